@@ -1,0 +1,22 @@
+//! Compiles the contract with protox, so that no machine needs `protoc`.
+
+use std::{env, fs, path::PathBuf};
+
+#[expect(
+    clippy::disallowed_methods,
+    reason = "how cargo tells a build script where to write"
+)]
+fn main() -> Result<(), Box<dyn std::error::Error>> {
+    println!("cargo::rerun-if-changed=proto");
+    println!("cargo::rerun-if-changed=migrations");
+
+    let descriptors = protox::compile(["oncegate/v1/idempotency_service.proto"], ["proto"])?;
+    // Reflection serves these bytes, with the comments, so that grpcurl shows them.
+    let out = PathBuf::from(env::var("OUT_DIR")?).join("oncegate.binpb");
+    fs::write(out, protox::prost::Message::encode_to_vec(&descriptors))?;
+
+    tonic_prost_build::configure()
+        .codec_path("crate::grpc::codec::Codec")
+        .compile_fds(descriptors)?;
+    Ok(())
+}

@@ -1,0 +1,118 @@
+//! The command line: one file a command.
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use crate::config::{LogConfig, ServeConfig, StoreConfig};
+
+mod check;
+mod cleanup;
+mod client;
+mod health;
+mod lease;
+mod mark;
+mod serve;
+mod slack;
+
+use client::ClientArgs;
+
+/// How a command ends. The same numbers stand in `--help` and the README.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Exit {
+    /// Yes: first, processed, granted, renewed, released, current, serving.
+    Yes = 0,
+    /// Something failed that has no number of its own.
+    Failed = 1,
+    /// The arguments are wrong.
+    Usage = 2,
+    /// Some lines of the input could not be marked.
+    BadLines = 3,
+    /// The service is away, busy or too slow: try again.
+    Unavailable = 4,
+    /// No: duplicate, not seen, held, lost, not released, stale, not serving.
+    No = 10,
+    /// `check`: somebody is working on it.
+    InProgress = 11,
+}
+
+const EXIT_CODES: &str = "\
+Exit codes:
+   0  yes: first, processed, granted, renewed, released, current, serving
+   1  failed
+   2  wrong arguments
+   3  some input lines could not be marked (mark --slack)
+   4  the service is away, busy or too slow: try again
+  10  no: duplicate, not seen, held, lease lost, not released, stale, not serving
+  11  in progress (check)";
+
+/// The idempotency authority that bots in any language share.
+#[derive(Debug, Parser)]
+#[command(version, after_help = EXIT_CODES)]
+pub struct Cli {
+    #[command(subcommand)]
+    command: Command,
+    #[command(flatten)]
+    log: LogConfig,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run the service
+    Serve(Box<ServeConfig>),
+    /// Bring a database's schema up to date, and exit
+    Migrate(StoreConfig),
+    /// Mark an event, or a stream of Slack deliveries, as handled
+    Mark(mark::Args),
+    /// Ask whether an event has been handled
+    Check(check::Args),
+    /// Acquire, renew, release or check the lease of a session
+    #[command(subcommand)]
+    Lease(lease::Command),
+    /// Delete what has expired, or what is old
+    Cleanup(cleanup::Args),
+    /// Ask whether the service is healthy
+    Health(health::Args),
+}
+
+impl Cli {
+    /// Runs the command.
+    #[must_use]
+    pub fn run(self) -> ExitCode {
+        let exit = self.execute().unwrap_or_else(|error| {
+            eprintln!("error: {}", client::explain(&error));
+            client::exit_of(&error)
+        });
+        ExitCode::from(exit as u8)
+    }
+
+    fn execute(self) -> anyhow::Result<Exit> {
+        crate::telemetry::init_logs(&self.log.log, self.log.log_format)?;
+        // A command that only asks a server needs no threads of its own.
+        let mut runtime = match &self.command {
+            Command::Serve(_) => tokio::runtime::Builder::new_multi_thread(),
+            _ => tokio::runtime::Builder::new_current_thread(),
+        };
+        runtime.enable_all().build()?.block_on(async {
+            match self.command {
+                Command::Serve(config) => serve::run(*config).await,
+                Command::Migrate(config) => serve::migrate(config).await,
+                Command::Mark(args) => mark::run(args).await,
+                Command::Check(args) => check::run(args).await,
+                Command::Lease(command) => lease::run(command).await,
+                Command::Cleanup(args) => cleanup::run(args).await,
+                Command::Health(args) => health::run(args).await,
+            }
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        super::Cli::command().debug_assert();
+    }
+}

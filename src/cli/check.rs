@@ -1,0 +1,54 @@
+//! `oncegate check`.
+
+use std::time::Duration;
+
+use serde_json::json;
+
+use super::{
+    ClientArgs, Exit,
+    client::{event, moment},
+};
+use crate::grpc::pb::{EventState, IsProcessedRequest};
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    /// The team of the event
+    team: String,
+    /// The event's id, as stored
+    event: String,
+    #[command(flatten)]
+    client: ClientArgs,
+}
+
+pub(super) async fn run(args: Args) -> anyhow::Result<Exit> {
+    let message = IsProcessedRequest {
+        event: Some(event(args.team, args.event)),
+    };
+    let request = args.client.request(message, Duration::ZERO);
+    let answer = args
+        .client
+        .connect()
+        .await?
+        .is_processed(request)
+        .await?
+        .into_inner();
+    let state = answer.state();
+    let (told, exit) = match state {
+        EventState::Processed => ("processed", Exit::Yes),
+        EventState::InProgress => ("in progress", Exit::InProgress),
+        EventState::NotSeen | EventState::Unspecified => ("not seen", Exit::No),
+    };
+    let event = answer.event.unwrap_or_default();
+    let json = json!({
+        "team_id": event.team_id,
+        "event_id": event.event_id,
+        "state": state.as_str_name(),
+        "process_time": moment(event.process_time),
+        "expire_time": moment(event.expire_time),
+    });
+    args.client.output.print(
+        &json,
+        format_args!("{told} {} {}", event.team_id, event.event_id),
+    )?;
+    Ok(exit)
+}

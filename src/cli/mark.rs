@@ -1,0 +1,237 @@
+//! `oncegate mark`: one event, or a stream of Slack deliveries.
+
+use std::{
+    fs::File,
+    io::{self, BufRead, BufReader, Read as _},
+    path::PathBuf,
+    time::Duration,
+};
+
+use anyhow::Context as _;
+use serde_json::json;
+use tokio::sync::mpsc;
+use tonic::transport::Channel;
+
+use super::{
+    ClientArgs, Exit,
+    client::{duration, event, moment},
+    slack,
+};
+use crate::grpc::pb::{
+    BatchMarkProcessedRequest, EventKey, MarkProcessedRequest, MarkProcessedResponse,
+    batch_mark_processed_result::Result as ItemResult,
+    idempotency_service_client::IdempotencyServiceClient,
+};
+
+/// The most lines in one request: with every field as long as it may be, the
+/// message is still below its limit of 1 MiB.
+const MAX_LINES: usize = 200;
+/// The longest line that is read as a delivery.
+const MAX_LINE_BYTES: usize = 4 * 1024 * 1024;
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    /// The team of the event; with --slack, of deliveries that name none
+    #[arg(required_unless_present = "slack")]
+    team: Option<String>,
+    /// The event's id
+    #[arg(required_unless_present = "slack")]
+    event: Option<String>,
+    /// Read Slack deliveries from FILE, or - for standard input, one JSON
+    /// object a line: Events API envelopes, `block_actions`, bare events
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["event", "request_id"])]
+    slack: Option<PathBuf>,
+    /// How long the event stays handled, 1s to 30d; unset: 24h
+    #[arg(long, value_parser = humantime::parse_duration)]
+    ttl: Option<Duration>,
+    /// Names this attempt, so that it can be repeated
+    #[arg(long, default_value = "")]
+    request_id: String,
+    #[command(flatten)]
+    client: ClientArgs,
+}
+
+pub(super) async fn run(args: Args) -> anyhow::Result<Exit> {
+    match &args.slack {
+        Some(path) => stream(&args, path.clone()).await,
+        None => one(args).await,
+    }
+}
+
+async fn one(args: Args) -> anyhow::Result<Exit> {
+    let message = MarkProcessedRequest {
+        event: Some(event(
+            args.team.unwrap_or_default(),
+            args.event.unwrap_or_default(),
+        )),
+        ttl: duration(args.ttl)?,
+        request_id: args.request_id,
+    };
+    let request = args.client.request(message, Duration::ZERO);
+    let answer = args
+        .client
+        .connect()
+        .await?
+        .mark_processed(request)
+        .await?
+        .into_inner();
+    let (first, outcome) = outcome(&answer);
+    let event = answer.event.unwrap_or_default();
+    let json = json!({
+        "team_id": event.team_id,
+        "event_id": event.event_id,
+        "first": first,
+        "process_time": moment(event.process_time),
+        "expire_time": moment(event.expire_time),
+    });
+    args.client.output.print(
+        &json,
+        format_args!("{outcome} {} {}", event.team_id, event.event_id),
+    )?;
+    Ok(if first { Exit::Yes } else { Exit::No })
+}
+
+fn outcome(answer: &MarkProcessedResponse) -> (bool, &'static str) {
+    (
+        answer.first,
+        if answer.first { "first" } else { "duplicate" },
+    )
+}
+
+/// One line of the input, counted from 1, and what it says.
+struct Line {
+    number: u64,
+    key: Result<EventKey, String>,
+}
+
+/// What became of the lines so far.
+#[derive(Default)]
+struct Tally {
+    first: u64,
+    duplicate: u64,
+    bad: u64,
+}
+
+async fn stream(args: &Args, path: PathBuf) -> anyhow::Result<Exit> {
+    let mut client = args.client.connect().await?;
+    // Whatever has been read by the time the last request is answered makes the
+    // next one: a file goes by in large requests, a live stream line by line.
+    let (sender, mut lines) = mpsc::channel(MAX_LINES);
+    let team = args.team.clone().unwrap_or_default();
+    let reader = tokio::task::spawn_blocking(move || read(&path, &team, &sender));
+
+    let mut tally = Tally::default();
+    let mut batch = Vec::with_capacity(MAX_LINES);
+    while lines.recv_many(&mut batch, MAX_LINES).await > 0 {
+        let until = batch.last().map_or(0, |line: &Line| line.number);
+        mark(args, &mut client, &mut batch, &mut tally)
+            .await
+            .with_context(|| format!("stopped before the answer for lines up to {until}"))?;
+    }
+    reader.await??;
+    let Tally {
+        first,
+        duplicate,
+        bad,
+    } = tally;
+    eprintln!("{first} first, {duplicate} duplicate, {bad} bad");
+    Ok(if bad > 0 { Exit::BadLines } else { Exit::Yes })
+}
+
+/// Reads the deliveries, passing over empty lines.
+fn read(path: &PathBuf, team: &str, lines: &mpsc::Sender<Line>) -> anyhow::Result<()> {
+    let mut input: Box<dyn BufRead> = if path.as_os_str() == "-" {
+        Box::new(io::stdin().lock())
+    } else {
+        let file = File::open(path).with_context(|| format!("cannot read {}", path.display()))?;
+        Box::new(BufReader::new(file))
+    };
+    let mut line = Vec::new();
+    for number in 1.. {
+        line.clear();
+        let most = MAX_LINE_BYTES as u64 + 1;
+        if input.by_ref().take(most).read_until(b'\n', &mut line)? == 0 {
+            break;
+        }
+        let key = if line.len() > MAX_LINE_BYTES {
+            input.skip_until(b'\n')?;
+            Err(format!("longer than {MAX_LINE_BYTES} bytes"))
+        } else if line.trim_ascii().is_empty() {
+            continue;
+        } else {
+            slack::event_key(&line, team)
+        };
+        if lines.blocking_send(Line { number, key }).is_err() {
+            break;
+        }
+    }
+    Ok(())
+}
+
+/// Marks the good lines of `batch` in one request, and prints them all in order.
+async fn mark(
+    args: &Args,
+    client: &mut IdempotencyServiceClient<Channel>,
+    batch: &mut Vec<Line>,
+    tally: &mut Tally,
+) -> anyhow::Result<()> {
+    let ttl = duration(args.ttl)?;
+    let keys = batch.iter().filter_map(|line| line.key.as_ref().ok());
+    let requests: Vec<_> = keys
+        .map(|key| MarkProcessedRequest {
+            event: Some(key.clone()),
+            ttl,
+            ..Default::default()
+        })
+        .collect();
+    let results = if requests.is_empty() {
+        Vec::new()
+    } else {
+        let message = BatchMarkProcessedRequest { requests };
+        let request = args.client.request(message, Duration::ZERO);
+        client
+            .batch_mark_processed(request)
+            .await?
+            .into_inner()
+            .results
+    };
+
+    let mut results = results.into_iter();
+    for Line { number, key } in batch.drain(..) {
+        let result = match key {
+            Err(problem) => Err(problem),
+            Ok(_) => match results.next().and_then(|result| result.result) {
+                Some(ItemResult::Response(answer)) => Ok(answer),
+                Some(ItemResult::Error(error)) => Err(error.message),
+                None => anyhow::bail!("the server gave no answer for line {number}"),
+            },
+        };
+        match result {
+            Ok(answer) => {
+                let (first, outcome) = outcome(&answer);
+                *(if first {
+                    &mut tally.first
+                } else {
+                    &mut tally.duplicate
+                }) += 1;
+                let event = answer.event.unwrap_or_default();
+                let json = json!({
+                    "line": number,
+                    "team_id": event.team_id,
+                    "event_id": event.event_id,
+                    "first": first,
+                });
+                let text = format!("{number}: {outcome} {} {}", event.team_id, event.event_id);
+                args.client.output.print(&json, text)?;
+            }
+            Err(problem) => {
+                tally.bad += 1;
+                let json = json!({ "line": number, "error": problem });
+                args.client
+                    .output
+                    .print(&json, format_args!("{number}: bad: {problem}"))?;
+            }
+        }
+    }
+    Ok(())
+}

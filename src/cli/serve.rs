@@ -1,0 +1,63 @@
+//! `oncegate serve` and `oncegate migrate`.
+
+use tokio::signal::unix::{SignalKind, signal};
+
+use super::Exit;
+use crate::{
+    config::{Address, ServeConfig, StoreConfig},
+    server::{self, Server},
+    store::Clock,
+};
+
+pub(super) async fn run(config: ServeConfig) -> anyhow::Result<Exit> {
+    // Before anything can be under way, so that no signal is missed.
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+
+    let store = config.store.redacted_url();
+    tracing::debug!(?config.limits, %config.listen, store, "starting");
+    let starting = Server::start(config, Clock::Store);
+    let mut server = tokio::select! {
+        started = starting => started?,
+        _ = terminate.recv() => return Ok(Exit::Yes),
+        _ = interrupt.recv() => return Ok(Exit::Yes),
+    };
+    announce(&server, &store);
+
+    tokio::select! {
+        failed = server.failed() => failed?,
+        _ = terminate.recv() => tracing::info!("SIGTERM"),
+        _ = interrupt.recv() => tracing::info!("SIGINT"),
+    }
+    server.stop().await?;
+    tracing::info!("stopped");
+    Ok(Exit::Yes)
+}
+
+/// Tells where the service is, and how to try it.
+fn announce(server: &Server, store: &str) {
+    let address = server.address();
+    tracing::info!(%address, store, version = env!("CARGO_PKG_VERSION"), "serving");
+    println!(
+        "oncegate {} listens on {address}",
+        env!("CARGO_PKG_VERSION")
+    );
+    println!("store: {store}");
+    if let Some(metrics) = server.metrics_address() {
+        println!("metrics: http://{metrics}/metrics");
+    }
+    let target = match address {
+        Address::Tcp(address) => address.to_string(),
+        Address::Unix(path) => format!("-unix {}", path.display()),
+    };
+    println!(
+        "try: grpcurl -plaintext -d '{{\"event\":{{\"team_id\":\"T1\",\"event_id\":\"Ev1\"}}}}' \
+         {target} oncegate.v1.IdempotencyService/MarkProcessed"
+    );
+}
+
+pub(super) async fn migrate(config: StoreConfig) -> anyhow::Result<Exit> {
+    server::migrate(&config).await?;
+    println!("the schema of {} is up to date", config.redacted_url());
+    Ok(Exit::Yes)
+}

@@ -1,0 +1,258 @@
+//! Everything that can be set, as flags and as `ONCEGATE_*` variables, with its
+//! default and its bounds.
+
+use std::{fmt, net::SocketAddr, path::PathBuf, str::FromStr, time::Duration};
+
+use anyhow::ensure;
+use clap::{ArgAction, Args};
+
+use crate::telemetry::LogFormat;
+
+/// Where the service listens, and where clients look for it.
+pub const DEFAULT_ADDRESS: &str = "127.0.0.1:7411";
+/// The embedded store, in the directory that the service is started in.
+pub const DEFAULT_DATABASE_URL: &str = "sqlite://oncegate.db";
+
+/// A TCP address or a Unix socket.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Address {
+    /// `host:port`, the host a number.
+    Tcp(SocketAddr),
+    /// `unix:/path`.
+    Unix(PathBuf),
+}
+
+impl FromStr for Address {
+    type Err = String;
+
+    fn from_str(given: &str) -> Result<Self, String> {
+        if let Some(path) = given.strip_prefix("unix:") {
+            // unix:///path is how gRPC clients spell it.
+            let path = path.strip_prefix("//").unwrap_or(path);
+            if path.is_empty() {
+                return Err("unix: needs a path, as in unix:/run/oncegate/oncegate.sock".into());
+            }
+            return Ok(Self::Unix(path.into()));
+        }
+        given.parse().map(Self::Tcp).map_err(|_| {
+            "must be an address such as 127.0.0.1:7411, [::1]:7411 or unix:/path".to_owned()
+        })
+    }
+}
+
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tcp(address) => address.fmt(f),
+            Self::Unix(path) => write!(f, "unix:{}", path.display()),
+        }
+    }
+}
+
+/// How logs are written.
+#[derive(Debug, Clone, Args)]
+pub struct LogConfig {
+    /// What to log: a level, or directives such as `info,oncegate=debug`
+    #[arg(long, env = "ONCEGATE_LOG", default_value = "info", global = true)]
+    pub log: String,
+    /// How to write the log
+    #[arg(
+        long,
+        env = "ONCEGATE_LOG_FORMAT",
+        value_enum,
+        default_value = "auto",
+        global = true
+    )]
+    pub log_format: LogFormat,
+}
+
+/// Which database, and how it is used.
+#[derive(Debug, Clone, Args)]
+pub struct StoreConfig {
+    /// `sqlite://FILE` for one process on one machine, `postgres://…` for any
+    /// number of replicas
+    #[arg(long, env = "ONCEGATE_DATABASE_URL", default_value = DEFAULT_DATABASE_URL,
+        hide_env_values = true)]
+    pub database_url: String,
+    /// How long to try to reach the database at start
+    #[arg(long, env = "ONCEGATE_CONNECT_TIMEOUT", default_value = "30s",
+        value_parser = humantime::parse_duration)]
+    pub connect_timeout: Duration,
+    /// How long one statement may take before its outcome counts as unknown
+    #[arg(long, env = "ONCEGATE_STORE_TIMEOUT", default_value = "5s",
+        value_parser = humantime::parse_duration)]
+    pub store_timeout: Duration,
+}
+
+impl StoreConfig {
+    /// The database without what is secret about it.
+    #[must_use]
+    pub fn redacted_url(&self) -> String {
+        let url = &self.database_url;
+        // Whatever follows `?` may hold a password too.
+        let url = url.split_once('?').map_or(url.as_str(), |(url, _)| url);
+        match url.split_once("://") {
+            Some((scheme, rest)) => {
+                let host = rest.rsplit_once('@').map_or(rest, |(_, host)| host);
+                format!("{scheme}://{host}")
+            }
+            None => url.to_owned(),
+        }
+    }
+}
+
+/// What bounds the service: connections, calls, time.
+#[derive(Debug, Clone, Args)]
+pub struct LimitConfig {
+    /// The most connections at once; more are closed as they come
+    #[arg(long, env = "ONCEGATE_MAX_CONNECTIONS", default_value_t = 10_000)]
+    pub max_connections: usize,
+    /// The most calls at once on one connection
+    #[arg(long, env = "ONCEGATE_MAX_STREAMS", default_value_t = 1_024)]
+    pub max_streams: u32,
+    /// The most calls under way; more are answered `RESOURCE_EXHAUSTED`
+    #[arg(long, env = "ONCEGATE_MAX_CALLS", default_value_t = 16_384)]
+    pub max_calls: usize,
+    /// The most events, or sessions, queued for one lane; more are answered
+    /// `RESOURCE_EXHAUSTED`
+    #[arg(long, env = "ONCEGATE_QUEUE_CAPACITY", default_value_t = 16_384)]
+    pub queue_capacity: usize,
+    /// How long one call may take, a wait for a lease not counted
+    #[arg(long, env = "ONCEGATE_CALL_TIMEOUT", default_value = "10s",
+        value_parser = humantime::parse_duration)]
+    pub call_timeout: Duration,
+    /// How long a peer may take to send its first byte
+    #[arg(long, env = "ONCEGATE_FIRST_BYTE_TIMEOUT", default_value = "10s",
+        value_parser = humantime::parse_duration)]
+    pub first_byte_timeout: Duration,
+    /// How often an idle connection is asked whether its peer is still there
+    #[arg(long, env = "ONCEGATE_KEEPALIVE_INTERVAL", default_value = "30s",
+        value_parser = humantime::parse_duration)]
+    pub keepalive_interval: Duration,
+    /// How long a peer may take to answer that
+    #[arg(long, env = "ONCEGATE_KEEPALIVE_TIMEOUT", default_value = "10s",
+        value_parser = humantime::parse_duration)]
+    pub keepalive_timeout: Duration,
+}
+
+/// `oncegate serve`.
+#[derive(Debug, Clone, Args)]
+pub struct ServeConfig {
+    /// Where to listen: ADDRESS:PORT, or `unix:/path`
+    #[arg(long, env = "ONCEGATE_LISTEN", default_value = DEFAULT_ADDRESS)]
+    pub listen: Address,
+    /// Where to serve /metrics for Prometheus over HTTP; unset: nowhere
+    #[arg(long, env = "ONCEGATE_METRICS_LISTEN")]
+    pub metrics_listen: Option<SocketAddr>,
+    /// Bring the schema up to date at start; otherwise only check it
+    #[arg(long, env = "ONCEGATE_MIGRATE", default_value_t = true, action = ArgAction::Set,
+        value_name = "BOOL")]
+    pub migrate: bool,
+    /// How many connections write marks, and how many acquire leases: two keep
+    /// two cores busy; the embedded store always has one
+    #[arg(long, env = "ONCEGATE_WRITERS", default_value_t = 2)]
+    pub writers: usize,
+    /// How often expired rows are swept
+    #[arg(long, env = "ONCEGATE_SWEEP_INTERVAL", default_value = "30s",
+        value_parser = humantime::parse_duration)]
+    pub sweep_interval: Duration,
+    /// How often the store is probed; readiness follows
+    #[arg(long, env = "ONCEGATE_PROBE_INTERVAL", default_value = "1s",
+        value_parser = humantime::parse_duration)]
+    pub probe_interval: Duration,
+    /// How long calls under way may still take after SIGTERM
+    #[arg(long, env = "ONCEGATE_DRAIN_TIMEOUT", default_value = "10s",
+        value_parser = humantime::parse_duration)]
+    pub drain_timeout: Duration,
+    /// The database.
+    #[command(flatten)]
+    pub store: StoreConfig,
+    /// The bounds.
+    #[command(flatten)]
+    pub limits: LimitConfig,
+}
+
+impl ServeConfig {
+    /// Checks what no single flag can: that the settings fit each other.
+    ///
+    /// # Errors
+    /// Naming the flags that do not.
+    pub fn validate(&self) -> anyhow::Result<()> {
+        let LimitConfig {
+            call_timeout,
+            keepalive_timeout,
+            keepalive_interval,
+            ..
+        } = self.limits;
+        ensure!(self.writers > 0, "--writers must be 1 or more");
+        ensure!(
+            self.limits.max_connections > 0,
+            "--max-connections must be 1 or more"
+        );
+        ensure!(
+            self.limits.max_streams > 0,
+            "--max-streams must be 1 or more"
+        );
+        ensure!(self.limits.max_calls > 0, "--max-calls must be 1 or more");
+        ensure!(
+            self.limits.queue_capacity >= crate::domain::limits::MAX_BATCH_ITEMS,
+            "--queue-capacity must be {} or more: one batch must fit",
+            crate::domain::limits::MAX_BATCH_ITEMS
+        );
+        ensure!(
+            self.store.store_timeout < call_timeout,
+            "--store-timeout must be shorter than --call-timeout: or calls end before the store \
+             is known to be away"
+        );
+        for (flag, span) in [
+            ("store-timeout", self.store.store_timeout),
+            ("first-byte-timeout", self.limits.first_byte_timeout),
+            ("keepalive-interval", keepalive_interval),
+            ("keepalive-timeout", keepalive_timeout),
+            ("sweep-interval", self.sweep_interval),
+            ("probe-interval", self.probe_interval),
+        ] {
+            ensure!(
+                span >= Duration::from_millis(10),
+                "--{flag} must be 10ms or more, is {}",
+                humantime::format_duration(span)
+            );
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_printed_url_has_no_secret() {
+        for (url, printed) in [
+            ("postgres://u:p@db:5432/bots", "postgres://db:5432/bots"),
+            ("postgres://u:p@ss@db/bots?password=x", "postgres://db/bots"),
+            ("sqlite://oncegate.db", "sqlite://oncegate.db"),
+        ] {
+            let store = StoreConfig {
+                database_url: url.to_owned(),
+                connect_timeout: Duration::ZERO,
+                store_timeout: Duration::ZERO,
+            };
+            assert_eq!(store.redacted_url(), printed);
+        }
+    }
+
+    #[test]
+    fn addresses_are_read_and_printed_alike() {
+        for text in ["127.0.0.1:7411", "[::1]:0", "unix:/run/oncegate.sock"] {
+            assert_eq!(text.parse::<Address>().unwrap().to_string(), text);
+        }
+        assert_eq!(
+            "unix:///run/x".parse::<Address>().unwrap().to_string(),
+            "unix:/run/x"
+        );
+        for bad in ["", "unix:", "7411", "localhost"] {
+            assert!(bad.parse::<Address>().is_err(), "{bad}");
+        }
+    }
+}

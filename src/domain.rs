@@ -1,0 +1,21 @@
+//! Values and rules: no I/O, no async, no transport.
+//!
+//! Architecture Invariant: nothing here knows a database, a clock or gRPC. A
+//! rule that needs the time is given it.
+
+mod event;
+mod invalid;
+mod key;
+pub mod limits;
+mod session;
+mod slack;
+mod time;
+
+pub use event::{Mark, MarkOutcome, RequestId, StoredEvent};
+pub use invalid::Invalid;
+pub use key::{EventKey, Id, SessionKey};
+pub use session::{
+    Acquire, Acquired, Decision, FencingToken, Held, Labels, Lease, LeaseId, SessionRow,
+};
+pub use slack::SlackEvent;
+pub use time::{Timestamp, Ttl, bounded};

@@ -1,0 +1,89 @@
+//! Marking an event as handled.
+
+use uuid::Uuid;
+
+use super::{EventKey, Id, SessionKey, Timestamp, Ttl, key::hash128};
+
+/// One attempt at a decision. The row that a decision leaves behind carries the
+/// winner's, so that whoever reads it, now or after a lost reply, in one batch
+/// or in the next, on this replica or another, sees alike who won: the attempt
+/// that finds its own id.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct RequestId(Uuid);
+
+impl RequestId {
+    /// The caller's attempt at an event, or one of its own where it named none.
+    #[must_use]
+    pub fn for_event(key: &EventKey, given: Option<&Id>) -> Self {
+        Self::of(&key.team, &key.event, given)
+    }
+
+    /// The caller's attempt at a session, or one of its own where it named none.
+    #[must_use]
+    pub fn for_session(key: &SessionKey, given: Option<&Id>) -> Self {
+        Self::of(&key.team, &key.session, given)
+    }
+
+    /// Hashed together with the key, a request id that a caller uses for several
+    /// keys is a different attempt at each.
+    fn of(team: &str, id: &str, given: Option<&Id>) -> Self {
+        Self(given.map_or_else(Uuid::new_v4, |given| {
+            Uuid::from_u128(hash128(team, id, given.as_str()))
+        }))
+    }
+
+    /// The attempt that a row carries.
+    #[must_use]
+    pub const fn from_uuid(uuid: Uuid) -> Self {
+        Self(uuid)
+    }
+
+    /// As the rows keep it.
+    #[must_use]
+    pub const fn as_uuid(self) -> Uuid {
+        self.0
+    }
+}
+
+/// Asks to mark one event.
+#[derive(Debug, Clone)]
+pub struct Mark {
+    /// The event.
+    pub key: EventKey,
+    /// How long it stays handled.
+    pub ttl: Ttl,
+    /// The attempt.
+    pub request: RequestId,
+}
+
+/// A live row: an event that has been handled.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct StoredEvent {
+    /// When it was marked.
+    pub process_time: Timestamp,
+    /// From this moment it is new again.
+    pub expire_time: Timestamp,
+    /// The attempt that won it; none on a row of the older bots.
+    pub request: Option<RequestId>,
+}
+
+impl StoredEvent {
+    /// What this row means to the attempt `request`.
+    #[must_use]
+    pub fn outcome(self, request: RequestId) -> MarkOutcome {
+        if self.request == Some(request) {
+            MarkOutcome::First(self)
+        } else {
+            MarkOutcome::Duplicate(self)
+        }
+    }
+}
+
+/// What became of a mark.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum MarkOutcome {
+    /// The event is this attempt's to handle.
+    First(StoredEvent),
+    /// Another attempt has it.
+    Duplicate(StoredEvent),
+}

@@ -1,0 +1,217 @@
+//! What names an event or a session.
+
+use xxhash_rust::xxh3::{xxh3_64, xxh3_128};
+
+use super::{Invalid, SlackEvent, limits::MAX_ID_BYTES};
+
+/// An id that the contract allows: 1 to 512 bytes of UTF-8, no control
+/// characters.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Id(String);
+
+impl Id {
+    /// Checks the required id in `field`.
+    ///
+    /// # Errors
+    /// [`Invalid`] on `field`, when the id is empty or breaks a rule.
+    pub fn parse(field: &'static str, value: String) -> Result<Self, Invalid> {
+        Self::optional(field, value)?.ok_or_else(|| Invalid::new(field, "must not be empty"))
+    }
+
+    /// Checks the id in `field`, where empty means that there is none.
+    ///
+    /// # Errors
+    /// [`Invalid`] on `field`, when the id breaks a rule.
+    pub fn optional(field: &'static str, value: String) -> Result<Option<Self>, Invalid> {
+        if value.is_empty() {
+            return Ok(None);
+        }
+        if value.len() > MAX_ID_BYTES {
+            let problem = format!("must be at most {MAX_ID_BYTES} bytes, is {}", value.len());
+            return Err(Invalid::new(field, problem));
+        }
+        if value.chars().any(char::is_control) {
+            return Err(Invalid::new(field, "must not contain control characters"));
+        }
+        Ok(Some(Self(value)))
+    }
+
+    /// The id as text.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// The id as text, owned.
+    #[must_use]
+    pub fn into_string(self) -> String {
+        self.0
+    }
+
+    /// Checks that the id may stand behind a `:` in a derived key, so that two
+    /// different sets of fields never make the same key.
+    ///
+    /// # Errors
+    /// [`Invalid`] on `field`, when the id holds a `:`.
+    pub fn without_colon(self, field: &'static str) -> Result<Self, Invalid> {
+        if self.0.contains(':') {
+            return Err(Invalid::new(field, "must not contain ':'"));
+        }
+        Ok(self)
+    }
+}
+
+/// Names one event of one team.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct EventKey {
+    /// The tenant.
+    pub team: String,
+    /// The event id as stored.
+    pub event: String,
+}
+
+impl EventKey {
+    /// The event that the caller names itself.
+    #[must_use]
+    pub fn given(team: Id, event: Id) -> Self {
+        Self {
+            team: team.into_string(),
+            event: event.into_string(),
+        }
+    }
+
+    /// The event of a Slack delivery.
+    ///
+    /// # Errors
+    /// [`Invalid`] when the delivery's fields yield no key.
+    pub fn slack(team: Id, slack: SlackEvent) -> Result<Self, Invalid> {
+        Ok(Self {
+            team: team.into_string(),
+            event: slack.into_event_id()?,
+        })
+    }
+
+    /// Spreads keys over the lanes of one process.
+    #[must_use]
+    pub fn shard(&self) -> u64 {
+        hash64(&self.team, &self.event)
+    }
+}
+
+/// Names one session of one team.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct SessionKey {
+    /// The tenant.
+    pub team: String,
+    /// The canonical session id, or an opaque one as given.
+    pub session: String,
+}
+
+impl SessionKey {
+    /// The session that the caller names itself.
+    #[must_use]
+    pub fn given(team: Id, session: Id) -> Self {
+        Self {
+            team: team.into_string(),
+            session: session.into_string(),
+        }
+    }
+
+    /// The session of a channel's thread: `{team}:{channel}:{thread}`.
+    ///
+    /// # Errors
+    /// [`Invalid`] on `thread_ts`, when it holds a `:`.
+    pub fn thread(team: Id, channel: &Id, thread_ts: Id) -> Result<Self, Invalid> {
+        let thread_ts = thread_ts.without_colon("thread_ts")?;
+        let session = format!(
+            "{}:{}:{}",
+            team.as_str(),
+            channel.as_str(),
+            thread_ts.as_str()
+        );
+        Ok(Self {
+            team: team.into_string(),
+            session,
+        })
+    }
+
+    /// The session of a Slack delivery: its channel and thread.
+    ///
+    /// # Errors
+    /// [`Invalid`] when the delivery names no thread.
+    pub fn slack(team: Id, slack: SlackEvent) -> Result<Self, Invalid> {
+        let (channel, thread_ts) = slack.into_thread()?;
+        Self::thread(team, &channel, thread_ts)
+    }
+
+    /// The key of the session's advisory lock, the same on every replica and
+    /// in every version; it also spreads sessions over the lanes of one
+    /// process. Two sessions may share one: that costs milliseconds, never
+    /// correctness.
+    #[must_use]
+    pub fn lock_key(&self) -> i64 {
+        hash64(&self.team, &self.session).cast_signed()
+    }
+}
+
+/// Joins a team and an id. NUL occurs in neither, so the join is unambiguous.
+fn joined(team: &str, id: &str) -> Vec<u8> {
+    [team.as_bytes(), b"\0", id.as_bytes()].concat()
+}
+
+fn hash64(team: &str, id: &str) -> u64 {
+    xxh3_64(&joined(team, id))
+}
+
+/// 128 bits of a team, an id of the team's and a request id.
+pub(super) fn hash128(team: &str, id: &str, request_id: &str) -> u128 {
+    let mut bytes = joined(team, id);
+    bytes.push(0);
+    bytes.extend_from_slice(request_id.as_bytes());
+    xxh3_128(&bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn id(value: &str) -> Id {
+        Id::parse("id", value.to_owned()).unwrap()
+    }
+
+    #[test]
+    fn an_id_is_bounded_in_bytes_not_characters() {
+        assert!(Id::parse("id", "é".repeat(256)).is_ok());
+        assert!(Id::parse("id", "é".repeat(257)).is_err());
+    }
+
+    #[test]
+    fn an_id_has_no_control_characters_of_either_block() {
+        for bad in ["a\0b", "a\nb", "\u{7f}", "\u{85}", "a\u{9f}"] {
+            let error = Id::parse("event_id", bad.to_owned()).unwrap_err();
+            assert_eq!(error.field, "event_id");
+        }
+        assert!(Id::parse("id", "ünïcode 🤖 with spaces".to_owned()).is_ok());
+    }
+
+    #[test]
+    fn a_thread_and_its_canonical_id_are_one_session() {
+        let thread = SessionKey::thread(id("T1"), &id("C1"), id("17.5")).unwrap();
+        assert_eq!(thread, SessionKey::given(id("T1"), id("T1:C1:17.5")));
+    }
+
+    #[test]
+    fn no_two_threads_share_a_canonical_id() {
+        assert!(SessionKey::thread(id("T1"), &id("19:x@thread.v2"), id("17.5")).is_ok());
+        let error = SessionKey::thread(id("T1"), &id("19"), id("x@thread.v2:17.5")).unwrap_err();
+        assert_eq!(error.field, "thread_ts");
+    }
+
+    #[test]
+    fn the_lock_key_never_changes() {
+        // Replicas of two versions run side by side during a rollout: they must
+        // lock the same number.
+        let key = SessionKey::given(id("T1"), id("T1:C1:17.5"));
+        assert_eq!(key.lock_key(), 7_972_541_431_550_012_074);
+    }
+}

@@ -1,0 +1,39 @@
+//! Every bound of the contract, in one place. `--help` and the README show the
+//! same numbers.
+
+use std::{ops::RangeInclusive, time::Duration};
+
+const fn days(count: u64) -> Duration {
+    Duration::from_hours(24 * count)
+}
+
+/// The longest id, label name or label value, in bytes of UTF-8.
+pub const MAX_ID_BYTES: usize = 512;
+/// The most labels of one lease.
+pub const MAX_LABELS: usize = 8;
+/// The most marks in one batch request.
+pub const MAX_BATCH_ITEMS: usize = 1_000;
+/// The largest request message, in bytes.
+pub const MAX_REQUEST_BYTES: usize = 1024 * 1024;
+
+/// How long an event stays handled, where the caller does not say.
+pub const DEFAULT_EVENT_TTL: Duration = days(1);
+/// How long an event may stay handled.
+pub const EVENT_TTL: RangeInclusive<Duration> = Duration::from_secs(1)..=days(30);
+
+/// How long a lease runs, where the caller does not say.
+pub const DEFAULT_LEASE_TTL: Duration = Duration::from_secs(30);
+/// How long a lease may run without a renewal.
+pub const LEASE_TTL: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_mins(15);
+
+/// How long a caller may queue for a session.
+pub const WAIT: RangeInclusive<Duration> = Duration::ZERO..=Duration::from_mins(10);
+/// The most callers that queue for one session on one replica.
+pub const MAX_WAITERS_PER_SESSION: usize = 64;
+
+/// How far back `Cleanup` may be told to look.
+pub const CLEANUP_AGE: RangeInclusive<Duration> = Duration::ZERO..=days(3_650);
+/// The most rows one `Cleanup` deletes, where the caller does not say.
+pub const DEFAULT_CLEANUP_ROWS: u32 = 100_000;
+/// The most rows one `Cleanup` may be told to delete.
+pub const MAX_CLEANUP_ROWS: u32 = 1_000_000;

@@ -1,0 +1,197 @@
+//! The lease of a session.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use uuid::Uuid;
+
+use super::{Id, Invalid, RequestId, SessionKey, Timestamp, Ttl, limits::MAX_LABELS};
+
+/// Names one lease; known to its holder only.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct LeaseId(Uuid);
+
+impl LeaseId {
+    /// A new lease's name: 122 random bits.
+    #[must_use]
+    pub fn random() -> Self {
+        Self(Uuid::new_v4())
+    }
+
+    /// The lease that a row carries.
+    #[must_use]
+    pub const fn from_uuid(uuid: Uuid) -> Self {
+        Self(uuid)
+    }
+
+    /// Reads a lease id as a caller gives it back.
+    ///
+    /// # Errors
+    /// [`Invalid`] on `lease_id`, when it is not one.
+    pub fn parse(value: &str) -> Result<Self, Invalid> {
+        Uuid::try_parse(value).map(Self).map_err(|_| {
+            Invalid::new(
+                "lease_id",
+                "must be a lease_id that AcquireSessionLease returned",
+            )
+        })
+    }
+
+    /// As the rows keep it.
+    #[must_use]
+    pub const fn as_uuid(self) -> Uuid {
+        self.0
+    }
+}
+
+/// A number that rises with every grant of a session.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct FencingToken(pub i64);
+
+/// What a holder notes on its lease.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Labels(BTreeMap<String, String>);
+
+impl Labels {
+    /// Checks the labels a caller gives.
+    ///
+    /// # Errors
+    /// [`Invalid`] on `labels`, when there are too many or one breaks a rule.
+    pub fn parse(given: impl IntoIterator<Item = (String, String)>) -> Result<Self, Invalid> {
+        let labels = given
+            .into_iter()
+            .map(|(name, value)| {
+                let name = Id::parse("labels", name)?.into_string();
+                let value = Id::optional("labels", value)?.map(Id::into_string);
+                Ok((name, value.unwrap_or_default()))
+            })
+            .collect::<Result<BTreeMap<_, _>, Invalid>>()?;
+        if labels.len() > MAX_LABELS {
+            let problem = format!("must be at most {MAX_LABELS}, are {}", labels.len());
+            return Err(Invalid::new("labels", problem));
+        }
+        Ok(Self(labels))
+    }
+
+    /// As the rows keep them: a JSON object of strings.
+    #[must_use]
+    pub fn to_json(&self) -> String {
+        serde_json::json!(self.0).to_string()
+    }
+
+    /// The labels that a row carries; none where it cannot be read.
+    #[must_use]
+    pub fn from_json(json: &str) -> Self {
+        Self(serde_json::from_str(json).unwrap_or_default())
+    }
+
+    /// Names and values, in the names' order.
+    pub fn iter(&self) -> impl Iterator<Item = (&String, &String)> {
+        self.0.iter()
+    }
+}
+
+/// Asks for the lease of a session.
+#[derive(Debug, Clone)]
+pub struct Acquire {
+    /// The session.
+    pub key: SessionKey,
+    /// Who asks.
+    pub holder: String,
+    /// The attempt.
+    pub request: RequestId,
+    /// How long the lease runs.
+    pub ttl: Ttl,
+    /// The work to bind the session to.
+    pub epic: Option<String>,
+    /// What to note on the lease.
+    pub labels: Labels,
+}
+
+/// A lease, as its holder knows it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Lease {
+    /// Its name.
+    pub id: LeaseId,
+    /// Its fencing token.
+    pub token: FencingToken,
+    /// Who holds it.
+    pub holder: String,
+    /// When it was granted.
+    pub acquire_time: Timestamp,
+    /// When it ends.
+    pub expire_time: Timestamp,
+    /// How long it still runs.
+    pub remaining: Duration,
+    /// What the session is bound to.
+    pub epic: Option<String>,
+    /// What its holder noted on it.
+    pub labels: Labels,
+}
+
+/// A session's row, read at one moment of the store's clock.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SessionRow {
+    /// The current or latest lease.
+    pub lease: Lease,
+    /// The attempt that was granted it.
+    pub request: RequestId,
+    /// Whether the lease still ran at that moment.
+    pub live: bool,
+}
+
+/// What an acquire left behind.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Acquired {
+    /// The session's row, after the decision.
+    pub row: SessionRow,
+    /// Whether this very decision granted the lease, rather than found it.
+    pub fresh: bool,
+}
+
+/// Somebody else's lease.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Held {
+    /// Who holds it; nobody, where it is about to go to the first in a queue.
+    pub holder: String,
+    /// When it ends.
+    pub expire_time: Option<Timestamp>,
+    /// How long it still runs.
+    pub remaining: Duration,
+}
+
+/// What a session's row means to somebody who asks for its lease.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Decision {
+    /// The lease is the asker's.
+    Granted(Lease),
+    /// Somebody else's lease runs.
+    Held(Held),
+    /// The session is bound to other work, which is told here.
+    EpicMismatch(String),
+    /// Nobody's lease runs: the session is there for the taking.
+    Free,
+}
+
+impl SessionRow {
+    /// What this row means to `acquire`.
+    #[must_use]
+    pub fn decision(&self, acquire: &Acquire) -> Decision {
+        if self.live && self.request == acquire.request {
+            return Decision::Granted(self.lease.clone());
+        }
+        match (&self.lease.epic, &acquire.epic) {
+            (Some(bound), Some(asked)) if bound != asked => {
+                return Decision::EpicMismatch(bound.clone());
+            }
+            _ => {}
+        }
+        if !self.live {
+            return Decision::Free;
+        }
+        Decision::Held(Held {
+            holder: self.lease.holder.clone(),
+            expire_time: Some(self.lease.expire_time),
+            remaining: self.lease.remaining,
+        })
+    }
+}

@@ -1,0 +1,80 @@
+//! Moments and durations, in the microseconds that both stores keep.
+
+use std::{ops::RangeInclusive, time::Duration};
+
+use super::Invalid;
+
+/// A moment by the store's clock: microseconds since 1970, UTC.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Timestamp(i64);
+
+impl Timestamp {
+    /// The moment `micros` microseconds after the start of 1970.
+    #[must_use]
+    pub const fn from_micros(micros: i64) -> Self {
+        Self(micros)
+    }
+
+    /// Microseconds since the start of 1970.
+    #[must_use]
+    pub const fn as_micros(self) -> i64 {
+        self.0
+    }
+
+    /// The moment when a record that begins now ends.
+    #[must_use]
+    pub fn after(self, ttl: Ttl) -> Self {
+        Self(self.0.saturating_add(ttl.as_micros()))
+    }
+
+    /// The time from `earlier` until this moment; zero when it is not earlier.
+    #[must_use]
+    pub fn since(self, earlier: Self) -> Duration {
+        Duration::from_micros(u64::try_from(self.0 - earlier.0).unwrap_or(0))
+    }
+}
+
+/// How long a record lives: within one of the ranges of [`super::limits`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Ttl(Duration);
+
+impl Ttl {
+    /// Takes `given`, or `default` where the caller named none.
+    ///
+    /// # Errors
+    /// [`Invalid`] on `ttl`, when `given` is outside `range`.
+    pub fn parse(
+        given: Option<Duration>,
+        default: Duration,
+        range: &RangeInclusive<Duration>,
+    ) -> Result<Self, Invalid> {
+        bounded("ttl", given.unwrap_or(default), range).map(Self)
+    }
+
+    /// The TTL in whole microseconds.
+    #[must_use]
+    pub fn as_micros(self) -> i64 {
+        i64::try_from(self.0.as_micros()).unwrap_or(i64::MAX)
+    }
+}
+
+/// Checks that the duration of `field` lies within `range`.
+///
+/// # Errors
+/// [`Invalid`] on `field`, telling the range.
+pub fn bounded(
+    field: &'static str,
+    value: Duration,
+    range: &RangeInclusive<Duration>,
+) -> Result<Duration, Invalid> {
+    if range.contains(&value) {
+        return Ok(value);
+    }
+    let (least, most) = (range.start(), range.end());
+    let problem = format!(
+        "must be {} to {}",
+        humantime::format_duration(*least),
+        humantime::format_duration(*most)
+    );
+    Err(Invalid::new(field, problem))
+}

@@ -1,0 +1,31 @@
+//! The wire: the contract's messages on one side, the domain's values on the
+//! other.
+//!
+//! Architecture Invariant: `tonic` and `prost` are used here, in the listener
+//! and the composition root, and in the commands that call a server; nothing
+//! below knows them.
+
+pub mod codec;
+mod convert;
+mod deadline;
+mod idempotency;
+mod observe;
+mod status;
+
+pub use idempotency::Idempotency;
+pub use observe::Observe;
+
+/// The contract's messages, clients and servers, generated from `proto/`.
+#[allow(
+    missing_docs,
+    clippy::all,
+    clippy::pedantic,
+    reason = "generated; what is to be said is said in the .proto files"
+)]
+pub mod pb {
+    tonic::include_proto!("oncegate.v1");
+
+    /// The compiled contract with its comments, for reflection.
+    pub const FILE_DESCRIPTOR_SET: &[u8] =
+        include_bytes!(concat!(env!("OUT_DIR"), "/oncegate.binpb"));
+}

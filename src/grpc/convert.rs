@@ -1,0 +1,297 @@
+//! Messages to values, checked field by field, and values to messages.
+
+use std::time::Duration;
+
+use prost_types::Timestamp as PbTimestamp;
+
+use super::pb;
+use crate::{
+    cleanup::Cleaned,
+    domain::{
+        Acquire, EventKey, FencingToken, Held, Id, Invalid, Labels, Lease, LeaseId, Mark,
+        MarkOutcome, RequestId, SessionKey, SlackEvent, StoredEvent, Timestamp, Ttl, bounded,
+        limits,
+    },
+    store::{Age, Sweep},
+};
+
+/// When a caller that found a session about to be handed on may ask again.
+const RETRY_AFTER_HANDOVER: Duration = Duration::from_millis(100);
+/// The longest that a caller who does not wait is told to stay away.
+const MAX_RETRY_AFTER: Duration = Duration::from_secs(1);
+
+fn required<T>(field: &'static str, value: Option<T>) -> Result<T, Invalid> {
+    value.ok_or_else(|| Invalid::new(field, "is required"))
+}
+
+fn duration(
+    field: &'static str,
+    value: Option<prost_types::Duration>,
+) -> Result<Option<Duration>, Invalid> {
+    let Some(value) = value else { return Ok(None) };
+    if value.seconds < 0 || value.nanos < 0 {
+        return Err(Invalid::new(field, "must not be negative"));
+    }
+    match (u64::try_from(value.seconds), u32::try_from(value.nanos)) {
+        (Ok(seconds), Ok(nanos)) if nanos < 1_000_000_000 => {
+            Ok(Some(Duration::new(seconds, nanos)))
+        }
+        _ => Err(Invalid::new(field, "must have nanos below 1,000,000,000")),
+    }
+}
+
+fn slack_event(slack: pb::SlackEvent) -> Result<SlackEvent, Invalid> {
+    Ok(SlackEvent {
+        event_id: Id::optional("slack.event_id", slack.event_id)?,
+        client_msg_id: Id::optional("slack.client_msg_id", slack.client_msg_id)?,
+        channel: Id::optional("slack.channel", slack.channel)?,
+        ts: Id::optional("slack.ts", slack.ts)?,
+        thread_ts: Id::optional("slack.thread_ts", slack.thread_ts)?,
+        action_id: Id::optional("slack.action_id", slack.action_id)?,
+        message_ts: Id::optional("slack.message_ts", slack.message_ts)?,
+        user_id: Id::optional("slack.user_id", slack.user_id)?,
+    })
+}
+
+pub(super) fn event_key(key: Option<pb::EventKey>) -> Result<EventKey, Invalid> {
+    let read = |key: pb::EventKey| {
+        let team = Id::parse("team_id", key.team_id)?;
+        match required("event_id", key.key)? {
+            pb::event_key::Key::EventId(id) => {
+                Ok(EventKey::given(team, Id::parse("event_id", id)?))
+            }
+            pb::event_key::Key::Slack(slack) => EventKey::slack(team, slack_event(slack)?),
+        }
+    };
+    read(required("event", key)?).map_err(|invalid: Invalid| invalid.within("event"))
+}
+
+pub(super) fn session_key(key: Option<pb::SessionKey>) -> Result<SessionKey, Invalid> {
+    let read = |key: pb::SessionKey| {
+        let team = Id::parse("team_id", key.team_id)?;
+        match required("session_id", key.key)? {
+            pb::session_key::Key::SessionId(id) => {
+                Ok(SessionKey::given(team, Id::parse("session_id", id)?))
+            }
+            pb::session_key::Key::Thread(pb::Thread {
+                channel_id,
+                thread_ts,
+            }) => {
+                let thread = || {
+                    let channel = Id::parse("channel_id", channel_id)?;
+                    SessionKey::thread(team, &channel, Id::parse("thread_ts", thread_ts)?)
+                };
+                thread().map_err(|invalid: Invalid| invalid.within("thread"))
+            }
+            pb::session_key::Key::Slack(slack) => SessionKey::slack(team, slack_event(slack)?),
+        }
+    };
+    read(required("session", key)?).map_err(|invalid: Invalid| invalid.within("session"))
+}
+
+pub(super) fn mark(request: pb::MarkProcessedRequest) -> Result<Mark, Invalid> {
+    let key = event_key(request.event)?;
+    let ttl = Ttl::parse(
+        duration("ttl", request.ttl)?,
+        limits::DEFAULT_EVENT_TTL,
+        &limits::EVENT_TTL,
+    )?;
+    let request_id = Id::optional("request_id", request.request_id)?;
+    let request = RequestId::for_event(&key, request_id.as_ref());
+    Ok(Mark { key, ttl, request })
+}
+
+fn lease_ttl(ttl: Option<prost_types::Duration>) -> Result<Ttl, Invalid> {
+    Ttl::parse(
+        duration("ttl", ttl)?,
+        limits::DEFAULT_LEASE_TTL,
+        &limits::LEASE_TTL,
+    )
+}
+
+/// A request for a lease, as the session service takes it.
+pub(super) struct AcquireCall {
+    pub(super) acquire: Acquire,
+    pub(super) wait: Duration,
+    /// Whether the caller named its attempt.
+    pub(super) named: bool,
+}
+
+pub(super) fn acquire(request: pb::AcquireSessionLeaseRequest) -> Result<AcquireCall, Invalid> {
+    let key = session_key(request.session)?;
+    let holder = Id::parse("holder", request.holder)?.into_string();
+    let request_id = Id::optional("request_id", request.request_id)?;
+    let ttl = lease_ttl(request.ttl)?;
+    let wait = duration("wait", request.wait)?.unwrap_or_default();
+    let wait = bounded("wait", wait, &limits::WAIT)?;
+    let epic = Id::optional("epic_id", request.epic_id)?.map(Id::into_string);
+    let labels = Labels::parse(request.labels)?;
+    let attempt = RequestId::for_session(&key, request_id.as_ref());
+    let acquire = Acquire {
+        key,
+        holder,
+        request: attempt,
+        ttl,
+        epic,
+        labels,
+    };
+    Ok(AcquireCall {
+        acquire,
+        wait,
+        named: request_id.is_some(),
+    })
+}
+
+pub(super) fn renew(
+    request: pb::RenewSessionLeaseRequest,
+) -> Result<(SessionKey, LeaseId, Ttl), Invalid> {
+    let key = session_key(request.session)?;
+    Ok((
+        key,
+        LeaseId::parse(&request.lease_id)?,
+        lease_ttl(request.ttl)?,
+    ))
+}
+
+pub(super) fn release(
+    request: pb::ReleaseSessionLeaseRequest,
+) -> Result<(SessionKey, LeaseId), Invalid> {
+    let key = session_key(request.session)?;
+    Ok((key, LeaseId::parse(&request.lease_id)?))
+}
+
+pub(super) fn check(
+    request: pb::CheckSessionLeaseRequest,
+) -> Result<(SessionKey, FencingToken), Invalid> {
+    let key = session_key(request.session)?;
+    if request.fencing_token < 1 {
+        return Err(Invalid::new("fencing_token", "must be 1 or more"));
+    }
+    Ok((key, FencingToken(request.fencing_token)))
+}
+
+pub(super) fn cleanup(request: pb::CleanupRequest) -> Result<Sweep, Invalid> {
+    let team = Id::optional("team_id", request.team_id)?.map(Id::into_string);
+    let age = match duration("older_than", request.older_than)? {
+        None => Age::Expired,
+        Some(age) => Age::AtLeast(bounded("older_than", age, &limits::CLEANUP_AGE)?),
+    };
+    if age == Age::AtLeast(Duration::ZERO) && team.is_none() {
+        return Err(Invalid::new(
+            "team_id",
+            "is required where older_than is zero",
+        ));
+    }
+    let limit = match u32::try_from(request.max_rows) {
+        Ok(0) => limits::DEFAULT_CLEANUP_ROWS,
+        Ok(rows) if rows <= limits::MAX_CLEANUP_ROWS => rows,
+        _ => {
+            let problem = format!("must be 1 to {}", limits::MAX_CLEANUP_ROWS);
+            return Err(Invalid::new("max_rows", problem));
+        }
+    };
+    Ok(Sweep {
+        team,
+        age,
+        limit,
+        dry_run: request.dry_run,
+        elected: false,
+    })
+}
+
+#[expect(
+    clippy::unnecessary_wraps,
+    reason = "every message field is optional on the wire"
+)]
+fn timestamp(at: Timestamp) -> Option<PbTimestamp> {
+    let micros = at.as_micros();
+    let nanos = i32::try_from(micros.rem_euclid(1_000_000) * 1_000).unwrap_or(0);
+    Some(PbTimestamp {
+        seconds: micros.div_euclid(1_000_000),
+        nanos,
+    })
+}
+
+fn length(span: Duration) -> Option<prost_types::Duration> {
+    span.try_into().ok()
+}
+
+fn processed(key: EventKey, event: StoredEvent) -> pb::ProcessedEvent {
+    pb::ProcessedEvent {
+        team_id: key.team,
+        event_id: key.event,
+        state: pb::EventState::Processed.into(),
+        process_time: timestamp(event.process_time),
+        expire_time: timestamp(event.expire_time),
+        holder: String::new(),
+        attempt: 1,
+    }
+}
+
+pub(super) fn mark_response(key: EventKey, outcome: MarkOutcome) -> pb::MarkProcessedResponse {
+    let (first, event) = match outcome {
+        MarkOutcome::First(event) => (true, event),
+        MarkOutcome::Duplicate(event) => (false, event),
+    };
+    pb::MarkProcessedResponse {
+        first,
+        event: Some(processed(key, event)),
+    }
+}
+
+pub(super) fn look_response(key: EventKey, event: Option<StoredEvent>) -> pb::IsProcessedResponse {
+    let event = match event {
+        Some(event) => processed(key, event),
+        None => pb::ProcessedEvent {
+            team_id: key.team,
+            event_id: key.event,
+            state: pb::EventState::NotSeen.into(),
+            ..pb::ProcessedEvent::default()
+        },
+    };
+    let processed = event.state() == pb::EventState::Processed;
+    pb::IsProcessedResponse {
+        state: event.state,
+        processed,
+        event: Some(event),
+    }
+}
+
+pub(super) fn session_lease(key: SessionKey, lease: Lease) -> pb::SessionLease {
+    pb::SessionLease {
+        team_id: key.team,
+        session_id: key.session,
+        lease_id: lease.id.as_uuid().to_string(),
+        fencing_token: lease.token.0,
+        holder: lease.holder,
+        acquire_time: timestamp(lease.acquire_time),
+        expire_time: timestamp(lease.expire_time),
+        remaining: length(lease.remaining),
+        epic_id: lease.epic.unwrap_or_default(),
+        labels: lease
+            .labels
+            .iter()
+            .map(|(name, value)| (name.clone(), value.clone()))
+            .collect(),
+    }
+}
+
+pub(super) fn lease_held(held: Held, queue_length: usize) -> pb::LeaseHeld {
+    let retry_after = held.remaining.clamp(RETRY_AFTER_HANDOVER, MAX_RETRY_AFTER);
+    pb::LeaseHeld {
+        holder: held.holder,
+        expire_time: held.expire_time.and_then(timestamp),
+        remaining: length(held.remaining),
+        queue_length: i32::try_from(queue_length).unwrap_or(i32::MAX),
+        retry_after: length(retry_after),
+    }
+}
+
+pub(super) fn cleanup_response(cleaned: Cleaned) -> pb::CleanupResponse {
+    let count = |rows: u64| i64::try_from(rows).unwrap_or(i64::MAX);
+    pb::CleanupResponse {
+        deleted_events: count(cleaned.swept.events),
+        deleted_sessions: count(cleaned.swept.sessions),
+        more: cleaned.more,
+    }
+}

@@ -1,0 +1,226 @@
+//! `IdempotencyService`: reads a request, asks the service it belongs to,
+//! writes the answer.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+use tonic::{Request, Response, Status};
+
+use super::{
+    convert,
+    deadline::Deadline,
+    pb::{self, idempotency_service_server::IdempotencyService},
+    status::Problem,
+};
+use crate::{
+    cleanup::Cleanup,
+    dedup::Dedup,
+    domain::{EventKey, Invalid, MarkOutcome, limits::MAX_BATCH_ITEMS},
+    lane::CallError,
+    session::{AcquireOutcome, Sessions},
+    store::StoreError,
+};
+
+/// The service, as the server runs it.
+pub struct Idempotency {
+    /// Events.
+    pub dedup: Dedup,
+    /// Sessions.
+    pub sessions: Sessions,
+    /// Rows no longer needed.
+    pub cleanup: Cleanup,
+    /// How long one call may take, a wait not counted.
+    pub timeout: Duration,
+}
+
+impl Idempotency {
+    fn deadline<T>(&self, request: &Request<T>) -> Deadline {
+        Deadline::of(request.metadata(), self.timeout)
+    }
+}
+
+#[tonic::async_trait]
+impl IdempotencyService for Idempotency {
+    async fn mark_processed(
+        &self,
+        request: Request<pb::MarkProcessedRequest>,
+    ) -> Result<Response<pb::MarkProcessedResponse>, Status> {
+        let deadline = self.deadline(&request);
+        let mark = convert::mark(request.into_inner()).map_err(Problem::from)?;
+        let key = mark.key.clone();
+        let outcome = deadline
+            .bound(async { Ok(self.dedup.mark(mark).await?) })
+            .await?;
+        Ok(Response::new(convert::mark_response(key, outcome)))
+    }
+
+    async fn batch_mark_processed(
+        &self,
+        request: Request<pb::BatchMarkProcessedRequest>,
+    ) -> Result<Response<pb::BatchMarkProcessedResponse>, Status> {
+        let deadline = self.deadline(&request);
+        let requests = request.into_inner().requests;
+        if requests.is_empty() || requests.len() > MAX_BATCH_ITEMS {
+            let problem = format!("must be 1 to {MAX_BATCH_ITEMS}, are {}", requests.len());
+            return Err(Problem::from(Invalid::new("requests", problem)).into());
+        }
+
+        let items: Vec<_> = requests.into_iter().map(convert::mark).collect();
+        let keys: Vec<_> = items
+            .iter()
+            .map(|item| {
+                item.as_ref()
+                    .map(|mark| mark.key.clone())
+                    .map_err(Clone::clone)
+            })
+            .collect();
+        let marks = items.into_iter().flatten().collect();
+        let outcomes = deadline
+            .bound(async { Ok(self.dedup.mark_all(marks).await) })
+            .await?;
+        if let Some(error) = all_failed(&outcomes) {
+            return Err(Problem::from(error).into());
+        }
+
+        let mut outcomes = outcomes.into_iter();
+        let results = keys
+            .into_iter()
+            .enumerate()
+            .map(|(index, key)| batch_result(index, key, &mut outcomes))
+            .collect();
+        Ok(Response::new(pb::BatchMarkProcessedResponse { results }))
+    }
+
+    async fn is_processed(
+        &self,
+        request: Request<pb::IsProcessedRequest>,
+    ) -> Result<Response<pb::IsProcessedResponse>, Status> {
+        let deadline = self.deadline(&request);
+        let key = convert::event_key(request.into_inner().event).map_err(Problem::from)?;
+        let look = self.dedup.look(key.clone());
+        let event = deadline.bound(async { Ok(look.await?) }).await?;
+        Ok(Response::new(convert::look_response(key, event)))
+    }
+
+    async fn acquire_session_lease(
+        &self,
+        request: Request<pb::AcquireSessionLeaseRequest>,
+    ) -> Result<Response<pb::AcquireSessionLeaseResponse>, Status> {
+        let deadline = self.deadline(&request);
+        let call = convert::acquire(request.into_inner()).map_err(Problem::from)?;
+        let wait = deadline.wait(call.wait);
+        let acquire = self.sessions.acquire(&call.acquire, wait, call.named);
+        let outcome = deadline
+            .after(wait)
+            .bound(async { Ok(acquire.await?) })
+            .await?;
+        let outcome = match outcome {
+            AcquireOutcome::Granted(grant) => {
+                let lease = convert::session_lease(call.acquire.key, grant.accept());
+                pb::acquire_session_lease_response::Outcome::Lease(lease)
+            }
+            AcquireOutcome::Held { held, queue_length } => {
+                let held = convert::lease_held(held, queue_length);
+                pb::acquire_session_lease_response::Outcome::Held(held)
+            }
+        };
+        Ok(Response::new(pb::AcquireSessionLeaseResponse {
+            outcome: Some(outcome),
+        }))
+    }
+
+    async fn renew_session_lease(
+        &self,
+        request: Request<pb::RenewSessionLeaseRequest>,
+    ) -> Result<Response<pb::RenewSessionLeaseResponse>, Status> {
+        let deadline = self.deadline(&request);
+        let (key, lease, ttl) = convert::renew(request.into_inner()).map_err(Problem::from)?;
+        let renew = self.sessions.renew(key.clone(), lease, ttl);
+        let lease = deadline.bound(async { Ok(renew.await?) }).await?;
+        let lease = Some(convert::session_lease(key, lease));
+        Ok(Response::new(pb::RenewSessionLeaseResponse { lease }))
+    }
+
+    async fn release_session_lease(
+        &self,
+        request: Request<pb::ReleaseSessionLeaseRequest>,
+    ) -> Result<Response<pb::ReleaseSessionLeaseResponse>, Status> {
+        let deadline = self.deadline(&request);
+        let (key, lease) = convert::release(request.into_inner()).map_err(Problem::from)?;
+        let release = self.sessions.release(key, lease);
+        let released = deadline.bound(async { Ok(release.await?) }).await?;
+        Ok(Response::new(pb::ReleaseSessionLeaseResponse { released }))
+    }
+
+    async fn check_session_lease(
+        &self,
+        request: Request<pb::CheckSessionLeaseRequest>,
+    ) -> Result<Response<pb::CheckSessionLeaseResponse>, Status> {
+        let deadline = self.deadline(&request);
+        let (key, token) = convert::check(request.into_inner()).map_err(Problem::from)?;
+        let check = self.sessions.check(key, token);
+        let (current, highest) = deadline.bound(async { Ok(check.await?) }).await?;
+        let fencing_token = highest.map_or(0, |token| token.0);
+        Ok(Response::new(pb::CheckSessionLeaseResponse {
+            current,
+            fencing_token,
+        }))
+    }
+
+    async fn cleanup(
+        &self,
+        request: Request<pb::CleanupRequest>,
+    ) -> Result<Response<pb::CleanupResponse>, Status> {
+        let deadline = self.deadline(&request);
+        let sweep = convert::cleanup(request.into_inner()).map_err(Problem::from)?;
+        let run = self.cleanup.run(sweep, Instant::now() + deadline.half());
+        let cleaned = deadline.bound(async { Ok(run.await?) }).await?;
+        Ok(Response::new(convert::cleanup_response(cleaned)))
+    }
+}
+
+/// The error that left a batch without any answer: then the call itself fails,
+/// so that a caller's own retries see it.
+fn all_failed(outcomes: &[Result<MarkOutcome, CallError>]) -> Option<CallError> {
+    let systemic = |outcome: &Result<MarkOutcome, CallError>| match outcome {
+        Err(CallError::Store(StoreError::Refused(_))) | Ok(_) => None,
+        Err(error) => Some(error.clone()),
+    };
+    let first = systemic(outcomes.first()?)?;
+    outcomes
+        .iter()
+        .all(|outcome| systemic(outcome).is_some())
+        .then_some(first)
+}
+
+/// The answer for the item at `index`: what is wrong with it, or else the next
+/// of `outcomes`.
+fn batch_result(
+    index: usize,
+    key: Result<EventKey, Invalid>,
+    outcomes: &mut impl Iterator<Item = Result<MarkOutcome, CallError>>,
+) -> pb::BatchMarkProcessedResult {
+    let answer = key.map_err(Problem::from).and_then(|key| {
+        let missing = || Err(StoreError::fault("an item without an outcome").into());
+        let outcome = outcomes.next().unwrap_or_else(missing)?;
+        Ok(convert::mark_response(key, outcome))
+    });
+    let result = match answer {
+        Ok(response) => pb::batch_mark_processed_result::Result::Response(response),
+        Err(problem) => {
+            let field = match problem.field() {
+                "" => String::new(),
+                field => format!("requests[{index}].{field}"),
+            };
+            let status = Status::from(problem);
+            pb::batch_mark_processed_result::Result::Error(pb::BatchItemError {
+                code: status.code().into(),
+                message: status.message().to_owned(),
+                field,
+            })
+        }
+    };
+    pb::BatchMarkProcessedResult {
+        result: Some(result),
+    }
+}

@@ -1,0 +1,95 @@
+//! What went wrong, as gRPC tells it: the one place that chooses status codes.
+
+use std::{collections::HashMap, time::Duration};
+
+use tonic::{Code, Status};
+use tonic_types::{ErrorDetails, StatusExt as _};
+use uuid::Uuid;
+
+use crate::{domain::Invalid, lane::CallError, session::SessionError, store::StoreError};
+
+/// The domain of the reasons in [`tonic_types::ErrorInfo`].
+const DOMAIN: &str = "oncegate";
+
+/// When a caller who was refused for load may try again.
+const RETRY_AFTER_OVERLOAD: Duration = Duration::from_millis(200);
+/// When a caller who found the store away may try again.
+const RETRY_AFTER_OUTAGE: Duration = Duration::from_secs(1);
+
+/// Why a call has no answer.
+#[derive(Debug, Clone, thiserror::Error)]
+pub(super) enum Problem {
+    #[error(transparent)]
+    Invalid(#[from] Invalid),
+    #[error(transparent)]
+    Session(#[from] SessionError),
+    #[error("the server gave up after {0:?}; repeat the call with the same request_id")]
+    Deadline(Duration),
+    #[error("too many calls are under way")]
+    Shed,
+}
+
+impl From<CallError> for Problem {
+    fn from(error: CallError) -> Self {
+        Self::Session(SessionError::Call(error))
+    }
+}
+
+impl Problem {
+    /// The field at fault; empty where none is.
+    pub(super) fn field(&self) -> &str {
+        match self {
+            Self::Invalid(invalid) => &invalid.field,
+            _ => "",
+        }
+    }
+}
+
+impl From<Problem> for Status {
+    fn from(problem: Problem) -> Self {
+        let message = problem.to_string();
+        let details = |code, details| Self::with_error_details(code, message.clone(), details);
+        let reason = |reason: &str, metadata: HashMap<String, String>| {
+            details(
+                Code::FailedPrecondition,
+                ErrorDetails::with_error_info(reason, DOMAIN, metadata),
+            )
+        };
+        let retry = |code, after| details(code, ErrorDetails::with_retry_info(Some(after)));
+        match problem {
+            Problem::Invalid(Invalid { field, problem }) => details(
+                Code::InvalidArgument,
+                ErrorDetails::with_bad_request_violation(field, problem),
+            ),
+            Problem::Deadline(_) => Self::deadline_exceeded(message),
+            Problem::Shed => retry(Code::ResourceExhausted, RETRY_AFTER_OVERLOAD),
+            Problem::Session(error) => match error {
+                SessionError::LeaseLost => reason("LEASE_LOST", HashMap::new()),
+                SessionError::EpicMismatch { bound } => reason(
+                    "EPIC_MISMATCH",
+                    HashMap::from([("epic_id".to_owned(), bound)]),
+                ),
+                SessionError::QueueFull | SessionError::Call(CallError::Overloaded) => {
+                    retry(Code::ResourceExhausted, RETRY_AFTER_OVERLOAD)
+                }
+                SessionError::Call(CallError::Store(error)) => match error {
+                    // What happened is in the log, and is none of the caller's.
+                    StoreError::Unavailable(_) => Self::with_error_details(
+                        Code::Unavailable,
+                        "the store is away, or the outcome is not known: repeat the call with \
+                         the same request_id",
+                        ErrorDetails::with_retry_info(Some(RETRY_AFTER_OUTAGE)),
+                    ),
+                    StoreError::Refused(_) => {
+                        Self::invalid_argument("the store cannot keep this text")
+                    }
+                    StoreError::Fault(cause) => {
+                        let id = Uuid::new_v4();
+                        tracing::error!(%id, %cause, "internal error");
+                        Self::internal(format!("internal error {id}: see the server's log"))
+                    }
+                },
+            },
+        }
+    }
+}

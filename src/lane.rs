@@ -1,0 +1,346 @@
+//! The batching actor: between the callers of one kind of operation and one
+//! store connection.
+//!
+//! A lane takes whatever has queued while it was busy, runs it as one batch,
+//! and answers each caller after the commit. There is no timer: a lone call is
+//! run at once, and under load the batches grow by themselves until the round
+//! trip and the fsync cost next to nothing a row. That is group commit without
+//! the delay that PostgreSQL's own has:
+//! <https://www.postgresql.org/docs/current/runtime-config-wal.html#GUC-COMMIT-DELAY>.
+//!
+//! Architecture Invariant: a caller that goes away never interrupts a batch.
+//! The task that owns the connection is cancelled by nobody; a call that ended
+//! before its batch began is left out of it.
+
+use std::{future::Future, panic::AssertUnwindSafe, sync::Arc, time::Instant};
+
+use futures_util::FutureExt as _;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
+
+use crate::{
+    store::{Connection, StoreError, Verdict},
+    telemetry::LaneMetrics,
+};
+
+/// The most operations in one batch: beyond it a larger batch gains nothing and
+/// only makes its callers wait. A batch request of the contract fits in one.
+pub const MAX_BATCH: usize = 1_024;
+
+/// Why a lane did not answer.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum CallError {
+    /// The queue is full.
+    #[error("the queue is full")]
+    Overloaded,
+    /// The store failed.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+/// One operation that lanes can batch.
+pub trait Op: Send + Sync + 'static {
+    /// What operations with equal keys share, the answer's row.
+    type Key<'a>: Ord;
+    /// What the store answers for one key.
+    type Row: Send + Sync;
+    /// What the caller is told.
+    type Answer: Send + 'static;
+
+    /// The operation's key. Of equal ones the first comer's is run.
+    fn key(&self) -> Self::Key<'_>;
+
+    /// What the committed `row` means to this operation, whether it was run
+    /// itself or another with its key; [`Verdict::Again`] where that tells
+    /// nothing yet.
+    fn answer(&self, row: &Self::Row) -> Verdict<Self::Answer>;
+}
+
+/// A connection that runs one kind of operation.
+pub trait Executes<O: Op>: Connection {
+    /// Runs a batch in one atomic step. `ops` are sorted by key and hold no key
+    /// twice. Answers in order.
+    fn execute(
+        &mut self,
+        ops: &[&O],
+    ) -> impl Future<Output = Result<Vec<Verdict<O::Row>>, StoreError>> + Send;
+}
+
+type Answers<O> = Vec<Result<<O as Op>::Answer, StoreError>>;
+
+struct Job<O: Op> {
+    ops: Vec<O>,
+    /// As far as they are decided, in the order of `ops`.
+    answers: Vec<Option<Result<O::Answer, StoreError>>>,
+    /// Where the answers go; nowhere, for work that nobody waits for.
+    reply: Option<oneshot::Sender<Answers<O>>>,
+    /// The job's share of the queue.
+    _room: Option<OwnedSemaphorePermit>,
+}
+
+impl<O: Op> Job<O> {
+    /// Whether the work is still to be done: its caller is there, or never was.
+    fn is_wanted(&self) -> bool {
+        self.reply.as_ref().is_none_or(|reply| !reply.is_closed())
+    }
+
+    /// Answers the job if it is decided, and gives it back if it is not.
+    fn settle(self) -> Option<Self> {
+        if self.answers.iter().any(Option::is_none) {
+            return self.is_wanted().then_some(self);
+        }
+        if let Some(reply) = self.reply {
+            // A caller that has gone does not need its answers.
+            let _ = reply.send(self.answers.into_iter().flatten().collect());
+        }
+        None
+    }
+}
+
+/// The callers' end of a lane. Cheap to clone. The lane's task ends when the
+/// last one is dropped and the queue is empty.
+pub struct Lane<O: Op> {
+    jobs: mpsc::Sender<Job<O>>,
+    room: Arc<Semaphore>,
+    metrics: LaneMetrics,
+}
+
+impl<O: Op> Lane<O> {
+    /// Starts a lane that owns `store`, queues at most `capacity` operations,
+    /// and runs at most `batch` of them at once.
+    pub fn start<S: Executes<O>>(
+        store: S,
+        capacity: usize,
+        batch: usize,
+        metrics: LaneMetrics,
+    ) -> Self {
+        let (jobs, queue) = mpsc::channel(capacity);
+        tokio::spawn(drive(store, queue, batch, metrics.clone()));
+        Self {
+            jobs,
+            room: Arc::new(Semaphore::new(capacity)),
+            metrics,
+        }
+    }
+
+    /// Asks for one operation, and waits for its answer. Dropping the future
+    /// takes the question back while its batch has not begun, and only the
+    /// answer after that.
+    ///
+    /// # Errors
+    /// [`CallError::Overloaded`] at once when the queue is full.
+    pub async fn call(&self, op: O) -> Result<O::Answer, CallError> {
+        let answer = self.call_all(vec![op]).await?.pop();
+        let answer = answer.ok_or_else(|| StoreError::fault("a lane gave no answer"))?;
+        Ok(answer?)
+    }
+
+    /// Asks for several operations, as [`Lane::call`] does for one. Answers each
+    /// by itself, in order.
+    ///
+    /// # Errors
+    /// [`CallError::Overloaded`] at once when the queue has no room for all.
+    pub async fn call_all(&self, ops: Vec<O>) -> Result<Answers<O>, CallError> {
+        let (reply, answers) = oneshot::channel();
+        self.enqueue(ops, Some(reply))?;
+        Ok(answers
+            .await
+            .map_err(|_| StoreError::unavailable("the lane has stopped"))?)
+    }
+
+    /// Leaves an operation whose answer nobody waits for.
+    ///
+    /// # Errors
+    /// [`CallError::Overloaded`] when the queue is full.
+    pub fn post(&self, op: O) -> Result<(), CallError> {
+        self.enqueue(vec![op], None)
+    }
+
+    fn enqueue(
+        &self,
+        ops: Vec<O>,
+        reply: Option<oneshot::Sender<Answers<O>>>,
+    ) -> Result<(), CallError> {
+        let count = u32::try_from(ops.len()).unwrap_or(u32::MAX);
+        let room = Arc::clone(&self.room).try_acquire_many_owned(count).ok();
+        let answers = ops.iter().map(|_| None).collect();
+        let sent = room.is_some().then(|| Job {
+            ops,
+            answers,
+            reply,
+            _room: room,
+        });
+        if sent.is_some_and(|job| self.jobs.try_send(job).is_ok()) {
+            self.metrics.queued(1);
+            return Ok(());
+        }
+        self.metrics.shed();
+        Err(CallError::Overloaded)
+    }
+}
+
+impl<O: Op> Clone for Lane<O> {
+    fn clone(&self) -> Self {
+        Self {
+            jobs: self.jobs.clone(),
+            room: Arc::clone(&self.room),
+            metrics: self.metrics.clone(),
+        }
+    }
+}
+
+async fn drive<O: Op, S: Executes<O>>(
+    mut store: S,
+    mut queue: mpsc::Receiver<Job<O>>,
+    batch: usize,
+    metrics: LaneMetrics,
+) {
+    // What the last batch left undecided goes first, and does not wait.
+    let mut jobs: Vec<Job<O>> = Vec::new();
+    loop {
+        let mut next = if jobs.is_empty() {
+            let Some(job) = queue.recv().await else {
+                return;
+            };
+            Some(job)
+        } else {
+            tokio::task::yield_now().await;
+            queue.try_recv().ok()
+        };
+        let mut size: usize = jobs.iter().map(|job| job.ops.len()).sum();
+        while let Some(job) = next {
+            metrics.queued(-1);
+            if job.is_wanted() {
+                size += job.ops.len();
+                jobs.push(job);
+            }
+            next = if size < batch {
+                queue.try_recv().ok()
+            } else {
+                None
+            };
+        }
+        if jobs.is_empty() {
+            continue;
+        }
+        let begun = Instant::now();
+        run(&mut store, &mut jobs).await;
+        metrics.batch(size, begun.elapsed());
+        jobs = jobs.into_iter().filter_map(Job::settle).collect();
+    }
+}
+
+/// Runs what is undecided of `jobs` as one batch, and notes the answers.
+async fn run<O: Op, S: Executes<O>>(store: &mut S, jobs: &mut [Job<O>]) {
+    let open: Vec<(usize, usize)> = jobs
+        .iter()
+        .enumerate()
+        .flat_map(|(job, Job { answers, .. })| {
+            let open = answers
+                .iter()
+                .enumerate()
+                .filter(|(_, answer)| answer.is_none());
+            open.map(move |(op, _)| (job, op))
+        })
+        .collect();
+    let ops: Vec<&O> = open.iter().map(|&(job, op)| &jobs[job].ops[op]).collect();
+
+    // Equal keys come together, sorted: a statement over arrays must not hold a
+    // key twice, and two statements that take their keys in one order cannot
+    // deadlock. The sort is stable, so the first comer speaks for its group.
+    let mut order: Vec<usize> = (0..ops.len()).collect();
+    order.sort_by(|&a, &b| ops[a].key().cmp(&ops[b].key()));
+    let groups: Vec<&[usize]> = order
+        .chunk_by(|&a, &b| ops[a].key() == ops[b].key())
+        .collect();
+    let leaders: Vec<&O> = groups.iter().map(|group| ops[group[0]]).collect();
+
+    let batch = AssertUnwindSafe(isolate(store, &leaders))
+        .catch_unwind()
+        .await;
+    let rows = batch.unwrap_or_else(|_| {
+        store.reset();
+        leaders
+            .iter()
+            .map(|_| Err(StoreError::fault("a batch panicked")))
+            .collect()
+    });
+
+    let mut decided = Vec::with_capacity(open.len());
+    for (group, row) in groups.iter().zip(&rows) {
+        for &member in *group {
+            let answer = match row {
+                Ok(Verdict::Decided(row)) => match ops[member].answer(row) {
+                    Verdict::Decided(answer) => Ok(answer),
+                    Verdict::Again => continue,
+                },
+                Ok(Verdict::Again) => continue,
+                Err(error) => Err(error.clone()),
+            };
+            decided.push((open[member], answer));
+        }
+    }
+    for ((job, op), answer) in decided {
+        jobs[job].answers[op] = Some(answer);
+    }
+}
+
+/// Runs `ops` as one batch; if the store refuses the data, as halves of it, and
+/// so on down to the one item that is at fault.
+async fn isolate<O: Op, S: Executes<O>>(
+    store: &mut S,
+    ops: &[&O],
+) -> Vec<Result<Verdict<O::Row>, StoreError>> {
+    let mut answers = Vec::with_capacity(ops.len());
+    let mut open = vec![ops];
+    while let Some(part) = open.pop() {
+        match store.execute(part).await {
+            Ok(rows) if rows.len() == part.len() => answers.extend(rows.into_iter().map(Ok)),
+            Err(StoreError::Refused(_)) if part.len() > 1 => {
+                let (first, second) = part.split_at(part.len() / 2);
+                open.extend([second, first]);
+            }
+            failed => {
+                let error = failed.err().unwrap_or_else(|| {
+                    StoreError::fault("the store answered for more or fewer than it was asked")
+                });
+                answers.extend(part.iter().map(|_| Err(error.clone())));
+            }
+        }
+    }
+    answers
+}
+
+/// Lanes of one kind, each with its share of the keys, so that equal keys meet
+/// in one batch and two lanes never wait for each other's rows.
+pub struct Lanes<O: Op>(Arc<[Lane<O>]>);
+
+impl<O: Op> Lanes<O> {
+    /// Makes `count` lanes.
+    pub fn new(count: usize, start: impl FnMut() -> Lane<O>) -> Self {
+        Self(std::iter::repeat_with(start).take(count.max(1)).collect())
+    }
+
+    /// How many there are.
+    #[must_use]
+    pub fn count(&self) -> usize {
+        self.0.len()
+    }
+
+    /// Which of them has the keys of `shard`.
+    #[must_use]
+    pub fn index(&self, shard: u64) -> usize {
+        usize::try_from(shard % self.0.len() as u64).unwrap_or(0)
+    }
+
+    /// The lane at `index`.
+    #[must_use]
+    pub fn at(&self, index: usize) -> &Lane<O> {
+        &self.0[index]
+    }
+}
+
+impl<O: Op> Clone for Lanes<O> {
+    fn clone(&self) -> Self {
+        Self(Arc::clone(&self.0))
+    }
+}

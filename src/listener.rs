@@ -1,0 +1,345 @@
+//! Where callers connect: a TCP port or a Unix socket, and the bounds of one
+//! connection.
+
+use std::{
+    fs::{self, DirBuilder, File, Permissions},
+    io,
+    net::SocketAddr,
+    os::unix::fs::{DirBuilderExt as _, FileTypeExt as _, MetadataExt as _, PermissionsExt as _},
+    path::{Path, PathBuf},
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll, ready},
+    time::Duration,
+};
+
+use anyhow::{Context as _, bail};
+use prometheus_client::metrics::gauge::Gauge;
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    net::{TcpListener, TcpStream, UnixListener, UnixStream},
+    sync::{OwnedSemaphorePermit, Semaphore},
+    time::Sleep,
+};
+use tokio_stream::Stream;
+use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
+use tonic::transport::server::Connected;
+
+use crate::config::Address;
+
+/// The mode of the socket: its owner and group may connect, for a sidecar's
+/// neighbours often run as another user of one group.
+const SOCKET_MODE: u32 = 0o660;
+/// The mode of a directory made for the socket.
+const DIRECTORY_MODE: u32 = 0o750;
+/// How long to leave `accept` alone after it failed, which it does when there
+/// are no file descriptors left: <https://man7.org/linux/man-pages/man2/accept.2.html>.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// A bound port or socket.
+#[derive(Debug)]
+pub enum Listener {
+    /// A TCP port.
+    Tcp(TcpListener),
+    /// A Unix socket.
+    Unix(UnixListener, SocketFile),
+}
+
+/// A socket's place in the file system, removed with the listener.
+#[derive(Debug)]
+pub struct SocketFile {
+    path: PathBuf,
+    inode: u64,
+    /// Held while the socket is in use, so that no second server takes it.
+    _lock: File,
+}
+
+impl Listener {
+    /// Binds `address`.
+    ///
+    /// # Errors
+    /// When it is taken, or may not be used.
+    pub async fn bind(address: &Address) -> anyhow::Result<Self> {
+        match address {
+            Address::Tcp(address) => {
+                let listener = TcpListener::bind(address)
+                    .await
+                    .with_context(|| format!("cannot listen on {address}"))?;
+                Ok(Self::Tcp(listener))
+            }
+            Address::Unix(path) => bind_unix(path)
+                .await
+                .with_context(|| format!("cannot listen on unix:{}", path.display())),
+        }
+    }
+
+    /// Where it listens, with the port that the system chose.
+    ///
+    /// # Errors
+    /// When the system does not tell.
+    pub fn address(&self) -> io::Result<Address> {
+        match self {
+            Self::Tcp(listener) => listener.local_addr().map(Address::Tcp),
+            Self::Unix(_, file) => Ok(Address::Unix(file.path.clone())),
+        }
+    }
+
+    fn poll_accept(&self, context: &mut Context<'_>) -> Poll<io::Result<Socket>> {
+        match self {
+            Self::Tcp(listener) => {
+                let (stream, _) = ready!(listener.poll_accept(context))?;
+                // Answers are small and must not wait for more to send.
+                stream.set_nodelay(true)?;
+                Poll::Ready(Ok(Socket::Tcp(stream)))
+            }
+            Self::Unix(listener, _) => {
+                let (stream, _) = ready!(listener.poll_accept(context))?;
+                Poll::Ready(Ok(Socket::Unix(stream)))
+            }
+        }
+    }
+}
+
+async fn bind_unix(path: &Path) -> anyhow::Result<Listener> {
+    let directory = match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    };
+    DirBuilder::new()
+        .recursive(true)
+        .mode(DIRECTORY_MODE)
+        .create(directory)?;
+    let mode = fs::metadata(directory)?.permissions().mode();
+    if mode & 0o002 != 0 && mode & 0o1000 == 0 {
+        bail!(
+            "{} is writable by everybody: anybody could replace the socket",
+            directory.display()
+        );
+    }
+
+    let lock = with_suffix(path, ".lock");
+    let lock = File::options()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .open(lock)?;
+    if lock.try_lock().is_err() {
+        bail!("another server listens there");
+    }
+    if let Ok(found) = fs::symlink_metadata(path) {
+        if !found.file_type().is_socket() {
+            bail!("something that is not a socket is there already");
+        }
+        if UnixStream::connect(path).await.is_ok() {
+            bail!("another program listens there");
+        }
+    }
+
+    // Bound under another name and renamed once its mode is set, so that nobody
+    // meets a socket with the wrong mode, or none where a stale one was.
+    let fresh = with_suffix(path, ".new");
+    let _ = fs::remove_file(&fresh);
+    let listener = UnixListener::bind(&fresh)?;
+    fs::set_permissions(&fresh, Permissions::from_mode(SOCKET_MODE))?;
+    let inode = fs::symlink_metadata(&fresh)?.ino();
+    fs::rename(&fresh, path)?;
+    Ok(Listener::Unix(
+        listener,
+        SocketFile {
+            path: path.to_owned(),
+            inode,
+            _lock: lock,
+        },
+    ))
+}
+
+fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(suffix);
+    name.into()
+}
+
+impl Drop for SocketFile {
+    fn drop(&mut self) {
+        // Unless somebody put another one there.
+        if fs::symlink_metadata(&self.path).is_ok_and(|found| found.ino() == self.inode) {
+            let _ = fs::remove_file(&self.path);
+        }
+    }
+}
+
+/// The bounds of the connections to one server.
+#[derive(Debug, Clone)]
+pub struct ConnectionLimits {
+    /// The most connections at once; more are closed as they come.
+    pub most: usize,
+    /// How long a peer may take to send its first byte.
+    pub first_byte: Duration,
+}
+
+/// The connections to a listener, as they come.
+pub struct Incoming {
+    listener: Listener,
+    limits: ConnectionLimits,
+    room: Arc<Semaphore>,
+    open: Gauge,
+    cut: CancellationToken,
+    pause: Option<Pin<Box<Sleep>>>,
+}
+
+impl Incoming {
+    /// Accepts from `listener`, and counts into `open`. Cancelling `cut` ends
+    /// every connection, whatever its peer does.
+    #[must_use]
+    pub fn new(
+        listener: Listener,
+        limits: ConnectionLimits,
+        open: Gauge,
+        cut: CancellationToken,
+    ) -> Self {
+        let room = Arc::new(Semaphore::new(limits.most));
+        Self {
+            listener,
+            limits,
+            room,
+            open,
+            cut,
+            pause: None,
+        }
+    }
+}
+
+impl Stream for Incoming {
+    type Item = io::Result<Peer>;
+
+    fn poll_next(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<io::Result<Peer>>> {
+        loop {
+            if let Some(pause) = &mut self.pause {
+                ready!(pause.as_mut().poll(context));
+                self.pause = None;
+            }
+            let socket = match ready!(self.listener.poll_accept(context)) {
+                Ok(socket) => socket,
+                Err(error) => {
+                    tracing::warn!(%error, "cannot accept a connection");
+                    self.pause = Some(Box::pin(tokio::time::sleep(ACCEPT_PAUSE)));
+                    continue;
+                }
+            };
+            let Ok(room) = Arc::clone(&self.room).try_acquire_owned() else {
+                tracing::warn!(most = self.limits.most, "too many connections: closed one");
+                continue;
+            };
+            self.open.inc();
+            return Poll::Ready(Some(Ok(Peer {
+                socket,
+                first_byte: Some(Box::pin(tokio::time::sleep(self.limits.first_byte))),
+                cut: Box::pin(self.cut.clone().cancelled_owned()),
+                open: self.open.clone(),
+                _room: room,
+            })));
+        }
+    }
+}
+
+enum Socket {
+    Tcp(TcpStream),
+    Unix(UnixStream),
+}
+
+/// One connection.
+pub struct Peer {
+    socket: Socket,
+    /// Ends a connection on which nothing was ever said.
+    first_byte: Option<Pin<Box<Sleep>>>,
+    cut: Pin<Box<WaitForCancellationFutureOwned>>,
+    open: Gauge,
+    _room: OwnedSemaphorePermit,
+}
+
+impl Drop for Peer {
+    fn drop(&mut self) {
+        self.open.dec();
+    }
+}
+
+impl Connected for Peer {
+    type ConnectInfo = Option<SocketAddr>;
+
+    fn connect_info(&self) -> Option<SocketAddr> {
+        match &self.socket {
+            Socket::Tcp(stream) => stream.peer_addr().ok(),
+            Socket::Unix(_) => None,
+        }
+    }
+}
+
+impl AsyncRead for Peer {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        if self.cut.as_mut().poll(context).is_ready() {
+            // As if the peer had closed the connection.
+            return Poll::Ready(Ok(()));
+        }
+        let read = match &mut self.socket {
+            Socket::Tcp(stream) => Pin::new(stream).poll_read(context, buffer),
+            Socket::Unix(stream) => Pin::new(stream).poll_read(context, buffer),
+        };
+        if read.is_ready() {
+            self.first_byte = None;
+        } else if let Some(first_byte) = &mut self.first_byte
+            && first_byte.as_mut().poll(context).is_ready()
+        {
+            return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
+        }
+        read
+    }
+}
+
+impl AsyncWrite for Peer {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        match &mut self.socket {
+            Socket::Tcp(stream) => Pin::new(stream).poll_write(context, bytes),
+            Socket::Unix(stream) => Pin::new(stream).poll_write(context, bytes),
+        }
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        match &mut self.socket {
+            Socket::Tcp(stream) => Pin::new(stream).poll_write_vectored(context, slices),
+            Socket::Unix(stream) => Pin::new(stream).poll_write_vectored(context, slices),
+        }
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match &mut self.socket {
+            Socket::Tcp(stream) => Pin::new(stream).poll_flush(context),
+            Socket::Unix(stream) => Pin::new(stream).poll_flush(context),
+        }
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match &mut self.socket {
+            Socket::Tcp(stream) => Pin::new(stream).poll_shutdown(context),
+            Socket::Unix(stream) => Pin::new(stream).poll_shutdown(context),
+        }
+    }
+}

@@ -1,0 +1,143 @@
+//! The operations on sessions that lanes batch.
+
+use std::sync::Arc;
+
+use super::{
+    grant::{Grant, Grants},
+    queue::Queues,
+};
+use crate::{
+    domain::{Acquire, Acquired, Decision, Held, Lease, LeaseId, SessionKey, SessionRow},
+    lane::{Executes, Op},
+    store::{Connection, Release, Renew, StoreError, Verdict},
+};
+
+/// Takes a lease.
+pub(super) struct Take {
+    pub(super) acquire: Acquire,
+    /// Where a grant is noted until its caller accepts it; nowhere, where the
+    /// caller can recover it.
+    pub(super) grants: Option<Arc<Grants>>,
+}
+
+/// What a request for a lease comes to.
+pub(super) enum Outcome {
+    Granted(Grant),
+    Held(Held),
+    EpicMismatch(String),
+}
+
+impl Op for Take {
+    type Key<'a> = &'a SessionKey;
+    type Row = Acquired;
+    type Answer = Outcome;
+
+    fn key(&self) -> &SessionKey {
+        &self.acquire.key
+    }
+
+    fn answer(&self, acquired: &Acquired) -> Verdict<Outcome> {
+        Verdict::Decided(match acquired.row.decision(&self.acquire) {
+            Decision::Granted(lease) => Outcome::Granted(match &self.grants {
+                Some(grants) => grants.grant(&self.acquire.key, lease, acquired.fresh),
+                None => Grant::found(lease),
+            }),
+            Decision::Held(held) => Outcome::Held(held),
+            Decision::EpicMismatch(bound) => Outcome::EpicMismatch(bound),
+            // The one who spoke for the group was refused: the next one asks.
+            Decision::Free => return Verdict::Again,
+        })
+    }
+}
+
+impl<S: Connection> Executes<Take> for S {
+    async fn execute(&mut self, ops: &[&Take]) -> Result<Vec<Verdict<Acquired>>, StoreError> {
+        let asked: Vec<&Acquire> = ops.iter().map(|take| &take.acquire).collect();
+        self.acquire(&asked).await
+    }
+}
+
+impl Op for Renew {
+    type Key<'a> = (&'a SessionKey, LeaseId);
+    type Row = Option<SessionRow>;
+    type Answer = Option<Lease>;
+
+    fn key(&self) -> (&SessionKey, LeaseId) {
+        (&self.key, self.lease)
+    }
+
+    fn answer(&self, row: &Option<SessionRow>) -> Verdict<Option<Lease>> {
+        Verdict::Decided(row.as_ref().map(|row| row.lease.clone()))
+    }
+}
+
+impl<S: Connection> Executes<Renew> for S {
+    async fn execute(
+        &mut self,
+        ops: &[&Renew],
+    ) -> Result<Vec<Verdict<Option<SessionRow>>>, StoreError> {
+        self.renew(ops).await
+    }
+}
+
+/// Gives a lease back, and tells the queue.
+pub(super) struct GiveBack {
+    pub(super) release: Release,
+    pub(super) queues: Arc<Queues>,
+}
+
+impl Op for GiveBack {
+    type Key<'a> = (&'a SessionKey, LeaseId);
+    type Row = bool;
+    type Answer = bool;
+
+    fn key(&self) -> (&SessionKey, LeaseId) {
+        (&self.release.key, self.release.lease)
+    }
+
+    fn answer(&self, released: &bool) -> Verdict<bool> {
+        if *released {
+            self.queues.freed(&self.release.key);
+        }
+        Verdict::Decided(*released)
+    }
+}
+
+impl<S: Connection> Executes<GiveBack> for S {
+    async fn execute(&mut self, ops: &[&GiveBack]) -> Result<Vec<Verdict<bool>>, StoreError> {
+        let asked: Vec<&Release> = ops.iter().map(|op| &op.release).collect();
+        self.release(&asked).await
+    }
+}
+
+/// Reads a session's row.
+pub(super) struct Look(pub(super) SessionKey);
+
+impl Op for Look {
+    type Key<'a> = &'a SessionKey;
+    type Row = Option<SessionRow>;
+    type Answer = Option<SessionRow>;
+
+    fn key(&self) -> &SessionKey {
+        &self.0
+    }
+
+    fn answer(&self, row: &Option<SessionRow>) -> Verdict<Option<SessionRow>> {
+        Verdict::Decided(row.clone())
+    }
+}
+
+impl<S: Connection> Executes<Look> for S {
+    async fn execute(
+        &mut self,
+        ops: &[&Look],
+    ) -> Result<Vec<Verdict<Option<SessionRow>>>, StoreError> {
+        let keys: Vec<&SessionKey> = ops.iter().map(|look| &look.0).collect();
+        Ok(self
+            .look_sessions(&keys)
+            .await?
+            .into_iter()
+            .map(Verdict::Decided)
+            .collect())
+    }
+}

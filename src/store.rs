@@ -1,0 +1,253 @@
+//! What oncegate needs of a database, and nothing of any one database.
+//!
+//! A store hands out *connections*, each owned by one task and never cancelled;
+//! every method decides a whole batch in one atomic step. The row decides: a
+//! statement is safe to run again with the same attempt ids, which is what lets
+//! a connection repeat one whose outcome was lost.
+//!
+//! Architecture Invariant: `sqlx` is used below this module and nowhere else.
+
+use std::{
+    future::Future,
+    sync::{
+        Arc,
+        atomic::{AtomicI64, Ordering},
+    },
+    time::Duration,
+};
+
+use crate::domain::{
+    Acquire, Acquired, EventKey, LeaseId, Mark, SessionKey, SessionRow, StoredEvent, Timestamp, Ttl,
+};
+
+pub mod postgres;
+mod schema;
+pub mod sqlite;
+
+/// Why a store could not answer.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum StoreError {
+    /// The store is away, or went away before it told the outcome. Asking again
+    /// with the same attempt id is safe.
+    #[error("store unavailable: {0}")]
+    Unavailable(Arc<str>),
+    /// The store refuses the data of this batch; a smaller batch tells whose.
+    #[error("store refused the data: {0}")]
+    Refused(Arc<str>),
+    /// The store's answer makes no sense: a bug, or a schema not ours.
+    #[error("store fault: {0}")]
+    Fault(Arc<str>),
+}
+
+impl StoreError {
+    /// The store is away, or the outcome unknown, because of `cause`.
+    pub fn unavailable(cause: impl std::fmt::Display) -> Self {
+        Self::Unavailable(cause.to_string().into())
+    }
+
+    /// The store's answer makes no sense, because of `cause`.
+    pub fn fault(cause: impl std::fmt::Display) -> Self {
+        Self::Fault(cause.to_string().into())
+    }
+}
+
+/// What a batch says of one of its items.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verdict<T> {
+    /// Decided and committed.
+    Decided(T),
+    /// Somebody else is deciding on the same session just now, or just did:
+    /// nothing was written, ask again.
+    Again,
+}
+
+/// Who asks the time. Production asks the store; a test sets it.
+#[derive(Debug, Clone, Default)]
+pub enum Clock {
+    /// The store's own clock decides.
+    #[default]
+    Store,
+    /// The clock stands where a test puts it, in microseconds since 1970.
+    Manual(Arc<AtomicI64>),
+}
+
+impl Clock {
+    /// The moment a statement is told; none where the store's clock decides.
+    #[must_use]
+    pub fn now(&self) -> Option<Timestamp> {
+        match self {
+            Self::Store => None,
+            Self::Manual(micros) => Some(Timestamp::from_micros(micros.load(Ordering::SeqCst))),
+        }
+    }
+}
+
+/// Asks to let a lease run on.
+#[derive(Debug, Clone)]
+pub struct Renew {
+    /// The session.
+    pub key: SessionKey,
+    /// The lease.
+    pub lease: LeaseId,
+    /// How long it runs from now.
+    pub ttl: Ttl,
+}
+
+/// Gives a lease back.
+#[derive(Debug, Clone)]
+pub struct Release {
+    /// The session.
+    pub key: SessionKey,
+    /// The lease.
+    pub lease: LeaseId,
+}
+
+/// Which rows a sweep takes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Age {
+    /// Those that have expired.
+    Expired,
+    /// Those marked, or left idle, at least this long ago.
+    AtLeast(Duration),
+}
+
+impl Age {
+    /// How long ago, in microseconds.
+    fn as_micros(self) -> i64 {
+        match self {
+            Self::Expired => 0,
+            Self::AtLeast(age) => i64::try_from(age.as_micros()).unwrap_or(i64::MAX),
+        }
+    }
+}
+
+/// Asks to delete one bounded batch of rows.
+#[derive(Debug, Clone)]
+pub struct Sweep {
+    /// Of this team only.
+    pub team: Option<String>,
+    /// Which rows.
+    pub age: Age,
+    /// The most rows to delete.
+    pub limit: u32,
+    /// Count, delete nothing.
+    pub dry_run: bool,
+    /// Only if no other replica sweeps at this moment.
+    pub elected: bool,
+}
+
+/// What one batch of a sweep deleted.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Swept {
+    /// Events.
+    pub events: u64,
+    /// Idle, unbound sessions.
+    pub sessions: u64,
+}
+
+/// Events: one row each, until they expire.
+pub trait EventStore {
+    /// Marks events. `marks` are sorted by key and hold no key twice. Answers
+    /// the live row of each, in order.
+    ///
+    /// # Errors
+    /// [`StoreError`]; then no mark of the batch is known to have been made.
+    fn mark(
+        &mut self,
+        marks: &[&Mark],
+    ) -> impl Future<Output = Result<Vec<StoredEvent>, StoreError>> + Send;
+
+    /// Reads the live rows of `keys`, in order.
+    ///
+    /// # Errors
+    /// [`StoreError`]; nothing was written.
+    fn look_events(
+        &mut self,
+        keys: &[&EventKey],
+    ) -> impl Future<Output = Result<Vec<Option<StoredEvent>>, StoreError>> + Send;
+}
+
+/// Sessions: one row each, which says who holds the lease.
+pub trait SessionStore {
+    /// Takes leases of free sessions. `asked` are sorted by key and hold no key
+    /// twice. Answers each session's row as it stands after the decision, in
+    /// order; [`SessionRow::decision`] tells what it means to the asker.
+    ///
+    /// # Errors
+    /// [`StoreError`]; then no lease of the batch is known to have been taken.
+    fn acquire(
+        &mut self,
+        asked: &[&Acquire],
+    ) -> impl Future<Output = Result<Vec<Verdict<Acquired>>, StoreError>> + Send;
+
+    /// Lets live leases run on. `asked` are sorted by session and lease and hold
+    /// no pair twice. Answers the row of each, in order; none where the lease
+    /// has ended or is another's, and then nothing changed.
+    ///
+    /// # Errors
+    /// [`StoreError`]; then no lease is known to run on.
+    fn renew(
+        &mut self,
+        asked: &[&Renew],
+    ) -> impl Future<Output = Result<Vec<Verdict<Option<SessionRow>>>, StoreError>> + Send;
+
+    /// Ends live leases, as [`SessionStore::renew`] lets them run on. Answers
+    /// whether the lease is given back, now or before.
+    ///
+    /// # Errors
+    /// [`StoreError`]; then no lease is known to have ended.
+    fn release(
+        &mut self,
+        asked: &[&Release],
+    ) -> impl Future<Output = Result<Vec<Verdict<bool>>, StoreError>> + Send;
+
+    /// Reads the rows of `keys`, in order.
+    ///
+    /// # Errors
+    /// [`StoreError`]; nothing was written.
+    fn look_sessions(
+        &mut self,
+        keys: &[&SessionKey],
+    ) -> impl Future<Output = Result<Vec<Option<SessionRow>>, StoreError>> + Send;
+}
+
+/// What the service does for the store, rather than for a caller.
+pub trait Upkeep {
+    /// Deletes one bounded batch.
+    ///
+    /// # Errors
+    /// [`StoreError`]; then no row is known to be gone.
+    fn sweep(&mut self, sweep: &Sweep) -> impl Future<Output = Result<Swept, StoreError>> + Send;
+
+    /// Counts the leases that run now, over all replicas.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    fn count_leases(&mut self) -> impl Future<Output = Result<u64, StoreError>> + Send;
+
+    /// Tells whether the store would take a write.
+    ///
+    /// # Errors
+    /// [`StoreError`], when it would not.
+    fn ping(&mut self) -> impl Future<Output = Result<(), StoreError>> + Send;
+}
+
+/// One connection to a store: opened when it is first used, and again when it
+/// was lost.
+pub trait Connection: EventStore + SessionStore + Upkeep + Send + 'static {
+    /// Forgets the state of the connection, after a batch did not end as it
+    /// should.
+    fn reset(&mut self);
+}
+
+/// A store that the service can be built on.
+pub trait Store {
+    /// What it hands out.
+    type Connection: Connection;
+
+    /// Another connection, not opened yet.
+    fn connection(&self) -> Self::Connection;
+
+    /// How many connections are worth having for one kind of writing, at most.
+    fn writers(&self, wanted: usize) -> usize;
+}

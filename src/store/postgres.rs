@@ -1,0 +1,92 @@
+//! PostgreSQL: the authority for any number of replicas.
+//!
+//! Architecture Invariant: every decision is one statement, so one round trip
+//! and one commit, and it is run by a task that nobody cancels. No pool: each
+//! connection has one owner.
+
+use std::{str::FromStr as _, time::Duration};
+
+use sqlx::{ConnectOptions as _, Connection as _, migrate::Migrator, postgres::PgConnectOptions};
+
+use super::{Clock, Connection, Store, StoreError, schema};
+
+mod events;
+mod link;
+mod sessions;
+mod timestamp;
+mod upkeep;
+
+pub use link::Link;
+use link::classify;
+
+/// A PostgreSQL database.
+pub struct Postgres {
+    options: PgConnectOptions,
+    timeout: Duration,
+    clock: Clock,
+}
+
+impl Postgres {
+    /// The database at `url`. Nothing is opened yet. A statement that has no
+    /// answer within `timeout` is given up: its outcome is unknown.
+    ///
+    /// # Errors
+    /// When `url` cannot be read.
+    pub fn new(url: &str, timeout: Duration, clock: Clock) -> Result<Self, StoreError> {
+        let options = PgConnectOptions::from_str(url)
+            .map_err(|error| StoreError::fault(format!("cannot read the database URL: {error}")))?
+            .application_name("oncegate")
+            .disable_statement_logging();
+        Ok(Self {
+            options,
+            timeout,
+            clock,
+        })
+    }
+
+    /// Brings the schema up to date. Several replicas may do so at once: they
+    /// take turns.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`] when the database is away.
+    pub async fn migrate(&self) -> Result<(), StoreError> {
+        let mut connection = self.options.connect().await.map_err(classify)?;
+        let migrated = migrator().run(&mut connection).await;
+        // Closing gives the migrations' lock back, however they ended.
+        let _ = connection.close().await;
+        migrated.map_err(|error| schema::fault(error, classify))
+    }
+
+    /// Checks that the schema is the one this binary was built for.
+    ///
+    /// # Errors
+    /// [`StoreError::Fault`] when it is not.
+    pub async fn verify(&self) -> Result<(), StoreError> {
+        let mut connection = self.options.connect().await.map_err(classify)?;
+        schema::verify(&migrator(), &mut connection, classify).await
+    }
+}
+
+fn migrator() -> Migrator {
+    let mut migrator = sqlx::migrate!("migrations/postgres");
+    migrator.dangerous_set_table_name(schema::TABLE);
+    migrator
+}
+
+impl Store for Postgres {
+    type Connection = Link;
+
+    fn connection(&self) -> Link {
+        Link::new(self.options.clone(), self.timeout, self.clock.clone())
+    }
+
+    fn writers(&self, wanted: usize) -> usize {
+        wanted
+    }
+}
+
+impl Connection for Link {
+    fn reset(&mut self) {
+        self.disconnect();
+    }
+}

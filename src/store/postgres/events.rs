@@ -1,0 +1,176 @@
+//! Events in PostgreSQL.
+
+use std::collections::HashMap;
+
+use sqlx::{Row as _, postgres::PgRow};
+use uuid::Uuid;
+
+use super::{Link, timestamp::PgTimestamp};
+use crate::{
+    domain::{EventKey, Mark, RequestId, StoredEvent},
+    store::{EventStore, StoreError},
+};
+
+/// How often a batch is run for items that other replicas took, expired or
+/// swept in the very moment. One round settles all but a handful in a million;
+/// the bound keeps a bug from looping.
+const MAX_ROUNDS: usize = 16;
+
+/// Marks what is not live, and reads what is.
+///
+/// `live` looks before `won` writes, so that duplicates, the common case of a
+/// redelivery, lock no row. What another replica decided between the two is in
+/// neither, and is asked again. The clock is read once a row, and after a lock
+/// wait once more: ON CONFLICT's own SET and WHERE see the row as it is by
+/// then. Intervals are added in UTC, which the connection sets, where a day has
+/// 24 hours.
+pub(super) const MARK: &str = "
+WITH asked AS MATERIALIZED (
+    SELECT * FROM unnest($1::text[], $2::text[], $3::uuid[], $4::bigint[]) WITH ORDINALITY
+        AS a (team_id, event_id, request_id, ttl_micros, ord)
+), live AS MATERIALIZED (
+    SELECT a.ord, e.request_id, e.processed_at, e.expires_at
+    FROM asked a JOIN processed_events e USING (team_id, event_id)
+    WHERE e.expires_at > COALESCE($5::timestamptz, clock_timestamp())
+), missing AS MATERIALIZED (
+    SELECT a.*, COALESCE($5::timestamptz, clock_timestamp()) AS at
+    FROM asked a WHERE NOT EXISTS (SELECT FROM live l WHERE l.ord = a.ord)
+), won AS (
+    INSERT INTO processed_events AS e
+        (team_id, event_id, processed_at, expires_at, request_id)
+    SELECT team_id, event_id, at, at + ttl_micros * interval '1 microsecond', request_id
+    FROM missing ORDER BY ord
+    ON CONFLICT (team_id, event_id) DO UPDATE
+    SET (processed_at, expires_at, request_id) = (
+        SELECT at, at + (EXCLUDED.expires_at - EXCLUDED.processed_at), EXCLUDED.request_id
+        FROM (SELECT COALESCE($5::timestamptz, clock_timestamp()) AS at OFFSET 0) AS clock)
+    WHERE e.expires_at <= COALESCE($5::timestamptz, clock_timestamp())
+    RETURNING e.request_id, e.processed_at, e.expires_at
+)
+SELECT ord, request_id, processed_at, expires_at FROM live
+UNION ALL
+SELECT NULL, request_id, processed_at, expires_at FROM won
+WHERE expires_at > COALESCE($5::timestamptz, clock_timestamp())
+";
+
+pub(super) const LOOK: &str = "
+SELECT a.ord, e.request_id, e.processed_at, e.expires_at
+FROM unnest($1::text[], $2::text[]) WITH ORDINALITY AS a (team_id, event_id, ord)
+JOIN processed_events e USING (team_id, event_id)
+WHERE e.expires_at > COALESCE($3::timestamptz, clock_timestamp())
+";
+
+impl EventStore for Link {
+    async fn mark(&mut self, marks: &[&Mark]) -> Result<Vec<StoredEvent>, StoreError> {
+        let mut answers: Vec<Option<StoredEvent>> = vec![None; marks.len()];
+        for _ in 0..MAX_ROUNDS {
+            let open: Vec<usize> = (0..marks.len())
+                .filter(|&index| answers[index].is_none())
+                .collect();
+            if open.is_empty() {
+                break;
+            }
+            for (index, event) in self.mark_once(marks, &open).await? {
+                answers[index] = Some(event);
+            }
+        }
+        answers
+            .into_iter()
+            .collect::<Option<_>>()
+            .ok_or_else(|| StoreError::unavailable("too much contention on one event"))
+    }
+
+    async fn look_events(
+        &mut self,
+        keys: &[&EventKey],
+    ) -> Result<Vec<Option<StoredEvent>>, StoreError> {
+        let teams: Vec<&str> = keys.iter().map(|key| key.team.as_str()).collect();
+        let events: Vec<&str> = keys.iter().map(|key| key.event.as_str()).collect();
+        let now = self.now();
+        let rows = self
+            .fetch(|| sqlx::query(LOOK).bind(&teams).bind(&events).bind(now))
+            .await?;
+        let mut found = vec![None; keys.len()];
+        for row in rows {
+            *slot(&mut found, row.try_get("ord"))? = Some(stored_event(&row)?);
+        }
+        Ok(found)
+    }
+}
+
+impl Link {
+    /// Marks those of `marks` that `open` names, and tells what was settled.
+    async fn mark_once(
+        &mut self,
+        marks: &[&Mark],
+        open: &[usize],
+    ) -> Result<Vec<(usize, StoredEvent)>, StoreError> {
+        let mut teams = Vec::with_capacity(open.len());
+        let mut events = Vec::with_capacity(open.len());
+        let mut requests = Vec::with_capacity(open.len());
+        let mut ttls = Vec::with_capacity(open.len());
+        for &index in open {
+            let mark = marks[index];
+            teams.push(mark.key.team.as_str());
+            events.push(mark.key.event.as_str());
+            requests.push(mark.request.as_uuid());
+            ttls.push(mark.ttl.as_micros());
+        }
+        let now = self.now();
+        let statement = || {
+            sqlx::query(MARK)
+                .bind(&teams)
+                .bind(&events)
+                .bind(&requests)
+                .bind(&ttls)
+                .bind(now)
+        };
+        let rows = self.fetch(statement).await?;
+
+        // RETURNING cannot name the row's place in the array, but each attempt
+        // has an id of its own.
+        let places: HashMap<Uuid, usize> = requests.iter().copied().zip(0..).collect();
+        rows.iter()
+            .map(|row| {
+                let event = stored_event(row)?;
+                let place = match row
+                    .try_get::<Option<i64>, _>("ord")
+                    .map_err(StoreError::fault)?
+                {
+                    Some(ord) => usize::try_from(ord - 1).ok(),
+                    None => event
+                        .request
+                        .and_then(|won| places.get(&won.as_uuid()).copied()),
+                };
+                let index = place.and_then(|place| open.get(place));
+                let index = index.ok_or_else(|| StoreError::fault("a row nobody asked for"))?;
+                Ok((*index, event))
+            })
+            .collect()
+    }
+}
+
+fn stored_event(row: &PgRow) -> Result<StoredEvent, StoreError> {
+    let read = || {
+        Ok(StoredEvent {
+            request: row
+                .try_get::<Option<Uuid>, _>("request_id")?
+                .map(RequestId::from_uuid),
+            process_time: row.try_get::<PgTimestamp, _>("processed_at")?.0,
+            expire_time: row.try_get::<PgTimestamp, _>("expires_at")?.0,
+        })
+    };
+    read().map_err(|error: sqlx::Error| StoreError::fault(error))
+}
+
+/// The answer's place that a row's ordinality, counted from 1, names.
+pub(super) fn slot<T>(
+    answers: &mut [T],
+    ord: Result<i64, sqlx::Error>,
+) -> Result<&mut T, StoreError> {
+    let ord = ord.map_err(StoreError::fault)?;
+    usize::try_from(ord - 1)
+        .ok()
+        .and_then(|index| answers.get_mut(index))
+        .ok_or_else(|| StoreError::fault("a row nobody asked for"))
+}

@@ -1,0 +1,152 @@
+//! Sweeping and probing PostgreSQL.
+
+use sqlx::Row as _;
+
+use super::Link;
+use crate::store::{Age, StoreError, Sweep, Swept, Upkeep};
+
+/// The advisory lock that elects the sweeper: "oncegate" in ASCII.
+const SWEEPER_LOCK: i64 = 0x6f6e_6365_6761_7465;
+
+// The rows that a sweep is about. $1: the moment, or null for the database's
+// clock. $2: how long ago, in microseconds. $3: the team, or null for all. $4:
+// the lock that elects the sweeper, or null where no election is asked for. $5:
+// the most rows.
+
+macro_rules! expired_events {
+    () => {
+        "FROM processed_events
+        WHERE expires_at <= (SELECT COALESCE($1::timestamptz, clock_timestamp())
+                - $2::bigint * interval '1 microsecond')
+            AND ($3::text IS NULL OR team_id = $3)
+            AND ($4::bigint IS NULL OR (SELECT pg_try_advisory_xact_lock($4)))
+        ORDER BY expires_at LIMIT $5::bigint"
+    };
+}
+
+macro_rules! old_events {
+    () => {
+        "FROM processed_events
+        WHERE processed_at <= (SELECT COALESCE($1::timestamptz, clock_timestamp())
+                - $2::bigint * interval '1 microsecond')
+            AND ($3::text IS NULL OR team_id = $3)
+            AND ($4::bigint IS NULL OR (SELECT pg_try_advisory_xact_lock($4)))
+        LIMIT $5::bigint"
+    };
+}
+
+// A released lease ended when it was released, so one test serves all.
+macro_rules! idle_sessions {
+    () => {
+        "FROM sessions
+        WHERE epic_id IS NULL
+            AND expires_at <= (SELECT COALESCE($1::timestamptz, clock_timestamp())
+                - $2::bigint * interval '1 microsecond')
+            AND ($3::text IS NULL OR team_id = $3)
+            AND ($4::bigint IS NULL OR (SELECT pg_try_advisory_xact_lock($4)))
+        LIMIT $5::bigint"
+    };
+}
+
+/// Counts rows without touching them.
+macro_rules! count {
+    ($rows:expr) => {
+        concat!("SELECT count(*) FROM (SELECT 1 ", $rows, ") AS doomed")
+    };
+}
+
+/// Deletes rows by ctid, the shortest way to a row, passing over those that
+/// are being taken up again just now.
+macro_rules! delete {
+    ($table:literal, $rows:expr) => {
+        concat!(
+            "WITH gone AS (DELETE FROM ",
+            $table,
+            " WHERE ctid = ANY (ARRAY(SELECT ctid ",
+            $rows,
+            " FOR UPDATE SKIP LOCKED)) RETURNING 1) SELECT count(*) FROM gone"
+        )
+    };
+}
+
+pub(super) const COUNT_EXPIRED_EVENTS: &str = count!(expired_events!());
+pub(super) const COUNT_OLD_EVENTS: &str = count!(old_events!());
+pub(super) const COUNT_SESSIONS: &str = count!(idle_sessions!());
+pub(super) const DELETE_EXPIRED_EVENTS: &str = delete!("processed_events", expired_events!());
+pub(super) const DELETE_OLD_EVENTS: &str = delete!("processed_events", old_events!());
+pub(super) const DELETE_SESSIONS: &str = delete!("sessions", idle_sessions!());
+
+pub(super) const COUNT_LEASES: &str = "
+SELECT count(*) FROM sessions
+WHERE NOT released AND expires_at > (SELECT COALESCE($1::timestamptz, clock_timestamp()))
+";
+
+pub(super) const PING: &str = "SELECT pg_is_in_recovery()";
+
+impl Upkeep for Link {
+    async fn sweep(&mut self, sweep: &Sweep) -> Result<Swept, StoreError> {
+        let (events, sessions) = match (sweep.dry_run, sweep.age) {
+            (true, Age::Expired) => (COUNT_EXPIRED_EVENTS, COUNT_SESSIONS),
+            (true, Age::AtLeast(_)) => (COUNT_OLD_EVENTS, COUNT_SESSIONS),
+            (false, Age::Expired) => (DELETE_EXPIRED_EVENTS, DELETE_SESSIONS),
+            (false, Age::AtLeast(_)) => (DELETE_OLD_EVENTS, DELETE_SESSIONS),
+        };
+        let events = self.count(events, sweep, sweep.limit.into()).await?;
+        let sessions = self
+            .count(
+                sessions,
+                sweep,
+                u64::from(sweep.limit).saturating_sub(events),
+            )
+            .await?;
+        Ok(Swept { events, sessions })
+    }
+
+    async fn count_leases(&mut self) -> Result<u64, StoreError> {
+        let now = self.now();
+        let rows = self.fetch(|| sqlx::query(COUNT_LEASES).bind(now)).await?;
+        only(&rows)
+    }
+
+    async fn ping(&mut self) -> Result<(), StoreError> {
+        let rows = self.fetch(|| sqlx::query(PING)).await?;
+        match rows.first().map(|row| row.try_get(0)) {
+            Some(Ok(false)) => Ok(()),
+            Some(Ok(true)) => Err(StoreError::unavailable("a standby, which takes no writes")),
+            Some(Err(error)) => Err(StoreError::fault(error)),
+            None => Err(StoreError::fault("no answer to a ping")),
+        }
+    }
+}
+
+impl Link {
+    async fn count(
+        &mut self,
+        statement: &'static str,
+        sweep: &Sweep,
+        limit: u64,
+    ) -> Result<u64, StoreError> {
+        let now = self.now();
+        let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+        let lock = sweep.elected.then_some(SWEEPER_LOCK);
+        let rows = self
+            .fetch(|| {
+                sqlx::query(statement)
+                    .bind(now)
+                    .bind(sweep.age.as_micros())
+                    .bind(&sweep.team)
+                    .bind(lock)
+                    .bind(limit)
+            })
+            .await?;
+        only(&rows)
+    }
+}
+
+/// The one number that a statement answered.
+fn only(rows: &[sqlx::postgres::PgRow]) -> Result<u64, StoreError> {
+    let count = rows.first().and_then(|row| row.try_get::<i64, _>(0).ok());
+    count
+        .and_then(|count| u64::try_from(count).ok())
+        .ok_or_else(|| StoreError::fault("a count that is none"))
+}

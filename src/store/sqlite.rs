@@ -1,0 +1,229 @@
+//! Embedded `SQLite`: the default, for one process on one machine.
+//!
+//! All writers share one connection, batch by batch, each batch one transaction
+//! that is synced to disk before it is answered (WAL, `synchronous=FULL`).
+//! Since nothing else writes, a batch reads rows, decides by the domain's own
+//! rules, and writes them back. Readers have connections of their own.
+//!
+//! Architecture Invariant: one process a file. A second one is refused at
+//! start, so the process's clock is the store's clock.
+
+use std::{
+    fs::{File, TryLockError},
+    path::{Path, PathBuf},
+    str::FromStr as _,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+
+use sqlx::{
+    ConnectOptions as _, Connection as _, SqliteConnection, Transaction,
+    migrate::Migrator,
+    sqlite::{SqliteConnectOptions, SqliteJournalMode, SqliteSynchronous},
+};
+use tokio::sync::Mutex;
+
+use super::{Clock, Connection, Store, StoreError, schema};
+use crate::domain::Timestamp;
+
+mod events;
+mod sessions;
+mod upkeep;
+
+/// The page cache of the writing connection, in KiB; negative as `SQLite` wants
+/// it. Filled only as far as the file is large.
+const CACHE_KIB: &str = "-65536";
+
+/// An embedded database file.
+pub struct Sqlite {
+    options: SqliteConnectOptions,
+    clock: Clock,
+    writer: Arc<Mutex<SqliteConnection>>,
+    /// Held for as long as the file is in use.
+    lock: Arc<File>,
+}
+
+impl Sqlite {
+    /// Opens the file that `url` names, and makes it where there is none.
+    ///
+    /// # Errors
+    /// [`StoreError::Fault`] when the file cannot be opened, or another process
+    /// has it.
+    pub async fn open(url: &str, clock: Clock) -> Result<Self, StoreError> {
+        let options = SqliteConnectOptions::from_str(url)
+            .map_err(|error| StoreError::fault(format!("cannot read the database URL: {error}")))?
+            .create_if_missing(true)
+            .journal_mode(SqliteJournalMode::Wal)
+            .synchronous(SqliteSynchronous::Full)
+            .busy_timeout(Duration::from_secs(5))
+            .pragma("cache_size", CACHE_KIB)
+            .disable_statement_logging();
+        let path = options.get_filename();
+        if path.as_os_str().is_empty() || url.contains(":memory:") || url.contains("mode=memory") {
+            let cause = "an in-memory database forgets every mark when it ends: name a file";
+            return Err(StoreError::fault(cause));
+        }
+        let lock = Arc::new(lock(path)?);
+        let writer = options.connect().await.map_err(|error| {
+            StoreError::fault(format!("cannot open {}: {error}", path.display()))
+        })?;
+        Ok(Self {
+            options,
+            clock,
+            writer: Arc::new(Mutex::new(writer)),
+            lock,
+        })
+    }
+
+    /// Brings the schema up to date.
+    ///
+    /// # Errors
+    /// [`StoreError::Fault`] when the schema is not one of ours.
+    pub async fn migrate(&self) -> Result<(), StoreError> {
+        let mut writer = self.writer.lock().await;
+        migrator()
+            .run(&mut *writer)
+            .await
+            .map_err(|error| schema::fault(error, classify))
+    }
+
+    /// Checks that the schema is the one this binary was built for.
+    ///
+    /// # Errors
+    /// [`StoreError::Fault`] when it is not.
+    pub async fn verify(&self) -> Result<(), StoreError> {
+        let mut writer = self.writer.lock().await;
+        schema::verify(&migrator(), &mut *writer, classify).await
+    }
+}
+
+fn migrator() -> Migrator {
+    let mut migrator = sqlx::migrate!("migrations/sqlite");
+    migrator.dangerous_set_table_name(schema::TABLE);
+    migrator
+}
+
+/// Takes the lock that goes with a database file. It is a file beside it, for
+/// closing a second handle to the database would drop the locks that `SQLite`
+/// itself holds on it: <https://www.sqlite.org/howtocorrupt.html>, 2.2.
+fn lock(database: &Path) -> Result<File, StoreError> {
+    let mut path = PathBuf::from(database).into_os_string();
+    path.push(".lock");
+    let path = PathBuf::from(path);
+    let file = File::options()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .open(&path)
+        .map_err(|error| StoreError::fault(format!("cannot open {}: {error}", path.display())))?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(TryLockError::WouldBlock) => Err(StoreError::fault(format!(
+            "another process uses {}: one process a file; for several replicas use PostgreSQL \
+             (--database-url postgres://…)",
+            database.display()
+        ))),
+        Err(TryLockError::Error(error)) => Err(StoreError::fault(format!(
+            "cannot lock {}: {error}",
+            path.display()
+        ))),
+    }
+}
+
+impl Store for Sqlite {
+    type Connection = Handle;
+
+    fn connection(&self) -> Handle {
+        Handle {
+            options: self.options.clone(),
+            clock: self.clock.clone(),
+            writer: Arc::clone(&self.writer),
+            reader: None,
+            _lock: Arc::clone(&self.lock),
+        }
+    }
+
+    /// There is one writer, whoever asks.
+    fn writers(&self, _wanted: usize) -> usize {
+        1
+    }
+}
+
+/// The shared writer, and a reader of its own.
+pub struct Handle {
+    options: SqliteConnectOptions,
+    clock: Clock,
+    writer: Arc<Mutex<SqliteConnection>>,
+    reader: Option<SqliteConnection>,
+    _lock: Arc<File>,
+}
+
+impl Connection for Handle {
+    fn reset(&mut self) {
+        self.reader = None;
+    }
+}
+
+impl Handle {
+    /// The time, by the clock of the machine that the file is on.
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "the embedded store's clock is this machine's"
+    )]
+    fn now(&self) -> Timestamp {
+        self.clock.now().unwrap_or_else(|| {
+            let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+            let micros = since.unwrap_or_default().as_micros();
+            Timestamp::from_micros(i64::try_from(micros).unwrap_or(i64::MAX))
+        })
+    }
+
+    async fn reader(&mut self) -> Result<&mut SqliteConnection, StoreError> {
+        if self.reader.is_none() {
+            let options = self
+                .options
+                .clone()
+                .read_only(true)
+                .create_if_missing(false);
+            self.reader = Some(options.connect().await.map_err(classify)?);
+        }
+        self.reader
+            .as_mut()
+            .ok_or_else(|| StoreError::fault("no connection"))
+    }
+}
+
+/// Begins a batch's transaction: no other can write until it ends.
+async fn begin(writer: &mut SqliteConnection) -> Result<Transaction<'_, sqlx::Sqlite>, StoreError> {
+    writer.begin_with("BEGIN IMMEDIATE").await.map_err(classify)
+}
+
+/// Sorts an error by its result code: <https://www.sqlite.org/rescode.html>.
+fn classify(error: sqlx::Error) -> StoreError {
+    let sqlx::Error::Database(database) = &error else {
+        return match error {
+            sqlx::Error::Io(_) | sqlx::Error::WorkerCrashed => StoreError::unavailable(error),
+            _ => StoreError::fault(error),
+        };
+    };
+    let extended: i32 = database
+        .code()
+        .and_then(|code| code.parse().ok())
+        .unwrap_or_default();
+    match extended & 0xff {
+        // BUSY, LOCKED, NOMEM, READONLY, IOERR, FULL, CANTOPEN, PROTOCOL: the
+        // file's state or the disk's, not the data's.
+        5 | 6 | 7 | 8 | 10 | 13 | 14 | 15 => StoreError::unavailable(error),
+        // TOOBIG, CONSTRAINT, MISMATCH.
+        18..=20 => StoreError::Refused(error.to_string().into()),
+        _ => StoreError::fault(error),
+    }
+}
+
+/// The answer's place that a `json_each` key names.
+fn slot<T>(answers: &mut [T], key: i64) -> Result<&mut T, StoreError> {
+    usize::try_from(key)
+        .ok()
+        .and_then(|index| answers.get_mut(index))
+        .ok_or_else(|| StoreError::fault("a row nobody asked for"))
+}

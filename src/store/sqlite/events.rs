@@ -1,0 +1,103 @@
+//! Events in `SQLite`.
+
+use sqlx::{Row as _, SqliteConnection, sqlite::SqliteRow};
+use uuid::{Uuid, fmt::Simple};
+
+use super::{Handle, begin, classify, slot};
+use crate::{
+    domain::{EventKey, Mark, RequestId, StoredEvent, Timestamp},
+    store::{EventStore, StoreError},
+};
+
+// $1: a JSON array with an array for each item. $2: the moment.
+
+pub(super) const MARK: &str = "
+INSERT INTO processed_events (team_id, event_id, processed_at, expires_at, request_id)
+SELECT value ->> 0, value ->> 1, $2, $2 + (value ->> 2), value ->> 3
+FROM json_each($1) WHERE true
+ON CONFLICT (team_id, event_id) DO UPDATE
+SET processed_at = excluded.processed_at, expires_at = excluded.expires_at,
+    request_id = excluded.request_id
+WHERE processed_events.expires_at <= excluded.processed_at
+";
+
+pub(super) const LOOK: &str = "
+SELECT a.key, e.processed_at, e.expires_at, e.request_id
+FROM json_each($1) AS a CROSS JOIN processed_events AS e
+    ON e.team_id = a.value ->> 0 AND e.event_id = a.value ->> 1
+WHERE e.expires_at > $2
+";
+
+impl EventStore for Handle {
+    async fn mark(&mut self, marks: &[&Mark]) -> Result<Vec<StoredEvent>, StoreError> {
+        let asked: Vec<_> = marks
+            .iter()
+            .map(|mark| {
+                let request = mark.request.as_uuid().simple().to_string();
+                (
+                    &mark.key.team,
+                    &mark.key.event,
+                    mark.ttl.as_micros(),
+                    request,
+                )
+            })
+            .collect();
+        let asked = serde_json::json!(asked).to_string();
+
+        let mut writer = self.writer.lock().await;
+        let mut batch = begin(&mut writer).await?;
+        // Read once nobody else can write.
+        let now = self.now();
+        sqlx::query(MARK)
+            .bind(&asked)
+            .bind(now.as_micros())
+            .execute(&mut *batch)
+            .await
+            .map_err(classify)?;
+        let live = look(&mut batch, &asked, marks.len(), now).await?;
+        batch.commit().await.map_err(classify)?;
+        live.into_iter()
+            .collect::<Option<_>>()
+            .ok_or_else(|| StoreError::fault("a mark left no row"))
+    }
+
+    async fn look_events(
+        &mut self,
+        keys: &[&EventKey],
+    ) -> Result<Vec<Option<StoredEvent>>, StoreError> {
+        let asked: Vec<_> = keys.iter().map(|key| (&key.team, &key.event)).collect();
+        let asked = serde_json::json!(asked).to_string();
+        let now = self.now();
+        look(self.reader().await?, &asked, keys.len(), now).await
+    }
+}
+
+async fn look(
+    connection: &mut SqliteConnection,
+    asked: &str,
+    count: usize,
+    now: Timestamp,
+) -> Result<Vec<Option<StoredEvent>>, StoreError> {
+    let rows = sqlx::query(LOOK)
+        .bind(asked)
+        .bind(now.as_micros())
+        .fetch_all(connection)
+        .await
+        .map_err(classify)?;
+    let mut found = vec![None; count];
+    for row in rows {
+        let (key, event) = stored_event(&row).map_err(StoreError::fault)?;
+        *slot(&mut found, key)? = Some(event);
+    }
+    Ok(found)
+}
+
+fn stored_event(row: &SqliteRow) -> Result<(i64, StoredEvent), sqlx::Error> {
+    let request: Simple = row.try_get("request_id")?;
+    let event = StoredEvent {
+        process_time: Timestamp::from_micros(row.try_get("processed_at")?),
+        expire_time: Timestamp::from_micros(row.try_get("expires_at")?),
+        request: Some(RequestId::from_uuid(Uuid::from(request))),
+    };
+    Ok((row.try_get("key")?, event))
+}

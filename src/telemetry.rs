@@ -1,0 +1,345 @@
+//! Logs, and every metric's name.
+//!
+//! Architecture Invariant: no label ever holds a key, a holder or anything else
+//! that a caller chose, so the number of series is bounded.
+
+use std::{io::IsTerminal as _, sync::Arc, time::Duration};
+
+use prometheus_client::{
+    encoding::{EncodeLabelSet, text},
+    metrics::{
+        counter::Counter,
+        family::Family,
+        gauge::Gauge,
+        histogram::{Histogram, exponential_buckets},
+        info::Info,
+    },
+    registry::{Registry, Unit},
+};
+use tracing_subscriber::{EnvFilter, fmt};
+
+/// How logs are written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum LogFormat {
+    /// Text on a terminal, JSON elsewhere.
+    Auto,
+    /// For a person.
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+/// Starts logging to standard error. `filter` is a directive list such as
+/// `info,oncegate=debug`.
+///
+/// # Errors
+/// When `filter` cannot be read, or logging has been started before.
+pub fn init_logs(filter: &str, format: LogFormat) -> anyhow::Result<()> {
+    let filter = EnvFilter::try_new(filter)?;
+    let terminal = std::io::stderr().is_terminal();
+    let logs = fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let started = match (format, terminal) {
+        (LogFormat::Json, _) | (LogFormat::Auto, false) => {
+            logs.json().flatten_event(true).try_init()
+        }
+        (LogFormat::Text, _) | (LogFormat::Auto, true) => {
+            logs.with_ansi(terminal).with_target(false).try_init()
+        }
+    };
+    started.map_err(|error| anyhow::anyhow!("{error}"))
+}
+
+/// A count of one kind of thing, named by one label.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Lane {
+    lane: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Outcome {
+    outcome: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Kind {
+    kind: &'static str,
+}
+
+/// One gRPC method, as the conventional `grpc_server_*` metrics label it.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Method {
+    grpc_type: &'static str,
+    grpc_service: String,
+    grpc_method: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Handled {
+    grpc_type: &'static str,
+    grpc_service: String,
+    grpc_method: String,
+    grpc_code: &'static str,
+}
+
+type Histograms<L> = Family<L, Histogram, fn() -> Histogram>;
+
+/// 50 µs to 26 s, a factor of two apart.
+fn seconds() -> Histogram {
+    Histogram::new(exponential_buckets(0.000_05, 2.0, 20))
+}
+
+/// 1 to 1,024, a factor of two apart.
+fn rows() -> Histogram {
+    Histogram::new(exponential_buckets(1.0, 2.0, 11))
+}
+
+/// Every metric of one server. Cheap to clone.
+#[derive(Clone)]
+pub struct Metrics {
+    registry: Arc<Registry>,
+    started: Family<Method, Counter>,
+    handled: Family<Handled, Counter>,
+    handling: Histograms<Method>,
+    lane_rows: Histograms<Lane>,
+    lane_seconds: Histograms<Lane>,
+    lane_queue: Family<Lane, Gauge>,
+    lane_shed: Family<Lane, Counter>,
+    swept: Family<Kind, Counter>,
+    /// Marks that were the first of their event.
+    pub first: Counter,
+    /// Marks of an event that had been handled.
+    pub duplicate: Counter,
+    /// Leases granted.
+    pub granted: Counter,
+    /// Answers that somebody else holds the session.
+    pub held: Counter,
+    /// Callers that wait for a session on this replica.
+    pub waiters: Gauge,
+    /// Leases that run, over all replicas, as last counted.
+    pub leases: Gauge,
+    /// Whether the store would take a write: 1 or 0.
+    pub store_up: Gauge,
+    /// Connections to this server.
+    pub connections: Gauge,
+    /// Calls refused because too many were under way.
+    pub shed: Counter,
+}
+
+impl Metrics {
+    /// All metrics, at zero.
+    #[must_use]
+    pub fn new() -> Self {
+        let mut registry = Registry::default();
+        let marks = Family::<Outcome, Counter>::default();
+        let acquires = Family::<Outcome, Counter>::default();
+        let mut metrics = Self {
+            registry: Arc::default(),
+            started: Family::default(),
+            handled: Family::default(),
+            handling: Family::new_with_constructor(seconds),
+            lane_rows: Family::new_with_constructor(rows),
+            lane_seconds: Family::new_with_constructor(seconds),
+            lane_queue: Family::default(),
+            lane_shed: Family::default(),
+            swept: Family::default(),
+            first: marks.get_or_create_owned(&Outcome { outcome: "first" }),
+            duplicate: marks.get_or_create_owned(&Outcome {
+                outcome: "duplicate",
+            }),
+            granted: acquires.get_or_create_owned(&Outcome { outcome: "granted" }),
+            held: acquires.get_or_create_owned(&Outcome { outcome: "held" }),
+            waiters: Gauge::default(),
+            leases: Gauge::default(),
+            store_up: Gauge::default(),
+            connections: Gauge::default(),
+            shed: Counter::default(),
+        };
+
+        let r = &mut registry;
+        r.register("grpc_server_started", "RPCs begun", metrics.started.clone());
+        r.register(
+            "grpc_server_handled",
+            "RPCs ended, by status code",
+            metrics.handled.clone(),
+        );
+        r.register_with_unit(
+            "grpc_server_handling",
+            "How long an RPC took, its queueing included",
+            Unit::Seconds,
+            metrics.handling.clone(),
+        );
+        let r = r.sub_registry_with_prefix("oncegate");
+        let build = Info::new([("version", env!("CARGO_PKG_VERSION"))]);
+        r.register("build", "This binary", build);
+        r.register("marks", "Marks answered, by outcome", marks);
+        r.register(
+            "acquires",
+            "Requests for a lease answered, by outcome",
+            acquires,
+        );
+        r.register(
+            "lane_batch_rows",
+            "Rows in one batch",
+            metrics.lane_rows.clone(),
+        );
+        r.register_with_unit(
+            "lane_batch",
+            "How long the store took for one batch, its commit included",
+            Unit::Seconds,
+            metrics.lane_seconds.clone(),
+        );
+        r.register(
+            "lane_queue_depth",
+            "Calls queued for a lane",
+            metrics.lane_queue.clone(),
+        );
+        r.register(
+            "lane_shed",
+            "Calls refused by a full lane",
+            metrics.lane_shed.clone(),
+        );
+        r.register("swept_rows", "Rows deleted, by kind", metrics.swept.clone());
+        r.register(
+            "session_waiters",
+            "Callers that wait for a session here",
+            metrics.waiters.clone(),
+        );
+        r.register(
+            "leases_held",
+            "Leases that run, over all replicas, as counted with each sweep",
+            metrics.leases.clone(),
+        );
+        r.register(
+            "store_up",
+            "Whether the store would take a write",
+            metrics.store_up.clone(),
+        );
+        r.register(
+            "connections",
+            "Connections to this server",
+            metrics.connections.clone(),
+        );
+        r.register(
+            "shed",
+            "Calls refused: too many under way",
+            metrics.shed.clone(),
+        );
+
+        metrics.registry = Arc::new(registry);
+        metrics
+    }
+
+    /// The metrics of one kind of lane.
+    #[must_use]
+    pub fn lane(&self, lane: &'static str) -> LaneMetrics {
+        let label = Lane { lane };
+        LaneMetrics {
+            rows: self.lane_rows.get_or_create_owned(&label),
+            seconds: self.lane_seconds.get_or_create_owned(&label),
+            queue: self.lane_queue.get_or_create_owned(&label),
+            shed: self.lane_shed.get_or_create_owned(&label),
+        }
+    }
+
+    /// Notes rows that a sweep or a `Cleanup` deleted.
+    pub fn swept(&self, events: u64, sessions: u64) {
+        self.swept
+            .get_or_create(&Kind { kind: "event" })
+            .inc_by(events);
+        self.swept
+            .get_or_create(&Kind { kind: "session" })
+            .inc_by(sessions);
+    }
+
+    /// Counts the calls of one gRPC method.
+    #[must_use]
+    pub fn method(&self, grpc_type: &'static str, service: &str, method: &str) -> MethodMetrics {
+        let label = Method {
+            grpc_type,
+            grpc_service: service.to_owned(),
+            grpc_method: method.to_owned(),
+        };
+        MethodMetrics {
+            started: self.started.get_or_create_owned(&label),
+            seconds: self.handling.get_or_create_owned(&label),
+            handled: self.handled.clone(),
+            label,
+        }
+    }
+
+    /// All metrics in the `OpenMetrics` text format.
+    #[must_use]
+    pub fn render(&self) -> String {
+        let mut page = String::new();
+        // Writing to a String cannot fail.
+        let _ = text::encode(&mut page, &self.registry);
+        page
+    }
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// What one kind of lane tells.
+#[derive(Clone)]
+pub struct LaneMetrics {
+    rows: Histogram,
+    seconds: Histogram,
+    queue: Gauge,
+    shed: Counter,
+}
+
+impl LaneMetrics {
+    /// A call joined (1) or left (−1) the queue.
+    pub fn queued(&self, change: i64) {
+        self.queue.inc_by(change);
+    }
+
+    /// A call was refused.
+    pub fn shed(&self) {
+        self.shed.inc();
+    }
+
+    /// A batch of `rows` was run.
+    pub fn batch(&self, rows: usize, took: Duration) {
+        self.rows
+            .observe(f64::from(u32::try_from(rows).unwrap_or(u32::MAX)));
+        self.seconds.observe(took.as_secs_f64());
+    }
+}
+
+/// What one gRPC method tells.
+#[derive(Clone)]
+pub struct MethodMetrics {
+    started: Counter,
+    seconds: Histogram,
+    handled: Family<Handled, Counter>,
+    label: Method,
+}
+
+impl MethodMetrics {
+    /// A call began.
+    pub fn started(&self) {
+        self.started.inc();
+    }
+
+    /// A call ended with `grpc_code`, such as `OK`.
+    pub fn handled(&self, grpc_code: &'static str, took: Duration) {
+        let Method {
+            grpc_type,
+            grpc_service,
+            grpc_method,
+        } = self.label.clone();
+        let label = Handled {
+            grpc_type,
+            grpc_service,
+            grpc_method,
+            grpc_code,
+        };
+        self.handled.get_or_create(&label).inc();
+        self.seconds.observe(took.as_secs_f64());
+    }
+}

@@ -1,0 +1,4 @@
+//! What every store must do: one body, run on each of them.
+
+mod events;
+mod sessions;

@@ -1,0 +1,6 @@
+//! One binary of tests, so that they are linked once and share one cluster.
+//! Every test has a database of its own, real servers on free ports, and runs
+//! beside the others.
+
+mod conformance;
+mod harness;
