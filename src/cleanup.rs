@@ -40,27 +40,6 @@ impl<S: Connection> Executes<Sweep> for S {
     }
 }
 
-/// Counts the leases that run.
-struct Census;
-
-impl Op for Census {
-    type Key<'a> = ();
-    type Row = u64;
-    type Answer = u64;
-
-    fn key(&self) {}
-
-    fn answer(&self, leases: &u64) -> Verdict<u64> {
-        Verdict::Decided(*leases)
-    }
-}
-
-impl<S: Connection> Executes<Census> for S {
-    async fn execute(&mut self, _: &[&Census]) -> Result<Vec<Verdict<u64>>, StoreError> {
-        Ok(vec![Verdict::Decided(self.count_leases().await?)])
-    }
-}
-
 /// What a cleanup deleted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Cleaned {
@@ -74,21 +53,15 @@ pub struct Cleaned {
 #[derive(Clone)]
 pub struct Cleanup {
     sweeps: Lane<Sweep>,
-    census: Lane<Census>,
     metrics: Metrics,
 }
 
 impl Cleanup {
-    /// Starts the lanes.
+    /// Starts the lane.
     pub fn start(store: &impl Store, metrics: &Metrics) -> Self {
         // A lane of one a batch: two sweeps that ask alike are still two.
         let sweeps = Lane::start(store.connection(), QUEUE, 1, metrics.lane("sweep"));
-        let census = Lane::start(store.connection(), QUEUE, QUEUE, metrics.lane("census"));
-        Self {
-            sweeps,
-            census,
-            metrics: metrics.clone(),
-        }
+        Self { sweeps, metrics: metrics.clone() }
     }
 
     /// Deletes up to `sweep.limit` rows, in batches, until `until`.
@@ -100,18 +73,8 @@ impl Cleanup {
         let mut left = sweep.limit;
         loop {
             // Counting is one statement, or it would count the same rows again.
-            let limit = if sweep.dry_run {
-                left
-            } else {
-                left.min(BATCH_ROWS)
-            };
-            let swept = self
-                .sweeps
-                .call(Sweep {
-                    limit,
-                    ..sweep.clone()
-                })
-                .await?;
+            let limit = if sweep.dry_run { left } else { left.min(BATCH_ROWS) };
+            let swept = self.sweeps.call(Sweep { limit, ..sweep.clone() }).await?;
             let rows = swept.events + swept.sessions;
             total.events += swept.events;
             total.sessions += swept.sessions;
@@ -121,24 +84,22 @@ impl Cleanup {
             }
             let full = rows >= u64::from(limit);
             if !full || left == 0 || Instant::now() >= until {
-                return Ok(Cleaned {
-                    swept: total,
-                    more: full,
-                });
+                return Ok(Cleaned { swept: total, more: full });
             }
         }
     }
 
     /// Sweeps what has expired every `interval`, on one replica at a time, and
-    /// counts the leases, until `stop`.
-    pub async fn sweep_forever(self, interval: Duration, stop: CancellationToken) {
+    /// counts the leases over a connection of its own, until `stop`.
+    pub async fn sweep_forever(
+        self,
+        mut store: impl Connection,
+        interval: Duration,
+        stop: CancellationToken,
+    ) {
         // Replicas that start together do not sweep together.
         let mut next = Instant::now() + interval.mul_f64(rand::random_range(0.0..1.0));
-        while stop
-            .run_until_cancelled(tokio::time::sleep_until(next))
-            .await
-            .is_some()
-        {
+        while stop.run_until_cancelled(tokio::time::sleep_until(next)).await.is_some() {
             next = Instant::now() + interval;
             let sweep = Sweep {
                 team: None,
@@ -154,10 +115,8 @@ impl Cleanup {
                 Ok(_) => {}
                 Err(error) => tracing::warn!(%error, "sweep failed"),
             }
-            if let Ok(leases) = self.census.call(Census).await {
-                self.metrics
-                    .leases
-                    .set(i64::try_from(leases).unwrap_or(i64::MAX));
+            if let Ok(leases) = store.count_leases().await {
+                self.metrics.leases.set(i64::try_from(leases).unwrap_or(i64::MAX));
             }
         }
     }

@@ -59,6 +59,7 @@ pub struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Run the service
+    #[command(after_help = crate::domain::limits::summary())]
     Serve(Box<ServeConfig>),
     /// Bring a database's schema up to date, and exit
     Migrate(StoreConfig),

@@ -56,13 +56,7 @@ pub struct LogConfig {
     #[arg(long, env = "ONCEGATE_LOG", default_value = "info", global = true)]
     pub log: String,
     /// How to write the log
-    #[arg(
-        long,
-        env = "ONCEGATE_LOG_FORMAT",
-        value_enum,
-        default_value = "auto",
-        global = true
-    )]
+    #[arg(long, env = "ONCEGATE_LOG_FORMAT", value_enum, default_value = "auto", global = true)]
     pub log_format: LogFormat,
 }
 
@@ -178,21 +172,10 @@ impl ServeConfig {
     /// # Errors
     /// Naming the flags that do not.
     pub fn validate(&self) -> anyhow::Result<()> {
-        let LimitConfig {
-            call_timeout,
-            keepalive_timeout,
-            keepalive_interval,
-            ..
-        } = self.limits;
+        let LimitConfig { call_timeout, keepalive_timeout, keepalive_interval, .. } = self.limits;
         ensure!(self.writers > 0, "--writers must be 1 or more");
-        ensure!(
-            self.limits.max_connections > 0,
-            "--max-connections must be 1 or more"
-        );
-        ensure!(
-            self.limits.max_streams > 0,
-            "--max-streams must be 1 or more"
-        );
+        ensure!(self.limits.max_connections > 0, "--max-connections must be 1 or more");
+        ensure!(self.limits.max_streams > 0, "--max-streams must be 1 or more");
         ensure!(self.limits.max_calls > 0, "--max-calls must be 1 or more");
         ensure!(
             self.limits.queue_capacity >= crate::domain::limits::MAX_BATCH_ITEMS,
@@ -247,10 +230,7 @@ mod tests {
         for text in ["127.0.0.1:7411", "[::1]:0", "unix:/run/oncegate.sock"] {
             assert_eq!(text.parse::<Address>().unwrap().to_string(), text);
         }
-        assert_eq!(
-            "unix:///run/x".parse::<Address>().unwrap().to_string(),
-            "unix:/run/x"
-        );
+        assert_eq!("unix:///run/x".parse::<Address>().unwrap().to_string(), "unix:/run/x");
         for bad in ["", "unix:", "7411", "localhost"] {
             assert!(bad.parse::<Address>().is_err(), "{bad}");
         }

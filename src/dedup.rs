@@ -25,12 +25,7 @@ impl Op for Mark {
 
 impl<S: Connection> Executes<Mark> for S {
     async fn execute(&mut self, ops: &[&Mark]) -> Result<Vec<Verdict<StoredEvent>>, StoreError> {
-        Ok(self
-            .mark(ops)
-            .await?
-            .into_iter()
-            .map(Verdict::Decided)
-            .collect())
+        Ok(self.mark(ops).await?.into_iter().map(Verdict::Decided).collect())
     }
 }
 
@@ -57,12 +52,7 @@ impl<S: Connection> Executes<Look> for S {
         ops: &[&Look],
     ) -> Result<Vec<Verdict<Option<StoredEvent>>>, StoreError> {
         let keys: Vec<&EventKey> = ops.iter().map(|look| &look.0).collect();
-        Ok(self
-            .look_events(&keys)
-            .await?
-            .into_iter()
-            .map(Verdict::Decided)
-            .collect())
+        Ok(self.look_events(&keys).await?.into_iter().map(Verdict::Decided).collect())
     }
 }
 
@@ -82,17 +72,8 @@ impl Dedup {
         let marks = Lanes::new(store.writers(writers), || {
             Lane::start(store.connection(), capacity, MAX_BATCH, lane.clone())
         });
-        let looks = Lane::start(
-            store.connection(),
-            capacity,
-            MAX_BATCH,
-            metrics.lane("look"),
-        );
-        Self {
-            marks,
-            looks,
-            metrics: metrics.clone(),
-        }
+        let looks = Lane::start(store.connection(), capacity, MAX_BATCH, metrics.lane("look"));
+        Self { marks, looks, metrics: metrics.clone() }
     }
 
     /// Marks one event.
@@ -108,10 +89,8 @@ impl Dedup {
 
     /// Marks several events, each as [`Dedup::mark`] does. Answers in order.
     pub async fn mark_all(&self, marks: Vec<Mark>) -> Vec<Result<MarkOutcome, CallError>> {
-        let lane_of: Vec<usize> = marks
-            .iter()
-            .map(|mark| self.marks.index(mark.key.shard()))
-            .collect();
+        let lane_of: Vec<usize> =
+            marks.iter().map(|mark| self.marks.index(mark.key.shard())).collect();
         let mut shares: Vec<Vec<Mark>> = (0..self.marks.count()).map(|_| Vec::new()).collect();
         for (mark, &lane) in marks.into_iter().zip(&lane_of) {
             shares[lane].push(mark);

@@ -74,7 +74,7 @@ struct Job<O: Op> {
     /// Where the answers go; nowhere, for work that nobody waits for.
     reply: Option<oneshot::Sender<Answers<O>>>,
     /// The job's share of the queue.
-    _room: Option<OwnedSemaphorePermit>,
+    _room: OwnedSemaphorePermit,
 }
 
 impl<O: Op> Job<O> {
@@ -115,11 +115,7 @@ impl<O: Op> Lane<O> {
     ) -> Self {
         let (jobs, queue) = mpsc::channel(capacity);
         tokio::spawn(drive(store, queue, batch, metrics.clone()));
-        Self {
-            jobs,
-            room: Arc::new(Semaphore::new(capacity)),
-            metrics,
-        }
+        Self { jobs, room: Arc::new(Semaphore::new(capacity)), metrics }
     }
 
     /// Asks for one operation, and waits for its answer. Dropping the future
@@ -142,9 +138,7 @@ impl<O: Op> Lane<O> {
     pub async fn call_all(&self, ops: Vec<O>) -> Result<Answers<O>, CallError> {
         let (reply, answers) = oneshot::channel();
         self.enqueue(ops, Some(reply))?;
-        Ok(answers
-            .await
-            .map_err(|_| StoreError::unavailable("the lane has stopped"))?)
+        Ok(answers.await.map_err(|_| StoreError::unavailable("the lane has stopped"))?)
     }
 
     /// Leaves an operation whose answer nobody waits for.
@@ -163,16 +157,12 @@ impl<O: Op> Lane<O> {
         let count = u32::try_from(ops.len()).unwrap_or(u32::MAX);
         let room = Arc::clone(&self.room).try_acquire_many_owned(count).ok();
         let answers = ops.iter().map(|_| None).collect();
-        let sent = room.is_some().then(|| Job {
-            ops,
-            answers,
-            reply,
-            _room: room,
-        });
-        if sent.is_some_and(|job| self.jobs.try_send(job).is_ok()) {
-            self.metrics.queued(1);
+        let job = room.map(|room| Job { ops, answers, reply, _room: room });
+        self.metrics.queued(1);
+        if job.is_some_and(|job| self.jobs.try_send(job).is_ok()) {
             return Ok(());
         }
+        self.metrics.queued(-1);
         self.metrics.shed();
         Err(CallError::Overloaded)
     }
@@ -213,11 +203,7 @@ async fn drive<O: Op, S: Executes<O>>(
                 size += job.ops.len();
                 jobs.push(job);
             }
-            next = if size < batch {
-                queue.try_recv().ok()
-            } else {
-                None
-            };
+            next = if size < batch { queue.try_recv().ok() } else { None };
         }
         if jobs.is_empty() {
             continue;
@@ -235,10 +221,7 @@ async fn run<O: Op, S: Executes<O>>(store: &mut S, jobs: &mut [Job<O>]) {
         .iter()
         .enumerate()
         .flat_map(|(job, Job { answers, .. })| {
-            let open = answers
-                .iter()
-                .enumerate()
-                .filter(|(_, answer)| answer.is_none());
+            let open = answers.iter().enumerate().filter(|(_, answer)| answer.is_none());
             open.map(move |(op, _)| (job, op))
         })
         .collect();
@@ -249,20 +232,13 @@ async fn run<O: Op, S: Executes<O>>(store: &mut S, jobs: &mut [Job<O>]) {
     // deadlock. The sort is stable, so the first comer speaks for its group.
     let mut order: Vec<usize> = (0..ops.len()).collect();
     order.sort_by(|&a, &b| ops[a].key().cmp(&ops[b].key()));
-    let groups: Vec<&[usize]> = order
-        .chunk_by(|&a, &b| ops[a].key() == ops[b].key())
-        .collect();
+    let groups: Vec<&[usize]> = order.chunk_by(|&a, &b| ops[a].key() == ops[b].key()).collect();
     let leaders: Vec<&O> = groups.iter().map(|group| ops[group[0]]).collect();
 
-    let batch = AssertUnwindSafe(isolate(store, &leaders))
-        .catch_unwind()
-        .await;
+    let batch = AssertUnwindSafe(isolate(store, &leaders)).catch_unwind().await;
     let rows = batch.unwrap_or_else(|_| {
         store.reset();
-        leaders
-            .iter()
-            .map(|_| Err(StoreError::fault("a batch panicked")))
-            .collect()
+        leaders.iter().map(|_| Err(StoreError::fault("a batch panicked"))).collect()
     });
 
     let mut decided = Vec::with_capacity(open.len());

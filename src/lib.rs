@@ -1,4 +1,36 @@
-//! One idempotency authority for bots in any language.
+//! One idempotency authority for bots in any language: *has this event been
+//! handled already?* and *may I work on this conversation now?*
+//!
+//! Dependencies point one way, from the bottom of this list to its top:
+//!
+//! | module | what it is |
+//! |---|---|
+//! | [`domain`] | values and rules, no I/O |
+//! | [`store`] | what is needed of a database; PostgreSQL and SQLite |
+//! | [`lane`] | the batching actor between callers and a connection |
+//! | [`dedup`], [`session`], [`cleanup`] | events, leases, rows no longer needed |
+//! | [`grpc`] | the wire |
+//! | [`listener`], [`server`] | sockets; the composition root |
+//! | [`cli`] | the commands |
+//!
+//! [`telemetry`] and [`config`] stand beside them. `docs/ARCHITECTURE.md` walks
+//! one call through all of it.
+//!
+//! What always holds:
+//!
+//! 1. At most one `first` per team and event in a TTL window, over all callers,
+//!    replicas, crashes and retries; a duplicate is told only while a committed
+//!    winner lives.
+//! 2. An answer leaves only after its commit; an outcome that is not known is
+//!    unavailable, never a guess.
+//! 3. Expiry is exact, by the store's clock, read after any lock wait.
+//! 4. At most one live lease per session; its fencing tokens rise forever.
+//! 5. Renew and release work for the exact, unexpired holder; a stale one
+//!    changes nothing.
+//! 6. A caller that went away never ends up holding.
+//! 7. A bad or repeated item never fails its neighbours in a batch.
+//! 8. Everything is bounded, and a drain ends in time whatever the peers do.
+
 pub mod cleanup;
 pub mod cli;
 pub mod config;

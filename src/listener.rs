@@ -105,24 +105,14 @@ async fn bind_unix(path: &Path) -> anyhow::Result<Listener> {
         Some(parent) if !parent.as_os_str().is_empty() => parent,
         _ => Path::new("."),
     };
-    DirBuilder::new()
-        .recursive(true)
-        .mode(DIRECTORY_MODE)
-        .create(directory)?;
+    DirBuilder::new().recursive(true).mode(DIRECTORY_MODE).create(directory)?;
     let mode = fs::metadata(directory)?.permissions().mode();
     if mode & 0o002 != 0 && mode & 0o1000 == 0 {
-        bail!(
-            "{} is writable by everybody: anybody could replace the socket",
-            directory.display()
-        );
+        bail!("{} is writable by everybody: anybody could replace the socket", directory.display());
     }
 
     let lock = with_suffix(path, ".lock");
-    let lock = File::options()
-        .create(true)
-        .truncate(false)
-        .write(true)
-        .open(lock)?;
+    let lock = File::options().create(true).truncate(false).write(true).open(lock)?;
     if lock.try_lock().is_err() {
         bail!("another server listens there");
     }
@@ -143,14 +133,7 @@ async fn bind_unix(path: &Path) -> anyhow::Result<Listener> {
     fs::set_permissions(&fresh, Permissions::from_mode(SOCKET_MODE))?;
     let inode = fs::symlink_metadata(&fresh)?.ino();
     fs::rename(&fresh, path)?;
-    Ok(Listener::Unix(
-        listener,
-        SocketFile {
-            path: path.to_owned(),
-            inode,
-            _lock: lock,
-        },
-    ))
+    Ok(Listener::Unix(listener, SocketFile { path: path.to_owned(), inode, _lock: lock }))
 }
 
 fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
@@ -198,14 +181,7 @@ impl Incoming {
         cut: CancellationToken,
     ) -> Self {
         let room = Arc::new(Semaphore::new(limits.most));
-        Self {
-            listener,
-            limits,
-            room,
-            open,
-            cut,
-            pause: None,
-        }
+        Self { listener, limits, room, open, cut, pause: None }
     }
 }
 

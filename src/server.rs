@@ -81,17 +81,16 @@ impl Server {
             cleanup: cleanup.clone(),
             timeout: config.limits.call_timeout,
         };
-        tokio::spawn(cleanup.sweep_forever(config.sweep_interval, stop.clone()));
+        tokio::spawn(cleanup.sweep_forever(
+            store.connection(),
+            config.sweep_interval,
+            stop.clone(),
+        ));
 
         let (health, health_service) = tonic_health::server::health_reporter();
-        health
-            .set_service_status(LIVENESS, ServingStatus::Serving)
-            .await;
-        let mut probe = Probe {
-            store: store.connection(),
-            health: health.clone(),
-            metrics: metrics.clone(),
-        };
+        health.set_service_status(LIVENESS, ServingStatus::Serving).await;
+        let mut probe =
+            Probe { store: store.connection(), health: health.clone(), metrics: metrics.clone() };
         probe.look().await;
         tokio::spawn(probe.follow(config.probe_interval, stop.clone()));
 
@@ -99,8 +98,8 @@ impl Server {
         let observe = Observe::new(&metrics, config.limits.max_calls, under_way.clone())?;
         let services = transport(&config, observe)
             .add_service(health_service)
-            .add_service(reflection()?.build_v1()?)
-            .add_service(reflection()?.build_v1alpha()?)
+            .add_service(reflection().build_v1()?)
+            .add_service(reflection().build_v1alpha()?)
             .add_service(
                 IdempotencyServiceServer::new(service).max_decoding_message_size(MAX_REQUEST_BYTES),
             );
@@ -110,19 +109,9 @@ impl Server {
             first_byte: config.limits.first_byte_timeout,
         };
         let incoming = Incoming::new(listener, limits, metrics.connections.clone(), cut.clone());
-        let drain = Drain {
-            health,
-            under_way,
-            cut,
-            timeout: config.drain_timeout,
-        };
+        let drain = Drain { health, under_way, cut, timeout: config.drain_timeout };
         let task = tokio::spawn(drain.serve(services, incoming, stop.clone()));
-        Ok(Self {
-            address,
-            metrics_address,
-            stop,
-            task,
-        })
+        Ok(Self { address, metrics_address, stop, task })
     }
 
     /// Where it listens, with the port that the system chose.
@@ -168,9 +157,9 @@ async fn open(config: &StoreConfig, clock: Clock, migrate: bool) -> anyhow::Resu
     if url.starts_with("sqlite:") {
         let store = Sqlite::open(url, clock).await?;
         if migrate {
-            store.migrate().await?
+            store.migrate().await?;
         } else {
-            store.verify().await?
+            store.verify().await?;
         }
         return Ok(Opened::Sqlite(store));
     }
@@ -181,11 +170,7 @@ async fn open(config: &StoreConfig, clock: Clock, migrate: bool) -> anyhow::Resu
     let store = Postgres::new(url, config.store_timeout, clock)?;
     let until = Instant::now() + config.connect_timeout;
     loop {
-        let ready = if migrate {
-            store.migrate().await
-        } else {
-            store.verify().await
-        };
+        let ready = if migrate { store.migrate().await } else { store.verify().await };
         match ready {
             Ok(()) => return Ok(Opened::Postgres(store)),
             // Services that start together find each other in any order.
@@ -216,11 +201,11 @@ fn transport(config: &ServeConfig, observe: Observe) -> Transport<Stack<Observe,
 
 /// Reflection for everything that a caller of ours meets: the contract, health,
 /// and the details that errors carry.
-fn reflection() -> anyhow::Result<tonic_reflection::server::Builder<'static>> {
-    Ok(tonic_reflection::server::Builder::configure()
+fn reflection() -> tonic_reflection::server::Builder<'static> {
+    tonic_reflection::server::Builder::configure()
         .register_encoded_file_descriptor_set(pb::FILE_DESCRIPTOR_SET)
         .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
-        .register_encoded_file_descriptor_set(tonic_types::pb::FILE_DESCRIPTOR_SET))
+        .register_encoded_file_descriptor_set(tonic_types::pb::FILE_DESCRIPTOR_SET)
 }
 
 /// Keeps readiness true to the store.
@@ -232,11 +217,7 @@ struct Probe<C> {
 
 impl<C: Connection> Probe<C> {
     async fn follow(mut self, interval: Duration, stop: CancellationToken) {
-        while stop
-            .run_until_cancelled(tokio::time::sleep(interval))
-            .await
-            .is_some()
-        {
+        while stop.run_until_cancelled(tokio::time::sleep(interval)).await.is_some() {
             // Once draining has begun, readiness is its business.
             if stop.run_until_cancelled(self.look()).await.is_none() {
                 return;
@@ -249,16 +230,12 @@ impl<C: Connection> Probe<C> {
         let was_up = self.metrics.store_up.set(i64::from(up)) == 1;
         if up != was_up {
             if up {
-                tracing::info!("the store is there");
+                tracing::info!("the store is up");
             } else {
-                tracing::error!("the store is away");
+                tracing::error!("the store is down");
             }
         }
-        let status = if up {
-            ServingStatus::Serving
-        } else {
-            ServingStatus::NotServing
-        };
+        let status = if up { ServingStatus::Serving } else { ServingStatus::NotServing };
         for service in READINESS {
             self.health.set_service_status(service, status).await;
         }
@@ -290,15 +267,10 @@ impl Drain {
         let until = Instant::now() + self.timeout;
         tracing::info!(calls = self.under_way.len(), "draining");
         for service in READINESS {
-            self.health
-                .set_service_status(service, ServingStatus::NotServing)
-                .await;
+            self.health.set_service_status(service, ServingStatus::NotServing).await;
         }
         self.under_way.close();
-        if tokio::time::timeout_at(until, self.under_way.wait())
-            .await
-            .is_err()
-        {
+        if tokio::time::timeout_at(until, self.under_way.wait()).await.is_err() {
             tracing::warn!(calls = self.under_way.len(), "calls were cut off");
         }
         // Every answer is on its way: peers that stay are idle, or mute.

@@ -20,8 +20,8 @@ mod ops;
 mod queue;
 
 pub use grant::Grant;
-use grant::Grants;
-use ops::{GiveBack, Look, Outcome, Take};
+use grant::{GiveBack, Grants};
+use ops::{Look, Outcome, Take};
 use queue::Queues;
 
 /// The longest that the first in a queue waits before it looks again: how late
@@ -81,35 +81,14 @@ impl Sessions {
         let takes = Lanes::new(store.writers(writers), || {
             Lane::start(store.connection(), capacity, MAX_BATCH, lane.clone())
         });
-        let renews = Lane::start(
-            store.connection(),
-            capacity,
-            MAX_BATCH,
-            metrics.lane("renew"),
-        );
-        let releases = Lane::start(
-            store.connection(),
-            capacity,
-            MAX_BATCH,
-            metrics.lane("release"),
-        );
-        let looks = Lane::start(
-            store.connection(),
-            capacity,
-            MAX_BATCH,
-            metrics.lane("look_session"),
-        );
+        let renews = Lane::start(store.connection(), capacity, MAX_BATCH, metrics.lane("renew"));
+        let releases =
+            Lane::start(store.connection(), capacity, MAX_BATCH, metrics.lane("release"));
+        let looks =
+            Lane::start(store.connection(), capacity, MAX_BATCH, metrics.lane("look_session"));
         let queues = Arc::new(Queues::new(metrics.waiters.clone()));
         let grants = Arc::new(Grants::new(releases.clone(), Arc::clone(&queues)));
-        Self {
-            takes,
-            renews,
-            releases,
-            looks,
-            queues,
-            grants,
-            metrics: metrics.clone(),
-        }
+        Self { takes, renews, releases, looks, queues, grants, metrics: metrics.clone() }
     }
 
     /// Takes the lease of a session, queueing for up to `wait` while it is held.
@@ -163,10 +142,7 @@ impl Sessions {
         lease: LeaseId,
         ttl: Ttl,
     ) -> Result<Lease, SessionError> {
-        self.renews
-            .call(Renew { key, lease, ttl })
-            .await?
-            .ok_or(SessionError::LeaseLost)
+        self.renews.call(Renew { key, lease, ttl }).await?.ok_or(SessionError::LeaseLost)
     }
 
     /// Gives a lease back. Answers whether it is given back, now or before.
@@ -188,22 +164,14 @@ impl Sessions {
         token: FencingToken,
     ) -> Result<(bool, Option<FencingToken>), SessionError> {
         let row = self.looks.call(Look(key)).await?;
-        let current = row
-            .as_ref()
-            .is_some_and(|row| row.live && row.lease.token == token);
+        let current = row.as_ref().is_some_and(|row| row.live && row.lease.token == token);
         Ok((current, row.map(|row| row.lease.token)))
     }
 
     async fn take(&self, acquire: &Acquire, keep: bool) -> Result<Outcome, CallError> {
-        let lane = self
-            .takes
-            .at(self.takes.index(acquire.key.lock_key().cast_unsigned()));
+        let lane = self.takes.at(self.takes.index(acquire.key.lock_key().cast_unsigned()));
         let grants = (!keep).then(|| Arc::clone(&self.grants));
-        lane.call(Take {
-            acquire: acquire.clone(),
-            grants,
-        })
-        .await
+        lane.call(Take { acquire: acquire.clone(), grants }).await
     }
 
     /// What a request would be told, without taking anything.
@@ -219,10 +187,7 @@ impl Sessions {
 
     /// Waits for the session, behind those who came before.
     async fn queue(&self, acquire: &Acquire, until: Instant) -> Result<Outcome, SessionError> {
-        let place = self
-            .queues
-            .join(&acquire.key)
-            .ok_or(SessionError::QueueFull)?;
+        let place = self.queues.join(&acquire.key).ok_or(SessionError::QueueFull)?;
         let Ok(_turn) = timeout_at(until, place.turn()).await else {
             return Ok(self.peek(acquire).await?);
         };
@@ -242,9 +207,6 @@ impl Sessions {
     }
 
     fn give_back(&self, key: SessionKey, lease: LeaseId) -> GiveBack {
-        GiveBack {
-            release: Release { key, lease },
-            queues: Arc::clone(&self.queues),
-        }
+        GiveBack { release: Release { key, lease }, queues: Arc::clone(&self.queues) }
     }
 }

@@ -67,6 +67,7 @@ struct Kind {
 
 /// One gRPC method, as the conventional `grpc_server_*` metrics label it.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+#[expect(clippy::struct_field_names, reason = "they are the labels' names")]
 struct Method {
     grpc_type: &'static str,
     grpc_service: String,
@@ -74,6 +75,7 @@ struct Method {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+#[expect(clippy::struct_field_names, reason = "they are the labels' names")]
 struct Handled {
     grpc_type: &'static str,
     grpc_service: String,
@@ -143,9 +145,7 @@ impl Metrics {
             lane_shed: Family::default(),
             swept: Family::default(),
             first: marks.get_or_create_owned(&Outcome { outcome: "first" }),
-            duplicate: marks.get_or_create_owned(&Outcome {
-                outcome: "duplicate",
-            }),
+            duplicate: marks.get_or_create_owned(&Outcome { outcome: "duplicate" }),
             granted: acquires.get_or_create_owned(&Outcome { outcome: "granted" }),
             held: acquires.get_or_create_owned(&Outcome { outcome: "held" }),
             waiters: Gauge::default(),
@@ -157,11 +157,7 @@ impl Metrics {
 
         let r = &mut registry;
         r.register("grpc_server_started", "RPCs begun", metrics.started.clone());
-        r.register(
-            "grpc_server_handled",
-            "RPCs ended, by status code",
-            metrics.handled.clone(),
-        );
+        r.register("grpc_server_handled", "RPCs ended, by status code", metrics.handled.clone());
         r.register_with_unit(
             "grpc_server_handling",
             "How long an RPC took, its queueing included",
@@ -172,32 +168,16 @@ impl Metrics {
         let build = Info::new([("version", env!("CARGO_PKG_VERSION"))]);
         r.register("build", "This binary", build);
         r.register("marks", "Marks answered, by outcome", marks);
-        r.register(
-            "acquires",
-            "Requests for a lease answered, by outcome",
-            acquires,
-        );
-        r.register(
-            "lane_batch_rows",
-            "Rows in one batch",
-            metrics.lane_rows.clone(),
-        );
+        r.register("acquires", "Requests for a lease answered, by outcome", acquires);
+        r.register("lane_batch_rows", "Rows in one batch", metrics.lane_rows.clone());
         r.register_with_unit(
             "lane_batch",
             "How long the store took for one batch, its commit included",
             Unit::Seconds,
             metrics.lane_seconds.clone(),
         );
-        r.register(
-            "lane_queue_depth",
-            "Calls queued for a lane",
-            metrics.lane_queue.clone(),
-        );
-        r.register(
-            "lane_shed",
-            "Calls refused by a full lane",
-            metrics.lane_shed.clone(),
-        );
+        r.register("lane_queue_depth", "Calls queued for a lane", metrics.lane_queue.clone());
+        r.register("lane_shed", "Calls refused by a full lane", metrics.lane_shed.clone());
         r.register("swept_rows", "Rows deleted, by kind", metrics.swept.clone());
         r.register(
             "session_waiters",
@@ -209,21 +189,9 @@ impl Metrics {
             "Leases that run, over all replicas, as counted with each sweep",
             metrics.leases.clone(),
         );
-        r.register(
-            "store_up",
-            "Whether the store would take a write",
-            metrics.store_up.clone(),
-        );
-        r.register(
-            "connections",
-            "Connections to this server",
-            metrics.connections.clone(),
-        );
-        r.register(
-            "shed",
-            "Calls refused: too many under way",
-            metrics.shed.clone(),
-        );
+        r.register("store_up", "Whether the store would take a write", metrics.store_up.clone());
+        r.register("connections", "Connections to this server", metrics.connections.clone());
+        r.register("shed", "Calls refused: too many under way", metrics.shed.clone());
 
         metrics.registry = Arc::new(registry);
         metrics
@@ -243,22 +211,15 @@ impl Metrics {
 
     /// Notes rows that a sweep or a `Cleanup` deleted.
     pub fn swept(&self, events: u64, sessions: u64) {
-        self.swept
-            .get_or_create(&Kind { kind: "event" })
-            .inc_by(events);
-        self.swept
-            .get_or_create(&Kind { kind: "session" })
-            .inc_by(sessions);
+        self.swept.get_or_create(&Kind { kind: "event" }).inc_by(events);
+        self.swept.get_or_create(&Kind { kind: "session" }).inc_by(sessions);
     }
 
     /// Counts the calls of one gRPC method.
     #[must_use]
     pub fn method(&self, grpc_type: &'static str, service: &str, method: &str) -> MethodMetrics {
-        let label = Method {
-            grpc_type,
-            grpc_service: service.to_owned(),
-            grpc_method: method.to_owned(),
-        };
+        let label =
+            Method { grpc_type, grpc_service: service.to_owned(), grpc_method: method.to_owned() };
         MethodMetrics {
             started: self.started.get_or_create_owned(&label),
             seconds: self.handling.get_or_create_owned(&label),
@@ -305,8 +266,7 @@ impl LaneMetrics {
 
     /// A batch of `rows` was run.
     pub fn batch(&self, rows: usize, took: Duration) {
-        self.rows
-            .observe(f64::from(u32::try_from(rows).unwrap_or(u32::MAX)));
+        self.rows.observe(f64::from(u32::try_from(rows).unwrap_or(u32::MAX)));
         self.seconds.observe(took.as_secs_f64());
     }
 }
@@ -328,17 +288,8 @@ impl MethodMetrics {
 
     /// A call ended with `grpc_code`, such as `OK`.
     pub fn handled(&self, grpc_code: &'static str, took: Duration) {
-        let Method {
-            grpc_type,
-            grpc_service,
-            grpc_method,
-        } = self.label.clone();
-        let label = Handled {
-            grpc_type,
-            grpc_service,
-            grpc_method,
-            grpc_code,
-        };
+        let Method { grpc_type, grpc_service, grpc_method } = self.label.clone();
+        let label = Handled { grpc_type, grpc_service, grpc_method, grpc_code };
         self.handled.get_or_create(&label).inc();
         self.seconds.observe(took.as_secs_f64());
     }

@@ -21,17 +21,9 @@ pub(super) struct Args {
 }
 
 pub(super) async fn run(args: Args) -> anyhow::Result<Exit> {
-    let message = IsProcessedRequest {
-        event: Some(event(args.team, args.event)),
-    };
+    let message = IsProcessedRequest { event: Some(event(args.team, args.event)) };
     let request = args.client.request(message, Duration::ZERO);
-    let answer = args
-        .client
-        .connect()
-        .await?
-        .is_processed(request)
-        .await?
-        .into_inner();
+    let answer = args.client.connect().await?.is_processed(request).await?.into_inner();
     let state = answer.state();
     let (told, exit) = match state {
         EventState::Processed => ("processed", Exit::Yes),
@@ -46,9 +38,6 @@ pub(super) async fn run(args: Args) -> anyhow::Result<Exit> {
         "process_time": moment(event.process_time),
         "expire_time": moment(event.expire_time),
     });
-    args.client.output.print(
-        &json,
-        format_args!("{told} {} {}", event.team_id, event.event_id),
-    )?;
+    args.client.output.print(&json, format_args!("{told} {} {}", event.team_id, event.event_id))?;
     Ok(exit)
 }

@@ -34,13 +34,7 @@ pub(super) async fn run(args: Args) -> anyhow::Result<Exit> {
         dry_run: args.dry_run,
     };
     let request = args.client.request(message, Duration::ZERO);
-    let answer = args
-        .client
-        .connect()
-        .await?
-        .cleanup(request)
-        .await?
-        .into_inner();
+    let answer = args.client.connect().await?.cleanup(request).await?.into_inner();
     let json = json!({
         "deleted_events": answer.deleted_events,
         "deleted_sessions": answer.deleted_sessions,
@@ -49,18 +43,10 @@ pub(super) async fn run(args: Args) -> anyhow::Result<Exit> {
     });
     let text = format!(
         "{} {} events, {} sessions{}",
-        if args.dry_run {
-            "would delete"
-        } else {
-            "deleted"
-        },
+        if args.dry_run { "would delete" } else { "deleted" },
         answer.deleted_events,
         answer.deleted_sessions,
-        if answer.more {
-            "; there may be more"
-        } else {
-            ""
-        },
+        if answer.more { "; there may be more" } else { "" },
     );
     args.client.output.print(&json, text)?;
     Ok(Exit::Yes)

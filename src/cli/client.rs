@@ -67,12 +67,8 @@ impl ClientArgs {
             .with_context(|| format!("--server {} is not an address", self.server))?
             .connect_timeout(self.timeout);
         endpoint.connect().await.map_err(|error| {
-            Status::unavailable(format!(
-                "cannot reach {}: {}",
-                self.server,
-                root_cause(&error)
-            ))
-            .into()
+            Status::unavailable(format!("cannot reach {}: {}", self.server, root_cause(&error)))
+                .into()
         })
     }
 
@@ -117,23 +113,16 @@ pub(super) fn explain(error: &anyhow::Error) -> String {
 }
 
 pub(super) fn event(team_id: String, event_id: String) -> EventKey {
-    EventKey {
-        team_id,
-        key: Some(event_key::Key::EventId(event_id)),
-    }
+    EventKey { team_id, key: Some(event_key::Key::EventId(event_id)) }
 }
 
 pub(super) fn session(team_id: String, session_id: String) -> SessionKey {
-    SessionKey {
-        team_id,
-        key: Some(session_key::Key::SessionId(session_id)),
-    }
+    SessionKey { team_id, key: Some(session_key::Key::SessionId(session_id)) }
 }
 
 /// A flag's duration on the wire.
 pub(super) fn duration(span: Option<Duration>) -> anyhow::Result<Option<prost_types::Duration>> {
-    span.map(|span| span.try_into().context("the duration is too long"))
-        .transpose()
+    span.map(|span| span.try_into().context("the duration is too long")).transpose()
 }
 
 /// A moment as people and `date -d` read it.
@@ -143,7 +132,5 @@ pub(super) fn moment(at: Option<prost_types::Timestamp>) -> String {
 
 /// How much time is left, in seconds.
 pub(super) fn seconds(span: Option<prost_types::Duration>) -> f64 {
-    span.and_then(|span| Duration::try_from(span).ok())
-        .unwrap_or_default()
-        .as_secs_f64()
+    span.and_then(|span| Duration::try_from(span).ok()).unwrap_or_default().as_secs_f64()
 }

@@ -20,13 +20,9 @@ pub(super) struct Args {
 }
 
 pub(super) async fn run(args: Args) -> anyhow::Result<Exit> {
-    let message = HealthCheckRequest {
-        service: args.service.clone(),
-    };
+    let message = HealthCheckRequest { service: args.service.clone() };
     let request = args.client.request(message, Duration::ZERO);
-    let answer = HealthClient::new(args.client.channel().await?)
-        .check(request)
-        .await;
+    let answer = HealthClient::new(args.client.channel().await?).check(request).await;
     let status = match answer {
         Ok(answer) => answer.into_inner().status(),
         Err(status) if status.code() == Code::NotFound => ServingStatus::ServiceUnknown,
@@ -34,12 +30,6 @@ pub(super) async fn run(args: Args) -> anyhow::Result<Exit> {
     };
     let name = status.as_str_name();
     let json = json!({ "service": args.service, "status": name });
-    args.client
-        .output
-        .print(&json, format_args!("{}: {name}", args.service))?;
-    Ok(if status == ServingStatus::Serving {
-        Exit::Yes
-    } else {
-        Exit::No
-    })
+    args.client.output.print(&json, format_args!("{}: {name}", args.service))?;
+    Ok(if status == ServingStatus::Serving { Exit::Yes } else { Exit::No })
 }

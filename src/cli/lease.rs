@@ -125,13 +125,7 @@ async fn acquire(args: Acquire) -> anyhow::Result<Exit> {
         labels: args.labels.into_iter().collect(),
     };
     let request = args.client.request(message, args.wait);
-    let answer = args
-        .client
-        .connect()
-        .await?
-        .acquire_session_lease(request)
-        .await?
-        .into_inner();
+    let answer = args.client.connect().await?.acquire_session_lease(request).await?.into_inner();
     match answer.outcome.context("the server gave no outcome")? {
         Outcome::Lease(lease) => {
             print_lease(args.client.output, "granted", &lease)?;
@@ -162,42 +156,18 @@ async fn renew(args: Renew) -> anyhow::Result<Exit> {
         ttl: duration(args.ttl)?,
     };
     let request = args.client.request(message, Duration::ZERO);
-    let answer = args
-        .client
-        .connect()
-        .await?
-        .renew_session_lease(request)
-        .await?
-        .into_inner();
-    print_lease(
-        args.client.output,
-        "renewed",
-        &answer.lease.context("the server gave no lease")?,
-    )?;
+    let answer = args.client.connect().await?.renew_session_lease(request).await?.into_inner();
+    print_lease(args.client.output, "renewed", &answer.lease.context("the server gave no lease")?)?;
     Ok(Exit::Yes)
 }
 
 async fn release(args: Release) -> anyhow::Result<Exit> {
-    let message = ReleaseSessionLeaseRequest {
-        session: Some(args.target.key()),
-        lease_id: args.lease_id,
-    };
+    let message =
+        ReleaseSessionLeaseRequest { session: Some(args.target.key()), lease_id: args.lease_id };
     let request = args.client.request(message, Duration::ZERO);
-    let answer = args
-        .client
-        .connect()
-        .await?
-        .release_session_lease(request)
-        .await?
-        .into_inner();
-    let text = if answer.released {
-        "released"
-    } else {
-        "not released: not held any more"
-    };
-    args.client
-        .output
-        .print(&json!({ "released": answer.released }), text)?;
+    let answer = args.client.connect().await?.release_session_lease(request).await?.into_inner();
+    let text = if answer.released { "released" } else { "not released: not held any more" };
+    args.client.output.print(&json!({ "released": answer.released }), text)?;
     Ok(if answer.released { Exit::Yes } else { Exit::No })
 }
 
@@ -207,21 +177,12 @@ async fn check(args: Check) -> anyhow::Result<Exit> {
         fencing_token: args.fencing_token,
     };
     let request = args.client.request(message, Duration::ZERO);
-    let answer = args
-        .client
-        .connect()
-        .await?
-        .check_session_lease(request)
-        .await?
-        .into_inner();
+    let answer = args.client.connect().await?.check_session_lease(request).await?.into_inner();
     let json = json!({ "current": answer.current, "fencing_token": answer.fencing_token });
     let text = if answer.current {
         "current".to_owned()
     } else {
-        format!(
-            "stale: the latest fencing token is {}",
-            answer.fencing_token
-        )
+        format!("stale: the latest fencing token is {}", answer.fencing_token)
     };
     args.client.output.print(&json, text)?;
     Ok(if answer.current { Exit::Yes } else { Exit::No })

@@ -60,21 +60,12 @@ pub(super) async fn run(args: Args) -> anyhow::Result<Exit> {
 
 async fn one(args: Args) -> anyhow::Result<Exit> {
     let message = MarkProcessedRequest {
-        event: Some(event(
-            args.team.unwrap_or_default(),
-            args.event.unwrap_or_default(),
-        )),
+        event: Some(event(args.team.unwrap_or_default(), args.event.unwrap_or_default())),
         ttl: duration(args.ttl)?,
         request_id: args.request_id,
     };
     let request = args.client.request(message, Duration::ZERO);
-    let answer = args
-        .client
-        .connect()
-        .await?
-        .mark_processed(request)
-        .await?
-        .into_inner();
+    let answer = args.client.connect().await?.mark_processed(request).await?.into_inner();
     let (first, outcome) = outcome(&answer);
     let event = answer.event.unwrap_or_default();
     let json = json!({
@@ -84,18 +75,14 @@ async fn one(args: Args) -> anyhow::Result<Exit> {
         "process_time": moment(event.process_time),
         "expire_time": moment(event.expire_time),
     });
-    args.client.output.print(
-        &json,
-        format_args!("{outcome} {} {}", event.team_id, event.event_id),
-    )?;
+    args.client
+        .output
+        .print(&json, format_args!("{outcome} {} {}", event.team_id, event.event_id))?;
     Ok(if first { Exit::Yes } else { Exit::No })
 }
 
 fn outcome(answer: &MarkProcessedResponse) -> (bool, &'static str) {
-    (
-        answer.first,
-        if answer.first { "first" } else { "duplicate" },
-    )
+    (answer.first, if answer.first { "first" } else { "duplicate" })
 }
 
 /// One line of the input, counted from 1, and what it says.
@@ -129,11 +116,7 @@ async fn stream(args: &Args, path: PathBuf) -> anyhow::Result<Exit> {
             .with_context(|| format!("stopped before the answer for lines up to {until}"))?;
     }
     reader.await??;
-    let Tally {
-        first,
-        duplicate,
-        bad,
-    } = tally;
+    let Tally { first, duplicate, bad } = tally;
     eprintln!("{first} first, {duplicate} duplicate, {bad} bad");
     Ok(if bad > 0 { Exit::BadLines } else { Exit::Yes })
 }
@@ -178,22 +161,14 @@ async fn mark(
     let ttl = duration(args.ttl)?;
     let keys = batch.iter().filter_map(|line| line.key.as_ref().ok());
     let requests: Vec<_> = keys
-        .map(|key| MarkProcessedRequest {
-            event: Some(key.clone()),
-            ttl,
-            ..Default::default()
-        })
+        .map(|key| MarkProcessedRequest { event: Some(key.clone()), ttl, ..Default::default() })
         .collect();
     let results = if requests.is_empty() {
         Vec::new()
     } else {
         let message = BatchMarkProcessedRequest { requests };
         let request = args.client.request(message, Duration::ZERO);
-        client
-            .batch_mark_processed(request)
-            .await?
-            .into_inner()
-            .results
+        client.batch_mark_processed(request).await?.into_inner().results
     };
 
     let mut results = results.into_iter();
@@ -209,11 +184,7 @@ async fn mark(
         match result {
             Ok(answer) => {
                 let (first, outcome) = outcome(&answer);
-                *(if first {
-                    &mut tally.first
-                } else {
-                    &mut tally.duplicate
-                }) += 1;
+                *(if first { &mut tally.first } else { &mut tally.duplicate }) += 1;
                 let event = answer.event.unwrap_or_default();
                 let json = json!({
                     "line": number,
@@ -227,9 +198,7 @@ async fn mark(
             Err(problem) => {
                 tally.bad += 1;
                 let json = json!({ "line": number, "error": problem });
-                args.client
-                    .output
-                    .print(&json, format_args!("{number}: bad: {problem}"))?;
+                args.client.output.print(&json, format_args!("{number}: bad: {problem}"))?;
             }
         }
     }

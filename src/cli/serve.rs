@@ -38,10 +38,7 @@ pub(super) async fn run(config: ServeConfig) -> anyhow::Result<Exit> {
 fn announce(server: &Server, store: &str) {
     let address = server.address();
     tracing::info!(%address, store, version = env!("CARGO_PKG_VERSION"), "serving");
-    println!(
-        "oncegate {} listens on {address}",
-        env!("CARGO_PKG_VERSION")
-    );
+    println!("oncegate {} listens on {address}", env!("CARGO_PKG_VERSION"));
     println!("store: {store}");
     if let Some(metrics) = server.metrics_address() {
         println!("metrics: http://{metrics}/metrics");

@@ -24,15 +24,8 @@ pub(super) fn event_key(line: &[u8], team: &str) -> Result<EventKey, String> {
     } else {
         (text(&payload["team"]), event(&payload))
     };
-    let team_id = if found.is_empty() {
-        team.to_owned()
-    } else {
-        found
-    };
-    Ok(EventKey {
-        team_id,
-        key: Some(event_key::Key::Slack(slack)),
-    })
+    let team_id = if found.is_empty() { team.to_owned() } else { found };
+    Ok(EventKey { team_id, key: Some(event_key::Key::Slack(slack)) })
 }
 
 /// <https://docs.slack.dev/apis/events-api/#callback-field>
@@ -53,10 +46,7 @@ fn interaction(payload: &Value) -> (String, SlackEvent) {
         thread_ts: either(&message["thread_ts"], &container["thread_ts"]),
         ..SlackEvent::default()
     };
-    (
-        either(&payload["team"]["id"], &payload["user"]["team_id"]),
-        slack,
-    )
+    (either(&payload["team"]["id"], &payload["user"]["team_id"]), slack)
 }
 
 fn event(event: &Value) -> SlackEvent {

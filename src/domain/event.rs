@@ -27,9 +27,11 @@ impl RequestId {
     /// Hashed together with the key, a request id that a caller uses for several
     /// keys is a different attempt at each.
     fn of(team: &str, id: &str, given: Option<&Id>) -> Self {
-        Self(given.map_or_else(Uuid::new_v4, |given| {
-            Uuid::from_u128(hash128(team, id, given.as_str()))
-        }))
+        Self(
+            given.map_or_else(Uuid::new_v4, |given| {
+                Uuid::from_u128(hash128(team, id, given.as_str()))
+            }),
+        )
     }
 
     /// The attempt that a row carries.

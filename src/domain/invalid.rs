@@ -15,10 +15,7 @@ pub struct Invalid {
 impl Invalid {
     /// The field `field` breaks the rule that `problem` tells.
     pub fn new(field: impl Into<Cow<'static, str>>, problem: impl Into<Cow<'static, str>>) -> Self {
-        Self {
-            field: field.into(),
-            problem: problem.into(),
-        }
+        Self { field: field.into(), problem: problem.into() }
     }
 
     /// The same fault, seen from the message that holds the field's message as

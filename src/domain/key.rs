@@ -74,10 +74,7 @@ impl EventKey {
     /// The event that the caller names itself.
     #[must_use]
     pub fn given(team: Id, event: Id) -> Self {
-        Self {
-            team: team.into_string(),
-            event: event.into_string(),
-        }
+        Self { team: team.into_string(), event: event.into_string() }
     }
 
     /// The event of a Slack delivery.
@@ -85,10 +82,7 @@ impl EventKey {
     /// # Errors
     /// [`Invalid`] when the delivery's fields yield no key.
     pub fn slack(team: Id, slack: SlackEvent) -> Result<Self, Invalid> {
-        Ok(Self {
-            team: team.into_string(),
-            event: slack.into_event_id()?,
-        })
+        Ok(Self { team: team.into_string(), event: slack.into_event_id()? })
     }
 
     /// Spreads keys over the lanes of one process.
@@ -111,10 +105,7 @@ impl SessionKey {
     /// The session that the caller names itself.
     #[must_use]
     pub fn given(team: Id, session: Id) -> Self {
-        Self {
-            team: team.into_string(),
-            session: session.into_string(),
-        }
+        Self { team: team.into_string(), session: session.into_string() }
     }
 
     /// The session of a channel's thread: `{team}:{channel}:{thread}`.
@@ -123,16 +114,8 @@ impl SessionKey {
     /// [`Invalid`] on `thread_ts`, when it holds a `:`.
     pub fn thread(team: Id, channel: &Id, thread_ts: Id) -> Result<Self, Invalid> {
         let thread_ts = thread_ts.without_colon("thread_ts")?;
-        let session = format!(
-            "{}:{}:{}",
-            team.as_str(),
-            channel.as_str(),
-            thread_ts.as_str()
-        );
-        Ok(Self {
-            team: team.into_string(),
-            session,
-        })
+        let session = format!("{}:{}:{}", team.as_str(), channel.as_str(), thread_ts.as_str());
+        Ok(Self { team: team.into_string(), session })
     }
 
     /// The session of a Slack delivery: its channel and thread.

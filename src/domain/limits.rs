@@ -37,3 +37,29 @@ pub const CLEANUP_AGE: RangeInclusive<Duration> = Duration::ZERO..=days(3_650);
 pub const DEFAULT_CLEANUP_ROWS: u32 = 100_000;
 /// The most rows one `Cleanup` may be told to delete.
 pub const MAX_CLEANUP_ROWS: u32 = 1_000_000;
+
+/// The contract's bounds as `--help` shows them.
+#[must_use]
+pub fn summary() -> String {
+    let span = |duration: &Duration| humantime::format_duration(*duration).to_string();
+    let range = |range: &RangeInclusive<Duration>| {
+        format!("{} to {}", span(range.start()), span(range.end()))
+    };
+    format!(
+        "Limits of the contract:
+  event TTL            {event} (default {event_default})
+  lease TTL            {lease} (default {lease_default})
+  wait for a lease     {wait} (default 0s)
+  waiters per session  {MAX_WAITERS_PER_SESSION}
+  ids, label names     1 to {MAX_ID_BYTES} bytes of UTF-8, no control characters
+  labels per lease     {MAX_LABELS}
+  marks per batch      {MAX_BATCH_ITEMS}
+  request message      {MAX_REQUEST_BYTES} bytes
+  rows per Cleanup     {MAX_CLEANUP_ROWS} (default {DEFAULT_CLEANUP_ROWS})",
+        event = range(&EVENT_TTL),
+        event_default = span(&DEFAULT_EVENT_TTL),
+        lease = range(&LEASE_TTL),
+        lease_default = span(&DEFAULT_LEASE_TTL),
+        wait = range(&WAIT),
+    )
+}

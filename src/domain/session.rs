@@ -29,10 +29,7 @@ impl LeaseId {
     /// [`Invalid`] on `lease_id`, when it is not one.
     pub fn parse(value: &str) -> Result<Self, Invalid> {
         Uuid::try_parse(value).map(Self).map_err(|_| {
-            Invalid::new(
-                "lease_id",
-                "must be a lease_id that AcquireSessionLease returned",
-            )
+            Invalid::new("lease_id", "must be a lease_id that AcquireSessionLease returned")
         })
     }
 

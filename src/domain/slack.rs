@@ -39,12 +39,7 @@ impl SlackEvent {
         {
             let ts = ts.without_colon("slack.message_ts")?;
             let user = user.without_colon("slack.user_id")?;
-            return Ok(format!(
-                "{}:{}:{}",
-                action.as_str(),
-                ts.as_str(),
-                user.as_str()
-            ));
+            return Ok(format!("{}:{}:{}", action.as_str(), ts.as_str(), user.as_str()));
         }
         if let (Some(channel), Some(ts)) = (self.channel, self.ts) {
             let ts = ts.without_colon("slack.ts")?;
@@ -76,10 +71,7 @@ impl SlackEvent {
 mod tests {
     use super::*;
 
-    #[expect(
-        clippy::unnecessary_wraps,
-        reason = "every field of SlackEvent is optional"
-    )]
+    #[expect(clippy::unnecessary_wraps, reason = "every field of SlackEvent is optional")]
     fn id(value: &str) -> Option<Id> {
         Some(Id::parse("id", value.to_owned()).unwrap())
     }
@@ -135,11 +127,7 @@ mod tests {
             ..SlackEvent::default()
         };
         assert_eq!(slack.into_event_id().unwrap_err().field, "slack.message_ts");
-        let slack = SlackEvent {
-            channel: id("C1"),
-            ts: id("17:5"),
-            ..SlackEvent::default()
-        };
+        let slack = SlackEvent { channel: id("C1"), ts: id("17:5"), ..SlackEvent::default() };
         assert_eq!(slack.into_event_id().unwrap_err().field, "slack.ts");
     }
 }

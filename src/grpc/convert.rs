@@ -73,10 +73,7 @@ pub(super) fn session_key(key: Option<pb::SessionKey>) -> Result<SessionKey, Inv
             pb::session_key::Key::SessionId(id) => {
                 Ok(SessionKey::given(team, Id::parse("session_id", id)?))
             }
-            pb::session_key::Key::Thread(pb::Thread {
-                channel_id,
-                thread_ts,
-            }) => {
+            pb::session_key::Key::Thread(pb::Thread { channel_id, thread_ts }) => {
                 let thread = || {
                     let channel = Id::parse("channel_id", channel_id)?;
                     SessionKey::thread(team, &channel, Id::parse("thread_ts", thread_ts)?)
@@ -91,22 +88,15 @@ pub(super) fn session_key(key: Option<pb::SessionKey>) -> Result<SessionKey, Inv
 
 pub(super) fn mark(request: pb::MarkProcessedRequest) -> Result<Mark, Invalid> {
     let key = event_key(request.event)?;
-    let ttl = Ttl::parse(
-        duration("ttl", request.ttl)?,
-        limits::DEFAULT_EVENT_TTL,
-        &limits::EVENT_TTL,
-    )?;
+    let ttl =
+        Ttl::parse(duration("ttl", request.ttl)?, limits::DEFAULT_EVENT_TTL, &limits::EVENT_TTL)?;
     let request_id = Id::optional("request_id", request.request_id)?;
     let request = RequestId::for_event(&key, request_id.as_ref());
     Ok(Mark { key, ttl, request })
 }
 
 fn lease_ttl(ttl: Option<prost_types::Duration>) -> Result<Ttl, Invalid> {
-    Ttl::parse(
-        duration("ttl", ttl)?,
-        limits::DEFAULT_LEASE_TTL,
-        &limits::LEASE_TTL,
-    )
+    Ttl::parse(duration("ttl", ttl)?, limits::DEFAULT_LEASE_TTL, &limits::LEASE_TTL)
 }
 
 /// A request for a lease, as the session service takes it.
@@ -127,30 +117,15 @@ pub(super) fn acquire(request: pb::AcquireSessionLeaseRequest) -> Result<Acquire
     let epic = Id::optional("epic_id", request.epic_id)?.map(Id::into_string);
     let labels = Labels::parse(request.labels)?;
     let attempt = RequestId::for_session(&key, request_id.as_ref());
-    let acquire = Acquire {
-        key,
-        holder,
-        request: attempt,
-        ttl,
-        epic,
-        labels,
-    };
-    Ok(AcquireCall {
-        acquire,
-        wait,
-        named: request_id.is_some(),
-    })
+    let acquire = Acquire { key, holder, request: attempt, ttl, epic, labels };
+    Ok(AcquireCall { acquire, wait, named: request_id.is_some() })
 }
 
 pub(super) fn renew(
     request: pb::RenewSessionLeaseRequest,
 ) -> Result<(SessionKey, LeaseId, Ttl), Invalid> {
     let key = session_key(request.session)?;
-    Ok((
-        key,
-        LeaseId::parse(&request.lease_id)?,
-        lease_ttl(request.ttl)?,
-    ))
+    Ok((key, LeaseId::parse(&request.lease_id)?, lease_ttl(request.ttl)?))
 }
 
 pub(super) fn release(
@@ -177,10 +152,7 @@ pub(super) fn cleanup(request: pb::CleanupRequest) -> Result<Sweep, Invalid> {
         Some(age) => Age::AtLeast(bounded("older_than", age, &limits::CLEANUP_AGE)?),
     };
     if age == Age::AtLeast(Duration::ZERO) && team.is_none() {
-        return Err(Invalid::new(
-            "team_id",
-            "is required where older_than is zero",
-        ));
+        return Err(Invalid::new("team_id", "is required where older_than is zero"));
     }
     let limit = match u32::try_from(request.max_rows) {
         Ok(0) => limits::DEFAULT_CLEANUP_ROWS,
@@ -190,26 +162,14 @@ pub(super) fn cleanup(request: pb::CleanupRequest) -> Result<Sweep, Invalid> {
             return Err(Invalid::new("max_rows", problem));
         }
     };
-    Ok(Sweep {
-        team,
-        age,
-        limit,
-        dry_run: request.dry_run,
-        elected: false,
-    })
+    Ok(Sweep { team, age, limit, dry_run: request.dry_run, elected: false })
 }
 
-#[expect(
-    clippy::unnecessary_wraps,
-    reason = "every message field is optional on the wire"
-)]
+#[expect(clippy::unnecessary_wraps, reason = "every message field is optional on the wire")]
 fn timestamp(at: Timestamp) -> Option<PbTimestamp> {
     let micros = at.as_micros();
     let nanos = i32::try_from(micros.rem_euclid(1_000_000) * 1_000).unwrap_or(0);
-    Some(PbTimestamp {
-        seconds: micros.div_euclid(1_000_000),
-        nanos,
-    })
+    Some(PbTimestamp { seconds: micros.div_euclid(1_000_000), nanos })
 }
 
 fn length(span: Duration) -> Option<prost_types::Duration> {
@@ -233,10 +193,7 @@ pub(super) fn mark_response(key: EventKey, outcome: MarkOutcome) -> pb::MarkProc
         MarkOutcome::First(event) => (true, event),
         MarkOutcome::Duplicate(event) => (false, event),
     };
-    pb::MarkProcessedResponse {
-        first,
-        event: Some(processed(key, event)),
-    }
+    pb::MarkProcessedResponse { first, event: Some(processed(key, event)) }
 }
 
 pub(super) fn look_response(key: EventKey, event: Option<StoredEvent>) -> pb::IsProcessedResponse {
@@ -250,11 +207,7 @@ pub(super) fn look_response(key: EventKey, event: Option<StoredEvent>) -> pb::Is
         },
     };
     let processed = event.state() == pb::EventState::Processed;
-    pb::IsProcessedResponse {
-        state: event.state,
-        processed,
-        event: Some(event),
-    }
+    pb::IsProcessedResponse { state: event.state, processed, event: Some(event) }
 }
 
 pub(super) fn session_lease(key: SessionKey, lease: Lease) -> pb::SessionLease {
@@ -268,11 +221,7 @@ pub(super) fn session_lease(key: SessionKey, lease: Lease) -> pb::SessionLease {
         expire_time: timestamp(lease.expire_time),
         remaining: length(lease.remaining),
         epic_id: lease.epic.unwrap_or_default(),
-        labels: lease
-            .labels
-            .iter()
-            .map(|(name, value)| (name.clone(), value.clone()))
-            .collect(),
+        labels: lease.labels.iter().map(|(name, value)| (name.clone(), value.clone())).collect(),
     }
 }
 

@@ -16,9 +16,7 @@ pub(super) struct Deadline {
 
 impl Deadline {
     pub(super) fn of(metadata: &MetadataMap, server: Duration) -> Self {
-        let header = metadata
-            .get("grpc-timeout")
-            .and_then(|value| value.to_str().ok());
+        let header = metadata.get("grpc-timeout").and_then(|value| value.to_str().ok());
         let caller = header.and_then(parse).map(|given| {
             // Answering a moment early, the answer arrives in time.
             given.saturating_sub((given / 10).min(Duration::from_millis(50)))
@@ -33,10 +31,7 @@ impl Deadline {
 
     /// The server's bound begins anew after a wait.
     pub(super) fn after(self, wait: Duration) -> Self {
-        Self {
-            server: self.server + wait,
-            ..self
-        }
+        Self { server: self.server + wait, ..self }
     }
 
     /// Half of the time: when work in steps had better not begin another.
@@ -45,8 +40,7 @@ impl Deadline {
     }
 
     fn total(self) -> Duration {
-        self.caller
-            .map_or(self.server, |caller| caller.min(self.server))
+        self.caller.map_or(self.server, |caller| caller.min(self.server))
     }
 
     /// Runs `work` within the deadline.
@@ -55,9 +49,7 @@ impl Deadline {
         work: impl Future<Output = Result<T, Problem>>,
     ) -> Result<T, Problem> {
         let total = self.total();
-        tokio::time::timeout(total, work)
-            .await
-            .map_err(|_| Problem::Deadline(total))?
+        tokio::time::timeout(total, work).await.map_err(|_| Problem::Deadline(total))?
     }
 }
 

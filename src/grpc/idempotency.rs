@@ -48,9 +48,7 @@ impl IdempotencyService for Idempotency {
         let deadline = self.deadline(&request);
         let mark = convert::mark(request.into_inner()).map_err(Problem::from)?;
         let key = mark.key.clone();
-        let outcome = deadline
-            .bound(async { Ok(self.dedup.mark(mark).await?) })
-            .await?;
+        let outcome = deadline.bound(async { Ok(self.dedup.mark(mark).await?) }).await?;
         Ok(Response::new(convert::mark_response(key, outcome)))
     }
 
@@ -68,16 +66,10 @@ impl IdempotencyService for Idempotency {
         let items: Vec<_> = requests.into_iter().map(convert::mark).collect();
         let keys: Vec<_> = items
             .iter()
-            .map(|item| {
-                item.as_ref()
-                    .map(|mark| mark.key.clone())
-                    .map_err(Clone::clone)
-            })
+            .map(|item| item.as_ref().map(|mark| mark.key.clone()).map_err(Clone::clone))
             .collect();
         let marks = items.into_iter().flatten().collect();
-        let outcomes = deadline
-            .bound(async { Ok(self.dedup.mark_all(marks).await) })
-            .await?;
+        let outcomes = deadline.bound(async { Ok(self.dedup.mark_all(marks).await) }).await?;
         if let Some(error) = all_failed(&outcomes) {
             return Err(Problem::from(error).into());
         }
@@ -110,10 +102,7 @@ impl IdempotencyService for Idempotency {
         let call = convert::acquire(request.into_inner()).map_err(Problem::from)?;
         let wait = deadline.wait(call.wait);
         let acquire = self.sessions.acquire(&call.acquire, wait, call.named);
-        let outcome = deadline
-            .after(wait)
-            .bound(async { Ok(acquire.await?) })
-            .await?;
+        let outcome = deadline.after(wait).bound(async { Ok(acquire.await?) }).await?;
         let outcome = match outcome {
             AcquireOutcome::Granted(grant) => {
                 let lease = convert::session_lease(call.acquire.key, grant.accept());
@@ -124,9 +113,7 @@ impl IdempotencyService for Idempotency {
                 pb::acquire_session_lease_response::Outcome::Held(held)
             }
         };
-        Ok(Response::new(pb::AcquireSessionLeaseResponse {
-            outcome: Some(outcome),
-        }))
+        Ok(Response::new(pb::AcquireSessionLeaseResponse { outcome: Some(outcome) }))
     }
 
     async fn renew_session_lease(
@@ -161,10 +148,7 @@ impl IdempotencyService for Idempotency {
         let check = self.sessions.check(key, token);
         let (current, highest) = deadline.bound(async { Ok(check.await?) }).await?;
         let fencing_token = highest.map_or(0, |token| token.0);
-        Ok(Response::new(pb::CheckSessionLeaseResponse {
-            current,
-            fencing_token,
-        }))
+        Ok(Response::new(pb::CheckSessionLeaseResponse { current, fencing_token }))
     }
 
     async fn cleanup(
@@ -187,10 +171,7 @@ fn all_failed(outcomes: &[Result<MarkOutcome, CallError>]) -> Option<CallError> 
         Err(error) => Some(error.clone()),
     };
     let first = systemic(outcomes.first()?)?;
-    outcomes
-        .iter()
-        .all(|outcome| systemic(outcome).is_some())
-        .then_some(first)
+    outcomes.iter().all(|outcome| systemic(outcome).is_some()).then_some(first)
 }
 
 /// The answer for the item at `index`: what is wrong with it, or else the next
@@ -220,7 +201,5 @@ fn batch_result(
             })
         }
     };
-    pb::BatchMarkProcessedResult {
-        result: Some(result),
-    }
+    pb::BatchMarkProcessedResult { result: Some(result) }
 }

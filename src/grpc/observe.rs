@@ -58,10 +58,7 @@ impl Observe {
         under_way: TaskTracker,
     ) -> Result<Self, prost::DecodeError> {
         let mut methods = HashMap::new();
-        for descriptors in [
-            pb::FILE_DESCRIPTOR_SET,
-            tonic_health::pb::FILE_DESCRIPTOR_SET,
-        ] {
+        for descriptors in [pb::FILE_DESCRIPTOR_SET, tonic_health::pb::FILE_DESCRIPTOR_SET] {
             for file in FileDescriptorSet::decode(descriptors)?.file {
                 for service in &file.service {
                     let name = format!("{}.{}", file.package(), service.name());
@@ -85,9 +82,7 @@ impl Observe {
             under_way,
             metrics: metrics.clone(),
         };
-        Ok(Self {
-            shared: Arc::new(shared),
-        })
+        Ok(Self { shared: Arc::new(shared) })
     }
 }
 
@@ -95,10 +90,7 @@ impl<S> Layer<S> for Observe {
     type Service = Observed<S>;
 
     fn layer(&self, inner: S) -> Observed<S> {
-        Observed {
-            inner,
-            shared: Arc::clone(&self.shared),
-        }
+        Observed { inner, shared: Arc::clone(&self.shared) }
     }
 }
 
@@ -130,11 +122,7 @@ where
         }
 
         let path = request.uri().path();
-        let method = self
-            .shared
-            .methods
-            .get(path)
-            .unwrap_or(&self.shared.unknown);
+        let method = self.shared.methods.get(path).unwrap_or(&self.shared.unknown);
         let mut call = Call::begin(method.clone());
         if path.starts_with(OURS) {
             let Ok(room) = Arc::clone(&self.shared.room).try_acquire_owned() else {
@@ -173,12 +161,7 @@ struct Call {
 impl Call {
     fn begin(method: MethodMetrics) -> Self {
         method.started();
-        Self {
-            method,
-            begun: Instant::now(),
-            code: None,
-            under_way: None,
-        }
+        Self { method, begun: Instant::now(), code: None, under_way: None }
     }
 
     /// Notes the status, which is in the headers of an answer without a body

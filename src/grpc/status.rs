@@ -65,10 +65,9 @@ impl From<Problem> for Status {
             Problem::Shed => retry(Code::ResourceExhausted, RETRY_AFTER_OVERLOAD),
             Problem::Session(error) => match error {
                 SessionError::LeaseLost => reason("LEASE_LOST", HashMap::new()),
-                SessionError::EpicMismatch { bound } => reason(
-                    "EPIC_MISMATCH",
-                    HashMap::from([("epic_id".to_owned(), bound)]),
-                ),
+                SessionError::EpicMismatch { bound } => {
+                    reason("EPIC_MISMATCH", HashMap::from([("epic_id".to_owned(), bound)]))
+                }
                 SessionError::QueueFull | SessionError::Call(CallError::Overloaded) => {
                     retry(Code::ResourceExhausted, RETRY_AFTER_OVERLOAD)
                 }

@@ -9,12 +9,42 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
-use super::{ops::GiveBack, queue::Queues};
+use super::queue::Queues;
 use crate::{
     domain::{Lease, LeaseId, SessionKey},
-    lane::Lane,
-    store::Release,
+    lane::{Executes, Lane, Op},
+    store::{Connection, Release, StoreError, Verdict},
 };
+
+/// Gives a lease back, and tells the queue.
+pub(super) struct GiveBack {
+    pub(super) release: Release,
+    pub(super) queues: Arc<Queues>,
+}
+
+impl Op for GiveBack {
+    type Key<'a> = (&'a SessionKey, LeaseId);
+    type Row = bool;
+    type Answer = bool;
+
+    fn key(&self) -> (&SessionKey, LeaseId) {
+        (&self.release.key, self.release.lease)
+    }
+
+    fn answer(&self, released: &bool) -> Verdict<bool> {
+        if *released {
+            self.queues.freed(&self.release.key);
+        }
+        Verdict::Decided(*released)
+    }
+}
+
+impl<S: Connection> Executes<GiveBack> for S {
+    async fn execute(&mut self, ops: &[&GiveBack]) -> Result<Vec<Verdict<bool>>, StoreError> {
+        let asked: Vec<&Release> = ops.iter().map(|op| &op.release).collect();
+        self.release(&asked).await
+    }
+}
 
 /// Leases granted here that no caller has accepted yet.
 pub(super) struct Grants {
@@ -26,11 +56,7 @@ pub(super) struct Grants {
 
 impl Grants {
     pub(super) fn new(releases: Lane<GiveBack>, queues: Arc<Queues>) -> Self {
-        Self {
-            pending: Mutex::default(),
-            releases,
-            queues,
-        }
+        Self { pending: Mutex::default(), releases, queues }
     }
 
     /// A lease for one caller. A `fresh` one is its caller's to accept; one that
@@ -42,11 +68,7 @@ impl Grants {
         }
         let guard = pending.get_mut(&lease.id).map(|answers| {
             *answers += 1;
-            Guard {
-                key: key.clone(),
-                lease: lease.id,
-                grants: Arc::clone(self),
-            }
+            Guard { key: key.clone(), lease: lease.id, grants: Arc::clone(self) }
         });
         Grant { lease, guard }
     }
@@ -68,11 +90,7 @@ impl Grant {
     #[must_use]
     pub fn accept(self) -> Lease {
         if let Some(guard) = &self.guard {
-            let mut pending = guard
-                .grants
-                .pending
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner);
+            let mut pending = guard.grants.pending.lock().unwrap_or_else(PoisonError::into_inner);
             pending.remove(&guard.lease);
         }
         self.lease
@@ -87,11 +105,7 @@ struct Guard {
 
 impl Drop for Guard {
     fn drop(&mut self) {
-        let mut pending = self
-            .grants
-            .pending
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
+        let mut pending = self.grants.pending.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(answers) = pending.get_mut(&self.lease) else {
             return;
         };
@@ -101,17 +115,9 @@ impl Drop for Guard {
         }
         pending.remove(&self.lease);
         drop(pending);
-        let release = Release {
-            key: self.key.clone(),
-            lease: self.lease,
-        };
+        let release = Release { key: self.key.clone(), lease: self.lease };
         let queues = Arc::clone(&self.grants.queues);
-        if self
-            .grants
-            .releases
-            .post(GiveBack { release, queues })
-            .is_err()
-        {
+        if self.grants.releases.post(GiveBack { release, queues }).is_err() {
             // It ends with its TTL, as a crashed holder's does.
             tracing::warn!("no room to give back the lease of a caller that went away");
         }

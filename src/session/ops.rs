@@ -2,14 +2,11 @@
 
 use std::sync::Arc;
 
-use super::{
-    grant::{Grant, Grants},
-    queue::Queues,
-};
+use super::grant::{Grant, Grants};
 use crate::{
     domain::{Acquire, Acquired, Decision, Held, Lease, LeaseId, SessionKey, SessionRow},
     lane::{Executes, Op},
-    store::{Connection, Release, Renew, StoreError, Verdict},
+    store::{Connection, Renew, StoreError, Verdict},
 };
 
 /// Takes a lease.
@@ -80,36 +77,6 @@ impl<S: Connection> Executes<Renew> for S {
     }
 }
 
-/// Gives a lease back, and tells the queue.
-pub(super) struct GiveBack {
-    pub(super) release: Release,
-    pub(super) queues: Arc<Queues>,
-}
-
-impl Op for GiveBack {
-    type Key<'a> = (&'a SessionKey, LeaseId);
-    type Row = bool;
-    type Answer = bool;
-
-    fn key(&self) -> (&SessionKey, LeaseId) {
-        (&self.release.key, self.release.lease)
-    }
-
-    fn answer(&self, released: &bool) -> Verdict<bool> {
-        if *released {
-            self.queues.freed(&self.release.key);
-        }
-        Verdict::Decided(*released)
-    }
-}
-
-impl<S: Connection> Executes<GiveBack> for S {
-    async fn execute(&mut self, ops: &[&GiveBack]) -> Result<Vec<Verdict<bool>>, StoreError> {
-        let asked: Vec<&Release> = ops.iter().map(|op| &op.release).collect();
-        self.release(&asked).await
-    }
-}
-
 /// Reads a session's row.
 pub(super) struct Look(pub(super) SessionKey);
 
@@ -133,11 +100,6 @@ impl<S: Connection> Executes<Look> for S {
         ops: &[&Look],
     ) -> Result<Vec<Verdict<Option<SessionRow>>>, StoreError> {
         let keys: Vec<&SessionKey> = ops.iter().map(|look| &look.0).collect();
-        Ok(self
-            .look_sessions(&keys)
-            .await?
-            .into_iter()
-            .map(Verdict::Decided)
-            .collect())
+        Ok(self.look_sessions(&keys).await?.into_iter().map(Verdict::Decided).collect())
     }
 }

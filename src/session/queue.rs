@@ -31,25 +31,17 @@ struct Door {
 
 impl Default for Door {
     fn default() -> Self {
-        Self {
-            turn: Semaphore::new(1),
-            freed: Notify::new(),
-        }
+        Self { turn: Semaphore::new(1), freed: Notify::new() }
     }
 }
 
 impl Queues {
     pub(super) fn new(waiters: Gauge) -> Self {
-        Self {
-            by_session: Mutex::default(),
-            waiters,
-        }
+        Self { by_session: Mutex::default(), waiters }
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<SessionKey, Queue>> {
-        self.by_session
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
+        self.by_session.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// How many wait for a session.
@@ -66,11 +58,7 @@ impl Queues {
         }
         queue.length += 1;
         self.waiters.inc();
-        Some(Place {
-            key: key.clone(),
-            door: Arc::clone(&queue.door),
-            queues: Arc::clone(self),
-        })
+        Some(Place { key: key.clone(), door: Arc::clone(&queue.door), queues: Arc::clone(self) })
     }
 
     /// Wakes the first who waits for a session, which may be free now.

@@ -37,11 +37,7 @@ impl Postgres {
             .map_err(|error| StoreError::fault(format!("cannot read the database URL: {error}")))?
             .application_name("oncegate")
             .disable_statement_logging();
-        Ok(Self {
-            options,
-            timeout,
-            clock,
-        })
+        Ok(Self { options, timeout, clock })
     }
 
     /// Brings the schema up to date. Several replicas may do so at once: they

@@ -67,12 +67,7 @@ impl Sqlite {
         let writer = options.connect().await.map_err(|error| {
             StoreError::fault(format!("cannot open {}: {error}", path.display()))
         })?;
-        Ok(Self {
-            options,
-            clock,
-            writer: Arc::new(Mutex::new(writer)),
-            lock,
-        })
+        Ok(Self { options, clock, writer: Arc::new(Mutex::new(writer)), lock })
     }
 
     /// Brings the schema up to date.
@@ -81,10 +76,7 @@ impl Sqlite {
     /// [`StoreError::Fault`] when the schema is not one of ours.
     pub async fn migrate(&self) -> Result<(), StoreError> {
         let mut writer = self.writer.lock().await;
-        migrator()
-            .run(&mut *writer)
-            .await
-            .map_err(|error| schema::fault(error, classify))
+        migrator().run(&mut *writer).await.map_err(|error| schema::fault(error, classify))
     }
 
     /// Checks that the schema is the one this binary was built for.
@@ -110,12 +102,10 @@ fn lock(database: &Path) -> Result<File, StoreError> {
     let mut path = PathBuf::from(database).into_os_string();
     path.push(".lock");
     let path = PathBuf::from(path);
-    let file = File::options()
-        .create(true)
-        .truncate(false)
-        .write(true)
-        .open(&path)
-        .map_err(|error| StoreError::fault(format!("cannot open {}: {error}", path.display())))?;
+    let file =
+        File::options().create(true).truncate(false).write(true).open(&path).map_err(|error| {
+            StoreError::fault(format!("cannot open {}: {error}", path.display()))
+        })?;
     match file.try_lock() {
         Ok(()) => Ok(file),
         Err(TryLockError::WouldBlock) => Err(StoreError::fault(format!(
@@ -123,10 +113,9 @@ fn lock(database: &Path) -> Result<File, StoreError> {
              (--database-url postgres://…)",
             database.display()
         ))),
-        Err(TryLockError::Error(error)) => Err(StoreError::fault(format!(
-            "cannot lock {}: {error}",
-            path.display()
-        ))),
+        Err(TryLockError::Error(error)) => {
+            Err(StoreError::fault(format!("cannot lock {}: {error}", path.display())))
+        }
     }
 }
 
@@ -166,10 +155,7 @@ impl Connection for Handle {
 
 impl Handle {
     /// The time, by the clock of the machine that the file is on.
-    #[expect(
-        clippy::disallowed_methods,
-        reason = "the embedded store's clock is this machine's"
-    )]
+    #[expect(clippy::disallowed_methods, reason = "the embedded store's clock is this machine's")]
     fn now(&self) -> Timestamp {
         self.clock.now().unwrap_or_else(|| {
             let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
@@ -180,16 +166,10 @@ impl Handle {
 
     async fn reader(&mut self) -> Result<&mut SqliteConnection, StoreError> {
         if self.reader.is_none() {
-            let options = self
-                .options
-                .clone()
-                .read_only(true)
-                .create_if_missing(false);
+            let options = self.options.clone().read_only(true).create_if_missing(false);
             self.reader = Some(options.connect().await.map_err(classify)?);
         }
-        self.reader
-            .as_mut()
-            .ok_or_else(|| StoreError::fault("no connection"))
+        self.reader.as_mut().ok_or_else(|| StoreError::fault("no connection"))
     }
 }
 
@@ -206,10 +186,7 @@ fn classify(error: sqlx::Error) -> StoreError {
             _ => StoreError::fault(error),
         };
     };
-    let extended: i32 = database
-        .code()
-        .and_then(|code| code.parse().ok())
-        .unwrap_or_default();
+    let extended: i32 = database.code().and_then(|code| code.parse().ok()).unwrap_or_default();
     match extended & 0xff {
         // BUSY, LOCKED, NOMEM, READONLY, IOERR, FULL, CANTOPEN, PROTOCOL: the
         // file's state or the disk's, not the data's.

@@ -24,13 +24,7 @@ on_both_stores!(
 );
 
 async fn take(client: &mut Client, request: AcquireSessionLeaseRequest) -> SessionLease {
-    granted(
-        client
-            .acquire_session_lease(request)
-            .await
-            .unwrap()
-            .into_inner(),
-    )
+    granted(client.acquire_session_lease(request).await.unwrap().into_inner())
 }
 
 fn renew(lease: &SessionLease) -> RenewSessionLeaseRequest {
@@ -53,68 +47,36 @@ async fn is_current(client: &mut Client, lease: &SessionLease) -> bool {
         session: session(&lease.team_id, &lease.session_id),
         fencing_token: lease.fencing_token,
     };
-    client
-        .check_session_lease(check)
-        .await
-        .unwrap()
-        .into_inner()
-        .current
+    client.check_session_lease(check).await.unwrap().into_inner().current
 }
 
 async fn a_held_session_is_told_not_given(mut f: Fixture) {
     let lease = take(&mut f.client, acquire("T1", "s", "a")).await;
     assert_eq!(lease.remaining, seconds(30));
     f.clock.advance(Duration::from_secs(10));
-    let answer = f
-        .client
-        .acquire_session_lease(acquire("T1", "s", "b"))
-        .await
-        .unwrap();
+    let answer = f.client.acquire_session_lease(acquire("T1", "s", "b")).await.unwrap();
     let held = held(answer.into_inner());
     assert_eq!((held.holder.as_str(), held.remaining), ("a", seconds(20)));
     assert_eq!(held.expire_time, lease.expire_time);
     assert!(held.retry_after.is_some());
     // The holder's own name does not make it the holder.
-    let answer = f
-        .client
-        .acquire_session_lease(acquire("T1", "s", "a"))
-        .await
-        .unwrap();
+    let answer = f.client.acquire_session_lease(acquire("T1", "s", "a")).await.unwrap();
     crate::harness::held(answer.into_inner());
 }
 
 async fn only_the_exact_holder_renews_and_releases(mut f: Fixture) {
     let lease = take(&mut f.client, acquire("T1", "s", "a")).await;
-    let stranger = SessionLease {
-        lease_id: "6f2c4a52-8d5d-4a4e-9b0b-0f5c2f1f7a11".into(),
-        ..lease.clone()
-    };
-    let refused = f
-        .client
-        .renew_session_lease(renew(&stranger))
-        .await
-        .unwrap_err();
+    let stranger =
+        SessionLease { lease_id: "6f2c4a52-8d5d-4a4e-9b0b-0f5c2f1f7a11".into(), ..lease.clone() };
+    let refused = f.client.renew_session_lease(renew(&stranger)).await.unwrap_err();
     assert_eq!(refused.code(), Code::FailedPrecondition);
-    assert_eq!(
-        refused.get_details_error_info().unwrap().reason,
-        "LEASE_LOST"
-    );
+    assert_eq!(refused.get_details_error_info().unwrap().reason, "LEASE_LOST");
     assert!(
-        !f.client
-            .release_session_lease(release(&stranger))
-            .await
-            .unwrap()
-            .into_inner()
-            .released
+        !f.client.release_session_lease(release(&stranger)).await.unwrap().into_inner().released
     );
 
     f.clock.advance(Duration::from_secs(29));
-    let renewed = f
-        .client
-        .renew_session_lease(renew(&lease))
-        .await
-        .unwrap()
-        .into_inner();
+    let renewed = f.client.renew_session_lease(renew(&lease)).await.unwrap().into_inner();
     let renewed = renewed.lease.unwrap();
     assert_eq!(renewed.lease_id, lease.lease_id);
     assert_eq!(renewed.fencing_token, lease.fencing_token);
@@ -123,107 +85,53 @@ async fn only_the_exact_holder_renews_and_releases(mut f: Fixture) {
     // Past its end, a lease is nobody's, whether or not somebody took it since.
     f.clock.advance(Duration::from_secs(30));
     assert!(!is_current(&mut f.client, &lease).await);
-    let late = f
-        .client
-        .renew_session_lease(renew(&lease))
-        .await
-        .unwrap_err();
+    let late = f.client.renew_session_lease(renew(&lease)).await.unwrap_err();
     assert_eq!(late.get_details_error_info().unwrap().reason, "LEASE_LOST");
-    assert!(
-        !f.client
-            .release_session_lease(release(&lease))
-            .await
-            .unwrap()
-            .into_inner()
-            .released
-    );
+    assert!(!f.client.release_session_lease(release(&lease)).await.unwrap().into_inner().released);
     let next = take(&mut f.client, acquire("T1", "s", "b")).await;
-    assert!(
-        !f.client
-            .release_session_lease(release(&lease))
-            .await
-            .unwrap()
-            .into_inner()
-            .released
-    );
-    assert!(
-        is_current(&mut f.client, &next).await,
-        "a stale release changed nothing"
-    );
+    assert!(!f.client.release_session_lease(release(&lease)).await.unwrap().into_inner().released);
+    assert!(is_current(&mut f.client, &next).await, "a stale release changed nothing");
 
     for _ in 0..2 {
-        let answer = f
-            .client
-            .release_session_lease(release(&next))
-            .await
-            .unwrap();
+        let answer = f.client.release_session_lease(release(&next)).await.unwrap();
         assert!(answer.into_inner().released, "releasing is idempotent");
     }
 }
 
 async fn a_request_id_gets_its_lease_again(mut f: Fixture) {
-    let named = AcquireSessionLeaseRequest {
-        request_id: "r1".into(),
-        ..acquire("T1", "s", "a")
-    };
+    let named = AcquireSessionLeaseRequest { request_id: "r1".into(), ..acquire("T1", "s", "a") };
     let lease = take(&mut f.client, named.clone()).await;
     f.clock.advance(Duration::from_secs(10));
     let again = take(&mut f.client, named.clone()).await;
     assert_eq!(again.lease_id, lease.lease_id);
-    assert_eq!(
-        again.remaining,
-        seconds(20),
-        "repeating an answer does not renew"
-    );
-    f.client
-        .release_session_lease(release(&lease))
-        .await
-        .unwrap();
+    assert_eq!(again.remaining, seconds(20), "repeating an answer does not renew");
+    f.client.release_session_lease(release(&lease)).await.unwrap();
     let anew = take(&mut f.client, named).await;
     assert!(anew.fencing_token > lease.fencing_token);
 }
 
 async fn the_first_epic_stays_with_the_session(mut f: Fixture) {
-    let bound = |epic: &str| AcquireSessionLeaseRequest {
-        epic_id: epic.into(),
-        ..acquire("T1", "s", "a")
-    };
+    let bound =
+        |epic: &str| AcquireSessionLeaseRequest { epic_id: epic.into(), ..acquire("T1", "s", "a") };
     let lease = take(&mut f.client, bound("PROJ-50")).await;
     assert_eq!(lease.epic_id, "PROJ-50");
-    f.client
-        .release_session_lease(release(&lease))
-        .await
-        .unwrap();
+    f.client.release_session_lease(release(&lease)).await.unwrap();
 
-    let refused = f
-        .client
-        .acquire_session_lease(bound("PROJ-51"))
-        .await
-        .unwrap_err();
+    let refused = f.client.acquire_session_lease(bound("PROJ-51")).await.unwrap_err();
     assert_eq!(refused.code(), Code::FailedPrecondition);
     let info = refused.get_details_error_info().unwrap();
     assert_eq!(info.reason, "EPIC_MISMATCH");
-    assert_eq!(
-        info.metadata,
-        HashMap::from([("epic_id".into(), "PROJ-50".into())])
-    );
+    assert_eq!(info.metadata, HashMap::from([("epic_id".into(), "PROJ-50".into())]));
 
     // Bound sessions outlive their leases, idle unbound ones go.
     let other = take(&mut f.client, acquire("T1", "unbound", "a")).await;
     f.clock.advance(Duration::from_hours(1));
-    let cleaned = f
-        .client
-        .cleanup(CleanupRequest::default())
-        .await
-        .unwrap()
-        .into_inner();
+    let cleaned = f.client.cleanup(CleanupRequest::default()).await.unwrap().into_inner();
     assert_eq!(cleaned.deleted_sessions, 1);
     let lease = take(&mut f.client, acquire("T1", "s", "b")).await;
     assert_eq!(lease.epic_id, "PROJ-50");
     assert!(
-        take(&mut f.client, acquire("T1", "unbound", "b"))
-            .await
-            .fencing_token
+        take(&mut f.client, acquire("T1", "unbound", "b")).await.fencing_token
             > other.fencing_token
     );
 }
@@ -235,12 +143,7 @@ async fn tokens_rise_whatever_ends_the_lease(mut f: Fixture) {
         assert!(lease.fencing_token > last, "round {round}");
         last = lease.fencing_token;
         match round % 3 {
-            0 => drop(
-                f.client
-                    .release_session_lease(release(&lease))
-                    .await
-                    .unwrap(),
-            ),
+            0 => drop(f.client.release_session_lease(release(&lease)).await.unwrap()),
             1 => f.clock.advance(Duration::from_secs(31)),
             _ => {
                 f.clock.advance(Duration::from_secs(31));
@@ -253,10 +156,8 @@ async fn tokens_rise_whatever_ends_the_lease(mut f: Fixture) {
 }
 
 async fn a_lease_carries_what_it_was_given(mut f: Fixture) {
-    let labels = HashMap::from([
-        ("run".into(), "42".into()),
-        ("naïve \"q\"".into(), String::new()),
-    ]);
+    let labels =
+        HashMap::from([("run".into(), "42".into()), ("naïve \"q\"".into(), String::new())]);
     let request = AcquireSessionLeaseRequest {
         labels: labels.clone(),
         ttl: seconds(900),
@@ -266,11 +167,6 @@ async fn a_lease_carries_what_it_was_given(mut f: Fixture) {
     assert_eq!(lease.labels, labels);
     assert_eq!(lease.holder, "pod-1 🤖");
     assert_eq!(lease.remaining, seconds(900));
-    let renewed = f
-        .client
-        .renew_session_lease(renew(&lease))
-        .await
-        .unwrap()
-        .into_inner();
+    let renewed = f.client.renew_session_lease(renew(&lease)).await.unwrap().into_inner();
     assert_eq!(renewed.lease.unwrap().labels, labels);
 }

@@ -114,21 +114,12 @@ impl Fixture {
         let clock = TestClock::new();
         let replica = Replica::start(&url, clock.store_clock(), &[]).await;
         let client = replica.client().await;
-        Self {
-            url,
-            clock,
-            replica,
-            client,
-            _directory: directory,
-        }
+        Self { url, clock, replica, client, _directory: directory }
     }
 }
 
 pub fn sqlite_url(directory: &TempDir) -> String {
-    format!(
-        "sqlite://{}",
-        directory.path().join("oncegate.db").display()
-    )
+    format!("sqlite://{}", directory.path().join("oncegate.db").display())
 }
 
 /// Runs each of the named bodies against both stores.
@@ -165,17 +156,11 @@ pub fn session(team: &str, session: &str) -> Option<pb::SessionKey> {
 }
 
 pub fn seconds(count: i64) -> Option<prost_types::Duration> {
-    Some(prost_types::Duration {
-        seconds: count,
-        nanos: 0,
-    })
+    Some(prost_types::Duration { seconds: count, nanos: 0 })
 }
 
 pub fn mark(team: &str, id: &str) -> pb::MarkProcessedRequest {
-    pb::MarkProcessedRequest {
-        event: event(team, id),
-        ..Default::default()
-    }
+    pb::MarkProcessedRequest { event: event(team, id), ..Default::default() }
 }
 
 pub fn acquire(team: &str, id: &str, holder: &str) -> pb::AcquireSessionLeaseRequest {

@@ -34,20 +34,13 @@ pub async fn new_database_with(options: &str) -> String {
     let mut connection = PgConnection::connect(server).await.unwrap();
     let create = format!("CREATE DATABASE {name} {options}");
     connection.execute(AssertSqlSafe(create)).await.unwrap();
-    let (base, query) = server
-        .split_once('?')
-        .map_or((server, None), |(b, q)| (b, Some(q)));
+    let (base, query) = server.split_once('?').map_or((server, None), |(b, q)| (b, Some(q)));
     let base = base.rsplit_once('/').unwrap().0;
-    query.map_or(format!("{base}/{name}"), |query| {
-        format!("{base}/{name}?{query}")
-    })
+    query.map_or(format!("{base}/{name}"), |query| format!("{base}/{name}?{query}"))
 }
 
 /// The URL of a server on which databases may be made.
-#[expect(
-    clippy::disallowed_methods,
-    reason = "the harness is where the tests are configured"
-)]
+#[expect(clippy::disallowed_methods, reason = "the harness is where the tests are configured")]
 fn shared_server() -> &'static str {
     static SERVER: OnceLock<String> = OnceLock::new();
     SERVER.get_or_init(|| match env::var("ONCEGATE_TEST_DATABASE_URL") {
@@ -75,39 +68,21 @@ impl Cluster {
     /// Makes and starts a cluster.
     pub fn start() -> Self {
         let binaries = binaries();
-        let directory = tempfile::Builder::new()
-            .prefix("oncegate-pg-")
-            .tempdir()
-            .unwrap();
+        let directory = tempfile::Builder::new().prefix("oncegate-pg-").tempdir().unwrap();
         let user = other_user();
         if let Some((uid, gid)) = user {
             chown(directory.path(), Some(uid), Some(gid)).unwrap();
         }
-        let mut cluster = Self {
-            directory,
-            binaries,
-            user,
-            port: free_port(),
-            guard: None,
-        };
+        let mut cluster = Self { directory, binaries, user, port: free_port(), guard: None };
         let data = cluster.data();
         let initdb = cluster
             .command("initdb")
-            .args([
-                "--username=postgres",
-                "--auth=trust",
-                "--encoding=UTF8",
-                "--locale=C",
-            ])
+            .args(["--username=postgres", "--auth=trust", "--encoding=UTF8", "--locale=C"])
             .arg("--no-sync")
             .arg(&data)
             .output()
             .unwrap();
-        assert!(
-            initdb.status.success(),
-            "initdb: {}",
-            String::from_utf8_lossy(&initdb.stderr)
-        );
+        assert!(initdb.status.success(), "initdb: {}", String::from_utf8_lossy(&initdb.stderr));
         cluster.resume();
         cluster
     }
@@ -166,11 +141,7 @@ impl Cluster {
             .arg(&data)
             .output()
             .unwrap();
-        assert!(
-            stopped.status.success(),
-            "{}",
-            String::from_utf8_lossy(&stopped.stderr)
-        );
+        assert!(stopped.status.success(), "{}", String::from_utf8_lossy(&stopped.stderr));
         // The guard of the stopped server must not remove the files.
         if let Some(mut guard) = self.guard.take() {
             guard.kill().unwrap();
@@ -211,11 +182,7 @@ impl Drop for Cluster {
 }
 
 fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0")
-        .unwrap()
-        .local_addr()
-        .unwrap()
-        .port()
+    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
 
 /// Where `initdb` and `postgres` are: on the path, where Debian puts them, or
@@ -232,57 +199,36 @@ fn binaries() -> PathBuf {
         .clone()
 }
 
-#[expect(
-    clippy::disallowed_methods,
-    reason = "the harness is where the tests are configured"
-)]
+#[expect(clippy::disallowed_methods, reason = "the harness is where the tests are configured")]
 fn installed() -> Option<PathBuf> {
     let path = env::var_os("PATH").unwrap_or_default();
     let mut places: Vec<PathBuf> = env::split_paths(&path).collect();
-    let versions = fs::read_dir("/usr/lib/postgresql")
-        .into_iter()
-        .flatten()
-        .flatten();
+    let versions = fs::read_dir("/usr/lib/postgresql").into_iter().flatten().flatten();
     let mut versions: Vec<PathBuf> = versions.map(|entry| entry.path().join("bin")).collect();
     versions.sort();
     places.extend(versions.into_iter().rev());
     // A link on the path leads to where the other programs are.
-    let initdb = places.into_iter().find_map(|place| fs::canonicalize(place.join("initdb")).ok())?;
+    let initdb =
+        places.into_iter().find_map(|place| fs::canonicalize(place.join("initdb")).ok())?;
     initdb.parent().map(Path::to_owned)
 }
 
 fn install() {
     let mut progress = std::io::stderr();
-    let _ = writeln!(
-        progress,
-        "no PostgreSQL here: installing the package postgresql"
-    );
+    let _ = writeln!(progress, "no PostgreSQL here: installing the package postgresql");
     let root = is_root();
     let run = |arguments: &[&str]| {
-        let mut command = if root {
-            Command::new("apt-get")
-        } else {
-            Command::new("sudo")
-        };
+        let mut command = if root { Command::new("apt-get") } else { Command::new("sudo") };
         if !root {
             command.args(["-n", "apt-get"]);
         }
-        let done = command
-            .args(arguments)
-            .env("DEBIAN_FRONTEND", "noninteractive")
-            .output();
+        let done = command.args(arguments).env("DEBIAN_FRONTEND", "noninteractive").output();
         done.is_ok_and(|done| done.status.success())
     };
     // An old list of packages often suffices.
     let _ = run(&["-qq", "update"]);
     assert!(
-        run(&[
-            "-qq",
-            "install",
-            "-y",
-            "--no-install-recommends",
-            "postgresql"
-        ]),
+        run(&["-qq", "install", "-y", "--no-install-recommends", "postgresql"]),
         "the tests need PostgreSQL: install it so that initdb is on the PATH, or name a server in \
          ONCEGATE_TEST_DATABASE_URL"
     );
@@ -300,15 +246,9 @@ fn other_user() -> Option<(u32, u32)> {
     }
     let users = fs::read_to_string(Path::new("/etc/passwd")).unwrap();
     let find = |name: &str| {
-        let line = users
-            .lines()
-            .find(|line| line.split(':').next() == Some(name))?;
+        let line = users.lines().find(|line| line.split(':').next() == Some(name))?;
         let mut fields = line.split(':').skip(2);
         Some((fields.next()?.parse().ok()?, fields.next()?.parse().ok()?))
     };
-    Some(
-        find("postgres")
-            .or_else(|| find("nobody"))
-            .expect("no user to run PostgreSQL as"),
-    )
+    Some(find("postgres").or_else(|| find("nobody")).expect("no user to run PostgreSQL as"))
 }

@@ -64,9 +64,8 @@ impl EventStore for Link {
     async fn mark(&mut self, marks: &[&Mark]) -> Result<Vec<StoredEvent>, StoreError> {
         let mut answers: Vec<Option<StoredEvent>> = vec![None; marks.len()];
         for _ in 0..MAX_ROUNDS {
-            let open: Vec<usize> = (0..marks.len())
-                .filter(|&index| answers[index].is_none())
-                .collect();
+            let open: Vec<usize> =
+                (0..marks.len()).filter(|&index| answers[index].is_none()).collect();
             if open.is_empty() {
                 break;
             }
@@ -87,9 +86,7 @@ impl EventStore for Link {
         let teams: Vec<&str> = keys.iter().map(|key| key.team.as_str()).collect();
         let events: Vec<&str> = keys.iter().map(|key| key.event.as_str()).collect();
         let now = self.now();
-        let rows = self
-            .fetch(|| sqlx::query(LOOK).bind(&teams).bind(&events).bind(now))
-            .await?;
+        let rows = self.fetch(|| sqlx::query(LOOK).bind(&teams).bind(&events).bind(now)).await?;
         let mut found = vec![None; keys.len()];
         for row in rows {
             *slot(&mut found, row.try_get("ord"))? = Some(stored_event(&row)?);
@@ -117,14 +114,8 @@ impl Link {
             ttls.push(mark.ttl.as_micros());
         }
         let now = self.now();
-        let statement = || {
-            sqlx::query(MARK)
-                .bind(&teams)
-                .bind(&events)
-                .bind(&requests)
-                .bind(&ttls)
-                .bind(now)
-        };
+        let statement =
+            || sqlx::query(MARK).bind(&teams).bind(&events).bind(&requests).bind(&ttls).bind(now);
         let rows = self.fetch(statement).await?;
 
         // RETURNING cannot name the row's place in the array, but each attempt
@@ -133,14 +124,9 @@ impl Link {
         rows.iter()
             .map(|row| {
                 let event = stored_event(row)?;
-                let place = match row
-                    .try_get::<Option<i64>, _>("ord")
-                    .map_err(StoreError::fault)?
-                {
+                let place = match row.try_get::<Option<i64>, _>("ord").map_err(StoreError::fault)? {
                     Some(ord) => usize::try_from(ord - 1).ok(),
-                    None => event
-                        .request
-                        .and_then(|won| places.get(&won.as_uuid()).copied()),
+                    None => event.request.and_then(|won| places.get(&won.as_uuid()).copied()),
                 };
                 let index = place.and_then(|place| open.get(place));
                 let index = index.ok_or_else(|| StoreError::fault("a row nobody asked for"))?;
@@ -153,9 +139,7 @@ impl Link {
 fn stored_event(row: &PgRow) -> Result<StoredEvent, StoreError> {
     let read = || {
         Ok(StoredEvent {
-            request: row
-                .try_get::<Option<Uuid>, _>("request_id")?
-                .map(RequestId::from_uuid),
+            request: row.try_get::<Option<Uuid>, _>("request_id")?.map(RequestId::from_uuid),
             process_time: row.try_get::<PgTimestamp, _>("processed_at")?.0,
             expire_time: row.try_get::<PgTimestamp, _>("expires_at")?.0,
         })

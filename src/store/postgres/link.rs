@@ -27,13 +27,7 @@ pub struct Link {
 
 impl Link {
     pub(super) fn new(options: PgConnectOptions, timeout: Duration, clock: Clock) -> Self {
-        Self {
-            options,
-            timeout,
-            clock,
-            connection: None,
-            failed: None,
-        }
+        Self { options, timeout, clock, connection: None, failed: None }
     }
 
     /// The moment that a statement is told; null where the database's clock
@@ -102,9 +96,7 @@ impl Link {
                 }
             }
         }
-        self.connection
-            .as_mut()
-            .ok_or_else(|| StoreError::fault("no connection"))
+        self.connection.as_mut().ok_or_else(|| StoreError::fault("no connection"))
     }
 }
 

@@ -116,26 +116,12 @@ impl SessionStore for Link {
     async fn acquire(&mut self, asked: &[&Acquire]) -> Result<Vec<Verdict<Acquired>>, StoreError> {
         let keys = Keys::of(asked.iter().map(|acquire| &acquire.key));
         let leases: Vec<Uuid> = asked.iter().map(|_| LeaseId::random().as_uuid()).collect();
-        let requests: Vec<Uuid> = asked
-            .iter()
-            .map(|acquire| acquire.request.as_uuid())
-            .collect();
-        let holders: Vec<&str> = asked
-            .iter()
-            .map(|acquire| acquire.holder.as_str())
-            .collect();
-        let labels: Vec<String> = asked
-            .iter()
-            .map(|acquire| acquire.labels.to_json())
-            .collect();
-        let epics: Vec<Option<&str>> = asked
-            .iter()
-            .map(|acquire| acquire.epic.as_deref())
-            .collect();
-        let ttls: Vec<i64> = asked
-            .iter()
-            .map(|acquire| acquire.ttl.as_micros())
-            .collect();
+        let requests: Vec<Uuid> = asked.iter().map(|acquire| acquire.request.as_uuid()).collect();
+        let holders: Vec<&str> = asked.iter().map(|acquire| acquire.holder.as_str()).collect();
+        let labels: Vec<String> = asked.iter().map(|acquire| acquire.labels.to_json()).collect();
+        let epics: Vec<Option<&str>> =
+            asked.iter().map(|acquire| acquire.epic.as_deref()).collect();
+        let ttls: Vec<i64> = asked.iter().map(|acquire| acquire.ttl.as_micros()).collect();
         let now = self.now();
         let rows = self
             .fetch(|| {
@@ -153,10 +139,7 @@ impl SessionStore for Link {
         let mut verdicts = vec![Verdict::Again; asked.len()];
         for row in rows {
             let fresh = row.try_get("fresh").map_err(StoreError::fault)?;
-            let acquired = Acquired {
-                row: session_row(&row)?,
-                fresh,
-            };
+            let acquired = Acquired { row: session_row(&row)?, fresh };
             *slot(&mut verdicts, row.try_get("ord"))? = Verdict::Decided(acquired);
         }
         // A row that was free, and was not taken, somebody else took first.
@@ -179,22 +162,13 @@ impl SessionStore for Link {
         let ttls: Vec<i64> = asked.iter().map(|renew| renew.ttl.as_micros()).collect();
         let now = self.now();
         let rows = self
-            .fetch(|| {
-                keys.bind(sqlx::query(RENEW))
-                    .bind(&leases)
-                    .bind(&ttls)
-                    .bind(now)
-            })
+            .fetch(|| keys.bind(sqlx::query(RENEW)).bind(&leases).bind(&ttls).bind(now))
             .await?;
 
         let mut verdicts = vec![Verdict::Again; asked.len()];
         for row in rows {
             let renewed: bool = row.try_get("live").map_err(StoreError::fault)?;
-            let session = if renewed {
-                Some(session_row(&row)?)
-            } else {
-                None
-            };
+            let session = if renewed { Some(session_row(&row)?) } else { None };
             *slot(&mut verdicts, row.try_get("ord"))? = Verdict::Decided(session);
         }
         Ok(verdicts)
@@ -202,14 +176,9 @@ impl SessionStore for Link {
 
     async fn release(&mut self, asked: &[&Release]) -> Result<Vec<Verdict<bool>>, StoreError> {
         let keys = Keys::of(asked.iter().map(|release| &release.key));
-        let leases: Vec<Uuid> = asked
-            .iter()
-            .map(|release| release.lease.as_uuid())
-            .collect();
+        let leases: Vec<Uuid> = asked.iter().map(|release| release.lease.as_uuid()).collect();
         let now = self.now();
-        let rows = self
-            .fetch(|| keys.bind(sqlx::query(RELEASE)).bind(&leases).bind(now))
-            .await?;
+        let rows = self.fetch(|| keys.bind(sqlx::query(RELEASE)).bind(&leases).bind(now)).await?;
 
         let mut verdicts = vec![Verdict::Again; asked.len()];
         for row in rows {
@@ -226,9 +195,7 @@ impl SessionStore for Link {
         let teams: Vec<&str> = keys.iter().map(|key| key.team.as_str()).collect();
         let sessions: Vec<&str> = keys.iter().map(|key| key.session.as_str()).collect();
         let now = self.now();
-        let rows = self
-            .fetch(|| sqlx::query(LOOK).bind(&teams).bind(&sessions).bind(now))
-            .await?;
+        let rows = self.fetch(|| sqlx::query(LOOK).bind(&teams).bind(&sessions).bind(now)).await?;
         let mut found = vec![None; keys.len()];
         for row in rows {
             *slot(&mut found, row.try_get("ord"))? = Some(session_row(&row)?);
@@ -256,10 +223,7 @@ impl<'a> Keys<'a> {
     }
 
     fn bind<'q>(&'q self, statement: Statement<'q>) -> Statement<'q> {
-        statement
-            .bind(&self.teams)
-            .bind(&self.sessions)
-            .bind(&self.locks)
+        statement.bind(&self.teams).bind(&self.sessions).bind(&self.locks)
     }
 }
 
@@ -278,11 +242,7 @@ fn session_row(row: &PgRow) -> Result<SessionRow, StoreError> {
             labels: Labels::from_json(row.try_get("labels")?),
         };
         let request = RequestId::from_uuid(row.try_get("request_id")?);
-        Ok(SessionRow {
-            lease,
-            request,
-            live: row.try_get("live")?,
-        })
+        Ok(SessionRow { lease, request, live: row.try_get("live")? })
     };
     read().map_err(|error: sqlx::Error| StoreError::fault(error))
 }

@@ -32,8 +32,6 @@ impl<'r> Decode<'r, Postgres> for PgTimestamp {
     fn decode(value: PgValueRef<'r>) -> Result<Self, BoxDynError> {
         let micros = <i64 as Decode<Postgres>>::decode(value)?;
         // "infinity" is the largest number there is.
-        Ok(Self(Timestamp::from_micros(
-            micros.saturating_add(EPOCH_MICROS),
-        )))
+        Ok(Self(Timestamp::from_micros(micros.saturating_add(EPOCH_MICROS))))
     }
 }

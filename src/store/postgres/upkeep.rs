@@ -92,13 +92,8 @@ impl Upkeep for Link {
             (false, Age::AtLeast(_)) => (DELETE_OLD_EVENTS, DELETE_SESSIONS),
         };
         let events = self.count(events, sweep, sweep.limit.into()).await?;
-        let sessions = self
-            .count(
-                sessions,
-                sweep,
-                u64::from(sweep.limit).saturating_sub(events),
-            )
-            .await?;
+        let sessions =
+            self.count(sessions, sweep, u64::from(sweep.limit).saturating_sub(events)).await?;
         Ok(Swept { events, sessions })
     }
 

@@ -34,12 +34,7 @@ impl EventStore for Handle {
             .iter()
             .map(|mark| {
                 let request = mark.request.as_uuid().simple().to_string();
-                (
-                    &mark.key.team,
-                    &mark.key.event,
-                    mark.ttl.as_micros(),
-                    request,
-                )
+                (&mark.key.team, &mark.key.event, mark.ttl.as_micros(), request)
             })
             .collect();
         let asked = serde_json::json!(asked).to_string();

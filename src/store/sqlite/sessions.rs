@@ -51,8 +51,7 @@ impl SessionStore for Handle {
         let mut rows = look(&mut batch, &keys, now).await?;
 
         let is_free = |(row, acquire): (&Option<Stored>, &&Acquire)| {
-            row.as_ref()
-                .is_none_or(|stored| stored.row.decision(acquire) == Decision::Free)
+            row.as_ref().is_none_or(|stored| stored.row.decision(acquire) == Decision::Free)
         };
         let free: Vec<bool> = rows.iter().zip(asked).map(is_free).collect();
         let count = i64::try_from(free.iter().filter(|&&free| free).count()).unwrap_or(0);
@@ -76,12 +75,7 @@ impl SessionStore for Handle {
         batch.commit().await.map_err(classify)?;
         rows.into_iter()
             .zip(free)
-            .map(|(row, fresh)| {
-                Some(Verdict::Decided(Acquired {
-                    row: row?.row,
-                    fresh,
-                }))
-            })
+            .map(|(row, fresh)| Some(Verdict::Decided(Acquired { row: row?.row, fresh })))
             .collect::<Option<_>>()
             .ok_or_else(|| StoreError::fault("a session was left undecided"))
     }
@@ -142,10 +136,7 @@ impl SessionStore for Handle {
     ) -> Result<Vec<Option<SessionRow>>, StoreError> {
         let now = self.now();
         let rows = look(self.reader().await?, keys, now).await?;
-        Ok(rows
-            .into_iter()
-            .map(|row| row.map(|stored| stored.row))
-            .collect())
+        Ok(rows.into_iter().map(|row| row.map(|stored| stored.row)).collect())
     }
 }
 
@@ -162,14 +153,7 @@ fn grant(acquire: &Acquire, token: FencingToken, bound: Option<String>, now: Tim
         epic: bound.or_else(|| acquire.epic.clone()),
         labels: acquire.labels.clone(),
     };
-    Stored {
-        row: SessionRow {
-            lease,
-            request: acquire.request,
-            live: true,
-        },
-        released: false,
-    }
+    Stored { row: SessionRow { lease, request: acquire.request, live: true }, released: false }
 }
 
 async fn look(
@@ -200,36 +184,24 @@ async fn write(
     }
     let rows: Vec<_> = rows
         .iter()
-        .map(
-            |(
-                key,
-                Stored {
-                    row: SessionRow { lease, request, .. },
-                    released,
-                },
-            )| {
-                serde_json::json!([
-                    key.team,
-                    key.session,
-                    lease.token.0,
-                    lease.id.as_uuid().simple().to_string(),
-                    request.as_uuid().simple().to_string(),
-                    lease.holder,
-                    lease.labels.to_json(),
-                    lease.epic,
-                    lease.acquire_time.as_micros(),
-                    lease.expire_time.as_micros(),
-                    i64::from(*released),
-                ])
-            },
-        )
+        .map(|(key, Stored { row: SessionRow { lease, request, .. }, released })| {
+            serde_json::json!([
+                key.team,
+                key.session,
+                lease.token.0,
+                lease.id.as_uuid().simple().to_string(),
+                request.as_uuid().simple().to_string(),
+                lease.holder,
+                lease.labels.to_json(),
+                lease.epic,
+                lease.acquire_time.as_micros(),
+                lease.expire_time.as_micros(),
+                i64::from(*released),
+            ])
+        })
         .collect();
     let rows = serde_json::Value::from(rows).to_string();
-    sqlx::query(WRITE)
-        .bind(rows)
-        .execute(connection)
-        .await
-        .map_err(classify)?;
+    sqlx::query(WRITE).bind(rows).execute(connection).await.map_err(classify)?;
     Ok(())
 }
 
@@ -249,11 +221,7 @@ fn stored(row: &SqliteRow, now: Timestamp) -> Result<Stored, sqlx::Error> {
     };
     let request = RequestId::from_uuid(uuid("request_id")?);
     Ok(Stored {
-        row: SessionRow {
-            lease,
-            request,
-            live: !released && expire_time > now,
-        },
+        row: SessionRow { lease, request, live: !released && expire_time > now },
         released,
     })
 }

@@ -98,14 +98,8 @@ impl Upkeep for Handle {
         let mut batch = begin(&mut writer).await?;
         let limit = u64::from(sweep.limit);
         let events = delete(&mut batch, events, until, sweep, limit).await?;
-        let sessions = delete(
-            &mut batch,
-            sessions,
-            until,
-            sweep,
-            limit - events.min(limit),
-        )
-        .await?;
+        let sessions =
+            delete(&mut batch, sessions, until, sweep, limit - events.min(limit)).await?;
         batch.commit().await.map_err(classify)?;
         Ok(Swept { events, sessions })
     }
@@ -122,9 +116,7 @@ impl Upkeep for Handle {
 
     async fn ping(&mut self) -> Result<(), StoreError> {
         let answer = sqlx::query(PING).fetch_one(self.reader().await?).await;
-        answer
-            .and_then(|row| row.try_get::<i64, _>(0))
-            .map_err(classify)?;
+        answer.and_then(|row| row.try_get::<i64, _>(0)).map_err(classify)?;
         Ok(())
     }
 }
