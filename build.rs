@@ -2,10 +2,7 @@
 
 use std::{env, fs, path::PathBuf};
 
-#[expect(
-    clippy::disallowed_methods,
-    reason = "how cargo tells a build script where to write"
-)]
+#[expect(clippy::disallowed_methods, reason = "how cargo tells a build script where to write")]
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     println!("cargo::rerun-if-changed=proto");
     println!("cargo::rerun-if-changed=migrations");

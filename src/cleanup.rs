@@ -108,7 +108,10 @@ impl Cleanup {
                 dry_run: false,
                 elected: true,
             };
-            match self.run(sweep, next).await {
+            let Some(ended) = stop.run_until_cancelled(self.run(sweep, next)).await else {
+                return;
+            };
+            match ended {
                 Ok(Cleaned { swept, .. }) if swept != Swept::default() => {
                     tracing::info!(events = swept.events, sessions = swept.sessions, "swept");
                 }

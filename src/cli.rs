@@ -1,7 +1,11 @@
 //! The command line: one file a command.
 
-use std::process::ExitCode;
+use std::{
+    io::{self, Write as _},
+    process::ExitCode,
+};
 
+use anyhow::Context as _;
 use clap::{Parser, Subcommand};
 
 use crate::config::{LogConfig, ServeConfig, StoreConfig};
@@ -30,11 +34,18 @@ enum Exit {
     BadLines = 3,
     /// The service is away, busy or too slow: try again.
     Unavailable = 4,
-    /// No: duplicate, not seen, held, lost, not released, stale, not serving.
+    /// No: duplicate, not seen, held, lost, not released, stale, bound to
+    /// another epic, not serving.
     No = 10,
     /// `check`: somebody is working on it.
     InProgress = 11,
 }
+
+/// Marks an error that the arguments are to blame for, where their parser
+/// cannot see it.
+#[derive(Debug, Clone, Copy, thiserror::Error)]
+#[error("wrong arguments")]
+struct WrongArguments;
 
 const EXIT_CODES: &str = "\
 Exit codes:
@@ -43,7 +54,8 @@ Exit codes:
    2  wrong arguments
    3  some input lines could not be marked (mark --slack)
    4  the service is away, busy or too slow: try again
-  10  no: duplicate, not seen, held, lease lost, not released, stale, not serving
+  10  no: duplicate, not seen, held, lease lost, not released, stale, bound to
+      another epic, not serving
   11  in progress (check)";
 
 /// The idempotency authority that bots in any language share.
@@ -52,7 +64,7 @@ Exit codes:
 pub struct Cli {
     #[command(subcommand)]
     command: Command,
-    #[command(flatten)]
+    #[command(flatten, next_help_heading = "Log")]
     log: LogConfig,
 }
 
@@ -64,8 +76,11 @@ enum Command {
     /// Bring a database's schema up to date, and exit
     Migrate(StoreConfig),
     /// Mark an event, or a stream of Slack deliveries, as handled
+    #[command(after_help = "Exit codes: 0 first, 10 duplicate; with --slack 0, or 3 where some \
+        lines could not be marked")]
     Mark(mark::Args),
     /// Ask whether an event has been handled
+    #[command(after_help = "Exit codes: 0 processed, 10 not seen, 11 in progress")]
     Check(check::Args),
     /// Acquire, renew, release or check the lease of a session
     #[command(subcommand)]
@@ -73,6 +88,7 @@ enum Command {
     /// Delete what has expired, or what is old
     Cleanup(cleanup::Args),
     /// Ask whether the service is healthy
+    #[command(after_help = "Exit codes: 0 serving, 4 cannot be reached, 10 not serving or unknown")]
     Health(health::Args),
 }
 
@@ -81,14 +97,21 @@ impl Cli {
     #[must_use]
     pub fn run(self) -> ExitCode {
         let exit = self.execute().unwrap_or_else(|error| {
-            eprintln!("error: {}", client::explain(&error));
+            let nobody_reads = error
+                .downcast_ref::<io::Error>()
+                .is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe);
+            if !nobody_reads {
+                tell(format_args!("error: {}", client::explain(&error)));
+            }
             client::exit_of(&error)
         });
         ExitCode::from(exit as u8)
     }
 
     fn execute(self) -> anyhow::Result<Exit> {
-        crate::telemetry::init_logs(&self.log.log, self.log.log_format)?;
+        crate::telemetry::init_logs(&self.log.log, self.log.log_format)
+            .context("--log")
+            .context(WrongArguments)?;
         // A command that only asks a server needs no threads of its own.
         let mut runtime = match &self.command {
             Command::Serve(_) => tokio::runtime::Builder::new_multi_thread(),
@@ -106,6 +129,11 @@ impl Cli {
             }
         })
     }
+}
+
+/// Tells a person something; nothing depends on whether they can read it.
+fn tell(what: impl std::fmt::Display) {
+    let _ = writeln!(io::stderr(), "{what}");
 }
 
 #[cfg(test)]

@@ -33,6 +33,8 @@ const LIVENESS: &str = "liveness";
 /// How long a connection may take to close by itself once its calls are
 /// answered; an idle or mute peer is cut off then.
 const GOODBYE: Duration = Duration::from_millis(500);
+/// How long the store may take, once all calls have ended, for what they left.
+const CLOSING: Duration = Duration::from_secs(1);
 /// How long to wait before the database is tried again at start.
 const CONNECT_PAUSE: Duration = Duration::from_millis(500);
 
@@ -110,7 +112,16 @@ impl Server {
         };
         let incoming = Incoming::new(listener, limits, metrics.connections.clone(), cut.clone());
         let drain = Drain { health, under_way, cut, timeout: config.drain_timeout };
-        let task = tokio::spawn(drain.serve(services, incoming, stop.clone()));
+        let draining = drain.serve(services, incoming, stop.clone());
+        let closed = store.closed();
+        let task = tokio::spawn(async move {
+            let ended = draining.await;
+            // The leases of callers that were cut off are still being given back.
+            if tokio::time::timeout(CLOSING, closed).await.is_err() {
+                tracing::warn!("the store did not finish");
+            }
+            ended
+        });
         Ok(Self { address, metrics_address, stop, task })
     }
 

@@ -250,4 +250,8 @@ pub trait Store {
 
     /// How many connections are worth having for one kind of writing, at most.
     fn writers(&self, wanted: usize) -> usize;
+
+    /// Waits until every connection that was handed out is gone: what was
+    /// queued has been written, and the next process may have the database.
+    fn closed(&self) -> impl Future<Output = ()> + Send + 'static;
 }

@@ -35,9 +35,16 @@ pub enum LogFormat {
 /// # Errors
 /// When `filter` cannot be read, or logging has been started before.
 pub fn init_logs(filter: &str, format: LogFormat) -> anyhow::Result<()> {
-    let filter = EnvFilter::try_new(filter)?;
+    // sqlx warns of parameters that it does not know with what they hold, which
+    // may be a password.
+    let quiet = "sqlx_postgres::options=error".parse()?;
+    let filter = EnvFilter::try_new(filter)?.add_directive(quiet);
     let terminal = std::io::stderr().is_terminal();
-    let logs = fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let logs = fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        // It would be told on standard error, and panic where nobody reads that.
+        .log_internal_errors(false);
     let started = match (format, terminal) {
         (LogFormat::Json, _) | (LogFormat::Auto, false) => {
             logs.json().flatten_event(true).try_init()

@@ -2,5 +2,9 @@
 //! Every test has a database of its own, real servers on free ports, and runs
 //! beside the others.
 
+mod cli;
 mod conformance;
+mod grpc;
 mod harness;
+mod layering;
+mod schema;

@@ -4,21 +4,28 @@ use std::time::Duration;
 
 use serde_json::json;
 
-use super::{ClientArgs, Exit, client::duration};
-use crate::grpc::pb::CleanupRequest;
+use super::{
+    ClientArgs, Exit,
+    client::{duration, within},
+};
+use crate::{
+    domain::limits::{CLEANUP_AGE, DEFAULT_CLEANUP_ROWS, MAX_CLEANUP_ROWS},
+    grpc::pb::CleanupRequest,
+};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
     /// Only this team's rows
-    #[arg(long, default_value = "")]
-    team: String,
+    #[arg(long)]
+    team: Option<String>,
     /// Delete what was marked, or left idle, longer ago than this, expired or
     /// not; 0s deletes all of a team's. Unset: what has expired
-    #[arg(long, value_parser = humantime::parse_duration)]
+    #[arg(long, value_name = "AGE", value_parser = within(CLEANUP_AGE))]
     older_than: Option<Duration>,
-    /// The most rows to delete, 1 to 1000000; 0: 100000
-    #[arg(long, default_value_t = 0)]
-    max_rows: i32,
+    /// The most rows to delete, 1 to 1000000
+    #[arg(long, value_name = "ROWS", default_value_t = DEFAULT_CLEANUP_ROWS,
+        value_parser = clap::value_parser!(u32).range(1..=i64::from(MAX_CLEANUP_ROWS)))]
+    max_rows: u32,
     /// Count, delete nothing
     #[arg(long)]
     dry_run: bool,
@@ -28,9 +35,9 @@ pub(super) struct Args {
 
 pub(super) async fn run(args: Args) -> anyhow::Result<Exit> {
     let message = CleanupRequest {
-        team_id: args.team,
-        older_than: duration(args.older_than)?,
-        max_rows: args.max_rows,
+        team_id: args.team.unwrap_or_default(),
+        older_than: args.older_than.map(duration),
+        max_rows: args.max_rows.cast_signed(),
         dry_run: args.dry_run,
     };
     let request = args.client.request(message, Duration::ZERO);

@@ -1,7 +1,9 @@
 //! What the commands that ask a server share.
 
 use std::{
+    error::Error as _,
     io::{self, Write as _},
+    ops::RangeInclusive,
     time::Duration,
 };
 
@@ -10,10 +12,10 @@ use clap::{Args, ValueEnum};
 use serde_json::Value;
 use tonic::{
     Code, Request, Status,
-    transport::{Channel, Endpoint},
+    transport::{Channel, Endpoint, Uri},
 };
 
-use super::Exit;
+use super::{Exit, WrongArguments};
 use crate::{
     config::DEFAULT_ADDRESS,
     grpc::pb::{
@@ -22,18 +24,21 @@ use crate::{
     },
 };
 
+/// How long an answer may be waited for.
+const TIMEOUT: RangeInclusive<Duration> = Duration::from_millis(1)..=Duration::from_hours(24);
+
 /// Which server is asked, and how its answer is printed.
 #[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Server and output")]
 pub(super) struct ClientArgs {
     /// The server: HOST:PORT, or `unix:/path`
-    #[arg(long, env = "ONCEGATE_SERVER", default_value = DEFAULT_ADDRESS)]
+    #[arg(long, env = "ONCEGATE_SERVER", default_value = DEFAULT_ADDRESS, value_parser = server)]
     server: String,
     /// How to print the answer
     #[arg(long, env = "ONCEGATE_OUTPUT", value_enum, default_value = "text")]
     pub(super) output: Output,
     /// How long to wait for an answer, a wait for a lease not counted
-    #[arg(long, env = "ONCEGATE_TIMEOUT", default_value = "10s",
-        value_parser = humantime::parse_duration)]
+    #[arg(long, env = "ONCEGATE_TIMEOUT", default_value = "10s", value_parser = within(TIMEOUT))]
     timeout: Duration,
 }
 
@@ -58,17 +63,15 @@ impl Output {
 
 impl ClientArgs {
     pub(super) async fn channel(&self) -> anyhow::Result<Channel> {
-        let uri = if self.server.starts_with("unix:") {
-            self.server.clone()
-        } else {
-            format!("http://{}", self.server)
-        };
+        let server = &self.server;
+        let uri =
+            if server.starts_with("unix:") { server.clone() } else { format!("http://{server}") };
         let endpoint = Endpoint::from_shared(uri)
-            .with_context(|| format!("--server {} is not an address", self.server))?
+            .context("--server")
+            .context(WrongArguments)?
             .connect_timeout(self.timeout);
         endpoint.connect().await.map_err(|error| {
-            Status::unavailable(format!("cannot reach {}: {}", self.server, root_cause(&error)))
-                .into()
+            Status::unavailable(format!("cannot reach {server}: {}", root_cause(&error))).into()
         })
     }
 
@@ -84,6 +87,40 @@ impl ClientArgs {
     }
 }
 
+/// Reads `--server`.
+fn server(given: &str) -> Result<String, String> {
+    const EXPECTED: &str = "must be HOST:PORT or unix:/path";
+    if let Some(path) = given.strip_prefix("unix:") {
+        let named = !path.trim_start_matches('/').is_empty();
+        return named.then(|| given.to_owned()).ok_or(EXPECTED.into());
+    }
+    if given.starts_with("https://") {
+        return Err("TLS is not spoken here: give HOST:PORT".into());
+    }
+    let given = given.strip_prefix("http://").unwrap_or(given);
+    let given = given.trim_end_matches('/');
+    let uri: Result<Uri, _> = given.parse();
+    match uri.ok().as_ref().and_then(Uri::authority) {
+        Some(authority) if authority.port_u16().is_some() => Ok(given.to_owned()),
+        _ => Err(EXPECTED.into()),
+    }
+}
+
+/// Reads a flag's duration, which must lie within `range`.
+pub(super) fn within(
+    range: RangeInclusive<Duration>,
+) -> impl Fn(&str) -> Result<Duration, String> + Clone {
+    move |given| {
+        let span = humantime::parse_duration(given).map_err(|error| error.to_string())?;
+        if range.contains(&span) {
+            return Ok(span);
+        }
+        let [least, most] =
+            [range.start(), range.end()].map(|end| humantime::format_duration(*end));
+        Err(format!("must be {least} to {most}"))
+    }
+}
+
 fn root_cause(error: &dyn std::error::Error) -> String {
     let mut cause = error;
     while let Some(source) = cause.source() {
@@ -94,22 +131,60 @@ fn root_cause(error: &dyn std::error::Error) -> String {
 
 /// The exit code that an error stands for.
 pub(super) fn exit_of(error: &anyhow::Error) -> Exit {
-    match error.downcast_ref::<Status>().map(Status::code) {
-        Some(Code::InvalidArgument) => Exit::Usage,
-        Some(Code::Unavailable | Code::DeadlineExceeded | Code::ResourceExhausted) => {
-            Exit::Unavailable
-        }
-        Some(Code::FailedPrecondition) => Exit::No,
+    if error.is::<WrongArguments>() {
+        return Exit::Usage;
+    }
+    let Some(status) = error.downcast_ref::<Status>() else {
+        return Exit::Failed;
+    };
+    match status.code() {
+        _ if !answered(status) => Exit::Unavailable,
+        // OUT_OF_RANGE: the message is longer than a request may be.
+        Code::InvalidArgument | Code::OutOfRange => Exit::Usage,
+        Code::Unavailable | Code::DeadlineExceeded | Code::ResourceExhausted => Exit::Unavailable,
+        Code::FailedPrecondition => Exit::No,
         _ => Exit::Failed,
     }
 }
 
-/// An error as a person reads it: its code, and what the server said.
+/// An error as a person reads it: what was done, the answer's code, and what the
+/// server said.
 pub(super) fn explain(error: &anyhow::Error) -> String {
-    match error.downcast_ref::<Status>() {
-        Some(status) => format!("{:?}: {}", status.code(), status.message()),
-        None => format!("{error:#}"),
+    let mut told: Vec<String> = Vec::new();
+    for cause in error.chain() {
+        match cause.downcast_ref::<Status>() {
+            Some(status) if answered(status) => {
+                told.push(format!("{}: {}", name(status.code()), status.message()));
+                break;
+            }
+            Some(status) => {
+                told.push(format!("no answer from the server: {}", root_cause(status)));
+                break;
+            }
+            // Many an error tells its cause itself.
+            None if told.last().is_some_and(|last| last.ends_with(&cause.to_string())) => {}
+            None => told.push(cause.to_string()),
+        }
     }
+    told.join(": ")
+}
+
+/// Whether a server sent this. What tonic makes of a broken connection, or of
+/// its own timeout, has many codes, but always a source.
+fn answered(status: &Status) -> bool {
+    status.source().is_none()
+}
+
+/// A code as the contract spells it, such as `INVALID_ARGUMENT`.
+fn name(code: Code) -> String {
+    let mut name = String::new();
+    for letter in format!("{code:?}").chars() {
+        if letter.is_uppercase() && !name.is_empty() {
+            name.push('_');
+        }
+        name.push(letter.to_ascii_uppercase());
+    }
+    name
 }
 
 pub(super) fn event(team_id: String, event_id: String) -> EventKey {
@@ -121,16 +196,46 @@ pub(super) fn session(team_id: String, session_id: String) -> SessionKey {
 }
 
 /// A flag's duration on the wire.
-pub(super) fn duration(span: Option<Duration>) -> anyhow::Result<Option<prost_types::Duration>> {
-    span.map(|span| span.try_into().context("the duration is too long")).transpose()
+pub(super) fn duration(span: Duration) -> prost_types::Duration {
+    prost_types::Duration {
+        seconds: span.as_secs().cast_signed(),
+        nanos: span.subsec_nanos().cast_signed(),
+    }
 }
 
-/// A moment as people and `date -d` read it.
-pub(super) fn moment(at: Option<prost_types::Timestamp>) -> String {
-    at.map(|at| at.to_string()).unwrap_or_default()
+/// A moment as people and `date -d` read it; null where there is none.
+pub(super) fn moment(at: Option<prost_types::Timestamp>) -> Option<String> {
+    at.map(|at| at.to_string())
 }
 
 /// How much time is left, in seconds.
 pub(super) fn seconds(span: Option<prost_types::Duration>) -> f64 {
     span.and_then(|span| Duration::try_from(span).ok()).unwrap_or_default().as_secs_f64()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_server_is_a_host_with_a_port_or_a_socket() {
+        for (given, read) in [
+            ("localhost:7411", "localhost:7411"),
+            ("[::1]:7411", "[::1]:7411"),
+            ("http://oncegate.bots:7411/", "oncegate.bots:7411"),
+            ("unix:/run/oncegate.sock", "unix:/run/oncegate.sock"),
+            ("unix:///run/oncegate.sock", "unix:///run/oncegate.sock"),
+        ] {
+            assert_eq!(server(given).as_deref(), Ok(read));
+        }
+        for bad in ["", "localhost", "7411", "two words:7411", "unix:", "https://oncegate:7411"] {
+            assert!(server(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn codes_are_spelled_as_in_the_contract() {
+        assert_eq!(name(Code::InvalidArgument), "INVALID_ARGUMENT");
+        assert_eq!(name(Code::Ok), "OK");
+    }
 }

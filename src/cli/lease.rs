@@ -8,22 +8,30 @@ use serde_json::{Value, json};
 
 use super::{
     ClientArgs, Exit,
-    client::{Output, duration, moment, seconds, session},
+    client::{Output, duration, moment, seconds, session, within},
 };
-use crate::grpc::pb::{
-    AcquireSessionLeaseRequest, CheckSessionLeaseRequest, ReleaseSessionLeaseRequest,
-    RenewSessionLeaseRequest, SessionKey, SessionLease, acquire_session_lease_response::Outcome,
+use crate::{
+    domain::limits::{LEASE_TTL, WAIT},
+    grpc::pb::{
+        AcquireSessionLeaseRequest, CheckSessionLeaseRequest, ReleaseSessionLeaseRequest,
+        RenewSessionLeaseRequest, SessionKey, SessionLease,
+        acquire_session_lease_response::Outcome,
+    },
 };
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
     /// Take the lease of a session
+    #[command(after_help = "Exit codes: 0 granted, 10 held, or bound to another epic")]
     Acquire(Acquire),
     /// Let a lease run on
+    #[command(after_help = "Exit codes: 0 renewed, 10 lost")]
     Renew(Renew),
     /// Give a lease back
+    #[command(after_help = "Exit codes: 0 released, 10 not held any more")]
     Release(Release),
     /// Ask whether a fencing token is the current one
+    #[command(after_help = "Exit codes: 0 current, 10 stale")]
     Check(Check),
 }
 
@@ -49,20 +57,20 @@ pub(super) struct Acquire {
     #[arg(long, env = "HOSTNAME", default_value = "oncegate-cli")]
     holder: String,
     /// How long the lease runs, 1s to 15m; unset: 30s
-    #[arg(long, value_parser = humantime::parse_duration)]
+    #[arg(long, value_parser = within(LEASE_TTL))]
     ttl: Option<Duration>,
     /// How long to queue while the session is held, up to 10m
-    #[arg(long, default_value = "0s", value_parser = humantime::parse_duration)]
+    #[arg(long, default_value = "0s", value_parser = within(WAIT))]
     wait: Duration,
     /// The work to bind the session to
-    #[arg(long, default_value = "")]
-    epic: String,
-    /// A label, NAME=VALUE; up to 8
-    #[arg(long = "label", value_parser = label)]
+    #[arg(long)]
+    epic: Option<String>,
+    /// A label to show with the lease; up to 8
+    #[arg(long = "label", value_name = "NAME=VALUE", value_parser = label)]
     labels: Vec<(String, String)>,
     /// Names this attempt, so that it can be repeated
-    #[arg(long, default_value = "")]
-    request_id: String,
+    #[arg(long)]
+    request_id: Option<String>,
     #[command(flatten)]
     client: ClientArgs,
 }
@@ -79,7 +87,7 @@ pub(super) struct Renew {
     /// The lease, as acquire printed it
     lease_id: String,
     /// How long it runs from now, 1s to 15m; unset: 30s
-    #[arg(long, value_parser = humantime::parse_duration)]
+    #[arg(long, value_parser = within(LEASE_TTL))]
     ttl: Option<Duration>,
     #[command(flatten)]
     client: ClientArgs,
@@ -118,10 +126,10 @@ async fn acquire(args: Acquire) -> anyhow::Result<Exit> {
     let message = AcquireSessionLeaseRequest {
         session: Some(args.target.key()),
         holder: args.holder,
-        request_id: args.request_id,
-        ttl: duration(args.ttl)?,
-        wait: duration(Some(args.wait))?,
-        epic_id: args.epic,
+        request_id: args.request_id.unwrap_or_default(),
+        ttl: args.ttl.map(duration),
+        wait: Some(duration(args.wait)),
+        epic_id: args.epic.unwrap_or_default(),
         labels: args.labels.into_iter().collect(),
     };
     let request = args.client.request(message, args.wait);
@@ -139,10 +147,12 @@ async fn acquire(args: Acquire) -> anyhow::Result<Exit> {
                 "remaining_seconds": remaining,
                 "queue_length": held.queue_length,
             });
-            let text = format!(
-                "held by {} for {remaining:.1} s, {} waiting",
-                held.holder, held.queue_length
-            );
+            let holder = if held.holder.is_empty() {
+                "for the next in its queue".to_owned()
+            } else {
+                format!("by {} for {remaining:.1} s", held.holder)
+            };
+            let text = format!("held {holder}, {} waiting", held.queue_length);
             args.client.output.print(&json, text)?;
             Ok(Exit::No)
         }
@@ -153,7 +163,7 @@ async fn renew(args: Renew) -> anyhow::Result<Exit> {
     let message = RenewSessionLeaseRequest {
         session: Some(args.target.key()),
         lease_id: args.lease_id,
-        ttl: duration(args.ttl)?,
+        ttl: args.ttl.map(duration),
     };
     let request = args.client.request(message, Duration::ZERO);
     let answer = args.client.connect().await?.renew_session_lease(request).await?.into_inner();
@@ -179,10 +189,11 @@ async fn check(args: Check) -> anyhow::Result<Exit> {
     let request = args.client.request(message, Duration::ZERO);
     let answer = args.client.connect().await?.check_session_lease(request).await?.into_inner();
     let json = json!({ "current": answer.current, "fencing_token": answer.fencing_token });
-    let text = if answer.current {
-        "current".to_owned()
-    } else {
-        format!("stale: the latest fencing token is {}", answer.fencing_token)
+    let text = match answer.fencing_token {
+        _ if answer.current => "current".to_owned(),
+        0 => "stale: no lease of this session is on record".to_owned(),
+        latest if latest == args.fencing_token => "stale: its lease has ended".to_owned(),
+        latest => format!("stale: the latest fencing token is {latest}"),
     };
     args.client.output.print(&json, text)?;
     Ok(if answer.current { Exit::Yes } else { Exit::No })

@@ -7,26 +7,33 @@ use std::{
     time::Duration,
 };
 
-use anyhow::Context as _;
+use anyhow::{Context as _, anyhow};
+use prost::Message as _;
 use serde_json::json;
 use tokio::sync::mpsc;
-use tonic::transport::Channel;
+use tonic::{Code, Status, transport::Channel};
 
 use super::{
     ClientArgs, Exit,
-    client::{duration, event, moment},
-    slack,
+    client::{duration, event, moment, within},
+    slack, tell,
 };
-use crate::grpc::pb::{
-    BatchMarkProcessedRequest, EventKey, MarkProcessedRequest, MarkProcessedResponse,
-    batch_mark_processed_result::Result as ItemResult,
-    idempotency_service_client::IdempotencyServiceClient,
+use crate::{
+    domain::limits::{EVENT_TTL, MAX_ID_BYTES, MAX_REQUEST_BYTES},
+    grpc::pb::{
+        BatchMarkProcessedRequest, EventKey, MarkProcessedRequest, MarkProcessedResponse,
+        batch_mark_processed_result::Result as ItemResult,
+        idempotency_service_client::IdempotencyServiceClient,
+    },
 };
 
-/// The most lines in one request: with every field as long as it may be, the
-/// message is still below its limit of 1 MiB.
-const MAX_LINES: usize = 200;
-/// The longest line that is read as a delivery.
+/// The longest key there can be: a team and eight of Slack's fields, each with
+/// its tag and length, and what encloses the eight.
+const MAX_KEY_BYTES: usize = 9 * (MAX_ID_BYTES + 3) + 3;
+/// The most lines in one request: with the longest keys and request ids, and 32
+/// bytes for the TTL and the tags, it is still no longer than it may be.
+const MAX_LINES: usize = MAX_REQUEST_BYTES / (MAX_KEY_BYTES + MAX_ID_BYTES + 32);
+/// The longest line that is read as a delivery, its end not counted.
 const MAX_LINE_BYTES: usize = 4 * 1024 * 1024;
 
 #[derive(Debug, clap::Args)]
@@ -39,14 +46,15 @@ pub(super) struct Args {
     event: Option<String>,
     /// Read Slack deliveries from FILE, or - for standard input, one JSON
     /// object a line: Events API envelopes, `block_actions`, bare events
-    #[arg(long, value_name = "FILE", conflicts_with_all = ["event", "request_id"])]
+    #[arg(long, value_name = "FILE", conflicts_with = "event")]
     slack: Option<PathBuf>,
     /// How long the event stays handled, 1s to 30d; unset: 24h
-    #[arg(long, value_parser = humantime::parse_duration)]
+    #[arg(long, value_parser = within(EVENT_TTL))]
     ttl: Option<Duration>,
-    /// Names this attempt, so that it can be repeated
-    #[arg(long, default_value = "")]
-    request_id: String,
+    /// Names this attempt, so that it can be repeated: the answers will be the
+    /// same. With --slack, repeat all of the input
+    #[arg(long)]
+    request_id: Option<String>,
     #[command(flatten)]
     client: ClientArgs,
 }
@@ -61,8 +69,8 @@ pub(super) async fn run(args: Args) -> anyhow::Result<Exit> {
 async fn one(args: Args) -> anyhow::Result<Exit> {
     let message = MarkProcessedRequest {
         event: Some(event(args.team.unwrap_or_default(), args.event.unwrap_or_default())),
-        ttl: duration(args.ttl)?,
-        request_id: args.request_id,
+        ttl: args.ttl.map(duration),
+        request_id: args.request_id.unwrap_or_default(),
     };
     let request = args.client.request(message, Duration::ZERO);
     let answer = args.client.connect().await?.mark_processed(request).await?.into_inner();
@@ -105,50 +113,63 @@ async fn stream(args: &Args, path: PathBuf) -> anyhow::Result<Exit> {
     // next one: a file goes by in large requests, a live stream line by line.
     let (sender, mut lines) = mpsc::channel(MAX_LINES);
     let team = args.team.clone().unwrap_or_default();
-    let reader = tokio::task::spawn_blocking(move || read(&path, &team, &sender));
+    // Not a thread of the runtime's: the command must be able to end while this
+    // one waits for a line.
+    let reader = std::thread::spawn(move || read(&path, &team, &sender));
 
     let mut tally = Tally::default();
     let mut batch = Vec::with_capacity(MAX_LINES);
     while lines.recv_many(&mut batch, MAX_LINES).await > 0 {
-        let until = batch.last().map_or(0, |line: &Line| line.number);
+        let from = batch.first().map_or(0, |line: &Line| line.number);
         mark(args, &mut client, &mut batch, &mut tally)
             .await
-            .with_context(|| format!("stopped before the answer for lines up to {until}"))?;
+            .with_context(|| format!("stopped at line {from}"))?;
     }
-    reader.await??;
+    reader.join().map_err(|_| anyhow!("the input could not be read"))??;
     let Tally { first, duplicate, bad } = tally;
-    eprintln!("{first} first, {duplicate} duplicate, {bad} bad");
+    tell(format_args!("{first} first, {duplicate} duplicate, {bad} bad"));
     Ok(if bad > 0 { Exit::BadLines } else { Exit::Yes })
 }
 
 /// Reads the deliveries, passing over empty lines.
 fn read(path: &PathBuf, team: &str, lines: &mpsc::Sender<Line>) -> anyhow::Result<()> {
+    let unreadable = || format!("cannot read {}", path.display());
     let mut input: Box<dyn BufRead> = if path.as_os_str() == "-" {
         Box::new(io::stdin().lock())
     } else {
-        let file = File::open(path).with_context(|| format!("cannot read {}", path.display()))?;
-        Box::new(BufReader::new(file))
+        Box::new(BufReader::new(File::open(path).with_context(unreadable)?))
     };
     let mut line = Vec::new();
     for number in 1.. {
         line.clear();
         let most = MAX_LINE_BYTES as u64 + 1;
-        if input.by_ref().take(most).read_until(b'\n', &mut line)? == 0 {
+        let read = input.by_ref().take(most).read_until(b'\n', &mut line);
+        if read.with_context(unreadable)? == 0 {
             break;
         }
+        line.pop_if(|last| *last == b'\n');
         let key = if line.len() > MAX_LINE_BYTES {
-            input.skip_until(b'\n')?;
+            input.skip_until(b'\n').with_context(unreadable)?;
             Err(format!("longer than {MAX_LINE_BYTES} bytes"))
         } else if line.trim_ascii().is_empty() {
             continue;
         } else {
-            slack::event_key(&line, team)
+            slack::event_key(&line, team).and_then(short_enough)
         };
         if lines.blocking_send(Line { number, key }).is_err() {
             break;
         }
     }
     Ok(())
+}
+
+/// Refuses what would make its request too long for all of its lines; shorter
+/// keys are the server's to judge.
+fn short_enough(key: EventKey) -> Result<EventKey, String> {
+    if key.encoded_len() > MAX_KEY_BYTES {
+        return Err(format!("a field that names the event is longer than {MAX_ID_BYTES} bytes"));
+    }
+    Ok(key)
 }
 
 /// Marks the good lines of `batch` in one request, and prints them all in order.
@@ -158,11 +179,7 @@ async fn mark(
     batch: &mut Vec<Line>,
     tally: &mut Tally,
 ) -> anyhow::Result<()> {
-    let ttl = duration(args.ttl)?;
-    let keys = batch.iter().filter_map(|line| line.key.as_ref().ok());
-    let requests: Vec<_> = keys
-        .map(|key| MarkProcessedRequest { event: Some(key.clone()), ttl, ..Default::default() })
-        .collect();
+    let requests: Vec<_> = batch.iter().filter_map(|line| request(args, line)).collect();
     let results = if requests.is_empty() {
         Vec::new()
     } else {
@@ -171,13 +188,20 @@ async fn mark(
         client.batch_mark_processed(request).await?.into_inner().results
     };
 
+    let mut failed = None;
     let mut results = results.into_iter();
     for Line { number, key } in batch.drain(..) {
         let result = match key {
-            Err(problem) => Err(problem),
+            Err(problem) => Err(("bad", problem)),
             Ok(_) => match results.next().and_then(|result| result.result) {
                 Some(ItemResult::Response(answer)) => Ok(answer),
-                Some(ItemResult::Error(error)) => Err(error.message),
+                Some(ItemResult::Error(error)) if error.code == Code::InvalidArgument as i32 => {
+                    Err(("bad", error.message))
+                }
+                Some(ItemResult::Error(error)) => {
+                    failed = Some(Status::new(error.code.into(), error.message.clone()));
+                    Err(("failed", error.message))
+                }
                 None => anyhow::bail!("the server gave no answer for line {number}"),
             },
         };
@@ -195,12 +219,24 @@ async fn mark(
                 let text = format!("{number}: {outcome} {} {}", event.team_id, event.event_id);
                 args.client.output.print(&json, text)?;
             }
-            Err(problem) => {
+            Err((outcome, problem)) => {
                 tally.bad += 1;
                 let json = json!({ "line": number, "error": problem });
-                args.client.output.print(&json, format_args!("{number}: bad: {problem}"))?;
+                args.client.output.print(&json, format_args!("{number}: {outcome}: {problem}"))?;
             }
         }
     }
-    Ok(())
+    // Only now: the lines beside it have answers that must not be lost.
+    failed.map_or(Ok(()), |status| Err(status.into()))
+}
+
+fn request(args: &Args, line: &Line) -> Option<MarkProcessedRequest> {
+    let key = line.key.as_ref().ok()?;
+    let run = args.request_id.as_ref().filter(|run| !run.is_empty());
+    let request_id = run.map(|run| format!("{run}:{}", line.number));
+    Some(MarkProcessedRequest {
+        event: Some(key.clone()),
+        ttl: args.ttl.map(duration),
+        request_id: request_id.unwrap_or_default(),
+    })
 }

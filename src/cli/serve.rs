@@ -1,8 +1,11 @@
 //! `oncegate serve` and `oncegate migrate`.
 
+use std::io::{self, Write as _};
+
+use anyhow::Context as _;
 use tokio::signal::unix::{SignalKind, signal};
 
-use super::Exit;
+use super::{Exit, WrongArguments};
 use crate::{
     config::{Address, ServeConfig, StoreConfig},
     server::{self, Server},
@@ -10,6 +13,8 @@ use crate::{
 };
 
 pub(super) async fn run(config: ServeConfig) -> anyhow::Result<Exit> {
+    // The server checks them too, but cannot say that it was the arguments.
+    config.validate().context(WrongArguments)?;
     // Before anything can be under way, so that no signal is missed.
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
@@ -22,7 +27,8 @@ pub(super) async fn run(config: ServeConfig) -> anyhow::Result<Exit> {
         _ = terminate.recv() => return Ok(Exit::Yes),
         _ = interrupt.recv() => return Ok(Exit::Yes),
     };
-    announce(&server, &store);
+    // A service goes on serving when nobody reads where it is.
+    let _ = announce(&server, &store);
 
     tokio::select! {
         failed = server.failed() => failed?,
@@ -35,26 +41,28 @@ pub(super) async fn run(config: ServeConfig) -> anyhow::Result<Exit> {
 }
 
 /// Tells where the service is, and how to try it.
-fn announce(server: &Server, store: &str) {
+fn announce(server: &Server, store: &str) -> io::Result<()> {
     let address = server.address();
     tracing::info!(%address, store, version = env!("CARGO_PKG_VERSION"), "serving");
-    println!("oncegate {} listens on {address}", env!("CARGO_PKG_VERSION"));
-    println!("store: {store}");
+    let mut out = io::stdout();
+    writeln!(out, "oncegate {} listens on {address}", env!("CARGO_PKG_VERSION"))?;
+    writeln!(out, "store: {store}")?;
     if let Some(metrics) = server.metrics_address() {
-        println!("metrics: http://{metrics}/metrics");
+        writeln!(out, "metrics: http://{metrics}/metrics")?;
     }
     let target = match address {
         Address::Tcp(address) => address.to_string(),
         Address::Unix(path) => format!("-unix {}", path.display()),
     };
-    println!(
+    writeln!(
+        out,
         "try: grpcurl -plaintext -d '{{\"event\":{{\"team_id\":\"T1\",\"event_id\":\"Ev1\"}}}}' \
          {target} oncegate.v1.IdempotencyService/MarkProcessed"
-    );
+    )
 }
 
 pub(super) async fn migrate(config: StoreConfig) -> anyhow::Result<Exit> {
     server::migrate(&config).await?;
-    println!("the schema of {} is up to date", config.redacted_url());
+    writeln!(io::stdout(), "the schema of {} is up to date", config.redacted_url())?;
     Ok(Exit::Yes)
 }

@@ -12,8 +12,11 @@ use crate::grpc::pb::{EventKey, SlackEvent, event_key};
 /// # Errors
 /// When the line is not a JSON object.
 pub(super) fn event_key(line: &[u8], team: &str) -> Result<EventKey, String> {
-    let payload: Value =
-        serde_json::from_slice(line).map_err(|error| format!("not JSON: {error}"))?;
+    let payload: Value = serde_json::from_slice(line).map_err(|error| {
+        // The only line there is goes without saying.
+        let problem = error.to_string().replace(" at line 1 column", " at column");
+        format!("not JSON: {problem}")
+    })?;
     if !payload.is_object() {
         return Err("not a JSON object".to_owned());
     }

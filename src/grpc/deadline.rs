@@ -6,6 +6,9 @@ use tonic::metadata::MetadataMap;
 
 use super::status::Problem;
 
+/// What a wait leaves of its caller's deadline, at most, for the last look.
+const LAST_LOOK: Duration = Duration::from_millis(250);
+
 /// The time one call has: the server's own bound, or the caller's if that ends
 /// sooner.
 #[derive(Debug, Clone, Copy)]
@@ -24,9 +27,12 @@ impl Deadline {
         Self { server, caller }
     }
 
-    /// How long a caller that asked to `wait` can be kept waiting.
+    /// How long a caller that asked to `wait` can be kept waiting: not to the
+    /// very end, for the answer that the wait was in vain takes a look at the
+    /// store.
     pub(super) fn wait(self, wait: Duration) -> Duration {
-        self.caller.map_or(wait, |caller| wait.min(caller))
+        self.caller
+            .map_or(wait, |caller| wait.min(caller.saturating_sub((caller / 10).min(LAST_LOOK))))
     }
 
     /// The server's bound begins anew after a wait.

@@ -4,9 +4,10 @@
 //! and one commit, and it is run by a task that nobody cancels. No pool: each
 //! connection has one owner.
 
-use std::{str::FromStr as _, time::Duration};
+use std::{future::Future, str::FromStr as _, time::Duration};
 
 use sqlx::{ConnectOptions as _, Connection as _, migrate::Migrator, postgres::PgConnectOptions};
+use tokio_util::task::TaskTracker;
 
 use super::{Clock, Connection, Store, StoreError, schema};
 
@@ -19,11 +20,30 @@ mod upkeep;
 pub use link::Link;
 use link::classify;
 
+/// Every statement that is run, for a test to prepare.
+pub const STATEMENTS: &[&str] = &[
+    events::MARK,
+    events::LOOK,
+    sessions::ACQUIRE,
+    sessions::RENEW,
+    sessions::RELEASE,
+    sessions::LOOK,
+    upkeep::COUNT_EXPIRED_EVENTS,
+    upkeep::COUNT_OLD_EVENTS,
+    upkeep::COUNT_SESSIONS,
+    upkeep::DELETE_EXPIRED_EVENTS,
+    upkeep::DELETE_OLD_EVENTS,
+    upkeep::DELETE_SESSIONS,
+    upkeep::COUNT_LEASES,
+    upkeep::PING,
+];
+
 /// A PostgreSQL database.
 pub struct Postgres {
     options: PgConnectOptions,
     timeout: Duration,
     clock: Clock,
+    links: TaskTracker,
 }
 
 impl Postgres {
@@ -37,7 +57,7 @@ impl Postgres {
             .map_err(|error| StoreError::fault(format!("cannot read the database URL: {error}")))?
             .application_name("oncegate")
             .disable_statement_logging();
-        Ok(Self { options, timeout, clock })
+        Ok(Self { options, timeout, clock, links: TaskTracker::new() })
     }
 
     /// Brings the schema up to date. Several replicas may do so at once: they
@@ -73,11 +93,19 @@ impl Store for Postgres {
     type Connection = Link;
 
     fn connection(&self) -> Link {
-        Link::new(self.options.clone(), self.timeout, self.clock.clone())
+        Link::new(self.options.clone(), self.timeout, self.clock.clone(), self.links.token())
     }
 
     fn writers(&self, wanted: usize) -> usize {
         wanted
+    }
+
+    fn closed(&self) -> impl Future<Output = ()> + Send + 'static {
+        let links = self.links.clone();
+        async move {
+            links.close();
+            links.wait().await;
+        }
     }
 }
 

@@ -9,7 +9,8 @@
 //! start, so the process's clock is the store's clock.
 
 use std::{
-    fs::{File, TryLockError},
+    fs::{self, File, TryLockError},
+    future::Future,
     path::{Path, PathBuf},
     str::FromStr as _,
     sync::Arc,
@@ -22,6 +23,7 @@ use sqlx::{
     sqlite::{SqliteConnectOptions, SqliteJournalMode, SqliteSynchronous},
 };
 use tokio::sync::Mutex;
+use tokio_util::task::{TaskTracker, task_tracker::TaskTrackerToken};
 
 use super::{Clock, Connection, Store, StoreError, schema};
 use crate::domain::Timestamp;
@@ -34,6 +36,23 @@ mod upkeep;
 /// it. Filled only as far as the file is large.
 const CACHE_KIB: &str = "-65536";
 
+/// Every statement that is run, for a test to prepare.
+pub const STATEMENTS: &[&str] = &[
+    events::MARK,
+    events::LOOK,
+    sessions::LOOK,
+    sessions::DRAW_TOKENS,
+    sessions::WRITE,
+    upkeep::COUNT_EXPIRED_EVENTS,
+    upkeep::COUNT_OLD_EVENTS,
+    upkeep::COUNT_SESSIONS,
+    upkeep::DELETE_EXPIRED_EVENTS,
+    upkeep::DELETE_OLD_EVENTS,
+    upkeep::DELETE_SESSIONS,
+    upkeep::COUNT_LEASES,
+    upkeep::PING,
+];
+
 /// An embedded database file.
 pub struct Sqlite {
     options: SqliteConnectOptions,
@@ -41,6 +60,7 @@ pub struct Sqlite {
     writer: Arc<Mutex<SqliteConnection>>,
     /// Held for as long as the file is in use.
     lock: Arc<File>,
+    handles: TaskTracker,
 }
 
 impl Sqlite {
@@ -67,7 +87,8 @@ impl Sqlite {
         let writer = options.connect().await.map_err(|error| {
             StoreError::fault(format!("cannot open {}: {error}", path.display()))
         })?;
-        Ok(Self { options, clock, writer: Arc::new(Mutex::new(writer)), lock })
+        let handles = TaskTracker::new();
+        Ok(Self { options, clock, writer: Arc::new(Mutex::new(writer)), lock, handles })
     }
 
     /// Brings the schema up to date.
@@ -99,7 +120,9 @@ fn migrator() -> Migrator {
 /// closing a second handle to the database would drop the locks that `SQLite`
 /// itself holds on it: <https://www.sqlite.org/howtocorrupt.html>, 2.2.
 fn lock(database: &Path) -> Result<File, StoreError> {
-    let mut path = PathBuf::from(database).into_os_string();
+    // A link to a database leads to the same lock.
+    let path = fs::canonicalize(database).unwrap_or_else(|_| database.to_owned());
+    let mut path = path.into_os_string();
     path.push(".lock");
     let path = PathBuf::from(path);
     let file =
@@ -129,12 +152,21 @@ impl Store for Sqlite {
             writer: Arc::clone(&self.writer),
             reader: None,
             _lock: Arc::clone(&self.lock),
+            _open: self.handles.token(),
         }
     }
 
     /// There is one writer, whoever asks.
     fn writers(&self, _wanted: usize) -> usize {
         1
+    }
+
+    fn closed(&self) -> impl Future<Output = ()> + Send + 'static {
+        let handles = self.handles.clone();
+        async move {
+            handles.close();
+            handles.wait().await;
+        }
     }
 }
 
@@ -145,6 +177,8 @@ pub struct Handle {
     writer: Arc<Mutex<SqliteConnection>>,
     reader: Option<SqliteConnection>,
     _lock: Arc<File>,
+    /// Dropped last, when the lock has been given back.
+    _open: TaskTrackerToken,
 }
 
 impl Connection for Handle {

@@ -1,4 +1,6 @@
 //! What every store must do: one body, run on each of them.
 
+mod cleanup;
 mod events;
+mod limits;
 mod sessions;

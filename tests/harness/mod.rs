@@ -39,6 +39,15 @@ impl TestClock {
         self.0.fetch_add(micros, Ordering::SeqCst);
     }
 
+    /// Where it stands, in microseconds since 1970.
+    pub fn micros(&self) -> i64 {
+        self.0.load(Ordering::SeqCst)
+    }
+
+    pub fn set(&self, micros: i64) {
+        self.0.store(micros, Ordering::SeqCst);
+    }
+
     pub fn store_clock(&self) -> Clock {
         Clock::Manual(Arc::clone(&self.0))
     }

@@ -23,10 +23,12 @@ const MAX_ROUNDS: usize = 16;
 /// neither, and is asked again. The clock is read once a row, and after a lock
 /// wait once more: ON CONFLICT's own SET and WHERE see the row as it is by
 /// then. Intervals are added in UTC, which the connection sets, where a day has
-/// 24 hours.
+/// 24 hours. The lock timeout, $6, is this statement's own: a setting of the
+/// session would not pass a transaction-pooling proxy.
 pub(super) const MARK: &str = "
 WITH asked AS MATERIALIZED (
-    SELECT * FROM unnest($1::text[], $2::text[], $3::uuid[], $4::bigint[]) WITH ORDINALITY
+    SELECT a.* FROM set_config('lock_timeout', $6, true),
+        unnest($1::text[], $2::text[], $3::uuid[], $4::bigint[]) WITH ORDINALITY
         AS a (team_id, event_id, request_id, ttl_micros, ord)
 ), live AS MATERIALIZED (
     SELECT a.ord, e.request_id, e.processed_at, e.expires_at
@@ -114,8 +116,16 @@ impl Link {
             ttls.push(mark.ttl.as_micros());
         }
         let now = self.now();
-        let statement =
-            || sqlx::query(MARK).bind(&teams).bind(&events).bind(&requests).bind(&ttls).bind(now);
+        let lock_timeout = self.lock_timeout();
+        let statement = || {
+            sqlx::query(MARK)
+                .bind(&teams)
+                .bind(&events)
+                .bind(&requests)
+                .bind(&ttls)
+                .bind(now)
+                .bind(&lock_timeout)
+        };
         let rows = self.fetch(statement).await?;
 
         // RETURNING cannot name the row's place in the array, but each attempt

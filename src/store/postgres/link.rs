@@ -7,6 +7,7 @@ use sqlx::{
     postgres::{PgArguments, PgConnectOptions, PgConnection, PgRow},
     query::Query,
 };
+use tokio_util::task::task_tracker::TaskTrackerToken;
 
 use super::timestamp::PgTimestamp;
 use crate::store::{Clock, StoreError};
@@ -23,11 +24,17 @@ pub struct Link {
     connection: Option<PgConnection>,
     /// The last failure to connect, and when.
     failed: Option<(Instant, StoreError)>,
+    _open: TaskTrackerToken,
 }
 
 impl Link {
-    pub(super) fn new(options: PgConnectOptions, timeout: Duration, clock: Clock) -> Self {
-        Self { options, timeout, clock, connection: None, failed: None }
+    pub(super) fn new(
+        options: PgConnectOptions,
+        timeout: Duration,
+        clock: Clock,
+        open: TaskTrackerToken,
+    ) -> Self {
+        Self { options, timeout, clock, connection: None, failed: None, _open: open }
     }
 
     /// The moment that a statement is told; null where the database's clock
@@ -38,6 +45,13 @@ impl Link {
 
     pub(super) fn disconnect(&mut self) {
         self.connection = None;
+    }
+
+    /// How long a statement waits for a row that somebody outside has locked: it
+    /// gives up by itself, for one that we gave up would go on waiting, and its
+    /// successors would fill the server.
+    pub(super) fn lock_timeout(&self) -> String {
+        format!("{}ms", (self.timeout * 4 / 5).as_millis().max(1))
     }
 
     /// Runs one statement and fetches its rows; without a transaction around
@@ -51,52 +65,98 @@ impl Link {
         &mut self,
         statement: impl Fn() -> Query<'q, sqlx::Postgres, PgArguments> + Send,
     ) -> Result<Vec<PgRow>, StoreError> {
-        let mut second_try = self.connection.is_some();
+        let mut replaceable = self.connection.is_some();
         loop {
             let timeout = self.timeout;
             let run = async {
                 let connection = self.connected().await?;
-                statement().fetch_all(connection).await.map_err(classify)
+                statement().fetch_all(connection).await.map_err(Failure::of)
             };
-            let (outcome, in_time) = match tokio::time::timeout(timeout, run).await {
-                Ok(outcome) => (outcome, true),
-                Err(_) => (Err(StoreError::unavailable("no answer in time")), false),
+            let failure = match tokio::time::timeout(timeout, run).await {
+                Ok(Ok(rows)) => return Ok(rows),
+                Ok(Err(failure)) => failure,
+                Err(_) => Failure {
+                    error: StoreError::unavailable("no answer in time"),
+                    fate: Fate::Stuck,
+                },
             };
-            let Err(error) = outcome else { return outcome };
-            if matches!(error, StoreError::Unavailable(_)) {
+            match failure.fate {
+                Fate::Away => return Err(failure.error),
+                Fate::Intact => {}
                 // Whatever state it is in, nobody uses it again.
-                self.disconnect();
-                if second_try && in_time {
-                    second_try = false;
-                    continue;
+                Fate::Stuck => self.disconnect(),
+                Fate::Lost => {
+                    self.disconnect();
+                    if std::mem::take(&mut replaceable) {
+                        continue;
+                    }
                 }
             }
-            tracing::warn!(%error, "statement failed");
-            return Err(error);
+            tracing::warn!(error = %failure.error, "statement failed");
+            return Err(failure.error);
         }
     }
 
-    async fn connected(&mut self) -> Result<&mut PgConnection, StoreError> {
+    async fn connected(&mut self) -> Result<&mut PgConnection, Failure> {
         if self.connection.is_none() {
             if let Some((since, error)) = &self.failed
                 && since.elapsed() < RECONNECT_PAUSE
             {
-                return Err(error.clone());
+                return Err(Failure { error: error.clone(), fate: Fate::Away });
             }
+            // Until we know better: the attempt may be cut short.
+            let away = StoreError::unavailable("cannot connect in time");
+            self.failed = Some((Instant::now(), away));
             match self.options.connect().await {
-                Ok(connection) => {
-                    self.connection = Some(connection);
-                    self.failed = None;
-                }
+                Ok(connection) => self.connection = Some(connection),
                 Err(error) => {
                     // Whatever keeps us from connecting, the store is away.
                     let error = StoreError::unavailable(format!("cannot connect: {error}"));
+                    tracing::warn!(%error, "the store is away");
                     self.failed = Some((Instant::now(), error.clone()));
-                    return Err(error);
+                    return Err(Failure { error, fate: Fate::Away });
                 }
             }
+            self.failed = None;
         }
-        self.connection.as_mut().ok_or_else(|| StoreError::fault("no connection"))
+        let missing = || Failure { error: StoreError::fault("no connection"), fate: Fate::Away };
+        self.connection.as_mut().ok_or_else(missing)
+    }
+}
+
+/// A statement that failed, and what that means for its connection.
+struct Failure {
+    error: StoreError,
+    fate: Fate,
+}
+
+enum Fate {
+    /// There is none; that has been logged.
+    Away,
+    /// It is as good as before.
+    Intact,
+    /// It is gone, or leads to a server that takes no writes.
+    Lost,
+    /// It may answer one day.
+    Stuck,
+}
+
+impl Failure {
+    fn of(error: sqlx::Error) -> Self {
+        let fate = match &error {
+            // 08 connection exception, 57P the server shuts down or starts,
+            // 25006 read only: a standby, which the primary may have become.
+            // 0A000 and 26000: a prepared statement that a migration or a proxy
+            // made void, as none is on a fresh connection.
+            sqlx::Error::Database(database) => match database.code().as_deref() {
+                Some("08P01") => Fate::Intact,
+                Some("25006" | "0A000" | "26000") => Fate::Lost,
+                Some(code) if code.starts_with("08") || code.starts_with("57P") => Fate::Lost,
+                _ => Fate::Intact,
+            },
+            _ => Fate::Lost,
+        };
+        Self { error: classify(error), fate }
     }
 }
 
@@ -116,6 +176,10 @@ pub(super) fn classify(error: sqlx::Error) -> StoreError {
     };
     let code = database.code().unwrap_or_default();
     let cause = format!("SQLSTATE {code}: {}", database.message());
+    // A protocol violation is a bug of ours, whatever its class.
+    if code == "08P01" {
+        return StoreError::fault(cause);
+    }
     match code.get(..2).unwrap_or_default() {
         // 08 connection, 25 a standby refuses writes, 28 authorization, 40
         // rollback, 53 out of resources, 55 lock not available, 57 operator

@@ -22,7 +22,8 @@ use crate::{
 /// even where advisory locks do nothing.
 pub(super) const ACQUIRE: &str = "
 WITH asked AS MATERIALIZED (
-    SELECT * FROM unnest($1::text[], $2::text[], $3::bigint[], $4::uuid[], $5::uuid[],
+    SELECT a.* FROM set_config('lock_timeout', $11, true),
+        unnest($1::text[], $2::text[], $3::bigint[], $4::uuid[], $5::uuid[],
             $6::text[], $7::text[], $8::text[], $9::bigint[]) WITH ORDINALITY
         AS a (team_id, session_id, lock_key, lease_id, request_id,
             holder, labels, epic_id, ttl_micros, ord)
@@ -65,8 +66,9 @@ FROM seen n WHERE NOT EXISTS (
 
 pub(super) const RENEW: &str = "
 WITH asked AS MATERIALIZED (
-    SELECT * FROM unnest($1::text[], $2::text[], $3::bigint[], $4::uuid[], $5::bigint[])
-        WITH ORDINALITY AS a (team_id, session_id, lock_key, lease_id, ttl_micros, ord)
+    SELECT a.* FROM set_config('lock_timeout', $7, true),
+        unnest($1::text[], $2::text[], $3::bigint[], $4::uuid[], $5::bigint[]) WITH ORDINALITY
+        AS a (team_id, session_id, lock_key, lease_id, ttl_micros, ord)
 ), mine AS MATERIALIZED (
     SELECT * FROM asked WHERE pg_try_advisory_xact_lock(lock_key)
 ), renewed AS (
@@ -86,8 +88,9 @@ FROM mine m LEFT JOIN renewed r USING (ord)
 
 pub(super) const RELEASE: &str = "
 WITH asked AS MATERIALIZED (
-    SELECT * FROM unnest($1::text[], $2::text[], $3::bigint[], $4::uuid[])
-        WITH ORDINALITY AS a (team_id, session_id, lock_key, lease_id, ord)
+    SELECT a.* FROM set_config('lock_timeout', $6, true),
+        unnest($1::text[], $2::text[], $3::bigint[], $4::uuid[]) WITH ORDINALITY
+        AS a (team_id, session_id, lock_key, lease_id, ord)
 ), mine AS MATERIALIZED (
     SELECT * FROM asked WHERE pg_try_advisory_xact_lock(lock_key)
 ), released AS (
@@ -123,6 +126,7 @@ impl SessionStore for Link {
             asked.iter().map(|acquire| acquire.epic.as_deref()).collect();
         let ttls: Vec<i64> = asked.iter().map(|acquire| acquire.ttl.as_micros()).collect();
         let now = self.now();
+        let lock_timeout = self.lock_timeout();
         let rows = self
             .fetch(|| {
                 keys.bind(sqlx::query(ACQUIRE))
@@ -133,6 +137,7 @@ impl SessionStore for Link {
                     .bind(&epics)
                     .bind(&ttls)
                     .bind(now)
+                    .bind(&lock_timeout)
             })
             .await?;
 
@@ -161,8 +166,15 @@ impl SessionStore for Link {
         let leases: Vec<Uuid> = asked.iter().map(|renew| renew.lease.as_uuid()).collect();
         let ttls: Vec<i64> = asked.iter().map(|renew| renew.ttl.as_micros()).collect();
         let now = self.now();
+        let lock_timeout = self.lock_timeout();
         let rows = self
-            .fetch(|| keys.bind(sqlx::query(RENEW)).bind(&leases).bind(&ttls).bind(now))
+            .fetch(|| {
+                keys.bind(sqlx::query(RENEW))
+                    .bind(&leases)
+                    .bind(&ttls)
+                    .bind(now)
+                    .bind(&lock_timeout)
+            })
             .await?;
 
         let mut verdicts = vec![Verdict::Again; asked.len()];
@@ -178,7 +190,10 @@ impl SessionStore for Link {
         let keys = Keys::of(asked.iter().map(|release| &release.key));
         let leases: Vec<Uuid> = asked.iter().map(|release| release.lease.as_uuid()).collect();
         let now = self.now();
-        let rows = self.fetch(|| keys.bind(sqlx::query(RELEASE)).bind(&leases).bind(now)).await?;
+        let lock_timeout = self.lock_timeout();
+        let rows = self
+            .fetch(|| keys.bind(sqlx::query(RELEASE)).bind(&leases).bind(now).bind(&lock_timeout))
+            .await?;
 
         let mut verdicts = vec![Verdict::Again; asked.len()];
         for row in rows {

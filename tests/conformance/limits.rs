@@ -1,0 +1,388 @@
+//! Bounds: what is outside them is refused, the field named, nothing written;
+//! what is just inside is taken.
+
+use std::{collections::HashMap, time::Duration};
+
+use oncegate::grpc::pb::{
+    AcquireSessionLeaseRequest, BatchMarkProcessedRequest, CheckSessionLeaseRequest,
+    CleanupRequest, CleanupResponse, EventKey, IsProcessedRequest, MarkProcessedRequest,
+    ReleaseSessionLeaseRequest, RenewSessionLeaseRequest, SessionKey, SlackEvent, Thread,
+    batch_mark_processed_result::Result as Item, event_key, session_key,
+};
+use tonic::{Code, Status};
+use tonic_types::StatusExt as _;
+
+use crate::{
+    harness::{Client, Fixture, acquire, event, granted, mark, seconds, session},
+    on_both_stores,
+};
+
+mod bad;
+
+use bad::{bad_durations, bad_events, bad_ids, bad_required_ids, bad_sessions, interaction, slack};
+
+on_both_stores!(
+    a_bad_event_is_refused_wherever_it_is_given,
+    a_bad_session_is_refused_wherever_it_is_given,
+    a_bad_duration_is_refused_wherever_it_is_given,
+    other_bad_fields_are_refused_by_name,
+    a_bad_item_of_a_batch_is_named_by_its_place,
+    the_longest_ids_are_kept,
+    the_ends_of_every_range_are_taken,
+);
+
+/// A lease id that nobody was given.
+const STRANGER: &str = "6f2c4a52-8d5d-4a4e-9b0b-0f5c2f1f7a11";
+const DAY: i64 = 86_400;
+
+enum Call {
+    Mark(MarkProcessedRequest),
+    Batch(BatchMarkProcessedRequest),
+    Is(IsProcessedRequest),
+    Acquire(AcquireSessionLeaseRequest),
+    Renew(RenewSessionLeaseRequest),
+    Release(ReleaseSessionLeaseRequest),
+    Check(CheckSessionLeaseRequest),
+    Cleanup(CleanupRequest),
+}
+
+impl Call {
+    async fn send(self, client: &mut Client) -> Result<(), Status> {
+        match self {
+            Self::Mark(request) => client.mark_processed(request).await.map(drop),
+            Self::Batch(request) => client.batch_mark_processed(request).await.map(drop),
+            Self::Is(request) => client.is_processed(request).await.map(drop),
+            Self::Acquire(request) => client.acquire_session_lease(request).await.map(drop),
+            Self::Renew(request) => client.renew_session_lease(request).await.map(drop),
+            Self::Release(request) => client.release_session_lease(request).await.map(drop),
+            Self::Check(request) => client.check_session_lease(request).await.map(drop),
+            Self::Cleanup(request) => client.cleanup(request).await.map(drop),
+        }
+    }
+
+    /// Every call that takes an event.
+    fn with_event(event: Option<EventKey>) -> [Self; 2] {
+        [
+            Self::Mark(MarkProcessedRequest { event: event.clone(), ..Default::default() }),
+            Self::Is(IsProcessedRequest { event }),
+        ]
+    }
+
+    /// Every call that takes a session.
+    fn with_session(session: Option<SessionKey>) -> [Self; 4] {
+        let lease_id = STRANGER.to_owned();
+        [
+            Self::Acquire(AcquireSessionLeaseRequest {
+                session: session.clone(),
+                holder: "h".into(),
+                ..Default::default()
+            }),
+            Self::Renew(RenewSessionLeaseRequest {
+                session: session.clone(),
+                lease_id: lease_id.clone(),
+                ttl: None,
+            }),
+            Self::Release(ReleaseSessionLeaseRequest { session: session.clone(), lease_id }),
+            Self::Check(CheckSessionLeaseRequest { session, fencing_token: 1 }),
+        ]
+    }
+}
+
+/// Sends `call`, which must be refused because of `field` and nothing else.
+async fn refused(client: &mut Client, call: Call, field: &str, case: &str) {
+    let status = call.send(client).await.expect_err(&format!("{case}: {field}"));
+    assert_eq!(status.code(), Code::InvalidArgument, "{case}: {field}");
+    let named: Vec<String> = status
+        .get_details_bad_request()
+        .unwrap_or_else(|| panic!("{case}: {field}: no BadRequest in {status:?}"))
+        .field_violations
+        .into_iter()
+        .map(|violation| violation.field)
+        .collect();
+    assert_eq!(named, [field], "{case}");
+}
+
+/// Nothing is on record, seen through every window there is.
+async fn nothing_was_written(f: &mut Fixture) {
+    let ask = IsProcessedRequest { event: event("T", "x") };
+    let answer = f.client.is_processed(ask).await.unwrap().into_inner();
+    assert!(!answer.processed);
+    // Past the longest TTL, where a dry run counts all rows of all teams.
+    f.clock.advance(Duration::from_hours(31 * 24));
+    let count = CleanupRequest { older_than: seconds(1), dry_run: true, ..Default::default() };
+    let counted = f.client.cleanup(count).await.unwrap().into_inner();
+    assert_eq!(counted, CleanupResponse::default());
+    let taken = f.client.acquire_session_lease(acquire("T", "x", "h")).await;
+    granted(taken.unwrap().into_inner());
+}
+
+async fn a_bad_event_is_refused_wherever_it_is_given(mut f: Fixture) {
+    for (field, case, event) in bad_events() {
+        for call in Call::with_event(event) {
+            refused(&mut f.client, call, &field, &case).await;
+        }
+    }
+    nothing_was_written(&mut f).await;
+}
+
+async fn a_bad_session_is_refused_wherever_it_is_given(mut f: Fixture) {
+    for (field, case, session) in bad_sessions() {
+        for call in Call::with_session(session) {
+            refused(&mut f.client, call, &field, &case).await;
+        }
+    }
+    nothing_was_written(&mut f).await;
+}
+
+async fn a_bad_duration_is_refused_wherever_it_is_given(mut f: Fixture) {
+    let second = Duration::from_secs(1);
+    for (case, ttl) in bad_durations(second, 30 * DAY) {
+        let call = Call::Mark(MarkProcessedRequest { ttl: Some(ttl), ..mark("T", "x") });
+        refused(&mut f.client, call, "ttl", case).await;
+    }
+    for (case, ttl) in bad_durations(second, 15 * 60) {
+        let call =
+            Call::Acquire(AcquireSessionLeaseRequest { ttl: Some(ttl), ..acquire("T", "x", "h") });
+        refused(&mut f.client, call, "ttl", case).await;
+        let call = Call::Renew(RenewSessionLeaseRequest {
+            session: session("T", "x"),
+            lease_id: STRANGER.into(),
+            ttl: Some(ttl),
+        });
+        refused(&mut f.client, call, "ttl", case).await;
+    }
+    for (case, wait) in bad_durations(Duration::ZERO, 10 * 60) {
+        let call = Call::Acquire(AcquireSessionLeaseRequest {
+            wait: Some(wait),
+            ..acquire("T", "x", "h")
+        });
+        refused(&mut f.client, call, "wait", case).await;
+    }
+    for (case, older_than) in bad_durations(Duration::ZERO, 3_650 * DAY) {
+        let call =
+            Call::Cleanup(CleanupRequest { older_than: Some(older_than), ..Default::default() });
+        refused(&mut f.client, call, "older_than", case).await;
+    }
+    nothing_was_written(&mut f).await;
+}
+
+async fn other_bad_fields_are_refused_by_name(mut f: Fixture) {
+    let mut bad: Vec<(&str, &str, Call)> = Vec::new();
+    for (case, id) in bad_ids() {
+        let request_id = id.clone();
+        bad.push((
+            "request_id",
+            case,
+            Call::Mark(MarkProcessedRequest { request_id, ..mark("T", "x") }),
+        ));
+        let request_id = id.clone();
+        bad.push((
+            "request_id",
+            case,
+            Call::Acquire(AcquireSessionLeaseRequest { request_id, ..acquire("T", "x", "h") }),
+        ));
+        let epic_id = id.clone();
+        bad.push((
+            "epic_id",
+            case,
+            Call::Acquire(AcquireSessionLeaseRequest { epic_id, ..acquire("T", "x", "h") }),
+        ));
+        bad.push(("labels", case, with_labels([("name".into(), id.clone())])));
+        let cleanup = CleanupRequest { team_id: id.clone(), ..Default::default() };
+        bad.push(("team_id", case, Call::Cleanup(cleanup)));
+        bad.push(("lease_id", case, release(&id)));
+        bad.push(("lease_id", case, renew(&id)));
+    }
+    for (case, id) in bad_required_ids() {
+        bad.push(("holder", case, Call::Acquire(acquire("T", "x", &id))));
+        bad.push(("labels", case, with_labels([(id, "value".into())])));
+    }
+    for id in ["", "x", "6f2c4a52", &STRANGER[1..]] {
+        bad.push(("lease_id", "no lease id", release(id)));
+        bad.push(("lease_id", "no lease id", renew(id)));
+    }
+    bad.push(("labels", "nine", with_labels((0..9).map(|n| (n.to_string(), String::new())))));
+    for fencing_token in [0, -1, i64::MIN] {
+        let check = CheckSessionLeaseRequest { session: session("T", "x"), fencing_token };
+        bad.push(("fencing_token", "below 1", Call::Check(check)));
+    }
+    for max_rows in [-1, i32::MIN, 1_000_001, i32::MAX] {
+        let cleanup = CleanupRequest { max_rows, ..Default::default() };
+        bad.push(("max_rows", "out of range", Call::Cleanup(cleanup)));
+    }
+    let all_of_all_teams = CleanupRequest { older_than: seconds(0), ..Default::default() };
+    bad.push(("team_id", "missing where older_than is zero", Call::Cleanup(all_of_all_teams)));
+    for count in [0, 1_001] {
+        let requests = vec![mark("T", "x"); count];
+        bad.push(("requests", "size", Call::Batch(BatchMarkProcessedRequest { requests })));
+    }
+    for (field, case, call) in bad {
+        refused(&mut f.client, call, field, case).await;
+    }
+    nothing_was_written(&mut f).await;
+}
+
+fn with_labels(labels: impl IntoIterator<Item = (String, String)>) -> Call {
+    Call::Acquire(AcquireSessionLeaseRequest {
+        labels: labels.into_iter().collect(),
+        ..acquire("T", "x", "h")
+    })
+}
+
+fn renew(lease_id: &str) -> Call {
+    Call::Renew(RenewSessionLeaseRequest {
+        session: session("T", "x"),
+        lease_id: lease_id.into(),
+        ttl: None,
+    })
+}
+
+fn release(lease_id: &str) -> Call {
+    Call::Release(ReleaseSessionLeaseRequest {
+        session: session("T", "x"),
+        lease_id: lease_id.into(),
+    })
+}
+
+async fn a_bad_item_of_a_batch_is_named_by_its_place(mut f: Fixture) {
+    let mut bad: Vec<(String, MarkProcessedRequest)> = bad_events()
+        .into_iter()
+        .map(|(field, _, event)| (field, MarkProcessedRequest { event, ..Default::default() }))
+        .collect();
+    for (_, ttl) in bad_durations(Duration::from_secs(1), 30 * DAY) {
+        bad.push(("ttl".into(), MarkProcessedRequest { ttl: Some(ttl), ..mark("T", "x") }));
+    }
+    for (_, request_id) in bad_ids() {
+        bad.push(("request_id".into(), MarkProcessedRequest { request_id, ..mark("T", "x") }));
+    }
+    let (fields, mut requests): (Vec<_>, Vec<_>) = bad.into_iter().unzip();
+    requests.insert(0, mark("T", "before"));
+    requests.push(mark("T", "after"));
+
+    let batch = BatchMarkProcessedRequest { requests };
+    let answer = f.client.batch_mark_processed(batch).await.unwrap();
+    let results = answer.into_inner().results;
+    let mut results = results.into_iter().map(|item| item.result.unwrap());
+    let first = |item: Option<Item>| matches!(item, Some(Item::Response(answer)) if answer.first);
+    assert!(first(results.next()), "the neighbour before");
+    for (index, field) in fields.iter().enumerate() {
+        let Some(Item::Error(error)) = results.next() else {
+            panic!("{field} was taken");
+        };
+        assert_eq!(error.code, i32::from(Code::InvalidArgument));
+        assert_eq!(error.field, format!("requests[{}].{field}", index + 1));
+    }
+    assert!(first(results.next()), "the neighbour after");
+    assert!(results.next().is_none());
+    let ask = IsProcessedRequest { event: event("T", "x") };
+    assert!(!f.client.is_processed(ask).await.unwrap().into_inner().processed);
+}
+
+/// An id of 512 bytes that no index can compress.
+fn longest(seed: u64) -> String {
+    let mut state = seed;
+    let letter = |_| {
+        // https://en.wikipedia.org/wiki/Linear_congruential_generator, Knuth's numbers.
+        state =
+            state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        char::from(b'0' + u8::try_from(state >> 58).unwrap())
+    };
+    let id: String = (0..512).map(letter).map(|c| if c == ':' { 'z' } else { c }).collect();
+    assert_eq!(id.len(), 512);
+    id
+}
+
+async fn the_longest_ids_are_kept(mut f: Fixture) {
+    let slack_key =
+        |slack| EventKey { team_id: longest(0), key: Some(event_key::Key::Slack(slack)) };
+    let events = [
+        event(&longest(0), &longest(1)).unwrap(),
+        slack_key(SlackEvent { event_id: longest(2), ..slack() }),
+        slack_key(SlackEvent { client_msg_id: longest(3), ..slack() }),
+        slack_key(SlackEvent { action_id: longest(4), ..interaction(&longest(5), &longest(6)) }),
+        slack_key(SlackEvent { channel: longest(7), ts: longest(8), ..Default::default() }),
+    ];
+    for event in events {
+        let request =
+            MarkProcessedRequest { event: Some(event.clone()), request_id: longest(9), ttl: None };
+        for _ in 0..2 {
+            let marked = f.client.mark_processed(request.clone()).await.unwrap().into_inner();
+            assert!(marked.first, "{event:?}");
+        }
+        let again = MarkProcessedRequest { request_id: String::new(), ..request };
+        assert!(!f.client.mark_processed(again).await.unwrap().into_inner().first);
+        let ask = IsProcessedRequest { event: Some(event) };
+        assert!(f.client.is_processed(ask).await.unwrap().into_inner().processed);
+    }
+
+    let thread = Thread { channel_id: longest(2), thread_ts: longest(3) };
+    let of_thread = SessionKey { team_id: longest(0), key: Some(session_key::Key::Thread(thread)) };
+    let labels: HashMap<_, _> = (10..18).map(|seed| (longest(seed), longest(seed + 8))).collect();
+    for session in [session(&longest(0), &longest(1)), Some(of_thread)] {
+        let request = AcquireSessionLeaseRequest {
+            session: session.clone(),
+            holder: longest(4),
+            request_id: longest(5),
+            epic_id: longest(6),
+            labels: labels.clone(),
+            ..Default::default()
+        };
+        let lease = f.client.acquire_session_lease(request.clone()).await.unwrap();
+        let lease = granted(lease.into_inner());
+        assert_eq!(lease.holder, longest(4));
+        assert_eq!(lease.epic_id, longest(6));
+        assert_eq!(lease.labels, labels);
+        let again = f.client.acquire_session_lease(request).await.unwrap();
+        assert_eq!(granted(again.into_inner()).lease_id, lease.lease_id);
+        let renew = RenewSessionLeaseRequest { session, lease_id: lease.lease_id, ttl: None };
+        let renewed = f.client.renew_session_lease(renew).await.unwrap().into_inner();
+        assert_eq!(renewed.lease.unwrap().labels, labels);
+    }
+}
+
+async fn the_ends_of_every_range_are_taken(mut f: Fixture) {
+    for ttl in [1, 30 * DAY] {
+        let request = MarkProcessedRequest { ttl: seconds(ttl), ..mark("T", &ttl.to_string()) };
+        assert!(f.client.mark_processed(request).await.unwrap().into_inner().first);
+    }
+    for (ttl, wait) in [(1, 0), (15 * 60, 10 * 60)] {
+        let request = AcquireSessionLeaseRequest {
+            ttl: seconds(ttl),
+            wait: seconds(wait),
+            labels: (0..8).map(|n| (n.to_string(), n.to_string())).collect(),
+            ..acquire("T", &ttl.to_string(), "h")
+        };
+        let lease = granted(f.client.acquire_session_lease(request).await.unwrap().into_inner());
+        assert_eq!(lease.remaining, seconds(ttl));
+        assert_eq!(lease.labels.len(), 8);
+        let renew = RenewSessionLeaseRequest {
+            session: session("T", &lease.session_id),
+            lease_id: lease.lease_id,
+            ttl: seconds(ttl),
+        };
+        f.client.renew_session_lease(renew).await.unwrap();
+    }
+    for fencing_token in [1, i64::MAX] {
+        let check = CheckSessionLeaseRequest { session: session("T", "x"), fencing_token };
+        assert!(!f.client.check_session_lease(check).await.unwrap().into_inner().current);
+    }
+    let requests = (0..1_000).map(|n| mark("T", &format!("batch {n}"))).collect();
+    let batch = BatchMarkProcessedRequest { requests };
+    let results = f.client.batch_mark_processed(batch).await.unwrap().into_inner().results;
+    assert_eq!(results.len(), 1_000);
+    for result in results {
+        assert!(matches!(result.result, Some(Item::Response(answer)) if answer.first));
+    }
+    for (older_than, max_rows, deleted) in
+        [(None, 1, 0), (Some(3_650 * DAY), 1_000_000, 0), (Some(0), 1, 1)]
+    {
+        let cleanup = CleanupRequest {
+            team_id: "T".into(),
+            older_than: older_than.and_then(seconds),
+            max_rows,
+            dry_run: false,
+        };
+        let cleaned = f.client.cleanup(cleanup).await.unwrap().into_inner();
+        assert_eq!(cleaned.deleted_events, deleted);
+    }
+}

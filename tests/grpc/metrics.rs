@@ -1,0 +1,115 @@
+//! What Prometheus is told.
+
+use std::collections::HashMap;
+
+use oncegate::grpc::pb::{
+    AcquireSessionLeaseRequest, BatchMarkProcessedRequest, CleanupRequest, MarkProcessedRequest,
+    ReleaseSessionLeaseRequest,
+};
+
+use super::{SERVICE, channel, metric, metrics_page, refusal};
+use crate::harness::{Fixture, Replica, acquire, granted, held, mark, seconds, session};
+
+/// Whatever a caller chooses begins with this, so that it can be looked for.
+const CHOSEN: &str = "chosen-by-caller";
+
+fn chosen(what: &str) -> String {
+    format!("{CHOSEN}-{what}")
+}
+
+/// Calls every method, with known outcomes.
+async fn exercise(f: &mut Fixture) {
+    let (team, session_id) = (chosen("team"), chosen("session"));
+    let named = |id: &str| MarkProcessedRequest {
+        request_id: chosen("request"),
+        ..mark(&team, &chosen(id))
+    };
+    for first in [true, true] {
+        let marked = f.client.mark_processed(named("event")).await.unwrap();
+        assert_eq!(marked.into_inner().first, first, "the same attempt");
+    }
+    let another = mark(&team, &chosen("event"));
+    assert!(!f.client.mark_processed(another).await.unwrap().into_inner().first);
+    f.client.mark_processed(mark(&team, "")).await.unwrap_err();
+    let requests = vec![named("b1"), named("b2"), mark(&team, ""), mark(&team, &chosen("b1"))];
+    f.client.batch_mark_processed(BatchMarkProcessedRequest { requests }).await.unwrap();
+
+    let labels = HashMap::from([(chosen("label"), chosen("value"))]);
+    let request = AcquireSessionLeaseRequest {
+        epic_id: chosen("epic"),
+        labels,
+        ..acquire(&team, &session_id, &chosen("holder"))
+    };
+    let lease = f.client.acquire_session_lease(request.clone()).await.unwrap();
+    let lease = granted(lease.into_inner());
+    for _ in 0..2 {
+        held(f.client.acquire_session_lease(request.clone()).await.unwrap().into_inner());
+    }
+    let release = ReleaseSessionLeaseRequest {
+        session: session(&team, &session_id),
+        lease_id: lease.lease_id,
+    };
+    f.client.release_session_lease(release).await.unwrap();
+    let all = CleanupRequest { team_id: team, older_than: seconds(0), ..Default::default() };
+    f.client.cleanup(all).await.unwrap();
+    let unknown = format!("/{SERVICE}/{}", chosen("method"));
+    refusal(&channel(f).await, &unknown, &[]).await;
+}
+
+#[tokio::test]
+async fn calls_are_counted_by_method_and_outcome_and_by_nothing_a_caller_chose() {
+    let mut f = Fixture::postgres().await;
+    f.replica =
+        Replica::start(&f.url, f.clock.store_clock(), &["--metrics-listen", "127.0.0.1:0"]).await;
+    f.client = f.replica.client().await;
+    exercise(&mut f).await;
+
+    let call = |service: &str, method: &str| {
+        format!(r#"grpc_type="unary",grpc_service="{service}",grpc_method="{method}""#)
+    };
+    for (method, ended) in [
+        ("MarkProcessed", [("OK", 3), ("InvalidArgument", 1)].as_slice()),
+        ("BatchMarkProcessed", &[("OK", 1)]),
+        ("AcquireSessionLease", &[("OK", 3)]),
+        ("ReleaseSessionLease", &[("OK", 1)]),
+        ("Cleanup", &[("OK", 1)]),
+    ] {
+        let call = call(SERVICE, method);
+        let begun: i32 = ended.iter().map(|(_, count)| count).sum();
+        metric(&f.replica, &format!("grpc_server_started_total{{{call}}} {begun}")).await;
+        for (code, count) in ended {
+            let line = format!(r#"grpc_server_handled_total{{{call},grpc_code="{code}"}} {count}"#);
+            metric(&f.replica, &line).await;
+        }
+        metric(&f.replica, &format!("grpc_server_handling_seconds_count{{{call}}} {begun}")).await;
+    }
+    let unknown = call("unknown", "unknown");
+    let line = format!(r#"grpc_server_handled_total{{{unknown},grpc_code="Unimplemented"}} 1"#);
+    metric(&f.replica, &line).await;
+
+    let page = metrics_page(&f.replica).await;
+    let lines: Vec<&str> = page.lines().collect();
+    for line in [
+        r#"oncegate_marks_total{outcome="first"} 4"#,
+        r#"oncegate_marks_total{outcome="duplicate"} 2"#,
+        r#"oncegate_acquires_total{outcome="granted"} 1"#,
+        r#"oncegate_acquires_total{outcome="held"} 2"#,
+        r#"oncegate_swept_rows_total{kind="event"} 3"#,
+        r#"oncegate_swept_rows_total{kind="session"} 0"#,
+        r#"oncegate_lane_queue_depth{lane="mark"} 0"#,
+        "oncegate_store_up 1",
+        "oncegate_session_waiters 0",
+        "oncegate_shed_total 0",
+        "# EOF",
+    ] {
+        assert!(lines.contains(&line), "no {line} in\n{page}");
+    }
+    assert!(page.contains("content-type: application/openmetrics-text"));
+    assert!(!page.contains(CHOSEN), "a caller's text in\n{page}");
+}
+
+#[tokio::test]
+async fn metrics_are_served_nowhere_unless_asked_for() {
+    let f = Fixture::sqlite().await;
+    assert_eq!(f.replica.server.metrics_address(), None);
+}
