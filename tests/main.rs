@@ -4,7 +4,10 @@
 
 mod cli;
 mod conformance;
+mod faults;
 mod grpc;
 mod harness;
 mod layering;
+mod queue;
 mod schema;
+mod shutdown;

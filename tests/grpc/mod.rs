@@ -1,9 +1,12 @@
 //! What a caller meets on the wire, whatever the store.
 
+use std::time::Duration;
+
 use http::{Request, Response, header::CONTENT_TYPE};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::TcpStream,
+    time::{Instant, sleep},
 };
 use tonic::{Status, body::Body, transport::Channel};
 use tower::ServiceExt as _;
@@ -52,13 +55,13 @@ async fn metrics_page(replica: &Replica) -> String {
 /// Waits until a metric has a value: `line` as the page shows it. A call is
 /// counted when its last byte has left, a moment after its caller may have it.
 async fn metric(replica: &Replica, line: &str) {
-    let until = tokio::time::Instant::now() + std::time::Duration::from_secs(30);
+    let until = Instant::now() + Duration::from_secs(30);
     loop {
         let page = metrics_page(replica).await;
         if page.lines().any(|found| found == line) {
             return;
         }
-        assert!(tokio::time::Instant::now() < until, "no {line} in\n{page}");
-        tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+        assert!(Instant::now() < until, "no {line} in\n{page}");
+        sleep(Duration::from_millis(5)).await;
     }
 }

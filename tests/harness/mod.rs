@@ -21,6 +21,7 @@ use tempfile::TempDir;
 use tonic::transport::{Channel, Endpoint};
 
 pub mod postgres;
+pub mod process;
 
 pub type Client = IdempotencyServiceClient<Channel>;
 
@@ -150,6 +151,7 @@ macro_rules! on_both_stores {
     };
 }
 
+#[expect(clippy::unnecessary_wraps, reason = "as a message's field takes it")]
 pub fn event(team: &str, event: &str) -> Option<pb::EventKey> {
     Some(pb::EventKey {
         team_id: team.to_owned(),
@@ -157,6 +159,7 @@ pub fn event(team: &str, event: &str) -> Option<pb::EventKey> {
     })
 }
 
+#[expect(clippy::unnecessary_wraps, reason = "as a message's field takes it")]
 pub fn session(team: &str, session: &str) -> Option<pb::SessionKey> {
     Some(pb::SessionKey {
         team_id: team.to_owned(),
@@ -164,6 +167,7 @@ pub fn session(team: &str, session: &str) -> Option<pb::SessionKey> {
     })
 }
 
+#[expect(clippy::unnecessary_wraps, reason = "as a message's field takes it")]
 pub fn seconds(count: i64) -> Option<prost_types::Duration> {
     Some(prost_types::Duration { seconds: count, nanos: 0 })
 }

@@ -43,15 +43,14 @@ pub async fn new_database_with(options: &str) -> String {
 #[expect(clippy::disallowed_methods, reason = "the harness is where the tests are configured")]
 fn shared_server() -> &'static str {
     static SERVER: OnceLock<String> = OnceLock::new();
-    SERVER.get_or_init(|| match env::var("ONCEGATE_TEST_DATABASE_URL") {
-        Ok(url) => url,
-        Err(_) => {
+    SERVER.get_or_init(|| {
+        env::var("ONCEGATE_TEST_DATABASE_URL").unwrap_or_else(|_| {
             let cluster = Cluster::start();
             let url = cluster.url();
             // It dies with the process, by its guard; see `Cluster`.
             std::mem::forget(cluster);
             url
-        }
+        })
     })
 }
 
