@@ -94,8 +94,8 @@ impl Sessions {
     /// Takes the lease of a session, queueing for up to `wait` while it is held.
     ///
     /// A lease that is granted to a caller that goes away before it accepts is
-    /// given back at once; unless the caller can still `recover` it, by asking
-    /// again with the same request id.
+    /// given back at once; unless the caller has asked again by then, with the
+    /// same request id, and was told of it.
     ///
     /// # Errors
     /// [`SessionError::EpicMismatch`], [`SessionError::QueueFull`] or
@@ -104,13 +104,11 @@ impl Sessions {
         &self,
         acquire: &Acquire,
         wait: Duration,
-        recover: bool,
     ) -> Result<AcquireOutcome, SessionError> {
         let until = Instant::now() + wait;
-        let keep = recover && wait.is_zero();
         // Nobody overtakes the queue.
         let first = if self.queues.length(&acquire.key) == 0 {
-            self.take(acquire, keep).await?
+            self.take(acquire).await?
         } else {
             self.peek(acquire).await?
         };
@@ -168,17 +166,18 @@ impl Sessions {
         Ok((current, row.map(|row| row.lease.token)))
     }
 
-    async fn take(&self, acquire: &Acquire, keep: bool) -> Result<Outcome, CallError> {
+    async fn take(&self, acquire: &Acquire) -> Result<Outcome, CallError> {
         let lane = self.takes.at(self.takes.index(acquire.key.lock_key().cast_unsigned()));
-        let grants = (!keep).then(|| Arc::clone(&self.grants));
-        lane.call(Take { acquire: acquire.clone(), grants }).await
+        lane.call(Take { acquire: acquire.clone(), grants: Arc::clone(&self.grants) }).await
     }
 
-    /// What a request would be told, without taking anything.
+    /// What a request would be told, without taking anything but what it has
+    /// been granted before.
     async fn peek(&self, acquire: &Acquire) -> Result<Outcome, CallError> {
         let row: Option<SessionRow> = self.looks.call(Look(acquire.key.clone())).await?;
         Ok(match row.map(|row| row.decision(acquire)) {
-            Some(Decision::Granted(lease)) => Outcome::Granted(Grant::found(lease)),
+            // To be told of it again is for the row to note.
+            Some(Decision::Granted(_)) => self.take(acquire).await?,
             Some(Decision::Held(held)) => Outcome::Held(held),
             Some(Decision::EpicMismatch(bound)) => Outcome::EpicMismatch(bound),
             Some(Decision::Free) | None => Outcome::Held(Held::default()),
@@ -192,7 +191,7 @@ impl Sessions {
             return Ok(self.peek(acquire).await?);
         };
         loop {
-            let outcome = self.take(acquire, false).await?;
+            let outcome = self.take(acquire).await?;
             let now = Instant::now();
             let Outcome::Held(held) = &outcome else {
                 return Ok(outcome);
@@ -207,6 +206,7 @@ impl Sessions {
     }
 
     fn give_back(&self, key: SessionKey, lease: LeaseId) -> GiveBack {
-        GiveBack { release: Release { key, lease }, queues: Arc::clone(&self.queues) }
+        let release = Release { key, lease, unless_repeated: false };
+        GiveBack { release, queues: Arc::clone(&self.queues) }
     }
 }

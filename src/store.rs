@@ -100,6 +100,9 @@ pub struct Release {
     pub key: SessionKey,
     /// The lease.
     pub lease: LeaseId,
+    /// Not if it was told to a repetition of its request as well: whoever asked
+    /// first has gone, but whoever repeated it may hold.
+    pub unless_repeated: bool,
 }
 
 /// Which rows a sweep takes.
@@ -171,7 +174,8 @@ pub trait EventStore {
 pub trait SessionStore {
     /// Takes leases of free sessions. `asked` are sorted by key and hold no key
     /// twice. Answers each session's row as it stands after the decision, in
-    /// order; [`SessionRow::decision`] tells what it means to the asker.
+    /// order; [`SessionRow::decision`] tells what it means to the asker. One that
+    /// is granted again is noted as repeated before it is answered.
     ///
     /// # Errors
     /// [`StoreError`]; then no lease of the batch is known to have been taken.
@@ -192,7 +196,8 @@ pub trait SessionStore {
     ) -> impl Future<Output = Result<Vec<Verdict<Option<SessionRow>>>, StoreError>> + Send;
 
     /// Ends live leases, as [`SessionStore::renew`] lets them run on. Answers
-    /// whether the lease is given back, now or before.
+    /// whether the lease is given back, now or before; not so a lease that was
+    /// repeated, where that is to be spared.
     ///
     /// # Errors
     /// [`StoreError`]; then no lease is known to have ended.

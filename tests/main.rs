@@ -4,6 +4,7 @@
 
 mod cli;
 mod conformance;
+mod contention;
 mod faults;
 mod grpc;
 mod harness;

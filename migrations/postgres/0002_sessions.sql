@@ -17,6 +17,7 @@ CREATE TABLE sessions (
     acquired_at   timestamptz NOT NULL,
     expires_at    timestamptz NOT NULL,
     released      boolean NOT NULL DEFAULT false,
+    repeated      boolean NOT NULL DEFAULT false,
     PRIMARY KEY (team_id, session_id)
 ) WITH (fillfactor = 70);
 
@@ -32,3 +33,4 @@ COMMENT ON COLUMN sessions.epic_id IS 'The work the session is bound to; null wh
 COMMENT ON COLUMN sessions.acquired_at IS 'When the lease was granted';
 COMMENT ON COLUMN sessions.expires_at IS 'When the lease ends, or ended';
 COMMENT ON COLUMN sessions.released IS 'Whether the lease was given back before its end';
+COMMENT ON COLUMN sessions.repeated IS 'Whether the grant was told again, to a repetition of its request: then the lease stays even if whoever asked first has gone';

@@ -20,5 +20,6 @@ CREATE TABLE sessions (
     acquired_at   INTEGER NOT NULL, -- when the lease was granted
     expires_at    INTEGER NOT NULL, -- when the lease ends, or ended
     released      INTEGER NOT NULL DEFAULT 0, -- whether it was given back before its end
+    repeated      INTEGER NOT NULL DEFAULT 0, -- whether the grant was told again: then it stays even if whoever asked first has gone
     PRIMARY KEY (team_id, session_id)
 ) STRICT, WITHOUT ROWID;

@@ -141,7 +141,8 @@ pub struct SessionRow {
 pub struct Acquired {
     /// The session's row, after the decision.
     pub row: SessionRow,
-    /// Whether this very decision granted the lease, rather than found it.
+    /// Whether this very decision granted the lease, rather than found it. A
+    /// lease that is found by a repetition of its request is noted as repeated.
     pub fresh: bool,
 }
 

@@ -103,8 +103,6 @@ fn lease_ttl(ttl: Option<prost_types::Duration>) -> Result<Ttl, Invalid> {
 pub(super) struct AcquireCall {
     pub(super) acquire: Acquire,
     pub(super) wait: Duration,
-    /// Whether the caller named its attempt.
-    pub(super) named: bool,
 }
 
 pub(super) fn acquire(request: pb::AcquireSessionLeaseRequest) -> Result<AcquireCall, Invalid> {
@@ -118,7 +116,7 @@ pub(super) fn acquire(request: pb::AcquireSessionLeaseRequest) -> Result<Acquire
     let labels = Labels::parse(request.labels)?;
     let attempt = RequestId::for_session(&key, request_id.as_ref());
     let acquire = Acquire { key, holder, request: attempt, ttl, epic, labels };
-    Ok(AcquireCall { acquire, wait, named: request_id.is_some() })
+    Ok(AcquireCall { acquire, wait })
 }
 
 pub(super) fn renew(

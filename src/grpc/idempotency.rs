@@ -101,7 +101,7 @@ impl IdempotencyService for Idempotency {
         let deadline = self.deadline(&request);
         let call = convert::acquire(request.into_inner()).map_err(Problem::from)?;
         let wait = deadline.wait(call.wait);
-        let acquire = self.sessions.acquire(&call.acquire, wait, call.named);
+        let acquire = self.sessions.acquire(&call.acquire, wait);
         let outcome = deadline.after(wait).bound(async { Ok(acquire.await?) }).await?;
         let outcome = match outcome {
             AcquireOutcome::Granted(grant) => {

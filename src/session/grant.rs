@@ -1,12 +1,13 @@
 //! Leases on their way to their holders.
 //!
 //! A caller may go away at any moment: while its batch runs, while the answer
-//! waits for it, or in between. A grant that nobody accepts gives its lease
-//! back when it is dropped, wherever that happens.
+//! waits for it, or in between. A lease that nobody accepts is given back,
+//! wherever its answer is dropped; unless a repetition of the same request has
+//! been told of it by then, on whichever replica. That is for the row to say.
 
-use std::{
-    collections::HashMap,
-    sync::{Arc, Mutex, PoisonError},
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, Ordering},
 };
 
 use super::queue::Queues;
@@ -24,102 +25,103 @@ pub(super) struct GiveBack {
 
 impl Op for GiveBack {
     type Key<'a> = (&'a SessionKey, LeaseId);
-    type Row = bool;
+    type Row = Ended;
     type Answer = bool;
 
     fn key(&self) -> (&SessionKey, LeaseId) {
         (&self.release.key, self.release.lease)
     }
 
-    fn answer(&self, released: &bool) -> Verdict<bool> {
-        if *released {
+    fn answer(&self, ended: &Ended) -> Verdict<bool> {
+        if ended.released {
             self.queues.freed(&self.release.key);
+        } else if ended.unless_repeated && !self.release.unless_repeated {
+            // The one who spoke for the group would have spared it.
+            return Verdict::Again;
         }
-        Verdict::Decided(*released)
+        Verdict::Decided(ended.released)
     }
+}
+
+/// Whether a lease has been given back.
+pub(super) struct Ended {
+    released: bool,
+    unless_repeated: bool,
 }
 
 impl<S: Connection> Executes<GiveBack> for S {
-    async fn execute(&mut self, ops: &[&GiveBack]) -> Result<Vec<Verdict<bool>>, StoreError> {
+    async fn execute(&mut self, ops: &[&GiveBack]) -> Result<Vec<Verdict<Ended>>, StoreError> {
         let asked: Vec<&Release> = ops.iter().map(|op| &op.release).collect();
-        self.release(&asked).await
+        let verdicts = self.release(&asked).await?.into_iter().zip(asked);
+        Ok(verdicts
+            .map(|(verdict, &Release { unless_repeated, .. })| match verdict {
+                Verdict::Decided(released) => Verdict::Decided(Ended { released, unless_repeated }),
+                Verdict::Again => Verdict::Again,
+            })
+            .collect())
     }
 }
 
-/// Leases granted here that no caller has accepted yet.
+/// Where leases that nobody accepts go.
 pub(super) struct Grants {
-    /// How many answers carry each: callers with one request id share a lease.
-    pending: Mutex<HashMap<LeaseId, usize>>,
     releases: Lane<GiveBack>,
     queues: Arc<Queues>,
 }
 
 impl Grants {
     pub(super) fn new(releases: Lane<GiveBack>, queues: Arc<Queues>) -> Self {
-        Self { pending: Mutex::default(), releases, queues }
+        Self { releases, queues }
     }
 
-    /// A lease for one caller. A `fresh` one is its caller's to accept; one that
-    /// was found belongs to an earlier answer, unless that is still pending.
-    pub(super) fn grant(self: &Arc<Self>, key: &SessionKey, lease: Lease, fresh: bool) -> Grant {
-        let mut pending = self.pending.lock().unwrap_or_else(PoisonError::into_inner);
-        if fresh {
-            pending.entry(lease.id).or_insert(0);
+    /// Sends a lease that was granted just now on its way.
+    pub(super) fn deliver(self: &Arc<Self>, key: &SessionKey, lease: LeaseId) -> Arc<Delivery> {
+        let accepted = AtomicBool::new(false);
+        Arc::new(Delivery { key: key.clone(), lease, accepted, grants: Arc::clone(self) })
+    }
+}
+
+/// A fresh lease, on its way to the callers of one batch whose request it
+/// answers. If the last of them has gone and none has accepted it, it is given
+/// back.
+pub(super) struct Delivery {
+    key: SessionKey,
+    lease: LeaseId,
+    accepted: AtomicBool,
+    grants: Arc<Grants>,
+}
+
+impl Drop for Delivery {
+    fn drop(&mut self) {
+        if *self.accepted.get_mut() {
+            return;
         }
-        let guard = pending.get_mut(&lease.id).map(|answers| {
-            *answers += 1;
-            Guard { key: key.clone(), lease: lease.id, grants: Arc::clone(self) }
-        });
-        Grant { lease, guard }
+        let release = Release { key: self.key.clone(), lease: self.lease, unless_repeated: true };
+        let queues = Arc::clone(&self.grants.queues);
+        if self.grants.releases.post(GiveBack { release, queues }).is_err() {
+            // It ends with its TTL, as a crashed holder's does.
+            tracing::warn!("no room to give back the lease of a caller that went away");
+        }
     }
 }
 
 /// A lease that its caller has yet to accept.
 pub struct Grant {
     lease: Lease,
-    guard: Option<Guard>,
+    /// None where an earlier answer granted it.
+    delivery: Option<Arc<Delivery>>,
 }
 
 impl Grant {
-    /// A lease that stays with its caller even if it goes away now.
-    pub(super) fn found(lease: Lease) -> Self {
-        Self { lease, guard: None }
+    pub(super) fn new(lease: Lease, delivery: Option<Arc<Delivery>>) -> Self {
+        Self { lease, delivery }
     }
 
     /// The lease is on its way to its holder, and no longer given back.
     #[must_use]
     pub fn accept(self) -> Lease {
-        if let Some(guard) = &self.guard {
-            let mut pending = guard.grants.pending.lock().unwrap_or_else(PoisonError::into_inner);
-            pending.remove(&guard.lease);
+        if let Some(delivery) = &self.delivery {
+            delivery.accepted.store(true, Ordering::Relaxed);
         }
         self.lease
-    }
-}
-
-struct Guard {
-    key: SessionKey,
-    lease: LeaseId,
-    grants: Arc<Grants>,
-}
-
-impl Drop for Guard {
-    fn drop(&mut self) {
-        let mut pending = self.grants.pending.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some(answers) = pending.get_mut(&self.lease) else {
-            return;
-        };
-        *answers -= 1;
-        if *answers > 0 {
-            return;
-        }
-        pending.remove(&self.lease);
-        drop(pending);
-        let release = Release { key: self.key.clone(), lease: self.lease };
-        let queues = Arc::clone(&self.grants.queues);
-        if self.grants.releases.post(GiveBack { release, queues }).is_err() {
-            // It ends with its TTL, as a crashed holder's does.
-            tracing::warn!("no room to give back the lease of a caller that went away");
-        }
     }
 }

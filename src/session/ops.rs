@@ -2,9 +2,11 @@
 
 use std::sync::Arc;
 
-use super::grant::{Grant, Grants};
+use super::grant::{Delivery, Grant, Grants};
 use crate::{
-    domain::{Acquire, Acquired, Decision, Held, Lease, LeaseId, SessionKey, SessionRow},
+    domain::{
+        Acquire, Acquired, Decision, Held, Lease, LeaseId, RequestId, SessionKey, SessionRow,
+    },
     lane::{Executes, Op},
     store::{Connection, Renew, StoreError, Verdict},
 };
@@ -12,9 +14,15 @@ use crate::{
 /// Takes a lease.
 pub(super) struct Take {
     pub(super) acquire: Acquire,
-    /// Where a grant is noted until its caller accepts it; nowhere, where the
-    /// caller can recover it.
-    pub(super) grants: Option<Arc<Grants>>,
+    pub(super) grants: Arc<Grants>,
+}
+
+/// What the store decided on the request of `asker`.
+pub(super) struct Taken {
+    row: SessionRow,
+    asker: RequestId,
+    /// Of a lease that was granted just now.
+    delivery: Option<Arc<Delivery>>,
 }
 
 /// What a request for a lease comes to.
@@ -26,19 +34,18 @@ pub(super) enum Outcome {
 
 impl Op for Take {
     type Key<'a> = &'a SessionKey;
-    type Row = Acquired;
+    type Row = Taken;
     type Answer = Outcome;
 
     fn key(&self) -> &SessionKey {
         &self.acquire.key
     }
 
-    fn answer(&self, acquired: &Acquired) -> Verdict<Outcome> {
-        Verdict::Decided(match acquired.row.decision(&self.acquire) {
-            Decision::Granted(lease) => Outcome::Granted(match &self.grants {
-                Some(grants) => grants.grant(&self.acquire.key, lease, acquired.fresh),
-                None => Grant::found(lease),
-            }),
+    fn answer(&self, taken: &Taken) -> Verdict<Outcome> {
+        Verdict::Decided(match taken.row.decision(&self.acquire) {
+            // Found while another spoke for the group: not noted as repeated.
+            Decision::Granted(_) if taken.asker != self.acquire.request => return Verdict::Again,
+            Decision::Granted(lease) => Outcome::Granted(Grant::new(lease, taken.delivery.clone())),
             Decision::Held(held) => Outcome::Held(held),
             Decision::EpicMismatch(bound) => Outcome::EpicMismatch(bound),
             // The one who spoke for the group was refused: the next one asks.
@@ -48,9 +55,18 @@ impl Op for Take {
 }
 
 impl<S: Connection> Executes<Take> for S {
-    async fn execute(&mut self, ops: &[&Take]) -> Result<Vec<Verdict<Acquired>>, StoreError> {
+    async fn execute(&mut self, ops: &[&Take]) -> Result<Vec<Verdict<Taken>>, StoreError> {
         let asked: Vec<&Acquire> = ops.iter().map(|take| &take.acquire).collect();
-        self.acquire(&asked).await
+        let verdicts = self.acquire(&asked).await?.into_iter().zip(ops);
+        Ok(verdicts
+            .map(|(verdict, Take { acquire, grants })| match verdict {
+                Verdict::Decided(Acquired { row, fresh }) => {
+                    let delivery = fresh.then(|| grants.deliver(&acquire.key, row.lease.id));
+                    Verdict::Decided(Taken { row, asker: acquire.request, delivery })
+                }
+                Verdict::Again => Verdict::Again,
+            })
+            .collect())
     }
 }
 

@@ -66,6 +66,15 @@ impl Replica {
         Self { server }
     }
 
+    /// Starts several servers on one database.
+    pub async fn start_all(count: usize, url: &str, clock: &Clock) -> Vec<Self> {
+        let mut replicas = Vec::new();
+        for _ in 0..count {
+            replicas.push(Self::start(url, clock.clone(), &[]).await);
+        }
+        replicas
+    }
+
     /// A client with a connection of its own.
     pub async fn client(&self) -> Client {
         Client::new(connect(self.server.address()).await)
@@ -181,6 +190,13 @@ pub fn acquire(team: &str, id: &str, holder: &str) -> pb::AcquireSessionLeaseReq
         session: session(team, id),
         holder: holder.to_owned(),
         ..Default::default()
+    }
+}
+
+pub fn release(lease: &pb::SessionLease) -> pb::ReleaseSessionLeaseRequest {
+    pb::ReleaseSessionLeaseRequest {
+        session: session(&lease.team_id, &lease.session_id),
+        lease_id: lease.lease_id.clone(),
     }
 }
 

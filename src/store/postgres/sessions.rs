@@ -19,7 +19,9 @@ use crate::{
 
 /// Takes the leases of free sessions, and reads the others' rows. The token of
 /// a row that is there already is drawn while the row is locked, so it rises
-/// even where advisory locks do nothing.
+/// even where advisory locks do nothing. A lease that is granted again, to a
+/// repetition of its request, is noted as repeated; `fresh` tells it from one
+/// that this very statement took when its first run lost its answer.
 pub(super) const ACQUIRE: &str = "
 WITH asked AS MATERIALIZED (
     SELECT a.* FROM set_config('lock_timeout', $11, true),
@@ -31,9 +33,17 @@ WITH asked AS MATERIALIZED (
     SELECT *, COALESCE($10::timestamptz, clock_timestamp()) AS at
     FROM asked WHERE pg_try_advisory_xact_lock(lock_key)
 ), seen AS MATERIALIZED (
-    SELECT m.ord, m.at, s.fencing_token, s.lease_id, s.request_id, s.holder, s.labels, s.epic_id,
-        s.acquired_at, s.expires_at, NOT s.released AND s.expires_at > m.at AS live
+    SELECT m.ord, m.at, s.*, NOT s.released AND s.expires_at > m.at AS live,
+        s.request_id = m.request_id AND NOT s.released AND s.expires_at > m.at AS own,
+        s.lease_id = m.lease_id AS fresh
     FROM mine m JOIN sessions s USING (team_id, session_id)
+), told_again AS (
+    UPDATE sessions s SET repeated = true
+    FROM seen n
+    WHERE n.own AND NOT n.fresh AND NOT n.repeated
+        AND s.team_id = n.team_id AND s.session_id = n.session_id AND s.lease_id = n.lease_id
+        AND NOT s.released AND s.expires_at > COALESCE($10::timestamptz, clock_timestamp())
+    RETURNING n.ord
 ), taken AS (
     INSERT INTO sessions AS s (team_id, session_id, fencing_token, lease_id, request_id,
         holder, labels, epic_id, acquired_at, expires_at)
@@ -45,7 +55,7 @@ WITH asked AS MATERIALIZED (
     ON CONFLICT (team_id, session_id) DO UPDATE
     SET fencing_token = nextval('session_fencing_tokens'), lease_id = EXCLUDED.lease_id,
         request_id = EXCLUDED.request_id, holder = EXCLUDED.holder, labels = EXCLUDED.labels,
-        epic_id = COALESCE(s.epic_id, EXCLUDED.epic_id), released = false,
+        epic_id = COALESCE(s.epic_id, EXCLUDED.epic_id), released = false, repeated = false,
         (acquired_at, expires_at) = (
             SELECT at, at + (EXCLUDED.expires_at - EXCLUDED.acquired_at)
             FROM (SELECT COALESCE($10::timestamptz, clock_timestamp()) AS at OFFSET 0) AS clock)
@@ -59,9 +69,10 @@ SELECT m.ord, COALESCE($10::timestamptz, clock_timestamp()) AS at, t.fencing_tok
 FROM taken t JOIN mine m ON m.lease_id = t.lease_id
 UNION ALL
 SELECT ord, at, fencing_token, lease_id, request_id, holder, labels, epic_id,
-    acquired_at, expires_at, live, false
+    acquired_at, expires_at, live, own AND fresh
 FROM seen n WHERE NOT EXISTS (
-    SELECT FROM mine m JOIN taken t ON m.lease_id = t.lease_id WHERE m.ord = n.ord)
+        SELECT FROM mine m JOIN taken t ON m.lease_id = t.lease_id WHERE m.ord = n.ord)
+    AND (NOT n.own OR n.fresh OR n.repeated OR n.ord IN (SELECT ord FROM told_again))
 ";
 
 pub(super) const RENEW: &str = "
@@ -86,11 +97,14 @@ SELECT m.ord, COALESCE($6::timestamptz, clock_timestamp()) AS at, r.fencing_toke
 FROM mine m LEFT JOIN renewed r USING (ord)
 ";
 
+/// Ends live leases, but for repeated ones where those are to be spared. One
+/// that lives in the statement's snapshot, and was not there to be ended,
+/// another replica changed in between: it is asked again.
 pub(super) const RELEASE: &str = "
 WITH asked AS MATERIALIZED (
     SELECT a.* FROM set_config('lock_timeout', $6, true),
-        unnest($1::text[], $2::text[], $3::bigint[], $4::uuid[]) WITH ORDINALITY
-        AS a (team_id, session_id, lock_key, lease_id, ord)
+        unnest($1::text[], $2::text[], $3::bigint[], $4::uuid[], $7::boolean[]) WITH ORDINALITY
+        AS a (team_id, session_id, lock_key, lease_id, unless_repeated, ord)
 ), mine AS MATERIALIZED (
     SELECT * FROM asked WHERE pg_try_advisory_xact_lock(lock_key)
 ), released AS (
@@ -99,12 +113,16 @@ WITH asked AS MATERIALIZED (
     FROM mine m
     WHERE s.team_id = m.team_id AND s.session_id = m.session_id AND s.lease_id = m.lease_id
         AND NOT s.released AND s.expires_at > COALESCE($5::timestamptz, clock_timestamp())
+        AND NOT (m.unless_repeated AND s.repeated)
     RETURNING m.ord
 )
 SELECT m.ord, r.ord IS NOT NULL OR COALESCE(s.released, false) AS released
 FROM mine m LEFT JOIN released r USING (ord)
 LEFT JOIN sessions s
     ON s.team_id = m.team_id AND s.session_id = m.session_id AND s.lease_id = m.lease_id
+WHERE r.ord IS NOT NULL
+    OR (s.released OR s.expires_at <= COALESCE($5::timestamptz, clock_timestamp())
+        OR (m.unless_repeated AND s.repeated)) IS NOT FALSE
 ";
 
 pub(super) const LOOK: &str = "
@@ -189,10 +207,17 @@ impl SessionStore for Link {
     async fn release(&mut self, asked: &[&Release]) -> Result<Vec<Verdict<bool>>, StoreError> {
         let keys = Keys::of(asked.iter().map(|release| &release.key));
         let leases: Vec<Uuid> = asked.iter().map(|release| release.lease.as_uuid()).collect();
+        let spared: Vec<bool> = asked.iter().map(|release| release.unless_repeated).collect();
         let now = self.now();
         let lock_timeout = self.lock_timeout();
         let rows = self
-            .fetch(|| keys.bind(sqlx::query(RELEASE)).bind(&leases).bind(now).bind(&lock_timeout))
+            .fetch(|| {
+                keys.bind(sqlx::query(RELEASE))
+                    .bind(&leases)
+                    .bind(now)
+                    .bind(&lock_timeout)
+                    .bind(&spared)
+            })
             .await?;
 
         let mut verdicts = vec![Verdict::Again; asked.len()];

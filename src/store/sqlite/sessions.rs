@@ -17,7 +17,7 @@ use crate::{
 
 pub(super) const LOOK: &str = "
 SELECT a.key, s.fencing_token, s.lease_id, s.request_id, s.holder, s.labels, s.epic_id,
-    s.acquired_at, s.expires_at, s.released
+    s.acquired_at, s.expires_at, s.released, s.repeated
 FROM json_each($1) AS a CROSS JOIN sessions AS s
     ON s.team_id = a.value ->> 0 AND s.session_id = a.value ->> 1
 ";
@@ -29,9 +29,9 @@ UPDATE session_fencing_tokens SET last = last + $1 RETURNING last
 
 pub(super) const WRITE: &str = "
 REPLACE INTO sessions (team_id, session_id, fencing_token, lease_id, request_id,
-    holder, labels, epic_id, acquired_at, expires_at, released)
-SELECT value ->> 0, value ->> 1, value ->> 2, value ->> 3, value ->> 4,
-    value ->> 5, value ->> 6, value ->> 7, value ->> 8, value ->> 9, value ->> 10
+    holder, labels, epic_id, acquired_at, expires_at, released, repeated)
+SELECT value ->> 0, value ->> 1, value ->> 2, value ->> 3, value ->> 4, value ->> 5,
+    value ->> 6, value ->> 7, value ->> 8, value ->> 9, value ->> 10, value ->> 11
 FROM json_each($1)
 ";
 
@@ -40,6 +40,7 @@ FROM json_each($1)
 struct Stored {
     row: SessionRow,
     released: bool,
+    repeated: bool,
 }
 
 impl SessionStore for Handle {
@@ -54,6 +55,16 @@ impl SessionStore for Handle {
             row.as_ref().is_none_or(|stored| stored.row.decision(acquire) == Decision::Free)
         };
         let free: Vec<bool> = rows.iter().zip(asked).map(is_free).collect();
+        let mut changed = Vec::new();
+        for ((key, row), acquire) in keys.iter().zip(&mut rows).zip(asked) {
+            if let Some(stored) = row
+                && !stored.repeated
+                && matches!(stored.row.decision(acquire), Decision::Granted(_))
+            {
+                stored.repeated = true;
+                changed.push((*key, stored.clone()));
+            }
+        }
         let count = i64::try_from(free.iter().filter(|&&free| free).count()).unwrap_or(0);
         if count > 0 {
             let last: i64 = sqlx::query_scalar(DRAW_TOKENS)
@@ -62,7 +73,6 @@ impl SessionStore for Handle {
                 .await
                 .map_err(classify)?;
             let mut tokens = last - count + 1..;
-            let mut changed = Vec::new();
             for (index, _) in free.iter().enumerate().filter(|(_, free)| **free) {
                 let token = FencingToken(tokens.next().unwrap_or(last));
                 let bound = rows[index].take().and_then(|stored| stored.row.lease.epic);
@@ -70,8 +80,8 @@ impl SessionStore for Handle {
                 changed.push((keys[index], granted.clone()));
                 rows[index] = Some(granted);
             }
-            write(&mut batch, &changed).await?;
         }
+        write(&mut batch, &changed).await?;
         batch.commit().await.map_err(classify)?;
         rows.into_iter()
             .zip(free)
@@ -116,7 +126,7 @@ impl SessionStore for Handle {
         for (row, release) in look(&mut batch, &keys, now).await?.into_iter().zip(asked) {
             let mut released = false;
             if let Some(mut stored) = row.filter(|row| row.row.lease.id == release.lease) {
-                if stored.row.live {
+                if stored.row.live && !(release.unless_repeated && stored.repeated) {
                     stored.released = true;
                     stored.row.lease.expire_time = now;
                     changed.push((&release.key, stored.clone()));
@@ -153,7 +163,8 @@ fn grant(acquire: &Acquire, token: FencingToken, bound: Option<String>, now: Tim
         epic: bound.or_else(|| acquire.epic.clone()),
         labels: acquire.labels.clone(),
     };
-    Stored { row: SessionRow { lease, request: acquire.request, live: true }, released: false }
+    let row = SessionRow { lease, request: acquire.request, live: true };
+    Stored { row, released: false, repeated: false }
 }
 
 async fn look(
@@ -184,7 +195,7 @@ async fn write(
     }
     let rows: Vec<_> = rows
         .iter()
-        .map(|(key, Stored { row: SessionRow { lease, request, .. }, released })| {
+        .map(|(key, Stored { row: SessionRow { lease, request, .. }, released, repeated })| {
             serde_json::json!([
                 key.team,
                 key.session,
@@ -197,6 +208,7 @@ async fn write(
                 lease.acquire_time.as_micros(),
                 lease.expire_time.as_micros(),
                 i64::from(*released),
+                i64::from(*repeated),
             ])
         })
         .collect();
@@ -223,5 +235,6 @@ fn stored(row: &SqliteRow, now: Timestamp) -> Result<Stored, sqlx::Error> {
     Ok(Stored {
         row: SessionRow { lease, request, live: !released && expire_time > now },
         released,
+        repeated: row.try_get("repeated")?,
     })
 }
