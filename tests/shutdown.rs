@@ -106,11 +106,11 @@ async fn while_it_drains_it_is_not_ready_and_takes_no_connection() {
     let mut health = HealthClient::new(connect(&served.process.address).await);
     let watch = HealthCheckRequest { service: "readiness".into() };
     let mut states = health.watch(watch).await.unwrap().into_inner();
-    let status = |state: tonic_health::pb::HealthCheckResponse| state.status();
-    assert_eq!(states.message().await.unwrap().map(status), Some(ServingStatus::Serving));
+    let told = |state: tonic_health::pb::HealthCheckResponse| state.status();
+    assert_eq!(states.message().await.unwrap().map(told), Some(ServingStatus::Serving));
 
     served.process.terminate();
-    assert_eq!(states.message().await.unwrap().map(status), Some(ServingStatus::NotServing));
+    assert_eq!(states.message().await.unwrap().map(told), Some(ServingStatus::NotServing));
     // The port is closed by now, or will be in a moment.
     let address = tcp(&served.process);
     let refused = async {

@@ -47,6 +47,7 @@ impl Process {
             return Self { child, address, _stdout: stdout, log };
         }
         let _ = child.kill();
+        let _ = child.wait();
         panic!("it does not listen: {}", read(&log));
     }
 
@@ -57,6 +58,7 @@ impl Process {
         let mut child = serve(url, flags, &log);
         let status = ended(&mut child, START).await;
         let _ = child.kill();
+        let _ = child.wait();
         (status.expect("it started"), read(&log))
     }
 
