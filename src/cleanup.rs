@@ -7,7 +7,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     lane::{CallError, Executes, Lane, Op},
-    store::{Age, Connection, Store, StoreError, Sweep, Swept, Verdict},
+    store::{Age, Connection, Kind, Store, StoreError, Sweep, Verdict},
     telemetry::Metrics,
 };
 
@@ -20,18 +20,18 @@ const QUEUE: usize = 64;
 
 impl Op for Sweep {
     type Key<'a> = ();
-    type Row = Swept;
-    type Answer = Swept;
+    type Row = u64;
+    type Answer = u64;
 
     fn key(&self) {}
 
-    fn answer(&self, swept: &Swept) -> Verdict<Swept> {
-        Verdict::Decided(*swept)
+    fn answer(&self, rows: &u64) -> Verdict<u64> {
+        Verdict::Decided(*rows)
     }
 }
 
 impl<S: Connection> Executes<Sweep> for S {
-    async fn execute(&mut self, sweeps: &[&Sweep]) -> Result<Vec<Verdict<Swept>>, StoreError> {
+    async fn execute(&mut self, sweeps: &[&Sweep]) -> Result<Vec<Verdict<u64>>, StoreError> {
         let mut swept = Vec::with_capacity(sweeps.len());
         for sweep in sweeps {
             swept.push(Verdict::Decided(self.sweep(sweep).await?));
@@ -41,10 +41,12 @@ impl<S: Connection> Executes<Sweep> for S {
 }
 
 /// What a cleanup deleted.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Cleaned {
-    /// Rows, by kind.
-    pub swept: Swept,
+    /// Events.
+    pub events: u64,
+    /// Idle, unbound sessions.
+    pub sessions: u64,
     /// Whether there may be more.
     pub more: bool,
 }
@@ -60,31 +62,52 @@ impl Cleanup {
     /// Starts the lane.
     pub fn start(store: &impl Store, metrics: &Metrics) -> Self {
         // A lane of one a batch: two sweeps that ask alike are still two.
-        let sweeps = Lane::start(store.connection(), QUEUE, 1, metrics.lane("sweep"));
+        let sweeps = Lane::start(store.patient_connection(), QUEUE, 1, metrics.lane("sweep"));
         Self { sweeps, metrics: metrics.clone() }
     }
 
-    /// Deletes up to `sweep.limit` rows, in batches, until `until`.
+    /// Deletes up to `limit` events and sessions, in batches, until `until`. Of
+    /// `sweep`, the kind and the limit do not matter.
     ///
     /// # Errors
     /// [`CallError`]; what earlier batches deleted stays deleted.
-    pub async fn run(&self, sweep: Sweep, until: Instant) -> Result<Cleaned, CallError> {
-        let mut total = Swept::default();
-        let mut left = sweep.limit;
+    pub async fn run(
+        &self,
+        sweep: &Sweep,
+        limit: u32,
+        until: Instant,
+    ) -> Result<Cleaned, CallError> {
+        let (events, more_events) = self.sweep(Kind::Events, sweep, limit, until).await?;
+        let left = limit.saturating_sub(u32::try_from(events).unwrap_or(u32::MAX));
+        let (sessions, more) = self.sweep(Kind::Sessions, sweep, left, until).await?;
+        Ok(Cleaned { events, sessions, more: more_events || more })
+    }
+
+    /// Deletes up to `limit` rows of one kind. Tells how many, and whether there
+    /// may be more.
+    async fn sweep(
+        &self,
+        kind: Kind,
+        sweep: &Sweep,
+        limit: u32,
+        until: Instant,
+    ) -> Result<(u64, bool), CallError> {
+        let mut total = 0;
         loop {
-            // Counting is one statement, or it would count the same rows again.
-            let limit = if sweep.dry_run { left } else { left.min(BATCH_ROWS) };
-            let swept = self.sweeps.call(Sweep { limit, ..sweep.clone() }).await?;
-            let rows = swept.events + swept.sessions;
-            total.events += swept.events;
-            total.sessions += swept.sessions;
-            left = left.saturating_sub(u32::try_from(rows).unwrap_or(u32::MAX));
-            if !sweep.dry_run {
-                self.metrics.swept(swept.events, swept.sessions);
+            let left = u64::from(limit) - total;
+            if left == 0 || Instant::now() >= until {
+                return Ok((total, true));
             }
-            let full = rows >= u64::from(limit);
-            if !full || left == 0 || Instant::now() >= until {
-                return Ok(Cleaned { swept: total, more: full });
+            // Counting is one statement, or it would count the same rows again.
+            let most = if sweep.dry_run { left } else { left.min(BATCH_ROWS.into()) };
+            let batch = u32::try_from(most).unwrap_or(u32::MAX);
+            let rows = self.sweeps.call(Sweep { kind, limit: batch, ..sweep.clone() }).await?;
+            total += rows.min(left);
+            if !sweep.dry_run {
+                self.metrics.swept(kind.label(), rows);
+            }
+            if rows < most {
+                return Ok((total, false));
             }
         }
     }
@@ -97,28 +120,29 @@ impl Cleanup {
         interval: Duration,
         stop: CancellationToken,
     ) {
+        let sweep = Sweep {
+            kind: Kind::Events,
+            team: None,
+            age: Age::Expired,
+            limit: BATCH_ROWS,
+            dry_run: false,
+            elected: true,
+        };
         // Replicas that start together do not sweep together.
         let mut next = Instant::now() + interval.mul_f64(rand::random_range(0.0..1.0));
         while stop.run_until_cancelled(tokio::time::sleep_until(next)).await.is_some() {
             next = Instant::now() + interval;
-            let sweep = Sweep {
-                team: None,
-                age: Age::Expired,
-                limit: u32::MAX,
-                dry_run: false,
-                elected: true,
-            };
-            let Some(ended) = stop.run_until_cancelled(self.run(sweep, next)).await else {
-                return;
-            };
-            match ended {
-                Ok(Cleaned { swept, .. }) if swept != Swept::default() => {
-                    tracing::info!(events = swept.events, sessions = swept.sessions, "swept");
+            // One kind that cannot be swept does not keep the other.
+            for kind in [Kind::Events, Kind::Sessions] {
+                let swept = self.sweep(kind, &sweep, u32::MAX, next);
+                match stop.run_until_cancelled(swept).await {
+                    Some(Ok((0, _))) => {}
+                    Some(Ok((rows, _))) => tracing::info!(?kind, rows, "swept"),
+                    Some(Err(error)) => tracing::warn!(?kind, %error, "sweep failed"),
+                    None => return,
                 }
-                Ok(_) => {}
-                Err(error) => tracing::warn!(%error, "sweep failed"),
             }
-            if let Ok(leases) = store.count_leases().await {
+            if let Some(Ok(leases)) = stop.run_until_cancelled(store.count_leases()).await {
                 self.metrics.leases.set(i64::try_from(leases).unwrap_or(i64::MAX));
             }
         }

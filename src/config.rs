@@ -115,10 +115,10 @@ pub struct LimitConfig {
     #[arg(long, env = "ONCEGATE_CALL_TIMEOUT", default_value = "10s",
         value_parser = humantime::parse_duration)]
     pub call_timeout: Duration,
-    /// How long a peer may take to send its first byte
-    #[arg(long, env = "ONCEGATE_FIRST_BYTE_TIMEOUT", default_value = "10s",
+    /// How long a peer may take to say that it speaks HTTP/2
+    #[arg(long, env = "ONCEGATE_PREFACE_TIMEOUT", default_value = "10s",
         value_parser = humantime::parse_duration)]
-    pub first_byte_timeout: Duration,
+    pub preface_timeout: Duration,
     /// How often an idle connection is asked whether its peer is still there
     #[arg(long, env = "ONCEGATE_KEEPALIVE_INTERVAL", default_value = "30s",
         value_parser = humantime::parse_duration)]
@@ -189,7 +189,7 @@ impl ServeConfig {
         );
         for (flag, span) in [
             ("store-timeout", self.store.store_timeout),
-            ("first-byte-timeout", self.limits.first_byte_timeout),
+            ("preface-timeout", self.limits.preface_timeout),
             ("keepalive-interval", keepalive_interval),
             ("keepalive-timeout", keepalive_timeout),
             ("sweep-interval", self.sweep_interval),

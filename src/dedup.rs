@@ -25,7 +25,7 @@ impl Op for Mark {
 
 impl<S: Connection> Executes<Mark> for S {
     async fn execute(&mut self, ops: &[&Mark]) -> Result<Vec<Verdict<StoredEvent>>, StoreError> {
-        Ok(self.mark(ops).await?.into_iter().map(Verdict::Decided).collect())
+        self.mark(ops).await
     }
 }
 

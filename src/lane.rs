@@ -12,12 +12,18 @@
 //! The task that owns the connection is cancelled by nobody; a call that ended
 //! before its batch began is left out of it.
 
-use std::{future::Future, panic::AssertUnwindSafe, sync::Arc, time::Instant};
+use std::{
+    future::Future,
+    panic::AssertUnwindSafe,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use futures_util::FutureExt as _;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 
 use crate::{
+    domain::limits::LEASE_TTL,
     store::{Connection, StoreError, Verdict},
     telemetry::LaneMetrics,
 };
@@ -25,6 +31,16 @@ use crate::{
 /// The most operations in one batch: beyond it a larger batch gains nothing and
 /// only makes its callers wait. A batch request of the contract fits in one.
 pub const MAX_BATCH: usize = 1_024;
+
+/// How long a lane waits before it asks again for what a batch left undecided,
+/// while batches decide nothing: the deciding replica's batch takes about as
+/// long, and one that hangs must not be asked at full speed.
+const MIN_PAUSE: Duration = Duration::from_millis(1);
+const MAX_PAUSE: Duration = Duration::from_millis(100);
+
+/// How long work that nobody waits for is tried again: by then every lease
+/// that it could give back has ended by itself.
+const MAX_PERSISTENCE: Duration = *LEASE_TTL.end();
 
 /// Why a lane did not answer.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -73,6 +89,7 @@ struct Job<O: Op> {
     answers: Vec<Option<Result<O::Answer, StoreError>>>,
     /// Where the answers go; nowhere, for work that nobody waits for.
     reply: Option<oneshot::Sender<Answers<O>>>,
+    begun: Instant,
     /// The job's share of the queue.
     _room: OwnedSemaphorePermit,
 }
@@ -83,9 +100,22 @@ impl<O: Op> Job<O> {
         self.reply.as_ref().is_none_or(|reply| !reply.is_closed())
     }
 
+    /// How many of its operations are undecided.
+    fn open(&self) -> usize {
+        self.answers.iter().filter(|answer| answer.is_none()).count()
+    }
+
+    /// Whether a failed operation is tried again: one that nobody waits for is
+    /// not lost to a store that is away for a while.
+    fn persists(&self, error: &StoreError) -> bool {
+        self.reply.is_none()
+            && self.begun.elapsed() < MAX_PERSISTENCE
+            && !matches!(error, StoreError::Refused(_) | StoreError::Fault(_))
+    }
+
     /// Answers the job if it is decided, and gives it back if it is not.
     fn settle(self) -> Option<Self> {
-        if self.answers.iter().any(Option::is_none) {
+        if self.open() > 0 {
             return self.is_wanted().then_some(self);
         }
         if let Some(reply) = self.reply {
@@ -157,7 +187,7 @@ impl<O: Op> Lane<O> {
         let count = u32::try_from(ops.len()).unwrap_or(u32::MAX);
         let room = Arc::clone(&self.room).try_acquire_many_owned(count).ok();
         let answers = ops.iter().map(|_| None).collect();
-        let job = room.map(|room| Job { ops, answers, reply, _room: room });
+        let job = room.map(|room| Job { ops, answers, reply, begun: Instant::now(), _room: room });
         self.metrics.queued(1);
         if job.is_some_and(|job| self.jobs.try_send(job).is_ok()) {
             return Ok(());
@@ -186,17 +216,21 @@ async fn drive<O: Op, S: Executes<O>>(
 ) {
     // What the last batch left undecided goes first, and does not wait.
     let mut jobs: Vec<Job<O>> = Vec::new();
+    let mut pause = Duration::ZERO;
     loop {
+        let mut size: usize = jobs.iter().map(Job::open).sum();
         let mut next = if jobs.is_empty() {
             let Some(job) = queue.recv().await else {
                 return;
             };
             Some(job)
+        } else if size < batch {
+            // Whoever comes is taken along at once; alone, they wait a little.
+            tokio::time::timeout(pause, queue.recv()).await.ok().flatten()
         } else {
-            tokio::task::yield_now().await;
-            queue.try_recv().ok()
+            tokio::time::sleep(pause).await;
+            None
         };
-        let mut size: usize = jobs.iter().map(|job| job.ops.len()).sum();
         while let Some(job) = next {
             metrics.queued(-1);
             if job.is_wanted() {
@@ -212,6 +246,8 @@ async fn drive<O: Op, S: Executes<O>>(
         run(&mut store, &mut jobs).await;
         metrics.batch(size, begun.elapsed());
         jobs = jobs.into_iter().filter_map(Job::settle).collect();
+        let stuck = jobs.iter().map(Job::open).sum::<usize>() >= size;
+        pause = if stuck { (pause * 2).clamp(MIN_PAUSE, MAX_PAUSE) } else { Duration::ZERO };
     }
 }
 
@@ -250,6 +286,7 @@ async fn run<O: Op, S: Executes<O>>(store: &mut S, jobs: &mut [Job<O>]) {
                     Verdict::Again => continue,
                 },
                 Ok(Verdict::Again) => continue,
+                Err(error) if jobs[open[member].0].persists(error) => continue,
                 Err(error) => Err(error.clone()),
             };
             decided.push((open[member], answer));
@@ -260,8 +297,8 @@ async fn run<O: Op, S: Executes<O>>(store: &mut S, jobs: &mut [Job<O>]) {
     }
 }
 
-/// Runs `ops` as one batch; if the store refuses the data, as halves of it, and
-/// so on down to the one item that is at fault.
+/// Runs `ops` as one batch; if one of them makes the store refuse or wait, as
+/// halves of it, and so on down to the one that is at fault.
 async fn isolate<O: Op, S: Executes<O>>(
     store: &mut S,
     ops: &[&O],
@@ -271,7 +308,7 @@ async fn isolate<O: Op, S: Executes<O>>(
     while let Some(part) = open.pop() {
         match store.execute(part).await {
             Ok(rows) if rows.len() == part.len() => answers.extend(rows.into_iter().map(Ok)),
-            Err(StoreError::Refused(_)) if part.len() > 1 => {
+            Err(StoreError::Refused(_) | StoreError::Contended(_)) if part.len() > 1 => {
                 let (first, second) = part.split_at(part.len() / 2);
                 open.extend([second, first]);
             }

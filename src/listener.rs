@@ -25,13 +25,16 @@ use tokio_stream::Stream;
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 use tonic::transport::server::Connected;
 
-use crate::config::Address;
+use crate::{config::Address, telemetry::Seldom};
 
 /// The mode of the socket: its owner and group may connect, for a sidecar's
 /// neighbours often run as another user of one group.
 const SOCKET_MODE: u32 = 0o660;
 /// The mode of a directory made for the socket.
 const DIRECTORY_MODE: u32 = 0o750;
+/// The length of what an HTTP/2 connection begins with:
+/// <https://www.rfc-editor.org/rfc/rfc9113.html#section-3.4>.
+const PREFACE: usize = 24;
 /// How long to leave `accept` alone after it failed, which it does when there
 /// are no file descriptors left: <https://man7.org/linux/man-pages/man2/accept.2.html>.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
@@ -156,8 +159,8 @@ impl Drop for SocketFile {
 pub struct ConnectionLimits {
     /// The most connections at once; more are closed as they come.
     pub most: usize,
-    /// How long a peer may take to send its first byte.
-    pub first_byte: Duration,
+    /// How long a peer may take to say that it speaks HTTP/2.
+    pub preface: Duration,
 }
 
 /// The connections to a listener, as they come.
@@ -168,6 +171,7 @@ pub struct Incoming {
     open: Gauge,
     cut: CancellationToken,
     pause: Option<Pin<Box<Sleep>>>,
+    warnings: Seldom,
 }
 
 impl Incoming {
@@ -181,7 +185,8 @@ impl Incoming {
         cut: CancellationToken,
     ) -> Self {
         let room = Arc::new(Semaphore::new(limits.most));
-        Self { listener, limits, room, open, cut, pause: None }
+        let warnings = Seldom::default();
+        Self { listener, limits, room, open, cut, pause: None, warnings }
     }
 }
 
@@ -200,19 +205,23 @@ impl Stream for Incoming {
             let socket = match ready!(self.listener.poll_accept(context)) {
                 Ok(socket) => socket,
                 Err(error) => {
-                    tracing::warn!(%error, "cannot accept a connection");
+                    if self.warnings.now() {
+                        tracing::warn!(%error, "cannot accept a connection");
+                    }
                     self.pause = Some(Box::pin(tokio::time::sleep(ACCEPT_PAUSE)));
                     continue;
                 }
             };
             let Ok(room) = Arc::clone(&self.room).try_acquire_owned() else {
-                tracing::warn!(most = self.limits.most, "too many connections: closed one");
+                if self.warnings.now() {
+                    tracing::warn!(most = self.limits.most, "too many connections: closed one");
+                }
                 continue;
             };
             self.open.inc();
             return Poll::Ready(Some(Ok(Peer {
                 socket,
-                first_byte: Some(Box::pin(tokio::time::sleep(self.limits.first_byte))),
+                preface: Some((PREFACE, Box::pin(tokio::time::sleep(self.limits.preface)))),
                 cut: Box::pin(self.cut.clone().cancelled_owned()),
                 open: self.open.clone(),
                 _room: room,
@@ -229,8 +238,9 @@ enum Socket {
 /// One connection.
 pub struct Peer {
     socket: Socket,
-    /// Ends a connection on which nothing was ever said.
-    first_byte: Option<Pin<Box<Sleep>>>,
+    /// What is still to come of the preface, in bytes, and until when: nobody
+    /// pings a peer that has not sent it.
+    preface: Option<(usize, Pin<Box<Sleep>>)>,
     cut: Pin<Box<WaitForCancellationFutureOwned>>,
     open: Gauge,
     _room: OwnedSemaphorePermit,
@@ -263,16 +273,18 @@ impl AsyncRead for Peer {
             // As if the peer had closed the connection.
             return Poll::Ready(Ok(()));
         }
+        let before = buffer.filled().len();
         let read = match &mut self.socket {
             Socket::Tcp(stream) => Pin::new(stream).poll_read(context, buffer),
             Socket::Unix(stream) => Pin::new(stream).poll_read(context, buffer),
         };
-        if read.is_ready() {
-            self.first_byte = None;
-        } else if let Some(first_byte) = &mut self.first_byte
-            && first_byte.as_mut().poll(context).is_ready()
-        {
-            return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
+        if let Some((missing, until)) = &mut self.preface {
+            *missing = missing.saturating_sub(buffer.filled().len() - before);
+            if *missing == 0 {
+                self.preface = None;
+            } else if until.as_mut().poll(context).is_ready() {
+                return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
+            }
         }
         read
     }

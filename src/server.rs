@@ -33,8 +33,6 @@ const LIVENESS: &str = "liveness";
 /// How long a connection may take to close by itself once its calls are
 /// answered; an idle or mute peer is cut off then.
 const GOODBYE: Duration = Duration::from_millis(500);
-/// How long the store may take, once all calls have ended, for what they left.
-const CLOSING: Duration = Duration::from_secs(1);
 /// How long to wait before the database is tried again at start.
 const CONNECT_PAUSE: Duration = Duration::from_millis(500);
 
@@ -79,7 +77,14 @@ impl Server {
         let cleanup = Cleanup::start(store, &metrics);
         let service = Idempotency {
             dedup: Dedup::start(store, config.writers, capacity, &metrics),
-            sessions: Sessions::start(store, config.writers, capacity, &metrics),
+            sessions: Sessions::start(
+                store,
+                config.writers,
+                capacity,
+                config.limits.max_calls.div_ceil(2),
+                stop.clone(),
+                &metrics,
+            ),
             cleanup: cleanup.clone(),
             timeout: config.limits.call_timeout,
         };
@@ -108,16 +113,17 @@ impl Server {
         let cut = CancellationToken::new();
         let limits = ConnectionLimits {
             most: config.limits.max_connections,
-            first_byte: config.limits.first_byte_timeout,
+            preface: config.limits.preface_timeout,
         };
         let incoming = Incoming::new(listener, limits, metrics.connections.clone(), cut.clone());
         let drain = Drain { health, under_way, cut, timeout: config.drain_timeout };
+        let end = config.drain_timeout;
         let draining = drain.serve(services, incoming, stop.clone());
         let closed = store.closed();
         let task = tokio::spawn(async move {
             let ended = draining.await;
             // The leases of callers that were cut off are still being given back.
-            if tokio::time::timeout(CLOSING, closed).await.is_err() {
+            if tokio::time::timeout(GOODBYE.min(end / 8), closed).await.is_err() {
                 tracing::warn!("the store did not finish");
             }
             ended
@@ -205,6 +211,9 @@ pub async fn migrate(config: &StoreConfig) -> anyhow::Result<()> {
 fn transport(config: &ServeConfig, observe: Observe) -> Transport<Stack<Observe, Identity>> {
     Transport::builder()
         .max_concurrent_streams(config.limits.max_streams)
+        // Or many callers of one connection that give up at once, as they do under
+        // load, would cost the others the connection: 20 may, by default.
+        .http2_max_pending_accept_reset_streams(usize::try_from(config.limits.max_streams).ok())
         .http2_keepalive_interval(Some(config.limits.keepalive_interval))
         .http2_keepalive_timeout(Some(config.limits.keepalive_timeout))
         .layer(observe)
@@ -275,7 +284,8 @@ impl Drain {
             () = stop.cancelled() => {}
         }
 
-        let until = Instant::now() + self.timeout;
+        // The last of the time is for what comes after the calls.
+        let until = Instant::now() + self.timeout - (self.timeout / 8 * 3).min(GOODBYE * 3);
         tracing::info!(calls = self.under_way.len(), "draining");
         for service in READINESS {
             self.health.set_service_status(service, ServingStatus::NotServing).await;
@@ -285,12 +295,12 @@ impl Drain {
             tracing::warn!(calls = self.under_way.len(), "calls were cut off");
         }
         // Every answer is on its way: peers that stay are idle, or mute.
-        let goodbye = until.min(Instant::now() + GOODBYE);
-        if let Ok(ended) = tokio::time::timeout_at(goodbye, &mut serving).await {
+        let goodbye = GOODBYE.min(self.timeout / 8);
+        if let Ok(ended) = tokio::time::timeout(goodbye, &mut serving).await {
             return Ok(ended??);
         }
         self.cut.cancel();
-        if let Ok(ended) = tokio::time::timeout(GOODBYE, &mut serving).await {
+        if let Ok(ended) = tokio::time::timeout(goodbye, &mut serving).await {
             return Ok(ended??);
         }
         serving.abort();

@@ -6,7 +6,8 @@
 
 use std::{sync::Arc, time::Duration};
 
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, timeout, timeout_at};
+use tokio_util::sync::CancellationToken;
 
 use crate::{
     domain::{Acquire, Decision, FencingToken, Held, Lease, LeaseId, SessionKey, SessionRow, Ttl},
@@ -24,9 +25,18 @@ use grant::{GiveBack, Grants};
 use ops::{Look, Outcome, Take};
 use queue::Queues;
 
+/// The most sessions in one batch that locks them. Every advisory lock takes a
+/// place in a table that all of the database server's clients share, 6,400 by
+/// default: a replica takes at most this for each of its writing lanes.
+const BATCH: usize = 128;
+
 /// The longest that the first in a queue waits before it looks again: how late
 /// it may learn of a release on another replica.
 const POLL: Duration = Duration::from_millis(250);
+
+/// How long a caller whose wait has ended waits for news of the session: less
+/// than a deadline leaves it.
+const LAST_LOOK: Duration = Duration::from_millis(100);
 
 /// Why a session's lease could not be had, or kept.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -70,25 +80,34 @@ pub struct Sessions {
     looks: Lane<Look>,
     queues: Arc<Queues>,
     grants: Arc<Grants>,
+    stop: CancellationToken,
     metrics: Metrics,
 }
 
 impl Sessions {
     /// Starts the lanes: `writers` for acquires, at most, each with a queue of
-    /// `capacity` sessions.
-    pub fn start(store: &impl Store, writers: usize, capacity: usize, metrics: &Metrics) -> Self {
+    /// `capacity` sessions. At most `most_waiters` wait, and none after
+    /// `stop`.
+    pub fn start(
+        store: &impl Store,
+        writers: usize,
+        capacity: usize,
+        most_waiters: usize,
+        stop: CancellationToken,
+        metrics: &Metrics,
+    ) -> Self {
         let lane = metrics.lane("acquire");
         let takes = Lanes::new(store.writers(writers), || {
-            Lane::start(store.connection(), capacity, MAX_BATCH, lane.clone())
+            Lane::start(store.connection(), capacity, BATCH, lane.clone())
         });
-        let renews = Lane::start(store.connection(), capacity, MAX_BATCH, metrics.lane("renew"));
-        let releases =
-            Lane::start(store.connection(), capacity, MAX_BATCH, metrics.lane("release"));
+        let renews = Lane::start(store.connection(), capacity, BATCH, metrics.lane("renew"));
+        let releases = Lane::start(store.connection(), capacity, BATCH, metrics.lane("release"));
         let looks =
             Lane::start(store.connection(), capacity, MAX_BATCH, metrics.lane("look_session"));
-        let queues = Arc::new(Queues::new(metrics.waiters.clone()));
+        let queues = Arc::new(Queues::new(most_waiters, metrics.waiters.clone()));
         let grants = Arc::new(Grants::new(releases.clone(), Arc::clone(&queues)));
-        Self { takes, renews, releases, looks, queues, grants, metrics: metrics.clone() }
+        let metrics = metrics.clone();
+        Self { takes, renews, releases, looks, queues, grants, stop, metrics }
     }
 
     /// Takes the lease of a session, queueing for up to `wait` while it is held.
@@ -98,8 +117,9 @@ impl Sessions {
     /// same request id, and was told of it.
     ///
     /// # Errors
-    /// [`SessionError::EpicMismatch`], [`SessionError::QueueFull`] or
-    /// [`SessionError::Call`]; then nothing is held.
+    /// [`SessionError::EpicMismatch`] or [`SessionError::QueueFull`], and then
+    /// nothing is held; [`SessionError::Call`], and then a lease may be, until
+    /// its TTL ends, which a repetition with the same request id is told of.
     pub async fn acquire(
         &self,
         acquire: &Acquire,
@@ -113,7 +133,7 @@ impl Sessions {
             self.peek(acquire).await?
         };
         let outcome = match first {
-            Outcome::Held(_) if !wait.is_zero() => self.queue(acquire, until).await?,
+            Outcome::Held(known) if !wait.is_zero() => self.queue(acquire, until, known).await?,
             outcome => outcome,
         };
         match outcome {
@@ -184,24 +204,37 @@ impl Sessions {
         })
     }
 
-    /// Waits for the session, behind those who came before.
-    async fn queue(&self, acquire: &Acquire, until: Instant) -> Result<Outcome, SessionError> {
+    /// Waits for the session, behind those who came before. `known` is who held
+    /// it at first.
+    async fn queue(
+        &self,
+        acquire: &Acquire,
+        until: Instant,
+        known: Held,
+    ) -> Result<Outcome, SessionError> {
+        let begun = Instant::now();
         let place = self.queues.join(&acquire.key).ok_or(SessionError::QueueFull)?;
-        let Ok(_turn) = timeout_at(until, place.turn()).await else {
-            return Ok(self.peek(acquire).await?);
+        let waited = self.stop.run_until_cancelled(timeout_at(until, place.turn())).await;
+        let Some(Ok(_turn)) = waited else {
+            // The caller's deadline is near: who held the session before is told
+            // rather than nothing.
+            let Ok(seen) = timeout(LAST_LOOK, self.peek(acquire)).await else {
+                let remaining = known.remaining.saturating_sub(begun.elapsed());
+                return Ok(Outcome::Held(Held { remaining, ..known }));
+            };
+            return Ok(seen?);
         };
         loop {
             let outcome = self.take(acquire).await?;
-            let now = Instant::now();
             let Outcome::Held(held) = &outcome else {
                 return Ok(outcome);
             };
-            if now >= until {
+            // The holder's end, another replica's release, or this one's.
+            let wake = (Instant::now() + held.remaining.min(POLL)).min(until);
+            let _ = self.stop.run_until_cancelled(timeout_at(wake, place.freed())).await;
+            if Instant::now() >= until || self.stop.is_cancelled() {
                 return Ok(outcome);
             }
-            // The holder's end, another replica's release, or this one's.
-            let wake = (now + held.remaining.min(POLL)).min(until);
-            let _ = timeout_at(wake, place.freed()).await;
         }
     }
 

@@ -31,6 +31,10 @@ pub enum StoreError {
     /// with the same attempt id is safe.
     #[error("store unavailable: {0}")]
     Unavailable(Arc<str>),
+    /// Somebody outside has locked a row of this batch; a smaller batch tells
+    /// whose. Nothing was written.
+    #[error("store contended: {0}")]
+    Contended(Arc<str>),
     /// The store refuses the data of this batch; a smaller batch tells whose.
     #[error("store refused the data: {0}")]
     Refused(Arc<str>),
@@ -124,9 +128,31 @@ impl Age {
     }
 }
 
+/// What a sweep deletes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// Events.
+    Events,
+    /// Idle, unbound sessions.
+    Sessions,
+}
+
+impl Kind {
+    /// As metrics label it.
+    #[must_use]
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::Events => "event",
+            Self::Sessions => "session",
+        }
+    }
+}
+
 /// Asks to delete one bounded batch of rows.
 #[derive(Debug, Clone)]
 pub struct Sweep {
+    /// Of this kind.
+    pub kind: Kind,
     /// Of this team only.
     pub team: Option<String>,
     /// Which rows.
@@ -139,26 +165,18 @@ pub struct Sweep {
     pub elected: bool,
 }
 
-/// What one batch of a sweep deleted.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Swept {
-    /// Events.
-    pub events: u64,
-    /// Idle, unbound sessions.
-    pub sessions: u64,
-}
-
 /// Events: one row each, until they expire.
 pub trait EventStore {
     /// Marks events. `marks` are sorted by key and hold no key twice. Answers
-    /// the live row of each, in order.
+    /// the live row of each, in order; [`Verdict::Again`] where another replica
+    /// took, or swept, the row in the very moment.
     ///
     /// # Errors
     /// [`StoreError`]; then no mark of the batch is known to have been made.
     fn mark(
         &mut self,
         marks: &[&Mark],
-    ) -> impl Future<Output = Result<Vec<StoredEvent>, StoreError>> + Send;
+    ) -> impl Future<Output = Result<Vec<Verdict<StoredEvent>>, StoreError>> + Send;
 
     /// Reads the live rows of `keys`, in order.
     ///
@@ -218,11 +236,11 @@ pub trait SessionStore {
 
 /// What the service does for the store, rather than for a caller.
 pub trait Upkeep {
-    /// Deletes one bounded batch.
+    /// Deletes one bounded batch, and answers how many rows that were.
     ///
     /// # Errors
     /// [`StoreError`]; then no row is known to be gone.
-    fn sweep(&mut self, sweep: &Sweep) -> impl Future<Output = Result<Swept, StoreError>> + Send;
+    fn sweep(&mut self, sweep: &Sweep) -> impl Future<Output = Result<u64, StoreError>> + Send;
 
     /// Counts the leases that run now, over all replicas.
     ///
@@ -252,6 +270,9 @@ pub trait Store {
 
     /// Another connection, not opened yet.
     fn connection(&self) -> Self::Connection;
+
+    /// Another one, for work that scans whole tables and may take its time.
+    fn patient_connection(&self) -> Self::Connection;
 
     /// How many connections are worth having for one kind of writing, at most.
     fn writers(&self, wanted: usize) -> usize;

@@ -3,7 +3,11 @@
 //! Architecture Invariant: no label ever holds a key, a holder or anything else
 //! that a caller chose, so the number of series is bounded.
 
-use std::{io::IsTerminal as _, sync::Arc, time::Duration};
+use std::{
+    io::IsTerminal as _,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use prometheus_client::{
     encoding::{EncodeLabelSet, text},
@@ -54,6 +58,22 @@ pub fn init_logs(filter: &str, format: LogFormat) -> anyhow::Result<()> {
         }
     };
     started.map_err(|error| anyhow::anyhow!("{error}"))
+}
+
+/// Lets through one of many like log lines: the first, and then one every ten
+/// seconds.
+#[derive(Debug, Default)]
+pub struct Seldom(Option<Instant>);
+
+impl Seldom {
+    /// Whether to log now.
+    pub fn now(&mut self) -> bool {
+        let due = self.0.is_none_or(|last| last.elapsed() >= Duration::from_secs(10));
+        if due {
+            self.0 = Some(Instant::now());
+        }
+        due
+    }
 }
 
 /// A count of one kind of thing, named by one label.
@@ -217,9 +237,8 @@ impl Metrics {
     }
 
     /// Notes rows that a sweep or a `Cleanup` deleted.
-    pub fn swept(&self, events: u64, sessions: u64) {
-        self.swept.get_or_create(&Kind { kind: "event" }).inc_by(events);
-        self.swept.get_or_create(&Kind { kind: "session" }).inc_by(sessions);
+    pub fn swept(&self, kind: &'static str, rows: u64) {
+        self.swept.get_or_create(&Kind { kind }).inc_by(rows);
     }
 
     /// Counts the calls of one gRPC method.

@@ -228,7 +228,7 @@ async fn batches_that_overlap_have_one_first_for_each_event() {
 async fn at_the_moment_of_expiry_one_caller_is_first() {
     let clock = TestClock::new();
     let mut crowd = Crowd::new(&clock.store_clock()).await;
-    for round in 0..300 {
+    for round in 0..150 {
         let request =
             MarkProcessedRequest { ttl: seconds(60), ..mark("T1", &format!("Ev{}", round % 2)) };
         let mut caller = crowd.callers[round % CALLERS].clone();

@@ -29,6 +29,7 @@ on_both_stores!(
     a_wait_in_vain_tells_who_holds_the_session,
     a_repeated_request_does_not_wait_for_itself,
     a_waiter_for_other_work_is_told_at_once,
+    a_waiter_is_told_when_another_binds_the_session_before_its_turn,
 );
 
 type Waiter = JoinHandle<Result<AcquireSessionLeaseResponse, Status>>;
@@ -175,6 +176,21 @@ async fn a_waiter_for_other_work_is_told_at_once(mut f: Fixture) {
     take(&mut f.client, bound("PROJ-50")).await;
     let refused = f.client.acquire_session_lease(bound("PROJ-51")).await.unwrap_err();
     assert_eq!(refused.get_details_error_info().unwrap().reason, "EPIC_MISMATCH");
+}
+
+async fn a_waiter_is_told_when_another_binds_the_session_before_its_turn(mut f: Fixture) {
+    let bound = |epic: &str| AcquireSessionLeaseRequest { epic_id: epic.into(), ..waiting(epic) };
+    let lease = take(&mut f.client, acquire("T1", "s", "holder")).await;
+    let first = enqueue(&f.client, bound("PROJ-50"), 1).await;
+    let second = enqueue(&f.client, bound("PROJ-51"), 2).await;
+    let third = enqueue(&f.client, bound("PROJ-50"), 3).await;
+    give_back(&mut f.client, &lease).await;
+    let lease = granted(first.await.unwrap().unwrap());
+    let refused = second.await.unwrap().unwrap_err();
+    assert_eq!(refused.get_details_error_info().unwrap().reason, "EPIC_MISMATCH");
+    // Whoever waits for the same work is not held up by that.
+    give_back(&mut f.client, &lease).await;
+    granted(third.await.unwrap().unwrap());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

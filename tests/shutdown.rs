@@ -7,14 +7,21 @@ use std::{
     time::{Duration, Instant},
 };
 
-use oncegate::{config::Address, grpc::pb::AcquireSessionLeaseRequest};
+use oncegate::{
+    config::Address,
+    grpc::pb::{AcquireSessionLeaseRequest, MarkProcessedResponse},
+};
+use sqlx::{Connection as _, Executor as _, PgConnection};
 use tempfile::TempDir;
-use tonic::Code;
+use tokio::task::JoinHandle;
+use tonic::{Code, Response, Status};
 use tonic_health::pb::{
     HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient,
 };
 
-use crate::harness::{acquire, connect, granted, held, mark, process::Process, sqlite_url};
+use crate::harness::{
+    acquire, connect, granted, held, mark, postgres::new_database, process::Process, sqlite_url,
+};
 
 mod unix;
 
@@ -78,49 +85,88 @@ async fn a_call_under_way_is_answered_before_the_end() {
 }
 
 #[tokio::test]
-async fn a_call_that_would_outlast_the_drain_is_cut() {
-    let served = serve(&["--drain-timeout", "500ms"]).await;
+async fn a_waiter_is_not_kept_until_the_drain_ends() {
+    let served = serve(&[]).await;
     let mut holder = served.process.client().await;
     holder.acquire_session_lease(acquire("T1", "s", "holder")).await.unwrap();
 
     let mut client = served.process.client().await;
     let call = tokio::spawn(async move { client.acquire_session_lease(waiting(60)).await });
     queued(&mut holder).await;
-    let begun = Instant::now();
     served.process.terminate();
-    let refused = call.await.unwrap().unwrap_err();
-    assert!(matches!(refused.code(), Code::Unavailable | Code::Cancelled | Code::Unknown));
+    held(call.await.unwrap().unwrap().into_inner());
     assert!(served.process.exit(SOON).await.success());
+}
+
+/// A mark that is under way, on a row that this test has locked.
+struct StuckMark {
+    process: Process,
+    call: JoinHandle<Result<Response<MarkProcessedResponse>, Status>>,
+    locking: PgConnection,
+}
+
+impl StuckMark {
+    async fn begin(flags: &[&str]) -> Self {
+        let url = new_database().await;
+        let flags = [flags, &["--store-timeout", "20s", "--call-timeout", "30s"]].concat();
+        let process = Process::start(&url, &flags).await;
+        let mut locking = PgConnection::connect(&url).await.unwrap();
+        locking
+            .execute(
+                "BEGIN; INSERT INTO processed_events (team_id, event_id) VALUES ('T1', 'locked')",
+            )
+            .await
+            .unwrap();
+        let mut client = process.client().await;
+        let call = tokio::spawn(async move { client.mark_processed(mark("T1", "locked")).await });
+        // Another connection: within a transaction, activity is read only once.
+        let mut watching = PgConnection::connect(&url).await.unwrap();
+        let stuck = async {
+            const WAITING: &str = "SELECT count(*) FROM pg_stat_activity
+                WHERE datname = current_database() AND wait_event_type = 'Lock'";
+            let mut waiting = 0_i64;
+            while waiting == 0 {
+                waiting = sqlx::query_scalar(WAITING).fetch_one(&mut watching).await.unwrap();
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(10), stuck).await.unwrap();
+        Self { process, call, locking }
+    }
+}
+
+#[tokio::test]
+async fn a_call_that_would_outlast_the_drain_is_cut() {
+    let stuck = StuckMark::begin(&["--drain-timeout", "800ms"]).await;
+    let begun = Instant::now();
+    stuck.process.terminate();
+    let refused = stuck.call.await.unwrap().unwrap_err();
     assert!(begun.elapsed() >= Duration::from_millis(500), "it had its time");
+    assert!(matches!(refused.code(), Code::Unavailable | Code::Cancelled | Code::Unknown));
+    assert!(stuck.process.exit(SOON).await.success());
 }
 
 #[tokio::test]
 async fn while_it_drains_it_is_not_ready_and_takes_no_connection() {
-    let served = serve(&[]).await;
-    let mut holder = served.process.client().await;
-    holder.acquire_session_lease(acquire("T1", "s", "holder")).await.unwrap();
-    let mut client = served.process.client().await;
-    let call = tokio::spawn(async move { client.acquire_session_lease(waiting(2)).await });
-    queued(&mut holder).await;
-
-    let mut health = HealthClient::new(connect(&served.process.address).await);
+    let mut stuck = StuckMark::begin(&[]).await;
+    let mut health = HealthClient::new(connect(&stuck.process.address).await);
     let watch = HealthCheckRequest { service: "readiness".into() };
     let mut states = health.watch(watch).await.unwrap().into_inner();
     let told = |state: tonic_health::pb::HealthCheckResponse| state.status();
     assert_eq!(states.message().await.unwrap().map(told), Some(ServingStatus::Serving));
 
-    served.process.terminate();
+    stuck.process.terminate();
     assert_eq!(states.message().await.unwrap().map(told), Some(ServingStatus::NotServing));
     // The port is closed by now, or will be in a moment.
-    let address = tcp(&served.process);
+    let address = tcp(&stuck.process);
     let refused = async {
         while TcpStream::connect(address).is_ok() {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     };
     tokio::time::timeout(Duration::from_secs(1), refused).await.unwrap();
-    held(call.await.unwrap().unwrap().into_inner());
-    assert!(served.process.exit(SOON).await.success());
+    stuck.locking.execute("ROLLBACK").await.unwrap();
+    assert!(stuck.call.await.unwrap().unwrap().into_inner().first);
+    assert!(stuck.process.exit(SOON).await.success());
 }
 
 /// Returns once a caller queues for the session.

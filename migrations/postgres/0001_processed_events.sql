@@ -1,6 +1,11 @@
 -- One row an event that has been handled. A database of the older Python bots
 -- holds this table already; it is adopted in place, so both spellings of the
 -- table meet here: first the old one, where there is none, then the changes.
+--
+-- A lock that is not to be had soon is asked for again by the next try, so that
+-- a long reader does not make everybody else queue behind this.
+SET LOCAL lock_timeout = '5s';
+
 CREATE TABLE IF NOT EXISTS processed_events (
     team_id      text,
     event_id     text,

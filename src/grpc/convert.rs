@@ -12,7 +12,7 @@ use crate::{
         MarkOutcome, RequestId, SessionKey, SlackEvent, StoredEvent, Timestamp, Ttl, bounded,
         limits,
     },
-    store::{Age, Sweep},
+    store::{Age, Kind, Sweep},
 };
 
 /// When a caller that found a session about to be handed on may ask again.
@@ -149,7 +149,8 @@ pub(super) fn cleanup(request: pb::CleanupRequest) -> Result<Sweep, Invalid> {
         None => Age::Expired,
         Some(age) => Age::AtLeast(bounded("older_than", age, &limits::CLEANUP_AGE)?),
     };
-    if age == Age::AtLeast(Duration::ZERO) && team.is_none() {
+    // The stores count in microseconds: less than one is none.
+    if matches!(age, Age::AtLeast(age) if age.as_micros() == 0) && team.is_none() {
         return Err(Invalid::new("team_id", "is required where older_than is zero"));
     }
     let limit = match u32::try_from(request.max_rows) {
@@ -160,7 +161,8 @@ pub(super) fn cleanup(request: pb::CleanupRequest) -> Result<Sweep, Invalid> {
             return Err(Invalid::new("max_rows", problem));
         }
     };
-    Ok(Sweep { team, age, limit, dry_run: request.dry_run, elected: false })
+    let kind = Kind::Events;
+    Ok(Sweep { kind, team, age, limit, dry_run: request.dry_run, elected: false })
 }
 
 #[expect(clippy::unnecessary_wraps, reason = "every message field is optional on the wire")]
@@ -237,8 +239,8 @@ pub(super) fn lease_held(held: Held, queue_length: usize) -> pb::LeaseHeld {
 pub(super) fn cleanup_response(cleaned: Cleaned) -> pb::CleanupResponse {
     let count = |rows: u64| i64::try_from(rows).unwrap_or(i64::MAX);
     pb::CleanupResponse {
-        deleted_events: count(cleaned.swept.events),
-        deleted_sessions: count(cleaned.swept.sessions),
+        deleted_events: count(cleaned.events),
+        deleted_sessions: count(cleaned.sessions),
         more: cleaned.more,
     }
 }

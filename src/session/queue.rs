@@ -13,6 +13,9 @@ use crate::domain::{SessionKey, limits::MAX_WAITERS_PER_SESSION};
 /// The queues of all sessions; an empty one takes no room.
 pub(super) struct Queues {
     by_session: Mutex<HashMap<SessionKey, Queue>>,
+    /// The most waiters of all sessions together: they must not use up the calls
+    /// that marks and releases need.
+    most: i64,
     waiters: Gauge,
 }
 
@@ -36,8 +39,9 @@ impl Default for Door {
 }
 
 impl Queues {
-    pub(super) fn new(waiters: Gauge) -> Self {
-        Self { by_session: Mutex::default(), waiters }
+    pub(super) fn new(most: usize, waiters: Gauge) -> Self {
+        let most = i64::try_from(most).unwrap_or(i64::MAX);
+        Self { by_session: Mutex::default(), most, waiters }
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<SessionKey, Queue>> {
@@ -52,10 +56,11 @@ impl Queues {
     /// Takes a place at the end of a session's queue; none when it is full.
     pub(super) fn join(self: &Arc<Self>, key: &SessionKey) -> Option<Place> {
         let mut queues = self.lock();
-        let queue = queues.entry(key.clone()).or_default();
-        if queue.length >= MAX_WAITERS_PER_SESSION {
+        let length = queues.get(key).map_or(0, |queue| queue.length);
+        if length >= MAX_WAITERS_PER_SESSION || self.waiters.get() >= self.most {
             return None;
         }
+        let queue = queues.entry(key.clone()).or_default();
         queue.length += 1;
         self.waiters.inc();
         Some(Place { key: key.clone(), door: Arc::clone(&queue.door), queues: Arc::clone(self) })
@@ -92,8 +97,8 @@ impl Place {
 
 impl Drop for Place {
     fn drop(&mut self) {
-        self.queues.waiters.dec();
         let mut queues = self.queues.lock();
+        self.queues.waiters.dec();
         if let Some(queue) = queues.get_mut(&self.key) {
             queue.length -= 1;
             if queue.length == 0 {

@@ -6,7 +6,11 @@
 
 use std::{future::Future, str::FromStr as _, time::Duration};
 
-use sqlx::{ConnectOptions as _, Connection as _, migrate::Migrator, postgres::PgConnectOptions};
+use sqlx::{
+    ConnectOptions as _, Connection as _,
+    migrate::Migrator,
+    postgres::{PgConnectOptions, PgConnection},
+};
 use tokio_util::task::TaskTracker;
 
 use super::{Clock, Connection, Store, StoreError, schema};
@@ -19,6 +23,9 @@ mod upkeep;
 
 pub use link::Link;
 use link::classify;
+
+/// How long a statement may take that scans a whole table.
+const PATIENCE: Duration = Duration::from_mins(2);
 
 /// Every statement that is run, for a test to prepare.
 pub const STATEMENTS: &[&str] = &[
@@ -66,7 +73,7 @@ impl Postgres {
     /// # Errors
     /// [`StoreError::Unavailable`] when the database is away.
     pub async fn migrate(&self) -> Result<(), StoreError> {
-        let mut connection = self.options.connect().await.map_err(classify)?;
+        let mut connection = self.connect().await?;
         let migrated = migrator().run(&mut connection).await;
         // Closing gives the migrations' lock back, however they ended.
         let _ = connection.close().await;
@@ -78,8 +85,15 @@ impl Postgres {
     /// # Errors
     /// [`StoreError::Fault`] when it is not.
     pub async fn verify(&self) -> Result<(), StoreError> {
-        let mut connection = self.options.connect().await.map_err(classify)?;
+        let mut connection = self.connect().await?;
         schema::verify(&migrator(), &mut connection, classify).await
+    }
+
+    async fn connect(&self) -> Result<PgConnection, StoreError> {
+        match tokio::time::timeout(self.timeout, self.options.connect()).await {
+            Ok(connected) => connected.map_err(classify),
+            Err(_) => Err(StoreError::unavailable("cannot connect in time")),
+        }
     }
 }
 
@@ -94,6 +108,10 @@ impl Store for Postgres {
 
     fn connection(&self) -> Link {
         Link::new(self.options.clone(), self.timeout, self.clock.clone(), self.links.token())
+    }
+
+    fn patient_connection(&self) -> Link {
+        Link::new(self.options.clone(), PATIENCE, self.clock.clone(), self.links.token())
     }
 
     fn writers(&self, wanted: usize) -> usize {

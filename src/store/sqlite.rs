@@ -50,7 +50,6 @@ pub const STATEMENTS: &[&str] = &[
     upkeep::DELETE_OLD_EVENTS,
     upkeep::DELETE_SESSIONS,
     upkeep::COUNT_LEASES,
-    upkeep::PING,
 ];
 
 /// An embedded database file.
@@ -154,6 +153,10 @@ impl Store for Sqlite {
             _lock: Arc::clone(&self.lock),
             _open: self.handles.token(),
         }
+    }
+
+    fn patient_connection(&self) -> Handle {
+        self.connection()
     }
 
     /// There is one writer, whoever asks.

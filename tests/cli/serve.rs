@@ -194,7 +194,7 @@ async fn a_server_that_cannot_serve_says_why() {
         (["--store-timeout", "10s"], "--store-timeout must be shorter than --call-timeout"),
         (["--call-timeout", "5s"], "--store-timeout must be shorter than --call-timeout"),
         (["--store-timeout", "0s"], "--store-timeout must be 10ms or more"),
-        (["--first-byte-timeout", "0s"], "--first-byte-timeout must be 10ms or more"),
+        (["--preface-timeout", "0s"], "--preface-timeout must be 10ms or more"),
         (["--keepalive-interval", "1ms"], "--keepalive-interval must be 10ms or more"),
         (["--keepalive-timeout", "0s"], "--keepalive-timeout must be 10ms or more"),
         (["--sweep-interval", "0s"], "--sweep-interval must be 10ms or more"),

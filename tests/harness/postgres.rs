@@ -39,6 +39,17 @@ pub async fn new_database_with(options: &str) -> String {
     query.map_or(format!("{base}/{name}"), |query| format!("{base}/{name}?{query}"))
 }
 
+/// Cuts the service's connections to a database again and again.
+pub async fn cut_connections(url: String) {
+    const CUT: &str = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity
+        WHERE application_name = 'oncegate' AND datname = current_database()";
+    let mut cutter = PgConnection::connect(&url).await.unwrap();
+    loop {
+        cutter.execute(CUT).await.unwrap();
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
 /// The URL of a server on which databases may be made.
 #[expect(clippy::disallowed_methods, reason = "the harness is where the tests are configured")]
 fn shared_server() -> &'static str {

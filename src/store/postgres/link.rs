@@ -10,11 +10,17 @@ use sqlx::{
 use tokio_util::task::task_tracker::TaskTrackerToken;
 
 use super::timestamp::PgTimestamp;
-use crate::store::{Clock, StoreError};
+use crate::{
+    store::{Clock, StoreError},
+    telemetry::Seldom,
+};
 
 /// How long a failed connection is left alone; meanwhile callers are told at
 /// once that the store is away.
-const RECONNECT_PAUSE: Duration = Duration::from_millis(250);
+const MIN_PAUSE: Duration = Duration::from_millis(50);
+/// The most that grows to while statements get no answer: each that is given up
+/// may leave a backend behind that still works on it.
+const MAX_PAUSE: Duration = Duration::from_secs(10);
 
 /// One connection to PostgreSQL.
 pub struct Link {
@@ -22,8 +28,11 @@ pub struct Link {
     timeout: Duration,
     clock: Clock,
     connection: Option<PgConnection>,
-    /// The last failure to connect, and when.
-    failed: Option<(Instant, StoreError)>,
+    /// Until when the store counts as away, and why.
+    away: Option<(Instant, StoreError)>,
+    /// How long it is left alone after the next failure.
+    pause: Duration,
+    warnings: Seldom,
     _open: TaskTrackerToken,
 }
 
@@ -34,7 +43,16 @@ impl Link {
         clock: Clock,
         open: TaskTrackerToken,
     ) -> Self {
-        Self { options, timeout, clock, connection: None, failed: None, _open: open }
+        Self {
+            options,
+            timeout,
+            clock,
+            connection: None,
+            away: None,
+            pause: MIN_PAUSE,
+            warnings: Seldom::default(),
+            _open: open,
+        }
     }
 
     /// The moment that a statement is told; null where the database's clock
@@ -48,10 +66,10 @@ impl Link {
     }
 
     /// How long a statement waits for a row that somebody outside has locked: it
-    /// gives up by itself, for one that we gave up would go on waiting, and its
-    /// successors would fill the server.
+    /// gives up by itself, for one that we gave up would go on waiting. Short
+    /// enough to find the row by halves, long enough for a slow commit.
     pub(super) fn lock_timeout(&self) -> String {
-        format!("{}ms", (self.timeout * 4 / 5).as_millis().max(1))
+        format!("{}ms", (self.timeout / 10).as_millis().max(1))
     }
 
     /// Runs one statement and fetches its rows; without a transaction around
@@ -73,7 +91,10 @@ impl Link {
                 statement().fetch_all(connection).await.map_err(Failure::of)
             };
             let failure = match tokio::time::timeout(timeout, run).await {
-                Ok(Ok(rows)) => return Ok(rows),
+                Ok(Ok(rows)) => {
+                    self.pause = MIN_PAUSE;
+                    return Ok(rows);
+                }
                 Ok(Err(failure)) => failure,
                 Err(_) => Failure {
                     error: StoreError::unavailable("no answer in time"),
@@ -83,44 +104,53 @@ impl Link {
             match failure.fate {
                 Fate::Away => return Err(failure.error),
                 Fate::Intact => {}
-                // Whatever state it is in, nobody uses it again.
-                Fate::Stuck => self.disconnect(),
-                Fate::Lost => {
+                Fate::Lost if std::mem::take(&mut replaceable) => {
                     self.disconnect();
-                    if std::mem::take(&mut replaceable) {
-                        continue;
-                    }
+                    continue;
+                }
+                // Whatever state it is in, nobody uses it again.
+                Fate::Lost => self.leave_alone(&failure.error),
+                Fate::Stuck => {
+                    self.leave_alone(&failure.error);
+                    self.pause = (self.pause * 2).min(MAX_PAUSE);
                 }
             }
-            tracing::warn!(error = %failure.error, "statement failed");
+            if self.warnings.now() {
+                tracing::warn!(error = %failure.error, "statement failed");
+            }
             return Err(failure.error);
         }
     }
 
     async fn connected(&mut self) -> Result<&mut PgConnection, Failure> {
         if self.connection.is_none() {
-            if let Some((since, error)) = &self.failed
-                && since.elapsed() < RECONNECT_PAUSE
+            if let Some((until, error)) = &self.away
+                && Instant::now() < *until
             {
                 return Err(Failure { error: error.clone(), fate: Fate::Away });
             }
-            // Until we know better: the attempt may be cut short.
-            let away = StoreError::unavailable("cannot connect in time");
-            self.failed = Some((Instant::now(), away));
             match self.options.connect().await {
                 Ok(connection) => self.connection = Some(connection),
                 Err(error) => {
                     // Whatever keeps us from connecting, the store is away.
                     let error = StoreError::unavailable(format!("cannot connect: {error}"));
-                    tracing::warn!(%error, "the store is away");
-                    self.failed = Some((Instant::now(), error.clone()));
+                    if self.warnings.now() {
+                        tracing::warn!(%error, "the store is away");
+                    }
+                    self.leave_alone(&error);
                     return Err(Failure { error, fate: Fate::Away });
                 }
             }
-            self.failed = None;
+            self.away = None;
         }
         let missing = || Failure { error: StoreError::fault("no connection"), fate: Fate::Away };
         self.connection.as_mut().ok_or_else(missing)
+    }
+
+    /// Gives up the connection, and makes no other for a while.
+    fn leave_alone(&mut self, error: &StoreError) {
+        self.disconnect();
+        self.away = Some((Instant::now() + self.pause, error.clone()));
     }
 }
 
@@ -182,9 +212,11 @@ pub(super) fn classify(error: sqlx::Error) -> StoreError {
     }
     match code.get(..2).unwrap_or_default() {
         // 08 connection, 25 a standby refuses writes, 28 authorization, 40
-        // rollback, 53 out of resources, 55 lock not available, 57 operator
-        // intervention, 58 system error: the store's state, not the data's.
-        "08" | "25" | "28" | "40" | "53" | "55" | "57" | "58" => StoreError::unavailable(cause),
+        // rollback, 53 out of resources, 57 operator intervention, 58 system
+        // error: the store's state, not the data's.
+        "08" | "25" | "28" | "40" | "53" | "57" | "58" => StoreError::unavailable(cause),
+        // 55 lock not available.
+        "55" => StoreError::Contended(cause.into()),
         // 22 data exception, 54 a limit of the database's own.
         "22" | "54" => StoreError::Refused(cause.into()),
         _ => StoreError::fault(cause),

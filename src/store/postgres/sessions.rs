@@ -36,7 +36,9 @@ WITH asked AS MATERIALIZED (
     SELECT m.ord, m.at, s.*, NOT s.released AND s.expires_at > m.at AS live,
         s.request_id = m.request_id AND NOT s.released AND s.expires_at > m.at AS own,
         s.lease_id = m.lease_id AS fresh
-    FROM mine m JOIN sessions s USING (team_id, session_id)
+    FROM mine m CROSS JOIN LATERAL (
+        SELECT * FROM sessions t
+        WHERE t.team_id = m.team_id AND t.session_id = m.session_id OFFSET 0) AS s
 ), told_again AS (
     UPDATE sessions s SET repeated = true
     FROM seen n
@@ -70,9 +72,7 @@ FROM taken t JOIN mine m ON m.lease_id = t.lease_id
 UNION ALL
 SELECT ord, at, fencing_token, lease_id, request_id, holder, labels, epic_id,
     acquired_at, expires_at, live, own AND fresh
-FROM seen n WHERE NOT EXISTS (
-        SELECT FROM mine m JOIN taken t ON m.lease_id = t.lease_id WHERE m.ord = n.ord)
-    AND (NOT n.own OR n.fresh OR n.repeated OR n.ord IN (SELECT ord FROM told_again))
+FROM seen n WHERE NOT n.own OR n.fresh OR n.repeated OR n.ord IN (SELECT ord FROM told_again)
 ";
 
 pub(super) const RENEW: &str = "
@@ -130,7 +130,9 @@ SELECT a.ord, clock.at, s.fencing_token, s.lease_id, s.request_id, s.holder, s.l
     s.acquired_at, s.expires_at, NOT s.released AND s.expires_at > clock.at AS live
 FROM (SELECT COALESCE($3::timestamptz, clock_timestamp()) AS at OFFSET 0) AS clock,
     unnest($1::text[], $2::text[]) WITH ORDINALITY AS a (team_id, session_id, ord)
-JOIN sessions s USING (team_id, session_id)
+CROSS JOIN LATERAL (
+    SELECT * FROM sessions t
+    WHERE t.team_id = a.team_id AND t.session_id = a.session_id OFFSET 0) AS s
 ";
 
 impl SessionStore for Link {
@@ -162,8 +164,11 @@ impl SessionStore for Link {
         let mut verdicts = vec![Verdict::Again; asked.len()];
         for row in rows {
             let fresh = row.try_get("fresh").map_err(StoreError::fault)?;
-            let acquired = Acquired { row: session_row(&row)?, fresh };
-            *slot(&mut verdicts, row.try_get("ord"))? = Verdict::Decided(acquired);
+            let verdict = slot(&mut verdicts, row.try_get("ord"))?;
+            // A session that was taken was seen before, as it was then.
+            if fresh || *verdict == Verdict::Again {
+                *verdict = Verdict::Decided(Acquired { row: session_row(&row)?, fresh });
+            }
         }
         // A row that was free, and was not taken, somebody else took first.
         for (verdict, acquire) in verdicts.iter_mut().zip(asked) {

@@ -3,7 +3,7 @@
 use sqlx::Row as _;
 
 use super::Link;
-use crate::store::{Age, StoreError, Sweep, Swept, Upkeep};
+use crate::store::{Age, Kind, StoreError, Sweep, Upkeep};
 
 /// The advisory lock that elects the sweeper: "oncegate" in ASCII.
 const SWEEPER_LOCK: i64 = 0x6f6e_6365_6761_7465;
@@ -81,20 +81,33 @@ SELECT count(*) FROM sessions
 WHERE NOT released AND expires_at > (SELECT COALESCE($1::timestamptz, clock_timestamp()))
 ";
 
-pub(super) const PING: &str = "SELECT pg_is_in_recovery()";
+pub(super) const PING: &str = "
+SELECT pg_is_in_recovery() OR current_setting('transaction_read_only')::boolean
+";
 
 impl Upkeep for Link {
-    async fn sweep(&mut self, sweep: &Sweep) -> Result<Swept, StoreError> {
-        let (events, sessions) = match (sweep.dry_run, sweep.age) {
-            (true, Age::Expired) => (COUNT_EXPIRED_EVENTS, COUNT_SESSIONS),
-            (true, Age::AtLeast(_)) => (COUNT_OLD_EVENTS, COUNT_SESSIONS),
-            (false, Age::Expired) => (DELETE_EXPIRED_EVENTS, DELETE_SESSIONS),
-            (false, Age::AtLeast(_)) => (DELETE_OLD_EVENTS, DELETE_SESSIONS),
+    async fn sweep(&mut self, sweep: &Sweep) -> Result<u64, StoreError> {
+        let statement = match (sweep.kind, sweep.age, sweep.dry_run) {
+            (Kind::Events, Age::Expired, true) => COUNT_EXPIRED_EVENTS,
+            (Kind::Events, Age::Expired, false) => DELETE_EXPIRED_EVENTS,
+            (Kind::Events, Age::AtLeast(_), true) => COUNT_OLD_EVENTS,
+            (Kind::Events, Age::AtLeast(_), false) => DELETE_OLD_EVENTS,
+            (Kind::Sessions, _, true) => COUNT_SESSIONS,
+            (Kind::Sessions, _, false) => DELETE_SESSIONS,
         };
-        let events = self.count(events, sweep, sweep.limit.into()).await?;
-        let sessions =
-            self.count(sessions, sweep, u64::from(sweep.limit).saturating_sub(events)).await?;
-        Ok(Swept { events, sessions })
+        let now = self.now();
+        let lock = sweep.elected.then_some(SWEEPER_LOCK);
+        let rows = self
+            .fetch(|| {
+                sqlx::query(statement)
+                    .bind(now)
+                    .bind(sweep.age.as_micros())
+                    .bind(&sweep.team)
+                    .bind(lock)
+                    .bind(i64::from(sweep.limit))
+            })
+            .await?;
+        only(&rows)
     }
 
     async fn count_leases(&mut self) -> Result<u64, StoreError> {
@@ -107,34 +120,10 @@ impl Upkeep for Link {
         let rows = self.fetch(|| sqlx::query(PING)).await?;
         match rows.first().map(|row| row.try_get(0)) {
             Some(Ok(false)) => Ok(()),
-            Some(Ok(true)) => Err(StoreError::unavailable("a standby, which takes no writes")),
+            Some(Ok(true)) => Err(StoreError::unavailable("read only: a standby, or made so")),
             Some(Err(error)) => Err(StoreError::fault(error)),
             None => Err(StoreError::fault("no answer to a ping")),
         }
-    }
-}
-
-impl Link {
-    async fn count(
-        &mut self,
-        statement: &'static str,
-        sweep: &Sweep,
-        limit: u64,
-    ) -> Result<u64, StoreError> {
-        let now = self.now();
-        let limit = i64::try_from(limit).unwrap_or(i64::MAX);
-        let lock = sweep.elected.then_some(SWEEPER_LOCK);
-        let rows = self
-            .fetch(|| {
-                sqlx::query(statement)
-                    .bind(now)
-                    .bind(sweep.age.as_micros())
-                    .bind(&sweep.team)
-                    .bind(lock)
-                    .bind(limit)
-            })
-            .await?;
-        only(&rows)
     }
 }
 

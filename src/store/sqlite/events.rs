@@ -6,7 +6,7 @@ use uuid::{Uuid, fmt::Simple};
 use super::{Handle, begin, classify, slot};
 use crate::{
     domain::{EventKey, Mark, RequestId, StoredEvent, Timestamp},
-    store::{EventStore, StoreError},
+    store::{EventStore, StoreError, Verdict},
 };
 
 // $1: a JSON array with an array for each item. $2: the moment.
@@ -29,7 +29,7 @@ WHERE e.expires_at > $2
 ";
 
 impl EventStore for Handle {
-    async fn mark(&mut self, marks: &[&Mark]) -> Result<Vec<StoredEvent>, StoreError> {
+    async fn mark(&mut self, marks: &[&Mark]) -> Result<Vec<Verdict<StoredEvent>>, StoreError> {
         let asked: Vec<_> = marks
             .iter()
             .map(|mark| {
@@ -52,6 +52,7 @@ impl EventStore for Handle {
         let live = look(&mut batch, &asked, marks.len(), now).await?;
         batch.commit().await.map_err(classify)?;
         live.into_iter()
+            .map(|event| event.map(Verdict::Decided))
             .collect::<Option<_>>()
             .ok_or_else(|| StoreError::fault("a mark left no row"))
     }

@@ -1,12 +1,7 @@
 //! Sweeping and probing `SQLite`.
 
-use sqlx::{Row as _, Sqlite, Transaction};
-
 use super::{Handle, begin, classify};
-use crate::{
-    domain::Timestamp,
-    store::{Age, StoreError, Sweep, Swept, Upkeep},
-};
+use crate::store::{Age, Kind, StoreError, Sweep, Upkeep};
 
 // The rows that a sweep is about. $1: the latest moment. $2: the team, or null
 // for all. $3: the most rows.
@@ -66,42 +61,37 @@ pub(super) const COUNT_LEASES: &str = "
 SELECT count(*) FROM sessions WHERE NOT released AND expires_at > $1
 ";
 
-pub(super) const PING: &str = "SELECT count(*) FROM sqlite_schema";
-
 impl Upkeep for Handle {
-    async fn sweep(&mut self, sweep: &Sweep) -> Result<Swept, StoreError> {
-        let (events, sessions) = match (sweep.dry_run, sweep.age) {
-            (true, Age::Expired) => (COUNT_EXPIRED_EVENTS, COUNT_SESSIONS),
-            (true, Age::AtLeast(_)) => (COUNT_OLD_EVENTS, COUNT_SESSIONS),
-            (false, Age::Expired) => (DELETE_EXPIRED_EVENTS, DELETE_SESSIONS),
-            (false, Age::AtLeast(_)) => (DELETE_OLD_EVENTS, DELETE_SESSIONS),
+    async fn sweep(&mut self, sweep: &Sweep) -> Result<u64, StoreError> {
+        let statement = match (sweep.kind, sweep.age, sweep.dry_run) {
+            (Kind::Events, Age::Expired, true) => COUNT_EXPIRED_EVENTS,
+            (Kind::Events, Age::Expired, false) => DELETE_EXPIRED_EVENTS,
+            (Kind::Events, Age::AtLeast(_), true) => COUNT_OLD_EVENTS,
+            (Kind::Events, Age::AtLeast(_), false) => DELETE_OLD_EVENTS,
+            (Kind::Sessions, _, true) => COUNT_SESSIONS,
+            (Kind::Sessions, _, false) => DELETE_SESSIONS,
         };
-        let until = Timestamp::from_micros(self.now().as_micros() - sweep.age.as_micros());
+        let until = self.now().as_micros() - sweep.age.as_micros();
         if sweep.dry_run {
-            let mut counted = [0; 2];
-            let mut limit = i64::from(sweep.limit);
-            for (count, statement) in counted.iter_mut().zip([events, sessions]) {
-                let found: i64 = sqlx::query_scalar(statement)
-                    .bind(until.as_micros())
-                    .bind(&sweep.team)
-                    .bind(limit)
-                    .fetch_one(self.reader().await?)
-                    .await
-                    .map_err(classify)?;
-                limit -= found;
-                *count = u64::try_from(found).unwrap_or(0);
-            }
-            let [events, sessions] = counted;
-            return Ok(Swept { events, sessions });
+            let count: i64 = sqlx::query_scalar(statement)
+                .bind(until)
+                .bind(&sweep.team)
+                .bind(sweep.limit)
+                .fetch_one(self.reader().await?)
+                .await
+                .map_err(classify)?;
+            return Ok(u64::try_from(count).unwrap_or(0));
         }
         let mut writer = self.writer.lock().await;
-        let mut batch = begin(&mut writer).await?;
-        let limit = u64::from(sweep.limit);
-        let events = delete(&mut batch, events, until, sweep, limit).await?;
-        let sessions =
-            delete(&mut batch, sessions, until, sweep, limit - events.min(limit)).await?;
-        batch.commit().await.map_err(classify)?;
-        Ok(Swept { events, sessions })
+        // One statement is a transaction of its own.
+        let done = sqlx::query(statement)
+            .bind(until)
+            .bind(&sweep.team)
+            .bind(sweep.limit)
+            .execute(&mut *writer)
+            .await
+            .map_err(classify)?;
+        Ok(done.rows_affected())
     }
 
     async fn count_leases(&mut self) -> Result<u64, StoreError> {
@@ -115,25 +105,7 @@ impl Upkeep for Handle {
     }
 
     async fn ping(&mut self) -> Result<(), StoreError> {
-        let answer = sqlx::query(PING).fetch_one(self.reader().await?).await;
-        answer.and_then(|row| row.try_get::<i64, _>(0)).map_err(classify)?;
-        Ok(())
+        let mut writer = self.writer.lock().await;
+        begin(&mut writer).await?.rollback().await.map_err(classify)
     }
-}
-
-async fn delete(
-    batch: &mut Transaction<'_, Sqlite>,
-    statement: &'static str,
-    until: Timestamp,
-    sweep: &Sweep,
-    limit: u64,
-) -> Result<u64, StoreError> {
-    let done = sqlx::query(statement)
-        .bind(until.as_micros())
-        .bind(&sweep.team)
-        .bind(i64::try_from(limit).unwrap_or(i64::MAX))
-        .execute(&mut **batch)
-        .await
-        .map_err(classify)?;
-    Ok(done.rows_affected())
 }
