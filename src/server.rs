@@ -89,7 +89,7 @@ impl Server {
             timeout: config.limits.call_timeout,
         };
         tokio::spawn(cleanup.sweep_forever(
-            store.connection(),
+            store.patient_connection(),
             config.sweep_interval,
             stop.clone(),
         ));

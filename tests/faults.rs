@@ -254,7 +254,7 @@ async fn a_session_that_another_is_deciding_on_stalls_nobody_else() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_row_that_an_outsider_locks_is_waited_for_in_bounds() {
     let url = postgres::new_database().await;
-    let flags = ["--store-timeout", "500ms", "--call-timeout", "2s"];
+    let flags = ["--writers", "1", "--store-timeout", "2s", "--call-timeout", "8s"];
     let replica = Replica::start(&url, Clock::Store, &flags).await;
     let mut client = replica.client().await;
     let mut outside = PgConnection::connect(&url).await.unwrap();
@@ -268,6 +268,17 @@ async fn a_row_that_an_outsider_locks_is_waited_for_in_bounds() {
     let refused = client.mark_processed(mark("T1", "locked")).await.unwrap_err();
     assert_eq!(refused.code(), Code::Unavailable);
     assert!(begun.elapsed() < Duration::from_secs(2), "{:?}", begun.elapsed());
+    // Its neighbours in a batch do not wait for it.
+    let requests = ["a", "locked", "b"].map(|event| mark("T1", event)).to_vec();
+    let answer = client.batch_mark_processed(BatchMarkProcessedRequest { requests }).await;
+    let results = answer.unwrap().into_inner().results.into_iter();
+    let told: Vec<_> = results
+        .map(|result| match result.result.unwrap() {
+            Item::Response(response) => Ok(response.first),
+            Item::Error(error) => Err(error.code),
+        })
+        .collect();
+    assert_eq!(told, [Ok(true), Err(Code::Unavailable.into()), Ok(true)]);
     // Nobody goes on waiting in the server.
     let waiting: i64 = sqlx::query_scalar(
         "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'oncegate'
