@@ -226,7 +226,13 @@ async fn drive<O: Op, S: Executes<O>>(
             Some(job)
         } else if size < batch {
             // Whoever comes is taken along at once; alone, they wait a little.
-            tokio::time::timeout(pause, queue.recv()).await.ok().flatten()
+            let until = tokio::time::Instant::now() + pause;
+            let next = tokio::time::timeout_at(until, queue.recv()).await.ok().flatten();
+            if next.is_none() {
+                // Nobody may ever come again: then this, and not that, is the wait.
+                tokio::time::sleep_until(until).await;
+            }
+            next
         } else {
             tokio::time::sleep(pause).await;
             None

@@ -16,7 +16,8 @@ use tonic_types::StatusExt as _;
 
 use crate::{
     harness::{
-        Client, Fixture, Replica, acquire, granted, held, postgres::new_database, seconds, session,
+        Client, Fixture, Replica, acquire, granted, held, mark, postgres::new_database, seconds,
+        session,
     },
     on_both_stores,
 };
@@ -221,4 +222,23 @@ async fn a_dead_holders_session_is_taken_when_its_lease_ends() {
     take(&mut client, waiting("waiter")).await;
     let waited = begun.elapsed();
     assert!(waited < Duration::from_secs(2), "{waited:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn waiters_leave_room_for_other_calls() {
+    let url = new_database().await;
+    let replica = Replica::start(&url, Clock::Store, &["--max-calls", "4"]).await;
+    let mut client = replica.client().await;
+    for held in ["s", "t"] {
+        take(&mut client, acquire("T1", held, "holder")).await;
+    }
+    // Half of the calls may wait, whatever for.
+    let _waiters = [
+        enqueue(&client, waiting("waiter"), 1).await,
+        enqueue(&client, waiting("waiter"), 2).await,
+    ];
+    let other = AcquireSessionLeaseRequest { wait: seconds(60), ..acquire("T1", "t", "waiter") };
+    let refused = client.acquire_session_lease(other).await.unwrap_err();
+    assert_eq!(refused.code(), Code::ResourceExhausted);
+    assert!(client.mark_processed(mark("T1", "Ev1")).await.unwrap().into_inner().first);
 }

@@ -192,20 +192,27 @@ impl Arena {
         }
     }
 
-    /// Checks that every session can be had.
+    /// Checks that every session can be had, and that some were.
     async fn is_free(&self) {
+        let mut worked_on = 0;
         for session in 0..SESSIONS {
             let last = self.tokens[session].load(Ordering::SeqCst);
+            worked_on += usize::from(last > 0);
             let acquire = Self::acquire(session, "last".to_owned(), None);
             let sessions = &self.replicas[session % self.replicas.len()];
-            let outcome = sessions.acquire(&acquire, Duration::from_secs(10));
-            match outcome.await.unwrap() {
-                AcquireOutcome::Granted(grant) => {
-                    assert!(grant.accept().token.0 > last && last > 0);
+            let outcome = loop {
+                match sessions.acquire(&acquire, Duration::from_secs(10)).await {
+                    Ok(outcome) => break outcome,
+                    Err(error) => self.is_away(&error).await,
                 }
+            };
+            match outcome {
+                AcquireOutcome::Granted(grant) => assert!(grant.accept().token.0 > last),
                 AcquireOutcome::Held { held, .. } => panic!("session {session}: {held:?}"),
             }
         }
+        // Rough weather may keep everybody from one of them.
+        assert!(worked_on == SESSIONS || self.is_rough && worked_on > 0, "{worked_on}");
     }
 }
 
@@ -245,9 +252,7 @@ async fn while_connections_are_cut_a_session_still_has_one_holder() {
         clock.advance(limits::DEFAULT_LEASE_TTL);
     }
     cutting.abort();
-    for session in 0..SESSIONS {
-        assert!(arena.tokens[session].load(Ordering::SeqCst) > 0, "nobody came through");
-    }
+    arena.is_free().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
