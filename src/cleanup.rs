@@ -7,7 +7,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     lane::{CallError, Executes, Lane, Op},
-    store::{Age, Connection, Kind, Store, StoreError, Sweep, Verdict},
+    store::{Age, Connection, Kind, Scope, Store, StoreError, Sweep, Verdict},
     telemetry::Metrics,
 };
 
@@ -66,20 +66,19 @@ impl Cleanup {
         Self { sweeps, metrics: metrics.clone() }
     }
 
-    /// Deletes up to `limit` events and sessions, in batches, until `until`. Of
-    /// `sweep`, the kind and the limit do not matter.
+    /// Deletes up to `limit` events and sessions, in batches, until `until`.
     ///
     /// # Errors
     /// [`CallError`]; what earlier batches deleted stays deleted.
     pub async fn run(
         &self,
-        sweep: &Sweep,
+        scope: &Scope,
         limit: u32,
         until: Instant,
     ) -> Result<Cleaned, CallError> {
-        let (events, more_events) = self.sweep(Kind::Events, sweep, limit, until).await?;
+        let (events, more_events) = self.sweep(Kind::Events, scope, limit, until).await?;
         let left = limit.saturating_sub(u32::try_from(events).unwrap_or(u32::MAX));
-        let (sessions, more) = self.sweep(Kind::Sessions, sweep, left, until).await?;
+        let (sessions, more) = self.sweep(Kind::Sessions, scope, left, until).await?;
         Ok(Cleaned { events, sessions, more: more_events || more })
     }
 
@@ -88,7 +87,7 @@ impl Cleanup {
     async fn sweep(
         &self,
         kind: Kind,
-        sweep: &Sweep,
+        scope: &Scope,
         limit: u32,
         until: Instant,
     ) -> Result<(u64, bool), CallError> {
@@ -99,11 +98,12 @@ impl Cleanup {
                 return Ok((total, true));
             }
             // Counting is one statement, or it would count the same rows again.
-            let most = if sweep.dry_run { left } else { left.min(BATCH_ROWS.into()) };
+            let most = if scope.dry_run { left } else { left.min(BATCH_ROWS.into()) };
             let batch = u32::try_from(most).unwrap_or(u32::MAX);
-            let rows = self.sweeps.call(Sweep { kind, limit: batch, ..sweep.clone() }).await?;
+            let sweep = Sweep { kind, scope: scope.clone(), limit: batch };
+            let rows = self.sweeps.call(sweep).await?;
             total += rows.min(left);
-            if !sweep.dry_run {
+            if !scope.dry_run {
                 self.metrics.swept(kind.label(), rows);
             }
             if rows < most {
@@ -120,21 +120,14 @@ impl Cleanup {
         interval: Duration,
         stop: CancellationToken,
     ) {
-        let sweep = Sweep {
-            kind: Kind::Events,
-            team: None,
-            age: Age::Expired,
-            limit: BATCH_ROWS,
-            dry_run: false,
-            elected: true,
-        };
+        let scope = Scope { team: None, age: Age::Expired, dry_run: false, elected: true };
         // Replicas that start together do not sweep together.
         let mut next = Instant::now() + interval.mul_f64(rand::random_range(0.0..1.0));
         while stop.run_until_cancelled(tokio::time::sleep_until(next)).await.is_some() {
             next = Instant::now() + interval;
             // One kind that cannot be swept does not keep the other.
             for kind in [Kind::Events, Kind::Sessions] {
-                let swept = self.sweep(kind, &sweep, u32::MAX, next);
+                let swept = self.sweep(kind, &scope, u32::MAX, next);
                 match stop.run_until_cancelled(swept).await {
                     Some(Ok((0, _))) => {}
                     Some(Ok((rows, _))) => tracing::info!(?kind, rows, "swept"),

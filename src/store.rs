@@ -148,21 +148,28 @@ impl Kind {
     }
 }
 
+/// Which rows are to be deleted, and how.
+#[derive(Debug, Clone)]
+pub struct Scope {
+    /// Of this team only.
+    pub team: Option<String>,
+    /// Which rows.
+    pub age: Age,
+    /// Count, delete nothing.
+    pub dry_run: bool,
+    /// Only if no other replica sweeps at this moment.
+    pub elected: bool,
+}
+
 /// Asks to delete one bounded batch of rows.
 #[derive(Debug, Clone)]
 pub struct Sweep {
     /// Of this kind.
     pub kind: Kind,
-    /// Of this team only.
-    pub team: Option<String>,
-    /// Which rows.
-    pub age: Age,
+    /// Of these.
+    pub scope: Scope,
     /// The most rows to delete.
     pub limit: u32,
-    /// Count, delete nothing.
-    pub dry_run: bool,
-    /// Only if no other replica sweeps at this moment.
-    pub elected: bool,
 }
 
 /// Events: one row each, until they expire.

@@ -12,7 +12,7 @@ use crate::{
         MarkOutcome, RequestId, SessionKey, SlackEvent, StoredEvent, Timestamp, Ttl, bounded,
         limits,
     },
-    store::{Age, Kind, Sweep},
+    store::{Age, Scope},
 };
 
 /// When a caller that found a session about to be handed on may ask again.
@@ -143,7 +143,8 @@ pub(super) fn check(
     Ok((key, FencingToken(request.fencing_token)))
 }
 
-pub(super) fn cleanup(request: pb::CleanupRequest) -> Result<Sweep, Invalid> {
+/// What to delete, and the most rows of it.
+pub(super) fn cleanup(request: pb::CleanupRequest) -> Result<(Scope, u32), Invalid> {
     let team = Id::optional("team_id", request.team_id)?.map(Id::into_string);
     let age = match duration("older_than", request.older_than)? {
         None => Age::Expired,
@@ -161,8 +162,7 @@ pub(super) fn cleanup(request: pb::CleanupRequest) -> Result<Sweep, Invalid> {
             return Err(Invalid::new("max_rows", problem));
         }
     };
-    let kind = Kind::Events;
-    Ok(Sweep { kind, team, age, limit, dry_run: request.dry_run, elected: false })
+    Ok((Scope { team, age, dry_run: request.dry_run, elected: false }, limit))
 }
 
 #[expect(clippy::unnecessary_wraps, reason = "every message field is optional on the wire")]

@@ -156,8 +156,8 @@ impl IdempotencyService for Idempotency {
         request: Request<pb::CleanupRequest>,
     ) -> Result<Response<pb::CleanupResponse>, Status> {
         let deadline = self.deadline(&request);
-        let sweep = convert::cleanup(request.into_inner()).map_err(Problem::from)?;
-        let run = self.cleanup.run(&sweep, sweep.limit, Instant::now() + deadline.half());
+        let (scope, limit) = convert::cleanup(request.into_inner()).map_err(Problem::from)?;
+        let run = self.cleanup.run(&scope, limit, Instant::now() + deadline.half());
         let cleaned = deadline.bound(async { Ok(run.await?) }).await?;
         Ok(Response::new(convert::cleanup_response(cleaned)))
     }

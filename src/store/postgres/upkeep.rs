@@ -87,7 +87,7 @@ SELECT pg_is_in_recovery() OR current_setting('transaction_read_only')::boolean
 
 impl Upkeep for Link {
     async fn sweep(&mut self, sweep: &Sweep) -> Result<u64, StoreError> {
-        let statement = match (sweep.kind, sweep.age, sweep.dry_run) {
+        let statement = match (sweep.kind, sweep.scope.age, sweep.scope.dry_run) {
             (Kind::Events, Age::Expired, true) => COUNT_EXPIRED_EVENTS,
             (Kind::Events, Age::Expired, false) => DELETE_EXPIRED_EVENTS,
             (Kind::Events, Age::AtLeast(_), true) => COUNT_OLD_EVENTS,
@@ -96,13 +96,13 @@ impl Upkeep for Link {
             (Kind::Sessions, _, false) => DELETE_SESSIONS,
         };
         let now = self.now();
-        let lock = sweep.elected.then_some(SWEEPER_LOCK);
+        let lock = sweep.scope.elected.then_some(SWEEPER_LOCK);
         let rows = self
             .fetch(|| {
                 sqlx::query(statement)
                     .bind(now)
-                    .bind(sweep.age.as_micros())
-                    .bind(&sweep.team)
+                    .bind(sweep.scope.age.as_micros())
+                    .bind(&sweep.scope.team)
                     .bind(lock)
                     .bind(i64::from(sweep.limit))
             })

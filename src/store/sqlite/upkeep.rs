@@ -63,7 +63,7 @@ SELECT count(*) FROM sessions WHERE NOT released AND expires_at > $1
 
 impl Upkeep for Handle {
     async fn sweep(&mut self, sweep: &Sweep) -> Result<u64, StoreError> {
-        let statement = match (sweep.kind, sweep.age, sweep.dry_run) {
+        let statement = match (sweep.kind, sweep.scope.age, sweep.scope.dry_run) {
             (Kind::Events, Age::Expired, true) => COUNT_EXPIRED_EVENTS,
             (Kind::Events, Age::Expired, false) => DELETE_EXPIRED_EVENTS,
             (Kind::Events, Age::AtLeast(_), true) => COUNT_OLD_EVENTS,
@@ -71,11 +71,11 @@ impl Upkeep for Handle {
             (Kind::Sessions, _, true) => COUNT_SESSIONS,
             (Kind::Sessions, _, false) => DELETE_SESSIONS,
         };
-        let until = self.now().as_micros() - sweep.age.as_micros();
-        if sweep.dry_run {
+        let until = self.now().as_micros() - sweep.scope.age.as_micros();
+        if sweep.scope.dry_run {
             let count: i64 = sqlx::query_scalar(statement)
                 .bind(until)
-                .bind(&sweep.team)
+                .bind(&sweep.scope.team)
                 .bind(sweep.limit)
                 .fetch_one(self.reader().await?)
                 .await
@@ -86,7 +86,7 @@ impl Upkeep for Handle {
         // One statement is a transaction of its own.
         let done = sqlx::query(statement)
             .bind(until)
-            .bind(&sweep.team)
+            .bind(&sweep.scope.team)
             .bind(sweep.limit)
             .execute(&mut *writer)
             .await
