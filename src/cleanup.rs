@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use tokio::time::Instant;
+use tokio::{runtime::Handle, time::Instant};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -59,10 +59,11 @@ pub struct Cleanup {
 }
 
 impl Cleanup {
-    /// Starts the lane.
-    pub fn start(store: &impl Store, metrics: &Metrics) -> Self {
+    /// Starts the lane on `runtime`.
+    pub fn start(store: &impl Store, runtime: &Handle, metrics: &Metrics) -> Self {
         // A lane of one a batch: two sweeps that ask alike are still two.
-        let sweeps = Lane::start(store.patient_connection(), QUEUE, 1, metrics.lane("sweep"));
+        let lane = metrics.lane("sweep");
+        let sweeps = Lane::start(runtime, store.patient_connection(), QUEUE, 1, lane);
         Self { sweeps, metrics: metrics.clone() }
     }
 

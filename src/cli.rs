@@ -112,11 +112,8 @@ impl Cli {
         crate::telemetry::init_logs(&self.log.log, self.log.log_format)
             .context("--log")
             .context(WrongArguments)?;
-        // A command that only asks a server needs no threads of its own.
-        let mut runtime = match &self.command {
-            Command::Serve(_) => tokio::runtime::Builder::new_multi_thread(),
-            _ => tokio::runtime::Builder::new_current_thread(),
-        };
+        // The service has threads of its own for its calls.
+        let mut runtime = tokio::runtime::Builder::new_current_thread();
         runtime.enable_all().build()?.block_on(async {
             match self.command {
                 Command::Serve(config) => serve::run(*config).await,

@@ -142,6 +142,9 @@ pub struct ServeConfig {
     #[arg(long, env = "ONCEGATE_MIGRATE", default_value_t = true, action = ArgAction::Set,
         value_name = "BOOL")]
     pub migrate: bool,
+    /// How many threads serve calls; unset: one a core
+    #[arg(long, env = "ONCEGATE_WORKERS")]
+    pub workers: Option<usize>,
     /// How many connections write marks, and how many acquire leases: two keep
     /// two cores busy; the embedded store always has one
     #[arg(long, env = "ONCEGATE_WRITERS", default_value_t = 2)]
@@ -173,6 +176,7 @@ impl ServeConfig {
     /// Naming the flags that do not.
     pub fn validate(&self) -> anyhow::Result<()> {
         let LimitConfig { call_timeout, keepalive_timeout, keepalive_interval, .. } = self.limits;
+        ensure!(self.workers != Some(0), "--workers must be 1 or more");
         ensure!(self.writers > 0, "--writers must be 1 or more");
         ensure!(self.limits.max_connections > 0, "--max-connections must be 1 or more");
         ensure!(self.limits.max_streams > 0, "--max-streams must be 1 or more");

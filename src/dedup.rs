@@ -1,6 +1,7 @@
 //! Has this event been handled already?
 
 use futures_util::future::join_all;
+use tokio::runtime::Handle;
 
 use crate::{
     domain::{EventKey, Mark, MarkOutcome, StoredEvent},
@@ -66,14 +67,24 @@ pub struct Dedup {
 
 impl Dedup {
     /// Starts the lanes: `writers` for marks, at most, each with a queue of
-    /// `capacity` events.
-    pub fn start(store: &impl Store, writers: usize, capacity: usize, metrics: &Metrics) -> Self {
+    /// `capacity` events. There is one answer for each of `runtimes`: to be used
+    /// there, where its lanes are near.
+    pub fn start(
+        store: &impl Store,
+        runtimes: &[Handle],
+        writers: usize,
+        capacity: usize,
+        metrics: &Metrics,
+    ) -> Vec<Self> {
         let lane = metrics.lane("mark");
-        let marks = Lanes::new(store.writers(writers), || {
-            Lane::start(store.connection(), capacity, MAX_BATCH, lane.clone())
+        let marks = Lanes::start(store.writers(writers), runtimes, |runtime| {
+            Lane::start(runtime, store.connection(), capacity, MAX_BATCH, lane.clone())
         });
-        let looks = Lane::start(store.connection(), capacity, MAX_BATCH, metrics.lane("look"));
-        Self { marks, looks, metrics: metrics.clone() }
+        let look = metrics.lane("look");
+        let looks = Lane::start(&runtimes[0], store.connection(), capacity, MAX_BATCH, look);
+        let near = |worker| marks.near(worker, runtimes.len());
+        let of = |marks| Self { marks, looks: looks.clone(), metrics: metrics.clone() };
+        (0..runtimes.len()).map(near).map(of).collect()
     }
 
     /// Marks one event.

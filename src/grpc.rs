@@ -13,7 +13,7 @@ mod observe;
 mod status;
 
 pub use idempotency::Idempotency;
-pub use observe::Observe;
+pub use observe::{Gate, Observe};
 
 /// The contract's messages, clients and servers, generated from `proto/`.
 #[allow(

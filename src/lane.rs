@@ -20,7 +20,10 @@ use std::{
 };
 
 use futures_util::FutureExt as _;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
+use tokio::{
+    runtime::Handle,
+    sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot},
+};
 
 use crate::{
     domain::limits::LEASE_TTL,
@@ -135,16 +138,17 @@ pub struct Lane<O: Op> {
 }
 
 impl<O: Op> Lane<O> {
-    /// Starts a lane that owns `store`, queues at most `capacity` operations,
-    /// and runs at most `batch` of them at once.
+    /// Starts a lane on `runtime` that owns `store`, queues at most `capacity`
+    /// operations, and runs at most `batch` of them at once.
     pub fn start<S: Executes<O>>(
+        runtime: &Handle,
         store: S,
         capacity: usize,
         batch: usize,
         metrics: LaneMetrics,
     ) -> Self {
         let (jobs, queue) = mpsc::channel(capacity);
-        tokio::spawn(drive(store, queue, batch, metrics.clone()));
+        runtime.spawn(drive(store, queue, batch, metrics.clone()));
         Self { jobs, room: Arc::new(Semaphore::new(capacity)), metrics }
     }
 
@@ -329,14 +333,26 @@ async fn isolate<O: Op, S: Executes<O>>(
     answers
 }
 
-/// Lanes of one kind, each with its share of the keys, so that equal keys meet
-/// in one batch and two lanes never wait for each other's rows.
+/// Lanes of one kind. Which of them decides on a key is a matter of speed alone:
+/// lanes that meet at a row wait for each other as replicas do.
 pub struct Lanes<O: Op>(Arc<[Lane<O>]>);
 
 impl<O: Op> Lanes<O> {
-    /// Makes `count` lanes.
-    pub fn new(count: usize, start: impl FnMut() -> Lane<O>) -> Self {
-        Self(std::iter::repeat_with(start).take(count.max(1)).collect())
+    /// Starts `count` lanes, spread over `runtimes`.
+    pub fn start(
+        count: usize,
+        runtimes: &[Handle],
+        mut start: impl FnMut(&Handle) -> Lane<O>,
+    ) -> Self {
+        Self(runtimes.iter().cycle().take(count.max(1)).map(&mut start).collect())
+    }
+
+    /// Those of the lanes that run on the runtime at `worker`, of `workers`; or
+    /// one of another's, where it has none.
+    #[must_use]
+    pub fn near(&self, worker: usize, workers: usize) -> Self {
+        let own: Vec<_> = self.0.iter().skip(worker).step_by(workers).cloned().collect();
+        if own.is_empty() { Self([self.at(worker).clone()].into()) } else { Self(own.into()) }
     }
 
     /// How many there are.
@@ -351,10 +367,10 @@ impl<O: Op> Lanes<O> {
         usize::try_from(shard % self.0.len() as u64).unwrap_or(0)
     }
 
-    /// The lane at `index`.
+    /// The lane at `index`, counted around.
     #[must_use]
     pub fn at(&self, index: usize) -> &Lane<O> {
-        &self.0[index]
+        &self.0[index % self.0.len()]
     }
 }
 

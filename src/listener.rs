@@ -4,28 +4,21 @@
 use std::{
     fs::{self, DirBuilder, File, Permissions},
     io,
-    net::SocketAddr,
     os::unix::fs::{DirBuilderExt as _, FileTypeExt as _, MetadataExt as _, PermissionsExt as _},
     path::{Path, PathBuf},
     pin::Pin,
-    sync::Arc,
-    task::{Context, Poll, ready},
+    task::{Context, Poll},
     time::Duration,
 };
 
 use anyhow::{Context as _, bail};
-use prometheus_client::metrics::gauge::Gauge;
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::{TcpListener, TcpStream, UnixListener, UnixStream},
-    sync::{OwnedSemaphorePermit, Semaphore},
     time::Sleep,
 };
-use tokio_stream::Stream;
-use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
-use tonic::transport::server::Connected;
 
-use crate::{config::Address, telemetry::Seldom};
+use crate::config::Address;
 
 /// The mode of the socket: its owner and group may connect, for a sidecar's
 /// neighbours often run as another user of one group.
@@ -35,9 +28,6 @@ const DIRECTORY_MODE: u32 = 0o750;
 /// The length of what an HTTP/2 connection begins with:
 /// <https://www.rfc-editor.org/rfc/rfc9113.html#section-3.4>.
 const PREFACE: usize = 24;
-/// How long to leave `accept` alone after it failed, which it does when there
-/// are no file descriptors left: <https://man7.org/linux/man-pages/man2/accept.2.html>.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// A bound port or socket.
 #[derive(Debug)]
@@ -87,17 +77,22 @@ impl Listener {
         }
     }
 
-    fn poll_accept(&self, context: &mut Context<'_>) -> Poll<io::Result<Socket>> {
+    /// Waits for the next connection. It belongs to no runtime yet: whoever
+    /// serves it may be another thread.
+    ///
+    /// # Errors
+    /// When the system has no more to give, as of file descriptors.
+    pub async fn accept(&self) -> io::Result<Socket> {
         match self {
             Self::Tcp(listener) => {
-                let (stream, _) = ready!(listener.poll_accept(context))?;
+                let (stream, _) = listener.accept().await?;
                 // Answers are small and must not wait for more to send.
                 stream.set_nodelay(true)?;
-                Poll::Ready(Ok(Socket::Tcp(stream)))
+                stream.into_std().map(Socket::Tcp)
             }
             Self::Unix(listener, _) => {
-                let (stream, _) = ready!(listener.poll_accept(context))?;
-                Poll::Ready(Ok(Socket::Unix(stream)))
+                let (stream, _) = listener.accept().await?;
+                stream.into_std().map(Socket::Unix)
             }
         }
     }
@@ -154,112 +149,40 @@ impl Drop for SocketFile {
     }
 }
 
-/// The bounds of the connections to one server.
-#[derive(Debug, Clone)]
-pub struct ConnectionLimits {
-    /// The most connections at once; more are closed as they come.
-    pub most: usize,
-    /// How long a peer may take to say that it speaks HTTP/2.
-    pub preface: Duration,
+/// A connection that nobody serves yet.
+#[derive(Debug)]
+pub enum Socket {
+    /// Over TCP.
+    Tcp(std::net::TcpStream),
+    /// Over a Unix socket.
+    Unix(std::os::unix::net::UnixStream),
 }
 
-/// The connections to a listener, as they come.
-pub struct Incoming {
-    listener: Listener,
-    limits: ConnectionLimits,
-    room: Arc<Semaphore>,
-    open: Gauge,
-    cut: CancellationToken,
-    pause: Option<Pin<Box<Sleep>>>,
-    warnings: Seldom,
-}
-
-impl Incoming {
-    /// Accepts from `listener`, and counts into `open`. Cancelling `cut` ends
-    /// every connection, whatever its peer does.
-    #[must_use]
-    pub fn new(
-        listener: Listener,
-        limits: ConnectionLimits,
-        open: Gauge,
-        cut: CancellationToken,
-    ) -> Self {
-        let room = Arc::new(Semaphore::new(limits.most));
-        let warnings = Seldom::default();
-        Self { listener, limits, room, open, cut, pause: None, warnings }
-    }
-}
-
-impl Stream for Incoming {
-    type Item = io::Result<Peer>;
-
-    fn poll_next(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-    ) -> Poll<Option<io::Result<Peer>>> {
-        loop {
-            if let Some(pause) = &mut self.pause {
-                ready!(pause.as_mut().poll(context));
-                self.pause = None;
-            }
-            let socket = match ready!(self.listener.poll_accept(context)) {
-                Ok(socket) => socket,
-                Err(error) => {
-                    if self.warnings.now() {
-                        tracing::warn!(%error, "cannot accept a connection");
-                    }
-                    self.pause = Some(Box::pin(tokio::time::sleep(ACCEPT_PAUSE)));
-                    continue;
-                }
-            };
-            let Ok(room) = Arc::clone(&self.room).try_acquire_owned() else {
-                if self.warnings.now() {
-                    tracing::warn!(most = self.limits.most, "too many connections: closed one");
-                }
-                continue;
-            };
-            self.open.inc();
-            return Poll::Ready(Some(Ok(Peer {
-                socket,
-                preface: Some((PREFACE, Box::pin(tokio::time::sleep(self.limits.preface)))),
-                cut: Box::pin(self.cut.clone().cancelled_owned()),
-                open: self.open.clone(),
-                _room: room,
-            })));
-        }
-    }
-}
-
-enum Socket {
+enum Stream {
     Tcp(TcpStream),
     Unix(UnixStream),
 }
 
-/// One connection.
+/// One connection, on the runtime that serves it.
 pub struct Peer {
-    socket: Socket,
+    stream: Stream,
     /// What is still to come of the preface, in bytes, and until when: nobody
     /// pings a peer that has not sent it.
     preface: Option<(usize, Pin<Box<Sleep>>)>,
-    cut: Pin<Box<WaitForCancellationFutureOwned>>,
-    open: Gauge,
-    _room: OwnedSemaphorePermit,
 }
 
-impl Drop for Peer {
-    fn drop(&mut self) {
-        self.open.dec();
-    }
-}
-
-impl Connected for Peer {
-    type ConnectInfo = Option<SocketAddr>;
-
-    fn connect_info(&self) -> Option<SocketAddr> {
-        match &self.socket {
-            Socket::Tcp(stream) => stream.peer_addr().ok(),
-            Socket::Unix(_) => None,
-        }
+impl Peer {
+    /// Takes `socket` over to the current runtime. The peer may take as long as
+    /// `preface` to say that it speaks HTTP/2.
+    ///
+    /// # Errors
+    /// When the system does not let the runtime have it.
+    pub fn new(socket: Socket, preface: Duration) -> io::Result<Self> {
+        let stream = match socket {
+            Socket::Tcp(stream) => Stream::Tcp(TcpStream::from_std(stream)?),
+            Socket::Unix(stream) => Stream::Unix(UnixStream::from_std(stream)?),
+        };
+        Ok(Self { stream, preface: Some((PREFACE, Box::pin(tokio::time::sleep(preface)))) })
     }
 }
 
@@ -269,14 +192,10 @@ impl AsyncRead for Peer {
         context: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        if self.cut.as_mut().poll(context).is_ready() {
-            // As if the peer had closed the connection.
-            return Poll::Ready(Ok(()));
-        }
         let before = buffer.filled().len();
-        let read = match &mut self.socket {
-            Socket::Tcp(stream) => Pin::new(stream).poll_read(context, buffer),
-            Socket::Unix(stream) => Pin::new(stream).poll_read(context, buffer),
+        let read = match &mut self.stream {
+            Stream::Tcp(stream) => Pin::new(stream).poll_read(context, buffer),
+            Stream::Unix(stream) => Pin::new(stream).poll_read(context, buffer),
         };
         if let Some((missing, until)) = &mut self.preface {
             *missing = missing.saturating_sub(buffer.filled().len() - before);
@@ -296,9 +215,9 @@ impl AsyncWrite for Peer {
         context: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        match &mut self.socket {
-            Socket::Tcp(stream) => Pin::new(stream).poll_write(context, bytes),
-            Socket::Unix(stream) => Pin::new(stream).poll_write(context, bytes),
+        match &mut self.stream {
+            Stream::Tcp(stream) => Pin::new(stream).poll_write(context, bytes),
+            Stream::Unix(stream) => Pin::new(stream).poll_write(context, bytes),
         }
     }
 
@@ -307,9 +226,9 @@ impl AsyncWrite for Peer {
         context: &mut Context<'_>,
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        match &mut self.socket {
-            Socket::Tcp(stream) => Pin::new(stream).poll_write_vectored(context, slices),
-            Socket::Unix(stream) => Pin::new(stream).poll_write_vectored(context, slices),
+        match &mut self.stream {
+            Stream::Tcp(stream) => Pin::new(stream).poll_write_vectored(context, slices),
+            Stream::Unix(stream) => Pin::new(stream).poll_write_vectored(context, slices),
         }
     }
 
@@ -318,16 +237,16 @@ impl AsyncWrite for Peer {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match &mut self.socket {
-            Socket::Tcp(stream) => Pin::new(stream).poll_flush(context),
-            Socket::Unix(stream) => Pin::new(stream).poll_flush(context),
+        match &mut self.stream {
+            Stream::Tcp(stream) => Pin::new(stream).poll_flush(context),
+            Stream::Unix(stream) => Pin::new(stream).poll_flush(context),
         }
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match &mut self.socket {
-            Socket::Tcp(stream) => Pin::new(stream).poll_shutdown(context),
-            Socket::Unix(stream) => Pin::new(stream).poll_shutdown(context),
+        match &mut self.stream {
+            Stream::Tcp(stream) => Pin::new(stream).poll_shutdown(context),
+            Stream::Unix(stream) => Pin::new(stream).poll_shutdown(context),
         }
     }
 }

@@ -1,14 +1,12 @@
 //! The composition root: builds the service on its store, serves, drains.
 
-use std::{net::SocketAddr, time::Duration};
+use std::{net::SocketAddr, thread, time::Duration};
 
 use anyhow::Context as _;
 use axum::{Router, http::header::CONTENT_TYPE, routing::get};
 use tokio::{net::TcpListener, task::JoinHandle, time::Instant};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
-use tonic::transport::{Server as Transport, server::Router as Services};
-use tonic_health::{ServingStatus, server::HealthReporter};
-use tower::layer::util::{Identity, Stack};
+use tonic::service::Routes;
 
 use crate::{
     cleanup::Cleanup,
@@ -16,23 +14,23 @@ use crate::{
     dedup::Dedup,
     domain::limits::MAX_REQUEST_BYTES,
     grpc::{
-        Idempotency, Observe,
+        Gate, Idempotency, Observe,
         pb::{self, idempotency_service_server::IdempotencyServiceServer},
     },
-    listener::{ConnectionLimits, Incoming, Listener},
+    listener::Listener,
     session::Sessions,
-    store::{Clock, Connection, Store, StoreError, postgres::Postgres, sqlite::Sqlite},
+    store::{Clock, Store, StoreError, postgres::Postgres, sqlite::Sqlite},
     telemetry::Metrics,
 };
 
-/// What `grpc.health.v1` is asked for. `liveness` is true while the process
-/// runs; the others follow the store.
-const READINESS: [&str; 3] = ["", "readiness", "oncegate.v1.IdempotencyService"];
-const LIVENESS: &str = "liveness";
+mod drain;
+mod probe;
+mod workers;
 
-/// How long a connection may take to close by itself once its calls are
-/// answered; an idle or mute peer is cut off then.
-const GOODBYE: Duration = Duration::from_millis(500);
+use drain::Drain;
+use probe::{Health, Probe};
+use workers::{Connections, Workers};
+
 /// How long to wait before the database is tried again at start.
 const CONNECT_PAUSE: Duration = Duration::from_millis(500);
 
@@ -41,7 +39,7 @@ pub struct Server {
     address: Address,
     metrics_address: Option<SocketAddr>,
     stop: CancellationToken,
-    task: JoinHandle<anyhow::Result<()>>,
+    drained: JoinHandle<()>,
 }
 
 impl Server {
@@ -72,30 +70,29 @@ impl Server {
             Some(address) => Some(serve_metrics(address, metrics.clone(), stop.clone()).await?),
             None => None,
         };
+        let workers = Workers::start(config.workers.unwrap_or_else(cores))?;
+        let runtimes = workers.runtimes();
 
         let capacity = config.limits.queue_capacity;
-        let cleanup = Cleanup::start(store, &metrics);
-        let service = Idempotency {
-            dedup: Dedup::start(store, config.writers, capacity, &metrics),
-            sessions: Sessions::start(
-                store,
-                config.writers,
-                capacity,
-                config.limits.max_calls.div_ceil(2),
-                stop.clone(),
-                &metrics,
-            ),
-            cleanup: cleanup.clone(),
-            timeout: config.limits.call_timeout,
-        };
-        tokio::spawn(cleanup.sweep_forever(
+        let cleanup = Cleanup::start(store, &runtimes[0], &metrics);
+        let sessions = Sessions::start(
+            store,
+            runtimes,
+            config.writers,
+            capacity,
+            config.limits.max_calls.div_ceil(2),
+            stop.clone(),
+            &metrics,
+        );
+        let dedups = Dedup::start(store, runtimes, config.writers, capacity, &metrics);
+        tokio::spawn(cleanup.clone().sweep_forever(
             store.patient_connection(),
             config.sweep_interval,
             stop.clone(),
         ));
 
         let (health, health_service) = tonic_health::server::health_reporter();
-        health.set_service_status(LIVENESS, ServingStatus::Serving).await;
+        let health = Health::new(health).await;
         let mut probe =
             Probe { store: store.connection(), health: health.clone(), metrics: metrics.clone() };
         probe.look().await;
@@ -103,32 +100,37 @@ impl Server {
 
         let under_way = TaskTracker::new();
         let observe = Observe::new(&metrics, config.limits.max_calls, under_way.clone())?;
-        let services = transport(&config, observe)
-            .add_service(health_service)
+        let others = Routes::new(health_service)
             .add_service(reflection().build_v1()?)
             .add_service(reflection().build_v1alpha()?)
-            .add_service(
-                IdempotencyServiceServer::new(service).max_decoding_message_size(MAX_REQUEST_BYTES),
-            );
-        let cut = CancellationToken::new();
-        let limits = ConnectionLimits {
-            most: config.limits.max_connections,
-            preface: config.limits.preface_timeout,
+            .prepare();
+        let gate = |dedup| {
+            let service = Idempotency {
+                dedup,
+                sessions: sessions.clone(),
+                cleanup: cleanup.clone(),
+                timeout: config.limits.call_timeout,
+            };
+            let service =
+                IdempotencyServiceServer::new(service).max_decoding_message_size(MAX_REQUEST_BYTES);
+            Gate::new(service, others.clone(), observe.clone())
         };
-        let incoming = Incoming::new(listener, limits, metrics.connections.clone(), cut.clone());
-        let drain = Drain { health, under_way, cut, timeout: config.drain_timeout };
-        let end = config.drain_timeout;
-        let draining = drain.serve(services, incoming, stop.clone());
-        let closed = store.closed();
-        let task = tokio::spawn(async move {
-            let ended = draining.await;
-            // The leases of callers that were cut off are still being given back.
-            if tokio::time::timeout(GOODBYE.min(end / 8), closed).await.is_err() {
-                tracing::warn!("the store did not finish");
-            }
-            ended
+        let connections = Connections {
+            limits: config.limits.clone(),
+            open: metrics.connections.clone(),
+            stop: stop.clone(),
+            cut: CancellationToken::new(),
+            served: TaskTracker::new(),
+        };
+        connections.serve(listener, runtimes, dedups.into_iter().map(gate).collect());
+
+        let drain = Drain { health, under_way, connections, timeout: config.drain_timeout };
+        let draining = drain.run(stop.clone(), store.closed());
+        let drained = tokio::spawn(async move {
+            draining.await;
+            drop(workers);
         });
-        Ok(Self { address, metrics_address, stop, task })
+        Ok(Self { address, metrics_address, stop, drained })
     }
 
     /// Where it listens, with the port that the system chose.
@@ -143,23 +145,20 @@ impl Server {
         self.metrics_address
     }
 
-    /// Waits until the server fails; a server that does not fail never returns.
-    ///
-    /// # Errors
-    /// Why it failed.
-    pub async fn failed(&mut self) -> anyhow::Result<()> {
-        (&mut self.task).await?
-    }
-
     /// Answers what is under way, refuses what is new, and ends within the
     /// drain timeout.
     ///
     /// # Errors
-    /// When the server had failed before.
+    /// When the drain itself failed.
     pub async fn stop(self) -> anyhow::Result<()> {
         self.stop.cancel();
-        self.task.await?
+        Ok(self.drained.await?)
     }
+}
+
+/// How many threads can run at once, as far as this process may.
+fn cores() -> usize {
+    thread::available_parallelism().map_or(1, usize::from)
 }
 
 enum Opened {
@@ -208,17 +207,6 @@ pub async fn migrate(config: &StoreConfig) -> anyhow::Result<()> {
     open(config, Clock::Store, true).await.map(drop)
 }
 
-fn transport(config: &ServeConfig, observe: Observe) -> Transport<Stack<Observe, Identity>> {
-    Transport::builder()
-        .max_concurrent_streams(config.limits.max_streams)
-        // Or many callers of one connection that give up at once, as they do under
-        // load, would cost the others the connection: 20 may, by default.
-        .http2_max_pending_accept_reset_streams(usize::try_from(config.limits.max_streams).ok())
-        .http2_keepalive_interval(Some(config.limits.keepalive_interval))
-        .http2_keepalive_timeout(Some(config.limits.keepalive_timeout))
-        .layer(observe)
-}
-
 /// Reflection for everything that a caller of ours meets: the contract, health,
 /// and the details that errors carry.
 fn reflection() -> tonic_reflection::server::Builder<'static> {
@@ -226,86 +214,6 @@ fn reflection() -> tonic_reflection::server::Builder<'static> {
         .register_encoded_file_descriptor_set(pb::FILE_DESCRIPTOR_SET)
         .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
         .register_encoded_file_descriptor_set(tonic_types::pb::FILE_DESCRIPTOR_SET)
-}
-
-/// Keeps readiness true to the store.
-struct Probe<C> {
-    store: C,
-    health: HealthReporter,
-    metrics: Metrics,
-}
-
-impl<C: Connection> Probe<C> {
-    async fn follow(mut self, interval: Duration, stop: CancellationToken) {
-        while stop.run_until_cancelled(tokio::time::sleep(interval)).await.is_some() {
-            // Once draining has begun, readiness is its business.
-            if stop.run_until_cancelled(self.look()).await.is_none() {
-                return;
-            }
-        }
-    }
-
-    async fn look(&mut self) {
-        let up = self.store.ping().await.is_ok();
-        let was_up = self.metrics.store_up.set(i64::from(up)) == 1;
-        if up != was_up {
-            if up {
-                tracing::info!("the store is up");
-            } else {
-                tracing::error!("the store is down");
-            }
-        }
-        let status = if up { ServingStatus::Serving } else { ServingStatus::NotServing };
-        for service in READINESS {
-            self.health.set_service_status(service, status).await;
-        }
-    }
-}
-
-/// What it takes to end in good order.
-struct Drain {
-    health: HealthReporter,
-    under_way: TaskTracker,
-    cut: CancellationToken,
-    timeout: Duration,
-}
-
-impl Drain {
-    async fn serve(
-        self,
-        services: Services<Stack<Observe, Identity>>,
-        incoming: Incoming,
-        stop: CancellationToken,
-    ) -> anyhow::Result<()> {
-        let goaway = stop.clone().cancelled_owned();
-        let mut serving = tokio::spawn(services.serve_with_incoming_shutdown(incoming, goaway));
-        tokio::select! {
-            ended = &mut serving => return ended?.context("the server ended by itself"),
-            () = stop.cancelled() => {}
-        }
-
-        // The last of the time is for what comes after the calls.
-        let until = Instant::now() + self.timeout - (self.timeout / 8 * 3).min(GOODBYE * 3);
-        tracing::info!(calls = self.under_way.len(), "draining");
-        for service in READINESS {
-            self.health.set_service_status(service, ServingStatus::NotServing).await;
-        }
-        self.under_way.close();
-        if tokio::time::timeout_at(until, self.under_way.wait()).await.is_err() {
-            tracing::warn!(calls = self.under_way.len(), "calls were cut off");
-        }
-        // Every answer is on its way: peers that stay are idle, or mute.
-        let goodbye = GOODBYE.min(self.timeout / 8);
-        if let Ok(ended) = tokio::time::timeout(goodbye, &mut serving).await {
-            return Ok(ended??);
-        }
-        self.cut.cancel();
-        if let Ok(ended) = tokio::time::timeout(goodbye, &mut serving).await {
-            return Ok(ended??);
-        }
-        serving.abort();
-        Ok(())
-    }
 }
 
 async fn serve_metrics(

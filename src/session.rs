@@ -6,7 +6,10 @@
 
 use std::{sync::Arc, time::Duration};
 
-use tokio::time::{Instant, timeout, timeout_at};
+use tokio::{
+    runtime::Handle,
+    time::{Instant, timeout, timeout_at},
+};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -85,11 +88,12 @@ pub struct Sessions {
 }
 
 impl Sessions {
-    /// Starts the lanes: `writers` for acquires, at most, each with a queue of
+    /// Starts the lanes on `runtimes`: `writers` for acquires, at most, each with a queue of
     /// `capacity` sessions. At most `most_waiters` wait, and none after
     /// `stop`.
     pub fn start(
         store: &impl Store,
+        runtimes: &[Handle],
         writers: usize,
         capacity: usize,
         most_waiters: usize,
@@ -97,13 +101,16 @@ impl Sessions {
         metrics: &Metrics,
     ) -> Self {
         let lane = metrics.lane("acquire");
-        let takes = Lanes::new(store.writers(writers), || {
-            Lane::start(store.connection(), capacity, BATCH, lane.clone())
+        let takes = Lanes::start(store.writers(writers), runtimes, |runtime| {
+            Lane::start(runtime, store.connection(), capacity, BATCH, lane.clone())
         });
-        let renews = Lane::start(store.connection(), capacity, BATCH, metrics.lane("renew"));
-        let releases = Lane::start(store.connection(), capacity, BATCH, metrics.lane("release"));
-        let looks =
-            Lane::start(store.connection(), capacity, MAX_BATCH, metrics.lane("look_session"));
+        let runtime = &runtimes[runtimes.len() - 1];
+        let lane = metrics.lane("renew");
+        let renews = Lane::start(runtime, store.connection(), capacity, BATCH, lane);
+        let lane = metrics.lane("release");
+        let releases = Lane::start(runtime, store.connection(), capacity, BATCH, lane);
+        let lane = metrics.lane("look_session");
+        let looks = Lane::start(runtime, store.connection(), capacity, MAX_BATCH, lane);
         let queues = Arc::new(Queues::new(most_waiters, metrics.waiters.clone()));
         let grants = Arc::new(Grants::new(releases.clone(), Arc::clone(&queues)));
         let metrics = metrics.clone();

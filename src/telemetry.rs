@@ -5,7 +5,7 @@
 
 use std::{
     io::IsTerminal as _,
-    sync::Arc,
+    sync::{Arc, OnceLock},
     time::{Duration, Instant},
 };
 
@@ -21,6 +21,10 @@ use prometheus_client::{
     registry::{Registry, Unit},
 };
 use tracing_subscriber::{EnvFilter, fmt};
+
+/// How many status codes gRPC has:
+/// <https://grpc.io/docs/guides/status-codes/>.
+const GRPC_CODES: usize = 17;
 
 /// How logs are written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
@@ -249,6 +253,7 @@ impl Metrics {
         MethodMetrics {
             started: self.started.get_or_create_owned(&label),
             seconds: self.handling.get_or_create_owned(&label),
+            codes: [const { OnceLock::new() }; GRPC_CODES],
             handled: self.handled.clone(),
             label,
         }
@@ -298,10 +303,11 @@ impl LaneMetrics {
 }
 
 /// What one gRPC method tells.
-#[derive(Clone)]
 pub struct MethodMetrics {
     started: Counter,
     seconds: Histogram,
+    /// By the number of the status code, each made when it is first met.
+    codes: [OnceLock<Counter>; GRPC_CODES],
     handled: Family<Handled, Counter>,
     label: Method,
 }
@@ -312,11 +318,17 @@ impl MethodMetrics {
         self.started.inc();
     }
 
-    /// A call ended with `grpc_code`, such as `OK`.
-    pub fn handled(&self, grpc_code: &'static str, took: Duration) {
-        let Method { grpc_type, grpc_service, grpc_method } = self.label.clone();
-        let label = Handled { grpc_type, grpc_service, grpc_method, grpc_code };
-        self.handled.get_or_create(&label).inc();
+    /// A call ended with the status code number `code`, `label` by name, such as
+    /// `OK`.
+    pub fn handled(&self, code: usize, label: &'static str, took: Duration) {
+        if let Some(counter) = self.codes.get(code) {
+            let made = || {
+                let Method { grpc_type, grpc_service, grpc_method } = self.label.clone();
+                let label = Handled { grpc_type, grpc_service, grpc_method, grpc_code: label };
+                self.handled.get_or_create_owned(&label)
+            };
+            counter.get_or_init(made).inc();
+        }
         self.seconds.observe(took.as_secs_f64());
     }
 }

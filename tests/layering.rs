@@ -18,7 +18,7 @@ const MAY_NAME: [(&str, &[&str]); 13] = [
     ("session", &["domain", "store", "lane", "telemetry"]),
     ("cleanup", &["domain", "store", "lane", "telemetry"]),
     ("grpc", &["domain", "store", "lane", "dedup", "session", "cleanup", "telemetry"]),
-    ("listener", &["config", "telemetry"]),
+    ("listener", &["config"]),
     (
         "server",
         &[
@@ -38,10 +38,11 @@ const MAY_NAME: [(&str, &[&str]); 13] = [
 ];
 
 /// Libraries, by how their names begin, and the only modules that may use them.
-const WALLS: [(&str, &[&str]); 4] = [
+const WALLS: [(&str, &[&str]); 5] = [
     ("sqlx", &["store"]),
-    ("tonic", &["grpc", "listener", "server", "cli"]),
-    ("prost", &["grpc", "listener", "server", "cli"]),
+    ("hyper", &["server", "cli"]),
+    ("tonic", &["grpc", "server", "cli"]),
+    ("prost", &["grpc", "server", "cli"]),
     ("clap", &["config", "cli", "main"]),
 ];
 

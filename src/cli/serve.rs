@@ -22,7 +22,7 @@ pub(super) async fn run(config: ServeConfig) -> anyhow::Result<Exit> {
     let store = config.store.redacted_url();
     tracing::debug!(?config.limits, %config.listen, store, "starting");
     let starting = Server::start(config, Clock::Store);
-    let mut server = tokio::select! {
+    let server = tokio::select! {
         started = starting => started?,
         _ = terminate.recv() => return Ok(Exit::Yes),
         _ = interrupt.recv() => return Ok(Exit::Yes),
@@ -31,7 +31,6 @@ pub(super) async fn run(config: ServeConfig) -> anyhow::Result<Exit> {
     let _ = announce(&server, &store);
 
     tokio::select! {
-        failed = server.failed() => failed?,
         _ = terminate.recv() => tracing::info!("SIGTERM"),
         _ = interrupt.recv() => tracing::info!("SIGINT"),
     }

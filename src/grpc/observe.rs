@@ -5,6 +5,7 @@
 use std::{
     collections::HashMap,
     convert::Infallible,
+    future::Future,
     panic::AssertUnwindSafe,
     pin::Pin,
     sync::Arc,
@@ -12,37 +13,35 @@ use std::{
     time::Instant,
 };
 
-use futures_util::{FutureExt as _, future::BoxFuture};
+use futures_util::FutureExt as _;
 use http::{HeaderMap, Request, Response, StatusCode, header::CONTENT_TYPE};
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use prost::{Message as _, bytes::Bytes};
 use prost_types::FileDescriptorSet;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::task::{TaskTracker, task_tracker::TaskTrackerToken};
-use tonic::{Code, Status, body::Body};
-use tower::{Layer, Service};
+use tonic::{Code, Status, body::Body, server::NamedService as _, service::Routes};
+use tower::Service as _;
 
-use super::{pb, status::Problem};
+use super::{
+    Idempotency,
+    pb::{self, idempotency_service_server::IdempotencyServiceServer},
+    status::Problem,
+};
 use crate::{
     lane::CallError,
     store::StoreError,
     telemetry::{MethodMetrics, Metrics},
 };
 
-/// The methods that count as work: the ones that a drain waits for, and that
-/// are refused when there are too many. Health and reflection always answer.
-const OURS: &str = "/oncegate.";
-
-/// Wraps every service of the server.
+/// What the calls of all workers have in common. Cheap to clone.
 #[derive(Clone)]
-pub struct Observe {
-    shared: Arc<Shared>,
-}
+pub struct Observe(Arc<Shared>);
 
 struct Shared {
-    methods: HashMap<String, MethodMetrics>,
-    unknown: MethodMetrics,
-    room: Arc<Semaphore>,
+    methods: HashMap<String, Arc<MethodMetrics>>,
+    unknown: Arc<MethodMetrics>,
+    /// The most calls under way.
+    most: usize,
     under_way: TaskTracker,
     metrics: Metrics,
 }
@@ -70,79 +69,102 @@ impl Observe {
                             (true, true) => "bidi_stream",
                         };
                         let counts = metrics.method(kind, &name, method.name());
-                        methods.insert(format!("/{name}/{}", method.name()), counts);
+                        methods.insert(format!("/{name}/{}", method.name()), Arc::new(counts));
                     }
                 }
             }
         }
-        let shared = Shared {
-            methods,
-            unknown: metrics.method("unary", "unknown", "unknown"),
-            room: Arc::new(Semaphore::new(most)),
-            under_way,
-            metrics: metrics.clone(),
-        };
-        Ok(Self { shared: Arc::new(shared) })
+        let unknown = Arc::new(metrics.method("unary", "unknown", "unknown"));
+        let metrics = metrics.clone();
+        Ok(Self(Arc::new(Shared { methods, unknown, most, under_way, metrics })))
     }
 }
 
-impl<S> Layer<S> for Observe {
-    type Service = Observed<S>;
-
-    fn layer(&self, inner: S) -> Observed<S> {
-        Observed { inner, shared: Arc::clone(&self.shared) }
-    }
-}
-
-/// A service with [`Observe`] around it.
+/// Everything that one worker answers. Cheap to clone.
 #[derive(Clone)]
-pub struct Observed<S> {
-    inner: S,
-    shared: Arc<Shared>,
+pub struct Gate {
+    /// The calls that count as work: the ones that a drain waits for, and that
+    /// are refused when there are too many.
+    ours: IdempotencyServiceServer<Idempotency>,
+    /// Health and reflection, which always answer.
+    others: Routes,
+    observe: Observe,
 }
 
-impl<S> Service<Request<Body>> for Observed<S>
-where
-    S: Service<Request<Body>, Response = Response<Body>, Error = Infallible>,
-    S::Future: Send + 'static,
-{
-    type Response = Response<Body>;
-    type Error = Infallible;
-    type Future = BoxFuture<'static, Result<Response<Body>, Infallible>>;
-
-    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
-        self.inner.poll_ready(context)
+impl Gate {
+    /// Answers with `ours`, and with `others` what that does not know.
+    #[must_use]
+    pub fn new(
+        ours: IdempotencyServiceServer<Idempotency>,
+        others: Routes,
+        observe: Observe,
+    ) -> Self {
+        Self { ours, others, observe }
     }
 
-    fn call(&mut self, request: Request<Body>) -> Self::Future {
-        if !is_grpc(request.headers()) {
-            let mut refusal = Response::new(Body::empty());
-            *refusal.status_mut() = StatusCode::UNSUPPORTED_MEDIA_TYPE;
-            return std::future::ready(Ok(refusal)).boxed();
-        }
-
-        let path = request.uri().path();
-        let method = self.shared.methods.get(path).unwrap_or(&self.shared.unknown);
-        let mut call = Call::begin(method.clone());
-        if path.starts_with(OURS) {
-            let Ok(room) = Arc::clone(&self.shared.room).try_acquire_owned() else {
-                self.shared.metrics.shed.inc();
-                return std::future::ready(Ok(call.refuse(Problem::Shed))).boxed();
+    /// Answers one call.
+    ///
+    /// # Errors
+    /// Never: whatever goes wrong is an answer.
+    pub fn call<B>(
+        &self,
+        request: Request<B>,
+    ) -> impl Future<Output = Result<Response<ObservedBody>, Infallible>> + Send + use<B>
+    where
+        B: HttpBody<Data = Bytes> + Send + 'static,
+        B::Error: Into<tonic::codegen::StdError> + Send + 'static,
+    {
+        let begun = self.begin(&request);
+        let answer = begun.map(|call| {
+            let answer = if call.under_way.is_some() {
+                self.ours.clone().call(request).left_future()
+            } else {
+                self.others.clone().call(request).right_future()
             };
-            call.under_way = Some((room, self.shared.under_way.token()));
-        }
-
-        let inner = AssertUnwindSafe(self.inner.call(request)).catch_unwind();
+            (call, AssertUnwindSafe(answer).catch_unwind())
+        });
         async move {
-            let Ok(Ok(response)) = inner.await else {
+            let (mut call, answer) = match answer {
+                Ok(answer) => answer,
+                Err(refusal) => return Ok(*refusal),
+            };
+            let Ok(Ok(response)) = answer.await else {
                 let fault = CallError::from(StoreError::fault("a handler panicked"));
                 return Ok(call.refuse(fault.into()));
             };
             call.note(response.headers());
-            Ok(response.map(|body| Body::new(ObservedBody { body, call })))
+            Ok(response.map(|body| ObservedBody { body, call: Some(call) }))
         }
-        .boxed()
     }
+
+    /// Counts a call in, or refuses it.
+    fn begin<B>(&self, request: &Request<B>) -> Result<Call, Box<Response<ObservedBody>>> {
+        if !is_grpc(request.headers()) {
+            let body = ObservedBody { body: Body::empty(), call: None };
+            let mut refusal = Response::new(body);
+            *refusal.status_mut() = StatusCode::UNSUPPORTED_MEDIA_TYPE;
+            return Err(Box::new(refusal));
+        }
+        let shared = &self.observe.0;
+        let path = request.uri().path();
+        let method = shared.methods.get(path).unwrap_or(&shared.unknown);
+        let mut call = Call::begin(Arc::clone(method));
+        if is_ours(path) {
+            // Callers that come in the same moment may see the last place free,
+            // each on its own worker: the bound gives by one a worker.
+            if shared.under_way.len() >= shared.most {
+                shared.metrics.shed.inc();
+                return Err(Box::new(call.refuse(Problem::Shed)));
+            }
+            call.under_way = Some(shared.under_way.token());
+        }
+        Ok(call)
+    }
+}
+
+fn is_ours(path: &str) -> bool {
+    let service = path.strip_prefix('/').and_then(|path| path.split_once('/'));
+    service.is_some_and(|(name, _)| name == IdempotencyServiceServer::<Idempotency>::NAME)
 }
 
 fn is_grpc(headers: &HeaderMap) -> bool {
@@ -152,14 +174,14 @@ fn is_grpc(headers: &HeaderMap) -> bool {
 
 /// One call, from its first byte to its last; whatever ends it, it is counted.
 struct Call {
-    method: MethodMetrics,
+    method: Arc<MethodMetrics>,
     begun: Instant,
     code: Option<Code>,
-    under_way: Option<(OwnedSemaphorePermit, TaskTrackerToken)>,
+    under_way: Option<TaskTrackerToken>,
 }
 
 impl Call {
-    fn begin(method: MethodMetrics) -> Self {
+    fn begin(method: Arc<MethodMetrics>) -> Self {
         method.started();
         Self { method, begun: Instant::now(), code: None, under_way: None }
     }
@@ -172,24 +194,24 @@ impl Call {
         }
     }
 
-    fn refuse(mut self, problem: Problem) -> Response<Body> {
+    fn refuse(mut self, problem: Problem) -> Response<ObservedBody> {
         let status = Status::from(problem);
         self.code = Some(status.code());
-        status.into_http()
+        status.into_http().map(|body| ObservedBody { body, call: Some(self) })
     }
 }
 
 impl Drop for Call {
     fn drop(&mut self) {
         let code = self.code.unwrap_or(Code::Cancelled);
-        self.method.handled(label(code), self.begun.elapsed());
+        self.method.handled(code as usize, label(code), self.begun.elapsed());
     }
 }
 
 /// A body that ends its call.
-struct ObservedBody {
+pub struct ObservedBody {
     body: Body,
-    call: Call,
+    call: Option<Call>,
 }
 
 impl HttpBody for ObservedBody {
@@ -203,8 +225,9 @@ impl HttpBody for ObservedBody {
         let frame = Pin::new(&mut self.body).poll_frame(context);
         if let Poll::Ready(Some(Ok(frame))) = &frame
             && let Some(trailers) = frame.trailers_ref()
+            && let Some(call) = &mut self.call
         {
-            self.call.note(trailers);
+            call.note(trailers);
         }
         frame
     }

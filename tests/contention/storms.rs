@@ -23,7 +23,7 @@ use oncegate::{
     telemetry::Metrics,
 };
 use rand::{RngExt as _, SeedableRng as _, rngs::StdRng};
-use tokio::time::timeout;
+use tokio::{runtime::Handle, time::timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::{Crowd, REPLICAS};
@@ -91,8 +91,11 @@ struct Arena {
 impl Arena {
     /// Its leases never end by themselves: the clock stands still.
     fn new(replicas: usize, store: &impl Store, is_rough: bool) -> Arc<Self> {
-        let start =
-            || Sessions::start(store, 2, 1_024, 1_024, CancellationToken::new(), &Metrics::new());
+        let start = || {
+            let runtimes = [Handle::current()];
+            let stop = CancellationToken::new();
+            Sessions::start(store, &runtimes, 2, 1_024, 1_024, stop, &Metrics::new())
+        };
         Arc::new(Self {
             replicas: std::iter::repeat_with(start).take(replicas).collect(),
             held: Default::default(),

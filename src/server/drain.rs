@@ -1,0 +1,49 @@
+//! How a server ends in good order.
+
+use std::{future::Future, time::Duration};
+
+use tokio::time::{Instant, timeout, timeout_at};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use super::{probe::Health, workers::Connections};
+
+/// How long a connection may take to close by itself once its calls are
+/// answered; an idle or mute peer is cut off then.
+const GOODBYE: Duration = Duration::from_millis(500);
+
+/// What it takes to end within a bound.
+pub(super) struct Drain {
+    pub(super) health: Health,
+    /// The calls.
+    pub(super) under_way: TaskTracker,
+    pub(super) connections: Connections,
+    pub(super) timeout: Duration,
+}
+
+impl Drain {
+    /// Waits for `stop`, then for what is under way, and for the store to be
+    /// `closed`.
+    pub(super) async fn run(self, stop: CancellationToken, closed: impl Future<Output = ()>) {
+        stop.cancelled().await;
+        // The last of the time is for what comes after the calls.
+        let until = Instant::now() + self.timeout - (self.timeout / 8 * 3).min(GOODBYE * 3);
+        let goodbye = GOODBYE.min(self.timeout / 8);
+        tracing::info!(calls = self.under_way.len(), "draining");
+        self.health.ready(false).await;
+        self.under_way.close();
+        if timeout_at(until, self.under_way.wait()).await.is_err() {
+            tracing::warn!(calls = self.under_way.len(), "calls were cut off");
+        }
+        // Every answer is on its way: peers that stay are idle, or mute.
+        let Connections { served, cut, .. } = &self.connections;
+        served.close();
+        if timeout(goodbye, served.wait()).await.is_err() {
+            cut.cancel();
+            let _ = timeout(goodbye, served.wait()).await;
+        }
+        // The leases of callers that were cut off are still being given back.
+        if timeout(goodbye, closed).await.is_err() {
+            tracing::warn!("the store did not finish");
+        }
+    }
+}
