@@ -1,8 +1,12 @@
 //! Events in PostgreSQL.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
-use sqlx::{Row as _, postgres::PgRow};
+use sqlx::{
+    Postgres, Row as _,
+    postgres::{PgArguments, PgRow},
+    query::Query,
+};
 use uuid::Uuid;
 
 use super::{Link, timestamp::PgTimestamp};
@@ -11,16 +15,40 @@ use crate::{
     store::{EventStore, StoreError, Verdict},
 };
 
+/// Marks what has no row, which is nearly all of what is asked: the least work
+/// there is for it, and one answer for the whole batch. What it finds taken it
+/// neither locks nor reads. The clock is read once, before any wait for another
+/// transaction that inserts the same event: should that have rolled back so late
+/// that the mark has ended by now, it is not answered, and taken up again.
+///
+/// The lock timeout, $6, is this statement's own: a setting of the session
+/// would not pass a transaction-pooling proxy. Intervals are added in UTC, which
+/// the connection sets, where a day has 24 hours.
+pub(super) const INSERT: &str = "
+WITH clock AS MATERIALIZED (
+    SELECT COALESCE($5::timestamptz, clock_timestamp()) AS at
+    FROM set_config('lock_timeout', $6, true)
+), won AS (
+    INSERT INTO processed_events (team_id, event_id, processed_at, expires_at, request_id)
+    SELECT team_id, event_id, at, at + ttl_micros * interval '1 microsecond', request_id
+    FROM clock, unnest($1::text[], $2::text[], $3::uuid[], $4::bigint[])
+        AS a (team_id, event_id, request_id, ttl_micros)
+    ON CONFLICT (team_id, event_id) DO NOTHING
+    RETURNING request_id, expires_at
+)
+SELECT at, array_agg(request_id) AS won FROM clock, won
+WHERE expires_at > COALESCE($5::timestamptz, clock_timestamp())
+GROUP BY at
+";
+
 /// Marks what is not live, and reads what is.
 ///
 /// `live` looks before `won` writes, so that duplicates, the common case of a
 /// redelivery, lock no row. What another replica decided between the two is in
 /// neither, and is asked again. The clock is read once a row, and after a lock
 /// wait once more: ON CONFLICT's own SET and WHERE see the row as it is by
-/// then. Intervals are added in UTC, which the connection sets, where a day has
-/// 24 hours. LATERAL with OFFSET 0 leaves the planner one way, by the key: on a
-/// table that is new to it, it would rather read the whole. The lock timeout, $6, is this statement's own: a setting of the
-/// session would not pass a transaction-pooling proxy.
+/// then. LATERAL with OFFSET 0 leaves the planner one way, by the key: on a
+/// table that is new to it, it would rather read the whole.
 pub(super) const MARK: &str = "
 WITH asked AS MATERIALIZED (
     SELECT a.* FROM set_config('lock_timeout', $6, true),
@@ -64,36 +92,14 @@ WHERE e.expires_at > COALESCE($3::timestamptz, clock_timestamp())
 
 impl EventStore for Link {
     async fn mark(&mut self, marks: &[&Mark]) -> Result<Vec<Verdict<StoredEvent>>, StoreError> {
-        let teams: Vec<&str> = marks.iter().map(|mark| mark.key.team.as_str()).collect();
-        let events: Vec<&str> = marks.iter().map(|mark| mark.key.event.as_str()).collect();
-        let requests: Vec<Uuid> = marks.iter().map(|mark| mark.request.as_uuid()).collect();
-        let ttls: Vec<i64> = marks.iter().map(|mark| mark.ttl.as_micros()).collect();
-        let now = self.now();
-        let lock_timeout = self.lock_timeout();
-        let statement = || {
-            sqlx::query(MARK)
-                .bind(&teams)
-                .bind(&events)
-                .bind(&requests)
-                .bind(&ttls)
-                .bind(now)
-                .bind(&lock_timeout)
-        };
-        let rows = self.fetch(statement).await?;
-
-        // RETURNING cannot name the row's place in the array, but each attempt
-        // has an id of its own.
-        let places: HashMap<Uuid, usize> = requests.iter().copied().zip(0..).collect();
-        let mut verdicts = vec![Verdict::Again; marks.len()];
-        for row in rows {
-            let event = stored_event(&row)?;
-            let place = match row.try_get::<Option<i64>, _>("ord").map_err(StoreError::fault)? {
-                Some(ord) => usize::try_from(ord - 1).ok(),
-                None => event.request.and_then(|won| places.get(&won.as_uuid()).copied()),
-            };
-            let verdict = place.and_then(|place| verdicts.get_mut(place));
-            *verdict.ok_or_else(|| StoreError::fault("a row nobody asked for"))? =
-                Verdict::Decided(event);
+        let mut verdicts = self.insert(marks).await?;
+        let open: Vec<usize> =
+            (0..marks.len()).filter(|&place| verdicts[place] == Verdict::Again).collect();
+        if !open.is_empty() {
+            let taken: Vec<&Mark> = open.iter().map(|&place| marks[place]).collect();
+            for (place, verdict) in open.into_iter().zip(self.mark_taken(&taken).await?) {
+                verdicts[place] = verdict;
+            }
         }
         Ok(verdicts)
     }
@@ -111,6 +117,88 @@ impl EventStore for Link {
             *slot(&mut found, row.try_get("ord"))? = Some(stored_event(&row)?);
         }
         Ok(found)
+    }
+}
+
+impl Link {
+    /// Marks what has no row.
+    async fn insert(&mut self, marks: &[&Mark]) -> Result<Vec<Verdict<StoredEvent>>, StoreError> {
+        let asked = Asked::new(self, marks);
+        let rows = self.fetch(|| asked.bind(INSERT)).await?;
+        let Some(row) = rows.first() else {
+            return Ok(vec![Verdict::Again; marks.len()]);
+        };
+        let read = || Ok((row.try_get::<PgTimestamp, _>("at")?.0, row.try_get("won")?));
+        let (at, won): (_, Vec<Uuid>) =
+            read().map_err(|error: sqlx::Error| StoreError::fault(error))?;
+        // RETURNING cannot name a row's place in the arrays, but each attempt has
+        // an id of its own.
+        let all = won.len() == marks.len();
+        let won: HashSet<Uuid> = if all { HashSet::new() } else { won.into_iter().collect() };
+        let verdict = |mark: &&Mark| {
+            if !all && !won.contains(&mark.request.as_uuid()) {
+                return Verdict::Again;
+            }
+            let expire_time = at.after(mark.ttl);
+            let request = Some(mark.request);
+            Verdict::Decided(StoredEvent { process_time: at, expire_time, request })
+        };
+        Ok(marks.iter().map(verdict).collect())
+    }
+
+    /// Marks what may have a row.
+    async fn mark_taken(
+        &mut self,
+        marks: &[&Mark],
+    ) -> Result<Vec<Verdict<StoredEvent>>, StoreError> {
+        let asked = Asked::new(self, marks);
+        let rows = self.fetch(|| asked.bind(MARK)).await?;
+        let places: HashMap<Uuid, usize> = asked.requests.iter().copied().zip(0..).collect();
+        let mut verdicts = vec![Verdict::Again; marks.len()];
+        for row in rows {
+            let event = stored_event(&row)?;
+            let place = match row.try_get::<Option<i64>, _>("ord").map_err(StoreError::fault)? {
+                Some(ord) => usize::try_from(ord - 1).ok(),
+                None => event.request.and_then(|won| places.get(&won.as_uuid()).copied()),
+            };
+            let verdict = place.and_then(|place| verdicts.get_mut(place));
+            *verdict.ok_or_else(|| StoreError::fault("a row nobody asked for"))? =
+                Verdict::Decided(event);
+        }
+        Ok(verdicts)
+    }
+}
+
+/// Marks as a statement's arrays.
+struct Asked<'a> {
+    teams: Vec<&'a str>,
+    events: Vec<&'a str>,
+    requests: Vec<Uuid>,
+    ttls: Vec<i64>,
+    now: Option<PgTimestamp>,
+    lock_timeout: String,
+}
+
+impl<'a> Asked<'a> {
+    fn new(link: &Link, marks: &[&'a Mark]) -> Self {
+        Self {
+            teams: marks.iter().map(|mark| mark.key.team.as_str()).collect(),
+            events: marks.iter().map(|mark| mark.key.event.as_str()).collect(),
+            requests: marks.iter().map(|mark| mark.request.as_uuid()).collect(),
+            ttls: marks.iter().map(|mark| mark.ttl.as_micros()).collect(),
+            now: link.now(),
+            lock_timeout: link.lock_timeout(),
+        }
+    }
+
+    fn bind(&'a self, statement: &'static str) -> Query<'a, Postgres, PgArguments> {
+        sqlx::query(statement)
+            .bind(&self.teams)
+            .bind(&self.events)
+            .bind(&self.requests)
+            .bind(&self.ttls)
+            .bind(self.now)
+            .bind(&self.lock_timeout)
     }
 }
 
