@@ -92,8 +92,7 @@ impl Dedup {
     /// # Errors
     /// [`CallError`]; then it is not known whether the event was marked.
     pub async fn mark(&self, mark: Mark) -> Result<MarkOutcome, CallError> {
-        let lane = self.marks.at(self.marks.index(mark.key.shard()));
-        let outcome = lane.call(mark).await?;
+        let outcome = self.marks.of(mark.key.shard()).call(mark).await?;
         self.count(outcome);
         Ok(outcome)
     }

@@ -367,6 +367,12 @@ impl<O: Op> Lanes<O> {
         usize::try_from(shard % self.0.len() as u64).unwrap_or(0)
     }
 
+    /// The lane that has the keys of `shard`.
+    #[must_use]
+    pub fn of(&self, shard: u64) -> &Lane<O> {
+        self.at(self.index(shard))
+    }
+
     /// The lane at `index`, counted around.
     #[must_use]
     pub fn at(&self, index: usize) -> &Lane<O> {

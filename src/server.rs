@@ -81,7 +81,7 @@ impl Server {
             config.writers,
             capacity,
             config.limits.max_calls.div_ceil(2),
-            stop.clone(),
+            &stop,
             &metrics,
         );
         let dedups = Dedup::start(store, runtimes, config.writers, capacity, &metrics);
@@ -104,10 +104,10 @@ impl Server {
             .add_service(reflection().build_v1()?)
             .add_service(reflection().build_v1alpha()?)
             .prepare();
-        let gate = |dedup| {
+        let gate = |(dedup, sessions)| {
             let service = Idempotency {
                 dedup,
-                sessions: sessions.clone(),
+                sessions,
                 cleanup: cleanup.clone(),
                 timeout: config.limits.call_timeout,
             };
@@ -122,7 +122,8 @@ impl Server {
             cut: CancellationToken::new(),
             served: TaskTracker::new(),
         };
-        connections.serve(listener, runtimes, dedups.into_iter().map(gate).collect());
+        let gates = dedups.into_iter().zip(sessions).map(gate).collect();
+        connections.serve(listener, runtimes, gates);
 
         let drain = Drain { health, under_way, connections, timeout: config.drain_timeout };
         let draining = drain.run(stop.clone(), store.closed());

@@ -79,7 +79,7 @@ pub enum AcquireOutcome {
 pub struct Sessions {
     takes: Lanes<Take>,
     renews: Lane<Renew>,
-    releases: Lane<GiveBack>,
+    releases: Lanes<GiveBack>,
     looks: Lane<Look>,
     queues: Arc<Queues>,
     grants: Arc<Grants>,
@@ -88,33 +88,48 @@ pub struct Sessions {
 }
 
 impl Sessions {
-    /// Starts the lanes on `runtimes`: `writers` for acquires, at most, each with a queue of
-    /// `capacity` sessions. At most `most_waiters` wait, and none after
-    /// `stop`.
+    /// Starts the lanes: `writers` for acquires and as many for releases, at
+    /// most, each with a queue of `capacity` sessions. At most `most_waiters`
+    /// wait, and none after `stop`. There is one answer for each of `runtimes`:
+    /// to be used there, where its lanes are near.
     pub fn start(
         store: &impl Store,
         runtimes: &[Handle],
         writers: usize,
         capacity: usize,
         most_waiters: usize,
-        stop: CancellationToken,
+        stop: &CancellationToken,
         metrics: &Metrics,
-    ) -> Self {
+    ) -> Vec<Self> {
+        let writers = store.writers(writers);
         let lane = metrics.lane("acquire");
-        let takes = Lanes::start(store.writers(writers), runtimes, |runtime| {
+        let takes = Lanes::start(writers, runtimes, |runtime| {
+            Lane::start(runtime, store.connection(), capacity, BATCH, lane.clone())
+        });
+        let lane = metrics.lane("release");
+        let releases = Lanes::start(writers, runtimes, |runtime| {
             Lane::start(runtime, store.connection(), capacity, BATCH, lane.clone())
         });
         let runtime = &runtimes[runtimes.len() - 1];
         let lane = metrics.lane("renew");
         let renews = Lane::start(runtime, store.connection(), capacity, BATCH, lane);
-        let lane = metrics.lane("release");
-        let releases = Lane::start(runtime, store.connection(), capacity, BATCH, lane);
         let lane = metrics.lane("look_session");
         let looks = Lane::start(runtime, store.connection(), capacity, MAX_BATCH, lane);
         let queues = Arc::new(Queues::new(most_waiters, metrics.waiters.clone()));
-        let grants = Arc::new(Grants::new(releases.clone(), Arc::clone(&queues)));
-        let metrics = metrics.clone();
-        Self { takes, renews, releases, looks, queues, grants, stop, metrics }
+        let of = |worker| {
+            let releases = releases.near(worker, runtimes.len());
+            Self {
+                takes: takes.near(worker, runtimes.len()),
+                renews: renews.clone(),
+                grants: Arc::new(Grants::new(releases.clone(), Arc::clone(&queues))),
+                releases,
+                looks: looks.clone(),
+                queues: Arc::clone(&queues),
+                stop: stop.clone(),
+                metrics: metrics.clone(),
+            }
+        };
+        (0..runtimes.len()).map(of).collect()
     }
 
     /// Takes the lease of a session, queueing for up to `wait` while it is held.
@@ -175,7 +190,8 @@ impl Sessions {
     /// # Errors
     /// [`SessionError::Call`]; then it is not known.
     pub async fn release(&self, key: SessionKey, lease: LeaseId) -> Result<bool, SessionError> {
-        Ok(self.releases.call(self.give_back(key, lease)).await?)
+        let lane = self.releases.of(key.shard());
+        Ok(lane.call(self.give_back(key, lease)).await?)
     }
 
     /// Tells whether `token` is the one of the session's current lease, and the
@@ -194,7 +210,7 @@ impl Sessions {
     }
 
     async fn take(&self, acquire: &Acquire) -> Result<Outcome, CallError> {
-        let lane = self.takes.at(self.takes.index(acquire.key.lock_key().cast_unsigned()));
+        let lane = self.takes.of(acquire.key.shard());
         lane.call(Take { acquire: acquire.clone(), grants: Arc::clone(&self.grants) }).await
     }
 

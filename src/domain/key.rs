@@ -128,12 +128,17 @@ impl SessionKey {
     }
 
     /// The key of the session's advisory lock, the same on every replica and
-    /// in every version; it also spreads sessions over the lanes of one
-    /// process. Two sessions may share one: that costs milliseconds, never
-    /// correctness.
+    /// in every version. Two sessions may share one: that costs milliseconds,
+    /// never correctness.
     #[must_use]
     pub fn lock_key(&self) -> i64 {
-        hash64(&self.team, &self.session).cast_signed()
+        self.shard().cast_signed()
+    }
+
+    /// Spreads keys over the lanes of one process.
+    #[must_use]
+    pub fn shard(&self) -> u64 {
+        hash64(&self.team, &self.session)
     }
 }
 

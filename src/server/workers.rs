@@ -25,6 +25,8 @@ use crate::{
     telemetry::Seldom,
 };
 
+/// How often each worker wakes up for nothing.
+const BEAT: Duration = Duration::from_millis(250);
 /// How many connections may wait for one worker to take them over.
 const ARRIVALS: usize = 64;
 /// How long to leave `accept` alone after it failed, which it does when there
@@ -47,7 +49,7 @@ impl Workers {
             let end = workers.end.clone();
             thread::Builder::new()
                 .name(format!("worker-{number}"))
-                .spawn(move || runtime.block_on(end.cancelled()))?;
+                .spawn(move || runtime.block_on(end.run_until_cancelled(beat())))?;
         }
         Ok(workers)
     }
@@ -55,6 +57,16 @@ impl Workers {
     /// Where each runs what is spawned on it.
     pub(super) fn runtimes(&self) -> &[Handle] {
         &self.runtimes
+    }
+}
+
+/// Keeps a timer running that ends soon. A runtime that sets one that ends sooner
+/// than all others wakes itself for it, by two system calls; that of a call, of
+/// some seconds, hardly ever does so then.
+async fn beat() {
+    let mut beat = tokio::time::interval(BEAT);
+    loop {
+        beat.tick().await;
     }
 }
 

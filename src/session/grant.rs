@@ -13,7 +13,7 @@ use std::sync::{
 use super::queue::Queues;
 use crate::{
     domain::{Lease, LeaseId, SessionKey},
-    lane::{Executes, Lane, Op},
+    lane::{Executes, Lanes, Op},
     store::{Connection, Release, StoreError, Verdict},
 };
 
@@ -64,12 +64,12 @@ impl<S: Connection> Executes<GiveBack> for S {
 
 /// Where leases that nobody accepts go.
 pub(super) struct Grants {
-    releases: Lane<GiveBack>,
+    releases: Lanes<GiveBack>,
     queues: Arc<Queues>,
 }
 
 impl Grants {
-    pub(super) fn new(releases: Lane<GiveBack>, queues: Arc<Queues>) -> Self {
+    pub(super) fn new(releases: Lanes<GiveBack>, queues: Arc<Queues>) -> Self {
         Self { releases, queues }
     }
 
@@ -97,7 +97,8 @@ impl Drop for Delivery {
         }
         let release = Release { key: self.key.clone(), lease: self.lease, unless_repeated: true };
         let queues = Arc::clone(&self.grants.queues);
-        if self.grants.releases.post(GiveBack { release, queues }).is_err() {
+        let lane = self.grants.releases.of(self.key.shard());
+        if lane.post(GiveBack { release, queues }).is_err() {
             // It ends with its TTL, as a crashed holder's does.
             tracing::warn!("no room to give back the lease of a caller that went away");
         }

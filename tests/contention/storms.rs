@@ -94,7 +94,8 @@ impl Arena {
         let start = || {
             let runtimes = [Handle::current()];
             let stop = CancellationToken::new();
-            Sessions::start(store, &runtimes, 2, 1_024, 1_024, stop, &Metrics::new())
+            let metrics = Metrics::new();
+            Sessions::start(store, &runtimes, 2, 1_024, 1_024, &stop, &metrics).remove(0)
         };
         Arc::new(Self {
             replicas: std::iter::repeat_with(start).take(replicas).collect(),
