@@ -234,6 +234,11 @@ fn classify(error: sqlx::Error) -> StoreError {
     }
 }
 
+/// A batch as `json_each` reads it.
+fn json(batch: &impl serde::Serialize) -> Result<String, StoreError> {
+    serde_json::to_string(batch).map_err(StoreError::fault)
+}
+
 /// The answer's place that a `json_each` key names.
 fn slot<T>(answers: &mut [T], key: i64) -> Result<&mut T, StoreError> {
     usize::try_from(key)

@@ -3,7 +3,7 @@
 use sqlx::{Row as _, SqliteConnection, sqlite::SqliteRow};
 use uuid::{Uuid, fmt::Simple};
 
-use super::{Handle, begin, classify, slot};
+use super::{Handle, classify, json, slot};
 use crate::{
     domain::{EventKey, Mark, RequestId, StoredEvent, Timestamp},
     store::{EventStore, StoreError, Verdict},
@@ -37,20 +37,27 @@ impl EventStore for Handle {
                 (&mark.key.team, &mark.key.event, mark.ttl.as_micros(), request)
             })
             .collect();
-        let asked = serde_json::json!(asked).to_string();
+        let asked = json(&asked)?;
 
+        // Whoever has the writer is alone in writing: the statement needs no
+        // transaction around it, and what it left is still there to be read.
         let mut writer = self.writer.lock().await;
-        let mut batch = begin(&mut writer).await?;
-        // Read once nobody else can write.
         let now = self.now();
-        sqlx::query(MARK)
+        let marked = sqlx::query(MARK)
             .bind(&asked)
             .bind(now.as_micros())
-            .execute(&mut *batch)
+            .execute(&mut *writer)
             .await
             .map_err(classify)?;
-        let live = look(&mut batch, &asked, marks.len(), now).await?;
-        batch.commit().await.map_err(classify)?;
+        if marked.rows_affected() == marks.len() as u64 {
+            let first = |mark: &&Mark| StoredEvent {
+                process_time: now,
+                expire_time: now.after(mark.ttl),
+                request: Some(mark.request),
+            };
+            return Ok(marks.iter().map(first).map(Verdict::Decided).collect());
+        }
+        let live = look(&mut writer, &asked, marks.len(), now).await?;
         live.into_iter()
             .map(|event| event.map(Verdict::Decided))
             .collect::<Option<_>>()
@@ -62,7 +69,7 @@ impl EventStore for Handle {
         keys: &[&EventKey],
     ) -> Result<Vec<Option<StoredEvent>>, StoreError> {
         let asked: Vec<_> = keys.iter().map(|key| (&key.team, &key.event)).collect();
-        let asked = serde_json::json!(asked).to_string();
+        let asked = json(&asked)?;
         let now = self.now();
         look(self.reader().await?, &asked, keys.len(), now).await
     }

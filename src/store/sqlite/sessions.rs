@@ -4,7 +4,7 @@
 use sqlx::{Row as _, SqliteConnection, sqlite::SqliteRow};
 use uuid::{Uuid, fmt::Simple};
 
-use super::{Handle, begin, classify, slot};
+use super::{Handle, begin, classify, json, slot};
 use crate::{
     domain::{
         Acquire, Acquired, Decision, FencingToken, Labels, Lease, LeaseId, RequestId, SessionKey,
@@ -173,11 +173,8 @@ async fn look(
     now: Timestamp,
 ) -> Result<Vec<Option<Stored>>, StoreError> {
     let asked: Vec<_> = keys.iter().map(|key| (&key.team, &key.session)).collect();
-    let rows = sqlx::query(LOOK)
-        .bind(serde_json::json!(asked).to_string())
-        .fetch_all(connection)
-        .await
-        .map_err(classify)?;
+    let rows =
+        sqlx::query(LOOK).bind(json(&asked)?).fetch_all(connection).await.map_err(classify)?;
     let mut found = vec![None; keys.len()];
     for row in rows {
         let key = row.try_get("key").map_err(StoreError::fault)?;
