@@ -65,25 +65,36 @@ fn shared_server() -> &'static str {
     })
 }
 
+/// How the tests' own cluster differs from the defaults: nothing that they lose
+/// in a power cut is missed.
+const SETTINGS: &[&str] = &["fsync=off", "max_connections=300", "log_min_messages=fatal"];
+
 /// A private cluster.
 pub struct Cluster {
     directory: TempDir,
     binaries: PathBuf,
     user: Option<(u32, u32)>,
     port: u16,
+    settings: &'static [&'static str],
     guard: Option<Child>,
 }
 
 impl Cluster {
     /// Makes and starts a cluster.
     pub fn start() -> Self {
+        Self::start_with(SETTINGS)
+    }
+
+    /// Makes and starts a cluster with `settings`, each of them `name=value`.
+    pub fn start_with(settings: &'static [&'static str]) -> Self {
         let binaries = binaries();
         let directory = tempfile::Builder::new().prefix("oncegate-pg-").tempdir().unwrap();
         let user = other_user();
         if let Some((uid, gid)) = user {
             chown(directory.path(), Some(uid), Some(gid)).unwrap();
         }
-        let mut cluster = Self { directory, binaries, user, port: free_port(), guard: None };
+        let port = free_port();
+        let mut cluster = Self { directory, binaries, user, port, settings, guard: None };
         let data = cluster.data();
         let initdb = cluster
             .command("initdb")
@@ -102,24 +113,27 @@ impl Cluster {
         // The guard's standard input closes when this process ends, however it
         // ends; then the guard stops the server and removes its files.
         const GUARD: &str = r#"
-            "$1" -D "$2" -p "$3" -c listen_addresses=127.0.0.1 -c unix_socket_directories= \
-                -c fsync=off -c max_connections=300 -c log_min_messages=fatal <&- &
+            files=$1
+            shift
+            "$@" <&- &
             server=$!
             while read -r _; do :; done
             kill -INT $server 2>/dev/null
             # One that is only starting may not heed that yet.
             (sleep 2; kill -KILL $server) 2>/dev/null &
             wait $server
-            rm -rf "$4"
+            rm -rf "$files"
         "#;
-        let server = self.binaries.join("postgres");
-        let data = self.data();
         let guard = self
             .command_of("sh")
             .args(["-c", GUARD, "guard"])
-            .args([server.as_os_str(), data.as_os_str()])
-            .arg(self.port.to_string())
             .arg(self.directory.path())
+            .arg(self.binaries.join("postgres"))
+            .arg("-D")
+            .arg(self.data())
+            .args(["-p", &self.port.to_string()])
+            .args(["-c", "listen_addresses=127.0.0.1", "-c", "unix_socket_directories="])
+            .args(self.settings.iter().flat_map(|setting| ["-c", setting]))
             .stdin(Stdio::piped())
             .stdout(Stdio::null())
             .stderr(Stdio::null())
