@@ -148,6 +148,7 @@ impl<O: Op> Lane<O> {
         metrics: LaneMetrics,
     ) -> Self {
         let (jobs, queue) = mpsc::channel(capacity);
+        let queue = Queue { jobs: queue, next: None, metrics: metrics.clone() };
         runtime.spawn(drive(store, queue, batch, metrics.clone()));
         Self { jobs, room: Arc::new(Semaphore::new(capacity)), metrics }
     }
@@ -212,9 +213,45 @@ impl<O: Op> Clone for Lane<O> {
     }
 }
 
+/// The lane's own end of its queue.
+struct Queue<O: Op> {
+    jobs: mpsc::Receiver<Job<O>>,
+    /// One that came, and did not fit.
+    next: Option<Job<O>>,
+    metrics: LaneMetrics,
+}
+
+impl<O: Op> Queue<O> {
+    /// Waits for a job; there is none once nobody can ask for one any more.
+    async fn recv(&mut self) -> Option<Job<O>> {
+        if self.next.is_none() {
+            self.next = self.jobs.recv().await;
+        }
+        self.next.take().inspect(|_| self.metrics.queued(-1))
+    }
+
+    /// The job that is there already, if its operations are `room` at most.
+    fn fitting(&mut self, room: usize) -> Option<Job<O>> {
+        if self.next.is_none() {
+            self.next = self.jobs.try_recv().ok();
+        }
+        self.next.take_if(|job| job.ops.len() <= room).inspect(|_| self.metrics.queued(-1))
+    }
+
+    /// Waits until a job is there.
+    async fn ready(&mut self) {
+        if self.next.is_none() {
+            self.next = self.jobs.recv().await;
+        }
+        if self.next.is_none() {
+            std::future::pending().await
+        }
+    }
+}
+
 async fn drive<O: Op, S: Executes<O>>(
     mut store: S,
-    mut queue: mpsc::Receiver<Job<O>>,
+    mut queue: Queue<O>,
     batch: usize,
     metrics: LaneMetrics,
 ) {
@@ -222,33 +259,21 @@ async fn drive<O: Op, S: Executes<O>>(
     let mut jobs: Vec<Job<O>> = Vec::new();
     let mut pause = Duration::ZERO;
     loop {
-        let mut size: usize = jobs.iter().map(Job::open).sum();
-        let mut next = if jobs.is_empty() {
+        if jobs.is_empty() {
             let Some(job) = queue.recv().await else {
                 return;
             };
-            Some(job)
-        } else if size < batch {
-            // Whoever comes is taken along at once; alone, they wait a little.
-            let until = tokio::time::Instant::now() + pause;
-            let next = tokio::time::timeout_at(until, queue.recv()).await.ok().flatten();
-            if next.is_none() {
-                // Nobody may ever come again: then this, and not that, is the wait.
-                tokio::time::sleep_until(until).await;
-            }
-            next
+            jobs.push(job);
         } else {
-            tokio::time::sleep(pause).await;
-            None
-        };
-        while let Some(job) = next {
-            metrics.queued(-1);
-            if job.is_wanted() {
-                size += job.ops.len();
-                jobs.push(job);
-            }
-            next = if size < batch { queue.try_recv().ok() } else { None };
+            // Whoever comes ends the pause; should nobody ever, that is the wait.
+            let _ = tokio::time::timeout(pause, queue.ready()).await;
         }
+        let mut size = jobs.iter().map(Job::open).sum();
+        while let Some(job) = queue.fitting(batch.saturating_sub(size)) {
+            size += job.ops.len();
+            jobs.push(job);
+        }
+        jobs.retain(Job::is_wanted);
         if jobs.is_empty() {
             continue;
         }
