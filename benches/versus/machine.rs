@@ -27,8 +27,6 @@ pub struct Machine {
     pub memory_gb: f64,
     /// Linux's release.
     pub kernel: String,
-    /// What 8 KiB to the disk cost, in microseconds, at the median.
-    pub fdatasync_us: f64,
     /// How PostgreSQL differs from its defaults.
     pub settings: &'static [&'static str],
     /// What else was there, by name and version.
@@ -50,7 +48,6 @@ impl Machine {
             cores: thread::available_parallelism()?.get(),
             memory_gb: (kib * 1024.0 / 1e9).round(),
             kernel: fs::read_to_string("/proc/sys/kernel/osrelease")?.trim().to_owned(),
-            fdatasync_us: fdatasync_us()?,
             settings: cluster::SETTINGS,
             programs: bench.versions(),
         })
@@ -66,13 +63,13 @@ fn field(path: &str, name: &str) -> Option<String> {
     })
 }
 
-/// Writes where the servers keep their data, as PostgreSQL writes its log: over
-/// what is there.
-fn fdatasync_us() -> anyhow::Result<f64> {
+/// What 8 KiB to the disk cost, in microseconds, at the median: written where the
+/// servers keep their data, as PostgreSQL writes its log, over what is there.
+pub fn fdatasync_us() -> anyhow::Result<f64> {
     const PAGE: [u8; 8192] = [7; 8192];
     let mut file: File = tempfile::tempfile()?;
     let mut costs = Vec::new();
-    for _ in 0..200 {
+    for _ in 0..50 {
         file.rewind()?;
         file.write_all(&PAGE)?;
         let begun = Instant::now();

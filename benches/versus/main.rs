@@ -31,7 +31,7 @@ use clap::{Parser, Subcommand};
 use bench::{Bench, Times};
 use goals::{ELSEWHERE, GOALS, Goal};
 use machine::Machine;
-use results::{GoalResult, Results, SubjectResult};
+use results::{GoalResult, Results, Spread, SubjectResult};
 use run::{Job, Run};
 
 mod bench;
@@ -188,7 +188,9 @@ fn pursue(goal: &Goal, bench: &Bench, rounds: usize) -> GoalResult {
         }
     };
     let mut runs: Vec<Vec<Result<Run, String>>> = vec![Vec::new(); subjects.len()];
+    let mut syncs = Vec::with_capacity(rounds);
     for round in 1..=rounds {
+        syncs.extend(machine::fdatasync_us());
         for (subject, runs) in subjects.iter_mut().zip(&mut runs) {
             let outcome = (subject.run)().map_err(|error| format!("{error:#}"));
             progress(goal, round, rounds, &subject.what, &outcome);
@@ -197,7 +199,7 @@ fn pursue(goal: &Goal, bench: &Bench, rounds: usize) -> GoalResult {
     }
     let results =
         subjects.iter().zip(runs).map(|(subject, runs)| SubjectResult::of(subject, runs)).collect();
-    GoalResult::of(goal, results)
+    GoalResult::of(goal, results, Spread::of(syncs))
 }
 
 /// Tells what has just been run.

@@ -30,6 +30,9 @@ pub struct GoalResult {
     pub title: &'static str,
     /// Why nothing was run for it.
     pub not_run: Option<String>,
+    /// What a sync to the disk cost before each round, in microseconds: where
+    /// that varies, so does everything that is durable.
+    pub fdatasync_us: Option<Spread>,
     pub subjects: Vec<SubjectResult>,
     pub criteria: Vec<CriterionResult>,
 }
@@ -38,18 +41,20 @@ impl GoalResult {
     /// A goal for which nothing was run.
     pub fn not_run(name: &'static str, title: &'static str, why: impl Into<String>) -> Self {
         let not_run = Some(why.into());
-        Self { name, title, not_run, subjects: Vec::new(), criteria: Vec::new() }
+        let (subjects, criteria) = (Vec::new(), Vec::new());
+        Self { name, title, not_run, fdatasync_us: None, subjects, criteria }
     }
 
     /// A goal whose subjects have been run.
-    pub fn of(goal: &Goal, subjects: Vec<SubjectResult>) -> Self {
+    pub fn of(goal: &Goal, subjects: Vec<SubjectResult>, fdatasync_us: Option<Spread>) -> Self {
         let rounds = subjects.first().map_or(0, |subject| subject.runs.len());
         let rounds: Vec<Round<'_>> = (0..rounds)
             .map(|round| Round(subjects.iter().map(|s| (s.id, &s.runs[round])).collect()))
             .collect();
         let judge = |criterion: &Criterion| CriterionResult::of(criterion, &rounds);
         let criteria = goal.criteria.iter().map(judge).collect();
-        Self { name: goal.name, title: goal.title, not_run: None, subjects, criteria }
+        let Goal { name, title, .. } = *goal;
+        Self { name, title, not_run: None, fdatasync_us, subjects, criteria }
     }
 }
 

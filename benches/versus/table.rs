@@ -34,7 +34,6 @@ fn machine(results: &Results, page: &mut String) -> Written {
     )?;
     let (cores, memory) = (machine.cores, machine.memory_gb);
     writeln!(page, "{}, {cores} cores, {memory} GB, Linux {}", machine.cpu, machine.kernel)?;
-    writeln!(page, "fdatasync of 8 KiB: {:.0} µs", machine.fdatasync_us)?;
     for (name, version) in &machine.programs {
         writeln!(page, "{name}: {version}")?;
     }
@@ -50,6 +49,9 @@ fn one(goal: &GoalResult, page: &mut String) -> Written {
         return writeln!(page, "\n{}  {}: NOT MEASURED: {why}", goal.name, goal.title);
     }
     writeln!(page, "\n{}  {}", goal.name, goal.title)?;
+    if let Some(cost) = goal.fdatasync_us {
+        writeln!(page, "  fdatasync of 8 KiB: {}", spread(cost, "µs"))?;
+    }
     for subject in &goal.subjects {
         self::subject(subject, page)?;
     }
