@@ -244,7 +244,7 @@ impl<O: Op> Queue<O> {
             self.next = self.jobs.recv().await;
         }
         if self.next.is_none() {
-            std::future::pending().await
+            std::future::pending::<()>().await;
         }
     }
 }

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 pub mod grpc;
 mod http2;
-mod keys;
+pub mod keys;
 
 /// What the callers do, over and over.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -104,7 +104,15 @@ pub struct Tally {
 impl Tally {
     /// Counts what ends between `from` and `until`.
     pub fn new(from: Instant, until: Instant) -> Self {
-        Self { from, until, done: 0, failed: 0, wrong: 0, latencies: Histogram::default(), slowest_failure: Duration::ZERO }
+        Self {
+            from,
+            until,
+            done: 0,
+            failed: 0,
+            wrong: 0,
+            latencies: Histogram::default(),
+            slowest_failure: Duration::ZERO,
+        }
     }
 
     /// Whether the load is over.

@@ -12,15 +12,6 @@ use serde::{Deserialize, Serialize};
 
 use crate::load::{Report, Tally, process_cpu};
 
-#[path = "load/keys.rs"]
-#[expect(
-    dead_code,
-    clippy::cast_possible_truncation,
-    clippy::doc_markdown,
-    clippy::duplicate_mod,
-    reason = "the keys of the gRPC loads, which keep the module to themselves; not all are needed"
-)]
-mod keys;
 mod postgres;
 mod redis;
 mod sqlite;

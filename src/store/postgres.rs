@@ -30,6 +30,7 @@ const PATIENCE: Duration = Duration::from_mins(2);
 /// Every statement that is run, for a test to prepare.
 pub const STATEMENTS: &[&str] = &[
     events::INSERT,
+    events::INSERT_ONE,
     events::MARK,
     events::LOOK,
     sessions::TAKE,

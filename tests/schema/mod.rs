@@ -1,7 +1,10 @@
 //! The schema: how it comes to be, whom it refuses, and that every statement
 //! fits it.
 
-use std::{path::Path, str::FromStr as _};
+use std::{
+    path::{Path, PathBuf},
+    str::FromStr as _,
+};
 
 use futures_util::future::join_all;
 use oncegate::{
@@ -40,15 +43,18 @@ async fn execute(url: &str, sql: &str) {
     }
 }
 
-/// How many constants of text the files in `directory` hold.
-fn texts_in(directory: &str) -> usize {
-    let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join(directory);
-    let files = std::fs::read_dir(directory).unwrap();
-    let count = |file: std::fs::DirEntry| {
-        let source = std::fs::read_to_string(file.path()).unwrap();
-        source.lines().filter(|line| line.contains("const ") && line.contains(": &str =")).count()
-    };
-    files.map(|file| count(file.unwrap())).sum()
+/// How many constants of text the files below `place` hold.
+fn texts_in(place: &Path) -> usize {
+    if place.is_dir() {
+        let entries = std::fs::read_dir(place).unwrap();
+        return entries.map(|entry| texts_in(&entry.unwrap().path())).sum();
+    }
+    let source = std::fs::read_to_string(place).unwrap();
+    source.lines().filter(|line| line.contains("const ") && line.contains(": &str =")).count()
+}
+
+fn source(place: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("src/store").join(place)
 }
 
 #[tokio::test]
@@ -59,7 +65,7 @@ async fn every_statement_can_be_prepared() {
         let prepared = database.prepare(SqlStr::from_static(statement)).await;
         assert!(prepared.is_ok(), "{:?} in {statement}", prepared.err());
     }
-    assert_eq!(postgres::STATEMENTS.len(), texts_in("src/store/postgres"), "one is not listed");
+    assert_eq!(postgres::STATEMENTS.len(), texts_in(&source("postgres")), "one is not listed");
 
     let f = Fixture::sqlite().await;
     let options = SqliteConnectOptions::from_str(&f.url).unwrap();
@@ -68,7 +74,7 @@ async fn every_statement_can_be_prepared() {
         let prepared = (&mut file).prepare(SqlStr::from_static(statement)).await;
         assert!(prepared.is_ok(), "{:?} in {statement}", prepared.err());
     }
-    assert_eq!(sqlite::STATEMENTS.len(), texts_in("src/store/sqlite"), "one is not listed");
+    assert_eq!(sqlite::STATEMENTS.len(), texts_in(&source("sqlite")), "one is not listed");
 }
 
 /// Starts four replicas at once, which must come up and be of one mind.

@@ -242,9 +242,7 @@ impl Script for Batch {
     fn hear(&mut self, _: usize, answer: &[u8]) -> anyhow::Result<Step> {
         use pb::batch_mark_processed_result::Result::Response;
         let answer = pb::BatchMarkProcessedResponse::decode(answer)?;
-        let first = |result: &pb::BatchMarkProcessedResult| {
-            matches!(&result.result, Some(Response(response)) if response.first)
-        };
+        let first = |result: &pb::BatchMarkProcessedResult| matches!(&result.result, Some(Response(response)) if response.first);
         let firsts = answer.results.iter().filter(|result| first(result)).count();
         let all = firsts == self.request.requests.len();
         Ok(if all { Step::Done(firsts as u64) } else { Step::Wrong })
@@ -256,8 +254,7 @@ struct Empty;
 
 impl Script for Empty {
     fn ask(&mut self, _: usize, message: &mut Vec<u8>) -> anyhow::Result<&'static str> {
-        let request =
-            tonic_health::pb::HealthCheckRequest { service: "liveness".to_owned() };
+        let request = tonic_health::pb::HealthCheckRequest { service: "liveness".to_owned() };
         encode(&request, message)?;
         Ok("/grpc.health.v1.Health/Check")
     }

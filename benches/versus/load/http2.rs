@@ -295,7 +295,8 @@ struct Frame<'a> {
 impl<'a> Frame<'a> {
     /// The first frame of `bytes`, once it is there whole, and what follows.
     fn split(bytes: &'a [u8]) -> Option<(Self, &'a [u8])> {
-        let (&[a, b, c, kind, flags, s, t, u, v], rest) = bytes.split_first_chunk::<FRAME_HEADER>()?;
+        let (&[a, b, c, kind, flags, s, t, u, v], rest) =
+            bytes.split_first_chunk::<FRAME_HEADER>()?;
         let length = u32::from_be_bytes([0, a, b, c]) as usize;
         let (payload, rest) = rest.split_at_checked(length)?;
         let stream = u32::from_be_bytes([s & 0x7f, t, u, v]);

@@ -3,7 +3,13 @@
 use std::time::Instant;
 
 const TEAMS: [&str; 8] = [
-    "T024BE7LD", "T0G9PQBBK", "T061EG9R6", "T2ABCDEF1", "T3XYZQWE2", "T4MNBVCX3", "T5LKJHGF4",
+    "T024BE7LD",
+    "T0G9PQBBK",
+    "T061EG9R6",
+    "T2ABCDEF1",
+    "T3XYZQWE2",
+    "T4MNBVCX3",
+    "T5LKJHGF4",
     "T6POIUYT5",
 ];
 

@@ -9,8 +9,9 @@ use anyhow::Context as _;
 use tokio_postgres::{Client, NoTls, Statement};
 use uuid::Uuid;
 
-use super::{Caller, Spec, drive, keys::Keys};
+use super::{Caller, Spec, drive};
 use crate::load::Report;
+use crate::load::keys::Keys;
 
 const INSERT: &str =
     "INSERT INTO processed_events (team_id, event_id) VALUES ($1, $2) ON CONFLICT DO NOTHING";

@@ -12,7 +12,8 @@ use std::{
 
 use anyhow::{Context as _, bail, ensure};
 
-use super::{Spec, Window, keys::Keys};
+use super::{Spec, Window};
+use crate::load::keys::Keys;
 use crate::load::{Report, Tally};
 
 /// Deletes a lock if it is still the caller's:

@@ -9,8 +9,9 @@ use sqlx::{
 };
 use uuid::Uuid;
 
-use super::{Caller, Spec, drive, keys::Keys};
+use super::{Caller, Spec, drive};
 use crate::load::Report;
+use crate::load::keys::Keys;
 
 const SCHEMA: &str = include_str!("../../../migrations/sqlite/0001_processed_events.sql");
 

@@ -161,9 +161,7 @@ impl Script for Lock {
     fn hear(&mut self, caller: usize, answer: &[u8]) -> anyhow::Result<Step> {
         let held = &mut self.held[caller];
         let (next, step) = match held {
-            Held::Nothing => {
-                (Held::Lease(pb::LeaseGrantResponse::decode(answer)?.id), Step::More)
-            }
+            Held::Nothing => (Held::Lease(pb::LeaseGrantResponse::decode(answer)?.id), Step::More),
             &mut Held::Lease(lease) => {
                 (Held::Lock(lease, pb::LockResponse::decode(answer)?.key), Step::More)
             }
