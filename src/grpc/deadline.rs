@@ -2,6 +2,7 @@
 
 use std::{future::Future, time::Duration};
 
+use futures_util::FutureExt as _;
 use tonic::metadata::MetadataMap;
 
 use super::status::Problem;
@@ -49,13 +50,17 @@ impl Deadline {
         self.caller.map_or(self.server, |caller| caller.min(self.server))
     }
 
-    /// Runs `work` within the deadline.
-    pub(super) async fn bound<T>(
+    /// Runs `work` within the deadline. Combinators rather than `async`, which
+    /// keeps a future that it awaits twice over: callers may wait for minutes.
+    pub(super) fn bound<T, E: Into<Problem>>(
         self,
-        work: impl Future<Output = Result<T, Problem>>,
-    ) -> Result<T, Problem> {
+        work: impl Future<Output = Result<T, E>>,
+    ) -> impl Future<Output = Result<T, Problem>> {
         let total = self.total();
-        tokio::time::timeout(total, work).await.map_err(|_| Problem::Deadline(total))?
+        tokio::time::timeout(total, work).map(move |done| match done {
+            Ok(done) => done.map_err(Into::into),
+            Err(_) => Err(Problem::Deadline(total)),
+        })
     }
 }
 

@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use futures_util::FutureExt as _;
 use tokio::time::Instant;
 use tonic::{Request, Response, Status};
 
@@ -48,7 +49,7 @@ impl IdempotencyService for Idempotency {
         let deadline = self.deadline(&request);
         let mark = convert::mark(request.into_inner()).map_err(Problem::from)?;
         let key = mark.key.clone();
-        let outcome = deadline.bound(async { Ok(self.dedup.mark(mark).await?) }).await?;
+        let outcome = deadline.bound(self.dedup.mark(mark)).await?;
         Ok(Response::new(convert::mark_response(key, outcome)))
     }
 
@@ -69,7 +70,7 @@ impl IdempotencyService for Idempotency {
             .map(|item| item.as_ref().map(|mark| mark.key.clone()).map_err(Clone::clone))
             .collect();
         let marks = items.into_iter().flatten().collect();
-        let outcomes = deadline.bound(async { Ok(self.dedup.mark_all(marks).await) }).await?;
+        let outcomes = deadline.bound(self.dedup.mark_all(marks).map(Ok::<_, Problem>)).await?;
         if let Some(error) = all_failed(&outcomes) {
             return Err(Problem::from(error).into());
         }
@@ -89,8 +90,7 @@ impl IdempotencyService for Idempotency {
     ) -> Result<Response<pb::IsProcessedResponse>, Status> {
         let deadline = self.deadline(&request);
         let key = convert::event_key(request.into_inner().event).map_err(Problem::from)?;
-        let look = self.dedup.look(key.clone());
-        let event = deadline.bound(async { Ok(look.await?) }).await?;
+        let event = deadline.bound(self.dedup.look(key.clone())).await?;
         Ok(Response::new(convert::look_response(key, event)))
     }
 
@@ -101,8 +101,8 @@ impl IdempotencyService for Idempotency {
         let deadline = self.deadline(&request);
         let call = convert::acquire(request.into_inner()).map_err(Problem::from)?;
         let wait = deadline.wait(call.wait);
-        let acquire = self.sessions.acquire(&call.acquire, wait);
-        let outcome = deadline.after(wait).bound(async { Ok(acquire.await?) }).await?;
+        let outcome =
+            deadline.after(wait).bound(self.sessions.acquire(&call.acquire, wait)).await?;
         let outcome = match outcome {
             AcquireOutcome::Granted(grant) => {
                 let lease = convert::session_lease(call.acquire.key, grant.accept());
@@ -122,8 +122,7 @@ impl IdempotencyService for Idempotency {
     ) -> Result<Response<pb::RenewSessionLeaseResponse>, Status> {
         let deadline = self.deadline(&request);
         let (key, lease, ttl) = convert::renew(request.into_inner()).map_err(Problem::from)?;
-        let renew = self.sessions.renew(key.clone(), lease, ttl);
-        let lease = deadline.bound(async { Ok(renew.await?) }).await?;
+        let lease = deadline.bound(self.sessions.renew(key.clone(), lease, ttl)).await?;
         let lease = Some(convert::session_lease(key, lease));
         Ok(Response::new(pb::RenewSessionLeaseResponse { lease }))
     }
@@ -134,8 +133,7 @@ impl IdempotencyService for Idempotency {
     ) -> Result<Response<pb::ReleaseSessionLeaseResponse>, Status> {
         let deadline = self.deadline(&request);
         let (key, lease) = convert::release(request.into_inner()).map_err(Problem::from)?;
-        let release = self.sessions.release(key, lease);
-        let released = deadline.bound(async { Ok(release.await?) }).await?;
+        let released = deadline.bound(self.sessions.release(key, lease)).await?;
         Ok(Response::new(pb::ReleaseSessionLeaseResponse { released }))
     }
 
@@ -145,8 +143,7 @@ impl IdempotencyService for Idempotency {
     ) -> Result<Response<pb::CheckSessionLeaseResponse>, Status> {
         let deadline = self.deadline(&request);
         let (key, token) = convert::check(request.into_inner()).map_err(Problem::from)?;
-        let check = self.sessions.check(key, token);
-        let (current, highest) = deadline.bound(async { Ok(check.await?) }).await?;
+        let (current, highest) = deadline.bound(self.sessions.check(key, token)).await?;
         let fencing_token = highest.map_or(0, |token| token.0);
         Ok(Response::new(pb::CheckSessionLeaseResponse { current, fencing_token }))
     }
@@ -157,8 +154,9 @@ impl IdempotencyService for Idempotency {
     ) -> Result<Response<pb::CleanupResponse>, Status> {
         let deadline = self.deadline(&request);
         let (scope, limit) = convert::cleanup(request.into_inner()).map_err(Problem::from)?;
-        let run = self.cleanup.run(&scope, limit, Instant::now() + deadline.half());
-        let cleaned = deadline.bound(async { Ok(run.await?) }).await?;
+        let cleaned = deadline
+            .bound(self.cleanup.run(&scope, limit, Instant::now() + deadline.half()))
+            .await?;
         Ok(Response::new(convert::cleanup_response(cleaned)))
     }
 }
