@@ -12,8 +12,8 @@ use tower::layer::util::{Identity, Stack};
 
 use crate::{
     cleanup::Cleanup,
-    config::{Address, ServeConfig, StoreConfig},
-    dedup::Dedup,
+    config::{Address, KnownConfig, ServeConfig, StoreConfig},
+    dedup::{Dedup, Known},
     domain::limits::MAX_REQUEST_BYTES,
     grpc::{
         Idempotency, Observe,
@@ -75,8 +75,12 @@ impl Server {
 
         let capacity = config.limits.queue_capacity;
         let cleanup = Cleanup::start(store, &metrics);
+        let KnownConfig { known_events, known_max_age } = config.known;
+        let known = (known_events > 0)
+            .then(|| Known::new(known_events, known_max_age, store.invalidations()))
+            .transpose()?;
         let service = Idempotency {
-            dedup: Dedup::start(store, config.writers, capacity, &metrics),
+            dedup: Dedup::start(store, config.writers, capacity, known, &metrics),
             sessions: Sessions::start(
                 store,
                 config.writers,

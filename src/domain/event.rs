@@ -88,6 +88,16 @@ pub enum MarkOutcome {
     Duplicate(StoredEvent),
 }
 
+impl MarkOutcome {
+    /// The row that told it.
+    #[must_use]
+    pub const fn event(self) -> StoredEvent {
+        match self {
+            Self::First(event) | Self::Duplicate(event) => event,
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

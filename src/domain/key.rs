@@ -90,6 +90,13 @@ impl EventKey {
     pub fn shard(&self) -> u64 {
         hash64(&self.team, &self.event)
     }
+
+    /// Stands for the key where that would be too long to keep. 128 bits are
+    /// enough against chance; a `seed` that nobody knows, against intent.
+    #[must_use]
+    pub fn digest(&self, seed: u64) -> u128 {
+        hash128(seed, [&self.team, &self.event])
+    }
 }
 
 /// Names one session of one team.
