@@ -95,6 +95,19 @@ impl StoreConfig {
     }
 }
 
+/// What is answered from memory.
+#[derive(Debug, Clone, Args)]
+pub struct KnownConfig {
+    /// How many marked events are remembered, so that their duplicates are
+    /// answered without the store; 0: none
+    #[arg(long, env = "ONCEGATE_KNOWN_EVENTS", default_value_t = 100_000)]
+    pub known_events: usize,
+    /// How long one is remembered at most, whatever its TTL
+    #[arg(long, env = "ONCEGATE_KNOWN_MAX_AGE", default_value = "5m",
+        value_parser = humantime::parse_duration)]
+    pub known_max_age: Duration,
+}
+
 /// What bounds the service: connections, calls, time.
 #[derive(Debug, Clone, Args)]
 pub struct LimitConfig {
@@ -165,6 +178,9 @@ pub struct ServeConfig {
     /// The database.
     #[command(flatten)]
     pub store: StoreConfig,
+    /// The memory.
+    #[command(flatten)]
+    pub known: KnownConfig,
     /// The bounds.
     #[command(flatten)]
     pub limits: LimitConfig,
@@ -199,6 +215,7 @@ impl ServeConfig {
             ("keepalive-timeout", keepalive_timeout),
             ("sweep-interval", self.sweep_interval),
             ("probe-interval", self.probe_interval),
+            ("known-max-age", self.known.known_max_age),
         ] {
             ensure!(
                 span >= Duration::from_millis(10),

@@ -1,5 +1,10 @@
 //! Has this event been handled already?
 
+use std::{
+    sync::{Arc, Weak},
+    time::Duration,
+};
+
 use futures_util::future::join_all;
 use tokio::runtime::Handle;
 
@@ -9,6 +14,14 @@ use crate::{
     store::{Connection, Store, StoreError, Verdict},
     telemetry::Metrics,
 };
+
+mod known;
+
+pub use known::Known;
+use known::{Question, Recall};
+
+/// How often what is remembered is tidied and counted.
+const TIDY_INTERVAL: Duration = Duration::from_secs(1);
 
 impl Op for Mark {
     type Key<'a> = &'a EventKey;
@@ -62,18 +75,20 @@ impl<S: Connection> Executes<Look> for S {
 pub struct Dedup {
     marks: Lanes<Mark>,
     looks: Lane<Look>,
+    known: Option<Arc<Known>>,
     metrics: Metrics,
 }
 
 impl Dedup {
     /// Starts the lanes: `writers` for marks, at most, each with a queue of
-    /// `capacity` events. There is one answer for each of `runtimes`: to be used
-    /// there, where its lanes are near.
+    /// `capacity` events. What is `known` is told without them. There is one
+    /// answer for each of `runtimes`: to be used there, where its lanes are near.
     pub fn start(
         store: &impl Store,
         runtimes: &[Handle],
         writers: usize,
         capacity: usize,
+        known: Option<Known>,
         metrics: &Metrics,
     ) -> Vec<Self> {
         let lane = metrics.lane("mark");
@@ -82,9 +97,17 @@ impl Dedup {
         });
         let look = metrics.lane("look");
         let looks = Lane::start(&runtimes[0], store.connection(), capacity, MAX_BATCH, look);
-        let near = |worker| marks.near(worker, runtimes.len());
-        let of = |marks| Self { marks, looks: looks.clone(), metrics: metrics.clone() };
-        (0..runtimes.len()).map(near).map(of).collect()
+        let known = known.map(Arc::new);
+        if let Some(known) = &known {
+            runtimes[0].spawn(tidy(Arc::downgrade(known), metrics.clone()));
+        }
+        let of = |worker| Self {
+            marks: marks.near(worker, runtimes.len()),
+            looks: looks.clone(),
+            known: known.clone(),
+            metrics: metrics.clone(),
+        };
+        (0..runtimes.len()).map(of).collect()
     }
 
     /// Marks one event.
@@ -92,19 +115,35 @@ impl Dedup {
     /// # Errors
     /// [`CallError`]; then it is not known whether the event was marked.
     pub async fn mark(&self, mark: Mark) -> Result<MarkOutcome, CallError> {
-        let outcome = self.marks.of(mark.key.shard()).call(mark).await?;
+        let outcome = match self.recall(&mark.key) {
+            Recall::Known(event) => event.outcome(mark.request),
+            Recall::Unknown(question) => {
+                let outcome = self.marks.of(mark.key.shard()).call(mark).await?;
+                self.remember(question, outcome.event());
+                outcome
+            }
+        };
         self.count(outcome);
         Ok(outcome)
     }
 
     /// Marks several events, each as [`Dedup::mark`] does. Answers in order.
     pub async fn mark_all(&self, marks: Vec<Mark>) -> Vec<Result<MarkOutcome, CallError>> {
-        let lane_of: Vec<usize> =
-            marks.iter().map(|mark| self.marks.index(mark.key.shard())).collect();
-        let mut shares: Vec<Vec<Mark>> = (0..self.marks.count()).map(|_| Vec::new()).collect();
-        for (mark, &lane) in marks.into_iter().zip(&lane_of) {
-            shares[lane].push(mark);
+        enum Place {
+            Memory(MarkOutcome),
+            Lane(usize, Option<Question>),
         }
+
+        let mut shares: Vec<Vec<Mark>> = (0..self.marks.count()).map(|_| Vec::new()).collect();
+        let place = |mark: Mark| match self.recall(&mark.key) {
+            Recall::Known(event) => Place::Memory(event.outcome(mark.request)),
+            Recall::Unknown(question) => {
+                let lane = self.marks.index(mark.key.shard());
+                shares[lane].push(mark);
+                Place::Lane(lane, question)
+            }
+        };
+        let places: Vec<Place> = marks.into_iter().map(place).collect();
 
         let calls = shares.into_iter().enumerate().map(async |(lane, share)| {
             let count = share.len();
@@ -121,9 +160,14 @@ impl Dedup {
         let mut answers = join_all(calls).await;
 
         // Each lane answered its share in order.
-        let outcomes = lane_of.into_iter().map(|lane| {
-            let outcome = answers[lane].next();
-            outcome.unwrap_or_else(|| Err(StoreError::fault("a lane gave no answer").into()))
+        let outcomes = places.into_iter().map(|place| match place {
+            Place::Memory(outcome) => Ok(outcome),
+            Place::Lane(lane, question) => {
+                let missing = || Err(StoreError::fault("a lane gave no answer").into());
+                let outcome: MarkOutcome = answers[lane].next().unwrap_or_else(missing)?;
+                self.remember(question, outcome.event());
+                Ok(outcome)
+            }
         });
         outcomes
             .inspect(|outcome| outcome.iter().for_each(|outcome| self.count(*outcome)))
@@ -135,7 +179,30 @@ impl Dedup {
     /// # Errors
     /// [`CallError`].
     pub async fn look(&self, key: EventKey) -> Result<Option<StoredEvent>, CallError> {
-        self.looks.call(Look(key)).await
+        match self.recall(&key) {
+            Recall::Known(event) => Ok(Some(event)),
+            Recall::Unknown(question) => {
+                let found = self.looks.call(Look(key)).await?;
+                if let Some(event) = found {
+                    self.remember(question, event);
+                }
+                Ok(found)
+            }
+        }
+    }
+
+    fn recall(&self, key: &EventKey) -> Recall {
+        let recall = self.known.as_ref().map_or(Recall::Unknown(None), |known| known.recall(key));
+        if matches!(recall, Recall::Known(_)) {
+            self.metrics.known_hits.inc();
+        }
+        recall
+    }
+
+    fn remember(&self, question: Option<Question>, event: StoredEvent) {
+        if let (Some(known), Some(question)) = (&self.known, question) {
+            known.remember(question, event);
+        }
     }
 
     fn count(&self, outcome: MarkOutcome) {
@@ -143,5 +210,19 @@ impl Dedup {
             MarkOutcome::First(_) => self.metrics.first.inc(),
             MarkOutcome::Duplicate(_) => self.metrics.duplicate.inc(),
         };
+    }
+}
+
+/// Tidies what is remembered and tells how it is, for as long as it is used.
+async fn tidy(known: Weak<Known>, metrics: Metrics) {
+    let mut beat = tokio::time::interval(TIDY_INTERVAL);
+    loop {
+        beat.tick().await;
+        let Some(known) = known.upgrade() else {
+            return;
+        };
+        known.tidy();
+        metrics.known_entries.set(i64::try_from(known.count()).unwrap_or(i64::MAX));
+        metrics.known_in_use.set(known.is_in_use().into());
     }
 }

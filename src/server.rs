@@ -10,8 +10,8 @@ use tonic::service::Routes;
 
 use crate::{
     cleanup::Cleanup,
-    config::{Address, ServeConfig, StoreConfig},
-    dedup::Dedup,
+    config::{Address, KnownConfig, ServeConfig, StoreConfig},
+    dedup::{Dedup, Known},
     domain::limits::MAX_REQUEST_BYTES,
     grpc::{
         Gate, Idempotency, Observe,
@@ -84,7 +84,11 @@ impl Server {
             &stop,
             &metrics,
         );
-        let dedups = Dedup::start(store, runtimes, config.writers, capacity, &metrics);
+        let KnownConfig { known_events, known_max_age } = config.known;
+        let known = (known_events > 0)
+            .then(|| Known::new(known_events, known_max_age, store.invalidations()))
+            .transpose()?;
+        let dedups = Dedup::start(store, runtimes, config.writers, capacity, known, &metrics);
         tokio::spawn(cleanup.clone().sweep_forever(
             store.patient_connection(),
             config.sweep_interval,

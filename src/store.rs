@@ -172,6 +172,26 @@ pub struct Sweep {
     pub limit: u32,
 }
 
+impl Sweep {
+    /// Whether it may delete marks that have not expired.
+    #[must_use]
+    pub const fn takes_live_marks(&self) -> bool {
+        matches!((self.kind, self.scope.age), (Kind::Events, Age::AtLeast(_)))
+            && !self.scope.dry_run
+    }
+}
+
+/// Tells what a mark that was read a while ago still counts for.
+pub trait Invalidations: Send + Sync + 'static {
+    /// Rises when marks that have not expired were taken away, on this replica
+    /// or another. What was asked for before that counts no more.
+    fn epoch(&self) -> u64;
+
+    /// The latest that the store's clock can show by now; none while marks could
+    /// be taken away unheard: then nothing that was read before counts.
+    fn now(&self) -> Option<Timestamp>;
+}
+
 /// Events: one row each, until they expire.
 pub trait EventStore {
     /// Marks events. `marks` are sorted by key and hold no key twice. Answers
@@ -280,6 +300,10 @@ pub trait Store {
 
     /// Another one, for work that scans whole tables and may take its time.
     fn patient_connection(&self) -> Self::Connection;
+
+    /// Begins to tell when marks are taken away, until it is dropped. On this
+    /// replica that is told before whatever took them is answered.
+    fn invalidations(&self) -> Arc<dyn Invalidations>;
 
     /// How many connections are worth having for one kind of writing, at most.
     fn writers(&self, wanted: usize) -> usize;

@@ -142,6 +142,12 @@ pub struct Metrics {
     pub first: Counter,
     /// Marks of an event that had been handled.
     pub duplicate: Counter,
+    /// Marks and looks answered from memory.
+    pub known_hits: Counter,
+    /// Marks that are remembered.
+    pub known_entries: Gauge,
+    /// Whether known duplicates are answered from memory: 1 or 0.
+    pub known_in_use: Gauge,
     /// Leases granted.
     pub granted: Counter,
     /// Answers that somebody else holds the session.
@@ -177,6 +183,9 @@ impl Metrics {
             swept: Family::default(),
             first: marks.get_or_create_owned(&Outcome { outcome: "first" }),
             duplicate: marks.get_or_create_owned(&Outcome { outcome: "duplicate" }),
+            known_hits: Counter::default(),
+            known_entries: Gauge::default(),
+            known_in_use: Gauge::default(),
             granted: acquires.get_or_create_owned(&Outcome { outcome: "granted" }),
             held: acquires.get_or_create_owned(&Outcome { outcome: "held" }),
             waiters: Gauge::default(),
@@ -199,6 +208,13 @@ impl Metrics {
         let build = Info::new([("version", env!("CARGO_PKG_VERSION"))]);
         r.register("build", "This binary", build);
         r.register("marks", "Marks answered, by outcome", marks);
+        r.register("known_hits", "Events answered from memory", metrics.known_hits.clone());
+        r.register("known_entries", "Events remembered", metrics.known_entries.clone());
+        r.register(
+            "known_in_use",
+            "Whether known events are answered from memory",
+            metrics.known_in_use.clone(),
+        );
         r.register("acquires", "Requests for a lease answered, by outcome", acquires);
         r.register("lane_batch_rows", "Rows in one batch", metrics.lane_rows.clone());
         r.register_with_unit(

@@ -8,6 +8,7 @@ mod contention;
 mod faults;
 mod grpc;
 mod harness;
+mod known;
 mod layering;
 mod queue;
 mod schema;

@@ -27,11 +27,9 @@ impl RequestId {
     /// Hashed together with the key, a request id that a caller uses for several
     /// keys is a different attempt at each.
     fn of(team: &str, id: &str, given: Option<&Id>) -> Self {
-        Self(
-            given.map_or_else(Uuid::new_v4, |given| {
-                Uuid::from_u128(hash128(team, id, given.as_str()))
-            }),
-        )
+        Self(given.map_or_else(Uuid::new_v4, |given| {
+            Uuid::from_u128(hash128(0, [team, id, given.as_str()]))
+        }))
     }
 
     /// The attempt that a row carries.
@@ -88,4 +86,31 @@ pub enum MarkOutcome {
     First(StoredEvent),
     /// Another attempt has it.
     Duplicate(StoredEvent),
+}
+
+impl MarkOutcome {
+    /// The row that told it.
+    #[must_use]
+    pub const fn event(self) -> StoredEvent {
+        match self {
+            Self::First(event) | Self::Duplicate(event) => event,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_attempts_id_never_changes() {
+        // Rows keep it: a repetition that reaches a newer version must still be known by it.
+        let key = EventKey { team: "T1".into(), event: "Ev1".into() };
+        let given = Id::parse("request_id", "r1".to_owned()).unwrap();
+        let request = RequestId::for_event(&key, Some(&given));
+        assert_eq!(
+            request.as_uuid().as_u128(),
+            120_435_365_485_588_991_856_196_149_365_384_910_913
+        );
+    }
 }

@@ -1,6 +1,6 @@
 //! What names an event or a session.
 
-use xxhash_rust::xxh3::{xxh3_64, xxh3_128};
+use xxhash_rust::xxh3::Xxh3;
 
 use super::{Invalid, SlackEvent, limits::MAX_ID_BYTES};
 
@@ -90,6 +90,13 @@ impl EventKey {
     pub fn shard(&self) -> u64 {
         hash64(&self.team, &self.event)
     }
+
+    /// Stands for the key where that would be too long to keep. 128 bits are
+    /// enough against chance; a `seed` that nobody knows, against intent.
+    #[must_use]
+    pub fn digest(&self, seed: u64) -> u128 {
+        hash128(seed, [&self.team, &self.event])
+    }
 }
 
 /// Names one session of one team.
@@ -142,21 +149,26 @@ impl SessionKey {
     }
 }
 
-/// Joins a team and an id. NUL occurs in neither, so the join is unambiguous.
-fn joined(team: &str, id: &str) -> Vec<u8> {
-    [team.as_bytes(), b"\0", id.as_bytes()].concat()
+/// Takes `parts` in, with a NUL between each two: it occurs in none of them, so
+/// no two rows of parts are taken for one. Allocates nothing.
+fn hasher<const N: usize>(seed: u64, parts: [&str; N]) -> Xxh3 {
+    let mut hasher = Xxh3::with_seed(seed);
+    for (index, part) in parts.into_iter().enumerate() {
+        if index > 0 {
+            hasher.update(b"\0");
+        }
+        hasher.update(part.as_bytes());
+    }
+    hasher
 }
 
 fn hash64(team: &str, id: &str) -> u64 {
-    xxh3_64(&joined(team, id))
+    hasher(0, [team, id]).digest()
 }
 
-/// 128 bits of a team, an id of the team's and a request id.
-pub(super) fn hash128(team: &str, id: &str, request_id: &str) -> u128 {
-    let mut bytes = joined(team, id);
-    bytes.push(0);
-    bytes.extend_from_slice(request_id.as_bytes());
-    xxh3_128(&bytes)
+/// 128 bits of a team, an id of the team's and whatever else.
+pub(super) fn hash128<const N: usize>(seed: u64, parts: [&str; N]) -> u128 {
+    hasher(seed, parts).digest128()
 }
 
 #[cfg(test)]

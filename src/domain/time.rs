@@ -24,7 +24,13 @@ impl Timestamp {
     /// The moment when a record that begins now ends.
     #[must_use]
     pub fn after(self, ttl: Ttl) -> Self {
-        Self(self.0.saturating_add(ttl.as_micros()))
+        self.plus(ttl.0)
+    }
+
+    /// The moment `span` later.
+    #[must_use]
+    pub fn plus(self, span: Duration) -> Self {
+        Self(self.0.saturating_add(i64::try_from(span.as_micros()).unwrap_or(i64::MAX)))
     }
 
     /// The time from `earlier` until this moment; zero when it is not earlier.

@@ -4,7 +4,7 @@
 //! and one commit, and it is run by a task that nobody cancels. No pool: each
 //! connection has one owner.
 
-use std::{future::Future, str::FromStr as _, time::Duration};
+use std::{future::Future, str::FromStr as _, sync::Arc, time::Duration};
 
 use sqlx::{
     ConnectOptions as _, Connection as _,
@@ -13,16 +13,28 @@ use sqlx::{
 };
 use tokio_util::task::TaskTracker;
 
-use super::{Clock, Connection, Store, StoreError, schema};
+use super::{Clock, Connection, Invalidations, Store, StoreError, schema};
+
+/// Where replicas tell each other that marks were taken away; a literal, for SQL.
+macro_rules! channel {
+    () => {
+        "oncegate_invalidations"
+    };
+}
 
 mod events;
 mod link;
+mod listener;
 mod sessions;
 mod timestamp;
 mod upkeep;
 
 pub use link::Link;
 use link::classify;
+use listener::Heard;
+pub use listener::MAX_STALENESS;
+
+const CHANNEL: &str = channel!();
 
 /// How long a statement may take that scans a whole table.
 const PATIENCE: Duration = Duration::from_mins(2);
@@ -47,6 +59,9 @@ pub const STATEMENTS: &[&str] = &[
     upkeep::DELETE_SESSIONS,
     upkeep::COUNT_LEASES,
     upkeep::PING,
+    listener::PROVE,
+    listener::BACKEND,
+    listener::GREET,
 ];
 
 /// A PostgreSQL database.
@@ -54,6 +69,7 @@ pub struct Postgres {
     options: PgConnectOptions,
     timeout: Duration,
     clock: Clock,
+    heard: Arc<Heard>,
     links: TaskTracker,
 }
 
@@ -68,7 +84,8 @@ impl Postgres {
             .map_err(|error| StoreError::fault(format!("cannot read the database URL: {error}")))?
             .application_name("oncegate")
             .disable_statement_logging();
-        Ok(Self { options, timeout, clock, links: TaskTracker::new() })
+        let heard = Arc::new(Heard::new(clock.clone()));
+        Ok(Self { options, timeout, clock, heard, links: TaskTracker::new() })
     }
 
     /// Brings the schema up to date. Several replicas may do so at once: they
@@ -93,6 +110,11 @@ impl Postgres {
         schema::verify(&migrator(), &mut connection, classify).await
     }
 
+    fn link(&self, timeout: Duration) -> Link {
+        let (clock, heard) = (self.clock.clone(), Arc::clone(&self.heard));
+        Link::new(self.options.clone(), timeout, clock, heard, self.links.token())
+    }
+
     async fn connect(&self) -> Result<PgConnection, StoreError> {
         match tokio::time::timeout(self.timeout, self.options.connect()).await {
             Ok(connected) => connected.map_err(classify),
@@ -111,11 +133,16 @@ impl Store for Postgres {
     type Connection = Link;
 
     fn connection(&self) -> Link {
-        Link::new(self.options.clone(), self.timeout, self.clock.clone(), self.links.token())
+        self.link(self.timeout)
     }
 
     fn patient_connection(&self) -> Link {
-        Link::new(self.options.clone(), PATIENCE, self.clock.clone(), self.links.token())
+        self.link(PATIENCE)
+    }
+
+    fn invalidations(&self) -> Arc<dyn Invalidations> {
+        let heard = Arc::clone(&self.heard);
+        listener::listen(self.options.clone(), self.timeout, heard, self.links.token())
     }
 
     fn writers(&self, wanted: usize) -> usize {

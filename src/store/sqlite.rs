@@ -13,7 +13,10 @@ use std::{
     future::Future,
     path::{Path, PathBuf},
     str::FromStr as _,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
     time::{Duration, SystemTime},
 };
 
@@ -25,7 +28,7 @@ use sqlx::{
 use tokio::sync::Mutex;
 use tokio_util::task::{TaskTracker, task_tracker::TaskTrackerToken};
 
-use super::{Clock, Connection, Store, StoreError, schema};
+use super::{Clock, Connection, Invalidations, Store, StoreError, schema};
 use crate::domain::Timestamp;
 
 mod events;
@@ -55,7 +58,7 @@ pub const STATEMENTS: &[&str] = &[
 /// An embedded database file.
 pub struct Sqlite {
     options: SqliteConnectOptions,
-    clock: Clock,
+    marks: Arc<Marks>,
     writer: Arc<Mutex<SqliteConnection>>,
     /// Held for as long as the file is in use.
     lock: Arc<File>,
@@ -87,7 +90,8 @@ impl Sqlite {
             StoreError::fault(format!("cannot open {}: {error}", path.display()))
         })?;
         let handles = TaskTracker::new();
-        Ok(Self { options, clock, writer: Arc::new(Mutex::new(writer)), lock, handles })
+        let marks = Arc::new(Marks { clock, epoch: AtomicU64::new(0) });
+        Ok(Self { options, marks, writer: Arc::new(Mutex::new(writer)), lock, handles })
     }
 
     /// Brings the schema up to date.
@@ -147,7 +151,7 @@ impl Store for Sqlite {
     fn connection(&self) -> Handle {
         Handle {
             options: self.options.clone(),
-            clock: self.clock.clone(),
+            marks: Arc::clone(&self.marks),
             writer: Arc::clone(&self.writer),
             reader: None,
             _lock: Arc::clone(&self.lock),
@@ -157,6 +161,10 @@ impl Store for Sqlite {
 
     fn patient_connection(&self) -> Handle {
         self.connection()
+    }
+
+    fn invalidations(&self) -> Arc<dyn Invalidations> {
+        Arc::clone(&self.marks) as _
     }
 
     /// There is one writer, whoever asks.
@@ -173,10 +181,44 @@ impl Store for Sqlite {
     }
 }
 
+/// What is to be known of marks that were read: in one process, all of it.
+struct Marks {
+    clock: Clock,
+    epoch: AtomicU64,
+}
+
+impl Marks {
+    /// Marks were taken away, or may have been. Whatever deletes rows of marks
+    /// that have not expired calls this before it answers.
+    fn invalidate(&self) {
+        self.epoch.fetch_add(1, Ordering::SeqCst);
+    }
+
+    /// The time, by the clock of the machine that the file is on.
+    #[expect(clippy::disallowed_methods, reason = "the embedded store's clock is this machine's")]
+    fn clock(&self) -> Timestamp {
+        self.clock.now().unwrap_or_else(|| {
+            let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+            let micros = since.unwrap_or_default().as_micros();
+            Timestamp::from_micros(i64::try_from(micros).unwrap_or(i64::MAX))
+        })
+    }
+}
+
+impl Invalidations for Marks {
+    fn epoch(&self) -> u64 {
+        self.epoch.load(Ordering::SeqCst)
+    }
+
+    fn now(&self) -> Option<Timestamp> {
+        Some(self.clock())
+    }
+}
+
 /// The shared writer, and a reader of its own.
 pub struct Handle {
     options: SqliteConnectOptions,
-    clock: Clock,
+    marks: Arc<Marks>,
     writer: Arc<Mutex<SqliteConnection>>,
     reader: Option<SqliteConnection>,
     _lock: Arc<File>,
@@ -191,14 +233,8 @@ impl Connection for Handle {
 }
 
 impl Handle {
-    /// The time, by the clock of the machine that the file is on.
-    #[expect(clippy::disallowed_methods, reason = "the embedded store's clock is this machine's")]
     fn now(&self) -> Timestamp {
-        self.clock.now().unwrap_or_else(|| {
-            let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
-            let micros = since.unwrap_or_default().as_micros();
-            Timestamp::from_micros(i64::try_from(micros).unwrap_or(i64::MAX))
-        })
+        self.marks.clock()
     }
 
     async fn reader(&mut self) -> Result<&mut SqliteConnection, StoreError> {

@@ -13,9 +13,12 @@ use tonic_health::pb::{
 };
 use tonic_types::StatusExt as _;
 
-use super::{SERVICE, metric};
+use super::SERVICE;
 use crate::{
-    harness::{Fixture, Replica, acquire, connect, event, granted, held, mark, seconds, session},
+    harness::{
+        Fixture, Replica, acquire, connect, event, granted, held, mark, metrics::metric, seconds,
+        session,
+    },
     on_both_stores,
 };
 

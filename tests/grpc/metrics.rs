@@ -7,8 +7,12 @@ use oncegate::grpc::pb::{
     ReleaseSessionLeaseRequest,
 };
 
-use super::{SERVICE, channel, metric, metrics_page, refusal};
-use crate::harness::{Fixture, Replica, acquire, granted, held, mark, seconds, session};
+use super::{SERVICE, channel, refusal};
+use crate::harness::{
+    Fixture, Replica, acquire, granted, held, mark,
+    metrics::{metric, metrics_page},
+    seconds, session,
+};
 
 /// Whatever a caller chooses begins with this, so that it can be looked for.
 const CHOSEN: &str = "chosen-by-caller";

@@ -20,8 +20,10 @@ use oncegate::{
 use tempfile::TempDir;
 use tonic::transport::{Channel, Endpoint};
 
+pub mod metrics;
 pub mod postgres;
 pub mod process;
+pub mod proxy;
 
 pub type Client = IdempotencyServiceClient<Channel>;
 
@@ -132,6 +134,16 @@ impl Fixture {
     async fn new(url: String, directory: Option<TempDir>) -> Self {
         let clock = TestClock::new();
         let replica = Replica::start(&url, clock.store_clock(), &[]).await;
+        let client = replica.client().await;
+        Self { url, clock, replica, client, _directory: directory }
+    }
+
+    /// The same, with a server that was started with further flags.
+    pub async fn restarted(self, flags: &[&str]) -> Self {
+        let Self { url, clock, replica, client, _directory: directory } = self;
+        drop(client);
+        replica.server.stop().await.unwrap();
+        let replica = Replica::start(&url, clock.store_clock(), flags).await;
         let client = replica.client().await;
         Self { url, clock, replica, client, _directory: directory }
     }

@@ -1,6 +1,9 @@
 //! One connection, opened again whenever it was lost.
 
-use std::time::{Duration, Instant};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use sqlx::{
     ConnectOptions as _,
@@ -9,7 +12,7 @@ use sqlx::{
 };
 use tokio_util::task::task_tracker::TaskTrackerToken;
 
-use super::timestamp::PgTimestamp;
+use super::{listener::Heard, timestamp::PgTimestamp};
 use crate::{
     store::{Clock, StoreError},
     telemetry::Seldom,
@@ -27,6 +30,7 @@ pub struct Link {
     options: PgConnectOptions,
     timeout: Duration,
     clock: Clock,
+    heard: Arc<Heard>,
     connection: Option<PgConnection>,
     /// Until when the store counts as away, and why.
     away: Option<(Instant, StoreError)>,
@@ -41,12 +45,14 @@ impl Link {
         options: PgConnectOptions,
         timeout: Duration,
         clock: Clock,
+        heard: Arc<Heard>,
         open: TaskTrackerToken,
     ) -> Self {
         Self {
             options,
             timeout,
             clock,
+            heard,
             connection: None,
             away: None,
             pause: MIN_PAUSE,
@@ -59,6 +65,11 @@ impl Link {
     /// decides.
     pub(super) fn now(&self) -> Option<PgTimestamp> {
         self.clock.now().map(PgTimestamp)
+    }
+
+    /// This connection took marks away, or may have.
+    pub(super) fn invalidate(&self) {
+        self.heard.invalidate();
     }
 
     pub(super) fn disconnect(&mut self) {

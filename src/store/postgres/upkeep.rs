@@ -59,12 +59,28 @@ macro_rules! count {
 /// are being taken up again just now.
 macro_rules! delete {
     ($table:literal, $rows:expr) => {
+        delete!($table, $rows, "SELECT count(*) FROM gone")
+    };
+    ($table:literal, $rows:expr, $answer:expr) => {
         concat!(
             "WITH gone AS (DELETE FROM ",
             $table,
             " WHERE ctid = ANY (ARRAY(SELECT ctid ",
             $rows,
-            " FOR UPDATE SKIP LOCKED)) RETURNING 1) SELECT count(*) FROM gone"
+            " FOR UPDATE SKIP LOCKED)) RETURNING 1) ",
+            $answer
+        )
+    };
+}
+
+/// Counts what is gone, and tells every replica as it commits, if anything is:
+/// a mark that has not expired may be among it.
+macro_rules! count_and_notify {
+    () => {
+        concat!(
+            "SELECT gone, CASE WHEN gone > 0 THEN pg_notify('",
+            channel!(),
+            "', '') END FROM (SELECT count(*) AS gone FROM gone) AS counted"
         )
     };
 }
@@ -73,7 +89,8 @@ pub(super) const COUNT_EXPIRED_EVENTS: &str = count!(expired_events!());
 pub(super) const COUNT_OLD_EVENTS: &str = count!(old_events!());
 pub(super) const COUNT_SESSIONS: &str = count!(idle_sessions!());
 pub(super) const DELETE_EXPIRED_EVENTS: &str = delete!("processed_events", expired_events!());
-pub(super) const DELETE_OLD_EVENTS: &str = delete!("processed_events", old_events!());
+pub(super) const DELETE_OLD_EVENTS: &str =
+    delete!("processed_events", old_events!(), count_and_notify!());
 pub(super) const DELETE_SESSIONS: &str = delete!("sessions", idle_sessions!());
 
 pub(super) const COUNT_LEASES: &str = "
@@ -106,8 +123,12 @@ impl Upkeep for Link {
                     .bind(lock)
                     .bind(i64::from(sweep.limit))
             })
-            .await?;
-        only(&rows)
+            .await;
+        if sweep.takes_live_marks() {
+            // Even if it failed: it may have been committed.
+            self.invalidate();
+        }
+        only(&rows?)
     }
 
     async fn count_leases(&mut self) -> Result<u64, StoreError> {

@@ -89,9 +89,12 @@ impl Upkeep for Handle {
             .bind(&sweep.scope.team)
             .bind(sweep.limit)
             .execute(&mut *writer)
-            .await
-            .map_err(classify)?;
-        Ok(done.rows_affected())
+            .await;
+        if sweep.takes_live_marks() {
+            // Even if it failed: it may have been committed.
+            self.marks.invalidate();
+        }
+        Ok(done.map_err(classify)?.rows_affected())
     }
 
     async fn count_leases(&mut self) -> Result<u64, StoreError> {

@@ -1,0 +1,342 @@
+//! Hears when another replica takes marks away.
+//!
+//! One connection LISTENs, and hears within milliseconds. A connection can be
+//! lost without a sign, so once a second a round trip proves that it still
+//! hears: PostgreSQL sends a backend's answer after the notifications that had
+//! reached it (`ProcessNotifyInterrupt` comes before `ReadyForQuery`,
+//! <https://github.com/postgres/postgres/blob/REL_17_STABLE/src/backend/tcop/postgres.c>).
+//! What is remembered counts for [`MAX_STALENESS`] from when the last proof was
+//! *sent*. That bound needs nobody to notice a loss, or to be awake in time.
+
+use std::{
+    convert::Infallible,
+    future::Future,
+    sync::{
+        Arc,
+        atomic::{AtomicI64, AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use sqlx::{
+    ConnectOptions as _, PgExecutor, Row as _,
+    postgres::{PgConnectOptions, PgListener, PgNotification, PgPoolOptions},
+};
+use tokio::{
+    runtime,
+    time::{Instant, sleep, timeout, timeout_at},
+};
+use tokio_util::{
+    sync::{CancellationToken, DropGuard},
+    task::task_tracker::TaskTrackerToken,
+};
+use uuid::Uuid;
+
+use super::{CHANNEL, classify, timestamp::PgTimestamp};
+use crate::{
+    domain::Timestamp,
+    store::{Clock, Invalidations, StoreError},
+};
+
+/// How long a mark that another replica took away may still be answered from
+/// memory, counted from that replica's answer, when its notification is lost.
+pub const MAX_STALENESS: Duration = Duration::from_secs(3);
+/// How often the connection proves that it hears.
+const BEAT: Duration = Duration::from_secs(1);
+/// How long a proof may take.
+const PATIENCE: Duration = MAX_STALENESS.saturating_sub(BEAT);
+/// The database's clock is taken to gain a quarter on ours: either may be slewed
+/// by a twelfth, <https://chrony-project.org/doc/4.6/chrony.conf.html#maxslewrate>.
+const DRIFT_DIVISOR: i64 = 4;
+
+/// How long it is left alone after it failed; that doubles while it fails.
+const MIN_PAUSE: Duration = Duration::from_millis(50);
+const MAX_PAUSE: Duration = Duration::from_secs(10);
+
+pub(super) const PROVE: &str = "SELECT clock_timestamp()";
+
+pub(super) const BACKEND: &str = "SELECT pg_backend_pid()";
+
+pub(super) const GREET: &str = "SELECT pg_notify($1, '')";
+
+/// What is known of marks that were taken away. Times are in microseconds.
+pub(super) struct Heard {
+    clock: Clock,
+    epoch: AtomicU64,
+    /// What the two below count from, on the monotonic clock.
+    start: Instant,
+    /// How long after `start` the last proof ends: [`MAX_STALENESS`] after it was
+    /// sent.
+    until: AtomicI64,
+    /// What the database's clock showed after that was sent.
+    shown: AtomicI64,
+}
+
+impl Heard {
+    pub(super) fn new(clock: Clock) -> Self {
+        Self {
+            clock,
+            epoch: AtomicU64::new(0),
+            start: Instant::now(),
+            until: AtomicI64::new(0),
+            shown: AtomicI64::new(0),
+        }
+    }
+
+    /// Marks were taken away, or may have been. Whatever deletes rows of marks
+    /// that have not expired calls this before it answers, whether it succeeded
+    /// or not, and notifies the other replicas in the deleting statement.
+    pub(super) fn invalidate(&self) {
+        self.epoch.fetch_add(1, Ordering::SeqCst);
+    }
+
+    /// Everything that was notified before `sent` has been heard; after that,
+    /// the database's clock showed `at`.
+    fn prove(&self, sent: Instant, at: Timestamp) {
+        let until = sent.duration_since(self.start) + MAX_STALENESS;
+        // In this order: who sees the later end sees the later clock.
+        self.shown.store(at.as_micros(), Ordering::SeqCst);
+        self.until.store(micros(until), Ordering::SeqCst);
+    }
+
+    fn lose(&self) {
+        self.until.store(0, Ordering::SeqCst);
+    }
+}
+
+impl Invalidations for Heard {
+    fn epoch(&self) -> u64 {
+        self.epoch.load(Ordering::SeqCst)
+    }
+
+    fn now(&self) -> Option<Timestamp> {
+        let left = self.until.load(Ordering::SeqCst) - micros(self.start.elapsed());
+        if left <= 0 {
+            return None;
+        }
+        let latest = || {
+            let since = micros(MAX_STALENESS) - left;
+            let shown = self.shown.load(Ordering::SeqCst);
+            Timestamp::from_micros(shown + since + since / DRIFT_DIVISOR)
+        };
+        Some(self.clock.now().unwrap_or_else(latest))
+    }
+}
+
+fn micros(span: Duration) -> i64 {
+    i64::try_from(span.as_micros()).unwrap_or(i64::MAX)
+}
+
+/// Listens for as long as it is held.
+struct Listening {
+    heard: Arc<Heard>,
+    _stop: DropGuard,
+}
+
+impl Invalidations for Listening {
+    fn epoch(&self) -> u64 {
+        self.heard.epoch()
+    }
+
+    fn now(&self) -> Option<Timestamp> {
+        self.heard.now()
+    }
+}
+
+/// Starts to listen. Gives up a connection that takes longer than `timeout`.
+pub(super) fn listen(
+    options: PgConnectOptions,
+    timeout: Duration,
+    heard: Arc<Heard>,
+    open: TaskTrackerToken,
+) -> Arc<dyn Invalidations> {
+    let stop = CancellationToken::new();
+    let pause = MIN_PAUSE;
+    let listener = Listener { options, timeout, heard: Arc::clone(&heard), pause, _open: open };
+    tokio::spawn(listener.run(stop.clone()));
+    Arc::new(Listening { heard, _stop: stop.drop_guard() })
+}
+
+struct Listener {
+    options: PgConnectOptions,
+    timeout: Duration,
+    heard: Arc<Heard>,
+    /// How long to wait after the next failure.
+    pause: Duration,
+    _open: TaskTrackerToken,
+}
+
+impl Listener {
+    async fn run(mut self, stop: CancellationToken) {
+        loop {
+            let ended = self.session(&stop).await;
+            self.heard.lose();
+            let Err(error) = ended else { return };
+            // Once an outage: behind some proxies it never works.
+            if self.pause == MIN_PAUSE {
+                tracing::warn!(%error, "not listening: the store is asked about every duplicate");
+            }
+            if stop.run_until_cancelled(sleep(self.pause)).await.is_none() {
+                return;
+            }
+            self.pause = (self.pause * 2).min(MAX_PAUSE);
+        }
+    }
+
+    /// Listens until `stop`, or until the connection fails.
+    async fn session(&mut self, stop: &CancellationToken) -> Result<(), StoreError> {
+        let Some(connected) = stop.run_until_cancelled(self.connect()).await else {
+            return Ok(());
+        };
+        let mut connection = connected?;
+        let ended = stop.run_until_cancelled(self.follow(&mut connection)).await;
+        hang_up(connection);
+        ended.map_or(Ok(()), |Err(error)| Err(error))
+    }
+
+    async fn connect(&self) -> Result<PgListener, StoreError> {
+        let options = self.options.clone().application_name("oncegate listener");
+        let pool = PgPoolOptions::new()
+            .max_connections(1)
+            .max_lifetime(None)
+            .idle_timeout(None)
+            .acquire_timeout(self.timeout)
+            .connect_lazy_with(options);
+        let connect = Box::pin(PgListener::connect_with(&pool));
+        let mut connection = within(self.timeout, connect).await?;
+        // A lost connection is told, not replaced in silence.
+        connection.eager_reconnect(false);
+        Ok(connection)
+    }
+
+    async fn follow(&mut self, connection: &mut PgListener) -> Result<Infallible, StoreError> {
+        self.subscribe(connection).await?;
+        // What was taken away before was not heard of.
+        self.heard.invalidate();
+        loop {
+            let sent = Instant::now();
+            let prove = sqlx::query(PROVE).persistent(false).fetch_all(&mut *connection);
+            let rows = within(PATIENCE, prove).await?;
+            while connection.next_buffered().is_some() {
+                self.heard.invalidate();
+            }
+            let at = rows.first().ok_or(sqlx::Error::RowNotFound).and_then(|row| row.try_get(0));
+            let PgTimestamp(at) = at.map_err(classify)?;
+            self.heard.prove(sent, at);
+            if self.pause > MIN_PAUSE {
+                tracing::info!("listening");
+            }
+            self.pause = MIN_PAUSE;
+
+            while let Ok(notified) = timeout_at(sent + BEAT, hear(connection)).await {
+                notified?;
+                self.heard.invalidate();
+            }
+        }
+    }
+
+    /// Listens, and makes sure that it hears. Behind a proxy that pools
+    /// transactions LISTEN succeeds, nothing ever comes, and what does come
+    /// would surprise whoever has the backend by then: so backends are compared
+    /// first, and the channel that others notify is the last.
+    async fn subscribe(&self, connection: &mut PgListener) -> Result<(), StoreError> {
+        let mut other = within(self.timeout, self.options.connect()).await?;
+        if backend(&mut *connection).await? == backend(&mut other).await? {
+            return Err(StoreError::unavailable("a proxy pools transactions"));
+        }
+        let own = format!("{CHANNEL}_{}", Uuid::new_v4().simple());
+        within(PATIENCE, Box::pin(connection.listen(&own))).await?;
+        let greet = sqlx::query(GREET).bind(&own).persistent(false).execute(&mut other);
+        within(PATIENCE, greet).await?;
+        let greeted = async {
+            while hear(connection).await?.channel() != own {}
+            Ok(())
+        };
+        timeout(PATIENCE, greeted).await.unwrap_or_else(|_| {
+            Err(StoreError::unavailable("no notification comes: does a proxy pool transactions?"))
+        })?;
+        within(PATIENCE, Box::pin(connection.listen(CHANNEL))).await
+    }
+}
+
+/// The process that serves a connection.
+async fn backend(connection: impl PgExecutor<'_>) -> Result<i32, StoreError> {
+    let asked = sqlx::query_scalar(BACKEND).persistent(false).fetch_one(connection);
+    within(PATIENCE, asked).await
+}
+
+async fn within<T>(
+    limit: Duration,
+    step: impl Future<Output = Result<T, sqlx::Error>>,
+) -> Result<T, StoreError> {
+    match timeout(limit, step).await {
+        Ok(done) => done.map_err(classify),
+        Err(_) => Err(StoreError::unavailable("no answer in time")),
+    }
+}
+
+/// The next notification. May be dropped while it waits: none is lost.
+async fn hear(connection: &mut PgListener) -> Result<PgNotification, StoreError> {
+    let notified = Box::pin(connection.try_recv()).await.map_err(classify)?;
+    notified.ok_or_else(|| StoreError::unavailable("the connection was lost"))
+}
+
+/// Closes a connection at once. As it is dropped, it says goodbye in a task of
+/// its own, which would wait for a mute server for ever: so that is spawned where
+/// nothing runs.
+fn hang_up(connection: PgListener) {
+    let Ok(nowhere) = runtime::Builder::new_current_thread().build() else {
+        return;
+    };
+    let within = nowhere.enter();
+    drop(connection);
+    drop(within);
+    nowhere.shutdown_background();
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const READING: Timestamp = Timestamp::from_micros(1_790_000_000_000_000);
+
+    /// One that has been there for a while.
+    fn heard(clock: Clock) -> Option<Heard> {
+        let start = Instant::now().checked_sub(MAX_STALENESS * 2)?;
+        Some(Heard { start, ..Heard::new(clock) })
+    }
+
+    #[test]
+    fn the_clock_is_never_behind_what_the_database_can_show() {
+        let heard = heard(Clock::Store).unwrap();
+        let age = Duration::from_millis(700);
+        let sent = Instant::now().checked_sub(age).unwrap();
+        // The clock was read at once: as long ago as can be.
+        heard.prove(sent, READING);
+        let (before, now, after) = (sent.elapsed(), heard.now().unwrap(), sent.elapsed());
+        assert!(now >= READING.plus(before));
+        // Each step of it is counted in whole microseconds.
+        assert!(now <= READING.plus(after + after / 4 + Duration::from_micros(10)));
+    }
+
+    #[test]
+    fn a_proof_counts_from_when_it_was_sent_and_until_it_is_lost() {
+        let heard = heard(Clock::Store).unwrap();
+        assert_eq!(heard.now(), None);
+        heard.prove(Instant::now().checked_sub(MAX_STALENESS).unwrap(), READING);
+        assert_eq!(heard.now(), None);
+        heard.prove(Instant::now(), READING);
+        assert!(heard.now().is_some());
+        heard.lose();
+        assert_eq!(heard.now(), None);
+    }
+
+    #[test]
+    fn a_clock_that_is_set_counts_as_it_stands_while_notifications_are_heard() {
+        let micros = Arc::new(AtomicI64::new(5));
+        let heard = heard(Clock::Manual(micros)).unwrap();
+        assert_eq!(heard.now(), None);
+        heard.prove(Instant::now(), READING);
+        assert_eq!(heard.now(), Some(Timestamp::from_micros(5)));
+    }
+}

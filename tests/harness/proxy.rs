@@ -1,0 +1,168 @@
+//! A proxy between a replica and its database that lets everything pass, and
+//! does to the listener's connections what a test says.
+
+use std::{
+    str::FromStr as _,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+};
+
+use sqlx::{
+    ConnectOptions as _,
+    postgres::{PgConnectOptions, PgSslMode},
+};
+use tokio::{
+    io::{self, AsyncReadExt as _, AsyncWriteExt as _},
+    net::{
+        TcpListener, TcpStream,
+        tcp::{OwnedReadHalf, OwnedWriteHalf},
+    },
+    sync::watch,
+};
+
+/// What becomes of a listener's connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Line {
+    /// Everything passes.
+    Open,
+    /// Notifications are lost, as behind a proxy that pools transactions.
+    Deaf,
+    /// Whatever the database says is lost; the connection stays.
+    Mute,
+    /// It is closed, and so is every new one.
+    Cut,
+}
+
+/// Dropped, it goes on for as long as the test.
+pub struct Proxy {
+    /// The database, through this proxy.
+    pub url: String,
+    line: watch::Sender<Line>,
+    connections: Arc<AtomicUsize>,
+    given_up: Arc<AtomicUsize>,
+}
+
+impl Proxy {
+    /// A proxy to the database at `url`.
+    pub async fn start(url: &str, line: Line) -> Self {
+        let to = PgConnectOptions::from_str(url).unwrap();
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let here = to.clone().host("127.0.0.1").port(listener.local_addr().unwrap().port());
+        let url = here.ssl_mode(PgSslMode::Disable).to_url_lossy().to_string();
+        let proxy = Self {
+            url,
+            line: watch::Sender::new(line),
+            connections: Arc::default(),
+            given_up: Arc::default(),
+        };
+        let line = proxy.line.subscribe();
+        let (connections, given_up) = (proxy.connections.clone(), proxy.given_up.clone());
+        tokio::spawn(async move {
+            loop {
+                let (client, _) = listener.accept().await.unwrap();
+                let database = (to.get_host().to_owned(), to.get_port());
+                let (line, connections, given_up) =
+                    (line.clone(), connections.clone(), given_up.clone());
+                tokio::spawn(async move {
+                    let (from_client, to_client) = client.into_split();
+                    let Ok((is_listener, startup)) = startup(from_client).await else { return };
+                    let (startup, from_client) = startup;
+                    if !is_listener {
+                        let _ = pass(from_client, to_client, startup, database).await;
+                        return;
+                    }
+                    connections.fetch_add(1, Ordering::SeqCst);
+                    let _ = meddle(from_client, to_client, startup, database, line).await;
+                    connections.fetch_sub(1, Ordering::SeqCst);
+                    given_up.fetch_add(1, Ordering::SeqCst);
+                });
+            }
+        });
+        proxy
+    }
+
+    /// From now on, this becomes of the listener's connections.
+    pub fn set(&self, line: Line) {
+        self.line.send_replace(line);
+    }
+
+    /// How many connections listeners have open.
+    pub fn listeners(&self) -> usize {
+        self.connections.load(Ordering::SeqCst)
+    }
+
+    /// How many have ended.
+    pub fn given_up(&self) -> usize {
+        self.given_up.load(Ordering::SeqCst)
+    }
+}
+
+/// A client's first message: <https://www.postgresql.org/docs/current/protocol-message-formats.html>.
+/// Tells whether it is a listener's.
+async fn startup(mut client: OwnedReadHalf) -> io::Result<(bool, (Vec<u8>, OwnedReadHalf))> {
+    let length = client.read_u32().await?;
+    let mut message = length.to_be_bytes().to_vec();
+    message.resize(usize::try_from(length).unwrap(), 0);
+    client.read_exact(&mut message[4..]).await?;
+    let name = b"oncegate listener\0";
+    let is_listener = message.windows(name.len()).any(|window| window == name);
+    Ok((is_listener, (message, client)))
+}
+
+async fn pass(
+    mut from_client: OwnedReadHalf,
+    mut to_client: OwnedWriteHalf,
+    startup: Vec<u8>,
+    database: (String, u16),
+) -> io::Result<()> {
+    let (mut from_database, mut to_database) = TcpStream::connect(database).await?.into_split();
+    to_database.write_all(&startup).await?;
+    tokio::select! {
+        ended = io::copy(&mut from_client, &mut to_database) => ended?,
+        ended = io::copy(&mut from_database, &mut to_client) => ended?,
+    };
+    Ok(())
+}
+
+async fn meddle(
+    mut from_client: OwnedReadHalf,
+    to_client: OwnedWriteHalf,
+    startup: Vec<u8>,
+    database: (String, u16),
+    mut line: watch::Receiver<Line>,
+) -> io::Result<()> {
+    let (from_database, mut to_database) = TcpStream::connect(database).await?.into_split();
+    to_database.write_all(&startup).await?;
+    let mut cut = line.clone();
+    tokio::select! {
+        ended = io::copy(&mut from_client, &mut to_database) => ended.map(drop),
+        ended = answer(from_database, to_client, &mut line) => ended,
+        _ = cut.wait_for(|line| *line == Line::Cut) => Ok(()),
+    }
+}
+
+/// Hands the database's messages on, or not.
+async fn answer(
+    mut database: OwnedReadHalf,
+    mut client: OwnedWriteHalf,
+    line: &mut watch::Receiver<Line>,
+) -> io::Result<()> {
+    const NOTIFICATION: u8 = b'A';
+    loop {
+        let kind = database.read_u8().await?;
+        let length = database.read_u32().await?;
+        let mut message = [&[kind], length.to_be_bytes().as_slice()].concat();
+        message.resize(usize::try_from(length).unwrap() + 1, 0);
+        database.read_exact(&mut message[5..]).await?;
+        let lost = match *line.borrow() {
+            Line::Open => false,
+            Line::Deaf => kind == NOTIFICATION,
+            Line::Mute | Line::Cut => true,
+        };
+        if !lost {
+            client.write_all(&message).await?;
+        }
+    }
+}

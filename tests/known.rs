@@ -1,0 +1,396 @@
+//! Known duplicates, answered from memory: never once the row would say
+//! otherwise, but for as long as the docs say.
+
+use std::{str::FromStr as _, time::Duration};
+
+use oncegate::{
+    grpc::pb::{
+        BatchMarkProcessedRequest, CleanupRequest, IsProcessedRequest, MarkProcessedRequest,
+        MarkProcessedResponse, batch_mark_processed_result::Result as Item,
+    },
+    store::{Clock, postgres::MAX_STALENESS},
+};
+use sqlx::{
+    Connection as _, Executor as _, PgConnection, SqliteConnection, postgres::PgListener,
+    sqlite::SqliteConnectOptions,
+};
+use tokio::time::{Instant, interval, timeout};
+use tonic::{Code, Request};
+
+use crate::{
+    harness::{
+        Client, Fixture, Replica, event, mark,
+        metrics::{metric, metrics_page},
+        postgres::{new_database, new_database_with},
+        proxy::{Line, Proxy},
+        seconds,
+    },
+    on_both_stores,
+};
+
+on_both_stores!(
+    a_known_event_is_answered_while_the_store_cannot_be_asked,
+    a_known_event_is_new_from_the_moment_it_expires,
+    nothing_is_remembered_for_longer_than_the_greatest_age,
+    what_a_cleanup_takes_is_new_at_once,
+    a_sweep_of_what_has_expired_leaves_the_memory_alone,
+    without_room_nothing_is_remembered,
+);
+
+const METRICS: [&str; 2] = ["--metrics-listen", "127.0.0.1:0"];
+const IN_USE: &str = "oncegate_known_in_use 1";
+const OUT_OF_USE: &str = "oncegate_known_in_use 0";
+
+/// The fixture, once it answers from memory.
+async fn remembering(f: Fixture) -> Fixture {
+    let f = f.restarted(&METRICS).await;
+    metric(&f.replica, IN_USE).await;
+    f
+}
+
+/// Another replica, once it answers from memory.
+async fn replica(url: &str) -> (Replica, Client) {
+    let replica = Replica::start(url, Clock::Store, &METRICS).await;
+    metric(&replica, IN_USE).await;
+    let client = replica.client().await;
+    (replica, client)
+}
+
+fn named(event: &str, request_id: &str) -> MarkProcessedRequest {
+    MarkProcessedRequest { request_id: request_id.into(), ..mark("T", event) }
+}
+
+async fn told(client: &mut Client, request: MarkProcessedRequest) -> MarkProcessedResponse {
+    client.mark_processed(request).await.unwrap().into_inner()
+}
+
+async fn is_new(client: &mut Client, event: &str) -> bool {
+    told(client, mark("T", event)).await.first
+}
+
+/// Deletes all marks of the team, expired or not.
+async fn clean(client: &mut Client) -> i64 {
+    let all = CleanupRequest { team_id: "T".into(), older_than: seconds(0), ..Default::default() };
+    client.cleanup(all).await.unwrap().into_inner().deleted_events
+}
+
+/// How many answers came from memory so far.
+async fn hits(replica: &Replica) -> u64 {
+    let page = metrics_page(replica).await;
+    let count = page.lines().find_map(|line| line.strip_prefix("oncegate_known_hits_total "));
+    count.unwrap().parse().unwrap()
+}
+
+/// Keeps everybody else from marking until it is dropped.
+enum Outsider {
+    Postgres { _locking: PgConnection },
+    Sqlite { _locking: SqliteConnection },
+}
+
+impl Outsider {
+    async fn at(url: &str) -> Self {
+        if url.starts_with("sqlite:") {
+            let options = SqliteConnectOptions::from_str(url).unwrap();
+            let mut locking = SqliteConnection::connect_with(&options).await.unwrap();
+            locking.execute("BEGIN IMMEDIATE").await.unwrap();
+            return Self::Sqlite { _locking: locking };
+        }
+        let mut locking = PgConnection::connect(url).await.unwrap();
+        locking.execute("BEGIN; LOCK TABLE processed_events").await.unwrap();
+        Self::Postgres { _locking: locking }
+    }
+}
+
+async fn a_known_event_is_answered_while_the_store_cannot_be_asked(f: Fixture) {
+    let mut f = remembering(f).await;
+    let first = told(&mut f.client, named("Ev1", "r1")).await;
+    assert!(first.first);
+    let _outsider = Outsider::at(&f.url).await;
+    let mut unknown = Request::new(mark("T", "Ev2"));
+    unknown.set_timeout(Duration::from_millis(200));
+    f.client.mark_processed(unknown).await.unwrap_err();
+
+    assert_eq!(told(&mut f.client, named("Ev1", "r1")).await, first);
+    for another in [named("Ev1", "r2"), mark("T", "Ev1")] {
+        let again = told(&mut f.client, another).await;
+        assert!(!again.first);
+        assert_eq!(again.event, first.event);
+    }
+    let requests = vec![named("Ev1", "r2"), mark("T", ""), named("Ev1", "r1")];
+    let batch = f.client.batch_mark_processed(BatchMarkProcessedRequest { requests }).await;
+    let told: Vec<_> = batch.unwrap().into_inner().results.into_iter().collect();
+    let told = told.into_iter().map(|result| match result.result.unwrap() {
+        Item::Response(response) => Ok(response.first),
+        Item::Error(error) => Err(error.code),
+    });
+    assert_eq!(told.collect::<Vec<_>>(), [Ok(false), Err(3), Ok(true)]);
+    let ask = IsProcessedRequest { event: event("T", "Ev1") };
+    let answer = f.client.is_processed(ask).await.unwrap().into_inner();
+    assert!(answer.processed);
+    assert_eq!(answer.event, first.event);
+    assert_eq!(hits(&f.replica).await, 6);
+}
+
+async fn a_known_event_is_new_from_the_moment_it_expires(f: Fixture) {
+    let mut f = remembering(f).await;
+    let request = MarkProcessedRequest { ttl: seconds(60), ..mark("T", "Ev1") };
+    assert!(told(&mut f.client, request.clone()).await.first);
+    f.clock.advance(Duration::from_micros(59_999_999));
+    assert!(!told(&mut f.client, request.clone()).await.first);
+    assert_eq!(hits(&f.replica).await, 1);
+    f.clock.advance(Duration::from_micros(1));
+    assert!(told(&mut f.client, request).await.first);
+    assert_eq!(hits(&f.replica).await, 1);
+}
+
+async fn nothing_is_remembered_for_longer_than_the_greatest_age(f: Fixture) {
+    let mut f = remembering(f).await;
+    assert!(is_new(&mut f.client, "Ev1").await);
+    f.clock.advance(Duration::from_micros(299_999_999));
+    assert!(!is_new(&mut f.client, "Ev1").await);
+    assert_eq!(hits(&f.replica).await, 1);
+    f.clock.advance(Duration::from_micros(1));
+    assert!(!is_new(&mut f.client, "Ev1").await);
+    assert_eq!(hits(&f.replica).await, 1, "the store was asked");
+    assert!(!is_new(&mut f.client, "Ev1").await);
+    assert_eq!(hits(&f.replica).await, 2);
+}
+
+async fn what_a_cleanup_takes_is_new_at_once(f: Fixture) {
+    let mut f = remembering(f).await;
+    for round in 0..50 {
+        assert!(is_new(&mut f.client, "Ev1").await, "round {round}");
+        assert!(!is_new(&mut f.client, "Ev1").await);
+        assert_eq!(clean(&mut f.client).await, 1);
+    }
+}
+
+async fn a_sweep_of_what_has_expired_leaves_the_memory_alone(f: Fixture) {
+    let mut f = remembering(f).await;
+    let short = MarkProcessedRequest { ttl: seconds(1), ..mark("T", "short") };
+    assert!(told(&mut f.client, short).await.first);
+    assert!(is_new(&mut f.client, "Ev1").await);
+    f.clock.advance(Duration::from_secs(1));
+    let swept = f.client.cleanup(CleanupRequest::default()).await.unwrap();
+    assert_eq!(swept.into_inner().deleted_events, 1);
+    assert!(!is_new(&mut f.client, "Ev1").await);
+    assert_eq!(hits(&f.replica).await, 1);
+    metric(&f.replica, "oncegate_known_entries 2").await;
+}
+
+async fn without_room_nothing_is_remembered(f: Fixture) {
+    let mut f = f.restarted(&[METRICS.as_slice(), &["--known-events", "0"]].concat()).await;
+    assert!(is_new(&mut f.client, "Ev1").await);
+    for _ in 0..3 {
+        assert!(!is_new(&mut f.client, "Ev1").await);
+    }
+    assert_eq!(hits(&f.replica).await, 0);
+    metric(&f.replica, OUT_OF_USE).await;
+    if f.url.starts_with("postgres") {
+        let mut database = PgConnection::connect(&f.url).await.unwrap();
+        assert_eq!(listener(&mut database).await, None);
+    }
+}
+
+/// The backend of the database's only listener.
+async fn listener(database: &mut PgConnection) -> Option<i32> {
+    const LISTENER: &str = "SELECT pid FROM pg_stat_activity
+        WHERE application_name = 'oncegate listener' AND datname = current_database()";
+    sqlx::query_scalar(LISTENER).fetch_optional(database).await.unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_failed_is_not_remembered() {
+    let options = "ENCODING 'LATIN1' LC_COLLATE 'C' LC_CTYPE 'C' TEMPLATE template0";
+    let url = new_database_with(options).await;
+    let flags = [METRICS.as_slice(), &["--store-timeout", "1s"]].concat();
+    let replica = Replica::start(&url, Clock::Store, &flags).await;
+    metric(&replica, IN_USE).await;
+    let mut client = replica.client().await;
+    for _ in 0..2 {
+        // LATIN1 has no robots.
+        let refused = client.mark_processed(mark("T", "🤖")).await.unwrap_err();
+        assert_eq!(refused.code(), Code::InvalidArgument);
+    }
+    let mut outside = PgConnection::connect(&url).await.unwrap();
+    let mut marking = outside.begin().await.unwrap();
+    let insert = "INSERT INTO processed_events (team_id, event_id) VALUES ('T', 'Ev1')";
+    marking.execute(insert).await.unwrap();
+    for _ in 0..2 {
+        let refused = client.mark_processed(mark("T", "Ev1")).await.unwrap_err();
+        assert_eq!(refused.code(), Code::Unavailable);
+    }
+    marking.rollback().await.unwrap();
+    assert!(is_new(&mut client, "Ev1").await);
+    assert_eq!(hits(&replica).await, 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_another_replicas_cleanup_takes_is_new_once_that_is_heard_of() {
+    let url = new_database().await;
+    let (a, mut at_a) = replica(&url).await;
+    let (b, mut at_b) = replica(&url).await;
+    assert!(is_new(&mut at_a, "Ev1").await);
+    for (replica, client) in [(&a, &mut at_a), (&b, &mut at_b)] {
+        assert!(!is_new(client, "Ev1").await);
+        assert!(!is_new(client, "Ev1").await);
+        metric(replica, "oncegate_known_entries 1").await;
+    }
+    assert_eq!((hits(&a).await, hits(&b).await), (2, 1));
+    assert_eq!(clean(&mut at_b).await, 1);
+    metric(&a, "oncegate_known_entries 0").await;
+    assert!(is_new(&mut at_a, "Ev1").await);
+    assert!(!is_new(&mut at_b, "Ev1").await);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn only_a_deletion_of_what_may_live_is_told_to_all() {
+    let url = new_database().await;
+    let (_replica, mut client) = replica(&url).await;
+    let mut others = PgListener::connect(&url).await.unwrap();
+    others.listen("oncegate_invalidations").await.unwrap();
+    let mut outside = PgConnection::connect(&url).await.unwrap();
+
+    let expired = "INSERT INTO processed_events (team_id, event_id, processed_at, expires_at)
+        VALUES ('T', 'over', now() - interval '2 h', now() - interval '1 h')";
+    outside.execute(expired).await.unwrap();
+    let swept = client.cleanup(CleanupRequest::default()).await.unwrap();
+    assert_eq!(swept.into_inner().deleted_events, 1);
+    assert!(is_new(&mut client, "Ev1").await);
+    assert!(!is_new(&mut client, "Ev1").await);
+    let old = CleanupRequest { older_than: seconds(3_600), ..Default::default() };
+    for nothing in [CleanupRequest { dry_run: true, older_than: seconds(0), ..old.clone() }, old] {
+        let nothing = CleanupRequest { team_id: "T".into(), ..nothing };
+        client.cleanup(nothing).await.unwrap();
+    }
+    outside.execute("NOTIFY oncegate_invalidations, 'nothing before'").await.unwrap();
+    assert_eq!(others.recv().await.unwrap().payload(), "nothing before");
+    assert_eq!(clean(&mut client).await, 1);
+    let notified = timeout(Duration::from_secs(10), others.recv()).await.expect("a notification");
+    assert_eq!(notified.unwrap().payload(), "");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn by_the_databases_own_clock_an_expiry_is_exact_too() {
+    let url = new_database().await;
+    let (replica, mut client) = replica(&url).await;
+    let mut database = PgConnection::connect(&url).await.unwrap();
+    let request = MarkProcessedRequest { ttl: seconds(1), ..mark("T", "Ev1") };
+    let marked = told(&mut client, request.clone()).await.event.unwrap();
+    let expire_time = marked.expire_time.unwrap();
+    let over = "SELECT clock_timestamp() >= timestamptz 'epoch' + $1 * interval '1 s'
+        + $2 * interval '1 microsecond'";
+    loop {
+        let over =
+            sqlx::query_scalar(over).bind(expire_time.seconds).bind(expire_time.nanos / 1_000);
+        let over: bool = over.fetch_one(&mut database).await.unwrap();
+        let answer = told(&mut client, request.clone()).await;
+        if answer.first {
+            break;
+        }
+        assert!(!over, "told of {:?} after its end", answer.event);
+    }
+    assert!(hits(&replica).await > 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_listener_that_is_cut_off_remembers_nothing_of_before() {
+    let url = new_database().await;
+    let (replica, mut client) = replica(&url).await;
+    assert!(is_new(&mut client, "Ev1").await);
+    metric(&replica, "oncegate_known_entries 1").await;
+    let mut database = PgConnection::connect(&url).await.unwrap();
+    let pid = listener(&mut database).await.unwrap();
+    let cut = sqlx::query("SELECT pg_terminate_backend($1)").bind(pid);
+    cut.execute(&mut database).await.unwrap();
+    metric(&replica, "oncegate_known_entries 0").await;
+    metric(&replica, IN_USE).await;
+    let other = listener(&mut database).await;
+    assert!(other.is_some_and(|other| other != pid), "{other:?}");
+    for hits_then in [0, 1] {
+        assert!(!is_new(&mut client, "Ev1").await);
+        assert_eq!(hits(&replica).await, hits_then);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn without_a_listener_the_store_is_asked_and_what_was_missed_is_not_told() {
+    let url = new_database().await;
+    let proxy = Proxy::start(&url, Line::Open).await;
+    let (replica, mut client) = replica(&proxy.url).await;
+    for event in ["asked meanwhile", "asked later"] {
+        assert!(is_new(&mut client, event).await);
+        assert!(!is_new(&mut client, event).await);
+    }
+    assert_eq!(hits(&replica).await, 2);
+
+    proxy.set(Line::Cut);
+    metric(&replica, OUT_OF_USE).await;
+    assert!(!is_new(&mut client, "asked meanwhile").await);
+    assert_eq!(hits(&replica).await, 2, "the store was asked");
+    let mut other = Replica::start(&url, Clock::Store, &[]).await.client().await;
+    assert_eq!(clean(&mut other).await, 2);
+    assert!(is_new(&mut client, "asked meanwhile").await);
+
+    proxy.set(Line::Open);
+    metric(&replica, IN_USE).await;
+    assert!(is_new(&mut client, "asked later").await);
+    assert!(!is_new(&mut client, "asked meanwhile").await);
+    assert_eq!(hits(&replica).await, 2);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_mark_whose_loss_goes_unheard_is_told_no_longer_than_the_bound() {
+    let url = new_database().await;
+    let proxy = Proxy::start(&url, Line::Open).await;
+    let (replica, mut client) = replica(&proxy.url).await;
+    let mut other = Replica::start(&url, Clock::Store, &[]).await.client().await;
+    assert!(is_new(&mut client, "Ev1").await);
+    assert!(!is_new(&mut client, "Ev1").await);
+
+    proxy.set(Line::Mute);
+    assert_eq!(clean(&mut other).await, 1);
+    let cleaned = Instant::now();
+    let mut calls = interval(Duration::from_millis(5));
+    let mut stale = 0;
+    loop {
+        calls.tick().await;
+        let asked = Instant::now();
+        if is_new(&mut client, "Ev1").await {
+            break;
+        }
+        stale += 1;
+        let after = asked - cleaned;
+        assert!(after < MAX_STALENESS, "told of a mark that was gone for {after:?}");
+    }
+    assert!(stale > 0, "the notification was to be lost");
+
+    // The mute connection is given up, and does not stay open.
+    metric(&replica, OUT_OF_USE).await;
+    proxy.set(Line::Open);
+    metric(&replica, IN_USE).await;
+    let closed = async {
+        while proxy.listeners() > 1 {
+            calls.tick().await;
+        }
+    };
+    timeout(Duration::from_secs(10), closed).await.expect("one connection");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn where_notifications_never_come_the_store_is_asked() {
+    let url = new_database().await;
+    let proxy = Proxy::start(&url, Line::Deaf).await;
+    let replica = Replica::start(&proxy.url, Clock::Store, &METRICS).await;
+    let mut client = replica.client().await;
+    assert!(is_new(&mut client, "Ev1").await);
+    let mut calls = interval(Duration::from_millis(5));
+    while proxy.given_up() < 2 {
+        calls.tick().await;
+        assert!(!is_new(&mut client, "Ev1").await);
+        assert_eq!(hits(&replica).await, 0);
+    }
+    metric(&replica, OUT_OF_USE).await;
+    proxy.set(Line::Open);
+    metric(&replica, IN_USE).await;
+}
