@@ -5,6 +5,7 @@
 mod cli;
 mod conformance;
 mod contention;
+mod cost;
 mod faults;
 mod grpc;
 mod harness;

@@ -1,0 +1,52 @@
+//! A guard against getting slower that no noisy machine can set off: how many
+//! statements the work takes, counted by the database itself.
+
+use oncegate::{grpc::pb::BatchMarkProcessedRequest, store::Clock};
+use sqlx::{Connection as _, Executor as _, PgConnection};
+
+use crate::harness::{Replica, acquire, granted, mark, postgres::new_database, release};
+
+/// Counts every statement that writes: an upsert counts twice, as the insert
+/// and the update that it may be.
+const COUNT: &str = "
+CREATE SEQUENCE statements MINVALUE 0 START 0;
+SELECT nextval('statements');
+CREATE FUNCTION count_statement() RETURNS trigger LANGUAGE plpgsql
+    AS $$ BEGIN PERFORM nextval('statements'); RETURN NULL; END $$;
+CREATE TRIGGER counted AFTER INSERT OR UPDATE ON processed_events
+    FOR EACH STATEMENT EXECUTE FUNCTION count_statement();
+CREATE TRIGGER counted AFTER INSERT OR UPDATE ON sessions
+    FOR EACH STATEMENT EXECUTE FUNCTION count_statement();
+";
+
+async fn counted(database: &mut PgConnection) -> i64 {
+    sqlx::query_scalar("SELECT last_value FROM statements").fetch_one(database).await.unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn new_marks_and_free_sessions_take_one_statement_each_batch() {
+    let url = new_database().await;
+    let flags = ["--workers", "1", "--writers", "1", "--known-events", "0"];
+    let replica = Replica::start(&url, Clock::Store, &flags).await;
+    let mut client = replica.client().await;
+    let mut database = PgConnection::connect(&url).await.unwrap();
+    database.execute(COUNT).await.unwrap();
+
+    assert!(client.mark_processed(mark("T1", "lone")).await.unwrap().into_inner().first);
+    assert_eq!(counted(&mut database).await, 1, "a lone mark");
+
+    let requests = (0..1_000).map(|number| mark("T1", &format!("Ev{number}"))).collect();
+    let batch = BatchMarkProcessedRequest { requests };
+    client.batch_mark_processed(batch.clone()).await.unwrap();
+    assert_eq!(counted(&mut database).await, 2, "a thousand marks");
+
+    // The plain insert finds them taken, and the second statement, an upsert,
+    // reads them.
+    client.batch_mark_processed(batch).await.unwrap();
+    assert_eq!(counted(&mut database).await, 5, "a thousand duplicates");
+
+    let lease = client.acquire_session_lease(acquire("T1", "s", "bot")).await.unwrap();
+    assert_eq!(counted(&mut database).await, 7, "a free session's lease: one upsert");
+    client.release_session_lease(release(&granted(lease.into_inner()))).await.unwrap();
+    assert_eq!(counted(&mut database).await, 8, "its release");
+}
