@@ -14,8 +14,8 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     domain::{Acquire, Decision, FencingToken, Held, Lease, LeaseId, SessionKey, SessionRow, Ttl},
-    lane::{CallError, Lane, Lanes, MAX_BATCH},
-    store::{Release, Renew, Store},
+    lane::{CallError, Lane, Lanes, MAX_BATCH, Op as _},
+    store::{Release, Renew, Store, StoreError},
     telemetry::Metrics,
 };
 
@@ -24,14 +24,14 @@ mod ops;
 mod queue;
 
 pub use grant::Grant;
-use grant::{GiveBack, Grants};
-use ops::{Look, Outcome, Take};
+use grant::Grants;
+use ops::{Change, GiveBack, Look, Outcome, Take, Told};
 use queue::Queues;
 
 /// The most sessions in one batch that locks them. Every advisory lock takes a
 /// place in a table that all of the database server's clients share, 6,400 by
 /// default: a replica takes at most this for each of its writing lanes.
-const BATCH: usize = 128;
+const BATCH: usize = 256;
 
 /// The longest that the first in a queue waits before it looks again: how late
 /// it may learn of a release on another replica.
@@ -77,9 +77,8 @@ pub enum AcquireOutcome {
 /// Takes, renews, gives back and checks leases. Cheap to clone.
 #[derive(Clone)]
 pub struct Sessions {
-    takes: Lanes<Take>,
+    changes: Lanes<Change>,
     renews: Lane<Renew>,
-    releases: Lanes<GiveBack>,
     looks: Lane<Look>,
     queues: Arc<Queues>,
     grants: Arc<Grants>,
@@ -88,8 +87,8 @@ pub struct Sessions {
 }
 
 impl Sessions {
-    /// Starts the lanes: `writers` for acquires and as many for releases, at
-    /// most, each with a queue of `capacity` sessions. At most `most_waiters`
+    /// Starts the lanes: `writers` for acquires and releases, at most, each with a
+    /// queue of `capacity` sessions. At most `most_waiters`
     /// wait, and none after `stop`. There is one answer for each of `runtimes`:
     /// to be used there, where its lanes are near.
     pub fn start(
@@ -101,13 +100,8 @@ impl Sessions {
         stop: &CancellationToken,
         metrics: &Metrics,
     ) -> Vec<Self> {
-        let writers = store.writers(writers);
-        let lane = metrics.lane("acquire");
-        let takes = Lanes::start(writers, runtimes, |runtime| {
-            Lane::start(runtime, store.connection(), capacity, BATCH, lane.clone())
-        });
-        let lane = metrics.lane("release");
-        let releases = Lanes::start(writers, runtimes, |runtime| {
+        let lane = metrics.lane("session");
+        let changes = Lanes::start(store.writers(writers), runtimes, |runtime| {
             Lane::start(runtime, store.connection(), capacity, BATCH, lane.clone())
         });
         let runtime = &runtimes[runtimes.len() - 1];
@@ -117,12 +111,11 @@ impl Sessions {
         let looks = Lane::start(runtime, store.connection(), capacity, MAX_BATCH, lane);
         let queues = Arc::new(Queues::new(most_waiters, metrics.waiters.clone()));
         let of = |worker| {
-            let releases = releases.near(worker, runtimes.len());
+            let changes = changes.near(worker, runtimes.len());
             Self {
-                takes: takes.near(worker, runtimes.len()),
+                grants: Arc::new(Grants::new(changes.clone(), Arc::clone(&queues))),
+                changes,
                 renews: renews.clone(),
-                grants: Arc::new(Grants::new(releases.clone(), Arc::clone(&queues))),
-                releases,
                 looks: looks.clone(),
                 queues: Arc::clone(&queues),
                 stop: stop.clone(),
@@ -190,8 +183,14 @@ impl Sessions {
     /// # Errors
     /// [`SessionError::Call`]; then it is not known.
     pub async fn release(&self, key: SessionKey, lease: LeaseId) -> Result<bool, SessionError> {
-        let lane = self.releases.of(key.shard());
-        Ok(lane.call(self.give_back(key, lease)).await?)
+        let release = Release { key, lease, unless_repeated: false };
+        let give_back = GiveBack { release, queues: Arc::clone(&self.queues) };
+        match self.change(Change::GiveBack(give_back)).await? {
+            Told::Released(released) => Ok(released),
+            Told::Outcome(_) => {
+                Err(CallError::from(StoreError::fault("a take for a release")).into())
+            }
+        }
     }
 
     /// Tells whether `token` is the one of the session's current lease, and the
@@ -210,8 +209,15 @@ impl Sessions {
     }
 
     async fn take(&self, acquire: &Acquire) -> Result<Outcome, CallError> {
-        let lane = self.takes.of(acquire.key.shard());
-        lane.call(Take { acquire: acquire.clone(), grants: Arc::clone(&self.grants) }).await
+        let take = Take { acquire: acquire.clone(), grants: Arc::clone(&self.grants) };
+        match self.change(Change::Take(take)).await? {
+            Told::Outcome(outcome) => Ok(outcome),
+            Told::Released(_) => Err(StoreError::fault("a release for a take").into()),
+        }
+    }
+
+    async fn change(&self, change: Change) -> Result<Told, CallError> {
+        self.changes.of(change.key().shard()).call(change).await
     }
 
     /// What a request would be told, without taking anything but what it has
@@ -259,10 +265,5 @@ impl Sessions {
                 return Ok(outcome);
             }
         }
-    }
-
-    fn give_back(&self, key: SessionKey, lease: LeaseId) -> GiveBack {
-        let release = Release { key, lease, unless_repeated: false };
-        GiveBack { release, queues: Arc::clone(&self.queues) }
     }
 }

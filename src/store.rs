@@ -65,6 +65,16 @@ pub enum Verdict<T> {
     Again,
 }
 
+impl<T> Verdict<T> {
+    /// The verdict, in other words.
+    pub fn map<U>(self, words: impl FnOnce(T) -> U) -> Verdict<U> {
+        match self {
+            Self::Decided(verdict) => Verdict::Decided(words(verdict)),
+            Self::Again => Verdict::Again,
+        }
+    }
+}
+
 /// Who asks the time. Production asks the store; a test sets it.
 #[derive(Debug, Clone, Default)]
 pub enum Clock {
@@ -107,6 +117,19 @@ pub struct Release {
     /// Not if it was told to a repetition of its request as well: whoever asked
     /// first has gone, but whoever repeated it may hold.
     pub unless_repeated: bool,
+}
+
+/// What became of leases that were asked for, and of others that were given
+/// back; each in the order in which they were asked.
+#[derive(Debug)]
+pub struct Changed {
+    /// The session's row as it stands after the decision; what it means to the
+    /// asker [`SessionRow::decision`] tells. A lease that is granted again is noted
+    /// as repeated before it is answered.
+    pub taken: Vec<Verdict<Acquired>>,
+    /// Whether the lease is given back, now or before; not so a lease that was
+    /// repeated, where that is to be spared.
+    pub ended: Vec<Verdict<bool>>,
 }
 
 /// Which rows a sweep takes.
@@ -217,17 +240,17 @@ pub trait EventStore {
 
 /// Sessions: one row each, which says who holds the lease.
 pub trait SessionStore {
-    /// Takes leases of free sessions. `asked` are sorted by key and hold no key
-    /// twice. Answers each session's row as it stands after the decision, in
-    /// order; [`SessionRow::decision`] tells what it means to the asker. One that
-    /// is granted again is noted as repeated before it is answered.
+    /// Takes leases of free sessions, and ends live leases, in one step. Both are
+    /// sorted by session, and no session is in them twice.
     ///
     /// # Errors
-    /// [`StoreError`]; then no lease of the batch is known to have been taken.
-    fn acquire(
+    /// [`StoreError`]; then no lease of the batch is known to have been taken or
+    /// to have ended.
+    fn change(
         &mut self,
-        asked: &[&Acquire],
-    ) -> impl Future<Output = Result<Vec<Verdict<Acquired>>, StoreError>> + Send;
+        acquires: &[&Acquire],
+        releases: &[&Release],
+    ) -> impl Future<Output = Result<Changed, StoreError>> + Send;
 
     /// Lets live leases run on. `asked` are sorted by session and lease and hold
     /// no pair twice. Answers the row of each, in order; none where the lease
@@ -239,17 +262,6 @@ pub trait SessionStore {
         &mut self,
         asked: &[&Renew],
     ) -> impl Future<Output = Result<Vec<Verdict<Option<SessionRow>>>, StoreError>> + Send;
-
-    /// Ends live leases, as [`SessionStore::renew`] lets them run on. Answers
-    /// whether the lease is given back, now or before; not so a lease that was
-    /// repeated, where that is to be spared.
-    ///
-    /// # Errors
-    /// [`StoreError`]; then no lease is known to have ended.
-    fn release(
-        &mut self,
-        asked: &[&Release],
-    ) -> impl Future<Output = Result<Vec<Verdict<bool>>, StoreError>> + Send;
 
     /// Reads the rows of `keys`, in order.
     ///

@@ -1,10 +1,15 @@
 //! A guard against getting slower that no noisy machine can set off: how many
 //! statements the work takes, counted by the database itself.
 
-use oncegate::{grpc::pb::BatchMarkProcessedRequest, store::Clock};
+use oncegate::{
+    grpc::pb::{BatchMarkProcessedRequest, IsProcessedRequest},
+    store::Clock,
+};
 use sqlx::{Connection as _, Executor as _, PgConnection};
 
-use crate::harness::{Replica, acquire, granted, mark, postgres::new_database, release};
+use crate::harness::{
+    Replica, acquire, granted, held, mark, postgres::new_database, release, renew,
+};
 
 /// Counts every statement that writes: an upsert counts twice, as the insert
 /// and the update that it may be.
@@ -49,4 +54,44 @@ async fn new_marks_and_free_sessions_take_one_statement_each_batch() {
     assert_eq!(counted(&mut database).await, 7, "a free session's lease: one upsert");
     client.release_session_lease(release(&granted(lease.into_inner()))).await.unwrap();
     assert_eq!(counted(&mut database).await, 8, "its release");
+}
+
+/// A plan lives as long as its connection, and is made while the tables are
+/// small: then the planner would read them whole, for ever after.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn rows_are_found_by_key_even_where_the_tables_were_empty() {
+    const READ_WHOLE: &str = "SELECT sum(seq_scan)::bigint FROM pg_stat_user_tables
+        WHERE relname IN ('processed_events', 'sessions')";
+    const ALONE: &str = "SELECT count(*) = 1 FROM pg_stat_activity
+        WHERE datname = current_database()";
+    let url = new_database().await;
+    let flags = ["--workers", "1", "--writers", "1", "--known-events", "0"];
+    let replica = Replica::start(&url, Clock::Store, &flags).await;
+    let mut database = PgConnection::connect(&url).await.unwrap();
+    database.execute("VACUUM ANALYZE processed_events").await.unwrap();
+    database.execute("VACUUM ANALYZE sessions").await.unwrap();
+    let before: i64 = sqlx::query_scalar(READ_WHOLE).fetch_one(&mut database).await.unwrap();
+
+    let mut client = replica.client().await;
+    // PostgreSQL keeps a plan from the sixth time on.
+    for round in 0..10 {
+        let lone = mark("T1", &format!("lone{round}"));
+        client.mark_processed(lone.clone()).await.unwrap();
+        client.mark_processed(lone.clone()).await.unwrap();
+        client.is_processed(IsProcessedRequest { event: lone.event }).await.unwrap();
+        let lease = client.acquire_session_lease(acquire("T1", "s", "bot")).await.unwrap();
+        let lease = granted(lease.into_inner());
+        held(client.acquire_session_lease(acquire("T1", "s", "other")).await.unwrap().into_inner());
+        client.renew_session_lease(renew(&lease)).await.unwrap();
+        client.release_session_lease(release(&lease)).await.unwrap();
+        client.release_session_lease(release(&lease)).await.unwrap();
+    }
+    drop(client);
+    replica.server.stop().await.unwrap();
+    // A backend tells its counts at the latest when it ends.
+    while !sqlx::query_scalar::<_, bool>(ALONE).fetch_one(&mut database).await.unwrap() {
+        tokio::task::yield_now().await;
+    }
+    let after: i64 = sqlx::query_scalar(READ_WHOLE).fetch_one(&mut database).await.unwrap();
+    assert_eq!(after, before, "reads of a whole table");
 }

@@ -10,67 +10,25 @@ use std::sync::{
     atomic::{AtomicBool, Ordering},
 };
 
-use super::queue::Queues;
+use super::{
+    ops::{Change, GiveBack},
+    queue::Queues,
+};
 use crate::{
     domain::{Lease, LeaseId, SessionKey},
-    lane::{Executes, Lanes, Op},
-    store::{Connection, Release, StoreError, Verdict},
+    lane::Lanes,
+    store::Release,
 };
-
-/// Gives a lease back, and tells the queue.
-pub(super) struct GiveBack {
-    pub(super) release: Release,
-    pub(super) queues: Arc<Queues>,
-}
-
-impl Op for GiveBack {
-    type Key<'a> = (&'a SessionKey, LeaseId);
-    type Row = Ended;
-    type Answer = bool;
-
-    fn key(&self) -> (&SessionKey, LeaseId) {
-        (&self.release.key, self.release.lease)
-    }
-
-    fn answer(&self, ended: &Ended) -> Verdict<bool> {
-        if ended.released {
-            self.queues.freed(&self.release.key);
-        } else if ended.unless_repeated && !self.release.unless_repeated {
-            // The one who spoke for the group would have spared it.
-            return Verdict::Again;
-        }
-        Verdict::Decided(ended.released)
-    }
-}
-
-/// Whether a lease has been given back.
-pub(super) struct Ended {
-    released: bool,
-    unless_repeated: bool,
-}
-
-impl<S: Connection> Executes<GiveBack> for S {
-    async fn execute(&mut self, ops: &[&GiveBack]) -> Result<Vec<Verdict<Ended>>, StoreError> {
-        let asked: Vec<&Release> = ops.iter().map(|op| &op.release).collect();
-        let verdicts = self.release(&asked).await?.into_iter().zip(asked);
-        Ok(verdicts
-            .map(|(verdict, &Release { unless_repeated, .. })| match verdict {
-                Verdict::Decided(released) => Verdict::Decided(Ended { released, unless_repeated }),
-                Verdict::Again => Verdict::Again,
-            })
-            .collect())
-    }
-}
 
 /// Where leases that nobody accepts go.
 pub(super) struct Grants {
-    releases: Lanes<GiveBack>,
+    changes: Lanes<Change>,
     queues: Arc<Queues>,
 }
 
 impl Grants {
-    pub(super) fn new(releases: Lanes<GiveBack>, queues: Arc<Queues>) -> Self {
-        Self { releases, queues }
+    pub(super) fn new(changes: Lanes<Change>, queues: Arc<Queues>) -> Self {
+        Self { changes, queues }
     }
 
     /// Sends a lease that was granted just now on its way.
@@ -97,8 +55,8 @@ impl Drop for Delivery {
         }
         let release = Release { key: self.key.clone(), lease: self.lease, unless_repeated: true };
         let queues = Arc::clone(&self.grants.queues);
-        let lane = self.grants.releases.of(self.key.shard());
-        if lane.post(GiveBack { release, queues }).is_err() {
+        let lane = self.grants.changes.of(self.key.shard());
+        if lane.post(Change::GiveBack(GiveBack { release, queues })).is_err() {
             // It ends with its TTL, as a crashed holder's does.
             tracing::warn!("no room to give back the lease of a caller that went away");
         }

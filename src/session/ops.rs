@@ -2,14 +2,36 @@
 
 use std::sync::Arc;
 
-use super::grant::{Delivery, Grant, Grants};
+use super::{
+    grant::{Delivery, Grant, Grants},
+    queue::Queues,
+};
 use crate::{
     domain::{
         Acquire, Acquired, Decision, Held, Lease, LeaseId, RequestId, SessionKey, SessionRow,
     },
     lane::{Executes, Op},
-    store::{Connection, Renew, StoreError, Verdict},
+    store::{Changed, Connection, Release, Renew, StoreError, Verdict},
 };
+
+/// Changes who holds a session. Takes and releases share lanes, and so
+/// statements and commits.
+pub(super) enum Change {
+    Take(Take),
+    GiveBack(GiveBack),
+}
+
+/// What became of a session, whoever asked for it.
+pub(super) enum State {
+    Taken(Taken),
+    Ended(Ended),
+}
+
+/// What is told to one who asked for a change.
+pub(super) enum Told {
+    Outcome(Outcome),
+    Released(bool),
+}
 
 /// Takes a lease.
 pub(super) struct Take {
@@ -32,15 +54,44 @@ pub(super) enum Outcome {
     EpicMismatch(String),
 }
 
-impl Op for Take {
+/// Gives a lease back, and tells the queue.
+pub(super) struct GiveBack {
+    pub(super) release: Release,
+    pub(super) queues: Arc<Queues>,
+}
+
+/// Whether a lease has been given back.
+pub(super) struct Ended {
+    lease: LeaseId,
+    released: bool,
+    unless_repeated: bool,
+}
+
+impl Op for Change {
     type Key<'a> = &'a SessionKey;
-    type Row = Taken;
-    type Answer = Outcome;
+    type Row = State;
+    type Answer = Told;
 
     fn key(&self) -> &SessionKey {
-        &self.acquire.key
+        match self {
+            Self::Take(take) => &take.acquire.key,
+            Self::GiveBack(give_back) => &give_back.release.key,
+        }
     }
 
+    fn answer(&self, row: &State) -> Verdict<Told> {
+        match (self, row) {
+            (Self::Take(take), State::Taken(taken)) => take.answer(taken).map(Told::Outcome),
+            (Self::GiveBack(give_back), State::Ended(ended)) => {
+                give_back.answer(ended).map(Told::Released)
+            }
+            // One change of a session at a time.
+            _ => Verdict::Again,
+        }
+    }
+}
+
+impl Take {
     fn answer(&self, taken: &Taken) -> Verdict<Outcome> {
         Verdict::Decided(match taken.row.decision(&self.acquire) {
             // Found while another spoke for the group: not noted as repeated.
@@ -52,21 +103,50 @@ impl Op for Take {
             Decision::Free => return Verdict::Again,
         })
     }
+
+    fn row(&self, Acquired { row, fresh }: Acquired) -> State {
+        let delivery = fresh.then(|| self.grants.deliver(&self.acquire.key, row.lease.id));
+        State::Taken(Taken { row, asker: self.acquire.request, delivery })
+    }
 }
 
-impl<S: Connection> Executes<Take> for S {
-    async fn execute(&mut self, ops: &[&Take]) -> Result<Vec<Verdict<Taken>>, StoreError> {
-        let asked: Vec<&Acquire> = ops.iter().map(|take| &take.acquire).collect();
-        let verdicts = self.acquire(&asked).await?.into_iter().zip(ops);
-        Ok(verdicts
-            .map(|(verdict, Take { acquire, grants })| match verdict {
-                Verdict::Decided(Acquired { row, fresh }) => {
-                    let delivery = fresh.then(|| grants.deliver(&acquire.key, row.lease.id));
-                    Verdict::Decided(Taken { row, asker: acquire.request, delivery })
-                }
-                Verdict::Again => Verdict::Again,
-            })
-            .collect())
+impl GiveBack {
+    fn answer(&self, ended: &Ended) -> Verdict<bool> {
+        if ended.lease != self.release.lease {
+            return Verdict::Again;
+        }
+        if ended.released {
+            self.queues.freed(&self.release.key);
+        } else if ended.unless_repeated && !self.release.unless_repeated {
+            // The one who spoke for the group would have spared it.
+            return Verdict::Again;
+        }
+        Verdict::Decided(ended.released)
+    }
+
+    fn row(&self, released: bool) -> State {
+        let Release { lease, unless_repeated, .. } = self.release;
+        State::Ended(Ended { lease, released, unless_repeated })
+    }
+}
+
+impl<S: Connection> Executes<Change> for S {
+    async fn execute(&mut self, ops: &[&Change]) -> Result<Vec<Verdict<State>>, StoreError> {
+        let (mut acquires, mut releases) = (Vec::new(), Vec::new());
+        for op in ops {
+            match op {
+                Change::Take(take) => acquires.push(&take.acquire),
+                Change::GiveBack(give_back) => releases.push(&give_back.release),
+            }
+        }
+        let Changed { taken, ended } = self.change(&acquires, &releases).await?;
+        let (mut taken, mut ended) = (taken.into_iter(), ended.into_iter());
+        let row = |op: &&Change| match op {
+            Change::Take(take) => Some(taken.next()?.map(|acquired| take.row(acquired))),
+            Change::GiveBack(back) => Some(ended.next()?.map(|released| back.row(released))),
+        };
+        // Where the store answered for fewer, so does this.
+        Ok(ops.iter().map_while(row).collect())
     }
 }
 

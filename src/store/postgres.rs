@@ -22,6 +22,7 @@ macro_rules! channel {
     };
 }
 
+mod answers;
 mod events;
 mod link;
 mod listener;
@@ -46,10 +47,11 @@ pub const STATEMENTS: &[&str] = &[
     events::MARK,
     events::LOOK,
     sessions::TAKE,
-    sessions::ACQUIRE,
-    sessions::RENEW,
     sessions::END,
+    sessions::TAKE_AND_END,
+    sessions::ACQUIRE,
     sessions::RELEASE,
+    sessions::RENEW,
     sessions::LOOK,
     upkeep::COUNT_EXPIRED_EVENTS,
     upkeep::COUNT_OLD_EVENTS,
@@ -110,9 +112,9 @@ impl Postgres {
         schema::verify(&migrator(), &mut connection, classify).await
     }
 
-    fn link(&self, timeout: Duration) -> Link {
+    fn link(&self, options: PgConnectOptions, timeout: Duration) -> Link {
         let (clock, heard) = (self.clock.clone(), Arc::clone(&self.heard));
-        Link::new(self.options.clone(), timeout, clock, heard, self.links.token())
+        Link::new(options, timeout, clock, heard, self.links.token())
     }
 
     async fn connect(&self) -> Result<PgConnection, StoreError> {
@@ -132,12 +134,24 @@ fn migrator() -> Migrator {
 impl Store for Postgres {
     type Connection = Link;
 
+    /// Settings that a proxy does not pass on are lost without harm to an answer.
     fn connection(&self) -> Link {
-        self.link(self.timeout)
+        let lock_timeout = format!("{}ms", (self.timeout / 10).as_millis().max(1));
+        let settings = [
+            // How long a statement waits for a row that somebody outside has locked:
+            // it gives up by itself, for one that we gave up would go on waiting.
+            // Short enough to find the row by halves, long enough for a slow commit.
+            ("lock_timeout", lock_timeout.as_str()),
+            // Every statement finds its rows by the key. A plan is kept for as long
+            // as the connection, and on a table that is small by then, the planner
+            // would rather read the whole, every time until it is analyzed.
+            ("enable_seqscan", "off"),
+        ];
+        self.link(self.options.clone().options(settings), self.timeout)
     }
 
     fn patient_connection(&self) -> Link {
-        self.link(PATIENCE)
+        self.link(self.options.clone(), PATIENCE)
     }
 
     fn invalidations(&self) -> Arc<dyn Invalidations> {

@@ -3,14 +3,13 @@
 use std::{collections::HashMap, time::Duration};
 
 use oncegate::grpc::pb::{
-    AcquireSessionLeaseRequest, CheckSessionLeaseRequest, CleanupRequest,
-    ReleaseSessionLeaseRequest, RenewSessionLeaseRequest, SessionLease,
+    AcquireSessionLeaseRequest, CheckSessionLeaseRequest, CleanupRequest, SessionLease,
 };
 use tonic::Code;
 use tonic_types::StatusExt as _;
 
 use crate::{
-    harness::{Client, Fixture, acquire, granted, held, seconds, session},
+    harness::{Client, Fixture, acquire, granted, held, release, renew, seconds, session},
     on_both_stores,
 };
 
@@ -25,21 +24,6 @@ on_both_stores!(
 
 async fn take(client: &mut Client, request: AcquireSessionLeaseRequest) -> SessionLease {
     granted(client.acquire_session_lease(request).await.unwrap().into_inner())
-}
-
-fn renew(lease: &SessionLease) -> RenewSessionLeaseRequest {
-    RenewSessionLeaseRequest {
-        session: session(&lease.team_id, &lease.session_id),
-        lease_id: lease.lease_id.clone(),
-        ttl: None,
-    }
-}
-
-fn release(lease: &SessionLease) -> ReleaseSessionLeaseRequest {
-    ReleaseSessionLeaseRequest {
-        session: session(&lease.team_id, &lease.session_id),
-        lease_id: lease.lease_id.clone(),
-    }
 }
 
 async fn is_current(client: &mut Client, lease: &SessionLease) -> bool {

@@ -205,6 +205,14 @@ pub fn acquire(team: &str, id: &str, holder: &str) -> pb::AcquireSessionLeaseReq
     }
 }
 
+pub fn renew(lease: &pb::SessionLease) -> pb::RenewSessionLeaseRequest {
+    pb::RenewSessionLeaseRequest {
+        session: session(&lease.team_id, &lease.session_id),
+        lease_id: lease.lease_id.clone(),
+        ttl: None,
+    }
+}
+
 pub fn release(lease: &pb::SessionLease) -> pb::ReleaseSessionLeaseRequest {
     pb::ReleaseSessionLeaseRequest {
         session: session(&lease.team_id, &lease.session_id),

@@ -3,13 +3,17 @@
 use std::collections::{HashMap, HashSet};
 
 use sqlx::{
-    Postgres, Row as _,
-    postgres::{PgArguments, PgRow, types::PgInterval},
-    query::Query,
+    Row as _,
+    postgres::{PgRow, types::PgInterval},
 };
 use uuid::Uuid;
 
-use super::{Link, timestamp::PgTimestamp};
+use super::{
+    Link,
+    answers::{fill, left, slot},
+    link::Statement,
+    timestamp::PgTimestamp,
+};
 use crate::{
     domain::{EventKey, Mark, RequestId, StoredEvent, Ttl},
     store::{EventStore, StoreError, Verdict},
@@ -22,23 +26,21 @@ use crate::{
 /// that one have rolled back so late that a mark has ended by then, it is not
 /// answered, and taken up again.
 ///
-/// The lock timeout, $6, is this statement's own: a setting of the session
-/// would not pass a transaction-pooling proxy. Intervals are added in UTC, which
-/// the connection sets, where a day has 24 hours.
+/// Intervals are added in UTC, which the connection sets, where a day has 24
+/// hours.
 pub(super) const INSERT: &str = "
 WITH clock AS MATERIALIZED (
-    SELECT COALESCE($5::timestamptz, clock_timestamp()) AS at
-    FROM set_config('lock_timeout', $6, true)
+    SELECT COALESCE($1::timestamptz, clock_timestamp()) AS at
 ), won AS (
     INSERT INTO processed_events (team_id, event_id, processed_at, expires_at, request_id)
     SELECT team_id, event_id, (SELECT at FROM clock), (SELECT at FROM clock) + ttl, request_id
-    FROM unnest($1::text[], $2::text[], $3::uuid[], $4::interval[])
+    FROM unnest($2::text[], $3::text[], $4::uuid[], $5::interval[])
         AS a (team_id, event_id, request_id, ttl)
     ON CONFLICT (team_id, event_id) DO NOTHING
     RETURNING request_id
 )
 SELECT array_agg(request_id) AS won, (SELECT at FROM clock) AS at,
-    COALESCE($5::timestamptz, clock_timestamp()) AS ended
+    COALESCE($1::timestamptz, clock_timestamp()) AS ended
 FROM won
 ";
 
@@ -46,13 +48,12 @@ FROM won
 /// spread it over, an array and a second level cost a quarter of the statement.
 pub(super) const INSERT_ONE: &str = "
 INSERT INTO processed_events (team_id, event_id, processed_at, expires_at, request_id)
-SELECT $1::text, $2::text, at, at + $4::interval, $3::uuid
+SELECT $2::text, $3::text, at, at + $5::interval, $4::uuid
 FROM (
-    SELECT COALESCE($5::timestamptz, clock_timestamp()) AS at
-    FROM set_config('lock_timeout', $6, true) OFFSET 0) AS clock
+    SELECT COALESCE($1::timestamptz, clock_timestamp()) AS at OFFSET 0) AS clock
 ON CONFLICT (team_id, event_id) DO NOTHING
 RETURNING ARRAY[request_id] AS won, processed_at AS at,
-    COALESCE($5::timestamptz, clock_timestamp()) AS ended
+    COALESCE($1::timestamptz, clock_timestamp()) AS ended
 ";
 
 /// Marks what is not live, and reads what is.
@@ -65,17 +66,16 @@ RETURNING ARRAY[request_id] AS won, processed_at AS at,
 /// table that is new to it, it would rather read the whole.
 pub(super) const MARK: &str = "
 WITH asked AS MATERIALIZED (
-    SELECT a.* FROM set_config('lock_timeout', $6, true),
-        unnest($1::text[], $2::text[], $3::uuid[], $4::interval[]) WITH ORDINALITY
+    SELECT a.* FROM unnest($2::text[], $3::text[], $4::uuid[], $5::interval[]) WITH ORDINALITY
         AS a (team_id, event_id, request_id, ttl, ord)
 ), live AS MATERIALIZED (
     SELECT a.ord, e.request_id, e.processed_at, e.expires_at
     FROM asked a CROSS JOIN LATERAL (
         SELECT * FROM processed_events p
         WHERE p.team_id = a.team_id AND p.event_id = a.event_id OFFSET 0) AS e
-    WHERE e.expires_at > COALESCE($5::timestamptz, clock_timestamp())
+    WHERE e.expires_at > COALESCE($1::timestamptz, clock_timestamp())
 ), missing AS MATERIALIZED (
-    SELECT a.*, COALESCE($5::timestamptz, clock_timestamp()) AS at
+    SELECT a.*, COALESCE($1::timestamptz, clock_timestamp()) AS at
     FROM asked a WHERE NOT EXISTS (SELECT FROM live l WHERE l.ord = a.ord)
 ), won AS (
     INSERT INTO processed_events AS e
@@ -85,14 +85,14 @@ WITH asked AS MATERIALIZED (
     ON CONFLICT (team_id, event_id) DO UPDATE
     SET (processed_at, expires_at, request_id) = (
         SELECT at, at + (EXCLUDED.expires_at - EXCLUDED.processed_at), EXCLUDED.request_id
-        FROM (SELECT COALESCE($5::timestamptz, clock_timestamp()) AS at OFFSET 0) AS clock)
-    WHERE e.expires_at <= COALESCE($5::timestamptz, clock_timestamp())
+        FROM (SELECT COALESCE($1::timestamptz, clock_timestamp()) AS at OFFSET 0) AS clock)
+    WHERE e.expires_at <= COALESCE($1::timestamptz, clock_timestamp())
     RETURNING e.request_id, e.processed_at, e.expires_at
 )
 SELECT ord, request_id, processed_at, expires_at FROM live
 UNION ALL
 SELECT NULL, request_id, processed_at, expires_at FROM won
-WHERE expires_at > COALESCE($5::timestamptz, clock_timestamp())
+WHERE expires_at > COALESCE($1::timestamptz, clock_timestamp())
 ";
 
 pub(super) const LOOK: &str = "
@@ -107,13 +107,9 @@ WHERE e.expires_at > COALESCE($3::timestamptz, clock_timestamp())
 impl EventStore for Link {
     async fn mark(&mut self, marks: &[&Mark]) -> Result<Vec<Verdict<StoredEvent>>, StoreError> {
         let mut verdicts = self.insert(marks).await?;
-        let open: Vec<usize> =
-            (0..marks.len()).filter(|&place| verdicts[place] == Verdict::Again).collect();
-        if !open.is_empty() {
-            let taken: Vec<&Mark> = open.iter().map(|&place| marks[place]).collect();
-            for (place, verdict) in open.into_iter().zip(self.mark_taken(&taken).await?) {
-                verdicts[place] = verdict;
-            }
+        let (places, taken) = left(&verdicts, marks);
+        if !taken.is_empty() {
+            fill(&mut verdicts, places, self.mark_taken(&taken).await?);
         }
         Ok(verdicts)
     }
@@ -137,7 +133,7 @@ impl EventStore for Link {
 impl Link {
     /// Marks what has no row.
     async fn insert(&mut self, marks: &[&Mark]) -> Result<Vec<Verdict<StoredEvent>>, StoreError> {
-        let asked = Asked::new(self, marks);
+        let asked = Asked::of(self.now(), marks);
         let rows = match marks {
             [mark] => self.fetch(|| asked.bind_one(mark)).await?,
             _ => self.fetch(|| asked.bind(INSERT)).await?,
@@ -171,7 +167,7 @@ impl Link {
         &mut self,
         marks: &[&Mark],
     ) -> Result<Vec<Verdict<StoredEvent>>, StoreError> {
-        let asked = Asked::new(self, marks);
+        let asked = Asked::of(self.now(), marks);
         let rows = self.fetch(|| asked.bind(MARK)).await?;
         let places: HashMap<Uuid, usize> = asked.requests.iter().copied().zip(0..).collect();
         let mut verdicts = vec![Verdict::Again; marks.len()];
@@ -200,39 +196,35 @@ struct Asked<'a> {
     requests: Vec<Uuid>,
     ttls: Vec<PgInterval>,
     now: Option<PgTimestamp>,
-    lock_timeout: String,
 }
 
 impl<'a> Asked<'a> {
-    fn new(link: &Link, marks: &[&'a Mark]) -> Self {
+    fn of(now: Option<PgTimestamp>, marks: &[&'a Mark]) -> Self {
         Self {
             teams: marks.iter().map(|mark| mark.key.team.as_str()).collect(),
             events: marks.iter().map(|mark| mark.key.event.as_str()).collect(),
             requests: marks.iter().map(|mark| mark.request.as_uuid()).collect(),
             ttls: marks.iter().map(|mark| interval(mark.ttl)).collect(),
-            now: link.now(),
-            lock_timeout: link.lock_timeout(),
+            now,
         }
     }
 
-    fn bind_one(&'a self, mark: &'a Mark) -> Query<'a, Postgres, PgArguments> {
+    fn bind_one(&'a self, mark: &'a Mark) -> Statement<'a> {
         sqlx::query(INSERT_ONE)
+            .bind(self.now)
             .bind(&mark.key.team)
             .bind(&mark.key.event)
             .bind(mark.request.as_uuid())
             .bind(interval(mark.ttl))
-            .bind(self.now)
-            .bind(&self.lock_timeout)
     }
 
-    fn bind(&'a self, statement: &'static str) -> Query<'a, Postgres, PgArguments> {
-        sqlx::query(statement)
+    fn bind(&'a self, sql: &'static str) -> Statement<'a> {
+        sqlx::query(sql)
+            .bind(self.now)
             .bind(&self.teams)
             .bind(&self.events)
             .bind(&self.requests)
             .bind(&self.ttls)
-            .bind(self.now)
-            .bind(&self.lock_timeout)
     }
 }
 
@@ -245,16 +237,4 @@ fn stored_event(row: &PgRow) -> Result<StoredEvent, StoreError> {
         })
     };
     read().map_err(|error: sqlx::Error| StoreError::fault(error))
-}
-
-/// The answer's place that a row's ordinality, counted from 1, names.
-pub(super) fn slot<T>(
-    answers: &mut [T],
-    ord: Result<i64, sqlx::Error>,
-) -> Result<&mut T, StoreError> {
-    let ord = ord.map_err(StoreError::fault)?;
-    usize::try_from(ord - 1)
-        .ok()
-        .and_then(|index| answers.get_mut(index))
-        .ok_or_else(|| StoreError::fault("a row nobody asked for"))
 }

@@ -25,6 +25,8 @@ const MIN_PAUSE: Duration = Duration::from_millis(50);
 /// may leave a backend behind that still works on it.
 const MAX_PAUSE: Duration = Duration::from_secs(10);
 
+pub(super) type Statement<'q> = Query<'q, sqlx::Postgres, PgArguments>;
+
 /// One connection to PostgreSQL.
 pub struct Link {
     options: PgConnectOptions,
@@ -76,13 +78,6 @@ impl Link {
         self.connection = None;
     }
 
-    /// How long a statement waits for a row that somebody outside has locked: it
-    /// gives up by itself, for one that we gave up would go on waiting. Short
-    /// enough to find the row by halves, long enough for a slow commit.
-    pub(super) fn lock_timeout(&self) -> String {
-        format!("{}ms", (self.timeout / 10).as_millis().max(1))
-    }
-
     /// Runs one statement and fetches its rows; without a transaction around
     /// it, its commit is part of it.
     ///
@@ -92,7 +87,7 @@ impl Link {
     /// answer in time is given up together with its connection.
     pub(super) async fn fetch<'q>(
         &mut self,
-        statement: impl Fn() -> Query<'q, sqlx::Postgres, PgArguments> + Send,
+        statement: impl Fn() -> Statement<'q> + Send,
     ) -> Result<Vec<PgRow>, StoreError> {
         let mut replaceable = self.connection.is_some();
         loop {

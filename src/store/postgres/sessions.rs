@@ -8,55 +8,42 @@
 use sqlx::{Row as _, postgres::PgRow};
 use uuid::Uuid;
 
-use super::{Link, events::slot, timestamp::PgTimestamp};
+use super::{
+    Link,
+    answers::{fill, left, slot},
+    link::Statement,
+    timestamp::PgTimestamp,
+};
 use crate::{
-    domain::{
-        Acquire, Acquired, FencingToken, Labels, Lease, LeaseId, RequestId, SessionKey, SessionRow,
-    },
-    store::{Release, Renew, SessionStore, StoreError, Verdict},
+    domain::{Acquire, FencingToken, Labels, Lease, LeaseId, RequestId, SessionKey, SessionRow},
+    store::{Changed, Release, Renew, SessionStore, StoreError, Verdict},
 };
 
 mod acquire;
 mod release;
+mod sql;
 
-pub(super) use acquire::{ACQUIRE, TAKE};
-pub(super) use release::{END, RELEASE};
-
-pub(super) const RENEW: &str = "
-WITH asked AS MATERIALIZED (
-    SELECT a.* FROM set_config('lock_timeout', $7, true),
-        unnest($1::text[], $2::text[], $3::bigint[], $4::uuid[], $5::bigint[]) WITH ORDINALITY
-        AS a (team_id, session_id, lock_key, lease_id, ttl_micros, ord)
-), mine AS MATERIALIZED (
-    SELECT * FROM asked WHERE pg_try_advisory_xact_lock(lock_key)
-), renewed AS (
-    UPDATE sessions s
-    SET expires_at = COALESCE($6::timestamptz, clock_timestamp())
-        + m.ttl_micros * interval '1 microsecond'
-    FROM mine m
-    WHERE s.team_id = m.team_id AND s.session_id = m.session_id AND s.lease_id = m.lease_id
-        AND NOT s.released AND s.expires_at > COALESCE($6::timestamptz, clock_timestamp())
-    RETURNING m.ord, s.*
-)
-SELECT m.ord, COALESCE($6::timestamptz, clock_timestamp()) AS at, r.fencing_token, r.lease_id,
-    r.request_id, r.holder, r.labels, r.epic_id, r.acquired_at, r.expires_at,
-    r.ord IS NOT NULL AS live
-FROM mine m LEFT JOIN renewed r USING (ord)
-";
-
-pub(super) const LOOK: &str = "
-SELECT a.ord, clock.at, s.fencing_token, s.lease_id, s.request_id, s.holder, s.labels, s.epic_id,
-    s.acquired_at, s.expires_at, NOT s.released AND s.expires_at > clock.at AS live
-FROM (SELECT COALESCE($3::timestamptz, clock_timestamp()) AS at OFFSET 0) AS clock,
-    unnest($1::text[], $2::text[]) WITH ORDINALITY AS a (team_id, session_id, ord)
-CROSS JOIN LATERAL (
-    SELECT * FROM sessions t
-    WHERE t.team_id = a.team_id AND t.session_id = a.session_id OFFSET 0) AS s
-";
+use acquire::{Asked, Places};
+pub(super) use sql::{ACQUIRE, END, LOOK, RELEASE, RENEW, TAKE, TAKE_AND_END};
 
 impl SessionStore for Link {
-    async fn acquire(&mut self, asked: &[&Acquire]) -> Result<Vec<Verdict<Acquired>>, StoreError> {
-        self.acquire_all(asked).await
+    async fn change(
+        &mut self,
+        acquires: &[&Acquire],
+        releases: &[&Release],
+    ) -> Result<Changed, StoreError> {
+        let acquires: Vec<Asked<'_>> =
+            acquires.iter().map(|&acquire| (acquire, LeaseId::random().as_uuid())).collect();
+        let Changed { mut taken, mut ended } = self.take_and_end(&acquires, releases).await?;
+        let (places, held) = left(&taken, &acquires);
+        if !held.is_empty() {
+            fill(&mut taken, places, self.acquire(&held).await?);
+        }
+        let (places, lost) = left(&ended, releases);
+        if !lost.is_empty() {
+            fill(&mut ended, places, self.release(&lost).await?);
+        }
+        Ok(Changed { taken, ended })
     }
 
     async fn renew(
@@ -67,15 +54,8 @@ impl SessionStore for Link {
         let leases: Vec<Uuid> = asked.iter().map(|renew| renew.lease.as_uuid()).collect();
         let ttls: Vec<i64> = asked.iter().map(|renew| renew.ttl.as_micros()).collect();
         let now = self.now();
-        let lock_timeout = self.lock_timeout();
         let rows = self
-            .fetch(|| {
-                keys.bind(sqlx::query(RENEW))
-                    .bind(&leases)
-                    .bind(&ttls)
-                    .bind(now)
-                    .bind(&lock_timeout)
-            })
+            .fetch(|| keys.bind(sqlx::query(RENEW).bind(now)).bind(&leases).bind(&ttls))
             .await?;
 
         let mut verdicts = vec![Verdict::Again; asked.len()];
@@ -85,10 +65,6 @@ impl SessionStore for Link {
             *slot(&mut verdicts, row.try_get("ord"))? = Verdict::Decided(session);
         }
         Ok(verdicts)
-    }
-
-    async fn release(&mut self, asked: &[&Release]) -> Result<Vec<Verdict<bool>>, StoreError> {
-        self.release_all(asked).await
     }
 
     async fn look_sessions(
@@ -107,23 +83,47 @@ impl SessionStore for Link {
     }
 }
 
-/// The places of what is not decided.
-fn undecided<T>(verdicts: &[Verdict<T>]) -> Vec<usize> {
-    let places = verdicts.iter().enumerate();
-    places
-        .filter(|(_, verdict)| matches!(verdict, Verdict::Again))
-        .map(|(place, _)| place)
-        .collect()
+impl Link {
+    /// Takes free sessions, and ends live leases.
+    async fn take_and_end(
+        &mut self,
+        acquires: &[Asked<'_>],
+        releases: &[&Release],
+    ) -> Result<Changed, StoreError> {
+        let (taking, ending) = (acquire::Arrays::of(acquires), release::Arrays::of(releases));
+        let now = self.now();
+        let rows = self
+            .fetch(|| match (acquires, releases) {
+                (_, []) => taking.bind(sqlx::query(TAKE).bind(now)),
+                ([], _) => ending.bind(sqlx::query(END).bind(now)),
+                _ => ending.bind(taking.bind(sqlx::query(TAKE_AND_END).bind(now))),
+            })
+            .await?;
+
+        let places = Places::of(acquires);
+        let mut taken = vec![Verdict::Again; acquires.len()];
+        let mut ended = vec![Verdict::Again; releases.len()];
+        for row in rows {
+            match row.try_get("ord") {
+                Ok(Some(ord)) => *slot(&mut ended, Ok(ord))? = Verdict::Decided(true),
+                // [`TAKE`] has no such column.
+                Ok(None) | Err(sqlx::Error::ColumnNotFound(_)) => {
+                    let (place, outcome) = places.taken(&row)?;
+                    taken[place] = Verdict::Decided(outcome);
+                }
+                Err(error) => return Err(StoreError::fault(error)),
+            }
+        }
+        Ok(Changed { taken, ended })
+    }
 }
 
-/// The first three arrays of every statement that changes a session.
+/// The arrays that every statement has which changes a session.
 struct Keys<'a> {
     teams: Vec<&'a str>,
     sessions: Vec<&'a str>,
     locks: Vec<i64>,
 }
-
-type Statement<'q> = sqlx::query::Query<'q, sqlx::Postgres, sqlx::postgres::PgArguments>;
 
 impl<'a> Keys<'a> {
     fn of(keys: impl Iterator<Item = &'a SessionKey> + Clone) -> Self {

@@ -1,6 +1,8 @@
 //! Sessions in `SQLite`: read the rows, decide, write them back, all within the
 //! one transaction that may write.
 
+use std::ops::Range;
+
 use sqlx::{Row as _, SqliteConnection, sqlite::SqliteRow};
 use uuid::{Uuid, fmt::Simple};
 
@@ -10,7 +12,7 @@ use crate::{
         Acquire, Acquired, Decision, FencingToken, Labels, Lease, LeaseId, RequestId, SessionKey,
         SessionRow, Timestamp,
     },
-    store::{Release, Renew, SessionStore, StoreError, Verdict},
+    store::{Changed, Release, Renew, SessionStore, StoreError, Verdict},
 };
 
 // $1: a JSON array with an array for each item.
@@ -44,50 +46,64 @@ struct Stored {
 }
 
 impl SessionStore for Handle {
-    async fn acquire(&mut self, asked: &[&Acquire]) -> Result<Vec<Verdict<Acquired>>, StoreError> {
-        let keys: Vec<&SessionKey> = asked.iter().map(|acquire| &acquire.key).collect();
+    async fn change(
+        &mut self,
+        acquires: &[&Acquire],
+        releases: &[&Release],
+    ) -> Result<Changed, StoreError> {
+        let taking = acquires.iter().map(|acquire| &acquire.key);
+        let keys: Vec<_> = taking.chain(releases.iter().map(|release| &release.key)).collect();
         let mut writer = self.writer.lock().await;
         let mut batch = begin(&mut writer).await?;
         let now = self.now();
-        let mut rows = look(&mut batch, &keys, now).await?;
+        let mut sought = look(&mut batch, &keys, now).await?;
+        let ending = sought.split_off(acquires.len());
+        let mut changed = Vec::new();
 
-        let is_free = |(row, acquire): (&Option<Stored>, &&Acquire)| {
+        let is_free = |(row, acquire): &(&Option<Stored>, &&Acquire)| {
             row.as_ref().is_none_or(|stored| stored.row.decision(acquire) == Decision::Free)
         };
-        let free: Vec<bool> = rows.iter().zip(asked).map(is_free).collect();
-        let mut changed = Vec::new();
-        for ((key, row), acquire) in keys.iter().zip(&mut rows).zip(asked) {
-            if let Some(stored) = row
-                && !stored.repeated
-                && matches!(stored.row.decision(acquire), Decision::Granted(_))
-            {
-                stored.repeated = true;
-                changed.push((*key, stored.clone()));
-            }
+        let free = sought.iter().zip(acquires).filter(is_free).count();
+        let mut fences = draw_tokens(&mut batch, free).await?;
+        let mut taken = Vec::with_capacity(acquires.len());
+        for (row, acquire) in sought.into_iter().zip(acquires) {
+            let outcome = match row {
+                Some(mut stored) if stored.row.decision(acquire) != Decision::Free => {
+                    let again = matches!(stored.row.decision(acquire), Decision::Granted(_));
+                    if again && !stored.repeated {
+                        stored.repeated = true;
+                        changed.push((&acquire.key, stored.clone()));
+                    }
+                    Acquired { row: stored.row, fresh: false }
+                }
+                free => {
+                    let missing = || StoreError::fault("fewer tokens than free sessions");
+                    let fence = FencingToken(fences.next().ok_or_else(missing)?);
+                    let bound = free.and_then(|stored| stored.row.lease.epic);
+                    let granted = grant(acquire, fence, bound, now);
+                    changed.push((&acquire.key, granted.clone()));
+                    Acquired { row: granted.row, fresh: true }
+                }
+            };
+            taken.push(Verdict::Decided(outcome));
         }
-        let count = i64::try_from(free.iter().filter(|&&free| free).count()).unwrap_or(0);
-        if count > 0 {
-            let last: i64 = sqlx::query_scalar(DRAW_TOKENS)
-                .bind(count)
-                .fetch_one(&mut *batch)
-                .await
-                .map_err(classify)?;
-            let mut tokens = last - count + 1..;
-            for (index, _) in free.iter().enumerate().filter(|(_, free)| **free) {
-                let token = FencingToken(tokens.next().unwrap_or(last));
-                let bound = rows[index].take().and_then(|stored| stored.row.lease.epic);
-                let granted = grant(asked[index], token, bound, now);
-                changed.push((keys[index], granted.clone()));
-                rows[index] = Some(granted);
+
+        let mut ended = Vec::with_capacity(releases.len());
+        for (row, release) in ending.into_iter().zip(releases) {
+            let mut given_back = false;
+            if let Some(mut stored) = row.filter(|row| row.row.lease.id == release.lease) {
+                if stored.row.live && !(release.unless_repeated && stored.repeated) {
+                    stored.released = true;
+                    stored.row.lease.expire_time = now;
+                    changed.push((&release.key, stored.clone()));
+                }
+                given_back = stored.released;
             }
+            ended.push(Verdict::Decided(given_back));
         }
         write(&mut batch, &changed).await?;
         batch.commit().await.map_err(classify)?;
-        rows.into_iter()
-            .zip(free)
-            .map(|(row, fresh)| Some(Verdict::Decided(Acquired { row: row?.row, fresh })))
-            .collect::<Option<_>>()
-            .ok_or_else(|| StoreError::fault("a session was left undecided"))
+        Ok(Changed { taken, ended })
     }
 
     async fn renew(
@@ -116,30 +132,6 @@ impl SessionStore for Handle {
         Ok(answers)
     }
 
-    async fn release(&mut self, asked: &[&Release]) -> Result<Vec<Verdict<bool>>, StoreError> {
-        let keys: Vec<&SessionKey> = asked.iter().map(|release| &release.key).collect();
-        let mut writer = self.writer.lock().await;
-        let mut batch = begin(&mut writer).await?;
-        let now = self.now();
-        let mut answers = Vec::with_capacity(asked.len());
-        let mut changed = Vec::new();
-        for (row, release) in look(&mut batch, &keys, now).await?.into_iter().zip(asked) {
-            let mut released = false;
-            if let Some(mut stored) = row.filter(|row| row.row.lease.id == release.lease) {
-                if stored.row.live && !(release.unless_repeated && stored.repeated) {
-                    stored.released = true;
-                    stored.row.lease.expire_time = now;
-                    changed.push((&release.key, stored.clone()));
-                }
-                released = stored.released;
-            }
-            answers.push(Verdict::Decided(released));
-        }
-        write(&mut batch, &changed).await?;
-        batch.commit().await.map_err(classify)?;
-        Ok(answers)
-    }
-
     async fn look_sessions(
         &mut self,
         keys: &[&SessionKey],
@@ -148,6 +140,20 @@ impl SessionStore for Handle {
         let rows = look(self.reader().await?, keys, now).await?;
         Ok(rows.into_iter().map(|row| row.map(|stored| stored.row)).collect())
     }
+}
+
+/// Draws `count` fencing tokens, in the order in which they rise.
+async fn draw_tokens(
+    connection: &mut SqliteConnection,
+    count: usize,
+) -> Result<Range<i64>, StoreError> {
+    let count = i64::try_from(count).map_err(StoreError::fault)?;
+    if count == 0 {
+        return Ok(0..0);
+    }
+    let drawn = sqlx::query_scalar(DRAW_TOKENS).bind(count).fetch_one(connection).await;
+    let last: i64 = drawn.map_err(classify)?;
+    Ok(last - count + 1..last + 1)
 }
 
 /// The row of a free session that `acquire` takes.

@@ -1,0 +1,30 @@
+//! Which row answers which question of a batch.
+
+use crate::store::{StoreError, Verdict};
+
+/// The place that a row's ordinality, counted from 1, names.
+pub(super) fn slot<T>(
+    answers: &mut [T],
+    ord: Result<i64, sqlx::Error>,
+) -> Result<&mut T, StoreError> {
+    let ord = ord.map_err(StoreError::fault)?;
+    usize::try_from(ord - 1)
+        .ok()
+        .and_then(|index| answers.get_mut(index))
+        .ok_or_else(|| StoreError::fault("a row nobody asked for"))
+}
+
+/// What a short statement, which serves most of what is asked, left for the full
+/// one: where it stood, and what was asked.
+pub(super) fn left<T, A: Copy>(verdicts: &[Verdict<T>], asked: &[A]) -> (Vec<usize>, Vec<A>) {
+    let places = verdicts.iter().zip(asked).enumerate();
+    places
+        .filter(|(_, (verdict, _))| matches!(verdict, Verdict::Again))
+        .map(|(place, (_, asked))| (place, *asked))
+        .unzip()
+}
+
+/// Puts the full statement's verdicts where they belong.
+pub(super) fn fill<T>(verdicts: &mut [Verdict<T>], places: Vec<usize>, found: Vec<Verdict<T>>) {
+    places.into_iter().zip(found).for_each(|(place, verdict)| verdicts[place] = verdict);
+}
