@@ -7,7 +7,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     lane::{CallError, Executes, Lane, Op},
-    store::{Age, Connection, Kind, Scope, Store, StoreError, Sweep, Verdict},
+    store::{Age, Connection, Kind, Scope, Store, StoreError, Sweep, Swept, Verdict},
     telemetry::Metrics,
 };
 
@@ -15,23 +15,30 @@ use crate::{
 /// or the embedded store's one writer, for long.
 pub const BATCH_ROWS: u32 = 10_000;
 
+/// How many rows that is where others have work for the store at the same time:
+/// little enough for none of them to wait for it.
+const SHARED_ROWS: u32 = 500;
+
+/// How long a sweep rests then, as a multiple of the time that its batch took.
+const REST: u32 = 3;
+
 /// How many sweeps may queue: each runs by itself.
 const QUEUE: usize = 64;
 
 impl Op for Sweep {
     type Key<'a> = ();
-    type Row = u64;
-    type Answer = u64;
+    type Row = Swept;
+    type Answer = Swept;
 
     fn key(&self) {}
 
-    fn answer(&self, rows: &u64) -> Verdict<u64> {
-        Verdict::Decided(*rows)
+    fn answer(&self, swept: &Swept) -> Verdict<Swept> {
+        Verdict::Decided(*swept)
     }
 }
 
 impl<S: Connection> Executes<Sweep> for S {
-    async fn execute(&mut self, sweeps: &[&Sweep]) -> Result<Vec<Verdict<u64>>, StoreError> {
+    async fn execute(&mut self, sweeps: &[&Sweep]) -> Result<Vec<Verdict<Swept>>, StoreError> {
         let mut swept = Vec::with_capacity(sweeps.len());
         for sweep in sweeps {
             swept.push(Verdict::Decided(self.sweep(sweep).await?));
@@ -93,22 +100,37 @@ impl Cleanup {
         until: Instant,
     ) -> Result<(u64, bool), CallError> {
         let mut total = 0;
+        // Only what has expired is found by an index. Every other batch looks
+        // through the table, and should find much.
+        let shared = match (kind, scope.age) {
+            (Kind::Events, Age::Expired) => SHARED_ROWS,
+            _ => BATCH_ROWS,
+        };
+        let mut size = shared;
         loop {
             let left = u64::from(limit) - total;
             if left == 0 || Instant::now() >= until {
                 return Ok((total, true));
             }
             // Counting is one statement, or it would count the same rows again.
-            let most = if scope.dry_run { left } else { left.min(BATCH_ROWS.into()) };
+            let most = if scope.dry_run { left } else { left.min(size.into()) };
             let batch = u32::try_from(most).unwrap_or(u32::MAX);
             let sweep = Sweep { kind, scope: scope.clone(), limit: batch };
-            let rows = self.sweeps.call(sweep).await?;
+            let begun = Instant::now();
+            let Swept { rows, busy } = self.sweeps.call(sweep).await?;
             total += rows.min(left);
             if !scope.dry_run {
                 self.metrics.swept(kind.label(), rows);
             }
             if rows < most {
                 return Ok((total, false));
+            }
+            if busy {
+                size = shared;
+                let rest = begun.elapsed() * REST;
+                tokio::time::sleep_until(until.min(Instant::now() + rest)).await;
+            } else {
+                size = (size * 2).min(BATCH_ROWS);
             }
         }
     }

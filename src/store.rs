@@ -204,6 +204,15 @@ impl Sweep {
     }
 }
 
+/// What became of a [`Sweep`].
+#[derive(Debug, Clone, Copy)]
+pub struct Swept {
+    /// How many rows were deleted; or were found, where none were to be.
+    pub rows: u64,
+    /// Whether others had work for the store at that moment, on any replica.
+    pub busy: bool,
+}
+
 /// Tells what a mark that was read a while ago still counts for.
 pub trait Invalidations: Send + Sync + 'static {
     /// Rises when marks that have not expired were taken away, on this replica
@@ -275,11 +284,11 @@ pub trait SessionStore {
 
 /// What the service does for the store, rather than for a caller.
 pub trait Upkeep {
-    /// Deletes one bounded batch, and answers how many rows that were.
+    /// Deletes one bounded batch.
     ///
     /// # Errors
     /// [`StoreError`]; then no row is known to be gone.
-    fn sweep(&mut self, sweep: &Sweep) -> impl Future<Output = Result<u64, StoreError>> + Send;
+    fn sweep(&mut self, sweep: &Sweep) -> impl Future<Output = Result<Swept, StoreError>> + Send;
 
     /// Counts the leases that run now, over all replicas.
     ///

@@ -2,13 +2,13 @@
 //! statements the work takes, counted by the database itself.
 
 use oncegate::{
-    grpc::pb::{BatchMarkProcessedRequest, IsProcessedRequest},
+    grpc::pb::{BatchMarkProcessedRequest, CleanupRequest, IsProcessedRequest},
     store::Clock,
 };
 use sqlx::{Connection as _, Executor as _, PgConnection};
 
 use crate::harness::{
-    Replica, acquire, granted, held, mark, postgres::new_database, release, renew,
+    Client, Replica, acquire, granted, held, mark, postgres::new_database, release, renew,
 };
 
 /// Counts every statement that writes: an upsert counts twice, as the insert
@@ -18,7 +18,7 @@ CREATE SEQUENCE statements MINVALUE 0 START 0;
 SELECT nextval('statements');
 CREATE FUNCTION count_statement() RETURNS trigger LANGUAGE plpgsql
     AS $$ BEGIN PERFORM nextval('statements'); RETURN NULL; END $$;
-CREATE TRIGGER counted AFTER INSERT OR UPDATE ON processed_events
+CREATE TRIGGER counted AFTER INSERT OR UPDATE OR DELETE ON processed_events
     FOR EACH STATEMENT EXECUTE FUNCTION count_statement();
 CREATE TRIGGER counted AFTER INSERT OR UPDATE ON sessions
     FOR EACH STATEMENT EXECUTE FUNCTION count_statement();
@@ -94,4 +94,35 @@ async fn rows_are_found_by_key_even_where_the_tables_were_empty() {
     }
     let after: i64 = sqlx::query_scalar(READ_WHOLE).fetch_one(&mut database).await.unwrap();
     assert_eq!(after, before, "reads of a whole table");
+}
+
+/// A sweep takes small bites where a replica has other work for the database, and
+/// large ones where none has.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_sweep_leaves_room_for_other_work() {
+    const FILL: &str = "INSERT INTO processed_events (team_id, event_id, processed_at, expires_at)
+        SELECT 'T1', 'old' || n, now() - interval '2 days', now() - interval '1 day'
+        FROM generate_series(1, 10000) AS n";
+    let url = new_database().await;
+    let replica = Replica::start(&url, Clock::Store, &[]).await;
+    let mut client = replica.client().await;
+    let mut database = PgConnection::connect(&url).await.unwrap();
+    let mut statements = async |client: &mut Client| {
+        database.execute(FILL).await.unwrap();
+        let before = counted(&mut database).await;
+        let swept = client.cleanup(CleanupRequest::default()).await.unwrap().into_inner();
+        assert_eq!(swept.deleted_events, 10_000);
+        counted(&mut database).await - before
+    };
+    let mut other = PgConnection::connect(&url).await.unwrap();
+    other.execute(COUNT).await.unwrap();
+
+    let alone = statements(&mut client).await;
+    assert!(alone < 20, "{alone} statements, and nobody else had work");
+
+    other.execute("SET application_name = 'oncegate'").await.unwrap();
+    let work = tokio::spawn(async move { other.execute("SELECT pg_sleep(600)").await.is_ok() });
+    let shared = statements(&mut client).await;
+    assert!(shared >= 20, "{shared} statements beside others' work");
+    work.abort();
 }

@@ -25,7 +25,7 @@ use sqlx::{
     migrate::Migrator,
     sqlite::{SqliteConnectOptions, SqliteJournalMode, SqliteSynchronous},
 };
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, MutexGuard};
 use tokio_util::task::{TaskTracker, task_tracker::TaskTrackerToken};
 
 use super::{Clock, Connection, Invalidations, Store, StoreError, schema};
@@ -59,7 +59,7 @@ pub const STATEMENTS: &[&str] = &[
 pub struct Sqlite {
     options: SqliteConnectOptions,
     marks: Arc<Marks>,
-    writer: Arc<Mutex<SqliteConnection>>,
+    writer: Arc<Writer>,
     /// Held for as long as the file is in use.
     lock: Arc<File>,
     handles: TaskTracker,
@@ -91,7 +91,7 @@ impl Sqlite {
         })?;
         let handles = TaskTracker::new();
         let marks = Arc::new(Marks { clock, epoch: AtomicU64::new(0) });
-        Ok(Self { options, marks, writer: Arc::new(Mutex::new(writer)), lock, handles })
+        Ok(Self { options, marks, writer: Arc::new(Writer::new(writer)), lock, handles })
     }
 
     /// Brings the schema up to date.
@@ -219,7 +219,7 @@ impl Invalidations for Marks {
 pub struct Handle {
     options: SqliteConnectOptions,
     marks: Arc<Marks>,
-    writer: Arc<Mutex<SqliteConnection>>,
+    writer: Arc<Writer>,
     reader: Option<SqliteConnection>,
     _lock: Arc<File>,
     /// Dropped last, when the lock has been given back.
@@ -243,6 +243,29 @@ impl Handle {
             self.reader = Some(options.connect().await.map_err(classify)?);
         }
         self.reader.as_mut().ok_or_else(|| StoreError::fault("no connection"))
+    }
+}
+
+/// The one connection that writes. Whoever waits has it in the order in which
+/// they came.
+struct Writer {
+    connection: Mutex<SqliteConnection>,
+    waiting: TaskTracker,
+}
+
+impl Writer {
+    fn new(connection: SqliteConnection) -> Self {
+        Self { connection: Mutex::new(connection), waiting: TaskTracker::new() }
+    }
+
+    async fn lock(&self) -> MutexGuard<'_, SqliteConnection> {
+        let _waits = self.waiting.token();
+        self.connection.lock().await
+    }
+
+    /// Whether anybody waits for it.
+    fn is_wanted(&self) -> bool {
+        !self.waiting.is_empty()
     }
 }
 

@@ -3,7 +3,7 @@
 use sqlx::Row as _;
 
 use super::Link;
-use crate::store::{Age, Kind, StoreError, Sweep, Upkeep};
+use crate::store::{Age, Kind, StoreError, Sweep, Swept, Upkeep};
 
 /// The advisory lock that elects the sweeper: "oncegate" in ASCII.
 const SWEEPER_LOCK: i64 = 0x6f6e_6365_6761_7465;
@@ -51,37 +51,39 @@ macro_rules! idle_sessions {
 /// Counts rows without touching them.
 macro_rules! count {
     ($rows:expr) => {
-        concat!("SELECT count(*) FROM (SELECT 1 ", $rows, ") AS doomed")
+        concat!("SELECT count(*) AS rows, false AS busy FROM (SELECT 1 ", $rows, ") AS doomed")
     };
 }
 
 /// Deletes rows by ctid, the shortest way to a row, passing over those that
-/// are being taken up again just now.
+/// are being taken up again just now; and tells whether a replica has work for the
+/// database at that moment, whose CPU and disk it needs as well.
 macro_rules! delete {
     ($table:literal, $rows:expr) => {
-        delete!($table, $rows, "SELECT count(*) FROM gone")
+        delete!($table, $rows, "")
     };
-    ($table:literal, $rows:expr, $answer:expr) => {
+    ($table:literal, $rows:expr, $further:expr) => {
         concat!(
             "WITH gone AS (DELETE FROM ",
             $table,
             " WHERE ctid = ANY (ARRAY(SELECT ctid ",
             $rows,
-            " FOR UPDATE SKIP LOCKED)) RETURNING 1) ",
-            $answer
+            " FOR UPDATE SKIP LOCKED)) RETURNING 1)
+            SELECT rows, EXISTS (
+                SELECT FROM pg_stat_activity
+                WHERE datname = current_database() AND application_name = 'oncegate'
+                    AND state = 'active' AND pid <> pg_backend_pid()) AS busy",
+            $further,
+            " FROM (SELECT count(*) AS rows FROM gone) AS counted"
         )
     };
 }
 
-/// Counts what is gone, and tells every replica as it commits, if anything is:
-/// a mark that has not expired may be among it.
-macro_rules! count_and_notify {
+/// Tells every replica, at the commit, that something is gone, if it is: a mark
+/// that has not expired may be among it.
+macro_rules! notify {
     () => {
-        concat!(
-            "SELECT gone, CASE WHEN gone > 0 THEN pg_notify('",
-            channel!(),
-            "', '') END FROM (SELECT count(*) AS gone FROM gone) AS counted"
-        )
+        concat!(", CASE WHEN rows > 0 THEN pg_notify('", channel!(), "', '') END")
     };
 }
 
@@ -89,8 +91,7 @@ pub(super) const COUNT_EXPIRED_EVENTS: &str = count!(expired_events!());
 pub(super) const COUNT_OLD_EVENTS: &str = count!(old_events!());
 pub(super) const COUNT_SESSIONS: &str = count!(idle_sessions!());
 pub(super) const DELETE_EXPIRED_EVENTS: &str = delete!("processed_events", expired_events!());
-pub(super) const DELETE_OLD_EVENTS: &str =
-    delete!("processed_events", old_events!(), count_and_notify!());
+pub(super) const DELETE_OLD_EVENTS: &str = delete!("processed_events", old_events!(), notify!());
 pub(super) const DELETE_SESSIONS: &str = delete!("sessions", idle_sessions!());
 
 pub(super) const COUNT_LEASES: &str = "
@@ -103,7 +104,7 @@ SELECT pg_is_in_recovery() OR current_setting('transaction_read_only')::boolean
 ";
 
 impl Upkeep for Link {
-    async fn sweep(&mut self, sweep: &Sweep) -> Result<u64, StoreError> {
+    async fn sweep(&mut self, sweep: &Sweep) -> Result<Swept, StoreError> {
         let statement = match (sweep.kind, sweep.scope.age, sweep.scope.dry_run) {
             (Kind::Events, Age::Expired, true) => COUNT_EXPIRED_EVENTS,
             (Kind::Events, Age::Expired, false) => DELETE_EXPIRED_EVENTS,
@@ -128,7 +129,9 @@ impl Upkeep for Link {
             // Even if it failed: it may have been committed.
             self.invalidate();
         }
-        only(&rows?)
+        let rows = rows?;
+        let busy = rows.first().and_then(|row| row.try_get("busy").ok()).unwrap_or(false);
+        Ok(Swept { rows: only(&rows)?, busy })
     }
 
     async fn count_leases(&mut self) -> Result<u64, StoreError> {

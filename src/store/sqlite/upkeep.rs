@@ -1,7 +1,7 @@
 //! Sweeping and probing `SQLite`.
 
 use super::{Handle, begin, classify};
-use crate::store::{Age, Kind, StoreError, Sweep, Upkeep};
+use crate::store::{Age, Kind, StoreError, Sweep, Swept, Upkeep};
 
 // The rows that a sweep is about. $1: the latest moment. $2: the team, or null
 // for all. $3: the most rows.
@@ -62,7 +62,7 @@ SELECT count(*) FROM sessions WHERE NOT released AND expires_at > $1
 ";
 
 impl Upkeep for Handle {
-    async fn sweep(&mut self, sweep: &Sweep) -> Result<u64, StoreError> {
+    async fn sweep(&mut self, sweep: &Sweep) -> Result<Swept, StoreError> {
         let statement = match (sweep.kind, sweep.scope.age, sweep.scope.dry_run) {
             (Kind::Events, Age::Expired, true) => COUNT_EXPIRED_EVENTS,
             (Kind::Events, Age::Expired, false) => DELETE_EXPIRED_EVENTS,
@@ -80,7 +80,7 @@ impl Upkeep for Handle {
                 .fetch_one(self.reader().await?)
                 .await
                 .map_err(classify)?;
-            return Ok(u64::try_from(count).unwrap_or(0));
+            return Ok(Swept { rows: u64::try_from(count).unwrap_or(0), busy: false });
         }
         let mut writer = self.writer.lock().await;
         // One statement is a transaction of its own.
@@ -94,7 +94,7 @@ impl Upkeep for Handle {
             // Even if it failed: it may have been committed.
             self.marks.invalidate();
         }
-        Ok(done.map_err(classify)?.rows_affected())
+        Ok(Swept { rows: done.map_err(classify)?.rows_affected(), busy: self.writer.is_wanted() })
     }
 
     async fn count_leases(&mut self) -> Result<u64, StoreError> {
