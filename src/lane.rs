@@ -153,16 +153,18 @@ impl<O: Op> Lane<O> {
         Self { jobs, room: Arc::new(Semaphore::new(capacity)), metrics }
     }
 
-    /// Asks for one operation, and waits for its answer. Dropping the future
-    /// takes the question back while its batch has not begun, and only the
-    /// answer after that.
+    /// Asks for one operation, at once; the future waits for its answer. Dropping
+    /// it takes the question back while its batch has not begun, and only the
+    /// answer after that. It is small: a call may wait for long.
     ///
     /// # Errors
     /// [`CallError::Overloaded`] at once when the queue is full.
-    pub async fn call(&self, op: O) -> Result<O::Answer, CallError> {
-        let answer = self.call_all(vec![op]).await?.pop();
-        let answer = answer.ok_or_else(|| StoreError::fault("a lane gave no answer"))?;
-        Ok(answer?)
+    pub fn call(&self, op: O) -> impl Future<Output = Result<O::Answer, CallError>> + use<O> {
+        let answers = self.call_all(vec![op]);
+        async {
+            let answer = answers.await?.pop();
+            Ok(answer.ok_or_else(|| StoreError::fault("a lane gave no answer"))??)
+        }
     }
 
     /// Asks for several operations, as [`Lane::call`] does for one. Answers each
@@ -170,10 +172,16 @@ impl<O: Op> Lane<O> {
     ///
     /// # Errors
     /// [`CallError::Overloaded`] at once when the queue has no room for all.
-    pub async fn call_all(&self, ops: Vec<O>) -> Result<Answers<O>, CallError> {
+    pub fn call_all(
+        &self,
+        ops: Vec<O>,
+    ) -> impl Future<Output = Result<Answers<O>, CallError>> + use<O> {
         let (reply, answers) = oneshot::channel();
-        self.enqueue(ops, Some(reply))?;
-        Ok(answers.await.map_err(|_| StoreError::unavailable("the lane has stopped"))?)
+        let queued = self.enqueue(ops, Some(reply));
+        async {
+            queued?;
+            Ok(answers.await.map_err(|_| StoreError::unavailable("the lane has stopped"))?)
+        }
     }
 
     /// Leaves an operation whose answer nobody waits for.

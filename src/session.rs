@@ -208,16 +208,19 @@ impl Sessions {
         Ok((current, row.map(|row| row.lease.token)))
     }
 
-    async fn take(&self, acquire: &Acquire) -> Result<Outcome, CallError> {
+    fn take(&self, acquire: &Acquire) -> impl Future<Output = Result<Outcome, CallError>> + use<> {
         let take = Take { acquire: acquire.clone(), grants: Arc::clone(&self.grants) };
-        match self.change(Change::Take(take)).await? {
-            Told::Outcome(outcome) => Ok(outcome),
-            Told::Released(_) => Err(StoreError::fault("a release for a take").into()),
+        let told = self.change(Change::Take(take));
+        async {
+            match told.await? {
+                Told::Outcome(outcome) => Ok(outcome),
+                Told::Released(_) => Err(StoreError::fault("a release for a take").into()),
+            }
         }
     }
 
-    async fn change(&self, change: Change) -> Result<Told, CallError> {
-        self.changes.of(change.key().shard()).call(change).await
+    fn change(&self, change: Change) -> impl Future<Output = Result<Told, CallError>> + use<> {
+        self.changes.of(change.key().shard()).call(change)
     }
 
     /// What a request would be told, without taking anything but what it has
