@@ -12,7 +12,7 @@ use crate::{domain::Invalid, lane::CallError, session::SessionError, store::Stor
 const DOMAIN: &str = "oncegate";
 
 /// When a caller who was refused for load may try again.
-const RETRY_AFTER_OVERLOAD: Duration = Duration::from_millis(200);
+const RETRY_AFTER_OVERLOAD: Duration = Duration::from_millis(500);
 /// When a caller who found the store away may try again.
 const RETRY_AFTER_OUTAGE: Duration = Duration::from_secs(1);
 

@@ -21,7 +21,7 @@ mod etcd;
 
 /// How long a caller that was refused stays away, as the server's `RetryInfo`
 /// tells it to.
-const BACK_OFF: Duration = Duration::from_millis(200);
+const BACK_OFF: Duration = Duration::from_millis(500);
 
 /// What a caller does: one request after another.
 trait Script {
