@@ -2,12 +2,16 @@
 
 use std::{env, fs, path::PathBuf};
 
+/// The files with services; they import the others.
+const SERVICES: [&str; 2] =
+    ["oncegate/v1/idempotency_service.proto", "oncegate/v1/admin_service.proto"];
+
 #[expect(clippy::disallowed_methods, reason = "how cargo tells a build script where to write")]
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     println!("cargo::rerun-if-changed=proto");
     println!("cargo::rerun-if-changed=migrations");
 
-    let descriptors = protox::compile(["oncegate/v1/idempotency_service.proto"], ["proto"])?;
+    let descriptors = protox::compile(SERVICES, ["proto"])?;
     // Reflection serves these bytes, with the comments, so that grpcurl shows them.
     let out = PathBuf::from(env::var("OUT_DIR")?).join("oncegate.binpb");
     fs::write(out, protox::prost::Message::encode_to_vec(&descriptors))?;

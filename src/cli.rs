@@ -10,9 +10,11 @@ use clap::{Parser, Subcommand};
 
 use crate::config::{LogConfig, ServeConfig, StoreConfig};
 
+mod admin;
 mod check;
 mod cleanup;
 mod client;
+mod exec;
 mod health;
 mod lease;
 mod mark;
@@ -24,7 +26,8 @@ use client::ClientArgs;
 /// How a command ends. The same numbers stand in `--help` and the README.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Exit {
-    /// Yes: first, processed, granted, renewed, released, current, serving.
+    /// Yes: first, processed, granted, renewed, released, current, closed,
+    /// forgotten, serving.
     Yes = 0,
     /// Something failed that has no number of its own.
     Failed = 1,
@@ -35,10 +38,16 @@ enum Exit {
     /// The service is away, busy or too slow: try again.
     Unavailable = 4,
     /// No: duplicate, not seen, held, lost, not released, stale, bound to
-    /// another epic, not serving.
+    /// another epic, not on record, not serving.
     No = 10,
     /// `check`: somebody is working on it.
     InProgress = 11,
+}
+
+impl From<Exit> for ExitCode {
+    fn from(exit: Exit) -> Self {
+        Self::from(exit as u8)
+    }
 }
 
 /// Marks an error that the arguments are to blame for, where their parser
@@ -49,13 +58,14 @@ struct WrongArguments;
 
 const EXIT_CODES: &str = "\
 Exit codes:
-   0  yes: first, processed, granted, renewed, released, current, serving
+   0  yes: first, processed, granted, renewed, released, current, closed,
+      forgotten, serving
    1  failed
    2  wrong arguments
    3  some input lines could not be marked (mark --slack)
    4  the service is away, busy or too slow: try again
   10  no: duplicate, not seen, held, lease lost, not released, stale, bound to
-      another epic, not serving
+      another epic, not on record, not serving
   11  in progress (check)";
 
 /// The idempotency authority that bots in any language share.
@@ -85,6 +95,17 @@ enum Command {
     /// Acquire, renew, release or check the lease of a session
     #[command(subcommand)]
     Lease(lease::Command),
+    /// Run a command while it holds the lease of a session
+    #[command(after_help = exec::EXIT_CODES)]
+    Exec(exec::Args),
+    /// See who holds which session, and put it right by hand
+    #[command(subcommand)]
+    Sessions(admin::Command),
+    /// Forget that an event has been handled, so that its next delivery is first
+    #[command(after_help = "Exit codes: 0 forgotten, 10 not on record")]
+    Forget(admin::Forget),
+    /// Count what there is
+    Stats(admin::Stats),
     /// Delete what has expired, or what is old
     Cleanup(cleanup::Args),
     /// Ask whether the service is healthy
@@ -96,34 +117,39 @@ impl Cli {
     /// Runs the command.
     #[must_use]
     pub fn run(self) -> ExitCode {
-        let exit = self.execute().unwrap_or_else(|error| {
+        self.execute().unwrap_or_else(|error| {
             let nobody_reads = error
                 .downcast_ref::<io::Error>()
                 .is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe);
             if !nobody_reads {
                 tell(format_args!("error: {}", client::explain(&error)));
             }
-            client::exit_of(&error)
-        });
-        ExitCode::from(exit as u8)
+            client::exit_of(&error).into()
+        })
     }
 
-    fn execute(self) -> anyhow::Result<Exit> {
+    fn execute(self) -> anyhow::Result<ExitCode> {
         crate::telemetry::init_logs(&self.log.log, self.log.log_format)
             .context("--log")
             .context(WrongArguments)?;
         // The service has threads of its own for its calls.
         let mut runtime = tokio::runtime::Builder::new_current_thread();
         runtime.enable_all().build()?.block_on(async {
-            match self.command {
+            let exit = match self.command {
+                // Ends as its command does.
+                Command::Exec(args) => return exec::run(args).await,
                 Command::Serve(config) => serve::run(*config).await,
                 Command::Migrate(config) => serve::migrate(config).await,
                 Command::Mark(args) => mark::run(args).await,
                 Command::Check(args) => check::run(args).await,
                 Command::Lease(command) => lease::run(command).await,
+                Command::Sessions(command) => admin::sessions(command).await,
+                Command::Forget(args) => admin::forget(args).await,
+                Command::Stats(args) => admin::stats(args).await,
                 Command::Cleanup(args) => cleanup::run(args).await,
                 Command::Health(args) => health::run(args).await,
-            }
+            };
+            exit.map(ExitCode::from)
         })
     }
 }

@@ -5,6 +5,7 @@
 //! and the composition root, and in the commands that call a server; nothing
 //! below knows them.
 
+mod admin;
 pub mod codec;
 mod convert;
 mod deadline;
@@ -12,6 +13,7 @@ mod idempotency;
 mod observe;
 mod status;
 
+pub use admin::Administration;
 pub use idempotency::Idempotency;
 pub use observe::{Gate, Observe};
 

@@ -9,6 +9,7 @@
 //! | [`store`] | what is needed of a database; PostgreSQL and SQLite |
 //! | [`lane`] | the batching actor between callers and a connection |
 //! | [`dedup`], [`session`], [`cleanup`] | events, leases, rows no longer needed |
+//! | [`admin`] | what those who look after the bots ask for |
 //! | [`grpc`] | the wire |
 //! | [`listener`], [`server`] | sockets; the composition root |
 //! | [`cli`] | the commands |
@@ -31,6 +32,7 @@
 //! 7. A bad or repeated item never fails its neighbours in a batch.
 //! 8. Everything is bounded, and a drain ends in time whatever the peers do.
 
+pub mod admin;
 pub mod cleanup;
 pub mod cli;
 pub mod config;

@@ -9,13 +9,17 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tonic::service::Routes;
 
 use crate::{
+    admin::Admin,
     cleanup::Cleanup,
     config::{Address, KnownConfig, ServeConfig, StoreConfig},
     dedup::{Dedup, Known},
     domain::limits::MAX_REQUEST_BYTES,
     grpc::{
-        Gate, Idempotency, Observe,
-        pb::{self, idempotency_service_server::IdempotencyServiceServer},
+        Administration, Gate, Idempotency, Observe,
+        pb::{
+            self, admin_service_server::AdminServiceServer,
+            idempotency_service_server::IdempotencyServiceServer,
+        },
     },
     listener::Listener,
     session::Sessions,
@@ -104,17 +108,17 @@ impl Server {
 
         let under_way = TaskTracker::new();
         let observe = Observe::new(&metrics, config.limits.max_calls, under_way.clone())?;
+        let timeout = config.limits.call_timeout;
+        let admin = Admin::start(store, &runtimes[0], sessions[0].clone(), &metrics);
+        let admin = AdminServiceServer::new(Administration { admin, timeout })
+            .max_decoding_message_size(MAX_REQUEST_BYTES);
         let others = Routes::new(health_service)
+            .add_service(admin)
             .add_service(reflection().build_v1()?)
             .add_service(reflection().build_v1alpha()?)
             .prepare();
         let gate = |(dedup, sessions)| {
-            let service = Idempotency {
-                dedup,
-                sessions,
-                cleanup: cleanup.clone(),
-                timeout: config.limits.call_timeout,
-            };
+            let service = Idempotency { dedup, sessions, cleanup: cleanup.clone(), timeout };
             let service =
                 IdempotencyServiceServer::new(service).max_decoding_message_size(MAX_REQUEST_BYTES);
             Gate::new(service, others.clone(), observe.clone())

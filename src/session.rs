@@ -203,9 +203,34 @@ impl Sessions {
         key: SessionKey,
         token: FencingToken,
     ) -> Result<(bool, Option<FencingToken>), SessionError> {
-        let row = self.looks.call(Look(key)).await?;
+        let row = self.look(key).await?;
         let current = row.as_ref().is_some_and(|row| row.live && row.lease.token == token);
         Ok((current, row.map(|row| row.lease.token)))
+    }
+
+    /// A session's row; none where it has none.
+    ///
+    /// # Errors
+    /// [`CallError`].
+    pub async fn look(&self, key: SessionKey) -> Result<Option<SessionRow>, CallError> {
+        self.looks.call(Look(key)).await
+    }
+
+    /// How many callers wait for a session on this replica.
+    #[must_use]
+    pub fn waiters(&self, key: &SessionKey) -> usize {
+        self.queues.length(key)
+    }
+
+    /// How many callers wait for any session on this replica.
+    #[must_use]
+    pub fn all_waiters(&self) -> usize {
+        usize::try_from(self.metrics.waiters.get()).unwrap_or(0)
+    }
+
+    /// A session may be free now: whoever is first in its queue looks.
+    pub fn freed(&self, key: &SessionKey) {
+        self.queues.freed(key);
     }
 
     fn take(&self, acquire: &Acquire) -> impl Future<Output = Result<Outcome, CallError>> + use<> {
@@ -226,7 +251,7 @@ impl Sessions {
     /// What a request would be told, without taking anything but what it has
     /// been granted before.
     async fn peek(&self, acquire: &Acquire) -> Result<Outcome, CallError> {
-        let row: Option<SessionRow> = self.looks.call(Look(acquire.key.clone())).await?;
+        let row = self.look(acquire.key.clone()).await?;
         Ok(match row.map(|row| row.decision(acquire)) {
             // To be told of it again is for the row to note.
             Some(Decision::Granted(_)) => self.take(acquire).await?,

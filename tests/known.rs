@@ -5,8 +5,9 @@ use std::{str::FromStr as _, time::Duration};
 
 use oncegate::{
     grpc::pb::{
-        BatchMarkProcessedRequest, CleanupRequest, IsProcessedRequest, MarkProcessedRequest,
-        MarkProcessedResponse, batch_mark_processed_result::Result as Item,
+        BatchMarkProcessedRequest, CleanupRequest, ForgetEventRequest, IsProcessedRequest,
+        MarkProcessedRequest, MarkProcessedResponse, admin_service_client::AdminServiceClient,
+        batch_mark_processed_result::Result as Item,
     },
     store::{Clock, postgres::MAX_STALENESS},
 };
@@ -19,7 +20,7 @@ use tonic::{Code, Request};
 
 use crate::{
     harness::{
-        Client, Fixture, Replica, event, mark,
+        Client, Fixture, Replica, connect, event, mark,
         metrics::{metric, metrics_page},
         postgres::{new_database, new_database_with},
         proxy::{Line, Proxy},
@@ -33,6 +34,7 @@ on_both_stores!(
     a_known_event_is_new_from_the_moment_it_expires,
     nothing_is_remembered_for_longer_than_the_greatest_age,
     what_a_cleanup_takes_is_new_at_once,
+    what_is_forgotten_by_hand_is_new_at_once,
     a_sweep_of_what_has_expired_leaves_the_memory_alone,
     without_room_nothing_is_remembered,
 );
@@ -54,6 +56,13 @@ async fn replica(url: &str) -> (Replica, Client) {
     metric(&replica, IN_USE).await;
     let client = replica.client().await;
     (replica, client)
+}
+
+async fn forget(replica: &Replica, id: &str) {
+    let mut admin = AdminServiceClient::new(connect(replica.server.address()).await);
+    let event = event("T", id);
+    let request = ForgetEventRequest { event, actor: "test".into(), reason: String::new() };
+    admin.forget_event(request).await.unwrap();
 }
 
 fn named(event: &str, request_id: &str) -> MarkProcessedRequest {
@@ -165,6 +174,15 @@ async fn what_a_cleanup_takes_is_new_at_once(f: Fixture) {
     }
 }
 
+async fn what_is_forgotten_by_hand_is_new_at_once(f: Fixture) {
+    let mut f = remembering(f).await;
+    for round in 0..50 {
+        assert!(is_new(&mut f.client, "Ev1").await, "round {round}");
+        assert!(!is_new(&mut f.client, "Ev1").await);
+        forget(&f.replica, "Ev1").await;
+    }
+}
+
 async fn a_sweep_of_what_has_expired_leaves_the_memory_alone(f: Fixture) {
     let mut f = remembering(f).await;
     let short = MarkProcessedRequest { ttl: seconds(1), ..mark("T", "short") };
@@ -238,6 +256,21 @@ async fn what_another_replicas_cleanup_takes_is_new_once_that_is_heard_of() {
     }
     assert_eq!((hits(&a).await, hits(&b).await), (2, 1));
     assert_eq!(clean(&mut at_b).await, 1);
+    metric(&a, "oncegate_known_entries 0").await;
+    assert!(is_new(&mut at_a, "Ev1").await);
+    assert!(!is_new(&mut at_b, "Ev1").await);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_forgotten_on_another_replica_is_new_once_that_is_heard_of() {
+    let url = new_database().await;
+    let (a, mut at_a) = replica(&url).await;
+    let (b, mut at_b) = replica(&url).await;
+    assert!(is_new(&mut at_a, "Ev1").await);
+    for client in [&mut at_a, &mut at_b] {
+        assert!(!is_new(client, "Ev1").await);
+    }
+    forget(&b, "Ev1").await;
     metric(&a, "oncegate_known_entries 0").await;
     assert!(is_new(&mut at_a, "Ev1").await);
     assert!(!is_new(&mut at_b, "Ev1").await);

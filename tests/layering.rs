@@ -8,7 +8,7 @@ use std::{
 use proc_macro2::{Delimiter, TokenStream, TokenTree};
 
 /// Each module at the crate's root, and the others that it may name.
-const MAY_NAME: [(&str, &[&str]); 13] = [
+const MAY_NAME: [(&str, &[&str]); 14] = [
     ("domain", &[]),
     ("telemetry", &[]),
     ("config", &["domain", "telemetry"]),
@@ -17,7 +17,8 @@ const MAY_NAME: [(&str, &[&str]); 13] = [
     ("dedup", &["domain", "store", "lane", "telemetry"]),
     ("session", &["domain", "store", "lane", "telemetry"]),
     ("cleanup", &["domain", "store", "lane", "telemetry"]),
-    ("grpc", &["domain", "store", "lane", "dedup", "session", "cleanup", "telemetry"]),
+    ("admin", &["domain", "store", "lane", "session", "telemetry"]),
+    ("grpc", &["domain", "store", "lane", "dedup", "session", "cleanup", "admin", "telemetry"]),
     ("listener", &["config"]),
     (
         "server",
@@ -28,6 +29,7 @@ const MAY_NAME: [(&str, &[&str]); 13] = [
             "dedup",
             "session",
             "cleanup",
+            "admin",
             "grpc",
             "listener",
             "telemetry",

@@ -19,8 +19,8 @@ use super::{Exit, WrongArguments};
 use crate::{
     config::DEFAULT_ADDRESS,
     grpc::pb::{
-        EventKey, SessionKey, event_key, idempotency_service_client::IdempotencyServiceClient,
-        session_key,
+        EventKey, SessionKey, admin_service_client::AdminServiceClient, event_key,
+        idempotency_service_client::IdempotencyServiceClient, session_key,
     },
 };
 
@@ -77,6 +77,10 @@ impl ClientArgs {
 
     pub(super) async fn connect(&self) -> anyhow::Result<IdempotencyServiceClient<Channel>> {
         Ok(IdempotencyServiceClient::new(self.channel().await?))
+    }
+
+    pub(super) async fn admin(&self) -> anyhow::Result<AdminServiceClient<Channel>> {
+        Ok(AdminServiceClient::new(self.channel().await?))
     }
 
     /// A request with the deadline of a call that may also wait for `wait`.

@@ -35,17 +35,54 @@ pub(super) enum Command {
     Check(Check),
 }
 
-#[derive(Debug, clap::Args)]
-struct Target {
+#[derive(Debug, Clone, clap::Args)]
+pub(super) struct Target {
     /// The team of the session
-    team: String,
+    pub(super) team: String,
     /// The session's id, such as TEAM:CHANNEL:THREAD
-    session: String,
+    pub(super) session: String,
 }
 
 impl Target {
-    fn key(self) -> SessionKey {
+    pub(super) fn key(self) -> SessionKey {
         session(self.team, self.session)
+    }
+}
+
+/// What a lease is asked for with.
+#[derive(Debug, clap::Args)]
+pub(super) struct Terms {
+    /// Who asks, shown to others
+    #[arg(long, env = "HOSTNAME", default_value = "oncegate-cli")]
+    holder: String,
+    /// How long the lease runs, 1s to 15m; unset: 30s
+    #[arg(long, value_parser = within(LEASE_TTL))]
+    pub(super) ttl: Option<Duration>,
+    /// The work to bind the session to
+    #[arg(long)]
+    epic: Option<String>,
+    /// A label to show with the lease; up to 8
+    #[arg(long = "label", value_name = "NAME=VALUE", value_parser = label)]
+    labels: Vec<(String, String)>,
+}
+
+impl Terms {
+    /// A request for the lease of `session`.
+    pub(super) fn request(
+        &self,
+        session: SessionKey,
+        wait: Duration,
+        request_id: String,
+    ) -> AcquireSessionLeaseRequest {
+        AcquireSessionLeaseRequest {
+            session: Some(session),
+            holder: self.holder.clone(),
+            request_id,
+            ttl: self.ttl.map(duration),
+            wait: Some(duration(wait)),
+            epic_id: self.epic.clone().unwrap_or_default(),
+            labels: self.labels.iter().cloned().collect(),
+        }
     }
 }
 
@@ -53,21 +90,11 @@ impl Target {
 pub(super) struct Acquire {
     #[command(flatten)]
     target: Target,
-    /// Who asks, shown to others
-    #[arg(long, env = "HOSTNAME", default_value = "oncegate-cli")]
-    holder: String,
-    /// How long the lease runs, 1s to 15m; unset: 30s
-    #[arg(long, value_parser = within(LEASE_TTL))]
-    ttl: Option<Duration>,
+    #[command(flatten)]
+    terms: Terms,
     /// How long to queue while the session is held, up to 10m
     #[arg(long, default_value = "0s", value_parser = within(WAIT))]
     wait: Duration,
-    /// The work to bind the session to
-    #[arg(long)]
-    epic: Option<String>,
-    /// A label to show with the lease; up to 8
-    #[arg(long = "label", value_name = "NAME=VALUE", value_parser = label)]
-    labels: Vec<(String, String)>,
     /// Names this attempt, so that it can be repeated
     #[arg(long)]
     request_id: Option<String>,
@@ -123,15 +150,8 @@ pub(super) async fn run(command: Command) -> anyhow::Result<Exit> {
 }
 
 async fn acquire(args: Acquire) -> anyhow::Result<Exit> {
-    let message = AcquireSessionLeaseRequest {
-        session: Some(args.target.key()),
-        holder: args.holder,
-        request_id: args.request_id.unwrap_or_default(),
-        ttl: args.ttl.map(duration),
-        wait: Some(duration(args.wait)),
-        epic_id: args.epic.unwrap_or_default(),
-        labels: args.labels.into_iter().collect(),
-    };
+    let request_id = args.request_id.unwrap_or_default();
+    let message = args.terms.request(args.target.key(), args.wait, request_id);
     let request = args.client.request(message, args.wait);
     let answer = args.client.connect().await?.acquire_session_lease(request).await?.into_inner();
     match answer.outcome.context("the server gave no outcome")? {

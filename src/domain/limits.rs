@@ -38,6 +38,12 @@ pub const DEFAULT_CLEANUP_ROWS: u32 = 100_000;
 /// The most rows one `Cleanup` may be told to delete.
 pub const MAX_CLEANUP_ROWS: u32 = 1_000_000;
 
+/// How many sessions one page lists, where the caller does not say.
+pub const DEFAULT_PAGE_SIZE: u32 = 100;
+/// The most sessions that one page may list: with the longest ids and labels it
+/// is within the 4 MiB that clients read by default.
+pub const MAX_PAGE_SIZE: u32 = 250;
+
 /// The contract's bounds as `--help` shows them.
 #[must_use]
 pub fn summary() -> String {
@@ -55,7 +61,8 @@ pub fn summary() -> String {
   labels per lease     {MAX_LABELS}
   marks per batch      {MAX_BATCH_ITEMS}
   request message      {MAX_REQUEST_BYTES} bytes
-  rows per Cleanup     {MAX_CLEANUP_ROWS} (default {DEFAULT_CLEANUP_ROWS})",
+  rows per Cleanup     {MAX_CLEANUP_ROWS} (default {DEFAULT_CLEANUP_ROWS})
+  sessions per page    {MAX_PAGE_SIZE} (default {DEFAULT_PAGE_SIZE})",
         event = range(&EVENT_TTL),
         event_default = span(&DEFAULT_EVENT_TTL),
         lease = range(&LEASE_TTL),

@@ -6,13 +6,14 @@ use prost_types::Timestamp as PbTimestamp;
 
 use super::pb;
 use crate::{
+    admin::Author,
     cleanup::Cleaned,
     domain::{
         Acquire, EventKey, FencingToken, Held, Id, Invalid, Labels, Lease, LeaseId, Mark,
-        MarkOutcome, RequestId, SessionKey, SlackEvent, StoredEvent, Timestamp, Ttl, bounded,
-        limits,
+        MarkOutcome, RequestId, SessionKey, SessionRow, SlackEvent, StoredEvent, Timestamp, Ttl,
+        bounded, limits,
     },
-    store::{Age, Scope},
+    store::{Age, Counts, Page, Scope},
 };
 
 /// When a caller that found a session about to be handed on may ask again.
@@ -143,9 +144,80 @@ pub(super) fn check(
     Ok((key, FencingToken(request.fencing_token)))
 }
 
+/// Stands between team and id in a page token; no id has control characters.
+const TOKEN_SEPARATOR: char = '\u{1f}';
+
+pub(super) fn team(given: String) -> Result<Option<String>, Invalid> {
+    Ok(Id::optional("team_id", given)?.map(Id::into_string))
+}
+
+/// Which sessions to list.
+pub(super) fn page(request: pb::ListSessionsRequest) -> Result<Page, Invalid> {
+    let held = match request.state() {
+        _ if pb::SessionState::try_from(request.state).is_err() => {
+            return Err(Invalid::new("state", "must be a SessionState"));
+        }
+        pb::SessionState::Unspecified => None,
+        pb::SessionState::Held => Some(true),
+        pb::SessionState::Free => Some(false),
+    };
+    let limit = match u32::try_from(request.page_size) {
+        Ok(0) => limits::DEFAULT_PAGE_SIZE,
+        Ok(size) if size <= limits::MAX_PAGE_SIZE => size,
+        _ => {
+            let problem = format!("must be 1 to {}", limits::MAX_PAGE_SIZE);
+            return Err(Invalid::new("page_size", problem));
+        }
+    };
+    let after = match request.page_token.split_once(TOKEN_SEPARATOR) {
+        Some((team, session)) => {
+            Some(SessionKey { team: team.to_owned(), session: session.to_owned() })
+        }
+        None if request.page_token.is_empty() => None,
+        None => {
+            return Err(Invalid::new("page_token", "must be the next_page_token of a page"));
+        }
+    };
+    Ok(Page { team: team(request.team_id)?, held, after, limit })
+}
+
+/// Where the page after the one that ends with `key` begins.
+pub(super) fn page_token(key: &SessionKey) -> String {
+    format!("{}{TOKEN_SEPARATOR}{}", key.team, key.session)
+}
+
+fn author(actor: String, reason: String) -> Result<Author, Invalid> {
+    let reason = Id::optional("reason", reason)?.map(Id::into_string).unwrap_or_default();
+    Ok(Author { actor: Id::parse("actor", actor)?.into_string(), reason })
+}
+
+pub(super) fn bind(
+    request: pb::BindEpicRequest,
+) -> Result<(SessionKey, Option<String>, Author), Invalid> {
+    let key = session_key(request.session)?;
+    let epic = Id::optional("epic_id", request.epic_id)?.map(Id::into_string);
+    Ok((key, epic, author(request.actor, request.reason)?))
+}
+
+pub(super) fn force_release(
+    request: pb::ForceReleaseSessionLeaseRequest,
+) -> Result<(SessionKey, Author), Invalid> {
+    let key = session_key(request.session)?;
+    let reason = Id::parse("reason", request.reason)?.into_string();
+    Ok((key, author(request.actor, reason)?))
+}
+
+pub(super) fn close(request: pb::CloseSessionRequest) -> Result<(SessionKey, Author), Invalid> {
+    Ok((session_key(request.session)?, author(request.actor, request.reason)?))
+}
+
+pub(super) fn forget(request: pb::ForgetEventRequest) -> Result<(EventKey, Author), Invalid> {
+    Ok((event_key(request.event)?, author(request.actor, request.reason)?))
+}
+
 /// What to delete, and the most rows of it.
 pub(super) fn cleanup(request: pb::CleanupRequest) -> Result<(Scope, u32), Invalid> {
-    let team = Id::optional("team_id", request.team_id)?.map(Id::into_string);
+    let team = team(request.team_id)?;
     let age = match duration("older_than", request.older_than)? {
         None => Age::Expired,
         Some(age) => Age::AtLeast(bounded("older_than", age, &limits::CLEANUP_AGE)?),
@@ -176,7 +248,7 @@ fn length(span: Duration) -> Option<prost_types::Duration> {
     span.try_into().ok()
 }
 
-fn processed(key: EventKey, event: StoredEvent) -> pb::ProcessedEvent {
+pub(super) fn processed(key: EventKey, event: StoredEvent) -> pb::ProcessedEvent {
     pb::ProcessedEvent {
         team_id: key.team,
         event_id: key.event,
@@ -236,8 +308,39 @@ pub(super) fn lease_held(held: Held, queue_length: usize) -> pb::LeaseHeld {
     }
 }
 
+pub(super) fn session(key: SessionKey, row: SessionRow, waiters: usize) -> pb::Session {
+    let state = if row.live { pb::SessionState::Held } else { pb::SessionState::Free };
+    let lease = row.lease;
+    pb::Session {
+        team_id: key.team,
+        session_id: key.session,
+        state: state.into(),
+        holder: lease.holder,
+        fencing_token: lease.token.0,
+        acquire_time: timestamp(lease.acquire_time),
+        expire_time: timestamp(lease.expire_time),
+        remaining: if row.live { length(lease.remaining) } else { None },
+        epic_id: lease.epic.unwrap_or_default(),
+        labels: lease.labels.iter().map(|(name, value)| (name.clone(), value.clone())).collect(),
+        waiters: i32::try_from(waiters).unwrap_or(i32::MAX),
+    }
+}
+
+pub(super) fn stats(counts: Counts, waiters: usize) -> pb::GetStatsResponse {
+    pb::GetStatsResponse {
+        events: count(counts.events),
+        expired_events: count(counts.expired_events),
+        sessions: count(counts.sessions),
+        held_sessions: count(counts.held_sessions),
+        waiters: i64::try_from(waiters).unwrap_or(i64::MAX),
+    }
+}
+
+fn count(rows: u64) -> i64 {
+    i64::try_from(rows).unwrap_or(i64::MAX)
+}
+
 pub(super) fn cleanup_response(cleaned: Cleaned) -> pb::CleanupResponse {
-    let count = |rows: u64| i64::try_from(rows).unwrap_or(i64::MAX);
     pb::CleanupResponse {
         deleted_events: count(cleaned.events),
         deleted_sessions: count(cleaned.sessions),

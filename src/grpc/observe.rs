@@ -83,23 +83,22 @@ impl Observe {
 /// Everything that one worker answers. Cheap to clone.
 #[derive(Clone)]
 pub struct Gate {
-    /// The calls that count as work: the ones that a drain waits for, and that
-    /// are refused when there are too many.
-    ours: IdempotencyServiceServer<Idempotency>,
-    /// Health and reflection, which always answer.
+    /// What there are many calls of.
+    idempotency: IdempotencyServiceServer<Idempotency>,
+    /// Everything else.
     others: Routes,
     observe: Observe,
 }
 
 impl Gate {
-    /// Answers with `ours`, and with `others` what that does not know.
+    /// Answers with `idempotency`, and with `others` what that does not know.
     #[must_use]
     pub fn new(
-        ours: IdempotencyServiceServer<Idempotency>,
+        idempotency: IdempotencyServiceServer<Idempotency>,
         others: Routes,
         observe: Observe,
     ) -> Self {
-        Self { ours, others, observe }
+        Self { idempotency, others, observe }
     }
 
     /// Answers one call.
@@ -116,8 +115,9 @@ impl Gate {
     {
         let begun = self.begin(&request);
         let answer = begun.map(|call| {
-            let answer = if call.under_way.is_some() {
-                self.ours.clone().call(request).left_future()
+            let service = service(request.uri().path());
+            let answer = if service == IdempotencyServiceServer::<Idempotency>::NAME {
+                self.idempotency.clone().call(request).left_future()
             } else {
                 self.others.clone().call(request).right_future()
             };
@@ -149,7 +149,7 @@ impl Gate {
         let path = request.uri().path();
         let method = shared.methods.get(path).unwrap_or(&shared.unknown);
         let mut call = Call::begin(Arc::clone(method));
-        if is_ours(path) {
+        if is_work(path) {
             // Callers that come in the same moment may see the last place free,
             // each on its own worker: the bound gives by one a worker.
             if shared.under_way.len() >= shared.most {
@@ -162,9 +162,16 @@ impl Gate {
     }
 }
 
-fn is_ours(path: &str) -> bool {
-    let service = path.strip_prefix('/').and_then(|path| path.split_once('/'));
-    service.is_some_and(|(name, _)| name == IdempotencyServiceServer::<Idempotency>::NAME)
+/// The name of the service that is called.
+fn service(path: &str) -> &str {
+    let path = path.strip_prefix('/').and_then(|path| path.split_once('/'));
+    path.map_or("", |(service, _)| service)
+}
+
+/// Whether a call counts as work: a drain waits for it, and it is refused when
+/// there are too many. Health and reflection always answer.
+fn is_work(path: &str) -> bool {
+    service(path).starts_with("oncegate.")
 }
 
 fn is_grpc(headers: &HeaderMap) -> bool {

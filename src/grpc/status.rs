@@ -27,6 +27,8 @@ pub(super) enum Problem {
     Deadline(Duration),
     #[error("too many calls are under way")]
     Shed,
+    #[error("the {0} is not on record")]
+    NotFound(&'static str),
 }
 
 impl From<CallError> for Problem {
@@ -61,6 +63,7 @@ impl From<Problem> for Status {
                 Code::InvalidArgument,
                 ErrorDetails::with_bad_request_violation(field, problem),
             ),
+            Problem::NotFound(_) => Self::not_found(message),
             Problem::Deadline(_) => Self::deadline_exceeded(message),
             Problem::Shed => retry(Code::ResourceExhausted, RETRY_AFTER_OVERLOAD),
             Problem::Session(error) => match error {

@@ -22,6 +22,7 @@ macro_rules! channel {
     };
 }
 
+mod admin;
 mod answers;
 mod events;
 mod link;
@@ -53,6 +54,12 @@ pub const STATEMENTS: &[&str] = &[
     sessions::RELEASE,
     sessions::RENEW,
     sessions::LOOK,
+    admin::LIST,
+    admin::BIND,
+    admin::FORCE_RELEASE,
+    admin::CLOSE,
+    admin::FORGET,
+    admin::COUNT,
     upkeep::COUNT_EXPIRED_EVENTS,
     upkeep::COUNT_OLD_EVENTS,
     upkeep::COUNT_SESSIONS,

@@ -31,6 +31,7 @@ use tokio_util::task::{TaskTracker, task_tracker::TaskTrackerToken};
 use super::{Clock, Connection, Invalidations, Store, StoreError, schema};
 use crate::domain::Timestamp;
 
+mod admin;
 mod events;
 mod sessions;
 mod upkeep;
@@ -46,6 +47,10 @@ pub const STATEMENTS: &[&str] = &[
     sessions::LOOK,
     sessions::DRAW_TOKENS,
     sessions::WRITE,
+    admin::LIST,
+    admin::CLOSE,
+    admin::FORGET,
+    admin::COUNT,
     upkeep::COUNT_EXPIRED_EVENTS,
     upkeep::COUNT_OLD_EVENTS,
     upkeep::COUNT_SESSIONS,

@@ -12,8 +12,10 @@ use serde_json::Value;
 
 use crate::harness::Fixture;
 
+mod admin;
 mod commands;
 mod errors;
+mod exec;
 mod leases;
 mod live;
 mod serve;

@@ -1,5 +1,6 @@
 //! What every store must do: one body, run on each of them.
 
+mod admin;
 mod cleanup;
 mod events;
 mod limits;

@@ -228,7 +228,7 @@ impl<'a> Asked<'a> {
     }
 }
 
-fn stored_event(row: &PgRow) -> Result<StoredEvent, StoreError> {
+pub(super) fn stored_event(row: &PgRow) -> Result<StoredEvent, StoreError> {
     let read = || {
         Ok(StoredEvent {
             request: row.try_get::<Option<Uuid>, _>("request_id")?.map(RequestId::from_uuid),

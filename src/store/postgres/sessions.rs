@@ -139,7 +139,7 @@ impl<'a> Keys<'a> {
     }
 }
 
-fn session_row(row: &PgRow) -> Result<SessionRow, StoreError> {
+pub(super) fn session_row(row: &PgRow) -> Result<SessionRow, StoreError> {
     let read = || {
         let at = row.try_get::<PgTimestamp, _>("at")?.0;
         let expire_time = row.try_get::<PgTimestamp, _>("expires_at")?.0;

@@ -95,7 +95,7 @@ async fn look(
     Ok(found)
 }
 
-fn stored_event(row: &SqliteRow) -> Result<(i64, StoredEvent), sqlx::Error> {
+pub(super) fn stored_event(row: &SqliteRow) -> Result<(i64, StoredEvent), sqlx::Error> {
     let request: Simple = row.try_get("request_id")?;
     let event = StoredEvent {
         process_time: Timestamp::from_micros(row.try_get("processed_at")?),

@@ -39,10 +39,10 @@ FROM json_each($1)
 
 /// A row as it is stored.
 #[derive(Clone)]
-struct Stored {
-    row: SessionRow,
-    released: bool,
-    repeated: bool,
+pub(super) struct Stored {
+    pub(super) row: SessionRow,
+    pub(super) released: bool,
+    pub(super) repeated: bool,
 }
 
 impl SessionStore for Handle {
@@ -143,7 +143,7 @@ impl SessionStore for Handle {
 }
 
 /// Draws `count` fencing tokens, in the order in which they rise.
-async fn draw_tokens(
+pub(super) async fn draw_tokens(
     connection: &mut SqliteConnection,
     count: usize,
 ) -> Result<Range<i64>, StoreError> {
@@ -173,7 +173,7 @@ fn grant(acquire: &Acquire, token: FencingToken, bound: Option<String>, now: Tim
     Stored { row, released: false, repeated: false }
 }
 
-async fn look(
+pub(super) async fn look(
     connection: &mut SqliteConnection,
     keys: &[&SessionKey],
     now: Timestamp,
@@ -189,7 +189,7 @@ async fn look(
     Ok(found)
 }
 
-async fn write(
+pub(super) async fn write(
     connection: &mut SqliteConnection,
     rows: &[(&SessionKey, Stored)],
 ) -> Result<(), StoreError> {
@@ -220,7 +220,7 @@ async fn write(
     Ok(())
 }
 
-fn stored(row: &SqliteRow, now: Timestamp) -> Result<Stored, sqlx::Error> {
+pub(super) fn stored(row: &SqliteRow, now: Timestamp) -> Result<Stored, sqlx::Error> {
     let uuid = |column| row.try_get::<Simple, _>(column).map(Uuid::from);
     let expire_time = Timestamp::from_micros(row.try_get("expires_at")?);
     let released: bool = row.try_get("released")?;

@@ -1,0 +1,340 @@
+//! `oncegate sessions list|show|bind|release|close`, `oncegate forget` and
+//! `oncegate stats`: what is held by whom, and how to put it right by hand.
+
+use std::{io, time::Duration};
+
+use anyhow::Context as _;
+use clap::{Subcommand, ValueEnum, builder::NonEmptyStringValueParser};
+use serde_json::json;
+use tonic::{Code, Response, Status};
+
+use super::{
+    ClientArgs, Exit,
+    client::{Output, event, moment, seconds},
+    lease::Target,
+    tell,
+};
+use crate::{
+    domain::limits::MAX_PAGE_SIZE,
+    grpc::pb::{
+        BindEpicRequest, CloseSessionRequest, ForceReleaseSessionLeaseRequest, ForgetEventRequest,
+        GetSessionRequest, GetStatsRequest, ListSessionsRequest, Session, SessionState,
+    },
+};
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Command {
+    /// List the sessions on record, in the order of their ids
+    List(List),
+    /// Tell what is on record of a session
+    #[command(after_help = "Exit codes: 0 on record, 10 not on record")]
+    Show(Show),
+    /// Bind a session to other work, or to none
+    Bind(Bind),
+    /// End the lease of a session, whoever holds it
+    #[command(after_help = "Exit codes: 0 released, 10 not held")]
+    Release(Release),
+    /// End the lease of a session, and forget the session with its epic
+    #[command(after_help = "Exit codes: 0 closed, 10 not on record")]
+    Close(Close),
+}
+
+#[derive(Debug, clap::Args)]
+pub(super) struct List {
+    /// Only this team's sessions
+    #[arg(long)]
+    team: Option<String>,
+    /// Only sessions in this state
+    #[arg(long, value_enum)]
+    state: Option<State>,
+    /// The most sessions to print; 0: all
+    #[arg(long, value_name = "SESSIONS", default_value_t = 100)]
+    limit: u32,
+    #[command(flatten)]
+    client: ClientArgs,
+}
+
+/// Which sessions are listed.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum State {
+    /// Somebody holds its lease.
+    Held,
+    /// Nobody does.
+    Free,
+}
+
+impl From<State> for SessionState {
+    fn from(state: State) -> Self {
+        match state {
+            State::Held => Self::Held,
+            State::Free => Self::Free,
+        }
+    }
+}
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Show {
+    #[command(flatten)]
+    target: Target,
+    #[command(flatten)]
+    client: ClientArgs,
+}
+
+/// Who changes something.
+#[derive(Debug, clap::Args)]
+struct Actor {
+    /// Who asks, for the server's log
+    #[arg(long, env = "USER", default_value = "oncegate-cli")]
+    actor: String,
+}
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Bind {
+    #[command(flatten)]
+    target: Target,
+    // Not empty, as an unset variable is: nothing is unbound by mistake.
+    /// The work to bind it to
+    #[arg(required_unless_present = "unbind", value_parser = NonEmptyStringValueParser::new())]
+    epic: Option<String>,
+    /// Bind it to none
+    #[arg(long, conflicts_with = "epic")]
+    unbind: bool,
+    /// Why, for the server's log
+    #[arg(long)]
+    reason: Option<String>,
+    #[command(flatten)]
+    actor: Actor,
+    #[command(flatten)]
+    client: ClientArgs,
+}
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Release {
+    #[command(flatten)]
+    target: Target,
+    /// Why, for the server's log
+    #[arg(long)]
+    reason: String,
+    #[command(flatten)]
+    actor: Actor,
+    #[command(flatten)]
+    client: ClientArgs,
+}
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Close {
+    #[command(flatten)]
+    target: Target,
+    /// Why, for the server's log
+    #[arg(long)]
+    reason: Option<String>,
+    #[command(flatten)]
+    actor: Actor,
+    #[command(flatten)]
+    client: ClientArgs,
+}
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Forget {
+    /// The team of the event
+    team: String,
+    /// The event's id, as stored
+    event: String,
+    /// Why, for the server's log
+    #[arg(long)]
+    reason: Option<String>,
+    #[command(flatten)]
+    actor: Actor,
+    #[command(flatten)]
+    client: ClientArgs,
+}
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Stats {
+    /// Only this team's events and sessions
+    #[arg(long)]
+    team: Option<String>,
+    #[command(flatten)]
+    client: ClientArgs,
+}
+
+pub(super) async fn sessions(command: Command) -> anyhow::Result<Exit> {
+    match command {
+        Command::List(args) => list(args).await,
+        Command::Show(args) => show(args).await,
+        Command::Bind(args) => bind(args).await,
+        Command::Release(args) => release(args).await,
+        Command::Close(args) => close(args).await,
+    }
+}
+
+async fn list(args: List) -> anyhow::Result<Exit> {
+    let mut client = args.client.admin().await?;
+    let mut left = if args.limit == 0 { u32::MAX } else { args.limit };
+    let mut page_token = String::new();
+    loop {
+        let message = ListSessionsRequest {
+            team_id: args.team.clone().unwrap_or_default(),
+            state: args.state.map_or(SessionState::Unspecified, SessionState::from).into(),
+            page_size: left.min(MAX_PAGE_SIZE).cast_signed(),
+            page_token,
+        };
+        let request = args.client.request(message, Duration::ZERO);
+        let answer = client.list_sessions(request).await?.into_inner();
+        for session in &answer.sessions {
+            print_session(args.client.output, session)?;
+            left = left.saturating_sub(1);
+        }
+        page_token = answer.next_page_token;
+        if page_token.is_empty() {
+            return Ok(Exit::Yes);
+        }
+        if left == 0 {
+            tell("there are more: --limit 0 lists all");
+            return Ok(Exit::Yes);
+        }
+    }
+}
+
+async fn show(args: Show) -> anyhow::Result<Exit> {
+    let Target { team, session } = &args.target;
+    let not_found = json!({ "team_id": team, "session_id": session, "state": "NOT_FOUND" });
+    let text = format!("not on record {team} {session}");
+    let message = GetSessionRequest { session: Some(args.target.key()) };
+    let request = args.client.request(message, Duration::ZERO);
+    let Some(answer) = found(args.client.admin().await?.get_session(request).await)? else {
+        args.client.output.print(&not_found, text)?;
+        return Ok(Exit::No);
+    };
+    print_session(args.client.output, &answer.session.context("the server gave no session")?)?;
+    Ok(Exit::Yes)
+}
+
+async fn bind(args: Bind) -> anyhow::Result<Exit> {
+    let message = BindEpicRequest {
+        session: Some(args.target.key()),
+        epic_id: args.epic.filter(|_| !args.unbind).unwrap_or_default(),
+        actor: args.actor.actor,
+        reason: args.reason.unwrap_or_default(),
+    };
+    let request = args.client.request(message, Duration::ZERO);
+    let answer = args.client.admin().await?.bind_epic(request).await?.into_inner();
+    print_session(args.client.output, &answer.session.context("the server gave no session")?)?;
+    Ok(Exit::Yes)
+}
+
+async fn release(args: Release) -> anyhow::Result<Exit> {
+    let Target { team, session } = args.target.clone();
+    let message = ForceReleaseSessionLeaseRequest {
+        session: Some(args.target.key()),
+        actor: args.actor.actor,
+        reason: args.reason,
+    };
+    let request = args.client.request(message, Duration::ZERO);
+    let answer = args.client.admin().await?.force_release_session_lease(request).await?;
+    let released = answer.into_inner().released;
+    let json = json!({ "team_id": team, "session_id": session, "released": released });
+    let told = if released { "released" } else { "not held" };
+    args.client.output.print(&json, format_args!("{told} {team} {session}"))?;
+    Ok(if released { Exit::Yes } else { Exit::No })
+}
+
+async fn close(args: Close) -> anyhow::Result<Exit> {
+    let Target { team, session } = args.target.clone();
+    let message = CloseSessionRequest {
+        session: Some(args.target.key()),
+        actor: args.actor.actor,
+        reason: args.reason.unwrap_or_default(),
+    };
+    let request = args.client.request(message, Duration::ZERO);
+    let closed = args.client.admin().await?.close_session(request).await?.into_inner().closed;
+    let json = json!({ "team_id": team, "session_id": session, "closed": closed });
+    let told = if closed { "closed" } else { "not on record" };
+    args.client.output.print(&json, format_args!("{told} {team} {session}"))?;
+    Ok(if closed { Exit::Yes } else { Exit::No })
+}
+
+pub(super) async fn forget(args: Forget) -> anyhow::Result<Exit> {
+    let message = ForgetEventRequest {
+        event: Some(event(args.team.clone(), args.event.clone())),
+        actor: args.actor.actor,
+        reason: args.reason.unwrap_or_default(),
+    };
+    let request = args.client.request(message, Duration::ZERO);
+    let answer = found(args.client.admin().await?.forget_event(request).await)?;
+    let forgotten = answer.is_some();
+    let event = answer.and_then(|answer| answer.event).unwrap_or_default();
+    let json = json!({
+        "team_id": args.team,
+        "event_id": args.event,
+        "forgotten": forgotten,
+        "process_time": moment(event.process_time),
+        "expire_time": moment(event.expire_time),
+    });
+    let told = if forgotten { "forgotten" } else { "not on record" };
+    args.client.output.print(&json, format_args!("{told} {} {}", args.team, args.event))?;
+    Ok(if forgotten { Exit::Yes } else { Exit::No })
+}
+
+pub(super) async fn stats(args: Stats) -> anyhow::Result<Exit> {
+    let message = GetStatsRequest { team_id: args.team.unwrap_or_default() };
+    let request = args.client.request(message, Duration::ZERO);
+    let answer = args.client.admin().await?.get_stats(request).await?.into_inner();
+    let json = json!({
+        "events": answer.events,
+        "expired_events": answer.expired_events,
+        "sessions": answer.sessions,
+        "held_sessions": answer.held_sessions,
+        "waiters": answer.waiters,
+    });
+    let text = format!(
+        "{} events, {} expired, {} sessions, {} held, {} waiting",
+        answer.events, answer.expired_events, answer.sessions, answer.held_sessions, answer.waiters,
+    );
+    args.client.output.print(&json, text)?;
+    Ok(Exit::Yes)
+}
+
+/// What was found; none where nothing is on record.
+fn found<T>(answer: Result<Response<T>, Status>) -> Result<Option<T>, Status> {
+    match answer {
+        Ok(answer) => Ok(Some(answer.into_inner())),
+        Err(status) if status.code() == Code::NotFound => Ok(None),
+        Err(status) => Err(status),
+    }
+}
+
+fn print_session(output: Output, session: &Session) -> io::Result<()> {
+    let json = json!({
+        "team_id": session.team_id,
+        "session_id": session.session_id,
+        "state": session.state().as_str_name(),
+        "holder": session.holder,
+        "fencing_token": session.fencing_token,
+        "acquire_time": moment(session.acquire_time),
+        "expire_time": moment(session.expire_time),
+        "remaining_seconds": session.remaining.map(|left| seconds(Some(left))),
+        "epic_id": session.epic_id,
+        "labels": session.labels,
+        "waiters": session.waiters,
+    });
+    output.print(&json, line(session))
+}
+
+fn line(session: &Session) -> String {
+    let Session { team_id, session_id, holder, epic_id, .. } = session;
+    // A canonical id begins with its team.
+    let names_team = session_id.strip_prefix(team_id).is_some_and(|rest| rest.starts_with(':'));
+    let team = if names_team { String::new() } else { format!("{team_id} ") };
+    let state = if session.state() == SessionState::Held {
+        format!("held by {holder} for {:.1} s", seconds(session.remaining))
+    } else {
+        "free".to_owned()
+    };
+    let waiting = match session.waiters {
+        0 => String::new(),
+        waiters => format!(", {waiters} waiting"),
+    };
+    let epic = if epic_id.is_empty() { String::new() } else { format!(", epic {epic_id}") };
+    format!("{team}{session_id} {state}, token {}{waiting}{epic}", session.fencing_token)
+}

@@ -1,0 +1,124 @@
+//! `AdminService`: reads a request, asks, writes the answer.
+
+use std::time::Duration;
+
+use tonic::{Request, Response, Status};
+
+use super::{
+    convert,
+    deadline::Deadline,
+    pb::{self, admin_service_server::AdminService},
+    status::Problem,
+};
+use crate::{
+    admin::Admin,
+    domain::{SessionKey, SessionRow},
+};
+
+/// The service, as the server runs it.
+pub struct Administration {
+    /// What it asks.
+    pub admin: Admin,
+    /// How long one call may take.
+    pub timeout: Duration,
+}
+
+impl Administration {
+    fn deadline<T>(&self, request: &Request<T>) -> Deadline {
+        Deadline::of(request.metadata(), self.timeout)
+    }
+
+    fn message(&self, key: SessionKey, row: SessionRow) -> pb::Session {
+        let waiters = self.admin.waiters(&key);
+        convert::session(key, row, waiters)
+    }
+
+    async fn session(
+        &self,
+        deadline: Deadline,
+        key: SessionKey,
+    ) -> Result<Option<pb::Session>, Problem> {
+        let row = deadline.bound(self.admin.session(key.clone())).await?;
+        Ok(row.map(|row| self.message(key, row)))
+    }
+}
+
+#[tonic::async_trait]
+impl AdminService for Administration {
+    async fn get_session(
+        &self,
+        request: Request<pb::GetSessionRequest>,
+    ) -> Result<Response<pb::GetSessionResponse>, Status> {
+        let deadline = self.deadline(&request);
+        let key = convert::session_key(request.into_inner().session).map_err(Problem::from)?;
+        let session = self.session(deadline, key).await?;
+        let session = Some(session.ok_or(Problem::NotFound("session"))?);
+        Ok(Response::new(pb::GetSessionResponse { session }))
+    }
+
+    async fn list_sessions(
+        &self,
+        request: Request<pb::ListSessionsRequest>,
+    ) -> Result<Response<pb::ListSessionsResponse>, Status> {
+        let deadline = self.deadline(&request);
+        let page = convert::page(request.into_inner()).map_err(Problem::from)?;
+        let (listed, more) = deadline.bound(self.admin.list(page)).await?;
+        let last = listed.last().filter(|_| more);
+        let next_page_token = last.map(|(key, _)| convert::page_token(key)).unwrap_or_default();
+        let sessions = listed.into_iter().map(|(key, row)| self.message(key, row)).collect();
+        Ok(Response::new(pb::ListSessionsResponse { sessions, next_page_token }))
+    }
+
+    async fn bind_epic(
+        &self,
+        request: Request<pb::BindEpicRequest>,
+    ) -> Result<Response<pb::BindEpicResponse>, Status> {
+        let deadline = self.deadline(&request);
+        let (key, epic, author) = convert::bind(request.into_inner()).map_err(Problem::from)?;
+        deadline.bound(self.admin.bind_epic(key.clone(), epic, &author)).await?;
+        let session = self.session(deadline, key).await?;
+        Ok(Response::new(pb::BindEpicResponse { session }))
+    }
+
+    async fn force_release_session_lease(
+        &self,
+        request: Request<pb::ForceReleaseSessionLeaseRequest>,
+    ) -> Result<Response<pb::ForceReleaseSessionLeaseResponse>, Status> {
+        let deadline = self.deadline(&request);
+        let (key, author) = convert::force_release(request.into_inner()).map_err(Problem::from)?;
+        let released = deadline.bound(self.admin.force_release(&key, &author)).await?;
+        let session = self.session(deadline, key).await?;
+        Ok(Response::new(pb::ForceReleaseSessionLeaseResponse { released, session }))
+    }
+
+    async fn close_session(
+        &self,
+        request: Request<pb::CloseSessionRequest>,
+    ) -> Result<Response<pb::CloseSessionResponse>, Status> {
+        let deadline = self.deadline(&request);
+        let (key, author) = convert::close(request.into_inner()).map_err(Problem::from)?;
+        let closed = deadline.bound(self.admin.close(&key, &author)).await?;
+        Ok(Response::new(pb::CloseSessionResponse { closed }))
+    }
+
+    async fn forget_event(
+        &self,
+        request: Request<pb::ForgetEventRequest>,
+    ) -> Result<Response<pb::ForgetEventResponse>, Status> {
+        let deadline = self.deadline(&request);
+        let (key, author) = convert::forget(request.into_inner()).map_err(Problem::from)?;
+        let forgotten = deadline.bound(self.admin.forget(&key, &author)).await?;
+        let event = convert::processed(key, forgotten.ok_or(Problem::NotFound("event"))?);
+        Ok(Response::new(pb::ForgetEventResponse { event: Some(event) }))
+    }
+
+    async fn get_stats(
+        &self,
+        request: Request<pb::GetStatsRequest>,
+    ) -> Result<Response<pb::GetStatsResponse>, Status> {
+        let deadline = self.deadline(&request);
+        let team = convert::team(request.into_inner().team_id).map_err(Problem::from)?;
+        let counts = deadline.bound(self.admin.count(team)).await?;
+        Ok(Response::new(convert::stats(counts, self.admin.all_waiters())))
+    }
+}

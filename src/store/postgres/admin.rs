@@ -1,0 +1,192 @@
+//! Looking after PostgreSQL's sessions and events by hand.
+
+use sqlx::Row as _;
+
+use super::{Link, events::stored_event, sessions::session_row};
+use crate::{
+    domain::{EventKey, SessionKey, SessionRow, StoredEvent},
+    store::{AdminStore, Counts, Page, StoreError, Verdict},
+};
+
+// $1: the moment, or null for the database's clock. What changes a session does
+// so under its advisory lock, as all that does: $4. Where another has that, the
+// statement answers no row.
+
+/// Ids are never empty, so that all come after an empty one.
+pub(super) const LIST: &str = "
+SELECT s.team_id, s.session_id, clock.at, s.fencing_token, s.lease_id, s.request_id, s.holder,
+    s.labels, s.epic_id, s.acquired_at, s.expires_at,
+    NOT s.released AND s.expires_at > clock.at AS live
+FROM (SELECT COALESCE($1::timestamptz, clock_timestamp()) AS at OFFSET 0) AS clock, sessions s
+WHERE ($2::text IS NULL OR s.team_id = $2)
+    AND (s.team_id, s.session_id) > ($3::text, $4::text)
+    AND ($5::boolean IS NULL OR (NOT s.released AND s.expires_at > clock.at) = $5)
+ORDER BY s.team_id, s.session_id LIMIT $6::bigint
+";
+
+pub(super) const BIND: &str = "
+INSERT INTO sessions AS s (team_id, session_id, fencing_token, lease_id, request_id,
+    holder, labels, epic_id, acquired_at, expires_at, released)
+SELECT $2::text, $3::text, nextval('session_fencing_tokens'), gen_random_uuid(),
+    gen_random_uuid(), '', '{}', $5::text, at, at, true
+FROM (SELECT COALESCE($1::timestamptz, clock_timestamp()) AS at
+      WHERE pg_try_advisory_xact_lock($4::bigint) OFFSET 0) AS clock
+ON CONFLICT (team_id, session_id) DO UPDATE SET epic_id = EXCLUDED.epic_id
+RETURNING true AS changed
+";
+
+pub(super) const FORCE_RELEASE: &str = "
+WITH mine AS MATERIALIZED (
+    SELECT WHERE pg_try_advisory_xact_lock($4::bigint)
+), ended AS (
+    UPDATE sessions s
+    SET released = true, expires_at = COALESCE($1::timestamptz, clock_timestamp()),
+        fencing_token = nextval('session_fencing_tokens'), lease_id = gen_random_uuid()
+    FROM mine
+    WHERE s.team_id = $2 AND s.session_id = $3
+        AND NOT s.released AND s.expires_at > COALESCE($1::timestamptz, clock_timestamp())
+    RETURNING 1
+)
+SELECT EXISTS (SELECT FROM ended) AS changed FROM mine
+";
+
+pub(super) const CLOSE: &str = "
+WITH mine AS MATERIALIZED (
+    SELECT WHERE pg_try_advisory_xact_lock($3::bigint)
+), gone AS (
+    DELETE FROM sessions s USING mine WHERE s.team_id = $1 AND s.session_id = $2 RETURNING 1
+)
+SELECT EXISTS (SELECT FROM gone) AS changed FROM mine
+";
+
+/// Tells every replica, at the commit, that a mark is gone.
+pub(super) const FORGET: &str = concat!(
+    "
+WITH gone AS (
+    DELETE FROM processed_events WHERE team_id = $2 AND event_id = $3 RETURNING *
+)
+SELECT request_id, processed_at, expires_at,
+    expires_at > COALESCE($1::timestamptz, clock_timestamp()) AS live,
+    pg_notify('",
+    channel!(),
+    "', '')
+FROM gone
+"
+);
+
+pub(super) const COUNT: &str = "
+SELECT e.live AS events, e.all_rows - e.live AS expired_events,
+    s.all_rows AS sessions, s.live AS held_sessions
+FROM (SELECT COALESCE($1::timestamptz, clock_timestamp()) AS at OFFSET 0) AS clock,
+    LATERAL (SELECT count(*) AS all_rows, count(*) FILTER (WHERE expires_at > at) AS live
+        FROM processed_events WHERE $2::text IS NULL OR team_id = $2) AS e,
+    LATERAL (SELECT count(*) AS all_rows,
+        count(*) FILTER (WHERE NOT released AND expires_at > at) AS live
+        FROM sessions WHERE $2::text IS NULL OR team_id = $2) AS s
+";
+
+impl AdminStore for Link {
+    async fn list_sessions(
+        &mut self,
+        page: &Page,
+    ) -> Result<Vec<(SessionKey, SessionRow)>, StoreError> {
+        let now = self.now();
+        let (team, session) = page.after.as_ref().map_or(("", ""), |key| (&key.team, &key.session));
+        let rows = self
+            .fetch(|| {
+                sqlx::query(LIST)
+                    .bind(now)
+                    .bind(&page.team)
+                    .bind(team)
+                    .bind(session)
+                    .bind(page.held)
+                    .bind(i64::from(page.limit))
+            })
+            .await?;
+        rows.iter()
+            .map(|row| {
+                let key = || {
+                    let (team, session) = (row.try_get("team_id")?, row.try_get("session_id")?);
+                    Ok(SessionKey { team, session })
+                };
+                let key = key().map_err(|error: sqlx::Error| StoreError::fault(error))?;
+                Ok((key, session_row(row)?))
+            })
+            .collect()
+    }
+
+    async fn bind_epic(
+        &mut self,
+        key: &SessionKey,
+        epic: Option<&str>,
+    ) -> Result<Verdict<()>, StoreError> {
+        let now = self.now();
+        let rows = self
+            .fetch(|| {
+                sqlx::query(BIND)
+                    .bind(now)
+                    .bind(&key.team)
+                    .bind(&key.session)
+                    .bind(key.lock_key())
+                    .bind(epic)
+            })
+            .await?;
+        Ok(changed(&rows)?.map(|_| ()))
+    }
+
+    async fn force_release(&mut self, key: &SessionKey) -> Result<Verdict<bool>, StoreError> {
+        let now = self.now();
+        let rows = self
+            .fetch(|| {
+                sqlx::query(FORCE_RELEASE)
+                    .bind(now)
+                    .bind(&key.team)
+                    .bind(&key.session)
+                    .bind(key.lock_key())
+            })
+            .await?;
+        changed(&rows)
+    }
+
+    async fn close_session(&mut self, key: &SessionKey) -> Result<Verdict<bool>, StoreError> {
+        let rows = self
+            .fetch(|| sqlx::query(CLOSE).bind(&key.team).bind(&key.session).bind(key.lock_key()))
+            .await?;
+        changed(&rows)
+    }
+
+    async fn forget_event(&mut self, key: &EventKey) -> Result<Option<StoredEvent>, StoreError> {
+        let now = self.now();
+        let rows =
+            self.fetch(|| sqlx::query(FORGET).bind(now).bind(&key.team).bind(&key.event)).await;
+        // Even if it failed: it may have been committed.
+        self.invalidate();
+        let rows = rows?;
+        let Some(row) = rows.first() else { return Ok(None) };
+        let live: bool = row.try_get("live").map_err(StoreError::fault)?;
+        if live { stored_event(row).map(Some) } else { Ok(None) }
+    }
+
+    async fn count(&mut self, team: Option<&str>) -> Result<Counts, StoreError> {
+        let now = self.now();
+        let rows = self.fetch(|| sqlx::query(COUNT).bind(now).bind(team)).await?;
+        let row = rows.first().ok_or_else(|| StoreError::fault("no answer to a count"))?;
+        let count = |column| {
+            let count: i64 = row.try_get(column).map_err(StoreError::fault)?;
+            u64::try_from(count).map_err(StoreError::fault)
+        };
+        Ok(Counts {
+            events: count("events")?,
+            expired_events: count("expired_events")?,
+            sessions: count("sessions")?,
+            held_sessions: count("held_sessions")?,
+        })
+    }
+}
+
+/// What a statement that changes one session answered.
+fn changed(rows: &[sqlx::postgres::PgRow]) -> Result<Verdict<bool>, StoreError> {
+    let changed = rows.first().map(|row| row.try_get("changed")).transpose();
+    let changed: Option<bool> = changed.map_err(StoreError::fault)?;
+    Ok(changed.map_or(Verdict::Again, Verdict::Decided))
+}

@@ -1,0 +1,170 @@
+//! Looking after `SQLite`'s sessions and events by hand.
+
+use sqlx::{Row as _, sqlite::SqliteRow};
+
+use super::{
+    Handle, begin, classify,
+    events::stored_event,
+    sessions::{Stored, draw_tokens, look, stored, write},
+};
+use crate::{
+    domain::{
+        EventKey, FencingToken, Labels, Lease, LeaseId, RequestId, SessionKey, SessionRow,
+        StoredEvent, Timestamp,
+    },
+    store::{AdminStore, Counts, Page, StoreError, Verdict},
+};
+
+// $1: the moment.
+
+/// Ids are never empty, so that all come after an empty one.
+pub(super) const LIST: &str = "
+SELECT team_id, session_id, fencing_token, lease_id, request_id, holder, labels, epic_id,
+    acquired_at, expires_at, released, repeated
+FROM sessions
+WHERE ($2 IS NULL OR team_id = $2) AND (team_id, session_id) > ($3, $4)
+    AND ($5 IS NULL OR (NOT released AND expires_at > $1) = $5)
+ORDER BY team_id, session_id LIMIT $6
+";
+
+pub(super) const CLOSE: &str = "DELETE FROM sessions WHERE team_id = $1 AND session_id = $2";
+
+pub(super) const FORGET: &str = "
+DELETE FROM processed_events WHERE team_id = $1 AND event_id = $2
+RETURNING 0 AS key, request_id, processed_at, expires_at
+";
+
+pub(super) const COUNT: &str = "
+SELECT (SELECT count(*) FROM processed_events
+        WHERE ($2 IS NULL OR team_id = $2) AND expires_at > $1) AS events,
+    (SELECT count(*) FROM processed_events
+        WHERE ($2 IS NULL OR team_id = $2) AND expires_at <= $1) AS expired_events,
+    (SELECT count(*) FROM sessions WHERE $2 IS NULL OR team_id = $2) AS sessions,
+    (SELECT count(*) FROM sessions
+        WHERE ($2 IS NULL OR team_id = $2) AND NOT released AND expires_at > $1) AS held_sessions
+";
+
+impl AdminStore for Handle {
+    async fn list_sessions(
+        &mut self,
+        page: &Page,
+    ) -> Result<Vec<(SessionKey, SessionRow)>, StoreError> {
+        let now = self.now();
+        let (team, session) = page.after.as_ref().map_or(("", ""), |key| (&key.team, &key.session));
+        let rows = sqlx::query(LIST)
+            .bind(now.as_micros())
+            .bind(&page.team)
+            .bind(team)
+            .bind(session)
+            .bind(page.held)
+            .bind(page.limit)
+            .fetch_all(self.reader().await?)
+            .await
+            .map_err(classify)?;
+        let session = |row: &SqliteRow| {
+            let read = || {
+                let (team, session) = (row.try_get("team_id")?, row.try_get("session_id")?);
+                Ok((SessionKey { team, session }, stored(row, now)?.row))
+            };
+            read().map_err(|error: sqlx::Error| StoreError::fault(error))
+        };
+        rows.iter().map(session).collect()
+    }
+
+    async fn bind_epic(
+        &mut self,
+        key: &SessionKey,
+        epic: Option<&str>,
+    ) -> Result<Verdict<()>, StoreError> {
+        let mut writer = self.writer.lock().await;
+        let mut batch = begin(&mut writer).await?;
+        let now = self.now();
+        let found = look(&mut batch, &[key], now).await?.pop().flatten();
+        let mut session = if let Some(session) = found {
+            session
+        } else {
+            let token = draw_tokens(&mut batch, 1).await?.start;
+            idle(FencingToken(token), now)
+        };
+        session.row.lease.epic = epic.map(str::to_owned);
+        write(&mut batch, &[(key, session)]).await?;
+        batch.commit().await.map_err(classify)?;
+        Ok(Verdict::Decided(()))
+    }
+
+    async fn force_release(&mut self, key: &SessionKey) -> Result<Verdict<bool>, StoreError> {
+        let mut writer = self.writer.lock().await;
+        let mut batch = begin(&mut writer).await?;
+        let now = self.now();
+        let found = look(&mut batch, &[key], now).await?.pop().flatten();
+        let Some(mut session) = found.filter(|session| session.row.live) else {
+            return Ok(Verdict::Decided(false));
+        };
+        let token = draw_tokens(&mut batch, 1).await?.start;
+        session.released = true;
+        session.row.lease.expire_time = now;
+        session.row.lease.token = FencingToken(token);
+        session.row.lease.id = LeaseId::random();
+        write(&mut batch, &[(key, session)]).await?;
+        batch.commit().await.map_err(classify)?;
+        Ok(Verdict::Decided(true))
+    }
+
+    async fn close_session(&mut self, key: &SessionKey) -> Result<Verdict<bool>, StoreError> {
+        let mut writer = self.writer.lock().await;
+        let closed = sqlx::query(CLOSE)
+            .bind(&key.team)
+            .bind(&key.session)
+            .execute(&mut *writer)
+            .await
+            .map_err(classify)?;
+        Ok(Verdict::Decided(closed.rows_affected() > 0))
+    }
+
+    async fn forget_event(&mut self, key: &EventKey) -> Result<Option<StoredEvent>, StoreError> {
+        let mut writer = self.writer.lock().await;
+        let gone =
+            sqlx::query(FORGET).bind(&key.team).bind(&key.event).fetch_optional(&mut *writer).await;
+        // Even if it failed: it may have been committed.
+        self.marks.invalidate();
+        let Some(row) = gone.map_err(classify)? else { return Ok(None) };
+        let (_, event) = stored_event(&row).map_err(StoreError::fault)?;
+        Ok((event.expire_time > self.now()).then_some(event))
+    }
+
+    async fn count(&mut self, team: Option<&str>) -> Result<Counts, StoreError> {
+        let now = self.now().as_micros();
+        let row = sqlx::query(COUNT)
+            .bind(now)
+            .bind(team)
+            .fetch_one(self.reader().await?)
+            .await
+            .map_err(classify)?;
+        let count = |column| {
+            let count: i64 = row.try_get(column).map_err(StoreError::fault)?;
+            u64::try_from(count).map_err(StoreError::fault)
+        };
+        Ok(Counts {
+            events: count("events")?,
+            expired_events: count("expired_events")?,
+            sessions: count("sessions")?,
+            held_sessions: count("held_sessions")?,
+        })
+    }
+}
+
+/// A session that nobody has held yet.
+fn idle(token: FencingToken, now: Timestamp) -> Stored {
+    let lease = Lease {
+        id: LeaseId::random(),
+        token,
+        holder: String::new(),
+        acquire_time: now,
+        expire_time: now,
+        remaining: std::time::Duration::ZERO,
+        epic: None,
+        labels: Labels::default(),
+    };
+    let request = RequestId::from_uuid(uuid::Uuid::new_v4());
+    Stored { row: SessionRow { lease, request, live: false }, released: true, repeated: false }
+}
