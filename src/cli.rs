@@ -92,7 +92,7 @@ enum Command {
     /// Ask whether an event has been handled
     #[command(after_help = "Exit codes: 0 processed, 10 not seen, 11 in progress")]
     Check(check::Args),
-    /// Acquire, renew, release or check the lease of a session
+    /// Acquire, hold, renew, release or check the lease of a session
     #[command(subcommand)]
     Lease(lease::Command),
     /// Run a command while it holds the lease of a session

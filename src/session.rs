@@ -20,11 +20,13 @@ use crate::{
 };
 
 mod grant;
+mod hold;
 mod ops;
 mod queue;
 
 pub use grant::Grant;
 use grant::Grants;
+pub use hold::Holding;
 use ops::{Change, GiveBack, Look, Outcome, Take, Told};
 use queue::Queues;
 
@@ -53,6 +55,9 @@ pub enum SessionError {
         /// What it is bound to.
         bound: String,
     },
+    /// The server is about to end; the lease, if there is one, goes on.
+    #[error("the server is about to end: a lease goes on, renew it at another replica")]
+    Draining,
     /// Too many callers wait for this session already.
     #[error("too many callers wait for this session")]
     QueueFull,
@@ -140,6 +145,17 @@ impl Sessions {
         acquire: &Acquire,
         wait: Duration,
     ) -> Result<AcquireOutcome, SessionError> {
+        self.acquire_telling(acquire, wait, |_| ()).await
+    }
+
+    /// [`Sessions::acquire`], which tells by `announce` what place in the queue the
+    /// caller has, from 1, and again whenever that changes.
+    async fn acquire_telling(
+        &self,
+        acquire: &Acquire,
+        wait: Duration,
+        announce: impl Fn(usize),
+    ) -> Result<AcquireOutcome, SessionError> {
         let until = Instant::now() + wait;
         // Nobody overtakes the queue.
         let first = if self.queues.length(&acquire.key) == 0 {
@@ -148,7 +164,9 @@ impl Sessions {
             self.peek(acquire).await?
         };
         let outcome = match first {
-            Outcome::Held(known) if !wait.is_zero() => self.queue(acquire, until, known).await?,
+            Outcome::Held(known) if !wait.is_zero() => {
+                self.queue(acquire, until, known, announce).await?
+            }
             outcome => outcome,
         };
         match outcome {
@@ -235,9 +253,13 @@ impl Sessions {
 
     fn take(&self, acquire: &Acquire) -> impl Future<Output = Result<Outcome, CallError>> + use<> {
         let take = Take { acquire: acquire.clone(), grants: Arc::clone(&self.grants) };
+        let asked = Instant::now();
         let told = self.change(Change::Take(take));
-        async {
+        async move {
             match told.await? {
+                Told::Outcome(Outcome::Granted(grant)) => {
+                    Ok(Outcome::Granted(grant.asked_at(asked)))
+                }
                 Told::Outcome(outcome) => Ok(outcome),
                 Told::Released(_) => Err(StoreError::fault("a release for a take").into()),
             }
@@ -268,11 +290,21 @@ impl Sessions {
         acquire: &Acquire,
         until: Instant,
         known: Held,
+        announce: impl Fn(usize),
     ) -> Result<Outcome, SessionError> {
         let begun = Instant::now();
-        let place = self.queues.join(&acquire.key).ok_or(SessionError::QueueFull)?;
-        let waited = self.stop.run_until_cancelled(timeout_at(until, place.turn())).await;
-        let Some(Ok(_turn)) = waited else {
+        let mut place = self.queues.join(&acquire.key).ok_or(SessionError::QueueFull)?;
+        let turn = async {
+            loop {
+                let ahead = place.ahead();
+                announce(ahead + 1);
+                if ahead == 0 {
+                    return;
+                }
+                place.moved().await;
+            }
+        };
+        let Some(Ok(())) = self.stop.run_until_cancelled(timeout_at(until, turn)).await else {
             // The caller's deadline is near: who held the session before is told
             // rather than nothing.
             let Ok(seen) = timeout(LAST_LOOK, self.peek(acquire)).await else {

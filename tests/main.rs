@@ -9,6 +9,7 @@ mod cost;
 mod faults;
 mod grpc;
 mod harness;
+mod hold;
 mod known;
 mod layering;
 mod queue;

@@ -1,4 +1,4 @@
-//! `oncegate lease acquire|renew|release|check`.
+//! `oncegate lease acquire|hold|renew|release|check`.
 
 use std::time::Duration;
 
@@ -13,9 +13,9 @@ use super::{
 use crate::{
     domain::limits::{LEASE_TTL, WAIT},
     grpc::pb::{
-        AcquireSessionLeaseRequest, CheckSessionLeaseRequest, ReleaseSessionLeaseRequest,
-        RenewSessionLeaseRequest, SessionKey, SessionLease,
-        acquire_session_lease_response::Outcome,
+        AcquireSessionLeaseRequest, CheckSessionLeaseRequest, HoldSessionLeaseRequest, LeaseHeld,
+        LeaseQueued, ReleaseSessionLeaseRequest, RenewSessionLeaseRequest, SessionKey,
+        SessionLease, acquire_session_lease_response::Outcome, hold_session_lease_response::Event,
     },
 };
 
@@ -24,6 +24,12 @@ pub(super) enum Command {
     /// Take the lease of a session
     #[command(after_help = "Exit codes: 0 granted, 10 held, or bound to another epic")]
     Acquire(Acquire),
+    /// Take the lease of a session, and keep it until this command ends
+    #[command(
+        after_help = "Exit codes: 10 held, lost, or bound to another epic; it never ends by \
+        itself while the lease is held"
+    )]
+    Hold(Hold),
     /// Let a lease run on
     #[command(after_help = "Exit codes: 0 renewed, 10 lost")]
     Renew(Renew),
@@ -102,6 +108,19 @@ pub(super) struct Acquire {
     client: ClientArgs,
 }
 
+#[derive(Debug, clap::Args)]
+pub(super) struct Hold {
+    #[command(flatten)]
+    target: Target,
+    #[command(flatten)]
+    terms: Terms,
+    /// How long to queue while the session is held, up to 10m
+    #[arg(long, default_value = "0s", value_parser = within(WAIT))]
+    wait: Duration,
+    #[command(flatten)]
+    client: ClientArgs,
+}
+
 fn label(given: &str) -> Result<(String, String), String> {
     let (name, value) = given.split_once('=').ok_or("must be NAME=VALUE")?;
     Ok((name.to_owned(), value.to_owned()))
@@ -143,6 +162,7 @@ pub(super) struct Check {
 pub(super) async fn run(command: Command) -> anyhow::Result<Exit> {
     match command {
         Command::Acquire(args) => acquire(args).await,
+        Command::Hold(args) => hold(args).await,
         Command::Renew(args) => renew(args).await,
         Command::Release(args) => release(args).await,
         Command::Check(args) => check(args).await,
@@ -160,23 +180,49 @@ async fn acquire(args: Acquire) -> anyhow::Result<Exit> {
             Ok(Exit::Yes)
         }
         Outcome::Held(held) => {
-            let remaining = seconds(held.remaining);
-            let json = json!({
-                "outcome": "held",
-                "holder": held.holder,
-                "remaining_seconds": remaining,
-                "queue_length": held.queue_length,
-            });
-            let holder = if held.holder.is_empty() {
-                "for the next in its queue".to_owned()
-            } else {
-                format!("by {} for {remaining:.1} s", held.holder)
-            };
-            let text = format!("held {holder}, {} waiting", held.queue_length);
-            args.client.output.print(&json, text)?;
+            print_held(args.client.output, &held)?;
             Ok(Exit::No)
         }
     }
+}
+
+async fn hold(args: Hold) -> anyhow::Result<Exit> {
+    let AcquireSessionLeaseRequest { session, holder, request_id, ttl, wait, epic_id, labels } =
+        args.terms.request(args.target.key(), args.wait, String::new());
+    let message =
+        HoldSessionLeaseRequest { session, holder, request_id, ttl, wait, epic_id, labels };
+    let output = args.client.output;
+    // Without a deadline: it is held for as long as somebody runs this.
+    let mut events = args.client.connect().await?.hold_session_lease(message).await?.into_inner();
+    while let Some(answer) = events.message().await? {
+        let lease = |lease: Option<SessionLease>| lease.context("the server gave no lease");
+        match answer.event.context("the server gave no event")? {
+            Event::Queued(LeaseQueued { position }) => {
+                let json = json!({ "outcome": "queued", "position": position });
+                output.print(&json, format_args!("queued at {position}"))?;
+            }
+            Event::Granted(granted) => print_lease(output, "granted", &lease(granted.lease)?)?,
+            Event::Renewed(renewed) => print_lease(output, "renewed", &lease(renewed.lease)?)?,
+            Event::Held(held) => print_held(output, &held)?,
+        }
+    }
+    Ok(Exit::No)
+}
+
+fn print_held(output: Output, held: &LeaseHeld) -> std::io::Result<()> {
+    let remaining = seconds(held.remaining);
+    let json = json!({
+        "outcome": "held",
+        "holder": held.holder,
+        "remaining_seconds": remaining,
+        "queue_length": held.queue_length,
+    });
+    let holder = if held.holder.is_empty() {
+        "for the next in its queue".to_owned()
+    } else {
+        format!("by {} for {remaining:.1} s", held.holder)
+    };
+    output.print(&json, format_args!("held {holder}, {} waiting", held.queue_length))
 }
 
 async fn renew(args: Renew) -> anyhow::Result<Exit> {

@@ -13,6 +13,7 @@ use crate::{
         MarkOutcome, RequestId, SessionKey, SessionRow, SlackEvent, StoredEvent, Timestamp, Ttl,
         bounded, limits,
     },
+    session::Holding,
     store::{Age, Counts, Page, Scope},
 };
 
@@ -118,6 +119,21 @@ pub(super) fn acquire(request: pb::AcquireSessionLeaseRequest) -> Result<Acquire
     let attempt = RequestId::for_session(&key, request_id.as_ref());
     let acquire = Acquire { key, holder, request: attempt, ttl, epic, labels };
     Ok(AcquireCall { acquire, wait })
+}
+
+/// The same request, to be kept.
+pub(super) fn hold(request: pb::HoldSessionLeaseRequest) -> Result<AcquireCall, Invalid> {
+    let pb::HoldSessionLeaseRequest { session, holder, request_id, ttl, wait, epic_id, labels } =
+        request;
+    acquire(pb::AcquireSessionLeaseRequest {
+        session,
+        holder,
+        request_id,
+        ttl,
+        wait,
+        epic_id,
+        labels,
+    })
 }
 
 pub(super) fn renew(
@@ -295,6 +311,21 @@ pub(super) fn session_lease(key: SessionKey, lease: Lease) -> pb::SessionLease {
         epic_id: lease.epic.unwrap_or_default(),
         labels: lease.labels.iter().map(|(name, value)| (name.clone(), value.clone())).collect(),
     }
+}
+
+pub(super) fn holding(key: &SessionKey, told: Holding) -> pb::HoldSessionLeaseResponse {
+    use pb::hold_session_lease_response::Event;
+    let lease = |lease| Some(session_lease(key.clone(), lease));
+    let event = match told {
+        Holding::Queued(place) => {
+            let position = i32::try_from(place).unwrap_or(i32::MAX);
+            Event::Queued(pb::LeaseQueued { position })
+        }
+        Holding::Granted(granted) => Event::Granted(pb::LeaseGranted { lease: lease(granted) }),
+        Holding::Renewed(renewed) => Event::Renewed(pb::LeaseRenewed { lease: lease(renewed) }),
+        Holding::Held { held, queue_length } => Event::Held(lease_held(held, queue_length)),
+    };
+    pb::HoldSessionLeaseResponse { event: Some(event) }
 }
 
 pub(super) fn lease_held(held: Held, queue_length: usize) -> pb::LeaseHeld {

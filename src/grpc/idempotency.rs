@@ -3,8 +3,9 @@
 
 use std::time::Duration;
 
-use futures_util::FutureExt as _;
+use futures_util::{FutureExt as _, StreamExt as _, stream::BoxStream};
 use tokio::time::Instant;
+use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 
 use super::{
@@ -114,6 +115,22 @@ impl IdempotencyService for Idempotency {
             }
         };
         Ok(Response::new(pb::AcquireSessionLeaseResponse { outcome: Some(outcome) }))
+    }
+
+    type HoldSessionLeaseStream = BoxStream<'static, Result<pb::HoldSessionLeaseResponse, Status>>;
+
+    async fn hold_session_lease(
+        &self,
+        request: Request<pb::HoldSessionLeaseRequest>,
+    ) -> Result<Response<Self::HoldSessionLeaseStream>, Status> {
+        let call = convert::hold(request.into_inner()).map_err(Problem::from)?;
+        let key = call.acquire.key.clone();
+        let told = ReceiverStream::new(self.sessions.hold(call.acquire, call.wait));
+        let events = told.map(move |told| match told {
+            Ok(event) => Ok(convert::holding(&key, event)),
+            Err(error) => Err(Problem::from(error).into()),
+        });
+        Ok(Response::new(events.boxed()))
     }
 
     async fn renew_session_lease(

@@ -71,6 +71,7 @@ impl From<Problem> for Status {
                 SessionError::EpicMismatch { bound } => {
                     reason("EPIC_MISMATCH", HashMap::from([("epic_id".to_owned(), bound)]))
                 }
+                SessionError::Draining => retry(Code::Unavailable, RETRY_AFTER_OVERLOAD),
                 SessionError::QueueFull | SessionError::Call(CallError::Overloaded) => {
                     retry(Code::ResourceExhausted, RETRY_AFTER_OVERLOAD)
                 }

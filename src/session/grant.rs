@@ -10,6 +10,8 @@ use std::sync::{
     atomic::{AtomicBool, Ordering},
 };
 
+use tokio::time::Instant;
+
 use super::{
     ops::{Change, GiveBack},
     queue::Queues,
@@ -66,13 +68,20 @@ impl Drop for Delivery {
 /// A lease that its caller has yet to accept.
 pub struct Grant {
     lease: Lease,
+    /// When it was asked for, or later: it runs from then at the earliest.
+    pub(super) asked: Instant,
     /// None where an earlier answer granted it.
     delivery: Option<Arc<Delivery>>,
 }
 
 impl Grant {
     pub(super) fn new(lease: Lease, delivery: Option<Arc<Delivery>>) -> Self {
-        Self { lease, delivery }
+        Self { lease, asked: Instant::now(), delivery }
+    }
+
+    /// The same, asked for at `asked`.
+    pub(super) fn asked_at(self, asked: Instant) -> Self {
+        Self { asked, ..self }
     }
 
     /// The lease is on its way to its holder, and no longer given back.

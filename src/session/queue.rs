@@ -1,12 +1,12 @@
 //! Who waits for which session on this replica, first come first served.
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeSet, HashMap},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
 use prometheus_client::metrics::gauge::Gauge;
-use tokio::sync::{Notify, Semaphore, SemaphorePermit};
+use tokio::sync::{Notify, watch};
 
 use crate::domain::{SessionKey, limits::MAX_WAITERS_PER_SESSION};
 
@@ -21,21 +21,20 @@ pub(super) struct Queues {
 
 #[derive(Default)]
 struct Queue {
-    length: usize,
+    /// Those who wait, in the order in which they came.
+    tickets: BTreeSet<u64>,
+    /// The next who comes has this.
+    next: u64,
     door: Arc<Door>,
 }
 
-/// Where a queue's waiters stand. The semaphore hands its one permit on in the
-/// order in which it was asked for; whoever has it is first.
+/// Where a queue's waiters stand.
+#[derive(Default)]
 struct Door {
-    turn: Semaphore,
+    /// Somebody has left, and those behind have moved up.
+    moved: watch::Sender<()>,
+    /// The session may be free: for the first alone.
     freed: Notify,
-}
-
-impl Default for Door {
-    fn default() -> Self {
-        Self { turn: Semaphore::new(1), freed: Notify::new() }
-    }
 }
 
 impl Queues {
@@ -50,20 +49,24 @@ impl Queues {
 
     /// How many wait for a session.
     pub(super) fn length(&self, key: &SessionKey) -> usize {
-        self.lock().get(key).map_or(0, |queue| queue.length)
+        self.lock().get(key).map_or(0, |queue| queue.tickets.len())
     }
 
     /// Takes a place at the end of a session's queue; none when it is full.
     pub(super) fn join(self: &Arc<Self>, key: &SessionKey) -> Option<Place> {
         let mut queues = self.lock();
-        let length = queues.get(key).map_or(0, |queue| queue.length);
+        let length = queues.get(key).map_or(0, |queue| queue.tickets.len());
         if length >= MAX_WAITERS_PER_SESSION || self.waiters.get() >= self.most {
             return None;
         }
         let queue = queues.entry(key.clone()).or_default();
-        queue.length += 1;
+        let ticket = queue.next;
+        queue.next += 1;
+        queue.tickets.insert(ticket);
         self.waiters.inc();
-        Some(Place { key: key.clone(), door: Arc::clone(&queue.door), queues: Arc::clone(self) })
+        let door = Arc::clone(&queue.door);
+        let moved = door.moved.subscribe();
+        Some(Place { key: key.clone(), ticket, door, moved, queues: Arc::clone(self) })
     }
 
     /// Wakes the first who waits for a session, which may be free now.
@@ -78,15 +81,24 @@ impl Queues {
 /// A place in a queue; dropping it leaves the queue.
 pub(super) struct Place {
     key: SessionKey,
+    ticket: u64,
     door: Arc<Door>,
+    moved: watch::Receiver<()>,
     queues: Arc<Queues>,
 }
 
 impl Place {
-    /// Waits until everybody who came before has left.
-    pub(super) async fn turn(&self) -> Option<SemaphorePermit<'_>> {
-        // The semaphore is never closed.
-        self.door.turn.acquire().await.ok()
+    /// How many stand before this one.
+    pub(super) fn ahead(&self) -> usize {
+        let queues = self.queues.lock();
+        let before = |queue: &Queue| queue.tickets.range(..self.ticket).count();
+        queues.get(&self.key).map_or(0, before)
+    }
+
+    /// Waits until somebody has left the queue.
+    pub(super) async fn moved(&mut self) {
+        // The door stays for as long as this place does.
+        let _ = self.moved.changed().await;
     }
 
     /// Waits for a notice that the session may be free.
@@ -100,9 +112,11 @@ impl Drop for Place {
         let mut queues = self.queues.lock();
         self.queues.waiters.dec();
         if let Some(queue) = queues.get_mut(&self.key) {
-            queue.length -= 1;
-            if queue.length == 0 {
+            queue.tickets.remove(&self.ticket);
+            if queue.tickets.is_empty() {
                 queues.remove(&self.key);
+            } else {
+                self.door.moved.send_replace(());
             }
         }
     }
