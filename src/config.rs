@@ -6,7 +6,10 @@ use std::{fmt, net::SocketAddr, path::PathBuf, str::FromStr, time::Duration};
 use anyhow::ensure;
 use clap::{ArgAction, Args};
 
-use crate::telemetry::LogFormat;
+use crate::{
+    domain::limits::{LEASE_TTL, MAX_BATCH_ITEMS},
+    telemetry::LogFormat,
+};
 
 /// Where the service listens, and where clients look for it.
 pub const DEFAULT_ADDRESS: &str = "127.0.0.1:7411";
@@ -162,6 +165,11 @@ pub struct ServeConfig {
     /// leases: two keep two cores busy; the embedded store always has one
     #[arg(long, env = "ONCEGATE_WRITERS", default_value_t = 2)]
     pub writers: usize,
+    /// How long a lease may be held, however often it is renewed: a holder that
+    /// was forgotten does not keep its session for ever; 15m or more
+    #[arg(long, env = "ONCEGATE_MAX_HOLD", default_value = "1h",
+        value_parser = humantime::parse_duration)]
+    pub max_hold: Duration,
     /// How often expired rows are swept
     #[arg(long, env = "ONCEGATE_SWEEP_INTERVAL", default_value = "30s",
         value_parser = humantime::parse_duration)]
@@ -194,13 +202,17 @@ impl ServeConfig {
         let LimitConfig { call_timeout, keepalive_timeout, keepalive_interval, .. } = self.limits;
         ensure!(self.workers != Some(0), "--workers must be 1 or more");
         ensure!(self.writers > 0, "--writers must be 1 or more");
+        ensure!(
+            self.max_hold >= *LEASE_TTL.end(),
+            "--max-hold must be {} or more: the longest TTL must fit",
+            humantime::format_duration(*LEASE_TTL.end())
+        );
         ensure!(self.limits.max_connections > 0, "--max-connections must be 1 or more");
         ensure!(self.limits.max_streams > 0, "--max-streams must be 1 or more");
         ensure!(self.limits.max_calls > 0, "--max-calls must be 1 or more");
         ensure!(
-            self.limits.queue_capacity >= crate::domain::limits::MAX_BATCH_ITEMS,
-            "--queue-capacity must be {} or more: one batch must fit",
-            crate::domain::limits::MAX_BATCH_ITEMS
+            self.limits.queue_capacity >= MAX_BATCH_ITEMS,
+            "--queue-capacity must be {MAX_BATCH_ITEMS} or more: one batch must fit"
         );
         ensure!(
             self.store.store_timeout < call_timeout,

@@ -22,7 +22,7 @@ use crate::{
         },
     },
     listener::Listener,
-    session::Sessions,
+    session::{Bounds, Sessions},
     store::{Clock, Store, StoreError, postgres::Postgres, sqlite::Sqlite},
     telemetry::Metrics,
 };
@@ -79,15 +79,13 @@ impl Server {
 
         let capacity = config.limits.queue_capacity;
         let cleanup = Cleanup::start(store, &runtimes[0], &metrics);
-        let sessions = Sessions::start(
-            store,
-            runtimes,
-            config.writers,
+        let bounds = Bounds {
+            writers: config.writers,
             capacity,
-            config.limits.max_calls.div_ceil(2),
-            &stop,
-            &metrics,
-        );
+            waiters: config.limits.max_calls.div_ceil(2),
+            max_hold: config.max_hold,
+        };
+        let sessions = Sessions::start(store, runtimes, bounds, &stop, &metrics);
         let KnownConfig { known_events, known_max_age } = config.known;
         let known = (known_events > 0)
             .then(|| Known::new(known_events, known_max_age, store.invalidations()))

@@ -27,7 +27,7 @@ mod queue;
 pub use grant::Grant;
 use grant::Grants;
 pub use hold::Holding;
-use ops::{Change, GiveBack, Look, Outcome, Take, Told};
+use ops::{Change, GiveBack, Look, Outcome, Renewal, RunOn, Take, Told};
 use queue::Queues;
 
 /// The most sessions in one batch that locks them. Every advisory lock takes a
@@ -49,6 +49,9 @@ pub enum SessionError {
     /// The lease has ended, was released, or is another's.
     #[error("the lease has ended or passed to another holder")]
     LeaseLost,
+    /// The lease has ended: it was held for as long as any may be.
+    #[error("the lease was held for {0:?}, and no lease is for longer")]
+    HeldTooLong(Duration),
     /// The session is bound to other work.
     #[error("the session is bound to epic {bound:?}")]
     EpicMismatch {
@@ -79,11 +82,25 @@ pub enum AcquireOutcome {
     },
 }
 
+/// What bounds leases and those who want them.
+#[derive(Debug, Clone, Copy)]
+pub struct Bounds {
+    /// The most lanes for acquires and releases.
+    pub writers: usize,
+    /// The most sessions that queue for one lane.
+    pub capacity: usize,
+    /// The most callers that wait, for whichever session.
+    pub waiters: usize,
+    /// How long a lease may be held, however often it is renewed.
+    pub max_hold: Duration,
+}
+
 /// Takes, renews, gives back and checks leases. Cheap to clone.
 #[derive(Clone)]
 pub struct Sessions {
     changes: Lanes<Change>,
-    renews: Lane<Renew>,
+    renews: Lane<RunOn>,
+    max_hold: Duration,
     looks: Lane<Look>,
     queues: Arc<Queues>,
     grants: Arc<Grants>,
@@ -92,19 +109,16 @@ pub struct Sessions {
 }
 
 impl Sessions {
-    /// Starts the lanes: `writers` for acquires and releases, at most, each with a
-    /// queue of `capacity` sessions. At most `most_waiters`
-    /// wait, and none after `stop`. There is one answer for each of `runtimes`:
-    /// to be used there, where its lanes are near.
+    /// Starts the lanes. Nobody waits after `stop`. There is one answer for each of
+    /// `runtimes`: to be used there, where its lanes are near.
     pub fn start(
         store: &impl Store,
         runtimes: &[Handle],
-        writers: usize,
-        capacity: usize,
-        most_waiters: usize,
+        bounds: Bounds,
         stop: &CancellationToken,
         metrics: &Metrics,
     ) -> Vec<Self> {
+        let Bounds { writers, capacity, waiters, max_hold } = bounds;
         let lane = metrics.lane("session");
         let changes = Lanes::start(store.writers(writers), runtimes, |runtime| {
             Lane::start(runtime, store.connection(), capacity, BATCH, lane.clone())
@@ -114,13 +128,14 @@ impl Sessions {
         let renews = Lane::start(runtime, store.connection(), capacity, BATCH, lane);
         let lane = metrics.lane("look_session");
         let looks = Lane::start(runtime, store.connection(), capacity, MAX_BATCH, lane);
-        let queues = Arc::new(Queues::new(most_waiters, metrics.waiters.clone()));
+        let queues = Arc::new(Queues::new(waiters, metrics.waiters.clone()));
         let of = |worker| {
             let changes = changes.near(worker, runtimes.len());
             Self {
                 grants: Arc::new(Grants::new(changes.clone(), Arc::clone(&queues))),
                 changes,
                 renews: renews.clone(),
+                max_hold,
                 looks: looks.clone(),
                 queues: Arc::clone(&queues),
                 stop: stop.clone(),
@@ -183,17 +198,24 @@ impl Sessions {
         }
     }
 
-    /// Lets a lease run on for `ttl` from now.
+    /// Lets a lease run on for `ttl` from now, or until it has been held for as long
+    /// as any may be.
     ///
     /// # Errors
-    /// [`SessionError::LeaseLost`] when it has ended or is another's.
+    /// [`SessionError::HeldTooLong`] when it has been, [`SessionError::LeaseLost`] when
+    /// it has ended otherwise or is another's.
     pub async fn renew(
         &self,
         key: SessionKey,
         lease: LeaseId,
         ttl: Ttl,
     ) -> Result<Lease, SessionError> {
-        self.renews.call(Renew { key, lease, ttl }).await?.ok_or(SessionError::LeaseLost)
+        let run_on = RunOn { renew: Renew { key, lease, ttl }, max_hold: self.max_hold };
+        match self.renews.call(run_on).await? {
+            Renewal::Renewed(lease) => Ok(lease),
+            Renewal::HeldTooLong => Err(SessionError::HeldTooLong(self.max_hold)),
+            Renewal::Lost => Err(SessionError::LeaseLost),
+        }
     }
 
     /// Gives a lease back. Answers whether it is given back, now or before.

@@ -261,15 +261,17 @@ pub trait SessionStore {
         releases: &[&Release],
     ) -> impl Future<Output = Result<Changed, StoreError>> + Send;
 
-    /// Lets live leases run on. `asked` are sorted by session and lease and hold
-    /// no pair twice. Answers the row of each, in order; none where the lease
-    /// has ended or is another's, and then nothing changed.
+    /// Lets live leases run on, each for `max_hold` at most since it was granted.
+    /// `asked` are sorted by session and lease and hold no pair twice. Answers the
+    /// row of each, in order, which is live if it runs on; none where the lease was
+    /// given back or the session passed to another.
     ///
     /// # Errors
     /// [`StoreError`]; then no lease is known to run on.
     fn renew(
         &mut self,
         asked: &[&Renew],
+        max_hold: Duration,
     ) -> impl Future<Output = Result<Vec<Verdict<Option<SessionRow>>>, StoreError>> + Send;
 
     /// Reads the rows of `keys`, in order.

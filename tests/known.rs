@@ -267,8 +267,9 @@ async fn what_is_forgotten_on_another_replica_is_new_once_that_is_heard_of() {
     let (a, mut at_a) = replica(&url).await;
     let (b, mut at_b) = replica(&url).await;
     assert!(is_new(&mut at_a, "Ev1").await);
-    for client in [&mut at_a, &mut at_b] {
+    for (replica, client) in [(&a, &mut at_a), (&b, &mut at_b)] {
         assert!(!is_new(client, "Ev1").await);
+        metric(replica, "oncegate_known_entries 1").await;
     }
     forget(&b, "Ev1").await;
     metric(&a, "oncegate_known_entries 0").await;

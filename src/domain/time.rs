@@ -57,6 +57,12 @@ impl Ttl {
         bounded("ttl", given.unwrap_or(default), range).map(Self)
     }
 
+    /// How long it is.
+    #[must_use]
+    pub const fn span(self) -> Duration {
+        self.0
+    }
+
     /// The TTL in whole microseconds.
     #[must_use]
     pub fn as_micros(self) -> i64 {

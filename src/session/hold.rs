@@ -108,7 +108,7 @@ impl Sessions {
         asked: Instant,
         events: &mpsc::Sender<Told>,
     ) -> Option<SessionError> {
-        let ttl = Duration::from_micros(acquire.ttl.as_micros().unsigned_abs());
+        let ttl = acquire.ttl.span();
         let mut ends = asked + lease.remaining;
         let mut next = asked + ttl / 3;
         loop {

@@ -1,6 +1,6 @@
 //! The operations on sessions that lanes batch.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use super::{
     grant::{Delivery, Grant, Grants},
@@ -150,26 +150,51 @@ impl<S: Connection> Executes<Change> for S {
     }
 }
 
-impl Op for Renew {
+/// Lets a lease run on.
+pub(super) struct RunOn {
+    pub(super) renew: Renew,
+    /// For so long at most since it was granted; the same for all.
+    pub(super) max_hold: Duration,
+}
+
+/// What becomes of a lease that is to run on.
+pub(super) enum Renewal {
+    Renewed(Lease),
+    /// It has ended, because it had been held for as long as any may be.
+    HeldTooLong,
+    Lost,
+}
+
+impl Op for RunOn {
     type Key<'a> = (&'a SessionKey, LeaseId);
     type Row = Option<SessionRow>;
-    type Answer = Option<Lease>;
+    type Answer = Renewal;
 
     fn key(&self) -> (&SessionKey, LeaseId) {
-        (&self.key, self.lease)
+        (&self.renew.key, self.renew.lease)
     }
 
-    fn answer(&self, row: &Option<SessionRow>) -> Verdict<Option<Lease>> {
-        Verdict::Decided(row.as_ref().map(|row| row.lease.clone()))
+    fn answer(&self, row: &Option<SessionRow>) -> Verdict<Renewal> {
+        Verdict::Decided(match row {
+            Some(row) if row.live => Renewal::Renewed(row.lease.clone()),
+            Some(SessionRow { lease, .. })
+                if lease.expire_time >= lease.acquire_time.plus(self.max_hold) =>
+            {
+                Renewal::HeldTooLong
+            }
+            _ => Renewal::Lost,
+        })
     }
 }
 
-impl<S: Connection> Executes<Renew> for S {
+impl<S: Connection> Executes<RunOn> for S {
     async fn execute(
         &mut self,
-        ops: &[&Renew],
+        ops: &[&RunOn],
     ) -> Result<Vec<Verdict<Option<SessionRow>>>, StoreError> {
-        self.renew(ops).await
+        let max_hold = ops.first().map_or(Duration::ZERO, |op| op.max_hold);
+        let asked: Vec<&Renew> = ops.iter().map(|op| &op.renew).collect();
+        self.renew(&asked, max_hold).await
     }
 }
 

@@ -3,7 +3,8 @@
 use std::{collections::HashMap, time::Duration};
 
 use oncegate::grpc::pb::{
-    AcquireSessionLeaseRequest, CheckSessionLeaseRequest, CleanupRequest, SessionLease,
+    AcquireSessionLeaseRequest, CheckSessionLeaseRequest, CleanupRequest, RenewSessionLeaseRequest,
+    SessionLease,
 };
 use tonic::Code;
 use tonic_types::StatusExt as _;
@@ -20,6 +21,7 @@ on_both_stores!(
     the_first_epic_stays_with_the_session,
     tokens_rise_whatever_ends_the_lease,
     a_lease_carries_what_it_was_given,
+    no_lease_is_held_for_longer_than_an_hour,
 );
 
 async fn take(client: &mut Client, request: AcquireSessionLeaseRequest) -> SessionLease {
@@ -153,4 +155,28 @@ async fn a_lease_carries_what_it_was_given(mut f: Fixture) {
     assert_eq!(lease.remaining, seconds(900));
     let renewed = f.client.renew_session_lease(renew(&lease)).await.unwrap().into_inner();
     assert_eq!(renewed.lease.unwrap().labels, labels);
+}
+
+async fn no_lease_is_held_for_longer_than_an_hour(mut f: Fixture) {
+    let minutes = |count: u64| Duration::from_mins(count);
+    let long = AcquireSessionLeaseRequest { ttl: seconds(900), ..acquire("T1", "s", "a") };
+    let lease = take(&mut f.client, long.clone()).await;
+    let again = RenewSessionLeaseRequest { ttl: seconds(900), ..renew(&lease) };
+    // The last of them ends with the hour.
+    for remaining in [900, 900, 900, 240] {
+        f.clock.advance(minutes(14));
+        let renewed = f.client.renew_session_lease(again.clone()).await.unwrap().into_inner();
+        assert_eq!(renewed.lease.unwrap().remaining, seconds(remaining));
+    }
+    f.clock.advance(minutes(4));
+    let refused = f.client.renew_session_lease(again).await.unwrap_err();
+    let info = refused.get_details_error_info().unwrap();
+    assert_eq!(info.reason, "LEASE_LOST");
+    assert_eq!(info.metadata, HashMap::from([("max_hold".into(), "3600s".into())]));
+
+    // The next holder has an hour of its own; and one that ended earlier is just lost.
+    let next = take(&mut f.client, long).await;
+    f.clock.advance(minutes(15));
+    let lost = f.client.renew_session_lease(renew(&next)).await.unwrap_err();
+    assert_eq!(lost.get_details_error_info().unwrap().metadata, HashMap::new());
 }

@@ -18,7 +18,7 @@ use oncegate::{
     domain::{Acquire, Id, Labels, Lease, RequestId, SessionKey, Ttl, limits},
     grpc::pb::{AcquireSessionLeaseRequest, MarkProcessedRequest},
     lane::CallError,
-    session::{AcquireOutcome, SessionError, Sessions},
+    session::{AcquireOutcome, Bounds, SessionError, Sessions},
     store::{Clock, Store, StoreError, postgres::Postgres, sqlite::Sqlite},
     telemetry::Metrics,
 };
@@ -95,7 +95,9 @@ impl Arena {
             let runtimes = [Handle::current()];
             let stop = CancellationToken::new();
             let metrics = Metrics::new();
-            Sessions::start(store, &runtimes, 2, 1_024, 1_024, &stop, &metrics).remove(0)
+            let max_hold = Duration::from_hours(1);
+            let bounds = Bounds { writers: 2, capacity: 1_024, waiters: 1_024, max_hold };
+            Sessions::start(store, &runtimes, bounds, &stop, &metrics).remove(0)
         };
         Arc::new(Self {
             replicas: std::iter::repeat_with(start).take(replicas).collect(),

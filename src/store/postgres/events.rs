@@ -1,6 +1,9 @@
 //! Events in PostgreSQL.
 
-use std::collections::{HashMap, HashSet};
+use std::{
+    collections::{HashMap, HashSet},
+    time::Duration,
+};
 
 use sqlx::{
     Row as _,
@@ -15,7 +18,7 @@ use super::{
     timestamp::PgTimestamp,
 };
 use crate::{
-    domain::{EventKey, Mark, RequestId, StoredEvent, Ttl},
+    domain::{EventKey, Mark, RequestId, StoredEvent},
     store::{EventStore, StoreError, Verdict},
 };
 
@@ -185,8 +188,9 @@ impl Link {
     }
 }
 
-fn interval(ttl: Ttl) -> PgInterval {
-    PgInterval { months: 0, days: 0, microseconds: ttl.as_micros() }
+pub(super) fn interval(span: Duration) -> PgInterval {
+    let microseconds = i64::try_from(span.as_micros()).unwrap_or(i64::MAX);
+    PgInterval { months: 0, days: 0, microseconds }
 }
 
 /// Marks as a statement's arrays.
@@ -204,7 +208,7 @@ impl<'a> Asked<'a> {
             teams: marks.iter().map(|mark| mark.key.team.as_str()).collect(),
             events: marks.iter().map(|mark| mark.key.event.as_str()).collect(),
             requests: marks.iter().map(|mark| mark.request.as_uuid()).collect(),
-            ttls: marks.iter().map(|mark| interval(mark.ttl)).collect(),
+            ttls: marks.iter().map(|mark| interval(mark.ttl.span())).collect(),
             now,
         }
     }
@@ -215,7 +219,7 @@ impl<'a> Asked<'a> {
             .bind(&mark.key.team)
             .bind(&mark.key.event)
             .bind(mark.request.as_uuid())
-            .bind(interval(mark.ttl))
+            .bind(interval(mark.ttl.span()))
     }
 
     fn bind(&'a self, sql: &'static str) -> Statement<'a> {

@@ -5,12 +5,15 @@
 //! deciding on: batches never wait for each other. Safety does not rest on the
 //! lock: every write checks the row again, as it is when it is written.
 
+use std::time::Duration;
+
 use sqlx::{Row as _, postgres::PgRow};
 use uuid::Uuid;
 
 use super::{
     Link,
     answers::{fill, left, slot},
+    events::interval,
     link::Statement,
     timestamp::PgTimestamp,
 };
@@ -49,19 +52,21 @@ impl SessionStore for Link {
     async fn renew(
         &mut self,
         asked: &[&Renew],
+        max_hold: Duration,
     ) -> Result<Vec<Verdict<Option<SessionRow>>>, StoreError> {
         let keys = Keys::of(asked.iter().map(|renew| &renew.key));
         let leases: Vec<Uuid> = asked.iter().map(|renew| renew.lease.as_uuid()).collect();
         let ttls: Vec<i64> = asked.iter().map(|renew| renew.ttl.as_micros()).collect();
+        let most = interval(max_hold);
         let now = self.now();
         let rows = self
-            .fetch(|| keys.bind(sqlx::query(RENEW).bind(now)).bind(&leases).bind(&ttls))
+            .fetch(|| keys.bind(sqlx::query(RENEW).bind(now)).bind(&leases).bind(&ttls).bind(most))
             .await?;
 
         let mut verdicts = vec![Verdict::Again; asked.len()];
         for row in rows {
-            let renewed: bool = row.try_get("live").map_err(StoreError::fault)?;
-            let session = if renewed { Some(session_row(&row)?) } else { None };
+            let found: Option<Uuid> = row.try_get("lease_id").map_err(StoreError::fault)?;
+            let session = found.map(|_| session_row(&row)).transpose()?;
             *slot(&mut verdicts, row.try_get("ord"))? = Verdict::Decided(session);
         }
         Ok(verdicts)

@@ -1,7 +1,7 @@
 //! Sessions in `SQLite`: read the rows, decide, write them back, all within the
 //! one transaction that may write.
 
-use std::ops::Range;
+use std::{ops::Range, time::Duration};
 
 use sqlx::{Row as _, SqliteConnection, sqlite::SqliteRow};
 use uuid::{Uuid, fmt::Simple};
@@ -109,6 +109,7 @@ impl SessionStore for Handle {
     async fn renew(
         &mut self,
         asked: &[&Renew],
+        max_hold: Duration,
     ) -> Result<Vec<Verdict<Option<SessionRow>>>, StoreError> {
         let keys: Vec<&SessionKey> = asked.iter().map(|renew| &renew.key).collect();
         let mut writer = self.writer.lock().await;
@@ -117,15 +118,18 @@ impl SessionStore for Handle {
         let mut answers = Vec::with_capacity(asked.len());
         let mut changed = Vec::new();
         for (row, renew) in look(&mut batch, &keys, now).await?.into_iter().zip(asked) {
-            let live = row.filter(|row| row.row.live && row.row.lease.id == renew.lease);
-            let renewed = live.map(|mut stored| {
-                let lease = &mut stored.row.lease;
-                lease.expire_time = now.after(renew.ttl);
-                lease.remaining = lease.expire_time.since(now);
-                changed.push((&renew.key, stored.clone()));
+            let own = row.filter(|row| row.row.lease.id == renew.lease && !row.released);
+            let answer = own.map(|mut stored| {
+                if stored.row.live {
+                    let lease = &mut stored.row.lease;
+                    let last = lease.acquire_time.plus(max_hold);
+                    lease.expire_time = now.after(renew.ttl).min(last);
+                    lease.remaining = lease.expire_time.since(now);
+                    changed.push((&renew.key, stored.clone()));
+                }
                 stored.row
             });
-            answers.push(Verdict::Decided(renewed));
+            answers.push(Verdict::Decided(answer));
         }
         write(&mut batch, &changed).await?;
         batch.commit().await.map_err(classify)?;

@@ -167,6 +167,8 @@ WHERE e.ord IS NOT NULL
 "
 );
 
+/// Lets live leases run on, but no longer than $7 in all; and reads those that
+/// ended without being given back.
 pub(in super::super) const RENEW: &str = "
 WITH asked AS MATERIALIZED (
     SELECT a.* FROM unnest($2::text[], $3::text[], $4::bigint[], $5::uuid[], $6::bigint[]) WITH ORDINALITY
@@ -175,17 +177,24 @@ WITH asked AS MATERIALIZED (
     SELECT * FROM asked WHERE pg_try_advisory_xact_lock(lock_key)
 ), renewed AS (
     UPDATE sessions s
-    SET expires_at = COALESCE($1::timestamptz, clock_timestamp())
-        + m.ttl_micros * interval '1 microsecond'
+    SET expires_at = LEAST(s.acquired_at + $7::interval,
+        COALESCE($1::timestamptz, clock_timestamp()) + m.ttl_micros * interval '1 microsecond')
     FROM mine m
     WHERE s.team_id = m.team_id AND s.session_id = m.session_id AND s.lease_id = m.lease_id
         AND NOT s.released AND s.expires_at > COALESCE($1::timestamptz, clock_timestamp())
     RETURNING m.ord, s.*
 )
-SELECT m.ord, COALESCE($1::timestamptz, clock_timestamp()) AS at, r.fencing_token, r.lease_id,
-    r.request_id, r.holder, r.labels, r.epic_id, r.acquired_at, r.expires_at,
-    r.ord IS NOT NULL AS live
-FROM mine m LEFT JOIN renewed r USING (ord)
+SELECT ord, COALESCE($1::timestamptz, clock_timestamp()) AS at, fencing_token, lease_id,
+    request_id, holder, labels, epic_id, acquired_at, expires_at, true AS live
+FROM renewed
+UNION ALL
+SELECT m.ord, COALESCE($1::timestamptz, clock_timestamp()), s.fencing_token, s.lease_id,
+    s.request_id, s.holder, s.labels, s.epic_id, s.acquired_at, s.expires_at, false
+FROM mine m LEFT JOIN LATERAL (
+    SELECT * FROM sessions t
+    WHERE t.team_id = m.team_id AND t.session_id = m.session_id OFFSET 0) AS s
+    ON s.lease_id = m.lease_id AND NOT s.released
+WHERE m.ord NOT IN (SELECT ord FROM renewed)
 ";
 
 pub(in super::super) const LOOK: &str = "
