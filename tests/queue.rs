@@ -3,21 +3,23 @@
 
 use std::time::{Duration, Instant};
 
+use futures_util::{StreamExt as _, stream, stream::FuturesUnordered};
 use oncegate::{
     grpc::pb::{
-        AcquireSessionLeaseRequest, AcquireSessionLeaseResponse, ReleaseSessionLeaseRequest,
-        SessionLease,
+        AcquireSessionLeaseRequest, AcquireSessionLeaseResponse, GetStatsRequest,
+        ReleaseSessionLeaseRequest, SessionLease, admin_service_client::AdminServiceClient,
     },
     store::Clock,
 };
+use sqlx::{Connection as _, PgConnection};
 use tokio::task::JoinHandle;
 use tonic::{Code, Status};
 use tonic_types::StatusExt as _;
 
 use crate::{
     harness::{
-        Client, Fixture, Replica, acquire, granted, held, mark, postgres::new_database, seconds,
-        session,
+        Client, Fixture, Replica, acquire, connect, granted, held, mark, postgres::new_database,
+        seconds, session,
     },
     on_both_stores,
 };
@@ -241,4 +243,64 @@ async fn waiters_leave_room_for_other_calls() {
     let refused = client.acquire_session_lease(other).await.unwrap_err();
     assert_eq!(refused.code(), Code::ResourceExhausted);
     assert!(client.mark_processed(mark("T1", "Ev1")).await.unwrap().into_inner().first);
+}
+
+/// A server that has its own cluster as it comes: 100 connections, and locks for
+/// 6,400 sessions at once.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn ten_thousand_leases_and_a_thousand_waiters_need_a_few_connections() {
+    const LEASES: usize = 10_000;
+    const QUEUES: usize = 16;
+    const BACKENDS: &str = "SELECT count(*) FROM pg_stat_activity
+        WHERE datname = current_database() AND application_name LIKE 'oncegate%'";
+    let url = new_database().await;
+    let replica = Replica::start(&url, Clock::Store, &[]).await;
+    let mut clients = Vec::new();
+    for _ in 0..4 {
+        clients.push(replica.client().await);
+    }
+    let long = |number: usize, holder: &str| AcquireSessionLeaseRequest {
+        ttl: seconds(900),
+        ..acquire("T1", &format!("s{number}"), holder)
+    };
+    let leases = stream::iter(0..LEASES)
+        .map(|number| {
+            let mut client = clients[number % 4].clone();
+            async move { take(&mut client, long(number, "holder")).await }
+        })
+        .buffered(1_000)
+        .collect::<Vec<SessionLease>>()
+        .await;
+
+    let waiters: Vec<Waiter> = (0..QUEUES * 64)
+        .map(|number| {
+            let mut client = clients[number % 4].clone();
+            let request = long(number % QUEUES, "waiter");
+            let request = AcquireSessionLeaseRequest { wait: seconds(600), ..request };
+            tokio::spawn(async move {
+                client.acquire_session_lease(request).await.map(tonic::Response::into_inner)
+            })
+        })
+        .collect();
+    let mut admin = AdminServiceClient::new(connect(replica.server.address()).await);
+    loop {
+        let stats = admin.get_stats(GetStatsRequest::default()).await.unwrap().into_inner();
+        assert_eq!(stats.held_sessions, 10_000);
+        if stats.waiters == 1_024 {
+            break;
+        }
+    }
+    let mut database = PgConnection::connect(&url).await.unwrap();
+    let backends: i64 = sqlx::query_scalar(BACKENDS).fetch_one(&mut database).await.unwrap();
+    assert!(backends <= 13, "{backends} connections");
+
+    // Every queue still moves.
+    for lease in &leases[..QUEUES] {
+        give_back(&mut clients[0], lease).await;
+    }
+    let mut moved = waiters.into_iter().collect::<FuturesUnordered<_>>();
+    for _ in 0..QUEUES {
+        let next = moved.next().await.unwrap().unwrap().unwrap();
+        assert_eq!(granted(next).holder, "waiter");
+    }
 }

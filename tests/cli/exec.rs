@@ -6,12 +6,14 @@ use std::{
     time::Duration,
 };
 
-use oncegate::grpc::pb::{LeaseHeld, SessionLease, acquire_session_lease_response::Outcome};
+use oncegate::grpc::pb::{
+    CheckSessionLeaseRequest, LeaseHeld, SessionLease, acquire_session_lease_response::Outcome,
+};
 use tempfile::tempdir;
 
 use super::{Lines, Ran, asking, run};
 use crate::{
-    harness::{Fixture, acquire, granted, held, release, seconds},
+    harness::{Fixture, acquire, granted, held, release, renew, seconds, session},
     on_both_stores,
 };
 
@@ -22,6 +24,7 @@ on_both_stores!(
     a_lease_is_renewed_while_the_command_runs,
     a_command_whose_lease_is_lost_is_ended,
     a_command_that_will_not_end_is_killed,
+    one_that_was_stopped_for_too_long_finds_its_lease_lost,
     signals_go_to_all_of_the_command,
     a_signal_ends_the_wait,
     a_wait_outlasts_a_restart_of_the_server,
@@ -195,6 +198,24 @@ async fn a_command_that_will_not_end_is_killed(fixture: Fixture) {
     running.says("runs");
     fixture.clock.advance(Duration::from_secs(2));
     assert_eq!(running.ends(), 12);
+}
+
+async fn one_that_was_stopped_for_too_long_finds_its_lease_lost(mut fixture: Fixture) {
+    const TELL: &str = "echo $ONCEGATE_FENCING_TOKEN; exec sleep 600";
+    let running = Running::start(&fixture, &["--ttl", "1s"], TELL);
+    let stale: i64 = running.lines.next().unwrap().parse().unwrap();
+    running.send("-STOP");
+    fixture.clock.advance(Duration::from_secs(2));
+    let next = hold(&mut fixture).await;
+    assert!(next.fencing_token > stale);
+    let check = CheckSessionLeaseRequest { session: session("T1", SESSION), fencing_token: stale };
+    let checked = fixture.client.check_session_lease(check).await.unwrap().into_inner();
+    assert!(!checked.current);
+    running.send("-CONT");
+    assert_eq!(running.ends(), 12);
+    // Whoever came after it is not disturbed.
+    let renewed = fixture.client.renew_session_lease(renew(&next)).await.unwrap().into_inner();
+    assert_eq!(renewed.lease.unwrap().fencing_token, next.fencing_token);
 }
 
 async fn signals_go_to_all_of_the_command(mut fixture: Fixture) {

@@ -20,6 +20,7 @@ on_both_stores!(
     a_request_id_gets_its_lease_again,
     the_first_epic_stays_with_the_session,
     tokens_rise_whatever_ends_the_lease,
+    tokens_rise_over_a_restart,
     a_lease_carries_what_it_was_given,
     no_lease_is_held_for_longer_than_an_hour,
 );
@@ -138,6 +139,17 @@ async fn tokens_rise_whatever_ends_the_lease(mut f: Fixture) {
             }
         }
         assert!(!is_current(&mut f.client, &lease).await);
+    }
+}
+
+async fn tokens_rise_over_a_restart(mut f: Fixture) {
+    let mut last = 0;
+    for _ in 0..3 {
+        let lease = take(&mut f.client, acquire("T1", "s", "a")).await;
+        assert!(lease.fencing_token > last);
+        last = lease.fencing_token;
+        f.client.release_session_lease(release(&lease)).await.unwrap();
+        f = f.restarted(&[]).await;
     }
 }
 
