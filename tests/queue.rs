@@ -18,7 +18,8 @@ use tonic_types::StatusExt as _;
 
 use crate::{
     harness::{
-        Client, Fixture, Replica, acquire, connect, granted, held, mark, postgres::new_database,
+        Client, Fixture, Replica, acquire, connect, granted, held, mark,
+        postgres::{Cluster, new_database},
         seconds, session,
     },
     on_both_stores,
@@ -245,15 +246,16 @@ async fn waiters_leave_room_for_other_calls() {
     assert!(client.mark_processed(mark("T1", "Ev1")).await.unwrap().into_inner().first);
 }
 
-/// A server that has its own cluster as it comes: 100 connections, and locks for
-/// 6,400 sessions at once.
+/// On a cluster as it comes: 100 connections, and room for 6,400 locks.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn ten_thousand_leases_and_a_thousand_waiters_need_a_few_connections() {
     const LEASES: usize = 10_000;
     const QUEUES: usize = 16;
     const BACKENDS: &str = "SELECT count(*) FROM pg_stat_activity
         WHERE datname = current_database() AND application_name LIKE 'oncegate%'";
-    let url = new_database().await;
+    let start = || Cluster::start_with(&["fsync=off"]);
+    let cluster = tokio::task::spawn_blocking(start).await.unwrap();
+    let url = cluster.url();
     let replica = Replica::start(&url, Clock::Store, &[]).await;
     let mut clients = Vec::new();
     for _ in 0..4 {
