@@ -131,8 +131,14 @@ impl Sessions {
         let queues = Arc::new(Queues::new(waiters, metrics.waiters.clone()));
         let of = |worker| {
             let changes = changes.near(worker, runtimes.len());
+            let (near, told) = (changes.clone(), Arc::clone(&queues));
+            let give_back = move |key: &SessionKey, lease| {
+                // Unless a repetition of its request was told of it by then.
+                let release = Release { key: key.clone(), lease, unless_repeated: true };
+                GiveBack { release, queues: Arc::clone(&told) }.post(&near);
+            };
             Self {
-                grants: Arc::new(Grants::new(changes.clone(), Arc::clone(&queues))),
+                grants: Arc::new(Grants::new(give_back)),
                 changes,
                 renews: renews.clone(),
                 max_hold,

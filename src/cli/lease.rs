@@ -29,7 +29,7 @@ pub(super) enum Command {
         after_help = "Exit codes: 10 held, lost, or bound to another epic; it never ends by \
         itself while the lease is held"
     )]
-    Hold(Hold),
+    Hold(Wanted),
     /// Let a lease run on
     #[command(after_help = "Exit codes: 0 renewed, 10 lost")]
     Renew(Renew),
@@ -92,8 +92,9 @@ impl Terms {
     }
 }
 
+/// A session, and how its lease is wanted.
 #[derive(Debug, clap::Args)]
-pub(super) struct Acquire {
+pub(super) struct Wanted {
     #[command(flatten)]
     target: Target,
     #[command(flatten)]
@@ -101,24 +102,17 @@ pub(super) struct Acquire {
     /// How long to queue while the session is held, up to 10m
     #[arg(long, default_value = "0s", value_parser = within(WAIT))]
     wait: Duration,
-    /// Names this attempt, so that it can be repeated
-    #[arg(long)]
-    request_id: Option<String>,
     #[command(flatten)]
     client: ClientArgs,
 }
 
 #[derive(Debug, clap::Args)]
-pub(super) struct Hold {
+pub(super) struct Acquire {
     #[command(flatten)]
-    target: Target,
-    #[command(flatten)]
-    terms: Terms,
-    /// How long to queue while the session is held, up to 10m
-    #[arg(long, default_value = "0s", value_parser = within(WAIT))]
-    wait: Duration,
-    #[command(flatten)]
-    client: ClientArgs,
+    wanted: Wanted,
+    /// Names this attempt, so that it can be repeated
+    #[arg(long)]
+    request_id: Option<String>,
 }
 
 fn label(given: &str) -> Result<(String, String), String> {
@@ -170,23 +164,23 @@ pub(super) async fn run(command: Command) -> anyhow::Result<Exit> {
 }
 
 async fn acquire(args: Acquire) -> anyhow::Result<Exit> {
-    let request_id = args.request_id.unwrap_or_default();
-    let message = args.terms.request(args.target.key(), args.wait, request_id);
-    let request = args.client.request(message, args.wait);
-    let answer = args.client.connect().await?.acquire_session_lease(request).await?.into_inner();
+    let Wanted { target, terms, wait, client } = args.wanted;
+    let message = terms.request(target.key(), wait, args.request_id.unwrap_or_default());
+    let request = client.request(message, wait);
+    let answer = client.connect().await?.acquire_session_lease(request).await?.into_inner();
     match answer.outcome.context("the server gave no outcome")? {
         Outcome::Lease(lease) => {
-            print_lease(args.client.output, "granted", &lease)?;
+            print_lease(client.output, "granted", &lease)?;
             Ok(Exit::Yes)
         }
         Outcome::Held(held) => {
-            print_held(args.client.output, &held)?;
+            print_held(client.output, &held)?;
             Ok(Exit::No)
         }
     }
 }
 
-async fn hold(args: Hold) -> anyhow::Result<Exit> {
+async fn hold(args: Wanted) -> anyhow::Result<Exit> {
     let AcquireSessionLeaseRequest { session, holder, request_id, ttl, wait, epic_id, labels } =
         args.terms.request(args.target.key(), args.wait, String::new());
     let message =

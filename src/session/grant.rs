@@ -12,25 +12,18 @@ use std::sync::{
 
 use tokio::time::Instant;
 
-use super::{
-    ops::{Change, GiveBack},
-    queue::Queues,
-};
-use crate::{
-    domain::{Lease, LeaseId, SessionKey},
-    lane::Lanes,
-    store::Release,
-};
+use crate::domain::{Lease, LeaseId, SessionKey};
+
+type GiveBack = dyn Fn(&SessionKey, LeaseId) + Send + Sync;
 
 /// Where leases that nobody accepts go.
 pub(super) struct Grants {
-    changes: Lanes<Change>,
-    queues: Arc<Queues>,
+    give_back: Box<GiveBack>,
 }
 
 impl Grants {
-    pub(super) fn new(changes: Lanes<Change>, queues: Arc<Queues>) -> Self {
-        Self { changes, queues }
+    pub(super) fn new(give_back: impl Fn(&SessionKey, LeaseId) + Send + Sync + 'static) -> Self {
+        Self { give_back: Box::new(give_back) }
     }
 
     /// Sends a lease that was granted just now on its way.
@@ -52,15 +45,8 @@ pub(super) struct Delivery {
 
 impl Drop for Delivery {
     fn drop(&mut self) {
-        if *self.accepted.get_mut() {
-            return;
-        }
-        let release = Release { key: self.key.clone(), lease: self.lease, unless_repeated: true };
-        let queues = Arc::clone(&self.grants.queues);
-        let lane = self.grants.changes.of(self.key.shard());
-        if lane.post(Change::GiveBack(GiveBack { release, queues })).is_err() {
-            // It ends with its TTL, as a crashed holder's does.
-            tracing::warn!("no room to give back the lease of a caller that went away");
+        if !*self.accepted.get_mut() {
+            (self.grants.give_back)(&self.key, self.lease);
         }
     }
 }

@@ -8,13 +8,9 @@ use tokio::{
     time::{Instant, sleep_until, timeout_at},
 };
 
-use super::{
-    AcquireOutcome, SessionError, Sessions,
-    ops::{Change, GiveBack},
-};
+use super::{AcquireOutcome, SessionError, Sessions, ops::GiveBack};
 use crate::{
     domain::{Acquire, Held, Lease, limits::MAX_WAITERS_PER_SESSION},
-    lane::Op as _,
     store::Release,
 };
 
@@ -93,10 +89,7 @@ impl Sessions {
             return;
         }
         let release = Release { key: acquire.key, lease: id, unless_repeated: false };
-        let give_back = Change::GiveBack(GiveBack { release, queues: self.queues });
-        if self.changes.of(give_back.key().shard()).post(give_back).is_err() {
-            tracing::warn!("no room to give back the lease of a caller that went away");
-        }
+        GiveBack { release, queues: self.queues }.post(&self.changes);
     }
 
     /// Renews `lease`, which was asked for at `asked`, until nobody listens any more;

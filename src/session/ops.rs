@@ -10,7 +10,7 @@ use crate::{
     domain::{
         Acquire, Acquired, Decision, Held, Lease, LeaseId, RequestId, SessionKey, SessionRow,
     },
-    lane::{Executes, Op},
+    lane::{Executes, Lanes, Op},
     store::{Changed, Connection, Release, Renew, StoreError, Verdict},
 };
 
@@ -58,6 +58,17 @@ pub(super) enum Outcome {
 pub(super) struct GiveBack {
     pub(super) release: Release,
     pub(super) queues: Arc<Queues>,
+}
+
+impl GiveBack {
+    /// Leaves it to `lanes`: nobody waits for the answer.
+    pub(super) fn post(self, lanes: &Lanes<Change>) {
+        let lane = lanes.of(self.release.key.shard());
+        if lane.post(Change::GiveBack(self)).is_err() {
+            // It ends with its TTL, as a crashed holder's does.
+            tracing::warn!("no room to give back the lease of a caller that went away");
+        }
+    }
 }
 
 /// Whether a lease has been given back.
