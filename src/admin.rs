@@ -1,6 +1,6 @@
 //! What those who look after the bots ask for: what is held by whom, and how to
-//! put it right by hand. One thing at a time, over a connection of its own, so
-//! that a list of everything stalls nobody.
+//! put it right by hand. One thing at a time; questions have a connection of their
+//! own, so that a list of everything stalls nobody, and no change either.
 
 use tokio::runtime::Handle;
 
@@ -12,62 +12,46 @@ use crate::{
     telemetry::Metrics,
 };
 
-/// How many questions may queue.
+/// How many questions, and how many changes, may queue.
 const QUEUE: usize = 64;
 
-/// One thing that is asked for.
-#[derive(Debug, Clone)]
-enum Task {
+/// What changes that are made by hand are logged as.
+const AUDIT: &str = "oncegate::audit";
+
+/// Something that is asked.
+enum Question {
     List(Page),
-    BindEpic(SessionKey, Option<String>),
-    ForceRelease(SessionKey),
-    Close(SessionKey),
-    Forget(EventKey),
     Count(Option<String>),
 }
 
-/// What became of it.
-#[derive(Debug, Clone)]
-enum Done {
+#[derive(Clone)]
+enum Answer {
     Listed(Vec<(SessionKey, SessionRow)>),
-    /// Whether there was anything to change.
-    Changed(bool),
-    Forgotten(Option<StoredEvent>),
     Counted(Counts),
 }
 
-impl Op for Task {
+impl Op for Question {
     type Key<'a> = ();
-    type Row = Done;
-    type Answer = Done;
+    type Row = Answer;
+    type Answer = Answer;
 
     fn key(&self) {}
 
-    fn answer(&self, done: &Done) -> Verdict<Done> {
-        Verdict::Decided(done.clone())
+    fn answer(&self, answer: &Answer) -> Verdict<Answer> {
+        Verdict::Decided(answer.clone())
     }
 }
 
-impl<S: Connection> Executes<Task> for S {
-    async fn execute(&mut self, tasks: &[&Task]) -> Result<Vec<Verdict<Done>>, StoreError> {
-        let mut done = Vec::with_capacity(tasks.len());
-        for task in tasks {
-            done.push(match task {
-                Task::List(page) => Verdict::Decided(Done::Listed(self.list_sessions(page).await?)),
-                Task::BindEpic(key, epic) => {
-                    self.bind_epic(key, epic.as_deref()).await?.map(|()| Done::Changed(true))
-                }
-                Task::ForceRelease(key) => self.force_release(key).await?.map(Done::Changed),
-                Task::Close(key) => self.close_session(key).await?.map(Done::Changed),
-                Task::Forget(key) => {
-                    Verdict::Decided(Done::Forgotten(self.forget_event(key).await?))
-                }
-                Task::Count(team) => {
-                    Verdict::Decided(Done::Counted(self.count(team.as_deref()).await?))
-                }
-            });
+impl<S: Connection> Executes<Question> for S {
+    async fn execute(&mut self, asked: &[&Question]) -> Result<Vec<Verdict<Answer>>, StoreError> {
+        let mut answers = Vec::with_capacity(asked.len());
+        for question in asked {
+            answers.push(Verdict::Decided(match question {
+                Question::List(page) => Answer::Listed(self.list_sessions(page).await?),
+                Question::Count(team) => Answer::Counted(self.count(team.as_deref()).await?),
+            }));
         }
-        Ok(done)
+        Ok(answers)
     }
 }
 
@@ -80,24 +64,115 @@ pub struct Author {
     pub reason: String,
 }
 
+/// Something that is changed by hand.
+struct Change {
+    what: What,
+    author: Author,
+}
+
+#[derive(Clone)]
+enum What {
+    BindEpic(SessionKey, Option<String>),
+    ForceRelease(SessionKey),
+    Close(SessionKey),
+    Forget(EventKey),
+}
+
+/// What a change found to change.
+#[derive(Clone, Copy)]
+enum Done {
+    Nothing,
+    Session,
+    Event(StoredEvent),
+}
+
+impl Op for Change {
+    type Key<'a> = ();
+    type Row = Done;
+    type Answer = Done;
+
+    fn key(&self) {}
+
+    fn answer(&self, done: &Done) -> Verdict<Done> {
+        Verdict::Decided(*done)
+    }
+}
+
+impl<S: Connection> Executes<Change> for S {
+    async fn execute(&mut self, changes: &[&Change]) -> Result<Vec<Verdict<Done>>, StoreError> {
+        let mut verdicts = Vec::with_capacity(changes.len());
+        for change in changes {
+            let verdict = make(self, &change.what).await;
+            // Here, where nobody's going away can keep it from the log.
+            change.log(&verdict);
+            verdicts.push(verdict?);
+        }
+        Ok(verdicts)
+    }
+}
+
+async fn make(store: &mut impl Connection, what: &What) -> Result<Verdict<Done>, StoreError> {
+    let session = |found| if found { Done::Session } else { Done::Nothing };
+    Ok(match what {
+        What::BindEpic(key, epic) => {
+            store.bind_epic(key, epic.as_deref()).await?.map(|()| Done::Session)
+        }
+        What::ForceRelease(key) => store.force_release(key).await?.map(session),
+        What::Close(key) => store.close_session(key).await?.map(session),
+        What::Forget(key) => {
+            Verdict::Decided(store.forget_event(key).await?.map_or(Done::Nothing, Done::Event))
+        }
+    })
+}
+
+impl Change {
+    fn log(&self, verdict: &Result<Verdict<Done>, StoreError>) {
+        let outcome = match verdict {
+            // It is tried again.
+            Ok(Verdict::Again) => return,
+            Ok(Verdict::Decided(Done::Nothing)) => "there was none",
+            Ok(Verdict::Decided(_)) => "done",
+            Err(_) => "not known",
+        };
+        let (change, team, id) = match &self.what {
+            What::BindEpic(SessionKey { team, session }, _) => ("epic bound", team, session),
+            What::ForceRelease(SessionKey { team, session }) => {
+                ("lease ended by force", team, session)
+            }
+            What::Close(SessionKey { team, session }) => ("session closed", team, session),
+            What::Forget(EventKey { team, event }) => ("event forgotten", team, event),
+        };
+        let epic = match &self.what {
+            What::BindEpic(_, epic) => epic.as_deref(),
+            _ => None,
+        };
+        let Author { actor, reason } = &self.author;
+        tracing::info!(target: AUDIT, team, id, epic, actor, reason, outcome, "{change}");
+    }
+}
+
 /// Looks after sessions and events. Cheap to clone.
 #[derive(Clone)]
 pub struct Admin {
-    tasks: Lane<Task>,
+    questions: Lane<Question>,
+    changes: Lane<Change>,
     sessions: Sessions,
 }
 
 impl Admin {
-    /// Starts the lane on `runtime`. `sessions` are told what is free.
+    /// Starts the lanes on `runtime`. `sessions` are told what is free.
     pub fn start(
         store: &impl Store,
         runtime: &Handle,
         sessions: Sessions,
         metrics: &Metrics,
     ) -> Self {
-        // A lane of one a batch: tasks that ask alike are still two.
+        // Lanes of one a batch: two that ask alike are still two.
+        let lane = metrics.lane("admin_read");
+        let questions = Lane::start(runtime, store.patient_connection(), QUEUE, 1, lane);
         let lane = metrics.lane("admin");
-        Self { tasks: Lane::start(runtime, store.patient_connection(), QUEUE, 1, lane), sessions }
+        let changes = Lane::start(runtime, store.connection(), QUEUE, 1, lane);
+        Self { questions, changes, sessions }
     }
 
     /// A session's row; none where it has none.
@@ -130,13 +205,22 @@ impl Admin {
     ) -> Result<(Vec<(SessionKey, SessionRow)>, bool), CallError> {
         let most = page.limit as usize;
         let page = Page { limit: page.limit + 1, ..page };
-        match self.tasks.call(Task::List(page)).await? {
-            Done::Listed(mut sessions) => {
-                let more = sessions.len() > most;
-                sessions.truncate(most);
-                Ok((sessions, more))
-            }
-            other => Err(mixed_up(&other)),
+        let Answer::Listed(mut sessions) = self.questions.call(Question::List(page)).await? else {
+            return Err(mixed_up());
+        };
+        let more = sessions.len() > most;
+        sessions.truncate(most);
+        Ok((sessions, more))
+    }
+
+    /// Counts what there is, of one team or of all.
+    ///
+    /// # Errors
+    /// [`CallError`].
+    pub async fn count(&self, team: Option<String>) -> Result<Counts, CallError> {
+        match self.questions.call(Question::Count(team)).await? {
+            Answer::Counted(counts) => Ok(counts),
+            Answer::Listed(_) => Err(mixed_up()),
         }
     }
 
@@ -148,30 +232,20 @@ impl Admin {
         &self,
         key: SessionKey,
         epic: Option<String>,
-        author: &Author,
+        author: Author,
     ) -> Result<(), CallError> {
-        self.change(Task::BindEpic(key.clone(), epic.clone())).await?;
-        let Author { actor, reason } = author;
-        let SessionKey { team, session } = key;
-        tracing::info!(target: AUDIT, team, session, epic, actor, reason, "epic bound");
-        Ok(())
+        self.changes.call(Change { what: What::BindEpic(key, epic), author }).await.map(drop)
     }
 
     /// Ends a session's lease, whoever holds it. Answers whether there was one.
     ///
     /// # Errors
     /// [`CallError`]; then it is not known whether it has ended.
-    pub async fn force_release(
-        &self,
-        key: &SessionKey,
-        author: &Author,
-    ) -> Result<bool, CallError> {
-        let released = self.change(Task::ForceRelease(key.clone())).await?;
-        self.sessions.freed(key);
-        let Author { actor, reason } = author;
-        let SessionKey { team, session } = key;
-        tracing::info!(target: AUDIT, team, session, released, actor, reason, "lease ended by force");
-        Ok(released)
+    pub async fn force_release(&self, key: SessionKey, author: Author) -> Result<bool, CallError> {
+        let what = What::ForceRelease(key.clone());
+        let done = self.changes.call(Change { what, author }).await?;
+        self.sessions.freed(&key);
+        Ok(matches!(done, Done::Session))
     }
 
     /// Ends a session's lease, and forgets the session. Answers whether there was
@@ -179,13 +253,10 @@ impl Admin {
     ///
     /// # Errors
     /// [`CallError`]; then it is not known whether it is gone.
-    pub async fn close(&self, key: &SessionKey, author: &Author) -> Result<bool, CallError> {
-        let closed = self.change(Task::Close(key.clone())).await?;
-        self.sessions.freed(key);
-        let Author { actor, reason } = author;
-        let SessionKey { team, session } = key;
-        tracing::info!(target: AUDIT, team, session, closed, actor, reason, "session closed");
-        Ok(closed)
+    pub async fn close(&self, key: SessionKey, author: Author) -> Result<bool, CallError> {
+        let done = self.changes.call(Change { what: What::Close(key.clone()), author }).await?;
+        self.sessions.freed(&key);
+        Ok(matches!(done, Done::Session))
     }
 
     /// Forgets that an event was handled. Answers its row, where there was one.
@@ -194,42 +265,16 @@ impl Admin {
     /// [`CallError`]; then it is not known whether it is forgotten.
     pub async fn forget(
         &self,
-        key: &EventKey,
-        author: &Author,
+        key: EventKey,
+        author: Author,
     ) -> Result<Option<StoredEvent>, CallError> {
-        let forgotten = match self.tasks.call(Task::Forget(key.clone())).await? {
-            Done::Forgotten(forgotten) => forgotten,
-            other => return Err(mixed_up(&other)),
-        };
-        let was_known = forgotten.is_some();
-        let Author { actor, reason } = author;
-        let EventKey { team, event } = key;
-        tracing::info!(target: AUDIT, team, event, was_known, actor, reason, "event forgotten");
-        Ok(forgotten)
-    }
-
-    /// Counts what there is, of one team or of all.
-    ///
-    /// # Errors
-    /// [`CallError`].
-    pub async fn count(&self, team: Option<String>) -> Result<Counts, CallError> {
-        match self.tasks.call(Task::Count(team)).await? {
-            Done::Counted(counts) => Ok(counts),
-            other => Err(mixed_up(&other)),
-        }
-    }
-
-    async fn change(&self, task: Task) -> Result<bool, CallError> {
-        match self.tasks.call(task).await? {
-            Done::Changed(changed) => Ok(changed),
-            other => Err(mixed_up(&other)),
+        match self.changes.call(Change { what: What::Forget(key), author }).await? {
+            Done::Event(event) => Ok(Some(event)),
+            Done::Session | Done::Nothing => Ok(None),
         }
     }
 }
 
-/// What changes that were made by hand are logged as.
-const AUDIT: &str = "oncegate::audit";
-
-fn mixed_up(done: &Done) -> CallError {
-    StoreError::fault(format!("the answer to another question: {done:?}")).into()
+fn mixed_up() -> CallError {
+    StoreError::fault("the answer to another question").into()
 }

@@ -107,11 +107,14 @@ impl Cleanup {
             _ => BATCH_ROWS,
         };
         let mut size = shared;
+        let mut batches = 0;
         loop {
             let left = u64::from(limit) - total;
-            if left == 0 || Instant::now() >= until {
+            // One batch is always due: or one kind could keep another from it.
+            if left == 0 || (batches > 0 && Instant::now() >= until) {
                 return Ok((total, true));
             }
+            batches += 1;
             // Counting is one statement, or it would count the same rows again.
             let most = if scope.dry_run { left } else { left.min(size.into()) };
             let batch = u32::try_from(most).unwrap_or(u32::MAX);
@@ -126,7 +129,8 @@ impl Cleanup {
                 return Ok((total, false));
             }
             if busy {
-                size = shared;
+                // The longer it takes, the larger the bites: it must end one day.
+                size = (shared + 2 * batches).min(BATCH_ROWS);
                 let rest = begun.elapsed() * REST;
                 tokio::time::sleep_until(until.min(Instant::now() + rest)).await;
             } else {

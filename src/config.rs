@@ -7,7 +7,7 @@ use anyhow::ensure;
 use clap::{ArgAction, Args};
 
 use crate::{
-    domain::limits::{LEASE_TTL, MAX_BATCH_ITEMS},
+    domain::limits::{MAX_BATCH_ITEMS, MAX_HOLD},
     telemetry::LogFormat,
 };
 
@@ -166,7 +166,7 @@ pub struct ServeConfig {
     #[arg(long, env = "ONCEGATE_WRITERS", default_value_t = 2)]
     pub writers: usize,
     /// How long a lease may be held, however often it is renewed: a holder that
-    /// was forgotten does not keep its session for ever; 15m or more
+    /// was forgotten does not keep its session for ever; 15m to 30d
     #[arg(long, env = "ONCEGATE_MAX_HOLD", default_value = "1h",
         value_parser = humantime::parse_duration)]
     pub max_hold: Duration,
@@ -203,9 +203,10 @@ impl ServeConfig {
         ensure!(self.workers != Some(0), "--workers must be 1 or more");
         ensure!(self.writers > 0, "--writers must be 1 or more");
         ensure!(
-            self.max_hold >= *LEASE_TTL.end(),
-            "--max-hold must be {} or more: the longest TTL must fit",
-            humantime::format_duration(*LEASE_TTL.end())
+            MAX_HOLD.contains(&self.max_hold),
+            "--max-hold must be {} to {}: the longest TTL must fit",
+            humantime::format_duration(*MAX_HOLD.start()),
+            humantime::format_duration(*MAX_HOLD.end())
         );
         ensure!(self.limits.max_connections > 0, "--max-connections must be 1 or more");
         ensure!(self.limits.max_streams > 0, "--max-streams must be 1 or more");

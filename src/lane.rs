@@ -246,12 +246,12 @@ impl<O: Op> Queue<O> {
         self.next.take_if(|job| job.ops.len() <= room).inspect(|_| self.metrics.queued(-1))
     }
 
-    /// Waits until a job is there.
-    async fn ready(&mut self) {
+    /// Waits until a job is there whose operations are `room` at most.
+    async fn ready(&mut self, room: usize) {
         if self.next.is_none() {
             self.next = self.jobs.recv().await;
         }
-        if self.next.is_none() {
+        if self.next.as_ref().is_none_or(|job| job.ops.len() > room) {
             std::future::pending::<()>().await;
         }
     }
@@ -273,8 +273,9 @@ async fn drive<O: Op, S: Executes<O>>(
             };
             jobs.push(job);
         } else {
-            // Whoever comes ends the pause; should nobody ever, that is the wait.
-            let _ = tokio::time::timeout(pause, queue.ready()).await;
+            // Whoever comes, and fits, ends the pause; should nobody, that is the wait.
+            let room = batch.saturating_sub(jobs.iter().map(Job::open).sum());
+            let _ = tokio::time::timeout(pause, queue.ready(room)).await;
         }
         let mut size = jobs.iter().map(Job::open).sum();
         while let Some(job) = queue.fitting(batch.saturating_sub(size)) {

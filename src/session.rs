@@ -323,10 +323,14 @@ impl Sessions {
         let begun = Instant::now();
         let mut place = self.queues.join(&acquire.key).ok_or(SessionError::QueueFull)?;
         let turn = async {
+            let mut announced = 0;
             loop {
-                let ahead = place.ahead();
-                announce(ahead + 1);
-                if ahead == 0 {
+                let position = place.ahead() + 1;
+                if position != announced {
+                    announce(position);
+                    announced = position;
+                }
+                if position == 1 {
                     return;
                 }
                 place.moved().await;

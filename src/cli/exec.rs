@@ -15,13 +15,13 @@ use rustix::process::{Pid, Signal, kill_process, kill_process_group};
 use tokio::{
     process::{Child, Command},
     signal::unix::{self, SignalKind},
-    time::{Instant, sleep, sleep_until, timeout_at},
+    time::{Instant, sleep, sleep_until, timeout, timeout_at},
 };
 use tonic::{Code, transport::Channel};
 
 use super::{
-    ClientArgs,
-    client::{duration, session},
+    ClientArgs, Exit,
+    client::{duration, exit_of, explain, session},
     lease::Terms,
     tell,
 };
@@ -35,10 +35,10 @@ use crate::{
 };
 
 pub(super) const EXIT_CODES: &str = "\
-Exit codes: the command's own; 128+N where signal N ended it; 1, or --conflict-exit-code,
-where the session could not be had in time; 12 where the lease was lost, and the command
-ended for it; 126 where it cannot be run, 127 where there is none; 4 where the service is
-away";
+Exit codes: the command's own; 128+N where signal N ended it. Where it did not run: 1, or
+--conflict-exit-code, where the session could not be had in time; 2 wrong arguments; 4 the
+service is away; 10 the session is bound to another epic; 126 the command cannot be run, 127
+there is none. 12 where the lease was lost, and the command ended for it";
 
 /// The lease was lost, and the command ended for it.
 const LOST: u8 = 12;
@@ -60,6 +60,10 @@ const FORWARDED: [SignalKind; 6] = [
 
 /// How soon a server that is away is asked again.
 const PAUSE: Duration = Duration::from_millis(500);
+/// How long to look for a lease that is on its way as a signal comes.
+const LAST_WORD: Duration = Duration::from_secs(2);
+/// How soon one renewal may follow another.
+const LEAST_PAUSE: Duration = Duration::from_millis(50);
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
@@ -100,10 +104,19 @@ fn team_and_session(given: &str) -> Result<(String, String), String> {
 pub(super) async fn run(args: Args) -> anyhow::Result<ExitCode> {
     // Before there is anything to end, so that none is missed.
     let mut signals = Signals::listen()?;
-    let client = args.client.connect().await?;
+    let wait = if args.nonblock { Some(Duration::ZERO) } else { args.wait };
+    let wanted = Wanted::new(&args);
     let asked = tokio::select! {
-        asked = acquire(&args, client) => asked?,
-        signal = signals.next() => return Ok(by_signal(signal)),
+        biased;
+        asked = wanted.acquire(wait) => asked?,
+        signal = signals.next() => {
+            // The lease may be on its way.
+            let again = wanted.acquire(Some(Duration::ZERO));
+            if let Ok(Ok(Ok(keeper))) = timeout(LAST_WORD, again).await {
+                keeper.release().await;
+            }
+            return Ok(exit_code(BY_SIGNAL + signal.as_raw()));
+        }
     };
     let mut keeper = match asked {
         Ok(keeper) => keeper,
@@ -118,55 +131,68 @@ pub(super) async fn run(args: Args) -> anyhow::Result<ExitCode> {
     exit
 }
 
-/// Takes the lease, or tells who holds it still when the wait has ended.
-async fn acquire(
-    args: &Args,
-    mut client: IdempotencyServiceClient<Channel>,
-) -> anyhow::Result<Result<Keeper, LeaseHeld>> {
-    let begun = Instant::now();
-    let wait = if args.nonblock { Some(Duration::ZERO) } else { args.wait };
-    let (team, id) = &args.session;
-    let key = session(team.clone(), id.clone());
-    // One attempt, however often it is asked for: a lost answer is found again.
-    let request_id = uuid::Uuid::new_v4().to_string();
-    loop {
-        let left = wait.map(|wait| wait.saturating_sub(begun.elapsed()));
-        let turn = left.map_or(*WAIT.end(), |left| left.min(*WAIT.end()));
-        let message = args.terms.request(key.clone(), turn, request_id.clone());
-        let sent = Instant::now();
-        let answer = client.acquire_session_lease(args.client.request(message, turn)).await;
-        let is_last = left.is_some_and(|left| left <= turn);
-        match answer {
-            Ok(answer) => {
-                match answer.into_inner().outcome.context("the server gave no outcome")? {
-                    Outcome::Lease(lease) => {
-                        let ends = sent + remaining(&lease);
-                        let ttl = args.terms.ttl.unwrap_or(DEFAULT_LEASE_TTL);
-                        return Ok(Ok(Keeper {
-                            client,
-                            args: args.client.clone(),
-                            key,
-                            lease,
-                            ttl,
-                            ends,
-                        }));
-                    }
-                    Outcome::Held(held) if is_last => return Ok(Err(held)),
-                    Outcome::Held(_) => {}
+/// One attempt at the lease, however often it is asked for: a lost answer is found
+/// again.
+struct Wanted<'a> {
+    args: &'a Args,
+    key: SessionKey,
+    request_id: String,
+}
+
+impl<'a> Wanted<'a> {
+    fn new(args: &'a Args) -> Self {
+        let (team, id) = &args.session;
+        let request_id = uuid::Uuid::new_v4().to_string();
+        Self { args, key: session(team.clone(), id.clone()), request_id }
+    }
+
+    /// Takes the lease, or tells who holds it still when the wait has ended.
+    async fn acquire(&self, wait: Option<Duration>) -> anyhow::Result<Result<Keeper, LeaseHeld>> {
+        let begun = Instant::now();
+        let mut is_quiet = true;
+        loop {
+            let left = wait.map(|wait| wait.saturating_sub(begun.elapsed()));
+            let is_last = left.is_some_and(|left| left.is_zero());
+            match self.ask(left.unwrap_or(*WAIT.end()).min(*WAIT.end())).await {
+                Ok(Err(held)) if is_last => return Ok(Err(held)),
+                // Whoever means to wait is not put off by a server that ends, or is
+                // away; nor by one that is full.
+                Err(error) if is_last || !is_passing(&error) => return Err(error),
+                Err(error) if std::mem::take(&mut is_quiet) => {
+                    tell(format_args!("waiting: {}", explain(&error)));
                 }
+                Ok(Ok(keeper)) => return Ok(Ok(keeper)),
+                Ok(Err(_)) | Err(_) => {}
             }
-            // Whoever means to wait is not put off by a restart.
-            Err(status) if is_passing(status.code()) && left != Some(Duration::ZERO) => {
-                sleep(left.map_or(PAUSE, |left| left.min(PAUSE))).await;
-            }
-            Err(status) => return Err(status.into()),
+            let left = wait.map_or(PAUSE, |wait| wait.saturating_sub(begun.elapsed()));
+            sleep(left.min(PAUSE)).await;
         }
+    }
+
+    /// Asks once, and waits for as long.
+    async fn ask(&self, wait: Duration) -> anyhow::Result<Result<Keeper, LeaseHeld>> {
+        let args = &self.args.client;
+        let mut client = args.connect().await?;
+        let message = self.args.terms.request(self.key.clone(), wait, self.request_id.clone());
+        let sent = Instant::now();
+        let answer = client.acquire_session_lease(args.request(message, wait)).await?.into_inner();
+        Ok(match answer.outcome.context("the server gave no outcome")? {
+            Outcome::Held(held) => Err(held),
+            Outcome::Lease(lease) => Ok(Keeper {
+                client,
+                args: args.clone(),
+                key: self.key.clone(),
+                ttl: self.args.terms.ttl.unwrap_or(DEFAULT_LEASE_TTL),
+                ends: sent + remaining(&lease),
+                lease,
+            }),
+        })
     }
 }
 
 /// Whether a call that failed so may succeed when it is repeated.
-fn is_passing(code: Code) -> bool {
-    matches!(code, Code::Unavailable | Code::ResourceExhausted | Code::DeadlineExceeded)
+fn is_passing(error: &anyhow::Error) -> bool {
+    exit_of(error) == Exit::Unavailable
 }
 
 fn remaining(lease: &SessionLease) -> Duration {
@@ -215,19 +241,19 @@ impl Keeper {
     /// Renews the lease for as long as that can be done, and tells why it cannot
     /// any more; no later than it ends.
     async fn keep(&mut self) -> String {
-        let mut next = Instant::now() + self.ttl / 3;
+        let mut sent = Instant::now();
         loop {
-            sleep_until(next.min(self.ends)).await;
-            let sent = Instant::now();
+            // When a third of what is left is over.
+            let pause = (self.ends.saturating_duration_since(sent) / 3).max(LEAST_PAUSE);
+            sleep_until((sent + pause).min(self.ends)).await;
+            sent = Instant::now();
             let message = RenewSessionLeaseRequest {
                 session: Some(self.key.clone()),
                 lease_id: self.lease.lease_id.clone(),
                 ttl: Some(duration(self.ttl)),
             };
             let request = self.args.request(message, Duration::ZERO);
-            let renewal = timeout_at(self.ends, self.client.renew_session_lease(request)).await;
-            next = sent + self.ttl / 3;
-            match renewal {
+            match timeout_at(self.ends, self.client.renew_session_lease(request)).await {
                 Ok(Ok(answer)) => {
                     if let Some(lease) = answer.into_inner().lease {
                         self.ends = sent + remaining(&lease);
@@ -236,11 +262,10 @@ impl Keeper {
                 Ok(Err(status)) if status.code() == Code::FailedPrecondition => {
                     return status.message().to_owned();
                 }
-                Ok(Err(status)) if Instant::now() >= self.ends => {
-                    return format!("it could not be renewed: {}", status.message());
-                }
-                Ok(Err(_)) => next = Instant::now() + PAUSE,
-                Err(_) => return "it could not be renewed in time".to_owned(),
+                // It is tried again, when a third of what is left is over.
+                Ok(Err(_)) if Instant::now() < self.ends => {}
+                Ok(Err(status)) => return format!("not renewed in time: {}", status.message()),
+                Err(_) => return "it has ended".to_owned(),
             }
         }
     }
@@ -303,14 +328,15 @@ impl Run {
     /// Ends the command: by force, if it has not ended after `grace`.
     async fn stop(&mut self, grace: Duration, signals: &mut Signals) -> io::Result<()> {
         self.send(Signal::TERM);
-        if timeout_at(Instant::now() + grace, self.end(signals)).await.is_err() {
+        let ended = timeout(grace, self.end(signals)).await;
+        if self.is_group || ended.is_err() {
+            // What it has started goes with it.
             self.send(Signal::KILL);
-            self.child.wait().await?;
         }
-        Ok(())
+        self.child.wait().await.map(drop)
     }
 
-    /// It may have ended in this very moment.
+    /// It may have ended by now.
     fn send(&self, signal: Signal) {
         let send = if self.is_group { kill_process_group } else { kill_process };
         let _ = send(self.pid, signal);
@@ -322,8 +348,12 @@ struct Signals(Vec<(SignalKind, unix::Signal)>);
 
 impl Signals {
     fn listen() -> io::Result<Self> {
+        // One that was ignored before us, as `nohup` does, stays ignored: by the
+        // command as well, which would not know of it otherwise.
+        let ignored = ignored();
+        let heeded = |kind: &SignalKind| ignored >> (kind.as_raw_value() - 1) & 1 == 0;
         let listen = |kind| Ok((kind, unix::signal(kind)?));
-        FORWARDED.into_iter().map(listen).collect::<io::Result<_>>().map(Self)
+        FORWARDED.into_iter().filter(heeded).map(listen).collect::<io::Result<_>>().map(Self)
     }
 
     async fn next(&mut self) -> Signal {
@@ -341,8 +371,12 @@ impl Signals {
     }
 }
 
-fn by_signal(signal: Signal) -> ExitCode {
-    exit_code(BY_SIGNAL + signal.as_raw())
+/// The signals that this process was started to ignore, as a mask; none where the
+/// system does not tell.
+fn ignored() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).unwrap_or(0)
 }
 
 /// As the command ended, so do we.

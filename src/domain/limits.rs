@@ -26,6 +26,9 @@ pub const DEFAULT_LEASE_TTL: Duration = Duration::from_secs(30);
 /// How long a lease may run without a renewal.
 pub const LEASE_TTL: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_mins(15);
 
+/// How long a server may let a lease be held, however often it is renewed.
+pub const MAX_HOLD: RangeInclusive<Duration> = *LEASE_TTL.end()..=days(30);
+
 /// How long a caller may queue for a session.
 pub const WAIT: RangeInclusive<Duration> = Duration::ZERO..=Duration::from_mins(10);
 /// The most callers that queue for one session on one replica.

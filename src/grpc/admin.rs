@@ -13,6 +13,7 @@ use super::{
 use crate::{
     admin::Admin,
     domain::{SessionKey, SessionRow},
+    lane::CallError,
 };
 
 /// The service, as the server runs it.
@@ -33,12 +34,8 @@ impl Administration {
         convert::session(key, row, waiters)
     }
 
-    async fn session(
-        &self,
-        deadline: Deadline,
-        key: SessionKey,
-    ) -> Result<Option<pb::Session>, Problem> {
-        let row = deadline.bound(self.admin.session(key.clone())).await?;
+    async fn session(&self, key: SessionKey) -> Result<Option<pb::Session>, CallError> {
+        let row = self.admin.session(key.clone()).await?;
         Ok(row.map(|row| self.message(key, row)))
     }
 }
@@ -51,7 +48,7 @@ impl AdminService for Administration {
     ) -> Result<Response<pb::GetSessionResponse>, Status> {
         let deadline = self.deadline(&request);
         let key = convert::session_key(request.into_inner().session).map_err(Problem::from)?;
-        let session = self.session(deadline, key).await?;
+        let session = deadline.bound(self.session(key)).await?;
         let session = Some(session.ok_or(Problem::NotFound("session"))?);
         Ok(Response::new(pb::GetSessionResponse { session }))
     }
@@ -75,8 +72,11 @@ impl AdminService for Administration {
     ) -> Result<Response<pb::BindEpicResponse>, Status> {
         let deadline = self.deadline(&request);
         let (key, epic, author) = convert::bind(request.into_inner()).map_err(Problem::from)?;
-        deadline.bound(self.admin.bind_epic(key.clone(), epic, &author)).await?;
-        let session = self.session(deadline, key).await?;
+        let bind_and_look = async {
+            self.admin.bind_epic(key.clone(), epic, author).await?;
+            self.session(key).await
+        };
+        let session = deadline.bound(bind_and_look).await?;
         Ok(Response::new(pb::BindEpicResponse { session }))
     }
 
@@ -86,8 +86,11 @@ impl AdminService for Administration {
     ) -> Result<Response<pb::ForceReleaseSessionLeaseResponse>, Status> {
         let deadline = self.deadline(&request);
         let (key, author) = convert::force_release(request.into_inner()).map_err(Problem::from)?;
-        let released = deadline.bound(self.admin.force_release(&key, &author)).await?;
-        let session = self.session(deadline, key).await?;
+        let release_and_look = async {
+            let released = self.admin.force_release(key.clone(), author).await?;
+            Ok::<_, CallError>((released, self.session(key).await?))
+        };
+        let (released, session) = deadline.bound(release_and_look).await?;
         Ok(Response::new(pb::ForceReleaseSessionLeaseResponse { released, session }))
     }
 
@@ -97,7 +100,7 @@ impl AdminService for Administration {
     ) -> Result<Response<pb::CloseSessionResponse>, Status> {
         let deadline = self.deadline(&request);
         let (key, author) = convert::close(request.into_inner()).map_err(Problem::from)?;
-        let closed = deadline.bound(self.admin.close(&key, &author)).await?;
+        let closed = deadline.bound(self.admin.close(key, author)).await?;
         Ok(Response::new(pb::CloseSessionResponse { closed }))
     }
 
@@ -107,7 +110,7 @@ impl AdminService for Administration {
     ) -> Result<Response<pb::ForgetEventResponse>, Status> {
         let deadline = self.deadline(&request);
         let (key, author) = convert::forget(request.into_inner()).map_err(Problem::from)?;
-        let forgotten = deadline.bound(self.admin.forget(&key, &author)).await?;
+        let forgotten = deadline.bound(self.admin.forget(key.clone(), author)).await?;
         let event = convert::processed(key, forgotten.ok_or(Problem::NotFound("event"))?);
         Ok(Response::new(pb::ForgetEventResponse { event: Some(event) }))
     }

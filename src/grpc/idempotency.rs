@@ -125,7 +125,7 @@ impl IdempotencyService for Idempotency {
     ) -> Result<Response<Self::HoldSessionLeaseStream>, Status> {
         let call = convert::hold(request.into_inner()).map_err(Problem::from)?;
         let key = call.acquire.key.clone();
-        let told = ReceiverStream::new(self.sessions.hold(call.acquire, call.wait));
+        let told = ReceiverStream::new(self.sessions.hold(call.acquire, call.wait, self.timeout));
         let events = told.map(move |told| match told {
             Ok(event) => Ok(convert::holding(&key, event)),
             Err(error) => Err(Problem::from(error).into()),

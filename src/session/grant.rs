@@ -70,6 +70,11 @@ impl Grant {
         Self { asked, ..self }
     }
 
+    /// Whether it was granted just now, rather than found by a repetition.
+    pub(super) fn is_fresh(&self) -> bool {
+        self.delivery.is_some()
+    }
+
     /// The lease is on its way to its holder, and no longer given back.
     #[must_use]
     pub fn accept(self) -> Lease {

@@ -4,22 +4,24 @@
 use std::time::Duration;
 
 use tokio::{
-    sync::mpsc,
-    time::{Instant, sleep_until, timeout_at},
+    sync::mpsc::{self, Receiver, Sender},
+    time::{Instant, sleep_until, timeout, timeout_at},
 };
 
 use super::{AcquireOutcome, SessionError, Sessions, ops::GiveBack};
 use crate::{
     domain::{Acquire, Held, Lease, limits::MAX_WAITERS_PER_SESSION},
-    store::Release,
+    lane::CallError,
+    store::{Release, StoreError},
 };
 
 /// How many events a slow listener may leave unread: every place that there is in
 /// a queue, and some renewals. Later renewals are not told to it.
 const UNREAD: usize = MAX_WAITERS_PER_SESSION + 16;
 
-/// How soon a renewal that failed is tried again, as a share of the TTL.
-const RETRIES: u32 = 10;
+/// A lease is renewed when a third of what is left of it is over; and not more often
+/// than this.
+const LEAST_PAUSE: Duration = Duration::from_millis(50);
 
 /// What somebody who holds a lease by listening is told.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -43,27 +45,40 @@ pub enum Holding {
 type Told = Result<Holding, SessionError>;
 
 impl Sessions {
-    /// Takes the lease of a session, as [`Sessions::acquire`] does, and renews it at
-    /// a third of its TTL for as long as the answer is kept. Once that is dropped,
-    /// however that comes about, the place in the queue or the lease is given back.
+    /// Takes the lease of a session, as [`Sessions::acquire`] does, within `limit`
+    /// and the wait; and renews it for as long as the answer is kept. Once that is
+    /// dropped, however that comes about, the place in the queue or the lease is given
+    /// back: but not a lease that was told to a repetition of the request since, which
+    /// is the repetition's to give back.
     ///
     /// The lease outlives this replica: when it drains, it tells
     /// [`SessionError::Draining`] and leaves the lease to its holder.
     #[must_use]
-    pub fn hold(&self, acquire: Acquire, wait: Duration) -> mpsc::Receiver<Told> {
-        let (events, told) = mpsc::channel(UNREAD + 1);
-        tokio::spawn(self.clone().keep(acquire, wait, events));
+    pub fn hold(&self, acquire: Acquire, wait: Duration, limit: Duration) -> Receiver<Told> {
+        let (events, told) = mpsc::channel(UNREAD + 2);
+        tokio::spawn(self.clone().keep(acquire, wait, limit, events));
         told
     }
 
-    async fn keep(self, acquire: Acquire, wait: Duration, events: mpsc::Sender<Told>) {
-        // There is room for the last word, whatever is unread.
-        let Ok(last_word) = events.clone().reserve_owned().await else { return };
+    async fn keep(self, acquire: Acquire, wait: Duration, limit: Duration, events: Sender<Told>) {
+        // There is room for the grant and the last word, whatever is unread.
+        let (Ok(first_word), Ok(last_word)) =
+            (events.clone().reserve_owned().await, events.clone().reserve_owned().await)
+        else {
+            return;
+        };
+        let Some(_holding) = self.queues.hold() else {
+            last_word.send(Err(SessionError::QueueFull));
+            return;
+        };
         let announce = |place| tell(&events, Holding::Queued(place));
+        let asking = timeout(wait + limit, self.acquire_telling(&acquire, wait, announce));
         let outcome = tokio::select! {
             // What was asked for, or granted, goes back as it is dropped.
             () = events.closed() => return,
-            outcome = self.acquire_telling(&acquire, wait, announce) => outcome,
+            outcome = asking => outcome.unwrap_or_else(|_| {
+                Err(CallError::from(StoreError::unavailable("no answer in time")).into())
+            }),
         };
         let grant = match outcome {
             Ok(AcquireOutcome::Granted(grant)) => grant,
@@ -80,16 +95,20 @@ impl Sessions {
                 return;
             }
         };
-        let asked = grant.asked;
+        let (asked, unless_repeated) = (grant.asked, grant.is_fresh());
         let lease = grant.accept();
-        tell(&events, Holding::Granted(lease.clone()));
+        first_word.send(Ok(Holding::Granted(lease.clone())));
         let id = lease.id;
-        if let Some(error) = self.renew_for(&acquire, lease, asked, &events).await {
+        let lost = self.renew_for(&acquire, lease, asked, &events).await;
+        let outlives_us = matches!(lost, Some(SessionError::Draining));
+        if let Some(error) = lost {
             last_word.send(Err(error));
-            return;
         }
-        let release = Release { key: acquire.key, lease: id, unless_repeated: false };
-        GiveBack { release, queues: self.queues }.post(&self.changes);
+        if !outlives_us {
+            // Where it is lost, a renewal may yet come through.
+            let release = Release { key: acquire.key, lease: id, unless_repeated };
+            GiveBack { release, queues: self.queues }.post(&self.changes);
+        }
     }
 
     /// Renews `lease`, which was asked for at `asked`, until nobody listens any more;
@@ -97,33 +116,39 @@ impl Sessions {
     async fn renew_for(
         &self,
         acquire: &Acquire,
-        lease: Lease,
+        mut lease: Lease,
         asked: Instant,
-        events: &mpsc::Sender<Told>,
+        events: &Sender<Told>,
     ) -> Option<SessionError> {
-        let ttl = acquire.ttl.span();
         let mut ends = asked + lease.remaining;
-        let mut next = asked + ttl / 3;
+        let mut sent = asked;
         loop {
+            let pause = (ends.saturating_duration_since(sent) / 3).max(LEAST_PAUSE);
             tokio::select! {
                 () = events.closed() => return None,
                 () = self.stop.cancelled() => return Some(SessionError::Draining),
-                () = sleep_until(next.min(ends)) => {}
+                () = sleep_until((sent + pause).min(ends)) => {}
             }
-            let sent = Instant::now();
+            sent = Instant::now();
             let renewal = self.renew(acquire.key.clone(), lease.id, acquire.ttl);
             match timeout_at(ends, renewal).await {
                 Ok(Ok(renewed)) => {
                     ends = sent + renewed.remaining;
-                    next = sent + ttl / 3;
+                    lease = renewed.clone();
                     tell(events, Holding::Renewed(renewed));
                 }
-                Ok(Err(SessionError::Call(_))) if Instant::now() < ends => {
-                    next = Instant::now() + ttl / RETRIES;
-                }
+                // It is tried again, when a third of what is left is over.
+                Ok(Err(SessionError::Call(_))) if Instant::now() < ends => {}
                 // By our clock, which counts from before the store's did, it has
                 // ended: another may have it.
-                Ok(Err(SessionError::Call(_))) | Err(_) => return Some(SessionError::LeaseLost),
+                Ok(Err(SessionError::Call(_))) | Err(_) => {
+                    let is_over = lease.expire_time >= lease.acquire_time.plus(self.max_hold);
+                    return Some(if is_over {
+                        SessionError::HeldTooLong(self.max_hold)
+                    } else {
+                        SessionError::LeaseLost
+                    });
+                }
                 Ok(Err(error)) => return Some(error),
             }
         }
@@ -131,6 +156,6 @@ impl Sessions {
 }
 
 /// Tells a listener what it can do without, if it reads at all.
-fn tell(events: &mpsc::Sender<Told>, event: Holding) {
+fn tell(events: &Sender<Told>, event: Holding) {
     let _ = events.try_send(Ok(event));
 }

@@ -7,16 +7,19 @@ use std::{
 
 use prometheus_client::metrics::gauge::Gauge;
 use tokio::sync::{Notify, watch};
+use tokio_util::task::{TaskTracker, task_tracker::TaskTrackerToken};
 
 use crate::domain::{SessionKey, limits::MAX_WAITERS_PER_SESSION};
 
 /// The queues of all sessions; an empty one takes no room.
 pub(super) struct Queues {
     by_session: Mutex<HashMap<SessionKey, Queue>>,
-    /// The most waiters of all sessions together: they must not use up the calls
-    /// that marks and releases need.
+    /// The most that wait, or hold by a call, of all sessions together: they must not
+    /// use up the calls that marks and releases need.
     most: i64,
     waiters: Gauge,
+    /// The calls that wait in order to hold, or hold.
+    holders: TaskTracker,
 }
 
 #[derive(Default)]
@@ -40,7 +43,7 @@ struct Door {
 impl Queues {
     pub(super) fn new(most: usize, waiters: Gauge) -> Self {
         let most = i64::try_from(most).unwrap_or(i64::MAX);
-        Self { by_session: Mutex::default(), most, waiters }
+        Self { by_session: Mutex::default(), most, waiters, holders: TaskTracker::new() }
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<SessionKey, Queue>> {
@@ -50,6 +53,13 @@ impl Queues {
     /// How many wait for a session.
     pub(super) fn length(&self, key: &SessionKey) -> usize {
         self.lock().get(key).map_or(0, |queue| queue.tickets.len())
+    }
+
+    /// Counts a call in that holds a lease for as long as it lives; none when there
+    /// are too many.
+    pub(super) fn hold(&self) -> Option<TaskTrackerToken> {
+        let count = i64::try_from(self.holders.len()).unwrap_or(i64::MAX);
+        (count < self.most).then(|| self.holders.token())
     }
 
     /// Takes a place at the end of a session's queue; none when it is full.

@@ -24,8 +24,10 @@ on_both_stores!(
     a_lease_is_renewed_while_the_command_runs,
     a_command_whose_lease_is_lost_is_ended,
     a_command_that_will_not_end_is_killed,
+    what_a_command_has_started_ends_with_it,
     one_that_was_stopped_for_too_long_finds_its_lease_lost,
     signals_go_to_all_of_the_command,
+    a_signal_that_was_ignored_before_stays_so,
     a_signal_ends_the_wait,
     a_wait_outlasts_a_restart_of_the_server,
 );
@@ -200,6 +202,16 @@ async fn a_command_that_will_not_end_is_killed(fixture: Fixture) {
     assert_eq!(running.ends(), 12);
 }
 
+async fn what_a_command_has_started_ends_with_it(fixture: Fixture) {
+    // The one that stays keeps the output open for as long as it runs.
+    const TWO: &str = "(trap '' TERM; echo runs; exec sleep 600) & wait";
+    let flags = ["--ttl", "1s", "--kill-after", "100ms"];
+    let running = Running::start(&fixture, &flags, TWO);
+    running.says("runs");
+    fixture.clock.advance(Duration::from_secs(2));
+    assert_eq!(running.ends(), 12);
+}
+
 async fn one_that_was_stopped_for_too_long_finds_its_lease_lost(mut fixture: Fixture) {
     const TELL: &str = "echo $ONCEGATE_FENCING_TOKEN; exec sleep 600";
     let running = Running::start(&fixture, &["--ttl", "1s"], TELL);
@@ -232,6 +244,17 @@ async fn signals_go_to_all_of_the_command(mut fixture: Fixture) {
     assert!(is_free(&mut fixture).await);
 }
 
+async fn a_signal_that_was_ignored_before_stays_so(mut fixture: Fixture) {
+    // As with nohup: the shell ignores it, and exec and its command with it.
+    let script = "trap '' HUP; exec \"$@\"";
+    let inner = exec(&fixture, &[], &["sh", "-c", "kill -HUP $PPID $$; echo stays"]);
+    let mut outer = Command::new("sh");
+    outer.env_clear().env("PATH", "/usr/bin:/bin").args(["-c", script, "sh"]);
+    outer.arg(inner.get_program()).args(inner.get_args());
+    run(&mut outer, "").told(0, "stays");
+    assert!(is_free(&mut fixture).await);
+}
+
 async fn a_signal_ends_the_wait(mut fixture: Fixture) {
     let lease = hold(&mut fixture).await;
     let waiting = Running::start(&fixture, &[], "echo ran");
@@ -248,7 +271,7 @@ async fn a_wait_outlasts_a_restart_of_the_server(fixture: Fixture) {
     let listen = format!("unix:{}", directory.path().join("oncegate.sock").display());
     let mut fixture = fixture.restarted(&["--listen", &listen]).await;
     let lease = hold(&mut fixture).await;
-    let waiting = Running::start(&fixture, &[], "echo runs");
+    let waiting = Running::start(&fixture, &["--wait", "5m"], "echo runs");
     until(&mut fixture, |held| held.queue_length == 1).await;
     let mut fixture = fixture.restarted(&["--listen", &listen]).await;
     until(&mut fixture, |held| held.queue_length == 1).await;

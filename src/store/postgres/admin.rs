@@ -137,7 +137,7 @@ impl AdminStore for Link {
     async fn force_release(&mut self, key: &SessionKey) -> Result<Verdict<bool>, StoreError> {
         let now = self.now();
         let rows = self
-            .fetch(|| {
+            .fetch_once(|| {
                 sqlx::query(FORCE_RELEASE)
                     .bind(now)
                     .bind(&key.team)
@@ -150,15 +150,18 @@ impl AdminStore for Link {
 
     async fn close_session(&mut self, key: &SessionKey) -> Result<Verdict<bool>, StoreError> {
         let rows = self
-            .fetch(|| sqlx::query(CLOSE).bind(&key.team).bind(&key.session).bind(key.lock_key()))
+            .fetch_once(|| {
+                sqlx::query(CLOSE).bind(&key.team).bind(&key.session).bind(key.lock_key())
+            })
             .await?;
         changed(&rows)
     }
 
     async fn forget_event(&mut self, key: &EventKey) -> Result<Option<StoredEvent>, StoreError> {
         let now = self.now();
-        let rows =
-            self.fetch(|| sqlx::query(FORGET).bind(now).bind(&key.team).bind(&key.event)).await;
+        let rows = self
+            .fetch_once(|| sqlx::query(FORGET).bind(now).bind(&key.team).bind(&key.event))
+            .await;
         // Even if it failed: it may have been committed.
         self.invalidate();
         let rows = rows?;

@@ -89,7 +89,24 @@ impl Link {
         &mut self,
         statement: impl Fn() -> Statement<'q> + Send,
     ) -> Result<Vec<PgRow>, StoreError> {
-        let mut replaceable = self.connection.is_some();
+        let replaceable = self.connection.is_some();
+        self.run(statement, replaceable).await
+    }
+
+    /// The same, for a statement that carries no attempt id, and would do more if it
+    /// were run again: it is not.
+    pub(super) async fn fetch_once<'q>(
+        &mut self,
+        statement: impl Fn() -> Statement<'q> + Send,
+    ) -> Result<Vec<PgRow>, StoreError> {
+        self.run(statement, false).await
+    }
+
+    async fn run<'q>(
+        &mut self,
+        statement: impl Fn() -> Statement<'q> + Send,
+        mut replaceable: bool,
+    ) -> Result<Vec<PgRow>, StoreError> {
         loop {
             let timeout = self.timeout;
             let run = async {

@@ -122,7 +122,7 @@ impl SessionStore for Handle {
             let answer = own.map(|mut stored| {
                 if stored.row.live {
                     let lease = &mut stored.row.lease;
-                    let last = lease.acquire_time.plus(max_hold);
+                    let last = lease.acquire_time.plus(max_hold).max(lease.expire_time);
                     lease.expire_time = now.after(renew.ttl).min(last);
                     lease.remaining = lease.expire_time.since(now);
                     changed.push((&renew.key, stored.clone()));

@@ -177,7 +177,7 @@ WITH asked AS MATERIALIZED (
     SELECT * FROM asked WHERE pg_try_advisory_xact_lock(lock_key)
 ), renewed AS (
     UPDATE sessions s
-    SET expires_at = LEAST(s.acquired_at + $7::interval,
+    SET expires_at = LEAST(GREATEST(s.expires_at, s.acquired_at + $7::interval),
         COALESCE($1::timestamptz, clock_timestamp()) + m.ttl_micros * interval '1 microsecond')
     FROM mine m
     WHERE s.team_id = m.team_id AND s.session_id = m.session_id AND s.lease_id = m.lease_id
