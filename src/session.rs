@@ -1,21 +1,25 @@
 //! May I work on this conversation now?
 //!
-//! The store's row says who holds a session. What is added here is the queue of
-//! the callers that wait on this replica, and the care that a lease never stays
-//! with a caller that has gone.
+//! The store's rows say who holds a session, and who is next. What is added here is
+//! the care for the callers that wait on this replica, and that a lease never stays
+//! with one that has gone.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, Weak},
+    time::Duration,
+};
 
 use tokio::{
     runtime::Handle,
-    time::{Instant, timeout, timeout_at},
+    sync::mpsc,
+    time::{Instant, sleep, sleep_until, timeout},
 };
 use tokio_util::sync::CancellationToken;
 
 use crate::{
     domain::{Acquire, Decision, FencingToken, Held, Lease, LeaseId, SessionKey, SessionRow, Ttl},
     lane::{CallError, Lane, Lanes, MAX_BATCH, Op as _},
-    store::{Release, Renew, Store, StoreError},
+    store::{Connection, Enqueue, Enqueued, HandOn, Release, Renew, Store, StoreError},
     telemetry::Metrics,
 };
 
@@ -27,7 +31,7 @@ mod queue;
 pub use grant::Grant;
 use grant::Grants;
 pub use hold::Holding;
-use ops::{Change, GiveBack, Look, Outcome, Renewal, RunOn, Take, Told};
+use ops::{Change, GiveBack, Look, Outcome, Renewal, RunOn, Take, Ticket, Told, Wait};
 use queue::Queues;
 
 /// The most sessions in one batch that locks them. Every advisory lock takes a
@@ -36,8 +40,12 @@ use queue::Queues;
 const BATCH: usize = 256;
 
 /// The longest that the first in a queue waits before it looks again: how late
-/// it may learn of a release on another replica.
-const POLL: Duration = Duration::from_millis(250);
+/// it may learn what it was not told, as where a notification is lost.
+const POLL: Duration = Duration::from_millis(500);
+/// How soon it looks again where the session is about to change hands.
+const LEAST_POLL: Duration = Duration::from_millis(10);
+/// How often a replica says that it is there, while anybody waits on it.
+const BEAT: Duration = Duration::from_secs(1);
 
 /// How long a caller whose wait has ended waits for news of the session: less
 /// than a deadline leaves it.
@@ -101,6 +109,7 @@ pub struct Sessions {
     changes: Lanes<Change>,
     renews: Lane<RunOn>,
     max_hold: Duration,
+    waits: Lane<Wait>,
     looks: Lane<Look>,
     queues: Arc<Queues>,
     grants: Arc<Grants>,
@@ -126,9 +135,13 @@ impl Sessions {
         let runtime = &runtimes[runtimes.len() - 1];
         let lane = metrics.lane("renew");
         let renews = Lane::start(runtime, store.connection(), capacity, BATCH, lane);
+        let lane = metrics.lane("wait");
+        let waits = Lane::start(runtime, store.connection(), capacity, BATCH, lane);
         let lane = metrics.lane("look_session");
         let looks = Lane::start(runtime, store.connection(), capacity, MAX_BATCH, lane);
         let queues = Arc::new(Queues::new(waiters, metrics.waiters.clone()));
+        runtime.spawn(beat(store.connection(), Arc::downgrade(&queues), stop.clone()));
+        runtime.spawn(hear(store.handed(), Arc::downgrade(&queues), stop.clone()));
         let of = |worker| {
             let changes = changes.near(worker, runtimes.len());
             let (near, told) = (changes.clone(), Arc::clone(&queues));
@@ -142,6 +155,7 @@ impl Sessions {
                 changes,
                 renews: renews.clone(),
                 max_hold,
+                waits: waits.clone(),
                 looks: looks.clone(),
                 queues: Arc::clone(&queues),
                 stop: stop.clone(),
@@ -178,12 +192,12 @@ impl Sessions {
         announce: impl Fn(usize),
     ) -> Result<AcquireOutcome, SessionError> {
         let until = Instant::now() + wait;
-        // Nobody overtakes the queue.
-        let first = if self.queues.length(&acquire.key) == 0 {
-            self.take(acquire).await?
-        } else {
-            self.peek(acquire).await?
-        };
+        let mut first = self.take(acquire).await?;
+        if matches!(&first, Outcome::Held(held) if held.holder.is_empty()) {
+            // Free, and about to be handed on; or all who waited have gone.
+            self.hand_on(&acquire.key).await?;
+            first = self.take(acquire).await?;
+        }
         let outcome = match first {
             Outcome::Held(known) if !wait.is_zero() => {
                 self.queue(acquire, until, known, announce).await?
@@ -298,64 +312,136 @@ impl Sessions {
         self.changes.of(change.key().shard()).call(change)
     }
 
-    /// What a request would be told, without taking anything but what it has
-    /// been granted before.
-    async fn peek(&self, acquire: &Acquire) -> Result<Outcome, CallError> {
-        let row = self.look(acquire.key.clone()).await?;
-        Ok(match row.map(|row| row.decision(acquire)) {
-            // To be told of it again is for the row to note.
-            Some(Decision::Granted(_)) => self.take(acquire).await?,
-            Some(Decision::Held(held)) => Outcome::Held(held),
-            Some(Decision::EpicMismatch(bound)) => Outcome::EpicMismatch(bound),
-            Some(Decision::Free) | None => Outcome::Held(Held::default()),
-        })
-    }
-
-    /// Waits for the session, behind those who came before. `known` is who held
-    /// it at first.
+    /// Waits for the session, behind those who came before, on whichever replica.
+    /// `known` is who held it at first.
     async fn queue(
         &self,
         acquire: &Acquire,
         until: Instant,
-        known: Held,
+        mut known: Held,
         announce: impl Fn(usize),
     ) -> Result<Outcome, SessionError> {
-        let begun = Instant::now();
-        let mut place = self.queues.join(&acquire.key).ok_or(SessionError::QueueFull)?;
-        let turn = async {
-            let mut announced = 0;
-            loop {
-                let position = place.ahead() + 1;
-                if position != announced {
-                    announce(position);
-                    announced = position;
-                }
-                if position == 1 {
-                    return;
-                }
-                place.moved().await;
-            }
-        };
-        let Some(Ok(())) = self.stop.run_until_cancelled(timeout_at(until, turn)).await else {
-            // The caller's deadline is near: who held the session before is told
-            // rather than nothing.
-            let Ok(seen) = timeout(LAST_LOOK, self.peek(acquire)).await else {
-                let remaining = known.remaining.saturating_sub(begun.elapsed());
-                return Ok(Outcome::Held(Held { remaining, ..known }));
-            };
-            return Ok(seen?);
-        };
+        let (key, lease) = (&acquire.key, LeaseId::random());
+        let mut place = self.queues.join(key, lease).ok_or(SessionError::QueueFull)?;
+        let mut moved = place.moved();
+        let ticket = Ticket::new(key, lease, &self.waits, &self.grants);
         loop {
-            let outcome = self.take(acquire).await?;
-            let Outcome::Held(held) = &outcome else {
-                return Ok(outcome);
-            };
-            // The holder's end, another replica's release, or this one's.
-            let wake = (Instant::now() + held.remaining.min(POLL)).min(until);
-            let _ = self.stop.run_until_cancelled(timeout_at(wake, place.freed())).await;
-            if Instant::now() >= until || self.stop.is_cancelled() {
-                return Ok(outcome);
+            match self.enqueue(acquire, lease).await? {
+                Enqueued::Waits => break,
+                Enqueued::Full => return Err(SessionError::QueueFull),
+                Enqueued::Free => match self.take(acquire).await? {
+                    Outcome::Held(held) => known = held,
+                    outcome => return Ok(outcome),
+                },
             }
         }
+
+        place.stand();
+        let mut announced = 0;
+        let mut due = Instant::now();
+        loop {
+            let position = place.ahead() + 1;
+            if position != announced {
+                announce(position);
+                announced = position;
+            }
+            let begun = Instant::now();
+            let is_woken = tokio::select! {
+                () = place.woken() => true,
+                // The first on each replica looks after the session for all.
+                () = sleep_until(if position == 1 { due.min(until) } else { until }) => false,
+                _ = moved.changed() => {
+                    due = begun;
+                    false
+                }
+                () = self.stop.cancelled() => false,
+            };
+            if let Some(row) = place.row() {
+                return Ok(Outcome::Granted(ticket.redeem(row.lease).asked_at(begun)));
+            }
+            if Instant::now() >= until || self.stop.is_cancelled() {
+                // The caller's deadline is near: who held the session before is told
+                // rather than nothing.
+                let Ok(row) = timeout(LAST_LOOK, self.look(key.clone())).await else {
+                    let remaining = known.remaining.saturating_sub(begun.elapsed());
+                    return Ok(Outcome::Held(Held { remaining, ..known }));
+                };
+                let row = row?;
+                let decision = row.as_ref().map(|row| row.decision(acquire));
+                return match (row, decision) {
+                    (Some(row), _) if row.live && row.lease.id == lease => {
+                        Ok(Outcome::Granted(ticket.redeem(row.lease).asked_at(begun)))
+                    }
+                    // To be told of it again is for the row to note.
+                    (_, Some(Decision::Granted(_))) => Ok(self.take(acquire).await?),
+                    (_, Some(Decision::Held(held))) => Ok(Outcome::Held(held)),
+                    (_, Some(Decision::EpicMismatch(bound))) => Ok(Outcome::EpicMismatch(bound)),
+                    (_, Some(Decision::Free) | None) => Ok(Outcome::Held(Held::default())),
+                };
+            }
+            if !is_woken && place.ahead() > 0 {
+                continue;
+            }
+            if !is_woken {
+                self.hand_on(key).await?;
+                if let Some(row) = place.row() {
+                    return Ok(Outcome::Granted(ticket.redeem(row.lease).asked_at(begun)));
+                }
+            }
+            let row = self.look(key.clone()).await?;
+            let decision = row.as_ref().map(|row| row.decision(acquire));
+            match (row, decision) {
+                (Some(row), _) if row.live && row.lease.id == lease => {
+                    return Ok(Outcome::Granted(ticket.redeem(row.lease).asked_at(begun)));
+                }
+                (_, Some(Decision::EpicMismatch(bound))) => {
+                    return Ok(Outcome::EpicMismatch(bound));
+                }
+                (_, Some(Decision::Held(held))) => {
+                    // The holder's end, or news that was lost.
+                    due = Instant::now() + held.remaining.clamp(LEAST_POLL, POLL);
+                    known = held;
+                }
+                // What a repetition was given; or the row has gone, and the queue's
+                // mark with it.
+                (_, Some(Decision::Granted(_) | Decision::Free) | None) => {
+                    match self.take(acquire).await? {
+                        Outcome::Held(_) => due = Instant::now() + LEAST_POLL,
+                        outcome => return Ok(outcome),
+                    }
+                }
+            }
+        }
+    }
+
+    async fn enqueue(&self, acquire: &Acquire, lease: LeaseId) -> Result<Enqueued, CallError> {
+        let (acquire, replica) = (acquire.clone(), self.queues.replica());
+        self.waits.call(Wait::Enqueue(Enqueue { acquire, lease, replica })).await
+    }
+
+    /// Hands a session on to whoever is next, if it is free.
+    async fn hand_on(&self, key: &SessionKey) -> Result<(), CallError> {
+        let hand_on = HandOn { key: key.clone(), replica: self.queues.replica() };
+        self.waits.call(Wait::HandOn(hand_on, Arc::clone(&self.queues))).await.map(drop)
+    }
+}
+
+/// Tells the store that this replica is there, while anybody waits on it.
+async fn beat(mut store: impl Connection, queues: Weak<Queues>, stop: CancellationToken) {
+    while stop.run_until_cancelled(sleep(BEAT)).await.is_some() {
+        let Some(queues) = queues.upgrade() else { return };
+        if !queues.is_empty()
+            && let Err(error) = store.beat(queues.replica()).await
+        {
+            tracing::debug!(%error, "cannot say that this replica is there");
+        }
+    }
+}
+
+/// Wakes those whom other replicas have handed a lease.
+async fn hear(mut handed: mpsc::Receiver<LeaseId>, queues: Weak<Queues>, stop: CancellationToken) {
+    while let Some(Some(lease)) = stop.run_until_cancelled(handed.recv()).await {
+        let Some(queues) = queues.upgrade() else { return };
+        queues.heard(lease);
     }
 }

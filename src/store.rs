@@ -16,6 +16,9 @@ use std::{
     time::Duration,
 };
 
+use tokio::sync::mpsc;
+use uuid::Uuid;
+
 use crate::domain::{
     Acquire, Acquired, EventKey, LeaseId, Mark, SessionKey, SessionRow, StoredEvent, Timestamp, Ttl,
 };
@@ -119,6 +122,46 @@ pub struct Release {
     pub unless_repeated: bool,
 }
 
+/// Takes a place in a session's queue.
+#[derive(Debug, Clone)]
+pub struct Enqueue {
+    /// What is wanted.
+    pub acquire: Acquire,
+    /// The lease that is to be given.
+    pub lease: LeaseId,
+    /// Where the caller is connected.
+    pub replica: Uuid,
+}
+
+/// What became of an [`Enqueue`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Enqueued {
+    /// The caller has a place.
+    Waits,
+    /// The session is there for the taking.
+    Free,
+    /// Too many wait already.
+    Full,
+}
+
+/// Hands a session on to whoever is next, if it is free.
+#[derive(Debug, Clone)]
+pub struct HandOn {
+    /// The session.
+    pub key: SessionKey,
+    /// Who asks: those who wait there count as there.
+    pub replica: Uuid,
+}
+
+/// A session that went to whoever was next in its queue.
+#[derive(Debug, Clone)]
+pub struct Handed {
+    /// Its row, with the lease that they had asked for.
+    pub row: SessionRow,
+    /// Where they are connected. If that is elsewhere, they are notified.
+    pub replica: Uuid,
+}
+
 /// What became of leases that were asked for, and of others that were given
 /// back; each in the order in which they were asked.
 #[derive(Debug)]
@@ -130,6 +173,8 @@ pub struct Changed {
     /// Whether the lease is given back, now or before; not so a lease that was
     /// repeated, where that is to be spared.
     pub ended: Vec<Verdict<bool>>,
+    /// The sessions that went to whoever was next.
+    pub handed: Vec<Handed>,
 }
 
 /// Which rows a sweep takes.
@@ -249,8 +294,9 @@ pub trait EventStore {
 
 /// Sessions: one row each, which says who holds the lease.
 pub trait SessionStore {
-    /// Takes leases of free sessions, and ends live leases, in one step. Both are
-    /// sorted by session, and no session is in them twice.
+    /// Takes leases of free sessions that nobody waits for, and ends live leases,
+    /// in one step. Both are sorted by session, and no session is in them twice. A
+    /// session that somebody waits for goes to them in the same step.
     ///
     /// # Errors
     /// [`StoreError`]; then no lease of the batch is known to have been taken or
@@ -259,7 +305,40 @@ pub trait SessionStore {
         &mut self,
         acquires: &[&Acquire],
         releases: &[&Release],
+        replica: Uuid,
     ) -> impl Future<Output = Result<Changed, StoreError>> + Send;
+
+    /// Takes places in queues of sessions that are held. `asked` are sorted by session
+    /// and hold none twice. Answers in order.
+    ///
+    /// # Errors
+    /// [`StoreError`]; then no place of the batch is known to have been taken.
+    fn enqueue(
+        &mut self,
+        asked: &[&Enqueue],
+    ) -> impl Future<Output = Result<Vec<Verdict<Enqueued>>, StoreError>> + Send;
+
+    /// Hands on the sessions among `asked` that are free. They are sorted and hold
+    /// none twice. Answers those that went to somebody, in any order.
+    ///
+    /// # Errors
+    /// [`StoreError`]; then no session is known to have been handed on.
+    fn hand_on(
+        &mut self,
+        asked: &[&HandOn],
+    ) -> impl Future<Output = Result<Vec<Handed>, StoreError>> + Send;
+
+    /// Leaves the queues: gives up the places that were to end in `leases`.
+    ///
+    /// # Errors
+    /// [`StoreError`]; then no place is known to be given up.
+    fn leave(&mut self, leases: &[LeaseId]) -> impl Future<Output = Result<(), StoreError>> + Send;
+
+    /// Tells that `replica` is there: those who wait on it are not passed over.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    fn beat(&mut self, replica: Uuid) -> impl Future<Output = Result<(), StoreError>> + Send;
 
     /// Lets live leases run on, each for `max_hold` at most since it was granted.
     /// `asked` are sorted by session and lease and hold no pair twice. Answers the
@@ -413,6 +492,10 @@ pub trait Store {
     /// Begins to tell when marks are taken away, until it is dropped. On this
     /// replica that is told before whatever took them is answered.
     fn invalidations(&self) -> Arc<dyn Invalidations>;
+
+    /// Begins to tell which leases other replicas have handed to somebody; hints,
+    /// each of which may be lost. Ends when it is dropped.
+    fn handed(&self) -> mpsc::Receiver<LeaseId>;
 
     /// How many connections are worth having for one kind of writing, at most.
     fn writers(&self, wanted: usize) -> usize;

@@ -31,7 +31,7 @@ pub const MAX_HOLD: RangeInclusive<Duration> = *LEASE_TTL.end()..=days(30);
 
 /// How long a caller may queue for a session.
 pub const WAIT: RangeInclusive<Duration> = Duration::ZERO..=Duration::from_mins(10);
-/// The most callers that queue for one session on one replica.
+/// The most callers that queue for one session, on all replicas.
 pub const MAX_WAITERS_PER_SESSION: usize = 64;
 
 /// How far back `Cleanup` may be told to look.

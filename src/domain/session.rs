@@ -134,6 +134,9 @@ pub struct SessionRow {
     pub request: RequestId,
     /// Whether the lease still ran at that moment.
     pub live: bool,
+    /// Whether somebody may wait for it. Then it is not there for the taking: it
+    /// goes to the first of them.
+    pub waiting: bool,
 }
 
 /// What an acquire left behind.
@@ -184,7 +187,8 @@ impl SessionRow {
             _ => {}
         }
         if !self.live {
-            return Decision::Free;
+            let next = Decision::Held(Held::default());
+            return if self.waiting { next } else { Decision::Free };
         }
         Decision::Held(Held {
             holder: self.lease.holder.clone(),

@@ -26,6 +26,11 @@ impl Grants {
         Self { give_back: Box::new(give_back) }
     }
 
+    /// Gives back a lease that may have been granted.
+    pub(super) fn give_back(&self, key: &SessionKey, lease: LeaseId) {
+        (self.give_back)(key, lease);
+    }
+
     /// Sends a lease that was granted just now on its way.
     pub(super) fn deliver(self: &Arc<Self>, key: &SessionKey, lease: LeaseId) -> Arc<Delivery> {
         let accepted = AtomicBool::new(false);
@@ -46,7 +51,7 @@ pub(super) struct Delivery {
 impl Drop for Delivery {
     fn drop(&mut self) {
         if !*self.accepted.get_mut() {
-            (self.grants.give_back)(&self.key, self.lease);
+            self.grants.give_back(&self.key, self.lease);
         }
     }
 }

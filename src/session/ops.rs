@@ -10,8 +10,8 @@ use crate::{
     domain::{
         Acquire, Acquired, Decision, Held, Lease, LeaseId, RequestId, SessionKey, SessionRow,
     },
-    lane::{Executes, Lanes, Op},
-    store::{Changed, Connection, Release, Renew, StoreError, Verdict},
+    lane::{Executes, Lane, Lanes, Op},
+    store::{Changed, Connection, Enqueue, Enqueued, HandOn, Release, Renew, StoreError, Verdict},
 };
 
 /// Changes who holds a session. Takes and releases share lanes, and so
@@ -150,7 +150,17 @@ impl<S: Connection> Executes<Change> for S {
                 Change::GiveBack(give_back) => releases.push(&give_back.release),
             }
         }
-        let Changed { taken, ended } = self.change(&acquires, &releases).await?;
+        let queues = ops.iter().find_map(|op| match op {
+            Change::GiveBack(give_back) => Some(&give_back.queues),
+            Change::Take(_) => None,
+        });
+        let replica = queues.map(|queues| queues.replica()).unwrap_or_default();
+        let Changed { taken, ended, handed } = self.change(&acquires, &releases, replica).await?;
+        if let Some(queues) = queues {
+            for handed in handed {
+                queues.deliver(handed.row);
+            }
+        }
         let (mut taken, mut ended) = (taken.into_iter(), ended.into_iter());
         let row = |op: &&Change| match op {
             Change::Take(take) => Some(taken.next()?.map(|acquired| take.row(acquired))),
@@ -158,6 +168,135 @@ impl<S: Connection> Executes<Change> for S {
         };
         // Where the store answered for fewer, so does this.
         Ok(ops.iter().map_while(row).collect())
+    }
+}
+
+/// What those who wait want of the store. In lanes of their own: who does not wait
+/// has nothing to do with it.
+pub(super) enum Wait {
+    Enqueue(Enqueue),
+    HandOn(HandOn, Arc<Queues>),
+    /// And then gives back what had been given by then.
+    Leave(SessionKey, LeaseId, Arc<Grants>),
+}
+
+/// What became of a queue.
+pub(super) enum Moved {
+    Placed(LeaseId, Enqueued),
+    HandedOn,
+    Left(LeaseId),
+}
+
+impl Op for Wait {
+    type Key<'a> = &'a SessionKey;
+    type Row = Moved;
+    /// Whether there is a place; of those who do not ask for one, yes.
+    type Answer = Enqueued;
+
+    fn key(&self) -> &SessionKey {
+        match self {
+            Self::Enqueue(enqueue) => &enqueue.acquire.key,
+            Self::HandOn(hand_on, _) => &hand_on.key,
+            Self::Leave(key, ..) => key,
+        }
+    }
+
+    fn answer(&self, moved: &Moved) -> Verdict<Enqueued> {
+        match (self, moved) {
+            (Self::Enqueue(_), Moved::Placed(_, Enqueued::Free)) => {
+                Verdict::Decided(Enqueued::Free)
+            }
+            (Self::Enqueue(enqueue), Moved::Placed(lease, enqueued)) if *lease == enqueue.lease => {
+                Verdict::Decided(*enqueued)
+            }
+            (Self::HandOn(..), Moved::HandedOn) => Verdict::Decided(Enqueued::Waits),
+            (Self::Leave(_, lease, _), Moved::Left(left)) if left == lease => {
+                Verdict::Decided(Enqueued::Waits)
+            }
+            // One thing at a time.
+            _ => Verdict::Again,
+        }
+    }
+}
+
+impl<S: Connection> Executes<Wait> for S {
+    async fn execute(&mut self, ops: &[&Wait]) -> Result<Vec<Verdict<Moved>>, StoreError> {
+        let (mut wanted, mut sessions, mut leaving) = (Vec::new(), Vec::new(), Vec::new());
+        let mut queues = None;
+        for op in ops {
+            match op {
+                Wait::Enqueue(enqueue) => wanted.push(enqueue),
+                Wait::HandOn(hand_on, told) => {
+                    sessions.push(hand_on);
+                    queues = Some(told);
+                }
+                Wait::Leave(key, lease, grants) => leaving.push((key, *lease, grants)),
+            }
+        }
+        let mut placed =
+            if wanted.is_empty() { Vec::new() } else { self.enqueue(&wanted).await? }.into_iter();
+        if let Some(queues) = queues {
+            let handed = self.hand_on(&sessions).await?;
+            for handed in handed {
+                queues.deliver(handed.row);
+            }
+        }
+        if !leaving.is_empty() {
+            let leases: Vec<LeaseId> = leaving.iter().map(|(_, lease, _)| *lease).collect();
+            self.leave(&leases).await?;
+            // Not before: until then it could still be given.
+            for (key, lease, grants) in leaving {
+                grants.give_back(key, lease);
+            }
+        }
+        let moved = |op: &&Wait| match op {
+            Wait::Enqueue(enqueue) => {
+                Some(placed.next()?.map(|placed| Moved::Placed(enqueue.lease, placed)))
+            }
+            Wait::HandOn(..) => Some(Verdict::Decided(Moved::HandedOn)),
+            Wait::Leave(_, lease, _) => Some(Verdict::Decided(Moved::Left(*lease))),
+        };
+        Ok(ops.iter().map_while(moved).collect())
+    }
+}
+
+/// A place in the store's queue. Dropping it leaves the queue, and gives back what
+/// had been given by then.
+pub(super) struct Ticket {
+    key: SessionKey,
+    lease: LeaseId,
+    waits: Lane<Wait>,
+    grants: Arc<Grants>,
+    is_used: bool,
+}
+
+impl Ticket {
+    pub(super) fn new(
+        key: &SessionKey,
+        lease: LeaseId,
+        waits: &Lane<Wait>,
+        grants: &Arc<Grants>,
+    ) -> Self {
+        let (waits, grants) = (waits.clone(), Arc::clone(grants));
+        Self { key: key.clone(), lease, waits, grants, is_used: false }
+    }
+
+    /// The lease has come: it is on its way to the one who waited.
+    pub(super) fn redeem(mut self, lease: Lease) -> Grant {
+        self.is_used = true;
+        Grant::new(lease, Some(self.grants.deliver(&self.key, self.lease)))
+    }
+}
+
+impl Drop for Ticket {
+    fn drop(&mut self) {
+        if self.is_used {
+            return;
+        }
+        let leave = Wait::Leave(self.key.clone(), self.lease, Arc::clone(&self.grants));
+        if self.waits.post(leave).is_err() {
+            tracing::warn!("no room to leave a queue: a lease may go to one who has gone");
+        }
     }
 }
 

@@ -11,9 +11,11 @@ use sqlx::{
     migrate::Migrator,
     postgres::{PgConnectOptions, PgConnection},
 };
+use tokio::sync::mpsc;
 use tokio_util::task::TaskTracker;
 
 use super::{Clock, Connection, Invalidations, Store, StoreError, schema};
+use crate::domain::LeaseId;
 
 /// Where replicas tell each other that marks were taken away; a literal, for SQL.
 macro_rules! channel {
@@ -22,9 +24,17 @@ macro_rules! channel {
     };
 }
 
+/// Where replicas tell each other which leases they have handed to somebody.
+macro_rules! handed_channel {
+    () => {
+        "oncegate_handed"
+    };
+}
+
 mod admin;
 mod answers;
 mod events;
+mod handed;
 mod link;
 mod listener;
 mod sessions;
@@ -52,6 +62,10 @@ pub const STATEMENTS: &[&str] = &[
     sessions::TAKE_AND_END,
     sessions::ACQUIRE,
     sessions::RELEASE,
+    sessions::ENQUEUE,
+    sessions::HAND_ON,
+    sessions::LEAVE,
+    sessions::BEAT,
     sessions::RENEW,
     sessions::LOOK,
     admin::LIST,
@@ -164,6 +178,10 @@ impl Store for Postgres {
     fn invalidations(&self) -> Arc<dyn Invalidations> {
         let heard = Arc::clone(&self.heard);
         listener::listen(self.options.clone(), self.timeout, heard, self.links.token())
+    }
+
+    fn handed(&self) -> mpsc::Receiver<LeaseId> {
+        handed::listen(self.options.clone(), self.links.token())
     }
 
     fn writers(&self, wanted: usize) -> usize {

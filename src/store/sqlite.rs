@@ -21,15 +21,15 @@ use std::{
 };
 
 use sqlx::{
-    ConnectOptions as _, Connection as _, SqliteConnection, Transaction,
+    ConnectOptions as _, Connection as _, Executor as _, SqliteConnection, Transaction,
     migrate::Migrator,
     sqlite::{SqliteConnectOptions, SqliteJournalMode, SqliteSynchronous},
 };
-use tokio::sync::{Mutex, MutexGuard};
+use tokio::sync::{Mutex, MutexGuard, mpsc};
 use tokio_util::task::{TaskTracker, task_tracker::TaskTrackerToken};
 
 use super::{Clock, Connection, Invalidations, Store, StoreError, schema};
-use crate::domain::Timestamp;
+use crate::domain::{LeaseId, Timestamp};
 
 mod admin;
 mod events;
@@ -47,6 +47,11 @@ pub const STATEMENTS: &[&str] = &[
     sessions::LOOK,
     sessions::DRAW_TOKENS,
     sessions::WRITE,
+    sessions::ENQUEUE,
+    sessions::NEXT,
+    sessions::ANYBODY,
+    sessions::LEAVE,
+    sessions::FORGET_ALL,
     admin::LIST,
     admin::CLOSE,
     admin::FORGET,
@@ -105,7 +110,9 @@ impl Sqlite {
     /// [`StoreError::Fault`] when the schema is not one of ours.
     pub async fn migrate(&self) -> Result<(), StoreError> {
         let mut writer = self.writer.lock().await;
-        migrator().run(&mut *writer).await.map_err(|error| schema::fault(error, classify))
+        let migrated = migrator().run(&mut *writer).await;
+        migrated.map_err(|error| schema::fault(error, classify))?;
+        forget_waiters(&mut writer).await
     }
 
     /// Checks that the schema is the one this binary was built for.
@@ -114,8 +121,14 @@ impl Sqlite {
     /// [`StoreError::Fault`] when it is not.
     pub async fn verify(&self) -> Result<(), StoreError> {
         let mut writer = self.writer.lock().await;
-        schema::verify(&migrator(), &mut *writer, classify).await
+        schema::verify(&migrator(), &mut *writer, classify).await?;
+        forget_waiters(&mut writer).await
     }
+}
+
+/// Whoever waited in the process before this one has gone with it.
+async fn forget_waiters(writer: &mut SqliteConnection) -> Result<(), StoreError> {
+    writer.execute(sessions::FORGET_ALL).await.map(drop).map_err(classify)
 }
 
 fn migrator() -> Migrator {
@@ -170,6 +183,11 @@ impl Store for Sqlite {
 
     fn invalidations(&self) -> Arc<dyn Invalidations> {
         Arc::clone(&self.marks) as _
+    }
+
+    /// There is no other replica.
+    fn handed(&self) -> mpsc::Receiver<LeaseId> {
+        mpsc::channel(1).1
     }
 
     /// There is one writer, whoever asks.

@@ -45,8 +45,14 @@ pub struct Proxy {
 }
 
 impl Proxy {
-    /// A proxy to the database at `url`.
+    /// A proxy to the database at `url`, which meddles with who hears of marks that
+    /// are taken away.
     pub async fn start(url: &str, line: Line) -> Self {
+        Self::start_for("oncegate listener", url, line).await
+    }
+
+    /// The same, which meddles with the connections of this name.
+    pub async fn start_for(name: &'static str, url: &str, line: Line) -> Self {
         let to = PgConnectOptions::from_str(url).unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let here = to.clone().host("127.0.0.1").port(listener.local_addr().unwrap().port());
@@ -67,7 +73,9 @@ impl Proxy {
                     (line.clone(), connections.clone(), given_up.clone());
                 tokio::spawn(async move {
                     let (from_client, to_client) = client.into_split();
-                    let Ok((is_listener, startup)) = startup(from_client).await else { return };
+                    let Ok((is_listener, startup)) = startup(from_client, name).await else {
+                        return;
+                    };
                     let (startup, from_client) = startup;
                     if !is_listener {
                         let _ = pass(from_client, to_client, startup, database).await;
@@ -100,14 +108,17 @@ impl Proxy {
 }
 
 /// A client's first message: <https://www.postgresql.org/docs/current/protocol-message-formats.html>.
-/// Tells whether it is a listener's.
-async fn startup(mut client: OwnedReadHalf) -> io::Result<(bool, (Vec<u8>, OwnedReadHalf))> {
+/// Tells whether it is one of those with this name.
+async fn startup(
+    mut client: OwnedReadHalf,
+    name: &str,
+) -> io::Result<(bool, (Vec<u8>, OwnedReadHalf))> {
     let length = client.read_u32().await?;
     let mut message = length.to_be_bytes().to_vec();
     message.resize(usize::try_from(length).unwrap(), 0);
     client.read_exact(&mut message[4..]).await?;
-    let name = b"oncegate listener\0";
-    let is_listener = message.windows(name.len()).any(|window| window == name);
+    let name = format!("{name}\0");
+    let is_listener = message.windows(name.len()).any(|window| window == name.as_bytes());
     Ok((is_listener, (message, client)))
 }
 

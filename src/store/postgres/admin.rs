@@ -16,7 +16,7 @@ use crate::{
 pub(super) const LIST: &str = "
 SELECT s.team_id, s.session_id, clock.at, s.fencing_token, s.lease_id, s.request_id, s.holder,
     s.labels, s.epic_id, s.acquired_at, s.expires_at,
-    NOT s.released AND s.expires_at > clock.at AS live
+    NOT s.released AND s.expires_at > clock.at AS live, s.waiting
 FROM (SELECT COALESCE($1::timestamptz, clock_timestamp()) AS at OFFSET 0) AS clock, sessions s
 WHERE ($2::text IS NULL OR s.team_id = $2)
     AND (s.team_id, s.session_id) > ($3::text, $4::text)

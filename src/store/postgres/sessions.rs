@@ -18,8 +18,14 @@ use super::{
     timestamp::PgTimestamp,
 };
 use crate::{
-    domain::{Acquire, FencingToken, Labels, Lease, LeaseId, RequestId, SessionKey, SessionRow},
-    store::{Changed, Release, Renew, SessionStore, StoreError, Verdict},
+    domain::{
+        Acquire, Acquired, FencingToken, Labels, Lease, LeaseId, RequestId, SessionKey, SessionRow,
+        limits::MAX_WAITERS_PER_SESSION,
+    },
+    store::{
+        Changed, Enqueue, Enqueued, HandOn, Handed, Release, Renew, SessionStore, StoreError,
+        Verdict,
+    },
 };
 
 mod acquire;
@@ -27,26 +33,93 @@ mod release;
 mod sql;
 
 use acquire::{Asked, Places};
-pub(super) use sql::{ACQUIRE, END, LOOK, RELEASE, RENEW, TAKE, TAKE_AND_END};
+pub(super) use sql::{
+    ACQUIRE, BEAT, END, ENQUEUE, HAND_ON, LEAVE, LOOK, RELEASE, RENEW, TAKE, TAKE_AND_END,
+};
+
+/// How long a replica counts as there since it last said so.
+const PRESENCE: Duration = Duration::from_secs(5);
 
 impl SessionStore for Link {
     async fn change(
         &mut self,
         acquires: &[&Acquire],
         releases: &[&Release],
+        replica: Uuid,
     ) -> Result<Changed, StoreError> {
         let acquires: Vec<Asked<'_>> =
             acquires.iter().map(|&acquire| (acquire, LeaseId::random().as_uuid())).collect();
-        let Changed { mut taken, mut ended } = self.take_and_end(&acquires, releases).await?;
+        let (mut taken, mut ended) = self.take_and_end(&acquires, releases).await?;
         let (places, held) = left(&taken, &acquires);
         if !held.is_empty() {
             fill(&mut taken, places, self.acquire(&held).await?);
+        }
+        // Somebody waits for it, or it is not the asker's any more.
+        let mut handed = Vec::new();
+        let (places, waited) = left(&ended, releases);
+        if !waited.is_empty() {
+            let (verdicts, went) = self.release_and_hand_on(&waited, replica).await?;
+            fill(&mut ended, places, verdicts);
+            handed = went;
         }
         let (places, lost) = left(&ended, releases);
         if !lost.is_empty() {
             fill(&mut ended, places, self.release(&lost).await?);
         }
-        Ok(Changed { taken, ended })
+        Ok(Changed { taken, ended, handed })
+    }
+
+    async fn enqueue(&mut self, asked: &[&Enqueue]) -> Result<Vec<Verdict<Enqueued>>, StoreError> {
+        let Some(replica) = asked.first().map(|enqueue| enqueue.replica) else {
+            return Ok(Vec::new());
+        };
+        let wanted: Vec<Asked<'_>> =
+            asked.iter().map(|enqueue| (&enqueue.acquire, enqueue.lease.as_uuid())).collect();
+        let arrays = acquire::Arrays::of(&wanted);
+        let most = i64::try_from(MAX_WAITERS_PER_SESSION).map_err(StoreError::fault)?;
+        let now = self.now();
+        let rows = self
+            .fetch(|| {
+                arrays
+                    .bind(sqlx::query(ENQUEUE).bind(now))
+                    .bind(replica)
+                    .bind(interval(PRESENCE))
+                    .bind(most)
+            })
+            .await?;
+        let mut verdicts = vec![Verdict::Again; asked.len()];
+        for row in rows {
+            let read = || Ok((row.try_get("held")?, row.try_get("waits")?));
+            let enqueued = match read().map_err(|error: sqlx::Error| StoreError::fault(error))? {
+                (_, true) => Enqueued::Waits,
+                (true, false) => Enqueued::Full,
+                (false, false) => Enqueued::Free,
+            };
+            *slot(&mut verdicts, row.try_get("ord"))? = Verdict::Decided(enqueued);
+        }
+        Ok(verdicts)
+    }
+
+    async fn hand_on(&mut self, asked: &[&HandOn]) -> Result<Vec<Handed>, StoreError> {
+        let Some(replica) = asked.first().map(|hand_on| hand_on.replica) else {
+            return Ok(Vec::new());
+        };
+        let keys = Keys::of(asked.iter().map(|hand_on| &hand_on.key));
+        let (leases, spared) = (vec![None; asked.len()], vec![false; asked.len()]);
+        let rows = self.run_hand_on(&keys, &leases, &spared, replica).await?;
+        rows.iter().filter_map(|row| handed(row).transpose()).collect()
+    }
+
+    async fn leave(&mut self, leases: &[LeaseId]) -> Result<(), StoreError> {
+        let leases: Vec<Uuid> = leases.iter().map(|lease| lease.as_uuid()).collect();
+        self.fetch(|| sqlx::query(LEAVE).bind(&leases)).await.map(drop)
+    }
+
+    async fn beat(&mut self, replica: Uuid) -> Result<(), StoreError> {
+        let now = self.now();
+        let beat =
+            self.fetch(|| sqlx::query(BEAT).bind(now).bind(replica).bind(interval(PRESENCE)));
+        beat.await.map(drop)
     }
 
     async fn renew(
@@ -94,7 +167,7 @@ impl Link {
         &mut self,
         acquires: &[Asked<'_>],
         releases: &[&Release],
-    ) -> Result<Changed, StoreError> {
+    ) -> Result<(Vec<Verdict<Acquired>>, Vec<Verdict<bool>>), StoreError> {
         let (taking, ending) = (acquire::Arrays::of(acquires), release::Arrays::of(releases));
         let now = self.now();
         let rows = self
@@ -119,8 +192,50 @@ impl Link {
                 Err(error) => return Err(StoreError::fault(error)),
             }
         }
-        Ok(Changed { taken, ended })
+        Ok((taken, ended))
     }
+
+    /// Ends live leases, and hands their sessions on.
+    async fn release_and_hand_on(
+        &mut self,
+        asked: &[&Release],
+        replica: Uuid,
+    ) -> Result<(Vec<Verdict<bool>>, Vec<Handed>), StoreError> {
+        let keys = Keys::of(asked.iter().map(|release| &release.key));
+        let leases: Vec<Option<Uuid>> =
+            asked.iter().map(|release| Some(release.lease.as_uuid())).collect();
+        let spared: Vec<bool> = asked.iter().map(|release| release.unless_repeated).collect();
+        let mut verdicts = vec![Verdict::Again; asked.len()];
+        let mut went = Vec::new();
+        for row in self.run_hand_on(&keys, &leases, &spared, replica).await? {
+            went.extend(handed(&row)?);
+            if row.try_get("given_back").map_err(StoreError::fault)? {
+                *slot(&mut verdicts, row.try_get("ord"))? = Verdict::Decided(true);
+            }
+        }
+        Ok((verdicts, went))
+    }
+
+    async fn run_hand_on(
+        &mut self,
+        keys: &Keys<'_>,
+        leases: &[Option<Uuid>],
+        spared: &[bool],
+        replica: Uuid,
+    ) -> Result<Vec<PgRow>, StoreError> {
+        let now = self.now();
+        self.fetch(|| {
+            keys.bind(sqlx::query(HAND_ON).bind(now)).bind(leases).bind(spared).bind(replica)
+        })
+        .await
+    }
+}
+
+/// The session that a row of [`HAND_ON`] tells of, if it went to somebody.
+fn handed(row: &PgRow) -> Result<Option<Handed>, StoreError> {
+    let replica: Option<Uuid> = row.try_get("replica").map_err(StoreError::fault)?;
+    let handed = replica.map(|replica| Ok(Handed { row: session_row(row)?, replica }));
+    handed.transpose()
 }
 
 /// The arrays that every statement has which changes a session.
@@ -159,7 +274,8 @@ pub(super) fn session_row(row: &PgRow) -> Result<SessionRow, StoreError> {
             labels: Labels::from_json(row.try_get("labels")?),
         };
         let request = RequestId::from_uuid(row.try_get("request_id")?);
-        Ok(SessionRow { lease, request, live: row.try_get("live")? })
+        let (live, waiting) = (row.try_get("live")?, row.try_get("waiting")?);
+        Ok(SessionRow { lease, request, live, waiting })
     };
     read().map_err(|error: sqlx::Error| StoreError::fault(error))
 }

@@ -20,7 +20,7 @@ use crate::{
 /// Ids are never empty, so that all come after an empty one.
 pub(super) const LIST: &str = "
 SELECT team_id, session_id, fencing_token, lease_id, request_id, holder, labels, epic_id,
-    acquired_at, expires_at, released, repeated
+    acquired_at, expires_at, released, repeated, waiting
 FROM sessions
 WHERE ($2 IS NULL OR team_id = $2) AND (team_id, session_id) > ($3, $4)
     AND ($5 IS NULL OR (NOT released AND expires_at > $1) = $5)
@@ -166,5 +166,9 @@ fn idle(token: FencingToken, now: Timestamp) -> Stored {
         labels: Labels::default(),
     };
     let request = RequestId::from_uuid(uuid::Uuid::new_v4());
-    Stored { row: SessionRow { lease, request, live: false }, released: true, repeated: false }
+    Stored {
+        row: SessionRow { lease, request, live: false, waiting: false },
+        released: true,
+        repeated: false,
+    }
 }

@@ -10,16 +10,19 @@ use super::{Handle, begin, classify, json, slot};
 use crate::{
     domain::{
         Acquire, Acquired, Decision, FencingToken, Labels, Lease, LeaseId, RequestId, SessionKey,
-        SessionRow, Timestamp,
+        SessionRow, Timestamp, limits::MAX_WAITERS_PER_SESSION,
     },
-    store::{Changed, Release, Renew, SessionStore, StoreError, Verdict},
+    store::{
+        Changed, Enqueue, Enqueued, HandOn, Handed, Release, Renew, SessionStore, StoreError,
+        Verdict,
+    },
 };
 
 // $1: a JSON array with an array for each item.
 
 pub(super) const LOOK: &str = "
 SELECT a.key, s.fencing_token, s.lease_id, s.request_id, s.holder, s.labels, s.epic_id,
-    s.acquired_at, s.expires_at, s.released, s.repeated
+    s.acquired_at, s.expires_at, s.released, s.repeated, s.waiting
 FROM json_each($1) AS a CROSS JOIN sessions AS s
     ON s.team_id = a.value ->> 0 AND s.session_id = a.value ->> 1
 ";
@@ -31,10 +34,42 @@ UPDATE session_fencing_tokens SET last = last + $1 RETURNING last
 
 pub(super) const WRITE: &str = "
 REPLACE INTO sessions (team_id, session_id, fencing_token, lease_id, request_id,
-    holder, labels, epic_id, acquired_at, expires_at, released, repeated)
+    holder, labels, epic_id, acquired_at, expires_at, released, repeated, waiting)
 SELECT value ->> 0, value ->> 1, value ->> 2, value ->> 3, value ->> 4, value ->> 5,
-    value ->> 6, value ->> 7, value ->> 8, value ->> 9, value ->> 10, value ->> 11
+    value ->> 6, value ->> 7, value ->> 8, value ->> 9, value ->> 10, value ->> 11, value ->> 12
 FROM json_each($1)
+";
+
+/// $1: team, $2: session, $3: the most that may wait.
+pub(super) const ENQUEUE: &str = "
+INSERT INTO session_waiters (team_id, session_id, lease_id, request_id,
+    holder, labels, epic_id, ttl_micros)
+SELECT $1, $2, $4, $5, $6, $7, $8, $9
+WHERE (SELECT count(*) FROM session_waiters WHERE team_id = $1 AND session_id = $2) < $3
+";
+
+/// Who is next for a session, of those who want it for the work it is bound to.
+pub(super) const NEXT: &str = "
+DELETE FROM session_waiters
+WHERE ticket = (
+    SELECT min(ticket) FROM session_waiters
+    WHERE team_id = $1 AND session_id = $2
+        AND (epic_id IS NULL OR $3 IS NULL OR epic_id = $3))
+RETURNING lease_id, request_id, holder, labels, epic_id, ttl_micros
+";
+
+pub(super) const ANYBODY: &str = "
+SELECT EXISTS (SELECT 1 FROM session_waiters WHERE team_id = $1 AND session_id = $2)
+";
+
+pub(super) const LEAVE: &str = "
+DELETE FROM session_waiters WHERE lease_id IN (SELECT value FROM json_each($1))
+";
+
+/// Those who waited when the process before this one ended.
+pub(super) const FORGET_ALL: &str = "
+DELETE FROM session_waiters;
+UPDATE sessions SET waiting = 0 WHERE waiting
 ";
 
 /// A row as it is stored.
@@ -50,6 +85,7 @@ impl SessionStore for Handle {
         &mut self,
         acquires: &[&Acquire],
         releases: &[&Release],
+        replica: Uuid,
     ) -> Result<Changed, StoreError> {
         let taking = acquires.iter().map(|acquire| &acquire.key);
         let keys: Vec<_> = taking.chain(releases.iter().map(|release| &release.key)).collect();
@@ -89,21 +125,98 @@ impl SessionStore for Handle {
         }
 
         let mut ended = Vec::with_capacity(releases.len());
+        let mut handed = Vec::new();
         for (row, release) in ending.into_iter().zip(releases) {
             let mut given_back = false;
             if let Some(mut stored) = row.filter(|row| row.row.lease.id == release.lease) {
-                if stored.row.live && !(release.unless_repeated && stored.repeated) {
-                    stored.released = true;
-                    stored.row.lease.expire_time = now;
-                    changed.push((&release.key, stored.clone()));
-                }
                 given_back = stored.released;
+                if stored.row.live && !(release.unless_repeated && stored.repeated) {
+                    stored.release(now);
+                    given_back = true;
+                    if stored.row.waiting
+                        && pass_on(&mut batch, &release.key, &mut stored, now).await?
+                    {
+                        handed.push(Handed { row: stored.row.clone(), replica });
+                    }
+                    changed.push((&release.key, stored));
+                }
             }
             ended.push(Verdict::Decided(given_back));
         }
         write(&mut batch, &changed).await?;
         batch.commit().await.map_err(classify)?;
-        Ok(Changed { taken, ended })
+        Ok(Changed { taken, ended, handed })
+    }
+
+    async fn enqueue(&mut self, asked: &[&Enqueue]) -> Result<Vec<Verdict<Enqueued>>, StoreError> {
+        let keys: Vec<&SessionKey> = asked.iter().map(|enqueue| &enqueue.acquire.key).collect();
+        let mut writer = self.writer.lock().await;
+        let mut batch = begin(&mut writer).await?;
+        let now = self.now();
+        let mut answers = Vec::with_capacity(asked.len());
+        let mut changed = Vec::new();
+        for (row, enqueue) in look(&mut batch, &keys, now).await?.into_iter().zip(asked) {
+            let Some(mut stored) = row.filter(|row| row.row.live || row.row.waiting) else {
+                answers.push(Verdict::Decided(Enqueued::Free));
+                continue;
+            };
+            let Acquire { key, holder, request, ttl, epic, labels } = &enqueue.acquire;
+            let placed = sqlx::query(ENQUEUE)
+                .bind(&key.team)
+                .bind(&key.session)
+                .bind(i64::try_from(MAX_WAITERS_PER_SESSION).map_err(StoreError::fault)?)
+                .bind(enqueue.lease.as_uuid().simple().to_string())
+                .bind(request.as_uuid().simple().to_string())
+                .bind(holder)
+                .bind(labels.to_json())
+                .bind(epic)
+                .bind(ttl.as_micros())
+                .execute(&mut *batch)
+                .await
+                .map_err(classify)?;
+            let waits = placed.rows_affected() > 0;
+            answers.push(Verdict::Decided(if waits { Enqueued::Waits } else { Enqueued::Full }));
+            stored.row.waiting = true;
+            changed.push((key, stored));
+        }
+        write(&mut batch, &changed).await?;
+        batch.commit().await.map_err(classify)?;
+        Ok(answers)
+    }
+
+    async fn hand_on(&mut self, asked: &[&HandOn]) -> Result<Vec<Handed>, StoreError> {
+        let keys: Vec<&SessionKey> = asked.iter().map(|hand_on| &hand_on.key).collect();
+        let mut writer = self.writer.lock().await;
+        let mut batch = begin(&mut writer).await?;
+        let now = self.now();
+        let mut handed = Vec::new();
+        let mut changed = Vec::new();
+        for (row, HandOn { key, replica }) in
+            look(&mut batch, &keys, now).await?.into_iter().zip(asked)
+        {
+            let Some(mut stored) = row.filter(|row| !row.row.live && row.row.waiting) else {
+                continue;
+            };
+            if pass_on(&mut batch, key, &mut stored, now).await? {
+                handed.push(Handed { row: stored.row.clone(), replica: *replica });
+            }
+            changed.push((key, stored));
+        }
+        write(&mut batch, &changed).await?;
+        batch.commit().await.map_err(classify)?;
+        Ok(handed)
+    }
+
+    async fn leave(&mut self, leases: &[LeaseId]) -> Result<(), StoreError> {
+        let leases: Vec<String> =
+            leases.iter().map(|lease| lease.as_uuid().simple().to_string()).collect();
+        let mut writer = self.writer.lock().await;
+        let left = sqlx::query(LEAVE).bind(json(&leases)?).execute(&mut *writer).await;
+        left.map(drop).map_err(classify)
+    }
+
+    async fn beat(&mut self, _replica: Uuid) -> Result<(), StoreError> {
+        Ok(())
     }
 
     async fn renew(
@@ -146,6 +259,64 @@ impl SessionStore for Handle {
     }
 }
 
+impl Stored {
+    fn release(&mut self, now: Timestamp) {
+        self.released = true;
+        self.row.live = false;
+        self.row.lease.expire_time = now;
+    }
+}
+
+/// Passes a free session on to whoever is next for it. Answers whether there is
+/// anybody.
+async fn pass_on(
+    connection: &mut SqliteConnection,
+    key: &SessionKey,
+    session: &mut Stored,
+    now: Timestamp,
+) -> Result<bool, StoreError> {
+    let next = sqlx::query(NEXT)
+        .bind(&key.team)
+        .bind(&key.session)
+        .bind(&session.row.lease.epic)
+        .fetch_optional(&mut *connection)
+        .await
+        .map_err(classify)?;
+    let Some(next) = next else {
+        session.row.waiting = false;
+        return Ok(false);
+    };
+    let token = FencingToken(draw_tokens(&mut *connection, 1).await?.start);
+    session.row.waiting = sqlx::query_scalar(ANYBODY)
+        .bind(&key.team)
+        .bind(&key.session)
+        .fetch_one(connection)
+        .await
+        .map_err(classify)?;
+    let read = || {
+        let uuid = |column| next.try_get::<Simple, _>(column).map(Uuid::from);
+        let ttl: i64 = next.try_get("ttl_micros")?;
+        let expire_time = now.plus(Duration::from_micros(ttl.unsigned_abs()));
+        let bound = session.row.lease.epic.clone();
+        let lease = Lease {
+            id: LeaseId::from_uuid(uuid("lease_id")?),
+            token,
+            holder: next.try_get("holder")?,
+            acquire_time: now,
+            expire_time,
+            remaining: expire_time.since(now),
+            epic: bound.or(next.try_get("epic_id")?),
+            labels: Labels::from_json(next.try_get("labels")?),
+        };
+        Ok((lease, RequestId::from_uuid(uuid("request_id")?)))
+    };
+    let (lease, request) = read().map_err(|error: sqlx::Error| StoreError::fault(error))?;
+    let waiting = session.row.waiting;
+    session.row = SessionRow { lease, request, live: true, waiting };
+    (session.released, session.repeated) = (false, false);
+    Ok(true)
+}
+
 /// Draws `count` fencing tokens, in the order in which they rise.
 pub(super) async fn draw_tokens(
     connection: &mut SqliteConnection,
@@ -173,7 +344,7 @@ fn grant(acquire: &Acquire, token: FencingToken, bound: Option<String>, now: Tim
         epic: bound.or_else(|| acquire.epic.clone()),
         labels: acquire.labels.clone(),
     };
-    let row = SessionRow { lease, request: acquire.request, live: true };
+    let row = SessionRow { lease, request: acquire.request, live: true, waiting: false };
     Stored { row, released: false, repeated: false }
 }
 
@@ -202,22 +373,28 @@ pub(super) async fn write(
     }
     let rows: Vec<_> = rows
         .iter()
-        .map(|(key, Stored { row: SessionRow { lease, request, .. }, released, repeated })| {
-            serde_json::json!([
-                key.team,
-                key.session,
-                lease.token.0,
-                lease.id.as_uuid().simple().to_string(),
-                request.as_uuid().simple().to_string(),
-                lease.holder,
-                lease.labels.to_json(),
-                lease.epic,
-                lease.acquire_time.as_micros(),
-                lease.expire_time.as_micros(),
-                i64::from(*released),
-                i64::from(*repeated),
-            ])
-        })
+        .map(
+            |(
+                key,
+                Stored { row: SessionRow { lease, request, waiting, .. }, released, repeated },
+            )| {
+                serde_json::json!([
+                    key.team,
+                    key.session,
+                    lease.token.0,
+                    lease.id.as_uuid().simple().to_string(),
+                    request.as_uuid().simple().to_string(),
+                    lease.holder,
+                    lease.labels.to_json(),
+                    lease.epic,
+                    lease.acquire_time.as_micros(),
+                    lease.expire_time.as_micros(),
+                    i64::from(*released),
+                    i64::from(*repeated),
+                    i64::from(*waiting),
+                ])
+            },
+        )
         .collect();
     let rows = serde_json::Value::from(rows).to_string();
     sqlx::query(WRITE).bind(rows).execute(connection).await.map_err(classify)?;
@@ -240,7 +417,12 @@ pub(super) fn stored(row: &SqliteRow, now: Timestamp) -> Result<Stored, sqlx::Er
     };
     let request = RequestId::from_uuid(uuid("request_id")?);
     Ok(Stored {
-        row: SessionRow { lease, request, live: !released && expire_time > now },
+        row: SessionRow {
+            lease,
+            request,
+            live: !released && expire_time > now,
+            waiting: row.try_get("waiting")?,
+        },
         released,
         repeated: row.try_get("repeated")?,
     })

@@ -108,7 +108,7 @@ impl<'a> Places<'a> {
                 epic: row.try_get("epic_id")?,
                 labels: acquire.labels.clone(),
             };
-            let row = SessionRow { lease, request: acquire.request, live: true };
+            let row = SessionRow { lease, request: acquire.request, live: true, waiting: false };
             Ok(Some((place, Acquired { row, fresh: true })))
         };
         let taken = read().map_err(|error: sqlx::Error| StoreError::fault(error))?;

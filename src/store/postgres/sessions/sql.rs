@@ -16,7 +16,7 @@ macro_rules! or_take_over {
                 SELECT at, at + (EXCLUDED.expires_at - EXCLUDED.acquired_at)
                 FROM (SELECT COALESCE($1::timestamptz, clock_timestamp()) AS at OFFSET 0) AS clock)
         WHERE (s.released OR s.expires_at <= COALESCE($1::timestamptz, clock_timestamp()))
-            AND (s.epic_id = EXCLUDED.epic_id) IS NOT FALSE"
+            AND (s.epic_id = EXCLUDED.epic_id) IS NOT FALSE AND NOT s.waiting"
     };
 }
 
@@ -69,7 +69,7 @@ macro_rules! end {
             WHERE s.team_id = m.team_id AND s.session_id = m.session_id
                 AND s.lease_id = m.lease_id AND NOT s.released
                 AND s.expires_at > COALESCE($1::timestamptz, clock_timestamp())
-                AND NOT (m.unless_repeated AND s.repeated)
+                AND NOT (m.unless_repeated AND s.repeated) AND NOT s.waiting
             RETURNING m.ord"
         )
     };
@@ -128,18 +128,18 @@ WITH asked AS MATERIALIZED (
     SELECT m.team_id, m.session_id, nextval('session_fencing_tokens'), m.lease_id, m.request_id,
         m.holder, m.labels, m.epic_id, m.at, m.at + m.ttl_micros * interval '1 microsecond'
     FROM mine m LEFT JOIN seen n USING (ord)
-    WHERE n.live IS NOT TRUE AND (n.epic_id = m.epic_id) IS NOT FALSE
+    WHERE n.live IS NOT TRUE AND (n.epic_id = m.epic_id) IS NOT FALSE AND n.waiting IS NOT TRUE
     ORDER BY m.ord ",
     or_take_over!(),
     " RETURNING s.*
 )
 SELECT m.ord, COALESCE($1::timestamptz, clock_timestamp()) AS at, t.fencing_token, t.lease_id,
     t.request_id, t.holder, t.labels, t.epic_id, t.acquired_at, t.expires_at, true AS live,
-    true AS fresh
+    t.waiting, true AS fresh
 FROM taken t JOIN mine m ON m.lease_id = t.lease_id
 UNION ALL
 SELECT ord, at, fencing_token, lease_id, request_id, holder, labels, epic_id,
-    acquired_at, expires_at, live, own AND fresh
+    acquired_at, expires_at, live, waiting, own AND fresh
 FROM seen n WHERE NOT n.own OR n.fresh OR n.repeated OR n.ord IN (SELECT ord FROM told_again)
 "
 );
@@ -185,11 +185,11 @@ WITH asked AS MATERIALIZED (
     RETURNING m.ord, s.*
 )
 SELECT ord, COALESCE($1::timestamptz, clock_timestamp()) AS at, fencing_token, lease_id,
-    request_id, holder, labels, epic_id, acquired_at, expires_at, true AS live
+    request_id, holder, labels, epic_id, acquired_at, expires_at, true AS live, waiting
 FROM renewed
 UNION ALL
 SELECT m.ord, COALESCE($1::timestamptz, clock_timestamp()), s.fencing_token, s.lease_id,
-    s.request_id, s.holder, s.labels, s.epic_id, s.acquired_at, s.expires_at, false
+    s.request_id, s.holder, s.labels, s.epic_id, s.acquired_at, s.expires_at, false, s.waiting
 FROM mine m LEFT JOIN LATERAL (
     SELECT * FROM sessions t
     WHERE t.team_id = m.team_id AND t.session_id = m.session_id OFFSET 0) AS s
@@ -199,10 +199,148 @@ WHERE m.ord NOT IN (SELECT ord FROM renewed)
 
 pub(in super::super) const LOOK: &str = "
 SELECT a.ord, clock.at, s.fencing_token, s.lease_id, s.request_id, s.holder, s.labels, s.epic_id,
-    s.acquired_at, s.expires_at, NOT s.released AND s.expires_at > clock.at AS live
+    s.acquired_at, s.expires_at, NOT s.released AND s.expires_at > clock.at AS live, s.waiting
 FROM (SELECT COALESCE($3::timestamptz, clock_timestamp()) AS at OFFSET 0) AS clock,
     unnest($1::text[], $2::text[]) WITH ORDINALITY AS a (team_id, session_id, ord)
 CROSS JOIN LATERAL (
     SELECT * FROM sessions t
     WHERE t.team_id = a.team_id AND t.session_id = a.session_id OFFSET 0) AS s
+";
+
+/// Takes places in queues. $11: the replica where those wait; it counts as there
+/// until $12. Under the session's lock, so that tickets rise in the order in which
+/// places were taken. A place that a lost run of this took is found again.
+pub(in super::super) const ENQUEUE: &str = "
+WITH present AS (
+    INSERT INTO replicas AS r (replica, expires_at)
+    SELECT $11::uuid, COALESCE($1::timestamptz, clock_timestamp()) + $12::interval
+    ON CONFLICT (replica) DO UPDATE SET expires_at = EXCLUDED.expires_at
+    WHERE r.expires_at < EXCLUDED.expires_at - $12::interval / 4
+), mine AS MATERIALIZED (
+    SELECT a.* FROM unnest($2::text[], $3::text[], $4::bigint[], $5::uuid[], $6::uuid[],
+            $7::text[], $8::text[], $9::text[], $10::bigint[]) WITH ORDINALITY
+        AS a (team_id, session_id, lock_key, lease_id, request_id,
+            holder, labels, epic_id, ttl_micros, ord)
+    WHERE pg_try_advisory_xact_lock(a.lock_key)
+), held AS (
+    UPDATE sessions s SET waiting = true
+    FROM mine m
+    WHERE s.team_id = m.team_id AND s.session_id = m.session_id
+        AND (s.waiting OR NOT s.released
+            AND s.expires_at > COALESCE($1::timestamptz, clock_timestamp()))
+    RETURNING m.ord
+), placed AS (
+    INSERT INTO session_waiters (team_id, session_id, lease_id, request_id,
+        holder, labels, epic_id, ttl_micros, replica)
+    SELECT m.team_id, m.session_id, m.lease_id, m.request_id,
+        m.holder, m.labels, m.epic_id, m.ttl_micros, $11
+    FROM mine m JOIN held USING (ord)
+    WHERE (SELECT count(*) FROM session_waiters w
+        WHERE w.team_id = m.team_id AND w.session_id = m.session_id) < $13::bigint
+    ON CONFLICT (lease_id) DO NOTHING
+    RETURNING lease_id
+)
+SELECT m.ord, m.ord IN (SELECT ord FROM held) AS held,
+    m.lease_id IN (SELECT lease_id FROM placed)
+        OR EXISTS (SELECT FROM session_waiters w WHERE w.lease_id = m.lease_id) AS waits
+FROM mine m
+";
+
+/// Hands sessions on that are free, or whose lease $5 is given back by this, to the
+/// first in their queue who waits on a replica that is there, for the same work; and
+/// notifies that replica. Where nobody waits, a lease that is given back ends, and
+/// nobody is looked for any more. $7: the replica that asks.
+///
+/// `seen` is of the statement's snapshot, from before the lock was had: a row that
+/// another changed in between is left alone, and so is its queue. A place is locked
+/// before it counts: one that is being given up is passed over.
+pub(in super::super) const HAND_ON: &str = concat!(
+    "
+WITH mine AS MATERIALIZED (
+    SELECT a.*, COALESCE($1::timestamptz, clock_timestamp()) AS at
+    FROM unnest($2::text[], $3::text[], $4::bigint[], $5::uuid[], $6::boolean[]) WITH ORDINALITY
+        AS a (team_id, session_id, lock_key, lease_id, unless_repeated, ord)
+    WHERE pg_try_advisory_xact_lock(a.lock_key)
+), seen AS MATERIALIZED (
+    SELECT m.ord, m.at, m.lease_id IS NULL AS looks, s.*,
+        NOT s.released AND s.expires_at > m.at AS live,
+        (NOT s.released AND s.expires_at > m.at AND s.lease_id = m.lease_id
+            AND NOT (m.unless_repeated AND s.repeated)) IS TRUE AS given_back
+    FROM mine m CROSS JOIN LATERAL (
+        SELECT * FROM sessions t
+        WHERE t.team_id = m.team_id AND t.session_id = m.session_id OFFSET 0) AS s
+), due AS MATERIALIZED (
+    SELECT n.*, w.ticket, w.lease_id AS next_lease, w.request_id AS next_request,
+        w.holder AS next_holder, w.labels AS next_labels, w.epic_id AS next_epic,
+        w.ttl_micros, w.replica
+    FROM seen n LEFT JOIN LATERAL (
+        SELECT * FROM session_waiters w
+        WHERE w.team_id = n.team_id AND w.session_id = n.session_id
+            AND (w.epic_id = n.epic_id) IS NOT FALSE
+            AND (w.replica = $7::uuid OR EXISTS (
+                SELECT FROM replicas r WHERE r.replica = w.replica AND r.expires_at > n.at))
+        ORDER BY w.ticket LIMIT 1 FOR UPDATE OF w SKIP LOCKED) AS w ON true
+    WHERE n.given_back OR NOT n.live
+), changed AS (
+    UPDATE sessions s
+    SET fencing_token = CASE WHEN d.ticket IS NULL THEN s.fencing_token
+            ELSE nextval('session_fencing_tokens') END,
+        lease_id = COALESCE(d.next_lease, s.lease_id),
+        request_id = COALESCE(d.next_request, s.request_id),
+        holder = COALESCE(d.next_holder, s.holder),
+        labels = COALESCE(d.next_labels, s.labels),
+        epic_id = COALESCE(s.epic_id, d.next_epic),
+        acquired_at = CASE WHEN d.ticket IS NULL THEN s.acquired_at ELSE d.at END,
+        expires_at = CASE WHEN d.ticket IS NULL THEN LEAST(s.expires_at, d.at)
+            ELSE d.at + d.ttl_micros * interval '1 microsecond' END,
+        released = d.ticket IS NULL AND (s.released OR d.given_back),
+        repeated = s.repeated AND d.ticket IS NULL,
+        waiting = d.ticket IS NOT NULL AND EXISTS (
+            SELECT FROM session_waiters o
+            WHERE o.team_id = d.team_id AND o.session_id = d.session_id AND o.ticket <> d.ticket)
+    FROM due d
+    WHERE s.team_id = d.team_id AND s.session_id = d.session_id
+        AND s.lease_id = d.lease_id AND s.fencing_token = d.fencing_token
+        AND s.released = d.released AND s.expires_at = d.expires_at
+        AND (d.ticket IS NOT NULL OR d.given_back OR s.waiting)
+    RETURNING d.ord, d.given_back, d.ticket, d.replica, s.*
+), gone AS (
+    DELETE FROM session_waiters w USING changed c
+    WHERE w.team_id = c.team_id AND w.session_id = c.session_id AND w.ticket = c.ticket
+), noted AS (
+    UPDATE sessions s SET waiting = true
+    FROM seen n
+    WHERE s.team_id = n.team_id AND s.session_id = n.session_id AND NOT s.waiting
+        AND n.looks AND n.live AND EXISTS (
+            SELECT FROM session_waiters w
+            WHERE w.team_id = n.team_id AND w.session_id = n.session_id)
+)
+SELECT ord, given_back, replica, COALESCE($1::timestamptz, clock_timestamp()) AS at,
+    fencing_token, lease_id, request_id, holder, labels, epic_id, acquired_at, expires_at,
+    ticket IS NOT NULL AS live, waiting,
+    CASE WHEN replica <> $7::uuid THEN pg_notify('",
+    handed_channel!(),
+    "', lease_id::text) END
+FROM changed
+"
+);
+
+pub(in super::super) const LEAVE: &str = "
+DELETE FROM session_waiters WHERE lease_id = ANY ($1::uuid[])
+";
+
+/// Tells that a replica is there until $3, and forgets those who waited on others
+/// that have been gone for a minute.
+pub(in super::super) const BEAT: &str = "
+WITH present AS (
+    INSERT INTO replicas (replica, expires_at)
+    VALUES ($2::uuid, COALESCE($1::timestamptz, clock_timestamp()) + $3::interval)
+    ON CONFLICT (replica) DO UPDATE SET expires_at = EXCLUDED.expires_at
+), lost AS (
+    DELETE FROM replicas
+    WHERE expires_at < COALESCE($1::timestamptz, clock_timestamp()) - interval '1 minute'
+        AND replica <> $2
+    RETURNING replica
+)
+DELETE FROM session_waiters w USING lost WHERE w.replica = lost.replica
 ";
