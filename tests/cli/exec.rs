@@ -87,6 +87,14 @@ impl Running {
     }
 }
 
+/// It does not outlive a test that failed.
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
 /// A lease of the session, for somebody else.
 async fn hold(fixture: &mut Fixture) -> SessionLease {
     let asked = acquire("T1", SESSION, "pod-1");
