@@ -43,7 +43,7 @@ impl Link {
     }
 }
 
-/// Requests for leases as a statement's arrays, from $3 to $11.
+/// Requests for leases as a statement's arrays, from $2 to $10.
 pub(super) struct Arrays<'a> {
     keys: Keys<'a>,
     leases: Vec<Uuid>,

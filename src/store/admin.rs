@@ -1,0 +1,92 @@
+//! What is needed of a database to look after sessions and events by hand.
+
+use std::future::Future;
+
+use super::{StoreError, Verdict};
+use crate::domain::{EventKey, SessionKey, SessionRow, StoredEvent};
+
+/// Which sessions to list.
+#[derive(Debug, Clone)]
+pub struct Page {
+    /// Of this team only.
+    pub team: Option<String>,
+    /// Those that are held, or those that are not; all where it does not say.
+    pub held: Option<bool>,
+    /// Those that come after this one.
+    pub after: Option<SessionKey>,
+    /// The most of them.
+    pub limit: u32,
+}
+
+/// How many there are.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Events that have not expired.
+    pub events: u64,
+    /// Events that have.
+    pub expired_events: u64,
+    /// Sessions.
+    pub sessions: u64,
+    /// Sessions whose lease runs.
+    pub held_sessions: u64,
+}
+
+/// What those who look after the bots ask for, one thing at a time.
+pub trait AdminStore {
+    /// Reads sessions in the order of team and id, byte by byte.
+    ///
+    /// # Errors
+    /// [`StoreError`]; nothing was written.
+    fn list_sessions(
+        &mut self,
+        page: &Page,
+    ) -> impl Future<Output = Result<Vec<(SessionKey, SessionRow)>, StoreError>> + Send;
+
+    /// Binds a session to `epic`, or to nothing, whatever it is bound to; makes the
+    /// session where there is none.
+    ///
+    /// # Errors
+    /// [`StoreError`]; then it is not known to be bound.
+    fn bind_epic(
+        &mut self,
+        key: &SessionKey,
+        epic: Option<&str>,
+    ) -> impl Future<Output = Result<Verdict<()>, StoreError>> + Send;
+
+    /// Ends a session's lease whoever holds it, and raises its fence. Answers
+    /// whether there was one.
+    ///
+    /// # Errors
+    /// [`StoreError`]; then it is not known to have ended.
+    fn force_release(
+        &mut self,
+        key: &SessionKey,
+    ) -> impl Future<Output = Result<Verdict<bool>, StoreError>> + Send;
+
+    /// Forgets a session, held or not. Answers whether there was one.
+    ///
+    /// # Errors
+    /// [`StoreError`]; then it is not known to be gone.
+    fn close_session(
+        &mut self,
+        key: &SessionKey,
+    ) -> impl Future<Output = Result<Verdict<bool>, StoreError>> + Send;
+
+    /// Forgets an event. Answers its row, if it had not expired.
+    ///
+    /// # Errors
+    /// [`StoreError`]; then it is not known to be gone.
+    fn forget_event(
+        &mut self,
+        key: &EventKey,
+    ) -> impl Future<Output = Result<Option<StoredEvent>, StoreError>> + Send;
+
+    /// Counts what there is, of one team or of all.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    fn count(
+        &mut self,
+        team: Option<&str>,
+    ) -> impl Future<Output = Result<Counts, StoreError>> + Send;
+}
