@@ -322,6 +322,7 @@ async fn places(database: &mut PgConnection, count: i64) {
     let look = async {
         while sqlx::query_scalar::<_, i64>(PLACES).fetch_one(&mut *database).await.unwrap() != count
         {
+            tokio::time::sleep(Duration::from_millis(1)).await;
         }
     };
     tokio::time::timeout(Duration::from_secs(20), look).await.expect("the queue's length");
@@ -331,6 +332,12 @@ async fn places(database: &mut PgConnection, count: i64) {
 /// served in that order; `leaves` tells who goes away while it waits.
 async fn one_queue_over_three_replicas(rounds: usize, leaves: impl Fn(usize) -> bool) {
     const WAITERS: usize = 60;
+    // However slow the machine: no lease ends by itself, and no wait.
+    let long = |holder: &str| AcquireSessionLeaseRequest {
+        ttl: seconds(900),
+        wait: seconds(600),
+        ..acquire("T1", "s", holder)
+    };
     let url = new_database().await;
     let replicas = Replica::start_all(3, &url, &Clock::Store).await;
     let mut clients = Vec::new();
@@ -339,11 +346,11 @@ async fn one_queue_over_three_replicas(rounds: usize, leaves: impl Fn(usize) -> 
     }
     let mut database = PgConnection::connect(&url).await.unwrap();
     for round in 0..rounds {
-        let mut lease = take(&mut clients[round % 3], acquire("T1", "s", "holder")).await;
+        let mut lease = take(&mut clients[round % 3], long("holder")).await;
         let mut waiters = Vec::new();
         for place in 0..WAITERS {
             let mut client = clients[place % 3].clone();
-            let request = waiting(&format!("waiter {place}"));
+            let request = long(&format!("waiter {place}"));
             waiters.push(tokio::spawn(async move {
                 client.acquire_session_lease(request).await.map(tonic::Response::into_inner)
             }));
