@@ -10,7 +10,7 @@ use anyhow::Context as _;
 
 use crate::{
     cluster::Cluster,
-    load, peers,
+    handover, load, peers,
     peers::Peer,
     process, rivals,
     run::{Job, Run, Watched},
@@ -124,6 +124,19 @@ impl Bench {
             seed,
         };
         crate::run::load(&Job::Grpc(spec), watched)
+    }
+
+    /// Has a session handed over between `targets`.
+    pub fn hand_over(
+        &self,
+        way: handover::Way,
+        targets: [&str; 2],
+        watched: Watched<'_>,
+    ) -> anyhow::Result<Run> {
+        let Times { warmup, seconds } = self.times;
+        let (targets, seed) = (targets.map(str::to_owned), self.seed());
+        let spec = handover::Spec { targets, way, seconds, warmup, seed };
+        crate::run::load(&Job::HandOver(spec), watched)
     }
 
     /// A load on a rival.

@@ -38,6 +38,7 @@ mod bench;
 mod chart;
 mod cluster;
 mod goals;
+mod handover;
 mod http;
 #[expect(
     clippy::cast_possible_truncation,

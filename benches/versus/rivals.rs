@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::load::{Report, Tally, process_cpu};
 
+pub mod hand_over;
 mod postgres;
 mod redis;
 mod sqlite;

@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     cluster::Cluster,
+    handover,
     load::{self, Report},
     process::{self, Pid},
     rivals,
@@ -51,6 +52,8 @@ pub enum Job {
     Grpc(load::Spec),
     /// On anything else.
     Rival(rivals::Spec),
+    /// From one to the other.
+    HandOver(handover::Spec),
 }
 
 impl Job {
@@ -59,6 +62,7 @@ impl Job {
         match self {
             Self::Grpc(spec) => load::grpc::run(spec),
             Self::Rival(spec) => rivals::run(spec),
+            Self::HandOver(spec) => handover::run(spec),
         }
     }
 
@@ -67,6 +71,7 @@ impl Job {
         match self {
             Self::Grpc(spec) => (spec.warmup, spec.seconds),
             Self::Rival(spec) => (spec.warmup, spec.seconds),
+            Self::HandOver(spec) => (spec.warmup, spec.seconds),
         }
     }
 }

@@ -23,7 +23,7 @@ CREATE INDEX idx_processed_events_time ON processed_events (processed_at);
 ";
 
 /// Where single statements keep leases. A renewal touches no index.
-const LEASES_TABLE: &str = "
+pub const LEASES_TABLE: &str = "
 CREATE TABLE leases (
     team_id TEXT COLLATE \"C\", session_id TEXT COLLATE \"C\",
     fencing_token BIGINT NOT NULL DEFAULT 1,
@@ -37,7 +37,7 @@ CREATE TABLE leases (
 pub const CHECKPOINT: &str = "CHECKPOINT";
 pub const EMPTY_EVENTS: &str = "TRUNCATE processed_events";
 const EMPTY_ONCEGATE: &str = "TRUNCATE processed_events, sessions";
-const EMPTY_LEASES: &str = "TRUNCATE leases";
+pub const EMPTY_LEASES: &str = "TRUNCATE leases";
 
 /// No sweep falls into a measurement.
 pub const NO_SWEEP: [&str; 2] = ["--sweep-interval", "1h"];

@@ -18,6 +18,9 @@ use super::{
 };
 
 mod etcd;
+mod party;
+
+pub use party::{etcd as etcd_party, oncegate as oncegate_party};
 
 /// How long a caller that was refused stays away, as the server's `RetryInfo`
 /// tells it to.
@@ -281,6 +284,14 @@ impl Lease {
             ..Default::default()
         };
         Self { acquires: (0..callers).map(acquire).collect(), held: vec![None; callers] }
+    }
+
+    /// The same, for callers that wait for their session.
+    fn waiting(mut self) -> Self {
+        for acquire in &mut self.acquires {
+            acquire.wait = Some(prost_types::Duration { seconds: 600, nanos: 0 });
+        }
+        self
     }
 }
 

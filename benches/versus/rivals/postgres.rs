@@ -25,7 +25,7 @@ ON CONFLICT DO NOTHING RETURNING event_id
 ";
 
 /// A session is free when it is not there, given back, or expired.
-const TAKE_LEASE: &str = "
+pub(super) const TAKE_LEASE: &str = "
 INSERT INTO leases AS l (team_id, session_id, lease_id, holder, expires_at)
 VALUES ($1, $2, $3, $4, now() + interval '30 seconds')
 ON CONFLICT (team_id, session_id) DO UPDATE
@@ -35,7 +35,7 @@ WHERE l.expires_at <= now()
 RETURNING fencing_token
 ";
 
-const GIVE_BACK_LEASE: &str = "
+pub(super) const GIVE_BACK_LEASE: &str = "
 UPDATE leases SET expires_at = now()
 WHERE team_id = $1 AND session_id = $2 AND lease_id = $3 AND expires_at > now()
 ";
