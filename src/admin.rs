@@ -160,7 +160,7 @@ pub struct Admin {
 }
 
 impl Admin {
-    /// Starts the lanes on `runtime`. `sessions` are told what is free.
+    /// Starts the lanes on `runtime`. `sessions` hand on what is freed.
     pub fn start(
         store: &impl Store,
         runtime: &Handle,
@@ -181,18 +181,6 @@ impl Admin {
     /// [`CallError`].
     pub async fn session(&self, key: SessionKey) -> Result<Option<SessionRow>, CallError> {
         self.sessions.look(key).await
-    }
-
-    /// How many callers wait for a session on this replica.
-    #[must_use]
-    pub fn waiters(&self, key: &SessionKey) -> usize {
-        self.sessions.waiters(key)
-    }
-
-    /// How many callers wait for any session on this replica.
-    #[must_use]
-    pub fn all_waiters(&self) -> usize {
-        self.sessions.all_waiters()
     }
 
     /// Sessions, in the order of team and id, and whether there are more.
@@ -244,7 +232,8 @@ impl Admin {
     pub async fn force_release(&self, key: SessionKey, author: Author) -> Result<bool, CallError> {
         let what = What::ForceRelease(key.clone());
         let done = self.changes.call(Change { what, author }).await?;
-        self.sessions.freed(&key);
+        // It goes to whoever waits, or they take it within a second.
+        let _ = self.sessions.hand_on(key).await;
         Ok(matches!(done, Done::Session))
     }
 
@@ -255,7 +244,8 @@ impl Admin {
     /// [`CallError`]; then it is not known whether it is gone.
     pub async fn close(&self, key: SessionKey, author: Author) -> Result<bool, CallError> {
         let done = self.changes.call(Change { what: What::Close(key.clone()), author }).await?;
-        self.sessions.freed(&key);
+        // It goes to whoever waits, or they take it within a second.
+        let _ = self.sessions.hand_on(key).await;
         Ok(matches!(done, Done::Session))
     }
 

@@ -12,15 +12,15 @@ use std::{
 use tokio::{
     runtime::Handle,
     sync::mpsc,
-    time::{Instant, sleep, sleep_until, timeout},
+    time::{Instant, sleep, sleep_until, timeout_at},
 };
 use tokio_util::sync::CancellationToken;
 
 use crate::{
     domain::{Acquire, Decision, FencingToken, Held, Lease, LeaseId, SessionKey, SessionRow, Ttl},
-    lane::{CallError, Lane, Lanes, MAX_BATCH, Op as _},
-    store::{Connection, Enqueue, Enqueued, HandOn, Release, Renew, Store, StoreError},
-    telemetry::Metrics,
+    lane::{CallError, Executes, Lane, Lanes, MAX_BATCH, Op},
+    store::{Connection, Enqueue, Enqueued, Release, Renew, Store, StoreError},
+    telemetry::{LaneMetrics, Metrics},
 };
 
 mod grant;
@@ -31,8 +31,8 @@ mod queue;
 pub use grant::Grant;
 use grant::Grants;
 pub use hold::Holding;
-use ops::{Change, GiveBack, Look, Outcome, Renewal, RunOn, Take, Ticket, Told, Wait};
-use queue::Queues;
+use ops::{Change, GiveBack, HandOn, Leave, Look, Outcome, Renewal, RunOn, Stand, Take, Told};
+use queue::{News, Place, Queues};
 
 /// The most sessions in one batch that locks them. Every advisory lock takes a
 /// place in a table that all of the database server's clients share, 6,400 by
@@ -46,6 +46,9 @@ const POLL: Duration = Duration::from_millis(500);
 const LEAST_POLL: Duration = Duration::from_millis(10);
 /// How often a replica says that it is there, while anybody waits on it.
 const BEAT: Duration = Duration::from_secs(1);
+/// And how often after that: a place may come to be in the store after whoever asked
+/// for it was told that it failed.
+const MAX_BEATS: u32 = 10;
 
 /// How long a caller whose wait has ended waits for news of the session: less
 /// than a deadline leaves it.
@@ -82,12 +85,7 @@ pub enum AcquireOutcome {
     /// The session is the caller's, once it accepts.
     Granted(Grant),
     /// Somebody else holds it.
-    Held {
-        /// Who, and how long still.
-        held: Held,
-        /// How many callers wait for it on this replica.
-        queue_length: usize,
-    },
+    Held(Held),
 }
 
 /// What bounds leases and those who want them.
@@ -109,7 +107,9 @@ pub struct Sessions {
     changes: Lanes<Change>,
     renews: Lane<RunOn>,
     max_hold: Duration,
-    waits: Lane<Wait>,
+    stands: Lane<Stand>,
+    hand_ons: Lane<HandOn>,
+    leaves: Lane<Leave>,
     looks: Lane<Look>,
     queues: Arc<Queues>,
     grants: Arc<Grants>,
@@ -133,14 +133,15 @@ impl Sessions {
             Lane::start(runtime, store.connection(), capacity, BATCH, lane.clone())
         });
         let runtime = &runtimes[runtimes.len() - 1];
-        let lane = metrics.lane("renew");
-        let renews = Lane::start(runtime, store.connection(), capacity, BATCH, lane);
-        let lane = metrics.lane("wait");
-        let waits = Lane::start(runtime, store.connection(), capacity, BATCH, lane);
-        let lane = metrics.lane("look_session");
-        let looks = Lane::start(runtime, store.connection(), capacity, MAX_BATCH, lane);
+        let renews = start_lane(store, runtime, capacity, BATCH, metrics.lane("renew"));
+        let stands = start_lane(store, runtime, capacity, BATCH, metrics.lane("enqueue"));
+        let hand_ons = start_lane(store, runtime, capacity, BATCH, metrics.lane("hand_on"));
+        let leaves = start_lane(store, runtime, capacity, BATCH, metrics.lane("leave"));
+        let looks = start_lane(store, runtime, capacity, MAX_BATCH, metrics.lane("look_session"));
         let queues = Arc::new(Queues::new(waiters, metrics.waiters.clone()));
-        runtime.spawn(beat(store.connection(), Arc::downgrade(&queues), stop.clone()));
+        let beating =
+            beat(store.connection(), Arc::downgrade(&queues), leaves.clone(), stop.clone());
+        runtime.spawn(beating);
         runtime.spawn(hear(store.handed(), Arc::downgrade(&queues), stop.clone()));
         let of = |worker| {
             let changes = changes.near(worker, runtimes.len());
@@ -155,7 +156,9 @@ impl Sessions {
                 changes,
                 renews: renews.clone(),
                 max_hold,
-                waits: waits.clone(),
+                stands: stands.clone(),
+                hand_ons: hand_ons.clone(),
+                leaves: leaves.clone(),
                 looks: looks.clone(),
                 queues: Arc::clone(&queues),
                 stop: stop.clone(),
@@ -195,7 +198,7 @@ impl Sessions {
         let mut first = self.take(acquire).await?;
         if matches!(&first, Outcome::Held(held) if held.holder.is_empty()) {
             // Free, and about to be handed on; or all who waited have gone.
-            self.hand_on(&acquire.key).await?;
+            self.hand_on(acquire.key.clone()).await?;
             first = self.take(acquire).await?;
         }
         let outcome = match first {
@@ -211,8 +214,7 @@ impl Sessions {
             }
             Outcome::Held(held) => {
                 self.metrics.held.inc();
-                let queue_length = self.queues.length(&acquire.key);
-                Ok(AcquireOutcome::Held { held, queue_length })
+                Ok(AcquireOutcome::Held(held))
             }
             Outcome::EpicMismatch(bound) => Err(SessionError::EpicMismatch { bound }),
         }
@@ -276,21 +278,12 @@ impl Sessions {
         self.looks.call(Look(key)).await
     }
 
-    /// How many callers wait for a session on this replica.
-    #[must_use]
-    pub fn waiters(&self, key: &SessionKey) -> usize {
-        self.queues.length(key)
-    }
-
-    /// How many callers wait for any session on this replica.
-    #[must_use]
-    pub fn all_waiters(&self) -> usize {
-        usize::try_from(self.metrics.waiters.get()).unwrap_or(0)
-    }
-
-    /// A session may be free now: whoever is first in its queue looks.
-    pub fn freed(&self, key: &SessionKey) {
-        self.queues.freed(key);
+    /// Hands a session on to whoever is next, if it is free. Answers how it stands.
+    ///
+    /// # Errors
+    /// [`CallError`]; then it is handed on by those who wait, within a second.
+    pub async fn hand_on(&self, key: SessionKey) -> Result<Option<SessionRow>, CallError> {
+        self.hand_ons.call(HandOn { key, queues: Arc::clone(&self.queues) }).await
     }
 
     fn take(&self, acquire: &Acquire) -> impl Future<Output = Result<Outcome, CallError>> + use<> {
@@ -321,119 +314,182 @@ impl Sessions {
         mut known: Held,
         announce: impl Fn(usize),
     ) -> Result<Outcome, SessionError> {
-        let (key, lease) = (&acquire.key, LeaseId::random());
-        let mut place = self.queues.join(key, lease).ok_or(SessionError::QueueFull)?;
-        let mut moved = place.moved();
-        let ticket = Ticket::new(key, lease, &self.waits, &self.grants);
         loop {
-            match self.enqueue(acquire, lease).await? {
-                Enqueued::Waits => break,
-                Enqueued::Full => return Err(SessionError::QueueFull),
-                Enqueued::Free => match self.take(acquire).await? {
-                    Outcome::Held(held) => known = held,
-                    outcome => return Ok(outcome),
-                },
+            let (lease, grants) = (LeaseId::random(), &self.grants);
+            let place = self.queues.join(&acquire.key, lease, &self.leaves, grants);
+            let mut place = place.ok_or(SessionError::QueueFull)?;
+            let enqueue = Enqueue { acquire: acquire.clone(), lease };
+            let (queues, leaves) = (Arc::clone(&self.queues), self.leaves.clone());
+            let stand = Stand { enqueue, queues, leaves };
+            let ticket = match self.stands.call(stand).await? {
+                Enqueued::Waits(ticket) => ticket,
+                // It looks before all others.
+                Enqueued::Given => i64::MIN,
+                Enqueued::Full => {
+                    place.forget();
+                    return Err(SessionError::QueueFull);
+                }
+                Enqueued::Free => {
+                    place.forget();
+                    match self.take(acquire).await? {
+                        Outcome::Held(held) => known = held,
+                        outcome => return Ok(outcome),
+                    }
+                    continue;
+                }
+            };
+            place.stand(ticket);
+            if let Some(outcome) =
+                self.wait_in(place, lease, acquire, until, &mut known, &announce).await?
+            {
+                return Ok(outcome);
             }
         }
+    }
 
-        place.stand();
+    /// Waits in a place. None when the store has lost it.
+    async fn wait_in(
+        &self,
+        place: Place,
+        lease: LeaseId,
+        acquire: &Acquire,
+        until: Instant,
+        known: &mut Held,
+        announce: &impl Fn(usize),
+    ) -> Result<Option<Outcome>, SessionError> {
+        let key = &acquire.key;
+        let mut moved = place.moved();
         let mut announced = 0;
+        // The first on each replica looks after the session for all, and the first to
+        // come, at once: until then it does not know who waits elsewhere.
         let mut due = Instant::now();
+        let mut has_looked = !place.is_first();
         loop {
-            let position = place.ahead() + 1;
-            if position != announced {
+            let (is_first, position) = (place.is_first(), place.position());
+            if let Some(position) = position.filter(|now| has_looked && *now != announced) {
                 announce(position);
                 announced = position;
             }
-            let begun = Instant::now();
-            let is_woken = tokio::select! {
-                () = place.woken() => true,
-                // The first on each replica looks after the session for all.
-                () = sleep_until(if position == 1 { due.min(until) } else { until }) => false,
-                _ = moved.changed() => {
-                    due = begun;
-                    false
-                }
-                () = self.stop.cancelled() => false,
-            };
-            if let Some(row) = place.row() {
-                return Ok(Outcome::Granted(ticket.redeem(row.lease).asked_at(begun)));
-            }
-            if Instant::now() >= until || self.stop.is_cancelled() {
-                // The caller's deadline is near: who held the session before is told
-                // rather than nothing.
-                let Ok(row) = timeout(LAST_LOOK, self.look(key.clone())).await else {
-                    let remaining = known.remaining.saturating_sub(begun.elapsed());
-                    return Ok(Outcome::Held(Held { remaining, ..known }));
-                };
-                let row = row?;
-                let decision = row.as_ref().map(|row| row.decision(acquire));
-                return match (row, decision) {
-                    (Some(row), _) if row.live && row.lease.id == lease => {
-                        Ok(Outcome::Granted(ticket.redeem(row.lease).asked_at(begun)))
+            let why = tokio::select! {
+                biased;
+                news = place.news() => match news {
+                    News::Given(row, asked) => {
+                        return Ok(Some(Outcome::Granted(place.redeem(row.lease, asked))));
                     }
-                    // To be told of it again is for the row to note.
-                    (_, Some(Decision::Granted(_))) => Ok(self.take(acquire).await?),
-                    (_, Some(Decision::Held(held))) => Ok(Outcome::Held(held)),
-                    (_, Some(Decision::EpicMismatch(bound))) => Ok(Outcome::EpicMismatch(bound)),
-                    (_, Some(Decision::Free) | None) => Ok(Outcome::Held(Held::default())),
-                };
-            }
-            if !is_woken && place.ahead() > 0 {
-                continue;
-            }
-            if !is_woken {
-                self.hand_on(key).await?;
-                if let Some(row) = place.row() {
-                    return Ok(Outcome::Granted(ticket.redeem(row.lease).asked_at(begun)));
+                    News::Heard => Why::Heard,
+                    News::Lost => Why::Lost,
+                },
+                () = sleep_until(due), if is_first && due < until => Why::Due,
+                () = sleep_until(until) => Why::End,
+                () = self.stop.cancelled() => Why::End,
+                _ = moved.changed() => continue,
+            };
+            let asked = Instant::now();
+            let looking = async {
+                match why {
+                    Why::Due => self.hand_on(key.clone()).await,
+                    Why::Heard | Why::Lost | Why::End => self.look(key.clone()).await,
                 }
+            };
+            let limit = if why == Why::End { asked + LAST_LOOK } else { until };
+            let mut row = match timeout_at(limit, looking).await {
+                Ok(Ok(row)) => row,
+                // Who held it before is told rather than nothing.
+                _ if why == Why::End => {
+                    known.remaining = known.remaining.saturating_sub(asked.elapsed());
+                    return Ok(Some(Outcome::Held(std::mem::take(known))));
+                }
+                // The store is away: the place is kept.
+                _ => {
+                    due = Instant::now() + POLL;
+                    continue;
+                }
+            };
+            has_looked = true;
+            if let Some(row) = &mut row {
+                self.queues.saw(key, row, asked);
+                row.queue.retain(|waiter| *waiter != lease);
             }
-            let row = self.look(key.clone()).await?;
             let decision = row.as_ref().map(|row| row.decision(acquire));
             match (row, decision) {
                 (Some(row), _) if row.live && row.lease.id == lease => {
-                    return Ok(Outcome::Granted(ticket.redeem(row.lease).asked_at(begun)));
+                    return Ok(Some(Outcome::Granted(place.redeem(row.lease, asked))));
                 }
                 (_, Some(Decision::EpicMismatch(bound))) => {
-                    return Ok(Outcome::EpicMismatch(bound));
+                    return Ok(Some(Outcome::EpicMismatch(bound)));
                 }
+                (_, Some(Decision::Held(held))) if why == Why::End => {
+                    return Ok(Some(Outcome::Held(held)));
+                }
+                _ if why == Why::Lost => return Ok(None),
                 (_, Some(Decision::Held(held))) => {
                     // The holder's end, or news that was lost.
                     due = Instant::now() + held.remaining.clamp(LEAST_POLL, POLL);
-                    known = held;
+                    *known = held;
                 }
-                // What a repetition was given; or the row has gone, and the queue's
-                // mark with it.
-                (_, Some(Decision::Granted(_) | Decision::Free) | None) => {
-                    match self.take(acquire).await? {
-                        Outcome::Held(_) => due = Instant::now() + LEAST_POLL,
-                        outcome => return Ok(outcome),
-                    }
+                // What a repetition was given, which is for the row to note.
+                (_, Some(Decision::Granted(_))) => return Ok(Some(self.take(acquire).await?)),
+                (_, Some(Decision::Free) | None) if why == Why::End => {
+                    return Ok(Some(Outcome::Held(Held::default())));
                 }
+                // Were the place in the store's queue, it would not be so.
+                (_, Some(Decision::Free) | None) => return Ok(None),
             }
         }
     }
-
-    async fn enqueue(&self, acquire: &Acquire, lease: LeaseId) -> Result<Enqueued, CallError> {
-        let (acquire, replica) = (acquire.clone(), self.queues.replica());
-        self.waits.call(Wait::Enqueue(Enqueue { acquire, lease, replica })).await
-    }
-
-    /// Hands a session on to whoever is next, if it is free.
-    async fn hand_on(&self, key: &SessionKey) -> Result<(), CallError> {
-        let hand_on = HandOn { key: key.clone(), replica: self.queues.replica() };
-        self.waits.call(Wait::HandOn(hand_on, Arc::clone(&self.queues))).await.map(drop)
-    }
 }
 
-/// Tells the store that this replica is there, while anybody waits on it.
-async fn beat(mut store: impl Connection, queues: Weak<Queues>, stop: CancellationToken) {
+/// Why somebody who waits looks how the session stands.
+#[derive(Clone, Copy, PartialEq)]
+enum Why {
+    /// It is time to, as the first.
+    Due,
+    /// Another replica says that the lease has come.
+    Heard,
+    /// The store has lost the place.
+    Lost,
+    /// The wait has ended.
+    End,
+}
+
+fn start_lane<O: Op, S: Store>(
+    store: &S,
+    runtime: &Handle,
+    capacity: usize,
+    batch: usize,
+    metrics: LaneMetrics,
+) -> Lane<O>
+where
+    S::Connection: Executes<O>,
+{
+    Lane::start(runtime, store.connection(), capacity, batch, metrics)
+}
+
+/// Tells the store that this replica is there, while anybody waits on it, and puts
+/// right what it and the store know of each other's.
+async fn beat(
+    mut store: impl Connection,
+    queues: Weak<Queues>,
+    leaves: Lane<Leave>,
+    stop: CancellationToken,
+) {
+    let mut idle = MAX_BEATS;
     while stop.run_until_cancelled(sleep(BEAT)).await.is_some() {
         let Some(queues) = queues.upgrade() else { return };
-        if !queues.is_empty()
-            && let Err(error) = store.beat(queues.replica()).await
-        {
-            tracing::debug!(%error, "cannot say that this replica is there");
+        idle = if queues.is_empty() { idle.saturating_add(1) } else { 0 };
+        if idle >= MAX_BEATS {
+            continue;
+        }
+        let asked = Instant::now();
+        match store.beat().await {
+            Ok(places) => {
+                for (key, lease) in queues.compare(places, asked) {
+                    let queues = Arc::clone(&queues);
+                    // Should there be no room, there is next time.
+                    let _ = leaves.post(Leave { key, lease, queues, grants: None });
+                }
+            }
+            Err(error) => tracing::debug!(%error, "cannot say that this replica is there"),
         }
     }
 }

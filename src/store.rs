@@ -27,7 +27,7 @@ mod session;
 pub mod sqlite;
 
 pub use admin::{AdminStore, Counts, Page};
-pub use session::{Changed, Enqueue, Enqueued, HandOn, Handed, Release, Renew, SessionStore};
+pub use session::{Changed, Enqueue, Enqueued, Release, Renew, SessionStore};
 
 /// Why a store could not answer.
 #[derive(Debug, Clone, thiserror::Error)]

@@ -2,13 +2,15 @@
 //! statements the work takes, counted by the database itself.
 
 use oncegate::{
-    grpc::pb::{BatchMarkProcessedRequest, CleanupRequest, IsProcessedRequest},
+    grpc::pb::{
+        AcquireSessionLeaseRequest, BatchMarkProcessedRequest, CleanupRequest, IsProcessedRequest,
+    },
     store::Clock,
 };
 use sqlx::{Connection as _, Executor as _, PgConnection};
 
 use crate::harness::{
-    Client, Replica, acquire, granted, held, mark, postgres::new_database, release, renew,
+    Client, Replica, acquire, granted, held, mark, postgres::new_database, release, renew, seconds,
 };
 
 /// Counts every statement that writes: an upsert counts twice, as the insert
@@ -61,15 +63,19 @@ async fn new_marks_and_free_sessions_take_one_statement_each_batch() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn rows_are_found_by_key_even_where_the_tables_were_empty() {
     const READ_WHOLE: &str = "SELECT sum(seq_scan)::bigint FROM pg_stat_user_tables
-        WHERE relname IN ('processed_events', 'sessions')";
+        WHERE relname IN ('processed_events', 'sessions', 'session_waiters')";
     const FOUND: &str = "SELECT sum(idx_tup_read)::bigint FROM pg_stat_user_indexes
-        WHERE relname IN ('processed_events', 'sessions')";
-    const FILL: [&str; 2] = [
+        WHERE relname IN ('processed_events', 'sessions', 'session_waiters')";
+    const FILL: [&str; 3] = [
         "INSERT INTO processed_events (team_id, event_id, processed_at, expires_at)
             SELECT 'T', n, now(), now() + interval '1 day' FROM generate_series(1, 10000) AS n",
         "INSERT INTO sessions (team_id, session_id, fencing_token, lease_id, request_id,
                 holder, labels, acquired_at, expires_at)
             SELECT 'T', n, 1, gen_random_uuid(), gen_random_uuid(), '', '{}', now(), now()
+            FROM generate_series(1, 10000) AS n",
+        "INSERT INTO session_waiters (team_id, session_id, lease_id, request_id, holder, labels,
+                ttl_micros, replica)
+            SELECT 'T', n, gen_random_uuid(), gen_random_uuid(), '', '{}', 1, gen_random_uuid()
             FROM generate_series(1, 10000) AS n",
     ];
     const ALONE: &str = "SELECT count(*) = 1 FROM pg_stat_activity
@@ -80,6 +86,7 @@ async fn rows_are_found_by_key_even_where_the_tables_were_empty() {
     let mut database = PgConnection::connect(&url).await.unwrap();
     database.execute("VACUUM ANALYZE processed_events").await.unwrap();
     database.execute("VACUUM ANALYZE sessions").await.unwrap();
+    database.execute("VACUUM ANALYZE session_waiters").await.unwrap();
     let before: i64 = sqlx::query_scalar(READ_WHOLE).fetch_one(&mut database).await.unwrap();
 
     let mut client = replica.client().await;
@@ -98,6 +105,17 @@ async fn rows_are_found_by_key_even_where_the_tables_were_empty() {
         let lease = granted(lease.into_inner());
         held(client.acquire_session_lease(acquire("T1", "s", "other")).await.unwrap().into_inner());
         client.renew_session_lease(renew(&lease)).await.unwrap();
+        // One who waits in vain, and one who does not.
+        let brief = prost_types::Duration { seconds: 0, nanos: 1 };
+        let waiting = |wait| AcquireSessionLeaseRequest { wait, ..acquire("T1", "s", "waiter") };
+        let vain = client.acquire_session_lease(waiting(Some(brief))).await.unwrap();
+        held(vain.into_inner());
+        let mut waiter = client.clone();
+        let request = waiting(seconds(60));
+        let waiter = tokio::spawn(async move { waiter.acquire_session_lease(request).await });
+        while queue(&mut client).await == 0 {}
+        client.release_session_lease(release(&lease)).await.unwrap();
+        let lease = granted(waiter.await.unwrap().unwrap().into_inner());
         client.release_session_lease(release(&lease)).await.unwrap();
         client.release_session_lease(release(&lease)).await.unwrap();
     }
@@ -111,6 +129,12 @@ async fn rows_are_found_by_key_even_where_the_tables_were_empty() {
     assert_eq!(after, before, "reads of a whole table");
     let found: i64 = sqlx::query_scalar(FOUND).fetch_one(&mut database).await.unwrap();
     assert!(found < 10_000, "{found} entries of an index were read");
+}
+
+/// How many wait.
+async fn queue(client: &mut Client) -> i32 {
+    let answer = client.acquire_session_lease(acquire("T1", "s", "other")).await.unwrap();
+    held(answer.into_inner()).queue_length
 }
 
 /// A sweep takes small bites where a replica has other work for the database, and

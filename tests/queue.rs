@@ -16,6 +16,8 @@ use tokio::task::JoinHandle;
 use tonic::{Code, Status};
 use tonic_types::StatusExt as _;
 
+mod places;
+
 use crate::{
     harness::{
         Client, Fixture, Replica, acquire, connect, granted, held, mark,

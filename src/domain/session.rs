@@ -137,6 +137,9 @@ pub struct SessionRow {
     /// Whether somebody may wait for it. Then it is not there for the taking: it
     /// goes to the first of them.
     pub waiting: bool,
+    /// The leases that those who wait are to be given, first to last, where the store
+    /// was asked for them.
+    pub queue: Vec<LeaseId>,
 }
 
 /// What an acquire left behind.
@@ -158,6 +161,8 @@ pub struct Held {
     pub expire_time: Option<Timestamp>,
     /// How long it still runs.
     pub remaining: Duration,
+    /// How many wait for it.
+    pub queue_length: usize,
 }
 
 /// What a session's row means to somebody who asks for its lease.
@@ -187,13 +192,14 @@ impl SessionRow {
             _ => {}
         }
         if !self.live {
-            let next = Decision::Held(Held::default());
-            return if self.waiting { next } else { Decision::Free };
+            let next = Held { queue_length: self.queue.len(), ..Held::default() };
+            return if self.waiting { Decision::Held(next) } else { Decision::Free };
         }
         Decision::Held(Held {
             holder: self.lease.holder.clone(),
             expire_time: Some(self.lease.expire_time),
             remaining: self.lease.remaining,
+            queue_length: self.queue.len(),
         })
     }
 }

@@ -10,11 +10,7 @@ use super::{
     pb::{self, admin_service_server::AdminService},
     status::Problem,
 };
-use crate::{
-    admin::Admin,
-    domain::{SessionKey, SessionRow},
-    lane::CallError,
-};
+use crate::{admin::Admin, domain::SessionKey, lane::CallError};
 
 /// The service, as the server runs it.
 pub struct Administration {
@@ -29,14 +25,9 @@ impl Administration {
         Deadline::of(request.metadata(), self.timeout)
     }
 
-    fn message(&self, key: SessionKey, row: SessionRow) -> pb::Session {
-        let waiters = self.admin.waiters(&key);
-        convert::session(key, row, waiters)
-    }
-
     async fn session(&self, key: SessionKey) -> Result<Option<pb::Session>, CallError> {
         let row = self.admin.session(key.clone()).await?;
-        Ok(row.map(|row| self.message(key, row)))
+        Ok(row.map(|row| convert::session(key, row)))
     }
 }
 
@@ -62,7 +53,7 @@ impl AdminService for Administration {
         let (listed, more) = deadline.bound(self.admin.list(page)).await?;
         let last = listed.last().filter(|_| more);
         let next_page_token = last.map(|(key, _)| convert::page_token(key)).unwrap_or_default();
-        let sessions = listed.into_iter().map(|(key, row)| self.message(key, row)).collect();
+        let sessions = listed.into_iter().map(|(key, row)| convert::session(key, row)).collect();
         Ok(Response::new(pb::ListSessionsResponse { sessions, next_page_token }))
     }
 
@@ -122,6 +113,6 @@ impl AdminService for Administration {
         let deadline = self.deadline(&request);
         let team = convert::team(request.into_inner().team_id).map_err(Problem::from)?;
         let counts = deadline.bound(self.admin.count(team)).await?;
-        Ok(Response::new(convert::stats(counts, self.admin.all_waiters())))
+        Ok(Response::new(convert::stats(counts)))
     }
 }

@@ -323,23 +323,23 @@ pub(super) fn holding(key: &SessionKey, told: Holding) -> pb::HoldSessionLeaseRe
         }
         Holding::Granted(granted) => Event::Granted(pb::LeaseGranted { lease: lease(granted) }),
         Holding::Renewed(renewed) => Event::Renewed(pb::LeaseRenewed { lease: lease(renewed) }),
-        Holding::Held { held, queue_length } => Event::Held(lease_held(held, queue_length)),
+        Holding::Held(held) => Event::Held(lease_held(held)),
     };
     pb::HoldSessionLeaseResponse { event: Some(event) }
 }
 
-pub(super) fn lease_held(held: Held, queue_length: usize) -> pb::LeaseHeld {
+pub(super) fn lease_held(held: Held) -> pb::LeaseHeld {
     let retry_after = held.remaining.clamp(RETRY_AFTER_HANDOVER, MAX_RETRY_AFTER);
     pb::LeaseHeld {
         holder: held.holder,
         expire_time: held.expire_time.and_then(timestamp),
         remaining: length(held.remaining),
-        queue_length: i32::try_from(queue_length).unwrap_or(i32::MAX),
+        queue_length: i32::try_from(held.queue_length).unwrap_or(i32::MAX),
         retry_after: length(retry_after),
     }
 }
 
-pub(super) fn session(key: SessionKey, row: SessionRow, waiters: usize) -> pb::Session {
+pub(super) fn session(key: SessionKey, row: SessionRow) -> pb::Session {
     let state = if row.live { pb::SessionState::Held } else { pb::SessionState::Free };
     let lease = row.lease;
     pb::Session {
@@ -353,17 +353,17 @@ pub(super) fn session(key: SessionKey, row: SessionRow, waiters: usize) -> pb::S
         remaining: if row.live { length(lease.remaining) } else { None },
         epic_id: lease.epic.unwrap_or_default(),
         labels: lease.labels.iter().map(|(name, value)| (name.clone(), value.clone())).collect(),
-        waiters: i32::try_from(waiters).unwrap_or(i32::MAX),
+        waiters: i32::try_from(row.queue.len()).unwrap_or(i32::MAX),
     }
 }
 
-pub(super) fn stats(counts: Counts, waiters: usize) -> pb::GetStatsResponse {
+pub(super) fn stats(counts: Counts) -> pb::GetStatsResponse {
     pb::GetStatsResponse {
         events: count(counts.events),
         expired_events: count(counts.expired_events),
         sessions: count(counts.sessions),
         held_sessions: count(counts.held_sessions),
-        waiters: i64::try_from(waiters).unwrap_or(i64::MAX),
+        waiters: count(counts.waiters),
     }
 }
 

@@ -109,8 +109,8 @@ impl IdempotencyService for Idempotency {
                 let lease = convert::session_lease(call.acquire.key, grant.accept());
                 pb::acquire_session_lease_response::Outcome::Lease(lease)
             }
-            AcquireOutcome::Held { held, queue_length } => {
-                let held = convert::lease_held(held, queue_length);
+            AcquireOutcome::Held(held) => {
+                let held = convert::lease_held(held);
                 pb::acquire_session_lease_response::Outcome::Held(held)
             }
         };

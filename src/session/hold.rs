@@ -33,12 +33,7 @@ pub enum Holding {
     /// It runs on.
     Renewed(Lease),
     /// Somebody else has it, and the wait has ended. The last that is told.
-    Held {
-        /// Who, and how long still.
-        held: Held,
-        /// How many callers wait for it on this replica.
-        queue_length: usize,
-    },
+    Held(Held),
 }
 
 /// What is told, or why nothing more is.
@@ -82,12 +77,12 @@ impl Sessions {
         };
         let grant = match outcome {
             Ok(AcquireOutcome::Granted(grant)) => grant,
-            Ok(AcquireOutcome::Held { .. }) if self.stop.is_cancelled() => {
+            Ok(AcquireOutcome::Held(_)) if self.stop.is_cancelled() => {
                 last_word.send(Err(SessionError::Draining));
                 return;
             }
-            Ok(AcquireOutcome::Held { held, queue_length }) => {
-                last_word.send(Ok(Holding::Held { held, queue_length }));
+            Ok(AcquireOutcome::Held(held)) => {
+                last_word.send(Ok(Holding::Held(held)));
                 return;
             }
             Err(error) => {

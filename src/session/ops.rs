@@ -2,6 +2,8 @@
 
 use std::{sync::Arc, time::Duration};
 
+use tokio::time::Instant;
+
 use super::{
     grant::{Delivery, Grant, Grants},
     queue::Queues,
@@ -11,7 +13,7 @@ use crate::{
         Acquire, Acquired, Decision, Held, Lease, LeaseId, RequestId, SessionKey, SessionRow,
     },
     lane::{Executes, Lane, Lanes, Op},
-    store::{Changed, Connection, Enqueue, Enqueued, HandOn, Release, Renew, StoreError, Verdict},
+    store::{Changed, Connection, Enqueue, Enqueued, Release, Renew, StoreError, Verdict},
 };
 
 /// Changes who holds a session. Takes and releases share lanes, and so
@@ -126,9 +128,7 @@ impl GiveBack {
         if ended.lease != self.release.lease {
             return Verdict::Again;
         }
-        if ended.released {
-            self.queues.freed(&self.release.key);
-        } else if ended.unless_repeated && !self.release.unless_repeated {
+        if !ended.released && ended.unless_repeated && !self.release.unless_repeated {
             // The one who spoke for the group would have spared it.
             return Verdict::Again;
         }
@@ -150,15 +150,15 @@ impl<S: Connection> Executes<Change> for S {
                 Change::GiveBack(give_back) => releases.push(&give_back.release),
             }
         }
+        let asked = Instant::now();
+        let Changed { taken, ended, handed } = self.change(&acquires, &releases).await?;
         let queues = ops.iter().find_map(|op| match op {
             Change::GiveBack(give_back) => Some(&give_back.queues),
             Change::Take(_) => None,
         });
-        let replica = queues.map(|queues| queues.replica()).unwrap_or_default();
-        let Changed { taken, ended, handed } = self.change(&acquires, &releases, replica).await?;
         if let Some(queues) = queues {
-            for handed in handed {
-                queues.deliver(handed.row);
+            for row in handed {
+                queues.deliver(row, asked);
             }
         }
         let (mut taken, mut ended) = (taken.into_iter(), ended.into_iter());
@@ -171,132 +171,125 @@ impl<S: Connection> Executes<Change> for S {
     }
 }
 
-/// What those who wait want of the store. In lanes of their own: who does not wait
-/// has nothing to do with it.
-pub(super) enum Wait {
-    Enqueue(Enqueue),
-    HandOn(HandOn, Arc<Queues>),
-    /// And then gives back what had been given by then.
-    Leave(SessionKey, LeaseId, Arc<Grants>),
+/// Takes a place in a session's queue. Those who wait have lanes of their own: who does
+/// not wait has nothing to do with it.
+pub(super) struct Stand {
+    pub(super) enqueue: Enqueue,
+    pub(super) queues: Arc<Queues>,
+    pub(super) leaves: Lane<Leave>,
 }
 
-/// What became of a queue.
-pub(super) enum Moved {
-    Placed(LeaseId, Enqueued),
-    HandedOn,
-    Left(LeaseId),
-}
-
-impl Op for Wait {
+impl Op for Stand {
     type Key<'a> = &'a SessionKey;
-    type Row = Moved;
-    /// Whether there is a place; of those who do not ask for one, yes.
+    type Row = (LeaseId, Enqueued);
     type Answer = Enqueued;
 
     fn key(&self) -> &SessionKey {
-        match self {
-            Self::Enqueue(enqueue) => &enqueue.acquire.key,
-            Self::HandOn(hand_on, _) => &hand_on.key,
-            Self::Leave(key, ..) => key,
-        }
+        &self.enqueue.acquire.key
     }
 
-    fn answer(&self, moved: &Moved) -> Verdict<Enqueued> {
-        match (self, moved) {
-            (Self::Enqueue(_), Moved::Placed(_, Enqueued::Free)) => {
-                Verdict::Decided(Enqueued::Free)
-            }
-            (Self::Enqueue(enqueue), Moved::Placed(lease, enqueued)) if *lease == enqueue.lease => {
-                Verdict::Decided(*enqueued)
-            }
-            (Self::HandOn(..), Moved::HandedOn) => Verdict::Decided(Enqueued::Waits),
-            (Self::Leave(_, lease, _), Moved::Left(left)) if left == lease => {
-                Verdict::Decided(Enqueued::Waits)
-            }
-            // One thing at a time.
-            _ => Verdict::Again,
+    fn answer(&self, (lease, enqueued): &(LeaseId, Enqueued)) -> Verdict<Enqueued> {
+        if let Enqueued::Free = enqueued {
+            // So it is to all who would wait for it.
+            return Verdict::Decided(Enqueued::Free);
         }
+        if *lease != self.enqueue.lease {
+            // One place at a time.
+            return Verdict::Again;
+        }
+        if let Enqueued::Waits(_) = enqueued
+            && !self.queues.is_wanted(*lease)
+        {
+            // Whoever asked has gone, and may have left before the place was there.
+            let (key, queues) = (self.key().clone(), Arc::clone(&self.queues));
+            let _ = self.leaves.post(Leave { key, lease: *lease, queues, grants: None });
+        }
+        Verdict::Decided(*enqueued)
     }
 }
 
-impl<S: Connection> Executes<Wait> for S {
-    async fn execute(&mut self, ops: &[&Wait]) -> Result<Vec<Verdict<Moved>>, StoreError> {
-        let (mut wanted, mut sessions, mut leaving) = (Vec::new(), Vec::new(), Vec::new());
-        let mut queues = None;
-        for op in ops {
-            match op {
-                Wait::Enqueue(enqueue) => wanted.push(enqueue),
-                Wait::HandOn(hand_on, told) => {
-                    sessions.push(hand_on);
-                    queues = Some(told);
-                }
-                Wait::Leave(key, lease, grants) => leaving.push((key, *lease, grants)),
-            }
-        }
-        let mut placed =
-            if wanted.is_empty() { Vec::new() } else { self.enqueue(&wanted).await? }.into_iter();
-        if let Some(queues) = queues {
-            let handed = self.hand_on(&sessions).await?;
-            for handed in handed {
-                queues.deliver(handed.row);
-            }
-        }
-        if !leaving.is_empty() {
-            let leases: Vec<LeaseId> = leaving.iter().map(|(_, lease, _)| *lease).collect();
-            self.leave(&leases).await?;
-            // Not before: until then it could still be given.
-            for (key, lease, grants) in leaving {
-                grants.give_back(key, lease);
-            }
-        }
-        let moved = |op: &&Wait| match op {
-            Wait::Enqueue(enqueue) => {
-                Some(placed.next()?.map(|placed| Moved::Placed(enqueue.lease, placed)))
-            }
-            Wait::HandOn(..) => Some(Verdict::Decided(Moved::HandedOn)),
-            Wait::Leave(_, lease, _) => Some(Verdict::Decided(Moved::Left(*lease))),
-        };
-        Ok(ops.iter().map_while(moved).collect())
+impl<S: Connection> Executes<Stand> for S {
+    async fn execute(
+        &mut self,
+        asked: &[&Stand],
+    ) -> Result<Vec<Verdict<(LeaseId, Enqueued)>>, StoreError> {
+        let asked: Vec<&Enqueue> = asked.iter().map(|stand| &stand.enqueue).collect();
+        let placed = self.enqueue(&asked).await?.into_iter().zip(asked);
+        Ok(placed.map(|(placed, enqueue)| placed.map(|placed| (enqueue.lease, placed))).collect())
     }
 }
 
-/// A place in the store's queue. Dropping it leaves the queue, and gives back what
-/// had been given by then.
-pub(super) struct Ticket {
-    key: SessionKey,
-    lease: LeaseId,
-    waits: Lane<Wait>,
-    grants: Arc<Grants>,
-    is_used: bool,
+/// Hands a session on to whoever is next, if it is free, and reads how it stands.
+pub(super) struct HandOn {
+    pub(super) key: SessionKey,
+    pub(super) queues: Arc<Queues>,
 }
 
-impl Ticket {
-    pub(super) fn new(
-        key: &SessionKey,
-        lease: LeaseId,
-        waits: &Lane<Wait>,
-        grants: &Arc<Grants>,
-    ) -> Self {
-        let (waits, grants) = (waits.clone(), Arc::clone(grants));
-        Self { key: key.clone(), lease, waits, grants, is_used: false }
+impl Op for HandOn {
+    type Key<'a> = &'a SessionKey;
+    type Row = Option<SessionRow>;
+    type Answer = Option<SessionRow>;
+
+    fn key(&self) -> &SessionKey {
+        &self.key
     }
 
-    /// The lease has come: it is on its way to the one who waited.
-    pub(super) fn redeem(mut self, lease: Lease) -> Grant {
-        self.is_used = true;
-        Grant::new(lease, Some(self.grants.deliver(&self.key, self.lease)))
+    fn answer(&self, row: &Option<SessionRow>) -> Verdict<Option<SessionRow>> {
+        Verdict::Decided(row.clone())
     }
 }
 
-impl Drop for Ticket {
-    fn drop(&mut self) {
-        if self.is_used {
-            return;
+impl<S: Connection> Executes<HandOn> for S {
+    async fn execute(
+        &mut self,
+        asked: &[&HandOn],
+    ) -> Result<Vec<Verdict<Option<SessionRow>>>, StoreError> {
+        let keys: Vec<&SessionKey> = asked.iter().map(|hand_on| &hand_on.key).collect();
+        let begun = Instant::now();
+        let rows = self.hand_on(&keys).await?;
+        // Here, where nobody's going away can keep it from whom it went to.
+        for (HandOn { key, queues }, row) in asked.iter().zip(&rows) {
+            if let Verdict::Decided(Some(row)) = row {
+                queues.saw(key, row, begun);
+            }
         }
-        let leave = Wait::Leave(self.key.clone(), self.lease, Arc::clone(&self.grants));
-        if self.waits.post(leave).is_err() {
-            tracing::warn!("no room to leave a queue: a lease may go to one who has gone");
+        Ok(rows)
+    }
+}
+
+/// Gives up a place.
+pub(super) struct Leave {
+    pub(super) key: SessionKey,
+    pub(super) lease: LeaseId,
+    pub(super) queues: Arc<Queues>,
+    /// Gives back the lease, if it had been given by then; none for a place that was
+    /// found without anybody there.
+    pub(super) grants: Option<Arc<Grants>>,
+}
+
+impl Op for Leave {
+    type Key<'a> = (&'a SessionKey, LeaseId);
+    /// Whether the place was there.
+    type Row = bool;
+    type Answer = ();
+
+    fn key(&self) -> (&SessionKey, LeaseId) {
+        (&self.key, self.lease)
+    }
+
+    fn answer(&self, was_there: &bool) -> Verdict<()> {
+        self.queues.left(&self.key, self.lease);
+        if !was_there && let Some(grants) = &self.grants {
+            grants.give_back(&self.key, self.lease);
         }
+        Verdict::Decided(())
+    }
+}
+
+impl<S: Connection> Executes<Leave> for S {
+    async fn execute(&mut self, asked: &[&Leave]) -> Result<Vec<Verdict<bool>>, StoreError> {
+        let places: Vec<_> = asked.iter().map(|leave| (&leave.key, leave.lease)).collect();
+        Ok(self.leave(&places).await?.into_iter().map(Verdict::Decided).collect())
     }
 }
 

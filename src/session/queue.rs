@@ -2,17 +2,25 @@
 //! the store's to say; of those who wait here, the first looks after it for all.
 
 use std::{
-    collections::{BTreeSet, HashMap},
+    collections::{BTreeSet, HashMap, HashSet},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
 use prometheus_client::metrics::gauge::Gauge;
-use tokio::sync::{Notify, watch};
+use tokio::{
+    sync::{Notify, watch},
+    time::Instant,
+};
 use tokio_util::task::{TaskTracker, task_tracker::TaskTrackerToken};
 
-use uuid::Uuid;
-
-use crate::domain::{LeaseId, SessionKey, SessionRow, limits::MAX_WAITERS_PER_SESSION};
+use super::{
+    grant::{Grant, Grants},
+    ops::Leave,
+};
+use crate::{
+    domain::{Lease, LeaseId, SessionKey, SessionRow, limits::MAX_WAITERS_PER_SESSION},
+    lane::Lane,
+};
 
 /// The queues of all sessions; an empty one takes no room.
 pub(super) struct Queues {
@@ -25,52 +33,76 @@ pub(super) struct Queues {
     holders: TaskTracker,
     /// Those who wait, by the lease that each is to be given.
     slots: Mutex<HashMap<LeaseId, Arc<Slot>>>,
-    /// This replica, as the store knows it.
-    replica: Uuid,
+    /// Those who have left, until the store knows.
+    leaving: Mutex<HashSet<LeaseId>>,
 }
 
-/// Where somebody who waits is given their lease.
+/// Where somebody who waits is told what they wait for.
 #[derive(Default)]
 struct Slot {
-    row: Mutex<Option<SessionRow>>,
-    woken: Notify,
+    state: Mutex<State>,
+    news: Notify,
+}
+
+#[derive(Default)]
+struct State {
+    /// When the store had the place in its queue; none before.
+    since: Option<Instant>,
+    news: Option<News>,
+}
+
+/// What somebody who waits is told.
+pub(super) enum News {
+    /// The lease has come: its row, read by a statement that began then.
+    Given(SessionRow, Instant),
+    /// Another replica says that the lease has come.
+    Heard,
+    /// The store has the place no more.
+    Lost,
+}
+
+impl Slot {
+    fn tell(&self, news: News) {
+        let mut state = locked(&self.state);
+        // What is known is not given up for a hint.
+        if !matches!(state.news, Some(News::Given(..))) {
+            state.news = Some(news);
+            self.news.notify_one();
+        }
+    }
 }
 
 #[derive(Default)]
 struct Queue {
-    /// Those whom the store has in its queue, in the order in which they came.
-    tickets: BTreeSet<u64>,
-    /// The next who comes has this.
-    next: u64,
-    /// They, and those who are about to be.
+    /// The tickets of those who wait here.
+    tickets: BTreeSet<i64>,
+    /// Those who have a place here, or are about to have one.
     places: usize,
-    door: Arc<Door>,
+    /// All who wait, first to last, as far as is known.
+    order: Vec<LeaseId>,
+    /// What was read before is not news.
+    as_of: Option<Instant>,
+    /// Somebody has left, or come: positions may have changed.
+    moved: watch::Sender<()>,
 }
 
-/// Where a queue's waiters stand.
-#[derive(Default)]
-struct Door {
-    /// Somebody has left, and those behind have moved up; or the session may be free,
-    /// and the first is to look.
-    moved: watch::Sender<()>,
+impl Queue {
+    fn moved(&mut self, now: Instant) {
+        self.as_of = Some(now);
+        self.moved.send_replace(());
+    }
 }
 
 impl Queues {
     pub(super) fn new(most: usize, waiters: Gauge) -> Self {
-        let most = i64::try_from(most).unwrap_or(i64::MAX);
         Self {
             by_session: Mutex::default(),
-            most,
+            most: i64::try_from(most).unwrap_or(i64::MAX),
             waiters,
             holders: TaskTracker::new(),
             slots: Mutex::default(),
-            replica: Uuid::new_v4(),
+            leaving: Mutex::default(),
         }
-    }
-
-    /// This replica, as the store knows it.
-    pub(super) fn replica(&self) -> Uuid {
-        self.replica
     }
 
     /// Whether anybody waits.
@@ -78,11 +110,12 @@ impl Queues {
         self.lock().is_empty()
     }
 
-    /// A session went to somebody: gives them its row, if they wait here.
-    pub(super) fn deliver(&self, row: SessionRow) {
-        if let Some(slot) = locked(&self.slots).get(&row.lease.id) {
-            *locked(&slot.row) = Some(row);
-            slot.woken.notify_one();
+    /// A session went to somebody, as a statement found that began at `asked`: gives
+    /// them its row, if they wait here.
+    pub(super) fn deliver(&self, row: SessionRow, asked: Instant) {
+        let slot = locked(&self.slots).get(&row.lease.id).map(Arc::clone);
+        if let Some(slot) = slot.filter(|_| row.live) {
+            slot.tell(News::Given(row, asked));
         }
     }
 
@@ -90,17 +123,60 @@ impl Queues {
     /// is to look.
     pub(super) fn heard(&self, lease: LeaseId) {
         if let Some(slot) = locked(&self.slots).get(&lease) {
-            slot.woken.notify_one();
+            slot.tell(News::Heard);
         }
+    }
+
+    /// A session's row was read by a statement that began at `asked`: tells whom it
+    /// concerns.
+    pub(super) fn saw(&self, key: &SessionKey, row: &SessionRow, asked: Instant) {
+        self.deliver(row.clone(), asked);
+        let mut queues = self.lock();
+        let Some(queue) = queues.get_mut(key) else { return };
+        let leaving = locked(&self.leaving);
+        let order: Vec<_> =
+            row.queue.iter().copied().filter(|lease| !leaving.contains(lease)).collect();
+        if queue.as_of.is_none_or(|as_of| as_of < asked) && queue.order != order {
+            queue.order = order;
+            queue.moved(asked);
+        }
+    }
+
+    /// The store does not have the place any more.
+    pub(super) fn left(&self, key: &SessionKey, lease: LeaseId) {
+        if locked(&self.leaving).remove(&lease)
+            && let Some(queue) = self.lock().get_mut(key)
+        {
+            queue.as_of = Some(Instant::now());
+        }
+    }
+
+    /// The store has these places of callers who wait here, as it told when it was
+    /// asked at `asked`. Tells those who are not among them, and answers the places
+    /// whose callers have gone.
+    pub(super) fn compare(
+        &self,
+        places: Vec<(SessionKey, LeaseId)>,
+        asked: Instant,
+    ) -> Vec<(SessionKey, LeaseId)> {
+        let slots = locked(&self.slots);
+        let kept: HashSet<LeaseId> = places.iter().map(|&(_, lease)| lease).collect();
+        for (_, slot) in slots.iter().filter(|(lease, _)| !kept.contains(lease)) {
+            let since = locked(&slot.state).since;
+            if since.is_some_and(|since| since < asked) {
+                slot.tell(News::Lost);
+            }
+        }
+        places.into_iter().filter(|(_, lease)| !slots.contains_key(lease)).collect()
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<SessionKey, Queue>> {
         locked(&self.by_session)
     }
 
-    /// How many wait for a session.
-    pub(super) fn length(&self, key: &SessionKey) -> usize {
-        self.lock().get(key).map_or(0, |queue| queue.tickets.len())
+    /// Whether somebody still waits for a lease.
+    pub(super) fn is_wanted(&self, lease: LeaseId) -> bool {
+        locked(&self.slots).contains_key(&lease)
     }
 
     /// Counts a call in that holds a lease for as long as it lives; none when there
@@ -110,9 +186,14 @@ impl Queues {
         (count < self.most).then(|| self.holders.token())
     }
 
-    /// Takes a place at the end of a session's queue, for somebody who is to be given
-    /// `lease`; none when it is full.
-    pub(super) fn join(self: &Arc<Self>, key: &SessionKey, lease: LeaseId) -> Option<Place> {
+    /// Makes room for somebody who is to be given `lease`; none where there is none.
+    pub(super) fn join(
+        self: &Arc<Self>,
+        key: &SessionKey,
+        lease: LeaseId,
+        leaves: &Lane<Leave>,
+        grants: &Arc<Grants>,
+    ) -> Option<Place> {
         let mut queues = self.lock();
         let length = queues.get(key).map_or(0, |queue| queue.places);
         if length >= MAX_WAITERS_PER_SESSION || self.waiters.get() >= self.most {
@@ -121,63 +202,89 @@ impl Queues {
         let queue = queues.entry(key.clone()).or_default();
         queue.places += 1;
         self.waiters.inc();
-        let door = Arc::clone(&queue.door);
         let slot = Arc::<Slot>::default();
         locked(&self.slots).insert(lease, Arc::clone(&slot));
-        let queues = Arc::clone(self);
-        Some(Place { key: key.clone(), lease, ticket: u64::MAX, door, slot, queues })
-    }
-
-    /// Wakes the first who waits for a session, which may be free now.
-    pub(super) fn freed(&self, key: &SessionKey) {
-        if let Some(queue) = self.lock().get(key) {
-            queue.door.moved.send_replace(());
-        }
+        Some(Place {
+            key: key.clone(),
+            lease,
+            ticket: None,
+            may_be_stored: true,
+            moved: queue.moved.subscribe(),
+            slot,
+            queues: Arc::clone(self),
+            leaves: leaves.clone(),
+            grants: Arc::clone(grants),
+        })
     }
 }
 
-/// A place in a queue; dropping it leaves the queue.
+/// A place in a queue. Dropping it leaves the queue, and gives back the lease, if it
+/// has been given by then.
 pub(super) struct Place {
     key: SessionKey,
     lease: LeaseId,
-    /// The greatest there is, until the store has it in its queue.
-    ticket: u64,
-    door: Arc<Door>,
+    ticket: Option<i64>,
+    /// Whether the store may have it in its queue, or have given the lease.
+    may_be_stored: bool,
+    moved: watch::Receiver<()>,
     slot: Arc<Slot>,
     queues: Arc<Queues>,
+    leaves: Lane<Leave>,
+    grants: Arc<Grants>,
 }
 
 impl Place {
-    /// The store has it in its queue: it stands behind those who were there.
-    pub(super) fn stand(&mut self) {
-        let mut queues = self.queues.lock();
-        if let Some(queue) = queues.get_mut(&self.key) {
-            self.ticket = queue.next;
-            queue.next += 1;
-            queue.tickets.insert(self.ticket);
+    /// The store has it in its queue.
+    pub(super) fn stand(&mut self, ticket: i64) {
+        self.ticket = Some(ticket);
+        locked(&self.slot.state).since = Some(Instant::now());
+        if let Some(queue) = self.queues.lock().get_mut(&self.key) {
+            queue.tickets.insert(ticket);
+            if !queue.order.contains(&self.lease) {
+                queue.order.push(self.lease);
+            }
+            queue.moved(Instant::now());
         }
     }
 
-    /// How many stand before this one.
-    pub(super) fn ahead(&self) -> usize {
+    /// The store does not have it.
+    pub(super) fn forget(mut self) {
+        self.may_be_stored = false;
+    }
+
+    /// The lease has come: it is on its way to the one who waited.
+    pub(super) fn redeem(mut self, lease: Lease, asked: Instant) -> Grant {
+        self.may_be_stored = false;
+        let delivery = self.grants.deliver(&self.key, self.lease);
+        Grant::new(lease, Some(delivery)).asked_at(asked)
+    }
+
+    /// Whether it is the first on this replica.
+    pub(super) fn is_first(&self) -> bool {
         let queues = self.queues.lock();
-        let before = |queue: &Queue| queue.tickets.range(..self.ticket).count();
-        queues.get(&self.key).map_or(0, before)
+        queues.get(&self.key).is_none_or(|queue| queue.tickets.first() == self.ticket.as_ref())
     }
 
-    /// Tells when somebody has left the queue, or the session may be free.
+    /// Which it is among those of all replicas, from 1, as far as is known.
+    pub(super) fn position(&self) -> Option<usize> {
+        let queues = self.queues.lock();
+        let order = &queues.get(&self.key)?.order;
+        order.iter().position(|lease| *lease == self.lease).map(|before| before + 1)
+    }
+
+    /// Tells when positions may have changed.
     pub(super) fn moved(&self) -> watch::Receiver<()> {
-        self.door.moved.subscribe()
+        self.moved.clone()
     }
 
-    /// Waits for a notice that the lease has come.
-    pub(super) async fn woken(&self) {
-        self.slot.woken.notified().await;
-    }
-
-    /// The session's row, if the lease has come.
-    pub(super) fn row(&self) -> Option<SessionRow> {
-        locked(&self.slot.row).take()
+    /// Waits for news.
+    pub(super) async fn news(&self) -> News {
+        loop {
+            if let Some(news) = locked(&self.slot.state).news.take() {
+                return news;
+            }
+            self.slot.news.notified().await;
+        }
     }
 }
 
@@ -191,12 +298,25 @@ impl Drop for Place {
         let mut queues = self.queues.lock();
         self.queues.waiters.dec();
         if let Some(queue) = queues.get_mut(&self.key) {
-            queue.tickets.remove(&self.ticket);
+            if let Some(ticket) = self.ticket {
+                queue.tickets.remove(&ticket);
+            }
+            queue.order.retain(|lease| *lease != self.lease);
             queue.places -= 1;
             if queue.places == 0 {
                 queues.remove(&self.key);
             } else {
-                self.door.moved.send_replace(());
+                queue.moved(Instant::now());
+            }
+        }
+        drop(queues);
+        if self.may_be_stored {
+            let (key, lease, queues) = (self.key.clone(), self.lease, Arc::clone(&self.queues));
+            locked(&self.queues.leaving).insert(lease);
+            let grants = Some(Arc::clone(&self.grants));
+            if self.leaves.post(Leave { key, lease, queues, grants }).is_err() {
+                self.queues.left(&self.key, lease);
+                tracing::warn!("no room to leave a queue: it is left within seconds");
             }
         }
     }

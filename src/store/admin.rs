@@ -29,6 +29,8 @@ pub struct Counts {
     pub sessions: u64,
     /// Sessions whose lease runs.
     pub held_sessions: u64,
+    /// Callers that wait for a session, on whichever replica.
+    pub waiters: u64,
 }
 
 /// What those who look after the bots ask for, one thing at a time.
@@ -63,7 +65,8 @@ pub trait AdminStore {
         key: &SessionKey,
     ) -> impl Future<Output = Result<Verdict<bool>, StoreError>> + Send;
 
-    /// Forgets a session, held or not. Answers whether there was one.
+    /// Forgets a session, held or not; but leaves one that somebody waits for to them,
+    /// free, unbound, and with a higher fence. Answers whether there was one.
     ///
     /// # Errors
     /// [`StoreError`]; then it is not known to be gone.

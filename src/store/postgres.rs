@@ -13,6 +13,7 @@ use sqlx::{
 };
 use tokio::sync::mpsc;
 use tokio_util::task::TaskTracker;
+use uuid::Uuid;
 
 use super::{Clock, Connection, Invalidations, Store, StoreError, schema};
 use crate::domain::LeaseId;
@@ -31,8 +32,32 @@ macro_rules! handed_channel {
     };
 }
 
+/// Those who wait for the session of `$row`, first to last, but for those who wait on
+/// a replica that has gone by `$at`.
+macro_rules! queue {
+    ($row:literal, $at:literal) => {
+        queue!($row, $at, "")
+    };
+    ($row:literal, $at:literal, $but:literal) => {
+        concat!(
+            "CASE WHEN ",
+            $row,
+            ".waiting THEN ARRAY(
+            SELECT w.lease_id FROM session_waiters w JOIN replicas r USING (replica)
+            WHERE w.team_id = ",
+            $row,
+            ".team_id AND w.session_id = ",
+            $row,
+            ".session_id AND r.expires_at > ",
+            $at,
+            $but,
+            " ORDER BY w.ticket) END AS queue"
+        )
+    };
+}
 mod admin;
 mod answers;
+mod channel;
 mod events;
 mod handed;
 mod link;
@@ -63,6 +88,7 @@ pub const STATEMENTS: &[&str] = &[
     sessions::ACQUIRE,
     sessions::RELEASE,
     sessions::ENQUEUE,
+    sessions::GIVE_BACK,
     sessions::HAND_ON,
     sessions::LEAVE,
     sessions::BEAT,
@@ -82,9 +108,9 @@ pub const STATEMENTS: &[&str] = &[
     upkeep::DELETE_SESSIONS,
     upkeep::COUNT_LEASES,
     upkeep::PING,
-    listener::PROVE,
-    listener::BACKEND,
-    listener::GREET,
+    channel::PROVE,
+    channel::BACKEND,
+    channel::GREET,
 ];
 
 /// A PostgreSQL database.
@@ -93,6 +119,8 @@ pub struct Postgres {
     timeout: Duration,
     clock: Clock,
     heard: Arc<Heard>,
+    /// This replica, as the others know it.
+    replica: Uuid,
     links: TaskTracker,
 }
 
@@ -108,7 +136,8 @@ impl Postgres {
             .application_name("oncegate")
             .disable_statement_logging();
         let heard = Arc::new(Heard::new(clock.clone()));
-        Ok(Self { options, timeout, clock, heard, links: TaskTracker::new() })
+        let (replica, links) = (Uuid::new_v4(), TaskTracker::new());
+        Ok(Self { options, timeout, clock, heard, replica, links })
     }
 
     /// Brings the schema up to date. Several replicas may do so at once: they
@@ -135,7 +164,7 @@ impl Postgres {
 
     fn link(&self, options: PgConnectOptions, timeout: Duration) -> Link {
         let (clock, heard) = (self.clock.clone(), Arc::clone(&self.heard));
-        Link::new(options, timeout, clock, heard, self.links.token())
+        Link::new(options, timeout, clock, heard, self.replica, self.links.token())
     }
 
     async fn connect(&self) -> Result<PgConnection, StoreError> {
@@ -189,7 +218,7 @@ impl Store for Postgres {
     }
 
     fn handed(&self) -> mpsc::Receiver<LeaseId> {
-        handed::listen(self.options.clone(), self.links.token())
+        handed::listen(self.options.clone(), self.timeout, self.links.token())
     }
 
     fn writers(&self, wanted: usize) -> usize {

@@ -2,8 +2,6 @@
 
 use std::{future::Future, time::Duration};
 
-use uuid::Uuid;
-
 use super::{StoreError, Verdict};
 use crate::domain::{Acquire, Acquired, LeaseId, SessionKey, SessionRow, Ttl};
 
@@ -37,37 +35,19 @@ pub struct Enqueue {
     pub acquire: Acquire,
     /// The lease that is to be given.
     pub lease: LeaseId,
-    /// Where the caller is connected.
-    pub replica: Uuid,
 }
 
 /// What became of an [`Enqueue`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Enqueued {
-    /// The caller has a place.
-    Waits,
+    /// The caller has a place: whoever has a lower ticket is before it.
+    Waits(i64),
+    /// The lease has come since, of a place that an earlier run took.
+    Given,
     /// The session is there for the taking.
     Free,
     /// Too many wait already.
     Full,
-}
-
-/// Hands a session on to whoever is next, if it is free.
-#[derive(Debug, Clone)]
-pub struct HandOn {
-    /// The session.
-    pub key: SessionKey,
-    /// Who asks: those who wait there count as there.
-    pub replica: Uuid,
-}
-
-/// A session that went to whoever was next in its queue.
-#[derive(Debug, Clone)]
-pub struct Handed {
-    /// Its row, with the lease that they had asked for.
-    pub row: SessionRow,
-    /// Where they are connected. If that is elsewhere, they are notified.
-    pub replica: Uuid,
 }
 
 /// What became of leases that were asked for, and of others that were given
@@ -81,8 +61,9 @@ pub struct Changed {
     /// Whether the lease is given back, now or before; not so a lease that was
     /// repeated, where that is to be spared.
     pub ended: Vec<Verdict<bool>>,
-    /// The sessions that went to whoever was next.
-    pub handed: Vec<Handed>,
+    /// The sessions that went to whoever was next. Those who wait on other replicas
+    /// are notified.
+    pub handed: Vec<SessionRow>,
 }
 
 /// Sessions: one row each, which says who holds the lease.
@@ -98,7 +79,6 @@ pub trait SessionStore {
         &mut self,
         acquires: &[&Acquire],
         releases: &[&Release],
-        replica: Uuid,
     ) -> impl Future<Output = Result<Changed, StoreError>> + Send;
 
     /// Takes places in queues of sessions that are held. `asked` are sorted by session
@@ -111,27 +91,35 @@ pub trait SessionStore {
         asked: &[&Enqueue],
     ) -> impl Future<Output = Result<Vec<Verdict<Enqueued>>, StoreError>> + Send;
 
-    /// Hands on the sessions among `asked` that are free. They are sorted and hold
-    /// none twice. Answers those that went to somebody, in any order.
+    /// Hands on the sessions among `keys` that are free, to whoever is next on a replica
+    /// that is there; other replicas are notified. They are sorted and hold none twice.
+    /// Answers each one's row as it stands then, in order.
     ///
     /// # Errors
     /// [`StoreError`]; then no session is known to have been handed on.
     fn hand_on(
         &mut self,
-        asked: &[&HandOn],
-    ) -> impl Future<Output = Result<Vec<Handed>, StoreError>> + Send;
+        keys: &[&SessionKey],
+    ) -> impl Future<Output = Result<Vec<Verdict<Option<SessionRow>>>, StoreError>> + Send;
 
-    /// Leaves the queues: gives up the places that were to end in `leases`.
+    /// Gives up the places that were to end in these leases. Answers whether each was
+    /// there: if not, the lease may have been given.
     ///
     /// # Errors
     /// [`StoreError`]; then no place is known to be given up.
-    fn leave(&mut self, leases: &[LeaseId]) -> impl Future<Output = Result<(), StoreError>> + Send;
+    fn leave(
+        &mut self,
+        places: &[(&SessionKey, LeaseId)],
+    ) -> impl Future<Output = Result<Vec<bool>, StoreError>> + Send;
 
-    /// Tells that `replica` is there: those who wait on it are not passed over.
+    /// Tells that this replica is there: those who wait on it are not passed over.
+    /// Answers the places of theirs.
     ///
     /// # Errors
     /// [`StoreError`].
-    fn beat(&mut self, replica: Uuid) -> impl Future<Output = Result<(), StoreError>> + Send;
+    fn beat(
+        &mut self,
+    ) -> impl Future<Output = Result<Vec<(SessionKey, LeaseId)>, StoreError>> + Send;
 
     /// Lets live leases run on, each for `max_hold` at most since it was granted.
     /// `asked` are sorted by session and lease and hold no pair twice. Answers the

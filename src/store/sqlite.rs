@@ -31,6 +31,17 @@ use tokio_util::task::{TaskTracker, task_tracker::TaskTrackerToken};
 use super::{Clock, Connection, Invalidations, Store, StoreError, schema};
 use crate::domain::{LeaseId, Timestamp};
 
+/// Those who wait for the session of `s`, first to last.
+macro_rules! queue {
+    () => {
+        "CASE WHEN s.waiting THEN (
+        SELECT json_group_array(lease_id) FROM (
+            SELECT w.lease_id FROM session_waiters AS w
+            WHERE w.team_id = s.team_id AND w.session_id = s.session_id
+            ORDER BY w.ticket)) END AS queue"
+    };
+}
+
 mod admin;
 mod events;
 mod sessions;
@@ -51,6 +62,7 @@ pub const STATEMENTS: &[&str] = &[
     sessions::NEXT,
     sessions::ANYBODY,
     sessions::LEAVE,
+    sessions::PLACES,
     sessions::FORGET_ALL,
     admin::LIST,
     admin::CLOSE,

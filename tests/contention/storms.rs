@@ -214,7 +214,7 @@ impl Arena {
             };
             match outcome {
                 AcquireOutcome::Granted(grant) => assert!(grant.accept().token.0 > last),
-                AcquireOutcome::Held { held, .. } => panic!("session {session}: {held:?}"),
+                AcquireOutcome::Held(held) => panic!("session {session}: {held:?}"),
             }
         }
         // Rough weather may keep everybody from one of them.

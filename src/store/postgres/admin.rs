@@ -13,16 +13,20 @@ use crate::{
 // statement answers no row.
 
 /// Ids are never empty, so that all come after an empty one.
-pub(super) const LIST: &str = "
+pub(super) const LIST: &str = concat!(
+    "
 SELECT s.team_id, s.session_id, clock.at, s.fencing_token, s.lease_id, s.request_id, s.holder,
     s.labels, s.epic_id, s.acquired_at, s.expires_at,
-    NOT s.released AND s.expires_at > clock.at AS live, s.waiting
+    NOT s.released AND s.expires_at > clock.at AS live, s.waiting, ",
+    queue!("s", "clock.at"),
+    "
 FROM (SELECT COALESCE($1::timestamptz, clock_timestamp()) AS at OFFSET 0) AS clock, sessions s
 WHERE ($2::text IS NULL OR s.team_id = $2)
     AND (s.team_id, s.session_id) > ($3::text, $4::text)
     AND ($5::boolean IS NULL OR (NOT s.released AND s.expires_at > clock.at) = $5)
 ORDER BY s.team_id, s.session_id LIMIT $6::bigint
-";
+"
+);
 
 pub(super) const BIND: &str = "
 INSERT INTO sessions AS s (team_id, session_id, fencing_token, lease_id, request_id,
@@ -50,13 +54,29 @@ WITH mine AS MATERIALIZED (
 SELECT EXISTS (SELECT FROM ended) AS changed FROM mine
 ";
 
+/// A session that somebody waits for stays, free and unbound, for them.
 pub(super) const CLOSE: &str = "
 WITH mine AS MATERIALIZED (
-    SELECT WHERE pg_try_advisory_xact_lock($3::bigint)
+    SELECT WHERE pg_try_advisory_xact_lock($4::bigint)
 ), gone AS (
-    DELETE FROM sessions s USING mine WHERE s.team_id = $1 AND s.session_id = $2 RETURNING 1
+    DELETE FROM sessions s USING mine
+    WHERE s.team_id = $2 AND s.session_id = $3 AND NOT s.waiting
+    RETURNING 1
+), freed AS (
+    UPDATE sessions s
+    SET released = true,
+        expires_at = LEAST(s.expires_at, COALESCE($1::timestamptz, clock_timestamp())),
+        fencing_token = nextval('session_fencing_tokens'), lease_id = gen_random_uuid(),
+        epic_id = NULL
+    FROM mine
+    WHERE s.team_id = $2 AND s.session_id = $3 AND s.waiting
+    RETURNING 1
+), closed AS (
+    SELECT FROM gone UNION ALL SELECT FROM freed
 )
-SELECT EXISTS (SELECT FROM gone) AS changed FROM mine
+SELECT EXISTS (SELECT FROM closed) AS changed FROM mine
+WHERE EXISTS (SELECT FROM closed)
+    OR NOT EXISTS (SELECT FROM sessions s WHERE s.team_id = $2 AND s.session_id = $3)
 ";
 
 /// Tells every replica, at the commit, that a mark is gone.
@@ -76,7 +96,9 @@ FROM gone
 
 pub(super) const COUNT: &str = "
 SELECT e.live AS events, e.all_rows - e.live AS expired_events,
-    s.all_rows AS sessions, s.live AS held_sessions
+    s.all_rows AS sessions, s.live AS held_sessions,
+    (SELECT count(*) FROM session_waiters w JOIN replicas r USING (replica)
+        WHERE r.expires_at > at AND ($2::text IS NULL OR w.team_id = $2)) AS waiters
 FROM (SELECT COALESCE($1::timestamptz, clock_timestamp()) AS at OFFSET 0) AS clock,
     LATERAL (SELECT count(*) AS all_rows, count(*) FILTER (WHERE expires_at > at) AS live
         FROM processed_events WHERE $2::text IS NULL OR team_id = $2) AS e,
@@ -135,26 +157,11 @@ impl AdminStore for Link {
     }
 
     async fn force_release(&mut self, key: &SessionKey) -> Result<Verdict<bool>, StoreError> {
-        let now = self.now();
-        let rows = self
-            .fetch_once(|| {
-                sqlx::query(FORCE_RELEASE)
-                    .bind(now)
-                    .bind(&key.team)
-                    .bind(&key.session)
-                    .bind(key.lock_key())
-            })
-            .await?;
-        changed(&rows)
+        self.change_session(FORCE_RELEASE, key).await
     }
 
     async fn close_session(&mut self, key: &SessionKey) -> Result<Verdict<bool>, StoreError> {
-        let rows = self
-            .fetch_once(|| {
-                sqlx::query(CLOSE).bind(&key.team).bind(&key.session).bind(key.lock_key())
-            })
-            .await?;
-        changed(&rows)
+        self.change_session(CLOSE, key).await
     }
 
     async fn forget_event(&mut self, key: &EventKey) -> Result<Option<StoredEvent>, StoreError> {
@@ -183,7 +190,28 @@ impl AdminStore for Link {
             expired_events: count("expired_events")?,
             sessions: count("sessions")?,
             held_sessions: count("held_sessions")?,
+            waiters: count("waiters")?,
         })
+    }
+}
+
+impl Link {
+    async fn change_session(
+        &mut self,
+        statement: &'static str,
+        key: &SessionKey,
+    ) -> Result<Verdict<bool>, StoreError> {
+        let now = self.now();
+        let rows = self
+            .fetch_once(|| {
+                sqlx::query(statement)
+                    .bind(now)
+                    .bind(&key.team)
+                    .bind(&key.session)
+                    .bind(key.lock_key())
+            })
+            .await?;
+        changed(&rows)
     }
 }
 

@@ -1,37 +1,52 @@
 //! Hears which leases other replicas have handed to somebody who waits here.
 //!
-//! What is heard is a hint: whoever waits looks for itself as well. So nothing is
-//! proved, and a proxy that swallows notifications costs only time.
+//! What is heard is a hint: whoever waits looks for itself as well, and a proxy that
+//! swallows notifications costs only time.
 
-use std::time::Duration;
+use std::{convert::Infallible, time::Duration};
 
-use sqlx::postgres::{PgConnectOptions, PgListener, PgPoolOptions};
-use tokio::{sync::mpsc, time::sleep};
+use sqlx::postgres::PgConnectOptions;
+use tokio::{
+    sync::mpsc,
+    time::{Instant, sleep, timeout_at},
+};
 use tokio_util::task::task_tracker::TaskTrackerToken;
 use uuid::Uuid;
 
-use crate::domain::LeaseId;
+use super::channel::Channel;
+use crate::{domain::LeaseId, store::StoreError};
 
 /// How many hints may wait to be taken.
 const UNHEARD: usize = 1_024;
 
-/// How long a connection that was lost is left alone.
-const PAUSE: Duration = Duration::from_secs(1);
+/// How often the connection proves that it hears.
+const BEAT: Duration = Duration::from_secs(5);
 
-/// Listens until nobody wants to know.
-pub(super) fn listen(options: PgConnectOptions, open: TaskTrackerToken) -> mpsc::Receiver<LeaseId> {
+/// How long it is left alone after it failed; that doubles while it fails.
+const MIN_PAUSE: Duration = Duration::from_millis(50);
+const MAX_PAUSE: Duration = Duration::from_secs(10);
+
+/// Listens until nobody wants to know. Gives up a connection that takes longer than
+/// `timeout` for a step.
+pub(super) fn listen(
+    options: PgConnectOptions,
+    timeout: Duration,
+    open: TaskTrackerToken,
+) -> mpsc::Receiver<LeaseId> {
     let (leases, heard) = mpsc::channel(UNHEARD);
     tokio::spawn(async move {
         let _open = open;
+        let mut pause = MIN_PAUSE;
         loop {
             tokio::select! {
                 () = leases.closed() => return,
-                // Whatever ended it, it is tried again.
-                _ = follow(&options, &leases) => {}
+                Err(error) = follow(&options, timeout, &leases, &mut pause) => {
+                    tracing::debug!(%error, "not told of leases: those who wait look");
+                }
             }
             tokio::select! {
                 () = leases.closed() => return,
-                () = sleep(PAUSE) => {}
+                () = sleep(pause) => pause = (pause * 2).min(MAX_PAUSE),
             }
         }
     });
@@ -40,22 +55,20 @@ pub(super) fn listen(options: PgConnectOptions, open: TaskTrackerToken) -> mpsc:
 
 async fn follow(
     options: &PgConnectOptions,
+    limit: Duration,
     leases: &mpsc::Sender<LeaseId>,
-) -> Result<(), sqlx::Error> {
-    let options = options.clone().application_name("oncegate queue");
-    let pool = PgPoolOptions::new()
-        .max_connections(1)
-        .max_lifetime(None)
-        .idle_timeout(None)
-        .connect_lazy_with(options);
-    let mut listener = PgListener::connect_with(&pool).await?;
-    listener.eager_reconnect(false);
-    listener.listen(handed_channel!()).await?;
-    while let Some(notified) = listener.try_recv().await? {
-        if let Ok(lease) = Uuid::try_parse(notified.payload()) {
-            // Should there be no room, it is one that was not heard.
-            let _ = leases.try_send(LeaseId::from_uuid(lease));
+    pause: &mut Duration,
+) -> Result<Infallible, StoreError> {
+    let mut channel = Channel::open(options, "oncegate queue", handed_channel!(), limit).await?;
+    *pause = MIN_PAUSE;
+    loop {
+        let sent = Instant::now();
+        channel.prove(limit).await?;
+        while let Ok(notified) = timeout_at(sent + BEAT, channel.hear()).await {
+            if let Ok(lease) = Uuid::try_parse(notified?.payload()) {
+                // Should there be no room, it is one that was not heard.
+                let _ = leases.try_send(LeaseId::from_uuid(lease));
+            }
         }
     }
-    Ok(())
 }

@@ -11,6 +11,7 @@ use sqlx::{
     query::Query,
 };
 use tokio_util::task::task_tracker::TaskTrackerToken;
+use uuid::Uuid;
 
 use super::{listener::Heard, timestamp::PgTimestamp};
 use crate::{
@@ -33,6 +34,8 @@ pub struct Link {
     timeout: Duration,
     clock: Clock,
     heard: Arc<Heard>,
+    /// This replica, as the others know it.
+    pub(super) replica: Uuid,
     connection: Option<PgConnection>,
     /// Until when the store counts as away, and why.
     away: Option<(Instant, StoreError)>,
@@ -48,6 +51,7 @@ impl Link {
         timeout: Duration,
         clock: Clock,
         heard: Arc<Heard>,
+        replica: Uuid,
         open: TaskTrackerToken,
     ) -> Self {
         Self {
@@ -55,6 +59,7 @@ impl Link {
             timeout,
             clock,
             heard,
+            replica,
             connection: None,
             away: None,
             pause: MIN_PAUSE,

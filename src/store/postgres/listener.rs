@@ -1,16 +1,11 @@
 //! Hears when another replica takes marks away.
 //!
-//! One connection LISTENs, and hears within milliseconds. A connection can be
-//! lost without a sign, so once a second a round trip proves that it still
-//! hears: PostgreSQL sends a backend's answer after the notifications that had
-//! reached it (`ProcessNotifyInterrupt` comes before `ReadyForQuery`,
-//! <https://github.com/postgres/postgres/blob/REL_17_STABLE/src/backend/tcop/postgres.c>).
-//! What is remembered counts for [`MAX_STALENESS`] from when the last proof was
+//! One connection LISTENs, and hears within milliseconds; once a second it proves
+//! that it still does. What is remembered counts for [`MAX_STALENESS`] from when the last proof was
 //! *sent*. That bound needs nobody to notice a loss, or to be awake in time.
 
 use std::{
     convert::Infallible,
-    future::Future,
     sync::{
         Arc,
         atomic::{AtomicI64, AtomicU64, Ordering},
@@ -18,21 +13,14 @@ use std::{
     time::Duration,
 };
 
-use sqlx::{
-    ConnectOptions as _, PgExecutor, Row as _,
-    postgres::{PgConnectOptions, PgListener, PgNotification, PgPoolOptions},
-};
-use tokio::{
-    runtime,
-    time::{Instant, sleep, timeout, timeout_at},
-};
+use sqlx::postgres::PgConnectOptions;
+use tokio::time::{Instant, sleep, timeout_at};
 use tokio_util::{
     sync::{CancellationToken, DropGuard},
     task::task_tracker::TaskTrackerToken,
 };
-use uuid::Uuid;
 
-use super::{CHANNEL, classify, timestamp::PgTimestamp};
+use super::{CHANNEL, channel::Channel};
 use crate::{
     domain::Timestamp,
     store::{Clock, Invalidations, StoreError},
@@ -52,12 +40,6 @@ const DRIFT_DIVISOR: i64 = 4;
 /// How long it is left alone after it failed; that doubles while it fails.
 const MIN_PAUSE: Duration = Duration::from_millis(50);
 const MAX_PAUSE: Duration = Duration::from_secs(10);
-
-pub(super) const PROVE: &str = "SELECT clock_timestamp()";
-
-pub(super) const BACKEND: &str = "SELECT pg_backend_pid()";
-
-pub(super) const GREET: &str = "SELECT pg_notify($1, '')";
 
 /// What is known of marks that were taken away. Times are in microseconds.
 pub(super) struct Heard {
@@ -169,9 +151,9 @@ struct Listener {
 impl Listener {
     async fn run(mut self, stop: CancellationToken) {
         loop {
-            let ended = self.session(&stop).await;
+            let ended = stop.run_until_cancelled(self.follow()).await;
             self.heard.lose();
-            let Err(error) = ended else { return };
+            let Some(Err(error)) = ended else { return };
             // Once an outage: behind some proxies it never works.
             if self.pause == MIN_PAUSE {
                 tracing::warn!(%error, "not listening: the store is asked about every duplicate");
@@ -183,115 +165,29 @@ impl Listener {
         }
     }
 
-    /// Listens until `stop`, or until the connection fails.
-    async fn session(&mut self, stop: &CancellationToken) -> Result<(), StoreError> {
-        let Some(connected) = stop.run_until_cancelled(self.connect()).await else {
-            return Ok(());
-        };
-        let mut connection = connected?;
-        let ended = stop.run_until_cancelled(self.follow(&mut connection)).await;
-        hang_up(connection);
-        ended.map_or(Ok(()), |Err(error)| Err(error))
-    }
-
-    async fn connect(&self) -> Result<PgListener, StoreError> {
-        let options = self.options.clone().application_name("oncegate listener");
-        let pool = PgPoolOptions::new()
-            .max_connections(1)
-            .max_lifetime(None)
-            .idle_timeout(None)
-            .acquire_timeout(self.timeout)
-            .connect_lazy_with(options);
-        let connect = Box::pin(PgListener::connect_with(&pool));
-        let mut connection = within(self.timeout, connect).await?;
-        // A lost connection is told, not replaced in silence.
-        connection.eager_reconnect(false);
-        Ok(connection)
-    }
-
-    async fn follow(&mut self, connection: &mut PgListener) -> Result<Infallible, StoreError> {
-        self.subscribe(connection).await?;
+    async fn follow(&mut self) -> Result<Infallible, StoreError> {
+        let mut channel =
+            Channel::open(&self.options, "oncegate listener", CHANNEL, self.timeout).await?;
         // What was taken away before was not heard of.
         self.heard.invalidate();
         loop {
             let sent = Instant::now();
-            let prove = sqlx::query(PROVE).persistent(false).fetch_all(&mut *connection);
-            let rows = within(PATIENCE, prove).await?;
-            while connection.next_buffered().is_some() {
+            let at = channel.prove(PATIENCE).await?;
+            while channel.buffered().is_some() {
                 self.heard.invalidate();
             }
-            let at = rows.first().ok_or(sqlx::Error::RowNotFound).and_then(|row| row.try_get(0));
-            let PgTimestamp(at) = at.map_err(classify)?;
             self.heard.prove(sent, at);
             if self.pause > MIN_PAUSE {
                 tracing::info!("listening");
             }
             self.pause = MIN_PAUSE;
 
-            while let Ok(notified) = timeout_at(sent + BEAT, hear(connection)).await {
+            while let Ok(notified) = timeout_at(sent + BEAT, channel.hear()).await {
                 notified?;
                 self.heard.invalidate();
             }
         }
     }
-
-    /// Listens, and makes sure that it hears. Behind a proxy that pools
-    /// transactions LISTEN succeeds, nothing ever comes, and what does come
-    /// would surprise whoever has the backend by then: so backends are compared
-    /// first, and the channel that others notify is the last.
-    async fn subscribe(&self, connection: &mut PgListener) -> Result<(), StoreError> {
-        let mut other = within(self.timeout, self.options.connect()).await?;
-        if backend(&mut *connection).await? == backend(&mut other).await? {
-            return Err(StoreError::unavailable("a proxy pools transactions"));
-        }
-        let own = format!("{CHANNEL}_{}", Uuid::new_v4().simple());
-        within(PATIENCE, Box::pin(connection.listen(&own))).await?;
-        let greet = sqlx::query(GREET).bind(&own).persistent(false).execute(&mut other);
-        within(PATIENCE, greet).await?;
-        let greeted = async {
-            while hear(connection).await?.channel() != own {}
-            Ok(())
-        };
-        timeout(PATIENCE, greeted).await.unwrap_or_else(|_| {
-            Err(StoreError::unavailable("no notification comes: does a proxy pool transactions?"))
-        })?;
-        within(PATIENCE, Box::pin(connection.listen(CHANNEL))).await
-    }
-}
-
-/// The process that serves a connection.
-async fn backend(connection: impl PgExecutor<'_>) -> Result<i32, StoreError> {
-    let asked = sqlx::query_scalar(BACKEND).persistent(false).fetch_one(connection);
-    within(PATIENCE, asked).await
-}
-
-async fn within<T>(
-    limit: Duration,
-    step: impl Future<Output = Result<T, sqlx::Error>>,
-) -> Result<T, StoreError> {
-    match timeout(limit, step).await {
-        Ok(done) => done.map_err(classify),
-        Err(_) => Err(StoreError::unavailable("no answer in time")),
-    }
-}
-
-/// The next notification. May be dropped while it waits: none is lost.
-async fn hear(connection: &mut PgListener) -> Result<PgNotification, StoreError> {
-    let notified = Box::pin(connection.try_recv()).await.map_err(classify)?;
-    notified.ok_or_else(|| StoreError::unavailable("the connection was lost"))
-}
-
-/// Closes a connection at once. As it is dropped, it says goodbye in a task of
-/// its own, which would wait for a mute server for ever: so that is spawned where
-/// nothing runs.
-fn hang_up(connection: PgListener) {
-    let Ok(nowhere) = runtime::Builder::new_current_thread().build() else {
-        return;
-    };
-    let within = nowhere.enter();
-    drop(connection);
-    drop(within);
-    nowhere.shutdown_background();
 }
 
 #[cfg(test)]

@@ -22,10 +22,7 @@ use crate::{
         Acquire, Acquired, FencingToken, Labels, Lease, LeaseId, RequestId, SessionKey, SessionRow,
         limits::MAX_WAITERS_PER_SESSION,
     },
-    store::{
-        Changed, Enqueue, Enqueued, HandOn, Handed, Release, Renew, SessionStore, StoreError,
-        Verdict,
-    },
+    store::{Changed, Enqueue, Enqueued, Release, Renew, SessionStore, StoreError, Verdict},
 };
 
 mod acquire;
@@ -34,18 +31,19 @@ mod sql;
 
 use acquire::{Asked, Places};
 pub(super) use sql::{
-    ACQUIRE, BEAT, END, ENQUEUE, HAND_ON, LEAVE, LOOK, RELEASE, RENEW, TAKE, TAKE_AND_END,
+    ACQUIRE, BEAT, END, ENQUEUE, GIVE_BACK, HAND_ON, LEAVE, LOOK, RELEASE, RENEW, TAKE,
+    TAKE_AND_END,
 };
 
-/// How long a replica counts as there since it last said so.
-const PRESENCE: Duration = Duration::from_secs(5);
+/// How long a replica counts as there since it last said so: longer than a statement
+/// takes that just does not fail, and the beat before it.
+const PRESENCE: Duration = Duration::from_secs(8);
 
 impl SessionStore for Link {
     async fn change(
         &mut self,
         acquires: &[&Acquire],
         releases: &[&Release],
-        replica: Uuid,
     ) -> Result<Changed, StoreError> {
         let acquires: Vec<Asked<'_>> =
             acquires.iter().map(|&acquire| (acquire, LeaseId::random().as_uuid())).collect();
@@ -58,9 +56,8 @@ impl SessionStore for Link {
         let mut handed = Vec::new();
         let (places, waited) = left(&ended, releases);
         if !waited.is_empty() {
-            let (verdicts, went) = self.release_and_hand_on(&waited, replica).await?;
+            let verdicts = self.give_back(&waited, &mut handed).await?;
             fill(&mut ended, places, verdicts);
-            handed = went;
         }
         let (places, lost) = left(&ended, releases);
         if !lost.is_empty() {
@@ -70,14 +67,11 @@ impl SessionStore for Link {
     }
 
     async fn enqueue(&mut self, asked: &[&Enqueue]) -> Result<Vec<Verdict<Enqueued>>, StoreError> {
-        let Some(replica) = asked.first().map(|enqueue| enqueue.replica) else {
-            return Ok(Vec::new());
-        };
         let wanted: Vec<Asked<'_>> =
             asked.iter().map(|enqueue| (&enqueue.acquire, enqueue.lease.as_uuid())).collect();
         let arrays = acquire::Arrays::of(&wanted);
         let most = i64::try_from(MAX_WAITERS_PER_SESSION).map_err(StoreError::fault)?;
-        let now = self.now();
+        let (now, replica) = (self.now(), self.replica);
         let rows = self
             .fetch(|| {
                 arrays
@@ -89,37 +83,58 @@ impl SessionStore for Link {
             .await?;
         let mut verdicts = vec![Verdict::Again; asked.len()];
         for row in rows {
-            let read = || Ok((row.try_get("held")?, row.try_get("waits")?));
-            let enqueued = match read().map_err(|error: sqlx::Error| StoreError::fault(error))? {
-                (_, true) => Enqueued::Waits,
-                (true, false) => Enqueued::Full,
-                (false, false) => Enqueued::Free,
+            let read = || {
+                Ok(match (row.try_get("ticket")?, row.try_get("own")?, row.try_get("held")?) {
+                    (Some(ticket), ..) => Enqueued::Waits(ticket),
+                    (None, true, _) => Enqueued::Given,
+                    (None, false, true) => Enqueued::Full,
+                    (None, false, false) => Enqueued::Free,
+                })
             };
+            let enqueued = read().map_err(|error: sqlx::Error| StoreError::fault(error))?;
             *slot(&mut verdicts, row.try_get("ord"))? = Verdict::Decided(enqueued);
         }
         Ok(verdicts)
     }
 
-    async fn hand_on(&mut self, asked: &[&HandOn]) -> Result<Vec<Handed>, StoreError> {
-        let Some(replica) = asked.first().map(|hand_on| hand_on.replica) else {
-            return Ok(Vec::new());
+    async fn hand_on(
+        &mut self,
+        keys: &[&SessionKey],
+    ) -> Result<Vec<Verdict<Option<SessionRow>>>, StoreError> {
+        let (leases, spared) = (vec![None; keys.len()], vec![false; keys.len()]);
+        let asked = Keys::of(keys.iter().copied());
+        let mut verdicts = vec![Verdict::Again; keys.len()];
+        for row in self.run_hand_on(HAND_ON, &asked, &leases, &spared).await? {
+            *slot(&mut verdicts, row.try_get("ord"))? = Verdict::Decided(any_session_row(&row)?);
+        }
+        Ok(verdicts)
+    }
+
+    async fn leave(&mut self, places: &[(&SessionKey, LeaseId)]) -> Result<Vec<bool>, StoreError> {
+        let teams: Vec<&str> = places.iter().map(|(key, _)| key.team.as_str()).collect();
+        let sessions: Vec<&str> = places.iter().map(|(key, _)| key.session.as_str()).collect();
+        let leases: Vec<Uuid> = places.iter().map(|(_, lease)| lease.as_uuid()).collect();
+        let rows =
+            self.fetch(|| sqlx::query(LEAVE).bind(&teams).bind(&sessions).bind(&leases)).await?;
+        let mut left = vec![false; places.len()];
+        for row in rows {
+            *slot(&mut left, row.try_get("ord"))? = true;
+        }
+        Ok(left)
+    }
+
+    async fn beat(&mut self) -> Result<Vec<(SessionKey, LeaseId)>, StoreError> {
+        let (now, replica) = (self.now(), self.replica);
+        let rows = self
+            .fetch(|| sqlx::query(BEAT).bind(now).bind(replica).bind(interval(PRESENCE)))
+            .await?;
+        let place = |row: &PgRow| {
+            let key =
+                SessionKey { team: row.try_get("team_id")?, session: row.try_get("session_id")? };
+            Ok((key, LeaseId::from_uuid(row.try_get("lease_id")?)))
         };
-        let keys = Keys::of(asked.iter().map(|hand_on| &hand_on.key));
-        let (leases, spared) = (vec![None; asked.len()], vec![false; asked.len()]);
-        let rows = self.run_hand_on(&keys, &leases, &spared, replica).await?;
-        rows.iter().filter_map(|row| handed(row).transpose()).collect()
-    }
-
-    async fn leave(&mut self, leases: &[LeaseId]) -> Result<(), StoreError> {
-        let leases: Vec<Uuid> = leases.iter().map(|lease| lease.as_uuid()).collect();
-        self.fetch(|| sqlx::query(LEAVE).bind(&leases)).await.map(drop)
-    }
-
-    async fn beat(&mut self, replica: Uuid) -> Result<(), StoreError> {
-        let now = self.now();
-        let beat =
-            self.fetch(|| sqlx::query(BEAT).bind(now).bind(replica).bind(interval(PRESENCE)));
-        beat.await.map(drop)
+        let places: Result<_, sqlx::Error> = rows.iter().map(place).collect();
+        places.map_err(StoreError::fault)
     }
 
     async fn renew(
@@ -138,9 +153,7 @@ impl SessionStore for Link {
 
         let mut verdicts = vec![Verdict::Again; asked.len()];
         for row in rows {
-            let found: Option<Uuid> = row.try_get("lease_id").map_err(StoreError::fault)?;
-            let session = found.map(|_| session_row(&row)).transpose()?;
-            *slot(&mut verdicts, row.try_get("ord"))? = Verdict::Decided(session);
+            *slot(&mut verdicts, row.try_get("ord"))? = Verdict::Decided(any_session_row(&row)?);
         }
         Ok(verdicts)
     }
@@ -195,47 +208,39 @@ impl Link {
         Ok((taken, ended))
     }
 
-    /// Ends live leases, and hands their sessions on.
-    async fn release_and_hand_on(
+    /// Ends live leases, and hands their sessions on; `handed` are those that went to
+    /// somebody.
+    async fn give_back(
         &mut self,
         asked: &[&Release],
-        replica: Uuid,
-    ) -> Result<(Vec<Verdict<bool>>, Vec<Handed>), StoreError> {
+        handed: &mut Vec<SessionRow>,
+    ) -> Result<Vec<Verdict<bool>>, StoreError> {
         let keys = Keys::of(asked.iter().map(|release| &release.key));
-        let leases: Vec<Option<Uuid>> =
-            asked.iter().map(|release| Some(release.lease.as_uuid())).collect();
+        let leases: Vec<_> = asked.iter().map(|release| Some(release.lease.as_uuid())).collect();
         let spared: Vec<bool> = asked.iter().map(|release| release.unless_repeated).collect();
         let mut verdicts = vec![Verdict::Again; asked.len()];
-        let mut went = Vec::new();
-        for row in self.run_hand_on(&keys, &leases, &spared, replica).await? {
-            went.extend(handed(&row)?);
+        for row in self.run_hand_on(GIVE_BACK, &keys, &leases, &spared).await? {
             if row.try_get("given_back").map_err(StoreError::fault)? {
                 *slot(&mut verdicts, row.try_get("ord"))? = Verdict::Decided(true);
+                handed.extend(any_session_row(&row)?.filter(|row| row.live));
             }
         }
-        Ok((verdicts, went))
+        Ok(verdicts)
     }
 
     async fn run_hand_on(
         &mut self,
+        statement: &'static str,
         keys: &Keys<'_>,
         leases: &[Option<Uuid>],
         spared: &[bool],
-        replica: Uuid,
     ) -> Result<Vec<PgRow>, StoreError> {
-        let now = self.now();
+        let (now, replica) = (self.now(), self.replica);
         self.fetch(|| {
-            keys.bind(sqlx::query(HAND_ON).bind(now)).bind(leases).bind(spared).bind(replica)
+            keys.bind(sqlx::query(statement).bind(now)).bind(leases).bind(spared).bind(replica)
         })
         .await
     }
-}
-
-/// The session that a row of [`HAND_ON`] tells of, if it went to somebody.
-fn handed(row: &PgRow) -> Result<Option<Handed>, StoreError> {
-    let replica: Option<Uuid> = row.try_get("replica").map_err(StoreError::fault)?;
-    let handed = replica.map(|replica| Ok(Handed { row: session_row(row)?, replica }));
-    handed.transpose()
 }
 
 /// The arrays that every statement has which changes a session.
@@ -274,8 +279,16 @@ pub(super) fn session_row(row: &PgRow) -> Result<SessionRow, StoreError> {
             labels: Labels::from_json(row.try_get("labels")?),
         };
         let request = RequestId::from_uuid(row.try_get("request_id")?);
+        let queue: Option<Vec<Uuid>> = row.try_get("queue")?;
+        let queue = queue.unwrap_or_default().into_iter().map(LeaseId::from_uuid).collect();
         let (live, waiting) = (row.try_get("live")?, row.try_get("waiting")?);
-        Ok(SessionRow { lease, request, live, waiting })
+        Ok(SessionRow { lease, request, live, waiting, queue })
     };
     read().map_err(|error: sqlx::Error| StoreError::fault(error))
+}
+
+/// The same, where there may be none: then all is null.
+fn any_session_row(row: &PgRow) -> Result<Option<SessionRow>, StoreError> {
+    let lease: Option<Uuid> = row.try_get("lease_id").map_err(StoreError::fault)?;
+    lease.map(|_| session_row(row)).transpose()
 }

@@ -39,7 +39,9 @@ macro_rules! old_events {
 macro_rules! idle_sessions {
     () => {
         "FROM sessions
-        WHERE epic_id IS NULL
+        WHERE epic_id IS NULL AND NOT EXISTS (
+                SELECT FROM session_waiters w
+                WHERE w.team_id = sessions.team_id AND w.session_id = sessions.session_id)
             AND expires_at <= (SELECT COALESCE($1::timestamptz, clock_timestamp())
                 - $2::bigint * interval '1 microsecond')
             AND ($3::text IS NULL OR team_id = $3)

@@ -1,6 +1,6 @@
 //! Looking after `SQLite`'s sessions and events by hand.
 
-use sqlx::{Row as _, sqlite::SqliteRow};
+use sqlx::{Row as _, SqliteConnection, sqlite::SqliteRow};
 
 use super::{
     Handle, begin, classify,
@@ -18,14 +18,18 @@ use crate::{
 // $1: the moment.
 
 /// Ids are never empty, so that all come after an empty one.
-pub(super) const LIST: &str = "
+pub(super) const LIST: &str = concat!(
+    "
 SELECT team_id, session_id, fencing_token, lease_id, request_id, holder, labels, epic_id,
-    acquired_at, expires_at, released, repeated, waiting
-FROM sessions
+    acquired_at, expires_at, released, repeated, waiting, ",
+    queue!(),
+    "
+FROM sessions AS s
 WHERE ($2 IS NULL OR team_id = $2) AND (team_id, session_id) > ($3, $4)
     AND ($5 IS NULL OR (NOT released AND expires_at > $1) = $5)
 ORDER BY team_id, session_id LIMIT $6
-";
+"
+);
 
 pub(super) const CLOSE: &str = "DELETE FROM sessions WHERE team_id = $1 AND session_id = $2";
 
@@ -41,7 +45,8 @@ SELECT (SELECT count(*) FROM processed_events
         WHERE ($2 IS NULL OR team_id = $2) AND expires_at <= $1) AS expired_events,
     (SELECT count(*) FROM sessions WHERE $2 IS NULL OR team_id = $2) AS sessions,
     (SELECT count(*) FROM sessions
-        WHERE ($2 IS NULL OR team_id = $2) AND NOT released AND expires_at > $1) AS held_sessions
+        WHERE ($2 IS NULL OR team_id = $2) AND NOT released AND expires_at > $1) AS held_sessions,
+    (SELECT count(*) FROM session_waiters WHERE $2 IS NULL OR team_id = $2) AS waiters
 ";
 
 impl AdminStore for Handle {
@@ -100,11 +105,7 @@ impl AdminStore for Handle {
         let Some(mut session) = found.filter(|session| session.row.live) else {
             return Ok(Verdict::Decided(false));
         };
-        let token = draw_tokens(&mut batch, 1).await?.start;
-        session.released = true;
-        session.row.lease.expire_time = now;
-        session.row.lease.token = FencingToken(token);
-        session.row.lease.id = LeaseId::random();
+        end(&mut batch, &mut session, now).await?;
         write(&mut batch, &[(key, session)]).await?;
         batch.commit().await.map_err(classify)?;
         Ok(Verdict::Decided(true))
@@ -112,13 +113,22 @@ impl AdminStore for Handle {
 
     async fn close_session(&mut self, key: &SessionKey) -> Result<Verdict<bool>, StoreError> {
         let mut writer = self.writer.lock().await;
-        let closed = sqlx::query(CLOSE)
-            .bind(&key.team)
-            .bind(&key.session)
-            .execute(&mut *writer)
-            .await
-            .map_err(classify)?;
-        Ok(Verdict::Decided(closed.rows_affected() > 0))
+        let mut batch = begin(&mut writer).await?;
+        let now = self.now();
+        match look(&mut batch, &[key], now).await?.pop().flatten() {
+            None => return Ok(Verdict::Decided(false)),
+            Some(mut session) if session.row.waiting => {
+                end(&mut batch, &mut session, now).await?;
+                session.row.lease.epic = None;
+                write(&mut batch, &[(key, session)]).await?;
+            }
+            Some(_) => {
+                let close = sqlx::query(CLOSE).bind(&key.team).bind(&key.session);
+                close.execute(&mut *batch).await.map_err(classify)?;
+            }
+        }
+        batch.commit().await.map_err(classify)?;
+        Ok(Verdict::Decided(true))
     }
 
     async fn forget_event(&mut self, key: &EventKey) -> Result<Option<StoredEvent>, StoreError> {
@@ -149,8 +159,23 @@ impl AdminStore for Handle {
             expired_events: count("expired_events")?,
             sessions: count("sessions")?,
             held_sessions: count("held_sessions")?,
+            waiters: count("waiters")?,
         })
     }
+}
+
+/// Ends a session's lease, whoever holds it, and raises its fence.
+async fn end(
+    batch: &mut SqliteConnection,
+    session: &mut Stored,
+    now: Timestamp,
+) -> Result<(), StoreError> {
+    session.released = true;
+    let lease = &mut session.row.lease;
+    lease.expire_time = lease.expire_time.min(now);
+    lease.token = FencingToken(draw_tokens(batch, 1).await?.start);
+    lease.id = LeaseId::random();
+    Ok(())
 }
 
 /// A session that nobody has held yet.
@@ -167,7 +192,7 @@ fn idle(token: FencingToken, now: Timestamp) -> Stored {
     };
     let request = RequestId::from_uuid(uuid::Uuid::new_v4());
     Stored {
-        row: SessionRow { lease, request, live: false, waiting: false },
+        row: SessionRow { lease, request, live: false, waiting: false, queue: Vec::new() },
         released: true,
         repeated: false,
     }

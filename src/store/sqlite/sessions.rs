@@ -1,7 +1,7 @@
 //! Sessions in `SQLite`: read the rows, decide, write them back, all within the
 //! one transaction that may write.
 
-use std::{ops::Range, time::Duration};
+use std::{collections::HashSet, ops::Range, time::Duration};
 
 use sqlx::{Row as _, SqliteConnection, sqlite::SqliteRow};
 use uuid::{Uuid, fmt::Simple};
@@ -12,20 +12,21 @@ use crate::{
         Acquire, Acquired, Decision, FencingToken, Labels, Lease, LeaseId, RequestId, SessionKey,
         SessionRow, Timestamp, limits::MAX_WAITERS_PER_SESSION,
     },
-    store::{
-        Changed, Enqueue, Enqueued, HandOn, Handed, Release, Renew, SessionStore, StoreError,
-        Verdict,
-    },
+    store::{Changed, Enqueue, Enqueued, Release, Renew, SessionStore, StoreError, Verdict},
 };
 
 // $1: a JSON array with an array for each item.
 
-pub(super) const LOOK: &str = "
+pub(super) const LOOK: &str = concat!(
+    "
 SELECT a.key, s.fencing_token, s.lease_id, s.request_id, s.holder, s.labels, s.epic_id,
-    s.acquired_at, s.expires_at, s.released, s.repeated, s.waiting
+    s.acquired_at, s.expires_at, s.released, s.repeated, s.waiting, ",
+    queue!(),
+    "
 FROM json_each($1) AS a CROSS JOIN sessions AS s
     ON s.team_id = a.value ->> 0 AND s.session_id = a.value ->> 1
-";
+"
+);
 
 /// Draws as many tokens as $1 says, and answers the last of them.
 pub(super) const DRAW_TOKENS: &str = "
@@ -46,6 +47,7 @@ INSERT INTO session_waiters (team_id, session_id, lease_id, request_id,
     holder, labels, epic_id, ttl_micros)
 SELECT $1, $2, $4, $5, $6, $7, $8, $9
 WHERE (SELECT count(*) FROM session_waiters WHERE team_id = $1 AND session_id = $2) < $3
+RETURNING ticket
 ";
 
 /// Who is next for a session, of those who want it for the work it is bound to.
@@ -62,8 +64,15 @@ pub(super) const ANYBODY: &str = "
 SELECT EXISTS (SELECT 1 FROM session_waiters WHERE team_id = $1 AND session_id = $2)
 ";
 
+/// $1: a JSON array of team, session and lease.
 pub(super) const LEAVE: &str = "
-DELETE FROM session_waiters WHERE lease_id IN (SELECT value FROM json_each($1))
+DELETE FROM session_waiters WHERE (team_id, session_id, lease_id) IN (
+    SELECT value ->> 0, value ->> 1, value ->> 2 FROM json_each($1))
+RETURNING lease_id
+";
+
+pub(super) const PLACES: &str = "
+SELECT team_id, session_id, lease_id FROM session_waiters
 ";
 
 /// Those who waited when the process before this one ended.
@@ -85,7 +94,6 @@ impl SessionStore for Handle {
         &mut self,
         acquires: &[&Acquire],
         releases: &[&Release],
-        replica: Uuid,
     ) -> Result<Changed, StoreError> {
         let taking = acquires.iter().map(|acquire| &acquire.key);
         let keys: Vec<_> = taking.chain(releases.iter().map(|release| &release.key)).collect();
@@ -136,7 +144,7 @@ impl SessionStore for Handle {
                     if stored.row.waiting
                         && pass_on(&mut batch, &release.key, &mut stored, now).await?
                     {
-                        handed.push(Handed { row: stored.row.clone(), replica });
+                        handed.push(stored.row.clone());
                     }
                     changed.push((&release.key, stored));
                 }
@@ -171,11 +179,11 @@ impl SessionStore for Handle {
                 .bind(labels.to_json())
                 .bind(epic)
                 .bind(ttl.as_micros())
-                .execute(&mut *batch)
+                .fetch_optional(&mut *batch)
                 .await
                 .map_err(classify)?;
-            let waits = placed.rows_affected() > 0;
-            answers.push(Verdict::Decided(if waits { Enqueued::Waits } else { Enqueued::Full }));
+            let ticket = placed.map(|row| row.try_get(0).map_err(StoreError::fault)).transpose()?;
+            answers.push(Verdict::Decided(ticket.map_or(Enqueued::Full, Enqueued::Waits)));
             stored.row.waiting = true;
             changed.push((key, stored));
         }
@@ -184,39 +192,51 @@ impl SessionStore for Handle {
         Ok(answers)
     }
 
-    async fn hand_on(&mut self, asked: &[&HandOn]) -> Result<Vec<Handed>, StoreError> {
-        let keys: Vec<&SessionKey> = asked.iter().map(|hand_on| &hand_on.key).collect();
+    async fn hand_on(
+        &mut self,
+        keys: &[&SessionKey],
+    ) -> Result<Vec<Verdict<Option<SessionRow>>>, StoreError> {
         let mut writer = self.writer.lock().await;
         let mut batch = begin(&mut writer).await?;
         let now = self.now();
-        let mut handed = Vec::new();
+        let mut rows = Vec::with_capacity(keys.len());
         let mut changed = Vec::new();
-        for (row, HandOn { key, replica }) in
-            look(&mut batch, &keys, now).await?.into_iter().zip(asked)
-        {
-            let Some(mut stored) = row.filter(|row| !row.row.live && row.row.waiting) else {
-                continue;
-            };
-            if pass_on(&mut batch, key, &mut stored, now).await? {
-                handed.push(Handed { row: stored.row.clone(), replica: *replica });
+        for (mut row, key) in look(&mut batch, keys, now).await?.into_iter().zip(keys) {
+            if let Some(stored) = row.as_mut().filter(|row| !row.row.live && row.row.waiting) {
+                pass_on(&mut batch, key, stored, now).await?;
+                changed.push((*key, stored.clone()));
             }
-            changed.push((key, stored));
+            rows.push(Verdict::Decided(row.map(|stored| stored.row)));
         }
         write(&mut batch, &changed).await?;
         batch.commit().await.map_err(classify)?;
-        Ok(handed)
+        Ok(rows)
     }
 
-    async fn leave(&mut self, leases: &[LeaseId]) -> Result<(), StoreError> {
-        let leases: Vec<String> =
-            leases.iter().map(|lease| lease.as_uuid().simple().to_string()).collect();
+    async fn leave(&mut self, places: &[(&SessionKey, LeaseId)]) -> Result<Vec<bool>, StoreError> {
+        let hex = |lease: &LeaseId| lease.as_uuid().simple().to_string();
+        let asked: Vec<_> =
+            places.iter().map(|(key, lease)| (&key.team, &key.session, hex(lease))).collect();
         let mut writer = self.writer.lock().await;
-        let left = sqlx::query(LEAVE).bind(json(&leases)?).execute(&mut *writer).await;
-        left.map(drop).map_err(classify)
+        let left: Vec<Simple> = sqlx::query_scalar(LEAVE)
+            .bind(json(&asked)?)
+            .fetch_all(&mut *writer)
+            .await
+            .map_err(classify)?;
+        let left: HashSet<Uuid> = left.into_iter().map(Uuid::from).collect();
+        Ok(places.iter().map(|(_, lease)| left.contains(&lease.as_uuid())).collect())
     }
 
-    async fn beat(&mut self, _replica: Uuid) -> Result<(), StoreError> {
-        Ok(())
+    async fn beat(&mut self) -> Result<Vec<(SessionKey, LeaseId)>, StoreError> {
+        let rows = sqlx::query(PLACES).fetch_all(self.reader().await?).await.map_err(classify)?;
+        let place = |row: &SqliteRow| {
+            let key =
+                SessionKey { team: row.try_get("team_id")?, session: row.try_get("session_id")? };
+            let lease = row.try_get::<Simple, _>("lease_id")?;
+            Ok((key, LeaseId::from_uuid(lease.into())))
+        };
+        let places: Result<_, sqlx::Error> = rows.iter().map(place).collect();
+        places.map_err(StoreError::fault)
     }
 
     async fn renew(
@@ -311,8 +331,10 @@ async fn pass_on(
         Ok((lease, RequestId::from_uuid(uuid("request_id")?)))
     };
     let (lease, request) = read().map_err(|error: sqlx::Error| StoreError::fault(error))?;
-    let waiting = session.row.waiting;
-    session.row = SessionRow { lease, request, live: true, waiting };
+    let SessionRow { waiting, queue, .. } = &mut session.row;
+    queue.retain(|next| *next != lease.id);
+    let (waiting, queue) = (*waiting, std::mem::take(queue));
+    session.row = SessionRow { lease, request, live: true, waiting, queue };
     (session.released, session.repeated) = (false, false);
     Ok(true)
 }
@@ -344,7 +366,8 @@ fn grant(acquire: &Acquire, token: FencingToken, bound: Option<String>, now: Tim
         epic: bound.or_else(|| acquire.epic.clone()),
         labels: acquire.labels.clone(),
     };
-    let row = SessionRow { lease, request: acquire.request, live: true, waiting: false };
+    let (request, queue) = (acquire.request, Vec::new());
+    let row = SessionRow { lease, request, live: true, waiting: false, queue };
     Stored { row, released: false, repeated: false }
 }
 
@@ -416,12 +439,17 @@ pub(super) fn stored(row: &SqliteRow, now: Timestamp) -> Result<Stored, sqlx::Er
         labels: Labels::from_json(row.try_get("labels")?),
     };
     let request = RequestId::from_uuid(uuid("request_id")?);
+    let queue: Option<&str> = row.try_get("queue")?;
+    let queue: Vec<String> = serde_json::from_str(queue.unwrap_or("[]")).unwrap_or_default();
+    let queue = queue.iter().filter_map(|lease| Uuid::try_parse(lease).ok());
+    let queue = queue.map(LeaseId::from_uuid).collect();
     Ok(Stored {
         row: SessionRow {
             lease,
             request,
             live: !released && expire_time > now,
             waiting: row.try_get("waiting")?,
+            queue,
         },
         released,
         repeated: row.try_get("repeated")?,

@@ -23,7 +23,10 @@ macro_rules! old_events {
 macro_rules! idle_sessions {
     () => {
         "FROM sessions
-        WHERE epic_id IS NULL AND expires_at <= $1 AND ($2 IS NULL OR team_id = $2) LIMIT $3"
+        WHERE epic_id IS NULL AND NOT EXISTS (
+                SELECT 1 FROM session_waiters AS w
+                WHERE w.team_id = sessions.team_id AND w.session_id = sessions.session_id)
+            AND expires_at <= $1 AND ($2 IS NULL OR team_id = $2) LIMIT $3"
     };
 }
 

@@ -108,7 +108,8 @@ impl<'a> Places<'a> {
                 epic: row.try_get("epic_id")?,
                 labels: acquire.labels.clone(),
             };
-            let row = SessionRow { lease, request: acquire.request, live: true, waiting: false };
+            let (request, queue) = (acquire.request, Vec::new());
+            let row = SessionRow { lease, request, live: true, waiting: false, queue };
             Ok(Some((place, Acquired { row, fresh: true })))
         };
         let taken = read().map_err(|error: sqlx::Error| StoreError::fault(error))?;

@@ -7,7 +7,7 @@ use super::{Keys, Link, Statement, slot, sql::RELEASE};
 use crate::store::{Release, StoreError, Verdict};
 
 impl Link {
-    /// Ends leases, and reads what became of the others.
+    /// Reads what became of leases that are not there to be ended.
     pub(super) async fn release(
         &mut self,
         asked: &[&Release],

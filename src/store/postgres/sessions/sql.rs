@@ -2,6 +2,24 @@
 //! moment, or null for the database's clock; the next three arrays are
 //! [`Keys`](super::Keys).
 
+/// That two rows are of one session, so that the planner finds the first by its key
+/// whatever it thinks of the tables: in a merge join, or a scan of a whole index, which
+/// it prefers for as long as it takes a table to be empty, this is of no use.
+macro_rules! same_session {
+    ($found:literal, $by:literal) => {
+        concat!(
+            $found,
+            ".team_id = ANY (ARRAY[",
+            $by,
+            ".team_id]) AND ",
+            $found,
+            ".session_id = ANY (ARRAY[",
+            $by,
+            ".session_id])"
+        )
+    };
+}
+
 /// The row of a session that exists passes to a new holder, if it is free. The
 /// token is drawn while the row is locked, so it rises even where advisory locks
 /// do nothing.
@@ -66,8 +84,9 @@ macro_rules! end {
             "::boolean[]) WITH ORDINALITY
                     AS a (team_id, session_id, lock_key, lease_id, unless_repeated, ord)
                 WHERE pg_try_advisory_xact_lock(a.lock_key) OFFSET 0) AS m
-            WHERE s.team_id = m.team_id AND s.session_id = m.session_id
-                AND s.lease_id = m.lease_id AND NOT s.released
+            WHERE ",
+            same_session!("s", "m"),
+            " AND s.lease_id = m.lease_id AND NOT s.released
                 AND s.expires_at > COALESCE($1::timestamptz, clock_timestamp())
                 AND NOT (m.unless_repeated AND s.repeated) AND NOT s.waiting
             RETURNING m.ord"
@@ -119,7 +138,9 @@ WITH asked AS MATERIALIZED (
     UPDATE sessions s SET repeated = true
     FROM seen n
     WHERE n.own AND NOT n.fresh AND NOT n.repeated
-        AND s.team_id = n.team_id AND s.session_id = n.session_id AND s.lease_id = n.lease_id
+        AND ",
+    same_session!("s", "n"),
+    " AND s.lease_id = n.lease_id
         AND NOT s.released AND s.expires_at > COALESCE($1::timestamptz, clock_timestamp())
     RETURNING n.ord
 ), taken AS (
@@ -135,41 +156,36 @@ WITH asked AS MATERIALIZED (
 )
 SELECT m.ord, COALESCE($1::timestamptz, clock_timestamp()) AS at, t.fencing_token, t.lease_id,
     t.request_id, t.holder, t.labels, t.epic_id, t.acquired_at, t.expires_at, true AS live,
-    t.waiting, true AS fresh
+    t.waiting, NULL::uuid[] AS queue, true AS fresh
 FROM taken t JOIN mine m ON m.lease_id = t.lease_id
 UNION ALL
 SELECT ord, at, fencing_token, lease_id, request_id, holder, labels, epic_id,
-    acquired_at, expires_at, live, waiting, own AND fresh
+    acquired_at, expires_at, live, waiting, ",
+    queue!("n", "n.at"),
+    ", own AND fresh
 FROM seen n WHERE NOT n.own OR n.fresh OR n.repeated OR n.ord IN (SELECT ord FROM told_again)
 "
 );
 
-/// Ends live leases as `end` does, and reads what there is to tell of the
-/// others. One that lives in the statement's snapshot, and was not there to be
-/// ended, another replica changed in between: it is asked again.
-pub(in super::super) const RELEASE: &str = concat!(
-    "
-WITH asked AS MATERIALIZED (
-    SELECT a.* FROM unnest($2::text[], $3::text[], $4::bigint[], $5::uuid[], $6::boolean[]) WITH ORDINALITY
-        AS a (team_id, session_id, lock_key, lease_id, unless_repeated, ord)
-), mine AS MATERIALIZED (
-    SELECT * FROM asked WHERE pg_try_advisory_xact_lock(lock_key)
-), ended AS (",
-    end!("$2", "$3", "$4", "$5", "$6"),
-    ")
-SELECT m.ord, e.ord IS NOT NULL OR COALESCE(s.released, false) AS released
-FROM mine m LEFT JOIN ended e USING (ord)
-LEFT JOIN sessions s
-    ON s.team_id = m.team_id AND s.session_id = m.session_id AND s.lease_id = m.lease_id
-WHERE e.ord IS NOT NULL
-    OR (s.released OR s.expires_at <= COALESCE($1::timestamptz, clock_timestamp())
-        OR (m.unless_repeated AND s.repeated)) IS NOT FALSE
-"
-);
+/// Tells of leases that are not there to be ended whether they were given back, or
+/// are to be spared. One that lives, another replica changed in between: it is asked
+/// again.
+pub(in super::super) const RELEASE: &str = "
+SELECT m.ord, COALESCE(s.released, false) AS released
+FROM unnest($2::text[], $3::text[], $4::bigint[], $5::uuid[], $6::boolean[]) WITH ORDINALITY
+    AS m (team_id, session_id, lock_key, lease_id, unless_repeated, ord)
+LEFT JOIN LATERAL (
+    SELECT * FROM sessions t
+    WHERE t.team_id = m.team_id AND t.session_id = m.session_id OFFSET 0) AS s
+    ON s.lease_id = m.lease_id
+WHERE (s.released OR s.expires_at <= COALESCE($1::timestamptz, clock_timestamp())
+    OR (m.unless_repeated AND s.repeated)) IS NOT FALSE
+";
 
 /// Lets live leases run on, but no longer than $7 in all; and reads those that
 /// ended without being given back.
-pub(in super::super) const RENEW: &str = "
+pub(in super::super) const RENEW: &str = concat!(
+    "
 WITH asked AS MATERIALIZED (
     SELECT a.* FROM unnest($2::text[], $3::text[], $4::bigint[], $5::uuid[], $6::bigint[]) WITH ORDINALITY
         AS a (team_id, session_id, lock_key, lease_id, ttl_micros, ord)
@@ -180,44 +196,57 @@ WITH asked AS MATERIALIZED (
     SET expires_at = LEAST(GREATEST(s.expires_at, s.acquired_at + $7::interval),
         COALESCE($1::timestamptz, clock_timestamp()) + m.ttl_micros * interval '1 microsecond')
     FROM mine m
-    WHERE s.team_id = m.team_id AND s.session_id = m.session_id AND s.lease_id = m.lease_id
+    WHERE ",
+    same_session!("s", "m"),
+    " AND s.lease_id = m.lease_id
         AND NOT s.released AND s.expires_at > COALESCE($1::timestamptz, clock_timestamp())
     RETURNING m.ord, s.*
 )
 SELECT ord, COALESCE($1::timestamptz, clock_timestamp()) AS at, fencing_token, lease_id,
-    request_id, holder, labels, epic_id, acquired_at, expires_at, true AS live, waiting
+    request_id, holder, labels, epic_id, acquired_at, expires_at, true AS live, waiting,
+    NULL::uuid[] AS queue
 FROM renewed
 UNION ALL
 SELECT m.ord, COALESCE($1::timestamptz, clock_timestamp()), s.fencing_token, s.lease_id,
-    s.request_id, s.holder, s.labels, s.epic_id, s.acquired_at, s.expires_at, false, s.waiting
+    s.request_id, s.holder, s.labels, s.epic_id, s.acquired_at, s.expires_at, false, s.waiting,
+    NULL
 FROM mine m LEFT JOIN LATERAL (
     SELECT * FROM sessions t
     WHERE t.team_id = m.team_id AND t.session_id = m.session_id OFFSET 0) AS s
     ON s.lease_id = m.lease_id AND NOT s.released
 WHERE m.ord NOT IN (SELECT ord FROM renewed)
-";
+"
+);
 
-pub(in super::super) const LOOK: &str = "
+pub(in super::super) const LOOK: &str = concat!(
+    "
 SELECT a.ord, clock.at, s.fencing_token, s.lease_id, s.request_id, s.holder, s.labels, s.epic_id,
-    s.acquired_at, s.expires_at, NOT s.released AND s.expires_at > clock.at AS live, s.waiting
+    s.acquired_at, s.expires_at, NOT s.released AND s.expires_at > clock.at AS live, s.waiting, ",
+    queue!("s", "clock.at"),
+    "
 FROM (SELECT COALESCE($3::timestamptz, clock_timestamp()) AS at OFFSET 0) AS clock,
     unnest($1::text[], $2::text[]) WITH ORDINALITY AS a (team_id, session_id, ord)
 CROSS JOIN LATERAL (
     SELECT * FROM sessions t
     WHERE t.team_id = a.team_id AND t.session_id = a.session_id OFFSET 0) AS s
-";
+"
+);
 
 /// Takes places in queues. $11: the replica where those wait; it counts as there
 /// until $12. Under the session's lock, so that tickets rise in the order in which
-/// places were taken. A place that a lost run of this took is found again.
-pub(in super::super) const ENQUEUE: &str = "
+/// places were taken. A place that a lost run of this took is found again, or the
+/// lease that has come of it since. At most $13 wait, but for those who wait on a
+/// replica that has gone.
+pub(in super::super) const ENQUEUE: &str = concat!(
+    "
 WITH present AS (
     INSERT INTO replicas AS r (replica, expires_at)
     SELECT $11::uuid, COALESCE($1::timestamptz, clock_timestamp()) + $12::interval
     ON CONFLICT (replica) DO UPDATE SET expires_at = EXCLUDED.expires_at
     WHERE r.expires_at < EXCLUDED.expires_at - $12::interval / 4
 ), mine AS MATERIALIZED (
-    SELECT a.* FROM unnest($2::text[], $3::text[], $4::bigint[], $5::uuid[], $6::uuid[],
+    SELECT a.*, COALESCE($1::timestamptz, clock_timestamp()) AS at
+    FROM unnest($2::text[], $3::text[], $4::bigint[], $5::uuid[], $6::uuid[],
             $7::text[], $8::text[], $9::text[], $10::bigint[]) WITH ORDINALITY
         AS a (team_id, session_id, lock_key, lease_id, request_id,
             holder, labels, epic_id, ttl_micros, ord)
@@ -225,49 +254,60 @@ WITH present AS (
 ), held AS (
     UPDATE sessions s SET waiting = true
     FROM mine m
-    WHERE s.team_id = m.team_id AND s.session_id = m.session_id
-        AND (s.waiting OR NOT s.released
-            AND s.expires_at > COALESCE($1::timestamptz, clock_timestamp()))
-    RETURNING m.ord
+    WHERE ",
+    same_session!("s", "m"),
+    " AND (s.waiting OR NOT s.released AND s.expires_at > m.at)
+    RETURNING m.ord, s.lease_id = m.lease_id AND NOT s.released AND s.expires_at > m.at AS own
 ), placed AS (
     INSERT INTO session_waiters (team_id, session_id, lease_id, request_id,
         holder, labels, epic_id, ttl_micros, replica)
     SELECT m.team_id, m.session_id, m.lease_id, m.request_id,
         m.holder, m.labels, m.epic_id, m.ttl_micros, $11
-    FROM mine m JOIN held USING (ord)
-    WHERE (SELECT count(*) FROM session_waiters w
-        WHERE w.team_id = m.team_id AND w.session_id = m.session_id) < $13::bigint
-    ON CONFLICT (lease_id) DO NOTHING
-    RETURNING lease_id
+    FROM mine m JOIN held h USING (ord)
+    WHERE NOT h.own AND (
+        SELECT count(*) FROM session_waiters w
+        WHERE w.team_id = m.team_id AND w.session_id = m.session_id
+            AND (w.replica = $11 OR EXISTS (
+                SELECT FROM replicas r WHERE r.replica = w.replica AND r.expires_at > m.at)))
+        < $13::bigint
+    ON CONFLICT (team_id, session_id, lease_id) DO NOTHING
+    RETURNING lease_id, ticket
 )
-SELECT m.ord, m.ord IN (SELECT ord FROM held) AS held,
-    m.lease_id IN (SELECT lease_id FROM placed)
-        OR EXISTS (SELECT FROM session_waiters w WHERE w.lease_id = m.lease_id) AS waits
-FROM mine m
-";
+SELECT m.ord, h.ord IS NOT NULL AS held, h.own IS TRUE AS own,
+    COALESCE(p.ticket, w.ticket) AS ticket
+FROM mine m LEFT JOIN held h USING (ord) LEFT JOIN placed p USING (lease_id)
+LEFT JOIN LATERAL (
+    SELECT ticket FROM session_waiters t
+    WHERE t.team_id = m.team_id AND t.session_id = m.session_id AND t.lease_id = m.lease_id
+    OFFSET 0) AS w ON true
+"
+);
 
 /// Hands sessions on that are free, or whose lease $5 is given back by this, to the
-/// first in their queue who waits on a replica that is there, for the same work; and
-/// notifies that replica. Where nobody waits, a lease that is given back ends, and
-/// nobody is looked for any more. $7: the replica that asks.
+/// first in their queue who waits on a replica that is there, for the same work. Where
+/// nobody waits, a lease that is given back ends, and nobody is looked for any more.
+/// $7: the replica that asks.
 ///
-/// `seen` is of the statement's snapshot, from before the lock was had: a row that
-/// another changed in between is left alone, and so is its queue. A place is locked
-/// before it counts: one that is being given up is passed over.
-pub(in super::super) const HAND_ON: &str = concat!(
-    "
+/// `seen` is of the statement's snapshot, from before the lock was had, and so is what
+/// is seen of the queue. A row that another has written in between, as whoever takes a
+/// place does, is left alone. A place is locked before it counts: one that is being
+/// given up is passed over.
+macro_rules! hand_on {
+    () => {
+        concat!(
+            "
 WITH mine AS MATERIALIZED (
     SELECT a.*, COALESCE($1::timestamptz, clock_timestamp()) AS at
     FROM unnest($2::text[], $3::text[], $4::bigint[], $5::uuid[], $6::boolean[]) WITH ORDINALITY
         AS a (team_id, session_id, lock_key, lease_id, unless_repeated, ord)
     WHERE pg_try_advisory_xact_lock(a.lock_key)
 ), seen AS MATERIALIZED (
-    SELECT m.ord, m.at, m.lease_id IS NULL AS looks, s.*,
+    SELECT m.ord, m.at, s.*,
         NOT s.released AND s.expires_at > m.at AS live,
         (NOT s.released AND s.expires_at > m.at AND s.lease_id = m.lease_id
             AND NOT (m.unless_repeated AND s.repeated)) IS TRUE AS given_back
     FROM mine m CROSS JOIN LATERAL (
-        SELECT * FROM sessions t
+        SELECT t.xmin AS version, t.* FROM sessions t
         WHERE t.team_id = m.team_id AND t.session_id = m.session_id OFFSET 0) AS s
 ), due AS MATERIALIZED (
     SELECT n.*, w.ticket, w.lease_id AS next_lease, w.request_id AS next_request,
@@ -299,38 +339,84 @@ WITH mine AS MATERIALIZED (
             SELECT FROM session_waiters o
             WHERE o.team_id = d.team_id AND o.session_id = d.session_id AND o.ticket <> d.ticket)
     FROM due d
-    WHERE s.team_id = d.team_id AND s.session_id = d.session_id
-        AND s.lease_id = d.lease_id AND s.fencing_token = d.fencing_token
-        AND s.released = d.released AND s.expires_at = d.expires_at
-        AND (d.ticket IS NOT NULL OR d.given_back OR s.waiting)
+    WHERE ",
+    same_session!("s", "d"),
+    " AND s.xmin = d.version
+        AND (d.ticket IS NOT NULL OR d.given_back OR d.waiting)
     RETURNING d.ord, d.given_back, d.ticket, d.replica, s.*
 ), gone AS (
     DELETE FROM session_waiters w USING changed c
-    WHERE w.team_id = c.team_id AND w.session_id = c.session_id AND w.ticket = c.ticket
-), noted AS (
+    WHERE ",
+    same_session!("w", "c"),
+    " AND w.ticket = ANY (ARRAY[c.ticket])
+)"
+        )
+    };
+}
+
+/// What is told of a session that was handed on, whose replica is notified by this.
+macro_rules! handed {
+    ($queue:expr) => {
+        concat!(
+            "
+SELECT c.ord, c.given_back, clock.at, c.fencing_token, c.lease_id, c.request_id, c.holder,
+    c.labels, c.epic_id, c.acquired_at, c.expires_at, c.ticket IS NOT NULL AS live, c.waiting,
+    ",
+            $queue,
+            ",
+    CASE WHEN c.replica <> $7::uuid THEN pg_notify('",
+            handed_channel!(),
+            "', c.lease_id::text) END
+FROM changed c, (SELECT COALESCE($1::timestamptz, clock_timestamp()) AS at OFFSET 0) AS clock
+"
+        )
+    };
+}
+
+/// Gives leases back, and hands their sessions on. Tells of those that were there.
+pub(in super::super) const GIVE_BACK: &str = concat!(hand_on!(), handed!("NULL::uuid[] AS queue"));
+
+/// Hands sessions on that are free, and tells of all how they stand then; of one that
+/// has no row, a row of nulls. One that another has just written is told nothing of.
+pub(in super::super) const HAND_ON: &str = concat!(
+    hand_on!(),
+    ", noted AS (
     UPDATE sessions s SET waiting = true
     FROM seen n
-    WHERE s.team_id = n.team_id AND s.session_id = n.session_id AND NOT s.waiting
-        AND n.looks AND n.live AND EXISTS (
-            SELECT FROM session_waiters w
-            WHERE w.team_id = n.team_id AND w.session_id = n.session_id)
-)
-SELECT ord, given_back, replica, COALESCE($1::timestamptz, clock_timestamp()) AS at,
-    fencing_token, lease_id, request_id, holder, labels, epic_id, acquired_at, expires_at,
-    ticket IS NOT NULL AS live, waiting,
-    CASE WHEN replica <> $7::uuid THEN pg_notify('",
-    handed_channel!(),
-    "', lease_id::text) END
-FROM changed
+    WHERE ",
+    same_session!("s", "n"),
+    " AND NOT s.waiting AND n.live AND EXISTS (
+        SELECT FROM session_waiters w WHERE ",
+    same_session!("w", "n"),
+    ")
+)",
+    handed!(queue!("c", "clock.at", " AND w.ticket IS DISTINCT FROM c.ticket")),
+    "UNION ALL
+SELECT m.ord, false, m.at, n.fencing_token, n.lease_id, n.request_id, n.holder,
+    n.labels, n.epic_id, n.acquired_at, n.expires_at, n.live, n.waiting, ",
+    queue!("n", "n.at"),
+    ", NULL
+FROM mine m LEFT JOIN seen n USING (ord)
+WHERE m.ord NOT IN (
+    SELECT ord FROM due WHERE ticket IS NOT NULL OR given_back OR waiting)
 "
 );
 
-pub(in super::super) const LEAVE: &str = "
-DELETE FROM session_waiters WHERE lease_id = ANY ($1::uuid[])
-";
+/// Gives places up, and tells which were there.
+pub(in super::super) const LEAVE: &str = concat!(
+    "
+DELETE FROM session_waiters w
+USING unnest($1::text[], $2::text[], $3::uuid[]) WITH ORDINALITY
+    AS a (team_id, session_id, lease_id, ord)
+WHERE ",
+    same_session!("w", "a"),
+    " AND w.lease_id = ANY (ARRAY[a.lease_id])
+RETURNING a.ord
+"
+);
 
 /// Tells that a replica is there until $3, and forgets those who waited on others
-/// that have been gone for a minute.
+/// that have been gone for a minute. Answers the places of those who wait on this one.
 pub(in super::super) const BEAT: &str = "
 WITH present AS (
     INSERT INTO replicas (replica, expires_at)
@@ -341,6 +427,8 @@ WITH present AS (
     WHERE expires_at < COALESCE($1::timestamptz, clock_timestamp()) - interval '1 minute'
         AND replica <> $2
     RETURNING replica
+), forgotten AS (
+    DELETE FROM session_waiters w USING lost WHERE w.replica = ANY (ARRAY[lost.replica])
 )
-DELETE FROM session_waiters w USING lost WHERE w.replica = lost.replica
+SELECT team_id, session_id, lease_id FROM session_waiters WHERE replica = $2
 ";

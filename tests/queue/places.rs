@@ -1,0 +1,308 @@
+//! A place in a queue: never lost without being taken again, and never kept for
+//! nobody.
+
+use std::time::Duration;
+
+use oncegate::{
+    domain::{Acquire, Id, Labels, LeaseId, RequestId, SessionKey, Ttl, limits::LEASE_TTL},
+    grpc::pb::{
+        BindEpicRequest, CloseSessionRequest, HoldSessionLeaseRequest, HoldSessionLeaseResponse,
+        admin_service_client::AdminServiceClient, hold_session_lease_response::Event,
+    },
+    store::{
+        AdminStore as _, Enqueue, Enqueued, Release, SessionStore as _, Store as _, Verdict,
+        postgres::Postgres,
+    },
+};
+use tonic::Streaming;
+
+use super::*;
+use crate::harness::release;
+
+on_both_stores!(a_closed_session_goes_to_those_who_wait_in_their_order);
+
+async fn a_closed_session_goes_to_those_who_wait_in_their_order(mut f: Fixture) {
+    let lease = take(&mut f.client, acquire("T1", "s", "holder")).await;
+    let bound = AcquireSessionLeaseRequest { epic_id: "PROJ-50".into(), ..waiting("first") };
+    let first = enqueue(&f.client, bound, 1).await;
+    let second = enqueue(&f.client, waiting("second"), 2).await;
+    let mut admin = AdminServiceClient::new(connect(f.replica.server.address()).await);
+    let close = CloseSessionRequest {
+        session: session("T1", "s"),
+        actor: "ops".into(),
+        reason: String::new(),
+    };
+    assert!(admin.close_session(close).await.unwrap().into_inner().closed);
+    let next = granted(first.await.unwrap().unwrap());
+    assert_eq!((next.holder.as_str(), next.epic_id.as_str()), ("first", "PROJ-50"));
+    assert!(next.fencing_token > lease.fencing_token);
+    assert!(!f.client.release_session_lease(release(&lease)).await.unwrap().into_inner().released);
+    give_back(&mut f.client, &next).await;
+    assert_eq!(granted(second.await.unwrap().unwrap()).holder, "second");
+}
+
+/// A session with a holder and one who waits, on a replica that is told nothing.
+struct Deaf {
+    url: String,
+    database: PgConnection,
+    holder: Client,
+    client: Client,
+    lease: SessionLease,
+    replicas: [Replica; 2],
+}
+
+impl Deaf {
+    async fn new() -> Self {
+        let url = new_database().await;
+        let proxy = Proxy::start_for("oncegate queue", &url, Line::Deaf).await;
+        let here = Replica::start(&proxy.url, Clock::Store, &[]).await;
+        let there = Replica::start(&url, Clock::Store, &[]).await;
+        let (mut holder, client) = (there.client().await, here.client().await);
+        let long = AcquireSessionLeaseRequest { ttl: seconds(900), ..acquire("T1", "s", "holder") };
+        let lease = take(&mut holder, long).await;
+        let database = PgConnection::connect(&url).await.unwrap();
+        Self { url, database, holder, client, lease, replicas: [here, there] }
+    }
+}
+
+/// Takes place and ticket together, as they are drawn.
+const SWAP: &str = "UPDATE session_waiters SET ticket = -ticket";
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn whoever_looks_first_on_a_replica_looks_for_all() {
+    let mut f = Deaf::new().await;
+    let first = enqueue(&f.client, waiting("first"), 1).await;
+    let second = enqueue(&f.client, waiting("second"), 2).await;
+    // The store gives it to whom this replica takes for the second.
+    f.database.execute(SWAP).await.unwrap();
+    give_back(&mut f.holder, &f.lease).await;
+    let begun = Instant::now();
+    let lease = granted(second.await.unwrap().unwrap());
+    assert!(begun.elapsed() < Duration::from_secs(1), "{:?}", begun.elapsed());
+    give_back(&mut f.holder, &lease).await;
+    granted(first.await.unwrap().unwrap());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_place_that_nobody_stands_in_is_given_up() {
+    // As if whoever asked for it had been told that it had failed.
+    const GHOST: &str = "INSERT INTO session_waiters (team_id, session_id, ticket, lease_id,
+            request_id, holder, labels, ttl_micros, replica)
+        SELECT team_id, session_id, 0, gen_random_uuid(), request_id, 'ghost', labels,
+            ttl_micros, replica
+        FROM session_waiters";
+    let mut f = Deaf::new().await;
+    let waiter = enqueue(&f.client, waiting("waiter"), 1).await;
+    f.database.execute(GHOST).await.unwrap();
+    places(&mut f.database, 1).await;
+    give_back(&mut f.holder, &f.lease).await;
+    assert_eq!(granted(waiter.await.unwrap().unwrap()).holder, "waiter");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_place_that_the_store_has_lost_is_taken_again() {
+    let mut f = Deaf::new().await;
+    let waiter = enqueue(&f.client, waiting("waiter"), 1).await;
+    f.database.execute("DELETE FROM session_waiters").await.unwrap();
+    places(&mut f.database, 1).await;
+    give_back(&mut f.holder, &f.lease).await;
+    assert_eq!(granted(waiter.await.unwrap().unwrap()).holder, "waiter");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn those_who_waited_onreplicas_that_have_gone_fill_no_queue() {
+    const GONE: &str = "INSERT INTO session_waiters (team_id, session_id, lease_id, request_id,
+            holder, labels, ttl_micros, replica)
+        SELECT 'T1', 's', gen_random_uuid(), gen_random_uuid(), '', '{}', 1, gen_random_uuid()
+        FROM generate_series(1, 64)";
+    let mut f = Deaf::new().await;
+    f.database.execute(GONE).await.unwrap();
+    let waiter = enqueue(&f.client, waiting("waiter"), 1).await;
+    give_back(&mut f.holder, &f.lease).await;
+    assert_eq!(granted(waiter.await.unwrap().unwrap()).holder, "waiter");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn those_who_wait_keep_their_places_while_the_store_is_away() {
+    let f = Deaf::new().await;
+    let proxy = Proxy::start_for("oncegate", &f.url, Line::Open).await;
+    let replica = Replica::start(&proxy.url, Clock::Store, &[]).await;
+    let client = replica.client().await;
+    let first = enqueue(&client, waiting("first"), 1).await;
+    let second = enqueue(&f.client, waiting("second"), 2).await;
+    let mut holder = f.holder.clone();
+    proxy.set(Line::Cut);
+    // It looks in vain at least once.
+    while client.clone().acquire_session_lease(acquire("T1", "s", "look")).await.is_ok() {}
+    tokio::time::sleep(Duration::from_millis(600)).await;
+    proxy.set(Line::Open);
+    length(&client, 2).await;
+    give_back(&mut holder, &f.lease).await;
+    give_back(&mut holder, &granted(first.await.unwrap().unwrap())).await;
+    assert_eq!(granted(second.await.unwrap().unwrap()).holder, "second");
+}
+
+async fn hold(client: &Client, epic: &str) -> Streaming<HoldSessionLeaseResponse> {
+    let request = HoldSessionLeaseRequest {
+        session: session("T1", "s"),
+        holder: "waiter".into(),
+        epic_id: epic.into(),
+        ttl: seconds(1),
+        wait: seconds(60),
+        ..Default::default()
+    };
+    client.clone().hold_session_lease(request).await.unwrap().into_inner()
+}
+
+async fn next(events: &mut Streaming<HoldSessionLeaseResponse>) -> Event {
+    events.message().await.unwrap().unwrap().event.unwrap()
+}
+
+fn place(event: &Event) -> i32 {
+    match event {
+        Event::Queued(queued) => queued.position,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn those_who_wait_on_severalreplicas_are_told_their_place_in_the_one_queue() {
+    let f = Deaf::new().await;
+    let mut here = hold(&f.client, "").await;
+    assert_eq!(place(&next(&mut here).await), 1);
+    let mut there = hold(&f.holder, "").await;
+    assert_eq!(place(&next(&mut there).await), 2);
+    length(&f.client, 2).await;
+    length(&f.holder, 2).await;
+    drop(here);
+    assert_eq!(place(&next(&mut there).await), 1);
+}
+
+/// However long somebody has waited, a lease counts from when it was granted.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_lease_that_comes_out_of_turn_is_kept() {
+    let mut f = Deaf::new().await;
+    let mut first = hold(&f.client, "PROJ-50").await;
+    assert_eq!(place(&next(&mut first).await), 1);
+    let mut second = hold(&f.client, "PROJ-51").await;
+    assert_eq!(place(&next(&mut second).await), 2);
+    // For longer than its lease will be.
+    tokio::time::sleep(Duration::from_millis(1_500)).await;
+    let mut admin = AdminServiceClient::new(connect(f.replicas[1].server.address()).await);
+    let bind = BindEpicRequest {
+        session: session("T1", "s"),
+        epic_id: "PROJ-51".into(),
+        actor: "ops".into(),
+        reason: String::new(),
+    };
+    admin.bind_epic(bind).await.unwrap();
+    give_back(&mut f.client, &f.lease).await;
+    let mut told = next(&mut second).await;
+    // Should the first have been told in between.
+    while let Event::Queued(_) = told {
+        told = next(&mut second).await;
+    }
+    assert!(matches!(told, Event::Granted(_)), "{told:?}");
+    let told = next(&mut second).await;
+    assert!(matches!(told, Event::Renewed(_)), "{told:?}");
+}
+
+fn wish() -> Acquire {
+    let id = |text: &str| Id::parse("id", text.to_owned()).unwrap();
+    let key = SessionKey::given(id("T1"), id("s"));
+    Acquire {
+        request: RequestId::for_session(&key, None),
+        key,
+        holder: "waiter".into(),
+        ttl: Ttl::parse(None, *LEASE_TTL.end(), &LEASE_TTL).unwrap(),
+        epic: None,
+        labels: Labels::default(),
+    }
+}
+
+/// An answer can be lost for longer than it takes the lease to come.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_place_that_has_been_served_is_not_taken_again() {
+    let url = new_database().await;
+    let replica = Replica::start(&url, Clock::Store, &[]).await;
+    let mut holder = replica.client().await;
+    let lease = take(&mut holder, acquire("T1", "s", "holder")).await;
+    let store = Postgres::new(&url, Duration::from_secs(5), Clock::Store).unwrap();
+    let mut store = store.connection();
+    let enqueue = Enqueue { acquire: wish(), lease: LeaseId::random() };
+    let placed = store.enqueue(&[&enqueue]).await.unwrap();
+    let [Verdict::Decided(Enqueued::Waits(_))] = placed[..] else { panic!("{placed:?}") };
+    let again = store.enqueue(&[&enqueue]).await.unwrap();
+    assert_eq!(again, placed);
+    give_back(&mut holder, &lease).await;
+    let again = store.enqueue(&[&enqueue]).await.unwrap();
+    assert_eq!(again, [Verdict::Decided(Enqueued::Given)]);
+    let Enqueue { acquire: Acquire { key, .. }, lease } = enqueue;
+    let release = Release { key: key.clone(), lease, unless_repeated: false };
+    let changed = store.change(&[], &[&release]).await.unwrap();
+    assert_eq!(changed.ended, [Verdict::Decided(true)]);
+    assert!(changed.handed.is_empty());
+    let row = store.look_sessions(&[&key]).await.unwrap().pop().flatten().unwrap();
+    assert!(!row.live && row.queue.is_empty());
+    assert_eq!(store.count(None).await.unwrap().waiters, 0);
+}
+
+/// Makes the statement that hands a session on wait for its lock until a gate is
+/// opened, while all others pass.
+const GATE: &str = "
+CREATE TABLE gate (closed boolean);
+INSERT INTO gate VALUES (true);
+CREATE SCHEMA slow;
+CREATE FUNCTION slow.pg_try_advisory_xact_lock(bigint) RETURNS boolean LANGUAGE plpgsql AS $$
+BEGIN
+    IF current_query() LIKE '%next_lease%' AND pg_catalog.pg_try_advisory_xact_lock(-1) THEN
+        WHILE EXISTS (SELECT FROM public.gate) LOOP
+            PERFORM pg_sleep(0.001);
+        END LOOP;
+    END IF;
+    RETURN pg_catalog.pg_try_advisory_xact_lock($1);
+END $$;
+DO $$ BEGIN
+    EXECUTE format('ALTER DATABASE %I SET search_path = public, slow, pg_catalog',
+        current_database());
+END $$;
+";
+
+/// A statement sees the queue as it is when it begins, and has the session's lock
+/// only later: whoever came in between is not forgotten.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn whoever_comes_while_a_session_is_given_back_is_next() {
+    const STANDS_AT_THE_GATE: &str = "SELECT count(*) FROM pg_locks
+        WHERE locktype = 'advisory' AND classid = 4294967295 AND objid = 4294967295
+            AND database = (SELECT oid FROM pg_database WHERE datname = current_database())";
+    let url = new_database().await;
+    let mut database = PgConnection::connect(&url).await.unwrap();
+    database.execute(GATE).await.unwrap();
+    database.execute("DELETE FROM gate").await.unwrap();
+    let replicas = Replica::start_all(2, &url, &Clock::Store).await;
+    let (mut holder, client) = (replicas[0].client().await, replicas[1].client().await);
+    let lease = take(&mut holder, acquire("T1", "s", "holder")).await;
+    // The session is marked as waited for, and nobody waits.
+    enqueue(&client, waiting("gone"), 1).await.abort();
+    places(&mut database, 0).await;
+
+    database.execute("INSERT INTO gate VALUES (true)").await.unwrap();
+    let mut releasing = holder.clone();
+    let releasing = tokio::spawn(async move { give_back(&mut releasing, &lease).await });
+    while sqlx::query_scalar::<_, i64>(STANDS_AT_THE_GATE).fetch_one(&mut database).await.unwrap()
+        == 0
+    {}
+    let waiter = enqueue(&client, waiting("waiter"), 1).await;
+    let pushing = tokio::spawn(async move {
+        loop {
+            let answer = holder.acquire_session_lease(acquire("T1", "s", "pushy")).await.unwrap();
+            if held(answer.into_inner()).holder == "waiter" {
+                return;
+            }
+        }
+    });
+    database.execute("DELETE FROM gate").await.unwrap();
+    releasing.await.unwrap();
+    assert_eq!(granted(waiter.await.unwrap().unwrap()).holder, "waiter");
+    pushing.await.expect("a caller that did not wait got the session first");
+}
