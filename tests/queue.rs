@@ -382,12 +382,12 @@ async fn one_queue_over_three_replicas(rounds: usize, leaves: impl Fn(usize) -> 
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn waiters_on_three_replicas_are_served_in_the_order_in_which_they_came() {
-    one_queue_over_three_replicas(20, |_| false).await;
+    one_queue_over_three_replicas(100, |_| false).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn waiters_on_three_replicas_that_went_away_are_passed_over() {
-    one_queue_over_three_replicas(20, |place| place % 7 < 2 || place == 59).await;
+    one_queue_over_three_replicas(100, |place| place % 7 < 2 || place == 59).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
