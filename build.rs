@@ -3,8 +3,11 @@
 use std::{env, fs, path::PathBuf};
 
 /// The files with services; they import the others.
-const SERVICES: [&str; 2] =
-    ["oncegate/v1/idempotency_service.proto", "oncegate/v1/admin_service.proto"];
+const SERVICES: [&str; 3] = [
+    "oncegate/v1/idempotency_service.proto",
+    "oncegate/v1/turn_service.proto",
+    "oncegate/v1/admin_service.proto",
+];
 
 #[expect(clippy::disallowed_methods, reason = "how cargo tells a build script where to write")]
 fn main() -> Result<(), Box<dyn std::error::Error>> {

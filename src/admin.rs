@@ -5,7 +5,7 @@
 use tokio::runtime::Handle;
 
 use crate::{
-    domain::{EventKey, SessionKey, SessionRow, StoredEvent},
+    domain::{EventKey, EventRow, SessionKey, SessionRow},
     lane::{CallError, Executes, Lane, Op},
     session::Sessions,
     store::{Connection, Counts, Page, Store, StoreError, Verdict},
@@ -79,11 +79,11 @@ enum What {
 }
 
 /// What a change found to change.
-#[derive(Clone, Copy)]
+#[derive(Clone)]
 enum Done {
     Nothing,
     Session,
-    Event(StoredEvent),
+    Event(EventRow),
 }
 
 impl Op for Change {
@@ -94,7 +94,7 @@ impl Op for Change {
     fn key(&self) {}
 
     fn answer(&self, done: &Done) -> Verdict<Done> {
-        Verdict::Decided(*done)
+        Verdict::Decided(done.clone())
     }
 }
 
@@ -257,7 +257,7 @@ impl Admin {
         &self,
         key: EventKey,
         author: Author,
-    ) -> Result<Option<StoredEvent>, CallError> {
+    ) -> Result<Option<EventRow>, CallError> {
         match self.changes.call(Change { what: What::Forget(key), author }).await? {
             Done::Event(event) => Ok(Some(event)),
             Done::Session | Done::Nothing => Ok(None),

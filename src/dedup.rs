@@ -9,7 +9,7 @@ use futures_util::future::join_all;
 use tokio::runtime::Handle;
 
 use crate::{
-    domain::{EventKey, Mark, MarkOutcome, StoredEvent},
+    domain::{EventKey, EventRow, Mark, MarkOutcome, StoredEvent},
     lane::{CallError, Executes, Lane, Lanes, MAX_BATCH, Op},
     store::{Connection, Store, StoreError, Verdict},
     telemetry::Metrics,
@@ -25,20 +25,20 @@ const TIDY_INTERVAL: Duration = Duration::from_secs(1);
 
 impl Op for Mark {
     type Key<'a> = &'a EventKey;
-    type Row = StoredEvent;
+    type Row = EventRow;
     type Answer = MarkOutcome;
 
     fn key(&self) -> &EventKey {
         &self.key
     }
 
-    fn answer(&self, row: &StoredEvent) -> Verdict<MarkOutcome> {
+    fn answer(&self, row: &EventRow) -> Verdict<MarkOutcome> {
         Verdict::Decided(row.outcome(self.request))
     }
 }
 
 impl<S: Connection> Executes<Mark> for S {
-    async fn execute(&mut self, ops: &[&Mark]) -> Result<Vec<Verdict<StoredEvent>>, StoreError> {
+    async fn execute(&mut self, ops: &[&Mark]) -> Result<Vec<Verdict<EventRow>>, StoreError> {
         self.mark(ops).await
     }
 }
@@ -48,15 +48,15 @@ pub struct Look(EventKey);
 
 impl Op for Look {
     type Key<'a> = &'a EventKey;
-    type Row = Option<StoredEvent>;
-    type Answer = Option<StoredEvent>;
+    type Row = Option<EventRow>;
+    type Answer = Option<EventRow>;
 
     fn key(&self) -> &EventKey {
         &self.0
     }
 
-    fn answer(&self, row: &Option<StoredEvent>) -> Verdict<Option<StoredEvent>> {
-        Verdict::Decided(*row)
+    fn answer(&self, row: &Option<EventRow>) -> Verdict<Option<EventRow>> {
+        Verdict::Decided(row.clone())
     }
 }
 
@@ -64,7 +64,7 @@ impl<S: Connection> Executes<Look> for S {
     async fn execute(
         &mut self,
         ops: &[&Look],
-    ) -> Result<Vec<Verdict<Option<StoredEvent>>>, StoreError> {
+    ) -> Result<Vec<Verdict<Option<EventRow>>>, StoreError> {
         let keys: Vec<&EventKey> = ops.iter().map(|look| &look.0).collect();
         Ok(self.look_events(&keys).await?.into_iter().map(Verdict::Decided).collect())
     }
@@ -123,7 +123,7 @@ impl Dedup {
                 outcome
             }
         };
-        self.count(outcome);
+        self.count(&outcome);
         Ok(outcome)
     }
 
@@ -169,22 +169,20 @@ impl Dedup {
                 Ok(outcome)
             }
         });
-        outcomes
-            .inspect(|outcome| outcome.iter().for_each(|outcome| self.count(*outcome)))
-            .collect()
+        outcomes.inspect(|outcome| outcome.iter().for_each(|outcome| self.count(outcome))).collect()
     }
 
     /// The live row of an event.
     ///
     /// # Errors
     /// [`CallError`].
-    pub async fn look(&self, key: EventKey) -> Result<Option<StoredEvent>, CallError> {
+    pub async fn look(&self, key: EventKey) -> Result<Option<EventRow>, CallError> {
         match self.recall(&key) {
-            Recall::Known(event) => Ok(Some(event)),
+            Recall::Known(event) => Ok(Some(EventRow::Processed(event))),
             Recall::Unknown(question) => {
                 let found = self.looks.call(Look(key)).await?;
-                if let Some(event) = found {
-                    self.remember(question, event);
+                if let Some(EventRow::Processed(event)) = found {
+                    self.remember(question, Some(event));
                 }
                 Ok(found)
             }
@@ -199,16 +197,16 @@ impl Dedup {
         recall
     }
 
-    fn remember(&self, question: Option<Question>, event: StoredEvent) {
-        if let (Some(known), Some(question)) = (&self.known, question) {
+    fn remember(&self, question: Option<Question>, event: Option<StoredEvent>) {
+        if let (Some(known), Some(question), Some(event)) = (&self.known, question, event) {
             known.remember(question, event);
         }
     }
 
-    fn count(&self, outcome: MarkOutcome) {
+    fn count(&self, outcome: &MarkOutcome) {
         match outcome {
             MarkOutcome::First(_) => self.metrics.first.inc(),
-            MarkOutcome::Duplicate(_) => self.metrics.duplicate.inc(),
+            MarkOutcome::Duplicate(_) | MarkOutcome::Claimed(_) => self.metrics.duplicate.inc(),
         };
     }
 }

@@ -10,8 +10,9 @@ pub mod limits;
 mod session;
 mod slack;
 mod time;
+mod turn;
 
-pub use event::{Mark, MarkOutcome, RequestId, StoredEvent};
+pub use event::{By, EventRow, Mark, MarkOutcome, RequestId, StoredEvent};
 pub use invalid::Invalid;
 pub use key::{EventKey, Id, SessionKey};
 pub use session::{
@@ -19,3 +20,4 @@ pub use session::{
 };
 pub use slack::SlackEvent;
 pub use time::{Timestamp, Ttl, bounded};
+pub use turn::{Begin, Begun, Claim, Ending, Finish, Kept, Prolong, TurnId};

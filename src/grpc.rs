@@ -12,10 +12,12 @@ mod deadline;
 mod idempotency;
 mod observe;
 mod status;
+mod turn;
 
 pub use admin::Administration;
 pub use idempotency::Idempotency;
 pub use observe::{Gate, Observe};
+pub use turn::Turning;
 
 /// The contract's messages, clients and servers, generated from `proto/`.
 #[allow(

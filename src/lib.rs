@@ -9,6 +9,7 @@
 //! | [`store`] | what is needed of a database; PostgreSQL and SQLite |
 //! | [`lane`] | the batching actor between callers and a connection |
 //! | [`dedup`], [`session`], [`cleanup`] | events, leases, rows no longer needed |
+//! | [`turn`] | an event and its session at once |
 //! | [`admin`] | what those who look after the bots ask for |
 //! | [`grpc`] | the wire |
 //! | [`listener`], [`server`] | sockets; the composition root |
@@ -45,3 +46,4 @@ pub mod server;
 pub mod session;
 pub mod store;
 pub mod telemetry;
+pub mod turn;

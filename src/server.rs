@@ -15,16 +15,18 @@ use crate::{
     dedup::{Dedup, Known},
     domain::limits::MAX_REQUEST_BYTES,
     grpc::{
-        Administration, Gate, Idempotency, Observe,
+        Administration, Gate, Idempotency, Observe, Turning,
         pb::{
             self, admin_service_server::AdminServiceServer,
             idempotency_service_server::IdempotencyServiceServer,
+            turn_service_server::TurnServiceServer,
         },
     },
     listener::Listener,
     session::{Bounds, Sessions},
     store::{Clock, Store, StoreError, postgres::Postgres, sqlite::Sqlite},
     telemetry::Metrics,
+    turn::Turns,
 };
 
 mod drain;
@@ -86,6 +88,7 @@ impl Server {
             max_hold: config.max_hold,
         };
         let sessions = Sessions::start(store, runtimes, bounds, &stop, &metrics);
+        let turns = Turns::start(store, runtimes, &sessions, bounds, &metrics);
         let KnownConfig { known_events, known_max_age } = config.known;
         let known = (known_events > 0)
             .then(|| Known::new(known_events, known_max_age, store.invalidations()))
@@ -113,13 +116,15 @@ impl Server {
         let others = Routes::new(health_service)
             .add_service(admin)
             .add_service(reflection().build_v1()?)
-            .add_service(reflection().build_v1alpha()?)
-            .prepare();
-        let gate = |(dedup, sessions)| {
+            .add_service(reflection().build_v1alpha()?);
+        let gate = |((dedup, sessions), turns)| {
+            let turns = TurnServiceServer::new(Turning { turns, timeout })
+                .max_decoding_message_size(MAX_REQUEST_BYTES);
+            let others = others.clone().add_service(turns).prepare();
             let service = Idempotency { dedup, sessions, cleanup: cleanup.clone(), timeout };
             let service =
                 IdempotencyServiceServer::new(service).max_decoding_message_size(MAX_REQUEST_BYTES);
-            Gate::new(service, others.clone(), observe.clone())
+            Gate::new(service, others, observe.clone())
         };
         let connections = Connections {
             limits: config.limits.clone(),
@@ -128,7 +133,7 @@ impl Server {
             cut: CancellationToken::new(),
             served: TaskTracker::new(),
         };
-        let gates = dedups.into_iter().zip(sessions).map(gate).collect();
+        let gates = dedups.into_iter().zip(sessions).zip(turns).map(gate).collect();
         connections.serve(listener, runtimes, gates);
 
         let drain = Drain { health, under_way, connections, timeout: config.drain_timeout };

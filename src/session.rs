@@ -37,7 +37,7 @@ use queue::{News, Place, Queues};
 /// The most sessions in one batch that locks them. Every advisory lock takes a
 /// place in a table that all of the database server's clients share, 6,400 by
 /// default: a replica takes at most this for each of its writing lanes.
-const BATCH: usize = 256;
+pub(crate) const BATCH: usize = 256;
 
 /// The longest that the first in a queue waits before it looks again: how late
 /// it may learn what it was not told, as where a notification is lost.
@@ -63,6 +63,9 @@ pub enum SessionError {
     /// The lease has ended: it was held for as long as any may be.
     #[error("the lease was held for {0:?}, and no lease is for longer")]
     HeldTooLong(Duration),
+    /// The claim has lapsed, or the event was handled otherwise.
+    #[error("the claim has lapsed, or the event was handled otherwise")]
+    ClaimLost,
     /// The session is bound to other work.
     #[error("the session is bound to epic {bound:?}")]
     EpicMismatch {
@@ -278,6 +281,12 @@ impl Sessions {
         self.looks.call(Look(key)).await
     }
 
+    /// A session went to whoever was next, by a statement that began at `asked`: tells
+    /// them, if they wait here.
+    pub(crate) fn deliver(&self, row: SessionRow, asked: Instant) {
+        self.queues.deliver(row, asked);
+    }
+
     /// Hands a session on to whoever is next, if it is free. Answers how it stands.
     ///
     /// # Errors
@@ -320,7 +329,8 @@ impl Sessions {
             let mut place = place.ok_or(SessionError::QueueFull)?;
             let enqueue = Enqueue { acquire: acquire.clone(), lease };
             let (queues, leaves) = (Arc::clone(&self.queues), self.leaves.clone());
-            let stand = Stand { enqueue, queues, leaves };
+            let grants = Arc::clone(grants);
+            let stand = Stand { enqueue, queues, leaves, grants };
             let ticket = match self.stands.call(stand).await? {
                 Enqueued::Waits(ticket) => ticket,
                 // It looks before all others.

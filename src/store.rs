@@ -18,16 +18,18 @@ use std::{
 
 use tokio::sync::mpsc;
 
-use crate::domain::{EventKey, LeaseId, Mark, StoredEvent, Timestamp};
+use crate::domain::{EventKey, EventRow, LeaseId, Mark, Timestamp};
 
 mod admin;
 pub mod postgres;
 mod schema;
 mod session;
 pub mod sqlite;
+mod turn;
 
 pub use admin::{AdminStore, Counts, Page};
 pub use session::{Changed, Enqueue, Enqueued, Release, Renew, SessionStore};
+pub use turn::{Finished, Prolonged, TurnStore};
 
 /// Why a store could not answer.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -204,7 +206,7 @@ pub trait EventStore {
     fn mark(
         &mut self,
         marks: &[&Mark],
-    ) -> impl Future<Output = Result<Vec<Verdict<StoredEvent>>, StoreError>> + Send;
+    ) -> impl Future<Output = Result<Vec<Verdict<EventRow>>, StoreError>> + Send;
 
     /// Reads the live rows of `keys`, in order.
     ///
@@ -213,7 +215,7 @@ pub trait EventStore {
     fn look_events(
         &mut self,
         keys: &[&EventKey],
-    ) -> impl Future<Output = Result<Vec<Option<StoredEvent>>, StoreError>> + Send;
+    ) -> impl Future<Output = Result<Vec<Option<EventRow>>, StoreError>> + Send;
 }
 
 /// What the service does for the store, rather than for a caller.
@@ -239,7 +241,9 @@ pub trait Upkeep {
 
 /// One connection to a store: opened when it is first used, and again when it
 /// was lost.
-pub trait Connection: EventStore + SessionStore + AdminStore + Upkeep + Send + 'static {
+pub trait Connection:
+    EventStore + SessionStore + TurnStore + AdminStore + Upkeep + Send + 'static
+{
     /// Forgets the state of the connection, after a batch did not end as it
     /// should.
     fn reset(&mut self);

@@ -152,6 +152,8 @@ pub struct Metrics {
     pub granted: Counter,
     /// Answers that somebody else holds the session.
     pub held: Counter,
+    /// Turns.
+    pub turns: TurnMetrics,
     /// Callers that wait for a session on this replica.
     pub waiters: Gauge,
     /// Leases that run, over all replicas, as last counted.
@@ -164,6 +166,44 @@ pub struct Metrics {
     pub shed: Counter,
 }
 
+/// What became of turns.
+#[derive(Debug, Clone)]
+pub struct TurnMetrics {
+    /// Begun.
+    pub granted: Counter,
+    /// Not begun: the event is handled.
+    pub duplicate: Counter,
+    /// Not begun: another run works on the event.
+    pub in_progress: Counter,
+    /// Not begun: the session is held.
+    pub busy: Counter,
+    /// Finished.
+    pub succeeded: Counter,
+    /// Finished, for another run to try again.
+    pub failed: Counter,
+    /// Failed as often as may be.
+    pub gave_up: Counter,
+    /// Finished too late.
+    pub lost: Counter,
+}
+
+impl TurnMetrics {
+    fn of(begins: &Family<Outcome, Counter>, finishes: &Family<Outcome, Counter>) -> Self {
+        let begun = |outcome| begins.get_or_create_owned(&Outcome { outcome });
+        let ended = |outcome| finishes.get_or_create_owned(&Outcome { outcome });
+        Self {
+            granted: begun("granted"),
+            duplicate: begun("duplicate"),
+            in_progress: begun("in_progress"),
+            busy: begun("busy"),
+            succeeded: ended("succeeded"),
+            failed: ended("failed"),
+            gave_up: ended("gave_up"),
+            lost: ended("lost"),
+        }
+    }
+}
+
 impl Metrics {
     /// All metrics, at zero.
     #[must_use]
@@ -171,6 +211,8 @@ impl Metrics {
         let mut registry = Registry::default();
         let marks = Family::<Outcome, Counter>::default();
         let acquires = Family::<Outcome, Counter>::default();
+        let begins = Family::<Outcome, Counter>::default();
+        let finishes = Family::<Outcome, Counter>::default();
         let mut metrics = Self {
             registry: Arc::default(),
             started: Family::default(),
@@ -188,6 +230,7 @@ impl Metrics {
             known_in_use: Gauge::default(),
             granted: acquires.get_or_create_owned(&Outcome { outcome: "granted" }),
             held: acquires.get_or_create_owned(&Outcome { outcome: "held" }),
+            turns: TurnMetrics::of(&begins, &finishes),
             waiters: Gauge::default(),
             leases: Gauge::default(),
             store_up: Gauge::default(),
@@ -216,6 +259,8 @@ impl Metrics {
             metrics.known_in_use.clone(),
         );
         r.register("acquires", "Requests for a lease answered, by outcome", acquires);
+        r.register("turns_begun", "Requests for a turn answered, by outcome", begins);
+        r.register("turns_finished", "Turns ended, by how", finishes);
         r.register("lane_batch_rows", "Rows in one batch", metrics.lane_rows.clone());
         r.register_with_unit(
             "lane_batch",

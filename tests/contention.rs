@@ -22,6 +22,7 @@ use crate::harness::{
 };
 
 mod storms;
+mod turns;
 
 const REPLICAS: usize = 3;
 const CALLERS: usize = 64;

@@ -8,7 +8,7 @@ use std::{
 use proc_macro2::{Delimiter, TokenStream, TokenTree};
 
 /// Each module at the crate's root, and the others that it may name.
-const MAY_NAME: [(&str, &[&str]); 14] = [
+const MAY_NAME: [(&str, &[&str]); 15] = [
     ("domain", &[]),
     ("telemetry", &[]),
     ("config", &["domain", "telemetry"]),
@@ -17,8 +17,12 @@ const MAY_NAME: [(&str, &[&str]); 14] = [
     ("dedup", &["domain", "store", "lane", "telemetry"]),
     ("session", &["domain", "store", "lane", "telemetry"]),
     ("cleanup", &["domain", "store", "lane", "telemetry"]),
+    ("turn", &["domain", "store", "lane", "session", "telemetry"]),
     ("admin", &["domain", "store", "lane", "session", "telemetry"]),
-    ("grpc", &["domain", "store", "lane", "dedup", "session", "cleanup", "admin", "telemetry"]),
+    (
+        "grpc",
+        &["domain", "store", "lane", "dedup", "session", "turn", "cleanup", "admin", "telemetry"],
+    ),
     ("listener", &["config"]),
     (
         "server",
@@ -28,6 +32,7 @@ const MAY_NAME: [(&str, &[&str]); 14] = [
             "store",
             "dedup",
             "session",
+            "turn",
             "cleanup",
             "admin",
             "grpc",

@@ -145,6 +145,7 @@ mod tests {
     use std::sync::atomic::{AtomicBool, AtomicI64};
 
     use super::*;
+    use crate::domain::By;
     use crate::domain::RequestId;
 
     const MAX_AGE: Duration = Duration::from_millis(1);
@@ -182,6 +183,7 @@ mod tests {
         StoredEvent {
             process_time: Timestamp::from_micros(0),
             expire_time: Timestamp::from_micros(expire_micros),
+            by: By::Mark,
             request: Some(RequestId::for_event(&key("T", "e"), None)),
         }
     }

@@ -2,7 +2,7 @@
 
 use uuid::Uuid;
 
-use super::{EventKey, Id, SessionKey, Timestamp, Ttl, key::hash128};
+use super::{Claim, EventKey, Id, SessionKey, Timestamp, Ttl, key::hash128};
 
 /// One attempt at a decision. The row that a decision leaves behind carries the
 /// winner's, so that whoever reads it, now or after a lost reply, in one batch
@@ -56,22 +56,55 @@ pub struct Mark {
     pub request: RequestId,
 }
 
-/// A live row: an event that has been handled.
+/// An event that has been handled, by its live row.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct StoredEvent {
-    /// When it was marked.
+    /// When it was marked, or its turn ended.
     pub process_time: Timestamp,
     /// From this moment it is new again.
     pub expire_time: Timestamp,
     /// The attempt that won it; none on a row of the older bots.
     pub request: Option<RequestId>,
+    /// How it was handled.
+    pub by: By,
+}
+
+/// How an event was handled.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum By {
+    /// By a mark.
+    Mark,
+    /// By a turn: the so-many-th that claimed it.
+    Turn(u32),
+    /// By none of so many turns: it was given up.
+    Nobody(u32),
+}
+
+/// A live row.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum EventRow {
+    /// The event has been handled.
+    Processed(StoredEvent),
+    /// A run has claimed it.
+    Claimed(Claim),
+}
+
+impl EventRow {
+    /// What this row means to the attempt `request` at a mark.
+    #[must_use]
+    pub fn outcome(&self, request: RequestId) -> MarkOutcome {
+        match self {
+            Self::Processed(event) => event.outcome(request),
+            Self::Claimed(claim) => MarkOutcome::Claimed(claim.clone()),
+        }
+    }
 }
 
 impl StoredEvent {
-    /// What this row means to the attempt `request`.
+    /// What this row means to the attempt `request` at a mark.
     #[must_use]
     pub fn outcome(self, request: RequestId) -> MarkOutcome {
-        if self.request == Some(request) {
+        if self.request == Some(request) && self.by == By::Mark {
             MarkOutcome::First(self)
         } else {
             MarkOutcome::Duplicate(self)
@@ -80,20 +113,23 @@ impl StoredEvent {
 }
 
 /// What became of a mark.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum MarkOutcome {
     /// The event is this attempt's to handle.
     First(StoredEvent),
-    /// Another attempt has it.
+    /// Another attempt has handled it.
     Duplicate(StoredEvent),
+    /// A run has claimed it.
+    Claimed(Claim),
 }
 
 impl MarkOutcome {
-    /// The row that told it.
+    /// The row that told it, if the event is handled.
     #[must_use]
-    pub const fn event(self) -> StoredEvent {
+    pub const fn event(&self) -> Option<StoredEvent> {
         match self {
-            Self::First(event) | Self::Duplicate(event) => event,
+            Self::First(event) | Self::Duplicate(event) => Some(*event),
+            Self::Claimed(_) => None,
         }
     }
 }

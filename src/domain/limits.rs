@@ -21,6 +21,19 @@ pub const DEFAULT_EVENT_TTL: Duration = days(1);
 /// How long an event may stay handled.
 pub const EVENT_TTL: RangeInclusive<Duration> = Duration::from_secs(1)..=days(30);
 
+/// How long a claim runs, where the caller does not say.
+pub const DEFAULT_CLAIM_TTL: Duration = Duration::from_mins(5);
+/// How long a claim may run without a renewal.
+pub const CLAIM_TTL: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_hours(1);
+/// For how long after a claim its attempts are counted.
+pub const CLAIM_MEMORY: Duration = DEFAULT_EVENT_TTL;
+/// How often an event may be claimed, where the caller does not say.
+pub const DEFAULT_ATTEMPTS: u32 = 5;
+/// How often a caller may let an event be claimed.
+pub const MAX_ATTEMPTS: u32 = 100;
+/// The longest result of a turn, in bytes.
+pub const MAX_RESULT_BYTES: usize = 64 * 1024;
+
 /// How long a lease runs, where the caller does not say.
 pub const DEFAULT_LEASE_TTL: Duration = Duration::from_secs(30);
 /// How long a lease may run without a renewal.
@@ -57,6 +70,9 @@ pub fn summary() -> String {
     format!(
         "Limits of the contract:
   event TTL            {event} (default {event_default})
+  claim TTL            {claim} (default {claim_default})
+  attempts per event   1 to {MAX_ATTEMPTS} (default {DEFAULT_ATTEMPTS})
+  result of a turn     {MAX_RESULT_BYTES} bytes
   lease TTL            {lease} (default {lease_default})
   wait for a lease     {wait} (default 0s)
   waiters per session  {MAX_WAITERS_PER_SESSION}
@@ -68,6 +84,8 @@ pub fn summary() -> String {
   sessions per page    {MAX_PAGE_SIZE} (default {DEFAULT_PAGE_SIZE})",
         event = range(&EVENT_TTL),
         event_default = span(&DEFAULT_EVENT_TTL),
+        claim = range(&CLAIM_TTL),
+        claim_default = span(&DEFAULT_CLAIM_TTL),
         lease = range(&LEASE_TTL),
         lease_default = span(&DEFAULT_LEASE_TTL),
         wait = range(&WAIT),

@@ -102,7 +102,7 @@ impl AdminService for Administration {
         let deadline = self.deadline(&request);
         let (key, author) = convert::forget(request.into_inner()).map_err(Problem::from)?;
         let forgotten = deadline.bound(self.admin.forget(key.clone(), author)).await?;
-        let event = convert::processed(key, forgotten.ok_or(Problem::NotFound("event"))?);
+        let event = convert::event(key, forgotten.ok_or(Problem::NotFound("event"))?);
         Ok(Response::new(pb::ForgetEventResponse { event: Some(event) }))
     }
 

@@ -9,9 +9,9 @@ use crate::{
     admin::Author,
     cleanup::Cleaned,
     domain::{
-        Acquire, EventKey, FencingToken, Held, Id, Invalid, Labels, Lease, LeaseId, Mark,
-        MarkOutcome, RequestId, SessionKey, SessionRow, SlackEvent, StoredEvent, Timestamp, Ttl,
-        bounded, limits,
+        Acquire, By, EventKey, EventRow, FencingToken, Held, Id, Invalid, Labels, Lease, LeaseId,
+        Mark, MarkOutcome, RequestId, SessionKey, SessionRow, SlackEvent, Timestamp, Ttl, bounded,
+        limits,
     },
     session::Holding,
     store::{Age, Counts, Page, Scope},
@@ -26,7 +26,7 @@ fn required<T>(field: &'static str, value: Option<T>) -> Result<T, Invalid> {
     value.ok_or_else(|| Invalid::new(field, "is required"))
 }
 
-fn duration(
+pub(super) fn duration(
     field: &'static str,
     value: Option<prost_types::Duration>,
 ) -> Result<Option<Duration>, Invalid> {
@@ -90,11 +90,14 @@ pub(super) fn session_key(key: Option<pb::SessionKey>) -> Result<SessionKey, Inv
 
 pub(super) fn mark(request: pb::MarkProcessedRequest) -> Result<Mark, Invalid> {
     let key = event_key(request.event)?;
-    let ttl =
-        Ttl::parse(duration("ttl", request.ttl)?, limits::DEFAULT_EVENT_TTL, &limits::EVENT_TTL)?;
+    let ttl = event_ttl(request.ttl)?;
     let request_id = Id::optional("request_id", request.request_id)?;
     let request = RequestId::for_event(&key, request_id.as_ref());
     Ok(Mark { key, ttl, request })
+}
+
+pub(super) fn event_ttl(ttl: Option<prost_types::Duration>) -> Result<Ttl, Invalid> {
+    Ttl::parse(duration("ttl", ttl)?, limits::DEFAULT_EVENT_TTL, &limits::EVENT_TTL)
 }
 
 fn lease_ttl(ttl: Option<prost_types::Duration>) -> Result<Ttl, Invalid> {
@@ -254,39 +257,62 @@ pub(super) fn cleanup(request: pb::CleanupRequest) -> Result<(Scope, u32), Inval
 }
 
 #[expect(clippy::unnecessary_wraps, reason = "every message field is optional on the wire")]
-fn timestamp(at: Timestamp) -> Option<PbTimestamp> {
+pub(super) fn timestamp(at: Timestamp) -> Option<PbTimestamp> {
     let micros = at.as_micros();
     let nanos = i32::try_from(micros.rem_euclid(1_000_000) * 1_000).unwrap_or(0);
     Some(PbTimestamp { seconds: micros.div_euclid(1_000_000), nanos })
 }
 
-fn length(span: Duration) -> Option<prost_types::Duration> {
+pub(super) fn length(span: Duration) -> Option<prost_types::Duration> {
     span.try_into().ok()
 }
 
-pub(super) fn processed(key: EventKey, event: StoredEvent) -> pb::ProcessedEvent {
-    pb::ProcessedEvent {
-        team_id: key.team,
-        event_id: key.event,
-        state: pb::EventState::Processed.into(),
-        process_time: timestamp(event.process_time),
-        expire_time: timestamp(event.expire_time),
-        holder: String::new(),
-        attempt: 1,
+pub(super) fn small(count: u32) -> i32 {
+    i32::try_from(count).unwrap_or(i32::MAX)
+}
+
+pub(super) fn event(key: EventKey, row: EventRow) -> pb::ProcessedEvent {
+    let EventKey { team: team_id, event: event_id } = key;
+    let named = pb::ProcessedEvent { team_id, event_id, ..Default::default() };
+    match row {
+        EventRow::Processed(event) => {
+            let (outcome, attempt) = match event.by {
+                By::Mark => (pb::TurnOutcome::Unspecified, 1),
+                By::Turn(attempt) => (pb::TurnOutcome::Succeeded, attempt),
+                By::Nobody(attempts) => (pb::TurnOutcome::GaveUp, attempts),
+            };
+            pb::ProcessedEvent {
+                state: pb::EventState::Processed.into(),
+                process_time: timestamp(event.process_time),
+                expire_time: timestamp(event.expire_time),
+                attempt: small(attempt),
+                outcome: outcome.into(),
+                ..named
+            }
+        }
+        EventRow::Claimed(claim) => pb::ProcessedEvent {
+            state: pb::EventState::InProgress.into(),
+            process_time: timestamp(claim.claim_time),
+            expire_time: timestamp(claim.lapse_time),
+            holder: claim.holder,
+            attempt: small(claim.attempt),
+            ..named
+        },
     }
 }
 
 pub(super) fn mark_response(key: EventKey, outcome: MarkOutcome) -> pb::MarkProcessedResponse {
-    let (first, event) = match outcome {
-        MarkOutcome::First(event) => (true, event),
-        MarkOutcome::Duplicate(event) => (false, event),
+    let (first, row) = match outcome {
+        MarkOutcome::First(event) => (true, EventRow::Processed(event)),
+        MarkOutcome::Duplicate(event) => (false, EventRow::Processed(event)),
+        MarkOutcome::Claimed(claim) => (false, EventRow::Claimed(claim)),
     };
-    pb::MarkProcessedResponse { first, event: Some(processed(key, event)) }
+    pb::MarkProcessedResponse { first, event: Some(event(key, row)) }
 }
 
-pub(super) fn look_response(key: EventKey, event: Option<StoredEvent>) -> pb::IsProcessedResponse {
-    let event = match event {
-        Some(event) => processed(key, event),
+pub(super) fn look_response(key: EventKey, row: Option<EventRow>) -> pb::IsProcessedResponse {
+    let event = match row {
+        Some(row) => event(key, row),
         None => pb::ProcessedEvent {
             team_id: key.team,
             event_id: key.event,

@@ -9,8 +9,13 @@ use crate::{store::Connection, telemetry::Metrics};
 
 /// What `grpc.health.v1` is asked for. `liveness` is true while the process
 /// runs; the others follow the store.
-const READINESS: [&str; 4] =
-    ["", "readiness", "oncegate.v1.IdempotencyService", "oncegate.v1.AdminService"];
+const READINESS: [&str; 5] = [
+    "",
+    "readiness",
+    "oncegate.v1.IdempotencyService",
+    "oncegate.v1.TurnService",
+    "oncegate.v1.AdminService",
+];
 const LIVENESS: &str = "liveness";
 
 /// Whether the service is alive, which it is, and ready. Cheap to clone.

@@ -75,8 +75,15 @@ impl Grant {
         Self { asked, ..self }
     }
 
+    /// The lease.
+    #[must_use]
+    pub const fn lease(&self) -> &Lease {
+        &self.lease
+    }
+
     /// Whether it was granted just now, rather than found by a repetition.
-    pub(super) fn is_fresh(&self) -> bool {
+    #[must_use]
+    pub fn is_fresh(&self) -> bool {
         self.delivery.is_some()
     }
 

@@ -177,6 +177,7 @@ pub(super) struct Stand {
     pub(super) enqueue: Enqueue,
     pub(super) queues: Arc<Queues>,
     pub(super) leaves: Lane<Leave>,
+    pub(super) grants: Arc<Grants>,
 }
 
 impl Op for Stand {
@@ -197,12 +198,14 @@ impl Op for Stand {
             // One place at a time.
             return Verdict::Again;
         }
-        if let Enqueued::Waits(_) = enqueued
+        if matches!(enqueued, Enqueued::Waits(_) | Enqueued::Given)
             && !self.queues.is_wanted(*lease)
         {
-            // Whoever asked has gone, and may have left before the place was there.
+            // Whoever asked has gone, and may have left before the place was there; by
+            // now the lease may have been given.
             let (key, queues) = (self.key().clone(), Arc::clone(&self.queues));
-            let _ = self.leaves.post(Leave { key, lease: *lease, queues, grants: None });
+            let grants = Some(Arc::clone(&self.grants));
+            let _ = self.leaves.post(Leave { key, lease: *lease, queues, grants });
         }
         Verdict::Decided(*enqueued)
     }

@@ -3,7 +3,7 @@
 use std::future::Future;
 
 use super::{StoreError, Verdict};
-use crate::domain::{EventKey, SessionKey, SessionRow, StoredEvent};
+use crate::domain::{EventKey, EventRow, SessionKey, SessionRow};
 
 /// Which sessions to list.
 #[derive(Debug, Clone)]
@@ -82,7 +82,7 @@ pub trait AdminStore {
     fn forget_event(
         &mut self,
         key: &EventKey,
-    ) -> impl Future<Output = Result<Option<StoredEvent>, StoreError>> + Send;
+    ) -> impl Future<Output = Result<Option<EventRow>, StoreError>> + Send;
 
     /// Counts what there is, of one team or of all.
     ///

@@ -32,6 +32,47 @@ macro_rules! handed_channel {
     };
 }
 
+/// Whether the event of `$row`, which has not expired by `$at`, is handled or claimed.
+macro_rules! live_event {
+    ($row:literal, $at:literal) => {
+        concat!(
+            "(",
+            $row,
+            ".expires_at > ",
+            $at,
+            " AND (",
+            $row,
+            ".claimed_until IS NULL OR ",
+            $row,
+            ".claimed_until > ",
+            $at,
+            "))"
+        )
+    };
+}
+
+/// What is read of an event's row; but its result, which is long.
+macro_rules! event_columns {
+    ($row:literal) => {
+        concat!(
+            $row,
+            ".request_id, ",
+            $row,
+            ".processed_at, ",
+            $row,
+            ".expires_at, ",
+            $row,
+            ".claimed_until, ",
+            $row,
+            ".attempt, ",
+            $row,
+            ".holder, ",
+            $row,
+            ".result IS NOT NULL AS succeeded"
+        )
+    };
+}
+
 /// Those who wait for the session of `$row`, first to last, but for those who wait on
 /// a replica that has gone by `$at`.
 macro_rules! queue {
@@ -64,6 +105,7 @@ mod link;
 mod listener;
 mod sessions;
 mod timestamp;
+mod turns;
 mod upkeep;
 
 pub use link::Link;
@@ -94,6 +136,9 @@ pub const STATEMENTS: &[&str] = &[
     sessions::BEAT,
     sessions::RENEW,
     sessions::LOOK,
+    turns::BEGIN,
+    turns::PROLONG,
+    turns::FINISH,
     admin::LIST,
     admin::BIND,
     admin::FORCE_RELEASE,

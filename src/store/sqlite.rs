@@ -45,6 +45,7 @@ macro_rules! queue {
 mod admin;
 mod events;
 mod sessions;
+mod turns;
 mod upkeep;
 
 /// The page cache of the writing connection, in KiB; negative as `SQLite` wants
@@ -64,6 +65,11 @@ pub const STATEMENTS: &[&str] = &[
     sessions::LEAVE,
     sessions::PLACES,
     sessions::FORGET_ALL,
+    turns::EVENT,
+    turns::CLAIM,
+    turns::REPEAT,
+    turns::PROLONG,
+    turns::END,
     admin::LIST,
     admin::CLOSE,
     admin::FORGET,

@@ -5,3 +5,4 @@ mod cleanup;
 mod events;
 mod limits;
 mod sessions;
+mod turns;

@@ -2,9 +2,9 @@
 
 use sqlx::Row as _;
 
-use super::{Link, events::stored_event, sessions::session_row};
+use super::{Link, events::event_row, sessions::session_row};
 use crate::{
-    domain::{EventKey, SessionKey, SessionRow, StoredEvent},
+    domain::{EventKey, EventRow, SessionKey, SessionRow},
     store::{AdminStore, Counts, Page, StoreError, Verdict},
 };
 
@@ -85,12 +85,15 @@ pub(super) const FORGET: &str = concat!(
 WITH gone AS (
     DELETE FROM processed_events WHERE team_id = $2 AND event_id = $3 RETURNING *
 )
-SELECT request_id, processed_at, expires_at,
-    expires_at > COALESCE($1::timestamptz, clock_timestamp()) AS live,
+SELECT clock.at, ",
+    event_columns!("e"),
+    ", ",
+    live_event!("e", "clock.at"),
+    " AS live,
     pg_notify('",
     channel!(),
     "', '')
-FROM gone
+FROM gone e, (SELECT COALESCE($1::timestamptz, clock_timestamp()) AS at OFFSET 0) AS clock
 "
 );
 
@@ -164,7 +167,7 @@ impl AdminStore for Link {
         self.change_session(CLOSE, key).await
     }
 
-    async fn forget_event(&mut self, key: &EventKey) -> Result<Option<StoredEvent>, StoreError> {
+    async fn forget_event(&mut self, key: &EventKey) -> Result<Option<EventRow>, StoreError> {
         let now = self.now();
         let rows = self
             .fetch_once(|| sqlx::query(FORGET).bind(now).bind(&key.team).bind(&key.event))
@@ -174,7 +177,7 @@ impl AdminStore for Link {
         let rows = rows?;
         let Some(row) = rows.first() else { return Ok(None) };
         let live: bool = row.try_get("live").map_err(StoreError::fault)?;
-        if live { stored_event(row).map(Some) } else { Ok(None) }
+        if live { event_row(row).map(Some) } else { Ok(None) }
     }
 
     async fn count(&mut self, team: Option<&str>) -> Result<Counts, StoreError> {

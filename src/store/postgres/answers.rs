@@ -7,10 +7,16 @@ pub(super) fn slot<T>(
     answers: &mut [T],
     ord: Result<i64, sqlx::Error>,
 ) -> Result<&mut T, StoreError> {
-    let ord = ord.map_err(StoreError::fault)?;
-    usize::try_from(ord - 1)
+    let place = place(answers.len(), ord)?;
+    Ok(&mut answers[place])
+}
+
+/// Which of `count` that is.
+pub(super) fn place(count: usize, ord: Result<i64, sqlx::Error>) -> Result<usize, StoreError> {
+    let place = usize::try_from(ord.map_err(StoreError::fault)? - 1);
+    place
         .ok()
-        .and_then(|index| answers.get_mut(index))
+        .filter(|place| *place < count)
         .ok_or_else(|| StoreError::fault("a row nobody asked for"))
 }
 

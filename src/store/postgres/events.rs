@@ -18,7 +18,7 @@ use super::{
     timestamp::PgTimestamp,
 };
 use crate::{
-    domain::{EventKey, Mark, RequestId, StoredEvent},
+    domain::{By, Claim, EventKey, EventRow, Mark, RequestId, StoredEvent},
     store::{EventStore, StoreError, Verdict},
 };
 
@@ -67,18 +67,25 @@ RETURNING ARRAY[request_id] AS won, processed_at AS at,
 /// wait once more: ON CONFLICT's own SET and WHERE see the row as it is by
 /// then. LATERAL with OFFSET 0 leaves the planner one way, by the key: on a
 /// table that is new to it, it would rather read the whole.
-pub(super) const MARK: &str = "
+pub(super) const MARK: &str = concat!(
+    "
 WITH asked AS MATERIALIZED (
-    SELECT a.* FROM unnest($2::text[], $3::text[], $4::uuid[], $5::interval[]) WITH ORDINALITY
+    SELECT a.*, COALESCE($1::timestamptz, clock_timestamp()) AS at
+    FROM unnest($2::text[], $3::text[], $4::uuid[], $5::interval[]) WITH ORDINALITY
         AS a (team_id, event_id, request_id, ttl, ord)
 ), live AS MATERIALIZED (
-    SELECT a.ord, e.request_id, e.processed_at, e.expires_at
+    SELECT a.ord, a.at, ",
+    event_columns!("e"),
+    "
     FROM asked a CROSS JOIN LATERAL (
         SELECT * FROM processed_events p
         WHERE p.team_id = a.team_id AND p.event_id = a.event_id OFFSET 0) AS e
-    WHERE e.expires_at > COALESCE($1::timestamptz, clock_timestamp())
+    WHERE ",
+    live_event!("e", "COALESCE($1::timestamptz, clock_timestamp())"),
+    "
 ), missing AS MATERIALIZED (
-    SELECT a.*, COALESCE($1::timestamptz, clock_timestamp()) AS at
+    SELECT a.team_id, a.event_id, a.request_id, a.ttl, a.ord,
+        COALESCE($1::timestamptz, clock_timestamp()) AS at
     FROM asked a WHERE NOT EXISTS (SELECT FROM live l WHERE l.ord = a.ord)
 ), won AS (
     INSERT INTO processed_events AS e
@@ -87,28 +94,41 @@ WITH asked AS MATERIALIZED (
     FROM missing ORDER BY ord
     ON CONFLICT (team_id, event_id) DO UPDATE
     SET (processed_at, expires_at, request_id) = (
-        SELECT at, at + (EXCLUDED.expires_at - EXCLUDED.processed_at), EXCLUDED.request_id
-        FROM (SELECT COALESCE($1::timestamptz, clock_timestamp()) AS at OFFSET 0) AS clock)
-    WHERE e.expires_at <= COALESCE($1::timestamptz, clock_timestamp())
-    RETURNING e.request_id, e.processed_at, e.expires_at
+            SELECT at, at + (EXCLUDED.expires_at - EXCLUDED.processed_at), EXCLUDED.request_id
+            FROM (SELECT COALESCE($1::timestamptz, clock_timestamp()) AS at OFFSET 0) AS clock),
+        claimed_until = NULL, attempt = NULL, holder = NULL, result = NULL, repeated = NULL
+    WHERE NOT ",
+    live_event!("e", "COALESCE($1::timestamptz, clock_timestamp())"),
+    "
+    RETURNING e.*
 )
-SELECT ord, request_id, processed_at, expires_at FROM live
+SELECT * FROM live
 UNION ALL
-SELECT NULL, request_id, processed_at, expires_at FROM won
-WHERE expires_at > COALESCE($1::timestamptz, clock_timestamp())
-";
+SELECT NULL, e.processed_at, ",
+    event_columns!("e"),
+    "
+FROM won e WHERE e.expires_at > COALESCE($1::timestamptz, clock_timestamp())
+"
+);
 
-pub(super) const LOOK: &str = "
-SELECT a.ord, e.request_id, e.processed_at, e.expires_at
-FROM unnest($1::text[], $2::text[]) WITH ORDINALITY AS a (team_id, event_id, ord)
+pub(super) const LOOK: &str = concat!(
+    "
+SELECT a.ord, clock.at, ",
+    event_columns!("e"),
+    "
+FROM (SELECT COALESCE($3::timestamptz, clock_timestamp()) AS at OFFSET 0) AS clock,
+    unnest($1::text[], $2::text[]) WITH ORDINALITY AS a (team_id, event_id, ord)
 CROSS JOIN LATERAL (
     SELECT * FROM processed_events p
     WHERE p.team_id = a.team_id AND p.event_id = a.event_id OFFSET 0) AS e
-WHERE e.expires_at > COALESCE($3::timestamptz, clock_timestamp())
-";
+WHERE ",
+    live_event!("e", "clock.at"),
+    "
+"
+);
 
 impl EventStore for Link {
-    async fn mark(&mut self, marks: &[&Mark]) -> Result<Vec<Verdict<StoredEvent>>, StoreError> {
+    async fn mark(&mut self, marks: &[&Mark]) -> Result<Vec<Verdict<EventRow>>, StoreError> {
         let mut verdicts = self.insert(marks).await?;
         let (places, taken) = left(&verdicts, marks);
         if !taken.is_empty() {
@@ -120,14 +140,14 @@ impl EventStore for Link {
     async fn look_events(
         &mut self,
         keys: &[&EventKey],
-    ) -> Result<Vec<Option<StoredEvent>>, StoreError> {
+    ) -> Result<Vec<Option<EventRow>>, StoreError> {
         let teams: Vec<&str> = keys.iter().map(|key| key.team.as_str()).collect();
         let events: Vec<&str> = keys.iter().map(|key| key.event.as_str()).collect();
         let now = self.now();
         let rows = self.fetch(|| sqlx::query(LOOK).bind(&teams).bind(&events).bind(now)).await?;
         let mut found = vec![None; keys.len()];
         for row in rows {
-            *slot(&mut found, row.try_get("ord"))? = Some(stored_event(&row)?);
+            *slot(&mut found, row.try_get("ord"))? = Some(event_row(&row)?);
         }
         Ok(found)
     }
@@ -135,7 +155,7 @@ impl EventStore for Link {
 
 impl Link {
     /// Marks what has no row.
-    async fn insert(&mut self, marks: &[&Mark]) -> Result<Vec<Verdict<StoredEvent>>, StoreError> {
+    async fn insert(&mut self, marks: &[&Mark]) -> Result<Vec<Verdict<EventRow>>, StoreError> {
         let asked = Asked::of(self.now(), marks);
         let rows = match marks {
             [mark] => self.fetch(|| asked.bind_one(mark)).await?,
@@ -160,25 +180,27 @@ impl Link {
                 return Verdict::Again;
             }
             let request = Some(mark.request);
-            Verdict::Decided(StoredEvent { process_time: at, expire_time, request })
+            let event = StoredEvent { process_time: at, expire_time, request, by: By::Mark };
+            Verdict::Decided(EventRow::Processed(event))
         };
         Ok(marks.iter().map(verdict).collect())
     }
 
     /// Marks what may have a row.
-    async fn mark_taken(
-        &mut self,
-        marks: &[&Mark],
-    ) -> Result<Vec<Verdict<StoredEvent>>, StoreError> {
+    async fn mark_taken(&mut self, marks: &[&Mark]) -> Result<Vec<Verdict<EventRow>>, StoreError> {
         let asked = Asked::of(self.now(), marks);
         let rows = self.fetch(|| asked.bind(MARK)).await?;
         let places: HashMap<Uuid, usize> = asked.requests.iter().copied().zip(0..).collect();
         let mut verdicts = vec![Verdict::Again; marks.len()];
         for row in rows {
-            let event = stored_event(&row)?;
+            let event = event_row(&row)?;
+            let won = match &event {
+                EventRow::Processed(event) => event.request,
+                EventRow::Claimed(_) => None,
+            };
             let place = match row.try_get::<Option<i64>, _>("ord").map_err(StoreError::fault)? {
                 Some(ord) => usize::try_from(ord - 1).ok(),
-                None => event.request.and_then(|won| places.get(&won.as_uuid()).copied()),
+                None => won.and_then(|won| places.get(&won.as_uuid()).copied()),
             };
             let verdict = place.and_then(|place| verdicts.get_mut(place));
             *verdict.ok_or_else(|| StoreError::fault("a row nobody asked for"))? =
@@ -232,13 +254,31 @@ impl<'a> Asked<'a> {
     }
 }
 
-pub(super) fn stored_event(row: &PgRow) -> Result<StoredEvent, StoreError> {
+/// A row's `event_columns` and, for a claim's rest, `at`.
+pub(super) fn event_row(row: &PgRow) -> Result<EventRow, StoreError> {
     let read = || {
-        Ok(StoredEvent {
-            request: row.try_get::<Option<Uuid>, _>("request_id")?.map(RequestId::from_uuid),
-            process_time: row.try_get::<PgTimestamp, _>("processed_at")?.0,
-            expire_time: row.try_get::<PgTimestamp, _>("expires_at")?.0,
-        })
+        let time = |column| row.try_get::<PgTimestamp, _>(column).map(|time| time.0);
+        let request = row.try_get::<Option<Uuid>, _>("request_id")?.map(RequestId::from_uuid);
+        let attempt: Option<i32> = row.try_get("attempt")?;
+        let attempt = attempt.map(|attempt| u32::try_from(attempt).unwrap_or(0));
+        let claimed_until: Option<PgTimestamp> = row.try_get("claimed_until")?;
+        if let (Some(PgTimestamp(lapse_time)), Some(request)) = (claimed_until, request) {
+            return Ok(EventRow::Claimed(Claim {
+                request,
+                holder: row.try_get::<Option<String>, _>("holder")?.unwrap_or_default(),
+                attempt: attempt.unwrap_or_default(),
+                claim_time: time("processed_at")?,
+                lapse_time,
+                remaining: lapse_time.since(time("at")?),
+            }));
+        }
+        let by = match attempt {
+            None => By::Mark,
+            Some(attempt) if row.try_get("succeeded")? => By::Turn(attempt),
+            Some(attempt) => By::Nobody(attempt),
+        };
+        let (process_time, expire_time) = (time("processed_at")?, time("expires_at")?);
+        Ok(EventRow::Processed(StoredEvent { process_time, expire_time, request, by }))
     };
     read().map_err(|error: sqlx::Error| StoreError::fault(error))
 }

@@ -29,6 +29,7 @@ macro_rules! old_events {
         "FROM processed_events
         WHERE processed_at <= (SELECT COALESCE($1::timestamptz, clock_timestamp())
                 - $2::bigint * interval '1 microsecond')
+            AND (claimed_until > COALESCE($1::timestamptz, clock_timestamp())) IS NOT TRUE
             AND ($3::text IS NULL OR team_id = $3)
             AND ($4::bigint IS NULL OR (SELECT pg_try_advisory_xact_lock($4)))
         LIMIT $5::bigint"

@@ -4,13 +4,13 @@ use sqlx::{Row as _, SqliteConnection, sqlite::SqliteRow};
 
 use super::{
     Handle, begin, classify,
-    events::stored_event,
+    events::event_row,
     sessions::{Stored, draw_tokens, look, stored, write},
 };
 use crate::{
     domain::{
-        EventKey, FencingToken, Labels, Lease, LeaseId, RequestId, SessionKey, SessionRow,
-        StoredEvent, Timestamp,
+        EventKey, EventRow, FencingToken, Labels, Lease, LeaseId, RequestId, SessionKey,
+        SessionRow, Timestamp,
     },
     store::{AdminStore, Counts, Page, StoreError, Verdict},
 };
@@ -35,7 +35,8 @@ pub(super) const CLOSE: &str = "DELETE FROM sessions WHERE team_id = $1 AND sess
 
 pub(super) const FORGET: &str = "
 DELETE FROM processed_events WHERE team_id = $1 AND event_id = $2
-RETURNING 0 AS key, request_id, processed_at, expires_at
+RETURNING request_id, processed_at, expires_at, claimed_until, attempt, holder,
+    result IS NOT NULL AS succeeded
 ";
 
 pub(super) const COUNT: &str = "
@@ -131,15 +132,19 @@ impl AdminStore for Handle {
         Ok(Verdict::Decided(true))
     }
 
-    async fn forget_event(&mut self, key: &EventKey) -> Result<Option<StoredEvent>, StoreError> {
+    async fn forget_event(&mut self, key: &EventKey) -> Result<Option<EventRow>, StoreError> {
         let mut writer = self.writer.lock().await;
         let gone =
             sqlx::query(FORGET).bind(&key.team).bind(&key.event).fetch_optional(&mut *writer).await;
         // Even if it failed: it may have been committed.
         self.marks.invalidate();
         let Some(row) = gone.map_err(classify)? else { return Ok(None) };
-        let (_, event) = stored_event(&row).map_err(StoreError::fault)?;
-        Ok((event.expire_time > self.now()).then_some(event))
+        let now = self.now();
+        let event = event_row(&row, now).map_err(StoreError::fault)?;
+        Ok(Some(event).filter(|event| match event {
+            EventRow::Processed(event) => event.expire_time > now,
+            EventRow::Claimed(claim) => claim.lapse_time > now,
+        }))
     }
 
     async fn count(&mut self, team: Option<&str>) -> Result<Counts, StoreError> {

@@ -1,11 +1,11 @@
 //! Events in `SQLite`.
 
 use sqlx::{Row as _, SqliteConnection, sqlite::SqliteRow};
-use uuid::{Uuid, fmt::Simple};
+use uuid::fmt::Simple;
 
 use super::{Handle, classify, json, slot};
 use crate::{
-    domain::{EventKey, Mark, RequestId, StoredEvent, Timestamp},
+    domain::{By, Claim, EventKey, EventRow, Mark, RequestId, StoredEvent, Timestamp},
     store::{EventStore, StoreError, Verdict},
 };
 
@@ -17,19 +17,22 @@ SELECT value ->> 0, value ->> 1, $2, $2 + (value ->> 2), value ->> 3
 FROM json_each($1) WHERE true
 ON CONFLICT (team_id, event_id) DO UPDATE
 SET processed_at = excluded.processed_at, expires_at = excluded.expires_at,
-    request_id = excluded.request_id
+    request_id = excluded.request_id, claimed_until = NULL, attempt = NULL, holder = NULL,
+    result = NULL, repeated = NULL
 WHERE processed_events.expires_at <= excluded.processed_at
+    OR processed_events.claimed_until <= excluded.processed_at
 ";
 
 pub(super) const LOOK: &str = "
-SELECT a.key, e.processed_at, e.expires_at, e.request_id
+SELECT a.key, e.processed_at, e.expires_at, e.request_id, e.claimed_until, e.attempt, e.holder,
+    e.result IS NOT NULL AS succeeded
 FROM json_each($1) AS a CROSS JOIN processed_events AS e
     ON e.team_id = a.value ->> 0 AND e.event_id = a.value ->> 1
-WHERE e.expires_at > $2
+WHERE e.expires_at > $2 AND (e.claimed_until IS NULL OR e.claimed_until > $2)
 ";
 
 impl EventStore for Handle {
-    async fn mark(&mut self, marks: &[&Mark]) -> Result<Vec<Verdict<StoredEvent>>, StoreError> {
+    async fn mark(&mut self, marks: &[&Mark]) -> Result<Vec<Verdict<EventRow>>, StoreError> {
         let asked: Vec<_> = marks
             .iter()
             .map(|mark| {
@@ -54,8 +57,10 @@ impl EventStore for Handle {
                 process_time: now,
                 expire_time: now.after(mark.ttl),
                 request: Some(mark.request),
+                by: By::Mark,
             };
-            return Ok(marks.iter().map(first).map(Verdict::Decided).collect());
+            let first = marks.iter().map(first).map(EventRow::Processed);
+            return Ok(first.map(Verdict::Decided).collect());
         }
         let live = look(&mut writer, &asked, marks.len(), now).await?;
         live.into_iter()
@@ -67,7 +72,7 @@ impl EventStore for Handle {
     async fn look_events(
         &mut self,
         keys: &[&EventKey],
-    ) -> Result<Vec<Option<StoredEvent>>, StoreError> {
+    ) -> Result<Vec<Option<EventRow>>, StoreError> {
         let asked: Vec<_> = keys.iter().map(|key| (&key.team, &key.event)).collect();
         let asked = json(&asked)?;
         let now = self.now();
@@ -80,7 +85,7 @@ async fn look(
     asked: &str,
     count: usize,
     now: Timestamp,
-) -> Result<Vec<Option<StoredEvent>>, StoreError> {
+) -> Result<Vec<Option<EventRow>>, StoreError> {
     let rows = sqlx::query(LOOK)
         .bind(asked)
         .bind(now.as_micros())
@@ -89,18 +94,37 @@ async fn look(
         .map_err(classify)?;
     let mut found = vec![None; count];
     for row in rows {
-        let (key, event) = stored_event(&row).map_err(StoreError::fault)?;
+        let read = || Ok((row.try_get("key")?, event_row(&row, now)?));
+        let (key, event) = read().map_err(|error: sqlx::Error| StoreError::fault(error))?;
         *slot(&mut found, key)? = Some(event);
     }
     Ok(found)
 }
 
-pub(super) fn stored_event(row: &SqliteRow) -> Result<(i64, StoredEvent), sqlx::Error> {
-    let request: Simple = row.try_get("request_id")?;
-    let event = StoredEvent {
-        process_time: Timestamp::from_micros(row.try_get("processed_at")?),
-        expire_time: Timestamp::from_micros(row.try_get("expires_at")?),
-        request: Some(RequestId::from_uuid(Uuid::from(request))),
+pub(super) fn event_row(row: &SqliteRow, now: Timestamp) -> Result<EventRow, sqlx::Error> {
+    let time = |column| row.try_get(column).map(Timestamp::from_micros);
+    let request = RequestId::from_uuid(row.try_get::<Simple, _>("request_id")?.into());
+    let attempt: Option<u32> = row.try_get("attempt")?;
+    if let Some(until) = row.try_get::<Option<i64>, _>("claimed_until")? {
+        let lapse_time = Timestamp::from_micros(until);
+        return Ok(EventRow::Claimed(Claim {
+            request,
+            holder: row.try_get::<Option<String>, _>("holder")?.unwrap_or_default(),
+            attempt: attempt.unwrap_or_default(),
+            claim_time: time("processed_at")?,
+            lapse_time,
+            remaining: lapse_time.since(now),
+        }));
+    }
+    let by = match attempt {
+        None => By::Mark,
+        Some(attempt) if row.try_get("succeeded")? => By::Turn(attempt),
+        Some(attempt) => By::Nobody(attempt),
     };
-    Ok((row.try_get("key")?, event))
+    Ok(EventRow::Processed(StoredEvent {
+        process_time: time("processed_at")?,
+        expire_time: time("expires_at")?,
+        request: Some(request),
+        by,
+    }))
 }

@@ -254,10 +254,7 @@ impl SessionStore for Handle {
             let own = row.filter(|row| row.row.lease.id == renew.lease && !row.released);
             let answer = own.map(|mut stored| {
                 if stored.row.live {
-                    let lease = &mut stored.row.lease;
-                    let last = lease.acquire_time.plus(max_hold).max(lease.expire_time);
-                    lease.expire_time = now.after(renew.ttl).min(last);
-                    lease.remaining = lease.expire_time.since(now);
+                    stored.run_on(now.after(renew.ttl), max_hold, now);
                     changed.push((&renew.key, stored.clone()));
                 }
                 stored.row
@@ -280,7 +277,15 @@ impl SessionStore for Handle {
 }
 
 impl Stored {
-    fn release(&mut self, now: Timestamp) {
+    /// Lets a lease run on until `end`, but no longer than `max_hold` in all.
+    pub(super) fn run_on(&mut self, end: Timestamp, max_hold: Duration, now: Timestamp) {
+        let lease = &mut self.row.lease;
+        let last = lease.acquire_time.plus(max_hold).max(lease.expire_time);
+        lease.expire_time = end.min(last);
+        lease.remaining = lease.expire_time.since(now);
+    }
+
+    pub(super) fn release(&mut self, now: Timestamp) {
         self.released = true;
         self.row.live = false;
         self.row.lease.expire_time = now;
@@ -289,7 +294,7 @@ impl Stored {
 
 /// Passes a free session on to whoever is next for it. Answers whether there is
 /// anybody.
-async fn pass_on(
+pub(super) async fn pass_on(
     connection: &mut SqliteConnection,
     key: &SessionKey,
     session: &mut Stored,
@@ -354,7 +359,12 @@ pub(super) async fn draw_tokens(
 }
 
 /// The row of a free session that `acquire` takes.
-fn grant(acquire: &Acquire, token: FencingToken, bound: Option<String>, now: Timestamp) -> Stored {
+pub(super) fn grant(
+    acquire: &Acquire,
+    token: FencingToken,
+    bound: Option<String>,
+    now: Timestamp,
+) -> Stored {
     let expire_time = now.after(acquire.ttl);
     let lease = Lease {
         id: LeaseId::random(),

@@ -15,7 +15,9 @@ macro_rules! expired_events {
 
 macro_rules! old_events {
     () => {
-        "FROM processed_events WHERE processed_at <= $1 AND ($2 IS NULL OR team_id = $2) LIMIT $3"
+        "FROM processed_events
+        WHERE processed_at <= $1 AND (claimed_until > $1) IS NOT TRUE
+            AND ($2 IS NULL OR team_id = $2) LIMIT $3"
     };
 }
 

@@ -38,6 +38,8 @@ macro_rules! or_take_over {
     };
 }
 
+pub(in super::super) use {or_take_over, same_session};
+
 /// Takes the leases of free sessions, which is what nearly all who ask for one
 /// come to, and tells what they do not know of them.
 macro_rules! take {
@@ -292,16 +294,13 @@ LEFT JOIN LATERAL (
 /// is seen of the queue. A row that another has written in between, as whoever takes a
 /// place does, is left alone. A place is locked before it counts: one that is being
 /// given up is passed over.
+///
+/// `mine` are the sessions, locked, after `WITH`.
 macro_rules! hand_on {
-    () => {
+    ($mine:expr) => {
         concat!(
-            "
-WITH mine AS MATERIALIZED (
-    SELECT a.*, COALESCE($1::timestamptz, clock_timestamp()) AS at
-    FROM unnest($2::text[], $3::text[], $4::bigint[], $5::uuid[], $6::boolean[]) WITH ORDINALITY
-        AS a (team_id, session_id, lock_key, lease_id, unless_repeated, ord)
-    WHERE pg_try_advisory_xact_lock(a.lock_key)
-), seen AS MATERIALIZED (
+            $mine,
+            ", seen AS MATERIALIZED (
     SELECT m.ord, m.at, s.*,
         NOT s.released AND s.expires_at > m.at AS live,
         (NOT s.released AND s.expires_at > m.at AND s.lease_id = m.lease_id
@@ -354,6 +353,18 @@ WITH mine AS MATERIALIZED (
     };
 }
 
+macro_rules! asked_for {
+    () => {
+        "
+WITH mine AS MATERIALIZED (
+    SELECT a.*, COALESCE($1::timestamptz, clock_timestamp()) AS at
+    FROM unnest($2::text[], $3::text[], $4::bigint[], $5::uuid[], $6::boolean[]) WITH ORDINALITY
+        AS a (team_id, session_id, lock_key, lease_id, unless_repeated, ord)
+    WHERE pg_try_advisory_xact_lock(a.lock_key)
+)"
+    };
+}
+
 /// What is told of a session that was handed on, whose replica is notified by this.
 macro_rules! handed {
     ($queue:expr) => {
@@ -373,13 +384,16 @@ FROM changed c, (SELECT COALESCE($1::timestamptz, clock_timestamp()) AS at OFFSE
     };
 }
 
+pub(in super::super) use hand_on;
+
 /// Gives leases back, and hands their sessions on. Tells of those that were there.
-pub(in super::super) const GIVE_BACK: &str = concat!(hand_on!(), handed!("NULL::uuid[] AS queue"));
+pub(in super::super) const GIVE_BACK: &str =
+    concat!(hand_on!(asked_for!()), handed!("NULL::uuid[] AS queue"));
 
 /// Hands sessions on that are free, and tells of all how they stand then; of one that
 /// has no row, a row of nulls. One that another has just written is told nothing of.
 pub(in super::super) const HAND_ON: &str = concat!(
-    hand_on!(),
+    hand_on!(asked_for!()),
     ", noted AS (
     UPDATE sessions s SET waiting = true
     FROM seen n

@@ -1,0 +1,118 @@
+//! A turn: one event, claimed and worked on under one session's lease, and finished
+//! together with it.
+
+use std::time::Duration;
+
+use super::{
+    Acquire, EventKey, EventRow, Lease, LeaseId, RequestId, SessionKey, SessionRow, Timestamp, Ttl,
+};
+
+/// Asks to begin a turn.
+#[derive(Debug, Clone)]
+pub struct Begin {
+    /// The event.
+    pub event: EventKey,
+    /// The attempt at it.
+    pub request: RequestId,
+    /// Who asks.
+    pub holder: String,
+    /// How long the claim runs.
+    pub claim_ttl: Ttl,
+    /// How often the event may be claimed in all.
+    pub max_attempts: u32,
+    /// The session to work on, where there is one: of the event's team.
+    pub session: Option<Acquire>,
+}
+
+/// A run's claim to an event.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Claim {
+    /// The attempt that has it.
+    pub request: RequestId,
+    /// Who has it.
+    pub holder: String,
+    /// How many runs have had it, this one included.
+    pub attempt: u32,
+    /// When it was made.
+    pub claim_time: Timestamp,
+    /// When it lapses, unless it is renewed or finished.
+    pub lapse_time: Timestamp,
+    /// How long it still runs.
+    pub remaining: Duration,
+}
+
+/// What became of a [`Begin`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Begun {
+    /// The turn is the asker's; `fresh` unless an earlier answer may have told so.
+    Granted {
+        /// The event.
+        claim: Claim,
+        /// The session.
+        lease: Option<Lease>,
+        /// Whether this very decision granted it.
+        fresh: bool,
+    },
+    /// The event is taken: as its row tells, with the result of the turn that handled
+    /// it.
+    Taken(EventRow, Option<Vec<u8>>),
+    /// The event is free, and the session is not, or is bound to other work.
+    Busy(SessionRow),
+}
+
+/// What names a turn to those who renew and finish it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TurnId {
+    /// The event.
+    pub event: EventKey,
+    /// The attempt that has it.
+    pub request: RequestId,
+    /// The session and its lease.
+    pub lease: Option<(SessionKey, LeaseId)>,
+    /// How often the event may be claimed in all.
+    pub max_attempts: u32,
+}
+
+/// Lets a turn run on.
+#[derive(Debug, Clone)]
+pub struct Prolong {
+    /// The turn.
+    pub turn: TurnId,
+    /// How long the claim runs from now.
+    pub claim_ttl: Ttl,
+    /// How long the lease does.
+    pub lease_ttl: Ttl,
+}
+
+/// How a turn ends.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Ending {
+    /// The event is handled, for so long and with this result.
+    Succeeded(Vec<u8>, Ttl),
+    /// The event is to be handled by another run; not if it was claimed as often as it
+    /// may be.
+    Failed,
+    /// Nobody was told of the turn: it is as if it had not been. Not so if it was told
+    /// to a repetition of its request.
+    Abandoned,
+}
+
+/// Ends a turn.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Finish {
+    /// The turn.
+    pub turn: TurnId,
+    /// How.
+    pub ending: Ending,
+}
+
+/// What became of a turn that was to run on, or to end.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Kept<T> {
+    /// It was done, now or before.
+    Done(T),
+    /// The claim has lapsed, or was finished otherwise.
+    ClaimLost,
+    /// The lease has ended.
+    LeaseLost,
+}

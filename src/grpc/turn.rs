@@ -1,0 +1,221 @@
+//! `TurnService`: reads a request, asks, writes the answer.
+
+use std::time::Duration;
+
+use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
+use prost::Message as _;
+use tonic::{Request, Response, Status};
+use uuid::Uuid;
+
+use super::{
+    convert,
+    deadline::Deadline,
+    pb::{self, turn_service_server::TurnService},
+    status::Problem,
+};
+use crate::{
+    domain::{
+        Begin, Ending, EventKey, EventRow, Finish, Id, Invalid, LeaseId, Prolong, RequestId,
+        SessionKey, Ttl, TurnId, limits,
+    },
+    turn::{Turn, TurnOutcome, Turns},
+};
+
+/// The service, as the server runs it.
+pub struct Turning {
+    /// What it asks.
+    pub turns: Turns,
+    /// How long one call may take, a wait not counted.
+    pub timeout: Duration,
+}
+
+#[tonic::async_trait]
+impl TurnService for Turning {
+    async fn begin_turn(
+        &self,
+        request: Request<pb::BeginTurnRequest>,
+    ) -> Result<Response<pb::BeginTurnResponse>, Status> {
+        use pb::begin_turn_response::Outcome;
+        let deadline = Deadline::of(request.metadata(), self.timeout);
+        let (begin, wait) = begin(request.into_inner()).map_err(Problem::from)?;
+        let (wait, event) = (deadline.wait(wait), begin.event.clone());
+        let outcome = deadline.after(wait).bound(self.turns.begin(begin, wait)).await?;
+        let outcome = match outcome {
+            TurnOutcome::Granted(grant) => {
+                Outcome::Granted(pb::TurnGranted { turn: Some(turn(grant.accept())) })
+            }
+            TurnOutcome::Duplicate(row, result) => {
+                let event = Some(convert::event(event, EventRow::Processed(row)));
+                Outcome::Duplicate(pb::TurnDuplicate { event, result })
+            }
+            TurnOutcome::InProgress(claim) => Outcome::InProgress(pb::TurnInProgress {
+                holder: claim.holder,
+                remaining: convert::length(claim.remaining),
+                attempt: convert::small(claim.attempt),
+            }),
+            TurnOutcome::Busy(held) => Outcome::Busy(convert::lease_held(held)),
+        };
+        Ok(Response::new(pb::BeginTurnResponse { outcome: Some(outcome) }))
+    }
+
+    async fn renew_turn(
+        &self,
+        request: Request<pb::RenewTurnRequest>,
+    ) -> Result<Response<pb::RenewTurnResponse>, Status> {
+        let deadline = Deadline::of(request.metadata(), self.timeout);
+        let prolong = prolong(&request.into_inner()).map_err(Problem::from)?;
+        let turn = turn(deadline.bound(self.turns.renew(prolong)).await?);
+        Ok(Response::new(pb::RenewTurnResponse { turn: Some(turn) }))
+    }
+
+    async fn finish_turn(
+        &self,
+        request: Request<pb::FinishTurnRequest>,
+    ) -> Result<Response<pb::FinishTurnResponse>, Status> {
+        let deadline = Deadline::of(request.metadata(), self.timeout);
+        let finish = finish(request.into_inner()).map_err(Problem::from)?;
+        let key = finish.turn.event.clone();
+        let row = deadline.bound(self.turns.finish(finish)).await?;
+        let event = convert::look_response(key, row).event;
+        Ok(Response::new(pb::FinishTurnResponse { event }))
+    }
+}
+
+fn begin(request: pb::BeginTurnRequest) -> Result<(Begin, Duration), Invalid> {
+    let event = convert::event_key(request.event)?;
+    let id = Id::optional("request_id", request.request_id.clone())?;
+    let attempt = RequestId::for_event(&event, id.as_ref());
+    let (claim_ttl, lease_ttl) = ttls(request.claim_ttl, request.lease_ttl)?;
+    let max_attempts = match u32::try_from(request.max_attempts) {
+        Ok(0) => limits::DEFAULT_ATTEMPTS,
+        Ok(attempts) if attempts <= limits::MAX_ATTEMPTS => attempts,
+        _ => {
+            let problem = format!("must be 1 to {}", limits::MAX_ATTEMPTS);
+            return Err(Invalid::new("max_attempts", problem));
+        }
+    };
+    let Some(session) = request.session else {
+        let holder = Id::parse("holder", request.holder)?.into_string();
+        let session = None;
+        let begin = Begin { event, request: attempt, holder, claim_ttl, max_attempts, session };
+        return Ok((begin, Duration::ZERO));
+    };
+    let mut call = convert::acquire(pb::AcquireSessionLeaseRequest {
+        session: Some(session),
+        holder: request.holder,
+        request_id: request.request_id,
+        ttl: None,
+        wait: request.wait,
+        epic_id: request.epic_id,
+        labels: request.labels,
+    })?;
+    if call.acquire.key.team != event.team {
+        return Err(Invalid::new("session.team_id", "must be the event's team_id"));
+    }
+    call.acquire.ttl = lease_ttl;
+    let holder = call.acquire.holder.clone();
+    let session = Some(call.acquire);
+    Ok((Begin { event, request: attempt, holder, claim_ttl, max_attempts, session }, call.wait))
+}
+
+/// How long claim and lease run.
+fn ttls(
+    claim: Option<prost_types::Duration>,
+    lease: Option<prost_types::Duration>,
+) -> Result<(Ttl, Ttl), Invalid> {
+    let claim = convert::duration("claim_ttl", claim)?;
+    let lease = convert::duration("lease_ttl", lease)?;
+    let named =
+        |field: &'static str| move |invalid: Invalid| Invalid { field: field.into(), ..invalid };
+    let claim = Ttl::parse(claim, limits::DEFAULT_CLAIM_TTL, &limits::CLAIM_TTL)
+        .map_err(named("claim_ttl"))?;
+    let longest = claim.span().min(*limits::LEASE_TTL.end());
+    let lease = Ttl::parse(lease, longest, &limits::LEASE_TTL).map_err(named("lease_ttl"))?;
+    Ok((claim, lease))
+}
+
+fn prolong(request: &pb::RenewTurnRequest) -> Result<Prolong, Invalid> {
+    let (claim_ttl, lease_ttl) = ttls(request.claim_ttl, request.lease_ttl)?;
+    Ok(Prolong { turn: parse_id(&request.turn_id)?, claim_ttl, lease_ttl })
+}
+
+fn finish(request: pb::FinishTurnRequest) -> Result<Finish, Invalid> {
+    let turn = parse_id(&request.turn_id)?;
+    let outcome = request.outcome();
+    let ttl = convert::event_ttl(request.ttl)?;
+    let ending = match outcome {
+        pb::TurnOutcome::Succeeded if request.result.len() > limits::MAX_RESULT_BYTES => {
+            let (most, is) = (limits::MAX_RESULT_BYTES, request.result.len());
+            return Err(Invalid::new("result", format!("must be at most {most} bytes, is {is}")));
+        }
+        pb::TurnOutcome::Succeeded => Ending::Succeeded(request.result, ttl),
+        pb::TurnOutcome::Failed if !request.result.is_empty() => {
+            return Err(Invalid::new("result", "must be empty unless outcome is SUCCEEDED"));
+        }
+        pb::TurnOutcome::Failed => Ending::Failed,
+        pb::TurnOutcome::Unspecified | pb::TurnOutcome::GaveUp => {
+            return Err(Invalid::new("outcome", "must be SUCCEEDED or FAILED"));
+        }
+    };
+    Ok(Finish { turn, ending })
+}
+
+fn turn(turn: Turn) -> pb::Turn {
+    let lease = turn.id.lease.as_ref().map(|(key, _)| key.clone()).zip(turn.lease);
+    pb::Turn {
+        turn_id: write_id(&turn.id),
+        attempt: convert::small(turn.claim.attempt),
+        lease: lease.map(|(key, lease)| convert::session_lease(key, lease)),
+        expire_time: convert::timestamp(turn.claim.lapse_time),
+        remaining: convert::length(turn.claim.remaining),
+    }
+}
+
+/// What a turn id holds, so that any replica can finish any turn without looking it
+/// up. The lease id in it is known to the holder only.
+#[derive(Clone, PartialEq, prost::Message)]
+struct Token {
+    #[prost(string, tag = "1")]
+    team: String,
+    #[prost(string, tag = "2")]
+    event: String,
+    #[prost(bytes = "vec", tag = "3")]
+    request: Vec<u8>,
+    #[prost(string, tag = "4")]
+    session: String,
+    #[prost(bytes = "vec", tag = "5")]
+    lease: Vec<u8>,
+    #[prost(uint32, tag = "6")]
+    max_attempts: u32,
+}
+
+fn write_id(id: &TurnId) -> String {
+    let lease = id.lease.as_ref();
+    let token = Token {
+        team: id.event.team.clone(),
+        event: id.event.event.clone(),
+        request: id.request.as_uuid().as_bytes().to_vec(),
+        session: lease.map(|(key, _)| key.session.clone()).unwrap_or_default(),
+        lease: lease.map(|(_, lease)| lease.as_uuid().as_bytes().to_vec()).unwrap_or_default(),
+        max_attempts: id.max_attempts,
+    };
+    URL_SAFE_NO_PAD.encode(token.encode_to_vec())
+}
+
+fn parse_id(id: &str) -> Result<TurnId, Invalid> {
+    let read = || {
+        let token = Token::decode(&*URL_SAFE_NO_PAD.decode(id).ok()?).ok()?;
+        let request = RequestId::from_uuid(Uuid::from_slice(&token.request).ok()?);
+        let named = |id| Id::parse("turn_id", id).ok();
+        let team = named(token.team)?;
+        let lease = if token.session.is_empty() {
+            None
+        } else {
+            let lease = LeaseId::from_uuid(Uuid::from_slice(&token.lease).ok()?);
+            Some((SessionKey::given(team.clone(), named(token.session)?), lease))
+        };
+        let event = EventKey::given(team, named(token.event)?);
+        Some(TurnId { event, request, lease, max_attempts: token.max_attempts })
+    };
+    read().ok_or_else(|| Invalid::new("turn_id", "must be a turn_id that BeginTurn returned"))
+}

@@ -1,0 +1,336 @@
+//! The statements on turns. Each decides on an event and a session at once. $1: the
+//! moment, or null for the database's clock.
+//!
+//! An event has no advisory lock: its row decides, as for marks. A session has, and
+//! its row is locked besides where a statement writes to the event because of it.
+
+use super::super::sessions::sql::{hand_on, or_take_over, same_session};
+
+macro_rules! same_event {
+    ($found:literal, $by:literal) => {
+        concat!(
+            $found,
+            ".team_id = ANY (ARRAY[",
+            $by,
+            ".team_id]) AND ",
+            $found,
+            ".event_id = ANY (ARRAY[",
+            $by,
+            ".event_id])"
+        )
+    };
+}
+
+/// A session's columns, as a turn's row tells them.
+macro_rules! session_columns {
+    ($row:literal, $live:literal, $queue:expr) => {
+        concat!(
+            $row,
+            ".fencing_token, ",
+            $row,
+            ".lease_id, ",
+            $row,
+            ".request_id AS session_request, ",
+            $row,
+            ".holder AS session_holder, ",
+            $row,
+            ".labels, ",
+            $row,
+            ".epic_id, ",
+            $row,
+            ".acquired_at, ",
+            $row,
+            ".expires_at AS lease_expires_at, ",
+            $live,
+            " AS live, ",
+            $row,
+            ".waiting, ",
+            $queue
+        )
+    };
+}
+
+/// The row of a turn's session, where the turn has one.
+macro_rules! session_of {
+    ($turn:literal) => {
+        concat!(
+            "LEFT JOIN LATERAL (
+    SELECT * FROM sessions t
+    WHERE t.team_id = ",
+            $turn,
+            ".team_id AND t.session_id = ",
+            $turn,
+            ".session_id OFFSET 0) AS s ON true"
+        )
+    };
+}
+
+/// Begins turns: claims an event and takes its session. $15: for how long attempts are
+/// counted. `kind` tells what a row is about: `granted`, with event and session; `taken`,
+/// the event as it stands, with its result, and the session, which to a repetition of
+/// the request that has it is told only once that is noted; `busy`, the session, where
+/// the event is free; `lost`, a lease that was taken for an event that somebody else got
+/// in the very moment, and is to be given back.
+///
+/// The session is taken first, and the event only for those who got theirs: both are
+/// decided again as they are written.
+pub(in super::super) const BEGIN: &str = concat!(
+    "
+WITH mine AS MATERIALIZED (
+    SELECT a.*, COALESCE($1::timestamptz, clock_timestamp()) AS at
+    FROM unnest($2::text[], $3::text[], $4::uuid[], $5::interval[], $6::text[], $7::integer[],
+            $8::text[], $9::bigint[], $10::uuid[], $11::uuid[], $12::text[], $13::bigint[],
+            $14::text[]) WITH ORDINALITY
+        AS a (team_id, event_id, request_id, claim_ttl, holder, max_attempts,
+            session_id, lock_key, lease_id, session_request, epic_id, ttl_micros, labels, ord)
+    WHERE a.session_id IS NULL OR pg_try_advisory_xact_lock(a.lock_key)
+), known AS MATERIALIZED (
+    SELECT m.ord, m.at, m.session_id, m.max_attempts, m.request_id = e.request_id AS own,
+        m.session_request, m.lease_id, ",
+    live_event!("e", "m.at"),
+    " AS is_live, e.*
+    FROM mine m CROSS JOIN LATERAL (
+        SELECT * FROM processed_events p
+        WHERE p.team_id = m.team_id AND p.event_id = m.event_id OFFSET 0) AS e
+    WHERE e.expires_at > m.at
+), lease_told_again AS (
+    UPDATE sessions s SET repeated = true
+    FROM known n
+    WHERE ",
+    same_session!("s", "n"),
+    " AND n.own AND n.is_live AND n.claimed_until IS NOT NULL
+        AND s.request_id = n.session_request
+        AND NOT s.released AND s.expires_at > COALESCE($1::timestamptz, clock_timestamp())
+    RETURNING n.ord
+), told_again AS (
+    UPDATE processed_events e SET repeated = true
+    FROM known n
+    WHERE ",
+    same_event!("e", "n"),
+    " AND n.own AND n.is_live AND e.request_id = n.request_id
+        AND e.claimed_until > COALESCE($1::timestamptz, clock_timestamp())
+        AND (n.session_id IS NULL OR n.ord IN (SELECT ord FROM lease_told_again))
+    RETURNING n.ord
+), spent AS (
+    UPDATE processed_events e
+    SET claimed_until = NULL, processed_at = n.at, expires_at = n.at + $15::interval
+    FROM known n
+    WHERE ",
+    same_event!("e", "n"),
+    " AND NOT n.is_live AND n.attempt >= n.max_attempts
+        AND e.request_id = n.request_id AND e.claimed_until = n.claimed_until
+    RETURNING n.ord, n.at, e.*
+), wanted AS MATERIALIZED (
+    SELECT m.*, COALESCE(n.attempt, 0) + 1 AS attempt
+    FROM mine m LEFT JOIN known n USING (ord)
+    WHERE n.is_live IS NOT TRUE AND COALESCE(n.attempt, 0) < m.max_attempts
+), taken AS (
+    INSERT INTO sessions AS s (team_id, session_id, fencing_token, lease_id, request_id,
+        holder, labels, epic_id, acquired_at, expires_at)
+    SELECT w.team_id, w.session_id, nextval('session_fencing_tokens'), w.lease_id,
+        w.session_request, w.holder, w.labels, w.epic_id,
+        w.at, w.at + w.ttl_micros * interval '1 microsecond'
+    FROM wanted w WHERE w.session_id IS NOT NULL ORDER BY w.team_id, w.session_id ",
+    or_take_over!(),
+    " RETURNING s.*
+), claimed AS (
+    INSERT INTO processed_events AS e (team_id, event_id, processed_at, expires_at, request_id,
+        claimed_until, attempt, holder)
+    SELECT w.team_id, w.event_id, w.at, w.at + $15::interval, w.request_id,
+        w.at + w.claim_ttl, w.attempt, w.holder
+    FROM wanted w WHERE w.session_id IS NULL OR w.lease_id IN (SELECT lease_id FROM taken)
+    ORDER BY w.team_id, w.event_id
+    ON CONFLICT (team_id, event_id) DO UPDATE
+    SET (processed_at, expires_at, claimed_until) = (
+            SELECT at, at + (EXCLUDED.expires_at - EXCLUDED.processed_at),
+                at + (EXCLUDED.claimed_until - EXCLUDED.processed_at)
+            FROM (SELECT COALESCE($1::timestamptz, clock_timestamp()) AS at OFFSET 0) AS clock),
+        request_id = EXCLUDED.request_id, attempt = EXCLUDED.attempt, holder = EXCLUDED.holder,
+        result = NULL, repeated = NULL
+    WHERE NOT ",
+    live_event!("e", "COALESCE($1::timestamptz, clock_timestamp())"),
+    " RETURNING e.*
+)
+SELECT w.ord, 'granted' AS kind, c.processed_at AS at, true AS fresh, ",
+    event_columns!("c"),
+    ", NULL::bytea AS result, ",
+    session_columns!("t", "true", "NULL::uuid[] AS queue"),
+    "
+FROM claimed c JOIN wanted w USING (request_id) LEFT JOIN taken t USING (lease_id)
+UNION ALL
+SELECT n.ord, 'taken', n.at, s.lease_id IS NOT DISTINCT FROM n.lease_id AND n.lease_id IS NOT NULL, ",
+    event_columns!("n"),
+    ", n.result, ",
+    session_columns!("s", "NOT s.released AND s.expires_at > n.at", "NULL"),
+    "
+FROM known n ",
+    session_of!("n"),
+    " WHERE n.is_live AND (NOT n.own OR n.claimed_until IS NULL
+    OR n.ord IN (SELECT ord FROM told_again)
+    -- Its own claim without its lease: one that is just being given up, or has lost it.
+    OR NOT (n.session_id IS NULL OR n.ord IN (SELECT ord FROM lease_told_again)))
+UNION ALL
+SELECT p.ord, 'taken', p.at, false, ",
+    event_columns!("p"),
+    ", NULL, ",
+    session_columns!("s", "false", "NULL"),
+    "
+FROM spent p LEFT JOIN sessions s ON false
+UNION ALL
+SELECT b.ord, 'busy', b.at, false, ",
+    event_columns!("e"),
+    ", NULL, ",
+    session_columns!("s", "NOT s.released AND s.expires_at > b.at", queue!("s", "b.at")),
+    "
+FROM wanted b LEFT JOIN processed_events e ON false CROSS JOIN LATERAL (
+    SELECT * FROM sessions t
+    WHERE t.team_id = b.team_id AND t.session_id = b.session_id OFFSET 0) AS s
+WHERE b.lease_id NOT IN (SELECT lease_id FROM taken)
+UNION ALL
+SELECT w.ord, 'lost', w.at, false, ",
+    event_columns!("e"),
+    ", NULL, ",
+    session_columns!("t", "true", "NULL"),
+    "
+FROM taken t JOIN wanted w USING (lease_id) LEFT JOIN processed_events e ON false
+WHERE w.request_id NOT IN (SELECT request_id FROM claimed)
+"
+);
+
+/// The turns that are asked about, whose session's lock was had; and of those the ones
+/// whose lease runs, their rows locked: what is written to the event because of that is
+/// true when it is committed.
+macro_rules! turns {
+    ($further:literal, $names:literal, $unless:literal) => {
+        concat!(
+            "
+WITH asked AS MATERIALIZED (
+    SELECT a.*, COALESCE($1::timestamptz, clock_timestamp()) AS at
+    FROM unnest($2::text[], $3::text[], $4::bigint[], $5::uuid[], $6::text[], $8::uuid[]",
+            $further,
+            ") WITH ORDINALITY
+        AS a (team_id, session_id, lock_key, lease_id, event_id, request_id",
+            $names,
+            ", ord)
+    WHERE a.session_id IS NULL OR pg_try_advisory_xact_lock(a.lock_key)
+), held AS MATERIALIZED (
+    SELECT q.ord FROM asked q CROSS JOIN LATERAL (
+        SELECT FROM sessions t
+        WHERE t.team_id = q.team_id AND t.session_id = q.session_id
+            AND t.lease_id = q.lease_id AND NOT t.released
+            AND t.expires_at > COALESCE($1::timestamptz, clock_timestamp())",
+            $unless,
+            "
+        FOR UPDATE) AS s
+)"
+        )
+    };
+}
+
+/// Reads what there is to tell of turns that are not in $done: the event, and whether
+/// the lease runs.
+macro_rules! others {
+    ($done:literal) => {
+        concat!(
+            "
+SELECT q.ord, false AS done, q.session_id IS NULL OR q.ord IN (SELECT ord FROM held) AS held,
+    q.at, ",
+            event_columns!("e"),
+            ", e.request_id = q.request_id AS own, ",
+            session_columns!("s", "false", "NULL::uuid[] AS queue"),
+            ", false AS given_back
+FROM asked q LEFT JOIN LATERAL (
+    SELECT * FROM processed_events p
+    WHERE p.team_id = q.team_id AND p.event_id = q.event_id AND p.expires_at > q.at OFFSET 0)
+    AS e ON true
+LEFT JOIN sessions s ON false
+WHERE q.ord NOT IN (SELECT ord FROM ",
+            $done,
+            ")
+"
+        )
+    };
+}
+
+/// Ends turns: $9 is 1 for success, 0 for a failure, 2 where nobody was told of it. $7:
+/// the replica that asks. $13: for how long attempts are counted.
+pub(in super::super) const FINISH: &str = concat!(
+    hand_on!(concat!(
+        turns!(
+            ", $9::integer[], $10::bytea[], $11::interval[], $12::integer[]",
+            ", ending, result, ttl, max_attempts",
+            " AND NOT (q.ending = 2 AND t.repeated)"
+        ),
+        ", done AS (
+    UPDATE processed_events e
+    SET claimed_until = CASE WHEN q.ending = 1 OR q.ending = 0 AND e.attempt >= q.max_attempts
+            THEN NULL ELSE q.at END,
+        attempt = e.attempt - (q.ending = 2)::integer, processed_at = q.at,
+        expires_at = q.at + CASE WHEN q.ending = 1 THEN q.ttl ELSE $13::interval END,
+        result = CASE WHEN q.ending = 1 THEN q.result END
+    FROM asked q
+    WHERE ",
+        same_event!("e", "q"),
+        " AND e.request_id = q.request_id
+        AND e.claimed_until > COALESCE($1::timestamptz, clock_timestamp())
+        AND NOT (q.ending = 2 AND e.repeated IS TRUE)
+        AND (q.session_id IS NULL OR q.ord IN (SELECT ord FROM held))
+    RETURNING q.ord, e.*
+), mine AS MATERIALIZED (
+    SELECT q.team_id, q.session_id, q.lease_id, false AS unless_repeated, q.ord, q.at
+    FROM asked q JOIN done USING (ord) WHERE q.session_id IS NOT NULL
+)"
+    )),
+    "
+SELECT d.ord, true AS done, true AS held, q.at, ",
+    event_columns!("d"),
+    ", true AS own, ",
+    session_columns!("c", "c.ticket IS NOT NULL", "NULL::uuid[] AS queue"),
+    ", c.given_back IS TRUE OR q.session_id IS NULL AS given_back,
+    CASE WHEN c.replica <> $7::uuid THEN pg_notify('",
+    handed_channel!(),
+    "', c.lease_id::text) END AS notified
+FROM done d JOIN asked q USING (ord) LEFT JOIN changed c USING (ord)
+UNION ALL
+SELECT *, NULL FROM (",
+    others!("done"),
+    ") AS others"
+);
+
+/// Lets turns run on. $11: how long a lease may be held in all.
+pub(in super::super) const PROLONG: &str = concat!(
+    turns!(", $9::interval[], $10::bigint[]", ", claim_ttl, ttl_micros", ""),
+    ", own AS MATERIALIZED (
+    SELECT q.ord FROM asked q CROSS JOIN LATERAL (
+        SELECT FROM processed_events p
+        WHERE p.team_id = q.team_id AND p.event_id = q.event_id AND p.request_id = q.request_id
+            AND p.claimed_until > COALESCE($1::timestamptz, clock_timestamp())
+        FOR UPDATE) AS e
+    WHERE q.session_id IS NULL OR q.ord IN (SELECT ord FROM held)
+), claims AS (
+    UPDATE processed_events e
+    SET claimed_until = q.at + q.claim_ttl, expires_at = GREATEST(e.expires_at, q.at + $7::interval)
+    FROM asked q JOIN own USING (ord)
+    WHERE ",
+    same_event!("e", "q"),
+    "
+    RETURNING q.ord, e.*
+), leases AS (
+    UPDATE sessions s
+    SET expires_at = LEAST(GREATEST(s.expires_at, s.acquired_at + $11::interval),
+        q.at + q.ttl_micros * interval '1 microsecond')
+    FROM asked q JOIN own USING (ord)
+    WHERE ",
+    same_session!("s", "q"),
+    "
+    RETURNING q.ord, s.*
+)
+SELECT c.ord, true AS done, true AS held, q.at, ",
+    event_columns!("c"),
+    ", true AS own, ",
+    session_columns!("l", "true", "NULL::uuid[] AS queue"),
+    ", false AS given_back
+FROM claims c JOIN asked q USING (ord) LEFT JOIN leases l USING (ord)
+UNION ALL ",
+    others!("own"),
+);

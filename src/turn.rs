@@ -1,0 +1,434 @@
+//! One event, worked on under one session's lease: begun together, finished together.
+//!
+//! A turn closes what a mark and a lease leave open between them: an event that is
+//! marked and whose thread is busy is burnt; one whose run crashes is lost; one that is
+//! marked afterwards runs twice.
+
+use std::{collections::HashSet, sync::Arc, time::Duration};
+
+use tokio::{runtime::Handle, time::Instant};
+
+use crate::{
+    domain::{
+        Acquire, Begin, Begun, Claim, Decision, Ending, EventKey, EventRow, Finish, Held, Kept,
+        Lease, Prolong, RequestId, StoredEvent, TurnId,
+    },
+    lane::{CallError, Executes, Lane, Lanes, Op},
+    session::{self, AcquireOutcome, SessionError, Sessions},
+    store::{Connection, Finished, Prolonged, Store, StoreError, Verdict},
+    telemetry::Metrics,
+};
+
+/// The most turns in one batch: each may lock a session, see [`session::BATCH`].
+const BATCH: usize = session::BATCH;
+
+/// A turn, as its holder knows it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Turn {
+    /// Names it.
+    pub id: TurnId,
+    /// The event.
+    pub claim: Claim,
+    /// The session's lease, where there is one.
+    pub lease: Option<Lease>,
+}
+
+/// The answer to a request for a turn.
+pub enum TurnOutcome {
+    /// The turn is the caller's, once it accepts.
+    Granted(Box<Grant>),
+    /// The event is handled, with this result of its turn.
+    Duplicate(StoredEvent, Vec<u8>),
+    /// Another run works on the event.
+    InProgress(Claim),
+    /// The session is held, and the event still to be handled.
+    Busy(Held),
+}
+
+/// A turn that its caller has yet to accept. Dropped before, it is as if it had never
+/// been; unless the caller has asked again by then, with the same request id.
+pub struct Grant {
+    turn: Turn,
+    /// None where an earlier answer granted it.
+    abandon: Option<Abandon>,
+    /// Of a lease that was waited for.
+    lease: Option<session::Grant>,
+}
+
+impl Grant {
+    /// The turn is on its way to its holder, and no longer given up.
+    #[must_use]
+    pub fn accept(mut self) -> Turn {
+        if let Some(abandon) = &mut self.abandon {
+            abandon.turn = None;
+        }
+        if let Some(lease) = self.lease {
+            let _ = lease.accept();
+        }
+        self.turn
+    }
+}
+
+/// Gives up a turn that nobody accepts, as it is dropped.
+struct Abandon {
+    turn: Option<TurnId>,
+    lanes: Arc<Turning>,
+}
+
+impl Drop for Abandon {
+    fn drop(&mut self) {
+        let Some(turn) = self.turn.take() else { return };
+        let finish = Finish { turn, ending: Ending::Abandoned };
+        if self.lanes.finish(finish).is_err() {
+            // It ends with its TTL, as a crashed holder's does.
+            tracing::warn!("no room to give up the turn of a caller that went away");
+        }
+    }
+}
+
+/// What turns are begun and ended by.
+struct Turning {
+    changes: Lanes<Change>,
+    sessions: Sessions,
+}
+
+impl Turning {
+    fn lane(&self, turn: &TurnId) -> &Lane<Change> {
+        let shard = turn.lease.as_ref().map_or(turn.event.shard(), |(key, _)| key.shard());
+        self.changes.of(shard)
+    }
+
+    /// Leaves it to a lane: nobody waits for the answer.
+    fn finish(self: &Arc<Self>, finish: Finish) -> Result<(), CallError> {
+        let lane = self.lane(&finish.turn);
+        lane.post(Change::Finish(finish, Arc::clone(self)))
+    }
+}
+
+/// Begins or ends a turn. Both share lanes, so that what one caller asks for is done
+/// in that order.
+enum Change {
+    Begin(Box<Begin>, Arc<Turning>),
+    Finish(Finish, Arc<Turning>),
+}
+
+/// What a batch answers for one change: to whoever asked for that very one, but for an
+/// event that is taken.
+enum Became {
+    Begun(EventKey, RequestId, Begun),
+    Finished(Finish, Kept<Option<EventRow>>),
+}
+
+enum Told {
+    Begun(Box<Result<Grant, Begun>>),
+    Finished(Kept<Option<EventRow>>),
+}
+
+impl Change {
+    fn event(&self) -> &EventKey {
+        match self {
+            Self::Begin(begin, _) => &begin.event,
+            Self::Finish(finish, _) => &finish.turn.event,
+        }
+    }
+}
+
+impl Op for Change {
+    /// The session, or the event of a turn without one: one change of it at a time.
+    type Key<'a> = (&'a str, &'a str, bool);
+    type Row = Became;
+    type Answer = Told;
+
+    fn key(&self) -> (&str, &str, bool) {
+        let session = match self {
+            Self::Begin(begin, _) => begin.session.as_ref().map(|acquire| &acquire.key),
+            Self::Finish(finish, _) => finish.turn.lease.as_ref().map(|(key, _)| key),
+        };
+        match session {
+            Some(key) => (&key.team, &key.session, true),
+            None => (&self.event().team, &self.event().event, false),
+        }
+    }
+
+    fn answer(&self, became: &Became) -> Verdict<Told> {
+        match (self, became) {
+            // By whomever, but itself.
+            (Self::Begin(begin, _), Became::Begun(event, _, taken @ Begun::Taken(row, _)))
+                if *event == begin.event
+                    && !matches!(row, EventRow::Claimed(claim) if claim.request == begin.request) =>
+            {
+                Verdict::Decided(Told::Begun(Box::new(Err(taken.clone()))))
+            }
+            (Self::Begin(begin, lanes), Became::Begun(_, asker, outcome))
+                if *asker == begin.request =>
+            {
+                let Begun::Granted { claim, lease, fresh } = outcome else {
+                    return Verdict::Decided(Told::Begun(Box::new(Err(outcome.clone()))));
+                };
+                let held = begin.session.as_ref().zip(lease.as_ref());
+                let id = TurnId {
+                    event: begin.event.clone(),
+                    request: begin.request,
+                    lease: held.map(|(acquire, lease)| (acquire.key.clone(), lease.id)),
+                    max_attempts: begin.max_attempts,
+                };
+                let abandon =
+                    fresh.then(|| Abandon { turn: Some(id.clone()), lanes: Arc::clone(lanes) });
+                let turn = Turn { id, claim: claim.clone(), lease: lease.clone() };
+                let grant = Grant { turn, abandon, lease: None };
+                Verdict::Decided(Told::Begun(Box::new(Ok(grant))))
+            }
+            (Self::Finish(finish, _), Became::Finished(asked, kept)) if asked == finish => {
+                Verdict::Decided(Told::Finished(kept.clone()))
+            }
+            _ => Verdict::Again,
+        }
+    }
+}
+
+impl<S: Connection> Executes<Change> for S {
+    async fn execute(&mut self, ops: &[&Change]) -> Result<Vec<Verdict<Became>>, StoreError> {
+        let mut seen = HashSet::new();
+        let (mut begins, mut finishes) = (Vec::new(), Vec::new());
+        for (place, op) in ops.iter().enumerate() {
+            // A statement cannot write an event twice.
+            if !seen.insert(op.event()) {
+                continue;
+            }
+            match op {
+                Change::Begin(begin, _) => begins.push((place, &**begin)),
+                Change::Finish(finish, lanes) => finishes.push((place, finish, lanes)),
+            }
+        }
+        let mut verdicts: Vec<_> = ops.iter().map(|_| Verdict::Again).collect();
+        if let Some((_, _, lanes)) = finishes.first() {
+            let asked: Vec<&Finish> = finishes.iter().map(|(_, finish, _)| *finish).collect();
+            let begun = Instant::now();
+            let Finished { kept, handed } = self.finish_turns(&asked).await?;
+            for row in handed {
+                lanes.sessions.deliver(row, begun);
+            }
+            for ((place, finish, _), kept) in finishes.iter().zip(kept) {
+                verdicts[*place] = kept.map(|kept| Became::Finished((*finish).clone(), kept));
+            }
+        }
+        if !begins.is_empty() {
+            let asked: Vec<&Begin> = begins.iter().map(|(_, begin)| *begin).collect();
+            for ((place, begin), verdict) in begins.iter().zip(self.begin_turns(&asked).await?) {
+                let became = |begun| Became::Begun(begin.event.clone(), begin.request, begun);
+                verdicts[*place] = verdict.map(became);
+            }
+        }
+        Ok(verdicts)
+    }
+}
+
+/// Lets a turn run on.
+struct RunOn {
+    prolong: Prolong,
+    /// For so long at most since its lease was granted; the same for all.
+    max_hold: Duration,
+}
+
+impl Op for RunOn {
+    type Key<'a> = (&'a str, &'a str);
+    type Row = (TurnId, Prolonged);
+    type Answer = Prolonged;
+
+    fn key(&self) -> (&str, &str) {
+        let event = &self.prolong.turn.event;
+        (&event.team, &event.event)
+    }
+
+    fn answer(&self, (turn, kept): &Self::Row) -> Verdict<Self::Answer> {
+        if *turn == self.prolong.turn { Verdict::Decided(kept.clone()) } else { Verdict::Again }
+    }
+}
+
+impl<S: Connection> Executes<RunOn> for S {
+    async fn execute(
+        &mut self,
+        ops: &[&RunOn],
+    ) -> Result<Vec<Verdict<<RunOn as Op>::Row>>, StoreError> {
+        let max_hold = ops.first().map_or(Duration::ZERO, |op| op.max_hold);
+        let asked: Vec<&Prolong> = ops.iter().map(|op| &op.prolong).collect();
+        let kept = self.prolong_turns(&asked, max_hold).await?.into_iter().zip(asked);
+        Ok(kept.map(|(kept, asked)| kept.map(|kept| (asked.turn.clone(), kept))).collect())
+    }
+}
+
+/// Begins, renews and finishes turns. Cheap to clone.
+#[derive(Clone)]
+pub struct Turns {
+    turning: Arc<Turning>,
+    renews: Lane<RunOn>,
+    max_hold: Duration,
+    metrics: Metrics,
+}
+
+impl Turns {
+    /// Starts the lanes: one answer for each of `runtimes`, to be used there, and
+    /// `sessions` likewise.
+    pub fn start(
+        store: &impl Store,
+        runtimes: &[Handle],
+        sessions: &[Sessions],
+        bounds: session::Bounds,
+        metrics: &Metrics,
+    ) -> Vec<Self> {
+        let session::Bounds { writers, capacity, max_hold, .. } = bounds;
+        let lane = metrics.lane("turn");
+        let changes = Lanes::start(store.writers(writers), runtimes, |runtime| {
+            Lane::start(runtime, store.connection(), capacity, BATCH, lane.clone())
+        });
+        let runtime = &runtimes[runtimes.len() - 1];
+        let lane = metrics.lane("renew_turn");
+        let renews = Lane::start(runtime, store.connection(), capacity, BATCH, lane);
+        let of = |(worker, sessions): (usize, &Sessions)| {
+            let changes = changes.near(worker, runtimes.len());
+            Self {
+                turning: Arc::new(Turning { changes, sessions: sessions.clone() }),
+                renews: renews.clone(),
+                max_hold,
+                metrics: metrics.clone(),
+            }
+        };
+        sessions.iter().enumerate().map(of).collect()
+    }
+
+    /// Claims an event and takes its session, queueing for that for up to `wait`. When
+    /// its turn comes, the event is looked at again. Unless it is granted, nothing is
+    /// claimed.
+    ///
+    /// # Errors
+    /// [`SessionError::EpicMismatch`] or [`SessionError::QueueFull`];
+    /// [`SessionError::Call`], and then the turn may be granted, which a repetition with
+    /// the same request id is told of.
+    pub async fn begin(&self, begin: Begin, wait: Duration) -> Result<TurnOutcome, SessionError> {
+        let until = Instant::now() + wait;
+        let outcome = match self.ask(begin.clone()).await? {
+            Ok(grant) => TurnOutcome::Granted(Box::new(grant)),
+            Err(instead) => match (instead, &begin.session) {
+                (Begun::Busy(row), Some(acquire)) => match row.decision(acquire) {
+                    Decision::EpicMismatch(bound) => {
+                        return Err(SessionError::EpicMismatch { bound });
+                    }
+                    // Held by nobody, it is about to be handed on.
+                    Decision::Held(held) if wait.is_zero() && !held.holder.is_empty() => {
+                        TurnOutcome::Busy(held)
+                    }
+                    _ => self.queue(&begin, acquire, until).await?,
+                },
+                (instead, _) => taken(instead)?,
+            },
+        };
+        let count = match &outcome {
+            TurnOutcome::Granted(_) => &self.metrics.turns.granted,
+            TurnOutcome::Duplicate(..) => &self.metrics.turns.duplicate,
+            TurnOutcome::InProgress(_) => &self.metrics.turns.in_progress,
+            TurnOutcome::Busy(_) => &self.metrics.turns.busy,
+        };
+        count.inc();
+        Ok(outcome)
+    }
+
+    /// Waits for the session, and claims the event once that is had.
+    async fn queue(
+        &self,
+        begin: &Begin,
+        acquire: &Acquire,
+        until: Instant,
+    ) -> Result<TurnOutcome, SessionError> {
+        let left = until.saturating_duration_since(Instant::now());
+        let lease = match self.turning.sessions.acquire(acquire, left).await? {
+            AcquireOutcome::Granted(lease) => lease,
+            AcquireOutcome::Held(held) => return Ok(TurnOutcome::Busy(held)),
+        };
+        match self.ask(Begin { session: None, ..begin.clone() }).await? {
+            Ok(mut grant) => {
+                let held = lease.lease();
+                grant.turn.id.lease = Some((acquire.key.clone(), held.id));
+                grant.turn.lease = Some(held.clone());
+                grant.lease = Some(lease);
+                Ok(TurnOutcome::Granted(Box::new(grant)))
+            }
+            Err(instead) => {
+                if !lease.is_fresh() {
+                    // Nor does an earlier run of this request need it.
+                    let id = lease.lease().id;
+                    self.turning.sessions.release(acquire.key.clone(), id).await?;
+                }
+                // A fresh one goes back as it is dropped.
+                Ok(taken(instead)?)
+            }
+        }
+    }
+
+    /// Asks for a turn. The error is what there is instead.
+    async fn ask(&self, begin: Begin) -> Result<Result<Grant, Begun>, CallError> {
+        let session = begin.session.as_ref();
+        let shard = session.map_or(begin.event.shard(), |acquire| acquire.key.shard());
+        let change = Change::Begin(Box::new(begin), Arc::clone(&self.turning));
+        match self.turning.changes.of(shard).call(change).await? {
+            Told::Begun(told) => Ok(*told),
+            Told::Finished(_) => Err(mixed_up()),
+        }
+    }
+
+    /// Lets a turn run on: claim and lease together.
+    ///
+    /// # Errors
+    /// [`SessionError::ClaimLost`] or [`SessionError::LeaseLost`], and then neither runs
+    /// on by this; [`SessionError::Call`], and then it is not known.
+    pub async fn renew(&self, prolong: Prolong) -> Result<Turn, SessionError> {
+        let id = prolong.turn.clone();
+        let run_on = RunOn { prolong, max_hold: self.max_hold };
+        let (claim, lease) = kept(self.renews.call(run_on).await?)?;
+        Ok(Turn { id, claim, lease })
+    }
+
+    /// Ends a turn, and hands its session on. Answers the event, where it is handled.
+    ///
+    /// # Errors
+    /// [`SessionError::ClaimLost`] or [`SessionError::LeaseLost`], and then nothing is
+    /// changed; [`SessionError::Call`], and then it is not known, and may be asked again.
+    pub async fn finish(&self, finish: Finish) -> Result<Option<EventRow>, SessionError> {
+        let succeeded = matches!(finish.ending, Ending::Succeeded(..));
+        let lane = self.turning.lane(&finish.turn).clone();
+        let told = lane.call(Change::Finish(finish, Arc::clone(&self.turning))).await?;
+        let Told::Finished(ended) = told else { return Err(mixed_up().into()) };
+        let ended = kept(ended).inspect_err(|_| {
+            self.metrics.turns.lost.inc();
+        })?;
+        let count = match (&ended, succeeded) {
+            (_, true) => &self.metrics.turns.succeeded,
+            (None, false) => &self.metrics.turns.failed,
+            (Some(_), false) => &self.metrics.turns.gave_up,
+        };
+        count.inc();
+        Ok(ended)
+    }
+}
+
+/// What there is instead of a turn.
+fn taken(begun: Begun) -> Result<TurnOutcome, CallError> {
+    match begun {
+        Begun::Taken(EventRow::Processed(event), result) => {
+            Ok(TurnOutcome::Duplicate(event, result.unwrap_or_default()))
+        }
+        Begun::Taken(EventRow::Claimed(claim), _) => Ok(TurnOutcome::InProgress(claim)),
+        Begun::Busy(_) | Begun::Granted { .. } => Err(mixed_up()),
+    }
+}
+
+fn kept<T>(kept: Kept<T>) -> Result<T, SessionError> {
+    match kept {
+        Kept::Done(done) => Ok(done),
+        Kept::ClaimLost => Err(SessionError::ClaimLost),
+        Kept::LeaseLost => Err(SessionError::LeaseLost),
+    }
+}
+
+fn mixed_up() -> CallError {
+    StoreError::fault("the answer to another question").into()
+}

@@ -1,0 +1,205 @@
+//! Turns under many callers at once, on three replicas.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    },
+    time::Duration,
+};
+
+use futures_util::future::join_all;
+use oncegate::{
+    domain::{
+        Acquire, Begin, Ending, EventKey, Finish, Id, Labels, RequestId, SessionKey, Ttl, limits,
+    },
+    grpc::pb::{
+        BeginTurnRequest, FinishTurnRequest, Turn, TurnOutcome as Ends,
+        begin_turn_response::Outcome, turn_service_client::TurnServiceClient,
+    },
+    session::{AcquireOutcome, Bounds, Sessions},
+    store::{Clock, postgres::Postgres},
+    telemetry::Metrics,
+    turn::{TurnOutcome, Turns},
+};
+use rand::{RngExt as _, SeedableRng as _, rngs::StdRng};
+use tokio::{runtime::Handle, time::timeout};
+use tokio_util::sync::CancellationToken;
+use tonic::transport::Channel;
+
+use super::{CALLERS, REPLICAS};
+use crate::harness::{Replica, TestClock, connect, event, postgres, session};
+
+type Client = TurnServiceClient<Channel>;
+
+async fn crowd(replicas: &[Replica]) -> Vec<Client> {
+    let connect =
+        |connection: usize| connect(replicas[connection % replicas.len()].server.address());
+    let channels = join_all((0..CALLERS / 8).map(connect)).await;
+    channels.into_iter().map(Client::new).cycle().take(CALLERS).collect()
+}
+
+/// Lets all callers ask for the turn of one event at once. Answers the one who got it.
+async fn race(callers: &mut [Client], round: usize) -> Option<Turn> {
+    let calls = callers.iter_mut().enumerate().map(|(caller, client)| {
+        client.begin_turn(BeginTurnRequest {
+            event: event("T1", &format!("Ev{round}")),
+            session: session("T1", &format!("s{}", round % 3)),
+            holder: format!("caller-{caller}"),
+            ..Default::default()
+        })
+    });
+    let mut turns = Vec::new();
+    for answer in join_all(calls).await {
+        match answer.unwrap().into_inner().outcome.unwrap() {
+            Outcome::Granted(granted) => turns.push(granted.turn.unwrap()),
+            Outcome::InProgress(_) | Outcome::Busy(_) | Outcome::Duplicate(_) => {}
+        }
+    }
+    assert!(turns.len() <= 1, "{turns:?}");
+    turns.pop()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn of_64_callers_on_three_replicas_one_has_the_turn() {
+    const ROUNDS: usize = 200;
+    let url = postgres::new_database().await;
+    let replicas = Replica::start_all(REPLICAS, &url, &Clock::Store).await;
+    let mut callers = crowd(&replicas).await;
+    let mut last = 0;
+    for round in 0..ROUNDS {
+        let turn = race(&mut callers, round).await.expect("one has it");
+        let fence = turn.lease.unwrap().fencing_token;
+        assert!(fence > last);
+        last = fence;
+        let outcome = Ends::Succeeded.into();
+        let finish = FinishTurnRequest { turn_id: turn.turn_id, outcome, ..Default::default() };
+        callers[round % CALLERS].finish_turn(finish).await.unwrap();
+        assert_eq!(race(&mut callers, round).await, None);
+    }
+}
+
+const SESSIONS: usize = 4;
+const EVENTS: usize = 12;
+
+/// Turns whose callers come and go.
+struct Arena {
+    replicas: Vec<(Turns, Sessions)>,
+    /// How often each event was handled.
+    handled: [AtomicU32; EVENTS],
+    working: [AtomicU32; SESSIONS],
+}
+
+impl Arena {
+    /// Its claims never lapse: the clock stands still.
+    fn new(store: &Postgres) -> Self {
+        let start = || {
+            let (runtimes, stop) = ([Handle::current()], CancellationToken::new());
+            let metrics = Metrics::new();
+            let max_hold = Duration::from_hours(1);
+            let bounds = Bounds { writers: 2, capacity: 1_024, waiters: 1_024, max_hold };
+            let sessions = Sessions::start(store, &runtimes, bounds, &stop, &metrics);
+            let turns = Turns::start(store, &runtimes, &sessions, bounds, &metrics);
+            turns.into_iter().zip(sessions).next().unwrap()
+        };
+        Self {
+            replicas: std::iter::repeat_with(start).take(REPLICAS).collect(),
+            handled: Default::default(),
+            working: Default::default(),
+        }
+    }
+
+    fn begin(number: usize) -> Begin {
+        let id = |text: &str| Id::parse("id", text.to_owned()).unwrap();
+        let event = EventKey::given(id("T1"), id(&format!("Ev{number}")));
+        let key = SessionKey::given(id("T1"), id(&format!("s{}", number % SESSIONS)));
+        let ttl = Ttl::parse(None, limits::DEFAULT_LEASE_TTL, &limits::LEASE_TTL).unwrap();
+        let acquire = Acquire {
+            request: RequestId::for_session(&key, None),
+            key,
+            holder: "run".into(),
+            ttl,
+            epic: None,
+            labels: Labels::default(),
+        };
+        Begin {
+            request: RequestId::for_event(&event, None),
+            event,
+            holder: "run".into(),
+            claim_ttl: ttl,
+            max_attempts: 100,
+            session: Some(acquire),
+        }
+    }
+
+    /// Asks for the turn of an event, perhaps again and again.
+    async fn run(&self, mut random: StdRng) {
+        let number = random.random_range(0..EVENTS);
+        let begin = Self::begin(number);
+        // Whoever repeats a request sees it through: else its lease or claim is nobody's.
+        let cuts = random.random_range(0..4);
+        for cut in 0..=cuts {
+            let (turns, _) = &self.replicas[random.random_range(0..REPLICAS)];
+            let wait = Duration::from_millis(random.random_range(0..20));
+            let is_last = cut == cuts && cuts > 0;
+            let patience = if is_last { 30_000_000 } else { random.random_range(0..15_000) };
+            let patience = Duration::from_micros(patience);
+            let asked = timeout(patience, turns.begin(begin.clone(), wait)).await;
+            let Ok(Ok(TurnOutcome::Granted(grant))) = asked else { continue };
+            let turn = grant.accept();
+            let working = &self.working[number % SESSIONS];
+            assert_eq!(working.fetch_add(1, Ordering::SeqCst), 0, "two runs in one session");
+            tokio::task::yield_now().await;
+            working.fetch_sub(1, Ordering::SeqCst);
+            let succeeds = random.random_bool(0.3);
+            let ttl = Ttl::parse(None, limits::DEFAULT_EVENT_TTL, &limits::EVENT_TTL).unwrap();
+            let ending = if succeeds { Ending::Succeeded(Vec::new(), ttl) } else { Ending::Failed };
+            self.handled[number].fetch_add(u32::from(succeeds), Ordering::SeqCst);
+            turns.finish(Finish { turn: turn.id, ending }).await.unwrap();
+            return;
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_turn_stays_with_a_caller_that_went_away() {
+    let clock = TestClock::new();
+    let url = postgres::new_database().await;
+    let store = Postgres::new(&url, Duration::from_secs(5), clock.store_clock()).unwrap();
+    store.migrate().await.unwrap();
+    let arena = Arc::new(Arena::new(&store));
+    for storm in 0..20_u64 {
+        let runs = (0..48_u64).map(|run| {
+            let arena = Arc::clone(&arena);
+            let random = StdRng::seed_from_u64(storm << 32 | run);
+            tokio::spawn(async move { arena.run(random).await })
+        });
+        for run in join_all(runs).await {
+            run.unwrap();
+        }
+    }
+    let handled = arena.handled.each_ref().map(|handled| handled.load(Ordering::SeqCst));
+    assert!(handled.iter().all(|&count| count <= 1), "{handled:?}");
+    assert!(handled.contains(&1), "{handled:?}");
+    // Whoever went away has left everything as it was.
+    let wait = Duration::from_secs(10);
+    for (number, handled) in handled.into_iter().enumerate() {
+        let (turns, sessions) = &arena.replicas[number % REPLICAS];
+        let begin = Arena::begin(number);
+        let acquire = begin.session.clone().unwrap();
+        match turns.begin(begin, wait).await.unwrap() {
+            TurnOutcome::Granted(grant) => {
+                assert_eq!(handled, 0, "event {number} was handled");
+                let turn = grant.accept().id;
+                turns.finish(Finish { turn, ending: Ending::Failed }).await.unwrap();
+            }
+            TurnOutcome::Duplicate(..) => assert_eq!(handled, 1, "event {number}"),
+            TurnOutcome::InProgress(claim) => panic!("event {number}: {claim:?}"),
+            TurnOutcome::Busy(held) => panic!("event {number}: {held:?}"),
+        }
+        match sessions.acquire(&acquire, wait).await.unwrap() {
+            AcquireOutcome::Granted(grant) => drop(grant),
+            AcquireOutcome::Held(held) => panic!("session of {number}: {held:?}"),
+        }
+    }
+}
