@@ -18,6 +18,7 @@ mod leases;
 mod memory;
 mod sqlite;
 mod subjects;
+mod turns;
 
 pub use callers::CURVE;
 
@@ -99,14 +100,11 @@ pub const GOALS: &[Goal] = &[
     growth::GROWTH,
     cleanup::CLEANUP,
     memory::MEMORY,
+    turns::TURNS,
     sqlite::SQLITE,
     callers::OVERLOAD,
     CURVE,
 ];
-
-/// The goals of the list that are not measured here: what they are about, and
-/// why not.
-pub const ELSEWHERE: &[(&str, &str, &str)] = &[("P10", "turns", "there are none yet")];
 
 /// What the subjects of one goal came to in one round; the error says why
 /// nothing was measured.

@@ -31,6 +31,12 @@ pub enum Work {
     /// `AcquireSessionLease` and `ReleaseSessionLease` of a session of the
     /// caller's own; one cycle counts as one.
     Lease,
+    /// `BeginTurn` and `FinishTurn` of a new event, in a session of the caller's own;
+    /// one turn counts as one.
+    Turn,
+    /// `IsProcessed`, `AcquireSessionLease`, `MarkProcessed` and `ReleaseSessionLease`:
+    /// the calls that a turn replaces; the four count as one.
+    FourCalls,
     /// etcd: put if absent, `etcdserverpb.KV/Txn`.
     EtcdPut,
     /// etcd: `v3lockpb.Lock/Lock` and `Unlock`; one cycle counts as one.

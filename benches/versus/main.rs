@@ -25,11 +25,11 @@
 
 use std::{fs, path::PathBuf, process::ExitCode};
 
-use anyhow::{Context as _, bail, ensure};
+use anyhow::{Context as _, ensure};
 use clap::{Parser, Subcommand};
 
 use bench::{Bench, Times};
-use goals::{ELSEWHERE, GOALS, Goal};
+use goals::{GOALS, Goal};
 use machine::Machine;
 use results::{GoalResult, Results, Spread, SubjectResult};
 use run::{Job, Run};
@@ -113,9 +113,6 @@ impl Cli {
         let seconds = self.times().seconds;
         ensure!((0.1..=3600.0).contains(&seconds), "--seconds must be 0.1 to 3600");
         for name in &self.only {
-            if let Some((_, _, why)) = ELSEWHERE.iter().find(|(other, ..)| other == name) {
-                bail!("--only {name}: not measured here: {why}");
-            }
             let known: Vec<_> = GOALS.iter().map(|goal| goal.name).collect();
             ensure!(known.contains(&name.as_str()), "--only {name}: one of {}", known.join(", "));
         }
@@ -165,15 +162,13 @@ fn measure(cli: &Cli) -> anyhow::Result<Results> {
     for (name, version) in &machine.programs {
         eprintln!("  {name}: {version}");
     }
-    let mut goals: Vec<GoalResult> = GOALS
+    let goals: Vec<GoalResult> = GOALS
         .iter()
         .map(|goal| match cli.why_not(goal) {
             Some(why) => GoalResult::not_run(goal.name, goal.title, why),
             None => pursue(goal, &bench, cli.rounds()),
         })
         .collect();
-    let elsewhere = |&(name, title, why): &(_, _, &str)| GoalResult::not_run(name, title, why);
-    goals.extend(ELSEWHERE.iter().map(elsewhere));
     let Times { warmup, seconds } = cli.times();
     Ok(Results { machine, rounds: cli.rounds(), warmup, seconds, goals })
 }

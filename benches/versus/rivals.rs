@@ -34,6 +34,9 @@ pub enum Work {
     PostgresArrays,
     /// tokio-postgres: one statement takes a lease, one gives it back.
     PostgresLease,
+    /// tokio-postgres: four statements for an event: it is looked up, a lease is taken,
+    /// the event is inserted, the lease is given back.
+    PostgresTurn,
     /// asyncpg: as `SqlxInsert`, from Python.
     AsyncpgInsert,
     /// Redis: `SET … NX EX` an event, over one connection.
@@ -75,6 +78,7 @@ pub fn run(spec: &Spec) -> anyhow::Result<Report> {
         Work::PostgresInsert => block_on(postgres::inserts(spec)),
         Work::PostgresArrays => block_on(postgres::arrays(spec)),
         Work::PostgresLease => block_on(postgres::leases(spec)),
+        Work::PostgresTurn => block_on(postgres::turns(spec)),
         Work::RedisClaim => redis::claims(spec),
         Work::RedisLock => redis::locks(spec),
         Work::SqliteInsert => block_on(sqlite::inserts(spec)),

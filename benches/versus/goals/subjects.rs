@@ -13,24 +13,39 @@ use crate::{
     server::Server,
 };
 
-/// The table that a bot has today.
-pub const BOTS_TABLE: &str = "
+macro_rules! bots_table {
+    () => {
+        "
 CREATE TABLE processed_events (
     team_id TEXT, event_id TEXT, processed_at TIMESTAMPTZ DEFAULT NOW(),
     PRIMARY KEY (team_id, event_id)
 );
 CREATE INDEX idx_processed_events_time ON processed_events (processed_at);
-";
+"
+    };
+}
 
-/// Where single statements keep leases. A renewal touches no index.
-pub const LEASES_TABLE: &str = "
+macro_rules! leases_table {
+    () => {
+        "
 CREATE TABLE leases (
     team_id TEXT COLLATE \"C\", session_id TEXT COLLATE \"C\",
     fencing_token BIGINT NOT NULL DEFAULT 1,
     lease_id UUID NOT NULL, holder TEXT NOT NULL, expires_at TIMESTAMPTZ NOT NULL,
     PRIMARY KEY (team_id, session_id)
 ) WITH (fillfactor = 70);
-";
+"
+    };
+}
+
+/// The table that a bot has today.
+pub const BOTS_TABLE: &str = bots_table!();
+
+/// Where single statements keep leases. A renewal touches no index.
+pub const LEASES_TABLE: &str = leases_table!();
+
+/// Both.
+const BOTS_TABLES: &str = concat!(bots_table!(), leases_table!());
 
 /// Follows the truncation of a subject's tables, so that all runs begin alike.
 /// They are truncated after a run, too, so that no vacuum comes to them later.
@@ -38,6 +53,7 @@ pub const CHECKPOINT: &str = "CHECKPOINT";
 pub const EMPTY_EVENTS: &str = "TRUNCATE processed_events";
 const EMPTY_ONCEGATE: &str = "TRUNCATE processed_events, sessions";
 pub const EMPTY_LEASES: &str = "TRUNCATE leases";
+const EMPTY_BOTS_TABLES: &str = "TRUNCATE processed_events, leases";
 
 /// No sweep falls into a measurement.
 pub const NO_SWEEP: [&str; 2] = ["--sweep-interval", "1h"];
@@ -149,6 +165,14 @@ pub fn statement_leases<'a>(bench: &'a Bench, id: &'static str, callers: usize) 
     let work = rivals::Work::PostgresLease;
     let load = RivalLoad { work, connections: callers, callers, items: 1 };
     direct(bench, id, &what, (LEASES_TABLE, EMPTY_LEASES), load)
+}
+
+/// What a turn does, by four statements, a connection a caller.
+pub fn statement_turns<'a>(bench: &'a Bench, id: &'static str, callers: usize) -> Subject<'a> {
+    let what = format!("SQL: look, take, insert, give back; {callers} connections");
+    let work = rivals::Work::PostgresTurn;
+    let load = RivalLoad { work, connections: callers, callers, items: 1 };
+    direct(bench, id, &what, (BOTS_TABLES, EMPTY_BOTS_TABLES), load)
 }
 
 /// Arrays, into the very table that oncegate has.

@@ -19,6 +19,7 @@ use super::{
 
 mod etcd;
 mod party;
+mod turns;
 
 pub use party::{etcd as etcd_party, oncegate as oncegate_party};
 
@@ -85,6 +86,8 @@ fn connection(spec: &Spec, number: usize, tally: Tally) -> anyhow::Result<Tally>
         Work::BatchRandom => drive(spec, callers, Batch::new(keys, true, spec.items), tally),
         Work::Empty => drive(spec, callers, Empty, tally),
         Work::Lease => drive(spec, callers, Lease::new(&keys, callers), tally),
+        Work::Turn => drive(spec, callers, turns::Turn::new(keys, callers), tally),
+        Work::FourCalls => drive(spec, callers, turns::FourCalls::new(keys, callers), tally),
         Work::EtcdPut => drive(spec, callers, etcd::Put::new(keys), tally),
         Work::EtcdLock => drive(spec, callers, etcd::Lock::new(&keys, callers), tally),
     }

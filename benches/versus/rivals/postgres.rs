@@ -43,6 +43,8 @@ WHERE team_id = $1 AND session_id = $2 AND lease_id = $3 AND expires_at > now()
 /// The events' time to live: 24 hours, the default of oncegate.
 const TTL: Duration = Duration::from_hours(24);
 
+const LOOK: &str = "SELECT FROM processed_events WHERE team_id = $1 AND event_id = $2";
+
 /// One connection and what it has prepared.
 struct Prepared {
     client: Client,
@@ -173,6 +175,40 @@ pub(super) async fn leases(spec: &Spec) -> anyhow::Result<Report> {
         let keys = Keys::new(spec.seed, number);
         let connection = Arc::clone(&connections[number % connections.len()]);
         Leases { connection, team: keys.team(), session: keys.session(number) }
+    };
+    drive(spec, (0..spec.callers).map(caller)).await
+}
+
+struct Turns {
+    lease: Leases,
+    keys: Keys,
+    id: String,
+}
+
+impl Caller for Turns {
+    async fn work(&mut self) -> anyhow::Result<Option<u64>> {
+        self.keys.rising(&mut self.id);
+        let Self { lease: Leases { connection, team, session }, id, .. } = self;
+        let Prepared { client, statements } = &**connection;
+        if !client.query(&statements[2], &[team, id]).await?.is_empty() {
+            return Ok(None);
+        }
+        let lease = Uuid::new_v4();
+        let taken = client.query(&statements[0], &[team, session, &lease, &"bot"]).await?;
+        let inserted = client.execute(&statements[3], &[team, id]).await?;
+        let given_back = client.execute(&statements[1], &[team, session, &lease]).await?;
+        Ok((taken.len() == 1 && inserted == 1 && given_back == 1).then_some(1))
+    }
+}
+
+pub(super) async fn turns(spec: &Spec) -> anyhow::Result<Report> {
+    let statements = [TAKE_LEASE, GIVE_BACK_LEASE, LOOK, INSERT];
+    let connections = connect(spec, &statements).await?;
+    let caller = |number: usize| {
+        let keys = Keys::new(spec.seed, number);
+        let connection = Arc::clone(&connections[number % connections.len()]);
+        let lease = Leases { connection, team: keys.team(), session: keys.session(number) };
+        Turns { lease, keys, id: String::new() }
     };
     drive(spec, (0..spec.callers).map(caller)).await
 }
