@@ -1,112 +1,39 @@
 //! Turns in PostgreSQL: the event's row and the session's decide together.
 
-use std::time::Duration;
+use std::{collections::HashMap, time::Duration};
 
-use sqlx::{Row as _, postgres::PgRow};
+use sqlx::{
+    Row as _,
+    postgres::{PgRow, types::PgInterval},
+};
 use uuid::Uuid;
 
 use super::{
     Link,
-    answers::{place, slot},
+    answers::{fill, left, place, slot},
     events::{event_row, interval},
+    link::Statement,
     sessions,
     timestamp::PgTimestamp,
 };
 use crate::{
     domain::{
-        Acquire, Begin, Begun, Decision, Ending, EventRow, Finish, Kept, LeaseId, Prolong,
-        SessionKey, SessionRow, TurnId, limits::CLAIM_MEMORY,
+        Acquire, Begin, Begun, Claim, Decision, Ending, EventRow, FencingToken, Finish, Kept,
+        Lease, LeaseId, Prolong, SessionKey, SessionRow, TurnId, limits::CLAIM_MEMORY,
     },
     store::{Finished, Prolonged, Release, SessionStore as _, StoreError, TurnStore, Verdict},
 };
 
 mod sql;
 
-pub(super) use sql::{BEGIN, FINISH, PROLONG};
+pub(super) use sql::{BEGIN, BEGIN_NEW, FINISH, PROLONG, SUCCEED};
 
 impl TurnStore for Link {
     async fn begin_turns(&mut self, asked: &[&Begin]) -> Result<Vec<Verdict<Begun>>, StoreError> {
-        let of = |begin: &'_ Begin| begin.session.clone();
-        let sessions: Vec<Option<Acquire>> = asked.iter().map(|begin| of(begin)).collect();
-        let session = |read: fn(&Acquire) -> String| -> Vec<Option<String>> {
-            sessions.iter().map(|session| session.as_ref().map(read)).collect()
-        };
-        let teams: Vec<&str> = asked.iter().map(|begin| begin.event.team.as_str()).collect();
-        let events: Vec<&str> = asked.iter().map(|begin| begin.event.event.as_str()).collect();
-        let requests: Vec<Uuid> = asked.iter().map(|begin| begin.request.as_uuid()).collect();
-        let claims: Vec<_> = asked.iter().map(|begin| interval(begin.claim_ttl.span())).collect();
-        let holders: Vec<&str> = asked.iter().map(|begin| begin.holder.as_str()).collect();
-        let most: Vec<i32> = asked.iter().map(|begin| small(begin.max_attempts)).collect();
-        let names = session(|acquire| acquire.key.session.clone());
-        let labels = session(|acquire| acquire.labels.to_json());
-        let epics: Vec<Option<&str>> =
-            sessions.iter().map(|session| session.as_ref()?.epic.as_deref()).collect();
-        let locks: Vec<Option<i64>> =
-            sessions.iter().map(|session| Some(session.as_ref()?.key.lock_key())).collect();
-        let leases: Vec<Option<Uuid>> = sessions
-            .iter()
-            .map(|session| session.as_ref().map(|_| LeaseId::random().as_uuid()))
-            .collect();
-        let attempts: Vec<Option<Uuid>> =
-            sessions.iter().map(|session| Some(session.as_ref()?.request.as_uuid())).collect();
-        let ttls: Vec<Option<i64>> =
-            sessions.iter().map(|session| Some(session.as_ref()?.ttl.as_micros())).collect();
-        let now = self.now();
-        let rows = self
-            .fetch(|| {
-                sqlx::query(BEGIN)
-                    .bind(now)
-                    .bind(&teams)
-                    .bind(&events)
-                    .bind(&requests)
-                    .bind(&claims)
-                    .bind(&holders)
-                    .bind(&most)
-                    .bind(&names)
-                    .bind(&locks)
-                    .bind(&leases)
-                    .bind(&attempts)
-                    .bind(&epics)
-                    .bind(&ttls)
-                    .bind(&labels)
-                    .bind(interval(CLAIM_MEMORY))
-            })
-            .await?;
-
-        let mut verdicts = vec![Verdict::Again; asked.len()];
-        let mut lost = Vec::new();
-        for row in rows {
-            let place = place(asked.len(), row.try_get("ord"))?;
-            let begin = asked[place];
-            match row.try_get("kind").map_err(StoreError::fault)? {
-                "granted" => verdicts[place] = Verdict::Decided(granted(begin, &row)?),
-                "taken" => {
-                    verdicts[place] = taken(begin, &row)?;
-                    let granted =
-                        matches!(verdicts[place], Verdict::Decided(Begun::Granted { .. }));
-                    lost.extend(leftover(begin, &row)?.filter(|_| !granted));
-                }
-                "busy" => {
-                    let session = session_row(&row)?;
-                    let decision = begin.session.as_ref().map(|asked| session.decision(asked));
-                    // One that is free somebody else takes just now.
-                    if decision != Some(Decision::Free) {
-                        verdicts[place] = Verdict::Decided(Begun::Busy(session));
-                    }
-                }
-                "lost" => {
-                    if let Some(acquire) = &begin.session {
-                        let lease = session_row(&row)?.lease.id;
-                        let key = acquire.key.clone();
-                        lost.push(Release { key, lease, unless_repeated: false });
-                    }
-                }
-                other => return Err(StoreError::fault(format!("a row of kind {other}"))),
-            }
-        }
-        if !lost.is_empty() {
-            let lost: Vec<&Release> = lost.iter().collect();
-            self.change(&[], &lost).await?;
+        let mut verdicts = self.begin_new(asked).await?;
+        let (places, others) = left(&verdicts, asked);
+        if !others.is_empty() {
+            fill(&mut verdicts, places, self.begin_any(&others).await?);
         }
         Ok(verdicts)
     }
@@ -156,6 +83,170 @@ impl TurnStore for Link {
     }
 
     async fn finish_turns(&mut self, asked: &[&Finish]) -> Result<Finished, StoreError> {
+        let mut kept = self.succeed(asked).await?;
+        let (places, others) = left(&kept, asked);
+        let mut handed = Vec::new();
+        if !others.is_empty() {
+            let verdicts = self.finish_any(&others, &mut handed).await?;
+            fill(&mut kept, places, verdicts);
+        }
+        Ok(Finished { kept, handed })
+    }
+}
+
+impl Link {
+    /// Begins turns of new events in free sessions.
+    async fn begin_new(&mut self, asked: &[&Begin]) -> Result<Vec<Verdict<Begun>>, StoreError> {
+        let mut verdicts = vec![Verdict::Again; asked.len()];
+        let in_sessions = asked.iter().enumerate().filter(|(_, begin)| begin.session.is_some());
+        let (places, begins): (Vec<usize>, Vec<&Begin>) = in_sessions.unzip();
+        if places.is_empty() {
+            return Ok(verdicts);
+        }
+        let wishes = Wishes::of(&begins);
+        let now = self.now();
+        let rows = self.fetch(|| wishes.bind(sqlx::query(BEGIN_NEW).bind(now))).await?;
+        let by_lease: HashMap<Uuid, usize> =
+            wishes.leases.iter().flatten().copied().zip(places).collect();
+        let mut lost = Vec::new();
+        for row in rows {
+            let read = || {
+                let time = |column| row.try_get::<PgTimestamp, _>(column).map(|time| time.0);
+                let (id, token) = (row.try_get("lease_id")?, row.try_get("fencing_token")?);
+                let epic = row.try_get::<Option<String>, _>("epic_id")?;
+                let is_claimed: bool = row.try_get("is_claimed")?;
+                let (acquired, expires) = (time("acquired_at")?, time("expires_at")?);
+                Ok((id, FencingToken(token), epic, acquired, expires, time("at")?, is_claimed))
+            };
+            let (id, token, epic, acquire_time, expire_time, at, is_claimed) =
+                read().map_err(|error: sqlx::Error| StoreError::fault(error))?;
+            let found = by_lease.get(&id).and_then(|&place| {
+                let begin = asked[place];
+                Some((place, begin, begin.session.as_ref()?))
+            });
+            let (place, begin, acquire) =
+                found.ok_or_else(|| StoreError::fault("a row nobody asked for"))?;
+            if !is_claimed {
+                let (key, lease) = (acquire.key.clone(), LeaseId::from_uuid(id));
+                lost.push(Release { key, lease, unless_repeated: false });
+                continue;
+            }
+            let lease = Lease {
+                id: LeaseId::from_uuid(id),
+                token,
+                holder: acquire.holder.clone(),
+                acquire_time,
+                expire_time,
+                remaining: expire_time.since(at),
+                epic,
+                labels: acquire.labels.clone(),
+            };
+            let lapse_time = acquire_time.after(begin.claim_ttl);
+            let claim = Claim {
+                request: begin.request,
+                holder: begin.holder.clone(),
+                attempt: 1,
+                claim_time: acquire_time,
+                lapse_time,
+                remaining: lapse_time.since(at),
+            };
+            let lease = Some(lease);
+            verdicts[place] = Verdict::Decided(Begun::Granted { claim, lease, fresh: true });
+        }
+        self.give_up(&lost).await?;
+        Ok(verdicts)
+    }
+
+    /// Gives back leases of turns that came to nothing.
+    async fn give_up(&mut self, leases: &[Release]) -> Result<Vec<SessionRow>, StoreError> {
+        if leases.is_empty() {
+            return Ok(Vec::new());
+        }
+        let leases: Vec<&Release> = leases.iter().collect();
+        Ok(self.change(&[], &leases).await?.handed)
+    }
+
+    /// Begins turns, whatever there is of their events and sessions.
+    async fn begin_any(&mut self, asked: &[&Begin]) -> Result<Vec<Verdict<Begun>>, StoreError> {
+        let wishes = Wishes::of(asked);
+        let now = self.now();
+        let rows = self.fetch(|| wishes.bind(sqlx::query(BEGIN).bind(now))).await?;
+
+        let mut verdicts = vec![Verdict::Again; asked.len()];
+        let mut lost = Vec::new();
+        for row in rows {
+            let place = place(asked.len(), row.try_get("ord"))?;
+            let begin = asked[place];
+            match row.try_get("kind").map_err(StoreError::fault)? {
+                "granted" => verdicts[place] = Verdict::Decided(granted(begin, &row)?),
+                "taken" => {
+                    verdicts[place] = taken(begin, &row)?;
+                    let granted =
+                        matches!(verdicts[place], Verdict::Decided(Begun::Granted { .. }));
+                    lost.extend(leftover(begin, &row)?.filter(|_| !granted));
+                }
+                "busy" => {
+                    let session = session_row(&row)?;
+                    let decision = begin.session.as_ref().map(|asked| session.decision(asked));
+                    // One that is free somebody else takes just now.
+                    if decision != Some(Decision::Free) {
+                        verdicts[place] = Verdict::Decided(Begun::Busy(session));
+                    }
+                }
+                "lost" => {
+                    if let Some(acquire) = &begin.session {
+                        let lease = session_row(&row)?.lease.id;
+                        let key = acquire.key.clone();
+                        lost.push(Release { key, lease, unless_repeated: false });
+                    }
+                }
+                other => return Err(StoreError::fault(format!("a row of kind {other}"))),
+            }
+        }
+        self.give_up(&lost).await?;
+        Ok(verdicts)
+    }
+
+    /// Ends turns with success, where nothing stands in the way.
+    async fn succeed(
+        &mut self,
+        asked: &[&Finish],
+    ) -> Result<Vec<Verdict<Kept<Option<EventRow>>>>, StoreError> {
+        let mut verdicts = vec![Verdict::Again; asked.len()];
+        let (mut places, mut turns) = (Vec::new(), Vec::new());
+        let (mut results, mut ttls) = (Vec::new(), Vec::new());
+        for (place, finish) in asked.iter().enumerate() {
+            if let (Ending::Succeeded(result, ttl), Some(_)) = (&finish.ending, &finish.turn.lease)
+            {
+                places.push(place);
+                turns.push(&finish.turn);
+                results.push(result);
+                ttls.push(interval(ttl.span()));
+            }
+        }
+        if places.is_empty() {
+            return Ok(verdicts);
+        }
+        let turns = Turns::of(turns.into_iter());
+        let now = self.now();
+        let rows = self
+            .fetch(|| {
+                turns.bind(sqlx::query(SUCCEED).bind(now), |query| query.bind(&ttls)).bind(&results)
+            })
+            .await?;
+        for row in rows {
+            let place = places[place(places.len(), row.try_get("ord"))?];
+            verdicts[place] = Verdict::Decided(Kept::Done(Some(event_row(&row)?)));
+        }
+        Ok(verdicts)
+    }
+
+    /// Ends turns, however; `handed` are the sessions that went to somebody.
+    async fn finish_any(
+        &mut self,
+        asked: &[&Finish],
+        handed: &mut Vec<SessionRow>,
+    ) -> Result<Vec<Verdict<Kept<Option<EventRow>>>>, StoreError> {
         let turns = Turns::of(asked.iter().map(|finish| &finish.turn));
         let (mut endings, mut results, mut ttls) = (Vec::new(), Vec::new(), Vec::new());
         for finish in asked {
@@ -182,7 +273,7 @@ impl TurnStore for Link {
             })
             .await?;
         let mut verdicts = vec![Verdict::Again; asked.len()];
-        let (mut handed, mut kept) = (Vec::new(), Vec::new());
+        let mut kept = Vec::new();
         for row in rows {
             let event = any_event(&row)?;
             let Told { done, own, held } = told(&row)?;
@@ -217,12 +308,9 @@ impl TurnStore for Link {
                 _ => Verdict::Decided(Kept::ClaimLost),
             };
         }
-        if !kept.is_empty() {
-            // Another wrote the session's row in between.
-            let kept: Vec<&Release> = kept.iter().collect();
-            handed.extend(self.change(&[], &kept).await?.handed);
-        }
-        Ok(Finished { kept: verdicts, handed })
+        // Another wrote the session's row in between.
+        handed.extend(self.give_up(&kept).await?);
+        Ok(verdicts)
     }
 }
 
@@ -308,6 +396,65 @@ fn session_row(row: &PgRow) -> Result<SessionRow, StoreError> {
     sessions::named_session_row(row, ["session_request", "session_holder", "lease_expires_at"])
 }
 
+/// Requests for turns as a statement's arrays, from $2 to $14, and how long attempts
+/// are counted.
+struct Wishes<'a> {
+    teams: Vec<&'a str>,
+    events: Vec<&'a str>,
+    requests: Vec<Uuid>,
+    claims: Vec<PgInterval>,
+    holders: Vec<&'a str>,
+    most: Vec<i32>,
+    sessions: Vec<Option<&'a str>>,
+    locks: Vec<Option<i64>>,
+    leases: Vec<Option<Uuid>>,
+    attempts: Vec<Option<Uuid>>,
+    epics: Vec<Option<&'a str>>,
+    ttls: Vec<Option<i64>>,
+    labels: Vec<Option<String>>,
+}
+
+impl<'a> Wishes<'a> {
+    fn of(asked: &[&'a Begin]) -> Self {
+        let asked = asked.iter().copied();
+        let sessions = || asked.clone().map(|begin| begin.session.as_ref());
+        let lease = |_: &'a Acquire| LeaseId::random().as_uuid();
+        Self {
+            teams: asked.clone().map(|begin| begin.event.team.as_str()).collect(),
+            events: asked.clone().map(|begin| begin.event.event.as_str()).collect(),
+            requests: asked.clone().map(|begin| begin.request.as_uuid()).collect(),
+            claims: asked.clone().map(|begin| interval(begin.claim_ttl.span())).collect(),
+            holders: asked.clone().map(|begin| begin.holder.as_str()).collect(),
+            most: asked.clone().map(|begin| small(begin.max_attempts)).collect(),
+            sessions: sessions().map(|asked| Some(asked?.key.session.as_str())).collect(),
+            locks: sessions().map(|asked| Some(asked?.key.lock_key())).collect(),
+            leases: sessions().map(|asked| asked.map(lease)).collect(),
+            attempts: sessions().map(|asked| Some(asked?.request.as_uuid())).collect(),
+            epics: sessions().map(|asked| asked?.epic.as_deref()).collect(),
+            ttls: sessions().map(|asked| Some(asked?.ttl.as_micros())).collect(),
+            labels: sessions().map(|asked| Some(asked?.labels.to_json())).collect(),
+        }
+    }
+
+    fn bind<'q>(&'q self, statement: Statement<'q>) -> Statement<'q> {
+        statement
+            .bind(&self.teams)
+            .bind(&self.events)
+            .bind(&self.requests)
+            .bind(&self.claims)
+            .bind(&self.holders)
+            .bind(&self.most)
+            .bind(&self.sessions)
+            .bind(&self.locks)
+            .bind(&self.leases)
+            .bind(&self.attempts)
+            .bind(&self.epics)
+            .bind(&self.ttls)
+            .bind(&self.labels)
+            .bind(interval(CLAIM_MEMORY))
+    }
+}
+
 /// Turns as a statement's arrays.
 struct Turns<'a> {
     teams: Vec<&'a str>,
@@ -335,9 +482,9 @@ impl<'a> Turns<'a> {
     /// Binds all, and what is `seventh`.
     fn bind<'q>(
         &'q self,
-        statement: super::link::Statement<'q>,
-        seventh: impl FnOnce(super::link::Statement<'q>) -> super::link::Statement<'q>,
-    ) -> super::link::Statement<'q> {
+        statement: Statement<'q>,
+        seventh: impl FnOnce(Statement<'q>) -> Statement<'q>,
+    ) -> Statement<'q> {
         let first = statement
             .bind(&self.teams)
             .bind(&self.sessions)

@@ -6,11 +6,11 @@ use prost::Message as _;
 use super::{Keys, Lease, Script, Step, encode};
 
 /// A new event of the team.
-fn new_event(keys: &mut Keys) -> Option<pb::EventKey> {
+fn new_event(keys: &mut Keys) -> pb::EventKey {
     let mut id = String::new();
     keys.rising(&mut id);
     let key = Some(pb::event_key::Key::EventId(id));
-    Some(pb::EventKey { team_id: keys.team().to_owned(), key })
+    pb::EventKey { team_id: keys.team().to_owned(), key }
 }
 
 pub(super) struct Turn {
@@ -45,7 +45,7 @@ impl Script for Turn {
             return Ok("/oncegate.v1.TurnService/FinishTurn");
         }
         let begin = &mut self.begins[caller];
-        begin.event = new_event(&mut self.keys);
+        begin.event = Some(new_event(&mut self.keys));
         encode(begin, message)?;
         Ok("/oncegate.v1.TurnService/BeginTurn")
     }
@@ -98,7 +98,7 @@ impl Script for FourCalls {
     fn ask(&mut self, caller: usize, message: &mut Vec<u8>) -> anyhow::Result<&'static str> {
         match self.next[caller] {
             Next::Look => {
-                let event = new_event(&mut self.keys);
+                let event = Some(new_event(&mut self.keys));
                 self.events[caller].clone_from(&event);
                 encode(&pb::IsProcessedRequest { event }, message)?;
                 Ok("/oncegate.v1.IdempotencyService/IsProcessed")

@@ -65,6 +65,46 @@ macro_rules! session_of {
     };
 }
 
+/// Begins turns of events that have no row in sessions that are free, which is what
+/// nearly all who ask for one come to. Its parameters are those of [`BEGIN`]. `is_claimed`
+/// is false for a lease that is to be given back.
+pub(in super::super) const BEGIN_NEW: &str = concat!(
+    "
+WITH mine AS MATERIALIZED (
+    SELECT a.*, COALESCE($1::timestamptz, clock_timestamp()) AS at
+    FROM unnest($2::text[], $3::text[], $4::uuid[], $5::interval[], $6::text[], $7::integer[],
+            $8::text[], $9::bigint[], $10::uuid[], $11::uuid[], $12::text[], $13::bigint[],
+            $14::text[])
+        AS a (team_id, event_id, request_id, claim_ttl, holder, max_attempts,
+            session_id, lock_key, lease_id, session_request, epic_id, ttl_micros, labels)
+    WHERE (SELECT true FROM processed_events p
+            WHERE p.team_id = a.team_id AND p.event_id = a.event_id) IS NULL
+        AND pg_try_advisory_xact_lock(a.lock_key)
+), taken AS (
+    INSERT INTO sessions AS s (team_id, session_id, fencing_token, lease_id, request_id,
+        holder, labels, epic_id, acquired_at, expires_at)
+    SELECT m.team_id, m.session_id, nextval('session_fencing_tokens'), m.lease_id,
+        m.session_request, m.holder, m.labels, m.epic_id,
+        m.at, m.at + m.ttl_micros * interval '1 microsecond'
+    FROM mine m ",
+    or_take_over!(),
+    " RETURNING lease_id, fencing_token, epic_id, acquired_at, expires_at
+), claimed AS (
+    INSERT INTO processed_events (team_id, event_id, processed_at, expires_at, request_id,
+        claimed_until, attempt, holder)
+    SELECT m.team_id, m.event_id, t.acquired_at, t.acquired_at + $15::interval, m.request_id,
+        t.acquired_at + m.claim_ttl, 1, m.holder
+    FROM taken t JOIN mine m USING (lease_id)
+    ORDER BY m.team_id, m.event_id
+    ON CONFLICT DO NOTHING
+    RETURNING request_id
+)
+SELECT t.*, COALESCE($1::timestamptz, clock_timestamp()) AS at,
+    m.request_id IN (SELECT request_id FROM claimed) AS is_claimed
+FROM taken t JOIN mine m USING (lease_id)
+"
+);
+
 /// Begins turns: claims an event and takes its session. $15: for how long attempts are
 /// counted. `kind` tells what a row is about: `granted`, with event and session; `taken`,
 /// the event as it stands, with its result, and the session, which to a repetition of
@@ -251,6 +291,42 @@ WHERE q.ord NOT IN (SELECT ord FROM ",
         )
     };
 }
+
+/// Ends turns with success whose claim runs, as does their lease, and for whose session
+/// nobody waits. $7: TTLs. $9: results. Should a claim lapse in the very moment, its lease
+/// has ended all the same.
+pub(in super::super) const SUCCEED: &str = concat!(
+    "
+WITH mine AS MATERIALIZED (
+    SELECT a.*
+    FROM unnest($2::text[], $3::text[], $4::bigint[], $5::uuid[], $6::text[], $7::interval[],
+            $8::uuid[], $9::bytea[]) WITH ORDINALITY
+        AS a (team_id, session_id, lock_key, lease_id, event_id, ttl, request_id, result, ord)
+    WHERE (SELECT p.request_id = a.request_id
+                AND p.claimed_until > COALESCE($1::timestamptz, clock_timestamp())
+            FROM processed_events p
+            WHERE p.team_id = a.team_id AND p.event_id = a.event_id)
+        AND pg_try_advisory_xact_lock(a.lock_key)
+), ended AS (
+    UPDATE sessions s
+    SET released = true, expires_at = COALESCE($1::timestamptz, clock_timestamp())
+    FROM mine m
+    WHERE ",
+    same_session!("s", "m"),
+    " AND s.lease_id = m.lease_id AND NOT s.released AND NOT s.waiting
+        AND s.expires_at > COALESCE($1::timestamptz, clock_timestamp())
+    RETURNING m.ord, s.expires_at AS at
+)
+UPDATE processed_events e
+SET claimed_until = NULL, processed_at = d.at, expires_at = d.at + m.ttl, result = m.result
+FROM mine m JOIN ended d USING (ord)
+WHERE ",
+    same_event!("e", "m"),
+    " AND e.request_id = m.request_id
+    AND e.claimed_until > COALESCE($1::timestamptz, clock_timestamp())
+RETURNING m.ord, d.at, ",
+    event_columns!("e")
+);
 
 /// Ends turns: $9 is 1 for success, 0 for a failure, 2 where nobody was told of it. $7:
 /// the replica that asks. $13: for how long attempts are counted.
