@@ -19,7 +19,8 @@ use super::{
 use crate::{
     domain::{
         Acquire, Begin, Begun, Claim, Decision, Ending, EventRow, FencingToken, Finish, Kept,
-        Lease, LeaseId, Prolong, SessionKey, SessionRow, TurnId, limits::CLAIM_MEMORY,
+        Labels, Lease, LeaseId, Prolong, SessionKey, SessionRow, Timestamp, TurnId,
+        limits::CLAIM_MEMORY,
     },
     store::{Finished, Prolonged, Release, SessionStore as _, StoreError, TurnStore, Verdict},
 };
@@ -108,49 +109,56 @@ impl Link {
         let rows = self.fetch(|| wishes.bind(sqlx::query(BEGIN_NEW).bind(now))).await?;
         let by_lease: HashMap<Uuid, usize> =
             wishes.leases.iter().flatten().copied().zip(places).collect();
-        let mut lost = Vec::new();
+        let mut claimed: HashMap<Uuid, Timestamp> = HashMap::new();
+        let mut taken = Vec::new();
         for row in rows {
-            let read = || {
-                let time = |column| row.try_get::<PgTimestamp, _>(column).map(|time| time.0);
-                let (id, token) = (row.try_get("lease_id")?, row.try_get("fencing_token")?);
-                let epic = row.try_get::<Option<String>, _>("epic_id")?;
-                let is_claimed: bool = row.try_get("is_claimed")?;
-                let (acquired, expires) = (time("acquired_at")?, time("expires_at")?);
-                Ok((id, FencingToken(token), epic, acquired, expires, time("at")?, is_claimed))
+            let time = |column| row.try_get::<PgTimestamp, _>(column).map(|time| time.0);
+            let mut read = || {
+                if let Some(request) = row.try_get::<Option<Uuid>, _>("claimed")? {
+                    claimed.insert(request, time("claimed_at")?);
+                    return Ok(());
+                }
+                let (id, fence) = (row.try_get("lease_id")?, row.try_get("fencing_token")?);
+                let (at, expire_time) = (time("at")?, time("expires_at")?);
+                let lease = Lease {
+                    id: LeaseId::from_uuid(id),
+                    token: FencingToken(fence),
+                    holder: String::new(),
+                    acquire_time: time("acquired_at")?,
+                    expire_time,
+                    remaining: expire_time.since(at),
+                    epic: row.try_get("epic_id")?,
+                    labels: Labels::default(),
+                };
+                taken.push((lease, at));
+                Ok(())
             };
-            let (id, token, epic, acquire_time, expire_time, at, is_claimed) =
-                read().map_err(|error: sqlx::Error| StoreError::fault(error))?;
-            let found = by_lease.get(&id).and_then(|&place| {
+            read().map_err(|error: sqlx::Error| StoreError::fault(error))?;
+        }
+        let mut lost = Vec::new();
+        for (lease, at) in taken {
+            let found = by_lease.get(&lease.id.as_uuid()).and_then(|&place| {
                 let begin = asked[place];
                 Some((place, begin, begin.session.as_ref()?))
             });
             let (place, begin, acquire) =
                 found.ok_or_else(|| StoreError::fault("a row nobody asked for"))?;
-            if !is_claimed {
-                let (key, lease) = (acquire.key.clone(), LeaseId::from_uuid(id));
+            let Some(&claim_time) = claimed.get(&begin.request.as_uuid()) else {
+                let (key, lease) = (acquire.key.clone(), lease.id);
                 lost.push(Release { key, lease, unless_repeated: false });
                 continue;
-            }
-            let lease = Lease {
-                id: LeaseId::from_uuid(id),
-                token,
-                holder: acquire.holder.clone(),
-                acquire_time,
-                expire_time,
-                remaining: expire_time.since(at),
-                epic,
-                labels: acquire.labels.clone(),
             };
-            let lapse_time = acquire_time.after(begin.claim_ttl);
+            let (holder, labels) = (acquire.holder.clone(), acquire.labels.clone());
+            let lease = Some(Lease { holder, labels, ..lease });
+            let lapse_time = claim_time.after(begin.claim_ttl);
             let claim = Claim {
                 request: begin.request,
                 holder: begin.holder.clone(),
                 attempt: 1,
-                claim_time: acquire_time,
+                claim_time,
                 lapse_time,
                 remaining: lapse_time.since(at),
             };
-            let lease = Some(lease);
             verdicts[place] = Verdict::Decided(Begun::Granted { claim, lease, fresh: true });
         }
         self.give_up(&lost).await?;

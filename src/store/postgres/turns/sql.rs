@@ -66,8 +66,12 @@ macro_rules! session_of {
 }
 
 /// Begins turns of events that have no row in sessions that are free, which is what
-/// nearly all who ask for one come to. Its parameters are those of [`BEGIN`]. `is_claimed`
-/// is false for a lease that is to be given back.
+/// nearly all who ask for one come to. Its parameters are those of [`BEGIN`]. Tells which
+/// leases were taken, and which events were claimed: a lease without its event is to be
+/// given back.
+///
+/// `IS TRUE` keeps the planner from a join, which it would make by comparing each with
+/// each, for it expects one.
 pub(in super::super) const BEGIN_NEW: &str = concat!(
     "
 WITH mine AS MATERIALIZED (
@@ -92,16 +96,19 @@ WITH mine AS MATERIALIZED (
 ), claimed AS (
     INSERT INTO processed_events (team_id, event_id, processed_at, expires_at, request_id,
         claimed_until, attempt, holder)
-    SELECT m.team_id, m.event_id, t.acquired_at, t.acquired_at + $15::interval, m.request_id,
-        t.acquired_at + m.claim_ttl, 1, m.holder
-    FROM taken t JOIN mine m USING (lease_id)
+    SELECT m.team_id, m.event_id, m.at, m.at + $15::interval, m.request_id,
+        m.at + m.claim_ttl, 1, m.holder
+    FROM mine m WHERE (m.lease_id IN (SELECT lease_id FROM taken)) IS TRUE
     ORDER BY m.team_id, m.event_id
     ON CONFLICT DO NOTHING
-    RETURNING request_id
+    RETURNING request_id, processed_at
 )
-SELECT t.*, COALESCE($1::timestamptz, clock_timestamp()) AS at,
-    m.request_id IN (SELECT request_id FROM claimed) AS is_claimed
-FROM taken t JOIN mine m USING (lease_id)
+SELECT lease_id, fencing_token, epic_id, acquired_at, expires_at,
+    COALESCE($1::timestamptz, clock_timestamp()) AS at,
+    NULL::uuid AS claimed, NULL::timestamptz AS claimed_at
+FROM taken
+UNION ALL
+SELECT NULL, NULL, NULL, NULL, NULL, NULL, request_id, processed_at FROM claimed
 "
 );
 
@@ -315,16 +322,16 @@ WITH mine AS MATERIALIZED (
     same_session!("s", "m"),
     " AND s.lease_id = m.lease_id AND NOT s.released AND NOT s.waiting
         AND s.expires_at > COALESCE($1::timestamptz, clock_timestamp())
-    RETURNING m.ord, s.expires_at AS at
+    RETURNING m.*, s.expires_at AS at
 )
 UPDATE processed_events e
-SET claimed_until = NULL, processed_at = d.at, expires_at = d.at + m.ttl, result = m.result
-FROM mine m JOIN ended d USING (ord)
+SET claimed_until = NULL, processed_at = m.at, expires_at = m.at + m.ttl, result = m.result
+FROM ended m
 WHERE ",
     same_event!("e", "m"),
     " AND e.request_id = m.request_id
     AND e.claimed_until > COALESCE($1::timestamptz, clock_timestamp())
-RETURNING m.ord, d.at, ",
+RETURNING m.ord, m.at, ",
     event_columns!("e")
 );
 
