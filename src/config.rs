@@ -161,8 +161,8 @@ pub struct ServeConfig {
     /// How many threads serve calls; unset: one a core
     #[arg(long, env = "ONCEGATE_WORKERS")]
     pub workers: Option<usize>,
-    /// How many connections write marks, and how many take and give back
-    /// leases: two keep two cores busy; the embedded store always has one
+    /// How many connections write marks, how many take and give back leases, and
+    /// how many begin and finish turns: two keep two cores busy; the embedded store always has one
     #[arg(long, env = "ONCEGATE_WRITERS", default_value_t = 2)]
     pub writers: usize,
     /// How long a lease may be held, however often it is renewed: a holder that

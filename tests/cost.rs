@@ -3,14 +3,18 @@
 
 use oncegate::{
     grpc::pb::{
-        AcquireSessionLeaseRequest, BatchMarkProcessedRequest, CleanupRequest, IsProcessedRequest,
+        AcquireSessionLeaseRequest, BatchMarkProcessedRequest, BeginTurnRequest, CleanupRequest,
+        FinishTurnRequest, IsProcessedRequest, RenewTurnRequest, TurnOutcome as Ends,
+        begin_turn_response::Outcome, turn_service_client::TurnServiceClient,
     },
     store::Clock,
 };
 use sqlx::{Connection as _, Executor as _, PgConnection};
+use tonic::transport::Channel;
 
 use crate::harness::{
-    Client, Replica, acquire, granted, held, mark, postgres::new_database, release, renew, seconds,
+    Client, Replica, acquire, connect, event, granted, held, mark, postgres::new_database, release,
+    renew, seconds, session,
 };
 
 /// Counts every statement that writes: an upsert counts twice, as the insert
@@ -90,6 +94,7 @@ async fn rows_are_found_by_key_even_where_the_tables_were_empty() {
     let before: i64 = sqlx::query_scalar(READ_WHOLE).fetch_one(&mut database).await.unwrap();
 
     let mut client = replica.client().await;
+    let mut turns = TurnServiceClient::new(connect(replica.server.address()).await);
     // PostgreSQL keeps a plan from the sixth time on.
     for round in 0..20 {
         if round == 10 {
@@ -118,8 +123,12 @@ async fn rows_are_found_by_key_even_where_the_tables_were_empty() {
         let lease = granted(waiter.await.unwrap().unwrap().into_inner());
         client.release_session_lease(release(&lease)).await.unwrap();
         client.release_session_lease(release(&lease)).await.unwrap();
+        for outcome in [Ends::Succeeded, Ends::Failed] {
+            take_turn(&mut turns, &format!("turn{round}"), outcome).await;
+            take_turn(&mut turns, &format!("turn{round}"), outcome).await;
+        }
     }
-    drop(client);
+    drop((client, turns));
     replica.server.stop().await.unwrap();
     // A backend tells its counts at the latest when it ends.
     while !sqlx::query_scalar::<_, bool>(ALONE).fetch_one(&mut database).await.unwrap() {
@@ -129,6 +138,24 @@ async fn rows_are_found_by_key_even_where_the_tables_were_empty() {
     assert_eq!(after, before, "reads of a whole table");
     let found: i64 = sqlx::query_scalar(FOUND).fetch_one(&mut database).await.unwrap();
     assert!(found < 10_000, "{found} entries of an index were read");
+}
+
+/// Begins a turn if it may, renews and ends it.
+async fn take_turn(turns: &mut TurnServiceClient<Channel>, id: &str, outcome: Ends) {
+    let begin = BeginTurnRequest {
+        event: event("T1", &format!("{id}{outcome:?}")),
+        session: session("T1", "turns"),
+        holder: "run".into(),
+        ..Default::default()
+    };
+    let answer = turns.begin_turn(begin).await.unwrap().into_inner();
+    if let Some(Outcome::Granted(granted)) = answer.outcome {
+        let turn_id = granted.turn.unwrap().turn_id;
+        let renew = RenewTurnRequest { turn_id: turn_id.clone(), ..Default::default() };
+        turns.renew_turn(renew).await.unwrap();
+        let finish = FinishTurnRequest { turn_id, outcome: outcome.into(), ..Default::default() };
+        turns.finish_turn(finish).await.unwrap();
+    }
 }
 
 /// How many wait.

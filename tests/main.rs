@@ -12,6 +12,7 @@ mod harness;
 mod hold;
 mod known;
 mod layering;
+mod losses;
 mod queue;
 mod schema;
 mod shutdown;
