@@ -14,7 +14,7 @@ use tokio::{
     sync::mpsc,
     time::{Instant, sleep, sleep_until, timeout_at},
 };
-use tokio_util::sync::CancellationToken;
+use tokio_util::{sync::CancellationToken, task::task_tracker::TaskTrackerToken};
 
 use crate::{
     domain::{Acquire, Decision, FencingToken, Held, Lease, LeaseId, SessionKey, SessionRow, Ttl},
@@ -191,7 +191,7 @@ impl Sessions {
 
     /// [`Sessions::acquire`], which tells by `announce` what place in the queue the
     /// caller has, from 1, and again whenever that changes.
-    async fn acquire_telling(
+    pub(crate) async fn acquire_telling(
         &self,
         acquire: &Acquire,
         wait: Duration,
@@ -279,6 +279,21 @@ impl Sessions {
     /// [`CallError`].
     pub async fn look(&self, key: SessionKey) -> Result<Option<SessionRow>, CallError> {
         self.looks.call(Look(key)).await
+    }
+
+    /// Counts a call in that holds for as long as it lives; none when there are too many.
+    pub(crate) fn count_in(&self) -> Option<TaskTrackerToken> {
+        self.queues.hold()
+    }
+
+    /// Whether the server is about to end.
+    pub(crate) fn is_stopping(&self) -> bool {
+        self.stop.is_cancelled()
+    }
+
+    /// Waits until the server is about to end.
+    pub(crate) async fn stopping(&self) {
+        self.stop.cancelled().await;
     }
 
     /// A session went to whoever was next, by a statement that began at `asked`: tells

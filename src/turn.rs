@@ -19,6 +19,10 @@ use crate::{
     telemetry::Metrics,
 };
 
+mod run;
+
+pub use run::Running;
+
 /// The most turns in one batch: each may lock a session, see [`session::BATCH`].
 const BATCH: usize = session::BATCH;
 
@@ -49,6 +53,8 @@ pub enum TurnOutcome {
 /// been; unless the caller has asked again by then, with the same request id.
 pub struct Grant {
     turn: Turn,
+    /// When it was asked for, or later: claim and lease run from then at the earliest.
+    asked: Instant,
     /// None where an earlier answer granted it.
     abandon: Option<Abandon>,
     /// Of a lease that was waited for.
@@ -175,7 +181,7 @@ impl Op for Change {
                 let abandon =
                     fresh.then(|| Abandon { turn: Some(id.clone()), lanes: Arc::clone(lanes) });
                 let turn = Turn { id, claim: claim.clone(), lease: lease.clone() };
-                let grant = Grant { turn, abandon, lease: None };
+                let grant = Grant { turn, asked: Instant::now(), abandon, lease: None };
                 Verdict::Decided(Told::Begun(Box::new(Ok(grant))))
             }
             (Self::Finish(finish, _), Became::Finished(asked, kept)) if asked == finish => {
@@ -305,6 +311,17 @@ impl Turns {
     /// [`SessionError::Call`], and then the turn may be granted, which a repetition with
     /// the same request id is told of.
     pub async fn begin(&self, begin: Begin, wait: Duration) -> Result<TurnOutcome, SessionError> {
+        self.begin_telling(begin, wait, |_| ()).await
+    }
+
+    /// [`Turns::begin`], which tells by `announce` what place in the session's queue the
+    /// caller has, from 1, and again whenever that changes.
+    async fn begin_telling(
+        &self,
+        begin: Begin,
+        wait: Duration,
+        announce: impl Fn(usize),
+    ) -> Result<TurnOutcome, SessionError> {
         let until = Instant::now() + wait;
         let outcome = match self.ask(begin.clone()).await? {
             Ok(grant) => TurnOutcome::Granted(Box::new(grant)),
@@ -317,7 +334,7 @@ impl Turns {
                     Decision::Held(held) if wait.is_zero() && !held.holder.is_empty() => {
                         TurnOutcome::Busy(held)
                     }
-                    _ => self.queue(&begin, acquire, until).await?,
+                    _ => self.queue(&begin, acquire, until, announce).await?,
                 },
                 (instead, _) => taken(instead)?,
             },
@@ -338,9 +355,10 @@ impl Turns {
         begin: &Begin,
         acquire: &Acquire,
         until: Instant,
+        announce: impl Fn(usize),
     ) -> Result<TurnOutcome, SessionError> {
         let left = until.saturating_duration_since(Instant::now());
-        let lease = match self.turning.sessions.acquire(acquire, left).await? {
+        let lease = match self.turning.sessions.acquire_telling(acquire, left, announce).await? {
             AcquireOutcome::Granted(lease) => lease,
             AcquireOutcome::Held(held) => return Ok(TurnOutcome::Busy(held)),
         };
@@ -349,6 +367,7 @@ impl Turns {
                 let held = lease.lease();
                 grant.turn.id.lease = Some((acquire.key.clone(), held.id));
                 grant.turn.lease = Some(held.clone());
+                grant.asked = lease.asked;
                 grant.lease = Some(lease);
                 Ok(TurnOutcome::Granted(Box::new(grant)))
             }
@@ -369,8 +388,9 @@ impl Turns {
         let session = begin.session.as_ref();
         let shard = session.map_or(begin.event.shard(), |acquire| acquire.key.shard());
         let change = Change::Begin(Box::new(begin), Arc::clone(&self.turning));
+        let asked = Instant::now();
         match self.turning.changes.of(shard).call(change).await? {
-            Told::Begun(told) => Ok(*told),
+            Told::Begun(told) => Ok(told.map(|grant| Grant { asked, ..grant })),
             Told::Finished(_) => Err(mixed_up()),
         }
     }

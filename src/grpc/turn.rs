@@ -3,8 +3,11 @@
 use std::time::Duration;
 
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
+use futures_util::{StreamExt as _, stream, stream::BoxStream};
 use prost::Message as _;
-use tonic::{Request, Response, Status};
+use tokio::sync::oneshot;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Request, Response, Status, Streaming};
 use uuid::Uuid;
 
 use super::{
@@ -15,10 +18,10 @@ use super::{
 };
 use crate::{
     domain::{
-        Begin, Ending, EventKey, EventRow, Finish, Id, Invalid, LeaseId, Prolong, RequestId,
-        SessionKey, Ttl, TurnId, limits,
+        Begin, Claim, Ending, EventKey, EventRow, Finish, Id, Invalid, LeaseId, Prolong, RequestId,
+        SessionKey, StoredEvent, Ttl, TurnId, limits,
     },
-    turn::{Turn, TurnOutcome, Turns},
+    turn::{Running, Turn, TurnOutcome, Turns},
 };
 
 /// The service, as the server runs it.
@@ -45,14 +48,9 @@ impl TurnService for Turning {
                 Outcome::Granted(pb::TurnGranted { turn: Some(turn(grant.accept())) })
             }
             TurnOutcome::Duplicate(row, result) => {
-                let event = Some(convert::event(event, EventRow::Processed(row)));
-                Outcome::Duplicate(pb::TurnDuplicate { event, result })
+                Outcome::Duplicate(duplicate(event, row, result))
             }
-            TurnOutcome::InProgress(claim) => Outcome::InProgress(pb::TurnInProgress {
-                holder: claim.holder,
-                remaining: convert::length(claim.remaining),
-                attempt: convert::small(claim.attempt),
-            }),
+            TurnOutcome::InProgress(claim) => Outcome::InProgress(in_progress(claim)),
             TurnOutcome::Busy(held) => Outcome::Busy(convert::lease_held(held)),
         };
         Ok(Response::new(pb::BeginTurnResponse { outcome: Some(outcome) }))
@@ -79,6 +77,91 @@ impl TurnService for Turning {
         let event = convert::look_response(key, row).event;
         Ok(Response::new(pb::FinishTurnResponse { event }))
     }
+
+    type RunTurnStream = BoxStream<'static, Result<pb::RunTurnResponse, Status>>;
+
+    async fn run_turn(
+        &self,
+        request: Request<Streaming<pb::RunTurnRequest>>,
+    ) -> Result<Response<Self::RunTurnStream>, Status> {
+        use pb::run_turn_request::Step;
+        let mut steps = request.into_inner();
+        let first = tokio::time::timeout(self.timeout, steps.message()).await;
+        let first = first.map_err(|_| Status::from(Problem::Deadline(self.timeout)))??;
+        let Some(Step::Begin(first)) = first.and_then(|first| first.step) else {
+            return Err(Problem::from(Invalid::new("begin", "must come first")).into());
+        };
+        let (begin, wait) =
+            begin(first).map_err(|invalid| Problem::from(invalid.within("begin")))?;
+        let key = begin.event.clone();
+        let (end, ending) = oneshot::channel();
+        let told = ReceiverStream::new(self.turns.run(begin, wait, self.timeout, ending));
+        let events = told.map(move |told| match told {
+            Ok(event) => Ok(running(&key, event)),
+            Err(error) => Err(Problem::from(error).into()),
+        });
+        // What ends it is read beside what is told. Should it be wrong, the call ends with
+        // that, and the turn fails as it is dropped.
+        let reading = async move {
+            let step = steps.message().await?.and_then(|request| request.step);
+            match step {
+                Some(Step::End(last)) => {
+                    let ending = ending_of(last.outcome(), last.result, last.ttl)
+                        .map_err(|invalid| Problem::from(invalid.within("end")))?;
+                    let _ = end.send(ending);
+                    Ok(())
+                }
+                Some(Step::Begin(_)) => {
+                    Err(Problem::from(Invalid::new("begin", "must come once")).into())
+                }
+                None => Ok(()),
+            }
+        };
+        let complaint = stream::once(reading)
+            .filter_map(|read: Result<(), Status>| async { read.err().map(Err) });
+        let all = stream::select(events.map(Some).chain(stream::iter([None])), complaint.map(Some));
+        // The last word is the last.
+        let all = all.take_while(|told| std::future::ready(told.is_some()));
+        Ok(Response::new(all.filter_map(std::future::ready).boxed()))
+    }
+}
+
+fn duplicate(key: EventKey, row: StoredEvent, result: Vec<u8>) -> pb::TurnDuplicate {
+    let event = Some(convert::event(key, EventRow::Processed(row)));
+    pb::TurnDuplicate { event, result }
+}
+
+fn in_progress(claim: Claim) -> pb::TurnInProgress {
+    pb::TurnInProgress {
+        holder: claim.holder,
+        remaining: convert::length(claim.remaining),
+        attempt: convert::small(claim.attempt),
+    }
+}
+
+fn running(key: &EventKey, told: Running) -> pb::RunTurnResponse {
+    use pb::run_turn_response::Event;
+    let event = match told {
+        Running::Queued(place) => {
+            let position = i32::try_from(place).unwrap_or(i32::MAX);
+            Event::Queued(pb::LeaseQueued { position })
+        }
+        Running::Granted(granted) => Event::Granted(pb::TurnGranted { turn: Some(turn(granted)) }),
+        Running::Renewed(renewed) => Event::Renewed(pb::TurnRenewed { turn: Some(turn(renewed)) }),
+        Running::Instead(TurnOutcome::Granted(grant)) => {
+            Event::Granted(pb::TurnGranted { turn: Some(turn(grant.accept())) })
+        }
+        Running::Instead(TurnOutcome::Duplicate(row, result)) => {
+            Event::Duplicate(duplicate(key.clone(), row, result))
+        }
+        Running::Instead(TurnOutcome::InProgress(claim)) => Event::InProgress(in_progress(claim)),
+        Running::Instead(TurnOutcome::Busy(held)) => Event::Busy(convert::lease_held(held)),
+        Running::Finished(row) => {
+            let event = convert::look_response(key.clone(), row).event;
+            Event::Finished(pb::TurnFinished { event })
+        }
+    };
+    pb::RunTurnResponse { event: Some(event) }
 }
 
 fn begin(request: pb::BeginTurnRequest) -> Result<(Begin, Duration), Invalid> {
@@ -141,23 +224,30 @@ fn prolong(request: &pb::RenewTurnRequest) -> Result<Prolong, Invalid> {
 
 fn finish(request: pb::FinishTurnRequest) -> Result<Finish, Invalid> {
     let turn = parse_id(&request.turn_id)?;
-    let outcome = request.outcome();
-    let ttl = convert::event_ttl(request.ttl)?;
-    let ending = match outcome {
-        pb::TurnOutcome::Succeeded if request.result.len() > limits::MAX_RESULT_BYTES => {
-            let (most, is) = (limits::MAX_RESULT_BYTES, request.result.len());
-            return Err(Invalid::new("result", format!("must be at most {most} bytes, is {is}")));
-        }
-        pb::TurnOutcome::Succeeded => Ending::Succeeded(request.result, ttl),
-        pb::TurnOutcome::Failed if !request.result.is_empty() => {
-            return Err(Invalid::new("result", "must be empty unless outcome is SUCCEEDED"));
-        }
-        pb::TurnOutcome::Failed => Ending::Failed,
-        pb::TurnOutcome::Unspecified | pb::TurnOutcome::GaveUp => {
-            return Err(Invalid::new("outcome", "must be SUCCEEDED or FAILED"));
-        }
-    };
+    let ending = ending_of(request.outcome(), request.result, request.ttl)?;
     Ok(Finish { turn, ending })
+}
+
+fn ending_of(
+    outcome: pb::TurnOutcome,
+    result: Vec<u8>,
+    ttl: Option<prost_types::Duration>,
+) -> Result<Ending, Invalid> {
+    let ttl = convert::event_ttl(ttl)?;
+    match outcome {
+        pb::TurnOutcome::Succeeded if result.len() > limits::MAX_RESULT_BYTES => {
+            let (most, is) = (limits::MAX_RESULT_BYTES, result.len());
+            Err(Invalid::new("result", format!("must be at most {most} bytes, is {is}")))
+        }
+        pb::TurnOutcome::Succeeded => Ok(Ending::Succeeded(result, ttl)),
+        pb::TurnOutcome::Failed if !result.is_empty() => {
+            Err(Invalid::new("result", "must be empty unless outcome is SUCCEEDED"))
+        }
+        pb::TurnOutcome::Failed => Ok(Ending::Failed),
+        pb::TurnOutcome::Unspecified | pb::TurnOutcome::GaveUp => {
+            Err(Invalid::new("outcome", "must be SUCCEEDED or FAILED"))
+        }
+    }
 }
 
 fn turn(turn: Turn) -> pb::Turn {

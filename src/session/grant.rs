@@ -60,7 +60,7 @@ impl Drop for Delivery {
 pub struct Grant {
     lease: Lease,
     /// When it was asked for, or later: it runs from then at the earliest.
-    pub(super) asked: Instant,
+    pub(crate) asked: Instant,
     /// None where an earlier answer granted it.
     delivery: Option<Arc<Delivery>>,
 }
