@@ -281,6 +281,12 @@ impl Sessions {
         self.looks.call(Look(key)).await
     }
 
+    /// Gives back a lease whose turn came to nothing; nobody waits for the answer.
+    pub(crate) fn give_back(&self, key: SessionKey, lease: LeaseId) {
+        let release = Release { key, lease, unless_repeated: false };
+        GiveBack { release, queues: Arc::clone(&self.queues) }.post(&self.changes);
+    }
+
     /// Counts a call in that holds for as long as it lives; none when there are too many.
     pub(crate) fn count_in(&self) -> Option<TaskTrackerToken> {
         self.queues.hold()

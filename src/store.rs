@@ -29,7 +29,7 @@ mod turn;
 
 pub use admin::{AdminStore, Counts, Page};
 pub use session::{Changed, Enqueue, Enqueued, Release, Renew, SessionStore};
-pub use turn::{Finished, Prolonged, TurnStore};
+pub use turn::{Begins, Finished, Prolonged, TurnStore};
 
 /// Why a store could not answer.
 #[derive(Debug, Clone, thiserror::Error)]

@@ -4,7 +4,14 @@
 //! marked and whose thread is busy is burnt; one whose run crashes is lost; one that is
 //! marked afterwards runs twice.
 
-use std::{collections::HashSet, sync::Arc, time::Duration};
+use std::{
+    collections::HashSet,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use tokio::{runtime::Handle, time::Instant};
 
@@ -15,7 +22,7 @@ use crate::{
     },
     lane::{CallError, Executes, Lane, Lanes, Op},
     session::{self, AcquireOutcome, SessionError, Sessions},
-    store::{Connection, Finished, Prolonged, Store, StoreError, Verdict},
+    store::{Begins, Connection, Finished, Prolonged, Store, StoreError, Verdict},
     telemetry::Metrics,
 };
 
@@ -56,7 +63,7 @@ pub struct Grant {
     /// When it was asked for, or later: claim and lease run from then at the earliest.
     asked: Instant,
     /// None where an earlier answer granted it.
-    abandon: Option<Abandon>,
+    delivery: Option<Arc<Delivery>>,
     /// Of a lease that was waited for.
     lease: Option<session::Grant>,
 }
@@ -64,9 +71,9 @@ pub struct Grant {
 impl Grant {
     /// The turn is on its way to its holder, and no longer given up.
     #[must_use]
-    pub fn accept(mut self) -> Turn {
-        if let Some(abandon) = &mut self.abandon {
-            abandon.turn = None;
+    pub fn accept(self) -> Turn {
+        if let Some(delivery) = &self.delivery {
+            delivery.accepted.store(true, Ordering::Relaxed);
         }
         if let Some(lease) = self.lease {
             let _ = lease.accept();
@@ -75,16 +82,21 @@ impl Grant {
     }
 }
 
-/// Gives up a turn that nobody accepts, as it is dropped.
-struct Abandon {
-    turn: Option<TurnId>,
+/// A turn that was granted just now, on its way to the callers of one batch whose
+/// request it answers. If the last of them has gone and none has accepted it, it is
+/// given up.
+struct Delivery {
+    turn: TurnId,
     lanes: Arc<Turning>,
+    accepted: AtomicBool,
 }
 
-impl Drop for Abandon {
+impl Drop for Delivery {
     fn drop(&mut self) {
-        let Some(turn) = self.turn.take() else { return };
-        let finish = Finish { turn, ending: Ending::Abandoned };
+        if *self.accepted.get_mut() {
+            return;
+        }
+        let finish = Finish { turn: self.turn.clone(), ending: Ending::Abandoned };
         if self.lanes.finish(finish).is_err() {
             // It ends with its TTL, as a crashed holder's does.
             tracing::warn!("no room to give up the turn of a caller that went away");
@@ -121,7 +133,7 @@ enum Change {
 /// What a batch answers for one change: to whoever asked for that very one, but for an
 /// event that is taken.
 enum Became {
-    Begun(EventKey, RequestId, Begun),
+    Begun(EventKey, RequestId, Begun, Option<Arc<Delivery>>),
     Finished(Finish, Kept<Option<EventRow>>),
 }
 
@@ -159,29 +171,22 @@ impl Op for Change {
     fn answer(&self, became: &Became) -> Verdict<Told> {
         match (self, became) {
             // By whomever, but itself.
-            (Self::Begin(begin, _), Became::Begun(event, _, taken @ Begun::Taken(row, _)))
+            (Self::Begin(begin, _), Became::Begun(event, _, taken @ Begun::Taken(row, _), _))
                 if *event == begin.event
                     && !matches!(row, EventRow::Claimed(claim) if claim.request == begin.request) =>
             {
                 Verdict::Decided(Told::Begun(Box::new(Err(taken.clone()))))
             }
-            (Self::Begin(begin, lanes), Became::Begun(_, asker, outcome))
+            (Self::Begin(begin, _), Became::Begun(_, asker, outcome, delivery))
                 if *asker == begin.request =>
             {
-                let Begun::Granted { claim, lease, fresh } = outcome else {
+                let Begun::Granted { claim, lease, .. } = outcome else {
                     return Verdict::Decided(Told::Begun(Box::new(Err(outcome.clone()))));
                 };
-                let held = begin.session.as_ref().zip(lease.as_ref());
-                let id = TurnId {
-                    event: begin.event.clone(),
-                    request: begin.request,
-                    lease: held.map(|(acquire, lease)| (acquire.key.clone(), lease.id)),
-                    max_attempts: begin.max_attempts,
-                };
-                let abandon =
-                    fresh.then(|| Abandon { turn: Some(id.clone()), lanes: Arc::clone(lanes) });
+                let id = turn_id(begin, claim, lease.as_ref());
                 let turn = Turn { id, claim: claim.clone(), lease: lease.clone() };
-                let grant = Grant { turn, asked: Instant::now(), abandon, lease: None };
+                let (now, delivery) = (Instant::now(), delivery.clone());
+                let grant = Grant { turn, asked: now, delivery, lease: None };
                 Verdict::Decided(Told::Begun(Box::new(Ok(grant))))
             }
             (Self::Finish(finish, _), Became::Finished(asked, kept)) if asked == finish => {
@@ -189,6 +194,18 @@ impl Op for Change {
             }
             _ => Verdict::Again,
         }
+    }
+}
+
+/// What names a turn that was granted.
+fn turn_id(begin: &Begin, claim: &Claim, lease: Option<&Lease>) -> TurnId {
+    let held = begin.session.as_ref().zip(lease);
+    TurnId {
+        event: begin.event.clone(),
+        request: begin.request,
+        attempt: claim.attempt,
+        lease: held.map(|(acquire, lease)| (acquire.key.clone(), lease.id)),
+        max_attempts: begin.max_attempts,
     }
 }
 
@@ -202,7 +219,7 @@ impl<S: Connection> Executes<Change> for S {
                 continue;
             }
             match op {
-                Change::Begin(begin, _) => begins.push((place, &**begin)),
+                Change::Begin(begin, lanes) => begins.push((place, &**begin, lanes)),
                 Change::Finish(finish, lanes) => finishes.push((place, finish, lanes)),
             }
         }
@@ -210,19 +227,40 @@ impl<S: Connection> Executes<Change> for S {
         if let Some((_, _, lanes)) = finishes.first() {
             let asked: Vec<&Finish> = finishes.iter().map(|(_, finish, _)| *finish).collect();
             let begun = Instant::now();
-            let Finished { kept, handed } = self.finish_turns(&asked).await?;
+            let Finished { kept, handed, idle } = self.finish_turns(&asked).await?;
             for row in handed {
                 lanes.sessions.deliver(row, begun);
+            }
+            for (key, lease) in idle {
+                lanes.sessions.give_back(key, lease);
             }
             for ((place, finish, _), kept) in finishes.iter().zip(kept) {
                 verdicts[*place] = kept.map(|kept| Became::Finished((*finish).clone(), kept));
             }
         }
-        if !begins.is_empty() {
-            let asked: Vec<&Begin> = begins.iter().map(|(_, begin)| *begin).collect();
-            for ((place, begin), verdict) in begins.iter().zip(self.begin_turns(&asked).await?) {
-                let became = |begun| Became::Begun(begin.event.clone(), begin.request, begun);
-                verdicts[*place] = verdict.map(became);
+        if let Some((_, _, lanes)) = begins.first() {
+            let asked: Vec<&Begin> = begins.iter().map(|(_, begin, _)| *begin).collect();
+            let Begins { begun, idle } = match self.begin_turns(&asked).await {
+                Ok(begins) => begins,
+                // What has ended has been committed: the others are asked again.
+                Err(_) if !finishes.is_empty() => return Ok(verdicts),
+                Err(error) => return Err(error),
+            };
+            for (key, lease) in idle {
+                lanes.sessions.give_back(key, lease);
+            }
+            for ((place, begin, lanes), verdict) in begins.iter().zip(begun) {
+                verdicts[*place] = verdict.map(|outcome| {
+                    let delivery = match &outcome {
+                        Begun::Granted { claim, lease, fresh: true } => Some(Arc::new(Delivery {
+                            turn: turn_id(begin, claim, lease.as_ref()),
+                            lanes: Arc::clone(lanes),
+                            accepted: AtomicBool::new(false),
+                        })),
+                        _ => None,
+                    };
+                    Became::Begun(begin.event.clone(), begin.request, outcome, delivery)
+                });
             }
         }
         Ok(verdicts)

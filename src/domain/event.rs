@@ -24,6 +24,16 @@ impl RequestId {
         Self::of(&key.team, &key.session, given)
     }
 
+    /// The caller's attempt at a session for the sake of an event: that of another event
+    /// is another.
+    #[must_use]
+    pub fn for_turn(key: &SessionKey, event: &EventKey, given: Option<&Id>) -> Self {
+        Self(given.map_or_else(Uuid::new_v4, |given| {
+            let parts = [&key.team, &key.session, &event.event, given.as_str()];
+            Uuid::from_u128(hash128(0, parts))
+        }))
+    }
+
     /// Hashed together with the key, a request id that a caller uses for several
     /// keys is a different attempt at each.
     fn of(team: &str, id: &str, given: Option<&Id>) -> Self {

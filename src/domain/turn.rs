@@ -4,7 +4,8 @@
 use std::time::Duration;
 
 use super::{
-    Acquire, EventKey, EventRow, Lease, LeaseId, RequestId, SessionKey, SessionRow, Timestamp, Ttl,
+    Acquire, By, EventKey, EventRow, Lease, LeaseId, RequestId, SessionKey, SessionRow, Timestamp,
+    Ttl,
 };
 
 /// Asks to begin a turn.
@@ -67,6 +68,9 @@ pub struct TurnId {
     pub event: EventKey,
     /// The attempt that has it.
     pub request: RequestId,
+    /// How many runs have had the event, this one included: an attempt that is repeated
+    /// after a lapse is another turn.
+    pub attempt: u32,
     /// The session and its lease.
     pub lease: Option<(SessionKey, LeaseId)>,
     /// How often the event may be claimed in all.
@@ -104,6 +108,26 @@ pub struct Finish {
     pub turn: TurnId,
     /// How.
     pub ending: Ending,
+}
+
+impl Finish {
+    /// Whether the row of the turn's own event tells that it has ended so before.
+    #[must_use]
+    pub fn was_done(&self, event: &EventRow) -> bool {
+        match (&self.ending, event) {
+            (Ending::Succeeded(..), EventRow::Processed(event)) => {
+                event.by == By::Turn(self.turn.attempt)
+            }
+            (Ending::Failed, EventRow::Processed(event)) => {
+                event.by == By::Nobody(self.turn.attempt)
+            }
+            // One that only lapsed did so later than it was made.
+            (Ending::Failed, EventRow::Claimed(claim)) => {
+                claim.attempt == self.turn.attempt && claim.claim_time == claim.lapse_time
+            }
+            _ => false,
+        }
+    }
 }
 
 /// What became of a turn that was to run on, or to end.

@@ -178,6 +178,15 @@ fn begin(request: pb::BeginTurnRequest) -> Result<(Begin, Duration), Invalid> {
         }
     };
     let Some(session) = request.session else {
+        let idle = [
+            ("lease_ttl", request.lease_ttl.is_some()),
+            ("wait", request.wait.is_some()),
+            ("epic_id", !request.epic_id.is_empty()),
+            ("labels", !request.labels.is_empty()),
+        ];
+        if let Some((field, _)) = idle.into_iter().find(|(_, is_given)| *is_given) {
+            return Err(Invalid::new(field, "must be unset where there is no session"));
+        }
         let holder = Id::parse("holder", request.holder)?.into_string();
         let session = None;
         let begin = Begin { event, request: attempt, holder, claim_ttl, max_attempts, session };
@@ -196,6 +205,7 @@ fn begin(request: pb::BeginTurnRequest) -> Result<(Begin, Duration), Invalid> {
         return Err(Invalid::new("session.team_id", "must be the event's team_id"));
     }
     call.acquire.ttl = lease_ttl;
+    call.acquire.request = RequestId::for_turn(&call.acquire.key, &event, id.as_ref());
     let holder = call.acquire.holder.clone();
     let session = Some(call.acquire);
     Ok((Begin { event, request: attempt, holder, claim_ttl, max_attempts, session }, call.wait))
@@ -233,6 +243,9 @@ fn ending_of(
     result: Vec<u8>,
     ttl: Option<prost_types::Duration>,
 ) -> Result<Ending, Invalid> {
+    if outcome == pb::TurnOutcome::Failed && ttl.is_some() {
+        return Err(Invalid::new("ttl", "must be unset unless outcome is SUCCEEDED"));
+    }
     let ttl = convert::event_ttl(ttl)?;
     match outcome {
         pb::TurnOutcome::Succeeded if result.len() > limits::MAX_RESULT_BYTES => {
@@ -261,6 +274,9 @@ fn turn(turn: Turn) -> pb::Turn {
     }
 }
 
+/// The longest id that is derived of others: of three, with two colons.
+const MAX_DERIVED_BYTES: usize = 3 * limits::MAX_ID_BYTES + 2;
+
 /// What a turn id holds, so that any replica can finish any turn without looking it
 /// up. The lease id in it is known to the holder only.
 #[derive(Clone, PartialEq, prost::Message)]
@@ -277,6 +293,8 @@ struct Token {
     lease: Vec<u8>,
     #[prost(uint32, tag = "6")]
     max_attempts: u32,
+    #[prost(uint32, tag = "7")]
+    attempt: u32,
 }
 
 fn write_id(id: &TurnId) -> String {
@@ -288,6 +306,7 @@ fn write_id(id: &TurnId) -> String {
         session: lease.map(|(key, _)| key.session.clone()).unwrap_or_default(),
         lease: lease.map(|(_, lease)| lease.as_uuid().as_bytes().to_vec()).unwrap_or_default(),
         max_attempts: id.max_attempts,
+        attempt: id.attempt,
     };
     URL_SAFE_NO_PAD.encode(token.encode_to_vec())
 }
@@ -296,16 +315,21 @@ fn parse_id(id: &str) -> Result<TurnId, Invalid> {
     let read = || {
         let token = Token::decode(&*URL_SAFE_NO_PAD.decode(id).ok()?).ok()?;
         let request = RequestId::from_uuid(Uuid::from_slice(&token.request).ok()?);
-        let named = |id| Id::parse("turn_id", id).ok();
-        let team = named(token.team)?;
-        let lease = if token.session.is_empty() {
+        let Token { team, event, session, max_attempts, attempt, .. } = token;
+        let is_sound = |id: &String| {
+            (1..=MAX_DERIVED_BYTES).contains(&id.len()) && !id.contains(char::is_control)
+        };
+        if ![&team, &event].into_iter().all(is_sound) {
+            return None;
+        }
+        let lease = if session.is_empty() {
             None
         } else {
+            let session = Some(session).filter(is_sound)?;
             let lease = LeaseId::from_uuid(Uuid::from_slice(&token.lease).ok()?);
-            Some((SessionKey::given(team.clone(), named(token.session)?), lease))
+            Some((SessionKey { team: team.clone(), session }, lease))
         };
-        let event = EventKey::given(team, named(token.event)?);
-        Some(TurnId { event, request, lease, max_attempts: token.max_attempts })
+        Some(TurnId { event: EventKey { team, event }, request, attempt, lease, max_attempts })
     };
     read().ok_or_else(|| Invalid::new("turn_id", "must be a turn_id that BeginTurn returned"))
 }

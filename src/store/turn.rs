@@ -3,7 +3,9 @@
 use std::{future::Future, time::Duration};
 
 use super::{StoreError, Verdict};
-use crate::domain::{Begin, Begun, Claim, EventRow, Finish, Kept, Lease, Prolong, SessionRow};
+use crate::domain::{
+    Begin, Begun, Claim, EventRow, Finish, Kept, Lease, LeaseId, Prolong, SessionKey, SessionRow,
+};
 
 /// A turn that runs on: its event's claim, and its session's lease.
 pub type Prolonged = Kept<(Claim, Option<Lease>)>;
@@ -16,6 +18,18 @@ pub struct Finished {
     /// The sessions that went to whoever was next. Those who wait on other replicas
     /// are notified.
     pub handed: Vec<SessionRow>,
+    /// Leases that are still to be given back.
+    pub idle: Vec<(SessionKey, LeaseId)>,
+}
+
+/// What became of turns that were to begin.
+#[derive(Debug)]
+pub struct Begins {
+    /// What each came to, in order.
+    pub begun: Vec<Verdict<Begun>>,
+    /// Leases that were taken, now or before, for turns that came to nothing: to be given
+    /// back.
+    pub idle: Vec<(SessionKey, LeaseId)>,
 }
 
 /// Turns: an event's row, and a session's.
@@ -29,7 +43,7 @@ pub trait TurnStore {
     fn begin_turns(
         &mut self,
         asked: &[&Begin],
-    ) -> impl Future<Output = Result<Vec<Verdict<Begun>>, StoreError>> + Send;
+    ) -> impl Future<Output = Result<Begins, StoreError>> + Send;
 
     /// Lets turns run on, claim and lease together, the lease for `max_hold` at most
     /// since it was granted. No event and no session is in `asked` twice.

@@ -3,11 +3,12 @@
 use std::time::{Duration, Instant};
 
 use oncegate::grpc::pb::{
-    AcquireSessionLeaseRequest, BeginTurnRequest, BeginTurnResponse, EventState, FinishTurnRequest,
-    ForceReleaseSessionLeaseRequest, IsProcessedRequest, LeaseHeld, ProcessedEvent,
-    RenewTurnRequest, RunTurnRequest, RunTurnResponse, Turn, TurnDuplicate, TurnEnd,
-    TurnInProgress, TurnOutcome, admin_service_client::AdminServiceClient,
-    begin_turn_response::Outcome, run_turn_request::Step, run_turn_response::Event,
+    AcquireSessionLeaseRequest, BeginTurnRequest, BeginTurnResponse, EventKey, EventState,
+    FinishTurnRequest, ForceReleaseSessionLeaseRequest, IsProcessedRequest, LeaseHeld,
+    ProcessedEvent, RenewTurnRequest, RunTurnRequest, RunTurnResponse, SessionKey, SlackEvent,
+    Turn, TurnDuplicate, TurnEnd, TurnInProgress, TurnOutcome,
+    admin_service_client::AdminServiceClient, begin_turn_response::Outcome, event_key,
+    run_turn_request::Step, run_turn_response::Event, session_key,
     turn_service_client::TurnServiceClient,
 };
 use tokio::sync::mpsc;
@@ -39,6 +40,10 @@ on_both_stores!(
     a_marked_event_is_a_turns_duplicate,
     another_epic_is_refused_and_claims_nothing,
     one_session_has_one_turn_at_a_time,
+    a_stale_run_of_the_same_request_is_stale,
+    only_what_was_done_is_told_as_done,
+    one_request_id_for_two_events_is_two_attempts,
+    the_longest_ids_make_a_turn_that_can_be_finished,
     what_is_asked_wrongly_is_refused_by_name,
     a_call_keeps_its_turn_until_it_says_how_that_ends,
     a_call_that_goes_away_has_failed,
@@ -400,6 +405,78 @@ async fn one_session_has_one_turn_at_a_time(f: Fixture) {
     turn(begin(&mut turns, wish("Ev2", "b")).await);
 }
 
+/// The delivery's id for a request id: its redelivery has the same.
+async fn a_stale_run_of_the_same_request_is_stale(f: Fixture) {
+    let mut turns = turns(&f).await;
+    for named in [
+        BeginTurnRequest { session: None, request_id: "r".into(), ..wish("Ev1", "a") },
+        BeginTurnRequest { request_id: "r".into(), ..wish("Ev2", "a") },
+    ] {
+        let stale = turn(begin(&mut turns, named.clone()).await);
+        f.clock.advance(Duration::from_mins(5));
+        let next = turn(begin(&mut turns, named).await);
+        assert_eq!(next.attempt, 2);
+        for outcome in [TurnOutcome::Failed, TurnOutcome::Succeeded] {
+            let late = finish(&mut turns, &stale, outcome).await.unwrap_err();
+            assert_eq!(reason(&late), "CLAIM_LOST");
+        }
+        let renew = RenewTurnRequest { turn_id: stale.turn_id, ..Default::default() };
+        assert_eq!(reason(&turns.renew_turn(renew).await.unwrap_err()), "CLAIM_LOST");
+        finish(&mut turns, &next, TurnOutcome::Succeeded).await.unwrap();
+    }
+}
+
+async fn only_what_was_done_is_told_as_done(f: Fixture) {
+    let mut turns = turns(&f).await;
+    let once = BeginTurnRequest { max_attempts: 1, ..wish("Ev1", "a") };
+    let lapsed = turn(begin(&mut turns, once.clone()).await);
+    f.clock.advance(Duration::from_mins(5));
+    // Neither has ended it.
+    for outcome in [TurnOutcome::Failed, TurnOutcome::Succeeded] {
+        let late = finish(&mut turns, &lapsed, outcome).await.unwrap_err();
+        assert_eq!(reason(&late), "CLAIM_LOST");
+    }
+    let event = duplicate(begin(&mut turns, once).await).event.unwrap();
+    assert_eq!(event.outcome(), TurnOutcome::GaveUp);
+    let late = finish(&mut turns, &lapsed, TurnOutcome::Succeeded).await.unwrap_err();
+    assert_eq!(reason(&late), "CLAIM_LOST");
+}
+
+async fn one_request_id_for_two_events_is_two_attempts(mut f: Fixture) {
+    let mut turns = turns(&f).await;
+    let named = |id| BeginTurnRequest { request_id: "r".into(), ..wish(id, "a") };
+    let mine = turn(begin(&mut turns, named("Ev1")).await);
+    assert_eq!(busy(begin(&mut turns, named("Ev2")).await).holder, "a");
+    f.client.mark_processed(mark("T1", "Ev3")).await.unwrap();
+    duplicate(begin(&mut turns, named("Ev3")).await);
+    // Nor has any of that taken the session away.
+    finish(&mut turns, &mine, TurnOutcome::Succeeded).await.unwrap();
+}
+
+async fn the_longest_ids_make_a_turn_that_can_be_finished(f: Fixture) {
+    let mut turns = turns(&f).await;
+    let long = |letter: &str| letter.repeat(512);
+    let slack = SlackEvent {
+        action_id: long("a"),
+        message_ts: long("1"),
+        user_id: long("u"),
+        channel: long("c"),
+        ..Default::default()
+    };
+    let team_id = long("T");
+    let request = BeginTurnRequest {
+        event: Some(EventKey {
+            team_id: team_id.clone(),
+            key: Some(event_key::Key::Slack(slack.clone())),
+        }),
+        session: Some(SessionKey { team_id, key: Some(session_key::Key::Slack(slack)) }),
+        ..wish("", "a")
+    };
+    let mine = turn(begin(&mut turns, request).await);
+    assert!(mine.turn_id.len() <= 8_192, "{}", mine.turn_id.len());
+    finish(&mut turns, &mine, TurnOutcome::Succeeded).await.unwrap();
+}
+
 async fn what_is_asked_wrongly_is_refused_by_name(f: Fixture) {
     let mut turns = turns(&f).await;
     let well = || wish("Ev1", "a");
@@ -410,6 +487,9 @@ async fn what_is_asked_wrongly_is_refused_by_name(f: Fixture) {
         ("claim_ttl", BeginTurnRequest { claim_ttl: seconds(3_601), ..well() }),
         ("lease_ttl", BeginTurnRequest { lease_ttl: seconds(901), ..well() }),
         ("wait", BeginTurnRequest { wait: seconds(601), ..well() }),
+        ("wait", BeginTurnRequest { wait: seconds(1), session: None, ..well() }),
+        ("epic_id", BeginTurnRequest { epic_id: "P-1".into(), session: None, ..well() }),
+        ("lease_ttl", BeginTurnRequest { lease_ttl: seconds(1), session: None, ..well() }),
         ("max_attempts", BeginTurnRequest { max_attempts: 101, ..well() }),
         ("max_attempts", BeginTurnRequest { max_attempts: -1, ..well() }),
         ("session.team_id", BeginTurnRequest { session: session("T2", "s"), ..well() }),
@@ -433,6 +513,7 @@ async fn what_is_asked_wrongly_is_refused_by_name(f: Fixture) {
         ("result", FinishTurnRequest { result: vec![0; 65_537], ..well() }),
         ("result", FinishTurnRequest { outcome: failed, result: vec![0], ..well() }),
         ("ttl", FinishTurnRequest { ttl: seconds(0), ..well() }),
+        ("ttl", FinishTurnRequest { outcome: failed, ttl: seconds(9), ..well() }),
     ];
     for (field, request) in wrong {
         refuses(field, &turns.finish_turn(request).await.unwrap_err());

@@ -161,6 +161,33 @@ impl Arena {
     }
 }
 
+/// Of two calls with one request id in one batch, one goes away: the other's turn is its.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_twin_that_went_away_takes_no_turn_with_it() {
+    let clock = TestClock::new();
+    let url = postgres::new_database().await;
+    let store = Postgres::new(&url, Duration::from_secs(5), clock.store_clock()).unwrap();
+    store.migrate().await.unwrap();
+    let arena = Arena::new(&store);
+    let (turns, _) = &arena.replicas[0];
+    let ttl = Ttl::parse(None, limits::DEFAULT_EVENT_TTL, &limits::EVENT_TTL).unwrap();
+    for round in 0..200_u64 {
+        let begin = Begin {
+            event: EventKey { team: "T1".into(), event: round.to_string() },
+            ..Arena::begin(0)
+        };
+        let patience = Duration::from_micros(round * 20);
+        let gone = timeout(patience, turns.begin(begin.clone(), Duration::ZERO));
+        let stays = turns.begin(begin.clone(), Duration::ZERO);
+        let (gone, stays) = tokio::join!(gone, stays);
+        // Whichever of them was told of it first.
+        drop(gone);
+        let Ok(TurnOutcome::Granted(grant)) = stays else { panic!("round {round}") };
+        let ending = Ending::Succeeded(Vec::new(), ttl);
+        turns.finish(Finish { turn: grant.accept().id, ending }).await.unwrap();
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn no_turn_stays_with_a_caller_that_went_away() {
     let clock = TestClock::new();

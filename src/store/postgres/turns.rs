@@ -18,11 +18,10 @@ use super::{
 };
 use crate::{
     domain::{
-        Acquire, Begin, Begun, Claim, Decision, Ending, EventRow, FencingToken, Finish, Kept,
-        Labels, Lease, LeaseId, Prolong, SessionKey, SessionRow, Timestamp, TurnId,
-        limits::CLAIM_MEMORY,
+        Begin, Begun, Claim, Decision, Ending, EventRow, FencingToken, Finish, Kept, Labels, Lease,
+        LeaseId, Prolong, SessionKey, SessionRow, Timestamp, TurnId, limits::CLAIM_MEMORY,
     },
-    store::{Finished, Prolonged, Release, SessionStore as _, StoreError, TurnStore, Verdict},
+    store::{Begins, Finished, Prolonged, StoreError, TurnStore, Verdict},
 };
 
 mod sql;
@@ -30,13 +29,23 @@ mod sql;
 pub(super) use sql::{BEGIN, BEGIN_NEW, FINISH, PROLONG, SUCCEED};
 
 impl TurnStore for Link {
-    async fn begin_turns(&mut self, asked: &[&Begin]) -> Result<Vec<Verdict<Begun>>, StoreError> {
-        let mut verdicts = self.begin_new(asked).await?;
-        let (places, others) = left(&verdicts, asked);
+    async fn begin_turns(&mut self, asked: &[&Begin]) -> Result<Begins, StoreError> {
+        // One lease for each, whichever statement takes it: so a run that lost its answer
+        // is known by it.
+        let asked: Vec<Wish<'_>> =
+            asked.iter().map(|&begin| (begin, LeaseId::random().as_uuid())).collect();
+        let mut idle = Vec::new();
+        let mut begun = self.begin_new(&asked, &mut idle).await?;
+        let (places, others) = left(&begun, &asked);
         if !others.is_empty() {
-            fill(&mut verdicts, places, self.begin_any(&others).await?);
+            match self.begin_any(&others, &mut idle).await {
+                Ok(verdicts) => fill(&mut begun, places, verdicts),
+                // What has begun has been committed: the others are asked again.
+                Err(_) if others.len() < asked.len() || !idle.is_empty() => {}
+                Err(error) => return Err(error),
+            }
         }
-        Ok(verdicts)
+        Ok(Begins { begun, idle })
     }
 
     async fn prolong_turns(
@@ -84,23 +93,32 @@ impl TurnStore for Link {
     }
 
     async fn finish_turns(&mut self, asked: &[&Finish]) -> Result<Finished, StoreError> {
-        let mut kept = self.succeed(asked).await?;
+        let kept = self.succeed(asked).await?;
         let (places, others) = left(&kept, asked);
-        let mut handed = Vec::new();
+        let mut finished = Finished { kept, handed: Vec::new(), idle: Vec::new() };
         if !others.is_empty() {
-            let verdicts = self.finish_any(&others, &mut handed).await?;
-            fill(&mut kept, places, verdicts);
+            match self.finish_any(&others, &mut finished).await {
+                Ok(verdicts) => fill(&mut finished.kept, places, verdicts),
+                // What has ended has been committed: the others are asked again.
+                Err(_) if others.len() < asked.len() => {}
+                Err(error) => return Err(error),
+            }
         }
-        Ok(Finished { kept, handed })
+        Ok(finished)
     }
 }
 
 impl Link {
     /// Begins turns of new events in free sessions.
-    async fn begin_new(&mut self, asked: &[&Begin]) -> Result<Vec<Verdict<Begun>>, StoreError> {
+    async fn begin_new(
+        &mut self,
+        asked: &[Wish<'_>],
+        idle: &mut Vec<(SessionKey, LeaseId)>,
+    ) -> Result<Vec<Verdict<Begun>>, StoreError> {
         let mut verdicts = vec![Verdict::Again; asked.len()];
-        let in_sessions = asked.iter().enumerate().filter(|(_, begin)| begin.session.is_some());
-        let (places, begins): (Vec<usize>, Vec<&Begin>) = in_sessions.unzip();
+        let in_sessions =
+            asked.iter().copied().enumerate().filter(|(_, (begin, _))| begin.session.is_some());
+        let (places, begins): (Vec<usize>, Vec<Wish<'_>>) = in_sessions.unzip();
         if places.is_empty() {
             return Ok(verdicts);
         }
@@ -135,17 +153,15 @@ impl Link {
             };
             read().map_err(|error: sqlx::Error| StoreError::fault(error))?;
         }
-        let mut lost = Vec::new();
         for (lease, at) in taken {
             let found = by_lease.get(&lease.id.as_uuid()).and_then(|&place| {
-                let begin = asked[place];
+                let (begin, _) = asked[place];
                 Some((place, begin, begin.session.as_ref()?))
             });
             let (place, begin, acquire) =
                 found.ok_or_else(|| StoreError::fault("a row nobody asked for"))?;
             let Some(&claim_time) = claimed.get(&begin.request.as_uuid()) else {
-                let (key, lease) = (acquire.key.clone(), lease.id);
-                lost.push(Release { key, lease, unless_repeated: false });
+                idle.push((acquire.key.clone(), lease.id));
                 continue;
             };
             let (holder, labels) = (acquire.holder.clone(), acquire.labels.clone());
@@ -161,37 +177,30 @@ impl Link {
             };
             verdicts[place] = Verdict::Decided(Begun::Granted { claim, lease, fresh: true });
         }
-        self.give_up(&lost).await?;
         Ok(verdicts)
     }
 
-    /// Gives back leases of turns that came to nothing.
-    async fn give_up(&mut self, leases: &[Release]) -> Result<Vec<SessionRow>, StoreError> {
-        if leases.is_empty() {
-            return Ok(Vec::new());
-        }
-        let leases: Vec<&Release> = leases.iter().collect();
-        Ok(self.change(&[], &leases).await?.handed)
-    }
-
     /// Begins turns, whatever there is of their events and sessions.
-    async fn begin_any(&mut self, asked: &[&Begin]) -> Result<Vec<Verdict<Begun>>, StoreError> {
+    async fn begin_any(
+        &mut self,
+        asked: &[Wish<'_>],
+        idle: &mut Vec<(SessionKey, LeaseId)>,
+    ) -> Result<Vec<Verdict<Begun>>, StoreError> {
         let wishes = Wishes::of(asked);
         let now = self.now();
         let rows = self.fetch(|| wishes.bind(sqlx::query(BEGIN).bind(now))).await?;
 
         let mut verdicts = vec![Verdict::Again; asked.len()];
-        let mut lost = Vec::new();
         for row in rows {
             let place = place(asked.len(), row.try_get("ord"))?;
-            let begin = asked[place];
+            let (begin, _) = asked[place];
             match row.try_get("kind").map_err(StoreError::fault)? {
                 "granted" => verdicts[place] = Verdict::Decided(granted(begin, &row)?),
                 "taken" => {
                     verdicts[place] = taken(begin, &row)?;
                     let granted =
                         matches!(verdicts[place], Verdict::Decided(Begun::Granted { .. }));
-                    lost.extend(leftover(begin, &row)?.filter(|_| !granted));
+                    idle.extend(leftover(begin, &row)?.filter(|_| !granted));
                 }
                 "busy" => {
                     let session = session_row(&row)?;
@@ -203,15 +212,12 @@ impl Link {
                 }
                 "lost" => {
                     if let Some(acquire) = &begin.session {
-                        let lease = session_row(&row)?.lease.id;
-                        let key = acquire.key.clone();
-                        lost.push(Release { key, lease, unless_repeated: false });
+                        idle.push((acquire.key.clone(), session_row(&row)?.lease.id));
                     }
                 }
                 other => return Err(StoreError::fault(format!("a row of kind {other}"))),
             }
         }
-        self.give_up(&lost).await?;
         Ok(verdicts)
     }
 
@@ -249,11 +255,11 @@ impl Link {
         Ok(verdicts)
     }
 
-    /// Ends turns, however; `handed` are the sessions that went to somebody.
+    /// Ends turns, however; notes in `finished` what becomes of their sessions.
     async fn finish_any(
         &mut self,
         asked: &[&Finish],
-        handed: &mut Vec<SessionRow>,
+        finished: &mut Finished,
     ) -> Result<Vec<Verdict<Kept<Option<EventRow>>>>, StoreError> {
         let turns = Turns::of(asked.iter().map(|finish| &finish.turn));
         let (mut endings, mut results, mut ttls) = (Vec::new(), Vec::new(), Vec::new());
@@ -281,27 +287,30 @@ impl Link {
             })
             .await?;
         let mut verdicts = vec![Verdict::Again; asked.len()];
-        let mut kept = Vec::new();
         for row in rows {
             let event = any_event(&row)?;
             let Told { done, own, held } = told(&row)?;
             let place = place(asked.len(), row.try_get("ord"))?;
             let finish = asked[place];
             if done {
-                handed.extend(any_session(&row)?.filter(|session| session.live));
+                finished.handed.extend(any_session(&row)?.filter(|session| session.live));
+                // Another may have written the session's row in between.
                 let given_back: bool = row.try_get("given_back").map_err(StoreError::fault)?;
-                if let Some((key, lease)) = finish.turn.lease.clone().filter(|_| !given_back) {
-                    kept.push(Release { key, lease, unless_repeated: false });
-                }
+                finished.idle.extend(finish.turn.lease.clone().filter(|_| !given_back));
                 let processed = event.filter(|event| matches!(event, EventRow::Processed(_)));
                 verdicts[place] = Verdict::Decided(Kept::Done(processed));
                 continue;
             }
+            let was_done = own && event.as_ref().is_some_and(|event| finish.was_done(event));
+            if was_done {
+                // Its answer was lost, and perhaps what was to be given back.
+                finished.idle.extend(finish.turn.lease.clone());
+            }
             verdicts[place] = match event {
-                // It was, before.
-                Some(EventRow::Processed(event)) if own => {
+                Some(EventRow::Processed(event)) if was_done => {
                     Verdict::Decided(Kept::Done(Some(EventRow::Processed(event))))
                 }
+                Some(_) if was_done => Verdict::Decided(Kept::Done(None)),
                 Some(EventRow::Claimed(claim)) if own && !claim.remaining.is_zero() => {
                     match finish.ending {
                         // It is a repetition's.
@@ -310,14 +319,9 @@ impl Link {
                         _ => Verdict::Decided(Kept::LeaseLost),
                     }
                 }
-                Some(EventRow::Claimed(_)) if own && finish.ending == Ending::Failed => {
-                    Verdict::Decided(Kept::Done(None))
-                }
                 _ => Verdict::Decided(Kept::ClaimLost),
             };
         }
-        // Another wrote the session's row in between.
-        handed.extend(self.give_up(&kept).await?);
         Ok(verdicts)
     }
 }
@@ -358,8 +362,10 @@ fn granted(begin: &Begin, row: &PgRow) -> Result<Begun, StoreError> {
 fn taken(begin: &Begin, row: &PgRow) -> Result<Verdict<Begun>, StoreError> {
     let event = event_row(row)?;
     let fresh = row.try_get("fresh").map_err(StoreError::fault)?;
+    let is_told: bool = row.try_get("told").map_err(StoreError::fault)?;
     if let EventRow::Claimed(claim) = &event
         && claim.request == begin.request
+        && is_told
     {
         let lease = match &begin.session {
             None => Some(None),
@@ -378,12 +384,10 @@ fn taken(begin: &Begin, row: &PgRow) -> Result<Verdict<Begun>, StoreError> {
 
 /// The lease that an earlier run of a request had waited for, whose event is another's
 /// by now.
-fn leftover(begin: &Begin, row: &PgRow) -> Result<Option<Release>, StoreError> {
+fn leftover(begin: &Begin, row: &PgRow) -> Result<Option<(SessionKey, LeaseId)>, StoreError> {
     let found = any_session(row)?.zip(begin.session.as_ref());
     Ok(found.and_then(|(session, asked)| match session.decision(asked) {
-        Decision::Granted(lease) => {
-            Some(Release { key: asked.key.clone(), lease: lease.id, unless_repeated: false })
-        }
+        Decision::Granted(lease) => Some((asked.key.clone(), lease.id)),
         _ => None,
     }))
 }
@@ -422,11 +426,15 @@ struct Wishes<'a> {
     labels: Vec<Option<String>>,
 }
 
+/// A request for a turn, with the id that its lease has if one is granted.
+type Wish<'a> = (&'a Begin, Uuid);
+
 impl<'a> Wishes<'a> {
-    fn of(asked: &[&'a Begin]) -> Self {
-        let asked = asked.iter().copied();
+    fn of(asked: &[Wish<'a>]) -> Self {
+        let in_session = |&(begin, lease): &Wish<'a>| begin.session.as_ref().map(|_| lease);
+        let leases = asked.iter().map(in_session).collect();
+        let asked = asked.iter().map(|(begin, _)| *begin);
         let sessions = || asked.clone().map(|begin| begin.session.as_ref());
-        let lease = |_: &'a Acquire| LeaseId::random().as_uuid();
         Self {
             teams: asked.clone().map(|begin| begin.event.team.as_str()).collect(),
             events: asked.clone().map(|begin| begin.event.event.as_str()).collect(),
@@ -436,7 +444,7 @@ impl<'a> Wishes<'a> {
             most: asked.clone().map(|begin| small(begin.max_attempts)).collect(),
             sessions: sessions().map(|asked| Some(asked?.key.session.as_str())).collect(),
             locks: sessions().map(|asked| Some(asked?.key.lock_key())).collect(),
-            leases: sessions().map(|asked| asked.map(lease)).collect(),
+            leases,
             attempts: sessions().map(|asked| Some(asked?.request.as_uuid())).collect(),
             epics: sessions().map(|asked| asked?.epic.as_deref()).collect(),
             ttls: sessions().map(|asked| Some(asked?.ttl.as_micros())).collect(),
@@ -468,6 +476,7 @@ struct Turns<'a> {
     teams: Vec<&'a str>,
     events: Vec<&'a str>,
     requests: Vec<Uuid>,
+    attempts: Vec<i32>,
     sessions: Vec<Option<&'a str>>,
     locks: Vec<Option<i64>>,
     leases: Vec<Option<Uuid>>,
@@ -480,7 +489,8 @@ impl<'a> Turns<'a> {
         Self {
             teams: turns.clone().map(|turn| turn.event.team.as_str()).collect(),
             events: turns.clone().map(|turn| turn.event.event.as_str()).collect(),
-            requests: turns.map(|turn| turn.request.as_uuid()).collect(),
+            requests: turns.clone().map(|turn| turn.request.as_uuid()).collect(),
+            attempts: turns.map(|turn| small(turn.attempt)).collect(),
             sessions: sessions.clone().map(|lease| Some(key(lease)?.session.as_str())).collect(),
             locks: sessions.clone().map(|lease| Some(key(lease)?.lock_key())).collect(),
             leases: sessions.map(|lease| Some(lease?.1.as_uuid())).collect(),
@@ -499,6 +509,6 @@ impl<'a> Turns<'a> {
             .bind(&self.locks)
             .bind(&self.leases)
             .bind(&self.events);
-        seventh(first).bind(&self.requests)
+        seventh(first).bind(&self.requests).bind(&self.attempts)
     }
 }

@@ -16,7 +16,7 @@ use crate::{
         LeaseId, Prolong, RequestId, SessionKey, SessionRow, Timestamp, TurnId,
         limits::CLAIM_MEMORY,
     },
-    store::{Finished, Prolonged, StoreError, TurnStore, Verdict},
+    store::{Begins, Finished, Prolonged, StoreError, TurnStore, Verdict},
 };
 
 // $1: team, $2: event.
@@ -71,16 +71,16 @@ fn is_live(claim: &Claim) -> bool {
 }
 
 impl TurnStore for Handle {
-    async fn begin_turns(&mut self, asked: &[&Begin]) -> Result<Vec<Verdict<Begun>>, StoreError> {
+    async fn begin_turns(&mut self, asked: &[&Begin]) -> Result<Begins, StoreError> {
         let mut writer = self.writer.lock().await;
         let mut batch = begin(&mut writer).await?;
         let now = self.now();
-        let mut verdicts = Vec::with_capacity(asked.len());
+        let (mut begun, mut idle) = (Vec::with_capacity(asked.len()), Vec::new());
         for asked in asked {
-            verdicts.push(Verdict::Decided(begin_turn(&mut batch, asked, now).await?));
+            begun.push(Verdict::Decided(begin_turn(&mut batch, asked, now, &mut idle).await?));
         }
         batch.commit().await.map_err(classify)?;
-        Ok(verdicts)
+        Ok(Begins { begun, idle })
     }
 
     async fn prolong_turns(
@@ -134,7 +134,7 @@ impl TurnStore for Handle {
             verdicts.push(Verdict::Decided(kept));
         }
         batch.commit().await.map_err(classify)?;
-        Ok(Finished { kept: verdicts, handed })
+        Ok(Finished { kept: verdicts, handed, idle: Vec::new() })
     }
 }
 
@@ -142,6 +142,7 @@ async fn begin_turn(
     batch: &mut SqliteConnection,
     asked: &Begin,
     now: Timestamp,
+    idle: &mut Vec<(SessionKey, LeaseId)>,
 ) -> Result<Begun, StoreError> {
     let Begin { event: key, request, holder, claim_ttl, max_attempts, session: acquire } = asked;
     let event = find(batch, key, now).await?;
@@ -174,13 +175,11 @@ async fn begin_turn(
         attempt = match &event.row {
             EventRow::Claimed(claim) if !is_live(claim) => claim.attempt + 1,
             _ => {
-                let own = session.zip(acquire.as_ref()).filter(|(session, acquire)| {
-                    matches!(session.row.decision(acquire), Decision::Granted(_))
-                });
-                if let Some((mut session, acquire)) = own {
+                if let Some((session, acquire)) = session.zip(acquire.as_ref())
+                    && let Decision::Granted(lease) = session.row.decision(acquire)
+                {
                     // An earlier run of this request had waited for it.
-                    session.release(now);
-                    write(batch, &[(&acquire.key, session)]).await?;
+                    idle.push((acquire.key.clone(), lease.id));
                 }
                 return Ok(Begun::Taken(event.row, event.result));
             }
@@ -230,26 +229,24 @@ async fn begin_turn(
 
 async fn finish_turn(
     batch: &mut SqliteConnection,
-    Finish { turn, ending }: &Finish,
+    finish: &Finish,
     now: Timestamp,
     handed: &mut Vec<SessionRow>,
 ) -> Result<Kept<Option<EventRow>>, StoreError> {
+    let Finish { turn, ending } = finish;
     let key = &turn.event;
     let (claim, session) = match own(batch, turn, now).await? {
         Kept::Done(own) => own,
         Kept::LeaseLost => return Ok(Kept::LeaseLost),
         Kept::ClaimLost => {
-            let event = find(batch, key, now).await?;
-            return Ok(match event.map(|event| event.row) {
-                // It was, before.
-                Some(EventRow::Processed(event)) if event.request == Some(turn.request) => {
-                    Kept::Done(Some(EventRow::Processed(event)))
-                }
-                Some(EventRow::Claimed(claim))
-                    if claim.request == turn.request && *ending == Ending::Failed =>
-                {
-                    Kept::Done(None)
-                }
+            let event = find(batch, key, now).await?.map(|event| event.row);
+            let own = match &event {
+                Some(EventRow::Processed(event)) => event.request == Some(turn.request),
+                Some(EventRow::Claimed(claim)) => claim.request == turn.request,
+                None => false,
+            };
+            return Ok(match event {
+                Some(event) if own && finish.was_done(&event) => Kept::Done(handled(event)),
                 _ => Kept::ClaimLost,
             });
         }
@@ -279,8 +276,13 @@ async fn finish_turn(
         }
         write(batch, &[(key, session)]).await?;
     }
-    let event = find(batch, key, now).await?.map(|event| event.row);
-    Ok(Kept::Done(event.filter(|event| matches!(event, EventRow::Processed(_)))))
+    let event = find(batch, key, now).await?;
+    Ok(Kept::Done(event.and_then(|event| handled(event.row))))
+}
+
+/// An event's row, if it is handled.
+fn handled(event: EventRow) -> Option<EventRow> {
+    Some(event).filter(|event| matches!(event, EventRow::Processed(_)))
 }
 
 /// The claim and the session of a turn that runs.
@@ -290,7 +292,8 @@ async fn own<'a>(
     now: Timestamp,
 ) -> Result<Kept<(Claim, Option<(&'a SessionKey, Stored)>)>, StoreError> {
     let event = find(batch, &turn.event, now).await?;
-    let Some(claim) = event.and_then(|event| event.live_claim(turn.request).cloned()) else {
+    let claim = event.and_then(|event| event.live_claim(turn.request).cloned());
+    let Some(claim) = claim.filter(|claim| claim.attempt == turn.attempt) else {
         return Ok(Kept::ClaimLost);
     };
     let Some((key, lease)) = &turn.lease else { return Ok(Kept::Done((claim, None))) };

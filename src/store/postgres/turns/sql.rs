@@ -146,7 +146,7 @@ WITH mine AS MATERIALIZED (
     WHERE ",
     same_session!("s", "n"),
     " AND n.own AND n.is_live AND n.claimed_until IS NOT NULL
-        AND s.request_id = n.session_request
+        AND s.request_id = n.session_request AND s.lease_id <> n.lease_id
         AND NOT s.released AND s.expires_at > COALESCE($1::timestamptz, clock_timestamp())
     RETURNING n.ord
 ), told_again AS (
@@ -196,16 +196,19 @@ WITH mine AS MATERIALIZED (
         result = NULL, repeated = NULL
     WHERE NOT ",
     live_event!("e", "COALESCE($1::timestamptz, clock_timestamp())"),
-    " RETURNING e.*
+    " AND (e.expires_at <= COALESCE($1::timestamptz, clock_timestamp())
+        OR e.attempt = EXCLUDED.attempt - 1)
+    RETURNING e.*
 )
-SELECT w.ord, 'granted' AS kind, c.processed_at AS at, true AS fresh, ",
+SELECT w.ord, 'granted' AS kind, c.processed_at AS at, true AS fresh, true AS told, ",
     event_columns!("c"),
     ", NULL::bytea AS result, ",
     session_columns!("t", "true", "NULL::uuid[] AS queue"),
     "
 FROM claimed c JOIN wanted w USING (request_id) LEFT JOIN taken t USING (lease_id)
 UNION ALL
-SELECT n.ord, 'taken', n.at, s.lease_id IS NOT DISTINCT FROM n.lease_id AND n.lease_id IS NOT NULL, ",
+SELECT n.ord, 'taken', n.at, (s.lease_id = n.lease_id) IS TRUE,
+    n.ord IN (SELECT ord FROM told_again) OR (s.lease_id = n.lease_id) IS TRUE, ",
     event_columns!("n"),
     ", n.result, ",
     session_columns!("s", "NOT s.released AND s.expires_at > n.at", "NULL"),
@@ -213,18 +216,19 @@ SELECT n.ord, 'taken', n.at, s.lease_id IS NOT DISTINCT FROM n.lease_id AND n.le
 FROM known n ",
     session_of!("n"),
     " WHERE n.is_live AND (NOT n.own OR n.claimed_until IS NULL
-    OR n.ord IN (SELECT ord FROM told_again)
-    -- Its own claim without its lease: one that is just being given up, or has lost it.
-    OR NOT (n.session_id IS NULL OR n.ord IN (SELECT ord FROM lease_told_again)))
+    OR n.ord IN (SELECT ord FROM told_again) OR s.lease_id = n.lease_id
+    -- A claim that has lost its lease. Else it ended just now: that is asked again.
+    OR n.session_id IS NOT NULL AND (s.request_id = n.session_request
+        AND NOT s.released AND s.expires_at > n.at) IS NOT TRUE)
 UNION ALL
-SELECT p.ord, 'taken', p.at, false, ",
+SELECT p.ord, 'taken', p.at, false, false, ",
     event_columns!("p"),
     ", NULL, ",
     session_columns!("s", "false", "NULL"),
     "
 FROM spent p LEFT JOIN sessions s ON false
 UNION ALL
-SELECT b.ord, 'busy', b.at, false, ",
+SELECT b.ord, 'busy', b.at, false, false, ",
     event_columns!("e"),
     ", NULL, ",
     session_columns!("s", "NOT s.released AND s.expires_at > b.at", queue!("s", "b.at")),
@@ -234,7 +238,7 @@ FROM wanted b LEFT JOIN processed_events e ON false CROSS JOIN LATERAL (
     WHERE t.team_id = b.team_id AND t.session_id = b.session_id OFFSET 0) AS s
 WHERE b.lease_id NOT IN (SELECT lease_id FROM taken)
 UNION ALL
-SELECT w.ord, 'lost', w.at, false, ",
+SELECT w.ord, 'lost', w.at, false, false, ",
     event_columns!("e"),
     ", NULL, ",
     session_columns!("t", "true", "NULL"),
@@ -253,10 +257,11 @@ macro_rules! turns {
             "
 WITH asked AS MATERIALIZED (
     SELECT a.*, COALESCE($1::timestamptz, clock_timestamp()) AS at
-    FROM unnest($2::text[], $3::text[], $4::bigint[], $5::uuid[], $6::text[], $8::uuid[]",
+    FROM unnest($2::text[], $3::text[], $4::bigint[], $5::uuid[], $6::text[], $8::uuid[],
+            $9::integer[]",
             $further,
             ") WITH ORDINALITY
-        AS a (team_id, session_id, lock_key, lease_id, event_id, request_id",
+        AS a (team_id, session_id, lock_key, lease_id, event_id, request_id, attempt",
             $names,
             ", ord)
     WHERE a.session_id IS NULL OR pg_try_advisory_xact_lock(a.lock_key)
@@ -280,10 +285,12 @@ macro_rules! others {
     ($done:literal) => {
         concat!(
             "
-SELECT q.ord, false AS done, q.session_id IS NULL OR q.ord IN (SELECT ord FROM held) AS held,
+SELECT q.ord, false AS done, q.session_id IS NULL OR (SELECT true FROM sessions t
+        WHERE t.team_id = q.team_id AND t.session_id = q.session_id
+            AND t.lease_id = q.lease_id AND NOT t.released AND t.expires_at > q.at) IS TRUE AS held,
     q.at, ",
             event_columns!("e"),
-            ", e.request_id = q.request_id AS own, ",
+            ", e.request_id = q.request_id AND e.attempt = q.attempt AS own, ",
             session_columns!("s", "false", "NULL::uuid[] AS queue"),
             ", false AS given_back
 FROM asked q LEFT JOIN LATERAL (
@@ -300,16 +307,17 @@ WHERE q.ord NOT IN (SELECT ord FROM ",
 }
 
 /// Ends turns with success whose claim runs, as does their lease, and for whose session
-/// nobody waits. $7: TTLs. $9: results. Should a claim lapse in the very moment, its lease
+/// nobody waits. $7: TTLs. $10: results. Should a claim lapse in the very moment, its lease
 /// has ended all the same.
 pub(in super::super) const SUCCEED: &str = concat!(
     "
 WITH mine AS MATERIALIZED (
     SELECT a.*
     FROM unnest($2::text[], $3::text[], $4::bigint[], $5::uuid[], $6::text[], $7::interval[],
-            $8::uuid[], $9::bytea[]) WITH ORDINALITY
-        AS a (team_id, session_id, lock_key, lease_id, event_id, ttl, request_id, result, ord)
-    WHERE (SELECT p.request_id = a.request_id
+            $8::uuid[], $9::integer[], $10::bytea[]) WITH ORDINALITY
+        AS a (team_id, session_id, lock_key, lease_id, event_id, ttl, request_id, attempt,
+            result, ord)
+    WHERE (SELECT p.request_id = a.request_id AND p.attempt = a.attempt
                 AND p.claimed_until > COALESCE($1::timestamptz, clock_timestamp())
             FROM processed_events p
             WHERE p.team_id = a.team_id AND p.event_id = a.event_id)
@@ -329,18 +337,18 @@ SET claimed_until = NULL, processed_at = m.at, expires_at = m.at + m.ttl, result
 FROM ended m
 WHERE ",
     same_event!("e", "m"),
-    " AND e.request_id = m.request_id
+    " AND e.request_id = m.request_id AND e.attempt = m.attempt
     AND e.claimed_until > COALESCE($1::timestamptz, clock_timestamp())
 RETURNING m.ord, m.at, ",
     event_columns!("e")
 );
 
-/// Ends turns: $9 is 1 for success, 0 for a failure, 2 where nobody was told of it. $7:
-/// the replica that asks. $13: for how long attempts are counted.
+/// Ends turns: $10 is 1 for success, 0 for a failure, 2 where nobody was told of it. $7:
+/// the replica that asks. $14: for how long attempts are counted.
 pub(in super::super) const FINISH: &str = concat!(
     hand_on!(concat!(
         turns!(
-            ", $9::integer[], $10::bytea[], $11::interval[], $12::integer[]",
+            ", $10::integer[], $11::bytea[], $12::interval[], $13::integer[]",
             ", ending, result, ttl, max_attempts",
             " AND NOT (q.ending = 2 AND t.repeated)"
         ),
@@ -349,12 +357,12 @@ pub(in super::super) const FINISH: &str = concat!(
     SET claimed_until = CASE WHEN q.ending = 1 OR q.ending = 0 AND e.attempt >= q.max_attempts
             THEN NULL ELSE q.at END,
         attempt = e.attempt - (q.ending = 2)::integer, processed_at = q.at,
-        expires_at = q.at + CASE WHEN q.ending = 1 THEN q.ttl ELSE $13::interval END,
+        expires_at = q.at + CASE WHEN q.ending = 1 THEN q.ttl ELSE $14::interval END,
         result = CASE WHEN q.ending = 1 THEN q.result END
     FROM asked q
     WHERE ",
         same_event!("e", "q"),
-        " AND e.request_id = q.request_id
+        " AND e.request_id = q.request_id AND e.attempt = q.attempt
         AND e.claimed_until > COALESCE($1::timestamptz, clock_timestamp())
         AND NOT (q.ending = 2 AND e.repeated IS TRUE)
         AND (q.session_id IS NULL OR q.ord IN (SELECT ord FROM held))
@@ -380,14 +388,14 @@ SELECT *, NULL FROM (",
     ") AS others"
 );
 
-/// Lets turns run on. $11: how long a lease may be held in all.
+/// Lets turns run on. $12: how long a lease may be held in all.
 pub(in super::super) const PROLONG: &str = concat!(
-    turns!(", $9::interval[], $10::bigint[]", ", claim_ttl, ttl_micros", ""),
+    turns!(", $10::interval[], $11::bigint[]", ", claim_ttl, ttl_micros", ""),
     ", own AS MATERIALIZED (
     SELECT q.ord FROM asked q CROSS JOIN LATERAL (
         SELECT FROM processed_events p
         WHERE p.team_id = q.team_id AND p.event_id = q.event_id AND p.request_id = q.request_id
-            AND p.claimed_until > COALESCE($1::timestamptz, clock_timestamp())
+            AND p.attempt = q.attempt AND p.claimed_until > COALESCE($1::timestamptz, clock_timestamp())
         FOR UPDATE) AS e
     WHERE q.session_id IS NULL OR q.ord IN (SELECT ord FROM held)
 ), claims AS (
@@ -400,7 +408,7 @@ pub(in super::super) const PROLONG: &str = concat!(
     RETURNING q.ord, e.*
 ), leases AS (
     UPDATE sessions s
-    SET expires_at = LEAST(GREATEST(s.expires_at, s.acquired_at + $11::interval),
+    SET expires_at = LEAST(GREATEST(s.expires_at, s.acquired_at + $12::interval),
         q.at + q.ttl_micros * interval '1 microsecond')
     FROM asked q JOIN own USING (ord)
     WHERE ",
