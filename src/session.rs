@@ -4,22 +4,15 @@
 //! the care for the callers that wait on this replica, and that a lease never stays
 //! with one that has gone.
 
-use std::{
-    sync::{Arc, Weak},
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
-use tokio::{
-    runtime::Handle,
-    sync::mpsc,
-    time::{Instant, sleep, sleep_until, timeout_at},
-};
+use tokio::{runtime::Handle, time::Instant};
 use tokio_util::{sync::CancellationToken, task::task_tracker::TaskTrackerToken};
 
 use crate::{
-    domain::{Acquire, Decision, FencingToken, Held, Lease, LeaseId, SessionKey, SessionRow, Ttl},
+    domain::{Acquire, FencingToken, Held, Lease, LeaseId, SessionKey, SessionRow, Ttl},
     lane::{CallError, Executes, Lane, Lanes, MAX_BATCH, Op},
-    store::{Connection, Enqueue, Enqueued, Release, Renew, Store, StoreError},
+    store::{Release, Renew, Store, StoreError},
     telemetry::{LaneMetrics, Metrics},
 };
 
@@ -27,32 +20,20 @@ mod grant;
 mod hold;
 mod ops;
 mod queue;
+mod wait;
 
 pub use grant::Grant;
 use grant::Grants;
 pub use hold::Holding;
+pub(crate) use hold::{LEAST_PAUSE, UNREAD, tell};
 use ops::{Change, GiveBack, HandOn, Leave, Look, Outcome, Renewal, RunOn, Stand, Take, Told};
-use queue::{News, Place, Queues};
+use queue::Queues;
+use wait::{beat, hear};
 
 /// The most sessions in one batch that locks them. Every advisory lock takes a
 /// place in a table that all of the database server's clients share, 6,400 by
 /// default: a replica takes at most this for each of its writing lanes.
 pub(crate) const BATCH: usize = 256;
-
-/// The longest that the first in a queue waits before it looks again: how late
-/// it may learn what it was not told, as where a notification is lost.
-const POLL: Duration = Duration::from_millis(500);
-/// How soon it looks again where the session is about to change hands.
-const LEAST_POLL: Duration = Duration::from_millis(10);
-/// How often a replica says that it is there, while anybody waits on it.
-const BEAT: Duration = Duration::from_secs(1);
-/// And how often after that: a place may come to be in the store after whoever asked
-/// for it was told that it failed.
-const MAX_BEATS: u32 = 10;
-
-/// How long a caller whose wait has ended waits for news of the session: less
-/// than a deadline leaves it.
-const LAST_LOOK: Duration = Duration::from_millis(100);
 
 /// Why a session's lease could not be had, or kept.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -334,153 +315,6 @@ impl Sessions {
     fn change(&self, change: Change) -> impl Future<Output = Result<Told, CallError>> + use<> {
         self.changes.of(change.key().shard()).call(change)
     }
-
-    /// Waits for the session, behind those who came before, on whichever replica.
-    /// `known` is who held it at first.
-    async fn queue(
-        &self,
-        acquire: &Acquire,
-        until: Instant,
-        mut known: Held,
-        announce: impl Fn(usize),
-    ) -> Result<Outcome, SessionError> {
-        loop {
-            let (lease, grants) = (LeaseId::random(), &self.grants);
-            let place = self.queues.join(&acquire.key, lease, &self.leaves, grants);
-            let mut place = place.ok_or(SessionError::QueueFull)?;
-            let enqueue = Enqueue { acquire: acquire.clone(), lease };
-            let (queues, leaves) = (Arc::clone(&self.queues), self.leaves.clone());
-            let grants = Arc::clone(grants);
-            let stand = Stand { enqueue, queues, leaves, grants };
-            let ticket = match self.stands.call(stand).await? {
-                Enqueued::Waits(ticket) => ticket,
-                // It looks before all others.
-                Enqueued::Given => i64::MIN,
-                Enqueued::Full => {
-                    place.forget();
-                    return Err(SessionError::QueueFull);
-                }
-                Enqueued::Free => {
-                    place.forget();
-                    match self.take(acquire).await? {
-                        Outcome::Held(held) => known = held,
-                        outcome => return Ok(outcome),
-                    }
-                    continue;
-                }
-            };
-            place.stand(ticket);
-            if let Some(outcome) =
-                self.wait_in(place, lease, acquire, until, &mut known, &announce).await?
-            {
-                return Ok(outcome);
-            }
-        }
-    }
-
-    /// Waits in a place. None when the store has lost it.
-    async fn wait_in(
-        &self,
-        place: Place,
-        lease: LeaseId,
-        acquire: &Acquire,
-        until: Instant,
-        known: &mut Held,
-        announce: &impl Fn(usize),
-    ) -> Result<Option<Outcome>, SessionError> {
-        let key = &acquire.key;
-        let mut moved = place.moved();
-        let mut announced = 0;
-        // The first on each replica looks after the session for all, and the first to
-        // come, at once: until then it does not know who waits elsewhere.
-        let mut due = Instant::now();
-        let mut has_looked = !place.is_first();
-        loop {
-            let (is_first, position) = (place.is_first(), place.position());
-            if let Some(position) = position.filter(|now| has_looked && *now != announced) {
-                announce(position);
-                announced = position;
-            }
-            let why = tokio::select! {
-                biased;
-                news = place.news() => match news {
-                    News::Given(row, asked) => {
-                        return Ok(Some(Outcome::Granted(place.redeem(row.lease, asked))));
-                    }
-                    News::Heard => Why::Heard,
-                    News::Lost => Why::Lost,
-                },
-                () = sleep_until(due), if is_first && due < until => Why::Due,
-                () = sleep_until(until) => Why::End,
-                () = self.stop.cancelled() => Why::End,
-                _ = moved.changed() => continue,
-            };
-            let asked = Instant::now();
-            let looking = async {
-                match why {
-                    Why::Due => self.hand_on(key.clone()).await,
-                    Why::Heard | Why::Lost | Why::End => self.look(key.clone()).await,
-                }
-            };
-            let limit = if why == Why::End { asked + LAST_LOOK } else { until };
-            let mut row = match timeout_at(limit, looking).await {
-                Ok(Ok(row)) => row,
-                // Who held it before is told rather than nothing.
-                _ if why == Why::End => {
-                    known.remaining = known.remaining.saturating_sub(asked.elapsed());
-                    return Ok(Some(Outcome::Held(std::mem::take(known))));
-                }
-                // The store is away: the place is kept.
-                _ => {
-                    due = Instant::now() + POLL;
-                    continue;
-                }
-            };
-            has_looked = true;
-            if let Some(row) = &mut row {
-                self.queues.saw(key, row, asked);
-                row.queue.retain(|waiter| *waiter != lease);
-            }
-            let decision = row.as_ref().map(|row| row.decision(acquire));
-            match (row, decision) {
-                (Some(row), _) if row.live && row.lease.id == lease => {
-                    return Ok(Some(Outcome::Granted(place.redeem(row.lease, asked))));
-                }
-                (_, Some(Decision::EpicMismatch(bound))) => {
-                    return Ok(Some(Outcome::EpicMismatch(bound)));
-                }
-                (_, Some(Decision::Held(held))) if why == Why::End => {
-                    return Ok(Some(Outcome::Held(held)));
-                }
-                _ if why == Why::Lost => return Ok(None),
-                (_, Some(Decision::Held(held))) => {
-                    // The holder's end, or news that was lost.
-                    due = Instant::now() + held.remaining.clamp(LEAST_POLL, POLL);
-                    *known = held;
-                }
-                // What a repetition was given, which is for the row to note.
-                (_, Some(Decision::Granted(_))) => return Ok(Some(self.take(acquire).await?)),
-                (_, Some(Decision::Free) | None) if why == Why::End => {
-                    return Ok(Some(Outcome::Held(Held::default())));
-                }
-                // Were the place in the store's queue, it would not be so.
-                (_, Some(Decision::Free) | None) => return Ok(None),
-            }
-        }
-    }
-}
-
-/// Why somebody who waits looks how the session stands.
-#[derive(Clone, Copy, PartialEq)]
-enum Why {
-    /// It is time to, as the first.
-    Due,
-    /// Another replica says that the lease has come.
-    Heard,
-    /// The store has lost the place.
-    Lost,
-    /// The wait has ended.
-    End,
 }
 
 fn start_lane<O: Op, S: Store>(
@@ -494,41 +328,4 @@ where
     S::Connection: Executes<O>,
 {
     Lane::start(runtime, store.connection(), capacity, batch, metrics)
-}
-
-/// Tells the store that this replica is there, while anybody waits on it, and puts
-/// right what it and the store know of each other's.
-async fn beat(
-    mut store: impl Connection,
-    queues: Weak<Queues>,
-    leaves: Lane<Leave>,
-    stop: CancellationToken,
-) {
-    let mut idle = MAX_BEATS;
-    while stop.run_until_cancelled(sleep(BEAT)).await.is_some() {
-        let Some(queues) = queues.upgrade() else { return };
-        idle = if queues.is_empty() { idle.saturating_add(1) } else { 0 };
-        if idle >= MAX_BEATS {
-            continue;
-        }
-        let asked = Instant::now();
-        match store.beat().await {
-            Ok(places) => {
-                for (key, lease) in queues.compare(places, asked) {
-                    let queues = Arc::clone(&queues);
-                    // Should there be no room, there is next time.
-                    let _ = leaves.post(Leave { key, lease, queues, grants: None });
-                }
-            }
-            Err(error) => tracing::debug!(%error, "cannot say that this replica is there"),
-        }
-    }
-}
-
-/// Wakes those whom other replicas have handed a lease.
-async fn hear(mut handed: mpsc::Receiver<LeaseId>, queues: Weak<Queues>, stop: CancellationToken) {
-    while let Some(Some(lease)) = stop.run_until_cancelled(handed.recv()).await {
-        let Some(queues) = queues.upgrade() else { return };
-        queues.heard(lease);
-    }
 }

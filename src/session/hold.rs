@@ -17,11 +17,11 @@ use crate::{
 
 /// How many events a slow listener may leave unread: every place that there is in
 /// a queue, and some renewals. Later renewals are not told to it.
-const UNREAD: usize = MAX_WAITERS_PER_SESSION + 16;
+pub(crate) const UNREAD: usize = MAX_WAITERS_PER_SESSION + 16;
 
 /// A lease is renewed when a third of what is left of it is over; and not more often
 /// than this.
-const LEAST_PAUSE: Duration = Duration::from_millis(50);
+pub(crate) const LEAST_PAUSE: Duration = Duration::from_millis(50);
 
 /// What somebody who holds a lease by listening is told.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -151,6 +151,6 @@ impl Sessions {
 }
 
 /// Tells a listener what it can do without, if it reads at all.
-fn tell(events: &Sender<Told>, event: Holding) {
+pub(crate) fn tell<T>(events: &Sender<Result<T, SessionError>>, event: T) {
     let _ = events.try_send(Ok(event));
 }

@@ -32,6 +32,28 @@ macro_rules! handed_channel {
     };
 }
 
+/// That two rows have one key, team and `$id`, so that the planner finds the first by it
+/// whatever it thinks of the tables: in a merge join, or a scan of a whole index, which
+/// it prefers for as long as it takes a table to be empty, this is of no use.
+macro_rules! same_key {
+    ($id:literal, $found:literal, $by:literal) => {
+        concat!(
+            $found,
+            ".team_id = ANY (ARRAY[",
+            $by,
+            ".team_id]) AND ",
+            $found,
+            ".",
+            $id,
+            " = ANY (ARRAY[",
+            $by,
+            ".",
+            $id,
+            "])"
+        )
+    };
+}
+
 /// Whether the event of `$row`, which has not expired by `$at`, is handled or claimed.
 macro_rules! live_event {
     ($row:literal, $at:literal) => {

@@ -13,18 +13,11 @@ use tokio::{
 
 use super::{Turn, TurnOutcome, Turns};
 use crate::{
-    domain::{Begin, Ending, EventRow, Finish, Prolong, Ttl, limits::MAX_WAITERS_PER_SESSION},
+    domain::{Begin, Ending, EventRow, Finish, Prolong, Ttl},
     lane::CallError,
-    session::SessionError,
+    session::{LEAST_PAUSE, SessionError, UNREAD, tell},
     store::StoreError,
 };
-
-/// How many events a slow listener may leave unread; later ones it can do without.
-const UNREAD: usize = MAX_WAITERS_PER_SESSION + 16;
-
-/// A turn is renewed when a third of what is left of it is over; and not more often
-/// than this.
-const LEAST_PAUSE: Duration = Duration::from_millis(50);
 
 /// What somebody who runs a turn by listening is told.
 pub enum Running {
@@ -156,9 +149,4 @@ impl Turns {
 fn remaining(turn: &Turn) -> Duration {
     let lease = turn.lease.as_ref().map_or(Duration::MAX, |lease| lease.remaining);
     turn.claim.remaining.min(lease)
-}
-
-/// Tells a listener what it can do without, if it reads at all.
-fn tell(events: &Sender<Told>, event: Running) {
-    let _ = events.try_send(Ok(event));
 }

@@ -2,24 +2,6 @@
 //! moment, or null for the database's clock; the next three arrays are
 //! [`Keys`](super::Keys).
 
-/// That two rows are of one session, so that the planner finds the first by its key
-/// whatever it thinks of the tables: in a merge join, or a scan of a whole index, which
-/// it prefers for as long as it takes a table to be empty, this is of no use.
-macro_rules! same_session {
-    ($found:literal, $by:literal) => {
-        concat!(
-            $found,
-            ".team_id = ANY (ARRAY[",
-            $by,
-            ".team_id]) AND ",
-            $found,
-            ".session_id = ANY (ARRAY[",
-            $by,
-            ".session_id])"
-        )
-    };
-}
-
 /// The row of a session that exists passes to a new holder, if it is free. The
 /// token is drawn while the row is locked, so it rises even where advisory locks
 /// do nothing.
@@ -38,7 +20,7 @@ macro_rules! or_take_over {
     };
 }
 
-pub(in super::super) use {or_take_over, same_session};
+pub(in super::super) use or_take_over;
 
 /// Takes the leases of free sessions, which is what nearly all who ask for one
 /// come to, and tells what they do not know of them.
@@ -87,7 +69,7 @@ macro_rules! end {
                     AS a (team_id, session_id, lock_key, lease_id, unless_repeated, ord)
                 WHERE pg_try_advisory_xact_lock(a.lock_key) OFFSET 0) AS m
             WHERE ",
-            same_session!("s", "m"),
+            same_key!("session_id", "s", "m"),
             " AND s.lease_id = m.lease_id AND NOT s.released
                 AND s.expires_at > COALESCE($1::timestamptz, clock_timestamp())
                 AND NOT (m.unless_repeated AND s.repeated) AND NOT s.waiting
@@ -141,7 +123,7 @@ WITH asked AS MATERIALIZED (
     FROM seen n
     WHERE n.own AND NOT n.fresh AND NOT n.repeated
         AND ",
-    same_session!("s", "n"),
+    same_key!("session_id", "s", "n"),
     " AND s.lease_id = n.lease_id
         AND NOT s.released AND s.expires_at > COALESCE($1::timestamptz, clock_timestamp())
     RETURNING n.ord
@@ -199,7 +181,7 @@ WITH asked AS MATERIALIZED (
         COALESCE($1::timestamptz, clock_timestamp()) + m.ttl_micros * interval '1 microsecond')
     FROM mine m
     WHERE ",
-    same_session!("s", "m"),
+    same_key!("session_id", "s", "m"),
     " AND s.lease_id = m.lease_id
         AND NOT s.released AND s.expires_at > COALESCE($1::timestamptz, clock_timestamp())
     RETURNING m.ord, s.*
@@ -257,7 +239,7 @@ WITH present AS (
     UPDATE sessions s SET waiting = true
     FROM mine m
     WHERE ",
-    same_session!("s", "m"),
+    same_key!("session_id", "s", "m"),
     " AND (s.waiting OR NOT s.released AND s.expires_at > m.at)
     RETURNING m.ord, s.lease_id = m.lease_id AND NOT s.released AND s.expires_at > m.at AS own
 ), placed AS (
@@ -339,14 +321,14 @@ macro_rules! hand_on {
             WHERE o.team_id = d.team_id AND o.session_id = d.session_id AND o.ticket <> d.ticket)
     FROM due d
     WHERE ",
-    same_session!("s", "d"),
+    same_key!("session_id", "s", "d"),
     " AND s.xmin = d.version
         AND (d.ticket IS NOT NULL OR d.given_back OR d.waiting)
     RETURNING d.ord, d.given_back, d.ticket, d.replica, s.*
 ), gone AS (
     DELETE FROM session_waiters w USING changed c
     WHERE ",
-    same_session!("w", "c"),
+    same_key!("session_id", "w", "c"),
     " AND w.ticket = ANY (ARRAY[c.ticket])
 )"
         )
@@ -398,10 +380,10 @@ pub(in super::super) const HAND_ON: &str = concat!(
     UPDATE sessions s SET waiting = true
     FROM seen n
     WHERE ",
-    same_session!("s", "n"),
+    same_key!("session_id", "s", "n"),
     " AND NOT s.waiting AND n.live AND EXISTS (
         SELECT FROM session_waiters w WHERE ",
-    same_session!("w", "n"),
+    same_key!("session_id", "w", "n"),
     ")
 )",
     handed!(queue!("c", "clock.at", " AND w.ticket IS DISTINCT FROM c.ticket")),
@@ -423,7 +405,7 @@ DELETE FROM session_waiters w
 USING unnest($1::text[], $2::text[], $3::uuid[]) WITH ORDINALITY
     AS a (team_id, session_id, lease_id, ord)
 WHERE ",
-    same_session!("w", "a"),
+    same_key!("session_id", "w", "a"),
     " AND w.lease_id = ANY (ARRAY[a.lease_id])
 RETURNING a.ord
 "

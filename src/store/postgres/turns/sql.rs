@@ -4,22 +4,7 @@
 //! An event has no advisory lock: its row decides, as for marks. A session has, and
 //! its row is locked besides where a statement writes to the event because of it.
 
-use super::super::sessions::sql::{hand_on, or_take_over, same_session};
-
-macro_rules! same_event {
-    ($found:literal, $by:literal) => {
-        concat!(
-            $found,
-            ".team_id = ANY (ARRAY[",
-            $by,
-            ".team_id]) AND ",
-            $found,
-            ".event_id = ANY (ARRAY[",
-            $by,
-            ".event_id])"
-        )
-    };
-}
+use super::super::sessions::sql::{hand_on, or_take_over};
 
 /// A session's columns, as a turn's row tells them.
 macro_rules! session_columns {
@@ -144,7 +129,7 @@ WITH mine AS MATERIALIZED (
     UPDATE sessions s SET repeated = true
     FROM known n
     WHERE ",
-    same_session!("s", "n"),
+    same_key!("session_id", "s", "n"),
     " AND n.own AND n.is_live AND n.claimed_until IS NOT NULL
         AND s.request_id = n.session_request AND s.lease_id <> n.lease_id
         AND NOT s.released AND s.expires_at > COALESCE($1::timestamptz, clock_timestamp())
@@ -153,7 +138,7 @@ WITH mine AS MATERIALIZED (
     UPDATE processed_events e SET repeated = true
     FROM known n
     WHERE ",
-    same_event!("e", "n"),
+    same_key!("event_id", "e", "n"),
     " AND n.own AND n.is_live AND e.request_id = n.request_id
         AND e.claimed_until > COALESCE($1::timestamptz, clock_timestamp())
         AND (n.session_id IS NULL OR n.ord IN (SELECT ord FROM lease_told_again))
@@ -163,7 +148,7 @@ WITH mine AS MATERIALIZED (
     SET claimed_until = NULL, processed_at = n.at, expires_at = n.at + $15::interval
     FROM known n
     WHERE ",
-    same_event!("e", "n"),
+    same_key!("event_id", "e", "n"),
     " AND NOT n.is_live AND n.attempt >= n.max_attempts
         AND e.request_id = n.request_id AND e.claimed_until = n.claimed_until
     RETURNING n.ord, n.at, e.*
@@ -327,7 +312,7 @@ WITH mine AS MATERIALIZED (
     SET released = true, expires_at = COALESCE($1::timestamptz, clock_timestamp())
     FROM mine m
     WHERE ",
-    same_session!("s", "m"),
+    same_key!("session_id", "s", "m"),
     " AND s.lease_id = m.lease_id AND NOT s.released AND NOT s.waiting
         AND s.expires_at > COALESCE($1::timestamptz, clock_timestamp())
     RETURNING m.*, s.expires_at AS at
@@ -336,7 +321,7 @@ UPDATE processed_events e
 SET claimed_until = NULL, processed_at = m.at, expires_at = m.at + m.ttl, result = m.result
 FROM ended m
 WHERE ",
-    same_event!("e", "m"),
+    same_key!("event_id", "e", "m"),
     " AND e.request_id = m.request_id AND e.attempt = m.attempt
     AND e.claimed_until > COALESCE($1::timestamptz, clock_timestamp())
 RETURNING m.ord, m.at, ",
@@ -361,7 +346,7 @@ pub(in super::super) const FINISH: &str = concat!(
         result = CASE WHEN q.ending = 1 THEN q.result END
     FROM asked q
     WHERE ",
-        same_event!("e", "q"),
+        same_key!("event_id", "e", "q"),
         " AND e.request_id = q.request_id AND e.attempt = q.attempt
         AND e.claimed_until > COALESCE($1::timestamptz, clock_timestamp())
         AND NOT (q.ending = 2 AND e.repeated IS TRUE)
@@ -403,7 +388,7 @@ pub(in super::super) const PROLONG: &str = concat!(
     SET claimed_until = q.at + q.claim_ttl, expires_at = GREATEST(e.expires_at, q.at + $7::interval)
     FROM asked q JOIN own USING (ord)
     WHERE ",
-    same_event!("e", "q"),
+    same_key!("event_id", "e", "q"),
     "
     RETURNING q.ord, e.*
 ), leases AS (
@@ -412,7 +397,7 @@ pub(in super::super) const PROLONG: &str = concat!(
         q.at + q.ttl_micros * interval '1 microsecond')
     FROM asked q JOIN own USING (ord)
     WHERE ",
-    same_session!("s", "q"),
+    same_key!("session_id", "s", "q"),
     "
     RETURNING q.ord, s.*
 )
