@@ -9,7 +9,7 @@ use futures_util::future::join_all;
 use tokio::runtime::Handle;
 
 use crate::{
-    domain::{EventKey, EventRow, Mark, MarkOutcome, StoredEvent},
+    domain::{Delivered, EventKey, EventRow, Mark, MarkOutcome, Names, StoredEvent},
     lane::{CallError, Executes, Lane, Lanes, MAX_BATCH, Op},
     store::{Connection, Store, StoreError, Verdict},
     telemetry::Metrics,
@@ -24,22 +24,32 @@ use known::{Question, Recall};
 const TIDY_INTERVAL: Duration = Duration::from_secs(1);
 
 impl Op for Mark {
-    type Key<'a> = &'a EventKey;
+    type Key<'a> = (&'a EventKey, &'a [String]);
     type Row = EventRow;
     type Answer = MarkOutcome;
 
-    fn key(&self) -> &EventKey {
-        &self.key
+    fn key(&self) -> Self::Key<'_> {
+        (&self.event.key, &self.event.aliases)
     }
 
     fn answer(&self, row: &EventRow) -> Verdict<MarkOutcome> {
-        Verdict::Decided(row.outcome(self.request))
+        Verdict::Decided(row.outcome(self))
     }
 }
 
 impl<S: Connection> Executes<Mark> for S {
     async fn execute(&mut self, ops: &[&Mark]) -> Result<Vec<Verdict<EventRow>>, StoreError> {
-        self.mark(ops).await
+        if ops.iter().all(|mark| mark.event.aliases.is_empty()) {
+            return self.mark(ops).await;
+        }
+        let mut names = Names::default();
+        let now: Vec<bool> = ops.iter().map(|mark| names.take_of(&mark.event)).collect();
+        let marks: Vec<&Mark> =
+            ops.iter().zip(&now).filter(|(_, now)| **now).map(|(mark, _)| *mark).collect();
+        let mut verdicts = self.mark(&marks).await?.into_iter();
+        let verdict = |now| if now { verdicts.next() } else { Some(Verdict::Again) };
+        // Where the store answered for fewer, so does this.
+        Ok(now.into_iter().map_while(verdict).collect())
     }
 }
 
@@ -115,10 +125,10 @@ impl Dedup {
     /// # Errors
     /// [`CallError`]; then it is not known whether the event was marked.
     pub async fn mark(&self, mark: Mark) -> Result<MarkOutcome, CallError> {
-        let outcome = match self.recall(&mark.key) {
-            Recall::Known(event) => event.outcome(mark.request),
+        let outcome = match self.recall(&mark.event) {
+            Recall::Known(event) => event.outcome(&mark),
             Recall::Unknown(question) => {
-                let outcome = self.marks.of(mark.key.shard()).call(mark).await?;
+                let outcome = self.marks.of(mark.event.key.shard()).call(mark).await?;
                 self.remember(question, outcome.event());
                 outcome
             }
@@ -135,10 +145,10 @@ impl Dedup {
         }
 
         let mut shares: Vec<Vec<Mark>> = (0..self.marks.count()).map(|_| Vec::new()).collect();
-        let place = |mark: Mark| match self.recall(&mark.key) {
-            Recall::Known(event) => Place::Memory(event.outcome(mark.request)),
+        let place = |mark: Mark| match self.recall(&mark.event) {
+            Recall::Known(event) => Place::Memory(event.outcome(&mark)),
             Recall::Unknown(question) => {
-                let lane = self.marks.index(mark.key.shard());
+                let lane = self.marks.index(mark.event.key.shard());
                 shares[lane].push(mark);
                 Place::Lane(lane, question)
             }
@@ -172,15 +182,20 @@ impl Dedup {
         outcomes.inspect(|outcome| outcome.iter().for_each(|outcome| self.count(outcome))).collect()
     }
 
-    /// The live row of an event.
+    /// The live row of an event, under whichever of its names.
     ///
     /// # Errors
     /// [`CallError`].
-    pub async fn look(&self, key: EventKey) -> Result<Option<EventRow>, CallError> {
-        match self.recall(&key) {
+    pub async fn look(&self, event: Delivered) -> Result<Option<EventRow>, CallError> {
+        match self.recall(&event) {
             Recall::Known(event) => Ok(Some(EventRow::Processed(event))),
             Recall::Unknown(question) => {
-                let found = self.looks.call(Look(key)).await?;
+                let team = &event.key.team;
+                let key = |name: &str| EventKey { team: team.clone(), event: name.to_owned() };
+                let looks = event.names().map(|name| Look(key(name))).collect();
+                let found: Vec<_> =
+                    self.looks.call_all(looks).await?.into_iter().collect::<Result<_, _>>()?;
+                let found = found.into_iter().flatten().next();
                 if let Some(EventRow::Processed(event)) = found {
                     self.remember(question, Some(event));
                 }
@@ -189,12 +204,19 @@ impl Dedup {
         }
     }
 
-    fn recall(&self, key: &EventKey) -> Recall {
-        let recall = self.known.as_ref().map_or(Recall::Unknown(None), |known| known.recall(key));
-        if matches!(recall, Recall::Known(_)) {
-            self.metrics.known_hits.inc();
+    /// What is known of the event by its own name. What is told of one with aliases is not
+    /// to be remembered: it may be of one of those.
+    fn recall(&self, event: &Delivered) -> Recall {
+        let known = self.known.as_ref();
+        match known.map_or(Recall::Unknown(None), |known| known.recall(&event.key)) {
+            Recall::Known(event) => {
+                self.metrics.known_hits.inc();
+                Recall::Known(event)
+            }
+            Recall::Unknown(question) => {
+                Recall::Unknown(question.filter(|_| event.aliases.is_empty()))
+            }
         }
-        recall
     }
 
     fn remember(&self, question: Option<Question>, event: Option<StoredEvent>) {
@@ -207,6 +229,7 @@ impl Dedup {
         match outcome {
             MarkOutcome::First(_) => self.metrics.first.inc(),
             MarkOutcome::Duplicate(_) | MarkOutcome::Claimed(_) => self.metrics.duplicate.inc(),
+            MarkOutcome::Mismatch => self.metrics.mismatch.inc(),
         };
     }
 }

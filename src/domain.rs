@@ -12,7 +12,9 @@ mod slack;
 mod time;
 mod turn;
 
-pub use event::{By, EventRow, Mark, MarkOutcome, RequestId, StoredEvent};
+pub use event::{
+    By, Delivered, EventRow, Mark, MarkOutcome, Names, PayloadDigest, RequestId, StoredEvent,
+};
 pub use invalid::Invalid;
 pub use key::{EventKey, Id, SessionKey};
 pub use session::{

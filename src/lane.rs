@@ -352,6 +352,9 @@ async fn isolate<O: Op, S: Executes<O>>(
     while let Some(part) = open.pop() {
         match store.execute(part).await {
             Ok(rows) if rows.len() == part.len() => answers.extend(rows.into_iter().map(Ok)),
+            Err(StoreError::Overtaken) => {
+                answers.extend(part.iter().map(|_| Ok(Verdict::Again)));
+            }
             Err(StoreError::Refused(_) | StoreError::Contended(_)) if part.len() > 1 => {
                 let (first, second) = part.split_at(part.len() / 2);
                 open.extend([second, first]);

@@ -53,6 +53,9 @@ pub enum SessionError {
         /// What it is bound to.
         bound: String,
     },
+    /// The event is on record with another payload.
+    #[error("the event is on record with another payload_digest")]
+    PayloadMismatch,
     /// The server is about to end; the lease, if there is one, goes on.
     #[error("the server is about to end: a lease goes on, renew it at another replica")]
     Draining,

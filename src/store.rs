@@ -42,6 +42,10 @@ pub enum StoreError {
     /// whose. Nothing was written.
     #[error("store contended: {0}")]
     Contended(Arc<str>),
+    /// Somebody took a part of what this batch would have taken whole, in the very
+    /// moment. Nothing was written, and the next look shows it: ask again.
+    #[error("store overtaken")]
+    Overtaken,
     /// The store refuses the data of this batch; a smaller batch tells whose.
     #[error("store refused the data: {0}")]
     Refused(Arc<str>),
@@ -197,9 +201,10 @@ pub trait Invalidations: Send + Sync + 'static {
 
 /// Events: one row each, until they expire.
 pub trait EventStore {
-    /// Marks events. `marks` are sorted by key and hold no key twice. Answers
-    /// the live row of each, in order; [`Verdict::Again`] where another replica
-    /// took, or swept, the row in the very moment.
+    /// Marks events, each under all of its names or none. `marks` are sorted by key and
+    /// hold no name twice. Answers a live row of each, in order: this attempt's, if it
+    /// has one; [`Verdict::Again`] where another replica took, or swept, the row in the
+    /// very moment.
     ///
     /// # Errors
     /// [`StoreError`]; then no mark of the batch is known to have been made.

@@ -142,6 +142,8 @@ pub struct Metrics {
     pub first: Counter,
     /// Marks of an event that had been handled.
     pub duplicate: Counter,
+    /// Marks of an event that is on record with another payload.
+    pub mismatch: Counter,
     /// Marks and looks answered from memory.
     pub known_hits: Counter,
     /// Marks that are remembered.
@@ -185,6 +187,8 @@ pub struct TurnMetrics {
     pub gave_up: Counter,
     /// Finished too late.
     pub lost: Counter,
+    /// Never finished, found when their events were asked for again.
+    pub lapsed: Counter,
 }
 
 impl TurnMetrics {
@@ -200,6 +204,7 @@ impl TurnMetrics {
             failed: ended("failed"),
             gave_up: ended("gave_up"),
             lost: ended("lost"),
+            lapsed: ended("lapsed"),
         }
     }
 }
@@ -225,6 +230,7 @@ impl Metrics {
             swept: Family::default(),
             first: marks.get_or_create_owned(&Outcome { outcome: "first" }),
             duplicate: marks.get_or_create_owned(&Outcome { outcome: "duplicate" }),
+            mismatch: marks.get_or_create_owned(&Outcome { outcome: "mismatch" }),
             known_hits: Counter::default(),
             known_entries: Gauge::default(),
             known_in_use: Gauge::default(),

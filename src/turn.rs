@@ -5,7 +5,7 @@
 //! marked afterwards runs twice.
 
 use std::{
-    collections::HashSet,
+    iter::once,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -17,13 +17,13 @@ use tokio::{runtime::Handle, time::Instant};
 
 use crate::{
     domain::{
-        Acquire, Begin, Begun, Claim, Decision, Ending, EventKey, EventRow, Finish, Held, Kept,
-        Lease, Prolong, RequestId, StoredEvent, TurnId,
+        Acquire, Begin, Begun, Claim, Decision, Delivered, Ending, EventKey, EventRow, Finish,
+        Held, Kept, Lease, Names, Prolong, RequestId, StoredEvent, TurnId,
     },
     lane::{CallError, Executes, Lane, Lanes, Op},
     session::{self, AcquireOutcome, SessionError, Sessions},
     store::{Begins, Connection, Finished, Prolonged, Store, StoreError, Verdict},
-    telemetry::Metrics,
+    telemetry::{Metrics, TurnMetrics},
 };
 
 mod run;
@@ -108,6 +108,7 @@ impl Drop for Delivery {
 struct Turning {
     changes: Lanes<Change>,
     sessions: Sessions,
+    metrics: TurnMetrics,
 }
 
 impl Turning {
@@ -133,7 +134,7 @@ enum Change {
 /// What a batch answers for one change: to whoever asked for that very one, but for an
 /// event that is taken.
 enum Became {
-    Begun(EventKey, RequestId, Begun, Option<Arc<Delivery>>),
+    Begun(Delivered, RequestId, Begun, Option<Arc<Delivery>>),
     Finished(Finish, Kept<Option<EventRow>>),
 }
 
@@ -145,8 +146,19 @@ enum Told {
 impl Change {
     fn event(&self) -> &EventKey {
         match self {
-            Self::Begin(begin, _) => &begin.event,
+            Self::Begin(begin, _) => &begin.event.key,
             Self::Finish(finish, _) => &finish.turn.event,
+        }
+    }
+
+    /// Takes the names that it is about, unless another of the batch has.
+    fn take_names<'a>(&'a self, names: &mut Names<'a>) -> bool {
+        match self {
+            Self::Begin(begin, _) => names.take_of(&begin.event),
+            Self::Finish(finish, _) => {
+                let EventKey { team, event } = &finish.turn.event;
+                names.take(team, once(event.as_str()))
+            }
         }
     }
 }
@@ -172,7 +184,7 @@ impl Op for Change {
         match (self, became) {
             // By whomever, but itself.
             (Self::Begin(begin, _), Became::Begun(event, _, taken @ Begun::Taken(row, _), _))
-                if *event == begin.event
+                if event.is_named_as(&begin.event)
                     && !matches!(row, EventRow::Claimed(claim) if claim.request == begin.request) =>
             {
                 Verdict::Decided(Told::Begun(Box::new(Err(taken.clone()))))
@@ -201,7 +213,7 @@ impl Op for Change {
 fn turn_id(begin: &Begin, claim: &Claim, lease: Option<&Lease>) -> TurnId {
     let held = begin.session.as_ref().zip(lease);
     TurnId {
-        event: begin.event.clone(),
+        event: begin.event.key.clone(),
         request: begin.request,
         attempt: claim.attempt,
         lease: held.map(|(acquire, lease)| (acquire.key.clone(), lease.id)),
@@ -211,11 +223,10 @@ fn turn_id(begin: &Begin, claim: &Claim, lease: Option<&Lease>) -> TurnId {
 
 impl<S: Connection> Executes<Change> for S {
     async fn execute(&mut self, ops: &[&Change]) -> Result<Vec<Verdict<Became>>, StoreError> {
-        let mut seen = HashSet::new();
+        let mut names = Names::default();
         let (mut begins, mut finishes) = (Vec::new(), Vec::new());
         for (place, op) in ops.iter().enumerate() {
-            // A statement cannot write an event twice.
-            if !seen.insert(op.event()) {
+            if !op.take_names(&mut names) {
                 continue;
             }
             match op {
@@ -240,7 +251,7 @@ impl<S: Connection> Executes<Change> for S {
         }
         if let Some((_, _, lanes)) = begins.first() {
             let asked: Vec<&Begin> = begins.iter().map(|(_, begin, _)| *begin).collect();
-            let Begins { begun, idle } = match self.begin_turns(&asked).await {
+            let Begins { begun, idle, lapsed, gave_up } = match self.begin_turns(&asked).await {
                 Ok(begins) => begins,
                 // What has ended has been committed: the others are asked again.
                 Err(_) if !finishes.is_empty() => return Ok(verdicts),
@@ -249,6 +260,8 @@ impl<S: Connection> Executes<Change> for S {
             for (key, lease) in idle {
                 lanes.sessions.give_back(key, lease);
             }
+            lanes.metrics.lapsed.inc_by(lapsed);
+            lanes.metrics.gave_up.inc_by(gave_up);
             for ((place, begin, lanes), verdict) in begins.iter().zip(begun) {
                 verdicts[*place] = verdict.map(|outcome| {
                     let delivery = match &outcome {
@@ -307,7 +320,6 @@ pub struct Turns {
     turning: Arc<Turning>,
     renews: Lane<RunOn>,
     max_hold: Duration,
-    metrics: Metrics,
 }
 
 impl Turns {
@@ -331,10 +343,13 @@ impl Turns {
         let of = |(worker, sessions): (usize, &Sessions)| {
             let changes = changes.near(worker, runtimes.len());
             Self {
-                turning: Arc::new(Turning { changes, sessions: sessions.clone() }),
+                turning: Arc::new(Turning {
+                    changes,
+                    sessions: sessions.clone(),
+                    metrics: metrics.turns.clone(),
+                }),
                 renews: renews.clone(),
                 max_hold,
-                metrics: metrics.clone(),
             }
         };
         sessions.iter().enumerate().map(of).collect()
@@ -345,7 +360,8 @@ impl Turns {
     /// claimed.
     ///
     /// # Errors
-    /// [`SessionError::EpicMismatch`] or [`SessionError::QueueFull`];
+    /// [`SessionError::EpicMismatch`], [`SessionError::PayloadMismatch`] or
+    /// [`SessionError::QueueFull`];
     /// [`SessionError::Call`], and then the turn may be granted, which a repetition with
     /// the same request id is told of.
     pub async fn begin(&self, begin: Begin, wait: Duration) -> Result<TurnOutcome, SessionError> {
@@ -378,10 +394,10 @@ impl Turns {
             },
         };
         let count = match &outcome {
-            TurnOutcome::Granted(_) => &self.metrics.turns.granted,
-            TurnOutcome::Duplicate(..) => &self.metrics.turns.duplicate,
-            TurnOutcome::InProgress(_) => &self.metrics.turns.in_progress,
-            TurnOutcome::Busy(_) => &self.metrics.turns.busy,
+            TurnOutcome::Granted(_) => &self.turning.metrics.granted,
+            TurnOutcome::Duplicate(..) => &self.turning.metrics.duplicate,
+            TurnOutcome::InProgress(_) => &self.turning.metrics.in_progress,
+            TurnOutcome::Busy(_) => &self.turning.metrics.busy,
         };
         count.inc();
         Ok(outcome)
@@ -421,15 +437,26 @@ impl Turns {
         }
     }
 
-    /// Asks for a turn. The error is what there is instead.
-    async fn ask(&self, begin: Begin) -> Result<Result<Grant, Begun>, CallError> {
+    /// Asks for a turn. The inner error is what there is instead.
+    async fn ask(&self, begin: Begin) -> Result<Result<Grant, Begun>, SessionError> {
+        let event = begin.event.clone();
         let session = begin.session.as_ref();
-        let shard = session.map_or(begin.event.shard(), |acquire| acquire.key.shard());
+        let shard = session.map_or(begin.event.key.shard(), |acquire| acquire.key.shard());
         let change = Change::Begin(Box::new(begin), Arc::clone(&self.turning));
         let asked = Instant::now();
         match self.turning.changes.of(shard).call(change).await? {
-            Told::Begun(told) => Ok(told.map(|grant| Grant { asked, ..grant })),
-            Told::Finished(_) => Err(mixed_up()),
+            Told::Begun(told) => {
+                let kept = match &*told {
+                    Ok(grant) => grant.turn.claim.digest,
+                    Err(Begun::Taken(row, _)) => row.digest(),
+                    Err(_) => None,
+                };
+                if event.contradicts(kept) {
+                    return Err(SessionError::PayloadMismatch);
+                }
+                Ok(told.map(|grant| Grant { asked, ..grant }))
+            }
+            Told::Finished(_) => Err(mixed_up().into()),
         }
     }
 
@@ -456,12 +483,12 @@ impl Turns {
         let told = lane.call(Change::Finish(finish, Arc::clone(&self.turning))).await?;
         let Told::Finished(ended) = told else { return Err(mixed_up().into()) };
         let ended = kept(ended).inspect_err(|_| {
-            self.metrics.turns.lost.inc();
+            self.turning.metrics.lost.inc();
         })?;
         let count = match (&ended, succeeded) {
-            (_, true) => &self.metrics.turns.succeeded,
-            (None, false) => &self.metrics.turns.failed,
-            (Some(_), false) => &self.metrics.turns.gave_up,
+            (_, true) => &self.turning.metrics.succeeded,
+            (None, false) => &self.turning.metrics.failed,
+            (Some(_), false) => &self.turning.metrics.gave_up,
         };
         count.inc();
         Ok(ended)

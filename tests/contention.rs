@@ -21,6 +21,7 @@ use crate::harness::{
     Client, Fixture, Replica, TestClock, acquire, granted, mark, postgres, release, seconds,
 };
 
+mod names;
 mod storms;
 mod turns;
 
@@ -31,14 +32,14 @@ const ROUNDS: usize = 1_000;
 /// Callers spread over the replicas; eight share a connection.
 struct Crowd {
     callers: Vec<Client>,
-    _replicas: Vec<Replica>,
+    replicas: Vec<Replica>,
 }
 
 impl Crowd {
     async fn new(clock: &Clock) -> Self {
         let url = postgres::new_database().await;
         let replicas = Replica::start_all(REPLICAS, &url, clock).await;
-        Self { callers: callers(&replicas).await, _replicas: replicas }
+        Self { callers: callers(&replicas).await, replicas }
     }
 }
 

@@ -8,7 +8,7 @@ use super::{
     ClientArgs, Exit,
     client::{event, moment},
 };
-use crate::grpc::pb::{EventState, IsProcessedRequest};
+use crate::grpc::pb::{EventKey, EventState, IsProcessedRequest};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
@@ -16,12 +16,16 @@ pub(super) struct Args {
     team: String,
     /// The event's id, as stored
     event: String,
+    /// Another name of the same event; up to 8
+    #[arg(long = "alias", value_name = "EVENT")]
+    aliases: Vec<String>,
     #[command(flatten)]
     client: ClientArgs,
 }
 
 pub(super) async fn run(args: Args) -> anyhow::Result<Exit> {
-    let message = IsProcessedRequest { event: Some(event(args.team, args.event)) };
+    let key = EventKey { aliases: args.aliases, ..event(args.team, args.event) };
+    let message = IsProcessedRequest { event: Some(key) };
     let request = args.client.request(message, Duration::ZERO);
     let answer = args.client.connect().await?.is_processed(request).await?.into_inner();
     let state = answer.state();

@@ -192,7 +192,7 @@ fn name(code: Code) -> String {
 }
 
 pub(super) fn event(team_id: String, event_id: String) -> EventKey {
-    EventKey { team_id, key: Some(event_key::Key::EventId(event_id)) }
+    EventKey { team_id, key: Some(event_key::Key::EventId(event_id)), aliases: Vec::new() }
 }
 
 pub(super) fn session(team_id: String, session_id: String) -> SessionKey {

@@ -44,6 +44,9 @@ pub(super) struct Args {
     /// The event's id
     #[arg(required_unless_present = "slack")]
     event: Option<String>,
+    /// Another name of the same event, such as `ts:C1:1763800000.000100`; up to 8
+    #[arg(long = "alias", value_name = "EVENT", conflicts_with = "slack")]
+    aliases: Vec<String>,
     /// Read Slack deliveries from FILE, or - for standard input, one JSON
     /// object a line: Events API envelopes, `block_actions`, bare events
     #[arg(long, value_name = "FILE", conflicts_with = "event")]
@@ -67,10 +70,12 @@ pub(super) async fn run(args: Args) -> anyhow::Result<Exit> {
 }
 
 async fn one(args: Args) -> anyhow::Result<Exit> {
+    let key = event(args.team.unwrap_or_default(), args.event.unwrap_or_default());
     let message = MarkProcessedRequest {
-        event: Some(event(args.team.unwrap_or_default(), args.event.unwrap_or_default())),
+        event: Some(EventKey { aliases: args.aliases, ..key }),
         ttl: args.ttl.map(duration),
         request_id: args.request_id.unwrap_or_default(),
+        payload_digest: Vec::new(),
     };
     let request = args.client.request(message, Duration::ZERO);
     let answer = args.client.connect().await?.mark_processed(request).await?.into_inner();
@@ -238,5 +243,6 @@ fn request(args: &Args, line: &Line) -> Option<MarkProcessedRequest> {
         event: Some(key.clone()),
         ttl: args.ttl.map(duration),
         request_id: request_id.unwrap_or_default(),
+        payload_digest: Vec::new(),
     })
 }

@@ -28,7 +28,7 @@ pub(super) fn event_key(line: &[u8], team: &str) -> Result<EventKey, String> {
         (text(&payload["team"]), event(&payload))
     };
     let team_id = if found.is_empty() { team.to_owned() } else { found };
-    Ok(EventKey { team_id, key: Some(event_key::Key::Slack(slack)) })
+    Ok(EventKey { team_id, key: Some(event_key::Key::Slack(slack)), aliases: Vec::new() })
 }
 
 /// <https://docs.slack.dev/apis/events-api/#callback-field>

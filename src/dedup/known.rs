@@ -184,6 +184,7 @@ mod tests {
             process_time: Timestamp::from_micros(0),
             expire_time: Timestamp::from_micros(expire_micros),
             by: By::Mark,
+            digest: None,
             request: Some(RequestId::for_event(&key("T", "e"), None)),
         }
     }

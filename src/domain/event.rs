@@ -1,8 +1,11 @@
 //! Marking an event as handled.
 
-use uuid::Uuid;
+use std::{collections::HashSet, iter::once};
 
-use super::{Claim, EventKey, Id, SessionKey, Timestamp, Ttl, key::hash128};
+use uuid::Uuid;
+use xxhash_rust::xxh3::xxh3_128;
+
+use super::{Claim, EventKey, Id, Invalid, SessionKey, Timestamp, Ttl, key::hash128, limits};
 
 /// One attempt at a decision. The row that a decision leaves behind carries the
 /// winner's, so that whoever reads it, now or after a lost reply, in one batch
@@ -55,11 +58,103 @@ impl RequestId {
     }
 }
 
+/// Tells one delivery's payload from another's: 128 bits of the digest that the caller
+/// made of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PayloadDigest(Uuid);
+
+impl PayloadDigest {
+    /// Checks the digest in `field`, where empty means that there is none.
+    ///
+    /// # Errors
+    /// [`Invalid`] on `field`, when the digest is too long.
+    pub fn optional(field: &'static str, given: &[u8]) -> Result<Option<Self>, Invalid> {
+        if given.len() > limits::MAX_DIGEST_BYTES {
+            let (most, is) = (limits::MAX_DIGEST_BYTES, given.len());
+            return Err(Invalid::new(field, format!("must be at most {most} bytes, is {is}")));
+        }
+        let hash = || Self(Uuid::from_u128(xxh3_128(given)));
+        Ok((!given.is_empty()).then(hash))
+    }
+
+    /// The digest that a row carries.
+    #[must_use]
+    pub const fn from_uuid(uuid: Uuid) -> Self {
+        Self(uuid)
+    }
+
+    /// As the rows keep it.
+    #[must_use]
+    pub const fn as_uuid(self) -> Uuid {
+        self.0
+    }
+}
+
+/// An event as it was delivered.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Delivered {
+    /// The event.
+    pub key: EventKey,
+    /// Further names of it, sorted: whoever takes the event takes them all, or none.
+    pub aliases: Vec<String>,
+    /// Of its payload, where it is to be compared.
+    pub digest: Option<PayloadDigest>,
+}
+
+impl Delivered {
+    /// An event that is known by `aliases` as well.
+    #[must_use]
+    pub fn new(key: EventKey, mut aliases: Vec<String>, digest: Option<PayloadDigest>) -> Self {
+        aliases.sort_unstable();
+        aliases.dedup();
+        aliases.retain(|alias| *alias != key.event);
+        Self { key, aliases, digest }
+    }
+
+    /// Whether `other` is known by the very same names.
+    #[must_use]
+    pub fn is_named_as(&self, other: &Self) -> bool {
+        self.key == other.key && self.aliases == other.aliases
+    }
+
+    /// All names of the event, its own first.
+    pub fn names(&self) -> impl Iterator<Item = &str> + Clone {
+        once(&self.key.event).chain(&self.aliases).map(String::as_str)
+    }
+
+    /// Whether `kept`, in the row that was found, tells of another payload. One that does
+    /// not tell is of any.
+    #[must_use]
+    pub fn contradicts(&self, kept: Option<PayloadDigest>) -> bool {
+        self.digest.zip(kept).is_some_and(|(given, kept)| given != kept)
+    }
+}
+
+/// The names that a batch is about: no statement can write one row twice.
+#[derive(Debug, Default)]
+pub struct Names<'a>(HashSet<(&'a str, &'a str)>);
+
+impl<'a> Names<'a> {
+    /// Takes all names of `event`, unless one of them is taken.
+    pub fn take_of(&mut self, event: &'a Delivered) -> bool {
+        self.take(&event.key.team, event.names())
+    }
+
+    /// Takes `names` of a team's, unless one of them is taken.
+    pub fn take(&mut self, team: &'a str, names: impl Iterator<Item = &'a str> + Clone) -> bool {
+        let is_free = names.clone().all(|name| !self.0.contains(&(team, name)));
+        if is_free {
+            self.0.extend(names.map(|name| (team, name)));
+        }
+        is_free
+    }
+}
+
 /// Asks to mark one event.
 #[derive(Debug, Clone)]
 pub struct Mark {
     /// The event.
-    pub key: EventKey,
+    pub event: Delivered,
     /// How long it stays handled.
     pub ttl: Ttl,
     /// The attempt.
@@ -77,6 +172,9 @@ pub struct StoredEvent {
     pub request: Option<RequestId>,
     /// How it was handled.
     pub by: By,
+    /// Of the payload that it was taken with; none where that did not tell, or in the
+    /// row of an alias.
+    pub digest: Option<PayloadDigest>,
 }
 
 /// How an event was handled.
@@ -100,21 +198,42 @@ pub enum EventRow {
 }
 
 impl EventRow {
-    /// What this row means to the attempt `request` at a mark.
+    /// What this row means to `mark`.
     #[must_use]
-    pub fn outcome(&self, request: RequestId) -> MarkOutcome {
+    pub fn outcome(&self, mark: &Mark) -> MarkOutcome {
         match self {
-            Self::Processed(event) => event.outcome(request),
+            Self::Processed(event) => event.outcome(mark),
+            Self::Claimed(claim) if mark.event.contradicts(claim.digest) => MarkOutcome::Mismatch,
             Self::Claimed(claim) => MarkOutcome::Claimed(claim.clone()),
+        }
+    }
+
+    /// Of the payload that it was taken with, where the row tells.
+    #[must_use]
+    pub const fn digest(&self) -> Option<PayloadDigest> {
+        match self {
+            Self::Processed(event) => event.digest,
+            Self::Claimed(claim) => claim.digest,
+        }
+    }
+
+    /// Whether the attempt `request` left it.
+    #[must_use]
+    pub fn is_of(&self, request: RequestId) -> bool {
+        match self {
+            Self::Processed(event) => event.request == Some(request),
+            Self::Claimed(claim) => claim.request == request,
         }
     }
 }
 
 impl StoredEvent {
-    /// What this row means to the attempt `request` at a mark.
+    /// What this row means to `mark`.
     #[must_use]
-    pub fn outcome(self, request: RequestId) -> MarkOutcome {
-        if self.request == Some(request) && self.by == By::Mark {
+    pub fn outcome(self, mark: &Mark) -> MarkOutcome {
+        if mark.event.contradicts(self.digest) {
+            MarkOutcome::Mismatch
+        } else if self.request == Some(mark.request) && self.by == By::Mark {
             MarkOutcome::First(self)
         } else {
             MarkOutcome::Duplicate(self)
@@ -131,6 +250,8 @@ pub enum MarkOutcome {
     Duplicate(StoredEvent),
     /// A run has claimed it.
     Claimed(Claim),
+    /// It is on record with another payload.
+    Mismatch,
 }
 
 impl MarkOutcome {
@@ -139,7 +260,7 @@ impl MarkOutcome {
     pub const fn event(&self) -> Option<StoredEvent> {
         match self {
             Self::First(event) | Self::Duplicate(event) => Some(*event),
-            Self::Claimed(_) => None,
+            Self::Claimed(_) | Self::Mismatch => None,
         }
     }
 }

@@ -9,6 +9,10 @@ const fn days(count: u64) -> Duration {
 
 /// The longest id, label name or label value, in bytes of UTF-8.
 pub const MAX_ID_BYTES: usize = 512;
+/// The most further names of one event.
+pub const MAX_ALIASES: usize = 8;
+/// The longest digest of a payload, in bytes.
+pub const MAX_DIGEST_BYTES: usize = 32;
 /// The most labels of one lease.
 pub const MAX_LABELS: usize = 8;
 /// The most marks in one batch request.
@@ -77,6 +81,8 @@ pub fn summary() -> String {
   wait for a lease     {wait} (default 0s)
   waiters per session  {MAX_WAITERS_PER_SESSION}
   ids, label names     1 to {MAX_ID_BYTES} bytes of UTF-8, no control characters
+  aliases per event    {MAX_ALIASES}
+  payload digest       {MAX_DIGEST_BYTES} bytes
   labels per lease     {MAX_LABELS}
   marks per batch      {MAX_BATCH_ITEMS}
   request message      {MAX_REQUEST_BYTES} bytes

@@ -4,15 +4,15 @@
 use std::time::Duration;
 
 use super::{
-    Acquire, By, EventKey, EventRow, Lease, LeaseId, RequestId, SessionKey, SessionRow, Timestamp,
-    Ttl,
+    Acquire, By, Delivered, EventKey, EventRow, Lease, LeaseId, PayloadDigest, RequestId,
+    SessionKey, SessionRow, Timestamp, Ttl,
 };
 
 /// Asks to begin a turn.
 #[derive(Debug, Clone)]
 pub struct Begin {
     /// The event.
-    pub event: EventKey,
+    pub event: Delivered,
     /// The attempt at it.
     pub request: RequestId,
     /// Who asks.
@@ -40,6 +40,9 @@ pub struct Claim {
     pub lapse_time: Timestamp,
     /// How long it still runs.
     pub remaining: Duration,
+    /// Of the payload that it was made with; none where that did not tell, or in the row
+    /// of an alias.
+    pub digest: Option<PayloadDigest>,
 }
 
 /// What became of a [`Begin`].

@@ -9,11 +9,11 @@ use crate::{
     admin::Author,
     cleanup::Cleaned,
     domain::{
-        Acquire, By, EventKey, EventRow, FencingToken, Held, Id, Invalid, Labels, Lease, LeaseId,
-        Mark, MarkOutcome, RequestId, SessionKey, SessionRow, SlackEvent, Timestamp, Ttl, bounded,
-        limits,
+        Acquire, By, Delivered, EventKey, EventRow, FencingToken, Held, Id, Invalid, Labels, Lease,
+        LeaseId, Mark, MarkOutcome, PayloadDigest, RequestId, SessionKey, SessionRow, SlackEvent,
+        Timestamp, Ttl, bounded, limits,
     },
-    session::Holding,
+    session::{Holding, SessionError},
     store::{Age, Counts, Page, Scope},
 };
 
@@ -55,17 +55,39 @@ fn slack_event(slack: pb::SlackEvent) -> Result<SlackEvent, Invalid> {
     })
 }
 
-pub(super) fn event_key(key: Option<pb::EventKey>) -> Result<EventKey, Invalid> {
+/// The event of a delivery, with the digest that is given beside it.
+pub(super) fn delivered(
+    key: Option<pb::EventKey>,
+    payload_digest: &[u8],
+) -> Result<Delivered, Invalid> {
+    let digest = PayloadDigest::optional("payload_digest", payload_digest)?;
     let read = |key: pb::EventKey| {
         let team = Id::parse("team_id", key.team_id)?;
-        match required("event_id", key.key)? {
-            pb::event_key::Key::EventId(id) => {
-                Ok(EventKey::given(team, Id::parse("event_id", id)?))
-            }
-            pb::event_key::Key::Slack(slack) => EventKey::slack(team, slack_event(slack)?),
+        let event = match required("event_id", key.key)? {
+            pb::event_key::Key::EventId(id) => EventKey::given(team, Id::parse("event_id", id)?),
+            pb::event_key::Key::Slack(slack) => EventKey::slack(team, slack_event(slack)?)?,
+        };
+        if key.aliases.len() > limits::MAX_ALIASES {
+            let (most, are) = (limits::MAX_ALIASES, key.aliases.len());
+            return Err(Invalid::new("aliases", format!("must be at most {most}, are {are}")));
         }
+        let alias = |(index, alias): (usize, String)| {
+            let parsed = Id::parse("aliases", alias).map(Id::into_string);
+            parsed.map_err(|invalid| Invalid::new(format!("aliases[{index}]"), invalid.problem))
+        };
+        let aliases = key.aliases.into_iter().enumerate().map(alias).collect::<Result<_, _>>()?;
+        Ok(Delivered::new(event, aliases, digest))
     };
     read(required("event", key)?).map_err(|invalid: Invalid| invalid.within("event"))
+}
+
+/// An event on record, which its aliases belong to.
+fn event_key(key: Option<pb::EventKey>) -> Result<EventKey, Invalid> {
+    let Delivered { key, aliases, .. } = delivered(key, &[])?;
+    if !aliases.is_empty() {
+        return Err(Invalid::new("event.aliases", "must be empty: one name stands for all"));
+    }
+    Ok(key)
 }
 
 pub(super) fn session_key(key: Option<pb::SessionKey>) -> Result<SessionKey, Invalid> {
@@ -89,11 +111,11 @@ pub(super) fn session_key(key: Option<pb::SessionKey>) -> Result<SessionKey, Inv
 }
 
 pub(super) fn mark(request: pb::MarkProcessedRequest) -> Result<Mark, Invalid> {
-    let key = event_key(request.event)?;
+    let event = delivered(request.event, &request.payload_digest)?;
     let ttl = event_ttl(request.ttl)?;
     let request_id = Id::optional("request_id", request.request_id)?;
-    let request = RequestId::for_event(&key, request_id.as_ref());
-    Ok(Mark { key, ttl, request })
+    let request = RequestId::for_event(&event.key, request_id.as_ref());
+    Ok(Mark { event, ttl, request })
 }
 
 pub(super) fn event_ttl(ttl: Option<prost_types::Duration>) -> Result<Ttl, Invalid> {
@@ -301,13 +323,17 @@ pub(super) fn event(key: EventKey, row: EventRow) -> pb::ProcessedEvent {
     }
 }
 
-pub(super) fn mark_response(key: EventKey, outcome: MarkOutcome) -> pb::MarkProcessedResponse {
+pub(super) fn mark_response(
+    key: EventKey,
+    outcome: MarkOutcome,
+) -> Result<pb::MarkProcessedResponse, SessionError> {
     let (first, row) = match outcome {
         MarkOutcome::First(event) => (true, EventRow::Processed(event)),
         MarkOutcome::Duplicate(event) => (false, EventRow::Processed(event)),
         MarkOutcome::Claimed(claim) => (false, EventRow::Claimed(claim)),
+        MarkOutcome::Mismatch => return Err(SessionError::PayloadMismatch),
     };
-    pb::MarkProcessedResponse { first, event: Some(event(key, row)) }
+    Ok(pb::MarkProcessedResponse { first, event: Some(event(key, row)) })
 }
 
 pub(super) fn look_response(key: EventKey, row: Option<EventRow>) -> pb::IsProcessedResponse {

@@ -49,9 +49,10 @@ impl IdempotencyService for Idempotency {
     ) -> Result<Response<pb::MarkProcessedResponse>, Status> {
         let deadline = self.deadline(&request);
         let mark = convert::mark(request.into_inner()).map_err(Problem::from)?;
-        let key = mark.key.clone();
+        let key = mark.event.key.clone();
         let outcome = deadline.bound(self.dedup.mark(mark)).await?;
-        Ok(Response::new(convert::mark_response(key, outcome)))
+        let response = convert::mark_response(key, outcome).map_err(Problem::from)?;
+        Ok(Response::new(response))
     }
 
     async fn batch_mark_processed(
@@ -68,7 +69,7 @@ impl IdempotencyService for Idempotency {
         let items: Vec<_> = requests.into_iter().map(convert::mark).collect();
         let keys: Vec<_> = items
             .iter()
-            .map(|item| item.as_ref().map(|mark| mark.key.clone()).map_err(Clone::clone))
+            .map(|item| item.as_ref().map(|mark| mark.event.key.clone()).map_err(Clone::clone))
             .collect();
         let marks = items.into_iter().flatten().collect();
         let outcomes = deadline.bound(self.dedup.mark_all(marks).map(Ok::<_, Problem>)).await?;
@@ -90,8 +91,9 @@ impl IdempotencyService for Idempotency {
         request: Request<pb::IsProcessedRequest>,
     ) -> Result<Response<pb::IsProcessedResponse>, Status> {
         let deadline = self.deadline(&request);
-        let key = convert::event_key(request.into_inner().event).map_err(Problem::from)?;
-        let event = deadline.bound(self.dedup.look(key.clone())).await?;
+        let asked = convert::delivered(request.into_inner().event, &[]).map_err(Problem::from)?;
+        let key = asked.key.clone();
+        let event = deadline.bound(self.dedup.look(asked)).await?;
         Ok(Response::new(convert::look_response(key, event)))
     }
 
@@ -199,7 +201,7 @@ fn batch_result(
     let answer = key.map_err(Problem::from).and_then(|key| {
         let missing = || Err(StoreError::fault("an item without an outcome").into());
         let outcome = outcomes.next().unwrap_or_else(missing)?;
-        Ok(convert::mark_response(key, outcome))
+        Ok(convert::mark_response(key, outcome)?)
     });
     let result = match answer {
         Ok(response) => pb::batch_mark_processed_result::Result::Response(response),

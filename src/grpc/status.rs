@@ -76,20 +76,21 @@ impl From<Problem> for Status {
                 SessionError::EpicMismatch { bound } => {
                     reason("EPIC_MISMATCH", HashMap::from([("epic_id".to_owned(), bound)]))
                 }
+                SessionError::PayloadMismatch => reason("PAYLOAD_MISMATCH", HashMap::new()),
                 SessionError::Draining => retry(Code::Unavailable, RETRY_AFTER_OVERLOAD),
                 SessionError::QueueFull | SessionError::Call(CallError::Overloaded) => {
                     retry(Code::ResourceExhausted, RETRY_AFTER_OVERLOAD)
                 }
                 SessionError::Call(CallError::Store(error)) => match error {
                     // What happened is in the log, and is none of the caller's.
-                    StoreError::Unavailable(_) | StoreError::Contended(_) => {
-                        Self::with_error_details(
-                            Code::Unavailable,
-                            "the store is away, or the outcome is not known: repeat the call with \
+                    StoreError::Unavailable(_)
+                    | StoreError::Contended(_)
+                    | StoreError::Overtaken => Self::with_error_details(
+                        Code::Unavailable,
+                        "the store is away, or the outcome is not known: repeat the call with \
                          the same request_id",
-                            ErrorDetails::with_retry_info(Some(RETRY_AFTER_OUTAGE)),
-                        )
-                    }
+                        ErrorDetails::with_retry_info(Some(RETRY_AFTER_OUTAGE)),
+                    ),
                     StoreError::Refused(_) => {
                         Self::invalid_argument("the store cannot keep this text")
                     }

@@ -41,7 +41,7 @@ impl TurnService for Turning {
         use pb::begin_turn_response::Outcome;
         let deadline = Deadline::of(request.metadata(), self.timeout);
         let (begin, wait) = begin(request.into_inner()).map_err(Problem::from)?;
-        let (wait, event) = (deadline.wait(wait), begin.event.clone());
+        let (wait, event) = (deadline.wait(wait), begin.event.key.clone());
         let outcome = deadline.after(wait).bound(self.turns.begin(begin, wait)).await?;
         let outcome = match outcome {
             TurnOutcome::Granted(grant) => {
@@ -93,7 +93,7 @@ impl TurnService for Turning {
         };
         let (begin, wait) =
             begin(first).map_err(|invalid| Problem::from(invalid.within("begin")))?;
-        let key = begin.event.clone();
+        let key = begin.event.key.clone();
         let (end, ending) = oneshot::channel();
         let told = ReceiverStream::new(self.turns.run(begin, wait, self.timeout, ending));
         let events = told.map(move |told| match told {
@@ -165,9 +165,9 @@ fn running(key: &EventKey, told: Running) -> pb::RunTurnResponse {
 }
 
 fn begin(request: pb::BeginTurnRequest) -> Result<(Begin, Duration), Invalid> {
-    let event = convert::event_key(request.event)?;
+    let event = convert::delivered(request.event, &request.payload_digest)?;
     let id = Id::optional("request_id", request.request_id.clone())?;
-    let attempt = RequestId::for_event(&event, id.as_ref());
+    let attempt = RequestId::for_event(&event.key, id.as_ref());
     let (claim_ttl, lease_ttl) = ttls(request.claim_ttl, request.lease_ttl)?;
     let max_attempts = match u32::try_from(request.max_attempts) {
         Ok(0) => limits::DEFAULT_ATTEMPTS,
@@ -201,11 +201,11 @@ fn begin(request: pb::BeginTurnRequest) -> Result<(Begin, Duration), Invalid> {
         epic_id: request.epic_id,
         labels: request.labels,
     })?;
-    if call.acquire.key.team != event.team {
+    if call.acquire.key.team != event.key.team {
         return Err(Invalid::new("session.team_id", "must be the event's team_id"));
     }
     call.acquire.ttl = lease_ttl;
-    call.acquire.request = RequestId::for_turn(&call.acquire.key, &event, id.as_ref());
+    call.acquire.request = RequestId::for_turn(&call.acquire.key, &event.key, id.as_ref());
     let holder = call.acquire.holder.clone();
     let session = Some(call.acquire);
     Ok((Begin { event, request: attempt, holder, claim_ttl, max_attempts, session }, call.wait))

@@ -90,8 +90,37 @@ macro_rules! event_columns {
             $row,
             ".holder, ",
             $row,
+            ".digest, ",
+            $row,
             ".result IS NOT NULL AS succeeded"
         )
+    };
+}
+
+/// Fails a statement that has written `$rows`, events' rows, where an event got only some
+/// of its names, because somebody else took the others in the very moment: so nothing of
+/// it is committed, and the next look sees what they left. A division by zero is the only
+/// error that plain SQL can raise, and nothing else here divides.
+macro_rules! whole {
+    ($rows:literal) => {
+        concat!(
+            "whole AS MATERIALIZED (
+    SELECT request_id, 1 / (names IS NULL OR count(*) = cardinality(names))::integer AS whole
+    FROM ",
+            $rows,
+            " GROUP BY request_id, names
+)"
+        )
+    };
+}
+
+/// The moment from which the row in `EXCLUDED` counts: after any wait for the row that was
+/// there. Those of one event, which has several names, have one moment.
+macro_rules! moment {
+    () => {
+        "(SELECT CASE WHEN EXCLUDED.names IS NULL
+            THEN COALESCE($1::timestamptz, clock_timestamp()) ELSE EXCLUDED.processed_at END AS at
+        OFFSET 0) AS clock"
     };
 }
 

@@ -27,6 +27,7 @@ use sqlx::{
 };
 use tokio::sync::{Mutex, MutexGuard, mpsc};
 use tokio_util::task::{TaskTracker, task_tracker::TaskTrackerToken};
+use uuid::Uuid;
 
 use super::{Clock, Connection, Invalidations, Store, StoreError, schema};
 use crate::domain::{LeaseId, Timestamp};
@@ -332,6 +333,11 @@ fn classify(error: sqlx::Error) -> StoreError {
         18..=20 => StoreError::Refused(error.to_string().into()),
         _ => StoreError::fault(error),
     }
+}
+
+/// 128 bits, as the columns keep them.
+fn hex(uuid: Uuid) -> String {
+    uuid.simple().to_string()
 }
 
 /// A batch as `json_each` reads it.

@@ -23,19 +23,23 @@ pub struct Finished {
 }
 
 /// What became of turns that were to begin.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Begins {
     /// What each came to, in order.
     pub begun: Vec<Verdict<Begun>>,
     /// Leases that were taken, now or before, for turns that came to nothing: to be given
     /// back.
     pub idle: Vec<(SessionKey, LeaseId)>,
+    /// How many claims had lapsed before.
+    pub lapsed: u64,
+    /// How many events were given up, the last of their claims having ended.
+    pub gave_up: u64,
 }
 
 /// Turns: an event's row, and a session's.
 pub trait TurnStore {
-    /// Begins turns: claims the event and takes the session, or neither. No event and
-    /// no session is in `asked` twice. Answers in order; [`Verdict::Again`] where another
+    /// Begins turns: claims the event, under all of its names, and takes the session, or
+    /// neither. No name and no session is in `asked` twice. Answers in order; [`Verdict::Again`] where another
     /// is deciding just now.
     ///
     /// # Errors

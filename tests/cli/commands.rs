@@ -13,6 +13,7 @@ use crate::{
 
 on_both_stores!(
     a_mark_is_first_once,
+    a_mark_under_several_names_is_first_once,
     a_mark_with_its_request_id_is_first_again,
     a_mark_with_a_ttl_is_first_again_after_it,
     a_check_tells_and_writes_nothing,
@@ -36,6 +37,16 @@ async fn a_mark_is_first_once(fixture: Fixture) {
     assert_eq!(ask(&fixture, &mark).json(0), json);
     json["first"] = false.into();
     assert_eq!(ask(&fixture, &mark).json(10), json);
+}
+
+async fn a_mark_under_several_names_is_first_once(fixture: Fixture) {
+    let mark = |event| ask(&fixture, &["mark", "T1", event, "--alias", "ts", "--alias", "id"]);
+    mark("message").told(0, "first T1 message");
+    mark("mention").told(10, "duplicate T1 mention");
+    let check =
+        |arguments: &[&str]| ask(&fixture, &[&["check", "T1", "mention"], arguments].concat());
+    check(&[]).told(10, "not seen T1 mention");
+    check(&["--alias", "id"]).told(0, "processed T1 mention");
 }
 
 async fn a_mark_with_its_request_id_is_first_again(fixture: Fixture) {

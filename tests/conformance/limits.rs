@@ -202,6 +202,12 @@ async fn other_bad_fields_are_refused_by_name(mut f: Fixture) {
         bad.push(("lease_id", "no lease id", renew(id)));
     }
     bad.push(("labels", "nine", with_labels((0..9).map(|n| (n.to_string(), String::new())))));
+    let payload_digest = vec![0; 33];
+    bad.push((
+        "payload_digest",
+        "33 bytes",
+        Call::Mark(MarkProcessedRequest { payload_digest, ..mark("T", "x") }),
+    ));
     for fencing_token in [0, -1, i64::MIN] {
         let check = CheckSessionLeaseRequest { session: session("T", "x"), fencing_token };
         bad.push(("fencing_token", "below 1", Call::Check(check)));
@@ -293,8 +299,11 @@ fn longest(seed: u64) -> String {
 }
 
 async fn the_longest_ids_are_kept(mut f: Fixture) {
-    let slack_key =
-        |slack| EventKey { team_id: longest(0), key: Some(event_key::Key::Slack(slack)) };
+    let slack_key = |slack| EventKey {
+        team_id: longest(0),
+        key: Some(event_key::Key::Slack(slack)),
+        aliases: Vec::new(),
+    };
     let events = [
         event(&longest(0), &longest(1)).unwrap(),
         slack_key(SlackEvent { event_id: longest(2), ..slack() }),
@@ -302,9 +311,15 @@ async fn the_longest_ids_are_kept(mut f: Fixture) {
         slack_key(SlackEvent { action_id: longest(4), ..interaction(&longest(5), &longest(6)) }),
         slack_key(SlackEvent { channel: longest(7), ts: longest(8), ..Default::default() }),
     ];
-    for event in events {
-        let request =
-            MarkProcessedRequest { event: Some(event.clone()), request_id: longest(9), ttl: None };
+    for (event, seed) in events.into_iter().zip((100..).step_by(8)) {
+        let aliases = (seed..seed + 8).map(longest).collect();
+        let event = EventKey { aliases, ..event };
+        let request = MarkProcessedRequest {
+            event: Some(event.clone()),
+            request_id: longest(9),
+            ttl: None,
+            payload_digest: vec![7; 32],
+        };
         for _ in 0..2 {
             let marked = f.client.mark_processed(request.clone()).await.unwrap().into_inner();
             assert!(marked.first, "{event:?}");

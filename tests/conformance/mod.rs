@@ -4,5 +4,6 @@ mod admin;
 mod cleanup;
 mod events;
 mod limits;
+mod names;
 mod sessions;
 mod turns;

@@ -462,6 +462,7 @@ async fn the_longest_ids_make_a_turn_that_can_be_finished(f: Fixture) {
         event: Some(EventKey {
             team_id: team_id.clone(),
             key: Some(event_key::Key::Slack(slack.clone())),
+            aliases: Vec::new(),
         }),
         session: Some(SessionKey { team_id, key: Some(session_key::Key::Slack(slack)) }),
         ..wish("", "a")
@@ -486,6 +487,7 @@ async fn what_is_asked_wrongly_is_refused_by_name(f: Fixture) {
         ("lease_ttl", BeginTurnRequest { lease_ttl: seconds(1), session: None, ..well() }),
         ("max_attempts", BeginTurnRequest { max_attempts: 101, ..well() }),
         ("max_attempts", BeginTurnRequest { max_attempts: -1, ..well() }),
+        ("payload_digest", BeginTurnRequest { payload_digest: vec![0; 33], ..well() }),
         ("session.team_id", BeginTurnRequest { session: session("T2", "s"), ..well() }),
     ];
     for (field, request) in wrong {

@@ -11,7 +11,8 @@ use std::{
 use futures_util::future::join_all;
 use oncegate::{
     domain::{
-        Acquire, Begin, Ending, EventKey, Finish, Id, Labels, RequestId, SessionKey, Ttl, limits,
+        Acquire, Begin, Delivered, Ending, EventKey, Finish, Id, Labels, RequestId, SessionKey,
+        Ttl, limits,
     },
     grpc::pb::{
         BeginTurnRequest, FinishTurnRequest, Turn, TurnOutcome as Ends,
@@ -109,9 +110,15 @@ impl Arena {
         }
     }
 
-    fn begin(number: usize) -> Begin {
+    /// Every other event is delivered under one of three names, with an alias that those
+    /// have in common.
+    fn begin(number: usize, name: u32) -> Begin {
         let id = |text: &str| Id::parse("id", text.to_owned()).unwrap();
-        let event = EventKey::given(id("T1"), id(&format!("Ev{number}")));
+        let (name, aliases) = match number % 2 {
+            0 => (format!("Ev{number}"), vec![]),
+            _ => (format!("Ev{number}.{name}"), vec![format!("ts{number}")]),
+        };
+        let event = EventKey::given(id("T1"), id(&name));
         let key = SessionKey::given(id("T1"), id(&format!("s{}", number % SESSIONS)));
         let ttl = Ttl::parse(None, limits::DEFAULT_LEASE_TTL, &limits::LEASE_TTL).unwrap();
         let acquire = Acquire {
@@ -124,7 +131,7 @@ impl Arena {
         };
         Begin {
             request: RequestId::for_event(&event, None),
-            event,
+            event: Delivered::new(event, aliases, None),
             holder: "run".into(),
             claim_ttl: ttl,
             max_attempts: 100,
@@ -135,7 +142,7 @@ impl Arena {
     /// Asks for the turn of an event, perhaps again and again.
     async fn run(&self, mut random: StdRng) {
         let number = random.random_range(0..EVENTS);
-        let begin = Self::begin(number);
+        let begin = Self::begin(number, random.random_range(0..3));
         // Whoever repeats a request sees it through: else its lease or claim is nobody's.
         let cuts = random.random_range(0..4);
         for cut in 0..=cuts {
@@ -173,8 +180,12 @@ async fn a_twin_that_went_away_takes_no_turn_with_it() {
     let ttl = Ttl::parse(None, limits::DEFAULT_EVENT_TTL, &limits::EVENT_TTL).unwrap();
     for round in 0..200_u64 {
         let begin = Begin {
-            event: EventKey { team: "T1".into(), event: round.to_string() },
-            ..Arena::begin(0)
+            event: Delivered::new(
+                EventKey { team: "T1".into(), event: round.to_string() },
+                Vec::new(),
+                None,
+            ),
+            ..Arena::begin(0, 0)
         };
         let patience = Duration::from_micros(round * 20);
         let gone = timeout(patience, turns.begin(begin.clone(), Duration::ZERO));
@@ -212,7 +223,7 @@ async fn no_turn_stays_with_a_caller_that_went_away() {
     let wait = Duration::from_secs(10);
     for (number, handled) in handled.into_iter().enumerate() {
         let (turns, sessions) = &arena.replicas[number % REPLICAS];
-        let begin = Arena::begin(number);
+        let begin = Arena::begin(number, 0);
         let acquire = begin.session.clone().unwrap();
         match turns.begin(begin, wait).await.unwrap() {
             TurnOutcome::Granted(grant) => {

@@ -177,6 +177,7 @@ pub fn event(team: &str, event: &str) -> Option<pb::EventKey> {
     Some(pb::EventKey {
         team_id: team.to_owned(),
         key: Some(event_key::Key::EventId(event.to_owned())),
+        aliases: Vec::new(),
     })
 }
 

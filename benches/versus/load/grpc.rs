@@ -168,7 +168,7 @@ const KNOWN: u64 = 1_000;
 
 fn event_key(team: &str) -> pb::EventKey {
     let key = Some(pb::event_key::Key::EventId(String::new()));
-    pb::EventKey { team_id: team.to_owned(), key }
+    pb::EventKey { team_id: team.to_owned(), key, aliases: Vec::new() }
 }
 
 /// The text of the event id, to be written anew.

@@ -79,11 +79,15 @@ WHERE EXISTS (SELECT FROM closed)
     OR NOT EXISTS (SELECT FROM sessions s WHERE s.team_id = $2 AND s.session_id = $3)
 ";
 
-/// Tells every replica, at the commit, that a mark is gone.
+/// With all its names. Tells every replica, at the commit, that a mark is gone.
 pub(super) const FORGET: &str = concat!(
     "
 WITH gone AS (
-    DELETE FROM processed_events WHERE team_id = $2 AND event_id = $3 RETURNING *
+    DELETE FROM processed_events
+    WHERE team_id = $2 AND (event_id = $3 OR (event_id, request_id) IN (
+        SELECT unnest(e.names), e.request_id FROM processed_events e
+        WHERE e.team_id = $2 AND e.event_id = $3))
+    RETURNING *
 )
 SELECT clock.at, ",
     event_columns!("e"),
@@ -94,6 +98,7 @@ SELECT clock.at, ",
     channel!(),
     "', '')
 FROM gone e, (SELECT COALESCE($1::timestamptz, clock_timestamp()) AS at OFFSET 0) AS clock
+WHERE e.event_id = $3
 "
 );
 
@@ -104,7 +109,9 @@ SELECT e.live AS events, e.all_rows - e.live AS expired_events,
         WHERE r.expires_at > at AND ($2::text IS NULL OR w.team_id = $2)) AS waiters
 FROM (SELECT COALESCE($1::timestamptz, clock_timestamp()) AS at OFFSET 0) AS clock,
     LATERAL (SELECT count(*) AS all_rows, count(*) FILTER (WHERE expires_at > at) AS live
-        FROM processed_events WHERE $2::text IS NULL OR team_id = $2) AS e,
+        FROM processed_events
+        WHERE ($2::text IS NULL OR team_id = $2)
+            AND (names IS NULL OR names[1] = event_id)) AS e,
     LATERAL (SELECT count(*) AS all_rows,
         count(*) FILTER (WHERE NOT released AND expires_at > at) AS live
         FROM sessions WHERE $2::text IS NULL OR team_id = $2) AS s

@@ -18,7 +18,9 @@ use super::{
     timestamp::PgTimestamp,
 };
 use crate::{
-    domain::{By, Claim, EventKey, EventRow, Mark, RequestId, StoredEvent},
+    domain::{
+        By, Claim, Delivered, EventKey, EventRow, Mark, PayloadDigest, RequestId, StoredEvent,
+    },
     store::{EventStore, StoreError, Verdict},
 };
 
@@ -59,22 +61,25 @@ RETURNING ARRAY[request_id] AS won, processed_at AS at,
     COALESCE($1::timestamptz, clock_timestamp()) AS ended
 ";
 
-/// Marks what is not live, and reads what is.
+/// Marks what is not live, and reads what is. Its arrays have an entry for each name of
+/// each event, sorted; `item` tells which event that is.
 ///
 /// `live` looks before `won` writes, so that duplicates, the common case of a
 /// redelivery, lock no row. What another replica decided between the two is in
-/// neither, and is asked again. The clock is read once a row, and after a lock
-/// wait once more: ON CONFLICT's own SET and WHERE see the row as it is by
-/// then. LATERAL with OFFSET 0 leaves the planner one way, by the key: on a
-/// table that is new to it, it would rather read the whole.
+/// neither, and is asked again. The clock is read once, and after a lock wait
+/// once more: ON CONFLICT's own SET and WHERE see the row as it is by then.
+/// LATERAL with OFFSET 0 leaves the planner one way, by the key: on a table that is new
+/// to it, it would rather read the whole.
 pub(super) const MARK: &str = concat!(
     "
-WITH asked AS MATERIALIZED (
-    SELECT a.*, COALESCE($1::timestamptz, clock_timestamp()) AS at
-    FROM unnest($2::text[], $3::text[], $4::uuid[], $5::interval[]) WITH ORDINALITY
-        AS a (team_id, event_id, request_id, ttl, ord)
+WITH clock AS MATERIALIZED (
+    SELECT COALESCE($1::timestamptz, clock_timestamp()) AS at
+), asked AS MATERIALIZED (
+    SELECT a.* FROM unnest($2::text[], $3::text[], $4::uuid[], $5::interval[], $6::bigint[],
+            $7::text[], $8::uuid[]) WITH ORDINALITY
+        AS a (team_id, event_id, request_id, ttl, item, names, digest, ord)
 ), live AS MATERIALIZED (
-    SELECT a.ord, a.at, ",
+    SELECT a.item, ",
     event_columns!("e"),
     "
     FROM asked a CROSS JOIN LATERAL (
@@ -83,31 +88,34 @@ WITH asked AS MATERIALIZED (
     WHERE ",
     live_event!("e", "COALESCE($1::timestamptz, clock_timestamp())"),
     "
-), missing AS MATERIALIZED (
-    SELECT a.team_id, a.event_id, a.request_id, a.ttl, a.ord,
-        COALESCE($1::timestamptz, clock_timestamp()) AS at
-    FROM asked a WHERE NOT EXISTS (SELECT FROM live l WHERE l.ord = a.ord)
 ), won AS (
     INSERT INTO processed_events AS e
-        (team_id, event_id, processed_at, expires_at, request_id)
-    SELECT team_id, event_id, at, at + ttl, request_id
-    FROM missing ORDER BY ord
+        (team_id, event_id, processed_at, expires_at, request_id, names, digest)
+    SELECT a.team_id, a.event_id, clock.at, clock.at + a.ttl, a.request_id,
+        string_to_array(a.names, E'\\x1f'), a.digest
+    FROM clock, asked a WHERE NOT EXISTS (SELECT FROM live l WHERE l.item = a.item)
+    ORDER BY a.ord
     ON CONFLICT (team_id, event_id) DO UPDATE
-    SET (processed_at, expires_at, request_id) = (
-            SELECT at, at + (EXCLUDED.expires_at - EXCLUDED.processed_at), EXCLUDED.request_id
-            FROM (SELECT COALESCE($1::timestamptz, clock_timestamp()) AS at OFFSET 0) AS clock),
+    SET (processed_at, expires_at) = (
+            SELECT at, at + (EXCLUDED.expires_at - EXCLUDED.processed_at) FROM ",
+    moment!(),
+    "),
+        request_id = EXCLUDED.request_id, names = EXCLUDED.names, digest = EXCLUDED.digest,
         claimed_until = NULL, attempt = NULL, holder = NULL, result = NULL, repeated = NULL
     WHERE NOT ",
     live_event!("e", "COALESCE($1::timestamptz, clock_timestamp())"),
     "
     RETURNING e.*
-)
-SELECT * FROM live
-UNION ALL
-SELECT NULL, e.processed_at, ",
-    event_columns!("e"),
+), ",
+    whole!("won"),
     "
-FROM won e WHERE e.expires_at > COALESCE($1::timestamptz, clock_timestamp())
+SELECT l.*, clock.at FROM live l, clock
+UNION ALL
+SELECT NULL, ",
+    event_columns!("e"),
+    ", clock.at
+FROM won e JOIN whole USING (request_id), clock
+WHERE whole = 1 AND e.expires_at > COALESCE($1::timestamptz, clock_timestamp())
 "
 );
 
@@ -127,9 +135,23 @@ WHERE ",
 "
 );
 
+/// The names of an event that has several, as one text: what stands between them occurs in
+/// none.
+pub(super) fn names(event: &Delivered) -> Option<String> {
+    let has_several = !event.aliases.is_empty();
+    has_several.then(|| event.names().collect::<Vec<_>>().join("\u{1f}"))
+}
+
 impl EventStore for Link {
     async fn mark(&mut self, marks: &[&Mark]) -> Result<Vec<Verdict<EventRow>>, StoreError> {
-        let mut verdicts = self.insert(marks).await?;
+        let mut verdicts = vec![Verdict::Again; marks.len()];
+        let is_plain = |mark: &Mark| mark.event.aliases.is_empty() && mark.event.digest.is_none();
+        let plain = marks.iter().copied().enumerate().filter(|(_, mark)| is_plain(mark));
+        let (places, plain): (Vec<usize>, Vec<&Mark>) = plain.unzip();
+        if !plain.is_empty() {
+            let inserted = self.insert(&plain).await?;
+            fill(&mut verdicts, places, inserted);
+        }
         let (places, taken) = left(&verdicts, marks);
         if !taken.is_empty() {
             fill(&mut verdicts, places, self.mark_taken(&taken).await?);
@@ -159,7 +181,7 @@ impl Link {
         let asked = Asked::of(self.now(), marks);
         let rows = match marks {
             [mark] => self.fetch(|| asked.bind_one(mark)).await?,
-            _ => self.fetch(|| asked.bind(INSERT)).await?,
+            _ => self.fetch(|| asked.bind()).await?,
         };
         let read = |row: &PgRow| {
             let time = |column| row.try_get::<PgTimestamp, _>(column);
@@ -180,7 +202,8 @@ impl Link {
                 return Verdict::Again;
             }
             let request = Some(mark.request);
-            let event = StoredEvent { process_time: at, expire_time, request, by: By::Mark };
+            let (process_time, by, digest) = (at, By::Mark, None);
+            let event = StoredEvent { process_time, expire_time, request, by, digest };
             Verdict::Decided(EventRow::Processed(event))
         };
         Ok(marks.iter().map(verdict).collect())
@@ -188,23 +211,26 @@ impl Link {
 
     /// Marks what may have a row.
     async fn mark_taken(&mut self, marks: &[&Mark]) -> Result<Vec<Verdict<EventRow>>, StoreError> {
-        let asked = Asked::of(self.now(), marks);
-        let rows = self.fetch(|| asked.bind(MARK)).await?;
-        let places: HashMap<Uuid, usize> = asked.requests.iter().copied().zip(0..).collect();
+        let now = self.now();
+        let named = Named::of(marks);
+        let rows = self.fetch(|| named.bind(sqlx::query(MARK).bind(now))).await?;
+        let items = marks.iter().zip(0..).map(|(mark, item)| (mark.request.as_uuid(), item));
+        let items: HashMap<Uuid, usize> = items.collect();
         let mut verdicts = vec![Verdict::Again; marks.len()];
         for row in rows {
             let event = event_row(&row)?;
-            let won = match &event {
-                EventRow::Processed(event) => event.request,
-                EventRow::Claimed(_) => None,
+            let item = match row.try_get::<Option<i64>, _>("item").map_err(StoreError::fault)? {
+                Some(item) => usize::try_from(item).ok(),
+                None => {
+                    row.try_get("request_id").ok().and_then(|won: Uuid| items.get(&won).copied())
+                }
             };
-            let place = match row.try_get::<Option<i64>, _>("ord").map_err(StoreError::fault)? {
-                Some(ord) => usize::try_from(ord - 1).ok(),
-                None => won.and_then(|won| places.get(&won.as_uuid()).copied()),
-            };
-            let verdict = place.and_then(|place| verdicts.get_mut(place));
-            *verdict.ok_or_else(|| StoreError::fault("a row nobody asked for"))? =
-                Verdict::Decided(event);
+            let item = item.filter(|item| *item < marks.len());
+            let item = item.ok_or_else(|| StoreError::fault("a row nobody asked for"))?;
+            // One that this very attempt has won is told again, whatever became of aliases.
+            if verdicts[item] == Verdict::Again || event.is_of(marks[item].request) {
+                verdicts[item] = Verdict::Decided(event);
+            }
         }
         Ok(verdicts)
     }
@@ -227,8 +253,8 @@ struct Asked<'a> {
 impl<'a> Asked<'a> {
     fn of(now: Option<PgTimestamp>, marks: &[&'a Mark]) -> Self {
         Self {
-            teams: marks.iter().map(|mark| mark.key.team.as_str()).collect(),
-            events: marks.iter().map(|mark| mark.key.event.as_str()).collect(),
+            teams: marks.iter().map(|mark| mark.event.key.team.as_str()).collect(),
+            events: marks.iter().map(|mark| mark.event.key.event.as_str()).collect(),
             requests: marks.iter().map(|mark| mark.request.as_uuid()).collect(),
             ttls: marks.iter().map(|mark| interval(mark.ttl.span())).collect(),
             now,
@@ -238,19 +264,65 @@ impl<'a> Asked<'a> {
     fn bind_one(&'a self, mark: &'a Mark) -> Statement<'a> {
         sqlx::query(INSERT_ONE)
             .bind(self.now)
-            .bind(&mark.key.team)
-            .bind(&mark.key.event)
+            .bind(&mark.event.key.team)
+            .bind(&mark.event.key.event)
             .bind(mark.request.as_uuid())
             .bind(interval(mark.ttl.span()))
     }
 
-    fn bind(&'a self, sql: &'static str) -> Statement<'a> {
-        sqlx::query(sql)
+    fn bind(&'a self) -> Statement<'a> {
+        sqlx::query(INSERT)
             .bind(self.now)
             .bind(&self.teams)
             .bind(&self.events)
             .bind(&self.requests)
             .bind(&self.ttls)
+    }
+}
+
+/// Marks as a statement's arrays, with an entry for each name.
+struct Named<'a> {
+    teams: Vec<&'a str>,
+    events: Vec<&'a str>,
+    requests: Vec<Uuid>,
+    ttls: Vec<PgInterval>,
+    items: Vec<i64>,
+    names: Vec<Option<String>>,
+    digests: Vec<Option<Uuid>>,
+}
+
+impl<'a> Named<'a> {
+    fn of(marks: &[&'a Mark]) -> Self {
+        let mut entries: Vec<(&str, &str, i64, &Mark)> = Vec::with_capacity(marks.len());
+        for (mark, item) in marks.iter().zip(0..) {
+            let team = mark.event.key.team.as_str();
+            entries.extend(mark.event.names().map(|name| (team, name, item, *mark)));
+        }
+        // Every statement that writes events takes them in this order.
+        entries.sort_unstable_by_key(|(team, name, ..)| (*team, *name));
+        let own = |(_, name, _, mark): &(&str, &str, i64, &'a Mark)| {
+            mark.event.digest.filter(|_| mark.event.key.event == *name)
+        };
+        Self {
+            teams: entries.iter().map(|(team, ..)| *team).collect(),
+            events: entries.iter().map(|(_, name, ..)| *name).collect(),
+            requests: entries.iter().map(|(.., mark)| mark.request.as_uuid()).collect(),
+            ttls: entries.iter().map(|(.., mark)| interval(mark.ttl.span())).collect(),
+            items: entries.iter().map(|(_, _, item, _)| *item).collect(),
+            names: entries.iter().map(|(.., mark)| names(&mark.event)).collect(),
+            digests: entries.iter().map(|entry| Some(own(entry)?.as_uuid())).collect(),
+        }
+    }
+
+    fn bind(&'a self, statement: Statement<'a>) -> Statement<'a> {
+        statement
+            .bind(&self.teams)
+            .bind(&self.events)
+            .bind(&self.requests)
+            .bind(&self.ttls)
+            .bind(&self.items)
+            .bind(&self.names)
+            .bind(&self.digests)
     }
 }
 
@@ -261,6 +333,7 @@ pub(super) fn event_row(row: &PgRow) -> Result<EventRow, StoreError> {
         let request = row.try_get::<Option<Uuid>, _>("request_id")?.map(RequestId::from_uuid);
         let attempt: Option<i32> = row.try_get("attempt")?;
         let attempt = attempt.map(|attempt| u32::try_from(attempt).unwrap_or(0));
+        let digest = row.try_get::<Option<Uuid>, _>("digest")?.map(PayloadDigest::from_uuid);
         let claimed_until: Option<PgTimestamp> = row.try_get("claimed_until")?;
         if let (Some(PgTimestamp(lapse_time)), Some(request)) = (claimed_until, request) {
             return Ok(EventRow::Claimed(Claim {
@@ -270,6 +343,7 @@ pub(super) fn event_row(row: &PgRow) -> Result<EventRow, StoreError> {
                 claim_time: time("processed_at")?,
                 lapse_time,
                 remaining: lapse_time.since(time("at")?),
+                digest,
             }));
         }
         let by = match attempt {
@@ -278,7 +352,7 @@ pub(super) fn event_row(row: &PgRow) -> Result<EventRow, StoreError> {
             Some(attempt) => By::Nobody(attempt),
         };
         let (process_time, expire_time) = (time("processed_at")?, time("expires_at")?);
-        Ok(EventRow::Processed(StoredEvent { process_time, expire_time, request, by }))
+        Ok(EventRow::Processed(StoredEvent { process_time, expire_time, request, by, digest }))
     };
     read().map_err(|error: sqlx::Error| StoreError::fault(error))
 }

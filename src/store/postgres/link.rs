@@ -238,6 +238,10 @@ pub(super) fn classify(error: sqlx::Error) -> StoreError {
     if code == "08P01" {
         return StoreError::fault(cause);
     }
+    // Raised by `whole!`.
+    if code == "22012" {
+        return StoreError::Overtaken;
+    }
     match code.get(..2).unwrap_or_default() {
         // 08 connection, 25 a standby refuses writes, 28 authorization, 40
         // rollback, 53 out of resources, 57 operator intervention, 58 system

@@ -11,7 +11,7 @@ use uuid::Uuid;
 use super::{
     Link,
     answers::{fill, left, place, slot},
-    events::{event_row, interval},
+    events::{event_row, interval, names},
     link::Statement,
     sessions,
     timestamp::PgTimestamp,
@@ -34,18 +34,18 @@ impl TurnStore for Link {
         // is known by it.
         let asked: Vec<Wish<'_>> =
             asked.iter().map(|&begin| (begin, LeaseId::random().as_uuid())).collect();
-        let mut idle = Vec::new();
-        let mut begun = self.begin_new(&asked, &mut idle).await?;
-        let (places, others) = left(&begun, &asked);
+        let mut begins = Begins::default();
+        begins.begun = self.begin_new(&asked, &mut begins.idle).await?;
+        let (places, others) = left(&begins.begun, &asked);
         if !others.is_empty() {
-            match self.begin_any(&others, &mut idle).await {
-                Ok(verdicts) => fill(&mut begun, places, verdicts),
+            match self.begin_any(&others, &mut begins).await {
+                Ok(verdicts) => fill(&mut begins.begun, places, verdicts),
                 // What has begun has been committed: the others are asked again.
-                Err(_) if others.len() < asked.len() || !idle.is_empty() => {}
+                Err(_) if others.len() < asked.len() || !begins.idle.is_empty() => {}
                 Err(error) => return Err(error),
             }
         }
-        Ok(Begins { begun, idle })
+        Ok(begins)
     }
 
     async fn prolong_turns(
@@ -109,16 +109,16 @@ impl TurnStore for Link {
 }
 
 impl Link {
-    /// Begins turns of new events in free sessions.
+    /// Begins turns of new events, of one name, in free sessions.
     async fn begin_new(
         &mut self,
         asked: &[Wish<'_>],
         idle: &mut Vec<(SessionKey, LeaseId)>,
     ) -> Result<Vec<Verdict<Begun>>, StoreError> {
         let mut verdicts = vec![Verdict::Again; asked.len()];
-        let in_sessions =
-            asked.iter().copied().enumerate().filter(|(_, (begin, _))| begin.session.is_some());
-        let (places, begins): (Vec<usize>, Vec<Wish<'_>>) = in_sessions.unzip();
+        let is_plain = |begin: &Begin| begin.session.is_some() && begin.event.aliases.is_empty();
+        let plain = asked.iter().copied().enumerate().filter(|(_, (begin, _))| is_plain(begin));
+        let (places, begins): (Vec<usize>, Vec<Wish<'_>>) = plain.unzip();
         if places.is_empty() {
             return Ok(verdicts);
         }
@@ -174,33 +174,45 @@ impl Link {
                 claim_time,
                 lapse_time,
                 remaining: lapse_time.since(at),
+                digest: begin.event.digest,
             };
             verdicts[place] = Verdict::Decided(Begun::Granted { claim, lease, fresh: true });
         }
         Ok(verdicts)
     }
 
-    /// Begins turns, whatever there is of their events and sessions.
+    /// Begins turns, whatever there is of their events and sessions; notes in `begins`
+    /// what was found beside.
     async fn begin_any(
         &mut self,
         asked: &[Wish<'_>],
-        idle: &mut Vec<(SessionKey, LeaseId)>,
+        begins: &mut Begins,
     ) -> Result<Vec<Verdict<Begun>>, StoreError> {
         let wishes = Wishes::of(asked);
         let now = self.now();
-        let rows = self.fetch(|| wishes.bind(sqlx::query(BEGIN).bind(now))).await?;
+        let names: Vec<Option<String>> =
+            asked.iter().map(|(begin, _)| names(&begin.event)).collect();
+        let rows = self.fetch(|| wishes.bind(sqlx::query(BEGIN).bind(now)).bind(&names)).await?;
 
         let mut verdicts = vec![Verdict::Again; asked.len()];
         for row in rows {
             let place = place(asked.len(), row.try_get("ord"))?;
             let (begin, _) = asked[place];
+            // An event has a row for each of its names: all tell the same.
+            let is_new = verdicts[place] == Verdict::Again;
+            let lapsed: Option<bool> = row.try_get("lapsed").map_err(StoreError::fault)?;
+            begins.lapsed += u64::from(is_new && lapsed == Some(true));
             match row.try_get("kind").map_err(StoreError::fault)? {
                 "granted" => verdicts[place] = Verdict::Decided(granted(begin, &row)?),
+                "spent" => {
+                    verdicts[place] = taken(begin, &row)?;
+                    begins.gave_up += u64::from(is_new);
+                }
                 "taken" => {
                     verdicts[place] = taken(begin, &row)?;
                     let granted =
                         matches!(verdicts[place], Verdict::Decided(Begun::Granted { .. }));
-                    idle.extend(leftover(begin, &row)?.filter(|_| !granted));
+                    begins.idle.extend(leftover(begin, &row)?.filter(|_| !granted));
                 }
                 "busy" => {
                     let session = session_row(&row)?;
@@ -212,7 +224,7 @@ impl Link {
                 }
                 "lost" => {
                     if let Some(acquire) = &begin.session {
-                        idle.push((acquire.key.clone(), session_row(&row)?.lease.id));
+                        begins.idle.push((acquire.key.clone(), session_row(&row)?.lease.id));
                     }
                 }
                 other => return Err(StoreError::fault(format!("a row of kind {other}"))),
@@ -408,7 +420,7 @@ fn session_row(row: &PgRow) -> Result<SessionRow, StoreError> {
     sessions::named_session_row(row, ["session_request", "session_holder", "lease_expires_at"])
 }
 
-/// Requests for turns as a statement's arrays, from $2 to $14, and how long attempts
+/// Requests for turns as a statement's arrays, $2 to $14 and $16, and how long attempts
 /// are counted.
 struct Wishes<'a> {
     teams: Vec<&'a str>,
@@ -424,6 +436,7 @@ struct Wishes<'a> {
     epics: Vec<Option<&'a str>>,
     ttls: Vec<Option<i64>>,
     labels: Vec<Option<String>>,
+    digests: Vec<Option<Uuid>>,
 }
 
 /// A request for a turn, with the id that its lease has if one is granted.
@@ -436,8 +449,8 @@ impl<'a> Wishes<'a> {
         let asked = asked.iter().map(|(begin, _)| *begin);
         let sessions = || asked.clone().map(|begin| begin.session.as_ref());
         Self {
-            teams: asked.clone().map(|begin| begin.event.team.as_str()).collect(),
-            events: asked.clone().map(|begin| begin.event.event.as_str()).collect(),
+            teams: asked.clone().map(|begin| begin.event.key.team.as_str()).collect(),
+            events: asked.clone().map(|begin| begin.event.key.event.as_str()).collect(),
             requests: asked.clone().map(|begin| begin.request.as_uuid()).collect(),
             claims: asked.clone().map(|begin| interval(begin.claim_ttl.span())).collect(),
             holders: asked.clone().map(|begin| begin.holder.as_str()).collect(),
@@ -449,6 +462,7 @@ impl<'a> Wishes<'a> {
             epics: sessions().map(|asked| asked?.epic.as_deref()).collect(),
             ttls: sessions().map(|asked| Some(asked?.ttl.as_micros())).collect(),
             labels: sessions().map(|asked| Some(asked?.labels.to_json())).collect(),
+            digests: asked.map(|begin| Some(begin.event.digest?.as_uuid())).collect(),
         }
     }
 
@@ -468,6 +482,7 @@ impl<'a> Wishes<'a> {
             .bind(&self.ttls)
             .bind(&self.labels)
             .bind(interval(CLAIM_MEMORY))
+            .bind(&self.digests)
     }
 }
 

@@ -33,21 +33,25 @@ ORDER BY team_id, session_id LIMIT $6
 
 pub(super) const CLOSE: &str = "DELETE FROM sessions WHERE team_id = $1 AND session_id = $2";
 
+/// With all its names.
 pub(super) const FORGET: &str = "
-DELETE FROM processed_events WHERE team_id = $1 AND event_id = $2
-RETURNING request_id, processed_at, expires_at, claimed_until, attempt, holder,
+DELETE FROM processed_events
+WHERE team_id = $1 AND (event_id = $2 OR (event_id, request_id) IN (
+    SELECT n.value, e.request_id FROM processed_events AS e, json_each(e.names) AS n
+    WHERE e.team_id = $1 AND e.event_id = $2))
+RETURNING event_id, request_id, processed_at, expires_at, claimed_until, attempt, holder, digest,
     result IS NOT NULL AS succeeded
 ";
 
 pub(super) const COUNT: &str = "
-SELECT (SELECT count(*) FROM processed_events
-        WHERE ($2 IS NULL OR team_id = $2) AND expires_at > $1) AS events,
-    (SELECT count(*) FROM processed_events
-        WHERE ($2 IS NULL OR team_id = $2) AND expires_at <= $1) AS expired_events,
+SELECT count(*) FILTER (WHERE expires_at > $1) AS events,
+    count(*) FILTER (WHERE expires_at <= $1) AS expired_events,
     (SELECT count(*) FROM sessions WHERE $2 IS NULL OR team_id = $2) AS sessions,
     (SELECT count(*) FROM sessions
         WHERE ($2 IS NULL OR team_id = $2) AND NOT released AND expires_at > $1) AS held_sessions,
     (SELECT count(*) FROM session_waiters WHERE $2 IS NULL OR team_id = $2) AS waiters
+FROM processed_events
+WHERE ($2 IS NULL OR team_id = $2) AND (names IS NULL OR names ->> 0 = event_id)
 ";
 
 impl AdminStore for Handle {
@@ -135,12 +139,14 @@ impl AdminStore for Handle {
     async fn forget_event(&mut self, key: &EventKey) -> Result<Option<EventRow>, StoreError> {
         let mut writer = self.writer.lock().await;
         let gone =
-            sqlx::query(FORGET).bind(&key.team).bind(&key.event).fetch_optional(&mut *writer).await;
+            sqlx::query(FORGET).bind(&key.team).bind(&key.event).fetch_all(&mut *writer).await;
         // Even if it failed: it may have been committed.
         self.marks.invalidate();
-        let Some(row) = gone.map_err(classify)? else { return Ok(None) };
+        let gone = gone.map_err(classify)?;
+        let own = gone.iter().find(|row| row.try_get("event_id").ok() == Some(key.event.as_str()));
+        let Some(row) = own else { return Ok(None) };
         let now = self.now();
-        let event = event_row(&row, now).map_err(StoreError::fault)?;
+        let event = event_row(row, now).map_err(StoreError::fault)?;
         Ok(Some(event).filter(|event| match event {
             EventRow::Processed(event) => event.expire_time > now,
             EventRow::Claimed(claim) => claim.lapse_time > now,

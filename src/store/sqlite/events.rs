@@ -3,29 +3,34 @@
 use sqlx::{Row as _, SqliteConnection, sqlite::SqliteRow};
 use uuid::fmt::Simple;
 
-use super::{Handle, classify, json, slot};
+use super::{Handle, classify, hex, json, slot};
 use crate::{
-    domain::{By, Claim, EventKey, EventRow, Mark, RequestId, StoredEvent, Timestamp},
+    domain::{
+        By, Claim, Delivered, EventKey, EventRow, Mark, PayloadDigest, RequestId, StoredEvent,
+        Timestamp,
+    },
     store::{EventStore, StoreError, Verdict},
 };
 
 // $1: a JSON array with an array for each item. $2: the moment.
 
+/// An item for each name of each event.
 pub(super) const MARK: &str = "
-INSERT INTO processed_events (team_id, event_id, processed_at, expires_at, request_id)
-SELECT value ->> 0, value ->> 1, $2, $2 + (value ->> 2), value ->> 3
+INSERT INTO processed_events
+    (team_id, event_id, processed_at, expires_at, request_id, names, digest)
+SELECT value ->> 0, value ->> 1, $2, $2 + (value ->> 2), value ->> 3, value ->> 4, value ->> 5
 FROM json_each($1) WHERE true
 ON CONFLICT (team_id, event_id) DO UPDATE
 SET processed_at = excluded.processed_at, expires_at = excluded.expires_at,
-    request_id = excluded.request_id, claimed_until = NULL, attempt = NULL, holder = NULL,
-    result = NULL, repeated = NULL
+    request_id = excluded.request_id, names = excluded.names, digest = excluded.digest,
+    claimed_until = NULL, attempt = NULL, holder = NULL, result = NULL, repeated = NULL
 WHERE processed_events.expires_at <= excluded.processed_at
     OR processed_events.claimed_until <= excluded.processed_at
 ";
 
 pub(super) const LOOK: &str = "
 SELECT a.key, e.processed_at, e.expires_at, e.request_id, e.claimed_until, e.attempt, e.holder,
-    e.result IS NOT NULL AS succeeded
+    e.digest, e.result IS NOT NULL AS succeeded
 FROM json_each($1) AS a CROSS JOIN processed_events AS e
     ON e.team_id = a.value ->> 0 AND e.event_id = a.value ->> 1
 WHERE e.expires_at > $2 AND (e.claimed_until IS NULL OR e.claimed_until > $2)
@@ -33,33 +38,28 @@ WHERE e.expires_at > $2 AND (e.claimed_until IS NULL OR e.claimed_until > $2)
 
 impl EventStore for Handle {
     async fn mark(&mut self, marks: &[&Mark]) -> Result<Vec<Verdict<EventRow>>, StoreError> {
-        let asked: Vec<_> = marks
-            .iter()
-            .map(|mark| {
-                let request = mark.request.as_uuid().simple().to_string();
-                (&mark.key.team, &mark.key.event, mark.ttl.as_micros(), request)
-            })
-            .collect();
-        let asked = json(&asked)?;
+        let mut asked = Vec::with_capacity(marks.len());
+        for mark in marks {
+            let Delivered { key, digest, .. } = &mark.event;
+            let (ttl, request) = (mark.ttl.as_micros(), hex(mark.request.as_uuid()));
+            let names = names(&mark.event)?;
+            for name in mark.event.names() {
+                let digest = digest.filter(|_| key.event == name).map(|own| hex(own.as_uuid()));
+                asked.push((&key.team, name, ttl, request.clone(), names.clone(), digest));
+            }
+        }
 
-        // Whoever has the writer is alone in writing: the statement needs no
-        // transaction around it, and what it left is still there to be read.
+        // Whoever has the writer is alone in writing: what one statement left is still
+        // there to be read by the next.
         let mut writer = self.writer.lock().await;
         let now = self.now();
-        let marked = sqlx::query(MARK)
-            .bind(&asked)
-            .bind(now.as_micros())
-            .execute(&mut *writer)
-            .await
-            .map_err(classify)?;
-        if marked.rows_affected() == marks.len() as u64 {
-            let first = |mark: &&Mark| StoredEvent {
-                process_time: now,
-                expire_time: now.after(mark.ttl),
-                request: Some(mark.request),
-                by: By::Mark,
-            };
-            let first = marks.iter().map(first).map(EventRow::Processed);
+        if asked.len() > marks.len() {
+            let live = look(&mut writer, &json(&asked)?, asked.len(), now).await?;
+            return mark_whole(&mut writer, marks, &asked, live, now).await;
+        }
+        let asked = json(&asked)?;
+        if write(&mut writer, &asked, now).await? == marks.len() as u64 {
+            let first = marks.iter().map(|mark| first(mark, now));
             return Ok(first.map(Verdict::Decided).collect());
         }
         let live = look(&mut writer, &asked, marks.len(), now).await?;
@@ -78,6 +78,63 @@ impl EventStore for Handle {
         let now = self.now();
         look(self.reader().await?, &asked, keys.len(), now).await
     }
+}
+
+/// All names of an event that has several.
+pub(super) fn names(event: &Delivered) -> Result<Option<String>, StoreError> {
+    if event.aliases.is_empty() {
+        return Ok(None);
+    }
+    json(&event.names().collect::<Vec<_>>()).map(Some)
+}
+
+/// Marks those events of which no name is taken. `asked` has an entry for each name of each,
+/// and `live` the row that is there.
+async fn mark_whole<T: serde::Serialize>(
+    writer: &mut SqliteConnection,
+    marks: &[&Mark],
+    asked: &[T],
+    live: Vec<Option<EventRow>>,
+    now: Timestamp,
+) -> Result<Vec<Verdict<EventRow>>, StoreError> {
+    let (mut entries, mut live) = (asked.iter(), live.into_iter());
+    let (mut free, mut rows) = (Vec::new(), Vec::with_capacity(marks.len()));
+    for mark in marks {
+        let count = mark.event.names().count();
+        let own: Vec<&T> = entries.by_ref().take(count).collect();
+        let live: Vec<EventRow> = live.by_ref().take(count).flatten().collect();
+        // One that this very attempt has won is told again, whatever became of aliases.
+        let won = live.iter().find(|row| row.is_of(mark.request));
+        if let Some(row) = won.or(live.first()) {
+            rows.push(row.clone());
+        } else {
+            free.extend(own);
+            rows.push(first(mark, now));
+        }
+    }
+    write(writer, &json(&free)?, now).await?;
+    Ok(rows.into_iter().map(Verdict::Decided).collect())
+}
+
+/// What a mark leaves that is the first.
+fn first(mark: &Mark, now: Timestamp) -> EventRow {
+    EventRow::Processed(StoredEvent {
+        process_time: now,
+        expire_time: now.after(mark.ttl),
+        request: Some(mark.request),
+        by: By::Mark,
+        digest: mark.event.digest,
+    })
+}
+
+/// Answers how many names were free.
+async fn write(
+    writer: &mut SqliteConnection,
+    asked: &str,
+    now: Timestamp,
+) -> Result<u64, StoreError> {
+    let marked = sqlx::query(MARK).bind(asked).bind(now.as_micros()).execute(writer).await;
+    Ok(marked.map_err(classify)?.rows_affected())
 }
 
 async fn look(
@@ -104,6 +161,8 @@ async fn look(
 pub(super) fn event_row(row: &SqliteRow, now: Timestamp) -> Result<EventRow, sqlx::Error> {
     let time = |column| row.try_get(column).map(Timestamp::from_micros);
     let request = RequestId::from_uuid(row.try_get::<Simple, _>("request_id")?.into());
+    let digest = row.try_get::<Option<Simple>, _>("digest")?;
+    let digest = digest.map(|digest| PayloadDigest::from_uuid(digest.into()));
     let attempt: Option<u32> = row.try_get("attempt")?;
     if let Some(until) = row.try_get::<Option<i64>, _>("claimed_until")? {
         let lapse_time = Timestamp::from_micros(until);
@@ -114,6 +173,7 @@ pub(super) fn event_row(row: &SqliteRow, now: Timestamp) -> Result<EventRow, sql
             claim_time: time("processed_at")?,
             lapse_time,
             remaining: lapse_time.since(now),
+            digest,
         }));
     }
     let by = match attempt {
@@ -126,5 +186,6 @@ pub(super) fn event_row(row: &SqliteRow, now: Timestamp) -> Result<EventRow, sql
         expire_time: time("expires_at")?,
         request: Some(request),
         by,
+        digest,
     }))
 }

@@ -6,7 +6,7 @@ use std::{collections::HashSet, ops::Range, time::Duration};
 use sqlx::{Row as _, SqliteConnection, sqlite::SqliteRow};
 use uuid::{Uuid, fmt::Simple};
 
-use super::{Handle, begin, classify, json, slot};
+use super::{Handle, begin, classify, hex, json, slot};
 use crate::{
     domain::{
         Acquire, Acquired, Decision, FencingToken, Labels, Lease, LeaseId, RequestId, SessionKey,
@@ -173,8 +173,8 @@ impl SessionStore for Handle {
                 .bind(&key.team)
                 .bind(&key.session)
                 .bind(i64::try_from(MAX_WAITERS_PER_SESSION).map_err(StoreError::fault)?)
-                .bind(enqueue.lease.as_uuid().simple().to_string())
-                .bind(request.as_uuid().simple().to_string())
+                .bind(hex(enqueue.lease.as_uuid()))
+                .bind(hex(request.as_uuid()))
                 .bind(holder)
                 .bind(labels.to_json())
                 .bind(epic)
@@ -214,7 +214,7 @@ impl SessionStore for Handle {
     }
 
     async fn leave(&mut self, places: &[(&SessionKey, LeaseId)]) -> Result<Vec<bool>, StoreError> {
-        let hex = |lease: &LeaseId| lease.as_uuid().simple().to_string();
+        let hex = |lease: &LeaseId| hex(lease.as_uuid());
         let asked: Vec<_> =
             places.iter().map(|(key, lease)| (&key.team, &key.session, hex(lease))).collect();
         let mut writer = self.writer.lock().await;
@@ -415,8 +415,8 @@ pub(super) async fn write(
                     key.team,
                     key.session,
                     lease.token.0,
-                    lease.id.as_uuid().simple().to_string(),
-                    request.as_uuid().simple().to_string(),
+                    hex(lease.id.as_uuid()),
+                    hex(request.as_uuid()),
                     lease.holder,
                     lease.labels.to_json(),
                     lease.epic,

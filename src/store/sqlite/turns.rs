@@ -8,45 +8,52 @@ use sqlx::{Row as _, SqliteConnection};
 use super::{
     Handle, begin, classify,
     events::event_row,
+    hex, json,
     sessions::{Stored, draw_tokens, grant, look, pass_on, write},
 };
 use crate::{
     domain::{
-        Begin, Begun, Claim, Decision, Ending, EventKey, EventRow, FencingToken, Finish, Kept,
-        LeaseId, Prolong, RequestId, SessionKey, SessionRow, Timestamp, TurnId,
-        limits::CLAIM_MEMORY,
+        Begin, Begun, By, Claim, Decision, Ending, EventRow, FencingToken, Finish, Kept, Prolong,
+        RequestId, SessionKey, SessionRow, StoredEvent, Timestamp, TurnId, limits::CLAIM_MEMORY,
     },
     store::{Begins, Finished, Prolonged, StoreError, TurnStore, Verdict},
 };
 
-// $1: team, $2: event.
+// $1: team, $2: the event's names, a JSON array.
 
-/// $3: the moment.
+/// $3: the moment. What counts is a row that is live, this attempt's ($4) before others';
+/// without one, the one that was claimed most often.
 pub(super) const EVENT: &str = "
-SELECT request_id, processed_at, expires_at, claimed_until, attempt, holder, result,
-    result IS NOT NULL AS succeeded, repeated IS TRUE AS repeated
-FROM processed_events WHERE team_id = $1 AND event_id = $2 AND expires_at > $3
+SELECT request_id, processed_at, expires_at, claimed_until, attempt, holder, digest, result,
+    result IS NOT NULL AS succeeded, repeated IS TRUE AS repeated,
+    COALESCE(names, json_array(event_id)) AS names
+FROM json_each($2) AS n CROSS JOIN processed_events AS e
+    ON e.team_id = $1 AND e.event_id = n.value
+WHERE e.expires_at > $3
+ORDER BY (claimed_until IS NULL OR claimed_until > $3) DESC, (request_id = $4) DESC,
+    attempt DESC, n.key LIMIT 1
 ";
 
 pub(super) const CLAIM: &str = "
 REPLACE INTO processed_events (team_id, event_id, processed_at, expires_at, request_id,
-    claimed_until, attempt, holder)
-VALUES ($1, $2, $3, $4, $5, $6, $7, $8)
+    claimed_until, attempt, holder, names, digest)
+SELECT $1, value, $3, $4, $5, $6, $7, $8, $9, CASE WHEN key = 0 THEN $10 END FROM json_each($2)
 ";
 
 pub(super) const REPEAT: &str = "
-UPDATE processed_events SET repeated = 1 WHERE team_id = $1 AND event_id = $2
+UPDATE processed_events SET repeated = 1
+WHERE team_id = $1 AND event_id IN (SELECT value FROM json_each($2)) AND request_id = $3
 ";
 
 pub(super) const PROLONG: &str = "
-UPDATE processed_events SET claimed_until = $3, expires_at = max(expires_at, $4)
-WHERE team_id = $1 AND event_id = $2
+UPDATE processed_events SET claimed_until = $4, expires_at = max(expires_at, $5)
+WHERE team_id = $1 AND event_id IN (SELECT value FROM json_each($2)) AND request_id = $3
 ";
 
 pub(super) const END: &str = "
 UPDATE processed_events
-SET processed_at = $3, expires_at = $4, claimed_until = $5, attempt = $6, result = $7
-WHERE team_id = $1 AND event_id = $2
+SET processed_at = $4, expires_at = $5, claimed_until = $6, attempt = $7, result = $8
+WHERE team_id = $1 AND event_id IN (SELECT value FROM json_each($2)) AND request_id = $3
 ";
 
 /// An event's row that has not expired.
@@ -54,6 +61,8 @@ struct Event {
     row: EventRow,
     result: Option<Vec<u8>>,
     repeated: bool,
+    /// All names that were taken with it, as the statements have them.
+    names: String,
 }
 
 impl Event {
@@ -75,12 +84,13 @@ impl TurnStore for Handle {
         let mut writer = self.writer.lock().await;
         let mut batch = begin(&mut writer).await?;
         let now = self.now();
-        let (mut begun, mut idle) = (Vec::with_capacity(asked.len()), Vec::new());
+        let mut begins = Begins::default();
         for asked in asked {
-            begun.push(Verdict::Decided(begin_turn(&mut batch, asked, now, &mut idle).await?));
+            let begun = begin_turn(&mut batch, asked, now, &mut begins).await?;
+            begins.begun.push(Verdict::Decided(begun));
         }
         batch.commit().await.map_err(classify)?;
-        Ok(Begins { begun, idle })
+        Ok(begins)
     }
 
     async fn prolong_turns(
@@ -94,13 +104,13 @@ impl TurnStore for Handle {
         let mut verdicts = Vec::with_capacity(asked.len());
         for Prolong { turn, claim_ttl, lease_ttl } in asked {
             let kept = match own(&mut batch, turn, now).await? {
-                Kept::Done((event, session)) => {
-                    let mut claim = event;
+                Kept::Done(Own { event, mut claim, session }) => {
                     claim.lapse_time = now.after(*claim_ttl);
                     claim.remaining = claim_ttl.span();
                     sqlx::query(PROLONG)
                         .bind(&turn.event.team)
-                        .bind(&turn.event.event)
+                        .bind(event.names)
+                        .bind(hex(turn.request.as_uuid()))
                         .bind(claim.lapse_time.as_micros())
                         .bind(now.plus(CLAIM_MEMORY).as_micros())
                         .execute(&mut *batch)
@@ -142,23 +152,20 @@ async fn begin_turn(
     batch: &mut SqliteConnection,
     asked: &Begin,
     now: Timestamp,
-    idle: &mut Vec<(SessionKey, LeaseId)>,
+    begins: &mut Begins,
 ) -> Result<Begun, StoreError> {
-    let Begin { event: key, request, holder, claim_ttl, max_attempts, session: acquire } = asked;
-    let event = find(batch, key, now).await?;
+    let Begin { event, request, holder, claim_ttl, max_attempts, session: acquire } = asked;
+    let (team, names) = (&event.key.team, json(&event.names().collect::<Vec<_>>())?);
+    let found = find(batch, team, &names, *request, now).await?;
     let mut session = None;
     if let Some(acquire) = acquire {
         session = look(batch, &[&acquire.key], now).await?.pop().flatten();
     }
-    let mut attempt = 1;
-    if let Some(event) = event {
-        if event.live_claim(*request).is_some() {
-            let EventRow::Claimed(claim) = event.row else {
-                return Err(StoreError::fault("a claim that is none"));
-            };
-            let found = session.as_ref().zip(acquire.as_ref());
+    let (mut attempt, mut lapsed) = (1, 0);
+    if let Some(found) = found {
+        if let Some(claim) = found.live_claim(*request).cloned() {
             let mut lease = None;
-            if let Some((session, acquire)) = found
+            if let Some((session, acquire)) = session.as_ref().zip(acquire.as_ref())
                 && let Decision::Granted(held) = session.row.decision(acquire)
             {
                 lease = Some(held);
@@ -166,29 +173,36 @@ async fn begin_turn(
                 write(batch, &[(&acquire.key, told)]).await?;
             }
             if lease.is_some() || acquire.is_none() {
-                let repeat = sqlx::query(REPEAT).bind(&key.team).bind(&key.event);
+                let repeat = sqlx::query(REPEAT).bind(team).bind(&found.names);
+                let repeat = repeat.bind(hex(request.as_uuid()));
                 repeat.execute(batch).await.map_err(classify)?;
                 return Ok(Begun::Granted { claim, lease, fresh: false });
             }
             return Ok(Begun::Taken(EventRow::Claimed(claim), None));
         }
-        attempt = match &event.row {
-            EventRow::Claimed(claim) if !is_live(claim) => claim.attempt + 1,
+        attempt = match &found.row {
+            EventRow::Claimed(claim) if !is_live(claim) => {
+                // Ended otherwise, it did so when it says that it was made.
+                lapsed = u64::from(claim.lapse_time > claim.claim_time);
+                claim.attempt + 1
+            }
             _ => {
                 if let Some((session, acquire)) = session.zip(acquire.as_ref())
                     && let Decision::Granted(lease) = session.row.decision(acquire)
                 {
                     // An earlier run of this request had waited for it.
-                    idle.push((acquire.key.clone(), lease.id));
+                    begins.idle.push((acquire.key.clone(), lease.id));
                 }
-                return Ok(Begun::Taken(event.row, event.result));
+                return Ok(Begun::Taken(found.row, found.result));
             }
         };
         if attempt > *max_attempts {
-            end(batch, key, (now, now.plus(CLAIM_MEMORY)), None, attempt - 1, None).await?;
-            let spent = find(batch, key, now).await?;
-            let spent = spent.ok_or_else(|| StoreError::fault("an event that has gone"))?;
-            return Ok(Begun::Taken(spent.row, None));
+            (begins.lapsed, begins.gave_up) = (begins.lapsed + lapsed, begins.gave_up + 1);
+            let spent = Ended { processed: now, expires: now.plus(CLAIM_MEMORY), until: None };
+            return Ok(Begun::Taken(
+                end(batch, team, &found, spent, attempt - 1, None).await?,
+                None,
+            ));
         }
     }
     let mut lease = None;
@@ -203,16 +217,19 @@ async fn begin_turn(
         lease = Some(granted.row.lease.clone());
         write(batch, &[(&acquire.key, granted)]).await?;
     }
+    begins.lapsed += lapsed;
     let lapse_time = now.after(*claim_ttl);
     sqlx::query(CLAIM)
-        .bind(&key.team)
-        .bind(&key.event)
+        .bind(team)
+        .bind(&names)
         .bind(now.as_micros())
         .bind(now.plus(CLAIM_MEMORY).as_micros())
-        .bind(request.as_uuid().simple().to_string())
+        .bind(hex(request.as_uuid()))
         .bind(lapse_time.as_micros())
         .bind(attempt)
         .bind(holder)
+        .bind((!event.aliases.is_empty()).then_some(&names))
+        .bind(event.digest.map(|digest| hex(digest.as_uuid())))
         .execute(batch)
         .await
         .map_err(classify)?;
@@ -223,6 +240,7 @@ async fn begin_turn(
         claim_time: now,
         lapse_time,
         remaining: claim_ttl.span(),
+        digest: event.digest,
     };
     Ok(Begun::Granted { claim, lease, fresh: true })
 }
@@ -234,41 +252,36 @@ async fn finish_turn(
     handed: &mut Vec<SessionRow>,
 ) -> Result<Kept<Option<EventRow>>, StoreError> {
     let Finish { turn, ending } = finish;
-    let key = &turn.event;
-    let (claim, session) = match own(batch, turn, now).await? {
+    let Own { event, claim, session } = match own(batch, turn, now).await? {
         Kept::Done(own) => own,
         Kept::LeaseLost => return Ok(Kept::LeaseLost),
         Kept::ClaimLost => {
-            let event = find(batch, key, now).await?.map(|event| event.row);
-            let own = match &event {
-                Some(EventRow::Processed(event)) => event.request == Some(turn.request),
-                Some(EventRow::Claimed(claim)) => claim.request == turn.request,
-                None => false,
-            };
-            return Ok(match event {
-                Some(event) if own && finish.was_done(&event) => Kept::Done(handled(event)),
+            let event = find_own(batch, turn, now).await?.map(|event| event.row);
+            return Ok(match event.filter(|event| event.is_of(turn.request)) {
+                Some(event) if finish.was_done(&event) => Kept::Done(handled(event)),
                 _ => Kept::ClaimLost,
             });
         }
     };
     let memory = now.plus(CLAIM_MEMORY);
+    let mut ended = Ended { processed: now, expires: memory, until: Some(now) };
+    let (attempt, mut result) = (claim.attempt, None);
     match ending {
-        Ending::Succeeded(result, ttl) => {
-            end(batch, key, (now, now.after(*ttl)), None, claim.attempt, Some(result)).await?;
+        Ending::Succeeded(left, ttl) => {
+            (ended.expires, ended.until) = (now.after(*ttl), None);
+            result = Some(left);
         }
-        Ending::Failed => {
-            let ended = (claim.attempt < turn.max_attempts).then_some(now);
-            end(batch, key, (now, memory), ended, claim.attempt, None).await?;
-        }
+        Ending::Failed if attempt >= turn.max_attempts => ended.until = None,
+        Ending::Failed => {}
         Ending::Abandoned => {
-            let event = find(batch, key, now).await?;
             let held_again = session.as_ref().is_some_and(|(_, session)| session.repeated);
-            if held_again || event.is_some_and(|event| event.repeated) {
+            if held_again || event.repeated {
                 return Ok(Kept::ClaimLost);
             }
-            end(batch, key, (now, memory), Some(now), claim.attempt - 1, None).await?;
         }
     }
+    let attempt = if *ending == Ending::Abandoned { attempt - 1 } else { attempt };
+    let row = end(batch, &turn.event.team, &event, ended, attempt, result).await?;
     if let Some((key, mut session)) = session {
         session.release(now);
         if session.row.waiting && pass_on(batch, key, &mut session, now).await? {
@@ -276,8 +289,7 @@ async fn finish_turn(
         }
         write(batch, &[(key, session)]).await?;
     }
-    let event = find(batch, key, now).await?;
-    Ok(Kept::Done(event.and_then(|event| handled(event.row))))
+    Ok(Kept::Done(handled(row)))
 }
 
 /// An event's row, if it is handled.
@@ -285,64 +297,115 @@ fn handled(event: EventRow) -> Option<EventRow> {
     Some(event).filter(|event| matches!(event, EventRow::Processed(_)))
 }
 
-/// The claim and the session of a turn that runs.
+/// What a turn that runs has.
+struct Own<'a> {
+    event: Event,
+    claim: Claim,
+    session: Option<(&'a SessionKey, Stored)>,
+}
+
 async fn own<'a>(
     batch: &mut SqliteConnection,
     turn: &'a TurnId,
     now: Timestamp,
-) -> Result<Kept<(Claim, Option<(&'a SessionKey, Stored)>)>, StoreError> {
-    let event = find(batch, &turn.event, now).await?;
-    let claim = event.and_then(|event| event.live_claim(turn.request).cloned());
-    let Some(claim) = claim.filter(|claim| claim.attempt == turn.attempt) else {
-        return Ok(Kept::ClaimLost);
-    };
-    let Some((key, lease)) = &turn.lease else { return Ok(Kept::Done((claim, None))) };
-    let found = look(batch, &[key], now).await?.pop().flatten();
-    let holds = |found: &Stored, lease: LeaseId| found.row.live && found.row.lease.id == lease;
-    Ok(match found.filter(|found| holds(found, *lease)) {
-        Some(session) => Kept::Done((claim, Some((key, session)))),
-        None => Kept::LeaseLost,
-    })
+) -> Result<Kept<Own<'a>>, StoreError> {
+    let Some(event) = find_own(batch, turn, now).await? else { return Ok(Kept::ClaimLost) };
+    let claim = event.live_claim(turn.request).filter(|claim| claim.attempt == turn.attempt);
+    let Some(claim) = claim.cloned() else { return Ok(Kept::ClaimLost) };
+    let mut session = None;
+    if let Some((key, lease)) = &turn.lease {
+        let found = look(batch, &[key], now).await?.pop().flatten();
+        let held = found.filter(|found| found.row.live && found.row.lease.id == *lease);
+        let Some(held) = held else { return Ok(Kept::LeaseLost) };
+        session = Some((key, held));
+    }
+    Ok(Kept::Done(Own { event, claim, session }))
 }
 
+/// The row that a turn is about.
+async fn find_own(
+    batch: &mut SqliteConnection,
+    turn: &TurnId,
+    now: Timestamp,
+) -> Result<Option<Event>, StoreError> {
+    let name = json(&[&turn.event.event])?;
+    find(batch, &turn.event.team, &name, turn.request, now).await
+}
+
+/// The row that counts, of an event with these names.
 async fn find(
     batch: &mut SqliteConnection,
-    key: &EventKey,
+    team: &str,
+    names: &str,
+    request: RequestId,
     now: Timestamp,
 ) -> Result<Option<Event>, StoreError> {
     let row = sqlx::query(EVENT)
-        .bind(&key.team)
-        .bind(&key.event)
+        .bind(team)
+        .bind(names)
         .bind(now.as_micros())
+        .bind(hex(request.as_uuid()))
         .fetch_optional(batch)
         .await
         .map_err(classify)?;
     let event = row.map(|row| {
-        let (result, repeated) = (row.try_get("result")?, row.try_get("repeated")?);
-        Ok(Event { row: event_row(&row, now)?, result, repeated })
+        Ok(Event {
+            row: event_row(&row, now)?,
+            result: row.try_get("result")?,
+            repeated: row.try_get("repeated")?,
+            names: row.try_get("names")?,
+        })
     });
     event.transpose().map_err(|error: sqlx::Error| StoreError::fault(error))
 }
 
-/// Writes how a claim ended: none where the event is handled.
+/// How a claim ended.
+struct Ended {
+    processed: Timestamp,
+    expires: Timestamp,
+    /// When it did; none where the event is handled.
+    until: Option<Timestamp>,
+}
+
+/// Writes how a claim ended, under all of its names. Answers what is there then.
 async fn end(
     batch: &mut SqliteConnection,
-    key: &EventKey,
-    (processed, expires): (Timestamp, Timestamp),
-    ended: Option<Timestamp>,
+    team: &str,
+    event: &Event,
+    ended: Ended,
     attempt: u32,
     result: Option<&Vec<u8>>,
-) -> Result<(), StoreError> {
+) -> Result<EventRow, StoreError> {
+    let EventRow::Claimed(claim) = &event.row else {
+        return Err(StoreError::fault("a claim that is none"));
+    };
+    let Ended { processed, expires, until } = ended;
     sqlx::query(END)
-        .bind(&key.team)
-        .bind(&key.event)
+        .bind(team)
+        .bind(&event.names)
+        .bind(hex(claim.request.as_uuid()))
         .bind(processed.as_micros())
         .bind(expires.as_micros())
-        .bind(ended.map(Timestamp::as_micros))
+        .bind(until.map(Timestamp::as_micros))
         .bind(attempt)
         .bind(result)
         .execute(batch)
         .await
-        .map(drop)
-        .map_err(classify)
+        .map_err(classify)?;
+    Ok(match until {
+        Some(lapse_time) => EventRow::Claimed(Claim {
+            attempt,
+            claim_time: processed,
+            lapse_time,
+            remaining: Duration::ZERO,
+            ..claim.clone()
+        }),
+        None => EventRow::Processed(StoredEvent {
+            process_time: processed,
+            expire_time: expires,
+            request: Some(claim.request),
+            by: if result.is_some() { By::Turn(attempt) } else { By::Nobody(attempt) },
+            digest: claim.digest,
+        }),
+    })
 }

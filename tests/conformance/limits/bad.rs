@@ -71,7 +71,9 @@ pub fn interaction(message_ts: &str, user_id: &str) -> SlackEvent {
 }
 
 pub fn bad_events() -> Vec<(String, String, Option<EventKey>)> {
-    let key = |team: &str, key: Option<EventId>| Some(EventKey { team_id: team.into(), key });
+    let key = |team: &str, key: Option<EventId>| {
+        Some(EventKey { team_id: team.into(), key, aliases: Vec::new() })
+    };
     let of_slack = |slack| key("T", Some(EventId::Slack(slack)));
     let mut bad = vec![
         ("event".to_owned(), "missing".to_owned(), None),
@@ -86,9 +88,15 @@ pub fn bad_events() -> Vec<(String, String, Option<EventKey>)> {
         ("event.slack.message_ts".into(), "colon".into(), of_slack(interaction("1:5", "U"))),
         ("event.slack.user_id".into(), "colon".into(), of_slack(interaction("1.5", "U:1"))),
     ];
+    let known_as = |aliases: &[&str]| {
+        let aliases = aliases.iter().map(|&alias| alias.into()).collect();
+        Some(EventKey { aliases, ..event("T", "x").unwrap() })
+    };
+    bad.push(("event.aliases".into(), "nine".into(), known_as(&["y"; 9])));
     for (case, id) in bad_required_ids() {
         bad.push(("event.team_id".into(), case.into(), event(&id, "x")));
         bad.push(("event.event_id".into(), case.into(), event("T", &id)));
+        bad.push(("event.aliases[1]".into(), case.into(), known_as(&["y", &id])));
     }
     for (field, case, slack) in bad_slack_fields() {
         bad.push((format!("event.{field}"), case, of_slack(slack)));

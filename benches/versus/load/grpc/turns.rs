@@ -10,7 +10,7 @@ fn new_event(keys: &mut Keys) -> pb::EventKey {
     let mut id = String::new();
     keys.rising(&mut id);
     let key = Some(pb::event_key::Key::EventId(id));
-    pb::EventKey { team_id: keys.team().to_owned(), key }
+    pb::EventKey { team_id: keys.team().to_owned(), key, aliases: Vec::new() }
 }
 
 pub(super) struct Turn {

@@ -1,0 +1,312 @@
+//! Deliveries that are known under several names, or whose payload is told.
+
+use std::time::Duration;
+
+use oncegate::grpc::pb::{
+    BatchMarkProcessedRequest, BeginTurnRequest, EventKey, EventState, FinishTurnRequest,
+    ForgetEventRequest, GetStatsRequest, IsProcessedRequest, MarkProcessedRequest, ProcessedEvent,
+    RenewTurnRequest, Turn, TurnOutcome, admin_service_client::AdminServiceClient,
+    batch_mark_processed_result::Result as Item, begin_turn_response::Outcome,
+    turn_service_client::TurnServiceClient,
+};
+use tonic::{Code, Status, transport::Channel};
+use tonic_types::StatusExt as _;
+
+use crate::{
+    harness::{Fixture, connect, event, mark, seconds, session},
+    on_both_stores,
+};
+
+on_both_stores!(
+    an_event_is_taken_if_any_of_its_names_is,
+    the_names_of_an_event_expire_together,
+    one_request_is_told_the_same_whatever_becomes_of_aliases,
+    items_of_one_batch_that_share_a_name_are_one_event,
+    forgetting_an_event_forgets_all_its_names,
+    a_turn_claims_and_finishes_all_names,
+    a_turn_runs_on_under_all_names,
+    the_attempts_at_an_event_are_counted_over_its_names,
+    an_event_under_any_name_is_given_up,
+    another_payload_is_told_and_never_a_duplicate,
+    a_turns_payload_is_compared_while_it_is_on_record,
+    the_payload_of_an_alias_is_not_compared,
+);
+
+type Turns = TurnServiceClient<Channel>;
+
+#[expect(clippy::unnecessary_wraps, reason = "as a message's field takes it")]
+fn named(name: &str, aliases: &[&str]) -> Option<EventKey> {
+    let aliases = aliases.iter().map(|&alias| alias.into()).collect();
+    Some(EventKey { aliases, ..event("T1", name).unwrap() })
+}
+
+/// Marks an event, and tells whether it was the first.
+async fn first(f: &mut Fixture, name: &str, aliases: &[&str]) -> bool {
+    let request = MarkProcessedRequest { event: named(name, aliases), ..Default::default() };
+    f.client.mark_processed(request).await.unwrap().into_inner().first
+}
+
+async fn look(f: &mut Fixture, name: &str, aliases: &[&str]) -> ProcessedEvent {
+    let request = IsProcessedRequest { event: named(name, aliases) };
+    f.client.is_processed(request).await.unwrap().into_inner().event.unwrap()
+}
+
+async fn turns(f: &Fixture) -> Turns {
+    Turns::new(connect(f.replica.server.address()).await)
+}
+
+fn wish(name: &str, aliases: &[&str]) -> BeginTurnRequest {
+    BeginTurnRequest {
+        event: named(name, aliases),
+        session: session("T1", "s"),
+        holder: "run".into(),
+        claim_ttl: seconds(60),
+        ..Default::default()
+    }
+}
+
+async fn begin(turns: &mut Turns, request: BeginTurnRequest) -> Outcome {
+    turns.begin_turn(request).await.unwrap().into_inner().outcome.unwrap()
+}
+
+#[track_caller]
+fn turn(outcome: Outcome) -> Turn {
+    match outcome {
+        Outcome::Granted(granted) => granted.turn.unwrap(),
+        other => panic!("not granted: {other:?}"),
+    }
+}
+
+async fn finish(turns: &mut Turns, turn: Turn, outcome: TurnOutcome) {
+    let result = if outcome == TurnOutcome::Succeeded { "done".into() } else { Vec::new() };
+    let (turn_id, outcome) = (turn.turn_id, outcome.into());
+    let request = FinishTurnRequest { turn_id, outcome, result, ttl: None };
+    turns.finish_turn(request).await.unwrap();
+}
+
+async fn an_event_is_taken_if_any_of_its_names_is(mut f: Fixture) {
+    assert!(first(&mut f, "message", &["ts", "other"]).await);
+    assert!(!first(&mut f, "mention", &["ts"]).await);
+    assert!(!first(&mut f, "ts", &[]).await);
+    assert!(!first(&mut f, "other", &["message"]).await);
+    assert!(!first(&mut f, "message", &[]).await);
+    // A duplicate takes nothing.
+    assert_eq!(look(&mut f, "mention", &[]).await.state(), EventState::NotSeen);
+    let found = look(&mut f, "mention", &["ts"]).await;
+    assert_eq!(found.state(), EventState::Processed);
+    assert!(first(&mut f, "mention", &[]).await);
+}
+
+async fn the_names_of_an_event_expire_together(mut f: Fixture) {
+    let event = named("message", &["ts"]);
+    let request = MarkProcessedRequest { event, ttl: seconds(60), ..Default::default() };
+    assert!(f.client.mark_processed(request).await.unwrap().into_inner().first);
+    f.clock.advance(Duration::from_micros(59_999_999));
+    assert!(!first(&mut f, "new", &["ts"]).await);
+    f.clock.advance(Duration::from_micros(1));
+    assert!(first(&mut f, "new", &["ts"]).await);
+    // What was the other's name once is this one's now, and the old one free.
+    assert!(!first(&mut f, "ts", &[]).await);
+    assert!(first(&mut f, "message", &[]).await);
+}
+
+async fn one_request_is_told_the_same_whatever_becomes_of_aliases(mut f: Fixture) {
+    assert!(first(&mut f, "elsewhere", &[]).await);
+    let request = |aliases: &[&str]| MarkProcessedRequest {
+        event: named("message", aliases),
+        request_id: "r1".into(),
+        ..Default::default()
+    };
+    for aliases in [vec!["ts"], vec!["ts"], vec![], vec!["ts", "elsewhere"]] {
+        let answer = f.client.mark_processed(request(&aliases)).await.unwrap().into_inner();
+        assert!(answer.first, "{aliases:?}");
+    }
+}
+
+async fn items_of_one_batch_that_share_a_name_are_one_event(mut f: Fixture) {
+    let mark = |name: &str, aliases: &[&str]| MarkProcessedRequest {
+        event: named(name, aliases),
+        ..Default::default()
+    };
+    let requests = vec![
+        mark("a", &["x", "y"]),
+        mark("b", &["y"]),
+        mark("y", &[]),
+        mark("c", &[]),
+        mark("d", &["d", "c"]),
+        mark("e", &["z", "z"]),
+    ];
+    let batch = f.client.batch_mark_processed(BatchMarkProcessedRequest { requests }).await;
+    let firsts: Vec<bool> = batch
+        .unwrap()
+        .into_inner()
+        .results
+        .into_iter()
+        .map(|result| match result.result.unwrap() {
+            Item::Response(response) => response.first,
+            Item::Error(error) => panic!("{error:?}"),
+        })
+        .collect();
+    // Of those that share a name one is first, whichever.
+    assert_eq!(firsts.iter().filter(|first| **first).count(), 3, "{firsts:?}");
+    assert!(firsts[5] && (firsts[3] ^ firsts[4]), "{firsts:?}");
+    for name in ["c", "e", "z"] {
+        assert_eq!(look(&mut f, name, &[]).await.state(), EventState::Processed, "{name}");
+    }
+    assert_eq!(look(&mut f, "d", &[]).await.state() == EventState::Processed, firsts[4]);
+}
+
+async fn forgetting_an_event_forgets_all_its_names(mut f: Fixture) {
+    let mut admin = AdminServiceClient::new(connect(f.replica.server.address()).await);
+    assert!(first(&mut f, "old", &["shared"]).await);
+    f.clock.advance(Duration::from_hours(24));
+    assert!(first(&mut f, "message", &["ts", "shared"]).await);
+    let stats = admin.get_stats(GetStatsRequest::default()).await.unwrap().into_inner();
+    assert_eq!((stats.events, stats.expired_events), (1, 1));
+
+    let forget = |event| ForgetEventRequest { event, actor: "me".into(), ..Default::default() };
+    let refused = admin.forget_event(forget(named("message", &["ts"]))).await.unwrap_err();
+    let violations = refused.get_details_bad_request().unwrap().field_violations;
+    assert_eq!(violations[0].field, "event.aliases");
+    // What expired long ago has nothing to do with who has its names by now.
+    assert!(admin.forget_event(forget(named("old", &[]))).await.is_err());
+    assert!(!first(&mut f, "shared", &[]).await);
+    let forgotten = admin.forget_event(forget(named("ts", &[]))).await.unwrap().into_inner();
+    assert_eq!(forgotten.event.unwrap().event_id, "ts");
+    for name in ["message", "ts", "shared"] {
+        assert!(first(&mut f, name, &[]).await, "{name}");
+    }
+}
+
+async fn a_turn_claims_and_finishes_all_names(mut f: Fixture) {
+    let mut turns = turns(&f).await;
+    let mine = turn(begin(&mut turns, wish("message", &["ts"])).await);
+    let found = look(&mut f, "ts", &[]).await;
+    assert_eq!((found.state(), found.holder.as_str()), (EventState::InProgress, "run"));
+    assert!(!first(&mut f, "mention", &["ts"]).await);
+    for other in [wish("mention", &["ts"]), wish("ts", &[]), wish("message", &[])] {
+        let outcome = begin(&mut turns, other).await;
+        assert!(matches!(outcome, Outcome::InProgress(_)), "{outcome:?}");
+    }
+    finish(&mut turns, mine, TurnOutcome::Succeeded).await;
+    for other in [wish("mention", &["ts"]), wish("ts", &[]), wish("message", &[])] {
+        let Outcome::Duplicate(duplicate) = begin(&mut turns, other).await else { panic!() };
+        assert_eq!(duplicate.result, b"done");
+        assert_eq!(duplicate.event.unwrap().outcome(), TurnOutcome::Succeeded);
+    }
+    assert_eq!(look(&mut f, "mention", &[]).await.state(), EventState::NotSeen);
+}
+
+async fn a_turn_runs_on_under_all_names(mut f: Fixture) {
+    let mut turns = turns(&f).await;
+    let mine = turn(begin(&mut turns, wish("message", &["ts"])).await);
+    f.clock.advance(Duration::from_secs(50));
+    let renew =
+        RenewTurnRequest { turn_id: mine.turn_id, claim_ttl: seconds(60), ..Default::default() };
+    turns.renew_turn(renew).await.unwrap();
+    f.clock.advance(Duration::from_secs(50));
+    for name in ["message", "ts"] {
+        assert_eq!(look(&mut f, name, &[]).await.state(), EventState::InProgress, "{name}");
+    }
+    f.clock.advance(Duration::from_secs(10));
+    for name in ["message", "ts"] {
+        assert_eq!(look(&mut f, name, &[]).await.state(), EventState::NotSeen, "{name}");
+    }
+}
+
+async fn the_attempts_at_an_event_are_counted_over_its_names(f: Fixture) {
+    let mut turns = turns(&f).await;
+    let failed = turn(begin(&mut turns, wish("message", &["ts"])).await);
+    finish(&mut turns, failed, TurnOutcome::Failed).await;
+    let crashed = turn(begin(&mut turns, wish("mention", &["ts"])).await);
+    assert_eq!(crashed.attempt, 2);
+    f.clock.advance(Duration::from_mins(2));
+    let third = turn(begin(&mut turns, wish("message", &["ts"])).await);
+    assert_eq!(third.attempt, 3);
+    finish(&mut turns, third, TurnOutcome::Succeeded).await;
+    let outcome = begin(&mut turns, wish("mention", &["ts"])).await;
+    assert!(matches!(outcome, Outcome::Duplicate(_)), "{outcome:?}");
+}
+
+async fn an_event_under_any_name_is_given_up(mut f: Fixture) {
+    let mut turns = turns(&f).await;
+    let last = |name: &str| BeginTurnRequest { max_attempts: 2, ..wish(name, &["ts"]) };
+    turn(begin(&mut turns, last("message")).await);
+    f.clock.advance(Duration::from_mins(2));
+    turn(begin(&mut turns, last("mention")).await);
+    f.clock.advance(Duration::from_mins(2));
+    let Outcome::Duplicate(duplicate) = begin(&mut turns, last("message")).await else { panic!() };
+    let event = duplicate.event.unwrap();
+    assert_eq!((event.outcome(), event.attempt), (TurnOutcome::GaveUp, 2));
+    for name in ["mention", "ts"] {
+        assert_eq!(look(&mut f, name, &[]).await.outcome(), TurnOutcome::GaveUp, "{name}");
+    }
+}
+
+fn digested(digest: &str) -> MarkProcessedRequest {
+    MarkProcessedRequest { payload_digest: digest.into(), ..mark("T1", "Ev1") }
+}
+
+#[track_caller]
+fn mismatched<T: std::fmt::Debug>(answer: Result<T, Status>) {
+    let status = answer.unwrap_err();
+    assert_eq!(status.code(), Code::FailedPrecondition, "{status:?}");
+    assert_eq!(status.get_details_error_info().unwrap().reason, "PAYLOAD_MISMATCH");
+}
+
+async fn another_payload_is_told_and_never_a_duplicate(mut f: Fixture) {
+    let of_request = MarkProcessedRequest { request_id: "r1".into(), ..digested("one") };
+    assert!(f.client.mark_processed(of_request.clone()).await.unwrap().into_inner().first);
+    // Once from the store, and once from memory.
+    for _ in 0..2 {
+        mismatched(f.client.mark_processed(digested("two")).await);
+        let again = MarkProcessedRequest { payload_digest: "two".into(), ..of_request.clone() };
+        mismatched(f.client.mark_processed(again).await);
+        for same in [digested("one"), digested("")] {
+            assert!(!f.client.mark_processed(same).await.unwrap().into_inner().first);
+        }
+    }
+    assert!(f.client.mark_processed(of_request).await.unwrap().into_inner().first);
+    let requests = vec![digested("two"), mark("T1", "Ev2")];
+    let batch = f.client.batch_mark_processed(BatchMarkProcessedRequest { requests }).await;
+    let results = batch.unwrap().into_inner().results;
+    let Some(Item::Error(error)) = &results[0].result else { panic!("{results:?}") };
+    assert_eq!((error.code, error.field.as_str()), (Code::FailedPrecondition as i32, ""));
+    assert!(matches!(&results[1].result, Some(Item::Response(answer)) if answer.first));
+    f.clock.advance(Duration::from_hours(24));
+    assert!(f.client.mark_processed(digested("two")).await.unwrap().into_inner().first);
+    mismatched(f.client.mark_processed(digested("one")).await);
+}
+
+async fn a_turns_payload_is_compared_while_it_is_on_record(mut f: Fixture) {
+    let mut turns = turns(&f).await;
+    let wish = |digest: &str| BeginTurnRequest {
+        payload_digest: digest.into(),
+        request_id: "r1".into(),
+        ..wish("Ev1", &[])
+    };
+    let mine = turn(begin(&mut turns, wish("one")).await);
+    mismatched(turns.begin_turn(wish("two")).await);
+    mismatched(f.client.mark_processed(digested("two")).await);
+    assert_eq!(turn(begin(&mut turns, wish("one")).await).turn_id, mine.turn_id);
+    finish(&mut turns, mine, TurnOutcome::Failed).await;
+    // What is free again is nobody's, whatever it was.
+    let mine = turn(begin(&mut turns, wish("two")).await);
+    assert_eq!(mine.attempt, 2);
+    finish(&mut turns, mine, TurnOutcome::Succeeded).await;
+    mismatched(turns.begin_turn(wish("one")).await);
+    assert!(matches!(begin(&mut turns, wish("two")).await, Outcome::Duplicate(_)));
+    mismatched(f.client.mark_processed(digested("one")).await);
+}
+
+async fn the_payload_of_an_alias_is_not_compared(mut f: Fixture) {
+    let request = |name: &str, digest: &str| MarkProcessedRequest {
+        event: named(name, &["ts"]),
+        payload_digest: digest.into(),
+        ..Default::default()
+    };
+    assert!(f.client.mark_processed(request("message", "one")).await.unwrap().into_inner().first);
+    let twin = f.client.mark_processed(request("mention", "two")).await.unwrap().into_inner();
+    assert!(!twin.first);
+    mismatched(f.client.mark_processed(request("message", "two")).await);
+}
