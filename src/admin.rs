@@ -20,13 +20,13 @@ const AUDIT: &str = "oncegate::audit";
 
 /// Something that is asked.
 enum Question {
-    List(Page),
+    Sessions(Page, Option<bool>),
     Count(Option<String>),
 }
 
 #[derive(Clone)]
 enum Answer {
-    Listed(Vec<(SessionKey, SessionRow)>),
+    Sessions(Vec<(SessionKey, SessionRow)>),
     Counted(Counts),
 }
 
@@ -47,7 +47,9 @@ impl<S: Connection> Executes<Question> for S {
         let mut answers = Vec::with_capacity(asked.len());
         for question in asked {
             answers.push(Verdict::Decided(match question {
-                Question::List(page) => Answer::Listed(self.list_sessions(page).await?),
+                Question::Sessions(page, held) => {
+                    Answer::Sessions(self.list_sessions(page, *held).await?)
+                }
                 Question::Count(team) => Answer::Counted(self.count(team.as_deref()).await?),
             }));
         }
@@ -183,22 +185,21 @@ impl Admin {
         self.sessions.look(key).await
     }
 
-    /// Sessions, in the order of team and id, and whether there are more.
+    /// Sessions, in the order of team and id, that are held, or that are not, or all;
+    /// and whether there are more.
     ///
     /// # Errors
     /// [`CallError`].
-    pub async fn list(
+    pub async fn sessions(
         &self,
         page: Page,
+        held: Option<bool>,
     ) -> Result<(Vec<(SessionKey, SessionRow)>, bool), CallError> {
-        let most = page.limit as usize;
-        let page = Page { limit: page.limit + 1, ..page };
-        let Answer::Listed(mut sessions) = self.questions.call(Question::List(page)).await? else {
-            return Err(mixed_up());
-        };
-        let more = sessions.len() > most;
-        sessions.truncate(most);
-        Ok((sessions, more))
+        let most = page.limit;
+        match self.questions.call(Question::Sessions(and_next(page), held)).await? {
+            Answer::Sessions(sessions) => Ok(cut(sessions, most)),
+            Answer::Counted(_) => Err(mixed_up()),
+        }
     }
 
     /// Counts what there is, of one team or of all.
@@ -208,7 +209,7 @@ impl Admin {
     pub async fn count(&self, team: Option<String>) -> Result<Counts, CallError> {
         match self.questions.call(Question::Count(team)).await? {
             Answer::Counted(counts) => Ok(counts),
-            Answer::Listed(_) => Err(mixed_up()),
+            Answer::Sessions(_) => Err(mixed_up()),
         }
     }
 
@@ -263,6 +264,19 @@ impl Admin {
             Done::Session | Done::Nothing => Ok(None),
         }
     }
+}
+
+/// The page, and one row of the next: that tells whether there is one.
+fn and_next(page: Page) -> Page {
+    Page { limit: page.limit + 1, ..page }
+}
+
+/// The rows of one page, and whether there are more.
+fn cut<T>(mut rows: Vec<T>, most: u32) -> (Vec<T>, bool) {
+    let most = most as usize;
+    let more = rows.len() > most;
+    rows.truncate(most);
+    (rows, more)
 }
 
 fn mixed_up() -> CallError {

@@ -49,10 +49,10 @@ impl AdminService for Administration {
         request: Request<pb::ListSessionsRequest>,
     ) -> Result<Response<pb::ListSessionsResponse>, Status> {
         let deadline = self.deadline(&request);
-        let page = convert::page(request.into_inner()).map_err(Problem::from)?;
-        let (listed, more) = deadline.bound(self.admin.list(page)).await?;
-        let last = listed.last().filter(|_| more);
-        let next_page_token = last.map(|(key, _)| convert::page_token(key)).unwrap_or_default();
+        let (page, held) = convert::sessions(request.into_inner()).map_err(Problem::from)?;
+        let (listed, more) = deadline.bound(self.admin.sessions(page, held)).await?;
+        let last = listed.last().filter(|_| more).map(|(key, _)| (&key.team, &key.session));
+        let next_page_token = last.map(convert::page_token).unwrap_or_default();
         let sessions = listed.into_iter().map(|(key, row)| convert::session(key, row)).collect();
         Ok(Response::new(pb::ListSessionsResponse { sessions, next_page_token }))
     }

@@ -192,8 +192,33 @@ pub(super) fn team(given: String) -> Result<Option<String>, Invalid> {
     Ok(Id::optional("team_id", given)?.map(Id::into_string))
 }
 
-/// Which sessions to list.
-pub(super) fn page(request: pb::ListSessionsRequest) -> Result<Page, Invalid> {
+/// Which part of a list to read.
+fn page(team_id: String, size: i32, token: &str) -> Result<Page, Invalid> {
+    let limit = match u32::try_from(size) {
+        Ok(0) => limits::DEFAULT_PAGE_SIZE,
+        Ok(size) if size <= limits::MAX_PAGE_SIZE => size,
+        _ => {
+            let problem = format!("must be 1 to {}", limits::MAX_PAGE_SIZE);
+            return Err(Invalid::new("page_size", problem));
+        }
+    };
+    let after = match token.split_once(TOKEN_SEPARATOR) {
+        Some((team, id)) => (team.to_owned(), id.to_owned()),
+        None if token.is_empty() => Default::default(),
+        None => {
+            return Err(Invalid::new("page_token", "must be the next_page_token of a page"));
+        }
+    };
+    Ok(Page { team: team(team_id)?, after, limit })
+}
+
+/// Where the page after the one that ends with this team and id begins.
+pub(super) fn page_token((team, id): (&String, &String)) -> String {
+    format!("{team}{TOKEN_SEPARATOR}{id}")
+}
+
+/// Which sessions to list: those that are held, or those that are not, or all.
+pub(super) fn sessions(request: pb::ListSessionsRequest) -> Result<(Page, Option<bool>), Invalid> {
     let held = match request.state() {
         _ if pb::SessionState::try_from(request.state).is_err() => {
             return Err(Invalid::new("state", "must be a SessionState"));
@@ -202,29 +227,7 @@ pub(super) fn page(request: pb::ListSessionsRequest) -> Result<Page, Invalid> {
         pb::SessionState::Held => Some(true),
         pb::SessionState::Free => Some(false),
     };
-    let limit = match u32::try_from(request.page_size) {
-        Ok(0) => limits::DEFAULT_PAGE_SIZE,
-        Ok(size) if size <= limits::MAX_PAGE_SIZE => size,
-        _ => {
-            let problem = format!("must be 1 to {}", limits::MAX_PAGE_SIZE);
-            return Err(Invalid::new("page_size", problem));
-        }
-    };
-    let after = match request.page_token.split_once(TOKEN_SEPARATOR) {
-        Some((team, session)) => {
-            Some(SessionKey { team: team.to_owned(), session: session.to_owned() })
-        }
-        None if request.page_token.is_empty() => None,
-        None => {
-            return Err(Invalid::new("page_token", "must be the next_page_token of a page"));
-        }
-    };
-    Ok(Page { team: team(request.team_id)?, held, after, limit })
-}
-
-/// Where the page after the one that ends with `key` begins.
-pub(super) fn page_token(key: &SessionKey) -> String {
-    format!("{}{TOKEN_SEPARATOR}{}", key.team, key.session)
+    Ok((page(request.team_id, request.page_size, &request.page_token)?, held))
 }
 
 fn author(actor: String, reason: String) -> Result<Author, Invalid> {

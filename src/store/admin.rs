@@ -5,16 +5,15 @@ use std::future::Future;
 use super::{StoreError, Verdict};
 use crate::domain::{EventKey, EventRow, SessionKey, SessionRow};
 
-/// Which sessions to list.
+/// Which part of a list to read.
 #[derive(Debug, Clone)]
 pub struct Page {
     /// Of this team only.
     pub team: Option<String>,
-    /// Those that are held, or those that are not; all where it does not say.
-    pub held: Option<bool>,
-    /// Those that come after this one.
-    pub after: Option<SessionKey>,
-    /// The most of them.
+    /// What comes after this team and id. They are never empty, so that all comes after
+    /// empty ones.
+    pub after: (String, String),
+    /// The most of it.
     pub limit: u32,
 }
 
@@ -35,13 +34,15 @@ pub struct Counts {
 
 /// What those who look after the bots ask for, one thing at a time.
 pub trait AdminStore {
-    /// Reads sessions in the order of team and id, byte by byte.
+    /// Reads sessions in the order of team and id, byte by byte: those that are held, or
+    /// those that are not, or all.
     ///
     /// # Errors
     /// [`StoreError`]; nothing was written.
     fn list_sessions(
         &mut self,
         page: &Page,
+        held: Option<bool>,
     ) -> impl Future<Output = Result<Vec<(SessionKey, SessionRow)>, StoreError>> + Send;
 
     /// Binds a session to `epic`, or to nothing, whatever it is bound to; makes the

@@ -2,7 +2,9 @@
 
 use sqlx::Row as _;
 
-use super::{Link, events::event_row, sessions::session_row};
+use super::{
+    Link, events::event_row, link::Statement, sessions::session_row, timestamp::PgTimestamp,
+};
 use crate::{
     domain::{EventKey, EventRow, SessionKey, SessionRow},
     store::{AdminStore, Counts, Page, StoreError, Verdict},
@@ -12,7 +14,9 @@ use crate::{
 // so under its advisory lock, as all that does: $4. Where another has that, the
 // statement answers no row.
 
-/// Ids are never empty, so that all come after an empty one.
+// What lists takes the page as $2 to $5: the team, or null for all; the team and the id
+// that it comes after; the most rows.
+
 pub(super) const LIST: &str = concat!(
     "
 SELECT s.team_id, s.session_id, clock.at, s.fencing_token, s.lease_id, s.request_id, s.holder,
@@ -23,8 +27,8 @@ SELECT s.team_id, s.session_id, clock.at, s.fencing_token, s.lease_id, s.request
 FROM (SELECT COALESCE($1::timestamptz, clock_timestamp()) AS at OFFSET 0) AS clock, sessions s
 WHERE ($2::text IS NULL OR s.team_id = $2)
     AND (s.team_id, s.session_id) > ($3::text, $4::text)
-    AND ($5::boolean IS NULL OR (NOT s.released AND s.expires_at > clock.at) = $5)
-ORDER BY s.team_id, s.session_id LIMIT $6::bigint
+    AND ($6::boolean IS NULL OR (NOT s.released AND s.expires_at > clock.at) = $6)
+ORDER BY s.team_id, s.session_id LIMIT $5::bigint
 "
 );
 
@@ -121,20 +125,10 @@ impl AdminStore for Link {
     async fn list_sessions(
         &mut self,
         page: &Page,
+        held: Option<bool>,
     ) -> Result<Vec<(SessionKey, SessionRow)>, StoreError> {
         let now = self.now();
-        let (team, session) = page.after.as_ref().map_or(("", ""), |key| (&key.team, &key.session));
-        let rows = self
-            .fetch(|| {
-                sqlx::query(LIST)
-                    .bind(now)
-                    .bind(&page.team)
-                    .bind(team)
-                    .bind(session)
-                    .bind(page.held)
-                    .bind(i64::from(page.limit))
-            })
-            .await?;
+        let rows = self.fetch(|| list(LIST, now, page).bind(held)).await?;
         rows.iter()
             .map(|row| {
                 let key = || {
@@ -223,6 +217,17 @@ impl Link {
             .await?;
         changed(&rows)
     }
+}
+
+/// A statement that lists, with its page bound.
+fn list<'q>(statement: &'static str, now: Option<PgTimestamp>, page: &'q Page) -> Statement<'q> {
+    let (team, id) = &page.after;
+    sqlx::query(statement)
+        .bind(now)
+        .bind(&page.team)
+        .bind(team)
+        .bind(id)
+        .bind(i64::from(page.limit))
 }
 
 /// What a statement that changes one session answered.

@@ -1,6 +1,10 @@
 //! Looking after `SQLite`'s sessions and events by hand.
 
-use sqlx::{Row as _, SqliteConnection, sqlite::SqliteRow};
+use sqlx::{
+    Row as _, Sqlite, SqliteConnection,
+    query::Query,
+    sqlite::{SqliteArguments, SqliteRow},
+};
 
 use super::{
     Handle, begin, classify,
@@ -17,7 +21,9 @@ use crate::{
 
 // $1: the moment.
 
-/// Ids are never empty, so that all come after an empty one.
+// What lists takes the page as $2 to $5: the team, or null for all; the team and the id
+// that it comes after; the most rows.
+
 pub(super) const LIST: &str = concat!(
     "
 SELECT team_id, session_id, fencing_token, lease_id, request_id, holder, labels, epic_id,
@@ -26,8 +32,8 @@ SELECT team_id, session_id, fencing_token, lease_id, request_id, holder, labels,
     "
 FROM sessions AS s
 WHERE ($2 IS NULL OR team_id = $2) AND (team_id, session_id) > ($3, $4)
-    AND ($5 IS NULL OR (NOT released AND expires_at > $1) = $5)
-ORDER BY team_id, session_id LIMIT $6
+    AND ($6 IS NULL OR (NOT released AND expires_at > $1) = $6)
+ORDER BY team_id, session_id LIMIT $5
 "
 );
 
@@ -58,16 +64,11 @@ impl AdminStore for Handle {
     async fn list_sessions(
         &mut self,
         page: &Page,
+        held: Option<bool>,
     ) -> Result<Vec<(SessionKey, SessionRow)>, StoreError> {
         let now = self.now();
-        let (team, session) = page.after.as_ref().map_or(("", ""), |key| (&key.team, &key.session));
-        let rows = sqlx::query(LIST)
-            .bind(now.as_micros())
-            .bind(&page.team)
-            .bind(team)
-            .bind(session)
-            .bind(page.held)
-            .bind(page.limit)
+        let rows = list(LIST, now, page)
+            .bind(held)
             .fetch_all(self.reader().await?)
             .await
             .map_err(classify)?;
@@ -173,6 +174,21 @@ impl AdminStore for Handle {
             waiters: count("waiters")?,
         })
     }
+}
+
+/// A statement that lists, with its page bound.
+fn list<'q>(
+    statement: &'static str,
+    now: Timestamp,
+    page: &'q Page,
+) -> Query<'q, Sqlite, SqliteArguments> {
+    let (team, id) = &page.after;
+    sqlx::query(statement)
+        .bind(now.as_micros())
+        .bind(&page.team)
+        .bind(team)
+        .bind(id)
+        .bind(page.limit)
 }
 
 /// Ends a session's lease, whoever holds it, and raises its fence.
