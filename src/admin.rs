@@ -8,7 +8,7 @@ use crate::{
     domain::{EventKey, EventRow, SessionKey, SessionRow},
     lane::{CallError, Executes, Lane, Op},
     session::Sessions,
-    store::{Connection, Counts, Page, Store, StoreError, Verdict},
+    store::{Connection, Counts, EventFilter, Events, Page, Store, StoreError, Verdict},
     telemetry::Metrics,
 };
 
@@ -21,12 +21,14 @@ const AUDIT: &str = "oncegate::audit";
 /// Something that is asked.
 enum Question {
     Sessions(Page, Option<bool>),
+    Events(Page, EventFilter),
     Count(Option<String>),
 }
 
 #[derive(Clone)]
 enum Answer {
     Sessions(Vec<(SessionKey, SessionRow)>),
+    Events(Events),
     Counted(Counts),
 }
 
@@ -49,6 +51,9 @@ impl<S: Connection> Executes<Question> for S {
             answers.push(Verdict::Decided(match question {
                 Question::Sessions(page, held) => {
                     Answer::Sessions(self.list_sessions(page, *held).await?)
+                }
+                Question::Events(page, filter) => {
+                    Answer::Events(self.list_events(page, filter).await?)
                 }
                 Question::Count(team) => Answer::Counted(self.count(team.as_deref()).await?),
             }));
@@ -198,7 +203,26 @@ impl Admin {
         let most = page.limit;
         match self.questions.call(Question::Sessions(and_next(page), held)).await? {
             Answer::Sessions(sessions) => Ok(cut(sessions, most)),
-            Answer::Counted(_) => Err(mixed_up()),
+            Answer::Events(_) | Answer::Counted(_) => Err(mixed_up()),
+        }
+    }
+
+    /// Events, in the order of team and id, and whether there are more.
+    ///
+    /// # Errors
+    /// [`CallError`].
+    pub async fn events(
+        &self,
+        page: Page,
+        filter: EventFilter,
+    ) -> Result<(Events, bool), CallError> {
+        let most = page.limit;
+        match self.questions.call(Question::Events(and_next(page), filter)).await? {
+            Answer::Events(Events { at, rows }) => {
+                let (rows, more) = cut(rows, most);
+                Ok((Events { at, rows }, more))
+            }
+            Answer::Sessions(_) | Answer::Counted(_) => Err(mixed_up()),
         }
     }
 
@@ -209,7 +233,7 @@ impl Admin {
     pub async fn count(&self, team: Option<String>) -> Result<Counts, CallError> {
         match self.questions.call(Question::Count(team)).await? {
             Answer::Counted(counts) => Ok(counts),
-            Answer::Sessions(_) => Err(mixed_up()),
+            Answer::Sessions(_) | Answer::Events(_) => Err(mixed_up()),
         }
     }
 

@@ -27,7 +27,7 @@ mod session;
 pub mod sqlite;
 mod turn;
 
-pub use admin::{AdminStore, Counts, Page};
+pub use admin::{AdminStore, Counts, EventFilter, Events, Page, Standing};
 pub use session::{Changed, Enqueue, Enqueued, Release, Renew, SessionStore};
 pub use turn::{Begins, Finished, Prolonged, TurnStore};
 

@@ -51,17 +51,17 @@ pub const WAIT: RangeInclusive<Duration> = Duration::ZERO..=Duration::from_mins(
 /// The most callers that queue for one session, on all replicas.
 pub const MAX_WAITERS_PER_SESSION: usize = 64;
 
-/// How far back `Cleanup` may be told to look.
+/// How far back `Cleanup` and `ListEvents` may be told to look.
 pub const CLEANUP_AGE: RangeInclusive<Duration> = Duration::ZERO..=days(3_650);
 /// The most rows one `Cleanup` deletes, where the caller does not say.
 pub const DEFAULT_CLEANUP_ROWS: u32 = 100_000;
 /// The most rows one `Cleanup` may be told to delete.
 pub const MAX_CLEANUP_ROWS: u32 = 1_000_000;
 
-/// How many sessions one page lists, where the caller does not say.
+/// How many sessions or events one page lists, where the caller does not say.
 pub const DEFAULT_PAGE_SIZE: u32 = 100;
-/// The most sessions that one page may list: with the longest ids and labels it
-/// is within the 4 MiB that clients read by default.
+/// The most sessions or events that one page may list: with the longest ids and
+/// labels it is within the 4 MiB that clients read by default.
 pub const MAX_PAGE_SIZE: u32 = 250;
 
 /// The contract's bounds as `--help` shows them.
@@ -87,7 +87,7 @@ pub fn summary() -> String {
   marks per batch      {MAX_BATCH_ITEMS}
   request message      {MAX_REQUEST_BYTES} bytes
   rows per Cleanup     {MAX_CLEANUP_ROWS} (default {DEFAULT_CLEANUP_ROWS})
-  sessions per page    {MAX_PAGE_SIZE} (default {DEFAULT_PAGE_SIZE})",
+  rows per page        {MAX_PAGE_SIZE} (default {DEFAULT_PAGE_SIZE})",
         event = range(&EVENT_TTL),
         event_default = span(&DEFAULT_EVENT_TTL),
         claim = range(&CLAIM_TTL),

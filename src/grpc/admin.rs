@@ -57,6 +57,20 @@ impl AdminService for Administration {
         Ok(Response::new(pb::ListSessionsResponse { sessions, next_page_token }))
     }
 
+    async fn list_events(
+        &self,
+        request: Request<pb::ListEventsRequest>,
+    ) -> Result<Response<pb::ListEventsResponse>, Status> {
+        let deadline = self.deadline(&request);
+        let (page, filter) = convert::events(request.into_inner()).map_err(Problem::from)?;
+        let (listed, more) = deadline.bound(self.admin.events(page, filter)).await?;
+        let last = listed.rows.last().filter(|_| more).map(|(key, _)| (&key.team, &key.event));
+        let next_page_token = last.map(convert::page_token).unwrap_or_default();
+        let read_time = convert::timestamp(listed.at);
+        let events = listed.rows.into_iter().map(|(key, row)| convert::event(key, row)).collect();
+        Ok(Response::new(pb::ListEventsResponse { events, next_page_token, read_time }))
+    }
+
     async fn bind_epic(
         &self,
         request: Request<pb::BindEpicRequest>,

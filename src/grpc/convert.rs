@@ -9,12 +9,12 @@ use crate::{
     admin::Author,
     cleanup::Cleaned,
     domain::{
-        Acquire, By, Delivered, EventKey, EventRow, FencingToken, Held, Id, Invalid, Labels, Lease,
-        LeaseId, Mark, MarkOutcome, PayloadDigest, RequestId, SessionKey, SessionRow, SlackEvent,
-        Timestamp, Ttl, bounded, limits,
+        Acquire, By, Claim, Delivered, EventKey, EventRow, FencingToken, Held, Id, Invalid, Labels,
+        Lease, LeaseId, Mark, MarkOutcome, PayloadDigest, RequestId, SessionKey, SessionRow,
+        SlackEvent, Timestamp, Ttl, bounded, limits,
     },
     session::{Holding, SessionError},
-    store::{Age, Counts, Page, Scope},
+    store::{Age, Counts, EventFilter, Page, Scope, Standing},
 };
 
 /// When a caller that found a session about to be handed on may ask again.
@@ -230,6 +230,46 @@ pub(super) fn sessions(request: pb::ListSessionsRequest) -> Result<(Page, Option
     Ok((page(request.team_id, request.page_size, &request.page_token)?, held))
 }
 
+/// Which events to list.
+pub(super) fn events(request: pb::ListEventsRequest) -> Result<(Page, EventFilter), Invalid> {
+    let filter = EventFilter {
+        standing: standing(request.state, request.outcome)?,
+        newer_than: age("newer_than", request.newer_than)?,
+        older_than: age("older_than", request.older_than)?,
+    };
+    Ok((page(request.team_id, request.page_size, &request.page_token)?, filter))
+}
+
+fn standing(state: i32, outcome: i32) -> Result<Option<Standing>, Invalid> {
+    let state = match pb::EventState::try_from(state) {
+        Ok(pb::EventState::Unspecified) => None,
+        Ok(pb::EventState::NotSeen) => Some(Standing::Free),
+        Ok(pb::EventState::InProgress) => Some(Standing::Claimed),
+        Ok(pb::EventState::Processed) => Some(Standing::Processed),
+        Err(_) => return Err(Invalid::new("state", "must be an EventState")),
+    };
+    let outcome = match pb::TurnOutcome::try_from(outcome) {
+        Ok(pb::TurnOutcome::Unspecified) => return Ok(state),
+        Ok(pb::TurnOutcome::Succeeded) => Standing::Succeeded,
+        Ok(pb::TurnOutcome::GaveUp) => Standing::GaveUp,
+        Ok(pb::TurnOutcome::Failed) | Err(_) => {
+            return Err(Invalid::new("outcome", "must be SUCCEEDED or GAVE_UP"));
+        }
+    };
+    match state {
+        None | Some(Standing::Processed) => Ok(Some(outcome)),
+        Some(_) => Err(Invalid::new("outcome", "must be unset unless state is PROCESSED")),
+    }
+}
+
+fn age(
+    field: &'static str,
+    value: Option<prost_types::Duration>,
+) -> Result<Option<Duration>, Invalid> {
+    let age = duration(field, value)?;
+    age.map(|age| bounded(field, age, &limits::CLEANUP_AGE)).transpose()
+}
+
 fn author(actor: String, reason: String) -> Result<Author, Invalid> {
     let reason = Id::optional("reason", reason)?.map(Id::into_string).unwrap_or_default();
     Ok(Author { actor: Id::parse("actor", actor)?.into_string(), reason })
@@ -262,10 +302,7 @@ pub(super) fn forget(request: pb::ForgetEventRequest) -> Result<(EventKey, Autho
 /// What to delete, and the most rows of it.
 pub(super) fn cleanup(request: pb::CleanupRequest) -> Result<(Scope, u32), Invalid> {
     let team = team(request.team_id)?;
-    let age = match duration("older_than", request.older_than)? {
-        None => Age::Expired,
-        Some(age) => Age::AtLeast(bounded("older_than", age, &limits::CLEANUP_AGE)?),
-    };
+    let age = age("older_than", request.older_than)?.map_or(Age::Expired, Age::AtLeast);
     // The stores count in microseconds: less than one is none.
     if matches!(age, Age::AtLeast(age) if age.as_micros() == 0) && team.is_none() {
         return Err(Invalid::new("team_id", "is required where older_than is zero"));
@@ -316,7 +353,7 @@ pub(super) fn event(key: EventKey, row: EventRow) -> pb::ProcessedEvent {
             }
         }
         EventRow::Claimed(claim) => pb::ProcessedEvent {
-            state: pb::EventState::InProgress.into(),
+            state: claim_state(&claim).into(),
             process_time: timestamp(claim.claim_time),
             expire_time: timestamp(claim.lapse_time),
             holder: claim.holder,
@@ -324,6 +361,11 @@ pub(super) fn event(key: EventKey, row: EventRow) -> pb::ProcessedEvent {
             ..named
         },
     }
+}
+
+/// Only a list tells of claims that have ended.
+fn claim_state(claim: &Claim) -> pb::EventState {
+    if claim.remaining.is_zero() { pb::EventState::NotSeen } else { pb::EventState::InProgress }
 }
 
 pub(super) fn mark_response(

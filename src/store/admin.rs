@@ -1,9 +1,9 @@
 //! What is needed of a database to look after sessions and events by hand.
 
-use std::future::Future;
+use std::{future::Future, time::Duration};
 
 use super::{StoreError, Verdict};
-use crate::domain::{EventKey, EventRow, SessionKey, SessionRow};
+use crate::domain::{EventKey, EventRow, SessionKey, SessionRow, Timestamp};
 
 /// Which part of a list to read.
 #[derive(Debug, Clone)]
@@ -15,6 +15,54 @@ pub struct Page {
     pub after: (String, String),
     /// The most of it.
     pub limit: u32,
+}
+
+/// Which events to list.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct EventFilter {
+    /// Those that stand so; all where it does not say.
+    pub standing: Option<Standing>,
+    /// Those marked, claimed or finished less than so long ago.
+    pub newer_than: Option<Duration>,
+    /// Those marked, claimed or finished at least so long ago.
+    pub older_than: Option<Duration>,
+}
+
+/// How an event on record stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Standing {
+    /// A run has claimed it.
+    Claimed,
+    /// Runs had claimed it, and the next may.
+    Free,
+    /// It is handled, or was given up.
+    Processed,
+    /// It is handled, by a turn.
+    Succeeded,
+    /// It was given up.
+    GaveUp,
+}
+
+impl Standing {
+    /// As the statements spell it.
+    pub(super) const fn label(self) -> &'static str {
+        match self {
+            Self::Claimed => "claimed",
+            Self::Free => "free",
+            Self::Processed => "processed",
+            Self::Succeeded => "succeeded",
+            Self::GaveUp => "gave_up",
+        }
+    }
+}
+
+/// Events, as they stood at one moment.
+#[derive(Debug, Clone)]
+pub struct Events {
+    /// The moment.
+    pub at: Timestamp,
+    /// The events; a claim that has lapsed by then, or ended, counts its attempts.
+    pub rows: Vec<(EventKey, EventRow)>,
 }
 
 /// How many there are.
@@ -44,6 +92,16 @@ pub trait AdminStore {
         page: &Page,
         held: Option<bool>,
     ) -> impl Future<Output = Result<Vec<(SessionKey, SessionRow)>, StoreError>> + Send;
+
+    /// Reads events that have not expired in the order of team and id, byte by byte.
+    ///
+    /// # Errors
+    /// [`StoreError`]; nothing was written.
+    fn list_events(
+        &mut self,
+        page: &Page,
+        filter: &EventFilter,
+    ) -> impl Future<Output = Result<Events, StoreError>> + Send;
 
     /// Binds a session to `epic`, or to nothing, whatever it is bound to; makes the
     /// session where there is none.

@@ -4,9 +4,9 @@ use std::time::Duration;
 
 use oncegate::grpc::pb::{
     AcquireSessionLeaseRequest, BindEpicRequest, CheckSessionLeaseRequest, CloseSessionRequest,
-    ForceReleaseSessionLeaseRequest, ForgetEventRequest, GetSessionRequest, GetStatsRequest,
-    GetStatsResponse, ListSessionsRequest, Session, SessionLease, SessionState,
-    admin_service_client::AdminServiceClient,
+    EventState, ForceReleaseSessionLeaseRequest, ForgetEventRequest, GetSessionRequest,
+    GetStatsRequest, GetStatsResponse, ListEventsRequest, ListSessionsRequest, Session,
+    SessionLease, SessionState, TurnOutcome, admin_service_client::AdminServiceClient,
 };
 use tonic::{Code, Status, transport::Channel};
 use tonic_types::StatusExt as _;
@@ -28,6 +28,8 @@ on_both_stores!(
     what_there_is_is_counted,
     what_is_asked_wrongly_is_refused_by_name,
 );
+
+const DAY: i64 = 24 * 60 * 60;
 
 type Admin = AdminServiceClient<Channel>;
 
@@ -288,6 +290,36 @@ async fn what_is_asked_wrongly_is_refused_by_name(f: Fixture) {
     ] {
         assert_eq!(field(admin.list_sessions(request).await.unwrap_err()), named);
     }
+    let list = ListEventsRequest::default;
+    for (request, named) in [
+        (ListEventsRequest { page_size: -1, ..list() }, "page_size"),
+        (ListEventsRequest { page_size: 251, ..list() }, "page_size"),
+        (ListEventsRequest { page_token: "2".into(), ..list() }, "page_token"),
+        (ListEventsRequest { state: 9, ..list() }, "state"),
+        (ListEventsRequest { outcome: 9, ..list() }, "outcome"),
+        (ListEventsRequest { outcome: TurnOutcome::Failed.into(), ..list() }, "outcome"),
+        (ListEventsRequest { outcome: 1, state: EventState::NotSeen.into(), ..list() }, "outcome"),
+        (
+            ListEventsRequest { outcome: 3, state: EventState::InProgress.into(), ..list() },
+            "outcome",
+        ),
+        (ListEventsRequest { newer_than: seconds(-1), ..list() }, "newer_than"),
+        (ListEventsRequest { newer_than: seconds(3_650 * DAY + 1), ..list() }, "newer_than"),
+        (ListEventsRequest { older_than: seconds(-1), ..list() }, "older_than"),
+        (ListEventsRequest { older_than: seconds(3_650 * DAY + 1), ..list() }, "older_than"),
+        (ListEventsRequest { team_id: "a\nb".into(), ..list() }, "team_id"),
+    ] {
+        assert_eq!(field(admin.list_events(request).await.unwrap_err()), named);
+    }
+    let widest = ListEventsRequest {
+        state: EventState::Processed.into(),
+        outcome: TurnOutcome::GaveUp.into(),
+        newer_than: seconds(3_650 * DAY),
+        older_than: seconds(3_650 * DAY),
+        page_size: 250,
+        ..list()
+    };
+    admin.list_events(widest).await.unwrap();
     let get = GetSessionRequest { session: None };
     assert_eq!(field(admin.get_session(get).await.unwrap_err()), "session");
     let nobody = CloseSessionRequest { actor: String::new(), ..close("s") };

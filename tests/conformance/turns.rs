@@ -20,6 +20,7 @@ use crate::{
 };
 
 mod calls;
+mod listed;
 
 on_both_stores!(
     a_turn_has_the_event_and_the_session_until_it_is_finished,

@@ -1,13 +1,17 @@
 //! Looking after PostgreSQL's sessions and events by hand.
 
-use sqlx::Row as _;
+use sqlx::{Row as _, postgres::PgRow};
 
 use super::{
-    Link, events::event_row, link::Statement, sessions::session_row, timestamp::PgTimestamp,
+    Link,
+    events::{event_row, interval},
+    link::Statement,
+    sessions::session_row,
+    timestamp::PgTimestamp,
 };
 use crate::{
     domain::{EventKey, EventRow, SessionKey, SessionRow},
-    store::{AdminStore, Counts, Page, StoreError, Verdict},
+    store::{AdminStore, Counts, EventFilter, Events, Page, Standing, StoreError, Verdict},
 };
 
 // $1: the moment, or null for the database's clock. What changes a session does
@@ -17,7 +21,7 @@ use crate::{
 // What lists takes the page as $2 to $5: the team, or null for all; the team and the id
 // that it comes after; the most rows.
 
-pub(super) const LIST: &str = concat!(
+pub(super) const LIST_SESSIONS: &str = concat!(
     "
 SELECT s.team_id, s.session_id, clock.at, s.fencing_token, s.lease_id, s.request_id, s.holder,
     s.labels, s.epic_id, s.acquired_at, s.expires_at,
@@ -29,6 +33,38 @@ WHERE ($2::text IS NULL OR s.team_id = $2)
     AND (s.team_id, s.session_id) > ($3::text, $4::text)
     AND ($6::boolean IS NULL OR (NOT s.released AND s.expires_at > clock.at) = $6)
 ORDER BY s.team_id, s.session_id LIMIT $5::bigint
+"
+);
+
+/// $6: how they stand, or null for all. $7, $8: less, and at least, how long ago. Where
+/// there is none it still tells the moment.
+///
+/// LIMIT within LATERAL: so the planner reads by the key, and stops when it has enough.
+/// A claim of no attempt is one that nobody was told of.
+pub(super) const LIST_EVENTS: &str = concat!(
+    "
+SELECT clock.at, e.*
+FROM (SELECT COALESCE($1::timestamptz, clock_timestamp()) AS at OFFSET 0) AS clock
+LEFT JOIN LATERAL (
+    SELECT p.team_id, p.event_id, ",
+    event_columns!("p"),
+    "
+    FROM processed_events p
+    WHERE ($2::text IS NULL OR p.team_id = $2)
+        AND (p.team_id, p.event_id) > ($3::text, $4::text)
+        AND p.expires_at > clock.at AND p.attempt IS DISTINCT FROM 0
+        AND CASE $6::text
+            WHEN 'claimed' THEN p.claimed_until > clock.at
+            WHEN 'free' THEN p.claimed_until <= clock.at
+            WHEN 'processed' THEN p.claimed_until IS NULL
+            WHEN 'succeeded' THEN p.claimed_until IS NULL AND p.result IS NOT NULL
+            WHEN 'gave_up' THEN p.claimed_until IS NULL AND p.result IS NULL
+                AND p.attempt IS NOT NULL
+            ELSE true END
+        AND ($7::interval IS NULL OR p.processed_at > clock.at - $7)
+        AND ($8::interval IS NULL OR p.processed_at <= clock.at - $8)
+    ORDER BY p.team_id, p.event_id LIMIT $5::bigint) AS e ON true
+ORDER BY e.team_id, e.event_id
 "
 );
 
@@ -128,17 +164,37 @@ impl AdminStore for Link {
         held: Option<bool>,
     ) -> Result<Vec<(SessionKey, SessionRow)>, StoreError> {
         let now = self.now();
-        let rows = self.fetch(|| list(LIST, now, page).bind(held)).await?;
-        rows.iter()
-            .map(|row| {
-                let key = || {
-                    let (team, session) = (row.try_get("team_id")?, row.try_get("session_id")?);
-                    Ok(SessionKey { team, session })
-                };
-                let key = key().map_err(|error: sqlx::Error| StoreError::fault(error))?;
-                Ok((key, session_row(row)?))
+        let rows = self.fetch(|| list(LIST_SESSIONS, now, page).bind(held)).await?;
+        let session = |row: &PgRow| {
+            let (team, session) = (text(row, "team_id")?, text(row, "session_id")?);
+            Ok((SessionKey { team, session }, session_row(row)?))
+        };
+        rows.iter().map(session).collect()
+    }
+
+    async fn list_events(
+        &mut self,
+        page: &Page,
+        filter: &EventFilter,
+    ) -> Result<Events, StoreError> {
+        let now = self.now();
+        let rows = self
+            .fetch(|| {
+                list(LIST_EVENTS, now, page)
+                    .bind(filter.standing.map(Standing::label))
+                    .bind(filter.newer_than.map(interval))
+                    .bind(filter.older_than.map(interval))
             })
-            .collect()
+            .await?;
+        let first = rows.first().ok_or_else(|| StoreError::fault("no answer to a list"))?;
+        let PgTimestamp(at) = first.try_get("at").map_err(StoreError::fault)?;
+        let there: Option<&str> = first.try_get("team_id").map_err(StoreError::fault)?;
+        let event = |row: &PgRow| {
+            let (team, event) = (text(row, "team_id")?, text(row, "event_id")?);
+            Ok((EventKey { team, event }, event_row(row)?))
+        };
+        let rows = if there.is_some() { &rows[..] } else { &[] };
+        Ok(Events { at, rows: rows.iter().map(event).collect::<Result<_, _>>()? })
     }
 
     async fn bind_epic(
@@ -230,8 +286,13 @@ fn list<'q>(statement: &'static str, now: Option<PgTimestamp>, page: &'q Page) -
         .bind(i64::from(page.limit))
 }
 
+/// A text of a row that is listed.
+fn text(row: &PgRow, column: &str) -> Result<String, StoreError> {
+    row.try_get(column).map_err(StoreError::fault)
+}
+
 /// What a statement that changes one session answered.
-fn changed(rows: &[sqlx::postgres::PgRow]) -> Result<Verdict<bool>, StoreError> {
+fn changed(rows: &[PgRow]) -> Result<Verdict<bool>, StoreError> {
     let changed = rows.first().map(|row| row.try_get("changed")).transpose();
     let changed: Option<bool> = changed.map_err(StoreError::fault)?;
     Ok(changed.map_or(Verdict::Again, Verdict::Decided))

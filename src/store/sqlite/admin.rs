@@ -16,7 +16,7 @@ use crate::{
         EventKey, EventRow, FencingToken, Labels, Lease, LeaseId, RequestId, SessionKey,
         SessionRow, Timestamp,
     },
-    store::{AdminStore, Counts, Page, StoreError, Verdict},
+    store::{AdminStore, Counts, EventFilter, Events, Page, Standing, StoreError, Verdict},
 };
 
 // $1: the moment.
@@ -24,7 +24,7 @@ use crate::{
 // What lists takes the page as $2 to $5: the team, or null for all; the team and the id
 // that it comes after; the most rows.
 
-pub(super) const LIST: &str = concat!(
+pub(super) const LIST_SESSIONS: &str = concat!(
     "
 SELECT team_id, session_id, fencing_token, lease_id, request_id, holder, labels, epic_id,
     acquired_at, expires_at, released, repeated, waiting, ",
@@ -36,6 +36,25 @@ WHERE ($2 IS NULL OR team_id = $2) AND (team_id, session_id) > ($3, $4)
 ORDER BY team_id, session_id LIMIT $5
 "
 );
+
+/// $6: how they stand, or null for all. $7, $8: the moments that they are later than,
+/// and no later than, or null. A claim of no attempt is one that nobody was told of.
+pub(super) const LIST_EVENTS: &str = "
+SELECT team_id, event_id, request_id, processed_at, expires_at, claimed_until, attempt, holder,
+    result IS NOT NULL AS succeeded
+FROM processed_events
+WHERE ($2 IS NULL OR team_id = $2) AND (team_id, event_id) > ($3, $4)
+    AND expires_at > $1 AND attempt IS NOT 0
+    AND CASE $6
+        WHEN 'claimed' THEN claimed_until > $1
+        WHEN 'free' THEN claimed_until <= $1
+        WHEN 'processed' THEN claimed_until IS NULL
+        WHEN 'succeeded' THEN claimed_until IS NULL AND result IS NOT NULL
+        WHEN 'gave_up' THEN claimed_until IS NULL AND result IS NULL AND attempt IS NOT NULL
+        ELSE true END
+    AND ($7 IS NULL OR processed_at > $7) AND ($8 IS NULL OR processed_at <= $8)
+ORDER BY team_id, event_id LIMIT $5
+";
 
 pub(super) const CLOSE: &str = "DELETE FROM sessions WHERE team_id = $1 AND session_id = $2";
 
@@ -67,7 +86,7 @@ impl AdminStore for Handle {
         held: Option<bool>,
     ) -> Result<Vec<(SessionKey, SessionRow)>, StoreError> {
         let now = self.now();
-        let rows = list(LIST, now, page)
+        let rows = list(LIST_SESSIONS, now, page)
             .bind(held)
             .fetch_all(self.reader().await?)
             .await
@@ -80,6 +99,28 @@ impl AdminStore for Handle {
             read().map_err(|error: sqlx::Error| StoreError::fault(error))
         };
         rows.iter().map(session).collect()
+    }
+
+    async fn list_events(
+        &mut self,
+        page: &Page,
+        filter: &EventFilter,
+    ) -> Result<Events, StoreError> {
+        let at = self.now();
+        let ago = |span| at.minus(span).as_micros();
+        let rows = list(LIST_EVENTS, at, page)
+            .bind(filter.standing.map(Standing::label))
+            .bind(filter.newer_than.map(ago))
+            .bind(filter.older_than.map(ago))
+            .fetch_all(self.reader().await?)
+            .await
+            .map_err(classify)?;
+        let event = |row: &SqliteRow| {
+            let (team, event) = (row.try_get("team_id")?, row.try_get("event_id")?);
+            Ok((EventKey { team, event }, event_row(row, at)?))
+        };
+        let rows = rows.iter().map(event).collect::<Result<_, sqlx::Error>>();
+        Ok(Events { at, rows: rows.map_err(StoreError::fault)? })
     }
 
     async fn bind_epic(
