@@ -20,6 +20,7 @@ mod lease;
 mod mark;
 mod serve;
 mod slack;
+mod turns;
 
 use client::ClientArgs;
 
@@ -101,6 +102,8 @@ enum Command {
     /// See who holds which session, and put it right by hand
     #[command(subcommand)]
     Sessions(admin::Command),
+    /// List the events that are in progress, have failed, or were given up
+    Turns(turns::Args),
     /// Forget that an event has been handled, so that its next delivery is first
     #[command(after_help = "Exit codes: 0 forgotten, 10 not on record")]
     Forget(admin::Forget),
@@ -144,6 +147,7 @@ impl Cli {
                 Command::Check(args) => check::run(args).await,
                 Command::Lease(command) => lease::run(command).await,
                 Command::Sessions(command) => admin::sessions(command).await,
+                Command::Turns(args) => turns::run(args).await,
                 Command::Forget(args) => admin::forget(args).await,
                 Command::Stats(args) => admin::stats(args).await,
                 Command::Cleanup(args) => cleanup::run(args).await,

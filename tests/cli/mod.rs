@@ -20,6 +20,7 @@ mod leases;
 mod live;
 mod serve;
 mod slack;
+mod turns;
 
 /// How long a line may take to be printed.
 const PATIENCE: Duration = Duration::from_secs(30);
