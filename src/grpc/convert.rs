@@ -203,11 +203,11 @@ fn page(team_id: String, size: i32, token: &str) -> Result<Page, Invalid> {
         }
     };
     let after = match token.split_once(TOKEN_SEPARATOR) {
-        Some((team, id)) => (team.to_owned(), id.to_owned()),
-        None if token.is_empty() => Default::default(),
-        None => {
-            return Err(Invalid::new("page_token", "must be the next_page_token of a page"));
+        Some((team, id)) if !id.contains(char::is_control) && !team.contains(char::is_control) => {
+            (team.to_owned(), id.to_owned())
         }
+        None if token.is_empty() => Default::default(),
+        _ => return Err(Invalid::new("page_token", "must be the next_page_token of a page")),
     };
     Ok(Page { team: team(team_id)?, after, limit })
 }

@@ -285,6 +285,7 @@ async fn what_is_asked_wrongly_is_refused_by_name(f: Fixture) {
         (ListSessionsRequest { page_size: -1, ..list() }, "page_size"),
         (ListSessionsRequest { page_size: 251, ..list() }, "page_size"),
         (ListSessionsRequest { page_token: "2".into(), ..list() }, "page_token"),
+        (ListSessionsRequest { page_token: "T\u{1f}s\0".into(), ..list() }, "page_token"),
         (ListSessionsRequest { state: 9, ..list() }, "state"),
         (ListSessionsRequest { team_id: "a\nb".into(), ..list() }, "team_id"),
     ] {

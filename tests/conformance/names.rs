@@ -4,10 +4,10 @@ use std::time::Duration;
 
 use oncegate::grpc::pb::{
     BatchMarkProcessedRequest, BeginTurnRequest, EventKey, EventState, FinishTurnRequest,
-    ForgetEventRequest, GetStatsRequest, IsProcessedRequest, MarkProcessedRequest, ProcessedEvent,
-    RenewTurnRequest, Turn, TurnOutcome, admin_service_client::AdminServiceClient,
-    batch_mark_processed_result::Result as Item, begin_turn_response::Outcome,
-    turn_service_client::TurnServiceClient,
+    ForgetEventRequest, GetStatsRequest, IsProcessedRequest, ListEventsRequest,
+    MarkProcessedRequest, ProcessedEvent, RenewTurnRequest, Turn, TurnOutcome,
+    admin_service_client::AdminServiceClient, batch_mark_processed_result::Result as Item,
+    begin_turn_response::Outcome, turn_service_client::TurnServiceClient,
 };
 use tonic::{Code, Status, transport::Channel};
 use tonic_types::StatusExt as _;
@@ -163,6 +163,9 @@ async fn forgetting_an_event_forgets_all_its_names(mut f: Fixture) {
     assert!(first(&mut f, "message", &["ts", "shared"]).await);
     let stats = admin.get_stats(GetStatsRequest::default()).await.unwrap().into_inner();
     assert_eq!((stats.events, stats.expired_events), (1, 1));
+    let listed = admin.list_events(ListEventsRequest::default()).await.unwrap().into_inner();
+    let listed: Vec<_> = listed.events.into_iter().map(|event| event.event_id).collect();
+    assert_eq!(listed, ["message"]);
 
     let forget = |event| ForgetEventRequest { event, actor: "me".into(), ..Default::default() };
     let refused = admin.forget_event(forget(named("message", &["ts"]))).await.unwrap_err();

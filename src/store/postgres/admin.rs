@@ -40,7 +40,8 @@ ORDER BY s.team_id, s.session_id LIMIT $5::bigint
 /// there is none it still tells the moment.
 ///
 /// LIMIT within LATERAL: so the planner reads by the key, and stops when it has enough.
-/// A claim of no attempt is one that nobody was told of.
+/// A claim of no attempt is one that nobody was told of. An event of several names is told
+/// once.
 pub(super) const LIST_EVENTS: &str = concat!(
     "
 SELECT clock.at, e.*
@@ -53,6 +54,7 @@ LEFT JOIN LATERAL (
     WHERE ($2::text IS NULL OR p.team_id = $2)
         AND (p.team_id, p.event_id) > ($3::text, $4::text)
         AND p.expires_at > clock.at AND p.attempt IS DISTINCT FROM 0
+        AND (p.names IS NULL OR p.names[1] = p.event_id)
         AND CASE $6::text
             WHEN 'claimed' THEN p.claimed_until > clock.at
             WHEN 'free' THEN p.claimed_until <= clock.at

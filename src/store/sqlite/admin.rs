@@ -38,12 +38,13 @@ ORDER BY team_id, session_id LIMIT $5
 );
 
 /// $6: how they stand, or null for all. $7, $8: the moments that they are later than,
-/// and no later than, or null. A claim of no attempt is one that nobody was told of.
+/// and no later than, or null. A claim of no attempt is one that nobody was told of. An
+/// event of several names is told once.
 pub(super) const LIST_EVENTS: &str = "
 SELECT team_id, event_id, request_id, processed_at, expires_at, claimed_until, attempt, holder,
-    result IS NOT NULL AS succeeded
+    digest, result IS NOT NULL AS succeeded
 FROM processed_events
-WHERE ($2 IS NULL OR team_id = $2) AND (team_id, event_id) > ($3, $4)
+WHERE (names IS NULL OR names ->> 0 = event_id) AND ($2 IS NULL OR team_id = $2) AND (team_id, event_id) > ($3, $4)
     AND expires_at > $1 AND attempt IS NOT 0
     AND CASE $6
         WHEN 'claimed' THEN claimed_until > $1

@@ -1,7 +1,9 @@
 //! Events, as those who look after the bots see them.
 
 use oncegate::{
-    domain::{Begin, Begun, Ending, EventKey, EventRow, Finish, RequestId, Ttl, TurnId, limits},
+    domain::{
+        Begin, Begun, Delivered, Ending, EventKey, EventRow, Finish, RequestId, Ttl, TurnId, limits,
+    },
     grpc::pb::{ListEventsRequest, ListEventsResponse},
     store::{
         AdminStore as _, Clock, EventFilter, Page, Store, TurnStore, Verdict, postgres::Postgres,
@@ -229,7 +231,7 @@ async fn begin_and_end(store: &mut impl TurnStore, event: &str, ending: Ending) 
     let request = RequestId::for_event(&event, None);
     let claim_ttl = Ttl::parse(None, limits::DEFAULT_CLAIM_TTL, &limits::CLAIM_TTL).unwrap();
     let wish = Begin {
-        event: event.clone(),
+        event: Delivered::new(event.clone(), Vec::new(), None),
         request,
         holder: "pod-1".into(),
         claim_ttl,
