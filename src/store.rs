@@ -29,7 +29,7 @@ mod turn;
 
 pub use admin::{AdminStore, Counts, EventFilter, Events, Page, Standing};
 pub use session::{Changed, Enqueue, Enqueued, Release, Renew, SessionStore};
-pub use turn::{Begins, Finished, Prolonged, TurnStore};
+pub use turn::{Prolonged, TurnStore, Turned};
 
 /// Why a store could not answer.
 #[derive(Debug, Clone, thiserror::Error)]

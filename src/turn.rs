@@ -22,7 +22,7 @@ use crate::{
     },
     lane::{CallError, Executes, Lane, Lanes, Op},
     session::{self, AcquireOutcome, SessionError, Sessions},
-    store::{Begins, Connection, Finished, Prolonged, Store, StoreError, Verdict},
+    store::{Connection, Prolonged, Store, StoreError, Verdict},
     telemetry::{Metrics, TurnMetrics},
 };
 
@@ -235,46 +235,36 @@ impl<S: Connection> Executes<Change> for S {
             }
         }
         let mut verdicts: Vec<_> = ops.iter().map(|_| Verdict::Again).collect();
-        if let Some((_, _, lanes)) = finishes.first() {
-            let asked: Vec<&Finish> = finishes.iter().map(|(_, finish, _)| *finish).collect();
-            let begun = Instant::now();
-            let Finished { kept, handed, idle } = self.finish_turns(&asked).await?;
-            for row in handed {
-                lanes.sessions.deliver(row, begun);
+        let wanted: Vec<&Begin> = begins.iter().map(|(_, begin, _)| *begin).collect();
+        let ended: Vec<&Finish> = finishes.iter().map(|(_, finish, _)| *finish).collect();
+        let asked = Instant::now();
+        let turned = self.change_turns(&wanted, &ended).await?;
+        let of_begin = begins.first().map(|(_, _, lanes)| *lanes);
+        if let Some(lanes) = of_begin.or(finishes.first().map(|(_, _, lanes)| *lanes)) {
+            for row in turned.handed {
+                lanes.sessions.deliver(row, asked);
             }
-            for (key, lease) in idle {
+            for (key, lease) in turned.idle {
                 lanes.sessions.give_back(key, lease);
             }
-            for ((place, finish, _), kept) in finishes.iter().zip(kept) {
-                verdicts[*place] = kept.map(|kept| Became::Finished((*finish).clone(), kept));
-            }
+            lanes.metrics.lapsed.inc_by(turned.lapsed);
+            lanes.metrics.gave_up.inc_by(turned.gave_up);
         }
-        if let Some((_, _, lanes)) = begins.first() {
-            let asked: Vec<&Begin> = begins.iter().map(|(_, begin, _)| *begin).collect();
-            let Begins { begun, idle, lapsed, gave_up } = match self.begin_turns(&asked).await {
-                Ok(begins) => begins,
-                // What has ended has been committed: the others are asked again.
-                Err(_) if !finishes.is_empty() => return Ok(verdicts),
-                Err(error) => return Err(error),
-            };
-            for (key, lease) in idle {
-                lanes.sessions.give_back(key, lease);
-            }
-            lanes.metrics.lapsed.inc_by(lapsed);
-            lanes.metrics.gave_up.inc_by(gave_up);
-            for ((place, begin, lanes), verdict) in begins.iter().zip(begun) {
-                verdicts[*place] = verdict.map(|outcome| {
-                    let delivery = match &outcome {
-                        Begun::Granted { claim, lease, fresh: true } => Some(Arc::new(Delivery {
-                            turn: turn_id(begin, claim, lease.as_ref()),
-                            lanes: Arc::clone(lanes),
-                            accepted: AtomicBool::new(false),
-                        })),
-                        _ => None,
-                    };
-                    Became::Begun(begin.event.clone(), begin.request, outcome, delivery)
-                });
-            }
+        for ((place, finish, _), kept) in finishes.iter().zip(turned.kept) {
+            verdicts[*place] = kept.map(|kept| Became::Finished((*finish).clone(), kept));
+        }
+        for ((place, begin, lanes), verdict) in begins.iter().zip(turned.begun) {
+            verdicts[*place] = verdict.map(|outcome| {
+                let delivery = match &outcome {
+                    Begun::Granted { claim, lease, fresh: true } => Some(Arc::new(Delivery {
+                        turn: turn_id(begin, claim, lease.as_ref()),
+                        lanes: Arc::clone(lanes),
+                        accepted: AtomicBool::new(false),
+                    })),
+                    _ => None,
+                };
+                Became::Begun(begin.event.clone(), begin.request, outcome, delivery)
+            });
         }
         Ok(verdicts)
     }

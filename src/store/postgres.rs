@@ -190,6 +190,7 @@ pub const STATEMENTS: &[&str] = &[
     turns::BEGIN_NEW,
     turns::BEGIN,
     turns::SUCCEED,
+    turns::BEGIN_AND_SUCCEED,
     turns::PROLONG,
     turns::FINISH,
     admin::LIST_SESSIONS,

@@ -10,25 +10,19 @@ use crate::domain::{
 /// A turn that runs on: its event's claim, and its session's lease.
 pub type Prolonged = Kept<(Claim, Option<Lease>)>;
 
-/// What became of turns that were to end.
+/// What became of turns that were to begin, and of others that were to end; each in the
+/// order in which they were asked.
 #[derive(Debug)]
-pub struct Finished {
-    /// The event's row, where it is handled; in order.
+pub struct Turned {
+    /// What each of those that were to begin came to.
+    pub begun: Vec<Verdict<Begun>>,
+    /// The events' rows of those that were to end, where they are handled.
     pub kept: Vec<Verdict<Kept<Option<EventRow>>>>,
     /// The sessions that went to whoever was next. Those who wait on other replicas
     /// are notified.
     pub handed: Vec<SessionRow>,
-    /// Leases that are still to be given back.
-    pub idle: Vec<(SessionKey, LeaseId)>,
-}
-
-/// What became of turns that were to begin.
-#[derive(Debug, Default)]
-pub struct Begins {
-    /// What each came to, in order.
-    pub begun: Vec<Verdict<Begun>>,
-    /// Leases that were taken, now or before, for turns that came to nothing: to be given
-    /// back.
+    /// Leases that are still to be given back: of turns that have ended, and those that
+    /// were taken, now or before, for turns that came to nothing.
     pub idle: Vec<(SessionKey, LeaseId)>,
     /// How many claims had lapsed before.
     pub lapsed: u64,
@@ -36,18 +30,41 @@ pub struct Begins {
     pub gave_up: u64,
 }
 
+impl Turned {
+    /// Nothing is decided yet, of so many.
+    pub(super) fn nothing(begins: usize, finishes: usize) -> Self {
+        Self {
+            begun: vec![Verdict::Again; begins],
+            kept: vec![Verdict::Again; finishes],
+            handed: Vec::new(),
+            idle: Vec::new(),
+            lapsed: 0,
+            gave_up: 0,
+        }
+    }
+
+    /// Whether it tells of nothing.
+    pub(super) fn is_nothing(&self) -> bool {
+        self.begun.iter().all(|begun| *begun == Verdict::Again)
+            && self.kept.iter().all(|kept| *kept == Verdict::Again)
+            && self.idle.is_empty()
+    }
+}
+
 /// Turns: an event's row, and a session's.
 pub trait TurnStore {
     /// Begins turns: claims the event, under all of its names, and takes the session, or
-    /// neither. No name and no session is in `asked` twice. Answers in order; [`Verdict::Again`] where another
-    /// is deciding just now.
+    /// neither. Ends turns: writes what became of the event and hands the session on, or
+    /// neither. No name and no session is in either twice, nor in both. Answers in order;
+    /// [`Verdict::Again`] where another is deciding just now.
     ///
     /// # Errors
-    /// [`StoreError`]; then no turn of the batch is known to have begun.
-    fn begin_turns(
+    /// [`StoreError`]; then no turn of the batch is known to have begun or ended.
+    fn change_turns(
         &mut self,
-        asked: &[&Begin],
-    ) -> impl Future<Output = Result<Begins, StoreError>> + Send;
+        begins: &[&Begin],
+        finishes: &[&Finish],
+    ) -> impl Future<Output = Result<Turned, StoreError>> + Send;
 
     /// Lets turns run on, claim and lease together, the lease for `max_hold` at most
     /// since it was granted. No event and no session is in `asked` twice.
@@ -59,14 +76,4 @@ pub trait TurnStore {
         asked: &[&Prolong],
         max_hold: Duration,
     ) -> impl Future<Output = Result<Vec<Verdict<Prolonged>>, StoreError>> + Send;
-
-    /// Ends turns: writes what became of the event and hands the session on, or neither.
-    /// No event and no session is in `asked` twice.
-    ///
-    /// # Errors
-    /// [`StoreError`]; then no turn of the batch is known to have ended.
-    fn finish_turns(
-        &mut self,
-        asked: &[&Finish],
-    ) -> impl Future<Output = Result<Finished, StoreError>> + Send;
 }

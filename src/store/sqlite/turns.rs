@@ -16,7 +16,7 @@ use crate::{
         Begin, Begun, By, Claim, Decision, Ending, EventRow, FencingToken, Finish, Kept, Prolong,
         RequestId, SessionKey, SessionRow, StoredEvent, Timestamp, TurnId, limits::CLAIM_MEMORY,
     },
-    store::{Begins, Finished, Prolonged, StoreError, TurnStore, Verdict},
+    store::{Prolonged, StoreError, TurnStore, Turned, Verdict},
 };
 
 // $1: team, $2: the event's names, a JSON array.
@@ -80,17 +80,25 @@ fn is_live(claim: &Claim) -> bool {
 }
 
 impl TurnStore for Handle {
-    async fn begin_turns(&mut self, asked: &[&Begin]) -> Result<Begins, StoreError> {
+    async fn change_turns(
+        &mut self,
+        begins: &[&Begin],
+        finishes: &[&Finish],
+    ) -> Result<Turned, StoreError> {
         let mut writer = self.writer.lock().await;
         let mut batch = begin(&mut writer).await?;
         let now = self.now();
-        let mut begins = Begins::default();
-        for asked in asked {
-            let begun = begin_turn(&mut batch, asked, now, &mut begins).await?;
-            begins.begun.push(Verdict::Decided(begun));
+        let mut turned = Turned::nothing(begins.len(), finishes.len());
+        for (place, finish) in finishes.iter().enumerate() {
+            let kept = finish_turn(&mut batch, finish, now, &mut turned.handed).await?;
+            turned.kept[place] = Verdict::Decided(kept);
+        }
+        for (place, asked) in begins.iter().enumerate() {
+            let begun = begin_turn(&mut batch, asked, now, &mut turned).await?;
+            turned.begun[place] = Verdict::Decided(begun);
         }
         batch.commit().await.map_err(classify)?;
-        Ok(begins)
+        Ok(turned)
     }
 
     async fn prolong_turns(
@@ -132,27 +140,13 @@ impl TurnStore for Handle {
         batch.commit().await.map_err(classify)?;
         Ok(verdicts)
     }
-
-    async fn finish_turns(&mut self, asked: &[&Finish]) -> Result<Finished, StoreError> {
-        let mut writer = self.writer.lock().await;
-        let mut batch = begin(&mut writer).await?;
-        let now = self.now();
-        let mut verdicts = Vec::with_capacity(asked.len());
-        let mut handed = Vec::new();
-        for finish in asked {
-            let kept = finish_turn(&mut batch, finish, now, &mut handed).await?;
-            verdicts.push(Verdict::Decided(kept));
-        }
-        batch.commit().await.map_err(classify)?;
-        Ok(Finished { kept: verdicts, handed, idle: Vec::new() })
-    }
 }
 
 async fn begin_turn(
     batch: &mut SqliteConnection,
     asked: &Begin,
     now: Timestamp,
-    begins: &mut Begins,
+    turned: &mut Turned,
 ) -> Result<Begun, StoreError> {
     let Begin { event, request, holder, claim_ttl, max_attempts, session: acquire } = asked;
     let (team, names) = (&event.key.team, json(&event.names().collect::<Vec<_>>())?);
@@ -191,13 +185,13 @@ async fn begin_turn(
                     && let Decision::Granted(lease) = session.row.decision(acquire)
                 {
                     // An earlier run of this request had waited for it.
-                    begins.idle.push((acquire.key.clone(), lease.id));
+                    turned.idle.push((acquire.key.clone(), lease.id));
                 }
                 return Ok(Begun::Taken(found.row, found.result));
             }
         };
         if attempt > *max_attempts {
-            (begins.lapsed, begins.gave_up) = (begins.lapsed + lapsed, begins.gave_up + 1);
+            (turned.lapsed, turned.gave_up) = (turned.lapsed + lapsed, turned.gave_up + 1);
             let spent = Ended { processed: now, expires: now.plus(CLAIM_MEMORY), until: None };
             return Ok(Begun::Taken(
                 end(batch, team, &found, spent, attempt - 1, None).await?,
@@ -217,7 +211,7 @@ async fn begin_turn(
         lease = Some(granted.row.lease.clone());
         write(batch, &[(&acquire.key, granted)]).await?;
     }
-    begins.lapsed += lapsed;
+    turned.lapsed += lapsed;
     let lapse_time = now.after(*claim_ttl);
     sqlx::query(CLAIM)
         .bind(team)

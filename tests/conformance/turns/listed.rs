@@ -238,10 +238,10 @@ async fn begin_and_end(store: &mut impl TurnStore, event: &str, ending: Ending) 
         max_attempts: 5,
         session: None,
     };
-    let begun = store.begin_turns(&[&wish]).await.unwrap().begun.pop();
+    let begun = store.change_turns(&[&wish], &[]).await.unwrap().begun.pop();
     let Some(Verdict::Decided(Begun::Granted { claim, .. })) = begun else { panic!("{begun:?}") };
     let turn = TurnId { event, request, attempt: claim.attempt, lease: None, max_attempts: 5 };
-    store.finish_turns(&[&Finish { turn, ending }]).await.unwrap();
+    store.change_turns(&[], &[&Finish { turn, ending }]).await.unwrap();
 }
 
 async fn what_nobody_was_told_of(store: &impl Store) {

@@ -1,0 +1,383 @@
+//! Ending turns, however, and letting them run on.
+
+use std::time::Duration;
+
+use sqlx::{Row as _, postgres::PgRow};
+use uuid::Uuid;
+
+use super::{any_event, any_session, small};
+use crate::{
+    domain::{
+        Ending, EventRow, Finish, Kept, LeaseId, Prolong, SessionKey, TurnId, limits::CLAIM_MEMORY,
+    },
+    store::{
+        Prolonged, StoreError, Turned, Verdict,
+        postgres::{
+            Link,
+            answers::{place, slot},
+            events::interval,
+            link::Statement,
+            sessions::sql::hand_on,
+        },
+    },
+};
+
+/// The turns that are asked about, whose session's lock was had; of those the ones whose
+/// lease runs, their rows locked: what is written to the event because of that is true
+/// when it is committed; and the ones whose event is there, its rows locked under all of
+/// its names, in the order in which every statement takes them.
+macro_rules! turns {
+    ($further:literal, $names:literal, $unless:literal) => {
+        concat!(
+            "
+WITH asked AS MATERIALIZED (
+    SELECT a.*, COALESCE($1::timestamptz, clock_timestamp()) AS at
+    FROM unnest($2::text[], $3::text[], $4::bigint[], $5::uuid[], $6::text[], $8::uuid[],
+            $9::integer[]",
+            $further,
+            ") WITH ORDINALITY
+        AS a (team_id, session_id, lock_key, lease_id, event_id, request_id, attempt",
+            $names,
+            ", ord)
+    WHERE a.session_id IS NULL OR pg_try_advisory_xact_lock(a.lock_key)
+), held AS MATERIALIZED (
+    SELECT q.ord FROM asked q CROSS JOIN LATERAL (
+        SELECT FROM sessions t
+        WHERE t.team_id = q.team_id AND t.session_id = q.session_id
+            AND t.lease_id = q.lease_id AND NOT t.released
+            AND t.expires_at > COALESCE($1::timestamptz, clock_timestamp())",
+            $unless,
+            "
+        FOR UPDATE) AS s
+), there AS MATERIALIZED (
+    SELECT n.ord FROM (
+        SELECT q.ord, q.team_id, q.request_id, u.name
+        FROM asked q CROSS JOIN LATERAL (
+            SELECT names FROM processed_events p
+            WHERE p.team_id = q.team_id AND p.event_id = q.event_id
+                AND p.request_id = q.request_id OFFSET 0) AS p
+        CROSS JOIN LATERAL unnest(COALESCE(p.names, ARRAY[q.event_id])) AS u (name)
+        ORDER BY q.team_id COLLATE \"C\", u.name COLLATE \"C\") AS n
+    CROSS JOIN LATERAL (
+        SELECT FROM processed_events p
+        WHERE p.team_id = n.team_id AND p.event_id = n.name AND p.request_id = n.request_id
+        FOR UPDATE) AS e
+)"
+        )
+    };
+}
+
+/// Writes $set to the rows of the aliases of the events in $done, from those.
+macro_rules! aliases {
+    ($done:literal, $set:literal) => {
+        concat!(
+            "aliases AS (
+    UPDATE processed_events e SET ",
+            $set,
+            "
+    FROM ",
+            $done,
+            " d
+    WHERE e.team_id = ANY (ARRAY[d.team_id]) AND e.event_id = ANY (d.names)
+        AND e.event_id <> d.event_id AND e.request_id = d.request_id
+)"
+        )
+    };
+}
+
+/// Reads what there is to tell of turns that are not in $done: the event, and whether
+/// the lease runs.
+macro_rules! others {
+    ($done:literal) => {
+        concat!(
+            "
+SELECT q.ord, false AS done, q.session_id IS NULL OR (SELECT true FROM sessions t
+        WHERE t.team_id = q.team_id AND t.session_id = q.session_id
+            AND t.lease_id = q.lease_id AND NOT t.released AND t.expires_at > q.at) IS TRUE AS held,
+    q.at, ",
+            event_columns!("e"),
+            ", e.request_id = q.request_id AND e.attempt = q.attempt AS own, ",
+            session_columns!("s", "false", "NULL::uuid[] AS queue"),
+            ", false AS given_back
+FROM asked q LEFT JOIN LATERAL (
+    SELECT * FROM processed_events p
+    WHERE p.team_id = q.team_id AND p.event_id = q.event_id AND p.expires_at > q.at OFFSET 0)
+    AS e ON true
+LEFT JOIN sessions s ON false
+WHERE q.ord NOT IN (SELECT ord FROM ",
+            $done,
+            ")
+"
+        )
+    };
+}
+
+/// Ends turns: $10 is 1 for success, 0 for a failure, 2 where nobody was told of it. $7:
+/// the replica that asks. $14: for how long attempts are counted.
+pub(in super::super) const FINISH: &str = concat!(
+    hand_on!(concat!(
+        turns!(
+            ", $10::integer[], $11::bytea[], $12::interval[], $13::integer[]",
+            ", ending, result, ttl, max_attempts",
+            " AND NOT (q.ending = 2 AND t.repeated)"
+        ),
+        ", done AS (
+    UPDATE processed_events e
+    SET claimed_until = CASE WHEN q.ending = 1 OR q.ending = 0 AND e.attempt >= q.max_attempts
+            THEN NULL ELSE q.at END,
+        attempt = e.attempt - (q.ending = 2)::integer, processed_at = q.at,
+        expires_at = q.at + CASE WHEN q.ending = 1 THEN q.ttl ELSE $14::interval END,
+        result = CASE WHEN q.ending = 1 THEN q.result END
+    FROM asked q
+    WHERE ",
+        same_key!("event_id", "e", "q"),
+        " AND e.request_id = q.request_id AND e.attempt = q.attempt
+        AND e.claimed_until > COALESCE($1::timestamptz, clock_timestamp())
+        AND NOT (q.ending = 2 AND e.repeated IS TRUE) AND q.ord IN (SELECT ord FROM there)
+        AND (q.session_id IS NULL OR q.ord IN (SELECT ord FROM held))
+    RETURNING q.ord, e.*
+), ",
+        aliases!(
+            "done",
+            "claimed_until = d.claimed_until, attempt = d.attempt,
+        processed_at = d.processed_at, expires_at = d.expires_at, result = d.result"
+        ),
+        ", mine AS MATERIALIZED (
+    SELECT q.team_id, q.session_id, q.lease_id, false AS unless_repeated, q.ord, q.at
+    FROM asked q JOIN done USING (ord) WHERE q.session_id IS NOT NULL
+)"
+    )),
+    "
+SELECT d.ord, true AS done, true AS held, q.at, ",
+    event_columns!("d"),
+    ", true AS own, ",
+    session_columns!("c", "c.ticket IS NOT NULL", "NULL::uuid[] AS queue"),
+    ", c.given_back IS TRUE OR q.session_id IS NULL AS given_back,
+    CASE WHEN c.replica <> $7::uuid THEN pg_notify('",
+    handed_channel!(),
+    "', c.lease_id::text) END AS notified
+FROM done d JOIN asked q USING (ord) LEFT JOIN changed c USING (ord)
+UNION ALL
+SELECT *, NULL FROM (",
+    others!("done"),
+    ") AS others"
+);
+
+/// Lets turns run on. $12: how long a lease may be held in all.
+pub(in super::super) const PROLONG: &str = concat!(
+    turns!(", $10::interval[], $11::bigint[]", ", claim_ttl, ttl_micros", ""),
+    ", own AS MATERIALIZED (
+    SELECT q.ord FROM asked q CROSS JOIN LATERAL (
+        SELECT FROM processed_events p
+        WHERE p.team_id = q.team_id AND p.event_id = q.event_id AND p.request_id = q.request_id
+            AND p.attempt = q.attempt AND p.claimed_until > COALESCE($1::timestamptz, clock_timestamp())
+        FOR UPDATE) AS e
+    WHERE q.ord IN (SELECT ord FROM there)
+        AND (q.session_id IS NULL OR q.ord IN (SELECT ord FROM held))
+), claims AS (
+    UPDATE processed_events e
+    SET claimed_until = q.at + q.claim_ttl, expires_at = GREATEST(e.expires_at, q.at + $7::interval)
+    FROM asked q JOIN own USING (ord)
+    WHERE ",
+    same_key!("event_id", "e", "q"),
+    "
+    RETURNING q.ord, e.*
+), ",
+    aliases!("claims", "claimed_until = d.claimed_until, expires_at = d.expires_at"),
+    ", leases AS (
+    UPDATE sessions s
+    SET expires_at = LEAST(GREATEST(s.expires_at, s.acquired_at + $12::interval),
+        q.at + q.ttl_micros * interval '1 microsecond')
+    FROM asked q JOIN own USING (ord)
+    WHERE ",
+    same_key!("session_id", "s", "q"),
+    "
+    RETURNING q.ord, s.*
+)
+SELECT c.ord, true AS done, true AS held, q.at, ",
+    event_columns!("c"),
+    ", true AS own, ",
+    session_columns!("l", "true", "NULL::uuid[] AS queue"),
+    ", false AS given_back
+FROM claims c JOIN asked q USING (ord) LEFT JOIN leases l USING (ord)
+UNION ALL ",
+    others!("own"),
+);
+
+impl Link {
+    /// Ends turns, however; notes in `turned` what becomes of their sessions.
+    pub(super) async fn finish_any(
+        &mut self,
+        asked: &[&Finish],
+        turned: &mut Turned,
+    ) -> Result<Vec<Verdict<Kept<Option<EventRow>>>>, StoreError> {
+        let turns = Turns::of(asked.iter().map(|finish| &finish.turn));
+        let (mut endings, mut results, mut ttls) = (Vec::new(), Vec::new(), Vec::new());
+        for finish in asked {
+            let (ending, result, ttl) = match &finish.ending {
+                Ending::Succeeded(result, ttl) => (1, Some(result), Some(interval(ttl.span()))),
+                Ending::Failed => (0, None, None),
+                Ending::Abandoned => (2, None, None),
+            };
+            endings.push(ending);
+            results.push(result);
+            ttls.push(ttl);
+        }
+        let most: Vec<i32> = asked.iter().map(|finish| small(finish.turn.max_attempts)).collect();
+        let (now, replica) = (self.now(), self.replica);
+        let rows = self
+            .fetch(|| {
+                turns
+                    .bind(sqlx::query(FINISH).bind(now), |query| query.bind(replica))
+                    .bind(&endings)
+                    .bind(&results)
+                    .bind(&ttls)
+                    .bind(&most)
+                    .bind(interval(CLAIM_MEMORY))
+            })
+            .await?;
+        let mut verdicts = vec![Verdict::Again; asked.len()];
+        for row in rows {
+            let event = any_event(&row)?;
+            let Told { done, own, held } = told(&row)?;
+            let place = place(asked.len(), row.try_get("ord"))?;
+            let finish = asked[place];
+            if done {
+                turned.handed.extend(any_session(&row)?.filter(|session| session.live));
+                // Another may have written the session's row in between.
+                let given_back: bool = row.try_get("given_back").map_err(StoreError::fault)?;
+                turned.idle.extend(finish.turn.lease.clone().filter(|_| !given_back));
+                let processed = event.filter(|event| matches!(event, EventRow::Processed(_)));
+                verdicts[place] = Verdict::Decided(Kept::Done(processed));
+                continue;
+            }
+            let was_done = own && event.as_ref().is_some_and(|event| finish.was_done(event));
+            if was_done {
+                // Its answer was lost, and perhaps what was to be given back.
+                turned.idle.extend(finish.turn.lease.clone());
+            }
+            verdicts[place] = match event {
+                Some(EventRow::Processed(event)) if was_done => {
+                    Verdict::Decided(Kept::Done(Some(EventRow::Processed(event))))
+                }
+                Some(_) if was_done => Verdict::Decided(Kept::Done(None)),
+                Some(EventRow::Claimed(claim)) if own && !claim.remaining.is_zero() => {
+                    match finish.ending {
+                        // It is a repetition's.
+                        Ending::Abandoned => Verdict::Decided(Kept::ClaimLost),
+                        _ if held => Verdict::Again,
+                        _ => Verdict::Decided(Kept::LeaseLost),
+                    }
+                }
+                _ => Verdict::Decided(Kept::ClaimLost),
+            };
+        }
+        Ok(verdicts)
+    }
+
+    /// Lets turns run on.
+    pub(super) async fn prolong(
+        &mut self,
+        asked: &[&Prolong],
+        max_hold: Duration,
+    ) -> Result<Vec<Verdict<Prolonged>>, StoreError> {
+        let turns = Turns::of(asked.iter().map(|prolong| &prolong.turn));
+        let claims: Vec<_> = asked.iter().map(|turn| interval(turn.claim_ttl.span())).collect();
+        let ttls: Vec<i64> = asked.iter().map(|turn| turn.lease_ttl.as_micros()).collect();
+        let now = self.now();
+        let rows = self
+            .fetch(|| {
+                turns
+                    .bind(sqlx::query(PROLONG).bind(now), |query| {
+                        query.bind(interval(CLAIM_MEMORY))
+                    })
+                    .bind(&claims)
+                    .bind(&ttls)
+                    .bind(interval(max_hold))
+            })
+            .await?;
+        let mut verdicts = vec![Verdict::Again; asked.len()];
+        for row in rows {
+            let event = any_event(&row)?;
+            let verdict = slot(&mut verdicts, row.try_get("ord"))?;
+            *verdict = match (told(&row)?, event) {
+                (Told { done: true, .. }, Some(EventRow::Claimed(claim))) => {
+                    let lease = any_session(&row)?.map(|session| session.lease);
+                    Verdict::Decided(Kept::Done((claim, lease)))
+                }
+                (Told { own: true, held, .. }, Some(EventRow::Claimed(claim)))
+                    if !claim.remaining.is_zero() =>
+                {
+                    if held {
+                        Verdict::Again
+                    } else {
+                        Verdict::Decided(Kept::LeaseLost)
+                    }
+                }
+                _ => Verdict::Decided(Kept::ClaimLost),
+            };
+        }
+        Ok(verdicts)
+    }
+}
+
+/// What a row tells of a turn.
+struct Told {
+    done: bool,
+    own: bool,
+    held: bool,
+}
+
+fn told(row: &PgRow) -> Result<Told, StoreError> {
+    let read = || {
+        let own: Option<bool> = row.try_get("own")?;
+        Ok(Told {
+            done: row.try_get("done")?,
+            own: own.unwrap_or(false),
+            held: row.try_get("held")?,
+        })
+    };
+    read().map_err(|error: sqlx::Error| StoreError::fault(error))
+}
+
+/// Turns as a statement's arrays.
+pub(super) struct Turns<'a> {
+    teams: Vec<&'a str>,
+    events: Vec<&'a str>,
+    requests: Vec<Uuid>,
+    attempts: Vec<i32>,
+    sessions: Vec<Option<&'a str>>,
+    locks: Vec<Option<i64>>,
+    leases: Vec<Option<Uuid>>,
+}
+
+impl<'a> Turns<'a> {
+    pub(super) fn of(turns: impl Iterator<Item = &'a TurnId> + Clone) -> Self {
+        let sessions = turns.clone().map(|turn| turn.lease.as_ref());
+        let key = |lease: Option<&'a (SessionKey, LeaseId)>| lease.map(|(key, _)| key);
+        Self {
+            teams: turns.clone().map(|turn| turn.event.team.as_str()).collect(),
+            events: turns.clone().map(|turn| turn.event.event.as_str()).collect(),
+            requests: turns.clone().map(|turn| turn.request.as_uuid()).collect(),
+            attempts: turns.map(|turn| small(turn.attempt)).collect(),
+            sessions: sessions.clone().map(|lease| Some(key(lease)?.session.as_str())).collect(),
+            locks: sessions.clone().map(|lease| Some(key(lease)?.lock_key())).collect(),
+            leases: sessions.map(|lease| Some(lease?.1.as_uuid())).collect(),
+        }
+    }
+
+    /// Binds all, and what is `seventh`.
+    pub(super) fn bind<'q>(
+        &'q self,
+        statement: Statement<'q>,
+        seventh: impl FnOnce(Statement<'q>) -> Statement<'q>,
+    ) -> Statement<'q> {
+        let first = statement
+            .bind(&self.teams)
+            .bind(&self.sessions)
+            .bind(&self.locks)
+            .bind(&self.leases)
+            .bind(&self.events);
+        seventh(first).bind(&self.requests).bind(&self.attempts)
+    }
+}

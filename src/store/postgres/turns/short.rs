@@ -1,0 +1,339 @@
+//! Beginning and ending turns by the least work there is for it, where nothing stands in
+//! the way: what nearly all come to.
+
+use std::collections::HashMap;
+
+use sqlx::{
+    Row as _,
+    postgres::{PgRow, types::PgInterval},
+};
+use uuid::Uuid;
+
+use super::{
+    begin::{Wish, Wishes},
+    finish::Turns,
+};
+use crate::{
+    domain::{
+        Begin, Begun, By, Claim, Ending, EventRow, FencingToken, Finish, Kept, Labels, Lease,
+        LeaseId, StoredEvent, Timestamp, Ttl, TurnId,
+    },
+    store::{
+        StoreError, Turned, Verdict,
+        postgres::{
+            Link, answers::place, events::interval, link::Statement, sessions::sql::or_take_over,
+            timestamp::PgTimestamp,
+        },
+    },
+};
+
+/// Takes the sessions, and claims the events, of turns of events that have no row in
+/// sessions that are free, which is what nearly all who ask for one come to. Its parameters
+/// are those of [`BEGIN`].
+///
+/// `IS TRUE` keeps the planner from a join, which it would make by comparing each with
+/// each, for it expects one.
+macro_rules! begin_new {
+    () => {
+        concat!(
+            "new AS MATERIALIZED (
+    SELECT a.*, COALESCE($1::timestamptz, clock_timestamp()) AS at
+    FROM unnest($2::text[], $3::text[], $4::uuid[], $5::interval[], $6::text[], $7::integer[],
+            $8::text[], $9::bigint[], $10::uuid[], $11::uuid[], $12::text[], $13::bigint[],
+            $14::text[], $16::uuid[])
+        AS a (team_id, event_id, request_id, claim_ttl, holder, max_attempts,
+            session_id, lock_key, lease_id, session_request, epic_id, ttl_micros, labels, digest)
+    WHERE (SELECT true FROM processed_events p
+            WHERE p.team_id = a.team_id AND p.event_id = a.event_id) IS NULL
+        AND pg_try_advisory_xact_lock(a.lock_key)
+), taken AS (
+    INSERT INTO sessions AS s (team_id, session_id, fencing_token, lease_id, request_id,
+        holder, labels, epic_id, acquired_at, expires_at)
+    SELECT m.team_id, m.session_id, nextval('session_fencing_tokens'), m.lease_id,
+        m.session_request, m.holder, m.labels, m.epic_id,
+        m.at, m.at + m.ttl_micros * interval '1 microsecond'
+    FROM new m ",
+            or_take_over!(),
+            " RETURNING lease_id, fencing_token, epic_id, acquired_at, expires_at
+), claimed AS (
+    INSERT INTO processed_events (team_id, event_id, processed_at, expires_at, request_id,
+        claimed_until, attempt, holder, digest)
+    SELECT m.team_id, m.event_id, m.at, m.at + $15::interval, m.request_id,
+        m.at + m.claim_ttl, 1, m.holder, m.digest
+    FROM new m WHERE (m.lease_id IN (SELECT lease_id FROM taken)) IS TRUE
+    ORDER BY m.team_id COLLATE \"C\", m.event_id COLLATE \"C\"
+    ON CONFLICT DO NOTHING
+    RETURNING request_id, processed_at
+)"
+        )
+    };
+}
+
+/// Tells which leases `begin_new` took, and which events it claimed: a lease without its
+/// event is to be given back. Where there is more to tell, $further has nulls for that.
+macro_rules! begun {
+    ($further:literal) => {
+        concat!(
+            "
+SELECT lease_id, fencing_token, epic_id, acquired_at, expires_at,
+    COALESCE($1::timestamptz, clock_timestamp()) AS at,
+    NULL::uuid AS claimed, NULL::timestamptz AS claimed_at",
+            $further,
+            "
+FROM taken
+UNION ALL
+SELECT NULL, NULL, NULL, NULL, NULL, NULL, request_id, processed_at",
+            $further,
+            "
+FROM claimed
+"
+        )
+    };
+}
+
+/// Ends turns with success whose event has one name and whose claim runs, as does their
+/// lease, and for whose session nobody waits. Its arrays are the parameters that are named:
+/// `begin_new` beside it has others. Should a claim lapse in the very moment, its lease has
+/// ended all the same.
+macro_rules! succeed {
+    ($teams:literal, $sessions:literal, $locks:literal, $leases:literal, $events:literal,
+        $ttls:literal, $requests:literal, $attempts:literal, $results:literal) => {
+        concat!(
+            "mine AS MATERIALIZED (
+    SELECT a.*
+    FROM unnest(",
+            $teams,
+            "::text[], ",
+            $sessions,
+            "::text[], ",
+            $locks,
+            "::bigint[], ",
+            $leases,
+            "::uuid[], ",
+            $events,
+            "::text[], ",
+            $ttls,
+            "::interval[], ",
+            $requests,
+            "::uuid[], ",
+            $attempts,
+            "::integer[], ",
+            $results,
+            "::bytea[]) WITH ORDINALITY
+        AS a (team_id, session_id, lock_key, lease_id, event_id, ttl, request_id, attempt,
+            result, ord)
+    WHERE (SELECT p.request_id = a.request_id AND p.attempt = a.attempt AND p.names IS NULL
+                AND p.claimed_until > COALESCE($1::timestamptz, clock_timestamp())
+            FROM processed_events p
+            WHERE p.team_id = a.team_id AND p.event_id = a.event_id)
+        AND pg_try_advisory_xact_lock(a.lock_key)
+), ended AS (
+    UPDATE sessions s
+    SET released = true, expires_at = COALESCE($1::timestamptz, clock_timestamp())
+    FROM mine m
+    WHERE ",
+            same_key!("session_id", "s", "m"),
+            " AND s.lease_id = m.lease_id AND NOT s.released AND NOT s.waiting
+        AND s.expires_at > COALESCE($1::timestamptz, clock_timestamp())
+    RETURNING m.*, s.expires_at AS at
+), done AS (
+    UPDATE processed_events e
+    SET claimed_until = NULL, processed_at = m.at, expires_at = m.at + m.ttl, result = m.result
+    FROM ended m
+    WHERE ",
+            same_key!("event_id", "e", "m"),
+            " AND e.request_id = m.request_id AND e.attempt = m.attempt
+        AND e.claimed_until > COALESCE($1::timestamptz, clock_timestamp())
+    RETURNING m.ord, m.at
+)"
+        )
+    };
+}
+
+pub(in super::super) const BEGIN_NEW: &str = concat!("WITH ", begin_new!(), begun!(""));
+
+pub(in super::super) const SUCCEED: &str = concat!(
+    "WITH ",
+    succeed!("$2", "$3", "$4", "$5", "$6", "$7", "$8", "$9", "$10"),
+    " SELECT ord, at FROM done"
+);
+
+/// [`BEGIN_NEW`] and [`SUCCEED`] in one statement, and so one commit. They are never about
+/// the same event or session.
+pub(in super::super) const BEGIN_AND_SUCCEED: &str = concat!(
+    "WITH ",
+    begin_new!(),
+    ", ",
+    succeed!("$17", "$18", "$19", "$20", "$21", "$22", "$23", "$24", "$25"),
+    begun!(", NULL::bigint AS ord"),
+    "UNION ALL SELECT NULL, NULL, NULL, NULL, NULL, at, NULL, NULL, ord FROM done"
+);
+
+impl Link {
+    /// Begins turns of new events, of one name, in free sessions; and ends turns with
+    /// success, where nothing stands in the way. Notes in `turned` what came of it.
+    pub(super) async fn begin_and_succeed(
+        &mut self,
+        begins: &[Wish<'_>],
+        finishes: &[&Finish],
+        turned: &mut Turned,
+    ) -> Result<(), StoreError> {
+        let (beginning, succeeding) = (Beginning::of(begins), Succeeding::of(finishes));
+        let now = self.now();
+        let rows = match (&*beginning.places, &*succeeding.places) {
+            ([], []) => return Ok(()),
+            (_, []) => self.fetch(|| beginning.bind(sqlx::query(BEGIN_NEW).bind(now))).await?,
+            ([], _) => self.fetch(|| succeeding.bind(sqlx::query(SUCCEED).bind(now))).await?,
+            _ => {
+                let both =
+                    || succeeding.bind(beginning.bind(sqlx::query(BEGIN_AND_SUCCEED).bind(now)));
+                self.fetch(both).await?
+            }
+        };
+        let (mut taken, mut claimed) = (Vec::new(), HashMap::new());
+        for row in &rows {
+            match row.try_get::<Option<i64>, _>("ord") {
+                Ok(Some(ord)) => {
+                    let at: PgTimestamp = row.try_get("at").map_err(StoreError::fault)?;
+                    succeeding.done(ord, at.0, turned)?;
+                }
+                // [`BEGIN_NEW`] has no such column.
+                Ok(None) | Err(sqlx::Error::ColumnNotFound(_)) => {
+                    read(row, &mut taken, &mut claimed).map_err(StoreError::fault)?;
+                }
+                Err(error) => return Err(StoreError::fault(error)),
+            }
+        }
+        beginning.done(taken, &claimed, turned)
+    }
+}
+
+/// Leases that were taken, as far as their rows tell what the asker does not know, and when
+/// that was told.
+type Taken = Vec<(Lease, Timestamp)>;
+/// When events were claimed, by attempt.
+type Claimed = HashMap<Uuid, Timestamp>;
+
+/// Reads what a row tells of turns that were to begin.
+fn read(row: &PgRow, taken: &mut Taken, claimed: &mut Claimed) -> Result<(), sqlx::Error> {
+    let time = |column| row.try_get::<PgTimestamp, _>(column).map(|time| time.0);
+    if let Some(request) = row.try_get::<Option<Uuid>, _>("claimed")? {
+        claimed.insert(request, time("claimed_at")?);
+        return Ok(());
+    }
+    let (at, expire_time) = (time("at")?, time("expires_at")?);
+    let lease = Lease {
+        id: LeaseId::from_uuid(row.try_get("lease_id")?),
+        token: FencingToken(row.try_get("fencing_token")?),
+        holder: String::new(),
+        acquire_time: time("acquired_at")?,
+        expire_time,
+        remaining: expire_time.since(at),
+        epic: row.try_get("epic_id")?,
+        labels: Labels::default(),
+    };
+    taken.push((lease, at));
+    Ok(())
+}
+
+/// Turns that are to begin, in a session and of an event of one name; and where each
+/// stands.
+struct Beginning<'a> {
+    places: Vec<usize>,
+    begins: Vec<Wish<'a>>,
+    wishes: Wishes<'a>,
+}
+
+impl<'a> Beginning<'a> {
+    fn of(begins: &[Wish<'a>]) -> Self {
+        let is_plain = |begin: &Begin| begin.session.is_some() && begin.event.aliases.is_empty();
+        let plain = begins.iter().copied().enumerate().filter(|(_, (begin, _))| is_plain(begin));
+        let (places, begins): (Vec<usize>, Vec<Wish<'a>>) = plain.unzip();
+        let wishes = Wishes::of(&begins);
+        Self { places, begins, wishes }
+    }
+
+    fn bind<'q>(&'q self, statement: Statement<'q>) -> Statement<'q> {
+        self.wishes.bind(statement)
+    }
+
+    /// Notes which of them were granted.
+    fn done(&self, taken: Taken, claimed: &Claimed, turned: &mut Turned) -> Result<(), StoreError> {
+        let own = self.begins.iter().zip(&self.places);
+        let own: HashMap<Uuid, (&Begin, usize)> =
+            own.map(|((begin, lease), place)| (*lease, (*begin, *place))).collect();
+        for (lease, at) in taken {
+            let found = own.get(&lease.id.as_uuid());
+            let found =
+                found.and_then(|(begin, place)| Some((begin, begin.session.as_ref()?, *place)));
+            let (begin, acquire, place) =
+                found.ok_or_else(|| StoreError::fault("a row nobody asked for"))?;
+            let Some(&claim_time) = claimed.get(&begin.request.as_uuid()) else {
+                turned.idle.push((acquire.key.clone(), lease.id));
+                continue;
+            };
+            let (holder, labels) = (acquire.holder.clone(), acquire.labels.clone());
+            let lapse_time = claim_time.after(begin.claim_ttl);
+            let claim = Claim {
+                request: begin.request,
+                holder: begin.holder.clone(),
+                attempt: 1,
+                claim_time,
+                lapse_time,
+                remaining: lapse_time.since(at),
+                digest: begin.event.digest,
+            };
+            let lease = Some(Lease { holder, labels, ..lease });
+            turned.begun[place] = Verdict::Decided(Begun::Granted { claim, lease, fresh: true });
+        }
+        Ok(())
+    }
+}
+
+/// Turns in a session that are to end with success; and where each stands.
+struct Succeeding<'a> {
+    places: Vec<usize>,
+    ended: Vec<(&'a TurnId, Ttl)>,
+    turns: Turns<'a>,
+    results: Vec<&'a Vec<u8>>,
+    ttls: Vec<PgInterval>,
+}
+
+impl<'a> Succeeding<'a> {
+    fn of(finishes: &[&'a Finish]) -> Self {
+        let (mut places, mut ended) = (Vec::new(), Vec::new());
+        let (mut results, mut ttls) = (Vec::new(), Vec::new());
+        for (place, finish) in finishes.iter().enumerate() {
+            if let (Ending::Succeeded(result, ttl), Some(_)) = (&finish.ending, &finish.turn.lease)
+            {
+                places.push(place);
+                ended.push((&finish.turn, *ttl));
+                results.push(result);
+                ttls.push(interval(ttl.span()));
+            }
+        }
+        let turns = Turns::of(ended.iter().map(|(turn, _)| *turn));
+        Self { places, ended, turns, results, ttls }
+    }
+
+    fn bind<'q>(&'q self, statement: Statement<'q>) -> Statement<'q> {
+        self.turns.bind(statement, |query| query.bind(&self.ttls)).bind(&self.results)
+    }
+
+    /// Notes that the one at `ord` has ended at `at`.
+    fn done(&self, ord: i64, at: Timestamp, turned: &mut Turned) -> Result<(), StoreError> {
+        let place = place(self.places.len(), Ok(ord))?;
+        let (turn, ttl) = self.ended[place];
+        let event = StoredEvent {
+            process_time: at,
+            expire_time: at.after(ttl),
+            request: Some(turn.request),
+            by: By::Turn(turn.attempt),
+            // Nobody asks the answer for it.
+            digest: None,
+        };
+        turned.kept[self.places[place]] =
+            Verdict::Decided(Kept::Done(Some(EventRow::Processed(event))));
+        Ok(())
+    }
+}
