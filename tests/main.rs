@@ -16,3 +16,4 @@ mod losses;
 mod queue;
 mod schema;
 mod shutdown;
+mod workspace;
