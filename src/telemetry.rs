@@ -179,6 +179,8 @@ pub struct TurnMetrics {
     pub in_progress: Counter,
     /// Not begun: the session is held.
     pub busy: Counter,
+    /// Not begun: the event is on record with another payload.
+    pub mismatch: Counter,
     /// Finished.
     pub succeeded: Counter,
     /// Finished, for another run to try again.
@@ -200,6 +202,7 @@ impl TurnMetrics {
             duplicate: begun("duplicate"),
             in_progress: begun("in_progress"),
             busy: begun("busy"),
+            mismatch: begun("mismatch"),
             succeeded: ended("succeeded"),
             failed: ended("failed"),
             gave_up: ended("gave_up"),

@@ -406,25 +406,25 @@ impl Turns {
             AcquireOutcome::Granted(lease) => lease,
             AcquireOutcome::Held(held) => return Ok(TurnOutcome::Busy(held)),
         };
-        match self.ask(Begin { session: None, ..begin.clone() }).await? {
-            Ok(mut grant) => {
+        let instead = match self.ask(Begin { session: None, ..begin.clone() }).await {
+            Ok(Ok(mut grant)) => {
                 let held = lease.lease();
                 grant.turn.id.lease = Some((acquire.key.clone(), held.id));
                 grant.turn.lease = Some(held.clone());
                 grant.asked = lease.asked;
                 grant.lease = Some(lease);
-                Ok(TurnOutcome::Granted(Box::new(grant)))
+                return Ok(TurnOutcome::Granted(Box::new(grant)));
             }
-            Err(instead) => {
-                if !lease.is_fresh() {
-                    // Nor does an earlier run of this request need it.
-                    let id = lease.lease().id;
-                    self.turning.sessions.release(acquire.key.clone(), id).await?;
-                }
-                // A fresh one goes back as it is dropped.
-                Ok(taken(instead)?)
-            }
-        }
+            Ok(Err(instead)) => Ok(taken(instead)?),
+            Err(SessionError::PayloadMismatch) => Err(SessionError::PayloadMismatch),
+            Err(unknown) => return Err(unknown),
+        };
+        // Before it is answered: a crash in between would leave the session held. Nor does an
+        // earlier run of this request need it.
+        let id = lease.lease().id;
+        self.turning.sessions.release(acquire.key.clone(), id).await?;
+        let _ = lease.accept();
+        instead
     }
 
     /// Asks for a turn. The inner error is what there is instead.
@@ -442,6 +442,7 @@ impl Turns {
                     Err(_) => None,
                 };
                 if event.contradicts(kept) {
+                    self.turning.metrics.mismatch.inc();
                     return Err(SessionError::PayloadMismatch);
                 }
                 Ok(told.map(|grant| Grant { asked, ..grant }))

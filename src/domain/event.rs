@@ -122,6 +122,21 @@ impl Delivered {
         once(&self.key.event).chain(&self.aliases).map(String::as_str)
     }
 
+    /// Which of `rows`, found under names of this event, tells of it to the attempt
+    /// `request`: its own, whatever became of the others; or that of the event's own name;
+    /// or any. What an alias was taken with is another delivery's payload.
+    #[must_use]
+    pub fn telling(
+        &self,
+        request: RequestId,
+        mut rows: Vec<(String, EventRow)>,
+    ) -> Option<EventRow> {
+        let is_own = |name: &String| *name == self.key.event;
+        rows.sort_by_key(|(name, row)| (!row.is_of(request), !is_own(name)));
+        let (name, row) = rows.into_iter().next()?;
+        Some(if is_own(&name) { row } else { row.of_any_payload() })
+    }
+
     /// Whether `kept`, in the row that was found, tells of another payload. One that does
     /// not tell is of any.
     #[must_use]
@@ -214,6 +229,15 @@ impl EventRow {
         match self {
             Self::Processed(event) => event.digest,
             Self::Claimed(claim) => claim.digest,
+        }
+    }
+
+    /// The same, without what tells of its payload.
+    #[must_use]
+    pub fn of_any_payload(self) -> Self {
+        match self {
+            Self::Processed(event) => Self::Processed(StoredEvent { digest: None, ..event }),
+            Self::Claimed(claim) => Self::Claimed(Claim { digest: None, ..claim }),
         }
     }
 

@@ -100,7 +100,7 @@ macro_rules! event_columns {
 /// Fails a statement that has written `$rows`, events' rows, where an event got only some
 /// of its names, because somebody else took the others in the very moment: so nothing of
 /// it is committed, and the next look sees what they left. A division by zero is the only
-/// error that plain SQL can raise, and nothing else here divides.
+/// error that plain SQL can raise, and nothing else here divides. `first_of!` has it made.
 macro_rules! whole {
     ($rows:literal) => {
         concat!(
@@ -110,6 +110,25 @@ macro_rules! whole {
             $rows,
             " GROUP BY request_id, names
 )"
+        )
+    };
+}
+
+/// Of the rows of one event in `$row` the one of its own name; CASE has `whole!` looked at
+/// for all of them, and before the rest.
+macro_rules! first_of {
+    ($row:literal) => {
+        concat!(
+            "CASE WHEN ",
+            $row,
+            ".request_id IN (SELECT request_id FROM whole WHERE whole = 1)
+    THEN ",
+            $row,
+            ".names IS NULL OR ",
+            $row,
+            ".names[1] = ",
+            $row,
+            ".event_id END"
         )
     };
 }
@@ -189,6 +208,7 @@ pub const STATEMENTS: &[&str] = &[
     sessions::LOOK,
     turns::BEGIN_NEW,
     turns::BEGIN,
+    turns::GIVE_UP,
     turns::SUCCEED,
     turns::BEGIN_AND_SUCCEED,
     turns::PROLONG,

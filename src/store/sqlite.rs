@@ -91,7 +91,7 @@ pub struct Sqlite {
     marks: Arc<Marks>,
     writer: Arc<Writer>,
     /// Held for as long as the file is in use.
-    lock: Arc<File>,
+    lock: Arc<FileLock>,
     handles: TaskTracker,
 }
 
@@ -157,10 +157,20 @@ fn migrator() -> Migrator {
     migrator
 }
 
+/// A lock that is held on a file. It ends as this is dropped, whoever else has the file: a
+/// child has it from its fork until its exec.
+struct FileLock(File);
+
+impl Drop for FileLock {
+    fn drop(&mut self) {
+        let _ = self.0.unlock();
+    }
+}
+
 /// Takes the lock that goes with a database file. It is a file beside it, for
 /// closing a second handle to the database would drop the locks that `SQLite`
 /// itself holds on it: <https://www.sqlite.org/howtocorrupt.html>, 2.2.
-fn lock(database: &Path) -> Result<File, StoreError> {
+fn lock(database: &Path) -> Result<FileLock, StoreError> {
     // A link to a database leads to the same lock.
     let path = fs::canonicalize(database).unwrap_or_else(|_| database.to_owned());
     let mut path = path.into_os_string();
@@ -171,7 +181,7 @@ fn lock(database: &Path) -> Result<File, StoreError> {
             StoreError::fault(format!("cannot open {}: {error}", path.display()))
         })?;
     match file.try_lock() {
-        Ok(()) => Ok(file),
+        Ok(()) => Ok(FileLock(file)),
         Err(TryLockError::WouldBlock) => Err(StoreError::fault(format!(
             "another process uses {}: one process a file; for several replicas use PostgreSQL \
              (--database-url postgres://…)",
@@ -264,7 +274,7 @@ pub struct Handle {
     marks: Arc<Marks>,
     writer: Arc<Writer>,
     reader: Option<SqliteConnection>,
-    _lock: Arc<File>,
+    _lock: Arc<FileLock>,
     /// Dropped last, when the lock has been given back.
     _open: TaskTrackerToken,
 }

@@ -3,17 +3,17 @@
 use std::time::Duration;
 
 use oncegate::grpc::pb::{
-    BatchMarkProcessedRequest, BeginTurnRequest, EventKey, EventState, FinishTurnRequest,
-    ForgetEventRequest, GetStatsRequest, IsProcessedRequest, ListEventsRequest,
+    AcquireSessionLeaseResponse, BatchMarkProcessedRequest, BeginTurnRequest, EventKey, EventState,
+    FinishTurnRequest, ForgetEventRequest, GetStatsRequest, IsProcessedRequest, ListEventsRequest,
     MarkProcessedRequest, ProcessedEvent, RenewTurnRequest, Turn, TurnOutcome,
     admin_service_client::AdminServiceClient, batch_mark_processed_result::Result as Item,
     begin_turn_response::Outcome, turn_service_client::TurnServiceClient,
 };
-use tonic::{Code, Status, transport::Channel};
+use tonic::{Code, Response, Status, transport::Channel};
 use tonic_types::StatusExt as _;
 
 use crate::{
-    harness::{Fixture, connect, event, mark, seconds, session},
+    harness::{self, Fixture, acquire, connect, event, mark, seconds, session},
     on_both_stores,
 };
 
@@ -30,6 +30,9 @@ on_both_stores!(
     another_payload_is_told_and_never_a_duplicate,
     a_turns_payload_is_compared_while_it_is_on_record,
     the_payload_of_an_alias_is_not_compared,
+    a_payload_is_compared_with_that_of_its_own_name,
+    what_a_request_left_by_other_names_is_its_own_no_more,
+    a_turn_that_waited_for_another_payloads_event_leaves_the_session,
 );
 
 type Turns = TurnServiceClient<Channel>;
@@ -312,4 +315,70 @@ async fn the_payload_of_an_alias_is_not_compared(mut f: Fixture) {
     let twin = f.client.mark_processed(request("mention", "two")).await.unwrap().into_inner();
     assert!(!twin.first);
     mismatched(f.client.mark_processed(request("message", "two")).await);
+}
+
+async fn a_payload_is_compared_with_that_of_its_own_name(mut f: Fixture) {
+    let request = |name: &str, aliases: &[&str], digest: &str| MarkProcessedRequest {
+        event: named(name, aliases),
+        payload_digest: digest.into(),
+        ..Default::default()
+    };
+    for (name, digest) in [("z", "one"), ("a", ""), ("m", "one")] {
+        assert!(
+            f.client.mark_processed(request(name, &[], digest)).await.unwrap().into_inner().first
+        );
+    }
+    for _ in 0..2 {
+        mismatched(f.client.mark_processed(request("z", &["a", "m"], "two")).await);
+        let other = f.client.mark_processed(request("new", &["m", "z"], "two")).await;
+        assert!(!other.unwrap().into_inner().first);
+    }
+    let mut turns = turns(&f).await;
+    let wish = |name: &str, aliases: &[&str]| BeginTurnRequest {
+        payload_digest: "two".into(),
+        ..wish(name, aliases)
+    };
+    mismatched(turns.begin_turn(wish("z", &["a", "m"])).await);
+    let other = begin(&mut turns, wish("new", &["m", "z"])).await;
+    assert!(matches!(other, Outcome::Duplicate(_)), "{other:?}");
+}
+
+async fn what_a_request_left_by_other_names_is_its_own_no_more(mut f: Fixture) {
+    let mut admin = AdminServiceClient::new(connect(f.replica.server.address()).await);
+    let mut turns = turns(&f).await;
+    let own =
+        |aliases: &[&str]| BeginTurnRequest { request_id: "r1".into(), ..wish("message", aliases) };
+    turn(begin(&mut turns, own(&["ts"])).await);
+    f.clock.advance(Duration::from_mins(2));
+    let mine = turn(begin(&mut turns, own(&[])).await);
+    let given_up = BeginTurnRequest { max_attempts: 1, ..wish("mention", &["ts"]) };
+    let outcome = begin(&mut turns, given_up).await;
+    assert!(matches!(outcome, Outcome::Duplicate(_)), "{outcome:?}");
+    finish(&mut turns, mine, TurnOutcome::Succeeded).await;
+    assert_eq!(look(&mut f, "message", &[]).await.outcome(), TurnOutcome::Succeeded);
+
+    let forget =
+        ForgetEventRequest { event: named("ts", &[]), actor: "me".into(), ..Default::default() };
+    admin.forget_event(forget).await.unwrap();
+    assert_eq!(look(&mut f, "ts", &[]).await.state(), EventState::NotSeen);
+    assert_eq!(look(&mut f, "message", &[]).await.outcome(), TurnOutcome::Succeeded);
+}
+
+async fn a_turn_that_waited_for_another_payloads_event_leaves_the_session(mut f: Fixture) {
+    let mut turns = turns(&f).await;
+    let holding = turn(begin(&mut turns, wish("other", &[])).await);
+    let mut waiter = turns.clone();
+    let waits =
+        BeginTurnRequest { payload_digest: "two".into(), wait: seconds(60), ..wish("Ev1", &[]) };
+    let waiter = tokio::spawn(async move { waiter.begin_turn(waits).await });
+    while f.client.acquire_session_lease(acquire("T1", "s", "x")).await.map(held).unwrap() == 0 {}
+    assert!(f.client.mark_processed(digested("one")).await.unwrap().into_inner().first);
+    finish(&mut turns, holding, TurnOutcome::Succeeded).await;
+    mismatched(waiter.await.unwrap());
+    turn(begin(&mut turns, wish("next", &[])).await);
+}
+
+/// How many wait for a session that is held.
+fn held(answer: Response<AcquireSessionLeaseResponse>) -> i32 {
+    harness::held(answer.into_inner()).queue_length
 }

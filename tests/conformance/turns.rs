@@ -3,11 +3,11 @@
 use std::time::{Duration, Instant};
 
 use oncegate::grpc::pb::{
-    AcquireSessionLeaseRequest, BeginTurnRequest, BeginTurnResponse, EventKey, EventState,
-    FinishTurnRequest, ForceReleaseSessionLeaseRequest, IsProcessedRequest, LeaseHeld,
-    ProcessedEvent, RenewTurnRequest, SessionKey, SlackEvent, Turn, TurnDuplicate, TurnInProgress,
-    TurnOutcome, admin_service_client::AdminServiceClient, begin_turn_response::Outcome, event_key,
-    session_key, turn_service_client::TurnServiceClient,
+    BeginTurnRequest, BeginTurnResponse, EventKey, EventState, FinishTurnRequest,
+    ForceReleaseSessionLeaseRequest, GetSessionRequest, IsProcessedRequest, LeaseHeld,
+    ProcessedEvent, RenewTurnRequest, SessionKey, SessionState, SlackEvent, Turn, TurnDuplicate,
+    TurnInProgress, TurnOutcome, admin_service_client::AdminServiceClient,
+    begin_turn_response::Outcome, event_key, session_key, turn_service_client::TurnServiceClient,
 };
 use tonic::{Code, Status, transport::Channel};
 use tonic_types::StatusExt as _;
@@ -276,10 +276,12 @@ async fn an_event_is_looked_at_again_when_its_session_is_had(mut f: Fixture) {
     let waiter = waits(&f, wish("Ev1", "waiter")).await;
     assert!(f.client.mark_processed(mark("T1", "Ev1")).await.unwrap().into_inner().first);
     f.client.release_session_lease(release(&lease)).await.unwrap();
+    let mut admin = AdminServiceClient::new(connect(f.replica.server.address()).await);
     duplicate(waiter.await.unwrap());
-    // And the session is free again.
-    let again = AcquireSessionLeaseRequest { wait: seconds(60), ..acquire("T1", "s", "b") };
-    granted(f.client.acquire_session_lease(again).await.unwrap().into_inner());
+    // And the session is free again, before that is answered.
+    let look = GetSessionRequest { session: session("T1", "s") };
+    let found = admin.get_session(look).await.unwrap().into_inner().session.unwrap();
+    assert_eq!(found.state(), SessionState::Free, "{found:?}");
 }
 
 async fn a_turn_that_waited_is_finished_as_any_other(mut f: Fixture) {

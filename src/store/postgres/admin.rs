@@ -125,11 +125,17 @@ WHERE EXISTS (SELECT FROM closed)
 pub(super) const FORGET: &str = concat!(
     "
 WITH gone AS (
-    DELETE FROM processed_events
-    WHERE team_id = $2 AND (event_id = $3 OR (event_id, request_id) IN (
-        SELECT unnest(e.names), e.request_id FROM processed_events e
-        WHERE e.team_id = $2 AND e.event_id = $3))
-    RETURNING *
+    DELETE FROM processed_events e
+    USING (
+        SELECT p.team_id, p.request_id, p.names, u.name
+        FROM processed_events p
+            CROSS JOIN LATERAL unnest(COALESCE(p.names, ARRAY[p.event_id])) AS u (name)
+        WHERE p.team_id = $2 AND p.event_id = $3
+        ORDER BY u.name COLLATE \"C\") AS f
+    WHERE e.team_id = ANY (ARRAY[f.team_id]) AND e.event_id = ANY (ARRAY[f.name])
+        AND e.request_id IS NOT DISTINCT FROM f.request_id
+        AND e.names IS NOT DISTINCT FROM f.names
+    RETURNING e.*
 )
 SELECT clock.at, ",
     event_columns!("e"),

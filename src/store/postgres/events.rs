@@ -79,7 +79,7 @@ WITH clock AS MATERIALIZED (
             $7::text[], $8::uuid[]) WITH ORDINALITY
         AS a (team_id, event_id, request_id, ttl, item, names, digest, ord)
 ), live AS MATERIALIZED (
-    SELECT a.item, ",
+    SELECT a.item, a.event_id, ",
     event_columns!("e"),
     "
     FROM asked a CROSS JOIN LATERAL (
@@ -111,11 +111,13 @@ WITH clock AS MATERIALIZED (
     "
 SELECT l.*, clock.at FROM live l, clock
 UNION ALL
-SELECT NULL, ",
+SELECT NULL, e.event_id, ",
     event_columns!("e"),
     ", clock.at
-FROM won e JOIN whole USING (request_id), clock
-WHERE whole = 1 AND e.expires_at > COALESCE($1::timestamptz, clock_timestamp())
+FROM won e, clock
+WHERE ",
+    first_of!("e"),
+    " AND e.expires_at > COALESCE($1::timestamptz, clock_timestamp())
 "
 );
 
@@ -216,7 +218,7 @@ impl Link {
         let rows = self.fetch(|| named.bind(sqlx::query(MARK).bind(now))).await?;
         let items = marks.iter().zip(0..).map(|(mark, item)| (mark.request.as_uuid(), item));
         let items: HashMap<Uuid, usize> = items.collect();
-        let mut verdicts = vec![Verdict::Again; marks.len()];
+        let mut found: Vec<Vec<(String, EventRow)>> = vec![Vec::new(); marks.len()];
         for row in rows {
             let event = event_row(&row)?;
             let item = match row.try_get::<Option<i64>, _>("item").map_err(StoreError::fault)? {
@@ -227,12 +229,13 @@ impl Link {
             };
             let item = item.filter(|item| *item < marks.len());
             let item = item.ok_or_else(|| StoreError::fault("a row nobody asked for"))?;
-            // One that this very attempt has won is told again, whatever became of aliases.
-            if verdicts[item] == Verdict::Again || event.is_of(marks[item].request) {
-                verdicts[item] = Verdict::Decided(event);
-            }
+            found[item].push((row.try_get("event_id").map_err(StoreError::fault)?, event));
         }
-        Ok(verdicts)
+        let verdict = |(mark, rows): (&&Mark, _)| {
+            let row = mark.event.telling(mark.request, rows);
+            row.map_or(Verdict::Again, Verdict::Decided)
+        };
+        Ok(marks.iter().zip(found).map(verdict).collect())
     }
 }
 
@@ -298,7 +301,7 @@ impl<'a> Named<'a> {
             let team = mark.event.key.team.as_str();
             entries.extend(mark.event.names().map(|name| (team, name, item, *mark)));
         }
-        // Every statement that writes events takes them in this order.
+        // All that take events do so in this order: else two batches could wait for each other.
         entries.sort_unstable_by_key(|(team, name, ..)| (*team, *name));
         let own = |(_, name, _, mark): &(&str, &str, i64, &'a Mark)| {
             mark.event.digest.filter(|_| mark.event.key.event == *name)

@@ -54,8 +54,8 @@ mod begin;
 mod finish;
 mod short;
 
-pub(super) use begin::BEGIN;
 use begin::Wish;
+pub(super) use begin::{BEGIN, GIVE_UP};
 pub(super) use finish::{FINISH, PROLONG};
 pub(super) use short::{BEGIN_AND_SUCCEED, BEGIN_NEW, SUCCEED};
 
@@ -72,9 +72,13 @@ impl TurnStore for Link {
         let mut turned = Turned::nothing(begins.len(), finishes.len());
         self.begin_and_succeed(&begins, finishes, &mut turned).await?;
         match self.change_others(&begins, finishes, &mut turned).await {
-            Err(error) if turned.is_nothing() => Err(error),
             // What is decided has been committed: the others are asked again.
-            _ => Ok(turned),
+            Err(StoreError::Overtaken | StoreError::Unavailable(_)) if !turned.is_nothing() => {
+                Ok(turned)
+            }
+            // Else smaller batches tell whose fault it is, and find what this one left.
+            Err(error) => Err(error),
+            Ok(()) => Ok(turned),
         }
     }
 

@@ -62,9 +62,10 @@ pub(super) const CLOSE: &str = "DELETE FROM sessions WHERE team_id = $1 AND sess
 /// With all its names.
 pub(super) const FORGET: &str = "
 DELETE FROM processed_events
-WHERE team_id = $1 AND (event_id = $2 OR (event_id, request_id) IN (
-    SELECT n.value, e.request_id FROM processed_events AS e, json_each(e.names) AS n
-    WHERE e.team_id = $1 AND e.event_id = $2))
+WHERE (team_id, event_id, request_id, COALESCE(names, '')) IN (
+    SELECT e.team_id, n.value, e.request_id, COALESCE(e.names, '')
+    FROM processed_events AS e, json_each(COALESCE(e.names, json_array(e.event_id))) AS n
+    WHERE e.team_id = $1 AND e.event_id = $2)
 RETURNING event_id, request_id, processed_at, expires_at, claimed_until, attempt, holder, digest,
     result IS NOT NULL AS succeeded
 ";

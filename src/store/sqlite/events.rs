@@ -102,15 +102,12 @@ async fn mark_whole<T: serde::Serialize>(
     for mark in marks {
         let count = mark.event.names().count();
         let own: Vec<&T> = entries.by_ref().take(count).collect();
-        let live: Vec<EventRow> = live.by_ref().take(count).flatten().collect();
-        // One that this very attempt has won is told again, whatever became of aliases.
-        let won = live.iter().find(|row| row.is_of(mark.request));
-        if let Some(row) = won.or(live.first()) {
-            rows.push(row.clone());
-        } else {
+        let found = mark.event.names().zip(live.by_ref().take(count));
+        let found = found.filter_map(|(name, row)| Some((name.to_owned(), row?))).collect();
+        rows.push(mark.event.telling(mark.request, found).unwrap_or_else(|| {
             free.extend(own);
-            rows.push(first(mark, now));
-        }
+            first(mark, now)
+        }));
     }
     write(writer, &json(&free)?, now).await?;
     Ok(rows.into_iter().map(Verdict::Decided).collect())

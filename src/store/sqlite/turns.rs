@@ -19,12 +19,15 @@ use crate::{
     store::{Prolonged, StoreError, TurnStore, Turned, Verdict},
 };
 
-// $1: team, $2: the event's names, a JSON array.
+// $1: team, $2: the event's names, a JSON array. What writes to a claim takes the attempt as
+// $3 and the claim's end as $4: another of that attempt may have some of the names.
 
 /// $3: the moment. What counts is a row that is live, this attempt's ($4) before others';
-/// without one, the one that was claimed most often.
+/// without one, the one that was claimed most often. What an alias was taken with is
+/// another delivery's payload.
 pub(super) const EVENT: &str = "
-SELECT request_id, processed_at, expires_at, claimed_until, attempt, holder, digest, result,
+SELECT request_id, processed_at, expires_at, claimed_until, attempt, holder,
+    CASE WHEN n.key = 0 THEN digest END AS digest, result,
     result IS NOT NULL AS succeeded, repeated IS TRUE AS repeated,
     COALESCE(names, json_array(event_id)) AS names
 FROM json_each($2) AS n CROSS JOIN processed_events AS e
@@ -43,17 +46,20 @@ SELECT $1, value, $3, $4, $5, $6, $7, $8, $9, CASE WHEN key = 0 THEN $10 END FRO
 pub(super) const REPEAT: &str = "
 UPDATE processed_events SET repeated = 1
 WHERE team_id = $1 AND event_id IN (SELECT value FROM json_each($2)) AND request_id = $3
+    AND claimed_until = $4
 ";
 
 pub(super) const PROLONG: &str = "
-UPDATE processed_events SET claimed_until = $4, expires_at = max(expires_at, $5)
+UPDATE processed_events SET claimed_until = $5, expires_at = max(expires_at, $6)
 WHERE team_id = $1 AND event_id IN (SELECT value FROM json_each($2)) AND request_id = $3
+    AND claimed_until = $4
 ";
 
 pub(super) const END: &str = "
 UPDATE processed_events
-SET processed_at = $4, expires_at = $5, claimed_until = $6, attempt = $7, result = $8
+SET processed_at = $5, expires_at = $6, claimed_until = $7, attempt = $8, result = $9
 WHERE team_id = $1 AND event_id IN (SELECT value FROM json_each($2)) AND request_id = $3
+    AND claimed_until = $4
 ";
 
 /// An event's row that has not expired.
@@ -113,12 +119,13 @@ impl TurnStore for Handle {
         for Prolong { turn, claim_ttl, lease_ttl } in asked {
             let kept = match own(&mut batch, turn, now).await? {
                 Kept::Done(Own { event, mut claim, session }) => {
-                    claim.lapse_time = now.after(*claim_ttl);
+                    let ends = std::mem::replace(&mut claim.lapse_time, now.after(*claim_ttl));
                     claim.remaining = claim_ttl.span();
                     sqlx::query(PROLONG)
                         .bind(&turn.event.team)
                         .bind(event.names)
                         .bind(hex(turn.request.as_uuid()))
+                        .bind(ends.as_micros())
                         .bind(claim.lapse_time.as_micros())
                         .bind(now.plus(CLAIM_MEMORY).as_micros())
                         .execute(&mut *batch)
@@ -158,6 +165,9 @@ async fn begin_turn(
     let (mut attempt, mut lapsed) = (1, 0);
     if let Some(found) = found {
         if let Some(claim) = found.live_claim(*request).cloned() {
+            if event.contradicts(claim.digest) {
+                return Ok(Begun::Taken(found.row, None));
+            }
             let mut lease = None;
             if let Some((session, acquire)) = session.as_ref().zip(acquire.as_ref())
                 && let Decision::Granted(held) = session.row.decision(acquire)
@@ -169,6 +179,7 @@ async fn begin_turn(
             if lease.is_some() || acquire.is_none() {
                 let repeat = sqlx::query(REPEAT).bind(team).bind(&found.names);
                 let repeat = repeat.bind(hex(request.as_uuid()));
+                let repeat = repeat.bind(claim.lapse_time.as_micros());
                 repeat.execute(batch).await.map_err(classify)?;
                 return Ok(Begun::Granted { claim, lease, fresh: false });
             }
@@ -378,6 +389,7 @@ async fn end(
         .bind(team)
         .bind(&event.names)
         .bind(hex(claim.request.as_uuid()))
+        .bind(claim.lapse_time.as_micros())
         .bind(processed.as_micros())
         .bind(expires.as_micros())
         .bind(until.map(Timestamp::as_micros))

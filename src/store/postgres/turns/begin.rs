@@ -37,11 +37,13 @@ macro_rules! session_of {
 }
 
 /// Begins turns: claims an event, under all of its names, and takes its session. $15: for
-/// how long attempts are counted. $17: the names of those that have several. `kind` tells what a row is about: `granted`, with event and session; `taken`,
-/// the event as it stands, with its result, or as its attempts are `spent`, and the session, which to a repetition of
-/// the request that has it is told only once that is noted; `busy`, the session, where
-/// the event is free; `lost`, a lease that was taken for an event that somebody else got
-/// in the very moment, and is to be given back.
+/// how long attempts are counted. $17: the names of those that have several. `kind` tells
+/// what a row is about: `granted`, with event and session; `taken`, the event as it stands,
+/// with its result, and the session, which to a repetition of the request that has it is
+/// told only once that is noted; `spent`, an event that was claimed as often as it may be,
+/// and all names of that claim; `busy`, the session, where the event is free; `lost`, a lease
+/// that was taken for an event that somebody else got in the very moment, and is to be given
+/// back.
 ///
 /// The session is taken first, and the event only for those who got theirs: both are
 /// decided again as they are written. Of an event's names that are `known` one counts: a
@@ -66,10 +68,14 @@ WITH mine AS MATERIALIZED (
         m.request_id = e.request_id AS own, m.session_request, m.lease_id,
         e.claimed_until > e.processed_at AS lapsed, ",
     live_event!("e", "m.at"),
-    " AS is_live, e.*
+    " AS is_live, e.team_id, e.event_id, e.request_id, e.processed_at, e.expires_at,
+        e.claimed_until, e.attempt, e.holder, e.result, e.names, p.digest,
+        (p.digest <> m.digest) IS TRUE AS differs
     FROM mine m JOIN named n USING (ord) CROSS JOIN LATERAL (
         SELECT * FROM processed_events p
         WHERE p.team_id = m.team_id AND p.event_id = n.name OFFSET 0) AS e
+    -- What an alias was taken with is another delivery's.
+    CROSS JOIN LATERAL (SELECT CASE WHEN n.place = 1 THEN e.digest END) AS p (digest)
     WHERE e.expires_at > m.at
     ORDER BY m.ord, is_live DESC, own DESC NULLS LAST, e.attempt DESC NULLS LAST, n.place
 ), lease_told_again AS (
@@ -77,7 +83,7 @@ WITH mine AS MATERIALIZED (
     FROM known n
     WHERE ",
     same_key!("session_id", "s", "n"),
-    " AND n.own AND n.is_live AND n.claimed_until IS NOT NULL
+    " AND n.own AND n.is_live AND n.claimed_until IS NOT NULL AND NOT n.differs
         AND s.request_id = n.session_request AND s.lease_id <> n.lease_id
         AND NOT s.released AND s.expires_at > COALESCE($1::timestamptz, clock_timestamp())
     RETURNING n.ord
@@ -86,19 +92,10 @@ WITH mine AS MATERIALIZED (
     FROM known n
     WHERE ",
     same_key!("event_id", "e", "n"),
-    " AND n.own AND n.is_live AND e.request_id = n.request_id
+    " AND n.own AND n.is_live AND NOT n.differs AND e.request_id = n.request_id
         AND e.claimed_until > COALESCE($1::timestamptz, clock_timestamp())
         AND (n.session_id IS NULL OR n.ord IN (SELECT ord FROM lease_told_again))
     RETURNING n.ord
-), spent AS (
-    UPDATE processed_events e
-    SET claimed_until = NULL, processed_at = n.at, expires_at = n.at + $15::interval
-    FROM known n
-    WHERE e.team_id = ANY (ARRAY[n.team_id])
-        AND e.event_id = ANY (COALESCE(n.names, ARRAY[n.event_id]))
-        AND NOT n.is_live AND n.attempt >= n.max_attempts
-        AND e.request_id = n.request_id AND e.claimed_until = n.claimed_until
-    RETURNING n.ord, n.at, n.lapsed, e.*
 ), wanted AS MATERIALIZED (
     SELECT m.*, COALESCE(n.attempt, 0) + 1 AS attempt, n.lapsed
     FROM mine m LEFT JOIN known n USING (ord)
@@ -138,37 +135,41 @@ WITH mine AS MATERIALIZED (
 ), ",
     whole!("claimed"),
     "
-SELECT w.ord, 'granted' AS kind, c.processed_at AS at, true AS fresh, true AS told, w.lapsed, ",
+SELECT w.ord, 'granted' AS kind, c.processed_at AS at, true AS fresh, true AS told, w.lapsed,
+    NULL::text AS names, ",
     event_columns!("c"),
     ", NULL::bytea AS result, ",
     session_columns!("t", "true", "NULL::uuid[] AS queue"),
     "
-FROM claimed c JOIN whole USING (request_id) JOIN wanted w USING (request_id)
-    LEFT JOIN taken t USING (lease_id)
-WHERE whole = 1
+FROM claimed c JOIN wanted w USING (request_id) LEFT JOIN taken t USING (lease_id)
+WHERE ",
+    first_of!("c"),
+    "
 UNION ALL
 SELECT n.ord, 'taken', n.at, (s.lease_id = n.lease_id) IS TRUE,
-    n.ord IN (SELECT ord FROM told_again) OR (s.lease_id = n.lease_id) IS TRUE, NULL, ",
+    n.ord IN (SELECT ord FROM told_again) OR (s.lease_id = n.lease_id) IS TRUE, NULL, NULL, ",
     event_columns!("n"),
     ", n.result, ",
     session_columns!("s", "NOT s.released AND s.expires_at > n.at", "NULL"),
     "
 FROM known n ",
     session_of!("n"),
-    " WHERE n.is_live AND (NOT n.own OR n.claimed_until IS NULL
+    " WHERE n.is_live AND (NOT n.own OR n.claimed_until IS NULL OR n.differs
     OR n.ord IN (SELECT ord FROM told_again) OR s.lease_id = n.lease_id
     -- A claim that has lost its lease. Else it ended just now: that is asked again.
     OR n.session_id IS NOT NULL AND (s.request_id = n.session_request
         AND NOT s.released AND s.expires_at > n.at) IS NOT TRUE)
 UNION ALL
-SELECT p.ord, 'spent', p.at, false, false, p.lapsed, ",
-    event_columns!("p"),
+SELECT n.ord, 'spent', n.at, false, false, n.lapsed,
+    array_to_string(COALESCE(n.names, ARRAY[n.event_id]), E'\\x1f'), ",
+    event_columns!("n"),
     ", NULL, ",
     session_columns!("s", "false", "NULL"),
     "
-FROM spent p LEFT JOIN sessions s ON false
+FROM known n LEFT JOIN sessions s ON false
+WHERE NOT n.is_live AND n.attempt >= n.max_attempts
 UNION ALL
-SELECT b.ord, 'busy', b.at, false, false, NULL, ",
+SELECT b.ord, 'busy', b.at, false, false, NULL, NULL, ",
     event_columns!("e"),
     ", NULL, ",
     session_columns!("s", "NOT s.released AND s.expires_at > b.at", queue!("s", "b.at")),
@@ -178,7 +179,7 @@ FROM wanted b LEFT JOIN processed_events e ON false CROSS JOIN LATERAL (
     WHERE t.team_id = b.team_id AND t.session_id = b.session_id OFFSET 0) AS s
 WHERE b.lease_id NOT IN (SELECT lease_id FROM taken)
 UNION ALL
-SELECT w.ord, 'lost', w.at, false, false, NULL, ",
+SELECT w.ord, 'lost', w.at, false, false, NULL, NULL, ",
     event_columns!("e"),
     ", NULL, ",
     session_columns!("t", "true", "NULL"),
@@ -186,6 +187,32 @@ SELECT w.ord, 'lost', w.at, false, false, NULL, ",
 FROM taken t JOIN wanted w USING (lease_id) LEFT JOIN processed_events e ON false
 WHERE w.request_id NOT IN (SELECT request_id FROM claimed)
 "
+);
+
+/// Gives events up that are `spent`, if they still are. They are not given up by [`BEGIN`]
+/// itself: it would take their rows out of the order in which all that take events do. $2:
+/// for how long that is told.
+pub(in super::super) const GIVE_UP: &str = concat!(
+    "
+WITH asked AS MATERIALIZED (
+    SELECT a.*, u.name, COALESCE($1::timestamptz, clock_timestamp()) AS at
+    FROM unnest($3::text[], $4::text[], $5::uuid[], $6::integer[]) WITH ORDINALITY
+        AS a (team_id, names, request_id, attempt, ord)
+    CROSS JOIN LATERAL unnest(string_to_array(a.names, E'\\x1f')) AS u (name)
+    ORDER BY a.team_id COLLATE \"C\", u.name COLLATE \"C\"
+), given_up AS (
+    UPDATE processed_events e
+    SET claimed_until = NULL, processed_at = q.at, expires_at = q.at + $2::interval
+    FROM asked q
+    WHERE e.team_id = ANY (ARRAY[q.team_id]) AND e.event_id = ANY (ARRAY[q.name])
+        AND e.request_id = q.request_id AND e.attempt = q.attempt
+        AND e.claimed_until <= COALESCE($1::timestamptz, clock_timestamp())
+        AND e.expires_at > COALESCE($1::timestamptz, clock_timestamp())
+    RETURNING q.ord, q.at, e.*
+)
+SELECT ord, at, ",
+    event_columns!("e"),
+    " FROM given_up e"
 );
 
 impl Link {
@@ -203,24 +230,19 @@ impl Link {
         let rows = self.fetch(|| wishes.bind(sqlx::query(BEGIN).bind(now)).bind(&names)).await?;
 
         let mut verdicts = vec![Verdict::Again; asked.len()];
+        let mut spent = Spent::default();
         for row in rows {
             let place = place(asked.len(), row.try_get("ord"))?;
             let (begin, _) = asked[place];
-            // An event has a row for each of its names: all tell the same.
-            let is_new = verdicts[place] == Verdict::Again;
             let lapsed: Option<bool> = row.try_get("lapsed").map_err(StoreError::fault)?;
-            turned.lapsed += u64::from(is_new && lapsed == Some(true));
+            turned.lapsed += u64::from(lapsed == Some(true));
             match row.try_get("kind").map_err(StoreError::fault)? {
                 "granted" => verdicts[place] = Verdict::Decided(granted(begin, &row)?),
-                "spent" => {
-                    verdicts[place] = taken(begin, &row)?;
-                    turned.gave_up += u64::from(is_new);
-                }
+                "spent" => spent.push(place, begin, &row)?,
                 "taken" => {
                     verdicts[place] = taken(begin, &row)?;
-                    let granted =
-                        matches!(verdicts[place], Verdict::Decided(Begun::Granted { .. }));
-                    turned.idle.extend(leftover(begin, &row)?.filter(|_| !granted));
+                    let is_own = event_row(&row)?.is_of(begin.request);
+                    turned.idle.extend(leftover(begin, &row)?.filter(|_| !is_own));
                 }
                 "busy" => {
                     let session = session_row(&row)?;
@@ -238,7 +260,66 @@ impl Link {
                 other => return Err(StoreError::fault(format!("a row of kind {other}"))),
             }
         }
+        if !spent.places.is_empty() {
+            let gave_up = self.give_up(&spent, &mut verdicts).await;
+            // Who was granted a turn above has it, whatever becomes of the others.
+            turned.gave_up += gave_up.unwrap_or_default();
+        }
         Ok(verdicts)
+    }
+
+    /// Gives up events that are spent. Answers how many.
+    async fn give_up(
+        &mut self,
+        spent: &Spent<'_>,
+        verdicts: &mut [Verdict<Begun>],
+    ) -> Result<u64, StoreError> {
+        let now = self.now();
+        let rows = self
+            .fetch(|| {
+                sqlx::query(GIVE_UP)
+                    .bind(now)
+                    .bind(interval(CLAIM_MEMORY))
+                    .bind(&spent.teams)
+                    .bind(&spent.names)
+                    .bind(&spent.requests)
+                    .bind(&spent.attempts)
+            })
+            .await?;
+        let mut gave_up = 0;
+        for row in rows {
+            let place = spent.places[place(spent.places.len(), row.try_get("ord"))?];
+            // An event has a row for each of its names: all tell the same.
+            gave_up += u64::from(verdicts[place] == Verdict::Again);
+            verdicts[place] = Verdict::Decided(Begun::Taken(event_row(&row)?, None));
+        }
+        Ok(gave_up)
+    }
+}
+
+/// Events that were claimed as often as they may be, as a statement's arrays; and who asked
+/// for each.
+#[derive(Default)]
+struct Spent<'a> {
+    places: Vec<usize>,
+    teams: Vec<&'a str>,
+    names: Vec<String>,
+    requests: Vec<Uuid>,
+    attempts: Vec<i32>,
+}
+
+impl<'a> Spent<'a> {
+    fn push(&mut self, place: usize, begin: &'a Begin, row: &PgRow) -> Result<(), StoreError> {
+        let read =
+            || Ok((row.try_get("names")?, row.try_get("request_id")?, row.try_get("attempt")?));
+        let (names, request, attempt) =
+            read().map_err(|error: sqlx::Error| StoreError::fault(error))?;
+        self.places.push(place);
+        self.teams.push(&begin.event.key.team);
+        self.names.push(names);
+        self.requests.push(request);
+        self.attempts.push(attempt);
+        Ok(())
     }
 }
 

@@ -24,8 +24,10 @@ use crate::{
 
 /// The turns that are asked about, whose session's lock was had; of those the ones whose
 /// lease runs, their rows locked: what is written to the event because of that is true
-/// when it is committed; and the ones whose event is there, its rows locked under all of
-/// its names, in the order in which every statement takes them.
+/// when it is committed; and the ones whose event is `there`, its rows locked under all of
+/// its names, in the order in which all that take events do. Who asks for those has to do
+/// so by `IS TRUE`: else the planner makes a join of it, and may look at a row, and at the
+/// clock, before it has waited for the lock.
 macro_rules! turns {
     ($further:literal, $names:literal, $unless:literal) => {
         concat!(
@@ -51,17 +53,18 @@ WITH asked AS MATERIALIZED (
         FOR UPDATE) AS s
 ), there AS MATERIALIZED (
     SELECT n.ord FROM (
-        SELECT q.ord, q.team_id, q.request_id, u.name
+        SELECT q.ord, q.team_id, q.request_id, u.name, cardinality(p.names) AS names
         FROM asked q CROSS JOIN LATERAL (
-            SELECT names FROM processed_events p
+            SELECT COALESCE(names, ARRAY[p.event_id]) AS names FROM processed_events p
             WHERE p.team_id = q.team_id AND p.event_id = q.event_id
                 AND p.request_id = q.request_id OFFSET 0) AS p
-        CROSS JOIN LATERAL unnest(COALESCE(p.names, ARRAY[q.event_id])) AS u (name)
+        CROSS JOIN LATERAL unnest(p.names) AS u (name)
         ORDER BY q.team_id COLLATE \"C\", u.name COLLATE \"C\") AS n
     CROSS JOIN LATERAL (
         SELECT FROM processed_events p
         WHERE p.team_id = n.team_id AND p.event_id = n.name AND p.request_id = n.request_id
         FOR UPDATE) AS e
+    GROUP BY n.ord, n.names HAVING count(*) = n.names
 )"
         )
     };
@@ -133,7 +136,8 @@ pub(in super::super) const FINISH: &str = concat!(
         same_key!("event_id", "e", "q"),
         " AND e.request_id = q.request_id AND e.attempt = q.attempt
         AND e.claimed_until > COALESCE($1::timestamptz, clock_timestamp())
-        AND NOT (q.ending = 2 AND e.repeated IS TRUE) AND q.ord IN (SELECT ord FROM there)
+        AND NOT (q.ending = 2 AND e.repeated IS TRUE) 
+        AND (q.ord IN (SELECT ord FROM there)) IS TRUE
         AND (q.session_id IS NULL OR q.ord IN (SELECT ord FROM held))
     RETURNING q.ord, e.*
 ), ",
@@ -172,7 +176,7 @@ pub(in super::super) const PROLONG: &str = concat!(
         WHERE p.team_id = q.team_id AND p.event_id = q.event_id AND p.request_id = q.request_id
             AND p.attempt = q.attempt AND p.claimed_until > COALESCE($1::timestamptz, clock_timestamp())
         FOR UPDATE) AS e
-    WHERE q.ord IN (SELECT ord FROM there)
+    WHERE (q.ord IN (SELECT ord FROM there)) IS TRUE
         AND (q.session_id IS NULL OR q.ord IN (SELECT ord FROM held))
 ), claims AS (
     UPDATE processed_events e
