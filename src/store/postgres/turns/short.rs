@@ -29,7 +29,7 @@ use crate::{
 
 /// Takes the sessions, and claims the events, of turns of events that have no row in
 /// sessions that are free, which is what nearly all who ask for one come to. Its parameters
-/// are those of [`BEGIN`].
+/// are those of [`BEGIN`](super::BEGIN).
 ///
 /// `IS TRUE` keeps the planner from a join, which it would make by comparing each with
 /// each, for it expects one.
