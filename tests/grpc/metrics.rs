@@ -1,17 +1,22 @@
 //! What Prometheus is told.
 
-use std::collections::HashMap;
+use std::{collections::HashMap, time::Duration};
 
 use oncegate::grpc::pb::{
-    AcquireSessionLeaseRequest, BatchMarkProcessedRequest, CleanupRequest, MarkProcessedRequest,
-    ReleaseSessionLeaseRequest,
+    AcquireSessionLeaseRequest, BatchMarkProcessedRequest, BeginTurnRequest, CleanupRequest,
+    FinishTurnRequest, MarkProcessedRequest, ReleaseSessionLeaseRequest, Turn, TurnOutcome,
+    begin_turn_response::Outcome, turn_service_client::TurnServiceClient,
 };
+use tonic::transport::Channel;
 
 use super::{SERVICE, channel, refusal};
-use crate::harness::{
-    Fixture, Replica, acquire, granted, held, mark,
-    metrics::{metric, metrics_page},
-    seconds, session,
+use crate::{
+    harness::{
+        Fixture, Replica, acquire, connect, event, granted, held, mark,
+        metrics::{metric, metrics_page},
+        seconds, session,
+    },
+    on_both_stores,
 };
 
 /// Whatever a caller chooses begins with this, so that it can be looked for.
@@ -116,4 +121,60 @@ async fn calls_are_counted_by_method_and_outcome_and_by_nothing_a_caller_chose()
 async fn metrics_are_served_nowhere_unless_asked_for() {
     let f = Fixture::sqlite().await;
     assert_eq!(f.replica.server.metrics_address(), None);
+}
+
+on_both_stores!(turns_are_counted_by_what_became_of_them);
+
+/// Begins a turn of `event` that may be claimed twice, for a minute.
+async fn begin(turns: &mut TurnServiceClient<Channel>, id: &str, digest: &str) -> Option<Turn> {
+    let request = BeginTurnRequest {
+        event: event("T1", id),
+        session: session("T1", "s"),
+        holder: "run".into(),
+        claim_ttl: seconds(60),
+        max_attempts: 2,
+        payload_digest: digest.into(),
+        ..Default::default()
+    };
+    match turns.begin_turn(request).await.ok()?.into_inner().outcome? {
+        Outcome::Granted(granted) => granted.turn,
+        _ => None,
+    }
+}
+
+async fn turns_are_counted_by_what_became_of_them(f: Fixture) {
+    let f = f.restarted(&["--metrics-listen", "127.0.0.1:0"]).await;
+    let mut turns = TurnServiceClient::new(connect(f.replica.server.address()).await);
+    let end = |turn: Turn, outcome: TurnOutcome| FinishTurnRequest {
+        turn_id: turn.turn_id,
+        outcome: outcome.into(),
+        ..Default::default()
+    };
+    let stale = begin(&mut turns, "lapses", "").await.unwrap();
+    f.clock.advance(Duration::from_mins(2));
+    turns.finish_turn(end(stale, TurnOutcome::Succeeded)).await.unwrap_err();
+    begin(&mut turns, "lapses", "").await.unwrap();
+    f.clock.advance(Duration::from_mins(2));
+    assert!(begin(&mut turns, "lapses", "").await.is_none());
+    let failing = begin(&mut turns, "handled", "one").await.unwrap();
+    turns.finish_turn(end(failing, TurnOutcome::Failed)).await.unwrap();
+    let handling = begin(&mut turns, "handled", "one").await.unwrap();
+    assert!(begin(&mut turns, "handled", "one").await.is_none());
+    assert!(begin(&mut turns, "other", "").await.is_none());
+    turns.finish_turn(end(handling, TurnOutcome::Succeeded)).await.unwrap();
+    for digest in ["one", "two"] {
+        assert!(begin(&mut turns, "handled", digest).await.is_none());
+    }
+    for (outcome, count) in
+        [("granted", 4), ("duplicate", 2), ("in_progress", 1), ("busy", 1), ("mismatch", 1)]
+    {
+        let line = format!(r#"oncegate_turns_begun_total{{outcome="{outcome}"}} {count}"#);
+        metric(&f.replica, &line).await;
+    }
+    for (outcome, count) in
+        [("succeeded", 1), ("failed", 1), ("gave_up", 1), ("lost", 1), ("lapsed", 2)]
+    {
+        let line = format!(r#"oncegate_turns_finished_total{{outcome="{outcome}"}} {count}"#);
+        metric(&f.replica, &line).await;
+    }
 }
