@@ -128,8 +128,9 @@ impl Dedup {
         let outcome = match self.recall(&mark.event) {
             Recall::Known(event) => event.outcome(&mark),
             Recall::Unknown(question) => {
+                let is_plain = mark.event.aliases.is_empty();
                 let outcome = self.marks.of(mark.event.key.shard()).call(mark).await?;
-                self.remember(question, outcome.event());
+                self.remember(question, own(&outcome, is_plain));
                 outcome
             }
         };
@@ -141,7 +142,7 @@ impl Dedup {
     pub async fn mark_all(&self, marks: Vec<Mark>) -> Vec<Result<MarkOutcome, CallError>> {
         enum Place {
             Memory(MarkOutcome),
-            Lane(usize, Option<Question>),
+            Lane(usize, Option<Question>, bool),
         }
 
         let mut shares: Vec<Vec<Mark>> = (0..self.marks.count()).map(|_| Vec::new()).collect();
@@ -149,8 +150,9 @@ impl Dedup {
             Recall::Known(event) => Place::Memory(event.outcome(&mark)),
             Recall::Unknown(question) => {
                 let lane = self.marks.index(mark.event.key.shard());
+                let is_plain = mark.event.aliases.is_empty();
                 shares[lane].push(mark);
-                Place::Lane(lane, question)
+                Place::Lane(lane, question, is_plain)
             }
         };
         let places: Vec<Place> = marks.into_iter().map(place).collect();
@@ -172,10 +174,10 @@ impl Dedup {
         // Each lane answered its share in order.
         let outcomes = places.into_iter().map(|place| match place {
             Place::Memory(outcome) => Ok(outcome),
-            Place::Lane(lane, question) => {
+            Place::Lane(lane, question, is_plain) => {
                 let missing = || Err(StoreError::fault("a lane gave no answer").into());
                 let outcome: MarkOutcome = answers[lane].next().unwrap_or_else(missing)?;
-                self.remember(question, outcome.event());
+                self.remember(question, own(&outcome, is_plain));
                 Ok(outcome)
             }
         });
@@ -196,27 +198,25 @@ impl Dedup {
                 let found: Vec<_> =
                     self.looks.call_all(looks).await?.into_iter().collect::<Result<_, _>>()?;
                 let found = found.into_iter().flatten().next();
-                if let Some(EventRow::Processed(event)) = found {
-                    self.remember(question, Some(event));
+                match found {
+                    Some(EventRow::Processed(row)) if event.aliases.is_empty() => {
+                        self.remember(question, Some(row));
+                    }
+                    _ => {}
                 }
                 Ok(found)
             }
         }
     }
 
-    /// What is known of the event by its own name. What is told of one with aliases is not
-    /// to be remembered: it may be of one of those.
+    /// What is known of the event, by its own name.
     fn recall(&self, event: &Delivered) -> Recall {
         let known = self.known.as_ref();
-        match known.map_or(Recall::Unknown(None), |known| known.recall(&event.key)) {
-            Recall::Known(event) => {
-                self.metrics.known_hits.inc();
-                Recall::Known(event)
-            }
-            Recall::Unknown(question) => {
-                Recall::Unknown(question.filter(|_| event.aliases.is_empty()))
-            }
+        let recall = known.map_or(Recall::Unknown(None), |known| known.recall(&event.key));
+        if matches!(recall, Recall::Known(_)) {
+            self.metrics.known_hits.inc();
         }
+        recall
     }
 
     fn remember(&self, question: Option<Question>, event: Option<StoredEvent>) {
@@ -231,6 +231,15 @@ impl Dedup {
             MarkOutcome::Duplicate(_) | MarkOutcome::Claimed(_) => self.metrics.duplicate.inc(),
             MarkOutcome::Mismatch => self.metrics.mismatch.inc(),
         };
+    }
+}
+
+/// The row that told an outcome, if it is that of the event's own name: a duplicate of one
+/// with aliases may be one of those.
+fn own(outcome: &MarkOutcome, is_plain: bool) -> Option<StoredEvent> {
+    match outcome {
+        MarkOutcome::First(event) => Some(*event),
+        _ => outcome.event().filter(|_| is_plain),
     }
 }
 

@@ -5,9 +5,9 @@ use std::{str::FromStr as _, time::Duration};
 
 use oncegate::{
     grpc::pb::{
-        BatchMarkProcessedRequest, CleanupRequest, ForgetEventRequest, IsProcessedRequest,
-        MarkProcessedRequest, MarkProcessedResponse, admin_service_client::AdminServiceClient,
-        batch_mark_processed_result::Result as Item,
+        BatchMarkProcessedRequest, CleanupRequest, EventKey, ForgetEventRequest,
+        IsProcessedRequest, MarkProcessedRequest, MarkProcessedResponse,
+        admin_service_client::AdminServiceClient, batch_mark_processed_result::Result as Item,
     },
     store::{Clock, postgres::MAX_STALENESS},
 };
@@ -31,6 +31,7 @@ use crate::{
 
 on_both_stores!(
     a_known_event_is_answered_while_the_store_cannot_be_asked,
+    an_event_of_several_names_is_known_by_its_own,
     a_known_event_is_new_from_the_moment_it_expires,
     nothing_is_remembered_for_longer_than_the_greatest_age,
     what_a_cleanup_takes_is_new_at_once,
@@ -108,6 +109,21 @@ impl Outsider {
         locking.execute("BEGIN; LOCK TABLE processed_events").await.unwrap();
         Self::Postgres { _locking: locking }
     }
+}
+
+async fn an_event_of_several_names_is_known_by_its_own(f: Fixture) {
+    let mut f = remembering(f).await;
+    let with_alias = |name: &str| MarkProcessedRequest {
+        event: Some(EventKey { aliases: vec!["ts".into()], ..event("T", name).unwrap() }),
+        ..Default::default()
+    };
+    assert!(told(&mut f.client, with_alias("message")).await.first);
+    // That one is taken tells nothing of the other.
+    assert!(!told(&mut f.client, with_alias("mention")).await.first);
+    assert!(is_new(&mut f.client, "mention").await);
+    let _outsider = Outsider::at(&f.url).await;
+    assert!(!told(&mut f.client, with_alias("message")).await.first);
+    assert!(!is_new(&mut f.client, "message").await);
 }
 
 async fn a_known_event_is_answered_while_the_store_cannot_be_asked(f: Fixture) {
