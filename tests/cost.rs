@@ -72,14 +72,14 @@ async fn rows_are_found_by_key_even_where_the_tables_were_empty() {
         WHERE relname IN ('processed_events', 'sessions', 'session_waiters')";
     const FILL: [&str; 3] = [
         "INSERT INTO processed_events (team_id, event_id, processed_at, expires_at)
-            SELECT 'T', n, now(), now() + interval '1 day' FROM generate_series(1, 10000) AS n",
+            SELECT 'T1', n, now(), now() + interval '1 day' FROM generate_series(1, 10000) AS n",
         "INSERT INTO sessions (team_id, session_id, fencing_token, lease_id, request_id,
                 holder, labels, acquired_at, expires_at)
-            SELECT 'T', n, 1, gen_random_uuid(), gen_random_uuid(), '', '{}', now(), now()
+            SELECT 'T1', n, 1, gen_random_uuid(), gen_random_uuid(), '', '{}', now(), now()
             FROM generate_series(1, 10000) AS n",
         "INSERT INTO session_waiters (team_id, session_id, lease_id, request_id, holder, labels,
                 ttl_micros, replica)
-            SELECT 'T', n, gen_random_uuid(), gen_random_uuid(), '', '{}', 1, gen_random_uuid()
+            SELECT 'T1', n, gen_random_uuid(), gen_random_uuid(), '', '{}', 1, gen_random_uuid()
             FROM generate_series(1, 10000) AS n",
     ];
     const ALONE: &str = "SELECT count(*) = 1 FROM pg_stat_activity

@@ -33,8 +33,10 @@ macro_rules! handed_channel {
 }
 
 /// That two rows have one key, team and `$id`, so that the planner finds the first by it
-/// whatever it thinks of the tables: in a merge join, or a scan of a whole index, which
-/// it prefers for as long as it takes a table to be empty, this is of no use.
+/// whatever it thinks of the tables. The team is compared as one of a list, which is of no
+/// use to a merge join, or a scan of a whole index: it prefers those for as long as it takes a
+/// table to be empty. But only the team: of two lists it may look up the first, and read all
+/// that the team has.
 macro_rules! same_key {
     ($id:literal, $found:literal, $by:literal) => {
         concat!(
@@ -45,11 +47,10 @@ macro_rules! same_key {
             $found,
             ".",
             $id,
-            " = ANY (ARRAY[",
+            " = ",
             $by,
             ".",
-            $id,
-            "])"
+            $id
         )
     };
 }

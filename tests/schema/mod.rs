@@ -20,6 +20,7 @@ use tempfile::TempDir;
 use crate::harness::{Fixture, Replica, config, mark, postgres::new_database, sqlite_url};
 
 mod adoption;
+mod plans;
 mod single;
 
 /// Why a server does not start on the database at `url`.

@@ -132,7 +132,7 @@ WITH gone AS (
             CROSS JOIN LATERAL unnest(COALESCE(p.names, ARRAY[p.event_id])) AS u (name)
         WHERE p.team_id = $2 AND p.event_id = $3
         ORDER BY u.name COLLATE \"C\") AS f
-    WHERE e.team_id = ANY (ARRAY[f.team_id]) AND e.event_id = ANY (ARRAY[f.name])
+    WHERE e.team_id = ANY (ARRAY[f.team_id]) AND e.event_id = f.name
         AND e.request_id IS NOT DISTINCT FROM f.request_id
         AND e.names IS NOT DISTINCT FROM f.names
     RETURNING e.*

@@ -329,7 +329,7 @@ macro_rules! hand_on {
     DELETE FROM session_waiters w USING changed c
     WHERE ",
     same_key!("session_id", "w", "c"),
-    " AND w.ticket = ANY (ARRAY[c.ticket])
+    " AND w.ticket = c.ticket
 )"
         )
     };
@@ -381,10 +381,9 @@ pub(in super::super) const HAND_ON: &str = concat!(
     FROM seen n
     WHERE ",
     same_key!("session_id", "s", "n"),
-    " AND NOT s.waiting AND n.live AND EXISTS (
-        SELECT FROM session_waiters w WHERE ",
-    same_key!("session_id", "w", "n"),
-    ")
+    " AND NOT s.waiting AND n.live AND (
+        SELECT true FROM session_waiters w
+        WHERE w.team_id = n.team_id AND w.session_id = n.session_id LIMIT 1)
 )",
     handed!(queue!("c", "clock.at", " AND w.ticket IS DISTINCT FROM c.ticket")),
     "UNION ALL
@@ -406,7 +405,7 @@ USING unnest($1::text[], $2::text[], $3::uuid[]) WITH ORDINALITY
     AS a (team_id, session_id, lease_id, ord)
 WHERE ",
     same_key!("session_id", "w", "a"),
-    " AND w.lease_id = ANY (ARRAY[a.lease_id])
+    " AND w.lease_id = a.lease_id
 RETURNING a.ord
 "
 );

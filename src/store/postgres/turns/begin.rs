@@ -204,7 +204,7 @@ WITH asked AS MATERIALIZED (
     UPDATE processed_events e
     SET claimed_until = NULL, processed_at = q.at, expires_at = q.at + $2::interval
     FROM asked q
-    WHERE e.team_id = ANY (ARRAY[q.team_id]) AND e.event_id = ANY (ARRAY[q.name])
+    WHERE e.team_id = ANY (ARRAY[q.team_id]) AND e.event_id = q.name
         AND e.request_id = q.request_id AND e.attempt = q.attempt
         AND e.claimed_until <= COALESCE($1::timestamptz, clock_timestamp())
         AND e.expires_at > COALESCE($1::timestamptz, clock_timestamp())

@@ -78,11 +78,12 @@ macro_rules! aliases {
     UPDATE processed_events e SET ",
             $set,
             "
-    FROM ",
+    FROM (
+        SELECT d.*, u.name FROM ",
             $done,
-            " d
-    WHERE e.team_id = ANY (ARRAY[d.team_id]) AND e.event_id = ANY (d.names)
-        AND e.event_id <> d.event_id AND e.request_id = d.request_id
+            " d CROSS JOIN LATERAL unnest(d.names) AS u (name) OFFSET 0) AS d
+    WHERE e.team_id = ANY (ARRAY[d.team_id]) AND e.event_id = d.name
+        AND d.name <> d.event_id AND e.request_id = d.request_id
 )"
         )
     };
@@ -104,8 +105,8 @@ SELECT q.ord, false AS done, q.session_id IS NULL OR (SELECT true FROM sessions 
             ", false AS given_back
 FROM asked q LEFT JOIN LATERAL (
     SELECT * FROM processed_events p
-    WHERE p.team_id = q.team_id AND p.event_id = q.event_id AND p.expires_at > q.at OFFSET 0)
-    AS e ON true
+    WHERE p.team_id = q.team_id AND p.event_id = q.event_id OFFSET 0)
+    AS e ON e.expires_at > q.at
 LEFT JOIN sessions s ON false
 WHERE q.ord NOT IN (SELECT ord FROM ",
             $done,
