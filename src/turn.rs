@@ -195,6 +195,10 @@ impl Op for Change {
                 let Begun::Granted { claim, lease, .. } = outcome else {
                     return Verdict::Decided(Told::Begun(Box::new(Err(outcome.clone()))));
                 };
+                if begin.event.contradicts(claim.digest) {
+                    let row = EventRow::Claimed(claim.clone());
+                    return Verdict::Decided(Told::Begun(Box::new(Err(Begun::Taken(row, None)))));
+                }
                 let id = turn_id(begin, claim, lease.as_ref());
                 let turn = Turn { id, claim: claim.clone(), lease: lease.clone() };
                 let (now, delivery) = (Instant::now(), delivery.clone());
@@ -380,7 +384,7 @@ impl Turns {
                     }
                     _ => self.queue(&begin, acquire, until, announce).await?,
                 },
-                (instead, _) => taken(instead)?,
+                (instead, _) => self.taken(instead, &begin.event)?,
             },
         };
         let count = match &outcome {
@@ -406,8 +410,8 @@ impl Turns {
             AcquireOutcome::Granted(lease) => lease,
             AcquireOutcome::Held(held) => return Ok(TurnOutcome::Busy(held)),
         };
-        let instead = match self.ask(Begin { session: None, ..begin.clone() }).await {
-            Ok(Ok(mut grant)) => {
+        let instead = match self.ask(Begin { session: None, ..begin.clone() }).await? {
+            Ok(mut grant) => {
                 let held = lease.lease();
                 grant.turn.id.lease = Some((acquire.key.clone(), held.id));
                 grant.turn.lease = Some(held.clone());
@@ -415,40 +419,42 @@ impl Turns {
                 grant.lease = Some(lease);
                 return Ok(TurnOutcome::Granted(Box::new(grant)));
             }
-            Ok(Err(instead)) => Ok(taken(instead)?),
-            Err(SessionError::PayloadMismatch) => Err(SessionError::PayloadMismatch),
-            Err(unknown) => return Err(unknown),
+            Err(instead) => instead,
         };
-        // Before it is answered: a crash in between would leave the session held. Nor does an
-        // earlier run of this request need it.
-        let id = lease.lease().id;
-        self.turning.sessions.release(acquire.key.clone(), id).await?;
-        let _ = lease.accept();
-        instead
+        // An earlier run of this request, with another payload, may have the turn.
+        let is_own = matches!(&instead, Begun::Taken(row, _) if row.is_claim_of(begin.request));
+        if lease.is_fresh() || !is_own {
+            // Before it is answered: a crash in between would leave the session held.
+            let id = lease.lease().id;
+            self.turning.sessions.release(acquire.key.clone(), id).await?;
+            let _ = lease.accept();
+        }
+        self.taken(instead, &begin.event)
     }
 
     /// Asks for a turn. The inner error is what there is instead.
-    async fn ask(&self, begin: Begin) -> Result<Result<Grant, Begun>, SessionError> {
-        let event = begin.event.clone();
+    async fn ask(&self, begin: Begin) -> Result<Result<Grant, Begun>, CallError> {
         let session = begin.session.as_ref();
         let shard = session.map_or(begin.event.key.shard(), |acquire| acquire.key.shard());
         let change = Change::Begin(Box::new(begin), Arc::clone(&self.turning));
         let asked = Instant::now();
         match self.turning.changes.of(shard).call(change).await? {
-            Told::Begun(told) => {
-                let kept = match &*told {
-                    Ok(grant) => grant.turn.claim.digest,
-                    Err(Begun::Taken(row, _)) => row.digest(),
-                    Err(_) => None,
-                };
-                if event.contradicts(kept) {
-                    self.turning.metrics.mismatch.inc();
-                    return Err(SessionError::PayloadMismatch);
-                }
-                Ok(told.map(|grant| Grant { asked, ..grant }))
-            }
-            Told::Finished(_) => Err(mixed_up().into()),
+            Told::Begun(told) => Ok(told.map(|grant| Grant { asked, ..grant })),
+            Told::Finished(_) => Err(mixed_up()),
         }
+    }
+
+    /// What there is instead of a turn of `event`.
+    fn taken(&self, begun: Begun, event: &Delivered) -> Result<TurnOutcome, SessionError> {
+        let Begun::Taken(row, result) = begun else { return Err(mixed_up().into()) };
+        if event.contradicts(row.digest()) {
+            self.turning.metrics.mismatch.inc();
+            return Err(SessionError::PayloadMismatch);
+        }
+        Ok(match row {
+            EventRow::Processed(event) => TurnOutcome::Duplicate(event, result.unwrap_or_default()),
+            EventRow::Claimed(claim) => TurnOutcome::InProgress(claim),
+        })
     }
 
     /// Lets a turn run on: claim and lease together.
@@ -483,17 +489,6 @@ impl Turns {
         };
         count.inc();
         Ok(ended)
-    }
-}
-
-/// What there is instead of a turn.
-fn taken(begun: Begun) -> Result<TurnOutcome, CallError> {
-    match begun {
-        Begun::Taken(EventRow::Processed(event), result) => {
-            Ok(TurnOutcome::Duplicate(event, result.unwrap_or_default()))
-        }
-        Begun::Taken(EventRow::Claimed(claim), _) => Ok(TurnOutcome::InProgress(claim)),
-        Begun::Busy(_) | Begun::Granted { .. } => Err(mixed_up()),
     }
 }
 

@@ -178,7 +178,9 @@ impl Bot {
     }
 
     fn request(&self, delivery: &Delivery) -> BeginTurnRequest {
-        let Delivery { call, event_id, channel, ts, thread_ts, waits, .. } = delivery;
+        let Delivery { call, event_id, channel, ts, thread_ts, has_twin, waits, .. } = delivery;
+        // What the same message is called under its other event_id, too.
+        let shared = has_twin.then(|| format!("ts:{channel}:{ts}"));
         let slack = SlackEvent {
             event_id: event_id.clone(),
             channel: channel.clone(),
@@ -190,8 +192,7 @@ impl Bot {
             event: Some(EventKey {
                 team_id: TEAM.into(),
                 key: Some(event_key::Key::Slack(slack.clone())),
-                // What the same message is called under its other event_id, too.
-                aliases: vec![format!("ts:{channel}:{ts}")],
+                aliases: shared.into_iter().collect(),
             }),
             session: Some(SessionKey {
                 team_id: TEAM.into(),

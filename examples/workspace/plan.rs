@@ -20,6 +20,8 @@ pub struct Message {
     pub ts: String,
     /// Empty for the first in its thread.
     pub thread_ts: String,
+    /// Whether it comes twice, under two event ids.
+    pub has_twin: bool,
 }
 
 /// What Slack delivers, under an event id of its own, until it is acknowledged.
@@ -83,7 +85,8 @@ impl Plan {
                 let thread_ts = first.clone().filter(|_| place > 0).unwrap_or_default();
                 let channel = format!("C{}", thread % CHANNELS);
                 let ts = ts(at, thread, place);
-                plan.messages.push(Message { thread, channel, ts, thread_ts });
+                let has_twin = is_pair;
+                plan.messages.push(Message { thread, channel, ts, thread_ts, has_twin });
             }
         }
         plan

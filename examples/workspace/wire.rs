@@ -24,6 +24,8 @@ pub struct Delivery {
     pub ts: String,
     /// Empty for the message that starts a thread.
     pub thread_ts: String,
+    /// Whether the message comes by another name, too.
+    pub has_twin: bool,
     /// Whether to wait while another run works in the thread.
     pub waits: bool,
     /// Whether to use `RunTurn`, rather than `BeginTurn` and `FinishTurn`.

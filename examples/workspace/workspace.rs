@@ -216,6 +216,7 @@ impl Workspace {
             channel: of.channel.clone(),
             ts: of.ts.clone(),
             thread_ts: of.thread_ts.clone(),
+            has_twin: of.has_twin,
             waits: *waits || tries > 0,
             keeps: *keeps && tries == 0,
         }))?;

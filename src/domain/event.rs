@@ -134,7 +134,7 @@ impl Delivered {
         let is_own = |name: &String| *name == self.key.event;
         rows.sort_by_key(|(name, row)| (!row.is_of(request), !is_own(name)));
         let (name, row) = rows.into_iter().next()?;
-        Some(if is_own(&name) { row } else { row.of_any_payload() })
+        Some(if is_own(&name) { row } else { row.with_digest(None) })
     }
 
     /// Whether `kept`, in the row that was found, tells of another payload. One that does
@@ -232,13 +232,19 @@ impl EventRow {
         }
     }
 
-    /// The same, without what tells of its payload.
+    /// The same, of another payload, or of any.
     #[must_use]
-    pub fn of_any_payload(self) -> Self {
+    pub fn with_digest(self, digest: Option<PayloadDigest>) -> Self {
         match self {
-            Self::Processed(event) => Self::Processed(StoredEvent { digest: None, ..event }),
-            Self::Claimed(claim) => Self::Claimed(Claim { digest: None, ..claim }),
+            Self::Processed(event) => Self::Processed(StoredEvent { digest, ..event }),
+            Self::Claimed(claim) => Self::Claimed(Claim { digest, ..claim }),
         }
+    }
+
+    /// Whether the attempt `request` has claimed it.
+    #[must_use]
+    pub fn is_claim_of(&self, request: RequestId) -> bool {
+        matches!(self, Self::Claimed(claim) if claim.request == request)
     }
 
     /// Whether the attempt `request` left it.

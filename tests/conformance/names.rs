@@ -33,6 +33,7 @@ on_both_stores!(
     a_payload_is_compared_with_that_of_its_own_name,
     what_a_request_left_by_other_names_is_its_own_no_more,
     a_turn_that_waited_for_another_payloads_event_leaves_the_session,
+    a_twin_of_another_payload_takes_no_turn_away,
 );
 
 type Turns = TurnServiceClient<Channel>;
@@ -376,6 +377,35 @@ async fn a_turn_that_waited_for_another_payloads_event_leaves_the_session(mut f:
     finish(&mut turns, holding, TurnOutcome::Succeeded).await;
     mismatched(waiter.await.unwrap());
     turn(begin(&mut turns, wish("next", &[])).await);
+}
+
+/// Two calls by one request id wait: one has the turn, and the other is told, and no more.
+async fn a_twin_of_another_payload_takes_no_turn_away(mut f: Fixture) {
+    let mut turns = turns(&f).await;
+    let holding = turn(begin(&mut turns, wish("other", &[])).await);
+    let mut waiters = Vec::new();
+    for (digest, waiting) in [("one", 1), ("two", 2)] {
+        let waits = BeginTurnRequest {
+            payload_digest: digest.into(),
+            request_id: "r1".into(),
+            wait: seconds(60),
+            ..wish("Ev1", &[])
+        };
+        let mut waiter = turns.clone();
+        waiters.push(tokio::spawn(async move { waiter.begin_turn(waits).await }));
+        let look = || acquire("T1", "s", "x");
+        while f.client.acquire_session_lease(look()).await.map(held).unwrap() < waiting {}
+    }
+    finish(&mut turns, holding, TurnOutcome::Succeeded).await;
+    let mut granted = Vec::new();
+    for waiter in waiters {
+        match waiter.await.unwrap() {
+            Ok(answer) => granted.push(turn(answer.into_inner().outcome.unwrap())),
+            refused => mismatched(refused),
+        }
+    }
+    assert_eq!(granted.len(), 1);
+    finish(&mut turns, granted.remove(0), TurnOutcome::Succeeded).await;
 }
 
 /// How many wait for a session that is held.

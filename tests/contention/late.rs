@@ -5,7 +5,7 @@ use oncegate::{
     grpc::pb::{
         BeginTurnRequest, EventKey, EventState, FinishTurnRequest, FinishTurnResponse,
         IsProcessedRequest, MarkProcessedRequest, ProcessedEvent, RenewTurnRequest,
-        RenewTurnResponse, Turn, TurnOutcome, begin_turn_response::Outcome,
+        RenewTurnResponse, SessionKey, Turn, TurnOutcome, begin_turn_response::Outcome,
         turn_service_client::TurnServiceClient,
     },
     store::Clock,
@@ -14,7 +14,7 @@ use sqlx::{Connection as _, PgConnection, Postgres, Transaction};
 use tonic::{Response, Status, transport::Channel};
 use tonic_types::StatusExt as _;
 
-use crate::harness::{Client, Replica, connect, event, postgres, seconds};
+use crate::harness::{Client, Replica, connect, event, postgres, seconds, session};
 
 /// Two replicas that wait for locks for longer than a claim runs.
 struct Stage {
@@ -39,8 +39,19 @@ impl Stage {
     }
 
     async fn begin(&mut self, name: &str, aliases: &[&str], claim: i64) -> Turn {
+        self.begin_in(None, name, aliases, claim).await
+    }
+
+    async fn begin_in(
+        &mut self,
+        session: Option<SessionKey>,
+        name: &str,
+        aliases: &[&str],
+        claim: i64,
+    ) -> Turn {
         let request = BeginTurnRequest {
             event: named(name, aliases),
+            session,
             holder: "run".into(),
             claim_ttl: seconds(claim),
             ..Default::default()
@@ -124,6 +135,20 @@ async fn a_turn_whose_claim_lapses_while_it_is_ended_is_not_ended() {
     let ending = tokio::spawn(finish(stage.turns.clone(), turn));
     blocked(&mut locking, 1).await;
     stage.is_taken("mention", "ts").await;
+    locking.rollback().await.unwrap();
+    is_lost(ending.await.unwrap());
+    assert_eq!(stage.look("message").await.state(), EventState::NotSeen);
+}
+
+/// The same of a turn that is ended by the shortest statement.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_turn_in_a_session_whose_claim_lapses_while_it_is_ended_is_not_ended() {
+    let (mut stage, mut outside) = Stage::new().await;
+    let turn = stage.begin_in(session("T1", "s"), "message", &[], 1).await;
+    let mut locking = lock(&mut outside, "message").await;
+    let ending = tokio::spawn(finish(stage.turns.clone(), turn));
+    blocked(&mut locking, 1).await;
+    while stage.look("message").await.state() != EventState::NotSeen {}
     locking.rollback().await.unwrap();
     is_lost(ending.await.unwrap());
     assert_eq!(stage.look("message").await.state(), EventState::NotSeen);

@@ -1,6 +1,7 @@
 //! One connection, opened again whenever it was lost.
 
 use std::{
+    collections::HashMap,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -15,6 +16,7 @@ use uuid::Uuid;
 
 use super::{listener::Heard, timestamp::PgTimestamp};
 use crate::{
+    domain::RequestId,
     store::{Clock, StoreError},
     telemetry::Seldom,
 };
@@ -36,6 +38,8 @@ pub struct Link {
     heard: Arc<Heard>,
     /// This replica, as the others know it.
     pub(super) replica: Uuid,
+    /// Leases that were drawn for turns whose batch failed, by the request.
+    pub(super) drawn: HashMap<RequestId, Uuid>,
     connection: Option<PgConnection>,
     /// Until when the store counts as away, and why.
     away: Option<(Instant, StoreError)>,
@@ -60,6 +64,7 @@ impl Link {
             clock,
             heard,
             replica,
+            drawn: HashMap::new(),
             connection: None,
             away: None,
             pause: MIN_PAUSE,
@@ -238,8 +243,9 @@ pub(super) fn classify(error: sqlx::Error) -> StoreError {
     if code == "08P01" {
         return StoreError::fault(cause);
     }
-    // Raised by `whole!`.
-    if code == "22012" {
+    // Raised by `whole!`; and where another transaction goes first, by itself or because
+    // this one was chosen to end a deadlock.
+    if ["22012", "40001", "40P01"].contains(&&*code) {
         return StoreError::Overtaken;
     }
     match code.get(..2).unwrap_or_default() {

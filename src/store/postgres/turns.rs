@@ -59,6 +59,9 @@ pub(super) use begin::{BEGIN, GIVE_UP};
 pub(super) use finish::{FINISH, PROLONG};
 pub(super) use short::{BEGIN_AND_SUCCEED, BEGIN_NEW, SUCCEED};
 
+/// How many leases are kept of batches that failed: of more than are run again in halves.
+const MAX_DRAWN: usize = 4_096;
+
 impl TurnStore for Link {
     async fn change_turns(
         &mut self,
@@ -66,9 +69,11 @@ impl TurnStore for Link {
         finishes: &[&Finish],
     ) -> Result<Turned, StoreError> {
         // One lease for each, whichever statement takes it: so a run that lost its answer
-        // is known by it.
-        let begins: Vec<Wish<'_>> =
-            begins.iter().map(|&begin| (begin, LeaseId::random().as_uuid())).collect();
+        // is known by it, or one of a batch that is run again in halves.
+        let mut lease = |begin: &Begin| {
+            self.drawn.remove(&begin.request).unwrap_or_else(|| LeaseId::random().as_uuid())
+        };
+        let begins: Vec<Wish<'_>> = begins.iter().map(|&begin| (begin, lease(begin))).collect();
         let mut turned = Turned::nothing(begins.len(), finishes.len());
         self.begin_and_succeed(&begins, finishes, &mut turned).await?;
         match self.change_others(&begins, finishes, &mut turned).await {
@@ -76,8 +81,14 @@ impl TurnStore for Link {
             Err(StoreError::Overtaken | StoreError::Unavailable(_)) if !turned.is_nothing() => {
                 Ok(turned)
             }
-            // Else smaller batches tell whose fault it is, and find what this one left.
-            Err(error) => Err(error),
+            // Smaller batches tell whose fault it is, and find what this one has begun.
+            Err(error) => {
+                if self.drawn.len() > MAX_DRAWN {
+                    self.drawn.clear();
+                }
+                self.drawn.extend(begins.iter().map(|(begin, lease)| (begin.request, *lease)));
+                Err(error)
+            }
             Ok(()) => Ok(turned),
         }
     }

@@ -13,8 +13,9 @@ use super::{
 };
 use crate::{
     domain::{
-        Begin, Begun, By, Claim, Decision, Ending, EventRow, FencingToken, Finish, Kept, Prolong,
-        RequestId, SessionKey, SessionRow, StoredEvent, Timestamp, TurnId, limits::CLAIM_MEMORY,
+        Acquire, Begin, Begun, By, Claim, Decision, Ending, EventRow, FencingToken, Finish, Kept,
+        LeaseId, Prolong, RequestId, SessionKey, SessionRow, StoredEvent, Timestamp, TurnId,
+        limits::CLAIM_MEMORY,
     },
     store::{Prolonged, StoreError, TurnStore, Turned, Verdict},
 };
@@ -192,17 +193,13 @@ async fn begin_turn(
                 claim.attempt + 1
             }
             _ => {
-                if let Some((session, acquire)) = session.zip(acquire.as_ref())
-                    && let Decision::Granted(lease) = session.row.decision(acquire)
-                {
-                    // An earlier run of this request had waited for it.
-                    turned.idle.push((acquire.key.clone(), lease.id));
-                }
+                turned.idle.extend(leftover(session.as_ref(), acquire.as_ref()));
                 return Ok(Begun::Taken(found.row, found.result));
             }
         };
         if attempt > *max_attempts {
             (turned.lapsed, turned.gave_up) = (turned.lapsed + lapsed, turned.gave_up + 1);
+            turned.idle.extend(leftover(session.as_ref(), acquire.as_ref()));
             let spent = Ended { processed: now, expires: now.plus(CLAIM_MEMORY), until: None };
             return Ok(Begun::Taken(
                 end(batch, team, &found, spent, attempt - 1, None).await?,
@@ -248,6 +245,15 @@ async fn begin_turn(
         digest: event.digest,
     };
     Ok(Begun::Granted { claim, lease, fresh: true })
+}
+
+/// The lease that an earlier run of a request had waited for, whose event is not to be had.
+fn leftover(session: Option<&Stored>, asked: Option<&Acquire>) -> Option<(SessionKey, LeaseId)> {
+    let (session, asked) = session.zip(asked)?;
+    match session.row.decision(asked) {
+        Decision::Granted(lease) => Some((asked.key.clone(), lease.id)),
+        _ => None,
+    }
 }
 
 async fn finish_turn(

@@ -8,7 +8,9 @@ use uuid::Uuid;
 
 use super::{any_session, session_row, small};
 use crate::{
-    domain::{Begin, Begun, Decision, EventRow, LeaseId, SessionKey, limits::CLAIM_MEMORY},
+    domain::{
+        Begin, Begun, Decision, EventRow, LeaseId, PayloadDigest, SessionKey, limits::CLAIM_MEMORY,
+    },
     store::{
         StoreError, Turned, Verdict,
         postgres::{
@@ -89,7 +91,7 @@ WITH mine AS MATERIALIZED (
     RETURNING n.ord
 ), told_again AS (
     UPDATE processed_events e SET repeated = true
-    FROM known n
+    FROM (SELECT * FROM known ORDER BY team_id COLLATE \"C\", event_id COLLATE \"C\") AS n
     WHERE ",
     same_key!("event_id", "e", "n"),
     " AND n.own AND n.is_live AND NOT n.differs AND e.request_id = n.request_id
@@ -164,9 +166,11 @@ SELECT n.ord, 'spent', n.at, false, false, n.lapsed,
     array_to_string(COALESCE(n.names, ARRAY[n.event_id]), E'\\x1f'), ",
     event_columns!("n"),
     ", NULL, ",
-    session_columns!("s", "false", "NULL"),
+    session_columns!("s", "NOT s.released AND s.expires_at > n.at", "NULL"),
     "
-FROM known n LEFT JOIN sessions s ON false
+FROM known n ",
+    session_of!("n"),
+    "
 WHERE NOT n.is_live AND n.attempt >= n.max_attempts
 UNION ALL
 SELECT b.ord, 'busy', b.at, false, false, NULL, NULL, ",
@@ -195,9 +199,11 @@ WHERE w.request_id NOT IN (SELECT request_id FROM claimed)
 pub(in super::super) const GIVE_UP: &str = concat!(
     "
 WITH asked AS MATERIALIZED (
-    SELECT a.*, u.name, COALESCE($1::timestamptz, clock_timestamp()) AS at
-    FROM unnest($3::text[], $4::text[], $5::uuid[], $6::integer[]) WITH ORDINALITY
-        AS a (team_id, names, request_id, attempt, ord)
+    SELECT a.*, u.name
+    FROM (
+        SELECT a.*, COALESCE($1::timestamptz, clock_timestamp()) AS at
+        FROM unnest($3::text[], $4::text[], $5::uuid[], $6::integer[]) WITH ORDINALITY
+            AS a (team_id, names, request_id, attempt, ord) OFFSET 0) AS a
     CROSS JOIN LATERAL unnest(string_to_array(a.names, E'\\x1f')) AS u (name)
     ORDER BY a.team_id COLLATE \"C\", u.name COLLATE \"C\"
 ), given_up AS (
@@ -235,13 +241,19 @@ impl Link {
             let place = place(asked.len(), row.try_get("ord"))?;
             let (begin, _) = asked[place];
             let lapsed: Option<bool> = row.try_get("lapsed").map_err(StoreError::fault)?;
-            turned.lapsed += u64::from(lapsed == Some(true));
+            let lapsed = u64::from(lapsed == Some(true));
             match row.try_get("kind").map_err(StoreError::fault)? {
-                "granted" => verdicts[place] = Verdict::Decided(granted(begin, &row)?),
-                "spent" => spent.push(place, begin, &row)?,
+                "granted" => {
+                    verdicts[place] = Verdict::Decided(granted(begin, &row)?);
+                    turned.lapsed += lapsed;
+                }
+                "spent" => {
+                    spent.push(place, lapsed, begin, &row)?;
+                    turned.idle.extend(leftover(begin, &row)?);
+                }
                 "taken" => {
                     verdicts[place] = taken(begin, &row)?;
-                    let is_own = event_row(&row)?.is_of(begin.request);
+                    let is_own = event_row(&row)?.is_claim_of(begin.request);
                     turned.idle.extend(leftover(begin, &row)?.filter(|_| !is_own));
                 }
                 "busy" => {
@@ -261,19 +273,22 @@ impl Link {
             }
         }
         if !spent.places.is_empty() {
-            let gave_up = self.give_up(&spent, &mut verdicts).await;
-            // Who was granted a turn above has it, whatever becomes of the others.
-            turned.gave_up += gave_up.unwrap_or_default();
+            match self.give_up(&spent, &mut verdicts, turned).await {
+                // Who was granted a turn above has it, whatever becomes of the others.
+                Err(error) if turned.is_nothing() && is_open(&verdicts) => return Err(error),
+                _ => {}
+            }
         }
         Ok(verdicts)
     }
 
-    /// Gives up events that are spent. Answers how many.
+    /// Gives up events that are spent.
     async fn give_up(
         &mut self,
         spent: &Spent<'_>,
         verdicts: &mut [Verdict<Begun>],
-    ) -> Result<u64, StoreError> {
+        turned: &mut Turned,
+    ) -> Result<(), StoreError> {
         let now = self.now();
         let rows = self
             .fetch(|| {
@@ -286,15 +301,23 @@ impl Link {
                     .bind(&spent.attempts)
             })
             .await?;
-        let mut gave_up = 0;
         for row in rows {
-            let place = spent.places[place(spent.places.len(), row.try_get("ord"))?];
-            // An event has a row for each of its names: all tell the same.
-            gave_up += u64::from(verdicts[place] == Verdict::Again);
-            verdicts[place] = Verdict::Decided(Begun::Taken(event_row(&row)?, None));
+            let ord = place(spent.places.len(), row.try_get("ord"))?;
+            let verdict = &mut verdicts[spent.places[ord]];
+            // An event has a row for each of its names.
+            if *verdict == Verdict::Again {
+                let event = event_row(&row)?.with_digest(spent.digests[ord]);
+                *verdict = Verdict::Decided(Begun::Taken(event, None));
+                turned.gave_up += 1;
+                turned.lapsed += spent.lapsed[ord];
+            }
         }
-        Ok(gave_up)
+        Ok(())
     }
+}
+
+fn is_open(verdicts: &[Verdict<Begun>]) -> bool {
+    verdicts.iter().all(|verdict| *verdict == Verdict::Again)
 }
 
 /// Events that were claimed as often as they may be, as a statement's arrays; and who asked
@@ -302,6 +325,8 @@ impl Link {
 #[derive(Default)]
 struct Spent<'a> {
     places: Vec<usize>,
+    lapsed: Vec<u64>,
+    digests: Vec<Option<PayloadDigest>>,
     teams: Vec<&'a str>,
     names: Vec<String>,
     requests: Vec<Uuid>,
@@ -309,12 +334,20 @@ struct Spent<'a> {
 }
 
 impl<'a> Spent<'a> {
-    fn push(&mut self, place: usize, begin: &'a Begin, row: &PgRow) -> Result<(), StoreError> {
+    fn push(
+        &mut self,
+        place: usize,
+        lapsed: u64,
+        begin: &'a Begin,
+        row: &PgRow,
+    ) -> Result<(), StoreError> {
         let read =
             || Ok((row.try_get("names")?, row.try_get("request_id")?, row.try_get("attempt")?));
         let (names, request, attempt) =
             read().map_err(|error: sqlx::Error| StoreError::fault(error))?;
         self.places.push(place);
+        self.lapsed.push(lapsed);
+        self.digests.push(event_row(row)?.digest());
         self.teams.push(&begin.event.key.team);
         self.names.push(names);
         self.requests.push(request);

@@ -70,37 +70,29 @@ macro_rules! begin_new {
 }
 
 /// Tells which leases `begin_new` took, and which events it claimed: a lease without its
-/// event is to be given back. Where there is more to tell, $further has nulls for that.
+/// event is to be given back.
 macro_rules! begun {
-    ($further:literal) => {
-        concat!(
-            "
-SELECT lease_id, fencing_token, epic_id, acquired_at, expires_at,
+    () => {
+        "
+SELECT NULL::bigint AS ord, lease_id, fencing_token, epic_id, acquired_at, expires_at,
     COALESCE($1::timestamptz, clock_timestamp()) AS at,
-    NULL::uuid AS claimed, NULL::timestamptz AS claimed_at",
-            $further,
-            "
+    NULL::uuid AS claimed, NULL::timestamptz AS claimed_at
 FROM taken
 UNION ALL
-SELECT NULL, NULL, NULL, NULL, NULL, NULL, request_id, processed_at",
-            $further,
-            "
-FROM claimed
+SELECT NULL, NULL, NULL, NULL, NULL, NULL, NULL, request_id, processed_at FROM claimed
 "
-        )
     };
 }
 
 /// Ends turns with success whose event has one name and whose claim runs, as does their
 /// lease, and for whose session nobody waits. Its arrays are the parameters that are named:
-/// `begin_new` beside it has others. Should a claim lapse in the very moment, its lease has
-/// ended all the same.
+/// `begin_new` beside it has others.
 macro_rules! succeed {
     ($teams:literal, $sessions:literal, $locks:literal, $leases:literal, $events:literal,
         $ttls:literal, $requests:literal, $attempts:literal, $results:literal) => {
         concat!(
             "mine AS MATERIALIZED (
-    SELECT a.*
+    SELECT a.*, p.claimed_until
     FROM unnest(",
             $teams,
             "::text[], ",
@@ -122,10 +114,11 @@ macro_rules! succeed {
             "::bytea[]) WITH ORDINALITY
         AS a (team_id, session_id, lock_key, lease_id, event_id, ttl, request_id, attempt,
             result, ord)
-    WHERE (SELECT p.request_id = a.request_id AND p.attempt = a.attempt AND p.names IS NULL
-                AND p.claimed_until > COALESCE($1::timestamptz, clock_timestamp())
-            FROM processed_events p
-            WHERE p.team_id = a.team_id AND p.event_id = a.event_id)
+    CROSS JOIN LATERAL (
+        SELECT * FROM processed_events e
+        WHERE e.team_id = a.team_id AND e.event_id = a.event_id OFFSET 0) AS p
+    WHERE p.request_id = a.request_id AND p.attempt = a.attempt AND p.names IS NULL
+        AND p.claimed_until > COALESCE($1::timestamptz, clock_timestamp())
         AND pg_try_advisory_xact_lock(a.lock_key)
 ), ended AS (
     UPDATE sessions s
@@ -139,23 +132,47 @@ macro_rules! succeed {
 ), done AS (
     UPDATE processed_events e
     SET claimed_until = NULL, processed_at = m.at, expires_at = m.at + m.ttl, result = m.result
-    FROM ended m
+    FROM (SELECT * FROM ended ORDER BY team_id COLLATE \"C\", event_id COLLATE \"C\") AS m
     WHERE ",
             same_key!("event_id", "e", "m"),
             " AND e.request_id = m.request_id AND e.attempt = m.attempt
-        AND e.claimed_until > COALESCE($1::timestamptz, clock_timestamp())
-    RETURNING m.ord, m.at
+        AND e.claimed_until = m.claimed_until
+    RETURNING m.ord, m.at, m.claimed_until
 )"
         )
     };
 }
 
-pub(in super::super) const BEGIN_NEW: &str = concat!("WITH ", begin_new!(), begun!(""));
+/// Tells which turns `succeed` ended. Should a claim have lapsed by then, for the rows had to
+/// be waited for, or the event be another's, the statement fails as by `whole!`, and with it
+/// the end of the lease. $columns come before and after the moment.
+macro_rules! succeeded {
+    ($before:literal, $after:literal) => {
+        concat!(
+            "
+SELECT ord, ",
+            $before,
+            "at",
+            $after,
+            " FROM done
+WHERE 1 / (claimed_until > COALESCE($1::timestamptz, clock_timestamp()))::integer = 1
+UNION ALL
+SELECT NULL, ",
+            $before,
+            "NULL",
+            $after,
+            " WHERE 1 / ((SELECT count(*) FROM ended) = (SELECT count(*) FROM done))::integer = 0
+"
+        )
+    };
+}
+
+pub(in super::super) const BEGIN_NEW: &str = concat!("WITH ", begin_new!(), begun!());
 
 pub(in super::super) const SUCCEED: &str = concat!(
     "WITH ",
     succeed!("$2", "$3", "$4", "$5", "$6", "$7", "$8", "$9", "$10"),
-    " SELECT ord, at FROM done"
+    succeeded!("", "")
 );
 
 /// [`BEGIN_NEW`] and [`SUCCEED`] in one statement, and so one commit. They are never about
@@ -165,8 +182,9 @@ pub(in super::super) const BEGIN_AND_SUCCEED: &str = concat!(
     begin_new!(),
     ", ",
     succeed!("$17", "$18", "$19", "$20", "$21", "$22", "$23", "$24", "$25"),
-    begun!(", NULL::bigint AS ord"),
-    "UNION ALL SELECT NULL, NULL, NULL, NULL, NULL, at, NULL, NULL, ord FROM done"
+    begun!(),
+    "UNION ALL",
+    succeeded!("NULL, NULL, NULL, NULL, NULL, ", ", NULL, NULL")
 );
 
 impl Link {
@@ -192,16 +210,12 @@ impl Link {
         };
         let (mut taken, mut claimed) = (Vec::new(), HashMap::new());
         for row in &rows {
-            match row.try_get::<Option<i64>, _>("ord") {
-                Ok(Some(ord)) => {
+            match row.try_get::<Option<i64>, _>("ord").map_err(StoreError::fault)? {
+                Some(ord) => {
                     let at: PgTimestamp = row.try_get("at").map_err(StoreError::fault)?;
                     succeeding.done(ord, at.0, turned)?;
                 }
-                // [`BEGIN_NEW`] has no such column.
-                Ok(None) | Err(sqlx::Error::ColumnNotFound(_)) => {
-                    read(row, &mut taken, &mut claimed).map_err(StoreError::fault)?;
-                }
-                Err(error) => return Err(StoreError::fault(error)),
+                None => read(row, &mut taken, &mut claimed).map_err(StoreError::fault)?,
             }
         }
         beginning.done(taken, &claimed, turned)
