@@ -4,45 +4,31 @@
 //! marked and whose thread is busy is burnt; one whose run crashes is lost; one that is
 //! marked afterwards runs twice.
 
-use std::{
-    iter::once,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
 use tokio::{runtime::Handle, time::Instant};
 
 use crate::{
     domain::{
-        Acquire, Begin, Begun, Claim, Decision, Delivered, Ending, EventKey, EventRow, Finish,
-        Held, Kept, Lease, Names, Prolong, RequestId, StoredEvent, TurnId,
+        Acquire, Begin, Begun, Claim, Decision, Delivered, Ending, EventRow, Finish, Held, Kept,
+        Prolong, StoredEvent,
     },
-    lane::{CallError, Executes, Lane, Lanes, Op},
+    lane::{CallError, Lane, Lanes},
     session::{self, AcquireOutcome, SessionError, Sessions},
-    store::{Connection, Prolonged, Store, StoreError, Verdict},
-    telemetry::{Metrics, TurnMetrics},
+    store::{Store, StoreError},
+    telemetry::Metrics,
 };
 
+mod grant;
+mod ops;
 mod run;
 
+pub use grant::{Grant, Turn};
+use ops::{Change, RunOn, Told, Turning};
 pub use run::Running;
 
 /// The most turns in one batch: each may lock a session, see [`session::BATCH`].
 const BATCH: usize = session::BATCH;
-
-/// A turn, as its holder knows it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Turn {
-    /// Names it.
-    pub id: TurnId,
-    /// The event.
-    pub claim: Claim,
-    /// The session's lease, where there is one.
-    pub lease: Option<Lease>,
-}
 
 /// The answer to a request for a turn.
 pub enum TurnOutcome {
@@ -54,258 +40,6 @@ pub enum TurnOutcome {
     InProgress(Claim),
     /// The session is held, and the event still to be handled.
     Busy(Held),
-}
-
-/// A turn that its caller has yet to accept. Dropped before, it is as if it had never
-/// been; unless the caller has asked again by then, with the same request id.
-pub struct Grant {
-    turn: Turn,
-    /// When it was asked for, or later: claim and lease run from then at the earliest.
-    asked: Instant,
-    /// None where an earlier answer granted it.
-    delivery: Option<Arc<Delivery>>,
-    /// Of a lease that was waited for.
-    lease: Option<session::Grant>,
-}
-
-impl Grant {
-    /// The turn is on its way to its holder, and no longer given up.
-    #[must_use]
-    pub fn accept(self) -> Turn {
-        if let Some(delivery) = &self.delivery {
-            delivery.accepted.store(true, Ordering::Relaxed);
-        }
-        if let Some(lease) = self.lease {
-            let _ = lease.accept();
-        }
-        self.turn
-    }
-}
-
-/// A turn that was granted just now, on its way to the callers of one batch whose
-/// request it answers. If the last of them has gone and none has accepted it, it is
-/// given up.
-struct Delivery {
-    turn: TurnId,
-    lanes: Arc<Turning>,
-    accepted: AtomicBool,
-}
-
-impl Drop for Delivery {
-    fn drop(&mut self) {
-        if *self.accepted.get_mut() {
-            return;
-        }
-        let finish = Finish { turn: self.turn.clone(), ending: Ending::Abandoned };
-        if self.lanes.finish(finish).is_err() {
-            // It ends with its TTL, as a crashed holder's does.
-            tracing::warn!("no room to give up the turn of a caller that went away");
-        }
-    }
-}
-
-/// What turns are begun and ended by.
-struct Turning {
-    changes: Lanes<Change>,
-    sessions: Sessions,
-    metrics: TurnMetrics,
-}
-
-impl Turning {
-    fn lane(&self, turn: &TurnId) -> &Lane<Change> {
-        let shard = turn.lease.as_ref().map_or(turn.event.shard(), |(key, _)| key.shard());
-        self.changes.of(shard)
-    }
-
-    /// Leaves it to a lane: nobody waits for the answer.
-    fn finish(self: &Arc<Self>, finish: Finish) -> Result<(), CallError> {
-        let lane = self.lane(&finish.turn);
-        lane.post(Change::Finish(finish, Arc::clone(self)))
-    }
-}
-
-/// Begins or ends a turn. Both share lanes, so that what one caller asks for is done
-/// in that order.
-enum Change {
-    Begin(Box<Begin>, Arc<Turning>),
-    Finish(Finish, Arc<Turning>),
-}
-
-/// What a batch answers for one change: to whoever asked for that very one, but for an
-/// event that is taken.
-enum Became {
-    Begun(Delivered, RequestId, Begun, Option<Arc<Delivery>>),
-    Finished(Finish, Kept<Option<EventRow>>),
-}
-
-enum Told {
-    Begun(Box<Result<Grant, Begun>>),
-    Finished(Kept<Option<EventRow>>),
-}
-
-impl Change {
-    fn event(&self) -> &EventKey {
-        match self {
-            Self::Begin(begin, _) => &begin.event.key,
-            Self::Finish(finish, _) => &finish.turn.event,
-        }
-    }
-
-    /// Takes the names that it is about, unless another of the batch has.
-    fn take_names<'a>(&'a self, names: &mut Names<'a>) -> bool {
-        match self {
-            Self::Begin(begin, _) => names.take_of(&begin.event),
-            Self::Finish(finish, _) => {
-                let EventKey { team, event } = &finish.turn.event;
-                names.take(team, once(event.as_str()))
-            }
-        }
-    }
-}
-
-impl Op for Change {
-    /// The session, or the event of a turn without one: one change of it at a time.
-    type Key<'a> = (&'a str, &'a str, bool);
-    type Row = Became;
-    type Answer = Told;
-
-    fn key(&self) -> (&str, &str, bool) {
-        let session = match self {
-            Self::Begin(begin, _) => begin.session.as_ref().map(|acquire| &acquire.key),
-            Self::Finish(finish, _) => finish.turn.lease.as_ref().map(|(key, _)| key),
-        };
-        match session {
-            Some(key) => (&key.team, &key.session, true),
-            None => (&self.event().team, &self.event().event, false),
-        }
-    }
-
-    fn answer(&self, became: &Became) -> Verdict<Told> {
-        match (self, became) {
-            // By whomever, but itself.
-            (Self::Begin(begin, _), Became::Begun(event, _, taken @ Begun::Taken(row, _), _))
-                if event.is_named_as(&begin.event)
-                    && !matches!(row, EventRow::Claimed(claim) if claim.request == begin.request) =>
-            {
-                Verdict::Decided(Told::Begun(Box::new(Err(taken.clone()))))
-            }
-            (Self::Begin(begin, _), Became::Begun(_, asker, outcome, delivery))
-                if *asker == begin.request =>
-            {
-                let Begun::Granted { claim, lease, .. } = outcome else {
-                    return Verdict::Decided(Told::Begun(Box::new(Err(outcome.clone()))));
-                };
-                if begin.event.contradicts(claim.digest) {
-                    let row = EventRow::Claimed(claim.clone());
-                    return Verdict::Decided(Told::Begun(Box::new(Err(Begun::Taken(row, None)))));
-                }
-                let id = turn_id(begin, claim, lease.as_ref());
-                let turn = Turn { id, claim: claim.clone(), lease: lease.clone() };
-                let (now, delivery) = (Instant::now(), delivery.clone());
-                let grant = Grant { turn, asked: now, delivery, lease: None };
-                Verdict::Decided(Told::Begun(Box::new(Ok(grant))))
-            }
-            (Self::Finish(finish, _), Became::Finished(asked, kept)) if asked == finish => {
-                Verdict::Decided(Told::Finished(kept.clone()))
-            }
-            _ => Verdict::Again,
-        }
-    }
-}
-
-/// What names a turn that was granted.
-fn turn_id(begin: &Begin, claim: &Claim, lease: Option<&Lease>) -> TurnId {
-    let held = begin.session.as_ref().zip(lease);
-    TurnId {
-        event: begin.event.key.clone(),
-        request: begin.request,
-        attempt: claim.attempt,
-        lease: held.map(|(acquire, lease)| (acquire.key.clone(), lease.id)),
-        max_attempts: begin.max_attempts,
-    }
-}
-
-impl<S: Connection> Executes<Change> for S {
-    async fn execute(&mut self, ops: &[&Change]) -> Result<Vec<Verdict<Became>>, StoreError> {
-        let mut names = Names::default();
-        let (mut begins, mut finishes) = (Vec::new(), Vec::new());
-        for (place, op) in ops.iter().enumerate() {
-            if !op.take_names(&mut names) {
-                continue;
-            }
-            match op {
-                Change::Begin(begin, lanes) => begins.push((place, &**begin, lanes)),
-                Change::Finish(finish, lanes) => finishes.push((place, finish, lanes)),
-            }
-        }
-        let mut verdicts: Vec<_> = ops.iter().map(|_| Verdict::Again).collect();
-        let wanted: Vec<&Begin> = begins.iter().map(|(_, begin, _)| *begin).collect();
-        let ended: Vec<&Finish> = finishes.iter().map(|(_, finish, _)| *finish).collect();
-        let asked = Instant::now();
-        let turned = self.change_turns(&wanted, &ended).await?;
-        let of_begin = begins.first().map(|(_, _, lanes)| *lanes);
-        if let Some(lanes) = of_begin.or(finishes.first().map(|(_, _, lanes)| *lanes)) {
-            for row in turned.handed {
-                lanes.sessions.deliver(row, asked);
-            }
-            for (key, lease) in turned.idle {
-                lanes.sessions.give_back(key, lease);
-            }
-            lanes.metrics.lapsed.inc_by(turned.lapsed);
-            lanes.metrics.gave_up.inc_by(turned.gave_up);
-        }
-        for ((place, finish, _), kept) in finishes.iter().zip(turned.kept) {
-            verdicts[*place] = kept.map(|kept| Became::Finished((*finish).clone(), kept));
-        }
-        for ((place, begin, lanes), verdict) in begins.iter().zip(turned.begun) {
-            verdicts[*place] = verdict.map(|outcome| {
-                let delivery = match &outcome {
-                    Begun::Granted { claim, lease, fresh: true } => Some(Arc::new(Delivery {
-                        turn: turn_id(begin, claim, lease.as_ref()),
-                        lanes: Arc::clone(lanes),
-                        accepted: AtomicBool::new(false),
-                    })),
-                    _ => None,
-                };
-                Became::Begun(begin.event.clone(), begin.request, outcome, delivery)
-            });
-        }
-        Ok(verdicts)
-    }
-}
-
-/// Lets a turn run on.
-struct RunOn {
-    prolong: Prolong,
-    /// For so long at most since its lease was granted; the same for all.
-    max_hold: Duration,
-}
-
-impl Op for RunOn {
-    type Key<'a> = (&'a str, &'a str);
-    type Row = (TurnId, Prolonged);
-    type Answer = Prolonged;
-
-    fn key(&self) -> (&str, &str) {
-        let event = &self.prolong.turn.event;
-        (&event.team, &event.event)
-    }
-
-    fn answer(&self, (turn, kept): &Self::Row) -> Verdict<Self::Answer> {
-        if *turn == self.prolong.turn { Verdict::Decided(kept.clone()) } else { Verdict::Again }
-    }
-}
-
-impl<S: Connection> Executes<RunOn> for S {
-    async fn execute(
-        &mut self,
-        ops: &[&RunOn],
-    ) -> Result<Vec<Verdict<<RunOn as Op>::Row>>, StoreError> {
-        let max_hold = ops.first().map_or(Duration::ZERO, |op| op.max_hold);
-        let asked: Vec<&Prolong> = ops.iter().map(|op| &op.prolong).collect();
-        let kept = self.prolong_turns(&asked, max_hold).await?.into_iter().zip(asked);
-        Ok(kept.map(|(kept, asked)| kept.map(|kept| (asked.turn.clone(), kept))).collect())
-    }
 }
 
 /// Begins, renews and finishes turns. Cheap to clone.
