@@ -15,7 +15,7 @@ use oncegate::{
         Ttl, limits,
     },
     grpc::pb::{
-        BeginTurnRequest, FinishTurnRequest, Turn, TurnOutcome as Ends,
+        self, BeginTurnRequest, FinishTurnRequest, Turn, TurnOutcome as Ends,
         begin_turn_response::Outcome, turn_service_client::TurnServiceClient,
     },
     session::{AcquireOutcome, Bounds, Sessions},
@@ -26,10 +26,14 @@ use oncegate::{
 use rand::{RngExt as _, SeedableRng as _, rngs::StdRng};
 use tokio::{runtime::Handle, time::timeout};
 use tokio_util::sync::CancellationToken;
-use tonic::transport::Channel;
+use tonic::{Code, Response, Status, transport::Channel};
 
 use super::{CALLERS, REPLICAS};
-use crate::harness::{Replica, TestClock, connect, event, postgres, session};
+use crate::harness::{
+    Replica, TestClock, connect, event, postgres,
+    proxy::{Line, Proxy},
+    seconds, session,
+};
 
 type Client = TurnServiceClient<Channel>;
 
@@ -240,4 +244,66 @@ async fn no_turn_stays_with_a_caller_that_went_away() {
             AcquireOutcome::Held(held) => panic!("session of {number}: {held:?}"),
         }
     }
+}
+
+/// What a caller says that has no answer for certain: the same again.
+async fn until_known<T>(mut ask: impl AsyncFnMut() -> Result<Response<T>, Status>) -> T {
+    loop {
+        match ask().await {
+            Ok(answer) => return answer.into_inner(),
+            Err(status) => assert_eq!(status.code(), Code::Unavailable, "{status:?}"),
+        }
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+/// Handles events in a session, each once, whatever answers are lost.
+async fn handle_events(mut turns: Client, caller: usize) {
+    for number in 0..6 {
+        let name = format!("{caller}.{number}");
+        let aliases = if number % 4 == 0 { vec![format!("ts:{name}")] } else { Vec::new() };
+        let wish = |request_id: &str| BeginTurnRequest {
+            event: Some(pb::EventKey { aliases: aliases.clone(), ..event("T1", &name).unwrap() }),
+            session: session("T1", &caller.to_string()),
+            holder: "run".into(),
+            request_id: request_id.into(),
+            // The lease of a turn whose end was told again is given back a moment later.
+            wait: seconds(60),
+            ..Default::default()
+        };
+        let begun = until_known(async || turns.begin_turn(wish("r1")).await).await;
+        let Some(Outcome::Granted(granted)) = begun.outcome else { panic!("{begun:?}") };
+        let turn = granted.turn.unwrap();
+        assert_eq!(turn.attempt, 1, "{name}");
+        let end = FinishTurnRequest {
+            turn_id: turn.turn_id,
+            outcome: Ends::Succeeded.into(),
+            result: name.clone().into(),
+            ttl: None,
+        };
+        until_known(async || turns.finish_turn(end.clone()).await).await;
+        let again = until_known(async || turns.begin_turn(wish("r2")).await).await;
+        let Some(Outcome::Duplicate(duplicate)) = again.outcome else { panic!("{again:?}") };
+        assert_eq!(duplicate.result, name.as_bytes());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn while_answers_are_lost_every_turn_is_begun_and_ended_once() {
+    let proxy = Proxy::start_for("oncegate", &postgres::new_database().await, Line::Open).await;
+    let replicas = Replica::start_all(REPLICAS, &proxy.url, &Clock::Store).await;
+    let losing = tokio::spawn(async move {
+        // What is committed while the line is mute is told to nobody.
+        for (line, millis) in [(Line::Open, 200), (Line::Mute, 10), (Line::Cut, 1)].iter().cycle() {
+            proxy.set(*line);
+            tokio::time::sleep(Duration::from_millis(*millis)).await;
+        }
+    });
+    let addresses = replicas.iter().map(|replica| replica.server.address());
+    let clients = join_all(addresses.map(connect)).await;
+    let callers = clients.iter().cycle().take(CALLERS / 2).enumerate();
+    let handling =
+        callers.map(|(caller, client)| handle_events(Client::new(client.clone()), caller));
+    timeout(Duration::from_mins(5), join_all(handling)).await.expect("it takes for ever");
+    losing.abort();
 }
