@@ -2,7 +2,7 @@
 
 use std::{
     cmp::Reverse,
-    collections::{BTreeMap, BinaryHeap},
+    collections::{BTreeMap, BinaryHeap, HashMap},
     mem,
     time::Duration,
 };
@@ -88,6 +88,8 @@ pub struct Workspace {
     words: Receiver<Word>,
     /// Until when each thread may be held by a run that has died, or stands still.
     blocked: Vec<i64>,
+    /// When each bot last answered for which threads, in this life.
+    answered: Vec<HashMap<usize, i64>>,
     /// The latest message of each thread that was delivered.
     latest: Vec<usize>,
     pub log: Log,
@@ -116,6 +118,7 @@ impl Workspace {
             now: START,
             due,
             calls: BTreeMap::new(),
+            answered: vec![HashMap::new(); bots.len()],
             bots,
             words,
             blocked: vec![START; threads],
@@ -365,12 +368,18 @@ impl Workspace {
                 self.again(delivery, tries, 0);
             }
         }
+        for (thread, at) in self.answered[number].drain() {
+            // A lease that came to nothing may be given back after the answer: not by the
+            // dead.
+            self.blocked[thread] = self.blocked[thread].max(at + CLAIM_TTL);
+        }
         Ok(())
     }
 
     /// A delivery has ended for its bot.
     fn end(&mut self, call: usize, answer: &Answer) -> anyhow::Result<()> {
         let call = self.calls.remove(&call).context("answered twice")?;
+        self.answered[call.bot].insert(call.thread, self.now);
         let (message, run) = (call.message, call.run.as_ref());
         if call.was_handled && !matches!(answer, Answer::Duplicate(_)) {
             let ts = &self.plan.messages[message].ts;
