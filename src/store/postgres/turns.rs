@@ -50,6 +50,41 @@ macro_rules! session_columns {
     };
 }
 
+/// Takes the sessions, if they are free, of turns that are to begin.
+macro_rules! take_session {
+    ($wish:literal, $wishes:literal) => {
+        concat!(
+            "INSERT INTO sessions AS s (team_id, session_id, fencing_token, lease_id, request_id,
+        holder, labels, epic_id, acquired_at, expires_at)
+    SELECT ",
+            $wish,
+            ".team_id, ",
+            $wish,
+            ".session_id, nextval('session_fencing_tokens'), ",
+            $wish,
+            ".lease_id, ",
+            $wish,
+            ".session_request, ",
+            $wish,
+            ".holder, ",
+            $wish,
+            ".labels, ",
+            $wish,
+            ".epic_id, ",
+            $wish,
+            ".at, ",
+            $wish,
+            ".at + ",
+            $wish,
+            ".ttl_micros * interval '1 microsecond'
+    FROM ",
+            $wishes,
+            " ",
+            or_take_over!()
+        )
+    };
+}
+
 mod begin;
 mod finish;
 mod short;

@@ -103,13 +103,8 @@ WITH mine AS MATERIALIZED (
     FROM mine m LEFT JOIN known n USING (ord)
     WHERE n.is_live IS NOT TRUE AND COALESCE(n.attempt, 0) < m.max_attempts
 ), taken AS (
-    INSERT INTO sessions AS s (team_id, session_id, fencing_token, lease_id, request_id,
-        holder, labels, epic_id, acquired_at, expires_at)
-    SELECT w.team_id, w.session_id, nextval('session_fencing_tokens'), w.lease_id,
-        w.session_request, w.holder, w.labels, w.epic_id,
-        w.at, w.at + w.ttl_micros * interval '1 microsecond'
-    FROM wanted w WHERE w.session_id IS NOT NULL ORDER BY w.team_id, w.session_id ",
-    or_take_over!(),
+    ",
+    take_session!("w", "wanted w WHERE w.session_id IS NOT NULL ORDER BY w.team_id, w.session_id"),
     " RETURNING s.*
 ), claimed AS (
     INSERT INTO processed_events AS e (team_id, event_id, processed_at, expires_at, request_id,

@@ -47,13 +47,8 @@ macro_rules! begin_new {
             WHERE p.team_id = a.team_id AND p.event_id = a.event_id) IS NULL
         AND pg_try_advisory_xact_lock(a.lock_key)
 ), taken AS (
-    INSERT INTO sessions AS s (team_id, session_id, fencing_token, lease_id, request_id,
-        holder, labels, epic_id, acquired_at, expires_at)
-    SELECT m.team_id, m.session_id, nextval('session_fencing_tokens'), m.lease_id,
-        m.session_request, m.holder, m.labels, m.epic_id,
-        m.at, m.at + m.ttl_micros * interval '1 microsecond'
-    FROM new m ",
-            or_take_over!(),
+    ",
+            take_session!("m", "new m"),
             " RETURNING lease_id, fencing_token, epic_id, acquired_at, expires_at
 ), claimed AS (
     INSERT INTO processed_events (team_id, event_id, processed_at, expires_at, request_id,
