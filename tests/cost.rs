@@ -26,7 +26,7 @@ CREATE FUNCTION count_statement() RETURNS trigger LANGUAGE plpgsql
     AS $$ BEGIN PERFORM nextval('statements'); RETURN NULL; END $$;
 CREATE TRIGGER counted AFTER INSERT OR UPDATE OR DELETE ON processed_events
     FOR EACH STATEMENT EXECUTE FUNCTION count_statement();
-CREATE TRIGGER counted AFTER INSERT OR UPDATE ON sessions
+CREATE TRIGGER counted AFTER INSERT OR UPDATE ON oncegate_sessions
     FOR EACH STATEMENT EXECUTE FUNCTION count_statement();
 ";
 
@@ -67,17 +67,17 @@ async fn new_marks_and_free_sessions_take_one_statement_each_batch() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn rows_are_found_by_key_even_where_the_tables_were_empty() {
     const READ_WHOLE: &str = "SELECT sum(seq_scan)::bigint FROM pg_stat_user_tables
-        WHERE relname IN ('processed_events', 'sessions', 'session_waiters')";
+        WHERE relname IN ('processed_events', 'oncegate_sessions', 'oncegate_waiters')";
     const FOUND: &str = "SELECT sum(idx_tup_read)::bigint FROM pg_stat_user_indexes
-        WHERE relname IN ('processed_events', 'sessions', 'session_waiters')";
+        WHERE relname IN ('processed_events', 'oncegate_sessions', 'oncegate_waiters')";
     const FILL: [&str; 3] = [
         "INSERT INTO processed_events (team_id, event_id, processed_at, expires_at)
             SELECT 'T1', n, now(), now() + interval '1 day' FROM generate_series(1, 10000) AS n",
-        "INSERT INTO sessions (team_id, session_id, fencing_token, lease_id, request_id,
+        "INSERT INTO oncegate_sessions (team_id, session_id, fencing_token, lease_id, request_id,
                 holder, labels, acquired_at, expires_at)
             SELECT 'T1', n, 1, gen_random_uuid(), gen_random_uuid(), '', '{}', now(), now()
             FROM generate_series(1, 10000) AS n",
-        "INSERT INTO session_waiters (team_id, session_id, lease_id, request_id, holder, labels,
+        "INSERT INTO oncegate_waiters (team_id, session_id, lease_id, request_id, holder, labels,
                 ttl_micros, replica)
             SELECT 'T1', n, gen_random_uuid(), gen_random_uuid(), '', '{}', 1, gen_random_uuid()
             FROM generate_series(1, 10000) AS n",
@@ -89,8 +89,8 @@ async fn rows_are_found_by_key_even_where_the_tables_were_empty() {
     let replica = Replica::start(&url, Clock::Store, &flags).await;
     let mut database = PgConnection::connect(&url).await.unwrap();
     database.execute("VACUUM ANALYZE processed_events").await.unwrap();
-    database.execute("VACUUM ANALYZE sessions").await.unwrap();
-    database.execute("VACUUM ANALYZE session_waiters").await.unwrap();
+    database.execute("VACUUM ANALYZE oncegate_sessions").await.unwrap();
+    database.execute("VACUUM ANALYZE oncegate_waiters").await.unwrap();
     let before: i64 = sqlx::query_scalar(READ_WHOLE).fetch_one(&mut database).await.unwrap();
 
     let mut client = replica.client().await;

@@ -320,7 +320,7 @@ async fn ten_thousand_leases_and_a_thousand_waiters_need_a_few_connections() {
 /// Waits until `count` callers have a place in a session's queue, on whichever
 /// replica they are.
 async fn places(database: &mut PgConnection, count: i64) {
-    const PLACES: &str = "SELECT count(*) FROM session_waiters";
+    const PLACES: &str = "SELECT count(*) FROM oncegate_waiters";
     let look = async {
         while sqlx::query_scalar::<_, i64>(PLACES).fetch_one(&mut *database).await.unwrap() != count
         {
@@ -402,8 +402,8 @@ async fn a_session_goes_on_within_a_second_though_every_notification_is_lost() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn those_who_waited_on_a_replica_that_has_gone_are_passed_over() {
     // As if the time that it counts as there had gone by.
-    const GONE: &str = "UPDATE replicas SET expires_at = now() - interval '2 minutes'
-        WHERE replica = (SELECT replica FROM session_waiters ORDER BY ticket LIMIT 1)";
+    const GONE: &str = "UPDATE oncegate_replicas SET expires_at = now() - interval '2 minutes'
+        WHERE replica = (SELECT replica FROM oncegate_waiters ORDER BY ticket LIMIT 1)";
     let url = new_database().await;
     let here = Replica::start(&url, Clock::Store, &[]).await;
     let mut client = here.client().await;

@@ -1,10 +1,10 @@
 -- Who waits for which session, on whichever replica: one row a caller, from when
 -- it queues until it has the lease or leaves.
-CREATE SEQUENCE session_tickets;
-CREATE TABLE session_waiters (
+CREATE SEQUENCE oncegate_tickets;
+CREATE TABLE oncegate_waiters (
     team_id    text COLLATE "C" NOT NULL,
     session_id text COLLATE "C" NOT NULL,
-    ticket     bigint NOT NULL DEFAULT nextval('session_tickets'),
+    ticket     bigint NOT NULL DEFAULT nextval('oncegate_tickets'),
     lease_id   uuid NOT NULL UNIQUE,
     request_id uuid NOT NULL,
     holder     text NOT NULL,
@@ -15,18 +15,18 @@ CREATE TABLE session_waiters (
     PRIMARY KEY (team_id, session_id, ticket)
 );
 
-COMMENT ON TABLE session_waiters IS 'Callers that wait for a session, in the order of their tickets';
-COMMENT ON COLUMN session_waiters.ticket IS 'Drawn under the session''s lock: the lowest is next';
-COMMENT ON COLUMN session_waiters.lease_id IS 'The lease that the caller is given when it is its turn';
-COMMENT ON COLUMN session_waiters.replica IS 'Where the caller is connected';
+COMMENT ON TABLE oncegate_waiters IS 'Callers that wait for a session, in the order of their tickets';
+COMMENT ON COLUMN oncegate_waiters.ticket IS 'Drawn under the session''s lock: the lowest is next';
+COMMENT ON COLUMN oncegate_waiters.lease_id IS 'The lease that the caller is given when it is its turn';
+COMMENT ON COLUMN oncegate_waiters.replica IS 'Where the caller is connected';
 
-CREATE TABLE replicas (
+CREATE TABLE oncegate_replicas (
     replica    uuid PRIMARY KEY,
     expires_at timestamptz NOT NULL
 ) WITH (fillfactor = 50);
 
-COMMENT ON TABLE replicas IS 'Replicas on which somebody waits; those who wait on one that has gone are passed over';
-COMMENT ON COLUMN replicas.expires_at IS 'From when it counts as gone, unless it says again that it is there';
+COMMENT ON TABLE oncegate_replicas IS 'Replicas on which somebody waits; those who wait on one that has gone are passed over';
+COMMENT ON COLUMN oncegate_replicas.expires_at IS 'From when it counts as gone, unless it says again that it is there';
 
-ALTER TABLE sessions ADD COLUMN waiting boolean NOT NULL DEFAULT false;
-COMMENT ON COLUMN sessions.waiting IS 'Somebody may wait: whoever gives the lease back looks who is next';
+ALTER TABLE oncegate_sessions ADD COLUMN waiting boolean NOT NULL DEFAULT false;
+COMMENT ON COLUMN oncegate_sessions.waiting IS 'Somebody may wait: whoever gives the lease back looks who is next';

@@ -155,7 +155,7 @@ macro_rules! queue {
             "CASE WHEN ",
             $row,
             ".waiting THEN ARRAY(
-            SELECT w.lease_id FROM session_waiters w JOIN replicas r USING (replica)
+            SELECT w.lease_id FROM oncegate_waiters w JOIN oncegate_replicas r USING (replica)
             WHERE w.team_id = ",
             $row,
             ".team_id AND w.session_id = ",

@@ -37,7 +37,7 @@ macro_rules! queue {
     () => {
         "CASE WHEN s.waiting THEN (
         SELECT json_group_array(lease_id) FROM (
-            SELECT w.lease_id FROM session_waiters AS w
+            SELECT w.lease_id FROM oncegate_waiters AS w
             WHERE w.team_id = s.team_id AND w.session_id = s.session_id
             ORDER BY w.ticket)) END AS queue"
     };

@@ -250,7 +250,7 @@ async fn one_call_deletes_more_than_one_batch(mut f: Fixture) {
 /// How many rows the database at `url` has, events and sessions.
 async fn rows(url: &str) -> i64 {
     const COUNT: &str = "SELECT (SELECT count(*) FROM processed_events)
-        + (SELECT count(*) FROM sessions)";
+        + (SELECT count(*) FROM oncegate_sessions)";
     if url.starts_with("sqlite:") {
         let options = SqliteConnectOptions::from_str(url).unwrap().read_only(true);
         let mut file = SqliteConnection::connect_with(&options).await.unwrap();

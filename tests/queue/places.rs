@@ -66,7 +66,7 @@ impl Deaf {
 }
 
 /// Takes place and ticket together, as they are drawn.
-const SWAP: &str = "UPDATE session_waiters SET ticket = -ticket";
+const SWAP: &str = "UPDATE oncegate_waiters SET ticket = -ticket";
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn whoever_looks_first_on_a_replica_looks_for_all() {
@@ -86,11 +86,11 @@ async fn whoever_looks_first_on_a_replica_looks_for_all() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_place_that_nobody_stands_in_is_given_up() {
     // As if whoever asked for it had been told that it had failed.
-    const GHOST: &str = "INSERT INTO session_waiters (team_id, session_id, ticket, lease_id,
+    const GHOST: &str = "INSERT INTO oncegate_waiters (team_id, session_id, ticket, lease_id,
             request_id, holder, labels, ttl_micros, replica)
         SELECT team_id, session_id, 0, gen_random_uuid(), request_id, 'ghost', labels,
             ttl_micros, replica
-        FROM session_waiters";
+        FROM oncegate_waiters";
     let mut f = Deaf::new().await;
     let waiter = enqueue(&f.client, waiting("waiter"), 1).await;
     f.database.execute(GHOST).await.unwrap();
@@ -103,7 +103,7 @@ async fn a_place_that_nobody_stands_in_is_given_up() {
 async fn a_place_that_the_store_has_lost_is_taken_again() {
     let mut f = Deaf::new().await;
     let waiter = enqueue(&f.client, waiting("waiter"), 1).await;
-    f.database.execute("DELETE FROM session_waiters").await.unwrap();
+    f.database.execute("DELETE FROM oncegate_waiters").await.unwrap();
     places(&mut f.database, 1).await;
     give_back(&mut f.holder, &f.lease).await;
     assert_eq!(granted(waiter.await.unwrap().unwrap()).holder, "waiter");
@@ -111,7 +111,7 @@ async fn a_place_that_the_store_has_lost_is_taken_again() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn those_who_waited_onreplicas_that_have_gone_fill_no_queue() {
-    const GONE: &str = "INSERT INTO session_waiters (team_id, session_id, lease_id, request_id,
+    const GONE: &str = "INSERT INTO oncegate_waiters (team_id, session_id, lease_id, request_id,
             holder, labels, ttl_micros, replica)
         SELECT 'T1', 's', gen_random_uuid(), gen_random_uuid(), '', '{}', 1, gen_random_uuid()
         FROM generate_series(1, 64)";

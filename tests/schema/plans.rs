@@ -10,19 +10,19 @@ use crate::harness::{config, postgres::new_database};
 const SETTINGS: &str = "SET enable_seqscan = off; SET plan_cache_mode = force_generic_plan;
     SET jit = off";
 
-const TABLES: [&str; 3] = ["processed_events", "sessions", "session_waiters"];
+const TABLES: [&str; 3] = ["processed_events", "oncegate_sessions", "oncegate_waiters"];
 
 /// One team has so many rows in each table, and the planner knows.
 async fn fill(database: &mut PgConnection, rows: u32) {
     let fill = format!(
-        "TRUNCATE processed_events, sessions, session_waiters;
+        "TRUNCATE processed_events, oncegate_sessions, oncegate_waiters;
         INSERT INTO processed_events (team_id, event_id, processed_at, expires_at)
             SELECT 'T', n, now(), now() FROM generate_series(1, {rows}) AS n;
-        INSERT INTO sessions (team_id, session_id, fencing_token, lease_id, request_id, holder,
+        INSERT INTO oncegate_sessions (team_id, session_id, fencing_token, lease_id, request_id, holder,
                 labels, acquired_at, expires_at)
             SELECT 'T', n, 1, gen_random_uuid(), gen_random_uuid(), '', '{{}}', now(), now()
             FROM generate_series(1, {rows}) AS n;
-        INSERT INTO session_waiters (team_id, session_id, lease_id, request_id, holder, labels,
+        INSERT INTO oncegate_waiters (team_id, session_id, lease_id, request_id, holder, labels,
                 ttl_micros, replica)
             SELECT 'T', n, gen_random_uuid(), gen_random_uuid(), '', '{{}}', 1, gen_random_uuid()
             FROM generate_series(1, {rows}) AS n"
@@ -49,7 +49,7 @@ async fn plan(database: &mut PgConnection, statement: &str) -> Vec<String> {
 
 /// Whether a statement reads a whole table, as those do that list, count and sweep.
 fn reads_many(statement: &str) -> bool {
-    ["LIMIT $", "AS all_rows", "SELECT count(*) FROM sessions"]
+    ["LIMIT $", "AS all_rows", "SELECT count(*) FROM oncegate_sessions"]
         .iter()
         .any(|spelled| statement.contains(spelled))
 }

@@ -28,7 +28,7 @@ SELECT s.team_id, s.session_id, clock.at, s.fencing_token, s.lease_id, s.request
     NOT s.released AND s.expires_at > clock.at AS live, s.waiting, ",
     queue!("s", "clock.at"),
     "
-FROM (SELECT COALESCE($1::timestamptz, clock_timestamp()) AS at OFFSET 0) AS clock, sessions s
+FROM (SELECT COALESCE($1::timestamptz, clock_timestamp()) AS at OFFSET 0) AS clock, oncegate_sessions s
 WHERE ($2::text IS NULL OR s.team_id = $2)
     AND (s.team_id, s.session_id) > ($3::text, $4::text)
     AND ($6::boolean IS NULL OR (NOT s.released AND s.expires_at > clock.at) = $6)
@@ -71,9 +71,9 @@ ORDER BY e.team_id, e.event_id
 );
 
 pub(super) const BIND: &str = "
-INSERT INTO sessions AS s (team_id, session_id, fencing_token, lease_id, request_id,
+INSERT INTO oncegate_sessions AS s (team_id, session_id, fencing_token, lease_id, request_id,
     holder, labels, epic_id, acquired_at, expires_at, released)
-SELECT $2::text, $3::text, nextval('session_fencing_tokens'), gen_random_uuid(),
+SELECT $2::text, $3::text, nextval('oncegate_fencing_tokens'), gen_random_uuid(),
     gen_random_uuid(), '', '{}', $5::text, at, at, true
 FROM (SELECT COALESCE($1::timestamptz, clock_timestamp()) AS at
       WHERE pg_try_advisory_xact_lock($4::bigint) OFFSET 0) AS clock
@@ -85,9 +85,9 @@ pub(super) const FORCE_RELEASE: &str = "
 WITH mine AS MATERIALIZED (
     SELECT WHERE pg_try_advisory_xact_lock($4::bigint)
 ), ended AS (
-    UPDATE sessions s
+    UPDATE oncegate_sessions s
     SET released = true, expires_at = COALESCE($1::timestamptz, clock_timestamp()),
-        fencing_token = nextval('session_fencing_tokens'), lease_id = gen_random_uuid()
+        fencing_token = nextval('oncegate_fencing_tokens'), lease_id = gen_random_uuid()
     FROM mine
     WHERE s.team_id = $2 AND s.session_id = $3
         AND NOT s.released AND s.expires_at > COALESCE($1::timestamptz, clock_timestamp())
@@ -101,14 +101,14 @@ pub(super) const CLOSE: &str = "
 WITH mine AS MATERIALIZED (
     SELECT WHERE pg_try_advisory_xact_lock($4::bigint)
 ), gone AS (
-    DELETE FROM sessions s USING mine
+    DELETE FROM oncegate_sessions s USING mine
     WHERE s.team_id = $2 AND s.session_id = $3 AND NOT s.waiting
     RETURNING 1
 ), freed AS (
-    UPDATE sessions s
+    UPDATE oncegate_sessions s
     SET released = true,
         expires_at = LEAST(s.expires_at, COALESCE($1::timestamptz, clock_timestamp())),
-        fencing_token = nextval('session_fencing_tokens'), lease_id = gen_random_uuid(),
+        fencing_token = nextval('oncegate_fencing_tokens'), lease_id = gen_random_uuid(),
         epic_id = NULL
     FROM mine
     WHERE s.team_id = $2 AND s.session_id = $3 AND s.waiting
@@ -118,7 +118,7 @@ WITH mine AS MATERIALIZED (
 )
 SELECT EXISTS (SELECT FROM closed) AS changed FROM mine
 WHERE EXISTS (SELECT FROM closed)
-    OR NOT EXISTS (SELECT FROM sessions s WHERE s.team_id = $2 AND s.session_id = $3)
+    OR NOT EXISTS (SELECT FROM oncegate_sessions s WHERE s.team_id = $2 AND s.session_id = $3)
 ";
 
 /// With all its names. Tells every replica, at the commit, that a mark is gone.
@@ -153,7 +153,7 @@ WHERE e.event_id = $3
 pub(super) const COUNT: &str = "
 SELECT e.live AS events, e.all_rows - e.live AS expired_events,
     s.all_rows AS sessions, s.live AS held_sessions,
-    (SELECT count(*) FROM session_waiters w JOIN replicas r USING (replica)
+    (SELECT count(*) FROM oncegate_waiters w JOIN oncegate_replicas r USING (replica)
         WHERE r.expires_at > at AND ($2::text IS NULL OR w.team_id = $2)) AS waiters
 FROM (SELECT COALESCE($1::timestamptz, clock_timestamp()) AS at OFFSET 0) AS clock,
     LATERAL (SELECT count(*) AS all_rows, count(*) FILTER (WHERE expires_at > at) AS live
@@ -162,7 +162,7 @@ FROM (SELECT COALESCE($1::timestamptz, clock_timestamp()) AS at OFFSET 0) AS clo
             AND (names IS NULL OR names[1] = event_id)) AS e,
     LATERAL (SELECT count(*) AS all_rows,
         count(*) FILTER (WHERE NOT released AND expires_at > at) AS live
-        FROM sessions WHERE $2::text IS NULL OR team_id = $2) AS s
+        FROM oncegate_sessions WHERE $2::text IS NULL OR team_id = $2) AS s
 ";
 
 impl AdminStore for Link {

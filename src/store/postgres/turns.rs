@@ -54,13 +54,13 @@ macro_rules! session_columns {
 macro_rules! take_session {
     ($wish:literal, $wishes:literal) => {
         concat!(
-            "INSERT INTO sessions AS s (team_id, session_id, fencing_token, lease_id, request_id,
+            "INSERT INTO oncegate_sessions AS s (team_id, session_id, fencing_token, lease_id, request_id,
         holder, labels, epic_id, acquired_at, expires_at)
     SELECT ",
             $wish,
             ".team_id, ",
             $wish,
-            ".session_id, nextval('session_fencing_tokens'), ",
+            ".session_id, nextval('oncegate_fencing_tokens'), ",
             $wish,
             ".lease_id, ",
             $wish,

@@ -39,10 +39,10 @@ macro_rules! old_events {
 // A released lease ended when it was released, so one test serves all.
 macro_rules! idle_sessions {
     () => {
-        "FROM sessions
+        "FROM oncegate_sessions
         WHERE epic_id IS NULL AND NOT EXISTS (
-                SELECT FROM session_waiters w
-                WHERE w.team_id = sessions.team_id AND w.session_id = sessions.session_id)
+                SELECT FROM oncegate_waiters w
+                WHERE w.team_id = oncegate_sessions.team_id AND w.session_id = oncegate_sessions.session_id)
             AND expires_at <= (SELECT COALESCE($1::timestamptz, clock_timestamp())
                 - $2::bigint * interval '1 microsecond')
             AND ($3::text IS NULL OR team_id = $3)
@@ -95,10 +95,10 @@ pub(super) const COUNT_OLD_EVENTS: &str = count!(old_events!());
 pub(super) const COUNT_SESSIONS: &str = count!(idle_sessions!());
 pub(super) const DELETE_EXPIRED_EVENTS: &str = delete!("processed_events", expired_events!());
 pub(super) const DELETE_OLD_EVENTS: &str = delete!("processed_events", old_events!(), notify!());
-pub(super) const DELETE_SESSIONS: &str = delete!("sessions", idle_sessions!());
+pub(super) const DELETE_SESSIONS: &str = delete!("oncegate_sessions", idle_sessions!());
 
 pub(super) const COUNT_LEASES: &str = "
-SELECT count(*) FROM sessions
+SELECT count(*) FROM oncegate_sessions
 WHERE NOT released AND expires_at > (SELECT COALESCE($1::timestamptz, clock_timestamp()))
 ";
 

@@ -30,7 +30,7 @@ SELECT team_id, session_id, fencing_token, lease_id, request_id, holder, labels,
     acquired_at, expires_at, released, repeated, waiting, ",
     queue!(),
     "
-FROM sessions AS s
+FROM oncegate_sessions AS s
 WHERE ($2 IS NULL OR team_id = $2) AND (team_id, session_id) > ($3, $4)
     AND ($6 IS NULL OR (NOT released AND expires_at > $1) = $6)
 ORDER BY team_id, session_id LIMIT $5
@@ -57,7 +57,8 @@ WHERE (names IS NULL OR names ->> 0 = event_id) AND ($2 IS NULL OR team_id = $2)
 ORDER BY team_id, event_id LIMIT $5
 ";
 
-pub(super) const CLOSE: &str = "DELETE FROM sessions WHERE team_id = $1 AND session_id = $2";
+pub(super) const CLOSE: &str =
+    "DELETE FROM oncegate_sessions WHERE team_id = $1 AND session_id = $2";
 
 /// With all its names.
 pub(super) const FORGET: &str = "
@@ -73,10 +74,10 @@ RETURNING event_id, request_id, processed_at, expires_at, claimed_until, attempt
 pub(super) const COUNT: &str = "
 SELECT count(*) FILTER (WHERE expires_at > $1) AS events,
     count(*) FILTER (WHERE expires_at <= $1) AS expired_events,
-    (SELECT count(*) FROM sessions WHERE $2 IS NULL OR team_id = $2) AS sessions,
-    (SELECT count(*) FROM sessions
+    (SELECT count(*) FROM oncegate_sessions WHERE $2 IS NULL OR team_id = $2) AS sessions,
+    (SELECT count(*) FROM oncegate_sessions
         WHERE ($2 IS NULL OR team_id = $2) AND NOT released AND expires_at > $1) AS held_sessions,
-    (SELECT count(*) FROM session_waiters WHERE $2 IS NULL OR team_id = $2) AS waiters
+    (SELECT count(*) FROM oncegate_waiters WHERE $2 IS NULL OR team_id = $2) AS waiters
 FROM processed_events
 WHERE ($2 IS NULL OR team_id = $2) AND (names IS NULL OR names ->> 0 = event_id)
 ";

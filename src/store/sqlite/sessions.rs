@@ -23,18 +23,18 @@ SELECT a.key, s.fencing_token, s.lease_id, s.request_id, s.holder, s.labels, s.e
     s.acquired_at, s.expires_at, s.released, s.repeated, s.waiting, ",
     queue!(),
     "
-FROM json_each($1) AS a CROSS JOIN sessions AS s
+FROM json_each($1) AS a CROSS JOIN oncegate_sessions AS s
     ON s.team_id = a.value ->> 0 AND s.session_id = a.value ->> 1
 "
 );
 
 /// Draws as many tokens as $1 says, and answers the last of them.
 pub(super) const DRAW_TOKENS: &str = "
-UPDATE session_fencing_tokens SET last = last + $1 RETURNING last
+UPDATE oncegate_fencing_tokens SET last = last + $1 RETURNING last
 ";
 
 pub(super) const WRITE: &str = "
-REPLACE INTO sessions (team_id, session_id, fencing_token, lease_id, request_id,
+REPLACE INTO oncegate_sessions (team_id, session_id, fencing_token, lease_id, request_id,
     holder, labels, epic_id, acquired_at, expires_at, released, repeated, waiting)
 SELECT value ->> 0, value ->> 1, value ->> 2, value ->> 3, value ->> 4, value ->> 5,
     value ->> 6, value ->> 7, value ->> 8, value ->> 9, value ->> 10, value ->> 11, value ->> 12
@@ -43,42 +43,42 @@ FROM json_each($1)
 
 /// $1: team, $2: session, $3: the most that may wait.
 pub(super) const ENQUEUE: &str = "
-INSERT INTO session_waiters (team_id, session_id, lease_id, request_id,
+INSERT INTO oncegate_waiters (team_id, session_id, lease_id, request_id,
     holder, labels, epic_id, ttl_micros)
 SELECT $1, $2, $4, $5, $6, $7, $8, $9
-WHERE (SELECT count(*) FROM session_waiters WHERE team_id = $1 AND session_id = $2) < $3
+WHERE (SELECT count(*) FROM oncegate_waiters WHERE team_id = $1 AND session_id = $2) < $3
 RETURNING ticket
 ";
 
 /// Who is next for a session, of those who want it for the work it is bound to.
 pub(super) const NEXT: &str = "
-DELETE FROM session_waiters
+DELETE FROM oncegate_waiters
 WHERE ticket = (
-    SELECT min(ticket) FROM session_waiters
+    SELECT min(ticket) FROM oncegate_waiters
     WHERE team_id = $1 AND session_id = $2
         AND (epic_id IS NULL OR $3 IS NULL OR epic_id = $3))
 RETURNING lease_id, request_id, holder, labels, epic_id, ttl_micros
 ";
 
 pub(super) const ANYBODY: &str = "
-SELECT EXISTS (SELECT 1 FROM session_waiters WHERE team_id = $1 AND session_id = $2)
+SELECT EXISTS (SELECT 1 FROM oncegate_waiters WHERE team_id = $1 AND session_id = $2)
 ";
 
 /// $1: a JSON array of team, session and lease.
 pub(super) const LEAVE: &str = "
-DELETE FROM session_waiters WHERE (team_id, session_id, lease_id) IN (
+DELETE FROM oncegate_waiters WHERE (team_id, session_id, lease_id) IN (
     SELECT value ->> 0, value ->> 1, value ->> 2 FROM json_each($1))
 RETURNING lease_id
 ";
 
 pub(super) const PLACES: &str = "
-SELECT team_id, session_id, lease_id FROM session_waiters
+SELECT team_id, session_id, lease_id FROM oncegate_waiters
 ";
 
 /// Those who waited when the process before this one ended.
 pub(super) const FORGET_ALL: &str = "
-DELETE FROM session_waiters;
-UPDATE sessions SET waiting = 0 WHERE waiting
+DELETE FROM oncegate_waiters;
+UPDATE oncegate_sessions SET waiting = 0 WHERE waiting
 ";
 
 /// A row as it is stored.

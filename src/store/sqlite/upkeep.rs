@@ -24,10 +24,10 @@ macro_rules! old_events {
 // A released lease ended when it was released, so one test serves all.
 macro_rules! idle_sessions {
     () => {
-        "FROM sessions
+        "FROM oncegate_sessions
         WHERE epic_id IS NULL AND NOT EXISTS (
-                SELECT 1 FROM session_waiters AS w
-                WHERE w.team_id = sessions.team_id AND w.session_id = sessions.session_id)
+                SELECT 1 FROM oncegate_waiters AS w
+                WHERE w.team_id = oncegate_sessions.team_id AND w.session_id = oncegate_sessions.session_id)
             AND expires_at <= $1 AND ($2 IS NULL OR team_id = $2) LIMIT $3"
     };
 }
@@ -60,10 +60,11 @@ pub(super) const COUNT_SESSIONS: &str = count!(idle_sessions!());
 pub(super) const DELETE_EXPIRED_EVENTS: &str =
     delete!("processed_events", "event_id", expired_events!());
 pub(super) const DELETE_OLD_EVENTS: &str = delete!("processed_events", "event_id", old_events!());
-pub(super) const DELETE_SESSIONS: &str = delete!("sessions", "session_id", idle_sessions!());
+pub(super) const DELETE_SESSIONS: &str =
+    delete!("oncegate_sessions", "session_id", idle_sessions!());
 
 pub(super) const COUNT_LEASES: &str = "
-SELECT count(*) FROM sessions WHERE NOT released AND expires_at > $1
+SELECT count(*) FROM oncegate_sessions WHERE NOT released AND expires_at > $1
 ";
 
 impl Upkeep for Handle {

@@ -8,7 +8,7 @@
 macro_rules! or_take_over {
     () => {
         "ON CONFLICT (team_id, session_id) DO UPDATE
-        SET fencing_token = nextval('session_fencing_tokens'), lease_id = EXCLUDED.lease_id,
+        SET fencing_token = nextval('oncegate_fencing_tokens'), lease_id = EXCLUDED.lease_id,
             request_id = EXCLUDED.request_id, holder = EXCLUDED.holder,
             labels = EXCLUDED.labels, epic_id = COALESCE(s.epic_id, EXCLUDED.epic_id),
             released = false, repeated = false,
@@ -27,9 +27,9 @@ pub(in super::super) use or_take_over;
 macro_rules! take {
     () => {
         concat!(
-            "INSERT INTO sessions AS s (team_id, session_id, fencing_token, lease_id, request_id,
+            "INSERT INTO oncegate_sessions AS s (team_id, session_id, fencing_token, lease_id, request_id,
                 holder, labels, epic_id, acquired_at, expires_at)
-            SELECT a.team_id, a.session_id, nextval('session_fencing_tokens'), a.lease_id,
+            SELECT a.team_id, a.session_id, nextval('oncegate_fencing_tokens'), a.lease_id,
                 a.request_id, a.holder, a.labels, a.epic_id,
                 a.at, a.at + a.ttl_micros * interval '1 microsecond'
             FROM (
@@ -52,7 +52,7 @@ macro_rules! take {
 macro_rules! end {
     ($teams:literal, $sessions:literal, $locks:literal, $leases:literal, $spared:literal) => {
         concat!(
-            "UPDATE sessions s
+            "UPDATE oncegate_sessions s
             SET released = true, expires_at = COALESCE($1::timestamptz, clock_timestamp())
             FROM (
                 SELECT a.* FROM unnest(",
@@ -116,10 +116,10 @@ WITH asked AS MATERIALIZED (
         s.request_id = m.request_id AND NOT s.released AND s.expires_at > m.at AS own,
         s.lease_id = m.lease_id AS fresh
     FROM mine m CROSS JOIN LATERAL (
-        SELECT * FROM sessions t
+        SELECT * FROM oncegate_sessions t
         WHERE t.team_id = m.team_id AND t.session_id = m.session_id OFFSET 0) AS s
 ), told_again AS (
-    UPDATE sessions s SET repeated = true
+    UPDATE oncegate_sessions s SET repeated = true
     FROM seen n
     WHERE n.own AND NOT n.fresh AND NOT n.repeated
         AND ",
@@ -128,9 +128,9 @@ WITH asked AS MATERIALIZED (
         AND NOT s.released AND s.expires_at > COALESCE($1::timestamptz, clock_timestamp())
     RETURNING n.ord
 ), taken AS (
-    INSERT INTO sessions AS s (team_id, session_id, fencing_token, lease_id, request_id,
+    INSERT INTO oncegate_sessions AS s (team_id, session_id, fencing_token, lease_id, request_id,
         holder, labels, epic_id, acquired_at, expires_at)
-    SELECT m.team_id, m.session_id, nextval('session_fencing_tokens'), m.lease_id, m.request_id,
+    SELECT m.team_id, m.session_id, nextval('oncegate_fencing_tokens'), m.lease_id, m.request_id,
         m.holder, m.labels, m.epic_id, m.at, m.at + m.ttl_micros * interval '1 microsecond'
     FROM mine m LEFT JOIN seen n USING (ord)
     WHERE n.live IS NOT TRUE AND (n.epic_id = m.epic_id) IS NOT FALSE AND n.waiting IS NOT TRUE
@@ -159,7 +159,7 @@ SELECT m.ord, COALESCE(s.released, false) AS released
 FROM unnest($2::text[], $3::text[], $4::bigint[], $5::uuid[], $6::boolean[]) WITH ORDINALITY
     AS m (team_id, session_id, lock_key, lease_id, unless_repeated, ord)
 LEFT JOIN LATERAL (
-    SELECT * FROM sessions t
+    SELECT * FROM oncegate_sessions t
     WHERE t.team_id = m.team_id AND t.session_id = m.session_id OFFSET 0) AS s
     ON s.lease_id = m.lease_id
 WHERE (s.released OR s.expires_at <= COALESCE($1::timestamptz, clock_timestamp())
@@ -176,7 +176,7 @@ WITH asked AS MATERIALIZED (
 ), mine AS MATERIALIZED (
     SELECT * FROM asked WHERE pg_try_advisory_xact_lock(lock_key)
 ), renewed AS (
-    UPDATE sessions s
+    UPDATE oncegate_sessions s
     SET expires_at = LEAST(GREATEST(s.expires_at, s.acquired_at + $7::interval),
         COALESCE($1::timestamptz, clock_timestamp()) + m.ttl_micros * interval '1 microsecond')
     FROM mine m
@@ -195,7 +195,7 @@ SELECT m.ord, COALESCE($1::timestamptz, clock_timestamp()), s.fencing_token, s.l
     s.request_id, s.holder, s.labels, s.epic_id, s.acquired_at, s.expires_at, false, s.waiting,
     NULL
 FROM mine m LEFT JOIN LATERAL (
-    SELECT * FROM sessions t
+    SELECT * FROM oncegate_sessions t
     WHERE t.team_id = m.team_id AND t.session_id = m.session_id OFFSET 0) AS s
     ON s.lease_id = m.lease_id AND NOT s.released
 WHERE m.ord NOT IN (SELECT ord FROM renewed)
@@ -211,7 +211,7 @@ SELECT a.ord, clock.at, s.fencing_token, s.lease_id, s.request_id, s.holder, s.l
 FROM (SELECT COALESCE($3::timestamptz, clock_timestamp()) AS at OFFSET 0) AS clock,
     unnest($1::text[], $2::text[]) WITH ORDINALITY AS a (team_id, session_id, ord)
 CROSS JOIN LATERAL (
-    SELECT * FROM sessions t
+    SELECT * FROM oncegate_sessions t
     WHERE t.team_id = a.team_id AND t.session_id = a.session_id OFFSET 0) AS s
 "
 );
@@ -224,7 +224,7 @@ CROSS JOIN LATERAL (
 pub(in super::super) const ENQUEUE: &str = concat!(
     "
 WITH present AS (
-    INSERT INTO replicas AS r (replica, expires_at)
+    INSERT INTO oncegate_replicas AS r (replica, expires_at)
     SELECT $11::uuid, COALESCE($1::timestamptz, clock_timestamp()) + $12::interval
     ON CONFLICT (replica) DO UPDATE SET expires_at = EXCLUDED.expires_at
     WHERE r.expires_at < EXCLUDED.expires_at - $12::interval / 4
@@ -236,23 +236,23 @@ WITH present AS (
             holder, labels, epic_id, ttl_micros, ord)
     WHERE pg_try_advisory_xact_lock(a.lock_key)
 ), held AS (
-    UPDATE sessions s SET waiting = true
+    UPDATE oncegate_sessions s SET waiting = true
     FROM mine m
     WHERE ",
     same_key!("session_id", "s", "m"),
     " AND (s.waiting OR NOT s.released AND s.expires_at > m.at)
     RETURNING m.ord, s.lease_id = m.lease_id AND NOT s.released AND s.expires_at > m.at AS own
 ), placed AS (
-    INSERT INTO session_waiters (team_id, session_id, lease_id, request_id,
+    INSERT INTO oncegate_waiters (team_id, session_id, lease_id, request_id,
         holder, labels, epic_id, ttl_micros, replica)
     SELECT m.team_id, m.session_id, m.lease_id, m.request_id,
         m.holder, m.labels, m.epic_id, m.ttl_micros, $11
     FROM mine m JOIN held h USING (ord)
     WHERE NOT h.own AND (
-        SELECT count(*) FROM session_waiters w
+        SELECT count(*) FROM oncegate_waiters w
         WHERE w.team_id = m.team_id AND w.session_id = m.session_id
             AND (w.replica = $11 OR EXISTS (
-                SELECT FROM replicas r WHERE r.replica = w.replica AND r.expires_at > m.at)))
+                SELECT FROM oncegate_replicas r WHERE r.replica = w.replica AND r.expires_at > m.at)))
         < $13::bigint
     ON CONFLICT (team_id, session_id, lease_id) DO NOTHING
     RETURNING lease_id, ticket
@@ -261,7 +261,7 @@ SELECT m.ord, h.ord IS NOT NULL AS held, h.own IS TRUE AS own,
     COALESCE(p.ticket, w.ticket) AS ticket
 FROM mine m LEFT JOIN held h USING (ord) LEFT JOIN placed p USING (lease_id)
 LEFT JOIN LATERAL (
-    SELECT ticket FROM session_waiters t
+    SELECT ticket FROM oncegate_waiters t
     WHERE t.team_id = m.team_id AND t.session_id = m.session_id AND t.lease_id = m.lease_id
     OFFSET 0) AS w ON true
 "
@@ -288,24 +288,24 @@ macro_rules! hand_on {
         (NOT s.released AND s.expires_at > m.at AND s.lease_id = m.lease_id
             AND NOT (m.unless_repeated AND s.repeated)) IS TRUE AS given_back
     FROM mine m CROSS JOIN LATERAL (
-        SELECT t.xmin AS version, t.* FROM sessions t
+        SELECT t.xmin AS version, t.* FROM oncegate_sessions t
         WHERE t.team_id = m.team_id AND t.session_id = m.session_id OFFSET 0) AS s
 ), due AS MATERIALIZED (
     SELECT n.*, w.ticket, w.lease_id AS next_lease, w.request_id AS next_request,
         w.holder AS next_holder, w.labels AS next_labels, w.epic_id AS next_epic,
         w.ttl_micros, w.replica
     FROM seen n LEFT JOIN LATERAL (
-        SELECT * FROM session_waiters w
+        SELECT * FROM oncegate_waiters w
         WHERE w.team_id = n.team_id AND w.session_id = n.session_id
             AND (w.epic_id = n.epic_id) IS NOT FALSE
             AND (w.replica = $7::uuid OR EXISTS (
-                SELECT FROM replicas r WHERE r.replica = w.replica AND r.expires_at > n.at))
+                SELECT FROM oncegate_replicas r WHERE r.replica = w.replica AND r.expires_at > n.at))
         ORDER BY w.ticket LIMIT 1 FOR UPDATE OF w SKIP LOCKED) AS w ON true
     WHERE n.given_back OR NOT n.live
 ), changed AS (
-    UPDATE sessions s
+    UPDATE oncegate_sessions s
     SET fencing_token = CASE WHEN d.ticket IS NULL THEN s.fencing_token
-            ELSE nextval('session_fencing_tokens') END,
+            ELSE nextval('oncegate_fencing_tokens') END,
         lease_id = COALESCE(d.next_lease, s.lease_id),
         request_id = COALESCE(d.next_request, s.request_id),
         holder = COALESCE(d.next_holder, s.holder),
@@ -317,7 +317,7 @@ macro_rules! hand_on {
         released = d.ticket IS NULL AND (s.released OR d.given_back),
         repeated = s.repeated AND d.ticket IS NULL,
         waiting = d.ticket IS NOT NULL AND EXISTS (
-            SELECT FROM session_waiters o
+            SELECT FROM oncegate_waiters o
             WHERE o.team_id = d.team_id AND o.session_id = d.session_id AND o.ticket <> d.ticket)
     FROM due d
     WHERE ",
@@ -326,7 +326,7 @@ macro_rules! hand_on {
         AND (d.ticket IS NOT NULL OR d.given_back OR d.waiting)
     RETURNING d.ord, d.given_back, d.ticket, d.replica, s.*
 ), gone AS (
-    DELETE FROM session_waiters w USING changed c
+    DELETE FROM oncegate_waiters w USING changed c
     WHERE ",
     same_key!("session_id", "w", "c"),
     " AND w.ticket = c.ticket
@@ -377,12 +377,12 @@ pub(in super::super) const GIVE_BACK: &str =
 pub(in super::super) const HAND_ON: &str = concat!(
     hand_on!(asked_for!()),
     ", noted AS (
-    UPDATE sessions s SET waiting = true
+    UPDATE oncegate_sessions s SET waiting = true
     FROM seen n
     WHERE ",
     same_key!("session_id", "s", "n"),
     " AND NOT s.waiting AND n.live AND (
-        SELECT true FROM session_waiters w
+        SELECT true FROM oncegate_waiters w
         WHERE w.team_id = n.team_id AND w.session_id = n.session_id LIMIT 1)
 )",
     handed!(queue!("c", "clock.at", " AND w.ticket IS DISTINCT FROM c.ticket")),
@@ -400,7 +400,7 @@ WHERE m.ord NOT IN (
 /// Gives places up, and tells which were there.
 pub(in super::super) const LEAVE: &str = concat!(
     "
-DELETE FROM session_waiters w
+DELETE FROM oncegate_waiters w
 USING unnest($1::text[], $2::text[], $3::uuid[]) WITH ORDINALITY
     AS a (team_id, session_id, lease_id, ord)
 WHERE ",
@@ -414,16 +414,16 @@ RETURNING a.ord
 /// that have been gone for a minute. Answers the places of those who wait on this one.
 pub(in super::super) const BEAT: &str = "
 WITH present AS (
-    INSERT INTO replicas (replica, expires_at)
+    INSERT INTO oncegate_replicas (replica, expires_at)
     VALUES ($2::uuid, COALESCE($1::timestamptz, clock_timestamp()) + $3::interval)
     ON CONFLICT (replica) DO UPDATE SET expires_at = EXCLUDED.expires_at
 ), lost AS (
-    DELETE FROM replicas
+    DELETE FROM oncegate_replicas
     WHERE expires_at < COALESCE($1::timestamptz, clock_timestamp()) - interval '1 minute'
         AND replica <> $2
     RETURNING replica
 ), forgotten AS (
-    DELETE FROM session_waiters w USING lost WHERE w.replica = ANY (ARRAY[lost.replica])
+    DELETE FROM oncegate_waiters w USING lost WHERE w.replica = ANY (ARRAY[lost.replica])
 )
-SELECT team_id, session_id, lease_id FROM session_waiters WHERE replica = $2
+SELECT team_id, session_id, lease_id FROM oncegate_waiters WHERE replica = $2
 ";

@@ -28,7 +28,7 @@ macro_rules! session_of {
     ($turn:literal) => {
         concat!(
             "LEFT JOIN LATERAL (
-    SELECT * FROM sessions t
+    SELECT * FROM oncegate_sessions t
     WHERE t.team_id = ",
             $turn,
             ".team_id AND t.session_id = ",
@@ -81,7 +81,7 @@ WITH mine AS MATERIALIZED (
     WHERE e.expires_at > m.at
     ORDER BY m.ord, is_live DESC, own DESC NULLS LAST, e.attempt DESC NULLS LAST, n.place
 ), lease_told_again AS (
-    UPDATE sessions s SET repeated = true
+    UPDATE oncegate_sessions s SET repeated = true
     FROM known n
     WHERE ",
     same_key!("session_id", "s", "n"),
@@ -174,7 +174,7 @@ SELECT b.ord, 'busy', b.at, false, false, NULL, NULL, ",
     session_columns!("s", "NOT s.released AND s.expires_at > b.at", queue!("s", "b.at")),
     "
 FROM wanted b LEFT JOIN processed_events e ON false CROSS JOIN LATERAL (
-    SELECT * FROM sessions t
+    SELECT * FROM oncegate_sessions t
     WHERE t.team_id = b.team_id AND t.session_id = b.session_id OFFSET 0) AS s
 WHERE b.lease_id NOT IN (SELECT lease_id FROM taken)
 UNION ALL

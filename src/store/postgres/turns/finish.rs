@@ -44,7 +44,7 @@ WITH asked AS MATERIALIZED (
     WHERE a.session_id IS NULL OR pg_try_advisory_xact_lock(a.lock_key)
 ), held AS MATERIALIZED (
     SELECT q.ord FROM asked q CROSS JOIN LATERAL (
-        SELECT FROM sessions t
+        SELECT FROM oncegate_sessions t
         WHERE t.team_id = q.team_id AND t.session_id = q.session_id
             AND t.lease_id = q.lease_id AND NOT t.released
             AND t.expires_at > COALESCE($1::timestamptz, clock_timestamp())",
@@ -95,7 +95,7 @@ macro_rules! others {
     ($done:literal) => {
         concat!(
             "
-SELECT q.ord, false AS done, q.session_id IS NULL OR (SELECT true FROM sessions t
+SELECT q.ord, false AS done, q.session_id IS NULL OR (SELECT true FROM oncegate_sessions t
         WHERE t.team_id = q.team_id AND t.session_id = q.session_id
             AND t.lease_id = q.lease_id AND NOT t.released AND t.expires_at > q.at) IS TRUE AS held,
     q.at, ",
@@ -107,7 +107,7 @@ FROM asked q LEFT JOIN LATERAL (
     SELECT * FROM processed_events p
     WHERE p.team_id = q.team_id AND p.event_id = q.event_id OFFSET 0)
     AS e ON e.expires_at > q.at
-LEFT JOIN sessions s ON false
+LEFT JOIN oncegate_sessions s ON false
 WHERE q.ord NOT IN (SELECT ord FROM ",
             $done,
             ")
@@ -190,7 +190,7 @@ pub(in super::super) const PROLONG: &str = concat!(
 ), ",
     aliases!("claims", "claimed_until = d.claimed_until, expires_at = d.expires_at"),
     ", leases AS (
-    UPDATE sessions s
+    UPDATE oncegate_sessions s
     SET expires_at = LEAST(GREATEST(s.expires_at, s.acquired_at + $12::interval),
         q.at + q.ttl_micros * interval '1 microsecond')
     FROM asked q JOIN own USING (ord)

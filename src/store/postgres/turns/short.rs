@@ -116,7 +116,7 @@ macro_rules! succeed {
         AND p.claimed_until > COALESCE($1::timestamptz, clock_timestamp())
         AND pg_try_advisory_xact_lock(a.lock_key)
 ), ended AS (
-    UPDATE sessions s
+    UPDATE oncegate_sessions s
     SET released = true, expires_at = COALESCE($1::timestamptz, clock_timestamp())
     FROM mine m
     WHERE ",
