@@ -112,7 +112,8 @@ impl Clock {
 pub enum Age {
     /// Those that have expired.
     Expired,
-    /// Those marked, or left idle, at least this long ago.
+    /// Those marked, claimed, finished or left idle at least this long ago, but for
+    /// claims and leases that run.
     AtLeast(Duration),
 }
 

@@ -18,8 +18,9 @@ pub(super) struct Args {
     /// Only this team's rows
     #[arg(long)]
     team: Option<String>,
-    /// Delete what was marked, or left idle, longer ago than this, expired or
-    /// not; 0s deletes all of a team's. Unset: what has expired
+    /// Delete what was marked, claimed, finished or left idle longer ago than this,
+    /// expired or not, but nothing in progress; 0s deletes all of a team's. Unset:
+    /// what has expired
     #[arg(long, value_name = "AGE", value_parser = within(CLEANUP_AGE))]
     older_than: Option<Duration>,
     /// The most rows to delete, 1 to 1000000

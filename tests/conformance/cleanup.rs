@@ -19,6 +19,8 @@ use crate::{
     on_both_stores,
 };
 
+mod kinds;
+
 on_both_stores!(
     only_what_has_expired_goes,
     what_is_old_goes_expired_or_not,

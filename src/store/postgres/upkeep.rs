@@ -24,6 +24,7 @@ macro_rules! expired_events {
     };
 }
 
+// A claim that runs stays, however long ago it was made.
 macro_rules! old_events {
     () => {
         "FROM processed_events

@@ -3,21 +3,22 @@
 use super::{Handle, begin, classify};
 use crate::store::{Age, Kind, StoreError, Sweep, Swept, Upkeep};
 
-// The rows that a sweep is about. $1: the latest moment. $2: the team, or null
-// for all. $3: the most rows.
+// The rows that a sweep is about. $1: the moment. $2: how long ago, in
+// microseconds. $3: the team, or null for all. $4: the most rows.
 
 macro_rules! expired_events {
     () => {
-        "FROM processed_events WHERE expires_at <= $1 AND ($2 IS NULL OR team_id = $2)
-        ORDER BY expires_at LIMIT $3"
+        "FROM processed_events WHERE expires_at <= $1 - $2 AND ($3 IS NULL OR team_id = $3)
+        ORDER BY expires_at LIMIT $4"
     };
 }
 
+// A claim that runs stays, however long ago it was made.
 macro_rules! old_events {
     () => {
         "FROM processed_events
-        WHERE processed_at <= $1 AND (claimed_until > $1) IS NOT TRUE
-            AND ($2 IS NULL OR team_id = $2) LIMIT $3"
+        WHERE processed_at <= $1 - $2 AND (claimed_until > $1) IS NOT TRUE
+            AND ($3 IS NULL OR team_id = $3) LIMIT $4"
     };
 }
 
@@ -28,7 +29,7 @@ macro_rules! idle_sessions {
         WHERE epic_id IS NULL AND NOT EXISTS (
                 SELECT 1 FROM oncegate_waiters AS w
                 WHERE w.team_id = oncegate_sessions.team_id AND w.session_id = oncegate_sessions.session_id)
-            AND expires_at <= $1 AND ($2 IS NULL OR team_id = $2) LIMIT $3"
+            AND expires_at <= $1 - $2 AND ($3 IS NULL OR team_id = $3) LIMIT $4"
     };
 }
 
@@ -77,10 +78,11 @@ impl Upkeep for Handle {
             (Kind::Sessions, _, true) => COUNT_SESSIONS,
             (Kind::Sessions, _, false) => DELETE_SESSIONS,
         };
-        let until = self.now().as_micros() - sweep.scope.age.as_micros();
+        let now = self.now().as_micros();
         if sweep.scope.dry_run {
             let count: i64 = sqlx::query_scalar(statement)
-                .bind(until)
+                .bind(now)
+                .bind(sweep.scope.age.as_micros())
                 .bind(&sweep.scope.team)
                 .bind(sweep.limit)
                 .fetch_one(self.reader().await?)
@@ -91,7 +93,8 @@ impl Upkeep for Handle {
         let mut writer = self.writer.lock().await;
         // One statement is a transaction of its own.
         let done = sqlx::query(statement)
-            .bind(until)
+            .bind(now)
+            .bind(sweep.scope.age.as_micros())
             .bind(&sweep.scope.team)
             .bind(sweep.limit)
             .execute(&mut *writer)
