@@ -8,14 +8,13 @@ use std::{future::Future, str::FromStr as _, sync::Arc, time::Duration};
 
 use sqlx::{
     ConnectOptions as _, Connection as _,
-    migrate::Migrator,
     postgres::{PgConnectOptions, PgConnection},
 };
 use tokio::sync::mpsc;
 use tokio_util::task::TaskTracker;
 use uuid::Uuid;
 
-use super::{Clock, Connection, Invalidations, Store, StoreError, schema};
+use super::{Clock, Connection, Invalidations, Store, StoreError};
 use crate::domain::LeaseId;
 
 /// Where replicas tell each other that marks were taken away; a literal, for SQL.
@@ -174,6 +173,7 @@ mod events;
 mod handed;
 mod link;
 mod listener;
+mod migrate;
 mod sessions;
 mod timestamp;
 mod turns;
@@ -232,6 +232,12 @@ pub const STATEMENTS: &[&str] = &[
     channel::PROVE,
     channel::BACKEND,
     channel::GREET,
+    migrate::PLACE,
+    migrate::APPLIED,
+    migrate::LOCK,
+    migrate::RECORD,
+    migrate::OLDER_TABLE,
+    migrate::OLDER_COLUMNS,
 ];
 
 /// A PostgreSQL database.
@@ -268,19 +274,20 @@ impl Postgres {
     /// [`StoreError::Unavailable`] when the database is away.
     pub async fn migrate(&self) -> Result<(), StoreError> {
         let mut connection = self.connect().await?;
-        let migrated = migrator().run(&mut connection).await;
-        // Closing gives the migrations' lock back, however they ended.
+        migrate::run(&mut connection, None).await?;
         let _ = connection.close().await;
-        migrated.map_err(|error| schema::fault(error, classify))
+        Ok(())
     }
 
-    /// Checks that the schema is the one this binary was built for.
+    /// Checks that the schema is one that this binary can use.
     ///
     /// # Errors
     /// [`StoreError::Fault`] when it is not.
     pub async fn verify(&self) -> Result<(), StoreError> {
         let mut connection = self.connect().await?;
-        schema::verify(&migrator(), &mut connection, classify).await
+        migrate::verify(&mut connection).await?;
+        let _ = connection.close().await;
+        Ok(())
     }
 
     fn link(&self, options: PgConnectOptions, timeout: Duration) -> Link {
@@ -294,12 +301,6 @@ impl Postgres {
             Err(_) => Err(StoreError::unavailable("cannot connect in time")),
         }
     }
-}
-
-fn migrator() -> Migrator {
-    let mut migrator = sqlx::migrate!("migrations/postgres");
-    migrator.dangerous_set_table_name(schema::TABLE);
-    migrator
 }
 
 /// Machine code for a statement takes 100 ms to make, and none here runs for so long

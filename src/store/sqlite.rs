@@ -22,14 +22,13 @@ use std::{
 
 use sqlx::{
     ConnectOptions as _, Connection as _, Executor as _, SqliteConnection, Transaction,
-    migrate::Migrator,
     sqlite::{SqliteConnectOptions, SqliteJournalMode, SqliteSynchronous},
 };
 use tokio::sync::{Mutex, MutexGuard, mpsc};
 use tokio_util::task::{TaskTracker, task_tracker::TaskTrackerToken};
 use uuid::Uuid;
 
-use super::{Clock, Connection, Invalidations, Store, StoreError, schema};
+use super::{Clock, Connection, Invalidations, Store, StoreError};
 use crate::domain::{LeaseId, Timestamp};
 
 /// Those who wait for the session of `s`, first to last.
@@ -45,6 +44,7 @@ macro_rules! queue {
 
 mod admin;
 mod events;
+mod migrate;
 mod sessions;
 mod turns;
 mod upkeep;
@@ -83,6 +83,8 @@ pub const STATEMENTS: &[&str] = &[
     upkeep::DELETE_OLD_EVENTS,
     upkeep::DELETE_SESSIONS,
     upkeep::COUNT_LEASES,
+    migrate::APPLIED,
+    migrate::RECORD,
 ];
 
 /// An embedded database file.
@@ -130,18 +132,17 @@ impl Sqlite {
     /// [`StoreError::Fault`] when the schema is not one of ours.
     pub async fn migrate(&self) -> Result<(), StoreError> {
         let mut writer = self.writer.lock().await;
-        let migrated = migrator().run(&mut *writer).await;
-        migrated.map_err(|error| schema::fault(error, classify))?;
+        migrate::run(&mut writer).await?;
         forget_waiters(&mut writer).await
     }
 
-    /// Checks that the schema is the one this binary was built for.
+    /// Checks that the schema is one that this binary can use.
     ///
     /// # Errors
     /// [`StoreError::Fault`] when it is not.
     pub async fn verify(&self) -> Result<(), StoreError> {
         let mut writer = self.writer.lock().await;
-        schema::verify(&migrator(), &mut *writer, classify).await?;
+        migrate::verify(&mut writer).await?;
         forget_waiters(&mut writer).await
     }
 }
@@ -149,12 +150,6 @@ impl Sqlite {
 /// Whoever waited in the process before this one has gone with it.
 async fn forget_waiters(writer: &mut SqliteConnection) -> Result<(), StoreError> {
     writer.execute(sessions::FORGET_ALL).await.map(drop).map_err(classify)
-}
-
-fn migrator() -> Migrator {
-    let mut migrator = sqlx::migrate!("migrations/sqlite");
-    migrator.dangerous_set_table_name(schema::TABLE);
-    migrator
 }
 
 /// A lock that is held on a file. It ends as this is dropped, whoever else has the file: a

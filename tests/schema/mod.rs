@@ -21,7 +21,9 @@ use crate::harness::{Fixture, Replica, config, mark, postgres::new_database, sql
 
 mod adoption;
 mod plans;
+mod shapes;
 mod single;
+mod versions;
 
 /// Why a server does not start on the database at `url`.
 async fn refusal(url: &str, flags: &[&str]) -> String {

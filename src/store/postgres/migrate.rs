@@ -1,0 +1,240 @@
+//! Brings the schema up to date, in one transaction: all of it, or nothing.
+//!
+//! Replicas that start together take turns by an advisory lock that ends with the transaction.
+//! Nothing outlives it, neither a lock nor a prepared statement, so a proxy that pools
+//! transactions does no harm.
+
+use sqlx::{
+    AssertSqlSafe, Connection as _, Executor as _, PgConnection, Row as _,
+    postgres::PgDatabaseError,
+};
+
+use super::classify;
+use crate::store::{
+    StoreError,
+    schema::{Applied, Schema, Step, Superseded},
+};
+
+mod adoption;
+
+pub(super) use adoption::{OLDER_COLUMNS, OLDER_TABLE};
+
+/// Texts of migrations that were replaced before they were released.
+const SUPERSEDED: &[Superseded] = &[
+    Superseded {
+        version: 2,
+        checksum: "076bee2fd8be29fd78ac70acba926b42301f686de962aa2f039b400f06b0270a\
+                   89b250428c3ef7f7ce8fe488d41246d6",
+        reason: "the tables were called sessions and session_fencing_tokens",
+    },
+    Superseded {
+        version: 3,
+        checksum: "fe433a2b34a1e7341f4615b98057320da224b8165767d7f4b9a3b9db6c70cc41\
+                   b1215536d4f7d72a4c312809674ec852",
+        reason: "the tables were called session_waiters and replicas",
+    },
+    Superseded {
+        version: 4,
+        checksum: "7fd2befd88f03d6e7a382b79b48bd15e42ac2efb309193cf902fc454dca9b303\
+                   f8a3ffc0bbf72a74e6d8079e6edab67c",
+        reason: "the table was called session_waiters",
+    },
+];
+
+/// Where the tables are, and whether the table of migrations is there.
+pub(super) const PLACE: &str = "
+SELECT current_schema()::text AS schema, current_user::text AS role,
+    to_regclass(quote_ident(current_schema()) || '.oncegate_migrations') IS NOT NULL AS migrated
+";
+
+/// The migrations that the database has; `min_reader` may be missing from the table.
+pub(super) const APPLIED: &str = "
+SELECT version, success, checksum, (to_jsonb(m) ->> 'min_reader')::bigint AS min_reader
+FROM oncegate_migrations AS m ORDER BY version
+";
+
+/// Waits for the turn of this replica, until the end of the transaction.
+pub(super) const LOCK: &str =
+    "SELECT pg_advisory_xact_lock(hashtextextended('oncegate migrations ' || $1, 0))";
+
+pub(super) const RECORD: &str = "
+INSERT INTO oncegate_migrations
+    (version, description, success, checksum, execution_time, min_reader)
+VALUES ($1, $2, true, $3, 0, $4)
+ON CONFLICT (version) DO UPDATE
+SET checksum = EXCLUDED.checksum, min_reader = EXCLUDED.min_reader
+";
+
+fn schema() -> Schema {
+    Schema::new(&sqlx::migrate!("migrations/postgres"), SUPERSEDED)
+}
+
+/// Checks that the schema is one that this binary can use, and answers its name.
+pub(super) async fn verify(connection: &mut PgConnection) -> Result<String, StoreError> {
+    let place = Place::of(connection).await?;
+    let name = place.schema()?.to_owned();
+    schema().verify(&place.applied(connection).await?)?;
+    Ok(name)
+}
+
+/// Brings the schema up to date, and answers its name. `wanted` is made if it is missing.
+pub(super) async fn run(
+    connection: &mut PgConnection,
+    wanted: Option<&str>,
+) -> Result<String, StoreError> {
+    let schema = schema();
+    let place = Place::of(connection).await?;
+    // Usually there is nothing to do, and then no privilege is needed for it.
+    if let Some(name) = &place.schema
+        && schema.plan(&place.applied(connection).await?)?.is_empty()
+    {
+        return Ok(name.clone());
+    }
+    let lock = wanted.or(place.schema.as_deref()).unwrap_or_default();
+    let mut transaction = connection
+        // Each statement has to see what the replica before this one has committed.
+        .begin_with("BEGIN ISOLATION LEVEL READ COMMITTED")
+        .await
+        .map_err(classify)?;
+    let locked = sqlx::query(LOCK).bind(lock).persistent(false).execute(&mut *transaction).await;
+    locked.map_err(classify)?;
+    if let Some(wanted) = wanted
+        && place.schema.is_none()
+    {
+        let create = format!("CREATE SCHEMA IF NOT EXISTS \"{wanted}\"");
+        let made = transaction.execute(AssertSqlSafe(create)).await;
+        made.map_err(|error| failed(&format!("the schema {wanted:?} cannot be made"), error))?;
+    }
+    let name = bring_up_to_date(&schema, &mut transaction).await?;
+    transaction.commit().await.map_err(classify)?;
+    Ok(name)
+}
+
+async fn bring_up_to_date(
+    schema: &Schema,
+    transaction: &mut PgConnection,
+) -> Result<String, StoreError> {
+    let name = Place::of(transaction).await?.schema()?.to_owned();
+    let prepared = transaction.execute(include_str!("migrate/table.sql")).await;
+    prepared.map_err(|error| failed("the table oncegate_migrations cannot be made", error))?;
+    // Another replica may have done it in the meantime.
+    let place = Place { migrated: true, ..Place::of(transaction).await? };
+    let plan = schema.plan(&place.applied(transaction).await?)?;
+    if plan.pending.iter().any(|step| step.version == 1) {
+        adoption::check(transaction).await?;
+    }
+    for step in &plan.to_record {
+        record(transaction, step).await?;
+    }
+    for step in &plan.pending {
+        let ran = transaction.execute(step.sql.clone()).await;
+        ran.map_err(|error| failed(&format!("migration {} failed", step.version), error))?;
+        record(transaction, step).await?;
+        tracing::info!(step.version, step.min_reader, "migrated");
+    }
+    Ok(name)
+}
+
+async fn record(transaction: &mut PgConnection, step: &Step) -> Result<(), StoreError> {
+    let record = sqlx::query(RECORD)
+        .bind(step.version)
+        .bind(&*step.description)
+        .bind(&*step.checksum)
+        .bind(step.min_reader)
+        .persistent(false);
+    let recorded = record.execute(transaction).await;
+    recorded
+        .map(drop)
+        .map_err(|error| failed(&format!("migration {} cannot be recorded", step.version), error))
+}
+
+/// Where a connection finds tables.
+struct Place {
+    /// None where the search path names no schema that exists and may be used.
+    schema: Option<String>,
+    role: String,
+    migrated: bool,
+}
+
+impl Place {
+    async fn of(connection: &mut PgConnection) -> Result<Self, StoreError> {
+        let read = async {
+            let row = sqlx::query(PLACE).persistent(false).fetch_one(connection).await?;
+            let schema = row.try_get("schema")?;
+            Ok(Self { schema, role: row.try_get("role")?, migrated: row.try_get("migrated")? })
+        };
+        read.await.map_err(classify)
+    }
+
+    fn schema(&self) -> Result<&str, StoreError> {
+        self.schema.as_deref().ok_or_else(|| {
+            StoreError::fault(format!(
+                "the search path of role {:?} has no schema that exists and that the role may use: \
+                 run `oncegate migrate` as a role that may create it, or GRANT USAGE ON SCHEMA",
+                self.role
+            ))
+        })
+    }
+
+    async fn applied(&self, connection: &mut PgConnection) -> Result<Vec<Applied>, StoreError> {
+        if !self.migrated {
+            return Ok(Vec::new());
+        }
+        let rows = sqlx::query(APPLIED).persistent(false).fetch_all(connection).await;
+        let rows = rows.map_err(|error| match code(&error).as_deref() {
+            Some("42501") => StoreError::fault(format!(
+                "role {0:?} may not read oncegate_migrations: GRANT SELECT ON \
+                 oncegate_migrations TO {0:?}",
+                self.role
+            )),
+            Some("42703") => StoreError::fault(
+                "the table oncegate_migrations is not one of oncegate's: move it away, or keep \
+                 oncegate's tables in a schema of their own with --database-schema",
+            ),
+            _ => classify(error),
+        })?;
+        let read = rows.iter().map(|row| {
+            Ok(Applied {
+                version: row.try_get("version")?,
+                success: row.try_get("success")?,
+                checksum: row.try_get("checksum")?,
+                min_reader: row.try_get("min_reader")?,
+            })
+        });
+        read.collect::<Result<_, sqlx::Error>>().map_err(classify)
+    }
+}
+
+fn code(error: &sqlx::Error) -> Option<String> {
+    Some(error.as_database_error()?.code()?.into_owned())
+}
+
+/// What it means that a step of a migration failed: all of it was rolled back.
+fn failed(what: &str, error: sqlx::Error) -> StoreError {
+    let Some(database) =
+        error.as_database_error().and_then(|error| error.try_downcast_ref::<PgDatabaseError>())
+    else {
+        return classify(error);
+    };
+    let cause = format!("{what}: {}", database.message());
+    let detail = database.detail().map(|detail| format!(" ({detail})")).unwrap_or_default();
+    let advice = match database.code() {
+        // 08 the connection, 40 a deadlock, 53 out of resources, 55P03 a lock that is not
+        // available, 57P the server stops or starts: the next try may succeed.
+        code if ["08", "40", "53"].contains(&&code[..2])
+            || code == "55P03"
+            || code.starts_with("57P") =>
+        {
+            return StoreError::unavailable(cause);
+        }
+        // A table, index, sequence or type of this name is there.
+        "42P07" | "42710" => {
+            ", and it is not oncegate's: rename it, or keep oncegate's tables in a schema of their \
+             own with --database-schema"
+        }
+        "42701" => ": an older table must not have columns of this name, rename it",
+        "42501" => ": run `oncegate migrate` as the owner of the tables",
+        _ => "",
+    };
+    StoreError::fault(format!("{cause}{detail}{advice}. Nothing was changed"))
+}
