@@ -15,6 +15,7 @@ mod check;
 mod cleanup;
 mod client;
 mod exec;
+mod fence;
 mod health;
 mod lease;
 mod mark;
@@ -86,6 +87,9 @@ enum Command {
     Serve(Box<ServeConfig>),
     /// Bring a database's schema up to date, and exit
     Migrate(StoreConfig),
+    /// Look at the floor of fencing tokens, or raise it after a restore
+    #[command(subcommand)]
+    Fence(fence::Command),
     /// Mark an event, or a stream of Slack deliveries, as handled
     #[command(after_help = "Exit codes: 0 first, 10 duplicate; with --slack 0, or 3 where some \
         lines could not be marked")]
@@ -143,6 +147,7 @@ impl Cli {
                 Command::Exec(args) => return exec::run(args).await,
                 Command::Serve(config) => serve::run(*config).await,
                 Command::Migrate(config) => serve::migrate(config).await,
+                Command::Fence(command) => fence::run(command).await,
                 Command::Mark(args) => mark::run(args).await,
                 Command::Check(args) => check::run(args).await,
                 Command::Lease(command) => lease::run(command).await,

@@ -13,7 +13,7 @@ use crate::{
     cleanup::Cleanup,
     config::{Address, KnownConfig, ServeConfig, StoreConfig},
     dedup::{Dedup, Known},
-    domain::limits::MAX_REQUEST_BYTES,
+    domain::{FencingToken, limits::MAX_REQUEST_BYTES},
     grpc::{
         Administration, Gate, Idempotency, Observe, Turning,
         pb::{
@@ -24,7 +24,7 @@ use crate::{
     },
     listener::Listener,
     session::{Bounds, Sessions},
-    store::{Clock, Store, StoreError, postgres::Postgres, sqlite::Sqlite},
+    store::{Clock, Fence, FenceStore as _, Store, StoreError, postgres::Postgres, sqlite::Sqlite},
     telemetry::Metrics,
     turn::Turns,
 };
@@ -217,6 +217,28 @@ async fn open(config: &StoreConfig, clock: Clock, migrate: bool) -> anyhow::Resu
 /// When it cannot be.
 pub async fn migrate(config: &StoreConfig) -> anyhow::Result<()> {
     open(config, Clock::Store, true).await.map(drop)
+}
+
+/// The floor of fencing tokens in a store, whose schema is up to date.
+///
+/// # Errors
+/// When it cannot be read.
+pub async fn fence(config: &StoreConfig) -> anyhow::Result<Fence> {
+    Ok(match open(config, Clock::Store, false).await? {
+        Opened::Postgres(store) => store.fence().await?,
+        Opened::Sqlite(store) => store.fence().await?,
+    })
+}
+
+/// Raises the floor of fencing tokens in a store to `floor`, unless it is higher.
+///
+/// # Errors
+/// When it is not known to be raised.
+pub async fn raise_fence(config: &StoreConfig, floor: FencingToken) -> anyhow::Result<Fence> {
+    Ok(match open(config, Clock::Store, false).await? {
+        Opened::Postgres(store) => store.raise_fence(floor).await?,
+        Opened::Sqlite(store) => store.raise_fence(floor).await?,
+    })
 }
 
 /// Reflection for everything that a caller of ours meets: the contract, health,

@@ -21,6 +21,7 @@ use tokio::sync::mpsc;
 use crate::domain::{EventKey, EventRow, LeaseId, Mark, Timestamp};
 
 mod admin;
+mod fence;
 pub mod postgres;
 mod schema;
 mod session;
@@ -28,6 +29,7 @@ pub mod sqlite;
 mod turn;
 
 pub use admin::{AdminStore, Counts, EventFilter, Events, Page, Standing};
+pub use fence::{Fence, FenceStore};
 pub use session::{Changed, Enqueue, Enqueued, Release, Renew, SessionStore};
 pub use turn::{Prolonged, TurnStore, Turned};
 
@@ -92,8 +94,47 @@ pub enum Clock {
     /// The store's own clock decides.
     #[default]
     Store,
-    /// The clock stands where a test puts it, in microseconds since 1970.
-    Manual(Arc<AtomicI64>),
+    /// The clock stands where a test puts it.
+    Manual(Arc<ManualClock>),
+}
+
+/// A clock that a test moves. Like a machine's it shows a time of day, which can be set
+/// forward and back, and measures how much time passes, which cannot.
+#[derive(Debug, Default)]
+pub struct ManualClock {
+    shown: AtomicI64,
+    passed: AtomicI64,
+}
+
+impl ManualClock {
+    /// A clock that shows the moment `micros` microseconds after the start of 1970.
+    #[must_use]
+    pub fn at(micros: i64) -> Self {
+        Self { shown: AtomicI64::new(micros), passed: AtomicI64::new(0) }
+    }
+
+    /// Lets time pass.
+    pub fn advance(&self, span: Duration) {
+        let micros = i64::try_from(span.as_micros()).unwrap_or(i64::MAX);
+        self.passed.fetch_add(micros, Ordering::SeqCst);
+        self.shown.fetch_add(micros, Ordering::SeqCst);
+    }
+
+    /// Sets the time of day, as a step of the clock does: no time passes.
+    pub fn set(&self, micros: i64) {
+        self.shown.store(micros, Ordering::SeqCst);
+    }
+
+    /// The time of day.
+    #[must_use]
+    pub fn now(&self) -> Timestamp {
+        Timestamp::from_micros(self.shown.load(Ordering::SeqCst))
+    }
+
+    /// How much time has passed, in microseconds.
+    fn passed(&self) -> i64 {
+        self.passed.load(Ordering::SeqCst)
+    }
 }
 
 impl Clock {
@@ -102,7 +143,7 @@ impl Clock {
     pub fn now(&self) -> Option<Timestamp> {
         match self {
             Self::Store => None,
-            Self::Manual(micros) => Some(Timestamp::from_micros(micros.load(Ordering::SeqCst))),
+            Self::Manual(clock) => Some(clock.now()),
         }
     }
 }

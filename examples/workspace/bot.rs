@@ -2,10 +2,7 @@
 
 use std::{
     collections::HashMap,
-    sync::{
-        Arc, Mutex, PoisonError,
-        atomic::{AtomicI64, Ordering},
-    },
+    sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
@@ -18,7 +15,7 @@ use oncegate::{
         run_turn_response, session_key, turn_service_client::TurnServiceClient,
     },
     server::Server,
-    store::Clock,
+    store::{Clock, ManualClock},
 };
 use prost_types::{Duration as Span, Timestamp};
 use tokio::{
@@ -53,7 +50,7 @@ pub struct Args {
 /// Serves, and handles what it is told of, until its standard input ends.
 pub async fn run(args: Args) -> anyhow::Result<()> {
     // It is told the time before its first delivery.
-    let clock = Arc::new(AtomicI64::new(0));
+    let clock = Arc::<ManualClock>::default();
     let server = Server::start(args.serve, Clock::Manual(Arc::clone(&clock))).await?;
     let Address::Tcp(address) = server.address() else { bail!("it does not listen on TCP") };
     let turns = TurnServiceClient::connect(format!("http://{address}")).await?;
@@ -68,7 +65,7 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
                 tokio::spawn(bot.clone().handle(delivery));
             }
             ToBot::Tick(now) => {
-                clock.store(now, Ordering::SeqCst);
+                clock.set(now);
                 bot.tell(FromBot::Ticked).await;
             }
             ToBot::Written(call, verdict) => {

@@ -29,7 +29,9 @@ pub const EVENT_TTL: RangeInclusive<Duration> = Duration::from_secs(1)..=days(30
 pub const DEFAULT_CLAIM_TTL: Duration = Duration::from_mins(5);
 /// How long a claim may run without a renewal.
 pub const CLAIM_TTL: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_hours(1);
-/// For how long after a claim its attempts are counted.
+/// For how long after a claim its attempts are counted. A claim's row expires so long after
+/// it was last written, which is how that moment is known: a change of this makes claims that
+/// are on record look as if they were written earlier or later.
 pub const CLAIM_MEMORY: Duration = DEFAULT_EVENT_TTL;
 /// How often an event may be claimed, where the caller does not say.
 pub const DEFAULT_ATTEMPTS: u32 = 5;

@@ -40,9 +40,36 @@ impl LeaseId {
     }
 }
 
-/// A number that rises with every grant of a session.
+/// A number that rises with every grant of a session: a hybrid logical clock.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct FencingToken(pub i64);
+
+impl FencingToken {
+    /// The highest token: 2^53 - 1, the highest integer that JavaScript and JSON readers
+    /// keep exactly. The clock reaches it in the year 2255. A grant beyond it is refused.
+    pub const MAX: Self = Self((1 << 53) - 1);
+
+    /// The highest floor that an operator may set: as many tokens are left above it, and the
+    /// clock reaches it in the year 2112.
+    pub const MAX_FLOOR: Self = Self(1 << 52);
+
+    /// The token of a grant at `now`: above that of the session's `row`, if there is one,
+    /// above the store's `floor`, and not below the clock. None beyond [`Self::MAX`].
+    ///
+    /// - The row keeps tokens rising while the clock is stepped back.
+    /// - The floor is the highest token of any session row that was deleted, or what an
+    ///   operator raised it to: it stands in for the rows that are gone.
+    /// - The clock, in microseconds since 1970, keeps them rising where row and floor were
+    ///   lost, as by a restore to an earlier state: whatever was lost was granted earlier.
+    ///
+    /// PostgreSQL applies the same rule within its statements (`new_token!`, `next_token!`).
+    #[must_use]
+    pub fn next(row: Option<Self>, floor: Self, now: Timestamp) -> Option<Self> {
+        let above = row.map_or(floor, |row| row.max(floor));
+        let next = Self(above.0.saturating_add(1).max(now.as_micros()));
+        (next <= Self::MAX).then_some(next)
+    }
+}
 
 /// What a holder notes on its lease.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -201,5 +228,32 @@ impl SessionRow {
             remaining: self.lease.remaining,
             queue_length: self.queue.len(),
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_token_is_above_row_and_floor_and_not_below_the_clock() {
+        let next = |row: Option<i64>, floor, now| {
+            let row = row.map(FencingToken);
+            let next = FencingToken::next(row, FencingToken(floor), Timestamp::from_micros(now));
+            next.map(|token| token.0)
+        };
+        assert_eq!(next(None, 0, 1_000), Some(1_000), "the clock");
+        assert_eq!(next(Some(7), 3, 1_000), Some(1_000), "the clock");
+        assert_eq!(next(Some(1_000), 3, 1_000), Some(1_001), "the row, within one microsecond");
+        assert_eq!(next(Some(1_000), 3, 400), Some(1_001), "the row, the clock stepped back");
+        assert_eq!(next(None, 1_000, 400), Some(1_001), "the floor, the row deleted");
+        assert_eq!(next(Some(500), 1_000, 400), Some(1_001), "the floor, raised");
+        let last = FencingToken::MAX.0;
+        assert_eq!(next(Some(last - 1), 0, 400), Some(last));
+        for (row, floor, now) in
+            [(last, 0, 400), (0, last, 400), (0, 0, last + 1), (i64::MAX, 0, 0)]
+        {
+            assert_eq!(next(Some(row), floor, now), None, "refused beyond 2^53 - 1");
+        }
     }
 }

@@ -39,6 +39,16 @@ impl Timestamp {
         Self(self.0.saturating_sub(i64::try_from(span.as_micros()).unwrap_or(i64::MAX)))
     }
 
+    /// This moment as the end of a record that runs for `ttl` from each time it is written.
+    /// Such a record cannot end later than `now` + `ttl`, unless the clock was stepped back
+    /// since it was written: then it counts as ending at `now` + `ttl`. Less than a second is
+    /// no step: a statement may have read `now` just before it wrote the record.
+    #[must_use]
+    pub fn trusted(self, ttl: Duration, now: Self) -> Self {
+        let latest = now.plus(ttl);
+        if self > latest.plus(Duration::from_secs(1)) { latest } else { self }
+    }
+
     /// The time from `earlier` until this moment; zero when it is not earlier.
     #[must_use]
     pub fn since(self, earlier: Self) -> Duration {
@@ -95,4 +105,20 @@ pub fn bounded(
         humantime::format_duration(*most)
     );
     Err(Invalid::new(field, problem))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_end_is_trusted_unless_only_a_step_of_the_clock_explains_it() {
+        let (now, ttl) = (Timestamp::from_micros(1_000_000_000), Duration::from_secs(5));
+        let seconds = |count| now.plus(Duration::from_secs(count));
+        for end in [now, seconds(1), seconds(5), seconds(6)] {
+            assert_eq!(end.trusted(ttl, now), end);
+        }
+        let hour = seconds(3_600);
+        assert_eq!(hour.trusted(ttl, now), seconds(5));
+    }
 }

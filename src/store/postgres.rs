@@ -65,10 +65,26 @@ macro_rules! live_event {
             " AND (",
             $row,
             ".claimed_until IS NULL OR ",
+            running!($row, $at),
+            "))"
+        )
+    };
+}
+
+/// Whether the claim of `$row` runs at `$at`. One that was ended is written to have ended when
+/// it was made (`processed_at`), and stays ended if the clock is stepped back.
+macro_rules! running {
+    ($row:literal, $at:literal) => {
+        concat!(
+            "(",
             $row,
             ".claimed_until > ",
             $at,
-            "))"
+            " AND ",
+            $row,
+            ".claimed_until > ",
+            $row,
+            ".processed_at)"
         )
     };
 }
@@ -170,6 +186,7 @@ mod admin;
 mod answers;
 mod channel;
 mod events;
+mod fence;
 mod handed;
 mod link;
 mod listener;
@@ -206,6 +223,7 @@ pub const STATEMENTS: &[&str] = &[
     sessions::LEAVE,
     sessions::BEAT,
     sessions::RENEW,
+    sessions::SHORTEN,
     sessions::LOOK,
     turns::BEGIN_NEW,
     turns::BEGIN,
@@ -214,6 +232,9 @@ pub const STATEMENTS: &[&str] = &[
     turns::BEGIN_AND_SUCCEED,
     turns::PROLONG,
     turns::FINISH,
+    events::SHORTEN_CLAIMS,
+    fence::FENCE,
+    fence::RAISE,
     admin::LIST_SESSIONS,
     admin::LIST_EVENTS,
     admin::BIND,

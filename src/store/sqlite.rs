@@ -17,7 +17,7 @@ use std::{
         Arc,
         atomic::{AtomicU64, Ordering},
     },
-    time::{Duration, SystemTime},
+    time::Duration,
 };
 
 use sqlx::{
@@ -29,7 +29,7 @@ use tokio_util::task::{TaskTracker, task_tracker::TaskTrackerToken};
 use uuid::Uuid;
 
 use super::{Clock, Connection, Invalidations, Store, StoreError};
-use crate::domain::{LeaseId, Timestamp};
+use crate::domain::{LeaseId, Timestamp, limits::CLAIM_MEMORY};
 
 /// Those who wait for the session of `s`, first to last.
 macro_rules! queue {
@@ -43,11 +43,15 @@ macro_rules! queue {
 }
 
 mod admin;
+mod clock;
 mod events;
+mod fence;
 mod migrate;
 mod sessions;
 mod turns;
 mod upkeep;
+
+use clock::StoreClock;
 
 /// The page cache of the writing connection, in KiB; negative as `SQLite` wants
 /// it. Filled only as far as the file is large.
@@ -55,10 +59,13 @@ const CACHE_KIB: &str = "-65536";
 
 /// Every statement that is run, for a test to prepare.
 pub const STATEMENTS: &[&str] = &[
+    clock::SEEN,
+    fence::FLOOR,
+    fence::RAISE,
+    fence::HIGHEST,
     events::MARK,
     events::LOOK,
     sessions::LOOK,
-    sessions::DRAW_TOKENS,
     sessions::WRITE,
     sessions::ENQUEUE,
     sessions::NEXT,
@@ -122,7 +129,7 @@ impl Sqlite {
             StoreError::fault(format!("cannot open {}: {error}", path.display()))
         })?;
         let handles = TaskTracker::new();
-        let marks = Arc::new(Marks { clock, epoch: AtomicU64::new(0) });
+        let marks = Arc::new(Marks { clock: StoreClock::new(clock), epoch: AtomicU64::new(0) });
         Ok(Self { options, marks, writer: Arc::new(Writer::new(writer)), lock, handles })
     }
 
@@ -133,7 +140,7 @@ impl Sqlite {
     pub async fn migrate(&self) -> Result<(), StoreError> {
         let mut writer = self.writer.lock().await;
         migrate::run(&mut writer).await?;
-        forget_waiters(&mut writer).await
+        self.take_up(&mut writer).await
     }
 
     /// Checks that the schema is one that this binary can use.
@@ -143,13 +150,18 @@ impl Sqlite {
     pub async fn verify(&self) -> Result<(), StoreError> {
         let mut writer = self.writer.lock().await;
         migrate::verify(&mut writer).await?;
-        forget_waiters(&mut writer).await
+        self.take_up(&mut writer).await
     }
-}
 
-/// Whoever waited in the process before this one has gone with it.
-async fn forget_waiters(writer: &mut SqliteConnection) -> Result<(), StoreError> {
-    writer.execute(sessions::FORGET_ALL).await.map(drop).map_err(classify)
+    /// Takes up the file where the process before this one left it: callers that waited
+    /// there have gone with it, and the clock goes on from what it last wrote.
+    async fn take_up(&self, writer: &mut SqliteConnection) -> Result<(), StoreError> {
+        writer.execute(sessions::FORGET_ALL).await.map_err(classify)?;
+        let memory = i64::try_from(CLAIM_MEMORY.as_micros()).map_err(StoreError::fault)?;
+        let seen = sqlx::query_scalar(clock::SEEN).bind(memory).fetch_one(writer).await;
+        self.marks.clock.begin_at(Timestamp::from_micros(seen.map_err(classify)?));
+        Ok(())
+    }
 }
 
 /// A lock that is held on a file. It ends as this is dropped, whoever else has the file: a
@@ -231,7 +243,7 @@ impl Store for Sqlite {
 
 /// What is to be known of marks that were read: in one process, all of it.
 struct Marks {
-    clock: Clock,
+    clock: StoreClock,
     epoch: AtomicU64,
 }
 
@@ -241,16 +253,6 @@ impl Marks {
     fn invalidate(&self) {
         self.epoch.fetch_add(1, Ordering::SeqCst);
     }
-
-    /// The time, by the clock of the machine that the file is on.
-    #[expect(clippy::disallowed_methods, reason = "the embedded store's clock is this machine's")]
-    fn clock(&self) -> Timestamp {
-        self.clock.now().unwrap_or_else(|| {
-            let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
-            let micros = since.unwrap_or_default().as_micros();
-            Timestamp::from_micros(i64::try_from(micros).unwrap_or(i64::MAX))
-        })
-    }
 }
 
 impl Invalidations for Marks {
@@ -259,7 +261,7 @@ impl Invalidations for Marks {
     }
 
     fn now(&self) -> Option<Timestamp> {
-        Some(self.clock())
+        Some(self.clock.now())
     }
 }
 
@@ -282,7 +284,7 @@ impl Connection for Handle {
 
 impl Handle {
     fn now(&self) -> Timestamp {
-        self.marks.clock()
+        self.marks.clock.now()
     }
 
     async fn reader(&mut self) -> Result<&mut SqliteConnection, StoreError> {

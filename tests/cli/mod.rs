@@ -16,6 +16,7 @@ mod admin;
 mod commands;
 mod errors;
 mod exec;
+mod fence;
 mod leases;
 mod live;
 mod serve;

@@ -2,6 +2,7 @@
 
 mod admin;
 mod cleanup;
+mod clock;
 mod events;
 mod limits;
 mod names;

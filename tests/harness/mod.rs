@@ -1,12 +1,6 @@
 //! What every test stands on: real stores, real servers, real calls.
 
-use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicI64, Ordering},
-    },
-    time::Duration,
-};
+use std::{str::FromStr as _, sync::Arc, time::Duration};
 
 use clap::Parser as _;
 use oncegate::{
@@ -15,7 +9,11 @@ use oncegate::{
         self, event_key, idempotency_service_client::IdempotencyServiceClient, session_key,
     },
     server::Server,
-    store::Clock,
+    store::{Clock, ManualClock},
+};
+use sqlx::{
+    AssertSqlSafe, Connection as _, Executor as _, PgConnection, SqliteConnection,
+    sqlite::SqliteConnectOptions,
 };
 use tempfile::TempDir;
 use tonic::transport::{Channel, Endpoint};
@@ -29,26 +27,32 @@ pub type Client = IdempotencyServiceClient<Channel>;
 
 /// A store's clock that a test moves.
 #[derive(Clone)]
-pub struct TestClock(Arc<AtomicI64>);
+pub struct TestClock(Arc<ManualClock>);
 
 impl TestClock {
     /// A clock that stands at a moment in 2026.
     pub fn new() -> Self {
-        Self(Arc::new(AtomicI64::new(1_790_000_000_000_000)))
+        Self(Arc::new(ManualClock::at(1_790_000_000_000_000)))
     }
 
+    /// Lets time pass.
     pub fn advance(&self, span: Duration) {
-        let micros = i64::try_from(span.as_micros()).unwrap();
-        self.0.fetch_add(micros, Ordering::SeqCst);
+        self.0.advance(span);
+    }
+
+    /// Steps the clock back; no time passes.
+    pub fn step_back(&self, span: Duration) {
+        self.set(self.micros() - i64::try_from(span.as_micros()).unwrap());
     }
 
     /// Where it stands, in microseconds since 1970.
     pub fn micros(&self) -> i64 {
-        self.0.load(Ordering::SeqCst)
+        self.0.now().as_micros()
     }
 
+    /// Steps the clock; no time passes.
     pub fn set(&self, micros: i64) {
-        self.0.store(micros, Ordering::SeqCst);
+        self.0.set(micros);
     }
 
     pub fn store_clock(&self) -> Clock {
@@ -151,6 +155,19 @@ impl Fixture {
 
 pub fn sqlite_url(directory: &TempDir) -> String {
     format!("sqlite://{}", directory.path().join("oncegate.db").display())
+}
+
+/// Runs statements on the database at `url`, beside the server.
+pub async fn execute(url: &str, sql: &str) {
+    let sql = AssertSqlSafe(sql.to_owned());
+    if url.starts_with("sqlite:") {
+        let options = SqliteConnectOptions::from_str(url).unwrap();
+        let mut file = SqliteConnection::connect_with(&options).await.unwrap();
+        file.execute(sql).await.unwrap();
+        file.close().await.unwrap();
+    } else {
+        PgConnection::connect(url).await.unwrap().execute(sql).await.unwrap();
+    }
 }
 
 /// Runs each of the named bodies against both stores.

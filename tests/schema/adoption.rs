@@ -5,8 +5,7 @@ use std::time::Duration;
 use oncegate::grpc::pb::IsProcessedRequest;
 use sqlx::{Connection as _, Executor as _, PgConnection, query, query_as, query_scalar};
 
-use super::execute;
-use crate::harness::{Client, Replica, TestClock, event, mark, postgres::new_database};
+use crate::harness::{Client, Replica, TestClock, event, execute, mark, postgres::new_database};
 
 /// As the older bots make it.
 pub const OLDER_TABLE: &str = "

@@ -12,14 +12,15 @@ use oncegate::{
     store::{Clock, postgres, sqlite},
 };
 use sqlx::{
-    AssertSqlSafe, Connection as _, Executor as _, PgConnection, SqlStr, SqliteConnection,
+    Connection as _, Executor as _, PgConnection, SqlStr, SqliteConnection,
     sqlite::SqliteConnectOptions,
 };
 use tempfile::TempDir;
 
-use crate::harness::{Fixture, Replica, config, mark, postgres::new_database, sqlite_url};
+use crate::harness::{Fixture, Replica, config, execute, mark, postgres::new_database, sqlite_url};
 
 mod adoption;
+mod fence;
 mod plans;
 mod shapes;
 mod single;
@@ -30,19 +31,6 @@ async fn refusal(url: &str, flags: &[&str]) -> String {
     match Server::start(config(url, flags), Clock::Store).await {
         Ok(_) => panic!("a server started on {url} with {flags:?}"),
         Err(error) => format!("{error:#}"),
-    }
-}
-
-/// Runs statements on the database at `url`, beside the server.
-async fn execute(url: &str, sql: &str) {
-    let sql = AssertSqlSafe(sql.to_owned());
-    if url.starts_with("sqlite:") {
-        let options = SqliteConnectOptions::from_str(url).unwrap();
-        let mut file = SqliteConnection::connect_with(&options).await.unwrap();
-        file.execute(sql).await.unwrap();
-        file.close().await.unwrap();
-    } else {
-        PgConnection::connect(url).await.unwrap().execute(sql).await.unwrap();
     }
 }
 

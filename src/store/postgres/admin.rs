@@ -6,7 +6,10 @@ use super::{
     Link,
     events::{event_row, interval},
     link::Statement,
-    sessions::session_row,
+    sessions::{
+        session_row,
+        sql::{new_token, next_token, raise_floor, token_of},
+    },
     timestamp::PgTimestamp,
 };
 use crate::{
@@ -25,7 +28,7 @@ pub(super) const LIST_SESSIONS: &str = concat!(
     "
 SELECT s.team_id, s.session_id, clock.at, s.fencing_token, s.lease_id, s.request_id, s.holder,
     s.labels, s.epic_id, s.acquired_at, s.expires_at,
-    NOT s.released AND s.expires_at > clock.at AS live, s.waiting, ",
+    NOT s.released AND s.expires_at > clock.at AS live, s.waiting, s.ttl_micros, ",
     queue!("s", "clock.at"),
     "
 FROM (SELECT COALESCE($1::timestamptz, clock_timestamp()) AS at OFFSET 0) AS clock, oncegate_sessions s
@@ -56,8 +59,12 @@ LEFT JOIN LATERAL (
         AND p.expires_at > clock.at AND p.attempt IS DISTINCT FROM 0
         AND (p.names IS NULL OR p.names[1] = p.event_id)
         AND CASE $6::text
-            WHEN 'claimed' THEN p.claimed_until > clock.at
-            WHEN 'free' THEN p.claimed_until <= clock.at
+            WHEN 'claimed' THEN ",
+    running!("p", "clock.at"),
+    "
+            WHEN 'free' THEN NOT ",
+    running!("p", "clock.at"),
+    "
             WHEN 'processed' THEN p.claimed_until IS NULL
             WHEN 'succeeded' THEN p.claimed_until IS NULL AND p.result IS NOT NULL
             WHEN 'gave_up' THEN p.claimed_until IS NULL AND p.result IS NULL
@@ -70,48 +77,69 @@ ORDER BY e.team_id, e.event_id
 "
 );
 
-pub(super) const BIND: &str = "
+pub(super) const BIND: &str = concat!(
+    "
 INSERT INTO oncegate_sessions AS s (team_id, session_id, fencing_token, lease_id, request_id,
     holder, labels, epic_id, acquired_at, expires_at, released)
-SELECT $2::text, $3::text, nextval('oncegate_fencing_tokens'), gen_random_uuid(),
+SELECT $2::text, $3::text, ",
+    new_token!("at"),
+    ", gen_random_uuid(),
     gen_random_uuid(), '', '{}', $5::text, at, at, true
 FROM (SELECT COALESCE($1::timestamptz, clock_timestamp()) AS at
       WHERE pg_try_advisory_xact_lock($4::bigint) OFFSET 0) AS clock
 ON CONFLICT (team_id, session_id) DO UPDATE SET epic_id = EXCLUDED.epic_id
 RETURNING true AS changed
-";
+"
+);
 
-pub(super) const FORCE_RELEASE: &str = "
+pub(super) const FORCE_RELEASE: &str = concat!(
+    "
 WITH mine AS MATERIALIZED (
-    SELECT WHERE pg_try_advisory_xact_lock($4::bigint)
+    SELECT COALESCE($1::timestamptz, clock_timestamp()) AS at
+    WHERE pg_try_advisory_xact_lock($4::bigint)
 ), ended AS (
     UPDATE oncegate_sessions s
-    SET released = true, expires_at = COALESCE($1::timestamptz, clock_timestamp()),
-        fencing_token = nextval('oncegate_fencing_tokens'), lease_id = gen_random_uuid()
+    SET released = true, expires_at = mine.at,
+        fencing_token = ",
+    next_token!("s", new_token!("mine.at")),
+    ", lease_id = gen_random_uuid()
     FROM mine
-    WHERE s.team_id = $2 AND s.session_id = $3
-        AND NOT s.released AND s.expires_at > COALESCE($1::timestamptz, clock_timestamp())
+    WHERE s.team_id = $2 AND s.session_id = $3 AND NOT s.released AND s.expires_at > mine.at
     RETURNING 1
 )
 SELECT EXISTS (SELECT FROM ended) AS changed FROM mine
-";
+"
+);
 
-/// A session that somebody waits for stays, free and unbound, for them.
-pub(super) const CLOSE: &str = "
+/// Two kinds of sessions stay, free and unbound: one that somebody waits for; and one whose
+/// token is above the clock, which was stepped back. The second is deleted by a sweep, once
+/// the clock has passed its token: a statement that began before a deletion does not see
+/// the floor that this raises, and goes by the clock alone (`new_token!`).
+pub(super) const CLOSE: &str = concat!(
+    "
 WITH mine AS MATERIALIZED (
-    SELECT WHERE pg_try_advisory_xact_lock($4::bigint)
+    SELECT COALESCE($1::timestamptz, clock_timestamp()) AS at
+    WHERE pg_try_advisory_xact_lock($4::bigint)
 ), gone AS (
     DELETE FROM oncegate_sessions s USING mine
-    WHERE s.team_id = $2 AND s.session_id = $3 AND NOT s.waiting
-    RETURNING 1
-), freed AS (
+    WHERE s.team_id = $2 AND s.session_id = $3
+        AND NOT s.waiting AND s.fencing_token <= ",
+    token_of!("mine.at"),
+    "
+    RETURNING s.fencing_token
+), ",
+    raise_floor!("gone"),
+    ", freed AS (
     UPDATE oncegate_sessions s
-    SET released = true,
-        expires_at = LEAST(s.expires_at, COALESCE($1::timestamptz, clock_timestamp())),
-        fencing_token = nextval('oncegate_fencing_tokens'), lease_id = gen_random_uuid(),
-        epic_id = NULL
+    SET released = true, expires_at = LEAST(s.expires_at, mine.at),
+        fencing_token = ",
+    next_token!("s", new_token!("mine.at")),
+    ", lease_id = gen_random_uuid(), epic_id = NULL
     FROM mine
-    WHERE s.team_id = $2 AND s.session_id = $3 AND s.waiting
+    WHERE s.team_id = $2 AND s.session_id = $3
+        AND (s.waiting OR s.fencing_token > ",
+    token_of!("mine.at"),
+    ")
     RETURNING 1
 ), closed AS (
     SELECT FROM gone UNION ALL SELECT FROM freed
@@ -119,7 +147,8 @@ WITH mine AS MATERIALIZED (
 SELECT EXISTS (SELECT FROM closed) AS changed FROM mine
 WHERE EXISTS (SELECT FROM closed)
     OR NOT EXISTS (SELECT FROM oncegate_sessions s WHERE s.team_id = $2 AND s.session_id = $3)
-";
+"
+);
 
 /// With all its names. Tells every replica, at the commit, that a mark is gone.
 pub(super) const FORGET: &str = concat!(

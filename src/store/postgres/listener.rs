@@ -193,6 +193,7 @@ impl Listener {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::store::ManualClock;
 
     const READING: Timestamp = Timestamp::from_micros(1_790_000_000_000_000);
 
@@ -229,8 +230,8 @@ mod tests {
 
     #[test]
     fn a_clock_that_is_set_counts_as_it_stands_while_notifications_are_heard() {
-        let micros = Arc::new(AtomicI64::new(5));
-        let heard = heard(Clock::Manual(micros)).unwrap();
+        let clock = Arc::new(ManualClock::at(5));
+        let heard = heard(Clock::Manual(clock)).unwrap();
         assert_eq!(heard.now(), None);
         heard.prove(Instant::now(), READING);
         assert_eq!(heard.now(), Some(Timestamp::from_micros(5)));

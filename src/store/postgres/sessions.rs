@@ -12,7 +12,7 @@ use uuid::Uuid;
 
 use super::{
     Link,
-    answers::{fill, left, slot},
+    answers::{fill, left, place, slot},
     events::interval,
     link::Statement,
     timestamp::PgTimestamp,
@@ -20,7 +20,7 @@ use super::{
 use crate::{
     domain::{
         Acquire, Acquired, FencingToken, Labels, Lease, LeaseId, RequestId, SessionKey, SessionRow,
-        limits::MAX_WAITERS_PER_SESSION,
+        Timestamp, limits::MAX_WAITERS_PER_SESSION,
     },
     store::{Changed, Enqueue, Enqueued, Release, Renew, SessionStore, StoreError, Verdict},
 };
@@ -31,7 +31,7 @@ pub(super) mod sql;
 
 use acquire::{Asked, Places};
 pub(super) use sql::{
-    ACQUIRE, BEAT, END, ENQUEUE, GIVE_BACK, HAND_ON, LEAVE, LOOK, RELEASE, RENEW, TAKE,
+    ACQUIRE, BEAT, END, ENQUEUE, GIVE_BACK, HAND_ON, LEAVE, LOOK, RELEASE, RENEW, SHORTEN, TAKE,
     TAKE_AND_END,
 };
 
@@ -104,9 +104,16 @@ impl SessionStore for Link {
         let (leases, spared) = (vec![None; keys.len()], vec![false; keys.len()]);
         let asked = Keys::of(keys.iter().copied());
         let mut verdicts = vec![Verdict::Again; keys.len()];
+        let mut overlong = Vec::new();
         for row in self.run_hand_on(HAND_ON, &asked, &leases, &spared).await? {
-            *slot(&mut verdicts, row.try_get("ord"))? = Verdict::Decided(any_session_row(&row)?);
+            let found = any_session_row(&row)?;
+            let place = place(keys.len(), row.try_get("ord"))?;
+            if let Some(found) = found.as_ref().filter(|_| is_overlong(&row, "expires_at")) {
+                overlong.push((keys[place], found.lease.id));
+            }
+            verdicts[place] = Verdict::Decided(found);
         }
+        self.shorten(&overlong).await;
         Ok(verdicts)
     }
 
@@ -228,6 +235,26 @@ impl Link {
         Ok(verdicts)
     }
 
+    /// Lowers the end of leases that were found to end too late ([`is_overlong`]). What was
+    /// decided stands even if this fails: the next look finds them again.
+    pub(super) async fn shorten(&mut self, found: &[(&SessionKey, LeaseId)]) {
+        if found.is_empty() {
+            return;
+        }
+        let keys = Keys::of(found.iter().map(|(key, _)| *key));
+        let leases: Vec<Uuid> = found.iter().map(|(_, lease)| lease.as_uuid()).collect();
+        let now = self.now();
+        let shortened =
+            self.fetch(|| keys.bind(sqlx::query(SHORTEN).bind(now)).bind(&leases)).await;
+        match shortened {
+            Ok(_) => tracing::warn!(
+                leases = found.len(),
+                "the database's clock was stepped back: leases end at now + TTL"
+            ),
+            Err(error) => tracing::debug!(%error, "leases that end too late were not shortened"),
+        }
+    }
+
     async fn run_hand_on(
         &mut self,
         statement: &'static str,
@@ -275,7 +302,7 @@ pub(super) fn named_session_row(
 ) -> Result<SessionRow, StoreError> {
     let read = || {
         let at = row.try_get::<PgTimestamp, _>("at")?.0;
-        let expire_time = row.try_get::<PgTimestamp, _>(expires)?.0;
+        let (_, expire_time) = lease_end(row, expires)?;
         let lease = Lease {
             id: LeaseId::from_uuid(row.try_get("lease_id")?),
             token: FencingToken(row.try_get("fencing_token")?),
@@ -293,6 +320,22 @@ pub(super) fn named_session_row(
         Ok(SessionRow { lease, request, live, waiting, queue })
     };
     read().map_err(|error: sqlx::Error| StoreError::fault(error))
+}
+
+/// When a row's lease ends, as it is written; and as it counts, which is earlier after the
+/// clock was stepped back.
+fn lease_end(row: &PgRow, expires: &str) -> Result<(Timestamp, Timestamp), sqlx::Error> {
+    let time = |column| row.try_get::<PgTimestamp, _>(column).map(|time| time.0);
+    let (written, at, since) = (time(expires)?, time("at")?, time("acquired_at")?);
+    let ttl: Option<i64> = row.try_get("ttl_micros")?;
+    let ttl = ttl.map_or(written.since(since), |ttl| Duration::from_micros(ttl.unsigned_abs()));
+    Ok((written, written.trusted(ttl, at)))
+}
+
+/// Whether a row has a live lease that is written to end later than it counts.
+pub(super) fn is_overlong(row: &PgRow, expires: &str) -> bool {
+    let live = row.try_get::<Option<bool>, _>("live").ok().flatten().unwrap_or(false);
+    live && lease_end(row, expires).is_ok_and(|(written, counts)| counts < written)
 }
 
 /// The same, where there may be none: then all is null.

@@ -45,6 +45,8 @@ macro_rules! session_columns {
             " AS live, ",
             $row,
             ".waiting, ",
+            $row,
+            ".ttl_micros, ",
             $queue
         )
     };
@@ -55,12 +57,14 @@ macro_rules! take_session {
     ($wish:literal, $wishes:literal) => {
         concat!(
             "INSERT INTO oncegate_sessions AS s (team_id, session_id, fencing_token, lease_id, request_id,
-        holder, labels, epic_id, acquired_at, expires_at)
+        holder, labels, epic_id, acquired_at, expires_at, ttl_micros)
     SELECT ",
             $wish,
             ".team_id, ",
             $wish,
-            ".session_id, nextval('oncegate_fencing_tokens'), ",
+            ".session_id, ",
+            new_token!(concat!($wish, ".at")),
+            ", ",
             $wish,
             ".lease_id, ",
             $wish,
@@ -76,7 +80,9 @@ macro_rules! take_session {
             $wish,
             ".at + ",
             $wish,
-            ".ttl_micros * interval '1 microsecond'
+            ".ttl_micros * interval '1 microsecond', ",
+            $wish,
+            ".ttl_micros
     FROM ",
             $wishes,
             " ",

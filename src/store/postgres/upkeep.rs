@@ -2,7 +2,10 @@
 
 use sqlx::Row as _;
 
-use super::Link;
+use super::{
+    Link,
+    sessions::sql::{raise_floor, token_of},
+};
 use crate::store::{Age, Kind, StoreError, Sweep, Swept, Upkeep};
 
 /// The advisory lock that elects the sweeper: "oncegate" in ASCII.
@@ -27,28 +30,39 @@ macro_rules! expired_events {
 // A claim that runs stays, however long ago it was made.
 macro_rules! old_events {
     () => {
-        "FROM processed_events
+        concat!(
+            "FROM processed_events
         WHERE processed_at <= (SELECT COALESCE($1::timestamptz, clock_timestamp())
                 - $2::bigint * interval '1 microsecond')
-            AND (claimed_until > COALESCE($1::timestamptz, clock_timestamp())) IS NOT TRUE
+            AND ",
+            running!("processed_events", "COALESCE($1::timestamptz, clock_timestamp())"),
+            " IS NOT TRUE
             AND ($3::text IS NULL OR team_id = $3)
             AND ($4::bigint IS NULL OR (SELECT pg_try_advisory_xact_lock($4)))
         LIMIT $5::bigint"
+        )
     };
 }
 
-// A released lease ended when it was released, so one test serves all.
+// A released lease ended when it was released, so one test serves all. A row whose token is
+// above the clock, which was stepped back, stays until the clock has passed it: see
+// `new_token!`.
 macro_rules! idle_sessions {
     () => {
-        "FROM oncegate_sessions
+        concat!(
+            "FROM oncegate_sessions
         WHERE epic_id IS NULL AND NOT EXISTS (
                 SELECT FROM oncegate_waiters w
                 WHERE w.team_id = oncegate_sessions.team_id AND w.session_id = oncegate_sessions.session_id)
             AND expires_at <= (SELECT COALESCE($1::timestamptz, clock_timestamp())
                 - $2::bigint * interval '1 microsecond')
             AND ($3::text IS NULL OR team_id = $3)
+            AND fencing_token <= (SELECT ",
+            token_of!("COALESCE($1::timestamptz, clock_timestamp())"),
+            ")
             AND ($4::bigint IS NULL OR (SELECT pg_try_advisory_xact_lock($4)))
         LIMIT $5::bigint"
+        )
     };
 }
 
@@ -67,12 +81,17 @@ macro_rules! delete {
         delete!($table, $rows, "")
     };
     ($table:literal, $rows:expr, $further:expr) => {
+        delete!($table, $rows, $further, "1)")
+    };
+    ($table:literal, $rows:expr, $further:expr, $returning:expr) => {
         concat!(
             "WITH gone AS (DELETE FROM ",
             $table,
             " WHERE ctid = ANY (ARRAY(SELECT ctid ",
             $rows,
-            " FOR UPDATE SKIP LOCKED)) RETURNING 1)
+            " FOR UPDATE SKIP LOCKED)) RETURNING ",
+            $returning,
+            "
             SELECT rows, EXISTS (
                 SELECT FROM pg_stat_activity
                 WHERE datname = current_database() AND application_name = 'oncegate'
@@ -96,7 +115,12 @@ pub(super) const COUNT_OLD_EVENTS: &str = count!(old_events!());
 pub(super) const COUNT_SESSIONS: &str = count!(idle_sessions!());
 pub(super) const DELETE_EXPIRED_EVENTS: &str = delete!("processed_events", expired_events!());
 pub(super) const DELETE_OLD_EVENTS: &str = delete!("processed_events", old_events!(), notify!());
-pub(super) const DELETE_SESSIONS: &str = delete!("oncegate_sessions", idle_sessions!());
+pub(super) const DELETE_SESSIONS: &str = delete!(
+    "oncegate_sessions",
+    idle_sessions!(),
+    "",
+    concat!("fencing_token), ", raise_floor!("gone"))
+);
 
 pub(super) const COUNT_LEASES: &str = "
 SELECT count(*) FROM oncegate_sessions

@@ -9,7 +9,8 @@ use sqlx::{
 use super::{
     Handle, begin, classify,
     events::event_row,
-    sessions::{Stored, draw_tokens, look, stored, write},
+    fence::{next_token, raise_floor},
+    sessions::{Stored, look, stored, write},
 };
 use crate::{
     domain::{
@@ -27,7 +28,7 @@ use crate::{
 pub(super) const LIST_SESSIONS: &str = concat!(
     "
 SELECT team_id, session_id, fencing_token, lease_id, request_id, holder, labels, epic_id,
-    acquired_at, expires_at, released, repeated, waiting, ",
+    acquired_at, expires_at, released, repeated, waiting, ttl_micros, ",
     queue!(),
     "
 FROM oncegate_sessions AS s
@@ -138,8 +139,7 @@ impl AdminStore for Handle {
         let mut session = if let Some(session) = found {
             session
         } else {
-            let token = draw_tokens(&mut batch, 1).await?.start;
-            idle(FencingToken(token), now)
+            idle(next_token(&mut batch, None, now).await?, now)
         };
         session.row.lease.epic = epic.map(str::to_owned);
         write(&mut batch, &[(key, session)]).await?;
@@ -167,12 +167,16 @@ impl AdminStore for Handle {
         let now = self.now();
         match look(&mut batch, &[key], now).await?.pop().flatten() {
             None => return Ok(Verdict::Decided(false)),
-            Some(mut session) if session.row.waiting => {
+            // A token above the clock: as in PostgreSQL, the row goes with a sweep, later.
+            Some(mut session)
+                if session.row.waiting || session.row.lease.token.0 > now.as_micros() =>
+            {
                 end(&mut batch, &mut session, now).await?;
                 session.row.lease.epic = None;
                 write(&mut batch, &[(key, session)]).await?;
             }
-            Some(_) => {
+            Some(session) => {
+                raise_floor(&mut batch, session.row.lease.token).await?;
                 let close = sqlx::query(CLOSE).bind(&key.team).bind(&key.session);
                 close.execute(&mut *batch).await.map_err(classify)?;
             }
@@ -244,7 +248,7 @@ async fn end(
     session.released = true;
     let lease = &mut session.row.lease;
     lease.expire_time = lease.expire_time.min(now);
-    lease.token = FencingToken(draw_tokens(batch, 1).await?.start);
+    lease.token = next_token(batch, Some(lease.token), now).await?;
     lease.id = LeaseId::random();
     Ok(())
 }
@@ -266,5 +270,6 @@ fn idle(token: FencingToken, now: Timestamp) -> Stored {
         row: SessionRow { lease, request, live: false, waiting: false, queue: Vec::new() },
         released: true,
         repeated: false,
+        ttl: None,
     }
 }

@@ -1,16 +1,16 @@
 //! Sessions in `SQLite`: read the rows, decide, write them back, all within the
 //! one transaction that may write.
 
-use std::{collections::HashSet, ops::Range, time::Duration};
+use std::{collections::HashSet, time::Duration};
 
 use sqlx::{Row as _, SqliteConnection, sqlite::SqliteRow};
 use uuid::{Uuid, fmt::Simple};
 
-use super::{Handle, begin, classify, hex, json, slot};
+use super::{Handle, begin, classify, fence::next_token, hex, json, slot};
 use crate::{
     domain::{
         Acquire, Acquired, Decision, FencingToken, Labels, Lease, LeaseId, RequestId, SessionKey,
-        SessionRow, Timestamp, limits::MAX_WAITERS_PER_SESSION,
+        SessionRow, Timestamp, Ttl, limits::MAX_WAITERS_PER_SESSION,
     },
     store::{Changed, Enqueue, Enqueued, Release, Renew, SessionStore, StoreError, Verdict},
 };
@@ -20,7 +20,7 @@ use crate::{
 pub(super) const LOOK: &str = concat!(
     "
 SELECT a.key, s.fencing_token, s.lease_id, s.request_id, s.holder, s.labels, s.epic_id,
-    s.acquired_at, s.expires_at, s.released, s.repeated, s.waiting, ",
+    s.acquired_at, s.expires_at, s.released, s.repeated, s.waiting, s.ttl_micros, ",
     queue!(),
     "
 FROM json_each($1) AS a CROSS JOIN oncegate_sessions AS s
@@ -28,16 +28,12 @@ FROM json_each($1) AS a CROSS JOIN oncegate_sessions AS s
 "
 );
 
-/// Draws as many tokens as $1 says, and answers the last of them.
-pub(super) const DRAW_TOKENS: &str = "
-UPDATE oncegate_fencing_tokens SET last = last + $1 RETURNING last
-";
-
 pub(super) const WRITE: &str = "
 REPLACE INTO oncegate_sessions (team_id, session_id, fencing_token, lease_id, request_id,
-    holder, labels, epic_id, acquired_at, expires_at, released, repeated, waiting)
+    holder, labels, epic_id, acquired_at, expires_at, released, repeated, waiting, ttl_micros)
 SELECT value ->> 0, value ->> 1, value ->> 2, value ->> 3, value ->> 4, value ->> 5,
-    value ->> 6, value ->> 7, value ->> 8, value ->> 9, value ->> 10, value ->> 11, value ->> 12
+    value ->> 6, value ->> 7, value ->> 8, value ->> 9, value ->> 10, value ->> 11, value ->> 12,
+    value ->> 13
 FROM json_each($1)
 ";
 
@@ -87,6 +83,8 @@ pub(super) struct Stored {
     pub(super) row: SessionRow,
     pub(super) released: bool,
     pub(super) repeated: bool,
+    /// How long the lease ran when it was granted or last renewed, in microseconds.
+    pub(super) ttl: Option<i64>,
 }
 
 impl SessionStore for Handle {
@@ -104,11 +102,6 @@ impl SessionStore for Handle {
         let ending = sought.split_off(acquires.len());
         let mut changed = Vec::new();
 
-        let is_free = |(row, acquire): &(&Option<Stored>, &&Acquire)| {
-            row.as_ref().is_none_or(|stored| stored.row.decision(acquire) == Decision::Free)
-        };
-        let free = sought.iter().zip(acquires).filter(is_free).count();
-        let mut fences = draw_tokens(&mut batch, free).await?;
         let mut taken = Vec::with_capacity(acquires.len());
         for (row, acquire) in sought.into_iter().zip(acquires) {
             let outcome = match row {
@@ -121,10 +114,7 @@ impl SessionStore for Handle {
                     Acquired { row: stored.row, fresh: false }
                 }
                 free => {
-                    let missing = || StoreError::fault("fewer tokens than free sessions");
-                    let fence = FencingToken(fences.next().ok_or_else(missing)?);
-                    let bound = free.and_then(|stored| stored.row.lease.epic);
-                    let granted = grant(acquire, fence, bound, now);
+                    let granted = grant(&mut batch, acquire, free, now).await?;
                     changed.push((&acquire.key, granted.clone()));
                     Acquired { row: granted.row, fresh: true }
                 }
@@ -254,7 +244,7 @@ impl SessionStore for Handle {
             let own = row.filter(|row| row.row.lease.id == renew.lease && !row.released);
             let answer = own.map(|mut stored| {
                 if stored.row.live {
-                    stored.run_on(now.after(renew.ttl), max_hold, now);
+                    stored.run_on(renew.ttl, max_hold, now);
                     changed.push((&renew.key, stored.clone()));
                 }
                 stored.row
@@ -277,11 +267,12 @@ impl SessionStore for Handle {
 }
 
 impl Stored {
-    /// Lets a lease run on until `end`, but no longer than `max_hold` in all.
-    pub(super) fn run_on(&mut self, end: Timestamp, max_hold: Duration, now: Timestamp) {
+    /// Lets a lease run on for `ttl`, but no longer than `max_hold` in all.
+    pub(super) fn run_on(&mut self, ttl: Ttl, max_hold: Duration, now: Timestamp) {
+        self.ttl = Some(ttl.as_micros());
         let lease = &mut self.row.lease;
         let last = lease.acquire_time.plus(max_hold).max(lease.expire_time);
-        lease.expire_time = end.min(last);
+        lease.expire_time = now.after(ttl).min(last);
         lease.remaining = lease.expire_time.since(now);
     }
 
@@ -311,7 +302,7 @@ pub(super) async fn pass_on(
         session.row.waiting = false;
         return Ok(false);
     };
-    let token = FencingToken(draw_tokens(&mut *connection, 1).await?.start);
+    let token = next_token(&mut *connection, Some(session.row.lease.token), now).await?;
     session.row.waiting = sqlx::query_scalar(ANYBODY)
         .bind(&key.team)
         .bind(&key.session)
@@ -333,38 +324,27 @@ pub(super) async fn pass_on(
             epic: bound.or(next.try_get("epic_id")?),
             labels: Labels::from_json(next.try_get("labels")?),
         };
-        Ok((lease, RequestId::from_uuid(uuid("request_id")?)))
+        Ok((lease, RequestId::from_uuid(uuid("request_id")?), ttl))
     };
-    let (lease, request) = read().map_err(|error: sqlx::Error| StoreError::fault(error))?;
+    let (lease, request, ttl) = read().map_err(|error: sqlx::Error| StoreError::fault(error))?;
     let SessionRow { waiting, queue, .. } = &mut session.row;
     queue.retain(|next| *next != lease.id);
     let (waiting, queue) = (*waiting, std::mem::take(queue));
     session.row = SessionRow { lease, request, live: true, waiting, queue };
-    (session.released, session.repeated) = (false, false);
+    (session.released, session.repeated, session.ttl) = (false, false, Some(ttl));
     Ok(true)
 }
 
-/// Draws `count` fencing tokens, in the order in which they rise.
-pub(super) async fn draw_tokens(
-    connection: &mut SqliteConnection,
-    count: usize,
-) -> Result<Range<i64>, StoreError> {
-    let count = i64::try_from(count).map_err(StoreError::fault)?;
-    if count == 0 {
-        return Ok(0..0);
-    }
-    let drawn = sqlx::query_scalar(DRAW_TOKENS).bind(count).fetch_one(connection).await;
-    let last: i64 = drawn.map_err(classify)?;
-    Ok(last - count + 1..last + 1)
-}
-
-/// The row of a free session that `acquire` takes.
-pub(super) fn grant(
+/// The row of a `free` session that `acquire` takes.
+pub(super) async fn grant(
+    batch: &mut SqliteConnection,
     acquire: &Acquire,
-    token: FencingToken,
-    bound: Option<String>,
+    free: Option<Stored>,
     now: Timestamp,
-) -> Stored {
+) -> Result<Stored, StoreError> {
+    let latest = free.map(|stored| stored.row.lease);
+    let token = next_token(batch, latest.as_ref().map(|lease| lease.token), now).await?;
+    let bound = latest.and_then(|lease| lease.epic);
     let expire_time = now.after(acquire.ttl);
     let lease = Lease {
         id: LeaseId::random(),
@@ -378,7 +358,7 @@ pub(super) fn grant(
     };
     let (request, queue) = (acquire.request, Vec::new());
     let row = SessionRow { lease, request, live: true, waiting: false, queue };
-    Stored { row, released: false, repeated: false }
+    Ok(Stored { row, released: false, repeated: false, ttl: Some(acquire.ttl.as_micros()) })
 }
 
 pub(super) async fn look(
@@ -409,7 +389,7 @@ pub(super) async fn write(
         .map(
             |(
                 key,
-                Stored { row: SessionRow { lease, request, waiting, .. }, released, repeated },
+                Stored { row: SessionRow { lease, request, waiting, .. }, released, repeated, ttl },
             )| {
                 serde_json::json!([
                     key.team,
@@ -425,6 +405,7 @@ pub(super) async fn write(
                     i64::from(*released),
                     i64::from(*repeated),
                     i64::from(*waiting),
+                    ttl,
                 ])
             },
         )
@@ -463,5 +444,6 @@ pub(super) fn stored(row: &SqliteRow, now: Timestamp) -> Result<Stored, sqlx::Er
         },
         released,
         repeated: row.try_get("repeated")?,
+        ttl: row.try_get("ttl_micros")?,
     })
 }

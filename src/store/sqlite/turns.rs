@@ -9,12 +9,12 @@ use super::{
     Handle, begin, classify,
     events::event_row,
     hex, json,
-    sessions::{Stored, draw_tokens, grant, look, pass_on, write},
+    sessions::{Stored, grant, look, pass_on, write},
 };
 use crate::{
     domain::{
-        Acquire, Begin, Begun, By, Claim, Decision, Ending, EventRow, FencingToken, Finish, Kept,
-        LeaseId, Prolong, RequestId, SessionKey, SessionRow, StoredEvent, Timestamp, TurnId,
+        Acquire, Begin, Begun, By, Claim, Decision, Ending, EventRow, Finish, Kept, LeaseId,
+        Prolong, RequestId, SessionKey, SessionRow, StoredEvent, Timestamp, TurnId,
         limits::CLAIM_MEMORY,
     },
     store::{Prolonged, StoreError, TurnStore, Turned, Verdict},
@@ -134,7 +134,7 @@ impl TurnStore for Handle {
                         .map_err(classify)?;
                     let mut lease = None;
                     if let Some((key, mut session)) = session {
-                        session.run_on(now.after(*lease_ttl), max_hold, now);
+                        session.run_on(*lease_ttl, max_hold, now);
                         lease = Some(session.row.lease.clone());
                         write(&mut batch, &[(key, session)]).await?;
                     }
@@ -213,9 +213,7 @@ async fn begin_turn(
         if let Some(busy) = busy {
             return Ok(Begun::Busy(busy.row.clone()));
         }
-        let token = FencingToken(draw_tokens(&mut *batch, 1).await?.start);
-        let bound = session.and_then(|found| found.row.lease.epic);
-        let granted = grant(acquire, token, bound, now);
+        let granted = grant(&mut *batch, acquire, session, now).await?;
         lease = Some(granted.row.lease.clone());
         write(batch, &[(&acquire.key, granted)]).await?;
     }

@@ -1,7 +1,10 @@
 //! Sweeping and probing `SQLite`.
 
-use super::{Handle, begin, classify};
-use crate::store::{Age, Kind, StoreError, Sweep, Swept, Upkeep};
+use super::{Handle, begin, classify, fence::raise_floor};
+use crate::{
+    domain::FencingToken,
+    store::{Age, Kind, StoreError, Sweep, Swept, Upkeep},
+};
 
 // The rows that a sweep is about. $1: the moment. $2: how long ago, in
 // microseconds. $3: the team, or null for all. $4: the most rows.
@@ -22,14 +25,15 @@ macro_rules! old_events {
     };
 }
 
-// A released lease ended when it was released, so one test serves all.
+// A released lease ended when it was released, so one test serves all. $4: the moment, as a
+// token: a row whose token is above that stays, as in PostgreSQL.
 macro_rules! idle_sessions {
     () => {
         "FROM oncegate_sessions
         WHERE epic_id IS NULL AND NOT EXISTS (
                 SELECT 1 FROM oncegate_waiters AS w
                 WHERE w.team_id = oncegate_sessions.team_id AND w.session_id = oncegate_sessions.session_id)
-            AND expires_at <= $1 - $2 AND ($3 IS NULL OR team_id = $3) LIMIT $4"
+            AND expires_at <= $1 - $2 AND ($3 IS NULL OR team_id = $3) AND fencing_token <= $1 LIMIT $4"
     };
 }
 
@@ -61,8 +65,10 @@ pub(super) const COUNT_SESSIONS: &str = count!(idle_sessions!());
 pub(super) const DELETE_EXPIRED_EVENTS: &str =
     delete!("processed_events", "event_id", expired_events!());
 pub(super) const DELETE_OLD_EVENTS: &str = delete!("processed_events", "event_id", old_events!());
-pub(super) const DELETE_SESSIONS: &str =
-    delete!("oncegate_sessions", "session_id", idle_sessions!());
+pub(super) const DELETE_SESSIONS: &str = concat!(
+    delete!("oncegate_sessions", "session_id", idle_sessions!()),
+    " RETURNING fencing_token"
+);
 
 pub(super) const COUNT_LEASES: &str = "
 SELECT count(*) FROM oncegate_sessions WHERE NOT released AND expires_at > $1
@@ -91,6 +97,22 @@ impl Upkeep for Handle {
             return Ok(Swept { rows: u64::try_from(count).unwrap_or(0), busy: false });
         }
         let mut writer = self.writer.lock().await;
+        if sweep.kind == Kind::Sessions {
+            let mut batch = begin(&mut writer).await?;
+            let gone: Vec<i64> = sqlx::query_scalar(statement)
+                .bind(now)
+                .bind(sweep.scope.age.as_micros())
+                .bind(&sweep.scope.team)
+                .bind(sweep.limit)
+                .fetch_all(&mut *batch)
+                .await
+                .map_err(classify)?;
+            if let Some(highest) = gone.iter().max() {
+                raise_floor(&mut batch, FencingToken(*highest)).await?;
+            }
+            batch.commit().await.map_err(classify)?;
+            return Ok(Swept { rows: gone.len() as u64, busy: self.writer.is_wanted() });
+        }
         // One statement is a transaction of its own.
         let done = sqlx::query(statement)
             .bind(now)

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use sqlx::{Row as _, postgres::PgRow};
 use uuid::Uuid;
 
-use super::{Keys, Link, Statement, session_row, slot, sql::ACQUIRE};
+use super::{Keys, Link, Statement, is_overlong, place, session_row, sql::ACQUIRE};
 use crate::{
     domain::{Acquire, Acquired, Decision, FencingToken, Lease, LeaseId, SessionRow},
     store::{StoreError, Verdict, postgres::timestamp::PgTimestamp},
@@ -23,14 +23,20 @@ impl Link {
         let (now, arrays) = (self.now(), Arrays::of(asked));
         let rows = self.fetch(|| arrays.bind(sqlx::query(ACQUIRE).bind(now))).await?;
         let mut verdicts = vec![Verdict::Again; asked.len()];
+        let mut overlong = Vec::new();
         for row in rows {
             let fresh = row.try_get("fresh").map_err(StoreError::fault)?;
-            let verdict = slot(&mut verdicts, row.try_get("ord"))?;
+            let place = place(asked.len(), row.try_get("ord"))?;
             // A session that was taken was seen before, as it was then.
-            if fresh || *verdict == Verdict::Again {
-                *verdict = Verdict::Decided(Acquired { row: session_row(&row)?, fresh });
+            if fresh || verdicts[place] == Verdict::Again {
+                let found = session_row(&row)?;
+                if is_overlong(&row, "expires_at") {
+                    overlong.push((&asked[place].0.key, found.lease.id));
+                }
+                verdicts[place] = Verdict::Decided(Acquired { row: found, fresh });
             }
         }
+        self.shorten(&overlong).await;
         // A row that was free, and was not taken, somebody else took first.
         for (verdict, (acquire, _)) in verdicts.iter_mut().zip(asked) {
             if let Verdict::Decided(acquired) = verdict

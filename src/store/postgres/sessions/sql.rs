@@ -2,13 +2,74 @@
 //! moment, or null for the database's clock; the next three arrays are
 //! [`Keys`](super::Keys).
 
-/// The row of a session that exists passes to a new holder, if it is free. The
-/// token is drawn while the row is locked, so it rises even where advisory locks
-/// do nothing.
+/// The token of a grant at `$at` in a session that has no row: `FencingToken::next` has
+/// the rule. `$at` is read after the session's lock was obtained. The floor is read as of
+/// the statement's snapshot, which is older than that lock: a row that was deleted in
+/// between is not in it. But its token is no higher than the clock was by then, as
+/// whatever deletes rows ensures, and so is below `$at`.
+macro_rules! new_token {
+    ($at:expr) => {
+        concat!("GREATEST((SELECT floor FROM oncegate_fence WHERE id) + 1, ", token_of!($at), ")")
+    };
+}
+
+/// The token of the next grant in the session of `$row`, which the statement has locked, so
+/// that it rises even where advisory locks do nothing.
+macro_rules! next_token {
+    ($row:literal, $new:expr) => {
+        concat!("GREATEST(", $row, ".fencing_token + 1, ", $new, ")")
+    };
+}
+
+/// The store's clock as a token: microseconds since 1970.
+macro_rules! token_of {
+    ($at:expr) => {
+        concat!("(extract(epoch FROM ", $at, ") * 1000000)::bigint")
+    };
+}
+
+/// Raises the floor to the highest token in `$gone`, session rows that the statement has
+/// deleted. The floor's row is locked last, after all rows of sessions, and only if it
+/// rises.
+macro_rules! raise_floor {
+    ($gone:literal) => {
+        concat!(
+            "raised AS (
+    UPDATE oncegate_fence f SET floor = g.floor
+    FROM (SELECT max(fencing_token) AS floor FROM ",
+            $gone,
+            ") AS g
+    WHERE f.id AND f.floor < g.floor
+)"
+        )
+    };
+}
+
+/// How long the lease of `$row` ran when it was last written.
+macro_rules! lease_ttl {
+    ($row:literal) => {
+        concat!(
+            "COALESCE(",
+            $row,
+            ".ttl_micros * interval '1 microsecond', ",
+            $row,
+            ".expires_at - ",
+            $row,
+            ".acquired_at)"
+        )
+    };
+}
+
+pub(in super::super) use {lease_ttl, new_token, next_token, raise_floor, token_of};
+
+/// The row of a session that exists passes to a new holder, if it is free.
 macro_rules! or_take_over {
     () => {
-        "ON CONFLICT (team_id, session_id) DO UPDATE
-        SET fencing_token = nextval('oncegate_fencing_tokens'), lease_id = EXCLUDED.lease_id,
+        concat!(
+            "ON CONFLICT (team_id, session_id) DO UPDATE
+        SET fencing_token = ",
+            next_token!("s", "EXCLUDED.fencing_token"),
+            ", lease_id = EXCLUDED.lease_id, ttl_micros = EXCLUDED.ttl_micros,
             request_id = EXCLUDED.request_id, holder = EXCLUDED.holder,
             labels = EXCLUDED.labels, epic_id = COALESCE(s.epic_id, EXCLUDED.epic_id),
             released = false, repeated = false,
@@ -17,6 +78,7 @@ macro_rules! or_take_over {
                 FROM (SELECT COALESCE($1::timestamptz, clock_timestamp()) AS at OFFSET 0) AS clock)
         WHERE (s.released OR s.expires_at <= COALESCE($1::timestamptz, clock_timestamp()))
             AND (s.epic_id = EXCLUDED.epic_id) IS NOT FALSE AND NOT s.waiting"
+        )
     };
 }
 
@@ -28,10 +90,12 @@ macro_rules! take {
     () => {
         concat!(
             "INSERT INTO oncegate_sessions AS s (team_id, session_id, fencing_token, lease_id, request_id,
-                holder, labels, epic_id, acquired_at, expires_at)
-            SELECT a.team_id, a.session_id, nextval('oncegate_fencing_tokens'), a.lease_id,
+                holder, labels, epic_id, acquired_at, expires_at, ttl_micros)
+            SELECT a.team_id, a.session_id, ",
+            new_token!("a.at"),
+            ", a.lease_id,
                 a.request_id, a.holder, a.labels, a.epic_id,
-                a.at, a.at + a.ttl_micros * interval '1 microsecond'
+                a.at, a.at + a.ttl_micros * interval '1 microsecond', a.ttl_micros
             FROM (
                 SELECT a.*, COALESCE($1::timestamptz, clock_timestamp()) AS at
                 FROM unnest($2::text[], $3::text[], $4::bigint[], $5::uuid[], $6::uuid[],
@@ -129,9 +193,12 @@ WITH asked AS MATERIALIZED (
     RETURNING n.ord
 ), taken AS (
     INSERT INTO oncegate_sessions AS s (team_id, session_id, fencing_token, lease_id, request_id,
-        holder, labels, epic_id, acquired_at, expires_at)
-    SELECT m.team_id, m.session_id, nextval('oncegate_fencing_tokens'), m.lease_id, m.request_id,
-        m.holder, m.labels, m.epic_id, m.at, m.at + m.ttl_micros * interval '1 microsecond'
+        holder, labels, epic_id, acquired_at, expires_at, ttl_micros)
+    SELECT m.team_id, m.session_id, ",
+    new_token!("m.at"),
+    ", m.lease_id, m.request_id,
+        m.holder, m.labels, m.epic_id, m.at, m.at + m.ttl_micros * interval '1 microsecond',
+        m.ttl_micros
     FROM mine m LEFT JOIN seen n USING (ord)
     WHERE n.live IS NOT TRUE AND (n.epic_id = m.epic_id) IS NOT FALSE AND n.waiting IS NOT TRUE
     ORDER BY m.ord ",
@@ -140,13 +207,13 @@ WITH asked AS MATERIALIZED (
 )
 SELECT m.ord, COALESCE($1::timestamptz, clock_timestamp()) AS at, t.fencing_token, t.lease_id,
     t.request_id, t.holder, t.labels, t.epic_id, t.acquired_at, t.expires_at, true AS live,
-    t.waiting, NULL::uuid[] AS queue, true AS fresh
+    t.waiting, NULL::uuid[] AS queue, true AS fresh, t.ttl_micros
 FROM taken t JOIN mine m ON m.lease_id = t.lease_id
 UNION ALL
 SELECT ord, at, fencing_token, lease_id, request_id, holder, labels, epic_id,
     acquired_at, expires_at, live, waiting, ",
     queue!("n", "n.at"),
-    ", own AND fresh
+    ", own AND fresh, ttl_micros
 FROM seen n WHERE NOT n.own OR n.fresh OR n.repeated OR n.ord IN (SELECT ord FROM told_again)
 "
 );
@@ -166,6 +233,26 @@ WHERE (s.released OR s.expires_at <= COALESCE($1::timestamptz, clock_timestamp()
     OR (m.unless_repeated AND s.repeated)) IS NOT FALSE
 ";
 
+/// Until when the lease of `s` runs on, by `m` and from `clock.at`; and since when: but no
+/// longer than `$most` in all. What is written there cannot be later than the clock: if
+/// it is, the clock was stepped back since.
+macro_rules! run_on {
+    ($most:literal) => {
+        concat!(
+            "LEAST(s.acquired_at, clock.at), LEAST(
+            clock.at + m.ttl_micros * interval '1 microsecond',
+            GREATEST(
+                LEAST(s.expires_at, clock.at + ",
+            lease_ttl!("s"),
+            "), LEAST(s.acquired_at, clock.at) + ",
+            $most,
+            "::interval))"
+        )
+    };
+}
+
+pub(in super::super) use run_on;
+
 /// Lets live leases run on, but no longer than $7 in all; and reads those that
 /// ended without being given back.
 pub(in super::super) const RENEW: &str = concat!(
@@ -177,8 +264,11 @@ WITH asked AS MATERIALIZED (
     SELECT * FROM asked WHERE pg_try_advisory_xact_lock(lock_key)
 ), renewed AS (
     UPDATE oncegate_sessions s
-    SET expires_at = LEAST(GREATEST(s.expires_at, s.acquired_at + $7::interval),
-        COALESCE($1::timestamptz, clock_timestamp()) + m.ttl_micros * interval '1 microsecond')
+    SET (acquired_at, expires_at, ttl_micros) = (
+        SELECT ",
+    run_on!("$7"),
+    ", m.ttl_micros
+        FROM (SELECT COALESCE($1::timestamptz, clock_timestamp()) AS at OFFSET 0) AS clock)
     FROM mine m
     WHERE ",
     same_key!("session_id", "s", "m"),
@@ -188,12 +278,12 @@ WITH asked AS MATERIALIZED (
 )
 SELECT ord, COALESCE($1::timestamptz, clock_timestamp()) AS at, fencing_token, lease_id,
     request_id, holder, labels, epic_id, acquired_at, expires_at, true AS live, waiting,
-    NULL::uuid[] AS queue
+    NULL::uuid[] AS queue, ttl_micros
 FROM renewed
 UNION ALL
 SELECT m.ord, COALESCE($1::timestamptz, clock_timestamp()), s.fencing_token, s.lease_id,
     s.request_id, s.holder, s.labels, s.epic_id, s.acquired_at, s.expires_at, false, s.waiting,
-    NULL
+    NULL, s.ttl_micros
 FROM mine m LEFT JOIN LATERAL (
     SELECT * FROM oncegate_sessions t
     WHERE t.team_id = m.team_id AND t.session_id = m.session_id OFFSET 0) AS s
@@ -205,7 +295,8 @@ WHERE m.ord NOT IN (SELECT ord FROM renewed)
 pub(in super::super) const LOOK: &str = concat!(
     "
 SELECT a.ord, clock.at, s.fencing_token, s.lease_id, s.request_id, s.holder, s.labels, s.epic_id,
-    s.acquired_at, s.expires_at, NOT s.released AND s.expires_at > clock.at AS live, s.waiting, ",
+    s.acquired_at, s.expires_at, NOT s.released AND s.expires_at > clock.at AS live, s.waiting,
+    s.ttl_micros, ",
     queue!("s", "clock.at"),
     "
 FROM (SELECT COALESCE($3::timestamptz, clock_timestamp()) AS at OFFSET 0) AS clock,
@@ -293,7 +384,7 @@ macro_rules! hand_on {
 ), due AS MATERIALIZED (
     SELECT n.*, w.ticket, w.lease_id AS next_lease, w.request_id AS next_request,
         w.holder AS next_holder, w.labels AS next_labels, w.epic_id AS next_epic,
-        w.ttl_micros, w.replica
+        w.ttl_micros AS next_ttl, w.replica
     FROM seen n LEFT JOIN LATERAL (
         SELECT * FROM oncegate_waiters w
         WHERE w.team_id = n.team_id AND w.session_id = n.session_id
@@ -305,7 +396,9 @@ macro_rules! hand_on {
 ), changed AS (
     UPDATE oncegate_sessions s
     SET fencing_token = CASE WHEN d.ticket IS NULL THEN s.fencing_token
-            ELSE nextval('oncegate_fencing_tokens') END,
+            ELSE ",
+            next_token!("s", new_token!("d.at")),
+            " END,
         lease_id = COALESCE(d.next_lease, s.lease_id),
         request_id = COALESCE(d.next_request, s.request_id),
         holder = COALESCE(d.next_holder, s.holder),
@@ -313,7 +406,8 @@ macro_rules! hand_on {
         epic_id = COALESCE(s.epic_id, d.next_epic),
         acquired_at = CASE WHEN d.ticket IS NULL THEN s.acquired_at ELSE d.at END,
         expires_at = CASE WHEN d.ticket IS NULL THEN LEAST(s.expires_at, d.at)
-            ELSE d.at + d.ttl_micros * interval '1 microsecond' END,
+            ELSE d.at + d.next_ttl * interval '1 microsecond' END,
+        ttl_micros = COALESCE(d.next_ttl, s.ttl_micros),
         released = d.ticket IS NULL AND (s.released OR d.given_back),
         repeated = s.repeated AND d.ticket IS NULL,
         waiting = d.ticket IS NOT NULL AND EXISTS (
@@ -354,7 +448,7 @@ macro_rules! handed {
             "
 SELECT c.ord, c.given_back, clock.at, c.fencing_token, c.lease_id, c.request_id, c.holder,
     c.labels, c.epic_id, c.acquired_at, c.expires_at, c.ticket IS NOT NULL AS live, c.waiting,
-    ",
+    c.ttl_micros, ",
             $queue,
             ",
     CASE WHEN c.replica <> $7::uuid THEN pg_notify('",
@@ -388,7 +482,7 @@ pub(in super::super) const HAND_ON: &str = concat!(
     handed!(queue!("c", "clock.at", " AND w.ticket IS DISTINCT FROM c.ticket")),
     "UNION ALL
 SELECT m.ord, false, m.at, n.fencing_token, n.lease_id, n.request_id, n.holder,
-    n.labels, n.epic_id, n.acquired_at, n.expires_at, n.live, n.waiting, ",
+    n.labels, n.epic_id, n.acquired_at, n.expires_at, n.live, n.waiting, n.ttl_micros, ",
     queue!("n", "n.at"),
     ", NULL
 FROM mine m LEFT JOIN seen n USING (ord)
@@ -411,12 +505,23 @@ RETURNING a.ord
 );
 
 /// Tells that a replica is there until $3, and forgets those who waited on others
-/// that have been gone for a minute. Answers the places of those who wait on this one.
+/// that have been gone for a minute. No other counts as there for longer than $3 from now:
+/// one that is written so was before the clock was stepped back. Answers the places of those
+/// who wait on this one.
 pub(in super::super) const BEAT: &str = "
 WITH present AS (
     INSERT INTO oncegate_replicas (replica, expires_at)
     VALUES ($2::uuid, COALESCE($1::timestamptz, clock_timestamp()) + $3::interval)
     ON CONFLICT (replica) DO UPDATE SET expires_at = EXCLUDED.expires_at
+), overlong AS (
+    SELECT replica FROM oncegate_replicas
+    WHERE expires_at > COALESCE($1::timestamptz, clock_timestamp()) + $3::interval
+        AND replica <> $2
+    FOR UPDATE SKIP LOCKED
+), shortened AS (
+    UPDATE oncegate_replicas r
+    SET expires_at = COALESCE($1::timestamptz, clock_timestamp()) + $3::interval
+    FROM overlong o WHERE r.replica = o.replica
 ), lost AS (
     DELETE FROM oncegate_replicas
     WHERE expires_at < COALESCE($1::timestamptz, clock_timestamp()) - interval '1 minute'
@@ -427,3 +532,26 @@ WITH present AS (
 )
 SELECT team_id, session_id, lease_id FROM oncegate_waiters WHERE replica = $2
 ";
+
+/// Lowers the end of leases that end later than now + TTL: the clock was stepped back since
+/// they were written, and they would run longer by that. So each counts as ending at now +
+/// TTL from the first look on.
+pub(in super::super) const SHORTEN: &str = concat!(
+    "
+UPDATE oncegate_sessions s
+SET acquired_at = LEAST(s.acquired_at, m.at), expires_at = m.at + ",
+    lease_ttl!("s"),
+    "
+FROM (
+    SELECT a.*, COALESCE($1::timestamptz, clock_timestamp()) AS at
+    FROM unnest($2::text[], $3::text[], $4::bigint[], $5::uuid[])
+        AS a (team_id, session_id, lock_key, lease_id)
+    WHERE pg_try_advisory_xact_lock(a.lock_key) OFFSET 0) AS m
+WHERE ",
+    same_key!("session_id", "s", "m"),
+    " AND s.lease_id = m.lease_id AND NOT s.released
+    AND s.expires_at > m.at + ",
+    lease_ttl!("s"),
+    "
+"
+);

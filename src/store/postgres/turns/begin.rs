@@ -16,9 +16,10 @@ use crate::{
         postgres::{
             Link,
             answers::place,
-            events::{event_row, interval, names},
+            events::{Overlong, event_row, interval, names},
             link::Statement,
-            sessions::sql::or_take_over,
+            sessions::is_overlong,
+            sessions::sql::{new_token, next_token, or_take_over, token_of},
         },
     },
 };
@@ -95,7 +96,9 @@ WITH mine AS MATERIALIZED (
     WHERE ",
     same_key!("event_id", "e", "n"),
     " AND n.own AND n.is_live AND NOT n.differs AND e.request_id = n.request_id
-        AND e.claimed_until > COALESCE($1::timestamptz, clock_timestamp())
+        AND ",
+    running!("e", "COALESCE($1::timestamptz, clock_timestamp())"),
+    "
         AND (n.session_id IS NULL OR n.ord IN (SELECT ord FROM lease_told_again))
     RETURNING n.ord
 ), wanted AS MATERIALIZED (
@@ -144,7 +147,8 @@ WHERE ",
     "
 UNION ALL
 SELECT n.ord, 'taken', n.at, (s.lease_id = n.lease_id) IS TRUE,
-    n.ord IN (SELECT ord FROM told_again) OR (s.lease_id = n.lease_id) IS TRUE, NULL, NULL, ",
+    n.ord IN (SELECT ord FROM told_again) OR (s.lease_id = n.lease_id) IS TRUE, NULL,
+    array_to_string(COALESCE(n.names, ARRAY[n.event_id]), E'\\x1f'), ",
     event_columns!("n"),
     ", n.result, ",
     session_columns!("s", "NOT s.released AND s.expires_at > n.at", "NULL"),
@@ -207,7 +211,9 @@ WITH asked AS MATERIALIZED (
     FROM asked q
     WHERE e.team_id = ANY (ARRAY[q.team_id]) AND e.event_id = q.name
         AND e.request_id = q.request_id AND e.attempt = q.attempt
-        AND e.claimed_until <= COALESCE($1::timestamptz, clock_timestamp())
+        AND NOT ",
+    running!("e", "COALESCE($1::timestamptz, clock_timestamp())"),
+    "
         AND e.expires_at > COALESCE($1::timestamptz, clock_timestamp())
     RETURNING q.ord, q.at, e.*
 )
@@ -232,9 +238,15 @@ impl Link {
 
         let mut verdicts = vec![Verdict::Again; asked.len()];
         let mut spent = Spent::default();
+        let (mut leases, mut claims) = (Vec::new(), Overlong::default());
         for row in rows {
             let place = place(asked.len(), row.try_get("ord"))?;
             let (begin, _) = asked[place];
+            if let Some(acquire) = &begin.session
+                && is_overlong(&row, "lease_expires_at")
+            {
+                leases.push((&acquire.key, session_row(&row)?.lease.id));
+            }
             let lapsed: Option<bool> = row.try_get("lapsed").map_err(StoreError::fault)?;
             let lapsed = u64::from(lapsed == Some(true));
             match row.try_get("kind").map_err(StoreError::fault)? {
@@ -247,6 +259,7 @@ impl Link {
                     turned.idle.extend(leftover(begin, &row)?);
                 }
                 "taken" => {
+                    claims.note(&begin.event.key.team, "names", &row)?;
                     verdicts[place] = taken(begin, &row)?;
                     let is_own = event_row(&row)?.is_claim_of(begin.request);
                     turned.idle.extend(leftover(begin, &row)?.filter(|_| !is_own));
@@ -267,6 +280,8 @@ impl Link {
                 other => return Err(StoreError::fault(format!("a row of kind {other}"))),
             }
         }
+        self.shorten(&leases).await;
+        self.shorten_claims(&claims).await;
         if !spent.places.is_empty() {
             match self.give_up(&spent, &mut verdicts, turned).await {
                 // Who was granted a turn above has it, whatever becomes of the others.

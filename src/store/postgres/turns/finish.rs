@@ -17,7 +17,7 @@ use crate::{
             answers::{place, slot},
             events::interval,
             link::Statement,
-            sessions::sql::hand_on,
+            sessions::sql::{hand_on, lease_ttl, new_token, next_token, run_on, token_of},
         },
     },
 };
@@ -136,7 +136,9 @@ pub(in super::super) const FINISH: &str = concat!(
     WHERE ",
         same_key!("event_id", "e", "q"),
         " AND e.request_id = q.request_id AND e.attempt = q.attempt
-        AND e.claimed_until > COALESCE($1::timestamptz, clock_timestamp())
+        AND ",
+        running!("e", "COALESCE($1::timestamptz, clock_timestamp())"),
+        "
         AND NOT (q.ending = 2 AND e.repeated IS TRUE) 
         AND (q.ord IN (SELECT ord FROM there)) IS TRUE
         AND (q.session_id IS NULL OR q.ord IN (SELECT ord FROM held))
@@ -175,29 +177,37 @@ pub(in super::super) const PROLONG: &str = concat!(
     SELECT q.ord FROM asked q CROSS JOIN LATERAL (
         SELECT FROM processed_events p
         WHERE p.team_id = q.team_id AND p.event_id = q.event_id AND p.request_id = q.request_id
-            AND p.attempt = q.attempt AND p.claimed_until > COALESCE($1::timestamptz, clock_timestamp())
+            AND p.attempt = q.attempt AND ",
+    running!("p", "COALESCE($1::timestamptz, clock_timestamp())"),
+    "
         FOR UPDATE) AS e
     WHERE (q.ord IN (SELECT ord FROM there)) IS TRUE
         AND (q.session_id IS NULL OR q.ord IN (SELECT ord FROM held))
 ), claims AS (
     UPDATE processed_events e
-    SET claimed_until = q.at + q.claim_ttl, expires_at = GREATEST(e.expires_at, q.at + $7::interval)
+    SET claimed_until = q.at + q.claim_ttl, expires_at = q.at + $7::interval,
+        processed_at = LEAST(e.processed_at, q.at)
     FROM asked q JOIN own USING (ord)
     WHERE ",
     same_key!("event_id", "e", "q"),
     "
     RETURNING q.ord, e.*
 ), ",
-    aliases!("claims", "claimed_until = d.claimed_until, expires_at = d.expires_at"),
+    aliases!(
+        "claims",
+        "claimed_until = d.claimed_until, expires_at = d.expires_at, processed_at = d.processed_at"
+    ),
     ", leases AS (
     UPDATE oncegate_sessions s
-    SET expires_at = LEAST(GREATEST(s.expires_at, s.acquired_at + $12::interval),
-        q.at + q.ttl_micros * interval '1 microsecond')
-    FROM asked q JOIN own USING (ord)
+    SET (acquired_at, expires_at, ttl_micros) = (
+        SELECT ",
+    run_on!("$12"),
+    ", m.ttl_micros FROM (SELECT m.at) AS clock)
+    FROM asked m JOIN own USING (ord)
     WHERE ",
-    same_key!("session_id", "s", "q"),
+    same_key!("session_id", "s", "m"),
     "
-    RETURNING q.ord, s.*
+    RETURNING m.ord, s.*
 )
 SELECT c.ord, true AS done, true AS held, q.at, ",
     event_columns!("c"),

@@ -21,7 +21,11 @@ use crate::{
     store::{
         StoreError, Turned, Verdict,
         postgres::{
-            Link, answers::place, events::interval, link::Statement, sessions::sql::or_take_over,
+            Link,
+            answers::place,
+            events::interval,
+            link::Statement,
+            sessions::sql::{new_token, next_token, or_take_over, token_of},
             timestamp::PgTimestamp,
         },
     },
@@ -113,7 +117,9 @@ macro_rules! succeed {
         SELECT * FROM processed_events e
         WHERE e.team_id = a.team_id AND e.event_id = a.event_id OFFSET 0) AS p
     WHERE p.request_id = a.request_id AND p.attempt = a.attempt AND p.names IS NULL
-        AND p.claimed_until > COALESCE($1::timestamptz, clock_timestamp())
+        AND ",
+            running!("p", "COALESCE($1::timestamptz, clock_timestamp())"),
+            "
         AND pg_try_advisory_xact_lock(a.lock_key)
 ), ended AS (
     UPDATE oncegate_sessions s

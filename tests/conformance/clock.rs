@@ -1,0 +1,483 @@
+//! The store's clock is stepped back, or its tables are put back to an earlier state: no
+//! token falls, and nothing runs longer than its TTL from then on.
+
+use std::time::Duration;
+
+use oncegate::{
+    domain::FencingToken,
+    grpc::pb::{
+        AcquireSessionLeaseRequest, BeginTurnRequest, BeginTurnResponse, BindEpicRequest,
+        CheckSessionLeaseRequest, CleanupRequest, CloseSessionRequest, FinishTurnRequest,
+        ForceReleaseSessionLeaseRequest, GetSessionRequest, IsProcessedRequest,
+        ListSessionsRequest, RenewSessionLeaseRequest, RenewTurnRequest, SessionLease, Turn,
+        TurnOutcome, admin_service_client::AdminServiceClient, begin_turn_response::Outcome,
+        turn_service_client::TurnServiceClient,
+    },
+    store::{AdminStore as _, Clock, FenceStore as _, SessionStore as _, Store as _},
+};
+use tonic::transport::Channel;
+
+use crate::{
+    harness::{
+        Client, Fixture, acquire, connect, event, execute, granted, held, mark, release, renew,
+        seconds, session,
+    },
+    on_both_stores,
+};
+
+on_both_stores!(
+    tokens_rise_whatever_ends_the_lease_while_the_clock_is_stepped_back,
+    tokens_are_no_less_than_the_clock_and_below_two_to_the_53,
+    a_dead_holders_lease_ends_a_ttl_after_the_first_look,
+    a_dead_runs_claim_ends_a_ttl_after_the_first_look,
+    a_dead_runs_session_ends_a_ttl_after_the_first_begin,
+    a_dead_holder_is_passed_over_by_those_who_wait,
+    a_turn_that_failed_before_the_step_is_retried_at_once,
+    a_holder_that_renews_keeps_its_lease_over_the_step,
+    a_run_that_renews_keeps_its_turn_over_the_step,
+    no_lease_is_held_longer_because_of_the_step,
+    a_restart_does_not_shorten_the_step,
+    a_sweep_leaves_what_is_above_the_clock_until_the_clock_has_passed_it,
+    a_raised_floor_is_below_the_next_token_of_every_session,
+);
+
+const HOUR: Duration = Duration::from_hours(1);
+
+fn secs(count: u64) -> Duration {
+    Duration::from_secs(count)
+}
+
+/// An acquire with a TTL of 5 s.
+fn brief(holder: &str) -> AcquireSessionLeaseRequest {
+    AcquireSessionLeaseRequest { ttl: seconds(5), ..acquire("T1", "s", holder) }
+}
+
+async fn take(client: &mut Client, request: AcquireSessionLeaseRequest) -> SessionLease {
+    granted(client.acquire_session_lease(request).await.unwrap().into_inner())
+}
+
+/// How long the session is still held, in microseconds, as an acquire is answered.
+async fn held_for(f: &mut Fixture) -> i64 {
+    let answer = f.client.acquire_session_lease(brief("other")).await.unwrap().into_inner();
+    let remaining = held(answer).remaining.unwrap();
+    remaining.seconds * 1_000_000 + i64::from(remaining.nanos) / 1_000
+}
+
+async fn admin(f: &Fixture) -> AdminServiceClient<Channel> {
+    AdminServiceClient::new(connect(f.replica.server.address()).await)
+}
+
+async fn turns(f: &Fixture) -> TurnServiceClient<Channel> {
+    TurnServiceClient::new(connect(f.replica.server.address()).await)
+}
+
+fn wish(holder: &str) -> BeginTurnRequest {
+    BeginTurnRequest {
+        event: event("T1", "e"),
+        holder: holder.into(),
+        claim_ttl: seconds(60),
+        ..Default::default()
+    }
+}
+
+fn outcome(answer: tonic::Response<BeginTurnResponse>) -> Outcome {
+    answer.into_inner().outcome.unwrap()
+}
+
+#[track_caller]
+fn turn(outcome: Outcome) -> Turn {
+    match outcome {
+        Outcome::Granted(granted) => granted.turn.unwrap(),
+        other => panic!("not granted: {other:?}"),
+    }
+}
+
+async fn tokens_rise_whatever_ends_the_lease_while_the_clock_is_stepped_back(mut f: Fixture) {
+    let (mut admin, mut turns) = (admin(&f).await, turns(&f).await);
+    let mut last = 0;
+    for round in 0..16 {
+        let lease = take(&mut f.client, brief("a")).await;
+        assert!(lease.fencing_token > last, "round {round}: {} after {last}", lease.fencing_token);
+        last = lease.fencing_token;
+        f.clock.step_back(secs(600));
+        match round % 8 {
+            0 => drop(f.client.release_session_lease(release(&lease)).await.unwrap()),
+            1 => {
+                held_for(&mut f).await;
+                f.clock.advance(secs(5));
+            }
+            2 => {
+                let actor = "ops".into();
+                let close = CloseSessionRequest {
+                    session: session("T1", "s"),
+                    actor,
+                    reason: String::new(),
+                };
+                assert!(admin.close_session(close).await.unwrap().into_inner().closed);
+            }
+            3 => {
+                let (actor, reason) = ("ops".into(), "stuck".into());
+                let session = session("T1", "s");
+                let force = ForceReleaseSessionLeaseRequest { session, actor, reason };
+                admin.force_release_session_lease(force).await.unwrap();
+            }
+            4 => {
+                f.client.release_session_lease(release(&lease)).await.unwrap();
+                let begin = BeginTurnRequest {
+                    event: event("T1", &format!("e{round}")),
+                    session: session("T1", "s"),
+                    holder: "run".into(),
+                    ..Default::default()
+                };
+                let turn = turn(outcome(turns.begin_turn(begin).await.unwrap()));
+                let token = turn.lease.unwrap().fencing_token;
+                assert!(token > last, "a turn: {token} after {last}");
+                last = token;
+                let outcome = TurnOutcome::Succeeded.into();
+                let turn_id = turn.turn_id;
+                let finish = FinishTurnRequest { turn_id, outcome, ..Default::default() };
+                turns.finish_turn(finish).await.unwrap();
+            }
+            5 => {
+                let wait = seconds(60);
+                let mut waiter = f.client.clone();
+                let request = AcquireSessionLeaseRequest { wait, ..brief("waiter") };
+                let waiting =
+                    tokio::spawn(async move { waiter.acquire_session_lease(request).await });
+                while queue(&mut f).await == 0 {}
+                f.client.release_session_lease(release(&lease)).await.unwrap();
+                let next = granted(waiting.await.unwrap().unwrap().into_inner());
+                assert!(next.fencing_token > last, "handed on");
+                last = next.fencing_token;
+                f.client.release_session_lease(release(&next)).await.unwrap();
+            }
+            // The row leaves once the clock has passed its token, and is stepped back then.
+            _ => {
+                f.client.release_session_lease(release(&lease)).await.unwrap();
+                f.clock.advance(HOUR * 4);
+                let cleaned = f.client.cleanup(CleanupRequest::default()).await.unwrap();
+                assert_eq!(cleaned.into_inner().deleted_sessions, 1);
+                f.clock.step_back(HOUR * 4);
+            }
+        }
+    }
+}
+
+/// How many wait.
+async fn queue(f: &mut Fixture) -> i32 {
+    let answer = f.client.acquire_session_lease(brief("look")).await.unwrap().into_inner();
+    held(answer).queue_length
+}
+
+async fn tokens_are_no_less_than_the_clock_and_below_two_to_the_53(mut f: Fixture) {
+    let mut last = take(&mut f.client, brief("a")).await;
+    assert_eq!(last.fencing_token, f.clock.micros());
+    for _ in 0..3 {
+        f.client.release_session_lease(release(&last)).await.unwrap();
+        let next = take(&mut f.client, brief("a")).await;
+        assert_eq!(next.fencing_token, last.fencing_token + 1, "within one microsecond");
+        last = next;
+    }
+    f.clock.advance(HOUR);
+    assert_eq!(take(&mut f.client, brief("b")).await.fencing_token, f.clock.micros());
+    // Beyond 2^53 - 1, in the year 2255, no token is made up.
+    f.clock.set((1 << 53) - 1);
+    let end = take(&mut f.client, acquire("T1", "last", "a")).await;
+    assert_eq!(end.fencing_token, FencingToken::MAX.0);
+    f.clock.advance(secs(60));
+    let refused = f.client.acquire_session_lease(acquire("T1", "last", "a")).await;
+    assert!(refused.is_err());
+}
+
+/// What a look at the session is answered: whether the token is current, and the row.
+async fn looks(f: &mut Fixture, lease: &SessionLease) {
+    let check = CheckSessionLeaseRequest {
+        session: session("T1", "s"),
+        fencing_token: lease.fencing_token,
+    };
+    assert!(f.client.check_session_lease(check).await.unwrap().into_inner().current);
+    let mut admin = admin(f).await;
+    let get = GetSessionRequest { session: session("T1", "s") };
+    let shown = admin.get_session(get).await.unwrap().into_inner().session.unwrap();
+    let listed = admin.list_sessions(ListSessionsRequest::default()).await.unwrap().into_inner();
+    for session in [shown, listed.sessions.into_iter().next().unwrap()] {
+        assert!(session.remaining.unwrap().seconds <= 5, "{:?}", session.remaining);
+    }
+}
+
+async fn a_dead_holders_lease_ends_a_ttl_after_the_first_look(mut f: Fixture) {
+    let lease = take(&mut f.client, brief("dead")).await;
+    f.clock.step_back(HOUR);
+    looks(&mut f, &lease).await;
+    f.clock.advance(secs(1));
+    // From here on it counts; a look alone does not write.
+    let first = held_for(&mut f).await;
+    assert!(first <= 5_000_000, "held for {first} µs");
+    f.clock.advance(secs(3));
+    let second = held_for(&mut f).await;
+    assert!(second <= 2_000_000, "the end is written back: held for {second} µs");
+    f.clock.advance(secs(2));
+    let next = take(&mut f.client, brief("next")).await;
+    assert!(next.fencing_token > lease.fencing_token);
+}
+
+async fn a_dead_runs_claim_ends_a_ttl_after_the_first_look(mut f: Fixture) {
+    let mut turns = turns(&f).await;
+    let request = BeginTurnRequest {
+        event: Some(oncegate::grpc::pb::EventKey {
+            aliases: vec!["alias".into()],
+            ..event("T1", "e").unwrap()
+        }),
+        ..wish("dead")
+    };
+    turn(outcome(turns.begin_turn(request).await.unwrap()));
+    f.clock.step_back(HOUR);
+    let remaining = |outcome| match outcome {
+        Outcome::InProgress(claimed) => claimed.remaining.unwrap().seconds,
+        other => panic!("not in progress: {other:?}"),
+    };
+    let first = remaining(outcome(turns.begin_turn(wish("other")).await.unwrap()));
+    assert!(first <= 60, "claimed for {first} s");
+    f.clock.advance(secs(40));
+    assert!(!f.client.mark_processed(mark("T1", "e")).await.unwrap().into_inner().first);
+    assert!(remaining(outcome(turns.begin_turn(wish("other")).await.unwrap())) <= 20);
+    f.clock.advance(secs(20));
+    let alias = BeginTurnRequest { event: event("T1", "alias"), ..wish("by its alias") };
+    assert_eq!(turn(outcome(turns.begin_turn(alias).await.unwrap())).attempt, 2);
+    assert_eq!(turn(outcome(turns.begin_turn(wish("next")).await.unwrap())).attempt, 2);
+}
+
+async fn a_dead_runs_session_ends_a_ttl_after_the_first_begin(mut f: Fixture) {
+    let mut turns = turns(&f).await;
+    take(&mut f.client, brief("dead")).await;
+    f.clock.step_back(HOUR);
+    let request = || BeginTurnRequest { session: session("T1", "s"), ..wish("run") };
+    let remaining = |outcome| match outcome {
+        Outcome::Busy(held) => held.remaining.unwrap().seconds,
+        other => panic!("not busy: {other:?}"),
+    };
+    assert!(remaining(outcome(turns.begin_turn(request()).await.unwrap())) <= 5);
+    f.clock.advance(secs(4));
+    assert!(remaining(outcome(turns.begin_turn(request()).await.unwrap())) <= 1);
+    f.clock.advance(secs(1));
+    turn(outcome(turns.begin_turn(request()).await.unwrap()));
+}
+
+async fn a_dead_holder_is_passed_over_by_those_who_wait(mut f: Fixture) {
+    let lease = take(&mut f.client, brief("dead")).await;
+    let mut waiter = f.client.clone();
+    let request = AcquireSessionLeaseRequest { wait: seconds(60), ..brief("waiter") };
+    let waiting = tokio::spawn(async move { waiter.acquire_session_lease(request).await });
+    while queue(&mut f).await == 0 {}
+    f.clock.step_back(HOUR);
+    // The first in the queue looks every half second, and is not asked to.
+    let clock = f.clock.clone();
+    let passing = tokio::spawn(async move {
+        loop {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            clock.advance(Duration::from_millis(100));
+        }
+    });
+    let next = tokio::time::timeout(secs(40), waiting).await.expect("handed on");
+    passing.abort();
+    assert!(granted(next.unwrap().unwrap().into_inner()).fencing_token > lease.fencing_token);
+}
+
+async fn a_turn_that_failed_before_the_step_is_retried_at_once(f: Fixture) {
+    let mut turns = turns(&f).await;
+    let of = |id: &str| BeginTurnRequest { event: event("T1", id), ..wish("first") };
+    let first = turn(outcome(turns.begin_turn(of("e")).await.unwrap()));
+    let other = turn(outcome(turns.begin_turn(of("other")).await.unwrap()));
+    let finish = |turn: &Turn, outcome: TurnOutcome| FinishTurnRequest {
+        turn_id: turn.turn_id.clone(),
+        outcome: outcome.into(),
+        ..Default::default()
+    };
+    for failed in [&first, &other] {
+        turns.finish_turn(finish(failed, TurnOutcome::Failed)).await.unwrap();
+    }
+    f.clock.step_back(HOUR);
+    let second = turn(outcome(turns.begin_turn(of("e")).await.unwrap()));
+    assert_eq!(second.attempt, 2);
+    turns.finish_turn(finish(&second, TurnOutcome::Succeeded)).await.unwrap();
+    // What has failed is not done after all, and its answer is repeated.
+    assert!(turns.finish_turn(finish(&other, TurnOutcome::Succeeded)).await.is_err());
+    let again = turns.finish_turn(finish(&other, TurnOutcome::Failed)).await;
+    assert!(again.is_ok(), "{again:?}");
+}
+
+async fn a_holder_that_renews_keeps_its_lease_over_the_step(mut f: Fixture) {
+    let lease = take(&mut f.client, brief("alive")).await;
+    let renewal = RenewSessionLeaseRequest { ttl: seconds(5), ..renew(&lease) };
+    f.clock.step_back(HOUR);
+    for _ in 0..5 {
+        assert!(held_for(&mut f).await <= 5_000_000);
+        f.clock.advance(secs(4));
+        let renewed = f.client.renew_session_lease(renewal.clone()).await.unwrap().into_inner();
+        assert_eq!(renewed.lease.unwrap().remaining, seconds(5));
+    }
+}
+
+async fn a_run_that_renews_keeps_its_turn_over_the_step(mut f: Fixture) {
+    let mut turns = turns(&f).await;
+    let wished = BeginTurnRequest { session: session("T1", "s"), ..wish("alive") };
+    let mine = turn(outcome(turns.begin_turn(wished).await.unwrap()));
+    f.clock.step_back(HOUR);
+    for _ in 0..5 {
+        let renew = RenewTurnRequest {
+            turn_id: mine.turn_id.clone(),
+            claim_ttl: seconds(60),
+            lease_ttl: seconds(60),
+        };
+        turns.renew_turn(renew).await.unwrap();
+        let other = outcome(turns.begin_turn(wish("other")).await.unwrap());
+        let Outcome::InProgress(claimed) = other else { panic!("not in progress: {other:?}") };
+        assert_eq!(claimed.remaining, seconds(60));
+        f.clock.advance(secs(50));
+    }
+    let outcome = TurnOutcome::Succeeded.into();
+    let finish = FinishTurnRequest { turn_id: mine.turn_id, outcome, ..Default::default() };
+    turns.finish_turn(finish).await.unwrap();
+    assert!(f.client.is_processed(IsProcessedRequest { event: event("T1", "e") }).await.is_ok());
+}
+
+async fn no_lease_is_held_longer_because_of_the_step(mut f: Fixture) {
+    let long = AcquireSessionLeaseRequest { ttl: seconds(900), ..acquire("T1", "s", "a") };
+    let lease = take(&mut f.client, long).await;
+    f.clock.step_back(HOUR * 5);
+    let again = RenewSessionLeaseRequest { ttl: seconds(900), ..renew(&lease) };
+    // An hour from the first look, and not six.
+    for minute in [0, 14, 28, 42, 56] {
+        let renewed = f.client.renew_session_lease(again.clone()).await;
+        assert!(renewed.is_ok(), "at minute {minute}");
+        f.clock.advance(Duration::from_mins(14));
+    }
+    assert!(f.client.renew_session_lease(again).await.is_err(), "at minute 70");
+}
+
+async fn a_restart_does_not_shorten_the_step(mut f: Fixture) {
+    let mut turns = turns(&f).await;
+    f.clock.advance(secs(100));
+    let lease = take(&mut f.client, brief("dead")).await;
+    turn(outcome(turns.begin_turn(wish("dead")).await.unwrap()));
+    drop(turns);
+    f.clock.step_back(HOUR);
+    let mut f = f.restarted(&[]).await;
+    assert!(held_for(&mut f).await <= 5_000_000);
+    f.clock.advance(secs(5));
+    let next = take(&mut f.client, brief("next")).await;
+    assert!(next.fencing_token > lease.fencing_token);
+    let mut turns = self::turns(&f).await;
+    let _ = turns.begin_turn(wish("other")).await.unwrap();
+    f.clock.advance(secs(60));
+    turn(outcome(turns.begin_turn(wish("next")).await.unwrap()));
+}
+
+async fn a_sweep_leaves_what_is_above_the_clock_until_the_clock_has_passed_it(mut f: Fixture) {
+    let mut last = take(&mut f.client, brief("a")).await;
+    // Tokens that are ahead of the clock, by 3 µs.
+    for _ in 0..3 {
+        f.client.release_session_lease(release(&last)).await.unwrap();
+        last = take(&mut f.client, brief("a")).await;
+    }
+    f.client.release_session_lease(release(&last)).await.unwrap();
+    let swept = |answer: tonic::Response<oncegate::grpc::pb::CleanupResponse>| {
+        answer.into_inner().deleted_sessions
+    };
+    let dry = CleanupRequest { dry_run: true, ..CleanupRequest::default() };
+    for cleanup in [dry, CleanupRequest::default()] {
+        assert_eq!(swept(f.client.cleanup(cleanup).await.unwrap()), 0);
+    }
+    // A session that is closed meanwhile stays, free and unbound.
+    let mut admin = admin(&f).await;
+    let (session, actor) = (|| session("T1", "s"), String::from("ops"));
+    let bind = BindEpicRequest {
+        session: session(),
+        epic_id: "PROJ-50".into(),
+        actor: actor.clone(),
+        reason: String::new(),
+    };
+    admin.bind_epic(bind).await.unwrap();
+    let close = CloseSessionRequest { session: session(), actor, reason: String::new() };
+    assert!(admin.close_session(close).await.unwrap().into_inner().closed);
+    let get = GetSessionRequest { session: session() };
+    let left = admin.get_session(get).await.unwrap().into_inner().session.unwrap();
+    assert_eq!(left.epic_id, "");
+    assert!(left.fencing_token > last.fencing_token);
+    f.clock.advance(Duration::from_micros(5));
+    assert_eq!(swept(f.client.cleanup(CleanupRequest::default()).await.unwrap()), 1);
+    f.clock.step_back(HOUR);
+    let next = take(&mut f.client, brief("b")).await;
+    assert!(next.fencing_token > left.fencing_token, "the floor");
+}
+
+async fn a_raised_floor_is_below_the_next_token_of_every_session(mut f: Fixture) {
+    let known = take(&mut f.client, brief("a")).await;
+    f.client.release_session_lease(release(&known)).await.unwrap();
+    let floor = f.clock.micros() + 1_000_000_000;
+    let raise = format!("UPDATE oncegate_fence SET floor = {floor}");
+    execute(&f.url, &raise).await;
+    assert_eq!(take(&mut f.client, brief("b")).await.fencing_token, floor + 1, "known");
+    let new = take(&mut f.client, acquire("T1", "new", "a")).await;
+    assert_eq!(new.fencing_token, floor + 1, "new");
+}
+
+/// As after a restore to an earlier state, a promotion of a standby that lags, or a move by
+/// logical replication: rows and floor are what they were, or are gone.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn tokens_rise_though_rows_and_floor_are_lost() {
+    const BEFORE: &str = "CREATE TABLE before_s AS SELECT * FROM oncegate_sessions;
+        CREATE TABLE before_f AS SELECT * FROM oncegate_fence";
+    const RESTORE: &str = "DELETE FROM oncegate_sessions; DELETE FROM oncegate_fence;
+        INSERT INTO oncegate_sessions SELECT * FROM before_s;
+        INSERT INTO oncegate_fence SELECT * FROM before_f";
+    const LOSE: &str = "TRUNCATE oncegate_sessions; UPDATE oncegate_fence SET floor = 0";
+    let mut f = Fixture::postgres().await;
+    take(&mut f.client, brief("a")).await;
+    execute(&f.url, BEFORE).await;
+    let mut last = 0;
+    for lost in [RESTORE, LOSE, RESTORE] {
+        for _ in 0..10 {
+            f.clock.advance(secs(5));
+            let lease = take(&mut f.client, brief("a")).await;
+            assert!(lease.fencing_token > last);
+            last = lease.fencing_token;
+        }
+        execute(&f.url, lost).await;
+        f.clock.advance(secs(5));
+        let lease = take(&mut f.client, brief("b")).await;
+        assert!(lease.fencing_token > last, "{} after {last}: {lost}", lease.fencing_token);
+        last = lease.fencing_token;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_dead_replica_counts_as_there_for_seconds_after_the_step() {
+    let mut f = Fixture::postgres().await;
+    take(&mut f.client, brief("a")).await;
+    let mut waiter = f.client.clone();
+    let request = AcquireSessionLeaseRequest { wait: seconds(60), ..brief("waiter") };
+    let waiting = tokio::spawn(async move { waiter.acquire_session_lease(request).await });
+    while queue(&mut f).await == 0 {}
+    f.replica.server.stop().await.unwrap();
+    let _ = waiting.await;
+    // As if it had been killed.
+    let left = "INSERT INTO oncegate_waiters (team_id, session_id, lease_id, request_id, holder,
+            labels, ttl_micros, replica)
+        SELECT 'T1', 's', gen_random_uuid(), gen_random_uuid(), 'waiter', '{}', 5000000, replica
+        FROM oncegate_replicas";
+    execute(&f.url, left).await;
+    let store = || {
+        let clock: Clock = f.clock.store_clock();
+        oncegate::store::postgres::Postgres::new(&f.url, secs(5), clock).unwrap()
+    };
+    let mut other = store().connection();
+    assert_eq!(other.count(None).await.unwrap().waiters, 1);
+    f.clock.step_back(HOUR);
+    other.beat().await.unwrap();
+    f.clock.advance(secs(7));
+    assert_eq!(other.count(None).await.unwrap().waiters, 1, "not at once");
+    f.clock.advance(secs(1));
+    assert_eq!(other.count(None).await.unwrap().waiters, 0);
+    assert_eq!(store().fence().await.unwrap().now.as_micros(), f.clock.micros());
+}
