@@ -17,6 +17,8 @@ use crate::{
     on_both_stores,
 };
 
+mod attempts;
+
 on_both_stores!(
     an_event_is_taken_if_any_of_its_names_is,
     the_names_of_an_event_expire_together,

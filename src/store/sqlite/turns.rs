@@ -34,7 +34,8 @@ SELECT request_id, processed_at, expires_at, claimed_until, attempt, holder,
 FROM json_each($2) AS n CROSS JOIN processed_events AS e
     ON e.team_id = $1 AND e.event_id = n.value
 WHERE e.expires_at > $3
-ORDER BY (claimed_until IS NULL OR claimed_until > $3) DESC, (request_id = $4) DESC,
+ORDER BY (claimed_until IS NULL OR claimed_until > $3) DESC,
+    ((claimed_until IS NULL OR claimed_until > $3) AND request_id = $4) DESC,
     attempt DESC, n.key LIMIT 1
 ";
 

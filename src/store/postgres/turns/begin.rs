@@ -80,7 +80,9 @@ WITH mine AS MATERIALIZED (
     -- What an alias was taken with is another delivery's.
     CROSS JOIN LATERAL (SELECT CASE WHEN n.place = 1 THEN e.digest END) AS p (digest)
     WHERE e.expires_at > m.at
-    ORDER BY m.ord, is_live DESC, own DESC NULLS LAST, e.attempt DESC NULLS LAST, n.place
+    ORDER BY m.ord, is_live DESC, (",
+    live_event!("e", "m.at"),
+    " AND m.request_id = e.request_id) DESC NULLS LAST, e.attempt DESC NULLS LAST, n.place
 ), lease_told_again AS (
     UPDATE oncegate_sessions s SET repeated = true
     FROM known n
