@@ -150,7 +150,8 @@ WHERE EXISTS (SELECT FROM closed)
 "
 );
 
-/// With all its names. Tells every replica, at the commit, that a mark is gone.
+/// With all its names. `listed`: whether [`LIST_EVENTS`] would have listed it. Notifies every
+/// replica, at the commit, that a mark is gone.
 pub(super) const FORGET: &str = concat!(
     "
 WITH gone AS (
@@ -168,9 +169,7 @@ WITH gone AS (
 )
 SELECT clock.at, ",
     event_columns!("e"),
-    ", ",
-    live_event!("e", "clock.at"),
-    " AS live,
+    ", e.expires_at > clock.at AND e.attempt IS DISTINCT FROM 0 AS listed,
     pg_notify('",
     channel!(),
     "', '')
@@ -270,8 +269,8 @@ impl AdminStore for Link {
         self.invalidate();
         let rows = rows?;
         let Some(row) = rows.first() else { return Ok(None) };
-        let live: bool = row.try_get("live").map_err(StoreError::fault)?;
-        if live { event_row(row).map(Some) } else { Ok(None) }
+        let listed: bool = row.try_get("listed").map_err(StoreError::fault)?;
+        if listed { event_row(row).map(Some) } else { Ok(None) }
     }
 
     async fn count(&mut self, team: Option<&str>) -> Result<Counts, StoreError> {

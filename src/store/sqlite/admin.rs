@@ -61,7 +61,7 @@ ORDER BY team_id, event_id LIMIT $5
 pub(super) const CLOSE: &str =
     "DELETE FROM oncegate_sessions WHERE team_id = $1 AND session_id = $2";
 
-/// With all its names.
+/// With all its names. `listed`: whether [`LIST_EVENTS`] would have listed it at $3.
 pub(super) const FORGET: &str = "
 DELETE FROM processed_events
 WHERE (team_id, event_id, request_id, COALESCE(names, '')) IN (
@@ -69,7 +69,7 @@ WHERE (team_id, event_id, request_id, COALESCE(names, '')) IN (
     FROM processed_events AS e, json_each(COALESCE(e.names, json_array(e.event_id))) AS n
     WHERE e.team_id = $1 AND e.event_id = $2)
 RETURNING event_id, request_id, processed_at, expires_at, claimed_until, attempt, holder, digest,
-    result IS NOT NULL AS succeeded
+    result IS NOT NULL AS succeeded, expires_at > $3 AND attempt IS NOT 0 AS listed
 ";
 
 pub(super) const COUNT: &str = "
@@ -187,19 +187,23 @@ impl AdminStore for Handle {
 
     async fn forget_event(&mut self, key: &EventKey) -> Result<Option<EventRow>, StoreError> {
         let mut writer = self.writer.lock().await;
-        let gone =
-            sqlx::query(FORGET).bind(&key.team).bind(&key.event).fetch_all(&mut *writer).await;
+        let now = self.now();
+        let gone = sqlx::query(FORGET)
+            .bind(&key.team)
+            .bind(&key.event)
+            .bind(now.as_micros())
+            .fetch_all(&mut *writer)
+            .await;
         // Even if it failed: it may have been committed.
         self.marks.invalidate();
         let gone = gone.map_err(classify)?;
         let own = gone.iter().find(|row| row.try_get("event_id").ok() == Some(key.event.as_str()));
         let Some(row) = own else { return Ok(None) };
-        let now = self.now();
-        let event = event_row(row, now).map_err(StoreError::fault)?;
-        Ok(Some(event).filter(|event| match event {
-            EventRow::Processed(event) => event.expire_time > now,
-            EventRow::Claimed(claim) => claim.lapse_time > now,
-        }))
+        let read = || {
+            let listed: bool = row.try_get("listed")?;
+            listed.then(|| event_row(row, now)).transpose()
+        };
+        read().map_err(|error: sqlx::Error| StoreError::fault(error))
     }
 
     async fn count(&mut self, team: Option<&str>) -> Result<Counts, StoreError> {

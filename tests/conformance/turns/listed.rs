@@ -4,7 +4,7 @@ use oncegate::{
     domain::{
         Begin, Begun, Delivered, Ending, EventKey, EventRow, Finish, RequestId, Ttl, TurnId, limits,
     },
-    grpc::pb::{ListEventsRequest, ListEventsResponse},
+    grpc::pb::{ForgetEventRequest, ListEventsRequest, ListEventsResponse},
     store::{
         AdminStore as _, Clock, EventFilter, Page, Store, TurnStore, Verdict, postgres::Postgres,
         sqlite::Sqlite,
@@ -20,6 +20,7 @@ on_both_stores!(
     events_are_told_apart_by_their_age,
     events_are_listed_in_order_a_page_at_a_time,
     an_expired_event_is_not_listed,
+    what_is_listed_can_be_forgotten,
 );
 
 type Admin = AdminServiceClient<Channel>;
@@ -223,6 +224,26 @@ async fn an_expired_event_is_not_listed(mut f: Fixture) {
     assert_eq!(ids(&all().await), ["claimed", "failed", "given up", "marked", "succeeded"]);
     f.clock.advance(Duration::from_secs(2));
     assert_eq!(ids(&all().await), [""; 0]);
+}
+
+/// As it is listed: an event whose claim has lapsed or failed is on record too.
+async fn what_is_listed_can_be_forgotten(mut f: Fixture) {
+    one_of_each(&mut f).await;
+    let mut admin = admin(&f).await;
+    let listed = list(&mut admin, ListEventsRequest::default()).await.events;
+    assert_eq!(listed.len(), 6);
+    for expected in listed {
+        let id = expected.event_id.clone();
+        let forget = || ForgetEventRequest {
+            event: event("T1", &id),
+            actor: "ops".into(),
+            ..Default::default()
+        };
+        let forgotten = admin.forget_event(forget()).await.unwrap().into_inner();
+        assert_eq!(forgotten.event.unwrap(), expected);
+        assert_eq!(admin.forget_event(forget()).await.unwrap_err().code(), Code::NotFound);
+    }
+    assert_eq!(ids(&list(&mut admin, ListEventsRequest::default()).await), [""; 0]);
 }
 
 /// Begins a turn of an event, and ends it.
