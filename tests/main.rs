@@ -14,6 +14,7 @@ mod known;
 mod layering;
 mod losses;
 mod queue;
+mod restore;
 mod schema;
 mod shutdown;
 mod workspace;

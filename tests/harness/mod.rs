@@ -18,6 +18,7 @@ use sqlx::{
 use tempfile::TempDir;
 use tonic::transport::{Channel, Endpoint};
 
+pub mod copies;
 pub mod metrics;
 pub mod postgres;
 pub mod process;

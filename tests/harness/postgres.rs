@@ -75,7 +75,7 @@ pub struct Cluster {
     binaries: PathBuf,
     user: Option<(u32, u32)>,
     port: u16,
-    settings: &'static [&'static str],
+    settings: Vec<String>,
     guard: Option<Child>,
 }
 
@@ -86,26 +86,22 @@ impl Cluster {
     }
 
     /// Makes and starts a cluster with `settings`, each of them `name=value`.
-    pub fn start_with(settings: &'static [&'static str]) -> Self {
-        let binaries = binaries();
-        let directory = tempfile::Builder::new().prefix("oncegate-pg-").tempdir().unwrap();
-        let user = other_user();
-        if let Some((uid, gid)) = user {
-            chown(directory.path(), Some(uid), Some(gid)).unwrap();
-        }
-        let port = free_port();
-        let mut cluster = Self { directory, binaries, user, port, settings, guard: None };
+    pub fn start_with(settings: &[&str]) -> Self {
+        let mut cluster = Self::in_directory(directory(), settings);
         let data = cluster.data();
-        let initdb = cluster
+        run(cluster
             .command("initdb")
             .args(["--username=postgres", "--auth=trust", "--encoding=UTF8", "--locale=C"])
             .arg("--no-sync")
-            .arg(&data)
-            .output()
-            .unwrap();
-        assert!(initdb.status.success(), "initdb: {}", String::from_utf8_lossy(&initdb.stderr));
+            .arg(&data));
         cluster.resume();
         cluster
+    }
+
+    pub(super) fn in_directory(directory: TempDir, settings: &[&str]) -> Self {
+        let settings = settings.iter().map(|&setting| setting.to_owned()).collect();
+        let (binaries, user, port) = (binaries(), other_user(), free_port());
+        Self { directory, binaries, user, port, settings, guard: None }
     }
 
     /// Starts the stopped cluster again, on its old port.
@@ -133,7 +129,7 @@ impl Cluster {
             .arg(self.data())
             .args(["-p", &self.port.to_string()])
             .args(["-c", "listen_addresses=127.0.0.1", "-c", "unix_socket_directories="])
-            .args(self.settings.iter().flat_map(|setting| ["-c", setting]))
+            .args(self.settings.iter().flat_map(|setting| ["-c", setting.as_str()]))
             .stdin(Stdio::piped())
             .stdout(Stdio::null())
             .stderr(Stdio::null())
@@ -159,13 +155,7 @@ impl Cluster {
     /// Stops the server at once, as a crash would.
     pub fn stop(&mut self) {
         let data = self.data();
-        let stopped = self
-            .command("pg_ctl")
-            .args(["stop", "-m", "immediate", "-w", "-D"])
-            .arg(&data)
-            .output()
-            .unwrap();
-        assert!(stopped.status.success(), "{}", String::from_utf8_lossy(&stopped.stderr));
+        run(self.command("pg_ctl").args(["stop", "-m", "immediate", "-w", "-D"]).arg(&data));
         // The guard of the stopped server must not remove the files.
         if let Some(mut guard) = self.guard.take() {
             guard.kill().unwrap();
@@ -175,18 +165,23 @@ impl Cluster {
 
     /// Its maintenance database.
     pub fn url(&self) -> String {
-        format!("postgres://postgres@127.0.0.1:{}/postgres", self.port)
+        self.url_of("postgres")
     }
 
-    fn data(&self) -> PathBuf {
+    /// A database of it.
+    pub fn url_of(&self, database: &str) -> String {
+        format!("postgres://postgres@127.0.0.1:{}/{database}", self.port)
+    }
+
+    pub(super) fn data(&self) -> PathBuf {
         self.directory.path().join("data")
     }
 
-    fn command(&self, name: &str) -> Command {
+    pub(super) fn command(&self, name: &str) -> Command {
         self.command_of(self.binaries.join(name))
     }
 
-    fn command_of(&self, program: impl AsRef<std::ffi::OsStr>) -> Command {
+    pub(super) fn command_of(&self, program: impl AsRef<std::ffi::OsStr>) -> Command {
         let mut command = Command::new(program);
         command.current_dir("/");
         if let Some((uid, gid)) = self.user {
@@ -203,6 +198,22 @@ impl Drop for Cluster {
             let _ = guard.wait();
         }
     }
+}
+
+/// A directory that a cluster may write to.
+pub fn directory() -> TempDir {
+    let directory = tempfile::Builder::new().prefix("oncegate-pg-").tempdir().unwrap();
+    if let Some((uid, gid)) = other_user() {
+        chown(directory.path(), Some(uid), Some(gid)).unwrap();
+    }
+    directory
+}
+
+/// Runs a program, which must succeed, and returns what it printed.
+pub(super) fn run(command: &mut Command) -> Vec<u8> {
+    let done = command.output().unwrap_or_else(|error| panic!("{command:?}: {error}"));
+    assert!(done.status.success(), "{command:?}: {}", String::from_utf8_lossy(&done.stderr));
+    done.stdout
 }
 
 fn free_port() -> u16 {
