@@ -120,7 +120,8 @@ pub struct LimitConfig {
     /// The most calls at once on one connection
     #[arg(long, env = "ONCEGATE_MAX_STREAMS", default_value_t = 1_024)]
     pub max_streams: u32,
-    /// The most calls under way; more are answered `RESOURCE_EXHAUSTED`
+    /// The most calls under way; more are answered `RESOURCE_EXHAUSTED`. A call
+    /// counts once its message is complete; as many again may wait for theirs
     #[arg(long, env = "ONCEGATE_MAX_CALLS", default_value_t = 16_384)]
     pub max_calls: usize,
     /// The most events, or sessions, queued for one lane; more are answered
@@ -131,7 +132,8 @@ pub struct LimitConfig {
     #[arg(long, env = "ONCEGATE_CALL_TIMEOUT", default_value = "10s",
         value_parser = humantime::parse_duration)]
     pub call_timeout: Duration,
-    /// How long a peer may take to say that it speaks HTTP/2
+    /// Timeout for the HTTP/2 connection preface, and for each call from its
+    /// headers until its first message is complete
     #[arg(long, env = "ONCEGATE_PREFACE_TIMEOUT", default_value = "10s",
         value_parser = humantime::parse_duration)]
     pub preface_timeout: Duration,

@@ -6,6 +6,7 @@
 //! below knows them.
 
 mod admin;
+mod arriving;
 pub mod codec;
 mod convert;
 mod deadline;
@@ -15,6 +16,7 @@ mod status;
 mod turn;
 
 pub use admin::Administration;
+pub use arriving::HalfOpen;
 pub use idempotency::Idempotency;
 pub use observe::{Gate, Observe};
 pub use turn::Turning;

@@ -15,7 +15,7 @@ use crate::{
     dedup::{Dedup, Known},
     domain::{FencingToken, limits::MAX_REQUEST_BYTES},
     grpc::{
-        Administration, Gate, Idempotency, Observe, Turning,
+        Administration, Gate, HalfOpen, Idempotency, Observe, Turning,
         pb::{
             self, admin_service_server::AdminServiceServer,
             idempotency_service_server::IdempotencyServiceServer,
@@ -113,10 +113,13 @@ impl Server {
         let admin = Admin::start(store, &runtimes[0], sessions[0].clone(), &metrics);
         let admin = AdminServiceServer::new(Administration { admin, timeout })
             .max_decoding_message_size(MAX_REQUEST_BYTES);
-        let others = Routes::new(health_service)
+        let others = Routes::new(health_service.max_decoding_message_size(MAX_REQUEST_BYTES))
             .add_service(admin)
-            .add_service(reflection().build_v1()?)
-            .add_service(reflection().build_v1alpha()?);
+            .add_service(reflection().build_v1()?.max_decoding_message_size(MAX_REQUEST_BYTES))
+            .add_service(
+                reflection().build_v1alpha()?.max_decoding_message_size(MAX_REQUEST_BYTES),
+            );
+        let limits = &config.limits;
         let gate = |((dedup, sessions), turns)| {
             let turns = TurnServiceServer::new(Turning { turns, timeout })
                 .max_decoding_message_size(MAX_REQUEST_BYTES);
@@ -124,7 +127,8 @@ impl Server {
             let service = Idempotency { dedup, sessions, cleanup: cleanup.clone(), timeout };
             let service =
                 IdempotencyServiceServer::new(service).max_decoding_message_size(MAX_REQUEST_BYTES);
-            Gate::new(service, others, observe.clone())
+            let half_open = HalfOpen::new(limits.preface_timeout, limits.max_calls, runtimes.len());
+            Gate::new(service, others, half_open, observe.clone())
         };
         let connections = Connections {
             limits: config.limits.clone(),

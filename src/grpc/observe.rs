@@ -5,11 +5,12 @@
 use std::{
     collections::HashMap,
     convert::Infallible,
-    future::Future,
+    future::{self, Future},
     panic::AssertUnwindSafe,
     pin::Pin,
     sync::Arc,
     task::{Context, Poll},
+    thread,
     time::Instant,
 };
 
@@ -24,6 +25,7 @@ use tower::Service as _;
 
 use super::{
     Idempotency,
+    arriving::{Arriving, HalfOpen, Reads},
     pb::{self, idempotency_service_server::IdempotencyServiceServer},
     status::Problem,
 };
@@ -33,13 +35,26 @@ use crate::{
     telemetry::{MethodMetrics, Metrics},
 };
 
+/// The longest metadata of one call, counted as HTTP/2 does, in bytes.
+const MAX_METADATA_BYTES: usize = 16 * 1024;
+/// What HTTP/2 adds to the length of each field:
+/// <https://www.rfc-editor.org/rfc/rfc9113.html#section-10.5.1>.
+const FIELD_OVERHEAD: usize = 32;
+
 /// What the calls of all workers have in common. Cheap to clone.
 #[derive(Clone)]
 pub struct Observe(Arc<Shared>);
 
+/// One method of the contract, of health or of reflection.
+#[derive(Clone)]
+struct Method {
+    metrics: Arc<MethodMetrics>,
+    reads: Reads,
+}
+
 struct Shared {
-    methods: HashMap<String, Arc<MethodMetrics>>,
-    unknown: Arc<MethodMetrics>,
+    methods: HashMap<String, Method>,
+    unknown: Method,
     /// The most calls under way.
     most: usize,
     under_way: TaskTracker,
@@ -57,24 +72,32 @@ impl Observe {
         under_way: TaskTracker,
     ) -> Result<Self, prost::DecodeError> {
         let mut methods = HashMap::new();
-        for descriptors in [pb::FILE_DESCRIPTOR_SET, tonic_health::pb::FILE_DESCRIPTOR_SET] {
+        for descriptors in [
+            pb::FILE_DESCRIPTOR_SET,
+            tonic_health::pb::FILE_DESCRIPTOR_SET,
+            tonic_reflection::pb::v1::FILE_DESCRIPTOR_SET,
+            tonic_reflection::pb::v1alpha::FILE_DESCRIPTOR_SET,
+        ] {
             for file in FileDescriptorSet::decode(descriptors)?.file {
                 for service in &file.service {
                     let name = format!("{}.{}", file.package(), service.name());
                     for method in &service.method {
-                        let kind = match (method.client_streaming(), method.server_streaming()) {
-                            (false, false) => "unary",
-                            (true, false) => "client_stream",
-                            (false, true) => "server_stream",
-                            (true, true) => "bidi_stream",
-                        };
-                        let counts = metrics.method(kind, &name, method.name());
-                        methods.insert(format!("/{name}/{}", method.name()), Arc::new(counts));
+                        let (kind, reads) =
+                            match (method.client_streaming(), method.server_streaming()) {
+                                (false, false) => ("unary", Reads::OnlyMessage),
+                                (true, false) => ("client_stream", Reads::FirstMessage),
+                                (false, true) => ("server_stream", Reads::OnlyMessage),
+                                (true, true) => ("bidi_stream", Reads::FirstMessage),
+                            };
+                        let metrics = Arc::new(metrics.method(kind, &name, method.name()));
+                        let path = format!("/{name}/{}", method.name());
+                        methods.insert(path, Method { metrics, reads });
                     }
                 }
             }
         }
         let unknown = Arc::new(metrics.method("unary", "unknown", "unknown"));
+        let unknown = Method { metrics: unknown, reads: Reads::Nothing };
         let metrics = metrics.clone();
         Ok(Self(Arc::new(Shared { methods, unknown, most, under_way, metrics })))
     }
@@ -87,18 +110,30 @@ pub struct Gate {
     idempotency: IdempotencyServiceServer<Idempotency>,
     /// Everything else.
     others: Routes,
+    half_open: HalfOpen,
     observe: Observe,
+    /// Whether it answers the contract's calls, or only health and reflection.
+    takes_work: bool,
 }
 
 impl Gate {
-    /// Answers with `idempotency`, and with `others` what that does not know.
+    /// Answers with `idempotency`, and with `others` what that does not know,
+    /// once a call's message is whole; until then the call is in `half_open`.
     #[must_use]
     pub fn new(
         idempotency: IdempotencyServiceServer<Idempotency>,
         others: Routes,
+        half_open: HalfOpen,
         observe: Observe,
     ) -> Self {
-        Self { idempotency, others, observe }
+        Self { idempotency, others, half_open, observe, takes_work: true }
+    }
+
+    /// The same for a connection beyond the most: it answers health and
+    /// reflection, and refuses everything else.
+    #[must_use]
+    pub fn without_work(&self) -> Self {
+        Self { takes_work: false, ..self.clone() }
     }
 
     /// Answers one call.
@@ -110,35 +145,36 @@ impl Gate {
         request: Request<B>,
     ) -> impl Future<Output = Result<Response<ObservedBody>, Infallible>> + Send + use<B>
     where
-        B: HttpBody<Data = Bytes> + Send + 'static,
+        B: HttpBody<Data = Bytes> + Send + Unpin + 'static,
         B::Error: Into<tonic::codegen::StdError> + Send + 'static,
     {
-        let begun = self.begin(&request);
-        let answer = begun.map(|call| {
-            let service = service(request.uri().path());
-            let answer = if service == IdempotencyServiceServer::<Idempotency>::NAME {
-                self.idempotency.clone().call(request).left_future()
-            } else {
-                self.others.clone().call(request).right_future()
-            };
-            (call, AssertUnwindSafe(answer).catch_unwind())
-        });
-        async move {
-            let (mut call, answer) = match answer {
-                Ok(answer) => answer,
-                Err(refusal) => return Ok(*refusal),
-            };
-            let Ok(Ok(response)) = answer.await else {
-                let fault = CallError::from(StoreError::fault("a handler panicked"));
-                return Ok(call.refuse(fault.into()));
-            };
-            call.note(response.headers());
-            Ok(response.map(|body| ObservedBody { body, call: Some(call) }))
-        }
+        let (mut call, reads) = match self.begin(&request) {
+            Ok(begun) => begun,
+            Err(refusal) => return future::ready(Ok(*refusal)).left_future(),
+        };
+        let mut gate = self.clone();
+        // Combinators rather than `async`: a request that has been handed on takes no memory.
+        let answering =
+            Arriving::new(request, reads, self.half_open.clone()).then(move |arrived| {
+                let admitted = arrived.and_then(|request| gate.admit(request, &mut call));
+                let request = match admitted {
+                    Ok(request) => request,
+                    Err(problem) => return future::ready(call.refuse(problem)).left_future(),
+                };
+                let service = service(request.uri().path());
+                let answer = if service == IdempotencyServiceServer::<Idempotency>::NAME {
+                    gate.idempotency.call(request).left_future()
+                } else {
+                    gate.others.call(request).right_future()
+                };
+                let answer = AssertUnwindSafe(answer).catch_unwind();
+                answer.map(|answer| call.answer(answer)).right_future()
+            });
+        answering.map(Ok).right_future()
     }
 
     /// Counts a call in, or refuses it.
-    fn begin<B>(&self, request: &Request<B>) -> Result<Call, Box<Response<ObservedBody>>> {
+    fn begin<B>(&self, request: &Request<B>) -> Result<(Call, Reads), Box<Response<ObservedBody>>> {
         if !is_grpc(request.headers()) {
             let body = ObservedBody { body: Body::empty(), call: None };
             let mut refusal = Response::new(body);
@@ -146,19 +182,28 @@ impl Gate {
             return Err(Box::new(refusal));
         }
         let shared = &self.observe.0;
-        let path = request.uri().path();
-        let method = shared.methods.get(path).unwrap_or(&shared.unknown);
-        let mut call = Call::begin(Arc::clone(method));
-        if is_work(path) {
-            // Callers that come in the same moment may see the last place free,
-            // each on its own worker: the bound gives by one a worker.
-            if shared.under_way.len() >= shared.most {
-                shared.metrics.shed.inc();
-                return Err(Box::new(call.refuse(Problem::Shed)));
-            }
-            call.under_way = Some(shared.under_way.token());
+        let method = shared.methods.get(request.uri().path()).unwrap_or(&shared.unknown);
+        let call = Call::begin(Arc::clone(&method.metrics));
+        if is_too_long(request.headers()) {
+            return Err(Box::new(call.refuse(Problem::Metadata(MAX_METADATA_BYTES))));
         }
-        Ok(call)
+        Ok((call, method.reads))
+    }
+
+    /// Gives a call whose message is whole a place among those under way.
+    fn admit<B>(&self, request: Request<B>, call: &mut Call) -> Result<Request<B>, Problem> {
+        if !is_work(request.uri().path()) {
+            return Ok(request);
+        }
+        let shared = &self.observe.0;
+        // Callers that come in the same moment may see the last place free,
+        // each on its own worker: the bound gives by one a worker.
+        if !self.takes_work || shared.under_way.len() >= shared.most {
+            shared.metrics.shed.inc();
+            return Err(if self.takes_work { Problem::Shed } else { Problem::Connections });
+        }
+        call.under_way = Some(shared.under_way.token());
+        Ok(request)
     }
 }
 
@@ -177,6 +222,13 @@ fn is_work(path: &str) -> bool {
 fn is_grpc(headers: &HeaderMap) -> bool {
     let kind = headers.get(CONTENT_TYPE).map(http::HeaderValue::as_bytes);
     kind.is_some_and(|kind| kind.starts_with(b"application/grpc"))
+}
+
+/// Whether metadata is longer than a call's may be.
+fn is_too_long(headers: &HeaderMap) -> bool {
+    let fields = headers.iter();
+    let bytes = fields.map(|(name, value)| name.as_str().len() + value.len() + FIELD_OVERHEAD);
+    bytes.sum::<usize>() > MAX_METADATA_BYTES
 }
 
 /// One call, from its first byte to its last; whatever ends it, it is counted.
@@ -199,6 +251,19 @@ impl Call {
         if let Some(status) = headers.get(Status::GRPC_STATUS) {
             self.code = Some(Code::from_bytes(status.as_bytes()));
         }
+    }
+
+    /// Makes what a service answered this call's answer.
+    fn answer<E>(
+        mut self,
+        answer: thread::Result<Result<Response<Body>, E>>,
+    ) -> Response<ObservedBody> {
+        let Ok(Ok(response)) = answer else {
+            let fault = CallError::from(StoreError::fault("a handler panicked"));
+            return self.refuse(fault.into());
+        };
+        self.note(response.headers());
+        response.map(|body| ObservedBody { body, call: Some(self) })
     }
 
     fn refuse(mut self, problem: Problem) -> Response<ObservedBody> {

@@ -27,6 +27,18 @@ pub(super) enum Problem {
     Deadline(Duration),
     #[error("too many calls are under way")]
     Shed,
+    #[error("too many connections: only health is answered on this one")]
+    Connections,
+    #[error("too many calls whose message is not whole, and this one has waited longest")]
+    HalfOpen,
+    #[error("the message was not whole after {0:?}")]
+    Slow(Duration),
+    #[error("the call ended before its message was whole")]
+    Cancelled,
+    #[error("{0}")]
+    Malformed(&'static str),
+    #[error("the metadata is longer than {0} bytes")]
+    Metadata(usize),
     #[error("the {0} is not on record")]
     NotFound(&'static str),
 }
@@ -64,8 +76,13 @@ impl From<Problem> for Status {
                 ErrorDetails::with_bad_request_violation(field, problem),
             ),
             Problem::NotFound(_) => Self::not_found(message),
-            Problem::Deadline(_) => Self::deadline_exceeded(message),
-            Problem::Shed => retry(Code::ResourceExhausted, RETRY_AFTER_OVERLOAD),
+            Problem::Deadline(_) | Problem::Slow(_) => Self::deadline_exceeded(message),
+            Problem::Cancelled => Self::cancelled(message),
+            Problem::Malformed(_) => Self::invalid_argument(message),
+            Problem::Metadata(_) => Self::resource_exhausted(message),
+            Problem::Shed | Problem::Connections | Problem::HalfOpen => {
+                retry(Code::ResourceExhausted, RETRY_AFTER_OVERLOAD)
+            }
             Problem::Session(error) => match error {
                 SessionError::LeaseLost => reason("LEASE_LOST", HashMap::new()),
                 SessionError::ClaimLost => reason("CLAIM_LOST", HashMap::new()),

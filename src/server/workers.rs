@@ -29,6 +29,8 @@ use crate::{
 const BEAT: Duration = Duration::from_millis(250);
 /// How many connections may wait for one worker to take them over.
 const ARRIVALS: usize = 64;
+/// The longest list of headers that is read, in bytes. A longer one is answered with 431.
+const MAX_HEADER_LIST_BYTES: u32 = 256 * 1024;
 /// How long to leave `accept` alone after it failed, which it does when there
 /// are no file descriptors left: <https://man7.org/linux/man-pages/man2/accept.2.html>.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
@@ -195,6 +197,9 @@ impl Connections {
             // Or many callers of one connection that give up at once, as they do under
             // load, would cost the others the connection: 20 may, by default.
             .max_pending_accept_reset_streams(usize::try_from(limits.max_streams).ok())
+            // Far more than a call's metadata may be: what is longer than this ends the
+            // connection when it is four times as long, with the other calls on it.
+            .max_header_list_size(MAX_HEADER_LIST_BYTES)
             .keep_alive_interval(limits.keepalive_interval)
             .keep_alive_timeout(limits.keepalive_timeout);
         http

@@ -7,6 +7,7 @@ use tower::ServiceExt as _;
 use crate::harness::{self, Fixture};
 
 mod bounds;
+mod half_open;
 mod metrics;
 mod reflection;
 mod wire;

@@ -23,6 +23,7 @@ pub mod metrics;
 pub mod postgres;
 pub mod process;
 pub mod proxy;
+pub mod raw;
 
 pub type Client = IdempotencyServiceClient<Channel>;
 
