@@ -16,6 +16,9 @@ pub const DEFAULT_ADDRESS: &str = "127.0.0.1:7411";
 /// The embedded store, in the directory that the service is started in.
 pub const DEFAULT_DATABASE_URL: &str = "sqlite://oncegate.db";
 
+/// How long endpoints of a pod that is no longer ready may still get calls.
+const LAME_DUCK_IN_A_POD: Duration = Duration::from_secs(5);
+
 /// A TCP address or a Unix socket.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Address {
@@ -114,7 +117,8 @@ pub struct KnownConfig {
 /// What bounds the service: connections, calls, time.
 #[derive(Debug, Clone, Args)]
 pub struct LimitConfig {
-    /// The most connections at once; more are closed as they come
+    /// The most connections at once, as far as the limit on open files allows;
+    /// on a few more, only health and reflection are answered
     #[arg(long, env = "ONCEGATE_MAX_CONNECTIONS", default_value_t = 10_000)]
     pub max_connections: usize,
     /// The most calls at once on one connection
@@ -137,6 +141,18 @@ pub struct LimitConfig {
     #[arg(long, env = "ONCEGATE_PREFACE_TIMEOUT", default_value = "10s",
         value_parser = humantime::parse_duration)]
     pub preface_timeout: Duration,
+    /// How long a connection may live, give or take a tenth, before its caller is
+    /// asked to open another one, so that replicas that were added get their
+    /// share; 0s: forever
+    #[arg(long, env = "ONCEGATE_MAX_CONNECTION_AGE", default_value = "30m",
+        value_parser = humantime::parse_duration)]
+    pub max_connection_age: Duration,
+    /// How long the calls of such a connection may still take; then they are
+    /// ended as if their caller had; unset: 15m more than --max-hold, which is
+    /// enough for every call
+    #[arg(long, env = "ONCEGATE_MAX_CONNECTION_AGE_GRACE",
+        value_parser = humantime::parse_duration)]
+    pub max_connection_age_grace: Option<Duration>,
     /// How often an idle connection is asked whether its peer is still there
     #[arg(long, env = "ONCEGATE_KEEPALIVE_INTERVAL", default_value = "30s",
         value_parser = humantime::parse_duration)]
@@ -150,10 +166,12 @@ pub struct LimitConfig {
 /// `oncegate serve`.
 #[derive(Debug, Clone, Args)]
 pub struct ServeConfig {
-    /// Where to listen: ADDRESS:PORT, or `unix:/path`
-    #[arg(long, env = "ONCEGATE_LISTEN", default_value = DEFAULT_ADDRESS)]
-    pub listen: Address,
-    /// Where to serve /metrics for Prometheus over HTTP; unset: nowhere
+    /// Where to listen: ADDRESS:PORT, or `unix:/path`; several, given one by one
+    /// or with commas
+    #[arg(long, env = "ONCEGATE_LISTEN", default_value = DEFAULT_ADDRESS, value_delimiter = ',')]
+    pub listen: Vec<Address>,
+    /// Where to serve /metrics for Prometheus, /livez and /readyz over HTTP;
+    /// unset: nowhere
     #[arg(long, env = "ONCEGATE_METRICS_LISTEN")]
     pub metrics_listen: Option<SocketAddr>,
     /// Bring the schema up to date at start; otherwise only check it
@@ -180,7 +198,15 @@ pub struct ServeConfig {
     #[arg(long, env = "ONCEGATE_PROBE_INTERVAL", default_value = "1s",
         value_parser = humantime::parse_duration)]
     pub probe_interval: Duration,
-    /// How long calls under way may still take after SIGTERM
+    /// How long to go on serving after SIGTERM, no longer ready, until everybody
+    /// who sends calls here has noticed; a second SIGTERM ends it; unset: 5s in
+    /// a Kubernetes pod, 0s elsewhere
+    #[arg(long, env = "ONCEGATE_LAME_DUCK", value_parser = humantime::parse_duration)]
+    pub lame_duck: Option<Duration>,
+    /// Set in every pod.
+    #[arg(long, env = "KUBERNETES_SERVICE_HOST", hide = true)]
+    pub kubernetes_service_host: Option<String>,
+    /// How long calls under way may still take after that
     #[arg(long, env = "ONCEGATE_DRAIN_TIMEOUT", default_value = "10s",
         value_parser = humantime::parse_duration)]
     pub drain_timeout: Duration,
@@ -196,6 +222,13 @@ pub struct ServeConfig {
 }
 
 impl ServeConfig {
+    /// How long to go on serving once readiness is off.
+    #[must_use]
+    pub fn lame_duck(&self) -> Duration {
+        let in_a_pod = self.kubernetes_service_host.is_some();
+        self.lame_duck.unwrap_or(if in_a_pod { LAME_DUCK_IN_A_POD } else { Duration::ZERO })
+    }
+
     /// Checks what no single flag can: that the settings fit each other.
     ///
     /// # Errors

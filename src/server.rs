@@ -3,15 +3,14 @@
 use std::{net::SocketAddr, thread, time::Duration};
 
 use anyhow::Context as _;
-use axum::{Router, http::header::CONTENT_TYPE, routing::get};
-use tokio::{net::TcpListener, task::JoinHandle, time::Instant};
+use tokio::{task::JoinHandle, time::Instant};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
-use tonic::service::Routes;
+use tonic::{codec::CompressionEncoding::Gzip, service::Routes};
 
 use crate::{
     admin::Admin,
     cleanup::Cleanup,
-    config::{Address, KnownConfig, ServeConfig, StoreConfig},
+    config::{Address, KnownConfig, LimitConfig, ServeConfig, StoreConfig},
     dedup::{Dedup, Known},
     domain::{FencingToken, limits::MAX_REQUEST_BYTES},
     grpc::{
@@ -30,21 +29,33 @@ use crate::{
 };
 
 mod drain;
+mod files;
+mod http;
+mod latest;
 mod probe;
 mod workers;
 
-use drain::Drain;
+use drain::{Drain, Ending};
 use probe::{Health, Probe};
 use workers::{Connections, Workers};
 
 /// How long to wait before the database is tried again at start.
 const CONNECT_PAUSE: Duration = Duration::from_millis(500);
+/// Files that are open for other ends than connections and the store, with room
+/// to spare.
+const OTHER_FILES: usize = 64;
+/// Files that one worker has open.
+const FILES_OF_A_WORKER: usize = 4;
+/// Connections to the database besides the writers.
+const OTHER_STORE_CONNECTIONS: usize = 16;
+/// How much longer than `--max-hold` a call may be: it may wait before.
+const AGE_GRACE: Duration = Duration::from_mins(15);
 
 /// A server that runs.
 pub struct Server {
-    address: Address,
+    addresses: Vec<Address>,
     metrics_address: Option<SocketAddr>,
-    stop: CancellationToken,
+    ending: Ending,
     drained: JoinHandle<()>,
 }
 
@@ -57,23 +68,33 @@ impl Server {
     /// store cannot be used.
     pub async fn start(config: ServeConfig, clock: Clock) -> anyhow::Result<Self> {
         config.validate()?;
-        let listener = Listener::bind(&config.listen).await?;
+        let mut listeners = Vec::new();
+        for address in &config.listen {
+            listeners.push(Listener::bind(address).await?);
+        }
         match open(&config.store, clock, config.migrate).await? {
-            Opened::Postgres(store) => Self::run(config, listener, &store).await,
-            Opened::Sqlite(store) => Self::run(config, listener, &store).await,
+            Opened::Postgres(store) => Self::run(config, listeners, &store).await,
+            Opened::Sqlite(store) => Self::run(config, listeners, &store).await,
         }
     }
 
     async fn run(
         config: ServeConfig,
-        listener: Listener,
+        listeners: Vec<Listener>,
         store: &impl Store,
     ) -> anyhow::Result<Self> {
-        let stop = CancellationToken::new();
+        let ending = Ending::default();
+        let stop = ending.stop.clone();
         let metrics = Metrics::new();
-        let address = listener.address()?;
+        let addresses = listeners.iter().map(Listener::address).collect::<Result<_, _>>()?;
+        let (health, health_service) = tonic_health::server::health_reporter();
+        let health = Health::new(health).await;
+        let ended = CancellationToken::new();
         let metrics_address = match config.metrics_listen {
-            Some(address) => Some(serve_metrics(address, metrics.clone(), stop.clone()).await?),
+            Some(address) => {
+                let (metrics, health) = (metrics.clone(), health.clone());
+                Some(http::serve(address, metrics, health, ended.clone()).await?)
+            }
             None => None,
         };
         let workers = Workers::start(config.workers.unwrap_or_else(cores))?;
@@ -100,59 +121,76 @@ impl Server {
             stop.clone(),
         ));
 
-        let (health, health_service) = tonic_health::server::health_reporter();
-        let health = Health::new(health).await;
         let mut probe =
             Probe { store: store.connection(), health: health.clone(), metrics: metrics.clone() };
         probe.look().await;
-        tokio::spawn(probe.follow(config.probe_interval, stop.clone()));
+        tokio::spawn(probe.follow(config.probe_interval, ending.asked.clone()));
 
         let under_way = TaskTracker::new();
         let observe = Observe::new(&metrics, config.limits.max_calls, under_way.clone())?;
         let timeout = config.limits.call_timeout;
         let admin = Admin::start(store, &runtimes[0], sessions[0].clone(), &metrics);
-        let admin = AdminServiceServer::new(Administration { admin, timeout })
-            .max_decoding_message_size(MAX_REQUEST_BYTES);
-        let others = Routes::new(health_service.max_decoding_message_size(MAX_REQUEST_BYTES))
-            .add_service(admin)
-            .add_service(reflection().build_v1()?.max_decoding_message_size(MAX_REQUEST_BYTES))
-            .add_service(
-                reflection().build_v1alpha()?.max_decoding_message_size(MAX_REQUEST_BYTES),
-            );
+        // What every service takes: each generated server has these as its own methods.
+        macro_rules! bounded {
+            ($service:expr) => {
+                $service.max_decoding_message_size(MAX_REQUEST_BYTES).accept_compressed(Gzip)
+            };
+        }
+        let others = Routes::new(bounded!(health_service))
+            .add_service(bounded!(AdminServiceServer::new(Administration { admin, timeout })))
+            .add_service(bounded!(reflection().build_v1()?))
+            .add_service(bounded!(reflection().build_v1alpha()?));
         let limits = &config.limits;
         let gate = |((dedup, sessions), turns)| {
-            let turns = TurnServiceServer::new(Turning { turns, timeout })
-                .max_decoding_message_size(MAX_REQUEST_BYTES);
+            let turns = bounded!(TurnServiceServer::new(Turning { turns, timeout }));
             let others = others.clone().add_service(turns).prepare();
             let service = Idempotency { dedup, sessions, cleanup: cleanup.clone(), timeout };
-            let service =
-                IdempotencyServiceServer::new(service).max_decoding_message_size(MAX_REQUEST_BYTES);
+            let service = bounded!(IdempotencyServiceServer::new(service));
             let half_open = HalfOpen::new(limits.preface_timeout, limits.max_calls, runtimes.len());
             Gate::new(service, others, half_open, observe.clone())
         };
+        let own_files = OTHER_FILES
+            + 2 * latest::MOST
+            + runtimes.len() * FILES_OF_A_WORKER
+            + 3 * config.writers
+            + OTHER_STORE_CONNECTIONS;
+        let max_connections = files::connections(limits.max_connections, own_files);
+        let grace = limits.max_connection_age_grace.unwrap_or(config.max_hold + AGE_GRACE);
         let connections = Connections {
-            limits: config.limits.clone(),
+            limits: LimitConfig { max_connections, ..limits.clone() },
+            grace,
             open: metrics.connections.clone(),
             stop: stop.clone(),
             cut: CancellationToken::new(),
             served: TaskTracker::new(),
         };
         let gates = dedups.into_iter().zip(sessions).zip(turns).map(gate).collect();
-        connections.serve(listener, runtimes, gates);
+        connections.serve(listeners, runtimes, gates);
 
-        let drain = Drain { health, under_way, connections, timeout: config.drain_timeout };
-        let draining = drain.run(stop.clone(), store.closed());
+        let (lame_duck, timeout) = (config.lame_duck(), config.drain_timeout);
+        let drain = Drain { health, under_way, connections, lame_duck, timeout };
+        let draining = drain.run(ending.clone(), store.closed());
         let drained = tokio::spawn(async move {
             draining.await;
             drop(workers);
+            ended.cancel();
         });
-        Ok(Self { address, metrics_address, stop, drained })
+        Ok(Self { addresses, metrics_address, ending, drained })
     }
 
-    /// Where it listens, with the port that the system chose.
+    /// Where it listens, with the port that the system chose: the first address.
+    ///
+    /// # Panics
+    /// Never: a server has one.
     #[must_use]
     pub fn address(&self) -> &Address {
-        &self.address
+        &self.addresses[0]
+    }
+
+    /// Everywhere that it listens.
+    #[must_use]
+    pub fn addresses(&self) -> &[Address] {
+        &self.addresses
     }
 
     /// Where it serves its metrics.
@@ -161,13 +199,19 @@ impl Server {
         self.metrics_address
     }
 
-    /// Answers what is under way, refuses what is new, and ends within the
-    /// drain timeout.
+    /// Ends the time in which a server that is to stop goes on serving.
+    #[must_use]
+    pub fn hurry(&self) -> CancellationToken {
+        self.ending.hurry.clone()
+    }
+
+    /// Goes on serving for `--lame-duck`, not ready; then answers what is under
+    /// way, refuses what is new, and ends within the drain timeout.
     ///
     /// # Errors
     /// When the drain itself failed.
     pub async fn stop(self) -> anyhow::Result<()> {
-        self.stop.cancel();
+        self.ending.asked.cancel();
         Ok(self.drained.await?)
     }
 }
@@ -252,25 +296,4 @@ fn reflection() -> tonic_reflection::server::Builder<'static> {
         .register_encoded_file_descriptor_set(pb::FILE_DESCRIPTOR_SET)
         .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
         .register_encoded_file_descriptor_set(tonic_types::pb::FILE_DESCRIPTOR_SET)
-}
-
-async fn serve_metrics(
-    address: SocketAddr,
-    metrics: Metrics,
-    stop: CancellationToken,
-) -> anyhow::Result<SocketAddr> {
-    const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
-    let listener = TcpListener::bind(address)
-        .await
-        .with_context(|| format!("cannot serve metrics on {address}"))?;
-    let address = listener.local_addr()?;
-    let page = get(move || async move { ([(CONTENT_TYPE, OPEN_METRICS)], metrics.render()) });
-    let serving = axum::serve(listener, Router::new().route("/metrics", page));
-    tokio::spawn(async move {
-        tokio::select! {
-            ended = serving => tracing::error!(?ended, "metrics are no longer served"),
-            () = stop.cancelled() => {}
-        }
-    });
-    Ok(address)
 }

@@ -23,6 +23,7 @@ use crate::harness::{
     acquire, connect, granted, held, mark, postgres::new_database, process::Process, sqlite_url,
 };
 
+mod lame_duck;
 mod unix;
 
 /// Well below the drain timeout of 10 s, well above a slow machine's exit.

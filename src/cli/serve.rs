@@ -1,6 +1,9 @@
 //! `oncegate serve` and `oncegate migrate`.
 
-use std::io::{self, Write as _};
+use std::{
+    io::{self, Write as _},
+    pin::pin,
+};
 
 use anyhow::Context as _;
 use tokio::signal::unix::{SignalKind, signal};
@@ -18,9 +21,15 @@ pub(super) async fn run(config: ServeConfig) -> anyhow::Result<Exit> {
     // Before anything can be under way, so that no signal is missed.
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut hangup = signal(SignalKind::hangup())?;
+    tokio::spawn(async move {
+        while hangup.recv().await.is_some() {
+            tracing::info!("SIGHUP ignored: there is nothing to read again");
+        }
+    });
 
     let store = config.store.redacted_url();
-    tracing::debug!(?config.limits, %config.listen, store, "starting");
+    tracing::debug!(?config.limits, ?config.listen, store, "starting");
     let starting = Server::start(config, Clock::Store);
     let server = tokio::select! {
         started = starting => started?,
@@ -34,22 +43,33 @@ pub(super) async fn run(config: ServeConfig) -> anyhow::Result<Exit> {
         _ = terminate.recv() => tracing::info!("SIGTERM"),
         _ = interrupt.recv() => tracing::info!("SIGINT"),
     }
-    server.stop().await?;
-    tracing::info!("stopped");
-    Ok(Exit::Yes)
+    let hurry = server.hurry();
+    let mut stopping = pin!(server.stop());
+    loop {
+        tokio::select! {
+            stopped = stopping.as_mut() => {
+                stopped?;
+                tracing::info!("stopped");
+                return Ok(Exit::Yes);
+            }
+            _ = terminate.recv() => hurry.cancel(),
+            _ = interrupt.recv() => hurry.cancel(),
+        }
+    }
 }
 
 /// Tells where the service is, and how to try it.
 fn announce(server: &Server, store: &str) -> io::Result<()> {
-    let address = server.address();
-    tracing::info!(%address, store, version = env!("CARGO_PKG_VERSION"), "serving");
     let mut out = io::stdout();
-    writeln!(out, "oncegate {} listens on {address}", env!("CARGO_PKG_VERSION"))?;
+    for address in server.addresses() {
+        tracing::info!(%address, store, version = env!("CARGO_PKG_VERSION"), "serving");
+        writeln!(out, "oncegate {} listens on {address}", env!("CARGO_PKG_VERSION"))?;
+    }
     writeln!(out, "store: {store}")?;
     if let Some(metrics) = server.metrics_address() {
         writeln!(out, "metrics: http://{metrics}/metrics")?;
     }
-    let target = match address {
+    let target = match server.address() {
         Address::Tcp(address) => address.to_string(),
         Address::Unix(path) => format!("-unix {}", path.display()),
     };

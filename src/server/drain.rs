@@ -2,7 +2,7 @@
 
 use std::{future::Future, time::Duration};
 
-use tokio::time::{Instant, timeout, timeout_at};
+use tokio::time::{Instant, sleep, timeout, timeout_at};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{probe::Health, workers::Connections};
@@ -17,19 +17,37 @@ pub(super) struct Drain {
     /// The calls.
     pub(super) under_way: TaskTracker,
     pub(super) connections: Connections,
+    /// How long to go on serving, no longer ready.
+    pub(super) lame_duck: Duration,
     pub(super) timeout: Duration,
 }
 
+/// How a server is asked to end. Cheap to clone.
+#[derive(Clone, Default)]
+pub(super) struct Ending {
+    /// To end in good order.
+    pub(super) asked: CancellationToken,
+    /// Not to go on serving meanwhile.
+    pub(super) hurry: CancellationToken,
+    /// To take no more connections and no new waits.
+    pub(super) stop: CancellationToken,
+}
+
 impl Drain {
-    /// Waits for `stop`, then for what is under way, and for the store to be
-    /// `closed`.
-    pub(super) async fn run(self, stop: CancellationToken, closed: impl Future<Output = ()>) {
-        stop.cancelled().await;
+    /// Waits to be asked to end, serves on for a while, stops, and waits for what
+    /// is under way, and for the store to be `closed`.
+    pub(super) async fn run(self, ending: Ending, closed: impl Future<Output = ()>) {
+        ending.asked.cancelled().await;
+        self.health.ready(false).await;
+        if !self.lame_duck.is_zero() {
+            tracing::info!(lame_duck = ?self.lame_duck, "no longer ready; still serving");
+            ending.hurry.run_until_cancelled(sleep(self.lame_duck)).await;
+        }
+        ending.stop.cancel();
         // The last of the time is for what comes after the calls.
         let until = Instant::now() + self.timeout - (self.timeout / 8 * 3).min(GOODBYE * 3);
         let goodbye = GOODBYE.min(self.timeout / 8);
         tracing::info!(calls = self.under_way.len(), "draining");
-        self.health.ready(false).await;
         self.under_way.close();
         if timeout_at(until, self.under_way.wait()).await.is_err() {
             tracing::warn!(calls = self.under_way.len(), "calls were cut off");

@@ -1,6 +1,12 @@
 //! Keeps readiness true to the store.
 
-use std::time::Duration;
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use tokio_util::sync::CancellationToken;
 use tonic_health::{ServingStatus, server::HealthReporter};
@@ -20,20 +26,29 @@ const LIVENESS: &str = "liveness";
 
 /// Whether the service is alive, which it is, and ready. Cheap to clone.
 #[derive(Clone)]
-pub(super) struct Health(HealthReporter);
+pub(super) struct Health {
+    reporter: HealthReporter,
+    is_ready: Arc<AtomicBool>,
+}
 
 impl Health {
     /// Reports to `reporter`.
     pub(super) async fn new(reporter: HealthReporter) -> Self {
         reporter.set_service_status(LIVENESS, ServingStatus::Serving).await;
-        Self(reporter)
+        Self { reporter, is_ready: Arc::default() }
+    }
+
+    /// Whether the service is ready, as was last set.
+    pub(super) fn is_ready(&self) -> bool {
+        self.is_ready.load(Ordering::Relaxed)
     }
 
     /// Turns readiness on or off.
     pub(super) async fn ready(&self, ready: bool) {
+        self.is_ready.store(ready, Ordering::Relaxed);
         let status = if ready { ServingStatus::Serving } else { ServingStatus::NotServing };
         for service in READINESS {
-            self.0.set_service_status(service, status).await;
+            self.reporter.set_service_status(service, status).await;
         }
     }
 }

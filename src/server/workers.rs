@@ -7,8 +7,9 @@
 //! rather than by the kernel (`SO_REUSEPORT`), which takes no account of how
 //! many each thread has, and knows nothing of it for Unix sockets.
 
-use std::{io, sync::Arc, thread, time::Duration};
+use std::{io, ops::RangeInclusive, pin::pin, sync::Arc, thread, time::Duration};
 
+use futures_util::future::select_all;
 use hyper::{server::conn::http2::Builder, service::service_fn};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use prometheus_client::metrics::gauge::Gauge;
@@ -18,6 +19,7 @@ use tokio::{
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
+use super::latest::Latest;
 use crate::{
     config::LimitConfig,
     grpc::Gate,
@@ -29,11 +31,14 @@ use crate::{
 const BEAT: Duration = Duration::from_millis(250);
 /// How many connections may wait for one worker to take them over.
 const ARRIVALS: usize = 64;
+/// A connection's time, as a part of what it may be: those that began together do
+/// not end together.
+const AGE_JITTER: RangeInclusive<f64> = 0.9..=1.1;
 /// The longest list of headers that is read, in bytes. A longer one is answered with 431.
 const MAX_HEADER_LIST_BYTES: u32 = 256 * 1024;
 /// How long to leave `accept` alone after it failed, which it does when there
 /// are no file descriptors left: <https://man7.org/linux/man-pages/man2/accept.2.html>.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+pub(super) const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// The threads. They end when this is dropped.
 pub(super) struct Workers {
@@ -87,8 +92,15 @@ struct Arrival {
 /// Dropped with its connection.
 struct Place {
     open: Gauge,
-    _of_worker: Arc<()>,
-    _room: OwnedSemaphorePermit,
+    /// Its worker's, and of `--max-connections`; none where only health is answered.
+    _taken: Option<(Arc<()>, OwnedSemaphorePermit)>,
+}
+
+impl Place {
+    fn new(open: &Gauge, taken: Option<(Arc<()>, OwnedSemaphorePermit)>) -> Self {
+        open.inc();
+        Self { open: open.clone(), _taken: taken }
+    }
 }
 
 impl Drop for Place {
@@ -104,10 +116,28 @@ struct Desk {
     load: Arc<()>,
 }
 
+/// Where connections beyond the most go: health is answered there, so that a full
+/// server is not taken for a dead one.
+struct Beyond {
+    runtime: Handle,
+    gate: Gate,
+    latest: Latest,
+}
+
+/// Returns after `span`, or never.
+async fn after(span: Option<Duration>) {
+    match span {
+        Some(span) => tokio::time::sleep(span).await,
+        None => std::future::pending().await,
+    }
+}
+
 /// The connections to a server, and what bounds and ends them. Cheap to clone.
 #[derive(Clone)]
 pub(super) struct Connections {
     pub(super) limits: LimitConfig,
+    /// What the calls of a connection that is too old may still take.
+    pub(super) grace: Duration,
     /// How many there are.
     pub(super) open: Gauge,
     /// Ends each once its calls are answered.
@@ -119,25 +149,35 @@ pub(super) struct Connections {
 }
 
 impl Connections {
-    /// Serves what connects to `listener`: by `gates[i]` on `runtimes[i]`.
-    pub(super) fn serve(&self, listener: Listener, runtimes: &[Handle], gates: Vec<Gate>) {
+    /// Serves what connects to `listeners`: by `gates[i]` on `runtimes[i]`.
+    pub(super) fn serve(&self, listeners: Vec<Listener>, runtimes: &[Handle], gates: Vec<Gate>) {
+        let (Some(runtime), Some(gate)) = (runtimes.first(), gates.first()) else { return };
+        let beyond = Beyond {
+            runtime: runtime.clone(),
+            gate: gate.without_work(),
+            latest: Latest::default(),
+        };
         let desk = |(runtime, gate): (&Handle, Gate)| {
             let (arrivals, arriving) = mpsc::channel(ARRIVALS);
             runtime.spawn(self.clone().work(arriving, gate));
             Desk { arrivals, load: Arc::new(()) }
         };
         let desks = runtimes.iter().zip(gates).map(desk).collect();
-        let accepting = self.clone().accept(listener, desks);
+        let accepting = self.clone().accept(listeners, desks, beyond);
         let stop = self.stop.clone();
         tokio::spawn(async move { stop.run_until_cancelled(accepting).await });
     }
 
     /// Deals connections out, each to the worker that has the fewest.
-    async fn accept(self, listener: Listener, desks: Vec<Desk>) {
+    async fn accept(self, mut listeners: Vec<Listener>, desks: Vec<Desk>, mut beyond: Beyond) {
         let room = Arc::new(Semaphore::new(self.limits.max_connections));
         let mut warnings = Seldom::default();
         loop {
-            let socket = match listener.accept().await {
+            let accepting = select_all(listeners.iter().map(|from| Box::pin(from.accept())));
+            let (accepted, from, _) = accepting.await;
+            // The next turn is another's, however many connect to this one.
+            listeners.rotate_left(from + 1);
+            let socket = match accepted {
                 Ok(socket) => socket,
                 Err(error) => {
                     if warnings.now() {
@@ -150,16 +190,21 @@ impl Connections {
             let Ok(room) = Arc::clone(&room).try_acquire_owned() else {
                 if warnings.now() {
                     let most = self.limits.max_connections;
-                    tracing::warn!(most, "too many connections: closed one");
+                    tracing::warn!(most, "too many connections: more get health answers only");
                 }
+                let connection = self.clone().answer(
+                    Arrival { socket, place: Place::new(&self.open, None) },
+                    self.http(),
+                    beyond.gate.clone(),
+                );
+                let serving = beyond.runtime.spawn(self.served.track_future(connection));
+                beyond.latest.add(serving.abort_handle());
                 continue;
             };
-            self.open.inc();
             let Some(desk) = desks.iter().min_by_key(|desk| Arc::strong_count(&desk.load)) else {
                 return;
             };
-            let of_worker = Arc::clone(&desk.load);
-            let place = Place { open: self.open.clone(), _of_worker: of_worker, _room: room };
+            let place = Place::new(&self.open, Some((Arc::clone(&desk.load), room)));
             if desk.arrivals.send(Arrival { socket, place }).await.is_err() {
                 return;
             }
@@ -169,22 +214,32 @@ impl Connections {
     /// Serves the connections of one worker, on its runtime.
     async fn work(self, mut arriving: mpsc::Receiver<Arrival>, gate: Gate) {
         let http = self.http();
-        while let Some(Arrival { socket, place }) = arriving.recv().await {
-            let Ok(peer) = Peer::new(socket, self.limits.preface_timeout) else { continue };
-            let gate = gate.clone();
-            let answering = service_fn(move |request| gate.call(request));
-            let connection = http.serve_connection(TokioIo::new(peer), answering);
-            let (stop, cut) = (self.stop.clone(), self.cut.clone());
-            self.served.spawn(async move {
-                let _place = place;
-                let mut connection = std::pin::pin!(connection);
-                // How a connection ended is its peer's business.
-                let ended = stop.run_until_cancelled(connection.as_mut()).await;
-                if ended.is_none() {
-                    connection.as_mut().graceful_shutdown();
-                    let _ = cut.run_until_cancelled(connection).await;
-                }
-            });
+        while let Some(arrival) = arriving.recv().await {
+            self.served.spawn(self.clone().answer(arrival, http.clone(), gate.clone()));
+        }
+    }
+
+    /// Serves one connection: to its end, or the server's, or that of its time.
+    async fn answer(self, arrival: Arrival, http: Builder<TokioExecutor>, gate: Gate) {
+        let Arrival { socket, place: _place } = arrival;
+        let Ok(peer) = Peer::new(socket, self.limits.preface_timeout) else { return };
+        let answering = service_fn(move |request| gate.call(request));
+        let mut connection = pin!(http.serve_connection(TokioIo::new(peer), answering));
+        let age = self.limits.max_connection_age;
+        let age = (!age.is_zero()).then(|| age.mul_f64(rand::random_range(AGE_JITTER)));
+        let grace = tokio::select! {
+            biased;
+            // How a connection ended is its peer's business.
+            _ = connection.as_mut() => return,
+            () = self.stop.cancelled() => None,
+            () = after(age) => Some(self.grace),
+        };
+        connection.as_mut().graceful_shutdown();
+        tokio::select! {
+            biased;
+            _ = connection => {}
+            () = self.cut.cancelled() => {}
+            () = after(grace) => {}
         }
     }
 

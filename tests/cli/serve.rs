@@ -116,6 +116,55 @@ async fn a_server_listens_where_its_environment_says() {
 }
 
 #[tokio::test]
+async fn a_server_listens_in_several_places() {
+    let directory = tempdir().unwrap();
+    let socket = format!("unix:{}", directory.path().join("oncegate.sock").display());
+    let url = sqlite_url(&directory);
+    let mut flags = oncegate(&["serve", "--listen", "127.0.0.1:0", "--listen", &socket]);
+    let mut variable = oncegate(&["serve"]);
+    variable.env("ONCEGATE_LISTEN", format!("127.0.0.1:0,{socket}"));
+    for command in [&mut flags, &mut variable] {
+        let mut serving = Serving::start(command.env("ONCEGATE_DATABASE_URL", &url), Stdio::null());
+        let addresses = [0, 1]
+            .map(|line: usize| serving.told[line].split_once(" listens on ").unwrap().1.to_owned());
+        assert!(addresses[0].starts_with("127.0.0.1:"), "{:?}", serving.told);
+        assert_eq!(addresses[1], socket);
+        for address in &addresses {
+            run(&mut oncegate(&["health", "--server", address]), "").told(0, "readiness: SERVING");
+        }
+        assert_eq!(serving.stop(), Some(0));
+    }
+    let mut twice = oncegate(&["serve", "--listen", &socket, "--listen", &socket]);
+    let ran = run(twice.env("ONCEGATE_DATABASE_URL", &url), "");
+    assert_eq!(ran.code, Some(1));
+    assert!(ran.err.contains("another server listens there"), "{}", ran.err);
+}
+
+#[tokio::test]
+async fn a_server_lives_with_the_files_that_it_may_open() {
+    let directory = tempdir().unwrap();
+    let limits = "ulimit -Sn 100; ulimit -Hn 200; exec \"$0\" \"$@\"";
+    let mut command = Command::new("sh");
+    command.env_clear().args(["-c", limits, env!("CARGO_BIN_EXE_oncegate"), "serve"]);
+    command.args(["--listen", "127.0.0.1:0", "--workers", "1"]);
+    command.args(["--database-url", &sqlite_url(&directory)]);
+    let (logs, errors) = pipe().unwrap();
+    let logs = Lines::of(logs);
+    let mut serving = Serving::start(&mut command, errors);
+    drop(command);
+    let address = serving.address().to_owned();
+    // More than it may have open, and each says nothing.
+    let idle: Vec<_> = (0..250).map(|_| std::net::TcpStream::connect(&address).unwrap()).collect();
+    run(&mut oncegate(&["health", "--server", &address]), "").told(0, "readiness: SERVING");
+    drop(idle);
+    assert_eq!(serving.stop(), Some(0));
+    let logs: Vec<_> = std::iter::from_fn(|| logs.next()).collect();
+    let said = |what: &str| logs.iter().any(|line| line.contains(what));
+    assert!(said("--max-connections lowered"), "{logs:?}");
+    assert!(!said("cannot accept a connection"), "{logs:?}");
+}
+
+#[tokio::test]
 async fn a_server_serves_on_when_nobody_reads_its_log() {
     let directory = tempdir().unwrap();
     let url = sqlite_url(&directory);

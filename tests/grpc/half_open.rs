@@ -58,9 +58,11 @@ async fn calls_without_a_message_take_nothing_from_a_neighbour() {
     assert!(during < before * 2 + Duration::from_millis(10), "{before:?}, then {during:?}");
 }
 
-/// What a call may send without ever sending a whole message: bytes, and what
-/// follows them again and again.
-fn shapes(message: Vec<u8>) -> [(&'static str, Vec<u8>, Option<Vec<u8>>); 5] {
+/// What a call may send without ever sending a whole message: a name, bytes, and
+/// what follows them again and again.
+type Shape = (&'static str, Vec<u8>, Option<Vec<u8>>);
+
+fn shapes(message: &[u8]) -> [Shape; 5] {
     let part = message[..message.len() - 1].to_vec();
     [
         ("nothing", Vec::new(), None),
@@ -78,7 +80,7 @@ async fn a_message_that_does_not_become_whole_ends_its_call() {
     let mut raw = Raw::connect(f.replica.server.address()).await;
     let message = framed(&mark("T1", "Ev1"));
     for path in [MARK, HOLD, STATS, RUN, HEALTH, REFLECTION] {
-        for (shape, bytes, again) in shapes(message.clone()) {
+        for (shape, bytes, again) in shapes(&message) {
             let mut call = raw.begin(path, &[]).await;
             call.send(bytes, false);
             let until = Instant::now() + Duration::from_millis(200);

@@ -7,6 +7,8 @@ use tower::ServiceExt as _;
 use crate::harness::{self, Fixture};
 
 mod bounds;
+mod connections;
+mod gzip;
 mod half_open;
 mod metrics;
 mod reflection;

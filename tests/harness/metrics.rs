@@ -1,6 +1,6 @@
 //! What a server tells Prometheus.
 
-use std::time::Duration;
+use std::{net::SocketAddr, time::Duration};
 
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
@@ -12,9 +12,13 @@ use super::Replica;
 
 /// What a server's metrics page holds now, headers included.
 pub async fn metrics_page(replica: &Replica) -> String {
-    let address = replica.server.metrics_address().unwrap();
+    page(replica.server.metrics_address().unwrap(), "/metrics").await
+}
+
+/// What a server answers over HTTP, headers included.
+pub async fn page(address: SocketAddr, path: &str) -> String {
     let mut peer = TcpStream::connect(address).await.unwrap();
-    let request = format!("GET /metrics HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n");
+    let request = format!("GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n");
     peer.write_all(request.as_bytes()).await.unwrap();
     let mut page = String::new();
     peer.read_to_string(&mut page).await.unwrap();

@@ -35,16 +35,24 @@ impl Raw {
 
     /// Sends the headers of a call.
     pub async fn begin(&mut self, path: &str, metadata: &[(&'static str, &str)]) -> RawCall {
+        self.try_begin(path, metadata).await.expect("the connection takes calls")
+    }
+
+    /// The same; none where the connection takes no more calls.
+    pub async fn try_begin(
+        &mut self,
+        path: &str,
+        metadata: &[(&'static str, &str)],
+    ) -> Option<RawCall> {
         let mut request = Request::post(format!("http://x{path}"))
             .header("content-type", "application/grpc")
             .header("te", "trailers");
         for (name, value) in metadata {
             request = request.header(*name, *value);
         }
-        let requests = self.0.clone().ready().await.unwrap();
-        self.0 = requests;
-        let (answer, body) = self.0.send_request(request.body(()).unwrap(), false).unwrap();
-        RawCall { answer, body }
+        self.0 = self.0.clone().ready().await.ok()?;
+        let (answer, body) = self.0.send_request(request.body(()).unwrap(), false).ok()?;
+        Some(RawCall { answer, body })
     }
 }
 
@@ -74,6 +82,7 @@ impl RawCall {
     }
 }
 
+#[expect(clippy::needless_pass_by_value, reason = "as `map_err` gives it")]
 fn reset(error: h2::Error) -> Status {
     Status::new(Code::Unknown, format!("reset: {error}"))
 }

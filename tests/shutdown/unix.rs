@@ -93,14 +93,21 @@ async fn what_others_put_there_is_left_alone() {
 }
 
 #[tokio::test]
-async fn a_directory_that_anybody_may_write_is_refused() {
+async fn a_directory_that_anybody_may_write_is_taken_with_a_warning() {
     let place = Place::new();
     let directory = place.socket().parent().unwrap().to_owned();
     fs::create_dir(&directory).unwrap();
-    fs::set_permissions(&directory, Permissions::from_mode(0o777)).unwrap();
-    let said = place.refused().await;
-    assert!(said.contains("writable by everybody"), "{said}");
-    // Where nobody may replace another's files, it is safe.
-    fs::set_permissions(&directory, Permissions::from_mode(0o1777)).unwrap();
-    place.serve().await;
+    // As kubelet makes an emptyDir, without and with an fsGroup; and as /tmp is.
+    for (writable, warned) in [(0o777, true), (0o2777, true), (0o1777, false)] {
+        fs::set_permissions(&directory, Permissions::from_mode(writable)).unwrap();
+        let process = place.serve().await;
+        assert_eq!(mode(&place.socket()), 0o660);
+        assert_eq!(mode(&directory), writable);
+        let log = process.log();
+        assert_eq!(log.contains("writable by everybody"), warned, "{writable:o}: {log}");
+        let mut client = process.client().await;
+        client.mark_processed(mark("T1", "Ev1")).await.unwrap();
+        process.terminate();
+        assert!(process.exit(SOON).await.success());
+    }
 }

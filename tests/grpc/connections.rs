@@ -1,0 +1,124 @@
+//! How many connections there are, and for how long.
+
+use std::time::Duration;
+
+use oncegate::grpc::pb::{
+    HoldSessionLeaseRequest, IsProcessedRequest, hold_session_lease_response::Event,
+};
+use tokio::{io::AsyncReadExt as _, net::TcpStream, time::timeout};
+use tonic::Code;
+use tonic_health::pb::{
+    HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient,
+};
+use tonic_types::StatusExt as _;
+
+use crate::harness::{
+    Fixture, Replica, connect, event, mark,
+    metrics::page,
+    raw::{Raw, framed},
+    seconds, session,
+};
+
+const MARK: &str = "/oncegate.v1.IdempotencyService/MarkProcessed";
+/// More than are served beyond `--max-connections`.
+const MANY: usize = 100;
+
+async fn check(replica: &Replica) -> ServingStatus {
+    let mut health = HealthClient::new(connect(replica.server.address()).await);
+    let asked = health.check(HealthCheckRequest { service: "readiness".into() });
+    timeout(Duration::from_secs(10), asked).await.unwrap().unwrap().into_inner().status()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_full_server_still_answers_health() {
+    let mut f = Fixture::sqlite().await.restarted(&["--max-connections", "1"]).await;
+    assert!(f.client.mark_processed(mark("T1", "Ev1")).await.unwrap().into_inner().first);
+    let oncegate::config::Address::Tcp(address) = *f.replica.server.address() else { panic!() };
+    let mut idle = Vec::new();
+    for _ in 0..MANY {
+        idle.push(TcpStream::connect(address).await.unwrap());
+    }
+    assert_eq!(check(&f.replica).await, ServingStatus::Serving);
+    let mut beyond = f.replica.client().await;
+    let refused = beyond.mark_processed(mark("T1", "Ev2")).await.unwrap_err();
+    assert_eq!(refused.code(), Code::ResourceExhausted);
+    assert!(refused.get_details_retry_info().is_some());
+    assert!(f.client.mark_processed(mark("T1", "Ev2")).await.unwrap().into_inner().first);
+    // The first of the idle ones made room.
+    let ended = timeout(Duration::from_secs(5), idle[0].read(&mut [0; 64])).await.unwrap();
+    assert!(!matches!(ended, Ok(1..)) || idle[0].read(&mut [0; 64]).await.is_ok());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn pages_are_served_however_many_connect_and_say_nothing() {
+    let f = Fixture::sqlite().await.restarted(&["--metrics-listen", "127.0.0.1:0"]).await;
+    let address = f.replica.server.metrics_address().unwrap();
+    let mut idle = Vec::new();
+    for _ in 0..MANY {
+        idle.push(TcpStream::connect(address).await.unwrap());
+    }
+    for path in ["/livez", "/readyz", "/metrics"] {
+        assert!(page(address, path).await.starts_with("HTTP/1.1 200"), "{path}");
+    }
+    assert!(page(address, "/nothing").await.starts_with("HTTP/1.1 404"));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_connection_of_its_age_is_replaced_and_no_call_fails() {
+    let flags = ["--max-connection-age", "100ms"];
+    let f = Fixture::sqlite().await.restarted(&flags).await;
+    let mut client = f.client.clone();
+    let hold = HoldSessionLeaseRequest {
+        session: session("T1", "s"),
+        holder: "a".into(),
+        ttl: seconds(3),
+        ..Default::default()
+    };
+    let mut stream = client.hold_session_lease(hold).await.unwrap().into_inner();
+    // A client that opens another connection where one takes no more calls.
+    let mut raw = Raw::connect(f.replica.server.address()).await;
+    let (mut connections, mut calls) = (1, 0);
+    while connections < 10 {
+        let Some(mut call) = raw.try_begin(MARK, &[]).await else {
+            raw = Raw::connect(f.replica.server.address()).await;
+            connections += 1;
+            continue;
+        };
+        call.send(framed(&mark("T1", &calls.to_string())), true);
+        let status = call.status().await;
+        if status.code() != Code::Ok {
+            // It crossed the GOAWAY, which says that the call was not looked at: any gRPC
+            // client sends it again.
+            let ask = IsProcessedRequest { event: event("T1", &calls.to_string()) };
+            let seen = f.replica.client().await.is_processed(ask).await.unwrap().into_inner();
+            assert!(
+                !seen.processed && status.message().contains("not a result of an error"),
+                "{status:?}"
+            );
+            continue;
+        }
+        calls += 1;
+    }
+    assert!(calls > connections, "{calls} calls");
+    // What was under way on the first connection goes on there.
+    let mut seen = Vec::new();
+    while !matches!(seen.last(), Some(Event::Renewed(_))) {
+        let next = timeout(Duration::from_secs(10), stream.message()).await.unwrap();
+        seen.push(next.unwrap().expect("it goes on").event.unwrap());
+    }
+    assert!(matches!(seen[0], Event::Granted(_)));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_connection_past_its_grace_is_cut() {
+    let flags = ["--max-connection-age", "100ms", "--max-connection-age-grace", "100ms"];
+    let f = Fixture::sqlite().await.restarted(&flags).await;
+    let hold = HoldSessionLeaseRequest {
+        session: session("T1", "s"),
+        holder: "a".into(),
+        ..Default::default()
+    };
+    let mut stream = f.client.clone().hold_session_lease(hold).await.unwrap().into_inner();
+    let ended = async { while let Ok(Some(_)) = stream.message().await {} };
+    timeout(Duration::from_secs(5), ended).await.expect("it goes on");
+}
