@@ -20,6 +20,10 @@ use tokio::{
 
 use crate::config::Address;
 
+mod authority;
+
+use authority::AnyAuthority;
+
 /// The mode of the socket: its owner and group may connect, for a sidecar's
 /// neighbours often run as another user of one group.
 const SOCKET_MODE: u32 = 0o660;
@@ -162,7 +166,7 @@ pub enum Socket {
 
 enum Stream {
     Tcp(TcpStream),
-    Unix(UnixStream),
+    Unix(UnixStream, AnyAuthority),
 }
 
 /// One connection, on the runtime that serves it.
@@ -182,7 +186,9 @@ impl Peer {
     pub fn new(socket: Socket, preface: Duration) -> io::Result<Self> {
         let stream = match socket {
             Socket::Tcp(stream) => Stream::Tcp(TcpStream::from_std(stream)?),
-            Socket::Unix(stream) => Stream::Unix(UnixStream::from_std(stream)?),
+            Socket::Unix(stream) => {
+                Stream::Unix(UnixStream::from_std(stream)?, AnyAuthority::new())
+            }
         };
         Ok(Self { stream, preface: Some((PREFACE, Box::pin(tokio::time::sleep(preface)))) })
     }
@@ -197,7 +203,9 @@ impl AsyncRead for Peer {
         let before = buffer.filled().len();
         let read = match &mut self.stream {
             Stream::Tcp(stream) => Pin::new(stream).poll_read(context, buffer),
-            Stream::Unix(stream) => Pin::new(stream).poll_read(context, buffer),
+            Stream::Unix(stream, any_authority) => {
+                any_authority.poll_read(Pin::new(stream), context, buffer)
+            }
         };
         if let Some((missing, until)) = &mut self.preface {
             *missing = missing.saturating_sub(buffer.filled().len() - before);
@@ -219,7 +227,7 @@ impl AsyncWrite for Peer {
     ) -> Poll<io::Result<usize>> {
         match &mut self.stream {
             Stream::Tcp(stream) => Pin::new(stream).poll_write(context, bytes),
-            Stream::Unix(stream) => Pin::new(stream).poll_write(context, bytes),
+            Stream::Unix(stream, _) => Pin::new(stream).poll_write(context, bytes),
         }
     }
 
@@ -230,7 +238,7 @@ impl AsyncWrite for Peer {
     ) -> Poll<io::Result<usize>> {
         match &mut self.stream {
             Stream::Tcp(stream) => Pin::new(stream).poll_write_vectored(context, slices),
-            Stream::Unix(stream) => Pin::new(stream).poll_write_vectored(context, slices),
+            Stream::Unix(stream, _) => Pin::new(stream).poll_write_vectored(context, slices),
         }
     }
 
@@ -241,14 +249,14 @@ impl AsyncWrite for Peer {
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         match &mut self.stream {
             Stream::Tcp(stream) => Pin::new(stream).poll_flush(context),
-            Stream::Unix(stream) => Pin::new(stream).poll_flush(context),
+            Stream::Unix(stream, _) => Pin::new(stream).poll_flush(context),
         }
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         match &mut self.stream {
             Stream::Tcp(stream) => Pin::new(stream).poll_shutdown(context),
-            Stream::Unix(stream) => Pin::new(stream).poll_shutdown(context),
+            Stream::Unix(stream, _) => Pin::new(stream).poll_shutdown(context),
         }
     }
 }

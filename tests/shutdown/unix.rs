@@ -2,11 +2,13 @@
 
 use std::{
     fs::{self, Permissions},
+    io::{Read as _, Write as _},
     os::unix::{
         fs::{FileTypeExt as _, PermissionsExt as _},
-        net::UnixListener,
+        net::{UnixListener, UnixStream},
     },
     path::Path,
+    time::Duration,
 };
 
 use tempfile::TempDir;
@@ -109,5 +111,66 @@ async fn a_directory_that_anybody_may_write_is_taken_with_a_warning() {
         client.mark_processed(mark("T1", "Ev1")).await.unwrap();
         process.terminate();
         assert!(process.exit(SOON).await.success());
+    }
+}
+
+/// One HTTP/2 frame.
+fn frame(kind: u8, flags: u8, stream: u8, payload: &[u8]) -> Vec<u8> {
+    let length = u8::try_from(payload.len()).unwrap();
+    [&[0, 0, length, kind, flags, 0, 0, 0, stream], payload].concat()
+}
+
+/// A health check whose `:authority` is written as `authority`.
+fn health_check(stream: u8, authority: &[u8]) -> Vec<u8> {
+    let text = |text: &[u8]| [&[u8::try_from(text.len()).unwrap()], text].concat();
+    // https://www.rfc-editor.org/rfc/rfc7541.html#appendix-A
+    let headers = [
+        vec![0x83, 0x86, 0x04],
+        text(b"/grpc.health.v1.Health/Check"),
+        authority.to_vec(),
+        vec![0x0f, 0x10],
+        text(b"application/grpc"),
+        vec![0x00],
+        text(b"te"),
+        text(b"trailers"),
+    ];
+    [frame(1, 4, stream, &headers.concat()), frame(0, 1, stream, &[0; 5])].concat()
+}
+
+/// Reads frames up to the one that ends `stream`, and answers its kind.
+fn end(peer: &mut UnixStream, stream: u8) -> u8 {
+    loop {
+        let mut head = [0; 9];
+        peer.read_exact(&mut head).expect("an answer");
+        let length = u32::from_be_bytes([0, head[0], head[1], head[2]]);
+        peer.read_exact(&mut vec![0; usize::try_from(length).unwrap()]).unwrap();
+        let [_, _, _, kind, flags, .., id] = head;
+        if id == stream && (kind == 3 || kind == 1 && flags & 1 != 0) {
+            return kind;
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_sockets_path_is_an_authority_as_any_other() {
+    let place = Place::new();
+    let _process = place.serve().await;
+    let mut peer = UnixStream::connect(place.socket()).unwrap();
+    peer.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+    let preface = [b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".as_slice(), &frame(4, 0, 0, &[])];
+    peer.write_all(&preface.concat()).unwrap();
+    let path = |path: &[u8]| [&[0x41, u8::try_from(path.len()).unwrap()], path].concat();
+    let named = [&[0x40, 10], b":authority".as_slice(), &[9], b"%2Frun%2F"].concat();
+    // As grpcio and grpc-java send it, then by the table that they fill, then as a name.
+    let authorities = [
+        path(b"%2Frun%2Foncegate.sock"),
+        vec![0xbe],
+        path(b"/run/oncegate.sock"),
+        vec![0xbf],
+        named,
+    ];
+    for (stream, authority) in (1..).step_by(2).zip(&authorities) {
+        peer.write_all(&health_check(stream, authority)).unwrap();
+        assert_eq!(end(&mut peer, stream), 1, "{authority:02x?} was refused");
     }
 }
