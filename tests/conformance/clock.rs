@@ -422,6 +422,32 @@ async fn a_raised_floor_is_below_the_next_token_of_every_session(mut f: Fixture)
     assert_eq!(new.fencing_token, floor + 1, "new");
 }
 
+/// As after a move by logical replication, which copies those who wait, but not the sequence
+/// that their tickets came from.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nobody_overtakes_those_whose_tickets_are_ahead_of_the_sequence() {
+    const AHEAD: &str = "UPDATE oncegate_waiters SET ticket = ticket + 5000";
+    let mut f = Fixture::postgres().await;
+    let lease = take(&mut f.client, brief("a")).await;
+    let mut waiters = Vec::new();
+    for (place, name) in (1..).zip(["first", "second", "third"]) {
+        let mut waiter = f.client.clone();
+        let request = AcquireSessionLeaseRequest { wait: seconds(60), ..brief(name) };
+        waiters.push(tokio::spawn(async move { waiter.acquire_session_lease(request).await }));
+        while queue(&mut f).await < place {}
+        if place == 1 {
+            execute(&f.url, AHEAD).await;
+        }
+    }
+    let mut last = lease;
+    for (waiter, name) in waiters.into_iter().zip(["first", "second", "third"]) {
+        f.client.release_session_lease(release(&last)).await.unwrap();
+        let answer = tokio::time::timeout(secs(20), waiter).await.expect(name);
+        last = granted(answer.unwrap().unwrap().into_inner());
+        assert_eq!(last.holder, name);
+    }
+}
+
 /// As after a restore to an earlier state, a promotion of a standby that lags, or a move by
 /// logical replication: rows and floor are what they were, or are gone.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

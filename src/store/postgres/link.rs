@@ -243,9 +243,9 @@ pub(super) fn classify(error: sqlx::Error) -> StoreError {
     if code == "08P01" {
         return StoreError::fault(cause);
     }
-    // Raised by `whole!`; and where another transaction goes first, by itself or because
-    // this one was chosen to end a deadlock.
-    if ["22012", "40001", "40P01"].contains(&&*code) {
+    // Raised by `whole!`; where another transaction goes first, by itself or because this
+    // one was chosen to end a deadlock; and where it took the same place in a queue.
+    if ["22012", "23505", "40001", "40P01"].contains(&&*code) {
         return StoreError::Overtaken;
     }
     match code.get(..2).unwrap_or_default() {

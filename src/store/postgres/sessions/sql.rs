@@ -309,7 +309,8 @@ CROSS JOIN LATERAL (
 
 /// Takes places in queues. $11: the replica where those wait; it counts as there
 /// until $12. Under the session's lock, so that tickets rise in the order in which
-/// places were taken. A place that a lost run of this took is found again, or the
+/// places were taken; above those of the session that are there, because a sequence stays
+/// behind its rows when they are moved by logical replication. A place that a lost run of this took is found again, or the
 /// lease that has come of it since. At most $13 wait, but for those who wait on a
 /// replica that has gone.
 pub(in super::super) const ENQUEUE: &str = concat!(
@@ -334,9 +335,12 @@ WITH present AS (
     " AND (s.waiting OR NOT s.released AND s.expires_at > m.at)
     RETURNING m.ord, s.lease_id = m.lease_id AND NOT s.released AND s.expires_at > m.at AS own
 ), placed AS (
-    INSERT INTO oncegate_waiters (team_id, session_id, lease_id, request_id,
+    INSERT INTO oncegate_waiters (team_id, session_id, ticket, lease_id, request_id,
         holder, labels, epic_id, ttl_micros, replica)
-    SELECT m.team_id, m.session_id, m.lease_id, m.request_id,
+    SELECT m.team_id, m.session_id, GREATEST(nextval('oncegate_tickets'), (
+            SELECT max(w.ticket) + 1 FROM oncegate_waiters w
+            WHERE w.team_id = m.team_id AND w.session_id = m.session_id)),
+        m.lease_id, m.request_id,
         m.holder, m.labels, m.epic_id, m.ttl_micros, $11
     FROM mine m JOIN held h USING (ord)
     WHERE NOT h.own AND (
