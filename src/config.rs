@@ -255,7 +255,10 @@ impl ServeConfig {
             "--store-timeout must be shorter than --call-timeout: or calls end before the store \
              is known to be away"
         );
+        let age = self.limits.max_connection_age;
         for (flag, span) in [
+            // Where there is one.
+            ("max-connection-age", if age.is_zero() { Duration::MAX } else { age }),
             ("store-timeout", self.store.store_timeout),
             ("preface-timeout", self.limits.preface_timeout),
             ("keepalive-interval", keepalive_interval),

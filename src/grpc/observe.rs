@@ -50,6 +50,8 @@ pub struct Observe(Arc<Shared>);
 struct Method {
     metrics: Arc<MethodMetrics>,
     reads: Reads,
+    /// Whether its answer is one message.
+    answers_once: bool,
 }
 
 struct Shared {
@@ -91,13 +93,14 @@ impl Observe {
                             };
                         let metrics = Arc::new(metrics.method(kind, &name, method.name()));
                         let path = format!("/{name}/{}", method.name());
-                        methods.insert(path, Method { metrics, reads });
+                        let answers_once = !method.server_streaming();
+                        methods.insert(path, Method { metrics, reads, answers_once });
                     }
                 }
             }
         }
         let unknown = Arc::new(metrics.method("unary", "unknown", "unknown"));
-        let unknown = Method { metrics: unknown, reads: Reads::Nothing };
+        let unknown = Method { metrics: unknown, reads: Reads::Nothing, answers_once: true };
         let metrics = metrics.clone();
         Ok(Self(Arc::new(Shared { methods, unknown, most, under_way, metrics })))
     }
@@ -183,7 +186,7 @@ impl Gate {
         }
         let shared = &self.observe.0;
         let method = shared.methods.get(request.uri().path()).unwrap_or(&shared.unknown);
-        let call = Call::begin(Arc::clone(&method.metrics));
+        let call = Call::begin(method);
         if is_too_long(request.headers()) {
             return Err(Box::new(call.refuse(Problem::Metadata(MAX_METADATA_BYTES))));
         }
@@ -236,13 +239,16 @@ struct Call {
     method: Arc<MethodMetrics>,
     begun: Instant,
     code: Option<Code>,
+    answers_once: bool,
     under_way: Option<TaskTrackerToken>,
 }
 
 impl Call {
-    fn begin(method: Arc<MethodMetrics>) -> Self {
-        method.started();
-        Self { method, begun: Instant::now(), code: None, under_way: None }
+    fn begin(Method { metrics, answers_once, .. }: &Method) -> Self {
+        metrics.started();
+        let method = Arc::clone(metrics);
+        let answers_once = *answers_once;
+        Self { method, begun: Instant::now(), code: None, answers_once, under_way: None }
     }
 
     /// Notes the status, which is in the headers of an answer without a body
@@ -296,10 +302,14 @@ impl HttpBody for ObservedBody {
     ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
         let frame = Pin::new(&mut self.body).poll_frame(context);
         if let Poll::Ready(Some(Ok(frame))) = &frame
-            && let Some(trailers) = frame.trailers_ref()
             && let Some(call) = &mut self.call
         {
-            call.note(trailers);
+            match frame.trailers_ref() {
+                Some(trailers) => call.note(trailers),
+                // The work is done; a caller that does not read its answer keeps no place.
+                None if call.answers_once => call.under_way = None,
+                None => {}
+            }
         }
         frame
     }

@@ -160,6 +160,24 @@ async fn parts_of_messages_take_bounded_memory() {
     assert_eq!(newest.status().await.code(), Code::InvalidArgument, "it was read");
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_answer_that_nobody_reads_keeps_no_place() {
+    let flags = ["--max-calls", "1", "--metrics-listen", "127.0.0.1:0"];
+    let mut f = Fixture::sqlite().await.restarted(&flags).await;
+    let mut client = h2::client::Builder::new();
+    client.initial_window_size(0);
+    let mut raw = Raw::connect_as(client, f.replica.server.address()).await;
+    let mut unread = Vec::new();
+    for number in 0..3 {
+        let mut call = raw.begin(MARK, &[]).await;
+        call.send(framed(&mark("T1", &format!("unread-{number}"))), true);
+        unread.push(call);
+        metric(&f.replica, &format!(r#"oncegate_marks_total{{outcome="first"}} {}"#, number + 1))
+            .await;
+    }
+    assert!(f.client.mark_processed(mark("T1", "x")).await.unwrap().into_inner().first);
+}
+
 #[tokio::test]
 async fn a_request_that_is_not_one_message_is_its_senders_fault() {
     let f = Fixture::sqlite().await;

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use h2::{
     RecvStream, SendStream,
-    client::{ResponseFuture, SendRequest, handshake},
+    client::{Builder, ResponseFuture, SendRequest},
 };
 use http::{HeaderMap, Request, Response};
 use oncegate::config::Address;
@@ -26,9 +26,14 @@ pub struct RawCall {
 
 impl Raw {
     pub async fn connect(address: &Address) -> Self {
+        Self::connect_as(Builder::new(), address).await
+    }
+
+    /// Connects as `client` says.
+    pub async fn connect_as(client: Builder, address: &Address) -> Self {
         let Address::Tcp(address) = address else { panic!("not a TCP server") };
         let socket = TcpStream::connect(address).await.unwrap();
-        let (requests, connection) = handshake(socket).await.unwrap();
+        let (requests, connection) = client.handshake(socket).await.unwrap();
         tokio::spawn(connection);
         Self(requests)
     }
