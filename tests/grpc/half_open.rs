@@ -133,11 +133,12 @@ async fn of_too_many_calls_without_a_message_the_oldest_gives_way() {
     let oldest = calls.next().unwrap().status().await;
     assert_eq!(oldest.code(), Code::ResourceExhausted, "{oldest:?}");
     assert!(oldest.get_details_retry_info().is_some());
-    assert!(f.client.mark_processed(mark("T1", "x")).await.unwrap().into_inner().first);
     for (number, mut call) in calls.enumerate() {
         call.send(framed(&mark("T1", &format!("late-{number}"))), true);
-        assert_eq!(call.status().await.code(), Code::Ok);
+        let status = call.status().await;
+        assert_eq!(status.code(), Code::Ok, "{status:?}");
     }
+    assert!(f.client.mark_processed(mark("T1", "x")).await.unwrap().into_inner().first);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
