@@ -9,6 +9,7 @@ mod key;
 pub mod limits;
 mod session;
 mod slack;
+mod stream;
 mod time;
 mod turn;
 
@@ -21,5 +22,6 @@ pub use session::{
     Acquire, Acquired, Decision, FencingToken, Held, Labels, Lease, LeaseId, SessionRow,
 };
 pub use slack::SlackEvent;
+pub use stream::{ResumedBy, StreamId};
 pub use time::{Timestamp, Ttl, bounded};
 pub use turn::{Begin, Begun, Claim, Ending, Finish, Kept, Prolong, TurnId};

@@ -32,6 +32,7 @@
 //! 6. A caller that went away never ends up holding.
 //! 7. A bad or repeated item never fails its neighbours in a batch.
 //! 8. Everything is bounded, and a drain ends in time whatever the peers do.
+//! 9. A stream that breaks ends no turn or lease that its holder has carried on since.
 
 pub mod admin;
 pub mod cleanup;

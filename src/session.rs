@@ -10,7 +10,7 @@ use tokio::{runtime::Handle, time::Instant};
 use tokio_util::{sync::CancellationToken, task::task_tracker::TaskTrackerToken};
 
 use crate::{
-    domain::{Acquire, FencingToken, Held, Lease, LeaseId, SessionKey, SessionRow, Ttl},
+    domain::{Acquire, FencingToken, Held, Lease, LeaseId, SessionKey, SessionRow},
     lane::{CallError, Executes, Lane, Lanes, MAX_BATCH, Op},
     store::{Release, Renew, Store, StoreError},
     telemetry::{LaneMetrics, Metrics},
@@ -20,14 +20,16 @@ mod grant;
 mod hold;
 mod ops;
 mod queue;
+mod streams;
 mod wait;
 
 pub use grant::Grant;
 use grant::Grants;
 pub use hold::Holding;
-pub(crate) use hold::{LEAST_PAUSE, UNREAD, tell};
+pub(crate) use hold::{LEAST_PAUSE, UNREAD, renewed_by, tell};
 use ops::{Change, GiveBack, HandOn, Leave, Look, Outcome, Renewal, RunOn, Stand, Take, Told};
 use queue::Queues;
+pub(crate) use streams::Streams;
 use wait::{beat, hear};
 
 /// The most sessions in one batch that locks them. Every advisory lock takes a
@@ -47,6 +49,9 @@ pub enum SessionError {
     /// The claim has lapsed, or the event was handled otherwise.
     #[error("the claim has lapsed, or the event was handled otherwise")]
     ClaimLost,
+    /// Another stream, which repeated the request, keeps the lease or the turn.
+    #[error("another call with the same request_id has taken this over: it runs on there")]
+    StreamReplaced,
     /// The session is bound to other work.
     #[error("the session is bound to epic {bound:?}")]
     EpicMismatch {
@@ -100,6 +105,7 @@ pub struct Sessions {
     looks: Lane<Look>,
     queues: Arc<Queues>,
     grants: Arc<Grants>,
+    streams: Streams<LeaseId>,
     stop: CancellationToken,
     metrics: Metrics,
 }
@@ -130,12 +136,13 @@ impl Sessions {
             beat(store.connection(), Arc::downgrade(&queues), leaves.clone(), stop.clone());
         runtime.spawn(beating);
         runtime.spawn(hear(store.handed(), Arc::downgrade(&queues), stop.clone()));
+        let streams = Streams::default();
         let of = |worker| {
             let changes = changes.near(worker, runtimes.len());
             let (near, told) = (changes.clone(), Arc::clone(&queues));
-            let give_back = move |key: &SessionKey, lease| {
-                // Unless a repetition of its request was told of it by then.
-                let release = Release { key: key.clone(), lease, unless_repeated: true };
+            let give_back = move |key: &SessionKey, lease, stream| {
+                let unless_resumed = Some(stream);
+                let release = Release { key: key.clone(), lease, unless_resumed };
                 GiveBack { release, queues: Arc::clone(&told) }.post(&near);
             };
             Self {
@@ -148,6 +155,7 @@ impl Sessions {
                 leaves: leaves.clone(),
                 looks: looks.clone(),
                 queues: Arc::clone(&queues),
+                streams: streams.clone(),
                 stop: stop.clone(),
                 metrics: metrics.clone(),
             }
@@ -207,22 +215,19 @@ impl Sessions {
         }
     }
 
-    /// Lets a lease run on for `ttl` from now, or until it has been held for as long
+    /// Lets a lease run on for its TTL from now, or until it has been held for as long
     /// as any may be.
     ///
     /// # Errors
-    /// [`SessionError::HeldTooLong`] when it has been, [`SessionError::LeaseLost`] when
-    /// it has ended otherwise or is another's.
-    pub async fn renew(
-        &self,
-        key: SessionKey,
-        lease: LeaseId,
-        ttl: Ttl,
-    ) -> Result<Lease, SessionError> {
-        let run_on = RunOn { renew: Renew { key, lease, ttl }, max_hold: self.max_hold };
+    /// [`SessionError::HeldTooLong`] when it has been, [`SessionError::StreamReplaced`]
+    /// when another stream keeps it, [`SessionError::LeaseLost`] when it has ended
+    /// otherwise or is another's.
+    pub async fn renew(&self, renew: Renew) -> Result<Lease, SessionError> {
+        let run_on = RunOn { renew, max_hold: self.max_hold };
         match self.renews.call(run_on).await? {
             Renewal::Renewed(lease) => Ok(lease),
             Renewal::HeldTooLong => Err(SessionError::HeldTooLong(self.max_hold)),
+            Renewal::Replaced => Err(SessionError::StreamReplaced),
             Renewal::Lost => Err(SessionError::LeaseLost),
         }
     }
@@ -232,7 +237,7 @@ impl Sessions {
     /// # Errors
     /// [`SessionError::Call`]; then it is not known.
     pub async fn release(&self, key: SessionKey, lease: LeaseId) -> Result<bool, SessionError> {
-        let release = Release { key, lease, unless_repeated: false };
+        let release = Release { key, lease, unless_resumed: None };
         let give_back = GiveBack { release, queues: Arc::clone(&self.queues) };
         match self.change(Change::GiveBack(give_back)).await? {
             Told::Released(released) => Ok(released),
@@ -267,7 +272,7 @@ impl Sessions {
 
     /// Gives back a lease whose turn came to nothing; nobody waits for the answer.
     pub(crate) fn give_back(&self, key: SessionKey, lease: LeaseId) {
-        let release = Release { key, lease, unless_repeated: false };
+        let release = Release { key, lease, unless_resumed: None };
         GiveBack { release, queues: Arc::clone(&self.queues) }.post(&self.changes);
     }
 

@@ -30,7 +30,7 @@ mod turn;
 
 pub use admin::{AdminStore, Counts, EventFilter, Events, Page, Standing};
 pub use fence::{Fence, FenceStore};
-pub use session::{Changed, Enqueue, Enqueued, Release, Renew, SessionStore};
+pub use session::{Changed, Enqueue, Enqueued, Release, Renew, Renewed, SessionStore};
 pub use turn::{Prolonged, TurnStore, Turned};
 
 /// Why a store could not answer.

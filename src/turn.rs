@@ -11,10 +11,10 @@ use tokio::{runtime::Handle, time::Instant};
 use crate::{
     domain::{
         Acquire, Begin, Begun, Claim, Decision, Delivered, Ending, EventRow, Finish, Held, Kept,
-        Prolong, StoredEvent,
+        Prolong, RequestId, StoredEvent,
     },
     lane::{CallError, Lane, Lanes},
-    session::{self, AcquireOutcome, SessionError, Sessions},
+    session::{self, AcquireOutcome, SessionError, Sessions, Streams},
     store::{Store, StoreError},
     telemetry::Metrics,
 };
@@ -25,7 +25,7 @@ mod run;
 
 pub use grant::{Grant, Turn};
 use ops::{Change, RunOn, Told, Turning};
-pub use run::Running;
+pub use run::{Closed, Running};
 
 /// The most turns in one batch: each may lock a session, see [`session::BATCH`].
 const BATCH: usize = session::BATCH;
@@ -47,6 +47,8 @@ pub enum TurnOutcome {
 pub struct Turns {
     turning: Arc<Turning>,
     renews: Lane<RunOn>,
+    /// By the turn's request and attempt.
+    streams: Streams<(RequestId, u32)>,
     max_hold: Duration,
 }
 
@@ -68,6 +70,7 @@ impl Turns {
         let runtime = &runtimes[runtimes.len() - 1];
         let lane = metrics.lane("renew_turn");
         let renews = Lane::start(runtime, store.connection(), capacity, BATCH, lane);
+        let streams = Streams::default();
         let of = |(worker, sessions): (usize, &Sessions)| {
             let changes = changes.near(worker, runtimes.len());
             Self {
@@ -77,6 +80,7 @@ impl Turns {
                     metrics: metrics.turns.clone(),
                 }),
                 renews: renews.clone(),
+                streams: streams.clone(),
                 max_hold,
             }
         };
@@ -161,8 +165,8 @@ impl Turns {
             // Before it is answered: a crash in between would leave the session held.
             let id = lease.lease().id;
             self.turning.sessions.release(acquire.key.clone(), id).await?;
-            let _ = lease.accept();
         }
+        let _ = lease.accept();
         self.taken(instead, &begin.event)
     }
 
@@ -195,7 +199,8 @@ impl Turns {
     ///
     /// # Errors
     /// [`SessionError::ClaimLost`] or [`SessionError::LeaseLost`], and then neither runs
-    /// on by this; [`SessionError::Call`], and then it is not known.
+    /// on by this; [`SessionError::StreamReplaced`], and then another stream keeps them;
+    /// [`SessionError::Call`], and then it is not known.
     pub async fn renew(&self, prolong: Prolong) -> Result<Turn, SessionError> {
         let id = prolong.turn.clone();
         let run_on = RunOn { prolong, max_hold: self.max_hold };
@@ -206,15 +211,19 @@ impl Turns {
     /// Ends a turn, and hands its session on. Answers the event, where it is handled.
     ///
     /// # Errors
-    /// [`SessionError::ClaimLost`] or [`SessionError::LeaseLost`], and then nothing is
-    /// changed; [`SessionError::Call`], and then it is not known, and may be asked again.
+    /// [`SessionError::ClaimLost`] or [`SessionError::LeaseLost`], and
+    /// [`SessionError::StreamReplaced`] where the turn was carried on by another call, and
+    /// then nothing is changed; [`SessionError::Call`], and then it is not known, and may
+    /// be asked again.
     pub async fn finish(&self, finish: Finish) -> Result<Option<EventRow>, SessionError> {
         let succeeded = matches!(finish.ending, Ending::Succeeded(..));
         let lane = self.turning.lane(&finish.turn).clone();
         let told = lane.call(Change::Finish(finish, Arc::clone(&self.turning))).await?;
         let Told::Finished(ended) = told else { return Err(mixed_up().into()) };
-        let ended = kept(ended).inspect_err(|_| {
-            self.turning.metrics.lost.inc();
+        let ended = kept(ended).inspect_err(|error| {
+            if !matches!(error, SessionError::StreamReplaced) {
+                self.turning.metrics.lost.inc();
+            }
         })?;
         let count = match (&ended, succeeded) {
             (_, true) => &self.turning.metrics.succeeded,
@@ -231,6 +240,7 @@ fn kept<T>(kept: Kept<T>) -> Result<T, SessionError> {
         Kept::Done(done) => Ok(done),
         Kept::ClaimLost => Err(SessionError::ClaimLost),
         Kept::LeaseLost => Err(SessionError::LeaseLost),
+        Kept::Resumed => Err(SessionError::StreamReplaced),
     }
 }
 

@@ -8,9 +8,9 @@ use std::{
 use oncegate::{
     config::Address,
     grpc::pb::{
-        AcquireSessionLeaseRequest, ForceReleaseSessionLeaseRequest, HoldSessionLeaseRequest,
-        HoldSessionLeaseResponse, SessionLease, admin_service_client::AdminServiceClient,
-        hold_session_lease_response::Event,
+        AcquireSessionLeaseRequest, CheckSessionLeaseRequest, ForceReleaseSessionLeaseRequest,
+        HoldSessionLeaseRequest, HoldSessionLeaseResponse, SessionLease,
+        admin_service_client::AdminServiceClient, hold_session_lease_response::Event,
     },
     store::Clock,
 };
@@ -186,7 +186,11 @@ async fn a_repeated_call_has_the_lease_when_the_first_ends(f: Fixture) {
     drop(first);
     let mut other = hold(&f.client, HoldSessionLeaseRequest { wait: None, ..asking("b") }).await;
     assert!(matches!(next_event(&mut other).await, Some(Event::Held(held)) if held.holder == "a"));
-    f.client.clone().renew_session_lease(renew(&granted)).await.unwrap();
+    let check = CheckSessionLeaseRequest {
+        session: session("T1", "s"),
+        fencing_token: granted.fencing_token,
+    };
+    assert!(f.client.clone().check_session_lease(check).await.unwrap().into_inner().current);
     // The repetition's end is the lease's.
     drop(again);
     assert_eq!(lease(&mut next).await.holder, "next");

@@ -17,4 +17,5 @@ mod queue;
 mod restore;
 mod schema;
 mod shutdown;
+mod streams;
 mod workspace;

@@ -29,6 +29,9 @@ pub const EVENT_TTL: RangeInclusive<Duration> = Duration::from_secs(1)..=days(30
 pub const DEFAULT_CLAIM_TTL: Duration = Duration::from_mins(5);
 /// How long a claim may run without a renewal.
 pub const CLAIM_TTL: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_hours(1);
+/// How long a turn stays its holder's after its stream has broken, where the caller does
+/// not say: at most as long as its claim runs, which is the longest that it may say.
+pub const DEFAULT_GRACE: Duration = Duration::from_secs(5);
 /// For how long after a claim its attempts are counted. A claim's row expires so long after
 /// it was last written, which is how that moment is known: a change of this makes claims that
 /// are on record look as if they were written earlier or later.
@@ -77,6 +80,7 @@ pub fn summary() -> String {
         "Limits of the contract:
   event TTL            {event} (default {event_default})
   claim TTL            {claim} (default {claim_default})
+  grace of a stream    0s to the claim TTL (default {grace_default})
   attempts per event   1 to {MAX_ATTEMPTS} (default {DEFAULT_ATTEMPTS})
   result of a turn     {MAX_RESULT_BYTES} bytes
   lease TTL            {lease} (default {lease_default})
@@ -95,6 +99,7 @@ pub fn summary() -> String {
         claim = range(&CLAIM_TTL),
         claim_default = span(&DEFAULT_CLAIM_TTL),
         lease = range(&LEASE_TTL),
+        grace_default = span(&DEFAULT_GRACE),
         lease_default = span(&DEFAULT_LEASE_TTL),
         wait = range(&WAIT),
     )

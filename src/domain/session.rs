@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, time::Duration};
 
 use uuid::Uuid;
 
-use super::{Id, Invalid, RequestId, SessionKey, Timestamp, Ttl, limits::MAX_LABELS};
+use super::{Id, Invalid, RequestId, SessionKey, StreamId, Timestamp, Ttl, limits::MAX_LABELS};
 
 /// Names one lease; known to its holder only.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -129,6 +129,8 @@ pub struct Acquire {
     pub epic: Option<String>,
     /// What to note on the lease.
     pub labels: Labels,
+    /// The stream that is to keep it; none for a call that returns.
+    pub stream: Option<StreamId>,
 }
 
 /// A lease, as its holder knows it.
@@ -175,7 +177,7 @@ pub struct Acquired {
     /// The session's row, after the decision.
     pub row: SessionRow,
     /// Whether this very decision granted the lease, rather than found it. A
-    /// lease that is found by a repetition of its request is noted as repeated.
+    /// lease that is found by a repetition of its request is noted as resumed.
     pub fresh: bool,
 }
 

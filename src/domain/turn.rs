@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::{
     Acquire, By, Delivered, EventKey, EventRow, Lease, LeaseId, PayloadDigest, RequestId,
-    SessionKey, SessionRow, Timestamp, Ttl,
+    SessionKey, SessionRow, StreamId, Timestamp, Ttl,
 };
 
 /// Asks to begin a turn.
@@ -23,6 +23,22 @@ pub struct Begin {
     pub max_attempts: u32,
     /// The session to work on, where there is one: of the event's team.
     pub session: Option<Acquire>,
+    /// The stream that is to keep the turn; none for a call that returns.
+    pub stream: Option<StreamId>,
+    /// How long the turn stays its holder's once that stream has broken.
+    pub grace: Duration,
+}
+
+impl Begin {
+    /// The same, for a turn that `stream` is to keep.
+    #[must_use]
+    pub fn kept_by(mut self, stream: StreamId) -> Self {
+        self.stream = Some(stream);
+        if let Some(acquire) = &mut self.session {
+            acquire.stream = Some(stream);
+        }
+        self
+    }
 }
 
 /// A run's claim to an event.
@@ -89,6 +105,9 @@ pub struct Prolong {
     pub claim_ttl: Ttl,
     /// How long the lease does.
     pub lease_ttl: Ttl,
+    /// The stream that keeps the turn; none where its holder carries it on by a call
+    /// that returns.
+    pub stream: Option<StreamId>,
 }
 
 /// How a turn ends.
@@ -99,8 +118,7 @@ pub enum Ending {
     /// The event is to be handled by another run; not if it was claimed as often as it
     /// may be.
     Failed,
-    /// Nobody was told of the turn: it is as if it had not been. Not so if it was told
-    /// to a repetition of its request.
+    /// The turn was never answered to anybody: it is as if it had not been.
     Abandoned,
 }
 
@@ -111,6 +129,8 @@ pub struct Finish {
     pub turn: TurnId,
     /// How.
     pub ending: Ending,
+    /// Only if nobody has carried it on since, but this stream; none: whoever has.
+    pub unless_resumed: Option<StreamId>,
 }
 
 impl Finish {
@@ -142,4 +162,6 @@ pub enum Kept<T> {
     ClaimLost,
     /// The lease has ended.
     LeaseLost,
+    /// It runs on, carried on by another call of its holder.
+    Resumed,
 }

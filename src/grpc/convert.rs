@@ -14,7 +14,7 @@ use crate::{
         SlackEvent, Timestamp, Ttl, bounded, limits,
     },
     session::{Holding, SessionError},
-    store::{Age, Counts, EventFilter, Page, Scope, Standing},
+    store::{Age, Counts, EventFilter, Page, Renew, Scope, Standing},
 };
 
 /// When a caller that found a session about to be handed on may ask again.
@@ -142,7 +142,7 @@ pub(super) fn acquire(request: pb::AcquireSessionLeaseRequest) -> Result<Acquire
     let epic = Id::optional("epic_id", request.epic_id)?.map(Id::into_string);
     let labels = Labels::parse(request.labels)?;
     let attempt = RequestId::for_session(&key, request_id.as_ref());
-    let acquire = Acquire { key, holder, request: attempt, ttl, epic, labels };
+    let acquire = Acquire { key, holder, request: attempt, ttl, epic, labels, stream: None };
     Ok(AcquireCall { acquire, wait })
 }
 
@@ -161,11 +161,10 @@ pub(super) fn hold(request: pb::HoldSessionLeaseRequest) -> Result<AcquireCall, 
     })
 }
 
-pub(super) fn renew(
-    request: pb::RenewSessionLeaseRequest,
-) -> Result<(SessionKey, LeaseId, Ttl), Invalid> {
+pub(super) fn renew(request: pb::RenewSessionLeaseRequest) -> Result<Renew, Invalid> {
     let key = session_key(request.session)?;
-    Ok((key, LeaseId::parse(&request.lease_id)?, lease_ttl(request.ttl)?))
+    let lease = LeaseId::parse(&request.lease_id)?;
+    Ok(Renew { key, lease, ttl: lease_ttl(request.ttl)?, stream: None })
 }
 
 pub(super) fn release(

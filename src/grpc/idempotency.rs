@@ -140,8 +140,9 @@ impl IdempotencyService for Idempotency {
         request: Request<pb::RenewSessionLeaseRequest>,
     ) -> Result<Response<pb::RenewSessionLeaseResponse>, Status> {
         let deadline = self.deadline(&request);
-        let (key, lease, ttl) = convert::renew(request.into_inner()).map_err(Problem::from)?;
-        let lease = deadline.bound(self.sessions.renew(key.clone(), lease, ttl)).await?;
+        let renew = convert::renew(request.into_inner()).map_err(Problem::from)?;
+        let key = renew.key.clone();
+        let lease = deadline.bound(self.sessions.renew(renew)).await?;
         let lease = Some(convert::session_lease(key, lease));
         Ok(Response::new(pb::RenewSessionLeaseResponse { lease }))
     }

@@ -86,6 +86,7 @@ impl From<Problem> for Status {
             Problem::Session(error) => match error {
                 SessionError::LeaseLost => reason("LEASE_LOST", HashMap::new()),
                 SessionError::ClaimLost => reason("CLAIM_LOST", HashMap::new()),
+                SessionError::StreamReplaced => reason("STREAM_REPLACED", HashMap::new()),
                 SessionError::HeldTooLong(most) => {
                     let most = format!("{}s", most.as_secs());
                     reason("LEASE_LOST", HashMap::from([("max_hold".to_owned(), most)]))

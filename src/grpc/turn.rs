@@ -19,9 +19,9 @@ use super::{
 use crate::{
     domain::{
         Begin, Claim, Ending, EventKey, EventRow, Finish, Id, Invalid, LeaseId, Prolong, RequestId,
-        SessionKey, StoredEvent, Ttl, TurnId, limits,
+        SessionKey, StoredEvent, Ttl, TurnId, bounded, limits,
     },
-    turn::{Running, Turn, TurnOutcome, Turns},
+    turn::{Closed, Running, Turn, TurnOutcome, Turns},
 };
 
 /// The service, as the server runs it.
@@ -94,28 +94,31 @@ impl TurnService for Turning {
         let (begin, wait) =
             begin(first).map_err(|invalid| Problem::from(invalid.within("begin")))?;
         let key = begin.event.key.clone();
-        let (end, ending) = oneshot::channel();
-        let told = ReceiverStream::new(self.turns.run(begin, wait, self.timeout, ending));
+        let (close, closed) = oneshot::channel();
+        let told = ReceiverStream::new(self.turns.run(begin, wait, self.timeout, closed));
         let events = told.map(move |told| match told {
             Ok(event) => Ok(running(&key, event)),
             Err(error) => Err(Problem::from(error).into()),
         });
-        // What ends it is read beside what is told. Should it be wrong, the call ends with
-        // that, and the turn fails as it is dropped.
+        // What ends it is read beside what is told. If it is wrong, the call ends with that,
+        // and the turn as if nothing had been said. If the call breaks, or is cancelled, this
+        // is dropped: tonic answers a cancelled call as a half-closed one, but hyper looks
+        // for a reset before it polls an answer, and so this.
         let reading = async move {
             let step = steps.message().await?.and_then(|request| request.step);
-            match step {
-                Some(Step::End(last)) => {
-                    let ending = ending_of(last.outcome(), last.result, last.ttl)
-                        .map_err(|invalid| Problem::from(invalid.within("end")))?;
-                    let _ = end.send(ending);
-                    Ok(())
-                }
-                Some(Step::Begin(_)) => {
-                    Err(Problem::from(Invalid::new("begin", "must come once")).into())
-                }
-                None => Ok(()),
-            }
+            let ending = match step {
+                Some(Step::End(last)) => ending_of(last.outcome(), last.result, last.ttl)
+                    .map(Closed::With)
+                    .map_err(|invalid| invalid.within("end")),
+                Some(Step::Begin(_)) => Err(Invalid::new("begin", "must come once")),
+                None => Ok(Closed::Without),
+            };
+            let (how, wrong) = match ending {
+                Ok(how) => (how, Ok(())),
+                Err(invalid) => (Closed::Without, Err(Problem::from(invalid).into())),
+            };
+            let _ = close.send(how);
+            wrong
         };
         let complaint = stream::once(reading)
             .filter_map(|read: Result<(), Status>| async { read.err().map(Err) });
@@ -177,38 +180,44 @@ fn begin(request: pb::BeginTurnRequest) -> Result<(Begin, Duration), Invalid> {
             return Err(Invalid::new("max_attempts", problem));
         }
     };
-    let Some(session) = request.session else {
-        let idle = [
-            ("lease_ttl", request.lease_ttl.is_some()),
-            ("wait", request.wait.is_some()),
-            ("epic_id", !request.epic_id.is_empty()),
-            ("labels", !request.labels.is_empty()),
-        ];
-        if let Some((field, _)) = idle.into_iter().find(|(_, is_given)| *is_given) {
-            return Err(Invalid::new(field, "must be unset where there is no session"));
-        }
-        let holder = Id::parse("holder", request.holder)?.into_string();
-        let session = None;
-        let begin = Begin { event, request: attempt, holder, claim_ttl, max_attempts, session };
-        return Ok((begin, Duration::ZERO));
+    let grace = match convert::duration("grace", request.grace)? {
+        Some(grace) => bounded("grace", grace, &(Duration::ZERO..=claim_ttl.span()))?,
+        None => limits::DEFAULT_GRACE.min(claim_ttl.span()),
     };
-    let mut call = convert::acquire(pb::AcquireSessionLeaseRequest {
-        session: Some(session),
-        holder: request.holder,
-        request_id: request.request_id,
-        ttl: None,
-        wait: request.wait,
-        epic_id: request.epic_id,
-        labels: request.labels,
-    })?;
-    if call.acquire.key.team != event.key.team {
-        return Err(Invalid::new("session.team_id", "must be the event's team_id"));
-    }
-    call.acquire.ttl = lease_ttl;
-    call.acquire.request = RequestId::for_turn(&call.acquire.key, &event.key, id.as_ref());
-    let holder = call.acquire.holder.clone();
-    let session = Some(call.acquire);
-    Ok((Begin { event, request: attempt, holder, claim_ttl, max_attempts, session }, call.wait))
+    let (holder, session, wait) = match request.session {
+        None => {
+            let idle = [
+                ("lease_ttl", request.lease_ttl.is_some()),
+                ("wait", request.wait.is_some()),
+                ("epic_id", !request.epic_id.is_empty()),
+                ("labels", !request.labels.is_empty()),
+            ];
+            if let Some((field, _)) = idle.into_iter().find(|(_, is_given)| *is_given) {
+                return Err(Invalid::new(field, "must be unset where there is no session"));
+            }
+            (Id::parse("holder", request.holder)?.into_string(), None, Duration::ZERO)
+        }
+        Some(session) => {
+            let mut call = convert::acquire(pb::AcquireSessionLeaseRequest {
+                session: Some(session),
+                holder: request.holder,
+                request_id: request.request_id,
+                ttl: None,
+                wait: request.wait,
+                epic_id: request.epic_id,
+                labels: request.labels,
+            })?;
+            if call.acquire.key.team != event.key.team {
+                return Err(Invalid::new("session.team_id", "must be the event's team_id"));
+            }
+            call.acquire.ttl = lease_ttl;
+            call.acquire.request = RequestId::for_turn(&call.acquire.key, &event.key, id.as_ref());
+            (call.acquire.holder.clone(), Some(call.acquire), call.wait)
+        }
+    };
+    let (request, stream) = (attempt, None);
+    let begin = Begin { event, request, holder, claim_ttl, max_attempts, session, stream, grace };
+    Ok((begin, wait))
 }
 
 /// How long claim and lease run.
@@ -229,13 +238,13 @@ fn ttls(
 
 fn prolong(request: &pb::RenewTurnRequest) -> Result<Prolong, Invalid> {
     let (claim_ttl, lease_ttl) = ttls(request.claim_ttl, request.lease_ttl)?;
-    Ok(Prolong { turn: parse_id(&request.turn_id)?, claim_ttl, lease_ttl })
+    Ok(Prolong { turn: parse_id(&request.turn_id)?, claim_ttl, lease_ttl, stream: None })
 }
 
 fn finish(request: pb::FinishTurnRequest) -> Result<Finish, Invalid> {
     let turn = parse_id(&request.turn_id)?;
     let ending = ending_of(request.outcome(), request.result, request.ttl)?;
-    Ok(Finish { turn, ending })
+    Ok(Finish { turn, ending, unless_resumed: None })
 }
 
 fn ending_of(

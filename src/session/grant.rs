@@ -2,8 +2,8 @@
 //!
 //! A caller may go away at any moment: while its batch runs, while the answer
 //! waits for it, or in between. A lease that nobody accepts is given back,
-//! wherever its answer is dropped; unless a repetition of the same request has
-//! been told of it by then, on whichever replica. That is for the row to say.
+//! wherever its answer is dropped; unless another call has carried it on by then, on
+//! whichever replica. That is for the row to say.
 
 use std::sync::{
     Arc,
@@ -12,9 +12,9 @@ use std::sync::{
 
 use tokio::time::Instant;
 
-use crate::domain::{Lease, LeaseId, SessionKey};
+use crate::domain::{Lease, LeaseId, SessionKey, StreamId};
 
-type GiveBack = dyn Fn(&SessionKey, LeaseId) + Send + Sync;
+type GiveBack = dyn Fn(&SessionKey, LeaseId, StreamId) + Send + Sync;
 
 /// Where leases that nobody accepts go.
 pub(super) struct Grants {
@@ -22,28 +22,42 @@ pub(super) struct Grants {
 }
 
 impl Grants {
-    pub(super) fn new(give_back: impl Fn(&SessionKey, LeaseId) + Send + Sync + 'static) -> Self {
+    pub(super) fn new(
+        give_back: impl Fn(&SessionKey, LeaseId, StreamId) + Send + Sync + 'static,
+    ) -> Self {
         Self { give_back: Box::new(give_back) }
     }
 
-    /// Gives back a lease that may have been granted.
+    /// Gives back a lease that may have been granted, and that nobody was told of.
     pub(super) fn give_back(&self, key: &SessionKey, lease: LeaseId) {
-        (self.give_back)(key, lease);
+        // No row has this stream: whoever has carried the lease on has it.
+        (self.give_back)(key, lease, StreamId::random());
     }
 
     /// Sends a lease that was granted just now on its way.
     pub(super) fn deliver(self: &Arc<Self>, key: &SessionKey, lease: LeaseId) -> Arc<Delivery> {
-        let accepted = AtomicBool::new(false);
-        Arc::new(Delivery { key: key.clone(), lease, accepted, grants: Arc::clone(self) })
+        self.deliver_to(key, lease, StreamId::random())
+    }
+
+    /// Sends a lease on its way to a stream that has taken it over.
+    pub(super) fn deliver_to(
+        self: &Arc<Self>,
+        key: &SessionKey,
+        lease: LeaseId,
+        stream: StreamId,
+    ) -> Arc<Delivery> {
+        let (key, grants) = (key.clone(), Arc::clone(self));
+        Arc::new(Delivery { key, lease, stream, accepted: AtomicBool::new(false), grants })
     }
 }
 
-/// A fresh lease, on its way to the callers of one batch whose request it
+/// A lease, on its way to the callers of one batch whose request it
 /// answers. If the last of them has gone and none has accepted it, it is given
 /// back.
 pub(super) struct Delivery {
     key: SessionKey,
     lease: LeaseId,
+    stream: StreamId,
     accepted: AtomicBool,
     grants: Arc<Grants>,
 }
@@ -51,7 +65,7 @@ pub(super) struct Delivery {
 impl Drop for Delivery {
     fn drop(&mut self) {
         if !*self.accepted.get_mut() {
-            self.grants.give_back(&self.key, self.lease);
+            (self.grants.give_back)(&self.key, self.lease, self.stream);
         }
     }
 }
@@ -61,13 +75,14 @@ pub struct Grant {
     lease: Lease,
     /// When it was asked for, or later: it runs from then at the earliest.
     pub(crate) asked: Instant,
-    /// None where an earlier answer granted it.
+    fresh: bool,
+    /// None where it is another's to give it back.
     delivery: Option<Arc<Delivery>>,
 }
 
 impl Grant {
-    pub(super) fn new(lease: Lease, delivery: Option<Arc<Delivery>>) -> Self {
-        Self { lease, asked: Instant::now(), delivery }
+    pub(super) fn new(lease: Lease, fresh: bool, delivery: Option<Arc<Delivery>>) -> Self {
+        Self { lease, asked: Instant::now(), fresh, delivery }
     }
 
     /// The same, asked for at `asked`.
@@ -83,8 +98,8 @@ impl Grant {
 
     /// Whether it was granted just now, rather than found by a repetition.
     #[must_use]
-    pub fn is_fresh(&self) -> bool {
-        self.delivery.is_some()
+    pub const fn is_fresh(&self) -> bool {
+        self.fresh
     }
 
     /// The lease is on its way to its holder, and no longer given back.

@@ -10,9 +10,9 @@ use tokio::{
 
 use super::{AcquireOutcome, SessionError, Sessions, ops::GiveBack};
 use crate::{
-    domain::{Acquire, Held, Lease, limits::MAX_WAITERS_PER_SESSION},
+    domain::{Acquire, Held, Lease, StreamId, limits::MAX_WAITERS_PER_SESSION},
     lane::CallError,
-    store::{Release, StoreError},
+    store::{Release, Renew, StoreError},
 };
 
 /// How many events a slow listener may leave unread: every place that there is in
@@ -22,6 +22,15 @@ pub(crate) const UNREAD: usize = MAX_WAITERS_PER_SESSION + 16;
 /// A lease is renewed when a third of what is left of it is over; and not more often
 /// than this.
 pub(crate) const LEAST_PAUSE: Duration = Duration::from_millis(50);
+
+/// How long a renewal may take that comes late, as where the server has stalled: by our clock
+/// its end is over, but its holder may have carried it on by another call.
+const LATE_RENEWAL: Duration = Duration::from_secs(1);
+
+/// By when a renewal that is sent at `sent` must be answered, of what ends at `ends`.
+pub(crate) fn renewed_by(sent: Instant, ends: Instant) -> Instant {
+    if sent > ends + LEAST_PAUSE { sent + LATE_RENEWAL } else { ends }
+}
 
 /// What somebody who holds a lease by listening is told.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -43,19 +52,26 @@ impl Sessions {
     /// Takes the lease of a session, as [`Sessions::acquire`] does, within `limit`
     /// and the wait; and renews it for as long as the answer is kept. Once that is
     /// dropped, however that comes about, the place in the queue or the lease is given
-    /// back: but not a lease that was told to a repetition of the request since, which
-    /// is the repetition's to give back.
+    /// back: but not a lease that its holder has carried on since by another call.
     ///
     /// The lease outlives this replica: when it drains, it tells
     /// [`SessionError::Draining`] and leaves the lease to its holder.
     #[must_use]
     pub fn hold(&self, acquire: Acquire, wait: Duration, limit: Duration) -> Receiver<Told> {
         let (events, told) = mpsc::channel(UNREAD + 2);
-        tokio::spawn(self.clone().keep(acquire, wait, limit, events));
+        tokio::spawn(self.clone().keep(acquire, StreamId::random(), wait, limit, events));
         told
     }
 
-    async fn keep(self, acquire: Acquire, wait: Duration, limit: Duration, events: Sender<Told>) {
+    async fn keep(
+        self,
+        acquire: Acquire,
+        stream: StreamId,
+        wait: Duration,
+        limit: Duration,
+        events: Sender<Told>,
+    ) {
+        let acquire = Acquire { stream: Some(stream), ..acquire };
         // There is room for the grant and the last word, whatever is unread.
         let (Ok(first_word), Ok(last_word)) =
             (events.clone().reserve_owned().await, events.clone().reserve_owned().await)
@@ -90,7 +106,7 @@ impl Sessions {
                 return;
             }
         };
-        let (asked, unless_repeated) = (grant.asked, grant.is_fresh());
+        let asked = grant.asked;
         let lease = grant.accept();
         first_word.send(Ok(Holding::Granted(lease.clone())));
         let id = lease.id;
@@ -101,7 +117,8 @@ impl Sessions {
         }
         if !outlives_us {
             // Where it is lost, a renewal may yet come through.
-            let release = Release { key: acquire.key, lease: id, unless_repeated };
+            let unless_resumed = Some(stream);
+            let release = Release { key: acquire.key, lease: id, unless_resumed };
             GiveBack { release, queues: self.queues }.post(&self.changes);
         }
     }
@@ -117,16 +134,20 @@ impl Sessions {
     ) -> Option<SessionError> {
         let mut ends = asked + lease.remaining;
         let mut sent = asked;
+        let here = self.streams.attend(lease.id);
         loop {
             let pause = (ends.saturating_duration_since(sent) / 3).max(LEAST_PAUSE);
             tokio::select! {
                 () = events.closed() => return None,
                 () = self.stop.cancelled() => return Some(SessionError::Draining),
+                // The row says by whom, if at all.
+                () = here.replaced() => {}
                 () = sleep_until((sent + pause).min(ends)) => {}
             }
             sent = Instant::now();
-            let renewal = self.renew(acquire.key.clone(), lease.id, acquire.ttl);
-            match timeout_at(ends, renewal).await {
+            let (key, ttl, stream) = (acquire.key.clone(), acquire.ttl, acquire.stream);
+            let renewal = self.renew(Renew { key, lease: lease.id, ttl, stream });
+            match timeout_at(renewed_by(sent, ends), renewal).await {
                 Ok(Ok(renewed)) => {
                     ends = sent + renewed.remaining;
                     lease = renewed.clone();

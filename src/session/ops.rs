@@ -11,9 +11,10 @@ use super::{
 use crate::{
     domain::{
         Acquire, Acquired, Decision, Held, Lease, LeaseId, RequestId, SessionKey, SessionRow,
+        StreamId,
     },
     lane::{Executes, Lane, Lanes, Op},
-    store::{Changed, Connection, Enqueue, Enqueued, Release, Renew, StoreError, Verdict},
+    store::{Changed, Connection, Enqueue, Enqueued, Release, Renew, Renewed, StoreError, Verdict},
 };
 
 /// Changes who holds a session. Takes and releases share lanes, and so
@@ -41,11 +42,12 @@ pub(super) struct Take {
     pub(super) grants: Arc<Grants>,
 }
 
-/// What the store decided on the request of `asker`.
+/// What the store decided on the request of `asker`, for its stream, if it has one.
 pub(super) struct Taken {
     row: SessionRow,
-    asker: RequestId,
-    /// Of a lease that was granted just now.
+    asker: (RequestId, Option<StreamId>),
+    fresh: bool,
+    /// Of a lease that goes back if nobody accepts it.
     delivery: Option<Arc<Delivery>>,
 }
 
@@ -77,7 +79,7 @@ impl GiveBack {
 pub(super) struct Ended {
     lease: LeaseId,
     released: bool,
-    unless_repeated: bool,
+    unless_resumed: Option<StreamId>,
 }
 
 impl Op for Change {
@@ -107,9 +109,11 @@ impl Op for Change {
 impl Take {
     fn answer(&self, taken: &Taken) -> Verdict<Outcome> {
         Verdict::Decided(match taken.row.decision(&self.acquire) {
-            // Found while another spoke for the group: not noted as repeated.
-            Decision::Granted(_) if taken.asker != self.acquire.request => return Verdict::Again,
-            Decision::Granted(lease) => Outcome::Granted(Grant::new(lease, taken.delivery.clone())),
+            // Found while another spoke for the group: not noted as this one's.
+            Decision::Granted(_) if taken.asker != self.asker() => return Verdict::Again,
+            Decision::Granted(lease) => {
+                Outcome::Granted(Grant::new(lease, taken.fresh, taken.delivery.clone()))
+            }
             Decision::Held(held) => Outcome::Held(held),
             Decision::EpicMismatch(bound) => Outcome::EpicMismatch(bound),
             // The one who spoke for the group was refused: the next one asks.
@@ -117,9 +121,23 @@ impl Take {
         })
     }
 
+    /// Calls that return share an answer, streams do not: the store notes which has the
+    /// lease.
+    const fn asker(&self) -> (RequestId, Option<StreamId>) {
+        (self.acquire.request, self.acquire.stream)
+    }
+
     fn row(&self, Acquired { row, fresh }: Acquired) -> State {
-        let delivery = fresh.then(|| self.grants.deliver(&self.acquire.key, row.lease.id));
-        State::Taken(Taken { row, asker: self.acquire.request, delivery })
+        let Acquire { key, request, stream, .. } = &self.acquire;
+        let delivery = match stream {
+            _ if fresh => Some(self.grants.deliver(key, row.lease.id)),
+            // It has taken the place of the stream that would have given the lease back.
+            Some(stream) if row.live && row.request == *request => {
+                Some(self.grants.deliver_to(key, row.lease.id, *stream))
+            }
+            _ => None,
+        };
+        State::Taken(Taken { row, asker: self.asker(), fresh, delivery })
     }
 }
 
@@ -128,7 +146,7 @@ impl GiveBack {
         if ended.lease != self.release.lease {
             return Verdict::Again;
         }
-        if !ended.released && ended.unless_repeated && !self.release.unless_repeated {
+        if !ended.released && ended.unless_resumed != self.release.unless_resumed {
             // The one who spoke for the group would have spared it.
             return Verdict::Again;
         }
@@ -136,8 +154,8 @@ impl GiveBack {
     }
 
     fn row(&self, released: bool) -> State {
-        let Release { lease, unless_repeated, .. } = self.release;
-        State::Ended(Ended { lease, released, unless_repeated })
+        let Release { lease, unless_resumed, .. } = self.release;
+        State::Ended(Ended { lease, released, unless_resumed })
     }
 }
 
@@ -308,22 +326,29 @@ pub(super) enum Renewal {
     Renewed(Lease),
     /// It has ended, because it had been held for as long as any may be.
     HeldTooLong,
+    /// Another stream has taken it over.
+    Replaced,
     Lost,
 }
 
 impl Op for RunOn {
     type Key<'a> = (&'a SessionKey, LeaseId);
-    type Row = Option<SessionRow>;
+    type Row = (Option<StreamId>, Renewed);
     type Answer = Renewal;
 
     fn key(&self) -> (&SessionKey, LeaseId) {
         (&self.renew.key, self.renew.lease)
     }
 
-    fn answer(&self, row: &Option<SessionRow>) -> Verdict<Renewal> {
-        Verdict::Decided(match row {
-            Some(row) if row.live => Renewal::Renewed(row.lease.clone()),
-            Some(SessionRow { lease, .. })
+    fn answer(&self, (asker, renewed): &Self::Row) -> Verdict<Renewal> {
+        if *asker != self.renew.stream {
+            // Who renews is noted.
+            return Verdict::Again;
+        }
+        Verdict::Decided(match renewed {
+            Renewed::Resumed => Renewal::Replaced,
+            Renewed::Found(row) if row.live => Renewal::Renewed(row.lease.clone()),
+            Renewed::Found(SessionRow { lease, .. })
                 if lease.expire_time >= lease.acquire_time.plus(self.max_hold) =>
             {
                 Renewal::HeldTooLong
@@ -337,10 +362,11 @@ impl<S: Connection> Executes<RunOn> for S {
     async fn execute(
         &mut self,
         ops: &[&RunOn],
-    ) -> Result<Vec<Verdict<Option<SessionRow>>>, StoreError> {
+    ) -> Result<Vec<Verdict<<RunOn as Op>::Row>>, StoreError> {
         let max_hold = ops.first().map_or(Duration::ZERO, |op| op.max_hold);
         let asked: Vec<&Renew> = ops.iter().map(|op| &op.renew).collect();
-        self.renew(&asked, max_hold).await
+        let renewed = self.renew(&asked, max_hold).await?.into_iter().zip(asked);
+        Ok(renewed.map(|(row, asked)| row.map(|row| (asked.stream, row))).collect())
     }
 }
 

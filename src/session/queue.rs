@@ -256,7 +256,7 @@ impl Place {
     pub(super) fn redeem(mut self, lease: Lease, asked: Instant) -> Grant {
         self.may_be_stored = false;
         let delivery = self.grants.deliver(&self.key, self.lease);
-        Grant::new(lease, Some(delivery)).asked_at(asked)
+        Grant::new(lease, true, Some(delivery)).asked_at(asked)
     }
 
     /// Whether it is the first on this replica.

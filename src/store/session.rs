@@ -3,7 +3,7 @@
 use std::{future::Future, time::Duration};
 
 use super::{StoreError, Verdict};
-use crate::domain::{Acquire, Acquired, LeaseId, SessionKey, SessionRow, Ttl};
+use crate::domain::{Acquire, Acquired, LeaseId, SessionKey, SessionRow, StreamId, Ttl};
 
 /// Asks to let a lease run on.
 #[derive(Debug, Clone)]
@@ -14,6 +14,20 @@ pub struct Renew {
     pub lease: LeaseId,
     /// How long it runs from now.
     pub ttl: Ttl,
+    /// The stream that keeps the lease; none where its holder carries it on by a call
+    /// that returns.
+    pub stream: Option<StreamId>,
+}
+
+/// What became of a [`Renew`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Renewed {
+    /// The lease runs on, or has ended without being given back: as its row tells.
+    Found(SessionRow),
+    /// It was given back, or the session passed to another.
+    Gone,
+    /// Another stream has taken the lease over: nothing is changed.
+    Resumed,
 }
 
 /// Gives a lease back.
@@ -23,9 +37,8 @@ pub struct Release {
     pub key: SessionKey,
     /// The lease.
     pub lease: LeaseId,
-    /// Not if it was told to a repetition of its request as well: whoever asked
-    /// first has gone, but whoever repeated it may hold.
-    pub unless_repeated: bool,
+    /// Only if nobody has carried it on since, but this stream; none: whoever has.
+    pub unless_resumed: Option<StreamId>,
 }
 
 /// Takes a place in a session's queue.
@@ -56,10 +69,10 @@ pub enum Enqueued {
 pub struct Changed {
     /// The session's row as it stands after the decision; what it means to the
     /// asker [`SessionRow::decision`] tells. A lease that is granted again is noted
-    /// as repeated before it is answered.
+    /// as resumed before it is answered.
     pub taken: Vec<Verdict<Acquired>>,
     /// Whether the lease is given back, now or before; not so a lease that was
-    /// repeated, where that is to be spared.
+    /// resumed, where that is to be spared.
     pub ended: Vec<Verdict<bool>>,
     /// The sessions that went to whoever was next. Those who wait on other replicas
     /// are notified.
@@ -122,9 +135,7 @@ pub trait SessionStore {
     ) -> impl Future<Output = Result<Vec<(SessionKey, LeaseId)>, StoreError>> + Send;
 
     /// Lets live leases run on, each for `max_hold` at most since it was granted.
-    /// `asked` are sorted by session and lease and hold no pair twice. Answers the
-    /// row of each, in order, which is live if it runs on; none where the lease was
-    /// given back or the session passed to another.
+    /// `asked` are sorted by session and lease and hold no pair twice. Answers in order.
     ///
     /// # Errors
     /// [`StoreError`]; then no lease is known to run on.
@@ -132,7 +143,7 @@ pub trait SessionStore {
         &mut self,
         asked: &[&Renew],
         max_hold: Duration,
-    ) -> impl Future<Output = Result<Vec<Verdict<Option<SessionRow>>>, StoreError>> + Send;
+    ) -> impl Future<Output = Result<Vec<Verdict<Renewed>>, StoreError>> + Send;
 
     /// Reads the rows of `keys`, in order.
     ///

@@ -1,15 +1,21 @@
 //! Turns on their way to those who asked for them.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicBool, Ordering},
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
 };
 
-use tokio::time::Instant;
+use tokio::{
+    runtime::Handle,
+    time::{Instant, sleep},
+};
 
 use super::ops::Turning;
 use crate::{
-    domain::{Claim, Ending, Finish, Lease, TurnId},
+    domain::{Begin, Claim, Ending, Finish, Lease, StreamId, TurnId},
     session,
 };
 
@@ -30,7 +36,7 @@ pub struct Grant {
     pub(super) turn: Turn,
     /// When it was asked for, or later: claim and lease run from then at the earliest.
     pub(super) asked: Instant,
-    /// None where an earlier answer granted it.
+    /// None where it is another's to give it up.
     pub(super) delivery: Option<Arc<Delivery>>,
     /// Of a lease that was waited for.
     pub(super) lease: Option<session::Grant>,
@@ -50,18 +56,38 @@ impl Grant {
     }
 }
 
-/// A turn that was granted just now, on its way to the callers of one batch whose
-/// request it answers. If the last of them has gone and none has accepted it, it is
-/// given up.
+/// What becomes of a turn that none of those accepts whom it is answered to.
+pub(super) enum Unaccepted {
+    /// Nobody else knows of it: it is given up.
+    Abandoned,
+    /// It was taken over by this stream, which has broken: it ends once the grace is over.
+    Broken(StreamId, Duration),
+}
+
+impl Unaccepted {
+    /// None where another has the turn, and ends it.
+    pub(super) fn of(begin: &Begin, fresh: bool) -> Option<Self> {
+        match begin.stream {
+            _ if fresh => Some(Self::Abandoned),
+            Some(stream) => Some(Self::Broken(stream, begin.grace)),
+            None => None,
+        }
+    }
+}
+
+/// A turn on its way to the callers of one batch whose request it answers. If the last of
+/// them has gone and none has accepted it, it ends.
 pub(super) struct Delivery {
     turn: TurnId,
+    unaccepted: Unaccepted,
     lanes: Arc<Turning>,
     accepted: AtomicBool,
 }
 
 impl Delivery {
-    pub(super) fn new(turn: TurnId, lanes: &Arc<Turning>) -> Arc<Self> {
-        Arc::new(Self { turn, lanes: Arc::clone(lanes), accepted: AtomicBool::new(false) })
+    pub(super) fn new(turn: TurnId, unaccepted: Unaccepted, lanes: &Arc<Turning>) -> Arc<Self> {
+        let (lanes, accepted) = (Arc::clone(lanes), AtomicBool::new(false));
+        Arc::new(Self { turn, unaccepted, lanes, accepted })
     }
 }
 
@@ -70,10 +96,26 @@ impl Drop for Delivery {
         if *self.accepted.get_mut() {
             return;
         }
-        let finish = Finish { turn: self.turn.clone(), ending: Ending::Abandoned };
-        if self.lanes.finish(finish).is_err() {
-            // It ends with its TTL, as a crashed holder's does.
-            tracing::warn!("no room to give up the turn of a caller that went away");
+        let turn = self.turn.clone();
+        match self.unaccepted {
+            Unaccepted::Abandoned => {
+                // No row has this stream: whoever has carried the turn on has it.
+                let unless_resumed = Some(StreamId::random());
+                self.lanes.post(Finish { turn, ending: Ending::Abandoned, unless_resumed });
+            }
+            Unaccepted::Broken(stream, grace) => {
+                let (lanes, unless_resumed) = (Arc::clone(&self.lanes), Some(stream));
+                // Without a runtime, the server has ended: the turn ends with its TTL.
+                let Ok(runtime) = Handle::try_current() else { return };
+                runtime.spawn(async move {
+                    tokio::select! {
+                        () = lanes.sessions.stopping() => {}
+                        () = sleep(grace) => {
+                            lanes.post(Finish { turn, ending: Ending::Failed, unless_resumed });
+                        }
+                    }
+                });
+            }
         }
     }
 }

@@ -4,13 +4,13 @@ use std::{iter::once, sync::Arc, time::Duration};
 
 use tokio::time::Instant;
 
-use super::grant::{Delivery, Grant, Turn};
+use super::grant::{Delivery, Grant, Turn, Unaccepted};
 use crate::{
     domain::{
         Begin, Begun, Claim, Delivered, EventKey, EventRow, Finish, Kept, Lease, Names, Prolong,
-        RequestId, TurnId,
+        RequestId, StreamId, TurnId,
     },
-    lane::{CallError, Executes, Lane, Lanes, Op},
+    lane::{Executes, Lane, Lanes, Op},
     session::Sessions,
     store::{Connection, Prolonged, StoreError, Verdict},
     telemetry::TurnMetrics,
@@ -30,9 +30,12 @@ impl Turning {
     }
 
     /// Leaves it to a lane: nobody waits for the answer.
-    pub(super) fn finish(self: &Arc<Self>, finish: Finish) -> Result<(), CallError> {
+    pub(super) fn post(self: &Arc<Self>, finish: Finish) {
         let lane = self.lane(&finish.turn);
-        lane.post(Change::Finish(finish, Arc::clone(self)))
+        if lane.post(Change::Finish(finish, Arc::clone(self))).is_err() {
+            // It ends with its TTL, as a crashed holder's does.
+            tracing::warn!("no room to end the turn of a caller that went away");
+        }
     }
 }
 
@@ -46,8 +49,15 @@ pub(super) enum Change {
 /// What a batch answers for one change: to whoever asked for that very one, but for an
 /// event that is taken.
 pub(super) enum Became {
-    Begun(Delivered, RequestId, Begun, Option<Arc<Delivery>>),
+    Begun(Delivered, Asker, Begun, Option<Arc<Delivery>>),
     Finished(Finish, Kept<Option<EventRow>>),
+}
+
+/// Calls that return share an answer, streams do not: the store notes which has the turn.
+type Asker = (RequestId, Option<StreamId>);
+
+const fn asker(begin: &Begin) -> Asker {
+    (begin.request, begin.stream)
 }
 
 pub(super) enum Told {
@@ -101,8 +111,8 @@ impl Op for Change {
             {
                 Verdict::Decided(Told::Begun(Box::new(Err(taken.clone()))))
             }
-            (Self::Begin(begin, _), Became::Begun(_, asker, outcome, delivery))
-                if *asker == begin.request =>
+            (Self::Begin(begin, _), Became::Begun(_, spoke, outcome, delivery))
+                if *spoke == asker(begin) =>
             {
                 let Begun::Granted { claim, lease, .. } = outcome else {
                     return Verdict::Decided(Told::Begun(Box::new(Err(outcome.clone()))));
@@ -172,12 +182,14 @@ impl<S: Connection> Executes<Change> for S {
         for ((place, begin, lanes), verdict) in begins.iter().zip(turned.begun) {
             verdicts[*place] = verdict.map(|outcome| {
                 let delivery = match &outcome {
-                    Begun::Granted { claim, lease, fresh: true } => {
-                        Some(Delivery::new(turn_id(begin, claim, lease.as_ref()), lanes))
+                    Begun::Granted { claim, lease, fresh } => {
+                        let turn = turn_id(begin, claim, lease.as_ref());
+                        let unaccepted = Unaccepted::of(begin, *fresh);
+                        unaccepted.map(|unaccepted| Delivery::new(turn, unaccepted, lanes))
                     }
                     _ => None,
                 };
-                Became::Begun(begin.event.clone(), begin.request, outcome, delivery)
+                Became::Begun(begin.event.clone(), asker(begin), outcome, delivery)
             });
         }
         Ok(verdicts)
@@ -193,7 +205,7 @@ pub(super) struct RunOn {
 
 impl Op for RunOn {
     type Key<'a> = (&'a str, &'a str);
-    type Row = (TurnId, Prolonged);
+    type Row = (TurnId, Option<StreamId>, Prolonged);
     type Answer = Prolonged;
 
     fn key(&self) -> (&str, &str) {
@@ -201,8 +213,10 @@ impl Op for RunOn {
         (&event.team, &event.event)
     }
 
-    fn answer(&self, (turn, kept): &Self::Row) -> Verdict<Self::Answer> {
-        if *turn == self.prolong.turn { Verdict::Decided(kept.clone()) } else { Verdict::Again }
+    fn answer(&self, (turn, stream, kept): &Self::Row) -> Verdict<Self::Answer> {
+        // Who renews is noted.
+        let is_own = *turn == self.prolong.turn && *stream == self.prolong.stream;
+        if is_own { Verdict::Decided(kept.clone()) } else { Verdict::Again }
     }
 }
 
@@ -214,6 +228,7 @@ impl<S: Connection> Executes<RunOn> for S {
         let max_hold = ops.first().map_or(Duration::ZERO, |op| op.max_hold);
         let asked: Vec<&Prolong> = ops.iter().map(|op| &op.prolong).collect();
         let kept = self.prolong_turns(&asked, max_hold).await?.into_iter().zip(asked);
-        Ok(kept.map(|(kept, asked)| kept.map(|kept| (asked.turn.clone(), kept))).collect())
+        let row = |kept, asked: &Prolong| (asked.turn.clone(), asked.stream, kept);
+        Ok(kept.map(|(kept, asked)| kept.map(|kept| row(kept, asked))).collect())
     }
 }

@@ -1,5 +1,5 @@
-//! Turns that are kept for as long as somebody listens: renewed meanwhile, and failed
-//! when they go away without a word.
+//! Turns that are kept by a stream: renewed for as long as it lives, and failed once it has
+//! broken without a word, unless their holder has carried them on.
 
 use std::time::Duration;
 
@@ -13,9 +13,9 @@ use tokio::{
 
 use super::{Turn, TurnOutcome, Turns};
 use crate::{
-    domain::{Begin, Ending, EventRow, Finish, Prolong, Ttl},
+    domain::{Begin, Ending, EventRow, Finish, Prolong, StreamId, Ttl},
     lane::CallError,
-    session::{LEAST_PAUSE, SessionError, UNREAD, tell},
+    session::{LEAST_PAUSE, SessionError, UNREAD, renewed_by, tell},
     store::StoreError,
 };
 
@@ -36,10 +36,28 @@ pub enum Running {
 
 type Told = Result<Running, SessionError>;
 
+/// How a caller closes its side of the stream that keeps its turn.
+pub enum Closed {
+    /// It says how the turn ends.
+    With(Ending),
+    /// It does not: the turn has failed, unless its holder has carried it on.
+    Without,
+}
+
+/// A stream that keeps a turn.
+struct Stream {
+    id: StreamId,
+    claim_ttl: Ttl,
+    lease_ttl: Ttl,
+    /// How long the turn stays its holder's once the stream has broken.
+    grace: Duration,
+}
+
 impl Turns {
     /// Begins a turn, as [`Turns::begin`] does, within `limit` and the wait, and renews it
-    /// for as long as the answer is kept, until it is told by `ending` how it ends. Once
-    /// either is dropped before that, the turn has failed.
+    /// for as long as the answer is kept, until it is told by `closed` that the caller has
+    /// closed its side. If either is dropped before that, the stream has broken: the turn
+    /// is renewed for its grace, and has failed then unless its holder has carried it on.
     ///
     /// The turn outlives this replica: when it drains, it tells
     /// [`SessionError::Draining`] and leaves the turn to its holder.
@@ -49,10 +67,10 @@ impl Turns {
         begin: Begin,
         wait: Duration,
         limit: Duration,
-        ending: oneshot::Receiver<Ending>,
+        closed: oneshot::Receiver<Closed>,
     ) -> Receiver<Told> {
         let (events, told) = mpsc::channel(UNREAD + 2);
-        tokio::spawn(self.clone().keep(begin, wait, limit, ending, events));
+        tokio::spawn(self.clone().keep(begin, wait, limit, closed, events));
         told
     }
 
@@ -61,7 +79,7 @@ impl Turns {
         begin: Begin,
         wait: Duration,
         limit: Duration,
-        ending: oneshot::Receiver<Ending>,
+        closed: oneshot::Receiver<Closed>,
         events: Sender<Told>,
     ) {
         // There is room for the grant and the last word, whatever is unread.
@@ -74,8 +92,13 @@ impl Turns {
             last_word.send(Err(SessionError::QueueFull));
             return;
         };
-        let lease_ttl = begin.session.as_ref().map_or(begin.claim_ttl, |acquire| acquire.ttl);
-        let ttls = (begin.claim_ttl, lease_ttl);
+        let stream = Stream {
+            id: StreamId::random(),
+            claim_ttl: begin.claim_ttl,
+            lease_ttl: begin.session.as_ref().map_or(begin.claim_ttl, |acquire| acquire.ttl),
+            grace: begin.grace,
+        };
+        let begin = begin.kept_by(stream.id);
         let announce = |place| tell(&events, Running::Queued(place));
         let asking = timeout(wait + limit, self.begin_telling(begin, wait, announce));
         let outcome = tokio::select! {
@@ -101,7 +124,7 @@ impl Turns {
             }
         };
         first_word.send(Ok(Running::Granted(turn.clone())));
-        if let Some(told) = self.attend(turn, asked, ttls, ending, &events).await {
+        if let Some(told) = self.attend(turn, asked, &stream, closed, &events).await {
             last_word.send(told);
         }
     }
@@ -111,23 +134,43 @@ impl Turns {
         &self,
         turn: Turn,
         asked: Instant,
-        ttls: (Ttl, Ttl),
-        mut ending: oneshot::Receiver<Ending>,
+        stream: &Stream,
+        mut closed: oneshot::Receiver<Closed>,
         events: &Sender<Told>,
     ) -> Option<Told> {
         let (id, mut sent, mut ends) = (turn.id.clone(), asked, asked + remaining(&turn));
+        let here = self.streams.attend((id.request, id.attempt));
+        // Set once the stream has broken: the turn stays its holder's until then.
+        let mut grace_ends = None;
         let how = loop {
             let pause = (ends.saturating_duration_since(sent) / 3).max(LEAST_PAUSE);
             tokio::select! {
-                () = events.closed() => break Ending::Failed,
-                how = &mut ending => break how.unwrap_or(Ending::Failed),
+                biased;
+                how = &mut closed, if grace_ends.is_none() => {
+                    let Ok(how) = how else {
+                        grace_ends = Some(Instant::now() + stream.grace);
+                        continue;
+                    };
+                    break how;
+                }
+                () = events.closed(), if grace_ends.is_none() => {
+                    grace_ends = Some(Instant::now() + stream.grace);
+                    continue;
+                }
                 () = self.turning.sessions.stopping() => return Some(Err(SessionError::Draining)),
+                () = sleep_until(grace_ends.unwrap_or(ends)), if grace_ends.is_some() => {
+                    break Closed::Without;
+                }
+                // The row says by whom, if at all.
+                () = here.replaced() => {}
                 () = sleep_until((sent + pause).min(ends)) => {}
             }
             sent = Instant::now();
-            let (claim_ttl, lease_ttl) = ttls;
-            let renewal = self.renew(Prolong { turn: id.clone(), claim_ttl, lease_ttl });
-            match timeout_at(ends, renewal).await {
+            let Stream { claim_ttl, lease_ttl, .. } = *stream;
+            let turn = id.clone();
+            let renewal =
+                self.renew(Prolong { turn, claim_ttl, lease_ttl, stream: Some(stream.id) });
+            match timeout_at(renewed_by(sent, ends), renewal).await {
                 Ok(Ok(renewed)) => {
                     ends = sent + remaining(&renewed);
                     tell(events, Running::Renewed(renewed));
@@ -140,7 +183,17 @@ impl Turns {
                 Ok(Err(error)) => return Some(Err(error)),
             }
         };
-        let finished = self.finish(Finish { turn: id, ending: how }).await;
+        let finish = match how {
+            Closed::With(ending) => Finish { turn: id, ending, unless_resumed: None },
+            Closed::Without => {
+                Finish { turn: id, ending: Ending::Failed, unless_resumed: Some(stream.id) }
+            }
+        };
+        let finished = self.finish(finish.clone()).await;
+        if let (Err(SessionError::Call(_)), Some(_)) = (&finished, finish.unless_resumed) {
+            // Nobody may ask again: it is done once the store is back.
+            self.turning.post(finish);
+        }
         Some(finished.map(Running::Finished))
     }
 }

@@ -122,6 +122,7 @@ impl Arena {
             ttl: Ttl::parse(None, limits::DEFAULT_LEASE_TTL, &limits::LEASE_TTL).unwrap(),
             epic: None,
             labels: Labels::default(),
+            stream: None,
         }
     }
 

@@ -132,6 +132,7 @@ impl Arena {
             ttl,
             epic: None,
             labels: Labels::default(),
+            stream: None,
         };
         Begin {
             request: RequestId::for_event(&event, None),
@@ -140,6 +141,8 @@ impl Arena {
             claim_ttl: ttl,
             max_attempts: 100,
             session: Some(acquire),
+            stream: None,
+            grace: Duration::ZERO,
         }
     }
 
@@ -166,7 +169,7 @@ impl Arena {
             let ttl = Ttl::parse(None, limits::DEFAULT_EVENT_TTL, &limits::EVENT_TTL).unwrap();
             let ending = if succeeds { Ending::Succeeded(Vec::new(), ttl) } else { Ending::Failed };
             self.handled[number].fetch_add(u32::from(succeeds), Ordering::SeqCst);
-            turns.finish(Finish { turn: turn.id, ending }).await.unwrap();
+            turns.finish(Finish { turn: turn.id, ending, unless_resumed: None }).await.unwrap();
             return;
         }
     }
@@ -199,7 +202,10 @@ async fn a_twin_that_went_away_takes_no_turn_with_it() {
         drop(gone);
         let Ok(TurnOutcome::Granted(grant)) = stays else { panic!("round {round}") };
         let ending = Ending::Succeeded(Vec::new(), ttl);
-        turns.finish(Finish { turn: grant.accept().id, ending }).await.unwrap();
+        turns
+            .finish(Finish { turn: grant.accept().id, ending, unless_resumed: None })
+            .await
+            .unwrap();
     }
 }
 
@@ -233,7 +239,10 @@ async fn no_turn_stays_with_a_caller_that_went_away() {
             TurnOutcome::Granted(grant) => {
                 assert_eq!(handled, 0, "event {number} was handled");
                 let turn = grant.accept().id;
-                turns.finish(Finish { turn, ending: Ending::Failed }).await.unwrap();
+                turns
+                    .finish(Finish { turn, ending: Ending::Failed, unless_resumed: None })
+                    .await
+                    .unwrap();
             }
             TurnOutcome::Duplicate(..) => assert_eq!(handled, 1, "event {number}"),
             TurnOutcome::InProgress(claim) => panic!("event {number}: {claim:?}"),

@@ -24,6 +24,7 @@ pub mod postgres;
 pub mod process;
 pub mod proxy;
 pub mod raw;
+pub mod wire;
 
 pub type Client = IdempotencyServiceClient<Channel>;
 

@@ -72,6 +72,16 @@ impl Process {
         self.signal("TERM");
     }
 
+    /// Stops it: it does nothing until it is [resumed](Self::resume).
+    pub fn stall(&self) {
+        self.signal("STOP");
+    }
+
+    /// Lets it go on.
+    pub fn resume(&self) {
+        self.signal("CONT");
+    }
+
     /// Sends it a signal, by name.
     pub fn signal(&self, name: &str) {
         let pid = self.child.id().to_string();

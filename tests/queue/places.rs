@@ -217,6 +217,7 @@ fn wish() -> Acquire {
         ttl: Ttl::parse(None, *LEASE_TTL.end(), &LEASE_TTL).unwrap(),
         epic: None,
         labels: Labels::default(),
+        stream: None,
     }
 }
 
@@ -238,7 +239,7 @@ async fn a_place_that_has_been_served_is_not_taken_again() {
     let again = store.enqueue(&[&enqueue]).await.unwrap();
     assert_eq!(again, [Verdict::Decided(Enqueued::Given)]);
     let Enqueue { acquire: Acquire { key, .. }, lease } = enqueue;
-    let release = Release { key: key.clone(), lease, unless_repeated: false };
+    let release = Release { key: key.clone(), lease, unless_resumed: None };
     let changed = store.change(&[], &[&release]).await.unwrap();
     assert_eq!(changed.ended, [Verdict::Decided(true)]);
     assert!(changed.handed.is_empty());

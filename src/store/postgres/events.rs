@@ -102,7 +102,8 @@ WITH clock AS MATERIALIZED (
     moment!(),
     "),
         request_id = EXCLUDED.request_id, names = EXCLUDED.names, digest = EXCLUDED.digest,
-        claimed_until = NULL, attempt = NULL, holder = NULL, result = NULL, repeated = NULL
+        claimed_until = NULL, attempt = NULL, holder = NULL, result = NULL, repeated = NULL,
+        resumed_by = NULL
     WHERE NOT ",
     live_event!("e", "COALESCE($1::timestamptz, clock_timestamp())"),
     "

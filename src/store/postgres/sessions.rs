@@ -22,7 +22,9 @@ use crate::{
         Acquire, Acquired, FencingToken, Labels, Lease, LeaseId, RequestId, SessionKey, SessionRow,
         Timestamp, limits::MAX_WAITERS_PER_SESSION,
     },
-    store::{Changed, Enqueue, Enqueued, Release, Renew, SessionStore, StoreError, Verdict},
+    store::{
+        Changed, Enqueue, Enqueued, Release, Renew, Renewed, SessionStore, StoreError, Verdict,
+    },
 };
 
 mod acquire;
@@ -30,6 +32,7 @@ mod release;
 pub(super) mod sql;
 
 use acquire::{Asked, Places};
+use release::unless_resumed;
 pub(super) use sql::{
     ACQUIRE, BEAT, END, ENQUEUE, GIVE_BACK, HAND_ON, LEAVE, LOOK, RELEASE, RENEW, SHORTEN, TAKE,
     TAKE_AND_END,
@@ -101,7 +104,7 @@ impl SessionStore for Link {
         &mut self,
         keys: &[&SessionKey],
     ) -> Result<Vec<Verdict<Option<SessionRow>>>, StoreError> {
-        let (leases, spared) = (vec![None; keys.len()], vec![false; keys.len()]);
+        let (leases, spared) = (vec![None; keys.len()], vec![None; keys.len()]);
         let asked = Keys::of(keys.iter().copied());
         let mut verdicts = vec![Verdict::Again; keys.len()];
         let mut overlong = Vec::new();
@@ -148,19 +151,33 @@ impl SessionStore for Link {
         &mut self,
         asked: &[&Renew],
         max_hold: Duration,
-    ) -> Result<Vec<Verdict<Option<SessionRow>>>, StoreError> {
+    ) -> Result<Vec<Verdict<Renewed>>, StoreError> {
         let keys = Keys::of(asked.iter().map(|renew| &renew.key));
         let leases: Vec<Uuid> = asked.iter().map(|renew| renew.lease.as_uuid()).collect();
         let ttls: Vec<i64> = asked.iter().map(|renew| renew.ttl.as_micros()).collect();
+        let streams: Vec<Option<Uuid>> =
+            asked.iter().map(|renew| Some(renew.stream?.as_uuid())).collect();
         let most = interval(max_hold);
         let now = self.now();
         let rows = self
-            .fetch(|| keys.bind(sqlx::query(RENEW).bind(now)).bind(&leases).bind(&ttls).bind(most))
+            .fetch(|| {
+                keys.bind(sqlx::query(RENEW).bind(now))
+                    .bind(&leases)
+                    .bind(&ttls)
+                    .bind(most)
+                    .bind(&streams)
+            })
             .await?;
 
         let mut verdicts = vec![Verdict::Again; asked.len()];
         for row in rows {
-            *slot(&mut verdicts, row.try_get("ord"))? = Verdict::Decided(any_session_row(&row)?);
+            let resumed: Option<bool> = row.try_get("resumed").map_err(StoreError::fault)?;
+            let renewed = match any_session_row(&row)? {
+                Some(_) if resumed == Some(true) => Renewed::Resumed,
+                Some(row) => Renewed::Found(row),
+                None => Renewed::Gone,
+            };
+            *slot(&mut verdicts, row.try_get("ord"))? = Verdict::Decided(renewed);
         }
         Ok(verdicts)
     }
@@ -224,7 +241,7 @@ impl Link {
     ) -> Result<Vec<Verdict<bool>>, StoreError> {
         let keys = Keys::of(asked.iter().map(|release| &release.key));
         let leases: Vec<_> = asked.iter().map(|release| Some(release.lease.as_uuid())).collect();
-        let spared: Vec<bool> = asked.iter().map(|release| release.unless_repeated).collect();
+        let spared: Vec<_> = asked.iter().map(|release| unless_resumed(release)).collect();
         let mut verdicts = vec![Verdict::Again; asked.len()];
         for row in self.run_hand_on(GIVE_BACK, &keys, &leases, &spared).await? {
             if row.try_get("given_back").map_err(StoreError::fault)? {
@@ -260,7 +277,7 @@ impl Link {
         statement: &'static str,
         keys: &Keys<'_>,
         leases: &[Option<Uuid>],
-        spared: &[bool],
+        spared: &[Option<Uuid>],
     ) -> Result<Vec<PgRow>, StoreError> {
         let (now, replica) = (self.now(), self.replica);
         self.fetch(|| {

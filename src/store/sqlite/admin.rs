@@ -14,7 +14,7 @@ use super::{
 };
 use crate::{
     domain::{
-        EventKey, EventRow, FencingToken, Labels, Lease, LeaseId, RequestId, SessionKey,
+        EventKey, EventRow, FencingToken, Labels, Lease, LeaseId, RequestId, ResumedBy, SessionKey,
         SessionRow, Timestamp,
     },
     store::{AdminStore, Counts, EventFilter, Events, Page, Standing, StoreError, Verdict},
@@ -28,7 +28,7 @@ use crate::{
 pub(super) const LIST_SESSIONS: &str = concat!(
     "
 SELECT team_id, session_id, fencing_token, lease_id, request_id, holder, labels, epic_id,
-    acquired_at, expires_at, released, repeated, waiting, ttl_micros, ",
+    acquired_at, expires_at, released, repeated, resumed_by, waiting, ttl_micros, ",
     queue!(),
     "
 FROM oncegate_sessions AS s
@@ -275,5 +275,6 @@ fn idle(token: FencingToken, now: Timestamp) -> Stored {
         released: true,
         repeated: false,
         ttl: None,
+        resumed: ResumedBy::Nobody,
     }
 }

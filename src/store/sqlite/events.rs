@@ -23,7 +23,8 @@ FROM json_each($1) WHERE true
 ON CONFLICT (team_id, event_id) DO UPDATE
 SET processed_at = excluded.processed_at, expires_at = excluded.expires_at,
     request_id = excluded.request_id, names = excluded.names, digest = excluded.digest,
-    claimed_until = NULL, attempt = NULL, holder = NULL, result = NULL, repeated = NULL
+    claimed_until = NULL, attempt = NULL, holder = NULL, result = NULL, repeated = NULL,
+    resumed_by = NULL
 WHERE processed_events.expires_at <= excluded.processed_at
     OR processed_events.claimed_until <= excluded.processed_at
 ";

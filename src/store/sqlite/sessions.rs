@@ -9,10 +9,12 @@ use uuid::{Uuid, fmt::Simple};
 use super::{Handle, begin, classify, fence::next_token, hex, json, slot};
 use crate::{
     domain::{
-        Acquire, Acquired, Decision, FencingToken, Labels, Lease, LeaseId, RequestId, SessionKey,
-        SessionRow, Timestamp, Ttl, limits::MAX_WAITERS_PER_SESSION,
+        Acquire, Acquired, Decision, FencingToken, Labels, Lease, LeaseId, RequestId, ResumedBy,
+        SessionKey, SessionRow, StreamId, Timestamp, Ttl, limits::MAX_WAITERS_PER_SESSION,
     },
-    store::{Changed, Enqueue, Enqueued, Release, Renew, SessionStore, StoreError, Verdict},
+    store::{
+        Changed, Enqueue, Enqueued, Release, Renew, Renewed, SessionStore, StoreError, Verdict,
+    },
 };
 
 // $1: a JSON array with an array for each item.
@@ -20,7 +22,8 @@ use crate::{
 pub(super) const LOOK: &str = concat!(
     "
 SELECT a.key, s.fencing_token, s.lease_id, s.request_id, s.holder, s.labels, s.epic_id,
-    s.acquired_at, s.expires_at, s.released, s.repeated, s.waiting, s.ttl_micros, ",
+    s.acquired_at, s.expires_at, s.released, s.repeated, s.resumed_by, s.waiting,
+    s.ttl_micros, ",
     queue!(),
     "
 FROM json_each($1) AS a CROSS JOIN oncegate_sessions AS s
@@ -30,10 +33,11 @@ FROM json_each($1) AS a CROSS JOIN oncegate_sessions AS s
 
 pub(super) const WRITE: &str = "
 REPLACE INTO oncegate_sessions (team_id, session_id, fencing_token, lease_id, request_id,
-    holder, labels, epic_id, acquired_at, expires_at, released, repeated, waiting, ttl_micros)
+    holder, labels, epic_id, acquired_at, expires_at, released, repeated, waiting, ttl_micros,
+    resumed_by)
 SELECT value ->> 0, value ->> 1, value ->> 2, value ->> 3, value ->> 4, value ->> 5,
     value ->> 6, value ->> 7, value ->> 8, value ->> 9, value ->> 10, value ->> 11, value ->> 12,
-    value ->> 13
+    value ->> 13, value ->> 14
 FROM json_each($1)
 ";
 
@@ -85,6 +89,7 @@ pub(super) struct Stored {
     pub(super) repeated: bool,
     /// How long the lease ran when it was granted or last renewed, in microseconds.
     pub(super) ttl: Option<i64>,
+    pub(super) resumed: ResumedBy,
 }
 
 impl SessionStore for Handle {
@@ -107,8 +112,9 @@ impl SessionStore for Handle {
             let outcome = match row {
                 Some(mut stored) if stored.row.decision(acquire) != Decision::Free => {
                     let again = matches!(stored.row.decision(acquire), Decision::Granted(_));
-                    if again && !stored.repeated {
+                    if again {
                         stored.repeated = true;
+                        stored.resumed = ResumedBy::of(acquire.stream);
                         changed.push((&acquire.key, stored.clone()));
                     }
                     Acquired { row: stored.row, fresh: false }
@@ -128,7 +134,9 @@ impl SessionStore for Handle {
             let mut given_back = false;
             if let Some(mut stored) = row.filter(|row| row.row.lease.id == release.lease) {
                 given_back = stored.released;
-                if stored.row.live && !(release.unless_repeated && stored.repeated) {
+                let is_spared =
+                    release.unless_resumed.is_some_and(|stream| !stored.resumed.leaves_to(stream));
+                if stored.row.live && !is_spared {
                     stored.release(now);
                     given_back = true;
                     if stored.row.waiting
@@ -158,7 +166,7 @@ impl SessionStore for Handle {
                 answers.push(Verdict::Decided(Enqueued::Free));
                 continue;
             };
-            let Acquire { key, holder, request, ttl, epic, labels } = &enqueue.acquire;
+            let Acquire { key, holder, request, ttl, epic, labels, .. } = &enqueue.acquire;
             let placed = sqlx::query(ENQUEUE)
                 .bind(&key.team)
                 .bind(&key.session)
@@ -233,7 +241,7 @@ impl SessionStore for Handle {
         &mut self,
         asked: &[&Renew],
         max_hold: Duration,
-    ) -> Result<Vec<Verdict<Option<SessionRow>>>, StoreError> {
+    ) -> Result<Vec<Verdict<Renewed>>, StoreError> {
         let keys: Vec<&SessionKey> = asked.iter().map(|renew| &renew.key).collect();
         let mut writer = self.writer.lock().await;
         let mut batch = begin(&mut writer).await?;
@@ -242,13 +250,23 @@ impl SessionStore for Handle {
         let mut changed = Vec::new();
         for (row, renew) in look(&mut batch, &keys, now).await?.into_iter().zip(asked) {
             let own = row.filter(|row| row.row.lease.id == renew.lease && !row.released);
-            let answer = own.map(|mut stored| {
-                if stored.row.live {
-                    stored.run_on(renew.ttl, max_hold, now);
-                    changed.push((&renew.key, stored.clone()));
+            let answer = match own {
+                None => Renewed::Gone,
+                Some(stored) if !stored.row.live => Renewed::Found(stored.row),
+                Some(stored)
+                    if renew.stream.is_some_and(|stream| stored.resumed.replaces(stream)) =>
+                {
+                    Renewed::Resumed
                 }
-                stored.row
-            });
+                Some(mut stored) => {
+                    stored.run_on(renew.ttl, max_hold, now);
+                    if renew.stream.is_none() {
+                        stored.resumed = ResumedBy::Call;
+                    }
+                    changed.push((&renew.key, stored.clone()));
+                    Renewed::Found(stored.row)
+                }
+            };
             answers.push(Verdict::Decided(answer));
         }
         write(&mut batch, &changed).await?;
@@ -332,6 +350,7 @@ pub(super) async fn pass_on(
     let (waiting, queue) = (*waiting, std::mem::take(queue));
     session.row = SessionRow { lease, request, live: true, waiting, queue };
     (session.released, session.repeated, session.ttl) = (false, false, Some(ttl));
+    session.resumed = ResumedBy::Nobody;
     Ok(true)
 }
 
@@ -358,7 +377,8 @@ pub(super) async fn grant(
     };
     let (request, queue) = (acquire.request, Vec::new());
     let row = SessionRow { lease, request, live: true, waiting: false, queue };
-    Ok(Stored { row, released: false, repeated: false, ttl: Some(acquire.ttl.as_micros()) })
+    let ttl = Some(acquire.ttl.as_micros());
+    Ok(Stored { row, released: false, repeated: false, ttl, resumed: ResumedBy::Nobody })
 }
 
 pub(super) async fn look(
@@ -389,7 +409,13 @@ pub(super) async fn write(
         .map(
             |(
                 key,
-                Stored { row: SessionRow { lease, request, waiting, .. }, released, repeated, ttl },
+                Stored {
+                    row: SessionRow { lease, request, waiting, .. },
+                    released,
+                    repeated,
+                    ttl,
+                    resumed,
+                },
             )| {
                 serde_json::json!([
                     key.team,
@@ -406,6 +432,7 @@ pub(super) async fn write(
                     i64::from(*repeated),
                     i64::from(*waiting),
                     ttl,
+                    resumed.as_uuid().map(hex),
                 ])
             },
         )
@@ -445,5 +472,17 @@ pub(super) fn stored(row: &SqliteRow, now: Timestamp) -> Result<Stored, sqlx::Er
         released,
         repeated: row.try_get("repeated")?,
         ttl: row.try_get("ttl_micros")?,
+        resumed: resumed_by(row)?,
     })
+}
+
+/// Who has carried on what a row grants.
+pub(super) fn resumed_by(row: &SqliteRow) -> Result<ResumedBy, sqlx::Error> {
+    let noted: Option<Simple> = row.try_get("resumed_by")?;
+    Ok(ResumedBy::from_uuid(noted.map(Uuid::from)))
+}
+
+/// What is to be noted when `stream`, or none, renews; nothing where it was noted before.
+pub(super) fn renewed_by(stream: Option<StreamId>) -> Option<String> {
+    if stream.is_some() { None } else { ResumedBy::Call.as_uuid().map(hex) }
 }

@@ -9,12 +9,12 @@ use super::{
     Handle, begin, classify,
     events::event_row,
     hex, json,
-    sessions::{Stored, grant, look, pass_on, write},
+    sessions::{Stored, grant, look, pass_on, renewed_by, resumed_by, write},
 };
 use crate::{
     domain::{
         Acquire, Begin, Begun, By, Claim, Decision, Ending, EventRow, Finish, Kept, LeaseId,
-        Prolong, RequestId, SessionKey, SessionRow, StoredEvent, Timestamp, TurnId,
+        Prolong, RequestId, ResumedBy, SessionKey, SessionRow, StoredEvent, Timestamp, TurnId,
         limits::CLAIM_MEMORY,
     },
     store::{Prolonged, StoreError, TurnStore, Turned, Verdict},
@@ -29,7 +29,7 @@ use crate::{
 pub(super) const EVENT: &str = "
 SELECT request_id, processed_at, expires_at, claimed_until, attempt, holder,
     CASE WHEN n.key = 0 THEN digest END AS digest, result,
-    result IS NOT NULL AS succeeded, repeated IS TRUE AS repeated,
+    result IS NOT NULL AS succeeded, resumed_by,
     COALESCE(names, json_array(event_id)) AS names
 FROM json_each($2) AS n CROSS JOIN processed_events AS e
     ON e.team_id = $1 AND e.event_id = n.value
@@ -46,13 +46,14 @@ SELECT $1, value, $3, $4, $5, $6, $7, $8, $9, CASE WHEN key = 0 THEN $10 END FRO
 ";
 
 pub(super) const REPEAT: &str = "
-UPDATE processed_events SET repeated = 1
+UPDATE processed_events SET repeated = 1, resumed_by = $5
 WHERE team_id = $1 AND event_id IN (SELECT value FROM json_each($2)) AND request_id = $3
     AND claimed_until = $4
 ";
 
 pub(super) const PROLONG: &str = "
-UPDATE processed_events SET claimed_until = $5, expires_at = max(expires_at, $6)
+UPDATE processed_events
+SET claimed_until = $5, expires_at = max(expires_at, $6), resumed_by = COALESCE($7, resumed_by)
 WHERE team_id = $1 AND event_id IN (SELECT value FROM json_each($2)) AND request_id = $3
     AND claimed_until = $4
 ";
@@ -68,7 +69,7 @@ WHERE team_id = $1 AND event_id IN (SELECT value FROM json_each($2)) AND request
 struct Event {
     row: EventRow,
     result: Option<Vec<u8>>,
-    repeated: bool,
+    resumed: ResumedBy,
     /// All names that were taken with it, as the statements have them.
     names: String,
 }
@@ -118,8 +119,13 @@ impl TurnStore for Handle {
         let mut batch = begin(&mut writer).await?;
         let now = self.now();
         let mut verdicts = Vec::with_capacity(asked.len());
-        for Prolong { turn, claim_ttl, lease_ttl } in asked {
+        for Prolong { turn, claim_ttl, lease_ttl, stream } in asked {
             let kept = match own(&mut batch, turn, now).await? {
+                Kept::Done(own)
+                    if stream.is_some_and(|stream| own.event.resumed.replaces(stream)) =>
+                {
+                    Kept::Resumed
+                }
                 Kept::Done(Own { event, mut claim, session }) => {
                     let ends = std::mem::replace(&mut claim.lapse_time, now.after(*claim_ttl));
                     claim.remaining = claim_ttl.span();
@@ -130,6 +136,7 @@ impl TurnStore for Handle {
                         .bind(ends.as_micros())
                         .bind(claim.lapse_time.as_micros())
                         .bind(now.plus(CLAIM_MEMORY).as_micros())
+                        .bind(renewed_by(*stream))
                         .execute(&mut *batch)
                         .await
                         .map_err(classify)?;
@@ -143,6 +150,7 @@ impl TurnStore for Handle {
                 }
                 Kept::ClaimLost => Kept::ClaimLost,
                 Kept::LeaseLost => Kept::LeaseLost,
+                Kept::Resumed => Kept::Resumed,
             };
             verdicts.push(Verdict::Decided(kept));
         }
@@ -157,7 +165,8 @@ async fn begin_turn(
     now: Timestamp,
     turned: &mut Turned,
 ) -> Result<Begun, StoreError> {
-    let Begin { event, request, holder, claim_ttl, max_attempts, session: acquire } = asked;
+    let Begin { event, request, holder, claim_ttl, max_attempts, session: acquire, .. } = asked;
+    let resumed = ResumedBy::of(asked.stream);
     let (team, names) = (&event.key.team, json(&event.names().collect::<Vec<_>>())?);
     let found = find(batch, team, &names, *request, now).await?;
     let mut session = None;
@@ -175,13 +184,14 @@ async fn begin_turn(
                 && let Decision::Granted(held) = session.row.decision(acquire)
             {
                 lease = Some(held);
-                let told = Stored { repeated: true, ..session.clone() };
+                let told = Stored { repeated: true, resumed, ..session.clone() };
                 write(batch, &[(&acquire.key, told)]).await?;
             }
             if lease.is_some() || acquire.is_none() {
                 let repeat = sqlx::query(REPEAT).bind(team).bind(&found.names);
                 let repeat = repeat.bind(hex(request.as_uuid()));
                 let repeat = repeat.bind(claim.lapse_time.as_micros());
+                let repeat = repeat.bind(resumed.as_uuid().map(hex));
                 repeat.execute(batch).await.map_err(classify)?;
                 return Ok(Begun::Granted { claim, lease, fresh: false });
             }
@@ -261,10 +271,11 @@ async fn finish_turn(
     now: Timestamp,
     handed: &mut Vec<SessionRow>,
 ) -> Result<Kept<Option<EventRow>>, StoreError> {
-    let Finish { turn, ending } = finish;
+    let Finish { turn, ending, unless_resumed } = finish;
     let Own { event, claim, session } = match own(batch, turn, now).await? {
         Kept::Done(own) => own,
         Kept::LeaseLost => return Ok(Kept::LeaseLost),
+        Kept::Resumed => return Ok(Kept::Resumed),
         Kept::ClaimLost => {
             let event = find_own(batch, turn, now).await?.map(|event| event.row);
             return Ok(match event.filter(|event| event.is_of(turn.request)) {
@@ -273,6 +284,12 @@ async fn finish_turn(
             });
         }
     };
+    if let Some(stream) = *unless_resumed {
+        let of_lease = session.as_ref().map(|(_, session)| session.resumed);
+        if ![Some(event.resumed), of_lease].into_iter().flatten().all(|by| by.leaves_to(stream)) {
+            return Ok(Kept::Resumed);
+        }
+    }
     let memory = now.plus(CLAIM_MEMORY);
     let mut ended = Ended { processed: now, expires: memory, until: Some(now) };
     let (attempt, mut result) = (claim.attempt, None);
@@ -282,13 +299,7 @@ async fn finish_turn(
             result = Some(left);
         }
         Ending::Failed if attempt >= turn.max_attempts => ended.until = None,
-        Ending::Failed => {}
-        Ending::Abandoned => {
-            let held_again = session.as_ref().is_some_and(|(_, session)| session.repeated);
-            if held_again || event.repeated {
-                return Ok(Kept::ClaimLost);
-            }
-        }
+        Ending::Failed | Ending::Abandoned => {}
     }
     let attempt = if *ending == Ending::Abandoned { attempt - 1 } else { attempt };
     let row = end(batch, &turn.event.team, &event, ended, attempt, result).await?;
@@ -362,7 +373,7 @@ async fn find(
         Ok(Event {
             row: event_row(&row, now)?,
             result: row.try_get("result")?,
-            repeated: row.try_get("repeated")?,
+            resumed: resumed_by(&row)?,
             names: row.try_get("names")?,
         })
     });

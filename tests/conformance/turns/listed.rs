@@ -258,11 +258,13 @@ async fn begin_and_end(store: &mut impl TurnStore, event: &str, ending: Ending) 
         claim_ttl,
         max_attempts: 5,
         session: None,
+        stream: None,
+        grace: Duration::ZERO,
     };
     let begun = store.change_turns(&[&wish], &[]).await.unwrap().begun.pop();
     let Some(Verdict::Decided(Begun::Granted { claim, .. })) = begun else { panic!("{begun:?}") };
     let turn = TurnId { event, request, attempt: claim.attempt, lease: None, max_attempts: 5 };
-    store.change_turns(&[], &[&Finish { turn, ending }]).await.unwrap();
+    store.change_turns(&[], &[&Finish { turn, ending, unless_resumed: None }]).await.unwrap();
 }
 
 async fn what_nobody_was_told_of(store: &impl Store) {

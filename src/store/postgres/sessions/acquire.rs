@@ -21,7 +21,10 @@ impl Link {
         asked: &[Asked<'_>],
     ) -> Result<Vec<Verdict<Acquired>>, StoreError> {
         let (now, arrays) = (self.now(), Arrays::of(asked));
-        let rows = self.fetch(|| arrays.bind(sqlx::query(ACQUIRE).bind(now))).await?;
+        let streams: Vec<Option<Uuid>> =
+            asked.iter().map(|(acquire, _)| Some(acquire.stream?.as_uuid())).collect();
+        let rows =
+            self.fetch(|| arrays.bind(sqlx::query(ACQUIRE).bind(now)).bind(&streams)).await?;
         let mut verdicts = vec![Verdict::Again; asked.len()];
         let mut overlong = Vec::new();
         for row in rows {

@@ -4,7 +4,10 @@ use sqlx::Row as _;
 use uuid::Uuid;
 
 use super::{Keys, Link, Statement, slot, sql::RELEASE};
-use crate::store::{Release, StoreError, Verdict};
+use crate::{
+    domain::StreamId,
+    store::{Release, StoreError, Verdict},
+};
 
 impl Link {
     /// Reads what became of leases that are not there to be ended.
@@ -27,7 +30,7 @@ impl Link {
 pub(super) struct Arrays<'a> {
     keys: Keys<'a>,
     leases: Vec<Uuid>,
-    spared: Vec<bool>,
+    unless_resumed: Vec<Option<Uuid>>,
 }
 
 impl<'a> Arrays<'a> {
@@ -35,11 +38,16 @@ impl<'a> Arrays<'a> {
         Self {
             keys: Keys::of(asked.iter().map(|release| &release.key)),
             leases: asked.iter().map(|release| release.lease.as_uuid()).collect(),
-            spared: asked.iter().map(|release| release.unless_repeated).collect(),
+            unless_resumed: asked.iter().map(|release| unless_resumed(release)).collect(),
         }
     }
 
     pub(super) fn bind<'q>(&'q self, statement: Statement<'q>) -> Statement<'q> {
-        self.keys.bind(statement).bind(&self.leases).bind(&self.spared)
+        self.keys.bind(statement).bind(&self.leases).bind(&self.unless_resumed)
     }
+}
+
+/// The stream that a release is for, if it is to spare a lease that was carried on since.
+pub(super) fn unless_resumed(release: &Release) -> Option<Uuid> {
+    release.unless_resumed.map(StreamId::as_uuid)
 }

@@ -72,7 +72,7 @@ macro_rules! or_take_over {
             ", lease_id = EXCLUDED.lease_id, ttl_micros = EXCLUDED.ttl_micros,
             request_id = EXCLUDED.request_id, holder = EXCLUDED.holder,
             labels = EXCLUDED.labels, epic_id = COALESCE(s.epic_id, EXCLUDED.epic_id),
-            released = false, repeated = false,
+            released = false, repeated = false, resumed_by = NULL,
             (acquired_at, expires_at) = (
                 SELECT at, at + (EXCLUDED.expires_at - EXCLUDED.acquired_at)
                 FROM (SELECT COALESCE($1::timestamptz, clock_timestamp()) AS at OFFSET 0) AS clock)
@@ -110,7 +110,7 @@ macro_rules! take {
     };
 }
 
-/// Ends live leases, but for repeated ones where those are to be spared, and
+/// Ends live leases, but for resumed ones where those are to be spared, and
 /// tells which. Its arrays are the parameters that are named: a `take` beside it
 /// has others.
 macro_rules! end {
@@ -129,14 +129,16 @@ macro_rules! end {
             $leases,
             "::uuid[], ",
             $spared,
-            "::boolean[]) WITH ORDINALITY
-                    AS a (team_id, session_id, lock_key, lease_id, unless_repeated, ord)
+            "::uuid[]) WITH ORDINALITY
+                    AS a (team_id, session_id, lock_key, lease_id, unless_resumed, ord)
                 WHERE pg_try_advisory_xact_lock(a.lock_key) OFFSET 0) AS m
             WHERE ",
             same_key!("session_id", "s", "m"),
             " AND s.lease_id = m.lease_id AND NOT s.released
                 AND s.expires_at > COALESCE($1::timestamptz, clock_timestamp())
-                AND NOT (m.unless_repeated AND s.repeated) AND NOT s.waiting
+                AND ",
+            unless_resumed!("s", "m.unless_resumed"),
+            " AND NOT s.waiting
             RETURNING m.ord"
         )
     };
@@ -163,30 +165,31 @@ SELECT ord, NULL, NULL, NULL, NULL, NULL, NULL FROM ended
 
 /// Takes the leases of free sessions as `take` does, and reads the others'
 /// rows. A lease that is granted again, to a repetition of its request, is noted
-/// as repeated; `fresh` tells it from one that this very statement, or `take`
+/// as resumed; `fresh` tells it from one that this very statement, or `take`
 /// before it, took in a run that lost its answer.
 pub(in super::super) const ACQUIRE: &str = concat!(
     "
 WITH asked AS MATERIALIZED (
     SELECT a.* FROM unnest($2::text[], $3::text[], $4::bigint[], $5::uuid[], $6::uuid[],
-            $7::text[], $8::text[], $9::text[], $10::bigint[]) WITH ORDINALITY
+            $7::text[], $8::text[], $9::text[], $10::bigint[], $11::uuid[]) WITH ORDINALITY
         AS a (team_id, session_id, lock_key, lease_id, request_id,
-            holder, labels, epic_id, ttl_micros, ord)
+            holder, labels, epic_id, ttl_micros, stream, ord)
 ), mine AS MATERIALIZED (
     SELECT *, COALESCE($1::timestamptz, clock_timestamp()) AS at
     FROM asked WHERE pg_try_advisory_xact_lock(lock_key)
 ), seen AS MATERIALIZED (
-    SELECT m.ord, m.at, s.*, NOT s.released AND s.expires_at > m.at AS live,
+    SELECT m.ord, m.at, m.stream, s.*, NOT s.released AND s.expires_at > m.at AS live,
         s.request_id = m.request_id AND NOT s.released AND s.expires_at > m.at AS own,
         s.lease_id = m.lease_id AS fresh
     FROM mine m CROSS JOIN LATERAL (
         SELECT * FROM oncegate_sessions t
         WHERE t.team_id = m.team_id AND t.session_id = m.session_id OFFSET 0) AS s
 ), told_again AS (
-    UPDATE oncegate_sessions s SET repeated = true
+    UPDATE oncegate_sessions s SET ",
+    repeated_by!("n"),
+    "
     FROM seen n
-    WHERE n.own AND NOT n.fresh AND NOT n.repeated
-        AND ",
+    WHERE n.own AND NOT n.fresh AND ",
     same_key!("session_id", "s", "n"),
     " AND s.lease_id = n.lease_id
         AND NOT s.released AND s.expires_at > COALESCE($1::timestamptz, clock_timestamp())
@@ -214,24 +217,28 @@ SELECT ord, at, fencing_token, lease_id, request_id, holder, labels, epic_id,
     acquired_at, expires_at, live, waiting, ",
     queue!("n", "n.at"),
     ", own AND fresh, ttl_micros
-FROM seen n WHERE NOT n.own OR n.fresh OR n.repeated OR n.ord IN (SELECT ord FROM told_again)
+FROM seen n WHERE NOT n.own OR n.fresh OR n.ord IN (SELECT ord FROM told_again)
 "
 );
 
 /// Tells of leases that are not there to be ended whether they were given back, or
 /// are to be spared. One that lives, another replica changed in between: it is asked
 /// again.
-pub(in super::super) const RELEASE: &str = "
+pub(in super::super) const RELEASE: &str = concat!(
+    "
 SELECT m.ord, COALESCE(s.released, false) AS released
-FROM unnest($2::text[], $3::text[], $4::bigint[], $5::uuid[], $6::boolean[]) WITH ORDINALITY
-    AS m (team_id, session_id, lock_key, lease_id, unless_repeated, ord)
+FROM unnest($2::text[], $3::text[], $4::bigint[], $5::uuid[], $6::uuid[]) WITH ORDINALITY
+    AS m (team_id, session_id, lock_key, lease_id, unless_resumed, ord)
 LEFT JOIN LATERAL (
     SELECT * FROM oncegate_sessions t
     WHERE t.team_id = m.team_id AND t.session_id = m.session_id OFFSET 0) AS s
     ON s.lease_id = m.lease_id
 WHERE (s.released OR s.expires_at <= COALESCE($1::timestamptz, clock_timestamp())
-    OR (m.unless_repeated AND s.repeated)) IS NOT FALSE
-";
+    OR NOT ",
+    unless_resumed!("s", "m.unless_resumed"),
+    ") IS NOT FALSE
+"
+);
 
 /// Until when the lease of `s` runs on, by `m` and from `clock.at`; and since when: but no
 /// longer than `$most` in all. What is written there cannot be later than the clock: if
@@ -253,13 +260,14 @@ macro_rules! run_on {
 
 pub(in super::super) use run_on;
 
-/// Lets live leases run on, but no longer than $7 in all; and reads those that
-/// ended without being given back.
+/// Lets live leases run on, but no longer than $7 in all, unless another stream than the
+/// one in $8 has taken them over; and reads those that ended without being given back.
 pub(in super::super) const RENEW: &str = concat!(
     "
 WITH asked AS MATERIALIZED (
-    SELECT a.* FROM unnest($2::text[], $3::text[], $4::bigint[], $5::uuid[], $6::bigint[]) WITH ORDINALITY
-        AS a (team_id, session_id, lock_key, lease_id, ttl_micros, ord)
+    SELECT a.* FROM unnest($2::text[], $3::text[], $4::bigint[], $5::uuid[], $6::bigint[],
+            $8::uuid[]) WITH ORDINALITY
+        AS a (team_id, session_id, lock_key, lease_id, ttl_micros, stream, ord)
 ), mine AS MATERIALIZED (
     SELECT * FROM asked WHERE pg_try_advisory_xact_lock(lock_key)
 ), renewed AS (
@@ -268,27 +276,38 @@ WITH asked AS MATERIALIZED (
         SELECT ",
     run_on!("$7"),
     ", m.ttl_micros
-        FROM (SELECT COALESCE($1::timestamptz, clock_timestamp()) AS at OFFSET 0) AS clock)
+        FROM (SELECT COALESCE($1::timestamptz, clock_timestamp()) AS at OFFSET 0) AS clock),
+        ",
+    renewed_by!("s", "m.stream"),
+    "
     FROM mine m
     WHERE ",
     same_key!("session_id", "s", "m"),
     " AND s.lease_id = m.lease_id
         AND NOT s.released AND s.expires_at > COALESCE($1::timestamptz, clock_timestamp())
+        AND NOT ",
+    is_replaced!("s", "m.stream"),
+    "
     RETURNING m.ord, s.*
 )
 SELECT ord, COALESCE($1::timestamptz, clock_timestamp()) AS at, fencing_token, lease_id,
     request_id, holder, labels, epic_id, acquired_at, expires_at, true AS live, waiting,
-    NULL::uuid[] AS queue, ttl_micros
+    NULL::uuid[] AS queue, ttl_micros, false AS resumed
 FROM renewed
 UNION ALL
 SELECT m.ord, COALESCE($1::timestamptz, clock_timestamp()), s.fencing_token, s.lease_id,
     s.request_id, s.holder, s.labels, s.epic_id, s.acquired_at, s.expires_at, false, s.waiting,
-    NULL, s.ttl_micros
+    NULL, s.ttl_micros, s.expires_at > COALESCE($1::timestamptz, clock_timestamp())
 FROM mine m LEFT JOIN LATERAL (
     SELECT * FROM oncegate_sessions t
     WHERE t.team_id = m.team_id AND t.session_id = m.session_id OFFSET 0) AS s
     ON s.lease_id = m.lease_id AND NOT s.released
 WHERE m.ord NOT IN (SELECT ord FROM renewed)
+    -- One that another replica changed in between is asked again.
+    AND (s.expires_at > COALESCE($1::timestamptz, clock_timestamp())
+        AND NOT ",
+    is_replaced!("s", "m.stream"),
+    ") IS NOT TRUE
 "
 );
 
@@ -381,7 +400,9 @@ macro_rules! hand_on {
     SELECT m.ord, m.at, s.*,
         NOT s.released AND s.expires_at > m.at AS live,
         (NOT s.released AND s.expires_at > m.at AND s.lease_id = m.lease_id
-            AND NOT (m.unless_repeated AND s.repeated)) IS TRUE AS given_back
+            AND ",
+            unless_resumed!("s", "m.unless_resumed"),
+            ") IS TRUE AS given_back
     FROM mine m CROSS JOIN LATERAL (
         SELECT t.xmin AS version, t.* FROM oncegate_sessions t
         WHERE t.team_id = m.team_id AND t.session_id = m.session_id OFFSET 0) AS s
@@ -414,6 +435,7 @@ macro_rules! hand_on {
         ttl_micros = COALESCE(d.next_ttl, s.ttl_micros),
         released = d.ticket IS NULL AND (s.released OR d.given_back),
         repeated = s.repeated AND d.ticket IS NULL,
+        resumed_by = CASE WHEN d.ticket IS NULL THEN s.resumed_by END,
         waiting = d.ticket IS NOT NULL AND EXISTS (
             SELECT FROM oncegate_waiters o
             WHERE o.team_id = d.team_id AND o.session_id = d.session_id AND o.ticket <> d.ticket)
@@ -438,8 +460,8 @@ macro_rules! asked_for {
         "
 WITH mine AS MATERIALIZED (
     SELECT a.*, COALESCE($1::timestamptz, clock_timestamp()) AS at
-    FROM unnest($2::text[], $3::text[], $4::bigint[], $5::uuid[], $6::boolean[]) WITH ORDINALITY
-        AS a (team_id, session_id, lock_key, lease_id, unless_repeated, ord)
+    FROM unnest($2::text[], $3::text[], $4::bigint[], $5::uuid[], $6::uuid[]) WITH ORDINALITY
+        AS a (team_id, session_id, lock_key, lease_id, unless_resumed, ord)
     WHERE pg_try_advisory_xact_lock(a.lock_key)
 )"
     };

@@ -43,7 +43,7 @@ macro_rules! session_of {
 /// how long attempts are counted. $17: the names of those that have several. `kind` tells
 /// what a row is about: `granted`, with event and session; `taken`, the event as it stands,
 /// with its result, and the session, which to a repetition of the request that has it is
-/// told only once that is noted; `spent`, an event that was claimed as often as it may be,
+/// told only once it is noted that this has it by now; `spent`, an event that was claimed as often as it may be,
 /// and all names of that claim; `busy`, the session, where the event is free; `lost`, a lease
 /// that was taken for an event that somebody else got in the very moment, and is to be given
 /// back.
@@ -57,9 +57,10 @@ WITH mine AS MATERIALIZED (
     SELECT a.*, COALESCE($1::timestamptz, clock_timestamp()) AS at
     FROM unnest($2::text[], $3::text[], $4::uuid[], $5::interval[], $6::text[], $7::integer[],
             $8::text[], $9::bigint[], $10::uuid[], $11::uuid[], $12::text[], $13::bigint[],
-            $14::text[], $16::uuid[], $17::text[]) WITH ORDINALITY
+            $14::text[], $16::uuid[], $17::text[], $18::uuid[]) WITH ORDINALITY
         AS a (team_id, event_id, request_id, claim_ttl, holder, max_attempts, session_id,
-            lock_key, lease_id, session_request, epic_id, ttl_micros, labels, digest, names, ord)
+            lock_key, lease_id, session_request, epic_id, ttl_micros, labels, digest, names,
+            stream, ord)
     WHERE a.session_id IS NULL OR pg_try_advisory_xact_lock(a.lock_key)
 ), named AS MATERIALIZED (
     SELECT m.ord, n.name, n.place
@@ -68,7 +69,7 @@ WITH mine AS MATERIALIZED (
         AS n (name, place)
 ), known AS MATERIALIZED (
     SELECT DISTINCT ON (m.ord) m.ord, m.at, m.session_id, m.max_attempts,
-        m.request_id = e.request_id AS own, m.session_request, m.lease_id,
+        m.request_id = e.request_id AS own, m.session_request, m.lease_id, m.stream,
         e.claimed_until > e.processed_at AS lapsed, ",
     live_event!("e", "m.at"),
     " AS is_live, e.team_id, e.event_id, e.request_id, e.processed_at, e.expires_at,
@@ -84,7 +85,9 @@ WITH mine AS MATERIALIZED (
     live_event!("e", "m.at"),
     " AND m.request_id = e.request_id) DESC NULLS LAST, e.attempt DESC NULLS LAST, n.place
 ), lease_told_again AS (
-    UPDATE oncegate_sessions s SET repeated = true
+    UPDATE oncegate_sessions s SET ",
+    repeated_by!("n"),
+    "
     FROM known n
     WHERE ",
     same_key!("session_id", "s", "n"),
@@ -93,7 +96,9 @@ WITH mine AS MATERIALIZED (
         AND NOT s.released AND s.expires_at > COALESCE($1::timestamptz, clock_timestamp())
     RETURNING n.ord
 ), told_again AS (
-    UPDATE processed_events e SET repeated = true
+    UPDATE processed_events e SET ",
+    repeated_by!("n"),
+    "
     FROM (SELECT * FROM known ORDER BY team_id COLLATE \"C\", event_id COLLATE \"C\") AS n
     WHERE ",
     same_key!("event_id", "e", "n"),
@@ -128,7 +133,8 @@ WITH mine AS MATERIALIZED (
     moment!(),
     "),
         request_id = EXCLUDED.request_id, attempt = EXCLUDED.attempt, holder = EXCLUDED.holder,
-        names = EXCLUDED.names, digest = EXCLUDED.digest, result = NULL, repeated = NULL
+        names = EXCLUDED.names, digest = EXCLUDED.digest, result = NULL, repeated = NULL,
+        resumed_by = NULL
     WHERE NOT ",
     live_event!("e", "COALESCE($1::timestamptz, clock_timestamp())"),
     " AND (e.expires_at <= COALESCE($1::timestamptz, clock_timestamp())
@@ -236,7 +242,11 @@ impl Link {
         let now = self.now();
         let names: Vec<Option<String>> =
             asked.iter().map(|(begin, _)| names(&begin.event)).collect();
-        let rows = self.fetch(|| wishes.bind(sqlx::query(BEGIN).bind(now)).bind(&names)).await?;
+        let streams: Vec<Option<Uuid>> =
+            asked.iter().map(|(begin, _)| Some(begin.stream?.as_uuid())).collect();
+        let rows = self
+            .fetch(|| wishes.bind(sqlx::query(BEGIN).bind(now)).bind(&names).bind(&streams))
+            .await?;
 
         let mut verdicts = vec![Verdict::Again; asked.len()];
         let mut spent = Spent::default();

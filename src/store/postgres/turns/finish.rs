@@ -29,7 +29,7 @@ use crate::{
 /// so by `IS TRUE`: else the planner makes a join of it, and may look at a row, and at the
 /// clock, before it has waited for the lock.
 macro_rules! turns {
-    ($further:literal, $names:literal, $unless:literal) => {
+    ($further:literal, $names:literal, $unless:expr) => {
         concat!(
             "
 WITH asked AS MATERIALIZED (
@@ -89,24 +89,27 @@ macro_rules! aliases {
     };
 }
 
-/// Reads what there is to tell of turns that are not in $done: the event, and whether
-/// the lease runs.
+/// Reads what there is to tell of turns that are not in $done: the event, whether the
+/// lease runs, and by $resumed whether another call has carried them on.
 macro_rules! others {
-    ($done:literal) => {
+    ($done:literal, $resumed:expr) => {
         concat!(
             "
-SELECT q.ord, false AS done, q.session_id IS NULL OR (SELECT true FROM oncegate_sessions t
-        WHERE t.team_id = q.team_id AND t.session_id = q.session_id
-            AND t.lease_id = q.lease_id AND NOT t.released AND t.expires_at > q.at) IS TRUE AS held,
-    q.at, ",
+SELECT q.ord, false AS done, q.session_id IS NULL OR t.lease_id IS NOT NULL AS held, q.at, ",
             event_columns!("e"),
             ", e.request_id = q.request_id AND e.attempt = q.attempt AS own, ",
+            $resumed,
+            " AS resumed, ",
             session_columns!("s", "false", "NULL::uuid[] AS queue"),
             ", false AS given_back
 FROM asked q LEFT JOIN LATERAL (
     SELECT * FROM processed_events p
     WHERE p.team_id = q.team_id AND p.event_id = q.event_id OFFSET 0)
     AS e ON e.expires_at > q.at
+LEFT JOIN LATERAL (
+    SELECT * FROM oncegate_sessions p
+    WHERE p.team_id = q.team_id AND p.session_id = q.session_id OFFSET 0)
+    AS t ON t.lease_id = q.lease_id AND NOT t.released AND t.expires_at > q.at
 LEFT JOIN oncegate_sessions s ON false
 WHERE q.ord NOT IN (SELECT ord FROM ",
             $done,
@@ -117,13 +120,14 @@ WHERE q.ord NOT IN (SELECT ord FROM ",
 }
 
 /// Ends turns: $10 is 1 for success, 0 for a failure, 2 where nobody was told of it. $7:
-/// the replica that asks. $14: for how long attempts are counted.
+/// the replica that asks. $14: for how long attempts are counted. $15: the streams of those
+/// that end only if nobody has carried them on since, by renewing the lease alone or both.
 pub(in super::super) const FINISH: &str = concat!(
     hand_on!(concat!(
         turns!(
-            ", $10::integer[], $11::bytea[], $12::interval[], $13::integer[]",
-            ", ending, result, ttl, max_attempts",
-            " AND NOT (q.ending = 2 AND t.repeated)"
+            ", $10::integer[], $11::bytea[], $12::interval[], $13::integer[], $15::uuid[]",
+            ", ending, result, ttl, max_attempts, unless_resumed",
+            concat!(" AND ", unless_resumed!("t", "q.unless_resumed"))
         ),
         ", done AS (
     UPDATE processed_events e
@@ -138,9 +142,9 @@ pub(in super::super) const FINISH: &str = concat!(
         " AND e.request_id = q.request_id AND e.attempt = q.attempt
         AND ",
         running!("e", "COALESCE($1::timestamptz, clock_timestamp())"),
-        "
-        AND NOT (q.ending = 2 AND e.repeated IS TRUE) 
-        AND (q.ord IN (SELECT ord FROM there)) IS TRUE
+        " AND ",
+        unless_resumed!("e", "q.unless_resumed"),
+        " AND (q.ord IN (SELECT ord FROM there)) IS TRUE
         AND (q.session_id IS NULL OR q.ord IN (SELECT ord FROM held))
     RETURNING q.ord, e.*
 ), ",
@@ -150,14 +154,14 @@ pub(in super::super) const FINISH: &str = concat!(
         processed_at = d.processed_at, expires_at = d.expires_at, result = d.result"
         ),
         ", mine AS MATERIALIZED (
-    SELECT q.team_id, q.session_id, q.lease_id, false AS unless_repeated, q.ord, q.at
+    SELECT q.team_id, q.session_id, q.lease_id, NULL::uuid AS unless_resumed, q.ord, q.at
     FROM asked q JOIN done USING (ord) WHERE q.session_id IS NOT NULL
 )"
     )),
     "
 SELECT d.ord, true AS done, true AS held, q.at, ",
     event_columns!("d"),
-    ", true AS own, ",
+    ", true AS own, false AS resumed, ",
     session_columns!("c", "c.ticket IS NOT NULL", "NULL::uuid[] AS queue"),
     ", c.given_back IS TRUE OR q.session_id IS NULL AS given_back,
     CASE WHEN c.replica <> $7::uuid THEN pg_notify('",
@@ -166,19 +170,31 @@ SELECT d.ord, true AS done, true AS held, q.at, ",
 FROM done d JOIN asked q USING (ord) LEFT JOIN changed c USING (ord)
 UNION ALL
 SELECT *, NULL FROM (",
-    others!("done"),
+    others!(
+        "done",
+        concat!(
+            "NOT (",
+            unless_resumed!("e", "q.unless_resumed"),
+            " AND ",
+            unless_resumed!("t", "q.unless_resumed"),
+            ")"
+        )
+    ),
     ") AS others"
 );
 
-/// Lets turns run on. $12: how long a lease may be held in all.
+/// Lets turns run on, unless another stream than the one in $13 has taken them over. $12: how
+/// long a lease may be held in all.
 pub(in super::super) const PROLONG: &str = concat!(
-    turns!(", $10::interval[], $11::bigint[]", ", claim_ttl, ttl_micros", ""),
+    turns!(", $10::interval[], $11::bigint[], $13::uuid[]", ", claim_ttl, ttl_micros, stream", ""),
     ", own AS MATERIALIZED (
     SELECT q.ord FROM asked q CROSS JOIN LATERAL (
         SELECT FROM processed_events p
         WHERE p.team_id = q.team_id AND p.event_id = q.event_id AND p.request_id = q.request_id
             AND p.attempt = q.attempt AND ",
     running!("p", "COALESCE($1::timestamptz, clock_timestamp())"),
+    " AND NOT ",
+    is_replaced!("p", "q.stream"),
     "
         FOR UPDATE) AS e
     WHERE (q.ord IN (SELECT ord FROM there)) IS TRUE
@@ -186,7 +202,9 @@ pub(in super::super) const PROLONG: &str = concat!(
 ), claims AS (
     UPDATE processed_events e
     SET claimed_until = q.at + q.claim_ttl, expires_at = q.at + $7::interval,
-        processed_at = LEAST(e.processed_at, q.at)
+        processed_at = LEAST(e.processed_at, q.at), ",
+    renewed_by!("e", "q.stream"),
+    "
     FROM asked q JOIN own USING (ord)
     WHERE ",
     same_key!("event_id", "e", "q"),
@@ -195,7 +213,8 @@ pub(in super::super) const PROLONG: &str = concat!(
 ), ",
     aliases!(
         "claims",
-        "claimed_until = d.claimed_until, expires_at = d.expires_at, processed_at = d.processed_at"
+        "claimed_until = d.claimed_until, expires_at = d.expires_at,
+        processed_at = d.processed_at, resumed_by = d.resumed_by"
     ),
     ", leases AS (
     UPDATE oncegate_sessions s
@@ -211,12 +230,12 @@ pub(in super::super) const PROLONG: &str = concat!(
 )
 SELECT c.ord, true AS done, true AS held, q.at, ",
     event_columns!("c"),
-    ", true AS own, ",
+    ", true AS own, false AS resumed, ",
     session_columns!("l", "true", "NULL::uuid[] AS queue"),
     ", false AS given_back
 FROM claims c JOIN asked q USING (ord) LEFT JOIN leases l USING (ord)
 UNION ALL ",
-    others!("own"),
+    others!("own", is_replaced!("e", "q.stream")),
 );
 
 impl Link {
@@ -239,6 +258,8 @@ impl Link {
             ttls.push(ttl);
         }
         let most: Vec<i32> = asked.iter().map(|finish| small(finish.turn.max_attempts)).collect();
+        let streams: Vec<Option<Uuid>> =
+            asked.iter().map(|finish| Some(finish.unless_resumed?.as_uuid())).collect();
         let (now, replica) = (self.now(), self.replica);
         let rows = self
             .fetch(|| {
@@ -249,15 +270,16 @@ impl Link {
                     .bind(&ttls)
                     .bind(&most)
                     .bind(interval(CLAIM_MEMORY))
+                    .bind(&streams)
             })
             .await?;
         let mut verdicts = vec![Verdict::Again; asked.len()];
         for row in rows {
             let event = any_event(&row)?;
-            let Told { done, own, held } = told(&row)?;
+            let told = told(&row)?;
             let place = place(asked.len(), row.try_get("ord"))?;
             let finish = asked[place];
-            if done {
+            if matches!(told, Told::Done) {
                 turned.handed.extend(any_session(&row)?.filter(|session| session.live));
                 // Another may have written the session's row in between.
                 let given_back: bool = row.try_get("given_back").map_err(StoreError::fault)?;
@@ -266,7 +288,8 @@ impl Link {
                 verdicts[place] = Verdict::Decided(Kept::Done(processed));
                 continue;
             }
-            let was_done = own && event.as_ref().is_some_and(|event| finish.was_done(event));
+            let was_done = matches!(told, Told::Own { .. })
+                && event.as_ref().is_some_and(|event| finish.was_done(event));
             if was_done {
                 // Its answer was lost, and perhaps what was to be given back.
                 turned.idle.extend(finish.turn.lease.clone());
@@ -276,14 +299,7 @@ impl Link {
                     Verdict::Decided(Kept::Done(Some(EventRow::Processed(event))))
                 }
                 Some(_) if was_done => Verdict::Decided(Kept::Done(None)),
-                Some(EventRow::Claimed(claim)) if own && !claim.remaining.is_zero() => {
-                    match finish.ending {
-                        // It is a repetition's.
-                        Ending::Abandoned => Verdict::Decided(Kept::ClaimLost),
-                        _ if held => Verdict::Again,
-                        _ => Verdict::Decided(Kept::LeaseLost),
-                    }
-                }
+                Some(EventRow::Claimed(claim)) if !claim.remaining.is_zero() => told.left_alone(),
                 _ => Verdict::Decided(Kept::ClaimLost),
             };
         }
@@ -299,6 +315,8 @@ impl Link {
         let turns = Turns::of(asked.iter().map(|prolong| &prolong.turn));
         let claims: Vec<_> = asked.iter().map(|turn| interval(turn.claim_ttl.span())).collect();
         let ttls: Vec<i64> = asked.iter().map(|turn| turn.lease_ttl.as_micros()).collect();
+        let streams: Vec<Option<Uuid>> =
+            asked.iter().map(|turn| Some(turn.stream?.as_uuid())).collect();
         let now = self.now();
         let rows = self
             .fetch(|| {
@@ -309,6 +327,7 @@ impl Link {
                     .bind(&claims)
                     .bind(&ttls)
                     .bind(interval(max_hold))
+                    .bind(&streams)
             })
             .await?;
         let mut verdicts = vec![Verdict::Again; asked.len()];
@@ -316,18 +335,12 @@ impl Link {
             let event = any_event(&row)?;
             let verdict = slot(&mut verdicts, row.try_get("ord"))?;
             *verdict = match (told(&row)?, event) {
-                (Told { done: true, .. }, Some(EventRow::Claimed(claim))) => {
+                (Told::Done, Some(EventRow::Claimed(claim))) => {
                     let lease = any_session(&row)?.map(|session| session.lease);
                     Verdict::Decided(Kept::Done((claim, lease)))
                 }
-                (Told { own: true, held, .. }, Some(EventRow::Claimed(claim)))
-                    if !claim.remaining.is_zero() =>
-                {
-                    if held {
-                        Verdict::Again
-                    } else {
-                        Verdict::Decided(Kept::LeaseLost)
-                    }
+                (told, Some(EventRow::Claimed(claim))) if !claim.remaining.is_zero() => {
+                    told.left_alone()
                 }
                 _ => Verdict::Decided(Kept::ClaimLost),
             };
@@ -337,19 +350,43 @@ impl Link {
 }
 
 /// What a row tells of a turn.
-struct Told {
-    done: bool,
-    own: bool,
-    held: bool,
+#[derive(Clone, Copy)]
+enum Told {
+    /// It was done.
+    Done,
+    /// The statement has left alone what is, or was, this turn's claim.
+    Own {
+        /// Whether its lease runs.
+        held: bool,
+        /// Whether another call has carried it on.
+        resumed: bool,
+    },
+    /// The event is not this turn's.
+    Other,
+}
+
+impl Told {
+    /// Why a claim that runs was left alone. Where the row tells of no reason, it was
+    /// written in between, and is asked again.
+    fn left_alone<T>(self) -> Verdict<Kept<T>> {
+        match self {
+            Self::Own { resumed: true, .. } => Verdict::Decided(Kept::Resumed),
+            Self::Own { held: false, .. } => Verdict::Decided(Kept::LeaseLost),
+            Self::Own { .. } => Verdict::Again,
+            Self::Done | Self::Other => Verdict::Decided(Kept::ClaimLost),
+        }
+    }
 }
 
 fn told(row: &PgRow) -> Result<Told, StoreError> {
     let read = || {
-        let own: Option<bool> = row.try_get("own")?;
-        Ok(Told {
-            done: row.try_get("done")?,
-            own: own.unwrap_or(false),
-            held: row.try_get("held")?,
+        let (done, own): (bool, Option<bool>) = (row.try_get("done")?, row.try_get("own")?);
+        Ok(match (done, own) {
+            (true, _) => Told::Done,
+            (false, Some(true)) => {
+                Told::Own { held: row.try_get("held")?, resumed: row.try_get("resumed")? }
+            }
+            (false, _) => Told::Other,
         })
     };
     read().map_err(|error: sqlx::Error| StoreError::fault(error))

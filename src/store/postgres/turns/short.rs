@@ -319,7 +319,8 @@ impl<'a> Succeeding<'a> {
         let (mut places, mut ended) = (Vec::new(), Vec::new());
         let (mut results, mut ttls) = (Vec::new(), Vec::new());
         for (place, finish) in finishes.iter().enumerate() {
-            if let (Ending::Succeeded(result, ttl), Some(_)) = (&finish.ending, &finish.turn.lease)
+            if let (Ending::Succeeded(result, ttl), Some(_), None) =
+                (&finish.ending, &finish.turn.lease, finish.unless_resumed)
             {
                 places.push(place);
                 ended.push((&finish.turn, *ttl));
