@@ -101,7 +101,7 @@ impl Dedup {
         known: Option<Known>,
         metrics: &Metrics,
     ) -> Vec<Self> {
-        let lane = metrics.lane("mark");
+        let lane = metrics.write_lane("mark");
         let marks = Lanes::start(store.writers(writers), runtimes, |runtime| {
             Lane::start(runtime, store.connection(), capacity, MAX_BATCH, lane.clone())
         });

@@ -14,12 +14,10 @@
 
 use std::{
     future::Future,
-    panic::AssertUnwindSafe,
     sync::Arc,
     time::{Duration, Instant},
 };
 
-use futures_util::FutureExt as _;
 use tokio::{
     runtime::Handle,
     sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot},
@@ -30,6 +28,8 @@ use crate::{
     store::{Connection, StoreError, Verdict},
     telemetry::LaneMetrics,
 };
+
+mod batch;
 
 /// The most operations in one batch: beyond it a larger batch gains nothing and
 /// only makes its callers wait. A batch request of the contract fits in one.
@@ -113,7 +113,10 @@ impl<O: Op> Job<O> {
     fn persists(&self, error: &StoreError) -> bool {
         self.reply.is_none()
             && self.begun.elapsed() < MAX_PERSISTENCE
-            && !matches!(error, StoreError::Refused(_) | StoreError::Fault(_))
+            && !matches!(
+                error,
+                StoreError::Refused(_) | StoreError::Rejected(_) | StoreError::Fault(_)
+            )
     }
 
     /// Answers the job if it is decided, and gives it back if it is not.
@@ -287,87 +290,12 @@ async fn drive<O: Op, S: Executes<O>>(
             continue;
         }
         let begun = Instant::now();
-        run(&mut store, &mut jobs).await;
+        batch::run(&mut store, &mut jobs, metrics.writes.as_ref()).await;
         metrics.batch(size, begun.elapsed());
         jobs = jobs.into_iter().filter_map(Job::settle).collect();
         let stuck = jobs.iter().map(Job::open).sum::<usize>() >= size;
         pause = if stuck { (pause * 2).clamp(MIN_PAUSE, MAX_PAUSE) } else { Duration::ZERO };
     }
-}
-
-/// Runs what is undecided of `jobs` as one batch, and notes the answers.
-async fn run<O: Op, S: Executes<O>>(store: &mut S, jobs: &mut [Job<O>]) {
-    let open: Vec<(usize, usize)> = jobs
-        .iter()
-        .enumerate()
-        .flat_map(|(job, Job { answers, .. })| {
-            let open = answers.iter().enumerate().filter(|(_, answer)| answer.is_none());
-            open.map(move |(op, _)| (job, op))
-        })
-        .collect();
-    let ops: Vec<&O> = open.iter().map(|&(job, op)| &jobs[job].ops[op]).collect();
-
-    // Equal keys come together, sorted: a statement over arrays must not hold a
-    // key twice, and two statements that take their keys in one order cannot
-    // deadlock. The sort is stable, so the first comer speaks for its group.
-    let mut order: Vec<usize> = (0..ops.len()).collect();
-    order.sort_by(|&a, &b| ops[a].key().cmp(&ops[b].key()));
-    let groups: Vec<&[usize]> = order.chunk_by(|&a, &b| ops[a].key() == ops[b].key()).collect();
-    let leaders: Vec<&O> = groups.iter().map(|group| ops[group[0]]).collect();
-
-    let batch = AssertUnwindSafe(isolate(store, &leaders)).catch_unwind().await;
-    let rows = batch.unwrap_or_else(|_| {
-        store.reset();
-        leaders.iter().map(|_| Err(StoreError::fault("a batch panicked"))).collect()
-    });
-
-    let mut decided = Vec::with_capacity(open.len());
-    for (group, row) in groups.iter().zip(&rows) {
-        for &member in *group {
-            let answer = match row {
-                Ok(Verdict::Decided(row)) => match ops[member].answer(row) {
-                    Verdict::Decided(answer) => Ok(answer),
-                    Verdict::Again => continue,
-                },
-                Ok(Verdict::Again) => continue,
-                Err(error) if jobs[open[member].0].persists(error) => continue,
-                Err(error) => Err(error.clone()),
-            };
-            decided.push((open[member], answer));
-        }
-    }
-    for ((job, op), answer) in decided {
-        jobs[job].answers[op] = Some(answer);
-    }
-}
-
-/// Runs `ops` as one batch; if one of them makes the store refuse or wait, as
-/// halves of it, and so on down to the one that is at fault.
-async fn isolate<O: Op, S: Executes<O>>(
-    store: &mut S,
-    ops: &[&O],
-) -> Vec<Result<Verdict<O::Row>, StoreError>> {
-    let mut answers = Vec::with_capacity(ops.len());
-    let mut open = vec![ops];
-    while let Some(part) = open.pop() {
-        match store.execute(part).await {
-            Ok(rows) if rows.len() == part.len() => answers.extend(rows.into_iter().map(Ok)),
-            Err(StoreError::Overtaken) => {
-                answers.extend(part.iter().map(|_| Ok(Verdict::Again)));
-            }
-            Err(StoreError::Refused(_) | StoreError::Contended(_)) if part.len() > 1 => {
-                let (first, second) = part.split_at(part.len() / 2);
-                open.extend([second, first]);
-            }
-            failed => {
-                let error = failed.err().unwrap_or_else(|| {
-                    StoreError::fault("the store answered for more or fewer than it was asked")
-                });
-                answers.extend(part.iter().map(|_| Err(error.clone())));
-            }
-        }
-    }
-    answers
 }
 
 /// Lanes of one kind. Which of them decides on a key is a matter of speed alone:

@@ -121,9 +121,10 @@ impl Server {
             stop.clone(),
         ));
 
-        let mut probe =
-            Probe { store: store.connection(), health: health.clone(), metrics: metrics.clone() };
-        probe.look().await;
+        let mut probe = Probe::new(store.connection(), health.clone(), metrics.clone());
+        if let Err(error @ StoreError::Misconfigured(_)) = probe.look().await {
+            return Err(error).context("cannot use the database");
+        }
         tokio::spawn(probe.follow(config.probe_interval, ending.asked.clone()));
 
         let under_way = TaskTracker::new();

@@ -121,7 +121,7 @@ impl Sessions {
         metrics: &Metrics,
     ) -> Vec<Self> {
         let Bounds { writers, capacity, waiters, max_hold } = bounds;
-        let lane = metrics.lane("session");
+        let lane = metrics.write_lane("session");
         let changes = Lanes::start(store.writers(writers), runtimes, |runtime| {
             Lane::start(runtime, store.connection(), capacity, BATCH, lane.clone())
         });

@@ -48,9 +48,22 @@ pub enum StoreError {
     /// moment. Nothing was written, and the next look shows it: ask again.
     #[error("store overtaken")]
     Overtaken,
-    /// The store refuses the data of this batch; a smaller batch tells whose.
+    /// The store cannot keep a text of this batch; a smaller batch tells whose. The only
+    /// error that is a caller's fault.
     #[error("store refused the data: {0}")]
     Refused(Arc<str>),
+    /// A rule that the database's owner added (a CHECK, a trigger, a policy) rejects a row of
+    /// this batch; a smaller batch tells which.
+    #[error("store rejected a row: {0}")]
+    Rejected(Arc<str>),
+    /// The store answers, and cannot do this in the state that it is in, or as it is set
+    /// up: its operator has to act. A smaller batch may tell that it is about one row.
+    #[error("store unusable: {0}")]
+    Unusable(Arc<str>),
+    /// What stands between the service and the store cannot be used: no start, and no
+    /// repetition, helps.
+    #[error("cannot work with the store: {0}")]
+    Misconfigured(Arc<str>),
     /// The store's answer makes no sense: a bug, or a schema not ours.
     #[error("store fault: {0}")]
     Fault(Arc<str>),
@@ -60,6 +73,11 @@ impl StoreError {
     /// The store is away, or the outcome unknown, because of `cause`.
     pub fn unavailable(cause: impl std::fmt::Display) -> Self {
         Self::Unavailable(cause.to_string().into())
+    }
+
+    /// The store's operator has to act, because of `cause`.
+    pub fn unusable(cause: impl std::fmt::Display) -> Self {
+        Self::Unusable(cause.to_string().into())
     }
 
     /// The store's answer makes no sense, because of `cause`.

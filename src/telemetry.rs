@@ -5,7 +5,10 @@
 
 use std::{
     io::IsTerminal as _,
-    sync::{Arc, OnceLock},
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -162,10 +165,63 @@ pub struct Metrics {
     pub leases: Gauge,
     /// Whether the store would take a write: 1 or 0.
     pub store_up: Gauge,
+    /// What the latest writes of calls came to; readiness follows it.
+    pub writes: WriteHealth,
     /// Connections to this server.
     pub connections: Gauge,
     /// Calls refused because too many were under way.
     pub shed: Counter,
+}
+
+/// What the latest batch of writes came to, of all lanes. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct WriteHealth(Arc<LatestWrite>);
+
+#[derive(Debug)]
+struct LatestWrite {
+    start: Instant,
+    /// When it failed, in milliseconds after `start`, from 1; 0 where it did not.
+    failed: AtomicU64,
+    /// Whether it failed for a reason that is true for every write.
+    common: AtomicBool,
+}
+
+/// How long a failure counts while no other write shows that it is over.
+const FAILURE_COUNTS: Duration = Duration::from_secs(5);
+
+impl WriteHealth {
+    fn new() -> Self {
+        let (failed, common) = (AtomicU64::new(0), AtomicBool::new(false));
+        Self(Arc::new(LatestWrite { start: Instant::now(), failed, common }))
+    }
+
+    /// A batch was written, or a part of it.
+    pub fn succeeded(&self) {
+        if self.0.failed.load(Ordering::Relaxed) != 0 {
+            self.0.failed.store(0, Ordering::Relaxed);
+        }
+    }
+
+    /// No item of a batch was written; for a reason that is true for every write, if it is
+    /// `common`.
+    pub fn failed(&self, common: bool) {
+        let since = u64::try_from(self.0.start.elapsed().as_millis()).unwrap_or(u64::MAX);
+        self.0.common.store(common, Ordering::Relaxed);
+        self.0.failed.store(since.max(1), Ordering::Relaxed);
+    }
+
+    /// Whether the latest batch failed, not long ago.
+    #[must_use]
+    pub fn has_failed(&self) -> bool {
+        let failed = self.0.failed.load(Ordering::Relaxed);
+        failed != 0 && self.0.start.elapsed() < Duration::from_millis(failed) + FAILURE_COUNTS
+    }
+
+    /// Whether it failed for a reason that is true for every write.
+    #[must_use]
+    pub fn has_failed_for_all(&self) -> bool {
+        self.has_failed() && self.0.common.load(Ordering::Relaxed)
+    }
 }
 
 /// What became of turns.
@@ -243,6 +299,7 @@ impl Metrics {
             waiters: Gauge::default(),
             leases: Gauge::default(),
             store_up: Gauge::default(),
+            writes: WriteHealth::new(),
             connections: Gauge::default(),
             shed: Counter::default(),
         };
@@ -307,7 +364,14 @@ impl Metrics {
             seconds: self.lane_seconds.get_or_create_owned(&label),
             queue: self.lane_queue.get_or_create_owned(&label),
             shed: self.lane_shed.get_or_create_owned(&label),
+            writes: None,
         }
+    }
+
+    /// The metrics of one kind of lane that writes whatever it is asked for.
+    #[must_use]
+    pub fn write_lane(&self, lane: &'static str) -> LaneMetrics {
+        LaneMetrics { writes: Some(self.writes.clone()), ..self.lane(lane) }
     }
 
     /// Notes rows that a sweep or a `Cleanup` deleted.
@@ -352,6 +416,8 @@ pub struct LaneMetrics {
     seconds: Histogram,
     queue: Gauge,
     shed: Counter,
+    /// Of a lane that writes.
+    pub writes: Option<WriteHealth>,
 }
 
 impl LaneMetrics {

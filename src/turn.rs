@@ -63,7 +63,7 @@ impl Turns {
         metrics: &Metrics,
     ) -> Vec<Self> {
         let session::Bounds { writers, capacity, max_hold, .. } = bounds;
-        let lane = metrics.lane("turn");
+        let lane = metrics.write_lane("turn");
         let changes = Lanes::start(store.writers(writers), runtimes, |runtime| {
             Lane::start(runtime, store.connection(), capacity, BATCH, lane.clone())
         });

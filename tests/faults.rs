@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
 use oncegate::{
+    config::Address,
     domain::SessionKey,
     grpc::pb::{
         BatchMarkProcessedRequest, MarkProcessedRequest, MarkProcessedResponse,
@@ -24,6 +25,18 @@ use crate::harness::{
     Client, Replica, acquire, connect, granted, mark, postgres, process::Process, seconds, session,
     sqlite_url,
 };
+
+mod rules;
+
+/// Waits until a server says that a service has this status.
+async fn follow(address: &Address, service: &str, status: ServingStatus) {
+    let mut health = HealthClient::new(connect(address).await);
+    let ask = HealthCheckRequest { service: service.to_owned() };
+    let mut watched = health.watch(ask).await.unwrap().into_inner();
+    let reached = async { while watched.message().await.unwrap().unwrap().status() != status {} };
+    let reached = tokio::time::timeout(Duration::from_secs(10), reached).await;
+    assert!(reached.is_ok(), "{service} does not become {status:?}");
+}
 
 fn first(answer: Result<Response<MarkProcessedResponse>, Status>) -> bool {
     answer.unwrap().into_inner().first
@@ -109,14 +122,8 @@ async fn a_database_that_stops_and_starts_again_is_followed() {
     let replica = Replica::start(&cluster.url(), Clock::Store, &flags).await;
     let mut client = replica.client().await;
     assert!(first(client.mark_processed(mark("T1", "before")).await));
-    let mut health = HealthClient::new(connect(replica.server.address()).await);
-    let mut follow = async |service: &str, status: ServingStatus| {
-        let ask = HealthCheckRequest { service: service.to_owned() };
-        let mut states = health.watch(ask).await.unwrap().into_inner();
-        let reached =
-            async { while states.message().await.unwrap().unwrap().status() != status {} };
-        tokio::time::timeout(Duration::from_secs(10), reached).await.expect("the status");
-    };
+    let address = replica.server.address();
+    let follow = |service, status| follow(address, service, status);
     follow("readiness", ServingStatus::Serving).await;
 
     let cluster = tokio::task::spawn_blocking(move || {

@@ -185,7 +185,7 @@ impl IdempotencyService for Idempotency {
 /// so that a caller's own retries see it.
 fn all_failed(outcomes: &[Result<MarkOutcome, CallError>]) -> Option<CallError> {
     let systemic = |outcome: &Result<MarkOutcome, CallError>| match outcome {
-        Err(CallError::Store(StoreError::Refused(_))) | Ok(_) => None,
+        Err(CallError::Store(StoreError::Refused(_) | StoreError::Rejected(_))) | Ok(_) => None,
         Err(error) => Some(error.clone()),
     };
     let first = systemic(outcomes.first()?)?;

@@ -59,6 +59,12 @@ impl Problem {
     }
 }
 
+/// A condition of the store, which is to be tried again.
+fn unavailable(message: &str, mut details: ErrorDetails) -> Status {
+    details.set_retry_info(Some(RETRY_AFTER_OUTAGE));
+    Status::with_error_details(Code::Unavailable, message, details)
+}
+
 impl From<Problem> for Status {
     fn from(problem: Problem) -> Self {
         let message = problem.to_string();
@@ -103,15 +109,25 @@ impl From<Problem> for Status {
                     // What happened is in the log, and is none of the caller's.
                     StoreError::Unavailable(_)
                     | StoreError::Contended(_)
-                    | StoreError::Overtaken => Self::with_error_details(
-                        Code::Unavailable,
+                    | StoreError::Overtaken => unavailable(
                         "the store is away, or the outcome is not known: repeat the call with \
                          the same request_id",
-                        ErrorDetails::with_retry_info(Some(RETRY_AFTER_OUTAGE)),
+                        ErrorDetails::new(),
                     ),
-                    StoreError::Refused(_) => {
-                        Self::invalid_argument("the store cannot keep this text")
-                    }
+                    StoreError::Unusable(_) | StoreError::Misconfigured(_) => unavailable(
+                        "the database cannot do this in its present state; the server's log has \
+                         the cause: repeat the call with the same request_id",
+                        ErrorDetails::new(),
+                    ),
+                    // The rule may be lifted, and the event must not be lost until then.
+                    StoreError::Rejected(_) => unavailable(
+                        "a rule of the database (a CHECK, a trigger or a policy) rejected this; \
+                         the server's log has the cause: repeat the call with the same request_id",
+                        ErrorDetails::with_error_info("REJECTED_BY_DATABASE", DOMAIN, []),
+                    ),
+                    StoreError::Refused(_) => Self::invalid_argument(
+                        "the database's encoding has no such character: a text cannot be stored",
+                    ),
                     StoreError::Fault(cause) => {
                         let id = Uuid::new_v4();
                         tracing::error!(%id, %cause, "internal error");

@@ -11,7 +11,10 @@ use std::{
 use tokio_util::sync::CancellationToken;
 use tonic_health::{ServingStatus, server::HealthReporter};
 
-use crate::{store::Connection, telemetry::Metrics};
+use crate::{
+    store::{Connection, StoreError},
+    telemetry::Metrics,
+};
 
 /// What `grpc.health.v1` is asked for. `liveness` is true while the process
 /// runs; the others follow the store.
@@ -55,33 +58,51 @@ impl Health {
 
 /// Looks after the store.
 pub(super) struct Probe<C> {
-    pub(super) store: C,
-    pub(super) health: Health,
-    pub(super) metrics: Metrics,
+    store: C,
+    health: Health,
+    metrics: Metrics,
+    /// What it found last; none before the first look.
+    was_up: Option<bool>,
 }
 
 impl<C: Connection> Probe<C> {
+    /// Looks over `store`, and reports to `health`.
+    pub(super) fn new(store: C, health: Health, metrics: Metrics) -> Self {
+        Self { store, health, metrics, was_up: None }
+    }
+
     /// Looks every `interval`, until `stop`.
     pub(super) async fn follow(mut self, interval: Duration, stop: CancellationToken) {
         while stop.run_until_cancelled(tokio::time::sleep(interval)).await.is_some() {
             // Once draining has begun, readiness is its business.
+            // What it finds is in the log, and in readiness.
             if stop.run_until_cancelled(self.look()).await.is_none() {
                 return;
             }
         }
     }
 
-    /// Looks once.
-    pub(super) async fn look(&mut self) {
-        let up = self.store.ping().await.is_ok();
-        let was_up = self.metrics.store_up.set(i64::from(up)) == 1;
-        if up != was_up {
+    /// Looks once. Answers what the store answered.
+    pub(super) async fn look(&mut self) -> Result<(), StoreError> {
+        let answer = self.store.ping().await;
+        let writes = &self.metrics.writes;
+        let up = match &answer {
+            // As while a commit hangs, which a probe does not wait for.
+            Ok(()) => !writes.has_failed_for_all(),
+            // A rule that lets certain rows pass may not let this one: calls show it.
+            Err(StoreError::Rejected(_)) => !writes.has_failed(),
+            Err(_) => false,
+        };
+        self.metrics.store_up.set(i64::from(up));
+        if self.was_up.replace(up) != Some(up) {
             if up {
                 tracing::info!("the store is up");
             } else {
-                tracing::error!("the store is down");
+                let error = answer.as_ref().err().map(StoreError::to_string);
+                tracing::error!(error, "the store takes no writes; readiness is off until it does");
             }
         }
         self.health.ready(up).await;
+        answer
     }
 }

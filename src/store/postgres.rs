@@ -254,21 +254,22 @@ mod link;
 mod listener;
 mod migrate;
 mod sessions;
+mod sqlstate;
 mod timestamp;
 mod turns;
 mod upkeep;
 
 pub use link::Link;
-use link::classify;
 use listener::Heard;
 pub use listener::MAX_STALENESS;
+use sqlstate::classify;
 
 const CHANNEL: &str = channel!();
 
 /// How long a statement may take that scans a whole table.
 const PATIENCE: Duration = Duration::from_mins(2);
 
-/// Every statement that is run, for a test to prepare.
+/// Every statement that is run, for a test to prepare; a probe's several stand in one text.
 pub const STATEMENTS: &[&str] = &[
     events::INSERT,
     events::INSERT_ONE,

@@ -92,6 +92,9 @@ pub const STATEMENTS: &[&str] = &[
     upkeep::COUNT_LEASES,
     migrate::APPLIED,
     migrate::RECORD,
+    upkeep::PROBE_EVENTS,
+    upkeep::PROBE_SESSIONS,
+    upkeep::PROBE_WAITERS,
 ];
 
 /// An embedded database file.
@@ -324,7 +327,8 @@ async fn begin(writer: &mut SqliteConnection) -> Result<Transaction<'_, sqlx::Sq
     writer.begin_with("BEGIN IMMEDIATE").await.map_err(classify)
 }
 
-/// Sorts an error by its result code: <https://www.sqlite.org/rescode.html>.
+/// Sorts an error by its result code: <https://www.sqlite.org/rescode.html>. None is a
+/// caller's fault: `SQLite` keeps every text.
 fn classify(error: sqlx::Error) -> StoreError {
     let sqlx::Error::Database(database) = &error else {
         return match error {
@@ -334,12 +338,15 @@ fn classify(error: sqlx::Error) -> StoreError {
     };
     let extended: i32 = database.code().and_then(|code| code.parse().ok()).unwrap_or_default();
     match extended & 0xff {
-        // BUSY, LOCKED, NOMEM, READONLY, IOERR, FULL, CANTOPEN, PROTOCOL: the
-        // file's state or the disk's, not the data's.
-        5 | 6 | 7 | 8 | 10 | 13 | 14 | 15 => StoreError::unavailable(error),
-        // TOOBIG, CONSTRAINT, MISMATCH.
-        18..=20 => StoreError::Refused(error.to_string().into()),
-        _ => StoreError::fault(error),
+        // PERM, BUSY, LOCKED, NOMEM, READONLY, INTERRUPT, IOERR, CORRUPT, FULL, CANTOPEN,
+        // PROTOCOL, SCHEMA, AUTH, NOTADB: the file's state or the disk's.
+        3 | 5..=11 | 13..=15 | 17 | 23 | 26 => StoreError::unavailable(error),
+        // TOOBIG, CONSTRAINT, MISMATCH: a trigger, a CHECK or a changed column.
+        18..=20 => StoreError::Rejected(error.to_string().into()),
+        // INTERNAL, MISUSE, RANGE: a mistake of ours.
+        2 | 21 | 25 => StoreError::fault(error),
+        // Among them ERROR: a table is missing, or a trigger has a mistake.
+        _ => StoreError::unusable(error),
     }
 }
 

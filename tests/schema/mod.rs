@@ -52,7 +52,7 @@ fn source(place: &str) -> PathBuf {
 async fn every_statement_can_be_prepared() {
     let f = Fixture::postgres().await;
     let mut database = PgConnection::connect(&f.url).await.unwrap();
-    for statement in postgres::STATEMENTS {
+    for statement in postgres::STATEMENTS.iter().flat_map(|text| text.split(";\n")) {
         let prepared = database.prepare(SqlStr::from_static(statement)).await;
         assert!(prepared.is_ok(), "{:?} in {statement}", prepared.err());
     }
@@ -61,7 +61,7 @@ async fn every_statement_can_be_prepared() {
     let f = Fixture::sqlite().await;
     let options = SqliteConnectOptions::from_str(&f.url).unwrap();
     let mut file = SqliteConnection::connect_with(&options).await.unwrap();
-    for statement in sqlite::STATEMENTS {
+    for statement in sqlite::STATEMENTS.iter().flat_map(|text| text.split("; ")) {
         let prepared = (&mut file).prepare(SqlStr::from_static(statement)).await;
         assert!(prepared.is_ok(), "{:?} in {statement}", prepared.err());
     }

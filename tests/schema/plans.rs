@@ -63,7 +63,9 @@ async fn every_row_is_found_by_its_whole_key() {
     database.execute(SETTINGS).await.unwrap();
     for rows in [0, 1, 20, 1_000] {
         fill(&mut database, rows).await;
-        for statement in STATEMENTS.iter().filter(|statement| !reads_many(statement)) {
+        let statements = STATEMENTS.iter().flat_map(|text| text.split(";\n"));
+        let has_plan = |statement: &&str| !["BEGIN", "ROLLBACK"].contains(statement);
+        for statement in statements.filter(has_plan).filter(|statement| !reads_many(statement)) {
             let plan = plan(&mut database, statement).await;
             for (place, line) in plan.iter().enumerate() {
                 // BEAT's, which is by the replica alone.

@@ -7,14 +7,15 @@ use std::{
 };
 
 use sqlx::{
-    ConnectOptions as _,
+    ConnectOptions as _, Execute, Executor as _, Postgres,
     postgres::{PgArguments, PgConnectOptions, PgConnection, PgRow},
     query::Query,
 };
+use tokio::time::timeout;
 use tokio_util::task::task_tracker::TaskTrackerToken;
 use uuid::Uuid;
 
-use super::{listener::Heard, timestamp::PgTimestamp};
+use super::{classify, listener::Heard, timestamp::PgTimestamp};
 use crate::{
     domain::RequestId,
     store::{Clock, StoreError},
@@ -28,7 +29,7 @@ const MIN_PAUSE: Duration = Duration::from_millis(50);
 /// may leave a backend behind that still works on it.
 const MAX_PAUSE: Duration = Duration::from_secs(10);
 
-pub(super) type Statement<'q> = Query<'q, sqlx::Postgres, PgArguments>;
+pub(super) type Statement<'q> = Query<'q, Postgres, PgArguments>;
 
 /// One connection to PostgreSQL.
 pub struct Link {
@@ -112,18 +113,32 @@ impl Link {
         self.run(statement, false).await
     }
 
-    async fn run<'q>(
+    /// Runs statements, written one after another, that begin a transaction and roll it
+    /// back.
+    pub(super) async fn rehearse(&mut self, statements: &'static str) -> Result<(), StoreError> {
+        let replaceable = self.connection.is_some();
+        let ended = self.run(|| sqlx::raw_sql(statements), replaceable).await;
+        if ended.is_err()
+            && let Some(connection) = &mut self.connection
+            && !matches!(timeout(self.timeout, connection.execute("ROLLBACK")).await, Ok(Ok(_)))
+        {
+            self.disconnect();
+        }
+        ended.map(drop)
+    }
+
+    async fn run<'q, S: Execute<'q, Postgres> + 'q>(
         &mut self,
-        statement: impl Fn() -> Statement<'q> + Send,
+        statement: impl Fn() -> S + Send,
         mut replaceable: bool,
     ) -> Result<Vec<PgRow>, StoreError> {
         loop {
-            let timeout = self.timeout;
+            let limit = self.timeout;
             let run = async {
                 let connection = self.connected().await?;
-                statement().fetch_all(connection).await.map_err(Failure::of)
+                connection.fetch_all(statement()).await.map_err(Failure::of)
             };
-            let failure = match tokio::time::timeout(timeout, run).await {
+            let failure = match timeout(limit, run).await {
                 Ok(Ok(rows)) => {
                     self.pause = MIN_PAUSE;
                     return Ok(rows);
@@ -165,8 +180,12 @@ impl Link {
             match self.options.connect().await {
                 Ok(connection) => self.connection = Some(connection),
                 Err(error) => {
-                    // Whatever keeps us from connecting, the store is away.
-                    let error = StoreError::unavailable(format!("cannot connect: {error}"));
+                    // Whatever keeps us from connecting, the store is away; unless a proxy
+                    // cannot be used at all.
+                    let error = match classify(error) {
+                        error @ StoreError::Misconfigured(_) => error,
+                        error => StoreError::unavailable(format!("cannot connect: {error}")),
+                    };
                     if self.warnings.now() {
                         tracing::warn!(%error, "the store is away");
                     }
@@ -209,54 +228,15 @@ impl Failure {
         let fate = match &error {
             // 08 connection exception, 57P the server shuts down or starts,
             // 25006 read only: a standby, which the primary may have become.
-            // 0A000 and 26000: a prepared statement that a migration or a proxy
+            // 0A000, 26000 and 42P05: a prepared statement that a migration or a proxy
             // made void, as none is on a fresh connection.
             sqlx::Error::Database(database) => match database.code().as_deref() {
-                Some("08P01") => Fate::Intact,
-                Some("25006" | "0A000" | "26000") => Fate::Lost,
+                Some("25006" | "0A000" | "26000" | "42P05") => Fate::Lost,
                 Some(code) if code.starts_with("08") || code.starts_with("57P") => Fate::Lost,
                 _ => Fate::Intact,
             },
             _ => Fate::Lost,
         };
         Self { error: classify(error), fate }
-    }
-}
-
-/// Sorts an error by its SQLSTATE:
-/// <https://www.postgresql.org/docs/current/errcodes-appendix.html>.
-pub(super) fn classify(error: sqlx::Error) -> StoreError {
-    let sqlx::Error::Database(database) = &error else {
-        return match error {
-            sqlx::Error::ColumnDecode { .. }
-            | sqlx::Error::ColumnNotFound(_)
-            | sqlx::Error::Decode(_)
-            | sqlx::Error::Encode(_)
-            | sqlx::Error::RowNotFound
-            | sqlx::Error::TypeNotFound { .. } => StoreError::fault(error),
-            _ => StoreError::unavailable(error),
-        };
-    };
-    let code = database.code().unwrap_or_default();
-    let cause = format!("SQLSTATE {code}: {}", database.message());
-    // A protocol violation is a bug of ours, whatever its class.
-    if code == "08P01" {
-        return StoreError::fault(cause);
-    }
-    // Raised by `whole!`; where another transaction goes first, by itself or because this
-    // one was chosen to end a deadlock; and where it took the same place in a queue.
-    if ["22012", "23505", "40001", "40P01"].contains(&&*code) {
-        return StoreError::Overtaken;
-    }
-    match code.get(..2).unwrap_or_default() {
-        // 08 connection, 25 a standby refuses writes, 28 authorization, 40
-        // rollback, 53 out of resources, 57 operator intervention, 58 system
-        // error: the store's state, not the data's.
-        "08" | "25" | "28" | "40" | "53" | "57" | "58" => StoreError::unavailable(cause),
-        // 55 lock not available.
-        "55" => StoreError::Contended(cause.into()),
-        // 22 data exception, 54 a limit of the database's own.
-        "22" | "54" => StoreError::Refused(cause.into()),
-        _ => StoreError::fault(cause),
     }
 }

@@ -74,6 +74,50 @@ pub(super) const COUNT_LEASES: &str = "
 SELECT count(*) FROM oncegate_sessions WHERE NOT released AND expires_at > $1
 ";
 
+/// What a probe does to a table: all that calls do, to a row of a team that no caller can
+/// name. It is rolled back.
+macro_rules! rehearse {
+    ($table:literal, $columns:literal, $values:literal, $set:literal) => {
+        concat!(
+            "INSERT INTO ",
+            $table,
+            " (",
+            $columns,
+            ") VALUES (",
+            $values,
+            "); UPDATE ",
+            $table,
+            " SET ",
+            $set,
+            " = ",
+            $set,
+            " WHERE team_id = ''; DELETE FROM ",
+            $table,
+            " WHERE team_id = ''"
+        )
+    };
+}
+
+pub(super) const PROBE_EVENTS: &str = rehearse!(
+    "processed_events",
+    "team_id, event_id, processed_at, expires_at, request_id",
+    "'', '', 0, 0, ''",
+    "expires_at"
+);
+pub(super) const PROBE_SESSIONS: &str = rehearse!(
+    "oncegate_sessions",
+    "team_id, session_id, fencing_token, lease_id, request_id, holder, labels, acquired_at, \
+     expires_at, released",
+    "'', '', 0, '', '', '', '{}', 0, 0, 1",
+    "expires_at"
+);
+pub(super) const PROBE_WAITERS: &str = rehearse!(
+    "oncegate_waiters",
+    "team_id, session_id, lease_id, request_id, holder, labels, ttl_micros",
+    "'', '', '', '', '', '{}', 0",
+    "ttl_micros"
+);
+
 impl Upkeep for Handle {
     async fn sweep(&mut self, sweep: &Sweep) -> Result<Swept, StoreError> {
         let statement = match (sweep.kind, sweep.scope.age, sweep.scope.dry_run) {
@@ -140,6 +184,10 @@ impl Upkeep for Handle {
 
     async fn ping(&mut self) -> Result<(), StoreError> {
         let mut writer = self.writer.lock().await;
-        begin(&mut writer).await?.rollback().await.map_err(classify)
+        let mut batch = begin(&mut writer).await?;
+        for statement in [PROBE_EVENTS, PROBE_SESSIONS, PROBE_WAITERS] {
+            sqlx::raw_sql(statement).execute(&mut *batch).await.map_err(classify)?;
+        }
+        batch.rollback().await.map_err(classify)
     }
 }

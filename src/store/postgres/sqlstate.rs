@@ -1,0 +1,86 @@
+//! What an error of PostgreSQL means, by its SQLSTATE:
+//! <https://www.postgresql.org/docs/current/errcodes-appendix.html>.
+//!
+//! Only the two codes that say "this text cannot be stored" blame the caller.
+//! An unknown code is the database's condition, never the data's: a caller that
+//! is blamed for an outage drops its event for good.
+
+use sqlx::postgres::PgDatabaseError;
+
+use crate::store::StoreError;
+
+/// Sorts an error of sqlx.
+pub(super) fn classify(error: sqlx::Error) -> StoreError {
+    match error {
+        sqlx::Error::Database(database) => match database.try_downcast_ref::<PgDatabaseError>() {
+            Some(error) => of_database(error),
+            None => StoreError::unusable(database),
+        },
+        sqlx::Error::ColumnDecode { .. }
+        | sqlx::Error::ColumnNotFound(_)
+        | sqlx::Error::Decode(_)
+        | sqlx::Error::Encode(_)
+        | sqlx::Error::RowNotFound
+        | sqlx::Error::TypeNotFound { .. } => StoreError::fault(error),
+        _ => StoreError::unavailable(error),
+    }
+}
+
+fn of_database(error: &PgDatabaseError) -> StoreError {
+    let code = error.code();
+    let cause = format!("SQLSTATE {code}: {}", error.message());
+    // PostgreSQL adds a context to what a function raises. No statement of ours calls one
+    // that raises, so that is a trigger, or a function of a policy or a CHECK.
+    let in_function = error.r#where().is_some();
+    match (code, code.get(..2).unwrap_or_default()) {
+        // character_not_in_repertoire, untranslatable_character: the database's encoding has
+        // no such character. All that a caller can give is a text, and its length is
+        // checked before, so no other data exception is the caller's.
+        ("22021" | "22P05", _) => StoreError::Refused(cause.into()),
+        // division_by_zero: raised by `whole!`.
+        ("22012", _) if !in_function => StoreError::Overtaken,
+        // serialization_failure, deadlock_detected: another transaction goes first.
+        ("40001" | "40P01", _) => StoreError::Overtaken,
+        // unique_violation: another caller took the same place in a queue.
+        ("23505", _) if error.table() == Some("oncegate_waiters") => StoreError::Overtaken,
+        // lock_not_available: somebody outside has locked a row, or a table.
+        ("55P03", _) => StoreError::Contended(cause.into()),
+        // protocol_violation, duplicate_prepared_statement, invalid_sql_statement_name: on a
+        // connection of our own these cannot happen.
+        ("08P01" | "42P05" | "26000", _) => proxy(&cause),
+        // new row violates row-level security policy; another 42501 lacks a privilege.
+        ("42501", _) if error.routine() == Some("ExecWithCheckOptions") => {
+            StoreError::Rejected(cause.into())
+        }
+        // insufficient_privilege, undefined_table: the database's owner can cure that.
+        ("42501" | "42P01", _) => StoreError::unusable(cause),
+        // 08 connection, 25 a standby refuses writes, 28 authorization, 40 rollback, 53 out
+        // of resources, 57 operator intervention, 58 system error: true for every statement.
+        (_, "08" | "25" | "28" | "40" | "53" | "57" | "58") => StoreError::unavailable(cause),
+        // 09, 27, 38, 39, P0 raised by a trigger; 22, 23, 44 by what a trigger, a CHECK, a foreign
+        // key or a changed column makes of a row: a rule of the owner's.
+        (_, "09" | "22" | "23" | "27" | "38" | "39" | "44" | "P0") => {
+            StoreError::Rejected(cause.into())
+        }
+        // A trigger of the owner's has a mistake.
+        (_, "42") if in_function => StoreError::Rejected(cause.into()),
+        // 42 syntax error, undefined column or type: a mistake of ours, or a schema not ours.
+        (_, "42") => StoreError::fault(cause),
+        // Among them 54 program_limit_exceeded, as when no transaction ids are left, and XX,
+        // damaged data.
+        _ => StoreError::unusable(cause),
+    }
+}
+
+/// A proxy between the service and PostgreSQL cannot be used.
+fn proxy(cause: &str) -> StoreError {
+    StoreError::Misconfigured(
+        format!(
+            "the proxy in front of PostgreSQL does not pass prepared statements or startup \
+             parameters on: use PgBouncer 1.21 or newer with max_prepared_statements above 0 and \
+             ignore_startup_parameters = extra_float_digits,options, or pool_mode = session, or \
+             connect without the proxy ({cause})"
+        )
+        .into(),
+    )
+}
