@@ -1,6 +1,6 @@
 //! What those who look after the bots ask for: what is held by whom, and how to
-//! put it right by hand. One thing at a time; questions have a connection of their
-//! own, so that a list of everything stalls nobody, and no change either.
+//! put it right by hand. One thing at a time; questions go over a connection for
+//! scans, so that a list of everything stalls no change, and nothing that finds its row by the key.
 
 use tokio::runtime::Handle;
 
@@ -8,7 +8,7 @@ use crate::{
     domain::{EventKey, EventRow, SessionKey, SessionRow},
     lane::{CallError, Executes, Lane, Op},
     session::Sessions,
-    store::{Connection, Counts, EventFilter, Events, Page, Store, StoreError, Verdict},
+    store::{Connection, Counts, EventFilter, Events, Page, Store, StoreError, Verdict, Work},
     telemetry::Metrics,
 };
 
@@ -176,9 +176,9 @@ impl Admin {
     ) -> Self {
         // Lanes of one a batch: two that ask alike are still two.
         let lane = metrics.lane("admin_read");
-        let questions = Lane::start(runtime, store.patient_connection(), QUEUE, 1, lane);
+        let questions = Lane::start(runtime, store.connection(Work::Scans), QUEUE, 1, lane);
         let lane = metrics.lane("admin");
-        let changes = Lane::start(runtime, store.connection(), QUEUE, 1, lane);
+        let changes = Lane::start(runtime, store.connection(Work::Short), QUEUE, 1, lane);
         Self { questions, changes, sessions }
     }
 

@@ -7,7 +7,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     lane::{CallError, Executes, Lane, Op},
-    store::{Age, Connection, Kind, Scope, Store, StoreError, Sweep, Swept, Verdict},
+    store::{Age, Connection, Kind, Scope, Store, StoreError, Sweep, Swept, Verdict, Work},
     telemetry::Metrics,
 };
 
@@ -70,7 +70,7 @@ impl Cleanup {
     pub fn start(store: &impl Store, runtime: &Handle, metrics: &Metrics) -> Self {
         // A lane of one a batch: two sweeps that ask alike are still two.
         let lane = metrics.lane("sweep");
-        let sweeps = Lane::start(runtime, store.patient_connection(), QUEUE, 1, lane);
+        let sweeps = Lane::start(runtime, store.connection(Work::Scans), QUEUE, 1, lane);
         Self { sweeps, metrics: metrics.clone() }
     }
 
@@ -140,7 +140,7 @@ impl Cleanup {
     }
 
     /// Sweeps what has expired every `interval`, on one replica at a time, and
-    /// counts the leases over a connection of its own, until `stop`.
+    /// counts the leases over `store`, until `stop`.
     pub async fn sweep_forever(
         self,
         mut store: impl Connection,

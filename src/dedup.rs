@@ -11,7 +11,7 @@ use tokio::runtime::Handle;
 use crate::{
     domain::{Delivered, EventKey, EventRow, Mark, MarkOutcome, Names, StoredEvent},
     lane::{CallError, Executes, Lane, Lanes, MAX_BATCH, Op},
-    store::{Connection, Store, StoreError, Verdict},
+    store::{Connection, Store, StoreError, Verdict, Work},
     telemetry::Metrics,
 };
 
@@ -103,10 +103,11 @@ impl Dedup {
     ) -> Vec<Self> {
         let lane = metrics.write_lane("mark");
         let marks = Lanes::start(store.writers(writers), runtimes, |runtime| {
-            Lane::start(runtime, store.connection(), capacity, MAX_BATCH, lane.clone())
+            Lane::start(runtime, store.connection(Work::Marks), capacity, MAX_BATCH, lane.clone())
         });
         let look = metrics.lane("look");
-        let looks = Lane::start(&runtimes[0], store.connection(), capacity, MAX_BATCH, look);
+        let looks =
+            Lane::start(&runtimes[0], store.connection(Work::Short), capacity, MAX_BATCH, look);
         let known = known.map(Arc::new);
         if let Some(known) = &known {
             runtimes[0].spawn(tidy(Arc::downgrade(known), metrics.clone()));

@@ -23,7 +23,9 @@ use crate::{
     },
     listener::Listener,
     session::{Bounds, Sessions},
-    store::{Clock, Fence, FenceStore as _, Store, StoreError, postgres::Postgres, sqlite::Sqlite},
+    store::{
+        Clock, Fence, FenceStore as _, Store, StoreError, Work, postgres::Postgres, sqlite::Sqlite,
+    },
     telemetry::Metrics,
     turn::Turns,
 };
@@ -73,7 +75,10 @@ impl Server {
             listeners.push(Listener::bind(address).await?);
         }
         match open(&config.store, clock, config.migrate).await? {
-            Opened::Postgres(store) => Self::run(config, listeners, &store).await,
+            Opened::Postgres(mut store) => {
+                store.share(config.writers).await.context("cannot use the database")?;
+                Self::run(config, listeners, &store).await
+            }
             Opened::Sqlite(store) => Self::run(config, listeners, &store).await,
         }
     }
@@ -116,12 +121,12 @@ impl Server {
             .transpose()?;
         let dedups = Dedup::start(store, runtimes, config.writers, capacity, known, &metrics);
         tokio::spawn(cleanup.clone().sweep_forever(
-            store.patient_connection(),
+            store.connection(Work::Scans),
             config.sweep_interval,
             stop.clone(),
         ));
 
-        let mut probe = Probe::new(store.connection(), health.clone(), metrics.clone());
+        let mut probe = Probe::new(store.connection(Work::Short), health.clone(), metrics.clone());
         if let Err(error @ StoreError::Misconfigured(_)) = probe.look().await {
             return Err(error).context("cannot use the database");
         }

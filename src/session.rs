@@ -12,7 +12,7 @@ use tokio_util::{sync::CancellationToken, task::task_tracker::TaskTrackerToken};
 use crate::{
     domain::{Acquire, FencingToken, Held, Lease, LeaseId, SessionKey, SessionRow},
     lane::{CallError, Executes, Lane, Lanes, MAX_BATCH, Op},
-    store::{Release, Renew, Store, StoreError},
+    store::{Release, Renew, Store, StoreError, Work},
     telemetry::{LaneMetrics, Metrics},
 };
 
@@ -123,7 +123,7 @@ impl Sessions {
         let Bounds { writers, capacity, waiters, max_hold } = bounds;
         let lane = metrics.write_lane("session");
         let changes = Lanes::start(store.writers(writers), runtimes, |runtime| {
-            Lane::start(runtime, store.connection(), capacity, BATCH, lane.clone())
+            Lane::start(runtime, store.connection(Work::Leases), capacity, BATCH, lane.clone())
         });
         let runtime = &runtimes[runtimes.len() - 1];
         let renews = start_lane(store, runtime, capacity, BATCH, metrics.lane("renew"));
@@ -132,8 +132,12 @@ impl Sessions {
         let leaves = start_lane(store, runtime, capacity, BATCH, metrics.lane("leave"));
         let looks = start_lane(store, runtime, capacity, MAX_BATCH, metrics.lane("look_session"));
         let queues = Arc::new(Queues::new(waiters, metrics.waiters.clone()));
-        let beating =
-            beat(store.connection(), Arc::downgrade(&queues), leaves.clone(), stop.clone());
+        let beating = beat(
+            store.connection(Work::Short),
+            Arc::downgrade(&queues),
+            leaves.clone(),
+            stop.clone(),
+        );
         runtime.spawn(beating);
         runtime.spawn(hear(store.handed(), Arc::downgrade(&queues), stop.clone()));
         let streams = Streams::default();
@@ -335,5 +339,5 @@ fn start_lane<O: Op, S: Store>(
 where
     S::Connection: Executes<O>,
 {
-    Lane::start(runtime, store.connection(), capacity, batch, metrics)
+    Lane::start(runtime, store.connection(Work::Short), capacity, batch, metrics)
 }

@@ -314,16 +314,28 @@ pub trait Connection:
     fn reset(&mut self);
 }
 
+/// What a connection is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Work {
+    /// Marking events.
+    Marks,
+    /// Taking and giving back leases.
+    Leases,
+    /// Beginning and ending turns.
+    Turns,
+    /// Everything else that finds its rows by the key, and is over soon.
+    Short,
+    /// Scanning whole tables, which may take its time.
+    Scans,
+}
+
 /// A store that the service can be built on.
 pub trait Store {
     /// What it hands out.
     type Connection: Connection;
 
-    /// Another connection, not opened yet.
-    fn connection(&self) -> Self::Connection;
-
-    /// Another one, for work that scans whole tables and may take its time.
-    fn patient_connection(&self) -> Self::Connection;
+    /// Another connection, not opened yet; or a share of one that others use as well.
+    fn connection(&self, work: Work) -> Self::Connection;
 
     /// Begins to tell when marks are taken away, until it is dropped. On this
     /// replica that is told before whatever took them is answered.

@@ -15,7 +15,7 @@ use crate::{
     },
     lane::{CallError, Lane, Lanes},
     session::{self, AcquireOutcome, SessionError, Sessions, Streams},
-    store::{Store, StoreError},
+    store::{Store, StoreError, Work},
     telemetry::Metrics,
 };
 
@@ -65,11 +65,11 @@ impl Turns {
         let session::Bounds { writers, capacity, max_hold, .. } = bounds;
         let lane = metrics.write_lane("turn");
         let changes = Lanes::start(store.writers(writers), runtimes, |runtime| {
-            Lane::start(runtime, store.connection(), capacity, BATCH, lane.clone())
+            Lane::start(runtime, store.connection(Work::Turns), capacity, BATCH, lane.clone())
         });
         let runtime = &runtimes[runtimes.len() - 1];
         let lane = metrics.lane("renew_turn");
-        let renews = Lane::start(runtime, store.connection(), capacity, BATCH, lane);
+        let renews = Lane::start(runtime, store.connection(Work::Short), capacity, BATCH, lane);
         let streams = Streams::default();
         let of = |(worker, sessions): (usize, &Sessions)| {
             let changes = changes.near(worker, runtimes.len());

@@ -26,6 +26,8 @@ use crate::harness::{
     sqlite_url,
 };
 
+mod calls;
+mod connections;
 mod rules;
 
 /// Waits until a server says that a service has this status.

@@ -10,11 +10,11 @@ use sqlx::{
     ConnectOptions as _, Connection as _,
     postgres::{PgConnectOptions, PgConnection},
 };
-use tokio::sync::mpsc;
+use tokio::sync::{Mutex, mpsc};
 use tokio_util::task::TaskTracker;
 use uuid::Uuid;
 
-use super::{Clock, Connection, Invalidations, Store, StoreError};
+use super::{Clock, Connection, Invalidations, Store, StoreError, Work};
 use crate::domain::LeaseId;
 
 /// Where replicas tell each other that marks were taken away; a literal, for SQL.
@@ -250,18 +250,23 @@ mod channel;
 mod events;
 mod fence;
 mod handed;
+mod line;
 mod link;
 mod listener;
 mod migrate;
 mod sessions;
+mod share;
 mod sqlstate;
 mod timestamp;
 mod turns;
 mod upkeep;
 
+use line::Line;
 pub use link::Link;
+use link::Starved;
 use listener::Heard;
 pub use listener::MAX_STALENESS;
+use share::Plan;
 use sqlstate::classify;
 
 const CHANNEL: &str = channel!();
@@ -313,6 +318,7 @@ pub const STATEMENTS: &[&str] = &[
     upkeep::DELETE_SESSIONS,
     upkeep::COUNT_LEASES,
     upkeep::PING,
+    share::LIMITS,
     channel::PROVE,
     channel::BACKEND,
     channel::GREET,
@@ -332,6 +338,12 @@ pub struct Postgres {
     heard: Arc<Heard>,
     /// This replica, as the others know it.
     replica: Uuid,
+    plan: Plan,
+    /// The connections that several share, opened or not.
+    shared: [Arc<Mutex<Line>>; 3],
+    starved: Arc<Starved>,
+    /// Whoever begins to listen has this, for that takes one connection more.
+    begins: Arc<Mutex<()>>,
     links: TaskTracker,
 }
 
@@ -348,7 +360,24 @@ impl Postgres {
             .disable_statement_logging();
         let heard = Arc::new(Heard::new(clock.clone()));
         let (replica, links) = (Uuid::new_v4(), TaskTracker::new());
-        Ok(Self { options, timeout, clock, heard, replica, links })
+        let line = |options| Arc::new(Mutex::new(Line::new(options)));
+        let short = || line(for_short(&options, timeout));
+        let shared = [short(), line(options.clone().options([NO_JIT])), short()];
+        let (plan, starved, begins) = (Plan::of(usize::MAX / 8), Arc::default(), Arc::default());
+        Ok(Self { options, timeout, clock, heard, replica, plan, shared, starved, begins, links })
+    }
+
+    /// Shares connections where the database allows for fewer than `writers` for each kind
+    /// of writing, and the others, take.
+    ///
+    /// # Errors
+    /// [`StoreError::Misconfigured`] when it never allows for enough,
+    /// [`StoreError::Unavailable`] when it is away.
+    pub async fn share(&mut self, writers: usize) -> Result<(), StoreError> {
+        let mut connection = self.connect().await?;
+        self.plan = share::plan(&mut connection, writers).await?;
+        let _ = connection.close().await;
+        Ok(())
     }
 
     /// Brings the schema up to date. Several replicas may do so at once: they
@@ -374,11 +403,6 @@ impl Postgres {
         Ok(())
     }
 
-    fn link(&self, options: PgConnectOptions, timeout: Duration) -> Link {
-        let (clock, heard) = (self.clock.clone(), Arc::clone(&self.heard));
-        Link::new(options, timeout, clock, heard, self.replica, self.links.token())
-    }
-
     async fn connect(&self) -> Result<PgConnection, StoreError> {
         match tokio::time::timeout(self.timeout, self.options.connect()).await {
             Ok(connected) => connected.map_err(classify),
@@ -391,44 +415,57 @@ impl Postgres {
 /// that it would be worth it: but the planner goes by costs that it only guesses.
 const NO_JIT: (&str, &str) = ("jit", "off");
 
+/// How a connection is opened for statements that find their rows by the key. Settings that
+/// a proxy does not pass on are lost without harm to an answer.
+fn for_short(options: &PgConnectOptions, timeout: Duration) -> PgConnectOptions {
+    let lock_timeout = format!("{}ms", (timeout / 10).as_millis().max(1));
+    let settings = [
+        // How long a statement waits for a row that somebody outside has locked:
+        // it gives up by itself, for one that we gave up would go on waiting.
+        // Short enough to find the row by halves, long enough for a slow commit.
+        ("lock_timeout", lock_timeout.as_str()),
+        // Every statement finds its rows by the key. A plan is kept for as long
+        // as the connection, and on a table that is small by then, the planner
+        // would rather read the whole, every time until it is analyzed.
+        ("enable_seqscan", "off"),
+        // So the plan is the same whatever the arrays hold. By default the planner
+        // makes one for each batch, at a third of what the batch costs.
+        ("plan_cache_mode", "force_generic_plan"),
+        NO_JIT,
+    ];
+    options.clone().options(settings)
+}
+
 impl Store for Postgres {
     type Connection = Link;
 
-    /// Settings that a proxy does not pass on are lost without harm to an answer.
-    fn connection(&self) -> Link {
-        let lock_timeout = format!("{}ms", (self.timeout / 10).as_millis().max(1));
-        let settings = [
-            // How long a statement waits for a row that somebody outside has locked:
-            // it gives up by itself, for one that we gave up would go on waiting.
-            // Short enough to find the row by halves, long enough for a slow commit.
-            ("lock_timeout", lock_timeout.as_str()),
-            // Every statement finds its rows by the key. A plan is kept for as long
-            // as the connection, and on a table that is small by then, the planner
-            // would rather read the whole, every time until it is analyzed.
-            ("enable_seqscan", "off"),
-            // So the plan is the same whatever the arrays hold. By default the planner
-            // makes one for each batch, at a third of what the batch costs.
-            ("plan_cache_mode", "force_generic_plan"),
-            NO_JIT,
-        ];
-        self.link(self.options.clone().options(settings), self.timeout)
-    }
-
-    fn patient_connection(&self) -> Link {
-        self.link(self.options.clone().options([NO_JIT]), PATIENCE)
+    fn connection(&self, work: Work) -> Link {
+        let line = match self.plan.shared(work) {
+            Some(place) => Arc::clone(&self.shared[place]),
+            None => Arc::new(Mutex::new(Line::new(for_short(&self.options, self.timeout)))),
+        };
+        let timeout = if work == Work::Scans { PATIENCE } else { self.timeout };
+        let (clock, heard) = (self.clock.clone(), Arc::clone(&self.heard));
+        let (starved, open) = (Arc::clone(&self.starved), self.links.token());
+        Link::new(line, timeout, clock, heard, starved, self.replica, open)
     }
 
     fn invalidations(&self) -> Arc<dyn Invalidations> {
         let heard = Arc::clone(&self.heard);
-        listener::listen(self.options.clone(), self.timeout, heard, self.links.token())
+        let (options, begins) = (self.options.clone(), Arc::clone(&self.begins));
+        listener::listen(options, self.timeout, heard, begins, self.links.token())
     }
 
     fn handed(&self) -> mpsc::Receiver<LeaseId> {
-        handed::listen(self.options.clone(), self.timeout, self.links.token())
+        if !self.plan.hears_of_leases() {
+            return mpsc::channel(1).1;
+        }
+        let (options, begins) = (self.options.clone(), Arc::clone(&self.begins));
+        handed::listen(options, self.timeout, begins, self.links.token())
     }
 
     fn writers(&self, wanted: usize) -> usize {
-        wanted
+        self.plan.writers(wanted)
     }
 
     fn closed(&self) -> impl Future<Output = ()> + Send + 'static {
@@ -441,7 +478,8 @@ impl Store for Postgres {
 }
 
 impl Connection for Link {
+    /// A connection whose statement did not end is not used again anyway.
     fn reset(&mut self) {
-        self.disconnect();
+        self.drawn.clear();
     }
 }

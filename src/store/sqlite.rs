@@ -28,7 +28,7 @@ use tokio::sync::{Mutex, MutexGuard, mpsc};
 use tokio_util::task::{TaskTracker, task_tracker::TaskTrackerToken};
 use uuid::Uuid;
 
-use super::{Clock, Connection, Invalidations, Store, StoreError};
+use super::{Clock, Connection, Invalidations, Store, StoreError, Work};
 use crate::domain::{LeaseId, Timestamp, limits::CLAIM_MEMORY};
 
 /// Those who wait for the session of `s`, first to last.
@@ -206,7 +206,7 @@ fn lock(database: &Path) -> Result<FileLock, StoreError> {
 impl Store for Sqlite {
     type Connection = Handle;
 
-    fn connection(&self) -> Handle {
+    fn connection(&self, _work: Work) -> Handle {
         Handle {
             options: self.options.clone(),
             marks: Arc::clone(&self.marks),
@@ -215,10 +215,6 @@ impl Store for Sqlite {
             _lock: Arc::clone(&self.lock),
             _open: self.handles.token(),
         }
-    }
-
-    fn patient_connection(&self) -> Handle {
-        self.connection()
     }
 
     fn invalidations(&self) -> Arc<dyn Invalidations> {

@@ -40,6 +40,8 @@ pub struct Proxy {
     /// The database, through this proxy.
     pub url: String,
     line: watch::Sender<Line>,
+    /// How often all connections were forgotten.
+    forgotten: watch::Sender<usize>,
     connections: Arc<AtomicUsize>,
     given_up: Arc<AtomicUsize>,
 }
@@ -60,10 +62,12 @@ impl Proxy {
         let proxy = Self {
             url,
             line: watch::Sender::new(line),
+            forgotten: watch::Sender::new(0),
             connections: Arc::default(),
             given_up: Arc::default(),
         };
         let line = proxy.line.subscribe();
+        let forgotten = proxy.forgotten.subscribe();
         let (connections, given_up) = (proxy.connections.clone(), proxy.given_up.clone());
         tokio::spawn(async move {
             loop {
@@ -71,6 +75,7 @@ impl Proxy {
                 let database = (to.get_host().to_owned(), to.get_port());
                 let (line, connections, given_up) =
                     (line.clone(), connections.clone(), given_up.clone());
+                let forgotten = forgotten.clone();
                 tokio::spawn(async move {
                     let (from_client, to_client) = client.into_split();
                     let Ok((is_listener, startup)) = startup(from_client, name).await else {
@@ -82,7 +87,8 @@ impl Proxy {
                         return;
                     }
                     connections.fetch_add(1, Ordering::SeqCst);
-                    let _ = meddle(from_client, to_client, startup, database, line).await;
+                    let _ =
+                        meddle(from_client, to_client, startup, database, line, forgotten).await;
                     connections.fetch_sub(1, Ordering::SeqCst);
                     given_up.fetch_add(1, Ordering::SeqCst);
                 });
@@ -94,6 +100,12 @@ impl Proxy {
     /// From now on, this becomes of the listener's connections.
     pub fn set(&self, line: Line) {
         self.line.send_replace(line);
+    }
+
+    /// From now on, what is sent over the connections that are open is lost, in both
+    /// directions, and neither end learns of it: as by a NAT. New ones pass.
+    pub fn forget(&self) {
+        self.forgotten.send_modify(|count| *count += 1);
     }
 
     /// How many connections listeners have open.
@@ -139,25 +151,33 @@ async fn pass(
 
 async fn meddle(
     mut from_client: OwnedReadHalf,
-    to_client: OwnedWriteHalf,
+    mut to_client: OwnedWriteHalf,
     startup: Vec<u8>,
     database: (String, u16),
     mut line: watch::Receiver<Line>,
+    mut forgotten: watch::Receiver<usize>,
 ) -> io::Result<()> {
-    let (from_database, mut to_database) = TcpStream::connect(database).await?.into_split();
+    forgotten.mark_unchanged();
+    let (mut from_database, mut to_database) = TcpStream::connect(database).await?.into_split();
     to_database.write_all(&startup).await?;
     let mut cut = line.clone();
-    tokio::select! {
-        ended = io::copy(&mut from_client, &mut to_database) => ended.map(drop),
-        ended = answer(from_database, to_client, &mut line) => ended,
-        _ = cut.wait_for(|line| *line == Line::Cut) => Ok(()),
+    let ended = tokio::select! {
+        ended = io::copy(&mut from_client, &mut to_database) => Some(ended.map(drop)),
+        ended = answer(&mut from_database, &mut to_client, &mut line) => Some(ended),
+        _ = cut.wait_for(|line| *line == Line::Cut) => Some(Ok(())),
+        _ = forgotten.changed() => None,
+    };
+    match ended {
+        Some(ended) => ended,
+        // The sockets stay open.
+        None => std::future::pending().await,
     }
 }
 
 /// Hands the database's messages on, or not.
 async fn answer(
-    mut database: OwnedReadHalf,
-    mut client: OwnedWriteHalf,
+    database: &mut OwnedReadHalf,
+    client: &mut OwnedWriteHalf,
     line: &mut watch::Receiver<Line>,
 ) -> io::Result<()> {
     const NOTIFICATION: u8 = b'A';

@@ -10,7 +10,7 @@ use oncegate::{
         admin_service_client::AdminServiceClient, hold_session_lease_response::Event,
     },
     store::{
-        AdminStore as _, Enqueue, Enqueued, Release, SessionStore as _, Store as _, Verdict,
+        AdminStore as _, Enqueue, Enqueued, Release, SessionStore as _, Store as _, Verdict, Work,
         postgres::Postgres,
     },
 };
@@ -229,7 +229,7 @@ async fn a_place_that_has_been_served_is_not_taken_again() {
     let mut holder = replica.client().await;
     let lease = take(&mut holder, acquire("T1", "s", "holder")).await;
     let store = Postgres::new(&url, Duration::from_secs(5), Clock::Store).unwrap();
-    let mut store = store.connection();
+    let mut store = store.connection(Work::Short);
     let enqueue = Enqueue { acquire: wish(), lease: LeaseId::random() };
     let placed = store.enqueue(&[&enqueue]).await.unwrap();
     let [Verdict::Decided(Enqueued::Waits(_))] = placed[..] else { panic!("{placed:?}") };

@@ -3,11 +3,11 @@
 //! What is heard is a hint: whoever waits looks for itself as well, and a proxy that
 //! swallows notifications costs only time.
 
-use std::{convert::Infallible, time::Duration};
+use std::{convert::Infallible, sync::Arc, time::Duration};
 
 use sqlx::postgres::PgConnectOptions;
 use tokio::{
-    sync::mpsc,
+    sync::{Mutex, mpsc},
     time::{Instant, sleep, timeout_at},
 };
 use tokio_util::task::task_tracker::TaskTrackerToken;
@@ -31,6 +31,7 @@ const MAX_PAUSE: Duration = Duration::from_secs(10);
 pub(super) fn listen(
     options: PgConnectOptions,
     timeout: Duration,
+    begins: Arc<Mutex<()>>,
     open: TaskTrackerToken,
 ) -> mpsc::Receiver<LeaseId> {
     let (leases, heard) = mpsc::channel(UNHEARD);
@@ -40,7 +41,7 @@ pub(super) fn listen(
         loop {
             tokio::select! {
                 () = leases.closed() => return,
-                Err(error) = follow(&options, timeout, &leases, &mut pause) => {
+                Err(error) = follow(&options, timeout, &begins, &leases, &mut pause) => {
                     tracing::debug!(%error, "not told of leases: those who wait look");
                 }
             }
@@ -56,10 +57,13 @@ pub(super) fn listen(
 async fn follow(
     options: &PgConnectOptions,
     limit: Duration,
+    begins: &Mutex<()>,
     leases: &mpsc::Sender<LeaseId>,
     pause: &mut Duration,
 ) -> Result<Infallible, StoreError> {
+    let begun = begins.lock().await;
     let mut channel = Channel::open(options, "oncegate queue", handed_channel!(), limit).await?;
+    drop(begun);
     *pause = MIN_PAUSE;
     loop {
         let sent = Instant::now();

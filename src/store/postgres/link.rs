@@ -1,77 +1,80 @@
-//! One connection, opened again whenever it was lost.
+//! What runs one kind of statement over a connection, which it may share.
 
 use std::{
     collections::HashMap,
-    sync::Arc,
-    time::{Duration, Instant},
+    sync::{Arc, Weak},
+    time::Duration,
 };
 
 use sqlx::{
-    ConnectOptions as _, Execute, Executor as _, Postgres,
-    postgres::{PgArguments, PgConnectOptions, PgConnection, PgRow},
+    Execute, Postgres,
+    postgres::{PgArguments, PgRow},
     query::Query,
 };
-use tokio::time::timeout;
+use tokio::sync::Mutex;
 use tokio_util::task::task_tracker::TaskTrackerToken;
 use uuid::Uuid;
 
-use super::{classify, listener::Heard, timestamp::PgTimestamp};
+use super::{
+    line::{Line, Repeat},
+    listener::Heard,
+    timestamp::PgTimestamp,
+};
 use crate::{
     domain::RequestId,
     store::{Clock, StoreError},
-    telemetry::Seldom,
 };
-
-/// How long a failed connection is left alone; meanwhile callers are told at
-/// once that the store is away.
-const MIN_PAUSE: Duration = Duration::from_millis(50);
-/// The most that grows to while statements get no answer: each that is given up
-/// may leave a backend behind that still works on it.
-const MAX_PAUSE: Duration = Duration::from_secs(10);
 
 pub(super) type Statement<'q> = Query<'q, Postgres, PgArguments>;
 
-/// One connection to PostgreSQL.
+/// The connections that could not be opened because there are too many.
+#[derive(Default)]
+pub(super) struct Starved(std::sync::Mutex<Vec<Weak<Mutex<Line>>>>);
+
+impl Starved {
+    fn add(&self, line: &Arc<Mutex<Line>>) {
+        let mut lines = self.lines();
+        if !lines.iter().any(|other| other.as_ptr() == Arc::as_ptr(line)) {
+            lines.push(Arc::downgrade(line));
+        }
+    }
+
+    fn take(&self) -> Vec<Weak<Mutex<Line>>> {
+        std::mem::take(&mut self.lines())
+    }
+
+    fn lines(&self) -> std::sync::MutexGuard<'_, Vec<Weak<Mutex<Line>>>> {
+        self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+}
+
+/// One user of a connection to PostgreSQL.
 pub struct Link {
-    options: PgConnectOptions,
+    /// Fair: who waits has it in the order in which they came.
+    line: Arc<Mutex<Line>>,
     timeout: Duration,
     clock: Clock,
     heard: Arc<Heard>,
+    starved: Arc<Starved>,
     /// This replica, as the others know it.
     pub(super) replica: Uuid,
     /// Leases that were drawn for turns whose batch failed, by the request.
     pub(super) drawn: HashMap<RequestId, Uuid>,
-    connection: Option<PgConnection>,
-    /// Until when the store counts as away, and why.
-    away: Option<(Instant, StoreError)>,
-    /// How long it is left alone after the next failure.
-    pause: Duration,
-    warnings: Seldom,
     _open: TaskTrackerToken,
 }
 
 impl Link {
     pub(super) fn new(
-        options: PgConnectOptions,
+        line: Arc<Mutex<Line>>,
         timeout: Duration,
         clock: Clock,
         heard: Arc<Heard>,
+        starved: Arc<Starved>,
         replica: Uuid,
         open: TaskTrackerToken,
     ) -> Self {
-        Self {
-            options,
-            timeout,
-            clock,
-            heard,
-            replica,
-            drawn: HashMap::new(),
-            connection: None,
-            away: None,
-            pause: MIN_PAUSE,
-            warnings: Seldom::default(),
-            _open: open,
-        }
+        let drawn = HashMap::new();
+        Self { line, timeout, clock, heard, starved, replica, drawn, _open: open }
     }
 
     /// The moment that a statement is told; null where the database's clock
@@ -85,158 +88,52 @@ impl Link {
         self.heard.invalidate();
     }
 
-    pub(super) fn disconnect(&mut self) {
-        self.connection = None;
-    }
-
     /// Runs one statement and fetches its rows; without a transaction around
     /// it, its commit is part of it.
     ///
     /// A connection that turns out to be lost is replaced once, and the
     /// statement run again: statements carry attempt ids, so a first run that
-    /// did commit after all is found, not repeated. A statement without an
-    /// answer in time is given up together with its connection.
+    /// did commit after all is found, not repeated.
     pub(super) async fn fetch<'q>(
-        &mut self,
+        &self,
         statement: impl Fn() -> Statement<'q> + Send,
     ) -> Result<Vec<PgRow>, StoreError> {
-        let replaceable = self.connection.is_some();
-        self.run(statement, replaceable).await
+        self.run(Repeat::Safe, statement).await
     }
 
     /// The same, for a statement that carries no attempt id, and would do more if it
     /// were run again: it is not.
     pub(super) async fn fetch_once<'q>(
-        &mut self,
+        &self,
         statement: impl Fn() -> Statement<'q> + Send,
     ) -> Result<Vec<PgRow>, StoreError> {
-        self.run(statement, false).await
+        self.run(Repeat::Never, statement).await
     }
 
     /// Runs statements, written one after another, that begin a transaction and roll it
-    /// back.
-    pub(super) async fn rehearse(&mut self, statements: &'static str) -> Result<(), StoreError> {
-        let replaceable = self.connection.is_some();
-        let ended = self.run(|| sqlx::raw_sql(statements), replaceable).await;
-        if ended.is_err()
-            && let Some(connection) = &mut self.connection
-            && !matches!(timeout(self.timeout, connection.execute("ROLLBACK")).await, Ok(Ok(_)))
-        {
-            self.disconnect();
+    /// back. Fails as well while another user's connection cannot be opened because there
+    /// are too many.
+    pub(super) async fn rehearse(&self, statements: &'static str) -> Result<(), StoreError> {
+        self.line.lock().await.rehearse(self.timeout, statements).await?;
+        for line in self.starved.take().iter().filter_map(Weak::upgrade) {
+            if let Err(error) = line.lock().await.open(self.timeout).await {
+                self.starved.add(&line);
+                return Err(error);
+            }
         }
-        ended.map(drop)
+        Ok(())
     }
 
     async fn run<'q, S: Execute<'q, Postgres> + 'q>(
-        &mut self,
+        &self,
+        repeat: Repeat,
         statement: impl Fn() -> S + Send,
-        mut replaceable: bool,
     ) -> Result<Vec<PgRow>, StoreError> {
-        loop {
-            let limit = self.timeout;
-            let run = async {
-                let connection = self.connected().await?;
-                connection.fetch_all(statement()).await.map_err(Failure::of)
-            };
-            let failure = match timeout(limit, run).await {
-                Ok(Ok(rows)) => {
-                    self.pause = MIN_PAUSE;
-                    return Ok(rows);
-                }
-                Ok(Err(failure)) => failure,
-                Err(_) => Failure {
-                    error: StoreError::unavailable("no answer in time"),
-                    fate: Fate::Stuck,
-                },
-            };
-            match failure.fate {
-                Fate::Away => return Err(failure.error),
-                Fate::Intact => {}
-                Fate::Lost if std::mem::take(&mut replaceable) => {
-                    self.disconnect();
-                    continue;
-                }
-                // Whatever state it is in, nobody uses it again.
-                Fate::Lost => self.leave_alone(&failure.error),
-                Fate::Stuck => {
-                    self.leave_alone(&failure.error);
-                    self.pause = (self.pause * 2).min(MAX_PAUSE);
-                }
-            }
-            if self.warnings.now() {
-                tracing::warn!(error = %failure.error, "statement failed");
-            }
-            return Err(failure.error);
+        let mut line = self.line.lock().await;
+        let rows = line.run(self.timeout, repeat, statement).await;
+        if rows.is_err() && line.is_starved() {
+            self.starved.add(&self.line);
         }
-    }
-
-    async fn connected(&mut self) -> Result<&mut PgConnection, Failure> {
-        if self.connection.is_none() {
-            if let Some((until, error)) = &self.away
-                && Instant::now() < *until
-            {
-                return Err(Failure { error: error.clone(), fate: Fate::Away });
-            }
-            match self.options.connect().await {
-                Ok(connection) => self.connection = Some(connection),
-                Err(error) => {
-                    // Whatever keeps us from connecting, the store is away; unless a proxy
-                    // cannot be used at all.
-                    let error = match classify(error) {
-                        error @ StoreError::Misconfigured(_) => error,
-                        error => StoreError::unavailable(format!("cannot connect: {error}")),
-                    };
-                    if self.warnings.now() {
-                        tracing::warn!(%error, "the store is away");
-                    }
-                    self.leave_alone(&error);
-                    return Err(Failure { error, fate: Fate::Away });
-                }
-            }
-            self.away = None;
-        }
-        let missing = || Failure { error: StoreError::fault("no connection"), fate: Fate::Away };
-        self.connection.as_mut().ok_or_else(missing)
-    }
-
-    /// Gives up the connection, and makes no other for a while.
-    fn leave_alone(&mut self, error: &StoreError) {
-        self.disconnect();
-        self.away = Some((Instant::now() + self.pause, error.clone()));
-    }
-}
-
-/// A statement that failed, and what that means for its connection.
-struct Failure {
-    error: StoreError,
-    fate: Fate,
-}
-
-enum Fate {
-    /// There is none; that has been logged.
-    Away,
-    /// It is as good as before.
-    Intact,
-    /// It is gone, or leads to a server that takes no writes.
-    Lost,
-    /// It may answer one day.
-    Stuck,
-}
-
-impl Failure {
-    fn of(error: sqlx::Error) -> Self {
-        let fate = match &error {
-            // 08 connection exception, 57P the server shuts down or starts,
-            // 25006 read only: a standby, which the primary may have become.
-            // 0A000, 26000 and 42P05: a prepared statement that a migration or a proxy
-            // made void, as none is on a fresh connection.
-            sqlx::Error::Database(database) => match database.code().as_deref() {
-                Some("25006" | "0A000" | "26000" | "42P05") => Fate::Lost,
-                Some(code) if code.starts_with("08") || code.starts_with("57P") => Fate::Lost,
-                _ => Fate::Intact,
-            },
-            _ => Fate::Lost,
-        };
-        Self { error: classify(error), fate }
+        rows
     }
 }

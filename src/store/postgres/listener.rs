@@ -14,7 +14,10 @@ use std::{
 };
 
 use sqlx::postgres::PgConnectOptions;
-use tokio::time::{Instant, sleep, timeout_at};
+use tokio::{
+    sync::Mutex,
+    time::{Instant, sleep, timeout_at},
+};
 use tokio_util::{
     sync::{CancellationToken, DropGuard},
     task::task_tracker::TaskTrackerToken,
@@ -130,11 +133,13 @@ pub(super) fn listen(
     options: PgConnectOptions,
     timeout: Duration,
     heard: Arc<Heard>,
+    begins: Arc<Mutex<()>>,
     open: TaskTrackerToken,
 ) -> Arc<dyn Invalidations> {
     let stop = CancellationToken::new();
     let pause = MIN_PAUSE;
-    let listener = Listener { options, timeout, heard: Arc::clone(&heard), pause, _open: open };
+    let told = Arc::clone(&heard);
+    let listener = Listener { options, timeout, heard: told, begins, pause, _open: open };
     tokio::spawn(listener.run(stop.clone()));
     Arc::new(Listening { heard, _stop: stop.drop_guard() })
 }
@@ -143,6 +148,8 @@ struct Listener {
     options: PgConnectOptions,
     timeout: Duration,
     heard: Arc<Heard>,
+    /// Held while it begins.
+    begins: Arc<Mutex<()>>,
     /// How long to wait after the next failure.
     pause: Duration,
     _open: TaskTrackerToken,
@@ -166,8 +173,10 @@ impl Listener {
     }
 
     async fn follow(&mut self) -> Result<Infallible, StoreError> {
+        let begins = self.begins.lock().await;
         let mut channel =
             Channel::open(&self.options, "oncegate listener", CHANNEL, self.timeout).await?;
+        drop(begins);
         // What was taken away before was not heard of.
         self.heard.invalidate();
         loop {

@@ -45,9 +45,10 @@ fn of_database(error: &PgDatabaseError) -> StoreError {
         ("23505", _) if error.table() == Some("oncegate_waiters") => StoreError::Overtaken,
         // lock_not_available: somebody outside has locked a row, or a table.
         ("55P03", _) => StoreError::Contended(cause.into()),
-        // protocol_violation, duplicate_prepared_statement, invalid_sql_statement_name: on a
+        // duplicate_prepared_statement, invalid_sql_statement_name, protocol_violation: on a
         // connection of our own these cannot happen.
-        ("08P01" | "42P05" | "26000", _) => proxy(&cause),
+        ("42P05" | "26000", _) => proxy(&cause),
+        ("08P01", _) if is_about_proxy(error.message()) => proxy(&cause),
         // new row violates row-level security policy; another 42501 lacks a privilege.
         ("42501", _) if error.routine() == Some("ExecWithCheckOptions") => {
             StoreError::Rejected(cause.into())
@@ -70,6 +71,12 @@ fn of_database(error: &PgDatabaseError) -> StoreError {
         // damaged data.
         _ => StoreError::unusable(cause),
     }
+}
+
+/// PgBouncer says 08P01 of all that goes wrong, also that its server is away. It speaks
+/// English only.
+fn is_about_proxy(message: &str) -> bool {
+    ["prepared statement", "startup parameter"].iter().any(|cause| message.contains(cause))
 }
 
 /// A proxy between the service and PostgreSQL cannot be used.

@@ -6,8 +6,8 @@ use oncegate::{
     },
     grpc::pb::{ForgetEventRequest, ListEventsRequest, ListEventsResponse},
     store::{
-        AdminStore as _, Clock, EventFilter, Page, Store, TurnStore, Verdict, postgres::Postgres,
-        sqlite::Sqlite,
+        AdminStore as _, Clock, EventFilter, Page, Store, TurnStore, Verdict, Work,
+        postgres::Postgres, sqlite::Sqlite,
     },
 };
 
@@ -268,7 +268,7 @@ async fn begin_and_end(store: &mut impl TurnStore, event: &str, ending: Ending) 
 }
 
 async fn what_nobody_was_told_of(store: &impl Store) {
-    let mut store = store.connection();
+    let mut store = store.connection(Work::Turns);
     begin_and_end(&mut store, "never", Ending::Abandoned).await;
     for ending in [Ending::Failed, Ending::Abandoned] {
         begin_and_end(&mut store, "once", ending).await;

@@ -1,0 +1,264 @@
+//! One connection to PostgreSQL, opened again whenever it was lost.
+
+use std::time::{Duration, Instant};
+
+use sqlx::{
+    ConnectOptions as _, Connection as _, Execute, Executor as _, Postgres,
+    postgres::{PgConnectOptions, PgConnection, PgRow},
+};
+use tokio::time::{sleep, timeout};
+
+use super::classify;
+use crate::{store::StoreError, telemetry::Seldom};
+
+/// How long a failed connection is left alone; meanwhile callers are told at
+/// once that the store is away.
+const MIN_PAUSE: Duration = Duration::from_millis(50);
+/// The most that grows to while statements get no answer: each that is given up
+/// may leave a backend behind that still works on it.
+const MAX_PAUSE: Duration = Duration::from_secs(10);
+
+/// How long a connection may have been idle and still be used without a check: a NAT or a
+/// firewall may have dropped it without a sign. None is known to forget a flow so soon, and a
+/// check costs a round trip: one in two seconds at most, of a connection that had nothing to
+/// do, while callers that come one after the other pay none.
+const MAX_IDLE: Duration = Duration::from_secs(2);
+/// How long that check may take before another connection is opened. A statement that the
+/// lost one still carried may commit later: its attempt id is then found.
+const CHECK_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// How often, and how soon, it is tried again where there are too many connections: one
+/// that was closed counts until its backend has ended.
+const MAX_VACANCY_TRIES: u32 = 5;
+const VACANCY_PAUSE: Duration = Duration::from_millis(50);
+
+/// Whether a statement may be run again where its first run may have committed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Repeat {
+    /// It carries attempt ids, or changes nothing: a first run is found, not repeated.
+    Safe,
+    /// It would do more. So its connection is checked before, however short it was idle.
+    Never,
+}
+
+/// One connection, used by one statement at a time.
+pub(super) struct Line {
+    options: PgConnectOptions,
+    connection: Option<PgConnection>,
+    used: Instant,
+    /// Until when the store counts as away, and why.
+    away: Option<(Instant, StoreError)>,
+    /// How long it is left alone after the next failure.
+    pause: Duration,
+    /// Whether it could not be opened because there are too many connections.
+    starved: bool,
+    warnings: Seldom,
+}
+
+impl Line {
+    pub(super) fn new(options: PgConnectOptions) -> Self {
+        Self {
+            options,
+            connection: None,
+            used: Instant::now(),
+            away: None,
+            pause: MIN_PAUSE,
+            starved: false,
+            warnings: Seldom::default(),
+        }
+    }
+
+    /// Runs one statement and fetches its rows, within `limit`; without a transaction around
+    /// it, its commit is part of it.
+    ///
+    /// A connection that turns out to be lost is replaced once, and the statement run again
+    /// if that is safe. A statement without an answer in time is given up together with its
+    /// connection.
+    pub(super) async fn run<'q, S: Execute<'q, Postgres> + 'q>(
+        &mut self,
+        limit: Duration,
+        repeat: Repeat,
+        statement: impl Fn() -> S + Send,
+    ) -> Result<Vec<PgRow>, StoreError> {
+        self.check(if repeat == Repeat::Safe { MAX_IDLE } else { Duration::ZERO }).await;
+        let mut replaceable = repeat == Repeat::Safe && self.connection.is_some();
+        loop {
+            let run = async {
+                // Away while it is used: one whose statement was not carried through, as by
+                // a panic, is not used again.
+                let mut connection = self.connected().await?;
+                let ended = connection.fetch_all(statement()).await;
+                self.connection = Some(connection);
+                ended.map_err(Failure::of)
+            };
+            let failure = match timeout(limit, run).await {
+                Ok(Ok(rows)) => {
+                    self.pause = MIN_PAUSE;
+                    self.used = Instant::now();
+                    return Ok(rows);
+                }
+                Ok(Err(failure)) => failure,
+                Err(_) => Failure {
+                    error: StoreError::unavailable("no answer in time"),
+                    fate: Fate::Stuck,
+                },
+            };
+            match failure.fate {
+                Fate::Away => return Err(failure.error),
+                Fate::Intact => {}
+                Fate::Lost if std::mem::take(&mut replaceable) => {
+                    self.disconnect();
+                    continue;
+                }
+                // Whatever state it is in, nobody uses it again.
+                Fate::Lost => self.leave_alone(&failure.error),
+                Fate::Stuck => {
+                    self.leave_alone(&failure.error);
+                    self.pause = (self.pause * 2).min(MAX_PAUSE);
+                }
+            }
+            if self.warnings.now() {
+                tracing::warn!(error = %failure.error, "statement failed");
+            }
+            return Err(failure.error);
+        }
+    }
+
+    /// Runs statements, written one after another, that begin a transaction and roll it
+    /// back.
+    pub(super) async fn rehearse(
+        &mut self,
+        limit: Duration,
+        statements: &'static str,
+    ) -> Result<(), StoreError> {
+        let ended = self.run(limit, Repeat::Safe, || sqlx::raw_sql(statements)).await;
+        if ended.is_err()
+            && let Some(connection) = &mut self.connection
+            && !matches!(timeout(limit, connection.execute("ROLLBACK")).await, Ok(Ok(_)))
+        {
+            self.disconnect();
+        }
+        ended.map(drop)
+    }
+
+    /// Opens the connection, if it could not be opened because there are too many.
+    pub(super) async fn open(&mut self, limit: Duration) -> Result<(), StoreError> {
+        match timeout(limit, self.connected()).await {
+            Ok(Ok(connection)) => {
+                self.connection = Some(connection);
+                Ok(())
+            }
+            Ok(Err(failure)) => Err(failure.error),
+            Err(_) => Err(StoreError::unavailable("cannot connect in time")),
+        }
+    }
+
+    /// Whether the last try to open it failed because there are too many connections.
+    pub(super) const fn is_starved(&self) -> bool {
+        self.starved
+    }
+
+    fn disconnect(&mut self) {
+        self.connection = None;
+    }
+
+    /// Gives up a connection that was idle for longer than `idle`, unless it answers.
+    async fn check(&mut self, idle: Duration) {
+        if self.used.elapsed() < idle {
+            return;
+        }
+        if let Some(connection) = &mut self.connection
+            && !matches!(timeout(CHECK_TIMEOUT, connection.ping()).await, Ok(Ok(())))
+        {
+            tracing::debug!("an idle connection was lost; it is replaced");
+            self.disconnect();
+        }
+    }
+
+    /// Takes the connection, which is opened if there is none.
+    async fn connected(&mut self) -> Result<PgConnection, Failure> {
+        if let Some(connection) = self.connection.take() {
+            return Ok(connection);
+        }
+        if let Some((until, error)) = &self.away
+            && Instant::now() < *until
+        {
+            return Err(Failure { error: error.clone(), fate: Fate::Away });
+        }
+        let mut opened = self.options.connect().await;
+        for _ in 0..MAX_VACANCY_TRIES {
+            match &opened {
+                Err(error) if is_too_many(error) => {}
+                _ => break,
+            }
+            sleep(VACANCY_PAUSE).await;
+            opened = self.options.connect().await;
+        }
+        match opened {
+            Ok(connection) => {
+                (self.away, self.starved) = (None, false);
+                Ok(connection)
+            }
+            Err(error) => {
+                self.starved = is_too_many(&error);
+                // Whatever keeps us from connecting, the store is away; unless a proxy
+                // cannot be used at all.
+                let error = match classify(error) {
+                    error @ StoreError::Misconfigured(_) => error,
+                    error => StoreError::unavailable(format!("cannot connect: {error}")),
+                };
+                if self.warnings.now() {
+                    tracing::warn!(%error, "the store is away");
+                }
+                self.leave_alone(&error);
+                Err(Failure { error, fate: Fate::Away })
+            }
+        }
+    }
+
+    /// Gives up the connection, and makes no other for a while.
+    fn leave_alone(&mut self, error: &StoreError) {
+        self.disconnect();
+        self.away = Some((Instant::now() + self.pause, error.clone()));
+    }
+}
+
+/// `too_many_connections`: of the role, the database or the server.
+fn is_too_many(error: &sqlx::Error) -> bool {
+    error.as_database_error().is_some_and(|error| error.code().as_deref() == Some("53300"))
+}
+
+/// A statement that failed, and what that means for its connection.
+struct Failure {
+    error: StoreError,
+    fate: Fate,
+}
+
+enum Fate {
+    /// There is none; that has been logged.
+    Away,
+    /// It is as good as before.
+    Intact,
+    /// It is gone, or leads to a server that takes no writes.
+    Lost,
+    /// It may answer one day.
+    Stuck,
+}
+
+impl Failure {
+    fn of(error: sqlx::Error) -> Self {
+        let fate = match &error {
+            // 08 connection exception, 57P the server shuts down or starts,
+            // 25006 read only: a standby, which the primary may have become.
+            // 0A000, 26000 and 42P05: a prepared statement that a migration or a proxy
+            // made void, as none is on a fresh connection.
+            sqlx::Error::Database(database) => match database.code().as_deref() {
+                Some("25006" | "0A000" | "26000" | "42P05") => Fate::Lost,
+                Some(code) if code.starts_with("08") || code.starts_with("57P") => Fate::Lost,
+                _ => Fate::Intact,
+            },
+            _ => Fate::Lost,
+        };
+        Self { error: classify(error), fate }
+    }
+}

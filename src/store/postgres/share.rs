@@ -1,0 +1,182 @@
+//! How many connections a replica opens, and which kinds of work share one.
+
+use sqlx::{PgConnection, Row as _};
+
+use super::classify;
+use crate::store::{StoreError, Work};
+
+/// What may be connected at once: by the role, to the database, to the server; and how many
+/// are, but for this one.
+pub(super) const LIMITS: &str = "
+WITH own AS MATERIALIZED (
+    SELECT oid, rolsuper, rolconnlimit FROM pg_roles WHERE rolname = session_user
+), used AS MATERIALIZED (
+    SELECT count(*) FILTER (WHERE usesysid = (SELECT oid FROM own)) AS by_role,
+        count(*) FILTER (WHERE datname = current_database()) AS to_database,
+        count(*) AS to_server
+    FROM pg_stat_activity WHERE usesysid IS NOT NULL AND pid <> pg_backend_pid()
+)
+SELECT 'the role''s CONNECTION LIMIT' AS what, rolconnlimit::bigint AS most, by_role AS used
+FROM own, used WHERE rolconnlimit >= 0 AND NOT rolsuper
+UNION ALL
+SELECT 'the database''s CONNECTION LIMIT', datconnlimit, to_database
+FROM pg_database, own, used
+WHERE datname = current_database() AND datconnlimit >= 0 AND NOT rolsuper
+UNION ALL
+SELECT 'the server''s max_connections', current_setting('max_connections')::bigint
+    - CASE WHEN rolsuper THEN 0 ELSE current_setting('superuser_reserved_connections')::bigint
+        + COALESCE(current_setting('reserved_connections', true)::bigint, 0) END,
+    to_server
+FROM own, used
+";
+
+/// One more for a moment, when one begins to listen.
+const SPARE: usize = 1;
+/// The least that all of the service works with.
+const LEAST: usize = Plan { writers: 1, sharing: Sharing::Least }.needed();
+
+/// How connections are shared. Each form needs fewer than the one before it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Sharing {
+    /// Writers have their own; all other short statements share one.
+    Kinds,
+    /// Leases and turns share one, too.
+    Sessions,
+    /// All but marks share one.
+    Writes,
+    /// All share one.
+    All,
+    /// And none listens for leases that other replicas hand over: those who wait look.
+    Least,
+}
+
+/// Which connections a replica opens. One that scans is never shared with other work.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Plan {
+    writers: usize,
+    sharing: Sharing,
+}
+
+impl Plan {
+    /// With `writers` for each kind of writing, if as many connections may be opened as
+    /// needed.
+    pub(super) const fn of(writers: usize) -> Self {
+        Self { writers, sharing: Sharing::Kinds }
+    }
+
+    /// The same, within `allowed` connections, as far as that goes.
+    fn within(self, allowed: usize) -> Self {
+        let fewer = (1..=self.writers).rev().map(Self::of);
+        let shared = [Sharing::Sessions, Sharing::Writes, Sharing::All, Sharing::Least];
+        let shared = shared.map(|sharing| Self { writers: 1, sharing });
+        let mut plans = fewer.chain(shared);
+        plans.find(|plan| plan.needed() <= allowed).unwrap_or(shared[3])
+    }
+
+    /// How many connections it takes at most.
+    const fn needed(self) -> usize {
+        let lines = match self.sharing {
+            Sharing::Kinds => 3 * self.writers + 2,
+            Sharing::Sessions => 4,
+            Sharing::Writes => 3,
+            Sharing::All | Sharing::Least => 2,
+        };
+        // For marks that were taken away.
+        lines + 1 + self.hears_of_leases() as usize + SPARE
+    }
+
+    /// Whether one listens for leases that other replicas hand over.
+    pub(super) const fn hears_of_leases(self) -> bool {
+        !matches!(self.sharing, Sharing::Least)
+    }
+
+    pub(super) fn writers(self, wanted: usize) -> usize {
+        wanted.min(self.writers)
+    }
+
+    /// Which of the shared connections has this work; none where it has one of its own.
+    pub(super) const fn shared(self, work: Work) -> Option<usize> {
+        match (work, self.sharing) {
+            (Work::Scans, _) => Some(1),
+            (Work::Marks, Sharing::Kinds | Sharing::Sessions | Sharing::Writes)
+            | (Work::Leases | Work::Turns, Sharing::Kinds) => None,
+            (Work::Leases | Work::Turns, Sharing::Sessions) => Some(2),
+            (Work::Short, _)
+            | (Work::Leases | Work::Turns, Sharing::Writes)
+            | (Work::Marks | Work::Leases | Work::Turns, Sharing::All | Sharing::Least) => Some(0),
+        }
+    }
+}
+
+/// Plans for `writers` within what the database allows over `connection`.
+///
+/// # Errors
+/// [`StoreError::Misconfigured`] when it never allows for enough.
+pub(super) async fn plan(
+    connection: &mut PgConnection,
+    writers: usize,
+) -> Result<Plan, StoreError> {
+    let wanted = Plan::of(writers);
+    let rows = match sqlx::query(LIMITS).persistent(false).fetch_all(connection).await {
+        Ok(rows) => rows,
+        Err(error) => {
+            let error = classify(error);
+            tracing::debug!(%error, "the database does not say how many connections it allows");
+            return Ok(wanted);
+        }
+    };
+    let mut tightest: Option<(usize, usize, String)> = None;
+    for row in rows {
+        let count = |column| {
+            let count: i64 = row.try_get(column).map_err(StoreError::fault)?;
+            Ok::<_, StoreError>(usize::try_from(count).unwrap_or(0))
+        };
+        let (most, used) = (count("most")?, count("used")?);
+        let what: String = row.try_get("what").map_err(StoreError::fault)?;
+        if most < LEAST {
+            return Err(StoreError::Misconfigured(
+                format!("a replica needs at least {LEAST} connections; {what} is {most}").into(),
+            ));
+        }
+        let left = most.saturating_sub(used);
+        if tightest.as_ref().is_none_or(|(least, ..)| left < *least) {
+            tightest = Some((left, most, what));
+        }
+    }
+    let Some((left, limit, limited_by)) = tightest else { return Ok(wanted) };
+    let plan = wanted.within(left);
+    let (needed, planned) = (wanted.needed(), plan.needed());
+    if planned < needed {
+        tracing::warn!(
+            needed,
+            left,
+            limit,
+            limited_by,
+            planned,
+            "fewer connections to the database are left than a replica needs under full use; \
+             kinds of work share them"
+        );
+    } else {
+        tracing::info!(needed, left, limit, limited_by, "connections to the database");
+    }
+    Ok(plan)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_plan_fits_what_is_allowed() {
+        assert_eq!(Plan::of(2).needed(), 11);
+        for writers in 1..6 {
+            for allowed in LEAST..40 {
+                let plan = Plan::of(writers).within(allowed);
+                assert!(plan.needed() <= allowed, "{plan:?} in {allowed}");
+                assert!((1..=writers).contains(&plan.writers));
+            }
+        }
+        assert_eq!(Plan::of(2).within(11).writers, 2);
+        assert_eq!(Plan::of(2).within(10).writers, 1);
+    }
+}
