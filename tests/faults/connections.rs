@@ -130,7 +130,7 @@ async fn too_few_connections_are_refused_at_start() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn readiness_is_off_while_a_connection_that_is_needed_is_refused() {
     let (url, own) = limited(20).await;
-    let flags = ["--probe-interval", "50ms", "--known-events", "0"];
+    let flags = ["--probe-interval", "50ms", "--known-events", "0", "--writers", "1"];
     let replica = Replica::start(&own, Clock::Store, &flags).await;
     let address = replica.server.address();
     let mut client = replica.client().await;
@@ -143,8 +143,9 @@ async fn readiness_is_off_while_a_connection_that_is_needed_is_refused() {
     assert!(call_all(&replica, "refused").await.is_err());
     follow(address, "readiness", ServingStatus::NotServing).await;
     follow(address, "oncegate.v1.TurnService", ServingStatus::NotServing).await;
-    // It goes on saying so without a call.
-    tokio::time::sleep(Duration::from_secs(1)).await;
+    // It goes on saying so, also where other connections serve.
+    client.mark_processed(mark("T1", "Ev2")).await.unwrap();
+    tokio::time::sleep(Duration::from_millis(500)).await;
     follow(address, "readiness", ServingStatus::NotServing).await;
     outside.execute(limit(20)).await.unwrap();
     follow(address, "readiness", ServingStatus::Serving).await;
