@@ -257,6 +257,7 @@ mod migrate;
 mod sessions;
 mod share;
 mod sqlstate;
+mod steps;
 mod timestamp;
 mod turns;
 mod upkeep;
@@ -291,7 +292,7 @@ pub const STATEMENTS: &[&str] = &[
     sessions::LEAVE,
     sessions::BEAT,
     sessions::RENEW,
-    sessions::SHORTEN,
+    steps::SHORTEN,
     sessions::LOOK,
     turns::BEGIN_NEW,
     turns::BEGIN,
@@ -300,7 +301,7 @@ pub const STATEMENTS: &[&str] = &[
     turns::BEGIN_AND_SUCCEED,
     turns::PROLONG,
     turns::FINISH,
-    events::SHORTEN_CLAIMS,
+    steps::SHORTEN_CLAIMS,
     fence::FENCE,
     fence::RAISE,
     admin::LIST_SESSIONS,

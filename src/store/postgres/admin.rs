@@ -5,11 +5,9 @@ use sqlx::{Row as _, postgres::PgRow};
 use super::{
     Link,
     events::{event_row, interval},
+    fence::{new_token, next_token, raise_floor, token_of},
     link::Statement,
-    sessions::{
-        session_row,
-        sql::{new_token, next_token, raise_floor, token_of},
-    },
+    sessions::session_row,
     timestamp::PgTimestamp,
 };
 use crate::{

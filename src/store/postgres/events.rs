@@ -15,12 +15,12 @@ use super::{
     Link,
     answers::{fill, left, slot},
     link::Statement,
+    steps::{Overlong, claim_end},
     timestamp::PgTimestamp,
 };
 use crate::{
     domain::{
         By, Claim, Delivered, EventKey, EventRow, Mark, PayloadDigest, RequestId, StoredEvent,
-        Timestamp, limits::CLAIM_MEMORY,
     },
     store::{EventStore, StoreError, Verdict},
 };
@@ -139,27 +139,6 @@ WHERE ",
 "
 );
 
-/// Lowers the end of claims that end later than now + TTL: the clock was stepped back since
-/// they were written. $2: for how long a claim is remembered, from when it is written.
-pub(super) const SHORTEN_CLAIMS: &str = concat!(
-    "
-UPDATE processed_events e
-SET claimed_until = c.at + (e.claimed_until - (e.expires_at - $2::interval)),
-    expires_at = c.at + $2::interval, processed_at = LEAST(e.processed_at, c.at)
-FROM (
-    SELECT a.team_id, a.request_id, u.name,
-        COALESCE($1::timestamptz, clock_timestamp()) AS at
-    FROM unnest($3::text[], $4::text[], $5::uuid[]) AS a (team_id, names, request_id)
-        CROSS JOIN LATERAL unnest(string_to_array(a.names, E'\\x1f')) AS u (name)
-    ORDER BY a.team_id COLLATE \"C\", u.name COLLATE \"C\") AS c
-WHERE e.team_id = ANY (ARRAY[c.team_id]) AND e.event_id = c.name
-    AND e.request_id = c.request_id AND e.expires_at - $2::interval > c.at
-    AND ",
-    running!("e", "c.at"),
-    "
-"
-);
-
 /// The names of an event that has several, as one text: what stands between them occurs in
 /// none.
 pub(super) fn names(event: &Delivered) -> Option<String> {
@@ -234,32 +213,6 @@ impl Link {
         Ok(marks.iter().map(verdict).collect())
     }
 
-    /// Lowers the end of claims that were found to end too late. What was decided stands
-    /// even if this fails: the next look finds them again.
-    pub(super) async fn shorten_claims(&mut self, found: &Overlong<'_>) {
-        if found.teams.is_empty() {
-            return;
-        }
-        let now = self.now();
-        let shortened = self
-            .fetch(|| {
-                sqlx::query(SHORTEN_CLAIMS)
-                    .bind(now)
-                    .bind(interval(CLAIM_MEMORY))
-                    .bind(&found.teams)
-                    .bind(&found.names)
-                    .bind(&found.requests)
-            })
-            .await;
-        match shortened {
-            Ok(_) => tracing::warn!(
-                claims = found.teams.len(),
-                "the database's clock was stepped back: claims end at now + TTL"
-            ),
-            Err(error) => tracing::debug!(%error, "claims that end too late were not shortened"),
-        }
-    }
-
     /// Marks what may have a row.
     async fn mark_taken(&mut self, marks: &[&Mark]) -> Result<Vec<Verdict<EventRow>>, StoreError> {
         let now = self.now();
@@ -288,35 +241,6 @@ impl Link {
             row.map_or(Verdict::Again, Verdict::Decided)
         };
         Ok(marks.iter().zip(found).map(verdict).collect())
-    }
-}
-
-/// Claims that are written to end later than they count ([`claim_end`]), as a statement's
-/// arrays.
-#[derive(Default)]
-pub(super) struct Overlong<'a> {
-    teams: Vec<&'a str>,
-    names: Vec<String>,
-    requests: Vec<Uuid>,
-}
-
-impl<'a> Overlong<'a> {
-    /// Notes the claim of a row, if it is such a one. Its names are in the column `names`.
-    pub(super) fn note(
-        &mut self,
-        team: &'a str,
-        names: &str,
-        row: &PgRow,
-    ) -> Result<(), StoreError> {
-        let mut read = || {
-            if claim_end(row)?.is_some_and(|end| end.counts < end.written) {
-                self.names.push(row.try_get(names)?);
-                self.requests.push(row.try_get("request_id")?);
-                self.teams.push(team);
-            }
-            Ok(())
-        };
-        read().map_err(|error: sqlx::Error| StoreError::fault(error))
     }
 }
 
@@ -438,29 +362,4 @@ pub(super) fn event_row(row: &PgRow) -> Result<EventRow, StoreError> {
         Ok(EventRow::Processed(StoredEvent { process_time, expire_time, request, by, digest }))
     };
     read().map_err(|error: sqlx::Error| StoreError::fault(error))
-}
-
-/// When a claim lapses.
-struct ClaimEnd {
-    /// As its row has it.
-    written: Timestamp,
-    /// As it counts.
-    counts: Timestamp,
-    remaining: Duration,
-}
-
-/// When the claim of a row lapses, if it has one. It was last written `CLAIM_MEMORY` before it
-/// expires, and cannot run longer from now than it did from then, unless the clock was
-/// stepped back since. One that was ended has no time left, whatever the clock shows.
-fn claim_end(row: &PgRow) -> Result<Option<ClaimEnd>, sqlx::Error> {
-    let time = |column| row.try_get::<PgTimestamp, _>(column).map(|time| time.0);
-    let (at, since, expires) = (time("at")?, time("processed_at")?, time("expires_at")?);
-    let written: Option<PgTimestamp> = row.try_get("claimed_until")?;
-    Ok(written.map(|PgTimestamp(written)| {
-        if written <= since {
-            return ClaimEnd { written, counts: written, remaining: Duration::ZERO };
-        }
-        let counts = written.trusted(written.since(expires.minus(CLAIM_MEMORY)), at);
-        ClaimEnd { written, counts, remaining: counts.since(at) }
-    }))
 }

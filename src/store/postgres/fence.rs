@@ -2,11 +2,56 @@
 
 use sqlx::{Connection as _, PgConnection, Row as _};
 
-use super::{Postgres, link::classify, timestamp::PgTimestamp};
+use super::{Postgres, classify, timestamp::PgTimestamp};
 use crate::{
     domain::FencingToken,
     store::{Fence, FenceStore, StoreError},
 };
+
+/// The token of a grant at `$at` in a session that has no row: `FencingToken::next` has
+/// the rule. `$at` is read after the session's lock was obtained. The floor is read as of
+/// the statement's snapshot, which is older than that lock: a row that was deleted in
+/// between is not in it. But its token is no higher than the clock was by then, as
+/// whatever deletes rows ensures, and so is below `$at`.
+macro_rules! new_token {
+    ($at:expr) => {
+        concat!("GREATEST((SELECT floor FROM oncegate_fence WHERE id) + 1, ", token_of!($at), ")")
+    };
+}
+
+/// The token of the next grant in the session of `$row`, which the statement has locked, so
+/// that it rises even where advisory locks do nothing.
+macro_rules! next_token {
+    ($row:literal, $new:expr) => {
+        concat!("GREATEST(", $row, ".fencing_token + 1, ", $new, ")")
+    };
+}
+
+/// The store's clock as a token: microseconds since 1970.
+macro_rules! token_of {
+    ($at:expr) => {
+        concat!("(extract(epoch FROM ", $at, ") * 1000000)::bigint")
+    };
+}
+
+/// Raises the floor to the highest token in `$gone`, session rows that the statement has
+/// deleted. The floor's row is locked last, after all rows of sessions, and only if it
+/// rises.
+macro_rules! raise_floor {
+    ($gone:literal) => {
+        concat!(
+            "raised AS (
+    UPDATE oncegate_fence f SET floor = g.floor
+    FROM (SELECT max(fencing_token) AS floor FROM ",
+            $gone,
+            ") AS g
+    WHERE f.id AND f.floor < g.floor
+)"
+        )
+    };
+}
+
+pub(super) use {new_token, next_token, raise_floor, token_of};
 
 /// $1: the moment, or null for the database's clock.
 pub(super) const FENCE: &str = "

@@ -15,12 +15,13 @@ use super::{
     answers::{fill, left, place, slot},
     events::interval,
     link::Statement,
+    steps::{is_overlong, lease_end},
     timestamp::PgTimestamp,
 };
 use crate::{
     domain::{
         Acquire, Acquired, FencingToken, Labels, Lease, LeaseId, RequestId, SessionKey, SessionRow,
-        Timestamp, limits::MAX_WAITERS_PER_SESSION,
+        limits::MAX_WAITERS_PER_SESSION,
     },
     store::{
         Changed, Enqueue, Enqueued, Release, Renew, Renewed, SessionStore, StoreError, Verdict,
@@ -34,7 +35,7 @@ pub(super) mod sql;
 use acquire::{Asked, Places};
 use release::unless_resumed;
 pub(super) use sql::{
-    ACQUIRE, BEAT, END, ENQUEUE, GIVE_BACK, HAND_ON, LEAVE, LOOK, RELEASE, RENEW, SHORTEN, TAKE,
+    ACQUIRE, BEAT, END, ENQUEUE, GIVE_BACK, HAND_ON, LEAVE, LOOK, RELEASE, RENEW, TAKE,
     TAKE_AND_END,
 };
 
@@ -252,26 +253,6 @@ impl Link {
         Ok(verdicts)
     }
 
-    /// Lowers the end of leases that were found to end too late ([`is_overlong`]). What was
-    /// decided stands even if this fails: the next look finds them again.
-    pub(super) async fn shorten(&mut self, found: &[(&SessionKey, LeaseId)]) {
-        if found.is_empty() {
-            return;
-        }
-        let keys = Keys::of(found.iter().map(|(key, _)| *key));
-        let leases: Vec<Uuid> = found.iter().map(|(_, lease)| lease.as_uuid()).collect();
-        let now = self.now();
-        let shortened =
-            self.fetch(|| keys.bind(sqlx::query(SHORTEN).bind(now)).bind(&leases)).await;
-        match shortened {
-            Ok(_) => tracing::warn!(
-                leases = found.len(),
-                "the database's clock was stepped back: leases end at now + TTL"
-            ),
-            Err(error) => tracing::debug!(%error, "leases that end too late were not shortened"),
-        }
-    }
-
     async fn run_hand_on(
         &mut self,
         statement: &'static str,
@@ -288,14 +269,14 @@ impl Link {
 }
 
 /// The arrays that every statement has which changes a session.
-struct Keys<'a> {
+pub(super) struct Keys<'a> {
     teams: Vec<&'a str>,
     sessions: Vec<&'a str>,
     locks: Vec<i64>,
 }
 
 impl<'a> Keys<'a> {
-    fn of(keys: impl Iterator<Item = &'a SessionKey> + Clone) -> Self {
+    pub(super) fn of(keys: impl Iterator<Item = &'a SessionKey> + Clone) -> Self {
         Self {
             teams: keys.clone().map(|key| key.team.as_str()).collect(),
             sessions: keys.clone().map(|key| key.session.as_str()).collect(),
@@ -303,7 +284,7 @@ impl<'a> Keys<'a> {
         }
     }
 
-    fn bind<'q>(&'q self, statement: Statement<'q>) -> Statement<'q> {
+    pub(super) fn bind<'q>(&'q self, statement: Statement<'q>) -> Statement<'q> {
         statement.bind(&self.teams).bind(&self.sessions).bind(&self.locks)
     }
 }
@@ -337,22 +318,6 @@ pub(super) fn named_session_row(
         Ok(SessionRow { lease, request, live, waiting, queue })
     };
     read().map_err(|error: sqlx::Error| StoreError::fault(error))
-}
-
-/// When a row's lease ends, as it is written; and as it counts, which is earlier after the
-/// clock was stepped back.
-fn lease_end(row: &PgRow, expires: &str) -> Result<(Timestamp, Timestamp), sqlx::Error> {
-    let time = |column| row.try_get::<PgTimestamp, _>(column).map(|time| time.0);
-    let (written, at, since) = (time(expires)?, time("at")?, time("acquired_at")?);
-    let ttl: Option<i64> = row.try_get("ttl_micros")?;
-    let ttl = ttl.map_or(written.since(since), |ttl| Duration::from_micros(ttl.unsigned_abs()));
-    Ok((written, written.trusted(ttl, at)))
-}
-
-/// Whether a row has a live lease that is written to end later than it counts.
-pub(super) fn is_overlong(row: &PgRow, expires: &str) -> bool {
-    let live = row.try_get::<Option<bool>, _>("live").ok().flatten().unwrap_or(false);
-    live && lease_end(row, expires).is_ok_and(|(written, counts)| counts < written)
 }
 
 /// The same, where there may be none: then all is null.

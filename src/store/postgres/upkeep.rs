@@ -4,7 +4,7 @@ use sqlx::Row as _;
 
 use super::{
     Link,
-    sessions::sql::{raise_floor, token_of},
+    fence::{raise_floor, token_of},
 };
 use crate::store::{Age, Kind, StoreError, Sweep, Swept, Upkeep};
 

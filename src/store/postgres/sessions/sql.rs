@@ -2,65 +2,10 @@
 //! moment, or null for the database's clock; the next three arrays are
 //! [`Keys`](super::Keys).
 
-/// The token of a grant at `$at` in a session that has no row: `FencingToken::next` has
-/// the rule. `$at` is read after the session's lock was obtained. The floor is read as of
-/// the statement's snapshot, which is older than that lock: a row that was deleted in
-/// between is not in it. But its token is no higher than the clock was by then, as
-/// whatever deletes rows ensures, and so is below `$at`.
-macro_rules! new_token {
-    ($at:expr) => {
-        concat!("GREATEST((SELECT floor FROM oncegate_fence WHERE id) + 1, ", token_of!($at), ")")
-    };
-}
-
-/// The token of the next grant in the session of `$row`, which the statement has locked, so
-/// that it rises even where advisory locks do nothing.
-macro_rules! next_token {
-    ($row:literal, $new:expr) => {
-        concat!("GREATEST(", $row, ".fencing_token + 1, ", $new, ")")
-    };
-}
-
-/// The store's clock as a token: microseconds since 1970.
-macro_rules! token_of {
-    ($at:expr) => {
-        concat!("(extract(epoch FROM ", $at, ") * 1000000)::bigint")
-    };
-}
-
-/// Raises the floor to the highest token in `$gone`, session rows that the statement has
-/// deleted. The floor's row is locked last, after all rows of sessions, and only if it
-/// rises.
-macro_rules! raise_floor {
-    ($gone:literal) => {
-        concat!(
-            "raised AS (
-    UPDATE oncegate_fence f SET floor = g.floor
-    FROM (SELECT max(fencing_token) AS floor FROM ",
-            $gone,
-            ") AS g
-    WHERE f.id AND f.floor < g.floor
-)"
-        )
-    };
-}
-
-/// How long the lease of `$row` ran when it was last written.
-macro_rules! lease_ttl {
-    ($row:literal) => {
-        concat!(
-            "COALESCE(",
-            $row,
-            ".ttl_micros * interval '1 microsecond', ",
-            $row,
-            ".expires_at - ",
-            $row,
-            ".acquired_at)"
-        )
-    };
-}
-
-pub(in super::super) use {lease_ttl, new_token, next_token, raise_floor, token_of};
+use crate::store::postgres::{
+    fence::{new_token, next_token, token_of},
+    steps::{lease_ttl, run_on},
+};
 
 /// The row of a session that exists passes to a new holder, if it is free.
 macro_rules! or_take_over {
@@ -239,26 +184,6 @@ WHERE (s.released OR s.expires_at <= COALESCE($1::timestamptz, clock_timestamp()
     ") IS NOT FALSE
 "
 );
-
-/// Until when the lease of `s` runs on, by `m` and from `clock.at`; and since when: but no
-/// longer than `$most` in all. What is written there cannot be later than the clock: if
-/// it is, the clock was stepped back since.
-macro_rules! run_on {
-    ($most:literal) => {
-        concat!(
-            "LEAST(s.acquired_at, clock.at), LEAST(
-            clock.at + m.ttl_micros * interval '1 microsecond',
-            GREATEST(
-                LEAST(s.expires_at, clock.at + ",
-            lease_ttl!("s"),
-            "), LEAST(s.acquired_at, clock.at) + ",
-            $most,
-            "::interval))"
-        )
-    };
-}
-
-pub(in super::super) use run_on;
 
 /// Lets live leases run on, but no longer than $7 in all, unless another stream than the
 /// one in $8 has taken them over; and reads those that ended without being given back.
@@ -558,26 +483,3 @@ WITH present AS (
 )
 SELECT team_id, session_id, lease_id FROM oncegate_waiters WHERE replica = $2
 ";
-
-/// Lowers the end of leases that end later than now + TTL: the clock was stepped back since
-/// they were written, and they would run longer by that. So each counts as ending at now +
-/// TTL from the first look on.
-pub(in super::super) const SHORTEN: &str = concat!(
-    "
-UPDATE oncegate_sessions s
-SET acquired_at = LEAST(s.acquired_at, m.at), expires_at = m.at + ",
-    lease_ttl!("s"),
-    "
-FROM (
-    SELECT a.*, COALESCE($1::timestamptz, clock_timestamp()) AS at
-    FROM unnest($2::text[], $3::text[], $4::bigint[], $5::uuid[])
-        AS a (team_id, session_id, lock_key, lease_id)
-    WHERE pg_try_advisory_xact_lock(a.lock_key) OFFSET 0) AS m
-WHERE ",
-    same_key!("session_id", "s", "m"),
-    " AND s.lease_id = m.lease_id AND NOT s.released
-    AND s.expires_at > m.at + ",
-    lease_ttl!("s"),
-    "
-"
-);

@@ -16,10 +16,11 @@ use crate::{
         postgres::{
             Link,
             answers::place,
-            events::{Overlong, event_row, interval, names},
+            events::{event_row, interval, names},
+            fence::{new_token, next_token, token_of},
             link::Statement,
-            sessions::is_overlong,
-            sessions::sql::{new_token, next_token, or_take_over, token_of},
+            sessions::sql::or_take_over,
+            steps::{Overlong, is_overlong},
         },
     },
 };

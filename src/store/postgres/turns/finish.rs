@@ -16,8 +16,10 @@ use crate::{
             Link,
             answers::{place, slot},
             events::interval,
+            fence::{new_token, next_token, token_of},
             link::Statement,
-            sessions::sql::{hand_on, lease_ttl, new_token, next_token, run_on, token_of},
+            sessions::sql::hand_on,
+            steps::{lease_ttl, run_on},
         },
     },
 };

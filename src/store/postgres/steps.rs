@@ -1,0 +1,211 @@
+//! Steps of the database's clock. What was written before the clock was stepped back ends
+//! later than it should: it counts as ending at now + TTL ([`Timestamp::trusted`]), and the
+//! statements here write that back, so that it does from the first request for it on.
+
+use std::time::Duration;
+
+use sqlx::{Row as _, postgres::PgRow};
+use uuid::Uuid;
+
+use super::{Link, events::interval, sessions::Keys, timestamp::PgTimestamp};
+use crate::{
+    domain::{LeaseId, SessionKey, Timestamp, limits::CLAIM_MEMORY},
+    store::StoreError,
+};
+
+/// How long the lease of `$row` ran when it was last written.
+macro_rules! lease_ttl {
+    ($row:literal) => {
+        concat!(
+            "COALESCE(",
+            $row,
+            ".ttl_micros * interval '1 microsecond', ",
+            $row,
+            ".expires_at - ",
+            $row,
+            ".acquired_at)"
+        )
+    };
+}
+
+/// Until when the lease of `s` runs on, by `m` and from `clock.at`; and since when: but no
+/// longer than `$most` in all. What is written there cannot be later than the clock: if
+/// it is, the clock was stepped back since.
+macro_rules! run_on {
+    ($most:literal) => {
+        concat!(
+            "LEAST(s.acquired_at, clock.at), LEAST(
+            clock.at + m.ttl_micros * interval '1 microsecond',
+            GREATEST(
+                LEAST(s.expires_at, clock.at + ",
+            lease_ttl!("s"),
+            "), LEAST(s.acquired_at, clock.at) + ",
+            $most,
+            "::interval))"
+        )
+    };
+}
+
+pub(super) use {lease_ttl, run_on};
+
+/// Lowers the end of leases that end later than now + TTL: the clock was stepped back since
+/// they were written, and they would run longer by that. So each counts as ending at now +
+/// TTL from the first look on.
+pub(super) const SHORTEN: &str = concat!(
+    "
+UPDATE oncegate_sessions s
+SET acquired_at = LEAST(s.acquired_at, m.at), expires_at = m.at + ",
+    lease_ttl!("s"),
+    "
+FROM (
+    SELECT a.*, COALESCE($1::timestamptz, clock_timestamp()) AS at
+    FROM unnest($2::text[], $3::text[], $4::bigint[], $5::uuid[])
+        AS a (team_id, session_id, lock_key, lease_id)
+    WHERE pg_try_advisory_xact_lock(a.lock_key) OFFSET 0) AS m
+WHERE ",
+    same_key!("session_id", "s", "m"),
+    " AND s.lease_id = m.lease_id AND NOT s.released
+    AND s.expires_at > m.at + ",
+    lease_ttl!("s"),
+    "
+"
+);
+
+/// Lowers the end of claims that end later than now + TTL: the clock was stepped back since
+/// they were written. $2: for how long a claim is remembered, from when it is written.
+pub(super) const SHORTEN_CLAIMS: &str = concat!(
+    "
+UPDATE processed_events e
+SET claimed_until = c.at + (e.claimed_until - (e.expires_at - $2::interval)),
+    expires_at = c.at + $2::interval, processed_at = LEAST(e.processed_at, c.at)
+FROM (
+    SELECT a.team_id, a.request_id, u.name,
+        COALESCE($1::timestamptz, clock_timestamp()) AS at
+    FROM unnest($3::text[], $4::text[], $5::uuid[]) AS a (team_id, names, request_id)
+        CROSS JOIN LATERAL unnest(string_to_array(a.names, E'\\x1f')) AS u (name)
+    ORDER BY a.team_id COLLATE \"C\", u.name COLLATE \"C\") AS c
+WHERE e.team_id = ANY (ARRAY[c.team_id]) AND e.event_id = c.name
+    AND e.request_id = c.request_id AND e.expires_at - $2::interval > c.at
+    AND ",
+    running!("e", "c.at"),
+    "
+"
+);
+
+impl Link {
+    /// Lowers the end of leases that were found to end too late ([`is_overlong`]). What was
+    /// decided stands even if this fails: the next look finds them again.
+    pub(super) async fn shorten(&mut self, found: &[(&SessionKey, LeaseId)]) {
+        if found.is_empty() {
+            return;
+        }
+        let keys = Keys::of(found.iter().map(|(key, _)| *key));
+        let leases: Vec<Uuid> = found.iter().map(|(_, lease)| lease.as_uuid()).collect();
+        let now = self.now();
+        let shortened =
+            self.fetch(|| keys.bind(sqlx::query(SHORTEN).bind(now)).bind(&leases)).await;
+        match shortened {
+            Ok(_) => tracing::warn!(
+                leases = found.len(),
+                "the database's clock was stepped back: leases end at now + TTL"
+            ),
+            Err(error) => tracing::debug!(%error, "leases that end too late were not shortened"),
+        }
+    }
+
+    /// Lowers the end of claims that were found to end too late. What was decided stands
+    /// even if this fails: the next look finds them again.
+    pub(super) async fn shorten_claims(&mut self, found: &Overlong<'_>) {
+        if found.teams.is_empty() {
+            return;
+        }
+        let now = self.now();
+        let shortened = self
+            .fetch(|| {
+                sqlx::query(SHORTEN_CLAIMS)
+                    .bind(now)
+                    .bind(interval(CLAIM_MEMORY))
+                    .bind(&found.teams)
+                    .bind(&found.names)
+                    .bind(&found.requests)
+            })
+            .await;
+        match shortened {
+            Ok(_) => tracing::warn!(
+                claims = found.teams.len(),
+                "the database's clock was stepped back: claims end at now + TTL"
+            ),
+            Err(error) => tracing::debug!(%error, "claims that end too late were not shortened"),
+        }
+    }
+}
+
+/// When a row's lease ends, as it is written; and as it counts, which is earlier after the
+/// clock was stepped back.
+pub(super) fn lease_end(row: &PgRow, expires: &str) -> Result<(Timestamp, Timestamp), sqlx::Error> {
+    let time = |column| row.try_get::<PgTimestamp, _>(column).map(|time| time.0);
+    let (written, at, since) = (time(expires)?, time("at")?, time("acquired_at")?);
+    let ttl: Option<i64> = row.try_get("ttl_micros")?;
+    let ttl = ttl.map_or(written.since(since), |ttl| Duration::from_micros(ttl.unsigned_abs()));
+    Ok((written, written.trusted(ttl, at)))
+}
+
+/// Whether a row has a live lease that is written to end later than it counts.
+pub(super) fn is_overlong(row: &PgRow, expires: &str) -> bool {
+    let live = row.try_get::<Option<bool>, _>("live").ok().flatten().unwrap_or(false);
+    live && lease_end(row, expires).is_ok_and(|(written, counts)| counts < written)
+}
+
+/// Claims that are written to end later than they count ([`claim_end`]), as a statement's
+/// arrays.
+#[derive(Default)]
+pub(super) struct Overlong<'a> {
+    teams: Vec<&'a str>,
+    names: Vec<String>,
+    requests: Vec<Uuid>,
+}
+
+impl<'a> Overlong<'a> {
+    /// Notes the claim of a row, if it is such a one. Its names are in the column `names`.
+    pub(super) fn note(
+        &mut self,
+        team: &'a str,
+        names: &str,
+        row: &PgRow,
+    ) -> Result<(), StoreError> {
+        let mut read = || {
+            if claim_end(row)?.is_some_and(|end| end.counts < end.written) {
+                self.names.push(row.try_get(names)?);
+                self.requests.push(row.try_get("request_id")?);
+                self.teams.push(team);
+            }
+            Ok(())
+        };
+        read().map_err(|error: sqlx::Error| StoreError::fault(error))
+    }
+}
+
+/// When a claim lapses.
+pub(super) struct ClaimEnd {
+    /// As its row has it.
+    written: Timestamp,
+    /// As it counts.
+    pub(super) counts: Timestamp,
+    pub(super) remaining: Duration,
+}
+
+/// When the claim of a row lapses, if it has one. It was last written `CLAIM_MEMORY` before it
+/// expires, and cannot run longer from now than it did from then, unless the clock was
+/// stepped back since. One that was ended has no time left, whatever the clock shows.
+pub(super) fn claim_end(row: &PgRow) -> Result<Option<ClaimEnd>, sqlx::Error> {
+    let time = |column| row.try_get::<PgTimestamp, _>(column).map(|time| time.0);
+    let (at, since, expires) = (time("at")?, time("processed_at")?, time("expires_at")?);
+    let written: Option<PgTimestamp> = row.try_get("claimed_until")?;
+    Ok(written.map(|PgTimestamp(written)| {
+        if written <= since {
+            return ClaimEnd { written, counts: written, remaining: Duration::ZERO };
+        }
+        let counts = written.trusted(written.since(expires.minus(CLAIM_MEMORY)), at);
+        ClaimEnd { written, counts, remaining: counts.since(at) }
+    }))
+}
