@@ -270,7 +270,15 @@ async fn open(config: &StoreConfig, clock: Clock, migrate: bool) -> anyhow::Resu
 /// # Errors
 /// When it cannot be.
 pub async fn migrate(config: &StoreConfig) -> anyhow::Result<()> {
-    open(config, Clock::Store, true).await.map(drop)
+    match open(config, Clock::Store, true).await? {
+        Opened::Postgres(_) => {}
+        Opened::Sqlite(store) => {
+            let closed = store.closed();
+            drop(store);
+            closed.await;
+        }
+    }
+    Ok(())
 }
 
 /// The floor of fencing tokens in a store, whose schema is up to date.

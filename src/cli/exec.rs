@@ -2,37 +2,35 @@
 
 use std::{
     ffi::OsString,
-    future::poll_fn,
-    io::{self, IsTerminal as _},
+    io,
     os::unix::process::ExitStatusExt as _,
     process::{ExitCode, ExitStatus},
-    task::Poll,
     time::Duration,
 };
 
-use anyhow::Context as _;
-use rustix::process::{Pid, Signal, kill_process, kill_process_group};
-use tokio::{
-    process::{Child, Command},
-    signal::unix::{self, SignalKind},
-    time::{Instant, sleep, sleep_until, timeout, timeout_at},
-};
-use tonic::{Code, transport::Channel};
+use anyhow::{Context as _, ensure};
+use tokio::time::{Instant, sleep, timeout};
+use tonic::{Code, Status};
 
+use self::{
+    command::{Run, Signals},
+    keeper::{Keeper, LAST_WORD, Lost},
+    moment::Moment,
+};
 use super::{
-    ClientArgs, Exit,
-    client::{duration, exit_of, explain, session},
+    ClientArgs, Exit, WrongArguments,
+    client::{exit_of, explain, session},
     lease::Terms,
     tell,
 };
 use crate::{
     domain::limits::{DEFAULT_LEASE_TTL, WAIT},
-    grpc::pb::{
-        LeaseHeld, ReleaseSessionLeaseRequest, RenewSessionLeaseRequest, SessionKey, SessionLease,
-        acquire_session_lease_response::Outcome,
-        idempotency_service_client::IdempotencyServiceClient,
-    },
+    grpc::pb::{LeaseHeld, SessionKey, acquire_session_lease_response::Outcome},
 };
+
+mod command;
+mod keeper;
+mod moment;
 
 pub(super) const EXIT_CODES: &str = "\
 Exit codes: the command's own; 128+N where signal N ended it. Where it did not run: 1, or
@@ -48,22 +46,8 @@ const NOT_FOUND: u8 = 127;
 /// Added to the number of the signal that ended the command, as shells do.
 const BY_SIGNAL: i32 = 128;
 
-/// What is passed on to the command.
-const FORWARDED: [SignalKind; 6] = [
-    SignalKind::hangup(),
-    SignalKind::interrupt(),
-    SignalKind::quit(),
-    SignalKind::terminate(),
-    SignalKind::user_defined1(),
-    SignalKind::user_defined2(),
-];
-
 /// How soon a server that is away is asked again.
 const PAUSE: Duration = Duration::from_millis(500);
-/// How long to look for a lease that is on its way as a signal comes.
-const LAST_WORD: Duration = Duration::from_secs(2);
-/// How soon one renewal may follow another.
-const LEAST_PAUSE: Duration = Duration::from_millis(50);
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
@@ -79,7 +63,9 @@ pub(super) struct Args {
     /// The exit code where the session cannot be had in time
     #[arg(short = 'E', long, value_name = "CODE", default_value_t = 1)]
     conflict_exit_code: u8,
-    /// How long the command has to end once the lease is lost, before it is killed
+    /// How long the command has to end before it is killed. If the lease cannot be renewed, the
+    /// command gets SIGTERM this long before the lease ends, and SIGKILL just before it ends.
+    /// --ttl must be at least one and a half times as long
     #[arg(long, default_value = "5s", value_parser = humantime::parse_duration)]
     kill_after: Duration,
     #[command(flatten)]
@@ -102,6 +88,7 @@ fn team_and_session(given: &str) -> Result<(String, String), String> {
 }
 
 pub(super) async fn run(args: Args) -> anyhow::Result<ExitCode> {
+    check_times(&args).context(WrongArguments)?;
     // Before there is anything to end, so that none is missed.
     let mut signals = Signals::listen()?;
     let wait = if args.nonblock { Some(Duration::ZERO) } else { args.wait };
@@ -118,7 +105,7 @@ pub(super) async fn run(args: Args) -> anyhow::Result<ExitCode> {
             return Ok(exit_code(BY_SIGNAL + signal.as_raw()));
         }
     };
-    let mut keeper = match asked {
+    let keeper = match asked {
         Ok(keeper) => keeper,
         Err(held) => {
             let holder = if held.holder.is_empty() { "another" } else { &held.holder };
@@ -126,9 +113,22 @@ pub(super) async fn run(args: Args) -> anyhow::Result<ExitCode> {
             return Ok(ExitCode::from(args.conflict_exit_code));
         }
     };
-    let exit = supervise(&args, &mut keeper, &mut signals).await;
-    keeper.release().await;
-    exit
+    supervise(&args, keeper, &mut signals).await
+}
+
+/// The command must be able to end, and its lease to be renewed before that, within one TTL.
+fn check_times(args: &Args) -> anyhow::Result<()> {
+    let ttl = args.terms.ttl.unwrap_or(DEFAULT_LEASE_TTL);
+    let least = Keeper::least_ttl(args.kill_after);
+    ensure!(
+        ttl >= least,
+        "--ttl {} is too short for --kill-after {}: must be {} or more, so that the command has \
+         ended when its lease does",
+        humantime::format_duration(ttl),
+        humantime::format_duration(args.kill_after),
+        humantime::format_duration(least),
+    );
+    Ok(())
 }
 
 /// One attempt at the lease, however often it is asked for: a lost answer is found
@@ -174,19 +174,29 @@ impl<'a> Wanted<'a> {
         let args = &self.args.client;
         let mut client = args.connect().await?;
         let message = self.args.terms.request(self.key.clone(), wait, self.request_id.clone());
-        let sent = Instant::now();
+        let sent = Moment::now();
         let answer = client.acquire_session_lease(args.request(message, wait)).await?.into_inner();
-        Ok(match answer.outcome.context("the server gave no outcome")? {
-            Outcome::Held(held) => Err(held),
-            Outcome::Lease(lease) => Ok(Keeper {
-                client,
-                args: args.clone(),
-                key: self.key.clone(),
-                ttl: self.args.terms.ttl.unwrap_or(DEFAULT_LEASE_TTL),
-                ends: sent + remaining(&lease),
-                lease,
-            }),
-        })
+        let lease = match answer.outcome.context("the server gave no outcome")? {
+            Outcome::Held(held) => return Ok(Err(held)),
+            Outcome::Lease(lease) => lease,
+        };
+        let mut keeper = Keeper {
+            client,
+            args: args.clone(),
+            key: self.key.clone(),
+            lease,
+            ttl: self.args.terms.ttl.unwrap_or(DEFAULT_LEASE_TTL),
+            kill_after: self.args.kill_after,
+            sent,
+        };
+        // Counted from when it was asked for, a lease that was waited for may be over.
+        if !keeper.is_fresh() {
+            keeper.renew().await.map_err(|status| match status.code() {
+                Code::FailedPrecondition => Status::unavailable(status.message()),
+                _ => status,
+            })?;
+        }
+        Ok(Ok(keeper))
     }
 }
 
@@ -195,188 +205,39 @@ fn is_passing(error: &anyhow::Error) -> bool {
     exit_of(error) == Exit::Unavailable
 }
 
-fn remaining(lease: &SessionLease) -> Duration {
-    lease.remaining.and_then(|span| Duration::try_from(span).ok()).unwrap_or_default()
-}
-
-/// Runs the command, until it ends or the lease is lost.
+/// Runs the command, until it ends or the lease is lost, and gives the lease back.
 async fn supervise(
     args: &Args,
-    keeper: &mut Keeper,
+    mut keeper: Keeper,
     signals: &mut Signals,
 ) -> anyhow::Result<ExitCode> {
-    let mut run = match Run::start(args, &keeper.lease) {
+    let mut run = match Run::start(&args.command, &keeper.lease) {
         Ok(run) => run,
         Err(error) => {
+            keeper.release().await;
             let (program, _) = args.command.split_first().context("no command")?;
             tell(format_args!("error: cannot run {}: {error}", program.display()));
             let is_missing = error.kind() == io::ErrorKind::NotFound;
             return Ok(ExitCode::from(if is_missing { NOT_FOUND } else { CANNOT_RUN }));
         }
     };
-    tokio::select! {
+    let kept = tokio::select! {
         // A command that has ended by itself has not lost its lease.
         biased;
-        ended = run.end(signals) => Ok(code_of(ended?)),
-        reason = keeper.keep() => {
+        ended = run.end(signals) => Ok(ended),
+        lost = keeper.keep() => Err(lost),
+    };
+    let (exit, is_held) = match kept {
+        Ok(ended) => (ended.map(code_of), true),
+        Err(Lost { reason, by, is_held }) => {
             tell(format_args!("the lease of {} is lost: {reason}", args.session.1));
-            run.stop(args.kill_after, signals).await?;
-            Ok(ExitCode::from(LOST))
+            (run.stop(by, signals).await.map(|()| ExitCode::from(LOST)), is_held)
         }
+    };
+    if is_held {
+        keeper.release().await;
     }
-}
-
-/// What it takes to keep a lease.
-struct Keeper {
-    client: IdempotencyServiceClient<Channel>,
-    args: ClientArgs,
-    key: SessionKey,
-    lease: SessionLease,
-    ttl: Duration,
-    /// When it ends, counted from when it was asked for.
-    ends: Instant,
-}
-
-impl Keeper {
-    /// Renews the lease for as long as that can be done, and tells why it cannot
-    /// any more; no later than it ends.
-    async fn keep(&mut self) -> String {
-        let mut sent = Instant::now();
-        loop {
-            // When a third of what is left is over.
-            let pause = (self.ends.saturating_duration_since(sent) / 3).max(LEAST_PAUSE);
-            sleep_until((sent + pause).min(self.ends)).await;
-            sent = Instant::now();
-            let message = RenewSessionLeaseRequest {
-                session: Some(self.key.clone()),
-                lease_id: self.lease.lease_id.clone(),
-                ttl: Some(duration(self.ttl)),
-            };
-            let request = self.args.request(message, Duration::ZERO);
-            match timeout_at(self.ends, self.client.renew_session_lease(request)).await {
-                Ok(Ok(answer)) => {
-                    if let Some(lease) = answer.into_inner().lease {
-                        self.ends = sent + remaining(&lease);
-                    }
-                }
-                Ok(Err(status)) if status.code() == Code::FailedPrecondition => {
-                    return status.message().to_owned();
-                }
-                // It is tried again, when a third of what is left is over.
-                Ok(Err(_)) if Instant::now() < self.ends => {}
-                Ok(Err(status)) => return format!("not renewed in time: {}", status.message()),
-                Err(_) => return "it has ended".to_owned(),
-            }
-        }
-    }
-
-    /// Gives the lease back. If that fails, it ends with its TTL.
-    async fn release(mut self) {
-        let session = Some(self.key.clone());
-        let message = ReleaseSessionLeaseRequest { session, lease_id: self.lease.lease_id.clone() };
-        let request = self.args.request(message, Duration::ZERO);
-        if let Err(status) = self.client.release_session_lease(request).await {
-            tell(format_args!("the lease ends with its TTL: {}", status.message()));
-        }
-    }
-}
-
-/// The command, as it runs.
-struct Run {
-    child: Child,
-    pid: Pid,
-    /// Whether it has a process group of its own. At a terminal it has ours: or
-    /// it could not read from there, and would not see its keys.
-    is_group: bool,
-}
-
-impl Run {
-    fn start(args: &Args, lease: &SessionLease) -> io::Result<Self> {
-        let is_group = !io::stdin().is_terminal();
-        let mut words = args.command.iter();
-        let mut command = Command::new(words.next().ok_or(io::ErrorKind::InvalidInput)?);
-        command
-            .args(words)
-            .env("ONCEGATE_SESSION", &lease.session_id)
-            .env("ONCEGATE_LEASE_ID", &lease.lease_id)
-            .env("ONCEGATE_FENCING_TOKEN", lease.fencing_token.to_string());
-        if is_group {
-            command.process_group(0);
-        }
-        let child = command.spawn()?;
-        let pid = child.id().and_then(|pid| i32::try_from(pid).ok()).and_then(Pid::from_raw);
-        let pid = pid.ok_or_else(|| io::Error::other("it has no process id"))?;
-        Ok(Self { child, pid, is_group })
-    }
-
-    /// Waits until the command ends, and passes signals on to it.
-    async fn end(&mut self, signals: &mut Signals) -> io::Result<ExitStatus> {
-        loop {
-            tokio::select! {
-                ended = self.child.wait() => return ended,
-                signal = signals.next() => {
-                    // The terminal has told everybody already.
-                    let is_keyed = matches!(signal, Signal::INT | Signal::QUIT | Signal::HUP);
-                    if self.is_group || !is_keyed {
-                        self.send(signal);
-                    }
-                }
-            }
-        }
-    }
-
-    /// Ends the command: by force, if it has not ended after `grace`.
-    async fn stop(&mut self, grace: Duration, signals: &mut Signals) -> io::Result<()> {
-        self.send(Signal::TERM);
-        let ended = timeout(grace, self.end(signals)).await;
-        if self.is_group || ended.is_err() {
-            // What it has started goes with it.
-            self.send(Signal::KILL);
-        }
-        self.child.wait().await.map(drop)
-    }
-
-    /// It may have ended by now.
-    fn send(&self, signal: Signal) {
-        let send = if self.is_group { kill_process_group } else { kill_process };
-        let _ = send(self.pid, signal);
-    }
-}
-
-/// The signals that are passed on.
-struct Signals(Vec<(SignalKind, unix::Signal)>);
-
-impl Signals {
-    fn listen() -> io::Result<Self> {
-        // One that was ignored before us, as `nohup` does, stays ignored: by the
-        // command as well, which would not know of it otherwise.
-        let ignored = ignored();
-        let heeded = |kind: &SignalKind| ignored >> (kind.as_raw_value() - 1) & 1 == 0;
-        let listen = |kind| Ok((kind, unix::signal(kind)?));
-        FORWARDED.into_iter().filter(heeded).map(listen).collect::<io::Result<_>>().map(Self)
-    }
-
-    async fn next(&mut self) -> Signal {
-        poll_fn(|context| {
-            for (kind, signals) in &mut self.0 {
-                if let Poll::Ready(Some(())) = signals.poll_recv(context)
-                    && let Some(signal) = Signal::from_named_raw(kind.as_raw_value())
-                {
-                    return Poll::Ready(signal);
-                }
-            }
-            Poll::Pending
-        })
-        .await
-    }
-}
-
-/// The signals that this process was started to ignore, as a mask; none where the
-/// system does not tell.
-fn ignored() -> u64 {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
-    mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).unwrap_or(0)
+    Ok(exit?)
 }
 
 /// As the command ended, so do we.

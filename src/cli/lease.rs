@@ -5,10 +5,12 @@ use std::time::Duration;
 use anyhow::Context as _;
 use clap::Subcommand;
 use serde_json::{Value, json};
+use tokio::time::{Instant, timeout_at};
 
 use super::{
     ClientArgs, Exit,
     client::{Output, duration, moment, seconds, session, within},
+    tell,
 };
 use crate::{
     domain::limits::{LEASE_TTL, WAIT},
@@ -188,19 +190,43 @@ async fn hold(args: Wanted) -> anyhow::Result<Exit> {
     let output = args.client.output;
     // Without a deadline: it is held for as long as somebody runs this.
     let mut events = args.client.connect().await?.hold_session_lease(message).await?.into_inner();
-    while let Some(answer) = events.message().await? {
+    // When the lease ends that was granted or renewed last.
+    let mut ends: Option<Instant> = None;
+    loop {
+        let answer = match ends {
+            Some(ends) => timeout_at(ends, events.message()).await,
+            None => Ok(events.message().await),
+        };
+        let Ok(answer) = answer else {
+            tell("the lease is lost: the server did not renew it in time");
+            return Ok(Exit::No);
+        };
+        let Some(answer) = answer? else { return Ok(Exit::No) };
         let lease = |lease: Option<SessionLease>| lease.context("the server gave no lease");
         match answer.event.context("the server gave no event")? {
             Event::Queued(LeaseQueued { position }) => {
                 let json = json!({ "outcome": "queued", "position": position });
                 output.print(&json, format_args!("queued at {position}"))?;
             }
-            Event::Granted(granted) => print_lease(output, "granted", &lease(granted.lease)?)?,
-            Event::Renewed(renewed) => print_lease(output, "renewed", &lease(renewed.lease)?)?,
+            Event::Granted(granted) => {
+                let lease = lease(granted.lease)?;
+                ends = Some(end_of(&lease));
+                print_lease(output, "granted", &lease)?;
+            }
+            Event::Renewed(renewed) => {
+                let lease = lease(renewed.lease)?;
+                ends = Some(end_of(&lease));
+                print_lease(output, "renewed", &lease)?;
+            }
             Event::Held(held) => print_held(output, &held)?,
         }
     }
-    Ok(Exit::No)
+}
+
+/// When a lease ends at the latest that the server has reported just now.
+fn end_of(lease: &SessionLease) -> Instant {
+    let remaining = lease.remaining.and_then(|span| Duration::try_from(span).ok());
+    Instant::now() + remaining.unwrap_or_default()
 }
 
 fn print_held(output: Output, held: &LeaseHeld) -> std::io::Result<()> {

@@ -45,7 +45,8 @@ impl Drain {
         }
         ending.stop.cancel();
         // The last of the time is for what comes after the calls.
-        let until = Instant::now() + self.timeout - (self.timeout / 8 * 3).min(GOODBYE * 3);
+        let end = Instant::now() + self.timeout;
+        let until = end - (self.timeout / 8 * 3).min(GOODBYE * 3);
         let goodbye = GOODBYE.min(self.timeout / 8);
         tracing::info!(calls = self.under_way.len(), "draining");
         self.under_way.close();
@@ -59,8 +60,9 @@ impl Drain {
             cut.cancel();
             let _ = timeout(goodbye, served.wait()).await;
         }
-        // The leases of callers that were cut off are still being given back.
-        if timeout(goodbye, closed).await.is_err() {
+        // The leases of callers that were cut off are still being given back, and the embedded
+        // store brings all into one file.
+        if timeout_at(end, closed).await.is_err() {
             tracing::warn!("the store did not finish");
         }
     }

@@ -7,14 +7,14 @@
 //!
 //! Architecture Invariant: one process a file. A second one is refused at
 //! start, so the process's clock is the store's clock.
+//!
+//! Architecture Invariant: nothing is committed to a file that its path does not lead to
+//! any more ([`DatabaseFile::check`], called by `SQLite` before each commit).
 
 use std::{
-    fs::{self, File, TryLockError},
     future::Future,
-    path::{Path, PathBuf},
-    str::FromStr as _,
     sync::{
-        Arc,
+        Arc, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
     time::Duration,
@@ -22,12 +22,16 @@ use std::{
 
 use sqlx::{
     ConnectOptions as _, Connection as _, Executor as _, SqliteConnection, Transaction,
-    sqlite::{SqliteConnectOptions, SqliteJournalMode, SqliteSynchronous},
+    sqlite::{
+        SqliteConnectOptions, SqliteJournalMode, SqliteSynchronous, SqliteTransactionManager,
+    },
 };
+use sqlx_core::transaction::TransactionManager as _;
 use tokio::sync::{Mutex, MutexGuard, mpsc};
 use tokio_util::task::{TaskTracker, task_tracker::TaskTrackerToken};
 use uuid::Uuid;
 
+use self::file::DatabaseFile;
 use super::{Clock, Connection, Invalidations, Store, StoreError, Work};
 use crate::domain::{LeaseId, Timestamp, limits::CLAIM_MEMORY};
 
@@ -46,6 +50,8 @@ mod admin;
 mod clock;
 mod events;
 mod fence;
+mod file;
+mod lock;
 mod migrate;
 mod sessions;
 mod turns;
@@ -56,6 +62,12 @@ use clock::StoreClock;
 /// The page cache of the writing connection, in KiB; negative as `SQLite` wants
 /// it. Filled only as far as the file is large.
 const CACHE_KIB: &str = "-65536";
+
+/// `SQLITE_CONSTRAINT_COMMITHOOK`: the writer's hook refused a commit.
+const COMMIT_REFUSED: i32 = 531;
+
+/// Brings all into the one file. Another process that reads it is not waited for for long.
+const CHECKPOINT: &str = "PRAGMA busy_timeout = 250; PRAGMA wal_checkpoint(TRUNCATE)";
 
 /// Every statement that is run, for a test to prepare.
 pub const STATEMENTS: &[&str] = &[
@@ -102,8 +114,8 @@ pub struct Sqlite {
     options: SqliteConnectOptions,
     marks: Arc<Marks>,
     writer: Arc<Writer>,
-    /// Held for as long as the file is in use.
-    lock: Arc<FileLock>,
+    retired: Arc<Retired>,
+    file: Arc<DatabaseFile>,
     handles: TaskTracker,
 }
 
@@ -114,26 +126,30 @@ impl Sqlite {
     /// [`StoreError::Fault`] when the file cannot be opened, or another process
     /// has it.
     pub async fn open(url: &str, clock: Clock) -> Result<Self, StoreError> {
-        let options = SqliteConnectOptions::from_str(url)
-            .map_err(|error| StoreError::fault(format!("cannot read the database URL: {error}")))?
-            .create_if_missing(true)
+        let (given, may_create) = file::read_url(url)?;
+        let file = Arc::new(DatabaseFile::open(&given, may_create)?);
+        let options = SqliteConnectOptions::new()
+            .filename(file.path())
             .journal_mode(SqliteJournalMode::Wal)
             .synchronous(SqliteSynchronous::Full)
             .busy_timeout(Duration::from_secs(5))
             .pragma("cache_size", CACHE_KIB)
             .disable_statement_logging();
-        let path = options.get_filename();
-        if path.as_os_str().is_empty() || url.contains(":memory:") || url.contains("mode=memory") {
-            let cause = "an in-memory database forgets every mark when it ends: name a file";
-            return Err(StoreError::fault(cause));
-        }
-        let lock = Arc::new(lock(path)?);
-        let writer = options.connect().await.map_err(|error| {
-            StoreError::fault(format!("cannot open {}: {error}", path.display()))
-        })?;
-        let handles = TaskTracker::new();
-        let marks = Arc::new(Marks { clock: StoreClock::new(clock), epoch: AtomicU64::new(0) });
-        Ok(Self { options, marks, writer: Arc::new(Writer::new(writer)), lock, handles })
+        let writer = open_writer(&options, &file).await.map_err(|error| file.refused(&error))?;
+        file.watch()?;
+        let marks = Arc::new(Marks {
+            clock: StoreClock::new(clock),
+            epoch: AtomicU64::new(0),
+            file: Arc::clone(&file),
+        });
+        Ok(Self {
+            options,
+            marks,
+            writer: Arc::new(Writer::new(writer)),
+            retired: Arc::default(),
+            file,
+            handles: TaskTracker::new(),
+        })
     }
 
     /// Brings the schema up to date.
@@ -167,40 +183,18 @@ impl Sqlite {
     }
 }
 
-/// A lock that is held on a file. It ends as this is dropped, whoever else has the file: a
-/// child has it from its fork until its exec.
-struct FileLock(File);
-
-impl Drop for FileLock {
-    fn drop(&mut self) {
-        let _ = self.0.unlock();
-    }
-}
-
-/// Takes the lock that goes with a database file. It is a file beside it, for
-/// closing a second handle to the database would drop the locks that `SQLite`
-/// itself holds on it: <https://www.sqlite.org/howtocorrupt.html>, 2.2.
-fn lock(database: &Path) -> Result<FileLock, StoreError> {
-    // A link to a database leads to the same lock.
-    let path = fs::canonicalize(database).unwrap_or_else(|_| database.to_owned());
-    let mut path = path.into_os_string();
-    path.push(".lock");
-    let path = PathBuf::from(path);
-    let file =
-        File::options().create(true).truncate(false).write(true).open(&path).map_err(|error| {
-            StoreError::fault(format!("cannot open {}: {error}", path.display()))
-        })?;
-    match file.try_lock() {
-        Ok(()) => Ok(FileLock(file)),
-        Err(TryLockError::WouldBlock) => Err(StoreError::fault(format!(
-            "another process uses {}: one process a file; for several replicas use PostgreSQL \
-             (--database-url postgres://…)",
-            database.display()
-        ))),
-        Err(TryLockError::Error(error)) => {
-            Err(StoreError::fault(format!("cannot lock {}: {error}", path.display())))
-        }
-    }
+/// Opens the connection that writes, and whose commits are refused while the file is not in
+/// place.
+async fn open_writer(
+    options: &SqliteConnectOptions,
+    file: &Arc<DatabaseFile>,
+) -> Result<SqliteConnection, sqlx::Error> {
+    let mut writer = options.connect().await?;
+    // A read, so that all files that belong to the database are there.
+    writer.execute("SELECT count(*) FROM sqlite_schema").await?;
+    let file = Arc::clone(file);
+    writer.lock_handle().await?.set_commit_hook(move || file.check().is_ok());
+    Ok(writer)
 }
 
 impl Store for Sqlite {
@@ -212,7 +206,8 @@ impl Store for Sqlite {
             marks: Arc::clone(&self.marks),
             writer: Arc::clone(&self.writer),
             reader: None,
-            _lock: Arc::clone(&self.lock),
+            retired: Arc::clone(&self.retired),
+            file: Arc::clone(&self.file),
             _open: self.handles.token(),
         }
     }
@@ -233,9 +228,25 @@ impl Store for Sqlite {
 
     fn closed(&self) -> impl Future<Output = ()> + Send + 'static {
         let handles = self.handles.clone();
+        let (writer, retired) = (Arc::clone(&self.writer), Arc::clone(&self.retired));
+        let file = Arc::clone(&self.file);
         async move {
             handles.close();
             handles.wait().await;
+            // Only the last connection that closes leaves one file, and this must be it.
+            let failed = async {
+                for reader in retired.take() {
+                    reader.close().await?;
+                }
+                let Some(writer) = Arc::into_inner(writer) else { return Ok(()) };
+                let mut writer = writer.connection.into_inner();
+                writer.execute(CHECKPOINT).await?;
+                writer.close().await
+            };
+            if let Err(error) = failed.await {
+                tracing::warn!(%error, "the database file was not closed in good order");
+            }
+            file.close();
         }
     }
 }
@@ -244,6 +255,7 @@ impl Store for Sqlite {
 struct Marks {
     clock: StoreClock,
     epoch: AtomicU64,
+    file: Arc<DatabaseFile>,
 }
 
 impl Marks {
@@ -260,7 +272,7 @@ impl Invalidations for Marks {
     }
 
     fn now(&self) -> Option<Timestamp> {
-        Some(self.clock.now())
+        self.file.is_in_place().then(|| self.clock.now())
     }
 }
 
@@ -270,14 +282,21 @@ pub struct Handle {
     marks: Arc<Marks>,
     writer: Arc<Writer>,
     reader: Option<SqliteConnection>,
-    _lock: Arc<FileLock>,
-    /// Dropped last, when the lock has been given back.
+    retired: Arc<Retired>,
+    file: Arc<DatabaseFile>,
+    /// Dropped last: the writer is closed by then only if nothing else refers to it.
     _open: TaskTrackerToken,
+}
+
+impl Drop for Handle {
+    fn drop(&mut self) {
+        self.reset();
+    }
 }
 
 impl Connection for Handle {
     fn reset(&mut self) {
-        self.reader = None;
+        self.retired.add(self.reader.take());
     }
 }
 
@@ -288,10 +307,29 @@ impl Handle {
 
     async fn reader(&mut self) -> Result<&mut SqliteConnection, StoreError> {
         if self.reader.is_none() {
-            let options = self.options.clone().read_only(true).create_if_missing(false);
+            let options = self.options.clone().read_only(true);
             self.reader = Some(options.connect().await.map_err(classify)?);
         }
+        if let Err(error) = self.file.check() {
+            // It may have been opened where another file is now.
+            self.reset();
+            return Err(error);
+        }
         self.reader.as_mut().ok_or_else(|| StoreError::fault("no connection"))
+    }
+}
+
+/// Readers that are of no use any more, to be closed before the writer is.
+#[derive(Default)]
+struct Retired(std::sync::Mutex<Vec<SqliteConnection>>);
+
+impl Retired {
+    fn add(&self, reader: Option<SqliteConnection>) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).extend(reader);
+    }
+
+    fn take(&self) -> Vec<SqliteConnection> {
+        std::mem::take(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }
 
@@ -320,7 +358,22 @@ impl Writer {
 
 /// Begins a batch's transaction: no other can write until it ends.
 async fn begin(writer: &mut SqliteConnection) -> Result<Transaction<'_, sqlx::Sqlite>, StoreError> {
+    if writer.is_in_transaction() {
+        settle(writer).await.map_err(classify)?;
+    }
     writer.begin_with("BEGIN IMMEDIATE").await.map_err(classify)
+}
+
+/// Where a COMMIT failed, as on a full disk, `SQLite` has rolled back by itself; sqlx has not
+/// noticed, and would begin no other transaction.
+async fn settle(writer: &mut SqliteConnection) -> Result<(), sqlx::Error> {
+    // By then a rollback that is on its way is done.
+    writer.ping().await?;
+    if writer.is_in_transaction() {
+        writer.execute("BEGIN").await?;
+        SqliteTransactionManager::rollback(writer).await?;
+    }
+    Ok(())
 }
 
 /// Sorts an error by its result code: <https://www.sqlite.org/rescode.html>. None is a
@@ -333,6 +386,9 @@ fn classify(error: sqlx::Error) -> StoreError {
         };
     };
     let extended: i32 = database.code().and_then(|code| code.parse().ok()).unwrap_or_default();
+    if extended == COMMIT_REFUSED {
+        return StoreError::unavailable("the database file is not in place");
+    }
     match extended & 0xff {
         // PERM, BUSY, LOCKED, NOMEM, READONLY, INTERRUPT, IOERR, CORRUPT, FULL, CANTOPEN,
         // PROTOCOL, SCHEMA, AUTH, NOTADB: the file's state or the disk's.

@@ -1,19 +1,26 @@
 //! `oncegate exec`: real commands, real signals.
 
 use std::{
+    fs,
     os::unix::process::ExitStatusExt as _,
     process::{Child, Command, Stdio},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
-use oncegate::grpc::pb::{
-    CheckSessionLeaseRequest, LeaseHeld, SessionLease, acquire_session_lease_response::Outcome,
+use oncegate::{
+    grpc::pb::{
+        CheckSessionLeaseRequest, LeaseHeld, SessionLease, acquire_session_lease_response::Outcome,
+    },
+    store::Clock,
 };
 use tempfile::tempdir;
 
-use super::{Lines, Ran, asking, run};
+use super::{Lines, Ran, asking, oncegate, run};
 use crate::{
-    harness::{Fixture, acquire, granted, held, release, renew, seconds, session},
+    harness::{
+        Fixture, Replica, acquire, granted, held, hole::Hole, release, renew, seconds, session,
+        sqlite_url,
+    },
     on_both_stores,
 };
 
@@ -24,6 +31,9 @@ on_both_stores!(
     a_lease_is_renewed_while_the_command_runs,
     a_command_whose_lease_is_lost_is_ended,
     a_command_that_will_not_end_is_killed,
+    a_command_whose_lease_is_gone_has_a_second_to_end,
+    a_command_has_ended_by_the_end_of_a_lease_that_cannot_be_renewed,
+    an_exec_does_not_wait_for_a_silent_server_when_its_command_has_ended,
     what_a_command_has_started_ends_with_it,
     one_that_was_stopped_for_too_long_finds_its_lease_lost,
     signals_go_to_all_of_the_command,
@@ -56,7 +66,19 @@ struct Running {
 
 impl Running {
     fn start(fixture: &Fixture, flags: &[&str], script: &str) -> Self {
-        let mut child = exec(fixture, flags, &["sh", "-c", script])
+        Self::spawn(exec(fixture, flags, &["sh", "-c", script]))
+    }
+
+    /// An exec that reaches its server through `hole`.
+    fn start_through(hole: &Hole, flags: &[&str], script: &str) -> Self {
+        let server = hole.address.to_string();
+        let mut exec = oncegate(&["exec", "--session", SESSION, "--server", &server]);
+        exec.args(flags).args(["--", "sh", "-c", script]).env("PATH", "/usr/bin:/bin");
+        Self::spawn(exec)
+    }
+
+    fn spawn(mut exec: Command) -> Self {
+        let mut child = exec
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
@@ -177,7 +199,11 @@ async fn a_command_runs_once_the_session_is_free(mut fixture: Fixture) {
 }
 
 async fn a_lease_is_renewed_while_the_command_runs(mut fixture: Fixture) {
-    let running = Running::start(&fixture, &["--ttl", "3s"], "echo runs; exec sleep 600");
+    let running = Running::start(
+        &fixture,
+        &["--ttl", "3s", "--kill-after", "1s"],
+        "echo runs; exec sleep 600",
+    );
     running.says("runs");
     // The second time, it would have ended, had it not been renewed.
     for _ in 0..2 {
@@ -192,9 +218,9 @@ async fn a_lease_is_renewed_while_the_command_runs(mut fixture: Fixture) {
 async fn a_command_whose_lease_is_lost_is_ended(fixture: Fixture) {
     const TIDY: &str = "trap 'echo tidies; exit 3' TERM; echo runs; \
         while :; do sleep 0.01; done";
-    let running = Running::start(&fixture, &["--ttl", "1s"], TIDY);
+    let running = Running::start(&fixture, &["--ttl", "6s", "--kill-after", "3s"], TIDY);
     running.says("runs");
-    fixture.clock.advance(Duration::from_secs(2));
+    fixture.clock.advance(Duration::from_secs(7));
     running.says("tidies");
     let told = running.errors.next().unwrap();
     assert!(told.starts_with(&format!("the lease of {SESSION} is lost: ")), "{told}");
@@ -210,6 +236,104 @@ async fn a_command_that_will_not_end_is_killed(fixture: Fixture) {
     assert_eq!(running.ends(), 12);
 }
 
+async fn a_command_whose_lease_is_gone_has_a_second_to_end(fixture: Fixture) {
+    const STAY: &str = "trap '' TERM; echo runs; while :; do sleep 0.01; done";
+    let running = Running::start(&fixture, &["--ttl", "20s", "--kill-after", "12s"], STAY);
+    running.says("runs");
+    fixture.clock.advance(Duration::from_secs(21));
+    let told = running.errors.next().unwrap();
+    let noticed = Instant::now();
+    assert!(told.starts_with(&format!("the lease of {SESSION} is lost: ")), "{told}");
+    assert_eq!(running.ends(), 12);
+    // Another may hold the session by then: --kill-after does not count.
+    assert!(noticed.elapsed() < Duration::from_secs(6), "{:?}", noticed.elapsed());
+}
+
+async fn a_command_has_ended_by_the_end_of_a_lease_that_cannot_be_renewed(fixture: Fixture) {
+    const TTL: Duration = Duration::from_secs(6);
+    // Neither it nor what it has started ends by itself.
+    const STAY: &str = "trap 'echo asked' TERM; echo runs; \
+        (trap '' TERM; while :; do echo works; sleep 0.02; done) & \
+        while :; do echo works; sleep 0.02; done";
+    let hole = Hole::start(fixture.replica.server.address()).await;
+    let flags = ["--ttl", "6s", "--kill-after", "3s", "--timeout", "30s"];
+    let mut running = Running::start_through(&hole, &flags, STAY);
+    running.says("runs");
+    hole.silence();
+    let silenced = Instant::now();
+    let (mut asked, mut ended) = (None, silenced);
+    while let Some(line) = running.lines.next() {
+        ended = Instant::now();
+        if line == "asked" {
+            asked.get_or_insert(ended);
+        }
+    }
+    // All renewals were sent before that, so the lease ends within its TTL.
+    assert!(ended - silenced < TTL, "it worked for {:?}", ended - silenced);
+    let asked = asked.expect("it is asked to end first");
+    assert!(ended - asked > Duration::from_secs(1), "it had {:?} to end", ended - asked);
+    let told = running.errors.next().unwrap();
+    assert!(told.starts_with(&format!("the lease of {SESSION} is lost: not renewed")), "{told}");
+    assert_eq!(running.child.wait().unwrap().code(), Some(12));
+    // Nor does it wait for an answer that nobody needs.
+    assert!(ended.elapsed() < Duration::from_secs(5), "{:?}", ended.elapsed());
+}
+
+async fn an_exec_does_not_wait_for_a_silent_server_when_its_command_has_ended(fixture: Fixture) {
+    let hole = Hole::start(fixture.replica.server.address()).await;
+    let flags = ["--timeout", "30s"];
+    let running = Running::start_through(&hole, &flags, "echo runs; sleep 1; exit 7");
+    running.says("runs");
+    hole.silence();
+    let silenced = Instant::now();
+    assert_eq!(running.ends(), 7);
+    assert!(silenced.elapsed() < Duration::from_secs(10), "{:?}", silenced.elapsed());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_two_commands_run_at_once() {
+    let directory = tempdir().unwrap();
+    let replica = Replica::start(&sqlite_url(&directory), Clock::Store, &[]).await;
+    let [cut, open] =
+        [Hole::start(replica.server.address()).await, Hole::start(replica.server.address()).await];
+    let log = directory.path().join("log");
+    let works = |name: &str| {
+        let log = log.display();
+        format!(
+            "trap '' TERM; echo runs; i=0; \
+            while [ $i -lt 200 ]; do i=$((i+1)); echo {name} >> {log}; sleep 0.05; done"
+        )
+    };
+    let flags = ["--ttl", "4s", "--kill-after", "2s"];
+    let first = Running::start_through(&cut, &flags, &works("first"));
+    first.says("runs");
+    let second = Running::start_through(&open, &flags, &works("second"));
+    cut.silence();
+    // It waited for longer than the lease runs, and has all of it.
+    second.says("runs");
+    assert_eq!(first.ends(), 12);
+    assert_eq!(second.ends(), 0);
+    let log = fs::read_to_string(log).unwrap();
+    let is_first = |line: &&str| *line == "first";
+    assert!(!log.lines().skip_while(is_first).any(|line| is_first(&line)), "{log}");
+    assert_eq!(log.lines().filter(|line| !is_first(line)).count(), 200);
+}
+
+#[test]
+fn a_ttl_too_short_to_end_the_command_within_is_refused() {
+    for (flags, problem) in [
+        (&["--ttl", "5s"][..], "--ttl 5s is too short for --kill-after 5s: must be 7s 875ms"),
+        (&["--kill-after", "30s"], "--ttl 30s is too short for --kill-after 30s: must be 45s"),
+        (&["--ttl", "15m", "--kill-after", "15m"], "--kill-after 15m"),
+        (&["--kill-after", "10000000000000000000s"], "--kill-after"),
+    ] {
+        let exec = [&["exec", "-n", "--session", SESSION], flags, &["--", "true"]].concat();
+        let ran = run(&mut oncegate(&exec), "");
+        assert_eq!((ran.code, ran.out.as_str()), (Some(2), ""), "{flags:?}: {}", ran.err);
+        assert!(ran.err.contains(problem), "{flags:?}: {}", ran.err);
+    }
+}
+
 async fn what_a_command_has_started_ends_with_it(fixture: Fixture) {
     // The one that stays keeps the output open for as long as it runs.
     const TWO: &str = "(trap '' TERM; echo runs; exec sleep 600) & wait";
@@ -222,7 +346,7 @@ async fn what_a_command_has_started_ends_with_it(fixture: Fixture) {
 
 async fn one_that_was_stopped_for_too_long_finds_its_lease_lost(mut fixture: Fixture) {
     const TELL: &str = "echo $ONCEGATE_FENCING_TOKEN; exec sleep 600";
-    let running = Running::start(&fixture, &["--ttl", "1s"], TELL);
+    let running = Running::start(&fixture, &["--ttl", "1s", "--kill-after", "100ms"], TELL);
     let stale: i64 = running.lines.next().unwrap().parse().unwrap();
     running.send("-STOP");
     fixture.clock.advance(Duration::from_secs(2));

@@ -183,6 +183,7 @@ impl Upkeep for Handle {
     }
 
     async fn ping(&mut self) -> Result<(), StoreError> {
+        self.file.check()?;
         let mut writer = self.writer.lock().await;
         let mut batch = begin(&mut writer).await?;
         for statement in [PROBE_EVENTS, PROBE_SESSIONS, PROBE_WAITERS] {

@@ -1,0 +1,155 @@
+//! A lease that is renewed while the command runs, and what is left of it.
+
+use std::time::Duration;
+
+use tokio::time::timeout;
+use tonic::{Code, Status, transport::Channel};
+use tonic_types::StatusExt as _;
+
+use super::{
+    super::{
+        ClientArgs,
+        client::{duration, explain},
+        tell,
+    },
+    moment::Moment,
+};
+use crate::grpc::pb::{
+    ReleaseSessionLeaseRequest, RenewSessionLeaseRequest, SessionKey, SessionLease,
+    idempotency_service_client::IdempotencyServiceClient,
+};
+
+/// The command is over by so much before its lease ends: two clocks differ, and a process
+/// that was killed takes a moment to end.
+const MARGIN: Duration = Duration::from_millis(250);
+/// How long a command has to end whose lease is gone already: another may hold the session.
+const GONE_GRACE: Duration = Duration::from_secs(1);
+/// How soon one renewal may follow another.
+const LEAST_PAUSE: Duration = Duration::from_millis(50);
+/// How long to wait for the answer to a release. If none comes, the lease ends with its TTL.
+pub(super) const LAST_WORD: Duration = Duration::from_secs(2);
+
+/// Why a lease is kept no longer, and what is left to the command.
+pub(super) struct Lost {
+    pub(super) reason: String,
+    /// By then it must have ended.
+    pub(super) by: Moment,
+    /// Whether the session is still held, so that giving it back helps others.
+    pub(super) is_held: bool,
+}
+
+/// What it takes to keep a lease.
+pub(super) struct Keeper {
+    pub(super) client: IdempotencyServiceClient<Channel>,
+    pub(super) args: ClientArgs,
+    pub(super) key: SessionKey,
+    pub(super) lease: SessionLease,
+    pub(super) ttl: Duration,
+    /// How long the command has to end.
+    pub(super) kill_after: Duration,
+    /// When the last request was sent that the lease was granted or renewed for.
+    pub(super) sent: Moment,
+}
+
+impl Keeper {
+    /// The shortest TTL that leaves a third of itself, the time between two renewals, once
+    /// the command's time to end is taken off.
+    pub(super) fn least_ttl(kill_after: Duration) -> Duration {
+        kill_after.saturating_add(MARGIN).saturating_mul(3) / 2
+    }
+
+    /// When the lease ends, at the earliest.
+    fn ends(&self) -> Moment {
+        self.sent + remaining(&self.lease)
+    }
+
+    /// By then the command must have ended.
+    fn kill_at(&self) -> Moment {
+        self.ends().before(MARGIN)
+    }
+
+    /// From then on the command has just the time to end that it was given.
+    fn stop_at(&self) -> Moment {
+        self.kill_at().before(self.kill_after)
+    }
+
+    /// Whether so much is left that a renewal can come in time.
+    pub(super) fn is_fresh(&self) -> bool {
+        self.stop_at().left() >= self.ttl / 6
+    }
+
+    /// Renews the lease for as long as that can be done.
+    pub(super) async fn keep(&mut self) -> Lost {
+        let mut tried = self.sent;
+        let mut failure = "the server does not answer".to_owned();
+        loop {
+            // A third of what is left: two more can fail.
+            let pause = (self.stop_at().since(tried) / 3).max(LEAST_PAUSE);
+            (tried + pause).min(self.stop_at()).reached().await;
+            if self.stop_at().left().is_zero() {
+                let reason = format!("not renewed in time: {failure}");
+                return Lost { reason, by: self.kill_at(), is_held: false };
+            }
+            tried = Moment::now();
+            let bound = (self.stop_at().left() / 2).max(LEAST_PAUSE);
+            match timeout(bound, self.renew()).await {
+                Ok(Ok(())) => continue,
+                Ok(Err(status)) if status.code() == Code::FailedPrecondition => {
+                    return self.refused(&status).await;
+                }
+                Ok(Err(status)) => failure = explain(&status.into()),
+                Err(_) => {}
+            }
+            // That connection may never answer again; another one may.
+            if let Ok(Ok(client)) = timeout(self.stop_at().left() / 2, self.args.connect()).await {
+                self.client = client;
+            }
+        }
+    }
+
+    /// The server renews this lease no more.
+    async fn refused(&self, status: &Status) -> Lost {
+        let reason = status.message().to_owned();
+        let details = status.get_details_error_info();
+        if details.is_some_and(|info| info.metadata.contains_key("max_hold")) {
+            // It has run for as long as any may, and runs to its end.
+            self.stop_at().reached().await;
+            return Lost { reason, by: self.kill_at(), is_held: true };
+        }
+        let grace = Moment::now() + self.kill_after.min(GONE_GRACE);
+        Lost { reason, by: grace.min(self.kill_at()), is_held: false }
+    }
+
+    /// Renews the lease once.
+    pub(super) async fn renew(&mut self) -> Result<(), Status> {
+        let message = RenewSessionLeaseRequest {
+            session: Some(self.key.clone()),
+            lease_id: self.lease.lease_id.clone(),
+            ttl: Some(duration(self.ttl)),
+        };
+        let sent = Moment::now();
+        let request = self.args.request(message, Duration::ZERO);
+        let answer = self.client.renew_session_lease(request).await?.into_inner();
+        self.lease = answer.lease.ok_or_else(|| Status::internal("the server gave no lease"))?;
+        self.sent = sent;
+        Ok(())
+    }
+
+    /// Gives the lease back. If that fails, it ends with its TTL.
+    pub(super) async fn release(mut self) {
+        let session = Some(self.key.clone());
+        let message = ReleaseSessionLeaseRequest { session, lease_id: self.lease.lease_id.clone() };
+        let request = self.args.request(message, Duration::ZERO);
+        let bound = LAST_WORD.min(self.ends().left());
+        let problem = match timeout(bound, self.client.release_session_lease(request)).await {
+            Ok(Ok(_)) => return,
+            Ok(Err(status)) => status.message().to_owned(),
+            Err(_) => "the server does not answer".to_owned(),
+        };
+        tell(format_args!("the lease ends with its TTL: {problem}"));
+    }
+}
+
+fn remaining(lease: &SessionLease) -> Duration {
+    lease.remaining.and_then(|span| Duration::try_from(span).ok()).unwrap_or_default()
+}
