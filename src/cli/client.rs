@@ -39,7 +39,7 @@ pub(super) struct ClientArgs {
     pub(super) output: Output,
     /// How long to wait for an answer, a wait for a lease not counted
     #[arg(long, env = "ONCEGATE_TIMEOUT", default_value = "10s", value_parser = within(TIMEOUT))]
-    timeout: Duration,
+    pub(super) timeout: Duration,
 }
 
 /// How an answer is printed.

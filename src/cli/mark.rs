@@ -10,12 +10,15 @@ use std::{
 use anyhow::{Context as _, anyhow};
 use prost::Message as _;
 use serde_json::json;
-use tokio::sync::mpsc;
+use tokio::{
+    sync::mpsc,
+    time::{Instant, sleep},
+};
 use tonic::{Code, Status, transport::Channel};
 
 use super::{
     ClientArgs, Exit,
-    client::{duration, event, moment, within},
+    client::{duration, event, exit_of, explain, moment, within},
     slack, tell,
 };
 use crate::{
@@ -36,6 +39,12 @@ const MAX_LINES: usize = MAX_REQUEST_BYTES / (MAX_KEY_BYTES + MAX_ID_BYTES + 32)
 /// The longest line that is read as a delivery, its end not counted.
 const MAX_LINE_BYTES: usize = 4 * 1024 * 1024;
 
+/// What some editors write at the start of UTF-8.
+const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
+/// How soon a server that is away is asked again, at first and later.
+const FIRST_PAUSE: Duration = Duration::from_millis(50);
+const LAST_PAUSE: Duration = Duration::from_secs(1);
+
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
     /// The team of the event; with --slack, of deliveries that name none
@@ -48,7 +57,8 @@ pub(super) struct Args {
     #[arg(long = "alias", value_name = "EVENT", conflicts_with = "slack")]
     aliases: Vec<String>,
     /// Read Slack deliveries from FILE, or - for standard input, one JSON
-    /// object a line: Events API envelopes, `block_actions`, bare events
+    /// object a line: Events API envelopes, `block_actions`, bare events. While the service
+    /// is away, each line is tried again for --timeout
     #[arg(long, value_name = "FILE", conflicts_with = "event")]
     slack: Option<PathBuf>,
     /// How long the event stays handled, 1s to 30d; unset: 24h
@@ -113,7 +123,9 @@ struct Tally {
 }
 
 async fn stream(args: &Args, path: PathBuf) -> anyhow::Result<Exit> {
-    let mut client = args.client.connect().await?;
+    let mut marking = Marking::new(args);
+    // A server that is not there is noticed before a line is.
+    marking.patiently(async |marking| marking.connected().await.map(drop)).await?;
     // Whatever has been read by the time the last request is answered makes the
     // next one: a file goes by in large requests, a live stream line by line.
     let (sender, mut lines) = mpsc::channel(MAX_LINES);
@@ -126,7 +138,7 @@ async fn stream(args: &Args, path: PathBuf) -> anyhow::Result<Exit> {
     let mut batch = Vec::with_capacity(MAX_LINES);
     while lines.recv_many(&mut batch, MAX_LINES).await > 0 {
         let from = batch.first().map_or(0, |line: &Line| line.number);
-        mark(args, &mut client, &mut batch, &mut tally)
+        mark(&mut marking, &mut batch, &mut tally)
             .await
             .with_context(|| format!("stopped at line {from}"))?;
     }
@@ -153,6 +165,16 @@ fn read(path: &PathBuf, team: &str, lines: &mpsc::Sender<Line>) -> anyhow::Resul
             break;
         }
         line.pop_if(|last| *last == b'\n');
+        if number == 1 {
+            anyhow::ensure!(
+                !is_utf16(&line),
+                "cannot read {}: it is UTF-16; convert it to UTF-8, as with iconv -f UTF-16 -t UTF-8",
+                path.display()
+            );
+            if line.starts_with(BYTE_ORDER_MARK) {
+                line.drain(..BYTE_ORDER_MARK.len());
+            }
+        }
         let key = if line.len() > MAX_LINE_BYTES {
             input.skip_until(b'\n').with_context(unreadable)?;
             Err(format!("longer than {MAX_LINE_BYTES} bytes"))
@@ -168,6 +190,11 @@ fn read(path: &PathBuf, team: &str, lines: &mpsc::Sender<Line>) -> anyhow::Resul
     Ok(())
 }
 
+/// Whether a text begins as one in UTF-16 does: with its byte order mark, or with a brace.
+fn is_utf16(text: &[u8]) -> bool {
+    [b"\xff\xfe", b"\xfe\xff", b"{\0", b"\0{"].iter().any(|start| text.starts_with(*start))
+}
+
 /// Refuses what would make its request too long for all of its lines; shorter
 /// keys are the server's to judge.
 fn short_enough(key: EventKey) -> Result<EventKey, String> {
@@ -177,28 +204,126 @@ fn short_enough(key: EventKey) -> Result<EventKey, String> {
     Ok(key)
 }
 
-/// Marks the good lines of `batch` in one request, and prints them all in order.
+/// What it takes to mark lines over a restart of the server.
+struct Marking<'a> {
+    args: &'a Args,
+    /// Names the run, so that a line that is tried again is still the same attempt.
+    run: String,
+    client: Option<IdempotencyServiceClient<Channel>>,
+}
+
+impl<'a> Marking<'a> {
+    fn new(args: &'a Args) -> Self {
+        let given = args.request_id.clone().filter(|run| !run.is_empty());
+        let run = given.unwrap_or_else(|| uuid::Uuid::new_v4().to_string());
+        Self { args, run, client: None }
+    }
+
+    async fn connected(&mut self) -> anyhow::Result<&mut IdempotencyServiceClient<Channel>> {
+        let client = match self.client.take() {
+            Some(client) => client,
+            None => self.args.client.connect().await?,
+        };
+        Ok(self.client.insert(client))
+    }
+
+    /// Repeats `call` for `--timeout` while it fails for a reason that may pass.
+    async fn patiently<T>(
+        &mut self,
+        mut call: impl AsyncFnMut(&mut Self) -> anyhow::Result<T>,
+    ) -> anyhow::Result<T> {
+        let end = Instant::now() + self.args.client.timeout;
+        let mut pause = FIRST_PAUSE;
+        loop {
+            let error = match call(self).await {
+                Ok(answer) => return Ok(answer),
+                Err(error) => error,
+            };
+            if exit_of(&error) != Exit::Unavailable || Instant::now() + pause >= end {
+                return Err(error);
+            }
+            if pause == FIRST_PAUSE {
+                tell(format_args!("waiting: {}", explain(&error)));
+            }
+            // Another connection may lead to a server that is there.
+            self.client = None;
+            sleep(pause).await;
+            pause = (pause * 2).min(LAST_PAUSE);
+        }
+    }
+
+    /// Marks the good lines of `batch`, and answers for each of them in order. Those that are
+    /// answered are not asked for again.
+    async fn answers(&mut self, batch: &[Line]) -> anyhow::Result<Vec<Option<ItemResult>>> {
+        let requests: Vec<_> = batch.iter().filter_map(|line| self.request(line)).collect();
+        let mut answers: Vec<Option<ItemResult>> = vec![None; requests.len()];
+        if requests.is_empty() {
+            return Ok(answers);
+        }
+        let asked = self
+            .patiently(async |marking| {
+                let open: Vec<_> =
+                    (0..requests.len()).filter(|&at| !is_final(answers[at].as_ref())).collect();
+                let requests = open.iter().map(|&at| requests[at].clone()).collect();
+                let message = BatchMarkProcessedRequest { requests };
+                let request = marking.args.client.request(message, Duration::ZERO);
+                let client = marking.connected().await?;
+                let answer = client.batch_mark_processed(request).await?.into_inner();
+                let mut passing = None;
+                for (at, result) in open.into_iter().zip(answer.results) {
+                    answers[at] = result.result;
+                    if let Some(ItemResult::Error(error)) = &answers[at]
+                        && !is_final(answers[at].as_ref())
+                    {
+                        passing = Some(Status::new(error.code.into(), error.message.clone()));
+                    }
+                }
+                passing.map_or(Ok(()), |status| Err(status.into()))
+            })
+            .await;
+        // What is answered must not be lost for those beside it that are not.
+        if answers.iter().all(Option::is_none) {
+            asked?;
+        }
+        Ok(answers)
+    }
+
+    fn request(&self, line: &Line) -> Option<MarkProcessedRequest> {
+        Some(MarkProcessedRequest {
+            event: Some(line.key.as_ref().ok()?.clone()),
+            ttl: self.args.ttl.map(duration),
+            request_id: format!("{}:{}", self.run, line.number),
+            payload_digest: Vec::new(),
+        })
+    }
+}
+
+/// Whether an item's answer stands, whatever a repetition would say.
+fn is_final(answer: Option<&ItemResult>) -> bool {
+    match answer {
+        Some(ItemResult::Error(error)) => !matches!(
+            Code::from(error.code),
+            Code::Unavailable | Code::DeadlineExceeded | Code::ResourceExhausted
+        ),
+        Some(ItemResult::Response(_)) => true,
+        None => false,
+    }
+}
+
+/// Marks the good lines of `batch`, and prints them all in order.
 async fn mark(
-    args: &Args,
-    client: &mut IdempotencyServiceClient<Channel>,
+    marking: &mut Marking<'_>,
     batch: &mut Vec<Line>,
     tally: &mut Tally,
 ) -> anyhow::Result<()> {
-    let requests: Vec<_> = batch.iter().filter_map(|line| request(args, line)).collect();
-    let results = if requests.is_empty() {
-        Vec::new()
-    } else {
-        let message = BatchMarkProcessedRequest { requests };
-        let request = args.client.request(message, Duration::ZERO);
-        client.batch_mark_processed(request).await?.into_inner().results
-    };
-
+    let results = marking.answers(batch).await?;
+    let args = marking.args;
     let mut failed = None;
     let mut results = results.into_iter();
     for Line { number, key } in batch.drain(..) {
         let result = match key {
             Err(problem) => Err(("bad", problem)),
-            Ok(_) => match results.next().and_then(|result| result.result) {
+            Ok(_) => match results.next().flatten() {
                 Some(ItemResult::Response(answer)) => Ok(answer),
                 Some(ItemResult::Error(error)) if error.code == Code::InvalidArgument as i32 => {
                     Err(("bad", error.message))
@@ -233,16 +358,4 @@ async fn mark(
     }
     // Only now: the lines beside it have answers that must not be lost.
     failed.map_or(Ok(()), |status| Err(status.into()))
-}
-
-fn request(args: &Args, line: &Line) -> Option<MarkProcessedRequest> {
-    let key = line.key.as_ref().ok()?;
-    let run = args.request_id.as_ref().filter(|run| !run.is_empty());
-    let request_id = run.map(|run| format!("{run}:{}", line.number));
-    Some(MarkProcessedRequest {
-        event: Some(key.clone()),
-        ttl: args.ttl.map(duration),
-        request_id: request_id.unwrap_or_default(),
-        payload_digest: Vec::new(),
-    })
 }

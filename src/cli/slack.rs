@@ -1,8 +1,9 @@
 //! Slack's payloads, as far as they name what happened.
 
-use serde_json::Value;
-
+use self::json::{Fields, Json};
 use crate::grpc::pb::{EventKey, SlackEvent, event_key};
+
+mod json;
 
 /// Finds the identifying fields of one delivery: an Events API envelope, a
 /// `block_actions` interaction, or a bare event. `team` stands in where the
@@ -10,9 +11,9 @@ use crate::grpc::pb::{EventKey, SlackEvent, event_key};
 /// say, and so is what is wrong with them.
 ///
 /// # Errors
-/// When the line is not a JSON object.
+/// When the line is not a JSON object, or one of those fields is a string that is no text.
 pub(super) fn event_key(line: &[u8], team: &str) -> Result<EventKey, String> {
-    let payload: Value = serde_json::from_slice(line).map_err(|error| {
+    let payload = Json::parse(line).map_err(|error| {
         // The only line there is goes without saying.
         let problem = error.to_string().replace(" at line 1 column", " at column");
         format!("not JSON: {problem}")
@@ -20,52 +21,51 @@ pub(super) fn event_key(line: &[u8], team: &str) -> Result<EventKey, String> {
     if !payload.is_object() {
         return Err("not a JSON object".to_owned());
     }
-    let (found, slack) = if payload["event"].is_object() {
-        envelope(&payload)
-    } else if payload["actions"].is_array() {
-        interaction(&payload)
+    let fields = payload.fields();
+    let (inner, actions) = (fields.get("event"), fields.get("actions"));
+    let (found, slack) = if inner.is_object() {
+        envelope(&fields, &inner)?
+    } else if actions.is_array() {
+        interaction(&fields, &actions)?
     } else {
-        (text(&payload["team"]), event(&payload))
+        (fields.get("team").string()?, event(&payload)?)
     };
     let team_id = if found.is_empty() { team.to_owned() } else { found };
     Ok(EventKey { team_id, key: Some(event_key::Key::Slack(slack)), aliases: Vec::new() })
 }
 
 /// <https://docs.slack.dev/apis/events-api/#callback-field>
-fn envelope(payload: &Value) -> (String, SlackEvent) {
-    let inner = event(&payload["event"]);
-    let event_id = text(&payload["event_id"]);
-    (text(&payload["team_id"]), SlackEvent { event_id, ..inner })
+fn envelope(fields: &Fields, inner: &Json) -> Result<(String, SlackEvent), String> {
+    let event_id = fields.get("event_id").string()?;
+    Ok((fields.get("team_id").string()?, SlackEvent { event_id, ..event(inner)? }))
 }
 
 /// <https://docs.slack.dev/reference/interaction-payloads/block_actions-payload>
-fn interaction(payload: &Value) -> (String, SlackEvent) {
-    let (message, container) = (&payload["message"], &payload["container"]);
+fn interaction(fields: &Fields, actions: &Json) -> Result<(String, SlackEvent), String> {
+    let part = |name| fields.get(name).fields();
+    let (message, container, user) = (part("message"), part("container"), part("user"));
     let slack = SlackEvent {
-        action_id: text(&payload["actions"][0]["action_id"]),
-        message_ts: either(&message["ts"], &container["message_ts"]),
-        user_id: text(&payload["user"]["id"]),
-        channel: either(&payload["channel"]["id"], &container["channel_id"]),
-        thread_ts: either(&message["thread_ts"], &container["thread_ts"]),
+        action_id: actions.first().fields().get("action_id").string()?,
+        message_ts: either(&message.get("ts"), &container.get("message_ts"))?,
+        user_id: user.get("id").string()?,
+        channel: either(&part("channel").get("id"), &container.get("channel_id"))?,
+        thread_ts: either(&message.get("thread_ts"), &container.get("thread_ts"))?,
         ..SlackEvent::default()
     };
-    (either(&payload["team"]["id"], &payload["user"]["team_id"]), slack)
+    Ok((either(&part("team").get("id"), &user.get("team_id"))?, slack))
 }
 
-fn event(event: &Value) -> SlackEvent {
-    SlackEvent {
-        client_msg_id: text(&event["client_msg_id"]),
-        channel: text(&event["channel"]),
-        ts: text(&event["ts"]),
-        thread_ts: text(&event["thread_ts"]),
+fn event(event: &Json) -> Result<SlackEvent, String> {
+    let fields = event.fields();
+    Ok(SlackEvent {
+        client_msg_id: fields.get("client_msg_id").string()?,
+        channel: fields.get("channel").string()?,
+        ts: fields.get("ts").string()?,
+        thread_ts: fields.get("thread_ts").string()?,
         ..SlackEvent::default()
-    }
+    })
 }
 
-fn text(value: &Value) -> String {
-    value.as_str().unwrap_or_default().to_owned()
-}
-
-fn either(first: &Value, second: &Value) -> String {
-    text(if first.is_string() { first } else { second })
+fn either(first: &Json, second: &Json) -> Result<String, String> {
+    if first.is_string() { first.string() } else { second.string() }
 }

@@ -201,7 +201,7 @@ async fn bytes_that_are_not_text_are_bad() {
             "4: first T1 Ev3",
             "5: bad: not JSON: expected value",
             "6: bad: not JSON: expected value",
-            "7: bad: not JSON: recursion limit exceeded",
+            "7: bad: not a JSON object",
             "8: first T1 Ev–4",
         ]
     );
@@ -215,4 +215,56 @@ async fn a_file_that_cannot_be_read_is_told() {
     mark("/nonexistent/file").complained(1, "error: cannot read /nonexistent/file: No such file");
     mark("/").complained(1, "error: cannot read /: Is a directory");
     mark("/dev/null").told(0, "");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_not_read_of_a_line_need_not_be_a_value() {
+    let fixture = Fixture::sqlite().await;
+    let deep = format!("{}{}", "[".repeat(100_000), "]".repeat(100_000));
+    let lines = [
+        "\u{feff}{\"event_id\":\"Ev1\",\"event\":{\"text\":\"\\ud83d\"}}\r".to_owned(),
+        r#"{"event_id":"Ev2","n":1e400,"event":{"n":-123456789012345678901234567890}}"#.to_owned(),
+        r#"{"event_id":"Ev3","event":{},"\udc00":{"\ud83d\ud83d":"\udfff\u0000"}}"#.to_owned(),
+        "\r".to_owned(),
+        format!(r#"{{"event_id":"Ev4","event":{{}},"deep":{deep}}}"#),
+        // The last of equal names counts.
+        r#"{"event_id":"\ud83d","event_id":"Ev5","event":[],"event":{}}"#.to_owned(),
+        // What is read must be text.
+        r#"{"event_id":"Ev\ud83d","event":{}}"#.to_owned(),
+        r#"{"event":{"channel":"C1","ts":"\udc00"}}"#.to_owned(),
+        r#"{"actions":[{"action_id":"\ud83d\u0041"}],"user":{"id":"U1"}}"#.to_owned(),
+        r#"{"event_id":"Ev6","event":{}"#.to_owned(),
+        r#"{"event_id":"Ev\ud83d\ude00","event":{}}"#.to_owned(),
+    ];
+    let ran = run(&mut asking(&fixture, &["mark", "T1", "--slack", "-"]), lines.join("\n"));
+    let words: Vec<_> = ran.out.lines().map(|line| line.split(" a text").next().unwrap()).collect();
+    assert_eq!(
+        words,
+        [
+            "1: first T1 Ev1",
+            "2: first T1 Ev2",
+            "3: first T1 Ev3",
+            "5: first T1 Ev4",
+            "6: first T1 Ev5",
+            "7: bad: event_id: not",
+            "8: bad: event.ts: not",
+            "9: bad: actions[0].action_id: not",
+            "10: bad: not JSON: EOF while parsing an object at column 28",
+            "11: first T1 Ev😀",
+        ]
+    );
+    assert_eq!(ran.code, Some(3));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn input_in_utf_16_is_refused_with_what_to_do() {
+    let fixture = Fixture::sqlite().await;
+    let line = r#"{"event_id":"Ev1","event":{}}"#;
+    let little: Vec<u8> = line.encode_utf16().flat_map(u16::to_le_bytes).collect();
+    let big: Vec<u8> = line.encode_utf16().flat_map(u16::to_be_bytes).collect();
+    let marked = [&b"\xff\xfe"[..], &little].concat();
+    for input in [marked, little, big] {
+        let ran = run(&mut asking(&fixture, &["mark", "T1", "--slack", "-"]), input);
+        ran.complained(1, "error: cannot read -: it is UTF-16; convert it to UTF-8");
+    }
 }

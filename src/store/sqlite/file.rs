@@ -141,13 +141,15 @@ impl DatabaseFile {
     /// Why `SQLite` cannot use the file.
     pub(super) fn refused(&self, error: &sqlx::Error) -> StoreError {
         let path = self.path.display();
-        let code = error.as_database_error().and_then(|error| error.code());
-        StoreError::fault(match code.as_deref() {
-            Some("26") => format!("--database-url: {path} is not a database of SQLite's"),
-            _ => format!(
+        let is_foreign = matches!(error, sqlx::Error::Database(error)
+            if error.code().as_deref() == Some("26"));
+        StoreError::fault(if is_foreign {
+            format!("--database-url: {path} is not a database of SQLite's")
+        } else {
+            format!(
                 "cannot open {path}: {error} (SQLite also writes {path}-wal and {path}-shm, so \
                  the directory must be writable)"
-            ),
+            )
         })
     }
 
