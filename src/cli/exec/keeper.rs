@@ -4,7 +4,6 @@ use std::time::Duration;
 
 use tokio::time::timeout;
 use tonic::{Code, Status, transport::Channel};
-use tonic_types::StatusExt as _;
 
 use super::{
     super::{
@@ -81,43 +80,39 @@ impl Keeper {
     /// Renews the lease for as long as that can be done.
     pub(super) async fn keep(&mut self) -> Lost {
         let mut tried = self.sent;
-        let mut failure = "the server does not answer".to_owned();
+        // Why the last renewal failed, if it did.
+        let mut failure = Some("no renewal was sent".to_owned());
         loop {
             // A third of what is left: two more can fail.
             let pause = (self.stop_at().since(tried) / 3).max(LEAST_PAUSE);
             (tried + pause).min(self.stop_at()).reached().await;
             if self.stop_at().left().is_zero() {
-                let reason = format!("not renewed in time: {failure}");
-                return Lost { reason, by: self.kill_at(), is_held: false };
+                let is_held = failure.is_none() && !self.ends().left().is_zero();
+                let why = failure.as_deref().unwrap_or("the server does not extend it further");
+                let reason = format!("not renewed in time: {why}");
+                return Lost { reason, by: self.kill_at(), is_held };
             }
             tried = Moment::now();
             let bound = (self.stop_at().left() / 2).max(LEAST_PAUSE);
             match timeout(bound, self.renew()).await {
-                Ok(Ok(())) => continue,
-                Ok(Err(status)) if status.code() == Code::FailedPrecondition => {
-                    return self.refused(&status).await;
+                Ok(Ok(())) => {
+                    failure = None;
+                    continue;
                 }
-                Ok(Err(status)) => failure = explain(&status.into()),
-                Err(_) => {}
+                Ok(Err(status)) if status.code() == Code::FailedPrecondition => {
+                    // Another may hold the session already.
+                    let grace = Moment::now() + self.kill_after.min(GONE_GRACE);
+                    let reason = status.message().to_owned();
+                    return Lost { reason, by: grace.min(self.kill_at()), is_held: false };
+                }
+                Ok(Err(status)) => failure = Some(explain(&status.into())),
+                Err(_) => failure = Some("the server does not answer".to_owned()),
             }
             // That connection may never answer again; another one may.
             if let Ok(Ok(client)) = timeout(self.stop_at().left() / 2, self.args.connect()).await {
                 self.client = client;
             }
         }
-    }
-
-    /// The server renews this lease no more.
-    async fn refused(&self, status: &Status) -> Lost {
-        let reason = status.message().to_owned();
-        let details = status.get_details_error_info();
-        if details.is_some_and(|info| info.metadata.contains_key("max_hold")) {
-            // It has run for as long as any may, and runs to its end.
-            self.stop_at().reached().await;
-            return Lost { reason, by: self.kill_at(), is_held: true };
-        }
-        let grace = Moment::now() + self.kill_after.min(GONE_GRACE);
-        Lost { reason, by: grace.min(self.kill_at()), is_held: false }
     }
 
     /// Renews the lease once.
