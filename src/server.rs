@@ -2,7 +2,7 @@
 
 use std::{net::SocketAddr, thread, time::Duration};
 
-use anyhow::Context as _;
+use anyhow::{Context as _, ensure};
 use tokio::{task::JoinHandle, time::Instant};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tonic::{codec::CompressionEncoding::Gzip, service::Routes};
@@ -24,7 +24,9 @@ use crate::{
     listener::Listener,
     session::{Bounds, Sessions},
     store::{
-        Clock, Fence, FenceStore as _, Store, StoreError, Work, postgres::Postgres, sqlite::Sqlite,
+        Clock, Fence, FenceStore as _, Store, StoreError, Work,
+        postgres::{Origin, Postgres, Source},
+        sqlite::Sqlite,
     },
     telemetry::Metrics,
     turn::Turns,
@@ -232,24 +234,69 @@ enum Opened {
     Sqlite(Sqlite),
 }
 
+/// Where a store is, as the settings have it.
+enum Place {
+    /// Its URL.
+    Sqlite(String),
+    Postgres(Source),
+}
+
+impl Place {
+    fn of(config: &StoreConfig) -> anyhow::Result<Self> {
+        let url = match &config.database_url_file {
+            Some(file) => Origin::File(file.clone()),
+            None => Origin::Given(config.database_url.expose().to_owned()),
+        };
+        let text = url.read()?;
+        if !text.starts_with("sqlite:") {
+            let password_file = config.database_password_file.clone();
+            let schema = config.database_schema.clone();
+            return Ok(Self::Postgres(Source { url, password_file, schema }));
+        }
+        ensure!(
+            config.database_password_file.is_none(),
+            "--database-password-file is for PostgreSQL, and the database URL is sqlite:"
+        );
+        ensure!(
+            config.database_schema.is_none(),
+            "--database-schema is for PostgreSQL, and the database URL is sqlite:"
+        );
+        Ok(Self::Sqlite(text))
+    }
+
+    fn describe(&self) -> anyhow::Result<String> {
+        match self {
+            // No secret is in its path; its parameters are left out.
+            Self::Sqlite(url) => Ok(url.split('?').next().unwrap_or_default().to_owned()),
+            Self::Postgres(source) => Ok(source.describe()?),
+        }
+    }
+}
+
+/// The store's place without what is secret about it.
+///
+/// # Errors
+/// When it cannot be read.
+pub fn describe(config: &StoreConfig) -> anyhow::Result<String> {
+    Place::of(config)?.describe()
+}
+
 /// Opens the store and brings its schema up to date.
 async fn open(config: &StoreConfig, clock: Clock, migrate: bool) -> anyhow::Result<Opened> {
-    let url = &config.database_url;
-    let shown = config.redacted_url();
-    if url.starts_with("sqlite:") {
-        let store = Sqlite::open(url, clock).await?;
-        if migrate {
-            store.migrate().await?;
-        } else {
-            store.verify().await?;
+    let place = Place::of(config)?;
+    let shown = place.describe()?;
+    let store = match place {
+        Place::Sqlite(url) => {
+            let store = Sqlite::open(&url, clock).await?;
+            if migrate {
+                store.migrate().await?;
+            } else {
+                store.verify().await?;
+            }
+            return Ok(Opened::Sqlite(store));
         }
-        return Ok(Opened::Sqlite(store));
-    }
-    anyhow::ensure!(
-        url.starts_with("postgres://") || url.starts_with("postgresql://"),
-        "--database-url must begin with sqlite:// or postgres://, is {shown}"
-    );
-    let store = Postgres::new(url, config.store_timeout, clock)?;
+        Place::Postgres(source) => Postgres::at(source, config.store_timeout, clock)?,
+    };
     let until = Instant::now() + config.connect_timeout;
     loop {
         let ready = if migrate { store.migrate().await } else { store.verify().await };

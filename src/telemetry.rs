@@ -46,10 +46,12 @@ pub enum LogFormat {
 /// # Errors
 /// When `filter` cannot be read, or logging has been started before.
 pub fn init_logs(filter: &str, format: LogFormat) -> anyhow::Result<()> {
-    // sqlx warns of parameters that it does not know with what they hold, which
-    // may be a password.
-    let quiet = "sqlx_postgres::options=error".parse()?;
-    let filter = EnvFilter::try_new(filter)?.add_directive(quiet);
+    // sqlx warns of connection parameters, and of lines of a password file, with
+    // what they hold. No directive of the operator goes before these.
+    let mut filter = EnvFilter::try_new(filter)?;
+    for target in ["sqlx_postgres::options", "sqlx_postgres::options::pgpass"] {
+        filter = filter.add_directive(format!("{target}=off").parse()?);
+    }
     let terminal = std::io::stderr().is_terminal();
     let logs = fmt()
         .with_env_filter(filter)

@@ -4,6 +4,7 @@
 
 mod cli;
 mod conformance;
+mod connect;
 mod contention;
 mod cost;
 mod faults;

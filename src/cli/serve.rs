@@ -28,7 +28,7 @@ pub(super) async fn run(config: ServeConfig) -> anyhow::Result<Exit> {
         }
     });
 
-    let store = config.store.redacted_url();
+    let store = server::describe(&config.store)?;
     tracing::debug!(?config.limits, ?config.listen, store, "starting");
     let starting = Server::start(config, Clock::Store);
     let server = tokio::select! {
@@ -82,6 +82,6 @@ fn announce(server: &Server, store: &str) -> io::Result<()> {
 
 pub(super) async fn migrate(config: StoreConfig) -> anyhow::Result<Exit> {
     server::migrate(&config).await?;
-    writeln!(io::stdout(), "the schema of {} is up to date", config.redacted_url())?;
+    writeln!(io::stdout(), "the schema of {} is up to date", server::describe(&config)?)?;
     Ok(Exit::Yes)
 }

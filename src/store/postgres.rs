@@ -4,32 +4,19 @@
 //! and one commit, and it is run by a task that nobody cancels. No pool: each
 //! connection has one owner.
 
-use std::{future::Future, str::FromStr as _, sync::Arc, time::Duration};
-
-use sqlx::{
-    ConnectOptions as _, Connection as _,
-    postgres::{PgConnectOptions, PgConnection},
+use std::{
+    future::Future,
+    sync::{Arc, OnceLock},
+    time::Duration,
 };
+
+use sqlx::{Connection as _, postgres::PgConnection};
 use tokio::sync::{Mutex, mpsc};
 use tokio_util::task::TaskTracker;
 use uuid::Uuid;
 
 use super::{Clock, Connection, Invalidations, Store, StoreError, Work};
 use crate::domain::LeaseId;
-
-/// Where replicas tell each other that marks were taken away; a literal, for SQL.
-macro_rules! channel {
-    () => {
-        "oncegate_invalidations"
-    };
-}
-
-/// Where replicas tell each other which leases they have handed to somebody.
-macro_rules! handed_channel {
-    () => {
-        "oncegate_handed"
-    };
-}
 
 /// That two rows have one key, team and `$id`, so that the planner finds the first by it
 /// whatever it thinks of the tables. The team is compared as one of a list, which is of no
@@ -244,9 +231,12 @@ macro_rules! repeated_by {
     };
 }
 
+#[macro_use]
+mod namespace;
 mod admin;
 mod answers;
 mod channel;
+mod connect;
 mod events;
 mod fence;
 mod handed;
@@ -262,15 +252,16 @@ mod timestamp;
 mod turns;
 mod upkeep;
 
+use connect::Connector;
+pub use connect::{Origin, Source};
 use line::Line;
 pub use link::Link;
 use link::Starved;
 use listener::Heard;
 pub use listener::MAX_STALENESS;
+use namespace::Locks;
 use share::Plan;
 use sqlstate::classify;
-
-const CHANNEL: &str = channel!();
 
 /// How long a statement may take that scans a whole table.
 const PATIENCE: Duration = Duration::from_mins(2);
@@ -323,6 +314,9 @@ pub const STATEMENTS: &[&str] = &[
     channel::PROVE,
     channel::BACKEND,
     channel::GREET,
+    namespace::INVALIDATIONS,
+    namespace::HANDED,
+    connect::GREETING,
     migrate::PLACE,
     migrate::APPLIED,
     migrate::LOCK,
@@ -333,10 +327,12 @@ pub const STATEMENTS: &[&str] = &[
 
 /// A PostgreSQL database.
 pub struct Postgres {
-    options: PgConnectOptions,
+    connector: Connector,
     timeout: Duration,
     clock: Clock,
     heard: Arc<Heard>,
+    /// Those of the schema, once that is known.
+    locks: OnceLock<Locks>,
     /// This replica, as the others know it.
     replica: Uuid,
     plan: Plan,
@@ -355,17 +351,35 @@ impl Postgres {
     /// # Errors
     /// When `url` cannot be read.
     pub fn new(url: &str, timeout: Duration, clock: Clock) -> Result<Self, StoreError> {
-        let options = PgConnectOptions::from_str(url)
-            .map_err(|error| StoreError::fault(format!("cannot read the database URL: {error}")))?
-            .application_name("oncegate")
-            .disable_statement_logging();
+        Self::at(Source::at(url), timeout, clock)
+    }
+
+    /// The same, of a database that is connected to as `source` says.
+    ///
+    /// # Errors
+    /// When it contradicts itself.
+    pub fn at(source: Source, timeout: Duration, clock: Clock) -> Result<Self, StoreError> {
+        let connector = Connector::new(source, timeout)?;
         let heard = Arc::new(Heard::new(clock.clone()));
         let (replica, links) = (Uuid::new_v4(), TaskTracker::new());
-        let line = |options| Arc::new(Mutex::new(Line::new(options)));
-        let short = || line(for_short(&options, timeout));
-        let shared = [short(), line(options.clone().options([NO_JIT])), short()];
+        let locks = OnceLock::new();
+        let line = |connector| Arc::new(Mutex::new(Line::new(connector)));
+        let short = || line(for_short(&connector, timeout));
+        let shared = [short(), line(connector.with([no_jit()])), short()];
         let (plan, starved, begins) = (Plan::of(usize::MAX / 8), Arc::default(), Arc::default());
-        Ok(Self { options, timeout, clock, heard, replica, plan, shared, starved, begins, links })
+        Ok(Self {
+            connector,
+            timeout,
+            clock,
+            heard,
+            locks,
+            replica,
+            plan,
+            shared,
+            starved,
+            begins,
+            links,
+        })
     }
 
     /// Shares connections where the database allows for fewer than `writers` for each kind
@@ -388,7 +402,8 @@ impl Postgres {
     /// [`StoreError::Unavailable`] when the database is away.
     pub async fn migrate(&self) -> Result<(), StoreError> {
         let mut connection = self.connect().await?;
-        migrate::run(&mut connection, None).await?;
+        let schema = migrate::run(&mut connection, self.connector.schema()).await?;
+        self.locks.get_or_init(|| Locks::of(&schema));
         let _ = connection.close().await;
         Ok(())
     }
@@ -399,13 +414,14 @@ impl Postgres {
     /// [`StoreError::Fault`] when it is not.
     pub async fn verify(&self) -> Result<(), StoreError> {
         let mut connection = self.connect().await?;
-        migrate::verify(&mut connection).await?;
+        let schema = migrate::verify(&mut connection).await?;
+        self.locks.get_or_init(|| Locks::of(&schema));
         let _ = connection.close().await;
         Ok(())
     }
 
     async fn connect(&self) -> Result<PgConnection, StoreError> {
-        match tokio::time::timeout(self.timeout, self.options.connect()).await {
+        match tokio::time::timeout(self.timeout, self.connector.connect()).await {
             Ok(connected) => connected.map_err(classify),
             Err(_) => Err(StoreError::unavailable("cannot connect in time")),
         }
@@ -414,27 +430,28 @@ impl Postgres {
 
 /// Machine code for a statement takes 100 ms to make, and none here runs for so long
 /// that it would be worth it: but the planner goes by costs that it only guesses.
-const NO_JIT: (&str, &str) = ("jit", "off");
+fn no_jit() -> (&'static str, String) {
+    ("jit", "off".to_owned())
+}
 
 /// How a connection is opened for statements that find their rows by the key. Settings that
 /// a proxy does not pass on are lost without harm to an answer.
-fn for_short(options: &PgConnectOptions, timeout: Duration) -> PgConnectOptions {
+fn for_short(connector: &Connector, timeout: Duration) -> Connector {
     let lock_timeout = format!("{}ms", (timeout / 10).as_millis().max(1));
-    let settings = [
+    connector.with([
         // How long a statement waits for a row that somebody outside has locked:
         // it gives up by itself, for one that we gave up would go on waiting.
         // Short enough to find the row by halves, long enough for a slow commit.
-        ("lock_timeout", lock_timeout.as_str()),
+        ("lock_timeout", lock_timeout),
         // Every statement finds its rows by the key. A plan is kept for as long
         // as the connection, and on a table that is small by then, the planner
         // would rather read the whole, every time until it is analyzed.
-        ("enable_seqscan", "off"),
+        ("enable_seqscan", "off".to_owned()),
         // So the plan is the same whatever the arrays hold. By default the planner
         // makes one for each batch, at a third of what the batch costs.
-        ("plan_cache_mode", "force_generic_plan"),
-        NO_JIT,
-    ];
-    options.clone().options(settings)
+        ("plan_cache_mode", "force_generic_plan".to_owned()),
+        no_jit(),
+    ])
 }
 
 impl Store for Postgres {
@@ -443,26 +460,24 @@ impl Store for Postgres {
     fn connection(&self, work: Work) -> Link {
         let line = match self.plan.shared(work) {
             Some(place) => Arc::clone(&self.shared[place]),
-            None => Arc::new(Mutex::new(Line::new(for_short(&self.options, self.timeout)))),
+            None => Arc::new(Mutex::new(Line::new(for_short(&self.connector, self.timeout)))),
         };
         let timeout = if work == Work::Scans { PATIENCE } else { self.timeout };
-        let (clock, heard) = (self.clock.clone(), Arc::clone(&self.heard));
-        let (starved, open) = (Arc::clone(&self.starved), self.links.token());
-        Link::new(line, timeout, clock, heard, starved, self.replica, open)
+        Link::new(self, line, timeout)
     }
 
     fn invalidations(&self) -> Arc<dyn Invalidations> {
         let heard = Arc::clone(&self.heard);
-        let (options, begins) = (self.options.clone(), Arc::clone(&self.begins));
-        listener::listen(options, self.timeout, heard, begins, self.links.token())
+        let (connector, begins) = (self.connector.clone(), Arc::clone(&self.begins));
+        listener::listen(connector, self.timeout, heard, begins, self.links.token())
     }
 
     fn handed(&self) -> mpsc::Receiver<LeaseId> {
         if !self.plan.hears_of_leases() {
             return mpsc::channel(1).1;
         }
-        let (options, begins) = (self.options.clone(), Arc::clone(&self.begins));
-        handed::listen(options, self.timeout, begins, self.links.token())
+        let (connector, begins) = (self.connector.clone(), Arc::clone(&self.begins));
+        handed::listen(connector, self.timeout, begins, self.links.token())
     }
 
     fn writers(&self, wanted: usize) -> usize {

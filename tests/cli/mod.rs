@@ -22,6 +22,7 @@ mod live;
 mod serve;
 mod slack;
 mod turns;
+mod urls;
 
 /// How long a line may take to be printed.
 const PATIENCE: Duration = Duration::from_secs(30);

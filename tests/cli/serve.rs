@@ -229,8 +229,10 @@ async fn a_server_that_cannot_serve_says_why() {
     );
     let listen = ["--listen", "127.0.0.1:0", "--database-url"];
     refused(&[&listen[..], &[&fixture.url]].concat(), 1, "another process");
-    let nowhere = "postgres://bot:open-sesame@127.0.0.1:1/bots?sslpassword=open-sesame";
+    let nowhere = "postgres://bot:open-sesame@127.0.0.1:1/bots?connect_timeout=5";
     refused(&[&listen[..], &[nowhere]].concat(), 1, "cannot use postgres://127.0.0.1:1/bots: ");
+    let unknown = "postgres://bot:open-sesame@127.0.0.1:1/bots?sslpassword=open-sesame";
+    refused(&[&listen[..], &[unknown]].concat(), 1, "the parameter sslpassword");
     let other = "mysql://bot:open-sesame@db/bots";
     refused(&[&listen[..], &[other]].concat(), 1, "--database-url must begin with");
 

@@ -275,7 +275,7 @@ fn is_root() -> bool {
 }
 
 /// Whom to run the server as: PostgreSQL refuses to be root.
-fn other_user() -> Option<(u32, u32)> {
+pub fn other_user() -> Option<(u32, u32)> {
     if !is_root() {
         return None;
     }

@@ -21,6 +21,7 @@ use crate::harness::{Fixture, Replica, config, execute, mark, postgres::new_data
 
 mod adoption;
 mod fence;
+mod installs;
 mod plans;
 mod shapes;
 mod single;

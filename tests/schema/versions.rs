@@ -107,6 +107,23 @@ async fn former_names_are_not_given_up_for_a_name_that_is_taken() {
     execute(&url, "SELECT lease_id FROM sessions; SELECT id FROM oncegate_sessions").await;
 }
 
+/// As the binaries before the rule left it.
+#[tokio::test]
+async fn a_database_without_the_column_is_used_and_given_it() {
+    let directory = tempfile::tempdir().unwrap();
+    for url in [new_database().await, sqlite_url(&directory)] {
+        server::migrate(&config(&url, &[]).store).await.unwrap();
+        execute(&url, "ALTER TABLE oncegate_migrations DROP COLUMN min_reader").await;
+        for migrate in ["false", "true", "false"] {
+            let replica = Replica::start(&url, Clock::Store, &["--migrate", migrate]).await;
+            replica.server.stop().await.unwrap();
+        }
+        execute(&url, "DELETE FROM oncegate_migrations WHERE min_reader = version").await;
+        let why = refusal(&url, &["--migrate", "false"]).await;
+        assert!(why.contains("lacks migrations [1, 2"), "{why}");
+    }
+}
+
 /// A migration of a later version, which has run.
 async fn newer_migration(url: &str, version: u32, min_reader: u32, change: &str) {
     execute(

@@ -168,9 +168,9 @@ WITH gone AS (
 SELECT clock.at, ",
     event_columns!("e"),
     ", e.expires_at > clock.at AND e.attempt IS DISTINCT FROM 0 AS listed,
-    pg_notify('",
+    pg_notify(",
     channel!(),
-    "', '')
+    ", '')
 FROM gone e, (SELECT COALESCE($1::timestamptz, clock_timestamp()) AS at OFFSET 0) AS clock
 WHERE e.event_id = $3
 "
@@ -236,15 +236,10 @@ impl AdminStore for Link {
         key: &SessionKey,
         epic: Option<&str>,
     ) -> Result<Verdict<()>, StoreError> {
-        let now = self.now();
+        let (now, lock) = (self.now(), self.locks.session(key));
         let rows = self
             .fetch(|| {
-                sqlx::query(BIND)
-                    .bind(now)
-                    .bind(&key.team)
-                    .bind(&key.session)
-                    .bind(key.lock_key())
-                    .bind(epic)
+                sqlx::query(BIND).bind(now).bind(&key.team).bind(&key.session).bind(lock).bind(epic)
             })
             .await?;
         Ok(changed(&rows)?.map(|_| ()))
@@ -295,14 +290,10 @@ impl Link {
         statement: &'static str,
         key: &SessionKey,
     ) -> Result<Verdict<bool>, StoreError> {
-        let now = self.now();
+        let (now, lock) = (self.now(), self.locks.session(key));
         let rows = self
             .fetch_once(|| {
-                sqlx::query(statement)
-                    .bind(now)
-                    .bind(&key.team)
-                    .bind(&key.session)
-                    .bind(key.lock_key())
+                sqlx::query(statement).bind(now).bind(&key.team).bind(&key.session).bind(lock)
             })
             .await?;
         changed(&rows)

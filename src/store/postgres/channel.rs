@@ -9,13 +9,13 @@
 use std::{future::Future, time::Duration};
 
 use sqlx::{
-    ConnectOptions as _, PgExecutor, Row as _,
-    postgres::{PgConnectOptions, PgListener, PgNotification, PgPoolOptions},
+    PgExecutor, Row as _,
+    postgres::{PgListener, PgNotification, PgPoolOptions},
 };
 use tokio::{runtime, time::timeout};
 use uuid::Uuid;
 
-use super::{classify, timestamp::PgTimestamp};
+use super::{classify, connect::Connector, timestamp::PgTimestamp};
 use crate::{domain::Timestamp, store::StoreError};
 
 pub(super) const PROVE: &str = "SELECT clock_timestamp()";
@@ -31,32 +31,37 @@ pub(super) struct Channel {
 }
 
 impl Channel {
-    /// Listens, and makes sure that it hears; each step within `limit`. Behind a
+    /// Listens to the channel whose name the statement `name` answers, and makes sure that it hears; each step within `limit`. Behind a
     /// proxy that pools transactions LISTEN succeeds, nothing ever comes, and what does
     /// come would surprise whoever has the backend by then: so backends are compared
     /// first, and the channel that others notify is the last.
     pub(super) async fn open(
-        options: &PgConnectOptions,
-        application: &str,
-        name: &str,
+        connector: &Connector,
+        purpose: &str,
+        name: &'static str,
         limit: Duration,
     ) -> Result<Self, StoreError> {
+        // Both lead to the same server.
+        let (mut other, options) = within(limit, connector.connect_with_options()).await?;
+        let application = options.get_application_name().unwrap_or_default();
+        let named = options.clone().application_name(&format!("{application} {purpose}"));
         let pool = PgPoolOptions::new()
             .max_connections(1)
             .max_lifetime(None)
             .idle_timeout(None)
             .acquire_timeout(limit)
-            .connect_lazy_with(options.clone().application_name(application));
+            .connect_lazy_with(named);
         let mut connection = within(limit, Box::pin(PgListener::connect_with(&pool))).await?;
         // A lost connection is told, not replaced in silence.
         connection.eager_reconnect(false);
         let mut channel = Self { connection: Some(connection) };
 
-        let mut other = within(limit, options.connect()).await?;
         if backend(channel.listener()?, limit).await? == backend(&mut other, limit).await? {
             return Err(StoreError::unavailable("a proxy pools transactions"));
         }
-        let own = format!("{name}_{}", Uuid::new_v4().simple());
+        let ask = sqlx::query_scalar(name).persistent(false).fetch_one(&mut other);
+        let name: String = within(limit, ask).await?;
+        let own = format!("oncegate_greeting_{}", Uuid::new_v4().simple());
         within(limit, Box::pin(channel.listener()?.listen(&own))).await?;
         let greet = sqlx::query(GREET).bind(&own).persistent(false).execute(&mut other);
         within(limit, greet).await?;
@@ -67,7 +72,7 @@ impl Channel {
         timeout(limit, greeted).await.unwrap_or_else(|_| {
             Err(StoreError::unavailable("no notification comes: does a proxy pool transactions?"))
         })?;
-        within(limit, Box::pin(channel.listener()?.listen(name))).await?;
+        within(limit, Box::pin(channel.listener()?.listen(&name))).await?;
         Ok(channel)
     }
 

@@ -5,7 +5,6 @@
 
 use std::{convert::Infallible, sync::Arc, time::Duration};
 
-use sqlx::postgres::PgConnectOptions;
 use tokio::{
     sync::{Mutex, mpsc},
     time::{Instant, sleep, timeout_at},
@@ -13,7 +12,7 @@ use tokio::{
 use tokio_util::task::task_tracker::TaskTrackerToken;
 use uuid::Uuid;
 
-use super::channel::Channel;
+use super::{channel::Channel, connect::Connector, namespace};
 use crate::{domain::LeaseId, store::StoreError};
 
 /// How many hints may wait to be taken.
@@ -29,7 +28,7 @@ const MAX_PAUSE: Duration = Duration::from_secs(10);
 /// Listens until nobody wants to know. Gives up a connection that takes longer than
 /// `timeout` for a step.
 pub(super) fn listen(
-    options: PgConnectOptions,
+    connector: Connector,
     timeout: Duration,
     begins: Arc<Mutex<()>>,
     open: TaskTrackerToken,
@@ -41,7 +40,7 @@ pub(super) fn listen(
         loop {
             tokio::select! {
                 () = leases.closed() => return,
-                Err(error) = follow(&options, timeout, &begins, &leases, &mut pause) => {
+                Err(error) = follow(&connector, timeout, &begins, &leases, &mut pause) => {
                     tracing::debug!(%error, "not told of leases: those who wait look");
                 }
             }
@@ -55,14 +54,14 @@ pub(super) fn listen(
 }
 
 async fn follow(
-    options: &PgConnectOptions,
+    connector: &Connector,
     limit: Duration,
     begins: &Mutex<()>,
     leases: &mpsc::Sender<LeaseId>,
     pause: &mut Duration,
 ) -> Result<Infallible, StoreError> {
     let begun = begins.lock().await;
-    let mut channel = Channel::open(options, "oncegate queue", handed_channel!(), limit).await?;
+    let mut channel = Channel::open(connector, "queue", namespace::HANDED, limit).await?;
     drop(begun);
     *pause = MIN_PAUSE;
     loop {

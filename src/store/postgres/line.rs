@@ -3,12 +3,12 @@
 use std::time::{Duration, Instant};
 
 use sqlx::{
-    ConnectOptions as _, Connection as _, Execute, Executor as _, Postgres,
-    postgres::{PgConnectOptions, PgConnection, PgRow},
+    Connection as _, Execute, Executor as _, Postgres,
+    postgres::{PgConnection, PgRow},
 };
 use tokio::time::{sleep, timeout};
 
-use super::classify;
+use super::{classify, connect::Connector};
 use crate::{store::StoreError, telemetry::Seldom};
 
 /// How long a failed connection is left alone; meanwhile callers are told at
@@ -43,7 +43,7 @@ pub(super) enum Repeat {
 
 /// One connection, used by one statement at a time.
 pub(super) struct Line {
-    options: PgConnectOptions,
+    connector: Connector,
     connection: Option<PgConnection>,
     used: Instant,
     /// Until when the store counts as away, and why.
@@ -56,9 +56,9 @@ pub(super) struct Line {
 }
 
 impl Line {
-    pub(super) fn new(options: PgConnectOptions) -> Self {
+    pub(super) fn new(connector: Connector) -> Self {
         Self {
-            options,
+            connector,
             connection: None,
             used: Instant::now(),
             away: None,
@@ -185,14 +185,14 @@ impl Line {
         {
             return Err(Failure { error: error.clone(), fate: Fate::Away });
         }
-        let mut opened = self.options.connect().await;
+        let mut opened = self.connector.connect().await;
         for _ in 0..MAX_VACANCY_TRIES {
             match &opened {
                 Err(error) if is_too_many(error) => {}
                 _ => break,
             }
             sleep(VACANCY_PAUSE).await;
-            opened = self.options.connect().await;
+            opened = self.connector.connect().await;
         }
         match opened {
             Ok(connection) => {

@@ -18,6 +18,7 @@ use uuid::Uuid;
 use super::{
     line::{Line, Repeat},
     listener::Heard,
+    namespace::Locks,
     timestamp::PgTimestamp,
 };
 use crate::{
@@ -56,6 +57,7 @@ pub struct Link {
     clock: Clock,
     heard: Arc<Heard>,
     starved: Arc<Starved>,
+    pub(super) locks: Locks,
     /// This replica, as the others know it.
     pub(super) replica: Uuid,
     /// Leases that were drawn for turns whose batch failed, by the request.
@@ -64,17 +66,19 @@ pub struct Link {
 }
 
 impl Link {
-    pub(super) fn new(
-        line: Arc<Mutex<Line>>,
-        timeout: Duration,
-        clock: Clock,
-        heard: Arc<Heard>,
-        starved: Arc<Starved>,
-        replica: Uuid,
-        open: TaskTrackerToken,
-    ) -> Self {
-        let drawn = HashMap::new();
-        Self { line, timeout, clock, heard, starved, replica, drawn, _open: open }
+    /// A user of `line`, one of the connections of `store`.
+    pub(super) fn new(store: &super::Postgres, line: Arc<Mutex<Line>>, timeout: Duration) -> Self {
+        Self {
+            line,
+            timeout,
+            clock: store.clock.clone(),
+            heard: Arc::clone(&store.heard),
+            starved: Arc::clone(&store.starved),
+            locks: store.locks.get().copied().unwrap_or_default(),
+            replica: store.replica,
+            drawn: HashMap::new(),
+            _open: store.links.token(),
+        }
     }
 
     /// The moment that a statement is told; null where the database's clock

@@ -13,7 +13,6 @@ use std::{
     time::Duration,
 };
 
-use sqlx::postgres::PgConnectOptions;
 use tokio::{
     sync::Mutex,
     time::{Instant, sleep, timeout_at},
@@ -23,7 +22,7 @@ use tokio_util::{
     task::task_tracker::TaskTrackerToken,
 };
 
-use super::{CHANNEL, channel::Channel};
+use super::{channel::Channel, connect::Connector, namespace};
 use crate::{
     domain::Timestamp,
     store::{Clock, Invalidations, StoreError},
@@ -130,7 +129,7 @@ impl Invalidations for Listening {
 
 /// Starts to listen. Gives up a connection that takes longer than `timeout`.
 pub(super) fn listen(
-    options: PgConnectOptions,
+    connector: Connector,
     timeout: Duration,
     heard: Arc<Heard>,
     begins: Arc<Mutex<()>>,
@@ -139,13 +138,13 @@ pub(super) fn listen(
     let stop = CancellationToken::new();
     let pause = MIN_PAUSE;
     let told = Arc::clone(&heard);
-    let listener = Listener { options, timeout, heard: told, begins, pause, _open: open };
+    let listener = Listener { connector, timeout, heard: told, begins, pause, _open: open };
     tokio::spawn(listener.run(stop.clone()));
     Arc::new(Listening { heard, _stop: stop.drop_guard() })
 }
 
 struct Listener {
-    options: PgConnectOptions,
+    connector: Connector,
     timeout: Duration,
     heard: Arc<Heard>,
     /// Held while it begins.
@@ -175,7 +174,8 @@ impl Listener {
     async fn follow(&mut self) -> Result<Infallible, StoreError> {
         let begins = self.begins.lock().await;
         let mut channel =
-            Channel::open(&self.options, "oncegate listener", CHANNEL, self.timeout).await?;
+            Channel::open(&self.connector, "listener", namespace::INVALIDATIONS, self.timeout)
+                .await?;
         drop(begins);
         // What was taken away before was not heard of.
         self.heard.invalidate();

@@ -9,7 +9,7 @@ use sqlx::{
     postgres::PgDatabaseError,
 };
 
-use super::classify;
+use super::{classify, connect::MAX_SCHEMA_BYTES};
 use crate::store::{
     StoreError,
     schema::{Applied, Schema, Step, Superseded},
@@ -40,6 +40,9 @@ const SUPERSEDED: &[Superseded] = &[
         reason: "the table was called session_waiters",
     },
 ];
+
+// These two are run by the simple protocol: behind some proxies, which pool transactions, a
+// prepared statement is not there by the time it is run.
 
 /// Where the tables are, and whether the table of migrations is there.
 pub(super) const PLACE: &str = "
@@ -159,7 +162,7 @@ struct Place {
 impl Place {
     async fn of(connection: &mut PgConnection) -> Result<Self, StoreError> {
         let read = async {
-            let row = sqlx::query(PLACE).persistent(false).fetch_one(connection).await?;
+            let row = sqlx::raw_sql(PLACE).fetch_one(connection).await?;
             let schema = row.try_get("schema")?;
             Ok(Self { schema, role: row.try_get("role")?, migrated: row.try_get("migrated")? })
         };
@@ -167,6 +170,11 @@ impl Place {
     }
 
     fn schema(&self) -> Result<&str, StoreError> {
+        if self.schema.as_ref().is_some_and(|name| name.len() > MAX_SCHEMA_BYTES) {
+            return Err(StoreError::fault(format!(
+                "the name of the schema with the tables must be at most {MAX_SCHEMA_BYTES} bytes"
+            )));
+        }
         self.schema.as_deref().ok_or_else(|| {
             StoreError::fault(format!(
                 "the search path of role {:?} has no schema that exists and that the role may use: \
@@ -180,7 +188,7 @@ impl Place {
         if !self.migrated {
             return Ok(Vec::new());
         }
-        let rows = sqlx::query(APPLIED).persistent(false).fetch_all(connection).await;
+        let rows = sqlx::raw_sql(APPLIED).fetch_all(connection).await;
         let rows = rows.map_err(|error| match code(&error).as_deref() {
             Some("42501") => StoreError::fault(format!(
                 "role {0:?} may not read oncegate_migrations: GRANT SELECT ON \

@@ -11,7 +11,7 @@ use sqlx::{Row as _, postgres::PgRow};
 use uuid::Uuid;
 
 use super::{
-    Link,
+    Link, Locks,
     answers::{fill, left, place, slot},
     events::interval,
     link::Statement,
@@ -73,7 +73,7 @@ impl SessionStore for Link {
     async fn enqueue(&mut self, asked: &[&Enqueue]) -> Result<Vec<Verdict<Enqueued>>, StoreError> {
         let wanted: Vec<Asked<'_>> =
             asked.iter().map(|enqueue| (&enqueue.acquire, enqueue.lease.as_uuid())).collect();
-        let arrays = acquire::Arrays::of(&wanted);
+        let arrays = acquire::Arrays::of(self.locks, &wanted);
         let most = i64::try_from(MAX_WAITERS_PER_SESSION).map_err(StoreError::fault)?;
         let (now, replica) = (self.now(), self.replica);
         let rows = self
@@ -106,7 +106,7 @@ impl SessionStore for Link {
         keys: &[&SessionKey],
     ) -> Result<Vec<Verdict<Option<SessionRow>>>, StoreError> {
         let (leases, spared) = (vec![None; keys.len()], vec![None; keys.len()]);
-        let asked = Keys::of(keys.iter().copied());
+        let asked = Keys::of(self.locks, keys.iter().copied());
         let mut verdicts = vec![Verdict::Again; keys.len()];
         let mut overlong = Vec::new();
         for row in self.run_hand_on(HAND_ON, &asked, &leases, &spared).await? {
@@ -153,7 +153,7 @@ impl SessionStore for Link {
         asked: &[&Renew],
         max_hold: Duration,
     ) -> Result<Vec<Verdict<Renewed>>, StoreError> {
-        let keys = Keys::of(asked.iter().map(|renew| &renew.key));
+        let keys = Keys::of(self.locks, asked.iter().map(|renew| &renew.key));
         let leases: Vec<Uuid> = asked.iter().map(|renew| renew.lease.as_uuid()).collect();
         let ttls: Vec<i64> = asked.iter().map(|renew| renew.ttl.as_micros()).collect();
         let streams: Vec<Option<Uuid>> =
@@ -206,7 +206,8 @@ impl Link {
         acquires: &[Asked<'_>],
         releases: &[&Release],
     ) -> Result<(Vec<Verdict<Acquired>>, Vec<Verdict<bool>>), StoreError> {
-        let (taking, ending) = (acquire::Arrays::of(acquires), release::Arrays::of(releases));
+        let (taking, ending) =
+            (acquire::Arrays::of(self.locks, acquires), release::Arrays::of(self.locks, releases));
         let now = self.now();
         let rows = self
             .fetch(|| match (acquires, releases) {
@@ -240,7 +241,7 @@ impl Link {
         asked: &[&Release],
         handed: &mut Vec<SessionRow>,
     ) -> Result<Vec<Verdict<bool>>, StoreError> {
-        let keys = Keys::of(asked.iter().map(|release| &release.key));
+        let keys = Keys::of(self.locks, asked.iter().map(|release| &release.key));
         let leases: Vec<_> = asked.iter().map(|release| Some(release.lease.as_uuid())).collect();
         let spared: Vec<_> = asked.iter().map(|release| unless_resumed(release)).collect();
         let mut verdicts = vec![Verdict::Again; asked.len()];
@@ -276,11 +277,11 @@ pub(super) struct Keys<'a> {
 }
 
 impl<'a> Keys<'a> {
-    pub(super) fn of(keys: impl Iterator<Item = &'a SessionKey> + Clone) -> Self {
+    pub(super) fn of(locks: Locks, keys: impl Iterator<Item = &'a SessionKey> + Clone) -> Self {
         Self {
             teams: keys.clone().map(|key| key.team.as_str()).collect(),
             sessions: keys.clone().map(|key| key.session.as_str()).collect(),
-            locks: keys.map(SessionKey::lock_key).collect(),
+            locks: keys.map(|key| locks.session(key)).collect(),
         }
     }
 

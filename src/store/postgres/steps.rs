@@ -99,7 +99,7 @@ impl Link {
         if found.is_empty() {
             return;
         }
-        let keys = Keys::of(found.iter().map(|(key, _)| *key));
+        let keys = Keys::of(self.locks, found.iter().map(|(key, _)| *key));
         let leases: Vec<Uuid> = found.iter().map(|(_, lease)| lease.as_uuid()).collect();
         let now = self.now();
         let shortened =

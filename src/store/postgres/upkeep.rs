@@ -8,9 +8,6 @@ use super::{
 };
 use crate::store::{Age, Kind, StoreError, Sweep, Swept, Upkeep};
 
-/// The advisory lock that elects the sweeper: "oncegate" in ASCII.
-const SWEEPER_LOCK: i64 = 0x6f6e_6365_6761_7465;
-
 // The rows that a sweep is about. $1: the moment, or null for the database's
 // clock. $2: how long ago, in microseconds. $3: the team, or null for all. $4:
 // the lock that elects the sweeper, or null where no election is asked for. $5:
@@ -94,7 +91,8 @@ macro_rules! delete {
             "
             SELECT rows, EXISTS (
                 SELECT FROM pg_stat_activity
-                WHERE datname = current_database() AND application_name = 'oncegate'
+                WHERE datname = current_database()
+                    AND application_name = current_setting('application_name')
                     AND state = 'active' AND pid <> pg_backend_pid()) AS busy",
             $further,
             " FROM (SELECT count(*) AS rows FROM gone) AS counted"
@@ -106,7 +104,7 @@ macro_rules! delete {
 /// that has not expired may be among it.
 macro_rules! notify {
     () => {
-        concat!(", CASE WHEN rows > 0 THEN pg_notify('", channel!(), "', '') END")
+        concat!(", CASE WHEN rows > 0 THEN pg_notify(", channel!(), ", '') END")
     };
 }
 
@@ -216,7 +214,7 @@ impl Upkeep for Link {
             (Kind::Sessions, _, false) => DELETE_SESSIONS,
         };
         let now = self.now();
-        let lock = sweep.scope.elected.then_some(SWEEPER_LOCK);
+        let lock = sweep.scope.elected.then_some(self.locks.sweeper());
         let rows = self
             .fetch(|| {
                 sqlx::query(statement)

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use sqlx::{Row as _, postgres::PgRow};
 use uuid::Uuid;
 
-use super::{Keys, Link, Statement, is_overlong, place, session_row, sql::ACQUIRE};
+use super::{Keys, Link, Locks, Statement, is_overlong, place, session_row, sql::ACQUIRE};
 use crate::{
     domain::{Acquire, Acquired, Decision, FencingToken, Lease, LeaseId, SessionRow},
     store::{StoreError, Verdict, postgres::timestamp::PgTimestamp},
@@ -20,7 +20,7 @@ impl Link {
         &mut self,
         asked: &[Asked<'_>],
     ) -> Result<Vec<Verdict<Acquired>>, StoreError> {
-        let (now, arrays) = (self.now(), Arrays::of(asked));
+        let (now, arrays) = (self.now(), Arrays::of(self.locks, asked));
         let streams: Vec<Option<Uuid>> =
             asked.iter().map(|(acquire, _)| Some(acquire.stream?.as_uuid())).collect();
         let rows =
@@ -64,10 +64,10 @@ pub(super) struct Arrays<'a> {
 }
 
 impl<'a> Arrays<'a> {
-    pub(super) fn of(asked: &[Asked<'a>]) -> Self {
+    pub(super) fn of(locks: Locks, asked: &[Asked<'a>]) -> Self {
         let acquires = asked.iter().map(|&(acquire, _)| acquire);
         Self {
-            keys: Keys::of(acquires.clone().map(|acquire| &acquire.key)),
+            keys: Keys::of(locks, acquires.clone().map(|acquire| &acquire.key)),
             leases: asked.iter().map(|&(_, lease)| lease).collect(),
             requests: acquires.clone().map(|acquire| acquire.request.as_uuid()).collect(),
             holders: acquires.clone().map(|acquire| acquire.holder.as_str()).collect(),

@@ -3,7 +3,7 @@
 use sqlx::Row as _;
 use uuid::Uuid;
 
-use super::{Keys, Link, Statement, slot, sql::RELEASE};
+use super::{Keys, Link, Locks, Statement, slot, sql::RELEASE};
 use crate::{
     domain::StreamId,
     store::{Release, StoreError, Verdict},
@@ -15,7 +15,7 @@ impl Link {
         &mut self,
         asked: &[&Release],
     ) -> Result<Vec<Verdict<bool>>, StoreError> {
-        let (now, arrays) = (self.now(), Arrays::of(asked));
+        let (now, arrays) = (self.now(), Arrays::of(self.locks, asked));
         let rows = self.fetch(|| arrays.bind(sqlx::query(RELEASE).bind(now))).await?;
         let mut verdicts = vec![Verdict::Again; asked.len()];
         for row in rows {
@@ -34,9 +34,9 @@ pub(super) struct Arrays<'a> {
 }
 
 impl<'a> Arrays<'a> {
-    pub(super) fn of(asked: &[&'a Release]) -> Self {
+    pub(super) fn of(locks: Locks, asked: &[&'a Release]) -> Self {
         Self {
-            keys: Keys::of(asked.iter().map(|release| &release.key)),
+            keys: Keys::of(locks, asked.iter().map(|release| &release.key)),
             leases: asked.iter().map(|release| release.lease.as_uuid()).collect(),
             unless_resumed: asked.iter().map(|release| unless_resumed(release)).collect(),
         }

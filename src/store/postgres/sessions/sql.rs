@@ -402,9 +402,9 @@ SELECT c.ord, c.given_back, clock.at, c.fencing_token, c.lease_id, c.request_id,
     c.ttl_micros, ",
             $queue,
             ",
-    CASE WHEN c.replica <> $7::uuid THEN pg_notify('",
+    CASE WHEN c.replica <> $7::uuid THEN pg_notify(",
             handed_channel!(),
-            "', c.lease_id::text) END
+            ", c.lease_id::text) END
 FROM changed c, (SELECT COALESCE($1::timestamptz, clock_timestamp()) AS at OFFSET 0) AS clock
 "
         )

@@ -14,7 +14,7 @@ use crate::{
     store::{
         StoreError, Turned, Verdict,
         postgres::{
-            Link,
+            Link, Locks,
             answers::place,
             events::{event_row, interval, names},
             fence::{new_token, next_token, token_of},
@@ -239,7 +239,7 @@ impl Link {
         asked: &[Wish<'_>],
         turned: &mut Turned,
     ) -> Result<Vec<Verdict<Begun>>, StoreError> {
-        let wishes = Wishes::of(asked);
+        let wishes = Wishes::of(self.locks, asked);
         let now = self.now();
         let names: Vec<Option<String>> =
             asked.iter().map(|(begin, _)| names(&begin.event)).collect();
@@ -444,7 +444,7 @@ pub(super) struct Wishes<'a> {
 pub(super) type Wish<'a> = (&'a Begin, Uuid);
 
 impl<'a> Wishes<'a> {
-    pub(super) fn of(asked: &[Wish<'a>]) -> Self {
+    pub(super) fn of(locks: Locks, asked: &[Wish<'a>]) -> Self {
         let in_session = |&(begin, lease): &Wish<'a>| begin.session.as_ref().map(|_| lease);
         let leases = asked.iter().map(in_session).collect();
         let asked = asked.iter().map(|(begin, _)| *begin);
@@ -457,7 +457,7 @@ impl<'a> Wishes<'a> {
             holders: asked.clone().map(|begin| begin.holder.as_str()).collect(),
             most: asked.clone().map(|begin| small(begin.max_attempts)).collect(),
             sessions: sessions().map(|asked| Some(asked?.key.session.as_str())).collect(),
-            locks: sessions().map(|asked| Some(asked?.key.lock_key())).collect(),
+            locks: sessions().map(|asked| Some(locks.session(&asked?.key))).collect(),
             leases,
             attempts: sessions().map(|asked| Some(asked?.request.as_uuid())).collect(),
             epics: sessions().map(|asked| asked?.epic.as_deref()).collect(),

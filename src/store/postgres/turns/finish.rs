@@ -13,7 +13,7 @@ use crate::{
     store::{
         Prolonged, StoreError, Turned, Verdict,
         postgres::{
-            Link,
+            Link, Locks,
             answers::{place, slot},
             events::interval,
             fence::{new_token, next_token, token_of},
@@ -166,9 +166,9 @@ SELECT d.ord, true AS done, true AS held, q.at, ",
     ", true AS own, false AS resumed, ",
     session_columns!("c", "c.ticket IS NOT NULL", "NULL::uuid[] AS queue"),
     ", c.given_back IS TRUE OR q.session_id IS NULL AS given_back,
-    CASE WHEN c.replica <> $7::uuid THEN pg_notify('",
+    CASE WHEN c.replica <> $7::uuid THEN pg_notify(",
     handed_channel!(),
-    "', c.lease_id::text) END AS notified
+    ", c.lease_id::text) END AS notified
 FROM done d JOIN asked q USING (ord) LEFT JOIN changed c USING (ord)
 UNION ALL
 SELECT *, NULL FROM (",
@@ -247,7 +247,7 @@ impl Link {
         asked: &[&Finish],
         turned: &mut Turned,
     ) -> Result<Vec<Verdict<Kept<Option<EventRow>>>>, StoreError> {
-        let turns = Turns::of(asked.iter().map(|finish| &finish.turn));
+        let turns = Turns::of(self.locks, asked.iter().map(|finish| &finish.turn));
         let (mut endings, mut results, mut ttls) = (Vec::new(), Vec::new(), Vec::new());
         for finish in asked {
             let (ending, result, ttl) = match &finish.ending {
@@ -314,7 +314,7 @@ impl Link {
         asked: &[&Prolong],
         max_hold: Duration,
     ) -> Result<Vec<Verdict<Prolonged>>, StoreError> {
-        let turns = Turns::of(asked.iter().map(|prolong| &prolong.turn));
+        let turns = Turns::of(self.locks, asked.iter().map(|prolong| &prolong.turn));
         let claims: Vec<_> = asked.iter().map(|turn| interval(turn.claim_ttl.span())).collect();
         let ttls: Vec<i64> = asked.iter().map(|turn| turn.lease_ttl.as_micros()).collect();
         let streams: Vec<Option<Uuid>> =
@@ -406,7 +406,7 @@ pub(super) struct Turns<'a> {
 }
 
 impl<'a> Turns<'a> {
-    pub(super) fn of(turns: impl Iterator<Item = &'a TurnId> + Clone) -> Self {
+    pub(super) fn of(locks: Locks, turns: impl Iterator<Item = &'a TurnId> + Clone) -> Self {
         let sessions = turns.clone().map(|turn| turn.lease.as_ref());
         let key = |lease: Option<&'a (SessionKey, LeaseId)>| lease.map(|(key, _)| key);
         Self {
@@ -415,7 +415,7 @@ impl<'a> Turns<'a> {
             requests: turns.clone().map(|turn| turn.request.as_uuid()).collect(),
             attempts: turns.map(|turn| small(turn.attempt)).collect(),
             sessions: sessions.clone().map(|lease| Some(key(lease)?.session.as_str())).collect(),
-            locks: sessions.clone().map(|lease| Some(key(lease)?.lock_key())).collect(),
+            locks: sessions.clone().map(|lease| Some(locks.session(key(lease)?))).collect(),
             leases: sessions.map(|lease| Some(lease?.1.as_uuid())).collect(),
         }
     }

@@ -21,7 +21,7 @@ use crate::{
     store::{
         StoreError, Turned, Verdict,
         postgres::{
-            Link,
+            Link, Locks,
             answers::place,
             events::interval,
             fence::{new_token, next_token, token_of},
@@ -198,7 +198,8 @@ impl Link {
         finishes: &[&Finish],
         turned: &mut Turned,
     ) -> Result<(), StoreError> {
-        let (beginning, succeeding) = (Beginning::of(begins), Succeeding::of(finishes));
+        let (beginning, succeeding) =
+            (Beginning::of(self.locks, begins), Succeeding::of(self.locks, finishes));
         let now = self.now();
         let rows = match (&*beginning.places, &*succeeding.places) {
             ([], []) => return Ok(()),
@@ -261,11 +262,11 @@ struct Beginning<'a> {
 }
 
 impl<'a> Beginning<'a> {
-    fn of(begins: &[Wish<'a>]) -> Self {
+    fn of(locks: Locks, begins: &[Wish<'a>]) -> Self {
         let is_plain = |begin: &Begin| begin.session.is_some() && begin.event.aliases.is_empty();
         let plain = begins.iter().copied().enumerate().filter(|(_, (begin, _))| is_plain(begin));
         let (places, begins): (Vec<usize>, Vec<Wish<'a>>) = plain.unzip();
-        let wishes = Wishes::of(&begins);
+        let wishes = Wishes::of(locks, &begins);
         Self { places, begins, wishes }
     }
 
@@ -316,7 +317,7 @@ struct Succeeding<'a> {
 }
 
 impl<'a> Succeeding<'a> {
-    fn of(finishes: &[&'a Finish]) -> Self {
+    fn of(locks: Locks, finishes: &[&'a Finish]) -> Self {
         let (mut places, mut ended) = (Vec::new(), Vec::new());
         let (mut results, mut ttls) = (Vec::new(), Vec::new());
         for (place, finish) in finishes.iter().enumerate() {
@@ -329,7 +330,7 @@ impl<'a> Succeeding<'a> {
                 ttls.push(interval(ttl.span()));
             }
         }
-        let turns = Turns::of(ended.iter().map(|(turn, _)| *turn));
+        let turns = Turns::of(locks, ended.iter().map(|(turn, _)| *turn));
         Self { places, ended, turns, results, ttls }
     }
 
