@@ -2,17 +2,17 @@
 
 use std::{net::SocketAddr, thread, time::Duration};
 
-use anyhow::{Context as _, ensure};
-use tokio::{task::JoinHandle, time::Instant};
+use anyhow::Context as _;
+use tokio::task::JoinHandle;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tonic::{codec::CompressionEncoding::Gzip, service::Routes};
 
 use crate::{
     admin::Admin,
     cleanup::Cleanup,
-    config::{Address, KnownConfig, LimitConfig, ServeConfig, StoreConfig},
+    config::{Address, KnownConfig, LimitConfig, ServeConfig},
     dedup::{Dedup, Known},
-    domain::{FencingToken, limits::MAX_REQUEST_BYTES},
+    domain::limits::MAX_REQUEST_BYTES,
     grpc::{
         Administration, Gate, HalfOpen, Idempotency, Observe, Turning,
         pb::{
@@ -23,11 +23,7 @@ use crate::{
     },
     listener::Listener,
     session::{Bounds, Sessions},
-    store::{
-        Clock, Fence, FenceStore as _, Store, StoreError, Work,
-        postgres::{Origin, Postgres, Source},
-        sqlite::Sqlite,
-    },
+    store::{Clock, Store, StoreError, Work},
     telemetry::Metrics,
     turn::Turns,
 };
@@ -36,15 +32,16 @@ mod drain;
 mod files;
 mod http;
 mod latest;
+mod open;
 mod probe;
 mod workers;
 
 use drain::{Drain, Ending};
+use open::{Opened, open};
+pub use open::{describe, fence, migrate, raise_fence};
 use probe::{Health, Probe};
 use workers::{Connections, Workers};
 
-/// How long to wait before the database is tried again at start.
-const CONNECT_PAUSE: Duration = Duration::from_millis(500);
 /// Files that are open for other ends than connections and the store, with room
 /// to spare.
 const OTHER_FILES: usize = 64;
@@ -227,127 +224,6 @@ impl Server {
 /// How many threads can run at once, as far as this process may.
 fn cores() -> usize {
     thread::available_parallelism().map_or(1, usize::from)
-}
-
-enum Opened {
-    Postgres(Postgres),
-    Sqlite(Sqlite),
-}
-
-/// Where a store is, as the settings have it.
-enum Place {
-    /// Its URL.
-    Sqlite(String),
-    Postgres(Source),
-}
-
-impl Place {
-    fn of(config: &StoreConfig) -> anyhow::Result<Self> {
-        let url = match &config.database_url_file {
-            Some(file) => Origin::File(file.clone()),
-            None => Origin::Given(config.database_url.expose().to_owned()),
-        };
-        let text = url.read()?;
-        if !text.starts_with("sqlite:") {
-            let password_file = config.database_password_file.clone();
-            let schema = config.database_schema.clone();
-            return Ok(Self::Postgres(Source { url, password_file, schema }));
-        }
-        ensure!(
-            config.database_password_file.is_none(),
-            "--database-password-file is for PostgreSQL, and the database URL is sqlite:"
-        );
-        ensure!(
-            config.database_schema.is_none(),
-            "--database-schema is for PostgreSQL, and the database URL is sqlite:"
-        );
-        Ok(Self::Sqlite(text))
-    }
-
-    fn describe(&self) -> anyhow::Result<String> {
-        match self {
-            // No secret is in its path; its parameters are left out.
-            Self::Sqlite(url) => Ok(url.split('?').next().unwrap_or_default().to_owned()),
-            Self::Postgres(source) => Ok(source.describe()?),
-        }
-    }
-}
-
-/// The store's place without what is secret about it.
-///
-/// # Errors
-/// When it cannot be read.
-pub fn describe(config: &StoreConfig) -> anyhow::Result<String> {
-    Place::of(config)?.describe()
-}
-
-/// Opens the store and brings its schema up to date.
-async fn open(config: &StoreConfig, clock: Clock, migrate: bool) -> anyhow::Result<Opened> {
-    let place = Place::of(config)?;
-    let shown = place.describe()?;
-    let store = match place {
-        Place::Sqlite(url) => {
-            let store = Sqlite::open(&url, clock).await?;
-            if migrate {
-                store.migrate().await?;
-            } else {
-                store.verify().await?;
-            }
-            return Ok(Opened::Sqlite(store));
-        }
-        Place::Postgres(source) => Postgres::at(source, config.store_timeout, clock)?,
-    };
-    let until = Instant::now() + config.connect_timeout;
-    loop {
-        let ready = if migrate { store.migrate().await } else { store.verify().await };
-        match ready {
-            Ok(()) => return Ok(Opened::Postgres(store)),
-            // Services that start together find each other in any order.
-            Err(error @ StoreError::Unavailable(_)) if Instant::now() < until => {
-                tracing::warn!(store = shown, %error, "waiting for the database");
-                tokio::time::sleep(CONNECT_PAUSE).await;
-            }
-            Err(error) => return Err(error).with_context(|| format!("cannot use {shown}")),
-        }
-    }
-}
-
-/// Brings the schema of a store up to date.
-///
-/// # Errors
-/// When it cannot be.
-pub async fn migrate(config: &StoreConfig) -> anyhow::Result<()> {
-    match open(config, Clock::Store, true).await? {
-        Opened::Postgres(_) => {}
-        Opened::Sqlite(store) => {
-            let closed = store.closed();
-            drop(store);
-            closed.await;
-        }
-    }
-    Ok(())
-}
-
-/// The floor of fencing tokens in a store, whose schema is up to date.
-///
-/// # Errors
-/// When it cannot be read.
-pub async fn fence(config: &StoreConfig) -> anyhow::Result<Fence> {
-    Ok(match open(config, Clock::Store, false).await? {
-        Opened::Postgres(store) => store.fence().await?,
-        Opened::Sqlite(store) => store.fence().await?,
-    })
-}
-
-/// Raises the floor of fencing tokens in a store to `floor`, unless it is higher.
-///
-/// # Errors
-/// When it is not known to be raised.
-pub async fn raise_fence(config: &StoreConfig, floor: FencingToken) -> anyhow::Result<Fence> {
-    Ok(match open(config, Clock::Store, false).await? {
-        Opened::Postgres(store) => store.raise_fence(floor).await?,
-        Opened::Sqlite(store) => store.raise_fence(floor).await?,
-    })
 }
 
 /// Reflection for everything that a caller of ours meets: the contract, health,

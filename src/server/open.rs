@@ -1,0 +1,160 @@
+//! Opens the store that the settings name, for as long as a server runs or one command takes.
+
+use std::time::Duration;
+
+use anyhow::{Context as _, ensure};
+use tokio::time::Instant;
+
+use crate::{
+    config::StoreConfig,
+    domain::FencingToken,
+    store::{
+        Clock, Fence, FenceStore, Store, StoreError,
+        postgres::{Origin, Postgres, Source},
+        sqlite::Sqlite,
+    },
+};
+
+/// How long to wait before the database is tried again at start.
+const CONNECT_PAUSE: Duration = Duration::from_millis(500);
+
+pub(super) enum Opened {
+    Postgres(Postgres),
+    Sqlite(Sqlite),
+}
+
+/// Where a store is, as the settings have it.
+enum Place {
+    /// Its URL.
+    Sqlite(String),
+    Postgres(Source),
+}
+
+impl Place {
+    fn of(config: &StoreConfig) -> anyhow::Result<Self> {
+        let url = match &config.database_url_file {
+            Some(file) => Origin::File(file.clone()),
+            None => Origin::Given(config.database_url.expose().to_owned()),
+        };
+        let text = url.read()?;
+        if !text.starts_with("sqlite:") {
+            let password_file = config.database_password_file.clone();
+            let schema = config.database_schema.clone();
+            return Ok(Self::Postgres(Source { url, password_file, schema }));
+        }
+        ensure!(
+            config.database_password_file.is_none(),
+            "--database-password-file is for PostgreSQL, and the database URL is sqlite:"
+        );
+        ensure!(
+            config.database_schema.is_none(),
+            "--database-schema is for PostgreSQL, and the database URL is sqlite:"
+        );
+        Ok(Self::Sqlite(text))
+    }
+
+    fn describe(&self) -> anyhow::Result<String> {
+        match self {
+            // No secret is in its path; its parameters are left out.
+            Self::Sqlite(url) => Ok(url.split('?').next().unwrap_or_default().to_owned()),
+            Self::Postgres(source) => Ok(source.describe()?),
+        }
+    }
+}
+
+/// The store's place without what is secret about it.
+///
+/// # Errors
+/// When it cannot be read.
+pub fn describe(config: &StoreConfig) -> anyhow::Result<String> {
+    Place::of(config)?.describe()
+}
+
+/// Opens the store and brings its schema up to date.
+pub(super) async fn open(
+    config: &StoreConfig,
+    clock: Clock,
+    migrate: bool,
+) -> anyhow::Result<Opened> {
+    let place = Place::of(config)?;
+    let shown = place.describe()?;
+    let store = match place {
+        Place::Sqlite(url) => {
+            let store = Sqlite::open(&url, clock).await?;
+            let ready = if migrate { store.migrate().await } else { store.verify().await };
+            if let Err(error) = ready {
+                close(store).await;
+                return Err(error.into());
+            }
+            return Ok(Opened::Sqlite(store));
+        }
+        Place::Postgres(source) => Postgres::at(source, config.store_timeout, clock)?,
+    };
+    let until = Instant::now() + config.connect_timeout;
+    loop {
+        let ready = if migrate { store.migrate().await } else { store.verify().await };
+        match ready {
+            Ok(()) => return Ok(Opened::Postgres(store)),
+            // Services that start together find each other in any order.
+            Err(error @ StoreError::Unavailable(_)) if Instant::now() < until => {
+                tracing::warn!(store = shown, %error, "waiting for the database");
+                tokio::time::sleep(CONNECT_PAUSE).await;
+            }
+            Err(error) => return Err(error).with_context(|| format!("cannot use {shown}")),
+        }
+    }
+}
+
+/// Closes a store that nothing uses any more.
+async fn close(store: impl Store) {
+    let closed = store.closed();
+    drop(store);
+    closed.await;
+}
+
+/// Brings the schema of a store up to date.
+///
+/// # Errors
+/// When it cannot be.
+pub async fn migrate(config: &StoreConfig) -> anyhow::Result<()> {
+    match open(config, Clock::Store, true).await? {
+        Opened::Postgres(store) => close(store).await,
+        Opened::Sqlite(store) => close(store).await,
+    }
+    Ok(())
+}
+
+/// The floor of fencing tokens in a store, whose schema is up to date.
+///
+/// # Errors
+/// When it cannot be read.
+pub async fn fence(config: &StoreConfig) -> anyhow::Result<Fence> {
+    async fn read(store: impl Store + FenceStore) -> Result<Fence, StoreError> {
+        let fence = store.fence().await;
+        close(store).await;
+        fence
+    }
+    Ok(match open(config, Clock::Store, false).await? {
+        Opened::Postgres(store) => read(store).await?,
+        Opened::Sqlite(store) => read(store).await?,
+    })
+}
+
+/// Raises the floor of fencing tokens in a store to `floor`, unless it is higher.
+///
+/// # Errors
+/// When it is not known to be raised.
+pub async fn raise_fence(config: &StoreConfig, floor: FencingToken) -> anyhow::Result<Fence> {
+    async fn raise(
+        store: impl Store + FenceStore,
+        floor: FencingToken,
+    ) -> Result<Fence, StoreError> {
+        let fence = store.raise_fence(floor).await;
+        close(store).await;
+        fence
+    }
+    Ok(match open(config, Clock::Store, false).await? {
+        Opened::Postgres(store) => raise(store, floor).await?,
+        Opened::Sqlite(store) => raise(store, floor).await?,
+    })
+}
