@@ -9,7 +9,7 @@
 //! start, so the process's clock is the store's clock.
 //!
 //! Architecture Invariant: nothing is committed to a file that its path does not lead to
-//! any more ([`DatabaseFile::check`], called by `SQLite` before each commit).
+//! any more (`DatabaseFile::check`, called by `SQLite` before each commit).
 
 use std::{
     future::Future,
