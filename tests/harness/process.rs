@@ -97,9 +97,14 @@ impl Process {
     }
 
     /// How it ended, which it must do in time.
-    pub async fn exit(mut self, within: Duration) -> ExitStatus {
+    pub async fn exit(self, within: Duration) -> ExitStatus {
+        self.end(within).await.0
+    }
+
+    /// The same, and what it has logged.
+    pub async fn end(mut self, within: Duration) -> (ExitStatus, String) {
         match ended(&mut self.child, within).await {
-            Some(status) => status,
+            Some(status) => (status, self.log()),
             None => panic!("it still runs after {within:?}: {}", self.log()),
         }
     }

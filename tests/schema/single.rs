@@ -148,7 +148,8 @@ async fn after_a_clean_stop_one_file_is_left_that_holds_everything() {
         let read = IsProcessedRequest { event: event("T", "y") };
         client.is_processed(read).await.unwrap();
         process.terminate();
-        assert!(process.exit(Duration::from_secs(20)).await.success());
+        let (status, log) = process.end(Duration::from_secs(20)).await;
+        assert!(status.success() && !log.contains("ERROR"), "{log}");
         assert_eq!(files(root), ["oncegate.db"], "round {round}");
 
         std::fs::copy(root.join("oncegate.db"), root.join("copy.db")).unwrap();

@@ -212,7 +212,7 @@ impl DatabaseFile {
     /// Gives the lock back, once `SQLite` has closed, and says so if the file is not all that
     /// is left.
     pub(super) fn close(&self) {
-        if self.check().is_ok() && self.beside("-wal").exists() {
+        if self.is_in_place() && self.beside("-wal").exists() {
             let file = self.path.display();
             tracing::warn!(%file, "another process has the file open: its -wal was left beside it");
         }
