@@ -40,17 +40,25 @@ impl ResumedBy {
         stream.map_or(Self::Call, Self::Stream)
     }
 
-    /// What a row tells.
+    /// As a row's `repeated` and `resumed_by` have it. The second counts only beside the
+    /// first: a replica of the version before resets `repeated` with each grant, and leaves
+    /// `resumed_by` as an earlier holder's stream wrote it.
     #[must_use]
-    pub fn from_uuid(uuid: Option<Uuid>) -> Self {
-        match uuid {
-            None => Self::Nobody,
-            Some(uuid) if uuid.is_nil() => Self::Call,
-            Some(uuid) => Self::Stream(StreamId(uuid)),
+    pub fn of_row(repeated: bool, resumed_by: Option<Uuid>) -> Self {
+        match resumed_by {
+            _ if !repeated => Self::Nobody,
+            Some(stream) if !stream.is_nil() => Self::Stream(StreamId(stream)),
+            _ => Self::Call,
         }
     }
 
-    /// As the rows keep it.
+    /// What a row's `repeated` says.
+    #[must_use]
+    pub fn is_repeated(self) -> bool {
+        self != Self::Nobody
+    }
+
+    /// What a row's `resumed_by` says.
     #[must_use]
     pub fn as_uuid(self) -> Option<Uuid> {
         match self {

@@ -24,7 +24,7 @@ on_both_stores!(
     the_stream_that_took_a_lease_over_gives_it_back,
 );
 
-fn asking() -> HoldSessionLeaseRequest {
+pub(super) fn asking() -> HoldSessionLeaseRequest {
     HoldSessionLeaseRequest {
         session: session("T1", "s"),
         holder: "first".into(),
@@ -47,6 +47,12 @@ impl Hold {
         let first = timeout(PATIENCE, events.message()).await.unwrap().unwrap().unwrap();
         let Some(Held::Granted(granted)) = first.event else { panic!("not granted: {first:?}") };
         Self { events, lease: granted.lease.unwrap() }
+    }
+
+    /// It is renewed.
+    pub(super) async fn renews(&mut self) {
+        let next = timeout(PATIENCE, self.events.message()).await.unwrap().unwrap().unwrap();
+        assert!(matches!(next.event, Some(Held::Renewed(_))), "{next:?}");
     }
 
     /// Why nothing more comes.

@@ -1,11 +1,15 @@
 //! Turns of streams that break, on one replica.
 
+use oncegate::grpc::pb::HoldSessionLeaseRequest;
 use prost::{Message as _, bytes::Bytes};
 use tokio::net::TcpStream;
 
-use super::*;
+use super::{
+    leases::{Hold, Next, asking},
+    *,
+};
 use crate::{
-    harness::{Fixture, wire::Wire},
+    harness::{Fixture, execute, wire::Wire},
     on_both_stores,
 };
 
@@ -25,6 +29,8 @@ on_both_stores!(
     half_closing_does_not_end_a_turn_that_another_stream_has_taken_over,
     an_end_that_is_said_counts_whoever_renewed_the_turn,
     a_grace_out_of_range_is_refused_by_name,
+    an_earlier_stream_that_an_older_replica_left_on_record_replaces_nobody,
+    a_repetition_is_noted_under_all_names,
 );
 
 /// A server, a wire to it, and a turn over that, for whose event a second delivery waits.
@@ -221,6 +227,49 @@ async fn an_end_that_is_said_counts_whoever_renewed_the_turn(f: Fixture) {
     stage.first.end(TurnOutcome::Succeeded).await;
     assert!(matches!(stage.first.last().await, Ok(Event::Finished(_))));
     stage.second.finds_it_handled().await;
+}
+
+/// A replica of the version before takes a session, or an event, without touching
+/// `resumed_by`.
+async fn an_earlier_stream_that_an_older_replica_left_on_record_replaces_nobody(f: Fixture) {
+    let short = BeginTurnRequest { claim_ttl: seconds(3), ..wish("Ev1", "first") };
+    let mut stage = Stage::new(f, short).await;
+    let holding = HoldSessionLeaseRequest { ttl: seconds(3), ..asking() };
+    let mut hold = Hold::begin(stage.channel().await, holding).await;
+    let next = Next::waits(stage.f.replica.server.address()).await;
+    execute(
+        &stage.f.url,
+        "UPDATE processed_events
+            SET repeated = NULL, resumed_by = '11111111111141118111111111111111';
+        UPDATE oncegate_sessions
+            SET repeated = false, resumed_by = '11111111111141118111111111111111'",
+    )
+    .await;
+    for _ in 0..2 {
+        stage.first.renewed().await;
+        hold.renews().await;
+    }
+    drop(hold);
+    next.gets_the_lease().await;
+    // The turn's lease as well.
+    drop(stage.first);
+    stage.second.gets_the_turn().await;
+}
+
+async fn a_repetition_is_noted_under_all_names(f: Fixture) {
+    let mut request = wish("Ev1", "first");
+    request.event.as_mut().unwrap().aliases = vec!["Alias1".into(), "Zed1".into()];
+    let channel = connect(f.replica.server.address()).await;
+    let first = Run::begin(channel.clone(), request.clone()).await;
+    let again = Run::begin(channel, request).await;
+    assert_eq!(again.turn.turn_id, first.turn.turn_id);
+    execute(
+        &f.url,
+        "CREATE TABLE noted (names integer CHECK (names = 3));
+        INSERT INTO noted SELECT count(*) FROM processed_events
+            WHERE repeated AND resumed_by IS NOT NULL",
+    )
+    .await;
 }
 
 async fn a_grace_out_of_range_is_refused_by_name(f: Fixture) {

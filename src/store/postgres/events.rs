@@ -82,7 +82,7 @@ WITH clock AS MATERIALIZED (
 ), live AS MATERIALIZED (
     SELECT a.item, a.event_id, ",
     event_columns!("e"),
-    "
+    ", array_to_string(COALESCE(e.names, ARRAY[e.event_id]), E'\\x1f') AS names
     FROM asked a CROSS JOIN LATERAL (
         SELECT * FROM processed_events p
         WHERE p.team_id = a.team_id AND p.event_id = a.event_id OFFSET 0) AS e
@@ -115,7 +115,7 @@ SELECT l.*, clock.at FROM live l, clock
 UNION ALL
 SELECT NULL, e.event_id, ",
     event_columns!("e"),
-    ", clock.at
+    ", NULL, clock.at
 FROM won e, clock
 WHERE ",
     first_of!("e"),
@@ -232,7 +232,7 @@ impl Link {
             };
             let item = item.filter(|item| *item < marks.len());
             let item = item.ok_or_else(|| StoreError::fault("a row nobody asked for"))?;
-            claims.note(&marks[item].event.key.team, "event_id", &row)?;
+            claims.note(&marks[item].event.key.team, "names", &row)?;
             found[item].push((row.try_get("event_id").map_err(StoreError::fault)?, event));
         }
         self.shorten_claims(&claims).await;

@@ -1,5 +1,5 @@
-//! Who has carried a lease or a turn on, in SQL: the column `resumed_by`, whose values
-//! [`crate::domain::ResumedBy`] explains.
+//! Who has carried a lease or a turn on, in SQL: the columns `repeated` and `resumed_by`,
+//! whose values [`crate::domain::ResumedBy`] explains.
 
 /// What `resumed_by` holds where the holder has carried something on by a call that
 /// returned.
@@ -9,53 +9,61 @@ macro_rules! no_stream {
     };
 }
 
-/// Who has carried on what `$row` grants, as [`crate::domain::ResumedBy`]. A replica of
-/// the version before notes only that its request was repeated.
+/// Who has carried on what `$row` grants, as `ResumedBy::of_row` reads it.
 macro_rules! resumed_by {
     ($row:literal) => {
         concat!(
-            "COALESCE(",
+            "(CASE WHEN ",
             $row,
-            ".resumed_by, CASE WHEN ",
+            ".repeated THEN COALESCE(",
             $row,
-            ".repeated THEN ",
+            ".resumed_by, ",
             no_stream!(),
-            " END)"
+            ") END)"
         )
     };
 }
 
 /// Whether what `$row` grants may be ended for `$stream`, which keeps it: nobody else has
-/// carried it on. Where `$stream` is null, whoever has.
+/// carried it on. With a null `$stream`, always true.
 macro_rules! unless_resumed {
     ($row:literal, $stream:literal) => {
         concat!("(", resumed_by!($row), " = ", $stream, ") IS NOT FALSE")
     };
 }
 
-/// Whether a stream has taken over what `$row` grants from `$stream`, or from none.
+/// Whether another stream than `$stream` has taken over what `$row` grants. With a null
+/// `$stream`, never true.
 macro_rules! is_replaced {
     ($row:literal, $stream:literal) => {
         concat!("(", resumed_by!($row), " NOT IN (", no_stream!(), ", ", $stream, ")) IS TRUE")
     };
 }
 
-/// Notes in `$row` that it runs on: what a stream renews it has had before.
+/// Notes in `$row` that it was renewed: a call that returned has carried it on, a stream
+/// changes nothing, since it renews what it already has.
 macro_rules! renewed_by {
     ($row:literal, $stream:literal) => {
         concat!(
-            "resumed_by = CASE WHEN ",
+            "repeated = ",
+            $row,
+            ".repeated OR ",
+            $stream,
+            " IS NULL, resumed_by = CASE WHEN ",
             $stream,
             " IS NULL THEN ",
             no_stream!(),
-            " ELSE ",
+            " WHEN ",
+            $row,
+            ".repeated THEN ",
             $row,
             ".resumed_by END"
         )
     };
 }
 
-/// Notes that what `$by` asks for again is its stream's by now, or nobody's.
+/// Notes that the request which `$by` repeats has granted again, to its stream or, with none,
+/// to a call that returned.
 macro_rules! repeated_by {
     ($by:literal) => {
         concat!("repeated = true, resumed_by = COALESCE(", $by, ".stream, ", no_stream!(), ")")

@@ -273,7 +273,6 @@ fn idle(token: FencingToken, now: Timestamp) -> Stored {
     Stored {
         row: SessionRow { lease, request, live: false, waiting: false, queue: Vec::new() },
         released: true,
-        repeated: false,
         ttl: None,
         resumed: ResumedBy::Nobody,
     }

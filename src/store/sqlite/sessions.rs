@@ -86,7 +86,6 @@ UPDATE oncegate_sessions SET waiting = 0 WHERE waiting
 pub(super) struct Stored {
     pub(super) row: SessionRow,
     pub(super) released: bool,
-    pub(super) repeated: bool,
     /// How long the lease ran when it was granted or last renewed, in microseconds.
     pub(super) ttl: Option<i64>,
     pub(super) resumed: ResumedBy,
@@ -113,7 +112,6 @@ impl SessionStore for Handle {
                 Some(mut stored) if stored.row.decision(acquire) != Decision::Free => {
                     let again = matches!(stored.row.decision(acquire), Decision::Granted(_));
                     if again {
-                        stored.repeated = true;
                         stored.resumed = ResumedBy::of(acquire.stream);
                         changed.push((&acquire.key, stored.clone()));
                     }
@@ -349,7 +347,7 @@ pub(super) async fn pass_on(
     queue.retain(|next| *next != lease.id);
     let (waiting, queue) = (*waiting, std::mem::take(queue));
     session.row = SessionRow { lease, request, live: true, waiting, queue };
-    (session.released, session.repeated, session.ttl) = (false, false, Some(ttl));
+    (session.released, session.ttl) = (false, Some(ttl));
     session.resumed = ResumedBy::Nobody;
     Ok(true)
 }
@@ -378,7 +376,7 @@ pub(super) async fn grant(
     let (request, queue) = (acquire.request, Vec::new());
     let row = SessionRow { lease, request, live: true, waiting: false, queue };
     let ttl = Some(acquire.ttl.as_micros());
-    Ok(Stored { row, released: false, repeated: false, ttl, resumed: ResumedBy::Nobody })
+    Ok(Stored { row, released: false, ttl, resumed: ResumedBy::Nobody })
 }
 
 pub(super) async fn look(
@@ -409,13 +407,7 @@ pub(super) async fn write(
         .map(
             |(
                 key,
-                Stored {
-                    row: SessionRow { lease, request, waiting, .. },
-                    released,
-                    repeated,
-                    ttl,
-                    resumed,
-                },
+                Stored { row: SessionRow { lease, request, waiting, .. }, released, ttl, resumed },
             )| {
                 serde_json::json!([
                     key.team,
@@ -429,7 +421,7 @@ pub(super) async fn write(
                     lease.acquire_time.as_micros(),
                     lease.expire_time.as_micros(),
                     i64::from(*released),
-                    i64::from(*repeated),
+                    i64::from(resumed.is_repeated()),
                     i64::from(*waiting),
                     ttl,
                     resumed.as_uuid().map(hex),
@@ -470,7 +462,6 @@ pub(super) fn stored(row: &SqliteRow, now: Timestamp) -> Result<Stored, sqlx::Er
             queue,
         },
         released,
-        repeated: row.try_get("repeated")?,
         ttl: row.try_get("ttl_micros")?,
         resumed: resumed_by(row)?,
     })
@@ -478,8 +469,9 @@ pub(super) fn stored(row: &SqliteRow, now: Timestamp) -> Result<Stored, sqlx::Er
 
 /// Who has carried on what a row grants.
 pub(super) fn resumed_by(row: &SqliteRow) -> Result<ResumedBy, sqlx::Error> {
+    let repeated: Option<bool> = row.try_get("repeated")?;
     let noted: Option<Simple> = row.try_get("resumed_by")?;
-    Ok(ResumedBy::from_uuid(noted.map(Uuid::from)))
+    Ok(ResumedBy::of_row(repeated == Some(true), noted.map(Uuid::from)))
 }
 
 /// What is to be noted when `stream`, or none, renews; nothing where it was noted before.

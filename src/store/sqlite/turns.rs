@@ -29,7 +29,7 @@ use crate::{
 pub(super) const EVENT: &str = "
 SELECT request_id, processed_at, expires_at, claimed_until, attempt, holder,
     CASE WHEN n.key = 0 THEN digest END AS digest, result,
-    result IS NOT NULL AS succeeded, resumed_by,
+    result IS NOT NULL AS succeeded, repeated, resumed_by,
     COALESCE(names, json_array(event_id)) AS names
 FROM json_each($2) AS n CROSS JOIN processed_events AS e
     ON e.team_id = $1 AND e.event_id = n.value
@@ -53,7 +53,8 @@ WHERE team_id = $1 AND event_id IN (SELECT value FROM json_each($2)) AND request
 
 pub(super) const PROLONG: &str = "
 UPDATE processed_events
-SET claimed_until = $5, expires_at = max(expires_at, $6), resumed_by = COALESCE($7, resumed_by)
+SET claimed_until = $5, expires_at = max(expires_at, $6), repeated = repeated OR $7 IS NOT NULL,
+    resumed_by = COALESCE($7, resumed_by)
 WHERE team_id = $1 AND event_id IN (SELECT value FROM json_each($2)) AND request_id = $3
     AND claimed_until = $4
 ";
@@ -184,7 +185,7 @@ async fn begin_turn(
                 && let Decision::Granted(held) = session.row.decision(acquire)
             {
                 lease = Some(held);
-                let told = Stored { repeated: true, resumed, ..session.clone() };
+                let told = Stored { resumed, ..session.clone() };
                 write(batch, &[(&acquire.key, told)]).await?;
             }
             if lease.is_some() || acquire.is_none() {

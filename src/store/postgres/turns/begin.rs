@@ -100,10 +100,12 @@ WITH mine AS MATERIALIZED (
     UPDATE processed_events e SET ",
     repeated_by!("n"),
     "
-    FROM (SELECT * FROM known ORDER BY team_id COLLATE \"C\", event_id COLLATE \"C\") AS n
-    WHERE ",
-    same_key!("event_id", "e", "n"),
-    " AND n.own AND n.is_live AND NOT n.differs AND e.request_id = n.request_id
+    FROM (
+        SELECT k.*, u.name
+        FROM known k CROSS JOIN LATERAL unnest(COALESCE(k.names, ARRAY[k.event_id])) AS u (name)
+        ORDER BY k.team_id COLLATE \"C\", u.name COLLATE \"C\") AS n
+    WHERE e.team_id = ANY (ARRAY[n.team_id]) AND e.event_id = n.name
+        AND n.own AND n.is_live AND NOT n.differs AND e.request_id = n.request_id
         AND ",
     running!("e", "COALESCE($1::timestamptz, clock_timestamp())"),
     "

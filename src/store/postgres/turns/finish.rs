@@ -216,7 +216,7 @@ pub(in super::super) const PROLONG: &str = concat!(
     aliases!(
         "claims",
         "claimed_until = d.claimed_until, expires_at = d.expires_at,
-        processed_at = d.processed_at, resumed_by = d.resumed_by"
+        processed_at = d.processed_at, repeated = d.repeated, resumed_by = d.resumed_by"
     ),
     ", leases AS (
     UPDATE oncegate_sessions s
