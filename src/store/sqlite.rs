@@ -107,6 +107,7 @@ pub const STATEMENTS: &[&str] = &[
     upkeep::PROBE_EVENTS,
     upkeep::PROBE_SESSIONS,
     upkeep::PROBE_WAITERS,
+    upkeep::PROBE_FENCE,
 ];
 
 /// An embedded database file.

@@ -4,7 +4,7 @@ use sqlx::Row as _;
 
 use super::{
     Link,
-    fence::{raise_floor, token_of},
+    fence::{new_token, raise_floor, token_of},
 };
 use crate::store::{Age, Kind, StoreError, Sweep, Swept, Upkeep};
 
@@ -128,7 +128,7 @@ WHERE NOT released AND expires_at > (SELECT COALESCE($1::timestamptz, clock_time
 /// What a probe does to a table: all that calls do, to a row of a team that no caller can
 /// name. Each connection has a row of its own, so that probes do not wait for each other.
 macro_rules! rehearse {
-    ($table:literal, $columns:literal, $values:literal, $set:literal) => {
+    ($table:literal, $columns:literal, $values:expr, $set:literal) => {
         rehearse!(
             $table,
             $columns,
@@ -137,7 +137,7 @@ macro_rules! rehearse {
             $set
         )
     };
-    ($table:literal, $columns:literal, $values:literal, $key:literal, $set:literal) => {
+    ($table:literal, $columns:literal, $values:expr, $key:literal, $set:literal) => {
         concat!(
             "INSERT INTO ",
             $table,
@@ -168,7 +168,9 @@ DELETE FROM ",
 /// triggers and checks as for a call's row, and a transaction id, which there may be none
 /// left of. That costs an id for each probe, 86,400 a day at the default interval, of
 /// 2,000,000,000; and no flush, since nothing is committed. What is left are dead rows,
-/// which are dead for every snapshot at once.
+/// which are dead for every snapshot at once. The one row of `oncegate_fence` is only read:
+/// a sweep may keep it locked for longer than a probe waits. That it may be written is
+/// checked as a statement begins, whatever it finds.
 pub(super) const PING: &str = concat!(
     "BEGIN;\n",
     rehearse!(
@@ -182,8 +184,11 @@ pub(super) const PING: &str = concat!(
         "oncegate_sessions",
         "team_id, session_id, fencing_token, lease_id, request_id, holder, labels, acquired_at,
     expires_at, released",
-        "'', pg_backend_pid()::text, 0, gen_random_uuid(), gen_random_uuid(), '', '{}', now(),
-    now(), true",
+        concat!(
+            "'', pg_backend_pid()::text, ",
+            new_token!("now()"),
+            ", gen_random_uuid(), gen_random_uuid(), '', '{}', now(), now(), true"
+        ),
         "expires_at"
     ),
     rehearse!(
@@ -200,7 +205,8 @@ pub(super) const PING: &str = concat!(
         "replica = lpad(pg_backend_pid()::text, 32, '0')::uuid",
         "expires_at"
     ),
-    "ROLLBACK"
+    "UPDATE oncegate_fence SET floor = floor WHERE false;
+ROLLBACK"
 );
 
 impl Upkeep for Link {

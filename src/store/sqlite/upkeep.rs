@@ -108,7 +108,7 @@ pub(super) const PROBE_SESSIONS: &str = rehearse!(
     "oncegate_sessions",
     "team_id, session_id, fencing_token, lease_id, request_id, holder, labels, acquired_at, \
      expires_at, released",
-    "'', '', 0, '', '', '', '{}', 0, 0, 1",
+    "'', '', (SELECT floor FROM oncegate_fence), '', '', '', '{}', 0, 0, 1",
     "expires_at"
 );
 pub(super) const PROBE_WAITERS: &str = rehearse!(
@@ -117,6 +117,8 @@ pub(super) const PROBE_WAITERS: &str = rehearse!(
     "'', '', '', '', '', '{}', 0",
     "ttl_micros"
 );
+
+pub(super) const PROBE_FENCE: &str = "UPDATE oncegate_fence SET floor = floor";
 
 impl Upkeep for Handle {
     async fn sweep(&mut self, sweep: &Sweep) -> Result<Swept, StoreError> {
@@ -186,7 +188,7 @@ impl Upkeep for Handle {
         self.file.check()?;
         let mut writer = self.writer.lock().await;
         let mut batch = begin(&mut writer).await?;
-        for statement in [PROBE_EVENTS, PROBE_SESSIONS, PROBE_WAITERS] {
+        for statement in [PROBE_EVENTS, PROBE_SESSIONS, PROBE_WAITERS, PROBE_FENCE] {
             sqlx::raw_sql(statement).execute(&mut *batch).await.map_err(classify)?;
         }
         batch.rollback().await.map_err(classify)
