@@ -32,6 +32,10 @@ impl Op for Mark {
         (&self.event.key, &self.event.aliases)
     }
 
+    fn team(&self) -> &str {
+        &self.event.key.team
+    }
+
     fn answer(&self, row: &EventRow) -> Verdict<MarkOutcome> {
         Verdict::Decided(row.outcome(self))
     }

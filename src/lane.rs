@@ -14,6 +14,7 @@
 
 use std::{
     future::Future,
+    hash::Hash,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -59,7 +60,7 @@ pub enum CallError {
 /// One operation that lanes can batch.
 pub trait Op: Send + Sync + 'static {
     /// What operations with equal keys share, the answer's row.
-    type Key<'a>: Ord;
+    type Key<'a>: Ord + Hash;
     /// What the store answers for one key.
     type Row: Send + Sync;
     /// What the caller is told.
@@ -67,6 +68,11 @@ pub trait Op: Send + Sync + 'static {
 
     /// The operation's key. Of equal ones the first comer's is run.
     fn key(&self) -> Self::Key<'_>;
+
+    /// The team that a write is for, whose rows a rule of the database's owner may reject.
+    fn team(&self) -> &str {
+        ""
+    }
 
     /// What the committed `row` means to this operation, whether it was run
     /// itself or another with its key; [`Verdict::Again`] where that tells

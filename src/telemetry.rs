@@ -6,8 +6,8 @@
 use std::{
     io::IsTerminal as _,
     sync::{
-        Arc, OnceLock,
-        atomic::{AtomicBool, AtomicU64, Ordering},
+        Arc, Mutex, MutexGuard, OnceLock, PoisonError,
+        atomic::{AtomicBool, Ordering},
     },
     time::{Duration, Instant},
 };
@@ -175,54 +175,105 @@ pub struct Metrics {
     pub shed: Counter,
 }
 
-/// What the latest batch of writes came to, of all lanes. Cheap to clone.
-#[derive(Debug, Clone)]
-pub struct WriteHealth(Arc<LatestWrite>);
+/// What the latest writes came to, of all lanes. Cheap to clone.
+#[derive(Debug, Clone, Default)]
+pub struct WriteHealth(Arc<LatestWrites>);
 
-#[derive(Debug)]
-struct LatestWrite {
-    start: Instant,
-    /// When it failed, in milliseconds after `start`, from 1; 0 where it did not.
-    failed: AtomicU64,
-    /// Whether it failed for a reason that is true for every write.
-    common: AtomicBool,
+#[derive(Debug, Default)]
+struct LatestWrites {
+    has_failures: AtomicBool,
+    /// Those since the latest success.
+    failures: Mutex<Failures>,
+}
+
+#[derive(Debug, Default)]
+struct Failures {
+    of_all: Option<Instant>,
+    unusable: Spread,
+    rejected: Spread,
+}
+
+/// Failures that may be about single rows.
+#[derive(Debug, Default)]
+struct Spread {
+    latest: Option<(u64, Instant)>,
+    /// When they were last found to be about several.
+    several: Option<Instant>,
+}
+
+impl Spread {
+    fn note(&mut self, subject: u64) {
+        let now = Instant::now();
+        if self.latest.is_some_and(|(other, at)| other != subject && counts(Some(at))) {
+            self.several = Some(now);
+        }
+        self.latest = Some((subject, now));
+    }
+}
+
+/// Why a write failed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum WriteFailure {
+    /// For a reason that is true for every write.
+    OfAll,
+    /// The store cannot do this in its state. It may be about one row: the hash of its key.
+    Unusable(u64),
+    /// A rule of the database's owner rejects the row. It may be about one tenant: the hash of
+    /// the team.
+    Rejected(u64),
 }
 
 /// How long a failure counts while no other write shows that it is over.
 const FAILURE_COUNTS: Duration = Duration::from_secs(5);
 
-impl WriteHealth {
-    fn new() -> Self {
-        let (failed, common) = (AtomicU64::new(0), AtomicBool::new(false));
-        Self(Arc::new(LatestWrite { start: Instant::now(), failed, common }))
-    }
+fn counts(failed: Option<Instant>) -> bool {
+    failed.is_some_and(|at| at.elapsed() < FAILURE_COUNTS)
+}
 
-    /// A batch was written, or a part of it.
+impl WriteHealth {
+    /// A batch was written, or a part of it: no earlier failure counts any more.
     pub fn succeeded(&self) {
-        if self.0.failed.load(Ordering::Relaxed) != 0 {
-            self.0.failed.store(0, Ordering::Relaxed);
+        if self.0.has_failures.load(Ordering::Relaxed) {
+            let mut failures = self.failures();
+            *failures = Failures::default();
+            self.0.has_failures.store(false, Ordering::Relaxed);
         }
     }
 
-    /// No item of a batch was written; for a reason that is true for every write, if it is
-    /// `common`.
-    pub fn failed(&self, common: bool) {
-        let since = u64::try_from(self.0.start.elapsed().as_millis()).unwrap_or(u64::MAX);
-        self.0.common.store(common, Ordering::Relaxed);
-        self.0.failed.store(since.max(1), Ordering::Relaxed);
+    /// A write failed, in a batch of which nothing was written.
+    pub fn failed(&self, failure: WriteFailure) {
+        let mut failures = self.failures();
+        match failure {
+            WriteFailure::OfAll => failures.of_all = Some(Instant::now()),
+            WriteFailure::Unusable(key) => failures.unusable.note(key),
+            WriteFailure::Rejected(team) => failures.rejected.note(team),
+        }
+        self.0.has_failures.store(true, Ordering::Relaxed);
     }
 
-    /// Whether the latest batch failed, not long ago.
-    #[must_use]
-    pub fn has_failed(&self) -> bool {
-        let failed = self.0.failed.load(Ordering::Relaxed);
-        failed != 0 && self.0.start.elapsed() < Duration::from_millis(failed) + FAILURE_COUNTS
+    /// The probe, which had failed, has written all tables: the store is usable again.
+    pub fn recovered(&self) {
+        let mut failures = self.failures();
+        (failures.unusable, failures.rejected) = (Spread::default(), Spread::default());
     }
 
-    /// Whether it failed for a reason that is true for every write.
+    /// Whether writes failed not long ago, and none succeeded since, for a reason that is true
+    /// for every write; or for the store's state, and those of two different keys.
     #[must_use]
-    pub fn has_failed_for_all(&self) -> bool {
-        self.has_failed() && self.0.common.load(Ordering::Relaxed)
+    pub fn fails_for_all(&self) -> bool {
+        let failures = self.failures();
+        counts(failures.of_all) || counts(failures.unusable.several)
+    }
+
+    /// Whether rows of two different teams were rejected not long ago, and no write succeeded
+    /// since. One team alone may have what the owner's rule is about.
+    #[must_use]
+    pub fn rejects_several_teams(&self) -> bool {
+        counts(self.failures().rejected.several)
+    }
+
+    fn failures(&self) -> MutexGuard<'_, Failures> {
+        self.0.failures.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -301,7 +352,7 @@ impl Metrics {
             waiters: Gauge::default(),
             leases: Gauge::default(),
             store_up: Gauge::default(),
-            writes: WriteHealth::new(),
+            writes: WriteHealth::default(),
             connections: Gauge::default(),
             shed: Counter::default(),
         };

@@ -261,6 +261,39 @@ async fn a_session_that_another_is_deciding_on_stalls_nobody_else() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn many_rows_that_an_outsider_locks_are_waited_for_in_bounds() {
+    let url = postgres::new_database().await;
+    let flags = ["--writers", "1", "--store-timeout", "10s", "--call-timeout", "60s"];
+    let replica = Replica::start(&url, Clock::Store, &flags).await;
+    let mut client = replica.client().await;
+    let mut outside = PgConnection::connect(&url).await.unwrap();
+    let mut locking = outside.begin().await.unwrap();
+    for number in (1..32).step_by(4) {
+        let lock = "INSERT INTO processed_events (team_id, event_id) VALUES ('T1', $1)";
+        let id = format!("b{number:02}");
+        sqlx::query(lock).bind(id).execute(&mut *locking).await.unwrap();
+    }
+    // Half of the batch is free, so that it is not all of it that fails.
+    let free = (0..32).map(|number| mark("T1", &format!("a{number:02}")));
+    let requests = free.chain((0..32).map(|number| mark("T1", &format!("b{number:02}")))).collect();
+    let begun = Instant::now();
+    let answer = client.batch_mark_processed(BatchMarkProcessedRequest { requests }).await;
+    let took = begun.elapsed();
+    // Each wait for a lock takes a second; one for each of the rows, and for each part of the
+    // batch that holds one, would be 20.
+    assert!(took < Duration::from_secs(12), "{took:?}");
+    for (index, result) in answer.unwrap().into_inner().results.into_iter().enumerate() {
+        match result.result.unwrap() {
+            Item::Response(response) => assert!(response.first, "{index}"),
+            Item::Error(error) => {
+                assert_eq!(error.code, i32::from(Code::Unavailable), "{index}");
+                assert!(index >= 32, "{index}");
+            }
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_row_that_an_outsider_locks_is_waited_for_in_bounds() {
     let url = postgres::new_database().await;
     let flags = ["--writers", "1", "--store-timeout", "2s", "--call-timeout", "8s"];

@@ -2,6 +2,7 @@
 
 use std::{
     collections::VecDeque,
+    hash::{BuildHasher as _, BuildHasherDefault, DefaultHasher, Hash},
     panic::AssertUnwindSafe,
     time::{Duration, Instant},
 };
@@ -11,14 +12,16 @@ use futures_util::FutureExt as _;
 use super::{Executes, Job, Op};
 use crate::{
     store::{StoreError, Verdict},
-    telemetry::WriteHealth,
+    telemetry::{WriteFailure, WriteHealth},
 };
 
-/// How many statements look for the item that a batch fails for, and for how long, while
-/// all of them fail: six halvings, which find one success where fewer than one item in
-/// 32 is at fault, wherever those stand.
+/// How many statements look for the item that a batch fails for, while all of them fail: six
+/// halvings, which find one success where fewer than one item in 32 is at fault, wherever
+/// those stand.
 const MAX_FRUITLESS: usize = 64;
-const MAX_FRUITLESS_TIME: Duration = Duration::from_secs(3);
+/// How long the parts of a batch that fails are tried: each may wait for a row that somebody
+/// outside has locked, and all callers of the batch wait for it.
+const MAX_ISOLATION: Duration = Duration::from_secs(3);
 
 /// Runs what is undecided of `jobs` as one batch, and notes the answers.
 pub(super) async fn run<O: Op, S: Executes<O>>(
@@ -51,7 +54,7 @@ pub(super) async fn run<O: Op, S: Executes<O>>(
     });
 
     if let Some(writes) = writes {
-        note(writes, &rows);
+        note(writes, &leaders, &rows);
     }
 
     let mut decided = Vec::with_capacity(open.len());
@@ -74,16 +77,26 @@ pub(super) async fn run<O: Op, S: Executes<O>>(
     }
 }
 
-/// Notes what became of a batch of writes. One that another goes before, or whose text is
-/// at fault, tells nothing.
-fn note<T>(writes: &WriteHealth, rows: &[Result<Verdict<T>, StoreError>]) {
+/// Notes what became of a batch of writes. A row that another transaction goes before or has
+/// locked, or whose text is at fault, says nothing about the store.
+fn note<O: Op>(writes: &WriteHealth, ops: &[&O], rows: &[Result<Verdict<O::Row>, StoreError>]) {
     if rows.iter().any(|row| matches!(row, Ok(Verdict::Decided(_)))) {
         writes.succeeded();
-    } else if let Some(Err(error)) = rows.iter().find(|row| row.is_err())
-        && !matches!(error, StoreError::Refused(_))
-    {
-        writes.failed(is_common_to_all(error));
+        return;
     }
+    for (op, row) in ops.iter().zip(rows) {
+        match row {
+            Ok(_)
+            | Err(StoreError::Refused(_) | StoreError::Contended(_) | StoreError::Overtaken) => {}
+            Err(error) if is_common_to_all(error) => writes.failed(WriteFailure::OfAll),
+            Err(StoreError::Unusable(_)) => writes.failed(WriteFailure::Unusable(hash(op.key()))),
+            Err(_) => writes.failed(WriteFailure::Rejected(hash(op.team()))),
+        }
+    }
+}
+
+fn hash(subject: impl Hash) -> u64 {
+    BuildHasherDefault::<DefaultHasher>::default().hash_one(subject)
 }
 
 /// Whether an error is one of every statement, whatever it is about.
@@ -91,12 +104,24 @@ const fn is_common_to_all(error: &StoreError) -> bool {
     matches!(error, StoreError::Unavailable(_) | StoreError::Misconfigured(_))
 }
 
+/// What an item is answered that was tried only in parts that failed with `failure`, which may
+/// be another item's fault. Nothing of it was written.
+fn untried(failure: &StoreError) -> StoreError {
+    match failure {
+        StoreError::Refused(cause) | StoreError::Rejected(cause) => StoreError::Contended(
+            format!("not tried, because too many of its batch failed: {cause}").into(),
+        ),
+        failure => failure.clone(),
+    }
+}
+
 /// Runs `ops` as one batch. If one of them may be what the store fails for, runs halves of
 /// it, and so on down to the one that is at fault.
 ///
 /// The largest parts go first, so that a success shows early that the failure is not common
 /// to all. Without one, [`MAX_FRUITLESS`] statements are enough: a failure that is common to
-/// all items must not cost two statements for each of them.
+/// all items must not cost two statements for each of them. After [`MAX_ISOLATION`] no
+/// further part is tried.
 async fn isolate<O: Op, S: Executes<O>>(
     store: &mut S,
     ops: &[&O],
@@ -105,7 +130,17 @@ async fn isolate<O: Op, S: Executes<O>>(
     let mut open = VecDeque::new();
     open.push_back(0..ops.len());
     let (begun, mut tried, mut succeeded) = (Instant::now(), 0, false);
+    // What the rest is answered, once no further part is tried.
+    let mut rest: Option<StoreError> = None;
+    let mut latest: Option<StoreError> = None;
     while let Some(part) = open.pop_front() {
+        if begun.elapsed() >= MAX_ISOLATION {
+            rest = rest.or_else(|| latest.as_ref().map(untried));
+        }
+        if let Some(failure) = &rest {
+            answers[part].fill_with(|| Some(Err(failure.clone())));
+            continue;
+        }
         tried += 1;
         let failure = match store.execute(&ops[part.clone()]).await {
             Ok(rows) if rows.len() == part.len() => {
@@ -122,20 +157,18 @@ async fn isolate<O: Op, S: Executes<O>>(
             Ok(_) => StoreError::fault("the store answered for more or fewer than it was asked"),
             Err(failure) => failure,
         };
-        let is_common = is_common_to_all(&failure)
-            || !succeeded && (tried >= MAX_FRUITLESS || begun.elapsed() >= MAX_FRUITLESS_TIME);
-        if is_common || part.len() == 1 {
+        if is_common_to_all(&failure) {
+            rest = Some(failure.clone());
+        } else if !succeeded && tried >= MAX_FRUITLESS {
+            rest = Some(untried(&failure));
+        }
+        if part.len() == 1 {
             answers[part].fill_with(|| Some(Err(failure.clone())));
         } else {
             let middle = part.start + part.len() / 2;
             open.extend([part.start..middle, middle..part.end]);
         }
-        if is_common {
-            // What is left fails like it.
-            for part in open.drain(..) {
-                answers[part].fill_with(|| Some(Err(failure.clone())));
-            }
-        }
+        latest = Some(failure);
     }
     let missing = || Err(StoreError::fault("an item without an answer"));
     answers.into_iter().map(|answer| answer.unwrap_or_else(missing)).collect()

@@ -63,12 +63,14 @@ pub(super) struct Probe<C> {
     metrics: Metrics,
     /// What it found last; none before the first look.
     was_up: Option<bool>,
+    /// Whether the last look failed.
+    has_failed: bool,
 }
 
 impl<C: Connection> Probe<C> {
     /// Looks over `store`, and reports to `health`.
     pub(super) fn new(store: C, health: Health, metrics: Metrics) -> Self {
-        Self { store, health, metrics, was_up: None }
+        Self { store, health, metrics, was_up: None, has_failed: false }
     }
 
     /// Looks every `interval`, until `stop`.
@@ -86,13 +88,20 @@ impl<C: Connection> Probe<C> {
     pub(super) async fn look(&mut self) -> Result<(), StoreError> {
         let answer = self.store.ping().await;
         let writes = &self.metrics.writes;
+        if answer.is_ok() && self.has_failed {
+            writes.recovered();
+        }
         let up = match &answer {
             // As while a commit hangs, which a probe does not wait for.
-            Ok(()) => !writes.has_failed_for_all(),
-            // A rule that lets certain rows pass may not let this one: calls show it.
-            Err(StoreError::Rejected(_)) => !writes.has_failed(),
+            Ok(()) => !writes.fails_for_all(),
+            // A rule that lets certain rows pass may not let this one: calls show it. What
+            // one team's rows break must not make the others' replica unready.
+            Err(StoreError::Rejected(_)) => {
+                !(writes.fails_for_all() || writes.rejects_several_teams())
+            }
             Err(_) => false,
         };
+        self.has_failed = answer.is_err();
         self.metrics.store_up.set(i64::from(up));
         if self.was_up.replace(up) != Some(up) {
             if up {

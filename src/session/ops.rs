@@ -94,6 +94,10 @@ impl Op for Change {
         }
     }
 
+    fn team(&self) -> &str {
+        &self.key().team
+    }
+
     fn answer(&self, row: &State) -> Verdict<Told> {
         match (self, row) {
             (Self::Take(take), State::Taken(taken)) => take.answer(taken).map(Told::Outcome),
@@ -207,6 +211,10 @@ impl Op for Stand {
         &self.enqueue.acquire.key
     }
 
+    fn team(&self) -> &str {
+        &self.key().team
+    }
+
     fn answer(&self, (lease, enqueued): &(LeaseId, Enqueued)) -> Verdict<Enqueued> {
         if let Enqueued::Free = enqueued {
             // So it is to all who would wait for it.
@@ -255,6 +263,10 @@ impl Op for HandOn {
         &self.key
     }
 
+    fn team(&self) -> &str {
+        &self.key.team
+    }
+
     fn answer(&self, row: &Option<SessionRow>) -> Verdict<Option<SessionRow>> {
         Verdict::Decided(row.clone())
     }
@@ -298,6 +310,10 @@ impl Op for Leave {
         (&self.key, self.lease)
     }
 
+    fn team(&self) -> &str {
+        &self.key.team
+    }
+
     fn answer(&self, was_there: &bool) -> Verdict<()> {
         self.queues.left(&self.key, self.lease);
         if !was_there && let Some(grants) = &self.grants {
@@ -338,6 +354,10 @@ impl Op for RunOn {
 
     fn key(&self) -> (&SessionKey, LeaseId) {
         (&self.renew.key, self.renew.lease)
+    }
+
+    fn team(&self) -> &str {
+        &self.renew.key.team
     }
 
     fn answer(&self, (asker, renewed): &Self::Row) -> Verdict<Renewal> {

@@ -102,6 +102,10 @@ impl Op for Change {
         }
     }
 
+    fn team(&self) -> &str {
+        &self.event().team
+    }
+
     fn answer(&self, became: &Became) -> Verdict<Told> {
         match (self, became) {
             // By whomever, but itself.
@@ -211,6 +215,10 @@ impl Op for RunOn {
     fn key(&self) -> (&str, &str) {
         let event = &self.prolong.turn.event;
         (&event.team, &event.event)
+    }
+
+    fn team(&self) -> &str {
+        &self.prolong.turn.event.team
     }
 
     fn answer(&self, (turn, stream, kept): &Self::Row) -> Verdict<Self::Answer> {

@@ -1,7 +1,7 @@
 //! What a database refuses: all writes, in some state of it, or single rows, by rules that its
 //! owner added. Neither is the caller's fault, and one row does not fail the others.
 
-use std::{fmt::Write as _, str::FromStr as _};
+use std::{fmt::Write as _, str::FromStr as _, time::Duration};
 
 use futures_util::future::join_all;
 use oncegate::{
@@ -96,7 +96,7 @@ async fn a_state_of_the_database_is_no_fault_of_the_caller() {
                 }
             }
         }
-        let refused = client.acquire_session_lease(acquire("T1", "s", "a")).await.unwrap_err();
+        let refused = client.acquire_session_lease(acquire("T2", "s", "a")).await.unwrap_err();
         is_to_be_tried_again(&refused);
         is_to_be_tried_again(&turns.begin_turn(begin("Ev4", "s2")).await.unwrap_err());
         follow(&address, "readiness", ServingStatus::NotServing).await;
@@ -125,11 +125,14 @@ async fn without_a_privilege_or_a_table_it_is_not_ready() {
     let mut client = replica.client().await;
     follow(address, "readiness", ServingStatus::Serving).await;
     let tables = ["processed_events", "oncegate_sessions", "oncegate_waiters", "oncegate_replicas"];
-    for table in tables {
-        for privilege in ["INSERT", "UPDATE", "DELETE"] {
+    let of_rows = tables.map(|table| (table, ["INSERT", "UPDATE", "DELETE"].as_slice()));
+    // Every grant reads it, every sweep raises it.
+    let of_fence = ("oncegate_fence", ["SELECT", "UPDATE"].as_slice());
+    for (table, privileges) in of_rows.into_iter().chain([of_fence]) {
+        for privilege in privileges {
             execute(&f.url, &format!("REVOKE {privilege} ON {table} FROM {role}")).await;
             follow(address, "readiness", ServingStatus::NotServing).await;
-            if (table, privilege) == ("processed_events", "INSERT") {
+            if (table, *privilege) == ("processed_events", "INSERT") {
                 is_to_be_tried_again(&client.mark_processed(mark("T1", "a")).await.unwrap_err());
             }
             execute(&f.url, &format!("GRANT {privilege} ON {table} TO {role}")).await;
@@ -182,6 +185,28 @@ async fn a_policy_that_the_probe_s_row_breaks_does_not_make_it_unready() {
         firsts.map(|item| matches!(item.result, Some(Item::Response(_)))).collect();
     assert_eq!(firsts, [true, false, true, false, true]);
     follow(replica.server.address(), "readiness", ServingStatus::Serving).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn rejected_rows_of_one_team_do_not_make_it_unready() {
+    let flags = ["--probe-interval", "50ms", "--writers", "1"];
+    let f = Fixture::postgres().await.restarted(&flags).await;
+    let (address, mut client) = (f.replica.server.address(), f.client.clone());
+    // What the probe writes, and one team's events.
+    execute(&f.url, "ALTER TABLE processed_events ADD CHECK (team_id NOT IN ('', 'T1', 'T2'))")
+        .await;
+    for number in 0..3 {
+        let refused = client.mark_processed(mark("T1", &format!("Ev{number}"))).await.unwrap_err();
+        is_to_be_tried_again(&refused);
+    }
+    // Several looks later.
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    follow(address, "readiness", ServingStatus::Serving).await;
+    // Another team's as well, and nobody's succeed.
+    is_to_be_tried_again(&client.mark_processed(mark("T2", "Ev")).await.unwrap_err());
+    follow(address, "readiness", ServingStatus::NotServing).await;
+    assert!(client.mark_processed(mark("T3", "Ev")).await.unwrap().into_inner().first);
+    follow(address, "readiness", ServingStatus::Serving).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
