@@ -100,20 +100,20 @@ impl Line {
                 Ok(Err(failure)) => failure,
                 Err(_) => Failure {
                     error: StoreError::unavailable("no answer in time"),
-                    fate: Fate::Stuck,
+                    state: ConnectionState::Stuck,
                 },
             };
-            match failure.fate {
-                Fate::Away => return Err(failure.error),
-                Fate::Intact => {}
-                Fate::Lost if std::mem::take(&mut replaceable) => {
+            match failure.state {
+                ConnectionState::Away => return Err(failure.error),
+                ConnectionState::Intact => {}
+                ConnectionState::Lost if std::mem::take(&mut replaceable) => {
                     self.disconnect();
                     continue;
                 }
                 // Whatever state it is in, nobody uses it again.
-                Fate::Lost => self.leave_alone(&failure.error),
-                Fate::Stuck => {
-                    self.leave_alone(&failure.error);
+                ConnectionState::Lost => self.back_off(&failure.error),
+                ConnectionState::Stuck => {
+                    self.back_off(&failure.error);
                     self.pause = (self.pause * 2).min(MAX_PAUSE);
                 }
             }
@@ -132,16 +132,18 @@ impl Line {
         statements: &'static str,
     ) -> Result<(), StoreError> {
         let ended = self.run(limit, Repeat::Safe, || sqlx::raw_sql(statements)).await;
+        // Away meanwhile, as in `run`: if this is cancelled, nobody uses a connection whose
+        // transaction may be open.
         if ended.is_err()
-            && let Some(connection) = &mut self.connection
-            && !matches!(timeout(limit, connection.execute("ROLLBACK")).await, Ok(Ok(_)))
+            && let Some(mut connection) = self.connection.take()
+            && matches!(timeout(limit, connection.execute("ROLLBACK")).await, Ok(Ok(_)))
         {
-            self.disconnect();
+            self.connection = Some(connection);
         }
         ended.map(drop)
     }
 
-    /// Opens the connection, if it could not be opened because there are too many.
+    /// Opens the connection, if it is not open yet.
     pub(super) async fn open(&mut self, limit: Duration) -> Result<(), StoreError> {
         match timeout(limit, self.connected()).await {
             Ok(Ok(connection)) => {
@@ -183,7 +185,7 @@ impl Line {
         if let Some((until, error)) = &self.away
             && Instant::now() < *until
         {
-            return Err(Failure { error: error.clone(), fate: Fate::Away });
+            return Err(Failure { error: error.clone(), state: ConnectionState::Away });
         }
         let mut opened = self.connector.connect().await;
         for _ in 0..MAX_VACANCY_TRIES {
@@ -210,14 +212,14 @@ impl Line {
                 if self.warnings.now() {
                     tracing::warn!(%error, "the store is away");
                 }
-                self.leave_alone(&error);
-                Err(Failure { error, fate: Fate::Away })
+                self.back_off(&error);
+                Err(Failure { error, state: ConnectionState::Away })
             }
         }
     }
 
     /// Gives up the connection, and makes no other for a while.
-    fn leave_alone(&mut self, error: &StoreError) {
+    fn back_off(&mut self, error: &StoreError) {
         self.disconnect();
         self.away = Some((Instant::now() + self.pause, error.clone()));
     }
@@ -231,10 +233,10 @@ fn is_too_many(error: &sqlx::Error) -> bool {
 /// A statement that failed, and what that means for its connection.
 struct Failure {
     error: StoreError,
-    fate: Fate,
+    state: ConnectionState,
 }
 
-enum Fate {
+enum ConnectionState {
     /// There is none; that has been logged.
     Away,
     /// It is as good as before.
@@ -247,18 +249,24 @@ enum Fate {
 
 impl Failure {
     fn of(error: sqlx::Error) -> Self {
-        let fate = match &error {
+        let state = match &error {
             // 08 connection exception, 57P the server shuts down or starts,
             // 25006 read only: a standby, which the primary may have become.
+            // 25001 and 25P02: in a transaction that is still open, or has failed; no
+            // statement leaves one behind.
             // 0A000, 26000 and 42P05: a prepared statement that a migration or a proxy
             // made void, as none is on a fresh connection.
             sqlx::Error::Database(database) => match database.code().as_deref() {
-                Some("25006" | "0A000" | "26000" | "42P05") => Fate::Lost,
-                Some(code) if code.starts_with("08") || code.starts_with("57P") => Fate::Lost,
-                _ => Fate::Intact,
+                Some("25001" | "25006" | "25P02" | "0A000" | "26000" | "42P05") => {
+                    ConnectionState::Lost
+                }
+                Some(code) if code.starts_with("08") || code.starts_with("57P") => {
+                    ConnectionState::Lost
+                }
+                _ => ConnectionState::Intact,
             },
-            _ => Fate::Lost,
+            _ => ConnectionState::Lost,
         };
-        Self { error: classify(error), fate }
+        Self { error: classify(error), state }
     }
 }

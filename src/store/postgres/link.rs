@@ -40,8 +40,15 @@ impl Starved {
         }
     }
 
-    fn take(&self) -> Vec<Weak<Mutex<Line>>> {
-        std::mem::take(&mut self.lines())
+    fn remove(&self, line: &Arc<Mutex<Line>>) {
+        self.lines().retain(|other| other.as_ptr() != Arc::as_ptr(line));
+    }
+
+    /// Those that are still used.
+    fn all(&self) -> Vec<Arc<Mutex<Line>>> {
+        let mut lines = self.lines();
+        lines.retain(|line| line.strong_count() > 0);
+        lines.iter().filter_map(Weak::upgrade).collect()
     }
 
     fn lines(&self) -> std::sync::MutexGuard<'_, Vec<Weak<Mutex<Line>>>> {
@@ -119,10 +126,11 @@ impl Link {
     /// are too many.
     pub(super) async fn rehearse(&self, statements: &'static str) -> Result<(), StoreError> {
         self.line.lock().await.rehearse(self.timeout, statements).await?;
-        for line in self.starved.take().iter().filter_map(Weak::upgrade) {
-            if let Err(error) = line.lock().await.open(self.timeout).await {
-                self.starved.add(&line);
-                return Err(error);
+        for line in self.starved.all() {
+            // One that is busy is connected, or tries to be: the next look finds out which.
+            if let Ok(mut idle) = line.try_lock() {
+                idle.open(self.timeout).await?;
+                self.starved.remove(&line);
             }
         }
         Ok(())
