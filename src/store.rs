@@ -1,7 +1,8 @@
 //! What oncegate needs of a database, and nothing of any one database.
 //!
-//! A store hands out *connections*, each owned by one task and never cancelled;
-//! every method decides a whole batch in one atomic step. The row decides: a
+//! A store hands out *connections*, each for one kind of work: several may share one
+//! underneath, which runs one statement at a time. A method whose future is dropped leaves
+//! no transaction open. Every method decides a whole batch in one atomic step. The row decides: a
 //! statement is safe to run again with the same attempt ids, which is what lets
 //! a connection repeat one whose outcome was lost.
 //!
@@ -40,13 +41,13 @@ pub enum StoreError {
     /// with the same attempt id is safe.
     #[error("store unavailable: {0}")]
     Unavailable(Arc<str>),
-    /// Somebody outside has locked a row of this batch; a smaller batch tells
-    /// whose. Nothing was written.
+    /// Another client of the database has locked a row of this batch, or the batch failed for
+    /// another of its rows: a smaller batch finds which. Nothing was written.
     #[error("store contended: {0}")]
     Contended(Arc<str>),
-    /// Somebody took a part of what this batch would have taken whole, in the very
-    /// moment. Nothing was written, and the next look shows it: ask again.
-    #[error("store overtaken")]
+    /// Conflict: a concurrent writer took one of several keys that must be taken together.
+    /// Rolled back; retry.
+    #[error("conflict with a concurrent writer; rolled back")]
     Overtaken,
     /// The store cannot keep a text of this batch; a smaller batch tells whose. The only
     /// error that is a caller's fault.
@@ -60,9 +61,9 @@ pub enum StoreError {
     /// up: its operator has to act. A smaller batch may tell that it is about one row.
     #[error("store unusable: {0}")]
     Unusable(Arc<str>),
-    /// What stands between the service and the store cannot be used: no start, and no
-    /// repetition, helps.
-    #[error("cannot work with the store: {0}")]
+    /// The store or a proxy before it is set up so that the service cannot work: neither a
+    /// restart nor a retry helps.
+    #[error("store misconfigured: {0}")]
     Misconfigured(Arc<str>),
     /// The store's answer makes no sense: a bug, or a schema not ours.
     #[error("store fault: {0}")]

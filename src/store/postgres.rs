@@ -1,8 +1,9 @@
 //! PostgreSQL: the authority for any number of replicas.
 //!
 //! Architecture Invariant: every decision is one statement, so one round trip
-//! and one commit, and it is run by a task that nobody cancels. No pool: each
-//! connection has one owner.
+//! and one commit, and it is run by a task that nobody cancels. No pool: a connection
+//! belongs to one kind of work, or is shared by several where few are allowed, and runs one
+//! statement at a time.
 
 use std::{
     future::Future,

@@ -41,7 +41,7 @@ pub(super) fn listen(
             tokio::select! {
                 () = leases.closed() => return,
                 Err(error) = follow(&connector, timeout, &begins, &leases, &mut pause) => {
-                    tracing::debug!(%error, "not told of leases: those who wait look");
+                    tracing::debug!(%error, "handover listener disconnected; waiters fall back to polling");
                 }
             }
             tokio::select! {

@@ -162,7 +162,7 @@ impl Listener {
             let Some(Err(error)) = ended else { return };
             // Once an outage: behind some proxies it never works.
             if self.pause == MIN_PAUSE {
-                tracing::warn!(%error, "not listening: the store is asked about every duplicate");
+                tracing::warn!(%error, "invalidation listener down; duplicate cache disabled");
             }
             if stop.run_until_cancelled(sleep(self.pause)).await.is_none() {
                 return;

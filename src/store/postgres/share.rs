@@ -46,7 +46,7 @@ enum Sharing {
     Writes,
     /// All share one.
     All,
-    /// And none listens for leases that other replicas hand over: those who wait look.
+    /// And none listens for leases that other replicas hand over: waiters poll.
     Least,
 }
 
