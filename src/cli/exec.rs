@@ -10,12 +10,12 @@ use std::{
 
 use anyhow::{Context as _, ensure};
 use tokio::time::{Instant, sleep, timeout};
-use tonic::{Code, Status};
+use tonic::Code;
 
 use self::{
     command::{Run, Signals},
-    keeper::{Keeper, LAST_WORD, Lost},
-    moment::Moment,
+    keeper::{Keeper, Lost, RELEASE_TIMEOUT},
+    moment::BootInstant,
 };
 use super::{
     ClientArgs, Exit, WrongArguments,
@@ -25,7 +25,7 @@ use super::{
 };
 use crate::{
     domain::limits::{DEFAULT_LEASE_TTL, WAIT},
-    grpc::pb::{LeaseHeld, SessionKey, acquire_session_lease_response::Outcome},
+    grpc::pb::{SessionKey, acquire_session_lease_response::Outcome},
 };
 
 mod command;
@@ -34,9 +34,9 @@ mod moment;
 
 pub(super) const EXIT_CODES: &str = "\
 Exit codes: the command's own; 128+N where signal N ended it. Where it did not run: 1, or
---conflict-exit-code, where the session could not be had in time; 2 wrong arguments; 4 the
-service is away; 10 the session is bound to another epic; 126 the command cannot be run, 127
-there is none. 12 where the lease was lost, and the command ended for it";
+--conflict-exit-code, where the session was not acquired in time; 2 wrong arguments; 4 the
+service is unavailable; 10 the session is bound to another epic; 126 the command cannot be run,
+127 not found. 12 where the lease was lost, and the command ended for it";
 
 /// The lease was lost, and the command ended for it.
 const LOST: u8 = 12;
@@ -57,15 +57,15 @@ pub(super) struct Args {
     /// Do not wait for the session
     #[arg(short, long, conflicts_with = "wait")]
     nonblock: bool,
-    /// How long to wait for the session; unset: until it can be had
+    /// How long to wait for the session; unset: until it is acquired
     #[arg(short, long, value_parser = humantime::parse_duration)]
     wait: Option<Duration>,
-    /// The exit code where the session cannot be had in time
+    /// The exit code where the session is not acquired in time
     #[arg(short = 'E', long, value_name = "CODE", default_value_t = 1)]
     conflict_exit_code: u8,
     /// How long the command has to end before it is killed. If the lease cannot be renewed, the
     /// command gets SIGTERM this long before the lease ends, and SIGKILL just before it ends.
-    /// --ttl must be at least one and a half times as long
+    /// --ttl must be at least one and a half times (this + 250 ms)
     #[arg(long, default_value = "5s", value_parser = humantime::parse_duration)]
     kill_after: Duration,
     #[command(flatten)]
@@ -99,7 +99,7 @@ pub(super) async fn run(args: Args) -> anyhow::Result<ExitCode> {
         signal = signals.next() => {
             // The lease may be on its way.
             let again = wanted.acquire(Some(Duration::ZERO));
-            if let Ok(Ok(Ok(keeper))) = timeout(LAST_WORD, again).await {
+            if let Ok(Ok(Ok(keeper))) = timeout(RELEASE_TIMEOUT, again).await {
                 keeper.release().await;
             }
             return Ok(exit_code(BY_SIGNAL + signal.as_raw()));
@@ -107,9 +107,8 @@ pub(super) async fn run(args: Args) -> anyhow::Result<ExitCode> {
     };
     let keeper = match asked {
         Ok(keeper) => keeper,
-        Err(held) => {
-            let holder = if held.holder.is_empty() { "another" } else { &held.holder };
-            tell(format_args!("{} is held by {holder}", args.session.1));
+        Err(reason) => {
+            tell(reason);
             return Ok(ExitCode::from(args.conflict_exit_code));
         }
     };
@@ -146,41 +145,65 @@ impl<'a> Wanted<'a> {
         Self { args, key: session(team.clone(), id.clone()), request_id }
     }
 
-    /// Takes the lease, or tells who holds it still when the wait has ended.
-    async fn acquire(&self, wait: Option<Duration>) -> anyhow::Result<Result<Keeper, LeaseHeld>> {
+    /// Acquires a lease that a command can start under, or returns why there is none when the
+    /// wait has ended.
+    async fn acquire(&self, wait: Option<Duration>) -> anyhow::Result<Result<Keeper, String>> {
         let begun = Instant::now();
         let mut is_quiet = true;
         loop {
             let left = wait.map(|wait| wait.saturating_sub(begun.elapsed()));
             let is_last = left.is_some_and(|left| left.is_zero());
-            match self.ask(left.unwrap_or(*WAIT.end()).min(*WAIT.end())).await {
-                Ok(Err(held)) if is_last => return Ok(Err(held)),
-                // Whoever means to wait is not put off by a server that ends, or is
+            let mut granted = None;
+            let attempt = match self.ask(left.unwrap_or(*WAIT.end()).min(*WAIT.end())).await {
+                Ok(Ok(mut keeper)) => match keeper.prepare().await {
+                    Ok(()) => return Ok(Ok(keeper)),
+                    Err(status) if status.code() == Code::FailedPrecondition => {
+                        let session = &self.args.session.1;
+                        Ok(format!("the lease of {session} was lost before the command started"))
+                    }
+                    Err(status) => {
+                        granted = Some(keeper);
+                        Err(status.into())
+                    }
+                },
+                Ok(Err(held)) => Ok(held),
+                Err(error) => Err(error),
+            };
+            match attempt {
+                Ok(reason) if is_last => return Ok(Err(reason)),
+                // A caller that means to wait is not put off by a server that ends, or is
                 // away; nor by one that is full.
-                Err(error) if is_last || !is_passing(&error) => return Err(error),
+                Err(error) if is_last || !is_passing(&error) => {
+                    if let Some(keeper) = granted {
+                        keeper.release().await;
+                    }
+                    return Err(error);
+                }
                 Err(error) if std::mem::take(&mut is_quiet) => {
                     tell(format_args!("waiting: {}", explain(&error)));
                 }
-                Ok(Ok(keeper)) => return Ok(Ok(keeper)),
-                Ok(Err(_)) | Err(_) => {}
+                Ok(_) | Err(_) => {}
             }
             let left = wait.map_or(PAUSE, |wait| wait.saturating_sub(begun.elapsed()));
             sleep(left.min(PAUSE)).await;
         }
     }
 
-    /// Asks once, and waits for as long.
-    async fn ask(&self, wait: Duration) -> anyhow::Result<Result<Keeper, LeaseHeld>> {
+    /// Asks once, and waits for as long. Returns who holds the session if it is not granted.
+    async fn ask(&self, wait: Duration) -> anyhow::Result<Result<Keeper, String>> {
         let args = &self.args.client;
         let mut client = args.connect().await?;
         let message = self.args.terms.request(self.key.clone(), wait, self.request_id.clone());
-        let sent = Moment::now();
+        let sent = BootInstant::now();
         let answer = client.acquire_session_lease(args.request(message, wait)).await?.into_inner();
         let lease = match answer.outcome.context("the server gave no outcome")? {
-            Outcome::Held(held) => return Ok(Err(held)),
+            Outcome::Held(held) => {
+                let holder = if held.holder.is_empty() { "another holder" } else { &held.holder };
+                return Ok(Err(format!("{} is held by {holder}", self.args.session.1)));
+            }
             Outcome::Lease(lease) => lease,
         };
-        let mut keeper = Keeper {
+        Ok(Ok(Keeper {
             client,
             args: args.clone(),
             key: self.key.clone(),
@@ -188,15 +211,7 @@ impl<'a> Wanted<'a> {
             ttl: self.args.terms.ttl.unwrap_or(DEFAULT_LEASE_TTL),
             kill_after: self.args.kill_after,
             sent,
-        };
-        // Counted from when it was asked for, a lease that was waited for may be over.
-        if !keeper.is_fresh() {
-            keeper.renew().await.map_err(|status| match status.code() {
-                Code::FailedPrecondition => Status::unavailable(status.message()),
-                _ => status,
-            })?;
-        }
-        Ok(Ok(keeper))
+        }))
     }
 }
 

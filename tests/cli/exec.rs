@@ -28,6 +28,7 @@ on_both_stores!(
     a_command_has_its_lease_and_its_exit_status_is_ours,
     a_session_that_is_held_is_not_waited_for_or_not_for_long,
     a_command_runs_once_the_session_is_free,
+    a_command_does_not_start_under_a_lease_that_is_over,
     a_lease_is_renewed_while_the_command_runs,
     a_command_whose_lease_is_lost_is_ended,
     a_command_that_will_not_end_is_killed,
@@ -198,6 +199,19 @@ async fn a_command_runs_once_the_session_is_free(mut fixture: Fixture) {
     assert_eq!(next.ends(), 0);
 }
 
+async fn a_command_does_not_start_under_a_lease_that_is_over(mut fixture: Fixture) {
+    // Each answer, also that of a renewal, comes after the lease's end.
+    let server = fixture.replica.server.address();
+    let late = Hole::start_late(server, Duration::from_millis(1_200)).await;
+    let flags = ["-n", "-E", "42", "--ttl", "1s", "--kill-after", "100ms", "--timeout", "30s"];
+    let running = Running::start_through(&late, &flags, "echo runs");
+    let errors: Vec<String> = std::iter::from_fn(|| running.errors.next()).collect();
+    let is_late = |line: &String| line.contains("UNAVAILABLE: the lease was renewed too late");
+    assert!(errors.iter().any(is_late), "{errors:?}");
+    assert_eq!(running.ends(), 4);
+    assert!(is_free(&mut fixture).await, "the lease is released");
+}
+
 async fn a_lease_is_renewed_while_the_command_runs(mut fixture: Fixture) {
     let running = Running::start(
         &fixture,
@@ -229,10 +243,10 @@ async fn a_command_whose_lease_is_lost_is_ended(fixture: Fixture) {
 
 async fn a_command_that_will_not_end_is_killed(fixture: Fixture) {
     const STAY: &str = "trap '' TERM; echo runs; while :; do sleep 0.01; done";
-    let flags = ["--ttl", "1s", "--kill-after", "100ms"];
+    let flags = ["--ttl", "6s", "--kill-after", "500ms"];
     let running = Running::start(&fixture, &flags, STAY);
     running.says("runs");
-    fixture.clock.advance(Duration::from_secs(2));
+    fixture.clock.advance(Duration::from_secs(7));
     assert_eq!(running.ends(), 12);
 }
 
@@ -251,25 +265,31 @@ async fn a_command_whose_lease_is_gone_has_a_second_to_end(fixture: Fixture) {
 
 async fn a_command_has_ended_by_the_end_of_a_lease_that_cannot_be_renewed(fixture: Fixture) {
     const TTL: Duration = Duration::from_secs(6);
+    let folder = tempdir().unwrap();
+    let (work, silence) = (folder.path().join("work"), folder.path().join("silence"));
     // Neither it nor what it has started ends by itself.
-    const STAY: &str = "trap 'echo asked' TERM; echo runs; \
-        (trap '' TERM; while :; do echo works; sleep 0.02; done) & \
-        while :; do echo works; sleep 0.02; done";
+    let stay = format!(
+        "work() {{ while :; do echo works >> {}; sleep 0.02; done; }}; \
+        trap 'echo asked' TERM; echo runs; (trap '' TERM; work) & work",
+        work.display(),
+    );
     let hole = Hole::start(fixture.replica.server.address()).await;
     let flags = ["--ttl", "6s", "--kill-after", "3s", "--timeout", "30s"];
-    let mut running = Running::start_through(&hole, &flags, STAY);
+    let mut running = Running::start_through(&hole, &flags, &stay);
     running.says("runs");
     hole.silence();
-    let silenced = Instant::now();
-    let (mut asked, mut ended) = (None, silenced);
+    fs::write(&silence, "").unwrap();
+    let mut asked = None;
     while let Some(line) = running.lines.next() {
-        ended = Instant::now();
-        if line == "asked" {
-            asked.get_or_insert(ended);
-        }
+        assert_eq!(line, "asked");
+        asked.get_or_insert_with(Instant::now);
     }
-    // All renewals were sent before that, so the lease ends within its TTL.
-    assert!(ended - silenced < TTL, "it worked for {:?}", ended - silenced);
+    let ended = Instant::now();
+    // All renewals were sent before that, so the lease ends within its TTL. The file system's
+    // clock is exact however late this test sees it.
+    let at = |file| fs::metadata(file).unwrap().modified().unwrap();
+    let worked = at(&work).duration_since(at(&silence)).unwrap();
+    assert!(worked < TTL, "it worked for {worked:?}");
     let asked = asked.expect("it is asked to end first");
     assert!(ended - asked > Duration::from_secs(1), "it had {:?} to end", ended - asked);
     let told = running.errors.next().unwrap();
@@ -337,19 +357,19 @@ fn a_ttl_too_short_to_end_the_command_within_is_refused() {
 async fn what_a_command_has_started_ends_with_it(fixture: Fixture) {
     // The one that stays keeps the output open for as long as it runs.
     const TWO: &str = "(trap '' TERM; echo runs; exec sleep 600) & wait";
-    let flags = ["--ttl", "1s", "--kill-after", "100ms"];
+    let flags = ["--ttl", "6s", "--kill-after", "500ms"];
     let running = Running::start(&fixture, &flags, TWO);
     running.says("runs");
-    fixture.clock.advance(Duration::from_secs(2));
+    fixture.clock.advance(Duration::from_secs(7));
     assert_eq!(running.ends(), 12);
 }
 
 async fn one_that_was_stopped_for_too_long_finds_its_lease_lost(mut fixture: Fixture) {
     const TELL: &str = "echo $ONCEGATE_FENCING_TOKEN; exec sleep 600";
-    let running = Running::start(&fixture, &["--ttl", "1s", "--kill-after", "100ms"], TELL);
+    let running = Running::start(&fixture, &["--ttl", "6s", "--kill-after", "500ms"], TELL);
     let stale: i64 = running.lines.next().unwrap().parse().unwrap();
     running.send("-STOP");
-    fixture.clock.advance(Duration::from_secs(2));
+    fixture.clock.advance(Duration::from_secs(7));
     let next = hold(&mut fixture).await;
     assert!(next.fencing_token > stale);
     let check = CheckSessionLeaseRequest { session: session("T1", SESSION), fencing_token: stale };

@@ -1,12 +1,14 @@
-//! A proxy in front of a server that can fall silent: connections stay open, and nothing passes.
+//! A proxy in front of a server that can answer late, or fall silent: connections stay open, and
+//! nothing passes.
 
-use std::net::SocketAddr;
+use std::{net::SocketAddr, time::Duration};
 
 use oncegate::config::Address;
 use tokio::{
-    io::copy_bidirectional,
+    io::{self, AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, copy},
     net::{TcpListener, TcpStream},
     sync::watch,
+    time::sleep,
 };
 
 /// Passes everything on until it is silenced.
@@ -18,6 +20,11 @@ pub struct Hole {
 impl Hole {
     /// A proxy to the server at `to`.
     pub async fn start(to: &Address) -> Self {
+        Self::start_late(to, Duration::ZERO).await
+    }
+
+    /// The same, through which everything that the server sends comes late.
+    pub async fn start_late(to: &Address, delay: Duration) -> Self {
         let Address::Tcp(to) = *to else { panic!("not a TCP server") };
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
@@ -29,8 +36,16 @@ impl Hole {
                 tokio::spawn(async move {
                     let silence = async { silent.wait_for(|is_silent| *is_silent).await.is_ok() };
                     let passing = async {
-                        let mut server = TcpStream::connect(to).await?;
-                        copy_bidirectional(&mut client, &mut server).await
+                        let server = TcpStream::connect(to).await?;
+                        let (mut from_server, mut to_server) = server.into_split();
+                        let (mut from_client, mut to_client) = client.split();
+                        tokio::try_join!(
+                            async {
+                                copy(&mut from_client, &mut to_server).await?;
+                                to_server.shutdown().await
+                            },
+                            pass_late(&mut from_server, &mut to_client, delay),
+                        )
                     };
                     let is_silent = tokio::select! {
                         biased;
@@ -51,5 +66,21 @@ impl Hole {
     /// From now on nothing passes, and new connections get no answer.
     pub fn silence(&self) {
         self.silent.send_replace(true);
+    }
+}
+
+async fn pass_late(
+    from: &mut (impl AsyncRead + Unpin),
+    to: &mut (impl AsyncWrite + Unpin),
+    delay: Duration,
+) -> io::Result<()> {
+    let mut buffer = vec![0; 16 * 1024];
+    loop {
+        let length = from.read(&mut buffer).await?;
+        if length == 0 {
+            return to.shutdown().await;
+        }
+        sleep(delay).await;
+        to.write_all(&buffer[..length]).await?;
     }
 }

@@ -14,7 +14,7 @@ use tokio::{
     signal::unix::{self, SignalKind},
 };
 
-use super::moment::Moment;
+use super::moment::BootInstant;
 use crate::grpc::pb::SessionLease;
 
 /// What is passed on to the command.
@@ -72,7 +72,7 @@ impl Run {
     }
 
     /// Asks the command to end, and ends it by force if it has not done so `by` then.
-    pub(super) async fn stop(&mut self, by: Moment, signals: &mut Signals) -> io::Result<()> {
+    pub(super) async fn stop(&mut self, by: BootInstant, signals: &mut Signals) -> io::Result<()> {
         self.send(Signal::TERM);
         let has_ended = tokio::select! {
             ended = self.end(signals) => ended.is_ok(),

@@ -11,7 +11,7 @@ use super::{
         client::{duration, explain},
         tell,
     },
-    moment::Moment,
+    moment::BootInstant,
 };
 use crate::grpc::pb::{
     ReleaseSessionLeaseRequest, RenewSessionLeaseRequest, SessionKey, SessionLease,
@@ -24,15 +24,15 @@ const MARGIN: Duration = Duration::from_millis(250);
 /// How long a command has to end whose lease is gone already: another may hold the session.
 const GONE_GRACE: Duration = Duration::from_secs(1);
 /// How soon one renewal may follow another.
-const LEAST_PAUSE: Duration = Duration::from_millis(50);
+const MIN_RENEW_INTERVAL: Duration = Duration::from_millis(50);
 /// How long to wait for the answer to a release. If none comes, the lease ends with its TTL.
-pub(super) const LAST_WORD: Duration = Duration::from_secs(2);
+pub(super) const RELEASE_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Why a lease is kept no longer, and what is left to the command.
 pub(super) struct Lost {
     pub(super) reason: String,
     /// By then it must have ended.
-    pub(super) by: Moment,
+    pub(super) by: BootInstant,
     /// Whether the session is still held, so that giving it back helps others.
     pub(super) is_held: bool,
 }
@@ -47,7 +47,7 @@ pub(super) struct Keeper {
     /// How long the command has to end.
     pub(super) kill_after: Duration,
     /// When the last request was sent that the lease was granted or renewed for.
-    pub(super) sent: Moment,
+    pub(super) sent: BootInstant,
 }
 
 impl Keeper {
@@ -58,23 +58,39 @@ impl Keeper {
     }
 
     /// When the lease ends, at the earliest.
-    fn ends(&self) -> Moment {
+    fn ends(&self) -> BootInstant {
         self.sent + remaining(&self.lease)
     }
 
     /// By then the command must have ended.
-    fn kill_at(&self) -> Moment {
+    fn kill_at(&self) -> BootInstant {
         self.ends().before(MARGIN)
     }
 
     /// From then on the command has just the time to end that it was given.
-    fn stop_at(&self) -> Moment {
+    fn stop_at(&self) -> BootInstant {
         self.kill_at().before(self.kill_after)
     }
 
     /// Whether so much is left that a renewal can come in time.
-    pub(super) fn is_fresh(&self) -> bool {
+    fn is_fresh(&self) -> bool {
         self.stop_at().left() >= self.ttl / 6
+    }
+
+    /// Makes sure that a command can start: counted from when it was asked for, a lease that
+    /// was waited for may be over.
+    ///
+    /// # Errors
+    /// When the lease cannot be renewed, or the answer comes too late.
+    pub(super) async fn prepare(&mut self) -> Result<(), Status> {
+        if self.is_fresh() {
+            return Ok(());
+        }
+        self.renew().await?;
+        if self.stop_at().left().is_zero() {
+            return Err(Status::unavailable("the lease was renewed too late to start the command"));
+        }
+        Ok(())
     }
 
     /// Renews the lease for as long as that can be done.
@@ -84,16 +100,17 @@ impl Keeper {
         let mut failure = Some("no renewal was sent".to_owned());
         loop {
             // A third of what is left: two more can fail.
-            let pause = (self.stop_at().since(tried) / 3).max(LEAST_PAUSE);
+            let pause = (self.stop_at().since(tried) / 3).max(MIN_RENEW_INTERVAL);
             (tried + pause).min(self.stop_at()).reached().await;
             if self.stop_at().left().is_zero() {
                 let is_held = failure.is_none() && !self.ends().left().is_zero();
-                let why = failure.as_deref().unwrap_or("the server does not extend it further");
+                let why = failure.as_deref();
+                let why = why.unwrap_or("the server no longer extends the lease (max_hold)");
                 let reason = format!("not renewed in time: {why}");
                 return Lost { reason, by: self.kill_at(), is_held };
             }
-            tried = Moment::now();
-            let bound = (self.stop_at().left() / 2).max(LEAST_PAUSE);
+            tried = BootInstant::now();
+            let bound = (self.stop_at().left() / 2).max(MIN_RENEW_INTERVAL);
             match timeout(bound, self.renew()).await {
                 Ok(Ok(())) => {
                     failure = None;
@@ -101,7 +118,7 @@ impl Keeper {
                 }
                 Ok(Err(status)) if status.code() == Code::FailedPrecondition => {
                     // Another may hold the session already.
-                    let grace = Moment::now() + self.kill_after.min(GONE_GRACE);
+                    let grace = BootInstant::now() + self.kill_after.min(GONE_GRACE);
                     let reason = status.message().to_owned();
                     return Lost { reason, by: grace.min(self.kill_at()), is_held: false };
                 }
@@ -116,13 +133,13 @@ impl Keeper {
     }
 
     /// Renews the lease once.
-    pub(super) async fn renew(&mut self) -> Result<(), Status> {
+    async fn renew(&mut self) -> Result<(), Status> {
         let message = RenewSessionLeaseRequest {
             session: Some(self.key.clone()),
             lease_id: self.lease.lease_id.clone(),
             ttl: Some(duration(self.ttl)),
         };
-        let sent = Moment::now();
+        let sent = BootInstant::now();
         let request = self.args.request(message, Duration::ZERO);
         let answer = self.client.renew_session_lease(request).await?.into_inner();
         self.lease = answer.lease.ok_or_else(|| Status::internal("the server gave no lease"))?;
@@ -135,13 +152,13 @@ impl Keeper {
         let session = Some(self.key.clone());
         let message = ReleaseSessionLeaseRequest { session, lease_id: self.lease.lease_id.clone() };
         let request = self.args.request(message, Duration::ZERO);
-        let bound = LAST_WORD.min(self.ends().left());
-        let problem = match timeout(bound, self.client.release_session_lease(request)).await {
-            Ok(Ok(_)) => return,
-            Ok(Err(status)) => status.message().to_owned(),
-            Err(_) => "the server does not answer".to_owned(),
-        };
-        tell(format_args!("the lease ends with its TTL: {problem}"));
+        let problem =
+            match timeout(RELEASE_TIMEOUT, self.client.release_session_lease(request)).await {
+                Ok(Ok(_)) => return,
+                Ok(Err(status)) => status.message().to_owned(),
+                Err(_) => "the server does not answer".to_owned(),
+            };
+        tell(format_args!("lease not released, it expires with its TTL: {problem}"));
     }
 }
 

@@ -15,11 +15,11 @@ const CLOCK: ClockId = ClockId::Monotonic;
 /// How soon a machine that has woken up is noticed: timers stand still while it sleeps.
 const TICK: Duration = Duration::from_millis(100);
 
-/// A moment on this machine, never set back.
+/// An instant of the clock that counts from boot, never set back.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct Moment(Duration);
+pub(super) struct BootInstant(Duration);
 
-impl Moment {
+impl BootInstant {
     pub(super) fn now() -> Self {
         Self(clock_gettime(CLOCK).try_into().unwrap_or_default())
     }
@@ -50,7 +50,7 @@ impl Moment {
     }
 }
 
-impl Add<Duration> for Moment {
+impl Add<Duration> for BootInstant {
     type Output = Self;
 
     fn add(self, span: Duration) -> Self {
