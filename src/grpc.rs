@@ -19,6 +19,7 @@ pub use admin::Administration;
 pub use arriving::HalfOpen;
 pub use idempotency::Idempotency;
 pub use observe::{Gate, Observe};
+pub(crate) use status::REJECTED_BY_DATABASE;
 pub use turn::Turning;
 
 /// The contract's messages, clients and servers, generated from `proto/`.

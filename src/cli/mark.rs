@@ -12,7 +12,7 @@ use prost::Message as _;
 use serde_json::json;
 use tokio::{
     sync::mpsc,
-    time::{Instant, sleep},
+    time::{Instant, sleep, timeout_at},
 };
 use tonic::{Code, Status, transport::Channel};
 
@@ -23,10 +23,13 @@ use super::{
 };
 use crate::{
     domain::limits::{EVENT_TTL, MAX_ID_BYTES, MAX_REQUEST_BYTES},
-    grpc::pb::{
-        BatchMarkProcessedRequest, EventKey, MarkProcessedRequest, MarkProcessedResponse,
-        batch_mark_processed_result::Result as ItemResult,
-        idempotency_service_client::IdempotencyServiceClient,
+    grpc::{
+        REJECTED_BY_DATABASE,
+        pb::{
+            BatchItemError, BatchMarkProcessedRequest, EventKey, MarkProcessedRequest,
+            MarkProcessedResponse, batch_mark_processed_result::Result as ItemResult,
+            idempotency_service_client::IdempotencyServiceClient,
+        },
     },
 };
 
@@ -58,7 +61,7 @@ pub(super) struct Args {
     aliases: Vec<String>,
     /// Read Slack deliveries from FILE, or - for standard input, one JSON
     /// object a line: Events API envelopes, `block_actions`, bare events. While the service
-    /// is away, each line is tried again for --timeout
+    /// is unavailable, each line is tried again for --timeout
     #[arg(long, value_name = "FILE", conflicts_with = "event")]
     slack: Option<PathBuf>,
     /// How long the event stays handled, 1s to 30d; unset: 24h
@@ -123,9 +126,9 @@ struct Tally {
 }
 
 async fn stream(args: &Args, path: PathBuf) -> anyhow::Result<Exit> {
-    let mut marking = Marking::new(args);
+    let mut stream = SlackStream::new(args);
     // A server that is not there is noticed before a line is.
-    marking.patiently(async |marking| marking.connected().await.map(drop)).await?;
+    stream.retry_unavailable(async |stream| stream.connected().await.map(drop)).await?;
     // Whatever has been read by the time the last request is answered makes the
     // next one: a file goes by in large requests, a live stream line by line.
     let (sender, mut lines) = mpsc::channel(MAX_LINES);
@@ -138,7 +141,7 @@ async fn stream(args: &Args, path: PathBuf) -> anyhow::Result<Exit> {
     let mut batch = Vec::with_capacity(MAX_LINES);
     while lines.recv_many(&mut batch, MAX_LINES).await > 0 {
         let from = batch.first().map_or(0, |line: &Line| line.number);
-        mark(&mut marking, &mut batch, &mut tally)
+        mark(&mut stream, &mut batch, &mut tally)
             .await
             .with_context(|| format!("stopped at line {from}"))?;
     }
@@ -165,6 +168,8 @@ fn read(path: &PathBuf, team: &str, lines: &mpsc::Sender<Line>) -> anyhow::Resul
             break;
         }
         line.pop_if(|last| *last == b'\n');
+        // Before a byte order mark is taken off: the rest of a longer line is still to come.
+        let is_too_long = line.len() > MAX_LINE_BYTES;
         if number == 1 {
             anyhow::ensure!(
                 !is_utf16(&line),
@@ -175,7 +180,7 @@ fn read(path: &PathBuf, team: &str, lines: &mpsc::Sender<Line>) -> anyhow::Resul
                 line.drain(..BYTE_ORDER_MARK.len());
             }
         }
-        let key = if line.len() > MAX_LINE_BYTES {
+        let key = if is_too_long {
             input.skip_until(b'\n').with_context(unreadable)?;
             Err(format!("longer than {MAX_LINE_BYTES} bytes"))
         } else if line.trim_ascii().is_empty() {
@@ -205,14 +210,14 @@ fn short_enough(key: EventKey) -> Result<EventKey, String> {
 }
 
 /// What it takes to mark lines over a restart of the server.
-struct Marking<'a> {
+struct SlackStream<'a> {
     args: &'a Args,
     /// Names the run, so that a line that is tried again is still the same attempt.
     run: String,
     client: Option<IdempotencyServiceClient<Channel>>,
 }
 
-impl<'a> Marking<'a> {
+impl<'a> SlackStream<'a> {
     fn new(args: &'a Args) -> Self {
         let given = args.request_id.clone().filter(|run| !run.is_empty());
         let run = given.unwrap_or_else(|| uuid::Uuid::new_v4().to_string());
@@ -228,16 +233,17 @@ impl<'a> Marking<'a> {
     }
 
     /// Repeats `call` for `--timeout` while it fails for a reason that may pass.
-    async fn patiently<T>(
+    async fn retry_unavailable<T>(
         &mut self,
         mut call: impl AsyncFnMut(&mut Self) -> anyhow::Result<T>,
     ) -> anyhow::Result<T> {
         let end = Instant::now() + self.args.client.timeout;
         let mut pause = FIRST_PAUSE;
         loop {
-            let error = match call(self).await {
-                Ok(answer) => return Ok(answer),
-                Err(error) => error,
+            let error = match timeout_at(end, call(self)).await {
+                Ok(Ok(answer)) => return Ok(answer),
+                Ok(Err(error)) => error,
+                Err(elapsed) => return Err(Status::from_error(Box::new(elapsed)).into()),
             };
             if exit_of(&error) != Exit::Unavailable || Instant::now() + pause >= end {
                 return Err(error);
@@ -261,13 +267,13 @@ impl<'a> Marking<'a> {
             return Ok(answers);
         }
         let asked = self
-            .patiently(async |marking| {
+            .retry_unavailable(async |stream| {
                 let open: Vec<_> =
                     (0..requests.len()).filter(|&at| !is_final(answers[at].as_ref())).collect();
                 let requests = open.iter().map(|&at| requests[at].clone()).collect();
                 let message = BatchMarkProcessedRequest { requests };
-                let request = marking.args.client.request(message, Duration::ZERO);
-                let client = marking.connected().await?;
+                let request = stream.args.client.request(message, Duration::ZERO);
+                let client = stream.connected().await?;
                 let answer = client.batch_mark_processed(request).await?.into_inner();
                 let mut passing = None;
                 for (at, result) in open.into_iter().zip(answer.results) {
@@ -301,23 +307,32 @@ impl<'a> Marking<'a> {
 /// Whether an item's answer stands, whatever a repetition would say.
 fn is_final(answer: Option<&ItemResult>) -> bool {
     match answer {
-        Some(ItemResult::Error(error)) => !matches!(
-            Code::from(error.code),
-            Code::Unavailable | Code::DeadlineExceeded | Code::ResourceExhausted
-        ),
+        Some(ItemResult::Error(error)) => {
+            is_rejected(error)
+                || !matches!(
+                    Code::from(error.code),
+                    Code::Unavailable | Code::DeadlineExceeded | Code::ResourceExhausted
+                )
+        }
         Some(ItemResult::Response(_)) => true,
         None => false,
     }
 }
 
+/// Whether a rule of the database rejected the line. That lasts until its owner changes the rule,
+/// so the lines after this one do not wait for it.
+fn is_rejected(error: &BatchItemError) -> bool {
+    error.reason == REJECTED_BY_DATABASE
+}
+
 /// Marks the good lines of `batch`, and prints them all in order.
 async fn mark(
-    marking: &mut Marking<'_>,
+    stream: &mut SlackStream<'_>,
     batch: &mut Vec<Line>,
     tally: &mut Tally,
 ) -> anyhow::Result<()> {
-    let results = marking.answers(batch).await?;
-    let args = marking.args;
+    let results = stream.answers(batch).await?;
+    let args = stream.args;
     let mut failed = None;
     let mut results = results.into_iter();
     for Line { number, key } in batch.drain(..) {
@@ -327,6 +342,9 @@ async fn mark(
                 Some(ItemResult::Response(answer)) => Ok(answer),
                 Some(ItemResult::Error(error)) if error.code == Code::InvalidArgument as i32 => {
                     Err(("bad", error.message))
+                }
+                Some(ItemResult::Error(error)) if is_rejected(&error) => {
+                    Err(("failed", error.message))
                 }
                 Some(ItemResult::Error(error)) => {
                     failed = Some(Status::new(error.code.into(), error.message.clone()));

@@ -11,7 +11,7 @@ mod json;
 /// say, and so is what is wrong with them.
 ///
 /// # Errors
-/// When the line is not a JSON object, or one of those fields is a string that is no text.
+/// When the line is not a JSON object, or one of those fields is not valid UTF-8.
 pub(super) fn event_key(line: &[u8], team: &str) -> Result<EventKey, String> {
     let payload = Json::parse(line).map_err(|error| {
         // The only line there is goes without saying.

@@ -7,6 +7,7 @@ use futures_util::{FutureExt as _, StreamExt as _, stream::BoxStream};
 use tokio::time::Instant;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
+use tonic_types::StatusExt as _;
 
 use super::{
     convert,
@@ -216,6 +217,7 @@ fn batch_result(
                 code: status.code().into(),
                 message: status.message().to_owned(),
                 field,
+                reason: status.get_details_error_info().map(|info| info.reason).unwrap_or_default(),
             })
         }
     };

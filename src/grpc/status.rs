@@ -10,6 +10,8 @@ use crate::{domain::Invalid, lane::CallError, session::SessionError, store::Stor
 
 /// The domain of the reasons in [`tonic_types::ErrorInfo`].
 const DOMAIN: &str = "oncegate";
+/// The reason of an item that a rule of the database's owner rejected.
+pub(crate) const REJECTED_BY_DATABASE: &str = "REJECTED_BY_DATABASE";
 
 /// When a caller who was refused for load may try again.
 const RETRY_AFTER_OVERLOAD: Duration = Duration::from_millis(500);
@@ -123,7 +125,7 @@ impl From<Problem> for Status {
                     StoreError::Rejected(_) => unavailable(
                         "a rule of the database (a CHECK, a trigger or a policy) rejected this; \
                          the server's log has the cause: repeat the call with the same request_id",
-                        ErrorDetails::with_error_info("REJECTED_BY_DATABASE", DOMAIN, []),
+                        ErrorDetails::with_error_info(REJECTED_BY_DATABASE, DOMAIN, []),
                     ),
                     StoreError::Refused(_) => Self::invalid_argument(
                         "the database's encoding has no such character: a text cannot be stored",

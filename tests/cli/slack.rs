@@ -5,13 +5,17 @@ use std::{collections::HashSet, fmt::Write as _, fs, time::Duration};
 use serde_json::{Value, json};
 
 use super::{Ran, ask, asking, data, run};
-use crate::{harness::Fixture, on_both_stores};
+use crate::{
+    harness::{Fixture, execute},
+    on_both_stores,
+};
 
 on_both_stores!(
     every_delivery_is_first_once,
     a_bad_line_is_told_and_passed_over,
     a_run_with_its_request_id_repeats_its_answers,
     lines_with_the_longest_fields_fit_into_their_requests,
+    a_line_that_the_database_rejects_does_not_stop_the_next,
 );
 
 /// The longest line that is read, as `--slack` promises.
@@ -149,6 +153,24 @@ async fn lines_with_the_longest_fields_fit_into_their_requests(fixture: Fixture)
     );
 }
 
+async fn a_line_that_the_database_rejects_does_not_stop_the_next(fixture: Fixture) {
+    let rule = if fixture.url.starts_with("sqlite:") {
+        "CREATE TRIGGER refuse BEFORE INSERT ON processed_events WHEN NEW.event_id = 'bad'
+            BEGIN SELECT RAISE(ABORT, 'not this one'); END"
+    } else {
+        "ALTER TABLE processed_events ADD CHECK (event_id <> 'bad')"
+    };
+    execute(&fixture.url, rule).await;
+    let line = |id: &str| format!("{{\"event_id\":\"{id}\",\"event\":{{}}}}\n");
+    let lines: String = ["Ev1", "bad", "Ev2"].map(line).concat();
+    // It is not tried again for all of this time.
+    let arguments = ["mark", "T1", "--slack", "-", "--timeout", "1h"];
+    let ran = run(&mut asking(&fixture, &arguments), lines);
+    let words: Vec<_> = ran.out.lines().map(|line| line.split(" of the").next().unwrap()).collect();
+    assert_eq!(words, ["1: first T1 Ev1", "2: failed: a rule", "3: first T1 Ev2"]);
+    assert_eq!((ran.code, ran.err.as_str()), (Some(3), "2 first, 0 duplicate, 1 bad\n"));
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_line_that_is_too_long_is_bad_and_the_next_is_read() {
     let fixture = Fixture::sqlite().await;
@@ -157,6 +179,7 @@ async fn a_line_that_is_too_long_is_bad_and_the_next_is_read() {
         line("x".repeat(bytes - line(String::new()).len()))
     };
     let input = [
+        format!("\u{feff}{}", padded("marked", MAX_LINE_BYTES)),
         padded("longest", MAX_LINE_BYTES),
         padded("too-long", MAX_LINE_BYTES + 1),
         padded("after-too-long", 100),
@@ -166,11 +189,12 @@ async fn a_line_that_is_too_long_is_bad_and_the_next_is_read() {
     let ran = run(&mut asking(&fixture, &["mark", "T1", "--slack", "-"]), input.join("\n"));
     ran.told(
         3,
-        "1: first T1 longest\n\
-         2: bad: longer than 4194304 bytes\n\
-         3: first T1 after-too-long\n\
-         4: bad: longer than 4194304 bytes\n\
-         5: first T1 last",
+        "1: bad: longer than 4194304 bytes\n\
+         2: first T1 longest\n\
+         3: bad: longer than 4194304 bytes\n\
+         4: first T1 after-too-long\n\
+         5: bad: longer than 4194304 bytes\n\
+         6: first T1 last",
     );
 }
 
@@ -237,7 +261,8 @@ async fn what_is_not_read_of_a_line_need_not_be_a_value() {
         r#"{"event_id":"Ev\ud83d\ude00","event":{}}"#.to_owned(),
     ];
     let ran = run(&mut asking(&fixture, &["mark", "T1", "--slack", "-"]), lines.join("\n"));
-    let words: Vec<_> = ran.out.lines().map(|line| line.split(" a text").next().unwrap()).collect();
+    let words: Vec<_> =
+        ran.out.lines().map(|line| line.split(" Unicode").next().unwrap()).collect();
     assert_eq!(
         words,
         [
@@ -246,9 +271,9 @@ async fn what_is_not_read_of_a_line_need_not_be_a_value() {
             "3: first T1 Ev3",
             "5: first T1 Ev4",
             "6: first T1 Ev5",
-            "7: bad: event_id: not",
-            "8: bad: event.ts: not",
-            "9: bad: actions[0].action_id: not",
+            "7: bad: event_id: invalid",
+            "8: bad: event.ts: invalid",
+            "9: bad: actions[0].action_id: invalid",
             "10: bad: not JSON: EOF while parsing an object at column 28",
             "11: first T1 Ev😀",
         ]

@@ -52,7 +52,7 @@ impl<'a> Json<'a> {
     /// A string; empty for anything else.
     ///
     /// # Errors
-    /// When it is a string that is no text, naming the field.
+    /// When it is a string of invalid Unicode, naming the field.
     pub(super) fn string(&self) -> Result<String, String> {
         let Some(text) = self.text.filter(|_| self.is_string()) else {
             return Ok(String::new());
@@ -60,7 +60,7 @@ impl<'a> Json<'a> {
         serde_json::from_str(text.get()).map_err(|error| {
             let problem = error.to_string();
             let problem = problem.split(" at line ").next().unwrap_or_default();
-            format!("{}: not a text: {problem}", self.path)
+            format!("{}: invalid Unicode: {problem}", self.path)
         })
     }
 }
