@@ -17,6 +17,7 @@ use oncegate::{
 };
 use sqlx::{AssertSqlSafe, Connection as _, Executor as _, PgConnection};
 use tempfile::TempDir;
+use tokio::sync::RwLock;
 
 use crate::harness::{
     Client, Replica, config, mark,
@@ -224,10 +225,16 @@ async fn end_connections(cluster: &Cluster) {
     execute(&cluster.url(), end).await;
 }
 
-/// Marks events until `done`, none of which may fail; answers how many.
-async fn load(mut client: Client, caller: usize, done: Arc<AtomicBool>) -> usize {
+/// Marks events until `done`, but not while `pause` is locked. None may fail; returns how many.
+async fn load(
+    mut client: Client,
+    caller: usize,
+    pause: Arc<RwLock<()>>,
+    done: Arc<AtomicBool>,
+) -> usize {
     let mut number = 0;
     while !done.load(Ordering::Relaxed) || number == 0 {
+        let _calling = pause.read().await;
         let event = format!("Ev{caller}-{number}");
         assert!(first(&mut client, &event).await, "{event}");
         number += 1;
@@ -251,21 +258,24 @@ async fn a_password_that_is_changed_under_load_costs_no_call() {
     let by_url = Server::start(without_url(&by_url), Clock::Store).await.unwrap();
     let by_url = Replica { server: by_url };
 
-    let done = Arc::new(AtomicBool::new(false));
+    let (done, pause) = (Arc::new(AtomicBool::new(false)), Arc::new(RwLock::new(())));
     let mut callers = Vec::new();
     for caller in 0..4 {
         let client = if caller % 2 == 0 { by_password.client() } else { by_url.client() }.await;
-        callers.push(tokio::spawn(load(client, caller, Arc::clone(&done))));
+        callers.push(tokio::spawn(load(client, caller, Arc::clone(&pause), Arc::clone(&done))));
     }
     for next in ["n/e%w", "n3", "n4"] {
-        // What is opened between the two changes cannot succeed: so all connections are there.
+        // A connection that is opened between the two changes is refused, so no call may need one:
+        // all connections are open, and calls begin only after the second change.
         for replica in [&by_password, &by_url] {
             mark_patiently(&mut replica.client().await, next).await;
         }
+        let paused = pause.write().await;
         rotate(&cluster, next).await;
         fs::write(&password, next).unwrap();
         let encoded = next.replace('%', "%25").replace('/', "%2F");
         fs::write(&url_file, with_password(&encoded)).unwrap();
+        drop(paused);
         end_connections(&cluster).await;
         tokio::time::sleep(Duration::from_millis(300)).await;
     }

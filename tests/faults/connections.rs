@@ -8,15 +8,16 @@ use oncegate::{
         CloseSessionRequest, ForceReleaseSessionLeaseRequest, ForgetEventRequest,
         admin_service_client::AdminServiceClient,
     },
-    server::Server,
+    server::{self, Server},
     store::Clock,
 };
 use sqlx::{AssertSqlSafe, Connection as _, Executor as _, PgConnection};
+use tokio::time::timeout;
 use tonic_health::pb::health_check_response::ServingStatus;
 
 use super::{calls::call_all, follow};
 use crate::harness::{
-    Replica, config, connect, event, mark,
+    Replica, config, connect, event, execute, mark,
     postgres::new_database,
     proxy::{Line, Proxy},
     session,
@@ -29,14 +30,17 @@ const IDLE: Duration = Duration::from_millis(2_100);
 async fn connections_that_are_lost_while_idle_fail_no_call() {
     let url = new_database().await;
     let proxy = Proxy::start_for("oncegate", &url, Line::Open).await;
+    // A call that waits for the timeout of its statement comes too late, however slow all else is.
+    let timeouts = ["--store-timeout", "60s", "--call-timeout", "120s"];
     let flags = ["--probe-interval", "1h", "--known-events", "0"];
-    let replica = Replica::start(&proxy.url, Clock::Store, &flags).await;
+    let replica = Replica::start(&proxy.url, Clock::Store, &[&flags[..], &timeouts].concat()).await;
+    let call = |round: &'static str| timeout(Duration::from_secs(50), call_all(&replica, round));
     for round in ["before", "between", "after"] {
-        call_all(&replica, round).await.unwrap();
+        call(round).await.unwrap().unwrap();
         tokio::time::sleep(IDLE).await;
         proxy.forget();
     }
-    call_all(&replica, "at last").await.unwrap();
+    call("at last").await.unwrap().unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -71,6 +75,24 @@ async fn connections_that_were_ended_fail_no_call() {
             }
         }
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_role_with_the_privileges_of_the_readme_serves_all_calls() {
+    let url = new_database().await;
+    server::migrate(&config(&url, &[]).store).await.unwrap();
+    let role = format!("role_{}", url.rsplit('/').next().unwrap());
+    let readme = include_str!("../../README.md");
+    let grants = readme.split("```sql\n").nth(1).unwrap().split("```").next().unwrap();
+    let grants = grants.replace("TO bots", &format!("TO {role}"));
+    execute(&url, &format!("CREATE ROLE {role} LOGIN; {grants}")).await;
+    let own = url.replacen("postgres@", &format!("{role}@"), 1);
+    let flags = ["--migrate", "false", "--probe-interval", "50ms", "--sweep-interval", "50ms"];
+    let replica = Replica::start(&own, Clock::Store, &flags).await;
+    call_all(&replica, "all").await.unwrap();
+    follow(replica.server.address(), "readiness", ServingStatus::Serving).await;
+    replica.server.stop().await.unwrap();
+    execute(&url, &format!("DROP OWNED BY {role}; DROP ROLE {role}")).await;
 }
 
 /// A role that may have `limit` connections, and its own new database, for which the URL is.

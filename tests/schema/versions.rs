@@ -1,6 +1,10 @@
 //! Which schema a binary starts on, and how an older one becomes its own.
 
-use std::{fs, path::Path, time::Duration};
+use std::{
+    fs,
+    path::Path,
+    sync::atomic::{AtomicBool, AtomicUsize, Ordering},
+};
 
 use futures_util::future::join_all;
 use oncegate::{grpc::pb::CheckSessionLeaseRequest, server, store::Clock};
@@ -168,17 +172,28 @@ async fn a_compatible_migration_runs_while_a_replica_serves() {
     let url = new_database().await;
     let old = Replica::start(&url, Clock::Store, &[]).await;
     let mut clients = join_all((0..4).map(|_| old.client())).await;
+    let (marks, is_done) = (AtomicUsize::new(0), AtomicBool::new(false));
     let load = clients.iter_mut().enumerate().map(async |(caller, client)| {
-        for number in 0..60 {
+        // Before the migration, during it, and once after it.
+        let mut is_last = false;
+        for number in 0.. {
             let event = format!("Ev{caller}-{number}");
             let marked = client.mark_processed(mark("T", &event)).await;
             assert!(marked.unwrap().into_inner().first, "{event}");
+            marks.fetch_add(1, Ordering::Relaxed);
+            if is_last {
+                break;
+            }
+            is_last = is_done.load(Ordering::Relaxed);
         }
     });
     let expand = async {
-        tokio::time::sleep(Duration::from_millis(20)).await;
+        while marks.load(Ordering::Relaxed) < 40 {
+            tokio::task::yield_now().await;
+        }
         let change = "ALTER TABLE processed_events ADD COLUMN newer text";
         newer_migration(&url, 1001, 1, change).await;
+        is_done.store(true, Ordering::Relaxed);
     };
     tokio::join!(join_all(load), expand);
 }
