@@ -31,10 +31,10 @@ pub(super) struct Channel {
 }
 
 impl Channel {
-    /// Listens to the channel whose name the statement `name` answers, and makes sure that it hears; each step within `limit`. Behind a
-    /// proxy that pools transactions LISTEN succeeds, nothing ever comes, and what does
-    /// come would surprise whoever has the backend by then: so backends are compared
-    /// first, and the channel that others notify is the last.
+    /// Listens to the channel whose name the statement `name` returns, and makes sure that it
+    /// hears; each step within `limit`. Behind a proxy that pools transactions LISTEN succeeds,
+    /// nothing ever comes, and what does come would surprise the next user of the backend: so
+    /// backends are compared first, and the channel that others notify is the last.
     pub(super) async fn open(
         connector: &Connector,
         purpose: &str,

@@ -50,7 +50,8 @@ macro_rules! idle_sessions {
             "FROM oncegate_sessions
         WHERE epic_id IS NULL AND NOT EXISTS (
                 SELECT FROM oncegate_waiters w
-                WHERE w.team_id = oncegate_sessions.team_id AND w.session_id = oncegate_sessions.session_id)
+                WHERE w.team_id = oncegate_sessions.team_id
+                    AND w.session_id = oncegate_sessions.session_id)
             AND expires_at <= (SELECT COALESCE($1::timestamptz, clock_timestamp())
                 - $2::bigint * interval '1 microsecond')
             AND ($3::text IS NULL OR team_id = $3)

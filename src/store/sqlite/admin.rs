@@ -45,7 +45,8 @@ pub(super) const LIST_EVENTS: &str = "
 SELECT team_id, event_id, request_id, processed_at, expires_at, claimed_until, attempt, holder,
     digest, result IS NOT NULL AS succeeded
 FROM processed_events
-WHERE (names IS NULL OR names ->> 0 = event_id) AND ($2 IS NULL OR team_id = $2) AND (team_id, event_id) > ($3, $4)
+WHERE (names IS NULL OR names ->> 0 = event_id)
+    AND ($2 IS NULL OR team_id = $2) AND (team_id, event_id) > ($3, $4)
     AND expires_at > $1 AND attempt IS NOT 0
     AND CASE $6
         WHEN 'claimed' THEN claimed_until > $1

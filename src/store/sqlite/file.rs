@@ -197,8 +197,8 @@ impl DatabaseFile {
         if !self.is_lost.swap(true, Ordering::SeqCst) {
             tracing::error!(
                 problem,
-                "the database file is not in place: all calls are refused; put the same file \
-                 back, or restart oncegate to use what is there now"
+                "database file was moved or replaced; calls are refused until the same file is \
+                 restored or oncegate restarts"
             );
         }
         Err(StoreError::unavailable(problem))

@@ -167,7 +167,7 @@ fn give_ports(hosts: &mut Vec<Host>, ports: &str) -> Result<(), BadUrl> {
         return Ok(());
     }
     if ports.len() != 1 && ports.len() != hosts.len() {
-        return bad("has a number of ports that is neither one nor that of the hosts");
+        return bad("has a number of ports that does not fit: must be one, or one per host");
     }
     for (host, port) in hosts.iter_mut().zip(ports.iter().cycle()) {
         host.port = Some(*port);
@@ -200,12 +200,12 @@ fn session(value: &str) -> Result<Session, BadUrl> {
 fn seconds(value: &str) -> Result<Option<Duration>, BadUrl> {
     match value.trim().parse::<i32>() {
         Ok(seconds) => Ok(u64::try_from(seconds).ok().filter(|s| *s > 0).map(Duration::from_secs)),
-        Err(_) => bad("has a connect_timeout that is no whole number of seconds"),
+        Err(_) => bad("has a connect_timeout that is not an integer number of seconds"),
     }
 }
 
 fn capacity(value: &str) -> Result<usize, BadUrl> {
-    value.parse().or_else(|_| bad("has a statement-cache-capacity that is no whole number"))
+    value.parse().or_else(|_| bad("has a statement-cache-capacity that is not an integer"))
 }
 
 fn check_tls(target: &mut Target) -> Result<(), BadUrl> {
@@ -238,7 +238,8 @@ fn unknown(name: &str, query: &str) -> String {
     if is_word(name) && !in_password {
         return format!("has the unknown parameter {name}{}", suggestion(name, &KNOWN));
     }
-    "has an unknown parameter: or is a ? or & in a name or password not percent-encoded?".to_owned()
+    "has an unknown parameter (is a ? or & in a user name or password not percent-encoded?)"
+        .to_owned()
 }
 
 /// The name that is nearest to one that is unknown.

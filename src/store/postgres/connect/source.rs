@@ -121,7 +121,7 @@ impl Source {
 fn read_file(flag: &str, path: &Path) -> Result<String, Problem> {
     let problem = |cause: &str| Problem(format!("{flag}: {} {cause}", path.display()));
     let text = fs::read_to_string(path).map_err(|error| match error.kind() {
-        io::ErrorKind::InvalidData => problem("is no text in UTF-8"),
+        io::ErrorKind::InvalidData => problem("is not valid UTF-8"),
         _ => problem(&format!("cannot be read: {error}")),
     })?;
     let line = text.strip_suffix('\n').unwrap_or(&text);

@@ -268,8 +268,8 @@ pub(super) fn port(text: &str) -> Result<u16, BadUrl> {
     match text.parse() {
         Ok(port) if port > 0 => Ok(port),
         _ => {
-            bad("has a port that is no number from 1 to 65535: or is a name or password in it not \
-             percent-encoded?")
+            bad("has a port that is not a number from 1 to 65535 (is a user name or password not \
+             percent-encoded?)")
         }
     }
 }
@@ -279,8 +279,8 @@ pub(super) fn named_host(name: String, port: Option<u16>) -> Result<Host, BadUrl
     let host = Host { name, port };
     let plain = |c: char| c.is_alphanumeric() || ".-_:%".contains(c);
     if !host.is_socket() && (host.name.is_empty() || !host.name.chars().all(plain)) {
-        return bad("has a host that is no name or address: or is a name or password in it not \
-             percent-encoded?");
+        return bad("has a host that is not a name or address (is a user name or password not \
+             percent-encoded?)");
     }
     Ok(host)
 }
@@ -295,7 +295,7 @@ pub(super) fn decode(what: &str, text: &str) -> Result<String, BadUrl> {
     }
     match percent_decode_str(text).decode_utf8() {
         Ok(decoded) if !decoded.contains('\0') => Ok(decoded.into_owned()),
-        _ => bad(format!("has a {what} that is no text in UTF-8")),
+        _ => bad(format!("has a {what} that is not valid UTF-8")),
     }
 }
 

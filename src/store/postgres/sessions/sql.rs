@@ -254,9 +254,9 @@ CROSS JOIN LATERAL (
 /// Takes places in queues. $11: the replica where those wait; it counts as there
 /// until $12. Under the session's lock, so that tickets rise in the order in which
 /// places were taken; above those of the session that are there, because a sequence stays
-/// behind its rows when they are moved by logical replication. A place that a lost run of this took is found again, or the
-/// lease that has come of it since. At most $13 wait, but for those who wait on a
-/// replica that has gone.
+/// behind its rows when they are moved by logical replication. A place that a lost run of this
+/// took is found again, or the lease that has come of it since. At most $13 wait, but for those
+/// who wait on a replica that has gone.
 pub(in super::super) const ENQUEUE: &str = concat!(
     "
 WITH present AS (

@@ -44,8 +44,8 @@ macro_rules! session_of {
 /// how long attempts are counted. $17: the names of those that have several. `kind` tells
 /// what a row is about: `granted`, with event and session; `taken`, the event as it stands,
 /// with its result, and the session, which to a repetition of the request that has it is
-/// told only once it is noted that this has it by now; `spent`, an event that was claimed as often as it may be,
-/// and all names of that claim; `busy`, the session, where the event is free; `lost`, a lease
+/// told only once it is noted that this has it by now; `spent`, an event that was claimed as
+/// often as it may be, and all names of that claim; `busy`, the session, where the event is free; `lost`, a lease
 /// that was taken for an event that somebody else got in the very moment, and is to be given
 /// back.
 ///
