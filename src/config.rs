@@ -142,7 +142,7 @@ pub struct KnownConfig {
 #[derive(Debug, Clone, Args)]
 pub struct LimitConfig {
     /// The most connections at once, as far as the limit on open files allows;
-    /// on a few more, only health and reflection are answered
+    /// on 32 more, only health and reflection are answered
     #[arg(long, env = "ONCEGATE_MAX_CONNECTIONS", default_value_t = 10_000)]
     pub max_connections: usize,
     /// The most calls at once on one connection
@@ -206,7 +206,8 @@ pub struct ServeConfig {
     #[arg(long, env = "ONCEGATE_WORKERS")]
     pub workers: Option<usize>,
     /// How many connections write marks, how many take and give back leases, and
-    /// how many begin and finish turns: two keep two cores busy; the embedded store always has one
+    /// how many begin and finish turns: two keep two cores busy; fewer where the database allows
+    /// for fewer; the embedded store always has one
     #[arg(long, env = "ONCEGATE_WRITERS", default_value_t = 2)]
     pub writers: usize,
     /// How long a lease may be held, however often it is renewed: a holder that
