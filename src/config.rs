@@ -5,6 +5,8 @@ use std::{fmt, net::SocketAddr, path::PathBuf, str::FromStr, time::Duration};
 
 use anyhow::ensure;
 use clap::{ArgAction, Args};
+use humantime::format_duration;
+use tokio::sync::Semaphore;
 
 use crate::{
     domain::limits::{MAX_BATCH_ITEMS, MAX_HOLD},
@@ -18,6 +20,24 @@ pub const DEFAULT_DATABASE_URL: &str = "sqlite://oncegate.db";
 
 /// How long endpoints of a pod that is no longer ready may still get calls.
 const LAME_DUCK_IN_A_POD: Duration = Duration::from_secs(5);
+
+/// The shortest span, unless 0s has a meaning.
+const LEAST_SPAN: Duration = Duration::from_millis(10);
+/// The longest span.
+const MAX_SPAN: Duration = Duration::from_hours(30 * 24);
+/// The most of what is counted by a semaphore.
+const MAX_COUNT: usize = Semaphore::MAX_PERMITS;
+/// The most threads, and connections to the database of one kind.
+const MAX_WORKERS: usize = 1_024;
+
+/// Reads a span: longer ones than [`MAX_SPAN`] would overflow the clock.
+fn span(given: &str) -> Result<Duration, String> {
+    let span = humantime::parse_duration(given).map_err(|error| error.to_string())?;
+    if span > MAX_SPAN {
+        return Err(format!("must be {} or less", format_duration(MAX_SPAN)));
+    }
+    Ok(span)
+}
 
 /// A TCP address or a Unix socket.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -93,11 +113,11 @@ pub struct StoreConfig {
     pub database_schema: Option<String>,
     /// How long to try to reach the database at start
     #[arg(long, env = "ONCEGATE_CONNECT_TIMEOUT", default_value = "30s",
-        value_parser = humantime::parse_duration)]
+        value_parser = span)]
     pub connect_timeout: Duration,
     /// How long one statement may take before its outcome counts as unknown
     #[arg(long, env = "ONCEGATE_STORE_TIMEOUT", default_value = "5s",
-        value_parser = humantime::parse_duration)]
+        value_parser = span)]
     pub store_timeout: Duration,
 }
 
@@ -134,7 +154,7 @@ pub struct KnownConfig {
     pub known_events: usize,
     /// How long one is remembered at most, whatever its TTL
     #[arg(long, env = "ONCEGATE_KNOWN_MAX_AGE", default_value = "5m",
-        value_parser = humantime::parse_duration)]
+        value_parser = span)]
     pub known_max_age: Duration,
 }
 
@@ -158,32 +178,33 @@ pub struct LimitConfig {
     pub queue_capacity: usize,
     /// How long one call may take, a wait for a lease not counted
     #[arg(long, env = "ONCEGATE_CALL_TIMEOUT", default_value = "10s",
-        value_parser = humantime::parse_duration)]
+        value_parser = span)]
     pub call_timeout: Duration,
     /// Timeout for the HTTP/2 connection preface, and for each call from its
     /// headers until its first message is complete
     #[arg(long, env = "ONCEGATE_PREFACE_TIMEOUT", default_value = "10s",
-        value_parser = humantime::parse_duration)]
+        value_parser = span)]
     pub preface_timeout: Duration,
     /// How long a connection may live, give or take a tenth, before its caller is
     /// asked to open another one, so that replicas that were added get their
     /// share; 0s: forever
     #[arg(long, env = "ONCEGATE_MAX_CONNECTION_AGE", default_value = "30m",
-        value_parser = humantime::parse_duration)]
+        value_parser = span)]
     pub max_connection_age: Duration,
-    /// How long the calls of such a connection may still take; then they are
-    /// ended as if their caller had; unset: 15m more than --max-hold, which is
-    /// enough for every call
+    /// How long the calls of such a connection may still take; then the connection
+    /// is closed: a stream ends with `UNAVAILABLE` and its lease or turn stays
+    /// valid, any other call ends as if its caller had; unset: 15m more than
+    /// --max-hold, which is enough for every lease
     #[arg(long, env = "ONCEGATE_MAX_CONNECTION_AGE_GRACE",
-        value_parser = humantime::parse_duration)]
+        value_parser = span)]
     pub max_connection_age_grace: Option<Duration>,
     /// How often an idle connection is asked whether its peer is still there
     #[arg(long, env = "ONCEGATE_KEEPALIVE_INTERVAL", default_value = "30s",
-        value_parser = humantime::parse_duration)]
+        value_parser = span)]
     pub keepalive_interval: Duration,
     /// How long a peer may take to answer that
     #[arg(long, env = "ONCEGATE_KEEPALIVE_TIMEOUT", default_value = "10s",
-        value_parser = humantime::parse_duration)]
+        value_parser = span)]
     pub keepalive_timeout: Duration,
 }
 
@@ -213,27 +234,27 @@ pub struct ServeConfig {
     /// How long a lease may be held, however often it is renewed: a holder that
     /// was forgotten does not keep its session for ever; 15m to 30d
     #[arg(long, env = "ONCEGATE_MAX_HOLD", default_value = "1h",
-        value_parser = humantime::parse_duration)]
+        value_parser = span)]
     pub max_hold: Duration,
     /// How often expired rows are swept
     #[arg(long, env = "ONCEGATE_SWEEP_INTERVAL", default_value = "30s",
-        value_parser = humantime::parse_duration)]
+        value_parser = span)]
     pub sweep_interval: Duration,
     /// How often the store is probed; readiness follows
     #[arg(long, env = "ONCEGATE_PROBE_INTERVAL", default_value = "1s",
-        value_parser = humantime::parse_duration)]
+        value_parser = span)]
     pub probe_interval: Duration,
-    /// How long to go on serving after SIGTERM, no longer ready, until everybody
-    /// who sends calls here has noticed; a second SIGTERM ends it; unset: 5s in
-    /// a Kubernetes pod, 0s elsewhere
-    #[arg(long, env = "ONCEGATE_LAME_DUCK", value_parser = humantime::parse_duration)]
+    /// How long to go on serving after SIGTERM, no longer ready, until load
+    /// balancers stop routing here; a second SIGTERM ends it; unset: 5s in a
+    /// Kubernetes pod, 0s elsewhere
+    #[arg(long, env = "ONCEGATE_LAME_DUCK", value_parser = span)]
     pub lame_duck: Option<Duration>,
     /// Set in every pod.
     #[arg(long, env = "KUBERNETES_SERVICE_HOST", hide = true)]
     pub kubernetes_service_host: Option<String>,
     /// How long calls under way may still take after that
     #[arg(long, env = "ONCEGATE_DRAIN_TIMEOUT", default_value = "10s",
-        value_parser = humantime::parse_duration)]
+        value_parser = span)]
     pub drain_timeout: Duration,
     /// The database.
     #[command(flatten)]
@@ -259,43 +280,53 @@ impl ServeConfig {
     /// # Errors
     /// Naming the flags that do not.
     pub fn validate(&self) -> anyhow::Result<()> {
-        let LimitConfig { call_timeout, keepalive_timeout, keepalive_interval, .. } = self.limits;
-        ensure!(self.workers != Some(0), "--workers must be 1 or more");
-        ensure!(self.writers > 0, "--writers must be 1 or more");
+        let Self { store, known, limits, .. } = self;
         ensure!(
             MAX_HOLD.contains(&self.max_hold),
             "--max-hold must be {} to {}: the longest TTL must fit",
-            humantime::format_duration(*MAX_HOLD.start()),
-            humantime::format_duration(*MAX_HOLD.end())
+            format_duration(*MAX_HOLD.start()),
+            format_duration(*MAX_HOLD.end())
         );
-        ensure!(self.limits.max_connections > 0, "--max-connections must be 1 or more");
-        ensure!(self.limits.max_streams > 0, "--max-streams must be 1 or more");
-        ensure!(self.limits.max_calls > 0, "--max-calls must be 1 or more");
+        for (flag, count, most) in [
+            ("workers", self.workers.unwrap_or(1), MAX_WORKERS),
+            ("writers", self.writers, MAX_WORKERS),
+            ("max-connections", limits.max_connections, MAX_COUNT),
+            ("max-streams", usize::try_from(limits.max_streams)?, MAX_COUNT),
+            ("max-calls", limits.max_calls, MAX_COUNT),
+            ("queue-capacity", limits.queue_capacity, MAX_COUNT),
+            // There may be none.
+            ("known-events", known.known_events.max(1), MAX_COUNT),
+        ] {
+            ensure!(count > 0, "--{flag} must be 1 or more");
+            ensure!(count <= most, "--{flag} must be {most} or less, is {count}");
+        }
         ensure!(
-            self.limits.queue_capacity >= MAX_BATCH_ITEMS,
+            limits.queue_capacity >= MAX_BATCH_ITEMS,
             "--queue-capacity must be {MAX_BATCH_ITEMS} or more: one batch must fit"
         );
         ensure!(
-            self.store.store_timeout < call_timeout,
+            store.store_timeout < limits.call_timeout,
             "--store-timeout must be shorter than --call-timeout: or calls end before the store \
              is known to be away"
         );
-        let age = self.limits.max_connection_age;
+        let off_or = |span: Duration| if span.is_zero() { LEAST_SPAN } else { span };
         for (flag, span) in [
-            // Where there is one.
-            ("max-connection-age", if age.is_zero() { Duration::MAX } else { age }),
-            ("store-timeout", self.store.store_timeout),
-            ("preface-timeout", self.limits.preface_timeout),
-            ("keepalive-interval", keepalive_interval),
-            ("keepalive-timeout", keepalive_timeout),
+            ("connect-timeout", off_or(store.connect_timeout)),
+            ("store-timeout", store.store_timeout),
+            ("call-timeout", limits.call_timeout),
+            ("preface-timeout", limits.preface_timeout),
+            ("max-connection-age", off_or(limits.max_connection_age)),
+            ("keepalive-interval", limits.keepalive_interval),
+            ("keepalive-timeout", limits.keepalive_timeout),
             ("sweep-interval", self.sweep_interval),
             ("probe-interval", self.probe_interval),
-            ("known-max-age", self.known.known_max_age),
+            ("known-max-age", known.known_max_age),
         ] {
             ensure!(
-                span >= Duration::from_millis(10),
-                "--{flag} must be 10ms or more, is {}",
-                humantime::format_duration(span)
+                span >= LEAST_SPAN,
+                "--{flag} must be {} or more, is {}",
+                format_duration(LEAST_SPAN),
+                format_duration(span)
             );
         }
         Ok(())

@@ -236,6 +236,7 @@ async fn a_server_that_cannot_serve_says_why() {
     let other = "mysql://bot:open-sesame@db/bots";
     refused(&[&listen[..], &[other]].concat(), 1, "--database-url must begin with");
 
+    let most = usize::MAX.to_string();
     for (flags, why) in [
         (["--writers", "0"], "--writers must be 1 or more"),
         (["--max-connections", "0"], "--max-connections must be 1 or more"),
@@ -251,8 +252,32 @@ async fn a_server_that_cannot_serve_says_why() {
         (["--keepalive-timeout", "0s"], "--keepalive-timeout must be 10ms or more"),
         (["--sweep-interval", "0s"], "--sweep-interval must be 10ms or more"),
         (["--probe-interval", "0s"], "--probe-interval must be 10ms or more"),
+        (["--connect-timeout", "1ms"], "--connect-timeout must be 10ms or more"),
+        (
+            ["--max-connections", most.as_str()],
+            "--max-connections must be 2305843009213693951 or less",
+        ),
+        (
+            ["--queue-capacity", most.as_str()],
+            "--queue-capacity must be 2305843009213693951 or less",
+        ),
+        (["--workers", "0"], "--workers must be 1 or more"),
+        (["--writers", "1025"], "--writers must be 1024 or less, is 1025"),
     ] {
         refused(&flags, 2, &format!("error: wrong arguments: {why}"));
+    }
+    for (command, flag, span) in [
+        ("serve", "--call-timeout", "31days"),
+        ("serve", "--drain-timeout", "31days"),
+        ("serve", "--lame-duck", "31days"),
+        ("serve", "--preface-timeout", "500000000000y"),
+        ("serve", "--max-connection-age", "500000000000y"),
+        ("serve", "--max-connection-age-grace", "31days"),
+        ("migrate", "--connect-timeout", "500000000000y"),
+    ] {
+        let ran = run(&mut oncegate(&[command, flag, span]), "");
+        let value = flag[2..].replace('-', "_").to_uppercase();
+        ran.complained(2, &format!("'{flag} <{value}>': must be 30days or less"));
     }
     let listen = run(&mut oncegate(&["serve", "--listen", "localhost:7411"]), "");
     listen.complained(2, "'--listen <LISTEN>': must be an address");
