@@ -6,7 +6,8 @@
 //! replaced by one of the same length before h2 sees it: header compression counts
 //! lengths, and so goes on as the caller believes.
 //!
-//! What cannot be read passes as it is: it is for h2 to refuse.
+//! What cannot be read passes as it is: it is for h2 to refuse. So does an authority that
+//! is not whole in the HEADERS frame but goes on, or comes first, in a CONTINUATION.
 
 use std::{
     mem::MaybeUninit,
@@ -29,6 +30,9 @@ const PRIORITY_BYTES: usize = 5;
 const MAX_FRAME: usize = 16 * 1024;
 /// How much is read at once, in bytes.
 const READ: usize = 8 * 1024;
+
+/// How much memory an idle connection keeps of each buffer, in bytes.
+const KEPT: usize = 1024;
 
 const NAME: &[u8] = b":authority";
 /// Its place in the static table.
@@ -68,7 +72,12 @@ impl AnyAuthority {
             self.taken = 0;
             let mut bytes = [MaybeUninit::uninit(); READ];
             let mut bytes = ReadBuf::uninit(&mut bytes);
-            ready!(stream.as_mut().poll_read(context, &mut bytes))?;
+            let read = stream.as_mut().poll_read(context, &mut bytes);
+            if read.is_pending() {
+                self.frame.shrink_to(KEPT);
+                self.passed.shrink_to(KEPT);
+            }
+            ready!(read)?;
             if bytes.filled().is_empty() {
                 return Poll::Ready(Ok(()));
             }
@@ -125,7 +134,7 @@ fn length(frame: &[u8]) -> usize {
     frame[..3].iter().fold(0, |length, byte| length << 8 | usize::from(*byte))
 }
 
-/// A frame of headers with another authority; none where it cannot be read.
+/// A frame of headers with another authority; none if it has none that can be read.
 fn rewritten(frame: &[u8]) -> Option<Vec<u8>> {
     let flags = frame[4];
     let (mut start, mut end) = (FRAME_HEAD, frame.len());
@@ -137,12 +146,15 @@ fn rewritten(frame: &[u8]) -> Option<Vec<u8>> {
         start += PRIORITY_BYTES;
     }
     let mut block = Block { bytes: frame.get(..end)?, at: start };
-    let (mut written, mut kept) = (Vec::with_capacity(frame.len()), 0);
+    let (mut written, mut kept) = (Vec::new(), 0);
     while let Some((value, length)) = block.next_authority() {
         written.extend_from_slice(&frame[kept..value.start]);
         push_number(&mut written, length);
         written.resize(written.len() + length, b'x');
         kept = value.end;
+    }
+    if kept == 0 {
+        return None;
     }
     written.extend_from_slice(&frame[kept..]);
     let length = written.len() - FRAME_HEAD;
