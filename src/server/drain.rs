@@ -9,7 +9,7 @@ use super::{probe::Health, workers::Connections};
 
 /// How long a connection may take to close by itself once its calls are
 /// answered; an idle or mute peer is cut off then.
-const GOODBYE: Duration = Duration::from_millis(500);
+pub(super) const GOODBYE: Duration = Duration::from_millis(500);
 
 /// What it takes to end within a bound.
 pub(super) struct Drain {
@@ -38,7 +38,7 @@ impl Drain {
     /// is under way, and for the store to be `closed`.
     pub(super) async fn run(self, ending: Ending, closed: impl Future<Output = ()>) {
         ending.asked.cancelled().await;
-        self.health.ready(false).await;
+        self.health.end().await;
         if !self.lame_duck.is_zero() {
             tracing::info!(lame_duck = ?self.lame_duck, "no longer ready; still serving");
             ending.hurry.run_until_cancelled(sleep(self.lame_duck)).await;

@@ -8,6 +8,7 @@ use std::{
     time::Duration,
 };
 
+use tokio::sync::Mutex;
 use tokio_util::sync::CancellationToken;
 use tonic_health::{ServingStatus, server::HealthReporter};
 
@@ -32,13 +33,16 @@ const LIVENESS: &str = "liveness";
 pub(super) struct Health {
     reporter: HealthReporter,
     is_ready: Arc<AtomicBool>,
+    /// Whether the service is about to end, and so is never ready again. Locked while
+    /// readiness changes.
+    ending: Arc<Mutex<bool>>,
 }
 
 impl Health {
     /// Reports to `reporter`.
     pub(super) async fn new(reporter: HealthReporter) -> Self {
         reporter.set_service_status(LIVENESS, ServingStatus::Serving).await;
-        Self { reporter, is_ready: Arc::default() }
+        Self { reporter, is_ready: Arc::default(), ending: Arc::default() }
     }
 
     /// Whether the service is ready, as was last set.
@@ -46,8 +50,20 @@ impl Health {
         self.is_ready.load(Ordering::Relaxed)
     }
 
-    /// Turns readiness on or off.
+    /// Turns readiness on or off; not on once the service is about to end.
     pub(super) async fn ready(&self, ready: bool) {
+        let ending = self.ending.lock().await;
+        self.set(ready && !*ending).await;
+    }
+
+    /// Turns readiness off for good.
+    pub(super) async fn end(&self) {
+        let mut ending = self.ending.lock().await;
+        *ending = true;
+        self.set(false).await;
+    }
+
+    async fn set(&self, ready: bool) {
         self.is_ready.store(ready, Ordering::Relaxed);
         let status = if ready { ServingStatus::Serving } else { ServingStatus::NotServing };
         for service in READINESS {
@@ -76,7 +92,6 @@ impl<C: Connection> Probe<C> {
     /// Looks every `interval`, until `stop`.
     pub(super) async fn follow(mut self, interval: Duration, stop: CancellationToken) {
         while stop.run_until_cancelled(tokio::time::sleep(interval)).await.is_some() {
-            // Once draining has begun, readiness is its business.
             // What it finds is in the log, and in readiness.
             if stop.run_until_cancelled(self.look()).await.is_none() {
                 return;
@@ -108,10 +123,29 @@ impl<C: Connection> Probe<C> {
                 tracing::info!("the store is up");
             } else {
                 let error = answer.as_ref().err().map(StoreError::to_string);
-                tracing::error!(error, "the store takes no writes; readiness is off until it does");
+                tracing::error!(
+                    error,
+                    "store rejects writes; readiness is off until a write succeeds"
+                );
             }
         }
         self.health.ready(up).await;
         answer
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn readiness_stays_off_once_the_service_is_about_to_end() {
+        let health = Health::new(tonic_health::server::health_reporter().0).await;
+        health.ready(true).await;
+        assert!(health.is_ready());
+        health.end().await;
+        // As by a probe that was under way.
+        health.ready(true).await;
+        assert!(!health.is_ready());
     }
 }

@@ -44,7 +44,11 @@ async fn pages_follow_readiness_until_the_end() {
     assert!(page(address, "/readyz").await.starts_with("HTTP/1.1 200"));
     let hurry = replica.server.hurry();
     let stopping = tokio::spawn(replica.server.stop());
-    let follow = async { while !page(address, "/readyz").await.starts_with("HTTP/1.1 503") {} };
+    let follow = async {
+        while !page(address, "/readyz").await.starts_with("HTTP/1.1 503") {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
     tokio::time::timeout(Duration::from_secs(5), follow).await.unwrap();
     assert!(page(address, "/livez").await.starts_with("HTTP/1.1 200"));
     assert!(page(address, "/metrics").await.contains("oncegate_store_up 1"));
