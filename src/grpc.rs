@@ -18,7 +18,7 @@ mod turn;
 pub use admin::Administration;
 pub use arriving::HalfOpen;
 pub use idempotency::Idempotency;
-pub use observe::{Gate, Observe};
+pub use observe::{Connection, Gate, Observe};
 pub(crate) use status::REJECTED_BY_DATABASE;
 pub use turn::Turning;
 

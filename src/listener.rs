@@ -112,7 +112,7 @@ async fn bind_unix(path: &Path) -> anyhow::Result<Listener> {
     if mode & 0o002 != 0 && mode & 0o1000 == 0 {
         // As kubelet makes an `emptyDir`, which only the pod's containers have.
         let directory = directory.display();
-        tracing::warn!(%directory, "directory is writable by everybody, who may replace the socket");
+        tracing::warn!(%directory, "directory is world-writable; other users can replace the socket");
     }
 
     let lock = with_suffix(path, ".lock");

@@ -50,7 +50,7 @@ pub enum SessionError {
     #[error("the claim has lapsed, or the event was handled otherwise")]
     ClaimLost,
     /// Another stream, which repeated the request, keeps the lease or the turn.
-    #[error("another call with the same request_id has taken this over: it runs on there")]
+    #[error("a newer call with the same request_id replaced this one")]
     StreamReplaced,
     /// The session is bound to other work.
     #[error("the session is bound to epic {bound:?}")]
@@ -61,8 +61,11 @@ pub enum SessionError {
     /// The event is on record with another payload.
     #[error("the event is on record with another payload_digest")]
     PayloadMismatch,
-    /// The server is about to end; the lease, if there is one, goes on.
-    #[error("the server is about to end: a lease goes on, renew it at another replica")]
+    /// The server ends the call or its connection; a lease or turn that was granted goes on.
+    #[error(
+        "the server ended this call; a granted lease or turn is still valid: repeat the \
+         request_id, or renew, over another connection"
+    )]
     Draining,
     /// Too many callers wait for this session already.
     #[error("too many callers wait for this session")]
@@ -70,6 +73,17 @@ pub enum SessionError {
     /// The lane or the store failed.
     #[error(transparent)]
     Call(#[from] CallError),
+}
+
+/// How the caller of a stream is connected.
+#[derive(Debug, Clone, Default)]
+pub struct Caller {
+    /// Cancelled when the server ends the connection: what the stream keeps stays its
+    /// holder's, as in a drain.
+    pub leaving: CancellationToken,
+    /// The call's place among those under way, until the stream has sent its last event or
+    /// has broken.
+    pub place: Option<TaskTrackerToken>,
 }
 
 /// The answer to a request for a lease.

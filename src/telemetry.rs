@@ -97,6 +97,11 @@ struct Outcome {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Reason {
+    reason: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Kind {
     kind: &'static str,
 }
@@ -171,8 +176,8 @@ pub struct Metrics {
     pub writes: WriteHealth,
     /// Connections to this server.
     pub connections: Gauge,
-    /// Calls refused because too many were under way.
-    pub shed: Counter,
+    /// Calls refused for load.
+    pub shed: ShedMetrics,
 }
 
 /// What the latest writes came to, of all lanes. Cheap to clone.
@@ -321,6 +326,31 @@ impl TurnMetrics {
     }
 }
 
+/// Calls refused for load.
+#[derive(Debug, Clone)]
+pub struct ShedMetrics {
+    /// Too many were under way.
+    pub calls: Counter,
+    /// Too many connections were open.
+    pub connections: Counter,
+    /// Too many were incomplete, or had too many bytes.
+    pub half_open: Counter,
+    /// Their message was not complete in time.
+    pub slow: Counter,
+}
+
+impl ShedMetrics {
+    fn of(sheds: &Family<Reason, Counter>) -> Self {
+        let of = |reason| sheds.get_or_create_owned(&Reason { reason });
+        Self {
+            calls: of("calls"),
+            connections: of("connections"),
+            half_open: of("half_open"),
+            slow: of("slow"),
+        }
+    }
+}
+
 impl Metrics {
     /// All metrics, at zero.
     #[must_use]
@@ -330,6 +360,7 @@ impl Metrics {
         let acquires = Family::<Outcome, Counter>::default();
         let begins = Family::<Outcome, Counter>::default();
         let finishes = Family::<Outcome, Counter>::default();
+        let sheds = Family::<Reason, Counter>::default();
         let mut metrics = Self {
             registry: Arc::default(),
             started: Family::default(),
@@ -354,7 +385,7 @@ impl Metrics {
             store_up: Gauge::default(),
             writes: WriteHealth::default(),
             connections: Gauge::default(),
-            shed: Counter::default(),
+            shed: ShedMetrics::of(&sheds),
         };
 
         let r = &mut registry;
@@ -402,7 +433,7 @@ impl Metrics {
         );
         r.register("store_up", "Whether the store would take a write", metrics.store_up.clone());
         r.register("connections", "Connections to this server", metrics.connections.clone());
-        r.register("shed", "Calls refused: too many under way", metrics.shed.clone());
+        r.register("shed", "Calls refused for load, by reason", sheds);
 
         metrics.registry = Arc::new(registry);
         metrics

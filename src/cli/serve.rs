@@ -24,7 +24,7 @@ pub(super) async fn run(config: ServeConfig) -> anyhow::Result<Exit> {
     let mut hangup = signal(SignalKind::hangup())?;
     tokio::spawn(async move {
         while hangup.recv().await.is_some() {
-            tracing::info!("SIGHUP ignored: there is nothing to read again");
+            tracing::info!("SIGHUP ignored: oncegate does not reload configuration");
         }
     });
 

@@ -3,6 +3,7 @@
 //! and send nothing more take nothing from those who do.
 
 use std::{
+    cmp::Reverse,
     collections::BTreeMap,
     future::Future,
     pin::Pin,
@@ -24,6 +25,8 @@ use crate::domain::limits::MAX_REQUEST_BYTES;
 const PREFIX: usize = 5;
 /// How much of messages that are not whole all workers keep, in bytes.
 const MAX_PARTS_BYTES: usize = 64 * 1024 * 1024;
+/// How much each worker keeps at least: some messages of the greatest length.
+const LEAST_SHARE: usize = 4 * (PREFIX + MAX_REQUEST_BYTES);
 
 /// How much of a call is read before it is answered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -55,10 +58,23 @@ struct Waiting {
     calls: BTreeMap<u64, Part>,
 }
 
-/// What has come of a message.
+/// What has come of a call.
 struct Part {
+    /// Its metadata's included.
     bytes: usize,
     waker: Waker,
+}
+
+impl Bounds {
+    /// The call to end, if there are too many or they have too many bytes.
+    fn one_too_many(&self, waiting: &Waiting) -> Option<u64> {
+        if waiting.calls.len() > self.most {
+            return waiting.calls.keys().next().copied();
+        }
+        let calls = (waiting.bytes > self.most_bytes).then(|| waiting.calls.iter())?;
+        let largest = calls.max_by_key(|(ticket, part)| (part.bytes, Reverse(**ticket)));
+        largest.map(|(ticket, _)| *ticket)
+    }
 }
 
 impl HalfOpen {
@@ -66,7 +82,8 @@ impl HalfOpen {
     /// `workers` have its share of `most` such calls: one more ends the oldest.
     #[must_use]
     pub fn new(timeout: Duration, most: usize, workers: usize) -> Self {
-        let (most, most_bytes) = (most.div_ceil(workers), MAX_PARTS_BYTES / workers);
+        let most = most.div_ceil(workers);
+        let most_bytes = (MAX_PARTS_BYTES / workers).max(LEAST_SHARE);
         Self(Arc::new(Bounds { timeout, most, most_bytes, waiting: Mutex::default() }))
     }
 
@@ -85,18 +102,20 @@ impl HalfOpen {
         Ticket { half_open: self.clone(), number, clock }
     }
 
-    /// Notes how much has come of a call's message, and ends the oldest calls
-    /// while there are too many. The answer: whether this call may go on.
+    /// Notes how much has come of a call. While there are too many calls, this ends the
+    /// oldest; while they have too many bytes, the one that has most, of several the
+    /// oldest. Answers whether this call may go on.
     fn goes_on(&self, number: u64, bytes: usize, waker: &Waker) -> bool {
         let mut waiting = self.waiting();
         let Some(part) = waiting.calls.get_mut(&number) else { return false };
         part.waker.clone_from(waker);
         let before = std::mem::replace(&mut part.bytes, bytes);
         waiting.bytes = waiting.bytes - before + bytes;
-        while waiting.calls.len() > self.0.most || waiting.bytes > self.0.most_bytes {
-            let Some((_, oldest)) = waiting.calls.pop_first() else { break };
-            waiting.bytes -= oldest.bytes;
-            oldest.waker.wake();
+        while let Some(ticket) = self.0.one_too_many(&waiting)
+            && let Some(ended) = waiting.calls.remove(&ticket)
+        {
+            waiting.bytes -= ended.bytes;
+            ended.waker.wake();
         }
         waiting.calls.contains_key(&number)
     }
@@ -187,6 +206,8 @@ pub(super) struct Arriving<B> {
     /// None once it is.
     request: Option<Request<B>>,
     reads: Reads,
+    /// The length of the call's metadata.
+    metadata: usize,
     message: Message,
     half_open: HalfOpen,
     /// Taken when there is something to wait for.
@@ -194,8 +215,14 @@ pub(super) struct Arriving<B> {
 }
 
 impl<B> Arriving<B> {
-    pub(super) fn new(request: Request<B>, reads: Reads, half_open: HalfOpen) -> Self {
-        Self { request: Some(request), reads, message: Message::default(), half_open, ticket: None }
+    pub(super) fn new(
+        request: Request<B>,
+        reads: Reads,
+        metadata: usize,
+        half_open: HalfOpen,
+    ) -> Self {
+        let (request, message) = (Some(request), Message::default());
+        Self { request, reads, metadata, message, half_open, ticket: None }
     }
 
     /// Waits for more, unless that has taken too long or too much.
@@ -203,7 +230,8 @@ impl<B> Arriving<B> {
         self.message.detach();
         let waker = context.waker();
         let ticket = self.ticket.get_or_insert_with(|| self.half_open.enter(waker));
-        if !self.half_open.goes_on(ticket.number, self.message.bytes().len(), waker) {
+        let bytes = self.metadata + self.message.bytes().len();
+        if !self.half_open.goes_on(ticket.number, bytes, waker) {
             return Err(Problem::HalfOpen);
         }
         if ticket.clock.as_mut().poll(context).is_ready() {
@@ -279,6 +307,46 @@ where
         match self.rest {
             Some(_) => SizeHint::default(),
             None => SizeHint::with_exact(self.came.len() as u64),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn half_open(workers: usize) -> HalfOpen {
+        HalfOpen::new(Duration::from_secs(1), 10 * workers, workers)
+    }
+
+    /// A call of which so much has come.
+    fn part(half_open: &HalfOpen, bytes: usize) -> Ticket {
+        let ticket = half_open.enter(Waker::noop());
+        assert!(half_open.goes_on(ticket.number, bytes, Waker::noop()), "{bytes}");
+        ticket
+    }
+
+    #[tokio::test]
+    async fn the_longest_message_fits_however_many_workers_there_are() {
+        for workers in [1, 64, 1_000] {
+            drop(part(&half_open(workers), PREFIX + MAX_REQUEST_BYTES));
+        }
+    }
+
+    #[tokio::test]
+    async fn of_too_many_bytes_the_longest_part_gives_way() {
+        let half_open = half_open(1);
+        let small = part(&half_open, 0);
+        let [first, second] = [(); 2].map(|()| part(&half_open, MAX_PARTS_BYTES / 2));
+        let last = part(&half_open, 1);
+        for (ticket, bytes, goes_on) in [
+            (small, 0, true),
+            (first, MAX_PARTS_BYTES / 2, false),
+            (second, MAX_PARTS_BYTES / 2, true),
+            (last, 1, true),
+        ] {
+            let goes = half_open.goes_on(ticket.number, bytes, Waker::noop());
+            assert_eq!(goes, goes_on, "{bytes} bytes of call {}", ticket.number);
         }
     }
 }

@@ -124,12 +124,13 @@ impl IdempotencyService for Idempotency {
 
     async fn hold_session_lease(
         &self,
-        request: Request<pb::HoldSessionLeaseRequest>,
+        mut request: Request<pb::HoldSessionLeaseRequest>,
     ) -> Result<Response<Self::HoldSessionLeaseStream>, Status> {
+        let caller = request.extensions_mut().remove().unwrap_or_default();
         let call = convert::hold(request.into_inner()).map_err(Problem::from)?;
         let key = call.acquire.key.clone();
-        let told = ReceiverStream::new(self.sessions.hold(call.acquire, call.wait, self.timeout));
-        let events = told.map(move |told| match told {
+        let told = self.sessions.hold(call.acquire, call.wait, self.timeout, caller);
+        let events = ReceiverStream::new(told).map(move |told| match told {
             Ok(event) => Ok(convert::holding(&key, event)),
             Err(error) => Err(Problem::from(error).into()),
         });

@@ -19,7 +19,10 @@ use http::{HeaderMap, Request, Response, StatusCode, header::CONTENT_TYPE};
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use prost::{Message as _, bytes::Bytes};
 use prost_types::FileDescriptorSet;
-use tokio_util::task::{TaskTracker, task_tracker::TaskTrackerToken};
+use tokio_util::{
+    sync::CancellationToken,
+    task::{TaskTracker, task_tracker::TaskTrackerToken},
+};
 use tonic::{Code, Status, body::Body, server::NamedService as _, service::Routes};
 use tower::Service as _;
 
@@ -27,10 +30,11 @@ use super::{
     Idempotency,
     arriving::{Arriving, HalfOpen, Reads},
     pb::{self, idempotency_service_server::IdempotencyServiceServer},
-    status::Problem,
+    status::{self, Problem},
 };
 use crate::{
     lane::CallError,
+    session::Caller,
     store::StoreError,
     telemetry::{MethodMetrics, Metrics},
 };
@@ -49,9 +53,29 @@ pub struct Observe(Arc<Shared>);
 #[derive(Clone)]
 struct Method {
     metrics: Arc<MethodMetrics>,
+    shape: Shape,
+}
+
+/// How a method is served.
+#[derive(Clone, Copy)]
+struct Shape {
     reads: Reads,
     /// Whether its answer is one message.
     answers_once: bool,
+    /// Whether it counts as work: a drain waits for it, and it is refused when there are
+    /// too many. Health and reflection always answer.
+    is_work: bool,
+    /// Whether it belongs to `IdempotencyService`.
+    is_idempotency: bool,
+}
+
+/// One connection, as its calls and its server know it.
+#[derive(Default)]
+pub struct Connection {
+    /// Cancelled once a call was refused because there are too many connections.
+    pub refused: CancellationToken,
+    /// Cancelled when the server ends the connection: its streams end then.
+    pub leaving: CancellationToken,
 }
 
 struct Shared {
@@ -93,14 +117,25 @@ impl Observe {
                             };
                         let metrics = Arc::new(metrics.method(kind, &name, method.name()));
                         let path = format!("/{name}/{}", method.name());
-                        let answers_once = !method.server_streaming();
-                        methods.insert(path, Method { metrics, reads, answers_once });
+                        let shape = Shape {
+                            reads,
+                            answers_once: !method.server_streaming(),
+                            is_work: name.starts_with("oncegate."),
+                            is_idempotency: name == IdempotencyServiceServer::<Idempotency>::NAME,
+                        };
+                        methods.insert(path, Method { metrics, shape });
                     }
                 }
             }
         }
         let unknown = Arc::new(metrics.method("unary", "unknown", "unknown"));
-        let unknown = Method { metrics: unknown, reads: Reads::Nothing, answers_once: true };
+        let shape = Shape {
+            reads: Reads::Nothing,
+            answers_once: true,
+            is_work: false,
+            is_idempotency: false,
+        };
+        let unknown = Method { metrics: unknown, shape };
         let metrics = metrics.clone();
         Ok(Self(Arc::new(Shared { methods, unknown, most, under_way, metrics })))
     }
@@ -117,6 +152,7 @@ pub struct Gate {
     observe: Observe,
     /// Whether it answers the contract's calls, or only health and reflection.
     takes_work: bool,
+    connection: Arc<Connection>,
 }
 
 impl Gate {
@@ -129,14 +165,21 @@ impl Gate {
         half_open: HalfOpen,
         observe: Observe,
     ) -> Self {
-        Self { idempotency, others, half_open, observe, takes_work: true }
+        let connection = Arc::default();
+        Self { idempotency, others, half_open, observe, takes_work: true, connection }
     }
 
-    /// The same for a connection beyond the most: it answers health and
-    /// reflection, and refuses everything else.
+    /// The same for connections over the limit: it answers health and reflection,
+    /// and refuses everything else.
     #[must_use]
-    pub fn without_work(&self) -> Self {
+    pub fn health_only(&self) -> Self {
         Self { takes_work: false, ..self.clone() }
+    }
+
+    /// The same for one connection.
+    #[must_use]
+    pub fn on(&self, connection: Arc<Connection>) -> Self {
+        Self { connection, ..self.clone() }
     }
 
     /// Answers one call.
@@ -151,33 +194,36 @@ impl Gate {
         B: HttpBody<Data = Bytes> + Send + Unpin + 'static,
         B::Error: Into<tonic::codegen::StdError> + Send + 'static,
     {
-        let (mut call, reads) = match self.begin(&request) {
+        let (mut call, metadata) = match self.begin(&request) {
             Ok(begun) => begun,
             Err(refusal) => return future::ready(Ok(*refusal)).left_future(),
         };
         let mut gate = self.clone();
         // Combinators rather than `async`: a request that has been handed on takes no memory.
-        let answering =
-            Arriving::new(request, reads, self.half_open.clone()).then(move |arrived| {
-                let admitted = arrived.and_then(|request| gate.admit(request, &mut call));
-                let request = match admitted {
-                    Ok(request) => request,
-                    Err(problem) => return future::ready(call.refuse(problem)).left_future(),
-                };
-                let service = service(request.uri().path());
-                let answer = if service == IdempotencyServiceServer::<Idempotency>::NAME {
-                    gate.idempotency.call(request).left_future()
-                } else {
-                    gate.others.call(request).right_future()
-                };
-                let answer = AssertUnwindSafe(answer).catch_unwind();
-                answer.map(|answer| call.answer(answer)).right_future()
-            });
+        let Shape { reads, is_idempotency, .. } = call.method.shape;
+        let arriving = Arriving::new(request, reads, metadata, self.half_open.clone());
+        let answering = arriving.then(move |arrived| {
+            let admitted = arrived.and_then(|request| gate.admit(request, &mut call));
+            let request = match admitted {
+                Ok(request) => request,
+                Err(problem) => {
+                    gate.count(&problem);
+                    return future::ready(call.refuse(problem)).left_future();
+                }
+            };
+            let answer = if is_idempotency {
+                gate.idempotency.call(request).left_future()
+            } else {
+                gate.others.call(request).right_future()
+            };
+            let answer = AssertUnwindSafe(answer).catch_unwind();
+            answer.map(|answer| call.answer(answer)).right_future()
+        });
         answering.map(Ok).right_future()
     }
 
-    /// Counts a call in, or refuses it.
-    fn begin<B>(&self, request: &Request<B>) -> Result<(Call, Reads), Box<Response<ObservedBody>>> {
+    /// Counts a call in, or refuses it. Answers the length of its metadata as well.
+    fn begin<B>(&self, request: &Request<B>) -> Result<(Call, usize), Box<Response<ObservedBody>>> {
         if !is_grpc(request.headers()) {
             let body = ObservedBody { body: Body::empty(), call: None };
             let mut refusal = Response::new(body);
@@ -187,39 +233,51 @@ impl Gate {
         let shared = &self.observe.0;
         let method = shared.methods.get(request.uri().path()).unwrap_or(&shared.unknown);
         let call = Call::begin(method);
-        if is_too_long(request.headers()) {
+        let metadata = length(request.headers());
+        if metadata > MAX_METADATA_BYTES {
             return Err(Box::new(call.refuse(Problem::Metadata(MAX_METADATA_BYTES))));
         }
-        Ok((call, method.reads))
+        Ok((call, metadata))
+    }
+
+    /// Counts a call that is refused for load.
+    fn count(&self, problem: &Problem) {
+        let shed = &self.observe.0.metrics.shed;
+        let count = match problem {
+            Problem::Shed => &shed.calls,
+            Problem::Connections => &shed.connections,
+            Problem::HalfOpen => &shed.half_open,
+            Problem::Slow(_) => &shed.slow,
+            _ => return,
+        };
+        count.inc();
     }
 
     /// Gives a call whose message is whole a place among those under way.
-    fn admit<B>(&self, request: Request<B>, call: &mut Call) -> Result<Request<B>, Problem> {
-        if !is_work(request.uri().path()) {
+    fn admit<B>(&self, mut request: Request<B>, call: &mut Call) -> Result<Request<B>, Problem> {
+        if !call.method.shape.is_work {
             return Ok(request);
+        }
+        if !self.takes_work {
+            self.connection.refused.cancel();
+            return Err(Problem::Connections);
         }
         let shared = &self.observe.0;
         // Callers that come in the same moment may see the last place free,
         // each on its own worker: the bound gives by one a worker.
-        if !self.takes_work || shared.under_way.len() >= shared.most {
-            shared.metrics.shed.inc();
-            return Err(if self.takes_work { Problem::Shed } else { Problem::Connections });
+        if shared.under_way.len() >= shared.most {
+            return Err(Problem::Shed);
         }
-        call.under_way = Some(shared.under_way.token());
+        let place = Some(shared.under_way.token());
+        if call.method.shape.answers_once {
+            call.under_way = place;
+        } else {
+            // It is done when its stream is, read or not.
+            let leaving = self.connection.leaving.clone();
+            request.extensions_mut().insert(Caller { leaving, place });
+        }
         Ok(request)
     }
-}
-
-/// The name of the service that is called.
-fn service(path: &str) -> &str {
-    let path = path.strip_prefix('/').and_then(|path| path.split_once('/'));
-    path.map_or("", |(service, _)| service)
-}
-
-/// Whether a call counts as work: a drain waits for it, and it is refused when
-/// there are too many. Health and reflection always answer.
-fn is_work(path: &str) -> bool {
-    service(path).starts_with("oncegate.")
 }
 
 fn is_grpc(headers: &HeaderMap) -> bool {
@@ -227,28 +285,26 @@ fn is_grpc(headers: &HeaderMap) -> bool {
     kind.is_some_and(|kind| kind.starts_with(b"application/grpc"))
 }
 
-/// Whether metadata is longer than a call's may be.
-fn is_too_long(headers: &HeaderMap) -> bool {
+/// How long metadata is, in bytes.
+fn length(headers: &HeaderMap) -> usize {
     let fields = headers.iter();
     let bytes = fields.map(|(name, value)| name.as_str().len() + value.len() + FIELD_OVERHEAD);
-    bytes.sum::<usize>() > MAX_METADATA_BYTES
+    bytes.sum()
 }
 
 /// One call, from its first byte to its last; whatever ends it, it is counted.
 struct Call {
-    method: Arc<MethodMetrics>,
+    method: Method,
     begun: Instant,
     code: Option<Code>,
-    answers_once: bool,
+    /// The place of a call that answers once.
     under_way: Option<TaskTrackerToken>,
 }
 
 impl Call {
-    fn begin(Method { metrics, answers_once, .. }: &Method) -> Self {
-        metrics.started();
-        let method = Arc::clone(metrics);
-        let answers_once = *answers_once;
-        Self { method, begun: Instant::now(), code: None, answers_once, under_way: None }
+    fn begin(method: &Method) -> Self {
+        method.metrics.started();
+        Self { method: method.clone(), begun: Instant::now(), code: None, under_way: None }
     }
 
     /// Notes the status, which is in the headers of an answer without a body
@@ -269,6 +325,12 @@ impl Call {
             return self.refuse(fault.into());
         };
         self.note(response.headers());
+        if self.code == Some(Code::Internal)
+            && let Some(status) = Status::from_header_map(response.headers())
+            && let Some(problem) = status::unreadable(&status)
+        {
+            return self.refuse(problem);
+        }
         response.map(|body| ObservedBody { body, call: Some(self) })
     }
 
@@ -282,7 +344,7 @@ impl Call {
 impl Drop for Call {
     fn drop(&mut self) {
         let code = self.code.unwrap_or(Code::Cancelled);
-        self.method.handled(code as usize, label(code), self.begun.elapsed());
+        self.method.metrics.handled(code as usize, label(code), self.begun.elapsed());
     }
 }
 
@@ -307,8 +369,7 @@ impl HttpBody for ObservedBody {
             match frame.trailers_ref() {
                 Some(trailers) => call.note(trailers),
                 // The work is done; a caller that does not read its answer keeps no place.
-                None if call.answers_once => call.under_way = None,
-                None => {}
+                None => call.under_way = None,
             }
         }
         frame

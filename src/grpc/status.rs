@@ -13,6 +13,9 @@ const DOMAIN: &str = "oncegate";
 /// The reason of an item that a rule of the database's owner rejected.
 pub(crate) const REJECTED_BY_DATABASE: &str = "REJECTED_BY_DATABASE";
 
+/// How the message of every internal error begins that is this server's fault.
+const INTERNAL: &str = "internal error ";
+
 /// When a caller who was refused for load may try again.
 const RETRY_AFTER_OVERLOAD: Duration = Duration::from_millis(500);
 /// When a caller who found the store away may try again.
@@ -29,16 +32,18 @@ pub(super) enum Problem {
     Deadline(Duration),
     #[error("too many calls are under way")]
     Shed,
-    #[error("too many connections: only health is answered on this one")]
+    #[error("connection limit reached; this connection only serves health checks")]
     Connections,
-    #[error("too many calls whose message is not whole, and this one has waited longest")]
+    #[error("too many incomplete requests; this one was rejected")]
     HalfOpen,
-    #[error("the message was not whole after {0:?}")]
+    #[error("request message not received within {0:?}")]
     Slow(Duration),
-    #[error("the call ended before its message was whole")]
+    #[error("the caller ended the call before its message was complete")]
     Cancelled,
     #[error("{0}")]
     Malformed(&'static str),
+    #[error("cannot read the request message: {0}")]
+    Unreadable(String),
     #[error("the metadata is longer than {0} bytes")]
     Metadata(usize),
     #[error("the {0} is not on record")]
@@ -59,6 +64,19 @@ impl Problem {
             _ => "",
         }
     }
+}
+
+/// The problem that `status` stands for, if it is the framework's: tonic answers `INTERNAL`
+/// to a message that it cannot decompress or delimit, which is the sender's fault.
+pub(super) fn unreadable(status: &Status) -> Option<Problem> {
+    let is_ours = status.message().starts_with(INTERNAL);
+    (status.code() == Code::Internal && !is_ours)
+        .then(|| Problem::Unreadable(status.message().to_owned()))
+}
+
+/// The answer to a request that the framework could not read.
+pub(super) fn of_request(status: Status) -> Status {
+    unreadable(&status).map_or(status, Status::from)
 }
 
 /// A condition of the store, which is to be tried again.
@@ -86,7 +104,7 @@ impl From<Problem> for Status {
             Problem::NotFound(_) => Self::not_found(message),
             Problem::Deadline(_) | Problem::Slow(_) => Self::deadline_exceeded(message),
             Problem::Cancelled => Self::cancelled(message),
-            Problem::Malformed(_) => Self::invalid_argument(message),
+            Problem::Malformed(_) | Problem::Unreadable(_) => Self::invalid_argument(message),
             Problem::Metadata(_) => Self::resource_exhausted(message),
             Problem::Shed | Problem::Connections | Problem::HalfOpen => {
                 retry(Code::ResourceExhausted, RETRY_AFTER_OVERLOAD)
@@ -133,7 +151,7 @@ impl From<Problem> for Status {
                     StoreError::Fault(cause) => {
                         let id = Uuid::new_v4();
                         tracing::error!(%id, %cause, "internal error");
-                        Self::internal(format!("internal error {id}: see the server's log"))
+                        Self::internal(format!("{INTERNAL}{id}: see the server's log"))
                     }
                 },
             },

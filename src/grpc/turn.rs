@@ -14,7 +14,7 @@ use super::{
     convert,
     deadline::Deadline,
     pb::{self, turn_service_server::TurnService},
-    status::Problem,
+    status::{self, Problem},
 };
 use crate::{
     domain::{
@@ -82,12 +82,12 @@ impl TurnService for Turning {
 
     async fn run_turn(
         &self,
-        request: Request<Streaming<pb::RunTurnRequest>>,
+        mut request: Request<Streaming<pb::RunTurnRequest>>,
     ) -> Result<Response<Self::RunTurnStream>, Status> {
         use pb::run_turn_request::Step;
+        let caller = request.extensions_mut().remove().unwrap_or_default();
         let mut steps = request.into_inner();
-        let first = tokio::time::timeout(self.timeout, steps.message()).await;
-        let first = first.map_err(|_| Status::from(Problem::Deadline(self.timeout)))??;
+        let first = steps.message().await.map_err(status::of_request)?;
         let Some(Step::Begin(first)) = first.and_then(|first| first.step) else {
             return Err(Problem::from(Invalid::new("begin", "must come first")).into());
         };
@@ -95,8 +95,8 @@ impl TurnService for Turning {
             begin(first).map_err(|invalid| Problem::from(invalid.within("begin")))?;
         let key = begin.event.key.clone();
         let (close, closed) = oneshot::channel();
-        let told = ReceiverStream::new(self.turns.run(begin, wait, self.timeout, closed));
-        let events = told.map(move |told| match told {
+        let told = self.turns.run(begin, wait, self.timeout, closed, caller);
+        let events = ReceiverStream::new(told).map(move |told| match told {
             Ok(event) => Ok(running(&key, event)),
             Err(error) => Err(Problem::from(error).into()),
         });
@@ -105,7 +105,8 @@ impl TurnService for Turning {
         // is dropped: tonic answers a cancelled call as a half-closed one, but hyper looks
         // for a reset before it polls an answer, and so this.
         let reading = async move {
-            let step = steps.message().await?.and_then(|request| request.step);
+            let step = steps.message().await.map_err(status::of_request)?;
+            let step = step.and_then(|request| request.step);
             let ending = match step {
                 Some(Step::End(last)) => ending_of(last.outcome(), last.result, last.ttl)
                     .map(Closed::With)

@@ -18,7 +18,7 @@ pub(super) fn connections(asked: usize, own: usize) -> usize {
     if allowed < asked {
         tracing::warn!(files, asked, allowed, "--max-connections lowered: too few open files");
     } else {
-        tracing::info!(files, max_connections = asked, "open files suffice for all connections");
+        tracing::info!(files, max_connections = asked, "open-file limit is sufficient");
     }
     allowed
 }

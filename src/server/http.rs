@@ -14,7 +14,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::CancellationToken;
 use tower::ServiceExt as _;
 
-use super::{latest::Latest, probe::Health, workers::ACCEPT_PAUSE};
+use super::{latest::EvictingConnections, probe::Health, workers::ACCEPT_PAUSE};
 use crate::telemetry::Metrics;
 
 const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -49,7 +49,7 @@ pub(super) async fn serve(
 }
 
 async fn accept(listener: TcpListener, pages: Router) {
-    let mut connections = Latest::default();
+    let mut connections = EvictingConnections::default();
     loop {
         match listener.accept().await {
             Ok((socket, _)) => {

@@ -1,4 +1,4 @@
-//! Connections that must be had whoever else connects: the latest stay.
+//! Connections that are served however many others there are: the latest stay.
 
 use std::collections::VecDeque;
 
@@ -9,9 +9,9 @@ pub(super) const MOST: usize = 32;
 
 /// The tasks that serve the latest connections, the oldest first.
 #[derive(Default)]
-pub(super) struct Latest(VecDeque<AbortHandle>);
+pub(super) struct EvictingConnections(VecDeque<AbortHandle>);
 
-impl Latest {
+impl EvictingConnections {
     /// Adds one, and ends the oldest where there are too many.
     pub(super) fn add(&mut self, task: AbortHandle) {
         self.0.retain(|task| !task.is_finished());

@@ -19,10 +19,10 @@ use tokio::{
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use super::latest::Latest;
+use super::{drain::GOODBYE, latest::EvictingConnections};
 use crate::{
     config::LimitConfig,
-    grpc::Gate,
+    grpc::{Connection, Gate},
     listener::{Listener, Peer, Socket},
     telemetry::Seldom,
 };
@@ -116,12 +116,12 @@ struct Desk {
     load: Arc<()>,
 }
 
-/// Where connections beyond the most go: health is answered there, so that a full
+/// Serves connections over the limit: health is answered there, so that a full
 /// server is not taken for a dead one.
-struct Beyond {
+struct OverLimit {
     runtime: Handle,
     gate: Gate,
-    latest: Latest,
+    connections: EvictingConnections,
 }
 
 /// Returns after `span`, or never.
@@ -152,10 +152,10 @@ impl Connections {
     /// Serves what connects to `listeners`: by `gates[i]` on `runtimes[i]`.
     pub(super) fn serve(&self, listeners: Vec<Listener>, runtimes: &[Handle], gates: Vec<Gate>) {
         let (Some(runtime), Some(gate)) = (runtimes.first(), gates.first()) else { return };
-        let beyond = Beyond {
+        let over_limit = OverLimit {
             runtime: runtime.clone(),
-            gate: gate.without_work(),
-            latest: Latest::default(),
+            gate: gate.health_only(),
+            connections: EvictingConnections::default(),
         };
         let desk = |(runtime, gate): (&Handle, Gate)| {
             let (arrivals, arriving) = mpsc::channel(ARRIVALS);
@@ -163,13 +163,18 @@ impl Connections {
             Desk { arrivals, load: Arc::new(()) }
         };
         let desks = runtimes.iter().zip(gates).map(desk).collect();
-        let accepting = self.clone().accept(listeners, desks, beyond);
+        let accepting = self.clone().accept(listeners, desks, over_limit);
         let stop = self.stop.clone();
         tokio::spawn(async move { stop.run_until_cancelled(accepting).await });
     }
 
     /// Deals connections out, each to the worker that has the fewest.
-    async fn accept(self, mut listeners: Vec<Listener>, desks: Vec<Desk>, mut beyond: Beyond) {
+    async fn accept(
+        self,
+        mut listeners: Vec<Listener>,
+        desks: Vec<Desk>,
+        mut over_limit: OverLimit,
+    ) {
         let room = Arc::new(Semaphore::new(self.limits.max_connections));
         let mut warnings = Seldom::default();
         loop {
@@ -190,15 +195,19 @@ impl Connections {
             let Ok(room) = Arc::clone(&room).try_acquire_owned() else {
                 if warnings.now() {
                     let most = self.limits.max_connections;
-                    tracing::warn!(most, "too many connections: more get health answers only");
+                    tracing::warn!(
+                        most,
+                        "connection limit reached; further connections are served health checks \
+                         only"
+                    );
                 }
                 let connection = self.clone().answer(
                     Arrival { socket, place: Place::new(&self.open, None) },
                     self.http(),
-                    beyond.gate.clone(),
+                    over_limit.gate.clone(),
                 );
-                let serving = beyond.runtime.spawn(self.served.track_future(connection));
-                beyond.latest.add(serving.abort_handle());
+                let serving = over_limit.runtime.spawn(self.served.track_future(connection));
+                over_limit.connections.add(serving.abort_handle());
                 continue;
             };
             let Some(desk) = desks.iter().min_by_key(|desk| Arc::strong_count(&desk.load)) else {
@@ -219,27 +228,39 @@ impl Connections {
         }
     }
 
-    /// Serves one connection: to its end, or the server's, or that of its time.
+    /// Serves one connection: to its end, or the server's, or that of its time; or
+    /// until a call was refused on it only because it is over the limit, so that its
+    /// caller connects again. A connection that outlives its grace is cut, after its
+    /// streams were ended as in a drain: what they keep stays its holder's.
     async fn answer(self, arrival: Arrival, http: Builder<TokioExecutor>, gate: Gate) {
         let Arrival { socket, place: _place } = arrival;
         let Ok(peer) = Peer::new(socket, self.limits.preface_timeout) else { return };
+        let connection = Arc::<Connection>::default();
+        let gate = gate.on(Arc::clone(&connection));
         let answering = service_fn(move |request| gate.call(request));
-        let mut connection = pin!(http.serve_connection(TokioIo::new(peer), answering));
+        let mut serving = pin!(http.serve_connection(TokioIo::new(peer), answering));
         let age = self.limits.max_connection_age;
         let age = (!age.is_zero()).then(|| age.mul_f64(rand::random_range(AGE_JITTER)));
         let grace = tokio::select! {
             biased;
             // How a connection ended is its peer's business.
-            _ = connection.as_mut() => return,
+            _ = serving.as_mut() => return,
             () = self.stop.cancelled() => None,
+            () = connection.refused.cancelled() => Some(self.grace),
             () = after(age) => Some(self.grace),
         };
-        connection.as_mut().graceful_shutdown();
+        serving.as_mut().graceful_shutdown();
         tokio::select! {
             biased;
-            _ = connection => {}
+            _ = serving.as_mut() => return,
+            () = self.cut.cancelled() => return,
+            () = after(grace) => connection.leaving.cancel(),
+        }
+        tokio::select! {
+            biased;
+            _ = serving => {}
             () = self.cut.cancelled() => {}
-            () = after(grace) => {}
+            () = tokio::time::sleep(GOODBYE) => {}
         }
     }
 

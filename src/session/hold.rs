@@ -8,7 +8,7 @@ use tokio::{
     time::{Instant, sleep_until, timeout, timeout_at},
 };
 
-use super::{AcquireOutcome, SessionError, Sessions, ops::GiveBack};
+use super::{AcquireOutcome, Caller, SessionError, Sessions, ops::GiveBack};
 use crate::{
     domain::{Acquire, Held, Lease, StreamId, limits::MAX_WAITERS_PER_SESSION},
     lane::CallError,
@@ -54,12 +54,19 @@ impl Sessions {
     /// dropped, however that comes about, the place in the queue or the lease is given
     /// back: but not a lease that its holder has carried on since by another call.
     ///
-    /// The lease outlives this replica: when it drains, it tells
-    /// [`SessionError::Draining`] and leaves the lease to its holder.
+    /// The lease outlives this replica and the caller's connection: when either is ended
+    /// by the server, the last event is [`SessionError::Draining`] and the lease stays its
+    /// holder's.
     #[must_use]
-    pub fn hold(&self, acquire: Acquire, wait: Duration, limit: Duration) -> Receiver<Told> {
+    pub fn hold(
+        &self,
+        acquire: Acquire,
+        wait: Duration,
+        limit: Duration,
+        caller: Caller,
+    ) -> Receiver<Told> {
         let (events, told) = mpsc::channel(UNREAD + 2);
-        tokio::spawn(self.clone().keep(acquire, StreamId::random(), wait, limit, events));
+        tokio::spawn(self.clone().keep(acquire, StreamId::random(), wait, limit, caller, events));
         told
     }
 
@@ -69,6 +76,7 @@ impl Sessions {
         stream: StreamId,
         wait: Duration,
         limit: Duration,
+        caller: Caller,
         events: Sender<Told>,
     ) {
         let acquire = Acquire { stream: Some(stream), ..acquire };
@@ -87,6 +95,7 @@ impl Sessions {
         let outcome = tokio::select! {
             // What was asked for, or granted, goes back as it is dropped.
             () = events.closed() => return,
+            () = caller.leaving.cancelled() => Err(SessionError::Draining),
             outcome = asking => outcome.unwrap_or_else(|_| {
                 Err(CallError::from(StoreError::unavailable("no answer in time")).into())
             }),
@@ -110,7 +119,7 @@ impl Sessions {
         let lease = grant.accept();
         first_word.send(Ok(Holding::Granted(lease.clone())));
         let id = lease.id;
-        let lost = self.renew_for(&acquire, lease, asked, &events).await;
+        let lost = self.renew_for(&acquire, lease, asked, &caller, &events).await;
         let outlives_us = matches!(lost, Some(SessionError::Draining));
         if let Some(error) = lost {
             last_word.send(Err(error));
@@ -130,6 +139,7 @@ impl Sessions {
         acquire: &Acquire,
         mut lease: Lease,
         asked: Instant,
+        caller: &Caller,
         events: &Sender<Told>,
     ) -> Option<SessionError> {
         let mut ends = asked + lease.remaining;
@@ -138,6 +148,9 @@ impl Sessions {
         loop {
             let pause = (ends.saturating_duration_since(sent) / 3).max(LEAST_PAUSE);
             tokio::select! {
+                biased;
+                // First: then it is the server that breaks the stream.
+                () = caller.leaving.cancelled() => return Some(SessionError::Draining),
                 () = events.closed() => return None,
                 () = self.stop.cancelled() => return Some(SessionError::Draining),
                 // The row says by whom, if at all.

@@ -56,16 +56,16 @@ impl Grant {
     }
 }
 
-/// What becomes of a turn that none of those accepts whom it is answered to.
+/// What becomes of a turn that no caller accepts.
 pub(super) enum Unaccepted {
-    /// Nobody else knows of it: it is given up.
+    /// No other call has it: it is given up.
     Abandoned,
-    /// It was taken over by this stream, which has broken: it ends once the grace is over.
+    /// This stream took it over and has broken: it fails after the grace.
     Broken(StreamId, Duration),
 }
 
 impl Unaccepted {
-    /// None where another has the turn, and ends it.
+    /// None if another call has the turn and ends it.
     pub(super) fn of(begin: &Begin, fresh: bool) -> Option<Self> {
         match begin.stream {
             _ if fresh => Some(Self::Abandoned),
@@ -105,9 +105,12 @@ impl Drop for Delivery {
             }
             Unaccepted::Broken(stream, grace) => {
                 let (lanes, unless_resumed) = (Arc::clone(&self.lanes), Some(stream));
-                // Without a runtime, the server has ended: the turn ends with its TTL.
+                // Without a runtime, as the server has ended, or without a place among the
+                // calls that hold, the turn ends with its TTL.
                 let Ok(runtime) = Handle::try_current() else { return };
+                let Some(place) = lanes.sessions.count_in() else { return };
                 runtime.spawn(async move {
+                    let _place = place;
                     tokio::select! {
                         () = lanes.sessions.stopping() => {}
                         () = sleep(grace) => {

@@ -108,7 +108,7 @@ impl Op for Change {
 
     fn answer(&self, became: &Became) -> Verdict<Told> {
         match (self, became) {
-            // By whomever, but itself.
+            // An answer to every other request for the event.
             (Self::Begin(begin, _), Became::Begun(event, _, taken @ Begun::Taken(row, _), _))
                 if event.is_named_as(&begin.event)
                     && !matches!(row, EventRow::Claimed(claim) if claim.request == begin.request) =>

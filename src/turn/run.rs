@@ -15,7 +15,7 @@ use super::{Turn, TurnOutcome, Turns};
 use crate::{
     domain::{Begin, Ending, EventRow, Finish, Prolong, StreamId, Ttl},
     lane::CallError,
-    session::{LEAST_PAUSE, SessionError, UNREAD, renewed_by, tell},
+    session::{Caller, LEAST_PAUSE, SessionError, UNREAD, renewed_by, tell},
     store::StoreError,
 };
 
@@ -59,8 +59,9 @@ impl Turns {
     /// closed its side. If either is dropped before that, the stream has broken: the turn
     /// is renewed for its grace, and has failed then unless its holder has carried it on.
     ///
-    /// The turn outlives this replica: when it drains, it tells
-    /// [`SessionError::Draining`] and leaves the turn to its holder.
+    /// The turn outlives this replica and the caller's connection: when either is ended by
+    /// the server, the last event is [`SessionError::Draining`] and the turn stays its
+    /// holder's.
     #[must_use]
     pub fn run(
         &self,
@@ -68,9 +69,10 @@ impl Turns {
         wait: Duration,
         limit: Duration,
         closed: oneshot::Receiver<Closed>,
+        caller: Caller,
     ) -> Receiver<Told> {
         let (events, told) = mpsc::channel(UNREAD + 2);
-        tokio::spawn(self.clone().keep(begin, wait, limit, closed, events));
+        tokio::spawn(self.clone().keep(begin, wait, limit, closed, caller, events));
         told
     }
 
@@ -80,6 +82,7 @@ impl Turns {
         wait: Duration,
         limit: Duration,
         closed: oneshot::Receiver<Closed>,
+        caller: Caller,
         events: Sender<Told>,
     ) {
         // There is room for the grant and the last word, whatever is unread.
@@ -104,6 +107,7 @@ impl Turns {
         let outcome = tokio::select! {
             // What was asked for, or granted, is given up as it is dropped.
             () = events.closed() => return,
+            () = caller.leaving.cancelled() => Err(SessionError::Draining),
             outcome = asking => outcome.unwrap_or_else(|_| {
                 Err(CallError::from(StoreError::unavailable("no answer in time")).into())
             }),
@@ -124,7 +128,7 @@ impl Turns {
             }
         };
         first_word.send(Ok(Running::Granted(turn.clone())));
-        if let Some(told) = self.attend(turn, asked, &stream, closed, &events).await {
+        if let Some(told) = self.attend(turn, asked, &stream, closed, caller, &events).await {
             last_word.send(told);
         }
     }
@@ -136,6 +140,7 @@ impl Turns {
         asked: Instant,
         stream: &Stream,
         mut closed: oneshot::Receiver<Closed>,
+        mut caller: Caller,
         events: &Sender<Told>,
     ) -> Option<Told> {
         let (id, mut sent, mut ends) = (turn.id.clone(), asked, asked + remaining(&turn));
@@ -146,14 +151,20 @@ impl Turns {
             let pause = (ends.saturating_duration_since(sent) / 3).max(LEAST_PAUSE);
             tokio::select! {
                 biased;
+                // First: then it is the server that breaks the stream.
+                () = caller.leaving.cancelled(), if grace_ends.is_none() => {
+                    return Some(Err(SessionError::Draining));
+                }
                 how = &mut closed, if grace_ends.is_none() => {
                     let Ok(how) = how else {
+                        caller.place = None;
                         grace_ends = Some(Instant::now() + stream.grace);
                         continue;
                     };
                     break how;
                 }
                 () = events.closed(), if grace_ends.is_none() => {
+                    caller.place = None;
                     grace_ends = Some(Instant::now() + stream.grace);
                     continue;
                 }

@@ -42,7 +42,7 @@ async fn calls_beyond_the_most_are_shed_at_once_and_health_still_answers() {
     assert_eq!(refused.code(), Code::ResourceExhausted);
     let after = refused.get_details_retry_info().unwrap().retry_delay.unwrap();
     assert!(after > Duration::ZERO);
-    metric(&full, "oncegate_shed_total 1").await;
+    metric(&full, r#"oncegate_shed_total{reason="calls"} 1"#).await;
     let ask = IsProcessedRequest { event: event("T", "x") };
     assert!(!f.client.is_processed(ask).await.unwrap().into_inner().processed);
     let mut health = HealthClient::new(connect(full.server.address()).await);

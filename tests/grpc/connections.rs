@@ -2,18 +2,25 @@
 
 use std::time::Duration;
 
+use futures_util::{StreamExt as _, stream};
 use oncegate::grpc::pb::{
-    HoldSessionLeaseRequest, IsProcessedRequest, hold_session_lease_response::Event,
+    BeginTurnRequest, HoldSessionLeaseRequest, IsProcessedRequest, RunTurnRequest,
+    begin_turn_response, hold_session_lease_response::Event, run_turn_request,
+    turn_service_client::TurnServiceClient,
 };
-use tokio::{io::AsyncReadExt as _, net::TcpStream, time::timeout};
-use tonic::Code;
+use tokio::{
+    io::AsyncReadExt as _,
+    net::TcpStream,
+    time::{sleep, timeout},
+};
+use tonic::{Code, Status, Streaming};
 use tonic_health::pb::{
     HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient,
 };
 use tonic_types::StatusExt as _;
 
 use crate::harness::{
-    Fixture, Replica, connect, event, mark,
+    Fixture, Replica, acquire, connect, event, held, mark,
     metrics::page,
     raw::{Raw, framed},
     seconds, session,
@@ -44,9 +51,26 @@ async fn a_full_server_still_answers_health() {
     assert_eq!(refused.code(), Code::ResourceExhausted);
     assert!(refused.get_details_retry_info().is_some());
     assert!(f.client.mark_processed(mark("T1", "Ev2")).await.unwrap().into_inner().first);
-    // The first of the idle ones made room.
-    let ended = timeout(Duration::from_secs(5), idle[0].read(&mut [0; 64])).await.unwrap();
-    assert!(!matches!(ended, Ok(1..)) || idle[0].read(&mut [0; 64]).await.is_ok());
+    // The first of the idle ones made room: it was closed, or reset.
+    let ended = async { while matches!(idle[0].read(&mut [0; 64]).await, Ok(1..)) {} };
+    timeout(Duration::from_secs(5), ended).await.expect("it is still open");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_refused_client_is_served_by_the_same_channel_once_there_is_room() {
+    let mut f = Fixture::sqlite().await.restarted(&["--max-connections", "1"]).await;
+    assert!(f.client.mark_processed(mark("T1", "Ev1")).await.unwrap().into_inner().first);
+    let mut refused = f.replica.client().await;
+    let status = refused.mark_processed(mark("T1", "Ev2")).await.unwrap_err();
+    assert_eq!(status.code(), Code::ResourceExhausted, "{status:?}");
+    drop(f.client);
+    let served = async {
+        while let Err(status) = refused.mark_processed(mark("T1", "Ev2")).await {
+            assert_ne!(status.code(), Code::Internal, "{status:?}");
+            sleep(Duration::from_millis(20)).await;
+        }
+    };
+    timeout(Duration::from_secs(10), served).await.expect("it is still refused");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -111,14 +135,56 @@ async fn a_connection_of_its_age_is_replaced_and_no_call_fails() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_connection_past_its_grace_is_cut() {
-    let flags = ["--max-connection-age", "100ms", "--max-connection-age-grace", "100ms"];
+    let flags = ["--max-connection-age", "300ms", "--max-connection-age-grace", "100ms"];
     let f = Fixture::sqlite().await.restarted(&flags).await;
     let hold = HoldSessionLeaseRequest {
         session: session("T1", "s"),
         holder: "a".into(),
         ..Default::default()
     };
-    let mut stream = f.client.clone().hold_session_lease(hold).await.unwrap().into_inner();
-    let ended = async { while let Ok(Some(_)) = stream.message().await {} };
-    timeout(Duration::from_secs(5), ended).await.expect("it goes on");
+    let stream = f.client.clone().hold_session_lease(hold).await.unwrap().into_inner();
+    let status = end(stream).await;
+    assert_eq!(status.code(), Code::Unavailable, "{status:?}");
+    assert!(status.get_details_retry_info().is_some());
+    // The lease is still its holder's.
+    let answer = f.replica.client().await.acquire_session_lease(acquire("T1", "s", "b")).await;
+    assert_eq!(held(answer.unwrap().into_inner()).holder, "a");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_turn_outlives_a_connection_that_is_cut() {
+    let flags = ["--max-connection-age", "300ms", "--max-connection-age-grace", "100ms"];
+    let f = Fixture::sqlite().await.restarted(&flags).await;
+    let begin = BeginTurnRequest {
+        event: event("T1", "Ev1"),
+        holder: "a".into(),
+        grace: seconds(0),
+        ..Default::default()
+    };
+    let address = f.replica.server.address();
+    let mut turns = TurnServiceClient::new(connect(address).await);
+    let step = RunTurnRequest { step: Some(run_turn_request::Step::Begin(begin.clone())) };
+    let steps = stream::iter([step]).chain(stream::pending());
+    let status = end(turns.run_turn(steps).await.unwrap().into_inner()).await;
+    assert_eq!(status.code(), Code::Unavailable, "{status:?}");
+    // Another delivery does not get it.
+    let other = BeginTurnRequest { holder: "b".into(), request_id: "b".into(), ..begin };
+    let mut turns = TurnServiceClient::new(connect(address).await);
+    let answer = turns.begin_turn(other).await.unwrap().into_inner();
+    let outcome = answer.outcome.unwrap();
+    assert!(matches!(outcome, begin_turn_response::Outcome::InProgress(_)), "{outcome:?}");
+}
+
+/// How a stream ends.
+async fn end<T>(mut stream: Streaming<T>) -> Status {
+    let ended = async {
+        loop {
+            match stream.message().await {
+                Ok(Some(_)) => {}
+                Ok(None) => return Status::ok(""),
+                Err(status) => return status,
+            }
+        }
+    };
+    timeout(Duration::from_secs(10), ended).await.expect("it goes on")
 }

@@ -14,6 +14,8 @@ use super::channel;
 use crate::harness::{Fixture, mark, raw::Raw};
 
 const MARK: &str = "/oncegate.v1.IdempotencyService/MarkProcessed";
+const HOLD: &str = "/oncegate.v1.IdempotencyService/HoldSessionLease";
+const RUN: &str = "/oncegate.v1.TurnService/RunTurn";
 
 fn compressed(bytes: &[u8]) -> Vec<u8> {
     let mut encoder = GzEncoder::new(Vec::new(), Compression::best());
@@ -59,6 +61,25 @@ async fn a_compressed_message_is_bounded_by_what_it_holds() {
     let mut call = raw.begin(MARK, &gzip).await;
     call.send(framed(&compressed(&message)), true);
     assert_eq!(call.status().await.code(), Code::InvalidArgument);
+
+    // What cannot be read is its sender's fault, in the first message and in a later one.
+    let message = compressed(&mark("T1", "Ev1").encode_to_vec());
+    let mut mangled = message.clone();
+    mangled[12] ^= 0xff;
+    for (case, bytes, metadata) in [
+        ("no gzip", framed(b"x"), &gzip[..]),
+        ("cut", framed(&message[..message.len() - 4]), &gzip[..]),
+        ("mangled", framed(&mangled), &gzip[..]),
+        ("unannounced", framed(&message), &gzip[..0]),
+        ("no such flag", [&[2], &framed(&message)[1..]].concat(), &gzip[..]),
+    ] {
+        for path in [MARK, HOLD, RUN] {
+            let mut call = raw.begin(path, metadata).await;
+            call.send(bytes.clone(), true);
+            let status = call.status().await;
+            assert_eq!(status.code(), Code::InvalidArgument, "{path}, {case}: {status:?}");
+        }
+    }
 
     let mut call = raw.begin(MARK, &[("grpc-encoding", "br")]).await;
     call.send(framed(b"x"), true);

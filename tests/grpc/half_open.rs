@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use oncegate::grpc::pb::{AcquireSessionLeaseRequest, HoldSessionLeaseRequest, IsProcessedRequest};
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout};
 use tonic::Code;
 use tonic_types::StatusExt as _;
 
@@ -100,12 +100,14 @@ async fn a_message_that_does_not_become_whole_ends_its_call() {
     assert_eq!(call.status().await.code(), Code::DeadlineExceeded);
     let ask = IsProcessedRequest { event: event("T1", "Ev1") };
     assert!(!f.client.clone().is_processed(ask).await.unwrap().into_inner().processed);
-    metric(&f.replica, "oncegate_shed_total 0").await;
+    metric(&f.replica, r#"oncegate_shed_total{reason="calls"} 0"#).await;
+    // Six methods in five shapes, and the last.
+    metric(&f.replica, r#"oncegate_shed_total{reason="slow"} 31"#).await;
 }
 
 #[tokio::test]
 async fn a_stream_whose_first_message_has_come_goes_on() {
-    let f = Fixture::sqlite().await.restarted(&["--preface-timeout", "100ms"]).await;
+    let f = Fixture::sqlite().await.restarted(&["--preface-timeout", "1s"]).await;
     let mut raw = Raw::connect(f.replica.server.address()).await;
     let mut client = f.client.clone();
     let lease =
@@ -114,7 +116,7 @@ async fn a_stream_whose_first_message_has_come_goes_on() {
     let hold = HoldSessionLeaseRequest {
         session: session("T1", "s"),
         holder: "b".into(),
-        wait: seconds(1),
+        wait: seconds(2),
         ..Default::default()
     };
     waiting.send(framed(&hold), true);
@@ -177,6 +179,35 @@ async fn an_answer_that_nobody_reads_keeps_no_place() {
             .await;
     }
     assert!(f.client.mark_processed(mark("T1", "x")).await.unwrap().into_inner().first);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stream_whose_end_nobody_reads_keeps_no_place() {
+    let flags = ["--max-calls", "1", "--metrics-listen", "127.0.0.1:0"];
+    let mut f = Fixture::sqlite().await.restarted(&flags).await;
+    f.client.acquire_session_lease(acquire("T1", "s", "a")).await.unwrap();
+    let mut client = h2::client::Builder::new();
+    client.initial_window_size(0);
+    let mut raw = Raw::connect_as(client, f.replica.server.address()).await;
+    let hold = HoldSessionLeaseRequest {
+        session: session("T1", "s"),
+        holder: "b".into(),
+        ..Default::default()
+    };
+    let mut unread = Vec::new();
+    for number in 1..=3 {
+        let mut call = raw.begin(HOLD, &[]).await;
+        call.send(framed(&hold), true);
+        unread.push(call);
+        metric(&f.replica, &format!(r#"oncegate_acquires_total{{outcome="held"}} {number}"#)).await;
+        let freed = async {
+            while let Err(status) = f.client.mark_processed(mark("T1", "x")).await {
+                assert_eq!(status.code(), Code::ResourceExhausted, "{status:?}");
+                sleep(Duration::from_millis(5)).await;
+            }
+        };
+        timeout(Duration::from_secs(5), freed).await.expect("its place is taken");
+    }
 }
 
 #[tokio::test]

@@ -108,7 +108,7 @@ async fn calls_are_counted_by_method_and_outcome_and_by_nothing_a_caller_chose()
         r#"oncegate_lane_queue_depth{lane="mark"} 0"#,
         "oncegate_store_up 1",
         "oncegate_session_waiters 0",
-        "oncegate_shed_total 0",
+        r#"oncegate_shed_total{reason="calls"} 0"#,
         "# EOF",
     ] {
         assert!(lines.contains(&line), "no {line} in\n{page}");

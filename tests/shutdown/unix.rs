@@ -106,7 +106,7 @@ async fn a_directory_that_anybody_may_write_is_taken_with_a_warning() {
         assert_eq!(mode(&place.socket()), 0o660);
         assert_eq!(mode(&directory), writable);
         let log = process.log();
-        assert_eq!(log.contains("writable by everybody"), warned, "{writable:o}: {log}");
+        assert_eq!(log.contains("world-writable"), warned, "{writable:o}: {log}");
         let mut client = process.client().await;
         client.mark_processed(mark("T1", "Ev1")).await.unwrap();
         process.terminate();
