@@ -4,6 +4,7 @@ use std::{
     fs::{self, Permissions},
     os::unix::fs::{PermissionsExt as _, chown},
     path::Path,
+    process::Command,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -202,6 +203,22 @@ async fn every_sslmode_is_honoured() {
         let settings = config(&url, &["--connect-timeout", "10ms"]).store;
         let migrated = server::migrate(&settings).await;
         assert_eq!(migrated.is_ok(), served, "{user} {host} {parameters}: {migrated:?}");
+    }
+    // The mode and the root count together, wherever each of them is from.
+    for (variable, value, parameters, served) in [
+        ("PGSSLMODE", "require", format!("sslrootcert={ours}"), true),
+        ("PGSSLMODE", "require", format!("sslrootcert={theirs}"), false),
+        ("PGSSLROOTCERT", ours.as_str(), "sslmode=require".to_owned(), true),
+        ("PGSSLROOTCERT", theirs.as_str(), "sslmode=require".to_owned(), false),
+    ] {
+        let url = format!("postgres://secured@127.0.0.1:{tls}/postgres?{parameters}");
+        let migrated = Command::new(env!("CARGO_BIN_EXE_oncegate"))
+            .args(["migrate", "--connect-timeout", "10ms", "--database-url", &url])
+            .env(variable, value)
+            .output()
+            .unwrap();
+        let succeeded = migrated.status.success();
+        assert_eq!(succeeded, served, "{variable}={value} {parameters}: {migrated:?}");
     }
 }
 

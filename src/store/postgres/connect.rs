@@ -54,6 +54,11 @@ const KEEPALIVE: [(&str, &str); 3] = [
 /// How long a file may take to be written that was found empty or incomplete.
 const WRITING: Duration = Duration::from_millis(100);
 
+/// How often, and how soon, it is tried again where there are too many connections: one
+/// that was closed counts until its backend has ended.
+const MAX_VACANCY_TRIES: u32 = 5;
+const VACANCY_PAUSE: Duration = Duration::from_millis(50);
+
 /// Opens connections to one database. Cheap to clone.
 #[derive(Clone)]
 pub(super) struct Connector {
@@ -95,6 +100,20 @@ impl Connector {
     pub(super) async fn connect_with_options(
         &self,
     ) -> Result<(PgConnection, PgConnectOptions), sqlx::Error> {
+        let mut opened = self.connect_as_written().await;
+        for _ in 0..MAX_VACANCY_TRIES {
+            match &opened {
+                Err(error) if is_too_many(error) => {}
+                _ => break,
+            }
+            sleep(VACANCY_PAUSE).await;
+            opened = self.connect_as_written().await;
+        }
+        opened
+    }
+
+    /// Opens one as the URL and the files say, which are read again if that may help.
+    async fn connect_as_written(&self) -> Result<(PgConnection, PgConnectOptions), sqlx::Error> {
         let first = self.connect_once().await;
         match &first {
             // The password was changed after it was read.
@@ -205,9 +224,12 @@ impl Connector {
     ) -> Result<PgConnectOptions, sqlx::Error> {
         let mut options = PgConnectOptions::from_str(&canonical(target, host))?;
         let tls = &target.tls;
-        if let Some(root) = tls.root.as_ref().filter(|root| *root != "system") {
-            options = options.ssl_root_cert(root);
-        }
+        options = match tls.root.as_deref() {
+            // None beside the system's, whatever the environment names.
+            Some("system") => options.ssl_root_cert_from_pem(Vec::new()),
+            Some(root) => options.ssl_root_cert(root),
+            None => options,
+        };
         if let (Some(certificate), Some(key)) = (&tls.certificate, &tls.key) {
             options = options.ssl_client_cert(certificate).ssl_client_key(key);
         }
@@ -223,6 +245,11 @@ impl Connector {
             .application_name(application)
             .disable_statement_logging())
     }
+}
+
+/// `too_many_connections`: of the role, the database or the server.
+pub(super) fn is_too_many(error: &sqlx::Error) -> bool {
+    is_code(error, "53300")
 }
 
 fn is_code(error: &sqlx::Error, code: &str) -> bool {

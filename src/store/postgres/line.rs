@@ -6,9 +6,12 @@ use sqlx::{
     Connection as _, Execute, Executor as _, Postgres,
     postgres::{PgConnection, PgRow},
 };
-use tokio::time::{sleep, timeout};
+use tokio::time::timeout;
 
-use super::{classify, connect::Connector};
+use super::{
+    classify,
+    connect::{Connector, is_too_many},
+};
 use crate::{store::StoreError, telemetry::Seldom};
 
 /// How long a failed connection is left alone; meanwhile callers are told at
@@ -26,11 +29,6 @@ const MAX_IDLE: Duration = Duration::from_secs(2);
 /// How long that check may take before another connection is opened. A statement that the
 /// lost one still carried may commit later: its attempt id is then found.
 const CHECK_TIMEOUT: Duration = Duration::from_secs(1);
-
-/// How often, and how soon, it is tried again where there are too many connections: one
-/// that was closed counts until its backend has ended.
-const MAX_VACANCY_TRIES: u32 = 5;
-const VACANCY_PAUSE: Duration = Duration::from_millis(50);
 
 /// Whether a statement may be run again where its first run may have committed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -187,16 +185,7 @@ impl Line {
         {
             return Err(Failure { error: error.clone(), state: ConnectionState::Away });
         }
-        let mut opened = self.connector.connect().await;
-        for _ in 0..MAX_VACANCY_TRIES {
-            match &opened {
-                Err(error) if is_too_many(error) => {}
-                _ => break,
-            }
-            sleep(VACANCY_PAUSE).await;
-            opened = self.connector.connect().await;
-        }
-        match opened {
+        match self.connector.connect().await {
             Ok(connection) => {
                 (self.away, self.starved) = (None, false);
                 Ok(connection)
@@ -223,11 +212,6 @@ impl Line {
         self.disconnect();
         self.away = Some((Instant::now() + self.pause, error.clone()));
     }
-}
-
-/// `too_many_connections`: of the role, the database or the server.
-fn is_too_many(error: &sqlx::Error) -> bool {
-    error.as_database_error().is_some_and(|error| error.code().as_deref() == Some("53300"))
 }
 
 /// A statement that failed, and what that means for its connection.

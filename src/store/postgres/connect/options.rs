@@ -45,14 +45,9 @@ pub(super) fn with_tls(
     let modes = match target.tls.mode {
         // A Unix socket has none, whatever is asked for.
         _ if options.get_socket().is_some() => (PgSslMode::Disable, None),
-        None => match options.get_ssl_mode() {
-            PgSslMode::Allow => (PgSslMode::Disable, Some(PgSslMode::Require)),
-            PgSslMode::Prefer => (PgSslMode::Prefer, Some(PgSslMode::Disable)),
-            mode => (mode, None),
-        },
         Some(TlsMode::Disable) => (PgSslMode::Disable, None),
         Some(TlsMode::Allow) => (PgSslMode::Disable, Some(PgSslMode::Require)),
-        Some(TlsMode::Prefer) => (PgSslMode::Prefer, Some(PgSslMode::Disable)),
+        None | Some(TlsMode::Prefer) => (PgSslMode::Prefer, Some(PgSslMode::Disable)),
         Some(TlsMode::Require) if target.tls.root.is_some() => (PgSslMode::VerifyCa, None),
         Some(TlsMode::Require) => (PgSslMode::Require, None),
         Some(TlsMode::VerifyCa) => (PgSslMode::VerifyCa, None),

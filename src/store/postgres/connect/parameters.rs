@@ -1,10 +1,10 @@
 //! What may follow the `?` of a database URL:
 //! <https://www.postgresql.org/docs/current/libpq-connect.html#LIBPQ-PARAMKEYWORDS>.
 
-use std::{collections::HashSet, time::Duration};
+use std::{collections::HashSet, mem, time::Duration};
 
 use super::url::{
-    BadUrl, Host, Session, Target, TlsMode, bad, decode, named_host, not_empty, port,
+    BadUrl, Host, Session, Target, Tls, TlsMode, bad, decode, named_host, not_empty, port,
 };
 
 /// The parameters that are understood.
@@ -21,25 +21,47 @@ const KNOWN: [&str; 16] = [
     "sslkey",
     "target_session_attrs",
     "application_name",
+    "fallback_application_name",
     "options",
     "connect_timeout",
     "statement-cache-capacity",
-    "channel_binding",
+];
+
+/// Parameters of libpq that change nothing here with the values that are listed, where `&[]` is
+/// any, and why. With another value one would ask for what oncegate does not do: it is refused.
+const WITHOUT_EFFECT: [(&[&str], &[&str], &str); 14] = [
+    (&["gssencmode"], &["disable", "prefer"], "there is no GSSAPI"),
+    (&["gssdelegation"], &["0"], "there is no GSSAPI"),
+    (&["gsslib", "krbsrvname"], &[], "there is no GSSAPI"),
+    (
+        &["keepalives", "keepalives_idle", "keepalives_interval", "keepalives_count"],
+        &[],
+        "every statement has a timeout",
+    ),
+    (&["tcp_user_timeout"], &[], "every statement has a timeout"),
+    (&["client_encoding"], &["utf8", "utf-8", "auto"], "texts are UTF-8"),
+    (&["load_balance_hosts"], &["disable"], "hosts are tried in their order"),
+    (&["replication"], &["false", "off", "no", "0"], "connections run statements"),
+    (&["channel_binding"], &["disable", "prefer"], "use sslmode=verify-full"),
+    (&["sslcompression"], &["0"], "TLS is not compressed"),
+    (&["sslsni"], &["1"], "TLS names the host"),
+    (&["sslnegotiation"], &["postgres"], "TLS begins on request"),
+    (&["ssl_min_protocol_version"], &["TLSv1", "TLSv1.1", "TLSv1.2"], "TLS is 1.2 or 1.3"),
+    (&["ssl_max_protocol_version"], &["TLSv1.3"], "TLS is 1.2 or 1.3"),
 ];
 
 /// Other spellings of these.
-const ALIASES: [(&str, &str); 7] = [
+const ALIASES: [(&str, &str); 6] = [
     ("ssl-mode", "sslmode"),
     ("ssl-root-cert", "sslrootcert"),
     ("ssl-ca", "sslrootcert"),
     ("ssl-cert", "sslcert"),
     ("ssl-key", "sslkey"),
     ("database", "dbname"),
-    ("fallback_application_name", "application_name"),
 ];
 
 /// Parameters of other drivers, and what to use instead.
-const ELSEWHERE: [(&str, &str); 12] = [
+const ELSEWHERE: [(&str, &str); 16] = [
     ("ssl", "use sslmode"),
     ("requiressl", "use sslmode=require"),
     ("tls", "use sslmode"),
@@ -48,6 +70,10 @@ const ELSEWHERE: [(&str, &str); 12] = [
     ("search_path", "use --database-schema"),
     ("sslpassword", "use a key that is not encrypted"),
     ("passfile", "use --database-password-file, or PGPASSFILE"),
+    ("sslcrl", "use certificates that live shortly"),
+    ("sslcrldir", "use certificates that live shortly"),
+    ("require_auth", "leave it out, and use sslmode=verify-full"),
+    ("requirepeer", "leave it out: who may write to the socket's folder decides"),
     ("service", "write the host and the database in the URL"),
     ("connectTimeout", "use connect_timeout"),
     ("pool_timeout", "leave it out: there is no pool"),
@@ -74,7 +100,17 @@ pub(super) fn is_word(name: &str) -> bool {
 
 /// Whether a query holds nothing but parameters that are understood.
 pub(super) fn are_known(query: &str) -> bool {
-    pairs(query).all(|(name, _)| KNOWN.contains(&canonical(name)) || setting(name).is_some())
+    pairs(query).all(|(name, _)| is_known(canonical(name)) || setting(name).is_some())
+}
+
+fn is_known(name: &str) -> bool {
+    KNOWN.contains(&name) || without_effect(name).is_some()
+}
+
+/// The values with which a parameter changes nothing, and why.
+fn without_effect(name: &str) -> Option<(&'static [&'static str], &'static str)> {
+    let found = WITHOUT_EFFECT.iter().find(|(names, ..)| names.contains(&name));
+    found.map(|(_, accepted, reason)| (*accepted, *reason))
 }
 
 fn pairs(query: &str) -> impl Iterator<Item = (&str, &str)> {
@@ -92,15 +128,16 @@ fn setting(name: &str) -> Option<&str> {
     name.split('.').all(is_word).then_some(name)
 }
 
-/// Reads a query into `target`; it goes before what the rest of the URL says.
-pub(super) fn read(target: &mut Target, query: &str) -> Result<(), BadUrl> {
+/// Reads a query into `target`; it goes before what the rest of the URL says, and before what
+/// `environment` says of TLS.
+pub(super) fn read(target: &mut Target, query: &str, environment: &Tls) -> Result<(), BadUrl> {
     let mut seen = HashSet::new();
-    let (mut hosts, mut addresses, mut ports) = (None, None, None);
+    let (mut hosts, mut addresses, mut ports, mut fallback_name) = (None, None, None, None);
     for (given, value) in pairs(query) {
         let given = decode("parameters", given)?;
         let name = canonical(&given);
         if !seen.insert(name.to_owned()) {
-            return bad(if KNOWN.contains(&name) {
+            return bad(if is_known(name) {
                 format!("has the parameter {name} twice; several hosts are written host=one,two")
             } else {
                 "has a parameter twice".to_owned()
@@ -124,19 +161,17 @@ pub(super) fn read(target: &mut Target, query: &str) -> Result<(), BadUrl> {
             "sslkey" => target.tls.key = not_empty(value),
             "target_session_attrs" => target.session = Some(session(&value)?),
             "application_name" => target.application_name = not_empty(value),
+            "fallback_application_name" => fallback_name = not_empty(value),
             "options" => target.options.extend(not_empty(value)),
             "connect_timeout" => target.connect_timeout = seconds(&value)?,
             "statement-cache-capacity" => target.statement_cache = Some(capacity(&value)?),
-            "channel_binding" if ["disable", "prefer"].contains(&value.as_str()) => {}
-            "channel_binding" => {
-                return bad(
-                    "has channel_binding=require, which is not supported: leave it out, and \
-                            use sslmode=verify-full",
-                );
-            }
-            _ => return bad(unknown(name, query)),
+            _ => match without_effect(name) {
+                Some((accepted, reason)) => check_effect(name, &value, accepted, reason)?,
+                None => return bad(unknown(name, query)),
+            },
         }
     }
+    target.application_name = target.application_name.take().or(fallback_name);
     if hosts.is_some() && addresses.is_some() {
         return bad("has both host and hostaddr: give one of them");
     }
@@ -146,7 +181,20 @@ pub(super) fn read(target: &mut Target, query: &str) -> Result<(), BadUrl> {
     if let Some(ports) = ports {
         give_ports(&mut target.hosts, &ports)?;
     }
+    // The mode and the root count together, wherever each of them is from.
+    target.tls = mem::take(&mut target.tls).or(environment);
     check_tls(target)
+}
+
+/// Refuses a value with which a parameter would have an effect.
+fn check_effect(name: &str, value: &str, accepted: &[&str], reason: &str) -> Result<(), BadUrl> {
+    if accepted.is_empty() || accepted.iter().any(|other| other.eq_ignore_ascii_case(value)) {
+        return Ok(());
+    }
+    bad(format!(
+        "has a {name} that is not supported ({reason}): leave it out, or give {}",
+        accepted.join(" or ")
+    ))
 }
 
 /// The hosts of `host=one,two`; an IPv6 address has no brackets here, but may have them.
@@ -175,7 +223,7 @@ fn give_ports(hosts: &mut Vec<Host>, ports: &str) -> Result<(), BadUrl> {
     Ok(())
 }
 
-fn mode(value: &str) -> Result<TlsMode, BadUrl> {
+pub(super) fn mode(value: &str) -> Result<TlsMode, BadUrl> {
     if let Some((_, mode)) = MODES.iter().find(|(name, _)| *name == value) {
         return Ok(*mode);
     }
@@ -213,11 +261,17 @@ fn check_tls(target: &mut Target) -> Result<(), BadUrl> {
     if tls.root.as_deref() == Some("system") {
         let mode = *tls.mode.get_or_insert(TlsMode::VerifyFull);
         if mode != TlsMode::VerifyFull {
-            return bad("has sslrootcert=system with a weaker sslmode than verify-full");
+            return bad(
+                "has sslrootcert=system with a weaker sslmode than verify-full (what it leaves out \
+                 is as in PGSSLROOTCERT and PGSSLMODE)",
+            );
         }
     }
     if tls.certificate.is_some() != tls.key.is_some() {
-        return bad("has one of sslcert and sslkey without the other");
+        return bad(
+            "has one of sslcert and sslkey without the other (what it leaves out is as in \
+             PGSSLCERT and PGSSLKEY)",
+        );
     }
     Ok(())
 }

@@ -1,13 +1,15 @@
 //! What the flags and files say of a database.
 
 use std::{
-    env, fs, io,
+    env::{self, VarError},
+    fs, io,
     path::{Path, PathBuf},
 };
 
-use sqlx::postgres::PgSslMode;
-
-use super::url::{BadUrl, Target};
+use super::{
+    parameters,
+    url::{BadUrl, Target, Tls, not_empty},
+};
 use crate::store::StoreError;
 
 /// The longest name of a schema, in bytes: with it the channels have names that PostgreSQL takes.
@@ -80,7 +82,7 @@ impl Source {
     pub(super) fn read(&self) -> Result<Target, Problem> {
         let flag = self.url.flag();
         let bad = |BadUrl(problem)| Problem(format!("{flag} {problem}"));
-        let mut target = Target::parse(&self.url.text()?).map_err(bad)?;
+        let mut target = Target::parse(&self.url.text()?, &environment()?).map_err(bad)?;
         if let Some(path) = &self.password_file {
             if target.password.is_some() {
                 return Err(Problem(format!(
@@ -112,7 +114,6 @@ impl Source {
             let problem = |problem| Problem(format!("--database-schema {problem}"));
             check_schema(schema).map_err(problem)?;
         }
-        check_environment()?;
         self.read().map(drop)
     }
 }
@@ -151,13 +152,23 @@ pub(super) fn check_schema(name: &str) -> Result<(), String> {
     Ok(())
 }
 
-/// sqlx takes an unknown `PGSSLMODE` for none, which would be a connection without TLS.
+/// What libpq's variables say of TLS. sqlx takes an unknown `PGSSLMODE` for none, which would be a
+/// connection without TLS.
 #[expect(clippy::disallowed_methods, reason = "libpq's variables are PostgreSQL's configuration")]
-fn check_environment() -> Result<(), Problem> {
-    match env::var("PGSSLMODE") {
-        Ok(mode) if mode.parse::<PgSslMode>().is_err() => {
-            Err(Problem("PGSSLMODE has an unknown value".to_owned()))
-        }
-        _ => Ok(()),
-    }
+fn environment() -> Result<Tls, Problem> {
+    let text = |name: &str| match env::var(name) {
+        Ok(text) => Ok(Some(text)),
+        Err(VarError::NotPresent) => Ok(None),
+        Err(VarError::NotUnicode(_)) => Err(Problem(format!("{name} is not valid UTF-8"))),
+    };
+    let path = |name: &str| Ok(text(name)?.and_then(not_empty));
+    let mode = match text("PGSSLMODE")? {
+        Some(mode) => Some(
+            parameters::mode(&mode.to_ascii_lowercase())
+                .map_err(|_| Problem("PGSSLMODE has an unknown value".to_owned()))?,
+        ),
+        None => None,
+    };
+    let (root, certificate, key) = (path("PGSSLROOTCERT")?, path("PGSSLCERT")?, path("PGSSLKEY")?);
+    Ok(Tls { mode, root, certificate, key })
 }

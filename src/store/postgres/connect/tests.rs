@@ -2,6 +2,7 @@
 
 use std::{fs, path::Path, time::Duration};
 
+use sqlx::postgres::PgConnectOptions;
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::{TcpListener, TcpStream},
@@ -10,7 +11,8 @@ use tokio::{
 use super::{
     Connector, MAX_SCHEMA_BYTES, Session, Source, canonical,
     source::check_schema,
-    url::{Host, Target, TlsMode},
+    url::{BadUrl, Host, Target, Tls, TlsMode},
+    with_tls,
 };
 
 /// A URL, and as it is shown.
@@ -44,6 +46,12 @@ const READ: &[(&str, &str)] = &[
     ("postgres://:s3cret@db/bots", "postgres://db/bots"),
     ("postgres://u:s3cret@db/bots?sslmode=verify-full&sslrootcert=/ca.pem", "postgres://db/bots"),
     ("postgres://u:s3cret@db/bots?channel_binding=prefer", "postgres://db/bots"),
+    ("postgres://u:s3cret@db/bots?gssencmode=disable&sslcompression=0", "postgres://db/bots"),
+    ("postgres://u:s3cret@db/bots?keepalives=1&keepalives_idle=5", "postgres://db/bots"),
+    ("postgres://u:s3cret@db/bots?tcp_user_timeout=9&krbsrvname=pg", "postgres://db/bots"),
+    ("postgres://u:s3cret@db/bots?client_encoding=UTF8&sslsni=1", "postgres://db/bots"),
+    ("postgres://u:s3cret@db/bots?load_balance_hosts=disable", "postgres://db/bots"),
+    ("postgres://u:s3cret@db/bots?ssl_min_protocol_version=TLSv1.2", "postgres://db/bots"),
     ("postgres://u:s3cret@db/bots?options[statement_timeout]=5s", "postgres://db/bots"),
     ("postgres://u:s3cret@db/bots?statement-cache-capacity=10", "postgres://db/bots"),
     ("postgres://u:s3cret@db/b%0Aots", "postgres://db/b\\nots"),
@@ -99,6 +107,14 @@ const REFUSED: &[(&str, &str)] = &[
     ("postgres://u:s3cret@db/bots?sslrootcert=system&sslmode=require", "weaker sslmode"),
     ("postgres://u:s3cret@db/bots?sslcert=/c.pem", "without the other"),
     ("postgres://u:s3cret@db/bots?channel_binding=require", "not supported"),
+    ("postgres://u:s3cret@db/bots?gssencmode=require", "a gssencmode that is not supported"),
+    ("postgres://u:s3cret@db/bots?client_encoding=LATIN1", "or give utf8 or utf-8 or auto"),
+    ("postgres://u:s3cret@db/bots?load_balance_hosts=random", "a load_balance_hosts that is not"),
+    ("postgres://u:s3cret@db/bots?sslsni=s3cret", "a sslsni that is not supported"),
+    ("postgres://u:s3cret@db/bots?ssl_min_protocol_version=TLSv1.3", "not supported (TLS is 1.2"),
+    ("postgres://u:s3cret@db/bots?sslcrl=/crl.pem", "sslcrl, which is not supported"),
+    ("postgres://u:s3cret@db/bots?require_auth=s3cret", "require_auth, which is not supported"),
+    ("postgres://u:s3cret@db/bots?gssencmode=prefer&gssencmode=prefer", "gssencmode twice"),
     ("postgres://u:s3cret@db/bots?target_session_attrs=standby", "but oncegate writes"),
     ("postgres://u:s3cret@db/bots?target_session_attrs=s3cret", "unknown target_session_attrs"),
     ("postgres://u:s3cret@db/bots?connect_timeout=s3cret", "not an integer number of seconds"),
@@ -122,8 +138,13 @@ const REFUSED: &[(&str, &str)] = &[
     ("db.s3cret.example", "must begin with sqlite:// or postgres://"),
 ];
 
+/// Reads a URL where the environment says nothing.
+fn parse(url: &str) -> Result<Target, BadUrl> {
+    Target::parse(url, &Tls::default())
+}
+
 fn read(url: &str) -> Target {
-    Target::parse(url).unwrap_or_else(|problem| panic!("{url}: {problem}"))
+    parse(url).unwrap_or_else(|problem| panic!("{url}: {problem}"))
 }
 
 #[test]
@@ -138,7 +159,7 @@ fn what_can_be_read_is_shown_without_its_secrets() {
 #[test]
 fn what_cannot_be_read_is_explained_without_a_part_of_it() {
     for (url, part) in REFUSED {
-        let Err(problem) = Target::parse(url) else { panic!("{url}: it was read") };
+        let Err(problem) = parse(url) else { panic!("{url}: it was read") };
         let problem = format!("{problem} {problem:?}");
         assert!(problem.contains(part), "{url}: {part:?} is not in {problem:?}");
         assert!(!problem.contains("s3cret"), "{url}: {problem:?}");
@@ -172,6 +193,47 @@ fn everything_that_a_url_says_is_read() {
     assert_eq!(read("postgres://db?password=a+b").password.as_deref(), Some("a+b"));
     assert_eq!(read("postgres://db?connect_timeout=0").connect_timeout, None);
     assert_eq!(read("postgres://db?sslrootcert=system").tls.mode, Some(TlsMode::VerifyFull));
+}
+
+#[test]
+fn a_fallback_for_the_name_of_the_application_is_a_default() {
+    for (query, name) in [
+        ("application_name=a&fallback_application_name=b", "a"),
+        ("fallback_application_name=b&application_name=a", "a"),
+        ("fallback_application_name=b", "b"),
+    ] {
+        let target = read(&format!("postgres://db?{query}"));
+        assert_eq!(target.application_name.as_deref(), Some(name), "{query}");
+    }
+}
+
+#[test]
+fn the_mode_and_the_root_of_tls_count_together_wherever_they_are_from() {
+    let begin = |url: &str, mode: Option<TlsMode>, root: Option<&str>| {
+        let root = root.map(str::to_owned);
+        let environment = Tls { mode, root, ..Tls::default() };
+        let target = Target::parse(url, &environment).ok()?;
+        let (options, fallback) = with_tls(&target, PgConnectOptions::new_without_pgpass());
+        let fallback = fallback.map(|options| options.get_ssl_mode());
+        Some(format!("{:?} {fallback:?}", options.get_ssl_mode()))
+    };
+    let (require, ca) = (Some(TlsMode::Require), Some("/ca"));
+    for (url, mode, root, begun) in [
+        ("postgres://db", None, None, Some("Prefer Some(Disable)")),
+        ("postgres://db", Some(TlsMode::Allow), None, Some("Disable Some(Require)")),
+        ("postgres://db", Some(TlsMode::VerifyFull), None, Some("VerifyFull None")),
+        ("postgres://db", require, None, Some("Require None")),
+        ("postgres://db", require, ca, Some("VerifyCa None")),
+        ("postgres://db?sslrootcert=/own", require, None, Some("VerifyCa None")),
+        ("postgres://db?sslmode=require", None, ca, Some("VerifyCa None")),
+        ("postgres://db?sslmode=require&sslrootcert=/own", None, None, Some("VerifyCa None")),
+        ("postgres://db?sslmode=disable", require, ca, Some("Disable None")),
+        ("postgres://db", None, Some("system"), Some("VerifyFull None")),
+        ("postgres://db?sslmode=require", None, Some("system"), None),
+        ("postgres://db?sslrootcert=system", require, None, None),
+    ] {
+        assert_eq!(begin(url, mode, root).as_deref(), begun, "{url} {mode:?} {root:?}");
+    }
 }
 
 #[test]

@@ -65,12 +65,25 @@ impl Host {
 
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Tls {
-    /// None: as `PGSSLMODE` says, or `prefer`.
+    /// None: `prefer`.
     pub(super) mode: Option<TlsMode>,
     /// A file, or `system`.
     pub(super) root: Option<String>,
     pub(super) certificate: Option<String>,
     pub(super) key: Option<String>,
+}
+
+impl Tls {
+    /// The same; what it leaves out is as in `environment`.
+    pub(super) fn or(self, environment: &Self) -> Self {
+        let or = |own: Option<String>, other: &Option<String>| own.or_else(|| other.clone());
+        Self {
+            mode: self.mode.or(environment.mode),
+            root: or(self.root, &environment.root),
+            certificate: or(self.certificate, &environment.certificate),
+            key: or(self.key, &environment.key),
+        }
+    }
 }
 
 /// `sslmode`, <https://www.postgresql.org/docs/current/libpq-ssl.html>.
@@ -93,8 +106,8 @@ pub(super) enum Session {
 }
 
 impl Target {
-    /// Reads a URL.
-    pub(super) fn parse(url: &str) -> Result<Self, BadUrl> {
+    /// Reads a URL; what it leaves out of TLS is as in `environment`.
+    pub(super) fn parse(url: &str, environment: &Tls) -> Result<Self, BadUrl> {
         let rest = after_scheme(url)?;
         if rest.contains('#') {
             return bad("contains a #: write %23 for a # in a name or password");
@@ -134,7 +147,7 @@ impl Target {
             );
         }
         target.database = not_empty(decode("database name", path)?);
-        parameters::read(&mut target, query.unwrap_or_default())?;
+        parameters::read(&mut target, query.unwrap_or_default(), environment)?;
         Ok(target)
     }
 }
