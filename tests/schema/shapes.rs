@@ -56,6 +56,15 @@ async fn a_table_that_cannot_be_adopted_is_refused_untouched_and_the_difference_
             "is DEFERRABLE",
         ),
         (keyed(", UNIQUE (event_id)"), "the unique index processed_events_event_id_key"),
+        (keyed(", UNIQUE (team_id, event_id) DEFERRABLE"), "the unique index processed_events_team_id"),
+        (
+            format!("{plain}; CREATE UNIQUE INDEX folded ON processed_events (team_id, lower(event_id))"),
+            "the unique index folded",
+        ),
+        (
+            format!("{plain}; CREATE UNIQUE INDEX some ON processed_events (event_id) INCLUDE (team_id)"),
+            "the unique index some",
+        ),
         (keyed(", kind text NOT NULL"), "column kind is NOT NULL and has no default"),
         (keyed(", holder text"), "column \"holder\" of relation \"processed_events\" already exists"),
         (keyed(", expires_at timestamptz"), "column \"expires_at\" of relation"),
@@ -88,6 +97,24 @@ async fn a_table_that_cannot_be_adopted_is_refused_untouched_and_the_difference_
             assert!(why.contains(named) || migrate == "false", "{table}: {named:?} is not in {why}");
         }
         assert_eq!(shape(&url).await, before, "{table}: it is as it was");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_table_with_a_unique_index_that_contains_the_key_is_adopted() {
+    for columns in ["team_id, event_id", "event_id, team_id", "event_id, processed_at, team_id"] {
+        let url = new_database().await;
+        let table = format!(
+            "CREATE TABLE processed_events (team_id text, event_id text, processed_at timestamptz,
+                {KEY}, UNIQUE ({columns}))"
+        );
+        execute(&url, &table).await;
+        let replica = Replica::start(&url, Clock::Store, &["--known-events", "0"]).await;
+        let mut client = replica.client().await;
+        for first in [true, false] {
+            let marked = client.mark_processed(mark("T", "Ev1")).await.unwrap();
+            assert_eq!(marked.into_inner().first, first, "{columns}");
+        }
     }
 }
 

@@ -17,7 +17,16 @@ SELECT c.relkind::text AS kind, c.relpersistence::text AS persistence,
         ORDER BY k.ord) AS key,
     ARRAY(
         SELECT i.indexrelid::regclass::text FROM pg_index i
-        WHERE i.indrelid = c.oid AND i.indisunique AND NOT i.indisprimary) AS unique_indexes,
+        WHERE i.indrelid = c.oid AND i.indisunique AND NOT i.indisprimary
+            -- One whose columns contain the key refuses nothing that the key allows; but
+            -- ON CONFLICT cannot use one that is deferrable, and some collations find texts
+            -- equal that differ.
+            AND NOT (i.indimmediate AND i.indpred IS NULL AND i.indexprs IS NULL
+                AND COALESCE(p.conkey <@ (i.indkey::int2[])[0:i.indnkeyatts - 1], false)
+                AND NOT EXISTS (
+                    SELECT FROM pg_collation l
+                    WHERE l.oid = ANY (i.indcollation::oid[]) AND NOT l.collisdeterministic))
+        ) AS unique_indexes,
     ARRAY(
         SELECT f.conrelid::regclass::text FROM pg_constraint f
         WHERE f.confrelid = c.oid AND f.contype = 'f') AS referenced_by,
