@@ -37,7 +37,7 @@ mod probe;
 mod workers;
 
 use drain::{Drain, Ending};
-use open::{Opened, open};
+use open::{Opened, close, open};
 pub use open::{describe, fence, migrate, raise_fence};
 use probe::{Health, Probe};
 use workers::{Connections, Workers};
@@ -47,10 +47,43 @@ use workers::{Connections, Workers};
 const OTHER_FILES: usize = 64;
 /// Files that one worker has open.
 const FILES_OF_A_WORKER: usize = 4;
-/// Connections to the database besides the writers.
-const OTHER_STORE_CONNECTIONS: usize = 16;
+/// Connections to the database besides the writers, one of them for a moment.
+const OTHER_STORE_CONNECTIONS: usize = 5;
 /// How much longer than `--max-hold` a call may be: it may wait before.
 const AGE_GRACE: Duration = Duration::from_mins(15);
+
+/// What every service takes: each generated server has these as its own methods.
+macro_rules! bounded {
+    ($service:expr) => {
+        $service.max_decoding_message_size(MAX_REQUEST_BYTES).accept_compressed(Gzip)
+    };
+}
+
+/// What answers before there is a store: that the process is alive, and not ready.
+struct Front {
+    metrics: Metrics,
+    metrics_address: Option<SocketAddr>,
+    health: Health,
+    routes: Routes,
+    ended: CancellationToken,
+}
+
+impl Front {
+    async fn start(metrics_listen: Option<SocketAddr>) -> anyhow::Result<Self> {
+        let (metrics, ended) = (Metrics::new(), CancellationToken::new());
+        let (health, health_service) = tonic_health::server::health_reporter();
+        let health = Health::new(health).await;
+        let metrics_address = match metrics_listen {
+            Some(address) => {
+                let (metrics, health) = (metrics.clone(), health.clone());
+                Some(http::serve(address, metrics, health, ended.clone()).await?)
+            }
+            None => None,
+        };
+        let routes = Routes::new(bounded!(health_service));
+        Ok(Self { metrics, metrics_address, health, routes, ended })
+    }
+}
 
 /// A server that runs.
 pub struct Server {
@@ -73,34 +106,45 @@ impl Server {
         for address in &config.listen {
             listeners.push(Listener::bind(address).await?);
         }
-        match open(&config.store, clock, config.migrate).await? {
-            Opened::Postgres(mut store) => {
-                store.share(config.writers).await.context("cannot use the database")?;
-                Self::run(config, listeners, &store).await
-            }
-            Opened::Sqlite(store) => Self::run(config, listeners, &store).await,
+        let front = Front::start(config.metrics_listen).await?;
+        let unless_started = front.ended.clone().drop_guard();
+        let store = open(&config.store, clock, config.migrate, Some(config.writers)).await?;
+        let started = match store {
+            Opened::Postgres(store) => Self::on(store, config, listeners, front).await,
+            Opened::Sqlite(store) => Self::on(store, config, listeners, front).await,
+        };
+        if started.is_ok() {
+            unless_started.disarm();
         }
+        started
+    }
+
+    /// Runs on `store`, which is closed if that fails.
+    async fn on(
+        store: impl Store,
+        config: ServeConfig,
+        listeners: Vec<Listener>,
+        front: Front,
+    ) -> anyhow::Result<Self> {
+        let (ending, limit) = (Ending::default(), config.drain_timeout);
+        let started = Self::run(config, listeners, &store, front, ending.clone()).await;
+        if started.is_err() {
+            ending.stop.cancel();
+            let _ = tokio::time::timeout(limit, close(store)).await;
+        }
+        started
     }
 
     async fn run(
         config: ServeConfig,
         listeners: Vec<Listener>,
         store: &impl Store,
+        front: Front,
+        ending: Ending,
     ) -> anyhow::Result<Self> {
-        let ending = Ending::default();
+        let Front { metrics, metrics_address, health, routes, ended } = front;
         let stop = ending.stop.clone();
-        let metrics = Metrics::new();
         let addresses = listeners.iter().map(Listener::address).collect::<Result<_, _>>()?;
-        let (health, health_service) = tonic_health::server::health_reporter();
-        let health = Health::new(health).await;
-        let ended = CancellationToken::new();
-        let metrics_address = match config.metrics_listen {
-            Some(address) => {
-                let (metrics, health) = (metrics.clone(), health.clone());
-                Some(http::serve(address, metrics, health, ended.clone()).await?)
-            }
-            None => None,
-        };
         let workers = Workers::start(config.workers.unwrap_or_else(cores))?;
         let runtimes = workers.runtimes();
 
@@ -135,13 +179,7 @@ impl Server {
         let observe = Observe::new(&metrics, config.limits.max_calls, under_way.clone())?;
         let timeout = config.limits.call_timeout;
         let admin = Admin::start(store, &runtimes[0], sessions[0].clone(), &metrics);
-        // What every service takes: each generated server has these as its own methods.
-        macro_rules! bounded {
-            ($service:expr) => {
-                $service.max_decoding_message_size(MAX_REQUEST_BYTES).accept_compressed(Gzip)
-            };
-        }
-        let others = Routes::new(bounded!(health_service))
+        let others = routes
             .add_service(bounded!(AdminServiceServer::new(Administration { admin, timeout })))
             .add_service(bounded!(reflection().build_v1()?))
             .add_service(bounded!(reflection().build_v1alpha()?));

@@ -17,6 +17,8 @@ use crate::{
 
 /// How long to wait before the database is tried again at start.
 const CONNECT_PAUSE: Duration = Duration::from_millis(500);
+/// How long to wait before the tables are locked again: other statements wait behind each try.
+const LOCK_PAUSE: Duration = Duration::from_secs(3);
 
 pub(super) enum Opened {
     Postgres(Postgres),
@@ -70,15 +72,17 @@ pub fn describe(config: &StoreConfig) -> anyhow::Result<String> {
     Place::of(config)?.describe()
 }
 
-/// Opens the store and brings its schema up to date.
+/// Opens the store and brings its schema up to date; with `writers` for each kind of writing, if
+/// a server is to run on it.
 pub(super) async fn open(
     config: &StoreConfig,
     clock: Clock,
     migrate: bool,
+    writers: Option<usize>,
 ) -> anyhow::Result<Opened> {
     let place = Place::of(config)?;
     let shown = place.describe()?;
-    let store = match place {
+    let mut store = match place {
         Place::Sqlite(url) => {
             let store = Sqlite::open(&url, clock).await?;
             let ready = if migrate { store.migrate().await } else { store.verify().await };
@@ -92,21 +96,45 @@ pub(super) async fn open(
     };
     let until = Instant::now() + config.connect_timeout;
     loop {
-        let ready = if migrate { store.migrate().await } else { store.verify().await };
-        match ready {
-            Ok(()) => return Ok(Opened::Postgres(store)),
-            // Services that start together find each other in any order.
-            Err(error @ StoreError::Unavailable(_)) if Instant::now() < until => {
-                tracing::warn!(store = shown, %error, "waiting for the database");
-                tokio::time::sleep(CONNECT_PAUSE).await;
-            }
-            Err(error) => return Err(error).with_context(|| format!("cannot use {shown}")),
+        let Err(error) = prepare(&mut store, migrate, writers).await else {
+            return Ok(Opened::Postgres(store));
+        };
+        // Services that start together find each other in any order.
+        let (awaited, pause) = match &error {
+            StoreError::Unavailable(_) => ("the database", CONNECT_PAUSE),
+            StoreError::Overtaken => ("another migration", CONNECT_PAUSE),
+            StoreError::Contended(_) => ("a lock on the tables", LOCK_PAUSE),
+            _ => return Err(error).with_context(|| format!("cannot use {shown}")),
+        };
+        let now = Instant::now();
+        if now >= until {
+            let context = format!("cannot use {shown}: gave up waiting for {awaited}");
+            return Err(error).context(context);
         }
+        tracing::warn!(store = shown, %error, "waiting for {awaited}");
+        tokio::time::sleep_until(until.min(now + pause)).await;
+    }
+}
+
+/// Brings the schema up to date, and plans the connections of a server.
+async fn prepare(
+    store: &mut Postgres,
+    migrate: bool,
+    writers: Option<usize>,
+) -> Result<(), StoreError> {
+    if migrate {
+        store.migrate().await?;
+    } else {
+        store.verify().await?;
+    }
+    match writers {
+        Some(writers) => store.share(writers).await,
+        None => Ok(()),
     }
 }
 
 /// Closes a store that nothing uses any more.
-async fn close(store: impl Store) {
+pub(super) async fn close(store: impl Store) {
     let closed = store.closed();
     drop(store);
     closed.await;
@@ -117,7 +145,7 @@ async fn close(store: impl Store) {
 /// # Errors
 /// When it cannot be.
 pub async fn migrate(config: &StoreConfig) -> anyhow::Result<()> {
-    match open(config, Clock::Store, true).await? {
+    match open(config, Clock::Store, true, None).await? {
         Opened::Postgres(store) => close(store).await,
         Opened::Sqlite(store) => close(store).await,
     }
@@ -134,7 +162,7 @@ pub async fn fence(config: &StoreConfig) -> anyhow::Result<Fence> {
         close(store).await;
         fence
     }
-    Ok(match open(config, Clock::Store, false).await? {
+    Ok(match open(config, Clock::Store, false, None).await? {
         Opened::Postgres(store) => read(store).await?,
         Opened::Sqlite(store) => read(store).await?,
     })
@@ -153,7 +181,7 @@ pub async fn raise_fence(config: &StoreConfig, floor: FencingToken) -> anyhow::R
         close(store).await;
         fence
     }
-    Ok(match open(config, Clock::Store, false).await? {
+    Ok(match open(config, Clock::Store, false, None).await? {
         Opened::Postgres(store) => raise(store, floor).await?,
         Opened::Sqlite(store) => raise(store, floor).await?,
     })

@@ -262,6 +262,7 @@ pub const STATEMENTS: &[&str] = &[
     migrate::PLACE,
     migrate::APPLIED,
     migrate::LOCK,
+    migrate::OWN_TABLES,
     migrate::RECORD,
     migrate::OLDER_TABLE,
     migrate::OLDER_COLUMNS,
@@ -332,19 +333,20 @@ impl Postgres {
     /// [`StoreError::Unavailable`] when it is away.
     pub async fn share(&mut self, writers: usize) -> Result<(), StoreError> {
         let mut connection = self.connect().await?;
-        self.plan = share::plan(&mut connection, writers).await?;
+        self.plan = timed(self.timeout, share::plan(&mut connection, writers)).await?;
         let _ = connection.close().await;
         Ok(())
     }
 
-    /// Brings the schema up to date. Several replicas may do so at once: they
-    /// take turns.
+    /// Brings the schema up to date, unless another replica does so, or a transaction holds a
+    /// lock on the tables.
     ///
     /// # Errors
-    /// [`StoreError::Unavailable`] when the database is away.
+    /// [`StoreError::Unavailable`] when the database is away, [`StoreError::Overtaken`] while
+    /// another replica migrates, [`StoreError::Contended`] while the tables cannot be locked.
     pub async fn migrate(&self) -> Result<(), StoreError> {
         let mut connection = self.connect().await?;
-        let schema = migrate::run(&mut connection, self.connector.schema()).await?;
+        let schema = migrate::run(&mut connection, self.connector.schema(), self.timeout).await?;
         self.locks.get_or_init(|| Locks::of(&schema));
         let _ = connection.close().await;
         Ok(())
@@ -356,7 +358,7 @@ impl Postgres {
     /// [`StoreError::Fault`] when it is not.
     pub async fn verify(&self) -> Result<(), StoreError> {
         let mut connection = self.connect().await?;
-        let schema = migrate::verify(&mut connection).await?;
+        let schema = timed(self.timeout, migrate::verify(&mut connection)).await?;
         self.locks.get_or_init(|| Locks::of(&schema));
         let _ = connection.close().await;
         Ok(())
@@ -368,6 +370,15 @@ impl Postgres {
             Err(_) => Err(StoreError::unavailable("cannot connect in time")),
         }
     }
+}
+
+/// Gives `work` up after `limit`.
+async fn timed<T>(
+    limit: Duration,
+    work: impl Future<Output = Result<T, StoreError>>,
+) -> Result<T, StoreError> {
+    let done = tokio::time::timeout(limit, Box::pin(work)).await;
+    done.unwrap_or_else(|_| Err(StoreError::unavailable("no answer in time")))
 }
 
 /// Machine code for a statement takes 100 ms to make, and none here runs for so long

@@ -149,6 +149,20 @@ async fn too_few_connections_are_refused_at_start() {
     assert!(refused.contains("the role's CONNECTION LIMIT is 3"), "{refused}");
 }
 
+/// A connection of a start that was closed counts until its backend has ended.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_replica_starts_with_the_last_connection() {
+    let (_, own) = limited(5).await;
+    let start = || Server::start(config(&own, &["--known-events", "0"]), Clock::Store);
+    start().await.unwrap().stop().await.unwrap();
+    let held = join_all((0..4).map(|_| PgConnection::connect(&own))).await;
+    assert!(held.iter().all(Result::is_ok));
+    for round in 0..5 {
+        let server = start().await.unwrap_or_else(|error| panic!("{round}: {error:#}"));
+        server.stop().await.unwrap();
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn readiness_is_off_while_a_connection_that_is_needed_is_refused() {
     let (url, own) = limited(20).await;

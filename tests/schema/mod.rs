@@ -25,6 +25,7 @@ mod installs;
 mod plans;
 mod shapes;
 mod single;
+mod start;
 mod versions;
 
 /// Why a server does not start on the database at `url`.

@@ -168,6 +168,18 @@ async fn a_migration_leaves_one_file() {
     assert_eq!(files(directory.path()), ["oncegate.db"]);
 }
 
+#[tokio::test]
+async fn a_start_that_is_refused_leaves_one_file() {
+    let directory = tempfile::tempdir().unwrap();
+    let url = sqlite_url(&directory);
+    server::migrate(&config(&url, &[]).store).await.unwrap();
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let taken = listener.local_addr().unwrap().to_string();
+    let why = super::refusal(&url, &["--metrics-listen", &taken]).await;
+    assert!(why.contains("cannot serve metrics on"), "{why}");
+    assert_eq!(files(directory.path()), ["oncegate.db"]);
+}
+
 fn files(directory: &Path) -> Vec<String> {
     let entries = std::fs::read_dir(directory).unwrap();
     let name = |entry: std::io::Result<DirEntry>| entry.unwrap().file_name().into_string().unwrap();

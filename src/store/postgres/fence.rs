@@ -2,7 +2,7 @@
 
 use sqlx::{Connection as _, PgConnection, Row as _};
 
-use super::{Postgres, classify, timestamp::PgTimestamp};
+use super::{Postgres, classify, timed, timestamp::PgTimestamp};
 use crate::{
     domain::FencingToken,
     store::{Fence, FenceStore, StoreError},
@@ -68,18 +68,19 @@ UPDATE oncegate_fence SET floor = $1::bigint WHERE id AND floor < $1
 impl FenceStore for Postgres {
     async fn fence(&self) -> Result<Fence, StoreError> {
         let mut connection = self.connect().await?;
-        let fence = self.read_fence(&mut connection).await;
+        let fence = timed(self.timeout, self.read_fence(&mut connection)).await;
         let _ = connection.close().await;
         fence
     }
 
     async fn raise_fence(&self, floor: FencingToken) -> Result<Fence, StoreError> {
         let mut connection = self.connect().await?;
-        let raised = sqlx::query(RAISE).bind(floor.0).execute(&mut connection).await;
-        let fence = match raised {
-            Ok(_) => self.read_fence(&mut connection).await,
-            Err(error) => Err(classify(error)),
+        let raise = async {
+            let raise = sqlx::query(RAISE).bind(floor.0).execute(&mut connection);
+            raise.await.map_err(classify)?;
+            self.read_fence(&mut connection).await
         };
+        let fence = timed(self.timeout, raise).await;
         let _ = connection.close().await;
         fence
     }

@@ -1,18 +1,22 @@
 //! Brings the schema up to date, in one transaction: all of it, or nothing.
 //!
 //! Replicas that start together take turns by an advisory lock that ends with the transaction.
-//! Nothing outlives it, neither a lock nor a prepared statement, so a proxy that pools
+//! Neither that lock nor one on a table is waited for here: whoever holds one may do so for long,
+//! and behind a migration that waits, every statement of other replicas would wait. Nothing
+//! outlives the transaction, neither a lock nor a prepared statement, so a proxy that pools
 //! transactions does no harm.
+
+use std::time::Duration;
 
 use sqlx::{
     AssertSqlSafe, Connection as _, Executor as _, PgConnection, Row as _,
     postgres::PgDatabaseError,
 };
 
-use super::{classify, connect::MAX_SCHEMA_BYTES};
+use super::{classify, connect::MAX_SCHEMA_BYTES, timed};
 use crate::store::{
     StoreError,
-    schema::{Applied, Schema, Step, Superseded},
+    schema::{Applied, Plan, Schema, Step, Superseded},
 };
 
 mod adoption;
@@ -56,9 +60,17 @@ SELECT version, success, checksum, (to_jsonb(m) ->> 'min_reader')::bigint AS min
 FROM oncegate_migrations AS m ORDER BY version
 ";
 
-/// Waits for the turn of this replica, until the end of the transaction.
+/// Takes the turn of this replica, until the end of the transaction, unless another has it.
 pub(super) const LOCK: &str =
-    "SELECT pg_advisory_xact_lock(hashtextextended('oncegate migrations ' || $1, 0))";
+    "SELECT pg_try_advisory_xact_lock(hashtextextended('oncegate migrations ' || $1, 0))";
+
+/// The tables that migrations change, as far as they are there.
+pub(super) const OWN_TABLES: &str = "
+SELECT string_agg(c.oid::regclass::text, ', ' ORDER BY c.relname)
+FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+WHERE n.nspname = current_schema() AND c.relkind IN ('r', 'p') AND c.relname IN ('processed_events',
+    'oncegate_sessions', 'oncegate_waiters', 'oncegate_replicas', 'oncegate_fence')
+";
 
 pub(super) const RECORD: &str = "
 INSERT INTO oncegate_migrations
@@ -80,27 +92,63 @@ pub(super) async fn verify(connection: &mut PgConnection) -> Result<String, Stor
     Ok(name)
 }
 
-/// Brings the schema up to date, and answers its name. `wanted` is made if it is missing.
+/// Brings the schema up to date, and answers its name. `wanted` is made if it is missing. All but
+/// the migrations themselves is given up after `limit`.
 pub(super) async fn run(
     connection: &mut PgConnection,
     wanted: Option<&str>,
+    limit: Duration,
 ) -> Result<String, StoreError> {
     let schema = schema();
-    let place = Place::of(connection).await?;
-    // Usually there is nothing to do, and then no privilege is needed for it.
+    let read = async {
+        let place = Place::of(connection).await?;
+        // Usually there is nothing to do, and then no privilege is needed for it.
+        let is_up_to_date =
+            place.schema.is_some() && schema.plan(&place.applied(connection).await?)?.is_empty();
+        Ok((place, is_up_to_date))
+    };
+    let (place, is_up_to_date) = timed(limit, read).await?;
     if let Some(name) = &place.schema
-        && schema.plan(&place.applied(connection).await?)?.is_empty()
+        && is_up_to_date
     {
         return Ok(name.clone());
     }
-    let lock = wanted.or(place.schema.as_deref()).unwrap_or_default();
-    let mut transaction = connection
+    let preparation = async {
         // Each statement has to see what the replica before this one has committed.
-        .begin_with("BEGIN ISOLATION LEVEL READ COMMITTED")
-        .await
-        .map_err(classify)?;
-    let locked = sqlx::query(LOCK).bind(lock).persistent(false).execute(&mut *transaction).await;
-    locked.map_err(classify)?;
+        let begin = connection.begin_with("BEGIN ISOLATION LEVEL READ COMMITTED");
+        let mut transaction = begin.await.map_err(classify)?;
+        take_turn(&mut transaction, wanted, &place).await?;
+        let (name, plan) = prepare(&schema, &mut transaction).await?;
+        Ok((transaction, name, plan))
+    };
+    let (mut transaction, name, plan) = timed(limit, preparation).await?;
+    for step in &plan.to_record {
+        record(&mut transaction, step).await?;
+    }
+    for step in &plan.pending {
+        tracing::info!(step.version, "migrating");
+        let ran = transaction.execute(step.sql.clone()).await;
+        ran.map_err(|error| failed(&format!("migration {} failed", step.version), error))?;
+        record(&mut transaction, step).await?;
+        tracing::info!(step.version, step.min_reader, "migrated");
+    }
+    transaction.commit().await.map_err(classify)?;
+    Ok(name)
+}
+
+/// Keeps other replicas from migrating, and makes the schema if it is missing.
+async fn take_turn(
+    transaction: &mut PgConnection,
+    wanted: Option<&str>,
+    place: &Place,
+) -> Result<(), StoreError> {
+    let lock = wanted.or(place.schema.as_deref()).unwrap_or_default();
+    let lock = sqlx::query_scalar::<_, bool>(LOCK).bind(lock).persistent(false);
+    if !lock.fetch_one(&mut *transaction).await.map_err(classify)? {
+        return Err(StoreError::Overtaken);
+    }
+    // While a lock on a table is waited for, other statements wait behind it.
+    transaction.execute("SET LOCAL lock_timeout = '200ms'").await.map_err(classify)?;
     if let Some(wanted) = wanted
         && place.schema.is_none()
     {
@@ -108,15 +156,14 @@ pub(super) async fn run(
         let made = transaction.execute(AssertSqlSafe(create)).await;
         made.map_err(|error| failed(&format!("the schema {wanted:?} cannot be made"), error))?;
     }
-    let name = bring_up_to_date(&schema, &mut transaction).await?;
-    transaction.commit().await.map_err(classify)?;
-    Ok(name)
+    Ok(())
 }
 
-async fn bring_up_to_date(
-    schema: &Schema,
+/// Finds out what is to be done, and takes every lock that it needs.
+async fn prepare<'a>(
+    schema: &'a Schema,
     transaction: &mut PgConnection,
-) -> Result<String, StoreError> {
+) -> Result<(String, Plan<'a>), StoreError> {
     let name = Place::of(transaction).await?.schema()?.to_owned();
     let prepared = transaction.execute(include_str!("migrate/table.sql")).await;
     prepared.map_err(|error| failed("the table oncegate_migrations cannot be made", error))?;
@@ -126,16 +173,16 @@ async fn bring_up_to_date(
     if plan.pending.iter().any(|step| step.version == 1) {
         adoption::check(transaction).await?;
     }
-    for step in &plan.to_record {
-        record(transaction, step).await?;
+    if !plan.pending.is_empty() {
+        let own = sqlx::query_scalar(OWN_TABLES).persistent(false).fetch_one(&mut *transaction);
+        let own: Option<String> = own.await.map_err(classify)?;
+        if let Some(own) = own {
+            let lock = format!("LOCK TABLE {own} IN ACCESS EXCLUSIVE MODE");
+            let locked = transaction.execute(AssertSqlSafe(lock)).await;
+            locked.map_err(|error| failed(&format!("{own} cannot be locked"), error))?;
+        }
     }
-    for step in &plan.pending {
-        let ran = transaction.execute(step.sql.clone()).await;
-        ran.map_err(|error| failed(&format!("migration {} failed", step.version), error))?;
-        record(transaction, step).await?;
-        tracing::info!(step.version, step.min_reader, "migrated");
-    }
-    Ok(name)
+    Ok((name, plan))
 }
 
 async fn record(transaction: &mut PgConnection, step: &Step) -> Result<(), StoreError> {
@@ -227,12 +274,11 @@ fn failed(what: &str, error: sqlx::Error) -> StoreError {
     let cause = format!("{what}: {}", database.message());
     let detail = database.detail().map(|detail| format!(" ({detail})")).unwrap_or_default();
     let advice = match database.code() {
-        // 08 the connection, 40 a deadlock, 53 out of resources, 55P03 a lock that is not
-        // available, 57P the server stops or starts: the next try may succeed.
-        code if ["08", "40", "53"].contains(&&code[..2])
-            || code == "55P03"
-            || code.starts_with("57P") =>
-        {
+        // A transaction such as that of pg_dump holds a lock on a table.
+        "55P03" => return StoreError::Contended(cause.into()),
+        // 08 the connection, 40 a deadlock, 53 out of resources, 57P the server stops or starts:
+        // the next try may succeed.
+        code if ["08", "40", "53"].contains(&&code[..2]) || code.starts_with("57P") => {
             return StoreError::unavailable(cause);
         }
         // A table, index, sequence or type of this name is there.

@@ -121,7 +121,7 @@ pub(super) async fn plan(
         Ok(rows) => rows,
         Err(error) => {
             let error = classify(error);
-            tracing::debug!(%error, "the database does not say how many connections it allows");
+            tracing::debug!(%error, "cannot read the database's connection limits");
             return Ok(wanted);
         }
     };
