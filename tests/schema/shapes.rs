@@ -62,8 +62,8 @@ async fn a_table_that_cannot_be_adopted_is_refused_untouched_and_the_difference_
             "the unique index folded",
         ),
         (
-            format!("{plain}; CREATE UNIQUE INDEX some ON processed_events (event_id) INCLUDE (team_id)"),
-            "the unique index some",
+            format!("{plain}; CREATE UNIQUE INDEX covering ON processed_events (event_id) INCLUDE (team_id)"),
+            "the unique index covering",
         ),
         (keyed(", kind text NOT NULL"), "column kind is NOT NULL and has no default"),
         (keyed(", holder text"), "column \"holder\" of relation \"processed_events\" already exists"),
