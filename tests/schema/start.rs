@@ -44,7 +44,7 @@ async fn calls_succeed_while_a_migration_waits_for_a_long_reader() {
             }
         };
         let both = async { tokio::join!(migration, calls).0 };
-        let why = timeout(BOUND, both).await.expect("the start has a bound");
+        let why = timeout(BOUND, Box::pin(both)).await.expect("the start has a bound");
         assert!(why.contains("gave up waiting for a lock on the tables"), "{why}");
 
         // Without the reader the migration runs, and finds that it ran before.
@@ -64,7 +64,7 @@ async fn another_migration_is_waited_for_within_the_connect_timeout() {
     let why = timeout(BOUND, refused).await.expect("the start has a bound");
     assert!(why.contains("gave up waiting for another migration"), "{why}");
     let settings = config(&url, &[]).store;
-    let (migrated, _) = tokio::join!(server::migrate(&settings), async {
+    let (migrated, ()) = tokio::join!(server::migrate(&settings), async {
         sleep(Duration::from_millis(100)).await;
         other.close().await.unwrap();
     });
