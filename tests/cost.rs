@@ -37,7 +37,17 @@ async fn counted(database: &mut PgConnection) -> i64 {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn new_marks_and_free_sessions_take_one_statement_each_batch() {
     let url = new_database().await;
-    let flags = ["--workers", "1", "--writers", "1", "--known-events", "0"];
+    let flags = [
+        "--workers",
+        "1",
+        "--writers",
+        "1",
+        "--known-events",
+        "0",
+        // It writes, too.
+        "--probe-interval",
+        "1h",
+    ];
     let replica = Replica::start(&url, Clock::Store, &flags).await;
     let mut client = replica.client().await;
     let mut database = PgConnection::connect(&url).await.unwrap();
@@ -85,7 +95,17 @@ async fn rows_are_found_by_key_even_where_the_tables_were_empty() {
     const ALONE: &str = "SELECT count(*) = 1 FROM pg_stat_activity
         WHERE datname = current_database()";
     let url = new_database().await;
-    let flags = ["--workers", "1", "--writers", "1", "--known-events", "0"];
+    let flags = [
+        "--workers",
+        "1",
+        "--writers",
+        "1",
+        "--known-events",
+        "0",
+        // It writes, too.
+        "--probe-interval",
+        "1h",
+    ];
     let replica = Replica::start(&url, Clock::Store, &flags).await;
     let mut database = PgConnection::connect(&url).await.unwrap();
     database.execute("VACUUM ANALYZE processed_events").await.unwrap();
@@ -172,7 +192,7 @@ async fn a_sweep_leaves_room_for_other_work() {
         SELECT 'T1', 'old' || n, now() - interval '2 days', now() - interval '1 day'
         FROM generate_series(1, 10000) AS n";
     let url = new_database().await;
-    let replica = Replica::start(&url, Clock::Store, &[]).await;
+    let replica = Replica::start(&url, Clock::Store, &["--probe-interval", "1h"]).await;
     let mut client = replica.client().await;
     let mut database = PgConnection::connect(&url).await.unwrap();
     let mut statements = async |client: &mut Client| {

@@ -4,9 +4,10 @@
 use std::{
     str::FromStr as _,
     sync::{
-        Arc,
+        Arc, Mutex,
         atomic::{AtomicUsize, Ordering},
     },
+    time::{Duration, Instant},
 };
 
 use sqlx::{
@@ -21,6 +22,10 @@ use tokio::{
     },
     sync::watch,
 };
+
+/// How long a connection is idle before the proxy may forget it: no NAT is known to forget
+/// one sooner.
+const FORGET: Duration = Duration::from_secs(2);
 
 /// What becomes of a listener's connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -102,8 +107,8 @@ impl Proxy {
         self.line.send_replace(line);
     }
 
-    /// From now on, what is sent over the connections that are open is lost, in both
-    /// directions, and neither end learns of it: as by a NAT. New ones pass.
+    /// From now on, what is sent over the connections that were idle for [`FORGET`] is lost, in
+    /// both directions, and neither end learns of it: as by a NAT. New ones pass.
     pub fn forget(&self) {
         self.forgotten.send_modify(|count| *count += 1);
     }
@@ -161,16 +166,41 @@ async fn meddle(
     let (mut from_database, mut to_database) = TcpStream::connect(database).await?.into_split();
     to_database.write_all(&startup).await?;
     let mut cut = line.clone();
+    let asked = Mutex::new(Instant::now());
+    let idle_when_forgotten = async {
+        while forgotten.changed().await.is_ok() {
+            if asked.lock().unwrap().elapsed() >= FORGET {
+                return;
+            }
+        }
+    };
     let ended = tokio::select! {
-        ended = io::copy(&mut from_client, &mut to_database) => Some(ended.map(drop)),
+        ended = ask(&mut from_client, &mut to_database, &asked) => Some(ended),
         ended = answer(&mut from_database, &mut to_client, &mut line) => Some(ended),
         _ = cut.wait_for(|line| *line == Line::Cut) => Some(Ok(())),
-        _ = forgotten.changed() => None,
+        () = idle_when_forgotten => None,
     };
     match ended {
         Some(ended) => ended,
         // The sockets stay open.
         None => std::future::pending().await,
+    }
+}
+
+/// Hands the client's messages on, and notes when.
+async fn ask(
+    client: &mut OwnedReadHalf,
+    database: &mut OwnedWriteHalf,
+    asked: &Mutex<Instant>,
+) -> io::Result<()> {
+    let mut bytes = vec![0; 16 * 1024];
+    loop {
+        let count = client.read(&mut bytes).await?;
+        if count == 0 {
+            return Ok(());
+        }
+        *asked.lock().unwrap() = Instant::now();
+        database.write_all(&bytes[..count]).await?;
     }
 }
 
