@@ -49,7 +49,7 @@ pub enum StoreError {
     /// Rolled back; retry.
     #[error("conflict with a concurrent writer; rolled back")]
     Overtaken,
-    /// The store cannot keep a text of this batch; a smaller batch tells whose. The only
+    /// The store cannot keep a text of this batch; a smaller batch shows which. The only
     /// error that is a caller's fault.
     #[error("store refused the data: {0}")]
     Refused(Arc<str>),

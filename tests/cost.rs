@@ -30,6 +30,10 @@ CREATE TRIGGER counted AFTER INSERT OR UPDATE ON oncegate_sessions
     FOR EACH STATEMENT EXECUTE FUNCTION count_statement();
 ";
 
+/// One lane for each kind of work, and no probe, which writes too.
+const ONE_LANE: [&str; 8] =
+    ["--workers", "1", "--writers", "1", "--known-events", "0", "--probe-interval", "1h"];
+
 async fn counted(database: &mut PgConnection) -> i64 {
     sqlx::query_scalar("SELECT last_value FROM statements").fetch_one(database).await.unwrap()
 }
@@ -37,18 +41,7 @@ async fn counted(database: &mut PgConnection) -> i64 {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn new_marks_and_free_sessions_take_one_statement_each_batch() {
     let url = new_database().await;
-    let flags = [
-        "--workers",
-        "1",
-        "--writers",
-        "1",
-        "--known-events",
-        "0",
-        // It writes, too.
-        "--probe-interval",
-        "1h",
-    ];
-    let replica = Replica::start(&url, Clock::Store, &flags).await;
+    let replica = Replica::start(&url, Clock::Store, &ONE_LANE).await;
     let mut client = replica.client().await;
     let mut database = PgConnection::connect(&url).await.unwrap();
     database.execute(COUNT).await.unwrap();
@@ -95,18 +88,7 @@ async fn rows_are_found_by_key_even_where_the_tables_were_empty() {
     const ALONE: &str = "SELECT count(*) = 1 FROM pg_stat_activity
         WHERE datname = current_database()";
     let url = new_database().await;
-    let flags = [
-        "--workers",
-        "1",
-        "--writers",
-        "1",
-        "--known-events",
-        "0",
-        // It writes, too.
-        "--probe-interval",
-        "1h",
-    ];
-    let replica = Replica::start(&url, Clock::Store, &flags).await;
+    let replica = Replica::start(&url, Clock::Store, &ONE_LANE).await;
     let mut database = PgConnection::connect(&url).await.unwrap();
     database.execute("VACUUM ANALYZE processed_events").await.unwrap();
     database.execute("VACUUM ANALYZE oncegate_sessions").await.unwrap();

@@ -100,7 +100,7 @@ impl TurnService for Turning {
             Ok(event) => Ok(running(&key, event)),
             Err(error) => Err(Problem::from(error).into()),
         });
-        // What ends it is read beside what is told. If it is wrong, the call ends with that,
+        // The caller's steps are read beside the events that it is sent. If one is wrong, the call ends with that,
         // and the turn as if nothing had been said. If the call breaks, or is cancelled, this
         // is dropped: tonic answers a cancelled call as a half-closed one, but hyper looks
         // for a reset before it polls an answer, and so this.

@@ -28,9 +28,9 @@ impl Grants {
         Self { give_back: Box::new(give_back) }
     }
 
-    /// Gives back a lease that may have been granted, and that nobody was told of.
+    /// Gives back a lease that may have been granted, and that no caller was answered.
     pub(super) fn give_back(&self, key: &SessionKey, lease: LeaseId) {
-        // No row has this stream: whoever has carried the lease on has it.
+        // No row has this stream, so a call that carried the lease on keeps it.
         (self.give_back)(key, lease, StreamId::random());
     }
 

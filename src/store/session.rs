@@ -37,7 +37,7 @@ pub struct Release {
     pub key: SessionKey,
     /// The lease.
     pub lease: LeaseId,
-    /// Only if nobody has carried it on since, but this stream; none: whoever has.
+    /// End it only if no other call than this stream has carried it on; none: always.
     pub unless_resumed: Option<StreamId>,
 }
 

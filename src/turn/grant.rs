@@ -99,7 +99,7 @@ impl Drop for Delivery {
         let turn = self.turn.clone();
         match self.unaccepted {
             Unaccepted::Abandoned => {
-                // No row has this stream: whoever has carried the turn on has it.
+                // No row has this stream, so a call that carried the turn on keeps it.
                 let unless_resumed = Some(StreamId::random());
                 self.lanes.post(Finish { turn, ending: Ending::Abandoned, unless_resumed });
             }
