@@ -54,7 +54,7 @@ pub enum StoreError {
     #[error("store refused the data: {0}")]
     Refused(Arc<str>),
     /// A rule that the database's owner added (a CHECK, a trigger, a policy) rejects a row of
-    /// this batch; a smaller batch tells which.
+    /// this batch; a smaller batch shows which.
     #[error("store rejected a row: {0}")]
     Rejected(Arc<str>),
     /// The store answers, and cannot do this in the state that it is in, or as it is set

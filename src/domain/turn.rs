@@ -129,7 +129,7 @@ pub struct Finish {
     pub turn: TurnId,
     /// How.
     pub ending: Ending,
-    /// Only if nobody has carried it on since, but this stream; none: whoever has.
+    /// End it only if no other call than this stream has carried it on; none: always.
     pub unless_resumed: Option<StreamId>,
 }
 

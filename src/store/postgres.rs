@@ -282,7 +282,7 @@ pub struct Postgres {
     /// The connections that several share, opened or not.
     shared: [Arc<Mutex<Line>>; 3],
     starved: Arc<Starved>,
-    /// Whoever begins to listen has this, for that takes one connection more.
+    /// Held by a listener while it starts, which takes one connection more.
     begins: Arc<Mutex<()>>,
     links: TaskTracker,
 }

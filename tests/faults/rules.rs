@@ -1,7 +1,7 @@
 //! What a database refuses: all writes, in some state of it, or single rows, by rules that its
 //! owner added. Neither is the caller's fault, and one row does not fail the others.
 
-use std::{fmt::Write as _, str::FromStr as _, time::Duration};
+use std::{fmt::Write as _, time::Duration};
 
 use futures_util::future::join_all;
 use oncegate::{
@@ -13,30 +13,14 @@ use oncegate::{
     server::Server,
     store::Clock,
 };
-use sqlx::{
-    AssertSqlSafe, Connection as _, Executor as _, PgConnection, SqliteConnection,
-    sqlite::SqliteConnectOptions,
-};
+use sqlx::{AssertSqlSafe, Connection as _, PgConnection};
 use tonic::{Code, Status};
 use tonic_health::pb::health_check_response::ServingStatus;
 
 use super::follow;
 use crate::harness::{
-    Fixture, Replica, acquire, config, connect, event, granted, mark, release, session,
+    Fixture, Replica, acquire, config, connect, event, execute, granted, mark, release, session,
 };
-
-/// Runs statements on the database at `url`, beside the service.
-async fn execute(url: &str, sql: &str) {
-    let sql = AssertSqlSafe(sql.to_owned());
-    if url.starts_with("sqlite:") {
-        let options = SqliteConnectOptions::from_str(url).unwrap();
-        let mut file = SqliteConnection::connect_with(&options).await.unwrap();
-        file.execute(sql).await.unwrap();
-        file.close().await.unwrap();
-    } else {
-        PgConnection::connect(url).await.unwrap().execute(sql).await.unwrap();
-    }
-}
 
 /// A trigger on each table that raises `code`, before a row is written for which `condition` holds.
 fn triggers(code: &str, condition: &str) -> String {

@@ -14,8 +14,8 @@ use super::{
 };
 use crate::{store::StoreError, telemetry::Seldom};
 
-/// How long a failed connection is left alone; meanwhile callers are told at
-/// once that the store is away.
+/// How long a failed connection is left alone; meanwhile calls fail at
+/// once with the reason.
 const MIN_PAUSE: Duration = Duration::from_millis(50);
 /// The most that grows to while statements get no answer: each that is given up
 /// may leave a backend behind that still works on it.

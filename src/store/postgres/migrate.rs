@@ -1,7 +1,7 @@
 //! Brings the schema up to date, in one transaction: all of it, or nothing.
 //!
 //! Replicas that start together take turns by an advisory lock that ends with the transaction.
-//! Neither that lock nor one on a table is waited for here: whoever holds one may do so for long,
+//! Neither that lock nor one on a table is waited for here: its holder may keep it for long,
 //! and behind a migration that waits, every statement of other replicas would wait. Nothing
 //! outlives the transaction, neither a lock nor a prepared statement, so a proxy that pools
 //! transactions does no harm.

@@ -41,7 +41,7 @@ pub(super) const HANDED: &str = concat!("SELECT ", handed_channel!());
 /// The advisory locks of one schema.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Locks {
-    /// Tells them from those of another schema.
+    /// Separates them from those of another schema.
     salt: i64,
 }
 
