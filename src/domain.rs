@@ -17,7 +17,7 @@ pub use event::{
     By, Delivered, EventRow, Mark, MarkOutcome, Names, PayloadDigest, RequestId, StoredEvent,
 };
 pub use invalid::Invalid;
-pub use key::{EventKey, Id, SessionKey};
+pub use key::{EventKey, Id, SessionKey, is_stored_id, split_consumer};
 pub use session::{
     Acquire, Acquired, Decision, FencingToken, Held, Labels, Lease, LeaseId, SessionRow,
 };

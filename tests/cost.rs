@@ -107,7 +107,10 @@ async fn rows_are_found_by_key_even_where_the_tables_were_empty() {
         let lone = mark("T1", &format!("lone{round}"));
         client.mark_processed(lone.clone()).await.unwrap();
         client.mark_processed(lone.clone()).await.unwrap();
-        client.is_processed(IsProcessedRequest { event: lone.event }).await.unwrap();
+        client
+            .is_processed(IsProcessedRequest { event: lone.event, ..Default::default() })
+            .await
+            .unwrap();
         let lease = client.acquire_session_lease(acquire("T1", "s", "bot")).await.unwrap();
         let lease = granted(lease.into_inner());
         held(client.acquire_session_lease(acquire("T1", "s", "other")).await.unwrap().into_inner());

@@ -10,7 +10,7 @@ use oncegate::{
     grpc::pb::{
         AcquireSessionLeaseRequest, CheckSessionLeaseRequest, ForceReleaseSessionLeaseRequest,
         HoldSessionLeaseRequest, HoldSessionLeaseResponse, SessionLease,
-        admin_service_client::AdminServiceClient, hold_session_lease_response::Event,
+        admin_service_client::AdminServiceClient, hold_session_lease_response::News,
     },
     store::Clock,
 };
@@ -53,25 +53,25 @@ async fn hold(client: &Client, request: HoldSessionLeaseRequest) -> Events {
     client.clone().hold_session_lease(request).await.unwrap().into_inner()
 }
 
-async fn next(events: &mut Events) -> Result<Option<Event>, Status> {
+async fn next(events: &mut Events) -> Result<Option<News>, Status> {
     let message = timeout(Duration::from_secs(30), events.message()).await.expect("an event");
-    Ok(message?.and_then(|message| message.event))
+    Ok(message?.and_then(|message| message.news))
 }
 
-async fn next_event(events: &mut Events) -> Option<Event> {
+async fn next_event(events: &mut Events) -> Option<News> {
     next(events).await.unwrap()
 }
 
 async fn lease(events: &mut Events) -> SessionLease {
     match next(events).await.unwrap() {
-        Some(Event::Granted(granted)) => granted.lease.unwrap(),
+        Some(News::Granted(granted)) => granted.lease.unwrap(),
         other => panic!("{other:?}"),
     }
 }
 
 async fn place(events: &mut Events) -> i32 {
     match next(events).await.unwrap() {
-        Some(Event::Queued(queued)) => queued.position,
+        Some(News::Queued(queued)) => queued.position,
         other => panic!("{other:?}"),
     }
 }
@@ -102,7 +102,7 @@ async fn a_lease_is_granted_and_renewed_while_the_call_lives(mut f: Fixture) {
     // More than its TTL in all.
     for _ in 0..3 {
         f.clock.advance(Duration::from_millis(1_200));
-        let Some(Event::Renewed(renewed)) = next(&mut events).await.unwrap() else {
+        let Some(News::Renewed(renewed)) = next(&mut events).await.unwrap() else {
             panic!("not renewed")
         };
         let renewed = renewed.lease.unwrap();
@@ -120,7 +120,7 @@ async fn a_session_that_is_held_is_told_and_the_call_ends(mut f: Fixture) {
     granted(answer.into_inner());
     let mut events = hold(&f.client, HoldSessionLeaseRequest { wait: None, ..asking("b") }).await;
     match next(&mut events).await.unwrap() {
-        Some(Event::Held(held)) => assert_eq!(held.holder, "a"),
+        Some(News::Held(held)) => assert_eq!(held.holder, "a"),
         other => panic!("{other:?}"),
     }
     assert_eq!(next(&mut events).await.unwrap(), None);
@@ -185,7 +185,7 @@ async fn a_repeated_call_has_the_lease_when_the_first_ends(f: Fixture) {
     // The first has gone: nothing is to happen, and what comes after it has.
     drop(first);
     let mut other = hold(&f.client, HoldSessionLeaseRequest { wait: None, ..asking("b") }).await;
-    assert!(matches!(next_event(&mut other).await, Some(Event::Held(held)) if held.holder == "a"));
+    assert!(matches!(next_event(&mut other).await, Some(News::Held(held)) if held.holder == "a"));
     let check = CheckSessionLeaseRequest {
         session: session("T1", "s"),
         fencing_token: granted.fencing_token,
@@ -210,7 +210,7 @@ async fn a_lease_that_is_found_again_is_renewed_in_time(f: Fixture) {
     let mut events = hold(&f.client, request).await;
     assert_eq!(lease(&mut events).await.remaining, seconds(3));
     match next_event(&mut events).await {
-        Some(Event::Renewed(renewed)) => assert_eq!(renewed.lease.unwrap().remaining, seconds(60)),
+        Some(News::Renewed(renewed)) => assert_eq!(renewed.lease.unwrap().remaining, seconds(60)),
         other => panic!("{other:?}"),
     }
 }
@@ -249,7 +249,7 @@ async fn holders_leave_room_for_other_calls() {
     held.pop();
     loop {
         let mut events = hold(&client, other("u")).await;
-        if let Ok(Some(Event::Granted(_))) = next(&mut events).await {
+        if let Ok(Some(News::Granted(_))) = next(&mut events).await {
             return;
         }
     }

@@ -149,7 +149,7 @@ async fn a_known_event_is_answered_while_the_store_cannot_be_asked(f: Fixture) {
         Item::Error(error) => Err(error.code),
     });
     assert_eq!(told.collect::<Vec<_>>(), [Ok(false), Err(3), Ok(true)]);
-    let ask = IsProcessedRequest { event: event("T", "Ev1") };
+    let ask = IsProcessedRequest { event: event("T", "Ev1"), ..Default::default() };
     let answer = f.client.is_processed(ask).await.unwrap().into_inner();
     assert!(answer.processed);
     assert_eq!(answer.event, first.event);

@@ -100,7 +100,7 @@ impl Bot {
 
     /// Whether the event is still to be handled.
     async fn look(&mut self) -> bool {
-        let request = IsProcessedRequest { event: event("T1", "Ev1") };
+        let request = IsProcessedRequest { event: event("T1", "Ev1"), ..Default::default() };
         !self.f.client.is_processed(request).await.unwrap().into_inner().processed
     }
 

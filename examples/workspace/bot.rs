@@ -136,11 +136,18 @@ impl Bot {
             Outcome::Duplicate(duplicate) => return duplicate_of(duplicate.result),
             Outcome::InProgress(_) => return Ok(Answer::InProgress),
             Outcome::Busy(_) => return Ok(Answer::Busy),
+            Outcome::GaveUp(_) => return Ok(Answer::Wrong("the event was given up".into())),
         };
         let (outcome, answer) = self.work(&delivery, &turn).await?;
         let result = result_of(outcome, &delivery);
         let outcome = outcome.into();
-        let finish = FinishTurnRequest { turn_id: turn.turn_id, outcome, result, ttl: None };
+        let finish = FinishTurnRequest {
+            turn_id: turn.turn_id,
+            outcome,
+            result,
+            ttl: None,
+            ..Default::default()
+        };
         self.turns.finish_turn(finish).await?;
         Ok(answer)
     }
@@ -148,27 +155,33 @@ impl Bot {
     /// Handles a delivery by `RunTurn`.
     async fn keep(&mut self, delivery: Delivery) -> Result<Answer, Status> {
         use run_turn_request::Step;
-        use run_turn_response::Event;
+        use run_turn_response::News;
         let step = |step| RunTurnRequest { step: Some(step) };
         let (steps, sent) = mpsc::channel(2);
         let _ = steps.send(step(Step::Begin(self.request(&delivery)))).await;
         let mut told = self.turns.run_turn(ReceiverStream::new(sent)).await?.into_inner();
         let mut ended = Answer::Wrong("the call ended without a word".into());
         while let Some(response) = told.message().await? {
-            match response.event.ok_or_else(nothing)? {
-                Event::Queued(_) | Event::Renewed(_) => {}
-                Event::Granted(granted) => {
+            match response.news.ok_or_else(nothing)? {
+                News::Queued(_) | News::Renewed(_) | News::Waiting(_) | News::Alive(_) => {}
+                News::Granted(granted) => {
                     let turn = granted.turn.ok_or_else(nothing)?;
                     let (outcome, answer) = self.work(&delivery, &turn).await?;
                     let result = result_of(outcome, &delivery);
-                    let end = TurnEnd { outcome: outcome.into(), result, ttl: None };
+                    let end = TurnEnd {
+                        outcome: outcome.into(),
+                        result,
+                        ttl: None,
+                        ..Default::default()
+                    };
                     let _ = steps.send(step(Step::End(end))).await;
                     ended = answer;
                 }
-                Event::Duplicate(duplicate) => return duplicate_of(duplicate.result),
-                Event::InProgress(_) => return Ok(Answer::InProgress),
-                Event::Busy(_) => return Ok(Answer::Busy),
-                Event::Finished(_) => return Ok(ended),
+                News::Duplicate(duplicate) => return duplicate_of(duplicate.result),
+                News::InProgress(_) => return Ok(Answer::InProgress),
+                News::Busy(_) => return Ok(Answer::Busy),
+                News::GaveUp(_) => return Ok(Answer::Wrong("the event was given up".into())),
+                News::Finished(_) => return Ok(ended),
             }
         }
         Ok(ended)
@@ -190,10 +203,12 @@ impl Bot {
                 team_id: TEAM.into(),
                 key: Some(event_key::Key::Slack(slack.clone())),
                 aliases: shared.into_iter().collect(),
+                ..Default::default()
             }),
             session: Some(SessionKey {
                 team_id: TEAM.into(),
                 key: Some(session_key::Key::Slack(slack)),
+                ..Default::default()
             }),
             holder: self.name.to_string(),
             request_id: call.to_string(),

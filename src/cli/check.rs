@@ -25,7 +25,7 @@ pub(super) struct Args {
 
 pub(super) async fn run(args: Args) -> anyhow::Result<Exit> {
     let key = EventKey { aliases: args.aliases, ..event(args.team, args.event) };
-    let message = IsProcessedRequest { event: Some(key) };
+    let message = IsProcessedRequest { event: Some(key), include_result: false };
     let request = args.client.request(message, Duration::ZERO);
     let answer = args.client.connect().await?.is_processed(request).await?.into_inner();
     let state = answer.state();

@@ -192,11 +192,11 @@ fn name(code: Code) -> String {
 }
 
 pub(super) fn event(team_id: String, event_id: String) -> EventKey {
-    EventKey { team_id, key: Some(event_key::Key::EventId(event_id)), aliases: Vec::new() }
+    EventKey { team_id, key: Some(event_key::Key::EventId(event_id)), ..Default::default() }
 }
 
 pub(super) fn session(team_id: String, session_id: String) -> SessionKey {
-    SessionKey { team_id, key: Some(session_key::Key::SessionId(session_id)) }
+    SessionKey { team_id, key: Some(session_key::Key::SessionId(session_id)), ..Default::default() }
 }
 
 /// A flag's duration on the wire.

@@ -17,7 +17,8 @@ use crate::{
     grpc::pb::{
         AcquireSessionLeaseRequest, CheckSessionLeaseRequest, HoldSessionLeaseRequest, LeaseHeld,
         LeaseQueued, ReleaseSessionLeaseRequest, RenewSessionLeaseRequest, SessionKey,
-        SessionLease, acquire_session_lease_response::Outcome, hold_session_lease_response::Event,
+        SessionLease, SessionWaiting, acquire_session_lease_response::Outcome,
+        hold_session_lease_response::News,
     },
 };
 
@@ -203,22 +204,27 @@ async fn hold(args: Wanted) -> anyhow::Result<Exit> {
         };
         let Some(answer) = answer? else { return Ok(Exit::No) };
         let lease = |lease: Option<SessionLease>| lease.context("the server gave no lease");
-        match answer.event.context("the server gave no event")? {
-            Event::Queued(LeaseQueued { position }) => {
+        match answer.news.context("the server gave no event")? {
+            News::Queued(LeaseQueued { position }) => {
                 let json = json!({ "outcome": "queued", "position": position });
                 output.print(&json, format_args!("queued at {position}"))?;
             }
-            Event::Granted(granted) => {
+            News::Granted(granted) => {
                 let lease = lease(granted.lease)?;
                 ends = Some(end_of(&lease));
                 print_lease(output, "granted", &lease)?;
             }
-            Event::Renewed(renewed) => {
+            News::Renewed(renewed) => {
                 let lease = lease(renewed.lease)?;
                 ends = Some(end_of(&lease));
                 print_lease(output, "renewed", &lease)?;
             }
-            Event::Held(held) => print_held(output, &held)?,
+            News::Held(held) => print_held(output, &held)?,
+            News::Waiting(SessionWaiting { waiters }) => {
+                let json = json!({ "outcome": "waiting", "waiters": waiters });
+                output.print(&json, format_args!("{waiters} waiting"))?;
+            }
+            News::Alive(_) => {}
         }
     }
 }

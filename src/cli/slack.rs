@@ -31,7 +31,7 @@ pub(super) fn event_key(line: &[u8], team: &str) -> Result<EventKey, String> {
         (fields.get("team").string()?, event(&payload)?)
     };
     let team_id = if found.is_empty() { team.to_owned() } else { found };
-    Ok(EventKey { team_id, key: Some(event_key::Key::Slack(slack)), aliases: Vec::new() })
+    Ok(EventKey { team_id, key: Some(event_key::Key::Slack(slack)), ..EventKey::default() })
 }
 
 /// <https://docs.slack.dev/apis/events-api/#callback-field>

@@ -5,7 +5,11 @@ use std::{collections::HashSet, iter::once};
 use uuid::Uuid;
 use xxhash_rust::xxh3::xxh3_128;
 
-use super::{Claim, EventKey, Id, Invalid, SessionKey, Timestamp, Ttl, key::hash128, limits};
+use super::{
+    Claim, EventKey, Id, Invalid, SessionKey, Timestamp, Ttl,
+    key::{hash128, stored},
+    limits,
+};
 
 /// One attempt at a decision. The row that a decision leaves behind carries the
 /// winner's, so that whoever reads it, now or after a lost reply, in one batch
@@ -102,9 +106,17 @@ pub struct Delivered {
 }
 
 impl Delivered {
-    /// An event that is known by `aliases` as well.
+    /// An event that is known by `aliases` as well, handled by `consumer`.
     #[must_use]
-    pub fn new(key: EventKey, mut aliases: Vec<String>, digest: Option<PayloadDigest>) -> Self {
+    pub fn new(
+        key: EventKey,
+        aliases: Vec<String>,
+        consumer: Option<&Id>,
+        digest: Option<PayloadDigest>,
+    ) -> Self {
+        let key = key.of_consumer(consumer);
+        let mut aliases: Vec<_> =
+            aliases.into_iter().map(|alias| stored(alias, consumer)).collect();
         aliases.sort_unstable();
         aliases.dedup();
         aliases.retain(|alias| *alias != key.event);

@@ -61,6 +61,33 @@ impl Id {
     }
 }
 
+/// Stands between an id and its consumer in a stored id: no id has control characters.
+/// Behind the id, so that rows sort by id and then by consumer.
+const CONSUMER_SEPARATOR: char = '\u{1e}';
+
+/// An id as stored: of all consumers, as given; of one consumer, followed by its name. Rows
+/// of the older bots have no consumer, so they count for all.
+pub(super) fn stored(id: String, consumer: Option<&Id>) -> String {
+    match consumer {
+        None => id,
+        Some(consumer) => format!("{id}{CONSUMER_SEPARATOR}{}", consumer.as_str()),
+    }
+}
+
+/// The id and the consumer, which may be empty, of a stored id.
+#[must_use]
+pub fn split_consumer(stored: &str) -> (&str, &str) {
+    stored.split_once(CONSUMER_SEPARATOR).unwrap_or((stored, ""))
+}
+
+/// Whether `stored` could be a stored id.
+#[must_use]
+pub fn is_stored_id(stored: &str) -> bool {
+    let is_sound = |part: &str| part.len() <= MAX_ID_BYTES && !part.contains(char::is_control);
+    let (id, consumer) = split_consumer(stored);
+    !id.is_empty() && is_sound(id) && is_sound(consumer)
+}
+
 /// Names one event of one team.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct EventKey {
@@ -71,6 +98,12 @@ pub struct EventKey {
 }
 
 impl EventKey {
+    /// The same event of one consumer.
+    #[must_use]
+    pub fn of_consumer(self, consumer: Option<&Id>) -> Self {
+        Self { event: stored(self.event, consumer), ..self }
+    }
+
     /// The event that the caller names itself.
     #[must_use]
     pub fn given(team: Id, event: Id) -> Self {
@@ -109,6 +142,12 @@ pub struct SessionKey {
 }
 
 impl SessionKey {
+    /// The same session of one consumer.
+    #[must_use]
+    pub fn of_consumer(self, consumer: Option<&Id>) -> Self {
+        Self { session: stored(self.session, consumer), ..self }
+    }
+
     /// The session that the caller names itself.
     #[must_use]
     pub fn given(team: Id, session: Id) -> Self {

@@ -145,7 +145,7 @@ async fn a_stream_goes_on_over_a_restart_of_its_server(fixture: Fixture) {
     stream.hears("2: first T1 Ev2");
     stream.hears("3: duplicate T1 Ev1");
     stream.hears("4: first T1 Ev3");
-    let asked = IsProcessedRequest { event: event("T1", "Ev3") };
+    let asked = IsProcessedRequest { event: event("T1", "Ev3"), ..Default::default() };
     assert!(replica.client().await.is_processed(asked).await.unwrap().into_inner().processed);
     stream.input = None;
     assert_eq!(stream.end(), (Some(0), Some("3 first, 1 duplicate, 0 bad".to_owned())));

@@ -107,6 +107,7 @@ async fn a_session_is_told_as_it_is(mut f: Fixture) {
         epic_id: "PROJ-50".into(),
         labels: lease.labels.clone(),
         waiters: 0,
+        ..Default::default()
     };
     assert_eq!(find(&mut admin, "s").await.unwrap(), expected);
     f.clock.advance(Duration::from_secs(20));

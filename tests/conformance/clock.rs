@@ -245,7 +245,12 @@ async fn a_run_that_renews_keeps_its_turn_over_the_step(mut f: Fixture) {
     let outcome = TurnOutcome::Succeeded.into();
     let finish = FinishTurnRequest { turn_id: mine.turn_id, outcome, ..Default::default() };
     turns.finish_turn(finish).await.unwrap();
-    assert!(f.client.is_processed(IsProcessedRequest { event: event("T1", "e") }).await.is_ok());
+    assert!(
+        f.client
+            .is_processed(IsProcessedRequest { event: event("T1", "e"), ..Default::default() })
+            .await
+            .is_ok()
+    );
 }
 
 async fn no_lease_is_held_longer_because_of_the_step(mut f: Fixture) {

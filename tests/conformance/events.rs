@@ -92,7 +92,7 @@ async fn a_batch_answers_each_item_by_itself(mut f: Fixture) {
 }
 
 async fn asking_never_writes(mut f: Fixture) {
-    let ask = IsProcessedRequest { event: event("T1", "Ev1") };
+    let ask = IsProcessedRequest { event: event("T1", "Ev1"), ..Default::default() };
     for _ in 0..2 {
         let answer = f.client.is_processed(ask.clone()).await.unwrap().into_inner();
         assert_eq!(answer.state(), EventState::NotSeen);

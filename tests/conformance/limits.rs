@@ -6,7 +6,7 @@ use std::{collections::HashMap, time::Duration};
 use oncegate::grpc::pb::{
     AcquireSessionLeaseRequest, BatchMarkProcessedRequest, CheckSessionLeaseRequest,
     CleanupRequest, CleanupResponse, EventKey, IsProcessedRequest, MarkProcessedRequest,
-    ReleaseSessionLeaseRequest, RenewSessionLeaseRequest, SessionKey, SlackEvent, Thread,
+    ReleaseSessionLeaseRequest, RenewSessionLeaseRequest, SessionKey, SlackEvent, ThreadKey,
     batch_mark_processed_result::Result as Item, event_key, session_key,
 };
 use tonic::{Code, Status};
@@ -64,7 +64,7 @@ impl Call {
     fn with_event(event: Option<EventKey>) -> [Self; 2] {
         [
             Self::Mark(MarkProcessedRequest { event: event.clone(), ..Default::default() }),
-            Self::Is(IsProcessedRequest { event }),
+            Self::Is(IsProcessedRequest { event, ..Default::default() }),
         ]
     }
 
@@ -104,7 +104,7 @@ async fn refused(client: &mut Client, call: Call, field: &str, case: &str) {
 
 /// Nothing is on record, seen through every window there is.
 async fn nothing_was_written(f: &mut Fixture) {
-    let ask = IsProcessedRequest { event: event("T", "x") };
+    let ask = IsProcessedRequest { event: event("T", "x"), ..Default::default() };
     let answer = f.client.is_processed(ask).await.unwrap().into_inner();
     assert!(!answer.processed);
     // Past the longest TTL, where a dry run counts all rows of all teams.
@@ -280,7 +280,7 @@ async fn a_bad_item_of_a_batch_is_named_by_its_place(mut f: Fixture) {
     }
     assert!(first(results.next()), "the neighbour after");
     assert!(results.next().is_none());
-    let ask = IsProcessedRequest { event: event("T", "x") };
+    let ask = IsProcessedRequest { event: event("T", "x"), ..Default::default() };
     assert!(!f.client.is_processed(ask).await.unwrap().into_inner().processed);
 }
 
@@ -303,6 +303,7 @@ async fn the_longest_ids_are_kept(mut f: Fixture) {
         team_id: longest(0),
         key: Some(event_key::Key::Slack(slack)),
         aliases: Vec::new(),
+        ..Default::default()
     };
     let events = [
         event(&longest(0), &longest(1)).unwrap(),
@@ -326,12 +327,16 @@ async fn the_longest_ids_are_kept(mut f: Fixture) {
         }
         let again = MarkProcessedRequest { request_id: String::new(), ..request };
         assert!(!f.client.mark_processed(again).await.unwrap().into_inner().first);
-        let ask = IsProcessedRequest { event: Some(event) };
+        let ask = IsProcessedRequest { event: Some(event), ..Default::default() };
         assert!(f.client.is_processed(ask).await.unwrap().into_inner().processed);
     }
 
-    let thread = Thread { channel_id: longest(2), thread_ts: longest(3) };
-    let of_thread = SessionKey { team_id: longest(0), key: Some(session_key::Key::Thread(thread)) };
+    let thread = ThreadKey { channel_id: longest(2), thread_ts: longest(3) };
+    let of_thread = SessionKey {
+        team_id: longest(0),
+        key: Some(session_key::Key::Thread(thread)),
+        ..Default::default()
+    };
     let labels: HashMap<_, _> = (10..18).map(|seed| (longest(seed), longest(seed + 8))).collect();
     for session in [session(&longest(0), &longest(1)), Some(of_thread)] {
         let request = AcquireSessionLeaseRequest {

@@ -53,7 +53,7 @@ async fn first(f: &mut Fixture, name: &str, aliases: &[&str]) -> bool {
 }
 
 async fn look(f: &mut Fixture, name: &str, aliases: &[&str]) -> ProcessedEvent {
-    let request = IsProcessedRequest { event: named(name, aliases) };
+    let request = IsProcessedRequest { event: named(name, aliases), ..Default::default() };
     f.client.is_processed(request).await.unwrap().into_inner().event.unwrap()
 }
 
@@ -86,7 +86,7 @@ fn turn(outcome: Outcome) -> Turn {
 async fn finish(turns: &mut Turns, turn: Turn, outcome: TurnOutcome) {
     let result = if outcome == TurnOutcome::Succeeded { "done".into() } else { Vec::new() };
     let (turn_id, outcome) = (turn.turn_id, outcome.into());
-    let request = FinishTurnRequest { turn_id, outcome, result, ttl: None };
+    let request = FinishTurnRequest { turn_id, outcome, result, ttl: None, ..Default::default() };
     turns.finish_turn(request).await.unwrap();
 }
 

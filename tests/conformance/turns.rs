@@ -108,12 +108,18 @@ async fn finish(
 ) -> Result<ProcessedEvent, Status> {
     let result = if outcome == TurnOutcome::Succeeded { "done".into() } else { Vec::new() };
     let turn_id = turn.turn_id.clone();
-    let request = FinishTurnRequest { turn_id, outcome: outcome.into(), result, ttl: None };
+    let request = FinishTurnRequest {
+        turn_id,
+        outcome: outcome.into(),
+        result,
+        ttl: None,
+        ..Default::default()
+    };
     Ok(turns.finish_turn(request).await?.into_inner().event.unwrap())
 }
 
 async fn look(f: &mut Fixture, id: &str) -> ProcessedEvent {
-    let request = IsProcessedRequest { event: event("T1", id) };
+    let request = IsProcessedRequest { event: event("T1", id), ..Default::default() };
     f.client.is_processed(request).await.unwrap().into_inner().event.unwrap()
 }
 
@@ -466,8 +472,13 @@ async fn the_longest_ids_make_a_turn_that_can_be_finished(f: Fixture) {
             team_id: team_id.clone(),
             key: Some(event_key::Key::Slack(slack.clone())),
             aliases: Vec::new(),
+            ..Default::default()
         }),
-        session: Some(SessionKey { team_id, key: Some(session_key::Key::Slack(slack)) }),
+        session: Some(SessionKey {
+            team_id,
+            key: Some(session_key::Key::Slack(slack)),
+            ..Default::default()
+        }),
         ..wish("", "a")
     };
     let mine = turn(begin(&mut turns, request).await);

@@ -63,7 +63,7 @@ impl Stage {
     }
 
     async fn look(&mut self, name: &str) -> ProcessedEvent {
-        let request = IsProcessedRequest { event: event("T1", name) };
+        let request = IsProcessedRequest { event: event("T1", name), ..Default::default() };
         self.client.is_processed(request).await.unwrap().into_inner().event.unwrap()
     }
 

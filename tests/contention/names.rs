@@ -78,7 +78,7 @@ async fn each_name_is_taken_once_and_whole(ways: &[Way]) {
         let names: HashSet<&str> =
             asked.iter().flat_map(|(_, names)| names).map(String::as_str).collect();
         for name in names {
-            let look = IsProcessedRequest { event: event("T1", name) };
+            let look = IsProcessedRequest { event: event("T1", name), ..Default::default() };
             let found = crowd.callers[0].is_processed(look).await.unwrap().into_inner();
             let is_taken = found.state() != EventState::NotSeen;
             assert_eq!(is_taken, taken.contains(name), "{name} of {taken:?}");

@@ -58,7 +58,10 @@ async fn race(callers: &mut [Client], round: usize) -> Option<Turn> {
     for answer in join_all(calls).await {
         match answer.unwrap().into_inner().outcome.unwrap() {
             Outcome::Granted(granted) => turns.push(granted.turn.unwrap()),
-            Outcome::InProgress(_) | Outcome::Busy(_) | Outcome::Duplicate(_) => {}
+            Outcome::InProgress(_)
+            | Outcome::Busy(_)
+            | Outcome::Duplicate(_)
+            | Outcome::GaveUp(_) => {}
         }
     }
     assert!(turns.len() <= 1, "{turns:?}");
@@ -136,7 +139,7 @@ impl Arena {
         };
         Begin {
             request: RequestId::for_event(&event, None),
-            event: Delivered::new(event, aliases, None),
+            event: Delivered::new(event, aliases, None, None),
             holder: "run".into(),
             claim_ttl: ttl,
             max_attempts: 100,
@@ -190,6 +193,7 @@ async fn a_twin_that_went_away_takes_no_turn_with_it() {
             event: Delivered::new(
                 EventKey { team: "T1".into(), event: round.to_string() },
                 Vec::new(),
+                None,
                 None,
             ),
             ..Arena::begin(0, 0)
@@ -289,6 +293,7 @@ async fn handle_events(mut turns: Client, caller: usize) {
             outcome: Ends::Succeeded.into(),
             result: name.clone().into(),
             ttl: None,
+            ..Default::default()
         };
         until_known(async || turns.finish_turn(end.clone()).await).await;
         let again = until_known(async || turns.begin_turn(wish("r2")).await).await;

@@ -27,7 +27,7 @@ pub(super) async fn call_all(replica: &Replica, name: &str) -> Result<(), (&'sta
 async fn leases(mut client: Client, name: &str) -> Result<(), (&'static str, Status)> {
     let of = |call| move |status| (call, status);
     client.mark_processed(mark("T1", name)).await.map_err(of("mark"))?;
-    let look = IsProcessedRequest { event: event("T1", name) };
+    let look = IsProcessedRequest { event: event("T1", name), ..Default::default() };
     client.is_processed(look).await.map_err(of("look"))?;
     let taken = client.acquire_session_lease(acquire("T1", name, "a")).await;
     let lease = granted(taken.map_err(of("acquire"))?.into_inner());

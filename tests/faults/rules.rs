@@ -288,7 +288,7 @@ async fn one_is_rejected(f: Fixture) {
         results.map(|item| matches!(item.result, Some(Item::Response(_)))).collect();
     assert_eq!(firsts, [true, false, true]);
     for name in ["bad", "two"] {
-        let look = IsProcessedRequest { event: event("T1", name) };
+        let look = IsProcessedRequest { event: event("T1", name), ..Default::default() };
         assert!(!client.is_processed(look).await.unwrap().into_inner().processed);
     }
 

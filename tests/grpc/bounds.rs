@@ -43,7 +43,7 @@ async fn calls_beyond_the_most_are_shed_at_once_and_health_still_answers() {
     let after = refused.get_details_retry_info().unwrap().retry_delay.unwrap();
     assert!(after > Duration::ZERO);
     metric(&full, r#"oncegate_shed_total{reason="calls"} 1"#).await;
-    let ask = IsProcessedRequest { event: event("T", "x") };
+    let ask = IsProcessedRequest { event: event("T", "x"), ..Default::default() };
     assert!(!f.client.is_processed(ask).await.unwrap().into_inner().processed);
     let mut health = HealthClient::new(connect(full.server.address()).await);
     let check = health.check(HealthCheckRequest { service: SERVICE.into() }).await.unwrap();

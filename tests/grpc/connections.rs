@@ -5,7 +5,7 @@ use std::time::Duration;
 use futures_util::{StreamExt as _, stream};
 use oncegate::grpc::pb::{
     BeginTurnRequest, HoldSessionLeaseRequest, IsProcessedRequest, RunTurnRequest,
-    begin_turn_response, hold_session_lease_response::Event, run_turn_request,
+    begin_turn_response, hold_session_lease_response::News, run_turn_request,
     turn_service_client::TurnServiceClient,
 };
 use tokio::{
@@ -113,7 +113,8 @@ async fn a_connection_of_its_age_is_replaced_and_no_call_fails() {
         if status.code() != Code::Ok {
             // It crossed the GOAWAY, which says that the call was not looked at: any gRPC
             // client sends it again.
-            let ask = IsProcessedRequest { event: event("T1", &calls.to_string()) };
+            let ask =
+                IsProcessedRequest { event: event("T1", &calls.to_string()), ..Default::default() };
             let seen = f.replica.client().await.is_processed(ask).await.unwrap().into_inner();
             assert!(
                 !seen.processed && status.message().contains("not a result of an error"),
@@ -126,11 +127,11 @@ async fn a_connection_of_its_age_is_replaced_and_no_call_fails() {
     assert!(calls > connections, "{calls} calls");
     // What was under way on the first connection goes on there.
     let mut seen = Vec::new();
-    while !matches!(seen.last(), Some(Event::Renewed(_))) {
+    while !matches!(seen.last(), Some(News::Renewed(_))) {
         let next = timeout(Duration::from_secs(10), stream.message()).await.unwrap();
-        seen.push(next.unwrap().expect("it goes on").event.unwrap());
+        seen.push(next.unwrap().expect("it goes on").news.unwrap());
     }
-    assert!(matches!(seen[0], Event::Granted(_)));
+    assert!(matches!(seen[0], News::Granted(_)));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -98,7 +98,7 @@ async fn a_message_that_does_not_become_whole_ends_its_call() {
     let mut call = raw.begin(MARK, &[]).await;
     call.send(message, false);
     assert_eq!(call.status().await.code(), Code::DeadlineExceeded);
-    let ask = IsProcessedRequest { event: event("T1", "Ev1") };
+    let ask = IsProcessedRequest { event: event("T1", "Ev1"), ..Default::default() };
     assert!(!f.client.clone().is_processed(ask).await.unwrap().into_inner().processed);
     metric(&f.replica, r#"oncegate_shed_total{reason="calls"} 0"#).await;
     // Six methods in five shapes, and the last.
@@ -225,7 +225,7 @@ async fn a_request_that_is_not_one_message_is_its_senders_fault() {
         let status = call.status().await;
         assert_eq!(status.code(), Code::InvalidArgument, "{case}: {status:?}");
     }
-    let ask = IsProcessedRequest { event: event("T1", "Ev1") };
+    let ask = IsProcessedRequest { event: event("T1", "Ev1"), ..Default::default() };
     assert!(!f.client.clone().is_processed(ask).await.unwrap().into_inner().processed);
 }
 

@@ -73,7 +73,7 @@ async fn another_content_type_is_not_taken_for_grpc() {
         assert_eq!(response.status(), StatusCode::UNSUPPORTED_MEDIA_TYPE, "{kind:?}");
         assert!(response.headers().get("grpc-status").is_none());
     }
-    let ask = IsProcessedRequest { event: event("T", "x") };
+    let ask = IsProcessedRequest { event: event("T", "x"), ..Default::default() };
     assert!(!f.client.is_processed(ask).await.unwrap().into_inner().processed);
     // The same bytes are a mark, where they are said to be one.
     let response = post(&channel, MARK, "application/grpc+proto", framed).await;
@@ -97,7 +97,7 @@ async fn a_message_of_one_mebibyte_is_read_and_a_larger_one_is_refused() {
         let refused = f.client.mark_processed(of_size(size)).await.unwrap_err();
         assert_eq!(refused.code(), Code::OutOfRange, "{refused:?}");
         // The connection is none the worse for it.
-        let ask = IsProcessedRequest { event: event("T", "x") };
+        let ask = IsProcessedRequest { event: event("T", "x"), ..Default::default() };
         assert!(!f.client.is_processed(ask).await.unwrap().into_inner().processed);
     }
 }

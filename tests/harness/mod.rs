@@ -199,6 +199,7 @@ pub fn event(team: &str, event: &str) -> Option<pb::EventKey> {
         team_id: team.to_owned(),
         key: Some(event_key::Key::EventId(event.to_owned())),
         aliases: Vec::new(),
+        ..Default::default()
     })
 }
 
@@ -207,6 +208,7 @@ pub fn session(team: &str, session: &str) -> Option<pb::SessionKey> {
     Some(pb::SessionKey {
         team_id: team.to_owned(),
         key: Some(session_key::Key::SessionId(session.to_owned())),
+        ..Default::default()
     })
 }
 

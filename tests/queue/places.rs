@@ -7,7 +7,7 @@ use oncegate::{
     domain::{Acquire, Id, Labels, LeaseId, RequestId, SessionKey, Ttl, limits::LEASE_TTL},
     grpc::pb::{
         BindEpicRequest, CloseSessionRequest, HoldSessionLeaseRequest, HoldSessionLeaseResponse,
-        admin_service_client::AdminServiceClient, hold_session_lease_response::Event,
+        admin_service_client::AdminServiceClient, hold_session_lease_response::News,
     },
     store::{
         AdminStore as _, Enqueue, Enqueued, Release, SessionStore as _, Store as _, Verdict, Work,
@@ -154,13 +154,13 @@ async fn hold(client: &Client, epic: &str) -> Streaming<HoldSessionLeaseResponse
     client.clone().hold_session_lease(request).await.unwrap().into_inner()
 }
 
-async fn next(events: &mut Streaming<HoldSessionLeaseResponse>) -> Event {
-    events.message().await.unwrap().unwrap().event.unwrap()
+async fn next(events: &mut Streaming<HoldSessionLeaseResponse>) -> News {
+    events.message().await.unwrap().unwrap().news.unwrap()
 }
 
-fn place(event: &Event) -> i32 {
+fn place(event: &News) -> i32 {
     match event {
-        Event::Queued(queued) => queued.position,
+        News::Queued(queued) => queued.position,
         other => panic!("{other:?}"),
     }
 }
@@ -199,12 +199,12 @@ async fn a_lease_that_comes_out_of_turn_is_kept() {
     give_back(&mut f.client, &f.lease).await;
     let mut told = next(&mut second).await;
     // Should the first have been told in between.
-    while let Event::Queued(_) = told {
+    while let News::Queued(_) = told {
         told = next(&mut second).await;
     }
-    assert!(matches!(told, Event::Granted(_)), "{told:?}");
+    assert!(matches!(told, News::Granted(_)), "{told:?}");
     let told = next(&mut second).await;
-    assert!(matches!(told, Event::Renewed(_)), "{told:?}");
+    assert!(matches!(told, News::Renewed(_)), "{told:?}");
 }
 
 fn wish() -> Acquire {

@@ -61,7 +61,7 @@ async fn marked_at(database: &mut PgConnection, id: &str) -> i64 {
 }
 
 async fn is_processed(client: &mut Client, id: &str) -> bool {
-    let ask = IsProcessedRequest { event: event("T", id) };
+    let ask = IsProcessedRequest { event: event("T", id), ..Default::default() };
     client.is_processed(ask).await.unwrap().into_inner().processed
 }
 

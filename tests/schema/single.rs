@@ -145,7 +145,7 @@ async fn after_a_clean_stop_one_file_is_left_that_holds_everything() {
         let mut client = process.client().await;
         assert!(client.mark_processed(mark("T", "x")).await.unwrap().into_inner().first);
         // Readers have connections of their own.
-        let read = IsProcessedRequest { event: event("T", "y") };
+        let read = IsProcessedRequest { event: event("T", "y"), ..Default::default() };
         client.is_processed(read).await.unwrap();
         process.terminate();
         let (status, log) = process.end(Duration::from_secs(20)).await;
@@ -256,7 +256,7 @@ async fn nothing_is_acknowledged_while_the_file_is_not_in_place() {
             unavailable(client.acquire_session_lease(acquire("T", "t", "a")).await.unwrap_err());
             // Even what is remembered.
             unavailable(client.mark_processed(mark("T", "before")).await.unwrap_err());
-            let read = IsProcessedRequest { event: event("T", "before") };
+            let read = IsProcessedRequest { event: event("T", "before"), ..Default::default() };
             unavailable(client.is_processed(read).await.unwrap_err());
         }
         assert!(process.log().contains(&said), "{said}: {}", process.log());

@@ -3,7 +3,7 @@
 use oncegate::{
     grpc::pb::{
         HoldSessionLeaseRequest, HoldSessionLeaseResponse, SessionLease,
-        hold_session_lease_response::Event as Held,
+        hold_session_lease_response::News as Held,
     },
     store::Clock,
 };
@@ -45,14 +45,14 @@ impl Hold {
         let call = Client::new(channel).hold_session_lease(request).await;
         let mut events = call.unwrap().into_inner();
         let first = timeout(PATIENCE, events.message()).await.unwrap().unwrap().unwrap();
-        let Some(Held::Granted(granted)) = first.event else { panic!("not granted: {first:?}") };
+        let Some(Held::Granted(granted)) = first.news else { panic!("not granted: {first:?}") };
         Self { events, lease: granted.lease.unwrap() }
     }
 
     /// It is renewed.
     pub(super) async fn renews(&mut self) {
         let next = timeout(PATIENCE, self.events.message()).await.unwrap().unwrap().unwrap();
-        assert!(matches!(next.event, Some(Held::Renewed(_))), "{next:?}");
+        assert!(matches!(next.news, Some(Held::Renewed(_))), "{next:?}");
     }
 
     /// Why nothing more comes.

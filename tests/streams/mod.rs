@@ -8,7 +8,7 @@ use oncegate::{
     grpc::pb::{
         BeginTurnRequest, FinishTurnRequest, RenewTurnRequest, RunTurnRequest, RunTurnResponse,
         Turn, TurnEnd, TurnOutcome, begin_turn_response::Outcome, run_turn_request::Step,
-        run_turn_response::Event, turn_service_client::TurnServiceClient,
+        run_turn_response::News, turn_service_client::TurnServiceClient,
     },
 };
 use tokio::{sync::mpsc, task::JoinHandle, time::timeout};
@@ -66,7 +66,7 @@ impl Run {
         let call = TurnServiceClient::new(channel).run_turn(ReceiverStream::new(sent)).await;
         let mut events = call.unwrap().into_inner();
         let first = timeout(PATIENCE, events.message()).await.unwrap().unwrap().unwrap();
-        let Some(Event::Granted(granted)) = first.event else { panic!("not granted: {first:?}") };
+        let Some(News::Granted(granted)) = first.news else { panic!("not granted: {first:?}") };
         Self { steps, events, turn: granted.turn.unwrap() }
     }
 
@@ -82,15 +82,15 @@ impl Run {
 
     async fn renewed(&mut self) {
         let next = timeout(PATIENCE, self.events.message()).await.unwrap().unwrap().unwrap();
-        assert!(matches!(next.event, Some(Event::Renewed(_))), "{next:?}");
+        assert!(matches!(next.news, Some(News::Renewed(_))), "{next:?}");
     }
 
     /// The last that it is told, renewals aside.
-    async fn last(&mut self) -> Result<Event, Status> {
+    async fn last(&mut self) -> Result<News, Status> {
         let last = async {
             loop {
-                match self.events.message().await?.unwrap().event.unwrap() {
-                    Event::Renewed(_) => {}
+                match self.events.message().await?.unwrap().news.unwrap() {
+                    News::Renewed(_) => {}
                     last => return Ok(last),
                 }
             }

@@ -40,7 +40,7 @@ async fn a_turn_is_carried_on_at_another_replica() {
     second.gets_nothing().await;
     succeed(there, &renews.turn).await;
     repeated.end(TurnOutcome::Succeeded).await;
-    assert!(matches!(repeated.last().await, Ok(Event::Finished(_))));
+    assert!(matches!(repeated.last().await, Ok(News::Finished(_))));
     first.finds_it_handled().await;
     second.finds_it_handled().await;
 }
@@ -54,7 +54,7 @@ async fn a_stream_that_was_taken_over_elsewhere_closes_with_its_next_renewal() {
     let second = Second::waits(one.server.address(), "Ev1").await;
     assert_eq!(reason(&older.last().await.unwrap_err()), "STREAM_REPLACED");
     newer.end(TurnOutcome::Succeeded).await;
-    assert!(matches!(newer.last().await, Ok(Event::Finished(_))));
+    assert!(matches!(newer.last().await, Ok(News::Finished(_))));
     second.finds_it_handled().await;
 }
 
@@ -67,7 +67,7 @@ async fn a_replica_that_drains_leaves_a_turn_in_its_grace_to_its_holder() {
     wire.cut();
     tokio::time::sleep(QUIET).await;
     one.server.stop().await.unwrap();
-    let request = IsProcessedRequest { event: event("T1", "Ev1") };
+    let request = IsProcessedRequest { event: event("T1", "Ev1"), ..Default::default() };
     let event = other.client().await.is_processed(request).await.unwrap().into_inner().event;
     assert_eq!(event.unwrap().state(), EventState::InProgress);
     renew_turn(connect(other.server.address()).await, &first.turn).await.unwrap();
@@ -166,6 +166,6 @@ async fn a_server_that_stalled_ends_no_turn_that_was_carried_on_elsewhere() {
     succeed(there, &renews.turn).await;
     of_renewed.finds_it_handled().await;
     repeated.end(TurnOutcome::Succeeded).await;
-    assert!(matches!(repeated.last().await, Ok(Event::Finished(_))));
+    assert!(matches!(repeated.last().await, Ok(News::Finished(_))));
     of_repeated.finds_it_handled().await;
 }

@@ -98,7 +98,7 @@ async fn a_dead_stream_does_not_end_a_turn_that_was_begun_again_by_another(f: Fi
     stage.wire.cut_server();
     stage.second.gets_nothing().await;
     again.end(TurnOutcome::Succeeded).await;
-    assert!(matches!(again.last().await, Ok(Event::Finished(_))));
+    assert!(matches!(again.last().await, Ok(News::Finished(_))));
     stage.second.finds_it_handled().await;
 }
 
@@ -124,7 +124,7 @@ async fn a_repetition_takes_the_turn_over_and_closes_the_older_stream(f: Fixture
     drop((stage.first, again));
     stage.second.gets_nothing().await;
     third.end(TurnOutcome::Succeeded).await;
-    assert!(matches!(third.last().await, Ok(Event::Finished(_))));
+    assert!(matches!(third.last().await, Ok(News::Finished(_))));
     stage.second.finds_it_handled().await;
 }
 
@@ -207,7 +207,7 @@ async fn half_closing_ends_the_turn_at_once(f: Fixture) {
     let patient = BeginTurnRequest { grace: seconds(60), ..wish("Ev1", "first") };
     let mut stage = Stage::new(f, patient).await;
     stage.first.half_close();
-    assert!(matches!(stage.first.last().await, Ok(Event::Finished(_))));
+    assert!(matches!(stage.first.last().await, Ok(News::Finished(_))));
     stage.second.gets_the_turn().await;
 }
 
@@ -225,7 +225,7 @@ async fn an_end_that_is_said_counts_whoever_renewed_the_turn(f: Fixture) {
     let mut stage = Stage::new(f, wish("Ev1", "first")).await;
     renew_turn(stage.channel().await, &stage.first.turn).await.unwrap();
     stage.first.end(TurnOutcome::Succeeded).await;
-    assert!(matches!(stage.first.last().await, Ok(Event::Finished(_))));
+    assert!(matches!(stage.first.last().await, Ok(News::Finished(_))));
     stage.second.finds_it_handled().await;
 }
 

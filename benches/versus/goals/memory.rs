@@ -186,7 +186,7 @@ async fn clients(server: &Server, count: usize) -> anyhow::Result<Vec<Client>> {
 #[expect(clippy::unnecessary_wraps, reason = "as a message's field takes it")]
 fn session(team: &str, id: &str) -> Option<pb::SessionKey> {
     let key = Some(pb::session_key::Key::SessionId(id.to_owned()));
-    Some(pb::SessionKey { team_id: team.to_owned(), key })
+    Some(pb::SessionKey { team_id: team.to_owned(), key, ..Default::default() })
 }
 
 /// For as long as the measurement can take.

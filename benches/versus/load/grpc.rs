@@ -168,7 +168,7 @@ const KNOWN: u64 = 1_000;
 
 fn event_key(team: &str) -> pb::EventKey {
     let key = Some(pb::event_key::Key::EventId(String::new()));
-    pb::EventKey { team_id: team.to_owned(), key, aliases: Vec::new() }
+    pb::EventKey { team_id: team.to_owned(), key, aliases: Vec::new(), ..Default::default() }
 }
 
 /// The text of the event id, to be written anew.
@@ -282,6 +282,7 @@ impl Lease {
             session: Some(pb::SessionKey {
                 team_id: keys.team().to_owned(),
                 key: Some(pb::session_key::Key::SessionId(keys.session(caller))),
+                ..Default::default()
             }),
             holder: "bot-7d9f8b6c5-x2x7v".to_owned(),
             ..Default::default()

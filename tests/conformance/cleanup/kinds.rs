@@ -162,7 +162,7 @@ async fn a_running_claim_stays_and_what_is_as_old_goes(mut f: Fixture) {
     assert_eq!(services.events(None).await, set(&[&RUNNING, &LATE, &["other"]]));
     for id in going {
         for name in [alias(&id), id] {
-            let request = IsProcessedRequest { event: event(TEAM, &name) };
+            let request = IsProcessedRequest { event: event(TEAM, &name), ..Default::default() };
             let found = f.client.is_processed(request).await.unwrap().into_inner();
             assert_eq!(found.state(), EventState::NotSeen, "{name}");
         }
@@ -177,7 +177,7 @@ async fn a_running_claim_stays_and_what_is_as_old_goes(mut f: Fixture) {
         services.finish(&turn, TurnOutcome::Succeeded).await;
     }
     for id in RUNNING {
-        let request = IsProcessedRequest { event: event(TEAM, &alias(id)) };
+        let request = IsProcessedRequest { event: event(TEAM, &alias(id)), ..Default::default() };
         let found = f.client.is_processed(request).await.unwrap().into_inner();
         assert_eq!(found.state(), EventState::Processed, "{id}");
     }

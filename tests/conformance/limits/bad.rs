@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use oncegate::grpc::pb::{
-    EventKey, SessionKey, SlackEvent, Thread, event_key::Key as EventId,
+    EventKey, SessionKey, SlackEvent, ThreadKey, event_key::Key as EventId,
     session_key::Key as SessionId,
 };
 use prost_types::Duration as PbDuration;
@@ -72,7 +72,7 @@ pub fn interaction(message_ts: &str, user_id: &str) -> SlackEvent {
 
 pub fn bad_events() -> Vec<(String, String, Option<EventKey>)> {
     let key = |team: &str, key: Option<EventId>| {
-        Some(EventKey { team_id: team.into(), key, aliases: Vec::new() })
+        Some(EventKey { team_id: team.into(), key, aliases: Vec::new(), ..Default::default() })
     };
     let of_slack = |slack| key("T", Some(EventId::Slack(slack)));
     let mut bad = vec![
@@ -105,12 +105,14 @@ pub fn bad_events() -> Vec<(String, String, Option<EventKey>)> {
 }
 
 pub fn bad_sessions() -> Vec<(String, String, Option<SessionKey>)> {
-    let key = |team: &str, key: Option<SessionId>| Some(SessionKey { team_id: team.into(), key });
+    let key = |team: &str, key: Option<SessionId>| {
+        Some(SessionKey { team_id: team.into(), key, ..Default::default() })
+    };
     let of_slack = |slack| key("T", Some(SessionId::Slack(slack)));
     let of_thread = |channel: &str, ts: &str| {
         key(
             "T",
-            Some(SessionId::Thread(Thread { channel_id: channel.into(), thread_ts: ts.into() })),
+            Some(SessionId::Thread(ThreadKey { channel_id: channel.into(), thread_ts: ts.into() })),
         )
     };
     let mut bad = vec![

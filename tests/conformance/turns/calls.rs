@@ -1,7 +1,7 @@
 //! Turns that a call keeps for as long as it lives.
 
 use oncegate::grpc::pb::{
-    RunTurnRequest, RunTurnResponse, TurnEnd, run_turn_request::Step, run_turn_response::Event,
+    RunTurnRequest, RunTurnResponse, TurnEnd, run_turn_request::Step, run_turn_response::News,
 };
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
@@ -32,22 +32,22 @@ impl Kept {
 
     async fn end(&self, outcome: TurnOutcome) {
         let result = if outcome == TurnOutcome::Succeeded { "done".into() } else { Vec::new() };
-        let end = TurnEnd { outcome: outcome.into(), result, ttl: None };
+        let end = TurnEnd { outcome: outcome.into(), result, ttl: None, ..Default::default() };
         self.steps.send(RunTurnRequest { step: Some(Step::End(end)) }).await.unwrap();
     }
 
-    async fn next(&mut self) -> Result<Option<Event>, Status> {
+    async fn next(&mut self) -> Result<Option<News>, Status> {
         let next = tokio::time::timeout(Duration::from_secs(30), self.events.message());
-        Ok(next.await.expect("an event")?.map(|answer| answer.event.unwrap()))
+        Ok(next.await.expect("an event")?.map(|answer| answer.news.unwrap()))
     }
 
-    async fn event(&mut self) -> Event {
+    async fn event(&mut self) -> News {
         self.next().await.unwrap().unwrap()
     }
 
     async fn turn(&mut self) -> Turn {
         match self.event().await {
-            Event::Granted(granted) => granted.turn.unwrap(),
+            News::Granted(granted) => granted.turn.unwrap(),
             other => panic!("not granted: {other:?}"),
         }
     }
@@ -60,7 +60,7 @@ async fn a_call_keeps_its_turn_until_it_says_how_that_ends(mut f: Fixture) {
     // For longer than its claim and its lease were to run.
     for _ in 0..3 {
         f.clock.advance(Duration::from_millis(1_200));
-        let Event::Renewed(renewed) = kept.event().await else { panic!("not renewed") };
+        let News::Renewed(renewed) = kept.event().await else { panic!("not renewed") };
         let renewed = renewed.turn.unwrap();
         assert_eq!((&renewed.turn_id, renewed.remaining), (&mine.turn_id, seconds(3)));
         assert_eq!(renewed.lease.unwrap().remaining, seconds(3));
@@ -69,8 +69,8 @@ async fn a_call_keeps_its_turn_until_it_says_how_that_ends(mut f: Fixture) {
     kept.end(TurnOutcome::Succeeded).await;
     let finished = loop {
         match kept.event().await {
-            Event::Renewed(_) => {}
-            Event::Finished(finished) => break finished.event.unwrap(),
+            News::Renewed(_) => {}
+            News::Finished(finished) => break finished.event.unwrap(),
             other => panic!("{other:?}"),
         }
     };
@@ -78,7 +78,7 @@ async fn a_call_keeps_its_turn_until_it_says_how_that_ends(mut f: Fixture) {
     assert_eq!(kept.next().await.unwrap(), None);
     assert_eq!(look(&mut f, "Ev1").await, finished);
     let mut again = Kept::new(&f, wish("Ev1", "b")).await;
-    let Event::Duplicate(duplicate) = again.event().await else { panic!("no duplicate") };
+    let News::Duplicate(duplicate) = again.event().await else { panic!("no duplicate") };
     assert_eq!(duplicate.result, b"done");
     assert_eq!(again.next().await.unwrap(), None);
 }
@@ -93,12 +93,12 @@ async fn a_call_that_goes_away_has_failed(mut f: Fixture) {
             1 | 2 => drop(kept),
             3 => {
                 drop(kept.steps);
-                let told = kept.events.message().await.unwrap().unwrap().event.unwrap();
-                assert!(matches!(told, Event::Finished(_)), "{told:?}");
+                let told = kept.events.message().await.unwrap().unwrap().news.unwrap();
+                assert!(matches!(told, News::Finished(_)), "{told:?}");
             }
             _ => {
                 kept.end(TurnOutcome::Failed).await;
-                let Event::Finished(finished) = kept.event().await else { panic!() };
+                let News::Finished(finished) = kept.event().await else { panic!() };
                 assert_eq!(finished.event.unwrap().state(), EventState::NotSeen);
             }
         }
@@ -112,14 +112,14 @@ async fn a_call_that_waits_is_told_its_place_and_then_what_there_is(f: Fixture) 
     let mut turns = turns(&f).await;
     let mine = turn(begin(&mut turns, wish("Ev1", "a")).await);
     let mut claimed = Kept::new(&f, wish("Ev1", "b")).await;
-    assert!(matches!(claimed.event().await, Event::InProgress(_)));
+    assert!(matches!(claimed.event().await, News::InProgress(_)));
     let mut busy = Kept::new(&f, wish("Ev2", "b")).await;
-    assert!(matches!(busy.event().await, Event::Busy(_)));
+    assert!(matches!(busy.event().await, News::Busy(_)));
     assert_eq!(busy.next().await.unwrap(), None);
     let patient = BeginTurnRequest { wait: seconds(60), ..wish("Ev2", "b") };
     let mut waiter = Kept::new(&f, patient).await;
     match waiter.event().await {
-        Event::Queued(queued) => assert_eq!(queued.position, 1),
+        News::Queued(queued) => assert_eq!(queued.position, 1),
         other => panic!("{other:?}"),
     }
     finish(&mut turns, &mine, TurnOutcome::Succeeded).await.unwrap();

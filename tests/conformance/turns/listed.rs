@@ -252,7 +252,7 @@ async fn begin_and_end(store: &mut impl TurnStore, event: &str, ending: Ending) 
     let request = RequestId::for_event(&event, None);
     let claim_ttl = Ttl::parse(None, limits::DEFAULT_CLAIM_TTL, &limits::CLAIM_TTL).unwrap();
     let wish = Begin {
-        event: Delivered::new(event.clone(), Vec::new(), None),
+        event: Delivered::new(event.clone(), Vec::new(), None, None),
         request,
         holder: "pod-1".into(),
         claim_ttl,

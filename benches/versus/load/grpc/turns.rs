@@ -10,7 +10,7 @@ fn new_event(keys: &mut Keys) -> pb::EventKey {
     let mut id = String::new();
     keys.rising(&mut id);
     let key = Some(pb::event_key::Key::EventId(id));
-    pb::EventKey { team_id: keys.team().to_owned(), key, aliases: Vec::new() }
+    pb::EventKey { team_id: keys.team().to_owned(), key, aliases: Vec::new(), ..Default::default() }
 }
 
 pub(super) struct Turn {
@@ -24,7 +24,7 @@ impl Turn {
     pub(super) fn new(keys: Keys, callers: usize) -> Self {
         let session = |caller| {
             let key = Some(pb::session_key::Key::SessionId(keys.session(caller)));
-            Some(pb::SessionKey { team_id: keys.team().to_owned(), key })
+            Some(pb::SessionKey { team_id: keys.team().to_owned(), key, ..Default::default() })
         };
         let begin = |caller| pb::BeginTurnRequest {
             session: session(caller),
@@ -41,7 +41,16 @@ impl Script for Turn {
         if let Some(turn_id) = self.turns[caller].clone() {
             let outcome = pb::TurnOutcome::Succeeded.into();
             let result = b"answered".to_vec();
-            encode(&pb::FinishTurnRequest { turn_id, outcome, result, ttl: None }, message)?;
+            encode(
+                &pb::FinishTurnRequest {
+                    turn_id,
+                    outcome,
+                    result,
+                    ttl: None,
+                    ..Default::default()
+                },
+                message,
+            )?;
             return Ok("/oncegate.v1.TurnService/FinishTurn");
         }
         let begin = &mut self.begins[caller];
@@ -100,7 +109,7 @@ impl Script for FourCalls {
             Next::Look => {
                 let event = Some(new_event(&mut self.keys));
                 self.events[caller].clone_from(&event);
-                encode(&pb::IsProcessedRequest { event }, message)?;
+                encode(&pb::IsProcessedRequest { event, ..Default::default() }, message)?;
                 Ok("/oncegate.v1.IdempotencyService/IsProcessed")
             }
             Next::Mark => {

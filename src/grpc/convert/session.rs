@@ -1,0 +1,133 @@
+//! Leases.
+
+use std::time::Duration;
+
+use super::{duration, ids, key::session_key, length, pb, timestamp};
+use crate::{
+    domain::{
+        Acquire, FencingToken, Held, Id, Invalid, Labels, Lease, LeaseId, RequestId, SessionKey,
+        Ttl, bounded, limits,
+    },
+    session::Holding,
+    store::Renew,
+};
+
+/// When a caller that found a session about to be handed on may ask again.
+const RETRY_AFTER_HANDOVER: Duration = Duration::from_millis(100);
+
+/// The longest that a caller who does not wait is told to stay away.
+const MAX_RETRY_AFTER: Duration = Duration::from_secs(1);
+
+pub(in crate::grpc) fn lease_ttl(ttl: Option<prost_types::Duration>) -> Result<Ttl, Invalid> {
+    Ttl::parse(duration("ttl", ttl)?, limits::DEFAULT_LEASE_TTL, &limits::LEASE_TTL)
+}
+
+/// A request for a lease, as the session service takes it.
+pub(in crate::grpc) struct AcquireCall {
+    pub(in crate::grpc) acquire: Acquire,
+    pub(in crate::grpc) wait: Duration,
+}
+
+pub(in crate::grpc) fn acquire(
+    request: pb::AcquireSessionLeaseRequest,
+) -> Result<AcquireCall, Invalid> {
+    let key = session_key(request.session)?;
+    let holder = Id::parse("holder", request.holder)?.into_string();
+    let request_id = Id::optional("request_id", request.request_id)?;
+    let ttl = lease_ttl(request.ttl)?;
+    let wait = duration("wait", request.wait)?.unwrap_or_default();
+    let wait = bounded("wait", wait, &limits::WAIT)?;
+    let epic = Id::optional("epic_id", request.epic_id)?.map(Id::into_string);
+    let labels = Labels::parse(request.labels)?;
+    let attempt = RequestId::for_session(&key, request_id.as_ref());
+    let acquire = Acquire { key, holder, request: attempt, ttl, epic, labels, stream: None };
+    Ok(AcquireCall { acquire, wait })
+}
+
+/// The same request, to be kept.
+pub(in crate::grpc) fn hold(request: pb::HoldSessionLeaseRequest) -> Result<AcquireCall, Invalid> {
+    let pb::HoldSessionLeaseRequest { session, holder, request_id, ttl, wait, epic_id, labels } =
+        request;
+    acquire(pb::AcquireSessionLeaseRequest {
+        session,
+        holder,
+        request_id,
+        ttl,
+        wait,
+        epic_id,
+        labels,
+    })
+}
+
+pub(in crate::grpc) fn renew(request: pb::RenewSessionLeaseRequest) -> Result<Renew, Invalid> {
+    let key = session_key(request.session)?;
+    let lease = LeaseId::parse(&request.lease_id)?;
+    Ok(Renew { key, lease, ttl: lease_ttl(request.ttl)?, stream: None })
+}
+
+pub(in crate::grpc) fn release(
+    request: pb::ReleaseSessionLeaseRequest,
+) -> Result<(SessionKey, LeaseId), Invalid> {
+    let key = session_key(request.session)?;
+    Ok((key, LeaseId::parse(&request.lease_id)?))
+}
+
+pub(in crate::grpc) fn check(
+    request: pb::CheckSessionLeaseRequest,
+) -> Result<(SessionKey, FencingToken), Invalid> {
+    let key = session_key(request.session)?;
+    if request.fencing_token < 1 {
+        return Err(Invalid::new("fencing_token", "must be 1 or more"));
+    }
+    Ok((key, FencingToken(request.fencing_token)))
+}
+
+pub(in crate::grpc) fn session_lease(key: SessionKey, lease: Lease) -> pb::SessionLease {
+    let (session_id, consumer) = ids(&key.session);
+    pb::SessionLease {
+        team_id: key.team,
+        session_id,
+        consumer,
+        lease_id: lease.id.as_uuid().to_string(),
+        fencing_token: lease.token.0,
+        holder: lease.holder,
+        acquire_time: timestamp(lease.acquire_time),
+        expire_time: timestamp(lease.expire_time),
+        remaining: length(lease.remaining),
+        epic_id: lease.epic.unwrap_or_default(),
+        labels: lease.labels.iter().map(|(name, value)| (name.clone(), value.clone())).collect(),
+        ..Default::default()
+    }
+}
+
+pub(in crate::grpc) fn holding(key: &SessionKey, told: Holding) -> pb::HoldSessionLeaseResponse {
+    use pb::hold_session_lease_response::News;
+    let lease = |lease| Some(session_lease(key.clone(), lease));
+    let news = match told {
+        Holding::Queued(place) => {
+            let position = i32::try_from(place).unwrap_or(i32::MAX);
+            News::Queued(pb::LeaseQueued { position })
+        }
+        Holding::Granted(granted) => News::Granted(pb::LeaseGranted { lease: lease(granted) }),
+        Holding::Renewed(renewed) => News::Renewed(pb::LeaseRenewed { lease: lease(renewed) }),
+        Holding::Held(held) => News::Held(lease_held(held)),
+    };
+    pb::HoldSessionLeaseResponse { news: Some(news) }
+}
+
+/// When a caller that does not wait may ask again for what is held for `remaining`.
+pub(super) fn retry_after(remaining: Duration) -> Duration {
+    remaining.clamp(RETRY_AFTER_HANDOVER, MAX_RETRY_AFTER)
+}
+
+pub(in crate::grpc) fn lease_held(held: Held) -> pb::LeaseHeld {
+    let retry_after = retry_after(held.remaining);
+    pb::LeaseHeld {
+        holder: held.holder,
+        expire_time: held.expire_time.and_then(timestamp),
+        remaining: length(held.remaining),
+        queue_length: i32::try_from(held.queue_length).unwrap_or(i32::MAX),
+        retry_after: length(retry_after),
+        ..Default::default()
+    }
+}

@@ -1,0 +1,184 @@
+//! Turns.
+
+use std::time::Duration;
+
+use super::{
+    duration,
+    event::{event, event_ttl, look_response},
+    key::delivered,
+    length, pb,
+    pb::begin_turn_response::Outcome,
+    session::{acquire, lease_held, retry_after, session_lease},
+    small, timestamp,
+    turn_id::{parse_id, write_id},
+};
+use crate::{
+    domain::{
+        Begin, By, Claim, Ending, EventKey, EventRow, Finish, Id, Invalid, Prolong, RequestId, Ttl,
+        bounded, limits,
+    },
+    turn::{Running, Turn, TurnOutcome},
+};
+
+pub(in crate::grpc) fn begin(request: pb::BeginTurnRequest) -> Result<(Begin, Duration), Invalid> {
+    let event = delivered(request.event, &request.payload_digest)?;
+    let id = Id::optional("request_id", request.request_id.clone())?;
+    let attempt = RequestId::for_event(&event.key, id.as_ref());
+    let (claim_ttl, lease_ttl) = ttls(request.claim_ttl, request.lease_ttl)?;
+    let max_attempts = match u32::try_from(request.max_attempts) {
+        Ok(0) => limits::DEFAULT_ATTEMPTS,
+        Ok(attempts) if attempts <= limits::MAX_ATTEMPTS => attempts,
+        _ => {
+            let problem = format!("must be 1 to {}", limits::MAX_ATTEMPTS);
+            return Err(Invalid::new("max_attempts", problem));
+        }
+    };
+    let grace = match duration("grace", request.grace)? {
+        Some(grace) => bounded("grace", grace, &(Duration::ZERO..=claim_ttl.span()))?,
+        None => limits::DEFAULT_GRACE.min(claim_ttl.span()),
+    };
+    let (holder, session, wait) = match request.session {
+        None => (Id::parse("holder", request.holder)?.into_string(), None, Duration::ZERO),
+        Some(mut session) => {
+            if session.team_id.is_empty() {
+                session.team_id.clone_from(&event.key.team);
+            }
+            let mut call = acquire(pb::AcquireSessionLeaseRequest {
+                session: Some(session),
+                holder: request.holder,
+                request_id: request.request_id,
+                ttl: None,
+                wait: request.wait,
+                epic_id: request.epic_id,
+                labels: request.labels,
+            })?;
+            if call.acquire.key.team != event.key.team {
+                return Err(Invalid::new("session.team_id", "must be the event's team_id"));
+            }
+            call.acquire.ttl = lease_ttl;
+            call.acquire.request = RequestId::for_turn(&call.acquire.key, &event.key, id.as_ref());
+            (call.acquire.holder.clone(), Some(call.acquire), call.wait)
+        }
+    };
+    let (request, stream) = (attempt, None);
+    let begin = Begin { event, request, holder, claim_ttl, max_attempts, session, stream, grace };
+    Ok((begin, wait))
+}
+
+/// How long claim and lease run.
+pub(in crate::grpc) fn ttls(
+    claim: Option<prost_types::Duration>,
+    lease: Option<prost_types::Duration>,
+) -> Result<(Ttl, Ttl), Invalid> {
+    let claim = duration("claim_ttl", claim)?;
+    let lease = duration("lease_ttl", lease)?;
+    let named =
+        |field: &'static str| move |invalid: Invalid| Invalid { field: field.into(), ..invalid };
+    let claim = Ttl::parse(claim, limits::DEFAULT_CLAIM_TTL, &limits::CLAIM_TTL)
+        .map_err(named("claim_ttl"))?;
+    let longest = claim.span().min(*limits::LEASE_TTL.end());
+    let lease = Ttl::parse(lease, longest, &limits::LEASE_TTL).map_err(named("lease_ttl"))?;
+    Ok((claim, lease))
+}
+
+pub(in crate::grpc) fn prolong(request: &pb::RenewTurnRequest) -> Result<Prolong, Invalid> {
+    let (claim_ttl, lease_ttl) = ttls(request.claim_ttl, request.lease_ttl)?;
+    Ok(Prolong { turn: parse_id(&request.turn_id)?, claim_ttl, lease_ttl, stream: None })
+}
+
+pub(in crate::grpc) fn finish(request: pb::FinishTurnRequest) -> Result<Finish, Invalid> {
+    let turn = parse_id(&request.turn_id)?;
+    let ending = ending_of(request.outcome(), request.result, request.ttl)?;
+    Ok(Finish { turn, ending, unless_resumed: None })
+}
+
+pub(in crate::grpc) fn ending_of(
+    outcome: pb::TurnOutcome,
+    result: Vec<u8>,
+    ttl: Option<prost_types::Duration>,
+) -> Result<Ending, Invalid> {
+    if outcome == pb::TurnOutcome::Failed && ttl.is_some() {
+        return Err(Invalid::new("ttl", "must be unset unless outcome is SUCCEEDED"));
+    }
+    let ttl = event_ttl(ttl)?;
+    match outcome {
+        pb::TurnOutcome::Succeeded if result.len() > limits::MAX_RESULT_BYTES => {
+            let (most, is) = (limits::MAX_RESULT_BYTES, result.len());
+            Err(Invalid::new("result", format!("must be at most {most} bytes, is {is}")))
+        }
+        pb::TurnOutcome::Succeeded => Ok(Ending::Succeeded(result, ttl)),
+        pb::TurnOutcome::Failed if !result.is_empty() => {
+            Err(Invalid::new("result", "must be empty unless outcome is SUCCEEDED"))
+        }
+        pb::TurnOutcome::Failed => Ok(Ending::Failed),
+        pb::TurnOutcome::Unspecified | pb::TurnOutcome::GaveUp | pb::TurnOutcome::Rejected => {
+            Err(Invalid::new("outcome", "must be SUCCEEDED or FAILED"))
+        }
+    }
+}
+
+pub(in crate::grpc) fn turn(turn: Turn) -> pb::Turn {
+    let lease = turn.id.lease.as_ref().map(|(key, _)| key.clone()).zip(turn.lease);
+    pb::Turn {
+        turn_id: write_id(&turn.id),
+        attempt: small(turn.claim.attempt),
+        lease: lease.map(|(key, lease)| session_lease(key, lease)),
+        expire_time: timestamp(turn.claim.lapse_time),
+        remaining: length(turn.claim.remaining),
+        ..Default::default()
+    }
+}
+
+/// The answer to a request for a turn.
+pub(in crate::grpc) fn begun(key: EventKey, outcome: TurnOutcome) -> Outcome {
+    match outcome {
+        TurnOutcome::Granted(grant) => {
+            Outcome::Granted(pb::TurnGranted { turn: Some(turn(grant.accept())) })
+        }
+        TurnOutcome::Duplicate(row, result) => {
+            let event = Some(event(key, EventRow::Processed(row)));
+            match row.by {
+                By::Nobody(_) => Outcome::GaveUp(pb::TurnGaveUp { event }),
+                By::Mark | By::Turn(_) => {
+                    Outcome::Duplicate(pb::TurnDuplicate { event, result, ..Default::default() })
+                }
+            }
+        }
+        TurnOutcome::InProgress(claim) => Outcome::InProgress(in_progress(claim)),
+        TurnOutcome::Busy(held) => Outcome::Busy(lease_held(held)),
+    }
+}
+
+fn in_progress(claim: Claim) -> pb::TurnInProgress {
+    pb::TurnInProgress {
+        holder: claim.holder,
+        remaining: length(claim.remaining),
+        attempt: small(claim.attempt),
+        retry_after: length(retry_after(claim.remaining)),
+        ..Default::default()
+    }
+}
+
+pub(in crate::grpc) fn running(key: &EventKey, told: Running) -> pb::RunTurnResponse {
+    use pb::run_turn_response::News;
+    let news = match told {
+        Running::Queued(place) => {
+            let position = i32::try_from(place).unwrap_or(i32::MAX);
+            News::Queued(pb::LeaseQueued { position })
+        }
+        Running::Granted(granted) => News::Granted(pb::TurnGranted { turn: Some(turn(granted)) }),
+        Running::Renewed(renewed) => News::Renewed(pb::TurnRenewed { turn: Some(turn(renewed)) }),
+        Running::Instead(outcome) => match begun(key.clone(), outcome) {
+            Outcome::Granted(granted) => News::Granted(granted),
+            Outcome::Duplicate(duplicate) => News::Duplicate(duplicate),
+            Outcome::InProgress(in_progress) => News::InProgress(in_progress),
+            Outcome::Busy(held) => News::Busy(held),
+            Outcome::GaveUp(gave_up) => News::GaveUp(gave_up),
+        },
+        Running::Finished(row) => {
+            let event = look_response(key.clone(), row).event;
+            News::Finished(pb::TurnFinished { event })
+        }
+    };
+    pb::RunTurnResponse { news: Some(news) }
+}
