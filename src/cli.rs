@@ -65,7 +65,7 @@ Exit codes:
    1  failed
    2  wrong arguments
    3  some input lines could not be marked (mark --slack)
-   4  the service is away, busy or too slow: try again
+   4  the service is unavailable, busy or too slow; retry
   10  no: duplicate, not seen, held, lease lost, not released, stale, bound to
       another epic, not on record, not serving
   11  in progress (check)";
@@ -85,37 +85,37 @@ enum Command {
     /// Run the service
     #[command(after_help = crate::domain::limits::summary())]
     Serve(Box<ServeConfig>),
-    /// Bring a database's schema up to date, and exit
+    /// Migrate the database schema, and exit
     Migrate(StoreConfig),
-    /// Look at the floor of fencing tokens, or raise it after a restore
+    /// Show the floor of fencing tokens, or raise it after a restore
     #[command(subcommand)]
     Fence(fence::Command),
-    /// Mark an event, or a stream of Slack deliveries, as handled
+    /// Mark an event, or a stream of Slack deliveries, as processed
     #[command(after_help = "Exit codes: 0 first, 10 duplicate; with --slack 0, or 3 where some \
         lines could not be marked")]
     Mark(mark::Args),
-    /// Ask whether an event has been handled
+    /// Check whether an event has been processed
     #[command(after_help = "Exit codes: 0 processed, 10 not seen, 11 in progress")]
     Check(check::Args),
     /// Acquire, hold, renew, release or check the lease of a session
     #[command(subcommand)]
     Lease(lease::Command),
-    /// Run a command while it holds the lease of a session
+    /// Run a command while holding the lease of a session
     #[command(after_help = exec::EXIT_CODES)]
     Exec(exec::Args),
-    /// See who holds which session, and put it right by hand
+    /// Inspect and repair sessions
     #[command(subcommand)]
     Sessions(admin::Command),
-    /// List the events that are in progress, have failed, or were given up
+    /// List events that are in progress, failed, or given up
     Turns(turns::Args),
-    /// Forget that an event has been handled, so that its next delivery is first
+    /// Delete the record of an event, so that its next delivery is first
     #[command(after_help = "Exit codes: 0 forgotten, 10 not on record")]
     Forget(admin::Forget),
-    /// Count what there is
+    /// Count events, sessions and waiters
     Stats(admin::Stats),
-    /// Delete what has expired, or what is old
+    /// Delete expired or old rows
     Cleanup(cleanup::Args),
-    /// Ask whether the service is healthy
+    /// Check whether the service is healthy
     #[command(after_help = "Exit codes: 0 serving, 4 cannot be reached, 10 not serving or unknown")]
     Health(health::Args),
 }

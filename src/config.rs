@@ -78,10 +78,10 @@ impl fmt::Display for Address {
 /// How logs are written.
 #[derive(Debug, Clone, Args)]
 pub struct LogConfig {
-    /// What to log: a level, or directives such as `info,oncegate=debug`
+    /// Log filter: a level, or directives such as `info,oncegate=debug`
     #[arg(long, env = "ONCEGATE_LOG", default_value = "info", global = true)]
     pub log: String,
-    /// How to write the log
+    /// Log format
     #[arg(long, env = "ONCEGATE_LOG_FORMAT", value_enum, default_value = "auto", global = true)]
     pub log_format: LogFormat,
 }
@@ -89,13 +89,13 @@ pub struct LogConfig {
 /// Which database, and how it is used.
 #[derive(Debug, Clone, Args)]
 pub struct StoreConfig {
-    /// `sqlite://FILE` for one process on one machine, `postgres://…` for any
-    /// number of replicas
+    /// Database URL: `sqlite://FILE` for one process on one machine, `postgres://…`
+    /// for any number of replicas
     #[arg(long, env = "ONCEGATE_DATABASE_URL", default_value = DEFAULT_DATABASE_URL,
         hide_env_values = true)]
     pub database_url: Secret,
-    /// A file with the database's URL, read again for every new connection;
-    /// unset: see --database-url
+    /// File with the database URL, read again for every new connection; unset:
+    /// --database-url applies
     #[arg(
         long,
         env = "ONCEGATE_DATABASE_URL_FILE",
@@ -103,19 +103,19 @@ pub struct StoreConfig {
         value_name = "FILE"
     )]
     pub database_url_file: Option<PathBuf>,
-    /// A file with the password for PostgreSQL, read again for every new
-    /// connection; unset: as in the URL
+    /// File with the PostgreSQL password, read again for every new connection;
+    /// unset: the password in the URL
     #[arg(long, env = "ONCEGATE_DATABASE_PASSWORD_FILE", value_name = "FILE")]
     pub database_password_file: Option<PathBuf>,
-    /// The schema with oncegate's tables in PostgreSQL, made if it is missing;
-    /// unset: the first in the role's search path
+    /// PostgreSQL schema for oncegate's tables, created if it is missing; unset:
+    /// the first in the role's search path
     #[arg(long, env = "ONCEGATE_DATABASE_SCHEMA", value_name = "NAME")]
     pub database_schema: Option<String>,
-    /// How long to try to reach the database at start
+    /// Timeout for reaching the database at startup
     #[arg(long, env = "ONCEGATE_CONNECT_TIMEOUT", default_value = "30s",
         value_parser = span)]
     pub connect_timeout: Duration,
-    /// How long one statement may take before its outcome counts as unknown
+    /// Timeout for one statement; after it, the outcome counts as unknown
     #[arg(long, env = "ONCEGATE_STORE_TIMEOUT", default_value = "5s",
         value_parser = span)]
     pub store_timeout: Duration,
@@ -148,11 +148,11 @@ impl fmt::Debug for Secret {
 /// What is answered from memory.
 #[derive(Debug, Clone, Args)]
 pub struct KnownConfig {
-    /// How many marked events are remembered, so that their duplicates are
-    /// answered without the store; 0: none
+    /// Maximum number of events in the duplicate cache, which answers their
+    /// duplicates without the store; 0: no cache
     #[arg(long, env = "ONCEGATE_KNOWN_EVENTS", default_value_t = 100_000)]
     pub known_events: usize,
-    /// How long one is remembered at most, whatever its TTL
+    /// Maximum time that an event stays in the duplicate cache, whatever its TTL
     #[arg(long, env = "ONCEGATE_KNOWN_MAX_AGE", default_value = "5m",
         value_parser = span)]
     pub known_max_age: Duration,
@@ -161,22 +161,23 @@ pub struct KnownConfig {
 /// What bounds the service: connections, calls, time.
 #[derive(Debug, Clone, Args)]
 pub struct LimitConfig {
-    /// The most connections at once, as far as the limit on open files allows;
-    /// on 32 more, only health and reflection are answered
+    /// Maximum number of connections; lowered if the limit on open files is too
+    /// low. On 32 further connections the server answers only health and reflection
     #[arg(long, env = "ONCEGATE_MAX_CONNECTIONS", default_value_t = 10_000)]
     pub max_connections: usize,
-    /// The most calls at once on one connection
+    /// Maximum number of concurrent calls per connection
     #[arg(long, env = "ONCEGATE_MAX_STREAMS", default_value_t = 1_024)]
     pub max_streams: u32,
-    /// The most calls under way; more are answered `RESOURCE_EXHAUSTED`. A call
-    /// counts once its message is complete; as many again may wait for theirs
+    /// Maximum number of calls in progress; further calls fail with
+    /// `RESOURCE_EXHAUSTED`. A call counts once its message is complete; as many
+    /// again may still be sending theirs
     #[arg(long, env = "ONCEGATE_MAX_CALLS", default_value_t = 16_384)]
     pub max_calls: usize,
-    /// The most events, or sessions, queued for one lane; more are answered
-    /// `RESOURCE_EXHAUSTED`
+    /// Maximum number of events or sessions queued per lane; further ones fail
+    /// with `RESOURCE_EXHAUSTED`
     #[arg(long, env = "ONCEGATE_QUEUE_CAPACITY", default_value_t = 16_384)]
     pub queue_capacity: usize,
-    /// How long one call may take, a wait for a lease not counted
+    /// Timeout for one call, excluding its wait for a lease
     #[arg(long, env = "ONCEGATE_CALL_TIMEOUT", default_value = "10s",
         value_parser = span)]
     pub call_timeout: Duration,
@@ -185,24 +186,24 @@ pub struct LimitConfig {
     #[arg(long, env = "ONCEGATE_PREFACE_TIMEOUT", default_value = "10s",
         value_parser = span)]
     pub preface_timeout: Duration,
-    /// How long a connection may live, give or take a tenth, before its caller is
-    /// asked to open another one, so that replicas that were added get their
-    /// share; 0s: forever
+    /// Maximum age of a connection, varied by up to 10 %; then the server asks the
+    /// client to reconnect, so that new replicas get their share of connections;
+    /// 0s: unlimited
     #[arg(long, env = "ONCEGATE_MAX_CONNECTION_AGE", default_value = "30m",
         value_parser = span)]
     pub max_connection_age: Duration,
-    /// How long the calls of such a connection may still take; then the connection
-    /// is closed: a stream ends with `UNAVAILABLE` and its lease or turn stays
-    /// valid, any other call ends as if its caller had; unset: 15m more than
-    /// --max-hold, which is enough for every lease
+    /// Timeout for the calls of a connection that has reached its maximum age; then
+    /// the server closes it: a stream ends with `UNAVAILABLE` and its lease or turn
+    /// stays valid, any other call ends as if its caller had cancelled it; unset:
+    /// --max-hold plus 15m, which is enough for every lease
     #[arg(long, env = "ONCEGATE_MAX_CONNECTION_AGE_GRACE",
         value_parser = span)]
     pub max_connection_age_grace: Option<Duration>,
-    /// How often an idle connection is asked whether its peer is still there
+    /// Interval of keepalive pings on an idle connection
     #[arg(long, env = "ONCEGATE_KEEPALIVE_INTERVAL", default_value = "30s",
         value_parser = span)]
     pub keepalive_interval: Duration,
-    /// How long a peer may take to answer that
+    /// Timeout for the answer to a keepalive ping
     #[arg(long, env = "ONCEGATE_KEEPALIVE_TIMEOUT", default_value = "10s",
         value_parser = span)]
     pub keepalive_timeout: Duration,
@@ -211,40 +212,39 @@ pub struct LimitConfig {
 /// `oncegate serve`.
 #[derive(Debug, Clone, Args)]
 pub struct ServeConfig {
-    /// Where to listen: ADDRESS:PORT, or `unix:/path`; several, given one by one
-    /// or with commas
+    /// Address to listen on: ADDRESS:PORT or `unix:/path`; repeat the flag, or
+    /// separate addresses with commas, for several
     #[arg(long, env = "ONCEGATE_LISTEN", default_value = DEFAULT_ADDRESS, value_delimiter = ',')]
     pub listen: Vec<Address>,
-    /// Where to serve /metrics for Prometheus, /livez and /readyz over HTTP;
-    /// unset: nowhere
+    /// Address for HTTP with /metrics for Prometheus, /livez and /readyz; unset:
+    /// disabled
     #[arg(long, env = "ONCEGATE_METRICS_LISTEN")]
     pub metrics_listen: Option<SocketAddr>,
-    /// Bring the schema up to date at start; otherwise only check it
+    /// Migrate the schema at startup; otherwise only check it
     #[arg(long, env = "ONCEGATE_MIGRATE", default_value_t = true, action = ArgAction::Set,
         value_name = "BOOL")]
     pub migrate: bool,
-    /// How many threads serve calls; unset: one a core
+    /// Number of threads that serve calls; unset: one per core
     #[arg(long, env = "ONCEGATE_WORKERS")]
     pub workers: Option<usize>,
-    /// How many connections write marks, how many take and give back leases, and
-    /// how many begin and finish turns: two keep two cores busy; fewer where the database allows
-    /// for fewer; the embedded store always has one
+    /// Number of database connections that write marks, and of those for leases and
+    /// for turns; two keep two cores busy; lowered if the database allows fewer; SQLite always
+    /// has one
     #[arg(long, env = "ONCEGATE_WRITERS", default_value_t = 2)]
     pub writers: usize,
-    /// How long a lease may be held, however often it is renewed: a holder that
-    /// was forgotten does not keep its session for ever; 15m to 30d
+    /// Maximum lease lifetime, renewals included; 15m to 30d
     #[arg(long, env = "ONCEGATE_MAX_HOLD", default_value = "1h",
         value_parser = span)]
     pub max_hold: Duration,
-    /// How often expired rows are swept
+    /// Interval of the sweep that deletes expired rows
     #[arg(long, env = "ONCEGATE_SWEEP_INTERVAL", default_value = "30s",
         value_parser = span)]
     pub sweep_interval: Duration,
-    /// How often the store is probed; readiness follows
+    /// Interval of the store probe, which sets readiness
     #[arg(long, env = "ONCEGATE_PROBE_INTERVAL", default_value = "1s",
         value_parser = span)]
     pub probe_interval: Duration,
-    /// How long to go on serving after SIGTERM, no longer ready, until load
+    /// How long to keep serving after SIGTERM, while not ready, until load
     /// balancers stop routing here; a second SIGTERM ends it; unset: 5s in a
     /// Kubernetes pod, 0s elsewhere
     #[arg(long, env = "ONCEGATE_LAME_DUCK", value_parser = span)]
@@ -252,7 +252,7 @@ pub struct ServeConfig {
     /// Set in every pod.
     #[arg(long, env = "KUBERNETES_SERVICE_HOST", hide = true)]
     pub kubernetes_service_host: Option<String>,
-    /// How long calls under way may still take after that
+    /// Timeout for calls in progress after that
     #[arg(long, env = "ONCEGATE_DRAIN_TIMEOUT", default_value = "10s",
         value_parser = span)]
     pub drain_timeout: Duration,
@@ -306,8 +306,8 @@ impl ServeConfig {
         );
         ensure!(
             store.store_timeout < limits.call_timeout,
-            "--store-timeout must be shorter than --call-timeout: or calls end before the store \
-             is known to be away"
+            "--store-timeout must be shorter than --call-timeout; otherwise calls time out before \
+             the server detects that the store is unavailable"
         );
         let off_or = |span: Duration| if span.is_zero() { LEAST_SPAN } else { span };
         for (flag, span) in [

@@ -35,9 +35,9 @@ const GRPC_CODES: usize = 17;
 pub enum LogFormat {
     /// Text on a terminal, JSON elsewhere.
     Auto,
-    /// For a person.
+    /// Human-readable text.
     Text,
-    /// One JSON object a line.
+    /// One JSON object per line.
     Json,
 }
 
@@ -288,51 +288,67 @@ impl Metrics {
         };
 
         let r = &mut registry;
-        r.register("grpc_server_started", "RPCs begun", metrics.started.clone());
-        r.register("grpc_server_handled", "RPCs ended, by status code", metrics.handled.clone());
+        r.register("grpc_server_started", "RPCs started", metrics.started.clone());
+        r.register(
+            "grpc_server_handled",
+            "RPCs completed, by status code",
+            metrics.handled.clone(),
+        );
         r.register_with_unit(
             "grpc_server_handling",
-            "How long an RPC took, its queueing included",
+            "RPC duration, including queueing",
             Unit::Seconds,
             metrics.handling.clone(),
         );
         let r = r.sub_registry_with_prefix("oncegate");
         let build = Info::new([("version", env!("CARGO_PKG_VERSION"))]);
-        r.register("build", "This binary", build);
+        r.register("build", "Version of this binary", build);
         r.register("marks", "Marks answered, by outcome", marks);
-        r.register("known_hits", "Events answered from memory", metrics.known_hits.clone());
-        r.register("known_entries", "Events remembered", metrics.known_entries.clone());
+        r.register(
+            "known_hits",
+            "Marks and checks answered from the duplicate cache",
+            metrics.known_hits.clone(),
+        );
+        r.register("known_entries", "Events in the duplicate cache", metrics.known_entries.clone());
         r.register(
             "known_in_use",
-            "Whether known events are answered from memory",
+            "Whether the duplicate cache is in use (1) or disabled (0)",
             metrics.known_in_use.clone(),
         );
-        r.register("acquires", "Requests for a lease answered, by outcome", acquires);
-        r.register("turns_begun", "Requests for a turn answered, by outcome", begins);
-        r.register("turns_finished", "Turns ended, by how", finishes);
-        r.register("lane_batch_rows", "Rows in one batch", metrics.lane_rows.clone());
+        r.register("acquires", "Lease requests answered, by outcome", acquires);
+        r.register("turns_begun", "Turn requests answered, by outcome", begins);
+        r.register("turns_finished", "Turns ended, by outcome", finishes);
+        r.register("lane_batch_rows", "Rows per batch", metrics.lane_rows.clone());
         r.register_with_unit(
             "lane_batch",
-            "How long the store took for one batch, its commit included",
+            "Store time per batch, including its commit",
             Unit::Seconds,
             metrics.lane_seconds.clone(),
         );
-        r.register("lane_queue_depth", "Calls queued for a lane", metrics.lane_queue.clone());
-        r.register("lane_shed", "Calls refused by a full lane", metrics.lane_shed.clone());
+        r.register("lane_queue_depth", "Calls queued per lane", metrics.lane_queue.clone());
+        r.register(
+            "lane_shed",
+            "Calls rejected because the queue of the lane was full",
+            metrics.lane_shed.clone(),
+        );
         r.register("swept_rows", "Rows deleted, by kind", metrics.swept.clone());
         r.register(
             "session_waiters",
-            "Callers that wait for a session here",
+            "Callers waiting for a session on this replica",
             metrics.waiters.clone(),
         );
         r.register(
             "leases_held",
-            "Leases that run, over all replicas, as counted with each sweep",
+            "Leases held on all replicas, counted at each sweep",
             metrics.leases.clone(),
         );
-        r.register("store_up", "Whether the store would take a write", metrics.store_up.clone());
-        r.register("connections", "Connections to this server", metrics.connections.clone());
-        r.register("shed", "Calls refused for load, by reason", sheds);
+        r.register(
+            "store_up",
+            "Whether the store accepts writes (1) or not (0)",
+            metrics.store_up.clone(),
+        );
+        r.register("connections", "Open client connections", metrics.connections.clone());
+        r.register("shed", "Calls rejected because of overload, by reason", sheds);
 
         metrics.registry = Arc::new(registry);
         metrics

@@ -24,17 +24,17 @@ use crate::{
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
-    /// List the sessions on record, in the order of their ids
+    /// List the sessions on record, ordered by id
     List(List),
-    /// Tell what is on record of a session
+    /// Show one session
     #[command(after_help = "Exit codes: 0 on record, 10 not on record")]
     Show(Show),
-    /// Bind a session to other work, or to none
+    /// Bind a session to another epic, or to none
     Bind(Bind),
-    /// End the lease of a session, whoever holds it
+    /// Force-release the lease of a session
     #[command(after_help = "Exit codes: 0 released, 10 not held")]
     Release(Release),
-    /// End the lease of a session, and forget the session with its epic
+    /// Force-release the lease of a session, and delete the session with its epic
     #[command(after_help = "Exit codes: 0 closed, 10 not on record")]
     Close(Close),
 }
@@ -47,7 +47,7 @@ pub(super) struct List {
     /// Only sessions in this state
     #[arg(long, value_enum)]
     state: Option<State>,
-    /// The most sessions to print; 0: all
+    /// Maximum number of sessions to print; 0: all
     #[arg(long, value_name = "SESSIONS", default_value_t = 100)]
     limit: u32,
     #[command(flatten)]
@@ -57,9 +57,9 @@ pub(super) struct List {
 /// Which sessions are listed.
 #[derive(Debug, Clone, Copy, ValueEnum)]
 enum State {
-    /// Somebody holds its lease.
+    /// A caller holds its lease.
     Held,
-    /// Nobody does.
+    /// No caller does.
     Free,
 }
 
@@ -83,7 +83,7 @@ pub(super) struct Show {
 /// Who changes something.
 #[derive(Debug, clap::Args)]
 struct Actor {
-    /// Who asks, for the server's log
+    /// Actor, for the server's audit log
     #[arg(long, env = "USER", default_value = "oncegate-cli")]
     actor: String,
 }
@@ -93,13 +93,13 @@ pub(super) struct Bind {
     #[command(flatten)]
     target: Target,
     // Not empty, as an unset variable is: nothing is unbound by mistake.
-    /// The work to bind it to
+    /// The epic to bind it to
     #[arg(required_unless_present = "unbind", value_parser = NonEmptyStringValueParser::new())]
     epic: Option<String>,
     /// Bind it to none
     #[arg(long, conflicts_with = "epic")]
     unbind: bool,
-    /// Why, for the server's log
+    /// Reason, for the server's audit log
     #[arg(long)]
     reason: Option<String>,
     #[command(flatten)]
@@ -112,7 +112,7 @@ pub(super) struct Bind {
 pub(super) struct Release {
     #[command(flatten)]
     target: Target,
-    /// Why, for the server's log
+    /// Reason, for the server's audit log
     #[arg(long)]
     reason: String,
     #[command(flatten)]
@@ -125,7 +125,7 @@ pub(super) struct Release {
 pub(super) struct Close {
     #[command(flatten)]
     target: Target,
-    /// Why, for the server's log
+    /// Reason, for the server's audit log
     #[arg(long)]
     reason: Option<String>,
     #[command(flatten)]
@@ -140,7 +140,7 @@ pub(super) struct Forget {
     team: String,
     /// The event's id, as stored
     event: String,
-    /// Why, for the server's log
+    /// Reason, for the server's audit log
     #[arg(long)]
     reason: Option<String>,
     #[command(flatten)]
@@ -190,7 +190,7 @@ async fn list(args: List) -> anyhow::Result<Exit> {
             return Ok(Exit::Yes);
         }
         if left == 0 {
-            tell("there are more: --limit 0 lists all");
+            tell("more sessions exist; --limit 0 lists all");
             return Ok(Exit::Yes);
         }
     }
@@ -206,7 +206,7 @@ async fn show(args: Show) -> anyhow::Result<Exit> {
         args.client.output.print(&not_found, text)?;
         return Ok(Exit::No);
     };
-    print_session(args.client.output, &answer.session.context("the server gave no session")?)?;
+    print_session(args.client.output, &answer.session.context("the response has no session")?)?;
     Ok(Exit::Yes)
 }
 
@@ -219,7 +219,7 @@ async fn bind(args: Bind) -> anyhow::Result<Exit> {
     };
     let request = args.client.request(message, Duration::ZERO);
     let answer = args.client.admin().await?.bind_epic(request).await?.into_inner();
-    print_session(args.client.output, &answer.session.context("the server gave no session")?)?;
+    print_session(args.client.output, &answer.session.context("the response has no session")?)?;
     Ok(Exit::Yes)
 }
 

@@ -16,7 +16,7 @@ pub(super) struct Args {
     team: String,
     /// The event's id, as stored
     event: String,
-    /// Another name of the same event; up to 8
+    /// Alias: another name of the same event; up to 8
     #[arg(long = "alias", value_name = "EVENT")]
     aliases: Vec<String>,
     #[command(flatten)]

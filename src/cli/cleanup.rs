@@ -18,16 +18,16 @@ pub(super) struct Args {
     /// Only this team's rows
     #[arg(long)]
     team: Option<String>,
-    /// Delete what was marked, claimed, finished or left idle longer ago than this,
-    /// expired or not, but nothing in progress; 0s deletes all of a team's. Unset:
-    /// what has expired
+    /// Delete rows that were marked, claimed, finished or last used longer ago than
+    /// AGE, expired or not, but none in progress; 0s deletes all rows of a team. Unset:
+    /// expired rows only
     #[arg(long, value_name = "AGE", value_parser = within(CLEANUP_AGE))]
     older_than: Option<Duration>,
-    /// The most rows to delete, 1 to 1000000
+    /// Maximum number of rows to delete, 1 to 1000000
     #[arg(long, value_name = "ROWS", default_value_t = DEFAULT_CLEANUP_ROWS,
         value_parser = clap::value_parser!(u32).range(1..=i64::from(MAX_CLEANUP_ROWS)))]
     max_rows: u32,
-    /// Count, delete nothing
+    /// Count the rows, but delete none
     #[arg(long)]
     dry_run: bool,
     #[command(flatten)]
@@ -54,7 +54,7 @@ pub(super) async fn run(args: Args) -> anyhow::Result<Exit> {
         if args.dry_run { "would delete" } else { "deleted" },
         answer.deleted_events,
         answer.deleted_sessions,
-        if answer.more { "; there may be more" } else { "" },
+        if answer.more { "; more may remain" } else { "" },
     );
     args.client.output.print(&json, text)?;
     Ok(Exit::Yes)

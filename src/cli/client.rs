@@ -31,13 +31,13 @@ const TIMEOUT: RangeInclusive<Duration> = Duration::from_millis(1)..=Duration::f
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Server and output")]
 pub(super) struct ClientArgs {
-    /// The server: HOST:PORT, or `unix:/path`
+    /// Server address: HOST:PORT or `unix:/path`
     #[arg(long, env = "ONCEGATE_SERVER", default_value = DEFAULT_ADDRESS, value_parser = server)]
     server: String,
-    /// How to print the answer
+    /// Output format
     #[arg(long, env = "ONCEGATE_OUTPUT", value_enum, default_value = "text")]
     pub(super) output: Output,
-    /// How long to wait for an answer, a wait for a lease not counted
+    /// Timeout for an answer, excluding the wait for a lease
     #[arg(long, env = "ONCEGATE_TIMEOUT", default_value = "10s", value_parser = within(TIMEOUT))]
     pub(super) timeout: Duration,
 }
@@ -45,9 +45,9 @@ pub(super) struct ClientArgs {
 /// How an answer is printed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(super) enum Output {
-    /// For a person.
+    /// Human-readable text.
     Text,
-    /// One JSON object a line.
+    /// One JSON object per line.
     Json,
 }
 
@@ -99,7 +99,7 @@ fn server(given: &str) -> Result<String, String> {
         return named.then(|| given.to_owned()).ok_or(EXPECTED.into());
     }
     if given.starts_with("https://") {
-        return Err("TLS is not spoken here: give HOST:PORT".into());
+        return Err("TLS is not supported; use HOST:PORT".into());
     }
     let given = given.strip_prefix("http://").unwrap_or(given);
     let given = given.trim_end_matches('/');

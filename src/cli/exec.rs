@@ -33,10 +33,10 @@ mod keeper;
 mod moment;
 
 pub(super) const EXIT_CODES: &str = "\
-Exit codes: the command's own; 128+N where signal N ended it. Where it did not run: 1, or
---conflict-exit-code, where the session was not acquired in time; 2 wrong arguments; 4 the
-service is unavailable; 10 the session is bound to another epic; 126 the command cannot be run,
-127 not found. 12 where the lease was lost, and the command ended for it";
+Exit codes: the command's own; 128+N if signal N ended it; 12 if the lease was lost, so that
+oncegate stopped the command. If the command did not run: 1, or --conflict-exit-code, if the
+session was not acquired in time; 2 wrong arguments; 4 the service is unavailable; 10 the session
+is bound to another epic; 126 the command cannot be run, 127 the command was not found";
 
 /// The lease was lost, and the command ended for it.
 const LOST: u8 = 12;
@@ -51,19 +51,19 @@ const PAUSE: Duration = Duration::from_millis(500);
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
-    /// The session, TEAM:CHANNEL:THREAD, or any id that begins with its team
+    /// The session: TEAM:CHANNEL:THREAD, or any id that begins with its team
     #[arg(long, value_name = "TEAM:CHANNEL:THREAD", value_parser = team_and_session)]
     session: (String, String),
-    /// Do not wait for the session
+    /// Fail immediately if the session is held
     #[arg(short, long, conflicts_with = "wait")]
     nonblock: bool,
-    /// How long to wait for the session; unset: until it is acquired
+    /// Maximum time to wait for the session; unset: no limit
     #[arg(short, long, value_parser = humantime::parse_duration)]
     wait: Option<Duration>,
-    /// The exit code where the session is not acquired in time
+    /// Exit code if the session is not acquired in time
     #[arg(short = 'E', long, value_name = "CODE", default_value_t = 1)]
     conflict_exit_code: u8,
-    /// How long the command has to end before it is killed. If the lease cannot be renewed, the
+    /// Grace period of the command before it is killed. If the lease cannot be renewed, the
     /// command gets SIGTERM this long before the lease ends, and SIGKILL just before it ends.
     /// --ttl must be at least one and a half times (this + 250 ms)
     #[arg(long, default_value = "5s", value_parser = humantime::parse_duration)]
@@ -121,8 +121,8 @@ fn check_times(args: &Args) -> anyhow::Result<()> {
     let least = Keeper::least_ttl(args.kill_after);
     ensure!(
         ttl >= least,
-        "--ttl {} is too short for --kill-after {}: must be {} or more, so that the command has \
-         ended when its lease does",
+        "--ttl {} is too short for --kill-after {}: must be {} or more, so that the command ends \
+         before its lease",
         humantime::format_duration(ttl),
         humantime::format_duration(args.kill_after),
         humantime::format_duration(least),
@@ -196,7 +196,7 @@ impl<'a> Wanted<'a> {
         let message = self.args.terms.request(self.key.clone(), wait, self.request_id.clone());
         let sent = BootInstant::now();
         let answer = client.acquire_session_lease(args.request(message, wait)).await?.into_inner();
-        let lease = match answer.outcome.context("the server gave no outcome")? {
+        let lease = match answer.outcome.context("the response has no outcome")? {
             Outcome::Held(held) => {
                 let holder = if held.holder.is_empty() { "another holder" } else { &held.holder };
                 return Ok(Err(format!("{} is held by {holder}", self.args.session.1)));
@@ -245,7 +245,10 @@ async fn supervise(
     let (exit, is_held) = match kept {
         Ok(ended) => (ended.map(code_of), true),
         Err(Lost { reason, by, is_held }) => {
-            tell(format_args!("the lease of {} is lost: {reason}", args.session.1));
+            tell(format_args!(
+                "lost the lease of {}: {reason}; stopping the command",
+                args.session.1
+            ));
             (run.stop(by, signals).await.map(|()| ExitCode::from(LOST)), is_held)
         }
     };

@@ -20,16 +20,16 @@ const MARGIN: Duration = Duration::from_hours(24);
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
-    /// Print the floor, the highest token of any session row, and the store's clock
+    /// Print the floor, the highest token on record, and the store's clock
     Show(Args),
     /// Raise the floor: the next token of every session is above it
     #[command(long_about = "Raise the floor: the next token of every session is above it.\n\n\
-        For the one case in which tokens could fall: the database was restored to an earlier \
-        state, and its clock was stepped back behind the grants that were lost. Run it before \
-        the service is started again.")]
+        Needed in one case only, because tokens could decrease: the database was restored to an \
+        earlier state, and its clock was stepped back behind the lost grants. Run this command \
+        before you restart the service.")]
     Raise {
-        /// The floor. Unset: a day (86400000000) above the floor, all tokens on record and
-        /// the store's clock
+        /// The new floor. Unset: one day (86400000000) above the current floor, all tokens on
+        /// record and the store's clock
         #[arg(long, value_name = "TOKEN",
             value_parser = clap::value_parser!(i64).range(1..=FencingToken::MAX_FLOOR.0))]
         to: Option<i64>,
@@ -42,7 +42,7 @@ pub(super) enum Command {
 pub(super) struct Args {
     #[command(flatten)]
     store: StoreConfig,
-    /// How to print the answer
+    /// Output format
     #[arg(long, env = "ONCEGATE_OUTPUT", value_enum, default_value = "text")]
     output: Output,
 }
@@ -65,7 +65,7 @@ pub(super) async fn run(command: Command) -> anyhow::Result<Exit> {
             let to = FencingToken(to.unwrap_or_else(|| above(before)));
             if to <= before.floor {
                 return Err(anyhow::anyhow!(
-                    "--to: must be above the floor, {}, is {}: it is never lowered",
+                    "--to must be above the current floor {}, is {}; the floor cannot be lowered",
                     before.floor.0,
                     to.0
                 ))
@@ -73,7 +73,7 @@ pub(super) async fn run(command: Command) -> anyhow::Result<Exit> {
             }
             ensure!(
                 to <= FencingToken::MAX_FLOOR,
-                "the floor would be {}, and must be at most {}: give --to",
+                "the default floor {} exceeds the maximum {}; set --to",
                 to.0,
                 FencingToken::MAX_FLOOR.0
             );

@@ -12,7 +12,7 @@ use super::{ClientArgs, Exit};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
-    /// What to ask for: readiness, liveness, or a service's full name
+    /// What to check: readiness, liveness, or a service's full name
     #[arg(default_value = "readiness")]
     service: String,
     #[command(flatten)]

@@ -24,22 +24,22 @@ use crate::{
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
-    /// Take the lease of a session
+    /// Acquire the lease of a session
     #[command(after_help = "Exit codes: 0 granted, 10 held, or bound to another epic")]
     Acquire(Acquire),
-    /// Take the lease of a session, and keep it until this command ends
+    /// Acquire the lease of a session, and renew it until this command ends
     #[command(
-        after_help = "Exit codes: 10 held, lost, or bound to another epic; it never ends by \
-        itself while the lease is held"
+        after_help = "Exit codes: 10 held, lost, or bound to another epic; runs until it is \
+        interrupted while the lease is held"
     )]
     Hold(Wanted),
-    /// Let a lease run on
+    /// Renew a lease
     #[command(after_help = "Exit codes: 0 renewed, 10 lost")]
     Renew(Renew),
-    /// Give a lease back
-    #[command(after_help = "Exit codes: 0 released, 10 not held any more")]
+    /// Release a lease
+    #[command(after_help = "Exit codes: 0 released, 10 no longer held")]
     Release(Release),
-    /// Ask whether a fencing token is the current one
+    /// Check whether a fencing token is current
     #[command(after_help = "Exit codes: 0 current, 10 stale")]
     Check(Check),
 }
@@ -61,16 +61,16 @@ impl Target {
 /// What a lease is asked for with.
 #[derive(Debug, clap::Args)]
 pub(super) struct Terms {
-    /// Who asks, shown to others
+    /// Name of the holder, shown to other callers
     #[arg(long, env = "HOSTNAME", default_value = "oncegate-cli")]
     holder: String,
-    /// How long the lease runs, 1s to 15m; unset: 30s
+    /// TTL of the lease, 1s to 15m; unset: 30s
     #[arg(long, value_parser = within(LEASE_TTL))]
     pub(super) ttl: Option<Duration>,
-    /// The work to bind the session to
+    /// The epic to bind the session to
     #[arg(long)]
     epic: Option<String>,
-    /// A label to show with the lease; up to 8
+    /// Label shown with the lease; up to 8
     #[arg(long = "label", value_name = "NAME=VALUE", value_parser = label)]
     labels: Vec<(String, String)>,
 }
@@ -102,7 +102,7 @@ pub(super) struct Wanted {
     target: Target,
     #[command(flatten)]
     terms: Terms,
-    /// How long to queue while the session is held, up to 10m
+    /// Maximum time to queue while the session is held, up to 10m
     #[arg(long, default_value = "0s", value_parser = within(WAIT))]
     wait: Duration,
     #[command(flatten)]
@@ -113,7 +113,7 @@ pub(super) struct Wanted {
 pub(super) struct Acquire {
     #[command(flatten)]
     wanted: Wanted,
-    /// Names this attempt, so that it can be repeated
+    /// Id of this attempt; a retry with the same id returns the same lease
     #[arg(long)]
     request_id: Option<String>,
 }
@@ -127,9 +127,9 @@ fn label(given: &str) -> Result<(String, String), String> {
 pub(super) struct Renew {
     #[command(flatten)]
     target: Target,
-    /// The lease, as acquire printed it
+    /// Id of the lease, as printed by acquire
     lease_id: String,
-    /// How long it runs from now, 1s to 15m; unset: 30s
+    /// TTL from now on, 1s to 15m; unset: 30s
     #[arg(long, value_parser = within(LEASE_TTL))]
     ttl: Option<Duration>,
     #[command(flatten)]
@@ -140,7 +140,7 @@ pub(super) struct Renew {
 pub(super) struct Release {
     #[command(flatten)]
     target: Target,
-    /// The lease, as acquire printed it
+    /// Id of the lease, as printed by acquire
     lease_id: String,
     #[command(flatten)]
     client: ClientArgs,
@@ -171,7 +171,7 @@ async fn acquire(args: Acquire) -> anyhow::Result<Exit> {
     let message = terms.request(target.key(), wait, args.request_id.unwrap_or_default());
     let request = client.request(message, wait);
     let answer = client.connect().await?.acquire_session_lease(request).await?.into_inner();
-    match answer.outcome.context("the server gave no outcome")? {
+    match answer.outcome.context("the response has no outcome")? {
         Outcome::Lease(lease) => {
             print_lease(client.output, "granted", &lease)?;
             Ok(Exit::Yes)
@@ -203,8 +203,8 @@ async fn hold(args: Wanted) -> anyhow::Result<Exit> {
             return Ok(Exit::No);
         };
         let Some(answer) = answer? else { return Ok(Exit::No) };
-        let lease = |lease: Option<SessionLease>| lease.context("the server gave no lease");
-        match answer.news.context("the server gave no event")? {
+        let lease = |lease: Option<SessionLease>| lease.context("the response has no lease");
+        match answer.news.context("the response has no news")? {
             News::Queued(LeaseQueued { position }) => {
                 let json = json!({ "outcome": "queued", "position": position });
                 output.print(&json, format_args!("queued at {position}"))?;
@@ -244,7 +244,7 @@ fn print_held(output: Output, held: &LeaseHeld) -> std::io::Result<()> {
         "queue_length": held.queue_length,
     });
     let holder = if held.holder.is_empty() {
-        "for the next in its queue".to_owned()
+        "for the next waiter".to_owned()
     } else {
         format!("by {} for {remaining:.1} s", held.holder)
     };
@@ -259,7 +259,11 @@ async fn renew(args: Renew) -> anyhow::Result<Exit> {
     };
     let request = args.client.request(message, Duration::ZERO);
     let answer = args.client.connect().await?.renew_session_lease(request).await?.into_inner();
-    print_lease(args.client.output, "renewed", &answer.lease.context("the server gave no lease")?)?;
+    print_lease(
+        args.client.output,
+        "renewed",
+        &answer.lease.context("the response has no lease")?,
+    )?;
     Ok(Exit::Yes)
 }
 
@@ -268,7 +272,7 @@ async fn release(args: Release) -> anyhow::Result<Exit> {
         ReleaseSessionLeaseRequest { session: Some(args.target.key()), lease_id: args.lease_id };
     let request = args.client.request(message, Duration::ZERO);
     let answer = args.client.connect().await?.release_session_lease(request).await?.into_inner();
-    let text = if answer.released { "released" } else { "not released: not held any more" };
+    let text = if answer.released { "released" } else { "not released: no longer held" };
     args.client.output.print(&json!({ "released": answer.released }), text)?;
     Ok(if answer.released { Exit::Yes } else { Exit::No })
 }

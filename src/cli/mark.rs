@@ -50,25 +50,25 @@ const LAST_PAUSE: Duration = Duration::from_secs(1);
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
-    /// The team of the event; with --slack, of deliveries that name none
+    /// The team of the event; with --slack, of deliveries without a team
     #[arg(required_unless_present = "slack")]
     team: Option<String>,
     /// The event's id
     #[arg(required_unless_present = "slack")]
     event: Option<String>,
-    /// Another name of the same event, such as `ts:C1:1763800000.000100`; up to 8
+    /// Alias: another name of the same event, such as `ts:C1:1763800000.000100`; up to 8
     #[arg(long = "alias", value_name = "EVENT", conflicts_with = "slack")]
     aliases: Vec<String>,
     /// Read Slack deliveries from FILE, or - for standard input, one JSON
-    /// object a line: Events API envelopes, `block_actions`, bare events. While the service
-    /// is unavailable, each line is tried again for --timeout
+    /// object per line: Events API envelopes, `block_actions`, bare events. While the
+    /// service is unavailable, each line is retried for --timeout
     #[arg(long, value_name = "FILE", conflicts_with = "event")]
     slack: Option<PathBuf>,
-    /// How long the event stays handled, 1s to 30d; unset: 24h
+    /// How long the event counts as processed, 1s to 30d; unset: 24h
     #[arg(long, value_parser = within(EVENT_TTL))]
     ttl: Option<Duration>,
-    /// Names this attempt, so that it can be repeated: the answers will be the
-    /// same. With --slack, repeat all of the input
+    /// Id of this attempt; a retry with the same id returns the same answer. With
+    /// --slack, retry with the whole input
     #[arg(long)]
     request_id: Option<String>,
     #[command(flatten)]
@@ -350,7 +350,7 @@ async fn mark(
                     failed = Some(Status::new(error.code.into(), error.message.clone()));
                     Err(("failed", error.message))
                 }
-                None => anyhow::bail!("the server gave no answer for line {number}"),
+                None => anyhow::bail!("the response has no answer for line {number}"),
             },
         };
         match result {

@@ -40,8 +40,8 @@ pub(super) async fn run(config: ServeConfig) -> anyhow::Result<Exit> {
     let _ = announce(&server, &store);
 
     tokio::select! {
-        _ = terminate.recv() => tracing::info!("SIGTERM"),
-        _ = interrupt.recv() => tracing::info!("SIGINT"),
+        _ = terminate.recv() => tracing::info!("received SIGTERM; shutting down"),
+        _ = interrupt.recv() => tracing::info!("received SIGINT; shutting down"),
     }
     let hurry = server.hurry();
     let mut stopping = pin!(server.stop());

@@ -26,10 +26,10 @@ pub(super) struct Args {
     /// Only events in this state. Unset: in progress, then failed, then given up
     #[arg(long, value_enum)]
     state: Option<State>,
-    /// Only what was begun, or has ended, less than so long ago
+    /// Only events that began or ended less than AGE ago
     #[arg(long, value_name = "AGE", value_parser = within(CLEANUP_AGE))]
     newer_than: Option<Duration>,
-    /// Only what was begun, or has ended, at least so long ago
+    /// Only events that began or ended at least AGE ago
     #[arg(long, value_name = "AGE", value_parser = within(CLEANUP_AGE))]
     older_than: Option<Duration>,
     #[command(flatten)]
@@ -39,15 +39,15 @@ pub(super) struct Args {
 /// Which events are listed.
 #[derive(Debug, Clone, Copy, ValueEnum)]
 enum State {
-    /// A run works on it.
+    /// A run is processing the event.
     InProgress,
-    /// Its run failed, or let its claim lapse: the next delivery may have it.
+    /// Its run failed, or its claim lapsed; the next delivery may process it.
     Failed,
-    /// It was claimed as often as it may be, and handled by none.
+    /// All its attempts failed or lapsed.
     GaveUp,
-    /// A turn has handled it.
+    /// A turn has processed it.
     Succeeded,
-    /// Whatever is on record, marks too.
+    /// Every event on record, marks included.
     All,
 }
 

@@ -73,7 +73,7 @@ async fn sessions_are_listed_in_order(fixture: Fixture) {
 
     let cut = list(&["--limit", "2"]);
     cut.told(0, &lines[..2].join("\n"));
-    assert_eq!(cut.err, "there are more: --limit 0 lists all\n");
+    assert_eq!(cut.err, "more sessions exist; --limit 0 lists all\n");
     for limit in ["0", "4"] {
         let all = list(&["--limit", limit]);
         all.told(0, &lines.join("\n"));
@@ -200,8 +200,7 @@ async fn a_lease_is_ended_whoever_holds_it(fixture: Fixture) {
         10,
         "error: FAILED_PRECONDITION: the lease has ended or passed to another holder",
     );
-    ask(&fixture, &["lease", "release", "T1", "S1", id])
-        .told(10, "not released: not held any more");
+    ask(&fixture, &["lease", "release", "T1", "S1", id]).told(10, "not released: no longer held");
     let session = shown(&fixture, ["T1", "S1"]);
     assert_eq!(
         (text(&session, "state"), text(&session, "epic_id")),

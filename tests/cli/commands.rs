@@ -102,7 +102,7 @@ async fn a_cleanup_counts_and_then_deletes(fixture: Fixture) {
     let all = ["cleanup", "--team", "T1", "--older-than", "0s"];
     let with = |more: &[&str]| ask(&fixture, &[&all[..], more].concat());
     with(&["--dry-run"]).told(0, "would delete 3 events, 0 sessions");
-    with(&["--max-rows", "2"]).told(0, "deleted 2 events, 0 sessions; there may be more");
+    with(&["--max-rows", "2"]).told(0, "deleted 2 events, 0 sessions; more may remain");
     let mut json = json!({
         "deleted_events": 1, "deleted_sessions": 0, "more": false, "dry_run": true,
     });

@@ -57,7 +57,7 @@ fn wrong_arguments_are_refused_before_anything_is_asked() {
         (&health("localhost"), server),
         (&health(""), server),
         (&health("unix:"), server),
-        (&health("https://oncegate:7411"), "TLS is not spoken here"),
+        (&health("https://oncegate:7411"), "TLS is not supported"),
         (&["health", "--log", "oncegate=loud"], "wrong arguments: --log: "),
     ];
     for (arguments, problem) in cases {

@@ -237,7 +237,7 @@ async fn a_command_whose_lease_is_lost_is_ended(fixture: Fixture) {
     fixture.clock.advance(Duration::from_secs(7));
     running.says("tidies");
     let told = running.errors.next().unwrap();
-    assert!(told.starts_with(&format!("the lease of {SESSION} is lost: ")), "{told}");
+    assert!(told.starts_with(&format!("lost the lease of {SESSION}: ")), "{told}");
     assert_eq!(running.ends(), 12);
 }
 
@@ -257,7 +257,7 @@ async fn a_command_whose_lease_is_gone_has_a_second_to_end(fixture: Fixture) {
     fixture.clock.advance(Duration::from_secs(21));
     let told = running.errors.next().unwrap();
     let noticed = Instant::now();
-    assert!(told.starts_with(&format!("the lease of {SESSION} is lost: ")), "{told}");
+    assert!(told.starts_with(&format!("lost the lease of {SESSION}: ")), "{told}");
     assert_eq!(running.ends(), 12);
     // Another may hold the session by then: --kill-after does not count.
     assert!(noticed.elapsed() < Duration::from_secs(6), "{:?}", noticed.elapsed());
@@ -293,7 +293,7 @@ async fn a_command_has_ended_by_the_end_of_a_lease_that_cannot_be_renewed(fixtur
     let asked = asked.expect("it is asked to end first");
     assert!(ended - asked > Duration::from_secs(1), "it had {:?} to end", ended - asked);
     let told = running.errors.next().unwrap();
-    assert!(told.starts_with(&format!("the lease of {SESSION} is lost: not renewed")), "{told}");
+    assert!(told.starts_with(&format!("lost the lease of {SESSION}: not renewed")), "{told}");
     assert_eq!(running.child.wait().unwrap().code(), Some(12));
     // Nor does it wait for an answer that nobody needs.
     assert!(ended.elapsed() < Duration::from_secs(5), "{:?}", ended.elapsed());

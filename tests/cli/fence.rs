@@ -53,7 +53,10 @@ async fn is_shown_and_raised(url: &str) {
     for lower in [to, to - 1, 1] {
         let refused = fence(url, &["raise", "--to", &lower.to_string()]);
         assert_eq!(refused.code, Some(2), "{refused:?}");
-        assert!(refused.err.contains(&format!("must be above the floor, {to}")), "{refused:?}");
+        assert!(
+            refused.err.contains(&format!("must be above the current floor {to}")),
+            "{refused:?}"
+        );
     }
     for bad in ["0", "-1", "9007199254740992", "4503599627370497", "x"] {
         let refused = fence(url, &["raise", &format!("--to={bad}")]);
@@ -74,7 +77,7 @@ async fn is_shown_and_raised(url: &str) {
     assert_eq!(fence(url, &["raise", "--to", &highest]).code, Some(0));
     let refused = fence(url, &["raise"]);
     assert_eq!(refused.code, Some(1), "{refused:?}");
-    assert!(refused.err.contains("give --to"), "{refused:?}");
+    assert!(refused.err.contains("set --to"), "{refused:?}");
     execute(url, "DELETE FROM oncegate_fence").await;
     let refused = fence(url, &["show"]);
     assert_eq!(refused.code, Some(1), "{refused:?}");

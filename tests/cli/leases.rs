@@ -87,8 +87,7 @@ async fn a_lease_reads_well(fixture: Fixture) {
     // Without a name of its own, the command is known by what it is.
     let next = granted(&fixture, &[]);
     assert_eq!(text(&next, "holder"), "oncegate-cli");
-    ask(&fixture, &["lease", "release", "T1", "S1", id])
-        .told(10, "not released: not held any more");
+    ask(&fixture, &["lease", "release", "T1", "S1", id]).told(10, "not released: no longer held");
 }
 
 async fn a_lease_that_ended_is_lost(fixture: Fixture) {
@@ -99,8 +98,7 @@ async fn a_lease_that_ended_is_lost(fixture: Fixture) {
         10,
         "error: FAILED_PRECONDITION: the lease has ended or passed to another holder",
     );
-    ask(&fixture, &["lease", "release", "T1", "S1", id])
-        .told(10, "not released: not held any more");
+    ask(&fixture, &["lease", "release", "T1", "S1", id]).told(10, "not released: no longer held");
 }
 
 async fn a_fencing_token_is_current_until_it_is_stale(fixture: Fixture) {

@@ -51,7 +51,7 @@ impl Run {
         }
         let child = command.spawn()?;
         let pid = child.id().and_then(|pid| i32::try_from(pid).ok()).and_then(Pid::from_raw);
-        let pid = pid.ok_or_else(|| io::Error::other("it has no process id"))?;
+        let pid = pid.ok_or_else(|| io::Error::other("the command has no process id"))?;
         Ok(Self { child, pid, is_group })
     }
 

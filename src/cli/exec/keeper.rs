@@ -142,7 +142,7 @@ impl Keeper {
         let sent = BootInstant::now();
         let request = self.args.request(message, Duration::ZERO);
         let answer = self.client.renew_session_lease(request).await?.into_inner();
-        self.lease = answer.lease.ok_or_else(|| Status::internal("the server gave no lease"))?;
+        self.lease = answer.lease.ok_or_else(|| Status::internal("the response has no lease"))?;
         self.sent = sent;
         Ok(())
     }
@@ -158,7 +158,7 @@ impl Keeper {
                 Ok(Err(status)) => status.message().to_owned(),
                 Err(_) => "the server does not answer".to_owned(),
             };
-        tell(format_args!("lease not released, it expires with its TTL: {problem}"));
+        tell(format_args!("cannot release the lease, it expires with its TTL: {problem}"));
     }
 }
 
