@@ -43,7 +43,7 @@ pub enum StoreError {
     Unavailable(Arc<str>),
     /// Another client of the database has locked a row of this batch, or the batch failed for
     /// another of its rows: a smaller batch finds which. Nothing was written.
-    #[error("store contended: {0}")]
+    #[error("lock conflict in the store: {0}")]
     Contended(Arc<str>),
     /// Conflict: a concurrent writer took one of several keys that must be taken together.
     /// Rolled back; retry.
@@ -51,11 +51,11 @@ pub enum StoreError {
     Overtaken,
     /// The store cannot keep a text of this batch; a smaller batch shows which. The only
     /// error that is a caller's fault.
-    #[error("store refused the data: {0}")]
+    #[error("invalid data for the store: {0}")]
     Refused(Arc<str>),
     /// A rule that the database's owner added (a CHECK, a trigger, a policy) rejects a row of
     /// this batch; a smaller batch shows which.
-    #[error("store rejected a row: {0}")]
+    #[error("a database rule rejected a row: {0}")]
     Rejected(Arc<str>),
     /// The store answers, and cannot do this in the state that it is in, or as it is set
     /// up: its operator has to act. A smaller batch may tell that it is about one row.
@@ -66,7 +66,7 @@ pub enum StoreError {
     #[error("store misconfigured: {0}")]
     Misconfigured(Arc<str>),
     /// The store's answer makes no sense: a bug, or a schema not ours.
-    #[error("store fault: {0}")]
+    #[error("store error: {0}")]
     Fault(Arc<str>),
 }
 

@@ -367,7 +367,7 @@ impl Postgres {
     async fn connect(&self) -> Result<PgConnection, StoreError> {
         match tokio::time::timeout(self.timeout, self.connector.connect()).await {
             Ok(connected) => connected.map_err(classify),
-            Err(_) => Err(StoreError::unavailable("cannot connect in time")),
+            Err(_) => Err(StoreError::unavailable("timed out while connecting")),
         }
     }
 }
@@ -378,7 +378,7 @@ async fn timed<T>(
     work: impl Future<Output = Result<T, StoreError>>,
 ) -> Result<T, StoreError> {
     let done = tokio::time::timeout(limit, Box::pin(work)).await;
-    done.unwrap_or_else(|_| Err(StoreError::unavailable("no answer in time")))
+    done.unwrap_or_else(|_| Err(StoreError::unavailable("timed out waiting for the answer")))
 }
 
 /// Machine code for a statement takes 100 ms to make, and none here runs for so long

@@ -87,7 +87,7 @@ impl Schema {
             let version = row.version;
             if !row.success {
                 return Err(StoreError::fault(format!(
-                    "migration {version} has run only in part: restore the database from before it"
+                    "migration {version} ran only partly: restore the database from before it"
                 )));
             }
             let min_reader = row.min_reader.unwrap_or(version);
@@ -145,12 +145,12 @@ impl Schema {
             |known: &&Superseded| known.version == row.version && known.checksum == checksum;
         let Some(superseded) = self.superseded.iter().find(known) else {
             return Err(StoreError::fault(format!(
-                "migration {} was run with another text than this binary has: the database was \
-                 migrated by a build that is not a release",
+                "migration {} ran with a different text than this binary has: a build that is not a \
+                 release migrated the database",
                 row.version
             )));
         };
-        tracing::debug!(row.version, superseded.reason, "migration was run with an older text");
+        tracing::debug!(row.version, superseded.reason, "migration ran with an older text");
         Ok(())
     }
 }
@@ -239,9 +239,9 @@ mod tests {
         let old = Applied { checksum: OLD_TEXT.to_vec(), min_reader: None, ..row(2, 2) };
         assert_eq!(planned(&[row(1, 1), old, row(3, 3)]), (vec![], vec![2]));
         let foreign = Applied { checksum: OLD_TEXT.to_vec(), ..row(1, 1) };
-        assert!(refused(&[foreign]).contains("migration 1 was run with another text"));
+        assert!(refused(&[foreign]).contains("migration 1 ran with a different text"));
         let partial = Applied { success: false, ..row(1, 1) };
-        assert!(refused(&[partial]).contains("only in part"));
+        assert!(refused(&[partial]).contains("only partly"));
         let unrecorded = Applied { min_reader: None, ..row(1, 1) };
         assert_eq!(planned(&[unrecorded]), (vec![2, 3], vec![1]));
     }

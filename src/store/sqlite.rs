@@ -245,7 +245,7 @@ impl Store for Sqlite {
                 writer.close().await
             };
             if let Err(error) = failed.await {
-                tracing::warn!(%error, "the database file was not closed in good order");
+                tracing::warn!(%error, "cannot close the database file cleanly; the next start recovers it");
             }
             file.close();
         }
@@ -388,7 +388,7 @@ fn classify(error: sqlx::Error) -> StoreError {
     };
     let extended: i32 = database.code().and_then(|code| code.parse().ok()).unwrap_or_default();
     if extended == COMMIT_REFUSED {
-        return StoreError::unavailable("the database file is not in place");
+        return StoreError::unavailable("the database file was moved or replaced");
     }
     match extended & 0xff {
         // PERM, BUSY, LOCKED, NOMEM, READONLY, INTERRUPT, IOERR, CORRUPT, FULL, CANTOPEN,
@@ -418,5 +418,5 @@ fn slot<T>(answers: &mut [T], key: i64) -> Result<&mut T, StoreError> {
     usize::try_from(key)
         .ok()
         .and_then(|index| answers.get_mut(index))
-        .ok_or_else(|| StoreError::fault("a row nobody asked for"))
+        .ok_or_else(|| StoreError::fault("unexpected row in the answer"))
 }

@@ -123,7 +123,7 @@ async fn a_schema_that_cannot_be_made_or_used_is_named() {
     let (scheme, rest) = url.split_once("://").unwrap();
     let limited = format!("{scheme}://{role}@{}", rest.split_once('@').unwrap().1);
     let why = refusal(&limited, &flags[..2]).await;
-    assert!(why.contains("the schema \"bots\" cannot be made: permission denied"), "{why}");
+    assert!(why.contains("cannot create the schema \"bots\": permission denied"), "{why}");
     execute(&url, &format!("DROP ROLE {role}")).await;
 
     // The name leaves no room for that of a channel.

@@ -70,7 +70,7 @@ async fn a_file_that_is_no_database_is_refused() {
         .unwrap();
     let failed = Server::start(config(&url, &[]), Clock::Store).await;
     let why = format!("{:#}", failed.err().expect("refused"));
-    assert!(why.contains("not a database"), "{why}");
+    assert!(why.contains("not a SQLite database"), "{why}");
 }
 
 /// Why no server starts on `url`.
@@ -279,7 +279,7 @@ async fn nothing_is_acknowledged_while_the_file_is_not_in_place() {
         assert!(client.mark_processed(mark("T", "after")).await.unwrap().into_inner().first);
         client.renew_session_lease(renew(&lease)).await.unwrap();
         assert!(!client.mark_processed(mark("T", "before")).await.unwrap().into_inner().first);
-        assert!(process.log().contains("back in place"), "{}", process.log());
+        assert!(process.log().contains("database file restored"), "{}", process.log());
     }
 }
 

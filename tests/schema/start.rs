@@ -45,7 +45,7 @@ async fn calls_succeed_while_a_migration_waits_for_a_long_reader() {
         };
         let both = async { tokio::join!(migration, calls).0 };
         let why = timeout(BOUND, Box::pin(both)).await.expect("the start has a bound");
-        assert!(why.contains("gave up waiting for a lock on the tables"), "{why}");
+        assert!(why.contains("timed out waiting for a lock on the tables"), "{why}");
 
         // Without the reader the migration runs, and finds that it ran before.
         reader.execute("COMMIT").await.unwrap();
@@ -62,7 +62,7 @@ async fn another_migration_is_waited_for_within_the_connect_timeout() {
     other.execute(lock).await.unwrap();
     let refused = refusal(&url, &["--connect-timeout", "100ms"]);
     let why = timeout(BOUND, refused).await.expect("the start has a bound");
-    assert!(why.contains("gave up waiting for another migration"), "{why}");
+    assert!(why.contains("timed out waiting for another migration"), "{why}");
     let settings = config(&url, &[]).store;
     let (migrated, ()) = tokio::join!(server::migrate(&settings), async {
         sleep(Duration::from_millis(100)).await;
@@ -81,7 +81,7 @@ async fn a_database_that_does_not_answer_ends_the_start() {
         let flags =
             ["--migrate", migrate, "--store-timeout", "500ms", "--connect-timeout", "500ms"];
         let why = timeout(BOUND, refusal(&url, &flags)).await.expect("the start has a bound");
-        assert!(why.contains("gave up waiting for the database"), "{why}");
+        assert!(why.contains("timed out waiting for the database"), "{why}");
     }
 }
 

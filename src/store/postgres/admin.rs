@@ -220,7 +220,8 @@ impl AdminStore for Link {
                     .bind(filter.older_than.map(interval))
             })
             .await?;
-        let first = rows.first().ok_or_else(|| StoreError::fault("no answer to a list"))?;
+        let first =
+            rows.first().ok_or_else(|| StoreError::fault("the list statement returned no row"))?;
         let PgTimestamp(at) = first.try_get("at").map_err(StoreError::fault)?;
         let there: Option<&str> = first.try_get("team_id").map_err(StoreError::fault)?;
         let event = |row: &PgRow| {
@@ -269,7 +270,8 @@ impl AdminStore for Link {
     async fn count(&mut self, team: Option<&str>) -> Result<Counts, StoreError> {
         let now = self.now();
         let rows = self.fetch(|| sqlx::query(COUNT).bind(now).bind(team)).await?;
-        let row = rows.first().ok_or_else(|| StoreError::fault("no answer to a count"))?;
+        let row =
+            rows.first().ok_or_else(|| StoreError::fault("the count statement returned no row"))?;
         let count = |column| {
             let count: i64 = row.try_get(column).map_err(StoreError::fault)?;
             u64::try_from(count).map_err(StoreError::fault)

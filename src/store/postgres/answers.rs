@@ -17,7 +17,7 @@ pub(super) fn place(count: usize, ord: Result<i64, sqlx::Error>) -> Result<usize
     place
         .ok()
         .filter(|place| *place < count)
-        .ok_or_else(|| StoreError::fault("a row nobody asked for"))
+        .ok_or_else(|| StoreError::fault("unexpected row in the answer"))
 }
 
 /// What a short statement, which serves most of what is asked, left for the full

@@ -57,7 +57,7 @@ impl Channel {
         let mut channel = Self { connection: Some(connection) };
 
         if backend(channel.listener()?, limit).await? == backend(&mut other, limit).await? {
-            return Err(StoreError::unavailable("a proxy pools transactions"));
+            return Err(StoreError::unavailable("a proxy uses transaction pooling"));
         }
         let ask = sqlx::query_scalar(name).persistent(false).fetch_one(&mut other);
         let name: String = within(limit, ask).await?;
@@ -70,7 +70,9 @@ impl Channel {
             Ok(())
         };
         timeout(limit, greeted).await.unwrap_or_else(|_| {
-            Err(StoreError::unavailable("no notification comes: does a proxy pool transactions?"))
+            Err(StoreError::unavailable(
+                "no notification arrived; does a proxy use transaction pooling?",
+            ))
         })?;
         within(limit, Box::pin(channel.listener()?.listen(&name))).await?;
         Ok(channel)
@@ -128,6 +130,6 @@ async fn within<T>(
 ) -> Result<T, StoreError> {
     match timeout(limit, step).await {
         Ok(done) => done.map_err(classify),
-        Err(_) => Err(StoreError::unavailable("no answer in time")),
+        Err(_) => Err(StoreError::unavailable("timed out waiting for the answer")),
     }
 }

@@ -231,7 +231,7 @@ impl Link {
                 }
             };
             let item = item.filter(|item| *item < marks.len());
-            let item = item.ok_or_else(|| StoreError::fault("a row nobody asked for"))?;
+            let item = item.ok_or_else(|| StoreError::fault("unexpected row in the answer"))?;
             claims.note(&marks[item].event.key.team, "names", &row)?;
             found[item].push((row.try_get("event_id").map_err(StoreError::fault)?, event));
         }

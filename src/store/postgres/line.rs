@@ -97,7 +97,7 @@ impl Line {
                 }
                 Ok(Err(failure)) => failure,
                 Err(_) => Failure {
-                    error: StoreError::unavailable("no answer in time"),
+                    error: StoreError::unavailable("timed out waiting for the answer"),
                     state: ConnectionState::Stuck,
                 },
             };
@@ -149,7 +149,7 @@ impl Line {
                 Ok(())
             }
             Ok(Err(failure)) => Err(failure.error),
-            Err(_) => Err(StoreError::unavailable("cannot connect in time")),
+            Err(_) => Err(StoreError::unavailable("timed out while connecting")),
         }
     }
 
@@ -170,7 +170,7 @@ impl Line {
         if let Some(connection) = &mut self.connection
             && !matches!(timeout(CHECK_TIMEOUT, connection.ping()).await, Ok(Ok(())))
         {
-            tracing::debug!("an idle connection was lost; it is replaced");
+            tracing::debug!("idle connection lost; reconnecting");
             self.disconnect();
         }
     }
@@ -199,7 +199,7 @@ impl Line {
                     error => StoreError::unavailable(format!("cannot connect: {error}")),
                 };
                 if self.warnings.now() {
-                    tracing::warn!(%error, "the store is away");
+                    tracing::warn!(%error, "store unavailable; retrying with back-off");
                 }
                 self.back_off(&error);
                 Err(Failure { error, state: ConnectionState::Away })

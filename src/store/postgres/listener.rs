@@ -187,7 +187,7 @@ impl Listener {
             }
             self.heard.prove(sent, at);
             if self.pause > MIN_PAUSE {
-                tracing::info!("listening");
+                tracing::info!("invalidation listener connected; duplicate cache enabled");
             }
             self.pause = MIN_PAUSE;
 

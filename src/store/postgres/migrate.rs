@@ -154,7 +154,7 @@ async fn take_turn(
     {
         let create = format!("CREATE SCHEMA IF NOT EXISTS \"{wanted}\"");
         let made = transaction.execute(AssertSqlSafe(create)).await;
-        made.map_err(|error| failed(&format!("the schema {wanted:?} cannot be made"), error))?;
+        made.map_err(|error| failed(&format!("cannot create the schema {wanted:?}"), error))?;
     }
     Ok(())
 }
@@ -166,7 +166,7 @@ async fn prepare<'a>(
 ) -> Result<(String, Plan<'a>), StoreError> {
     let name = Place::of(transaction).await?.schema()?.to_owned();
     let prepared = transaction.execute(include_str!("migrate/table.sql")).await;
-    prepared.map_err(|error| failed("the table oncegate_migrations cannot be made", error))?;
+    prepared.map_err(|error| failed("cannot create the table oncegate_migrations", error))?;
     // Another replica may have done it in the meantime.
     let place = Place { migrated: true, ..Place::of(transaction).await? };
     let plan = schema.plan(&place.applied(transaction).await?)?;
@@ -179,7 +179,7 @@ async fn prepare<'a>(
         if let Some(own) = own {
             let lock = format!("LOCK TABLE {own} IN ACCESS EXCLUSIVE MODE");
             let locked = transaction.execute(AssertSqlSafe(lock)).await;
-            locked.map_err(|error| failed(&format!("{own} cannot be locked"), error))?;
+            locked.map_err(|error| failed(&format!("cannot lock {own}"), error))?;
         }
     }
     Ok((name, plan))
@@ -195,7 +195,7 @@ async fn record(transaction: &mut PgConnection, step: &Step) -> Result<(), Store
     let recorded = record.execute(transaction).await;
     recorded
         .map(drop)
-        .map_err(|error| failed(&format!("migration {} cannot be recorded", step.version), error))
+        .map_err(|error| failed(&format!("cannot record migration {}", step.version), error))
 }
 
 /// Where a connection finds tables.
@@ -243,7 +243,7 @@ impl Place {
                 self.role
             )),
             Some("42703") => StoreError::fault(
-                "the table oncegate_migrations is not one of oncegate's: move it away, or keep \
+                "the table oncegate_migrations is not one of oncegate's: rename it, or keep \
                  oncegate's tables in a schema of their own with --database-schema",
             ),
             _ => classify(error),

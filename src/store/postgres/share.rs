@@ -153,11 +153,11 @@ pub(super) async fn plan(
             limit,
             limited_by,
             planned,
-            "fewer connections to the database are left than a replica needs under full use; \
-             kinds of work share them"
+            "too few database connections are left for a replica under full load; kinds of \
+             work share them"
         );
     } else {
-        tracing::info!(needed, left, limit, limited_by, "connections to the database");
+        tracing::info!(needed, left, limit, limited_by, "enough database connections are left");
     }
     Ok(plan)
 }

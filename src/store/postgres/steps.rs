@@ -107,9 +107,9 @@ impl Link {
         match shortened {
             Ok(_) => tracing::warn!(
                 leases = found.len(),
-                "the database's clock was stepped back: leases end at now + TTL"
+                "database clock was stepped back; leases shortened to now + TTL"
             ),
-            Err(error) => tracing::debug!(%error, "leases that end too late were not shortened"),
+            Err(error) => tracing::debug!(%error, "cannot shorten leases; retrying later"),
         }
     }
 
@@ -133,9 +133,9 @@ impl Link {
         match shortened {
             Ok(_) => tracing::warn!(
                 claims = found.teams.len(),
-                "the database's clock was stepped back: claims end at now + TTL"
+                "database clock was stepped back; claims shortened to now + TTL"
             ),
-            Err(error) => tracing::debug!(%error, "claims that end too late were not shortened"),
+            Err(error) => tracing::debug!(%error, "cannot shorten claims; retrying later"),
         }
     }
 }

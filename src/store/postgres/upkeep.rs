@@ -257,5 +257,5 @@ fn only(rows: &[sqlx::postgres::PgRow]) -> Result<u64, StoreError> {
     let count = rows.first().and_then(|row| row.try_get::<i64, _>(0).ok());
     count
         .and_then(|count| u64::try_from(count).ok())
-        .ok_or_else(|| StoreError::fault("a count that is none"))
+        .ok_or_else(|| StoreError::fault("a count is not a valid number"))
 }

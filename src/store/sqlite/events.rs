@@ -67,7 +67,7 @@ impl EventStore for Handle {
         live.into_iter()
             .map(|event| event.map(Verdict::Decided))
             .collect::<Option<_>>()
-            .ok_or_else(|| StoreError::fault("a mark left no row"))
+            .ok_or_else(|| StoreError::fault("the mark returned no row"))
     }
 
     async fn look_events(

@@ -27,7 +27,7 @@ pub(super) async fn next_token(
 
 /// No token is left below 2^53.
 fn used_up() -> StoreError {
-    StoreError::fault("fencing tokens are used up: the clock or the floor has reached 2^53")
+    StoreError::fault("fencing tokens are exhausted: the clock or the floor has reached 2^53")
 }
 
 /// Raises the floor to `token`, of a session row that is deleted in this batch.

@@ -27,7 +27,7 @@ pub(super) fn read_url(url: &str) -> Result<(PathBuf, bool), StoreError> {
     let place = place.strip_prefix("//").unwrap_or(place);
     if place.is_empty() || place.contains(":memory:") || query.contains("mode=memory") {
         return Err(StoreError::fault(
-            "an in-memory database forgets every mark when it ends: name a file",
+            "an in-memory database loses every mark at exit: name a file",
         ));
     }
     let mut may_create = true;
@@ -38,7 +38,7 @@ pub(super) fn read_url(url: &str) -> Result<(PathBuf, bool), StoreError> {
             _ => {
                 let name = parameter.split('=').next().unwrap_or_default();
                 return Err(StoreError::fault(format!(
-                    "--database-url: the parameter {name:?} is not supported as it is given: a \
+                    "--database-url: the parameter {name:?} or its value is not supported: a \
                      sqlite URL takes only mode=rwc, the default, or mode=rw, which does not \
                      create the file"
                 )));
@@ -125,8 +125,8 @@ impl DatabaseFile {
             .map_err(|error| refused(format!("cannot find {shown}: {error}")))?;
         let lock = FileLock::take(file, &path).map_err(|error| match error {
             TryLockError::WouldBlock => StoreError::fault(format!(
-                "another process uses {shown}: one process a file; for several replicas use \
-                 PostgreSQL (--database-url postgres://…)"
+                "another process uses {shown}: SQLite allows one process per file; for several \
+                 replicas use PostgreSQL (--database-url postgres://…)"
             )),
             TryLockError::Error(error) => refused(format!("cannot lock {shown}: {error}")),
         })?;
@@ -144,7 +144,7 @@ impl DatabaseFile {
         let is_foreign = matches!(error, sqlx::Error::Database(error)
             if error.code().as_deref() == Some("26"));
         StoreError::fault(if is_foreign {
-            format!("--database-url: {path} is not a database of SQLite's")
+            format!("--database-url: {path} is not a SQLite database")
         } else {
             format!(
                 "cannot open {path}: {error} (SQLite also writes {path}-wal and {path}-shm, so \
@@ -165,10 +165,7 @@ impl DatabaseFile {
         let watched: io::Result<Vec<_>> =
             paths.into_iter().map(|path| Inode::of(&path).map(|inode| (path, inode))).collect();
         let watched = watched.map_err(|error| {
-            StoreError::fault(format!(
-                "cannot look at the files of {}: {error}",
-                self.path.display()
-            ))
+            StoreError::fault(format!("cannot stat the files of {}: {error}", self.path.display()))
         })?;
         let _ = self.watched.set(watched);
         Ok(())
@@ -190,7 +187,7 @@ impl DatabaseFile {
         let watched = self.watched.get().map(Vec::as_slice).unwrap_or_default();
         let Some(problem) = watched.iter().find_map(|(path, inode)| moved(path, *inode)) else {
             if self.is_lost.swap(false, Ordering::SeqCst) {
-                tracing::info!(file = %self.path.display(), "the database file is back in place");
+                tracing::info!(file = %self.path.display(), "database file restored; serving calls again");
             }
             return Ok(());
         };
@@ -214,7 +211,7 @@ impl DatabaseFile {
     pub(super) fn close(&self) {
         if self.is_in_place() && self.beside("-wal").exists() {
             let file = self.path.display();
-            tracing::warn!(%file, "another process has the file open: its -wal was left beside it");
+            tracing::warn!(%file, "another process has the database file open; its -wal file remains");
         }
         self.lock.release();
     }
@@ -229,6 +226,6 @@ fn moved(path: &Path, inode: Inode) -> Option<String> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             Some(format!("{shown} was deleted or moved"))
         }
-        Err(error) => Some(format!("cannot look at {shown}: {error}")),
+        Err(error) => Some(format!("cannot stat {shown}: {error}")),
     }
 }

@@ -399,7 +399,7 @@ async fn end(
     result: Option<&Vec<u8>>,
 ) -> Result<EventRow, StoreError> {
     let EventRow::Claimed(claim) = &event.row else {
-        return Err(StoreError::fault("a claim that is none"));
+        return Err(StoreError::fault("the row is not a claim"));
     };
     let Ended { processed, expires, until } = ended;
     sqlx::query(END)

@@ -30,9 +30,9 @@ const KNOWN: [&str; 16] = [
 /// Parameters of libpq that change nothing here with the values that are listed, where `&[]` is
 /// any, and why. With another value one would ask for what oncegate does not do: it is refused.
 const WITHOUT_EFFECT: [(&[&str], &[&str], &str); 14] = [
-    (&["gssencmode"], &["disable", "prefer"], "there is no GSSAPI"),
-    (&["gssdelegation"], &["0"], "there is no GSSAPI"),
-    (&["gsslib", "krbsrvname"], &[], "there is no GSSAPI"),
+    (&["gssencmode"], &["disable", "prefer"], "GSSAPI is not supported"),
+    (&["gssdelegation"], &["0"], "GSSAPI is not supported"),
+    (&["gsslib", "krbsrvname"], &[], "GSSAPI is not supported"),
     (
         &["keepalives", "keepalives_idle", "keepalives_interval", "keepalives_count"],
         &[],
@@ -41,7 +41,7 @@ const WITHOUT_EFFECT: [(&[&str], &[&str], &str); 14] = [
     (&["tcp_user_timeout"], &[], "every statement has a timeout"),
     (&["client_encoding"], &["utf8", "utf-8", "auto"], "texts are UTF-8"),
     (&["load_balance_hosts"], &["disable"], "hosts are tried in their order"),
-    (&["replication"], &["false", "off", "no", "0"], "connections run statements"),
+    (&["replication"], &["false", "off", "no", "0"], "replication connections are not supported"),
     (&["channel_binding"], &["disable", "prefer"], "use sslmode=verify-full"),
     (&["sslcompression"], &["0"], "TLS is not compressed"),
     (&["sslsni"], &["1"], "TLS names the host"),
@@ -70,10 +70,10 @@ const ELSEWHERE: [(&str, &str); 16] = [
     ("search_path", "use --database-schema"),
     ("sslpassword", "use a key that is not encrypted"),
     ("passfile", "use --database-password-file, or PGPASSFILE"),
-    ("sslcrl", "use certificates that live shortly"),
-    ("sslcrldir", "use certificates that live shortly"),
+    ("sslcrl", "use short-lived certificates"),
+    ("sslcrldir", "use short-lived certificates"),
     ("require_auth", "leave it out, and use sslmode=verify-full"),
-    ("requirepeer", "leave it out: who may write to the socket's folder decides"),
+    ("requirepeer", "leave it out: write permission on the socket's directory decides"),
     ("service", "write the host and the database in the URL"),
     ("connectTimeout", "use connect_timeout"),
     ("pool_timeout", "leave it out: there is no pool"),
@@ -262,16 +262,14 @@ fn check_tls(target: &mut Target) -> Result<(), BadUrl> {
         let mode = *tls.mode.get_or_insert(TlsMode::VerifyFull);
         if mode != TlsMode::VerifyFull {
             return bad(
-                "has sslrootcert=system with a weaker sslmode than verify-full (what it leaves out \
-                 is as in PGSSLROOTCERT and PGSSLMODE)",
+                "has sslrootcert=system with a weaker sslmode than verify-full (defaults come \
+                 from PGSSLROOTCERT and PGSSLMODE)",
             );
         }
     }
     if tls.certificate.is_some() != tls.key.is_some() {
-        return bad(
-            "has one of sslcert and sslkey without the other (what it leaves out is as in \
-             PGSSLCERT and PGSSLKEY)",
-        );
+        return bad("has one of sslcert and sslkey without the other (defaults come from \
+             PGSSLCERT and PGSSLKEY)");
     }
     Ok(())
 }

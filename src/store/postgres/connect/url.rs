@@ -259,7 +259,7 @@ fn host(text: &str) -> Result<Host, BadUrl> {
         // A zone, as in fe80::1%eth0, is the resolver's affair.
         let literal = address.split('%').next().unwrap_or_default();
         if literal.parse::<std::net::Ipv6Addr>().is_err() {
-            return bad("has brackets around what is no IPv6 address");
+            return bad("has brackets around something that is not an IPv6 address");
         }
         match (rest, rest.strip_prefix(':')) {
             ("", _) => (address, ""),
@@ -304,7 +304,7 @@ pub(super) fn decode(what: &str, text: &str) -> Result<String, BadUrl> {
     let complete =
         |rest: &str| rest.len() >= 2 && rest.bytes().take(2).all(|digit| digit.is_ascii_hexdigit());
     if !escapes.all(complete) {
-        return bad(format!("has a % in the {what} that begins no escape: write %25"));
+        return bad(format!("has a % in the {what} that does not start an escape: write %25"));
     }
     match percent_decode_str(text).decode_utf8() {
         Ok(decoded) if !decoded.contains('\0') => Ok(decoded.into_owned()),

@@ -88,7 +88,7 @@ fn differences(table: &PgRow, columns: &[PgRow]) -> Result<Vec<String>, sqlx::Er
         return Ok(vec![format!("it is {}, not a table", kind_name(&kind))]);
     }
     if table.try_get("inherits")? {
-        found.push("it is a partition, or inherits from a table or to one".to_owned());
+        found.push("it is a partition, inherits from a table, or is inherited by one".to_owned());
     }
     if table.try_get::<String, _>("persistence")? != "p" {
         found.push(
@@ -147,7 +147,7 @@ fn key_differences(table: &PgRow) -> Result<Vec<String>, sqlx::Error> {
     }
     for index in table.try_get::<Vec<String>, _>("unique_indexes")? {
         found.push(format!(
-            "the unique index {index} would refuse events that differ by their key (drop it, or \
+            "the unique index {index} would reject events with different keys (drop it, or \
              its constraint)"
         ));
     }
@@ -160,8 +160,8 @@ fn key_differences(table: &PgRow) -> Result<Vec<String>, sqlx::Error> {
     if found.is_empty() && !restrictions.is_empty() {
         tracing::warn!(
             ?restrictions,
-            "processed_events has constraints, triggers, rules or policies of its own; a mark that \
-             they refuse fails"
+            "processed_events has constraints, triggers, rules or policies of its own; marks that \
+             they reject fail"
         );
     }
     Ok(found)

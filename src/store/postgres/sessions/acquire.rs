@@ -122,6 +122,6 @@ impl<'a> Places<'a> {
             Ok(Some((place, Acquired { row, fresh: true })))
         };
         let taken = read().map_err(|error: sqlx::Error| StoreError::fault(error))?;
-        taken.ok_or_else(|| StoreError::fault("a row nobody asked for"))
+        taken.ok_or_else(|| StoreError::fault("unexpected row in the answer"))
     }
 }

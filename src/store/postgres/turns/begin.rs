@@ -292,7 +292,7 @@ impl Link {
                         turned.idle.push((acquire.key.clone(), session_row(&row)?.lease.id));
                     }
                 }
-                other => return Err(StoreError::fault(format!("a row of kind {other}"))),
+                other => return Err(StoreError::fault(format!("unexpected kind of row: {other}"))),
             }
         }
         self.shorten(&leases).await;
@@ -383,7 +383,7 @@ impl<'a> Spent<'a> {
 
 fn granted(begin: &Begin, row: &PgRow) -> Result<Begun, StoreError> {
     let EventRow::Claimed(claim) = event_row(row)? else {
-        return Err(StoreError::fault("a claim that is none"));
+        return Err(StoreError::fault("the row is not a claim"));
     };
     let lease = begin.session.as_ref().map(|_| session_row(row)).transpose()?;
     Ok(Begun::Granted { claim, lease: lease.map(|session| session.lease), fresh: true })

@@ -284,7 +284,7 @@ impl<'a> Beginning<'a> {
             let found =
                 found.and_then(|(begin, place)| Some((begin, begin.session.as_ref()?, *place)));
             let (begin, acquire, place) =
-                found.ok_or_else(|| StoreError::fault("a row nobody asked for"))?;
+                found.ok_or_else(|| StoreError::fault("unexpected row in the answer"))?;
             let Some(&claim_time) = claimed.get(&begin.request.as_uuid()) else {
                 turned.idle.push((acquire.key.clone(), lease.id));
                 continue;
