@@ -137,14 +137,14 @@ impl Change {
         let outcome = match verdict {
             // It is tried again.
             Ok(Verdict::Again) => return,
-            Ok(Verdict::Decided(Done::Nothing)) => "there was none",
+            Ok(Verdict::Decided(Done::Nothing)) => "not found",
             Ok(Verdict::Decided(_)) => "done",
-            Err(_) => "not known",
+            Err(_) => "unknown",
         };
         let (change, team, id) = match &self.what {
             What::BindEpic(SessionKey { team, session }, _) => ("epic bound", team, session),
             What::ForceRelease(SessionKey { team, session }) => {
-                ("lease ended by force", team, session)
+                ("lease force-released", team, session)
             }
             What::Close(SessionKey { team, session }) => ("session closed", team, session),
             What::Forget(EventKey { team, event }) => ("event forgotten", team, event),
@@ -304,5 +304,5 @@ fn cut<T>(mut rows: Vec<T>, most: u32) -> (Vec<T>, bool) {
 }
 
 fn mixed_up() -> CallError {
-    StoreError::fault("the answer to another question").into()
+    StoreError::fault("unexpected kind of answer").into()
 }

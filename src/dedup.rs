@@ -180,7 +180,7 @@ impl Dedup {
         let outcomes = places.into_iter().map(|place| match place {
             Place::Memory(outcome) => Ok(outcome),
             Place::Lane(lane, question, is_plain) => {
-                let missing = || Err(StoreError::fault("a lane gave no answer").into());
+                let missing = || Err(StoreError::fault("a lane returned no answer").into());
                 let outcome: MarkOutcome = answers[lane].next().unwrap_or_else(missing)?;
                 self.remember(question, own(&outcome, is_plain));
                 Ok(outcome)

@@ -173,7 +173,7 @@ impl<O: Op> Lane<O> {
         let answers = self.call_all(vec![op]);
         async {
             let answer = answers.await?.pop();
-            Ok(answer.ok_or_else(|| StoreError::fault("a lane gave no answer"))??)
+            Ok(answer.ok_or_else(|| StoreError::fault("a lane returned no answer"))??)
         }
     }
 

@@ -118,14 +118,14 @@ async fn bind_unix(path: &Path) -> anyhow::Result<Listener> {
     let lock = with_suffix(path, ".lock");
     let lock = File::options().create(true).truncate(false).write(true).open(lock)?;
     if lock.try_lock().is_err() {
-        bail!("another server listens there");
+        bail!("another oncegate server is listening there");
     }
     if let Ok(found) = fs::symlink_metadata(path) {
         if !found.file_type().is_socket() {
-            bail!("something that is not a socket is there already");
+            bail!("the path exists and is not a socket");
         }
         if UnixStream::connect(path).await.is_ok() {
-            bail!("another program listens there");
+            bail!("another program is listening there");
         }
     }
 

@@ -44,10 +44,10 @@ pub enum SessionError {
     #[error("the lease has ended or passed to another holder")]
     LeaseLost,
     /// The lease has ended: it was held for as long as any may be.
-    #[error("the lease was held for {0:?}, and no lease is for longer")]
+    #[error("lease exceeded max_hold ({0:?})")]
     HeldTooLong(Duration),
     /// The claim has lapsed, or the event was handled otherwise.
-    #[error("the claim has lapsed, or the event was handled otherwise")]
+    #[error("the claim has lapsed, or another call has processed the event")]
     ClaimLost,
     /// Another stream, which repeated the request, keeps the lease or the turn.
     #[error("a newer call with the same request_id replaced this one")]
@@ -63,12 +63,12 @@ pub enum SessionError {
     PayloadMismatch,
     /// The server ends the call or its connection; a lease or turn that was granted goes on.
     #[error(
-        "the server ended this call; a granted lease or turn is still valid: repeat the \
-         request_id, or renew, over another connection"
+        "the server is closing this connection; a granted lease or turn is still valid: repeat \
+         the request_id, or renew, over another connection"
     )]
     Draining,
     /// Too many callers wait for this session already.
-    #[error("too many callers wait for this session")]
+    #[error("too many callers are waiting for this session")]
     QueueFull,
     /// The lane or the store failed.
     #[error(transparent)]
@@ -260,7 +260,8 @@ impl Sessions {
         match self.change(Change::GiveBack(give_back)).await? {
             Told::Released(released) => Ok(released),
             Told::Outcome(_) => {
-                Err(CallError::from(StoreError::fault("a take for a release")).into())
+                Err(CallError::from(StoreError::fault("unexpected kind of answer to a release"))
+                    .into())
             }
         }
     }
@@ -333,7 +334,9 @@ impl Sessions {
                     Ok(Outcome::Granted(grant.asked_at(asked)))
                 }
                 Told::Outcome(outcome) => Ok(outcome),
-                Told::Released(_) => Err(StoreError::fault("a release for a take").into()),
+                Told::Released(_) => {
+                    Err(StoreError::fault("unexpected kind of answer to an acquire").into())
+                }
             }
         }
     }

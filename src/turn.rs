@@ -245,5 +245,5 @@ fn kept<T>(kept: Kept<T>) -> Result<T, SessionError> {
 }
 
 fn mixed_up() -> CallError {
-    StoreError::fault("the answer to another question").into()
+    StoreError::fault("unexpected kind of answer").into()
 }

@@ -337,8 +337,12 @@ async fn what_contradicts_itself_is_named() {
         (postgres, ["--database-password-file", &lines], "more than one line"),
         (postgres, ["--database-schema", "Bots"], "--database-schema must be lower-case"),
         (postgres, ["--database-schema", "pg_bots"], "PostgreSQL's own"),
-        ("sqlite://x.db", ["--database-schema", "bots"], "--database-schema is for PostgreSQL"),
-        ("sqlite://x.db", ["--database-password-file", &password], "is for PostgreSQL"),
+        (
+            "sqlite://x.db",
+            ["--database-schema", "bots"],
+            "--database-schema applies to PostgreSQL only",
+        ),
+        ("sqlite://x.db", ["--database-password-file", &password], "applies to PostgreSQL only"),
     ] {
         let why = why_not(url, &flags).await;
         assert!(why.contains(part) && !why.contains("s3cret"), "{part:?} is not in {why}");

@@ -109,7 +109,7 @@ const fn is_common_to_all(error: &StoreError) -> bool {
 fn untried(failure: &StoreError) -> StoreError {
     match failure {
         StoreError::Refused(cause) | StoreError::Rejected(cause) => StoreError::Contended(
-            format!("not tried, because too many of its batch failed: {cause}").into(),
+            format!("not attempted, because too many items of its batch failed: {cause}").into(),
         ),
         failure => failure.clone(),
     }
@@ -154,7 +154,7 @@ async fn isolate<O: Op, S: Executes<O>>(
                 answers[part].fill_with(|| Some(Ok(Verdict::Again)));
                 continue;
             }
-            Ok(_) => StoreError::fault("the store answered for more or fewer than it was asked"),
+            Ok(_) => StoreError::fault("the store returned too many or too few answers"),
             Err(failure) => failure,
         };
         if is_common_to_all(&failure) {
@@ -170,6 +170,6 @@ async fn isolate<O: Op, S: Executes<O>>(
         }
         latest = Some(failure);
     }
-    let missing = || Err(StoreError::fault("an item without an answer"));
+    let missing = || Err(StoreError::fault("the store returned no answer for an item"));
     answers.into_iter().map(|answer| answer.unwrap_or_else(missing)).collect()
 }

@@ -40,7 +40,7 @@ impl Drain {
         ending.asked.cancelled().await;
         self.health.end().await;
         if !self.lame_duck.is_zero() {
-            tracing::info!(lame_duck = ?self.lame_duck, "no longer ready; still serving");
+            tracing::info!(lame_duck = ?self.lame_duck, "readiness is off; still serving during the lame-duck period");
             ending.hurry.run_until_cancelled(sleep(self.lame_duck)).await;
         }
         ending.stop.cancel();
@@ -51,7 +51,10 @@ impl Drain {
         tracing::info!(calls = self.under_way.len(), "draining");
         self.under_way.close();
         if timeout_at(until, self.under_way.wait()).await.is_err() {
-            tracing::warn!(calls = self.under_way.len(), "calls were cut off");
+            tracing::warn!(
+                calls = self.under_way.len(),
+                "drain timeout reached; cancelling the remaining calls"
+            );
         }
         // Every answer is on its way: peers that stay are idle, or mute.
         let Connections { served, cut, .. } = &self.connections;
@@ -63,7 +66,7 @@ impl Drain {
         // The leases of callers that were cut off are still being given back, and the embedded
         // store brings all into one file.
         if timeout_at(end, closed).await.is_err() {
-            tracing::warn!("the store did not finish");
+            tracing::warn!("drain timeout reached before the store closed");
         }
     }
 }

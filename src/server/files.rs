@@ -9,14 +9,19 @@ pub(super) fn connections(asked: usize, own: usize) -> usize {
     let files = match setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit }) {
         Ok(()) => limit.maximum,
         Err(error) => {
-            tracing::warn!(%error, "cannot raise the limit on open files");
+            tracing::warn!(%error, "cannot raise the limit on open files; using the current limit");
             limit.current
         }
     };
     let Some(files) = files.and_then(|files| usize::try_from(files).ok()) else { return asked };
     let allowed = files.saturating_sub(own).clamp(1, asked);
     if allowed < asked {
-        tracing::warn!(files, asked, allowed, "--max-connections lowered: too few open files");
+        tracing::warn!(
+            files,
+            asked,
+            allowed,
+            "open-file limit is too low; --max-connections lowered"
+        );
     } else {
         tracing::info!(files, max_connections = asked, "open-file limit is sufficient");
     }

@@ -46,11 +46,11 @@ impl Place {
         }
         ensure!(
             config.database_password_file.is_none(),
-            "--database-password-file is for PostgreSQL, and the database URL is sqlite:"
+            "--database-password-file applies to PostgreSQL only, but the database URL is sqlite:"
         );
         ensure!(
             config.database_schema.is_none(),
-            "--database-schema is for PostgreSQL, and the database URL is sqlite:"
+            "--database-schema applies to PostgreSQL only, but the database URL is sqlite:"
         );
         Ok(Self::Sqlite(text))
     }
@@ -108,7 +108,7 @@ pub(super) async fn open(
         };
         let now = Instant::now();
         if now >= until {
-            let context = format!("cannot use {shown}: gave up waiting for {awaited}");
+            let context = format!("cannot use {shown}: timed out waiting for {awaited}");
             return Err(error).context(context);
         }
         tracing::warn!(store = shown, %error, "waiting for {awaited}");

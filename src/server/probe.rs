@@ -120,7 +120,7 @@ impl<C: Connection> Probe<C> {
         self.metrics.store_up.set(i64::from(up));
         if self.was_up.replace(up) != Some(up) {
             if up {
-                tracing::info!("the store is up");
+                tracing::info!("store accepts writes; readiness is on");
             } else {
                 let error = answer.as_ref().err().map(StoreError::to_string);
                 tracing::error!(

@@ -186,7 +186,7 @@ impl Connections {
                 Ok(socket) => socket,
                 Err(error) => {
                     if warnings.now() {
-                        tracing::warn!(%error, "cannot accept a connection");
+                        tracing::warn!(%error, "cannot accept a connection; retrying");
                     }
                     tokio::time::sleep(ACCEPT_PAUSE).await;
                     continue;

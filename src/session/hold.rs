@@ -97,7 +97,7 @@ impl Sessions {
             () = events.closed() => return,
             () = caller.leaving.cancelled() => Err(SessionError::Draining),
             outcome = asking => outcome.unwrap_or_else(|_| {
-                Err(CallError::from(StoreError::unavailable("no answer in time")).into())
+                Err(CallError::from(StoreError::unavailable("timed out waiting for the answer")).into())
             }),
         };
         let grant = match outcome {

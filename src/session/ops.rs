@@ -70,7 +70,7 @@ impl GiveBack {
         let lane = lanes.of(self.release.key.shard());
         if lane.post(Change::GiveBack(self)).is_err() {
             // It ends with its TTL, as a crashed holder's does.
-            tracing::warn!("no room to give back the lease of a caller that went away");
+            tracing::warn!("lane is full; the lease of a disconnected caller expires with its TTL");
         }
     }
 }

@@ -316,7 +316,9 @@ impl Drop for Place {
             let grants = Some(Arc::clone(&self.grants));
             if self.leaves.post(Leave { key, lease, queues, grants }).is_err() {
                 self.queues.left(&self.key, lease);
-                tracing::warn!("no room to leave a queue: it is left within seconds");
+                tracing::warn!(
+                    "lane is full; the next heartbeat removes a departed waiter from its queue"
+                );
             }
         }
     }

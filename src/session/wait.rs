@@ -211,7 +211,7 @@ pub(super) async fn beat(
                     let _ = leaves.post(Leave { key, lease, queues, grants: None });
                 }
             }
-            Err(error) => tracing::debug!(%error, "cannot say that this replica is there"),
+            Err(error) => tracing::debug!(%error, "replica heartbeat failed; retrying"),
         }
     }
 }

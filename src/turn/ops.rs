@@ -34,7 +34,9 @@ impl Turning {
         let lane = self.lane(&finish.turn);
         if lane.post(Change::Finish(finish, Arc::clone(self))).is_err() {
             // It ends with its TTL, as a crashed holder's does.
-            tracing::warn!("no room to end the turn of a caller that went away");
+            tracing::warn!(
+                "lane is full; the turn of a disconnected caller ends with its claim TTL"
+            );
         }
     }
 }

@@ -109,7 +109,7 @@ impl Turns {
             () = events.closed() => return,
             () = caller.leaving.cancelled() => Err(SessionError::Draining),
             outcome = asking => outcome.unwrap_or_else(|_| {
-                Err(CallError::from(StoreError::unavailable("no answer in time")).into())
+                Err(CallError::from(StoreError::unavailable("timed out waiting for the answer")).into())
             }),
         };
         let (asked, turn) = match outcome {

@@ -309,7 +309,7 @@ async fn each_change_is_logged_with_who_made_it_and_why() {
     let by = ["--server", &address, "--actor", "ann", "--reason", "pod-1 hangs"];
     let changes: [(&[&str], &str); 4] = [
         (&["sessions", "bind", "T1", "S1", "PROJ-50"], "epic bound"),
-        (&["sessions", "release", "T1", "S1"], "lease ended by force"),
+        (&["sessions", "release", "T1", "S1"], "lease force-released"),
         (&["sessions", "close", "T1", "S1"], "session closed"),
         (&["forget", "T1", "Ev1"], "event forgotten"),
     ];

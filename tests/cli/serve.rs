@@ -137,7 +137,7 @@ async fn a_server_listens_in_several_places() {
     let mut twice = oncegate(&["serve", "--listen", &socket, "--listen", &socket]);
     let ran = run(twice.env("ONCEGATE_DATABASE_URL", &url), "");
     assert_eq!(ran.code, Some(1));
-    assert!(ran.err.contains("another server listens there"), "{}", ran.err);
+    assert!(ran.err.contains("another oncegate server is listening there"), "{}", ran.err);
 }
 
 #[tokio::test]

@@ -73,7 +73,7 @@ async fn a_stale_socket_is_replaced_and_a_live_one_refused() {
 
     let process = place.serve().await;
     let said = place.refused().await;
-    assert!(said.contains("another server listens there"), "{said}");
+    assert!(said.contains("another oncegate server is listening there"), "{said}");
     let mut client = process.client().await;
     assert!(client.mark_processed(mark("T1", "Ev1")).await.unwrap().into_inner().first);
 }
@@ -84,7 +84,7 @@ async fn what_others_put_there_is_left_alone() {
     fs::create_dir(place.socket().parent().unwrap()).unwrap();
     let foreign = UnixListener::bind(place.socket()).unwrap();
     let said = place.refused().await;
-    assert!(said.contains("another program listens there"), "{said}");
+    assert!(said.contains("another program is listening there"), "{said}");
     drop(foreign);
 
     fs::remove_file(place.socket()).unwrap();
