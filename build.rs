@@ -11,7 +11,7 @@ const ROOTS: [&str; 5] = [
     "oncegate/v1/reason.proto",
 ];
 
-#[expect(clippy::disallowed_methods, reason = "how cargo tells a build script where to write")]
+#[expect(clippy::disallowed_methods, reason = "cargo passes the output folder in a variable")]
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     println!("cargo::rerun-if-changed=proto");
     println!("cargo::rerun-if-changed=migrations");

@@ -152,7 +152,7 @@ pub struct KnownConfig {
     /// duplicates without the store; 0: no cache
     #[arg(long, env = "ONCEGATE_KNOWN_EVENTS", default_value_t = 100_000)]
     pub known_events: usize,
-    /// Maximum time that an event stays in the duplicate cache, whatever its TTL
+    /// Maximum time that an event stays in the duplicate cache, even if its TTL is longer
     #[arg(long, env = "ONCEGATE_KNOWN_MAX_AGE", default_value = "5m",
         value_parser = span)]
     pub known_max_age: Duration,

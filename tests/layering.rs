@@ -1,11 +1,8 @@
 //! Dependencies point one way; the libraries at the edges stay there.
 
-use std::{
-    fs,
-    path::{Path, PathBuf},
-};
-
 use proc_macro2::{Delimiter, TokenStream, TokenTree};
+
+use crate::harness::files;
 
 /// Each module at the crate's root, and the others that it may name.
 const MAY_NAME: [(&str, &[&str]); 15] = [
@@ -201,21 +198,8 @@ fn breaches(path: &str, source: &str) -> Vec<String> {
 
 /// Every source file below `src`, with its path from there.
 fn sources() -> Vec<(String, String)> {
-    fn collect(directory: &Path, root: &Path, files: &mut Vec<(String, String)>) {
-        for entry in fs::read_dir(directory).unwrap() {
-            let path = entry.unwrap().path();
-            if path.is_dir() {
-                collect(&path, root, files);
-            } else if path.extension().is_some_and(|extension| extension == "rs") {
-                let name = path.strip_prefix(root).unwrap().to_str().unwrap().to_owned();
-                files.push((name, fs::read_to_string(&path).unwrap()));
-            }
-        }
-    }
-    let root = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("src");
-    let mut files = Vec::new();
-    collect(&root, &root, &mut files);
-    files
+    let texts = files::texts("src", "rs").into_iter();
+    texts.map(|(path, text)| (path.trim_start_matches("src/").to_owned(), text)).collect()
 }
 
 #[test]

@@ -19,4 +19,5 @@ mod restore;
 mod schema;
 mod shutdown;
 mod streams;
+mod wording;
 mod workspace;

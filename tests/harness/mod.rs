@@ -19,6 +19,7 @@ use tempfile::TempDir;
 use tonic::transport::{Channel, Endpoint};
 
 pub mod copies;
+pub mod files;
 pub mod hole;
 pub mod metrics;
 pub mod postgres;
