@@ -91,7 +91,7 @@ enum Command {
     #[command(subcommand)]
     Fence(fence::Command),
     /// Mark an event, or a stream of Slack deliveries, as processed
-    #[command(after_help = "Exit codes: 0 first, 10 duplicate; with --slack 0, or 3 where some \
+    #[command(after_help = "Exit codes: 0 first, 10 duplicate; with --slack 0, or 3 if some \
         lines could not be marked")]
     Mark(mark::Args),
     /// Check whether an event has been processed

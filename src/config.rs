@@ -227,9 +227,8 @@ pub struct ServeConfig {
     /// Number of threads that serve calls; unset: one per core
     #[arg(long, env = "ONCEGATE_WORKERS")]
     pub workers: Option<usize>,
-    /// Number of database connections that write marks, and of those for leases and
-    /// for turns; two keep two cores busy; lowered if the database allows fewer; SQLite always
-    /// has one
+    /// Number of database connections for each kind of write: marks, leases, turns.
+    /// Two keep two cores busy; lowered if the database allows fewer; SQLite always has one
     #[arg(long, env = "ONCEGATE_WRITERS", default_value_t = 2)]
     pub writers: usize,
     /// Maximum lease lifetime, renewals included; 15m to 30d
@@ -252,7 +251,7 @@ pub struct ServeConfig {
     /// Set in every pod.
     #[arg(long, env = "KUBERNETES_SERVICE_HOST", hide = true)]
     pub kubernetes_service_host: Option<String>,
-    /// Timeout for calls in progress after that
+    /// Timeout for calls in progress after the lame-duck period
     #[arg(long, env = "ONCEGATE_DRAIN_TIMEOUT", default_value = "10s",
         value_parser = span)]
     pub drain_timeout: Duration,

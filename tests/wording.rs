@@ -83,7 +83,6 @@ const WORDS: &[(&str, &str)] = &[
     ("so long as", "while"),
     ("at night", "on call"),
     ("is spoken", "is supported"),
-    ("a person", "a user, an operator"),
 ];
 
 /// A phrase that is right in its place: the source, a part of what is reported, and the reason.
@@ -265,6 +264,7 @@ fn user_facing() -> Vec<Text> {
         ("proto", "proto", comments as fn(&str) -> String),
         ("README.md", "md", paragraphs),
         ("CHANGELOG.md", "md", paragraphs),
+        ("CONTRIBUTING.md", "md", paragraphs),
         ("docs", "md", paragraphs),
         ("src", "rs", literals),
         ("build.rs", "rs", literals),

@@ -33,7 +33,7 @@ mod keeper;
 mod moment;
 
 pub(super) const EXIT_CODES: &str = "\
-Exit codes: the command's own; 128+N if signal N ended it; 12 if the lease was lost, so that
+Exit codes: the command's own; 128+N if signal N ended it; 12 if the lease was lost and
 oncegate stopped the command. If the command did not run: 1, or --conflict-exit-code, if the
 session was not acquired in time; 2 wrong arguments; 4 the service is unavailable; 10 the session
 is bound to another epic; 126 the command cannot be run, 127 the command was not found";
@@ -63,7 +63,7 @@ pub(super) struct Args {
     /// Exit code if the session is not acquired in time
     #[arg(short = 'E', long, value_name = "CODE", default_value_t = 1)]
     conflict_exit_code: u8,
-    /// Grace period of the command before it is killed. If the lease cannot be renewed, the
+    /// Grace period between SIGTERM and SIGKILL. If the lease cannot be renewed, the
     /// command gets SIGTERM this long before the lease ends, and SIGKILL just before it ends.
     /// --ttl must be at least one and a half times (this + 250 ms)
     #[arg(long, default_value = "5s", value_parser = humantime::parse_duration)]
