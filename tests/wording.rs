@@ -149,16 +149,22 @@ fn hits(text: &str) -> Vec<String> {
     found
 }
 
+/// What stands between two paragraphs, literals or comments: no phrase reaches over it.
+const BREAK: &str = "\n.\n";
+
 /// The text without what is code: between backquotes, or a placeholder in braces.
 fn prose(text: &str) -> String {
     let mut prose = String::new();
     let mut rest = text;
     while let Some(at) = rest.find(['`', '{']) {
-        let end = if rest[at..].starts_with('`') { '`' } else { '}' };
+        let close = if rest[at..].starts_with('`') { '`' } else { '}' };
         prose.push_str(&rest[..at]);
         prose.push_str(", ");
-        let code = &rest[at + 1..];
-        rest = code.find(end).map_or("", |end| &code[end + 1..]);
+        rest = &rest[at + 1..];
+        let paragraph = rest.find(BREAK).map_or(rest, |end| &rest[..end]);
+        if let Some(end) = paragraph.find(close) {
+            rest = &rest[end + 1..];
+        }
     }
     prose + rest
 }
@@ -176,7 +182,7 @@ fn comments(proto: &str) -> String {
 fn paragraphs(markdown: &str) -> String {
     let markdown = format!("\n{markdown}");
     let blocks = markdown.split("\n```").step_by(2);
-    blocks.map(|block| block.replace("\n\n", "\n.\n")).collect::<Vec<_>>().join("\n.\n")
+    blocks.map(|block| block.replace("\n\n", BREAK)).collect::<Vec<_>>().join(BREAK)
 }
 
 /// The string literals of a source text, outside `#[cfg(test)]` and without doc comments.
@@ -221,7 +227,7 @@ fn literals(source: &str) -> String {
     }
     let mut found = Vec::new();
     collect(source.parse().expect("source text"), &mut found);
-    found.join("\n.\n")
+    found.join(BREAK)
 }
 
 /// What a string literal stands for, as far as its words go; none for other literals.
@@ -312,6 +318,7 @@ fn a_phrase_is_found_in_every_kind_of_text() {
         (literals, "const A: &str = r#\"Nobody has a \"lease\"\"#;"),
         (literals, "#[cfg(test)] mod tests { const A: u8 = 1; } const B: &str = \"by hand\";"),
         (literals, "#[cfg(test)] mod tests; const B: &str = \"the so-many-th\";"),
+        (literals, "const A: [&str; 2] = [\"open { and `\", \"once told ` or }\"];"),
         (str::to_owned, "in the very moment, and later"),
     ] {
         assert!(!hits(&prose(&read(text))).is_empty(), "{text}");
