@@ -3,25 +3,28 @@
 //! Architecture Invariant: nothing here knows a database, a clock or gRPC. A
 //! rule that needs the time is given it.
 
+mod conversation;
 mod event;
 mod invalid;
 mod key;
 pub mod limits;
+pub mod name;
 mod session;
 mod slack;
 mod stream;
 mod time;
 mod turn;
 
+pub use conversation::{Conversation, Conversations, SessionScope};
 pub use event::{
     By, Delivered, EventRow, Mark, MarkOutcome, Names, PayloadDigest, RequestId, StoredEvent,
 };
 pub use invalid::Invalid;
-pub use key::{EventKey, Id, SessionKey, is_stored_id, split_consumer};
+pub use key::{EventKey, Field, Id, SessionKey, is_stored_id, split_consumer};
 pub use session::{
     Acquire, Acquired, Decision, FencingToken, Held, Labels, Lease, LeaseId, SessionRow,
 };
-pub use slack::SlackEvent;
+pub use slack::{SlackAction, SlackEvent, SlackFields, Text};
 pub use stream::{ResumedBy, StreamId};
 pub use time::{Timestamp, Ttl, bounded};
 pub use turn::{Begin, Begun, Claim, Ending, Finish, Kept, Prolong, TurnId};

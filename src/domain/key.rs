@@ -2,7 +2,10 @@
 
 use xxhash_rust::xxh3::Xxh3;
 
-use super::{Invalid, SlackEvent, limits::MAX_ID_BYTES};
+use super::{
+    Conversation, Invalid, SessionScope, SlackEvent,
+    limits::{MAX_FIELD_BYTES, MAX_ID_BYTES},
+};
 
 /// An id that the contract allows: 1 to 512 bytes of UTF-8, no control
 /// characters.
@@ -48,17 +51,59 @@ impl Id {
         self.0
     }
 
-    /// Checks that the id may stand behind a `:` in a derived key, so that two
-    /// different sets of fields never make the same key.
+    /// An id that is made of checked parts.
+    pub(super) fn derived(value: String) -> Self {
+        debug_assert!(Self::parse("derived", value.clone()).is_ok(), "{value}");
+        Self(value)
+    }
+}
+
+/// A field that ids are derived from: it may be longer than they are.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Field(String);
+
+impl Field {
+    /// Checks the id in `field`, where empty means that there is none.
     ///
     /// # Errors
-    /// [`Invalid`] on `field`, when the id holds a `:`.
-    pub fn without_colon(self, field: &'static str) -> Result<Self, Invalid> {
-        if self.0.contains(':') {
-            return Err(Invalid::new(field, "must not contain ':'"));
+    /// [`Invalid`] on `field`, when the id is too long or contains control characters.
+    pub fn optional(field: &'static str, value: String) -> Result<Option<Self>, Invalid> {
+        if value.chars().any(char::is_control) {
+            return Err(Invalid::new(field, "must not contain control characters"));
         }
-        Ok(self)
+        Self::any(field, value)
     }
+
+    /// Checks the text in `field`, where empty means that there is none.
+    ///
+    /// # Errors
+    /// [`Invalid`] on `field`, when the text is too long.
+    pub fn any(field: &'static str, value: String) -> Result<Option<Self>, Invalid> {
+        if value.len() > MAX_FIELD_BYTES {
+            let problem = format!("must be at most {MAX_FIELD_BYTES} bytes, is {}", value.len());
+            return Err(Invalid::new(field, problem));
+        }
+        Ok((!value.is_empty()).then_some(Self(value)))
+    }
+
+    /// The field as text.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// Checks that the field may stand behind a `:` in a derived key, so that two
+    /// different sets of fields never make the same key.
+    pub(super) fn check_no_colon(&self, field: &'static str) -> Result<(), Invalid> {
+        check_no_colon(field, &self.0)
+    }
+}
+
+fn check_no_colon(field: &'static str, text: &str) -> Result<(), Invalid> {
+    if text.contains(':') {
+        return Err(Invalid::new(field, "must not contain ':'"));
+    }
+    Ok(())
 }
 
 /// Stands between an id and its consumer in a stored id: no id has control characters.
@@ -115,7 +160,8 @@ impl EventKey {
     /// # Errors
     /// [`Invalid`] when the delivery's fields yield no key.
     pub fn slack(team: Id, slack: SlackEvent) -> Result<Self, Invalid> {
-        Ok(Self { team: team.into_string(), event: slack.into_event_id()? })
+        let event = slack.names(false)?.swap_remove(0);
+        Ok(Self::given(team, event))
     }
 
     /// Spreads keys over the lanes of one process.
@@ -158,10 +204,10 @@ impl SessionKey {
     ///
     /// # Errors
     /// [`Invalid`] on `thread_ts`, when it holds a `:`.
-    pub fn thread(team: Id, channel: &Id, thread_ts: Id) -> Result<Self, Invalid> {
-        let thread_ts = thread_ts.without_colon("thread_ts")?;
-        let session = format!("{}:{}:{}", team.as_str(), channel.as_str(), thread_ts.as_str());
-        Ok(Self { team: team.into_string(), session })
+    pub fn thread(team: Id, channel: Id, thread_ts: Id) -> Result<Self, Invalid> {
+        check_no_colon("thread_ts", thread_ts.as_str())?;
+        let (channel, thread) = (channel.into_string(), thread_ts.into_string());
+        Ok(Self::of(team, &Conversation::Thread { channel, thread }))
     }
 
     /// The session of a Slack delivery: its channel and thread.
@@ -169,8 +215,7 @@ impl SessionKey {
     /// # Errors
     /// [`Invalid`] when the delivery names no thread.
     pub fn slack(team: Id, slack: SlackEvent) -> Result<Self, Invalid> {
-        let (channel, thread_ts) = slack.into_thread()?;
-        Self::thread(team, &channel, thread_ts)
+        Ok(Self::of(team, &slack.conversation(SessionScope::Thread)?))
     }
 
     /// The key of the session's advisory lock, the same on every replica and
@@ -235,14 +280,14 @@ mod tests {
 
     #[test]
     fn a_thread_and_its_canonical_id_are_one_session() {
-        let thread = SessionKey::thread(id("T1"), &id("C1"), id("17.5")).unwrap();
+        let thread = SessionKey::thread(id("T1"), id("C1"), id("17.5")).unwrap();
         assert_eq!(thread, SessionKey::given(id("T1"), id("T1:C1:17.5")));
     }
 
     #[test]
     fn no_two_threads_share_a_canonical_id() {
-        assert!(SessionKey::thread(id("T1"), &id("19:x@thread.v2"), id("17.5")).is_ok());
-        let error = SessionKey::thread(id("T1"), &id("19"), id("x@thread.v2:17.5")).unwrap_err();
+        assert!(SessionKey::thread(id("T1"), id("19:x@thread.v2"), id("17.5")).is_ok());
+        let error = SessionKey::thread(id("T1"), id("19"), id("x@thread.v2:17.5")).unwrap_err();
         assert_eq!(error.field, "thread_ts");
     }
 

@@ -9,6 +9,12 @@ const fn days(count: u64) -> Duration {
 
 /// The longest id, label name or label value, in bytes of UTF-8.
 pub const MAX_ID_BYTES: usize = 512;
+/// The longest field that an id is derived from, in bytes of UTF-8: the value of a Slack
+/// button has up to 2,000 characters.
+/// <https://docs.slack.dev/reference/block-kit/block-elements/button-element>
+pub const MAX_FIELD_BYTES: usize = 8 * 1024;
+/// The longest payload of a platform, in bytes.
+pub const MAX_PAYLOAD_BYTES: usize = 256 * 1024;
 /// The most further names of one event.
 pub const MAX_ALIASES: usize = 8;
 /// The longest digest of a payload, in bytes.
@@ -87,6 +93,8 @@ pub fn summary() -> String {
   wait for a lease     {wait} (default 0s)
   waiters per session  {MAX_WAITERS_PER_SESSION}
   ids, label names     1 to {MAX_ID_BYTES} bytes of UTF-8, no control characters
+  field of a delivery  {MAX_FIELD_BYTES} bytes; long ones are hashed in the id
+  payload              {MAX_PAYLOAD_BYTES} bytes
   aliases per event    {MAX_ALIASES}
   payload digest       {MAX_DIGEST_BYTES} bytes
   labels per lease     {MAX_LABELS}
