@@ -20,7 +20,6 @@ mod health;
 mod lease;
 mod mark;
 mod serve;
-mod slack;
 mod turns;
 
 use client::ClientArgs;

@@ -6,6 +6,7 @@
 //! | module | what it is |
 //! |---|---|
 //! | [`domain`] | values and rules, no I/O |
+//! | [`platform`] | what the payloads of Slack and others name |
 //! | [`store`] | what is needed of a database; PostgreSQL and SQLite |
 //! | [`lane`] | the batching actor between callers and a connection |
 //! | [`dedup`], [`session`], [`cleanup`] | events, leases, rows no longer needed |
@@ -43,6 +44,7 @@ pub mod domain;
 pub mod grpc;
 pub mod lane;
 pub mod listener;
+pub mod platform;
 pub mod server;
 pub mod session;
 pub mod store;

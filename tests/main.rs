@@ -14,6 +14,7 @@ mod hold;
 mod known;
 mod layering;
 mod losses;
+mod platforms;
 mod queue;
 mod restore;
 mod schema;

@@ -1,14 +1,15 @@
 //! `oncegate mark`: one event, or a stream of Slack deliveries.
 
 use std::{
+    collections::HashMap,
     fs::File,
     io::{self, BufRead, BufReader, Read as _},
+    iter,
     path::PathBuf,
     time::Duration,
 };
 
 use anyhow::{Context as _, anyhow};
-use prost::Message as _;
 use serde_json::json;
 use tokio::{
     sync::mpsc,
@@ -19,23 +20,27 @@ use tonic::{Code, Status, transport::Channel};
 use super::{
     ClientArgs, Exit,
     client::{duration, event, exit_of, explain, moment, within},
-    slack, tell,
+    tell,
 };
 use crate::{
-    domain::limits::{EVENT_TTL, MAX_ID_BYTES, MAX_REQUEST_BYTES},
+    domain::{
+        Id,
+        limits::{EVENT_TTL, MAX_ALIASES, MAX_ID_BYTES, MAX_REQUEST_BYTES},
+    },
     grpc::{
         REJECTED_BY_DATABASE,
         pb::{
             BatchItemError, BatchMarkProcessedRequest, EventKey, MarkProcessedRequest,
-            MarkProcessedResponse, batch_mark_processed_result::Result as ItemResult,
+            MarkProcessedResponse, batch_mark_processed_result::Result as ItemResult, event_key,
             idempotency_service_client::IdempotencyServiceClient,
         },
     },
+    platform,
 };
 
-/// The longest key there can be: a team and eight of Slack's fields, each with
-/// its tag and length, and what encloses the eight.
-const MAX_KEY_BYTES: usize = 9 * (MAX_ID_BYTES + 3) + 3;
+/// The longest key there can be: a team, an event id and its aliases, each with its tag and
+/// length, and what encloses them.
+const MAX_KEY_BYTES: usize = (2 + MAX_ALIASES) * (MAX_ID_BYTES + 3) + 3;
 /// The most lines in one request: with the longest keys and request ids, and 32
 /// bytes for the TTL and the tags, it is still no longer than it may be.
 const MAX_LINES: usize = MAX_REQUEST_BYTES / (MAX_KEY_BYTES + MAX_ID_BYTES + 32);
@@ -59,9 +64,9 @@ pub(super) struct Args {
     /// Alias: another name of the same event, such as `ts:C1:1763800000.000100`; up to 8
     #[arg(long = "alias", value_name = "EVENT", conflicts_with = "slack")]
     aliases: Vec<String>,
-    /// Read Slack deliveries from FILE, or - for standard input, one JSON
-    /// object per line: Events API envelopes, `block_actions`, bare events. While the
-    /// service is unavailable, each line is retried for --timeout
+    /// Read Slack deliveries from FILE, or - for standard input, one body a line, as JSON or
+    /// form-encoded: events with or without their envelope, interactions, slash commands, Socket
+    /// Mode frames. While the service is unavailable, each line is retried for --timeout
     #[arg(long, value_name = "FILE", conflicts_with = "event")]
     slack: Option<PathBuf>,
     /// How long the event counts as processed, 1s to 30d; unset: 24h
@@ -138,12 +143,16 @@ async fn stream(args: &Args, path: PathBuf) -> anyhow::Result<Exit> {
     let reader = std::thread::spawn(move || read(&path, &team, &sender));
 
     let mut tally = Tally::default();
-    let mut batch = Vec::with_capacity(MAX_LINES);
+    let mut batch: Vec<Line> = Vec::with_capacity(MAX_LINES);
     while lines.recv_many(&mut batch, MAX_LINES).await > 0 {
-        let from = batch.first().map_or(0, |line: &Line| line.number);
-        mark(&mut stream, &mut batch, &mut tally)
-            .await
-            .with_context(|| format!("stopped at line {from}"))?;
+        while let Some(Line { number: from, .. }) = batch.first() {
+            let from = *from;
+            let rest = batch.split_off(independent(&batch));
+            mark(&mut stream, &mut batch, &mut tally)
+                .await
+                .with_context(|| format!("stopped at line {from}"))?;
+            batch = rest;
+        }
     }
     reader.join().map_err(|_| anyhow!("the input could not be read"))??;
     let Tally { first, duplicate, bad } = tally;
@@ -186,7 +195,7 @@ fn read(path: &PathBuf, team: &str, lines: &mpsc::Sender<Line>) -> anyhow::Resul
         } else if line.trim_ascii().is_empty() {
             continue;
         } else {
-            slack::event_key(&line, team).and_then(short_enough)
+            slack_key(&line, team)
         };
         if lines.blocking_send(Line { number, key }).is_err() {
             break;
@@ -200,13 +209,36 @@ fn is_utf16(text: &[u8]) -> bool {
     [b"\xff\xfe", b"\xfe\xff", b"{\0", b"\0{"].iter().any(|start| text.starts_with(*start))
 }
 
-/// Refuses what would make its request too long for all of its lines; shorter
-/// keys are the server's to judge.
-fn short_enough(key: EventKey) -> Result<EventKey, String> {
-    if key.encoded_len() > MAX_KEY_BYTES {
-        return Err(format!("a field that names the event is longer than {MAX_ID_BYTES} bytes"));
+/// The event that a Slack delivery names; `team` is the tenant of one that names none.
+fn slack_key(line: &[u8], team: &str) -> Result<EventKey, String> {
+    let named = platform::slack::read(line, false).map_err(|error| error.to_string())?;
+    let mut event_names = named.names.into_iter().map(Id::into_string);
+    let event_id = event_names.next().ok_or("names no event to be handled once")?;
+    let team_id = named.team.map_or_else(|| team.to_owned(), Id::into_string);
+    if team_id.is_empty() {
+        return Err("names no team: give one with --slack".to_owned());
     }
-    Ok(key)
+    let key = Some(event_key::Key::EventId(event_id));
+    Ok(EventKey { team_id, key, aliases: event_names.collect() })
+}
+
+/// How many of `lines` one request may hold. Of two events with a name in common the earlier
+/// line is to be the first, and a request does not say in which order its items are taken.
+fn independent(lines: &[Line]) -> usize {
+    let mut events = HashMap::new();
+    for (at, line) in lines.iter().enumerate() {
+        let Ok(EventKey { team_id, key: Some(event_key::Key::EventId(event)), aliases }) =
+            &line.key
+        else {
+            continue;
+        };
+        for name in iter::once(event).chain(aliases) {
+            if *events.entry((team_id, name)).or_insert(event) != event {
+                return at;
+            }
+        }
+    }
+    lines.len()
 }
 
 /// What it takes to mark lines over a restart of the server.

@@ -89,7 +89,7 @@ async fn each_line_is_answered_before_the_next_is_there(fixture: Fixture) {
         (
             "\0",
             "4: bad: not JSON: control character (\\u0000-\\u001F) found while parsing a string \
-                at column 24",
+                at byte 24",
         ),
         ("Ev3", "5: first T1 Ev3"),
     ] {

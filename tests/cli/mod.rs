@@ -126,6 +126,6 @@ impl Lines {
 }
 
 /// A file of `tests/data`.
-fn data(name: &str) -> String {
+pub fn data(name: &str) -> String {
     format!("{}/tests/data/{name}", env!("CARGO_MANIFEST_DIR"))
 }

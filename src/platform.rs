@@ -1,0 +1,95 @@
+//! Payloads as the platforms send them, read as far as they name an event and a conversation.
+//!
+//! Each platform's rules are in a file of its own, with the platform's documentation beside
+//! each. Architecture Invariant: nothing here does I/O, and nothing of a payload is kept or
+//! logged but its names; a problem names the place in the payload, never what stands there.
+
+mod form;
+mod json;
+pub mod slack;
+mod standard_webhooks;
+
+use crate::domain::{Conversations, Id, Invalid, limits::MAX_PAYLOAD_BYTES};
+
+/// Who sent a payload.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Platform {
+    /// <https://docs.slack.dev>
+    Slack,
+    /// <https://www.standardwebhooks.com>
+    StandardWebhooks,
+}
+
+/// The headers of a delivery. Their names are compared without regard to case.
+#[derive(Debug, Clone, Default)]
+pub struct Headers<'a>(Vec<(&'a str, &'a str)>);
+
+impl<'a> FromIterator<(&'a str, &'a str)> for Headers<'a> {
+    fn from_iter<I: IntoIterator<Item = (&'a str, &'a str)>>(headers: I) -> Self {
+        Self(headers.into_iter().collect())
+    }
+}
+
+impl Headers<'_> {
+    fn id(&self, name: &str) -> Result<Option<Id>, Unreadable> {
+        let value = self.0.iter().find(|(known, _)| known.eq_ignore_ascii_case(name));
+        let Some((_, value)) = value else { return Ok(None) };
+        Id::optional("", value.trim().to_owned())
+            .map_err(|invalid| Unreadable::new(format!("header {name}: {}", invalid.problem)))
+    }
+}
+
+/// What one payload names.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Named {
+    /// The tenant.
+    pub team: Option<Id>,
+    /// The application or the hook that the payload was sent to: two of them may be sent one
+    /// event id.
+    pub app: Option<Id>,
+    /// The names of the event, its own first, at most eight further ones. Empty if the
+    /// payload names no event.
+    pub names: Vec<Id>,
+    /// The conversations that the payload belongs to.
+    pub conversations: Conversations,
+}
+
+/// A payload that cannot be read, and why.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{problem}")]
+pub struct Unreadable {
+    problem: String,
+}
+
+impl Unreadable {
+    fn new(problem: impl Into<String>) -> Self {
+        Self { problem: problem.into() }
+    }
+
+    /// The same, as a fault of the contract's field that holds the payload.
+    #[must_use]
+    pub fn in_field(self, field: &'static str) -> Invalid {
+        Invalid::new(field, self.problem)
+    }
+}
+
+/// Reads what `body` names. With `each_use`, each click of a button is an event.
+///
+/// # Errors
+/// [`Unreadable`] when the payload is too long, when it is not what the platform sends, or
+/// when a field that is read is invalid.
+pub fn read(
+    platform: Platform,
+    headers: &Headers<'_>,
+    body: &[u8],
+    each_use: bool,
+) -> Result<Named, Unreadable> {
+    if body.len() > MAX_PAYLOAD_BYTES {
+        let is = body.len();
+        return Err(Unreadable::new(format!("must be at most {MAX_PAYLOAD_BYTES} bytes, is {is}")));
+    }
+    match platform {
+        Platform::Slack => slack::read(body, each_use),
+        Platform::StandardWebhooks => standard_webhooks::read(headers),
+    }
+}

@@ -1,0 +1,56 @@
+//! Bodies that are form-encoded.
+//! <https://url.spec.whatwg.org/#application/x-www-form-urlencoded>
+
+use std::borrow::Cow;
+
+use percent_encoding::percent_decode;
+
+/// A name or a value, decoded.
+type Bytes<'a> = Cow<'a, [u8]>;
+
+/// The fields of a form.
+pub(super) struct Form<'a>(Vec<(Bytes<'a>, Bytes<'a>)>);
+
+impl<'a> Form<'a> {
+    pub(super) fn decode(body: &'a [u8]) -> Self {
+        let fields = body.split(|byte| *byte == b'&').filter(|field| !field.is_empty());
+        let halves = fields.map(|field| {
+            let end = field.iter().position(|byte| *byte == b'=').unwrap_or(field.len());
+            (decoded(&field[..end]), decoded(field.get(end + 1..).unwrap_or_default()))
+        });
+        Self(halves.collect())
+    }
+
+    pub(super) fn fields(&self) -> impl Iterator<Item = (&[u8], &[u8])> {
+        self.0.iter().map(|(name, value)| (&**name, &**value))
+    }
+
+    /// The value of a field. Of equal names the last counts, as in JSON.
+    pub(super) fn get(&self, name: &str) -> Option<&[u8]> {
+        self.fields().filter(|(known, _)| *known == name.as_bytes()).last().map(|(_, value)| value)
+    }
+}
+
+fn decoded(text: &[u8]) -> Bytes<'_> {
+    if !text.contains(&b'+') {
+        return percent_decode(text).into();
+    }
+    let spaced: Vec<u8> = text.iter().map(|&byte| if byte == b'+' { b' ' } else { byte }).collect();
+    Cow::Owned(percent_decode(&spaced).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_form_is_decoded_as_browsers_encode_it() {
+        let form = Form::decode(b"a=1+2%2B3&&b&%63=%E6%89%BF=&a=%zz");
+        let fields: Vec<_> = form.fields().collect();
+        let expected: [(&[u8], &[u8]); 4] =
+            [(b"a", b"1 2+3"), (b"b", b""), (b"c", "承=".as_bytes()), (b"a", b"%zz")];
+        assert_eq!(fields, expected);
+        assert_eq!(form.get("a"), Some(&b"%zz"[..]));
+        assert_eq!(form.get("d"), None);
+    }
+}
