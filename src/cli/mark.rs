@@ -219,7 +219,7 @@ fn slack_key(line: &[u8], team: &str) -> Result<EventKey, String> {
         return Err("names no team: give one with --slack".to_owned());
     }
     let key = Some(event_key::Key::EventId(event_id));
-    Ok(EventKey { team_id, key, aliases: event_names.collect() })
+    Ok(EventKey { team_id, key, aliases: event_names.collect(), ..Default::default() })
 }
 
 /// How many of `lines` one request may hold. Of two events with a name in common the earlier
@@ -227,7 +227,7 @@ fn slack_key(line: &[u8], team: &str) -> Result<EventKey, String> {
 fn independent(lines: &[Line]) -> usize {
     let mut events = HashMap::new();
     for (at, line) in lines.iter().enumerate() {
-        let Ok(EventKey { team_id, key: Some(event_key::Key::EventId(event)), aliases }) =
+        let Ok(EventKey { team_id, key: Some(event_key::Key::EventId(event)), aliases, .. }) =
             &line.key
         else {
             continue;

@@ -97,7 +97,7 @@ impl From<Problem> for Status {
         };
         let retry = |code, after| details(code, ErrorDetails::with_retry_info(Some(after)));
         match problem {
-            Problem::Invalid(Invalid { field, problem }) => details(
+            Problem::Invalid(Invalid { field, problem, .. }) => details(
                 Code::InvalidArgument,
                 ErrorDetails::with_bad_request_violation(field, problem),
             ),

@@ -7,5 +7,6 @@ mod equal;
 mod events;
 mod limits;
 mod names;
+mod payloads;
 mod sessions;
 mod turns;

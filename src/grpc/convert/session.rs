@@ -29,9 +29,17 @@ pub(in crate::grpc) struct AcquireCall {
 }
 
 pub(in crate::grpc) fn acquire(
+    mut request: pb::AcquireSessionLeaseRequest,
+) -> Result<AcquireCall, Invalid> {
+    let key = session_key(request.session.take())?;
+    acquire_of(key, request)
+}
+
+/// The same, of a session that is known.
+pub(super) fn acquire_of(
+    key: SessionKey,
     request: pb::AcquireSessionLeaseRequest,
 ) -> Result<AcquireCall, Invalid> {
-    let key = session_key(request.session)?;
     let holder = Id::parse("holder", request.holder)?.into_string();
     let request_id = Id::optional("request_id", request.request_id)?;
     let ttl = lease_ttl(request.ttl)?;

@@ -5,24 +5,25 @@ use std::time::Duration;
 use super::{
     duration,
     event::{event, event_ttl, look_response},
-    key::delivered,
+    key::{delivery, turn_session},
     length, pb,
     pb::begin_turn_response::Outcome,
-    session::{acquire, lease_held, retry_after, session_lease},
+    session::{acquire_of, lease_held, retry_after, session_lease},
     small, timestamp,
     turn_id::{parse_id, write_id},
 };
 use crate::{
     domain::{
-        Begin, By, Claim, Ending, EventKey, EventRow, Finish, Id, Invalid, Prolong, RequestId, Ttl,
-        bounded, limits,
+        Acquire, Begin, By, Claim, Ending, EventKey, EventRow, Finish, Id, Invalid, Prolong,
+        RequestId, Ttl, bounded, limits,
     },
     turn::{Running, Turn, TurnOutcome},
 };
 
 pub(in crate::grpc) fn begin(request: pb::BeginTurnRequest) -> Result<(Begin, Duration), Invalid> {
-    let event = delivered(request.event, &request.payload_digest)?;
-    let id = Id::optional("request_id", request.request_id.clone())?;
+    let (event, conversations) = delivery(request.event, &request.payload_digest)?;
+    let session = request.session.map(|key| turn_session(key, &event.key, conversations.as_ref()));
+    let id = Id::optional("request_id", request.request_id)?;
     let attempt = RequestId::for_event(&event.key, id.as_ref());
     let (claim_ttl, lease_ttl) = ttls(request.claim_ttl, request.lease_ttl)?;
     let max_attempts = match u32::try_from(request.max_attempts) {
@@ -37,27 +38,22 @@ pub(in crate::grpc) fn begin(request: pb::BeginTurnRequest) -> Result<(Begin, Du
         Some(grace) => bounded("grace", grace, &(Duration::ZERO..=claim_ttl.span()))?,
         None => limits::DEFAULT_GRACE.min(claim_ttl.span()),
     };
-    let (holder, session, wait) = match request.session {
+    let (holder, session, wait) = match session.transpose()?.flatten() {
         None => (Id::parse("holder", request.holder)?.into_string(), None, Duration::ZERO),
-        Some(mut session) => {
-            if session.team_id.is_empty() {
-                session.team_id.clone_from(&event.key.team);
-            }
-            let mut call = acquire(pb::AcquireSessionLeaseRequest {
-                session: Some(session),
-                holder: request.holder,
-                request_id: request.request_id,
-                ttl: None,
-                wait: request.wait,
-                epic_id: request.epic_id,
-                labels: request.labels,
-            })?;
-            if call.acquire.key.team != event.key.team {
-                return Err(Invalid::new("session.team_id", "must be the event's team_id"));
-            }
-            call.acquire.ttl = lease_ttl;
-            call.acquire.request = RequestId::for_turn(&call.acquire.key, &event.key, id.as_ref());
-            (call.acquire.holder.clone(), Some(call.acquire), call.wait)
+        Some(key) => {
+            let attempt = RequestId::for_turn(&key, &event.key, id.as_ref());
+            let call = acquire_of(
+                key,
+                pb::AcquireSessionLeaseRequest {
+                    holder: request.holder,
+                    wait: request.wait,
+                    epic_id: request.epic_id,
+                    labels: request.labels,
+                    ..Default::default()
+                },
+            )?;
+            let acquire = Acquire { ttl: lease_ttl, request: attempt, ..call.acquire };
+            (acquire.holder.clone(), Some(acquire), call.wait)
         }
     };
     let (request, stream) = (attempt, None);
