@@ -24,7 +24,7 @@ mod turns;
 
 use client::ClientArgs;
 
-/// How a command ends. The same numbers stand in `--help` and the README.
+/// How a command ends. The same numbers stand in `--help`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Exit {
     /// Yes: first, processed, granted, renewed, released, current, closed,

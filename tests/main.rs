@@ -16,6 +16,8 @@ mod layering;
 mod losses;
 mod platforms;
 mod queue;
+mod readme;
+mod reference;
 mod restore;
 mod schema;
 mod shutdown;

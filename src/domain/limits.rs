@@ -1,5 +1,5 @@
-//! Every bound of the contract, in one place. `--help` and the README show the
-//! same numbers.
+//! Every bound of the contract, in one place. `--help` and docs/reference/limits.md
+//! show the same numbers.
 
 use std::{ops::RangeInclusive, time::Duration};
 
@@ -75,40 +75,63 @@ pub const DEFAULT_PAGE_SIZE: u32 = 100;
 /// labels it is within the 4 MiB that clients read by default.
 pub const MAX_PAGE_SIZE: u32 = 250;
 
-/// The contract's bounds as `--help` shows them.
+/// One limit of the contract, as a reader sees it.
+pub struct Limit {
+    /// What is limited.
+    pub what: &'static str,
+    /// The values that are accepted.
+    pub range: String,
+    /// The value of a request that does not set one; empty if there is none.
+    pub default: String,
+}
+
+/// The limits of the contract, for `--help` and `docs/reference/limits.md`.
 #[must_use]
-pub fn summary() -> String {
+pub fn table() -> Vec<Limit> {
     let span = |duration: &Duration| humantime::format_duration(*duration).to_string();
     let range = |range: &RangeInclusive<Duration>| {
         format!("{} to {}", span(range.start()), span(range.end()))
     };
-    format!(
-        "Limits of the contract:
-  event TTL            {event} (default {event_default})
-  claim TTL            {claim} (default {claim_default})
-  grace of a stream    0s to the claim TTL (default {grace_default})
-  attempts per event   1 to {MAX_ATTEMPTS} (default {DEFAULT_ATTEMPTS})
-  result of a turn     {MAX_RESULT_BYTES} bytes
-  lease TTL            {lease} (default {lease_default})
-  wait for a lease     {wait} (default 0s)
-  waiters per session  {MAX_WAITERS_PER_SESSION}
-  ids, label names     1 to {MAX_ID_BYTES} bytes of UTF-8, no control characters
-  field of a delivery  {MAX_FIELD_BYTES} bytes; long ones are hashed in the id
-  payload              {MAX_PAYLOAD_BYTES} bytes
-  aliases per event    {MAX_ALIASES}
-  payload digest       {MAX_DIGEST_BYTES} bytes
-  labels per lease     {MAX_LABELS}
-  marks per batch      {MAX_BATCH_ITEMS}
-  request message      {MAX_REQUEST_BYTES} bytes
-  rows per Cleanup     {MAX_CLEANUP_ROWS} (default {DEFAULT_CLEANUP_ROWS})
-  rows per page        {MAX_PAGE_SIZE} (default {DEFAULT_PAGE_SIZE})",
-        event = range(&EVENT_TTL),
-        event_default = span(&DEFAULT_EVENT_TTL),
-        claim = range(&CLAIM_TTL),
-        claim_default = span(&DEFAULT_CLAIM_TTL),
-        lease = range(&LEASE_TTL),
-        grace_default = span(&DEFAULT_GRACE),
-        lease_default = span(&DEFAULT_LEASE_TTL),
-        wait = range(&WAIT),
-    )
+    let limit = |what, range, default| Limit { what, range, default };
+    let fixed = |what, range| limit(what, range, String::new());
+    vec![
+        limit("event TTL", range(&EVENT_TTL), span(&DEFAULT_EVENT_TTL)),
+        limit("claim TTL", range(&CLAIM_TTL), span(&DEFAULT_CLAIM_TTL)),
+        limit("grace of a stream", "0s to the claim TTL".to_owned(), span(&DEFAULT_GRACE)),
+        limit("attempts per event", format!("1 to {MAX_ATTEMPTS}"), DEFAULT_ATTEMPTS.to_string()),
+        fixed("result of a turn", format!("{MAX_RESULT_BYTES} bytes")),
+        limit("lease TTL", range(&LEASE_TTL), span(&DEFAULT_LEASE_TTL)),
+        limit("wait for a lease", range(&WAIT), span(WAIT.start())),
+        fixed("waiters per session", MAX_WAITERS_PER_SESSION.to_string()),
+        fixed(
+            "ids, label names",
+            format!("1 to {MAX_ID_BYTES} bytes of UTF-8, no control characters"),
+        ),
+        fixed(
+            "field of a delivery",
+            format!("{MAX_FIELD_BYTES} bytes; long ones are hashed in the id"),
+        ),
+        fixed("payload of a delivery", format!("{MAX_PAYLOAD_BYTES} bytes")),
+        fixed("aliases per event", MAX_ALIASES.to_string()),
+        fixed("payload digest", format!("{MAX_DIGEST_BYTES} bytes")),
+        fixed("labels per lease", MAX_LABELS.to_string()),
+        fixed("marks per batch", MAX_BATCH_ITEMS.to_string()),
+        fixed("request message", format!("{MAX_REQUEST_BYTES} bytes")),
+        limit(
+            "rows per Cleanup",
+            format!("1 to {MAX_CLEANUP_ROWS}"),
+            DEFAULT_CLEANUP_ROWS.to_string(),
+        ),
+        limit("rows per page", format!("1 to {MAX_PAGE_SIZE}"), DEFAULT_PAGE_SIZE.to_string()),
+    ]
+}
+
+/// The limits of the contract as `--help` shows them.
+#[must_use]
+pub fn summary() -> String {
+    let lines = table().into_iter().map(|Limit { what, range, default }| {
+        let default = if default.is_empty() { default } else { format!(" (default {default})") };
+        format!("\n  {what:<21} {range}{default}")
+    });
+    format!("Limits of the contract:{}", lines.collect::<String>())
 }

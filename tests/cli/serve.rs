@@ -296,37 +296,6 @@ fn part<'a>(help: &'a str, flag: &str) -> &'a str {
 }
 
 #[test]
-fn the_readme_shows_every_setting_as_help_does() {
-    let help = help(&["serve"]);
-    let readme = fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/README.md")).unwrap();
-    let mut shown = 0;
-    for row in readme.lines().filter(|line| line.starts_with("| `--")) {
-        let cells: Vec<_> = row.split('|').map(|cell| cell.trim().trim_matches('`')).collect();
-        let (flag, variable, default) = (cells[1], cells[2], cells[3]);
-        let part = part(&help, flag);
-        assert!(part.contains(&format!("[env: {variable}")), "{row}");
-        match default {
-            "" => assert!(part.contains("unset: "), "{row}"),
-            _ => assert!(part.contains(&format!("[default: {default}]")), "{row}"),
-        }
-        shown += 1;
-    }
-    assert_eq!(shown, help.matches("[env: ").count());
-}
-
-#[test]
-fn the_readme_shows_the_exit_codes_as_help_does() {
-    let readme = fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/README.md")).unwrap();
-    let help = help(&[]);
-    let codes = help.split_once("Exit codes:\n").unwrap().1.replace("\n      ", " ");
-    let rows = codes.lines().map(|line| line.trim().split_once("  ").unwrap());
-    for (code, means) in rows {
-        let row = format!("| {code} | {means} |");
-        assert!(readme.replace('`', "").contains(&row), "{row}");
-    }
-}
-
-#[test]
 fn help_tells_the_limits_that_hold() {
     let duration = |text: &str| humantime::parse_duration(text).unwrap();
     for (command, limits, default) in [

@@ -78,12 +78,12 @@ async fn connections_that_were_ended_fail_no_call() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_role_with_the_privileges_of_the_readme_serves_all_calls() {
+async fn a_role_with_the_documented_privileges_serves_all_calls() {
     let url = new_database().await;
     server::migrate(&config(&url, &[]).store).await.unwrap();
     let role = format!("role_{}", url.rsplit('/').next().unwrap());
-    let readme = include_str!("../../README.md");
-    let grants = readme.split("```sql\n").nth(1).unwrap().split("```").next().unwrap();
+    let page = include_str!("../../docs/operations.md");
+    let grants = page.split("```sql\n").nth(1).unwrap().split("```").next().unwrap();
     let grants = grants.replace("TO bots", &format!("TO {role}"));
     execute(&url, &format!("CREATE ROLE {role} LOGIN; {grants}")).await;
     let own = url.replacen("postgres@", &format!("{role}@"), 1);

@@ -1,0 +1,64 @@
+use std::{collections::BTreeMap, time::Duration};
+
+use oncegate::telemetry::Metrics;
+
+use super::{code, head, row};
+
+/// A page of metrics with a series of each kind: those without one are not rendered.
+fn rendered() -> String {
+    let metrics = Metrics::new();
+    let method = metrics.method("unary", "service", "Method");
+    method.started();
+    method.handled(0, "OK", Duration::ZERO);
+    let lane = metrics.lane("event");
+    lane.shed();
+    metrics.swept("event", 0);
+    metrics.render()
+}
+
+/// The labels of a series, such as `a="x",b="y"`.
+fn labels(series: &str) -> impl Iterator<Item = (&str, &str)> {
+    let labels = series.split_once('{').map_or("", |(_, rest)| rest.split('}').next().unwrap());
+    labels.split(',').filter_map(|label| label.split_once('='))
+}
+
+pub fn page() -> String {
+    let rendered = rendered();
+    let mut rows = String::new();
+    for metric in rendered.split("# HELP ").skip(1) {
+        let mut lines = metric.lines();
+        let (name, help) = lines.next().unwrap().split_once(' ').unwrap();
+        let kind = lines.find_map(|line| line.strip_prefix("# TYPE ")).unwrap();
+        let kind = kind.rsplit(' ').next().unwrap();
+        let mut values: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
+        for (label, value) in metric.lines().filter(|line| !line.starts_with('#')).flat_map(labels)
+        {
+            let values = values.entry(label).or_default();
+            if !values.contains(&value) {
+                values.push(value);
+            }
+        }
+        values.remove("le");
+        let shown = values.into_iter().map(|(label, mut values)| {
+            values.sort_unstable();
+            // Those that are all there at start, which a caller or a version does not choose.
+            let all = matches!(label, "outcome" | "reason");
+            let values = values.into_iter().map(|value| value.trim_matches('"'));
+            let values = if all { values.collect::<Vec<_>>().join(", ") } else { String::new() };
+            format!("`{label}` {values}").trim_end().to_owned()
+        });
+        let labels = shown.collect::<Vec<_>>().join("; ");
+        // A counter's series ends in `_total`, an info's in `_info`.
+        let name = match kind {
+            "counter" => format!("{name}_total"),
+            "info" => format!("{name}_info"),
+            _ => name.to_owned(),
+        };
+        rows += &row([code(&name), kind.to_owned(), labels, help.trim_end_matches('.').to_owned()]);
+    }
+    format!(
+        "`/metrics` of `--metrics-listen`, in the OpenMetrics text format. No label holds a key, a holder or\n\
+        anything else that a caller chose.\n\n{}{rows}",
+        head(["metric", "type", "labels", "meaning"])
+    )
+}
