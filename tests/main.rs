@@ -7,6 +7,7 @@ mod conformance;
 mod connect;
 mod contention;
 mod cost;
+mod docs;
 mod faults;
 mod grpc;
 mod harness;
