@@ -1,8 +1,12 @@
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use oncegate::telemetry::Metrics;
 
 use super::{code, head, row};
+use crate::harness::{Fixture, mark, metrics::metrics_page};
 
 /// A page of metrics with a series of each kind: those without one are not rendered.
 fn rendered() -> String {
@@ -61,4 +65,21 @@ pub fn page() -> String {
         anything else that a caller chose.\n\n{}{rows}",
         head(["metric", "type", "labels", "meaning"])
     )
+}
+
+/// The names of the metrics on a page.
+fn names(page: &str) -> BTreeSet<&str> {
+    let helps = page.lines().filter_map(|line| line.strip_prefix("# HELP "));
+    helps.filter_map(|help| help.split(' ').next()).collect()
+}
+
+#[tokio::test]
+async fn each_metric_of_a_server_is_on_the_page() {
+    let f = Fixture::sqlite().await.restarted(&["--metrics-listen", "127.0.0.1:0"]).await;
+    f.client.clone().mark_processed(mark("T1", "Ev1")).await.unwrap();
+    let (served, rendered) = (metrics_page(&f.replica).await, rendered());
+    let (served, rendered) = (names(&served), names(&rendered));
+    let missing: Vec<_> = served.difference(&rendered).collect();
+    assert!(missing.is_empty(), "`rendered` makes no series of {missing:?}");
+    assert!(served.len() > 15, "{served:?}");
 }
