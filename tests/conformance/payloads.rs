@@ -2,9 +2,9 @@
 
 use oncegate::grpc::pb::{
     self, AcquireSessionLeaseRequest, BeginTurnRequest, Delivery, EventKey, ForgetEventRequest,
-    GetSessionRequest, IsProcessedRequest, MarkProcessedRequest, Platform, SessionKey,
-    SessionScope, Turn, admin_service_client::AdminServiceClient, begin_turn_response::Outcome,
-    event_key, session_key, turn_service_client::TurnServiceClient,
+    IsProcessedRequest, MarkProcessedRequest, Platform, SessionKey, SessionScope, Turn,
+    admin_service_client::AdminServiceClient, begin_turn_response::Outcome, event_key, session_key,
+    turn_service_client::TurnServiceClient,
 };
 use serde_json::{Value, json};
 use tonic::{Code, Status};
