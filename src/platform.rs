@@ -4,10 +4,15 @@
 //! each. Architecture Invariant: nothing here does I/O, and nothing of a payload is kept or
 //! logged but its names; a problem names the place in the payload, never what stands there.
 
-mod form;
+mod body;
+mod discord;
+mod github;
 mod json;
 pub mod slack;
 mod standard_webhooks;
+mod stripe;
+mod teams;
+mod telegram;
 
 use crate::domain::{Conversations, Id, Invalid, limits::MAX_PAYLOAD_BYTES};
 
@@ -16,6 +21,16 @@ use crate::domain::{Conversations, Id, Invalid, limits::MAX_PAYLOAD_BYTES};
 pub enum Platform {
     /// <https://docs.slack.dev>
     Slack,
+    /// <https://docs.github.com/en/webhooks>
+    Github,
+    /// <https://discord.com/developers/docs>
+    Discord,
+    /// <https://core.telegram.org/bots/api>
+    Telegram,
+    /// <https://learn.microsoft.com/en-us/microsoftteams/platform/bots>
+    Teams,
+    /// <https://docs.stripe.com/webhooks>
+    Stripe,
     /// <https://www.standardwebhooks.com>
     StandardWebhooks,
 }
@@ -90,6 +105,11 @@ pub fn read(
     }
     match platform {
         Platform::Slack => slack::read(body, each_use),
+        Platform::Github => github::read(headers, body),
+        Platform::Discord => discord::read(body),
+        Platform::Telegram => telegram::read(body),
+        Platform::Teams => teams::read(body),
+        Platform::Stripe => stripe::read(body),
         Platform::StandardWebhooks => standard_webhooks::read(headers),
     }
 }

@@ -162,12 +162,23 @@ impl<'d, 'a> Json<'d, 'a> {
         Ok((!text.is_empty()).then_some(text))
     }
 
-    /// The text as an id.
+    /// A string, or a whole number as it is written.
+    ///
+    /// # Errors
+    /// When it is not valid Unicode.
+    pub(super) fn scalar(self) -> Result<Option<Cow<'a, str>>, Unreadable> {
+        match self.value() {
+            Some(&Value::Bare(bytes)) if is_whole_number(bytes) => Ok(utf8(bytes).ok()),
+            _ => self.text(),
+        }
+    }
+
+    /// The string or whole number as an id.
     ///
     /// # Errors
     /// When it is not valid Unicode, or breaks a rule of ids.
     pub(super) fn id(self) -> Result<Option<Id>, Unreadable> {
-        let Some(text) = self.text()? else { return Ok(None) };
+        let Some(text) = self.scalar()? else { return Ok(None) };
         Id::optional("", text.into_owned())
             .map_err(|invalid| Unreadable::new(format!("{}: {}", self.path(), invalid.problem)))
     }
@@ -183,6 +194,21 @@ impl<'d, 'a> Json<'d, 'a> {
             Step::Field(name) => format!("{}.{name}", parent.path()),
         }
     }
+}
+
+/// The first of `values` that is a string or a whole number.
+///
+/// # Errors
+/// When one that is looked at is not valid Unicode.
+pub(super) fn first_scalar<'a, const N: usize>(
+    values: [Json<'_, 'a>; N],
+) -> Result<Option<Cow<'a, str>>, Unreadable> {
+    for value in values {
+        if let Some(text) = value.scalar()? {
+            return Ok(Some(text));
+        }
+    }
+    Ok(None)
 }
 
 /// The first of `values` that is a text.
@@ -213,6 +239,11 @@ pub(super) fn first_id<const N: usize>(
         }
     }
     Ok(None)
+}
+
+fn is_whole_number(text: &[u8]) -> bool {
+    let digits = text.strip_prefix(b"-").unwrap_or(text);
+    !digits.is_empty() && digits.iter().all(u8::is_ascii_digit)
 }
 
 fn utf8(bytes: &[u8]) -> Result<Cow<'_, str>, &'static str> {
@@ -246,8 +277,17 @@ impl<'a> Reader<'a, '_> {
 
     /// Passes over one value.
     fn skip(&mut self) -> Result<&'a [u8], String> {
-        self.peek();
+        let next = self.peek();
         let rest = &self.text[self.at..];
+        // Most names and ids are strings without escapes.
+        let ends_string = |byte: &u8| matches!(byte, b'"' | b'\\' | ..b' ');
+        if next == Some(b'"')
+            && let Some(bytes) = rest[1..].iter().take(64).position(ends_string)
+            && rest[1 + bytes] == b'"'
+        {
+            self.at += bytes + 2;
+            return Ok(&rest[..bytes + 2]);
+        }
         let mut values = Deserializer::from_slice(rest).into_iter::<IgnoredAny>();
         match values.next() {
             Some(Ok(_)) => {
@@ -401,6 +441,11 @@ mod tests {
         ] {
             assert_eq!(text(&format!("{{\"a\":{value}}}"), &["a"]).as_deref(), read, "{value}");
         }
+        let json = br#"{"list":[-12345678901234567890,1.0,1e2,"x",true]}"#;
+        let document = Document::parse(json, &NAMES).unwrap();
+        let scalars = document.root().get("list").items().map(|item| item.scalar().unwrap());
+        let expected = [Some("-12345678901234567890"), None, None, Some("x"), None];
+        assert_eq!(scalars.collect::<Vec<_>>(), expected.map(|text| text.map(Cow::from)));
     }
 
     #[test]

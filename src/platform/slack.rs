@@ -5,13 +5,13 @@ mod interactions;
 
 use super::{
     Named, Unreadable,
-    form::Form,
-    json::{Document, Json, first, first_id},
+    body::Body,
+    json::{Json, first, first_id},
 };
 use crate::domain::{Id, SlackFields, Text};
 
 /// The names of all fields that are read, and of those that lead to them.
-const NAMES: [&str; 47] = [
+const NAMES: &[&str] = &[
     "action_id",
     "action_ts",
     "actions",
@@ -61,32 +61,17 @@ const NAMES: [&str; 47] = [
     "view_id",
 ];
 
-/// What some editors and proxies write at the start of UTF-8.
-const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
-
-/// Reads one delivery: a body that is JSON or form-encoded, the payload of an interaction, a
+/// Reads one delivery: a body that is JSON or form-encoded
+/// (<https://docs.slack.dev/interactivity/handling-user-interaction#payloads>), the payload of an interaction, a
 /// frame of Socket Mode, or an event without its envelope. With `each_use`, each click of a
 /// button is an event.
 ///
 /// # Errors
 /// [`Unreadable`] when the body is none of these, or a field that is read is invalid.
 pub fn read(body: &[u8], each_use: bool) -> Result<Named, Unreadable> {
-    let body = body.strip_prefix(BYTE_ORDER_MARK).unwrap_or(body).trim_ascii();
-    let form;
-    let document = if is_form(body) {
-        form = Form::decode(body);
-        match form.get("payload") {
-            // <https://docs.slack.dev/interactivity/handling-user-interaction#payloads>
-            Some(payload) => Document::parse(payload, &NAMES)?,
-            None => Document::of_fields(form.fields(), &NAMES),
-        }
-    } else {
-        Document::parse(body, &NAMES)?
-    };
+    let body = Body::of(body);
+    let document = body.document(NAMES)?;
     let root = document.root();
-    if !root.is_object() {
-        return Err(Unreadable::new("not a JSON object"));
-    }
     // <https://docs.slack.dev/apis/events-api/using-socket-mode#events>
     let is_frame = root.get("envelope_id").is_string() && root.get("payload").is_object();
     let payload = if is_frame { root.get("payload") } else { root };
@@ -106,12 +91,6 @@ pub fn read(body: &[u8], each_use: bool) -> Result<Named, Unreadable> {
         names: fields.names(each_use),
         conversations: fields.conversations(),
     })
-}
-
-/// JSON begins with a mark, a digit or a literal; a form has names and `=`.
-fn is_form(body: &[u8]) -> bool {
-    body.first().is_some_and(|byte| byte.is_ascii_alphanumeric() || *byte == b'_')
-        && body.contains(&b'=')
 }
 
 /// <https://docs.slack.dev/interactivity/implementing-slash-commands#app_command_handling>
