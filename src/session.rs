@@ -18,6 +18,7 @@ use crate::{
 
 mod grant;
 mod hold;
+mod keeper;
 mod ops;
 mod queue;
 mod streams;
@@ -25,11 +26,12 @@ mod wait;
 
 pub use grant::Grant;
 use grant::Grants;
-pub use hold::Holding;
-pub(crate) use hold::{LEAST_PAUSE, UNREAD, renewed_by, tell};
+pub use hold::HoldEvent;
+pub(crate) use keeper::{EventSender, Keeper, Renewable};
+pub use keeper::{Events, StreamEvent};
 use ops::{Change, GiveBack, HandOn, Leave, Look, Outcome, Renewal, RunOn, Stand, Take, Told};
 use queue::Queues;
-pub(crate) use streams::Streams;
+pub(crate) use streams::{Attendance, Kept, Streams};
 use wait::{beat, hear};
 
 /// The most sessions in one batch that locks them. Every advisory lock takes a
@@ -119,7 +121,7 @@ pub struct Sessions {
     looks: Lane<Look>,
     queues: Arc<Queues>,
     grants: Arc<Grants>,
-    streams: Streams<LeaseId>,
+    streams: Streams,
     stop: CancellationToken,
     metrics: Metrics,
 }
@@ -308,6 +310,16 @@ impl Sessions {
     /// Waits until the server is about to end.
     pub(crate) async fn stopping(&self) {
         self.stop.cancelled().await;
+    }
+
+    /// Cancelled when the server is about to end.
+    pub(crate) fn stop_token(&self) -> CancellationToken {
+        self.stop.clone()
+    }
+
+    /// The streams of this replica.
+    pub(crate) fn streams(&self) -> &Streams {
+        &self.streams
     }
 
     /// A session went to whoever was next, by a statement that began at `asked`: tells

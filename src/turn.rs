@@ -11,10 +11,10 @@ use tokio::{runtime::Handle, time::Instant};
 use crate::{
     domain::{
         Acquire, Begin, Begun, Claim, Decision, Delivered, Ending, EventRow, Finish, Held, Kept,
-        Prolong, RequestId, StoredEvent,
+        Prolong, StoredEvent,
     },
     lane::{CallError, Lane, Lanes},
-    session::{self, AcquireOutcome, SessionError, Sessions, Streams},
+    session::{self, AcquireOutcome, SessionError, Sessions},
     store::{Store, StoreError, Work},
     telemetry::Metrics,
 };
@@ -25,7 +25,7 @@ mod run;
 
 pub use grant::{Grant, Turn};
 use ops::{Change, RunOn, Told, Turning};
-pub use run::{Closed, Running};
+pub use run::{Closed, RunEnd, RunEvent};
 
 /// The most turns in one batch: each may lock a session, see [`session::BATCH`].
 const BATCH: usize = session::BATCH;
@@ -47,8 +47,6 @@ pub enum TurnOutcome {
 pub struct Turns {
     turning: Arc<Turning>,
     renews: Lane<RunOn>,
-    /// By the turn's request and attempt.
-    streams: Streams<(RequestId, u32)>,
     max_hold: Duration,
 }
 
@@ -70,7 +68,6 @@ impl Turns {
         let runtime = &runtimes[runtimes.len() - 1];
         let lane = metrics.lane("renew_turn");
         let renews = Lane::start(runtime, store.connection(Work::Short), capacity, BATCH, lane);
-        let streams = Streams::default();
         let of = |(worker, sessions): (usize, &Sessions)| {
             let changes = changes.near(worker, runtimes.len());
             Self {
@@ -80,7 +77,6 @@ impl Turns {
                     metrics: metrics.turns.clone(),
                 }),
                 renews: renews.clone(),
-                streams: streams.clone(),
                 max_hold,
             }
         };

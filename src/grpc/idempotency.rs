@@ -129,9 +129,9 @@ impl IdempotencyService for Idempotency {
         let caller = request.extensions_mut().remove().unwrap_or_default();
         let call = convert::hold(request.into_inner()).map_err(Problem::from)?;
         let key = call.acquire.key.clone();
-        let told = self.sessions.hold(call.acquire, call.wait, self.timeout, caller);
-        let events = ReceiverStream::new(told).map(move |told| match told {
-            Ok(event) => Ok(convert::holding(&key, event)),
+        let events = self.sessions.hold(call.acquire, call.wait, self.timeout, caller);
+        let events = ReceiverStream::new(events).map(move |event| match event {
+            Ok(event) => Ok(convert::hold_event(&key, event)),
             Err(error) => Err(Problem::from(error).into()),
         });
         Ok(Response::new(events.boxed()))

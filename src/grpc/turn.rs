@@ -78,9 +78,9 @@ impl TurnService for Turning {
             convert::begin(first).map_err(|invalid| Problem::from(invalid.within("begin")))?;
         let key = begin.event.key.clone();
         let (close, closed) = oneshot::channel();
-        let told = self.turns.run(begin, wait, self.timeout, closed, caller);
-        let events = ReceiverStream::new(told).map(move |told| match told {
-            Ok(event) => Ok(convert::running(&key, event)),
+        let events = self.turns.run(begin, wait, self.timeout, closed, caller);
+        let events = ReceiverStream::new(events).map(move |event| match event {
+            Ok(event) => Ok(convert::run_event(&key, event)),
             Err(error) => Err(Problem::from(error).into()),
         });
         // The caller's steps are read beside the events that it is sent. If one is wrong, the call ends with that,

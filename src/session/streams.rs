@@ -1,22 +1,33 @@
-//! The streams of this replica that keep something, so that one that is replaced here
-//! learns it at once. That is a hint: who keeps it is for the row to say.
+//! The streams of this replica, so that one that is replaced here learns it at once. That is a
+//! hint: the row decides which stream keeps a lease or turn.
 
 use std::{
     collections::HashMap,
-    hash::Hash,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
 use tokio::sync::Notify;
 
-type Map<K> = Mutex<HashMap<K, Arc<Notify>>>;
+use crate::domain::{LeaseId, RequestId};
 
-/// What is kept by streams, and how the latest of each is reached. Cheap to clone.
-pub(crate) struct Streams<K>(Arc<Map<K>>);
+/// What a stream keeps.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) enum Kept {
+    /// A lease.
+    Lease(LeaseId),
+    /// The turn of a request and its attempt.
+    Turn(RequestId, u32),
+}
 
-impl<K: Copy + Eq + Hash> Streams<K> {
+type Map = HashMap<Kept, Arc<Notify>>;
+
+/// The latest stream that keeps each lease and turn. Cheap to clone.
+#[derive(Clone, Default)]
+pub(crate) struct Streams(Arc<Mutex<Map>>);
+
+impl Streams {
     /// A stream keeps `kept` from now on. The one that did before, if any, is notified.
-    pub(crate) fn attend(&self, kept: K) -> Attendance<K> {
+    pub(crate) fn attend(&self, kept: Kept) -> Attendance {
         let (streams, notify) = (self.clone(), Arc::<Notify>::default());
         if let Some(before) = self.lock().insert(kept, Arc::clone(&notify)) {
             before.notify_one();
@@ -24,38 +35,26 @@ impl<K: Copy + Eq + Hash> Streams<K> {
         Attendance { streams, kept, notify }
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<K, Arc<Notify>>> {
+    fn lock(&self) -> MutexGuard<'_, Map> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl<K> Default for Streams<K> {
-    fn default() -> Self {
-        Self(Arc::default())
-    }
-}
-
-impl<K> Clone for Streams<K> {
-    fn clone(&self) -> Self {
-        Self(Arc::clone(&self.0))
-    }
-}
-
 /// A stream that keeps something, for as long as this lives.
-pub(crate) struct Attendance<K: Copy + Eq + Hash> {
-    streams: Streams<K>,
-    kept: K,
+pub(crate) struct Attendance {
+    streams: Streams,
+    kept: Kept,
     notify: Arc<Notify>,
 }
 
-impl<K: Copy + Eq + Hash> Attendance<K> {
+impl Attendance {
     /// Waits until another stream of this replica may have taken over.
     pub(crate) async fn replaced(&self) {
         self.notify.notified().await;
     }
 }
 
-impl<K: Copy + Eq + Hash> Drop for Attendance<K> {
+impl Drop for Attendance {
     fn drop(&mut self) {
         let mut streams = self.streams.lock();
         if streams.get(&self.kept).is_some_and(|latest| Arc::ptr_eq(latest, &self.notify)) {

@@ -8,7 +8,7 @@ use crate::{
         Acquire, FencingToken, Held, Id, Invalid, Labels, Lease, LeaseId, RequestId, SessionKey,
         Ttl, bounded, limits,
     },
-    session::Holding,
+    session::{HoldEvent, StreamEvent},
     store::Renew,
 };
 
@@ -108,19 +108,23 @@ pub(in crate::grpc) fn session_lease(key: SessionKey, lease: Lease) -> pb::Sessi
     }
 }
 
-pub(in crate::grpc) fn holding(key: &SessionKey, told: Holding) -> pb::HoldSessionLeaseResponse {
+pub(in crate::grpc) fn hold_event(
+    key: &SessionKey,
+    event: HoldEvent,
+) -> pb::HoldSessionLeaseResponse {
     use pb::hold_session_lease_response::News;
     let lease = |lease| Some(session_lease(key.clone(), lease));
-    let news = match told {
-        Holding::Queued(place) => {
-            let position = i32::try_from(place).unwrap_or(i32::MAX);
-            News::Queued(pb::LeaseQueued { position })
-        }
-        Holding::Granted(granted) => News::Granted(pb::LeaseGranted { lease: lease(granted) }),
-        Holding::Renewed(renewed) => News::Renewed(pb::LeaseRenewed { lease: lease(renewed) }),
-        Holding::Held(held) => News::Held(lease_held(held)),
+    let news = match event {
+        StreamEvent::Queued(position) => News::Queued(queued(position)),
+        StreamEvent::Granted(granted) => News::Granted(pb::LeaseGranted { lease: lease(granted) }),
+        StreamEvent::Renewed(renewed) => News::Renewed(pb::LeaseRenewed { lease: lease(renewed) }),
+        StreamEvent::Last(held) => News::Held(lease_held(held)),
     };
     pb::HoldSessionLeaseResponse { news: Some(news) }
+}
+
+pub(super) fn queued(position: usize) -> pb::LeaseQueued {
+    pb::LeaseQueued { position: i32::try_from(position).unwrap_or(i32::MAX) }
 }
 
 /// When a caller that does not wait may ask again for what is held for `remaining`.

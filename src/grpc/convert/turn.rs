@@ -8,7 +8,7 @@ use super::{
     key::{delivery, turn_session},
     length, pb,
     pb::begin_turn_response::Outcome,
-    session::{acquire_of, lease_held, retry_after, session_lease},
+    session::{acquire_of, lease_held, queued, retry_after, session_lease},
     small, timestamp,
     turn_id::{parse_id, write_id},
 };
@@ -17,7 +17,8 @@ use crate::{
         Acquire, Begin, By, Claim, Ending, EventKey, EventRow, Finish, Id, Invalid, Prolong,
         RequestId, Ttl, bounded, limits,
     },
-    turn::{Running, Turn, TurnOutcome},
+    session::StreamEvent,
+    turn::{RunEnd, RunEvent, Turn, TurnOutcome},
 };
 
 pub(in crate::grpc) fn begin(request: pb::BeginTurnRequest) -> Result<(Begin, Duration), Invalid> {
@@ -155,23 +156,24 @@ fn in_progress(claim: Claim) -> pb::TurnInProgress {
     }
 }
 
-pub(in crate::grpc) fn running(key: &EventKey, told: Running) -> pb::RunTurnResponse {
+pub(in crate::grpc) fn run_event(key: &EventKey, event: RunEvent) -> pb::RunTurnResponse {
     use pb::run_turn_response::News;
-    let news = match told {
-        Running::Queued(place) => {
-            let position = i32::try_from(place).unwrap_or(i32::MAX);
-            News::Queued(pb::LeaseQueued { position })
+    let news = match event {
+        StreamEvent::Queued(position) => News::Queued(queued(position)),
+        StreamEvent::Granted(granted) => {
+            News::Granted(pb::TurnGranted { turn: Some(turn(granted)) })
         }
-        Running::Granted(granted) => News::Granted(pb::TurnGranted { turn: Some(turn(granted)) }),
-        Running::Renewed(renewed) => News::Renewed(pb::TurnRenewed { turn: Some(turn(renewed)) }),
-        Running::Instead(outcome) => match begun(key.clone(), outcome) {
+        StreamEvent::Renewed(renewed) => {
+            News::Renewed(pb::TurnRenewed { turn: Some(turn(renewed)) })
+        }
+        StreamEvent::Last(RunEnd::Instead(outcome)) => match begun(key.clone(), outcome) {
             Outcome::Granted(granted) => News::Granted(granted),
             Outcome::Duplicate(duplicate) => News::Duplicate(duplicate),
             Outcome::InProgress(in_progress) => News::InProgress(in_progress),
             Outcome::Busy(held) => News::Busy(held),
             Outcome::GaveUp(gave_up) => News::GaveUp(gave_up),
         },
-        Running::Finished(row) => {
+        StreamEvent::Last(RunEnd::Finished(row)) => {
             let event = look_response(key.clone(), row).event;
             News::Finished(pb::TurnFinished { event })
         }

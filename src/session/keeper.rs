@@ -1,0 +1,170 @@
+//! What streams have in common, whether they keep a lease or a turn: the events that they
+//! report, and the loop that renews what is kept.
+
+use std::{future::Future, pin::pin, time::Duration};
+
+use tokio::{
+    sync::mpsc::{self, OwnedPermit, Receiver, Sender},
+    time::{Instant, sleep_until, timeout, timeout_at},
+};
+use tokio_util::sync::CancellationToken;
+
+use super::{Attendance, Caller, SessionError};
+use crate::{domain::limits::MAX_WAITERS_PER_SESSION, lane::CallError, store::StoreError};
+
+/// How many events a slow reader may leave unread: every position in a queue, and some
+/// renewals. Later events are dropped, except for the grant and the last one.
+const EVENT_BUFFER: usize = MAX_WAITERS_PER_SESSION + 16;
+
+/// A renewal is due when a third of the remaining time is over, but not sooner than this.
+const MIN_PAUSE: Duration = Duration::from_millis(50);
+
+/// Timeout for a renewal that is sent late, for example because the server stalled: by this
+/// clock the lease has ended, but its holder may have renewed it by another call.
+const LATE_RENEWAL: Duration = Duration::from_secs(1);
+
+/// What a stream reports while it waits for a grant `K`, keeps it, and ends with `L`.
+#[derive(Debug)]
+pub enum StreamEvent<K, L> {
+    /// The caller's position in the queue, from 1.
+    Queued(usize),
+    /// It was granted.
+    Granted(K),
+    /// It was renewed.
+    Renewed(K),
+    /// The last event.
+    Last(L),
+}
+
+type Event<K, L> = Result<StreamEvent<K, L>, SessionError>;
+
+/// The events of one stream, until an error or the last event ends it.
+pub type Events<K, L> = Receiver<Event<K, L>>;
+
+/// Where a stream's events are sent. The grant and the last event always have room.
+pub(crate) struct EventSender<K, L> {
+    events: Sender<Event<K, L>>,
+    grant: Option<OwnedPermit<Event<K, L>>>,
+    last: Option<OwnedPermit<Event<K, L>>>,
+}
+
+impl<K, L> EventSender<K, L> {
+    pub(crate) fn channel() -> (Self, Events<K, L>) {
+        let (events, receiver) = mpsc::channel(EVENT_BUFFER + 2);
+        let grant = events.clone().try_reserve_owned().ok();
+        let last = events.clone().try_reserve_owned().ok();
+        (Self { events, grant, last }, receiver)
+    }
+
+    /// Sends an event that a reader can do without.
+    pub(crate) fn send(&self, event: StreamEvent<K, L>) {
+        let _ = self.events.try_send(Ok(event));
+    }
+
+    pub(crate) fn granted(&mut self, granted: K) {
+        if let Some(room) = self.grant.take() {
+            room.send(Ok(StreamEvent::Granted(granted)));
+        }
+    }
+
+    /// Sends the last event, or the error that ends the stream.
+    pub(crate) fn end(&mut self, last: Result<L, SessionError>) {
+        if let Some(room) = self.last.take() {
+            room.send(last.map(StreamEvent::Last));
+        }
+    }
+
+    /// Waits until the stream has broken: nobody reads its events any more.
+    pub(crate) async fn closed(&self) {
+        self.events.closed().await;
+    }
+
+    /// The answer to `request`, within `limit`; none if the stream has broken. The request is
+    /// dropped, which withdraws it, if the stream breaks or the server ends the connection.
+    pub(crate) async fn answer<T>(
+        &self,
+        caller: &Caller,
+        limit: Duration,
+        request: impl Future<Output = Result<T, SessionError>>,
+    ) -> Option<Result<T, SessionError>> {
+        tokio::select! {
+            () = self.closed() => None,
+            () = caller.leaving.cancelled() => Some(Err(SessionError::Draining)),
+            answer = timeout(limit, request) => Some(answer.unwrap_or_else(|_| {
+                Err(CallError::from(StoreError::unavailable("timed out waiting for the answer")).into())
+            })),
+        }
+    }
+}
+
+/// Something that ends unless it is renewed.
+pub(crate) trait Renewable: Clone {
+    /// How long it still runs.
+    fn remaining(&self) -> Duration;
+
+    /// Why it has ended, if it was not renewed in time and no lease may be held for longer than
+    /// `max_hold`.
+    fn lost(&self, max_hold: Duration) -> SessionError;
+}
+
+/// Renews what a stream keeps.
+pub(crate) struct Keeper<'a, K, L> {
+    pub(crate) kept: K,
+    /// When it was requested.
+    pub(crate) asked: Instant,
+    pub(crate) events: &'a EventSender<K, L>,
+    pub(crate) here: Attendance,
+    /// Cancelled when the server shuts down.
+    pub(crate) stop: CancellationToken,
+    pub(crate) max_hold: Duration,
+}
+
+impl<K: Renewable, L> Keeper<'_, K, L> {
+    /// Renews by `renew` until `ending` returns, and then returns that.
+    ///
+    /// # Errors
+    /// [`SessionError::Draining`] when the server shuts down; otherwise why it is lost.
+    pub(crate) async fn keep<E, R>(
+        mut self,
+        ending: impl Future<Output = Result<E, SessionError>>,
+        mut renew: impl FnMut() -> R,
+    ) -> Result<E, SessionError>
+    where
+        R: Future<Output = Result<K, SessionError>>,
+    {
+        let mut ending = pin!(ending);
+        let (mut sent, mut ends) = (self.asked, self.asked + self.kept.remaining());
+        loop {
+            let pause = (ends.saturating_duration_since(sent) / 3).max(MIN_PAUSE);
+            tokio::select! {
+                biased;
+                ended = &mut ending => return ended,
+                () = self.stop.cancelled() => return Err(SessionError::Draining),
+                // Whether it was, and by which stream, is in the row.
+                () = self.here.replaced() => {}
+                () = sleep_until((sent + pause).min(ends)) => {}
+            }
+            sent = Instant::now();
+            match timeout_at(renewed_by(sent, ends), renew()).await {
+                Ok(Ok(renewed)) => {
+                    ends = sent + renewed.remaining();
+                    self.kept = renewed.clone();
+                    self.events.send(StreamEvent::Renewed(renewed));
+                }
+                // Retried when a third of the remaining time is over.
+                Ok(Err(SessionError::Call(_))) if Instant::now() < ends => {}
+                // By this clock, which counts from before the store's did, it has ended:
+                // another may have it.
+                Ok(Err(SessionError::Call(_))) | Err(_) => {
+                    return Err(self.kept.lost(self.max_hold));
+                }
+                Ok(Err(error)) => return Err(error),
+            }
+        }
+    }
+}
+
+/// By when a renewal that is sent at `sent` must be answered, of what ends at `ends`.
+fn renewed_by(sent: Instant, ends: Instant) -> Instant {
+    if sent > ends + MIN_PAUSE { sent + LATE_RENEWAL } else { ends }
+}
