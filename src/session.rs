@@ -19,6 +19,7 @@ use crate::{
 mod grant;
 mod hold;
 mod keeper;
+mod measured;
 mod ops;
 mod queue;
 mod streams;
@@ -29,6 +30,7 @@ use grant::Grants;
 pub use hold::HoldEvent;
 pub(crate) use keeper::{EventSender, Keeper, Renewable};
 pub use keeper::{Events, StreamEvent};
+pub use measured::Measured;
 use ops::{Change, GiveBack, HandOn, Leave, Look, Outcome, Renewal, RunOn, Stand, Take, Told};
 use queue::Queues;
 pub(crate) use streams::{Attendance, Kept, Streams};
@@ -93,7 +95,7 @@ pub enum AcquireOutcome {
     /// The session is the caller's, once it accepts.
     Granted(Grant),
     /// Somebody else holds it.
-    Held(Held),
+    Held(Measured<Held>),
 }
 
 /// What bounds leases and those who want them.
@@ -211,7 +213,7 @@ impl Sessions {
     ) -> Result<AcquireOutcome, SessionError> {
         let until = Instant::now() + wait;
         let mut first = self.take(acquire).await?;
-        if matches!(&first, Outcome::Held(held) if held.holder.is_empty()) {
+        if matches!(&first, Outcome::Held(held) if held.value.holder.is_empty()) {
             // Free, and about to be handed on; or all who waited have gone.
             self.hand_on(acquire.key.clone()).await?;
             first = self.take(acquire).await?;
@@ -242,7 +244,7 @@ impl Sessions {
     /// [`SessionError::HeldTooLong`] when it has been, [`SessionError::StreamReplaced`]
     /// when another stream keeps it, [`SessionError::LeaseLost`] when it has ended
     /// otherwise or is another's.
-    pub async fn renew(&self, renew: Renew) -> Result<Lease, SessionError> {
+    pub async fn renew(&self, renew: Renew) -> Result<Measured<Lease>, SessionError> {
         let run_on = RunOn { renew, max_hold: self.max_hold };
         match self.renews.call(run_on).await? {
             Renewal::Renewed(lease) => Ok(lease),
@@ -338,13 +340,9 @@ impl Sessions {
 
     fn take(&self, acquire: &Acquire) -> impl Future<Output = Result<Outcome, CallError>> + use<> {
         let take = Take { acquire: acquire.clone(), grants: Arc::clone(&self.grants) };
-        let asked = Instant::now();
         let told = self.change(Change::Take(take));
         async move {
             match told.await? {
-                Told::Outcome(Outcome::Granted(grant)) => {
-                    Ok(Outcome::Granted(grant.asked_at(asked)))
-                }
                 Told::Outcome(outcome) => Ok(outcome),
                 Told::Released(_) => {
                     Err(StoreError::fault("unexpected kind of answer to an acquire").into())

@@ -14,7 +14,7 @@ use crate::{
         Prolong, StoredEvent,
     },
     lane::{CallError, Lane, Lanes},
-    session::{self, AcquireOutcome, SessionError, Sessions},
+    session::{self, AcquireOutcome, Measured, SessionError, Sessions},
     store::{Store, StoreError, Work},
     telemetry::Metrics,
 };
@@ -37,9 +37,9 @@ pub enum TurnOutcome {
     /// The event is handled, with this result of its turn.
     Duplicate(StoredEvent, Vec<u8>),
     /// Another run works on the event.
-    InProgress(Claim),
+    InProgress(Measured<Claim>),
     /// The session is held, and the event still to be handled.
-    Busy(Held),
+    Busy(Measured<Held>),
 }
 
 /// Begins, renews and finishes turns. Cheap to clone.
@@ -107,18 +107,18 @@ impl Turns {
         let until = Instant::now() + wait;
         let outcome = match self.ask(begin.clone()).await? {
             Ok(grant) => TurnOutcome::Granted(Box::new(grant)),
-            Err(instead) => match (instead, &begin.session) {
+            Err(instead) => match (&instead.value, &begin.session) {
                 (Begun::Busy(row), Some(acquire)) => match row.decision(acquire) {
                     Decision::EpicMismatch(bound) => {
                         return Err(SessionError::EpicMismatch { bound });
                     }
                     // Held by nobody, it is about to be handed on.
                     Decision::Held(held) if wait.is_zero() && !held.holder.is_empty() => {
-                        TurnOutcome::Busy(held)
+                        TurnOutcome::Busy(Measured::new(held, instead.asked))
                     }
                     _ => self.queue(&begin, acquire, until, announce).await?,
                 },
-                (instead, _) => self.taken(instead, &begin.event)?,
+                _ => self.taken(instead, &begin.event)?,
             },
         };
         let count = match &outcome {
@@ -147,19 +147,19 @@ impl Turns {
         let instead = match self.ask(Begin { session: None, ..begin.clone() }).await? {
             Ok(mut grant) => {
                 let held = lease.lease();
-                grant.turn.id.lease = Some((acquire.key.clone(), held.id));
+                grant.turn.id.lease = Some((acquire.key.clone(), held.value.id));
                 grant.turn.lease = Some(held.clone());
-                grant.asked = lease.asked;
                 grant.lease = Some(lease);
                 return Ok(TurnOutcome::Granted(Box::new(grant)));
             }
             Err(instead) => instead,
         };
         // An earlier run of this request, with another payload, may have the turn.
-        let is_own = matches!(&instead, Begun::Taken(row, _) if row.is_claim_of(begin.request));
+        let is_own =
+            matches!(&instead.value, Begun::Taken(row, _) if row.is_claim_of(begin.request));
         if lease.is_fresh() || !is_own {
             // Before it is answered: a crash in between would leave the session held.
-            let id = lease.lease().id;
+            let id = lease.lease().value.id;
             self.turning.sessions.release(acquire.key.clone(), id).await?;
         }
         let _ = lease.accept();
@@ -167,27 +167,32 @@ impl Turns {
     }
 
     /// Asks for a turn. The inner error is what there is instead.
-    async fn ask(&self, begin: Begin) -> Result<Result<Grant, Begun>, CallError> {
+    async fn ask(&self, begin: Begin) -> Result<Result<Grant, Measured<Begun>>, CallError> {
         let session = begin.session.as_ref();
         let shard = session.map_or(begin.event.key.shard(), |acquire| acquire.key.shard());
         let change = Change::Begin(Box::new(begin), Arc::clone(&self.turning));
-        let asked = Instant::now();
         match self.turning.changes.of(shard).call(change).await? {
-            Told::Begun(told) => Ok(told.map(|grant| Grant { asked, ..grant })),
+            Told::Begun(told) => Ok(*told),
             Told::Finished(_) => Err(mixed_up()),
         }
     }
 
     /// What there is instead of a turn of `event`.
-    fn taken(&self, begun: Begun, event: &Delivered) -> Result<TurnOutcome, SessionError> {
-        let Begun::Taken(row, result) = begun else { return Err(mixed_up().into()) };
+    fn taken(
+        &self,
+        begun: Measured<Begun>,
+        event: &Delivered,
+    ) -> Result<TurnOutcome, SessionError> {
+        let Measured { value: Begun::Taken(row, result), asked } = begun else {
+            return Err(mixed_up().into());
+        };
         if event.contradicts(row.digest()) {
             self.turning.metrics.mismatch.inc();
             return Err(SessionError::PayloadMismatch);
         }
         Ok(match row {
             EventRow::Processed(event) => TurnOutcome::Duplicate(event, result.unwrap_or_default()),
-            EventRow::Claimed(claim) => TurnOutcome::InProgress(claim),
+            EventRow::Claimed(claim) => TurnOutcome::InProgress(Measured::new(claim, asked)),
         })
     }
 
@@ -200,8 +205,10 @@ impl Turns {
     pub async fn renew(&self, prolong: Prolong) -> Result<Turn, SessionError> {
         let id = prolong.turn.clone();
         let run_on = RunOn { prolong, max_hold: self.max_hold };
-        let (claim, lease) = kept(self.renews.call(run_on).await?)?;
-        Ok(Turn { id, claim, lease })
+        let Measured { value, asked } = self.renews.call(run_on).await?;
+        let (claim, lease) = kept(value)?;
+        let lease = lease.map(|lease| Measured::new(lease, asked));
+        Ok(Turn { id, claim: Measured::new(claim, asked), lease })
     }
 
     /// Ends a turn, and hands its session on. Answers the event, where it is handled.

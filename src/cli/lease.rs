@@ -190,7 +190,9 @@ async fn hold(args: Wanted) -> anyhow::Result<Exit> {
         HoldSessionLeaseRequest { session, holder, request_id, ttl, wait, epic_id, labels };
     let output = args.client.output;
     // Without a deadline: it is held for as long as somebody runs this.
-    let mut events = args.client.connect().await?.hold_session_lease(message).await?.into_inner();
+    let mut client = args.client.connect().await?;
+    let sent = Instant::now();
+    let mut events = client.hold_session_lease(message).await?.into_inner();
     // When the lease ends that was granted or renewed last.
     let mut ends: Option<Instant> = None;
     loop {
@@ -211,12 +213,12 @@ async fn hold(args: Wanted) -> anyhow::Result<Exit> {
             }
             News::Granted(granted) => {
                 let lease = lease(granted.lease)?;
-                ends = Some(end_of(&lease));
+                ends = Some(end_of(sent, &lease));
                 print_lease(output, "granted", &lease)?;
             }
             News::Renewed(renewed) => {
                 let lease = lease(renewed.lease)?;
-                ends = Some(end_of(&lease));
+                ends = Some(end_of(sent, &lease));
                 print_lease(output, "renewed", &lease)?;
             }
             News::Held(held) => print_held(output, &held)?,
@@ -229,10 +231,17 @@ async fn hold(args: Wanted) -> anyhow::Result<Exit> {
     }
 }
 
-/// When a lease ends at the latest that the server has reported just now.
-fn end_of(lease: &SessionLease) -> Instant {
-    let remaining = lease.remaining.and_then(|span| Duration::try_from(span).ok());
-    Instant::now() + remaining.unwrap_or_default()
+/// When a lease ends, at the earliest, that the call which was sent at `sent` reports.
+fn end_of(sent: Instant, lease: &SessionLease) -> Instant {
+    sent + left_after_sending(lease)
+}
+
+/// How long after its request was sent a lease ends, at the earliest.
+pub(super) fn left_after_sending(lease: &SessionLease) -> Duration {
+    let span = |span: Option<prost_types::Duration>| {
+        span.and_then(|span| Duration::try_from(span).ok()).unwrap_or_default()
+    };
+    span(lease.elapsed).saturating_add(span(lease.remaining))
 }
 
 fn print_held(output: Output, held: &LeaseHeld) -> std::io::Result<()> {

@@ -3,6 +3,7 @@
 use std::{future::Future, time::Duration};
 
 use futures_util::FutureExt as _;
+use tokio::time::Instant;
 use tonic::metadata::MetadataMap;
 
 use super::status::Problem;
@@ -14,6 +15,7 @@ const LAST_LOOK: Duration = Duration::from_millis(250);
 /// sooner.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Deadline {
+    arrived: Instant,
     server: Duration,
     caller: Option<Duration>,
 }
@@ -25,7 +27,12 @@ impl Deadline {
             // Answering a moment early, the answer arrives in time.
             given.saturating_sub((given / 10).min(Duration::from_millis(50)))
         });
-        Self { server, caller }
+        Self { arrived: Instant::now(), server, caller }
+    }
+
+    /// When the call arrived.
+    pub(super) const fn arrived(self) -> Instant {
+        self.arrived
     }
 
     /// How long a caller that asked to `wait` can be kept waiting: not to the

@@ -109,11 +109,12 @@ impl IdempotencyService for Idempotency {
             deadline.after(wait).bound(self.sessions.acquire(&call.acquire, wait)).await?;
         let outcome = match outcome {
             AcquireOutcome::Granted(grant) => {
-                let lease = convert::session_lease(call.acquire.key, grant.accept());
+                let lease =
+                    convert::session_lease(call.acquire.key, grant.accept(), deadline.arrived());
                 pb::acquire_session_lease_response::Outcome::Lease(lease)
             }
             AcquireOutcome::Held(held) => {
-                let held = convert::lease_held(held);
+                let held = convert::lease_held(held, deadline.arrived());
                 pb::acquire_session_lease_response::Outcome::Held(held)
             }
         };
@@ -126,12 +127,13 @@ impl IdempotencyService for Idempotency {
         &self,
         mut request: Request<pb::HoldSessionLeaseRequest>,
     ) -> Result<Response<Self::HoldSessionLeaseStream>, Status> {
+        let arrived = Instant::now();
         let caller = request.extensions_mut().remove().unwrap_or_default();
         let call = convert::hold(request.into_inner()).map_err(Problem::from)?;
         let key = call.acquire.key.clone();
         let events = self.sessions.hold(call.acquire, call.wait, self.timeout, caller);
         let events = ReceiverStream::new(events).map(move |event| match event {
-            Ok(event) => Ok(convert::hold_event(&key, event)),
+            Ok(event) => Ok(convert::hold_event(&key, event, arrived)),
             Err(error) => Err(Problem::from(error).into()),
         });
         Ok(Response::new(events.boxed()))
@@ -145,7 +147,7 @@ impl IdempotencyService for Idempotency {
         let renew = convert::renew(request.into_inner()).map_err(Problem::from)?;
         let key = renew.key.clone();
         let lease = deadline.bound(self.sessions.renew(renew)).await?;
-        let lease = Some(convert::session_lease(key, lease));
+        let lease = Some(convert::session_lease(key, lease, deadline.arrived()));
         Ok(Response::new(pb::RenewSessionLeaseResponse { lease }))
     }
 

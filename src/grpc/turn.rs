@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use futures_util::{StreamExt as _, stream, stream::BoxStream};
-use tokio::sync::oneshot;
+use tokio::{sync::oneshot, time::Instant};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
@@ -36,7 +36,8 @@ impl TurnService for Turning {
         let (begin, wait) = convert::begin(request.into_inner()).map_err(Problem::from)?;
         let (wait, event) = (deadline.wait(wait), begin.event.key.clone());
         let outcome = deadline.after(wait).bound(self.turns.begin(begin, wait)).await?;
-        Ok(Response::new(pb::BeginTurnResponse { outcome: Some(convert::begun(event, outcome)) }))
+        let outcome = convert::begun(event, outcome, deadline.arrived());
+        Ok(Response::new(pb::BeginTurnResponse { outcome: Some(outcome) }))
     }
 
     async fn renew_turn(
@@ -45,7 +46,8 @@ impl TurnService for Turning {
     ) -> Result<Response<pb::RenewTurnResponse>, Status> {
         let deadline = Deadline::of(request.metadata(), self.timeout);
         let prolong = convert::prolong(&request.into_inner()).map_err(Problem::from)?;
-        let turn = convert::turn(deadline.bound(self.turns.renew(prolong)).await?);
+        let turn = deadline.bound(self.turns.renew(prolong)).await?;
+        let turn = convert::turn(turn, deadline.arrived());
         Ok(Response::new(pb::RenewTurnResponse { turn: Some(turn) }))
     }
 
@@ -68,6 +70,7 @@ impl TurnService for Turning {
         mut request: Request<Streaming<pb::RunTurnRequest>>,
     ) -> Result<Response<Self::RunTurnStream>, Status> {
         use pb::run_turn_request::Step;
+        let arrived = Instant::now();
         let caller = request.extensions_mut().remove().unwrap_or_default();
         let mut steps = request.into_inner();
         let first = steps.message().await.map_err(status::of_request)?;
@@ -80,7 +83,7 @@ impl TurnService for Turning {
         let (close, closed) = oneshot::channel();
         let events = self.turns.run(begin, wait, self.timeout, closed, caller);
         let events = ReceiverStream::new(events).map(move |event| match event {
-            Ok(event) => Ok(convert::run_event(&key, event)),
+            Ok(event) => Ok(convert::run_event(&key, event, arrived)),
             Err(error) => Err(Problem::from(error).into()),
         });
         // The caller's steps are read beside the events that it is sent. If one is wrong, the call ends with that,

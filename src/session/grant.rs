@@ -10,8 +10,7 @@ use std::sync::{
     atomic::{AtomicBool, Ordering},
 };
 
-use tokio::time::Instant;
-
+use super::Measured;
 use crate::domain::{Lease, LeaseId, SessionKey, StreamId};
 
 type GiveBack = dyn Fn(&SessionKey, LeaseId, StreamId) + Send + Sync;
@@ -72,27 +71,24 @@ impl Drop for Delivery {
 
 /// A lease that its caller has yet to accept.
 pub struct Grant {
-    lease: Lease,
-    /// When it was asked for, or later: it runs from then at the earliest.
-    pub(crate) asked: Instant,
+    lease: Measured<Lease>,
     fresh: bool,
     /// None where it is another's to give it back.
     delivery: Option<Arc<Delivery>>,
 }
 
 impl Grant {
-    pub(super) fn new(lease: Lease, fresh: bool, delivery: Option<Arc<Delivery>>) -> Self {
-        Self { lease, asked: Instant::now(), fresh, delivery }
-    }
-
-    /// The same, asked for at `asked`.
-    pub(super) fn asked_at(self, asked: Instant) -> Self {
-        Self { asked, ..self }
+    pub(super) const fn new(
+        lease: Measured<Lease>,
+        fresh: bool,
+        delivery: Option<Arc<Delivery>>,
+    ) -> Self {
+        Self { lease, fresh, delivery }
     }
 
     /// The lease.
     #[must_use]
-    pub const fn lease(&self) -> &Lease {
+    pub const fn lease(&self) -> &Measured<Lease> {
         &self.lease
     }
 
@@ -104,7 +100,7 @@ impl Grant {
 
     /// The lease is on its way to its holder, and no longer given back.
     #[must_use]
-    pub fn accept(self) -> Lease {
+    pub fn accept(self) -> Measured<Lease> {
         if let Some(delivery) = &self.delivery {
             delivery.accepted.store(true, Ordering::Relaxed);
         }

@@ -3,8 +3,10 @@
 
 use std::time::Duration;
 
+use tokio::time::Instant;
+
 use super::{
-    AcquireOutcome, Caller, SessionError, Sessions,
+    AcquireOutcome, Caller, Measured, SessionError, Sessions,
     keeper::{EventSender, Events, Keeper, Renewable, StreamEvent},
     ops::GiveBack,
     streams::Kept,
@@ -16,15 +18,15 @@ use crate::{
 
 /// An event of a stream that waits for a lease and keeps it. The last one is that another has
 /// the session, and the wait is over.
-pub type HoldEvent = StreamEvent<Lease, Held>;
+pub type HoldEvent = StreamEvent<Measured<Lease>, Measured<Held>>;
 
-impl Renewable for Lease {
-    fn remaining(&self) -> Duration {
-        self.remaining
+impl Renewable for Measured<Lease> {
+    fn ends(&self) -> Instant {
+        self.asked + self.value.remaining
     }
 
     fn lost(&self, max_hold: Duration) -> SessionError {
-        if self.expire_time >= self.acquire_time.plus(max_hold) {
+        if self.value.expire_time >= self.value.acquire_time.plus(max_hold) {
             SessionError::HeldTooLong(max_hold)
         } else {
             SessionError::LeaseLost
@@ -46,7 +48,7 @@ impl Sessions {
         wait: Duration,
         limit: Duration,
         caller: Caller,
-    ) -> Events<Lease, Held> {
+    ) -> Events<Measured<Lease>, Measured<Held>> {
         let (events, receiver) = EventSender::channel();
         let acquire = Acquire { stream: Some(StreamId::random()), ..acquire };
         tokio::spawn(self.clone().run_hold(acquire, wait, limit, caller, events));
@@ -59,7 +61,7 @@ impl Sessions {
         wait: Duration,
         limit: Duration,
         caller: Caller,
-        mut events: EventSender<Lease, Held>,
+        mut events: EventSender<Measured<Lease>, Measured<Held>>,
     ) {
         let Some(_holding) = self.queues.hold() else {
             return events.end(Err(SessionError::QueueFull));
@@ -75,13 +77,11 @@ impl Sessions {
             Some(Ok(AcquireOutcome::Held(held))) => return events.end(Ok(held)),
             Some(Err(error)) => return events.end(Err(error)),
         };
-        let asked = grant.asked;
         let lease = grant.accept();
         events.granted(lease.clone());
-        let id = lease.id;
+        let id = lease.value.id;
         let keeper = Keeper {
             kept: lease,
-            asked,
             events: &events,
             here: self.streams.attend(Kept::Lease(id)),
             stop: self.stop.clone(),

@@ -99,8 +99,8 @@ impl<K, L> EventSender<K, L> {
 
 /// Something that ends unless it is renewed.
 pub(crate) trait Renewable: Clone {
-    /// How long it still runs.
-    fn remaining(&self) -> Duration;
+    /// When it ends, at the earliest.
+    fn ends(&self) -> Instant;
 
     /// Why it has ended, if it was not renewed in time and no lease may be held for longer than
     /// `max_hold`.
@@ -110,8 +110,6 @@ pub(crate) trait Renewable: Clone {
 /// Renews what a stream keeps.
 pub(crate) struct Keeper<'a, K, L> {
     pub(crate) kept: K,
-    /// When it was requested.
-    pub(crate) asked: Instant,
     pub(crate) events: &'a EventSender<K, L>,
     pub(crate) here: Attendance,
     /// Cancelled when the server shuts down.
@@ -133,7 +131,7 @@ impl<K: Renewable, L> Keeper<'_, K, L> {
         R: Future<Output = Result<K, SessionError>>,
     {
         let mut ending = pin!(ending);
-        let (mut sent, mut ends) = (self.asked, self.asked + self.kept.remaining());
+        let (mut sent, mut ends) = (Instant::now(), self.kept.ends());
         loop {
             let pause = (ends.saturating_duration_since(sent) / 3).max(MIN_PAUSE);
             tokio::select! {
@@ -147,7 +145,7 @@ impl<K: Renewable, L> Keeper<'_, K, L> {
             sent = Instant::now();
             match timeout_at(renewed_by(sent, ends), renew()).await {
                 Ok(Ok(renewed)) => {
-                    ends = sent + renewed.remaining();
+                    ends = renewed.ends();
                     self.kept = renewed.clone();
                     self.events.send(StreamEvent::Renewed(renewed));
                 }

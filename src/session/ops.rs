@@ -5,6 +5,7 @@ use std::{sync::Arc, time::Duration};
 use tokio::time::Instant;
 
 use super::{
+    Measured,
     grant::{Delivery, Grant, Grants},
     queue::Queues,
 };
@@ -25,6 +26,7 @@ pub(super) enum Change {
 }
 
 /// What became of a session, whoever asked for it.
+#[expect(clippy::large_enum_variant, reason = "an allocation for each grant costs more")]
 pub(super) enum State {
     Taken(Taken),
     Ended(Ended),
@@ -47,6 +49,8 @@ pub(super) struct Taken {
     row: SessionRow,
     asker: (RequestId, Option<StreamId>),
     fresh: bool,
+    /// When the statement began.
+    asked: Instant,
     /// Of a lease that goes back if nobody accepts it.
     delivery: Option<Arc<Delivery>>,
 }
@@ -54,7 +58,7 @@ pub(super) struct Taken {
 /// What a request for a lease comes to.
 pub(super) enum Outcome {
     Granted(Grant),
-    Held(Held),
+    Held(Measured<Held>),
     EpicMismatch(String),
 }
 
@@ -116,9 +120,10 @@ impl Take {
             // Found while another spoke for the group: not noted as this one's.
             Decision::Granted(_) if taken.asker != self.asker() => return Verdict::Again,
             Decision::Granted(lease) => {
+                let lease = Measured::new(lease, taken.asked);
                 Outcome::Granted(Grant::new(lease, taken.fresh, taken.delivery.clone()))
             }
-            Decision::Held(held) => Outcome::Held(held),
+            Decision::Held(held) => Outcome::Held(Measured::new(held, taken.asked)),
             Decision::EpicMismatch(bound) => Outcome::EpicMismatch(bound),
             // The one who spoke for the group was refused: the next one asks.
             Decision::Free => return Verdict::Again,
@@ -131,7 +136,7 @@ impl Take {
         (self.acquire.request, self.acquire.stream)
     }
 
-    fn row(&self, Acquired { row, fresh }: Acquired) -> State {
+    fn row(&self, Acquired { row, fresh }: Acquired, asked: Instant) -> State {
         let Acquire { key, request, stream, .. } = &self.acquire;
         let delivery = match stream {
             _ if fresh => Some(self.grants.deliver(key, row.lease.id)),
@@ -141,7 +146,7 @@ impl Take {
             }
             _ => None,
         };
-        State::Taken(Taken { row, asker: self.asker(), fresh, delivery })
+        State::Taken(Taken { row, asker: self.asker(), fresh, asked, delivery })
     }
 }
 
@@ -185,7 +190,7 @@ impl<S: Connection> Executes<Change> for S {
         }
         let (mut taken, mut ended) = (taken.into_iter(), ended.into_iter());
         let row = |op: &&Change| match op {
-            Change::Take(take) => Some(taken.next()?.map(|acquired| take.row(acquired))),
+            Change::Take(take) => Some(taken.next()?.map(|acquired| take.row(acquired, asked))),
             Change::GiveBack(back) => Some(ended.next()?.map(|released| back.row(released))),
         };
         // Where the store answered for fewer, so does this.
@@ -339,7 +344,7 @@ pub(super) struct RunOn {
 
 /// What becomes of a lease that is to run on.
 pub(super) enum Renewal {
-    Renewed(Lease),
+    Renewed(Measured<Lease>),
     /// It has ended, because it had been held for as long as any may be.
     HeldTooLong,
     /// Another stream has taken it over.
@@ -349,7 +354,7 @@ pub(super) enum Renewal {
 
 impl Op for RunOn {
     type Key<'a> = (&'a SessionKey, LeaseId);
-    type Row = (Option<StreamId>, Renewed);
+    type Row = (Option<StreamId>, Measured<Renewed>);
     type Answer = Renewal;
 
     fn key(&self) -> (&SessionKey, LeaseId) {
@@ -360,14 +365,16 @@ impl Op for RunOn {
         &self.renew.key.team
     }
 
-    fn answer(&self, (asker, renewed): &Self::Row) -> Verdict<Renewal> {
+    fn answer(&self, (asker, Measured { value: renewed, asked }): &Self::Row) -> Verdict<Renewal> {
         if *asker != self.renew.stream {
             // Who renews is noted.
             return Verdict::Again;
         }
         Verdict::Decided(match renewed {
             Renewed::Resumed => Renewal::Replaced,
-            Renewed::Found(row) if row.live => Renewal::Renewed(row.lease.clone()),
+            Renewed::Found(row) if row.live => {
+                Renewal::Renewed(Measured::new(row.lease.clone(), *asked))
+            }
             Renewed::Found(SessionRow { lease, .. })
                 if lease.expire_time >= lease.acquire_time.plus(self.max_hold) =>
             {
@@ -385,8 +392,10 @@ impl<S: Connection> Executes<RunOn> for S {
     ) -> Result<Vec<Verdict<<RunOn as Op>::Row>>, StoreError> {
         let max_hold = ops.first().map_or(Duration::ZERO, |op| op.max_hold);
         let asked: Vec<&Renew> = ops.iter().map(|op| &op.renew).collect();
+        let begun = Instant::now();
         let renewed = self.renew(&asked, max_hold).await?.into_iter().zip(asked);
-        Ok(renewed.map(|(row, asked)| row.map(|row| (asked.stream, row))).collect())
+        let row = |row, asked: &Renew| (asked.stream, Measured::new(row, begun));
+        Ok(renewed.map(|(renewed, asked)| renewed.map(|renewed| row(renewed, asked))).collect())
     }
 }
 

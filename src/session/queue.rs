@@ -14,6 +14,7 @@ use tokio::{
 use tokio_util::task::{TaskTracker, task_tracker::TaskTrackerToken};
 
 use super::{
+    Measured,
     grant::{Grant, Grants},
     ops::Leave,
 };
@@ -256,7 +257,7 @@ impl Place {
     pub(super) fn redeem(mut self, lease: Lease, asked: Instant) -> Grant {
         self.may_be_stored = false;
         let delivery = self.grants.deliver(&self.key, self.lease);
-        Grant::new(lease, true, Some(delivery)).asked_at(asked)
+        Grant::new(Measured::new(lease, asked), true, Some(delivery))
     }
 
     /// Whether it is the first on this replica.

@@ -13,7 +13,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    SessionError, Sessions,
+    Measured, SessionError, Sessions,
     ops::{Leave, Outcome, Stand},
     queue::{News, Place, Queues},
 };
@@ -45,7 +45,7 @@ impl Sessions {
         &self,
         acquire: &Acquire,
         until: Instant,
-        mut known: Held,
+        mut known: Measured<Held>,
         announce: impl Fn(usize),
     ) -> Result<Outcome, SessionError> {
         loop {
@@ -89,7 +89,7 @@ impl Sessions {
         lease: LeaseId,
         acquire: &Acquire,
         until: Instant,
-        known: &mut Held,
+        known: &mut Measured<Held>,
         announce: &impl Fn(usize),
     ) -> Result<Option<Outcome>, SessionError> {
         let key = &acquire.key;
@@ -131,8 +131,7 @@ impl Sessions {
                 Ok(Ok(row)) => row,
                 // Who held it before is told rather than nothing.
                 _ if why == Why::End => {
-                    known.remaining = known.remaining.saturating_sub(asked.elapsed());
-                    return Ok(Some(Outcome::Held(std::mem::take(known))));
+                    return Ok(Some(Outcome::Held(known.clone())));
                 }
                 // The store is away: the place is kept.
                 _ => {
@@ -154,18 +153,18 @@ impl Sessions {
                     return Ok(Some(Outcome::EpicMismatch(bound)));
                 }
                 (_, Some(Decision::Held(held))) if why == Why::End => {
-                    return Ok(Some(Outcome::Held(held)));
+                    return Ok(Some(Outcome::Held(Measured::new(held, asked))));
                 }
                 _ if why == Why::Lost => return Ok(None),
                 (_, Some(Decision::Held(held))) => {
                     // The holder's end, or news that was lost.
                     due = Instant::now() + held.remaining.clamp(LEAST_POLL, POLL);
-                    *known = held;
+                    *known = Measured::new(held, asked);
                 }
                 // What a repetition was given, which is for the row to note.
                 (_, Some(Decision::Granted(_))) => return Ok(Some(self.take(acquire).await?)),
                 (_, Some(Decision::Free) | None) if why == Why::End => {
-                    return Ok(Some(Outcome::Held(Held::default())));
+                    return Ok(Some(Outcome::Held(Measured::new(Held::default(), asked))));
                 }
                 // Were the place in the store's queue, it would not be so.
                 (_, Some(Decision::Free) | None) => return Ok(None),

@@ -8,15 +8,12 @@ use std::{
     time::Duration,
 };
 
-use tokio::{
-    runtime::Handle,
-    time::{Instant, sleep},
-};
+use tokio::{runtime::Handle, time::sleep};
 
 use super::ops::Turning;
 use crate::{
     domain::{Begin, Claim, Ending, Finish, Lease, StreamId, TurnId},
-    session,
+    session::{self, Measured},
 };
 
 /// A turn, as its holder knows it.
@@ -25,17 +22,15 @@ pub struct Turn {
     /// Names it.
     pub id: TurnId,
     /// The event.
-    pub claim: Claim,
+    pub claim: Measured<Claim>,
     /// The session's lease, where there is one.
-    pub lease: Option<Lease>,
+    pub lease: Option<Measured<Lease>>,
 }
 
 /// A turn that its caller has yet to accept. Dropped before, it is as if it had never
 /// been; unless the caller has asked again by then, with the same request id.
 pub struct Grant {
     pub(super) turn: Turn,
-    /// When it was asked for, or later: claim and lease run from then at the earliest.
-    pub(super) asked: Instant,
     /// None where it is another's to give it up.
     pub(super) delivery: Option<Arc<Delivery>>,
     /// Of a lease that was waited for.

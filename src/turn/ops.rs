@@ -11,7 +11,7 @@ use crate::{
         RequestId, StreamId, TurnId,
     },
     lane::{Executes, Lane, Lanes, Op},
-    session::Sessions,
+    session::{Measured, Sessions},
     store::{Connection, Prolonged, StoreError, Verdict},
     telemetry::TurnMetrics,
 };
@@ -51,7 +51,7 @@ pub(super) enum Change {
 /// What a batch answers for one change: to whoever asked for that very one, but for an
 /// event that is taken.
 pub(super) enum Became {
-    Begun(Delivered, Asker, Begun, Option<Arc<Delivery>>),
+    Begun(Delivered, Asker, Measured<Begun>, Option<Arc<Delivery>>),
     Finished(Finish, Kept<Option<EventRow>>),
 }
 
@@ -63,7 +63,7 @@ const fn asker(begin: &Begin) -> Asker {
 }
 
 pub(super) enum Told {
-    Begun(Box<Result<Grant, Begun>>),
+    Begun(Box<Result<Grant, Measured<Begun>>>),
     Finished(Kept<Option<EventRow>>),
 }
 
@@ -111,26 +111,31 @@ impl Op for Change {
     fn answer(&self, became: &Became) -> Verdict<Told> {
         match (self, became) {
             // An answer to every other request for the event.
-            (Self::Begin(begin, _), Became::Begun(event, _, taken @ Begun::Taken(row, _), _))
-                if event.is_named_as(&begin.event)
-                    && !matches!(row, EventRow::Claimed(claim) if claim.request == begin.request) =>
+            (
+                Self::Begin(begin, _),
+                Became::Begun(event, _, taken @ Measured { value: Begun::Taken(row, _), .. }, _),
+            ) if event.is_named_as(&begin.event)
+                && !matches!(row, EventRow::Claimed(claim) if claim.request == begin.request) =>
             {
                 Verdict::Decided(Told::Begun(Box::new(Err(taken.clone()))))
             }
             (Self::Begin(begin, _), Became::Begun(_, spoke, outcome, delivery))
                 if *spoke == asker(begin) =>
             {
-                let Begun::Granted { claim, lease, .. } = outcome else {
+                let Measured { value, asked } = outcome;
+                let Begun::Granted { claim, lease, .. } = value else {
                     return Verdict::Decided(Told::Begun(Box::new(Err(outcome.clone()))));
                 };
                 if begin.event.contradicts(claim.digest) {
-                    let row = EventRow::Claimed(claim.clone());
-                    return Verdict::Decided(Told::Begun(Box::new(Err(Begun::Taken(row, None)))));
+                    let taken = Begun::Taken(EventRow::Claimed(claim.clone()), None);
+                    let taken = Measured::new(taken, *asked);
+                    return Verdict::Decided(Told::Begun(Box::new(Err(taken))));
                 }
                 let id = turn_id(begin, claim, lease.as_ref());
-                let turn = Turn { id, claim: claim.clone(), lease: lease.clone() };
-                let (now, delivery) = (Instant::now(), delivery.clone());
-                let grant = Grant { turn, asked: now, delivery, lease: None };
+                let claim = Measured::new(claim.clone(), *asked);
+                let lease = lease.clone().map(|lease| Measured::new(lease, *asked));
+                let turn = Turn { id, claim, lease };
+                let grant = Grant { turn, delivery: delivery.clone(), lease: None };
                 Verdict::Decided(Told::Begun(Box::new(Ok(grant))))
             }
             (Self::Finish(finish, _), Became::Finished(asked, kept)) if asked == finish => {
@@ -195,6 +200,7 @@ impl<S: Connection> Executes<Change> for S {
                     }
                     _ => None,
                 };
+                let outcome = Measured::new(outcome, asked);
                 Became::Begun(begin.event.clone(), asker(begin), outcome, delivery)
             });
         }
@@ -211,8 +217,8 @@ pub(super) struct RunOn {
 
 impl Op for RunOn {
     type Key<'a> = (&'a str, &'a str);
-    type Row = (TurnId, Option<StreamId>, Prolonged);
-    type Answer = Prolonged;
+    type Row = (TurnId, Option<StreamId>, Measured<Prolonged>);
+    type Answer = Measured<Prolonged>;
 
     fn key(&self) -> (&str, &str) {
         let event = &self.prolong.turn.event;
@@ -237,8 +243,10 @@ impl<S: Connection> Executes<RunOn> for S {
     ) -> Result<Vec<Verdict<<RunOn as Op>::Row>>, StoreError> {
         let max_hold = ops.first().map_or(Duration::ZERO, |op| op.max_hold);
         let asked: Vec<&Prolong> = ops.iter().map(|op| &op.prolong).collect();
+        let begun = Instant::now();
         let kept = self.prolong_turns(&asked, max_hold).await?.into_iter().zip(asked);
-        let row = |kept, asked: &Prolong| (asked.turn.clone(), asked.stream, kept);
+        let row =
+            |kept, asked: &Prolong| (asked.turn.clone(), asked.stream, Measured::new(kept, begun));
         Ok(kept.map(|(kept, asked)| kept.map(|kept| row(kept, asked))).collect())
     }
 }

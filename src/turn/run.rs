@@ -3,7 +3,10 @@
 
 use std::time::Duration;
 
-use tokio::{sync::oneshot, time::sleep};
+use tokio::{
+    sync::oneshot,
+    time::{Instant, sleep},
+};
 
 use super::{Turn, TurnOutcome, Turns};
 use crate::{
@@ -31,15 +34,15 @@ pub enum Closed {
 }
 
 impl Renewable for Turn {
-    /// A turn runs for as long as both of its parts do.
-    fn remaining(&self) -> Duration {
-        let lease = self.lease.as_ref().map_or(Duration::MAX, |lease| lease.remaining);
-        self.claim.remaining.min(lease)
+    /// A turn ends as soon as one of its parts does.
+    fn ends(&self) -> Instant {
+        let claim = self.claim.asked + self.claim.value.remaining;
+        self.lease.as_ref().map_or(claim, |lease| claim.min(lease.ends()))
     }
 
     fn lost(&self, max_hold: Duration) -> SessionError {
         match &self.lease {
-            Some(lease) if lease.remaining < self.claim.remaining => lease.lost(max_hold),
+            Some(lease) if lease.ends() == self.ends() => lease.lost(max_hold),
             _ => SessionError::ClaimLost,
         }
     }
@@ -85,9 +88,9 @@ impl Turns {
         let lease_ttl = begin.session.as_ref().map_or(claim_ttl, |acquire| acquire.ttl);
         let announce = |position| events.send(StreamEvent::Queued(position));
         let request = self.begin_telling(begin.kept_by(stream), wait, announce);
-        let (asked, turn) = match events.answer(&caller, wait + limit, request).await {
+        let turn = match events.answer(&caller, wait + limit, request).await {
             None => return,
-            Some(Ok(TurnOutcome::Granted(grant))) => (grant.asked, grant.accept()),
+            Some(Ok(TurnOutcome::Granted(grant))) => grant.accept(),
             Some(Ok(TurnOutcome::Busy(_))) if sessions.is_stopping() => {
                 return events.end(Err(SessionError::Draining));
             }
@@ -98,7 +101,6 @@ impl Turns {
         let id = turn.id.clone();
         let keeper = Keeper {
             kept: turn,
-            asked,
             events: &events,
             here: sessions.streams().attend(Kept::Turn(id.request, id.attempt)),
             stop: sessions.stop_token(),

@@ -191,7 +191,7 @@ impl Arena {
             match outcome {
                 Ok(AcquireOutcome::Granted(grant)) => {
                     let other = random.random_range(..self.replicas.len());
-                    self.work(session, grant.accept(), other).await;
+                    self.work(session, grant.accept().value, other).await;
                 }
                 Ok(AcquireOutcome::Held { .. }) => {}
                 Err(error) => self.is_away(&error).await,
@@ -214,7 +214,7 @@ impl Arena {
                 }
             };
             match outcome {
-                AcquireOutcome::Granted(grant) => assert!(grant.accept().token.0 > last),
+                AcquireOutcome::Granted(grant) => assert!(grant.accept().value.token.0 > last),
                 AcquireOutcome::Held(held) => panic!("session {session}: {held:?}"),
             }
         }

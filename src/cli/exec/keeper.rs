@@ -9,6 +9,7 @@ use super::{
     super::{
         ClientArgs,
         client::{duration, explain},
+        lease::left_after_sending,
         tell,
     },
     moment::BootInstant,
@@ -59,7 +60,7 @@ impl Keeper {
 
     /// When the lease ends, at the earliest.
     fn ends(&self) -> BootInstant {
-        self.sent + remaining(&self.lease)
+        self.sent + left_after_sending(&self.lease)
     }
 
     /// By then the command must have ended.
@@ -160,8 +161,4 @@ impl Keeper {
             };
         tell(format_args!("cannot release the lease, it expires with its TTL: {problem}"));
     }
-}
-
-fn remaining(lease: &SessionLease) -> Duration {
-    lease.remaining.and_then(|span| Duration::try_from(span).ok()).unwrap_or_default()
 }

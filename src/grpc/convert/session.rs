@@ -2,13 +2,15 @@
 
 use std::time::Duration;
 
+use tokio::time::Instant;
+
 use super::{duration, ids, key::session_key, length, pb, timestamp};
 use crate::{
     domain::{
         Acquire, FencingToken, Held, Id, Invalid, Labels, Lease, LeaseId, RequestId, SessionKey,
         Ttl, bounded, limits,
     },
-    session::{HoldEvent, StreamEvent},
+    session::{HoldEvent, Measured, StreamEvent},
     store::Renew,
 };
 
@@ -90,7 +92,14 @@ pub(in crate::grpc) fn check(
     Ok((key, FencingToken(request.fencing_token)))
 }
 
-pub(in crate::grpc) fn session_lease(key: SessionKey, lease: Lease) -> pb::SessionLease {
+/// A lease, as its holder is answered whose call arrived at `arrived`.
+pub(in crate::grpc) fn session_lease(
+    key: SessionKey,
+    lease: Measured<Lease>,
+    arrived: Instant,
+) -> pb::SessionLease {
+    let elapsed = length(lease.elapsed(arrived));
+    let lease = lease.value;
     let (session_id, consumer) = ids(&key.session);
     pb::SessionLease {
         team_id: key.team,
@@ -104,21 +113,22 @@ pub(in crate::grpc) fn session_lease(key: SessionKey, lease: Lease) -> pb::Sessi
         remaining: length(lease.remaining),
         epic_id: lease.epic.unwrap_or_default(),
         labels: lease.labels.iter().map(|(name, value)| (name.clone(), value.clone())).collect(),
-        ..Default::default()
+        elapsed,
     }
 }
 
 pub(in crate::grpc) fn hold_event(
     key: &SessionKey,
     event: HoldEvent,
+    arrived: Instant,
 ) -> pb::HoldSessionLeaseResponse {
     use pb::hold_session_lease_response::News;
-    let lease = |lease| Some(session_lease(key.clone(), lease));
+    let lease = |lease| Some(session_lease(key.clone(), lease, arrived));
     let news = match event {
         StreamEvent::Queued(position) => News::Queued(queued(position)),
         StreamEvent::Granted(granted) => News::Granted(pb::LeaseGranted { lease: lease(granted) }),
         StreamEvent::Renewed(renewed) => News::Renewed(pb::LeaseRenewed { lease: lease(renewed) }),
-        StreamEvent::Last(held) => News::Held(lease_held(held)),
+        StreamEvent::Last(held) => News::Held(lease_held(held, arrived)),
     };
     pb::HoldSessionLeaseResponse { news: Some(news) }
 }
@@ -132,7 +142,9 @@ pub(super) fn retry_after(remaining: Duration) -> Duration {
     remaining.clamp(RETRY_AFTER_HANDOVER, MAX_RETRY_AFTER)
 }
 
-pub(in crate::grpc) fn lease_held(held: Held) -> pb::LeaseHeld {
+pub(in crate::grpc) fn lease_held(held: Measured<Held>, arrived: Instant) -> pb::LeaseHeld {
+    let elapsed = length(held.elapsed(arrived));
+    let held = held.value;
     let retry_after = retry_after(held.remaining);
     pb::LeaseHeld {
         holder: held.holder,
@@ -140,6 +152,6 @@ pub(in crate::grpc) fn lease_held(held: Held) -> pb::LeaseHeld {
         remaining: length(held.remaining),
         queue_length: i32::try_from(held.queue_length).unwrap_or(i32::MAX),
         retry_after: length(retry_after),
-        ..Default::default()
+        elapsed,
     }
 }

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use tokio::time::Instant;
+
 use super::{
     duration,
     event::{event, event_ttl, look_response},
@@ -17,7 +19,7 @@ use crate::{
         Acquire, Begin, By, Claim, Ending, EventKey, EventRow, Finish, Id, Invalid, Prolong,
         RequestId, Ttl, bounded, limits,
     },
-    session::StreamEvent,
+    session::{Measured, StreamEvent},
     turn::{RunEnd, RunEvent, Turn, TurnOutcome},
 };
 
@@ -114,23 +116,25 @@ pub(in crate::grpc) fn ending_of(
     }
 }
 
-pub(in crate::grpc) fn turn(turn: Turn) -> pb::Turn {
+pub(in crate::grpc) fn turn(turn: Turn, arrived: Instant) -> pb::Turn {
+    let elapsed = length(turn.claim.elapsed(arrived));
+    let claim = turn.claim.value;
     let lease = turn.id.lease.as_ref().map(|(key, _)| key.clone()).zip(turn.lease);
     pb::Turn {
         turn_id: write_id(&turn.id),
-        attempt: small(turn.claim.attempt),
-        lease: lease.map(|(key, lease)| session_lease(key, lease)),
-        expire_time: timestamp(turn.claim.lapse_time),
-        remaining: length(turn.claim.remaining),
-        ..Default::default()
+        attempt: small(claim.attempt),
+        lease: lease.map(|(key, lease)| session_lease(key, lease, arrived)),
+        expire_time: timestamp(claim.lapse_time),
+        remaining: length(claim.remaining),
+        elapsed,
     }
 }
 
 /// The answer to a request for a turn.
-pub(in crate::grpc) fn begun(key: EventKey, outcome: TurnOutcome) -> Outcome {
+pub(in crate::grpc) fn begun(key: EventKey, outcome: TurnOutcome, arrived: Instant) -> Outcome {
     match outcome {
         TurnOutcome::Granted(grant) => {
-            Outcome::Granted(pb::TurnGranted { turn: Some(turn(grant.accept())) })
+            Outcome::Granted(pb::TurnGranted { turn: Some(turn(grant.accept(), arrived)) })
         }
         TurnOutcome::Duplicate(row, result) => {
             let event = Some(event(key, EventRow::Processed(row)));
@@ -141,32 +145,38 @@ pub(in crate::grpc) fn begun(key: EventKey, outcome: TurnOutcome) -> Outcome {
                 }
             }
         }
-        TurnOutcome::InProgress(claim) => Outcome::InProgress(in_progress(claim)),
-        TurnOutcome::Busy(held) => Outcome::Busy(lease_held(held)),
+        TurnOutcome::InProgress(claim) => Outcome::InProgress(in_progress(claim, arrived)),
+        TurnOutcome::Busy(held) => Outcome::Busy(lease_held(held, arrived)),
     }
 }
 
-fn in_progress(claim: Claim) -> pb::TurnInProgress {
+fn in_progress(claim: Measured<Claim>, arrived: Instant) -> pb::TurnInProgress {
+    let elapsed = length(claim.elapsed(arrived));
+    let claim = claim.value;
     pb::TurnInProgress {
         holder: claim.holder,
         remaining: length(claim.remaining),
         attempt: small(claim.attempt),
         retry_after: length(retry_after(claim.remaining)),
-        ..Default::default()
+        elapsed,
     }
 }
 
-pub(in crate::grpc) fn run_event(key: &EventKey, event: RunEvent) -> pb::RunTurnResponse {
+pub(in crate::grpc) fn run_event(
+    key: &EventKey,
+    event: RunEvent,
+    arrived: Instant,
+) -> pb::RunTurnResponse {
     use pb::run_turn_response::News;
     let news = match event {
         StreamEvent::Queued(position) => News::Queued(queued(position)),
         StreamEvent::Granted(granted) => {
-            News::Granted(pb::TurnGranted { turn: Some(turn(granted)) })
+            News::Granted(pb::TurnGranted { turn: Some(turn(granted, arrived)) })
         }
         StreamEvent::Renewed(renewed) => {
-            News::Renewed(pb::TurnRenewed { turn: Some(turn(renewed)) })
+            News::Renewed(pb::TurnRenewed { turn: Some(turn(renewed, arrived)) })
         }
-        StreamEvent::Last(RunEnd::Instead(outcome)) => match begun(key.clone(), outcome) {
+        StreamEvent::Last(RunEnd::Instead(outcome)) => match begun(key.clone(), outcome, arrived) {
             Outcome::Granted(granted) => News::Granted(granted),
             Outcome::Duplicate(duplicate) => News::Duplicate(duplicate),
             Outcome::InProgress(in_progress) => News::InProgress(in_progress),
