@@ -199,14 +199,15 @@ impl Turns {
     /// Lets a turn run on: claim and lease together.
     ///
     /// # Errors
-    /// [`SessionError::ClaimLost`] or [`SessionError::LeaseLost`], and then neither runs
+    /// [`SessionError::ClaimLost`], [`SessionError::LeaseLost`] or
+    /// [`SessionError::HeldTooLong`], and then neither runs
     /// on by this; [`SessionError::StreamReplaced`], and then another stream keeps them;
     /// [`SessionError::Call`], and then it is not known.
     pub async fn renew(&self, prolong: Prolong) -> Result<Turn, SessionError> {
         let id = prolong.turn.clone();
         let run_on = RunOn { prolong, max_hold: self.max_hold };
         let Measured { value, asked } = self.renews.call(run_on).await?;
-        let (claim, lease) = kept(value)?;
+        let (claim, lease) = kept(value, self.max_hold)?;
         let lease = lease.map(|lease| Measured::new(lease, asked));
         Ok(Turn { id, claim: Measured::new(claim, asked), lease })
     }
@@ -214,7 +215,8 @@ impl Turns {
     /// Ends a turn, and hands its session on. Answers the event, where it is handled.
     ///
     /// # Errors
-    /// [`SessionError::ClaimLost`] or [`SessionError::LeaseLost`], and
+    /// [`SessionError::ClaimLost`], [`SessionError::LeaseLost`],
+    /// [`SessionError::HeldTooLong`], and
     /// [`SessionError::StreamReplaced`] where the turn was carried on by another call, and
     /// then nothing is changed; [`SessionError::Call`], and then it is not known, and may
     /// be asked again.
@@ -223,7 +225,7 @@ impl Turns {
         let lane = self.turning.lane(&finish.turn).clone();
         let told = lane.call(Change::Finish(finish, Arc::clone(&self.turning))).await?;
         let Told::Finished(ended) = told else { return Err(mixed_up().into()) };
-        let ended = kept(ended).inspect_err(|error| {
+        let ended = kept(ended, self.max_hold).inspect_err(|error| {
             if !matches!(error, SessionError::StreamReplaced) {
                 self.turning.metrics.lost.inc();
             }
@@ -238,11 +240,12 @@ impl Turns {
     }
 }
 
-fn kept<T>(kept: Kept<T>) -> Result<T, SessionError> {
+fn kept<T>(kept: Kept<T>, max_hold: Duration) -> Result<T, SessionError> {
     match kept {
         Kept::Done(done) => Ok(done),
         Kept::ClaimLost => Err(SessionError::ClaimLost),
-        Kept::LeaseLost => Err(SessionError::LeaseLost),
+        Kept::LeaseLost(Some(held)) if held >= max_hold => Err(SessionError::HeldTooLong(max_hold)),
+        Kept::LeaseLost(_) => Err(SessionError::LeaseLost),
         Kept::Resumed => Err(SessionError::StreamReplaced),
     }
 }

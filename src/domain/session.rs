@@ -154,6 +154,14 @@ pub struct Lease {
     pub labels: Labels,
 }
 
+impl Lease {
+    /// How long it is held in all, unless it is renewed or released.
+    #[must_use]
+    pub fn held_for(&self) -> Duration {
+        self.expire_time.since(self.acquire_time)
+    }
+}
+
 /// A session's row, read at one moment of the store's clock.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SessionRow {

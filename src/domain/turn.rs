@@ -160,8 +160,9 @@ pub enum Kept<T> {
     Done(T),
     /// The claim has lapsed, or was finished otherwise.
     ClaimLost,
-    /// The lease has ended.
-    LeaseLost,
+    /// The lease has ended. If it ran out, rather than being released or passed on: how long it
+    /// was held.
+    LeaseLost(Option<Duration>),
     /// It runs on, carried on by another call of its holder.
     Resumed,
 }

@@ -26,7 +26,7 @@ impl Renewable for Measured<Lease> {
     }
 
     fn lost(&self, max_hold: Duration) -> SessionError {
-        if self.value.expire_time >= self.value.acquire_time.plus(max_hold) {
+        if self.value.held_for() >= max_hold {
             SessionError::HeldTooLong(max_hold)
         } else {
             SessionError::LeaseLost

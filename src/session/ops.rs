@@ -375,9 +375,7 @@ impl Op for RunOn {
             Renewed::Found(row) if row.live => {
                 Renewal::Renewed(Measured::new(row.lease.clone(), *asked))
             }
-            Renewed::Found(SessionRow { lease, .. })
-                if lease.expire_time >= lease.acquire_time.plus(self.max_hold) =>
-            {
+            Renewed::Found(SessionRow { lease, .. }) if lease.held_for() >= self.max_hold => {
                 Renewal::HeldTooLong
             }
             _ => Renewal::Lost,

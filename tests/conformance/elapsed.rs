@@ -30,6 +30,8 @@ on_both_stores!(
 
 /// How long the holder keeps the session: longer than the lease of the next runs.
 const HELD: Duration = Duration::from_millis(2_500);
+/// How much of that a call that waits spends at the server, at least.
+const MOST_OF_IT: Duration = Duration::from_secs(2);
 
 fn span(span: Option<prost_types::Duration>) -> Duration {
     span.expect("a duration").try_into().unwrap()
@@ -85,7 +87,7 @@ async fn a_lease_that_was_waited_for_counts_from_the_request(mut f: Fixture) {
     let answer = f.client.acquire_session_lease(request.clone()).await.unwrap();
     let lease = granted(answer.into_inner());
     assert_eq!(lease.remaining, seconds(2));
-    assert!(sent.covers(lease.elapsed, lease.remaining) >= HELD - Duration::from_millis(500));
+    assert!(sent.covers(lease.elapsed, lease.remaining) >= MOST_OF_IT);
     // The answer is repeated to a call of its own.
     let sent = Sent::now();
     let answer = f.client.acquire_session_lease(request).await.unwrap();
@@ -113,7 +115,7 @@ async fn a_turn_that_was_waited_for_counts_from_the_request(f: Fixture) {
     for elapsed in
         [sent.covers(turn.elapsed, turn.remaining), sent.covers(lease.elapsed, lease.remaining)]
     {
-        assert!(elapsed >= HELD - Duration::from_millis(500), "{elapsed:?}");
+        assert!(elapsed >= MOST_OF_IT, "{elapsed:?}");
     }
 }
 

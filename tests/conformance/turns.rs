@@ -21,7 +21,7 @@ use crate::{
 
 mod calls;
 mod listed;
-
+mod max_hold;
 
 on_both_stores!(
     a_turn_has_the_event_and_the_session_until_it_is_finished,

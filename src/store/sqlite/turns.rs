@@ -150,7 +150,7 @@ impl TurnStore for Handle {
                     Kept::Done((claim, lease))
                 }
                 Kept::ClaimLost => Kept::ClaimLost,
-                Kept::LeaseLost => Kept::LeaseLost,
+                Kept::LeaseLost(held) => Kept::LeaseLost(held),
                 Kept::Resumed => Kept::Resumed,
             };
             verdicts.push(Verdict::Decided(kept));
@@ -275,7 +275,7 @@ async fn finish_turn(
     let Finish { turn, ending, unless_resumed } = finish;
     let Own { event, claim, session } = match own(batch, turn, now).await? {
         Kept::Done(own) => own,
-        Kept::LeaseLost => return Ok(Kept::LeaseLost),
+        Kept::LeaseLost(held) => return Ok(Kept::LeaseLost(held)),
         Kept::Resumed => return Ok(Kept::Resumed),
         Kept::ClaimLost => {
             let event = find_own(batch, turn, now).await?.map(|event| event.row);
@@ -337,9 +337,13 @@ async fn own<'a>(
     let mut session = None;
     if let Some((key, lease)) = &turn.lease {
         let found = look(batch, &[key], now).await?.pop().flatten();
-        let held = found.filter(|found| found.row.live && found.row.lease.id == *lease);
-        let Some(held) = held else { return Ok(Kept::LeaseLost) };
-        session = Some((key, held));
+        match found.filter(|found| found.row.lease.id == *lease && !found.released) {
+            Some(found) if found.row.live => session = Some((key, found)),
+            ended => {
+                let held = ended.map(|ended| ended.row.lease.held_for());
+                return Ok(Kept::LeaseLost(held));
+            }
+        }
     }
     Ok(Kept::Done(Own { event, claim, session }))
 }

@@ -92,7 +92,7 @@ macro_rules! aliases {
 }
 
 /// Reads what there is to tell of turns that are not in $done: the event, whether the
-/// lease runs, and by $resumed whether another call has carried them on.
+/// lease runs or how long it was held when it ran out, and by $resumed whether another call has carried them on.
 macro_rules! others {
     ($done:literal, $resumed:expr) => {
         concat!(
@@ -101,7 +101,12 @@ SELECT q.ord, false AS done, q.session_id IS NULL OR t.lease_id IS NOT NULL AS h
             event_columns!("e"),
             ", e.request_id = q.request_id AND e.attempt = q.attempt AS own, ",
             $resumed,
-            " AS resumed, ",
+            " AS resumed, (
+        SELECT (EXTRACT(EPOCH FROM o.expires_at - o.acquired_at) * 1000000)::bigint
+        FROM oncegate_sessions o
+        WHERE o.team_id = q.team_id AND o.session_id = q.session_id
+            AND o.lease_id = q.lease_id AND NOT o.released AND o.expires_at <= q.at)
+    AS held_micros, ",
             session_columns!("s", "false", "NULL::uuid[] AS queue"),
             ", false AS given_back
 FROM asked q LEFT JOIN LATERAL (
@@ -163,7 +168,7 @@ pub(in super::super) const FINISH: &str = concat!(
     "
 SELECT d.ord, true AS done, true AS held, q.at, ",
     event_columns!("d"),
-    ", true AS own, false AS resumed, ",
+    ", true AS own, false AS resumed, NULL::bigint AS held_micros, ",
     session_columns!("c", "c.ticket IS NOT NULL", "NULL::uuid[] AS queue"),
     ", c.given_back IS TRUE OR q.session_id IS NULL AS given_back,
     CASE WHEN c.replica <> $7::uuid THEN pg_notify(",
@@ -232,7 +237,7 @@ pub(in super::super) const PROLONG: &str = concat!(
 )
 SELECT c.ord, true AS done, true AS held, q.at, ",
     event_columns!("c"),
-    ", true AS own, false AS resumed, ",
+    ", true AS own, false AS resumed, NULL::bigint AS held_micros, ",
     session_columns!("l", "true", "NULL::uuid[] AS queue"),
     ", false AS given_back
 FROM claims c JOIN asked q USING (ord) LEFT JOIN leases l USING (ord)
@@ -360,6 +365,8 @@ enum Told {
     Own {
         /// Whether its lease runs.
         held: bool,
+        /// If the lease has run out, how long it was held.
+        held_for: Option<Duration>,
         /// Whether another call has carried it on.
         resumed: bool,
     },
@@ -373,7 +380,7 @@ impl Told {
     fn left_alone<T>(self) -> Verdict<Kept<T>> {
         match self {
             Self::Own { resumed: true, .. } => Verdict::Decided(Kept::Resumed),
-            Self::Own { held: false, .. } => Verdict::Decided(Kept::LeaseLost),
+            Self::Own { held: false, held_for, .. } => Verdict::Decided(Kept::LeaseLost(held_for)),
             Self::Own { .. } => Verdict::Again,
             Self::Done | Self::Other => Verdict::Decided(Kept::ClaimLost),
         }
@@ -386,7 +393,12 @@ fn told(row: &PgRow) -> Result<Told, StoreError> {
         Ok(match (done, own) {
             (true, _) => Told::Done,
             (false, Some(true)) => {
-                Told::Own { held: row.try_get("held")?, resumed: row.try_get("resumed")? }
+                let held_micros: Option<i64> = row.try_get("held_micros")?;
+                Told::Own {
+                    held: row.try_get("held")?,
+                    held_for: held_micros.map(|held| Duration::from_micros(held.unsigned_abs())),
+                    resumed: row.try_get("resumed")?,
+                }
             }
             (false, _) => Told::Other,
         })
