@@ -6,6 +6,7 @@
 //! below knows them.
 
 mod admin;
+mod alive;
 mod arriving;
 pub mod codec;
 mod convert;

@@ -10,6 +10,7 @@ use tonic::{Request, Response, Status};
 use tonic_types::StatusExt as _;
 
 use super::{
+    alive::with_signs_of_life,
     convert,
     deadline::Deadline,
     pb::{self, idempotency_service_server::IdempotencyService},
@@ -136,7 +137,8 @@ impl IdempotencyService for Idempotency {
             Ok(event) => Ok(convert::hold_event(&key, event, arrived)),
             Err(error) => Err(Problem::from(error).into()),
         });
-        Ok(Response::new(events.boxed()))
+        let alive = || Ok(convert::hold_alive());
+        Ok(Response::new(with_signs_of_life(events, alive).boxed()))
     }
 
     async fn renew_session_lease(

@@ -8,6 +8,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::{
+    alive::with_signs_of_life,
     convert,
     deadline::Deadline,
     pb::{self, turn_service_server::TurnService},
@@ -86,6 +87,7 @@ impl TurnService for Turning {
             Ok(event) => Ok(convert::run_event(&key, event, arrived)),
             Err(error) => Err(Problem::from(error).into()),
         });
+        let events = with_signs_of_life(events, || Ok(convert::run_alive()));
         // The caller's steps are read beside the events that it is sent. If one is wrong, the call ends with that,
         // and the turn as if nothing had been said. If the call breaks, or is cancelled, this
         // is dropped: tonic answers a cancelled call as a half-closed one, but hyper looks

@@ -36,7 +36,7 @@ pub(super) fn asking() -> HoldSessionLeaseRequest {
 
 /// A lease that a stream keeps.
 pub(super) struct Hold {
-    events: Streaming<HoldSessionLeaseResponse>,
+    pub(super) events: Streaming<HoldSessionLeaseResponse>,
     pub(super) lease: SessionLease,
 }
 
@@ -51,12 +51,20 @@ impl Hold {
 
     /// It is renewed.
     pub(super) async fn renews(&mut self) {
-        let next = timeout(PATIENCE, self.events.message()).await.unwrap().unwrap().unwrap();
-        assert!(matches!(next.news, Some(Held::Renewed(_))), "{next:?}");
+        let renewed = async {
+            loop {
+                match self.events.message().await.unwrap().unwrap().news.unwrap() {
+                    Held::Renewed(_) => return,
+                    Held::Waiting(_) => {}
+                    other => panic!("{other:?}"),
+                }
+            }
+        };
+        timeout(PATIENCE, renewed).await.expect("a renewal");
     }
 
     /// Why nothing more comes.
-    async fn closed(&mut self) -> Status {
+    pub(super) async fn closed(&mut self) -> Status {
         let last = async {
             loop {
                 match self.events.message().await {

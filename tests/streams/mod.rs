@@ -18,6 +18,7 @@ use tonic_types::StatusExt as _;
 
 use crate::harness::{connect, event, seconds, session};
 
+mod alive;
 mod leases;
 mod replicas;
 mod turns;
@@ -81,8 +82,16 @@ impl Run {
     }
 
     async fn renewed(&mut self) {
-        let next = timeout(PATIENCE, self.events.message()).await.unwrap().unwrap().unwrap();
-        assert!(matches!(next.news, Some(News::Renewed(_))), "{next:?}");
+        let renewed = async {
+            loop {
+                match self.events.message().await.unwrap().unwrap().news.unwrap() {
+                    News::Renewed(_) => return,
+                    News::Waiting(_) => {}
+                    other => panic!("{other:?}"),
+                }
+            }
+        };
+        timeout(PATIENCE, renewed).await.expect("a renewal");
     }
 
     /// The last that it is told, renewals aside.
@@ -90,7 +99,7 @@ impl Run {
         let last = async {
             loop {
                 match self.events.message().await?.unwrap().news.unwrap() {
-                    News::Renewed(_) => {}
+                    News::Renewed(_) | News::Waiting(_) | News::Alive(_) => {}
                     last => return Ok(last),
                 }
             }

@@ -133,6 +133,11 @@ pub(in crate::grpc) fn hold_event(
     pb::HoldSessionLeaseResponse { news: Some(news) }
 }
 
+pub(in crate::grpc) fn hold_alive() -> pb::HoldSessionLeaseResponse {
+    let alive = pb::hold_session_lease_response::News::Alive(pb::StreamAlive {});
+    pb::HoldSessionLeaseResponse { news: Some(alive) }
+}
+
 pub(super) fn queued(position: usize) -> pb::LeaseQueued {
     pb::LeaseQueued { position: i32::try_from(position).unwrap_or(i32::MAX) }
 }

@@ -190,3 +190,8 @@ pub(in crate::grpc) fn run_event(
     };
     pb::RunTurnResponse { news: Some(news) }
 }
+
+pub(in crate::grpc) fn run_alive() -> pb::RunTurnResponse {
+    let alive = pb::run_turn_response::News::Alive(pb::StreamAlive {});
+    pb::RunTurnResponse { news: Some(alive) }
+}
