@@ -7,7 +7,7 @@ use tokio::runtime::Handle;
 use crate::{
     domain::{EventKey, EventRow, SessionKey, SessionRow},
     lane::{CallError, Executes, Lane, Op},
-    session::Sessions,
+    session::{Sessions, Streams},
     store::{Connection, Counts, EventFilter, Events, Page, Store, StoreError, Verdict, Work},
     telemetry::Metrics,
 };
@@ -75,6 +75,7 @@ pub struct Author {
 struct Change {
     what: What,
     author: Author,
+    streams: Streams,
 }
 
 #[derive(Clone)]
@@ -110,8 +111,9 @@ impl<S: Connection> Executes<Change> for S {
         let mut verdicts = Vec::with_capacity(changes.len());
         for change in changes {
             let verdict = make(self, &change.what).await;
-            // Here, where nobody's going away can keep it from the log.
+            // Here, where nobody's going away can keep it from the log, or from the streams.
             change.log(&verdict);
+            change.hint(&verdict);
             verdicts.push(verdict?);
         }
         Ok(verdicts)
@@ -133,6 +135,18 @@ async fn make(store: &mut impl Connection, what: &What) -> Result<Verdict<Done>,
 }
 
 impl Change {
+    /// Notifies the streams of this replica that may have lost what they keep.
+    fn hint(&self, verdict: &Result<Verdict<Done>, StoreError>) {
+        match (&self.what, verdict) {
+            (_, Ok(Verdict::Again)) | (What::BindEpic(..), _) => {}
+            (What::ForceRelease(key) | What::Close(key), _) => self.streams.session_changed(key),
+            (_, Ok(Verdict::Decided(Done::Event(EventRow::Claimed(claim))))) => {
+                self.streams.turn_changed(claim.request);
+            }
+            (What::Forget(_), _) => {}
+        }
+    }
+
     fn log(&self, verdict: &Result<Verdict<Done>, StoreError>) {
         let outcome = match verdict {
             // It is tried again.
@@ -247,7 +261,7 @@ impl Admin {
         epic: Option<String>,
         author: Author,
     ) -> Result<(), CallError> {
-        self.changes.call(Change { what: What::BindEpic(key, epic), author }).await.map(drop)
+        self.change(What::BindEpic(key, epic), author).await.map(drop)
     }
 
     /// Ends a session's lease, whoever holds it. Answers whether there was one.
@@ -255,8 +269,7 @@ impl Admin {
     /// # Errors
     /// [`CallError`]; then it is not known whether it has ended.
     pub async fn force_release(&self, key: SessionKey, author: Author) -> Result<bool, CallError> {
-        let what = What::ForceRelease(key.clone());
-        let done = self.changes.call(Change { what, author }).await?;
+        let done = self.change(What::ForceRelease(key.clone()), author).await?;
         // It goes to whoever waits, or they take it within a second.
         let _ = self.sessions.hand_on(key).await;
         Ok(matches!(done, Done::Session))
@@ -268,7 +281,7 @@ impl Admin {
     /// # Errors
     /// [`CallError`]; then it is not known whether it is gone.
     pub async fn close(&self, key: SessionKey, author: Author) -> Result<bool, CallError> {
-        let done = self.changes.call(Change { what: What::Close(key.clone()), author }).await?;
+        let done = self.change(What::Close(key.clone()), author).await?;
         // It goes to whoever waits, or they take it within a second.
         let _ = self.sessions.hand_on(key).await;
         Ok(matches!(done, Done::Session))
@@ -283,10 +296,15 @@ impl Admin {
         key: EventKey,
         author: Author,
     ) -> Result<Option<EventRow>, CallError> {
-        match self.changes.call(Change { what: What::Forget(key), author }).await? {
+        match self.change(What::Forget(key), author).await? {
             Done::Event(event) => Ok(Some(event)),
             Done::Session | Done::Nothing => Ok(None),
         }
+    }
+
+    async fn change(&self, what: What, author: Author) -> Result<Done, CallError> {
+        let streams = self.sessions.streams().clone();
+        self.changes.call(Change { what, author, streams }).await
     }
 }
 

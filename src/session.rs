@@ -33,7 +33,7 @@ pub use keeper::{Events, StreamEvent};
 pub use measured::Measured;
 use ops::{Change, GiveBack, HandOn, Leave, Look, Outcome, Renewal, RunOn, Stand, Take, Told};
 use queue::Queues;
-pub(crate) use streams::{Attendance, Kept, Streams};
+pub(crate) use streams::{Attendance, Concern, Streams};
 use wait::{beat, hear};
 
 /// The most sessions in one batch that locks them. Every advisory lock takes a
@@ -149,7 +149,8 @@ impl Sessions {
         let hand_ons = start_lane(store, runtime, capacity, BATCH, metrics.lane("hand_on"));
         let leaves = start_lane(store, runtime, capacity, BATCH, metrics.lane("leave"));
         let looks = start_lane(store, runtime, capacity, MAX_BATCH, metrics.lane("look_session"));
-        let queues = Arc::new(Queues::new(waiters, metrics.waiters.clone()));
+        let streams = Streams::default();
+        let queues = Arc::new(Queues::new(waiters, metrics.waiters.clone(), streams.clone()));
         let beating = beat(
             store.connection(Work::Short),
             Arc::downgrade(&queues),
@@ -157,8 +158,7 @@ impl Sessions {
             stop.clone(),
         );
         runtime.spawn(beating);
-        runtime.spawn(hear(store.handed(), Arc::downgrade(&queues), stop.clone()));
-        let streams = Streams::default();
+        runtime.spawn(hear(store.hints(), Arc::downgrade(&queues), stop.clone()));
         let of = |worker| {
             let changes = changes.near(worker, runtimes.len());
             let (near, told) = (changes.clone(), Arc::clone(&queues));
@@ -312,11 +312,6 @@ impl Sessions {
     /// Waits until the server is about to end.
     pub(crate) async fn stopping(&self) {
         self.stop.cancelled().await;
-    }
-
-    /// Cancelled when the server is about to end.
-    pub(crate) fn stop_token(&self) -> CancellationToken {
-        self.stop.clone()
     }
 
     /// The streams of this replica.

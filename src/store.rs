@@ -19,7 +19,7 @@ use std::{
 
 use tokio::sync::mpsc;
 
-use crate::domain::{EventKey, EventRow, LeaseId, Mark, Timestamp};
+use crate::domain::{EventKey, EventRow, LeaseId, Mark, RequestId, Timestamp};
 
 mod admin;
 mod fence;
@@ -260,6 +260,19 @@ pub trait Invalidations: Send + Sync + 'static {
     fn now(&self) -> Option<Timestamp>;
 }
 
+/// What another replica notifies. Each may be lost; what they are about, the rows decide.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Hint {
+    /// A lease was handed to a caller that waits.
+    Handed(LeaseId),
+    /// A lease was ended by hand, or a queue has changed, of a session with this lock key.
+    Session(i64),
+    /// The event was forgotten that the turn of this request had claimed.
+    Forgotten(RequestId),
+    /// Hints may have been lost.
+    Any,
+}
+
 /// Events: one row each, until they expire.
 pub trait EventStore {
     /// Marks events, each under all of its names or none. `marks` are sorted by key and
@@ -342,9 +355,8 @@ pub trait Store {
     /// replica that is told before whatever took them is answered.
     fn invalidations(&self) -> Arc<dyn Invalidations>;
 
-    /// Begins to tell which leases other replicas have handed to somebody; hints,
-    /// each of which may be lost. Ends when it is dropped.
-    fn handed(&self) -> mpsc::Receiver<LeaseId>;
+    /// What other replicas notify, until it is dropped.
+    fn hints(&self) -> mpsc::Receiver<Hint>;
 
     /// How many connections are worth having for one kind of writing, at most.
     fn writers(&self, wanted: usize) -> usize;

@@ -9,7 +9,7 @@ use super::{
     AcquireOutcome, Caller, Measured, SessionError, Sessions,
     keeper::{EventSender, Events, Keeper, Renewable, StreamEvent},
     ops::GiveBack,
-    streams::Kept,
+    streams::Concern,
 };
 use crate::{
     domain::{Acquire, Held, Lease, StreamId},
@@ -66,7 +66,12 @@ impl Sessions {
         let Some(_holding) = self.queues.hold() else {
             return events.end(Err(SessionError::QueueFull));
         };
-        let announce = |position| events.send(StreamEvent::Queued(position));
+        // Before the request, so that no change after it is missed.
+        let mut here = self.streams.attend();
+        here.watch(&acquire.key);
+        let announce = |position| {
+            events.send(StreamEvent::Queued(position));
+        };
         let request = self.acquire_telling(&acquire, wait, announce);
         let grant = match events.answer(&caller, wait + limit, request).await {
             None => return,
@@ -77,15 +82,20 @@ impl Sessions {
             Some(Ok(AcquireOutcome::Held(held))) => return events.end(Ok(held)),
             Some(Err(error)) => return events.end(Err(error)),
         };
+        if !grant.is_fresh() {
+            // Others may have queued before this stream began.
+            here.expect_change();
+        }
         let lease = grant.accept();
         events.granted(lease.clone());
         let id = lease.value.id;
+        here.keep(Concern::Lease(id));
         let keeper = Keeper {
             kept: lease,
             events: &events,
-            here: self.streams.attend(Kept::Lease(id)),
-            stop: self.stop.clone(),
-            max_hold: self.max_hold,
+            here,
+            sessions: &self,
+            session: Some((&acquire.key, id)),
         };
         let ending = async {
             tokio::select! {

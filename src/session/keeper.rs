@@ -1,5 +1,5 @@
 //! What streams have in common, whether they keep a lease or a turn: the events that they
-//! report, and the loop that renews what is kept.
+//! report, and the loop that renews what is kept and looks who waits for its session.
 
 use std::{future::Future, pin::pin, time::Duration};
 
@@ -7,10 +7,13 @@ use tokio::{
     sync::mpsc::{self, OwnedPermit, Receiver, Sender},
     time::{Instant, sleep_until, timeout, timeout_at},
 };
-use tokio_util::sync::CancellationToken;
 
-use super::{Attendance, Caller, SessionError};
-use crate::{domain::limits::MAX_WAITERS_PER_SESSION, lane::CallError, store::StoreError};
+use super::{Attendance, Caller, SessionError, Sessions};
+use crate::{
+    domain::{LeaseId, SessionKey, limits::MAX_WAITERS_PER_SESSION},
+    lane::CallError,
+    store::StoreError,
+};
 
 /// How many events a slow reader may leave unread: every position in a queue, and some
 /// renewals. Later events are dropped, except for the grant and the last one.
@@ -23,6 +26,11 @@ const MIN_PAUSE: Duration = Duration::from_millis(50);
 /// clock the lease has ended, but its holder may have renewed it by another call.
 const LATE_RENEWAL: Duration = Duration::from_secs(1);
 
+/// How often a stream looks at its session, at most, however many hints reach it.
+const LOOK_INTERVAL: Duration = Duration::from_millis(100);
+/// How soon it looks again if the store does not answer.
+const LOOK_AGAIN: Duration = Duration::from_secs(1);
+
 /// What a stream reports while it waits for a grant `K`, keeps it, and ends with `L`.
 #[derive(Debug)]
 pub enum StreamEvent<K, L> {
@@ -32,6 +40,8 @@ pub enum StreamEvent<K, L> {
     Granted(K),
     /// It was renewed.
     Renewed(K),
+    /// So many callers wait for the session behind this holder.
+    Waiting(usize),
     /// The last event.
     Last(L),
 }
@@ -56,9 +66,9 @@ impl<K, L> EventSender<K, L> {
         (Self { events, grant, last }, receiver)
     }
 
-    /// Sends an event that a reader can do without.
-    pub(crate) fn send(&self, event: StreamEvent<K, L>) {
-        let _ = self.events.try_send(Ok(event));
+    /// Sends an event that a reader can do without. Returns whether there was room for it.
+    pub(crate) fn send(&self, event: StreamEvent<K, L>) -> bool {
+        self.events.try_send(Ok(event)).is_ok()
     }
 
     pub(crate) fn granted(&mut self, granted: K) {
@@ -112,9 +122,9 @@ pub(crate) struct Keeper<'a, K, L> {
     pub(crate) kept: K,
     pub(crate) events: &'a EventSender<K, L>,
     pub(crate) here: Attendance,
-    /// Cancelled when the server shuts down.
-    pub(crate) stop: CancellationToken,
-    pub(crate) max_hold: Duration,
+    pub(crate) sessions: &'a Sessions,
+    /// The session that is kept, and by which lease.
+    pub(crate) session: Option<(&'a SessionKey, LeaseId)>,
 }
 
 impl<K: Renewable, L> Keeper<'_, K, L> {
@@ -132,15 +142,35 @@ impl<K: Renewable, L> Keeper<'_, K, L> {
     {
         let mut ending = pin!(ending);
         let (mut sent, mut ends) = (Instant::now(), self.kept.ends());
+        let mut waiters = 0;
+        let mut next_look = sent;
         loop {
             let pause = (ends.saturating_duration_since(sent) / 3).max(MIN_PAUSE);
             tokio::select! {
                 biased;
                 ended = &mut ending => return ended,
-                () = self.stop.cancelled() => return Err(SessionError::Draining),
-                // Whether it was, and by which stream, is in the row.
-                () = self.here.replaced() => {}
+                () = self.sessions.stopping() => return Err(SessionError::Draining),
+                // Whether it is lost, and why, the renewal finds out.
+                () = self.here.lost() => {}
                 () = sleep_until((sent + pause).min(ends)) => {}
+                () = self.session_changed(next_look) => {
+                    next_look = Instant::now() + LOOK_INTERVAL;
+                    match self.look(ends).await {
+                        Look::Kept(now) if now == waiters => continue,
+                        Look::Kept(now) => {
+                            if self.events.send(StreamEvent::Waiting(now)) {
+                                waiters = now;
+                            }
+                            continue;
+                        }
+                        Look::Failed => {
+                            next_look = Instant::now() + LOOK_AGAIN;
+                            self.here.expect_change();
+                            continue;
+                        }
+                        Look::Lost => {}
+                    }
+                }
             }
             sent = Instant::now();
             match timeout_at(renewed_by(sent, ends), renew()).await {
@@ -148,18 +178,48 @@ impl<K: Renewable, L> Keeper<'_, K, L> {
                     ends = renewed.ends();
                     self.kept = renewed.clone();
                     self.events.send(StreamEvent::Renewed(renewed));
+                    if waiters > 0 {
+                        // Those on a replica that crashed leave without a hint.
+                        self.here.expect_change();
+                    }
                 }
                 // Retried when a third of the remaining time is over.
                 Ok(Err(SessionError::Call(_))) if Instant::now() < ends => {}
                 // By this clock, which counts from before the store's did, it has ended:
                 // another may have it.
                 Ok(Err(SessionError::Call(_))) | Err(_) => {
-                    return Err(self.kept.lost(self.max_hold));
+                    return Err(self.kept.lost(self.sessions.max_hold));
                 }
                 Ok(Err(error)) => return Err(error),
             }
         }
     }
+
+    /// Waits for a hint that the session may have changed, and until `not_before`.
+    async fn session_changed(&self, not_before: Instant) {
+        sleep_until(not_before).await;
+        self.here.changed().await;
+    }
+
+    /// Reads the session's row, before what is kept `ends`.
+    async fn look(&self, ends: Instant) -> Look {
+        let Some((key, lease)) = self.session else { return Look::Kept(0) };
+        match timeout_at(ends, self.sessions.look(key.clone())).await {
+            Ok(Ok(Some(row))) if row.live && row.lease.id == lease => Look::Kept(row.queue.len()),
+            Ok(Ok(_)) => Look::Lost,
+            Ok(Err(_)) | Err(_) => Look::Failed,
+        }
+    }
+}
+
+/// What a session's row says to the stream that keeps it.
+enum Look {
+    /// It is kept, and so many callers wait for it.
+    Kept(usize),
+    /// It is not kept any more.
+    Lost,
+    /// The store did not answer.
+    Failed,
 }
 
 /// By when a renewal that is sent at `sent` must be answered, of what ends at `ends`.

@@ -17,10 +17,12 @@ use super::{
     Measured,
     grant::{Grant, Grants},
     ops::Leave,
+    streams::Streams,
 };
 use crate::{
     domain::{Lease, LeaseId, SessionKey, SessionRow, limits::MAX_WAITERS_PER_SESSION},
     lane::Lane,
+    store::Hint,
 };
 
 /// The queues of all sessions; an empty one takes no room.
@@ -36,6 +38,8 @@ pub(super) struct Queues {
     slots: Mutex<HashMap<LeaseId, Arc<Slot>>>,
     /// Those who have left, until the store knows.
     leaving: Mutex<HashSet<LeaseId>>,
+    /// The streams of this replica, which report how many wait.
+    streams: Streams,
 }
 
 /// Where somebody who waits is told what they wait for.
@@ -95,7 +99,7 @@ impl Queue {
 }
 
 impl Queues {
-    pub(super) fn new(most: usize, waiters: Gauge) -> Self {
+    pub(super) fn new(most: usize, waiters: Gauge, streams: Streams) -> Self {
         Self {
             by_session: Mutex::default(),
             most: i64::try_from(most).unwrap_or(i64::MAX),
@@ -103,6 +107,7 @@ impl Queues {
             holders: TaskTracker::new(),
             slots: Mutex::default(),
             leaving: Mutex::default(),
+            streams,
         }
     }
 
@@ -120,11 +125,17 @@ impl Queues {
         }
     }
 
-    /// Another replica says that it has handed a lease on: whoever waits for it here
-    /// is to look.
-    pub(super) fn heard(&self, lease: LeaseId) {
-        if let Some(slot) = locked(&self.slots).get(&lease) {
-            slot.tell(News::Heard);
+    /// Follows a hint of another replica.
+    pub(super) fn follow(&self, hint: Hint) {
+        match hint {
+            Hint::Handed(lease) => {
+                if let Some(slot) = locked(&self.slots).get(&lease) {
+                    slot.tell(News::Heard);
+                }
+            }
+            Hint::Session(lock_key) => self.streams.lock_key_changed(lock_key),
+            Hint::Forgotten(request) => self.streams.turn_changed(request),
+            Hint::Any => self.streams.all_changed(),
         }
     }
 
@@ -150,6 +161,7 @@ impl Queues {
         {
             queue.as_of = Some(Instant::now());
         }
+        self.streams.session_changed(key);
     }
 
     /// The store has these places of callers who wait here, as it told when it was
@@ -246,6 +258,7 @@ impl Place {
             }
             queue.moved(Instant::now());
         }
+        self.queues.streams.session_changed(&self.key);
     }
 
     /// The store does not have it.

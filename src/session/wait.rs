@@ -20,7 +20,7 @@ use super::{
 use crate::{
     domain::{Acquire, Decision, Held, LeaseId},
     lane::Lane,
-    store::{Connection, Enqueue, Enqueued},
+    store::{Connection, Enqueue, Enqueued, Hint},
 };
 
 /// The longest that the first in a queue waits before it looks again: how late
@@ -215,14 +215,14 @@ pub(super) async fn beat(
     }
 }
 
-/// Wakes those whom other replicas have handed a lease.
+/// Follows the hints of other replicas.
 pub(super) async fn hear(
-    mut handed: mpsc::Receiver<LeaseId>,
+    mut hints: mpsc::Receiver<Hint>,
     queues: Weak<Queues>,
     stop: CancellationToken,
 ) {
-    while let Some(Some(lease)) = stop.run_until_cancelled(handed.recv()).await {
+    while let Some(Some(hint)) = stop.run_until_cancelled(hints.recv()).await {
         let Some(queues) = queues.upgrade() else { return };
-        queues.heard(lease);
+        queues.follow(hint);
     }
 }

@@ -16,8 +16,7 @@ use tokio::sync::{Mutex, mpsc};
 use tokio_util::task::TaskTracker;
 use uuid::Uuid;
 
-use super::{Clock, Connection, Invalidations, Store, StoreError, Work};
-use crate::domain::LeaseId;
+use super::{Clock, Connection, Hint, Invalidations, Store, StoreError, Work};
 
 /// That two rows have one key, team and `$id`, so that the planner finds the first by it
 /// whatever it thinks of the tables. The team is compared as one of a list, which is of no
@@ -181,7 +180,7 @@ mod channel;
 mod connect;
 mod events;
 mod fence;
-mod handed;
+mod hints;
 mod line;
 mod link;
 mod listener;
@@ -257,7 +256,7 @@ pub const STATEMENTS: &[&str] = &[
     channel::BACKEND,
     channel::GREET,
     namespace::INVALIDATIONS,
-    namespace::HANDED,
+    namespace::HINTS,
     connect::GREETING,
     migrate::PLACE,
     migrate::APPLIED,
@@ -425,12 +424,18 @@ impl Store for Postgres {
         listener::listen(connector, self.timeout, heard, begins, self.links.token())
     }
 
-    fn handed(&self) -> mpsc::Receiver<LeaseId> {
+    fn hints(&self) -> mpsc::Receiver<Hint> {
         if !self.plan.hears_of_leases() {
             return mpsc::channel(1).1;
         }
-        let (connector, begins) = (self.connector.clone(), Arc::clone(&self.begins));
-        handed::listen(connector, self.timeout, begins, self.links.token())
+        let listener = hints::Listener {
+            connector: self.connector.clone(),
+            timeout: self.timeout,
+            locks: self.locks.get().copied().unwrap_or_default(),
+            replica: self.replica,
+            begins: Arc::clone(&self.begins),
+        };
+        listener.listen(self.links.token())
     }
 
     fn writers(&self, wanted: usize) -> usize {

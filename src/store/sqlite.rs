@@ -32,8 +32,8 @@ use tokio_util::task::{TaskTracker, task_tracker::TaskTrackerToken};
 use uuid::Uuid;
 
 use self::file::DatabaseFile;
-use super::{Clock, Connection, Invalidations, Store, StoreError, Work};
-use crate::domain::{LeaseId, Timestamp, limits::CLAIM_MEMORY};
+use super::{Clock, Connection, Hint, Invalidations, Store, StoreError, Work};
+use crate::domain::{Timestamp, limits::CLAIM_MEMORY};
 
 /// Those who wait for the session of `s`, first to last.
 macro_rules! queue {
@@ -218,7 +218,7 @@ impl Store for Sqlite {
     }
 
     /// There is no other replica.
-    fn handed(&self) -> mpsc::Receiver<LeaseId> {
+    fn hints(&self) -> mpsc::Receiver<Hint> {
         mpsc::channel(1).1
     }
 

@@ -31,6 +31,8 @@ pub struct Turn {
 /// been; unless the caller has asked again by then, with the same request id.
 pub struct Grant {
     pub(super) turn: Turn,
+    /// Whether it was granted just now, rather than found by a repetition.
+    pub(super) fresh: bool,
     /// None where it is another's to give it up.
     pub(super) delivery: Option<Arc<Delivery>>,
     /// Of a lease that was waited for.
@@ -38,6 +40,11 @@ pub struct Grant {
 }
 
 impl Grant {
+    /// Whether it was granted just now, rather than found by a repetition.
+    pub(super) const fn is_fresh(&self) -> bool {
+        self.fresh
+    }
+
     /// The turn is on its way to its holder, and no longer given up.
     #[must_use]
     pub fn accept(self) -> Turn {

@@ -123,7 +123,7 @@ impl Op for Change {
                 if *spoke == asker(begin) =>
             {
                 let Measured { value, asked } = outcome;
-                let Begun::Granted { claim, lease, .. } = value else {
+                let Begun::Granted { claim, lease, fresh } = value else {
                     return Verdict::Decided(Told::Begun(Box::new(Err(outcome.clone()))));
                 };
                 if begin.event.contradicts(claim.digest) {
@@ -135,7 +135,8 @@ impl Op for Change {
                 let claim = Measured::new(claim.clone(), *asked);
                 let lease = lease.clone().map(|lease| Measured::new(lease, *asked));
                 let turn = Turn { id, claim, lease };
-                let grant = Grant { turn, delivery: delivery.clone(), lease: None };
+                let (fresh, delivery) = (*fresh, delivery.clone());
+                let grant = Grant { turn, fresh, delivery, lease: None };
                 Verdict::Decided(Told::Begun(Box::new(Ok(grant))))
             }
             (Self::Finish(finish, _), Became::Finished(asked, kept)) if asked == finish => {

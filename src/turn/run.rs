@@ -11,7 +11,7 @@ use tokio::{
 use super::{Turn, TurnOutcome, Turns};
 use crate::{
     domain::{Begin, Ending, EventRow, Finish, Prolong, StreamId},
-    session::{Caller, EventSender, Events, Keeper, Kept, Renewable, SessionError, StreamEvent},
+    session::{Caller, Concern, EventSender, Events, Keeper, Renewable, SessionError, StreamEvent},
 };
 
 /// An event of a stream that waits for a turn and keeps it.
@@ -86,11 +86,24 @@ impl Turns {
         let stream = StreamId::random();
         let (claim_ttl, grace) = (begin.claim_ttl, begin.grace);
         let lease_ttl = begin.session.as_ref().map_or(claim_ttl, |acquire| acquire.ttl);
-        let announce = |position| events.send(StreamEvent::Queued(position));
+        // Before the request, so that no change after it is missed.
+        let mut here = sessions.streams().attend();
+        if let Some(acquire) = &begin.session {
+            here.watch(&acquire.key);
+        }
+        let announce = |position| {
+            events.send(StreamEvent::Queued(position));
+        };
         let request = self.begin_telling(begin.kept_by(stream), wait, announce);
         let turn = match events.answer(&caller, wait + limit, request).await {
             None => return,
-            Some(Ok(TurnOutcome::Granted(grant))) => grant.accept(),
+            Some(Ok(TurnOutcome::Granted(grant))) => {
+                if !grant.is_fresh() {
+                    // Others may have queued before this stream began.
+                    here.expect_change();
+                }
+                grant.accept()
+            }
             Some(Ok(TurnOutcome::Busy(_))) if sessions.is_stopping() => {
                 return events.end(Err(SessionError::Draining));
             }
@@ -99,12 +112,13 @@ impl Turns {
         };
         events.granted(turn.clone());
         let id = turn.id.clone();
+        here.keep(Concern::Turn(id.request));
         let keeper = Keeper {
             kept: turn,
             events: &events,
-            here: sessions.streams().attend(Kept::Turn(id.request, id.attempt)),
-            stop: sessions.stop_token(),
-            max_hold: self.max_hold,
+            here,
+            sessions,
+            session: id.lease.as_ref().map(|(key, lease)| (key, *lease)),
         };
         let ended = keeper
             .keep(how_it_ends(caller, closed, &events, grace), || {

@@ -128,6 +128,7 @@ pub(in crate::grpc) fn hold_event(
         StreamEvent::Queued(position) => News::Queued(queued(position)),
         StreamEvent::Granted(granted) => News::Granted(pb::LeaseGranted { lease: lease(granted) }),
         StreamEvent::Renewed(renewed) => News::Renewed(pb::LeaseRenewed { lease: lease(renewed) }),
+        StreamEvent::Waiting(waiters) => News::Waiting(waiting(waiters)),
         StreamEvent::Last(held) => News::Held(lease_held(held, arrived)),
     };
     pb::HoldSessionLeaseResponse { news: Some(news) }
@@ -136,6 +137,10 @@ pub(in crate::grpc) fn hold_event(
 pub(in crate::grpc) fn hold_alive() -> pb::HoldSessionLeaseResponse {
     let alive = pb::hold_session_lease_response::News::Alive(pb::StreamAlive {});
     pb::HoldSessionLeaseResponse { news: Some(alive) }
+}
+
+pub(super) fn waiting(waiters: usize) -> pb::SessionWaiting {
+    pb::SessionWaiting { waiters: i32::try_from(waiters).unwrap_or(i32::MAX) }
 }
 
 pub(super) fn queued(position: usize) -> pb::LeaseQueued {

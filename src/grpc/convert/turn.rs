@@ -10,7 +10,7 @@ use super::{
     key::{delivery, turn_session},
     length, pb,
     pb::begin_turn_response::Outcome,
-    session::{acquire_of, lease_held, queued, retry_after, session_lease},
+    session::{acquire_of, lease_held, queued, retry_after, session_lease, waiting},
     small, timestamp,
     turn_id::{parse_id, write_id},
 };
@@ -176,6 +176,7 @@ pub(in crate::grpc) fn run_event(
         StreamEvent::Renewed(renewed) => {
             News::Renewed(pb::TurnRenewed { turn: Some(turn(renewed, arrived)) })
         }
+        StreamEvent::Waiting(waiters) => News::Waiting(waiting(waiters)),
         StreamEvent::Last(RunEnd::Instead(outcome)) => match begun(key.clone(), outcome, arrived) {
             Outcome::Granted(granted) => News::Granted(granted),
             Outcome::Duplicate(duplicate) => News::Duplicate(duplicate),

@@ -17,7 +17,7 @@ use crate::{
 
 // $1: the moment, or null for the database's clock. What changes a session does
 // so under its advisory lock, as all that does: $4. Where another has that, the
-// statement answers no row.
+// statement answers no row. $5: the replica that asks; the others are notified.
 
 // What lists takes the page as $2 to $5: the team, or null for all; the team and the id
 // that it comes after; the most rows.
@@ -105,7 +105,9 @@ WITH mine AS MATERIALIZED (
     WHERE s.team_id = $2 AND s.session_id = $3 AND NOT s.released AND s.expires_at > mine.at
     RETURNING 1
 )
-SELECT EXISTS (SELECT FROM ended) AS changed FROM mine
+SELECT EXISTS (SELECT FROM ended) AS changed, ",
+    notify_session!("$4::bigint", "$5"),
+    " FROM mine
 "
 );
 
@@ -142,7 +144,9 @@ WITH mine AS MATERIALIZED (
 ), closed AS (
     SELECT FROM gone UNION ALL SELECT FROM freed
 )
-SELECT EXISTS (SELECT FROM closed) AS changed FROM mine
+SELECT EXISTS (SELECT FROM closed) AS changed, ",
+    notify_session!("$4::bigint", "$5"),
+    " FROM mine
 WHERE EXISTS (SELECT FROM closed)
     OR NOT EXISTS (SELECT FROM oncegate_sessions s WHERE s.team_id = $2 AND s.session_id = $3)
 "
@@ -170,7 +174,10 @@ SELECT clock.at, ",
     ", e.expires_at > clock.at AND e.attempt IS DISTINCT FROM 0 AS listed,
     pg_notify(",
     channel!(),
-    ", '')
+    ", ''),
+    CASE WHEN e.claimed_until IS NOT NULL THEN pg_notify(",
+    hint_channel!(),
+    ", 'e' || e.request_id) END
 FROM gone e, (SELECT COALESCE($1::timestamptz, clock_timestamp()) AS at OFFSET 0) AS clock
 WHERE e.event_id = $3
 "
@@ -292,10 +299,15 @@ impl Link {
         statement: &'static str,
         key: &SessionKey,
     ) -> Result<Verdict<bool>, StoreError> {
-        let (now, lock) = (self.now(), self.locks.session(key));
+        let (now, lock, replica) = (self.now(), self.locks.session(key), self.replica);
         let rows = self
             .fetch_once(|| {
-                sqlx::query(statement).bind(now).bind(&key.team).bind(&key.session).bind(lock)
+                sqlx::query(statement)
+                    .bind(now)
+                    .bind(&key.team)
+                    .bind(&key.session)
+                    .bind(lock)
+                    .bind(replica)
             })
             .await?;
         changed(&rows)

@@ -27,8 +27,10 @@ macro_rules! channel {
     };
 }
 
-/// Where replicas tell each other which leases they have handed to somebody.
-macro_rules! handed_channel {
+/// Where replicas send each other hints. The payload is a lease that was handed to a caller
+/// that waits, as a UUID, which is all that the first versions know; or a letter before
+/// something else (`hints.rs`).
+macro_rules! hint_channel {
     () => {
         own_channel!("oncegate_handed")
     };
@@ -36,7 +38,23 @@ macro_rules! handed_channel {
 
 /// The names of the channels, as a connection has to spell them to listen.
 pub(super) const INVALIDATIONS: &str = concat!("SELECT ", channel!());
-pub(super) const HANDED: &str = concat!("SELECT ", handed_channel!());
+pub(super) const HINTS: &str = concat!("SELECT ", hint_channel!());
+
+/// Hints that the session with the lock key `$lock_key` has changed, to all replicas but
+/// `$replica`.
+macro_rules! notify_session {
+    ($lock_key:literal, $replica:literal) => {
+        concat!(
+            "pg_notify(",
+            hint_channel!(),
+            ", 's' || ",
+            $lock_key,
+            " || ' ' || ",
+            $replica,
+            "::uuid)"
+        )
+    };
+}
 
 /// The advisory locks of one schema.
 #[derive(Debug, Clone, Copy, Default)]
@@ -53,6 +71,11 @@ impl Locks {
 
     pub(super) fn session(self, key: &SessionKey) -> i64 {
         key.lock_key() ^ self.salt
+    }
+
+    /// The lock key of the sessions that have this lock.
+    pub(super) fn lock_key(self, lock: i64) -> i64 {
+        lock ^ self.salt
     }
 
     pub(super) fn sweeper(self) -> i64 {

@@ -122,11 +122,10 @@ impl SessionStore for Link {
     }
 
     async fn leave(&mut self, places: &[(&SessionKey, LeaseId)]) -> Result<Vec<bool>, StoreError> {
-        let teams: Vec<&str> = places.iter().map(|(key, _)| key.team.as_str()).collect();
-        let sessions: Vec<&str> = places.iter().map(|(key, _)| key.session.as_str()).collect();
+        let keys = Keys::of(self.locks, places.iter().map(|(key, _)| *key));
         let leases: Vec<Uuid> = places.iter().map(|(_, lease)| lease.as_uuid()).collect();
-        let rows =
-            self.fetch(|| sqlx::query(LEAVE).bind(&teams).bind(&sessions).bind(&leases)).await?;
+        let replica = self.replica;
+        let rows = self.fetch(|| keys.bind(sqlx::query(LEAVE)).bind(&leases).bind(replica)).await?;
         let mut left = vec![false; places.len()];
         for row in rows {
             *slot(&mut left, row.try_get("ord"))? = true;

@@ -297,7 +297,10 @@ WITH present AS (
     RETURNING lease_id, ticket
 )
 SELECT m.ord, h.ord IS NOT NULL AS held, h.own IS TRUE AS own,
-    COALESCE(p.ticket, w.ticket) AS ticket
+    COALESCE(p.ticket, w.ticket) AS ticket,
+    CASE WHEN p.ticket IS NOT NULL THEN ",
+    notify_session!("m.lock_key", "$11"),
+    " END
 FROM mine m LEFT JOIN held h USING (ord) LEFT JOIN placed p USING (lease_id)
 LEFT JOIN LATERAL (
     SELECT ticket FROM oncegate_waiters t
@@ -403,7 +406,7 @@ SELECT c.ord, c.given_back, clock.at, c.fencing_token, c.lease_id, c.request_id,
             $queue,
             ",
     CASE WHEN c.replica <> $7::uuid THEN pg_notify(",
-            handed_channel!(),
+            hint_channel!(),
             ", c.lease_id::text) END
 FROM changed c, (SELECT COALESCE($1::timestamptz, clock_timestamp()) AS at OFFSET 0) AS clock
 "
@@ -442,17 +445,17 @@ WHERE m.ord NOT IN (
 "
 );
 
-/// Gives places up, and tells which were there.
+/// Gives places up, and tells which were there. $5: the replica that asks.
 pub(in super::super) const LEAVE: &str = concat!(
     "
 DELETE FROM oncegate_waiters w
-USING unnest($1::text[], $2::text[], $3::uuid[]) WITH ORDINALITY
-    AS a (team_id, session_id, lease_id, ord)
+USING unnest($1::text[], $2::text[], $3::bigint[], $4::uuid[]) WITH ORDINALITY
+    AS a (team_id, session_id, lock_key, lease_id, ord)
 WHERE ",
     same_key!("session_id", "w", "a"),
     " AND w.lease_id = a.lease_id
-RETURNING a.ord
-"
+RETURNING a.ord, ",
+    notify_session!("a.lock_key", "$5")
 );
 
 /// Tells that a replica is there until $3, and forgets those who waited on others

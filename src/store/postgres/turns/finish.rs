@@ -172,7 +172,7 @@ SELECT d.ord, true AS done, true AS held, q.at, ",
     session_columns!("c", "c.ticket IS NOT NULL", "NULL::uuid[] AS queue"),
     ", c.given_back IS TRUE OR q.session_id IS NULL AS given_back,
     CASE WHEN c.replica <> $7::uuid THEN pg_notify(",
-    handed_channel!(),
+    hint_channel!(),
     ", c.lease_id::text) END AS notified
 FROM done d JOIN asked q USING (ord) LEFT JOIN changed c USING (ord)
 UNION ALL
