@@ -53,7 +53,8 @@ pub enum SessionError {
     /// The claim has lapsed, or the event was handled otherwise.
     #[error("the claim has lapsed, or another call has processed the event")]
     ClaimLost,
-    /// Another stream, which repeated the request, keeps the lease or the turn.
+    /// Another call, which repeated the request, has its place in the queue or keeps the lease or
+    /// the turn.
     #[error("a newer call with the same request_id replaced this one")]
     StreamReplaced,
     /// The session is bound to other work.
@@ -200,15 +201,17 @@ impl Sessions {
         acquire: &Acquire,
         wait: Duration,
     ) -> Result<AcquireOutcome, SessionError> {
-        self.acquire_telling(acquire, wait, |_| ()).await
+        self.acquire_telling(acquire, wait, &CancellationToken::new(), |_| ()).await
     }
 
     /// [`Sessions::acquire`], which tells by `announce` what place in the queue the
-    /// caller has, from 1, and again whenever that changes.
+    /// caller has, from 1, and again whenever that changes; and which ends the wait, as a
+    /// shutdown does, when `leaving` is cancelled.
     pub(crate) async fn acquire_telling(
         &self,
         acquire: &Acquire,
         wait: Duration,
+        leaving: &CancellationToken,
         announce: impl Fn(usize),
     ) -> Result<AcquireOutcome, SessionError> {
         let until = Instant::now() + wait;
@@ -220,7 +223,7 @@ impl Sessions {
         }
         let outcome = match first {
             Outcome::Held(known) if !wait.is_zero() => {
-                self.queue(acquire, until, known, announce).await?
+                self.queue(acquire, until, known, leaving, announce).await?
             }
             outcome => outcome,
         };

@@ -31,7 +31,7 @@ mod turn;
 
 pub use admin::{AdminStore, Counts, EventFilter, Events, Page, Standing};
 pub use fence::{Fence, FenceStore};
-pub use session::{Changed, Enqueue, Enqueued, Release, Renew, Renewed, SessionStore};
+pub use session::{Changed, Enqueue, Enqueued, PLACE_KEPT, Release, Renew, Renewed, SessionStore};
 pub use turn::{Prolonged, TurnStore, Turned};
 
 /// Why a store could not answer.
@@ -265,6 +265,8 @@ pub trait Invalidations: Send + Sync + 'static {
 pub enum Hint {
     /// A lease was handed to a caller that waits.
     Handed(LeaseId),
+    /// A newer call has taken over the place that was to end in this lease.
+    TakenOver(LeaseId),
     /// A lease was ended by hand, or a queue has changed, of a session with this lock key.
     Session(i64),
     /// The event was forgotten that the turn of this request had claimed.

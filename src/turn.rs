@@ -7,6 +7,7 @@
 use std::{sync::Arc, time::Duration};
 
 use tokio::{runtime::Handle, time::Instant};
+use tokio_util::sync::CancellationToken;
 
 use crate::{
     domain::{
@@ -93,15 +94,17 @@ impl Turns {
     /// [`SessionError::Call`], and then the turn may be granted, which a repetition with
     /// the same request id is told of.
     pub async fn begin(&self, begin: Begin, wait: Duration) -> Result<TurnOutcome, SessionError> {
-        self.begin_telling(begin, wait, |_| ()).await
+        self.begin_telling(begin, wait, &CancellationToken::new(), |_| ()).await
     }
 
     /// [`Turns::begin`], which tells by `announce` what place in the session's queue the
-    /// caller has, from 1, and again whenever that changes.
+    /// caller has, from 1, and again whenever that changes; and which ends the wait, as a
+    /// shutdown does, when `leaving` is cancelled.
     async fn begin_telling(
         &self,
         begin: Begin,
         wait: Duration,
+        leaving: &CancellationToken,
         announce: impl Fn(usize),
     ) -> Result<TurnOutcome, SessionError> {
         let until = Instant::now() + wait;
@@ -116,7 +119,7 @@ impl Turns {
                     Decision::Held(held) if wait.is_zero() && !held.holder.is_empty() => {
                         TurnOutcome::Busy(Measured::new(held, instead.asked))
                     }
-                    _ => self.queue(&begin, acquire, until, announce).await?,
+                    _ => self.queue(&begin, acquire, until, leaving, announce).await?,
                 },
                 _ => self.taken(instead, &begin.event)?,
             },
@@ -137,10 +140,13 @@ impl Turns {
         begin: &Begin,
         acquire: &Acquire,
         until: Instant,
+        leaving: &CancellationToken,
         announce: impl Fn(usize),
     ) -> Result<TurnOutcome, SessionError> {
         let left = until.saturating_duration_since(Instant::now());
-        let lease = match self.turning.sessions.acquire_telling(acquire, left, announce).await? {
+        let acquired =
+            self.turning.sessions.acquire_telling(acquire, left, leaving, announce).await?;
+        let lease = match acquired {
             AcquireOutcome::Granted(lease) => lease,
             AcquireOutcome::Held(held) => return Ok(TurnOutcome::Busy(held)),
         };

@@ -17,6 +17,7 @@ use tonic::{Code, Status};
 use tonic_types::StatusExt as _;
 
 mod places;
+mod repeated;
 
 use crate::{
     harness::{

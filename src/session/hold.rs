@@ -72,11 +72,13 @@ impl Sessions {
         let announce = |position| {
             events.send(StreamEvent::Queued(position));
         };
-        let request = self.acquire_telling(&acquire, wait, announce);
+        let request = self.acquire_telling(&acquire, wait, &caller.leaving, announce);
         let grant = match events.answer(&caller, wait + limit, request).await {
             None => return,
             Some(Ok(AcquireOutcome::Granted(grant))) => grant,
-            Some(Ok(AcquireOutcome::Held(_))) if self.stop.is_cancelled() => {
+            Some(Ok(AcquireOutcome::Held(_)))
+                if self.stop.is_cancelled() || caller.leaving.is_cancelled() =>
+            {
                 return events.end(Err(SessionError::Draining));
             }
             Some(Ok(AcquireOutcome::Held(held))) => return events.end(Ok(held)),

@@ -5,7 +5,7 @@ use std::{future::Future, pin::pin, time::Duration};
 
 use tokio::{
     sync::mpsc::{self, OwnedPermit, Receiver, Sender},
-    time::{Instant, sleep_until, timeout, timeout_at},
+    time::{Instant, sleep, sleep_until, timeout, timeout_at},
 };
 
 use super::{Attendance, Caller, SessionError, Sessions};
@@ -30,6 +30,10 @@ const LATE_RENEWAL: Duration = Duration::from_secs(1);
 const LOOK_INTERVAL: Duration = Duration::from_millis(100);
 /// How soon it looks again if the store does not answer.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
+
+/// How long a request may look for a grant that has just come, and keep its place otherwise, once
+/// the server ends the connection.
+const LEAVING_LOOK: Duration = Duration::from_millis(200);
 
 /// What a stream reports while it waits for a grant `K`, keeps it, and ends with `L`.
 #[derive(Debug)]
@@ -90,7 +94,8 @@ impl<K, L> EventSender<K, L> {
     }
 
     /// The answer to `request`, within `limit`; none if the stream has broken. The request is
-    /// dropped, which withdraws it, if the stream breaks or the server ends the connection.
+    /// dropped, which withdraws it, if the stream breaks; or if the server ends the connection,
+    /// and it has not ended by itself soon after.
     pub(crate) async fn answer<T>(
         &self,
         caller: &Caller,
@@ -99,7 +104,10 @@ impl<K, L> EventSender<K, L> {
     ) -> Option<Result<T, SessionError>> {
         tokio::select! {
             () = self.closed() => None,
-            () = caller.leaving.cancelled() => Some(Err(SessionError::Draining)),
+            () = async {
+                caller.leaving.cancelled().await;
+                sleep(LEAVING_LOOK).await;
+            } => Some(Err(SessionError::Draining)),
             answer = timeout(limit, request) => Some(answer.unwrap_or_else(|_| {
                 Err(CallError::from(StoreError::unavailable("timed out waiting for the answer")).into())
             })),

@@ -229,14 +229,17 @@ impl Op for Stand {
             // One place at a time.
             return Verdict::Again;
         }
-        if matches!(enqueued, Enqueued::Waits(_) | Enqueued::Given)
+        if let Enqueued::TookOver(_, earlier) = enqueued {
+            self.queues.taken_over(*earlier);
+        }
+        if matches!(enqueued, Enqueued::Waits(_) | Enqueued::TookOver(..) | Enqueued::Given)
             && !self.queues.is_wanted(*lease)
         {
             // Whoever asked has gone, and may have left before the place was there; by
             // now the lease may have been given.
             let (key, queues) = (self.key().clone(), Arc::clone(&self.queues));
             let grants = Some(Arc::clone(&self.grants));
-            let _ = self.leaves.post(Leave { key, lease: *lease, queues, grants });
+            let _ = self.leaves.post(Leave { key, lease: *lease, keep: false, queues, grants });
         }
         Verdict::Decided(*enqueued)
     }
@@ -299,6 +302,8 @@ impl<S: Connection> Executes<HandOn> for S {
 pub(super) struct Leave {
     pub(super) key: SessionKey,
     pub(super) lease: LeaseId,
+    /// Whether it is kept for a call that repeats the request.
+    pub(super) keep: bool,
     pub(super) queues: Arc<Queues>,
     /// Gives back the lease, if it had been given by then; none for a place that was
     /// found without anybody there.
@@ -330,8 +335,17 @@ impl Op for Leave {
 
 impl<S: Connection> Executes<Leave> for S {
     async fn execute(&mut self, asked: &[&Leave]) -> Result<Vec<Verdict<bool>>, StoreError> {
-        let places: Vec<_> = asked.iter().map(|leave| (&leave.key, leave.lease)).collect();
-        Ok(self.leave(&places).await?.into_iter().map(Verdict::Decided).collect())
+        let places = |keep| {
+            let places = asked.iter().filter(move |leave| leave.keep == keep);
+            places.map(|leave| (&leave.key, leave.lease)).collect::<Vec<_>>()
+        };
+        let (leaving, kept) = (places(false), places(true));
+        let leaving = if leaving.is_empty() { Vec::new() } else { self.leave(&leaving).await? };
+        let kept = if kept.is_empty() { Vec::new() } else { self.keep_places(&kept).await? };
+        let (mut leaving, mut kept) = (leaving.into_iter(), kept.into_iter());
+        let was_there = |leave: &&Leave| if leave.keep { kept.next() } else { leaving.next() };
+        // Where the store answered for fewer, so does this.
+        Ok(asked.iter().map_while(was_there).map(Verdict::Decided).collect())
     }
 }
 

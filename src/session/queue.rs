@@ -133,9 +133,17 @@ impl Queues {
                     slot.tell(News::Heard);
                 }
             }
+            Hint::TakenOver(lease) => self.taken_over(lease),
             Hint::Session(lock_key) => self.streams.lock_key_changed(lock_key),
             Hint::Forgotten(request) => self.streams.turn_changed(request),
             Hint::Any => self.streams.all_changed(),
+        }
+    }
+
+    /// A newer call may have taken over the place that was to end in `lease`.
+    pub(super) fn taken_over(&self, lease: LeaseId) {
+        if let Some(slot) = locked(&self.slots).get(&lease) {
+            slot.tell(News::Lost);
         }
     }
 
@@ -180,7 +188,9 @@ impl Queues {
                 slot.tell(News::Lost);
             }
         }
-        places.into_iter().filter(|(_, lease)| !slots.contains_key(lease)).collect()
+        let leaving = locked(&self.leaving);
+        let is_nobodys = |lease: &LeaseId| !slots.contains_key(lease) && !leaving.contains(lease);
+        places.into_iter().filter(|(_, lease)| is_nobodys(lease)).collect()
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<SessionKey, Queue>> {
@@ -222,6 +232,7 @@ impl Queues {
             lease,
             ticket: None,
             may_be_stored: true,
+            is_kept: false,
             moved: queue.moved.subscribe(),
             slot,
             queues: Arc::clone(self),
@@ -239,6 +250,8 @@ pub(super) struct Place {
     ticket: Option<i64>,
     /// Whether the store may have it in its queue, or have given the lease.
     may_be_stored: bool,
+    /// Whether it is kept, once it is left, for a call that repeats the request.
+    is_kept: bool,
     moved: watch::Receiver<()>,
     slot: Arc<Slot>,
     queues: Arc<Queues>,
@@ -247,18 +260,28 @@ pub(super) struct Place {
 }
 
 impl Place {
-    /// The store has it in its queue.
-    pub(super) fn stand(&mut self, ticket: i64) {
+    /// The store has it in its queue: at the end, or where an earlier call was.
+    pub(super) fn stand(&mut self, ticket: i64, is_last: bool) {
         self.ticket = Some(ticket);
         locked(&self.slot.state).since = Some(Instant::now());
         if let Some(queue) = self.queues.lock().get_mut(&self.key) {
             queue.tickets.insert(ticket);
-            if !queue.order.contains(&self.lease) {
+            if is_last && !queue.order.contains(&self.lease) {
                 queue.order.push(self.lease);
             }
             queue.moved(Instant::now());
         }
         self.queues.streams.session_changed(&self.key);
+    }
+
+    /// The lease that it is to end in.
+    pub(super) const fn lease(&self) -> LeaseId {
+        self.lease
+    }
+
+    /// The server ends the wait: it is kept for a call that repeats the request.
+    pub(super) fn keep(&mut self) {
+        self.is_kept = true;
     }
 
     /// The store does not have it.
@@ -308,6 +331,9 @@ fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 impl Drop for Place {
     fn drop(&mut self) {
+        if self.may_be_stored {
+            locked(&self.queues.leaving).insert(self.lease);
+        }
         locked(&self.queues.slots).remove(&self.lease);
         let mut queues = self.queues.lock();
         self.queues.waiters.dec();
@@ -326,9 +352,8 @@ impl Drop for Place {
         drop(queues);
         if self.may_be_stored {
             let (key, lease, queues) = (self.key.clone(), self.lease, Arc::clone(&self.queues));
-            locked(&self.queues.leaving).insert(lease);
-            let grants = Some(Arc::clone(&self.grants));
-            if self.leaves.post(Leave { key, lease, queues, grants }).is_err() {
+            let (keep, grants) = (self.is_kept, Some(Arc::clone(&self.grants)));
+            if self.leaves.post(Leave { key, lease, keep, queues, grants }).is_err() {
                 self.queues.left(&self.key, lease);
                 tracing::warn!(
                     "lane is full; the next heartbeat removes a departed waiter from its queue"

@@ -46,20 +46,28 @@ impl Sessions {
         acquire: &Acquire,
         until: Instant,
         mut known: Measured<Held>,
+        leaving: &CancellationToken,
         announce: impl Fn(usize),
     ) -> Result<Outcome, SessionError> {
+        // A call takes over its request's place once. If it loses that, a newer call has it.
+        let mut takes_over = true;
         loop {
             let (lease, grants) = (LeaseId::random(), &self.grants);
             let place = self.queues.join(&acquire.key, lease, &self.leaves, grants);
             let mut place = place.ok_or(SessionError::QueueFull)?;
-            let enqueue = Enqueue { acquire: acquire.clone(), lease };
+            let enqueue = Enqueue { acquire: acquire.clone(), lease, takes_over };
             let (queues, leaves) = (Arc::clone(&self.queues), self.leaves.clone());
             let grants = Arc::clone(grants);
             let stand = Stand { enqueue, queues, leaves, grants };
-            let ticket = match self.stands.call(stand).await? {
-                Enqueued::Waits(ticket) => ticket,
+            let (ticket, is_last) = match self.stands.call(stand).await? {
+                Enqueued::Waits(ticket) => (ticket, true),
+                Enqueued::TookOver(ticket, _) => (ticket, false),
                 // It looks before all others.
-                Enqueued::Given => i64::MIN,
+                Enqueued::Given => (i64::MIN, true),
+                Enqueued::Replaced => {
+                    place.forget();
+                    return Err(SessionError::StreamReplaced);
+                }
                 Enqueued::Full => {
                     place.forget();
                     return Err(SessionError::QueueFull);
@@ -73,26 +81,27 @@ impl Sessions {
                     continue;
                 }
             };
-            place.stand(ticket);
-            if let Some(outcome) =
-                self.wait_in(place, lease, acquire, until, &mut known, &announce).await?
-            {
+            place.stand(ticket, is_last);
+            let outcome =
+                self.wait_in(place, acquire, until, &mut known, leaving, &announce).await?;
+            if let Some(outcome) = outcome {
                 return Ok(outcome);
             }
+            takes_over = false;
         }
     }
 
     /// Waits in a place. None when the store has lost it.
     async fn wait_in(
         &self,
-        place: Place,
-        lease: LeaseId,
+        mut place: Place,
         acquire: &Acquire,
         until: Instant,
         known: &mut Measured<Held>,
+        leaving: &CancellationToken,
         announce: &impl Fn(usize),
     ) -> Result<Option<Outcome>, SessionError> {
-        let key = &acquire.key;
+        let (key, lease) = (&acquire.key, place.lease());
         let mut moved = place.moved();
         let mut announced = 0;
         // The first on each replica looks after the session for all, and the first to
@@ -116,7 +125,10 @@ impl Sessions {
                 },
                 () = sleep_until(due), if is_first && due < until => Why::Due,
                 () = sleep_until(until) => Why::End,
-                () = self.stop.cancelled() => Why::End,
+                () = until_either(&self.stop, leaving) => {
+                    place.keep();
+                    Why::End
+                }
                 _ = moved.changed() => continue,
             };
             let asked = Instant::now();
@@ -173,6 +185,14 @@ impl Sessions {
     }
 }
 
+/// Waits until one of two is cancelled.
+async fn until_either(one: &CancellationToken, other: &CancellationToken) {
+    tokio::select! {
+        () = one.cancelled() => {}
+        () = other.cancelled() => {}
+    }
+}
+
 /// Why somebody who waits looks how the session stands.
 #[derive(Clone, Copy, PartialEq)]
 enum Why {
@@ -207,7 +227,7 @@ pub(super) async fn beat(
                 for (key, lease) in queues.compare(places, asked) {
                     let queues = Arc::clone(&queues);
                     // Should there be no room, there is next time.
-                    let _ = leaves.post(Leave { key, lease, queues, grants: None });
+                    let _ = leaves.post(Leave { key, lease, keep: false, queues, grants: None });
                 }
             }
             Err(error) => tracing::debug!(%error, "replica heartbeat failed; retrying"),

@@ -221,6 +221,7 @@ pub const STATEMENTS: &[&str] = &[
     sessions::ENQUEUE,
     sessions::GIVE_BACK,
     sessions::HAND_ON,
+    sessions::KEEP,
     sessions::LEAVE,
     sessions::BEAT,
     sessions::RENEW,

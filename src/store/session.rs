@@ -5,6 +5,10 @@ use std::{future::Future, time::Duration};
 use super::{StoreError, Verdict};
 use crate::domain::{Acquire, Acquired, LeaseId, SessionKey, SessionRow, StreamId, Ttl};
 
+/// How long a place in a queue is kept for the next call with the same request, once its replica
+/// has left.
+pub const PLACE_KEPT: Duration = Duration::from_secs(10);
+
 /// Asks to let a lease run on.
 #[derive(Debug, Clone)]
 pub struct Renew {
@@ -48,6 +52,9 @@ pub struct Enqueue {
     pub acquire: Acquire,
     /// The lease that is to be given.
     pub lease: LeaseId,
+    /// Take the place that an earlier call with the same request has or had on a replica, rather
+    /// than one at the end.
+    pub takes_over: bool,
 }
 
 /// What became of an [`Enqueue`].
@@ -55,6 +62,11 @@ pub struct Enqueue {
 pub enum Enqueued {
     /// The caller has a place: whoever has a lower ticket is before it.
     Waits(i64),
+    /// It has the place of an earlier call with the same request, which was to be given this
+    /// lease.
+    TookOver(i64, LeaseId),
+    /// A newer call with the same request has its place.
+    Replaced,
     /// The lease has come since, of a place that an earlier run took.
     Given,
     /// The session is there for the taking.
@@ -121,6 +133,17 @@ pub trait SessionStore {
     /// # Errors
     /// [`StoreError`]; then no place is known to be given up.
     fn leave(
+        &mut self,
+        places: &[(&SessionKey, LeaseId)],
+    ) -> impl Future<Output = Result<Vec<bool>, StoreError>> + Send;
+
+    /// Leaves the places that were to end in these leases behind, as the server shuts down: for
+    /// [`PLACE_KEPT`] the next call with the same request takes each up again, and meanwhile it
+    /// is passed over. Answers whether each was there, as [`SessionStore::leave`] does.
+    ///
+    /// # Errors
+    /// [`StoreError`]; then no place is known to be kept.
+    fn keep_places(
         &mut self,
         places: &[(&SessionKey, LeaseId)],
     ) -> impl Future<Output = Result<Vec<bool>, StoreError>> + Send;

@@ -41,7 +41,7 @@ macro_rules! queue {
         "CASE WHEN s.waiting THEN (
         SELECT json_group_array(lease_id) FROM (
             SELECT w.lease_id FROM oncegate_waiters AS w
-            WHERE w.team_id = s.team_id AND w.session_id = s.session_id
+            WHERE w.team_id = s.team_id AND w.session_id = s.session_id AND w.left_at IS NULL
             ORDER BY w.ticket)) END AS queue"
     };
 }
@@ -84,7 +84,12 @@ pub const STATEMENTS: &[&str] = &[
     sessions::ANYBODY,
     sessions::LEAVE,
     sessions::PLACES,
-    sessions::FORGET_ALL,
+    sessions::EARLIER,
+    sessions::TAKE_OVER,
+    sessions::KEEP,
+    sessions::KEEP_ALL,
+    sessions::FORGET,
+    sessions::NOBODY_WAITS,
     turns::EVENT,
     turns::CLAIM,
     turns::REPEAT,
@@ -173,14 +178,13 @@ impl Sqlite {
         self.take_up(&mut writer).await
     }
 
-    /// Takes up the file where the process before this one left it: callers that waited
-    /// there have gone with it, and the clock goes on from what it last wrote.
+    /// Takes up the file where the process before this one left it: the clock goes on from what
+    /// that last wrote, and the places of callers that waited there are kept for a while.
     async fn take_up(&self, writer: &mut SqliteConnection) -> Result<(), StoreError> {
-        writer.execute(sessions::FORGET_ALL).await.map_err(classify)?;
         let memory = i64::try_from(CLAIM_MEMORY.as_micros()).map_err(StoreError::fault)?;
-        let seen = sqlx::query_scalar(clock::SEEN).bind(memory).fetch_one(writer).await;
+        let seen = sqlx::query_scalar(clock::SEEN).bind(memory).fetch_one(&mut *writer).await;
         self.marks.clock.begin_at(Timestamp::from_micros(seen.map_err(classify)?));
-        Ok(())
+        sessions::keep_all(writer, self.marks.clock.now()).await
     }
 }
 

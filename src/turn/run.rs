@@ -94,7 +94,8 @@ impl Turns {
         let announce = |position| {
             events.send(StreamEvent::Queued(position));
         };
-        let request = self.begin_telling(begin.kept_by(stream), wait, announce);
+        let leaving = caller.leaving.clone();
+        let request = self.begin_telling(begin.kept_by(stream), wait, &leaving, announce);
         let turn = match events.answer(&caller, wait + limit, request).await {
             None => return,
             Some(Ok(TurnOutcome::Granted(grant))) => {
@@ -104,7 +105,7 @@ impl Turns {
                 }
                 grant.accept()
             }
-            Some(Ok(TurnOutcome::Busy(_))) if sessions.is_stopping() => {
+            Some(Ok(TurnOutcome::Busy(_))) if sessions.is_stopping() || leaving.is_cancelled() => {
                 return events.end(Err(SessionError::Draining));
             }
             Some(Ok(instead)) => return events.end(Ok(RunEnd::Instead(instead))),

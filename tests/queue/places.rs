@@ -234,7 +234,7 @@ async fn a_place_that_has_been_served_is_not_taken_again() {
     let lease = take(&mut holder, acquire("T1", "s", "holder")).await;
     let store = Postgres::new(&url, Duration::from_secs(5), Clock::Store).unwrap();
     let mut store = store.connection(Work::Short);
-    let enqueue = Enqueue { acquire: wish(), lease: LeaseId::random() };
+    let enqueue = Enqueue { acquire: wish(), lease: LeaseId::random(), takes_over: true };
     let placed = store.enqueue(&[&enqueue]).await.unwrap();
     let [Verdict::Decided(Enqueued::Waits(_))] = placed[..] else { panic!("{placed:?}") };
     let again = store.enqueue(&[&enqueue]).await.unwrap();
@@ -242,7 +242,7 @@ async fn a_place_that_has_been_served_is_not_taken_again() {
     give_back(&mut holder, &lease).await;
     let again = store.enqueue(&[&enqueue]).await.unwrap();
     assert_eq!(again, [Verdict::Decided(Enqueued::Given)]);
-    let Enqueue { acquire: Acquire { key, .. }, lease } = enqueue;
+    let Enqueue { acquire: Acquire { key, .. }, lease, .. } = enqueue;
     let release = Release { key: key.clone(), lease, unless_resumed: None };
     let changed = store.change(&[], &[&release]).await.unwrap();
     assert_eq!(changed.ended, [Verdict::Decided(true)]);

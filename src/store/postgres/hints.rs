@@ -102,6 +102,7 @@ impl Listener {
                 let lock_key = self.locks.lock_key(lock.parse().ok()?);
                 (!is_own).then_some(Hint::Session(lock_key))
             }
+            "t" => Some(Hint::TakenOver(LeaseId::from_uuid(Uuid::try_parse(about).ok()?))),
             "e" => Some(Hint::Forgotten(RequestId::from_uuid(Uuid::try_parse(about).ok()?))),
             _ => None,
         }

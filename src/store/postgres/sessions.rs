@@ -24,7 +24,8 @@ use crate::{
         limits::MAX_WAITERS_PER_SESSION,
     },
     store::{
-        Changed, Enqueue, Enqueued, Release, Renew, Renewed, SessionStore, StoreError, Verdict,
+        Changed, Enqueue, Enqueued, PLACE_KEPT, Release, Renew, Renewed, SessionStore, StoreError,
+        Verdict,
     },
 };
 
@@ -35,7 +36,7 @@ pub(super) mod sql;
 use acquire::{Asked, Places};
 use release::unless_resumed;
 pub(super) use sql::{
-    ACQUIRE, BEAT, END, ENQUEUE, GIVE_BACK, HAND_ON, LEAVE, LOOK, RELEASE, RENEW, TAKE,
+    ACQUIRE, BEAT, END, ENQUEUE, GIVE_BACK, HAND_ON, KEEP, LEAVE, LOOK, RELEASE, RENEW, TAKE,
     TAKE_AND_END,
 };
 
@@ -75,6 +76,7 @@ impl SessionStore for Link {
             asked.iter().map(|enqueue| (&enqueue.acquire, enqueue.lease.as_uuid())).collect();
         let arrays = acquire::Arrays::of(self.locks, &wanted);
         let most = i64::try_from(MAX_WAITERS_PER_SESSION).map_err(StoreError::fault)?;
+        let takes_over: Vec<bool> = asked.iter().map(|enqueue| enqueue.takes_over).collect();
         let (now, replica) = (self.now(), self.replica);
         let rows = self
             .fetch(|| {
@@ -83,16 +85,23 @@ impl SessionStore for Link {
                     .bind(replica)
                     .bind(interval(PRESENCE))
                     .bind(most)
+                    .bind(&takes_over)
+                    .bind(interval(PLACE_KEPT))
             })
             .await?;
         let mut verdicts = vec![Verdict::Again; asked.len()];
         for row in rows {
             let read = || {
-                Ok(match (row.try_get("ticket")?, row.try_get("own")?, row.try_get("held")?) {
-                    (Some(ticket), ..) => Enqueued::Waits(ticket),
-                    (None, true, _) => Enqueued::Given,
-                    (None, false, true) => Enqueued::Full,
-                    (None, false, false) => Enqueued::Free,
+                let earlier: Option<Uuid> = row.try_get("earlier")?;
+                let earlier = earlier.map(LeaseId::from_uuid);
+                let (own, held) = (row.try_get("own")?, row.try_get("held")?);
+                Ok(match (row.try_get("ticket")?, earlier, own, held) {
+                    (Some(ticket), Some(earlier), ..) => Enqueued::TookOver(ticket, earlier),
+                    (Some(ticket), None, ..) => Enqueued::Waits(ticket),
+                    (None, Some(_), ..) => Enqueued::Replaced,
+                    (None, None, true, _) => Enqueued::Given,
+                    (None, None, false, true) => Enqueued::Full,
+                    (None, None, false, false) => Enqueued::Free,
                 })
             };
             let enqueued = read().map_err(|error: sqlx::Error| StoreError::fault(error))?;
@@ -122,15 +131,17 @@ impl SessionStore for Link {
     }
 
     async fn leave(&mut self, places: &[(&SessionKey, LeaseId)]) -> Result<Vec<bool>, StoreError> {
-        let keys = Keys::of(self.locks, places.iter().map(|(key, _)| *key));
-        let leases: Vec<Uuid> = places.iter().map(|(_, lease)| lease.as_uuid()).collect();
-        let replica = self.replica;
-        let rows = self.fetch(|| keys.bind(sqlx::query(LEAVE)).bind(&leases).bind(replica)).await?;
-        let mut left = vec![false; places.len()];
-        for row in rows {
-            *slot(&mut left, row.try_get("ord"))? = true;
-        }
-        Ok(left)
+        let (left, replica) = (release::Left::of(self.locks, places), self.replica);
+        left.found(self.fetch(|| left.bind(sqlx::query(LEAVE)).bind(replica)).await?)
+    }
+
+    async fn keep_places(
+        &mut self,
+        places: &[(&SessionKey, LeaseId)],
+    ) -> Result<Vec<bool>, StoreError> {
+        let (now, replica) = (self.now(), self.replica);
+        let left = release::Left::of(self.locks, places);
+        left.found(self.fetch(|| left.bind(sqlx::query(KEEP)).bind(replica).bind(now)).await?)
     }
 
     async fn beat(&mut self) -> Result<Vec<(SessionKey, LeaseId)>, StoreError> {

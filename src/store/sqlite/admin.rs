@@ -79,7 +79,8 @@ SELECT count(*) FILTER (WHERE expires_at > $1) AS events,
     (SELECT count(*) FROM oncegate_sessions WHERE $2 IS NULL OR team_id = $2) AS sessions,
     (SELECT count(*) FROM oncegate_sessions
         WHERE ($2 IS NULL OR team_id = $2) AND NOT released AND expires_at > $1) AS held_sessions,
-    (SELECT count(*) FROM oncegate_waiters WHERE $2 IS NULL OR team_id = $2) AS waiters
+    (SELECT count(*) FROM oncegate_waiters
+        WHERE ($2 IS NULL OR team_id = $2) AND left_at IS NULL) AS waiters
 FROM processed_events
 WHERE ($2 IS NULL OR team_id = $2) AND (names IS NULL OR names ->> 0 = event_id)
 ";

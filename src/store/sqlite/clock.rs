@@ -17,7 +17,8 @@ SELECT max(
         ELSE expires_at - COALESCE(ttl_micros, expires_at - acquired_at) END))
         FROM oncegate_sessions), 0),
     COALESCE((SELECT max(CASE WHEN claimed_until IS NULL THEN processed_at
-        ELSE max(processed_at, expires_at - $1) END) FROM processed_events), 0))
+        ELSE max(processed_at, expires_at - $1) END) FROM processed_events), 0),
+    COALESCE((SELECT max(left_at) FROM oncegate_waiters), 0))
 ";
 
 /// Shows the machine's time of day; but it goes on by the machine's monotonic clock from the

@@ -13,7 +13,8 @@ use crate::{
         SessionKey, SessionRow, StreamId, Timestamp, Ttl, limits::MAX_WAITERS_PER_SESSION,
     },
     store::{
-        Changed, Enqueue, Enqueued, Release, Renew, Renewed, SessionStore, StoreError, Verdict,
+        Changed, Enqueue, Enqueued, PLACE_KEPT, Release, Renew, Renewed, SessionStore, StoreError,
+        Verdict,
     },
 };
 
@@ -46,7 +47,9 @@ pub(super) const ENQUEUE: &str = "
 INSERT INTO oncegate_waiters (team_id, session_id, lease_id, request_id,
     holder, labels, epic_id, ttl_micros)
 SELECT $1, $2, $4, $5, $6, $7, $8, $9
-WHERE (SELECT count(*) FROM oncegate_waiters WHERE team_id = $1 AND session_id = $2) < $3
+WHERE (
+    SELECT count(*) FROM oncegate_waiters
+    WHERE team_id = $1 AND session_id = $2 AND left_at IS NULL) < $3
 RETURNING ticket
 ";
 
@@ -55,13 +58,15 @@ pub(super) const NEXT: &str = "
 DELETE FROM oncegate_waiters
 WHERE ticket = (
     SELECT min(ticket) FROM oncegate_waiters
-    WHERE team_id = $1 AND session_id = $2
+    WHERE team_id = $1 AND session_id = $2 AND left_at IS NULL
         AND (epic_id IS NULL OR $3 IS NULL OR epic_id = $3))
 RETURNING lease_id, request_id, holder, labels, epic_id, ttl_micros
 ";
 
 pub(super) const ANYBODY: &str = "
-SELECT EXISTS (SELECT 1 FROM oncegate_waiters WHERE team_id = $1 AND session_id = $2)
+SELECT EXISTS (
+    SELECT 1 FROM oncegate_waiters
+    WHERE team_id = $1 AND session_id = $2 AND left_at IS NULL)
 ";
 
 /// $1: a JSON array of team, session and lease.
@@ -72,14 +77,37 @@ RETURNING lease_id
 ";
 
 pub(super) const PLACES: &str = "
-SELECT team_id, session_id, lease_id FROM oncegate_waiters
+SELECT team_id, session_id, lease_id FROM oncegate_waiters WHERE left_at IS NULL
 ";
 
-/// Those who waited when the process before this one ended.
-pub(super) const FORGET_ALL: &str = "
-DELETE FROM oncegate_waiters;
-UPDATE oncegate_sessions SET waiting = 0 WHERE waiting
+/// The place of an earlier call with the same request, $3.
+pub(super) const EARLIER: &str = "
+SELECT ticket, lease_id FROM oncegate_waiters
+WHERE team_id = $1 AND session_id = $2 AND request_id = $3 ORDER BY ticket LIMIT 1
 ";
+
+/// $1: the ticket.
+pub(super) const TAKE_OVER: &str = "
+UPDATE oncegate_waiters
+SET lease_id = $2, holder = $3, labels = $4, epic_id = $5, ttl_micros = $6, left_at = NULL
+WHERE ticket = $1
+";
+
+/// $1: as in [`LEAVE`]. $2: the moment.
+pub(super) const KEEP: &str = "
+UPDATE oncegate_waiters SET left_at = $2 WHERE (team_id, session_id, lease_id) IN (
+    SELECT value ->> 0, value ->> 1, value ->> 2 FROM json_each($1))
+RETURNING lease_id
+";
+
+/// The places of callers that waited when the process before this one crashed. $1: the moment.
+pub(super) const KEEP_ALL: &str = "UPDATE oncegate_waiters SET left_at = $1 WHERE left_at IS NULL";
+
+/// Places that have been left for long enough, at $1.
+pub(super) const FORGET: &str = "DELETE FROM oncegate_waiters WHERE left_at <= $1";
+
+/// Nobody waits yet in this process.
+pub(super) const NOBODY_WAITS: &str = "UPDATE oncegate_sessions SET waiting = 0 WHERE waiting";
 
 /// A row as it is stored.
 #[derive(Clone)]
@@ -157,6 +185,7 @@ impl SessionStore for Handle {
         let mut writer = self.writer.lock().await;
         let mut batch = begin(&mut writer).await?;
         let now = self.now();
+        forget(&mut batch, now).await?;
         let mut answers = Vec::with_capacity(asked.len());
         let mut changed = Vec::new();
         for (row, enqueue) in look(&mut batch, &keys, now).await?.into_iter().zip(asked) {
@@ -164,22 +193,8 @@ impl SessionStore for Handle {
                 answers.push(Verdict::Decided(Enqueued::Free));
                 continue;
             };
-            let Acquire { key, holder, request, ttl, epic, labels, .. } = &enqueue.acquire;
-            let placed = sqlx::query(ENQUEUE)
-                .bind(&key.team)
-                .bind(&key.session)
-                .bind(i64::try_from(MAX_WAITERS_PER_SESSION).map_err(StoreError::fault)?)
-                .bind(hex(enqueue.lease.as_uuid()))
-                .bind(hex(request.as_uuid()))
-                .bind(holder)
-                .bind(labels.to_json())
-                .bind(epic)
-                .bind(ttl.as_micros())
-                .fetch_optional(&mut *batch)
-                .await
-                .map_err(classify)?;
-            let ticket = placed.map(|row| row.try_get(0).map_err(StoreError::fault)).transpose()?;
-            answers.push(Verdict::Decided(ticket.map_or(Enqueued::Full, Enqueued::Waits)));
+            let key = &enqueue.acquire.key;
+            answers.push(Verdict::Decided(place(&mut batch, enqueue).await?));
             stored.row.waiting = true;
             changed.push((key, stored));
         }
@@ -210,17 +225,18 @@ impl SessionStore for Handle {
     }
 
     async fn leave(&mut self, places: &[(&SessionKey, LeaseId)]) -> Result<Vec<bool>, StoreError> {
-        let hex = |lease: &LeaseId| hex(lease.as_uuid());
-        let asked: Vec<_> =
-            places.iter().map(|(key, lease)| (&key.team, &key.session, hex(lease))).collect();
-        let mut writer = self.writer.lock().await;
-        let left: Vec<Simple> = sqlx::query_scalar(LEAVE)
-            .bind(json(&asked)?)
-            .fetch_all(&mut *writer)
-            .await
-            .map_err(classify)?;
-        let left: HashSet<Uuid> = left.into_iter().map(Uuid::from).collect();
-        Ok(places.iter().map(|(_, lease)| left.contains(&lease.as_uuid())).collect())
+        let leave = sqlx::query_scalar(LEAVE).bind(leases(places)?);
+        let left = leave.fetch_all(&mut *self.writer.lock().await).await.map_err(classify)?;
+        Ok(found(places, left))
+    }
+
+    async fn keep_places(
+        &mut self,
+        places: &[(&SessionKey, LeaseId)],
+    ) -> Result<Vec<bool>, StoreError> {
+        let keep = sqlx::query_scalar(KEEP).bind(leases(places)?).bind(self.now().as_micros());
+        let kept = keep.fetch_all(&mut *self.writer.lock().await).await.map_err(classify)?;
+        Ok(found(places, kept))
     }
 
     async fn beat(&mut self) -> Result<Vec<(SessionKey, LeaseId)>, StoreError> {
@@ -297,6 +313,83 @@ impl Stored {
         self.row.live = false;
         self.row.lease.expire_time = now;
     }
+}
+
+/// Takes a place in the queue of a session, or the one of an earlier call with the same request.
+async fn place(batch: &mut SqliteConnection, enqueue: &Enqueue) -> Result<Enqueued, StoreError> {
+    let Acquire { key, holder, request, ttl, epic, labels, .. } = &enqueue.acquire;
+    let (lease, request) = (hex(enqueue.lease.as_uuid()), hex(request.as_uuid()));
+    let earlier: Option<(i64, Simple)> = sqlx::query_as(EARLIER)
+        .bind(&key.team)
+        .bind(&key.session)
+        .bind(&request)
+        .fetch_optional(&mut *batch)
+        .await
+        .map_err(classify)?;
+    if let Some((ticket, earlier)) = earlier {
+        if !enqueue.takes_over {
+            return Ok(Enqueued::Replaced);
+        }
+        sqlx::query(TAKE_OVER)
+            .bind(ticket)
+            .bind(lease)
+            .bind(holder)
+            .bind(labels.to_json())
+            .bind(epic)
+            .bind(ttl.as_micros())
+            .execute(batch)
+            .await
+            .map_err(classify)?;
+        return Ok(Enqueued::TookOver(ticket, LeaseId::from_uuid(earlier.into())));
+    }
+    let placed = sqlx::query(ENQUEUE)
+        .bind(&key.team)
+        .bind(&key.session)
+        .bind(i64::try_from(MAX_WAITERS_PER_SESSION).map_err(StoreError::fault)?)
+        .bind(lease)
+        .bind(request)
+        .bind(holder)
+        .bind(labels.to_json())
+        .bind(epic)
+        .bind(ttl.as_micros())
+        .fetch_optional(batch)
+        .await
+        .map_err(classify)?;
+    let ticket = placed.map(|row| row.try_get(0).map_err(StoreError::fault)).transpose()?;
+    Ok(ticket.map_or(Enqueued::Full, Enqueued::Waits))
+}
+
+/// Keeps the places of callers that waited in the process before this one.
+pub(super) async fn keep_all(
+    writer: &mut SqliteConnection,
+    now: Timestamp,
+) -> Result<(), StoreError> {
+    let keep = sqlx::query(KEEP_ALL).bind(now.as_micros());
+    keep.execute(&mut *writer).await.map_err(classify)?;
+    forget(writer, now).await?;
+    sqlx::query(NOBODY_WAITS).execute(writer).await.map_err(classify)?;
+    Ok(())
+}
+
+/// Forgets places that nobody has taken up again in time.
+async fn forget(connection: &mut SqliteConnection, now: Timestamp) -> Result<(), StoreError> {
+    let forget = sqlx::query(FORGET).bind(now.minus(PLACE_KEPT).as_micros());
+    forget.execute(connection).await.map_err(classify)?;
+    Ok(())
+}
+
+/// Places as a statement's array.
+fn leases(places: &[(&SessionKey, LeaseId)]) -> Result<String, StoreError> {
+    let place = |(key, lease): &(&SessionKey, LeaseId)| {
+        (key.team.clone(), key.session.clone(), hex(lease.as_uuid()))
+    };
+    json(&places.iter().map(place).collect::<Vec<_>>())
+}
+
+/// Which of `places` a statement found, by their leases.
+fn found(places: &[(&SessionKey, LeaseId)], leases: Vec<Simple>) -> Vec<bool> {
+    let leases: HashSet<Uuid> = leases.into_iter().map(Uuid::from).collect();
+    places.iter().map(|(_, lease)| leases.contains(&lease.as_uuid())).collect()
 }
 
 /// Passes a free session on to whoever is next for it. Answers whether there is

@@ -257,6 +257,9 @@ CROSS JOIN LATERAL (
 /// behind its rows when they are moved by logical replication. A place that a lost run of this
 /// took is found again, or the lease that has come of it since. At most $13 wait, but for those
 /// who wait on a replica that has gone.
+///
+/// A call that is repeated takes the place of the `earlier` one, if $14 says so: one whose replica
+/// is there, or has been gone for less than $15.
 pub(in super::super) const ENQUEUE: &str = concat!(
     "
 WITH present AS (
@@ -267,9 +270,9 @@ WITH present AS (
 ), mine AS MATERIALIZED (
     SELECT a.*, COALESCE($1::timestamptz, clock_timestamp()) AS at
     FROM unnest($2::text[], $3::text[], $4::bigint[], $5::uuid[], $6::uuid[],
-            $7::text[], $8::text[], $9::text[], $10::bigint[]) WITH ORDINALITY
+            $7::text[], $8::text[], $9::text[], $10::bigint[], $14::boolean[]) WITH ORDINALITY
         AS a (team_id, session_id, lock_key, lease_id, request_id,
-            holder, labels, epic_id, ttl_micros, ord)
+            holder, labels, epic_id, ttl_micros, takes_over, ord)
     WHERE pg_try_advisory_xact_lock(a.lock_key)
 ), held AS (
     UPDATE oncegate_sessions s SET waiting = true
@@ -278,6 +281,29 @@ WITH present AS (
     same_key!("session_id", "s", "m"),
     " AND (s.waiting OR NOT s.released AND s.expires_at > m.at)
     RETURNING m.ord, s.lease_id = m.lease_id AND NOT s.released AND s.expires_at > m.at AS own
+), earlier AS MATERIALIZED (
+    SELECT m.ord, w.ticket, w.lease_id, w.replica
+    FROM mine m JOIN held h USING (ord) CROSS JOIN LATERAL (
+        SELECT * FROM oncegate_waiters t
+        WHERE t.team_id = m.team_id AND t.session_id = m.session_id
+            AND t.request_id = m.request_id
+            AND (t.replica = $11 OR EXISTS (
+                SELECT FROM oncegate_replicas r
+                WHERE r.replica = t.replica AND r.expires_at > m.at - $15::interval))
+        ORDER BY t.ticket LIMIT 1 FOR UPDATE OF t) AS w
+    WHERE NOT h.own AND (
+        SELECT true FROM oncegate_waiters t
+        WHERE t.team_id = m.team_id AND t.session_id = m.session_id
+            AND t.lease_id = m.lease_id) IS NULL
+), taken_over AS (
+    UPDATE oncegate_waiters w
+    SET lease_id = m.lease_id, holder = m.holder, labels = m.labels, epic_id = m.epic_id,
+        ttl_micros = m.ttl_micros, replica = $11
+    FROM mine m JOIN earlier e USING (ord)
+    WHERE ",
+    same_key!("session_id", "w", "m"),
+    " AND w.ticket = e.ticket AND m.takes_over
+    RETURNING m.ord, w.ticket
 ), placed AS (
     INSERT INTO oncegate_waiters (team_id, session_id, ticket, lease_id, request_id,
         holder, labels, epic_id, ttl_micros, replica)
@@ -287,7 +313,7 @@ WITH present AS (
         m.lease_id, m.request_id,
         m.holder, m.labels, m.epic_id, m.ttl_micros, $11
     FROM mine m JOIN held h USING (ord)
-    WHERE NOT h.own AND (
+    WHERE NOT h.own AND m.ord NOT IN (SELECT ord FROM earlier) AND (
         SELECT count(*) FROM oncegate_waiters w
         WHERE w.team_id = m.team_id AND w.session_id = m.session_id
             AND (w.replica = $11 OR EXISTS (
@@ -297,11 +323,15 @@ WITH present AS (
     RETURNING lease_id, ticket
 )
 SELECT m.ord, h.ord IS NOT NULL AS held, h.own IS TRUE AS own,
-    COALESCE(p.ticket, w.ticket) AS ticket,
-    CASE WHEN p.ticket IS NOT NULL THEN ",
+    COALESCE(p.ticket, o.ticket, w.ticket) AS ticket, e.lease_id AS earlier,
+    CASE WHEN p.ticket IS NOT NULL OR o.ticket IS NOT NULL THEN ",
     notify_session!("m.lock_key", "$11"),
-    " END
-FROM mine m LEFT JOIN held h USING (ord) LEFT JOIN placed p USING (lease_id)
+    " END,
+    CASE WHEN o.ticket IS NOT NULL AND e.replica <> $11 THEN pg_notify(",
+    hint_channel!(),
+    ", 't' || e.lease_id) END
+FROM mine m LEFT JOIN held h USING (ord) LEFT JOIN earlier e USING (ord)
+LEFT JOIN taken_over o USING (ord) LEFT JOIN placed p ON p.lease_id = m.lease_id
 LEFT JOIN LATERAL (
     SELECT ticket FROM oncegate_waiters t
     WHERE t.team_id = m.team_id AND t.session_id = m.session_id AND t.lease_id = m.lease_id
@@ -450,6 +480,24 @@ pub(in super::super) const LEAVE: &str = concat!(
     "
 DELETE FROM oncegate_waiters w
 USING unnest($1::text[], $2::text[], $3::bigint[], $4::uuid[]) WITH ORDINALITY
+    AS a (team_id, session_id, lock_key, lease_id, ord)
+WHERE ",
+    same_key!("session_id", "w", "a"),
+    " AND w.lease_id = a.lease_id
+RETURNING a.ord, ",
+    notify_session!("a.lock_key", "$5")
+);
+
+/// Leaves places behind on a replica that is gone as of now, and tells which were there.
+pub(in super::super) const KEEP: &str = concat!(
+    "
+WITH gone AS (
+    INSERT INTO oncegate_replicas (replica, expires_at)
+    SELECT gen_random_uuid(), COALESCE($6::timestamptz, clock_timestamp())
+    RETURNING replica
+)
+UPDATE oncegate_waiters w SET replica = g.replica
+FROM gone g, unnest($1::text[], $2::text[], $3::bigint[], $4::uuid[]) WITH ORDINALITY
     AS a (team_id, session_id, lock_key, lease_id, ord)
 WHERE ",
     same_key!("session_id", "w", "a"),
