@@ -3,6 +3,7 @@
 mod admin;
 mod cleanup;
 mod clock;
+mod consumers;
 mod elapsed;
 mod equal;
 mod events;

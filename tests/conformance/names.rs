@@ -244,8 +244,8 @@ async fn an_event_under_any_name_is_given_up(mut f: Fixture) {
     f.clock.advance(Duration::from_mins(2));
     turn(begin(&mut turns, last("mention")).await);
     f.clock.advance(Duration::from_mins(2));
-    let Outcome::Duplicate(duplicate) = begin(&mut turns, last("message")).await else { panic!() };
-    let event = duplicate.event.unwrap();
+    let Outcome::GaveUp(gave_up) = begin(&mut turns, last("message")).await else { panic!() };
+    let event = gave_up.event.unwrap();
     assert_eq!((event.outcome(), event.attempt), (TurnOutcome::GaveUp, 2));
     for name in ["mention", "ts"] {
         assert_eq!(look(&mut f, name, &[]).await.outcome(), TurnOutcome::GaveUp, "{name}");
@@ -356,7 +356,7 @@ async fn what_a_request_left_by_other_names_is_its_own_no_more(mut f: Fixture) {
     let mine = turn(begin(&mut turns, own(&[])).await);
     let given_up = BeginTurnRequest { max_attempts: 1, ..wish("mention", &["ts"]) };
     let outcome = begin(&mut turns, given_up).await;
-    assert!(matches!(outcome, Outcome::Duplicate(_)), "{outcome:?}");
+    assert!(matches!(outcome, Outcome::GaveUp(_)), "{outcome:?}");
     finish(&mut turns, mine, TurnOutcome::Succeeded).await;
     assert_eq!(look(&mut f, "message", &[]).await.outcome(), TurnOutcome::Succeeded);
 

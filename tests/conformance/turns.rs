@@ -19,6 +19,7 @@ use crate::{
     on_both_stores,
 };
 
+mod asking;
 mod calls;
 mod listed;
 mod max_hold;
@@ -46,6 +47,8 @@ on_both_stores!(
     the_longest_ids_make_a_turn_that_can_be_finished,
     what_is_asked_wrongly_is_refused_by_name,
 );
+
+use asking::gave_up;
 
 type Turns = TurnServiceClient<Channel>;
 
@@ -225,9 +228,7 @@ async fn a_failed_turn_lets_another_run_try_as_often_as_may_be(mut f: Fixture) {
         let lease = granted(asked.into_inner());
         f.client.release_session_lease(release(&lease)).await.unwrap();
     }
-    let given_up = duplicate(begin(&mut turns, wish("Ev1", "a")).await);
-    assert!(given_up.result.is_empty());
-    let event = given_up.event.unwrap();
+    let event = gave_up(begin(&mut turns, wish("Ev1", "a")).await);
     assert_eq!((event.outcome(), event.attempt), (TurnOutcome::GaveUp, 5));
     assert_eq!(look(&mut f, "Ev1").await, event);
 }
@@ -239,7 +240,7 @@ async fn an_event_whose_runs_all_crash_is_given_up(mut f: Fixture) {
         assert_eq!(turn(begin(&mut turns, twice.clone()).await).attempt, attempt);
         f.clock.advance(Duration::from_secs(1));
     }
-    let event = duplicate(begin(&mut turns, twice).await).event.unwrap();
+    let event = gave_up(begin(&mut turns, twice).await);
     assert_eq!((event.outcome(), event.attempt), (TurnOutcome::GaveUp, 2));
     assert_eq!(look(&mut f, "Ev1").await, event);
     // The session is nobody's.
@@ -446,7 +447,7 @@ async fn only_what_was_done_is_told_as_done(f: Fixture) {
         let late = finish(&mut turns, &lapsed, outcome).await.unwrap_err();
         assert_eq!(reason(&late), "CLAIM_LOST");
     }
-    let event = duplicate(begin(&mut turns, once).await).event.unwrap();
+    let event = gave_up(begin(&mut turns, once).await);
     assert_eq!(event.outcome(), TurnOutcome::GaveUp);
     let late = finish(&mut turns, &lapsed, TurnOutcome::Succeeded).await.unwrap_err();
     assert_eq!(reason(&late), "CLAIM_LOST");
@@ -503,9 +504,6 @@ async fn what_is_asked_wrongly_is_refused_by_name(f: Fixture) {
         ("claim_ttl", BeginTurnRequest { claim_ttl: seconds(3_601), ..well() }),
         ("lease_ttl", BeginTurnRequest { lease_ttl: seconds(901), ..well() }),
         ("wait", BeginTurnRequest { wait: seconds(601), ..well() }),
-        ("wait", BeginTurnRequest { wait: seconds(1), session: None, ..well() }),
-        ("epic_id", BeginTurnRequest { epic_id: "P-1".into(), session: None, ..well() }),
-        ("lease_ttl", BeginTurnRequest { lease_ttl: seconds(1), session: None, ..well() }),
         ("max_attempts", BeginTurnRequest { max_attempts: 101, ..well() }),
         ("max_attempts", BeginTurnRequest { max_attempts: -1, ..well() }),
         ("payload_digest", BeginTurnRequest { payload_digest: vec![0; 33], ..well() }),

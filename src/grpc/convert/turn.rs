@@ -28,7 +28,9 @@ pub(in crate::grpc) fn begin(request: pb::BeginTurnRequest) -> Result<(Begin, Du
     let session = request.session.map(|key| turn_session(key, &event.key, conversations.as_ref()));
     let id = Id::optional("request_id", request.request_id)?;
     let attempt = RequestId::for_event(&event.key, id.as_ref());
-    let (claim_ttl, lease_ttl) = ttls(request.claim_ttl, request.lease_ttl)?;
+    // What is about a session is ignored without one.
+    let lease_ttl = request.lease_ttl.filter(|_| request.session.is_some());
+    let (claim_ttl, lease_ttl) = ttls(request.claim_ttl, lease_ttl)?;
     let max_attempts = match u32::try_from(request.max_attempts) {
         Ok(0) => limits::DEFAULT_ATTEMPTS,
         Ok(attempts) if attempts <= limits::MAX_ATTEMPTS => attempts,

@@ -34,7 +34,7 @@ async fn the_name_that_was_claimed_most_often_is_given_up(f: Fixture) {
     claimed_apart(&f, &mut turns).await;
     let again =
         BeginTurnRequest { request_id: "r1".into(), max_attempts: 2, ..wish("own", &["often"]) };
-    let Outcome::Duplicate(duplicate) = begin(&mut turns, again).await else { panic!() };
-    let event = duplicate.event.unwrap();
+    let Outcome::GaveUp(gave_up) = begin(&mut turns, again).await else { panic!() };
+    let event = gave_up.event.unwrap();
     assert_eq!((event.outcome(), event.attempt), (TurnOutcome::GaveUp, 2));
 }

@@ -17,13 +17,13 @@ on_both_stores!(
 );
 
 /// A turn that a call keeps.
-struct Kept {
+pub(super) struct Kept {
     steps: mpsc::Sender<RunTurnRequest>,
     events: Streaming<RunTurnResponse>,
 }
 
 impl Kept {
-    async fn new(f: &Fixture, request: BeginTurnRequest) -> Self {
+    pub(super) async fn new(f: &Fixture, request: BeginTurnRequest) -> Self {
         let (steps, sent) = mpsc::channel(4);
         steps.send(RunTurnRequest { step: Some(Step::Begin(request)) }).await.unwrap();
         let call = turns(f).await.run_turn(ReceiverStream::new(sent)).await;
@@ -32,20 +32,23 @@ impl Kept {
 
     async fn end(&self, outcome: TurnOutcome) {
         let result = if outcome == TurnOutcome::Succeeded { "done".into() } else { Vec::new() };
-        let end = TurnEnd { outcome: outcome.into(), result, ttl: None, ..Default::default() };
+        self.end_with(TurnEnd { outcome: outcome.into(), result, ..Default::default() }).await;
+    }
+
+    pub(super) async fn end_with(&self, end: TurnEnd) {
         self.steps.send(RunTurnRequest { step: Some(Step::End(end)) }).await.unwrap();
     }
 
-    async fn next(&mut self) -> Result<Option<News>, Status> {
+    pub(super) async fn next(&mut self) -> Result<Option<News>, Status> {
         let next = tokio::time::timeout(Duration::from_secs(30), self.events.message());
         Ok(next.await.expect("an event")?.map(|answer| answer.news.unwrap()))
     }
 
-    async fn event(&mut self) -> News {
+    pub(super) async fn event(&mut self) -> News {
         self.next().await.unwrap().unwrap()
     }
 
-    async fn turn(&mut self) -> Turn {
+    pub(super) async fn turn(&mut self) -> Turn {
         match self.event().await {
             News::Granted(granted) => granted.turn.unwrap(),
             other => panic!("not granted: {other:?}"),
