@@ -9,9 +9,9 @@ use futures_util::future::join_all;
 use tokio::runtime::Handle;
 
 use crate::{
-    domain::{Delivered, EventKey, EventRow, Mark, MarkOutcome, Names, StoredEvent},
+    domain::{By, Delivered, EventKey, EventRow, Mark, MarkOutcome, Names, StoredEvent},
     lane::{CallError, Executes, Lane, Lanes, MAX_BATCH, Op},
-    store::{Connection, Store, StoreError, Verdict, Work},
+    store::{Connection, Look, Looked, Store, StoreError, Verdict, Work},
     telemetry::Metrics,
 };
 
@@ -57,30 +57,23 @@ impl<S: Connection> Executes<Mark> for S {
     }
 }
 
-/// Asks after one event.
-pub struct Look(EventKey);
-
 impl Op for Look {
-    type Key<'a> = &'a EventKey;
-    type Row = Option<EventRow>;
-    type Answer = Option<EventRow>;
+    type Key<'a> = (&'a EventKey, bool);
+    type Row = Option<Looked>;
+    type Answer = Option<Looked>;
 
-    fn key(&self) -> &EventKey {
-        &self.0
+    fn key(&self) -> (&EventKey, bool) {
+        (&self.key, self.with_result)
     }
 
-    fn answer(&self, row: &Option<EventRow>) -> Verdict<Option<EventRow>> {
+    fn answer(&self, row: &Option<Looked>) -> Verdict<Option<Looked>> {
         Verdict::Decided(row.clone())
     }
 }
 
 impl<S: Connection> Executes<Look> for S {
-    async fn execute(
-        &mut self,
-        ops: &[&Look],
-    ) -> Result<Vec<Verdict<Option<EventRow>>>, StoreError> {
-        let keys: Vec<&EventKey> = ops.iter().map(|look| &look.0).collect();
-        Ok(self.look_events(&keys).await?.into_iter().map(Verdict::Decided).collect())
+    async fn execute(&mut self, ops: &[&Look]) -> Result<Vec<Verdict<Option<Looked>>>, StoreError> {
+        Ok(self.look_events(ops).await?.into_iter().map(Verdict::Decided).collect())
     }
 }
 
@@ -189,29 +182,35 @@ impl Dedup {
         outcomes.inspect(|outcome| outcome.iter().for_each(|outcome| self.count(outcome))).collect()
     }
 
-    /// The live row of an event, under whichever of its names.
+    /// The live row of an event, under whichever of its names; and what its turn left, if
+    /// that is asked for by `with_result`.
     ///
     /// # Errors
     /// [`CallError`].
-    pub async fn look(&self, event: Delivered) -> Result<Option<EventRow>, CallError> {
-        match self.recall(&event) {
-            Recall::Known(event) => Ok(Some(EventRow::Processed(event))),
-            Recall::Unknown(question) => {
-                let team = &event.key.team;
-                let key = |name: &str| EventKey { team: team.clone(), event: name.to_owned() };
-                let looks = event.names().map(|name| Look(key(name))).collect();
-                let found: Vec<_> =
-                    self.looks.call_all(looks).await?.into_iter().collect::<Result<_, _>>()?;
-                let found = found.into_iter().flatten().next();
-                match found {
-                    Some(EventRow::Processed(row)) if event.aliases.is_empty() => {
-                        self.remember(question, Some(row));
-                    }
-                    _ => {}
-                }
-                Ok(found)
+    pub async fn look(
+        &self,
+        event: Delivered,
+        with_result: bool,
+    ) -> Result<Option<Looked>, CallError> {
+        let question = match self.recall(&event) {
+            // Results are not remembered.
+            Recall::Known(event) if with_result && matches!(event.by, By::Turn(_)) => None,
+            Recall::Known(event) => return Ok(Some((EventRow::Processed(event), None))),
+            Recall::Unknown(question) => question,
+        };
+        let team = &event.key.team;
+        let key = |name: &str| EventKey { team: team.clone(), event: name.to_owned() };
+        let looks = event.names().map(|name| Look { key: key(name), with_result }).collect();
+        let found: Vec<_> =
+            self.looks.call_all(looks).await?.into_iter().collect::<Result<_, _>>()?;
+        let found = found.into_iter().flatten().next();
+        match &found {
+            Some((EventRow::Processed(row), _)) if event.aliases.is_empty() => {
+                self.remember(question, Some(row));
             }
+            _ => {}
         }
+        Ok(found)
     }
 
     /// What is known of the event, by its own name.
@@ -224,9 +223,12 @@ impl Dedup {
         recall
     }
 
-    fn remember(&self, question: Option<Question>, event: Option<StoredEvent>) {
-        if let (Some(known), Some(question), Some(event)) = (&self.known, question, event) {
-            known.remember(question, event);
+    fn remember(&self, question: Option<Question>, event: Option<&StoredEvent>) {
+        if let (Some(known), Some(question), Some(event)) = (&self.known, question, event)
+            // An entry's size is what the cache is bounded by.
+            && event.detail.is_none()
+        {
+            known.remember(question, event.clone());
         }
     }
 
@@ -241,9 +243,9 @@ impl Dedup {
 
 /// The row that told an outcome, if it is that of the event's own name: a duplicate of one
 /// with aliases may be one of those.
-fn own(outcome: &MarkOutcome, is_plain: bool) -> Option<StoredEvent> {
+fn own(outcome: &MarkOutcome, is_plain: bool) -> Option<&StoredEvent> {
     match outcome {
-        MarkOutcome::First(event) => Some(*event),
+        MarkOutcome::First(event) => Some(event),
         _ => outcome.event().filter(|_| is_plain),
     }
 }

@@ -27,4 +27,7 @@ pub use session::{
 pub use slack::{SlackAction, SlackEvent, SlackFields, Text};
 pub use stream::{ResumedBy, StreamId};
 pub use time::{Timestamp, Ttl, bounded};
-pub use turn::{Begin, Begun, Claim, Ending, Finish, Kept, Prolong, TurnId};
+pub use turn::{
+    Attempts, Begin, Begun, Claim, Detail, Ending, Finish, Interruption, Kept, Prolong, TurnId,
+    TurnResult,
+};

@@ -19,7 +19,7 @@ use std::{
 
 use tokio::sync::mpsc;
 
-use crate::domain::{EventKey, EventRow, LeaseId, Mark, RequestId, Timestamp};
+use crate::domain::{EventKey, EventRow, LeaseId, Mark, RequestId, Timestamp, TurnResult};
 
 mod admin;
 mod fence;
@@ -275,6 +275,18 @@ pub enum Hint {
     Any,
 }
 
+/// Asks for an event's row.
+#[derive(Debug, Clone)]
+pub struct Look {
+    /// The event.
+    pub key: EventKey,
+    /// Whether to read what its turn left as well, which may be long.
+    pub with_result: bool,
+}
+
+/// An event's live row, and what its turn left if that was asked for.
+pub type Looked = (EventRow, Option<TurnResult>);
+
 /// Events: one row each, until they expire.
 pub trait EventStore {
     /// Marks events, each under all of its names or none. `marks` are sorted by key and
@@ -289,14 +301,14 @@ pub trait EventStore {
         marks: &[&Mark],
     ) -> impl Future<Output = Result<Vec<Verdict<EventRow>>, StoreError>> + Send;
 
-    /// Reads the live rows of `keys`, in order.
+    /// Reads the live rows of the events in `asked`, in order.
     ///
     /// # Errors
     /// [`StoreError`]; nothing was written.
     fn look_events(
         &mut self,
-        keys: &[&EventKey],
-    ) -> impl Future<Output = Result<Vec<Option<EventRow>>, StoreError>> + Send;
+        asked: &[&Look],
+    ) -> impl Future<Output = Result<Vec<Option<Looked>>, StoreError>> + Send;
 }
 
 /// What the service does for the store, rather than for a caller.

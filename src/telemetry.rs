@@ -196,6 +196,8 @@ pub struct TurnMetrics {
     pub mismatch: Counter,
     /// Finished.
     pub succeeded: Counter,
+    /// Finished: the handler refused the event for good.
+    pub rejected: Counter,
     /// Finished, for another run to try again.
     pub failed: Counter,
     /// Failed as often as may be.
@@ -217,6 +219,7 @@ impl TurnMetrics {
             busy: begun("busy"),
             mismatch: begun("mismatch"),
             succeeded: ended("succeeded"),
+            rejected: ended("rejected"),
             failed: ended("failed"),
             gave_up: ended("gave_up"),
             lost: ended("lost"),

@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     domain::{
         Acquire, Begin, Begun, Claim, Decision, Delivered, Ending, EventRow, Finish, Held, Kept,
-        Prolong, StoredEvent,
+        Prolong, StoredEvent, TurnResult,
     },
     lane::{CallError, Lane, Lanes},
     session::{self, AcquireOutcome, Measured, SessionError, Sessions},
@@ -36,7 +36,7 @@ pub enum TurnOutcome {
     /// The turn is the caller's, once it accepts.
     Granted(Box<Grant>),
     /// The event is handled, with this result of its turn.
-    Duplicate(StoredEvent, Vec<u8>),
+    Duplicate(StoredEvent, TurnResult),
     /// Another run works on the event.
     InProgress(Measured<Claim>),
     /// The session is held, and the event still to be handled.
@@ -227,20 +227,22 @@ impl Turns {
     /// then nothing is changed; [`SessionError::Call`], and then it is not known, and may
     /// be asked again.
     pub async fn finish(&self, finish: Finish) -> Result<Option<EventRow>, SessionError> {
-        let succeeded = matches!(finish.ending, Ending::Succeeded(..));
+        let metrics = &self.turning.metrics;
+        // Counted where the event is handled then.
+        let handled = match finish.ending {
+            Ending::Succeeded(..) => &metrics.succeeded,
+            Ending::Rejected(..) => &metrics.rejected,
+            Ending::Failed(_) | Ending::Broken | Ending::Abandoned => &metrics.gave_up,
+        };
         let lane = self.turning.lane(&finish.turn).clone();
         let told = lane.call(Change::Finish(finish, Arc::clone(&self.turning))).await?;
         let Told::Finished(ended) = told else { return Err(mixed_up().into()) };
         let ended = kept(ended, self.max_hold).inspect_err(|error| {
             if !matches!(error, SessionError::StreamReplaced) {
-                self.turning.metrics.lost.inc();
+                metrics.lost.inc();
             }
         })?;
-        let count = match (&ended, succeeded) {
-            (_, true) => &self.turning.metrics.succeeded,
-            (None, false) => &self.turning.metrics.failed,
-            (Some(_), false) => &self.turning.metrics.gave_up,
-        };
+        let count = if ended.is_some() { handled } else { &metrics.failed };
         count.inc();
         Ok(ended)
     }

@@ -41,7 +41,7 @@ pub struct Question {
     at: Timestamp,
 }
 
-#[derive(Clone, Copy)]
+#[derive(Clone)]
 struct Entry {
     event: StoredEvent,
     /// The epoch of the question that this is the answer to.
@@ -184,6 +184,7 @@ mod tests {
             process_time: Timestamp::from_micros(0),
             expire_time: Timestamp::from_micros(expire_micros),
             by: By::Mark,
+            detail: None,
             digest: None,
             request: Some(RequestId::for_event(&key("T", "e"), None)),
         }
@@ -207,7 +208,7 @@ mod tests {
     fn a_row_is_told_as_it_was_remembered_and_to_its_own_key_only() {
         let (_, known) = known(100);
         let event = row(500);
-        known.remember(question(&known, &key("T1", "e")), event);
+        known.remember(question(&known, &key("T1", "e")), event.clone());
         assert_eq!(told(&known, &key("T1", "e")), Some(event));
         for other in [key("T2", "e"), key("T1", "f"), key("T", "1e"), key("T1e", "")] {
             assert_eq!(told(&known, &other), None, "{other:?}");

@@ -6,7 +6,7 @@ use uuid::Uuid;
 use xxhash_rust::xxh3::xxh3_128;
 
 use super::{
-    Claim, EventKey, Id, Invalid, SessionKey, Timestamp, Ttl,
+    Claim, Detail, EventKey, Id, Invalid, SessionKey, Timestamp, Ttl,
     key::{hash128, stored},
     limits,
 };
@@ -189,7 +189,7 @@ pub struct Mark {
 }
 
 /// An event that has been handled, by its live row.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StoredEvent {
     /// When it was marked, or its turn ended.
     pub process_time: Timestamp,
@@ -199,6 +199,8 @@ pub struct StoredEvent {
     pub request: Option<RequestId>,
     /// How it was handled.
     pub by: By,
+    /// Why it was rejected, or why its latest turn failed before it was given up.
+    pub detail: Option<Detail>,
     /// Of the payload that it was taken with; none where that did not tell, or in the
     /// row of an alias.
     pub digest: Option<PayloadDigest>,
@@ -211,8 +213,30 @@ pub enum By {
     Mark,
     /// By a turn: the so-many-th that claimed it.
     Turn(u32),
+    /// By a turn, whose handler refused the event for good; its attempt number.
+    Rejected(u32),
     /// By none of so many turns: it was given up.
     Nobody(u32),
+}
+
+impl By {
+    /// As a row of an event that has been handled has it. `attempt`: none for a mark.
+    #[must_use]
+    pub fn of_row(attempt: Option<u32>, succeeded: bool, rejected: bool) -> Self {
+        match attempt {
+            None => Self::Mark,
+            Some(attempt) if succeeded => Self::Turn(attempt),
+            Some(attempt) if rejected => Self::Rejected(attempt),
+            Some(attempts) => Self::Nobody(attempts),
+        }
+    }
+
+    /// Whether the detail in the row is about this. Otherwise it may be left from before: a
+    /// binary of the version before does not clear it.
+    #[must_use]
+    pub const fn has_detail(self) -> bool {
+        matches!(self, Self::Rejected(_) | Self::Nobody(_))
+    }
 }
 
 /// A live row.
@@ -229,7 +253,7 @@ impl EventRow {
     #[must_use]
     pub fn outcome(&self, mark: &Mark) -> MarkOutcome {
         match self {
-            Self::Processed(event) => event.outcome(mark),
+            Self::Processed(event) => event.clone().outcome(mark),
             Self::Claimed(claim) if mark.event.contradicts(claim.digest) => MarkOutcome::Mismatch,
             Self::Claimed(claim) => MarkOutcome::Claimed(claim.clone()),
         }
@@ -299,9 +323,9 @@ pub enum MarkOutcome {
 impl MarkOutcome {
     /// The row that told it, if the event is handled.
     #[must_use]
-    pub const fn event(&self) -> Option<StoredEvent> {
+    pub const fn event(&self) -> Option<&StoredEvent> {
         match self {
-            Self::First(event) | Self::Duplicate(event) => Some(*event),
+            Self::First(event) | Self::Duplicate(event) => Some(event),
             Self::Claimed(_) | Self::Mismatch => None,
         }
     }

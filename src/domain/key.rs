@@ -26,17 +26,7 @@ impl Id {
     /// # Errors
     /// [`Invalid`] on `field`, when the id breaks a rule.
     pub fn optional(field: &'static str, value: String) -> Result<Option<Self>, Invalid> {
-        if value.is_empty() {
-            return Ok(None);
-        }
-        if value.len() > MAX_ID_BYTES {
-            let problem = format!("must be at most {MAX_ID_BYTES} bytes, is {}", value.len());
-            return Err(Invalid::new(field, problem));
-        }
-        if value.chars().any(char::is_control) {
-            return Err(Invalid::new(field, "must not contain control characters"));
-        }
-        Ok(Some(Self(value)))
+        Ok(optional_text(field, value, MAX_ID_BYTES, &[])?.map(Self))
     }
 
     /// The id as text.
@@ -104,6 +94,25 @@ fn check_no_colon(field: &'static str, text: &str) -> Result<(), Invalid> {
         return Err(Invalid::new(field, "must not contain ':'"));
     }
     Ok(())
+}
+
+/// Checks the text in `field`, where empty means that there is none: at most `most` bytes, and
+/// no control characters but those in `allowed`.
+pub(super) fn optional_text(
+    field: &'static str,
+    value: String,
+    most: usize,
+    allowed: &[char],
+) -> Result<Option<String>, Invalid> {
+    if value.len() > most {
+        let problem = format!("must be at most {most} bytes, is {}", value.len());
+        return Err(Invalid::new(field, problem));
+    }
+    if value.chars().any(|char| char.is_control() && !allowed.contains(&char)) {
+        let but = if allowed.is_empty() { "" } else { " other than newline and tab" };
+        return Err(Invalid::new(field, format!("must not contain control characters{but}")));
+    }
+    Ok(Some(value).filter(|value| !value.is_empty()))
 }
 
 /// Stands between an id and its consumer in a stored id: no id has control characters.

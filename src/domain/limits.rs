@@ -48,6 +48,10 @@ pub const DEFAULT_ATTEMPTS: u32 = 5;
 pub const MAX_ATTEMPTS: u32 = 100;
 /// The longest result of a turn, in bytes.
 pub const MAX_RESULT_BYTES: usize = 64 * 1024;
+/// The longest type of a result, in bytes of UTF-8.
+pub const MAX_RESULT_TYPE_BYTES: usize = 255;
+/// The longest detail of a failure or a rejection, in bytes of UTF-8.
+pub const MAX_DETAIL_BYTES: usize = 2_048;
 
 /// How long a lease runs, where the caller does not say.
 pub const DEFAULT_LEASE_TTL: Duration = Duration::from_secs(30);
@@ -99,7 +103,11 @@ pub fn table() -> Vec<Limit> {
         limit("claim TTL", range(&CLAIM_TTL), span(&DEFAULT_CLAIM_TTL)),
         limit("grace of a stream", "0s to the claim TTL".to_owned(), span(&DEFAULT_GRACE)),
         limit("attempts per event", format!("1 to {MAX_ATTEMPTS}"), DEFAULT_ATTEMPTS.to_string()),
-        fixed("result of a turn", format!("{MAX_RESULT_BYTES} bytes")),
+        fixed(
+            "result of a turn",
+            format!("{MAX_RESULT_BYTES} bytes, its type {MAX_RESULT_TYPE_BYTES} bytes"),
+        ),
+        fixed("detail of a turn", format!("{MAX_DETAIL_BYTES} bytes of UTF-8")),
         limit("lease TTL", range(&LEASE_TTL), span(&DEFAULT_LEASE_TTL)),
         limit("wait for a lease", range(&WAIT), span(WAIT.start())),
         fixed("waiters per session", MAX_WAITERS_PER_SESSION.to_string()),

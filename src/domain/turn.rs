@@ -1,11 +1,13 @@
 //! A turn: one event, claimed and worked on under one session's lease, and finished
 //! together with it.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use super::{
-    Acquire, By, Delivered, EventKey, EventRow, Lease, LeaseId, PayloadDigest, RequestId,
-    SessionKey, SessionRow, StreamId, Timestamp, Ttl,
+    Acquire, By, Delivered, EventKey, EventRow, Invalid, Lease, LeaseId, PayloadDigest, RequestId,
+    ResumedBy, SessionKey, SessionRow, StreamId, Timestamp, Ttl,
+    key::optional_text,
+    limits::{MAX_DETAIL_BYTES, MAX_RESULT_BYTES, MAX_RESULT_TYPE_BYTES},
 };
 
 /// Asks to begin a turn.
@@ -19,7 +21,7 @@ pub struct Begin {
     pub holder: String,
     /// How long the claim runs.
     pub claim_ttl: Ttl,
-    /// How often the event may be claimed in all.
+    /// How many attempts that count the event has ([`Attempts`]).
     pub max_attempts: u32,
     /// The session to work on, where there is one: of the event's team.
     pub session: Option<Acquire>,
@@ -59,6 +61,89 @@ pub struct Claim {
     /// Of the payload that it was made with; none where that did not tell, or in the row
     /// of an alias.
     pub digest: Option<PayloadDigest>,
+    /// Why the latest turn failed that reported a failure.
+    pub detail: Option<Detail>,
+}
+
+/// The attempts at an event, as its row has them.
+///
+/// An attempt that broke off for no fault of its handler does not count: its stream broke, or
+/// its server drained, and its holder did not carry it on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Attempts {
+    /// How often the event was claimed.
+    pub claimed: u32,
+    /// How many of these do not count.
+    pub uncounted: u32,
+    /// The attempt that was interrupted, unless its holder has carried it on since.
+    pub interrupted: Option<u32>,
+}
+
+impl Attempts {
+    /// The same, once the latest claim has lapsed: if it was interrupted, it does not count.
+    #[must_use]
+    pub fn lapsed(self) -> Self {
+        let is_interrupted = self.interrupted == Some(self.claimed);
+        Self { uncounted: self.uncounted + u32::from(is_interrupted), ..self }
+    }
+
+    /// Whether as many attempts as an event has, `most`, were made and count.
+    #[must_use]
+    pub const fn are_spent(self, most: u32) -> bool {
+        self.claimed.saturating_sub(self.uncounted) >= most
+    }
+}
+
+/// Why a turn failed, or its event was rejected: a handler's words for an operator.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Detail(Arc<str>);
+
+impl Detail {
+    /// Checks the detail in `field`, where empty means that there is none. It may be an error
+    /// of several lines.
+    ///
+    /// # Errors
+    /// [`Invalid`] on `field`, when it is too long or has other control characters.
+    pub fn optional(field: &'static str, given: String) -> Result<Option<Self>, Invalid> {
+        let text = optional_text(field, given, MAX_DETAIL_BYTES, &['\n', '\t'])?;
+        Ok(text.map(Self::from_row))
+    }
+
+    /// The detail that a row carries.
+    #[must_use]
+    pub fn from_row(text: String) -> Self {
+        Self(text.into())
+    }
+
+    /// The detail as text.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+/// What a turn left, returned to callers that deliver its event again.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct TurnResult {
+    /// What it is.
+    pub bytes: Vec<u8>,
+    /// Its type, as the turn set it.
+    pub type_name: Option<String>,
+}
+
+impl TurnResult {
+    /// Checks a result, and its type, where empty means that there is none.
+    ///
+    /// # Errors
+    /// [`Invalid`] on `result` or `result_type`, when it breaks a rule.
+    pub fn parse(bytes: Vec<u8>, type_name: String) -> Result<Self, Invalid> {
+        if bytes.len() > MAX_RESULT_BYTES {
+            let problem = format!("must be at most {MAX_RESULT_BYTES} bytes, is {}", bytes.len());
+            return Err(Invalid::new("result", problem));
+        }
+        let type_name = optional_text("result_type", type_name, MAX_RESULT_TYPE_BYTES, &[])?;
+        Ok(Self { bytes, type_name })
+    }
 }
 
 /// What became of a [`Begin`].
@@ -75,7 +160,7 @@ pub enum Begun {
     },
     /// The event is taken: as its row tells, with the result of the turn that handled
     /// it.
-    Taken(EventRow, Option<Vec<u8>>),
+    Taken(EventRow, Option<TurnResult>),
     /// The event is free, and the session is not, or is bound to other work.
     Busy(SessionRow),
 }
@@ -92,7 +177,7 @@ pub struct TurnId {
     pub attempt: u32,
     /// The session and its lease.
     pub lease: Option<(SessionKey, LeaseId)>,
-    /// How often the event may be claimed in all.
+    /// How many attempts that count the event has ([`Attempts`]).
     pub max_attempts: u32,
 }
 
@@ -108,16 +193,40 @@ pub struct Prolong {
     /// The stream that keeps the turn; none where its holder carries it on by a call
     /// that returns.
     pub stream: Option<StreamId>,
+    /// Why that stream keeps the turn no longer.
+    pub interruption: Option<Interruption>,
+}
+
+/// Why a stream keeps a turn no longer, which its holder may still carry on. If nobody does,
+/// and the claim lapses, the attempt does not count.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Interruption {
+    /// It has broken, some time ago: its holder may have carried the turn on since.
+    Broken,
+    /// Its server ends it just now.
+    Drained,
+}
+
+impl Interruption {
+    /// Whether it is noted of a turn that was carried on as `resumed` says.
+    #[must_use]
+    pub fn is_noted(self, stream: StreamId, resumed: ResumedBy) -> bool {
+        self == Self::Drained || resumed.leaves_to(stream)
+    }
 }
 
 /// How a turn ends.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Ending {
     /// The event is handled, for so long and with this result.
-    Succeeded(Vec<u8>, Ttl),
-    /// The event is to be handled by another run; not if it was claimed as often as it
-    /// may be.
-    Failed,
+    Succeeded(Arc<TurnResult>, Ttl),
+    /// The handler refuses the event for good: it counts as handled, for so long.
+    Rejected(Option<Detail>, Ttl),
+    /// The event is to be handled by another run; not if its attempts are spent.
+    Failed(Option<Detail>),
+    /// The stream that kept the turn has broken: the event is to be handled by another run,
+    /// and this attempt does not count.
+    Broken,
     /// The turn was never answered to anybody: it is as if it had not been.
     Abandoned,
 }
@@ -141,11 +250,14 @@ impl Finish {
             (Ending::Succeeded(..), EventRow::Processed(event)) => {
                 event.by == By::Turn(self.turn.attempt)
             }
-            (Ending::Failed, EventRow::Processed(event)) => {
+            (Ending::Rejected(..), EventRow::Processed(event)) => {
+                event.by == By::Rejected(self.turn.attempt)
+            }
+            (Ending::Failed(_), EventRow::Processed(event)) => {
                 event.by == By::Nobody(self.turn.attempt)
             }
             // One that only lapsed did so later than it was made.
-            (Ending::Failed, EventRow::Claimed(claim)) => {
+            (Ending::Failed(_) | Ending::Broken, EventRow::Claimed(claim)) => {
                 claim.attempt == self.turn.attempt && claim.claim_time == claim.lapse_time
             }
             _ => false,

@@ -18,7 +18,7 @@ pub(super) use admin::{
     bind, cleanup, cleanup_response, close, events, force_release, forget, page_token, session,
     sessions, stats, team,
 };
-pub(super) use event::{event, look_response, mark, mark_response};
+pub(super) use event::{event, finish_response, look_response, mark, mark_response};
 pub(super) use key::{delivered, session_key};
 pub(super) use session::{
     acquire, check, hold, hold_alive, hold_event, lease_held, release, renew, session_lease,

@@ -93,10 +93,11 @@ impl IdempotencyService for Idempotency {
         request: Request<pb::IsProcessedRequest>,
     ) -> Result<Response<pb::IsProcessedResponse>, Status> {
         let deadline = self.deadline(&request);
-        let asked = convert::delivered(request.into_inner().event, &[]).map_err(Problem::from)?;
+        let pb::IsProcessedRequest { event, include_result } = request.into_inner();
+        let asked = convert::delivered(event, &[]).map_err(Problem::from)?;
         let key = asked.key.clone();
-        let event = deadline.bound(self.dedup.look(asked)).await?;
-        Ok(Response::new(convert::look_response(key, event)))
+        let looked = deadline.bound(self.dedup.look(asked, include_result)).await?;
+        Ok(Response::new(convert::look_response(key, looked)))
     }
 
     async fn acquire_session_lease(

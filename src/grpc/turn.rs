@@ -60,8 +60,7 @@ impl TurnService for Turning {
         let finish = convert::finish(request.into_inner()).map_err(Problem::from)?;
         let key = finish.turn.event.clone();
         let row = deadline.bound(self.turns.finish(finish)).await?;
-        let event = convert::look_response(key, row).event;
-        Ok(Response::new(pb::FinishTurnResponse { event }))
+        Ok(Response::new(convert::finish_response(key, row)))
     }
 
     type RunTurnStream = BoxStream<'static, Result<pb::RunTurnResponse, Status>>;
@@ -96,7 +95,7 @@ impl TurnService for Turning {
             let step = steps.message().await.map_err(status::of_request)?;
             let step = step.and_then(|request| request.step);
             let ending = match step {
-                Some(Step::End(last)) => convert::ending_of(last.outcome(), last.result, last.ttl)
+                Some(Step::End(last)) => convert::ending_of(last)
                     .map(Closed::With)
                     .map_err(|invalid| invalid.within("end")),
                 Some(Step::Begin(_)) => Err(Invalid::new("begin", "must come once")),

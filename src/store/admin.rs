@@ -35,10 +35,12 @@ pub enum Standing {
     Claimed,
     /// Runs had claimed it, and the next may.
     Free,
-    /// It is handled, or was given up.
+    /// It is handled, or was rejected or given up.
     Processed,
     /// It is handled, by a turn.
     Succeeded,
+    /// Its handler rejected it.
+    Rejected,
     /// It was given up.
     GaveUp,
 }
@@ -51,6 +53,7 @@ impl Standing {
             Self::Free => "free",
             Self::Processed => "processed",
             Self::Succeeded => "succeeded",
+            Self::Rejected => "rejected",
             Self::GaveUp => "gave_up",
         }
     }

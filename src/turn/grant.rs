@@ -116,7 +116,7 @@ impl Drop for Delivery {
                     tokio::select! {
                         () = lanes.sessions.stopping() => {}
                         () = sleep(grace) => {
-                            lanes.post(Finish { turn, ending: Ending::Failed, unless_resumed });
+                            lanes.post(Finish { turn, ending: Ending::Broken, unless_resumed });
                         }
                     }
                 });

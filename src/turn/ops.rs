@@ -7,8 +7,8 @@ use tokio::time::Instant;
 use super::grant::{Delivery, Grant, Turn, Unaccepted};
 use crate::{
     domain::{
-        Begin, Begun, Claim, Delivered, EventKey, EventRow, Finish, Kept, Lease, Names, Prolong,
-        RequestId, StreamId, TurnId,
+        Begin, Begun, Claim, Delivered, EventKey, EventRow, Finish, Interruption, Kept, Lease,
+        Names, Prolong, RequestId, StreamId, TurnId,
     },
     lane::{Executes, Lane, Lanes, Op},
     session::{Measured, Sessions},
@@ -216,9 +216,16 @@ pub(super) struct RunOn {
     pub(super) max_hold: Duration,
 }
 
+/// What the store notes of a renewal: who renews, and whether the turn is interrupted.
+type Renewer = (Option<StreamId>, Option<Interruption>);
+
+const fn renewer(prolong: &Prolong) -> Renewer {
+    (prolong.stream, prolong.interruption)
+}
+
 impl Op for RunOn {
     type Key<'a> = (&'a str, &'a str);
-    type Row = (TurnId, Option<StreamId>, Measured<Prolonged>);
+    type Row = (TurnId, Renewer, Measured<Prolonged>);
     type Answer = Measured<Prolonged>;
 
     fn key(&self) -> (&str, &str) {
@@ -230,9 +237,8 @@ impl Op for RunOn {
         &self.prolong.turn.event.team
     }
 
-    fn answer(&self, (turn, stream, kept): &Self::Row) -> Verdict<Self::Answer> {
-        // Who renews is noted.
-        let is_own = *turn == self.prolong.turn && *stream == self.prolong.stream;
+    fn answer(&self, (turn, by, kept): &Self::Row) -> Verdict<Self::Answer> {
+        let is_own = *turn == self.prolong.turn && *by == renewer(&self.prolong);
         if is_own { Verdict::Decided(kept.clone()) } else { Verdict::Again }
     }
 }
@@ -246,8 +252,9 @@ impl<S: Connection> Executes<RunOn> for S {
         let asked: Vec<&Prolong> = ops.iter().map(|op| &op.prolong).collect();
         let begun = Instant::now();
         let kept = self.prolong_turns(&asked, max_hold).await?.into_iter().zip(asked);
-        let row =
-            |kept, asked: &Prolong| (asked.turn.clone(), asked.stream, Measured::new(kept, begun));
+        let row = |kept, asked: &Prolong| {
+            (asked.turn.clone(), renewer(asked), Measured::new(kept, begun))
+        };
         Ok(kept.map(|(kept, asked)| kept.map(|kept| row(kept, asked))).collect())
     }
 }

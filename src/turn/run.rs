@@ -1,16 +1,19 @@
 //! Turns that a stream keeps: renewed while it lives, and failed when it has broken without an
 //! end, unless their holder has carried them on.
 
-use std::time::Duration;
+use std::{
+    sync::atomic::{AtomicBool, Ordering},
+    time::Duration,
+};
 
 use tokio::{
     sync::oneshot,
-    time::{Instant, sleep},
+    time::{Instant, sleep, timeout},
 };
 
 use super::{Turn, TurnOutcome, Turns};
 use crate::{
-    domain::{Begin, Ending, EventRow, Finish, Prolong, StreamId},
+    domain::{Begin, Ending, EventRow, Finish, Interruption, Prolong, StreamId},
     session::{Caller, Concern, EventSender, Events, Keeper, Renewable, SessionError, StreamEvent},
 };
 
@@ -31,7 +34,13 @@ pub enum Closed {
     With(Ending),
     /// It does not: the turn has failed, unless its holder has carried it on.
     Without,
+    /// It was broken off: the event is free again, unless its holder has carried it on.
+    Broken,
 }
+
+/// How long the last renewal of a turn may take whose stream the server ends: less than it
+/// keeps the connection for the last event.
+const LAST_RENEWAL: Duration = Duration::from_millis(400);
 
 impl Renewable for Turn {
     /// A turn ends as soon as one of its parts does.
@@ -52,7 +61,7 @@ impl Turns {
     /// Begins a turn, as [`Turns::begin`] does, within `limit` and the wait, and renews it until
     /// `closed` says that the caller has closed its side. If the returned events or `closed` are
     /// dropped before that, the stream has broken: the turn is renewed for its grace, and then
-    /// fails unless its holder has carried it on.
+    /// ends, uncounted, unless its holder has carried it on.
     ///
     /// The turn outlives this replica and the caller's connection: when the server ends either,
     /// the last event is [`SessionError::Draining`] and the turn stays its holder's.
@@ -121,17 +130,32 @@ impl Turns {
             sessions,
             session: id.lease.as_ref().map(|(key, lease)| (key, *lease)),
         };
-        let ended = keeper
-            .keep(how_it_ends(caller, closed, &events, grace), || {
-                let turn = id.clone();
-                self.renew(Prolong { turn, claim_ttl, lease_ttl, stream: Some(stream) })
-            })
-            .await;
-        let finish = match ended {
+        let has_broken = AtomicBool::new(false);
+        let is_broken = || has_broken.load(Ordering::Relaxed).then_some(Interruption::Broken);
+        let renew = |interruption| {
+            let turn = id.clone();
+            let stream = Some(stream);
+            self.renew(Prolong { turn, claim_ttl, lease_ttl, stream, interruption })
+        };
+        let ending = how_it_ends(caller, closed, &events, grace, &has_broken);
+        let finish = match keeper.keep(ending, || renew(is_broken())).await {
+            Err(SessionError::Draining) => {
+                // The turn stays its holder's. If the store does not answer at once, an
+                // attempt that lapses counts.
+                let last = renew(is_broken().or(Some(Interruption::Drained)));
+                let error = match timeout(LAST_RENEWAL, last).await {
+                    Ok(Err(error)) if !matches!(error, SessionError::Call(_)) => error,
+                    _ => SessionError::Draining,
+                };
+                return events.end(Err(error));
+            }
             Err(error) => return events.end(Err(error)),
             Ok(Closed::With(ending)) => Finish { turn: id, ending, unless_resumed: None },
             Ok(Closed::Without) => {
-                Finish { turn: id, ending: Ending::Failed, unless_resumed: Some(stream) }
+                Finish { turn: id, ending: Ending::Failed(None), unless_resumed: Some(stream) }
+            }
+            Ok(Closed::Broken) => {
+                Finish { turn: id, ending: Ending::Broken, unless_resumed: Some(stream) }
             }
         };
         let finished = self.finish(finish.clone()).await;
@@ -143,7 +167,7 @@ impl Turns {
     }
 }
 
-/// How a stream ends: as its caller says, or without an end once its grace is over.
+/// How a stream ends: as its caller says, or once its grace is over after it `has_broken`.
 ///
 /// # Errors
 /// [`SessionError::Draining`] if the server ends the connection.
@@ -152,6 +176,7 @@ async fn how_it_ends(
     closed: oneshot::Receiver<Closed>,
     events: &EventSender<Turn, RunEnd>,
     grace: Duration,
+    has_broken: &AtomicBool,
 ) -> Result<Closed, SessionError> {
     tokio::select! {
         biased;
@@ -162,7 +187,8 @@ async fn how_it_ends(
         },
         () = events.closed() => {}
     }
+    has_broken.store(true, Ordering::Relaxed);
     caller.place = None;
     sleep(grace).await;
-    Ok(Closed::Without)
+    Ok(Closed::Broken)
 }

@@ -31,8 +31,8 @@ enum Step {
     Advance(Duration),
     Mark(MarkProcessedRequest),
     Begin(Box<BeginTurnRequest>),
-    /// Of the turns that were granted, this one.
-    Finish(usize, TurnOutcome),
+    /// Of the turns that were granted, this one; with this detail.
+    Finish(usize, TurnOutcome, &'static str),
     RenewTurn(usize, i64),
     Acquire(AcquireSessionLeaseRequest),
     /// Of the leases that were granted, this one.
@@ -60,6 +60,7 @@ impl Dice {
     #[expect(clippy::unnecessary_wraps, reason = "as a message's field takes it")]
     fn event(&mut self) -> Option<EventKey> {
         let mut key = event(self.of(&TEAMS), self.of(&EVENTS)).unwrap();
+        key.consumer = self.of(&["", "", "", "bot"]).into();
         if self.of(&[true, false]) {
             key.aliases = vec![self.of(&EVENTS).to_owned(), self.of(&EVENTS).to_owned()];
         }
@@ -95,7 +96,8 @@ impl Dice {
             })),
             6..=7 => Step::Finish(
                 self.0.random_range(0..4),
-                self.of(&[TurnOutcome::Succeeded, TurnOutcome::Failed]),
+                self.of(&[TurnOutcome::Succeeded, TurnOutcome::Failed, TurnOutcome::Rejected]),
+                self.of(&["", "", "timeout", "no such channel"]),
             ),
             8 => Step::RenewTurn(self.0.random_range(0..4), self.span()),
             9 => Step::Acquire(AcquireSessionLeaseRequest {
@@ -206,12 +208,18 @@ impl Side {
                 }
                 told(begun)
             }
-            Step::Finish(back, outcome) => {
+            Step::Finish(back, outcome, detail) => {
                 let Some(turn_id) = self.granted.iter().rev().nth(back).cloned() else {
                     return String::new();
                 };
-                let request =
-                    FinishTurnRequest { turn_id, outcome: outcome.into(), ..Default::default() };
+                let is_settled = outcome == TurnOutcome::Succeeded;
+                let request = FinishTurnRequest {
+                    turn_id,
+                    outcome: outcome.into(),
+                    detail: if is_settled { String::new() } else { detail.into() },
+                    result_type: if is_settled { detail.into() } else { String::new() },
+                    ..Default::default()
+                };
                 told(self.turns.finish_turn(request).await)
             }
             Step::RenewTurn(back, ttl) => {

@@ -23,6 +23,7 @@ mod asking;
 mod calls;
 mod listed;
 mod max_hold;
+mod outcomes;
 
 on_both_stores!(
     a_turn_has_the_event_and_the_session_until_it_is_finished,

@@ -170,7 +170,11 @@ impl Arena {
             working.fetch_sub(1, Ordering::SeqCst);
             let succeeds = random.random_bool(0.3);
             let ttl = Ttl::parse(None, limits::DEFAULT_EVENT_TTL, &limits::EVENT_TTL).unwrap();
-            let ending = if succeeds { Ending::Succeeded(Vec::new(), ttl) } else { Ending::Failed };
+            let ending = if succeeds {
+                Ending::Succeeded(Arc::default(), ttl)
+            } else {
+                Ending::Failed(None)
+            };
             self.handled[number].fetch_add(u32::from(succeeds), Ordering::SeqCst);
             turns.finish(Finish { turn: turn.id, ending, unless_resumed: None }).await.unwrap();
             return;
@@ -205,7 +209,7 @@ async fn a_twin_that_went_away_takes_no_turn_with_it() {
         // Whichever of them was told of it first.
         drop(gone);
         let Ok(TurnOutcome::Granted(grant)) = stays else { panic!("round {round}") };
-        let ending = Ending::Succeeded(Vec::new(), ttl);
+        let ending = Ending::Succeeded(Arc::default(), ttl);
         turns
             .finish(Finish { turn: grant.accept().id, ending, unless_resumed: None })
             .await
@@ -244,7 +248,7 @@ async fn no_turn_stays_with_a_caller_that_went_away() {
                 assert_eq!(handled, 0, "event {number} was handled");
                 let turn = grant.accept().id;
                 turns
-                    .finish(Finish { turn, ending: Ending::Failed, unless_resumed: None })
+                    .finish(Finish { turn, ending: Ending::Failed(None), unless_resumed: None })
                     .await
                     .unwrap();
             }

@@ -19,6 +19,7 @@ use tonic_types::StatusExt as _;
 use crate::harness::{connect, event, seconds, session};
 
 mod alive;
+mod attempts;
 mod events;
 mod leases;
 mod replicas;

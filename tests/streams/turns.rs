@@ -174,7 +174,7 @@ async fn a_holder_that_cancels_keeps_the_turn_for_the_grace(f: Fixture) {
 
 /// Begins a turn by a stream, and answers the caller's side of that: with tonic it is reset
 /// only once it has been closed.
-async fn raw_run(address: &Address, begin: &BeginTurnRequest) -> h2::SendStream<Bytes> {
+pub(super) async fn raw_run(address: &Address, begin: &BeginTurnRequest) -> h2::SendStream<Bytes> {
     let Address::Tcp(tcp) = address else { panic!("not TCP: {address}") };
     let tcp = TcpStream::connect(tcp).await.unwrap();
     let (client, connection) = h2::client::handshake(tcp).await.unwrap();

@@ -84,9 +84,10 @@ pub(in crate::grpc) fn standing(state: i32, outcome: i32) -> Result<Option<Stand
     let outcome = match pb::TurnOutcome::try_from(outcome) {
         Ok(pb::TurnOutcome::Unspecified) => return Ok(state),
         Ok(pb::TurnOutcome::Succeeded) => Standing::Succeeded,
+        Ok(pb::TurnOutcome::Rejected) => Standing::Rejected,
         Ok(pb::TurnOutcome::GaveUp) => Standing::GaveUp,
-        Ok(pb::TurnOutcome::Failed | pb::TurnOutcome::Rejected) | Err(_) => {
-            return Err(Invalid::new("outcome", "must be SUCCEEDED or GAVE_UP"));
+        Ok(pb::TurnOutcome::Failed) | Err(_) => {
+            return Err(Invalid::new("outcome", "must be SUCCEEDED, REJECTED or GAVE_UP"));
         }
     };
     match state {

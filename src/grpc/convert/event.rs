@@ -3,9 +3,11 @@
 use super::{duration, ids, key::delivered, pb, small, timestamp};
 use crate::{
     domain::{
-        By, Claim, EventKey, EventRow, Id, Invalid, Mark, MarkOutcome, RequestId, Ttl, limits,
+        By, Claim, Detail, EventKey, EventRow, Id, Invalid, Mark, MarkOutcome, RequestId, Ttl,
+        TurnResult, limits,
     },
     session::SessionError,
+    store::Looked,
 };
 
 pub(in crate::grpc) fn mark(request: pb::MarkProcessedRequest) -> Result<Mark, Invalid> {
@@ -32,6 +34,7 @@ pub(in crate::grpc) fn event(key: EventKey, row: EventRow) -> pb::ProcessedEvent
             let (outcome, attempt) = match event.by {
                 By::Mark => (pb::TurnOutcome::Unspecified, 1),
                 By::Turn(attempt) => (pb::TurnOutcome::Succeeded, attempt),
+                By::Rejected(attempt) => (pb::TurnOutcome::Rejected, attempt),
                 By::Nobody(attempts) => (pb::TurnOutcome::GaveUp, attempts),
             };
             pb::ProcessedEvent {
@@ -40,6 +43,7 @@ pub(in crate::grpc) fn event(key: EventKey, row: EventRow) -> pb::ProcessedEvent
                 expire_time: timestamp(event.expire_time),
                 attempt: small(attempt),
                 outcome: outcome.into(),
+                detail: text(event.detail),
                 ..named
             }
         }
@@ -49,9 +53,14 @@ pub(in crate::grpc) fn event(key: EventKey, row: EventRow) -> pb::ProcessedEvent
             expire_time: timestamp(claim.lapse_time),
             holder: claim.holder,
             attempt: small(claim.attempt),
+            detail: text(claim.detail),
             ..named
         },
     }
+}
+
+fn text(detail: Option<Detail>) -> String {
+    detail.map(|detail| detail.as_str().to_owned()).unwrap_or_default()
 }
 
 /// Only a list tells of claims that have ended.
@@ -72,19 +81,39 @@ pub(in crate::grpc) fn mark_response(
     Ok(pb::MarkProcessedResponse { first, event: Some(event(key, row)) })
 }
 
-pub(in crate::grpc) fn look_response(
-    key: EventKey,
-    row: Option<EventRow>,
-) -> pb::IsProcessedResponse {
-    let event = match row {
+/// The event of a row, or of none: then it was not seen.
+pub(super) fn any_event(key: EventKey, row: Option<EventRow>) -> pb::ProcessedEvent {
+    match row {
         Some(row) => event(key, row),
         None => pb::ProcessedEvent { state: pb::EventState::NotSeen.into(), ..named(key) },
-    };
-    let processed = event.state() == pb::EventState::Processed;
+    }
+}
+
+/// What a turn left, and its type.
+pub(super) fn result_and_type(result: Option<TurnResult>) -> (Vec<u8>, String) {
+    let TurnResult { bytes, type_name } = result.unwrap_or_default();
+    (bytes, type_name.unwrap_or_default())
+}
+
+pub(in crate::grpc) fn look_response(
+    key: EventKey,
+    looked: Option<Looked>,
+) -> pb::IsProcessedResponse {
+    let (row, result) = looked.unzip();
+    let event = any_event(key, row);
+    let (result, result_type) = result_and_type(result.flatten());
     pb::IsProcessedResponse {
         state: event.state,
-        processed,
+        processed: event.state() == pb::EventState::Processed,
         event: Some(event),
-        ..Default::default()
+        result,
+        result_type,
     }
+}
+
+pub(in crate::grpc) fn finish_response(
+    key: EventKey,
+    row: Option<EventRow>,
+) -> pb::FinishTurnResponse {
+    pb::FinishTurnResponse { event: Some(any_event(key, row)) }
 }

@@ -6,7 +6,7 @@ use tokio::time::Instant;
 
 use super::{
     duration,
-    event::{event, event_ttl, look_response},
+    event::{any_event, event, event_ttl, result_and_type},
     key::{delivery, turn_session},
     length, pb,
     pb::begin_turn_response::Outcome,
@@ -16,8 +16,8 @@ use super::{
 };
 use crate::{
     domain::{
-        Acquire, Begin, By, Claim, Ending, EventKey, EventRow, Finish, Id, Invalid, Prolong,
-        RequestId, Ttl, bounded, limits,
+        Acquire, Begin, By, Claim, Detail, Ending, EventKey, EventRow, Finish, Id, Invalid,
+        Prolong, RequestId, Ttl, TurnResult, bounded, limits,
     },
     session::{Measured, StreamEvent},
     turn::{RunEnd, RunEvent, Turn, TurnOutcome},
@@ -25,11 +25,15 @@ use crate::{
 
 pub(in crate::grpc) fn begin(request: pb::BeginTurnRequest) -> Result<(Begin, Duration), Invalid> {
     let (event, conversations) = delivery(request.event, &request.payload_digest)?;
-    let session = request.session.map(|key| turn_session(key, &event.key, conversations.as_ref()));
+    let session = request
+        .session
+        .map(|key| turn_session(key, &event.key, conversations.as_ref()))
+        .transpose()?
+        .flatten();
     let id = Id::optional("request_id", request.request_id)?;
     let attempt = RequestId::for_event(&event.key, id.as_ref());
     // What is about a session is ignored without one.
-    let lease_ttl = request.lease_ttl.filter(|_| request.session.is_some());
+    let lease_ttl = request.lease_ttl.filter(|_| session.is_some());
     let (claim_ttl, lease_ttl) = ttls(request.claim_ttl, lease_ttl)?;
     let max_attempts = match u32::try_from(request.max_attempts) {
         Ok(0) => limits::DEFAULT_ATTEMPTS,
@@ -43,7 +47,7 @@ pub(in crate::grpc) fn begin(request: pb::BeginTurnRequest) -> Result<(Begin, Du
         Some(grace) => bounded("grace", grace, &(Duration::ZERO..=claim_ttl.span()))?,
         None => limits::DEFAULT_GRACE.min(claim_ttl.span()),
     };
-    let (holder, session, wait) = match session.transpose()?.flatten() {
+    let (holder, session, wait) = match session {
         None => (Id::parse("holder", request.holder)?.into_string(), None, Duration::ZERO),
         Some(key) => {
             let attempt = RequestId::for_turn(&key, &event.key, id.as_ref());
@@ -84,38 +88,43 @@ pub(in crate::grpc) fn ttls(
 
 pub(in crate::grpc) fn prolong(request: &pb::RenewTurnRequest) -> Result<Prolong, Invalid> {
     let (claim_ttl, lease_ttl) = ttls(request.claim_ttl, request.lease_ttl)?;
-    Ok(Prolong { turn: parse_id(&request.turn_id)?, claim_ttl, lease_ttl, stream: None })
+    let turn = parse_id(&request.turn_id)?;
+    Ok(Prolong { turn, claim_ttl, lease_ttl, stream: None, interruption: None })
 }
 
 pub(in crate::grpc) fn finish(request: pb::FinishTurnRequest) -> Result<Finish, Invalid> {
     let turn = parse_id(&request.turn_id)?;
-    let ending = ending_of(request.outcome(), request.result, request.ttl)?;
+    let pb::FinishTurnRequest { outcome, result, ttl, detail, result_type, .. } = request;
+    let ending = ending_of(pb::TurnEnd { outcome, result, ttl, detail, result_type })?;
     Ok(Finish { turn, ending, unless_resumed: None })
 }
 
-pub(in crate::grpc) fn ending_of(
-    outcome: pb::TurnOutcome,
-    result: Vec<u8>,
-    ttl: Option<prost_types::Duration>,
-) -> Result<Ending, Invalid> {
-    if outcome == pb::TurnOutcome::Failed && ttl.is_some() {
-        return Err(Invalid::new("ttl", "must be unset unless outcome is SUCCEEDED"));
+pub(in crate::grpc) fn ending_of(end: pb::TurnEnd) -> Result<Ending, Invalid> {
+    use pb::TurnOutcome::{Failed, Rejected, Succeeded};
+    let outcome = end.outcome();
+    if !matches!(outcome, Succeeded | Failed | Rejected) {
+        return Err(Invalid::new("outcome", "must be SUCCEEDED, FAILED or REJECTED"));
     }
-    let ttl = event_ttl(ttl)?;
-    match outcome {
-        pb::TurnOutcome::Succeeded if result.len() > limits::MAX_RESULT_BYTES => {
-            let (most, is) = (limits::MAX_RESULT_BYTES, result.len());
-            Err(Invalid::new("result", format!("must be at most {most} bytes, is {is}")))
-        }
-        pb::TurnOutcome::Succeeded => Ok(Ending::Succeeded(result, ttl)),
-        pb::TurnOutcome::Failed if !result.is_empty() => {
-            Err(Invalid::new("result", "must be empty unless outcome is SUCCEEDED"))
-        }
-        pb::TurnOutcome::Failed => Ok(Ending::Failed),
-        pb::TurnOutcome::Unspecified | pb::TurnOutcome::GaveUp | pb::TurnOutcome::Rejected => {
-            Err(Invalid::new("outcome", "must be SUCCEEDED or FAILED"))
+    for (field, is_set, may_be_set, with) in [
+        ("result", !end.result.is_empty(), outcome == Succeeded, "SUCCEEDED"),
+        ("result_type", !end.result_type.is_empty(), outcome == Succeeded, "SUCCEEDED"),
+        ("ttl", end.ttl.is_some(), outcome != Failed, "SUCCEEDED or REJECTED"),
+        ("detail", !end.detail.is_empty(), outcome != Succeeded, "FAILED or REJECTED"),
+    ] {
+        if is_set && !may_be_set {
+            return Err(Invalid::new(field, format!("must be unset unless outcome is {with}")));
         }
     }
+    let ttl = event_ttl(end.ttl)?;
+    let detail = Detail::optional("detail", end.detail)?;
+    Ok(match outcome {
+        Succeeded => {
+            let result = TurnResult::parse(end.result, end.result_type)?;
+            Ending::Succeeded(result.into(), ttl)
+        }
+        Rejected => Ending::Rejected(detail, ttl),
+        _ => Ending::Failed(detail),
+    })
 }
 
 pub(in crate::grpc) fn turn(turn: Turn, arrived: Instant) -> pb::Turn {
@@ -139,11 +148,13 @@ pub(in crate::grpc) fn begun(key: EventKey, outcome: TurnOutcome, arrived: Insta
             Outcome::Granted(pb::TurnGranted { turn: Some(turn(grant.accept(), arrived)) })
         }
         TurnOutcome::Duplicate(row, result) => {
+            let by = row.by;
             let event = Some(event(key, EventRow::Processed(row)));
-            match row.by {
+            match by {
                 By::Nobody(_) => Outcome::GaveUp(pb::TurnGaveUp { event }),
-                By::Mark | By::Turn(_) => {
-                    Outcome::Duplicate(pb::TurnDuplicate { event, result, ..Default::default() })
+                By::Mark | By::Turn(_) | By::Rejected(_) => {
+                    let (result, result_type) = result_and_type(Some(result));
+                    Outcome::Duplicate(pb::TurnDuplicate { event, result, result_type })
                 }
             }
         }
@@ -187,8 +198,7 @@ pub(in crate::grpc) fn run_event(
             Outcome::GaveUp(gave_up) => News::GaveUp(gave_up),
         },
         StreamEvent::Last(RunEnd::Finished(row)) => {
-            let event = look_response(key.clone(), row).event;
-            News::Finished(pb::TurnFinished { event })
+            News::Finished(pb::TurnFinished { event: Some(any_event(key.clone(), row)) })
         }
     };
     pb::RunTurnResponse { news: Some(news) }

@@ -65,8 +65,13 @@ LEFT JOIN LATERAL (
     "
             WHEN 'processed' THEN p.claimed_until IS NULL
             WHEN 'succeeded' THEN p.claimed_until IS NULL AND p.result IS NOT NULL
+            WHEN 'rejected' THEN p.claimed_until IS NULL AND p.result IS NULL AND ",
+    rejected!("p"),
+    "
             WHEN 'gave_up' THEN p.claimed_until IS NULL AND p.result IS NULL
-                AND p.attempt IS NOT NULL
+                AND p.attempt IS NOT NULL AND NOT ",
+    rejected!("p"),
+    "
             ELSE true END
         AND ($7::interval IS NULL OR p.processed_at > clock.at - $7)
         AND ($8::interval IS NULL OR p.processed_at <= clock.at - $8)

@@ -20,9 +20,10 @@ use super::{
 };
 use crate::{
     domain::{
-        By, Claim, Delivered, EventKey, EventRow, Mark, PayloadDigest, RequestId, StoredEvent,
+        By, Claim, Delivered, Detail, EventRow, Mark, PayloadDigest, RequestId, StoredEvent,
+        TurnResult,
     },
-    store::{EventStore, StoreError, Verdict},
+    store::{EventStore, Look, Looked, StoreError, Verdict},
 };
 
 /// Marks what has no row, which is nearly all of what is asked: the least work
@@ -101,9 +102,9 @@ WITH clock AS MATERIALIZED (
             SELECT at, at + (EXCLUDED.expires_at - EXCLUDED.processed_at) FROM ",
     moment!(),
     "),
-        request_id = EXCLUDED.request_id, names = EXCLUDED.names, digest = EXCLUDED.digest,
-        claimed_until = NULL, attempt = NULL, holder = NULL, result = NULL, repeated = NULL,
-        resumed_by = NULL
+        request_id = EXCLUDED.request_id, names = EXCLUDED.names, digest = EXCLUDED.digest, ",
+    no_turn!(),
+    "
     WHERE NOT ",
     live_event!("e", "COALESCE($1::timestamptz, clock_timestamp())"),
     "
@@ -123,13 +124,16 @@ WHERE ",
 "
 );
 
+/// A result is long, and read only of those that it is asked for of.
 pub(super) const LOOK: &str = concat!(
     "
 SELECT a.ord, clock.at, ",
     event_columns!("e"),
-    "
+    ", CASE WHEN a.with_result THEN e.result END AS result,
+    CASE WHEN a.with_result THEN e.result_type END AS result_type
 FROM (SELECT COALESCE($3::timestamptz, clock_timestamp()) AS at OFFSET 0) AS clock,
-    unnest($1::text[], $2::text[]) WITH ORDINALITY AS a (team_id, event_id, ord)
+    unnest($1::text[], $2::text[], $4::boolean[]) WITH ORDINALITY
+        AS a (team_id, event_id, with_result, ord)
 CROSS JOIN LATERAL (
     SELECT * FROM processed_events p
     WHERE p.team_id = a.team_id AND p.event_id = a.event_id OFFSET 0) AS e
@@ -163,17 +167,17 @@ impl EventStore for Link {
         Ok(verdicts)
     }
 
-    async fn look_events(
-        &mut self,
-        keys: &[&EventKey],
-    ) -> Result<Vec<Option<EventRow>>, StoreError> {
-        let teams: Vec<&str> = keys.iter().map(|key| key.team.as_str()).collect();
-        let events: Vec<&str> = keys.iter().map(|key| key.event.as_str()).collect();
+    async fn look_events(&mut self, asked: &[&Look]) -> Result<Vec<Option<Looked>>, StoreError> {
+        let teams: Vec<&str> = asked.iter().map(|look| look.key.team.as_str()).collect();
+        let events: Vec<&str> = asked.iter().map(|look| look.key.event.as_str()).collect();
+        let with_results: Vec<bool> = asked.iter().map(|look| look.with_result).collect();
         let now = self.now();
-        let rows = self.fetch(|| sqlx::query(LOOK).bind(&teams).bind(&events).bind(now)).await?;
-        let mut found = vec![None; keys.len()];
+        let rows = self
+            .fetch(|| sqlx::query(LOOK).bind(&teams).bind(&events).bind(now).bind(&with_results))
+            .await?;
+        let mut found = vec![None; asked.len()];
         for row in rows {
-            *slot(&mut found, row.try_get("ord"))? = Some(event_row(&row)?);
+            *slot(&mut found, row.try_get("ord"))? = Some((event_row(&row)?, turn_result(&row)?));
         }
         Ok(found)
     }
@@ -206,8 +210,8 @@ impl Link {
                 return Verdict::Again;
             }
             let request = Some(mark.request);
-            let (process_time, by, digest) = (at, By::Mark, None);
-            let event = StoredEvent { process_time, expire_time, request, by, digest };
+            let (process_time, by, detail, digest) = (at, By::Mark, None, None);
+            let event = StoredEvent { process_time, expire_time, request, by, detail, digest };
             Verdict::Decided(EventRow::Processed(event))
         };
         Ok(marks.iter().map(verdict).collect())
@@ -342,6 +346,7 @@ pub(super) fn event_row(row: &PgRow) -> Result<EventRow, StoreError> {
         let attempt: Option<i32> = row.try_get("attempt")?;
         let attempt = attempt.map(|attempt| u32::try_from(attempt).unwrap_or(0));
         let digest = row.try_get::<Option<Uuid>, _>("digest")?.map(PayloadDigest::from_uuid);
+        let detail = row.try_get::<Option<String>, _>("detail")?.map(Detail::from_row);
         if let (Some(end), Some(request)) = (claim_end(row)?, request) {
             return Ok(EventRow::Claimed(Claim {
                 request,
@@ -351,15 +356,28 @@ pub(super) fn event_row(row: &PgRow) -> Result<EventRow, StoreError> {
                 lapse_time: end.counts,
                 remaining: end.remaining,
                 digest,
+                detail,
             }));
         }
-        let by = match attempt {
-            None => By::Mark,
-            Some(attempt) if row.try_get("succeeded")? => By::Turn(attempt),
-            Some(attempt) => By::Nobody(attempt),
-        };
-        let (process_time, expire_time) = (time("processed_at")?, time("expires_at")?);
-        Ok(EventRow::Processed(StoredEvent { process_time, expire_time, request, by, digest }))
+        let by = By::of_row(attempt, row.try_get("succeeded")?, row.try_get("rejected")?);
+        Ok(EventRow::Processed(StoredEvent {
+            process_time: time("processed_at")?,
+            expire_time: time("expires_at")?,
+            request,
+            by,
+            detail: detail.filter(|_| by.has_detail()),
+            digest,
+        }))
+    };
+    read().map_err(|error: sqlx::Error| StoreError::fault(error))
+}
+
+/// What the turn of a row left, if it is read.
+pub(super) fn turn_result(row: &PgRow) -> Result<Option<TurnResult>, StoreError> {
+    let read = || {
+        let bytes: Option<Vec<u8>> = row.try_get("result")?;
+        let type_name = row.try_get("result_type")?;
+        Ok(bytes.map(|bytes| TurnResult { bytes, type_name }))
     };
     read().map_err(|error: sqlx::Error| StoreError::fault(error))
 }

@@ -43,7 +43,7 @@ ORDER BY team_id, session_id LIMIT $5
 /// event of several names is told once.
 pub(super) const LIST_EVENTS: &str = "
 SELECT team_id, event_id, request_id, processed_at, expires_at, claimed_until, attempt, holder,
-    digest, result IS NOT NULL AS succeeded
+    digest, detail, result IS NOT NULL AS succeeded, rejected_at IS processed_at AS rejected
 FROM processed_events
 WHERE (names IS NULL OR names ->> 0 = event_id)
     AND ($2 IS NULL OR team_id = $2) AND (team_id, event_id) > ($3, $4)
@@ -53,7 +53,10 @@ WHERE (names IS NULL OR names ->> 0 = event_id)
         WHEN 'free' THEN claimed_until <= $1
         WHEN 'processed' THEN claimed_until IS NULL
         WHEN 'succeeded' THEN claimed_until IS NULL AND result IS NOT NULL
+        WHEN 'rejected' THEN claimed_until IS NULL AND result IS NULL
+            AND rejected_at IS processed_at
         WHEN 'gave_up' THEN claimed_until IS NULL AND result IS NULL AND attempt IS NOT NULL
+            AND rejected_at IS NOT processed_at
         ELSE true END
     AND ($7 IS NULL OR processed_at > $7) AND ($8 IS NULL OR processed_at <= $8)
 ORDER BY team_id, event_id LIMIT $5
@@ -70,7 +73,8 @@ WHERE (team_id, event_id, request_id, COALESCE(names, '')) IN (
     FROM processed_events AS e, json_each(COALESCE(e.names, json_array(e.event_id))) AS n
     WHERE e.team_id = $1 AND e.event_id = $2)
 RETURNING event_id, request_id, processed_at, expires_at, claimed_until, attempt, holder, digest,
-    result IS NOT NULL AS succeeded, expires_at > $3 AND attempt IS NOT 0 AS listed
+    detail, result IS NOT NULL AS succeeded, rejected_at IS processed_at AS rejected,
+    expires_at > $3 AND attempt IS NOT 0 AS listed
 ";
 
 pub(super) const COUNT: &str = "

@@ -6,10 +6,10 @@ use uuid::fmt::Simple;
 use super::{Handle, classify, hex, json, slot};
 use crate::{
     domain::{
-        By, Claim, Delivered, EventKey, EventRow, Mark, PayloadDigest, RequestId, StoredEvent,
-        Timestamp,
+        By, Claim, Delivered, Detail, EventRow, Mark, PayloadDigest, RequestId, StoredEvent,
+        Timestamp, TurnResult,
     },
-    store::{EventStore, StoreError, Verdict},
+    store::{EventStore, Look, Looked, StoreError, Verdict},
 };
 
 // $1: a JSON array with an array for each item. $2: the moment.
@@ -23,15 +23,20 @@ FROM json_each($1) WHERE true
 ON CONFLICT (team_id, event_id) DO UPDATE
 SET processed_at = excluded.processed_at, expires_at = excluded.expires_at,
     request_id = excluded.request_id, names = excluded.names, digest = excluded.digest,
-    claimed_until = NULL, attempt = NULL, holder = NULL, result = NULL, repeated = NULL,
+    claimed_until = NULL, attempt = NULL, holder = NULL, result = NULL, result_type = NULL,
+    rejected_at = NULL, detail = NULL, uncounted = NULL, interrupted = NULL, repeated = NULL,
     resumed_by = NULL
 WHERE processed_events.expires_at <= excluded.processed_at
     OR processed_events.claimed_until <= excluded.processed_at
 ";
 
+/// A result is long, and read only of those that it is asked for of.
 pub(super) const LOOK: &str = "
 SELECT a.key, e.processed_at, e.expires_at, e.request_id, e.claimed_until, e.attempt, e.holder,
-    e.digest, e.result IS NOT NULL AS succeeded
+    e.digest, e.detail, e.result IS NOT NULL AS succeeded,
+    e.rejected_at IS e.processed_at AS rejected,
+    CASE WHEN a.value ->> 2 IS true THEN e.result END AS result,
+    CASE WHEN a.value ->> 2 IS true THEN e.result_type END AS result_type
 FROM json_each($1) AS a CROSS JOIN processed_events AS e
     ON e.team_id = a.value ->> 0 AND e.event_id = a.value ->> 1
 WHERE e.expires_at > $2 AND (e.claimed_until IS NULL OR e.claimed_until > $2)
@@ -70,14 +75,18 @@ impl EventStore for Handle {
             .ok_or_else(|| StoreError::fault("the mark returned no row"))
     }
 
-    async fn look_events(
-        &mut self,
-        keys: &[&EventKey],
-    ) -> Result<Vec<Option<EventRow>>, StoreError> {
-        let asked: Vec<_> = keys.iter().map(|key| (&key.team, &key.event)).collect();
-        let asked = json(&asked)?;
+    async fn look_events(&mut self, asked: &[&Look]) -> Result<Vec<Option<Looked>>, StoreError> {
+        let looks: Vec<_> = asked
+            .iter()
+            .map(|Look { key, with_result }| (&key.team, &key.event, with_result))
+            .collect();
+        let looks = json(&looks)?;
         let now = self.now();
-        look(self.reader().await?, &asked, keys.len(), now).await
+        let reader = self.reader().await?;
+        look_by(reader, &looks, asked.len(), now, |row| {
+            Ok((event_row(row, now)?, turn_result(row)?))
+        })
+        .await
     }
 }
 
@@ -121,6 +130,7 @@ fn first(mark: &Mark, now: Timestamp) -> EventRow {
         expire_time: now.after(mark.ttl),
         request: Some(mark.request),
         by: By::Mark,
+        detail: None,
         digest: mark.event.digest,
     })
 }
@@ -141,6 +151,17 @@ async fn look(
     count: usize,
     now: Timestamp,
 ) -> Result<Vec<Option<EventRow>>, StoreError> {
+    look_by(connection, asked, count, now, |row| event_row(row, now)).await
+}
+
+/// Reads the rows of what is `asked` for.
+async fn look_by<T: Clone>(
+    connection: &mut SqliteConnection,
+    asked: &str,
+    count: usize,
+    now: Timestamp,
+    read: impl Fn(&SqliteRow) -> Result<T, sqlx::Error>,
+) -> Result<Vec<Option<T>>, StoreError> {
     let rows = sqlx::query(LOOK)
         .bind(asked)
         .bind(now.as_micros())
@@ -149,8 +170,8 @@ async fn look(
         .map_err(classify)?;
     let mut found = vec![None; count];
     for row in rows {
-        let read = || Ok((row.try_get("key")?, event_row(&row, now)?));
-        let (key, event) = read().map_err(|error: sqlx::Error| StoreError::fault(error))?;
+        let keyed = || Ok((row.try_get("key")?, read(&row)?));
+        let (key, event) = keyed().map_err(|error: sqlx::Error| StoreError::fault(error))?;
         *slot(&mut found, key)? = Some(event);
     }
     Ok(found)
@@ -162,6 +183,7 @@ pub(super) fn event_row(row: &SqliteRow, now: Timestamp) -> Result<EventRow, sql
     let digest = row.try_get::<Option<Simple>, _>("digest")?;
     let digest = digest.map(|digest| PayloadDigest::from_uuid(digest.into()));
     let attempt: Option<u32> = row.try_get("attempt")?;
+    let detail = row.try_get::<Option<String>, _>("detail")?.map(Detail::from_row);
     if let Some(until) = row.try_get::<Option<i64>, _>("claimed_until")? {
         let lapse_time = Timestamp::from_micros(until);
         return Ok(EventRow::Claimed(Claim {
@@ -172,18 +194,23 @@ pub(super) fn event_row(row: &SqliteRow, now: Timestamp) -> Result<EventRow, sql
             lapse_time,
             remaining: lapse_time.since(now),
             digest,
+            detail,
         }));
     }
-    let by = match attempt {
-        None => By::Mark,
-        Some(attempt) if row.try_get("succeeded")? => By::Turn(attempt),
-        Some(attempt) => By::Nobody(attempt),
-    };
+    let by = By::of_row(attempt, row.try_get("succeeded")?, row.try_get("rejected")?);
     Ok(EventRow::Processed(StoredEvent {
         process_time: time("processed_at")?,
         expire_time: time("expires_at")?,
         request: Some(request),
         by,
+        detail: detail.filter(|_| by.has_detail()),
         digest,
     }))
+}
+
+/// What the turn of a row left, if it is read.
+pub(super) fn turn_result(row: &SqliteRow) -> Result<Option<TurnResult>, sqlx::Error> {
+    let bytes: Option<Vec<u8>> = row.try_get("result")?;
+    let type_name = row.try_get("result_type")?;
+    Ok(bytes.map(|bytes| TurnResult { bytes, type_name }))
 }

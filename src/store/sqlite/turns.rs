@@ -7,15 +7,15 @@ use sqlx::{Row as _, SqliteConnection};
 
 use super::{
     Handle, begin, classify,
-    events::event_row,
+    events::{event_row, turn_result},
     hex, json,
     sessions::{Stored, grant, look, pass_on, renewed_by, resumed_by, write},
 };
 use crate::{
     domain::{
-        Acquire, Begin, Begun, By, Claim, Decision, Ending, EventRow, Finish, Kept, LeaseId,
-        Prolong, RequestId, ResumedBy, SessionKey, SessionRow, StoredEvent, Timestamp, TurnId,
-        limits::CLAIM_MEMORY,
+        Acquire, Attempts, Begin, Begun, By, Claim, Decision, Detail, Ending, EventRow, Finish,
+        Kept, LeaseId, Prolong, RequestId, ResumedBy, SessionKey, SessionRow, StoredEvent,
+        Timestamp, TurnId, TurnResult, limits::CLAIM_MEMORY,
     },
     store::{Prolonged, StoreError, TurnStore, Turned, Verdict},
 };
@@ -28,8 +28,9 @@ use crate::{
 /// another delivery's payload.
 pub(super) const EVENT: &str = "
 SELECT request_id, processed_at, expires_at, claimed_until, attempt, holder,
-    CASE WHEN n.key = 0 THEN digest END AS digest, result,
-    result IS NOT NULL AS succeeded, repeated, resumed_by,
+    CASE WHEN n.key = 0 THEN digest END AS digest, detail, result, result_type,
+    result IS NOT NULL AS succeeded, rejected_at IS processed_at AS rejected,
+    uncounted, interrupted, repeated, resumed_by,
     COALESCE(names, json_array(event_id)) AS names
 FROM json_each($2) AS n CROSS JOIN processed_events AS e
     ON e.team_id = $1 AND e.event_id = n.value
@@ -41,12 +42,13 @@ ORDER BY (claimed_until IS NULL OR claimed_until > $3) DESC,
 
 pub(super) const CLAIM: &str = "
 REPLACE INTO processed_events (team_id, event_id, processed_at, expires_at, request_id,
-    claimed_until, attempt, holder, names, digest)
-SELECT $1, value, $3, $4, $5, $6, $7, $8, $9, CASE WHEN key = 0 THEN $10 END FROM json_each($2)
+    claimed_until, attempt, holder, names, digest, detail, uncounted)
+SELECT $1, value, $3, $4, $5, $6, $7, $8, $9, CASE WHEN key = 0 THEN $10 END, $11, $12
+FROM json_each($2)
 ";
 
 pub(super) const REPEAT: &str = "
-UPDATE processed_events SET repeated = 1, resumed_by = $5
+UPDATE processed_events SET repeated = 1, resumed_by = $5, interrupted = NULL
 WHERE team_id = $1 AND event_id IN (SELECT value FROM json_each($2)) AND request_id = $3
     AND claimed_until = $4
 ";
@@ -54,14 +56,15 @@ WHERE team_id = $1 AND event_id IN (SELECT value FROM json_each($2)) AND request
 pub(super) const PROLONG: &str = "
 UPDATE processed_events
 SET claimed_until = $5, expires_at = max(expires_at, $6), repeated = repeated OR $7 IS NOT NULL,
-    resumed_by = COALESCE($7, resumed_by)
+    resumed_by = COALESCE($7, resumed_by), interrupted = $8
 WHERE team_id = $1 AND event_id IN (SELECT value FROM json_each($2)) AND request_id = $3
     AND claimed_until = $4
 ";
 
 pub(super) const END: &str = "
 UPDATE processed_events
-SET processed_at = $5, expires_at = $6, claimed_until = $7, attempt = $8, result = $9
+SET processed_at = $5, expires_at = $6, claimed_until = $7, attempt = $8, result = $9,
+    result_type = $10, rejected_at = $11, detail = $12, uncounted = $13, interrupted = NULL
 WHERE team_id = $1 AND event_id IN (SELECT value FROM json_each($2)) AND request_id = $3
     AND claimed_until = $4
 ";
@@ -69,7 +72,8 @@ WHERE team_id = $1 AND event_id IN (SELECT value FROM json_each($2)) AND request
 /// An event's row that has not expired.
 struct Event {
     row: EventRow,
-    result: Option<Vec<u8>>,
+    attempts: Attempts,
+    result: Option<TurnResult>,
     resumed: ResumedBy,
     /// All names that were taken with it, as the statements have them.
     names: String,
@@ -120,7 +124,7 @@ impl TurnStore for Handle {
         let mut batch = begin(&mut writer).await?;
         let now = self.now();
         let mut verdicts = Vec::with_capacity(asked.len());
-        for Prolong { turn, claim_ttl, lease_ttl, stream } in asked {
+        for Prolong { turn, claim_ttl, lease_ttl, stream, interruption } in asked {
             let kept = match own(&mut batch, turn, now).await? {
                 Kept::Done(own)
                     if stream.is_some_and(|stream| own.event.resumed.replaces(stream)) =>
@@ -128,6 +132,10 @@ impl TurnStore for Handle {
                     Kept::Resumed
                 }
                 Kept::Done(Own { event, mut claim, session }) => {
+                    let interrupted = interruption
+                        .zip(*stream)
+                        .is_some_and(|(why, stream)| why.is_noted(stream, event.resumed))
+                        .then_some(claim.attempt);
                     let ends = std::mem::replace(&mut claim.lapse_time, now.after(*claim_ttl));
                     claim.remaining = claim_ttl.span();
                     sqlx::query(PROLONG)
@@ -138,6 +146,7 @@ impl TurnStore for Handle {
                         .bind(claim.lapse_time.as_micros())
                         .bind(now.plus(CLAIM_MEMORY).as_micros())
                         .bind(renewed_by(*stream))
+                        .bind(interrupted)
                         .execute(&mut *batch)
                         .await
                         .map_err(classify)?;
@@ -174,7 +183,8 @@ async fn begin_turn(
     if let Some(acquire) = acquire {
         session = look(batch, &[&acquire.key], now).await?.pop().flatten();
     }
-    let (mut attempt, mut lapsed) = (1, 0);
+    let mut attempts = Attempts { claimed: 0, uncounted: 0, interrupted: None };
+    let (mut detail, mut lapsed) = (None, 0);
     if let Some(found) = found {
         if let Some(claim) = found.live_claim(*request).cloned() {
             if event.contradicts(claim.digest) {
@@ -198,27 +208,26 @@ async fn begin_turn(
             }
             return Ok(Begun::Taken(EventRow::Claimed(claim), None));
         }
-        attempt = match &found.row {
+        match &found.row {
             EventRow::Claimed(claim) if !is_live(claim) => {
                 // Ended otherwise, it did so when it says that it was made.
                 lapsed = u64::from(claim.lapse_time > claim.claim_time);
-                claim.attempt + 1
+                attempts = if lapsed > 0 { found.attempts.lapsed() } else { found.attempts };
+                detail.clone_from(&claim.detail);
             }
             _ => {
                 turned.idle.extend(leftover(session.as_ref(), acquire.as_ref()));
                 return Ok(Begun::Taken(found.row, found.result));
             }
-        };
-        if attempt > *max_attempts {
+        }
+        if attempts.are_spent(*max_attempts) {
             (turned.lapsed, turned.gave_up) = (turned.lapsed + lapsed, turned.gave_up + 1);
             turned.idle.extend(leftover(session.as_ref(), acquire.as_ref()));
-            let spent = Ended { processed: now, expires: now.plus(CLAIM_MEMORY), until: None };
-            return Ok(Begun::Taken(
-                end(batch, team, &found, spent, attempt - 1, None).await?,
-                None,
-            ));
+            let given_up = Ended { until: None, ..Ended::at(now, attempts, detail) };
+            return Ok(Begun::Taken(end(batch, team, &found, given_up).await?, None));
         }
     }
+    let attempt = attempts.claimed + 1;
     let mut lease = None;
     if let Some(acquire) = acquire {
         let busy = session.as_ref().filter(|found| found.row.decision(acquire) != Decision::Free);
@@ -242,6 +251,8 @@ async fn begin_turn(
         .bind(holder)
         .bind((!event.aliases.is_empty()).then_some(&names))
         .bind(event.digest.map(|digest| hex(digest.as_uuid())))
+        .bind(detail.as_ref().map(Detail::as_str))
+        .bind(Some(attempts.uncounted).filter(|uncounted| *uncounted > 0))
         .execute(batch)
         .await
         .map_err(classify)?;
@@ -253,6 +264,7 @@ async fn begin_turn(
         lapse_time,
         remaining: claim_ttl.span(),
         digest: event.digest,
+        detail,
     };
     Ok(Begun::Granted { claim, lease, fresh: true })
 }
@@ -291,19 +303,26 @@ async fn finish_turn(
             return Ok(Kept::Resumed);
         }
     }
-    let memory = now.plus(CLAIM_MEMORY);
-    let mut ended = Ended { processed: now, expires: memory, until: Some(now) };
-    let (attempt, mut result) = (claim.attempt, None);
+    let mut ended = Ended::at(now, event.attempts, claim.detail);
     match ending {
-        Ending::Succeeded(left, ttl) => {
+        Ending::Succeeded(result, ttl) => {
             (ended.expires, ended.until) = (now.after(*ttl), None);
-            result = Some(left);
+            (ended.result, ended.detail) = (Some(&**result), None);
         }
-        Ending::Failed if attempt >= turn.max_attempts => ended.until = None,
-        Ending::Failed | Ending::Abandoned => {}
+        Ending::Rejected(detail, ttl) => {
+            (ended.expires, ended.until) = (now.after(*ttl), None);
+            (ended.is_rejected, ended.detail) = (true, detail.clone());
+        }
+        Ending::Failed(detail) => {
+            ended.detail.clone_from(detail);
+            if ended.attempts.are_spent(turn.max_attempts) {
+                ended.until = None;
+            }
+        }
+        Ending::Broken => ended.attempts.uncounted += 1,
+        Ending::Abandoned => ended.attempts.claimed -= 1,
     }
-    let attempt = if *ending == Ending::Abandoned { attempt - 1 } else { attempt };
-    let row = end(batch, &turn.event.team, &event, ended, attempt, result).await?;
+    let row = end(batch, &turn.event.team, &event, ended).await?;
     if let Some((key, mut session)) = session {
         session.release(now);
         if session.row.waiting && pass_on(batch, key, &mut session, now).await? {
@@ -377,7 +396,12 @@ async fn find(
     let event = row.map(|row| {
         Ok(Event {
             row: event_row(&row, now)?,
-            result: row.try_get("result")?,
+            attempts: Attempts {
+                claimed: row.try_get::<Option<u32>, _>("attempt")?.unwrap_or_default(),
+                uncounted: row.try_get::<Option<u32>, _>("uncounted")?.unwrap_or_default(),
+                interrupted: row.try_get("interrupted")?,
+            },
+            result: turn_result(&row)?,
             resumed: resumed_by(&row)?,
             names: row.try_get("names")?,
         })
@@ -386,11 +410,30 @@ async fn find(
 }
 
 /// How a claim ended.
-struct Ended {
+struct Ended<'a> {
     processed: Timestamp,
     expires: Timestamp,
     /// When it did; none where the event is handled.
     until: Option<Timestamp>,
+    attempts: Attempts,
+    result: Option<&'a TurnResult>,
+    is_rejected: bool,
+    detail: Option<Detail>,
+}
+
+impl Ended<'_> {
+    /// One that ends `now`, and leaves the event to another run.
+    fn at(now: Timestamp, attempts: Attempts, detail: Option<Detail>) -> Self {
+        Self {
+            processed: now,
+            expires: now.plus(CLAIM_MEMORY),
+            until: Some(now),
+            attempts,
+            result: None,
+            is_rejected: false,
+            detail,
+        }
+    }
 }
 
 /// Writes how a claim ended, under all of its names. Answers what is there then.
@@ -398,14 +441,13 @@ async fn end(
     batch: &mut SqliteConnection,
     team: &str,
     event: &Event,
-    ended: Ended,
-    attempt: u32,
-    result: Option<&Vec<u8>>,
+    ended: Ended<'_>,
 ) -> Result<EventRow, StoreError> {
     let EventRow::Claimed(claim) = &event.row else {
         return Err(StoreError::fault("the row is not a claim"));
     };
-    let Ended { processed, expires, until } = ended;
+    let Ended { processed, expires, until, attempts, result, is_rejected, detail } = ended;
+    let Attempts { claimed: attempt, uncounted, .. } = attempts;
     sqlx::query(END)
         .bind(team)
         .bind(&event.names)
@@ -415,7 +457,11 @@ async fn end(
         .bind(expires.as_micros())
         .bind(until.map(Timestamp::as_micros))
         .bind(attempt)
-        .bind(result)
+        .bind(result.map(|result| &result.bytes))
+        .bind(result.and_then(|result| result.type_name.as_deref()))
+        .bind(is_rejected.then_some(processed.as_micros()))
+        .bind(detail.as_ref().map(Detail::as_str))
+        .bind(Some(uncounted).filter(|uncounted| *uncounted > 0))
         .execute(batch)
         .await
         .map_err(classify)?;
@@ -425,13 +471,15 @@ async fn end(
             claim_time: processed,
             lapse_time,
             remaining: Duration::ZERO,
+            detail,
             ..claim.clone()
         }),
         None => EventRow::Processed(StoredEvent {
             process_time: processed,
             expire_time: expires,
             request: Some(claim.request),
-            by: if result.is_some() { By::Turn(attempt) } else { By::Nobody(attempt) },
+            by: By::of_row(Some(attempt), result.is_some(), is_rejected),
+            detail,
             digest: claim.digest,
         }),
     })

@@ -270,7 +270,7 @@ async fn begin_and_end(store: &mut impl TurnStore, event: &str, ending: Ending) 
 async fn what_nobody_was_told_of(store: &impl Store) {
     let mut store = store.connection(Work::Turns);
     begin_and_end(&mut store, "never", Ending::Abandoned).await;
-    for ending in [Ending::Failed, Ending::Abandoned] {
+    for ending in [Ending::Failed(None), Ending::Abandoned] {
         begin_and_end(&mut store, "once", ending).await;
     }
     let page = Page { team: None, after: Default::default(), limit: 9 };

@@ -16,7 +16,7 @@ use crate::{
         postgres::{
             Link, Locks,
             answers::place,
-            events::{event_row, interval, names},
+            events::{event_row, interval, names, turn_result},
             fence::{new_token, next_token, token_of},
             link::Statement,
             sessions::sql::or_take_over,
@@ -44,8 +44,8 @@ macro_rules! session_of {
 /// how long attempts are counted. $17: the names of those that have several. `kind` tells
 /// what a row is about: `granted`, with event and session; `taken`, the event as it stands,
 /// with its result, and the session, which to a repetition of the request that has it is
-/// told only once it is noted that this has it by now; `spent`, an event that was claimed as
-/// often as it may be, and all names of that claim; `busy`, the session, where the event is free; `lost`, a lease
+/// told only once it is noted that this has it by now; `spent`, an event whose attempts that
+/// count were all used, and all names of that claim; `busy`, the session, where the event is free; `lost`, a lease
 /// that was taken for an event that somebody else got in the very moment, and is to be given
 /// back.
 ///
@@ -74,7 +74,9 @@ WITH mine AS MATERIALIZED (
         e.claimed_until > e.processed_at AS lapsed, ",
     live_event!("e", "m.at"),
     " AS is_live, e.team_id, e.event_id, e.request_id, e.processed_at, e.expires_at,
-        e.claimed_until, e.attempt, e.holder, e.result, e.names, p.digest,
+        e.claimed_until, e.attempt, e.holder, e.result, e.result_type, e.rejected_at, e.detail, ",
+    uncounted!("e"),
+    " AS uncounted, e.names, p.digest,
         (p.digest <> m.digest) IS TRUE AS differs
     FROM mine m JOIN named n USING (ord) CROSS JOIN LATERAL (
         SELECT * FROM processed_events p
@@ -97,7 +99,7 @@ WITH mine AS MATERIALIZED (
         AND NOT s.released AND s.expires_at > COALESCE($1::timestamptz, clock_timestamp())
     RETURNING n.ord
 ), told_again AS (
-    UPDATE processed_events e SET ",
+    UPDATE processed_events e SET interrupted = NULL, ",
     repeated_by!("n"),
     "
     FROM (
@@ -112,19 +114,21 @@ WITH mine AS MATERIALIZED (
         AND (n.session_id IS NULL OR n.ord IN (SELECT ord FROM lease_told_again))
     RETURNING n.ord
 ), wanted AS MATERIALIZED (
-    SELECT m.*, COALESCE(n.attempt, 0) + 1 AS attempt, n.lapsed
+    SELECT m.*, COALESCE(n.attempt, 0) + 1 AS attempt, n.lapsed, n.detail, n.uncounted
     FROM mine m LEFT JOIN known n USING (ord)
-    WHERE n.is_live IS NOT TRUE AND COALESCE(n.attempt, 0) < m.max_attempts
+    WHERE n.is_live IS NOT TRUE AND COALESCE(",
+    counted!("n"),
+    ", 0) < m.max_attempts
 ), taken AS (
     ",
     take_session!("w", "wanted w WHERE w.session_id IS NOT NULL ORDER BY w.team_id, w.session_id"),
     " RETURNING s.*
 ), claimed AS (
     INSERT INTO processed_events AS e (team_id, event_id, processed_at, expires_at, request_id,
-        claimed_until, attempt, holder, names, digest)
+        claimed_until, attempt, holder, names, digest, detail, uncounted)
     SELECT w.team_id, n.name, w.at, w.at + $15::interval, w.request_id,
         w.at + w.claim_ttl, w.attempt, w.holder, string_to_array(w.names, E'\\x1f'),
-        CASE WHEN n.place = 1 THEN w.digest END
+        CASE WHEN n.place = 1 THEN w.digest END, w.detail, w.uncounted
     FROM wanted w JOIN named n USING (ord)
     WHERE w.session_id IS NULL OR w.lease_id IN (SELECT lease_id FROM taken)
     ORDER BY w.team_id COLLATE \"C\", n.name COLLATE \"C\"
@@ -136,8 +140,9 @@ WITH mine AS MATERIALIZED (
     moment!(),
     "),
         request_id = EXCLUDED.request_id, attempt = EXCLUDED.attempt, holder = EXCLUDED.holder,
-        names = EXCLUDED.names, digest = EXCLUDED.digest, result = NULL, repeated = NULL,
-        resumed_by = NULL
+        names = EXCLUDED.names, digest = EXCLUDED.digest, detail = EXCLUDED.detail,
+        uncounted = EXCLUDED.uncounted, interrupted = NULL, result = NULL, result_type = NULL,
+        rejected_at = NULL, repeated = NULL, resumed_by = NULL
     WHERE NOT ",
     live_event!("e", "COALESCE($1::timestamptz, clock_timestamp())"),
     " AND (e.expires_at <= COALESCE($1::timestamptz, clock_timestamp())
@@ -149,7 +154,7 @@ WITH mine AS MATERIALIZED (
 SELECT w.ord, 'granted' AS kind, c.processed_at AS at, true AS fresh, true AS told, w.lapsed,
     NULL::text AS names, ",
     event_columns!("c"),
-    ", NULL::bytea AS result, ",
+    ", NULL::bytea AS result, NULL::text AS result_type, ",
     session_columns!("t", "true", "NULL::uuid[] AS queue"),
     "
 FROM claimed c JOIN wanted w USING (request_id) LEFT JOIN taken t USING (lease_id)
@@ -161,7 +166,7 @@ SELECT n.ord, 'taken', n.at, (s.lease_id = n.lease_id) IS TRUE,
     n.ord IN (SELECT ord FROM told_again) OR (s.lease_id = n.lease_id) IS TRUE, NULL,
     array_to_string(COALESCE(n.names, ARRAY[n.event_id]), E'\\x1f'), ",
     event_columns!("n"),
-    ", n.result, ",
+    ", n.result, n.result_type, ",
     session_columns!("s", "NOT s.released AND s.expires_at > n.at", "NULL"),
     "
 FROM known n ",
@@ -175,17 +180,19 @@ UNION ALL
 SELECT n.ord, 'spent', n.at, false, false, n.lapsed,
     array_to_string(COALESCE(n.names, ARRAY[n.event_id]), E'\\x1f'), ",
     event_columns!("n"),
-    ", NULL, ",
+    ", NULL, NULL, ",
     session_columns!("s", "NOT s.released AND s.expires_at > n.at", "NULL"),
     "
 FROM known n ",
     session_of!("n"),
     "
-WHERE NOT n.is_live AND n.attempt >= n.max_attempts
+WHERE NOT n.is_live AND ",
+    counted!("n"),
+    " >= n.max_attempts
 UNION ALL
 SELECT b.ord, 'busy', b.at, false, false, NULL, NULL, ",
     event_columns!("e"),
-    ", NULL, ",
+    ", NULL, NULL, ",
     session_columns!("s", "NOT s.released AND s.expires_at > b.at", queue!("s", "b.at")),
     "
 FROM wanted b LEFT JOIN processed_events e ON false CROSS JOIN LATERAL (
@@ -195,7 +202,7 @@ WHERE b.lease_id NOT IN (SELECT lease_id FROM taken)
 UNION ALL
 SELECT w.ord, 'lost', w.at, false, false, NULL, NULL, ",
     event_columns!("e"),
-    ", NULL, ",
+    ", NULL, NULL, ",
     session_columns!("t", "true", "NULL"),
     "
 FROM taken t JOIN wanted w USING (lease_id) LEFT JOIN processed_events e ON false
@@ -409,8 +416,7 @@ fn taken(begin: &Begin, row: &PgRow) -> Result<Verdict<Begun>, StoreError> {
             return Ok(Verdict::Decided(Begun::Granted { claim: claim.clone(), lease, fresh }));
         }
     }
-    let result = row.try_get("result").map_err(StoreError::fault)?;
-    Ok(Verdict::Decided(Begun::Taken(event, result)))
+    Ok(Verdict::Decided(Begun::Taken(event, turn_result(row)?)))
 }
 
 /// The lease that an earlier run of a request had waited for, whose event is another's

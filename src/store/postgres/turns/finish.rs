@@ -2,13 +2,17 @@
 
 use std::time::Duration;
 
-use sqlx::{Row as _, postgres::PgRow};
+use sqlx::{
+    Row as _,
+    postgres::{PgRow, types::PgInterval},
+};
 use uuid::Uuid;
 
 use super::{any_event, any_session, small};
 use crate::{
     domain::{
-        Ending, EventRow, Finish, Kept, LeaseId, Prolong, SessionKey, TurnId, limits::CLAIM_MEMORY,
+        Detail, Ending, EventRow, Finish, Interruption, Kept, LeaseId, Prolong, SessionKey, TurnId,
+        limits::CLAIM_MEMORY,
     },
     store::{
         Prolonged, StoreError, Turned, Verdict,
@@ -126,23 +130,30 @@ WHERE q.ord NOT IN (SELECT ord FROM ",
     };
 }
 
-/// Ends turns: $10 is 1 for success, 0 for a failure, 2 where nobody was told of it. $7:
-/// the replica that asks. $14: for how long attempts are counted. $15: the streams of those
+/// Ends turns, $10 tells how: see [`code`]. What settles the event has a TTL ($12). $7: the
+/// replica that asks. $14: for how long attempts are counted. $15: the streams of those
 /// that end only if nobody has carried them on since, by renewing the lease alone or both.
 pub(in super::super) const FINISH: &str = concat!(
     hand_on!(concat!(
         turns!(
-            ", $10::integer[], $11::bytea[], $12::interval[], $13::integer[], $15::uuid[]",
-            ", ending, result, ttl, max_attempts, unless_resumed",
+            ", $10::integer[], $11::bytea[], $12::interval[], $13::integer[], $15::uuid[],
+            $16::text[], $17::text[]",
+            ", ending, result, ttl, max_attempts, unless_resumed, result_type, detail",
             concat!(" AND ", unless_resumed!("t", "q.unless_resumed"))
         ),
         ", done AS (
     UPDATE processed_events e
-    SET claimed_until = CASE WHEN q.ending = 1 OR q.ending = 0 AND e.attempt >= q.max_attempts
+    SET claimed_until = CASE
+            WHEN q.ttl IS NOT NULL OR q.ending = 0 AND ",
+        counted!("e"),
+        " >= q.max_attempts
             THEN NULL ELSE q.at END,
-        attempt = e.attempt - (q.ending = 2)::integer, processed_at = q.at,
-        expires_at = q.at + CASE WHEN q.ending = 1 THEN q.ttl ELSE $14::interval END,
-        result = CASE WHEN q.ending = 1 THEN q.result END
+        attempt = e.attempt - (q.ending = 2)::integer, interrupted = NULL,
+        uncounted = NULLIF(COALESCE(e.uncounted, 0) + (q.ending = 3)::integer, 0),
+        processed_at = q.at, expires_at = q.at + COALESCE(q.ttl, $14::interval),
+        result = q.result, result_type = q.result_type,
+        rejected_at = CASE WHEN q.ending = 4 THEN q.at END,
+        detail = CASE WHEN q.ending IN (2, 3) THEN e.detail ELSE q.detail END
     FROM asked q
     WHERE ",
         same_key!("event_id", "e", "q"),
@@ -158,7 +169,9 @@ pub(in super::super) const FINISH: &str = concat!(
         aliases!(
             "done",
             "claimed_until = d.claimed_until, attempt = d.attempt,
-        processed_at = d.processed_at, expires_at = d.expires_at, result = d.result"
+        processed_at = d.processed_at, expires_at = d.expires_at, result = d.result,
+        result_type = d.result_type, rejected_at = d.rejected_at, detail = d.detail,
+        uncounted = d.uncounted, interrupted = d.interrupted"
         ),
         ", mine AS MATERIALIZED (
     SELECT q.team_id, q.session_id, q.lease_id, NULL::uuid AS unless_resumed, q.ord, q.at
@@ -191,9 +204,13 @@ SELECT *, NULL FROM (",
 );
 
 /// Lets turns run on, unless another stream than the one in $13 has taken them over. $12: how
-/// long a lease may be held in all.
+/// long a lease may be held in all. $14: why that stream keeps them no longer.
 pub(in super::super) const PROLONG: &str = concat!(
-    turns!(", $10::interval[], $11::bigint[], $13::uuid[]", ", claim_ttl, ttl_micros, stream", ""),
+    turns!(
+        ", $10::interval[], $11::bigint[], $13::uuid[], $14::text[]",
+        ", claim_ttl, ttl_micros, stream, interruption",
+        ""
+    ),
     ", own AS MATERIALIZED (
     SELECT q.ord FROM asked q CROSS JOIN LATERAL (
         SELECT FROM processed_events p
@@ -209,7 +226,10 @@ pub(in super::super) const PROLONG: &str = concat!(
 ), claims AS (
     UPDATE processed_events e
     SET claimed_until = q.at + q.claim_ttl, expires_at = q.at + $7::interval,
-        processed_at = LEAST(e.processed_at, q.at), ",
+        processed_at = LEAST(e.processed_at, q.at),
+        interrupted = CASE WHEN q.interruption = 'drained' OR q.interruption = 'broken' AND ",
+    unless_resumed!("e", "q.stream"),
+    " THEN e.attempt END, ",
     renewed_by!("e", "q.stream"),
     "
     FROM asked q JOIN own USING (ord)
@@ -221,7 +241,8 @@ pub(in super::super) const PROLONG: &str = concat!(
     aliases!(
         "claims",
         "claimed_until = d.claimed_until, expires_at = d.expires_at,
-        processed_at = d.processed_at, repeated = d.repeated, resumed_by = d.resumed_by"
+        processed_at = d.processed_at, repeated = d.repeated, resumed_by = d.resumed_by,
+        interrupted = d.interrupted"
     ),
     ", leases AS (
     UPDATE oncegate_sessions s
@@ -253,17 +274,7 @@ impl Link {
         turned: &mut Turned,
     ) -> Result<Vec<Verdict<Kept<Option<EventRow>>>>, StoreError> {
         let turns = Turns::of(self.locks, asked.iter().map(|finish| &finish.turn));
-        let (mut endings, mut results, mut ttls) = (Vec::new(), Vec::new(), Vec::new());
-        for finish in asked {
-            let (ending, result, ttl) = match &finish.ending {
-                Ending::Succeeded(result, ttl) => (1, Some(result), Some(interval(ttl.span()))),
-                Ending::Failed => (0, None, None),
-                Ending::Abandoned => (2, None, None),
-            };
-            endings.push(ending);
-            results.push(result);
-            ttls.push(ttl);
-        }
+        let ends = Ends::of(asked);
         let most: Vec<i32> = asked.iter().map(|finish| small(finish.turn.max_attempts)).collect();
         let streams: Vec<Option<Uuid>> =
             asked.iter().map(|finish| Some(finish.unless_resumed?.as_uuid())).collect();
@@ -272,12 +283,14 @@ impl Link {
             .fetch(|| {
                 turns
                     .bind(sqlx::query(FINISH).bind(now), |query| query.bind(replica))
-                    .bind(&endings)
-                    .bind(&results)
-                    .bind(&ttls)
+                    .bind(&ends.codes)
+                    .bind(&ends.results)
+                    .bind(&ends.ttls)
                     .bind(&most)
                     .bind(interval(CLAIM_MEMORY))
                     .bind(&streams)
+                    .bind(&ends.result_types)
+                    .bind(&ends.details)
             })
             .await?;
         let mut verdicts = vec![Verdict::Again; asked.len()];
@@ -324,6 +337,8 @@ impl Link {
         let ttls: Vec<i64> = asked.iter().map(|turn| turn.lease_ttl.as_micros()).collect();
         let streams: Vec<Option<Uuid>> =
             asked.iter().map(|turn| Some(turn.stream?.as_uuid())).collect();
+        let interruptions: Vec<Option<&str>> =
+            asked.iter().map(|turn| turn.interruption.map(why)).collect();
         let now = self.now();
         let rows = self
             .fetch(|| {
@@ -335,6 +350,7 @@ impl Link {
                     .bind(&ttls)
                     .bind(interval(max_hold))
                     .bind(&streams)
+                    .bind(&interruptions)
             })
             .await?;
         let mut verdicts = vec![Verdict::Again; asked.len()];
@@ -404,6 +420,56 @@ fn told(row: &PgRow) -> Result<Told, StoreError> {
         })
     };
     read().map_err(|error: sqlx::Error| StoreError::fault(error))
+}
+
+/// How turns end, as a statement's arrays.
+#[derive(Default)]
+struct Ends<'a> {
+    codes: Vec<i32>,
+    results: Vec<Option<&'a Vec<u8>>>,
+    result_types: Vec<Option<&'a str>>,
+    ttls: Vec<Option<PgInterval>>,
+    details: Vec<Option<&'a str>>,
+}
+
+impl<'a> Ends<'a> {
+    fn of(asked: &[&'a Finish]) -> Self {
+        let mut ends = Self::default();
+        for finish in asked {
+            let (mut result, mut ttl, mut detail) = (None, None, None);
+            match &finish.ending {
+                Ending::Succeeded(left, lives) => (result, ttl) = (Some(&**left), Some(lives)),
+                Ending::Rejected(why, lives) => (detail, ttl) = (why.as_ref(), Some(lives)),
+                Ending::Failed(why) => detail = why.as_ref(),
+                Ending::Broken | Ending::Abandoned => {}
+            }
+            ends.codes.push(code(&finish.ending));
+            ends.results.push(result.map(|result| &result.bytes));
+            ends.result_types.push(result.and_then(|result| result.type_name.as_deref()));
+            ends.ttls.push(ttl.map(|ttl| interval(ttl.span())));
+            ends.details.push(detail.map(Detail::as_str));
+        }
+        ends
+    }
+}
+
+/// How [`FINISH`] spells an ending.
+const fn code(ending: &Ending) -> i32 {
+    match ending {
+        Ending::Failed(_) => 0,
+        Ending::Succeeded(..) => 1,
+        Ending::Abandoned => 2,
+        Ending::Broken => 3,
+        Ending::Rejected(..) => 4,
+    }
+}
+
+/// How [`PROLONG`] spells an interruption.
+const fn why(interruption: Interruption) -> &'static str {
+    match interruption {
+        Interruption::Broken => "broken",
+        Interruption::Drained => "drained",
+    }
 }
 
 /// Turns as a statement's arrays.

@@ -89,7 +89,7 @@ SELECT NULL, NULL, NULL, NULL, NULL, NULL, NULL, request_id, processed_at FROM c
 /// `begin_new` beside it has others.
 macro_rules! succeed {
     ($teams:literal, $sessions:literal, $locks:literal, $leases:literal, $events:literal,
-        $ttls:literal, $requests:literal, $attempts:literal, $results:literal) => {
+        $ttls:literal, $requests:literal, $attempts:literal, $results:literal, $types:literal) => {
         concat!(
             "mine AS MATERIALIZED (
     SELECT a.*, p.claimed_until
@@ -111,9 +111,11 @@ macro_rules! succeed {
             $attempts,
             "::integer[], ",
             $results,
-            "::bytea[]) WITH ORDINALITY
+            "::bytea[], ",
+            $types,
+            "::text[]) WITH ORDINALITY
         AS a (team_id, session_id, lock_key, lease_id, event_id, ttl, request_id, attempt,
-            result, ord)
+            result, result_type, ord)
     CROSS JOIN LATERAL (
         SELECT * FROM processed_events e
         WHERE e.team_id = a.team_id AND e.event_id = a.event_id OFFSET 0) AS p
@@ -133,7 +135,8 @@ macro_rules! succeed {
     RETURNING m.*, s.expires_at AS at
 ), done AS (
     UPDATE processed_events e
-    SET claimed_until = NULL, processed_at = m.at, expires_at = m.at + m.ttl, result = m.result
+    SET claimed_until = NULL, processed_at = m.at, expires_at = m.at + m.ttl, result = m.result,
+        result_type = m.result_type, detail = NULL
     FROM (SELECT * FROM ended ORDER BY team_id COLLATE \"C\", event_id COLLATE \"C\") AS m
     WHERE ",
             same_key!("event_id", "e", "m"),
@@ -173,7 +176,7 @@ pub(in super::super) const BEGIN_NEW: &str = concat!("WITH ", begin_new!(), begu
 
 pub(in super::super) const SUCCEED: &str = concat!(
     "WITH ",
-    succeed!("$2", "$3", "$4", "$5", "$6", "$7", "$8", "$9", "$10"),
+    succeed!("$2", "$3", "$4", "$5", "$6", "$7", "$8", "$9", "$10", "$11"),
     succeeded!("", "")
 );
 
@@ -183,7 +186,7 @@ pub(in super::super) const BEGIN_AND_SUCCEED: &str = concat!(
     "WITH ",
     begin_new!(),
     ", ",
-    succeed!("$17", "$18", "$19", "$20", "$21", "$22", "$23", "$24", "$25"),
+    succeed!("$17", "$18", "$19", "$20", "$21", "$22", "$23", "$24", "$25", "$26"),
     begun!(),
     "UNION ALL",
     succeeded!("NULL, NULL, NULL, NULL, NULL, ", ", NULL, NULL")
@@ -299,6 +302,7 @@ impl<'a> Beginning<'a> {
                 lapse_time,
                 remaining: lapse_time.since(at),
                 digest: begin.event.digest,
+                detail: None,
             };
             let lease = Some(Lease { holder, labels, ..lease });
             turned.begun[place] = Verdict::Decided(Begun::Granted { claim, lease, fresh: true });
@@ -313,29 +317,34 @@ struct Succeeding<'a> {
     ended: Vec<(&'a TurnId, Ttl)>,
     turns: Turns<'a>,
     results: Vec<&'a Vec<u8>>,
+    result_types: Vec<Option<&'a str>>,
     ttls: Vec<PgInterval>,
 }
 
 impl<'a> Succeeding<'a> {
     fn of(locks: Locks, finishes: &[&'a Finish]) -> Self {
         let (mut places, mut ended) = (Vec::new(), Vec::new());
-        let (mut results, mut ttls) = (Vec::new(), Vec::new());
+        let (mut results, mut result_types, mut ttls) = (Vec::new(), Vec::new(), Vec::new());
         for (place, finish) in finishes.iter().enumerate() {
             if let (Ending::Succeeded(result, ttl), Some(_), None) =
                 (&finish.ending, &finish.turn.lease, finish.unless_resumed)
             {
                 places.push(place);
                 ended.push((&finish.turn, *ttl));
-                results.push(result);
+                results.push(&result.bytes);
+                result_types.push(result.type_name.as_deref());
                 ttls.push(interval(ttl.span()));
             }
         }
         let turns = Turns::of(locks, ended.iter().map(|(turn, _)| *turn));
-        Self { places, ended, turns, results, ttls }
+        Self { places, ended, turns, results, result_types, ttls }
     }
 
     fn bind<'q>(&'q self, statement: Statement<'q>) -> Statement<'q> {
-        self.turns.bind(statement, |query| query.bind(&self.ttls)).bind(&self.results)
+        self.turns
+            .bind(statement, |query| query.bind(&self.ttls))
+            .bind(&self.results)
+            .bind(&self.result_types)
     }
 
     /// Notes that the one at `ord` has ended at `at`.
@@ -347,6 +356,7 @@ impl<'a> Succeeding<'a> {
             expire_time: at.after(ttl),
             request: Some(turn.request),
             by: By::Turn(turn.attempt),
+            detail: None,
             // Nobody asks the answer for it.
             digest: None,
         };
