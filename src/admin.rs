@@ -39,6 +39,10 @@ impl Op for Question {
 
     fn key(&self) {}
 
+    fn is_read(&self) -> bool {
+        true
+    }
+
     fn answer(&self, answer: &Answer) -> Verdict<Answer> {
         Verdict::Decided(answer.clone())
     }
@@ -153,7 +157,7 @@ impl Change {
             Ok(Verdict::Again) => return,
             Ok(Verdict::Decided(Done::Nothing)) => "not found",
             Ok(Verdict::Decided(_)) => "done",
-            Err(_) => "unknown",
+            Ok(Verdict::Unknown) | Err(_) => "unknown",
         };
         let (change, team, id) = match &self.what {
             What::BindEpic(SessionKey { team, session }, _) => ("epic bound", team, session),

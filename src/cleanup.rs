@@ -32,6 +32,10 @@ impl Op for Sweep {
 
     fn key(&self) {}
 
+    fn is_read(&self) -> bool {
+        self.scope.dry_run
+    }
+
     fn answer(&self, swept: &Swept) -> Verdict<Swept> {
         Verdict::Decided(*swept)
     }
@@ -86,7 +90,10 @@ impl Cleanup {
     ) -> Result<Cleaned, CallError> {
         let (events, more_events) = self.sweep(Kind::Events, scope, limit, until).await?;
         let left = limit.saturating_sub(u32::try_from(events).unwrap_or(u32::MAX));
-        let (sessions, more) = self.sweep(Kind::Sessions, scope, left, until).await?;
+        let swept = self.sweep(Kind::Sessions, scope, left, until).await;
+        let (sessions, more) = swept.map_err(|error| {
+            if events > 0 && !scope.dry_run { error.after_change() } else { error }
+        })?;
         Ok(Cleaned { events, sessions, more: more_events || more })
     }
 
@@ -120,7 +127,10 @@ impl Cleanup {
             let batch = u32::try_from(most).unwrap_or(u32::MAX);
             let sweep = Sweep { kind, scope: scope.clone(), limit: batch };
             let begun = Instant::now();
-            let Swept { rows, busy } = self.sweeps.call(sweep).await?;
+            let Swept { rows, busy } = match self.sweeps.call(sweep).await {
+                Err(error) if total > 0 && !scope.dry_run => return Err(error.after_change()),
+                swept => swept?,
+            };
             total += rows.min(left);
             if !scope.dry_run {
                 self.metrics.swept(kind.label(), rows);

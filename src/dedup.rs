@@ -66,6 +66,10 @@ impl Op for Look {
         (&self.key, self.with_result)
     }
 
+    fn is_read(&self) -> bool {
+        true
+    }
+
     fn answer(&self, row: &Option<Looked>) -> Verdict<Option<Looked>> {
         Verdict::Decided(row.clone())
     }

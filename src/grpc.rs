@@ -13,6 +13,7 @@ mod convert;
 mod deadline;
 mod idempotency;
 mod observe;
+mod reason;
 mod status;
 mod turn;
 
@@ -20,7 +21,6 @@ pub use admin::Administration;
 pub use arriving::HalfOpen;
 pub use idempotency::Idempotency;
 pub use observe::{Connection, Gate, Observe};
-pub(crate) use status::REJECTED_BY_DATABASE;
 pub use turn::Turning;
 
 /// The contract's messages, clients and servers, generated from `proto/`.

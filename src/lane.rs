@@ -21,7 +21,11 @@ use std::{
 
 use tokio::{
     runtime::Handle,
-    sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot},
+    sync::{
+        OwnedSemaphorePermit, Semaphore,
+        mpsc::{self, error::TrySendError},
+        oneshot,
+    },
 };
 
 use crate::{
@@ -50,11 +54,22 @@ const MAX_PERSISTENCE: Duration = *LEASE_TTL.end();
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum CallError {
     /// The queue is full.
-    #[error("the queue is full")]
+    #[error("the server's work queue is full")]
     Overloaded,
     /// The store failed.
     #[error(transparent)]
     Store(#[from] StoreError),
+}
+
+impl CallError {
+    /// The same error, of a call that has changed something before.
+    #[must_use]
+    pub fn after_change(self) -> Self {
+        match self {
+            Self::Store(error) => Self::Store(error.after_change()),
+            Self::Overloaded => StoreError::unknown("a later step found the queue full").into(),
+        }
+    }
 }
 
 /// One operation that lanes can batch.
@@ -73,6 +88,11 @@ pub trait Op: Send + Sync + 'static {
     #[expect(clippy::unnecessary_literal_bound, reason = "writes return a part of themselves")]
     fn team(&self) -> &str {
         ""
+    }
+
+    /// Whether it changes nothing, so that its outcome is never unknown.
+    fn is_read(&self) -> bool {
+        false
     }
 
     /// What the committed `row` means to this operation, whether it was run
@@ -190,14 +210,16 @@ impl<O: Op> Lane<O> {
         let queued = self.enqueue(ops, Some(reply));
         async {
             queued?;
-            Ok(answers.await.map_err(|_| StoreError::unavailable("the lane has stopped"))?)
+            // Its task has ended, perhaps in the middle of this job.
+            Ok(answers.await.map_err(|_| StoreError::unknown("the lane has stopped"))?)
         }
     }
 
     /// Leaves an operation whose answer nobody waits for.
     ///
     /// # Errors
-    /// [`CallError::Overloaded`] when the queue is full.
+    /// [`CallError::Overloaded`] when the queue is full, [`StoreError::Unavailable`] when the
+    /// lane has stopped.
     pub fn post(&self, op: O) -> Result<(), CallError> {
         self.enqueue(vec![op], None)
     }
@@ -210,14 +232,21 @@ impl<O: Op> Lane<O> {
         let count = u32::try_from(ops.len()).unwrap_or(u32::MAX);
         let room = Arc::clone(&self.room).try_acquire_many_owned(count).ok();
         let answers = ops.iter().map(|_| None).collect();
-        let job = room.map(|room| Job { ops, answers, reply, begun: Instant::now(), _room: room });
+        let begun = Instant::now();
+        let job = room.map(|room| Job { ops, answers, reply, begun, _room: room });
         self.metrics.queued(1);
-        if job.is_some_and(|job| self.jobs.try_send(job).is_ok()) {
-            return Ok(());
-        }
+        let refused = match job.map(|job| self.jobs.try_send(job)) {
+            Some(Ok(())) => return Ok(()),
+            Some(Err(TrySendError::Closed(_))) => {
+                StoreError::unavailable("the lane has stopped").into()
+            }
+            Some(Err(TrySendError::Full(_))) | None => {
+                self.metrics.shed();
+                CallError::Overloaded
+            }
+        };
         self.metrics.queued(-1);
-        self.metrics.shed();
-        Err(CallError::Overloaded)
+        Err(refused)
     }
 }
 

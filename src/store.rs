@@ -37,13 +37,16 @@ pub use turn::{Prolonged, TurnStore, Turned};
 /// Why a store could not answer.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum StoreError {
-    /// The store is away, or went away before it told the outcome. Asking again
-    /// with the same attempt id is safe.
+    /// The store cannot be reached. Nothing was changed.
     #[error("store unavailable: {0}")]
     Unavailable(Arc<str>),
+    /// The connection to the store was lost before its answer: the change may have been made.
+    /// A retry with the same attempt id is safe.
+    #[error("outcome unknown: {0}")]
+    OutcomeUnknown(Arc<str>),
     /// Another client of the database has locked a row of this batch, or the batch failed for
     /// another of its rows: a smaller batch finds which. Nothing was written.
-    #[error("lock conflict in the store: {0}")]
+    #[error("locked by another client of the database: {0}")]
     Contended(Arc<str>),
     /// Conflict: a concurrent writer took one of several keys that must be taken together.
     /// Rolled back; retry.
@@ -51,11 +54,11 @@ pub enum StoreError {
     Overtaken,
     /// The store cannot keep a text of this batch; a smaller batch shows which. The only
     /// error that is a caller's fault.
-    #[error("invalid data for the store: {0}")]
+    #[error("text cannot be stored: {0}")]
     Refused(Arc<str>),
     /// A rule that the database's owner added (a CHECK, a trigger, a policy) rejects a row of
     /// this batch; a smaller batch shows which.
-    #[error("a database rule rejected a row: {0}")]
+    #[error("rejected by a rule of the database: {0}")]
     Rejected(Arc<str>),
     /// The store answers, and cannot do this in the state that it is in, or as it is set
     /// up: its operator has to act. A smaller batch may tell that it is about one row.
@@ -71,9 +74,33 @@ pub enum StoreError {
 }
 
 impl StoreError {
-    /// The store is away, or the outcome unknown, because of `cause`.
+    /// The store cannot be reached, because of `cause`.
     pub fn unavailable(cause: impl std::fmt::Display) -> Self {
         Self::Unavailable(cause.to_string().into())
+    }
+
+    /// The outcome is unknown, because of `cause`.
+    pub fn unknown(cause: impl std::fmt::Display) -> Self {
+        Self::OutcomeUnknown(cause.to_string().into())
+    }
+
+    /// The same error, after something may have been changed: it must not report that nothing
+    /// was.
+    #[must_use]
+    pub fn after_change(self) -> Self {
+        match self {
+            Self::Unavailable(cause) | Self::Contended(cause) => Self::OutcomeUnknown(cause),
+            error => error,
+        }
+    }
+
+    /// The same error, of a read: nothing was changed, whatever the outcome.
+    #[must_use]
+    pub fn of_read(self) -> Self {
+        match self {
+            Self::OutcomeUnknown(cause) => Self::Unavailable(cause),
+            error => error,
+        }
     }
 
     /// The store's operator has to act, because of `cause`.
@@ -95,6 +122,9 @@ pub enum Verdict<T> {
     /// Somebody else is deciding on the same session just now, or just did:
     /// nothing was written, ask again.
     Again,
+    /// Its statement got no answer, while others of its batch were decided: it may have been
+    /// committed.
+    Unknown,
 }
 
 impl<T> Verdict<T> {
@@ -103,6 +133,7 @@ impl<T> Verdict<T> {
         match self {
             Self::Decided(verdict) => Verdict::Decided(words(verdict)),
             Self::Again => Verdict::Again,
+            Self::Unknown => Verdict::Unknown,
         }
     }
 }

@@ -18,6 +18,7 @@ mod losses;
 mod platforms;
 mod queue;
 mod readme;
+mod reasons;
 mod reference;
 mod restore;
 mod schema;

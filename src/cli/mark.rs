@@ -27,13 +27,10 @@ use crate::{
         Id,
         limits::{EVENT_TTL, MAX_ALIASES, MAX_ID_BYTES, MAX_REQUEST_BYTES},
     },
-    grpc::{
-        REJECTED_BY_DATABASE,
-        pb::{
-            BatchItemError, BatchMarkProcessedRequest, EventKey, MarkProcessedRequest,
-            MarkProcessedResponse, batch_mark_processed_result::Result as ItemResult, event_key,
-            idempotency_service_client::IdempotencyServiceClient,
-        },
+    grpc::pb::{
+        BatchItemError, BatchMarkProcessedRequest, EventKey, MarkProcessedRequest,
+        MarkProcessedResponse, Reason, batch_mark_processed_result::Result as ItemResult,
+        event_key, idempotency_service_client::IdempotencyServiceClient,
     },
     platform,
 };
@@ -354,7 +351,7 @@ fn is_final(answer: Option<&ItemResult>) -> bool {
 /// Whether a rule of the database rejected the line. That lasts until its owner changes the rule,
 /// so the lines after this one do not wait for it.
 fn is_rejected(error: &BatchItemError) -> bool {
-    error.reason == REJECTED_BY_DATABASE
+    error.reason == Reason::RejectedByDatabase.name()
 }
 
 /// Marks the good lines of `batch`, and prints them all in order.

@@ -61,9 +61,9 @@ impl SlackEvent {
             self.of_older_bots()?.into_iter().collect()
         };
         if names.is_empty() {
-            return Err(Invalid::new(
+            return Err(Invalid::no_key(
                 "slack",
-                "has no key: give event_id, client_msg_id, action_id with message_ts and user_id, \
+                "names no event: give event_id, client_msg_id, action_id with message_ts and user_id, \
                  or channel with ts",
             ));
         }
@@ -91,7 +91,7 @@ impl SlackEvent {
                 }
                 _ => ("slack.channel", "is needed to name a session"),
             };
-            Invalid::new(field, problem)
+            Invalid::no_key(field, problem)
         })
     }
 

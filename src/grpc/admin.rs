@@ -79,7 +79,7 @@ impl AdminService for Administration {
         let (key, epic, author) = convert::bind(request.into_inner()).map_err(Problem::from)?;
         let bind_and_look = async {
             self.admin.bind_epic(key.clone(), epic, author).await?;
-            self.session(key).await
+            self.session(key).await.map_err(CallError::after_change)
         };
         let session = deadline.bound(bind_and_look).await?;
         Ok(Response::new(pb::BindEpicResponse { session }))
@@ -93,7 +93,8 @@ impl AdminService for Administration {
         let (key, author) = convert::force_release(request.into_inner()).map_err(Problem::from)?;
         let release_and_look = async {
             let released = self.admin.force_release(key.clone(), author).await?;
-            Ok::<_, CallError>((released, self.session(key).await?))
+            let session = self.session(key).await.map_err(CallError::after_change)?;
+            Ok::<_, CallError>((released, session))
         };
         let (released, session) = deadline.bound(release_and_look).await?;
         Ok(Response::new(pb::ForceReleaseSessionLeaseResponse { released, session }))

@@ -188,8 +188,8 @@ impl Message {
             // Refused by its length, without being read.
             Some(length) if length > PREFIX + MAX_REQUEST_BYTES => return Ok(true),
             Some(length) if came > length && reads == Reads::OnlyMessage => {
-                return Err(Problem::Malformed(
-                    "the method takes one message, but more data followed",
+                return Err(Problem::Unreadable(
+                    "there is more than the one message that the method takes".into(),
                 ));
             }
             length => length.is_some_and(|length| came >= length),
@@ -197,7 +197,7 @@ impl Message {
         // A stream that ends before it begins is for its method to refuse.
         let may_be_none = reads == Reads::FirstMessage && came == 0;
         if self.ended && !is_whole && !may_be_none {
-            return Err(Problem::Malformed("the request ended before its message was complete"));
+            return Err(Problem::Unreadable("the request ended before its message did".into()));
         }
         Ok(self.ended || is_whole && reads == Reads::FirstMessage)
     }

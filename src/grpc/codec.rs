@@ -14,6 +14,8 @@ use tonic::{
 };
 use tonic_prost::{ProstDecoder, ProstEncoder};
 
+use super::status::Problem;
+
 /// What a call sets aside for a message before it knows the length, in bytes:
 /// most fit. tonic's own codec takes 8 KiB, twice a call, and a call may wait
 /// for minutes.
@@ -82,9 +84,9 @@ impl<U: Message + Default> TonicDecoder for Decoder<U> {
     type Error = Status;
 
     fn decode(&mut self, buffer: &mut DecodeBuf<'_>) -> Result<Option<U>, Status> {
-        self.0.decode(buffer).map_err(|status| {
-            Status::invalid_argument(format!("not a valid message: {}", status.message()))
-        })
+        self.0
+            .decode(buffer)
+            .map_err(|status| Problem::Unreadable(status.message().to_owned().into()).into())
     }
 
     fn buffer_settings(&self) -> BufferSettings {

@@ -195,8 +195,11 @@ fn all_failed(outcomes: &[Result<MarkOutcome, CallError>]) -> Option<CallError> 
         Err(CallError::Store(StoreError::Refused(_) | StoreError::Rejected(_))) | Ok(_) => None,
         Err(error) => Some(error.clone()),
     };
-    let first = systemic(outcomes.first()?)?;
-    outcomes.iter().all(|outcome| systemic(outcome).is_some()).then_some(first)
+    let errors: Vec<CallError> = outcomes.iter().map(systemic).collect::<Option<_>>()?;
+    // If one of them may have been marked, the call must not report that nothing was.
+    let is_unknown =
+        |error: &&CallError| matches!(error, CallError::Store(StoreError::OutcomeUnknown(_)));
+    errors.iter().find(is_unknown).or(errors.first()).cloned()
 }
 
 /// The answer for the item at `index`: what is wrong with it, or else the next

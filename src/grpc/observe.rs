@@ -45,6 +45,9 @@ const MAX_METADATA_BYTES: usize = 16 * 1024;
 /// <https://www.rfc-editor.org/rfc/rfc9113.html#section-10.5.1>.
 const FIELD_OVERHEAD: usize = 32;
 
+/// Where a status has its details: in the headers of an answer without a body.
+const STATUS_DETAILS: &str = "grpc-status-details-bin";
+
 /// What the calls of all workers have in common. Cheap to clone.
 #[derive(Clone)]
 pub struct Observe(Arc<Shared>);
@@ -322,20 +325,22 @@ impl Call {
     ) -> Response<ObservedBody> {
         let Ok(Ok(response)) = answer else {
             let fault = CallError::from(StoreError::fault("a handler panicked"));
-            return self.refuse(fault.into());
+            return self.refuse(Problem::from(fault));
         };
         self.note(response.headers());
-        if self.code == Some(Code::Internal)
+        // Errors of ours have details.
+        if self.code.is_some_and(|code| code != Code::Ok)
+            && self.method.shape.reads != Reads::Nothing
+            && !response.headers().contains_key(STATUS_DETAILS)
             && let Some(status) = Status::from_header_map(response.headers())
-            && let Some(problem) = status::unreadable(&status)
         {
-            return self.refuse(problem);
+            return self.refuse(status::of_framework(status));
         }
         response.map(|body| ObservedBody { body, call: Some(self) })
     }
 
-    fn refuse(mut self, problem: Problem) -> Response<ObservedBody> {
-        let status = Status::from(problem);
+    fn refuse(mut self, status: impl Into<Status>) -> Response<ObservedBody> {
+        let status: Status = status.into();
         self.code = Some(status.code());
         status.into_http().map(|body| ObservedBody { body, call: Some(self) })
     }

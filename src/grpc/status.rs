@@ -1,52 +1,45 @@
-//! What went wrong, as gRPC tells it: the one place that chooses status codes.
+//! Errors as gRPC reports them: the one place that chooses the reason of each.
 
-use std::{collections::HashMap, time::Duration};
+use std::{borrow::Cow, collections::HashMap, time::Duration};
 
-use tonic::{Code, Status};
+use tonic::{Code, Status, metadata::MetadataMap};
 use tonic_types::{ErrorDetails, StatusExt as _};
 use uuid::Uuid;
 
+use super::{pb::Reason, reason::DOMAIN};
 use crate::{domain::Invalid, lane::CallError, session::SessionError, store::StoreError};
 
-/// The domain of the reasons in [`tonic_types::ErrorInfo`].
-const DOMAIN: &str = "oncegate";
-/// The reason of an item that a rule of the database's owner rejected.
-pub(crate) const REJECTED_BY_DATABASE: &str = "REJECTED_BY_DATABASE";
+/// When to retry, in milliseconds. gRPC's own retries honour it, and know no `RetryInfo`:
+/// <https://github.com/grpc/proposal/blob/master/A6-client-retries.md#pushback>.
+const PUSHBACK: &str = "grpc-retry-pushback-ms";
 
-/// How the message of every internal error begins that is this server's fault.
-const INTERNAL: &str = "internal error ";
-
-/// When a caller who was refused for load may try again.
-const RETRY_AFTER_OVERLOAD: Duration = Duration::from_millis(500);
-/// When a caller who found the store away may try again.
-const RETRY_AFTER_OUTAGE: Duration = Duration::from_secs(1);
-
-/// Why a call has no answer.
+/// Why a call failed.
 #[derive(Debug, Clone, thiserror::Error)]
 pub(super) enum Problem {
     #[error(transparent)]
     Invalid(#[from] Invalid),
     #[error(transparent)]
     Session(#[from] SessionError),
-    #[error("the server gave up after {0:?}; repeat the call with the same request_id")]
+    #[error(
+        "call not finished within {0:?}; the change may have been made: repeat the call with the \
+         same request_id"
+    )]
     Deadline(Duration),
-    #[error("too many calls are under way")]
+    #[error("too many calls are in progress on this server")]
     Shed,
     #[error("connection limit reached; this connection only serves health checks")]
     Connections,
-    #[error("too many incomplete requests; this one was rejected")]
+    #[error("too many half-sent requests; this one was rejected")]
     HalfOpen,
     #[error("request message not received within {0:?}")]
     Slow(Duration),
     #[error("the caller ended the call before its message was complete")]
     Cancelled,
-    #[error("{0}")]
-    Malformed(&'static str),
     #[error("cannot read the request message: {0}")]
-    Unreadable(String),
-    #[error("the metadata is longer than {0} bytes")]
+    Unreadable(Cow<'static, str>),
+    #[error("metadata is longer than {0} bytes")]
     Metadata(usize),
-    #[error("the {0} is not on record")]
+    #[error("{0} is not on record")]
     NotFound(&'static str),
 }
 
@@ -57,104 +50,234 @@ impl From<CallError> for Problem {
 }
 
 impl Problem {
-    /// The field at fault; empty where none is.
+    /// The invalid field; empty if no field is invalid.
     pub(super) fn field(&self) -> &str {
         match self {
             Self::Invalid(invalid) => &invalid.field,
             _ => "",
         }
     }
-}
 
-/// The problem that `status` stands for, if it is the framework's: tonic answers `INTERNAL`
-/// to a message that it cannot decompress or delimit, which is the sender's fault.
-pub(super) fn unreadable(status: &Status) -> Option<Problem> {
-    let is_ours = status.message().starts_with(INTERNAL);
-    (status.code() == Code::Internal && !is_ours)
-        .then(|| Problem::Unreadable(status.message().to_owned()))
-}
+    /// The reason, which decides the code and whether to retry.
+    pub(super) const fn reason(&self) -> Reason {
+        match self {
+            Self::Invalid(invalid) if invalid.is_no_key => Reason::NoKey,
+            Self::Invalid(_) => Reason::InvalidField,
+            Self::Deadline(_) | Self::Slow(_) => Reason::CallTimeout,
+            Self::Shed => Reason::TooManyCalls,
+            Self::Connections | Self::HalfOpen => Reason::TooManyConnections,
+            Self::Cancelled => Reason::Cancelled,
+            Self::Unreadable(_) => Reason::UnreadableRequest,
+            Self::Metadata(_) => Reason::MetadataTooLarge,
+            Self::NotFound(_) => Reason::NotFound,
+            Self::Session(error) => match error {
+                SessionError::LeaseLost => Reason::LeaseLost,
+                SessionError::ClaimLost => Reason::ClaimLost,
+                SessionError::StreamReplaced => Reason::StreamReplaced,
+                SessionError::HeldTooLong(_) => Reason::MaxHold,
+                SessionError::EpicMismatch { .. } => Reason::EpicMismatch,
+                SessionError::PayloadMismatch => Reason::PayloadMismatch,
+                SessionError::Draining => Reason::Draining,
+                SessionError::QueueFull => Reason::QueueFull,
+                SessionError::TooManyCalls => Reason::TooManyCalls,
+                SessionError::Timeout(_) => Reason::CallTimeout,
+                SessionError::Call(CallError::Overloaded) => Reason::LaneFull,
+                SessionError::Call(CallError::Store(error)) => match error {
+                    StoreError::Unavailable(_) => Reason::StoreUnavailable,
+                    StoreError::OutcomeUnknown(_) => Reason::OutcomeUnknown,
+                    StoreError::Contended(_) | StoreError::Overtaken => Reason::Contended,
+                    StoreError::Unusable(_) | StoreError::Misconfigured(_) => Reason::StoreUnusable,
+                    StoreError::Rejected(_) => Reason::RejectedByDatabase,
+                    StoreError::Refused(_) => Reason::UnstorableText,
+                    StoreError::Fault(_) => Reason::Internal,
+                },
+            },
+        }
+    }
 
-/// The answer to a request that the framework could not read.
-pub(super) fn of_request(status: Status) -> Status {
-    unreadable(&status).map_or(status, Status::from)
-}
+    /// The message. The store's own words are for the server's log only.
+    fn message(&self) -> Cow<'static, str> {
+        let Self::Session(SessionError::Call(CallError::Store(error))) = self else {
+            return self.to_string().into();
+        };
+        let message = match error {
+            StoreError::Unavailable(_) => "the store cannot be reached; nothing was changed",
+            StoreError::OutcomeUnknown(_) => {
+                "the connection to the store was lost before its answer; the change may have been \
+                 made: repeat the call with the same request_id"
+            }
+            StoreError::Contended(_) | StoreError::Overtaken => {
+                "another client of the database holds a lock; nothing was changed"
+            }
+            StoreError::Unusable(_) | StoreError::Misconfigured(_) => {
+                "the database cannot do this in its present state; the server's log has the cause"
+            }
+            // The rule may be lifted, and the event must not be lost until then.
+            StoreError::Rejected(_) => {
+                "a rule of the database (a CHECK, a trigger or a policy) rejects this; the \
+                 server's log has the cause"
+            }
+            StoreError::Refused(_) => {
+                "the database's encoding cannot represent a character of a text"
+            }
+            StoreError::Fault(cause) => {
+                let id = Uuid::new_v4();
+                tracing::error!(%id, %cause, "internal error");
+                return format!("internal error {id}; the server's log has the cause").into();
+            }
+        };
+        message.into()
+    }
 
-/// A condition of the store, which is to be tried again.
-fn unavailable(message: &str, mut details: ErrorDetails) -> Status {
-    details.set_retry_info(Some(RETRY_AFTER_OUTAGE));
-    Status::with_error_details(Code::Unavailable, message, details)
+    /// What else a program may need of the reason.
+    fn metadata(&self) -> HashMap<String, String> {
+        let Self::Session(error) = self else { return HashMap::new() };
+        match error {
+            SessionError::HeldTooLong(most) => {
+                HashMap::from([("max_hold".to_owned(), format!("{}s", most.as_secs()))])
+            }
+            SessionError::EpicMismatch { bound } => {
+                HashMap::from([("epic_id".to_owned(), bound.clone())])
+            }
+            _ => HashMap::new(),
+        }
+    }
 }
 
 impl From<Problem> for Status {
     fn from(problem: Problem) -> Self {
-        let message = problem.to_string();
-        let details = |code, details| Self::with_error_details(code, message.clone(), details);
-        let reason = |reason: &str, metadata: HashMap<String, String>| {
-            details(
-                Code::FailedPrecondition,
-                ErrorDetails::with_error_info(reason, DOMAIN, metadata),
-            )
+        let reason = problem.reason();
+        let (message, metadata) = (problem.message(), problem.metadata());
+        let mut details = ErrorDetails::with_error_info(reason.name(), DOMAIN, metadata);
+        if let Problem::Invalid(Invalid { field, problem, .. }) = problem {
+            details.add_bad_request_violation(field, problem);
+        }
+        detailed(reason.code(), message, reason, details, MetadataMap::new())
+    }
+}
+
+/// A status with `details`, and when to retry it.
+fn detailed(
+    code: Code,
+    message: impl Into<String>,
+    reason: Reason,
+    mut details: ErrorDetails,
+    mut metadata: MetadataMap,
+) -> Status {
+    if let Some(after) = reason.retry_after() {
+        details.set_retry_info(Some(after));
+        if let Ok(millis) = after.as_millis().to_string().parse() {
+            metadata.insert(PUSHBACK, millis);
+        }
+    }
+    Status::with_error_details_and_metadata(code, message, details, metadata)
+}
+
+/// Adds the reason to an error of the framework, which is the sender's fault: a message that
+/// tonic cannot decompress, delimit or decode, or that is too large. Its code stays, except
+/// `INTERNAL`, which stands for faults of this server. Errors that have details are ours.
+pub(super) fn of_framework(status: Status) -> Status {
+    let (code, reason) = match status.code() {
+        Code::Internal => (Code::InvalidArgument, Reason::UnreadableRequest),
+        // Compressed by an algorithm that is not supported.
+        Code::Unimplemented => (Code::Unimplemented, Reason::UnreadableRequest),
+        code @ (Code::OutOfRange | Code::ResourceExhausted) => (code, Reason::MessageTooLarge),
+        code @ Code::Cancelled => (code, Reason::Cancelled),
+        _ => return status,
+    };
+    if !status.details().is_empty() {
+        return status;
+    }
+    let message = match code {
+        Code::InvalidArgument => Problem::Unreadable(status.message().to_owned().into()).message(),
+        _ => status.message().to_owned().into(),
+    };
+    let details = ErrorDetails::with_error_info(reason.name(), DOMAIN, []);
+    detailed(code, message, reason, details, status.metadata().clone())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    /// A problem of each kind, and statuses as the framework makes them.
+    fn all() -> Vec<Status> {
+        let store = |error: StoreError| Problem::from(CallError::from(error));
+        let second = Duration::from_secs(1);
+        let mut all: Vec<Status> = [
+            Invalid::new("field", "is wrong").into(),
+            Invalid::no_key("field", "names no event").into(),
+            Problem::Deadline(second),
+            Problem::Slow(second),
+            Problem::Shed,
+            Problem::Connections,
+            Problem::HalfOpen,
+            Problem::Cancelled,
+            Problem::Unreadable("cut short".into()),
+            Problem::Metadata(1),
+            Problem::NotFound("event"),
+            SessionError::LeaseLost.into(),
+            SessionError::ClaimLost.into(),
+            SessionError::StreamReplaced.into(),
+            SessionError::HeldTooLong(second).into(),
+            SessionError::EpicMismatch { bound: "PROJ-1".to_owned() }.into(),
+            SessionError::PayloadMismatch.into(),
+            SessionError::Draining.into(),
+            SessionError::QueueFull.into(),
+            SessionError::TooManyCalls.into(),
+            SessionError::Timeout(second).into(),
+            CallError::Overloaded.into(),
+            store(StoreError::unavailable("secret")),
+            store(StoreError::unknown("secret")),
+            store(StoreError::Contended("secret".into())),
+            store(StoreError::Overtaken),
+            store(StoreError::unusable("secret")),
+            store(StoreError::Misconfigured("secret".into())),
+            store(StoreError::Rejected("secret".into())),
+            store(StoreError::Refused("secret".into())),
+            store(StoreError::fault("secret")),
+        ]
+        .into_iter()
+        .map(Status::from)
+        .collect();
+        let framework = [
+            Status::internal("bad flag"),
+            Status::unimplemented("compressed"),
+            Status::out_of_range("too large"),
+            Status::resource_exhausted("too large once decompressed"),
+            Status::cancelled("reset"),
+        ];
+        all.extend(framework.map(of_framework));
+        all
+    }
+
+    #[test]
+    fn every_error_has_a_reason_and_every_reason_an_error() {
+        let named = |status: &Status| {
+            let info = status.get_details_error_info().expect("ErrorInfo");
+            assert_eq!(info.domain, DOMAIN);
+            assert!(!status.message().contains("secret"), "{status:?}");
+            let reason = Reason::from_str_name(&format!("REASON_{}", info.reason));
+            reason.unwrap_or_else(|| panic!("{} is not in the contract", info.reason))
         };
-        let retry = |code, after| details(code, ErrorDetails::with_retry_info(Some(after)));
-        match problem {
-            Problem::Invalid(Invalid { field, problem, .. }) => details(
-                Code::InvalidArgument,
-                ErrorDetails::with_bad_request_violation(field, problem),
-            ),
-            Problem::NotFound(_) => Self::not_found(message),
-            Problem::Deadline(_) | Problem::Slow(_) => Self::deadline_exceeded(message),
-            Problem::Cancelled => Self::cancelled(message),
-            Problem::Malformed(_) | Problem::Unreadable(_) => Self::invalid_argument(message),
-            Problem::Metadata(_) => Self::resource_exhausted(message),
-            Problem::Shed | Problem::Connections | Problem::HalfOpen => {
-                retry(Code::ResourceExhausted, RETRY_AFTER_OVERLOAD)
-            }
-            Problem::Session(error) => match error {
-                SessionError::LeaseLost => reason("LEASE_LOST", HashMap::new()),
-                SessionError::ClaimLost => reason("CLAIM_LOST", HashMap::new()),
-                SessionError::StreamReplaced => reason("STREAM_REPLACED", HashMap::new()),
-                SessionError::HeldTooLong(most) => {
-                    let most = format!("{}s", most.as_secs());
-                    reason("LEASE_LOST", HashMap::from([("max_hold".to_owned(), most)]))
-                }
-                SessionError::EpicMismatch { bound } => {
-                    reason("EPIC_MISMATCH", HashMap::from([("epic_id".to_owned(), bound)]))
-                }
-                SessionError::PayloadMismatch => reason("PAYLOAD_MISMATCH", HashMap::new()),
-                SessionError::Draining => retry(Code::Unavailable, RETRY_AFTER_OVERLOAD),
-                SessionError::QueueFull | SessionError::Call(CallError::Overloaded) => {
-                    retry(Code::ResourceExhausted, RETRY_AFTER_OVERLOAD)
-                }
-                SessionError::Call(CallError::Store(error)) => match error {
-                    // What happened is in the log, and is none of the caller's.
-                    StoreError::Unavailable(_)
-                    | StoreError::Contended(_)
-                    | StoreError::Overtaken => unavailable(
-                        "the store is away, or the outcome is not known: repeat the call with \
-                         the same request_id",
-                        ErrorDetails::new(),
-                    ),
-                    StoreError::Unusable(_) | StoreError::Misconfigured(_) => unavailable(
-                        "the database cannot do this in its present state; the server's log has \
-                         the cause: repeat the call with the same request_id",
-                        ErrorDetails::new(),
-                    ),
-                    // The rule may be lifted, and the event must not be lost until then.
-                    StoreError::Rejected(_) => unavailable(
-                        "a rule of the database (a CHECK, a trigger or a policy) rejected this; \
-                         the server's log has the cause: repeat the call with the same request_id",
-                        ErrorDetails::with_error_info(REJECTED_BY_DATABASE, DOMAIN, []),
-                    ),
-                    StoreError::Refused(_) => Self::invalid_argument(
-                        "the database's encoding has no such character: a text cannot be stored",
-                    ),
-                    StoreError::Fault(cause) => {
-                        let id = Uuid::new_v4();
-                        tracing::error!(%id, %cause, "internal error");
-                        Self::internal(format!("{INTERNAL}{id}: see the server's log"))
-                    }
-                },
-            },
+        let produced: BTreeSet<i32> = all().iter().map(|status| named(status).into()).collect();
+        let declared: BTreeSet<i32> =
+            (1..i32::MAX).take_while(|number| Reason::try_from(*number).is_ok()).collect();
+        assert_eq!(produced, declared);
+        assert!(declared.len() >= 26, "{declared:?}");
+    }
+
+    #[test]
+    fn pushback_and_retry_info_say_the_same() {
+        for status in all() {
+            let info = status.get_details_retry_info().and_then(|info| info.retry_delay);
+            let pushback = status.metadata().get(PUSHBACK).map(|value| value.to_str().unwrap());
+            let millis = info.map(|delay| delay.as_millis().to_string());
+            assert_eq!(pushback, millis.as_deref(), "{status:?}");
+            let may_retry = matches!(status.code(), Code::Unavailable | Code::DeadlineExceeded);
+            assert!(info.is_some() || !may_retry, "{status:?}");
         }
     }
 }

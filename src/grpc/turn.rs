@@ -73,12 +73,11 @@ impl TurnService for Turning {
         let arrived = Instant::now();
         let caller = request.extensions_mut().remove().unwrap_or_default();
         let mut steps = request.into_inner();
-        let first = steps.message().await.map_err(status::of_request)?;
+        let first = steps.message().await.map_err(status::of_framework)?;
         let Some(Step::Begin(first)) = first.and_then(|first| first.step) else {
             return Err(Problem::from(Invalid::new("begin", "must come first")).into());
         };
-        let (begin, wait) =
-            convert::begin(first).map_err(|invalid| Problem::from(invalid.within("begin")))?;
+        let (begin, wait) = convert::begin(first).map_err(Problem::from)?;
         let key = begin.event.key.clone();
         let (close, closed) = oneshot::channel();
         let events = self.turns.run(begin, wait, self.timeout, closed, caller);
@@ -92,12 +91,10 @@ impl TurnService for Turning {
         // is dropped: tonic answers a cancelled call as a half-closed one, but hyper looks
         // for a reset before it polls an answer, and so this.
         let reading = async move {
-            let step = steps.message().await.map_err(status::of_request)?;
+            let step = steps.message().await.map_err(status::of_framework)?;
             let step = step.and_then(|request| request.step);
             let ending = match step {
-                Some(Step::End(last)) => convert::ending_of(last)
-                    .map(Closed::With)
-                    .map_err(|invalid| invalid.within("end")),
+                Some(Step::End(last)) => convert::ending_of(last).map(Closed::With),
                 Some(Step::Begin(_)) => Err(Invalid::new("begin", "must come once")),
                 None => Ok(Closed::Without),
             };

@@ -63,10 +63,11 @@ pub(super) async fn run<O: Op, S: Executes<O>>(
             let answer = match row {
                 Ok(Verdict::Decided(row)) => match ops[member].answer(row) {
                     Verdict::Decided(answer) => Ok(answer),
-                    Verdict::Again => continue,
+                    Verdict::Again | Verdict::Unknown => continue,
                 },
-                Ok(Verdict::Again) => continue,
+                Ok(Verdict::Again | Verdict::Unknown) => continue,
                 Err(error) if jobs[open[member].0].persists(error) => continue,
+                Err(error) if ops[member].is_read() => Err(error.clone().of_read()),
                 Err(error) => Err(error.clone()),
             };
             decided.push((open[member], answer));
@@ -101,7 +102,10 @@ fn hash(subject: impl Hash) -> u64 {
 
 /// Whether an error is one of every statement, whatever it is about.
 const fn is_common_to_all(error: &StoreError) -> bool {
-    matches!(error, StoreError::Unavailable(_) | StoreError::Misconfigured(_))
+    matches!(
+        error,
+        StoreError::Unavailable(_) | StoreError::OutcomeUnknown(_) | StoreError::Misconfigured(_)
+    )
 }
 
 /// What an item is answered that was tried only in parts that failed with `failure`, which may
@@ -146,7 +150,10 @@ async fn isolate<O: Op, S: Executes<O>>(
             Ok(rows) if rows.len() == part.len() => {
                 succeeded = true;
                 for (answer, row) in answers[part].iter_mut().zip(rows) {
-                    *answer = Some(Ok(row));
+                    *answer = Some(match row {
+                        Verdict::Unknown => Err(StoreError::unknown("no answer for this item")),
+                        row => Ok(row),
+                    });
                 }
                 continue;
             }
@@ -154,7 +161,9 @@ async fn isolate<O: Op, S: Executes<O>>(
                 answers[part].fill_with(|| Some(Ok(Verdict::Again)));
                 continue;
             }
-            Ok(_) => StoreError::fault("the store returned too many or too few answers"),
+            Ok(_) => StoreError::fault("the store answered for more or fewer than it was asked"),
+            // A statement before this one may have changed something.
+            Err(failure) if tried > 1 && is_common_to_all(&failure) => failure.after_change(),
             Err(failure) => failure,
         };
         if is_common_to_all(&failure) {

@@ -101,7 +101,9 @@ pub(super) async fn open(
         };
         // Services that start together find each other in any order.
         let (awaited, pause) = match &error {
-            StoreError::Unavailable(_) => ("the database", CONNECT_PAUSE),
+            StoreError::Unavailable(_) | StoreError::OutcomeUnknown(_) => {
+                ("the database", CONNECT_PAUSE)
+            }
             StoreError::Overtaken => ("another migration", CONNECT_PAUSE),
             StoreError::Contended(_) => ("a lock on the tables", LOCK_PAUSE),
             _ => return Err(error).with_context(|| format!("cannot use {shown}")),

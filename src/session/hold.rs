@@ -64,7 +64,7 @@ impl Sessions {
         mut events: EventSender<Measured<Lease>, Measured<Held>>,
     ) {
         let Some(_holding) = self.queues.hold() else {
-            return events.end(Err(SessionError::QueueFull));
+            return events.end(Err(SessionError::TooManyCalls));
         };
         // Before the request, so that no change after it is missed.
         let mut here = self.streams.attend();

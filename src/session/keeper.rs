@@ -9,11 +9,7 @@ use tokio::{
 };
 
 use super::{Attendance, Caller, SessionError, Sessions};
-use crate::{
-    domain::{LeaseId, SessionKey, limits::MAX_WAITERS_PER_SESSION},
-    lane::CallError,
-    store::StoreError,
-};
+use crate::domain::{LeaseId, SessionKey, limits::MAX_WAITERS_PER_SESSION};
 
 /// How many events a slow reader may leave unread: every position in a queue, and some
 /// renewals. Later events are dropped, except for the grant and the last one.
@@ -108,9 +104,9 @@ impl<K, L> EventSender<K, L> {
                 caller.leaving.cancelled().await;
                 sleep(LEAVING_LOOK).await;
             } => Some(Err(SessionError::Draining)),
-            answer = timeout(limit, request) => Some(answer.unwrap_or_else(|_| {
-                Err(CallError::from(StoreError::unavailable("timed out waiting for the answer")).into())
-            })),
+            answer = timeout(limit, request) => {
+                Some(answer.unwrap_or(Err(SessionError::Timeout(limit))))
+            }
         }
     }
 }

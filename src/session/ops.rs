@@ -423,6 +423,10 @@ impl Op for Look {
         &self.0
     }
 
+    fn is_read(&self) -> bool {
+        true
+    }
+
     fn answer(&self, row: &Option<SessionRow>) -> Verdict<Option<SessionRow>> {
         Verdict::Decided(row.clone())
     }

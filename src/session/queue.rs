@@ -14,7 +14,7 @@ use tokio::{
 use tokio_util::task::{TaskTracker, task_tracker::TaskTrackerToken};
 
 use super::{
-    Measured,
+    Measured, SessionError,
     grant::{Grant, Grants},
     ops::Leave,
     streams::Streams,
@@ -216,18 +216,21 @@ impl Queues {
         lease: LeaseId,
         leaves: &Lane<Leave>,
         grants: &Arc<Grants>,
-    ) -> Option<Place> {
+    ) -> Result<Place, SessionError> {
         let mut queues = self.lock();
         let length = queues.get(key).map_or(0, |queue| queue.places);
-        if length >= MAX_WAITERS_PER_SESSION || self.waiters.get() >= self.most {
-            return None;
+        if length >= MAX_WAITERS_PER_SESSION {
+            return Err(SessionError::QueueFull);
+        }
+        if self.waiters.get() >= self.most {
+            return Err(SessionError::TooManyCalls);
         }
         let queue = queues.entry(key.clone()).or_default();
         queue.places += 1;
         self.waiters.inc();
         let slot = Arc::<Slot>::default();
         locked(&self.slots).insert(lease, Arc::clone(&slot));
-        Some(Place {
+        Ok(Place {
             key: key.clone(),
             lease,
             ticket: None,

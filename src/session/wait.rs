@@ -53,8 +53,7 @@ impl Sessions {
         let mut takes_over = true;
         loop {
             let (lease, grants) = (LeaseId::random(), &self.grants);
-            let place = self.queues.join(&acquire.key, lease, &self.leaves, grants);
-            let mut place = place.ok_or(SessionError::QueueFull)?;
+            let mut place = self.queues.join(&acquire.key, lease, &self.leaves, grants)?;
             let enqueue = Enqueue { acquire: acquire.clone(), lease, takes_over };
             let (queues, leaves) = (Arc::clone(&self.queues), self.leaves.clone());
             let grants = Arc::clone(grants);

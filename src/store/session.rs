@@ -91,6 +91,14 @@ pub struct Changed {
     pub handed: Vec<SessionRow>,
 }
 
+impl Changed {
+    /// Whether nothing is decided.
+    pub(super) fn is_nothing(&self) -> bool {
+        self.taken.iter().all(|taken| matches!(taken, Verdict::Again))
+            && self.ended.iter().all(|ended| *ended == Verdict::Again)
+    }
+}
+
 /// Sessions: one row each, which says who holds the lease.
 pub trait SessionStore {
     /// Takes leases of free sessions that nobody waits for, and ends live leases,

@@ -386,7 +386,7 @@ async fn settle(writer: &mut SqliteConnection) -> Result<(), sqlx::Error> {
 fn classify(error: sqlx::Error) -> StoreError {
     let sqlx::Error::Database(database) = &error else {
         return match error {
-            sqlx::Error::Io(_) | sqlx::Error::WorkerCrashed => StoreError::unavailable(error),
+            sqlx::Error::Io(_) | sqlx::Error::WorkerCrashed => StoreError::unknown(error),
             _ => StoreError::fault(error),
         };
     };
@@ -395,9 +395,11 @@ fn classify(error: sqlx::Error) -> StoreError {
         return StoreError::unavailable("the database file was moved or replaced");
     }
     match extended & 0xff {
-        // PERM, BUSY, LOCKED, NOMEM, READONLY, INTERRUPT, IOERR, CORRUPT, FULL, CANTOPEN,
-        // PROTOCOL, SCHEMA, AUTH, NOTADB: the file's state or the disk's.
-        3 | 5..=11 | 13..=15 | 17 | 23 | 26 => StoreError::unavailable(error),
+        // IOERR: a commit that could not be synced may be in the file after a restart.
+        10 => StoreError::unknown(error),
+        // PERM, BUSY, LOCKED, NOMEM, READONLY, INTERRUPT, CORRUPT, FULL, CANTOPEN, PROTOCOL,
+        // SCHEMA, AUTH, NOTADB: the file's state or the disk's.
+        3 | 5..=9 | 11 | 13..=15 | 17 | 23 | 26 => StoreError::unavailable(error),
         // TOOBIG, CONSTRAINT, MISMATCH: a trigger, a CHECK or a changed column.
         18..=20 => StoreError::Rejected(error.to_string().into()),
         // INTERNAL, MISUSE, RANGE: a mistake of ours.

@@ -90,7 +90,7 @@ impl Turns {
     ) {
         let sessions = &self.turning.sessions;
         let Some(_running) = sessions.count_in() else {
-            return events.end(Err(SessionError::QueueFull));
+            return events.end(Err(SessionError::TooManyCalls));
         };
         let stream = StreamId::random();
         let (claim_ttl, grace) = (begin.claim_ttl, begin.grace);

@@ -173,7 +173,7 @@ async fn a_session_is_bound_to_other_work(fixture: Fixture) {
     made.told(0, &format!("T1 S1 free, token {token}, epic PROJ-50"));
     let with = |epic| ask(&fixture, &["lease", "acquire", "T1", "S1", "--epic", epic]);
     with("PROJ-51")
-        .complained(10, "error: FAILED_PRECONDITION: the session is bound to epic \"PROJ-50\"");
+        .complained(10, "error: FAILED_PRECONDITION: session is bound to epic \"PROJ-50\"");
 
     // A lease goes on, whatever its session is bound to.
     let lease = leased(&fixture, ["T1", "S1"], &["--holder", "pod-1"]);
@@ -196,10 +196,8 @@ async fn a_lease_is_ended_whoever_holds_it(fixture: Fixture) {
     let lease = leased(&fixture, ["T1", "S1"], &["--epic", "PROJ-50"]);
     let (id, token) = (text(&lease, "lease_id"), lease["fencing_token"].to_string());
     ask(&fixture, &release).told(0, "released T1 S1");
-    ask(&fixture, &["lease", "renew", "T1", "S1", id]).complained(
-        10,
-        "error: FAILED_PRECONDITION: the lease has ended or passed to another holder",
-    );
+    ask(&fixture, &["lease", "renew", "T1", "S1", id])
+        .complained(10, "error: FAILED_PRECONDITION: lease lost");
     ask(&fixture, &["lease", "release", "T1", "S1", id]).told(10, "not released: no longer held");
     let session = shown(&fixture, ["T1", "S1"]);
     assert_eq!(

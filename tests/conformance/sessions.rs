@@ -183,7 +183,7 @@ async fn no_lease_is_held_for_longer_than_an_hour(mut f: Fixture) {
     f.clock.advance(minutes(4));
     let refused = f.client.renew_session_lease(again).await.unwrap_err();
     let info = refused.get_details_error_info().unwrap();
-    assert_eq!(info.reason, "LEASE_LOST");
+    assert_eq!(info.reason, "MAX_HOLD");
     assert_eq!(info.metadata, HashMap::from([("max_hold".into(), "3600s".into())]));
 
     // The next holder has an hour of its own; and one that ended earlier is just lost.

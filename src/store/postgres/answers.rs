@@ -34,3 +34,12 @@ pub(super) fn left<T, A: Copy>(verdicts: &[Verdict<T>], asked: &[A]) -> (Vec<usi
 pub(super) fn fill<T>(verdicts: &mut [Verdict<T>], places: Vec<usize>, found: Vec<Verdict<T>>) {
     places.into_iter().zip(found).for_each(|(place, verdict)| verdicts[place] = verdict);
 }
+
+/// Notes in `verdicts` that the statement for those that are not decided failed with `error`:
+/// they are asked again, unless it may have been committed.
+pub(super) fn fail<T>(verdicts: &mut [Verdict<T>], error: &StoreError) {
+    if matches!(error, StoreError::OutcomeUnknown(_)) {
+        let undecided = verdicts.iter_mut().filter(|verdict| matches!(verdict, Verdict::Again));
+        undecided.for_each(|verdict| *verdict = Verdict::Unknown);
+    }
+}

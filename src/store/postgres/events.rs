@@ -13,7 +13,7 @@ use uuid::Uuid;
 
 use super::{
     Link,
-    answers::{fill, left, slot},
+    answers::{fail, fill, left, slot},
     link::Statement,
     steps::{Overlong, claim_end},
     timestamp::PgTimestamp,
@@ -162,7 +162,12 @@ impl EventStore for Link {
         }
         let (places, taken) = left(&verdicts, marks);
         if !taken.is_empty() {
-            fill(&mut verdicts, places, self.mark_taken(&taken).await?);
+            match self.mark_taken(&taken).await {
+                Ok(marked) => fill(&mut verdicts, places, marked),
+                // What is decided has been committed.
+                Err(error) if taken.len() < marks.len() => fail(&mut verdicts, &error),
+                Err(error) => return Err(error),
+            }
         }
         Ok(verdicts)
     }

@@ -80,11 +80,15 @@ impl Line {
     ) -> Result<Vec<PgRow>, StoreError> {
         self.check(if repeat == Repeat::Safe { MAX_IDLE } else { Duration::ZERO }).await;
         let mut replaceable = repeat == Repeat::Safe && self.connection.is_some();
+        // Whether a run of the statement may have been committed without an answer.
+        let mut is_unknown = false;
         loop {
+            let mut is_sent = false;
             let run = async {
                 // Away while it is used: one whose statement was not carried through, as by
                 // a panic, is not used again.
                 let mut connection = self.connected().await?;
+                is_sent = true;
                 let ended = connection.fetch_all(statement()).await;
                 self.connection = Some(connection);
                 ended.map_err(Failure::of)
@@ -99,10 +103,12 @@ impl Line {
                 Err(_) => Failure {
                     error: StoreError::unavailable("timed out waiting for the answer"),
                     state: ConnectionState::Stuck,
+                    is_answer: false,
                 },
             };
+            is_unknown |= is_sent && !failure.is_answer;
             match failure.state {
-                ConnectionState::Away => return Err(failure.error),
+                ConnectionState::Away => return Err(failure.outcome(is_unknown)),
                 ConnectionState::Intact => {}
                 ConnectionState::Lost if std::mem::take(&mut replaceable) => {
                     self.disconnect();
@@ -118,7 +124,7 @@ impl Line {
             if self.warnings.now() {
                 tracing::warn!(error = %failure.error, "statement failed");
             }
-            return Err(failure.error);
+            return Err(failure.outcome(is_unknown));
         }
     }
 
@@ -183,7 +189,7 @@ impl Line {
         if let Some((until, error)) = &self.away
             && Instant::now() < *until
         {
-            return Err(Failure { error: error.clone(), state: ConnectionState::Away });
+            return Err(Failure::away(error.clone()));
         }
         match self.connector.connect().await {
             Ok(connection) => {
@@ -202,7 +208,7 @@ impl Line {
                     tracing::warn!(%error, "store unavailable; retrying with back-off");
                 }
                 self.back_off(&error);
-                Err(Failure { error, state: ConnectionState::Away })
+                Err(Failure::away(error))
             }
         }
     }
@@ -218,6 +224,8 @@ impl Line {
 struct Failure {
     error: StoreError,
     state: ConnectionState,
+    /// Whether it is the database's answer to the statement, which was rolled back then.
+    is_answer: bool,
 }
 
 enum ConnectionState {
@@ -232,6 +240,15 @@ enum ConnectionState {
 }
 
 impl Failure {
+    fn away(error: StoreError) -> Self {
+        Self { error, state: ConnectionState::Away, is_answer: false }
+    }
+
+    /// The error, if a run of the statement may have been committed without an answer.
+    fn outcome(self, is_unknown: bool) -> StoreError {
+        if is_unknown { self.error.after_change() } else { self.error }
+    }
+
     fn of(error: sqlx::Error) -> Self {
         let state = match &error {
             // 08 connection exception, 57P the server shuts down or starts,
@@ -251,6 +268,18 @@ impl Failure {
             },
             _ => ConnectionState::Lost,
         };
-        Self { error: classify(error), state }
+        Self { is_answer: is_answer(&error), error: classify(error), state }
+    }
+}
+
+/// Whether `error` is the database's answer to a statement. What a backend or a proxy says as
+/// it closes the connection (08, 57P) is none: the statement may have been committed before.
+/// 40003 is `statement_completion_unknown`.
+fn is_answer(error: &sqlx::Error) -> bool {
+    match error {
+        sqlx::Error::Database(database) => !database.code().is_some_and(|code| {
+            code.starts_with("08") || code.starts_with("57P") || code == "40003"
+        }),
+        _ => false,
     }
 }

@@ -12,7 +12,7 @@ use uuid::Uuid;
 
 use super::{
     Link, Locks,
-    answers::{fill, left, place, slot},
+    answers::{fail, fill, left, place, slot},
     events::interval,
     link::Statement,
     steps::{is_overlong, lease_end},
@@ -52,23 +52,18 @@ impl SessionStore for Link {
     ) -> Result<Changed, StoreError> {
         let acquires: Vec<Asked<'_>> =
             acquires.iter().map(|&acquire| (acquire, LeaseId::random().as_uuid())).collect();
-        let (mut taken, mut ended) = self.take_and_end(&acquires, releases).await?;
-        let (places, held) = left(&taken, &acquires);
-        if !held.is_empty() {
-            fill(&mut taken, places, self.acquire(&held).await?);
+        let (taken, ended) = self.take_and_end(&acquires, releases).await?;
+        let mut changed = Changed { taken, ended, handed: Vec::new() };
+        match self.change_rest(&acquires, releases, &mut changed).await {
+            Err(error) if changed.is_nothing() => Err(error),
+            // What is decided has been committed.
+            Err(error) => {
+                fail(&mut changed.taken, &error);
+                fail(&mut changed.ended, &error);
+                Ok(changed)
+            }
+            Ok(()) => Ok(changed),
         }
-        // Somebody waits for it, or it is not the asker's any more.
-        let mut handed = Vec::new();
-        let (places, waited) = left(&ended, releases);
-        if !waited.is_empty() {
-            let verdicts = self.give_back(&waited, &mut handed).await?;
-            fill(&mut ended, places, verdicts);
-        }
-        let (places, lost) = left(&ended, releases);
-        if !lost.is_empty() {
-            fill(&mut ended, places, self.release(&lost).await?);
-        }
-        Ok(Changed { taken, ended, handed })
     }
 
     async fn enqueue(&mut self, asked: &[&Enqueue]) -> Result<Vec<Verdict<Enqueued>>, StoreError> {
@@ -210,6 +205,30 @@ impl SessionStore for Link {
 }
 
 impl Link {
+    /// Decides what is not decided in `changed` yet.
+    async fn change_rest(
+        &mut self,
+        acquires: &[Asked<'_>],
+        releases: &[&Release],
+        changed: &mut Changed,
+    ) -> Result<(), StoreError> {
+        let (places, held) = left(&changed.taken, acquires);
+        if !held.is_empty() {
+            fill(&mut changed.taken, places, self.acquire(&held).await?);
+        }
+        // Somebody waits for it, or it is not the asker's any more.
+        let (places, waited) = left(&changed.ended, releases);
+        if !waited.is_empty() {
+            let verdicts = self.give_back(&waited, &mut changed.handed).await?;
+            fill(&mut changed.ended, places, verdicts);
+        }
+        let (places, lost) = left(&changed.ended, releases);
+        if !lost.is_empty() {
+            fill(&mut changed.ended, places, self.release(&lost).await?);
+        }
+        Ok(())
+    }
+
     /// Takes free sessions, and ends live leases.
     async fn take_and_end(
         &mut self,

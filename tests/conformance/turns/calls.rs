@@ -139,12 +139,12 @@ async fn a_call_that_says_the_wrong_thing_has_failed(mut f: Fixture) {
     let wrong = BeginTurnRequest { max_attempts: 101, ..wish("Ev1", "a") };
     steps.send(RunTurnRequest { step: Some(Step::Begin(wrong)) }).await.unwrap();
     let refused = turns(&f).await.run_turn(ReceiverStream::new(sent)).await.unwrap_err();
-    refuses("begin.max_attempts", &refused);
+    refuses("max_attempts", &refused);
 
     let mut kept = Kept::new(&f, wish("Ev1", "a")).await;
     kept.turn().await;
     kept.end(TurnOutcome::GaveUp).await;
-    refuses("end.outcome", &kept.next().await.unwrap_err());
+    refuses("outcome", &kept.next().await.unwrap_err());
     let ended = async { while look(&mut f, "Ev1").await.state() != EventState::NotSeen {} };
     tokio::time::timeout(Duration::from_secs(20), ended).await.expect("the turn's end");
 }
