@@ -20,6 +20,7 @@ mod health;
 mod lease;
 mod mark;
 mod serve;
+mod server_info;
 mod turns;
 
 use client::ClientArgs;
@@ -117,6 +118,8 @@ enum Command {
     /// Check whether the service is healthy
     #[command(after_help = "Exit codes: 0 serving, 4 cannot be reached, 10 not serving or unknown")]
     Health(health::Args),
+    /// Show the version, limits and features of a server
+    ServerInfo(server_info::Args),
 }
 
 impl Cli {
@@ -156,6 +159,7 @@ impl Cli {
                 Command::Stats(args) => admin::stats(args).await,
                 Command::Cleanup(args) => cleanup::run(args).await,
                 Command::Health(args) => health::run(args).await,
+                Command::ServerInfo(args) => server_info::run(args).await,
             };
             exit.map(ExitCode::from)
         })

@@ -14,6 +14,7 @@ mod deadline;
 mod idempotency;
 mod observe;
 mod reason;
+mod server_info;
 mod status;
 mod turn;
 
@@ -21,6 +22,7 @@ pub use admin::Administration;
 pub use arriving::HalfOpen;
 pub use idempotency::Idempotency;
 pub use observe::{Connection, Gate, Observe};
+pub use server_info::ServerInfo;
 pub use turn::Turning;
 
 /// The contract's messages, clients and servers, generated from `proto/`.

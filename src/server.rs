@@ -14,11 +14,11 @@ use crate::{
     dedup::{Dedup, Known},
     domain::limits::MAX_REQUEST_BYTES,
     grpc::{
-        Administration, Gate, HalfOpen, Idempotency, Observe, Turning,
+        Administration, Gate, HalfOpen, Idempotency, Observe, ServerInfo, Turning,
         pb::{
             self, admin_service_server::AdminServiceServer,
             idempotency_service_server::IdempotencyServiceServer,
-            turn_service_server::TurnServiceServer,
+            server_service_server::ServerServiceServer, turn_service_server::TurnServiceServer,
         },
     },
     listener::Listener,
@@ -179,7 +179,9 @@ impl Server {
         let observe = Observe::new(&metrics, config.limits.max_calls, under_way.clone())?;
         let timeout = config.limits.call_timeout;
         let admin = Admin::start(store, &runtimes[0], sessions[0].clone(), &metrics);
+        let info = ServerInfo { timeout, max_hold: config.max_hold };
         let others = routes
+            .add_service(bounded!(ServerServiceServer::new(info)))
             .add_service(bounded!(AdminServiceServer::new(Administration { admin, timeout })))
             .add_service(bounded!(reflection().build_v1()?))
             .add_service(bounded!(reflection().build_v1alpha()?));

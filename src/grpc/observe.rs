@@ -15,7 +15,9 @@ use std::{
 };
 
 use futures_util::FutureExt as _;
-use http::{HeaderMap, Request, Response, StatusCode, header::CONTENT_TYPE};
+use http::{
+    HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode, header::CONTENT_TYPE,
+};
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use prost::{Message as _, bytes::Bytes};
 use prost_types::FileDescriptorSet;
@@ -30,6 +32,7 @@ use super::{
     Idempotency,
     arriving::{Arriving, HalfOpen, Reads},
     pb::{self, idempotency_service_server::IdempotencyServiceServer},
+    server_info::VERSION,
     status::{self, Problem},
 };
 use crate::{
@@ -45,6 +48,8 @@ const MAX_METADATA_BYTES: usize = 16 * 1024;
 /// <https://www.rfc-editor.org/rfc/rfc9113.html#section-10.5.1>.
 const FIELD_OVERHEAD: usize = 32;
 
+/// The header of every response with the server's version.
+const VERSION_HEADER: HeaderName = HeaderName::from_static("oncegate-version");
 /// Where a status has its details: in the headers of an answer without a body.
 const STATUS_DETAILS: &str = "grpc-status-details-bin";
 
@@ -199,7 +204,7 @@ impl Gate {
     {
         let (mut call, metadata) = match self.begin(&request) {
             Ok(begun) => begun,
-            Err(refusal) => return future::ready(Ok(*refusal)).left_future(),
+            Err(refusal) => return future::ready(Ok(with_version(*refusal))).left_future(),
         };
         let mut gate = self.clone();
         // Combinators rather than `async`: a request that has been handed on takes no memory.
@@ -222,7 +227,7 @@ impl Gate {
             let answer = AssertUnwindSafe(answer).catch_unwind();
             answer.map(|answer| call.answer(answer)).right_future()
         });
-        answering.map(Ok).right_future()
+        answering.map(|response| Ok(with_version(response))).right_future()
     }
 
     /// Counts a call in, or refuses it. Answers the length of its metadata as well.
@@ -283,8 +288,14 @@ impl Gate {
     }
 }
 
+/// Every response names the version that gave it.
+fn with_version<B>(mut response: Response<B>) -> Response<B> {
+    response.headers_mut().insert(VERSION_HEADER, HeaderValue::from_static(VERSION));
+    response
+}
+
 fn is_grpc(headers: &HeaderMap) -> bool {
-    let kind = headers.get(CONTENT_TYPE).map(http::HeaderValue::as_bytes);
+    let kind = headers.get(CONTENT_TYPE).map(HeaderValue::as_bytes);
     kind.is_some_and(|kind| kind.starts_with(b"application/grpc"))
 }
 

@@ -17,8 +17,7 @@ use crate::{
     telemetry::Metrics,
 };
 
-/// What `grpc.health.v1` is asked for. `liveness` is true while the process
-/// runs; the others follow the store.
+/// What `grpc.health.v1` is asked for: these follow the store.
 const READINESS: [&str; 5] = [
     "",
     "readiness",
@@ -26,7 +25,8 @@ const READINESS: [&str; 5] = [
     "oncegate.v1.TurnService",
     "oncegate.v1.AdminService",
 ];
-const LIVENESS: &str = "liveness";
+/// These serve while the process runs.
+const LIVENESS: [&str; 2] = ["liveness", "oncegate.v1.ServerService"];
 
 /// Whether the service is alive, which it is, and ready. Cheap to clone.
 #[derive(Clone)]
@@ -41,7 +41,9 @@ pub(super) struct Health {
 impl Health {
     /// Reports to `reporter`.
     pub(super) async fn new(reporter: HealthReporter) -> Self {
-        reporter.set_service_status(LIVENESS, ServingStatus::Serving).await;
+        for service in LIVENESS {
+            reporter.set_service_status(service, ServingStatus::Serving).await;
+        }
         Self { reporter, is_ready: Arc::default(), ending: Arc::default() }
     }
 

@@ -19,7 +19,19 @@ on_both_stores!(
     a_check_tells_and_writes_nothing,
     a_cleanup_counts_and_then_deletes,
     health_is_told_by_service,
+    a_server_describes_itself,
 );
+
+async fn a_server_describes_itself(fixture: Fixture) {
+    let version = env!("CARGO_PKG_VERSION");
+    let text = ask(&fixture, &["server-info"]);
+    assert!(text.out.starts_with(&format!("version {version}\nfeatures turns ")), "{}", text.out);
+    assert!(text.out.contains("\nmax_id_bytes 512\n"), "{}", text.out);
+    assert!(text.out.contains("\nmax_hold 3600.0s\n"), "{}", text.out);
+    let json = ask(&fixture, &["server-info", "--output", "json"]).json(0);
+    assert_eq!((&json["version"], &json["limits"]["max_hold"]), (&json!(version), &json!(3_600.0)));
+    assert_eq!(json["limits"].as_object().unwrap().len(), 14);
+}
 
 async fn a_mark_is_first_once(fixture: Fixture) {
     ask(&fixture, &["mark", "T1", "Ev1"]).told(0, "first T1 Ev1");

@@ -12,6 +12,7 @@ mod gzip;
 mod half_open;
 mod metrics;
 mod reflection;
+mod server_info;
 mod wire;
 
 const SERVICE: &str = "oncegate.v1.IdempotencyService";

@@ -42,6 +42,10 @@ async fn a_message_that_is_not_protobuf_is_its_senders_fault() {
             ("of another wire type", vec![0x08, 1]),
             ("with field number zero", vec![0x00, 1]),
         ] {
+            // Its message has no fields: that one is not known, and so passed over.
+            if path.ends_with("/GetServerInfo") && case == "of another wire type" {
+                continue;
+            }
             let status = refusal(&channel, &path, &message).await;
             assert_eq!(status.code(), Code::InvalidArgument, "{path} {case}: {status:?}");
         }
