@@ -106,7 +106,7 @@ enum Command {
     /// Inspect and repair sessions
     #[command(subcommand)]
     Sessions(admin::Command),
-    /// List events that are in progress, failed, or given up
+    /// List events that are in progress, failed, given up or rejected
     Turns(turns::Args),
     /// Delete the record of an event, so that its next delivery is first
     #[command(after_help = "Exit codes: 0 forgotten, 10 not on record")]

@@ -10,7 +10,7 @@ use tonic::{Code, Response, Status};
 
 use super::{
     ClientArgs, Exit,
-    client::{Output, event, moment, seconds},
+    client::{Consumer, Output, event, id_of, moment, seconds, with_consumer},
     lease::Target,
     tell,
 };
@@ -140,6 +140,8 @@ pub(super) struct Forget {
     team: String,
     /// The event's id, as stored
     event: String,
+    #[command(flatten)]
+    consumer: Consumer,
     /// Reason, for the server's audit log
     #[arg(long)]
     reason: Option<String>,
@@ -197,9 +199,10 @@ async fn list(args: List) -> anyhow::Result<Exit> {
 }
 
 async fn show(args: Show) -> anyhow::Result<Exit> {
-    let Target { team, session } = &args.target;
+    let Target { team, session, consumer } = &args.target;
     let not_found = json!({ "team_id": team, "session_id": session, "state": "NOT_FOUND" });
-    let text = format!("not on record {team} {session}");
+    let not_found = with_consumer(not_found, &consumer.name());
+    let text = format!("not on record {team} {}", id_of(session, &consumer.name()));
     let message = GetSessionRequest { session: Some(args.target.key()) };
     let request = args.client.request(message, Duration::ZERO);
     let Some(answer) = found(args.client.admin().await?.get_session(request).await)? else {
@@ -224,7 +227,7 @@ async fn bind(args: Bind) -> anyhow::Result<Exit> {
 }
 
 async fn release(args: Release) -> anyhow::Result<Exit> {
-    let Target { team, session } = args.target.clone();
+    let Target { team, session, consumer } = args.target.clone();
     let message = ForceReleaseSessionLeaseRequest {
         session: Some(args.target.key()),
         actor: args.actor.actor,
@@ -235,12 +238,13 @@ async fn release(args: Release) -> anyhow::Result<Exit> {
     let released = answer.into_inner().released;
     let json = json!({ "team_id": team, "session_id": session, "released": released });
     let told = if released { "released" } else { "not held" };
-    args.client.output.print(&json, format_args!("{told} {team} {session}"))?;
+    let (json, id) = (with_consumer(json, &consumer.name()), id_of(&session, &consumer.name()));
+    args.client.output.print(&json, format_args!("{told} {team} {id}"))?;
     Ok(if released { Exit::Yes } else { Exit::No })
 }
 
 async fn close(args: Close) -> anyhow::Result<Exit> {
-    let Target { team, session } = args.target.clone();
+    let Target { team, session, consumer } = args.target.clone();
     let message = CloseSessionRequest {
         session: Some(args.target.key()),
         actor: args.actor.actor,
@@ -250,13 +254,14 @@ async fn close(args: Close) -> anyhow::Result<Exit> {
     let closed = args.client.admin().await?.close_session(request).await?.into_inner().closed;
     let json = json!({ "team_id": team, "session_id": session, "closed": closed });
     let told = if closed { "closed" } else { "not on record" };
-    args.client.output.print(&json, format_args!("{told} {team} {session}"))?;
+    let (json, id) = (with_consumer(json, &consumer.name()), id_of(&session, &consumer.name()));
+    args.client.output.print(&json, format_args!("{told} {team} {id}"))?;
     Ok(if closed { Exit::Yes } else { Exit::No })
 }
 
 pub(super) async fn forget(args: Forget) -> anyhow::Result<Exit> {
     let message = ForgetEventRequest {
-        event: Some(event(args.team.clone(), args.event.clone())),
+        event: Some(event(args.team.clone(), args.event.clone(), &args.consumer)),
         actor: args.actor.actor,
         reason: args.reason.unwrap_or_default(),
     };
@@ -272,7 +277,9 @@ pub(super) async fn forget(args: Forget) -> anyhow::Result<Exit> {
         "expire_time": moment(event.expire_time),
     });
     let told = if forgotten { "forgotten" } else { "not on record" };
-    args.client.output.print(&json, format_args!("{told} {} {}", args.team, args.event))?;
+    let consumer = args.consumer.name();
+    let (json, id) = (with_consumer(json, &consumer), id_of(&args.event, &consumer));
+    args.client.output.print(&json, format_args!("{told} {} {id}", args.team))?;
     Ok(if forgotten { Exit::Yes } else { Exit::No })
 }
 
@@ -318,7 +325,7 @@ fn print_session(output: Output, session: &Session) -> io::Result<()> {
         "labels": session.labels,
         "waiters": session.waiters,
     });
-    output.print(&json, line(session))
+    output.print(&with_consumer(json, &session.consumer), line(session))
 }
 
 fn line(session: &Session) -> String {
@@ -336,5 +343,6 @@ fn line(session: &Session) -> String {
         waiters => format!(", {waiters} waiting"),
     };
     let epic = if epic_id.is_empty() { String::new() } else { format!(", epic {epic_id}") };
-    format!("{team}{session_id} {state}, token {}{waiting}{epic}", session.fencing_token)
+    let id = id_of(session_id, &session.consumer);
+    format!("{team}{id} {state}, token {}{waiting}{epic}", session.fencing_token)
 }

@@ -6,7 +6,7 @@ use serde_json::json;
 
 use super::{
     ClientArgs, Exit,
-    client::{event, moment},
+    client::{Consumer, event, id_of, moment, with_consumer},
 };
 use crate::grpc::pb::{EventKey, EventState, IsProcessedRequest};
 
@@ -20,11 +20,13 @@ pub(super) struct Args {
     #[arg(long = "alias", value_name = "EVENT")]
     aliases: Vec<String>,
     #[command(flatten)]
+    consumer: Consumer,
+    #[command(flatten)]
     client: ClientArgs,
 }
 
 pub(super) async fn run(args: Args) -> anyhow::Result<Exit> {
-    let key = EventKey { aliases: args.aliases, ..event(args.team, args.event) };
+    let key = EventKey { aliases: args.aliases, ..event(args.team, args.event, &args.consumer) };
     let message = IsProcessedRequest { event: Some(key), include_result: false };
     let request = args.client.request(message, Duration::ZERO);
     let answer = args.client.connect().await?.is_processed(request).await?.into_inner();
@@ -42,6 +44,8 @@ pub(super) async fn run(args: Args) -> anyhow::Result<Exit> {
         "process_time": moment(event.process_time),
         "expire_time": moment(event.expire_time),
     });
-    args.client.output.print(&json, format_args!("{told} {} {}", event.team_id, event.event_id))?;
+    let id = id_of(&event.event_id, &event.consumer);
+    let json = with_consumer(json, &event.consumer);
+    args.client.output.print(&json, format_args!("{told} {} {id}", event.team_id))?;
     Ok(exit)
 }

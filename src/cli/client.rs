@@ -191,12 +191,43 @@ fn name(code: Code) -> String {
     name
 }
 
-pub(super) fn event(team_id: String, event_id: String) -> EventKey {
-    EventKey { team_id, key: Some(event_key::Key::EventId(event_id)), ..Default::default() }
+/// Which application's events and sessions are meant.
+#[derive(Debug, Clone, Default, Args)]
+pub(super) struct Consumer {
+    /// The consumer, such as a bot's name: each handles an event once, and has sessions of its
+    /// own. Unset: the one that all share
+    #[arg(long, value_name = "NAME")]
+    consumer: Option<String>,
 }
 
-pub(super) fn session(team_id: String, session_id: String) -> SessionKey {
-    SessionKey { team_id, key: Some(session_key::Key::SessionId(session_id)), ..Default::default() }
+impl Consumer {
+    /// Its name; empty for the one that all share.
+    pub(super) fn name(&self) -> String {
+        self.consumer.clone().unwrap_or_default()
+    }
+}
+
+pub(super) fn event(team_id: String, event_id: String, consumer: &Consumer) -> EventKey {
+    let key = Some(event_key::Key::EventId(event_id));
+    EventKey { team_id, key, consumer: consumer.name(), ..Default::default() }
+}
+
+pub(super) fn session(team_id: String, session_id: String, consumer: &Consumer) -> SessionKey {
+    let key = Some(session_key::Key::SessionId(session_id));
+    SessionKey { team_id, key, consumer: consumer.name(), ..Default::default() }
+}
+
+/// The id of an event or a session as a person reads it, with its consumer if it has one.
+pub(super) fn id_of(id: &str, consumer: &str) -> String {
+    if consumer.is_empty() { id.to_owned() } else { format!("{id} (consumer {consumer})") }
+}
+
+/// The answer about an event or a session, with its consumer if it has one.
+pub(super) fn with_consumer(mut answer: Value, consumer: &str) -> Value {
+    if !consumer.is_empty() {
+        answer["consumer"] = consumer.into();
+    }
+    answer
 }
 
 /// A flag's duration on the wire.

@@ -19,7 +19,7 @@ use self::{
 };
 use super::{
     ClientArgs, Exit, WrongArguments,
-    client::{exit_of, explain, session},
+    client::{Consumer, exit_of, explain, session},
     lease::Terms,
     tell,
 };
@@ -54,6 +54,8 @@ pub(super) struct Args {
     /// The session: TEAM:CHANNEL:THREAD, or any id that begins with its team
     #[arg(long, value_name = "TEAM:CHANNEL:THREAD", value_parser = team_and_session)]
     session: (String, String),
+    #[command(flatten)]
+    consumer: Consumer,
     /// Fail immediately if the session is held
     #[arg(short, long, conflicts_with = "wait")]
     nonblock: bool,
@@ -142,7 +144,7 @@ impl<'a> Wanted<'a> {
     fn new(args: &'a Args) -> Self {
         let (team, id) = &args.session;
         let request_id = uuid::Uuid::new_v4().to_string();
-        Self { args, key: session(team.clone(), id.clone()), request_id }
+        Self { args, key: session(team.clone(), id.clone(), &args.consumer), request_id }
     }
 
     /// Acquires a lease that a command can start under, or returns why there is none when the

@@ -9,7 +9,7 @@ use tokio::time::{Instant, timeout_at};
 
 use super::{
     ClientArgs, Exit,
-    client::{Output, duration, moment, seconds, session, within},
+    client::{Consumer, Output, duration, id_of, moment, seconds, session, with_consumer, within},
     tell,
 };
 use crate::{
@@ -50,11 +50,13 @@ pub(super) struct Target {
     pub(super) team: String,
     /// The session's id, such as TEAM:CHANNEL:THREAD
     pub(super) session: String,
+    #[command(flatten)]
+    pub(super) consumer: Consumer,
 }
 
 impl Target {
     pub(super) fn key(self) -> SessionKey {
-        session(self.team, self.session)
+        session(self.team, self.session, &self.consumer)
     }
 }
 
@@ -320,7 +322,9 @@ fn print_lease(output: Output, outcome: &str, lease: &SessionLease) -> std::io::
     });
     let text = format!(
         "{outcome}: lease {} of {}, fencing token {}, {remaining:.1} s",
-        lease.lease_id, lease.session_id, lease.fencing_token
+        lease.lease_id,
+        id_of(&lease.session_id, &lease.consumer),
+        lease.fencing_token
     );
-    output.print(&json, text)
+    output.print(&with_consumer(json, &lease.consumer), text)
 }

@@ -19,7 +19,7 @@ use tonic::{Code, Status, transport::Channel};
 
 use super::{
     ClientArgs, Exit,
-    client::{duration, event, exit_of, explain, moment, within},
+    client::{Consumer, duration, event, exit_of, explain, id_of, moment, with_consumer, within},
     tell,
 };
 use crate::{
@@ -38,9 +38,9 @@ use crate::{
 /// The longest key there can be: a team, an event id and its aliases, each with its tag and
 /// length, and what encloses them.
 const MAX_KEY_BYTES: usize = (2 + MAX_ALIASES) * (MAX_ID_BYTES + 3) + 3;
-/// The most lines in one request: with the longest keys and request ids, and 32
+/// The most lines in one request: with the longest keys, consumers and request ids, and 32
 /// bytes for the TTL and the tags, it is still no longer than it may be.
-const MAX_LINES: usize = MAX_REQUEST_BYTES / (MAX_KEY_BYTES + MAX_ID_BYTES + 32);
+const MAX_LINES: usize = MAX_REQUEST_BYTES / (MAX_KEY_BYTES + 2 * (MAX_ID_BYTES + 3) + 32);
 /// The longest line that is read as a delivery, its end not counted.
 const MAX_LINE_BYTES: usize = 4 * 1024 * 1024;
 
@@ -74,6 +74,8 @@ pub(super) struct Args {
     #[arg(long)]
     request_id: Option<String>,
     #[command(flatten)]
+    consumer: Consumer,
+    #[command(flatten)]
     client: ClientArgs,
 }
 
@@ -85,7 +87,8 @@ pub(super) async fn run(args: Args) -> anyhow::Result<Exit> {
 }
 
 async fn one(args: Args) -> anyhow::Result<Exit> {
-    let key = event(args.team.unwrap_or_default(), args.event.unwrap_or_default());
+    let (team, id) = (args.team.unwrap_or_default(), args.event.unwrap_or_default());
+    let key = event(team, id, &args.consumer);
     let message = MarkProcessedRequest {
         event: Some(EventKey { aliases: args.aliases, ..key }),
         ttl: args.ttl.map(duration),
@@ -103,9 +106,9 @@ async fn one(args: Args) -> anyhow::Result<Exit> {
         "process_time": moment(event.process_time),
         "expire_time": moment(event.expire_time),
     });
-    args.client
-        .output
-        .print(&json, format_args!("{outcome} {} {}", event.team_id, event.event_id))?;
+    let id = id_of(&event.event_id, &event.consumer);
+    let json = with_consumer(json, &event.consumer);
+    args.client.output.print(&json, format_args!("{outcome} {} {id}", event.team_id))?;
     Ok(if first { Exit::Yes } else { Exit::No })
 }
 
@@ -324,8 +327,9 @@ impl<'a> SlackStream<'a> {
     }
 
     fn request(&self, line: &Line) -> Option<MarkProcessedRequest> {
+        let key = line.key.as_ref().ok()?.clone();
         Some(MarkProcessedRequest {
-            event: Some(line.key.as_ref().ok()?.clone()),
+            event: Some(EventKey { consumer: self.args.consumer.name(), ..key }),
             ttl: self.args.ttl.map(duration),
             request_id: format!("{}:{}", self.run, line.number),
             payload_digest: Vec::new(),
@@ -393,8 +397,9 @@ async fn mark(
                     "event_id": event.event_id,
                     "first": first,
                 });
-                let text = format!("{number}: {outcome} {} {}", event.team_id, event.event_id);
-                args.client.output.print(&json, text)?;
+                let id = id_of(&event.event_id, &event.consumer);
+                let text = format!("{number}: {outcome} {} {id}", event.team_id);
+                args.client.output.print(&with_consumer(json, &event.consumer), text)?;
             }
             Err((outcome, problem)) => {
                 tally.bad += 1;

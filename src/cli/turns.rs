@@ -1,4 +1,5 @@
-//! `oncegate turns`: which events are worked on, which failed, and which were given up.
+//! `oncegate turns`: which events are worked on, which failed, and which were given up or
+//! rejected.
 
 use std::{
     io,
@@ -11,7 +12,7 @@ use serde_json::json;
 
 use super::{
     ClientArgs, Exit,
-    client::{Output, duration, moment, within},
+    client::{Output, duration, id_of, moment, with_consumer, within},
 };
 use crate::{
     domain::limits::{CLEANUP_AGE, MAX_PAGE_SIZE},
@@ -23,7 +24,7 @@ pub(super) struct Args {
     /// Only this team's events
     #[arg(long)]
     team: Option<String>,
-    /// Only events in this state. Unset: in progress, then failed, then given up
+    /// Only events in this state. Unset: in progress, then failed, then given up, then rejected
     #[arg(long, value_enum)]
     state: Option<State>,
     /// Only events that began or ended less than AGE ago
@@ -36,6 +37,9 @@ pub(super) struct Args {
     client: ClientArgs,
 }
 
+/// How much of a detail a line shows.
+const DETAIL_CHARS: usize = 100;
+
 /// Which events are listed.
 #[derive(Debug, Clone, Copy, ValueEnum)]
 enum State {
@@ -45,6 +49,8 @@ enum State {
     Failed,
     /// All its attempts failed or lapsed.
     GaveUp,
+    /// Its handler rejected it for good.
+    Rejected,
     /// A turn has processed it.
     Succeeded,
     /// Every event on record, marks included.
@@ -54,13 +60,14 @@ enum State {
 impl State {
     /// What stands out at night. Asked for one after the other: what moves on meanwhile
     /// may be told twice, or not at all.
-    const UNSETTLED: &[Self] = &[Self::InProgress, Self::Failed, Self::GaveUp];
+    const UNSETTLED: &[Self] = &[Self::InProgress, Self::Failed, Self::GaveUp, Self::Rejected];
 
     const fn filter(self) -> (EventState, TurnOutcome) {
         match self {
             Self::InProgress => (EventState::InProgress, TurnOutcome::Unspecified),
             Self::Failed => (EventState::NotSeen, TurnOutcome::Unspecified),
             Self::GaveUp => (EventState::Processed, TurnOutcome::GaveUp),
+            Self::Rejected => (EventState::Processed, TurnOutcome::Rejected),
             Self::Succeeded => (EventState::Processed, TurnOutcome::Succeeded),
             Self::All => (EventState::Unspecified, TurnOutcome::Unspecified),
         }
@@ -107,12 +114,13 @@ fn print(output: Output, event: &ProcessedEvent, now: Option<Timestamp>) -> io::
         "outcome": event.outcome().as_str_name(),
         "holder": event.holder,
         "attempt": event.attempt,
+        "detail": event.detail,
         "process_time": moment(event.process_time),
         "expire_time": moment(event.expire_time),
         "age_seconds": age.map(|age| age.as_secs_f64()),
         "remaining_seconds": remaining.map(|left| left.as_secs_f64()),
     });
-    output.print(&json, line(event, age, remaining))
+    output.print(&with_consumer(json, &event.consumer), line(event, age, remaining))
 }
 
 fn line(event: &ProcessedEvent, age: Option<Duration>, remaining: Option<Duration>) -> String {
@@ -121,7 +129,21 @@ fn line(event: &ProcessedEvent, age: Option<Duration>, remaining: Option<Duratio
     let since = if remaining.is_some() { "begun " } else { "" };
     let left = remaining.map(|left| format!(", {} left", whole(left))).unwrap_or_default();
     let ago = whole(age.unwrap_or_default());
-    format!("{team_id} {event_id} {}{by}, attempt {attempt}, {since}{ago} ago{left}", told(event))
+    let (id, why) = (id_of(event_id, &event.consumer), why(&event.detail));
+    format!("{team_id} {id} {}{by}, attempt {attempt}, {since}{ago} ago{left}{why}", told(event))
+}
+
+/// The first line of a detail, shortened, as the end of a line.
+fn why(detail: &str) -> String {
+    let Some(first) = detail.lines().map(str::trim).find(|line| !line.is_empty()) else {
+        return String::new();
+    };
+    let is_whole = first == detail.trim() && first.chars().count() <= DETAIL_CHARS;
+    if is_whole {
+        return format!(": {first}");
+    }
+    let shown: String = first.chars().take(DETAIL_CHARS - 1).collect();
+    format!(": {shown}…")
 }
 
 /// How an event stands, in a word.
@@ -132,6 +154,7 @@ fn told(event: &ProcessedEvent) -> &'static str {
         (EventState::NotSeen, _) if event.process_time == event.expire_time => "failed",
         (EventState::NotSeen, _) => "lapsed",
         (_, TurnOutcome::GaveUp) => "given up",
+        (_, TurnOutcome::Rejected) => "rejected",
         (_, TurnOutcome::Succeeded) => "succeeded",
         _ => "marked",
     }

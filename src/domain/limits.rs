@@ -46,16 +46,12 @@ pub const CLAIM_MEMORY: Duration = DEFAULT_EVENT_TTL;
 pub const DEFAULT_ATTEMPTS: u32 = 5;
 /// How often a caller may let an event be claimed.
 pub const MAX_ATTEMPTS: u32 = 100;
-/// The longest payload of a delivery, in bytes.
-pub const MAX_PAYLOAD_BYTES: usize = 256 * 1024;
 /// The longest detail of a turn, in bytes.
 pub const MAX_DETAIL_BYTES: usize = 2 * 1024;
 /// The longest result of a turn, in bytes.
 pub const MAX_RESULT_BYTES: usize = 64 * 1024;
 /// The longest type of a result, in bytes of UTF-8.
 pub const MAX_RESULT_TYPE_BYTES: usize = 255;
-/// The longest detail of a failure or a rejection, in bytes of UTF-8.
-pub const MAX_DETAIL_BYTES: usize = 2_048;
 
 /// How long a lease runs, where the caller does not say.
 pub const DEFAULT_LEASE_TTL: Duration = Duration::from_secs(30);

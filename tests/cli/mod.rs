@@ -14,6 +14,7 @@ use crate::harness::Fixture;
 
 mod admin;
 mod commands;
+mod consumers;
 mod errors;
 mod exec;
 mod fence;

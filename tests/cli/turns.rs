@@ -16,7 +16,7 @@ use crate::{
     on_both_stores,
 };
 
-on_both_stores!(turns_are_listed_by_how_they_stand, a_list_goes_on_to_its_end);
+on_both_stores!(turns_are_listed_by_how_they_stand, details_are_shown, a_list_goes_on_to_its_end,);
 
 type Turns = TurnServiceClient<Channel>;
 
@@ -100,6 +100,7 @@ async fn turns_are_listed_by_how_they_stand(fixture: Fixture) {
         "outcome": "TURN_OUTCOME_UNSPECIFIED",
         "holder": "pod-1",
         "attempt": 1,
+        "detail": "",
         "process_time": "2026-09-21T15:14:50Z",
         "expire_time": "2026-09-21T15:19:50Z",
         "age_seconds": 10.5,
@@ -113,6 +114,7 @@ async fn turns_are_listed_by_how_they_stand(fixture: Fixture) {
         "outcome": "TURN_OUTCOME_UNSPECIFIED",
         "holder": "pod-2",
         "attempt": 1,
+        "detail": "",
         "process_time": "2026-09-21T15:13:20Z",
         "expire_time": "2026-09-21T15:14:20Z",
         "age_seconds": 100.5,
@@ -120,6 +122,46 @@ async fn turns_are_listed_by_how_they_stand(fixture: Fixture) {
     });
     assert_eq!(json[1], expected);
     assert_eq!(json[3]["outcome"], "TURN_OUTCOME_GAVE_UP");
+}
+
+async fn details_are_shown(fixture: Fixture) {
+    let mut turns = turns(&fixture).await;
+    let lines = "no such channel\n\tat C1";
+    let long = "é".repeat(200);
+    for (id, outcome, max_attempts, detail) in [
+        ("Ev1", TurnOutcome::Rejected, 5, lines),
+        ("Ev2", TurnOutcome::Failed, 5, "timeout"),
+        ("Ev3", TurnOutcome::Failed, 1, &long),
+        ("Ev4", TurnOutcome::Rejected, 5, ""),
+        ("Ev5", TurnOutcome::Failed, 5, "\ntwo"),
+    ] {
+        let wished = BeginTurnRequest { max_attempts, ..wish("T1", id, "pod-1") };
+        let turn_id = begin(&mut turns, wished).await;
+        let outcome = outcome.into();
+        let request =
+            FinishTurnRequest { turn_id, outcome, detail: detail.into(), ..Default::default() };
+        turns.finish_turn(request).await.unwrap();
+    }
+    begin(&mut turns, wish("T1", "Ev2", "pod-2")).await;
+
+    let list = |more: &[&str]| ask(&fixture, &[&["turns"][..], more].concat());
+    let claimed = "T1 Ev2 in progress by pod-2, attempt 2, begun 0s ago, 5m left: timeout";
+    let failed = "T1 Ev5 failed by pod-1, attempt 1, 0s ago: two";
+    let short = format!("T1 Ev3 given up, attempt 1, 0s ago: {}…", "é".repeat(99));
+    let rejected = [
+        "T1 Ev1 rejected, attempt 1, 0s ago: no such channel…",
+        "T1 Ev4 rejected, attempt 1, 0s ago",
+    ];
+    list(&["--state", "rejected"]).told(0, &rejected.join("\n"));
+    list(&["--state", "failed"]).told(0, failed);
+    list(&[]).told(0, &[claimed, failed, &short, rejected[0], rejected[1]].join("\n"));
+
+    let json = list(&["--output", "json", "--state", "rejected"]).out;
+    let json: Vec<Value> = json.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!(json[0]["outcome"], "TURN_OUTCOME_REJECTED");
+    assert_eq!((&json[0]["detail"], &json[1]["detail"]), (&json!(lines), &json!("")));
+    let json = list(&["--output", "json", "--state", "gave-up"]).json(0);
+    assert_eq!(json["detail"], long);
 }
 
 async fn a_list_goes_on_to_its_end(fixture: Fixture) {
@@ -142,7 +184,7 @@ fn wrong_arguments_are_refused() {
     let cases: [(&[&str], &str); 3] = [
         (
             &["turns", "--state", "held"],
-            "possible values: in-progress, failed, gave-up, succeeded, all",
+            "possible values: in-progress, failed, gave-up, rejected, succeeded, all",
         ),
         (&["turns", "--newer-than", "soon"], "invalid value 'soon' for '--newer-than <AGE>'"),
         (&["turns", "--older-than", "3651d"], "must be 0s to"),

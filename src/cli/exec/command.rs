@@ -44,6 +44,7 @@ impl Run {
         command
             .args(words)
             .env("ONCEGATE_SESSION", &lease.session_id)
+            .env("ONCEGATE_CONSUMER", &lease.consumer)
             .env("ONCEGATE_LEASE_ID", &lease.lease_id)
             .env("ONCEGATE_FENCING_TOKEN", lease.fencing_token.to_string());
         if is_group {

@@ -26,19 +26,20 @@ pub(super) fn delivery(
     let key = required("event", key)?;
     let read = || {
         let team = Id::optional("team_id", key.team_id)?;
-        let (team, mut names, conversations) = match required("event_id", key.key)? {
-            pb::event_key::Key::EventId(id) => (team, vec![Id::parse("event_id", id)?], None),
+        let split = |named: Named| (named.team, named.names, Some(named.conversations));
+        let (of_payload, mut names, conversations) = match required("event_id", key.key)? {
+            pb::event_key::Key::EventId(id) => (None, vec![Id::parse("event_id", id)?], None),
             pb::event_key::Key::Slack(slack) => {
-                (team, slack_event(slack)?.names(key.each_use)?, None)
+                (None, slack_event(slack)?.names(key.each_use)?, None)
             }
             pb::event_key::Key::SlackPayload(body) => {
-                of_payload(team, slack_payload(&body, key.each_use)?, "slack_payload")?
+                split(with_event(slack_payload(&body, key.each_use)?, "slack_payload")?)
             }
             pb::event_key::Key::Delivery(given) => {
-                of_payload(team, platform_delivery(&given, key.each_use)?, "delivery")?
+                split(with_event(platform_delivery(&given, key.each_use)?, "delivery")?)
             }
         };
-        let event = EventKey::given(required_team(team)?, names.swap_remove(0));
+        let event = EventKey::given(required_team(team.or(of_payload))?, names.remove(0));
         let aliases = aliases(names, key.aliases)?;
         let consumer = Id::optional("consumer", key.consumer)?;
         Ok((Delivered::new(event, aliases, consumer.as_ref(), digest), conversations))
@@ -47,15 +48,11 @@ pub(super) fn delivery(
 }
 
 /// What a payload names, unless it names no event.
-fn of_payload(
-    team: Option<Id>,
-    named: Named,
-    field: &'static str,
-) -> Result<(Option<Id>, Vec<Id>, Option<Conversations>), Invalid> {
+fn with_event(named: Named, field: &'static str) -> Result<Named, Invalid> {
     if named.names.is_empty() {
         return Err(Invalid::no_key(field, "names no event"));
     }
-    Ok((team.or(named.team), named.names, Some(named.conversations)))
+    Ok(named)
 }
 
 /// The further names of an event: those that its payload yields, and those that are given.
@@ -195,8 +192,13 @@ const MAX_HEADERS: usize = 64;
 fn platform_delivery(given: &pb::Delivery, each_use: bool) -> Result<Named, Invalid> {
     let platform = match given.platform() {
         pb::Platform::Slack => Platform::Slack,
+        pb::Platform::Github => Platform::Github,
+        pb::Platform::Discord => Platform::Discord,
+        pb::Platform::Telegram => Platform::Telegram,
+        pb::Platform::Teams => Platform::Teams,
+        pb::Platform::Stripe => Platform::Stripe,
         pb::Platform::StandardWebhooks => Platform::StandardWebhooks,
-        _ => {
+        pb::Platform::Unspecified => {
             return Err(Invalid::new("delivery.platform", "must be a Platform"));
         }
     };
