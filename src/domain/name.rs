@@ -123,6 +123,16 @@ mod tests {
     }
 
     #[test]
+    fn many_short_parts_are_replaced_as_one() {
+        let parts = [vec!["kind"], vec!["sixteen letters!"; 40]].concat();
+        let closed: Vec<_> = parts.iter().map(|part| Closed(part)).collect();
+        let made = name(&closed);
+        assert_eq!(made.len(), "kind:".len() + DIGEST_BYTES);
+        // The same text as one part is another name.
+        assert_ne!(name(&[Closed("kind"), Closed(&parts.join(":"))]), made);
+    }
+
+    #[test]
     fn a_digest_never_changes() {
         // Rows keep it.
         assert_eq!(digest(Of::Part, "承"), "#1f37f422bad2282e54134216fae36d04");

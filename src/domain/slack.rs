@@ -266,7 +266,9 @@ mod tests {
     #[test]
     fn a_type_makes_the_fields_name_what_the_payload_would() {
         let message = SlackEvent { kind: field("message"), ..full() };
-        assert_eq!(names(message), ["Ev1", "msg:9f2c", "ts:C1:17.5"]);
+        assert_eq!(names(message.clone()), ["Ev1", "msg:9f2c", "ts:C1:17.5"]);
+        let replied = SlackEvent { subtype: field("message_replied"), ..message };
+        assert_eq!(names(replied), ["Ev1"]);
         let press = SlackEvent {
             block_id: field("b1"),
             value: field("row 1"),

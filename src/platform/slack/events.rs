@@ -56,10 +56,10 @@ pub(super) fn fields<'a>(event: Json<'_, 'a>) -> Result<SlackFields<'a>, Unreada
     };
     match kind.as_deref() {
         None | Some("message" | "app_mention") => message(event, common),
-        Some("reaction_added" | "reaction_removed") => about_item(event, common),
-        Some("pin_added" | "pin_removed" | "star_added" | "star_removed") => {
-            about_item(event, common)
-        }
+        Some(
+            "reaction_added" | "reaction_removed" | "pin_added" | "pin_removed" | "star_added"
+            | "star_removed",
+        ) => about_item(event, common),
         // <https://docs.slack.dev/reference/events/link_shared>
         Some("link_shared") => Ok(SlackFields {
             message_ts: event.get("message_ts").text()?,
