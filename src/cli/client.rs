@@ -194,8 +194,8 @@ fn name(code: Code) -> String {
 /// Which application's events and sessions are meant.
 #[derive(Debug, Clone, Default, Args)]
 pub(super) struct Consumer {
-    /// The consumer, such as a bot's name: each handles an event once, and has sessions of its
-    /// own. Unset: the one that all share
+    /// The consumer, such as a bot's name or Slack's `api_app_id`: each handles an event once,
+    /// and has sessions of its own. Unset: the one that all share
     #[arg(long, value_name = "NAME")]
     consumer: Option<String>,
 }

@@ -92,12 +92,16 @@ macro_rules! take_session {
 }
 
 mod begin;
+#[macro_use]
+mod own;
 mod finish;
+mod prolong;
 mod short;
 
 use begin::Wish;
 pub(super) use begin::{BEGIN, GIVE_UP};
-pub(super) use finish::{FINISH, PROLONG};
+pub(super) use finish::FINISH;
+pub(super) use prolong::PROLONG;
 pub(super) use short::{BEGIN_AND_SUCCEED, BEGIN_NEW, SUCCEED};
 
 /// How many leases are kept of batches that failed: of more than are run again in halves.

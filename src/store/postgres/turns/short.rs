@@ -11,7 +11,7 @@ use uuid::Uuid;
 
 use super::{
     begin::{Wish, Wishes},
-    finish::Turns,
+    own::Turns,
 };
 use crate::{
     domain::{
