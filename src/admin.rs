@@ -115,7 +115,7 @@ impl<S: Connection> Executes<Change> for S {
         let mut verdicts = Vec::with_capacity(changes.len());
         for change in changes {
             let verdict = make(self, &change.what).await;
-            // Here, where nobody's going away can keep it from the log, or from the streams.
+            // Here, so that it reaches the log and the streams even if the caller has gone.
             change.log(&verdict);
             change.hint(&verdict);
             verdicts.push(verdict?);

@@ -4,7 +4,9 @@ use std::{collections::BTreeMap, time::Duration};
 
 use uuid::Uuid;
 
-use super::{Id, Invalid, RequestId, SessionKey, StreamId, Timestamp, Ttl, limits::MAX_LABELS};
+use super::{
+    Id, Invalid, PayloadDigest, RequestId, SessionKey, StreamId, Timestamp, Ttl, limits::MAX_LABELS,
+};
 
 /// Names one lease; known to its holder only.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -131,6 +133,9 @@ pub struct Acquire {
     pub labels: Labels,
     /// The stream that is to keep it; none for a call that returns.
     pub stream: Option<StreamId>,
+    /// Of the payload of the event that it is wanted for, if that is given: a call with the same
+    /// request and another payload does not repeat this one.
+    pub digest: Option<PayloadDigest>,
 }
 
 /// A lease, as its holder knows it.

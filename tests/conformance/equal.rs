@@ -158,7 +158,7 @@ struct Side {
 }
 
 /// An answer without what is random, or drawn by each store in its own way: the ids of
-/// turns and leases, and tokens.
+/// turns and leases, tokens, and the time that the call took.
 fn told<T: Debug>(answer: Result<Response<T>, Status>) -> String {
     let is_own = |field: &&str| {
         !["turn_id", "lease_id", "fencing_token"].iter().any(|id| field.contains(id))
@@ -166,6 +166,10 @@ fn told<T: Debug>(answer: Result<Response<T>, Status>) -> String {
     match answer {
         Ok(answer) => {
             let text = format!("{:?}", answer.into_inner());
+            let mut parts = text.split("elapsed: Some(");
+            let first = parts.next().unwrap_or_default().to_owned();
+            let after = |part: &'_ str| part.split_once("})").map(|(_, after)| after.to_owned());
+            let text = parts.fold(first, |text, part| text + &after(part).unwrap_or_default());
             text.split(", ").filter(is_own).collect::<Vec<_>>().join(", ")
         }
         Err(status) => {

@@ -123,6 +123,7 @@ impl Arena {
             epic: None,
             labels: Labels::default(),
             stream: None,
+            digest: None,
         }
     }
 

@@ -136,6 +136,7 @@ impl Arena {
             epic: None,
             labels: Labels::default(),
             stream: None,
+            digest: None,
         };
         Begin {
             request: RequestId::for_event(&event, None),

@@ -222,6 +222,7 @@ fn wish() -> Acquire {
         epic: None,
         labels: Labels::default(),
         stream: None,
+        digest: None,
     }
 }
 

@@ -102,7 +102,7 @@ async fn a_place_that_nobody_takes_up_again_is_passed_over(mut f: Fixture) {
     let second = queue(&f.client, "second", 1).await;
     give_back(&mut f.client, &lease).await;
     is_next(second, "second").await;
-    // A free session is there for the taking, whoever may come back.
+    // A free session is granted at once, even if its place may be taken up again.
     take(&mut f.client, waiting("other")).await;
 }
 

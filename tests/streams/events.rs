@@ -1,6 +1,8 @@
 //! What a stream reports while it keeps a turn or lease: that the turn or lease is lost, and how
 //! many callers wait behind it.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
+
 use oncegate::grpc::pb::{
     AcquireSessionLeaseRequest, CloseSessionRequest, EventKey, ForceReleaseSessionLeaseRequest,
     ForgetEventRequest, HoldSessionLeaseRequest, HoldSessionLeaseResponse, SessionKey,
@@ -155,15 +157,14 @@ async fn of_run(events: &mut Streaming<RunTurnResponse>, count: i32) {
 
 /// Waits until `here` hears what `there` notifies.
 async fn hears(here: &Replica, there: &Replica) {
+    static PROBES: AtomicUsize = AtomicUsize::new(0);
     let heard = async {
         loop {
-            let request = HoldSessionLeaseRequest { session: session("T1", "probe"), ..long() };
-            let mut probe = Hold::begin(channel(here).await, request).await;
-            let waiter = Waiter::at(there, "probe").await;
-            let heard = timeout(Duration::from_secs(1), of_hold(&mut probe.events, 1)).await;
-            drop(waiter);
-            end_lease(&mut admin(here).await, session("T1", "probe"), false).await;
-            if heard.is_ok() {
+            let probe = format!("probe {}", PROBES.fetch_add(1, Ordering::Relaxed));
+            let request = HoldSessionLeaseRequest { session: session("T1", &probe), ..long() };
+            let mut held = Hold::begin(channel(here).await, request).await;
+            let _waiter = Waiter::at(there, &probe).await;
+            if timeout(Duration::from_secs(1), of_hold(&mut held.events, 1)).await.is_ok() {
                 return;
             }
         }

@@ -61,7 +61,8 @@ pub(in crate::grpc) fn begin(request: pb::BeginTurnRequest) -> Result<(Begin, Du
                     ..Default::default()
                 },
             )?;
-            let acquire = Acquire { ttl: lease_ttl, request: attempt, ..call.acquire };
+            let digest = event.digest;
+            let acquire = Acquire { ttl: lease_ttl, request: attempt, digest, ..call.acquire };
             (acquire.holder.clone(), Some(acquire), call.wait)
         }
     };

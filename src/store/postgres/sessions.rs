@@ -30,15 +30,15 @@ use crate::{
 };
 
 mod acquire;
+mod places;
 mod release;
 pub(super) mod sql;
 
 use acquire::{Asked, Places};
+use places::Left;
+pub(super) use places::{BEAT, ENQUEUE, KEEP, LEAVE};
 use release::unless_resumed;
-pub(super) use sql::{
-    ACQUIRE, BEAT, END, ENQUEUE, GIVE_BACK, HAND_ON, KEEP, LEAVE, LOOK, RELEASE, RENEW, TAKE,
-    TAKE_AND_END,
-};
+pub(super) use sql::{ACQUIRE, END, GIVE_BACK, HAND_ON, LOOK, RELEASE, RENEW, TAKE, TAKE_AND_END};
 
 /// How long a replica counts as there since it last said so: longer than a statement
 /// takes that just does not fail, and the beat before it.
@@ -71,6 +71,8 @@ impl SessionStore for Link {
             asked.iter().map(|enqueue| (&enqueue.acquire, enqueue.lease.as_uuid())).collect();
         let arrays = acquire::Arrays::of(self.locks, &wanted);
         let most = i64::try_from(MAX_WAITERS_PER_SESSION).map_err(StoreError::fault)?;
+        let digests: Vec<Option<Uuid>> =
+            asked.iter().map(|enqueue| Some(enqueue.acquire.digest?.as_uuid())).collect();
         let takes_over: Vec<bool> = asked.iter().map(|enqueue| enqueue.takes_over).collect();
         let (now, replica) = (self.now(), self.replica);
         let rows = self
@@ -82,6 +84,7 @@ impl SessionStore for Link {
                     .bind(most)
                     .bind(&takes_over)
                     .bind(interval(PLACE_KEPT))
+                    .bind(&digests)
             })
             .await?;
         let mut verdicts = vec![Verdict::Again; asked.len()];
@@ -126,7 +129,7 @@ impl SessionStore for Link {
     }
 
     async fn leave(&mut self, places: &[(&SessionKey, LeaseId)]) -> Result<Vec<bool>, StoreError> {
-        let (left, replica) = (release::Left::of(self.locks, places), self.replica);
+        let (left, replica) = (Left::of(self.locks, places), self.replica);
         left.found(self.fetch(|| left.bind(sqlx::query(LEAVE)).bind(replica)).await?)
     }
 
@@ -135,14 +138,20 @@ impl SessionStore for Link {
         places: &[(&SessionKey, LeaseId)],
     ) -> Result<Vec<bool>, StoreError> {
         let (now, replica) = (self.now(), self.replica);
-        let left = release::Left::of(self.locks, places);
+        let left = Left::of(self.locks, places);
         left.found(self.fetch(|| left.bind(sqlx::query(KEEP)).bind(replica).bind(now)).await?)
     }
 
     async fn beat(&mut self) -> Result<Vec<(SessionKey, LeaseId)>, StoreError> {
         let (now, replica) = (self.now(), self.replica);
         let rows = self
-            .fetch(|| sqlx::query(BEAT).bind(now).bind(replica).bind(interval(PRESENCE)))
+            .fetch(|| {
+                sqlx::query(BEAT)
+                    .bind(now)
+                    .bind(replica)
+                    .bind(interval(PRESENCE))
+                    .bind(interval(PLACE_KEPT))
+            })
             .await?;
         let place = |row: &PgRow| {
             let key =

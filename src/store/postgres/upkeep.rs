@@ -51,7 +51,7 @@ macro_rules! idle_sessions {
         WHERE epic_id IS NULL AND NOT EXISTS (
                 SELECT FROM oncegate_waiters w
                 WHERE w.team_id = oncegate_sessions.team_id
-                    AND w.session_id = oncegate_sessions.session_id)
+                    AND w.session_id = oncegate_sessions.session_id AND w.left_at IS NULL)
             AND expires_at <= (SELECT COALESCE($1::timestamptz, clock_timestamp())
                 - $2::bigint * interval '1 microsecond')
             AND ($3::text IS NULL OR team_id = $3)

@@ -33,7 +33,7 @@ macro_rules! idle_sessions {
         WHERE epic_id IS NULL AND NOT EXISTS (
                 SELECT 1 FROM oncegate_waiters AS w
                 WHERE w.team_id = oncegate_sessions.team_id
-                    AND w.session_id = oncegate_sessions.session_id)
+                    AND w.session_id = oncegate_sessions.session_id AND w.left_at IS NULL)
             AND expires_at <= $1 - $2 AND ($3 IS NULL OR team_id = $3) AND fencing_token <= $1 LIMIT $4"
     };
 }

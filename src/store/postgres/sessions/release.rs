@@ -1,11 +1,11 @@
-//! Giving leases back, and places in queues.
+//! Giving leases back.
 
-use sqlx::{Row as _, postgres::PgRow};
+use sqlx::Row as _;
 use uuid::Uuid;
 
 use super::{Keys, Link, Locks, Statement, slot, sql::RELEASE};
 use crate::{
-    domain::{LeaseId, SessionKey, StreamId},
+    domain::StreamId,
     store::{Release, StoreError, Verdict},
 };
 
@@ -44,34 +44,6 @@ impl<'a> Arrays<'a> {
 
     pub(super) fn bind<'q>(&'q self, statement: Statement<'q>) -> Statement<'q> {
         self.keys.bind(statement).bind(&self.leases).bind(&self.unless_resumed)
-    }
-}
-
-/// Places in queues that are left, as four of a statement's arrays.
-pub(super) struct Left<'a> {
-    keys: Keys<'a>,
-    leases: Vec<Uuid>,
-}
-
-impl<'a> Left<'a> {
-    pub(super) fn of(locks: Locks, places: &[(&'a SessionKey, LeaseId)]) -> Self {
-        Self {
-            keys: Keys::of(locks, places.iter().map(|(key, _)| *key)),
-            leases: places.iter().map(|(_, lease)| lease.as_uuid()).collect(),
-        }
-    }
-
-    pub(super) fn bind<'q>(&'q self, statement: Statement<'q>) -> Statement<'q> {
-        self.keys.bind(statement).bind(&self.leases)
-    }
-
-    /// Whether each was there, by the rows of a statement.
-    pub(super) fn found(&self, rows: Vec<PgRow>) -> Result<Vec<bool>, StoreError> {
-        let mut found = vec![false; self.leases.len()];
-        for row in rows {
-            *slot(&mut found, row.try_get("ord"))? = true;
-        }
-        Ok(found)
     }
 }
 
