@@ -16,6 +16,7 @@ use crate::{
     telemetry::{LaneMetrics, Metrics},
 };
 
+mod events;
 mod grant;
 mod hold;
 mod keeper;
@@ -25,11 +26,12 @@ mod queue;
 mod streams;
 mod wait;
 
+pub(crate) use events::EventSender;
+pub use events::{Events, StreamEvent};
 pub use grant::Grant;
 use grant::Grants;
 pub use hold::HoldEvent;
-pub(crate) use keeper::{EventSender, Keeper, Renewable};
-pub use keeper::{Events, StreamEvent};
+pub(crate) use keeper::{Keeper, Renewable};
 pub use measured::Measured;
 use ops::{Change, GiveBack, HandOn, Leave, Look, Outcome, Renewal, RunOn, Stand, Take, Told};
 use queue::Queues;

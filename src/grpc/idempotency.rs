@@ -5,7 +5,6 @@ use std::time::Duration;
 
 use futures_util::{FutureExt as _, StreamExt as _, stream::BoxStream};
 use tokio::time::Instant;
-use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 use tonic_types::StatusExt as _;
 
@@ -134,7 +133,7 @@ impl IdempotencyService for Idempotency {
         let call = convert::hold(request.into_inner()).map_err(Problem::from)?;
         let key = call.acquire.key.clone();
         let events = self.sessions.hold(call.acquire, call.wait, self.timeout, caller);
-        let events = ReceiverStream::new(events).map(move |event| match event {
+        let events = events.into_stream().map(move |event| match event {
             Ok(event) => Ok(convert::hold_event(&key, event, arrived)),
             Err(error) => Err(Problem::from(error).into()),
         });

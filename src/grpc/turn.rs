@@ -4,7 +4,6 @@ use std::time::Duration;
 
 use futures_util::{StreamExt as _, stream, stream::BoxStream};
 use tokio::{sync::oneshot, time::Instant};
-use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::{
@@ -81,7 +80,7 @@ impl TurnService for Turning {
         let key = begin.event.key.clone();
         let (close, closed) = oneshot::channel();
         let events = self.turns.run(begin, wait, self.timeout, closed, caller);
-        let events = ReceiverStream::new(events).map(move |event| match event {
+        let events = events.into_stream().map(move |event| match event {
             Ok(event) => Ok(convert::run_event(&key, event, arrived)),
             Err(error) => Err(Problem::from(error).into()),
         });

@@ -7,7 +7,8 @@ use tokio::time::Instant;
 
 use super::{
     AcquireOutcome, Caller, Measured, SessionError, Sessions,
-    keeper::{EventSender, Events, Keeper, Renewable, StreamEvent},
+    events::{EventSender, Events, StreamEvent},
+    keeper::{Keeper, Renewable},
     ops::GiveBack,
     streams::Concern,
 };
@@ -61,7 +62,7 @@ impl Sessions {
         wait: Duration,
         limit: Duration,
         caller: Caller,
-        mut events: EventSender<Measured<Lease>, Measured<Held>>,
+        events: EventSender<Measured<Lease>, Measured<Held>>,
     ) {
         let Some(_holding) = self.queues.hold() else {
             return events.end(Err(SessionError::TooManyCalls));
@@ -69,9 +70,7 @@ impl Sessions {
         // Before the request, so that no change after it is missed.
         let mut here = self.streams.attend();
         here.watch(&acquire.key);
-        let announce = |position| {
-            events.send(StreamEvent::Queued(position));
-        };
+        let announce = |position| events.queued(position);
         let request = self.acquire_telling(&acquire, wait, &caller.leaving, announce);
         let grant = match events.answer(&caller, wait + limit, request).await {
             None => return,

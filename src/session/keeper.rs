@@ -1,19 +1,12 @@
-//! What streams have in common, whether they keep a lease or a turn: the events that they
-//! report, and the loop that renews what is kept and looks who waits for its session.
+//! What a stream keeps, a lease or a turn, is renewed here for as long as the stream lives; and
+//! the stream reports how many callers wait behind it.
 
 use std::{future::Future, pin::pin, time::Duration};
 
-use tokio::{
-    sync::mpsc::{self, OwnedPermit, Receiver, Sender},
-    time::{Instant, sleep, sleep_until, timeout, timeout_at},
-};
+use tokio::time::{Instant, sleep_until, timeout_at};
 
-use super::{Attendance, Caller, SessionError, Sessions};
-use crate::domain::{LeaseId, SessionKey, limits::MAX_WAITERS_PER_SESSION};
-
-/// How many events a slow reader may leave unread: every position in a queue, and some
-/// renewals. Later events are dropped, except for the grant and the last one.
-const EVENT_BUFFER: usize = MAX_WAITERS_PER_SESSION + 16;
+use super::{Attendance, EventSender, SessionError, Sessions};
+use crate::domain::{LeaseId, SessionKey};
 
 /// A renewal is due when a third of the remaining time is over, but not sooner than this.
 const MIN_PAUSE: Duration = Duration::from_millis(50);
@@ -26,90 +19,6 @@ const LATE_RENEWAL: Duration = Duration::from_secs(1);
 const LOOK_INTERVAL: Duration = Duration::from_millis(100);
 /// How soon it looks again if the store does not answer.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
-
-/// How long a request may look for a grant that has just come, and keep its place otherwise, once
-/// the server ends the connection.
-const LEAVING_LOOK: Duration = Duration::from_millis(200);
-
-/// What a stream reports while it waits for a grant `K`, keeps it, and ends with `L`.
-#[derive(Debug)]
-pub enum StreamEvent<K, L> {
-    /// The caller's position in the queue, from 1.
-    Queued(usize),
-    /// It was granted.
-    Granted(K),
-    /// It was renewed.
-    Renewed(K),
-    /// So many callers wait for the session behind this holder.
-    Waiting(usize),
-    /// The last event.
-    Last(L),
-}
-
-type Event<K, L> = Result<StreamEvent<K, L>, SessionError>;
-
-/// The events of one stream, until an error or the last event ends it.
-pub type Events<K, L> = Receiver<Event<K, L>>;
-
-/// Where a stream's events are sent. The grant and the last event always have room.
-pub(crate) struct EventSender<K, L> {
-    events: Sender<Event<K, L>>,
-    grant: Option<OwnedPermit<Event<K, L>>>,
-    last: Option<OwnedPermit<Event<K, L>>>,
-}
-
-impl<K, L> EventSender<K, L> {
-    pub(crate) fn channel() -> (Self, Events<K, L>) {
-        let (events, receiver) = mpsc::channel(EVENT_BUFFER + 2);
-        let grant = events.clone().try_reserve_owned().ok();
-        let last = events.clone().try_reserve_owned().ok();
-        (Self { events, grant, last }, receiver)
-    }
-
-    /// Sends an event that a reader can do without. Returns whether there was room for it.
-    pub(crate) fn send(&self, event: StreamEvent<K, L>) -> bool {
-        self.events.try_send(Ok(event)).is_ok()
-    }
-
-    pub(crate) fn granted(&mut self, granted: K) {
-        if let Some(room) = self.grant.take() {
-            room.send(Ok(StreamEvent::Granted(granted)));
-        }
-    }
-
-    /// Sends the last event, or the error that ends the stream.
-    pub(crate) fn end(&mut self, last: Result<L, SessionError>) {
-        if let Some(room) = self.last.take() {
-            room.send(last.map(StreamEvent::Last));
-        }
-    }
-
-    /// Waits until the stream has broken: nobody reads its events any more.
-    pub(crate) async fn closed(&self) {
-        self.events.closed().await;
-    }
-
-    /// The answer to `request`, within `limit`; none if the stream has broken. The request is
-    /// dropped, which withdraws it, if the stream breaks; or if the server ends the connection,
-    /// and it has not ended by itself soon after.
-    pub(crate) async fn answer<T>(
-        &self,
-        caller: &Caller,
-        limit: Duration,
-        request: impl Future<Output = Result<T, SessionError>>,
-    ) -> Option<Result<T, SessionError>> {
-        tokio::select! {
-            () = self.closed() => None,
-            () = async {
-                caller.leaving.cancelled().await;
-                sleep(LEAVING_LOOK).await;
-            } => Some(Err(SessionError::Draining)),
-            answer = timeout(limit, request) => {
-                Some(answer.unwrap_or(Err(SessionError::Timeout(limit))))
-            }
-        }
-    }
-}
 
 /// Something that ends unless it is renewed.
 pub(crate) trait Renewable: Clone {
@@ -162,9 +71,8 @@ impl<K: Renewable, L> Keeper<'_, K, L> {
                     match self.look(ends).await {
                         Look::Kept(now) if now == waiters => continue,
                         Look::Kept(now) => {
-                            if self.events.send(StreamEvent::Waiting(now)) {
-                                waiters = now;
-                            }
+                            waiters = now;
+                            self.events.waiting(now);
                             continue;
                         }
                         Look::Failed => {
@@ -181,7 +89,7 @@ impl<K: Renewable, L> Keeper<'_, K, L> {
                 Ok(Ok(renewed)) => {
                     ends = renewed.ends();
                     self.kept = renewed.clone();
-                    self.events.send(StreamEvent::Renewed(renewed));
+                    self.events.renewed(renewed);
                     if waiters > 0 {
                         // Those on a replica that crashed leave without a hint.
                         self.here.expect_change();

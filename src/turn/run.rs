@@ -86,7 +86,7 @@ impl Turns {
         limit: Duration,
         closed: oneshot::Receiver<Closed>,
         caller: Caller,
-        mut events: EventSender<Turn, RunEnd>,
+        events: EventSender<Turn, RunEnd>,
     ) {
         let sessions = &self.turning.sessions;
         let Some(_running) = sessions.count_in() else {
@@ -100,9 +100,7 @@ impl Turns {
         if let Some(acquire) = &begin.session {
             here.watch(&acquire.key);
         }
-        let announce = |position| {
-            events.send(StreamEvent::Queued(position));
-        };
+        let announce = |position| events.queued(position);
         let leaving = caller.leaving.clone();
         let request = self.begin_telling(begin.kept_by(stream), wait, &leaving, announce);
         let turn = match events.answer(&caller, wait + limit, request).await {
