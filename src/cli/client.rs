@@ -194,8 +194,9 @@ fn name(code: Code) -> String {
 /// Which application's events and sessions are meant.
 #[derive(Debug, Clone, Default, Args)]
 pub(super) struct Consumer {
-    /// The consumer, such as a bot's name or Slack's `api_app_id`: each handles an event once,
-    /// and has sessions of its own. Unset: the one that all share
+    /// Application that handles the event or owns the session. Several apps in one workspace
+    /// receive the same event: set a consumer per app, such as its `api_app_id`, and each handles
+    /// the event once. Unset: shared by all callers
     #[arg(long, value_name = "NAME")]
     consumer: Option<String>,
 }

@@ -66,6 +66,9 @@ pub(super) struct Args {
     /// Mode frames. While the service is unavailable, each line is retried for --timeout
     #[arg(long, value_name = "FILE", conflicts_with = "event")]
     slack: Option<PathBuf>,
+    /// With --slack, count each click of a button, not only a user's first
+    #[arg(long, requires = "slack")]
+    each_use: bool,
     /// How long the event counts as processed, 1s to 30d; unset: 24h
     #[arg(long, value_parser = within(EVENT_TTL))]
     ttl: Option<Duration>,
@@ -137,10 +140,14 @@ async fn stream(args: &Args, path: PathBuf) -> anyhow::Result<Exit> {
     // Whatever has been read by the time the last request is answered makes the
     // next one: a file goes by in large requests, a live stream line by line.
     let (sender, mut lines) = mpsc::channel(MAX_LINES);
-    let team = args.team.clone().unwrap_or_default();
+    let given = Given {
+        team: args.team.clone().unwrap_or_default(),
+        consumer: args.consumer.clone(),
+        each_use: args.each_use,
+    };
     // Not a thread of the runtime's: the command must be able to end while this
     // one waits for a line.
-    let reader = std::thread::spawn(move || read(&path, &team, &sender));
+    let reader = std::thread::spawn(move || read(&path, &given, &sender));
 
     let mut tally = Tally::default();
     let mut batch: Vec<Line> = Vec::with_capacity(MAX_LINES);
@@ -161,7 +168,7 @@ async fn stream(args: &Args, path: PathBuf) -> anyhow::Result<Exit> {
 }
 
 /// Reads the deliveries, passing over empty lines.
-fn read(path: &PathBuf, team: &str, lines: &mpsc::Sender<Line>) -> anyhow::Result<()> {
+fn read(path: &PathBuf, given: &Given, lines: &mpsc::Sender<Line>) -> anyhow::Result<()> {
     let unreadable = || format!("cannot read {}", path.display());
     let mut input: Box<dyn BufRead> = if path.as_os_str() == "-" {
         Box::new(io::stdin().lock())
@@ -195,7 +202,7 @@ fn read(path: &PathBuf, team: &str, lines: &mpsc::Sender<Line>) -> anyhow::Resul
         } else if line.trim_ascii().is_empty() {
             continue;
         } else {
-            slack_key(&line, team)
+            given.key(&line)
         };
         if lines.blocking_send(Line { number, key }).is_err() {
             break;
@@ -209,17 +216,28 @@ fn is_utf16(text: &[u8]) -> bool {
     [b"\xff\xfe", b"\xfe\xff", b"{\0", b"\0{"].iter().any(|start| text.starts_with(*start))
 }
 
-/// The event that a Slack delivery names; `team` is the tenant of one that names none.
-fn slack_key(line: &[u8], team: &str) -> Result<EventKey, String> {
-    let named = platform::slack::read(line, false).map_err(|error| error.to_string())?;
-    let mut event_names = named.names.into_iter().map(Id::into_string);
-    let event_id = event_names.next().ok_or("names no event to be handled once")?;
-    let team_id = named.team.map_or_else(|| team.to_owned(), Id::into_string);
-    if team_id.is_empty() {
-        return Err("names no team: give one with --slack".to_owned());
+/// What the flags say of every Slack delivery.
+struct Given {
+    /// The tenant of those that name none.
+    team: String,
+    consumer: Consumer,
+    each_use: bool,
+}
+
+impl Given {
+    /// The event that a Slack delivery names.
+    fn key(&self, line: &[u8]) -> Result<EventKey, String> {
+        let named =
+            platform::slack::read(line, self.each_use).map_err(|error| error.to_string())?;
+        let mut event_names = named.names.into_iter().map(Id::into_string);
+        let event_id = event_names.next().ok_or("names no event to be handled once")?;
+        let team = named.team.map_or_else(|| self.team.clone(), Id::into_string);
+        if team.is_empty() {
+            return Err("names no team: give one with --slack".to_owned());
+        }
+        let key = event(team, event_id, &self.consumer);
+        Ok(EventKey { aliases: event_names.collect(), ..key })
     }
-    let key = Some(event_key::Key::EventId(event_id));
-    Ok(EventKey { team_id, key, aliases: event_names.collect(), ..Default::default() })
 }
 
 /// How many of `lines` one request may hold. Of two events with a name in common the earlier

@@ -180,6 +180,26 @@ async fn a_line_that_the_database_rejects_does_not_stop_the_next(fixture: Fixtur
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn deliveries_are_marked_for_their_consumer_and_clicks_counted_on_request() {
+    let fixture = Fixture::sqlite().await;
+    let click = |at: &str| {
+        let action = json!({"type": "button", "action_id": "go", "action_ts": at});
+        let (user, message) = (json!({"id": "U1"}), json!({"ts": "1.5"}));
+        let actions = json!([action]);
+        json!({"team_id": "T1", "user": user, "message": message, "actions": actions}).to_string()
+    };
+    let input = [click("2.1"), click("2.2")].join("\n");
+    let summary = |flags: &[&str]| {
+        let arguments = [&["mark", "T1", "--slack", "-"], flags].concat();
+        run(&mut asking(&fixture, &arguments), input.clone()).err
+    };
+    assert_eq!(summary(&[]), "1 first, 1 duplicate, 0 bad\n");
+    assert_eq!(summary(&["--consumer", "A1"]), "1 first, 1 duplicate, 0 bad\n");
+    assert_eq!(summary(&["--consumer", "A1", "--each-use"]), "2 first, 0 duplicate, 0 bad\n");
+    assert_eq!(summary(&["--each-use"]), "2 first, 0 duplicate, 0 bad\n");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_line_that_is_too_long_is_bad_and_the_next_is_read() {
     let fixture = Fixture::sqlite().await;
     let padded = |id: &str, bytes: usize| {
