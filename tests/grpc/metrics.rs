@@ -162,18 +162,25 @@ async fn turns_are_counted_by_what_became_of_them(f: Fixture) {
     assert!(begin(&mut turns, "handled", "one").await.is_none());
     assert!(begin(&mut turns, "other", "").await.is_none());
     turns.finish_turn(end(handling, TurnOutcome::Succeeded)).await.unwrap();
+    let refusing = begin(&mut turns, "refused", "").await.unwrap();
+    turns.finish_turn(end(refusing, TurnOutcome::Rejected)).await.unwrap();
     for digest in ["one", "two"] {
         assert!(begin(&mut turns, "handled", digest).await.is_none());
     }
     for (outcome, count) in
-        [("granted", 4), ("duplicate", 2), ("in_progress", 1), ("busy", 1), ("mismatch", 1)]
+        [("granted", 5), ("duplicate", 2), ("in_progress", 1), ("busy", 1), ("mismatch", 1)]
     {
         let line = format!(r#"oncegate_turns_begun_total{{outcome="{outcome}"}} {count}"#);
         metric(&f.replica, &line).await;
     }
-    for (outcome, count) in
-        [("succeeded", 1), ("failed", 1), ("gave_up", 1), ("lost", 1), ("lapsed", 2)]
-    {
+    for (outcome, count) in [
+        ("succeeded", 1),
+        ("rejected", 1),
+        ("failed", 1),
+        ("gave_up", 1),
+        ("lost", 1),
+        ("lapsed", 2),
+    ] {
         let line = format!(r#"oncegate_turns_finished_total{{outcome="{outcome}"}} {count}"#);
         metric(&f.replica, &line).await;
     }

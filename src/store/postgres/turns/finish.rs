@@ -22,7 +22,7 @@ use crate::{
     },
 };
 
-/// Ends turns, $10 tells how: see [`code`]. What settles the event has a TTL ($12). $7: the
+/// Ends turns. $10 says how: see [`code`]. What settles the event has a TTL ($12). $7: the
 /// replica that asks. $14: for how long attempts are counted. $15: the streams of those
 /// that end only if nobody has carried them on since, by renewing the lease alone or both.
 pub(in super::super) const FINISH: &str = concat!(

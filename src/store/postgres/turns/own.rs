@@ -1,4 +1,4 @@
-//! Turns that a statement ends or lets run on: how it finds them, and what it tells of those
+//! Turns that a statement ends or renews: how it finds them, and what it reports about those
 //! that it leaves alone.
 
 use std::time::Duration;
