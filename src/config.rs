@@ -181,8 +181,9 @@ pub struct LimitConfig {
     #[arg(long, env = "ONCEGATE_CALL_TIMEOUT", default_value = "10s",
         value_parser = span)]
     pub call_timeout: Duration,
-    /// Timeout for the HTTP/2 connection preface, and for each call from its
-    /// headers until its first message is complete
+    /// Timeout for the HTTP/2 connection preface or the headers of an HTTP/1.1
+    /// request, and for each call from its headers until its first message is
+    /// complete. An idle HTTP/1.1 connection is closed after it
     #[arg(long, env = "ONCEGATE_PREFACE_TIMEOUT", default_value = "10s",
         value_parser = span)]
     pub preface_timeout: Duration,

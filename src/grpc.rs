@@ -17,6 +17,7 @@ mod reason;
 mod server_info;
 mod status;
 mod turn;
+mod web;
 
 pub use admin::Administration;
 pub use arriving::HalfOpen;

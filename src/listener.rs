@@ -4,6 +4,7 @@
 use std::{
     fs::{self, DirBuilder, File, Permissions},
     io,
+    ops::Range,
     os::unix::fs::{DirBuilderExt as _, FileTypeExt as _, MetadataExt as _, PermissionsExt as _},
     path::{Path, PathBuf},
     pin::Pin,
@@ -12,13 +13,14 @@ use std::{
 };
 
 use anyhow::{Context as _, bail};
+use rustix::net::sockopt;
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::{TcpListener, TcpStream, UnixListener, UnixStream},
     time::Sleep,
 };
 
-use crate::config::Address;
+use crate::config::{Address, LimitConfig};
 
 mod authority;
 
@@ -29,9 +31,12 @@ use authority::AnyAuthority;
 const SOCKET_MODE: u32 = 0o660;
 /// The mode of a directory made for the socket.
 const DIRECTORY_MODE: u32 = 0o750;
-/// The length of what an HTTP/2 connection begins with:
-/// <https://www.rfc-editor.org/rfc/rfc9113.html#section-3.4>.
-const PREFACE: usize = 24;
+/// What an HTTP/2 connection begins with:
+/// <https://www.rfc-editor.org/rfc/rfc9113.html#section-3.4>. A request over HTTP/1.1 is longer.
+const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+
+/// What TCP's own probes can be set to: <https://man7.org/linux/man-pages/man7/tcp.7.html>.
+const KEEPALIVE_SPAN: Range<Duration> = Duration::from_secs(1)..Duration::from_secs(32_767);
 
 /// A bound port or socket.
 #[derive(Debug)]
@@ -177,20 +182,40 @@ pub struct Peer {
     preface: Option<(usize, Pin<Box<Sleep>>)>,
 }
 
+/// Has the system close a connection whose peer has vanished: over HTTP/1.1 nobody pings it.
+fn close_if_mute(stream: &std::net::TcpStream, limits: &LimitConfig) -> io::Result<()> {
+    let [idle, timeout] = [limits.keepalive_interval, limits.keepalive_timeout]
+        .map(|span| span.clamp(KEEPALIVE_SPAN.start, KEEPALIVE_SPAN.end));
+    sockopt::set_socket_keepalive(stream, true)?;
+    sockopt::set_tcp_keepidle(stream, idle)?;
+    sockopt::set_tcp_keepintvl(stream, timeout)?;
+    sockopt::set_tcp_keepcnt(stream, 1)?;
+    // What was sent and is not acknowledged keeps the probes from being sent.
+    #[cfg(target_os = "linux")]
+    {
+        let most = u32::try_from((idle + timeout).as_millis()).unwrap_or(u32::MAX);
+        sockopt::set_tcp_user_timeout(stream, most)?;
+    }
+    Ok(())
+}
+
 impl Peer {
-    /// Takes `socket` over to the current runtime. The peer may take as long as
-    /// `preface` to say that it speaks HTTP/2.
+    /// Takes `socket` over to the current runtime, within `limits`.
     ///
     /// # Errors
     /// When the system does not let the runtime have it.
-    pub fn new(socket: Socket, preface: Duration) -> io::Result<Self> {
+    pub fn new(socket: Socket, limits: &LimitConfig) -> io::Result<Self> {
+        let preface = limits.preface_timeout;
         let stream = match socket {
-            Socket::Tcp(stream) => Stream::Tcp(TcpStream::from_std(stream)?),
+            Socket::Tcp(stream) => {
+                close_if_mute(&stream, limits)?;
+                Stream::Tcp(TcpStream::from_std(stream)?)
+            }
             Socket::Unix(stream) => {
                 Stream::Unix(UnixStream::from_std(stream)?, AnyAuthority::new())
             }
         };
-        Ok(Self { stream, preface: Some((PREFACE, Box::pin(tokio::time::sleep(preface)))) })
+        Ok(Self { stream, preface: Some((PREFACE.len(), Box::pin(tokio::time::sleep(preface)))) })
     }
 }
 

@@ -246,6 +246,7 @@ impl<B> Arriving<B> {
 impl<B> Future for Arriving<B>
 where
     B: HttpBody<Data = Bytes> + Unpin,
+    B::Error: Into<tonic::codegen::StdError>,
 {
     type Output = Result<Request<Arrived<B>>, Problem>;
 
@@ -259,7 +260,9 @@ where
                     Ok(data) => me.message.push(data),
                     Err(_) => me.message.ended = true,
                 },
-                Poll::Ready(Some(Err(_))) => return Poll::Ready(Err(Problem::Cancelled)),
+                Poll::Ready(Some(Err(error))) => {
+                    return Poll::Ready(Err(Problem::of_body(&*error.into())));
+                }
                 Poll::Ready(None) => me.message.ended = true,
                 Poll::Pending => {
                     me.wait(context)?;

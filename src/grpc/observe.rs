@@ -5,6 +5,7 @@
 use std::{
     collections::HashMap,
     convert::Infallible,
+    fmt::Display,
     future::{self, Future},
     panic::AssertUnwindSafe,
     pin::Pin,
@@ -15,9 +16,7 @@ use std::{
 };
 
 use futures_util::FutureExt as _;
-use http::{
-    HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode, header::CONTENT_TYPE,
-};
+use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, header::CONTENT_TYPE};
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use prost::{Message as _, bytes::Bytes};
 use prost_types::FileDescriptorSet;
@@ -34,6 +33,7 @@ use super::{
     pb::{self, idempotency_service_server::IdempotencyServiceServer},
     server_info::VERSION,
     status::{self, Problem},
+    web::{self, Protocol},
 };
 use crate::{
     lane::CallError,
@@ -190,11 +190,31 @@ impl Gate {
         Self { connection, ..self.clone() }
     }
 
-    /// Answers one call.
+    /// Answers one call, of gRPC or of gRPC-Web.
     ///
     /// # Errors
     /// Never: whatever goes wrong is an answer.
-    pub fn call<B>(
+    pub fn answer<B>(
+        &self,
+        request: Request<B>,
+    ) -> impl Future<Output = Result<Response<ObservedBody>, Infallible>> + Send + use<B>
+    where
+        B: HttpBody<Data = Bytes> + Send + Unpin + 'static,
+        B::Error: Into<tonic::codegen::StdError> + Display + Send + 'static,
+    {
+        match Protocol::of(&request) {
+            Protocol::Grpc => self.call(request).left_future(),
+            Protocol::Web(kind) => {
+                web::answer(self.clone(), request, kind).boxed().left_future().right_future()
+            }
+            Protocol::Unsupported => {
+                future::ready(Ok(web::unsupported())).right_future().right_future()
+            }
+        }
+    }
+
+    /// Answers one call of gRPC.
+    pub(super) fn call<B>(
         &self,
         request: Request<B>,
     ) -> impl Future<Output = Result<Response<ObservedBody>, Infallible>> + Send + use<B>
@@ -233,10 +253,7 @@ impl Gate {
     /// Counts a call in, or refuses it. Answers the length of its metadata as well.
     fn begin<B>(&self, request: &Request<B>) -> Result<(Call, usize), Box<Response<ObservedBody>>> {
         if !is_grpc(request.headers()) {
-            let body = ObservedBody { body: Body::empty(), call: None };
-            let mut refusal = Response::new(body);
-            *refusal.status_mut() = StatusCode::UNSUPPORTED_MEDIA_TYPE;
-            return Err(Box::new(refusal));
+            return Err(Box::new(web::unsupported()));
         }
         let shared = &self.observe.0;
         let method = shared.methods.get(request.uri().path()).unwrap_or(&shared.unknown);
@@ -289,7 +306,7 @@ impl Gate {
 }
 
 /// Every response names the version that gave it.
-fn with_version<B>(mut response: Response<B>) -> Response<B> {
+pub(super) fn with_version<B>(mut response: Response<B>) -> Response<B> {
     response.headers_mut().insert(VERSION_HEADER, HeaderValue::from_static(VERSION));
     response
 }
@@ -368,6 +385,13 @@ impl Drop for Call {
 pub struct ObservedBody {
     body: Body,
     call: Option<Call>,
+}
+
+impl From<Body> for ObservedBody {
+    /// A body whose call is counted elsewhere, or is none.
+    fn from(body: Body) -> Self {
+        Self { body, call: None }
+    }
 }
 
 impl HttpBody for ObservedBody {

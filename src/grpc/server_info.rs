@@ -22,7 +22,7 @@ pub(super) const VERSION: &str = env!("CARGO_PKG_VERSION");
 /// - `grpc-web`: gRPC-Web on the same port, over HTTP/1.1 and HTTP/2;
 /// - `consumer`: `consumer` in the keys of events and sessions;
 /// - `platform.NAME`: deliveries of this platform name their events and sessions.
-const FEATURES: [&str; 4] = ["turns", "streams.resume", "consumer", "platform.slack"];
+const FEATURES: [&str; 5] = ["turns", "streams.resume", "grpc-web", "consumer", "platform.slack"];
 
 /// The service, as the server runs it.
 pub struct ServerInfo {

@@ -50,6 +50,14 @@ impl From<CallError> for Problem {
 }
 
 impl Problem {
+    /// Why a body ended: text of gRPC-Web that is not Base64, or its caller ended the call.
+    pub(super) fn of_body(error: &(dyn std::error::Error + 'static)) -> Self {
+        match error.downcast_ref::<Status>() {
+            Some(status) => Self::Unreadable(status.message().to_owned().into()),
+            None => Self::Cancelled,
+        }
+    }
+
     /// The invalid field; empty if no field is invalid.
     pub(super) fn field(&self) -> &str {
         match self {

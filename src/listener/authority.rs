@@ -46,6 +46,8 @@ const HUFFMAN_CODES: [u32; 31] = [
 
 /// What a connection's bytes pass through as they are read.
 pub(super) struct AnyAuthority {
+    /// How many bytes of the preface have passed.
+    preface: usize,
     /// How many bytes are to pass as they are.
     through: usize,
     /// A frame that has begun.
@@ -57,7 +59,7 @@ pub(super) struct AnyAuthority {
 
 impl AnyAuthority {
     pub(super) fn new() -> Self {
-        Self { through: PREFACE, frame: Vec::new(), passed: Vec::new(), taken: 0 }
+        Self { preface: 0, through: 0, frame: Vec::new(), passed: Vec::new(), taken: 0 }
     }
 
     /// Reads from `stream`.
@@ -91,6 +93,16 @@ impl AnyAuthority {
     }
 
     fn pass(&mut self, mut bytes: &[u8]) {
+        if let Some(missing) = PREFACE.get(self.preface..).filter(|missing| !missing.is_empty()) {
+            let (now, later) = bytes.split_at(missing.len().min(bytes.len()));
+            if !missing.starts_with(now) {
+                // HTTP/1.1, which passes as it is.
+                self.through = usize::MAX;
+            }
+            self.preface += now.len();
+            self.passed.extend_from_slice(now);
+            bytes = later;
+        }
         while !bytes.is_empty() {
             let is_through = self.through > 0;
             let missing = if is_through { self.through } else { self.missing() };
@@ -98,7 +110,9 @@ impl AnyAuthority {
             bytes = later;
             if is_through {
                 self.passed.extend_from_slice(now);
-                self.through -= now.len();
+                if self.through < usize::MAX {
+                    self.through -= now.len();
+                }
                 continue;
             }
             self.frame.extend_from_slice(now);
@@ -285,10 +299,25 @@ mod tests {
     /// What passes of `frames` that come in pieces of `size`.
     fn passed(frames: &[u8], size: usize) -> Vec<u8> {
         let mut filter = AnyAuthority::new();
-        for piece in [&[b'P'; PREFACE], frames].concat().chunks(size) {
+        for piece in [PREFACE.as_slice(), frames].concat().chunks(size) {
             filter.pass(piece);
         }
-        filter.passed.split_off(PREFACE)
+        filter.passed.split_off(PREFACE.len())
+    }
+
+    #[test]
+    fn another_protocol_passes_as_it_is() {
+        // Its ninth byte stands where the length of headers would.
+        let request = b"POST /x HTTP/1.1\r\nHost: x\r\n\r\n\0\0\xff\x01 and a body".repeat(9);
+        for size in [1, 7, 10_000] {
+            let mut filter = AnyAuthority::new();
+            request.chunks(size).for_each(|piece| filter.pass(piece));
+            assert_eq!(filter.passed, request);
+        }
+        let mut filter = AnyAuthority::new();
+        filter.pass(b"PRI * HTTP/1.1\r\nHost: x\r\n\r\n");
+        filter.pass(&request);
+        assert!(filter.passed.ends_with(&request));
     }
 
     #[test]

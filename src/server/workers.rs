@@ -10,8 +10,11 @@
 use std::{io, ops::RangeInclusive, pin::pin, sync::Arc, thread, time::Duration};
 
 use futures_util::future::select_all;
-use hyper::{server::conn::http2::Builder, service::service_fn};
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper::service::service_fn;
+use hyper_util::{
+    rt::{TokioExecutor, TokioIo, TokioTimer},
+    server::conn::auto::Builder,
+};
 use prometheus_client::metrics::gauge::Gauge;
 use tokio::{
     runtime::{self, Handle},
@@ -34,6 +37,8 @@ const ARRIVALS: usize = 64;
 /// A connection's time, as a part of what it may be: those that began together do
 /// not end together.
 const AGE_JITTER: RangeInclusive<f64> = 0.9..=1.1;
+/// The longest head of a request over HTTP/1.1, in bytes. A longer one is answered with 431.
+const MAX_HEADER_BYTES: usize = 64 * 1024;
 /// The longest list of headers that is read, in bytes. A longer one is answered with 431.
 const MAX_HEADER_LIST_BYTES: u32 = 256 * 1024;
 /// How long to leave `accept` alone after it failed, which it does when there
@@ -234,10 +239,10 @@ impl Connections {
     /// streams were ended as in a drain: what they keep stays its holder's.
     async fn answer(self, arrival: Arrival, http: Builder<TokioExecutor>, gate: Gate) {
         let Arrival { socket, place: _place } = arrival;
-        let Ok(peer) = Peer::new(socket, self.limits.preface_timeout) else { return };
+        let Ok(peer) = Peer::new(socket, &self.limits) else { return };
         let connection = Arc::<Connection>::default();
         let gate = gate.on(Arc::clone(&connection));
-        let answering = service_fn(move |request| gate.call(request));
+        let answering = service_fn(move |request| gate.answer(request));
         let mut serving = pin!(http.serve_connection(TokioIo::new(peer), answering));
         let age = self.limits.max_connection_age;
         let age = (!age.is_zero()).then(|| age.mul_f64(rand::random_range(AGE_JITTER)));
@@ -267,7 +272,13 @@ impl Connections {
     fn http(&self) -> Builder<TokioExecutor> {
         let limits = &self.limits;
         let mut http = Builder::new(TokioExecutor::new());
-        http.timer(TokioTimer::new())
+        // gRPC-Web. Its callers open a connection again that was idle.
+        http.http1()
+            .timer(TokioTimer::new())
+            .header_read_timeout(limits.preface_timeout)
+            .max_buf_size(MAX_HEADER_BYTES);
+        http.http2()
+            .timer(TokioTimer::new())
             .auto_date_header(false)
             .max_concurrent_streams(limits.max_streams)
             // Or many callers of one connection that give up at once, as they do under

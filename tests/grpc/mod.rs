@@ -13,6 +13,7 @@ mod half_open;
 mod metrics;
 mod reflection;
 mod server_info;
+mod web;
 mod wire;
 
 const SERVICE: &str = "oncegate.v1.IdempotencyService";
