@@ -4,15 +4,19 @@
 use std::time::Duration;
 
 use oncegate::grpc::pb::{
-    HoldSessionLeaseRequest, HoldSessionLeaseResponse, hold_session_lease_response::News,
+    BeginTurnRequest, HoldSessionLeaseRequest, HoldSessionLeaseResponse,
+    begin_turn_response::Outcome, hold_session_lease_response::News,
+    turn_service_client::TurnServiceClient,
 };
-use tokio::time::timeout;
+use tokio::{task::JoinHandle, time::timeout};
 use tonic::Streaming;
 
 use super::*;
+use crate::harness::event;
 
 on_both_stores!(
     places_outlast_a_restart,
+    a_turn_keeps_its_place_over_a_restart,
     a_place_that_nobody_takes_up_again_is_passed_over,
     a_place_is_kept_for_ten_seconds,
     a_newer_call_takes_the_place_of_the_older,
@@ -92,6 +96,43 @@ async fn places_outlast_a_restart(mut f: Fixture) {
     is_next(second, "second").await;
     is_next(third, "third").await;
     is_next(fourth, "fourth").await;
+}
+
+/// Begins a turn as soon as the session is free, and returns once `count` callers wait.
+async fn begin(f: &Fixture, digest: &str, count: i32) -> JoinHandle<Outcome> {
+    let request = BeginTurnRequest {
+        event: event("T1", "Ev1"),
+        session: session("T1", "s"),
+        holder: "first".into(),
+        request_id: "first".into(),
+        payload_digest: digest.into(),
+        wait: seconds(600),
+        ..Default::default()
+    };
+    let mut turns = TurnServiceClient::new(connect(f.replica.server.address()).await);
+    let call = tokio::spawn(async move {
+        turns.begin_turn(request).await.unwrap().into_inner().outcome.unwrap()
+    });
+    length(&f.client, count).await;
+    call
+}
+
+async fn a_turn_keeps_its_place_over_a_restart(mut f: Fixture) {
+    let lease = take(&mut f.client, long()).await;
+    let drained = begin(&f, "payload", 1).await;
+    let mut f = f.restarted(&[]).await;
+    let drained = drained.await.unwrap();
+    assert!(matches!(drained, Outcome::Busy(_)), "{drained:?}");
+    let second = queue(&f.client, "second", 1).await;
+    let first = begin(&f, "payload", 2).await;
+    // Another payload is another delivery: it does not take that place.
+    let other = begin(&f, "another payload", 3).await;
+    give_back(&mut f.client, &lease).await;
+    let first = first.await.unwrap();
+    let Outcome::Granted(granted) = first else { panic!("{first:?}") };
+    give_back(&mut f.client, &granted.turn.unwrap().lease.unwrap()).await;
+    is_next(second, "second").await;
+    other.abort();
 }
 
 async fn a_place_that_nobody_takes_up_again_is_passed_over(mut f: Fixture) {
