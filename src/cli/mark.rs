@@ -67,7 +67,7 @@ pub(super) struct Args {
     #[arg(long, value_name = "FILE", conflicts_with = "event")]
     slack: Option<PathBuf>,
     /// With --slack, count each click of a button, not only a user's first
-    #[arg(long, requires = "slack")]
+    #[arg(long, conflicts_with = "event")]
     each_use: bool,
     /// How long the event counts as processed, 1s to 30d; unset: 24h
     #[arg(long, value_parser = within(EVENT_TTL))]

@@ -197,6 +197,8 @@ async fn deliveries_are_marked_for_their_consumer_and_clicks_counted_on_request(
     assert_eq!(summary(&["--consumer", "A1"]), "1 first, 1 duplicate, 0 bad\n");
     assert_eq!(summary(&["--consumer", "A1", "--each-use"]), "2 first, 0 duplicate, 0 bad\n");
     assert_eq!(summary(&["--each-use"]), "2 first, 0 duplicate, 0 bad\n");
+    // Without deliveries there are no clicks.
+    ask(&fixture, &["mark", "T1", "Ev1", "--each-use"]).complained(2, "error: ");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
