@@ -9,7 +9,7 @@ use crate::{
     lane::{CallError, Executes, Lane, Op},
     session::{Sessions, Streams},
     store::{Connection, Counts, EventFilter, Events, Page, Store, StoreError, Verdict, Work},
-    telemetry::Metrics,
+    telemetry::{self, Metrics, call::CallTrace},
 };
 
 /// How many questions, and how many changes, may queue.
@@ -80,6 +80,8 @@ struct Change {
     what: What,
     author: Author,
     streams: Streams,
+    /// The call that asks for it.
+    call: Option<CallTrace>,
 }
 
 #[derive(Clone)]
@@ -172,7 +174,9 @@ impl Change {
             _ => None,
         };
         let Author { actor, reason } = &self.author;
-        tracing::info!(target: AUDIT, team, id, epic, actor, reason, outcome, "{change}");
+        telemetry::call::log(self.call.as_ref(), || {
+            tracing::info!(target: AUDIT, team, id, epic, actor, reason, outcome, "{change}");
+        });
     }
 }
 
@@ -308,7 +312,8 @@ impl Admin {
 
     async fn change(&self, what: What, author: Author) -> Result<Done, CallError> {
         let streams = self.sessions.streams().clone();
-        self.changes.call(Change { what, author, streams }).await
+        let call = CallTrace::current();
+        self.changes.call(Change { what, author, streams, call }).await
     }
 }
 

@@ -4,6 +4,7 @@
 //! that a caller chose, so the number of series is bounded.
 
 use std::{
+    fmt,
     io::IsTerminal as _,
     sync::{Arc, OnceLock},
     time::{Duration, Instant},
@@ -20,8 +21,9 @@ use prometheus_client::{
     },
     registry::{Registry, Unit},
 };
-use tracing_subscriber::{EnvFilter, fmt};
+use tracing_subscriber::EnvFilter;
 
+pub mod call;
 mod write_health;
 
 pub use write_health::{WriteFailure, WriteHealth};
@@ -54,7 +56,7 @@ pub fn init_logs(filter: &str, format: LogFormat) -> anyhow::Result<()> {
         filter = filter.add_directive(format!("{target}=off").parse()?);
     }
     let terminal = std::io::stderr().is_terminal();
-    let logs = fmt()
+    let logs = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
         // It would be told on standard error, and panic where nobody reads that.
@@ -448,6 +450,13 @@ pub struct MethodMetrics {
     codes: [OnceLock<Counter>; GRPC_CODES],
     handled: Family<Handled, Counter>,
     label: Method,
+}
+
+/// The method's full name.
+impl fmt::Display for MethodMetrics {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.label.grpc_service, self.label.grpc_method)
+    }
 }
 
 impl MethodMetrics {

@@ -10,7 +10,7 @@ use super::{
     pb::{self, admin_service_server::AdminService},
     status::Problem,
 };
-use crate::{admin::Admin, domain::SessionKey, lane::CallError};
+use crate::{admin::Admin, domain::SessionKey, lane::CallError, telemetry::call};
 
 /// The service, as the server runs it.
 pub struct Administration {
@@ -39,6 +39,7 @@ impl AdminService for Administration {
     ) -> Result<Response<pb::GetSessionResponse>, Status> {
         let deadline = self.deadline(&request);
         let key = convert::session_key(request.into_inner().session).map_err(Problem::from)?;
+        call::team(&key.team);
         let session = deadline.bound(self.session(key)).await?;
         let session = Some(session.ok_or(Problem::NotFound("session"))?);
         Ok(Response::new(pb::GetSessionResponse { session }))
@@ -77,6 +78,7 @@ impl AdminService for Administration {
     ) -> Result<Response<pb::BindEpicResponse>, Status> {
         let deadline = self.deadline(&request);
         let (key, epic, author) = convert::bind(request.into_inner()).map_err(Problem::from)?;
+        call::team(&key.team);
         let bind_and_look = async {
             self.admin.bind_epic(key.clone(), epic, author).await?;
             self.session(key).await.map_err(CallError::after_change)
@@ -91,6 +93,7 @@ impl AdminService for Administration {
     ) -> Result<Response<pb::ForceReleaseSessionLeaseResponse>, Status> {
         let deadline = self.deadline(&request);
         let (key, author) = convert::force_release(request.into_inner()).map_err(Problem::from)?;
+        call::team(&key.team);
         let release_and_look = async {
             let released = self.admin.force_release(key.clone(), author).await?;
             let session = self.session(key).await.map_err(CallError::after_change)?;
@@ -106,6 +109,7 @@ impl AdminService for Administration {
     ) -> Result<Response<pb::CloseSessionResponse>, Status> {
         let deadline = self.deadline(&request);
         let (key, author) = convert::close(request.into_inner()).map_err(Problem::from)?;
+        call::team(&key.team);
         let closed = deadline.bound(self.admin.close(key, author)).await?;
         Ok(Response::new(pb::CloseSessionResponse { closed }))
     }
@@ -116,6 +120,7 @@ impl AdminService for Administration {
     ) -> Result<Response<pb::ForgetEventResponse>, Status> {
         let deadline = self.deadline(&request);
         let (key, author) = convert::forget(request.into_inner()).map_err(Problem::from)?;
+        call::team(&key.team);
         let forgotten = deadline.bound(self.admin.forget(key.clone(), author)).await?;
         let event = convert::event(key, forgotten.ok_or(Problem::NotFound("event"))?);
         Ok(Response::new(pb::ForgetEventResponse { event: Some(event) }))

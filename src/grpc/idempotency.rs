@@ -22,6 +22,7 @@ use crate::{
     lane::CallError,
     session::{AcquireOutcome, Sessions},
     store::StoreError,
+    telemetry::call,
 };
 
 /// The service, as the server runs it.
@@ -51,6 +52,7 @@ impl IdempotencyService for Idempotency {
         let deadline = self.deadline(&request);
         let mark = convert::mark(request.into_inner()).map_err(Problem::from)?;
         let key = mark.event.key.clone();
+        call::team(&key.team);
         let outcome = deadline.bound(self.dedup.mark(mark)).await?;
         let response = convert::mark_response(key, outcome).map_err(Problem::from)?;
         Ok(Response::new(response))
@@ -95,6 +97,7 @@ impl IdempotencyService for Idempotency {
         let pb::IsProcessedRequest { event, include_result } = request.into_inner();
         let asked = convert::delivered(event, &[]).map_err(Problem::from)?;
         let key = asked.key.clone();
+        call::team(&key.team);
         let looked = deadline.bound(self.dedup.look(asked, include_result)).await?;
         Ok(Response::new(convert::look_response(key, looked)))
     }
@@ -106,6 +109,7 @@ impl IdempotencyService for Idempotency {
         let deadline = self.deadline(&request);
         let call = convert::acquire(request.into_inner()).map_err(Problem::from)?;
         let wait = deadline.wait(call.wait);
+        call::team(&call.acquire.key.team);
         let outcome =
             deadline.after(wait).bound(self.sessions.acquire(&call.acquire, wait)).await?;
         let outcome = match outcome {
@@ -132,6 +136,7 @@ impl IdempotencyService for Idempotency {
         let caller = request.extensions_mut().remove().unwrap_or_default();
         let call = convert::hold(request.into_inner()).map_err(Problem::from)?;
         let key = call.acquire.key.clone();
+        call::team(&key.team);
         let events = self.sessions.hold(call.acquire, call.wait, self.timeout, caller);
         let events = events.into_stream().map(move |event| match event {
             Ok(event) => Ok(convert::hold_event(&key, event, arrived)),
@@ -148,6 +153,7 @@ impl IdempotencyService for Idempotency {
         let deadline = self.deadline(&request);
         let renew = convert::renew(request.into_inner()).map_err(Problem::from)?;
         let key = renew.key.clone();
+        call::team(&key.team);
         let lease = deadline.bound(self.sessions.renew(renew)).await?;
         let lease = Some(convert::session_lease(key, lease, deadline.arrived()));
         Ok(Response::new(pb::RenewSessionLeaseResponse { lease }))
@@ -159,6 +165,7 @@ impl IdempotencyService for Idempotency {
     ) -> Result<Response<pb::ReleaseSessionLeaseResponse>, Status> {
         let deadline = self.deadline(&request);
         let (key, lease) = convert::release(request.into_inner()).map_err(Problem::from)?;
+        call::team(&key.team);
         let released = deadline.bound(self.sessions.release(key, lease)).await?;
         Ok(Response::new(pb::ReleaseSessionLeaseResponse { released }))
     }
@@ -169,6 +176,7 @@ impl IdempotencyService for Idempotency {
     ) -> Result<Response<pb::CheckSessionLeaseResponse>, Status> {
         let deadline = self.deadline(&request);
         let (key, token) = convert::check(request.into_inner()).map_err(Problem::from)?;
+        call::team(&key.team);
         let (current, highest) = deadline.bound(self.sessions.check(key, token)).await?;
         let fencing_token = highest.map_or(0, |token| token.0);
         Ok(Response::new(pb::CheckSessionLeaseResponse { current, fencing_token }))

@@ -25,6 +25,7 @@ use tokio_util::{
     task::{TaskTracker, task_tracker::TaskTrackerToken},
 };
 use tonic::{Code, Status, body::Body, server::NamedService as _, service::Routes};
+use tonic_types::StatusExt as _;
 use tower::Service as _;
 
 use super::{
@@ -39,7 +40,7 @@ use crate::{
     lane::CallError,
     session::Caller,
     store::StoreError,
-    telemetry::{MethodMetrics, Metrics},
+    telemetry::{MethodMetrics, Metrics, call::CallTrace},
 };
 
 /// The longest metadata of one call, counted as HTTP/2 does, in bytes.
@@ -244,7 +245,7 @@ impl Gate {
             } else {
                 gate.others.call(request).right_future()
             };
-            let answer = AssertUnwindSafe(answer).catch_unwind();
+            let answer = call.trace.follow(AssertUnwindSafe(answer).catch_unwind());
             answer.map(|answer| call.answer(answer)).right_future()
         });
         answering.map(|response| Ok(with_version(response))).right_future()
@@ -257,7 +258,7 @@ impl Gate {
         }
         let shared = &self.observe.0;
         let method = shared.methods.get(request.uri().path()).unwrap_or(&shared.unknown);
-        let call = Call::begin(method);
+        let call = Call::begin(method, request.headers());
         let metadata = length(request.headers());
         if metadata > MAX_METADATA_BYTES {
             return Err(Box::new(call.refuse(Problem::Metadata(MAX_METADATA_BYTES))));
@@ -326,16 +327,21 @@ fn length(headers: &HeaderMap) -> usize {
 /// One call, from its first byte to its last; whatever ends it, it is counted.
 struct Call {
     method: Method,
+    trace: CallTrace,
     begun: Instant,
     code: Option<Code>,
+    /// Why it failed, if its span is enabled.
+    reason: Option<String>,
     /// The place of a call that answers once.
     under_way: Option<TaskTrackerToken>,
 }
 
 impl Call {
-    fn begin(method: &Method) -> Self {
+    fn begin(method: &Method, headers: &HeaderMap) -> Self {
         method.metrics.started();
-        Self { method: method.clone(), begun: Instant::now(), code: None, under_way: None }
+        let trace = CallTrace::begin(&method.metrics, headers);
+        let (method, begun) = (method.clone(), Instant::now());
+        Self { method, trace, begun, code: None, reason: None, under_way: None }
     }
 
     /// Notes the status, which is in the headers of an answer without a body
@@ -343,6 +349,11 @@ impl Call {
     fn note(&mut self, headers: &HeaderMap) {
         if let Some(status) = headers.get(Status::GRPC_STATUS) {
             self.code = Some(Code::from_bytes(status.as_bytes()));
+            if self.trace.is_enabled() {
+                let info = Status::from_header_map(headers)
+                    .and_then(|status| status.get_details_error_info());
+                self.reason = info.map(|info| info.reason);
+            }
         }
     }
 
@@ -368,9 +379,10 @@ impl Call {
     }
 
     fn refuse(mut self, status: impl Into<Status>) -> Response<ObservedBody> {
-        let status: Status = status.into();
-        self.code = Some(status.code());
-        status.into_http().map(|body| ObservedBody { body, call: Some(self) })
+        let trace = self.trace.clone();
+        let response = trace.step(|| status.into().into_http());
+        self.note(response.headers());
+        response.map(|body| ObservedBody { body, call: Some(self) })
     }
 }
 
@@ -378,6 +390,7 @@ impl Drop for Call {
     fn drop(&mut self) {
         let code = self.code.unwrap_or(Code::Cancelled);
         self.method.metrics.handled(code as usize, label(code), self.begun.elapsed());
+        self.trace.end(self.reason.as_deref().unwrap_or(label(code)));
     }
 }
 
@@ -402,7 +415,14 @@ impl HttpBody for ObservedBody {
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
-        let frame = Pin::new(&mut self.body).poll_frame(context);
+        let Self { body, call } = &mut *self;
+        let frame = match call {
+            // Its work goes on.
+            Some(call) if !call.method.shape.answers_once => {
+                call.trace.step(|| Pin::new(body).poll_frame(context))
+            }
+            _ => Pin::new(body).poll_frame(context),
+        };
         if let Poll::Ready(Some(Ok(frame))) = &frame
             && let Some(call) = &mut self.call
         {

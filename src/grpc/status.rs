@@ -4,10 +4,15 @@ use std::{borrow::Cow, collections::HashMap, time::Duration};
 
 use tonic::{Code, Status, metadata::MetadataMap};
 use tonic_types::{ErrorDetails, StatusExt as _};
-use uuid::Uuid;
 
 use super::{pb::Reason, reason::DOMAIN};
-use crate::{domain::Invalid, lane::CallError, session::SessionError, store::StoreError};
+use crate::{
+    domain::Invalid,
+    lane::CallError,
+    session::SessionError,
+    store::StoreError,
+    telemetry::{self, call::CallTrace},
+};
 
 /// When to retry, in milliseconds. gRPC's own retries honour it, and know no `RetryInfo`:
 /// <https://github.com/grpc/proposal/blob/master/A6-client-retries.md#pushback>.
@@ -129,8 +134,9 @@ impl Problem {
                 "the database's encoding cannot represent a character of a text"
             }
             StoreError::Fault(cause) => {
-                let id = Uuid::new_v4();
-                tracing::error!(%id, %cause, "internal error");
+                let call = CallTrace::current();
+                telemetry::call::log(call.as_ref(), || tracing::error!(%cause, "internal error"));
+                let id = call.map(|call| call.id()).unwrap_or_default();
                 return format!("internal error {id}; the server's log has the cause").into();
             }
         };

@@ -15,6 +15,7 @@ use super::{
 };
 use crate::{
     domain::Invalid,
+    telemetry::call,
     turn::{Closed, Turns},
 };
 
@@ -35,6 +36,7 @@ impl TurnService for Turning {
         let deadline = Deadline::of(request.metadata(), self.timeout);
         let (begin, wait) = convert::begin(request.into_inner()).map_err(Problem::from)?;
         let (wait, event) = (deadline.wait(wait), begin.event.key.clone());
+        call::team(&event.team);
         let outcome = deadline.after(wait).bound(self.turns.begin(begin, wait)).await?;
         let outcome = convert::begun(event, outcome, deadline.arrived());
         Ok(Response::new(pb::BeginTurnResponse { outcome: Some(outcome) }))
@@ -46,6 +48,7 @@ impl TurnService for Turning {
     ) -> Result<Response<pb::RenewTurnResponse>, Status> {
         let deadline = Deadline::of(request.metadata(), self.timeout);
         let prolong = convert::prolong(&request.into_inner()).map_err(Problem::from)?;
+        call::team(&prolong.turn.event.team);
         let turn = deadline.bound(self.turns.renew(prolong)).await?;
         let turn = convert::turn(turn, deadline.arrived());
         Ok(Response::new(pb::RenewTurnResponse { turn: Some(turn) }))
@@ -58,6 +61,7 @@ impl TurnService for Turning {
         let deadline = Deadline::of(request.metadata(), self.timeout);
         let finish = convert::finish(request.into_inner()).map_err(Problem::from)?;
         let key = finish.turn.event.clone();
+        call::team(&key.team);
         let row = deadline.bound(self.turns.finish(finish)).await?;
         Ok(Response::new(convert::finish_response(key, row)))
     }
@@ -78,6 +82,7 @@ impl TurnService for Turning {
         };
         let (begin, wait) = convert::begin(first).map_err(Problem::from)?;
         let key = begin.event.key.clone();
+        call::team(&key.team);
         let (close, closed) = oneshot::channel();
         let events = self.turns.run(begin, wait, self.timeout, closed, caller);
         let events = events.into_stream().map(move |event| match event {

@@ -13,6 +13,7 @@ mod half_open;
 mod metrics;
 mod reflection;
 mod server_info;
+mod spans;
 mod web;
 mod wire;
 

@@ -20,6 +20,7 @@ use crate::{
         Prolong, RequestId, Ttl, TurnResult, bounded, limits,
     },
     session::{Measured, StreamEvent},
+    telemetry::call,
     turn::{RunEnd, RunEvent, Turn, TurnOutcome},
 };
 
@@ -131,6 +132,7 @@ pub(in crate::grpc) fn ending_of(end: pb::TurnEnd) -> Result<Ending, Invalid> {
 pub(in crate::grpc) fn turn(turn: Turn, arrived: Instant) -> pb::Turn {
     let elapsed = length(turn.claim.elapsed(arrived));
     let claim = turn.claim.value;
+    call::attempt(small(claim.attempt));
     let lease = turn.id.lease.as_ref().map(|(key, _)| key.clone()).zip(turn.lease);
     pb::Turn {
         turn_id: write_id(&turn.id),

@@ -1,0 +1,245 @@
+//! What logs and traces say of one call.
+//!
+//! Each call has a request id and, if the filter lets `oncegate::call=debug` through, a span
+//! from its first byte to its last. Otherwise the span is made only for a line that the call
+//! writes, so that every such line has the request id.
+
+use std::{
+    fmt,
+    future::Future,
+    sync::{Arc, OnceLock},
+};
+
+use http::{HeaderMap, HeaderValue};
+use tokio::task_local;
+use tracing::{Instrument as _, Span, field::Empty};
+use xxhash_rust::xxh3::xxh3_64;
+
+use super::MethodMetrics;
+
+/// What enables a span for each call.
+pub const TARGET: &str = "oncegate::call";
+/// The caller's own request id.
+const REQUEST_ID: &str = "x-request-id";
+/// The longest one, in bytes.
+const MAX_REQUEST_ID_BYTES: usize = 128;
+/// The caller's span: <https://www.w3.org/TR/trace-context/#traceparent-header>.
+const TRACEPARENT: &str = "traceparent";
+
+task_local! {
+    static CALL: CallTrace;
+}
+
+/// One call, as its lines in the log and its span name it. Cheap to clone.
+#[derive(Clone)]
+pub struct CallTrace(Arc<Inner>);
+
+struct Inner {
+    method: Arc<MethodMetrics>,
+    /// As the caller chose it.
+    given: Option<HeaderValue>,
+    /// Otherwise.
+    random: u64,
+    traceparent: Option<HeaderValue>,
+    /// Disabled unless [`TARGET`] is enabled.
+    span: Span,
+    /// Made for a line of the log.
+    late_span: OnceLock<Span>,
+}
+
+/// A span of a call, with the fields that are known as it begins.
+macro_rules! span {
+    ($level:ident, $call:expr) => {{
+        let parent = $call.traceparent.as_ref().and_then(parent);
+        tracing::span!(
+            target: TARGET,
+            tracing::Level::$level,
+            "call",
+            method = %$call.method,
+            request_id = %$call,
+            trace_id = parent.map(|(trace_id, _)| trace_id),
+            parent_id = parent.map(|(_, parent_id)| parent_id),
+            team = Empty,
+            attempt = Empty,
+            outcome = Empty,
+        )
+    }};
+}
+
+impl CallTrace {
+    /// A call of `method` begins, with these headers.
+    #[must_use]
+    pub fn begin(method: &Arc<MethodMetrics>, headers: &HeaderMap) -> Self {
+        let given = headers.get(REQUEST_ID).filter(|id| is_request_id(id.as_bytes()));
+        let mut call = Inner {
+            method: Arc::clone(method),
+            given: given.cloned(),
+            random: rand::random(),
+            traceparent: headers.get(TRACEPARENT).cloned(),
+            span: Span::none(),
+            late_span: OnceLock::new(),
+        };
+        if tracing::enabled!(target: TARGET, tracing::Level::DEBUG) {
+            call.span = span!(DEBUG, call);
+        }
+        Self(Arc::new(call))
+    }
+
+    /// The call that this task works on.
+    #[must_use]
+    pub fn current() -> Option<Self> {
+        CALL.try_with(Clone::clone).ok()
+    }
+
+    /// Runs `work` as this call.
+    pub fn follow<F: Future>(&self, work: F) -> impl Future<Output = F::Output> + use<F> {
+        CALL.scope(self.clone(), work.instrument(self.0.span.clone()))
+    }
+
+    /// Runs `step` as this call.
+    pub fn step<T>(&self, step: impl FnOnce() -> T) -> T {
+        CALL.sync_scope(self.clone(), || self.0.span.in_scope(step))
+    }
+
+    /// Writes a line that names this call.
+    pub fn log(&self, line: impl FnOnce()) {
+        let call = &self.0;
+        let span = if call.span.is_disabled() {
+            call.late_span.get_or_init(|| span!(ERROR, call))
+        } else {
+            &call.span
+        };
+        span.in_scope(line);
+    }
+
+    /// The request id.
+    #[must_use]
+    pub fn id(&self) -> String {
+        self.0.to_string()
+    }
+
+    /// Whether it has a span, whose fields are worth recording.
+    #[must_use]
+    pub fn is_enabled(&self) -> bool {
+        !self.0.span.is_disabled()
+    }
+
+    /// The call ends with this status code, or for this reason.
+    pub fn end(&self, outcome: &str) {
+        if self.is_enabled() {
+            self.0.span.record("outcome", outcome);
+            tracing::debug!(target: TARGET, parent: &self.0.span, "call ended");
+        }
+    }
+}
+
+/// Writes a line that names the call that this task works on, if there is one.
+pub fn log(call: Option<&CallTrace>, line: impl FnOnce()) {
+    match call {
+        Some(call) => call.log(line),
+        None => line(),
+    }
+}
+
+/// Notes the team of the call that this task works on: a hash of it, for it is the caller's.
+pub fn team(team: &str) {
+    record(|span| {
+        span.record("team", format_args!("{:016x}", xxh3_64(team.as_bytes())).to_string());
+    });
+}
+
+/// Notes the attempt of a turn.
+pub fn attempt(attempt: i32) {
+    record(|span| {
+        span.record("attempt", attempt);
+    });
+}
+
+fn record(record: impl FnOnce(&Span)) {
+    let _ = CALL.try_with(|call| {
+        if call.is_enabled() {
+            record(&call.0.span);
+        }
+    });
+}
+
+/// The request id.
+impl fmt::Display for Inner {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.given.as_ref().and_then(|id| id.to_str().ok()) {
+            Some(given) => f.write_str(given),
+            None => write!(f, "{:016x}", self.random),
+        }
+    }
+}
+
+/// Whether a caller's request id can stand in a log as it is.
+fn is_request_id(id: &[u8]) -> bool {
+    (1..=MAX_REQUEST_ID_BYTES).contains(&id.len())
+        && id.iter().all(|byte| byte.is_ascii_alphanumeric() || b"-._~:/+=@".contains(byte))
+}
+
+/// The trace id and the parent's span id.
+fn parent(header: &HeaderValue) -> Option<(&str, &str)> {
+    let header = header.to_str().ok()?;
+    let mut parts = header.splitn(5, '-');
+    let (version, trace_id, parent_id, flags) =
+        (parts.next()?, parts.next()?, parts.next()?, parts.next()?);
+    let is_hex = |text: &str, length: usize| {
+        text.len() == length && text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
+    };
+    let is_id = |text: &str, length| is_hex(text, length) && text.bytes().any(|byte| byte != b'0');
+    // Later versions may have more parts.
+    let is_version =
+        is_hex(version, 2) && version != "ff" && (version != "00" || parts.next().is_none());
+    (is_version && is_id(trace_id, 32) && is_id(parent_id, 16) && is_hex(flags, 2))
+        .then_some((trace_id, parent_id))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_traceparent_is_taken_only_if_it_is_one() {
+        let (trace_id, parent_id) = ("4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7");
+        let read = |text: &str| parent(&text.parse().unwrap()).map(|(id, _)| id.to_owned());
+        for good in ["00-T-P-01", "00-T-P-00", "01-T-P-01", "cc-T-P-01-more"] {
+            let good = good.replace('T', trace_id).replace('P', parent_id);
+            assert_eq!(read(&good).as_deref(), Some(trace_id), "{good}");
+        }
+        let (no_trace, no_parent) = ("0".repeat(32), "0".repeat(16));
+        for bad in [
+            "",
+            "00",
+            "00-T-P",
+            "00-T-P-1",
+            "00-T-P-01-more",
+            "ff-T-P-01",
+            "0-T-P-01",
+            "00-P-T-01",
+            "00-T-P-0g",
+            "00-Z-P-01",
+            "00-T-Y-01",
+            "00 T P 01",
+        ] {
+            let bad = bad
+                .replace('T', trace_id)
+                .replace('P', parent_id)
+                .replace('Z', &no_trace)
+                .replace('Y', &no_parent);
+            assert_eq!(read(&bad), None, "{bad}");
+        }
+        let upper = format!("00-{}-{parent_id}-01", trace_id.to_uppercase());
+        assert_eq!(read(&upper), None);
+    }
+
+    #[test]
+    fn a_request_id_fits_in_a_line() {
+        assert!(is_request_id(b"f058ebd6-02f7-4d3f-942e-904344e8cde5"));
+        assert!(is_request_id(&[b'x'; 128]));
+        for bad in [&b""[..], b"two words", b"a\nb", b"a\"b", "é".as_bytes(), &[b'x'; 129]] {
+            assert!(!is_request_id(bad), "{bad:?}");
+        }
+    }
+}
