@@ -297,7 +297,7 @@ async fn provoke(store: Store, wanted: Reason) -> Option<Status> {
         | Reason::OutcomeUnknown
         | Reason::Contended
         | Reason::Internal
-        // Over HTTP/2 the caller that ended a call gets no answer to it: `grpc::web` has one.
+        // The caller that ended a call gets no answer to it.
         | Reason::Cancelled
         | Reason::Unspecified => return None,
     })

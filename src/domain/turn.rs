@@ -105,7 +105,7 @@ impl Detail {
     /// # Errors
     /// [`Invalid`] on `field`, when it is too long or has other control characters.
     pub fn optional(field: &'static str, given: String) -> Result<Option<Self>, Invalid> {
-        let text = optional_text(field, given, MAX_DETAIL_BYTES, &['\n', '\t'])?;
+        let text = optional_text(field, given, MAX_DETAIL_BYTES, &['\n', '\r', '\t'])?;
         Ok(text.map(Self::from_row))
     }
 

@@ -8,24 +8,16 @@ use std::{
     fmt::Display,
     future::{self, Future},
     panic::AssertUnwindSafe,
-    pin::Pin,
     sync::Arc,
-    task::{Context, Poll},
-    thread,
-    time::Instant,
 };
 
 use futures_util::FutureExt as _;
 use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, header::CONTENT_TYPE};
-use http_body::{Body as HttpBody, Frame, SizeHint};
+use http_body::Body as HttpBody;
 use prost::{Message as _, bytes::Bytes};
 use prost_types::FileDescriptorSet;
-use tokio_util::{
-    sync::CancellationToken,
-    task::{TaskTracker, task_tracker::TaskTrackerToken},
-};
-use tonic::{Code, Status, body::Body, server::NamedService as _, service::Routes};
-use tonic_types::StatusExt as _;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tonic::{server::NamedService as _, service::Routes};
 use tower::Service as _;
 
 use super::{
@@ -33,15 +25,18 @@ use super::{
     arriving::{Arriving, HalfOpen, Reads},
     pb::{self, idempotency_service_server::IdempotencyServiceServer},
     server_info::VERSION,
-    status::{self, Problem},
+    status::Problem,
     web::{self, Protocol},
 };
 use crate::{
-    lane::CallError,
     session::Caller,
-    store::StoreError,
-    telemetry::{MethodMetrics, Metrics, call::CallTrace},
+    telemetry::{MethodMetrics, Metrics},
 };
+
+mod call;
+
+use call::Call;
+pub use call::ObservedBody;
 
 /// The longest metadata of one call, counted as HTTP/2 does, in bytes.
 const MAX_METADATA_BYTES: usize = 16 * 1024;
@@ -51,8 +46,6 @@ const FIELD_OVERHEAD: usize = 32;
 
 /// The header of every response with the server's version.
 const VERSION_HEADER: HeaderName = HeaderName::from_static("oncegate-version");
-/// Where a status has its details: in the headers of an answer without a body.
-const STATUS_DETAILS: &str = "grpc-status-details-bin";
 
 /// What the calls of all workers have in common. Cheap to clone.
 #[derive(Clone)]
@@ -322,147 +315,4 @@ fn length(headers: &HeaderMap) -> usize {
     let fields = headers.iter();
     let bytes = fields.map(|(name, value)| name.as_str().len() + value.len() + FIELD_OVERHEAD);
     bytes.sum()
-}
-
-/// One call, from its first byte to its last; whatever ends it, it is counted.
-struct Call {
-    method: Method,
-    trace: CallTrace,
-    begun: Instant,
-    code: Option<Code>,
-    /// Why it failed, if its span is enabled.
-    reason: Option<String>,
-    /// The place of a call that answers once.
-    under_way: Option<TaskTrackerToken>,
-}
-
-impl Call {
-    fn begin(method: &Method, headers: &HeaderMap) -> Self {
-        method.metrics.started();
-        let trace = CallTrace::begin(&method.metrics, headers);
-        let (method, begun) = (method.clone(), Instant::now());
-        Self { method, trace, begun, code: None, reason: None, under_way: None }
-    }
-
-    /// Notes the status, which is in the headers of an answer without a body
-    /// and in the trailers of any other.
-    fn note(&mut self, headers: &HeaderMap) {
-        if let Some(status) = headers.get(Status::GRPC_STATUS) {
-            self.code = Some(Code::from_bytes(status.as_bytes()));
-            if self.trace.is_enabled() {
-                let info = Status::from_header_map(headers)
-                    .and_then(|status| status.get_details_error_info());
-                self.reason = info.map(|info| info.reason);
-            }
-        }
-    }
-
-    /// Makes what a service answered this call's answer.
-    fn answer<E>(
-        mut self,
-        answer: thread::Result<Result<Response<Body>, E>>,
-    ) -> Response<ObservedBody> {
-        let Ok(Ok(response)) = answer else {
-            let fault = CallError::from(StoreError::fault("a handler panicked"));
-            return self.refuse(Problem::from(fault));
-        };
-        self.note(response.headers());
-        // Errors of ours have details.
-        if self.code.is_some_and(|code| code != Code::Ok)
-            && self.method.shape.reads != Reads::Nothing
-            && !response.headers().contains_key(STATUS_DETAILS)
-            && let Some(status) = Status::from_header_map(response.headers())
-        {
-            return self.refuse(status::of_framework(status));
-        }
-        response.map(|body| ObservedBody { body, call: Some(self) })
-    }
-
-    fn refuse(mut self, status: impl Into<Status>) -> Response<ObservedBody> {
-        let trace = self.trace.clone();
-        let response = trace.step(|| status.into().into_http());
-        self.note(response.headers());
-        response.map(|body| ObservedBody { body, call: Some(self) })
-    }
-}
-
-impl Drop for Call {
-    fn drop(&mut self) {
-        let code = self.code.unwrap_or(Code::Cancelled);
-        self.method.metrics.handled(code as usize, label(code), self.begun.elapsed());
-        self.trace.end(self.reason.as_deref().unwrap_or(label(code)));
-    }
-}
-
-/// A body that ends its call.
-pub struct ObservedBody {
-    body: Body,
-    call: Option<Call>,
-}
-
-impl From<Body> for ObservedBody {
-    /// A body whose call is counted elsewhere, or is none.
-    fn from(body: Body) -> Self {
-        Self { body, call: None }
-    }
-}
-
-impl HttpBody for ObservedBody {
-    type Data = Bytes;
-    type Error = Status;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
-        let Self { body, call } = &mut *self;
-        let frame = match call {
-            // Its work goes on.
-            Some(call) if !call.method.shape.answers_once => {
-                call.trace.step(|| Pin::new(body).poll_frame(context))
-            }
-            _ => Pin::new(body).poll_frame(context),
-        };
-        if let Poll::Ready(Some(Ok(frame))) = &frame
-            && let Some(call) = &mut self.call
-        {
-            match frame.trailers_ref() {
-                Some(trailers) => call.note(trailers),
-                // The work is done; a caller that does not read its answer keeps no place.
-                None => call.under_way = None,
-            }
-        }
-        frame
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
-    }
-}
-
-/// A status code as the conventional metrics spell it.
-fn label(code: Code) -> &'static str {
-    match code {
-        Code::Ok => "OK",
-        Code::Cancelled => "Canceled",
-        Code::Unknown => "Unknown",
-        Code::InvalidArgument => "InvalidArgument",
-        Code::DeadlineExceeded => "DeadlineExceeded",
-        Code::NotFound => "NotFound",
-        Code::AlreadyExists => "AlreadyExists",
-        Code::PermissionDenied => "PermissionDenied",
-        Code::ResourceExhausted => "ResourceExhausted",
-        Code::FailedPrecondition => "FailedPrecondition",
-        Code::Aborted => "Aborted",
-        Code::OutOfRange => "OutOfRange",
-        Code::Unimplemented => "Unimplemented",
-        Code::Internal => "Internal",
-        Code::Unavailable => "Unavailable",
-        Code::DataLoss => "DataLoss",
-        Code::Unauthenticated => "Unauthenticated",
-    }
 }

@@ -7,8 +7,10 @@
 use std::{
     convert::Infallible,
     fmt::Display,
+    future::poll_fn,
     pin::Pin,
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
+    time::Duration,
 };
 
 use http::{
@@ -17,11 +19,13 @@ use http::{
 };
 use http_body::{Body as HttpBody, Frame};
 use prost::bytes::Bytes;
+use tokio::runtime::Handle;
 use tonic::{Status, body::Body, codegen::StdError};
 use tonic_web::GrpcWebLayer;
 use tower::{Layer as _, ServiceExt as _, service_fn};
 
 use super::observe::{Gate, ObservedBody, with_version};
+use crate::domain::limits::MAX_REQUEST_BYTES;
 
 /// How a request says that it is a call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -60,13 +64,14 @@ impl Protocol {
 /// Answers a call of gRPC-Web, in the form in which it came.
 pub(super) async fn answer<B>(
     gate: Gate,
-    mut request: Request<B>,
+    request: Request<B>,
     kind: &'static str,
 ) -> Result<Response<ObservedBody>, Infallible>
 where
-    B: HttpBody<Data = Bytes> + Send + 'static,
+    B: HttpBody<Data = Bytes> + Send + Unpin + 'static,
     B::Error: Into<StdError> + Display,
 {
+    let mut request = request.map(|body| Drained(Some(body)));
     for name in [CONTENT_TYPE, ACCEPT] {
         request.headers_mut().insert(name, HeaderValue::from_static(kind));
     }
@@ -76,6 +81,53 @@ where
     });
     let response = GrpcWebLayer::new().layer(grpc).oneshot(request).await?;
     Ok(with_version(response.map(ObservedBody::from)))
+}
+
+/// The body of a request, which is read to its end even if the call needs no more of it, within
+/// a bound: a connection over HTTP/1.1 is closed if it is not, and the system of a caller that
+/// still sends then drops the answer.
+struct Drained<B: HttpBody<Data = Bytes> + Send + Unpin + 'static>(Option<B>);
+
+/// How much is read, in bytes, and for how long.
+const MAX_DRAINED: usize = 4 * MAX_REQUEST_BYTES;
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(2);
+
+impl<B: HttpBody<Data = Bytes> + Send + Unpin + 'static> HttpBody for Drained<B> {
+    type Data = Bytes;
+    type Error = B::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
+        let Some(body) = &mut self.0 else { return Poll::Ready(None) };
+        let frame = ready!(Pin::new(body).poll_frame(context));
+        if !matches!(frame, Some(Ok(_))) {
+            self.0 = None;
+        }
+        Poll::Ready(frame)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.0.as_ref().is_none_or(HttpBody::is_end_stream)
+    }
+}
+
+impl<B: HttpBody<Data = Bytes> + Send + Unpin + 'static> Drop for Drained<B> {
+    fn drop(&mut self) {
+        let body = self.0.take().filter(|body| !body.is_end_stream());
+        let (Some(mut body), Ok(runtime)) = (body, Handle::try_current()) else { return };
+        let draining = async move {
+            let mut drained = 0;
+            while drained < MAX_DRAINED
+                && let Some(Ok(frame)) =
+                    poll_fn(|context| Pin::new(&mut body).poll_frame(context)).await
+            {
+                drained += frame.data_ref().map_or(0, Bytes::len);
+            }
+        };
+        runtime.spawn(tokio::time::timeout(DRAIN_TIMEOUT, draining));
+    }
 }
 
 /// The answer to what is no call.

@@ -307,17 +307,17 @@ mod tests {
 
     #[test]
     fn another_protocol_passes_as_it_is() {
-        // Its ninth byte stands where the length of headers would.
-        let request = b"POST /x HTTP/1.1\r\nHost: x\r\n\r\n\0\0\xff\x01 and a body".repeat(9);
+        // The rest of it is shorter than the head of a frame.
+        let request = b"GET / HTTP/1.1\r\nhost: x\r\n\r\n";
         for size in [1, 7, 10_000] {
             let mut filter = AnyAuthority::new();
             request.chunks(size).for_each(|piece| filter.pass(piece));
             assert_eq!(filter.passed, request);
         }
         let mut filter = AnyAuthority::new();
-        filter.pass(b"PRI * HTTP/1.1\r\nHost: x\r\n\r\n");
-        filter.pass(&request);
-        assert!(filter.passed.ends_with(&request));
+        let begins_alike = b"PRI * HTTP/1.1\r\nhost: x\r\n\r\n";
+        filter.pass(begins_alike);
+        assert_eq!(filter.passed, begins_alike);
     }
 
     #[test]

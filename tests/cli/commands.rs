@@ -14,7 +14,6 @@ use crate::{
 on_both_stores!(
     a_mark_is_first_once,
     a_mark_under_several_names_is_first_once,
-    each_consumer_handles_an_event_once,
     a_mark_with_its_request_id_is_first_again,
     a_mark_with_a_ttl_is_first_again_after_it,
     a_check_tells_and_writes_nothing,
@@ -60,21 +59,6 @@ async fn a_mark_under_several_names_is_first_once(fixture: Fixture) {
         |arguments: &[&str]| ask(&fixture, &[&["check", "T1", "mention"], arguments].concat());
     check(&[]).told(10, "not seen T1 mention");
     check(&["--alias", "id"]).told(0, "processed T1 mention");
-}
-
-async fn each_consumer_handles_an_event_once(fixture: Fixture) {
-    let of = |command: &[&str], consumer: &[&str]| ask(&fixture, &[command, consumer].concat());
-    let mark = ["mark", "T1", "Ev1", "--alias", "ts"];
-    let consumers: [&[&str]; 3] = [&[], &["--consumer", "A1"], &["--consumer", "A2"]];
-    for consumer in consumers {
-        of(&["check", "T1", "Ev1"], consumer).told(10, "not seen T1 Ev1");
-        of(&mark, consumer).told(0, "first T1 Ev1");
-        of(&mark, consumer).told(10, "duplicate T1 Ev1");
-        of(&["check", "T1", "ts"], consumer).told(0, "processed T1 ts");
-    }
-    of(&["forget", "T1", "Ev1"], consumers[1]).told(0, "forgotten T1 Ev1");
-    of(&mark[..3], consumers[1]).told(0, "first T1 Ev1");
-    of(&mark[..3], consumers[0]).told(10, "duplicate T1 Ev1");
 }
 
 async fn a_mark_with_its_request_id_is_first_again(fixture: Fixture) {

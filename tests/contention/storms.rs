@@ -147,7 +147,10 @@ impl Arena {
 
     /// Leaves a store alone that is away, as it may be here.
     async fn is_away(&self, error: &SessionError) {
-        let SessionError::Call(CallError::Store(StoreError::Unavailable(_))) = error else {
+        let SessionError::Call(CallError::Store(
+            StoreError::Unavailable(_) | StoreError::OutcomeUnknown(_),
+        )) = error
+        else {
             panic!("{error}");
         };
         assert!(self.is_rough, "{error}");

@@ -285,7 +285,7 @@ async fn details_and_types_out_of_bounds_are_refused_by_name(f: Fixture) {
         kept.turn().await;
         let FinishTurnRequest { outcome, result, ttl, detail, result_type, .. } = request;
         kept.end_with(TurnEnd { outcome, result, ttl, detail, result_type }).await;
-        refuses(&format!("end.{field}"), &kept.next().await.unwrap_err());
+        refuses(field, &kept.next().await.unwrap_err());
         f.clock.advance(Duration::from_secs(1));
         let alone = ForgetEventRequest {
             event: event("T1", "Ev2"),
