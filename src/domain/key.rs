@@ -109,7 +109,7 @@ pub(super) fn optional_text(
         return Err(Invalid::new(field, problem));
     }
     if value.chars().any(|char| char.is_control() && !allowed.contains(&char)) {
-        let but = if allowed.is_empty() { "" } else { " other than newline and tab" };
+        let but = if allowed.is_empty() { "" } else { " other than line ends and tab" };
         return Err(Invalid::new(field, format!("must not contain control characters{but}")));
     }
     Ok(Some(value).filter(|value| !value.is_empty()))

@@ -206,11 +206,6 @@ fn platform_delivery(given: &pb::Delivery, each_use: bool) -> Result<Named, Inva
         let problem = format!("must be at most {MAX_HEADERS}, are {}", given.headers.len());
         return Err(Invalid::new("delivery.headers", problem));
     }
-    let is_long = |text: &String| text.len() > limits::MAX_ID_BYTES;
-    if given.headers.iter().any(|(name, value)| is_long(name) || is_long(value)) {
-        let problem = format!("must each be at most {} bytes", limits::MAX_ID_BYTES);
-        return Err(Invalid::new("delivery.headers", problem));
-    }
     let headers: Headers<'_> =
         given.headers.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
     platform::read(platform, &headers, &given.body, each_use)
