@@ -68,7 +68,14 @@ impl<K: Renewable, L> Keeper<'_, K, L> {
                 () = sleep_until((sent + pause).min(ends)) => {}
                 () = self.session_changed(next_look) => {
                     next_look = Instant::now() + LOOK_INTERVAL;
-                    match self.look(ends).await {
+                    // No longer than until the renewal is due.
+                    let look = tokio::select! {
+                        biased;
+                        ended = &mut ending => return ended,
+                        () = self.sessions.stopping() => return Err(SessionError::Draining),
+                        look = self.look((sent + pause).min(ends)) => look,
+                    };
+                    match look {
                         Look::Kept(now) if now == waiters => continue,
                         Look::Kept(now) => {
                             waiters = now;
@@ -113,10 +120,10 @@ impl<K: Renewable, L> Keeper<'_, K, L> {
         self.here.changed().await;
     }
 
-    /// Reads the session's row, before what is kept `ends`.
-    async fn look(&self, ends: Instant) -> Look {
+    /// Reads the session's row, until `limit`.
+    async fn look(&self, limit: Instant) -> Look {
         let Some((key, lease)) = self.session else { return Look::Kept(0) };
-        match timeout_at(ends, self.sessions.look(key.clone())).await {
+        match timeout_at(limit, self.sessions.look(key.clone())).await {
             Ok(Ok(Some(row))) if row.live && row.lease.id == lease => Look::Kept(row.queue.len()),
             Ok(Ok(_)) => Look::Lost,
             Ok(Err(_)) | Err(_) => Look::Failed,

@@ -310,6 +310,13 @@ pub(super) struct Leave {
     pub(super) grants: Option<Arc<Grants>>,
 }
 
+impl Drop for Leave {
+    fn drop(&mut self) {
+        // However it ended: if the place is still there, the next heartbeat gives it up.
+        self.queues.forget_leaving(self.lease);
+    }
+}
+
 impl Op for Leave {
     type Key<'a> = (&'a SessionKey, LeaseId);
     /// Whether the place was there.

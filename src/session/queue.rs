@@ -79,8 +79,9 @@ impl Slot {
 
 #[derive(Default)]
 struct Queue {
-    /// The tickets of those who wait here.
-    tickets: BTreeSet<i64>,
+    /// The tickets of those who wait here, each with its lease: a call that takes a place over
+    /// has the ticket of the earlier one, which may not have left yet.
+    tickets: BTreeSet<(i64, LeaseId)>,
     /// Those who have a place here, or are about to have one.
     places: usize,
     /// All who wait, first to last, as far as is known.
@@ -160,6 +161,11 @@ impl Queues {
             queue.order = order;
             queue.moved(asked);
         }
+    }
+
+    /// Whether the store has the place is for a heartbeat to find out.
+    pub(super) fn forget_leaving(&self, lease: LeaseId) {
+        locked(&self.leaving).remove(&lease);
     }
 
     /// The store does not have the place any more.
@@ -268,7 +274,7 @@ impl Place {
         self.ticket = Some(ticket);
         locked(&self.slot.state).since = Some(Instant::now());
         if let Some(queue) = self.queues.lock().get_mut(&self.key) {
-            queue.tickets.insert(ticket);
+            queue.tickets.insert((ticket, self.lease));
             if is_last && !queue.order.contains(&self.lease) {
                 queue.order.push(self.lease);
             }
@@ -301,8 +307,9 @@ impl Place {
 
     /// Whether it is the first on this replica.
     pub(super) fn is_first(&self) -> bool {
+        let own = self.ticket.map(|ticket| (ticket, self.lease));
         let queues = self.queues.lock();
-        queues.get(&self.key).is_none_or(|queue| queue.tickets.first() == self.ticket.as_ref())
+        queues.get(&self.key).is_none_or(|queue| queue.tickets.first() == own.as_ref())
     }
 
     /// Which it is among those of all replicas, from 1, as far as is known.
@@ -342,7 +349,7 @@ impl Drop for Place {
         self.queues.waiters.dec();
         if let Some(queue) = queues.get_mut(&self.key) {
             if let Some(ticket) = self.ticket {
-                queue.tickets.remove(&ticket);
+                queue.tickets.remove(&(ticket, self.lease));
             }
             queue.order.retain(|lease| *lease != self.lease);
             queue.places -= 1;

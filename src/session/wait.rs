@@ -82,7 +82,8 @@ impl Sessions {
             };
             place.stand(ticket, is_last);
             let outcome =
-                self.wait_in(place, acquire, until, &mut known, leaving, &announce).await?;
+                self.wait_in(place, acquire, until, &mut known, leaving, takes_over, &announce);
+            let outcome = outcome.await?;
             if let Some(outcome) = outcome {
                 return Ok(outcome);
             }
@@ -98,6 +99,7 @@ impl Sessions {
         until: Instant,
         known: &mut Measured<Held>,
         leaving: &CancellationToken,
+        takes_over: bool,
         announce: &impl Fn(usize),
     ) -> Result<Option<Outcome>, SessionError> {
         let (key, lease) = (&acquire.key, place.lease());
@@ -151,8 +153,10 @@ impl Sessions {
                 }
             };
             has_looked = true;
+            let mut stands = false;
             if let Some(row) = &mut row {
                 self.queues.saw(key, row, asked);
+                stands = takes_over && row.queue.contains(&lease);
                 row.queue.retain(|waiter| *waiter != lease);
             }
             let decision = row.as_ref().map(|row| row.decision(acquire));
@@ -165,6 +169,10 @@ impl Sessions {
                 }
                 (_, Some(Decision::Held(held))) if why == Why::End => {
                     return Ok(Some(Outcome::Held(Measured::new(held, asked))));
+                }
+                // A newer call took the place over, and was granted the lease.
+                (_, Some(Decision::Granted(_))) if !stands => {
+                    return Err(SessionError::StreamReplaced);
                 }
                 _ if why == Why::Lost => return Ok(None),
                 (_, Some(Decision::Held(held))) => {

@@ -20,6 +20,7 @@ on_both_stores!(
     a_place_that_nobody_takes_up_again_is_passed_over,
     a_place_is_kept_for_ten_seconds,
     a_newer_call_takes_the_place_of_the_older,
+    a_place_taken_over_is_still_looked_after,
 );
 
 /// Who waits, first to last.
@@ -238,4 +239,37 @@ async fn callers_of_a_replica_that_drains_keep_their_places_at_another() {
     is_next(second, "second").await;
     is_next(third, "third").await;
     is_next(fourth, "fourth").await;
+}
+
+async fn a_place_taken_over_is_still_looked_after(mut f: Fixture) {
+    take(&mut f.client, long()).await;
+    let older = queue(&f.client, "first", 1).await;
+    let newer = f.client.clone().hold_session_lease(named("first")).await.unwrap().into_inner();
+    end(older).await;
+    f.clock.advance(Duration::from_secs(901));
+    is_next(newer, "first").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_older_call_does_not_take_what_the_newer_was_granted() {
+    let url = crate::harness::postgres::new_database().await;
+    let replica = Replica::start(&url, Clock::Store, &[]).await;
+    let mut client = replica.client().await;
+    let lease = take(&mut client, long()).await;
+    let mut older = queue(&client, "first", 1).await;
+    // A newer call at another replica takes the place over, and no hint of it arrives here.
+    let mut database = sqlx::PgConnection::connect(&url).await.unwrap();
+    database.execute("INSERT INTO oncegate_replicas VALUES ('11111111-1111-1111-1111-111111111111', now() + interval '1 hour')").await.unwrap();
+    database.execute("UPDATE oncegate_waiters SET lease_id = gen_random_uuid(), replica = '11111111-1111-1111-1111-111111111111'").await.unwrap();
+    give_back(&mut client, &lease).await;
+    let status = loop {
+        match older.message().await {
+            Ok(Some(event)) => {
+                assert!(!matches!(event.news, Some(News::Granted(_))), "stolen: {event:?}");
+            }
+            Ok(None) => panic!("the stream ended without a reason"),
+            Err(status) => break status,
+        }
+    };
+    assert_eq!(status.get_details_error_info().unwrap().reason, "STREAM_REPLACED");
 }

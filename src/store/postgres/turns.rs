@@ -122,12 +122,8 @@ impl TurnStore for Link {
         let mut turned = Turned::nothing(begins.len(), finishes.len());
         self.begin_and_succeed(&begins, finishes, &mut turned).await?;
         match self.change_others(&begins, finishes, &mut turned).await {
-            // What is decided has been committed.
-            Err(
-                error @ (StoreError::Overtaken
-                | StoreError::Unavailable(_)
-                | StoreError::OutcomeUnknown(_)),
-            ) if !turned.is_nothing() => {
+            // What is decided has been committed: the others are asked again.
+            Err(error) if !turned.is_nothing() => {
                 fail(&mut turned.begun, &error);
                 fail(&mut turned.kept, &error);
                 Ok(turned)

@@ -225,7 +225,10 @@ WITH asked AS MATERIALIZED (
     ORDER BY a.team_id COLLATE \"C\", u.name COLLATE \"C\"
 ), given_up AS (
     UPDATE processed_events e
-    SET claimed_until = NULL, processed_at = q.at, expires_at = q.at + $2::interval
+    SET claimed_until = NULL, processed_at = q.at, expires_at = q.at + $2::interval,
+        uncounted = ",
+    uncounted!("e"),
+    ", interrupted = NULL
     FROM asked q
     WHERE e.team_id = ANY (ARRAY[q.team_id]) AND e.event_id = q.name
         AND e.request_id = q.request_id AND e.attempt = q.attempt

@@ -136,7 +136,7 @@ macro_rules! succeed {
 ), done AS (
     UPDATE processed_events e
     SET claimed_until = NULL, processed_at = m.at, expires_at = m.at + m.ttl, result = m.result,
-        result_type = m.result_type, detail = NULL
+        result_type = m.result_type, detail = NULL, interrupted = NULL
     FROM (SELECT * FROM ended ORDER BY team_id COLLATE \"C\", event_id COLLATE \"C\") AS m
     WHERE ",
             same_key!("event_id", "e", "m"),
