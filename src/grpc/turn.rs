@@ -90,10 +90,10 @@ impl TurnService for Turning {
             Err(error) => Err(Problem::from(error).into()),
         });
         let events = with_signs_of_life(events, || Ok(convert::run_alive()));
-        // The caller's steps are read beside the events that it is sent. If one is wrong, the call ends with that,
-        // and the turn as if nothing had been said. If the call breaks, or is cancelled, this
-        // is dropped: tonic answers a cancelled call as a half-closed one, but hyper looks
-        // for a reset before it polls an answer, and so this.
+        // The caller's steps are read beside the events that it is sent. If one is wrong, the call
+        // ends with that, and `close` is dropped: the stream has broken, and the turn keeps its
+        // grace. The same if the call breaks, or is cancelled: tonic answers a cancelled call as
+        // a half-closed one, but hyper looks for a reset before it polls an answer, and so this.
         let reading = async move {
             let step = steps.message().await.map_err(status::of_framework)?;
             let step = step.and_then(|request| request.step);
@@ -102,12 +102,8 @@ impl TurnService for Turning {
                 Some(Step::Begin(_)) => Err(Invalid::new("begin", "must come once")),
                 None => Ok(Closed::Without),
             };
-            let (how, wrong) = match ending {
-                Ok(how) => (how, Ok(())),
-                Err(invalid) => (Closed::Without, Err(Problem::from(invalid).into())),
-            };
-            let _ = close.send(how);
-            wrong
+            let _ = close.send(ending.map_err(Problem::from)?);
+            Ok(())
         };
         let complaint = stream::once(reading)
             .filter_map(|read: Result<(), Status>| async { read.err().map(Err) });

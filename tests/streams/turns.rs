@@ -28,6 +28,7 @@ on_both_stores!(
     half_closing_ends_the_turn_at_once,
     half_closing_does_not_end_a_turn_that_another_stream_has_taken_over,
     an_end_that_is_said_counts_whoever_renewed_the_turn,
+    a_wrong_step_breaks_the_stream_and_is_not_counted,
     a_grace_out_of_range_is_refused_by_name,
     an_earlier_stream_that_an_older_replica_left_on_record_replaces_nobody,
     a_repetition_is_noted_under_all_names,
@@ -270,6 +271,26 @@ async fn a_repetition_is_noted_under_all_names(f: Fixture) {
             WHERE repeated AND resumed_by IS NOT NULL",
     )
     .await;
+}
+
+async fn a_wrong_step_breaks_the_stream_and_is_not_counted(f: Fixture) {
+    let address = f.replica.server.address();
+    let patient = BeginTurnRequest { grace: seconds(30), ..wish("Ev1", "first") };
+    let wrong = TurnEnd { detail: "well".into(), ..Default::default() };
+    let wrong = TurnEnd { outcome: TurnOutcome::Succeeded.into(), ..wrong };
+    let twice = Step::Begin(patient.clone());
+    for (field, wrong) in [("detail", Step::End(wrong)), ("begin", twice)] {
+        let mut run = Run::begin(connect(address).await, patient.clone()).await;
+        run.steps.send(RunTurnRequest { step: Some(wrong) }).await.unwrap();
+        let refused = run.last().await.unwrap_err();
+        assert_eq!(refused.code(), Code::InvalidArgument);
+        let named = refused.get_details_bad_request().unwrap();
+        assert_eq!(named.field_violations[0].field, field);
+        // It is still its holder's.
+        let again = Run::begin(connect(address).await, patient.clone()).await;
+        assert_eq!(again.turn.turn_id, run.turn.turn_id);
+        assert_eq!(again.turn.attempt, 1);
+    }
 }
 
 async fn a_grace_out_of_range_is_refused_by_name(f: Fixture) {

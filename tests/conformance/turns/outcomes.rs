@@ -282,11 +282,13 @@ async fn details_and_types_out_of_bounds_are_refused_by_name(f: Fixture) {
     for (field, request) in wrong {
         refuses(field, &turns.finish_turn(request.clone()).await.unwrap_err());
         let mut kept = Kept::new(&f, BeginTurnRequest { session: None, ..wish("Ev2", "b") }).await;
-        kept.turn().await;
+        let lost = kept.turn().await;
         let FinishTurnRequest { outcome, result, ttl, detail, result_type, .. } = request;
         kept.end_with(TurnEnd { outcome, result, ttl, detail, result_type }).await;
         refuses(field, &kept.next().await.unwrap_err());
-        f.clock.advance(Duration::from_secs(1));
+        // The stream has broken, and the turn is its holder's for the grace.
+        let finished = end(&mut turns, ending(&lost, succeeded)).await;
+        assert_eq!(finished.attempt, 1);
         let alone = ForgetEventRequest {
             event: event("T1", "Ev2"),
             actor: "ops".into(),
