@@ -35,6 +35,33 @@ pub enum Platform {
     StandardWebhooks,
 }
 
+impl Platform {
+    /// All that are read.
+    pub const ALL: [Self; 7] = [
+        Self::Slack,
+        Self::Github,
+        Self::Discord,
+        Self::Telegram,
+        Self::Teams,
+        Self::Stripe,
+        Self::StandardWebhooks,
+    ];
+
+    /// Its name in the features of a server.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Slack => "slack",
+            Self::Github => "github",
+            Self::Discord => "discord",
+            Self::Telegram => "telegram",
+            Self::Teams => "teams",
+            Self::Stripe => "stripe",
+            Self::StandardWebhooks => "standard-webhooks",
+        }
+    }
+}
+
 /// The headers of a delivery. Their names are compared without regard to case.
 #[derive(Debug, Clone, Default)]
 pub struct Headers<'a>(Vec<(&'a str, &'a str)>);
@@ -59,9 +86,6 @@ impl Headers<'_> {
 pub struct Named {
     /// The tenant.
     pub team: Option<Id>,
-    /// The application or the hook that the payload was sent to: two of them may be sent one
-    /// event id.
-    pub app: Option<Id>,
     /// The names of the event, its own first, at most eight further ones. Empty if the
     /// payload names no event.
     pub names: Vec<Id>,

@@ -67,7 +67,6 @@ fn written(named: &Named) -> Value {
     };
     json!({
         "team": named.team.as_ref().map(Id::as_str),
-        "app": named.app.as_ref().map(Id::as_str),
         "names": named.names.iter().map(Id::as_str).collect::<Vec<_>>(),
         "sessions": {
             "thread": session(SessionScope::Thread),

@@ -3,7 +3,7 @@
 use xxhash_rust::xxh3::Xxh3;
 
 use super::{
-    Conversation, Invalid, SessionScope, SlackEvent,
+    Conversation, Invalid,
     limits::{MAX_FIELD_BYTES, MAX_ID_BYTES},
 };
 
@@ -164,15 +164,6 @@ impl EventKey {
         Self { team: team.into_string(), event: event.into_string() }
     }
 
-    /// The event of a Slack delivery.
-    ///
-    /// # Errors
-    /// [`Invalid`] when the delivery's fields yield no key.
-    pub fn slack(team: Id, slack: SlackEvent) -> Result<Self, Invalid> {
-        let event = slack.names(false)?.swap_remove(0);
-        Ok(Self::given(team, event))
-    }
-
     /// Spreads keys over the lanes of one process.
     #[must_use]
     pub fn shard(&self) -> u64 {
@@ -217,14 +208,6 @@ impl SessionKey {
         check_no_colon("thread_ts", thread_ts.as_str())?;
         let (channel, thread) = (channel.into_string(), thread_ts.into_string());
         Ok(Self::of(team, &Conversation::Thread { channel, thread }))
-    }
-
-    /// The session of a Slack delivery: its channel and thread.
-    ///
-    /// # Errors
-    /// [`Invalid`] when the delivery names no thread.
-    pub fn slack(team: Id, slack: SlackEvent) -> Result<Self, Invalid> {
-        Ok(Self::of(team, &slack.conversation(SessionScope::Thread)?))
     }
 
     /// The key of the session's advisory lock, the same on every replica and

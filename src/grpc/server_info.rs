@@ -9,7 +9,7 @@ use super::{
     convert::length,
     pb::{self, server_service_server::ServerService},
 };
-use crate::domain::limits;
+use crate::{domain::limits, platform::Platform};
 
 /// The version, such as `1.4.0`. Also in the header of every response.
 pub(super) const VERSION: &str = env!("CARGO_PKG_VERSION");
@@ -21,8 +21,8 @@ pub(super) const VERSION: &str = env!("CARGO_PKG_VERSION");
 ///   repeats its `request_id` or renews it;
 /// - `grpc-web`: gRPC-Web on the same port, over HTTP/1.1 and HTTP/2;
 /// - `consumer`: `consumer` in the keys of events and sessions;
-/// - `platform.NAME`: deliveries of this platform name their events and sessions.
-const FEATURES: [&str; 5] = ["turns", "streams.resume", "grpc-web", "consumer", "platform.slack"];
+/// - `platform.NAME`: deliveries of this [`Platform`] name their events and sessions.
+const FEATURES: [&str; 4] = ["turns", "streams.resume", "grpc-web", "consumer"];
 
 /// The service, as the server runs it.
 pub struct ServerInfo {
@@ -38,10 +38,11 @@ impl ServerService for ServerInfo {
         &self,
         _request: Request<pb::GetServerInfoRequest>,
     ) -> Result<Response<pb::GetServerInfoResponse>, Status> {
+        let platforms = Platform::ALL.map(|platform| format!("platform.{}", platform.name()));
         Ok(Response::new(pb::GetServerInfoResponse {
             version: VERSION.to_owned(),
             limits: Some(self.limits()),
-            features: FEATURES.map(str::to_owned).to_vec(),
+            features: FEATURES.map(str::to_owned).into_iter().chain(platforms).collect(),
         }))
     }
 }

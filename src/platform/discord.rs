@@ -63,11 +63,6 @@ pub(super) fn read(body: &[u8]) -> Result<Named, Unreadable> {
     let direct = || channel.as_ref().map(|id| joined(&[Closed("dm"), Open(id.as_str())]));
     Ok(Named {
         team: guild.or_else(direct),
-        app: if matches!(kind, Kind::Interaction) {
-            data.get("application_id").id()?
-        } else {
-            None
-        },
         names: name(&kind, dispatched.as_deref(), data)?.into_iter().collect(),
         conversations: conversations(data, channel.as_ref())?,
     })

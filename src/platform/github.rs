@@ -39,7 +39,6 @@ pub(super) fn read(headers: &Headers<'_>, body: &[u8]) -> Result<Named, Unreadab
             payload.get("organization").get("id"),
             payload.get("repository").get("owner").get("id"),
         ])?,
-        app: headers.id("X-GitHub-Hook-ID")?,
         names: headers.id("X-GitHub-Delivery")?.into_iter().collect(),
         conversations: conversations(payload)?,
     })

@@ -15,7 +15,6 @@ const NAMES: &[&str] = &[
     "action_id",
     "action_ts",
     "actions",
-    "api_app_id",
     "app_installed_team_id",
     "assistant_thread",
     "attachment_id",
@@ -37,6 +36,7 @@ const NAMES: &[&str] = &[
     "envelope_id",
     "event",
     "event_id",
+    "hash",
     "id",
     "is_enterprise_install",
     "item",
@@ -85,12 +85,7 @@ pub fn read(body: &[u8], each_use: bool) -> Result<Named, Unreadable> {
     } else {
         (events::bare_tenant(payload)?, events::fields(payload)?)
     };
-    Ok(Named {
-        team,
-        app: payload.get("api_app_id").id()?,
-        names: fields.names(each_use),
-        conversations: fields.conversations(),
-    })
+    Ok(Named { team, names: fields.names(each_use), conversations: fields.conversations() })
 }
 
 /// <https://docs.slack.dev/interactivity/implementing-slash-commands#app_command_handling>

@@ -24,7 +24,6 @@ pub(super) fn read(body: &[u8]) -> Result<Named, Unreadable> {
         matches!(event.get("object").text()?.as_deref(), Some("event" | "v2.core.event"));
     Ok(Named {
         team: first_id([event.get("account"), event.get("context")])?,
-        app: None,
         // <https://docs.stripe.com/webhooks#handle-duplicate-events>
         names: event.get("id").id()?.filter(|_| is_event).into_iter().collect(),
         conversations: conversations(event)?,

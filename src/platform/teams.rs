@@ -22,7 +22,6 @@ const NAMES: &[&str] = &[
     "conversation",
     "from",
     "id",
-    "recipient",
     "tenant",
     "tenantId",
     "timestamp",
@@ -45,7 +44,6 @@ pub(super) fn read(body: &[u8]) -> Result<Named, Unreadable> {
             activity.get("channelData").get("tenant").get("id"),
             conversation.get("tenantId"),
         ])?,
-        app: activity.get("recipient").get("id").id()?,
         names: name(activity)?.into_iter().collect(),
         conversations: conversations(activity)?,
     })

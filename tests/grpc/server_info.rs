@@ -35,9 +35,20 @@ async fn a_server_describes_itself_also_without_its_store() {
     assert_eq!((limits.max_aliases, limits.max_waiters_per_session), (8, 64));
     assert_eq!((limits.max_event_ttl, limits.max_claim_ttl), (seconds(2_592_000), seconds(3_600)));
     assert_eq!((limits.max_lease_ttl, limits.max_wait), (seconds(900), seconds(600)));
-    for feature in ["turns", "streams.resume", "grpc-web", "consumer", "platform.slack"] {
-        assert!(info.features.iter().any(|name| name == feature), "{:?}", info.features);
-    }
+    let features = [
+        "turns",
+        "streams.resume",
+        "grpc-web",
+        "consumer",
+        "platform.slack",
+        "platform.github",
+        "platform.discord",
+        "platform.telegram",
+        "platform.teams",
+        "platform.stripe",
+        "platform.standard-webhooks",
+    ];
+    assert_eq!(info.features, features);
 }
 
 #[tokio::test]

@@ -49,6 +49,8 @@ pub struct SlackFields<'a> {
     pub view_id: Option<Text<'a>>,
     /// The first page of the modal.
     pub root_view_id: Option<Text<'a>>,
+    /// The state of the modal or home tab: another each time that the app updates it.
+    pub view_hash: Option<Text<'a>>,
     /// The id of the attachment or dialog that the elements belong to.
     pub callback_id: Option<Text<'a>>,
     /// What was done to elements.
@@ -128,7 +130,8 @@ impl SlackFields<'_> {
     }
 
     /// What was done to elements, by whom and where. Slack asks action ids to be unique within
-    /// one block only, and block ids within one message.
+    /// one block only, and block ids within one message. A view keeps its id when the app updates
+    /// it, and its buttons may then be clicked again.
     /// <https://docs.slack.dev/reference/interaction-payloads/block_actions-payload>
     /// <https://docs.slack.dev/reference/block-kit/block-elements/button-element>
     fn used(&self, each_use: bool) -> Option<Id> {
@@ -148,7 +151,7 @@ impl SlackFields<'_> {
             let element = Closed(action.action_id.as_deref()?);
             parts.extend([part(action.block_id.as_deref()), element]);
             if action.is_button && !each_use {
-                parts.extend([part(action.value.as_deref()), Closed("")]);
+                parts.extend([part(action.value.as_deref()), part(self.view_hash.as_deref())]);
             } else {
                 let when = action.action_ts.as_deref().or(self.trigger_id.as_deref())?;
                 parts.extend([Closed(""), Closed(when)]);

@@ -79,6 +79,7 @@ pub(super) fn fields<'a>(payload: Json<'_, 'a>) -> Result<SlackFields<'a>, Unrea
         trigger_id: payload.get("trigger_id").text()?,
         view_id: first([view.get("id"), container.get("view_id")])?,
         root_view_id: view.get("root_view_id").text()?,
+        view_hash: view.get("hash").text()?,
         actions: actions(payload, kind.as_deref())?,
         callback_id,
         kind,
