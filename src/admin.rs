@@ -5,7 +5,7 @@
 use tokio::runtime::Handle;
 
 use crate::{
-    domain::{EventKey, EventRow, SessionKey, SessionRow},
+    domain::{EventKey, EventRow, SessionKey, SessionRow, split_consumer},
     lane::{CallError, Executes, Lane, Op},
     session::{Sessions, Streams},
     store::{Connection, Counts, EventFilter, Events, Page, Store, StoreError, Verdict, Work},
@@ -161,21 +161,23 @@ impl Change {
             Ok(Verdict::Decided(_)) => "done",
             Ok(Verdict::Unknown) | Err(_) => "unknown",
         };
-        let (change, team, id) = match &self.what {
-            What::BindEpic(SessionKey { team, session }, _) => ("epic bound", team, session),
+        let (change, team, stored) = match &self.what {
+            What::BindEpic(SessionKey { team, session }, _) => ("bind epic", team, session),
             What::ForceRelease(SessionKey { team, session }) => {
-                ("lease force-released", team, session)
+                ("force-release lease", team, session)
             }
-            What::Close(SessionKey { team, session }) => ("session closed", team, session),
-            What::Forget(EventKey { team, event }) => ("event forgotten", team, event),
+            What::Close(SessionKey { team, session }) => ("close session", team, session),
+            What::Forget(EventKey { team, event }) => ("forget event", team, event),
         };
+        let (id, consumer) = split_consumer(stored);
+        let consumer = Some(consumer).filter(|consumer| !consumer.is_empty());
         let epic = match &self.what {
             What::BindEpic(_, epic) => epic.as_deref(),
             _ => None,
         };
         let Author { actor, reason } = &self.author;
         telemetry::call::log(self.call.as_ref(), || {
-            tracing::info!(target: AUDIT, team, id, epic, actor, reason, outcome, "{change}");
+            tracing::info!(target: AUDIT, team, id, consumer, epic, actor, reason, outcome, "{change}");
         });
     }
 }

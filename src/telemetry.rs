@@ -63,7 +63,7 @@ pub fn init_logs(filter: &str, format: LogFormat) -> anyhow::Result<()> {
         .log_internal_errors(false);
     let started = match (format, terminal) {
         (LogFormat::Json, _) | (LogFormat::Auto, false) => {
-            logs.json().flatten_event(true).try_init()
+            logs.json().flatten_event(true).with_span_list(false).try_init()
         }
         (LogFormat::Text, _) | (LogFormat::Auto, true) => {
             logs.with_ansi(terminal).with_target(false).try_init()

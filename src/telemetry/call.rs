@@ -40,6 +40,7 @@ struct Inner {
     given: Option<HeaderValue>,
     /// Otherwise.
     random: u64,
+    /// Valid.
     traceparent: Option<HeaderValue>,
     /// Disabled unless [`TARGET`] is enabled.
     span: Span,
@@ -71,11 +72,12 @@ impl CallTrace {
     #[must_use]
     pub fn begin(method: &Arc<MethodMetrics>, headers: &HeaderMap) -> Self {
         let given = headers.get(REQUEST_ID).filter(|id| is_request_id(id.as_bytes()));
+        let traceparent = headers.get(TRACEPARENT).filter(|header| parent(header).is_some());
         let mut call = Inner {
             method: Arc::clone(method),
             given: given.cloned(),
             random: rand::random(),
-            traceparent: headers.get(TRACEPARENT).cloned(),
+            traceparent: traceparent.cloned(),
             span: Span::none(),
             late_span: OnceLock::new(),
         };

@@ -305,11 +305,12 @@ async fn each_change_is_logged_with_who_made_it_and_why() {
     let server = Process::start(&sqlite_url(&directory), &["--log-format", "json"]).await;
     let address = server.address.to_string();
     let by = ["--server", &address, "--actor", "ann", "--reason", "pod-1 hangs"];
-    let changes: [(&[&str], &str); 4] = [
-        (&["sessions", "bind", "T1", "S1", "PROJ-50"], "epic bound"),
-        (&["sessions", "release", "T1", "S1"], "lease force-released"),
-        (&["sessions", "close", "T1", "S1"], "session closed"),
-        (&["forget", "T1", "Ev1"], "event forgotten"),
+    let changes: [(&[&str], &str); 5] = [
+        (&["sessions", "bind", "T1", "S1", "PROJ-50"], "bind epic"),
+        (&["sessions", "release", "T1", "S1"], "force-release lease"),
+        (&["sessions", "close", "T1", "S1"], "close session"),
+        (&["forget", "T1", "Ev1"], "forget event"),
+        (&["forget", "T1", "Ev1", "--consumer", "app1"], "forget event"),
     ];
     for (change, _) in changes {
         let ran = run(&mut oncegate(&[change, &by].concat()), "");
@@ -320,6 +321,9 @@ async fn each_change_is_logged_with_who_made_it_and_why() {
     let audit: Vec<Value> = lines.filter(|line| line["target"] == "oncegate::audit").collect();
     let told: Vec<&str> = audit.iter().map(|line| text(line, "message")).collect();
     assert_eq!(told, changes.map(|(_, message)| message));
+    let named = audit.iter().map(|line| (text(line, "id"), line["consumer"].as_str()));
+    let of_app = [("Ev1", None), ("Ev1", Some("app1"))];
+    assert_eq!(named.skip(3).collect::<Vec<_>>(), of_app);
     for line in audit {
         assert_eq!((text(&line, "actor"), text(&line, "reason")), ("ann", "pod-1 hangs"));
         assert_eq!(text(&line, "team"), "T1");

@@ -122,7 +122,7 @@ async fn every_line_of_a_call_has_its_request_id_and_no_other_is_written() {
         let found = lines.iter().filter(|line| line["message"] == message);
         found.map(|line| line["span"].clone()).collect::<Vec<_>>()
     };
-    let audit = of("epic bound");
+    let audit = of("bind epic");
     assert_eq!(audit[0]["request_id"], "bind-1");
     let [first, second] = &of("internal error")[..] else { panic!("{lines:#?}") };
     assert_eq!((&first["request_id"], &first["trace_id"]), (&"mark-1".into(), &TRACE_ID.into()));
@@ -130,4 +130,6 @@ async fn every_line_of_a_call_has_its_request_id_and_no_other_is_written() {
     let id = second["request_id"].as_str().unwrap();
     assert!(refused.message().contains(id), "{id}: {}", refused.message());
     assert!(of("call ended").is_empty());
+    // A line has its span once.
+    assert!(lines.iter().all(|line| line["spans"].is_null()), "{lines:#?}");
 }
