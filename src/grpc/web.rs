@@ -3,6 +3,7 @@
 //! <https://github.com/grpc/grpc/blob/master/doc/PROTOCOL-WEB.md>
 //!
 //! There is no CORS: edge runtimes are not browsers, and a browser must not reach this service.
+//! A page whose name resolves to this address (DNS rebinding) needs none; its origin shows it.
 
 use std::{
     convert::Infallible,
@@ -15,7 +16,7 @@ use std::{
 
 use http::{
     HeaderMap, HeaderValue, Request, Response, StatusCode, Version,
-    header::{ACCEPT, CONTENT_TYPE},
+    header::{ACCEPT, CONTENT_TYPE, ORIGIN},
 };
 use http_body::{Body as HttpBody, Frame};
 use prost::bytes::Bytes;
@@ -34,7 +35,7 @@ pub(super) enum Protocol {
     Grpc,
     /// gRPC-Web of this content type.
     Web(&'static str),
-    /// Not gRPC-Web over HTTP/1.1, which has nothing else.
+    /// gRPC-Web from a browser, or over HTTP/1.1 anything else than gRPC-Web.
     Unsupported,
 }
 
@@ -50,6 +51,7 @@ impl Protocol {
     pub(super) fn of<B>(request: &Request<B>) -> Self {
         let kind = request.headers().get(CONTENT_TYPE).and_then(|kind| kind.to_str().ok());
         match kind.filter(|kind| kind.starts_with(PREFIX)) {
+            Some(_) if request.headers().contains_key(ORIGIN) => Self::Unsupported,
             Some(kind) => {
                 let kind = kind.split(';').next().unwrap_or_default().trim_end();
                 let known = CONTENT_TYPES.into_iter().find(|known| *known == kind);

@@ -335,3 +335,19 @@ async fn an_old_connection_is_closed_between_requests() {
     };
     timeout(PATIENCE, closed).await.expect("it is still open");
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_browser_is_refused() {
+    let f = Fixture::sqlite().await;
+    let mut http1 = connect(&f).await;
+    for kind in [BINARY, TEXT] {
+        http1.ready().await.unwrap();
+        let request = Request::post(path("MarkProcessed")).header("host", "x");
+        let request = request.header("origin", "http://x").header("content-type", kind);
+        let request = request.body(Body::from(framed(&mark("T1", "Ev1")))).unwrap();
+        let refused = timeout(PATIENCE, http1.send_request(request)).await.unwrap().unwrap();
+        assert_eq!(refused.status(), StatusCode::UNSUPPORTED_MEDIA_TYPE);
+        http1 = connect(&f).await;
+    }
+    assert!(is_first(&mut http1, BINARY, "Ev1").await);
+}
