@@ -14,7 +14,10 @@ mod stripe;
 mod teams;
 mod telegram;
 
-use crate::domain::{Conversations, Id, Invalid, limits::MAX_PAYLOAD_BYTES};
+use crate::domain::{
+    Conversations, Id, Invalid,
+    limits::{MAX_HEADERS, MAX_PAYLOAD_BYTES},
+};
 
 /// Who sent a payload.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -60,24 +63,48 @@ impl Platform {
             Self::StandardWebhooks => "standard-webhooks",
         }
     }
+
+    /// The header that names the event, where the body does not.
+    #[must_use]
+    pub const fn id_header(self) -> Option<&'static str> {
+        match self {
+            Self::Github => Some(github::ID),
+            Self::StandardWebhooks => Some(standard_webhooks::ID),
+            Self::Slack | Self::Discord | Self::Telegram | Self::Teams | Self::Stripe => None,
+        }
+    }
 }
 
 /// The headers of a delivery. Their names are compared without regard to case.
 #[derive(Debug, Clone, Default)]
 pub struct Headers<'a>(Vec<(&'a str, &'a str)>);
 
-impl<'a> FromIterator<(&'a str, &'a str)> for Headers<'a> {
-    fn from_iter<I: IntoIterator<Item = (&'a str, &'a str)>>(headers: I) -> Self {
-        Self(headers.into_iter().collect())
+impl<'a> Headers<'a> {
+    /// The headers of a delivery.
+    ///
+    /// # Errors
+    /// [`Unreadable`] when there are too many, or two have the same name.
+    pub fn new(headers: impl IntoIterator<Item = (&'a str, &'a str)>) -> Result<Self, Unreadable> {
+        let headers: Vec<_> = headers.into_iter().collect();
+        if headers.len() > MAX_HEADERS {
+            let problem = format!("must be at most {MAX_HEADERS}, are {}", headers.len());
+            return Err(Unreadable::in_headers(problem));
+        }
+        for (index, (name, _)) in headers.iter().enumerate() {
+            if headers[..index].iter().any(|(other, _)| other.eq_ignore_ascii_case(name)) {
+                return Err(Unreadable::in_headers(
+                    "must not have two names that differ only by case",
+                ));
+            }
+        }
+        Ok(Self(headers))
     }
-}
 
-impl Headers<'_> {
     fn id(&self, name: &str) -> Result<Option<Id>, Unreadable> {
         let value = self.0.iter().find(|(known, _)| known.eq_ignore_ascii_case(name));
         let Some((_, value)) = value else { return Ok(None) };
         Id::optional("", value.trim().to_owned())
-            .map_err(|invalid| Unreadable::new(format!("header {name}: {}", invalid.problem)))
+            .map_err(|invalid| Unreadable::in_headers(format!("{name}: {}", invalid.problem)))
     }
 }
 
@@ -97,12 +124,24 @@ pub struct Named {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{problem}")]
 pub struct Unreadable {
+    /// The part of the delivery.
+    part: &'static str,
     problem: String,
 }
 
 impl Unreadable {
     fn new(problem: impl Into<String>) -> Self {
-        Self { problem: problem.into() }
+        Self { part: "body", problem: problem.into() }
+    }
+
+    fn in_headers(problem: impl Into<String>) -> Self {
+        Self { part: "headers", problem: problem.into() }
+    }
+
+    /// The same, as a fault of the part of the contract's `delivery`.
+    #[must_use]
+    pub fn in_delivery(self) -> Invalid {
+        Invalid::new(format!("delivery.{}", self.part), self.problem)
     }
 
     /// The same, as a fault of the contract's field that holds the payload.

@@ -53,9 +53,8 @@ fn sent(case: &Value) -> Sent {
 }
 
 fn read(platform: Platform, sent: &Sent) -> Result<Named, platform::Unreadable> {
-    let headers: Headers<'_> =
-        sent.headers.iter().map(|(name, value)| (&**name, &**value)).collect();
-    platform::read(platform, &headers, &sent.body, sent.each_use)
+    let headers = sent.headers.iter().map(|(name, value)| (&**name, &**value));
+    platform::read(platform, &Headers::new(headers)?, &sent.body, sent.each_use)
 }
 
 /// What is read, as the cases write it.

@@ -15,6 +15,8 @@ pub const MAX_ID_BYTES: usize = 512;
 pub const MAX_FIELD_BYTES: usize = 8 * 1024;
 /// The longest payload of a platform, in bytes.
 pub const MAX_PAYLOAD_BYTES: usize = 256 * 1024;
+/// The most headers of one delivery.
+pub const MAX_HEADERS: usize = 64;
 /// The most further names of one event.
 pub const MAX_ALIASES: usize = 8;
 /// The longest digest of a payload, in bytes.
@@ -120,6 +122,7 @@ pub fn table() -> Vec<Limit> {
             format!("{MAX_FIELD_BYTES} bytes; long ones are hashed in the id"),
         ),
         fixed("payload of a delivery", format!("{MAX_PAYLOAD_BYTES} bytes")),
+        fixed("headers of a delivery", MAX_HEADERS.to_string()),
         fixed("aliases per event", MAX_ALIASES.to_string()),
         fixed("payload digest", format!("{MAX_DIGEST_BYTES} bytes")),
         fixed("labels per lease", MAX_LABELS.to_string()),

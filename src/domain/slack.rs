@@ -53,8 +53,12 @@ impl SlackEvent {
     /// The names of the event, its own first. With `each_use`, each click is an event.
     ///
     /// # Errors
-    /// [`Invalid`] on `slack` or a field of it, when the fields name no event.
+    /// [`Invalid`] on `slack` or a field of it, when the fields name no event; on `each_use`,
+    /// when they do not distinguish one click from the next.
     pub fn names(self, each_use: bool) -> Result<Vec<Id>, Invalid> {
+        if each_use && self.is_use_without_time() {
+            return Err(Invalid::new("each_use", "needs slack.action_ts or slack.trigger_id"));
+        }
         let names = if self.has_type() {
             self.fields().names(each_use)
         } else {
@@ -93,6 +97,15 @@ impl SlackEvent {
             };
             Invalid::no_key(field, problem)
         })
+    }
+
+    /// Whether it is named by an action, and nothing distinguishes that from the next.
+    fn is_use_without_time(&self) -> bool {
+        self.event_id.is_none()
+            && self.client_msg_id.is_none()
+            && self.action_id.is_some()
+            && self.action_ts.is_none()
+            && self.trigger_id.is_none()
     }
 
     /// Whether any field is present that the older bots do not know.
@@ -290,6 +303,17 @@ mod tests {
             submission.conversation(SessionScope::Thread).unwrap(),
             Conversation::View("V1".to_owned())
         );
+    }
+
+    #[test]
+    fn each_use_needs_the_time_of_the_use() {
+        let press = SlackEvent { event_id: None, client_msg_id: None, ..full() };
+        assert_eq!(press.clone().names(true).unwrap_err().field, "each_use");
+        let typed = SlackEvent { kind: field("block_actions"), ..press.clone() };
+        assert_eq!(typed.names(true).unwrap_err().field, "each_use");
+        let timed = SlackEvent { action_ts: field("18.1"), ..press };
+        assert!(timed.names(true).is_ok());
+        assert!(full().names(true).is_ok());
     }
 
     #[test]

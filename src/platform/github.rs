@@ -26,6 +26,9 @@ const NAMES: &[&str] = &[
     "sender",
 ];
 
+/// The header of the delivery's id.
+pub(super) const ID: &str = "X-GitHub-Delivery";
+
 /// The delivery's id is the same for all hooks that it is sent to, and when it is sent again.
 /// <https://docs.github.com/en/webhooks/webhook-events-and-payloads#delivery-headers>
 pub(super) fn read(headers: &Headers<'_>, body: &[u8]) -> Result<Named, Unreadable> {
@@ -39,7 +42,7 @@ pub(super) fn read(headers: &Headers<'_>, body: &[u8]) -> Result<Named, Unreadab
             payload.get("organization").get("id"),
             payload.get("repository").get("owner").get("id"),
         ])?,
-        names: headers.id("X-GitHub-Delivery")?.into_iter().collect(),
+        names: headers.id(ID)?.into_iter().collect(),
         conversations: conversations(payload)?,
     })
 }

@@ -249,5 +249,19 @@ async fn a_delivery_of_another_platform_is_read(mut f: Fixture) {
     // Header names are compared without regard to case.
     assert!(!first(&mut f, key("x-github-delivery")).await);
     let status = try_mark(&mut f, key("other")).await.unwrap_err();
-    assert_eq!(reason(&status), (Code::InvalidArgument, "NO_KEY".into(), "event.delivery".into()));
+    let headers = || "event.delivery.headers".to_owned();
+    assert_eq!(reason(&status), (Code::InvalidArgument, "NO_KEY".into(), headers()));
+    assert!(status.message().contains("X-GitHub-Delivery"), "{}", status.message());
+    // Headers that are wrong, and not the body.
+    let wrong: [&[(&str, &str)]; 2] = [
+        &[("X-GitHub-Delivery", "a"), ("x-github-delivery", "b")],
+        &[("X-GitHub-Delivery", "a\nb")],
+    ];
+    for wrong in wrong {
+        let named = wrong.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
+        let delivery = Delivery { headers: named.collect(), ..delivery("other") };
+        let key = Some(event_key::Key::Delivery(delivery));
+        let status = try_mark(&mut f, EventKey { key, ..Default::default() }).await.unwrap_err();
+        assert_eq!(reason(&status), (Code::InvalidArgument, "INVALID_FIELD".into(), headers()));
+    }
 }

@@ -6,7 +6,7 @@ use crate::{
         Conversations, Delivered, EventKey, Field, Id, Invalid, PayloadDigest, SessionKey,
         SessionScope, SlackEvent, limits,
     },
-    platform::{self, Headers, Named, Platform},
+    platform::{self, Headers, Named, Platform, Unreadable},
 };
 
 /// The event of a delivery, with the digest that is given beside it.
@@ -27,16 +27,18 @@ pub(super) fn delivery(
     let read = || {
         let team = Id::optional("team_id", key.team_id)?;
         let split = |named: Named| (named.team, named.names, Some(named.conversations));
-        let (of_payload, mut names, conversations) = match required("event_id", key.key)? {
+        let (of_payload, mut names, conversations) = match key.key.ok_or_else(no_arm_of_event)? {
             pb::event_key::Key::EventId(id) => (None, vec![Id::parse("event_id", id)?], None),
             pb::event_key::Key::Slack(slack) => {
                 (None, slack_event(slack)?.names(key.each_use)?, None)
             }
             pb::event_key::Key::SlackPayload(body) => {
-                split(with_event(slack_payload(&body, key.each_use)?, "slack_payload")?)
+                let named = slack_payload(&body, key.each_use)?;
+                split(with_event(named, || Invalid::no_key("slack_payload", NO_EVENT))?)
             }
             pb::event_key::Key::Delivery(given) => {
-                split(with_event(platform_delivery(&given, key.each_use)?, "delivery")?)
+                let named = platform_delivery(&given, key.each_use)?;
+                split(with_event(named, || no_event(&given))?)
             }
         };
         let event = EventKey::given(required_team(team.or(of_payload))?, names.remove(0));
@@ -47,12 +49,19 @@ pub(super) fn delivery(
     read().map_err(|invalid: Invalid| invalid.within("event"))
 }
 
-/// What a payload names, unless it names no event.
-fn with_event(named: Named, field: &'static str) -> Result<Named, Invalid> {
-    if named.names.is_empty() {
-        return Err(Invalid::no_key(field, "names no event"));
-    }
-    Ok(named)
+fn no_arm_of_event() -> Invalid {
+    Invalid::new("event_id", "is required, or slack, slack_payload or delivery")
+}
+
+fn no_arm_of_session() -> Invalid {
+    Invalid::new("session_id", "is required, or thread, slack, slack_payload or delivery")
+}
+
+const NO_EVENT: &str = "names no event";
+
+/// What a payload names, or `otherwise` if it names no event.
+fn with_event(named: Named, otherwise: impl FnOnce() -> Invalid) -> Result<Named, Invalid> {
+    if named.names.is_empty() { Err(otherwise()) } else { Ok(named) }
 }
 
 /// The further names of an event: those that its payload yields, and those that are given.
@@ -121,7 +130,7 @@ fn session(
     let consumer = Id::optional("consumer", key.consumer)?;
     let scope = scope(key.scope)?;
     let of_event = || conversations.cloned().map(|named| (None, named));
-    let (of_payload, named) = match required("session_id", key.key)? {
+    let (of_payload, named) = match key.key.ok_or_else(no_arm_of_session)? {
         pb::session_key::Key::SessionId(id) => {
             no_scope(scope)?;
             let session = SessionKey::given(required_team(team)?, Id::parse("session_id", id)?);
@@ -186,30 +195,34 @@ fn slack_payload(body: &[u8], each_use: bool) -> Result<Named, Invalid> {
         .map_err(|unreadable| unreadable.in_field("slack_payload"))
 }
 
-/// The most headers of a delivery.
-const MAX_HEADERS: usize = 64;
-
 fn platform_delivery(given: &pb::Delivery, each_use: bool) -> Result<Named, Invalid> {
-    let platform = match given.platform() {
-        pb::Platform::Slack => Platform::Slack,
-        pb::Platform::Github => Platform::Github,
-        pb::Platform::Discord => Platform::Discord,
-        pb::Platform::Telegram => Platform::Telegram,
-        pb::Platform::Teams => Platform::Teams,
-        pb::Platform::Stripe => Platform::Stripe,
-        pb::Platform::StandardWebhooks => Platform::StandardWebhooks,
-        pb::Platform::Unspecified => {
-            return Err(Invalid::new("delivery.platform", "must be a Platform"));
-        }
-    };
-    if given.headers.len() > MAX_HEADERS {
-        let problem = format!("must be at most {MAX_HEADERS}, are {}", given.headers.len());
-        return Err(Invalid::new("delivery.headers", problem));
+    let platform =
+        platform(given).ok_or_else(|| Invalid::new("delivery.platform", "must be a Platform"))?;
+    let headers = given.headers.iter().map(|(name, value)| (name.as_str(), value.as_str()));
+    Headers::new(headers)
+        .and_then(|headers| platform::read(platform, &headers, &given.body, each_use))
+        .map_err(Unreadable::in_delivery)
+}
+
+fn platform(given: &pb::Delivery) -> Option<Platform> {
+    match given.platform() {
+        pb::Platform::Slack => Some(Platform::Slack),
+        pb::Platform::Github => Some(Platform::Github),
+        pb::Platform::Discord => Some(Platform::Discord),
+        pb::Platform::Telegram => Some(Platform::Telegram),
+        pb::Platform::Teams => Some(Platform::Teams),
+        pb::Platform::Stripe => Some(Platform::Stripe),
+        pb::Platform::StandardWebhooks => Some(Platform::StandardWebhooks),
+        pb::Platform::Unspecified => None,
     }
-    let headers: Headers<'_> =
-        given.headers.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
-    platform::read(platform, &headers, &given.body, each_use)
-        .map_err(|unreadable| unreadable.in_field("delivery.body"))
+}
+
+/// A delivery names no event.
+fn no_event(given: &pb::Delivery) -> Invalid {
+    match platform(given).and_then(Platform::id_header) {
+        Some(header) => Invalid::no_key("delivery.headers", format!("must have {header}")),
+        None => Invalid::no_key("delivery", NO_EVENT),
+    }
 }
 
 fn slack_event(slack: pb::SlackEvent) -> Result<SlackEvent, Invalid> {
