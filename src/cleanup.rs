@@ -167,8 +167,12 @@ impl Cleanup {
                 let swept = self.sweep(kind, &scope, u32::MAX, next);
                 match stop.run_until_cancelled(swept).await {
                     Some(Ok((0, _))) => {}
-                    Some(Ok((rows, _))) => tracing::info!(?kind, rows, "deleted expired rows"),
-                    Some(Err(error)) => tracing::warn!(?kind, %error, "sweep failed; will retry"),
+                    Some(Ok((rows, _))) => {
+                        tracing::info!(kind = kind.label(), rows, "deleted expired or idle rows");
+                    }
+                    Some(Err(error)) => {
+                        tracing::warn!(kind = kind.label(), %error, "sweep failed; will retry");
+                    }
                     None => return,
                 }
             }

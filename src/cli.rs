@@ -70,7 +70,7 @@ Exit codes:
       another epic, not on record, not serving
   11  in progress (check)";
 
-/// The idempotency authority that bots in any language share.
+/// Idempotency and session leases for bots in any language.
 #[derive(Debug, Parser)]
 #[command(version, after_help = EXIT_CODES)]
 pub struct Cli {

@@ -30,9 +30,14 @@ const MAX_COUNT: usize = Semaphore::MAX_PERMITS;
 /// The most threads, and connections to the database of one kind.
 const MAX_WORKERS: usize = 1_024;
 
+/// Reads a duration.
+pub(crate) fn duration(given: &str) -> Result<Duration, String> {
+    humantime::parse_duration(given).map_err(|_| "must be a duration such as 30s or 5m".to_owned())
+}
+
 /// Reads a span: longer ones than [`MAX_SPAN`] would overflow the clock.
 fn span(given: &str) -> Result<Duration, String> {
-    let span = humantime::parse_duration(given).map_err(|error| error.to_string())?;
+    let span = duration(given)?;
     if span > MAX_SPAN {
         return Err(format!("must be {} or less", format_duration(MAX_SPAN)));
     }

@@ -17,7 +17,7 @@ use tonic::{
 
 use super::{Exit, WrongArguments};
 use crate::{
-    config::DEFAULT_ADDRESS,
+    config::{self, DEFAULT_ADDRESS},
     grpc::pb::{
         EventKey, SessionKey, admin_service_client::AdminServiceClient, event_key,
         idempotency_service_client::IdempotencyServiceClient, session_key,
@@ -115,7 +115,7 @@ pub(super) fn within(
     range: RangeInclusive<Duration>,
 ) -> impl Fn(&str) -> Result<Duration, String> + Clone {
     move |given| {
-        let span = humantime::parse_duration(given).map_err(|error| error.to_string())?;
+        let span = config::duration(given)?;
         if range.contains(&span) {
             return Ok(span);
         }
@@ -266,6 +266,14 @@ mod tests {
         }
         for bad in ["", "localhost", "7411", "two words:7411", "unix:", "https://oncegate:7411"] {
             assert!(server(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_duration_has_a_unit() {
+        assert_eq!(within(TIMEOUT)("5m"), Ok(Duration::from_mins(5)));
+        for bad in ["foo", "30", ""] {
+            assert_eq!(within(TIMEOUT)(bad).unwrap_err(), "must be a duration such as 30s or 5m");
         }
     }
 

@@ -24,6 +24,7 @@ use super::{
     tell,
 };
 use crate::{
+    config,
     domain::limits::{DEFAULT_LEASE_TTL, WAIT},
     grpc::pb::{SessionKey, acquire_session_lease_response::Outcome},
 };
@@ -60,7 +61,7 @@ pub(super) struct Args {
     #[arg(short, long, conflicts_with = "wait")]
     nonblock: bool,
     /// Maximum time to wait for the session; unset: no limit
-    #[arg(short, long, value_parser = humantime::parse_duration)]
+    #[arg(short, long, value_parser = config::duration)]
     wait: Option<Duration>,
     /// Exit code if the session is not acquired in time
     #[arg(short = 'E', long, value_name = "CODE", default_value_t = 1)]
@@ -68,15 +69,16 @@ pub(super) struct Args {
     /// Grace period between SIGTERM and SIGKILL. If the lease cannot be renewed, the
     /// command gets SIGTERM this long before the lease ends, and SIGKILL just before it ends.
     /// --ttl must be at least one and a half times (this + 250 ms)
-    #[arg(long, default_value = "5s", value_parser = humantime::parse_duration)]
+    #[arg(long, default_value = "5s", value_parser = config::duration)]
     kill_after: Duration,
     #[command(flatten)]
     terms: Terms,
-    #[command(flatten)]
-    client: ClientArgs,
     /// The command to run, and its arguments
     #[arg(last = true, required = true)]
     command: Vec<OsString>,
+    // Last: its heading holds for all that follows.
+    #[command(flatten)]
+    client: ClientArgs,
 }
 
 /// Reads `--session`: an id that begins with its team.

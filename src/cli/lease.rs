@@ -113,11 +113,12 @@ pub(super) struct Wanted {
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Acquire {
-    #[command(flatten)]
-    wanted: Wanted,
     /// Id of this attempt; a retry with the same id returns the same lease
     #[arg(long)]
     request_id: Option<String>,
+    // Last: the heading of its last arguments holds for all that follows.
+    #[command(flatten)]
+    wanted: Wanted,
 }
 
 fn label(given: &str) -> Result<(String, String), String> {

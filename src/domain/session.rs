@@ -30,9 +30,9 @@ impl LeaseId {
     /// # Errors
     /// [`Invalid`] on `lease_id`, when it is not one.
     pub fn parse(value: &str) -> Result<Self, Invalid> {
-        Uuid::try_parse(value).map(Self).map_err(|_| {
-            Invalid::new("lease_id", "must be a lease_id that AcquireSessionLease returned")
-        })
+        Uuid::try_parse(value)
+            .map(Self)
+            .map_err(|_| Invalid::new("lease_id", "must be a lease_id that the server returned"))
     }
 
     /// As the rows keep it.
