@@ -68,9 +68,9 @@ fn section(mut command: Command, settings: &BTreeSet<&str>) -> String {
     let is_setting = |arg: &&Arg| settings.contains(arg.get_id().as_str());
     let plain = || command.get_arguments().filter(|arg| arg.get_help_heading().is_none());
     let own = table(plain().filter(|arg| !is_setting(arg)));
-    // Those of the log are mentioned once, for all commands.
-    let is_of_log = |arg: &Arg| matches!(arg.get_id().as_str(), "log" | "log_format");
-    let has_settings = plain().any(|arg| is_setting(&arg) && !is_of_log(arg));
+    // What all commands take is mentioned once.
+    let is_common = |arg: &Arg| matches!(arg.get_id().as_str(), "help" | "log" | "log_format");
+    let has_settings = plain().any(|arg| is_setting(&arg) && !is_common(arg));
     let settings = has_settings.then_some("Settings: see [configuration](configuration.md).\n");
     let codes = command.get_after_help().filter(|_| command.get_name() != "serve");
     let parts = [
