@@ -241,6 +241,7 @@ impl Queues {
             lease,
             ticket: None,
             may_be_stored: true,
+            takes_over: true,
             is_kept: false,
             moved: queue.moved.subscribe(),
             slot,
@@ -259,6 +260,8 @@ pub(super) struct Place {
     ticket: Option<i64>,
     /// Whether the store may have it in its queue, or have given the lease.
     may_be_stored: bool,
+    /// Whether it may be that of an earlier call. Otherwise a newer one has that.
+    pub(super) takes_over: bool,
     /// Whether it is kept, once it is left, for a call that repeats the request.
     is_kept: bool,
     moved: watch::Receiver<()>,

@@ -54,6 +54,7 @@ impl Sessions {
         loop {
             let (lease, grants) = (LeaseId::random(), &self.grants);
             let mut place = self.queues.join(&acquire.key, lease, &self.leaves, grants)?;
+            place.takes_over = takes_over;
             let enqueue = Enqueue { acquire: acquire.clone(), lease, takes_over };
             let (queues, leaves) = (Arc::clone(&self.queues), self.leaves.clone());
             let grants = Arc::clone(grants);
@@ -82,8 +83,7 @@ impl Sessions {
             };
             place.stand(ticket, is_last);
             let outcome =
-                self.wait_in(place, acquire, until, &mut known, leaving, takes_over, &announce);
-            let outcome = outcome.await?;
+                self.wait_in(place, acquire, until, &mut known, leaving, &announce).await?;
             if let Some(outcome) = outcome {
                 return Ok(outcome);
             }
@@ -99,7 +99,6 @@ impl Sessions {
         until: Instant,
         known: &mut Measured<Held>,
         leaving: &CancellationToken,
-        takes_over: bool,
         announce: &impl Fn(usize),
     ) -> Result<Option<Outcome>, SessionError> {
         let (key, lease) = (&acquire.key, place.lease());
@@ -156,7 +155,7 @@ impl Sessions {
             let mut stands = false;
             if let Some(row) = &mut row {
                 self.queues.saw(key, row, asked);
-                stands = takes_over && row.queue.contains(&lease);
+                stands = place.takes_over && row.queue.contains(&lease);
                 row.queue.retain(|waiter| *waiter != lease);
             }
             let decision = row.as_ref().map(|row| row.decision(acquire));
