@@ -63,7 +63,7 @@ fn text(detail: Option<Detail>) -> String {
     detail.map(|detail| detail.as_str().to_owned()).unwrap_or_default()
 }
 
-/// Only a list tells of claims that have ended.
+/// Only a list contains claims that have ended.
 pub(in crate::grpc) fn claim_state(claim: &Claim) -> pb::EventState {
     if claim.remaining.is_zero() { pb::EventState::NotSeen } else { pb::EventState::InProgress }
 }

@@ -17,7 +17,7 @@ use crate::{
 /// When a caller that found a session about to be handed on may ask again.
 const RETRY_AFTER_HANDOVER: Duration = Duration::from_millis(100);
 
-/// The longest that a caller who does not wait is told to stay away.
+/// The longest `retry_after` of a caller that does not wait.
 const MAX_RETRY_AFTER: Duration = Duration::from_secs(1);
 
 pub(in crate::grpc) fn lease_ttl(ttl: Option<prost_types::Duration>) -> Result<Ttl, Invalid> {

@@ -98,7 +98,7 @@ LEFT JOIN LATERAL (
 "
 );
 
-/// Gives places up, and tells which were there. $5: the replica that asks.
+/// Deletes places, and returns which existed. $5: the replica that asks.
 pub(in super::super) const LEAVE: &str = concat!(
     "
 DELETE FROM oncegate_waiters w
@@ -111,7 +111,7 @@ RETURNING a.ord, ",
     notify_session!("a.lock_key", "$5")
 );
 
-/// Leaves places behind, on no replica, and tells which were there. The rest as in [`LEAVE`]; $6:
+/// Keeps places on no replica, and returns which existed. The rest as in [`LEAVE`]; $6:
 /// the moment.
 pub(in super::super) const KEEP: &str = concat!(
     "
@@ -127,7 +127,7 @@ RETURNING a.ord, ",
     notify_session!("a.lock_key", "$5")
 );
 
-/// Tells that a replica is there until $3, and forgets those who waited on others
+/// Heartbeat: the replica is present until $3. Deletes the waiters of other replicas
 /// that have been gone for a minute, and places that were left $4 ago. No other counts as there
 /// for longer than $3 from now: one that is written so was before the clock was stepped back.
 /// Answers the places of those who wait on this one.

@@ -82,7 +82,7 @@ macro_rules! aliases {
     };
 }
 
-/// Reads what there is to tell of turns that are not in $done: the event, whether the
+/// Reads the state of turns that are not in $done: the event, whether the
 /// lease runs or how long it was held when it ran out, and by $resumed whether another call
 /// has carried them on.
 macro_rules! others {
@@ -118,7 +118,7 @@ WHERE q.ord NOT IN (SELECT ord FROM ",
     };
 }
 
-/// What a row tells of a turn.
+/// What a row says about a turn.
 #[derive(Clone, Copy)]
 pub(super) enum Told {
     /// It was done.
@@ -137,7 +137,7 @@ pub(super) enum Told {
 }
 
 impl Told {
-    /// Why a claim that runs was left alone. Where the row tells of no reason, it was
+    /// Why a claim that runs was left alone. If the row has no reason, it was
     /// written in between, and is asked again.
     pub(super) fn left_alone<T>(self) -> Verdict<Kept<T>> {
         match self {
