@@ -8,7 +8,10 @@ use std::{
 use anyhow::Context as _;
 use clap::{Parser, Subcommand};
 
-use crate::config::{LogConfig, ServeConfig, StoreConfig};
+use crate::{
+    config::{LogConfig, ServeConfig, StoreConfig},
+    store::Clock,
+};
 
 mod admin;
 mod check;
@@ -78,6 +81,9 @@ pub struct Cli {
     command: Command,
     #[command(flatten, next_help_heading = "Log")]
     log: LogConfig,
+    /// The clock of the service that is run: [`Clock::Store`] but in tests.
+    #[arg(skip)]
+    pub clock: Clock,
 }
 
 #[derive(Debug, Subcommand)]
@@ -147,7 +153,7 @@ impl Cli {
             let exit = match self.command {
                 // Ends as its command does.
                 Command::Exec(args) => return exec::run(args).await,
-                Command::Serve(config) => serve::run(*config).await,
+                Command::Serve(config) => serve::run(*config, self.clock).await,
                 Command::Migrate(config) => serve::migrate(config).await,
                 Command::Fence(command) => fence::run(command).await,
                 Command::Mark(args) => mark::run(args).await,

@@ -14,7 +14,7 @@ use std::{
         Arc,
         atomic::{AtomicI64, Ordering},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use tokio::sync::mpsc;
@@ -154,13 +154,21 @@ pub enum Clock {
 pub struct ManualClock {
     shown: AtomicI64,
     passed: AtomicI64,
+    /// Since when it also moves by itself.
+    runs_since: Option<Instant>,
 }
 
 impl ManualClock {
     /// A clock that shows the moment `micros` microseconds after the start of 1970.
     #[must_use]
     pub fn at(micros: i64) -> Self {
-        Self { shown: AtomicI64::new(micros), passed: AtomicI64::new(0) }
+        Self { shown: AtomicI64::new(micros), ..Self::default() }
+    }
+
+    /// A clock that shows that moment now, and runs.
+    #[must_use]
+    pub fn running_from(micros: i64) -> Self {
+        Self { runs_since: Some(Instant::now()), ..Self::at(micros) }
     }
 
     /// Lets time pass.
@@ -172,18 +180,24 @@ impl ManualClock {
 
     /// Sets the time of day, as a step of the clock does: no time passes.
     pub fn set(&self, micros: i64) {
-        self.shown.store(micros, Ordering::SeqCst);
+        self.shown.store(micros - self.run(), Ordering::SeqCst);
     }
 
     /// The time of day.
     #[must_use]
     pub fn now(&self) -> Timestamp {
-        Timestamp::from_micros(self.shown.load(Ordering::SeqCst))
+        Timestamp::from_micros(self.shown.load(Ordering::SeqCst) + self.run())
     }
 
     /// How much time has passed, in microseconds.
     fn passed(&self) -> i64 {
-        self.passed.load(Ordering::SeqCst)
+        self.passed.load(Ordering::SeqCst) + self.run()
+    }
+
+    /// How much time has passed by itself, in microseconds.
+    fn run(&self) -> i64 {
+        let span = self.runs_since.map_or(Duration::ZERO, |since| since.elapsed());
+        i64::try_from(span.as_micros()).unwrap_or(i64::MAX)
     }
 }
 

@@ -15,7 +15,7 @@ use crate::{
     store::Clock,
 };
 
-pub(super) async fn run(config: ServeConfig) -> anyhow::Result<Exit> {
+pub(super) async fn run(config: ServeConfig, clock: Clock) -> anyhow::Result<Exit> {
     // The server checks them too, but cannot say that it was the arguments.
     config.validate().context(WrongArguments)?;
     // Before anything can be under way, so that no signal is missed.
@@ -30,7 +30,7 @@ pub(super) async fn run(config: ServeConfig) -> anyhow::Result<Exit> {
 
     let store = server::describe(&config.store)?;
     tracing::debug!(?config.limits, ?config.listen, store, "starting");
-    let starting = Server::start(config, Clock::Store);
+    let starting = Server::start(config, clock);
     let server = tokio::select! {
         started = starting => started?,
         _ = terminate.recv() => return Ok(Exit::Yes),

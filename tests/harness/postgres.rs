@@ -52,7 +52,7 @@ pub async fn cut_connections(url: String) {
 
 /// The URL of a server on which databases may be made.
 #[expect(clippy::disallowed_methods, reason = "the harness is where the tests are configured")]
-fn shared_server() -> &'static str {
+pub fn shared_server() -> &'static str {
     static SERVER: OnceLock<String> = OnceLock::new();
     SERVER.get_or_init(|| {
         env::var("ONCEGATE_TEST_DATABASE_URL").unwrap_or_else(|_| {

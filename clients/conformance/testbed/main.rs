@@ -1,0 +1,159 @@
+//! The testbed of the client libraries: the real server, a proxy before each replica, and the
+//! faults of a scenario, by commands on standard input. `clients/conformance/README.md` defines
+//! them.
+
+use std::{io, path::PathBuf, process::ExitCode};
+
+use anyhow::Context as _;
+use clap::{Parser, Subcommand, ValueEnum};
+use serde_json::{Value, json};
+use tokio::{
+    io::{AsyncBufReadExt as _, BufReader, Lines, Stdin, stdin},
+    signal::unix::{SignalKind, signal},
+    task::JoinSet,
+};
+
+use replica::Replica;
+use store::Store;
+
+mod armed;
+mod calls;
+mod command;
+mod proxy;
+mod records;
+mod replica;
+mod server;
+mod store;
+
+/// Runs oncegate behind proxies, and breaks it by the commands of standard input
+#[derive(Debug, Parser)]
+#[command(name = "testbed", args_conflicts_with_subcommands = true)]
+struct Cli {
+    #[command(subcommand)]
+    mode: Option<Mode>,
+    /// The store of the replicas
+    #[arg(long, value_enum, default_value = "sqlite")]
+    store: Kind,
+    /// Number of replicas; more than one needs PostgreSQL
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=8))]
+    replicas: u8,
+    /// Further arguments of `oncegate serve`
+    #[arg(last = true)]
+    server: Vec<String>,
+}
+
+#[derive(Debug, Subcommand)]
+enum Mode {
+    /// Start a PostgreSQL server, and stop it when standard input closes
+    Postgres,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Kind {
+    Sqlite,
+    Postgres,
+}
+
+fn main() -> anyhow::Result<ExitCode> {
+    if std::env::args().nth(1).as_deref() == Some(server::MODE) {
+        return server::run();
+    }
+    let cli = Cli::parse();
+    anyhow::ensure!(
+        cli.replicas == 1 || cli.store == Kind::Postgres,
+        "--replicas {} needs --store postgres",
+        cli.replicas
+    );
+    // One thread: a signal goes to a process that this thread has not reaped yet.
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let ended = runtime.block_on(async {
+        match cli.mode {
+            Some(Mode::Postgres) => postgres().await,
+            None => run(cli).await,
+        }
+    });
+    // The thread that reads standard input may still wait for a line.
+    runtime.shutdown_background();
+    ended.map(|()| ExitCode::SUCCESS)
+}
+
+async fn postgres() -> anyhow::Result<()> {
+    let cluster = tokio::task::spawn_blocking(store::cluster).await?;
+    let mut input = Input::open()?;
+    say(&json!({ "ready": { "url": cluster.url() } }))?;
+    while input.next().await?.is_some() {}
+    Ok(())
+}
+
+async fn run(cli: Cli) -> anyhow::Result<()> {
+    let mut input = Input::open()?;
+    let store = Store::make(cli.store).await?;
+    let replicas = (0..cli.replicas).map(|number| {
+        let socket = store.folder().join(format!("{number}.sock"));
+        Replica::start(store.url(), socket, cli.server.clone(), cli.store == Kind::Sqlite)
+    });
+    let served = match futures_util::future::try_join_all(replicas).await {
+        Ok(replicas) => serve(&cli, &mut input, replicas).await,
+        Err(error) => Err(error),
+    };
+    store.remove().await?;
+    served
+}
+
+/// Runs commands until standard input closes; then ends the replicas.
+async fn serve(cli: &Cli, input: &mut Input, replicas: Vec<Replica>) -> anyhow::Result<()> {
+    let replicas = std::sync::Arc::new(replicas);
+    let addresses: Vec<_> = replicas.iter().map(|replica| replica.address().to_string()).collect();
+    let store = cli.store.to_possible_value().map(|value| value.get_name().to_owned());
+    say(&json!({ "ready": { "store": store, "replicas": addresses } }))?;
+    let mut commands = JoinSet::new();
+    let ended = loop {
+        match input.next().await {
+            Ok(Some(line)) => {
+                let replicas = std::sync::Arc::clone(&replicas);
+                commands.spawn(async move { say(&command::answer(&line, &replicas).await) });
+            }
+            Ok(None) => break Ok(()),
+            Err(error) => break Err(error.into()),
+        }
+        while commands.try_join_next().is_some() {}
+    };
+    commands.shutdown().await;
+    for replica in replicas.iter() {
+        replica.end().await;
+    }
+    ended
+}
+
+/// Prints a line.
+fn say(line: &Value) -> io::Result<()> {
+    use io::Write as _;
+    writeln!(io::stdout(), "{line}")
+}
+
+/// The lines of standard input, until it closes or a signal asks for the end.
+struct Input {
+    lines: Lines<BufReader<Stdin>>,
+    signals: [tokio::signal::unix::Signal; 2],
+}
+
+impl Input {
+    fn open() -> io::Result<Self> {
+        let signals = [signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?];
+        Ok(Self { lines: BufReader::new(stdin()).lines(), signals })
+    }
+
+    async fn next(&mut self) -> io::Result<Option<String>> {
+        let [terminate, interrupt] = &mut self.signals;
+        tokio::select! {
+            line = self.lines.next_line() => line,
+            _ = terminate.recv() => Ok(None),
+            _ = interrupt.recv() => Ok(None),
+        }
+    }
+}
+
+/// This program, which a replica runs as well.
+fn program() -> anyhow::Result<PathBuf> {
+    std::env::current_exe().context("cannot find this program's file")
+}

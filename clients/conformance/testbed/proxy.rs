@@ -1,0 +1,214 @@
+//! The proxy before a replica, which breaks connections as networks do.
+
+use std::{
+    mem,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+};
+
+use serde::Deserialize;
+use tokio::{
+    io::{self, AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _},
+    net::{TcpListener, TcpStream, UnixStream},
+    sync::watch,
+    task::JoinSet,
+};
+use tokio_util::sync::CancellationToken;
+
+use crate::armed::{Armed, Frames};
+
+/// A direction of bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Direction {
+    ToClient,
+    ToServer,
+}
+
+pub struct Proxy {
+    pub address: SocketAddr,
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    server: PathBuf,
+    refuses: AtomicBool,
+    to_client: Lane,
+    to_server: Lane,
+    connections: Mutex<Connections>,
+}
+
+/// What applies to one direction of all connections.
+#[derive(Default)]
+struct Lane {
+    is_held: watch::Sender<bool>,
+    armed: Mutex<Armed>,
+}
+
+/// Dropped, all are closed.
+#[derive(Default)]
+struct Connections {
+    /// Each returns the server's end once its client is cut off.
+    carried: JoinSet<Option<UnixStream>>,
+    /// Cuts the clients off.
+    cut_clients: CancellationToken,
+    /// The server's ends of those that are half open.
+    half_open: JoinSet<()>,
+}
+
+impl Proxy {
+    /// Starts a proxy to the server that listens on the socket `server`.
+    pub async fn start(server: &Path) -> io::Result<Self> {
+        let listener = TcpListener::bind("127.0.0.1:0").await?;
+        let address = listener.local_addr()?;
+        let shared = Arc::new(Shared {
+            server: server.to_owned(),
+            refuses: AtomicBool::default(),
+            to_client: Lane::default(),
+            to_server: Lane::default(),
+            connections: Mutex::default(),
+        });
+        tokio::spawn(accept(listener, Arc::clone(&shared)));
+        Ok(Self { address, shared })
+    }
+
+    /// Whether new connections are closed at once.
+    pub fn refuse(&self, refuses: bool) {
+        self.shared.refuses.store(refuses, Ordering::SeqCst);
+    }
+
+    /// Keeps the bytes of a direction back, or forwards them.
+    pub fn hold(&self, direction: Direction, is_held: bool) {
+        self.shared.lane(direction).is_held.send_replace(is_held);
+    }
+
+    /// Closes all connections.
+    pub async fn cut(&self) {
+        let mut connections = self.shared.take();
+        connections.carried.shutdown().await;
+        connections.half_open.shutdown().await;
+    }
+
+    /// Closes the client's half of all connections. The server's half stays open and silent.
+    pub async fn cut_clients(&self) {
+        let mut connections = self.shared.take();
+        connections.cut_clients.cancel();
+        let mut half_open = mem::take(&mut connections.half_open);
+        while let Some(carried) = connections.carried.join_next().await {
+            if let Ok(Some(server)) = carried {
+                half_open.spawn(listen_only(server));
+            }
+        }
+        let mut connections = self.shared.connections();
+        while let Some(earlier) = half_open.try_join_next() {
+            drop(earlier);
+        }
+        connections.half_open = half_open;
+    }
+
+    /// Passes `skip` more DATA frames, and cuts all connections instead of passing the next one.
+    pub fn cut_before_data(&self, direction: Direction, skip: u64) {
+        self.shared.lane(direction).armed().cut_before_data(skip);
+    }
+
+    /// Cuts all connections after so many more bytes.
+    pub fn cut_after_bytes(&self, direction: Direction, bytes: u64) {
+        self.shared.lane(direction).armed().cut_after_bytes(bytes);
+    }
+}
+
+impl Shared {
+    fn lane(&self, direction: Direction) -> &Lane {
+        match direction {
+            Direction::ToClient => &self.to_client,
+            Direction::ToServer => &self.to_server,
+        }
+    }
+
+    fn connections(&self) -> MutexGuard<'_, Connections> {
+        self.connections.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn take(&self) -> Connections {
+        mem::take(&mut *self.connections())
+    }
+
+    /// Carries a client's bytes until an end closes or its client is cut off.
+    async fn carry(
+        self: Arc<Self>,
+        mut client: TcpStream,
+        cut_off: CancellationToken,
+    ) -> Option<UnixStream> {
+        let mut server = UnixStream::connect(&self.server).await.ok()?;
+        // A late small packet would only slow the scenarios down.
+        client.set_nodelay(true).ok()?;
+        let (mut from_client, mut to_client) = client.split();
+        let (mut from_server, mut to_server) = server.split();
+        tokio::select! {
+            () = cut_off.cancelled() => {}
+            _ = async {
+                tokio::try_join!(
+                    self.pass(&self.to_server, Frames::to_server(), &mut from_client, &mut to_server),
+                    self.pass(&self.to_client, Frames::to_client(), &mut from_server, &mut to_client),
+                )
+            } => return None,
+        }
+        Some(server)
+    }
+
+    /// Forwards the bytes of one direction.
+    async fn pass(
+        &self,
+        lane: &Lane,
+        mut frames: Frames,
+        from: &mut (impl AsyncRead + Unpin),
+        to: &mut (impl AsyncWrite + Unpin),
+    ) -> io::Result<()> {
+        let mut is_held = lane.is_held.subscribe();
+        let mut bytes = vec![0; 16 * 1024];
+        loop {
+            let count = from.read(&mut bytes).await?;
+            // The sender lives as long as the proxy.
+            let _ = is_held.wait_for(|is_held| !is_held).await;
+            if count == 0 {
+                return to.shutdown().await;
+            }
+            let cut = lane.armed().count(&mut frames, &bytes[..count]);
+            to.write_all(&bytes[..cut.unwrap_or(count)]).await?;
+            if cut.is_some() {
+                // This connection as well, at its next wait.
+                drop(self.take());
+                std::future::pending::<()>().await;
+            }
+        }
+    }
+}
+
+impl Lane {
+    fn armed(&self) -> MutexGuard<'_, Armed> {
+        self.armed.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+async fn accept(listener: TcpListener, shared: Arc<Shared>) {
+    loop {
+        // An error is that of one connection.
+        let Ok((client, _)) = listener.accept().await else { continue };
+        if shared.refuses.load(Ordering::SeqCst) {
+            continue;
+        }
+        let mut connections = shared.connections();
+        while connections.carried.try_join_next().is_some() {}
+        let carry = Arc::clone(&shared).carry(client, connections.cut_clients.clone());
+        connections.carried.spawn(carry);
+    }
+}
+
+/// Reads and drops what a server sends to a client that has vanished, until the server closes.
+async fn listen_only(mut server: UnixStream) {
+    let _ = io::copy(&mut server, &mut io::sink()).await;
+}

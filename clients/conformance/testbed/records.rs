@@ -1,0 +1,223 @@
+//! Sessions and events on record, which the testbed reads and changes at the server directly.
+
+use std::sync::atomic::Ordering;
+
+use anyhow::{Context as _, bail};
+use oncegate::grpc::pb::{
+    EventKey, EventState, ForceReleaseSessionLeaseRequest, ForgetEventRequest, GetSessionRequest,
+    IsProcessedRequest, ListEventsRequest, ProcessedEvent, SessionKey, TurnOutcome,
+    admin_service_client::AdminServiceClient, event_key,
+    idempotency_service_client::IdempotencyServiceClient, session_key,
+};
+use serde::Deserialize;
+use serde_json::{Value, json};
+use tonic::{
+    Code, Response, Status,
+    transport::{Channel, Endpoint},
+};
+
+use crate::replica::Replica;
+
+/// Who asks, in the server's log.
+const ACTOR: &str = "testbed";
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SessionName {
+    team: String,
+    session: String,
+    #[serde(default)]
+    consumer: String,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct EventName {
+    team: String,
+    event: String,
+    #[serde(default)]
+    consumer: String,
+}
+
+/// A session or an event.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Name {
+    team: String,
+    session: Option<String>,
+    event: Option<String>,
+    #[serde(default)]
+    consumer: String,
+}
+
+impl From<SessionName> for SessionKey {
+    fn from(name: SessionName) -> Self {
+        Self {
+            team_id: name.team,
+            key: Some(session_key::Key::SessionId(name.session)),
+            consumer: name.consumer,
+            ..Self::default()
+        }
+    }
+}
+
+impl From<EventName> for EventKey {
+    fn from(name: EventName) -> Self {
+        Self {
+            team_id: name.team,
+            key: Some(event_key::Key::EventId(name.event)),
+            consumer: name.consumer,
+            ..Self::default()
+        }
+    }
+}
+
+/// Ends the lease of a session by force.
+pub async fn lose(replica: &Replica, name: SessionName) -> anyhow::Result<Value> {
+    let request = ForceReleaseSessionLeaseRequest {
+        session: Some(name.into()),
+        actor: ACTOR.into(),
+        reason: "a scenario asks for it".into(),
+    };
+    let answer = admin(replica).await?.force_release_session_lease(request).await;
+    Ok(json!({ "released": answer.map_err(explain)?.into_inner().released }))
+}
+
+/// Deletes the record of an event.
+pub async fn forget(replica: &Replica, name: EventName) -> anyhow::Result<Value> {
+    let request = ForgetEventRequest {
+        event: Some(name.into()),
+        actor: ACTOR.into(),
+        reason: "a scenario asks for it".into(),
+    };
+    let found = found(admin(replica).await?.forget_event(request).await)?;
+    Ok(json!({ "forgotten": found.is_some() }))
+}
+
+/// Reports a session or an event.
+pub async fn look(replica: &Replica, name: Name) -> anyhow::Result<Value> {
+    let Name { team, consumer, .. } = name;
+    match (name.session, name.event) {
+        (Some(session), None) => {
+            look_at_session(replica, SessionName { team, session, consumer }).await
+        }
+        (None, Some(event)) => look_at_event(replica, EventName { team, event, consumer }).await,
+        _ => bail!("look needs a session or an event"),
+    }
+}
+
+async fn look_at_session(replica: &Replica, name: SessionName) -> anyhow::Result<Value> {
+    let request = GetSessionRequest { session: Some(name.into()) };
+    let Some(answer) = found(admin(replica).await?.get_session(request).await)? else {
+        return Ok(json!({
+            "state": "UNKNOWN", "holder": null, "fence": null, "waiters": 0, "remaining_ms": null,
+        }));
+    };
+    let session = answer.session.context("the answer has no session")?;
+    let state = session.state().as_str_name().trim_start_matches("SESSION_STATE_");
+    let remaining =
+        session.remaining.map(|span| span.seconds * 1000 + i64::from(span.nanos) / 1_000_000);
+    Ok(json!({
+        "state": state,
+        "holder": session.holder,
+        "fence": session.fencing_token,
+        "waiters": session.waiters,
+        "remaining_ms": remaining,
+    }))
+}
+
+async fn look_at_event(replica: &Replica, name: EventName) -> anyhow::Result<Value> {
+    let (team, id, consumer) = (name.team.clone(), name.event.clone(), name.consumer.clone());
+    let process = replica.process()?;
+    let mut client = IdempotencyServiceClient::new(connect(replica).await?);
+    let request = IsProcessedRequest { event: Some(name.into()), include_result: true };
+    let answer = client.is_processed(request).await.map_err(explain)?.into_inner();
+    process.own_looks.fetch_add(1, Ordering::SeqCst);
+    let mut event = answer.event.clone().context("the answer has no event")?;
+    let mut outcome = outcome(event.outcome());
+    if event.state() == EventState::NotSeen
+        && let Some(free) = free_event(replica, &team, &id, &consumer).await?
+    {
+        // One that only lapsed ended later than it was claimed.
+        outcome = (free.process_time == free.expire_time).then_some("FAILED");
+        event = free;
+    }
+    let result = result(&answer.result, &answer.result_type);
+    Ok(json!({
+        "state": answer.state().as_str_name().trim_start_matches("EVENT_STATE_"),
+        "outcome": outcome,
+        "attempt": event.attempt,
+        "holder": event.holder,
+        "detail": event.detail,
+        "result": result,
+    }))
+}
+
+/// An event that a turn had claimed and that is free again.
+async fn free_event(
+    replica: &Replica,
+    team: &str,
+    id: &str,
+    consumer: &str,
+) -> anyhow::Result<Option<ProcessedEvent>> {
+    let mut client = admin(replica).await?;
+    let mut page_token = String::new();
+    loop {
+        let request = ListEventsRequest {
+            team_id: team.into(),
+            state: EventState::NotSeen.into(),
+            page_token,
+            ..Default::default()
+        };
+        let page = client.list_events(request).await.map_err(explain)?.into_inner();
+        let found = page
+            .events
+            .into_iter()
+            .find(|event| event.event_id == id && event.consumer == consumer);
+        if found.is_some() || page.next_page_token.is_empty() {
+            return Ok(found);
+        }
+        page_token = page.next_page_token;
+    }
+}
+
+fn outcome(outcome: TurnOutcome) -> Option<&'static str> {
+    (outcome != TurnOutcome::Unspecified)
+        .then(|| outcome.as_str_name().trim_start_matches("TURN_OUTCOME_"))
+}
+
+/// A result as JSON: the value if its type says so, otherwise a text.
+fn result(result: &[u8], result_type: &str) -> Value {
+    if result.is_empty() {
+        return Value::Null;
+    }
+    let text = || Value::String(String::from_utf8_lossy(result).into_owned());
+    match result_type {
+        "application/json" => serde_json::from_slice(result).unwrap_or_else(|_| text()),
+        _ => text(),
+    }
+}
+
+async fn admin(replica: &Replica) -> anyhow::Result<AdminServiceClient<Channel>> {
+    Ok(AdminServiceClient::new(connect(replica).await?))
+}
+
+async fn connect(replica: &Replica) -> anyhow::Result<Channel> {
+    replica.process()?;
+    let address = format!("unix:{}", replica.socket().display());
+    Endpoint::from_shared(address)?.connect().await.context("cannot reach the server")
+}
+
+/// What was found; none if nothing is on record.
+fn found<T>(answer: Result<Response<T>, Status>) -> anyhow::Result<Option<T>> {
+    match answer {
+        Ok(answer) => Ok(Some(answer.into_inner())),
+        Err(status) if status.code() == Code::NotFound => Ok(None),
+        Err(status) => Err(explain(status)),
+    }
+}
+
+/// A status as an error in one line.
+fn explain(status: Status) -> anyhow::Error {
+    anyhow::anyhow!("{:?}: {}", status.code(), status.message())
+}
