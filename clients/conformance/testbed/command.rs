@@ -9,7 +9,7 @@ use tokio::time::timeout;
 
 use crate::{
     calls,
-    proxy::Direction,
+    proxy::{Direction, End},
     records::{self, EventName, Name, SessionName},
     replica::Replica,
 };
@@ -66,6 +66,7 @@ enum Side {
     #[default]
     Both,
     Client,
+    Server,
 }
 
 #[derive(Debug, Default, Clone, Copy, Deserialize)]
@@ -98,13 +99,8 @@ pub async fn answer(line: &str, replicas: &[Replica]) -> Value {
     };
     match done {
         Ok(ok) => json!({ "id": id, "ok": ok }),
-        Err(error) => json!({ "id": id, "error": explain(&error) }),
+        Err(error) => json!({ "id": id, "error": format!("{error:#}") }),
     }
-}
-
-/// An error with its causes.
-fn explain(error: &anyhow::Error) -> String {
-    format!("{error:#}")
 }
 
 async fn run(mut command: Map<String, Value>, replicas: &[Replica]) -> anyhow::Result<Value> {
@@ -121,7 +117,8 @@ async fn run(mut command: Map<String, Value>, replicas: &[Replica]) -> anyhow::R
         Command::Mute {} => replica.mute()?,
         Command::Unmute {} => replica.unmute()?,
         Command::Cut { side: Side::Both } => replica.proxy.cut().await,
-        Command::Cut { side: Side::Client } => replica.proxy.cut_clients().await,
+        Command::Cut { side: Side::Client } => replica.proxy.cut_half(End::Client).await,
+        Command::Cut { side: Side::Server } => replica.proxy.cut_half(End::Server).await,
         Command::Hold { direction } => hold(replica, direction, true),
         Command::Release { direction } => hold(replica, direction, false),
         Command::CutBeforeData { direction, skip } => {

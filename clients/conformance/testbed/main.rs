@@ -2,7 +2,12 @@
 //! faults of a scenario, by commands on standard input. `clients/conformance/README.md` defines
 //! them.
 
-use std::{io, path::PathBuf, process::ExitCode};
+use std::{
+    io::{self, Write as _},
+    path::PathBuf,
+    process::ExitCode,
+    sync::Arc,
+};
 
 use anyhow::Context as _;
 use clap::{Parser, Subcommand, ValueEnum};
@@ -88,11 +93,7 @@ async fn postgres() -> anyhow::Result<()> {
 async fn run(cli: Cli) -> anyhow::Result<()> {
     let mut input = Input::open()?;
     let store = Store::make(cli.store).await?;
-    let replicas = (0..cli.replicas).map(|number| {
-        let socket = store.folder().join(format!("{number}.sock"));
-        Replica::start(store.url(), socket, cli.server.clone(), cli.store == Kind::Sqlite)
-    });
-    let served = match futures_util::future::try_join_all(replicas).await {
+    let served = match start(&cli, &store).await {
         Ok(replicas) => serve(&cli, &mut input, replicas).await,
         Err(error) => Err(error),
     };
@@ -100,9 +101,19 @@ async fn run(cli: Cli) -> anyhow::Result<()> {
     served
 }
 
+/// Starts the replicas, one after the other: the first migrates the schema.
+async fn start(cli: &Cli, store: &Store) -> anyhow::Result<Arc<[Replica]>> {
+    let mut replicas = Vec::new();
+    for number in 0..cli.replicas {
+        let socket = store.folder().join(format!("{number}.sock"));
+        let has_clock = cli.store == Kind::Sqlite;
+        replicas.push(Replica::start(store.url(), socket, &cli.server, has_clock).await?);
+    }
+    Ok(replicas.into())
+}
+
 /// Runs commands until standard input closes; then ends the replicas.
-async fn serve(cli: &Cli, input: &mut Input, replicas: Vec<Replica>) -> anyhow::Result<()> {
-    let replicas = std::sync::Arc::new(replicas);
+async fn serve(cli: &Cli, input: &mut Input, replicas: Arc<[Replica]>) -> anyhow::Result<()> {
     let addresses: Vec<_> = replicas.iter().map(|replica| replica.address().to_string()).collect();
     let store = cli.store.to_possible_value().map(|value| value.get_name().to_owned());
     say(&json!({ "ready": { "store": store, "replicas": addresses } }))?;
@@ -110,7 +121,7 @@ async fn serve(cli: &Cli, input: &mut Input, replicas: Vec<Replica>) -> anyhow::
     let ended = loop {
         match input.next().await {
             Ok(Some(line)) => {
-                let replicas = std::sync::Arc::clone(&replicas);
+                let replicas = Arc::clone(&replicas);
                 commands.spawn(async move { say(&command::answer(&line, &replicas).await) });
             }
             Ok(None) => break Ok(()),
@@ -127,7 +138,6 @@ async fn serve(cli: &Cli, input: &mut Input, replicas: Vec<Replica>) -> anyhow::
 
 /// Prints a line.
 fn say(line: &Value) -> io::Result<()> {
-    use io::Write as _;
     writeln!(io::stdout(), "{line}")
 }
 

@@ -21,6 +21,14 @@ use tokio_util::sync::CancellationToken;
 
 use crate::armed::{Armed, Frames};
 
+/// An end of a connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum End {
+    Client,
+    Server,
+}
+
 /// A direction of bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -49,15 +57,21 @@ struct Lane {
     armed: Mutex<Armed>,
 }
 
-/// Dropped, all are closed.
+/// The open connections. All are closed when this is dropped.
 #[derive(Default)]
 struct Connections {
-    /// Each returns the server's end once its client is cut off.
-    carried: JoinSet<Option<UnixStream>>,
-    /// Cuts the clients off.
-    cut_clients: CancellationToken,
-    /// The server's ends of those that are half open.
+    /// Each returns its ends if it is parted, and none if it closes.
+    whole: JoinSet<Option<Ends>>,
+    /// Ends the carrying of bytes.
+    part: CancellationToken,
+    /// Of these, one end is closed, and the other is open and silent.
     half_open: JoinSet<()>,
+}
+
+/// Both ends of a connection.
+struct Ends {
+    client: TcpStream,
+    server: UnixStream,
 }
 
 impl Proxy {
@@ -89,25 +103,24 @@ impl Proxy {
     /// Closes all connections.
     pub async fn cut(&self) {
         let mut connections = self.shared.take();
-        connections.carried.shutdown().await;
+        connections.whole.shutdown().await;
         connections.half_open.shutdown().await;
     }
 
-    /// Closes the client's half of all connections. The server's half stays open and silent.
-    pub async fn cut_clients(&self) {
-        let mut connections = self.shared.take();
-        connections.cut_clients.cancel();
-        let mut half_open = mem::take(&mut connections.half_open);
-        while let Some(carried) = connections.carried.join_next().await {
-            if let Ok(Some(server)) = carried {
-                half_open.spawn(listen_only(server));
-            }
+    /// Closes one end of all connections. The other end stays open and silent.
+    pub async fn cut_half(&self, end: End) {
+        let Connections { mut whole, part, mut half_open } = self.shared.take();
+        part.cancel();
+        while let Some(ends) = whole.join_next().await {
+            let Ok(Some(Ends { client, server })) = ends else { continue };
+            match end {
+                End::Client => half_open.spawn(be_silent(server)),
+                End::Server => half_open.spawn(be_silent(client)),
+            };
         }
-        let mut connections = self.shared.connections();
-        while let Some(earlier) = half_open.try_join_next() {
-            drop(earlier);
-        }
-        connections.half_open = half_open;
+        while half_open.try_join_next().is_some() {}
+        // A cut at the same time may have closed what these replace.
+        self.shared.connections().half_open = half_open;
     }
 
     /// Passes `skip` more DATA frames, and cuts all connections instead of passing the next one.
@@ -137,27 +150,26 @@ impl Shared {
         mem::take(&mut *self.connections())
     }
 
-    /// Carries a client's bytes until an end closes or its client is cut off.
+    /// Carries bytes until both directions have closed, or one breaks; or until `part`.
     async fn carry(
         self: Arc<Self>,
         mut client: TcpStream,
-        cut_off: CancellationToken,
-    ) -> Option<UnixStream> {
+        part: CancellationToken,
+    ) -> Option<Ends> {
         let mut server = UnixStream::connect(&self.server).await.ok()?;
-        // A late small packet would only slow the scenarios down.
+        // Otherwise a small packet may be sent late.
         client.set_nodelay(true).ok()?;
         let (mut from_client, mut to_client) = client.split();
         let (mut from_server, mut to_server) = server.split();
+        let requests =
+            self.pass(&self.to_server, Frames::to_server(), &mut from_client, &mut to_server);
+        let answers =
+            self.pass(&self.to_client, Frames::to_client(), &mut from_server, &mut to_client);
         tokio::select! {
-            () = cut_off.cancelled() => {}
-            _ = async {
-                tokio::try_join!(
-                    self.pass(&self.to_server, Frames::to_server(), &mut from_client, &mut to_server),
-                    self.pass(&self.to_client, Frames::to_client(), &mut from_server, &mut to_client),
-                )
-            } => return None,
+            () = part.cancelled() => {}
+            _ = async { tokio::try_join!(requests, answers) } => return None,
         }
-        Some(server)
+        Some(Ends { client, server })
     }
 
     /// Forwards the bytes of one direction.
@@ -202,13 +214,14 @@ async fn accept(listener: TcpListener, shared: Arc<Shared>) {
             continue;
         }
         let mut connections = shared.connections();
-        while connections.carried.try_join_next().is_some() {}
-        let carry = Arc::clone(&shared).carry(client, connections.cut_clients.clone());
-        connections.carried.spawn(carry);
+        while connections.whole.try_join_next().is_some() {}
+        let carry = Arc::clone(&shared).carry(client, connections.part.clone());
+        connections.whole.spawn(carry);
     }
 }
 
-/// Reads and drops what a server sends to a client that has vanished, until the server closes.
-async fn listen_only(mut server: UnixStream) {
-    let _ = io::copy(&mut server, &mut io::sink()).await;
+/// Reads and drops what comes from a peer whose own peer has vanished, until it closes.
+async fn be_silent(mut peer: impl AsyncRead + Unpin) {
+    // A socket that fails has closed.
+    let _ = io::copy(&mut peer, &mut io::sink()).await;
 }

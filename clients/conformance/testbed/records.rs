@@ -1,6 +1,6 @@
 //! Sessions and events on record, which the testbed reads and changes at the server directly.
 
-use std::sync::atomic::Ordering;
+use std::{sync::atomic::Ordering, time::Duration};
 
 use anyhow::{Context as _, bail};
 use oncegate::grpc::pb::{
@@ -110,19 +110,26 @@ async fn look_at_session(replica: &Replica, name: SessionName) -> anyhow::Result
     let request = GetSessionRequest { session: Some(name.into()) };
     let Some(answer) = found(admin(replica).await?.get_session(request).await)? else {
         return Ok(json!({
-            "state": "UNKNOWN", "holder": null, "fence": null, "waiters": 0, "remaining_ms": null,
+            "state": "UNKNOWN",
+            "holder": null,
+            "fence": null,
+            "waiters": 0,
+            "remaining_ms": null,
+            "epic": null,
+            "labels": {},
         }));
     };
     let session = answer.session.context("the answer has no session")?;
     let state = session.state().as_str_name().trim_start_matches("SESSION_STATE_");
-    let remaining =
-        session.remaining.map(|span| span.seconds * 1000 + i64::from(span.nanos) / 1_000_000);
+    let remaining = session.remaining.map(Duration::try_from).transpose()?;
     Ok(json!({
         "state": state,
-        "holder": session.holder,
+        "holder": text(&session.holder),
         "fence": session.fencing_token,
         "waiters": session.waiters,
-        "remaining_ms": remaining,
+        "remaining_ms": remaining.map(|span| span.as_millis()),
+        "epic": text(&session.epic_id),
+        "labels": session.labels,
     }))
 }
 
@@ -147,8 +154,8 @@ async fn look_at_event(replica: &Replica, name: EventName) -> anyhow::Result<Val
         "state": answer.state().as_str_name().trim_start_matches("EVENT_STATE_"),
         "outcome": outcome,
         "attempt": event.attempt,
-        "holder": event.holder,
-        "detail": event.detail,
+        "holder": text(&event.holder),
+        "detail": text(&event.detail),
         "result": result,
     }))
 }
@@ -186,6 +193,11 @@ fn outcome(outcome: TurnOutcome) -> Option<&'static str> {
         .then(|| outcome.as_str_name().trim_start_matches("TURN_OUTCOME_"))
 }
 
+/// A text as JSON: null if it is empty.
+fn text(text: &str) -> Option<&str> {
+    (!text.is_empty()).then_some(text)
+}
+
 /// A result as JSON: the value if its type says so, otherwise a text.
 fn result(result: &[u8], result_type: &str) -> Value {
     if result.is_empty() {
@@ -218,6 +230,7 @@ fn found<T>(answer: Result<Response<T>, Status>) -> anyhow::Result<Option<T>> {
 }
 
 /// A status as an error in one line.
+#[expect(clippy::needless_pass_by_value, reason = "as `map_err` gives it")]
 fn explain(status: Status) -> anyhow::Error {
     anyhow::anyhow!("{:?}: {}", status.code(), status.message())
 }
