@@ -24,5 +24,6 @@ mod restore;
 mod schema;
 mod shutdown;
 mod streams;
+mod testbed;
 mod wording;
 mod workspace;

@@ -17,7 +17,7 @@ const SERVICES: [&str; 3] = ["IdempotencyService", "TurnService", "ServerService
 
 /// The finished calls by method and status code.
 pub async fn counts(process: &Process) -> anyhow::Result<Value> {
-    let mut counts: BTreeMap<&str, BTreeMap<&str, u64>> = BTreeMap::new();
+    let mut counts: BTreeMap<&str, BTreeMap<String, u64>> = BTreeMap::new();
     let page = page(process).await?;
     for line in page.lines().filter_map(|line| line.strip_prefix(METRIC)) {
         let (labels, count) = line.rsplit_once("} ").context("not a metric")?;
@@ -30,7 +30,7 @@ pub async fn counts(process: &Process) -> anyhow::Result<Value> {
         if SERVICES.iter().any(|name| service == format!("oncegate.v1.{name}")) && count > 0 {
             let method = label("grpc_method").context("a call without a method")?;
             let code = label("grpc_code").context("a call without a status code")?;
-            *counts.entry(method).or_default().entry(code).or_default() += count;
+            *counts.entry(method).or_default().entry(spelled_out(code)).or_default() += count;
         }
     }
     if let Some(codes) = counts.get_mut("IsProcessed")
@@ -41,6 +41,21 @@ pub async fn counts(process: &Process) -> anyhow::Result<Value> {
     }
     counts.retain(|_, codes| !codes.is_empty());
     Ok(json!(counts))
+}
+
+/// The name of a status code in the specification of gRPC, from its name in metrics.
+fn spelled_out(code: &str) -> String {
+    if code == "Canceled" {
+        return "CANCELLED".to_owned();
+    }
+    let mut name = String::new();
+    for letter in code.chars() {
+        if letter.is_uppercase() && name.ends_with(|before: char| before.is_lowercase()) {
+            name.push('_');
+        }
+        name.push(letter);
+    }
+    name.to_uppercase()
 }
 
 async fn page(process: &Process) -> anyhow::Result<String> {
