@@ -183,6 +183,7 @@ impl Run {
             session: session("T1", "S1"),
             holder: "holder".into(),
             claim_ttl: seconds(60),
+            grace: seconds(0),
             epic_id: "EPIC-1".into(),
             labels: HashMap::from([("job".to_owned(), "reindex".to_owned())]),
             ..Default::default()
