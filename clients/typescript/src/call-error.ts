@@ -1,0 +1,127 @@
+import { fromBinary } from "@bufbuild/protobuf";
+import {
+  EpicMismatch,
+  Internal,
+  Invalid,
+  type LostReason,
+  type OncegateError,
+  Overloaded,
+  PayloadMismatch,
+  TurnLost,
+  Unavailable,
+} from "./errors.js";
+import {
+  BadRequestSchema,
+  ErrorInfoSchema,
+  RetryInfoSchema,
+  StatusSchema,
+} from "./gen/oncegate/client/status_pb.js";
+import { fromDuration } from "./time.js";
+
+/** The codes of gRPC that this library looks at. */
+export const Code = {
+  CANCELLED: 1,
+  UNKNOWN: 2,
+  INVALID_ARGUMENT: 3,
+  DEADLINE_EXCEEDED: 4,
+  RESOURCE_EXHAUSTED: 8,
+  FAILED_PRECONDITION: 9,
+  OUT_OF_RANGE: 11,
+  INTERNAL: 13,
+  UNAVAILABLE: 14,
+} as const;
+
+/** The gRPC status of a call that failed. */
+export class CallError extends Error {
+  /** The value of `Reason`; empty if the server did not send the status. */
+  readonly reason: string;
+  readonly info: { readonly [key: string]: string };
+  readonly retryAfterMs: number | undefined;
+  /** The invalid field; empty if none is. */
+  readonly field: string;
+
+  constructor(
+    readonly code: number,
+    message: string,
+    details: Details = {},
+  ) {
+    super(message);
+    this.name = "CallError";
+    this.reason = details.reason ?? "";
+    this.info = details.info ?? {};
+    this.retryAfterMs = details.retryAfterMs;
+    this.field = details.field ?? "";
+  }
+
+  /** Why the turn or lease of the call is lost, if the server says so. */
+  get lost(): LostReason | undefined {
+    const { reason } = this;
+    return reason === "CLAIM_LOST" || reason === "LEASE_LOST" || reason === "MAX_HOLD" ? reason : undefined;
+  }
+
+  /** Whether a limit is reached that a later call may find free. */
+  get isOverload(): boolean {
+    return this.code === Code.RESOURCE_EXHAUSTED && this.retryAfterMs !== undefined;
+  }
+
+  /** Whether the same request may succeed later: the server or the way to it failed. */
+  get isTransient(): boolean {
+    switch (this.code) {
+      case Code.UNAVAILABLE:
+      case Code.DEADLINE_EXCEEDED:
+        return true;
+      // A broken connection has many statuses, and none of them has a reason.
+      case Code.CANCELLED:
+      case Code.UNKNOWN:
+      case Code.INTERNAL:
+        return this.reason === "";
+      default:
+        return this.reason === "STREAM_REPLACED";
+    }
+  }
+
+  /** What the author of a bot sees of it. */
+  toError(): OncegateError {
+    const cause = { cause: this };
+    if (this.lost) return new TurnLost(this.lost, undefined, cause);
+    if (this.isTransient)
+      return new Unavailable(`oncegate is away: ${this.message}`, this.retryAfterMs, cause);
+    switch (this.code) {
+      case Code.RESOURCE_EXHAUSTED:
+        if (this.retryAfterMs !== undefined) return new Overloaded(this.message, this.retryAfterMs, cause);
+        return new Invalid(this.field, this.message, cause);
+      case Code.INVALID_ARGUMENT:
+      case Code.OUT_OF_RANGE:
+        return new Invalid(this.field, this.message, cause);
+      case Code.FAILED_PRECONDITION:
+        if (this.reason === "EPIC_MISMATCH") return new EpicMismatch(this.info.epic_id ?? "", cause);
+        if (this.reason === "PAYLOAD_MISMATCH") return new PayloadMismatch(cause);
+    }
+    return new Internal(this.message, cause);
+  }
+}
+
+export interface Details {
+  reason?: string;
+  info?: { [key: string]: string };
+  retryAfterMs?: number;
+  field?: string;
+}
+
+/** Reads the trailer `grpc-status-details-bin`. */
+export function readDetails(trailer: Uint8Array | undefined): Details {
+  const details: Details = {};
+  for (const any of trailer ? fromBinary(StatusSchema, trailer).details : []) {
+    // The messages of status.proto carry other names than Google's.
+    const name = any.typeUrl.slice(any.typeUrl.lastIndexOf(".") + 1);
+    if (name === "ErrorInfo") {
+      const info = fromBinary(ErrorInfoSchema, any.value);
+      if (info.domain === "oncegate") Object.assign(details, { reason: info.reason, info: info.metadata });
+    } else if (name === "RetryInfo") {
+      details.retryAfterMs = fromDuration(fromBinary(RetryInfoSchema, any.value).retryDelay);
+    } else if (name === "BadRequest") {
+      details.field = fromBinary(BadRequestSchema, any.value).fieldViolations[0]?.field ?? "";
+    }
+  }
+  return details;
+}

@@ -1,0 +1,53 @@
+import { debuglog } from "node:util";
+import type { LostReason } from "./errors.js";
+import type { Hold, Owner } from "./hold.js";
+import type { Hooks } from "./options.js";
+import type { Clock } from "./time.js";
+import type { Transport } from "./transport.js";
+
+/** What the parts of one gate share. */
+export class Core implements Owner {
+  /** The turns and leases that are open. */
+  readonly holds = new Set<Hold>();
+  #whenIdle: (() => void)[] = [];
+  /** Shown with NODE_DEBUG=oncegate. */
+  readonly debug = debuglog("oncegate");
+  readonly #warned = new Set<string>();
+
+  constructor(
+    readonly transport: Transport,
+    readonly clock: Clock,
+    readonly hooks: Hooks,
+    readonly holder: string,
+  ) {}
+
+  opened(hold: Hold): void {
+    this.holds.add(hold);
+  }
+
+  ended(hold: Hold): void {
+    this.holds.delete(hold);
+    if (this.holds.size > 0) return;
+    for (const resolve of this.#whenIdle) resolve();
+    this.#whenIdle = [];
+  }
+
+  /** Resolves when no turn and no lease is open. */
+  idle(): Promise<void> {
+    if (this.holds.size === 0) return Promise.resolve();
+    return new Promise((resolve) => this.#whenIdle.push(resolve));
+  }
+
+  lost(reason: LostReason): void {
+    this.warn(`lost:${reason}`, `a turn or lease was lost (${reason}); its scope is cancelled`);
+    this.hooks.onLost?.(reason);
+  }
+
+  /** A warning of the process, once for each key. */
+  warn(key: string, message: string): void {
+    this.debug(message);
+    if (this.#warned.has(key)) return;
+    this.#warned.add(key);
+    process.emitWarning(message, "OncegateWarning");
+  }
+}

@@ -1,0 +1,248 @@
+import { CallError } from "./call-error.js";
+import { patientCall } from "./calls.js";
+import { Core } from "./core.js";
+import { type DeliveryInit, type SessionInit, toDelivery, toSession } from "./delivery.js";
+import { Dropped, Duplicate, Internal, NotGranted, Reject, TurnLost, Unavailable } from "./errors.js";
+import { TurnService } from "./gen/oncegate/v1/turn_service_pb.js";
+import { GrpcTransport } from "./grpc.js";
+import type { Lease } from "./lease.js";
+import { type MarkItem, Marks, type Seen } from "./marks.js";
+import { open } from "./opening.js";
+import {
+  type AdoptOptions,
+  defaultHolder,
+  type GateOptions,
+  type LeaseOptions,
+  type TurnOptions,
+  toSettings,
+} from "./options.js";
+import type { Outcome } from "./outcome.js";
+import { Patience } from "./patience.js";
+import { type Consumers, LeaseRequest, TurnRequest } from "./requests.js";
+import { Scope } from "./scope.js";
+import { monotonic, settlesWithin, type Time, toMs } from "./time.js";
+import type { Transport } from "./transport.js";
+import { Turn } from "./turn.js";
+import { renewTurnRequest } from "./turn-calls.js";
+
+export type Handler<T> = (turn: Turn) => T | Promise<T>;
+
+/** The client: one a process. It connects on first use. */
+export class Gate {
+  readonly #options: GateOptions;
+  readonly #core: Core;
+  readonly #consumers: Consumers;
+  readonly #marks: Marks;
+  /** The requests that wait for their grant. */
+  readonly #waiting = new Set<Scope>();
+  #closed: string | undefined;
+
+  constructor(options?: GateOptions);
+  /** @internal */
+  constructor(options: GateOptions, transport: Transport);
+  constructor(options: GateOptions = {}, transport?: Transport) {
+    const consumer = options.consumer ?? "";
+    const server = options.server ?? process.env.ONCEGATE_SERVER ?? "127.0.0.1:7411";
+    const holder = options.holder ?? defaultHolder(consumer);
+    this.#options = options;
+    this.#core = new Core(transport ?? new GrpcTransport(server), monotonic, options.hooks ?? {}, holder);
+    this.#consumers = { event: consumer, session: options.shareSessions ? "" : consumer };
+    this.#marks = new Marks(this.#core, consumer, toSettings(options, {}).patienceMs);
+  }
+
+  /**
+   * Runs the handler in the event's turn, and returns what came of the delivery. The handler's own
+   * errors are thrown; they fail the turn, and the next delivery gets the event.
+   */
+  turn<T>(delivery: DeliveryInit, handler: Handler<T>): Promise<Outcome<T>>;
+  turn<T>(delivery: DeliveryInit, options: TurnOptions<NoInfer<T>>, handler: Handler<T>): Promise<Outcome<T>>;
+  async turn<T>(
+    delivery: DeliveryInit,
+    ...rest: [Handler<T>] | [TurnOptions<T>, Handler<T>]
+  ): Promise<Outcome<T>> {
+    const [options, handler] = rest.length === 1 ? [{}, rest[0]] : rest;
+    let turn: Turn;
+    try {
+      turn = await this.begin(delivery, options as TurnOptions);
+    } catch (error) {
+      if (error instanceof NotGranted) return error as Outcome<T>;
+      throw error;
+    }
+    return run(turn, handler);
+  }
+
+  /**
+   * Begins a turn, or throws NotGranted. Ends with `turn.succeed(result)`; `await using` fails it
+   * otherwise.
+   */
+  async begin(delivery: DeliveryInit, options: TurnOptions = {}): Promise<Turn> {
+    const settings = toSettings(this.#options, options);
+    const read = toDelivery(delivery);
+    const scope = new Scope(options.signal);
+    const request = new TurnRequest(this.#core, this.#consumers, read, settings, scope);
+    const unguarded = () =>
+      new Turn(this.#core, new Scope(options.signal), settings.codec, undefined, undefined);
+    const { clock } = this.#core;
+    try {
+      const patience = new Patience(settings.patienceMs, settings.waitMs, clock.now());
+      const turn = await this.#waitFor(scope, () => open(request, patience, clock, scope.signal));
+      this.#core.debug("turn %s: attempt %d", turn.id, turn.attempt);
+      this.#core.hooks.onBegin?.(turn);
+      return turn;
+    } catch (error) {
+      if (error instanceof CallError && error.reason === "NO_KEY") {
+        this.#core.warn(
+          `no key:${read.kind}`,
+          `a ${read.kind} delivery names no event; it is handled without a turn`,
+        );
+        return unguarded();
+      }
+      const shown = error instanceof CallError ? error.toError() : error;
+      if (shown instanceof Unavailable && this.#closed === undefined) {
+        if (settings.onUnavailable === "run") {
+          this.#core.warn("unguarded", "oncegate is away; the handler runs without a turn");
+          return unguarded();
+        }
+        if (settings.onUnavailable === "drop") throw new Dropped({ cause: shown });
+      }
+      throw shown;
+    }
+  }
+
+  /**
+   * A function that handles an event once: its result is stored, and returned again to a caller
+   * that repeats it. Throws NotGranted while another run has the event.
+   */
+  once<A extends unknown[], T>(
+    makeDelivery: (...args: A) => DeliveryInit,
+    handler: (...args: A) => T | Promise<T>,
+    options: TurnOptions<NoInfer<T>> = {},
+  ): (...args: A) => Promise<T> {
+    return async (...args) => {
+      const delivery = toDelivery(makeDelivery(...args)).withoutSession();
+      const outcome = await this.turn(delivery, options, () => handler(...args));
+      if (outcome.kind === "ran") return outcome.result;
+      if (outcome instanceof Duplicate) return outcome.result as T;
+      throw outcome;
+    };
+  }
+
+  /** Acquires a session without an event, or throws Busy. `await using` releases it. */
+  async lease(session: SessionInit, options: LeaseOptions = {}): Promise<Lease> {
+    const settings = toSettings(this.#options, options);
+    const { session: consumer } = this.#consumers;
+    const wanted = toSession(session);
+    const { clock } = this.#core;
+    const patience = new Patience(settings.patienceMs, settings.waitMs, clock.now());
+    for (;;) {
+      const scope = new Scope(options.signal);
+      const request = new LeaseRequest(this.#core, consumer, wanted, settings, scope);
+      try {
+        const lease = await this.#waitFor(scope, () => open(request, patience, clock, scope.signal));
+        if (await lease.carry()) return lease;
+      } catch (error) {
+        throw error instanceof CallError ? error.toError() : error;
+      }
+    }
+  }
+
+  /** Marks an event as handled: for work that a crash may lose. */
+  mark<D extends DeliveryInit>(delivery: D): Promise<MarkItem<D>> {
+    return this.#marks.mark(delivery);
+  }
+
+  /** Marks any number of events, in order. An invalid one fails alone, in its item's `error`. */
+  markAll<D extends DeliveryInit>(deliveries: Iterable<D> | AsyncIterable<D>): AsyncIterable<MarkItem<D>> {
+    return this.#marks.markAll(deliveries);
+  }
+
+  /** Reads the state of an event. */
+  seen(delivery: DeliveryInit, options: { includeResult?: boolean } = {}): Promise<Seen> {
+    const { codec } = toSettings(this.#options, {});
+    return this.#marks.seen(toDelivery(delivery), options.includeResult ?? false, codec);
+  }
+
+  /** Carries on the turn that another process began and detached. Throws TurnLost if it has ended. */
+  async adopt(turnId: string, options: AdoptOptions = {}): Promise<Turn> {
+    this.#refuseIfClosed();
+    const { ttlMs, patienceMs, codec } = toSettings(this.#options, options);
+    const eventTtlMs = options.eventTtl === undefined ? undefined : toMs(options.eventTtl, "eventTtl");
+    const terms = { ttlMs, graceMs: undefined };
+    const sent = this.#core.clock.now();
+    const request = renewTurnRequest(turnId, terms);
+    const { turn } = await patientCall(this.#core, TurnService.method.renewTurn, request, patienceMs);
+    if (!turn) throw new Internal("the server left the turn out of its answer");
+    const grant = { turn, sent, stream: undefined, terms };
+    return new Turn(this.#core, new Scope(options.signal), codec, eventTtlMs, grant);
+  }
+
+  /** Grants nothing new, waits for what is open, then fails the turns and releases the leases that remain. */
+  async drain(time: Time): Promise<void> {
+    this.#refuse("the gate is drained");
+    const { holds } = this.#core;
+    await settlesWithin(this.#core.idle(), toMs(time, "time"));
+    await Promise.all([...holds].map((hold) => hold.close()));
+  }
+
+  /** Drains without waiting, and closes the connections. Nothing is left behind. */
+  async close(): Promise<void> {
+    await this.drain(0);
+    this.#core.transport.close();
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.close();
+  }
+
+  #refuse(why: string): void {
+    this.#closed ??= why;
+    for (const scope of this.#waiting) scope.abort(new Unavailable(why, undefined));
+  }
+
+  #refuseIfClosed(): void {
+    if (this.#closed !== undefined) throw new Unavailable(this.#closed, undefined);
+  }
+
+  async #waitFor<H>(scope: Scope, ask: () => Promise<H>): Promise<H> {
+    this.#refuseIfClosed();
+    this.#waiting.add(scope);
+    try {
+      return await ask();
+    } catch (error) {
+      scope.leave();
+      throw error;
+    } finally {
+      this.#waiting.delete(scope);
+    }
+  }
+}
+
+async function run<T>(turn: Turn, handler: Handler<T>): Promise<Outcome<T>> {
+  let result: T;
+  try {
+    result = await handler(turn);
+  } catch (error) {
+    if (error instanceof Reject) {
+      await turn.reject(error.detail);
+      return { kind: "ran", result: undefined as T };
+    }
+    await turn.fail(error instanceof Error ? `${error.name}: ${error.message}` : String(error));
+    // A handler that stopped because of the loss throws what the signal gave it.
+    if (turn.lostReason && isAbort(error)) throw new TurnLost(turn.lostReason, undefined, { cause: error });
+    throw error;
+  }
+  // The handler may have ended or detached it.
+  const isEnded = !turn.isOpen && turn.lostReason === undefined;
+  if (isEnded) return { kind: "ran", result };
+  try {
+    await turn.succeed(result);
+  } catch (error) {
+    await turn.fail(String(error));
+    throw error;
+  }
+  return { kind: "ran", result };
+}
+
+function isAbort(error: unknown): boolean {
+  return error instanceof TurnLost || (error instanceof Error && error.name === "AbortError");
+}

@@ -1,0 +1,153 @@
+import type { LostReason, OncegateError } from "./errors.js";
+import { Keeper } from "./keeper.js";
+import { Keeping, type KeptBy, type Measured, type Terms } from "./keeping.js";
+import type { Scope } from "./scope.js";
+import type { Clock } from "./time.js";
+
+/** What a turn or lease is granted with. */
+export interface Grant {
+  readonly sent: number;
+  readonly measured: Measured;
+  readonly terms: Terms;
+}
+
+/** What a gate gives to its turns and leases. */
+export interface Owner {
+  readonly clock: Clock;
+  opened(hold: Hold): void;
+  ended(hold: Hold): void;
+  lost(reason: LostReason): void;
+}
+
+/** What a turn and a lease have in common. */
+export abstract class Hold {
+  /** Resolves when it is lost, and never rejects. */
+  readonly lost: Promise<LostReason>;
+  /** Aborted when it is lost, with the error, or when the caller's own `signal` is. */
+  readonly signal: AbortSignal;
+  readonly #owner: Owner;
+  readonly #scope: Scope;
+  readonly #keeping: Keeping | undefined;
+  readonly #keeper: Keeper | undefined;
+  #lostReason: LostReason | undefined;
+  #resolveLost!: (reason: LostReason) => void;
+  #isOpen = true;
+  #waiters = 0;
+
+  /** @internal Without a grant it is unguarded: nothing is held, and nothing can be lost. */
+  protected constructor(owner: Owner, scope: Scope, grant: Grant | undefined) {
+    this.#owner = owner;
+    this.#scope = scope;
+    this.signal = scope.signal;
+    this.lost = new Promise((resolve) => {
+      this.#resolveLost = resolve;
+    });
+    if (!grant) return;
+    this.#keeping = new Keeping(grant.terms, grant.sent, grant.measured, owner.clock.now());
+    this.#keeper = new Keeper(this.#keeping, owner.clock, {
+      renew: (deadlineMs) => this.renew(deadlineMs),
+      lost: (reason) => this.#lose(reason),
+    });
+    owner.opened(this);
+  }
+
+  /** Whether it is held now. False for an unguarded turn. */
+  get held(): boolean {
+    return this.#keeping !== undefined && this.#isOpen && this.#lostReason === undefined;
+  }
+
+  get lostReason(): LostReason | undefined {
+    return this.#lostReason;
+  }
+
+  /** Who renews it: the server, while the stream lives, or this library by calls. */
+  get keptBy(): KeptBy | undefined {
+    return this.#keeping?.keptBy;
+  }
+
+  /** How many callers wait for the session. */
+  get waiters(): number {
+    return this.#waiters;
+  }
+
+  /** Milliseconds to the trusted end. Negative once it has passed. */
+  get leftMs(): number {
+    return this.#keeping ? this.#keeping.trustedEnd - this.#owner.clock.now() : Infinity;
+  }
+
+  /** Throws if it is lost or its trusted end has passed. Call it before an outside write. */
+  check(): void {
+    if (this.#lostReason) throw this.lossError(this.#lostReason);
+    if (this.#isOpen && this.leftMs <= 0) throw this.lossError("EXPIRED");
+  }
+
+  /** @internal The gate is closed: nothing that is held may stay. */
+  abstract close(): Promise<void>;
+
+  /** @internal */
+  protected abstract renew(deadlineMs: number): Promise<Measured>;
+  /** @internal */
+  protected abstract lossError(reason: LostReason): OncegateError;
+  /** @internal Breaks the stream. */
+  protected abstract cancelStream(): void;
+
+  /** @internal Whether its end has not begun. */
+  get isOpen(): boolean {
+    return this.#isOpen;
+  }
+
+  /** @internal */
+  protected get isGuarded(): boolean {
+    return this.#keeping !== undefined;
+  }
+
+  /** @internal */
+  protected get trustedEnd(): number {
+    return this.#keeping?.trustedEnd ?? Infinity;
+  }
+
+  /** @internal */
+  protected heard(sent: number, measured?: Measured): void {
+    this.#keeper?.heard(sent, measured);
+  }
+
+  /** @internal */
+  protected setWaiters(waiters: number): void {
+    this.#waiters = waiters;
+  }
+
+  /** @internal */
+  protected broke(): void {
+    this.#keeper?.broke();
+  }
+
+  /** @internal */
+  protected lose(reason: LostReason): void {
+    if (this.#keeper && this.#isOpen) this.#keeper.lose(reason);
+    else this.#lose(reason);
+  }
+
+  /** @internal The holder leaves it: it is not kept any more. */
+  protected stopKeeping(): void {
+    this.#keeper?.stop();
+    this.#isOpen = false;
+  }
+
+  /** @internal It has ended: nothing is left behind. */
+  protected leave(): void {
+    this.stopKeeping();
+    this.cancelStream();
+    this.#scope.leave();
+    this.#owner.ended(this);
+  }
+
+  #lose(reason: LostReason): void {
+    if (this.#lostReason) return;
+    this.#lostReason = reason;
+    this.#owner.lost(reason);
+    this.#resolveLost(reason);
+    this.#scope.abort(this.lossError(reason));
+    // If its end is on the way, the end leaves it.
+    if (this.#isOpen) this.leave();
+  }
+}

@@ -1,0 +1,127 @@
+import type { LostReason } from "./errors.js";
+
+/** What a message of the server says about the end of a turn or lease. */
+export interface Measured {
+  /** How long the server had worked on the call when it measured. */
+  readonly elapsedMs: number;
+  /** From the moment of sending to the end: elapsed and remaining, of the part that ends first. */
+  readonly endsAfterMs: number;
+}
+
+export interface Terms {
+  readonly ttlMs: number;
+  /** How long the server keeps a turn after its stream broke. Undefined: a break ends nothing. */
+  readonly graceMs: number | undefined;
+  readonly keptBy: KeptBy;
+}
+
+export type KeptBy = "stream" | "renew";
+
+export type Step = "renew" | "lost" | undefined;
+
+/** Longest time between two tries of a renewal that failed. */
+const retryMs = 200;
+
+/** Silence on a stream after which the holder renews by a call, as a share of the TTL. */
+const silence = 0.4;
+
+/**
+ * The state of one turn or lease that is held: its trusted end, who renews it, and what to do
+ * next. It does no I/O; every moment is passed in, in milliseconds of one monotonic clock.
+ */
+export class Keeping {
+  readonly #terms: Terms;
+  readonly #marginMs: number;
+  #keptBy: KeptBy;
+  #end: number;
+  /** Until when the server keeps the turn if the stream broke right after its latest news. */
+  #graceEnd: number;
+  /** When the next renewal by a call is due. */
+  #renewAt: number;
+  #renewing = false;
+  #isStreamOpen: boolean;
+  #lost: LostReason | undefined;
+
+  constructor(terms: Terms, sent: number, granted: Measured, now: number) {
+    this.#terms = terms;
+    this.#marginMs = Math.min(1000, terms.ttlMs / 10);
+    this.#keptBy = terms.keptBy;
+    this.#isStreamOpen = terms.keptBy === "stream";
+    this.#end = this.#endOf(sent, granted);
+    this.#graceEnd = this.#graceEndOf(sent, granted);
+    this.#renewAt = now + (this.#isStreamOpen ? silence * terms.ttlMs : terms.ttlMs / 3);
+  }
+
+  get keptBy(): KeptBy {
+    return this.#keptBy;
+  }
+
+  get lost(): LostReason | undefined {
+    return this.#lost;
+  }
+
+  /** The moment until which the holder may work: earlier than the end at the server. */
+  get trustedEnd(): number {
+    return this.#keptBy === "stream" ? Math.min(this.#end, this.#graceEnd) : this.#end;
+  }
+
+  /** When `next` has something to do. */
+  get wakeAt(): number {
+    return this.#renewing ? this.trustedEnd : Math.min(this.trustedEnd, this.#renewAt);
+  }
+
+  /** The stream sent a message, and with `measured` a new end, counted from `sent`. */
+  heard(now: number, sent: number, measured?: Measured): void {
+    if (measured) {
+      this.#end = Math.max(this.#end, this.#endOf(sent, measured));
+      this.#graceEnd = Math.max(this.#graceEnd, this.#graceEndOf(sent, measured));
+    }
+    if (this.#keptBy === "stream") this.#renewAt = now + silence * this.#terms.ttlMs;
+  }
+
+  /** The stream has ended, and not because the turn is lost. */
+  broke(now: number): void {
+    this.#isStreamOpen = false;
+    if (this.#keptBy === "stream") this.#renewAt = now;
+  }
+
+  /** A renewal by a call succeeded: from now on the end of the stream changes nothing. */
+  renewed(sent: number, measured: Measured): void {
+    this.#renewing = false;
+    this.#keptBy = "renew";
+    this.#end = Math.max(this.#end, this.#endOf(sent, measured));
+    this.#renewAt = sent + this.#terms.ttlMs / 3;
+  }
+
+  /** A renewal by a call had no answer. */
+  notRenewed(now: number): void {
+    this.#renewing = false;
+    const isSilent = this.#keptBy === "renew" || !this.#isStreamOpen || this.#renewAt <= now;
+    if (isSilent) this.#renewAt = now + Math.min(retryMs, Math.max(0, this.trustedEnd - now) / 3);
+  }
+
+  lose(reason: LostReason): void {
+    this.#lost ??= reason;
+  }
+
+  /** What is due now. After "renew" call `renewed`, `notRenewed` or `lose`. */
+  next(now: number): Step {
+    if (this.#lost) return undefined;
+    if (now >= this.trustedEnd) {
+      this.#lost = "EXPIRED";
+      return "lost";
+    }
+    if (this.#renewing || now < this.#renewAt) return undefined;
+    this.#renewing = true;
+    return "renew";
+  }
+
+  #endOf(sent: number, { endsAfterMs }: Measured): number {
+    return sent + endsAfterMs - this.#marginMs;
+  }
+
+  #graceEndOf(sent: number, { elapsedMs }: Measured): number {
+    const { graceMs } = this.#terms;
+    return graceMs === undefined ? Infinity : sent + elapsedMs + graceMs - this.#marginMs;
+  }
+}

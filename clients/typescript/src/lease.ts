@@ -1,0 +1,155 @@
+import { create } from "@bufbuild/protobuf";
+import { CallError } from "./call-error.js";
+import type { Core } from "./core.js";
+import { LeaseLost, type LostReason } from "./errors.js";
+import {
+  type HoldSessionLeaseRequest,
+  type HoldSessionLeaseResponse,
+  IdempotencyService,
+  ReleaseSessionLeaseRequestSchema,
+  RenewSessionLeaseRequestSchema,
+} from "./gen/oncegate/v1/idempotency_service_pb.js";
+import type { SessionKey, SessionLease } from "./gen/oncegate/v1/session_pb.js";
+import { Hold } from "./hold.js";
+import type { Measured } from "./keeping.js";
+import type { Scope } from "./scope.js";
+import { toDuration } from "./time.js";
+import type { Stream } from "./transport.js";
+import { measureLease } from "./wire.js";
+
+type LeaseStream = Stream<HoldSessionLeaseRequest, HoldSessionLeaseResponse>;
+
+/** What a lease was granted with. */
+export interface LeaseGrant {
+  readonly lease: SessionLease;
+  readonly key: SessionKey;
+  readonly sent: number;
+  readonly stream: LeaseStream;
+  readonly ttlMs: number;
+}
+
+/** How long a release is tried; then the lease ends with its TTL. */
+const releaseEffortMs = 5000;
+
+/** The right to work on one session, without an event. */
+export class Lease extends Hold {
+  readonly #core: Core;
+  readonly #grant: LeaseGrant;
+  #stream: LeaseStream | undefined;
+
+  /** @internal */
+  constructor(core: Core, scope: Scope, grant: LeaseGrant) {
+    super(core, scope, {
+      sent: grant.sent,
+      measured: measureLease(grant.lease),
+      // It is renewed by a call before it is used, and then outlives its stream.
+      terms: { ttlMs: grant.ttlMs, graceMs: undefined, keptBy: "stream" },
+    });
+    this.#core = core;
+    this.#grant = grant;
+    this.#stream = grant.stream;
+    grant.stream.receiver = {
+      message: ({ news }) => {
+        if (news.case === "waiting") this.setWaiters(news.value.waiters);
+        const lease = news.case === "renewed" ? news.value.lease : undefined;
+        this.heard(grant.sent, lease && measureLease(lease));
+      },
+      end: (error) => {
+        this.#stream = undefined;
+        // Its release also ends the stream.
+        if (!this.isOpen) return;
+        if (error?.lost) this.lose(error.lost);
+        else this.broke();
+      },
+    };
+  }
+
+  /** The fencing token, to be sent with each write. */
+  get fence(): bigint {
+    return this.#grant.lease.fencingToken;
+  }
+
+  /** The canonical id of the session. */
+  get session(): string {
+    return this.#grant.lease.sessionId;
+  }
+
+  /** The work that the session is bound to; empty: none. */
+  get epic(): string {
+    return this.#grant.lease.epicId;
+  }
+
+  /** Releases it. Throws LeaseLost if it was lost before. */
+  async release(): Promise<void> {
+    if (this.lostReason) throw this.lossError(this.lostReason);
+    await this[Symbol.asyncDispose]();
+  }
+
+  /** Releases it. Nothing is released if it was lost, and nothing is thrown. */
+  async [Symbol.asyncDispose](): Promise<void> {
+    if (!this.isOpen) return;
+    this.stopKeeping();
+    const { key: session, lease } = this.#grant;
+    const request = create(ReleaseSessionLeaseRequestSchema, { session, leaseId: lease.leaseId });
+    try {
+      const options = { deadlineMs: releaseEffortMs };
+      await this.#core.transport.unary(IdempotencyService.method.releaseSessionLease, request, options);
+    } catch (error) {
+      this.#core.debug("a lease could not be released; it ends with its TTL: %s", error);
+    }
+    this.leave();
+  }
+
+  /** @internal */
+  async close(): Promise<void> {
+    const released = this[Symbol.asyncDispose]();
+    this.lose("CLOSED");
+    await released;
+  }
+
+  /**
+   * Renews it once by a call, so that the end of its stream does not release it. False if it was
+   * lost before.
+   * @internal
+   */
+  async carry(): Promise<boolean> {
+    while (this.held) {
+      const sent = this.#core.clock.now();
+      try {
+        this.heard(sent, await this.renew(Math.max(50, this.leftMs)));
+        return true;
+      } catch (error) {
+        if (error instanceof CallError && (error.isTransient || error.isOverload)) continue;
+        this.leave();
+        if (error instanceof CallError && error.lost) return false;
+        throw error;
+      }
+    }
+    return false;
+  }
+
+  protected async renew(deadlineMs: number): Promise<Measured> {
+    const { key: session, lease, ttlMs } = this.#grant;
+    const request = create(RenewSessionLeaseRequestSchema, {
+      session,
+      leaseId: lease.leaseId,
+      ttl: toDuration(ttlMs),
+    });
+    const options = { deadlineMs };
+    const answer = await this.#core.transport.unary(
+      IdempotencyService.method.renewSessionLease,
+      request,
+      options,
+    );
+    return measureLease(answer.lease);
+  }
+
+  protected lossError(reason: LostReason): LeaseLost {
+    return new LeaseLost(reason);
+  }
+
+  protected cancelStream(): void {
+    this.#stream?.cancel();
+    this.#stream = undefined;
+  }
+}

@@ -1,0 +1,104 @@
+import { CallError, Code } from "./call-error.js";
+import type { Patience } from "./patience.js";
+import { type Clock, sleep } from "./time.js";
+import type { Receiver, Stream } from "./transport.js";
+
+/** What the first messages of a stream say; undefined: nothing that matters before the grant. */
+export type Answer<G> =
+  | { readonly queued: number }
+  | { readonly granted: G }
+  /** An error instead: NotGranted. */
+  | { readonly instead: unknown }
+  | undefined;
+
+/** A request for a turn or a lease, over a stream. */
+export interface Request<I, O, G, H> {
+  start(waitMs: number, receiver: Receiver<O>): Stream<I, O>;
+  read(message: O): Answer<G>;
+  /** Takes the grant and the stream over, before the next message is read. */
+  accept(grant: G, stream: Stream<I, O>, sent: number): H;
+  /** Leaves the queue, and gives back what may have been granted meanwhile. */
+  abandon(stream: Stream<I, O>): void;
+  queued(position: number): void;
+}
+
+/**
+ * Sends the request, and repeats it while the server is away or overloaded.
+ * Throws NotGranted, a CallError, or the signal's reason.
+ */
+export async function open<I, O, G, H>(
+  request: Request<I, O, G, H>,
+  patience: Patience,
+  clock: Clock,
+  signal: AbortSignal,
+): Promise<H> {
+  for (;;) {
+    try {
+      return await ask(request, patience, clock, signal);
+    } catch (error) {
+      if (!(error instanceof CallError && (error.isTransient || error.isOverload))) throw error;
+      const pause = patience.pause(error, clock.now(), Math.random());
+      if (pause !== undefined) {
+        await sleep(pause, signal);
+        continue;
+      }
+      // The caller gets its answer when its patience is over, not before.
+      if (error.isTransient) await sleep(Math.max(0, patience.givesUpAt - clock.now()), signal);
+      throw error;
+    }
+  }
+}
+
+function ask<I, O, G, H>(
+  request: Request<I, O, G, H>,
+  patience: Patience,
+  clock: Clock,
+  signal: AbortSignal,
+): Promise<H> {
+  return new Promise((resolve, reject) => {
+    signal.throwIfAborted();
+    let timer: NodeJS.Timeout;
+    const sent = clock.now();
+    const stream = request.start(patience.waitLeft(sent), {
+      message(message) {
+        patience.heard(clock.now());
+        watch();
+        const answer = read(message);
+        if (answer === undefined) return;
+        if ("queued" in answer) return request.queued(answer.queued);
+        leave();
+        if ("instead" in answer) return reject(answer.instead);
+        resolve(request.accept(answer.granted, stream, sent));
+      },
+      end(error) {
+        leave();
+        reject(error ?? new CallError(Code.UNAVAILABLE, "the stream ended without an answer"));
+      },
+    });
+
+    const read = (message: O): Answer<G> => {
+      try {
+        return request.read(message);
+      } catch (error) {
+        return { instead: error }; // such as the codec's
+      }
+    };
+    const watch = () => {
+      clearTimeout(timer);
+      timer = setTimeout(silent, patience.givesUpAt - clock.now());
+    };
+    const leave = () => {
+      clearTimeout(timer);
+      signal.removeEventListener("abort", cancelled);
+    };
+    const stop = (reason: unknown) => {
+      leave();
+      request.abandon(stream);
+      reject(reason);
+    };
+    const silent = () => stop(new CallError(Code.UNAVAILABLE, "the server does not answer"));
+    const cancelled = () => stop(signal.reason);
+    watch();
+    signal.addEventListener("abort", cancelled, { once: true });
+  });
+}

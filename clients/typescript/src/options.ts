@@ -1,0 +1,107 @@
+import { hostname } from "node:os";
+import { basename } from "node:path";
+import { type Codec, jsonCodec } from "./codec.js";
+import type { LostReason } from "./errors.js";
+import { type Time, toMs } from "./time.js";
+import type { Turn } from "./turn.js";
+
+/** What happens if the server is away for longer than the patience. */
+export type OnUnavailable =
+  /** `Unavailable` is thrown. */
+  | "raise"
+  /** The handler runs without a turn: `turn.held` is false. */
+  | "run"
+  /** The outcome is `dropped`. */
+  | "drop";
+
+/** Callbacks for metrics and logs. They must not throw. */
+export interface Hooks {
+  onBegin?(turn: Turn): void;
+  /** The caller waits for the session; 1 is next. */
+  onQueued?(position: number): void;
+  onLost?(reason: LostReason): void;
+  onEnd?(outcome: "SUCCEEDED" | "FAILED" | "REJECTED" | "UNKNOWN"): void;
+}
+
+export interface GateOptions {
+  /** `HOST:PORT` or `unix:/path`. Default: `ONCEGATE_SERVER`, else 127.0.0.1:7411. */
+  readonly server?: string | undefined;
+  /** The application: each consumer handles an event once. Default: all callers share. */
+  readonly consumer?: string | undefined;
+  /** Whether all consumers take turns in a conversation. Default: each has its own sessions. */
+  readonly shareSessions?: boolean | undefined;
+  /** This process, as others see it. Default: consumer or program, host and process id. */
+  readonly holder?: string | undefined;
+  /** How long a turn or lease stays with a holder that is not heard of. Default: 45 s. */
+  readonly ttl?: Time | undefined;
+  /** How long a turn stays with a holder whose connection broke. Default: half the TTL, at least 5 s. */
+  readonly grace?: Time | undefined;
+  /** How long a call is tried while the server is away or overloaded. Default: 10 s. */
+  readonly patience?: Time | undefined;
+  /** Default: "raise". */
+  readonly onUnavailable?: OnUnavailable | undefined;
+  /** How many attempts an event has. Default: 5. */
+  readonly maxAttempts?: number | undefined;
+  /** How results are stored. Default: as JSON. */
+  readonly codec?: Codec | undefined;
+  readonly hooks?: Hooks | undefined;
+}
+
+export interface TurnOptions<T = unknown> {
+  /** How long to queue while the session is busy. Default: not at all. */
+  readonly wait?: Time | undefined;
+  readonly ttl?: Time | undefined;
+  readonly grace?: Time | undefined;
+  readonly maxAttempts?: number | undefined;
+  /** The work that the session is bound to, such as an issue. */
+  readonly epic?: string | undefined;
+  /** Shown to operators with the session. */
+  readonly labels?: { readonly [name: string]: string } | undefined;
+  readonly onUnavailable?: OnUnavailable | undefined;
+  readonly patience?: Time | undefined;
+  readonly codec?: Codec<T> | undefined;
+  /** Cancels the waiting, and aborts `turn.signal`. */
+  readonly signal?: AbortSignal | undefined;
+}
+
+export type LeaseOptions = Pick<TurnOptions, "wait" | "ttl" | "epic" | "labels" | "patience" | "signal">;
+
+export interface AdoptOptions extends Pick<TurnOptions, "ttl" | "codec" | "patience" | "signal"> {
+  /** How long the event stays handled. Default: 24 h. */
+  readonly eventTtl?: Time | undefined;
+}
+
+/** Options with every default filled in, in milliseconds. */
+export interface Settings {
+  readonly ttlMs: number;
+  readonly graceMs: number;
+  readonly waitMs: number;
+  readonly patienceMs: number;
+  readonly maxAttempts: number;
+  readonly onUnavailable: OnUnavailable;
+  readonly epic: string;
+  readonly labels: { readonly [name: string]: string };
+  readonly codec: Codec;
+}
+
+/** The settings of one call: its own options, else the gate's, else the defaults. */
+export function toSettings(gate: GateOptions, call: TurnOptions): Settings {
+  const ttlMs = toMs(call.ttl ?? gate.ttl ?? "45s", "ttl");
+  const grace = call.grace ?? gate.grace;
+  return {
+    ttlMs,
+    graceMs: Math.min(ttlMs, grace === undefined ? Math.max(5000, ttlMs / 2) : toMs(grace, "grace")),
+    waitMs: toMs(call.wait ?? 0, "wait"),
+    patienceMs: toMs(call.patience ?? gate.patience ?? "10s", "patience"),
+    maxAttempts: call.maxAttempts ?? gate.maxAttempts ?? 5,
+    onUnavailable: call.onUnavailable ?? gate.onUnavailable ?? "raise",
+    epic: call.epic ?? "",
+    labels: call.labels ?? {},
+    codec: call.codec ?? gate.codec ?? jsonCodec,
+  };
+}
+
+export function defaultHolder(consumer: string): string {
+  const name = consumer || basename(process.argv[1] ?? "node");
+  return `${name}:${hostname()}:${process.pid}`;
+}
