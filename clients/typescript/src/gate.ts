@@ -50,6 +50,12 @@ export class Gate {
     this.#marks = new Marks(this.#core, consumer, toSettings(options, {}).patienceMs);
   }
 
+  /** @internal For the modules of this package that make calls of their own. */
+  get internals() {
+    const { patienceMs } = toSettings(this.#options, {});
+    return { core: this.#core, consumers: this.#consumers, patienceMs };
+  }
+
   /**
    * Runs the handler in the event's turn, and returns what came of the delivery. The handler's own
    * errors are thrown; they fail the turn, and the next delivery gets the event.
