@@ -72,8 +72,11 @@ async fn look_reports_an_event() {
     assert_eq!(testbed.look("E1").await, succeeded);
 
     let mut run = Run::begin(testbed.channel().await, "E2").await;
-    run.end(result("{\"answer\":42}", "text/plain")).await;
-    assert_eq!(testbed.look("E2").await["result"], "{\"answer\":42}");
+    run.end(result("{\"answer\":", "application/json")).await;
+    assert_eq!(testbed.look("E2").await["result"], json!({ "$hex": "7b22616e73776572223a" }));
+    let mut run = Run::begin(testbed.channel().await, "E4").await;
+    run.end(result("42\0", "")).await;
+    assert_eq!(testbed.look("E4").await["result"], json!({ "$hex": "343200" }));
 
     let mut run = Run::begin(testbed.channel().await, "E3").await;
     run.end(TurnEnd { detail: "nonsense".into(), ..end(TurnOutcome::Rejected) }).await;

@@ -198,16 +198,17 @@ fn text(text: &str) -> Option<&str> {
     (!text.is_empty()).then_some(text)
 }
 
-/// A result as JSON: the value if its type says so, otherwise a text.
+/// A result as scenarios write it: JSON if its type says so, otherwise bytes.
 fn result(result: &[u8], result_type: &str) -> Value {
     if result.is_empty() {
         return Value::Null;
     }
-    let text = || Value::String(String::from_utf8_lossy(result).into_owned());
-    match result_type {
-        "application/json" => serde_json::from_slice(result).unwrap_or_else(|_| text()),
-        _ => text(),
-    }
+    let json = (result_type == "application/json").then(|| serde_json::from_slice(result).ok());
+    json.flatten().unwrap_or_else(|| {
+        let digits = result.iter().flat_map(|byte| [byte >> 4, byte & 0xf]);
+        let hex = digits.filter_map(|digit| char::from_digit(digit.into(), 16));
+        json!({ "$hex": hex.collect::<String>() })
+    })
 }
 
 async fn admin(replica: &Replica) -> anyhow::Result<AdminServiceClient<Channel>> {
