@@ -13,11 +13,14 @@ const WATCHDOG = `while read -r line; do pid=$line; done; [ -z "$pid" ] || kill 
 export class ServerProcess {
   /** Where the server listens; the same after a restart. */
   readonly address: string;
+  /** The folder of the database. */
+  readonly folder: string;
   readonly #command: readonly string[];
   readonly #watchdog: ChildProcess;
   #child: ChildProcess;
 
-  private constructor(command: readonly string[], watchdog: ChildProcess, started: Started) {
+  private constructor(folder: string, command: readonly string[], watchdog: ChildProcess, started: Started) {
+    this.folder = folder;
     this.#command = command;
     this.#watchdog = watchdog;
     this.#child = started.child;
@@ -31,7 +34,7 @@ export class ServerProcess {
     const watchdog = spawn("sh", ["-c", WATCHDOG, "sh", folder], { stdio: ["pipe", "ignore", "ignore"] });
     letExit(watchdog);
     try {
-      return new ServerProcess(command, watchdog, await serve(command, "127.0.0.1:0", watchdog));
+      return new ServerProcess(folder, command, watchdog, await serve(command, "127.0.0.1:0", watchdog));
     } catch (error) {
       await end(watchdog);
       throw error;
@@ -71,6 +74,7 @@ interface Started {
 async function serve(command: readonly string[], listen: string, watchdog: ChildProcess): Promise<Started> {
   const [binary, ...args] = command as [string, ...string[]];
   const child = spawn(binary, [...args, "--listen", listen], { stdio: ["ignore", "pipe", "pipe"] });
+  if (child.pid !== undefined) (watchdog.stdin as Writable).write(`${child.pid}\n`);
   const log: string[] = [];
   createInterface({ input: child.stderr as NodeJS.ReadableStream }).on("line", (line) => log.push(line));
   const output = createInterface({ input: child.stdout as NodeJS.ReadableStream });
@@ -82,7 +86,6 @@ async function serve(command: readonly string[], listen: string, watchdog: Child
     child.once("error", (cause) => reject(new Error(`cannot start ${binary}`, { cause })));
     child.once("exit", () => reject(new Error(`${binary} ended before it served:\n${log.join("\n")}`)));
   });
-  (watchdog.stdin as Writable).write(`${child.pid}\n`);
   letExit(child);
   return { child, address };
 }
