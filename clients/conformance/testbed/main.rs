@@ -4,12 +4,10 @@
 
 use std::{
     io::{self, Write as _},
-    path::PathBuf,
     process::ExitCode,
     sync::Arc,
 };
 
-use anyhow::Context as _;
 use clap::{Parser, Subcommand, ValueEnum};
 use serde_json::{Value, json};
 use tokio::{
@@ -85,7 +83,7 @@ fn main() -> anyhow::Result<ExitCode> {
 async fn postgres() -> anyhow::Result<()> {
     let cluster = tokio::task::spawn_blocking(store::cluster).await?;
     let mut input = Input::open()?;
-    say(&json!({ "ready": { "url": cluster.url() } }))?;
+    print_line(&json!({ "ready": { "url": cluster.url() } }))?;
     while input.next().await?.is_some() {}
     Ok(())
 }
@@ -116,13 +114,13 @@ async fn start(cli: &Cli, store: &Store) -> anyhow::Result<Arc<[Replica]>> {
 async fn serve(cli: &Cli, input: &mut Input, replicas: Arc<[Replica]>) -> anyhow::Result<()> {
     let addresses: Vec<_> = replicas.iter().map(|replica| replica.address().to_string()).collect();
     let store = cli.store.to_possible_value().map(|value| value.get_name().to_owned());
-    say(&json!({ "ready": { "store": store, "replicas": addresses } }))?;
+    print_line(&json!({ "ready": { "store": store, "replicas": addresses } }))?;
     let mut commands = JoinSet::new();
     let ended = loop {
         match input.next().await {
             Ok(Some(line)) => {
                 let replicas = Arc::clone(&replicas);
-                commands.spawn(async move { say(&command::answer(&line, &replicas).await) });
+                commands.spawn(async move { print_line(&command::answer(&line, &replicas).await) });
             }
             Ok(None) => break Ok(()),
             Err(error) => break Err(error.into()),
@@ -136,8 +134,7 @@ async fn serve(cli: &Cli, input: &mut Input, replicas: Arc<[Replica]>) -> anyhow
     ended
 }
 
-/// Prints a line.
-fn say(line: &Value) -> io::Result<()> {
+fn print_line(line: &Value) -> io::Result<()> {
     writeln!(io::stdout(), "{line}")
 }
 
@@ -161,9 +158,4 @@ impl Input {
             _ = interrupt.recv() => Ok(None),
         }
     }
-}
-
-/// This program, which a replica runs as well.
-fn program() -> anyhow::Result<PathBuf> {
-    std::env::current_exe().context("cannot find this program's file")
 }

@@ -22,8 +22,7 @@ use tokio_util::sync::CancellationToken;
 use crate::armed::{Armed, Frames};
 
 /// An end of a connection.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "snake_case")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum End {
     Client,
     Server,

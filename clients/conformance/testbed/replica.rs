@@ -142,7 +142,8 @@ pub struct Process {
 impl Process {
     /// Returns once it listens.
     async fn start(arguments: &[String], ahead: Option<&AtomicU64>) -> anyhow::Result<Self> {
-        let mut child = Command::new(crate::program()?)
+        // The replica runs this program as well, in another mode.
+        let mut child = Command::new(std::env::current_exe()?)
             .env_clear()
             // `--log` overrides it.
             .env("ONCEGATE_LOG", "warn")
