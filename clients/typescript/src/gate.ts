@@ -223,7 +223,8 @@ export class Gate {
   }
 }
 
-async function run<T>(turn: Turn, handler: Handler<T>): Promise<Outcome<T>> {
+/** Runs the handler in the turn, and ends the turn. */
+export async function run<T>(turn: Turn, handler: Handler<T>): Promise<Outcome<T>> {
   let result: T;
   try {
     result = await handler(turn);

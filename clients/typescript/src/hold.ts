@@ -1,8 +1,8 @@
 import type { LostReason, OncegateError } from "./errors.js";
-import { Keeper } from "./keeper.js";
+import { Keeper, settleMs } from "./keeper.js";
 import { Keeping, type KeptBy, type Measured, type Terms } from "./keeping.js";
 import type { Scope } from "./scope.js";
-import type { Clock } from "./time.js";
+import { type Clock, sleep } from "./time.js";
 
 /** What a turn or lease is granted with. */
 export interface Grant {
@@ -125,6 +125,16 @@ export abstract class Hold {
   protected lose(reason: LostReason): void {
     if (this.#keeper && this.#isOpen) this.#keeper.lose(reason);
     else this.#lose(reason);
+  }
+
+  /**
+   * @internal Decides whether a trusted end that has passed is a loss: after a blocked event loop
+   * the server's messages are still to be read.
+   */
+  protected async catchUp(): Promise<void> {
+    if (!this.#isOpen || this.leftMs > 0) return;
+    await sleep(settleMs);
+    if (this.#isOpen && this.leftMs <= 0) this.lose("EXPIRED");
   }
 
   /** @internal The holder leaves it: it is not kept any more. */

@@ -7,7 +7,7 @@ import type { Clock } from "./time.js";
 const lateMs = 100;
 
 /** How long the loop gets to read what arrived while it was blocked. */
-const settleMs = 50;
+export const settleMs = 50;
 
 /** What the keeper needs of the turn or lease. */
 export interface Kept {

@@ -1,6 +1,6 @@
 import { CallError, Code } from "./call-error.js";
 import type { Patience } from "./patience.js";
-import { type Clock, sleep } from "./time.js";
+import { type Clock, earlyMs, sleep } from "./time.js";
 import type { Receiver, Stream } from "./transport.js";
 
 /** What the first messages of a stream say; undefined: nothing that matters before the grant. */
@@ -85,7 +85,7 @@ function ask<I, O, G, H>(
     };
     const watch = () => {
       clearTimeout(timer);
-      timer = setTimeout(silent, patience.givesUpAt - clock.now());
+      timer = setTimeout(silent, patience.givesUpAt - clock.now() + earlyMs);
     };
     const leave = () => {
       clearTimeout(timer);

@@ -40,6 +40,9 @@ export interface Clock {
 
 export const monotonic: Clock = { now: () => performance.now() };
 
+/** How much earlier than asked for a timer of Node may fire. */
+export const earlyMs = 1;
+
 /** Waits, or rejects with the signal's reason. */
 export function sleep(ms: number, signal?: AbortSignal): Promise<void> {
   return new Promise((resolve, reject) => {
@@ -51,7 +54,7 @@ export function sleep(ms: number, signal?: AbortSignal): Promise<void> {
     const timer = setTimeout(() => {
       signal?.removeEventListener("abort", stop);
       resolve();
-    }, ms);
+    }, ms + earlyMs);
     signal?.addEventListener("abort", stop, { once: true });
   });
 }

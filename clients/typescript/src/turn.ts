@@ -119,6 +119,7 @@ export class Turn extends Hold {
    * the server is made up for by the TTL.
    */
   async fail(detail = ""): Promise<void> {
+    if (this.leftMs <= 0) await this.catchUp();
     if (!this.isOpen) return;
     const end = create(TurnEndSchema, { outcome: TurnOutcome.FAILED, detail: cutBytes(detail, detailBytes) });
     this.stopKeeping();
@@ -133,7 +134,8 @@ export class Turn extends Hold {
 
   /**
    * Leaves the turn to another process, which adopts it by the returned id within the TTL.
-   * This scope then does nothing more.
+   * This scope then does nothing more. It never rejects: whether the turn is lost, its adopter
+   * finds out.
    */
   async detach(): Promise<string> {
     if (!this.isOpen) return this.id;
@@ -141,9 +143,10 @@ export class Turn extends Hold {
     try {
       // From now on the end of the stream changes nothing.
       if (this.isGuarded) await this.renew(failEffortMs);
-    } finally {
-      this.leave();
+    } catch (error) {
+      this.#core.debug("a turn that was detached could not be renewed: %s", error);
     }
+    this.leave();
     return this.id;
   }
 
@@ -203,6 +206,7 @@ export class Turn extends Hold {
     init: { outcome: TurnOutcome; result?: Uint8Array; resultType?: string; detail?: string },
     value: unknown,
   ) {
+    await this.catchUp();
     if (this.lostReason) throw new TurnLost(this.lostReason, value);
     if (!this.isOpen) throw new OncegateError("the turn has ended already; end it once");
     const trustedEnd = this.trustedEnd;

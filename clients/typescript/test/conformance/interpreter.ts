@@ -1,0 +1,157 @@
+/** Executes the steps of a scenario. */
+
+import { setTimeout as sleep } from "node:timers/promises";
+import type { Client } from "./client.js";
+import { ProcessError } from "./lines.js";
+import { Expectations, Mismatch } from "./matching.js";
+import type { Json, JsonObject, Scenario, Step } from "./scenario.js";
+import type { Testbed } from "./testbed.js";
+
+const withinMs = 15_000;
+const pollMs = 30;
+
+/** Verbs whose argument is a delivery, which may be a name in `deliveries`. */
+const delivered = new Set(["delivery", "run", "once", "mark", "seen"]);
+
+const failures = ["error", "duplicate", "gave_up", "in_progress", "busy", "dropped"];
+
+export type MakeClient = (name: string, server: string, options: JsonObject) => Client;
+
+/** A step that has been started. */
+interface Running {
+  readonly step: Step;
+  readonly result: Promise<Json>;
+  readonly started: number;
+  finishedAfterMs: number | undefined;
+}
+
+export class Interpreter {
+  readonly #scenario: Scenario;
+  readonly #testbed: Testbed;
+  readonly #make: MakeClient;
+  readonly #clients = new Map<string, Client>();
+  readonly #background = new Map<string, Running>();
+  readonly #expectations = new Expectations();
+
+  constructor(scenario: Scenario, testbed: Testbed, make: MakeClient) {
+    this.#scenario = scenario;
+    this.#testbed = testbed;
+    this.#make = make;
+  }
+
+  async run(): Promise<void> {
+    try {
+      for (const [index, step] of this.#scenario.steps.entries()) {
+        try {
+          await this.#step(step);
+        } catch (error) {
+          const shown = JSON.stringify(step).slice(0, 600);
+          throw new Error(`step ${index + 1}: ${shown}\n${error}`, { cause: error });
+        }
+      }
+    } finally {
+      await Promise.all([...this.#clients.values()].map((client) => client.close()));
+    }
+  }
+
+  async #step(step: Step): Promise<void> {
+    if (step.sleep_ms !== undefined) await sleep(Number(step.sleep_ms));
+    else if (step.await !== undefined) await this.#finish(this.#awaited(String(step.await)), step);
+    else if (step.background === true) this.#background.set(String(step.as), this.#start(step));
+    else if (step.within_ms !== undefined && step.expect !== undefined && isLook(step))
+      await this.#poll(step);
+    else await this.#finish(this.#start(step), step);
+  }
+
+  #awaited(name: string): Running {
+    const running = this.#background.get(name);
+    if (!running) throw new Error(`nothing runs as ${name}`);
+    return running;
+  }
+
+  /** Repeats a look until it matches. A server that is down may not answer. */
+  async #poll(step: Step): Promise<void> {
+    const deadline = performance.now() + Number(step.within_ms);
+    for (;;) {
+      try {
+        return await this.#finish(this.#start(step), step);
+      } catch (error) {
+        const mayMatchLater = error instanceof Mismatch || error instanceof ProcessError;
+        if (!mayMatchLater || performance.now() > deadline) throw error;
+      }
+      await sleep(pollMs);
+    }
+  }
+
+  #start(step: Step): Running {
+    const started = performance.now();
+    const result = this.#do(step);
+    const running: Running = { step, result, started, finishedAfterMs: undefined };
+    const finished = () => {
+      running.finishedAfterMs = performance.now() - started;
+    };
+    result.then(finished, finished);
+    return running;
+  }
+
+  async #finish(running: Running, step: Step): Promise<void> {
+    const within = Number(step.within_ms ?? withinMs);
+    const left = Math.max(0, running.started + within - performance.now());
+    const timer = new AbortController();
+    const late = sleep(left, undefined, { signal: timer.signal }).then(() => {
+      throw new Mismatch(`not finished after ${within} ms`);
+    });
+    late.catch(() => {});
+    let result: Json;
+    try {
+      result = await Promise.race([running.result, late]);
+    } finally {
+      timer.abort();
+    }
+    const took = running.finishedAfterMs ?? 0;
+    if (took < Number(step.at_least_ms ?? 0)) {
+      throw new Mismatch(`finished after ${took} ms with ${JSON.stringify(result)}`);
+    }
+    if (step.expect !== undefined) this.#expectations.match(step.expect, result);
+    else if (!isSuccess(running.step, result)) throw new Mismatch(`the result is ${JSON.stringify(result)}`);
+  }
+
+  async #do(step: Step): Promise<Json> {
+    const { expect: _1, within_ms: _2, at_least_ms: _3, background: _4, client, testbed, ...verb } = step;
+    if (testbed !== undefined) return this.#testbed.do(String(testbed), verb);
+    if ("adopt" in verb) {
+      const { adopt, of, ...rest } = verb;
+      const turnId = await this.#client(String(of)).do({ detach: adopt });
+      return this.#client(String(client)).do({ adopt: turnId, ...rest });
+    }
+    return this.#client(String(client)).do(this.#withDeliveries(verb));
+  }
+
+  #client(name: string): Client {
+    let client = this.#clients.get(name);
+    if (!client) {
+      const { replica = 0, ...options } = this.#scenario.clients[name] ?? {};
+      const server = this.#testbed.replicas[Number(replica)] as string;
+      client = this.#make(name, server, { ttl_ms: 3000, ...options });
+      this.#clients.set(name, client);
+    }
+    return client;
+  }
+
+  /** Puts deliveries in the place of their names. */
+  #withDeliveries(verb: JsonObject): JsonObject {
+    const replace = ([key, item]: [string, Json | undefined]) =>
+      delivered.has(key) && typeof item === "string" ? [key, this.#scenario.deliveries[item]] : [key, item];
+    return Object.fromEntries(Object.entries(verb).map(replace));
+  }
+}
+
+function isLook(step: Step): boolean {
+  return "state" in step || "seen" in step || step.testbed === "look" || step.testbed === "calls";
+}
+
+/** Whether a step without `expect` went well. What a look reports is data. */
+function isSuccess(step: Step, result: Json): boolean {
+  if (isLook(step) || typeof result !== "object" || result === null) return true;
+  return !failures.some((key) => key in result);
+}
