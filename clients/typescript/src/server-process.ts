@@ -6,6 +6,8 @@ import { join } from "node:path";
 import { createInterface } from "node:readline";
 import type { Writable } from "node:stream";
 
+const hint = "install @oncegate/server, or set ONCEGATE_BINARY to the binary's path";
+
 /** Kills the process whose id it read last, and removes the folder, when its stdin closes: also if the tests were killed. */
 const WATCHDOG = `while read -r line; do pid=$line; done; [ -z "$pid" ] || kill -9 "$pid"; rm -rf -- "$1"`;
 
@@ -83,7 +85,7 @@ async function serve(command: readonly string[], listen: string, watchdog: Child
       const found = / listens on (\S+)$/.exec(line)?.[1];
       if (found) resolve(found);
     });
-    child.once("error", (cause) => reject(new Error(`cannot start ${binary}`, { cause })));
+    child.once("error", (cause) => reject(new Error(`cannot start ${binary}; ${hint}`, { cause })));
     child.once("exit", () => reject(new Error(`${binary} ended before it served:\n${log.join("\n")}`)));
   });
   letExit(child);

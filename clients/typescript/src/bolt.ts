@@ -1,0 +1,286 @@
+import type {
+  AllMiddlewareArgs,
+  AnyMiddlewareArgs,
+  App,
+  Assistant,
+  Receiver,
+  ReceiverEvent,
+} from "@slack/bolt";
+import type { Delivery } from "./delivery.js";
+import { Busy, Dropped, Duplicate, GaveUp, InProgress, Overloaded, Reject, Unavailable } from "./errors.js";
+import { type Gate, run } from "./gate.js";
+import type { TurnOptions } from "./options.js";
+import { lookAgain } from "./persistence.js";
+import * as slack from "./slack.js";
+import { type Time, toMs } from "./time.js";
+import type { Turn } from "./turn.js";
+
+declare module "@slack/bolt" {
+  interface Context {
+    /** The event's turn, in a listener of a guarded app. */
+    turn?: Turn;
+  }
+}
+
+type ListenerArgs = AnyMiddlewareArgs & AllMiddlewareArgs;
+type Listener = (args: ListenerArgs) => Promise<void>;
+
+export interface GuardOptions extends Omit<TurnOptions, "codec" | "patience" | "signal"> {
+  /**
+   * How long a listener waits for its conversation, after the acknowledgement. Default: 10 min. With
+   * 0 an event is refused instead, and Slack delivers it again: for a process that ends with its
+   * response, as on AWS Lambda.
+   */
+  readonly wait?: Time | undefined;
+  /** Called if the conversation is busy, before the listener waits: for an ephemeral message. */
+  readonly onBusy?: ((args: ListenerArgs, busy: Busy) => unknown) | undefined;
+  /** Names the delivery by its body. Default: `slack.delivery`. */
+  readonly delivery?: ((body: ReceiverEvent["body"]) => Delivery) | undefined;
+}
+
+/** Slack waits 3 s for the acknowledgement. */
+const patienceBeforeAck = "2.5s";
+const patienceAfterAck = "30s";
+
+/** Slack delivers an event that is not acknowledged three more times. */
+const lastRetry = 3;
+
+/**
+ * Guards the listeners of an app: each event is handled once, and those of a thread one at a time,
+ * over all processes. A turn begins before the acknowledgement, when the first listener matches, and
+ * ends after all listeners. `context.turn` is the turn.
+ *
+ * Call it with the receiver before the app is made, or with the app before listeners are added. Not
+ * guarded are `app.options`, which only asks, and what a global middleware of `app.use` does.
+ */
+export function guard<T extends Receiver | App>(target: T, gate: Gate, options: GuardOptions = {}): T {
+  if ("processEvent" in target) {
+    guardApp(target, gate, options);
+    answerRefusals((target as unknown as { receiver: Receiver }).receiver);
+  } else {
+    const init = target.init.bind(target);
+    target.init = (app) => {
+      guardApp(app, gate, options);
+      init(app);
+    };
+    answerRefusals(target);
+  }
+  return target;
+}
+
+function guardApp(app: App, gate: Gate, options: GuardOptions): void {
+  const processEvent = app.processEvent.bind(app);
+  app.processEvent = (event) => new Dispatch(gate, options, event).process(processEvent);
+  for (const name of ["event", "message", "action", "command", "shortcut", "view", "function"] as const) {
+    const register = app[name].bind(app) as (...args: unknown[]) => unknown;
+    const registerGuarded = (...args: unknown[]) =>
+      register(...args.slice(0, -1), guarded(args.at(-1) as Listener));
+    Object.assign(app, { [name]: registerGuarded });
+  }
+  const addAssistant = app.assistant.bind(app);
+  app.assistant = (assistant) => addAssistant(guardAssistant(assistant));
+}
+
+function guardAssistant(assistant: Assistant): Assistant {
+  // Private, but the only place that knows whether the assistant matches.
+  const { processEvent } = assistant as unknown as { processEvent: Listener };
+  return Object.assign(assistant, { processEvent: guarded(processEvent.bind(assistant)) });
+}
+
+/** Where a listener finds the delivery that it is called for. */
+const dispatch = Symbol("oncegate");
+
+function guarded(listener: Listener): Listener {
+  return (args) => (args.context as unknown as { [dispatch]: Dispatch })[dispatch].run(listener, args);
+}
+
+/** One delivery on its way through the app. */
+class Dispatch {
+  readonly #gate: Gate;
+  readonly #options: TurnOptions;
+  readonly #wait: Time;
+  readonly #onBusy: GuardOptions["onBusy"];
+  readonly #delivery: Delivery;
+  readonly #event: ReceiverEvent;
+  /** Bolt acknowledges an event before it looks for listeners. An interaction's listener does it. */
+  readonly #isEvent: boolean;
+  /** The acknowledgement, while the delivery can still be refused. */
+  #deferredAck: (() => Promise<void>) | undefined;
+  #isDecided = false;
+  #isAcknowledged = false;
+  #refusal: unknown;
+  #turn: Promise<Turn | undefined> | undefined;
+  /** Settles when the turn has ended. */
+  #ended: Promise<unknown> | undefined;
+  #failures: unknown[] = [];
+  #endTurn!: () => void;
+
+  constructor(gate: Gate, options: GuardOptions, event: ReceiverEvent) {
+    const { wait = "10m", onBusy, delivery = slack.delivery, ...turnOptions } = options;
+    this.#gate = gate;
+    this.#options = turnOptions;
+    this.#wait = wait;
+    this.#onBusy = onBusy;
+    this.#delivery = delivery(event.body);
+    this.#event = event;
+    this.#isEvent = event.body.event !== undefined;
+  }
+
+  /** Lets the app process the delivery, and ends its turn. Throws to refuse it. */
+  async process(processEvent: App["processEvent"]): Promise<void> {
+    const customProperties = { ...this.#event.customProperties, [dispatch]: this };
+    const ack = (response: unknown) => this.#ack(response);
+    const processed = processEvent({ ...this.#event, customProperties, ack });
+    // Bolt's own error handler throws what the listeners threw.
+    await Promise.allSettled([processed]);
+    this.#endTurn?.();
+    const [end] = await Promise.allSettled([this.#ended]);
+    await processed;
+    if (this.#refusal) throw this.#refusal;
+    // The app's error handler has seen what the listeners threw.
+    if (end.status === "rejected" && !this.#failures.includes(end.reason)) throw end.reason;
+    // No listener matched.
+    await this.#decide();
+  }
+
+  /** Runs a listener that matches in the turn of the delivery, or not at all. */
+  async run(listener: Listener, args: ListenerArgs): Promise<void> {
+    this.#turn ??= this.#begin(args);
+    const turn = await this.#turn;
+    if (!turn) return;
+    args.context.turn = turn;
+    try {
+      await listener(args);
+    } catch (error) {
+      this.#failures.push(error);
+      if (!(error instanceof Reject)) throw error;
+    }
+  }
+
+  async #begin(args: ListenerArgs): Promise<Turn | undefined> {
+    const turn = await this.#admit(args);
+    if (!turn) return undefined;
+    this.#ended = run(
+      turn,
+      () =>
+        new Promise<void>((resolve, reject) => {
+          this.#endTurn = () => {
+            const [failure] = this.#failures;
+            if (failure === undefined) resolve();
+            else reject(failure);
+          };
+        }),
+    );
+    await this.#decide();
+    return turn;
+  }
+
+  /** The turn. Undefined: the delivery is acknowledged or refused, and no listener runs. */
+  async #admit(args: ListenerArgs): Promise<Turn | undefined> {
+    const canRefuse = this.#delivery.redelivers && Number(this.#event.retryNum ?? 0) < lastRetry;
+    try {
+      return await this.#gate.begin(this.#delivery, { ...this.#options, patience: patienceBeforeAck });
+    } catch (error) {
+      if (isSettled(error)) {
+        await this.#acknowledge();
+        return undefined;
+      }
+      if (error instanceof Busy && !(canRefuse && toMs(this.#wait, "wait") === 0)) {
+        await this.#acknowledge();
+        await this.#reportBusy(args, error);
+        return this.#beginLater();
+      }
+      if (error instanceof InProgress && !canRefuse) {
+        await this.#acknowledge();
+        return this.#delivery.redelivers ? this.#beginLater() : undefined;
+      }
+      this.#refusal = isTemporary(error) ? new Refused({ cause: error }) : error;
+      return undefined;
+    }
+  }
+
+  /** After the acknowledgement this process has the only copy of the delivery. */
+  async #beginLater(): Promise<Turn | undefined> {
+    try {
+      return await lookAgain(this.#wait, (wait) =>
+        this.#gate.begin(this.#delivery, { ...this.#options, wait, patience: patienceAfterAck }),
+      );
+    } catch (error) {
+      if (isSettled(error)) return undefined;
+      throw error;
+    }
+  }
+
+  async #reportBusy(args: ListenerArgs, busy: Busy): Promise<void> {
+    try {
+      await this.#onBusy?.(args, busy);
+    } catch (error) {
+      args.logger.error("onBusy failed; the listener waits for its conversation all the same", error);
+    }
+  }
+
+  /** What the app and its listeners call. */
+  async #ack(response: unknown): Promise<void> {
+    const ack = () => this.#event.ack(response);
+    if (this.#isDecided) return this.#isAcknowledged ? undefined : ack();
+    if (this.#isEvent) {
+      this.#deferredAck = ack;
+    } else {
+      this.#isAcknowledged = true;
+      await ack();
+    }
+  }
+
+  #acknowledge(): Promise<void> {
+    return this.#decide(this.#deferredAck ?? (() => this.#event.ack()));
+  }
+
+  /** From now on the delivery is not refused. */
+  async #decide(ack = this.#deferredAck): Promise<void> {
+    this.#isDecided = true;
+    if (this.#isAcknowledged || !ack) return;
+    this.#isAcknowledged = true;
+    await ack();
+  }
+}
+
+/** Whether there is nothing to do for the event, here or later. */
+function isSettled(error: unknown): boolean {
+  return error instanceof Duplicate || error instanceof GaveUp || error instanceof Dropped;
+}
+
+function isTemporary(error: unknown): boolean {
+  const kinds = [InProgress, Busy, Unavailable, Overloaded];
+  return kinds.some((kind) => error instanceof kind);
+}
+
+/** The delivery is refused, so that Slack delivers it again. `cause` says why. */
+export class Refused extends Error {
+  constructor(options: ErrorOptions) {
+    super("the delivery is refused; Slack delivers it again", options);
+    this.name = "Refused";
+  }
+}
+
+interface ProcessEventErrorArgs {
+  error: unknown;
+  response?: { headersSent: boolean; writeHead(status: number, headers: object): { end(): void } };
+}
+
+/**
+ * Answers a refusal with status 503 instead of an error in the log and status 500. The handler is an
+ * option of all receivers but that of AWS Lambda, which keeps 500. In Socket Mode there is no answer.
+ */
+function answerRefusals(receiver: Receiver): void {
+  const receiving = receiver as {
+    processEventErrorHandler?: (args: ProcessEventErrorArgs) => Promise<boolean>;
+  };
+  const inner = receiving.processEventErrorHandler;
+  if (!inner) return;
+  receiving.processEventErrorHandler = async (args) => {
+    if (!(args.error instanceof Refused)) return inner(args);
+    if (!args.response || args.response.headersSent) return false;
+    args.response.writeHead(503, { "retry-after": "1" }).end();
+    return true; // answered
+  };
+}
