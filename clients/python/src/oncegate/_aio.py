@@ -1,0 +1,262 @@
+"""`AsyncGate`: turns, leases and marks for asyncio."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from contextlib import AsyncExitStack
+from contextvars import Token
+from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar, Unpack, overload
+from weakref import WeakKeyDictionary
+
+from oncegate import _errors as errors
+from oncegate import _marks
+from oncegate._aio_scopes import AsyncLeaseScope, AsyncTurn, AsyncTurnScope
+from oncegate._clock import Time, seconds
+from oncegate._delivery import Delivery, Session
+from oncegate._entry import LeaseEntry, TurnEntry
+from oncegate._errors import Outcome
+from oncegate._kept import Kept
+from oncegate._marks import MarkItem, Seen
+from oncegate._options import GateOptions, LeaseOptions, Options, TurnOptions, known
+from oncegate._turn import TurnView, current
+
+if TYPE_CHECKING:
+    from oncegate._aio_io import AioIo
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+class _Runtime:
+    """What the turns of a gate share: its channels by event loop, and the turns that run."""
+
+    def __init__(self, options: Options) -> None:
+        self.hooks = options.hooks
+        self.flows: set[Kept] = set()
+        self.closed = False
+        self.ios: WeakKeyDictionary[asyncio.AbstractEventLoop, AioIo] = WeakKeyDictionary()
+        self._server = options.server
+
+    def io(self) -> AioIo:
+        """The channels of the event loop that runs."""
+        if self.closed:
+            raise errors.Unavailable("the gate is closed")
+        loop = asyncio.get_running_loop()
+        io = self.ios.get(loop)
+        if io is None:
+            from oncegate._aio_io import AioIo
+
+            io = self.ios[loop] = AioIo(self._server)
+        return io
+
+
+class AsyncGate:
+    """The client for asyncio. One a process; connects on first use, and once in each event loop.
+
+    `server`: ``host:port``, ``dns:///name:port`` or ``unix:/path``; by default ``ONCEGATE_SERVER`` of
+    the environment, else ``127.0.0.1:7411``. Options: `GateOptions`.
+    """
+
+    def __init__(self, server: str | None = None, **options: Unpack[GateOptions]) -> None:
+        self._options = Options(server, options)
+        self._runtime = _Runtime(self._options)
+
+    async def __aenter__(self) -> AsyncGate:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+    @overload
+    def turn(self, delivery: Delivery, **options: Unpack[TurnOptions]) -> AsyncTurnScope: ...
+
+    @overload
+    def turn(
+        self, delivery: Callable[P, Delivery], **options: Unpack[TurnOptions]
+    ) -> Decorator[P]: ...
+
+    def turn(
+        self, delivery: Delivery | Callable[P, Delivery], **options: Unpack[TurnOptions]
+    ) -> AsyncTurnScope | Decorator[P]:
+        """Claims an event and its conversation, keeps both, and ends both together.
+
+        A scope: ``async with gate.turn(slack.delivery(body), wait=20) as turn``. With a callable that
+        makes a delivery of a handler's arguments: a decorator; the handler reads `current_turn`.
+
+        Raises:
+            NotGranted: `Duplicate`, `GaveUp`, `InProgress`, `Busy` or `Dropped`: there is no turn.
+            Unavailable, Overloaded, EpicMismatch, PayloadMismatch, Invalid: From its beginning.
+            TurnLost, OutcomeUnknown: From its end.
+        """
+        if isinstance(delivery, Delivery):
+            return self._scope(delivery, options)
+        return Decorator(self, delivery, options, session=True)
+
+    async def run(
+        self,
+        handler: Callable[[AsyncTurn], Awaitable[R]],
+        delivery: Delivery,
+        **options: Unpack[TurnOptions],
+    ) -> Outcome[R]:
+        """Runs a handler in a turn, and returns the outcome as a value.
+
+        What the handler returns is stored as the turn's result. Raises as `turn`, without
+        `NotGranted`.
+        """
+        return await _run(self._scope(delivery, options), handler)
+
+    def once(
+        self, make_delivery: Callable[P, Delivery], **options: Unpack[TurnOptions]
+    ) -> Decorator[P]:
+        """A decorator: runs once for each event, and returns its stored result to duplicates.
+
+        `make_delivery` makes a delivery of the function's arguments; its conversation is ignored.
+        The function raises `NotGranted` other than `Duplicate`.
+        """
+        return Decorator(self, make_delivery, options, session=False)
+
+    def lease(
+        self,
+        session: Session | str,
+        id: str | None = None,
+        *,
+        thread: tuple[str, str] | None = None,
+        **options: Unpack[LeaseOptions],
+    ) -> AsyncLeaseScope:
+        """Holds a conversation: ``async with gate.lease("T1", thread=("C1", "17.5")) as lease``.
+
+        `session` is a `Session`, or a tenant with an `id` or a `thread` of channel and timestamp.
+
+        Raises:
+            Busy: Another holder has it, and ``wait`` is over.
+            LeaseLost: From its end.
+            Unavailable, Overloaded, EpicMismatch, Invalid: From its beginning.
+        """
+        entry = LeaseEntry(self._options, session, id, thread, options)
+        return AsyncLeaseScope(self._runtime, entry)
+
+    async def mark(self, delivery: Delivery, ttl: Time | None = None) -> MarkItem:
+        """Marks an event as processed, at most once: a crash afterwards loses it.
+
+        `ttl`: how long it stays processed, 1 s to 30 days; the delivery's, else 24 h, by default.
+        Raises `Unavailable`, `Overloaded`, `PayloadMismatch` or `Invalid`.
+        """
+        options = self._options
+        request = options.mark(delivery, ttl)
+        return await _marks.mark(self._runtime.io(), delivery, request, options.patience)
+
+    async def mark_all(self, deliveries: Iterable[Delivery]) -> AsyncIterator[MarkItem]:
+        """Marks any number of events, and yields the answers in their order.
+
+        A delivery that cannot be marked has an `error` of its own.
+        """
+        options = self._options
+        pairs = ((delivery, options.mark(delivery)) for delivery in deliveries)
+        for batch in _marks.batches(pairs):
+            for item in await _marks.mark_batch(self._runtime.io(), batch, options.patience):
+                yield item
+
+    async def seen(self, delivery: Delivery, include_result: bool = False) -> Seen:
+        """Reads the state of an event. Never writes."""
+        options = self._options
+        request = options.is_processed(delivery, include_result)
+        return await _marks.seen(self._runtime.io(), request, options.codec, options.patience)
+
+    def adopt(self, turn_id: str, **options: Unpack[TurnOptions]) -> AsyncTurnScope:
+        """Carries on a turn that another process began and detached. It ends as any turn.
+
+        Raises `TurnLost` if it has ended.
+        """
+        entry = TurnEntry(self._options, Delivery("", ""), options, turn_id=turn_id)
+        return AsyncTurnScope(self._runtime, entry)
+
+    def webhook(
+        self, make_delivery: Callable[..., Delivery], **options: Unpack[TurnOptions]
+    ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+        """A decorator for a handler of HTTP requests: ``@gate.webhook(github.delivery)``.
+
+        Runs it in a turn, and answers duplicates with the stored response, and a refusal with 503.
+        `make_delivery` takes the request's headers and body, or its body.
+        """
+        from oncegate._webhook import async_webhook
+
+        return async_webhook(self, make_delivery, options)
+
+    async def drain(self, within: Time) -> None:
+        """Grants no new turns, waits so many seconds for those that run, and closes the gate."""
+        runtime = self._runtime
+        runtime.closed = True
+        try:
+            async with asyncio.timeout(seconds(within)):
+                while runtime.flows:
+                    await asyncio.sleep(0.02)
+        except TimeoutError:
+            pass
+        await self.close()
+
+    async def close(self) -> None:
+        """Fails the turns that run, so that the next delivery gets their events; closes channels."""
+        runtime = self._runtime
+        runtime.closed = True
+        await asyncio.gather(*(flow.close("CLOSED") for flow in list(runtime.flows)))
+        io = runtime.ios.pop(asyncio.get_running_loop(), None)
+        if io is not None:
+            await io.close()
+
+    def _scope(
+        self, delivery: Delivery, options: TurnOptions, *, session: bool = True
+    ) -> AsyncTurnScope:
+        entry = TurnEntry(self._options, delivery, options, session=session)
+        return AsyncTurnScope(self._runtime, entry)
+
+
+class Decorator(Generic[P]):
+    """Runs a function in a turn of the delivery that its arguments make."""
+
+    def __init__(
+        self,
+        gate: AsyncGate,
+        make_delivery: Callable[P, Delivery],
+        options: TurnOptions,
+        *,
+        session: bool,
+    ) -> None:
+        known(options, TurnOptions)
+        self._gate = gate
+        self._make_delivery = make_delivery
+        self._options = options
+        self._session = session
+
+    def __call__(self, function: Callable[P, Awaitable[R]]) -> Callable[P, Awaitable[R]]:
+        @functools.wraps(function)
+        async def guarded(*args: P.args, **kwargs: P.kwargs) -> R:
+            delivery = self._make_delivery(*args, **kwargs)
+            scope = self._gate._scope(delivery, self._options, session=self._session)
+            outcome = await _run(scope, lambda _: function(*args, **kwargs))
+            if isinstance(outcome, errors.Ran):
+                return outcome.value
+            if isinstance(outcome, errors.Duplicate) and not self._session:
+                result: R = outcome.result
+                return result
+            raise outcome
+
+        return guarded
+
+
+async def _run(scope: AsyncTurnScope, handler: Callable[[AsyncTurn], Awaitable[R]]) -> Outcome[R]:
+    async with AsyncExitStack() as stack:
+        try:
+            turn = await stack.enter_async_context(scope)
+        except errors.NotGranted as outcome:
+            return outcome
+        token: Token[TurnView] = current.set(turn)
+        try:
+            value = await handler(turn)
+        finally:
+            current.reset(token)
+        if value is not None:
+            turn.result = value
+        return errors.Ran(value)
+    return errors.REJECTED

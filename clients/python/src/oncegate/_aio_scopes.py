@@ -1,0 +1,174 @@
+"""Scopes for asyncio: ``async with``. A loss cancels the task that is in the scope."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from types import TracebackType
+from typing import TYPE_CHECKING, Protocol
+
+from oncegate import _errors as errors
+from oncegate._entry import LeaseEntry, TurnEntry
+from oncegate._kept import Kept
+from oncegate._lease_flow import LeaseFlow
+from oncegate._options import Hooks
+from oncegate._turn import LeaseView, TurnView
+from oncegate._turn_flow import TurnFlow
+
+if TYPE_CHECKING:
+    from oncegate._aio_io import AioIo
+
+LOG = logging.getLogger("oncegate")
+
+
+class AsyncLost:
+    """Reports the loss of a turn or lease. A loss also cancels the scope's task."""
+
+    def __init__(self) -> None:
+        self.reason: str | None = None
+        """Why it was lost; see `TurnLost`."""
+        self._event = asyncio.Event()
+
+    def is_set(self) -> bool:
+        """Whether it is lost."""
+        return self._event.is_set()
+
+    async def wait(self) -> str:
+        """Waits for the loss, and returns its reason."""
+        await self._event.wait()
+        return self.reason or ""
+
+    def report(self, reason: str) -> None:
+        """Called by the library."""
+        self.reason = reason
+        self._event.set()
+
+
+class AsyncTurn(TurnView):
+    """One event, claimed, in its conversation's turn."""
+
+    def __init__(self, flow: TurnFlow) -> None:
+        super().__init__(flow)
+        self.lost = AsyncLost()
+
+    async def detach(self) -> str:
+        """Leaves the turn to another process: it has the TTL to ``adopt`` the returned id.
+
+        The scope then ends nothing. Raises `TurnLost`.
+        """
+        return await self._flow.detach()
+
+
+class AsyncLease(LeaseView):
+    """A conversation, held."""
+
+    def __init__(self, flow: LeaseFlow) -> None:
+        super().__init__(flow)
+        self.lost = AsyncLost()
+
+
+class Runtime(Protocol):
+    """What a scope needs of its gate."""
+
+    hooks: Hooks
+    flows: set[Kept]
+
+    def io(self) -> AioIo:
+        """The channels of the event loop that runs."""
+        ...
+
+
+class _Keeper:
+    """Keeps a turn or lease beside the body, and cancels the body when it is lost."""
+
+    def __init__(self, io: AioIo, flow: Kept, lost: AsyncLost, hooks: Hooks) -> None:
+        self._flow = flow
+        self._lost = lost
+        self._hooks = hooks
+        self._owner = asyncio.current_task()
+        self._cancelling = 0 if self._owner is None else self._owner.cancelling()
+        self._cancelled = False
+        flow.on_lost = self._on_lost
+        io.spawn(flow.keep()).add_done_callback(self._kept)
+
+    def _kept(self, keeper: asyncio.Task[None]) -> None:
+        if not keeper.cancelled() and (error := keeper.exception()) is not None:
+            LOG.error("the keeper of a turn or lease failed", exc_info=error)
+            self._flow.lose("EXPIRED")
+
+    def _on_lost(self, reason: str) -> None:
+        LOG.warning("a %s was lost: %s", self._flow.lost_error.what, reason)
+        self._lost.report(reason)
+        self._hooks.on_lost(reason)
+        if self._owner is not None and not self._owner.done():
+            self._cancelled = True
+            self._owner.cancel()
+
+    def absorb(self, error: BaseException | None) -> None:
+        """The body was left. Raises if `error` is only the cancellation that a loss caused."""
+        if not self._cancelled or self._owner is None:
+            return
+        only_ours = self._owner.uncancel() <= self._cancelling
+        if only_ours and isinstance(error, asyncio.CancelledError):
+            reason = self._flow.lost_reason or "EXPIRED"
+            raise self._flow.lost_error(reason) from error
+
+
+class AsyncTurnScope:
+    """``async with gate.turn(delivery) as turn``."""
+
+    def __init__(self, runtime: Runtime, entry: TurnEntry) -> None:
+        self._runtime = runtime
+        self._entry = entry
+        self._keeper: _Keeper | None = None
+
+    async def __aenter__(self) -> AsyncTurn:
+        runtime = self._runtime
+        self._io = io = runtime.io()
+        self._flow = flow = self._entry.flow(io)
+        turn = AsyncTurn(flow)
+        await self._entry.begin(flow)
+        if flow.held:
+            self._keeper = _Keeper(io, flow, turn.lost, runtime.hooks)
+            runtime.flows.add(flow)
+        return turn
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> bool:
+        self._runtime.flows.discard(self._flow)
+        if self._keeper is not None:
+            self._keeper.absorb(error)
+        # In a task of its own: a cancellation of the caller must not interrupt the end.
+        return await asyncio.shield(self._io.spawn(self._entry.leave(self._flow, error)))
+
+
+class AsyncLeaseScope:
+    """``async with gate.lease(…) as lease``."""
+
+    def __init__(self, runtime: Runtime, entry: LeaseEntry) -> None:
+        self._runtime = runtime
+        self._entry = entry
+
+    async def __aenter__(self) -> AsyncLease:
+        runtime = self._runtime
+        self._io = io = runtime.io()
+        self._flow = flow = self._entry.flow(io)
+        lease = AsyncLease(flow)
+        await self._entry.begin(flow)
+        self._keeper = _Keeper(io, flow, lease.lost, runtime.hooks)
+        runtime.flows.add(flow)
+        return lease
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._runtime.flows.discard(self._flow)
+        self._keeper.absorb(error)
+        await asyncio.shield(self._io.spawn(self._entry.leave(self._flow, error)))

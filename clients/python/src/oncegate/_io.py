@@ -1,0 +1,114 @@
+"""What the protocol needs from the outside, and how one protocol serves two kinds of callers.
+
+The protocol is written once, as coroutines over an `Io`. With asyncio they are awaited. For blocking
+callers an `Io` blocks inside its methods, so that no coroutine ever suspends: `run` steps it to its
+end.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Coroutine, Iterator
+from typing import Any, Protocol, TypeVar
+
+from oncegate._wire import Failure, Method, Req, Res
+
+T = TypeVar("T")
+S_contra = TypeVar("S_contra", contravariant=True)
+R_co = TypeVar("R_co", covariant=True)
+
+CALL_TIMEOUT = 10.0
+
+
+class Latch(Protocol):
+    """An event that is set once."""
+
+    def set(self) -> None:
+        """Releases all that wait."""
+        ...
+
+    async def wait(self, seconds: float) -> bool:
+        """Returns whether it was set in this time."""
+        ...
+
+
+class Stream(Protocol[S_contra, R_co]):
+    """An open stream. All methods raise only `Failure`."""
+
+    async def read(self, until: float) -> R_co:
+        """The next message. If none comes in time, the stream is cancelled and the read fails."""
+        ...
+
+    async def write(self, message: S_contra) -> None:
+        """Sends a message."""
+        ...
+
+    def cancel(self) -> None:
+        """Ends the stream."""
+        ...
+
+
+class Io(Protocol):
+    """Time and calls."""
+
+    def now(self) -> float:
+        """The time of `oncegate._clock.now`."""
+        ...
+
+    async def sleep(self, seconds: float) -> None:
+        """Waits."""
+        ...
+
+    def latch(self) -> Latch:
+        """Makes a latch."""
+        ...
+
+    async def call(self, method: Method[Req, Res], request: Req, timeout: float) -> Res:
+        """Makes one call. Raises only `Failure`."""
+        ...
+
+    async def open(self, method: Method[Any, Res], request: Any, *, more: bool) -> Stream[Any, Res]:
+        """Opens a stream with its first message; `more`: others will follow it."""
+        ...
+
+
+def run(flow: Coroutine[Any, Any, T]) -> T:
+    """Runs a coroutine over a blocking `Io`."""
+    try:
+        flow.send(None)
+    except StopIteration as done:
+        result: T = done.value
+        return result
+    flow.close()
+    raise AssertionError("a coroutine over a blocking Io must not suspend")
+
+
+def pauses() -> Iterator[float]:
+    """Pauses between attempts: from 50 ms, doubling to 1 s, with jitter."""
+    pause = 0.05
+    while True:
+        yield pause * random.uniform(0.75, 1.25)
+        pause = min(pause * 2, 1.0)
+
+
+async def call_until(
+    io: Io,
+    method: Method[Req, Res],
+    request: Req,
+    until: float,
+    timeout: float = CALL_TIMEOUT,
+) -> tuple[Res, float]:
+    """Repeats a call that is safe to repeat until it has an answer, or `until` has passed.
+
+    Returns the answer, and when the call that got it was sent. Raises the last `Failure`.
+    """
+    pause = pauses()
+    while True:
+        sent = io.now()
+        try:
+            return await io.call(method, request, max(0.1, min(timeout, until - sent))), sent
+        except Failure as failure:
+            delay = failure.retry_after or next(pause)
+            if not failure.retryable or io.now() + delay >= until:
+                raise
+        await io.sleep(delay)

@@ -1,0 +1,249 @@
+"""What turns and leases have in common: how each is granted, kept, carried on and lost.
+
+One object is used by two flows at once: the holder's (`begin`, and the end), and `keep`, which runs
+beside the body. With threads these are two threads, so every decision that may be taken only once is
+taken under a lock.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from oncegate import _errors as errors
+from oncegate._clock import span
+from oncegate._io import Io, Stream, call_until, pauses
+from oncegate._wire import Failure
+from oncegate.v1 import session_pb2 as sessions
+
+QUEUE_SILENCE = 30.0
+"""In a queue the server says something every 20 s."""
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """What a holder asks for. Times in seconds."""
+
+    wait: float
+    ttl: float
+    grace: float
+    patience: float
+
+    @property
+    def margin(self) -> float:
+        """What is taken off the end of a turn or lease, for clocks and scheduling."""
+        return min(1.0, self.ttl / 10)
+
+
+def nothing(*_: object) -> None:
+    """A hook that is not set."""
+
+
+class Kept(ABC):
+    """A turn or lease: what its holder may rely on, and the flows that keep it."""
+
+    lost_error: type[errors.Lost]
+
+    def __init__(self, io: Io, terms: Terms) -> None:
+        self._io = io
+        self.terms = terms
+        self.pid = os.getpid()
+        self.held = False
+        self.trusted_end = 0.0
+        self.kept_by: Literal["stream", "renew"] = "stream"
+        self.lost_reason: str | None = None
+        self.fence: int | None = None
+        self.waiters = 0
+        self.on_lost: Callable[[str], object] = nothing
+        self.on_queued: Callable[[int], object] = nothing
+        self._stream: Stream[Any, Any] | None = None
+        self._probe_at = 0.0
+        self._sent = 0.0
+        self._lock = threading.Lock()
+        self._over = False
+        """Ended or lost: whichever came first."""
+        self._stopped = io.latch()
+
+    # What a turn and a lease do differently.
+
+    @abstractmethod
+    async def _open(self, wait: float) -> Stream[Any, Any]:
+        """Opens the stream with its request."""
+
+    @abstractmethod
+    def _granted(self, message: Any) -> bool:
+        """Reads a message of a stream that is not granted yet. Raises `NotGranted`."""
+
+    @abstractmethod
+    def _news(self, message: Any) -> None:
+        """Reads a message of a stream that is granted."""
+
+    @abstractmethod
+    async def _renew(self, until: float) -> None:
+        """Extends it over the other channel."""
+
+    # The holder's side.
+
+    def now(self) -> float:
+        """The time that ends are counted on."""
+        return self._io.now()
+
+    @property
+    def left(self) -> float:
+        """Seconds until the trusted end."""
+        return self.trusted_end - self._io.now()
+
+    def check(self) -> None:
+        """Raises if it is lost, or its trusted end has passed."""
+        if self.pid != os.getpid():
+            raise errors.WrongProcess(
+                f"the {self.lost_error.what} stays with the process that began it; "
+                "begin one in this process"
+            )
+        if self.lost_reason is not None:
+            raise self.lost_error(self.lost_reason)
+        if self.held and self.left <= 0:
+            raise self.lost_error("EXPIRED")
+
+    async def begin(self) -> None:
+        """Waits until it is granted. A broken request is repeated with its request id."""
+        wait_until = self._io.now() + self.terms.wait
+        outage: float | None = None
+        pause = pauses()
+        while True:
+            self._sent = self._io.now()
+            heard = False
+            try:
+                self._stream = await self._open(max(0.0, wait_until - self._sent))
+                silent_at = max(
+                    (self._sent if outage is None else outage) + self.terms.patience,
+                    self._sent + 0.5,
+                )
+                while not self._granted(await self._stream.read(silent_at)):
+                    heard, outage = True, None
+                    silent_at = self._io.now() + QUEUE_SILENCE
+                break
+            except Failure as failure:
+                self._hang_up()
+                if outage is None:
+                    outage = self._io.now() if heard else self._sent
+                delay = failure.retry_after or next(pause)
+                over = self._io.now() + delay >= outage + self.terms.patience
+                if over or not failure.retryable:
+                    raise
+            except BaseException:
+                self._hang_up()
+                raise
+            await self._io.sleep(delay)
+        await self._make_sure()
+
+    async def _make_sure(self) -> None:
+        """The grant was long on its way: it is renewed before the body runs."""
+        self.held = True
+        if self.left <= 0:
+            await self._carry_on()
+
+    async def _carry_on(self) -> None:
+        """Renews for the first time, instead of the stream."""
+        self._hang_up()
+        self.kept_by = "renew"
+        try:
+            await self._renew(self._io.now() + max(1.0, self.terms.ttl))
+        except Failure as failure:
+            self.held = False
+            if failure.lost:
+                raise self.lost_error(failure.reason) from failure.__cause__
+            raise
+
+    def _hang_up(self) -> None:
+        if self._stream is not None:
+            self._stream.cancel()
+            self._stream = None
+
+    def _close(self) -> bool:
+        """The holder ends it. False if it was lost before."""
+        with self._lock:
+            if self._over:
+                return False
+            self._over = True
+        self._stopped.set()
+        return True
+
+    # The keeper's side.
+
+    async def keep(self) -> None:
+        """Keeps it until it is lost, or its holder has ended it."""
+        while (stream := self._stream) is not None:
+            try:
+                self._news(await stream.read(self._probe_at))
+            except Failure as failure:
+                if self._break(failure):
+                    break
+                return
+            if self._settled():
+                return
+        await self._keep_renewing()
+
+    def _settled(self) -> bool:
+        """The stream has nothing more to say."""
+        return False
+
+    def _break(self, failure: Failure) -> bool:
+        """The stream ended. Returns whether there is something to carry on."""
+        if self._over:
+            return False
+        if failure.lost:
+            self.lose(failure.reason)
+            return False
+        self._hang_up()
+        self.kept_by = "renew"
+        return True
+
+    async def _keep_renewing(self) -> None:
+        while not self._over:
+            try:
+                await self._renew(self.trusted_end)
+            except Failure as failure:
+                self.lose(failure.reason if failure.lost else "EXPIRED")
+                return
+            await self._stopped.wait(self.terms.ttl / 3)
+
+    def lose(self, reason: str) -> bool:
+        """It ended without its holder. False if it was over before."""
+        with self._lock:
+            if self._over:
+                return False
+            self._over = True
+            self.lost_reason = reason
+        self._stopped.set()
+        self._hang_up()
+        self.on_lost(reason)
+        return True
+
+    # Trust.
+
+    def _trust(
+        self, remaining: float, elapsed: float, sent: float, grace: float | None = None
+    ) -> None:
+        """Moves the trusted end: the server said how long is left, and how long it took to say so.
+
+        `grace`: the server may see a break of the stream that this side does not see, and keeps
+        what the stream kept for so long only.
+        """
+        lasts = remaining if grace is None else min(remaining, grace)
+        self.trusted_end = sent + elapsed + lasts - self.terms.margin
+        now = self._io.now()
+        self._probe_at = now + min(0.4 * self.terms.ttl, 0.9 * (self.trusted_end - now))
+
+    async def _call_renew(self, method: Any, request: Any, until: float) -> tuple[Any, float]:
+        timeout = max(0.5, self.terms.ttl / 10)
+        return await call_until(self._io, method, request, until, timeout)
+
+
+def lease_span(lease: sessions.SessionLease) -> tuple[float, float]:
+    """How long a lease has left, and how long the server took to say so."""
+    return span(lease.remaining), span(lease.elapsed)

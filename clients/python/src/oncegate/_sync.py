@@ -1,0 +1,226 @@
+"""`Gate`: turns, leases and marks for blocking callers."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack
+from contextvars import Token
+from typing import Any, Generic, ParamSpec, TypeVar, Unpack, overload
+
+from oncegate import _errors as errors
+from oncegate import _marks
+from oncegate._clock import Time, seconds
+from oncegate._delivery import Delivery, Session
+from oncegate._entry import LeaseEntry, TurnEntry
+from oncegate._errors import Outcome
+from oncegate._io import run
+from oncegate._marks import MarkItem, Seen
+from oncegate._options import GateOptions, LeaseOptions, Options, TurnOptions, known
+from oncegate._sync_runtime import SyncRuntime
+from oncegate._sync_scopes import LeaseScope, Turn, TurnScope
+from oncegate._turn import TurnView, current
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+class Gate:
+    """The client for threads. One a process; connects on first use. Safe to make before a fork.
+
+    `server`: ``host:port``, ``dns:///name:port`` or ``unix:/path``; by default ``ONCEGATE_SERVER`` of
+    the environment, else ``127.0.0.1:7411``. Options: `GateOptions`.
+    """
+
+    def __init__(self, server: str | None = None, **options: Unpack[GateOptions]) -> None:
+        self._options = Options(server, options)
+        self._runtime = SyncRuntime(self._options)
+
+    def __enter__(self) -> Gate:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    @overload
+    def turn(self, delivery: Delivery, **options: Unpack[TurnOptions]) -> TurnScope: ...
+
+    @overload
+    def turn(
+        self, delivery: Callable[P, Delivery], **options: Unpack[TurnOptions]
+    ) -> Decorator[P]: ...
+
+    def turn(
+        self, delivery: Delivery | Callable[P, Delivery], **options: Unpack[TurnOptions]
+    ) -> TurnScope | Decorator[P]:
+        """Claims an event and its conversation, keeps both, and ends both together.
+
+        A scope: ``with gate.turn(slack.delivery(body), wait=20) as turn``. With a callable that
+        makes a delivery of a handler's arguments: a decorator; the handler reads `current_turn`.
+
+        Raises:
+            NotGranted: `Duplicate`, `GaveUp`, `InProgress`, `Busy` or `Dropped`: there is no turn.
+            Unavailable, Overloaded, EpicMismatch, PayloadMismatch, Invalid: From its beginning.
+            TurnLost, OutcomeUnknown: From its end.
+        """
+        if isinstance(delivery, Delivery):
+            return self._scope(delivery, options)
+        return Decorator(self, delivery, options, session=True)
+
+    def run(
+        self,
+        handler: Callable[[Turn], R],
+        delivery: Delivery,
+        **options: Unpack[TurnOptions],
+    ) -> Outcome[R]:
+        """Runs a handler in a turn, and returns the outcome as a value.
+
+        What the handler returns is stored as the turn's result. Raises as `turn`, without
+        `NotGranted`.
+        """
+        return _handle(self._scope(delivery, options), handler)
+
+    def once(
+        self, make_delivery: Callable[P, Delivery], **options: Unpack[TurnOptions]
+    ) -> Decorator[P]:
+        """A decorator: runs once for each event, and returns its stored result to duplicates.
+
+        `make_delivery` makes a delivery of the function's arguments; its conversation is ignored.
+        The function raises `NotGranted` other than `Duplicate`.
+        """
+        return Decorator(self, make_delivery, options, session=False)
+
+    def lease(
+        self,
+        session: Session | str,
+        id: str | None = None,
+        *,
+        thread: tuple[str, str] | None = None,
+        **options: Unpack[LeaseOptions],
+    ) -> LeaseScope:
+        """Holds a conversation: ``with gate.lease("T1", thread=("C1", "17.5")) as lease``.
+
+        `session` is a `Session`, or a tenant with an `id` or a `thread` of channel and timestamp.
+
+        Raises:
+            Busy: Another holder has it, and ``wait`` is over.
+            LeaseLost: From its end.
+            Unavailable, Overloaded, EpicMismatch, Invalid: From its beginning.
+        """
+        entry = LeaseEntry(self._options, session, id, thread, options)
+        return LeaseScope(self._runtime, entry)
+
+    def mark(self, delivery: Delivery, ttl: Time | None = None) -> MarkItem:
+        """Marks an event as processed, at most once: a crash afterwards loses it.
+
+        `ttl`: how long it stays processed, 1 s to 30 days; the delivery's, else 24 h, by default.
+        Raises `Unavailable`, `Overloaded`, `PayloadMismatch` or `Invalid`.
+        """
+        options = self._options
+        request = options.mark(delivery, ttl)
+        return run(_marks.mark(self._runtime.io(), delivery, request, options.patience))
+
+    def mark_all(self, deliveries: Iterable[Delivery]) -> Iterator[MarkItem]:
+        """Marks any number of events, and yields the answers in their order.
+
+        A delivery that cannot be marked has an `error` of its own.
+        """
+        options = self._options
+        pairs = ((delivery, options.mark(delivery)) for delivery in deliveries)
+        for batch in _marks.batches(pairs):
+            for item in run(_marks.mark_batch(self._runtime.io(), batch, options.patience)):
+                yield item
+
+    def seen(self, delivery: Delivery, include_result: bool = False) -> Seen:
+        """Reads the state of an event. Never writes."""
+        options = self._options
+        request = options.is_processed(delivery, include_result)
+        return run(_marks.seen(self._runtime.io(), request, options.codec, options.patience))
+
+    def adopt(self, turn_id: str, **options: Unpack[TurnOptions]) -> TurnScope:
+        """Carries on a turn that another process began and detached. It ends as any turn.
+
+        Raises `TurnLost` if it has ended.
+        """
+        entry = TurnEntry(self._options, Delivery("", ""), options, turn_id=turn_id)
+        return TurnScope(self._runtime, entry)
+
+    def webhook(
+        self, make_delivery: Callable[..., Delivery], **options: Unpack[TurnOptions]
+    ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+        """A decorator for a handler of HTTP requests: ``@gate.webhook(github.delivery)``.
+
+        Runs it in a turn, and answers duplicates with the stored response, and a refusal with 503.
+        `make_delivery` takes the request's headers and body, or its body.
+        """
+        from oncegate._webhook import sync_webhook
+
+        return sync_webhook(self, make_delivery, options)
+
+    def drain(self, within: Time) -> None:
+        """Grants no new turns, waits so many seconds for those that run, and closes the gate."""
+        self._runtime.drain(seconds(within))
+        self.close()
+
+    def close(self) -> None:
+        """Fails the turns that run, so that the next delivery gets their events; closes channels.
+
+        Their handlers cannot be stopped: ``turn.lost`` is set, and ``turn.check()`` raises.
+        """
+        self._runtime.close()
+
+    def _scope(
+        self, delivery: Delivery, options: TurnOptions, *, session: bool = True
+    ) -> TurnScope:
+        entry = TurnEntry(self._options, delivery, options, session=session)
+        return TurnScope(self._runtime, entry)
+
+
+class Decorator(Generic[P]):
+    """Runs a function in a turn of the delivery that its arguments make."""
+
+    def __init__(
+        self,
+        gate: Gate,
+        make_delivery: Callable[P, Delivery],
+        options: TurnOptions,
+        *,
+        session: bool,
+    ) -> None:
+        known(options, TurnOptions)
+        self._gate = gate
+        self._make_delivery = make_delivery
+        self._options = options
+        self._session = session
+
+    def __call__(self, function: Callable[P, R]) -> Callable[P, R]:
+        @functools.wraps(function)
+        def guarded(*args: P.args, **kwargs: P.kwargs) -> R:
+            delivery = self._make_delivery(*args, **kwargs)
+            scope = self._gate._scope(delivery, self._options, session=self._session)
+            outcome = _handle(scope, lambda _: function(*args, **kwargs))
+            if isinstance(outcome, errors.Ran):
+                return outcome.value
+            if isinstance(outcome, errors.Duplicate) and not self._session:
+                result: R = outcome.result
+                return result
+            raise outcome
+
+        return guarded
+
+
+def _handle(scope: TurnScope, handler: Callable[[Turn], R]) -> Outcome[R]:
+    with ExitStack() as stack:
+        try:
+            turn = stack.enter_context(scope)
+        except errors.NotGranted as outcome:
+            return outcome
+        token: Token[TurnView] = current.set(turn)
+        try:
+            value = handler(turn)
+        finally:
+            current.reset(token)
+        if value is not None:
+            turn.result = value
+        return errors.Ran(value)
+    return errors.REJECTED

@@ -1,0 +1,91 @@
+"""What the turns of a `Gate` share: channels, and the turns that run. Made anew after a fork."""
+
+from __future__ import annotations
+
+import atexit
+import os
+import threading
+import weakref
+from typing import TYPE_CHECKING
+
+from oncegate import _clock
+from oncegate import _errors as errors
+from oncegate._io import run
+from oncegate._kept import Kept
+from oncegate._options import Options
+
+if TYPE_CHECKING:
+    from oncegate._sync_io import SyncIo
+
+_ABANDONED: list[object] = []
+"""What belongs to the process that forked this one: gRPC must not clean it up here."""
+
+
+class SyncRuntime:
+    """The state of one gate in one process."""
+
+    def __init__(self, options: Options) -> None:
+        self.hooks = options.hooks
+        self._server = options.server
+        self._closed = False
+        self._start()
+        forget = weakref.WeakMethod(self._forked)
+        os.register_at_fork(after_in_child=lambda: _call(forget))
+        close = weakref.WeakMethod(self.close)
+        atexit.register(lambda: _call(close))
+
+    def _start(self) -> None:
+        self._io: SyncIo | None = None
+        self._flows: set[Kept] = set()
+        self._changed = threading.Condition()
+
+    def _forked(self) -> None:
+        _ABANDONED.extend((self._io, self._flows, self._changed))
+        self._start()
+
+    def io(self) -> SyncIo:
+        """The channels of this process."""
+        with self._changed:
+            if self._closed:
+                raise errors.Unavailable("the gate is closed")
+            if self._io is None:
+                from oncegate._sync_io import SyncIo
+
+                self._io = SyncIo(self._server)
+            return self._io
+
+    def enter(self, flow: Kept) -> None:
+        """A turn or lease runs."""
+        with self._changed:
+            self._flows.add(flow)
+
+    def leave(self, flow: Kept) -> None:
+        """It has ended."""
+        with self._changed:
+            self._flows.discard(flow)
+            self._changed.notify_all()
+
+    def drain(self, seconds: float) -> None:
+        """Grants no new turns, and waits for those that run."""
+        until = _clock.now() + seconds
+        with self._changed:
+            self._closed = True
+            while self._flows and (left := until - _clock.now()) > 0:
+                self._changed.wait(left)
+
+    def close(self) -> None:
+        """Ends the turns that run, and closes the channels."""
+        with self._changed:
+            self._closed = True
+            flows, self._flows = self._flows, set()
+            io, self._io = self._io, None
+        for flow in flows:
+            run(flow.close("CLOSED"))
+        if io is not None:
+            io.close()
+
+
+def _call(method: weakref.WeakMethod[object]) -> None:
+    bound = method()
+    if bound is not None:
+        bound()

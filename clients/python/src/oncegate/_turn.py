@@ -1,0 +1,112 @@
+"""What a handler sees of its turn or lease."""
+
+from __future__ import annotations
+
+from contextvars import ContextVar
+from typing import Any, Literal
+
+from oncegate._kept import Kept
+from oncegate._lease_flow import LeaseFlow
+from oncegate._turn_flow import TurnFlow
+
+
+class KeptView:
+    """What turns and leases have in common. Its members need no call to the server."""
+
+    def __init__(self, flow: Kept) -> None:
+        self._flow = flow
+
+    @property
+    def held(self) -> bool:
+        """Whether it is held. False for a turn whose handler runs unguarded, and after a loss."""
+        return self._flow.held and self._flow.lost_reason is None
+
+    @property
+    def fence(self) -> int | None:
+        """The fencing token, to be sent with each write; ``None`` without a session."""
+        return self._flow.fence
+
+    @property
+    def kept_by(self) -> Literal["stream", "renew"]:
+        """Whether the server renews it over a stream, or this library by calls."""
+        return self._flow.kept_by
+
+    @property
+    def waiters(self) -> int:
+        """How many callers wait for the session."""
+        return self._flow.waiters
+
+    @property
+    def left(self) -> float:
+        """Seconds to the trusted end. Moves with each renewal."""
+        return self._flow.left
+
+    def check(self) -> None:
+        """Call it before an outside write.
+
+        Raises `TurnLost` (`LeaseLost`) if it is lost or its trusted end has passed, and
+        `WrongProcess` in a forked child.
+        """
+        self._flow.check()
+
+
+class TurnView(KeptView):
+    """A turn, as its handler sees it."""
+
+    _flow: TurnFlow
+
+    @property
+    def result(self) -> Any:
+        """What a duplicate gets: set it. JSON of at most 64 KiB, unless another codec is set."""
+        return self._flow.result
+
+    @result.setter
+    def result(self, value: Any) -> None:
+        self._flow.result = value
+
+    @property
+    def id(self) -> str:
+        """Names the turn for `Gate.adopt` in another process. Keep it secret."""
+        return self._flow.id
+
+    @property
+    def team(self) -> str:
+        """The tenant, if the delivery or its session names it."""
+        return self._flow.team
+
+    @property
+    def attempt(self) -> int:
+        """How many times the event has been claimed, this claim included. 0 if unguarded."""
+        return self._flow.attempt
+
+
+class LeaseView(KeptView):
+    """A lease, as its holder sees it."""
+
+    _flow: LeaseFlow
+
+    @property
+    def team(self) -> str:
+        """The tenant."""
+        return self._flow.lease.team_id
+
+    @property
+    def session(self) -> str:
+        """The session's canonical id."""
+        return self._flow.lease.session_id
+
+    @property
+    def epic(self) -> str:
+        """The work that the session is bound to; empty: none."""
+        return self._flow.lease.epic_id
+
+
+current: ContextVar[TurnView] = ContextVar("oncegate_turn")
+
+
+def current_turn() -> TurnView:
+    """The turn of the handler that runs, in a decorated function or one called by ``run``.
+
+    Raises LookupError outside of one.
+    """
+    return current.get()
