@@ -3,12 +3,12 @@ import { expect, test, vi } from "vitest";
 import { Reject, Session } from "../../src/index.js";
 import * as slack from "../../src/slack.js";
 import { startServer } from "../../src/testing.js";
+import { eventually } from "./eventually.js";
 import { payload } from "./payloads.js";
 import { startApp } from "./slack-app.js";
 
 const message = payload("slack", "message").body;
 const mention = payload("slack", "app_mention of the same message: has two names in common with it").body;
-const reply = payload("slack", "reply in a thread").body;
 const thread = new Session("T1", "T1:C1:1700000001.000100");
 
 /** A promise, and what resolves it. */
@@ -30,8 +30,8 @@ test("a listener runs in the turn of its event", async () => {
     seen.push((await server.turns("T1")).length);
   });
   expect(await bot.deliver(message)).toMatchObject({ status: 200 });
-  await vi.waitFor(() => expect(seen).toEqual(["C1", true, 1, "bigint", 1]));
-  await vi.waitFor(async () => {
+  await eventually(() => expect(seen).toEqual(["C1", true, 1, "bigint", 1]));
+  await eventually(async () => {
     expect(await gate.seen(slack.delivery(message))).toMatchObject({ outcome: "SUCCEEDED" });
   });
 });
@@ -43,7 +43,7 @@ test("a duplicate is acknowledged and reaches no listener", async () => {
   bot.app.message(listener);
   bot.app.event("app_mention", listener);
   expect(await bot.deliver(message)).toMatchObject({ status: 200 });
-  await vi.waitFor(async () => expect(await started.server.turns()).toEqual([]));
+  await eventually(async () => expect(await started.server.turns()).toEqual([]));
   expect(await bot.deliver(message, 1)).toMatchObject({ status: 200 });
   expect(await bot.deliver(mention)).toMatchObject({ status: 200 });
   expect(listener).toHaveBeenCalledTimes(1);
@@ -75,7 +75,7 @@ test("all listeners that match share one turn, which ends after the last", async
   expect(await bot.deliver(message)).toMatchObject({ status: 200 });
   expect(await started.server.turns()).toHaveLength(1);
   open();
-  await vi.waitFor(async () => expect(await started.server.turns()).toEqual([]));
+  await eventually(async () => expect(await started.server.turns()).toEqual([]));
   expect(ids.size).toBe(1);
 });
 
@@ -103,7 +103,7 @@ test("the last retry is acknowledged, and gets the event if the other run fails"
   expect(await bot.deliver(message, 3)).toMatchObject({ status: 200 });
   expect(listener).not.toHaveBeenCalled();
   await turn.fail();
-  await vi.waitFor(() => expect(listener).toHaveBeenCalledOnce(), { timeout: 10_000 });
+  await eventually(() => expect(listener).toHaveBeenCalledOnce());
 });
 
 test("an event of a busy thread is acknowledged, and its listener waits", async () => {
@@ -114,11 +114,11 @@ test("an event of a busy thread is acknowledged, and its listener waits", async 
   bot.app.message(listener);
   const lease = await started.gate.lease(thread);
   expect(await bot.deliver(message)).toMatchObject({ status: 200 });
-  await vi.waitFor(() => expect(lease.waiters).toBe(1));
+  await eventually(() => expect(lease.waiters).toBe(1));
   expect(onBusy).toHaveBeenCalledOnce();
   expect(listener).not.toHaveBeenCalled();
   await lease.release();
-  await vi.waitFor(() => expect(listener).toHaveBeenCalledOnce());
+  await eventually(() => expect(listener).toHaveBeenCalledOnce());
 });
 
 test("with no wait, an event of a busy thread is refused", async () => {
@@ -139,11 +139,11 @@ test("a listener that throws fails the turn, and the next delivery is the next a
     if (attempts.length === 1) throw new Error("the model is overloaded");
   });
   expect(await bot.deliver(message)).toMatchObject({ status: 200 });
-  await vi.waitFor(() => expect(bot.errors).toHaveBeenCalledOnce());
+  await eventually(() => expect(bot.errors).toHaveBeenCalledOnce());
   expect(bot.errors.mock.calls[0]?.[0].message).toBe("the model is overloaded");
-  await vi.waitFor(async () => expect(await started.server.turns()).toEqual([]));
+  await eventually(async () => expect(await started.server.turns()).toEqual([]));
   expect(await bot.deliver(message)).toMatchObject({ status: 200 });
-  await vi.waitFor(() => expect(attempts).toEqual([1, 2]));
+  await eventually(() => expect(attempts).toEqual([1, 2]));
 });
 
 test("a listener that rejects the event ends it for good", async () => {
@@ -153,7 +153,7 @@ test("a listener that rejects the event ends it for good", async () => {
     throw new Reject("no permission");
   });
   expect(await bot.deliver(message)).toMatchObject({ status: 200 });
-  await vi.waitFor(async () => {
+  await eventually(async () => {
     const seen = await started.gate.seen(slack.delivery(message));
     expect(seen).toMatchObject({ outcome: "REJECTED", detail: "no permission" });
   });
@@ -170,7 +170,7 @@ test("while the server is away, Slack keeps the event", async () => {
   expect(await bot.deliver(message)).toMatchObject({ status: 503 });
   await server.restart();
   expect(await bot.deliver(message, 1)).toMatchObject({ status: 200 });
-  await vi.waitFor(() => expect(listener).toHaveBeenCalledOnce());
+  await eventually(() => expect(listener).toHaveBeenCalledOnce());
 });
 
 test("a server that is killed under a listener costs nothing", async () => {
@@ -183,7 +183,7 @@ test("a server that is killed under a listener costs nothing", async () => {
     context.turn?.check();
   });
   expect(await bot.deliver(message)).toMatchObject({ status: 200 });
-  await vi.waitFor(async () => {
+  await eventually(async () => {
     expect(await gate.seen(slack.delivery(message))).toMatchObject({ outcome: "SUCCEEDED", attempt: 1 });
   });
   expect(bot.errors).not.toHaveBeenCalled();
@@ -198,7 +198,7 @@ test("a turn that is lost aborts its signal", async () => {
     reasons.push(await context.turn?.lost, context.turn?.signal.aborted);
   });
   expect(await bot.deliver(message)).toMatchObject({ status: 200 });
-  await vi.waitFor(() => expect(reasons).toEqual(["LEASE_LOST", true]));
+  await eventually(() => expect(reasons).toEqual(["LEASE_LOST", true]));
 });
 
 test("an assistant's messages have turns too", async () => {
@@ -210,9 +210,8 @@ test("an assistant's messages have turns too", async () => {
   bot.app.assistant(new Assistant({ threadStarted: async () => {}, userMessage }));
   const inThread = payload("slack", "direct message in a thread, as with an assistant").body;
   expect(await bot.deliver(inThread)).toMatchObject({ status: 200 });
-  await vi.waitFor(async () => expect(await started.server.turns()).toEqual([]));
+  await eventually(async () => expect(await started.server.turns()).toEqual([]));
   expect(await bot.deliver(inThread, 1)).toMatchObject({ status: 200 });
   expect(userMessage).toHaveBeenCalledOnce();
   expect(bot.errors).not.toHaveBeenCalled();
-  expect(reply.event.thread_ts).toBeDefined();
 });

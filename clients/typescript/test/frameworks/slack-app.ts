@@ -9,13 +9,15 @@ export const quiet = { logLevel: "none" as LogLevel };
 
 const receiverOptions = { signingSecret: "secret", signatureVerification: false, ...quiet };
 
+/** What every app of the tests has: it asks nothing of Slack. */
+export const appOptions: AppOptions = {
+  authorize: async () => ({ botToken: "xoxb-1", botId: "B0", botUserId: "U0BOT" }),
+  ...quiet,
+};
+
 /** An app for any receiver, whose errors are kept. */
 export function makeApp(options: AppOptions) {
-  const app = new App({
-    authorize: async () => ({ botToken: "xoxb-1", botId: "B0", botUserId: "U0BOT" }),
-    ...quiet,
-    ...options,
-  });
+  const app = new App({ ...appOptions, ...options });
   const errors = vi.fn<(error: Error) => void>();
   app.error(async (error) => errors(error));
   return { app, errors };

@@ -5,6 +5,7 @@ import { connect } from "node:net";
 import { expect, test } from "vitest";
 import { Duplicate } from "../../src/index.js";
 import { startServer } from "../../src/testing.js";
+import { eventually } from "./eventually.js";
 
 const delivery = { team: "T1", event: "E1", session: "S1" };
 
@@ -81,7 +82,7 @@ test("neither the server nor its database outlives a process that is killed", as
   const { address, folder } = JSON.parse(String(line));
   expect(existsSync(folder)).toBe(true);
   owner.kill("SIGKILL");
-  await expect.poll(() => existsSync(folder), { timeout: 10_000 }).toBe(false);
+  await eventually(() => expect(existsSync(folder)).toBe(false));
   const [host, port] = address.split(":");
   await expect(once(connect(port, host), "connect")).rejects.toThrow("ECONNREFUSED");
 });
