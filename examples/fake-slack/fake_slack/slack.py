@@ -119,4 +119,5 @@ class FakeSlack:
 
     def _on_call(self, call: Call) -> None:
         if call.method not in ("auth.test", "apps.connections.open"):
-            log.info("the bot calls %s: %s", call.method, call.arguments.get("text", ""))
+            text = call.arguments.get("text") or call.arguments.get("status", "")
+            log.info("the bot calls %s: %s", call.method, text)
