@@ -34,6 +34,12 @@ export interface GuardOptions extends Omit<TurnOptions, "codec" | "patience" | "
   readonly wait?: Time | undefined;
   /** Called if the conversation is busy, before the listener waits: for an ephemeral message. */
   readonly onBusy?: ((args: ListenerArgs, busy: Busy) => unknown) | undefined;
+  /**
+   * Acknowledges an event after its listeners, and refuses it if one of them throws. Slack then delivers
+   * it again, also if this process is killed. Over HTTP, set the receiver's option of this name as well;
+   * the receiver for Socket Mode has none. Default: false, acknowledge before the listeners.
+   */
+  readonly processBeforeResponse?: boolean | undefined;
   /** Names the delivery by its body. Default: `slack.delivery`. */
   readonly delivery?: ((body: ReceiverEvent["body"]) => Delivery) | undefined;
 }
@@ -100,6 +106,8 @@ class Dispatch {
   readonly #options: TurnOptions;
   readonly #wait: Time;
   readonly #onBusy: GuardOptions["onBusy"];
+  /** Whether an event can be refused until its listeners have ended. */
+  readonly #decidesLast: boolean;
   readonly #delivery: Delivery;
   readonly #event: ReceiverEvent;
   /** Bolt acknowledges an event before it looks for listeners. An interaction's listener does it. */
@@ -116,7 +124,13 @@ class Dispatch {
   #endTurn!: () => void;
 
   constructor(gate: Gate, options: GuardOptions, event: ReceiverEvent) {
-    const { wait = "10m", onBusy, delivery = slack.delivery, ...turnOptions } = options;
+    const {
+      wait = "10m",
+      onBusy,
+      processBeforeResponse = false,
+      delivery = slack.delivery,
+      ...turnOptions
+    } = options;
     this.#gate = gate;
     this.#options = turnOptions;
     this.#wait = wait;
@@ -124,6 +138,7 @@ class Dispatch {
     this.#delivery = delivery(event.body);
     this.#event = event;
     this.#isEvent = event.body.event !== undefined;
+    this.#decidesLast = processBeforeResponse && this.#isEvent;
   }
 
   /** Lets the app process the delivery, and ends its turn. Throws to refuse it. */
@@ -139,7 +154,9 @@ class Dispatch {
     if (this.#refusal) throw this.#refusal;
     // The app's error handler has seen what the listeners threw.
     if (end.status === "rejected" && !this.#failures.includes(end.reason)) throw end.reason;
-    // No listener matched.
+    const failure = this.#failures.find((error) => !(error instanceof Reject));
+    if (failure !== undefined && !this.#isDecided) throw new Refused({ cause: failure });
+    // No listener matched, or all have ended.
     await this.#decide();
   }
 
@@ -171,7 +188,7 @@ class Dispatch {
           };
         }),
     );
-    await this.#decide();
+    if (!this.#decidesLast) await this.#decide();
     return turn;
   }
 

@@ -47,6 +47,31 @@ test("Socket Mode: granted and duplicate are acknowledged, in progress is not", 
   expect(errors).not.toHaveBeenCalled();
 });
 
+test("Socket Mode: the acknowledgement can come after the listeners, and not if one throws", async () => {
+  await using started = await startServer();
+  const { receiver, send } = makeSocket();
+  const { app, errors } = makeApp({
+    receiver: guard(receiver, started.gate, { processBeforeResponse: true }),
+  });
+  const processed = vi.spyOn(app, "processEvent");
+  const acknowledged: number[] = [];
+  let ack = vi.fn();
+  app.message(async ({ context }) => {
+    acknowledged.push(ack.mock.calls.length);
+    if (context.turn?.attempt === 1) throw new Error("the model is overloaded");
+  });
+
+  ack = send(message);
+  await expect(processed.mock.results[0]?.value).rejects.toThrow("the delivery is refused");
+  expect(ack).not.toHaveBeenCalled();
+  expect(errors).toHaveBeenCalledOnce();
+
+  ack = send(message, 1);
+  await eventually(() => expect(ack).toHaveBeenCalledOnce());
+  expect(acknowledged).toEqual([0, 0]);
+  expect(await started.gate.seen(slack.delivery(message))).toMatchObject({ outcome: "SUCCEEDED" });
+});
+
 test("Socket Mode: a listener waits for its thread after the acknowledgement", async () => {
   await using started = await startServer();
   const { receiver, send } = makeSocket();
