@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextvars import ContextVar
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 from oncegate._kept import Kept
 from oncegate._lease_flow import LeaseFlow
@@ -15,6 +15,10 @@ class KeptView:
 
     def __init__(self, flow: Kept) -> None:
         self._flow = flow
+
+    def __deepcopy__(self, memo: dict[int, object]) -> Self:
+        """Frameworks copy their contexts; the holder stays the same."""
+        return self
 
     @property
     def held(self) -> bool:

@@ -1,0 +1,300 @@
+"""The guard of an `AsyncApp`."""
+
+# The framework's own types are incomplete.
+# pyright: reportMissingTypeStubs=false, reportUnknownArgumentType=false
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
+
+from __future__ import annotations
+
+import asyncio
+import copy
+import logging
+from dataclasses import dataclass
+from functools import wraps
+from typing import TYPE_CHECKING, Any
+
+from slack_bolt.kwargs_injection.async_utils import build_async_required_kwargs
+from slack_bolt.lazy_listener.async_runner import AsyncLazyListenerRunner
+from slack_bolt.lazy_listener.asyncio_runner import AsyncioLazyListenerRunner
+from slack_bolt.listener.async_listener_completion_handler import AsyncListenerCompletionHandler
+from slack_bolt.listener.async_listener_error_handler import AsyncListenerErrorHandler
+from slack_bolt.listener.async_listener_start_handler import AsyncListenerStartHandler
+from slack_bolt.util.utils import get_arg_names_of_callable
+
+from oncegate._again import PATIENCE, REFUSALS, keep_asking
+from oncegate._errors import Busy, OutcomeUnknown, Reject, TurnLost
+from oncegate._turn import current
+from oncegate.bolt._policy import (
+    PATIENCE_BEFORE_ACK,
+    Action,
+    Incoming,
+    acknowledged,
+    incoming,
+    refused,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Coroutine
+
+    from slack_bolt import BoltResponse
+    from slack_bolt.async_app import AsyncApp
+    from slack_bolt.listener.async_listener import AsyncListener
+    from slack_bolt.listener.asyncio_runner import AsyncioListenerRunner
+    from slack_bolt.request.async_request import AsyncBoltRequest
+
+    from oncegate._aio import AsyncGate
+    from oncegate._aio_scopes import AsyncTurn
+
+
+LOG = logging.getLogger("oncegate")
+
+
+def guard_async(
+    app: AsyncApp,
+    gate: AsyncGate,
+    wait: float,
+    on_busy: Callable[..., Awaitable[object]] | None,
+) -> None:
+    """See `oncegate.bolt.guard`."""
+    app.listener_runner.run = _Guard(app.listener_runner, gate, wait, on_busy).run  # type: ignore[method-assign]
+
+
+@dataclass
+class _Call:
+    """What Bolt asks its runner for."""
+
+    runner: AsyncioListenerRunner
+    request: AsyncBoltRequest
+    response: BoltResponse
+    listener_name: str
+    listener: AsyncListener
+    starting_time: float | None
+
+    async def run(self, runner: AsyncioListenerRunner) -> BoltResponse | None:
+        return await type(runner).run(
+            runner,
+            self.request,
+            self.response,
+            self.listener_name,
+            self.listener,
+            self.starting_time,
+        )
+
+
+class _Guard:
+    """Runs listeners in turns, in place of Bolt's runner."""
+
+    def __init__(
+        self,
+        runner: AsyncioListenerRunner,
+        gate: AsyncGate,
+        wait: float,
+        on_busy: Callable[..., Awaitable[object]] | None,
+    ) -> None:
+        self._runner = runner
+        self._gate = gate
+        self._wait = wait
+        self._on_busy = on_busy
+        self._tasks: set[asyncio.Task[None]] = set()  # the loop itself keeps no reference
+
+    async def run(
+        self,
+        request: AsyncBoltRequest,
+        response: BoltResponse,
+        listener_name: str,
+        listener: AsyncListener,
+        starting_time: float | None = None,
+    ) -> BoltResponse | None:
+        call = _Call(self._runner, request, response, listener_name, listener, starting_time)
+        came = incoming(request)
+        if came is None:
+            return await call.run(self._runner)
+        # The turn belongs to a task of its own, because Bolt's ends with the acknowledgement.
+        work = _Work(call)
+        turn = self._start(self._in_turn(work, came, 0, PATIENCE_BEFORE_ACK))
+        either: list[asyncio.Future[Any]] = [turn, work.responded]
+        await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+        if work.responded.done():
+            return work.responded.result()
+        try:
+            await turn
+        except REFUSALS as refusal:
+            match came.action(refusal):
+                case Action.ACKNOWLEDGE:
+                    return acknowledged()
+                case Action.REFUSE:
+                    return refused(refusal)
+                case Action.QUEUE:
+                    self._start(self._queue(call, came, refusal))
+                    return acknowledged()
+        except (TurnLost, OutcomeUnknown) as error:
+            return refused(error)
+        return work.response
+
+    async def _in_turn(self, work: _Work, came: Incoming, wait: float, patience: float) -> None:
+        try:
+            async with self._gate.turn(
+                came.delivery, wait=wait, patience=patience, on_unavailable=came.on_unavailable
+            ) as turn:
+                await work.run(turn)
+        except Exception as error:
+            if error is not work.error:  # which Bolt's own error handler has had
+                raise
+
+    async def _queue(self, call: _Call, came: Incoming, refusal: Exception) -> None:
+        if isinstance(refusal, Busy) and not came.is_event and self._on_busy:
+            await self._report_busy(call.request)
+        await keep_asking(
+            lambda wait: self._in_turn(_Work(call), came, wait, PATIENCE), self._wait, refusal
+        )
+
+    async def _report_busy(self, request: AsyncBoltRequest) -> None:
+        assert self._on_busy
+        try:
+            arguments = build_async_required_kwargs(
+                logger=self._runner.logger,
+                required_arg_names=get_arg_names_of_callable(self._on_busy),
+                request=request,
+                response=None,
+                next_keys_required=False,
+            )
+            await self._on_busy(**arguments)
+        except Exception:
+            LOG.exception("on_busy failed; the delivery stays in the queue")
+
+    def _start(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(_log_failure)
+        return task
+
+
+def _log_failure(task: asyncio.Task[None]) -> None:
+    """Logs what nobody waits for; the turn itself has logged its loss."""
+    error = None if task.cancelled() else task.exception()
+    if error and not isinstance(error, (*REFUSALS, TurnLost, OutcomeUnknown)):
+        LOG.error("a delivery of Slack failed in its turn", exc_info=error)
+
+
+class _Work:
+    """One listener with its lazy functions, which share a turn."""
+
+    def __init__(self, call: _Call) -> None:
+        self._call = call
+        self._running = 0
+        self._finished = asyncio.Event()
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self.error: Exception | None = None
+        """The first error of the listener or of a lazy function."""
+        self.response: BoltResponse | None = None
+        self.responded: asyncio.Future[BoltResponse | None] = asyncio.Future()
+        """Resolves once Bolt has a response, if there is work after it."""
+
+    async def run(self, turn: AsyncTurn) -> None:
+        """Runs everything. Raises the first error."""
+        call = self._call
+        self._owner = asyncio.current_task()
+        current.set(turn)  # for this task, which ends with the turn, and for those that it starts
+        call.request.context["turn"] = turn
+        runner = copy.copy(call.runner)
+        runner.listener_start_handler = _Start(self, runner.listener_start_handler)
+        runner.listener_error_handler = _Error(self, runner.listener_error_handler)
+        runner.listener_completion_handler = _Completion(self, runner.listener_completion_handler)
+        if isinstance(runner.lazy_listener_runner, AsyncioLazyListenerRunner):
+            # Others run lazy functions in another process.
+            runner.lazy_listener_runner = _Lazy(self, turn, runner.lazy_listener_runner)
+            self._running = len(call.listener.lazy_functions)
+        self._running += 1
+        self.response = await call.run(runner)
+        if self._running:
+            self.responded.set_result(self.response)
+            await self._finish()
+        if self.error:
+            raise self.error
+
+    async def _finish(self) -> None:
+        try:
+            await self._finished.wait()
+        except asyncio.CancelledError:
+            for task in self._tasks:
+                task.cancel()
+            await asyncio.gather(*self._tasks, return_exceptions=True)
+            raise
+
+    def began(self) -> None:
+        """A part runs in the current task, which ends if the turn is lost."""
+        task = asyncio.current_task()
+        if task and task is not self._owner:
+            self._tasks.add(task)
+
+    def failed(self, error: Exception) -> None:
+        """A part raised."""
+        self.error = self.error or error
+
+    def ended(self) -> None:
+        """A part ended."""
+        self._running -= 1
+        if not self._running:
+            self._finished.set()
+
+
+@dataclass
+class _Start(AsyncListenerStartHandler):
+    work: _Work
+    inner: AsyncListenerStartHandler
+
+    async def handle(self, request: AsyncBoltRequest, response: BoltResponse | None) -> None:
+        self.work.began()
+        await self.inner.handle(request, response)
+
+
+@dataclass
+class _Error(AsyncListenerErrorHandler):
+    work: _Work
+    inner: AsyncListenerErrorHandler
+
+    async def handle(
+        self, error: Exception, request: AsyncBoltRequest, response: BoltResponse | None
+    ) -> None:
+        self.work.failed(error)
+        if not isinstance(error, Reject):
+            await self.inner.handle(error, request, response)
+        elif response:
+            response.status = 200  # an order of the listener, and not a fault
+
+
+@dataclass
+class _Completion(AsyncListenerCompletionHandler):
+    work: _Work
+    inner: AsyncListenerCompletionHandler
+
+    async def handle(self, request: AsyncBoltRequest, response: BoltResponse | None) -> None:
+        try:
+            await self.inner.handle(request, response)
+        finally:
+            self.work.ended()
+
+
+class _Lazy(AsyncLazyListenerRunner):
+    def __init__(self, work: _Work, turn: AsyncTurn, inner: AsyncLazyListenerRunner) -> None:
+        self.logger = inner.logger
+        self._work = work
+        self._turn = turn
+        self._inner = inner
+
+    def start(self, function: Callable[..., Awaitable[None]], request: AsyncBoltRequest) -> None:
+        @wraps(function)
+        async def in_turn(*args: Any, **kwargs: Any) -> None:
+            self._work.began()
+            try:
+                await function(*args, **kwargs)
+            except Exception as error:
+                self._work.failed(error)
+                if not isinstance(error, Reject):
+                    raise
+            finally:
+                self._work.ended()
+
+        request.context["turn"] = self._turn
+        self._inner.start(in_turn, request)

@@ -1,0 +1,331 @@
+"""Bolt, asynchronous and synchronous: what is answered to Slack, and how often a listener runs."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import pytest
+import pytest_asyncio
+
+from oncegate import AsyncGate, Gate, Reject, Session
+from oncegate import slack as slack_names
+
+from .bots import AsyncBot, Bot, SyncBot
+from .conftest import until, vector
+
+if TYPE_CHECKING:
+    from oncegate.testing import Server
+
+MakeBot: TypeAlias = Callable[..., Bot]
+
+
+@pytest_asyncio.fixture(params=["async", "sync"])
+async def make_bot(request: pytest.FixtureRequest, server: Server) -> AsyncIterator[MakeBot]:
+    """Makes bots of both kinds, each with a gate of its own."""
+    gates: list[AsyncGate | Gate] = []
+
+    def make(*, gate_options: dict[str, Any] | None = None, **options: Any) -> Bot:
+        settings: dict[str, Any] = {"ttl": 5, **(gate_options or {})}
+        if request.param == "async":
+            gate = AsyncGate(server.address, **settings)
+            gates.append(gate)
+            return AsyncBot(gate, **options)
+        sync_gate = Gate(server.address, **settings)
+        gates.append(sync_gate)
+        return SyncBot(sync_gate, **options)
+
+    yield make
+    for gate in gates:
+        if isinstance(gate, AsyncGate):
+            await gate.close()
+        else:
+            gate.close()
+
+
+@pytest.fixture(autouse=True)
+def patience(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
+    """Sets how long a bot asks for a turn before it answers Slack: on a loaded machine, long."""
+
+    def set_patience(seconds: float) -> None:
+        for module in ("_aio", "_sync"):
+            monkeypatch.setattr(f"oncegate.bolt.{module}.PATIENCE_BEFORE_ACK", seconds)
+
+    set_patience(30)
+    return set_patience
+
+
+@pytest.fixture
+def bot(make_bot: MakeBot) -> Bot:
+    return make_bot()
+
+
+def mention(event_id: str = "Ev1", ts: str = "1700000001.000100", thread: str = "") -> Any:
+    """Somebody mentions the bot; `thread`: in the thread that this message started."""
+    what = "app_mention of the same message: has two names in common with it"
+    body = vector("slack", what)["body"]
+    body["event_id"] = event_id
+    body["event"] |= {"ts": ts, "client_msg_id": f"{event_id}-{ts}"}
+    if thread:
+        body["event"]["thread_ts"] = thread
+    return body
+
+
+def click(trigger: str = "t1") -> Any:
+    """Somebody clicks a button of the message that `mention` is."""
+    body = vector("slack", "button")["body"]
+    body["trigger_id"] = trigger
+    body["message"]["ts"] = body["container"]["message_ts"] = "1700000001.000100"
+    body["actions"][0]["action_id"] = "approve"
+    return body
+
+
+async def outcome(server: Server, body: Any) -> tuple[str, str | None, Any]:
+    async with AsyncGate(server.address) as gate:
+        seen = await gate.seen(slack_names.delivery(body), include_result=True)
+        return seen.state, seen.outcome, seen.result
+
+
+async def test_a_granted_event_is_acknowledged_and_answered(bot: Bot, server: Server) -> None:
+    assert await bot.deliver(mention()) == 200
+    await until(lambda: not server.turns())
+    [(event, fence, attempt)] = bot.script.answers
+    assert (event, attempt) == ("Ev1", 1)
+    assert fence is not None
+    assert await outcome(server, mention()) == ("PROCESSED", "SUCCEEDED", {"answered": "Ev1"})
+
+
+async def test_a_duplicate_is_acknowledged_without_the_listener(
+    make_bot: MakeBot, server: Server
+) -> None:
+    bot, replica = make_bot(), make_bot()
+    assert await bot.deliver(mention()) == 200
+    await until(lambda: not server.turns())
+    assert await replica.deliver(mention(), retry=1) == 200
+    # The same message as another event.
+    assert (
+        await replica.deliver(vector("slack", "message")["body"] | {"event": mention()["event"]})
+        == 200
+    )
+    assert (len(bot.script.began), replica.script.began) == (1, [])
+
+
+async def test_an_event_in_progress_is_refused_until_the_last_delivery(
+    make_bot: MakeBot, server: Server
+) -> None:
+    bot, replica = make_bot(), make_bot()
+    bot.script.go.clear()
+    assert await bot.deliver(mention()) == 200
+    for retry in range(1, 3):
+        assert await replica.deliver(mention(), retry) == 503
+    assert not await replica.envelope(mention(), retry=2)
+    assert await replica.deliver(mention(), retry=3) == 200
+    bot.script.go.set()
+    await until(lambda: bot.script.answers)
+    assert replica.script.began == []
+
+
+async def test_the_last_delivery_takes_over_when_the_run_fails(
+    make_bot: MakeBot, server: Server
+) -> None:
+    bot, replica = make_bot(gate_options={"ttl": 1}), make_bot()
+    bot.script.go.clear()
+    bot.script.fail.append(RuntimeError("boom"))
+    assert await bot.deliver(mention()) == 200
+    assert await replica.deliver(mention(), retry=3) == 200
+    bot.script.go.set()
+    await until(lambda: replica.script.answers)
+    [(event, _, attempt)] = replica.script.answers
+    assert (event, attempt) == ("Ev1", 2)
+
+
+async def test_a_busy_thread_queues_and_keeps_the_order(bot: Bot, server: Server) -> None:
+    bot.script.go.clear()
+    thread = "1700000001.000100"
+    assert await bot.deliver(mention()) == 200
+    await until(lambda: bot.script.began)
+    assert await bot.deliver(mention("Ev2", "1700000002.000100", thread)) == 200
+    await until(lambda: server.waiting() == 1)
+    assert bot.script.began == ["Ev1"]
+    bot.script.go.set()
+    await until(lambda: len(bot.script.answers) == 2)
+    (first, first_fence, _), (second, second_fence, _) = bot.script.answers
+    assert (first, second) == ("Ev1", "Ev2")
+    assert first_fence is not None
+    assert second_fence is not None
+    assert first_fence < second_fence
+    assert bot.script.busy == []
+
+
+async def test_a_busy_click_reports_and_queues(bot: Bot, server: Server) -> None:
+    bot.script.go.clear()
+    assert await bot.deliver(mention()) == 200
+    await until(lambda: bot.script.began)
+    assert await bot.deliver(click()) == 200
+    await until(lambda: bot.script.busy == ["t1"] and server.waiting() == 1)
+    bot.script.go.set()
+    await until(lambda: len(bot.script.answers) == 2)
+    assert [event for event, _, _ in bot.script.answers] == ["Ev1", "t1"]
+
+
+async def test_a_click_is_handled_once(bot: Bot, server: Server) -> None:
+    bot.script.go.clear()
+    assert await bot.deliver(click()) == 200
+    await until(lambda: bot.script.began)
+    assert await bot.deliver(click("t2")) == 200  # in progress
+    bot.script.go.set()
+    await until(lambda: not server.turns())
+    assert await bot.deliver(click("t3")) == 200  # a duplicate
+    assert [event for event, _, _ in bot.script.answers] == ["t1"]
+
+
+async def test_a_listener_that_raises_fails_the_turn(bot: Bot, server: Server) -> None:
+    boom = RuntimeError("boom")
+    bot.script.fail.append(boom)
+    assert await bot.deliver(mention()) == 200
+    await until(lambda: bot.script.errors and not server.turns())
+    assert bot.script.errors == [boom]
+    assert (await outcome(server, mention()))[0] == "NOT_SEEN"
+    assert await bot.deliver(mention(), retry=1) == 200
+    await until(lambda: bot.script.answers)
+    assert bot.script.answers[0][2] == 2
+
+
+async def test_a_rejected_event_is_done(bot: Bot, server: Server) -> None:
+    bot.script.fail.append(Reject("not for us"))
+    assert await bot.deliver(mention()) == 200
+    await until(lambda: bot.script.began and not server.turns())
+    assert await outcome(server, mention()) == ("PROCESSED", "REJECTED", None)
+    assert await bot.deliver(mention(), retry=1) == 200
+    assert (len(bot.script.began), bot.script.errors) == (1, [])
+
+
+async def test_without_a_listener_there_is_no_turn(bot: Bot, server: Server) -> None:
+    unmatched = vector("slack", "team_join")["body"]
+    await bot.deliver(unmatched)
+    assert (await outcome(server, unmatched))[0] == "NOT_SEEN"
+
+
+async def test_options_pass_without_a_turn(bot: Bot, server: Server) -> None:
+    body = vector("slack", "block_suggestion asks for options")["body"] | {"action_id": "cities"}
+    server.kill()
+    assert await bot.deliver(body) == 200
+
+
+async def test_an_event_is_refused_while_the_server_is_away(
+    make_bot: MakeBot, server: Server, patience: Callable[[float], None]
+) -> None:
+    patience(0.2)
+    bot = make_bot(gate_options={"on_unavailable": "run"})
+    server.kill()
+    assert await bot.deliver(mention()) == 503
+    assert bot.script.began == []
+    server.start()
+    patience(30)
+    assert await bot.deliver(mention(), retry=1) == 200
+    await until(lambda: bot.script.answers)
+
+
+async def test_the_last_delivery_outlasts_an_outage(
+    bot: Bot, server: Server, patience: Callable[[float], None]
+) -> None:
+    patience(0.2)
+    server.kill()
+    assert await bot.deliver(mention(), retry=3) == 200
+    server.start()
+    await until(lambda: bot.script.answers)
+
+
+@pytest.mark.parametrize(
+    ("policy", "status", "ran"), [("raise", 503, 0), ("run", 200, 1), ("drop", 200, 0)]
+)
+async def test_a_click_while_the_server_is_away(
+    make_bot: MakeBot,
+    server: Server,
+    patience: Callable[[float], None],
+    policy: str,
+    status: int,
+    ran: int,
+) -> None:
+    patience(0.2)
+    bot = make_bot(gate_options={"on_unavailable": policy})
+    server.kill()
+    assert await bot.deliver(click()) == status
+    await until(lambda: len(bot.script.answers) == ran)
+    if ran:
+        assert bot.script.answers == [("t1", None, 0)]
+
+
+async def test_a_server_that_is_killed_under_a_listener(bot: Bot, server: Server) -> None:
+    bot.script.go.clear()
+    assert await bot.deliver(mention()) == 200
+    await until(lambda: bot.script.began)
+    server.restart()
+    bot.script.go.set()
+    await until(lambda: bot.script.answers and not server.turns())
+    assert await outcome(server, mention()) == ("PROCESSED", "SUCCEEDED", {"answered": "Ev1"})
+    assert bot.script.began == ["Ev1"]
+
+
+async def test_a_lost_turn_ends_the_listener(bot: Bot, server: Server) -> None:
+    bot.script.go.clear()
+    assert await bot.deliver(mention()) == 200
+    await until(lambda: bot.script.began)
+    server.lose(Session.thread("T1", "C1", "1700000001.000100"))
+    await until(lambda: bot.script.lost == ["Ev1"])
+    assert bot.script.answers == []
+
+
+async def test_a_turn_lasts_until_its_lazy_listeners_end(bot: Bot, server: Server) -> None:
+    reaction = vector("slack", "reaction_added")["body"]
+    bot.script.lazy_go.clear()
+    assert await bot.deliver(reaction) == 200
+    assert await bot.deliver(reaction, retry=1) == 503
+    bot.script.lazy_go.set()
+    await until(lambda: not server.turns())
+    assert (await outcome(server, reaction))[1] == "SUCCEEDED"
+
+
+async def test_a_lazy_listener_that_raises_fails_the_turn(bot: Bot, server: Server) -> None:
+    reaction = vector("slack", "reaction_added")["body"]
+    bot.script.lazy_fail.append(RuntimeError("boom"))
+    assert await bot.deliver(reaction) == 200
+    await until(lambda: not server.turns())
+    assert await bot.deliver(reaction, retry=1) == 200
+    await until(lambda: bot.script.answers)
+    assert bot.script.answers[0][2] == 2
+
+
+async def test_a_failure_before_the_response_is_reported_to_slack(
+    make_bot: MakeBot, server: Server
+) -> None:
+    bot = make_bot(process_before_response=True)
+    bot.script.fail.append(RuntimeError("boom"))
+    assert await bot.deliver(mention()) == 500
+    assert await bot.deliver(mention(), retry=1) == 200
+    assert bot.script.answers[0][2] == 2  # both turns had ended before the response
+    assert server.turns() == []
+
+
+async def test_a_loss_before_the_response_is_reported_to_slack(
+    make_bot: MakeBot, server: Server
+) -> None:
+    bot = make_bot(process_before_response=True)
+    bot.script.go.clear()
+    delivery = asyncio.create_task(bot.deliver(mention()))
+    await until(lambda: bot.script.began)
+    server.lose(Session.thread("T1", "C1", "1700000001.000100"))
+    assert await delivery >= 500
+
+
+async def test_socket_mode(bot: Bot, server: Server) -> None:
+    bot.script.go.clear()
+    assert await bot.envelope(mention())
+    assert not await bot.envelope(mention(), retry=1)
+    bot.script.go.set()
+    await until(lambda: not server.turns())
+    assert await bot.envelope(mention(), retry=2)
+    assert await bot.envelope(click())
+    await until(lambda: len(bot.script.answers) == 2)
+    assert bot.script.began == ["Ev1", "t1"]
