@@ -50,6 +50,7 @@ pub fn run() -> anyhow::Result<ExitCode> {
     };
     thread::spawn(move || {
         let _ = follow(clock.as_deref());
+        // For systems without a death signal.
         let _ = kill_process(getpid(), Signal::KILL);
     });
     Ok(cli.run())
