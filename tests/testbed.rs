@@ -3,7 +3,7 @@
 
 use std::{
     collections::HashMap,
-    env,
+    env, fs,
     path::Path,
     process::Stdio,
     time::{Duration, Instant},
@@ -23,6 +23,7 @@ use tokio::{
     io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader, Lines},
     process::{Child, ChildStdin, ChildStdout, Command},
     sync::mpsc,
+    task::JoinHandle,
     time::{sleep, timeout},
 };
 use tokio_stream::wrappers::ReceiverStream;
@@ -131,6 +132,13 @@ impl Testbed {
         }
     }
 
+    /// The processes of its servers.
+    fn servers(&self) -> Vec<u32> {
+        let pid = self.child.id().unwrap();
+        let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap();
+        children.split_whitespace().map(|pid| pid.parse().unwrap()).collect()
+    }
+
     /// A connection of its own to the first replica's proxy.
     async fn channel(&self) -> Channel {
         connect(&self.replicas[0]).await
@@ -165,9 +173,25 @@ async fn next(lines: &mut Lines<BufReader<ChildStdout>>) -> Value {
 }
 
 /// A call that runs while commands are given.
-fn marking(mut client: Client, id: &str) -> tokio::task::JoinHandle<Result<bool, Status>> {
+fn marking(mut client: Client, id: &str) -> JoinHandle<Result<bool, Status>> {
     let request = mark("T1", id);
-    tokio::spawn(async move { Ok(client.mark_processed(request).await?.into_inner().first) })
+    tokio::spawn(async move {
+        let answer = timeout(PATIENCE, client.mark_processed(request)).await.expect("an answer");
+        Ok(answer?.into_inner().first)
+    })
+}
+
+fn wish(id: &str) -> BeginTurnRequest {
+    BeginTurnRequest {
+        event: event("T1", id),
+        session: session("T1", "S1"),
+        holder: "holder".into(),
+        claim_ttl: seconds(60),
+        grace: seconds(0),
+        epic_id: "EPIC-1".into(),
+        labels: HashMap::from([("job".to_owned(), "reindex".to_owned())]),
+        ..Default::default()
+    }
 }
 
 /// A turn that its stream keeps, and that ends at once if the server sees the stream break.
@@ -178,18 +202,8 @@ struct Run {
 
 impl Run {
     async fn begin(channel: Channel, id: &str) -> Self {
-        let request = BeginTurnRequest {
-            event: event("T1", id),
-            session: session("T1", "S1"),
-            holder: "holder".into(),
-            claim_ttl: seconds(60),
-            grace: seconds(0),
-            epic_id: "EPIC-1".into(),
-            labels: HashMap::from([("job".to_owned(), "reindex".to_owned())]),
-            ..Default::default()
-        };
         let (steps, sent) = mpsc::channel(2);
-        steps.send(RunTurnRequest { step: Some(Step::Begin(request)) }).await.unwrap();
+        steps.send(RunTurnRequest { step: Some(Step::Begin(wish(id))) }).await.unwrap();
         let call = TurnServiceClient::new(channel).run_turn(ReceiverStream::new(sent)).await;
         let mut run = Self { steps, events: call.unwrap().into_inner() };
         let first = run.next().await.unwrap();

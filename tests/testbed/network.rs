@@ -3,7 +3,7 @@
 use serde_json::json;
 use tokio::time::timeout;
 
-use super::{PATIENCE, QUIET, Run, Testbed, marking};
+use super::{QUIET, Run, Testbed, marking};
 
 #[tokio::test]
 async fn a_cut_closes_all_connections_and_new_ones_work() {
@@ -53,7 +53,7 @@ async fn held_answers_come_once_they_are_released() {
     }
     testbed.ask(json!({ "do": "release" })).await;
     for call in calls {
-        assert!(timeout(PATIENCE, call).await.unwrap().unwrap().unwrap());
+        assert!(call.await.unwrap().unwrap());
     }
 }
 
@@ -67,7 +67,7 @@ async fn held_requests_arrive_once_they_are_released() {
     testbed.ask(json!({ "do": "release", "direction": "to_client" })).await;
     assert!(timeout(QUIET, &mut call).await.is_err(), "the other direction is held");
     testbed.ask(json!({ "do": "release", "direction": "to_server" })).await;
-    assert!(timeout(PATIENCE, call).await.unwrap().unwrap().unwrap());
+    assert!(call.await.unwrap().unwrap());
 }
 
 #[tokio::test]

@@ -1,11 +1,13 @@
 //! What the testbed reads and changes at the server: sessions, events, calls, the clock.
 
-use oncegate::grpc::pb::{SessionLease, TurnEnd, TurnOutcome};
+use oncegate::grpc::pb::{
+    SessionLease, TurnEnd, TurnOutcome, turn_service_client::TurnServiceClient,
+};
 use serde_json::json;
 use tokio::time::{Duration, Instant, sleep};
 use tonic::Code;
 
-use super::{PATIENCE, Run, Testbed, end, marking};
+use super::{PATIENCE, Run, Testbed, end, marking, wish};
 use crate::harness::{acquire, granted};
 
 #[tokio::test]
@@ -85,6 +87,20 @@ async fn look_reports_an_event() {
         (&rejected["outcome"], &rejected["detail"]),
         (&json!("REJECTED"), &json!("nonsense"))
     );
+}
+
+#[tokio::test]
+async fn a_claim_that_lapses_is_no_failure() {
+    let mut testbed = Testbed::sqlite().await;
+    let mut turns = TurnServiceClient::new(testbed.channel().await);
+    turns.begin_turn(wish("E1")).await.unwrap();
+    assert_eq!(testbed.look("E1").await["state"], "IN_PROGRESS");
+    testbed.ask(json!({ "do": "clock", "advance_ms": 60_000 })).await;
+    let lapsed = json!({
+        "state": "NOT_SEEN", "outcome": null, "attempt": 1, "holder": "holder", "detail": null,
+        "result": null,
+    });
+    assert_eq!(testbed.look("E1").await, lapsed);
 }
 
 #[tokio::test]
