@@ -1,0 +1,73 @@
+import { buffer } from "node:stream/consumers";
+import type { FastifyReply, FastifyRequest } from "fastify";
+import type { Body } from "./delivery.js";
+import type { Gate } from "./gate.js";
+import type { Turn } from "./turn.js";
+import {
+  type Admitted,
+  admit,
+  type ByBody,
+  type ByHeaders,
+  type Reply,
+  type WebhookOptions,
+} from "./webhook.js";
+
+declare module "fastify" {
+  interface FastifyRequest {
+    /** The turn of the delivery, in a handler with `webhook`. */
+    turn?: Turn;
+  }
+}
+
+/** The hooks of one route. */
+export interface Webhook {
+  preHandler(request: FastifyRequest, reply: FastifyReply): Promise<unknown>;
+  onSend(request: FastifyRequest, reply: FastifyReply, payload: unknown): Promise<unknown>;
+}
+
+/**
+ * The options of a route of Fastify: `app.post("/github", webhook(gate, github.delivery), handler)`.
+ * The handler runs once for each delivery; a duplicate gets the same response. A response of 5xx
+ * fails the turn. Verify the sender's signature first.
+ */
+export function webhook(gate: Gate, make: ByBody, options?: WebhookOptions): Webhook;
+export function webhook(gate: Gate, make: ByHeaders, options?: WebhookOptions): Webhook;
+export function webhook(gate: Gate, make: ByBody | ByHeaders, options: WebhookOptions = {}): Webhook {
+  const admissions = new WeakMap<FastifyRequest, Admitted>();
+  return {
+    async preHandler(request, reply) {
+      // How a body is encoded does not change what it names.
+      const admitted = await admit(gate, make, request.headers, request.body as Body, options);
+      if (!("turn" in admitted)) return reply.send(answer(reply, admitted));
+      admissions.set(request, admitted);
+      request.turn = admitted.turn;
+    },
+    async onSend(request, reply, payload) {
+      const admitted = admissions.get(request);
+      admissions.delete(request);
+      if (!admitted) return payload;
+      const body = await toBuffer(payload);
+      const made = { status: reply.statusCode, headers: toHeaders(reply), body };
+      const sent = await admitted.end(made);
+      if (sent === made) return body;
+      for (const name of Object.keys(made.headers)) reply.removeHeader(name);
+      return answer(reply, sent);
+    },
+  };
+}
+
+function answer(reply: FastifyReply, { status, headers, body }: Reply): Buffer {
+  reply.code(status).headers(headers);
+  return Buffer.from(body);
+}
+
+function toHeaders(reply: FastifyReply): Reply["headers"] {
+  const headers = Object.entries(reply.getHeaders()).map(([name, value]) => [name, String(value)]);
+  return Object.fromEntries(headers);
+}
+
+async function toBuffer(payload: unknown): Promise<Buffer> {
+  if (payload === null || payload === undefined) return Buffer.alloc(0);
+  if (typeof payload === "string" || payload instanceof Uint8Array) return Buffer.from(payload as string);
+  return buffer(payload as AsyncIterable<Uint8Array>);
+}

@@ -1,0 +1,140 @@
+import { jsonCodec } from "./codec.js";
+import type { Body, Delivery, HeaderInit } from "./delivery.js";
+import {
+  Busy,
+  Dropped,
+  Duplicate,
+  EpicMismatch,
+  GaveUp,
+  InProgress,
+  Invalid,
+  OutcomeUnknown,
+  Overloaded,
+  PayloadMismatch,
+  TurnLost,
+  Unavailable,
+} from "./errors.js";
+import type { Gate } from "./gate.js";
+import type { TurnOptions } from "./options.js";
+import type { Turn } from "./turn.js";
+
+/** Makes the delivery of a request, such as `github.delivery`. */
+export type ByHeaders = (headers: HeaderInit, body: Body) => Delivery;
+/** The same from the body alone, such as `teams.delivery`. */
+export type ByBody = (body: Body) => Delivery;
+
+export interface WebhookOptions extends Omit<TurnOptions, "codec" | "signal"> {
+  /** How long to queue while the session is busy. Default: 5 s, or not at all if the sender redelivers. */
+  readonly wait?: TurnOptions["wait"];
+  /** How long the turn is tried while the server is away. Default: 5 s. */
+  readonly patience?: TurnOptions["patience"];
+}
+
+/** Senders wait 10 s and longer. */
+const patience = "5s";
+const waitWithoutRedelivery = "5s";
+
+export interface Reply {
+  readonly status: number;
+  readonly headers: { readonly [name: string]: string };
+  readonly body: Uint8Array;
+}
+
+/** A request that has its turn. */
+export interface Admitted {
+  readonly turn: Turn;
+  /** Ends the turn by its response. Returns the response to send. */
+  end(reply: Reply): Promise<Reply>;
+}
+
+/** Begins the turn of a request. Returns what to answer if there is none. */
+export async function admit(
+  gate: Gate,
+  make: ByHeaders | ByBody,
+  headers: HeaderInit,
+  body: Body,
+  options: WebhookOptions,
+): Promise<Admitted | Reply> {
+  try {
+    const delivery = make.length > 1 ? (make as ByHeaders)(headers, body) : (make as ByBody)(body);
+    const wait = delivery.redelivers ? 0 : waitWithoutRedelivery;
+    const turn = await gate.begin(delivery, { wait, patience, ...options, codec: jsonCodec });
+    return { turn, end: (reply) => end(turn, reply) };
+  } catch (error) {
+    return instead(error);
+  }
+}
+
+/** 2xx to 4xx: the delivery is handled. 5xx: its redelivery is the next attempt. */
+async function end(turn: Turn, reply: Reply): Promise<Reply> {
+  if (reply.status >= 500) {
+    await turn.fail(`the handler answered ${reply.status}`);
+    return reply;
+  }
+  try {
+    await turn.succeed(toRecord(reply));
+    return reply;
+  } catch (error) {
+    return instead(error);
+  }
+}
+
+/** What a request is answered without its handler, or instead of what its handler answered. */
+function instead(error: unknown): Reply {
+  if (error instanceof Duplicate) return isRecorded(error.result) ? fromRecord(error.result) : answer(200);
+  if (error instanceof GaveUp || error instanceof Dropped) return answer(200);
+  if (error instanceof PayloadMismatch) return answer(422, "the key was used with another payload");
+  if (error instanceof EpicMismatch) return answer(409, "the conversation belongs to other work");
+  if (error instanceof Invalid) return answer(400, error.message);
+  if (error instanceof InProgress || error instanceof Busy) return again(error.retryAfterMs);
+  if (error instanceof Unavailable || error instanceof Overloaded) return again(error.retryAfterMs);
+  // The redelivery finds out whether the event is handled.
+  if (error instanceof TurnLost || error instanceof OutcomeUnknown) return again(undefined);
+  throw error;
+}
+
+function answer(status: number, text = "", headers: Reply["headers"] = {}): Reply {
+  return { status, headers, body: new TextEncoder().encode(text) };
+}
+
+function again(retryAfterMs: number | undefined): Reply {
+  const seconds = Math.max(1, Math.ceil((retryAfterMs ?? 0) / 1000));
+  return answer(503, "not now; deliver again", { "retry-after": String(seconds) });
+}
+
+/** A response as the turn stores it: the same JSON in every language. */
+interface Recorded {
+  readonly status: number;
+  readonly headers: { readonly [name: string]: string };
+  /** Base64. */
+  readonly body: string;
+}
+
+/** False for what was handled otherwise, such as by a mark. */
+function isRecorded(result: unknown): result is Recorded {
+  return typeof result === "object" && result !== null && "status" in result && "body" in result;
+}
+
+/** Headers that belong to a response, and not to the exchange that it was made in. */
+const recordedHeaders = new Set([
+  "content-language",
+  "content-location",
+  "content-type",
+  "etag",
+  "last-modified",
+  "location",
+]);
+
+/** A result has at most 64 KiB, and base64 makes 4 bytes of 3. */
+const longestBody = 45 * 1024;
+
+function toRecord({ status, headers, body }: Reply): Recorded {
+  // A duplicate of a long response gets the status alone.
+  if (body.length > longestBody) return { status, headers: {}, body: "" };
+  const recorded = Object.entries(headers).filter(([name]) => recordedHeaders.has(name.toLowerCase()));
+  return { status, headers: Object.fromEntries(recorded), body: Buffer.from(body).toString("base64") };
+}
+
+function fromRecord({ status, headers, body }: Recorded): Reply {
+  return { status, headers, body: Buffer.from(body, "base64") };
+}

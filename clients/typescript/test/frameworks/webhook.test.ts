@@ -1,0 +1,172 @@
+import { createHash } from "node:crypto";
+import { describe, expect, test, vi } from "vitest";
+import { header } from "../../src/delivery.js";
+import * as github from "../../src/github.js";
+import { Delivery, Session } from "../../src/index.js";
+import { startServer } from "../../src/testing.js";
+import type { ByHeaders } from "../../src/webhook.js";
+import { eventually } from "./eventually.js";
+import { payload } from "./payloads.js";
+import { frameworks, type Handler, post } from "./webhooks.js";
+
+const issue = payload("github", "issue");
+const session = new Session("21", "21:octo/repo:5");
+
+const created: Handler = (turn, body) => ({
+  status: 201,
+  headers: { location: "/answers/1", "x-of-this-exchange": "yes" },
+  json: { attempt: turn.attempt, held: turn.held, action: (body as typeof issue.body).action },
+});
+
+/** A sender that redelivers, with a session and a digest. */
+const byKey: ByHeaders = (headers, body) => {
+  const digest = createHash("sha256").update(JSON.stringify(body)).digest();
+  return new Delivery("T1", String(header(headers, "idempotency-key")), {
+    session: "S1",
+    digest,
+  });
+};
+
+describe.each(Object.entries(frameworks))("%s", (_, start) => {
+  test("a handler runs once, and a duplicate gets the same response", async () => {
+    await using started = await startServer();
+    const handler = vi.fn(created);
+    await using hook = await start(started.gate, github.delivery, handler);
+    const first = await post(hook, issue);
+    expect(first).toMatchObject({ status: 201, text: '{"attempt":1,"held":true,"action":"opened"}' });
+    expect(first.headers.get("x-of-this-exchange")).toBe("yes");
+    const second = await post(hook, issue);
+    expect(second).toMatchObject({ status: first.status, text: first.text });
+    for (const name of ["content-type", "location"]) {
+      expect(second.headers.get(name)).toBe(first.headers.get(name));
+    }
+    expect(second.headers.get("x-of-this-exchange")).toBeNull();
+    expect(handler).toHaveBeenCalledOnce();
+  });
+
+  test("a response of 5xx and an error fail the turn, a response of 4xx does not", async () => {
+    await using started = await startServer();
+    const handler = vi.fn(created);
+    handler.mockResolvedValueOnce({ status: 502, json: "upstream" });
+    handler.mockRejectedValueOnce(new Error("no memory"));
+    handler.mockResolvedValueOnce({ status: 404, json: "no such issue" });
+    await using hook = await start(started.gate, github.delivery, handler);
+    expect(await post(hook, issue)).toMatchObject({ status: 502 });
+    const delivery = github.delivery(issue.headers, issue.body);
+    expect(await started.gate.seen(delivery)).toMatchObject({ state: "NOT_SEEN" });
+    expect(await post(hook, issue)).toMatchObject({ status: 500 });
+    expect(await post(hook, issue)).toMatchObject({ status: 404 });
+    expect(await post(hook, issue)).toMatchObject({ status: 404 });
+    expect(handler.mock.calls.map(([turn]) => turn.attempt)).toEqual([1, 2, 3]);
+  });
+
+  test("in progress and busy are refused with Retry-After", async () => {
+    await using started = await startServer();
+    const handler = vi.fn(created);
+    await using hook = await start(started.gate, byKey, handler);
+    const request = { headers: { "idempotency-key": "k1" }, body: { amount: 1 } };
+    const turn = await started.gate.begin({ team: "T1", event: "k1" });
+    const inProgress = await post(hook, request);
+    expect(inProgress).toMatchObject({ status: 503 });
+    expect(Number(inProgress.headers.get("retry-after"))).toBeGreaterThan(0);
+    await turn.fail();
+    const lease = await started.gate.lease({ team: "T1", session: "S1" });
+    const busy = await post(hook, request);
+    expect(busy).toMatchObject({ status: 503 });
+    expect(Number(busy.headers.get("retry-after"))).toBeGreaterThan(0);
+    await lease.release();
+    expect(await post(hook, request)).toMatchObject({ status: 201 });
+    expect(handler).toHaveBeenCalledOnce();
+  });
+
+  test("a delivery that is not sent again waits for its conversation", async () => {
+    await using started = await startServer();
+    await using hook = await start(started.gate, github.delivery, created);
+    const lease = await started.gate.lease(session);
+    const answer = post(hook, issue);
+    await eventually(() => expect(lease.waiters).toBe(1));
+    await lease.release();
+    expect(await answer).toMatchObject({ status: 201 });
+  });
+
+  test("the same key with another payload is 422", async () => {
+    await using started = await startServer();
+    await using hook = await start(started.gate, byKey, created);
+    const headers = { "idempotency-key": "k1" };
+    expect(await post(hook, { headers, body: { amount: 1 } })).toMatchObject({ status: 201 });
+    expect(await post(hook, { headers, body: { amount: 2 } })).toMatchObject({ status: 422 });
+  });
+
+  test("a request that names no delivery is handled without a turn, an invalid name is 400", async () => {
+    await using started = await startServer();
+    const handler = vi.fn(created);
+    await using unnamed = await start(started.gate, github.delivery, handler);
+    expect(JSON.parse((await post(unnamed, { body: issue.body })).text)).toMatchObject({ held: false });
+    await using named = await start(started.gate, byKey, handler);
+    const headers = { "idempotency-key": "k".repeat(513) };
+    expect(await post(named, { headers, body: {} })).toMatchObject({ status: 400 });
+    expect(handler).toHaveBeenCalledOnce();
+  });
+
+  test("while the server is away the sender is asked to come again", async () => {
+    await using started = await startServer();
+    const { gate, server } = started;
+    await using hook = await start(gate, github.delivery, created, { patience: "1s" });
+    await server.kill();
+    expect(await post(hook, issue)).toMatchObject({ status: 503 });
+    await server.restart();
+    await eventually(async () => expect(await post(hook, issue)).toMatchObject({ status: 201 }));
+  });
+
+  test("a server that is killed under a handler costs nothing", async () => {
+    await using started = await startServer();
+    const { gate, server } = started;
+    const handler = vi.fn<Handler>(async (turn, body) => {
+      await server.kill();
+      await server.restart();
+      return created(turn, body);
+    });
+    await using hook = await start(gate, github.delivery, handler);
+    expect(await post(hook, issue)).toMatchObject({ status: 201 });
+    expect(await post(hook, issue)).toMatchObject({ status: 201 });
+    expect(handler).toHaveBeenCalledOnce();
+  });
+
+  test("if the turn is lost, the sender is asked to come again", async () => {
+    await using started = await startServer({ gate: { ttl: "2s" } });
+    const { gate, server } = started;
+    const handler = vi.fn<Handler>(created);
+    handler.mockImplementationOnce(async (turn, body) => {
+      await server.lose(session);
+      await turn.lost;
+      return created(turn, body);
+    });
+    await using hook = await start(gate, github.delivery, handler);
+    const lost = await post(hook, issue);
+    expect(lost).toMatchObject({ status: 503 });
+    expect(lost.headers.get("location")).toBeNull();
+    // The event is free when its claim ends.
+    await eventually(async () => expect(await post(hook, issue)).toMatchObject({ status: 201 }));
+    expect(handler).toHaveBeenCalledTimes(2);
+  });
+
+  test("what was handled otherwise is answered with 200", async () => {
+    await using started = await startServer();
+    const { gate } = started;
+    const handler = vi.fn(created);
+    await using hook = await start(gate, github.delivery, handler);
+    await gate.turn(github.delivery(issue.headers, issue.body), () => 42);
+    expect(await post(hook, issue)).toMatchObject({ status: 200, text: "" });
+    expect(handler).not.toHaveBeenCalled();
+  });
+
+  test("a duplicate of a response that is too long to be stored gets its status", async () => {
+    await using started = await startServer();
+    await using hook = await start(started.gate, github.delivery, () => ({
+      status: 202,
+      json: { text: "x".repeat(100_000) },
+    }));
+    expect((await post(hook, issue)).text).toHaveLength(100_011);
+    expect(await post(hook, issue)).toMatchObject({ status: 202, text: "" });
+  });
+});
