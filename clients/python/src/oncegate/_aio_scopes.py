@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Coroutine
 from types import TracebackType
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
-from oncegate import _errors as errors
 from oncegate._entry import LeaseEntry, TurnEntry
 from oncegate._kept import Kept
 from oncegate._lease_flow import LeaseFlow
@@ -18,6 +18,7 @@ from oncegate._turn_flow import TurnFlow
 if TYPE_CHECKING:
     from oncegate._aio_io import AioIo
 
+R = TypeVar("R")
 LOG = logging.getLogger("oncegate")
 
 
@@ -81,10 +82,10 @@ class Runtime(Protocol):
 class _Keeper:
     """Keeps a turn or lease beside the body, and cancels the body when it is lost."""
 
-    def __init__(self, io: AioIo, flow: Kept, lost: AsyncLost, hooks: Hooks) -> None:
+    def __init__(self, io: AioIo, flow: Kept, lost: AsyncLost, runtime: Runtime) -> None:
         self._flow = flow
         self._lost = lost
-        self._hooks = hooks
+        self._runtime = runtime
         self._owner = asyncio.current_task()
         self._cancelling = 0 if self._owner is None else self._owner.cancelling()
         self._cancelled = False
@@ -99,19 +100,34 @@ class _Keeper:
     def _on_lost(self, reason: str) -> None:
         LOG.warning("a %s was lost: %s", self._flow.lost_error.what, reason)
         self._lost.report(reason)
-        self._hooks.on_lost(reason)
+        self._runtime.flows.discard(self._flow)
+        self._runtime.hooks.on_lost(reason)
         if self._owner is not None and not self._owner.done():
             self._cancelled = True
             self._owner.cancel()
 
     def absorb(self, error: BaseException | None) -> None:
         """The body was left. Raises if `error` is only the cancellation that a loss caused."""
-        if not self._cancelled or self._owner is None:
+        owner, self._owner = self._owner, None  # a loss from now on is for the end to report
+        if not self._cancelled or owner is None:
             return
-        only_ours = self._owner.uncancel() <= self._cancelling
+        only_ours = owner.uncancel() <= self._cancelling
         if only_ours and isinstance(error, asyncio.CancelledError):
             reason = self._flow.lost_reason or "EXPIRED"
             raise self._flow.lost_error(reason) from error
+
+
+async def _finish(runtime: Runtime, io: AioIo, flow: Kept, ending: Coroutine[Any, Any, R]) -> R:
+    """Ends what a scope held. Until then the gate is not drained."""
+
+    async def finish() -> R:
+        try:
+            return await ending
+        finally:
+            runtime.flows.discard(flow)
+
+    # In a task of its own: a cancellation of the caller must not interrupt the end.
+    return await asyncio.shield(io.spawn(finish()))
 
 
 class AsyncTurnScope:
@@ -129,7 +145,7 @@ class AsyncTurnScope:
         turn = AsyncTurn(flow)
         await self._entry.begin(flow)
         if flow.held:
-            self._keeper = _Keeper(io, flow, turn.lost, runtime.hooks)
+            self._keeper = _Keeper(io, flow, turn.lost, runtime)
             runtime.flows.add(flow)
         return turn
 
@@ -139,11 +155,10 @@ class AsyncTurnScope:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> bool:
-        self._runtime.flows.discard(self._flow)
         if self._keeper is not None:
             self._keeper.absorb(error)
-        # In a task of its own: a cancellation of the caller must not interrupt the end.
-        return await asyncio.shield(self._io.spawn(self._entry.leave(self._flow, error)))
+        ending = self._entry.leave(self._flow, error)
+        return await _finish(self._runtime, self._io, self._flow, ending)
 
 
 class AsyncLeaseScope:
@@ -159,7 +174,7 @@ class AsyncLeaseScope:
         self._flow = flow = self._entry.flow(io)
         lease = AsyncLease(flow)
         await self._entry.begin(flow)
-        self._keeper = _Keeper(io, flow, lease.lost, runtime.hooks)
+        self._keeper = _Keeper(io, flow, lease.lost, runtime)
         runtime.flows.add(flow)
         return lease
 
@@ -169,6 +184,6 @@ class AsyncLeaseScope:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._runtime.flows.discard(self._flow)
         self._keeper.absorb(error)
-        await asyncio.shield(self._io.spawn(self._entry.leave(self._flow, error)))
+        ending = self._entry.leave(self._flow, error)
+        await _finish(self._runtime, self._io, self._flow, ending)

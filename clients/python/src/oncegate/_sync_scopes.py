@@ -115,8 +115,10 @@ class TurnScope:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> bool:
-        self._runtime.leave(self._flow)
-        return run(self._entry.leave(self._flow, error))
+        try:
+            return run(self._entry.leave(self._flow, error))
+        finally:
+            self._runtime.leave(self._flow)
 
 
 class LeaseScope:
@@ -142,5 +144,7 @@ class LeaseScope:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._runtime.leave(self._flow)
-        run(self._entry.leave(self._flow, error))
+        try:
+            run(self._entry.leave(self._flow, error))
+        finally:
+            self._runtime.leave(self._flow)
