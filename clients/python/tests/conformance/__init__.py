@@ -1,0 +1,1 @@
+"""Runs the scenarios of `clients/conformance` through the library's public API."""

@@ -1,0 +1,104 @@
+"""Random faults of a testbed."""
+
+from __future__ import annotations
+
+import contextlib
+import random
+import threading
+from collections.abc import Callable
+
+from .history import History
+from .lines import ProcessError
+from .testbed import Testbed
+
+TEAM = "T1"
+PAUSE_SECONDS = (0.05, 0.5)
+
+
+class Faults:
+    """Does random faults to one replica, one after the other, until they are stopped."""
+
+    def __init__(
+        self,
+        testbed: Testbed,
+        replica: int,
+        chance: random.Random,
+        history: History,
+        sessions: list[str],
+        clock: Callable[[], float],
+    ) -> None:
+        self._testbed, self._replica, self._chance = testbed, replica, chance
+        self._history, self._sessions, self._clock = history, sessions, clock
+        self._stop = threading.Event()
+        self.done: list[str] = []
+        self._thread = threading.Thread(target=self._run)
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Stops the faults, and leaves the replica sound."""
+        self._stop.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        faults = (
+            self._kill,
+            self._drain,
+            self._cut,
+            self._cut,
+            self._hold,
+            self._cut_before_data,
+            self._cut_before_data,
+            self._mute,
+            self._lose,
+            self._refuse,
+        )
+        while not self._stop.wait(self._chance.uniform(*PAUSE_SECONDS)):
+            fault = self._chance.choice(faults)
+            self.done.append(fault.__name__.lstrip("_"))
+            fault()
+        # A cut may still be armed.
+        self._do("cut")
+
+    def _do(self, command: str, **arguments: object) -> None:
+        self._testbed.do(command, replica=self._replica, **arguments)
+
+    def _sleep(self, low: float, high: float) -> None:
+        self._stop.wait(self._chance.uniform(low, high))
+
+    def _kill(self) -> None:
+        self._do("kill")
+        self._do("restart", after_ms=self._chance.randrange(600))
+
+    def _drain(self) -> None:
+        self._do("drain")
+        self._do("restart", after_ms=self._chance.randrange(600))
+
+    def _cut(self) -> None:
+        self._do("cut", side=self._chance.choice(("both", "client", "server")))
+
+    def _hold(self) -> None:
+        direction = self._chance.choice(("both", "to_client", "to_server"))
+        self._do("hold", direction=direction)
+        self._sleep(0.1, 1.5)
+        self._do("release", direction=direction)
+
+    def _cut_before_data(self) -> None:
+        direction = self._chance.choice(("to_client", "to_server"))
+        self._do("cut_before_data", direction=direction, skip=self._chance.randrange(6))
+
+    def _mute(self) -> None:
+        self._do("mute")
+        self._sleep(0.1, 1.2)
+        self._do("unmute")
+
+    def _lose(self) -> None:
+        session = self._chance.choice(self._sessions)
+        self._history.forced.append((session, self._clock()))
+        with contextlib.suppress(ProcessError):  # it may never have been held
+            self._do("lose", team=TEAM, session=session)
+
+    def _refuse(self) -> None:
+        self._do("refuse")
+        self._do("cut")
+        self._sleep(0.1, 1.0)
+        self._do("accept")

@@ -1,0 +1,157 @@
+"""What happened in random runs, and the rules that it must keep."""
+
+from __future__ import annotations
+
+import threading
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from itertools import pairwise
+from typing import Any
+
+from oncegate import Duplicate, GaveUp, OutcomeUnknown, Ran
+
+
+@dataclass
+class Body:
+    """A handler's body, on the clock that the library counts ends on."""
+
+    run: int
+    event: int
+    session: str
+    attempt: int
+    fence: int
+    entered: float
+    trusted_at_entry: float
+    left: float = float("inf")
+    """When its last statement ran."""
+    trusted: float = 0.0
+    """Its last trusted end."""
+
+    @property
+    def stopped(self) -> float:
+        """Until when it may have had effects, if its author calls `check` before each."""
+        return min(self.left, self.trusted)
+
+
+@dataclass
+class Answer:
+    """What one delivery of an event came to: an outcome, or an error."""
+
+    run: int
+    event: int
+    outcome: Any
+
+
+@dataclass
+class History:
+    """What the handlers recorded. Threads append to it."""
+
+    margin: float
+    bodies: list[Body] = field(default_factory=list)
+    answers: list[Answer] = field(default_factory=list)
+    forced: list[tuple[str, float]] = field(default_factory=list)
+    """Sessions that were released by force, each with the moment just before."""
+    _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
+
+    def enter(self, body: Body) -> None:
+        with self._lock:
+            self.bodies.append(body)
+
+    def answer(self, answer: Answer) -> None:
+        with self._lock:
+            self.answers.append(answer)
+
+    def faults(self) -> list[str]:
+        """The rules that are broken. None: all hold."""
+        return [fault for rule in RULES for fault in rule(self)]
+
+
+def one_success(history: History) -> Iterator[str]:
+    """An event succeeds once at most."""
+    succeeded: dict[int, int] = {}
+    for answer in history.answers:
+        if isinstance(answer.outcome, Ran):
+            if answer.event in succeeded:
+                runs = f"{succeeded[answer.event]} and {answer.run}"
+                yield f"event {answer.event} succeeded in run {runs}"
+            succeeded[answer.event] = answer.run
+
+
+def duplicates_replay_the_success(history: History) -> Iterator[str]:
+    """A duplicate gets the value of the run that succeeded, or whose outcome is unknown."""
+    values: dict[int, set[Any]] = defaultdict(set)
+    possible: dict[int, set[Any]] = defaultdict(set)
+    for answer in history.answers:
+        match answer.outcome:
+            case Duplicate(result=result):
+                values[answer.event].add(result)
+            case Ran(value):
+                values[answer.event].add(value)
+                possible[answer.event].add(value)
+            case OutcomeUnknown(value=value):
+                possible[answer.event].add(value)
+    for event, found in values.items():
+        if len(found) > 1:
+            yield f"event {event} has several results: {found}"
+        if not found <= possible[event]:
+            yield f"event {event} has a result that no run ended with: {found - possible[event]}"
+
+
+def fences_rise(history: History) -> Iterator[str]:
+    """The holds of a session are entered in the order of their fences."""
+    for session, bodies in _by_session(history).items():
+        for before, after in pairwise(bodies):
+            if after.fence <= before.fence:
+                yield f"{session}: run {after.run} entered with fence {after.fence}, " + (
+                    f"after run {before.run} with fence {before.fence}"
+                )
+
+
+def no_entry_after_the_end(history: History) -> Iterator[str]:
+    """A body does not begin after its trusted end. The margin is for what lies between the
+    library's look at the clock and the body's own."""
+    for body in history.bodies:
+        late = body.entered - body.trusted_at_entry
+        if late > history.margin:
+            yield f"event {body.event}: run {body.run} entered {late:.3f} s after its trusted end"
+
+
+def no_two_bodies(history: History) -> Iterator[str]:
+    """Within their trusted ends, the bodies of a session do not overlap, unless an operator has
+    released the session by force."""
+    for session, bodies in _by_session(history).items():
+        forced = [moment for name, moment in history.forced if name == session]
+        for before, after in pairwise(bodies):
+            if before.stopped <= after.entered:
+                continue
+            if any(before.entered - history.margin <= moment <= after.entered for moment in forced):
+                continue
+            yield f"{session}: run {after.run} entered {before.stopped - after.entered:.3f} s " + (
+                f"before run {before.run} stopped"
+            )
+
+
+def all_events_settle(history: History) -> Iterator[str]:
+    """Once the faults have stopped, the last answer for each event settles it."""
+    last = {answer.event: answer for answer in history.answers}
+    for event, answer in last.items():
+        if not isinstance(answer.outcome, Ran | Duplicate | GaveUp):
+            yield f"event {event} is not settled; its last answer is {answer.outcome!r}"
+
+
+RULES: tuple[Callable[[History], Iterator[str]], ...] = (
+    one_success,
+    duplicates_replay_the_success,
+    fences_rise,
+    no_entry_after_the_end,
+    no_two_bodies,
+    all_events_settle,
+)
+
+
+def _by_session(history: History) -> dict[str, list[Body]]:
+    sessions: dict[str, list[Body]] = defaultdict(list)
+    for body in sorted(history.bodies, key=lambda body: body.entered):
+        sessions[body.session].append(body)
+    return sessions

@@ -1,0 +1,126 @@
+"""Plants the bugs of `clients/conformance/planted.json` in the library of this process."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import textwrap
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+
+from oncegate import _aio_io, _delivery, _kept, _lease_flow, _sync_io, _turn, _turn_flow
+
+from .scenario import FOLDER
+
+Turn, Kept, Lease = _turn_flow.TurnFlow, _kept.Kept, _lease_flow.LeaseFlow
+
+
+@dataclass(frozen=True)
+class Bug:
+    """One bug of the list."""
+
+    name: str
+    broken: str
+    red: list[str]
+
+
+def bugs() -> list[Bug]:
+    return [Bug(**bug) for bug in json.loads((FOLDER / "planted.json").read_text())]
+
+
+class Changed:
+    """A function of the library with one text of its source replaced by another."""
+
+    def __init__(self, function: Any, was: str, now: str) -> None:
+        self._function, self._was, self._now = function, was, now
+
+    def plant(self, patch: pytest.MonkeyPatch) -> None:
+        source = textwrap.dedent(inspect.getsource(self._function))
+        count = source.count(self._was)
+        where = self._function.__qualname__
+        assert count == 1, f"{self._was!r} stands {count} times in {where}: plant it anew"
+        made: dict[str, Any] = {}
+        changed = compile(source.replace(self._was, self._now), f"<planted in {where}>", "exec")
+        exec(changed, self._function.__globals__, made)
+        # The code alone is exchanged, so that all who have imported the function run it.
+        patch.setattr(self._function, "__code__", made[self._function.__name__].__code__)
+
+
+class Replaced:
+    """A constant of the library with another value, in all modules that use it."""
+
+    def __init__(self, name: str, value: Any, *modules: Any) -> None:
+        self._name, self._value, self._modules = name, value, modules
+
+    def plant(self, patch: pytest.MonkeyPatch) -> None:
+        for module in self._modules:
+            assert getattr(module, self._name) != self._value
+            patch.setattr(module, self._name, self._value)
+
+
+PATCHES: dict[str, Changed | Replaced] = {
+    "enters-on-busy": Changed(
+        Turn._granted,
+        "raise errors.Busy(held.holder, held.queue_length, span(held.retry_after))",
+        "return True",
+    ),
+    "enters-on-duplicate": Changed(
+        Turn._granted, "raise duplicate(message.duplicate, self._codec)", "return True"
+    ),
+    "impatient": Changed(Kept.begin, "if over or not failure.retryable:", "if True:"),
+    "no-wait": Changed(Turn._open, "self._request.wait.CopyFrom(duration(wait))", "pass"),
+    "new-request-id-per-retry": Changed(
+        Kept.begin, "heard = False", "heard, self._request.request_id = False, repr(self._sent)"
+    ),
+    "no-consumer": Changed(_delivery.Delivery.event_key, "consumer=consumer", 'consumer=""'),
+    "counts-from-receipt": Changed(Kept._trust, "sent + elapsed + lasts", "self.now() + lasts"),
+    "ignores-elapsed": Changed(Kept._trust, "sent + elapsed + lasts", "sent + lasts"),
+    "ignores-grace": Changed(Kept._trust, "min(remaining, grace)", "remaining"),
+    "silence-is-not-probed": Changed(
+        Kept._trust, "min(0.4 * self.terms.ttl, 0.9 * (self.trusted_end - now))", "3600"
+    ),
+    "no-renewal-after-a-break": Changed(
+        Kept._break,
+        "if failure.lost:",
+        "failure.reason = failure.reason or 'EXPIRED'\n    if True:",
+    ),
+    "renewal-dies": Changed(Kept._keep_renewing, "while not self._over:", "for _ in range(1):"),
+    "loss-does-not-interrupt": Changed(Kept.lose, "self.on_lost(reason)", "pass"),
+    "check-ignores-the-clock": Changed(Kept.check, "self.held and self.left <= 0", "False"),
+    "end-after-loss": Changed(
+        Kept._close, "if self._over:", "if self._over and not self.lost_reason:"
+    ),
+    "end-is-not-repeated": Changed(
+        Turn._end,
+        "await call_until(self._io, FINISH_TURN, request, until)",
+        'raise Failure("UNAVAILABLE", "not repeated")',
+    ),
+    "unknown-is-success": Changed(
+        Turn._settle, "raise errors.OutcomeUnknown(self.id) from failure.__cause__", "return"
+    ),
+    "success-is-failure": Changed(
+        Turn.succeed, "events.TURN_OUTCOME_SUCCEEDED", "events.TURN_OUTCOME_FAILED"
+    ),
+    "error-is-success": Changed(
+        Turn._end_failed,
+        "outcome=events.TURN_OUTCOME_FAILED, detail=short(detail)",
+        "outcome=events.TURN_OUTCOME_SUCCEEDED",
+    ),
+    "reject-is-failure": Changed(
+        Turn.reject, "events.TURN_OUTCOME_REJECTED", "events.TURN_OUTCOME_FAILED"
+    ),
+    "own-error-is-masked": Changed(
+        Turn._end_failed,
+        'LOG.debug("the end of turn %s failed: %s", self.id, failure)',
+        "raise failure.error()",
+    ),
+    "fails-open": Changed(_turn.refuse, 'if on_unavailable == "run":', "if True:"),
+    "single-channel": Replaced("STREAMS_PER_CHANNEL", 10_000, _aio_io, _sync_io),
+    "lease-is-not-released": Changed(
+        Lease.release,
+        "await call_until(self._io, RELEASE_LEASE, request, self._io.now() + RELEASING)",
+        "pass",
+    ),
+}

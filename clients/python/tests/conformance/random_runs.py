@@ -1,0 +1,234 @@
+"""Random runs: handlers of the same events in the same sessions, by several gates, while the
+server has random faults. Prints its seed, with which a failure can be repeated:
+
+    python -m conformance.random_runs --form async --store sqlite --seed 7
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import collections
+import random
+import sys
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+from oncegate import AsyncGate, Delivery, Duplicate, Gate, GaveUp, OncegateError, Ran
+
+from .faults import TEAM, Faults
+from .history import Answer, Body, History
+from .scenario import FORMS, STORES
+from .testbed import Testbed
+
+TTL = 2.0
+MARGIN = TTL / 10
+AT_ONCE = 24
+GATES = 6
+SESSIONS = 12
+DELIVERIES_OF_AN_EVENT = 3
+MAX_ATTEMPTS = 4
+SLICE_SECONDS = 0.05
+SETTLE_TIMEOUT = 60.0
+
+
+def clock() -> float:
+    """The clock that the library counts ends on."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME)
+
+
+class HandlerError(Exception):
+    """A handler's own error."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """One delivery, and what its handler does."""
+
+    run: int
+    event: int
+    session: str
+    gate: int
+    wait: float
+    slices: int
+    fails: bool
+
+    def delivery(self) -> Delivery:
+        return Delivery(TEAM, f"event-{self.event}", session=self.session)
+
+
+def plans(runs: int, chance: random.Random) -> list[Plan]:
+    """The deliveries, in a random order that keeps those of an event near each other."""
+    numbers = [run // DELIVERIES_OF_AN_EVENT for run in range(runs)]
+    numbers.sort(key=lambda number: number + chance.uniform(0, 30))
+    return [plan(run, number, chance) for run, number in enumerate(numbers)]
+
+
+def plan(run: int, event: int, chance: random.Random) -> Plan:
+    return Plan(
+        run=run,
+        event=event,
+        session=session_of(event),
+        gate=chance.randrange(GATES),
+        wait=chance.choice((0.0, 0.5, 3.0)),
+        slices=chance.choice((0, 1, 2, 4, 8, 40)),
+        fails=chance.random() < 0.1,
+    )
+
+
+def session_of(event: int) -> str:
+    return f"session-{event % SESSIONS}"
+
+
+class Recorder:
+    """The handler's own part, the same in both forms."""
+
+    def __init__(self, history: History, plan: Plan, turn: Any) -> None:
+        self.turn = turn
+        now = clock()
+        trusted = now + turn.left
+        self.body = Body(plan.run, plan.event, plan.session, turn.attempt, turn.fence, now, trusted)
+        history.enter(self.body)
+        self._plan = plan
+
+    def slices(self) -> Iterator[None]:
+        """Yields before each pause of the body; checks after it, as before an outside write."""
+        try:
+            for _ in range(self._plan.slices):
+                yield
+                self.turn.check()
+        finally:
+            self.body.left = clock()
+            self.body.trusted = self.body.left + self.turn.left
+
+    def result(self) -> str:
+        if self._plan.fails:
+            raise HandlerError
+        return f"run {self._plan.run}"
+
+
+def gate_options(number: int) -> dict[str, Any]:
+    return {"ttl": TTL, "patience": 5.0, "max_attempts": MAX_ATTEMPTS, "holder": f"gate-{number}"}
+
+
+def is_settled(outcome: Any) -> bool:
+    return isinstance(outcome, Ran | Duplicate | GaveUp)
+
+
+async def run_async(planned: list[Plan], addresses: list[str], history: History) -> None:
+    gates = [AsyncGate(addresses[n % len(addresses)], **gate_options(n)) for n in range(GATES)]
+    room = asyncio.Semaphore(AT_ONCE)
+
+    async def one(plan: Plan) -> Any:
+        async def handler(turn: Any) -> str:
+            recorder = Recorder(history, plan, turn)
+            for _ in recorder.slices():
+                await asyncio.sleep(SLICE_SECONDS)
+            return recorder.result()
+
+        async with room:
+            try:
+                gate = gates[plan.gate]
+                outcome: Any = await gate.run(handler, plan.delivery(), wait=plan.wait)
+            except (OncegateError, HandlerError) as error:
+                outcome = error
+        history.answer(Answer(plan.run, plan.event, outcome))
+        return outcome
+
+    async with asyncio.TaskGroup() as group:
+        for plan in planned:
+            group.create_task(one(plan))
+    for gate in gates:
+        await gate.close()
+
+
+def run_sync(planned: list[Plan], addresses: list[str], history: History) -> None:
+    gates = [Gate(addresses[n % len(addresses)], **gate_options(n)) for n in range(GATES)]
+
+    def one(plan: Plan) -> Any:
+        def handler(turn: Any) -> str:
+            recorder = Recorder(history, plan, turn)
+            for _ in recorder.slices():
+                time.sleep(SLICE_SECONDS)
+            return recorder.result()
+
+        try:
+            gate = gates[plan.gate]
+            outcome: Any = gate.run(handler, plan.delivery(), wait=plan.wait)
+        except (OncegateError, HandlerError) as error:
+            outcome = error
+        history.answer(Answer(plan.run, plan.event, outcome))
+        return outcome
+
+    with ThreadPoolExecutor(AT_ONCE) as threads:
+        list(threads.map(one, planned))
+    for gate in gates:
+        gate.close()
+
+
+def deliver(form: str, planned: list[Plan], addresses: list[str], history: History) -> None:
+    if form == "async":
+        asyncio.run(run_async(planned, addresses, history))
+    else:
+        run_sync(planned, addresses, history)
+
+
+def settle(form: str, runs: int, addresses: list[str], history: History) -> None:
+    """Delivers what is not settled again and again, as senders do."""
+    chance = random.Random(runs)
+    deadline = time.monotonic() + SETTLE_TIMEOUT
+    while time.monotonic() < deadline:
+        last = {answer.event: answer.outcome for answer in history.answers}
+        open_events = [event for event, outcome in last.items() if not is_settled(outcome)]
+        if not open_events:
+            return
+        planned = [plan(runs + n, event, chance) for n, event in enumerate(open_events)]
+        runs += len(planned)
+        deliver(form, planned, addresses, history)
+
+
+def random_runs(form: str, store: str, runs: int, seed: int) -> str:
+    """Runs them, and raises AssertionError with all rules that were broken. Returns a summary."""
+    chance = random.Random(seed)
+    history = History(MARGIN)
+    sessions = [session_of(number) for number in range(SESSIONS)]
+    started = time.monotonic()
+    with Testbed(store, 2 if store == "postgres" else 1) as testbed:
+        planned = plans(runs, chance)
+        faults = [
+            Faults(testbed, number, random.Random(f"{seed}-{number}"), history, sessions, clock)
+            for number in range(len(testbed.replicas))
+        ]
+        try:
+            deliver(form, planned, testbed.replicas, history)
+        finally:
+            for fault in faults:
+                fault.stop()
+        settle(form, runs, testbed.replicas, history)
+    counts = collections.Counter(type(answer.outcome).__name__ for answer in history.answers)
+    done = collections.Counter(fault for replica in faults for fault in replica.done)
+    summary = (
+        f"{form}, {store}, seed {seed}: {len(history.answers)} runs, {len(history.bodies)} bodies "
+        f"in {time.monotonic() - started:.1f} s; {dict(counts)}; faults: {dict(done)}"
+    )
+    broken = history.faults()
+    assert not broken, "\n".join([summary, *broken])
+    return summary
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--form", choices=FORMS, default="async")
+    parser.add_argument("--store", choices=STORES, default="sqlite")
+    parser.add_argument("--runs", type=int, default=500)
+    parser.add_argument("--seed", type=int, default=random.randrange(1 << 32))
+    arguments = parser.parse_args()
+    print(f"seed {arguments.seed}", file=sys.stderr)
+    print(random_runs(arguments.form, arguments.store, arguments.runs, arguments.seed))
+
+
+if __name__ == "__main__":
+    main()

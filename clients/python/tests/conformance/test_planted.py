@@ -1,0 +1,33 @@
+"""Each planted bug turns its scenarios red. So a green scenario means something."""
+
+from __future__ import annotations
+
+import pytest
+
+from .forms import run
+from .interpreter import ScenarioError
+from .planted import PATCHES, Bug, bugs
+from .scenario import FORMS, by_file
+
+RUNS = [
+    pytest.param(bug, scenario, form, id=f"{bug.name}-{scenario}-{form}")
+    for bug in bugs()
+    for scenario in bug.red
+    for form in FORMS
+    if by_file(scenario).runs_with(form, "sqlite")
+]
+
+
+def test_all_bugs_are_planted() -> None:
+    assert PATCHES.keys() == {bug.name for bug in bugs()}
+
+
+@pytest.mark.parametrize(("bug", "scenario", "form"), RUNS)
+def test_a_planted_bug_is_found(
+    bug: Bug, scenario: str, form: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run(by_file(scenario), form, "sqlite")
+    PATCHES[bug.name].plant(monkeypatch)
+    with pytest.raises(ScenarioError) as found:
+        run(by_file(scenario), form, "sqlite")
+    assert "unexpected" not in str(found.value), "the planted code itself fails"
