@@ -23,6 +23,7 @@ from oncegate._turn import TurnView, current
 
 P = ParamSpec("P")
 R = TypeVar("R")
+Handler = TypeVar("Handler", bound=Callable[..., Any])
 
 
 class Gate:
@@ -89,6 +90,22 @@ class Gate:
         The function raises `NotGranted` other than `Duplicate`.
         """
         return Decorator(self, make_delivery, options, session=False)
+
+    def webhook(
+        self, make_delivery: Callable[..., Delivery], **options: Unpack[TurnOptions]
+    ) -> Callable[[Handler], Handler]:
+        """A decorator for handlers of Flask, Django, FastAPI and Starlette, which run in threads.
+
+        ``@gate.webhook(github.delivery)``, below the framework's own decorator. `make_delivery` gets
+        the request's headers and body, or the body alone. Verify the sender's signature outside.
+
+        A status below 500 settles the event; a duplicate gets the same status, headers and body, of at
+        most 45 KiB. A status of 500 or more, or an exception, fails the turn. While another run has
+        the event or its conversation, or the server is away, the sender gets 503 with Retry-After.
+        """
+        from oncegate._webhook import sync_webhook
+
+        return sync_webhook(self, make_delivery, options)
 
     def lease(
         self,
