@@ -140,15 +140,18 @@ export class Gate {
     const wanted = toSession(session);
     const { clock } = this.#core;
     const patience = new Patience(settings.patienceMs, settings.waitMs, clock.now());
-    for (;;) {
-      const scope = new Scope(options.signal);
-      const request = new LeaseRequest(this.#core, consumer, wanted, settings, scope);
-      try {
-        const lease = await this.#waitFor(scope, () => open(request, patience, clock, scope.signal));
+    const scope = new Scope(options.signal);
+    const acquire = async () => {
+      for (;;) {
+        const request = new LeaseRequest(this.#core, consumer, wanted, settings, scope);
+        const lease = await open(request, patience, clock, scope.signal);
         if (await lease.carry()) return lease;
-      } catch (error) {
-        throw error instanceof CallError ? error.toError() : error;
       }
+    };
+    try {
+      return await this.#waitFor(scope, acquire);
+    } catch (error) {
+      throw error instanceof CallError ? error.toError() : error;
     }
   }
 
@@ -170,16 +173,27 @@ export class Gate {
 
   /** Carries on the turn that another process began and detached. Throws TurnLost if it has ended. */
   async adopt(turnId: string, options: AdoptOptions = {}): Promise<Turn> {
-    this.#refuseIfClosed();
     const { ttlMs, patienceMs, codec } = toSettings(this.#options, options);
     const eventTtlMs = options.eventTtl === undefined ? undefined : toMs(options.eventTtl, "eventTtl");
     const terms = { ttlMs, graceMs: undefined };
-    const sent = this.#core.clock.now();
     const request = renewTurnRequest(turnId, terms);
-    const { turn } = await patientCall(this.#core, TurnService.method.renewTurn, request, patienceMs);
-    if (!turn) throw new Internal("the server left the turn out of its answer");
-    const grant = { turn, sent, stream: undefined, terms };
-    return new Turn(this.#core, new Scope(options.signal), codec, eventTtlMs, grant);
+    const scope = new Scope(options.signal);
+    const adopt = async () => {
+      for (;;) {
+        const sent = this.#core.clock.now();
+        const { turn } = await patientCall(this.#core, TurnService.method.renewTurn, request, patienceMs);
+        if (!turn) throw new Internal("the server left the turn out of its answer");
+        const adopted = new Turn(this.#core, scope, codec, eventTtlMs, {
+          turn,
+          sent,
+          stream: undefined,
+          terms,
+        });
+        if (adopted.leftMs > 0) return adopted;
+        adopted.drop(); // the answer came too late to be trusted
+      }
+    };
+    return this.#waitFor(scope, adopt);
   }
 
   /** Grants nothing new, waits for what is open, then fails the turns and releases the leases that remain. */

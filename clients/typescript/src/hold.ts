@@ -143,12 +143,17 @@ export abstract class Hold {
     this.#isOpen = false;
   }
 
-  /** @internal It has ended: nothing is left behind. */
-  protected leave(): void {
+  /** @internal It was never entered: it is asked for again, in the same scope. */
+  drop(): void {
     this.stopKeeping();
     this.cancelStream();
-    this.#scope.leave();
     this.#owner.ended(this);
+  }
+
+  /** @internal It has ended: nothing is left behind. */
+  protected leave(): void {
+    this.drop();
+    this.#scope.leave();
   }
 
   #lose(reason: LostReason): void {

@@ -117,10 +117,10 @@ export class Lease extends Hold {
       const sent = this.#core.clock.now();
       try {
         this.heard(sent, await this.renew(Math.max(50, this.leftMs)));
-        return true;
+        if (this.leftMs > 0) return true;
       } catch (error) {
         if (error instanceof CallError && (error.isTransient || error.isOverload)) continue;
-        this.leave();
+        this.drop();
         if (error instanceof CallError && error.lost) return false;
         throw error;
       }

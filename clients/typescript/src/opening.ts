@@ -1,4 +1,5 @@
 import { CallError, Code } from "./call-error.js";
+import type { Hold } from "./hold.js";
 import type { Patience } from "./patience.js";
 import { type Clock, earlyMs, sleep } from "./time.js";
 import type { Receiver, Stream } from "./transport.js";
@@ -12,7 +13,7 @@ export type Answer<G> =
   | undefined;
 
 /** A request for a turn or a lease, over a stream. */
-export interface Request<I, O, G, H> {
+export interface Request<I, O, G, H extends Hold> {
   start(waitMs: number, receiver: Receiver<O>): Stream<I, O>;
   read(message: O): Answer<G>;
   /** Takes the grant and the stream over, before the next message is read. */
@@ -26,7 +27,7 @@ export interface Request<I, O, G, H> {
  * Sends the request, and repeats it while the server is away or overloaded.
  * Throws NotGranted, a CallError, or the signal's reason.
  */
-export async function open<I, O, G, H>(
+export async function open<I, O, G, H extends Hold>(
   request: Request<I, O, G, H>,
   patience: Patience,
   clock: Clock,
@@ -49,7 +50,7 @@ export async function open<I, O, G, H>(
   }
 }
 
-function ask<I, O, G, H>(
+function ask<I, O, G, H extends Hold>(
   request: Request<I, O, G, H>,
   patience: Patience,
   clock: Clock,
@@ -68,7 +69,11 @@ function ask<I, O, G, H>(
         if ("queued" in answer) return request.queued(answer.queued);
         leave();
         if ("instead" in answer) return reject(answer.instead);
-        resolve(request.accept(answer.granted, stream, sent));
+        const held = request.accept(answer.granted, stream, sent);
+        if (held.leftMs > 0) return resolve(held);
+        // It came too late to be trusted. Asked again, the server says how long it still runs.
+        held.drop();
+        reject(new CallError(Code.UNAVAILABLE, "the grant arrived after its trusted end"));
       },
       end(error) {
         leave();

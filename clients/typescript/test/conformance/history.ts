@@ -1,0 +1,156 @@
+/** What happened in random runs, and the rules that it must keep. */
+
+import { type Outcome, OutcomeUnknown } from "../../src/index.js";
+
+/** A handler's body, on the clock that the library counts ends on. */
+export interface Body {
+  readonly run: number;
+  readonly event: string;
+  readonly session: string;
+  readonly fence: bigint;
+  readonly entered: number;
+  readonly trustedAtEntry: number;
+  /** When its last statement ran. */
+  left: number;
+  /** Its last trusted end. */
+  trusted: number;
+}
+
+/** What one delivery of an event came to: an outcome, or an error. */
+export interface Answer {
+  readonly run: number;
+  readonly event: string;
+  readonly outcome: Outcome<string> | Error;
+}
+
+/** A session that was released by force, and the moment just before. */
+export interface Forced {
+  readonly session: string;
+  readonly moment: number;
+}
+
+export class History {
+  readonly bodies: Body[] = [];
+  readonly answers: Answer[] = [];
+  readonly forced: Forced[] = [];
+
+  constructor(readonly marginMs: number) {}
+
+  /** The rules that are broken. None: all hold. */
+  faults(): string[] {
+    return rules.flatMap((rule) => [...rule(this)]);
+  }
+}
+
+/** An event succeeds once at most. */
+function* oneSuccess({ answers }: History): Iterable<string> {
+  const succeeded = new Map<string, number>();
+  for (const { run, event, outcome } of answers) {
+    if (kindOf(outcome) !== "ran") continue;
+    const before = succeeded.get(event);
+    if (before !== undefined) yield `${event} succeeded in run ${before} and ${run}`;
+    succeeded.set(event, run);
+  }
+}
+
+/** A duplicate gets the value of the run that succeeded, or whose outcome is unknown. */
+function* duplicatesReplayTheSuccess({ answers }: History): Iterable<string> {
+  for (const [event, group] of grouped(answers, ({ event }) => event)) {
+    const values = new Set<unknown>();
+    const possible = new Set<unknown>();
+    for (const { outcome } of group) {
+      if (outcome instanceof OutcomeUnknown) possible.add(outcome.value);
+      if (!("result" in outcome)) continue;
+      values.add(outcome.result);
+      if (outcome.kind === "ran") possible.add(outcome.result);
+    }
+    if (values.size > 1) yield `${event} has several results: ${[...values]}`;
+    for (const value of values) {
+      if (!possible.has(value)) yield `${event} has a result that no run ended with: ${value}`;
+    }
+  }
+}
+
+/** The holds of a session are entered in the order of their fences. */
+function* fencesRise(history: History): Iterable<string> {
+  for (const [before, after] of consecutive(history)) {
+    if (after.fence > before.fence) continue;
+    yield `${after.session}: run ${after.run} entered with fence ${after.fence}, after run ${before.run} with fence ${before.fence}`;
+  }
+}
+
+/**
+ * A body does not begin after its trusted end. The margin is for what lies between the library's
+ * look at the clock and the body's own.
+ */
+function* noEntryAfterTheEnd({ bodies, marginMs }: History): Iterable<string> {
+  for (const { run, event, entered, trustedAtEntry } of bodies) {
+    const late = entered - trustedAtEntry;
+    if (late > marginMs) yield `${event}: run ${run} entered ${late} ms after its trusted end`;
+  }
+}
+
+/**
+ * Within their trusted ends, the bodies of a session do not overlap, unless an operator has
+ * released the session by force.
+ */
+function* noTwoBodies(history: History): Iterable<string> {
+  for (const [before, after] of consecutive(history)) {
+    // Until when it may have had effects, if its author calls `check` before each.
+    const stopped = Math.min(before.left, before.trusted);
+    if (stopped <= after.entered) continue;
+    const isForced = history.forced.some(
+      ({ session, moment }) =>
+        session === after.session && before.entered - history.marginMs <= moment && moment <= after.entered,
+    );
+    if (!isForced) {
+      yield `${after.session}: run ${after.run} entered ${stopped - after.entered} ms before run ${before.run} stopped`;
+    }
+  }
+}
+
+/** Once the faults have stopped, the last answer for each event settles it. */
+function* allEventsSettle({ answers }: History): Iterable<string> {
+  const last = new Map(answers.map((answer) => [answer.event, answer]));
+  for (const { event, outcome } of last.values()) {
+    if (!isSettled(outcome)) yield `${event} is not settled; its last answer is ${outcome}`;
+  }
+}
+
+const rules = [
+  oneSuccess,
+  duplicatesReplayTheSuccess,
+  fencesRise,
+  noEntryAfterTheEnd,
+  noTwoBodies,
+  allEventsSettle,
+];
+
+export function isSettled(outcome: Answer["outcome"]): boolean {
+  return ["ran", "duplicate", "gaveUp"].includes(kindOf(outcome));
+}
+
+export function kindOf(outcome: Answer["outcome"]): string {
+  return "kind" in outcome ? outcome.kind : outcome.name;
+}
+
+/** Each body of a session with the one that was entered next. */
+function* consecutive({ bodies }: History): Iterable<[Body, Body]> {
+  const ordered = [...bodies].sort((one, other) => one.entered - other.entered);
+  for (const group of grouped(ordered, ({ session }) => session).values()) {
+    for (const [index, after] of group.entries()) {
+      const before = group[index - 1];
+      if (before) yield [before, after];
+    }
+  }
+}
+
+function grouped<T>(items: Iterable<T>, key: (item: T) => string): Map<string, T[]> {
+  const groups = new Map<string, T[]>();
+  for (const item of items) {
+    const group = groups.get(key(item));
+    if (group) group.push(item);
+    else groups.set(key(item), [item]);
+  }
+  return groups;
+}

@@ -1,0 +1,166 @@
+/**
+ * Random runs: handlers of the same events in the same sessions, by several gates, while the server
+ * has random faults. The seed repeats a failure: `ONCEGATE_TEST_SEED=7 npx vitest run random-runs`
+ */
+
+import { setTimeout as sleep } from "node:timers/promises";
+import { Gate, OncegateError, type Outcome, type Turn } from "../../src/index.js";
+import { Chance } from "./chance.js";
+import { Faults, team } from "./faults.js";
+import { type Answer, type Body, History, isSettled, kindOf } from "./history.js";
+import type { Store } from "./scenario.js";
+import { Testbed } from "./testbed.js";
+
+const ttlMs = 2000;
+const marginMs = ttlMs / 10;
+const atOnce = 24;
+const gateCount = 6;
+const sessionCount = 12;
+const deliveriesOfAnEvent = 3;
+const sliceMs = 50;
+const settleMs = 60_000;
+
+/** A handler's own error. */
+class Boom extends Error {
+  override readonly name = "Boom";
+}
+
+/** One delivery, and what its handler does. */
+interface Plan {
+  readonly run: number;
+  readonly event: string;
+  readonly session: string;
+  readonly gate: number;
+  readonly waitMs: number;
+  readonly slices: number;
+  readonly fails: boolean;
+}
+
+function plan(run: number, event: number, chance: Chance): Plan {
+  return {
+    run,
+    event: `event-${event}`,
+    session: `session-${event % sessionCount}`,
+    gate: chance.below(gateCount),
+    waitMs: chance.of([0, 500, 3000]),
+    slices: chance.of([0, 1, 2, 4, 8, 40]),
+    fails: chance.next() < 0.1,
+  };
+}
+
+/** The deliveries, in a random order that keeps those of an event near each other. */
+function plans(runs: number, chance: Chance): Plan[] {
+  const deliveries = Array.from({ length: runs }, (_, index) => {
+    const event = Math.floor(index / deliveriesOfAnEvent);
+    return { event, at: event + chance.between(0, 30) };
+  });
+  deliveries.sort((one, other) => one.at - other.at);
+  return deliveries.map(({ event }, run) => plan(run, event, chance));
+}
+
+/** The handler: it checks after each pause, as before an outside write. */
+async function handle(turn: Turn, { run, event, session, slices, fails }: Plan, history: History) {
+  const entered = performance.now();
+  const trusted = entered + turn.leftMs;
+  const fence = turn.fence ?? 0n;
+  const body: Body = {
+    run,
+    event,
+    session,
+    fence,
+    entered,
+    trustedAtEntry: trusted,
+    left: Infinity,
+    trusted,
+  };
+  history.bodies.push(body);
+  try {
+    for (let slice = 0; slice < slices; slice += 1) {
+      await sleep(sliceMs);
+      turn.check();
+    }
+  } finally {
+    body.left = performance.now();
+    body.trusted = body.left + turn.leftMs;
+  }
+  if (fails) throw new Boom();
+  return `run ${run}`;
+}
+
+async function deliver(
+  planned: readonly Plan[],
+  servers: readonly string[],
+  history: History,
+): Promise<void> {
+  const gates = Array.from({ length: gateCount }, (_, number) => {
+    const server = servers[number % servers.length];
+    return new Gate({ server, ttl: ttlMs, patience: "5s", maxAttempts: 4, holder: `gate-${number}` });
+  });
+  const one = async (plan: Plan): Promise<Answer["outcome"]> => {
+    const { event, session, waitMs: wait } = plan;
+    const gate = gates[plan.gate] as Gate;
+    try {
+      const outcome: Outcome<string> = await gate.turn({ team, event, session }, { wait }, (turn) =>
+        handle(turn, plan, history),
+      );
+      return outcome;
+    } catch (error) {
+      if (error instanceof OncegateError || error instanceof Boom) return error;
+      throw error;
+    }
+  };
+  const queue = planned.values();
+  const worker = async () => {
+    for (const plan of queue) {
+      history.answers.push({ run: plan.run, event: plan.event, outcome: await one(plan) });
+    }
+  };
+  await Promise.all(Array.from({ length: atOnce }, worker));
+  await Promise.all(gates.map((gate) => gate.close()));
+}
+
+/** Delivers what is not settled again and again, as senders do. */
+async function settle(runs: number, servers: readonly string[], history: History): Promise<void> {
+  const chance = new Chance(runs);
+  const deadline = performance.now() + settleMs;
+  let next = runs;
+  while (performance.now() < deadline) {
+    const last = new Map(history.answers.map(({ event, outcome }) => [event, outcome]));
+    const open = [...last].filter(([, outcome]) => !isSettled(outcome));
+    if (open.length === 0) return;
+    const planned = open.map(([event], index) => plan(next + index, Number(event.split("-")[1]), chance));
+    next += planned.length;
+    await deliver(planned, servers, history);
+  }
+}
+
+/** Runs them, and throws with all rules that were broken. Returns a summary. */
+export async function randomRuns(store: Store, runs: number, seed: number): Promise<string> {
+  const chance = new Chance(seed);
+  const history = new History(marginMs);
+  const sessions = Array.from({ length: sessionCount }, (_, number) => `session-${number}`);
+  const started = performance.now();
+  await using testbed = await Testbed.start(store, store === "postgres" ? 2 : 1);
+  const faults = testbed.replicas.map(
+    (_, replica) => new Faults(testbed, replica, new Chance(seed + 1 + replica), history, sessions),
+  );
+  try {
+    await deliver(plans(runs, chance), testbed.replicas, history);
+  } finally {
+    await Promise.all(faults.map((fault) => fault.stop()));
+  }
+  await settle(runs, testbed.replicas, history);
+  const seconds = Math.round((performance.now() - started) / 1000);
+  const outcomes = counts(history.answers.map(({ outcome }) => kindOf(outcome)));
+  const done = counts(faults.flatMap(({ done }) => done));
+  const summary = `${store}, seed ${seed}: ${history.answers.length} runs, ${history.bodies.length} bodies in ${seconds} s; ${outcomes}; faults: ${done}`;
+  const broken = history.faults();
+  if (broken.length > 0) throw new Error([summary, ...broken].join("\n"));
+  return summary;
+}
+
+function counts(names: readonly string[]): string {
+  const found = new Map<string, number>();
+  for (const name of names) found.set(name, (found.get(name) ?? 0) + 1);
+  return [...found].map(([name, count]) => `${count} ${name}`).join(", ");
+}
