@@ -30,7 +30,7 @@ pub struct SessionName {
     consumer: String,
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct EventName {
     team: String,
@@ -134,16 +134,15 @@ async fn look_at_session(replica: &Replica, name: SessionName) -> anyhow::Result
 }
 
 async fn look_at_event(replica: &Replica, name: EventName) -> anyhow::Result<Value> {
-    let (team, id, consumer) = (name.team.clone(), name.event.clone(), name.consumer.clone());
     let process = replica.process()?;
     let mut client = IdempotencyServiceClient::new(connect(replica).await?);
-    let request = IsProcessedRequest { event: Some(name.into()), include_result: true };
+    let request = IsProcessedRequest { event: Some(name.clone().into()), include_result: true };
     let answer = client.is_processed(request).await.map_err(explain)?.into_inner();
     process.own_looks.fetch_add(1, Ordering::SeqCst);
     let mut event = answer.event.clone().context("the answer has no event")?;
     let mut outcome = outcome(event.outcome());
     if event.state() == EventState::NotSeen
-        && let Some(free) = free_event(replica, &team, &id, &consumer).await?
+        && let Some(free) = free_event(replica, &name).await?
     {
         // One that only lapsed ended later than it was claimed.
         outcome = (free.process_time == free.expire_time).then_some("FAILED");
@@ -161,26 +160,21 @@ async fn look_at_event(replica: &Replica, name: EventName) -> anyhow::Result<Val
 }
 
 /// An event that a turn had claimed and that is free again.
-async fn free_event(
-    replica: &Replica,
-    team: &str,
-    id: &str,
-    consumer: &str,
-) -> anyhow::Result<Option<ProcessedEvent>> {
+async fn free_event(replica: &Replica, name: &EventName) -> anyhow::Result<Option<ProcessedEvent>> {
     let mut client = admin(replica).await?;
     let mut page_token = String::new();
     loop {
         let request = ListEventsRequest {
-            team_id: team.into(),
+            team_id: name.team.clone(),
             state: EventState::NotSeen.into(),
             page_token,
             ..Default::default()
         };
         let page = client.list_events(request).await.map_err(explain)?.into_inner();
-        let found = page
-            .events
-            .into_iter()
-            .find(|event| event.event_id == id && event.consumer == consumer);
+        let is_it = |event: &ProcessedEvent| {
+            event.event_id == name.event && event.consumer == name.consumer
+        };
+        let found = page.events.into_iter().find(is_it);
         if found.is_some() || page.next_page_token.is_empty() {
             return Ok(found);
         }
