@@ -1,5 +1,6 @@
-//! The commands of the README run as pasted, and print what it shows. A shell block after
-//! `<!-- ci: run -->` is run line by line; the block after it is what its lines print.
+//! The commands of the README and of `docs/calling.md` run as pasted, and print what is shown. A shell
+//! block after `<!-- ci: run -->` is run line by line; the block after it is what its lines print. All
+//! commands use the server that the README starts.
 
 use std::{
     io::{BufRead as _, BufReader},
@@ -18,20 +19,20 @@ use tonic::{
 
 use crate::harness::connect;
 
-const README: &str = include_str!("../README.md");
+const PAGES: &str = concat!(include_str!("../README.md"), include_str!("../docs/calling.md"));
 /// How the README calls the binary: the first line builds it.
 const BINARY: [&str; 2] = ["cargo run --release --locked -- ", "target/release/oncegate "];
 /// The address that the README's server listens on.
 const ADDRESS: &str = oncegate::config::DEFAULT_ADDRESS;
 
-/// What the README shows of one shell block: its lines, and what they print.
+/// What the pages show of each shell block: its lines, and what they print.
 fn shown() -> Vec<(Vec<&'static str>, &'static str)> {
     let block = |text: &'static str| {
         let (_, rest) = text.split_once("```").unwrap();
         let (block, after) = rest.split_once("\n```\n").unwrap();
         (block.split_once('\n').unwrap().1, after)
     };
-    let marked = README.split("<!-- ci: run -->").skip(1);
+    let marked = PAGES.split("<!-- ci: run -->").skip(1);
     let blocks = marked.map(|text| {
         let (commands, after) = block(text);
         (commands.lines().collect(), block(after).0)
@@ -199,7 +200,7 @@ fn settled(values: impl IntoIterator<Item = Value>) -> Vec<Value> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn its_commands_print_what_it_shows() {
+async fn commands_print_what_is_shown() {
     let shown = shown();
     let mut server: Option<Started> = None;
     for (commands, output) in &shown {
@@ -230,5 +231,5 @@ async fn its_commands_print_what_it_shows() {
             assert_eq!(settled(answers), expected, "{commands:?}");
         }
     }
-    assert!(shown.len() >= 3, "the README starts a server, marks an event and runs a turn");
+    assert!(shown.len() >= 3, "the pages start a server, mark an event and run a turn");
 }
