@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from oncegate import _aio_io, _delivery, _kept, _lease_flow, _sync_io, _turn, _turn_flow
+from oncegate import _aio_io, _delivery, _entry, _kept, _lease_flow, _sync_io, _turn_flow
 
 from .scenario import FOLDER
 
@@ -116,7 +116,9 @@ PATCHES: dict[str, Changed | Replaced] = {
         'LOG.debug("the end of turn %s failed: %s", self.id, failure)',
         "raise failure.error()",
     ),
-    "fails-open": Changed(_turn.refuse, 'if on_unavailable == "run":', "if True:"),
+    "fails-open": Changed(
+        _entry.TurnEntry._refuse, 'if self._on_unavailable == "run":', "if True:"
+    ),
     "single-channel": Replaced("STREAMS_PER_CHANNEL", 10_000, _aio_io, _sync_io),
     "lease-is-not-released": Changed(
         Lease.release,

@@ -26,10 +26,10 @@ from .testbed import Testbed
 
 TTL = 2.0
 MARGIN = TTL / 10
-AT_ONCE = 24
+AT_ONCE = 48
 GATES = 6
-SESSIONS = 12
-DELIVERIES_OF_AN_EVENT = 3
+SESSIONS = 24
+DELIVERIES_OF_AN_EVENT = 2
 MAX_ATTEMPTS = 4
 SLICE_SECONDS = 0.05
 SETTLE_TIMEOUT = 60.0
@@ -60,9 +60,9 @@ class Plan:
         return Delivery(TEAM, f"event-{self.event}", session=self.session)
 
 
-def plans(runs: int, chance: random.Random) -> list[Plan]:
+def plans(events: int, chance: random.Random) -> list[Plan]:
     """The deliveries, in a random order that keeps those of an event near each other."""
-    numbers = [run // DELIVERIES_OF_AN_EVENT for run in range(runs)]
+    numbers = list(range(events)) * DELIVERIES_OF_AN_EVENT
     numbers.sort(key=lambda number: number + chance.uniform(0, 30))
     return [plan(run, number, chance) for run, number in enumerate(numbers)]
 
@@ -73,7 +73,7 @@ def plan(run: int, event: int, chance: random.Random) -> Plan:
         event=event,
         session=session_of(event),
         gate=chance.randrange(GATES),
-        wait=chance.choice((0.0, 0.5, 3.0)),
+        wait=chance.choice((0.0, 2.0, 5.0)),
         slices=chance.choice((0, 1, 2, 4, 8, 40)),
         fails=chance.random() < 0.1,
     )
@@ -207,7 +207,7 @@ def random_runs(form: str, store: str, runs: int, seed: int) -> str:
         finally:
             for fault in faults:
                 fault.stop()
-        settle(form, runs, testbed.replicas, history)
+        settle(form, len(planned), testbed.replicas, history)
     counts = collections.Counter(type(answer.outcome).__name__ for answer in history.answers)
     done = collections.Counter(fault for replica in faults for fault in replica.done)
     summary = (
