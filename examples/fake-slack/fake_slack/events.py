@@ -81,6 +81,8 @@ class Delivery:
     """Whether the acknowledgement of the first delivery does not reach Slack."""
     attempts: list[Attempt] = field(default_factory=list)
     accepted: bool = False
+    ended: bool = False
+    """Whether Slack delivers it no more: it was accepted, or all attempts failed."""
 
     @property
     def event_id(self) -> str:

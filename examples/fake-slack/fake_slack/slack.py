@@ -94,7 +94,7 @@ class FakeSlack:
         """The texts that the bot posted, in order."""
         return [str(call.arguments["text"]) for call in self.calls("chat.postMessage")]
 
-    async def until(self, holds: Callable[[], bool], within: float = 60.0) -> None:
+    async def until(self, holds: Callable[[], bool], within: float = 120.0) -> None:
         """Waits until something has happened; TimeoutError if it does not."""
         async with asyncio.timeout(within):
             while not holds():
@@ -105,7 +105,7 @@ class FakeSlack:
         for number, wait in enumerate((0, *RETRY_AFTER)):
             await asyncio.sleep(wait * self._time_scale)
             if delivery.accepted:
-                return
+                break
             attempt = Attempt(number)
             delivery.attempts.append(attempt)
             reason = attempt.outcome = await self._transport.attempt(delivery, attempt, reason)
@@ -116,6 +116,7 @@ class FakeSlack:
                 attempt.receiver,
                 reason,
             )
+        delivery.ended = True
 
     def _on_call(self, call: Call) -> None:
         if call.method not in ("auth.test", "apps.connections.open"):

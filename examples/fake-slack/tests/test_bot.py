@@ -37,8 +37,8 @@ async def send_two(slack: FakeSlack) -> tuple[Delivery, Delivery]:
 
 
 async def finish(slack: FakeSlack, delivery: Delivery) -> None:
-    """The delivery is accepted, and so is one more of the same event: a duplicate."""
-    await slack.until(lambda: delivery.accepted)
+    """All deliveries of the event have ended, and one more is accepted as a duplicate."""
+    await slack.until(lambda: delivery.ended)
     again = slack.deliver(delivery.payload)
     await slack.until(lambda: again.accepted)
 

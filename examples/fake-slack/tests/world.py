@@ -3,9 +3,11 @@
 import asyncio
 import os
 import socket
+import zlib
 from asyncio.subprocess import Process
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import AsyncExitStack
+from itertools import cycle
 from pathlib import Path
 from typing import Self
 
@@ -15,15 +17,20 @@ TIME_SCALE = 0.1
 REPLICAS = 2
 
 
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
-
-
 def is_listening(port: int) -> bool:
     with socket.socket() as client:
         return client.connect_ex(("127.0.0.1", port)) == 0
+
+
+def free_ports() -> Iterator[int]:
+    """Ports that no other process of these tests takes, below those of outgoing connections."""
+    run = zlib.crc32(os.environ.get("PYTEST_XDIST_TESTRUNUID", "").encode()) % 20
+    worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")) % 10
+    first = 10_000 + 1_000 * run + 100 * worker
+    return (port for port in cycle(range(first, first + 100)) if not is_listening(port))
+
+
+PORTS = free_ports()
 
 
 class World:
@@ -32,8 +39,8 @@ class World:
     def __init__(self, bot: list[str], oncegate: str, folder: Path, *, over_http: bool) -> None:
         self._bot = bot
         self._folder = folder
-        self._ports = [free_port() for _ in range(REPLICAS)] if over_http else []
-        self._oncegate_port = free_port()
+        self._ports = [next(PORTS) for _ in range(REPLICAS)] if over_http else []
+        self._oncegate_port = next(PORTS)
         self._oncegate = [
             *(oncegate, "serve", "--listen", f"127.0.0.1:{self._oncegate_port}"),
             *("--database-url", f"sqlite://{folder}/oncegate.db"),
