@@ -27,7 +27,7 @@ async def make_bot(request: pytest.FixtureRequest, server: Server) -> AsyncItera
     gates: list[AsyncGate | Gate] = []
 
     def make(*, gate_options: dict[str, Any] | None = None, **options: Any) -> Bot:
-        settings: dict[str, Any] = {"ttl": 5, **(gate_options or {})}
+        settings: dict[str, Any] = {"ttl": 30, **(gate_options or {})}
         if request.param == "async":
             gate = AsyncGate(server.address, **settings)
             gates.append(gate)

@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 
 @pytest_asyncio.fixture
 async def gates(server: Server) -> AsyncIterator[tuple[AsyncGate, Gate]]:
-    with Gate(server.address, ttl=5) as sync_gate:
-        async with AsyncGate(server.address, ttl=5) as gate:
+    with Gate(server.address, ttl=30) as sync_gate:
+        async with AsyncGate(server.address, ttl=30) as gate:
             yield gate, sync_gate
 
 
