@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import AsyncExitStack
 from contextvars import Token
@@ -39,16 +40,24 @@ class _Runtime:
         self.closed = False
         self.ios: WeakKeyDictionary[asyncio.AbstractEventLoop, AioIo] = WeakKeyDictionary()
         self._server = options.server
+        self._pid: int | None = None
+        """The process that has used grpc.aio."""
 
     def io(self) -> AioIo:
         """The channels of the event loop that runs."""
         if self.closed:
-            raise errors.Unavailable("the gate is closed")
+            raise errors.Closed
         loop = asyncio.get_running_loop()
         io = self.ios.get(loop)
         if io is None:
             from oncegate._aio_io import AioIo
 
+            if self._pid not in (None, os.getpid()):
+                raise errors.WrongProcess(
+                    "gRPC's asyncio channels do not survive a fork; fork before the gate is used, "
+                    "or start the child by spawn"
+                )
+            self._pid = os.getpid()
             io = self.ios[loop] = AioIo(self._server)
         return io
 

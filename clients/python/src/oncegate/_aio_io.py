@@ -10,19 +10,16 @@ import grpc
 import grpc.aio
 
 from oncegate import _clock
-from oncegate._io import Latch, Stream
+from oncegate._connections import Connections
+from oncegate._io import Latch, Stream, settled
 from oncegate._wire import (
     CHANNEL_OPTIONS,
-    STREAMS_PER_CHANNEL,
     Failure,
     Method,
     Req,
     Res,
     read_failure,
 )
-
-LATE = 0.2
-"""Seconds by which a timer is late if the event loop was blocked, or the process stopped."""
 
 
 def _failure(error: grpc.aio.AioRpcError) -> Failure:
@@ -56,16 +53,19 @@ class AioLatch:
 class AioStream:
     """One stream."""
 
-    def __init__(self, call: Any, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(
+        self, call: Any, loop: asyncio.AbstractEventLoop, silent: Callable[[], None]
+    ) -> None:
         self._call = call
         self._loop = loop
+        self._silent = silent
         self._cancelled = False
 
     async def read(self, until: float) -> Any:
         """The next message; see `Stream`."""
         task = asyncio.current_task()
         cancelling = 0 if task is None else task.cancelling()
-        alarm = self._alarm(until)
+        self._arm(until)
         try:
             message = await self._call.read()
         except grpc.aio.AioRpcError as error:
@@ -76,7 +76,7 @@ class AioStream:
                 raise Failure("UNAVAILABLE", "the server did not answer in time") from None
             raise
         finally:
-            alarm.cancel()
+            self._alarm.cancel()
         if message is grpc.aio.EOF:
             raise Failure("UNAVAILABLE", "the server ended the stream")
         return message
@@ -95,21 +95,28 @@ class AioStream:
         self._cancelled = True
         self._call.cancel()
 
-    def _alarm(self, until: float) -> asyncio.TimerHandle:
-        return self._loop.call_later(max(0.0, until - _clock.now()), self.cancel)
+    def _arm(self, until: float) -> None:
+        self._alarm = self._loop.call_later(max(0.0, until - _clock.now()), self._ring, until)
+
+    def _ring(self, until: float) -> None:
+        later = settled(until, _clock.now())
+        if later is not None:
+            self._arm(later)
+        else:
+            self._silent()
+            self.cancel()
 
 
 class AioIo:
     """Time, calls and channels of one event loop."""
 
     def __init__(self, server: str) -> None:
-        self._server = server
         self._loop = asyncio.get_running_loop()
-        self._channels: list[grpc.aio.Channel] = []
-        self._live: dict[int, int] = {}
-        self._calls: grpc.aio.Channel | None = None
-        self._methods: dict[tuple[int, str], Any] = {}
         self._tasks: set[asyncio.Task[Any]] = set()
+        self._connections = Connections(
+            lambda: grpc.aio.insecure_channel(server, options=CHANNEL_OPTIONS),
+            lambda channel: self.spawn(channel.close()),
+        )
 
     def now(self) -> float:
         """See `oncegate._clock`."""
@@ -125,25 +132,29 @@ class AioIo:
 
     async def call(self, method: Method[Req, Res], request: Req, timeout: float) -> Res:
         """Makes one call."""
-        if self._calls is None:
-            self._calls = self._channel()
+        connection = self._connections.for_call()
         try:
-            response: Res = await self._stub(self._calls, method, "unary_unary")(
-                request, timeout=timeout
-            )
+            response: Res = await connection.stub(method, "unary_unary")(request, timeout=timeout)
         except grpc.aio.AioRpcError as error:
+            if error.code() is grpc.StatusCode.DEADLINE_EXCEEDED:
+                self._connections.suspect(connection)
             raise _failure(error) from error
+        finally:
+            self._connections.done(connection)
         return response
 
     async def open(self, method: Method[Any, Res], request: Any, *, more: bool) -> Stream[Any, Res]:
         """Opens a stream with its first message."""
-        channel = self._stream_channel()
-        if not more:
-            call = self._stub(channel, method, "unary_stream")(request)
-            return AioStream(self._counted(channel, call), self._loop)
-        call = self._stub(channel, method, "stream_stream")()
-        stream = AioStream(self._counted(channel, call), self._loop)
-        await stream.write(request)
+        connections = self._connections
+        connection = connections.for_stream()
+        if more:
+            call = connection.stub(method, "stream_stream")()
+        else:
+            call = connection.stub(method, "unary_stream")(request)
+        call.add_done_callback(lambda _: connections.done(connection))
+        stream = AioStream(call, self._loop, lambda: connections.suspect(connection))
+        if more:
+            await stream.write(request)
         return stream
 
     def spawn(self, flow: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
@@ -158,43 +169,5 @@ class AioIo:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        if self._calls is not None:
-            self._channels.append(self._calls)
-        for channel in self._channels:
+        for channel in self._connections.close():
             await channel.close()
-        self._channels, self._calls = [], None
-        self._methods.clear()
-
-    def _channel(self) -> grpc.aio.Channel:
-        return grpc.aio.insecure_channel(self._server, options=CHANNEL_OPTIONS)
-
-    def _stub(self, channel: grpc.aio.Channel, method: Method[Any, Any], kind: str) -> Any:
-        key = (id(channel), method.path)
-        stub = self._methods.get(key)
-        if stub is None:
-            make: Callable[..., Any] = getattr(channel, kind)
-            stub = self._methods[key] = make(
-                method.path,
-                request_serializer=method.request.SerializeToString,
-                response_deserializer=method.response.FromString,
-            )
-        return stub
-
-    def _stream_channel(self) -> grpc.aio.Channel:
-        for channel in self._channels:
-            if self._live[id(channel)] < STREAMS_PER_CHANNEL:
-                return channel
-        channel = self._channel()
-        self._channels.append(channel)
-        self._live[id(channel)] = 0
-        return channel
-
-    def _counted(self, channel: grpc.aio.Channel, call: Any) -> Any:
-        key = id(channel)
-        self._live[key] += 1
-
-        def done(_: Any) -> None:
-            self._live[key] -= 1
-
-        call.add_done_callback(done)
-        return call

@@ -19,6 +19,18 @@ R_co = TypeVar("R_co", covariant=True)
 
 CALL_TIMEOUT = 10.0
 
+LATE = 0.2
+SETTLE = 0.3
+
+
+def settled(until: float, now: float) -> float | None:
+    """Whether a deadline that fires `now` counts. Else returns the time when it does.
+
+    A timer that is late by more than `LATE` was held up: the event loop was blocked, or the process
+    was stopped. What came meanwhile is read first, which takes up to `SETTLE`.
+    """
+    return now + SETTLE if now - until > LATE else None
+
 
 class Latch(Protocol):
     """An event that is set once."""

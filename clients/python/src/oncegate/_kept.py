@@ -240,7 +240,7 @@ class Kept(ABC):
         self._probe_at = now + min(0.4 * self.terms.ttl, 0.9 * (self.trusted_end - now))
 
     async def _call_renew(self, method: Any, request: Any, until: float) -> tuple[Any, float]:
-        timeout = max(0.5, self.terms.ttl / 10)
+        timeout = max(0.5, self.terms.ttl / 20)
         return await call_until(self._io, method, request, until, timeout)
 
 

@@ -6,6 +6,7 @@ thread ends the streams that were silent for too long.
 
 from __future__ import annotations
 
+import functools
 import heapq
 import itertools
 import threading
@@ -17,16 +18,24 @@ from typing import Any
 import grpc
 
 from oncegate import _clock
-from oncegate._io import Latch, Stream, run
+from oncegate._connections import Connections
+from oncegate._io import Latch, Stream, run, settled
 from oncegate._wire import (
     CHANNEL_OPTIONS,
-    STREAMS_PER_CHANNEL,
     Failure,
     Method,
     Req,
     Res,
     read_failure,
 )
+
+
+LEAVING = 5.0
+"""How long a fork waits for the threads of gRPC that its closed channels end."""
+
+
+CLEANING = 0.05
+"""What gRPC's core needs to clean up in the background. A fork that interrupts it may not return."""
 
 
 def _failure(error: Any) -> Failure:
@@ -84,11 +93,50 @@ class Timekeeper:
             stream.look()
 
 
+class Door:
+    """Counts the threads inside of gRPC: ``with``. Shut, it lets no other in."""
+
+    def __init__(self) -> None:
+        self.inside = 0
+        self._shut = False
+        self._changed = threading.Condition(threading.Lock())
+
+    def __enter__(self) -> None:
+        with self._changed:
+            while self._shut:
+                self._changed.wait()
+            self.inside += 1
+
+    def __exit__(self, *_: object) -> None:
+        with self._changed:
+            self.inside -= 1
+
+    def shut(self) -> None:
+        """Lets no other thread in."""
+        with self._changed:
+            self._shut = True
+
+    def open(self) -> None:
+        """Lets threads in again."""
+        with self._changed:
+            self._shut = False
+            self._changed.notify_all()
+
+
 class SyncStream:
     """One stream."""
 
-    def __init__(self, call: Any, sent: SimpleQueue[Any], timekeeper: Timekeeper) -> None:
+    def __init__(
+        self,
+        call: Any,
+        sent: SimpleQueue[Any],
+        timekeeper: Timekeeper,
+        door: Door,
+        silent: Callable[[], None],
+    ) -> None:
+        self._silent = silent
         self._call = call
+        self._door = door
         self._sent = sent
         self._timekeeper = timekeeper
         self._deadline: float | None = None
@@ -105,7 +153,8 @@ class SyncStream:
         if watch:
             self._timekeeper.watch(until, self)
         try:
-            return next(self._call)
+            with self._door:
+                return next(self._call)
         except StopIteration:
             raise Failure("UNAVAILABLE", "the server ended the stream") from None
         except grpc.RpcError as error:
@@ -120,10 +169,17 @@ class SyncStream:
             self._watched_at = float("inf")
         if until is None:
             return
-        if until <= _clock.now():
-            self.cancel()
-            return
+        now = _clock.now()
+        if until <= now:
+            later = settled(until, now)
+            if later is None:
+                self._silent()
+                self.cancel()
+                return
+            until = later
         with self._lock:
+            if self._deadline is not None:
+                self._deadline = max(self._deadline, until)
             self._watched_at = until
         self._timekeeper.watch(until, self)
 
@@ -141,13 +197,12 @@ class SyncIo:
     """Time, calls and channels of one process."""
 
     def __init__(self, server: str) -> None:
-        self._server = server
-        self._lock = threading.Lock()
         self._timekeeper = Timekeeper()
-        self._channels: list[grpc.Channel] = []
-        self._live: dict[int, int] = {}
-        self._calls: grpc.Channel | None = None
-        self._methods: dict[tuple[int, str], Any] = {}
+        self._door = Door()
+        self._connections = Connections(
+            lambda: grpc.insecure_channel(server, options=CHANNEL_OPTIONS),
+            lambda channel: channel.close(),
+        )
 
     def now(self) -> float:
         """See `oncegate._clock`."""
@@ -163,76 +218,73 @@ class SyncIo:
 
     async def call(self, method: Method[Req, Res], request: Req, timeout: float) -> Res:
         """Makes one call."""
-        with self._lock:
-            if self._calls is None:
-                self._calls = self._channel()
-            stub = self._stub(self._calls, method, "unary_unary")
-        try:
-            response: Res = stub(request, timeout=timeout)
-        except grpc.RpcError as error:
-            raise _failure(error) from error
-        except ValueError as error:  # the channel was closed
-            raise Failure("UNAVAILABLE", str(error)) from error
+        with self._door:
+            connection = self._connections.for_call()
+            try:
+                response: Res = connection.stub(method, "unary_unary")(request, timeout=timeout)
+            except grpc.RpcError as error:
+                failure = _failure(error)
+                if failure.code == "DEADLINE_EXCEEDED":
+                    self._connections.suspect(connection)
+                raise failure from error
+            except ValueError as error:
+                raise Failure("UNAVAILABLE", "the channel was closed") from error
+            finally:
+                self._connections.done(connection)
         return response
 
     async def open(self, method: Method[Any, Res], request: Any, *, more: bool) -> Stream[Any, Res]:
         """Opens a stream with its first message."""
+        connections = self._connections
         sent: SimpleQueue[Any] = SimpleQueue()
-        with self._lock:
-            channel = self._stream_channel()
-            stub = self._stub(channel, method, "stream_stream" if more else "unary_stream")
-            self._live[id(channel)] += 1
         if more:
             sent.put(request)
-        try:
-            call = stub(iter(sent.get, None) if more else request)
-        except ValueError as error:  # the channel was closed
-            raise Failure("UNAVAILABLE", str(error)) from error
-        done = self._done(id(channel))
-        if not call.add_callback(done):
-            done()
-        return SyncStream(call, sent, self._timekeeper)
+        with self._door:
+            connection = connections.for_stream()
+            try:
+                if more:
+                    call = connection.stub(method, "stream_stream")(iter(sent.get, None))
+                else:
+                    call = connection.stub(method, "unary_stream")(request)
+            except ValueError as error:
+                connections.done(connection)
+                raise Failure("UNAVAILABLE", "the channel was closed") from error
+            done = functools.partial(connections.done, connection)
+            if not call.add_callback(done):
+                done()
+        silent = functools.partial(connections.suspect, connection)
+        return SyncStream(call, sent, self._timekeeper, self._door, silent)
 
     def spawn(self, flow: Coroutine[Any, Any, Any]) -> None:
         """Runs a flow in a thread of its own."""
         threading.Thread(target=run, args=(flow,), name="oncegate-keeper", daemon=True).start()
 
-    def close(self) -> None:
-        """Closes the channels."""
-        with self._lock:
-            channels = self._channels + ([self._calls] if self._calls is not None else [])
-            self._channels, self._calls = [], None
-            self._methods.clear()
+    def close(self) -> bool:
+        """Closes the channels, and returns whether there were any. Another call opens new ones."""
+        channels = self._connections.close()
         for channel in channels:
             channel.close()
+        return bool(channels)
 
-    def _channel(self) -> grpc.Channel:
-        return grpc.insecure_channel(self._server, options=CHANNEL_OPTIONS)
+    def pause(self) -> None:
+        """Before a fork: no thread may be inside of gRPC then. Calls wait for `resume`.
 
-    def _stub(self, channel: grpc.Channel, method: Method[Any, Any], kind: str) -> Any:
-        key = (id(channel), method.path)
-        stub = self._methods.get(key)
-        if stub is None:
-            make: Callable[..., Any] = getattr(channel, kind)
-            stub = self._methods[key] = make(
-                method.path,
-                request_serializer=method.request.SerializeToString,
-                response_deserializer=method.response.FromString,
-            )
-        return stub
+        Turns and leases lose their streams, and are carried on after the fork.
+        """
+        self._door.shut()
+        if self.close():
+            until = _clock.now() + LEAVING
+            while (self._door.inside or _threads_of_grpc()) and _clock.now() < until:
+                time.sleep(0.001)
+            time.sleep(CLEANING)
 
-    def _stream_channel(self) -> grpc.Channel:
-        for channel in self._channels:
-            if self._live[id(channel)] < STREAMS_PER_CHANNEL:
-                return channel
-        channel = self._channel()
-        self._channels.append(channel)
-        self._live[id(channel)] = 0
-        return channel
+    def resume(self) -> None:
+        """After the fork, in the parent."""
+        self._door.open()
 
-    def _done(self, key: int) -> Callable[[], None]:
-        def done() -> None:
-            with self._lock:
-                self._live[key] -= 1
 
-        return done
+def _threads_of_grpc() -> bool:
+    return any(
+        "channel_spin" in thread.name or "consume_request_iterator" in thread.name
+        for thread in threading.enumerate()
+    )

@@ -6,6 +6,7 @@ import atexit
 import os
 import threading
 import weakref
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from oncegate import _clock
@@ -29,15 +30,25 @@ class SyncRuntime:
         self._server = options.server
         self._closed = False
         self._start()
-        forget = weakref.WeakMethod(self._forked)
-        os.register_at_fork(after_in_child=lambda: _call(forget))
-        close = weakref.WeakMethod(self.close)
-        atexit.register(lambda: _call(close))
+        os.register_at_fork(
+            before=_weakly(self._before_fork),
+            after_in_parent=_weakly(self._after_fork),
+            after_in_child=_weakly(self._forked),
+        )
+        atexit.register(_weakly(self.close))
 
     def _start(self) -> None:
         self._io: SyncIo | None = None
         self._flows: set[Kept] = set()
         self._changed = threading.Condition()
+
+    def _before_fork(self) -> None:
+        if self._io is not None:
+            self._io.pause()
+
+    def _after_fork(self) -> None:
+        if self._io is not None:
+            self._io.resume()
 
     def _forked(self) -> None:
         _ABANDONED.extend((self._io, self._flows, self._changed))
@@ -47,7 +58,7 @@ class SyncRuntime:
         """The channels of this process."""
         with self._changed:
             if self._closed:
-                raise errors.Unavailable("the gate is closed")
+                raise errors.Closed
             if self._io is None:
                 from oncegate._sync_io import SyncIo
 
@@ -85,7 +96,12 @@ class SyncRuntime:
             io.close()
 
 
-def _call(method: weakref.WeakMethod[object]) -> None:
-    bound = method()
-    if bound is not None:
-        bound()
+def _weakly(method: Callable[[], None]) -> Callable[[], None]:
+    """A function that calls the method as long as its gate lives."""
+    reference = weakref.WeakMethod(method)
+
+    def call() -> None:
+        if (bound := reference()) is not None:
+            bound()
+
+    return call
