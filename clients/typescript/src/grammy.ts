@@ -1,7 +1,7 @@
 import type { PayloadOptions } from "./delivery.js";
+import type { Busy } from "./errors.js";
 import type { Gate } from "./gate.js";
-import type { TurnOptions } from "./options.js";
-import { handleOnce } from "./persistence.js";
+import { type HandleOptions, handleHere } from "./persistence.js";
 import * as telegram from "./telegram.js";
 import type { Turn } from "./turn.js";
 
@@ -10,9 +10,9 @@ export interface TurnFlavor {
   turn: Turn;
 }
 
-export interface TurnsOptions extends Omit<TurnOptions, "codec"> {
-  /** How long an update waits for its chat, or for another run of it. Default: 10 min. */
-  readonly wait?: TurnOptions["wait"];
+export interface TurnsOptions<C> extends HandleOptions {
+  /** Called if the chat is busy, before the update waits. */
+  readonly onBusy?: ((context: C, busy: Busy) => unknown) | undefined;
   /** How the update is named. Its `team` is the bot's id by default. */
   readonly delivery?: PayloadOptions | undefined;
 }
@@ -33,11 +33,15 @@ interface UpdateContext {
  * An update that is not handled within `wait`, because its chat stays busy or the server is away, is
  * an error of the middleware: over a webhook Telegram then delivers it again.
  */
-export function turns(gate: Gate, { delivery: named = {}, ...options }: TurnsOptions = {}) {
-  return async (context: UpdateContext, next: () => Promise<unknown>): Promise<void> => {
+export function turns<C extends UpdateContext>(
+  gate: Gate,
+  { delivery: named = {}, onBusy, ...options }: TurnsOptions<C> = {},
+): (context: C, next: () => Promise<unknown>) => Promise<void> {
+  return async (context, next) => {
     const bot = context.botInfo ?? (context.me as { readonly id: number });
     const delivery = telegram.delivery(context.update, { ...named, team: named.team ?? String(bot.id) });
-    await handleOnce(gate, delivery, options, async (turn) => {
+    const reportBusy = onBusy && ((busy: Busy) => onBusy(context, busy));
+    await handleHere(gate, delivery, options, reportBusy, async (turn) => {
       Object.assign(context, { turn });
       await next();
     });

@@ -22,19 +22,35 @@ export async function lookAgain<T>(wait: Time, attempt: (waitMs: number) => Prom
   }
 }
 
+export interface HandleOptions extends Omit<TurnOptions, "codec" | "signal"> {
+  /** How long to wait for the conversation, or for another run of the event. Default: 10 min. */
+  readonly wait?: Time | undefined;
+}
+
 /**
  * Runs the handler in the turn of a delivery that has to be handled here: queues while its
  * conversation is busy, and looks again while another run has its event. Throws Busy or InProgress
  * when `wait` is over.
+ * @param onBusy is called before it queues
  */
-export async function handleOnce(
+export async function handleHere(
   gate: Gate,
   delivery: DeliveryInit,
-  { wait = "10m", ...options }: TurnOptions,
+  { wait = "10m", ...options }: HandleOptions,
+  onBusy: ((busy: Busy) => unknown) | undefined,
   handler: Handler<void>,
 ): Promise<void> {
-  await lookAgain(wait, async (waitMs) => {
+  const attempt = async (waitMs: number) => {
     const outcome = await gate.turn(delivery, { ...options, wait: waitMs }, handler);
     if (outcome instanceof Busy || outcome instanceof InProgress) throw outcome;
-  });
+  };
+  if (onBusy) {
+    try {
+      return await attempt(0);
+    } catch (error) {
+      if (error instanceof Busy) await onBusy(error);
+      else if (!(error instanceof InProgress)) throw error;
+    }
+  }
+  await lookAgain(wait, attempt);
 }
