@@ -198,18 +198,6 @@ class AsyncGate:
         entry = TurnEntry(self._options, Delivery("", ""), options, turn_id=turn_id)
         return AsyncTurnScope(self._runtime, entry)
 
-    def webhook(
-        self, make_delivery: Callable[..., Delivery], **options: Unpack[TurnOptions]
-    ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-        """A decorator for a handler of HTTP requests: ``@gate.webhook(github.delivery)``.
-
-        Runs it in a turn, and answers duplicates with the stored response, and a refusal with 503.
-        `make_delivery` takes the request's headers and body, or its body.
-        """
-        from oncegate._webhook import async_webhook
-
-        return async_webhook(self, make_delivery, options)
-
     async def drain(self, within: Time) -> None:
         """Grants no new turns, waits so many seconds for those that run, and closes the gate."""
         runtime = self._runtime

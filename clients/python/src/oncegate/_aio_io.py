@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import functools
+import logging
 from collections.abc import Callable, Coroutine
 from typing import Any
 
@@ -12,6 +14,7 @@ import grpc.aio
 from oncegate import _clock
 from oncegate._connections import Connections
 from oncegate._io import Latch, Stream, settled
+from oncegate._kept import Kept
 from oncegate._wire import (
     CHANNEL_OPTIONS,
     Failure,
@@ -21,12 +24,27 @@ from oncegate._wire import (
     read_failure,
 )
 
+LOG = logging.getLogger("oncegate")
+
 
 def _failure(error: grpc.aio.AioRpcError) -> Failure:
     trailers = [(name, value) for name, value in error.trailing_metadata() or ()]
     failure = read_failure(error.code().name, error.details(), trailers)
-    failure.__cause__ = error
+    # Its frames would keep the call alive, and with it gRPC's thread.
+    failure.__cause__ = error.with_traceback(None)
     return failure
+
+
+def _kept(flow: Kept, keeper: asyncio.Task[None]) -> None:
+    if not keeper.cancelled() and (error := keeper.exception()) is not None:
+        LOG.error("the keeper of a turn or lease failed", exc_info=error)
+        flow.lose("EXPIRED")
+
+
+def _cancelling() -> int:
+    """How often the running task was cancelled: if no more often than before, a call was."""
+    task = asyncio.current_task()
+    return 0 if task is None else task.cancelling()
 
 
 class AioLatch:
@@ -56,44 +74,59 @@ class AioStream:
     def __init__(
         self, call: Any, loop: asyncio.AbstractEventLoop, silent: Callable[[], None]
     ) -> None:
-        self._call = call
+        self._call: Any = call
         self._loop = loop
         self._silent = silent
         self._cancelled = False
 
     async def read(self, until: float) -> Any:
         """The next message; see `Stream`."""
-        task = asyncio.current_task()
-        cancelling = 0 if task is None else task.cancelling()
+        call = self._open_call()
+        cancelling = _cancelling()
         self._arm(until)
         try:
-            message = await self._call.read()
+            message = await call.read()
         except grpc.aio.AioRpcError as error:
+            self._call = None
             raise _failure(error) from error
         except asyncio.CancelledError:
             # Either the stream was cancelled, or the task that reads it.
-            if self._cancelled and task is not None and task.cancelling() == cancelling:
+            if self._cancelled and _cancelling() == cancelling:
                 raise Failure("UNAVAILABLE", "the server did not answer in time") from None
             raise
         finally:
             self._alarm.cancel()
         if message is grpc.aio.EOF:
+            self._call = None
             raise Failure("UNAVAILABLE", "the server ended the stream")
         return message
 
     async def write(self, message: Any) -> None:
         """Sends a message."""
+        call = self._open_call()
+        cancelling = _cancelling()
         try:
-            await self._call.write(message)
+            await call.write(message)
         except grpc.aio.AioRpcError as error:
             raise _failure(error) from error
         except asyncio.InvalidStateError as error:
             raise Failure("UNAVAILABLE", "the stream has ended") from error
+        except asyncio.CancelledError:
+            if self._cancelled and _cancelling() == cancelling:
+                raise Failure("UNAVAILABLE", "the stream has ended") from None
+            raise
 
     def cancel(self) -> None:
         """Ends the stream."""
         self._cancelled = True
-        self._call.cancel()
+        if self._call is not None:
+            self._call.cancel()
+            self._call = None  # gRPC's thread runs as long as there is a call
+
+    def _open_call(self) -> Any:
+        if self._call is None:
+            raise Failure("UNAVAILABLE", "the stream has ended")
+        return self._call
 
     def _arm(self, until: float) -> None:
         self._alarm = self._loop.call_later(max(0.0, until - _clock.now()), self._ring, until)
@@ -113,6 +146,8 @@ class AioIo:
     def __init__(self, server: str) -> None:
         self._loop = asyncio.get_running_loop()
         self._tasks: set[asyncio.Task[Any]] = set()
+        self._open: set[Any] = set()
+        self._pause: asyncio.Event | None = None
         self._connections = Connections(
             lambda: grpc.aio.insecure_channel(server, options=CHANNEL_OPTIONS),
             lambda channel: self.spawn(channel.close()),
@@ -132,30 +167,53 @@ class AioIo:
 
     async def call(self, method: Method[Req, Res], request: Req, timeout: float) -> Res:
         """Makes one call."""
+        await self._resumed()
+        cancelling = _cancelling()
         connection = self._connections.for_call()
+        call = connection.stub(method, "unary_unary")(request, timeout=timeout)
+        self._open.add(call)
         try:
-            response: Res = await connection.stub(method, "unary_unary")(request, timeout=timeout)
+            response: Res = await call
         except grpc.aio.AioRpcError as error:
             if error.code() is grpc.StatusCode.DEADLINE_EXCEEDED:
                 self._connections.suspect(connection)
             raise _failure(error) from error
+        except asyncio.CancelledError:
+            if self._pause is not None and _cancelling() == cancelling:
+                raise Failure("UNAVAILABLE", "the process forks") from None
+            raise
         finally:
+            self._open.discard(call)
             self._connections.done(connection)
         return response
 
     async def open(self, method: Method[Any, Res], request: Any, *, more: bool) -> Stream[Any, Res]:
         """Opens a stream with its first message."""
-        connections = self._connections
-        connection = connections.for_stream()
+        await self._resumed()
+        connection = self._connections.for_stream()
         if more:
             call = connection.stub(method, "stream_stream")()
         else:
             call = connection.stub(method, "unary_stream")(request)
-        call.add_done_callback(lambda _: connections.done(connection))
-        stream = AioStream(call, self._loop, lambda: connections.suspect(connection))
+        stream = AioStream(call, self._loop, lambda: self._connections.suspect(connection))
+        self._open.add(stream)
+
+        def done(_: Any) -> None:
+            self._open.discard(stream)
+            self._connections.done(connection)
+
+        call.add_done_callback(done)
         if more:
             await stream.write(request)
         return stream
+
+    async def _resumed(self) -> None:
+        while self._pause is not None:
+            await self._pause.wait()
+
+    def keep(self, flow: Kept) -> None:
+        """Keeps a turn or lease beside the body."""
+        self.spawn(flow.keep()).add_done_callback(functools.partial(_kept, flow))
 
     def spawn(self, flow: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
         """Runs a flow beside its caller."""
@@ -171,3 +229,22 @@ class AioIo:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         for channel in self._connections.close():
             await channel.close()
+
+    async def pause(self) -> bool:
+        """Closes the channels, and returns whether there were any. Calls wait for `resume`.
+
+        What runs ends with UNAVAILABLE, and is repeated then.
+        """
+        self._pause = asyncio.Event()
+        for running in list(self._open):
+            running.cancel()
+        channels = self._connections.close()
+        for channel in channels:
+            await channel.close()
+        return bool(channels)
+
+    def resume(self) -> None:
+        """Lets calls open channels again."""
+        if self._pause is not None:
+            self._pause.set()
+            self._pause = None

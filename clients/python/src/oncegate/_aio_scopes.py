@@ -90,12 +90,7 @@ class _Keeper:
         self._cancelling = 0 if self._owner is None else self._owner.cancelling()
         self._cancelled = False
         flow.on_lost = self._on_lost
-        io.spawn(flow.keep()).add_done_callback(self._kept)
-
-    def _kept(self, keeper: asyncio.Task[None]) -> None:
-        if not keeper.cancelled() and (error := keeper.exception()) is not None:
-            LOG.error("the keeper of a turn or lease failed", exc_info=error)
-            self._flow.lose("EXPIRED")
+        io.keep(flow)
 
     def _on_lost(self, reason: str) -> None:
         LOG.warning("a %s was lost: %s", self._flow.lost_error.what, reason)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from typing import Any
 
 from oncegate import _errors as errors
 from oncegate._codec import encode

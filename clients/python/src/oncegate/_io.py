@@ -1,19 +1,13 @@
-"""What the protocol needs from the outside, and how one protocol serves two kinds of callers.
-
-The protocol is written once, as coroutines over an `Io`. With asyncio they are awaited. For blocking
-callers an `Io` blocks inside its methods, so that no coroutine ever suspends: `run` steps it to its
-end.
-"""
+"""What the protocol needs from the outside. `oncegate._aio_io` is it; tests have another."""
 
 from __future__ import annotations
 
 import random
-from collections.abc import Coroutine, Iterator
+from collections.abc import Iterator
 from typing import Any, Protocol, TypeVar
 
 from oncegate._wire import Failure, Method, Req, Res
 
-T = TypeVar("T")
 S_contra = TypeVar("S_contra", contravariant=True)
 R_co = TypeVar("R_co", covariant=True)
 
@@ -82,17 +76,6 @@ class Io(Protocol):
     async def open(self, method: Method[Any, Res], request: Any, *, more: bool) -> Stream[Any, Res]:
         """Opens a stream with its first message; `more`: others will follow it."""
         ...
-
-
-def run(flow: Coroutine[Any, Any, T]) -> T:
-    """Runs a coroutine over a blocking `Io`."""
-    try:
-        flow.send(None)
-    except StopIteration as done:
-        result: T = done.value
-        return result
-    flow.close()
-    raise AssertionError("a coroutine over a blocking Io must not suspend")
 
 
 def pauses() -> Iterator[float]:

@@ -1,14 +1,12 @@
 """What turns and leases have in common: how each is granted, kept, carried on and lost.
 
-One object is used by two flows at once: the holder's (`begin`, and the end), and `keep`, which runs
-beside the body. With threads these are two threads, so every decision that may be taken only once is
-taken under a lock.
+One object is used by two flows of one event loop: the holder's (`begin`, and the end), and `keep`,
+which runs beside the body. Between two awaits nothing else runs, so each decision is taken only once.
 """
 
 from __future__ import annotations
 
 import os
-import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -51,7 +49,7 @@ class Kept(ABC):
     def __init__(self, io: Io, terms: Terms) -> None:
         self._io = io
         self.terms = terms
-        self.pid = os.getpid()
+        self._pid = os.getpid()
         self.held = False
         self.trusted_end = 0.0
         self.kept_by: Literal["stream", "renew"] = "stream"
@@ -63,7 +61,6 @@ class Kept(ABC):
         self._stream: Stream[Any, Any] | None = None
         self._probe_at = 0.0
         self._sent = 0.0
-        self._lock = threading.Lock()
         self._over = False
         """Ended or lost: whichever came first."""
         self._stopped = io.latch()
@@ -83,6 +80,10 @@ class Kept(ABC):
         """Reads a message of a stream that is granted."""
 
     @abstractmethod
+    async def close(self, reason: str) -> None:
+        """The gate ends it under its holder."""
+
+    @abstractmethod
     async def _renew(self, until: float) -> None:
         """Extends it over the other channel."""
 
@@ -99,15 +100,21 @@ class Kept(ABC):
 
     def check(self) -> None:
         """Raises if it is lost, or its trusted end has passed."""
-        if self.pid != os.getpid():
-            raise errors.WrongProcess(
-                f"the {self.lost_error.what} stays with the process that began it; "
-                "begin one in this process"
-            )
+        self.belongs_here()
         if self.lost_reason is not None:
             raise self.lost_error(self.lost_reason)
         if self.held and self.left <= 0:
             raise self.lost_error("EXPIRED")
+
+    def belongs_here(self, error: BaseException | None = None) -> bool:
+        """Whether this process began it. Raises `WrongProcess` if not, unless there is an `error`."""
+        here = self._pid == os.getpid()
+        if not here and error is None:
+            raise errors.WrongProcess(
+                f"the {self.lost_error.what} stays with the process that began it; "
+                "begin one in this process"
+            )
+        return here
 
     async def begin(self) -> None:
         """Waits until it is granted. A broken request is repeated with its request id."""
@@ -166,10 +173,9 @@ class Kept(ABC):
 
     def _close(self) -> bool:
         """The holder ends it. False if it was lost before."""
-        with self._lock:
-            if self._over:
-                return False
-            self._over = True
+        if self._over:
+            return False
+        self._over = True
         self._stopped.set()
         return True
 
@@ -177,16 +183,19 @@ class Kept(ABC):
 
     async def keep(self) -> None:
         """Keeps it until it is lost, or its holder has ended it."""
-        while (stream := self._stream) is not None:
+        if await self._read_news():
+            await self._keep_renewing()
+
+    async def _read_news(self) -> bool:
+        """Reads the stream to its end. Returns whether there is something to carry on then."""
+        while self._stream is not None:
             try:
-                self._news(await stream.read(self._probe_at))
+                self._news(await self._stream.read(self._probe_at))
             except Failure as failure:
-                if self._break(failure):
-                    break
-                return
+                return self._break(failure)
             if self._settled():
-                return
-        await self._keep_renewing()
+                return False
+        return not self._over
 
     def _settled(self) -> bool:
         """The stream has nothing more to say."""
@@ -214,11 +223,10 @@ class Kept(ABC):
 
     def lose(self, reason: str) -> bool:
         """It ended without its holder. False if it was over before."""
-        with self._lock:
-            if self._over:
-                return False
-            self._over = True
-            self.lost_reason = reason
+        if self._over:
+            return False
+        self._over = True
+        self.lost_reason = reason
         self._stopped.set()
         self._hang_up()
         self.on_lost(reason)

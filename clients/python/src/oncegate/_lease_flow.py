@@ -97,9 +97,8 @@ class LeaseFlow(Kept):
 
     async def close(self, reason: str) -> None:
         """The gate releases it under its holder."""
-        with self._lock:
-            if self._over:
-                return
-            self.lost_reason = reason
+        if self._over:
+            return
+        self.lost_reason = reason
         self.on_lost(reason)
         await self.release()

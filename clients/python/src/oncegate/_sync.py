@@ -14,7 +14,6 @@ from oncegate._clock import Time, seconds
 from oncegate._delivery import Delivery, Session
 from oncegate._entry import LeaseEntry, TurnEntry
 from oncegate._errors import Outcome
-from oncegate._io import run
 from oncegate._marks import MarkItem, Seen
 from oncegate._options import GateOptions, LeaseOptions, Options, TurnOptions, known
 from oncegate._sync_runtime import SyncRuntime
@@ -135,7 +134,8 @@ class Gate:
         """
         options = self._options
         request = options.mark(delivery, ttl)
-        return run(_marks.mark(self._runtime.io(), delivery, request, options.patience))
+        loop = self._runtime.loop()
+        return loop.run(_marks.mark(loop.io, delivery, request, options.patience))
 
     def mark_all(self, deliveries: Iterable[Delivery]) -> Iterator[MarkItem]:
         """Marks any number of events, and yields the answers in their order.
@@ -145,14 +145,16 @@ class Gate:
         options = self._options
         pairs = ((delivery, options.mark(delivery)) for delivery in deliveries)
         for batch in _marks.batches(pairs):
-            for item in run(_marks.mark_batch(self._runtime.io(), batch, options.patience)):
+            loop = self._runtime.loop()
+            for item in loop.run(_marks.mark_batch(loop.io, batch, options.patience)):
                 yield item
 
     def seen(self, delivery: Delivery, include_result: bool = False) -> Seen:
         """Reads the state of an event. Never writes."""
         options = self._options
         request = options.is_processed(delivery, include_result)
-        return run(_marks.seen(self._runtime.io(), request, options.codec, options.patience))
+        loop = self._runtime.loop()
+        return loop.run(_marks.seen(loop.io, request, options.codec, options.patience))
 
     def adopt(self, turn_id: str, **options: Unpack[TurnOptions]) -> TurnScope:
         """Carries on a turn that another process began and detached. It ends as any turn.
@@ -161,18 +163,6 @@ class Gate:
         """
         entry = TurnEntry(self._options, Delivery("", ""), options, turn_id=turn_id)
         return TurnScope(self._runtime, entry)
-
-    def webhook(
-        self, make_delivery: Callable[..., Delivery], **options: Unpack[TurnOptions]
-    ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-        """A decorator for a handler of HTTP requests: ``@gate.webhook(github.delivery)``.
-
-        Runs it in a turn, and answers duplicates with the stored response, and a refusal with 503.
-        `make_delivery` takes the request's headers and body, or its body.
-        """
-        from oncegate._webhook import sync_webhook
-
-        return sync_webhook(self, make_delivery, options)
 
     def drain(self, within: Time) -> None:
         """Grants no new turns, waits so many seconds for those that run, and closes the gate."""

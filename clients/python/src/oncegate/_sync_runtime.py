@@ -11,12 +11,11 @@ from typing import TYPE_CHECKING
 
 from oncegate import _clock
 from oncegate import _errors as errors
-from oncegate._io import run
 from oncegate._kept import Kept
 from oncegate._options import Options
 
 if TYPE_CHECKING:
-    from oncegate._sync_io import SyncIo
+    from oncegate._loop_thread import LoopThread
 
 _ABANDONED: list[object] = []
 """What belongs to the process that forked this one: gRPC must not clean it up here."""
@@ -38,32 +37,34 @@ class SyncRuntime:
         atexit.register(_weakly(self.close))
 
     def _start(self) -> None:
-        self._io: SyncIo | None = None
+        self._loop: LoopThread | None = None
         self._flows: set[Kept] = set()
         self._changed = threading.Condition()
 
     def _before_fork(self) -> None:
-        if self._io is not None:
-            self._io.pause()
+        self._changed.acquire()  # no other thread begins to use gRPC
+        if self._loop is not None:
+            self._loop.pause()
 
     def _after_fork(self) -> None:
-        if self._io is not None:
-            self._io.resume()
+        if self._loop is not None:
+            self._loop.resume()
+        self._changed.release()
 
     def _forked(self) -> None:
-        _ABANDONED.extend((self._io, self._flows, self._changed))
+        _ABANDONED.extend((self._loop, self._flows, self._changed))
         self._start()
 
-    def io(self) -> SyncIo:
-        """The channels of this process."""
+    def loop(self) -> LoopThread:
+        """The event loop of this process."""
         with self._changed:
             if self._closed:
                 raise errors.Closed
-            if self._io is None:
-                from oncegate._sync_io import SyncIo
+            if self._loop is None:
+                from oncegate._loop_thread import LoopThread
 
-                self._io = SyncIo(self._server)
-            return self._io
+                self._loop = LoopThread(self._server)
+            return self._loop
 
     def enter(self, flow: Kept) -> None:
         """A turn or lease runs."""
@@ -89,11 +90,9 @@ class SyncRuntime:
         with self._changed:
             self._closed = True
             flows, self._flows = self._flows, set()
-            io, self._io = self._io, None
-        for flow in flows:
-            run(flow.close("CLOSED"))
-        if io is not None:
-            io.close()
+            loop, self._loop = self._loop, None
+        if loop is not None:
+            loop.close(flows)
 
 
 def _weakly(method: Callable[[], None]) -> Callable[[], None]:

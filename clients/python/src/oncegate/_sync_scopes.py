@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import logging
 import threading
+from collections.abc import Coroutine
 from types import TracebackType
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from oncegate._entry import LeaseEntry, TurnEntry
-from oncegate._io import run
 from oncegate._kept import Kept
 from oncegate._lease_flow import LeaseFlow
 from oncegate._options import Hooks
@@ -16,7 +16,8 @@ from oncegate._turn import LeaseView, TurnView
 from oncegate._turn_flow import TurnFlow
 
 if TYPE_CHECKING:
-    from oncegate._sync_io import SyncIo
+    from oncegate._aio_io import AioIo
+    from oncegate._loop_thread import LoopThread
 
 LOG = logging.getLogger("oncegate")
 
@@ -33,16 +34,18 @@ class Lost(threading.Event):
 class Turn(TurnView):
     """One event, claimed, in its conversation's turn."""
 
-    def __init__(self, flow: TurnFlow) -> None:
+    def __init__(self, flow: TurnFlow, loop: LoopThread) -> None:
         super().__init__(flow)
         self.lost = Lost()
+        self._loop = loop
 
     def detach(self) -> str:
         """Leaves the turn to another process: it has the TTL to ``adopt`` the returned id.
 
         The scope then ends nothing. Raises `TurnLost`.
         """
-        return run(self._flow.detach())
+        self._flow.belongs_here()
+        return self._loop.run(self._flow.detach())
 
 
 class Lease(LeaseView):
@@ -58,8 +61,8 @@ class Runtime(Protocol):
 
     hooks: Hooks
 
-    def io(self) -> SyncIo:
-        """The channels of this process."""
+    def loop(self) -> LoopThread:
+        """The event loop of this process."""
         ...
 
     def enter(self, flow: Kept) -> None:
@@ -71,24 +74,19 @@ class Runtime(Protocol):
         ...
 
 
-def _keep(io: SyncIo, flow: Kept, lost: Lost, hooks: Hooks) -> None:
-    """Keeps a turn or lease beside the body."""
-
+async def _begin(
+    io: AioIo, flow: Kept, begin: Coroutine[Any, Any, None], lost: Lost, hooks: Hooks
+) -> None:
     def on_lost(reason: str) -> None:
         LOG.warning("a %s was lost: %s", flow.lost_error.what, reason)
         lost.reason = reason
         lost.set()
         hooks.on_lost(reason)
 
-    async def keep() -> None:
-        try:
-            await flow.keep()
-        except Exception:
-            LOG.exception("the keeper of a turn or lease failed")
-            flow.lose("EXPIRED")
-
-    flow.on_lost = on_lost
-    io.spawn(keep())
+    await begin
+    if flow.held:
+        flow.on_lost = on_lost
+        io.keep(flow)
 
 
 class TurnScope:
@@ -100,12 +98,12 @@ class TurnScope:
 
     def __enter__(self) -> Turn:
         runtime = self._runtime
-        io = runtime.io()
-        self._flow = flow = self._entry.flow(io)
-        turn = Turn(flow)
-        run(self._entry.begin(flow))
+        self._loop = loop = runtime.loop()
+        self._flow = flow = self._entry.flow(loop.io)
+        turn = Turn(flow, loop)
+        begin = self._entry.begin(flow)
+        loop.run(_begin(loop.io, flow, begin, turn.lost, runtime.hooks))
         if flow.held:
-            _keep(io, flow, turn.lost, runtime.hooks)
             runtime.enter(flow)
         return turn
 
@@ -115,8 +113,10 @@ class TurnScope:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> bool:
+        if not self._flow.belongs_here(error):
+            return False
         try:
-            return run(self._entry.leave(self._flow, error))
+            return self._loop.run(self._entry.leave(self._flow, error))
         finally:
             self._runtime.leave(self._flow)
 
@@ -130,11 +130,11 @@ class LeaseScope:
 
     def __enter__(self) -> Lease:
         runtime = self._runtime
-        io = runtime.io()
-        self._flow = flow = self._entry.flow(io)
+        self._loop = loop = runtime.loop()
+        self._flow = flow = self._entry.flow(loop.io)
         lease = Lease(flow)
-        run(self._entry.begin(flow))
-        _keep(io, flow, lease.lost, runtime.hooks)
+        begin = self._entry.begin(flow)
+        loop.run(_begin(loop.io, flow, begin, lease.lost, runtime.hooks))
         runtime.enter(flow)
         return lease
 
@@ -144,7 +144,9 @@ class LeaseScope:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        if not self._flow.belongs_here(error):
+            return
         try:
-            run(self._entry.leave(self._flow, error))
+            self._loop.run(self._entry.leave(self._flow, error))
         finally:
             self._runtime.leave(self._flow)

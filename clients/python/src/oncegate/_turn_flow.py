@@ -168,11 +168,10 @@ class TurnFlow(Kept):
 
     async def close(self, reason: str) -> None:
         """The gate ends it under its holder: the next delivery gets the event."""
-        with self._lock:
-            if self._over:
-                return
-            self._over = True
-            self.lost_reason = reason
+        if self._over:
+            return
+        self._over = True
+        self.lost_reason = reason
         self._stopped.set()
         self.on_lost(reason)
         await self._end_failed("the gate was closed")

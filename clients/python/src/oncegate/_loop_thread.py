@@ -1,0 +1,90 @@
+"""The event loop of a `Gate`: one daemon thread that runs the flows of all its turns and leases.
+
+gRPC's blocking stubs would cost two threads for each open stream, one of which wakes up ten times a
+second. And a thread that is inside of gRPC's core at a fork may hang or abort the child: here all of
+them can be sent away before.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import logging
+import threading
+import time
+from collections.abc import Coroutine, Iterable
+from typing import Any, TypeVar
+
+from oncegate._aio_io import AioIo
+from oncegate._kept import Kept
+
+T = TypeVar("T")
+LOG = logging.getLogger("oncegate")
+
+LEAVING = 5.0
+"""How long a fork waits for calls that run and for gRPC's thread."""
+
+CLEANING = 0.05
+"""What gRPC's core needs to clean up in the background. A fork that interrupts it may not return."""
+
+
+class LoopThread:
+    """Runs coroutines for blocking callers."""
+
+    def __init__(self, server: str) -> None:
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="oncegate", daemon=True)
+        self._thread.start()
+        self.io = self.run(self._make(server))
+
+    async def _make(self, server: str) -> AioIo:
+        return AioIo(server)
+
+    def run(self, flow: Coroutine[Any, Any, T]) -> T:
+        """Runs a coroutine, and waits for it. An interrupt of the caller cancels it."""
+        future = asyncio.run_coroutine_threadsafe(flow, self._loop)
+        try:
+            return future.result()
+        except BaseException:
+            future.cancel()
+            raise
+
+    def close(self, flows: Iterable[Kept]) -> None:
+        """Ends the turns and leases, closes the channels, and ends the thread."""
+        self.run(self._close(flows))
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
+
+    async def _close(self, flows: Iterable[Kept]) -> None:
+        await asyncio.gather(*(flow.close("CLOSED") for flow in flows))
+        await self.io.close()
+
+    def pause(self) -> None:
+        """Before a fork: closes the channels, so that no thread is inside of gRPC.
+
+        Calls wait for `resume`; turns and leases are carried on then.
+        """
+        if self.run(self.io.pause()):
+            until = time.monotonic() + LEAVING
+            while _grpc_runs() and time.monotonic() < until:
+                self.run(_collect())
+            if _grpc_runs():
+                LOG.warning(
+                    "the process forks while grpc.aio is in use elsewhere; gRPC may hang in the child"
+                )
+            time.sleep(CLEANING)
+
+    def resume(self) -> None:
+        """After the fork, in the parent."""
+        self._loop.call_soon_threadsafe(self.io.resume)
+
+
+async def _collect() -> None:
+    """grpc.aio ends its thread with its last object. In the loop, to which that thread belongs."""
+    gc.collect()
+    await asyncio.sleep(0.002)
+
+
+def _grpc_runs() -> bool:
+    return any("_poll_wrapper" in thread.name for thread in threading.enumerate())
