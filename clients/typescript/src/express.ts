@@ -7,6 +7,7 @@ import {
   admit,
   type ByBody,
   type ByHeaders,
+  failIfAbandoned,
   type Reply,
   type WebhookOptions,
 } from "./webhook.js";
@@ -34,9 +35,6 @@ interface Response extends ServerResponse {
 
 type Next = (error?: unknown) => void;
 type Middleware = (request: IncomingMessage, response: Response, next: Next) => void;
-
-/** How long a handler may work on after its client has gone. */
-const handlerAfterCloseMs = 60_000;
 
 /**
  * A middleware for Express: `app.post("/github", webhook(gate, github.delivery), handler)`. The
@@ -66,6 +64,7 @@ export function webhook(
     }
     response.locals.turn = admitted.turn;
     capture(response, admitted);
+    response.once("close", () => failIfAbandoned(admitted.turn));
     return true;
   }
 
@@ -102,7 +101,7 @@ async function readBody(request: Request, limit: number): Promise<Body | undefin
 type Callback = () => void;
 
 /** Keeps the response of the handler until the turn has ended by it. */
-function capture(response: Response, { turn, end }: Admitted): void {
+function capture(response: Response, { end }: Admitted): void {
   const { write, end: finish, writeHead } = response;
   const chunks: Buffer[] = [];
   let isEnded = false;
@@ -145,13 +144,6 @@ function capture(response: Response, { turn, end }: Admitted): void {
     },
   };
   Object.assign(response, captured);
-
-  response.once("close", () => {
-    if (isEnded) return;
-    // The handler may do its work all the same. Its response is then for the redelivery.
-    const abandon = () => void turn.fail("the client is gone and the handler does not answer");
-    setTimeout(abandon, handlerAfterCloseMs).unref();
-  });
 }
 
 function send(

@@ -79,6 +79,19 @@ async function end(turn: Turn, reply: Reply): Promise<Reply> {
   }
 }
 
+/** How long a handler may work on after its client has gone. */
+const handlerAfterCloseMs = 60_000;
+
+/**
+ * The connection is closed. A handler that has not answered yet may do its work all the same: its
+ * response is then for the redelivery. One that never answers does not keep its event.
+ */
+export function failIfAbandoned(turn: Turn): void {
+  if (!turn.held) return;
+  const fail = () => void turn.fail("the client is gone and the handler does not answer");
+  setTimeout(fail, handlerAfterCloseMs).unref();
+}
+
 /** What a request is answered without its handler, or instead of what its handler answered. */
 function instead(error: unknown): Reply {
   if (error instanceof Duplicate) return isRecorded(error.result) ? fromRecord(error.result) : answer(200);

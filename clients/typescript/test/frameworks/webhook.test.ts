@@ -4,7 +4,7 @@ import { header } from "../../src/delivery.js";
 import * as github from "../../src/github.js";
 import { Delivery, Session } from "../../src/index.js";
 import { startServer } from "../../src/testing.js";
-import type { ByHeaders } from "../../src/webhook.js";
+import { type ByHeaders, failIfAbandoned } from "../../src/webhook.js";
 import { eventually } from "./eventually.js";
 import { payload } from "./payloads.js";
 import { frameworks, type Handler, post } from "./webhooks.js";
@@ -150,6 +150,29 @@ describe.each(Object.entries(frameworks))("%s", (_, start) => {
     expect(handler).toHaveBeenCalledTimes(2);
   });
 
+  test("a sender that hangs up does not fail the turn", async () => {
+    await using started = await startServer();
+    let finish!: () => void;
+    const finished = new Promise<void>((resolve) => {
+      finish = resolve;
+    });
+    const handler = vi.fn<Handler>(async (turn, body) => {
+      await finished;
+      return created(turn, body);
+    });
+    await using hook = await start(started.gate, github.delivery, handler);
+    const sender = new AbortController();
+    const hungUp = post(hook, issue, sender.signal);
+    await eventually(() => expect(handler).toHaveBeenCalledOnce());
+    sender.abort();
+    await expect(hungUp).rejects.toThrow("aborted");
+    expect(await post(hook, issue)).toMatchObject({ status: 503 });
+    finish();
+    await eventually(async () => expect(await post(hook, issue)).toMatchObject({ status: 201 }));
+    expect(handler).toHaveBeenCalledOnce();
+    expect(await started.server.turns()).toEqual([]);
+  });
+
   test("what was handled otherwise is answered with 200", async () => {
     await using started = await startServer();
     const { gate } = started;
@@ -169,4 +192,17 @@ describe.each(Object.entries(frameworks))("%s", (_, start) => {
     expect((await post(hook, issue)).text).toHaveLength(100_011);
     expect(await post(hook, issue)).toMatchObject({ status: 202, text: "" });
   });
+});
+
+test("a handler that never answers keeps its event for a minute after its client has gone", async () => {
+  await using started = await startServer();
+  const turn = await started.gate.begin(github.delivery(issue.headers, issue.body));
+  vi.useFakeTimers({ toFake: ["setTimeout", "clearTimeout"] });
+  failIfAbandoned(turn);
+  vi.advanceTimersByTime(59_000);
+  expect(turn.held).toBe(true);
+  vi.advanceTimersByTime(1000);
+  expect(turn.held).toBe(false);
+  vi.useRealTimers();
+  await eventually(async () => expect(await started.server.turns()).toEqual([]));
 });

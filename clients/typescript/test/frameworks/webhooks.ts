@@ -87,11 +87,13 @@ export interface Answer {
 export async function post(
   { port }: Hook,
   { headers = {}, body }: { headers?: { readonly [name: string]: string }; body: unknown },
+  signal: AbortSignal | null = null,
 ): Promise<Answer> {
   const response = await fetch(`http://127.0.0.1:${port}/hook`, {
     method: "POST",
     headers: { "content-type": "application/json", ...headers },
     body: JSON.stringify(body),
+    signal,
   });
   return { status: response.status, headers: response.headers, text: await response.text() };
 }
