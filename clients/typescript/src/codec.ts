@@ -14,7 +14,6 @@ export interface Codec<T = unknown> {
 const json = "application/json";
 const bytes = "application/octet-stream";
 const nothing: Encoded = { data: new Uint8Array(), type: "" };
-const encoder = new TextEncoder();
 const decoder = new TextDecoder();
 
 /** JSON. Bytes are stored as they are; `undefined` stores nothing. */
@@ -23,7 +22,7 @@ export const jsonCodec: Codec = {
     if (value === undefined) return nothing;
     if (value instanceof Uint8Array) return { data: value, type: bytes };
     const text: string | undefined = JSON.stringify(value);
-    return text === undefined ? nothing : { data: encoder.encode(text), type: json };
+    return text === undefined ? nothing : { data: Buffer.from(text), type: json };
   },
   decode(data, type) {
     if (type === json) return JSON.parse(decoder.decode(data));

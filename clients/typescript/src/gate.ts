@@ -91,7 +91,7 @@ export class Gate {
     const { clock } = this.#core;
     try {
       const patience = new Patience(settings.patienceMs, settings.waitMs, clock.now());
-      const turn = await this.#waitFor(scope, () => open(request, patience, clock, scope.signal));
+      const turn = await this.#waitFor(scope, () => open(request, patience, clock, scope));
       this.#core.debug("turn %s: attempt %d", turn.id, turn.attempt);
       this.#core.hooks.onBegin?.(turn);
       return turn;
@@ -144,7 +144,7 @@ export class Gate {
     const acquire = async () => {
       for (;;) {
         const request = new LeaseRequest(this.#core, consumer, wanted, settings, scope);
-        const lease = await open(request, patience, clock, scope.signal);
+        const lease = await open(request, patience, clock, scope);
         if (await lease.carry()) return lease;
       }
     };

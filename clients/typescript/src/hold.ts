@@ -23,8 +23,6 @@ export interface Owner {
 export abstract class Hold {
   /** Resolves when it is lost, and never rejects. */
   readonly lost: Promise<LostReason>;
-  /** Aborted when it is lost, with the error, or when the caller's own `signal` is. */
-  readonly signal: AbortSignal;
   readonly #owner: Owner;
   readonly #scope: Scope;
   readonly #keeping: Keeping | undefined;
@@ -38,7 +36,6 @@ export abstract class Hold {
   protected constructor(owner: Owner, scope: Scope, grant: Grant | undefined) {
     this.#owner = owner;
     this.#scope = scope;
-    this.signal = scope.signal;
     this.lost = new Promise((resolve) => {
       this.#resolveLost = resolve;
     });
@@ -54,6 +51,11 @@ export abstract class Hold {
   /** Whether it is held now. False for an unguarded turn. */
   get held(): boolean {
     return this.#keeping !== undefined && this.#isOpen && this.#lostReason === undefined;
+  }
+
+  /** Aborted when it is lost, with the error, or when the caller's own `signal` is. */
+  get signal(): AbortSignal {
+    return this.#scope.signal;
   }
 
   get lostReason(): LostReason | undefined {

@@ -1,6 +1,7 @@
 import { CallError, Code } from "./call-error.js";
 import type { Hold } from "./hold.js";
 import type { Patience } from "./patience.js";
+import type { Scope } from "./scope.js";
 import { type Clock, earlyMs, sleep } from "./time.js";
 import type { Receiver, Stream } from "./transport.js";
 
@@ -25,26 +26,26 @@ export interface Request<I, O, G, H extends Hold> {
 
 /**
  * Sends the request, and repeats it while the server is away or overloaded.
- * Throws NotGranted, a CallError, or the signal's reason.
+ * Throws NotGranted, a CallError, or the scope's reason.
  */
 export async function open<I, O, G, H extends Hold>(
   request: Request<I, O, G, H>,
   patience: Patience,
   clock: Clock,
-  signal: AbortSignal,
+  scope: Scope,
 ): Promise<H> {
   for (;;) {
     try {
-      return await ask(request, patience, clock, signal);
+      return await ask(request, patience, clock, scope);
     } catch (error) {
       if (!(error instanceof CallError && (error.isTransient || error.isOverload))) throw error;
       const pause = patience.pause(error, clock.now(), Math.random());
       if (pause !== undefined) {
-        await sleep(pause, signal);
+        await sleep(pause, scope.signal);
         continue;
       }
       // The caller gets its answer when its patience is over, not before.
-      if (error.isTransient) await sleep(Math.max(0, patience.givesUpAt - clock.now()), signal);
+      if (error.isTransient) await sleep(Math.max(0, patience.givesUpAt - clock.now()), scope.signal);
       throw error;
     }
   }
@@ -54,10 +55,10 @@ function ask<I, O, G, H extends Hold>(
   request: Request<I, O, G, H>,
   patience: Patience,
   clock: Clock,
-  signal: AbortSignal,
+  scope: Scope,
 ): Promise<H> {
   return new Promise((resolve, reject) => {
-    signal.throwIfAborted();
+    scope.throwIfAborted();
     let timer: NodeJS.Timeout;
     const sent = clock.now();
     const stream = request.start(patience.waitLeft(sent), {
@@ -94,7 +95,7 @@ function ask<I, O, G, H extends Hold>(
     };
     const leave = () => {
       clearTimeout(timer);
-      signal.removeEventListener("abort", cancelled);
+      scope.onAbort = undefined;
     };
     const stop = (reason: unknown) => {
       leave();
@@ -102,8 +103,7 @@ function ask<I, O, G, H extends Hold>(
       reject(reason);
     };
     const silent = () => stop(new CallError(Code.UNAVAILABLE, "the server does not answer"));
-    const cancelled = () => stop(signal.reason);
     watch();
-    signal.addEventListener("abort", cancelled, { once: true });
+    scope.onAbort = () => stop(scope.reason);
   });
 }

@@ -186,7 +186,11 @@ export class Turn extends Hold {
   }
 
   #hear({ news }: RunTurnResponse): void {
-    if (news.case === "finished") this.#answer?.("finished");
+    if (news.case === "finished") {
+      // The server ends the stream: there is nothing to break.
+      this.#stream = undefined;
+      this.#answer?.("finished");
+    }
     if (news.case === "waiting") this.setWaiters(news.value.waiters);
     const turn = news.case === "renewed" ? news.value.turn : undefined;
     this.heard(this.#granted.sent, turn && measureTurn(turn));
