@@ -8,7 +8,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from oncegate import Delivery, Gate, Turn
+from oncegate import Delivery, Gate, OncegateError, Turn
 
 from . import mapping
 from .client import Client, OnceBody, Scope
@@ -68,9 +68,13 @@ class SyncClient(Client):
         all_entered = threading.Barrier(len(deliveries))
 
         def turn(delivery: Delivery) -> bool:
-            with self.gate.turn(delivery):
-                all_entered.wait(MANY_TIMEOUT)
-                return True
+            try:
+                with self.gate.turn(delivery):
+                    all_entered.wait(MANY_TIMEOUT)
+                    return True
+            except OncegateError:
+                all_entered.abort()  # the others must not wait for this one
+                raise
 
         with ThreadPoolExecutor(len(deliveries)) as threads:
             return sum(threads.map(turn, deliveries))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import json
 import os
+import signal
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from concurrent.futures import Future
@@ -15,7 +16,7 @@ from oncegate import AsyncGate, Delivery, Gate
 from . import mapping
 from .scenario import Json, Step, written
 
-CLOSE_TIMEOUT = 30.0
+FORK_SECONDS = 10
 
 
 class Scope:
@@ -196,6 +197,7 @@ class Client(ABC):
         reader, writer = os.pipe()
         child = os.fork()
         if child == 0:
+            signal.alarm(FORK_SECONDS)
             try:
                 os.write(writer, json.dumps(self.do(verb)).encode())
             finally:
@@ -203,5 +205,5 @@ class Client(ABC):
         os.close(writer)
         with os.fdopen(reader) as answer:
             result = answer.read()
-        os.waitpid(child, 0)
-        return json.loads(result)
+        _, status = os.waitpid(child, 0)
+        return json.loads(result) if result else {"error": {"kind": "died", "status": status}}

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from oncegate import _aio_io, _delivery, _entry, _kept, _lease_flow, _sync_io, _turn_flow
+from oncegate import _connections, _delivery, _entry, _kept, _lease_flow, _turn_flow
 
 from .scenario import FOLDER
 
@@ -119,7 +119,7 @@ PATCHES: dict[str, Changed | Replaced] = {
     "fails-open": Changed(
         _entry.TurnEntry._refuse, 'if self._on_unavailable == "run":', "if True:"
     ),
-    "single-channel": Replaced("STREAMS_PER_CHANNEL", 10_000, _aio_io, _sync_io),
+    "single-channel": Replaced("STREAMS_PER_CHANNEL", 10_000, _connections),
     "lease-is-not-released": Changed(
         Lease.release,
         "await call_until(self._io, RELEASE_LEASE, request, self._io.now() + RELEASING)",
