@@ -36,8 +36,9 @@ export interface GuardOptions extends Omit<TurnOptions, "codec" | "patience" | "
   readonly onBusy?: ((args: ListenerArgs, busy: Busy) => unknown) | undefined;
   /**
    * Acknowledges an event after its listeners, and refuses it if one of them throws. Slack then delivers
-   * it again, also if this process is killed, and every 3 s while a listener is still busy: those are
-   * refused. Default: false, acknowledge before the listeners.
+   * it again, also if this process is killed, or if a listener needs more than 3 s: what arrives while it
+   * works is refused. Over HTTP, set the receiver's option of this name as well, or Bolt logs errors
+   * after 3 s. Default: false, acknowledge before the listeners.
    */
   readonly processBeforeResponse?: boolean | undefined;
   /** Names the delivery by its body. Default: `slack.delivery`. */
