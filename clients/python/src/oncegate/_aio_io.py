@@ -24,6 +24,9 @@ from oncegate._wire import (
     read_failure,
 )
 
+ENDING = 0.1
+"""How long calls may go on before a fork."""
+
 LOG = logging.getLogger("oncegate")
 
 
@@ -236,6 +239,9 @@ class AioIo:
         What runs ends with UNAVAILABLE, and is repeated then.
         """
         self._pause = asyncio.Event()
+        # What is about to have its answer ends by itself: gRPC keeps a call that is cancelled while
+        # it starts.
+        await asyncio.sleep(ENDING)
         for running in list(self._open):
             running.cancel()
         channels = self._connections.close()
