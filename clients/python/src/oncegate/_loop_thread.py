@@ -13,8 +13,10 @@ import logging
 import threading
 import time
 from collections.abc import Coroutine, Iterable
+from concurrent.futures import CancelledError
 from typing import Any, TypeVar
 
+from oncegate import _errors as errors
 from oncegate._aio_io import AioIo
 from oncegate._kept import Kept
 
@@ -28,10 +30,23 @@ CLEANING = 0.05
 """What gRPC's core needs to clean up in the background. A fork that interrupts it may not return."""
 
 
+def _without_calls(flow: Coroutine[Any, Any, T]) -> T:
+    """Runs a coroutine that needs no call, such as the exit of a scope whose turn is over."""
+    try:
+        flow.send(None)
+    except StopIteration as done:
+        result: T = done.value
+        return result
+    flow.close()
+    raise errors.Closed
+
+
 class LoopThread:
     """Runs coroutines for blocking callers."""
 
     def __init__(self, server: str) -> None:
+        self._lock = threading.Lock()
+        self._is_closed = False
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="oncegate", daemon=True)
         self._thread.start()
@@ -42,16 +57,23 @@ class LoopThread:
 
     def run(self, flow: Coroutine[Any, Any, T]) -> T:
         """Runs a coroutine, and waits for it. An interrupt of the caller cancels it."""
-        future = asyncio.run_coroutine_threadsafe(flow, self._loop)
+        with self._lock:
+            if self._is_closed:
+                return _without_calls(flow)
+            future = asyncio.run_coroutine_threadsafe(flow, self._loop)
         try:
             return future.result()
+        except CancelledError:
+            raise errors.Closed from None
         except BaseException:
             future.cancel()
             raise
 
     def close(self, flows: Iterable[Kept]) -> None:
         """Ends the turns and leases, closes the channels, and ends the thread."""
-        self.run(self._close(flows))
+        with self._lock:
+            self._is_closed = True
+        asyncio.run_coroutine_threadsafe(self._close(flows), self._loop).result()
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
         self._loop.close()
@@ -59,6 +81,10 @@ class LoopThread:
     async def _close(self, flows: Iterable[Kept]) -> None:
         await asyncio.gather(*(flow.close("CLOSED") for flow in flows))
         await self.io.close()
+        waiting = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in waiting:
+            task.cancel()
+        await asyncio.gather(*waiting, return_exceptions=True)
 
     def pause(self) -> None:
         """Before a fork: closes the channels, so that no thread is inside of gRPC.
