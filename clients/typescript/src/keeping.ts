@@ -34,6 +34,8 @@ export class Keeping {
   readonly #marginMs: number;
   #keptBy: KeptBy;
   #end: number;
+  /** The earliest moment at which the server can have measured that end. */
+  #measuredAt: number;
   /** Until when the server keeps the turn if the stream broke right after its latest news. */
   #graceEnd: number;
   /** When the next renewal by a call is due. */
@@ -48,6 +50,7 @@ export class Keeping {
     this.#keptBy = terms.keptBy;
     this.#isStreamOpen = terms.keptBy === "stream";
     this.#end = this.#endOf(sent, granted);
+    this.#measuredAt = sent + granted.elapsedMs;
     this.#graceEnd = this.#graceEndOf(sent, granted);
     this.#renewAt = now + (this.#isStreamOpen ? silence * terms.ttlMs : terms.ttlMs / 3);
   }
@@ -73,7 +76,7 @@ export class Keeping {
   /** The stream sent a message, and with `measured` a new end, counted from `sent`. */
   heard(now: number, sent: number, measured?: Measured): void {
     if (measured) {
-      this.#end = Math.max(this.#end, this.#endOf(sent, measured));
+      this.#move(sent, measured);
       this.#graceEnd = Math.max(this.#graceEnd, this.#graceEndOf(sent, measured));
     }
     if (this.#keptBy === "stream") this.#renewAt = now + silence * this.#terms.ttlMs;
@@ -89,7 +92,7 @@ export class Keeping {
   renewed(sent: number, measured: Measured): void {
     this.#renewing = false;
     this.#keptBy = "renew";
-    this.#end = Math.max(this.#end, this.#endOf(sent, measured));
+    this.#move(sent, measured);
     this.#renewAt = sent + this.#terms.ttlMs / 3;
   }
 
@@ -114,6 +117,14 @@ export class Keeping {
     if (this.#renewing || now < this.#renewAt) return undefined;
     this.#renewing = true;
     return "renew";
+  }
+
+  /** The latest measurement counts: the end comes earlier if the server's clock was set forward. */
+  #move(sent: number, measured: Measured): void {
+    const measuredAt = sent + measured.elapsedMs;
+    if (measuredAt < this.#measuredAt) return;
+    this.#measuredAt = measuredAt;
+    this.#end = this.#endOf(sent, measured);
   }
 
   #endOf(sent: number, { endsAfterMs }: Measured): number {

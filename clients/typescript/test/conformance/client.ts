@@ -143,10 +143,9 @@ export class LocalClient implements Client {
 
   async #detach(scope: Scope): Promise<Json> {
     const turn = scope.held as Turn;
-    await turn.detach();
+    const turnId = await turn.detach();
     scope.end({});
-    await scope.left;
-    return turn.id;
+    return { ...((await scope.left) as JsonObject), turn_id: turnId };
   }
 
   async #run(step: Step): Promise<Json> {

@@ -31,6 +31,8 @@ export class Interpreter {
   readonly #make: MakeClient;
   readonly #clients = new Map<string, Client>();
   readonly #background = new Map<string, Running>();
+  /** Of the turns that were detached, by their names. */
+  readonly #turnIds = new Map<string, Json>();
   readonly #expectations = new Expectations();
 
   constructor(scenario: Scenario, testbed: Testbed, make: MakeClient) {
@@ -120,9 +122,13 @@ export class Interpreter {
     const { expect: _1, within_ms: _2, at_least_ms: _3, background: _4, client, testbed, ...verb } = step;
     if (testbed !== undefined) return this.#testbed.do(String(testbed), verb);
     if ("adopt" in verb) {
-      const { adopt, of, ...rest } = verb;
-      const turnId = await this.#client(String(of)).do({ detach: adopt });
-      return this.#client(String(client)).do({ adopt: turnId, ...rest });
+      const turnId = this.#turnIds.get(String(verb.adopt));
+      return this.#client(String(client)).do({ ...verb, adopt: turnId });
+    }
+    if ("detach" in verb) {
+      const { turn_id, ...result } = (await this.#client(String(client)).do(verb)) as JsonObject;
+      this.#turnIds.set(String(verb.detach), turn_id ?? null);
+      return result;
     }
     return this.#client(String(client)).do(this.#withDeliveries(verb));
   }

@@ -51,7 +51,13 @@ describe("the trusted end", () => {
     expect(keeping.trustedEnd).toBe(5000 + 30_000 - 1000);
   });
 
-  test("does not go back", () => {
+  test("comes earlier if a later measurement says so, as after a jump of the server's clock", () => {
+    const keeping = granted({ ...turn, graceMs: undefined });
+    keeping.heard(10_000, 0, { elapsedMs: 10_000, endsAfterMs: 15_000 });
+    expect(keeping.trustedEnd).toBe(14_000);
+  });
+
+  test("does not follow news that are older than the latest", () => {
     const keeping = granted({ ...turn, graceMs: undefined });
     keeping.heard(10_000, 0, renewal(10_000));
     keeping.heard(11_000, 0, renewal(5000)); // read late
