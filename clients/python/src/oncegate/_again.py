@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from oncegate._errors import (
     Busy,
+    Closed,
     Dropped,
     Duplicate,
     GaveUp,
@@ -50,7 +51,7 @@ class Again:
         self.pause = retry_after(refusal)
         if isinstance(refusal, Duplicate | GaveUp | Dropped):
             return False
-        if self.pause > self.wait:
+        if self.pause > self.wait or isinstance(refusal, Closed):
             LOG.error("a delivery that is not sent again was not handled: %s", refusal)
             return False
         return True

@@ -138,6 +138,13 @@ class Unavailable(OncegateError):
         """Seconds after which to try again."""
 
 
+class Closed(Unavailable):
+    """The gate was closed: asking again does not help."""
+
+    def __init__(self) -> None:
+        super().__init__("the gate is closed")
+
+
 class Overloaded(OncegateError):
     """A limit of the server was reached, and ``patience`` is over."""
 
@@ -193,7 +200,7 @@ class Internal(OncegateError):
         super().__init__(f"{message}; report it")
 
 
-class Reject(Exception):  # noqa: N818 - the author raises it, as an order and not as an error
+class Reject(Exception):
     """Raised by a handler: no retry can succeed. The event is ended REJECTED, with this detail."""
 
     __match_args__ = ("detail",)
@@ -212,5 +219,8 @@ class Ran(Generic[T_co]):
 
 REJECTED: Ran[Any] = Ran(None)
 """The handler ran, and rejected the event."""
+
+NOT_GRANTED = (Duplicate, GaveUp, InProgress, Busy, Dropped)
+"""All kinds of `NotGranted`."""
 
 Outcome: TypeAlias = Ran[T_co] | Duplicate | GaveUp | InProgress | Busy | Dropped
