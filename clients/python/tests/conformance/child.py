@@ -46,7 +46,11 @@ def main() -> None:
     lock = threading.Lock()
 
     def answer(request: dict[str, Any]) -> None:
-        result = client.do(request["step"]) if request["do"] == "step" else client.close()
+        result = None
+        if request["do"] == "step":
+            result = client.do(request["step"])
+        else:
+            client.close()
         with lock:
             print(json.dumps({"id": request["id"], "ok": result}), file=output, flush=True)
 
