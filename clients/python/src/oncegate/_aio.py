@@ -7,8 +7,7 @@ import functools
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import AsyncExitStack
-from contextvars import Token
-from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar, Unpack, overload
+from typing import TYPE_CHECKING, Any, Generic, ParamSpec, Self, TypeVar, Unpack, overload
 from weakref import WeakKeyDictionary
 
 from oncegate import _errors as errors
@@ -17,14 +16,16 @@ from oncegate._aio_scopes import AsyncLeaseScope, AsyncTurn, AsyncTurnScope
 from oncegate._clock import Time, seconds
 from oncegate._delivery import Delivery, Session
 from oncegate._entry import LeaseEntry, TurnEntry
-from oncegate._errors import Outcome
-from oncegate._kept import Kept
-from oncegate._marks import MarkItem, Seen
 from oncegate._options import GateOptions, LeaseOptions, Options, TurnOptions, known
 from oncegate._turn import TurnView, current
 
 if TYPE_CHECKING:
+    from contextvars import Token
+
     from oncegate._aio_io import AioIo
+    from oncegate._errors import Outcome
+    from oncegate._kept import Kept
+    from oncegate._marks import MarkItem, Seen
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -47,16 +48,16 @@ class _Runtime:
         """The channels of the event loop that runs."""
         if self.closed:
             raise errors.Closed
+        if self._pid not in (None, os.getpid()):
+            raise errors.WrongProcess(
+                "gRPC's asyncio channels do not survive a fork; fork before the gate is used, "
+                "or start the child by spawn"
+            )
         loop = asyncio.get_running_loop()
         io = self.ios.get(loop)
         if io is None:
             from oncegate._aio_io import AioIo
 
-            if self._pid not in (None, os.getpid()):
-                raise errors.WrongProcess(
-                    "gRPC's asyncio channels do not survive a fork; fork before the gate is used, "
-                    "or start the child by spawn"
-                )
             self._pid = os.getpid()
             io = self.ios[loop] = AioIo(self._server)
         return io
@@ -73,7 +74,7 @@ class AsyncGate:
         self._options = Options(server, options)
         self._runtime = _Runtime(self._options)
 
-    async def __aenter__(self) -> AsyncGate:
+    async def __aenter__(self) -> Self:
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -83,9 +84,7 @@ class AsyncGate:
     def turn(self, delivery: Delivery, **options: Unpack[TurnOptions]) -> AsyncTurnScope: ...
 
     @overload
-    def turn(
-        self, delivery: Callable[P, Delivery], **options: Unpack[TurnOptions]
-    ) -> Decorator[P]: ...
+    def turn(self, delivery: Callable[P, Delivery], **options: Unpack[TurnOptions]) -> Decorator[P]: ...
 
     def turn(
         self, delivery: Delivery | Callable[P, Delivery], **options: Unpack[TurnOptions]
@@ -204,7 +203,7 @@ class AsyncGate:
         runtime.closed = True
         try:
             async with asyncio.timeout(seconds(within)):
-                while runtime.flows:
+                while runtime.flows:  # noqa: ASYNC110 - they may belong to several event loops
                     await asyncio.sleep(0.02)
         except TimeoutError:
             pass
@@ -263,7 +262,7 @@ async def _run(scope: AsyncTurnScope, handler: Callable[[AsyncTurn], Awaitable[R
     async with AsyncExitStack() as stack:
         try:
             turn = await stack.enter_async_context(scope)
-        except errors.NotGranted as outcome:
+        except errors.NOT_GRANTED as outcome:
             return outcome
         token: Token[TurnView] = current.set(turn)
         try:

@@ -5,8 +5,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import logging
-from collections.abc import Callable, Coroutine
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import grpc
 import grpc.aio
@@ -14,7 +13,6 @@ import grpc.aio
 from oncegate import _clock
 from oncegate._connections import Connections
 from oncegate._io import Latch, Stream, settled
-from oncegate._kept import Kept
 from oncegate._wire import (
     CHANNEL_OPTIONS,
     Failure,
@@ -23,6 +21,11 @@ from oncegate._wire import (
     Res,
     read_failure,
 )
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine
+
+    from oncegate._kept import Kept
 
 ENDING = 0.1
 """How long calls may go on before a fork."""
@@ -74,9 +77,7 @@ class AioLatch:
 class AioStream:
     """One stream."""
 
-    def __init__(
-        self, call: Any, loop: asyncio.AbstractEventLoop, silent: Callable[[], None]
-    ) -> None:
+    def __init__(self, call: Any, loop: asyncio.AbstractEventLoop, silent: Callable[[], None]) -> None:
         self._call: Any = call
         self._loop = loop
         self._silent = silent

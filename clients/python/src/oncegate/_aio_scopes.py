@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Coroutine
-from types import TracebackType
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
-from oncegate._entry import LeaseEntry, TurnEntry
-from oncegate._kept import Kept
-from oncegate._lease_flow import LeaseFlow
-from oncegate._options import Hooks
 from oncegate._turn import LeaseView, TurnView
-from oncegate._turn_flow import TurnFlow
 
 if TYPE_CHECKING:
+    from collections.abc import Coroutine
+    from types import TracebackType
+
     from oncegate._aio_io import AioIo
+    from oncegate._entry import LeaseEntry, TurnEntry
+    from oncegate._kept import Kept
+    from oncegate._lease_flow import LeaseFlow
+    from oncegate._options import Hooks
+    from oncegate._turn_flow import TurnFlow
 
 R = TypeVar("R")
 LOG = logging.getLogger("oncegate")

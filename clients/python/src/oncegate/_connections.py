@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from oncegate._wire import STREAMS_PER_CHANNEL, Method
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 
 class Connection:

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import logging
+from typing import TYPE_CHECKING
 
 from oncegate import _errors as errors
 from oncegate._codec import encode
 from oncegate._delivery import Delivery, Session
-from oncegate._io import Io
 from oncegate._lease_flow import LeaseFlow
 from oncegate._options import LeaseOptions, Options, TurnOptions, known
 from oncegate._turn_flow import TurnFlow
 from oncegate._wire import Failure
+
+if TYPE_CHECKING:
+    from oncegate._io import Io
 
 LOG = logging.getLogger("oncegate")
 

@@ -40,9 +40,7 @@ class GaveUp(NotGranted):
     __match_args__ = ("attempts", "detail")
 
     def __init__(self, attempts: int, detail: str = "") -> None:
-        super().__init__(
-            f"the event was given up after {attempts} attempts: {detail or 'no detail'}"
-        )
+        super().__init__(f"the event was given up after {attempts} attempts: {detail or 'no detail'}")
         self.attempts = attempts
         self.detail = detail
         """The detail of the latest failure."""
@@ -91,9 +89,7 @@ class Lost(OncegateError):
     what = "holding"
 
     def __init__(self, reason: str, value: Any = None) -> None:
-        super().__init__(
-            f"the {self.what} was lost ({reason}); stop working, another run may have it"
-        )
+        super().__init__(f"the {self.what} was lost ({reason}); stop working, another run may have it")
         self.reason = reason
         """``"CLAIM_LOST"``, ``"LEASE_LOST"``, ``"MAX_HOLD"``, ``"EXPIRED"`` or ``"CLOSED"``."""
         self.value = value

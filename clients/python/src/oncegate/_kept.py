@@ -8,15 +8,18 @@ from __future__ import annotations
 
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from oncegate import _errors as errors
 from oncegate._clock import span
 from oncegate._io import Io, Stream, call_until, pauses
 from oncegate._wire import Failure
-from oncegate.v1 import session_pb2 as sessions
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from oncegate.v1 import session_pb2 as sessions
 
 QUEUE_SILENCE = 30.0
 """In a queue the server says something every 20 s."""
@@ -234,9 +237,7 @@ class Kept(ABC):
 
     # Trust.
 
-    def _trust(
-        self, remaining: float, elapsed: float, sent: float, grace: float | None = None
-    ) -> None:
+    def _trust(self, remaining: float, elapsed: float, sent: float, grace: float | None = None) -> None:
         """Moves the trusted end: the server said how long is left, and how long it took to say so.
 
         `grace`: the server may see a break of the stream that this side does not see, and keeps

@@ -12,13 +12,16 @@ import gc
 import logging
 import threading
 import time
-from collections.abc import Coroutine, Iterable
 from concurrent.futures import CancelledError
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from oncegate import _errors as errors
 from oncegate._aio_io import AioIo
-from oncegate._kept import Kept
+
+if TYPE_CHECKING:
+    from collections.abc import Coroutine, Iterable
+
+    from oncegate._kept import Kept
 
 T = TypeVar("T")
 LOG = logging.getLogger("oncegate")

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-from oncegate import _errors as errors
 from oncegate._codec import Codec, decode
-from oncegate._delivery import Delivery
 from oncegate._io import Io, call_until
 from oncegate._turn_flow import outcome_name
 from oncegate._wire import MARK, MARK_BATCH, SEEN, Failure, Method, Req, Res, read_code
 from oncegate.v1 import event_pb2 as events
 from oncegate.v1 import idempotency_service_pb2 as pb
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from oncegate import _errors as errors
+    from oncegate._delivery import Delivery
 
 MAX_ITEMS = 1000
 MAX_BYTES = 1024 * 1024
@@ -74,7 +77,9 @@ async def mark_batch(
     """Marks what fits into one request."""
     request = pb.BatchMarkProcessedRequest(requests=[item for _, item in batch])
     response = await call(io, MARK_BATCH, request, patience)
-    return [_item(delivery, result) for (delivery, _), result in zip(batch, response.results)]
+    return [
+        _item(delivery, result) for (delivery, _), result in zip(batch, response.results, strict=True)
+    ]
 
 
 def _item(delivery: Delivery, result: pb.BatchMarkProcessedResult) -> MarkItem:

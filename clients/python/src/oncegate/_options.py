@@ -7,16 +7,19 @@ import os
 import socket
 import sys
 import uuid
-from collections.abc import Mapping
-from typing import Literal, TypeAlias, TypedDict
+from typing import TYPE_CHECKING, Literal, TypeAlias, TypedDict
 
 from oncegate._clock import Time, duration, seconds
 from oncegate._codec import Codec, JsonCodec
-from oncegate._delivery import Delivery, Session
 from oncegate._kept import Terms
 from oncegate._wire import server_address
 from oncegate.v1 import idempotency_service_pb2 as idempotency
 from oncegate.v1 import turn_service_pb2 as turns
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from oncegate._delivery import Delivery, Session
 
 LOG = logging.getLogger("oncegate")
 
@@ -186,9 +189,7 @@ class Options:
             payload_digest=delivery.digest,
         )
 
-    def is_processed(
-        self, delivery: Delivery, include_result: bool
-    ) -> idempotency.IsProcessedRequest:
+    def is_processed(self, delivery: Delivery, include_result: bool) -> idempotency.IsProcessedRequest:
         """The request of a read."""
         return idempotency.IsProcessedRequest(
             event=delivery.event_key(self._consumer(delivery)), include_result=include_result

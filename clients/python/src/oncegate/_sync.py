@@ -5,20 +5,23 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
-from contextvars import Token
-from typing import Any, Generic, ParamSpec, TypeVar, Unpack, overload
+from typing import TYPE_CHECKING, Any, Generic, ParamSpec, Self, TypeVar, Unpack, overload
 
 from oncegate import _errors as errors
 from oncegate import _marks
 from oncegate._clock import Time, seconds
 from oncegate._delivery import Delivery, Session
 from oncegate._entry import LeaseEntry, TurnEntry
-from oncegate._errors import Outcome
-from oncegate._marks import MarkItem, Seen
 from oncegate._options import GateOptions, LeaseOptions, Options, TurnOptions, known
 from oncegate._sync_runtime import SyncRuntime
 from oncegate._sync_scopes import LeaseScope, Turn, TurnScope
 from oncegate._turn import TurnView, current
+
+if TYPE_CHECKING:
+    from contextvars import Token
+
+    from oncegate._errors import Outcome
+    from oncegate._marks import MarkItem, Seen
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -36,7 +39,7 @@ class Gate:
         self._options = Options(server, options)
         self._runtime = SyncRuntime(self._options)
 
-    def __enter__(self) -> Gate:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -46,9 +49,7 @@ class Gate:
     def turn(self, delivery: Delivery, **options: Unpack[TurnOptions]) -> TurnScope: ...
 
     @overload
-    def turn(
-        self, delivery: Callable[P, Delivery], **options: Unpack[TurnOptions]
-    ) -> Decorator[P]: ...
+    def turn(self, delivery: Callable[P, Delivery], **options: Unpack[TurnOptions]) -> Decorator[P]: ...
 
     def turn(
         self, delivery: Delivery | Callable[P, Delivery], **options: Unpack[TurnOptions]
@@ -146,8 +147,7 @@ class Gate:
         pairs = ((delivery, options.mark(delivery)) for delivery in deliveries)
         for batch in _marks.batches(pairs):
             loop = self._runtime.loop()
-            for item in loop.run(_marks.mark_batch(loop.io, batch, options.patience)):
-                yield item
+            yield from loop.run(_marks.mark_batch(loop.io, batch, options.patience))
 
     def seen(self, delivery: Delivery, include_result: bool = False) -> Seen:
         """Reads the state of an event. Never writes."""
@@ -176,9 +176,7 @@ class Gate:
         """
         self._runtime.close()
 
-    def _scope(
-        self, delivery: Delivery, options: TurnOptions, *, session: bool = True
-    ) -> TurnScope:
+    def _scope(self, delivery: Delivery, options: TurnOptions, *, session: bool = True) -> TurnScope:
         entry = TurnEntry(self._options, delivery, options, session=session)
         return TurnScope(self._runtime, entry)
 
@@ -220,7 +218,7 @@ def _handle(scope: TurnScope, handler: Callable[[Turn], R]) -> Outcome[R]:
     with ExitStack() as stack:
         try:
             turn = stack.enter_context(scope)
-        except errors.NotGranted as outcome:
+        except errors.NOT_GRANTED as outcome:
             return outcome
         token: Token[TurnView] = current.set(turn)
         try:

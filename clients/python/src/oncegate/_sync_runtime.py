@@ -6,16 +6,17 @@ import atexit
 import os
 import threading
 import weakref
-from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from oncegate import _clock
 from oncegate import _errors as errors
-from oncegate._kept import Kept
-from oncegate._options import Options
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from oncegate._kept import Kept
     from oncegate._loop_thread import LoopThread
+    from oncegate._options import Options
 
 _ABANDONED: list[object] = []
 """What belongs to the process that forked this one: gRPC must not clean it up here."""

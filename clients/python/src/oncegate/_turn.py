@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from contextvars import ContextVar
-from typing import Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 
-from oncegate._kept import Kept
-from oncegate._lease_flow import LeaseFlow
-from oncegate._turn_flow import TurnFlow
+if TYPE_CHECKING:
+    from oncegate._kept import Kept
+    from oncegate._lease_flow import LeaseFlow
+    from oncegate._turn_flow import TurnFlow
 
 
 class KeptView:

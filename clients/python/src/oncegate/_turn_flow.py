@@ -134,9 +134,7 @@ class TurnFlow(Kept):
 
     async def succeed(self, result: bytes, result_type: str, ttl: float | None) -> None:
         """Ends it SUCCEEDED. Raises `TurnLost`, `OutcomeUnknown` or `Invalid`."""
-        end = pb.TurnEnd(
-            outcome=events.TURN_OUTCOME_SUCCEEDED, result=result, result_type=result_type
-        )
+        end = pb.TurnEnd(outcome=events.TURN_OUTCOME_SUCCEEDED, result=result, result_type=result_type)
         await self._settle(end, ttl)
 
     async def reject(self, detail: str, ttl: float | None) -> None:

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from google.protobuf.message import Message
 
@@ -14,6 +13,9 @@ from oncegate import _errors as errors
 from oncegate._clock import span
 from oncegate.v1 import idempotency_service_pb2 as idempotency
 from oncegate.v1 import turn_service_pb2 as turns
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 Req = TypeVar("Req", bound=Message)
 Res = TypeVar("Res", bound=Message)
@@ -131,7 +133,7 @@ _LOST = frozenset({"CLAIM_LOST", "LEASE_LOST", "MAX_HOLD"})
 _RETRYABLE = frozenset({"UNAVAILABLE", "DEADLINE_EXCEEDED", "CANCELLED"})
 
 
-class Failure(Exception):  # noqa: N818 - never leaves the library
+class Failure(Exception):
     """A call that ended with an error, in terms of the contract."""
 
     def __init__(

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from datetime import timedelta
-from typing import Any, Unpack
+from typing import TYPE_CHECKING, Any, Unpack
 
 from oncegate._delivery import Delivery, DeliveryOptions, pick, read_by_server
 from oncegate.v1.delivery_pb2 import PLATFORM_GITHUB
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 
 def delivery(headers: Mapping[str, str], body: Any, **options: Unpack[DeliveryOptions]) -> Delivery:

@@ -1,0 +1,165 @@
+"""The small parts: codecs, batches, connections, errors, options, late timers."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import pytest
+from google.protobuf.any_pb2 import Any as AnyMessage
+from google.rpc import error_details_pb2, status_pb2
+
+import oncegate
+from oncegate import (
+    Delivery,
+    EpicMismatch,
+    Gate,
+    Invalid,
+    JsonCodec,
+    Overloaded,
+    PydanticCodec,
+    Session,
+)
+from oncegate import _marks as marks
+from oncegate._codec import decode, encode
+from oncegate._connections import Connections
+from oncegate._io import SETTLE, settled
+from oncegate._options import Options
+from oncegate._wire import STREAMS_PER_CHANNEL, Failure, read_failure
+from oncegate.v1 import event_pb2, session_pb2
+
+
+def test_json_round_trip() -> None:
+    codec = JsonCodec()
+    for value in (None, 0, "é", [1, {"a": None}], b"\x00raw"):
+        assert decode(codec, *encode(codec, value)) == value
+    with pytest.raises(TypeError):
+        codec.encode(object())
+
+
+def test_pydantic_restores_a_dataclass() -> None:
+    @dataclasses.dataclass
+    class Receipt:
+        number: int
+
+    codec = PydanticCodec(Receipt)
+    assert decode(codec, *encode(codec, Receipt(4))) == Receipt(4)
+
+
+def test_a_late_timer_does_not_count() -> None:
+    assert settled(100.0, 100.1) is None
+    assert settled(100.0, 101.0) == 101.0 + SETTLE
+
+
+def test_batches_are_cut_by_count_and_bytes() -> None:
+    options = Options(None, {})
+    many = [Delivery("T1", f"E{number}") for number in range(2500)]
+    cut = list(marks.batches((delivery, options.mark(delivery)) for delivery in many))
+    assert [len(batch) for batch in cut] == [1000, 1000, 500]
+    assert [delivery for batch in cut for delivery, _ in batch] == many
+    large = [Delivery("T1", "E", aliases=["x" * 500] * 8)] * 600
+    for batch in marks.batches((delivery, options.mark(delivery)) for delivery in large):
+        request = marks.pb.BatchMarkProcessedRequest(requests=[item for _, item in batch])
+        assert request.ByteSize() <= marks.MAX_BYTES
+
+
+class Channels:
+    def __init__(self) -> None:
+        self.opened = 0
+        self.closed: list[int] = []
+        self.connections = Connections(self.open, self.closed.append)
+
+    def open(self) -> int:
+        self.opened += 1
+        return self.opened
+
+
+def test_streams_spread_over_connections() -> None:
+    channels = Channels()
+    streams = [channels.connections.for_stream() for _ in range(STREAMS_PER_CHANNEL + 1)]
+    assert channels.opened == 2
+    assert channels.connections.for_call().channel == 3
+    channels.connections.done(streams[0])
+    assert channels.connections.for_stream() is streams[0]
+    assert channels.closed == []
+
+
+def test_a_suspect_connection_is_closed_after_its_last_call() -> None:
+    channels = Channels()
+    silent = channels.connections.for_stream()
+    channels.connections.for_stream()
+    channels.connections.suspect(silent)
+    assert channels.connections.for_stream() is not silent
+    channels.connections.done(silent)
+    assert channels.closed == []
+    channels.connections.done(silent)
+    assert channels.closed == [silent.channel]
+
+
+def status(*details: Any) -> bytes:
+    packed = []
+    for detail in details:
+        packed.append(AnyMessage())
+        packed[-1].Pack(detail)
+    return status_pb2.Status(details=packed).SerializeToString()
+
+
+def test_a_status_becomes_an_error() -> None:
+    info = error_details_pb2.ErrorInfo(
+        domain="oncegate", reason="EPIC_MISMATCH", metadata={"epic_id": "E-1"}
+    )
+    failure = read_failure(
+        "FAILED_PRECONDITION", "other epic", [("grpc-status-details-bin", status(info))]
+    )
+    error = failure.error()
+    assert isinstance(error, EpicMismatch)
+    assert error.bound == "E-1"
+    retry = error_details_pb2.RetryInfo()
+    retry.retry_delay.FromMilliseconds(1500)
+    failure = read_failure("RESOURCE_EXHAUSTED", "full", [("grpc-status-details-bin", status(retry))])
+    error = failure.error()
+    assert isinstance(error, Overloaded)
+    assert error.retry_after == 1.5
+
+
+def test_a_limit_that_no_retry_passes_is_the_callers() -> None:
+    failure = Failure("RESOURCE_EXHAUSTED", "metadata too large", reason="METADATA_TOO_LARGE")
+    assert not failure.retryable
+    assert isinstance(failure.error(), Invalid)
+
+
+def test_an_unknown_option_is_an_error() -> None:
+    with pytest.raises(TypeError, match="patients"):
+        Gate(patients=3)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+    with pytest.raises(TypeError, match="waits"):
+        Gate().turn(Delivery("T1", "E1"), waits=3)  # type: ignore[call-overload]  # pyright: ignore
+
+
+def test_consumers_have_sessions_of_their_own_unless_they_share() -> None:
+    delivery = Delivery("T1", "E1", session="S1")
+    for share, consumer in ((False, "a"), (True, "")):
+        options = Options(None, {"consumer": "a", "share_sessions": share})
+        request = options.begin(delivery, {}, options.terms({}), session=True)
+        assert request.event.consumer == "a"
+        assert request.session.consumer == consumer
+    assert not options.begin(delivery, {}, options.terms({}), session=False).HasField("session")
+
+
+def test_sessions_are_named_by_id_or_thread() -> None:
+    thread = Session.thread("T1", "C1", "17.5").key("")
+    assert thread.thread == session_pb2.ThreadKey(channel_id="C1", thread_ts="17.5")
+    assert Session("T1", "S1").key("c").session_id == "S1"
+
+
+def test_the_server_reads_payloads() -> None:
+    key = oncegate.slack.delivery({"type": "event_callback"}).event_key("")
+    assert key.slack_payload == b'{"type":"event_callback"}'
+    headers = {"x-github-delivery": "d", "X-Hub-Signature-256": "secret"}
+    key = oncegate.github.delivery(headers, b"{}").event_key("")
+    assert dict(key.delivery.headers) == {"x-github-delivery": "d"}
+    assert isinstance(key, event_pb2.EventKey)
+
+
+def test_slack_redelivers_events_only() -> None:
+    assert oncegate.slack.delivery(b'{"type":"event_callback"}').redelivers
+    assert not oncegate.slack.delivery(b"payload=%7B%22type%22").redelivers
