@@ -54,6 +54,10 @@ def guard(
       the gate's ``on_unavailable`` decides.
 
     Options and suggestions have no side effect: they pass without a turn.
+
+    Bolt acknowledges events before the listener ends, so a crash under it loses the event. With
+    ``App(process_before_response=True)`` it acknowledges afterwards, and Slack delivers again.
+    Lazy functions that run in another process, as on AWS Lambda, are outside of the turn.
     """
     if isinstance(gate, AsyncGate):
         from oncegate.bolt._aio import guard_async
