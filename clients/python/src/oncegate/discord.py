@@ -10,7 +10,7 @@ from oncegate.v1.delivery_pb2 import PLATFORM_DISCORD
 if TYPE_CHECKING:
     from oncegate._discord_handler import handler
 
-__all__ = ["handler", "delivery"]
+__all__ = ["delivery", "handler"]
 
 
 def delivery(body: Any, **options: Unpack[DeliveryOptions]) -> Delivery:

@@ -186,9 +186,7 @@ class AsyncBot:
 
 
 class SyncBot:
-    def __init__(
-        self, gate: Gate, *, process_before_response: bool = False, **options: Any
-    ) -> None:
+    def __init__(self, gate: Gate, *, process_before_response: bool = False, **options: Any) -> None:
         self.script = script = Script()
 
         def authorize() -> AuthorizeResult:

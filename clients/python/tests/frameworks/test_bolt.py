@@ -105,8 +105,7 @@ async def test_a_duplicate_is_acknowledged_without_the_listener(
     assert await replica.deliver(mention(), retry=1) == 200
     # The same message as another event.
     assert (
-        await replica.deliver(vector("slack", "message")["body"] | {"event": mention()["event"]})
-        == 200
+        await replica.deliver(vector("slack", "message")["body"] | {"event": mention()["event"]}) == 200
     )
     assert (len(bot.script.began), replica.script.began) == (1, [])
 

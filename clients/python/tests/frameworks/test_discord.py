@@ -165,9 +165,7 @@ async def test_a_message_is_handled_once(make_bot: Any, server: Server) -> None:
     assert replica.script.ended == ["next"]
 
 
-async def test_an_edit_and_a_deletion_are_events_of_their_own(
-    make_bot: Any, server: Server
-) -> None:
+async def test_an_edit_and_a_deletion_are_events_of_their_own(make_bot: Any, server: Server) -> None:
     bot = await make_bot()
     bot.receive("MESSAGE_CREATE", message())
     await until(lambda: bot.script.ended == ["hi"])
