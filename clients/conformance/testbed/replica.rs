@@ -145,8 +145,9 @@ impl Process {
         // The replica runs this program as well, in another mode.
         let mut child = Command::new(std::env::current_exe()?)
             .env_clear()
-            // `--log` overrides it.
+            // Flags override these. A sweep would delete idle sessions under a scenario that looks at them.
             .env("ONCEGATE_LOG", "warn")
+            .env("ONCEGATE_SWEEP_INTERVAL", "1h")
             .args(arguments)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
