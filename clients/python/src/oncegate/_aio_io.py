@@ -11,6 +11,7 @@ import grpc
 import grpc.aio
 
 from oncegate import _clock
+from oncegate import _errors as errors
 from oncegate._connections import Connections
 from oncegate._io import Latch, Stream, settled
 from oncegate._wire import (
@@ -27,8 +28,11 @@ if TYPE_CHECKING:
 
     from oncegate._kept import Kept
 
-ENDING = 0.1
+FORKING = 0.1
 """How long calls may go on before a fork."""
+
+ENDING = 2.0
+"""How long ends may go on before the channels are closed."""
 
 LOG = logging.getLogger("oncegate")
 
@@ -151,6 +155,7 @@ class AioIo:
         self._loop = asyncio.get_running_loop()
         self._tasks: set[asyncio.Task[Any]] = set()
         self._open: set[Any] = set()
+        self._closed = False
         self._pause: asyncio.Event | None = None
         self._connections = Connections(
             lambda: grpc.aio.insecure_channel(server, options=CHANNEL_OPTIONS),
@@ -183,8 +188,8 @@ class AioIo:
                 self._connections.suspect(connection)
             raise _failure(error) from error
         except asyncio.CancelledError:
-            if self._pause is not None and _cancelling() == cancelling:
-                raise Failure("UNAVAILABLE", "the process forks") from None
+            if (self._pause or self._closed) and _cancelling() == cancelling:
+                raise Failure("UNAVAILABLE", "the channel was closed") from None
             raise
         finally:
             self._open.discard(call)
@@ -214,6 +219,8 @@ class AioIo:
     async def _resumed(self) -> None:
         while self._pause is not None:
             await self._pause.wait()
+        if self._closed:
+            raise errors.Closed
 
     def keep(self, flow: Kept) -> None:
         """Keeps a turn or lease beside the body."""
@@ -227,9 +234,14 @@ class AioIo:
         return task
 
     async def close(self) -> None:
-        """Ends the flows that run, and closes the channels."""
+        """Closes the channels. What waits for an answer raises `Closed`; ends have 2 s."""
+        if self._tasks:
+            await asyncio.wait(self._tasks, timeout=ENDING)
+        self._closed = True
         for task in self._tasks:
             task.cancel()
+        for running in list(self._open):
+            running.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         for channel in self._connections.close():
             await channel.close()
@@ -242,7 +254,7 @@ class AioIo:
         self._pause = asyncio.Event()
         # What is about to have its answer ends by itself: gRPC keeps a call that is cancelled while
         # it starts.
-        await asyncio.sleep(ENDING)
+        await asyncio.sleep(FORKING)
         for running in list(self._open):
             running.cancel()
         channels = self._connections.close()

@@ -26,7 +26,7 @@ from oncegate._connections import Connections
 from oncegate._io import SETTLE, settled
 from oncegate._options import Options
 from oncegate._wire import STREAMS_PER_CHANNEL, Failure, read_failure
-from oncegate.v1 import event_pb2, session_pb2
+from oncegate.v1 import event_pb2, idempotency_service_pb2, session_pb2
 
 
 def test_json_round_trip() -> None:
@@ -59,7 +59,9 @@ def test_batches_are_cut_by_count_and_bytes() -> None:
     assert [delivery for batch in cut for delivery, _ in batch] == many
     large = [Delivery("T1", "E", aliases=["x" * 500] * 8)] * 600
     for batch in marks.batches((delivery, options.mark(delivery)) for delivery in large):
-        request = marks.pb.BatchMarkProcessedRequest(requests=[item for _, item in batch])
+        request = idempotency_service_pb2.BatchMarkProcessedRequest(
+            requests=[item for _, item in batch]
+        )
         assert request.ByteSize() <= marks.MAX_BYTES
 
 
@@ -101,7 +103,8 @@ def status(*details: Any) -> bytes:
     for detail in details:
         packed.append(AnyMessage())
         packed[-1].Pack(detail)
-    return status_pb2.Status(details=packed).SerializeToString()
+    encoded: bytes = status_pb2.Status(details=packed).SerializeToString()
+    return encoded
 
 
 def test_a_status_becomes_an_error() -> None:
