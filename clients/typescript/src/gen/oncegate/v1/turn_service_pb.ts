@@ -327,6 +327,10 @@ export const TurnInProgressSchema: GenMessage<TurnInProgress> = /*@__PURE__*/
  * request, plus `elapsed`, plus `remaining`, on the caller's own monotonic clock; its lease
  * likewise.
  *
+ * While a RunTurn stream keeps the turn, `begin.grace` takes the place of `remaining` if it is
+ * shorter: the server may see a break of the stream that the holder does not see. `remaining`
+ * alone counts once the stream has ended with DRAINING, or RenewTurn has renewed the turn.
+ *
  * @generated from message oncegate.v1.Turn
  */
 export type Turn = Message<"oncegate.v1.Turn"> & {
