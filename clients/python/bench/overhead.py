@@ -12,9 +12,8 @@ import statistics
 import sys
 import time
 import uuid
-from collections.abc import Awaitable, Callable
 from queue import SimpleQueue
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import grpc
 import grpc.aio
@@ -26,6 +25,9 @@ from oncegate.testing import Server
 from oncegate.v1 import event_pb2 as events
 from oncegate.v1 import session_pb2 as sessions
 from oncegate.v1 import turn_service_pb2 as pb
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
 
 ROUNDS = 7
 CODECS: dict[str, Any] = {

@@ -101,7 +101,8 @@ class AsyncGate:
         """
         if isinstance(delivery, Delivery):
             return self._scope(delivery, options)
-        return Decorator(self, delivery, options, session=True)
+        known(options, TurnOptions)
+        return Decorator(lambda made: self._scope(made, options), delivery)
 
     async def run(
         self,
@@ -124,7 +125,10 @@ class AsyncGate:
         `make_delivery` makes a delivery of the function's arguments; its conversation is ignored.
         The function raises `NotGranted` other than `Duplicate`.
         """
-        return Decorator(self, make_delivery, options, session=False)
+        known(options, TurnOptions)
+        return Decorator(
+            lambda made: self._scope(made, options, session=False), make_delivery, replays=True
+        )
 
     def webhook(
         self, make_delivery: Callable[..., Delivery], **options: Unpack[TurnOptions]
@@ -230,27 +234,23 @@ class Decorator(Generic[P]):
 
     def __init__(
         self,
-        gate: AsyncGate,
+        scope: Callable[[Delivery], AsyncTurnScope],
         make_delivery: Callable[P, Delivery],
-        options: TurnOptions,
         *,
-        session: bool,
+        replays: bool = False,
     ) -> None:
-        known(options, TurnOptions)
-        self._gate = gate
+        self._scope = scope
         self._make_delivery = make_delivery
-        self._options = options
-        self._session = session
+        self._replays = replays
 
     def __call__(self, function: Callable[P, Awaitable[R]]) -> Callable[P, Awaitable[R]]:
         @functools.wraps(function)
         async def guarded(*args: P.args, **kwargs: P.kwargs) -> R:
-            delivery = self._make_delivery(*args, **kwargs)
-            scope = self._gate._scope(delivery, self._options, session=self._session)
+            scope = self._scope(self._make_delivery(*args, **kwargs))
             outcome = await _run(scope, lambda _: function(*args, **kwargs))
             if isinstance(outcome, errors.Ran):
                 return outcome.value
-            if isinstance(outcome, errors.Duplicate) and not self._session:
+            if isinstance(outcome, errors.Duplicate) and self._replays:
                 result: R = outcome.result
                 return result
             raise outcome

@@ -177,7 +177,7 @@ def read_by_server(
 
 def _bytes(body: Any) -> bytes:
     """A body as it came, or JSON of the object that a framework parsed."""
-    if isinstance(body, bytes | bytearray | memoryview):
+    if isinstance(body, bytes | bytearray):
         return bytes(body)
     if isinstance(body, str):
         return body.encode()

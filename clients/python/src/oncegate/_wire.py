@@ -71,7 +71,7 @@ SEEN = Method(
     idempotency.IsProcessedResponse,
 )
 
-_SERVICE_CONFIG = {
+_SERVICE_CONFIG: dict[str, Any] = {
     "methodConfig": [
         {
             "name": [
@@ -192,8 +192,9 @@ class Failure(Exception):
 
 def read_failure(code: str, message: str | None, trailers: Iterable[tuple[str, Any]]) -> Failure:
     """Reads a gRPC status and its details."""
-    from google.rpc import error_details_pb2 as details
-    from google.rpc import status_pb2
+    # They have no type stubs.
+    from google.rpc import error_details_pb2 as details  # pyright: ignore[reportMissingTypeStubs]
+    from google.rpc import status_pb2  # pyright: ignore[reportMissingTypeStubs]
 
     failure = Failure(code, message or code.lower())
     for name, value in trailers:

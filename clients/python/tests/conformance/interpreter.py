@@ -107,9 +107,7 @@ class Interpreter:
             raise TimeoutError(f"not finished after {within} s") from None
         took = time.monotonic() - running.started
         if took < at_least:
-            raise MismatchError(
-                f"finished after {took:.3f} s with {result!r}, expected {at_least} s"
-            )
+            raise MismatchError(f"finished after {took:.3f} s with {result!r}, expected {at_least} s")
         if "expect" in step:
             self._expectations.match(step["expect"], result)
         elif not is_success(running.step, result):

@@ -89,9 +89,7 @@ PATCHES: dict[str, Changed | Replaced] = {
     "renewal-dies": Changed(Kept._keep_renewing, "while not self._over:", "for _ in range(1):"),
     "loss-does-not-interrupt": Changed(Kept.lose, "self.on_lost(reason)", "pass"),
     "check-ignores-the-clock": Changed(Kept.check, "self.held and self.left <= 0", "False"),
-    "end-after-loss": Changed(
-        Kept._close, "if self._over:", "if self._over and not self.lost_reason:"
-    ),
+    "end-after-loss": Changed(Kept._close, "if self._over:", "if self._over and not self.lost_reason:"),
     "end-is-not-repeated": Changed(
         Turn._end,
         "await call_until(self._io, FINISH_TURN, request, until)",
@@ -116,9 +114,7 @@ PATCHES: dict[str, Changed | Replaced] = {
         'LOG.debug("the end of turn %s failed: %s", self.id, failure)',
         "raise failure.error()",
     ),
-    "fails-open": Changed(
-        _entry.TurnEntry._refuse, 'if self._on_unavailable == "run":', "if True:"
-    ),
+    "fails-open": Changed(_entry.TurnEntry._refuse, 'if self._on_unavailable == "run":', "if True:"),
     "single-channel": Replaced("STREAMS_PER_CHANNEL", 10_000, _connections),
     "lease-is-not-released": Changed(
         Lease.release,
