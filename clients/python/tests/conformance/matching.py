@@ -7,6 +7,10 @@ from typing import Any
 from .scenario import Json
 
 
+# The key that it stands at must be missing. A null must be present, or it would match anything.
+ABSENT: Json = {"$absent": True}
+
+
 class MismatchError(AssertionError):
     """A result differs from what its step expects."""
 
@@ -53,7 +57,10 @@ class Expectations:
                 if not isinstance(result, dict):
                     raise _differs(at, expected, result)
                 for key, item in expected.items():
-                    self._match(item, result.get(key), f"{at}.{key}", stored)
+                    if (item == ABSENT) == (key in result):
+                        raise _differs(f"{at}.{key}", item, result.get(key, "missing"))
+                    if item != ABSENT:
+                        self._match(item, result[key], f"{at}.{key}", stored)
                 return
             case list():
                 if not isinstance(result, list) or len(result) != len(expected):

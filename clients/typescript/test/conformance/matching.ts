@@ -6,7 +6,7 @@ export class Mismatch extends Error {}
 
 type Rule = (argument: Json, result: Json, stored: Map<string, Json>) => boolean;
 
-/** What may stand in the place of a value. `$set` is in `match`. */
+/** What may stand in the place of a value. `$set` is in `match`, `$absent` in `matchKey`. */
 const rules: { [name: string]: Rule } = {
   $get: (name, result, stored) => isEqual(stored.get(String(name)) ?? null, result),
   $gt: (name, result, stored) => typeof result === "number" && result > Number(stored.get(String(name))),
@@ -57,8 +57,17 @@ function match(expected: Json, result: Json, at: string, stored: Map<string, Jso
   }
   if (typeof result !== "object" || result === null || Array.isArray(result)) throw differs();
   for (const [key, item] of Object.entries(expected)) {
-    match(item ?? null, (result as JsonObject)[key] ?? null, `${at}.${key}`, stored);
+    matchKey(item ?? null, (result as JsonObject)[key], `${at}.${key}`, stored);
   }
+}
+
+/** A key must be present, also for null, unless it is expected to be absent. */
+function matchKey(expected: Json, result: Json | undefined, at: string, stored: Map<string, Json>): void {
+  const isAbsent = result === undefined;
+  if (isAbsent !== isEqual(expected, { $absent: true })) {
+    throw new Mismatch(`${at} is ${isAbsent ? "missing" : shown(result)}, expected ${shown(expected)}`);
+  }
+  if (!isAbsent) match(expected, result, at, stored);
 }
 
 function isEqual(one: Json, other: Json): boolean {
