@@ -8,7 +8,7 @@ export type LostReason =
   | "MAX_HOLD"
   /** The trusted end passed without news from the server. */
   | "EXPIRED"
-  /** The gate was closed, or its drain was over. */
+  /** The gate was closed, its drain was over, or the client of a webhook has gone. */
   | "CLOSED";
 
 /** The base of every error of this library. `cause` has the gRPC status. */

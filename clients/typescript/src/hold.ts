@@ -1,4 +1,4 @@
-import type { LostReason, OncegateError } from "./errors.js";
+import { type LostReason, OncegateError } from "./errors.js";
 import { Keeper, settleMs } from "./keeper.js";
 import { Keeping, type KeptBy, type Measured, type Terms } from "./keeping.js";
 import type { Scope } from "./scope.js";
@@ -77,10 +77,15 @@ export abstract class Hold {
     return this.#keeping ? this.#keeping.trustedEnd - this.#owner.clock.now() : Infinity;
   }
 
-  /** Throws if it is lost or its trusted end has passed. Call it before an outside write. */
+  /**
+   * Throws if it is lost, its trusted end has passed, or it has ended. Call it before an outside write.
+   * An unguarded turn always passes.
+   */
   check(): void {
     if (this.#lostReason) throw this.lossError(this.#lostReason);
-    if (this.#isOpen && this.leftMs <= 0) throw this.lossError("EXPIRED");
+    if (!this.isGuarded) return;
+    if (!this.#isOpen) throw new OncegateError("nothing is held any more; write before the end");
+    if (this.leftMs <= 0) throw this.lossError("EXPIRED");
   }
 
   /** @internal The gate is closed: nothing that is held may stay. */

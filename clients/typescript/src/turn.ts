@@ -156,8 +156,8 @@ export class Turn extends Hold {
   }
 
   /** @internal */
-  async close(): Promise<void> {
-    const failed = this.fail("the gate was closed");
+  async close(detail = "the gate was closed"): Promise<void> {
+    const failed = this.fail(detail);
     this.lose("CLOSED");
     await failed;
   }
