@@ -7,7 +7,7 @@ import {
   admit,
   type ByBody,
   type ByHeaders,
-  failIfAbandoned,
+  endIfAbandoned,
   type Reply,
   type WebhookOptions,
 } from "./webhook.js";
@@ -64,7 +64,7 @@ export function webhook(
     }
     response.locals.turn = admitted.turn;
     capture(response, admitted);
-    response.once("close", () => failIfAbandoned(admitted.turn));
+    endIfAbandoned(admitted.turn, response);
     return true;
   }
 

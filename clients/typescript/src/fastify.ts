@@ -8,7 +8,7 @@ import {
   admit,
   type ByBody,
   type ByHeaders,
-  failIfAbandoned,
+  endIfAbandoned,
   type Reply,
   type WebhookOptions,
 } from "./webhook.js";
@@ -42,7 +42,7 @@ export function webhook(gate: Gate, make: ByBody | ByHeaders, options: WebhookOp
       if (!("turn" in admitted)) return reply.send(answer(reply, admitted));
       admissions.set(request, admitted);
       request.turn = admitted.turn;
-      reply.raw.once("close", () => failIfAbandoned(admitted.turn));
+      endIfAbandoned(admitted.turn, reply.raw);
     },
     async onSend(request, reply, payload) {
       const admitted = admissions.get(request);

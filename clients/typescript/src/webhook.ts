@@ -1,3 +1,4 @@
+import type { ServerResponse } from "node:http";
 import { jsonCodec } from "./codec.js";
 import type { Body, Delivery, HeaderInit } from "./delivery.js";
 import {
@@ -83,13 +84,18 @@ async function end(turn: Turn, reply: Reply): Promise<Reply> {
 const handlerAfterCloseMs = 60_000;
 
 /**
- * The connection is closed. A handler that has not answered yet may do its work all the same: its
- * response is then for the redelivery. One that never answers does not keep its event.
+ * Ends the turn of a handler that never answers, so that it does not keep its event after its client
+ * has gone. Until then the handler may do its work: its response is for the redelivery.
  */
-export function failIfAbandoned(turn: Turn): void {
-  if (!turn.held) return;
-  const fail = () => void turn.fail("the client is gone and the handler does not answer");
-  setTimeout(fail, handlerAfterCloseMs).unref();
+export function endIfAbandoned(turn: Turn, response: ServerResponse): void {
+  const abandon = () => {
+    if (!turn.held) return;
+    const close = () => turn.held && turn.close("the client is gone and the handler does not answer");
+    setTimeout(close, handlerAfterCloseMs).unref();
+  };
+  // The client may have gone while the turn was waited for.
+  if (response.destroyed) abandon();
+  else response.once("close", abandon);
 }
 
 /** What a request is answered without its handler, or instead of what its handler answered. */

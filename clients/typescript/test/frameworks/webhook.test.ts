@@ -1,10 +1,12 @@
 import { createHash } from "node:crypto";
+import { IncomingMessage, ServerResponse } from "node:http";
+import { Socket } from "node:net";
 import { describe, expect, test, vi } from "vitest";
 import { header } from "../../src/delivery.js";
 import * as github from "../../src/github.js";
-import { Delivery, Session } from "../../src/index.js";
+import { Delivery, Session, TurnLost } from "../../src/index.js";
 import { startServer } from "../../src/testing.js";
-import { type ByHeaders, failIfAbandoned } from "../../src/webhook.js";
+import { type ByHeaders, endIfAbandoned } from "../../src/webhook.js";
 import { eventually } from "./eventually.js";
 import { payload } from "./payloads.js";
 import { frameworks, type Handler, post } from "./webhooks.js";
@@ -196,13 +198,34 @@ describe.each(Object.entries(frameworks))("%s", (_, start) => {
 
 test("a handler that never answers keeps its event for a minute after its client has gone", async () => {
   await using started = await startServer();
-  const turn = await started.gate.begin(github.delivery(issue.headers, issue.body));
-  vi.useFakeTimers({ toFake: ["setTimeout", "clearTimeout"] });
-  failIfAbandoned(turn);
-  vi.advanceTimersByTime(59_000);
-  expect(turn.held).toBe(true);
-  vi.advanceTimersByTime(1000);
-  expect(turn.held).toBe(false);
-  vi.useRealTimers();
-  await eventually(async () => expect(await started.server.turns()).toEqual([]));
+  // The client goes while the handler works, or while the turn is waited for.
+  for (const isEarly of [false, true]) {
+    const turn = await started.gate.begin(github.delivery(issue.headers, issue.body));
+    const response = new ServerResponse(new IncomingMessage(new Socket()));
+    vi.useFakeTimers({ toFake: ["setTimeout", "clearTimeout"] });
+    try {
+      response.destroyed = isEarly;
+      endIfAbandoned(turn, response);
+      response.emit("close");
+      vi.advanceTimersByTime(59_000);
+      expect(turn.held).toBe(true);
+      turn.check();
+      vi.advanceTimersByTime(1000);
+    } finally {
+      vi.useRealTimers();
+    }
+    // The handler that works on stops before it writes: its event is free.
+    expect(turn.signal.aborted).toBe(true);
+    expect(turn.lostReason).toBe("CLOSED");
+    expect(() => turn.check()).toThrow(TurnLost);
+    await eventually(async () => expect(await started.server.turns()).toEqual([]));
+  }
+});
+
+test("a turn that has ended does not pass its check", async () => {
+  await using started = await startServer();
+  const turn = await started.gate.begin({ team: "T1", event: "E1" });
+  turn.check();
+  await turn.succeed();
+  expect(() => turn.check()).toThrow("nothing is held any more");
 });
