@@ -7,10 +7,20 @@ import type {
   ReceiverEvent,
 } from "@slack/bolt";
 import type { Delivery } from "./delivery.js";
-import { Busy, Dropped, Duplicate, GaveUp, InProgress, Overloaded, Reject, Unavailable } from "./errors.js";
+import {
+  Busy,
+  Dropped,
+  Duplicate,
+  GaveUp,
+  InProgress,
+  NotGranted,
+  Overloaded,
+  Reject,
+  Unavailable,
+} from "./errors.js";
 import { type Gate, run } from "./gate.js";
+import { lookAgain } from "./handle.js";
 import type { TurnOptions } from "./options.js";
-import { lookAgain } from "./persistence.js";
 import * as slack from "./slack.js";
 import { type Time, toMs } from "./time.js";
 import type { Turn } from "./turn.js";
@@ -219,14 +229,18 @@ class Dispatch {
 
   /** After the acknowledgement this process has the only copy of the delivery. */
   async #beginLater(): Promise<Turn | undefined> {
-    try {
-      return await lookAgain(this.#wait, (wait) =>
-        this.#gate.begin(this.#delivery, { ...this.#options, wait, patience: patienceAfterAck }),
-      );
-    } catch (error) {
-      if (isSettled(error)) return undefined;
-      throw error;
-    }
+    const begin = async (wait: Time) => {
+      try {
+        return await this.#gate.begin(this.#delivery, { ...this.#options, wait, patience: patienceAfterAck });
+      } catch (error) {
+        if (error instanceof NotGranted) return error;
+        throw error;
+      }
+    };
+    const begun = await lookAgain(this.#wait, begin);
+    if (isSettled(begun)) return undefined;
+    if (begun instanceof NotGranted) throw begun;
+    return begun;
   }
 
   async #reportBusy(args: ListenerArgs, busy: Busy): Promise<void> {
@@ -263,7 +277,7 @@ class Dispatch {
 }
 
 /** Whether there is nothing to do for the event, here or later. */
-function isSettled(error: unknown): boolean {
+function isSettled(error: unknown): error is Duplicate | GaveUp | Dropped {
   return error instanceof Duplicate || error instanceof GaveUp || error instanceof Dropped;
 }
 

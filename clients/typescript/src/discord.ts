@@ -2,7 +2,7 @@ import { type Body, type Delivery, type PayloadOptions, platformDelivery } from 
 import type { Busy } from "./errors.js";
 import type { Gate } from "./gate.js";
 import { Platform } from "./gen/oncegate/v1/delivery_pb.js";
-import { type HandleOptions, handleHere } from "./persistence.js";
+import { type HandleOptions, handleHere } from "./handle.js";
 import type { Turn } from "./turn.js";
 
 /** An interaction, a gateway event or a message of Discord, in Discord's own JSON. */

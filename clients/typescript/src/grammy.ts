@@ -1,7 +1,7 @@
 import type { PayloadOptions } from "./delivery.js";
 import type { Busy } from "./errors.js";
 import type { Gate } from "./gate.js";
-import { type HandleOptions, handleHere } from "./persistence.js";
+import { type HandleOptions, handleHere } from "./handle.js";
 import * as telegram from "./telegram.js";
 import type { Turn } from "./turn.js";
 

@@ -2,7 +2,7 @@ import { Client, Events, GatewayIntentBits, Partials, Status } from "discord.js"
 import { expect, test, vi } from "vitest";
 import * as discord from "../../src/discord.js";
 import { handler } from "../../src/discord.js";
-import { type Gate, Session, type Turn } from "../../src/index.js";
+import { Busy, type Gate, InProgress, Session, type Turn } from "../../src/index.js";
 import { startServer } from "../../src/testing.js";
 import { eventually } from "./eventually.js";
 import { payload } from "./payloads.js";
@@ -163,4 +163,21 @@ test("a message waits for a server that is away", async () => {
   await started.server.restart();
   await eventually(() => expect(handle).toHaveBeenCalledOnce());
   expect(errors).not.toHaveBeenCalled();
+});
+
+test("an error of the handler is its own, also if a turn or lease of its own was not granted", async () => {
+  await using started = await startServer();
+  for (const [id, error] of [
+    ["600", new Busy("another process", 0, 10)],
+    ["601", new InProgress("another process", 1, 10)],
+  ] as const) {
+    const { client, dispatch, errors } = makeClient();
+    const handle = vi.fn((_message: unknown, _turn: Turn) => Promise.reject(error));
+    const onBusy = vi.fn();
+    client.on(Events.MessageCreate, handler(started.gate, handle, { onBusy }));
+    dispatch({ ...created, d: { ...created.d, id } });
+    await eventually(() => expect(errors).toHaveBeenCalledWith(error));
+    expect(handle).toHaveBeenCalledOnce();
+    expect(onBusy).not.toHaveBeenCalled();
+  }
 });

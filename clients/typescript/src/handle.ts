@@ -6,19 +6,16 @@ import { monotonic, sleep, type Time, toMs } from "./time.js";
 
 /**
  * Makes an attempt, and another one while another run has the event: that run may fail, and nobody
- * may deliver the event again. Throws InProgress when `wait` is over.
+ * may deliver the event again. Returns the last outcome, which is InProgress when `wait` is over.
  * @param attempt gets what is left of `wait`, in milliseconds
  */
 export async function lookAgain<T>(wait: Time, attempt: (waitMs: number) => Promise<T>): Promise<T> {
   const end = monotonic.now() + toMs(wait, "wait");
   for (;;) {
     const left = Math.max(0, end - monotonic.now());
-    try {
-      return await attempt(left);
-    } catch (error) {
-      if (!(error instanceof InProgress) || left === 0) throw error;
-      await sleep(Math.min(error.retryAfterMs, left));
-    }
+    const outcome = await attempt(left);
+    if (!(outcome instanceof InProgress) || left === 0) return outcome;
+    await sleep(Math.min(outcome.retryAfterMs, left));
   }
 }
 
@@ -40,17 +37,13 @@ export async function handleHere(
   onBusy: ((busy: Busy) => unknown) | undefined,
   handler: Handler<void>,
 ): Promise<void> {
-  const attempt = async (waitMs: number) => {
-    const outcome = await gate.turn(delivery, { ...options, wait: waitMs }, handler);
-    if (outcome instanceof Busy || outcome instanceof InProgress) throw outcome;
-  };
+  // What the handler itself throws is none of these outcomes, even if it is of the same class.
+  const attempt = (waitMs: number) => gate.turn(delivery, { ...options, wait: waitMs }, handler);
   if (onBusy) {
-    try {
-      return await attempt(0);
-    } catch (error) {
-      if (error instanceof Busy) await onBusy(error);
-      else if (!(error instanceof InProgress)) throw error;
-    }
+    const first = await attempt(0);
+    if (first instanceof Busy) await onBusy(first);
+    else if (!(first instanceof InProgress)) return;
   }
-  await lookAgain(wait, attempt);
+  const outcome = await lookAgain(wait, attempt);
+  if (outcome instanceof Busy || outcome instanceof InProgress) throw outcome;
 }
