@@ -214,12 +214,16 @@ class AsyncGate:
         await self.close()
 
     async def close(self) -> None:
-        """Fails the turns that run, so that the next delivery gets their events; closes channels."""
+        """Fails the turns that run, so that the next delivery gets their events; closes channels.
+
+        Those of other event loops go on: close the gate in each.
+        """
         runtime = self._runtime
         runtime.closed = True
-        await asyncio.gather(*(flow.close("CLOSED") for flow in list(runtime.flows)))
         io = runtime.ios.pop(asyncio.get_running_loop(), None)
         if io is not None:
+            flows = [flow for flow in runtime.flows if flow.runs_on(io)]
+            await asyncio.gather(*(flow.close("CLOSED") for flow in flows))
             await io.close()
 
     def _scope(

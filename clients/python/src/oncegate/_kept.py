@@ -109,6 +109,10 @@ class Kept(ABC):
         if self.held and self.left <= 0:
             raise self.lost_error("EXPIRED")
 
+    def runs_on(self, io: object) -> bool:
+        """Whether it belongs to this event loop."""
+        return self._io is io
+
     def belongs_here(self, error: BaseException | None = None) -> bool:
         """Whether this process began it. Raises `WrongProcess` if not, unless there is an `error`."""
         here = self._pid == os.getpid()

@@ -58,8 +58,8 @@ class LoopThread:
     async def _make(self, server: str) -> AioIo:
         return AioIo(server)
 
-    def run(self, flow: Coroutine[Any, Any, T]) -> T:
-        """Runs a coroutine, and waits for it. An interrupt of the caller cancels it."""
+    def run(self, flow: Coroutine[Any, Any, T], *, to_its_end: bool = False) -> T:
+        """Runs a coroutine, and waits for it. Ctrl-C cancels it, unless it is to run `to_its_end`."""
         with self._lock:
             if self._is_closed:
                 return _without_calls(flow)
@@ -69,7 +69,8 @@ class LoopThread:
         except CancelledError:
             raise errors.Closed from None
         except BaseException:
-            future.cancel()
+            if not to_its_end:
+                future.cancel()
             raise
 
     def close(self, flows: Iterable[Kept]) -> None:

@@ -117,7 +117,7 @@ class TurnScope:
         if not self._flow.belongs_here(error):
             return False
         try:
-            return self._loop.run(self._entry.leave(self._flow, error))
+            return self._loop.run(self._entry.leave(self._flow, error), to_its_end=True)
         finally:
             self._runtime.leave(self._flow)
 
@@ -148,6 +148,6 @@ class LeaseScope:
         if not self._flow.belongs_here(error):
             return
         try:
-            self._loop.run(self._entry.leave(self._flow, error))
+            self._loop.run(self._entry.leave(self._flow, error), to_its_end=True)
         finally:
             self._runtime.leave(self._flow)
