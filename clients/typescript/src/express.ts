@@ -1,5 +1,6 @@
 import type { IncomingMessage, OutgoingHttpHeaders, ServerResponse } from "node:http";
 import type { Body } from "./delivery.js";
+import { Reject } from "./errors.js";
 import type { Gate } from "./gate.js";
 import type { Turn } from "./turn.js";
 import {
@@ -24,9 +25,15 @@ export type TurnLocals = {
 };
 
 interface Request extends IncomingMessage {
+  /** The route that matched. */
+  route?: Route;
   body?: unknown;
   /** The body as it came, if this middleware has read it. */
   rawBody?: Buffer;
+}
+
+interface Route {
+  readonly [method: string]: (handler: ErrorHandler) => void;
 }
 
 interface Response extends ServerResponse {
@@ -34,6 +41,7 @@ interface Response extends ServerResponse {
 }
 
 type Next = (error?: unknown) => void;
+type ErrorHandler = (error: unknown, request: IncomingMessage, response: Response, next: Next) => void;
 type Middleware = (request: IncomingMessage, response: Response, next: Next) => void;
 
 /**
@@ -51,7 +59,25 @@ export function webhook(
   make: ByBody | ByHeaders,
   { limit = 1024 * 1024, ...options }: ExpressOptions = {},
 ): Middleware {
-  async function begin(request: IncomingMessage, response: Response): Promise<boolean> {
+  const settlements = new WeakMap<Response, Settle>();
+  const rejecting = new WeakSet<Route>();
+
+  const rejects: ErrorHandler = (error, _request, response, next) => {
+    const settle = error instanceof Reject ? settlements.get(response) : undefined;
+    if (!settle) return next(error);
+    settle(() => {
+      throw error;
+    });
+  };
+
+  /** After the handlers of its route, before the application's own: a Reject is no error. */
+  function addRejects({ route, method = "" }: Request): void {
+    if (!route || rejecting.has(route)) return;
+    rejecting.add(route);
+    route[method.toLowerCase()]?.(rejects);
+  }
+
+  async function begin(request: Request, response: Response): Promise<boolean> {
     const body = await readBody(request, limit);
     if (body === undefined) {
       response.writeHead(413, { connection: "close" }).end();
@@ -63,7 +89,8 @@ export function webhook(
       return false;
     }
     response.locals.turn = admitted.turn;
-    capture(response, admitted);
+    settlements.set(response, capture(response, admitted));
+    addRejects(request);
     endIfAbandoned(admitted.turn, response);
     return true;
   }
@@ -100,11 +127,31 @@ async function readBody(request: Request, limit: number): Promise<Body | undefin
 
 type Callback = () => void;
 
+/** Ends the turn by a response, and sends it. Only the first one counts. */
+type Settle = (handle: () => Reply) => void;
+
 /** Keeps the response of the handler until the turn has ended by it. */
-function capture(response: Response, { end }: Admitted): void {
+function capture(response: Response, { end }: Admitted): Settle {
   const { write, end: finish, writeHead } = response;
   const chunks: Buffer[] = [];
   let isEnded = false;
+
+  const settle = (handle: () => Reply, headers?: OutgoingHttpHeaders) => {
+    if (isEnded) return;
+    isEnded = true;
+    let made: Reply | undefined;
+    const handled = () => {
+      made = handle();
+      return made;
+    };
+    end(handled).then(
+      (reply) => {
+        Object.assign(response, { write, end: finish, writeHead });
+        send(response, reply === made && headers ? { ...reply, headers } : reply);
+      },
+      (error) => response.destroy(error),
+    );
+  };
 
   /** Takes the arguments of `write` or `end`. Returns the callback. */
   const take = (args: unknown[]): Callback | undefined => {
@@ -127,23 +174,17 @@ function capture(response: Response, { end }: Admitted): void {
     },
     end(...args: unknown[]) {
       if (isEnded) return response;
-      isEnded = true;
       const callback = take(args);
       if (callback) response.once("finish", callback);
       // What is set after this is too late, as it would be without this middleware.
+      const { statusCode: status } = response;
       const headers = response.getHeaders();
-      const made = { status: response.statusCode, headers: toText(headers), body: Buffer.concat(chunks) };
-      end(made).then(
-        (reply) => {
-          Object.assign(response, { write, end: finish, writeHead });
-          send(response, reply === made ? { ...made, headers } : reply);
-        },
-        (error) => response.destroy(error),
-      );
+      settle(() => ({ status, headers: toText(headers), body: Buffer.concat(chunks) }), headers);
       return response;
     },
   };
   Object.assign(response, captured);
+  return settle;
 }
 
 function send(

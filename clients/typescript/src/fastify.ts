@@ -1,6 +1,7 @@
 import { buffer } from "node:stream/consumers";
 import type { FastifyReply, FastifyRequest } from "fastify";
 import type { Body } from "./delivery.js";
+import { Reject } from "./errors.js";
 import type { Gate } from "./gate.js";
 import type { Turn } from "./turn.js";
 import {
@@ -23,6 +24,7 @@ declare module "fastify" {
 /** The hooks of one route. */
 export interface Webhook {
   preHandler(request: FastifyRequest, reply: FastifyReply): Promise<unknown>;
+  errorHandler(error: unknown, request: FastifyRequest, reply: FastifyReply): void;
   onSend(request: FastifyRequest, reply: FastifyReply, payload: unknown): Promise<unknown>;
 }
 
@@ -35,6 +37,7 @@ export function webhook(gate: Gate, make: ByBody, options?: WebhookOptions): Web
 export function webhook(gate: Gate, make: ByHeaders, options?: WebhookOptions): Webhook;
 export function webhook(gate: Gate, make: ByBody | ByHeaders, options: WebhookOptions = {}): Webhook {
   const admissions = new WeakMap<FastifyRequest, Admitted>();
+  const rejections = new WeakMap<FastifyRequest, Reject>();
   return {
     async preHandler(request, reply) {
       // How a body is encoded does not change what it names.
@@ -44,28 +47,45 @@ export function webhook(gate: Gate, make: ByBody | ByHeaders, options: WebhookOp
       request.turn = admitted.turn;
       endIfAbandoned(admitted.turn, reply.raw);
     },
+    errorHandler(error, request, reply) {
+      if (!(error instanceof Reject)) return void reply.send(error); // the application's handler gets it
+      rejections.set(request, error);
+      reply.send();
+    },
     async onSend(request, reply, payload) {
       const admitted = admissions.get(request);
       admissions.delete(request);
       if (!admitted) return payload;
-      const body = await toBuffer(payload);
-      const made = { status: reply.statusCode, headers: toHeaders(reply), body };
-      const sent = await admitted.end(made);
-      if (sent === made) return body;
-      for (const name of Object.keys(made.headers)) reply.removeHeader(name);
-      return answer(reply, sent);
+      let made: Reply | undefined;
+      const sent = await admitted.end(async () => {
+        const rejection = rejections.get(request);
+        if (rejection) throw rejection;
+        made = await toReply(reply, payload);
+        return made;
+      });
+      if (sent !== made) for (const name of Object.keys(reply.getHeaders())) reply.removeHeader(name);
+      return sent === made ? Buffer.from(sent.body) : answer(reply, sent);
     },
   };
+}
+
+/** Applies a Response of the web to the reply, as Fastify would after its hooks. */
+function applyResponse(reply: FastifyReply, response: Response): ReadableStream | null {
+  reply.code(response.status);
+  for (const [name, value] of response.headers) reply.header(name, value);
+  return response.body;
+}
+
+async function toReply(reply: FastifyReply, payload: unknown): Promise<Reply> {
+  const content = payload instanceof Response ? applyResponse(reply, payload) : payload;
+  const body = await toBuffer(content);
+  const headers = Object.entries(reply.getHeaders()).map(([name, value]) => [name, String(value)]);
+  return { status: reply.statusCode, headers: Object.fromEntries(headers), body };
 }
 
 function answer(reply: FastifyReply, { status, headers, body }: Reply): Buffer {
   reply.code(status).headers(headers);
   return Buffer.from(body);
-}
-
-function toHeaders(reply: FastifyReply): Reply["headers"] {
-  const headers = Object.entries(reply.getHeaders()).map(([name, value]) => [name, String(value)]);
-  return Object.fromEntries(headers);
 }
 
 async function toBuffer(payload: unknown): Promise<Buffer> {

@@ -1,4 +1,5 @@
 import type { MiddlewareHandler } from "hono";
+import { Reject } from "./errors.js";
 import type { Gate } from "./gate.js";
 import type { Turn } from "./turn.js";
 import { admit, type ByBody, type ByHeaders, type Reply, type WebhookOptions } from "./webhook.js";
@@ -23,14 +24,14 @@ export function webhook(gate: Gate, make: ByBody | ByHeaders, options: WebhookOp
     const admitted = await admit(gate, make, c.req.raw.headers, body, options);
     if (!("turn" in admitted)) return toResponse(admitted);
     c.set("turn", admitted.turn);
-    try {
+    let reply: Reply | undefined;
+    const sent = await admitted.end(async () => {
       await next();
-    } catch (error) {
-      await admitted.turn.fail(String(error));
-      throw error;
-    }
-    const reply = await toReply(c.res.clone());
-    const sent = await admitted.end(reply);
+      // Hono has answered what the handler threw, but it is no error.
+      if (c.error instanceof Reject) throw c.error;
+      reply = await toReply(c.res.clone());
+      return reply;
+    });
     if (sent === reply) return;
     c.res = undefined; // Hono would keep its headers
     c.res = toResponse(sent);

@@ -15,7 +15,7 @@ import {
   TurnLost,
   Unavailable,
 } from "./errors.js";
-import type { Gate } from "./gate.js";
+import { type Gate, run } from "./gate.js";
 import type { TurnOptions } from "./options.js";
 import type { Turn } from "./turn.js";
 
@@ -44,8 +44,11 @@ export interface Reply {
 /** A request that has its turn. */
 export interface Admitted {
   readonly turn: Turn;
-  /** Ends the turn by its response. Returns the response to send. */
-  end(reply: Reply): Promise<Reply>;
+  /**
+   * Ends the turn by the response that `handle` returns, or by what it throws. Returns the response to
+   * send. Throws the handler's own error.
+   */
+  end(handle: () => Reply | Promise<Reply>): Promise<Reply>;
 }
 
 /** Begins the turn of a request. Returns what to answer if there is none. */
@@ -60,22 +63,38 @@ export async function admit(
     const delivery = make.length > 1 ? (make as ByHeaders)(headers, body) : (make as ByBody)(body);
     const wait = delivery.redelivers ? 0 : waitWithoutRedelivery;
     const turn = await gate.begin(delivery, { wait, patience, ...options, codec: jsonCodec });
-    return { turn, end: (reply) => end(turn, reply) };
+    return { turn, end: (handle) => end(turn, handle) };
   } catch (error) {
     return instead(error);
   }
 }
 
-/** 2xx to 4xx: the delivery is handled. 5xx: its redelivery is the next attempt. */
-async function end(turn: Turn, reply: Reply): Promise<Reply> {
-  if (reply.status >= 500) {
-    await turn.fail(`the handler answered ${reply.status}`);
-    return reply;
+/** The handler answered 5xx: the turn fails, and the redelivery is the next attempt. */
+class ServerError extends Error {
+  constructor(readonly reply: Reply) {
+    super(`the handler answered ${reply.status}`);
+    this.name = "ServerError";
   }
+}
+
+async function end(turn: Turn, handle: () => Reply | Promise<Reply>): Promise<Reply> {
+  let reply: Reply | undefined;
+  let failure: unknown;
   try {
-    await turn.succeed(toRecord(reply));
-    return reply;
+    await run(turn, async () => {
+      try {
+        reply = await handle();
+        if (reply.status >= 500) throw new ServerError(reply);
+        return toRecord(reply);
+      } catch (error) {
+        failure = error;
+        throw error;
+      }
+    });
+    return reply ?? answer(200); // rejected: its sender need not deliver it again
   } catch (error) {
+    if (error instanceof ServerError) return error.reply;
+    if (error === failure) throw error;
     return instead(error);
   }
 }

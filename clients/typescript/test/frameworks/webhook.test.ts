@@ -4,7 +4,7 @@ import { Socket } from "node:net";
 import { describe, expect, test, vi } from "vitest";
 import { header } from "../../src/delivery.js";
 import * as github from "../../src/github.js";
-import { Delivery, Session, TurnLost } from "../../src/index.js";
+import { Delivery, Reject, Session, TurnLost } from "../../src/index.js";
 import { startServer } from "../../src/testing.js";
 import { type ByHeaders, endIfAbandoned } from "../../src/webhook.js";
 import { eventually } from "./eventually.js";
@@ -60,6 +60,31 @@ describe.each(Object.entries(frameworks))("%s", (_, start) => {
     expect(await post(hook, issue)).toMatchObject({ status: 404 });
     expect(await post(hook, issue)).toMatchObject({ status: 404 });
     expect(handler.mock.calls.map(([turn]) => turn.attempt)).toEqual([1, 2, 3]);
+  });
+
+  test("a handler that rejects the delivery ends it for good", async () => {
+    await using started = await startServer();
+    const handler = vi.fn<Handler>(() => Promise.reject(new Reject("not for us")));
+    await using hook = await start(started.gate, github.delivery, handler);
+    expect(await post(hook, issue)).toMatchObject({ status: 200, text: "" });
+    expect(await started.gate.seen(github.delivery(issue.headers, issue.body))).toMatchObject({
+      outcome: "REJECTED",
+      detail: "not for us",
+    });
+    expect(await post(hook, issue)).toMatchObject({ status: 200, text: "" });
+    expect(handler).toHaveBeenCalledOnce();
+  });
+
+  test("a handler that ends its turn itself answers as it likes", async () => {
+    await using started = await startServer();
+    const handler = vi.fn<Handler>(async (turn, body) => {
+      await turn.reject("not for us");
+      return { ...created(turn, body), json: { ended: true } };
+    });
+    await using hook = await start(started.gate, github.delivery, handler);
+    expect(await post(hook, issue)).toMatchObject({ status: 201, text: '{"ended":true}' });
+    expect(await post(hook, issue)).toMatchObject({ status: 200 });
+    expect(handler).toHaveBeenCalledOnce();
   });
 
   test("in progress and busy are refused with Retry-After", async () => {
