@@ -2,17 +2,34 @@
 
 from __future__ import annotations
 
-import contextlib
 import random
 import threading
 from collections.abc import Callable
+from concurrent.futures import Future
+from typing import Any
 
 from .history import History
+from .interpreter import settle
 from .lines import ProcessError
 from .testbed import Testbed
 
 TEAM = "T1"
 PAUSE_SECONDS = (0.05, 0.5)
+
+# Cuts are frequent, and so are releases by force, of which not all find a lease.
+KINDS = (
+    "kill",
+    "drain",
+    "cut",
+    "cut",
+    "hold",
+    "cut_before_data",
+    "cut_before_data",
+    "mute",
+    "lose",
+    "lose",
+    "refuse",
+)
 
 
 class Faults:
@@ -31,36 +48,27 @@ class Faults:
         self._history, self._sessions, self._clock = history, sessions, clock
         self._stop = threading.Event()
         self.done: list[str] = []
-        self._thread = threading.Thread(target=self._run)
-        self._thread.start()
+        self._ended: Future[None] = Future()
+        threading.Thread(target=settle, args=(self._ended, self._run), daemon=True).start()
 
     def stop(self) -> None:
-        """Stops the faults, and leaves the replica sound."""
+        """Stops the faults, and leaves the replica sound. Raises what went wrong."""
         self._stop.set()
-        self._thread.join()
+        self._ended.result()
 
     def _run(self) -> None:
-        faults = (
-            self._kill,
-            self._drain,
-            self._cut,
-            self._cut,
-            self._hold,
-            self._cut_before_data,
-            self._cut_before_data,
-            self._mute,
-            self._lose,
-            self._refuse,
-        )
+        kinds: list[str] = []
         while not self._stop.wait(self._chance.uniform(*PAUSE_SECONDS)):
-            fault = self._chance.choice(faults)
-            self.done.append(fault.__name__.lstrip("_"))
-            fault()
+            if not kinds:  # so each of them happens
+                kinds = self._chance.sample(KINDS, len(KINDS))
+            kind = kinds.pop()
+            self.done.append(kind)
+            getattr(self, f"_{kind}")()
         # A cut may still be armed.
         self._do("cut")
 
-    def _do(self, command: str, **arguments: object) -> None:
-        self._testbed.do(command, replica=self._replica, **arguments)
+    def _do(self, command: str, **arguments: object) -> Any:
+        return self._testbed.do(command, replica=self._replica, **arguments)
 
     def _sleep(self, low: float, high: float) -> None:
         self._stop.wait(self._chance.uniform(low, high))
@@ -93,9 +101,13 @@ class Faults:
 
     def _lose(self) -> None:
         session = self._chance.choice(self._sessions)
-        self._history.forced.append((session, self._clock()))
-        with contextlib.suppress(ProcessError):  # it may never have been held
-            self._do("lose", team=TEAM, session=session)
+        moment = self._clock()
+        try:
+            is_released = self._do("lose", team=TEAM, session=session)["released"]
+        except ProcessError:
+            is_released = False  # it has never been held
+        if is_released:
+            self._history.forced.append((session, moment))
 
     def _refuse(self) -> None:
         self._do("refuse")

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import threading
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from itertools import pairwise
+from itertools import combinations, pairwise
 from typing import Any
 
-from oncegate import Duplicate, GaveUp, OutcomeUnknown, Ran
+from oncegate import Duplicate, GaveUp, NotGranted, OutcomeUnknown, Ran
+
+from .scenario import Json
 
 
 @dataclass
@@ -25,8 +27,8 @@ class Body:
     trusted_at_entry: float
     left: float = float("inf")
     """When its last statement ran."""
-    trusted: float = 0.0
-    """Its last trusted end."""
+    trusted: float = float("inf")
+    """Its last trusted end, as it left."""
 
     @property
     def stopped(self) -> float:
@@ -41,6 +43,7 @@ class Answer:
     run: int
     event: int
     outcome: Any
+    at: float
 
 
 @dataclass
@@ -48,10 +51,13 @@ class History:
     """What the handlers recorded. Threads append to it."""
 
     margin: float
+    max_attempts: int
     bodies: list[Body] = field(default_factory=list)
     answers: list[Answer] = field(default_factory=list)
     forced: list[tuple[str, float]] = field(default_factory=list)
     """Sessions that were released by force, each with the moment just before."""
+    records: dict[int, Json] = field(default_factory=dict)
+    """The events as the server has them at the end."""
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
     def enter(self, body: Body) -> None:
@@ -98,6 +104,54 @@ def duplicates_replay_the_success(history: History) -> Iterator[str]:
             yield f"event {event} has a result that no run ended with: {found - possible[event]}"
 
 
+def no_entry_once_settled(history: History) -> Iterator[str]:
+    """Once an event is settled, as a caller has been answered, no body of it begins."""
+    settled: dict[int, float] = {}
+    for answer in history.answers:
+        if is_settled(answer.outcome):
+            settled[answer.event] = min(answer.at, settled.get(answer.event, answer.at))
+    for body in history.bodies:
+        if body.entered > settled.get(body.event, body.entered):
+            yield f"event {body.event}: run {body.run} entered although it was settled"
+
+
+def a_refused_run_has_no_body(history: History) -> Iterator[str]:
+    """Who is refused, as a duplicate or otherwise, does not run the handler; who ran did once."""
+    bodies = Counter(body.run for body in history.bodies)
+    for answer in history.answers:
+        most = 0 if isinstance(answer.outcome, NotGranted) else 1
+        least = 1 if isinstance(answer.outcome, Ran) else 0
+        if not least <= bodies[answer.run] <= most:
+            name = type(answer.outcome).__name__
+            yield f"run {answer.run} ended with {name} after {bodies[answer.run]} bodies"
+
+
+def given_up_after_failures(history: History) -> Iterator[str]:
+    """An event is given up when all its attempts have failed, or were lost."""
+    failures: Counter[int] = Counter()
+    for answer in history.answers:
+        if isinstance(answer.outcome, GaveUp) and failures[answer.event] < history.max_attempts:
+            yield f"event {answer.event} was given up after {failures[answer.event]} failures"
+        if not isinstance(answer.outcome, Ran | NotGranted):
+            failures[answer.event] += 1
+
+
+def the_server_has_the_answers(history: History) -> Iterator[str]:
+    """The record of an event has the outcome and the result that its callers got."""
+    for answer in history.answers:
+        match answer.outcome:
+            case Ran(value) | Duplicate(result=value):
+                expected = ("PROCESSED", "SUCCEEDED", value)
+            case GaveUp():
+                expected = ("PROCESSED", "GAVE_UP", None)
+            case _:
+                continue
+        record = history.records.get(answer.event, {})
+        found = tuple(record.get(key) for key in ("state", "outcome", "result"))
+        if found != expected:
+            yield f"event {answer.event} is {found}, run {answer.run} was answered {expected}"
+
+
 def fences_rise(history: History) -> Iterator[str]:
     """The holds of a session are entered in the order of their fences."""
     for session, bodies in _by_session(history).items():
@@ -122,7 +176,7 @@ def no_two_bodies(history: History) -> Iterator[str]:
     released the session by force."""
     for session, bodies in _by_session(history).items():
         forced = [moment for name, moment in history.forced if name == session]
-        for before, after in pairwise(bodies):
+        for before, after in combinations(bodies, 2):
             if before.stopped <= after.entered:
                 continue
             if any(before.entered - history.margin <= moment <= after.entered for moment in forced):
@@ -136,18 +190,26 @@ def all_events_settle(history: History) -> Iterator[str]:
     """Once the faults have stopped, the last answer for each event settles it."""
     last = {answer.event: answer for answer in history.answers}
     for event, answer in last.items():
-        if not isinstance(answer.outcome, Ran | Duplicate | GaveUp):
+        if not is_settled(answer.outcome):
             yield f"event {event} is not settled; its last answer is {answer.outcome!r}"
 
 
 RULES: tuple[Callable[[History], Iterator[str]], ...] = (
     one_success,
     duplicates_replay_the_success,
+    no_entry_once_settled,
+    a_refused_run_has_no_body,
+    given_up_after_failures,
+    the_server_has_the_answers,
     fences_rise,
     no_entry_after_the_end,
     no_two_bodies,
     all_events_settle,
 )
+
+
+def is_settled(outcome: Any) -> bool:
+    return isinstance(outcome, Ran | Duplicate | GaveUp)
 
 
 def _by_session(history: History) -> dict[str, list[Body]]:

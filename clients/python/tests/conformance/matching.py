@@ -6,7 +6,6 @@ from typing import Any
 
 from .scenario import Json
 
-
 # The key that it stands at must be missing. A null must be present, or it would match anything.
 ABSENT: Json = {"$absent": True}
 

@@ -8,19 +8,19 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import collections
 import random
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
-from oncegate import AsyncGate, Delivery, Duplicate, Gate, GaveUp, OncegateError, Ran
+from oncegate import AsyncGate, Delivery, Gate, OncegateError
 
 from .faults import TEAM, Faults
-from .history import Answer, Body, History
+from .history import Answer, Body, History, is_settled
 from .scenario import FORMS, STORES
 from .testbed import Testbed
 
@@ -32,6 +32,7 @@ SESSIONS = 24
 DELIVERIES_OF_AN_EVENT = 2
 MAX_ATTEMPTS = 4
 SLICE_SECONDS = 0.05
+HOPELESS_EVENTS = 50  # of so many, one fails always
 SETTLE_TIMEOUT = 60.0
 
 
@@ -57,7 +58,7 @@ class Plan:
     fails: bool
 
     def delivery(self) -> Delivery:
-        return Delivery(TEAM, f"event-{self.event}", session=self.session)
+        return Delivery(TEAM, event_of(self.event), session=self.session)
 
 
 def plans(events: int, chance: random.Random) -> list[Plan]:
@@ -75,8 +76,12 @@ def plan(run: int, event: int, chance: random.Random) -> Plan:
         gate=chance.randrange(GATES),
         wait=chance.choice((0.0, 2.0, 5.0)),
         slices=chance.choice((0, 1, 2, 4, 8, 40)),
-        fails=chance.random() < 0.1,
+        fails=chance.random() < 0.1 or event % HOPELESS_EVENTS == 0,
     )
+
+
+def event_of(event: int) -> str:
+    return f"event-{event}"
 
 
 def session_of(event: int) -> str:
@@ -114,10 +119,6 @@ def gate_options(number: int) -> dict[str, Any]:
     return {"ttl": TTL, "patience": 5.0, "max_attempts": MAX_ATTEMPTS, "holder": f"gate-{number}"}
 
 
-def is_settled(outcome: Any) -> bool:
-    return isinstance(outcome, Ran | Duplicate | GaveUp)
-
-
 async def run_async(planned: list[Plan], addresses: list[str], history: History) -> None:
     gates = [AsyncGate(addresses[n % len(addresses)], **gate_options(n)) for n in range(GATES)]
     room = asyncio.Semaphore(AT_ONCE)
@@ -135,7 +136,7 @@ async def run_async(planned: list[Plan], addresses: list[str], history: History)
                 outcome: Any = await gate.run(handler, plan.delivery(), wait=plan.wait)
             except (OncegateError, HandlerError) as error:
                 outcome = error
-        history.answer(Answer(plan.run, plan.event, outcome))
+        history.answer(Answer(plan.run, plan.event, outcome, clock()))
         return outcome
 
     async with asyncio.TaskGroup() as group:
@@ -160,7 +161,7 @@ def run_sync(planned: list[Plan], addresses: list[str], history: History) -> Non
             outcome: Any = gate.run(handler, plan.delivery(), wait=plan.wait)
         except (OncegateError, HandlerError) as error:
             outcome = error
-        history.answer(Answer(plan.run, plan.event, outcome))
+        history.answer(Answer(plan.run, plan.event, outcome, clock()))
         return outcome
 
     with ThreadPoolExecutor(AT_ONCE) as threads:
@@ -190,10 +191,28 @@ def settle(form: str, runs: int, addresses: list[str], history: History) -> None
         deliver(form, planned, addresses, history)
 
 
-def random_runs(form: str, store: str, runs: int, seed: int) -> str:
-    """Runs them, and raises AssertionError with all rules that were broken. Returns a summary."""
+@dataclass(frozen=True)
+class Report:
+    """What happened in the runs, by kinds."""
+
+    title: str
+    bodies: int
+    answers: Counter[str]
+    faults: Counter[str]
+    forced: int
+    """Releases by force that ended a lease."""
+
+    def __str__(self) -> str:
+        return (
+            f"{self.title}: {self.answers.total()} runs, {self.bodies} bodies; "
+            f"{dict(self.answers)}; faults: {dict(self.faults)}, {self.forced} forced releases"
+        )
+
+
+def random_runs(form: str, store: str, runs: int, seed: int) -> Report:
+    """Runs them, and raises AssertionError with all rules that were broken."""
     chance = random.Random(seed)
-    history = History(MARGIN)
+    history = History(MARGIN, MAX_ATTEMPTS)
     sessions = [session_of(number) for number in range(SESSIONS)]
     started = time.monotonic()
     with Testbed(store, 2 if store == "postgres" else 1) as testbed:
@@ -208,15 +227,18 @@ def random_runs(form: str, store: str, runs: int, seed: int) -> str:
             for fault in faults:
                 fault.stop()
         settle(form, len(planned), testbed.replicas, history)
-    counts = collections.Counter(type(answer.outcome).__name__ for answer in history.answers)
-    done = collections.Counter(fault for replica in faults for fault in replica.done)
-    summary = (
-        f"{form}, {store}, seed {seed}: {len(history.answers)} runs, {len(history.bodies)} bodies "
-        f"in {time.monotonic() - started:.1f} s; {dict(counts)}; faults: {dict(done)}"
+        for event in {answer.event for answer in history.answers}:
+            history.records[event] = testbed.do("look", team=TEAM, event=event_of(event))
+    report = Report(
+        f"{form}, {store}, seed {seed}, {time.monotonic() - started:.1f} s",
+        len(history.bodies),
+        Counter(type(answer.outcome).__name__ for answer in history.answers),
+        Counter(fault for replica in faults for fault in replica.done),
+        len(history.forced),
     )
     broken = history.faults()
-    assert not broken, "\n".join([summary, *broken])
-    return summary
+    assert not broken, "\n".join([str(report), *broken])
+    return report
 
 
 def main() -> None:

@@ -4,25 +4,44 @@ from __future__ import annotations
 
 import pytest
 
-from oncegate import Busy, Duplicate, OutcomeUnknown, Ran
+from oncegate import Busy, Duplicate, GaveUp, OutcomeUnknown, Ran, TurnLost
 
 from .history import Answer, Body, History
+from .scenario import Json
 
 
-def body(run: int, fence: int, entered: float, left: float, trusted: float = 9.0) -> Body:
-    made = Body(run, 1, "session-1", run, fence, entered, trusted)
+def body(
+    run: int, fence: int, entered: float, left: float, trusted: float = 9.0, event: int = 1
+) -> Body:
+    made = Body(run, event, "session-1", run, fence, entered, 9.0)
     made.left, made.trusted = left, trusted
     return made
 
 
-def history(*events: Body | Answer | tuple[str, float]) -> History:
-    made = History(margin=0.1)
+def open_body(run: int, fence: int, entered: float) -> Body:
+    """One that has not recorded that it left."""
+    return Body(run, 1, "session-1", run, fence, entered, 9.0)
+
+
+def answer(run: int, event: int, outcome: object, at: float = 8.5) -> Answer:
+    return Answer(run, event, outcome, at)
+
+
+def record(outcome: str | None, result: object) -> Json:
+    state = "NOT_SEEN" if outcome is None else "PROCESSED"
+    return {"state": state, "outcome": outcome, "result": result}
+
+
+def history(*events: Body | Answer | tuple[str, float] | dict[int, Json]) -> History:
+    made = History(margin=0.1, max_attempts=2)
     for event in events:
         match event:
             case Body():
                 made.bodies.append(event)
             case Answer():
                 made.answers.append(event)
+            case dict():
+                made.records.update(event)
             case _:
                 made.forced.append(event)
     return made
@@ -32,11 +51,18 @@ def test_a_sound_history_has_no_faults() -> None:
     sound = history(
         body(1, fence=5, entered=1.0, left=2.0),
         body(2, fence=6, entered=2.0, left=8.0, trusted=3.0),
-        body(3, fence=7, entered=3.0, left=4.0),
-        Answer(1, 1, Ran("a")),
-        Answer(2, 1, Duplicate("a")),
-        Answer(3, 2, OutcomeUnknown("id", "b")),
-        Answer(4, 2, Duplicate("b")),
+        body(3, fence=7, entered=3.0, left=4.0, event=2),
+        body(5, fence=8, entered=4.0, left=5.0, event=3),
+        body(6, fence=9, entered=5.0, left=6.0, event=3),
+        answer(2, 1, TurnLost("EXPIRED", None)),
+        answer(1, 1, Ran("a"), at=8.0),
+        answer(4, 1, Duplicate("a", "SUCCEEDED", "")),
+        answer(3, 2, OutcomeUnknown("id", "b")),
+        answer(8, 2, Duplicate("b", "SUCCEEDED", "")),
+        answer(5, 3, ValueError()),
+        answer(6, 3, ValueError()),
+        answer(7, 3, GaveUp(2, "")),
+        {1: record("SUCCEEDED", "a"), 2: record("SUCCEEDED", "b"), 3: record("GAVE_UP", None)},
     )
     assert sound.faults() == []
 
@@ -48,16 +74,31 @@ def test_an_overlap_after_a_forced_release_is_allowed() -> None:
     assert len(history(*bodies, ("session-2", 1.5)).faults()) == 1
 
 
+ENTERED_AGAIN = body(1, 5, 1.0, 2.0), body(2, 6, 4.0, 5.0), answer(1, 1, Ran("a"), at=3.0)
+A_LONG_ONE = body(1, 5, 1.0, left=6.0), body(2, 6, 2.0, left=2.0), body(3, 7, 3.0, left=4.0)
+
+
 @pytest.mark.parametrize(
     ("broken", "fault"),
     [
-        (history(Answer(1, 1, Ran("a")), Answer(2, 1, Ran("a"))), "succeeded in run 1 and 2"),
-        (history(Answer(1, 1, Ran("a")), Answer(2, 1, Duplicate("b"))), "several results"),
-        (history(Answer(1, 1, Duplicate("b"))), "no run ended with"),
+        (history(answer(1, 1, Ran("a")), answer(2, 1, Ran("a"))), "succeeded in run 1 and 2"),
+        (history(answer(1, 1, Ran("a")), answer(2, 1, Duplicate("b"))), "several results"),
+        (history(answer(1, 1, Duplicate("b"))), "no run ended with"),
+        (history(*ENTERED_AGAIN), "run 2 entered although it was settled"),
+        (history(body(1, 5, 1.0, 2.0), answer(1, 1, Duplicate("a"))), "with Duplicate after 1"),
+        (history(body(1, 5, 1.0, 2.0), answer(1, 1, Busy("b", 0, 1.0))), "with Busy after 1"),
+        (history(answer(1, 1, Ran("a"))), "with Ran after 0"),
+        (history(answer(1, 1, ValueError()), answer(2, 1, GaveUp(2, ""))), "after 1 failures"),
+        (history(answer(1, 1, Ran("a")), {1: record(None, None)}), "is ('NOT_SEEN', None, None)"),
+        (history(answer(1, 1, Ran("a")), {1: record("SUCCEEDED", "b")}), "'SUCCEEDED', 'b')"),
+        (history(answer(1, 1, GaveUp(2, "")), {1: record("SUCCEEDED", "b")}), "'GAVE_UP', None)"),
+        (history(answer(1, 1, Ran("a"))), "is (None, None, None)"),
         (history(body(1, 5, 1.0, 2.0), body(2, 5, 3.0, 4.0)), "with fence 5"),
         (history(body(1, 5, entered=9.2, left=9.3)), "after its trusted end"),
         (history(body(1, 5, 1.0, left=3.0), body(2, 6, entered=2.0, left=4.0)), "before run 1"),
-        (history(Answer(1, 1, Busy("b", 0, 1.0))), "not settled"),
+        (history(*A_LONG_ONE), "run 3 entered 3.000 s before run 1"),
+        (history(open_body(1, 5, 1.0), body(2, 6, entered=2.0, left=4.0)), "before run 1"),
+        (history(answer(1, 1, Busy("b", 0, 1.0))), "not settled"),
     ],
 )
 def test_a_broken_rule_is_found(broken: History, fault: str) -> None:

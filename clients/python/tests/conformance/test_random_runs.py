@@ -7,6 +7,7 @@ import random
 
 import pytest
 
+from .faults import KINDS
 from .random_runs import random_runs
 from .scenario import FORMS, STORES
 
@@ -17,4 +18,13 @@ RUNS = 500
 @pytest.mark.parametrize("form", FORMS)
 def test_random_runs(form: str, store: str) -> None:
     seed = int(os.environ.get("ONCEGATE_TEST_SEED", random.randrange(1 << 32)))
-    print(random_runs(form, store, RUNS, seed))
+    report = random_runs(form, store, RUNS, seed)
+    print(report)
+    # Less would prove little.
+    assert all(report.faults[kind] for kind in KINDS), report
+    assert report.bodies >= RUNS, report
+    assert report.answers["Ran"] >= RUNS * 0.9, report
+    assert report.answers["Duplicate"] >= RUNS // 10, report
+    assert report.answers["TurnLost"] >= 1, report
+    assert report.answers["GaveUp"] >= 1, report
+    assert report.forced >= 1, report

@@ -26,4 +26,9 @@ export class Chance {
   of<T>(choices: readonly T[]): T {
     return choices[this.below(choices.length)] as T;
   }
+
+  shuffled<T>(items: readonly T[]): T[] {
+    const keyed = items.map((item) => ({ item, key: this.next() }));
+    return keyed.sort((one, other) => one.key - other.key).map(({ item }) => item);
+  }
 }

@@ -4,15 +4,15 @@ import { setTimeout as sleep } from "node:timers/promises";
 import type { Chance } from "./chance.js";
 import type { History } from "./history.js";
 import { ProcessError } from "./lines.js";
-import type { JsonObject } from "./scenario.js";
+import type { Json, JsonObject } from "./scenario.js";
 import type { Testbed } from "./testbed.js";
 
 export const team = "T1";
 
-type Fault = "kill" | "drain" | "cut" | "hold" | "cutBeforeData" | "mute" | "lose" | "refuse";
+export type Fault = "kill" | "drain" | "cut" | "hold" | "cutBeforeData" | "mute" | "lose" | "refuse";
 
-/** Cuts are frequent. */
-const kinds: readonly Fault[] = [
+/** Cuts are frequent, and so are releases by force, of which not all find a lease. */
+export const kinds: readonly Fault[] = [
   "kill",
   "drain",
   "cut",
@@ -21,6 +21,7 @@ const kinds: readonly Fault[] = [
   "cutBeforeData",
   "cutBeforeData",
   "mute",
+  "lose",
   "lose",
   "refuse",
 ];
@@ -62,10 +63,12 @@ export class Faults {
   }
 
   async #run(): Promise<void> {
+    const next: Fault[] = [];
     for (;;) {
       await this.#pause(50, 500);
       if (this.#stop.signal.aborted) return;
-      const kind = this.#chance.of(kinds);
+      if (next.length === 0) next.push(...this.#chance.shuffled(kinds)); // so each of them happens
+      const kind = next.pop() as Fault;
       this.done.push(kind);
       await this.#fault(kind);
     }
@@ -110,17 +113,18 @@ export class Faults {
   }
 
   async #lose(session: string): Promise<void> {
-    this.#history.forced.push({ session, moment: performance.now() });
+    const moment = performance.now();
     try {
-      await this.#do("lose", { team, session });
+      const { released } = (await this.#do("lose", { team, session })) as JsonObject;
+      if (released) this.#history.forced.push({ session, moment });
     } catch (error) {
       // No lease has been granted in it yet.
       if (!(error instanceof ProcessError)) throw error;
     }
   }
 
-  async #do(command: string, args: JsonObject = {}): Promise<void> {
-    await this.#testbed.do(command, { replica: this.#replica, ...args });
+  #do(command: string, args: JsonObject = {}): Promise<Json> {
+    return this.#testbed.do(command, { replica: this.#replica, ...args });
   }
 
   async #pause(low: number, high: number): Promise<void> {

@@ -1,62 +1,100 @@
 /** The rules of random runs find the histories that break them. */
 
 import { expect, test } from "vitest";
-import { Busy, Duplicate, OutcomeUnknown } from "../../src/index.js";
+import { Busy, Duplicate, GaveUp, OutcomeUnknown, TurnLost } from "../../src/index.js";
 import { type Answer, type Body, type Forced, History } from "./history.js";
 
-function body(run: number, fence: number, entered: number, left: number, trusted = 9000): Body {
-  return {
-    run,
-    event: "event-1",
-    session: "session-1",
-    fence: BigInt(fence),
-    entered,
-    trustedAtEntry: 9000,
-    left,
-    trusted,
-  };
+function body(run: number, fence: number, entered: number, left: number, trusted = 9000, event = "e"): Body {
+  const common = { session: "session-1", fence: BigInt(fence), trustedAtEntry: 9000 };
+  return { run, event, entered, left, trusted, ...common };
 }
 
-function answer(run: number, event: string, outcome: Answer["outcome"]): Answer {
-  return { run, event, outcome };
+/** One that has not recorded that it left. */
+function openBody(run: number, fence: number, entered: number): Body {
+  return body(run, fence, entered, Infinity, Infinity);
 }
 
-function history(bodies: Body[], answers: Answer[] = [], forced: Forced[] = []): History {
-  const made = new History(100);
+function answer(run: number, event: string, outcome: Answer["outcome"], at = 8500): Answer {
+  return { run, event, outcome, at };
+}
+
+type Records = { [event: string]: [state: string, outcome: string | null, result: string | null] };
+
+function history(
+  bodies: Body[],
+  answers: Answer[] = [],
+  records: Records = {},
+  forced: Forced[] = [],
+): History {
+  const made = new History(100, 2);
   made.bodies.push(...bodies);
   made.answers.push(...answers);
   made.forced.push(...forced);
+  for (const [event, [state, outcome, result]] of Object.entries(records)) {
+    made.records.set(event, { state, outcome, result });
+  }
   return made;
 }
 
 const ran = (result: string) => ({ kind: "ran", result }) as const;
 const duplicate = (result: string) => new Duplicate(result, "SUCCEEDED", "");
+const gaveUp = new GaveUp(2, "");
+const failure = new Error("no disk");
 
 test("a sound history has no faults", () => {
-  const bodies = [body(1, 5, 1000, 2000), body(2, 6, 2000, 8000, 3000), body(3, 7, 3000, 4000)];
-  const answers = [
-    answer(1, "event-1", ran("a")),
-    answer(2, "event-1", duplicate("a")),
-    answer(3, "event-2", new OutcomeUnknown("id", "b")),
-    answer(4, "event-2", duplicate("b")),
+  const bodies = [
+    body(1, 5, 1000, 2000),
+    body(2, 6, 2000, 8000, 3000),
+    body(3, 7, 3000, 4000, 9000, "f"),
+    body(5, 8, 4000, 5000, 9000, "g"),
+    body(6, 9, 5000, 6000, 9000, "g"),
   ];
-  expect(history(bodies, answers).faults()).toEqual([]);
+  const answers = [
+    answer(2, "e", new TurnLost("EXPIRED")),
+    answer(1, "e", ran("a"), 8000),
+    answer(4, "e", duplicate("a")),
+    answer(3, "f", new OutcomeUnknown("id", "b")),
+    answer(8, "f", duplicate("b")),
+    answer(5, "g", failure),
+    answer(6, "g", failure),
+    answer(7, "g", gaveUp),
+  ];
+  const records: Records = {
+    e: ["PROCESSED", "SUCCEEDED", "a"],
+    f: ["PROCESSED", "SUCCEEDED", "b"],
+    g: ["PROCESSED", "GAVE_UP", null],
+  };
+  expect(history(bodies, answers, records).faults()).toEqual([]);
 });
 
 test("an overlap after a forced release is allowed", () => {
   const bodies = [body(1, 5, 1000, 3000), body(2, 6, 2000, 4000)];
   expect(history(bodies).faults()).toHaveLength(1);
-  expect(history(bodies, [], [{ session: "session-1", moment: 1500 }]).faults()).toEqual([]);
-  expect(history(bodies, [], [{ session: "session-2", moment: 1500 }]).faults()).toHaveLength(1);
+  expect(history(bodies, [], {}, [{ session: "session-1", moment: 1500 }]).faults()).toEqual([]);
+  expect(history(bodies, [], {}, [{ session: "session-2", moment: 1500 }]).faults()).toHaveLength(1);
 });
+
+const first = body(1, 5, 1000, 2000);
+const aLongOne = [body(1, 5, 1000, 6000), body(2, 6, 2000, 2000), body(3, 7, 3000, 4000)];
 
 test.each([
   ["succeeded in run 1 and 2", history([], [answer(1, "e", ran("a")), answer(2, "e", ran("a"))])],
   ["several results", history([], [answer(1, "e", ran("a")), answer(2, "e", duplicate("b"))])],
   ["no run ended with", history([], [answer(1, "e", duplicate("b"))])],
-  ["with fence 5", history([body(1, 5, 1000, 2000), body(2, 5, 3000, 4000)])],
+  ["run 2 entered although", history([first, body(2, 6, 4000, 5000)], [answer(1, "e", ran("a"), 3000)])],
+  ["with duplicate after 1", history([first], [answer(1, "e", duplicate("a"))])],
+  ["with busy after 1", history([first], [answer(1, "e", new Busy("b", 0, 1))])],
+  ["with ran after 0", history([], [answer(1, "e", ran("a"))])],
+  ["after 1 failures", history([], [answer(1, "e", failure), answer(2, "e", gaveUp)])],
+  ['is ["NOT_SEEN"', history([], [answer(1, "e", ran("a"))], { e: ["NOT_SEEN", null, null] })],
+  ['"b"]', history([], [answer(1, "e", ran("a"))], { e: ["PROCESSED", "SUCCEEDED", "b"] })],
+  ['"GAVE_UP",null]', history([], [answer(1, "e", gaveUp)], { e: ["PROCESSED", "SUCCEEDED", "b"] })],
+  ["is [null,null,null]", history([], [answer(1, "e", ran("a"))])],
+  ["with fence 5", history([first, body(2, 5, 3000, 4000)])],
   ["after its trusted end", history([body(1, 5, 9200, 9300)])],
   ["before run 1 stopped", history([body(1, 5, 1000, 3000), body(2, 6, 2000, 4000)])],
+  ["run 3 entered 3000 ms before run 1", history(aLongOne)],
+  ["before run 1 stopped", history([openBody(1, 5, 1000), body(2, 6, 2000, 4000)])],
   ["not settled", history([], [answer(1, "e", new Busy("b", 0, 1))])],
 ])("a broken rule is found: %s", (fault, broken) => {
   expect(broken.faults().join("\n")).toContain(fault);

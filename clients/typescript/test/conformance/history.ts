@@ -1,6 +1,7 @@
 /** What happened in random runs, and the rules that it must keep. */
 
-import { type Outcome, OutcomeUnknown } from "../../src/index.js";
+import { NotGranted, type Outcome, OutcomeUnknown } from "../../src/index.js";
+import type { JsonObject } from "./scenario.js";
 
 /** A handler's body, on the clock that the library counts ends on. */
 export interface Body {
@@ -10,9 +11,9 @@ export interface Body {
   readonly fence: bigint;
   readonly entered: number;
   readonly trustedAtEntry: number;
-  /** When its last statement ran. */
+  /** When its last statement ran; infinite until then. */
   left: number;
-  /** Its last trusted end. */
+  /** Its last trusted end, as it left; infinite until then. */
   trusted: number;
 }
 
@@ -21,6 +22,7 @@ export interface Answer {
   readonly run: number;
   readonly event: string;
   readonly outcome: Outcome<string> | Error;
+  readonly at: number;
 }
 
 /** A session that was released by force, and the moment just before. */
@@ -34,7 +36,13 @@ export class History {
   readonly answers: Answer[] = [];
   readonly forced: Forced[] = [];
 
-  constructor(readonly marginMs: number) {}
+  /** The events as the server has them at the end. */
+  readonly records = new Map<string, JsonObject>();
+
+  constructor(
+    readonly marginMs: number,
+    readonly maxAttempts: number,
+  ) {}
 
   /** The rules that are broken. None: all hold. */
   faults(): string[] {
@@ -71,9 +79,58 @@ function* duplicatesReplayTheSuccess({ answers }: History): Iterable<string> {
   }
 }
 
+/** Once an event is settled, as a caller has been answered, no body of it begins. */
+function* noEntryOnceSettled({ answers, bodies }: History): Iterable<string> {
+  const settled = new Map<string, number>();
+  for (const { event, outcome, at } of answers) {
+    if (isSettled(outcome)) settled.set(event, Math.min(at, settled.get(event) ?? at));
+  }
+  for (const { run, event, entered } of bodies) {
+    if (entered > (settled.get(event) ?? Infinity))
+      yield `${event}: run ${run} entered although it was settled`;
+  }
+}
+
+/** A run that is refused, as a duplicate or otherwise, has no body; a run that succeeded has one. */
+function* aRefusedRunHasNoBody({ answers, bodies }: History): Iterable<string> {
+  const byRun = grouped(bodies, ({ run }) => String(run));
+  for (const { run, outcome } of answers) {
+    const count = byRun.get(String(run))?.length ?? 0;
+    const most = outcome instanceof NotGranted ? 0 : 1;
+    const least = kindOf(outcome) === "ran" ? 1 : 0;
+    if (count < least || count > most) yield `run ${run} ended with ${kindOf(outcome)} after ${count} bodies`;
+  }
+}
+
+/** An event is given up when all its attempts have failed, or were lost. */
+function* givenUpAfterFailures({ answers, maxAttempts }: History): Iterable<string> {
+  for (const [event, group] of grouped(answers, ({ event }) => event)) {
+    let failures = 0;
+    for (const { outcome } of group) {
+      const kind = kindOf(outcome);
+      if (kind === "gaveUp" && failures < maxAttempts) {
+        yield `${event} was given up after ${failures} failures`;
+      }
+      if (kind !== "ran" && !(outcome instanceof NotGranted)) failures += 1;
+    }
+  }
+}
+
+/** The record of an event has the outcome and the result that its callers got. */
+function* theServerHasTheAnswers({ answers, records }: History): Iterable<string> {
+  for (const { run, event, outcome } of answers) {
+    if (!isSettled(outcome)) continue;
+    const expected = "result" in outcome ? ["SUCCEEDED", outcome.result] : ["GAVE_UP", null];
+    const record = records.get(event);
+    const found = JSON.stringify([record?.state, record?.outcome, record?.result]);
+    const answered = JSON.stringify(["PROCESSED", ...expected]);
+    if (found !== answered) yield `${event} is ${found}, run ${run} was answered ${answered}`;
+  }
+}
+
 /** The holds of a session are entered in the order of their fences. */
 function* fencesRise(history: History): Iterable<string> {
-  for (const [before, after] of consecutive(history)) {
+  for (const [before, after] of pairs(history)) {
     if (after.fence > before.fence) continue;
     yield `${after.session}: run ${after.run} entered with fence ${after.fence}, after run ${before.run} with fence ${before.fence}`;
   }
@@ -95,7 +152,7 @@ function* noEntryAfterTheEnd({ bodies, marginMs }: History): Iterable<string> {
  * released the session by force.
  */
 function* noTwoBodies(history: History): Iterable<string> {
-  for (const [before, after] of consecutive(history)) {
+  for (const [before, after] of pairs(history)) {
     // Until when it may have had effects, if its author calls `check` before each.
     const stopped = Math.min(before.left, before.trusted);
     if (stopped <= after.entered) continue;
@@ -120,6 +177,10 @@ function* allEventsSettle({ answers }: History): Iterable<string> {
 const rules = [
   oneSuccess,
   duplicatesReplayTheSuccess,
+  noEntryOnceSettled,
+  aRefusedRunHasNoBody,
+  givenUpAfterFailures,
+  theServerHasTheAnswers,
   fencesRise,
   noEntryAfterTheEnd,
   noTwoBodies,
@@ -134,13 +195,12 @@ export function kindOf(outcome: Answer["outcome"]): string {
   return "kind" in outcome ? outcome.kind : outcome.name;
 }
 
-/** Each body of a session with the one that was entered next. */
-function* consecutive({ bodies }: History): Iterable<[Body, Body]> {
+/** Each body of a session with each that was entered later. */
+function* pairs({ bodies }: History): Iterable<[Body, Body]> {
   const ordered = [...bodies].sort((one, other) => one.entered - other.entered);
   for (const group of grouped(ordered, ({ session }) => session).values()) {
     for (const [index, after] of group.entries()) {
-      const before = group[index - 1];
-      if (before) yield [before, after];
+      for (const before of group.slice(0, index)) yield [before, after];
     }
   }
 }

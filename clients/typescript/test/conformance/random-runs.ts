@@ -8,7 +8,7 @@ import { Gate, OncegateError, type Outcome, type Turn } from "../../src/index.js
 import { Chance } from "./chance.js";
 import { Faults, team } from "./faults.js";
 import { type Answer, type Body, History, isSettled, kindOf } from "./history.js";
-import type { Store } from "./scenario.js";
+import type { JsonObject, Store } from "./scenario.js";
 import { Testbed } from "./testbed.js";
 
 const ttlMs = 2000;
@@ -16,9 +16,12 @@ const marginMs = ttlMs / 10;
 const atOnce = 24;
 const gateCount = 6;
 const sessionCount = 12;
-const deliveriesOfAnEvent = 3;
+export const deliveriesOfAnEvent = 3;
 const sliceMs = 50;
 const settleMs = 60_000;
+const maxAttempts = 4;
+/** Of so many events, one fails always. */
+const hopelessEvents = 50;
 
 /** A handler's own error. */
 class Boom extends Error {
@@ -44,7 +47,7 @@ function plan(run: number, event: number, chance: Chance): Plan {
     gate: chance.below(gateCount),
     waitMs: chance.of([0, 500, 3000]),
     slices: chance.of([0, 1, 2, 4, 8, 40]),
-    fails: chance.next() < 0.1,
+    fails: chance.next() < 0.1 || event % hopelessEvents === 0,
   };
 }
 
@@ -63,16 +66,8 @@ async function handle(turn: Turn, { run, event, session, slices, fails }: Plan, 
   const entered = performance.now();
   const trusted = entered + turn.leftMs;
   const fence = turn.fence ?? 0n;
-  const body: Body = {
-    run,
-    event,
-    session,
-    fence,
-    entered,
-    trustedAtEntry: trusted,
-    left: Infinity,
-    trusted,
-  };
+  const untilItLeaves = { left: Infinity, trusted: Infinity };
+  const body: Body = { run, event, session, fence, entered, trustedAtEntry: trusted, ...untilItLeaves };
   history.bodies.push(body);
   try {
     for (let slice = 0; slice < slices; slice += 1) {
@@ -94,7 +89,7 @@ async function deliver(
 ): Promise<void> {
   const gates = Array.from({ length: gateCount }, (_, number) => {
     const server = servers[number % servers.length];
-    return new Gate({ server, ttl: ttlMs, patience: "5s", maxAttempts: 4, holder: `gate-${number}` });
+    return new Gate({ server, ttl: ttlMs, patience: "5s", maxAttempts, holder: `gate-${number}` });
   });
   const one = async (plan: Plan): Promise<Answer["outcome"]> => {
     const { event, session, waitMs: wait } = plan;
@@ -112,7 +107,8 @@ async function deliver(
   const queue = planned.values();
   const worker = async () => {
     for (const plan of queue) {
-      history.answers.push({ run: plan.run, event: plan.event, outcome: await one(plan) });
+      const outcome = await one(plan);
+      history.answers.push({ run: plan.run, event: plan.event, outcome, at: performance.now() });
     }
   };
   await Promise.all(Array.from({ length: atOnce }, worker));
@@ -134,10 +130,20 @@ async function settle(runs: number, servers: readonly string[], history: History
   }
 }
 
-/** Runs them, and throws with all rules that were broken. Returns a summary. */
-export async function randomRuns(store: Store, runs: number, seed: number): Promise<string> {
+/** What happened in the runs, by kinds. */
+export interface Report {
+  readonly title: string;
+  readonly bodies: number;
+  readonly answers: { readonly [kind: string]: number };
+  readonly faults: { readonly [kind: string]: number };
+  /** Releases by force that ended a lease. */
+  readonly forced: number;
+}
+
+/** Runs them, and throws with all rules that were broken. */
+export async function randomRuns(store: Store, runs: number, seed: number): Promise<Report> {
   const chance = new Chance(seed);
-  const history = new History(marginMs);
+  const history = new History(marginMs, maxAttempts);
   const sessions = Array.from({ length: sessionCount }, (_, number) => `session-${number}`);
   const started = performance.now();
   await using testbed = await Testbed.start(store, store === "postgres" ? 2 : 1);
@@ -150,17 +156,24 @@ export async function randomRuns(store: Store, runs: number, seed: number): Prom
     await Promise.all(faults.map((fault) => fault.stop()));
   }
   await settle(runs, testbed.replicas, history);
+  for (const event of new Set(history.answers.map(({ event }) => event))) {
+    history.records.set(event, (await testbed.do("look", { team, event })) as JsonObject);
+  }
   const seconds = Math.round((performance.now() - started) / 1000);
-  const outcomes = counts(history.answers.map(({ outcome }) => kindOf(outcome)));
-  const done = counts(faults.flatMap(({ done }) => done));
-  const summary = `${store}, seed ${seed}: ${history.answers.length} runs, ${history.bodies.length} bodies in ${seconds} s; ${outcomes}; faults: ${done}`;
+  const report = {
+    title: `${store}, seed ${seed}, ${seconds} s`,
+    bodies: history.bodies.length,
+    answers: counts(history.answers.map(({ outcome }) => kindOf(outcome))),
+    faults: counts(faults.flatMap(({ done }) => done)),
+    forced: history.forced.length,
+  };
   const broken = history.faults();
-  if (broken.length > 0) throw new Error([summary, ...broken].join("\n"));
-  return summary;
+  if (broken.length > 0) throw new Error([JSON.stringify(report), ...broken].join("\n"));
+  return report;
 }
 
-function counts(names: readonly string[]): string {
-  const found = new Map<string, number>();
-  for (const name of names) found.set(name, (found.get(name) ?? 0) + 1);
-  return [...found].map(([name, count]) => `${count} ${name}`).join(", ");
+function counts(names: readonly string[]): { [name: string]: number } {
+  const found: { [name: string]: number } = {};
+  for (const name of names) found[name] = (found[name] ?? 0) + 1;
+  return found;
 }
