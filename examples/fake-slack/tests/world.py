@@ -15,6 +15,8 @@ from fake_slack import FakeSlack
 
 TIME_SCALE = 0.1
 REPLICAS = 2
+# A developer's own tokens would connect the bots to the real Slack.
+INHERITED = {name: value for name, value in os.environ.items() if not name.startswith("SLACK_")}
 
 
 def is_listening(port: int) -> bool:
@@ -95,7 +97,7 @@ class World:
     async def _start(self, name: str, command: list[str], environment: dict[str, str]) -> Process:
         with (self._folder / f"{name}.log").open("ab") as log:
             process = await asyncio.create_subprocess_exec(
-                *command, stdout=log, stderr=log, env=os.environ | environment
+                *command, stdout=log, stderr=log, env=INHERITED | environment
             )
         self._stack.push_async_callback(self._end, process)
         return process
