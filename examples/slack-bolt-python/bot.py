@@ -1,5 +1,6 @@
-"""A Slack bot that answers every mention in its thread, exactly once.
+"""A Slack bot that answers every mention in its thread once, also over redelivery and crashes.
 
+A crash after the post may repeat it.
 Over Socket Mode if SLACK_APP_TOKEN is set, otherwise over HTTP on PORT.
 """
 
