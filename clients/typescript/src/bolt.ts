@@ -165,10 +165,14 @@ class Dispatch {
     if (this.#refusal) throw this.#refusal;
     // The app's error handler has seen what the listeners threw.
     if (end.status === "rejected" && !this.#failures.includes(end.reason)) throw end.reason;
-    const failure = this.#failures.find((error) => !(error instanceof Reject));
-    if (failure !== undefined && !this.#isDecided) throw new Refused({ cause: failure });
+    const error = this.#firstError;
+    if (error !== undefined && !this.#isDecided) throw new Refused({ cause: error });
     // No listener matched, or all have ended.
     await this.#decide();
+  }
+
+  get #firstError(): unknown {
+    return this.#failures.find((failure) => !(failure instanceof Reject));
   }
 
   /** Runs a listener that matches in the turn of the delivery, or not at all. */
@@ -193,7 +197,8 @@ class Dispatch {
       () =>
         new Promise<void>((resolve, reject) => {
           this.#endTurn = () => {
-            const [failure] = this.#failures;
+            // An event that one listener rejects is still to be handled by the one that threw.
+            const failure = this.#firstError ?? this.#failures[0];
             if (failure === undefined) resolve();
             else reject(failure);
           };
@@ -205,7 +210,9 @@ class Dispatch {
 
   /** The turn. Undefined: the delivery is acknowledged or refused, and no listener runs. */
   async #admit(args: ListenerArgs): Promise<Turn | undefined> {
-    const canRefuse = this.#delivery.redelivers && Number(this.#event.retryNum ?? 0) < lastRetry;
+    const { redelivers } = this.#delivery;
+    const isLast = redelivers && Number(this.#event.retryNum ?? 0) >= lastRetry;
+    const canRefuse = redelivers && !isLast;
     try {
       return await this.#gate.begin(this.#delivery, { ...this.#options, patience: patienceBeforeAck });
     } catch (error) {
@@ -218,9 +225,13 @@ class Dispatch {
         await this.#reportBusy(args, error);
         return this.#beginLater();
       }
-      if (error instanceof InProgress && !canRefuse) {
+      if (isLast && isTemporary(error)) {
         await this.#acknowledge();
-        return this.#delivery.redelivers ? this.#beginLater() : undefined;
+        return this.#beginLater();
+      }
+      if (error instanceof InProgress && !redelivers) {
+        await this.#acknowledge();
+        return undefined;
       }
       this.#refusal = isTemporary(error) ? new Refused({ cause: error }) : error;
       return undefined;

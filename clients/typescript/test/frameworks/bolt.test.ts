@@ -160,6 +160,41 @@ test("a listener that rejects the event ends it for good", async () => {
   expect(bot.errors).not.toHaveBeenCalled();
 });
 
+test("an error of one listener counts more than the rejection of another", async () => {
+  await using started = await startServer();
+  await using bot = await startApp(started.gate);
+  const rejected = vi.fn(() => Promise.reject(new Reject("not for us")));
+  bot.app.message(rejected);
+  bot.app.message(async ({ context }) => {
+    await eventually(() => expect(rejected).toHaveBeenCalled());
+    if (context.turn?.attempt === 1) throw new Error("the model is overloaded");
+  });
+  expect(await bot.deliver(message)).toMatchObject({ status: 200 });
+  await eventually(async () => expect(await started.server.turns()).toEqual([]));
+  expect(await started.gate.seen(slack.delivery(message))).toMatchObject({ state: "NOT_SEEN" });
+  expect(await bot.deliver(message, 1)).toMatchObject({ status: 200 });
+  await eventually(async () => {
+    expect(await started.gate.seen(slack.delivery(message))).toMatchObject({ outcome: "REJECTED" });
+  });
+});
+
+test("while the server is away, the last retry is acknowledged, and handled when it is back", async () => {
+  await using started = await startServer();
+  const { gate, server } = started;
+  await using bot = await startApp(gate);
+  const listener = vi.fn(async () => {});
+  bot.app.message(listener);
+  await server.kill();
+  expect(await bot.deliver(message, 3)).toMatchObject({ status: 200 });
+  expect(listener).not.toHaveBeenCalled();
+  await server.restart();
+  await eventually(async () => {
+    expect(await gate.seen(slack.delivery(message))).toMatchObject({ outcome: "SUCCEEDED" });
+  });
+  expect(listener).toHaveBeenCalledOnce();
+  expect(bot.errors).not.toHaveBeenCalled();
+});
+
 test("while the server is away, Slack keeps the event", async () => {
   await using started = await startServer();
   const { gate, server } = started;
