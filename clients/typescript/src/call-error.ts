@@ -80,6 +80,16 @@ export class CallError extends Error {
     }
   }
 
+  /** Whether the same request is worth another try. */
+  get isRetryable(): boolean {
+    return this.isTransient || this.isOverload;
+  }
+
+  /** Whether the server ended a stream because it shuts down: what was granted stays valid. */
+  get isDrain(): boolean {
+    return this.reason === "DRAINING";
+  }
+
   /** What the author of a bot sees of it. */
   toError(): OncegateError {
     const cause = { cause: this };

@@ -7,12 +7,12 @@ import {
   type MessageShape,
 } from "@bufbuild/protobuf";
 import { CallError } from "./call-error.js";
-import { patientCall } from "./calls.js";
 import { Session } from "./delivery.js";
 import { OncegateError } from "./errors.js";
 import type { Gate } from "./gate.js";
 import { AdminService } from "./gen/oncegate/v1/admin_service_pb.js";
 import { IdempotencyService } from "./gen/oncegate/v1/idempotency_service_pb.js";
+import { patientCall } from "./retry.js";
 import { toDuration } from "./time.js";
 
 export interface ChatStateOptions {

@@ -1,4 +1,5 @@
 import { debuglog } from "node:util";
+import { describe } from "./describe.js";
 import type { LostReason } from "./errors.js";
 import type { Hold, Owner } from "./hold.js";
 import type { Hooks } from "./options.js";
@@ -9,6 +10,7 @@ import type { Transport } from "./transport.js";
 export class Core implements Owner {
   /** The turns and leases that are open. */
   readonly holds = new Set<Hold>();
+  readonly #hooks: Hooks;
   #whenIdle: (() => void)[] = [];
   /** Shown with NODE_DEBUG=oncegate. */
   readonly debug = debuglog("oncegate");
@@ -17,9 +19,11 @@ export class Core implements Owner {
   constructor(
     readonly transport: Transport,
     readonly clock: Clock,
-    readonly hooks: Hooks,
+    hooks: Hooks,
     readonly holder: string,
-  ) {}
+  ) {
+    this.#hooks = hooks;
+  }
 
   opened(hold: Hold): void {
     this.holds.add(hold);
@@ -40,7 +44,16 @@ export class Core implements Owner {
 
   lost(reason: LostReason): void {
     this.warn(`lost:${reason}`, `a turn or lease was lost (${reason}); its scope is cancelled`);
-    this.hooks.onLost?.(reason);
+    this.notify((hooks) => hooks.onLost?.(reason));
+  }
+
+  /** Calls a hook. What it throws is a warning: it must not stop what it watches. */
+  notify(call: (hooks: Hooks) => void): void {
+    try {
+      call(this.#hooks);
+    } catch (error) {
+      this.warn("hook", `a hook of the gate threw ${describe(error)}`);
+    }
   }
 
   /** A warning of the process, once for each key. */

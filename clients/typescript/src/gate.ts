@@ -1,7 +1,7 @@
 import { CallError } from "./call-error.js";
-import { patientCall } from "./calls.js";
 import { Core } from "./core.js";
 import { type DeliveryInit, type SessionInit, toDelivery, toSession } from "./delivery.js";
+import { describe } from "./describe.js";
 import { Dropped, Duplicate, Internal, NotGranted, Reject, TurnLost, Unavailable } from "./errors.js";
 import { TurnService } from "./gen/oncegate/v1/turn_service_pb.js";
 import { GrpcTransport } from "./grpc.js";
@@ -19,11 +19,12 @@ import {
 import type { Outcome } from "./outcome.js";
 import { Patience } from "./patience.js";
 import { type Consumers, LeaseRequest, TurnRequest } from "./requests.js";
+import { patientCall } from "./retry.js";
 import { Scope } from "./scope.js";
 import { monotonic, settlesWithin, type Time, toMs } from "./time.js";
 import type { Transport } from "./transport.js";
 import { Turn } from "./turn.js";
-import { renewTurnRequest } from "./turn-calls.js";
+import { renewTurnRequest } from "./turn-requests.js";
 
 export type Handler<T> = (turn: Turn) => T | Promise<T>;
 
@@ -84,16 +85,17 @@ export class Gate {
   async begin(delivery: DeliveryInit, options: TurnOptions = {}): Promise<Turn> {
     const settings = toSettings(this.#options, options);
     const read = toDelivery(delivery);
-    const scope = new Scope(options.signal);
-    const request = new TurnRequest(this.#core, this.#consumers, read, settings, scope);
     const unguarded = () =>
       new Turn(this.#core, new Scope(options.signal), settings.codec, undefined, undefined);
     const { clock } = this.#core;
     try {
       const patience = new Patience(settings.patienceMs, settings.waitMs, clock.now());
-      const turn = await this.#waitFor(scope, () => open(request, patience, clock, scope));
+      const turn = await this.#waitFor(options.signal, (scope) => {
+        const request = new TurnRequest(this.#core, this.#consumers, read, settings, scope);
+        return open(request, patience, clock, scope);
+      });
       this.#core.debug("turn %s: attempt %d", turn.id, turn.attempt);
-      this.#core.hooks.onBegin?.(turn);
+      this.#core.notify((hooks) => hooks.onBegin?.(turn));
       return turn;
     } catch (error) {
       if (error instanceof CallError && error.reason === "NO_KEY") {
@@ -106,7 +108,7 @@ export class Gate {
       const shown = error instanceof CallError ? error.toError() : error;
       if (shown instanceof Unavailable && this.#closed === undefined) {
         if (settings.onUnavailable === "run") {
-          this.#core.warn("unguarded", "oncegate is away; the handler runs without a turn");
+          this.#core.warn("unguarded", "oncegate is unavailable; the handler runs without a turn");
           return unguarded();
         }
         if (settings.onUnavailable === "drop") throw new Dropped({ cause: shown });
@@ -140,16 +142,15 @@ export class Gate {
     const wanted = toSession(session);
     const { clock } = this.#core;
     const patience = new Patience(settings.patienceMs, settings.waitMs, clock.now());
-    const scope = new Scope(options.signal);
-    const acquire = async () => {
+    const acquire = async (scope: Scope) => {
       for (;;) {
         const request = new LeaseRequest(this.#core, consumer, wanted, settings, scope);
         const lease = await open(request, patience, clock, scope);
-        if (await lease.carry()) return lease;
+        if (await lease.carry(scope.signal)) return lease;
       }
     };
     try {
-      return await this.#waitFor(scope, acquire);
+      return await this.#waitFor(options.signal, acquire);
     } catch (error) {
       throw error instanceof CallError ? error.toError() : error;
     }
@@ -177,11 +178,12 @@ export class Gate {
     const eventTtlMs = options.eventTtl === undefined ? undefined : toMs(options.eventTtl, "eventTtl");
     const terms = { ttlMs, graceMs: undefined };
     const request = renewTurnRequest(turnId, terms);
-    const scope = new Scope(options.signal);
-    const adopt = async () => {
+    const adopt = async (scope: Scope) => {
+      const { signal } = scope;
       for (;;) {
         const sent = this.#core.clock.now();
-        const { turn } = await patientCall(this.#core, TurnService.method.renewTurn, request, patienceMs);
+        const { renewTurn } = TurnService.method;
+        const { turn } = await patientCall(this.#core, renewTurn, request, patienceMs, signal);
         if (!turn) throw new Internal("the server left the turn out of its answer");
         const adopted = new Turn(this.#core, scope, codec, eventTtlMs, {
           turn,
@@ -189,11 +191,15 @@ export class Gate {
           stream: undefined,
           terms,
         });
+        if (signal.aborted) {
+          await adopted.fail("its adopter stopped waiting");
+          throw signal.reason;
+        }
         if (adopted.leftMs > 0) return adopted;
         adopted.drop(); // the answer came too late to be trusted
       }
     };
-    return this.#waitFor(scope, adopt);
+    return this.#waitFor(options.signal, adopt);
   }
 
   /** Grants nothing new, waits for what is open, then fails the turns and releases the leases that remain. */
@@ -223,11 +229,12 @@ export class Gate {
     if (this.#closed !== undefined) throw new Unavailable(this.#closed, undefined);
   }
 
-  async #waitFor<H>(scope: Scope, ask: () => Promise<H>): Promise<H> {
+  async #waitFor<H>(signal: AbortSignal | undefined, ask: (scope: Scope) => Promise<H>): Promise<H> {
     this.#refuseIfClosed();
+    const scope = new Scope(signal);
     this.#waiting.add(scope);
     try {
-      return await ask();
+      return await ask(scope);
     } catch (error) {
       scope.leave();
       throw error;
@@ -244,10 +251,10 @@ export async function run<T>(turn: Turn, handler: Handler<T>): Promise<Outcome<T
     result = await handler(turn);
   } catch (error) {
     if (error instanceof Reject) {
-      await turn.reject(error.detail);
+      await orFail(turn, turn.reject(error.detail));
       return { kind: "ran", result: undefined as T };
     }
-    await turn.fail(error instanceof Error ? `${error.name}: ${error.message}` : String(error));
+    await turn.fail(describe(error));
     // A handler that stopped because of the loss throws what the signal gave it.
     if (turn.lostReason && isAbort(error)) throw new TurnLost(turn.lostReason, undefined, { cause: error });
     throw error;
@@ -255,13 +262,18 @@ export async function run<T>(turn: Turn, handler: Handler<T>): Promise<Outcome<T
   // The handler may have ended or detached it.
   const isEnded = !turn.isOpen && turn.lostReason === undefined;
   if (isEnded) return { kind: "ran", result };
+  await orFail(turn, turn.succeed(result));
+  return { kind: "ran", result };
+}
+
+/** An end that could not be sent at all, such as for its result, leaves the turn open: it fails. */
+async function orFail(turn: Turn, end: Promise<void>): Promise<void> {
   try {
-    await turn.succeed(result);
+    await end;
   } catch (error) {
-    await turn.fail(String(error));
+    await turn.fail(describe(error));
     throw error;
   }
-  return { kind: "ran", result };
 }
 
 function isAbort(error: unknown): boolean {

@@ -10,7 +10,8 @@ import {
 } from "@bufbuild/protobuf";
 import * as grpc from "@grpc/grpc-js";
 import { CallError, Code, readDetails } from "./call-error.js";
-import { Unavailable } from "./errors.js";
+import { describe } from "./describe.js";
+import { Invalid, Unavailable } from "./errors.js";
 import { IdempotencyService } from "./gen/oncegate/v1/idempotency_service_pb.js";
 import { TurnService } from "./gen/oncegate/v1/turn_service_pb.js";
 import type { CallOptions, Receiver, Stream, Transport } from "./transport.js";
@@ -95,13 +96,14 @@ export class GrpcTransport implements Transport {
     return new Promise((resolve, reject) => {
       this.#refuseIfClosed();
       signal?.throwIfAborted();
+      const data = encode(method.input, request);
       const client = over === "streams" ? this.#streamChannel().client : this.#callClient();
       const abort = () => call.cancel();
       const call = client.makeUnaryRequest(
         path(method),
-        (message: MessageShape<I>) => encode(method.input, message),
+        unchanged,
         (data: Buffer) => fromBinary(method.output, data),
-        request,
+        data,
         new grpc.Metadata({ waitForReady: true }),
         { deadline: Date.now() + deadlineMs },
         (error, response) => {
@@ -121,18 +123,24 @@ export class GrpcTransport implements Transport {
     receiver: Receiver<MessageShape<O>>,
   ): Stream<MessageShape<I>, MessageShape<O>> {
     this.#refuseIfClosed();
+    const data = encode(method.input, first);
     const channel = this.#streamChannel();
-    const serialize = (message: MessageShape<I>) => encode(method.input, message);
     const deserialize = (data: Buffer) => fromBinary(method.output, data);
     channel.live += 1;
     const call =
       method.methodKind === "bidi_streaming"
-        ? channel.client.makeBidiStreamRequest(path(method), serialize, deserialize)
-        : channel.client.makeServerStreamRequest(path(method), serialize, deserialize, first);
-    const stream = new GrpcStream(call, receiver, () => {
+        ? channel.client.makeBidiStreamRequest(path(method), unchanged, deserialize)
+        : channel.client.makeServerStreamRequest(path(method), unchanged, deserialize, data);
+    const ended = () => {
       channel.live -= 1;
-    });
-    if (method.methodKind === "bidi_streaming") stream.send(first);
+    };
+    const stream = new GrpcStream(
+      call,
+      (message: MessageShape<I>) => encode(method.input, message),
+      receiver,
+      ended,
+    );
+    if (method.methodKind === "bidi_streaming") stream.write(data);
     return stream;
   }
 
@@ -143,15 +151,17 @@ export class GrpcTransport implements Transport {
   }
 }
 
-type Call<I, O> = grpc.ClientDuplexStream<I, O> | grpc.ClientReadableStream<O>;
+type Call<O> = grpc.ClientDuplexStream<Buffer, O> | grpc.ClientReadableStream<O>;
 
 class GrpcStream<I, O> implements Stream<I, O> {
-  readonly #call: Call<I, O>;
+  readonly #call: Call<O>;
+  readonly #encode: (message: I) => Buffer;
   receiver: Receiver<O>;
   #cancelled = false;
 
-  constructor(call: Call<I, O>, receiver: Receiver<O>, ended: () => void) {
+  constructor(call: Call<O>, encode: (message: I) => Buffer, receiver: Receiver<O>, ended: () => void) {
     this.#call = call;
+    this.#encode = encode;
     this.receiver = receiver;
     call.on("data", (message: O) => {
       if (!this.#cancelled) this.receiver.message(message);
@@ -167,7 +177,11 @@ class GrpcStream<I, O> implements Stream<I, O> {
   }
 
   send(message: I): void {
-    if ("write" in this.#call && this.#call.writable) this.#call.write(message);
+    this.write(this.#encode(message));
+  }
+
+  write(data: Buffer): void {
+    if ("write" in this.#call && this.#call.writable) this.#call.write(data);
   }
 
   halfClose(): void {
@@ -184,10 +198,17 @@ function path(method: DescMethod): string {
   return `/${method.parent.typeName}/${method.name}`;
 }
 
+/** Messages are encoded before a call begins: a mistake of the caller must not look like an outage. */
 function encode<D extends DescMessage>(schema: D, message: MessageShape<D>): Buffer {
-  const data = toBinary(schema, message);
-  return Buffer.from(data.buffer, data.byteOffset, data.byteLength);
+  try {
+    const data = toBinary(schema, message);
+    return Buffer.from(data.buffer, data.byteOffset, data.byteLength);
+  } catch (error) {
+    throw new Invalid("", `a value of the request is invalid: ${describe(error)}`, { cause: error });
+  }
 }
+
+const unchanged = (data: Buffer) => data;
 
 function toCallError(status: grpc.StatusObject): CallError {
   const [trailer] = status.metadata.get("grpc-status-details-bin");

@@ -1,8 +1,13 @@
+import type { CallError } from "./call-error.js";
 import { type LostReason, OncegateError } from "./errors.js";
 import { Keeper, settleMs } from "./keeper.js";
 import { Keeping, type KeptBy, type Measured, type Terms } from "./keeping.js";
 import type { Scope } from "./scope.js";
-import { type Clock, sleep } from "./time.js";
+import { type Clock, settlesWithin, sleep } from "./time.js";
+import type { CallOptions } from "./transport.js";
+
+/** How long a gate that closes waits for an end that is under way. */
+const endEffortMs = 5000;
 
 /** What a turn or lease is granted with. */
 export interface Grant {
@@ -26,10 +31,13 @@ export abstract class Hold {
   readonly #owner: Owner;
   readonly #scope: Scope;
   readonly #keeping: Keeping | undefined;
-  readonly #keeper: Keeper | undefined;
+  #keeper: Keeper | undefined;
   #lostReason: LostReason | undefined;
   #resolveLost!: (reason: LostReason) => void;
+  #lossCause: CallError | undefined;
   #isOpen = true;
+  /** The end that is under way. */
+  #ending: Promise<unknown> | undefined;
   #waiters = 0;
 
   /** @internal Without a grant it is unguarded: nothing is held, and nothing can be lost. */
@@ -41,11 +49,16 @@ export abstract class Hold {
     });
     if (!grant) return;
     this.#keeping = new Keeping(grant.terms, grant.sent, grant.measured, owner.clock.now());
-    this.#keeper = new Keeper(this.#keeping, owner.clock, {
-      renew: (deadlineMs) => this.renew(deadlineMs),
-      lost: (reason) => this.#lose(reason),
-    });
     owner.opened(this);
+  }
+
+  /** @internal From now on it is renewed, and its loss reported. */
+  protected keep(): void {
+    if (!this.#keeping) return;
+    this.#keeper = new Keeper(this.#keeping, this.#owner.clock, {
+      renew: (options) => this.renew(options),
+      lost: (reason, cause) => this.#lose(reason, cause),
+    });
   }
 
   /** Whether it is held now. False for an unguarded turn. */
@@ -82,19 +95,29 @@ export abstract class Hold {
    * An unguarded turn always passes.
    */
   check(): void {
-    if (this.#lostReason) throw this.lossError(this.#lostReason);
+    if (this.#lostReason) throw this.lossError(this.#lostReason, this.#lossCause);
     if (!this.isGuarded) return;
     if (!this.#isOpen) throw new OncegateError("nothing is held any more; write before the end");
     if (this.leftMs <= 0) throw this.lossError("EXPIRED");
   }
 
-  /** @internal The gate is closed: nothing that is held may stay. */
-  abstract close(): Promise<void>;
+  /** @internal The gate is closed: nothing that is held may stay. An end that is under way is sent. */
+  async close(detail = "the gate was closed"): Promise<void> {
+    if (this.#ending) {
+      await settlesWithin(this.#ending, endEffortMs);
+      return;
+    }
+    const ended = this.abandon(detail);
+    this.lose("CLOSED");
+    await ended;
+  }
 
+  /** @internal Ends it for a holder that did not. It never rejects. */
+  protected abstract abandon(detail: string): Promise<void>;
   /** @internal */
-  protected abstract renew(deadlineMs: number): Promise<Measured>;
+  protected abstract renew(options: CallOptions): Promise<Measured>;
   /** @internal */
-  protected abstract lossError(reason: LostReason): OncegateError;
+  protected abstract lossError(reason: LostReason, cause?: CallError): OncegateError;
   /** @internal Breaks the stream. */
   protected abstract cancelStream(): void;
 
@@ -124,14 +147,19 @@ export abstract class Hold {
   }
 
   /** @internal */
-  protected broke(): void {
-    this.#keeper?.broke();
+  protected broke(error: CallError | undefined): void {
+    this.#keeper?.broke(error?.isDrain ?? false);
+  }
+
+  /** @internal A call that was sent then has renewed it. */
+  protected renewed(sent: number, measured: Measured): void {
+    this.#keeping?.renewed(sent, measured);
   }
 
   /** @internal */
-  protected lose(reason: LostReason): void {
-    if (this.#keeper && this.#isOpen) this.#keeper.lose(reason);
-    else this.#lose(reason);
+  protected lose(reason: LostReason, cause?: CallError): void {
+    if (this.#keeper && this.#isOpen) this.#keeper.lose(reason, cause);
+    else this.#lose(reason, cause);
   }
 
   /**
@@ -144,15 +172,25 @@ export abstract class Hold {
     if (this.#isOpen && this.leftMs <= 0) this.lose("EXPIRED");
   }
 
-  /** @internal The holder leaves it: it is not kept any more. */
-  protected stopKeeping(): void {
+  /** @internal The holder leaves it: it is not kept any more, and `send` ends it. */
+  protected async end(send: () => Promise<void>): Promise<void> {
+    this.#stopKeeping();
+    this.#ending = send();
+    try {
+      await this.#ending;
+    } finally {
+      this.leave();
+    }
+  }
+
+  #stopKeeping(): void {
     this.#keeper?.stop();
     this.#isOpen = false;
   }
 
   /** @internal It was never entered: it is asked for again, in the same scope. */
   drop(): void {
-    this.stopKeeping();
+    this.#stopKeeping();
     this.cancelStream();
     this.#owner.ended(this);
   }
@@ -163,13 +201,14 @@ export abstract class Hold {
     this.#scope.leave();
   }
 
-  #lose(reason: LostReason): void {
+  #lose(reason: LostReason, cause: CallError | undefined): void {
     if (this.#lostReason) return;
     this.#lostReason = reason;
-    this.#owner.lost(reason);
+    this.#lossCause = cause;
     this.#resolveLost(reason);
-    this.#scope.abort(this.lossError(reason));
+    this.#scope.abort(this.lossError(reason, cause));
     // If its end is on the way, the end leaves it.
     if (this.#isOpen) this.leave();
+    this.#owner.lost(reason);
   }
 }

@@ -1,7 +1,9 @@
 import { CallError } from "./call-error.js";
 import type { LostReason } from "./errors.js";
 import type { Keeping, Measured } from "./keeping.js";
+import { shortTries } from "./retry.js";
 import type { Clock } from "./time.js";
+import type { CallOptions } from "./transport.js";
 
 /** A timer that fires later than this was held up by a blocked event loop. */
 const lateMs = 100;
@@ -12,9 +14,9 @@ export const settleMs = 50;
 /** What the keeper needs of the turn or lease. */
 export interface Kept {
   /** Renews by a call, and returns the new end. */
-  renew(deadlineMs: number): Promise<Measured>;
-  /** Called once. */
-  lost(reason: LostReason): void;
+  renew(options: CallOptions): Promise<Measured>;
+  /** Called once. `cause`: the status that reported it. */
+  lost(reason: LostReason, cause: CallError | undefined): void;
 }
 
 /** Drives the state of a turn or lease that is held: timers and renewals. It never rejects. */
@@ -25,6 +27,8 @@ export class Keeper {
   #timer: NodeJS.Timeout | undefined;
   #timerAt = Infinity;
   #isStopped = false;
+  /** How many renewals failed since the latest that succeeded. */
+  #failed = 0;
 
   constructor(state: Keeping, clock: Clock, kept: Kept) {
     this.#state = state;
@@ -40,16 +44,16 @@ export class Keeper {
   }
 
   /** The stream has ended, and not because the turn is lost. */
-  broke(): void {
-    this.#state.broke(this.#clock.now());
+  broke(isDrain: boolean): void {
+    this.#state.broke(this.#clock.now(), isDrain);
     this.#advance();
   }
 
-  lose(reason: LostReason): void {
+  lose(reason: LostReason, cause?: CallError): void {
     if (this.#isStopped) return;
     this.#state.lose(reason);
     this.stop();
-    this.#kept.lost(reason);
+    this.#kept.lost(reason, cause);
   }
 
   /** Nothing is renewed any more. */
@@ -66,7 +70,7 @@ export class Keeper {
         break;
       case "lost":
         this.stop();
-        this.#kept.lost("EXPIRED");
+        this.#kept.lost("EXPIRED", undefined);
         return;
     }
     this.#schedule();
@@ -75,12 +79,14 @@ export class Keeper {
   async #renew(): Promise<void> {
     const sent = this.#clock.now();
     try {
-      const measured = await this.#kept.renew(Math.max(50, this.#state.trustedEnd - sent));
+      const measured = await this.#kept.renew(shortTries(this.#failed, this.#state.trustedEnd - sent));
+      this.#failed = 0;
       this.#state.renewed(sent, measured);
     } catch (error) {
-      const reason = error instanceof CallError ? error.lost : undefined;
-      if (reason) return this.lose(reason);
-      this.#state.notRenewed(this.#clock.now());
+      const status = error instanceof CallError ? error : undefined;
+      if (status?.lost) return this.lose(status.lost, status);
+      this.#failed += 1;
+      this.#state.notRenewed(this.#clock.now(), status?.retryAfterMs);
     }
     this.#schedule();
   }

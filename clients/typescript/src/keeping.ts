@@ -25,6 +25,14 @@ const retryMs = 200;
 /** Silence on a stream after which the holder renews by a call, as a share of the TTL. */
 const silence = 0.4;
 
+/** The latest moment of that call, as a share of the trusted time: a short grace leaves less of it. */
+const latestProbe = 0.9;
+
+/** What is taken off an end at the server, for the speed of clocks and the delay of timers. */
+export function marginMs(ttlMs: number): number {
+  return Math.min(1000, ttlMs / 10);
+}
+
 /**
  * The state of one turn or lease that is held: its trusted end, who renews it, and what to do
  * next. It does no I/O; every moment is passed in, in milliseconds of one monotonic clock.
@@ -38,6 +46,8 @@ export class Keeping {
   #measuredAt: number;
   /** Until when the server keeps the turn if the stream broke right after its latest news. */
   #graceEnd: number;
+  /** When a call renews at the latest, unless the stream reports a later end. */
+  #probeBy: number;
   /** When the next renewal by a call is due. */
   #renewAt: number;
   #renewing = false;
@@ -46,13 +56,14 @@ export class Keeping {
 
   constructor(terms: Terms, sent: number, granted: Measured, now: number) {
     this.#terms = terms;
-    this.#marginMs = Math.min(1000, terms.ttlMs / 10);
+    this.#marginMs = marginMs(terms.ttlMs);
     this.#keptBy = terms.keptBy;
     this.#isStreamOpen = terms.keptBy === "stream";
     this.#end = this.#endOf(sent, granted);
     this.#measuredAt = sent + granted.elapsedMs;
     this.#graceEnd = this.#graceEndOf(sent, granted);
-    this.#renewAt = now + (this.#isStreamOpen ? silence * terms.ttlMs : terms.ttlMs / 3);
+    this.#probeBy = this.#latestProbe(now);
+    this.#renewAt = this.#isStreamOpen ? this.#probeAt(now) : now + terms.ttlMs / 3;
   }
 
   get keptBy(): KeptBy {
@@ -78,13 +89,18 @@ export class Keeping {
     if (measured) {
       this.#move(sent, measured);
       this.#graceEnd = Math.max(this.#graceEnd, this.#graceEndOf(sent, measured));
+      this.#probeBy = this.#latestProbe(now);
     }
-    if (this.#keptBy === "stream") this.#renewAt = now + silence * this.#terms.ttlMs;
+    if (this.#keptBy === "stream") this.#renewAt = this.#probeAt(now);
   }
 
-  /** The stream has ended, and not because the turn is lost. */
-  broke(now: number): void {
+  /**
+   * The stream has ended, and not because the turn is lost.
+   * @param isDrain the server ended it, and will not count a grace
+   */
+  broke(now: number, isDrain: boolean): void {
     this.#isStreamOpen = false;
+    if (isDrain) this.#graceEnd = Infinity;
     if (this.#keptBy === "stream") this.#renewAt = now;
   }
 
@@ -96,11 +112,12 @@ export class Keeping {
     this.#renewAt = sent + this.#terms.ttlMs / 3;
   }
 
-  /** A renewal by a call had no answer. */
-  notRenewed(now: number): void {
+  /** A renewal by a call failed. `retryAfterMs`: as an overloaded server asks. */
+  notRenewed(now: number, retryAfterMs = 0): void {
     this.#renewing = false;
     const isSilent = this.#keptBy === "renew" || !this.#isStreamOpen || this.#renewAt <= now;
-    if (isSilent) this.#renewAt = now + Math.min(retryMs, Math.max(0, this.trustedEnd - now) / 3);
+    const left = Math.max(0, this.trustedEnd - now);
+    if (isSilent) this.#renewAt = now + Math.min(Math.max(retryMs, retryAfterMs), left / 3);
   }
 
   lose(reason: LostReason): void {
@@ -117,6 +134,14 @@ export class Keeping {
     if (this.#renewing || now < this.#renewAt) return undefined;
     this.#renewing = true;
     return "renew";
+  }
+
+  #probeAt(now: number): number {
+    return Math.min(now + silence * this.#terms.ttlMs, this.#probeBy);
+  }
+
+  #latestProbe(now: number): number {
+    return now + latestProbe * (this.trustedEnd - now);
   }
 
   /** The latest measurement counts: the end comes earlier if the server's clock was set forward. */

@@ -12,9 +12,10 @@ import {
 import type { SessionKey, SessionLease } from "./gen/oncegate/v1/session_pb.js";
 import { Hold } from "./hold.js";
 import type { Measured } from "./keeping.js";
+import { retry, shortTries } from "./retry.js";
 import type { Scope } from "./scope.js";
 import { toDuration } from "./time.js";
-import type { Stream } from "./transport.js";
+import type { CallOptions, Stream } from "./transport.js";
 import { measureLease } from "./wire.js";
 
 type LeaseStream = Stream<HoldSessionLeaseRequest, HoldSessionLeaseResponse>;
@@ -36,6 +37,9 @@ export class Lease extends Hold {
   readonly #core: Core;
   readonly #grant: LeaseGrant;
   #stream: LeaseStream | undefined;
+  #isCarried = false;
+  /** The loss that the stream reported before it was carried. */
+  #lossBefore: LostReason | undefined;
 
   /** @internal */
   constructor(core: Core, scope: Scope, grant: LeaseGrant) {
@@ -58,8 +62,9 @@ export class Lease extends Hold {
         this.#stream = undefined;
         // Its release also ends the stream.
         if (!this.isOpen) return;
-        if (error?.lost) this.lose(error.lost);
-        else this.broke();
+        if (!this.#isCarried) this.#lossBefore = error?.lost;
+        else if (error?.lost) this.lose(error.lost, error);
+        else this.broke(error);
       },
     };
   }
@@ -88,23 +93,20 @@ export class Lease extends Hold {
   /** Releases it. Nothing is released if it was lost, and nothing is thrown. */
   async [Symbol.asyncDispose](): Promise<void> {
     if (!this.isOpen) return;
-    this.stopKeeping();
     const { key: session, lease } = this.#grant;
     const request = create(ReleaseSessionLeaseRequestSchema, { session, leaseId: lease.leaseId });
-    try {
-      const options = { deadlineMs: releaseEffortMs };
-      await this.#core.transport.unary(IdempotencyService.method.releaseSessionLease, request, options);
-    } catch (error) {
-      this.#core.debug("a lease could not be released; it ends with its TTL: %s", error);
-    }
-    this.leave();
+    await this.end(async () => {
+      try {
+        const options = { deadlineMs: releaseEffortMs };
+        await this.#core.transport.unary(IdempotencyService.method.releaseSessionLease, request, options);
+      } catch (error) {
+        this.#core.debug("a lease could not be released; it ends with its TTL: %s", error);
+      }
+    });
   }
 
-  /** @internal */
-  async close(): Promise<void> {
-    const released = this[Symbol.asyncDispose]();
-    this.lose("CLOSED");
-    await released;
+  protected abandon(): Promise<void> {
+    return this[Symbol.asyncDispose]();
   }
 
   /**
@@ -112,30 +114,40 @@ export class Lease extends Hold {
    * lost before.
    * @internal
    */
-  async carry(): Promise<boolean> {
-    while (this.held) {
-      const sent = this.#core.clock.now();
-      try {
-        this.heard(sent, await this.renew(Math.max(50, this.leftMs)));
-        if (this.leftMs > 0) return true;
-      } catch (error) {
-        if (error instanceof CallError && (error.isTransient || error.isOverload)) continue;
-        this.drop();
-        if (error instanceof CallError && error.lost) return false;
+  async carry(signal: AbortSignal): Promise<boolean> {
+    const { clock } = this.#core;
+    const effort = { clock, effortMs: this.leftMs, plan: shortTries, signal };
+    try {
+      await retry(effort, async (options) => {
+        const sent = clock.now();
+        this.renewed(sent, await this.renew(options));
+      });
+      signal.throwIfAborted();
+    } catch (error) {
+      if (!(error instanceof CallError)) {
+        await this[Symbol.asyncDispose]();
         throw error;
       }
+      this.drop();
+      if (error.lost || error.isRetryable) return false;
+      throw error;
     }
-    return false;
+    if (this.#lossBefore || this.leftMs <= 0) {
+      this.drop();
+      return false;
+    }
+    this.#isCarried = true;
+    this.keep();
+    return true;
   }
 
-  protected async renew(deadlineMs: number): Promise<Measured> {
+  protected async renew(options: CallOptions): Promise<Measured> {
     const { key: session, lease, ttlMs } = this.#grant;
     const request = create(RenewSessionLeaseRequestSchema, {
       session,
       leaseId: lease.leaseId,
       ttl: toDuration(ttlMs),
     });
-    const options = { deadlineMs };
     const answer = await this.#core.transport.unary(
       IdempotencyService.method.renewSessionLease,
       request,
@@ -144,8 +156,8 @@ export class Lease extends Hold {
     return measureLease(answer.lease);
   }
 
-  protected lossError(reason: LostReason): LeaseLost {
-    return new LeaseLost(reason);
+  protected lossError(reason: LostReason, cause?: CallError): LeaseLost {
+    return new LeaseLost(reason, cause && { cause });
   }
 
   protected cancelStream(): void {

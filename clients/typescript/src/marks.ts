@@ -7,7 +7,6 @@ import {
   toBinary,
 } from "@bufbuild/protobuf";
 import { CallError } from "./call-error.js";
-import { patientCall } from "./calls.js";
 import type { Codec } from "./codec.js";
 import type { Core } from "./core.js";
 import { type Delivery, type DeliveryInit, toDelivery } from "./delivery.js";
@@ -22,6 +21,7 @@ import {
   MarkProcessedRequestSchema,
   type MarkProcessedResponse,
 } from "./gen/oncegate/v1/idempotency_service_pb.js";
+import { patientCall } from "./retry.js";
 import { toDuration } from "./time.js";
 import { outcomeName } from "./wire.js";
 

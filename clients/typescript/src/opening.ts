@@ -38,7 +38,7 @@ export async function open<I, O, G, H extends Hold>(
     try {
       return await ask(request, patience, clock, scope);
     } catch (error) {
-      if (!(error instanceof CallError && (error.isTransient || error.isOverload))) throw error;
+      if (!(error instanceof CallError && error.isRetryable)) throw error;
       const pause = patience.pause(error, clock.now(), Math.random());
       if (pause !== undefined) {
         await sleep(pause, scope.signal);

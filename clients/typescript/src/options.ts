@@ -1,7 +1,8 @@
 import { hostname } from "node:os";
 import { basename } from "node:path";
 import { type Codec, jsonCodec } from "./codec.js";
-import type { LostReason } from "./errors.js";
+import { Invalid, type LostReason } from "./errors.js";
+import { marginMs } from "./keeping.js";
 import { type Time, toMs } from "./time.js";
 import type { Turn } from "./turn.js";
 
@@ -14,7 +15,7 @@ export type OnUnavailable =
   /** The outcome is `dropped`. */
   | "drop";
 
-/** Callbacks for metrics and logs. They must not throw. */
+/** Callbacks for metrics and logs. What one throws is a warning of the process. */
 export interface Hooks {
   onBegin?(turn: Turn): void;
   /** The caller waits for the session; 1 is next. */
@@ -87,10 +88,9 @@ export interface Settings {
 /** The settings of one call: its own options, else the gate's, else the defaults. */
 export function toSettings(gate: GateOptions, call: TurnOptions): Settings {
   const ttlMs = toMs(call.ttl ?? gate.ttl ?? "45s", "ttl");
-  const grace = call.grace ?? gate.grace;
   return {
     ttlMs,
-    graceMs: Math.min(ttlMs, grace === undefined ? Math.max(5000, ttlMs / 2) : toMs(grace, "grace")),
+    graceMs: toGraceMs(call.grace ?? gate.grace, ttlMs),
     waitMs: toMs(call.wait ?? 0, "wait"),
     patienceMs: toMs(call.patience ?? gate.patience ?? "10s", "patience"),
     maxAttempts: call.maxAttempts ?? gate.maxAttempts ?? 5,
@@ -99,6 +99,15 @@ export function toSettings(gate: GateOptions, call: TurnOptions): Settings {
     labels: call.labels ?? {},
     codec: call.codec ?? gate.codec ?? jsonCodec,
   };
+}
+
+function toGraceMs(grace: Time | undefined, ttlMs: number): number {
+  if (grace === undefined) return Math.min(ttlMs, Math.max(5000, ttlMs / 2));
+  const graceMs = Math.min(ttlMs, toMs(grace, "grace"));
+  // The margin is taken off the grace: nothing would be left of it.
+  const least = marginMs(ttlMs);
+  if (graceMs <= least) throw new Invalid("grace", `grace: ${grace} is too short; use more than ${least} ms`);
+  return graceMs;
 }
 
 export function defaultHolder(consumer: string): string {

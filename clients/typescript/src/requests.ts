@@ -28,7 +28,7 @@ import type { Scope } from "./scope.js";
 import { fromDuration, toDuration } from "./time.js";
 import type { Receiver, Stream } from "./transport.js";
 import { Turn } from "./turn.js";
-import { turnTtls } from "./turn-calls.js";
+import { turnTtls } from "./turn-requests.js";
 import { outcomeName } from "./wire.js";
 
 /** How long an abandoned request may still be answered. */
@@ -107,7 +107,7 @@ export class TurnRequest implements Request<RunTurnRequest, RunTurnResponse, Wir
   }
 
   queued(position: number): void {
-    this.#core.hooks.onQueued?.(position);
+    this.#core.notify((hooks) => hooks.onQueued?.(position));
   }
 
   #duplicate({ event, result, resultType }: TurnDuplicate): Duplicate {
@@ -178,7 +178,7 @@ export class LeaseRequest
   }
 
   queued(position: number): void {
-    this.#core.hooks.onQueued?.(position);
+    this.#core.notify((hooks) => hooks.onQueued?.(position));
   }
 }
 

@@ -2,7 +2,8 @@ import { create } from "@bufbuild/protobuf";
 import { CallError } from "./call-error.js";
 import type { Codec } from "./codec.js";
 import type { Core } from "./core.js";
-import { type LostReason, OncegateError, OutcomeUnknown, TurnLost } from "./errors.js";
+import { describe } from "./describe.js";
+import { type LostReason, OncegateError, OutcomeUnknown, TurnLost, Unavailable } from "./errors.js";
 import { TurnOutcome } from "./gen/oncegate/v1/event_pb.js";
 import {
   type RunTurnRequest,
@@ -15,10 +16,11 @@ import {
 } from "./gen/oncegate/v1/turn_service_pb.js";
 import { Hold } from "./hold.js";
 import type { KeptBy, Measured } from "./keeping.js";
+import { retry, shortTries } from "./retry.js";
 import type { Scope } from "./scope.js";
-import { toDuration } from "./time.js";
-import type { Stream } from "./transport.js";
-import { renewTurnRequest, repeatFinish, type TurnTerms } from "./turn-calls.js";
+import { sleep, toDuration } from "./time.js";
+import type { CallOptions, Stream } from "./transport.js";
+import { finishTurnRequest, renewTurnRequest, type TurnTerms } from "./turn-requests.js";
 import { cutBytes, measureTurn } from "./wire.js";
 
 type TurnStream = Stream<RunTurnRequest, RunTurnResponse>;
@@ -82,6 +84,7 @@ export class Turn extends Hold {
         end: (error) => this.#streamEnded(error),
       };
     }
+    this.keep();
   }
 
   /** Names the turn in `gate.adopt`. Empty for an unguarded turn. */
@@ -111,7 +114,8 @@ export class Turn extends Hold {
 
   /** Ends the turn: the event is refused for good. */
   async reject(detail: string): Promise<void> {
-    await this.#settle({ outcome: TurnOutcome.REJECTED, detail: cutBytes(detail, detailBytes) }, undefined);
+    const end = { outcome: TurnOutcome.REJECTED, detail: cutBytes(describe(detail), detailBytes) };
+    await this.#settle(end, undefined);
   }
 
   /**
@@ -122,14 +126,14 @@ export class Turn extends Hold {
     if (this.leftMs <= 0) await this.catchUp();
     if (!this.isOpen) return;
     const end = create(TurnEndSchema, { outcome: TurnOutcome.FAILED, detail: cutBytes(detail, detailBytes) });
-    this.stopKeeping();
-    try {
-      await this.#finish(end, this.#core.clock.now() + failEffortMs);
-    } catch (error) {
-      this.#core.debug("a turn could not be failed; its event is free when the claim ends: %s", error);
-    }
-    this.leave();
-    this.#core.hooks.onEnd?.("FAILED");
+    await this.end(async () => {
+      try {
+        await this.#finish(end, this.#core.clock.now() + failEffortMs);
+      } catch (error) {
+        this.#core.debug("a turn could not be failed; its event is free when the claim ends: %s", error);
+      }
+    });
+    this.#core.notify((hooks) => hooks.onEnd?.("FAILED"));
   }
 
   /**
@@ -139,14 +143,14 @@ export class Turn extends Hold {
    */
   async detach(): Promise<string> {
     if (!this.isOpen) return this.id;
-    this.stopKeeping();
-    try {
-      // From now on the end of the stream changes nothing.
-      if (this.isGuarded) await this.renew(failEffortMs);
-    } catch (error) {
-      this.#core.debug("a turn that was detached could not be renewed: %s", error);
-    }
-    this.leave();
+    await this.end(async () => {
+      try {
+        // From now on the end of the stream changes nothing.
+        if (this.isGuarded) await this.renew({ deadlineMs: failEffortMs });
+      } catch (error) {
+        this.#core.debug("a turn that was detached could not be renewed: %s", error);
+      }
+    });
     return this.id;
   }
 
@@ -156,22 +160,20 @@ export class Turn extends Hold {
   }
 
   /** @internal */
-  async close(detail = "the gate was closed"): Promise<void> {
-    const failed = this.fail(detail);
-    this.lose("CLOSED");
-    await failed;
+  protected abandon(detail: string): Promise<void> {
+    return this.fail(detail);
   }
 
-  protected async renew(deadlineMs: number): Promise<Measured> {
+  protected async renew(options: CallOptions): Promise<Measured> {
     const { turn, terms } = this.#granted;
     const request = renewTurnRequest(turn.turnId, terms);
     const { renewTurn } = TurnService.method;
-    const renewed = await this.#core.transport.unary(renewTurn, request, { deadlineMs });
+    const renewed = await this.#core.transport.unary(renewTurn, request, options);
     return measureTurn(renewed.turn);
   }
 
-  protected lossError(reason: LostReason): TurnLost {
-    return new TurnLost(reason);
+  protected lossError(reason: LostReason, cause?: CallError): TurnLost {
+    return new TurnLost(reason, undefined, cause && { cause });
   }
 
   protected cancelStream(): void {
@@ -201,8 +203,8 @@ export class Turn extends Hold {
     if (this.#answer) this.#answer(error);
     // FinishTurn also ends the stream.
     else if (!this.isOpen) return;
-    else if (error?.lost) this.lose(error.lost);
-    else this.broke();
+    else if (error?.lost) this.lose(error.lost, error);
+    else this.broke(error);
   }
 
   /** Ends the turn for good; `value` is what the handler returned. */
@@ -213,37 +215,38 @@ export class Turn extends Hold {
     await this.catchUp();
     if (this.lostReason) throw new TurnLost(this.lostReason, value);
     if (!this.isOpen) throw new OncegateError("the turn has ended already; end it once");
-    const trustedEnd = this.trustedEnd;
-    this.stopKeeping();
     const ttl = this.#eventTtlMs === undefined ? {} : { ttl: toDuration(this.#eventTtlMs) };
-    try {
-      const until = Math.max(trustedEnd, this.#core.clock.now() + leastEffortMs);
-      await this.#finish(create(TurnEndSchema, { ...init, ...ttl }), until);
-      this.#core.hooks.onEnd?.(init.outcome === TurnOutcome.SUCCEEDED ? "SUCCEEDED" : "REJECTED");
-    } catch (error) {
-      throw await this.#endError(error, value);
-    } finally {
-      this.leave();
-    }
+    const end = create(TurnEndSchema, { ...init, ...ttl });
+    const until = Math.max(this.trustedEnd, this.#core.clock.now() + leastEffortMs);
+    await this.end(async () => {
+      try {
+        await this.#finish(end, until);
+      } catch (error) {
+        throw await this.#endError(error, value);
+      }
+    });
+    const outcome = init.outcome === TurnOutcome.SUCCEEDED ? "SUCCEEDED" : "REJECTED";
+    this.#core.notify((hooks) => hooks.onEnd?.(outcome));
   }
 
   async #endError(error: unknown, value: unknown): Promise<unknown> {
-    if (!(error instanceof CallError)) return error;
-    if (error.lost) {
-      this.lose(error.lost);
-      return new TurnLost(error.lost, value, { cause: error });
+    const status = error instanceof CallError ? error : undefined;
+    if (status?.lost) {
+      this.lose(status.lost, status);
+      return new TurnLost(status.lost, value, { cause: status });
     }
-    if (this.lostReason) return new TurnLost(this.lostReason, value);
-    if (error.isTransient || error.isOverload) {
+    // The transport throws Unavailable once it is closed.
+    if (status?.isRetryable || error instanceof Unavailable) {
       this.#core.warn("unknown", "the end of a turn has no answer; its outcome is unknown");
-      this.#core.hooks.onEnd?.("UNKNOWN");
+      this.#core.notify((hooks) => hooks.onEnd?.("UNKNOWN"));
       return new OutcomeUnknown(this.id, value, { cause: error });
     }
-    // The server refuses this end, such as for a result that is too large: the event is free again.
-    const failed = create(TurnEndSchema, { outcome: TurnOutcome.FAILED, detail: error.message });
+    // This end is refused, such as for a result that is too large: the event is free again.
+    const detail = cutBytes(describe(error), detailBytes);
+    const failed = create(TurnEndSchema, { outcome: TurnOutcome.FAILED, detail });
     await this.#finish(failed, this.#core.clock.now() + failEffortMs).catch(() => {});
-    this.#core.hooks.onEnd?.("FAILED");
-    return error.toError();
+    this.#core.notify((hooks) => hooks.onEnd?.("FAILED"));
+    return status ? status.toError() : error;
   }
 
   /** Over the stream, and if that has no answer by calls, until then. Throws a CallError. */
@@ -251,14 +254,25 @@ export class Turn extends Hold {
     if (!this.isGuarded) return;
     const answer = await this.#finishOnStream(end);
     if (answer === "finished") return;
-    if (answer && !answer.isTransient) throw answer;
-    await repeatFinish(this.#core.transport, this.#core.clock, this.id, end, until);
+    if (answer && !answer.isRetryable) throw answer;
+    await this.#repeatFinish(end, until, answer?.retryAfterMs ?? 0);
+  }
+
+  async #repeatFinish(end: TurnEnd, until: number, pauseMs: number): Promise<void> {
+    const { transport, clock } = this.#core;
+    const pause = Math.min(pauseMs, until - clock.now());
+    if (pause > 0) await sleep(pause);
+    const request = finishTurnRequest(this.id, end);
+    const effort = { clock, effortMs: until - clock.now(), plan: shortTries };
+    await retry(effort, (options) => transport.unary(TurnService.method.finishTurn, request, options));
   }
 
   #finishOnStream(end: TurnEnd): Promise<"finished" | CallError | undefined> {
     const stream = this.#stream;
     if (!stream || this.keptBy !== "stream") return Promise.resolve(undefined);
+    const message = create(RunTurnRequestSchema, { step: { case: "end", value: end } });
     return new Promise((resolve) => {
+      stream.send(message);
       const patienceMs = Math.min(failEffortMs, this.#granted.terms.ttlMs / 3);
       const timer = setTimeout(resolve, patienceMs, undefined);
       this.#answer = (answer) => {
@@ -266,7 +280,6 @@ export class Turn extends Hold {
         this.#answer = undefined;
         resolve(answer);
       };
-      stream.send(create(RunTurnRequestSchema, { step: { case: "end", value: end } }));
     });
   }
 }

@@ -32,7 +32,7 @@ afterAll(async () => {
 });
 
 describe("a scope", () => {
-  test("is failed unless it was said to succeed", async () => {
+  test("is failed unless `succeed` was called", async () => {
     const given = delivery();
     {
       await using turn = await gate.begin(given);

@@ -30,7 +30,7 @@ afterEach(() => {
 describe("a keeper", () => {
   test("renews when the stream breaks, and goes on until it is stopped", async () => {
     const kept_ = keeper();
-    kept_.broke();
+    kept_.broke(false);
     await vi.advanceTimersByTimeAsync(35_000);
     expect(kept.renew).toHaveBeenCalledTimes(4); // at 0, 10, 20 and 30 s
     kept_.stop();
@@ -39,13 +39,24 @@ describe("a keeper", () => {
     expect(kept.lost).not.toHaveBeenCalled();
   });
 
+  test("tries a renewal several times, over both connections, before the trusted end", async () => {
+    kept.renew.mockRejectedValue(away);
+    const kept_ = keeper();
+    kept_.broke(false);
+    await vi.advanceTimersByTimeAsync(1000);
+    const options = kept.renew.mock.calls.slice(0, 3).map(([option]) => option);
+    expect(options.map(({ over }) => over)).toEqual(["calls", "streams", "calls"]);
+    for (const { deadlineMs } of options) expect(deadlineMs).toBe(5000);
+    kept_.stop();
+  });
+
   test("reports the trusted end once, however the renewals fail", async () => {
     kept.renew.mockRejectedValue(away);
-    keeper().broke();
+    keeper().broke(false);
     await vi.advanceTimersByTimeAsync(28_900);
     expect(kept.lost).not.toHaveBeenCalled();
     await vi.advanceTimersByTimeAsync(60_000);
-    expect(kept.lost.mock.calls).toEqual([["EXPIRED"]]);
+    expect(kept.lost.mock.calls).toEqual([["EXPIRED", undefined]]);
   });
 
   test("never rejects, also if a renewal throws what it should not", async () => {
@@ -53,7 +64,7 @@ describe("a keeper", () => {
       throw new TypeError("another one");
     });
     const kept_ = keeper();
-    kept_.broke();
+    kept_.broke(false);
     await vi.advanceTimersByTimeAsync(1000);
     expect(kept.renew).toHaveBeenCalledTimes(3);
     kept_.stop();
@@ -61,9 +72,9 @@ describe("a keeper", () => {
 
   test("reports the loss that a renewal finds", async () => {
     kept.renew.mockRejectedValue(new CallError(Code.FAILED_PRECONDITION, "", { reason: "MAX_HOLD" }));
-    keeper().broke();
+    keeper().broke(false);
     await vi.advanceTimersByTimeAsync(60_000);
-    expect(kept.lost.mock.calls).toEqual([["MAX_HOLD"]]);
+    expect(kept.lost.mock.calls).toEqual([["MAX_HOLD", expect.any(CallError)]]);
     expect(kept.renew).toHaveBeenCalledTimes(1);
   });
 
@@ -84,7 +95,7 @@ describe("a keeper", () => {
     keeper();
     vi.spyOn(performance, "now").mockReturnValue(start + 90_000);
     await vi.advanceTimersByTimeAsync(12_100);
-    expect(kept.lost.mock.calls).toEqual([["EXPIRED"]]);
+    expect(kept.lost.mock.calls).toEqual([["EXPIRED", undefined]]);
     vi.restoreAllMocks();
   });
 });

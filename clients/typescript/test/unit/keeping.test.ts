@@ -44,11 +44,20 @@ describe("the trusted end", () => {
 
   test("is free of the grace once a call has renewed", () => {
     const keeping = granted();
-    keeping.broke(5000);
+    keeping.broke(5000, false);
     expect(keeping.next(5000)).toBe("renew");
     keeping.renewed(5000, fresh);
     expect(keeping.keptBy).toBe("renew");
     expect(keeping.trustedEnd).toBe(5000 + 30_000 - 1000);
+  });
+
+  test("is free of the grace if the server ends the stream for a drain", () => {
+    const keeping = granted();
+    keeping.broke(5000, true);
+    expect(keeping.trustedEnd).toBe(30_000 - 1000);
+    expect(keeping.next(5000)).toBe("renew");
+    keeping.notRenewed(20_000);
+    expect(keeping.next(20_200)).toBe("renew");
   });
 
   test("comes earlier if a later measurement says so, as after a jump of the server's clock", () => {
@@ -85,9 +94,19 @@ describe("what is due", () => {
     expect(keeping.next(16_000)).toBe("renew");
   });
 
+  test("a renewal by a call before a short grace is over, however much the stream says", () => {
+    const keeping = granted({ ...turn, graceMs: 6000 });
+    expect(keeping.trustedEnd).toBe(5000);
+    expect(keeping.wakeAt).toBe(4500);
+    keeping.heard(4400, 0); // a message without an end
+    expect(keeping.next(4500)).toBe("renew");
+    keeping.renewed(4500, fresh);
+    expect(keeping.trustedEnd).toBe(4500 + 29_000);
+  });
+
   test("a renewal at once when the stream breaks, and then one each third of the TTL", () => {
     const keeping = granted();
-    keeping.broke(2000);
+    keeping.broke(2000, false);
     expect(keeping.wakeAt).toBe(2000);
     expect(keeping.next(2000)).toBe("renew");
     expect(keeping.next(2001)).toBeUndefined(); // it is on its way
@@ -98,13 +117,21 @@ describe("what is due", () => {
 
   test("another try soon after a renewal without an answer", () => {
     const keeping = granted();
-    keeping.broke(0);
+    keeping.broke(0, false);
     expect(keeping.next(0)).toBe("renew");
     keeping.notRenewed(1000);
     expect(keeping.next(1199)).toBeUndefined();
     expect(keeping.next(1200)).toBe("renew");
     keeping.notRenewed(13_940);
     expect(keeping.wakeAt).toBeCloseTo(13_960); // sooner before the end
+  });
+
+  test("another try when an overloaded server asks for it", () => {
+    const keeping = granted();
+    keeping.broke(0, false);
+    expect(keeping.next(0)).toBe("renew");
+    keeping.notRenewed(1000, 700);
+    expect(keeping.wakeAt).toBe(1700);
   });
 
   test("no further try when the stream has spoken again meanwhile", () => {
@@ -126,7 +153,7 @@ describe("what is due", () => {
 describe("a loss", () => {
   test("comes when the trusted end passes without news, also while a renewal is on its way", () => {
     const keeping = granted();
-    keeping.broke(1000);
+    keeping.broke(1000, false);
     expect(keeping.next(1000)).toBe("renew");
     expect(keeping.wakeAt).toBe(14_000);
     expect(keeping.next(13_999)).toBeUndefined();

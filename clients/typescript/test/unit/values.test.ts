@@ -59,7 +59,14 @@ describe("the grace", () => {
 
   test("is at most the TTL, also as an option", () => {
     expect(toSettings({ ttl: "10s", grace: "1m" }, {}).graceMs).toBe(10_000);
-    expect(toSettings({ ttl: "10s", grace: "1m" }, { grace: 0 }).graceMs).toBe(0);
+    expect(toSettings({ ttl: "10s", grace: "1m" }, { grace: 2000 }).graceMs).toBe(2000);
+  });
+
+  test("of the margin or less is refused: nothing could be trusted", () => {
+    for (const grace of [0, 1000]) {
+      const settings = () => toSettings({ ttl: "10s" }, { grace });
+      expect(settings).toThrow(expect.objectContaining({ name: "Invalid", field: "grace" }));
+    }
   });
 });
 

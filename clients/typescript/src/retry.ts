@@ -1,0 +1,65 @@
+import type { DescMessage, DescMethodUnary, MessageShape } from "@bufbuild/protobuf";
+import { CallError } from "./call-error.js";
+import type { Core } from "./core.js";
+import { Patience } from "./patience.js";
+import { type Clock, sleep } from "./time.js";
+import type { CallOptions } from "./transport.js";
+
+/** How one try is made: the first is number 0. */
+export type Plan = (attempt: number, leftMs: number) => CallOptions;
+
+/** Each try may take all the time that is left. */
+const longTries: Plan = (_, leftMs) => ({ deadlineMs: Math.min(10_000, Math.max(1, leftMs)) });
+
+/**
+ * Several tries fit into the time that is left, in turn over the calls' and the streams'
+ * connection: one that answers nothing must not use all of it.
+ */
+export const shortTries: Plan = (attempt, leftMs) => ({
+  deadlineMs: Math.max(250, Math.min(5000, leftMs / 3)),
+  over: attempt % 2 === 0 ? "calls" : "streams",
+});
+
+export interface Effort {
+  readonly clock: Clock;
+  readonly effortMs: number;
+  readonly plan: Plan;
+  readonly signal?: AbortSignal | undefined;
+}
+
+/**
+ * Makes a repeatable call, and repeats it while the server is unavailable or overloaded. Throws the
+ * latest error, or the signal's reason.
+ */
+export async function retry<T>(
+  { clock, effortMs, plan, signal }: Effort,
+  call: (options: CallOptions) => Promise<T>,
+): Promise<T> {
+  const patience = new Patience(effortMs, 0, clock.now());
+  for (let attempt = 0; ; attempt += 1) {
+    try {
+      return await call({ ...plan(attempt, patience.givesUpAt - clock.now()), signal });
+    } catch (error) {
+      if (!(error instanceof CallError && error.isRetryable)) throw error;
+      const pause = patience.pause(error, clock.now(), Math.random());
+      if (pause === undefined) throw error;
+      await sleep(pause, signal);
+    }
+  }
+}
+
+/** Makes a repeatable call within the patience. Throws the library's own errors. */
+export async function patientCall<I extends DescMessage, O extends DescMessage>(
+  { transport, clock }: Core,
+  method: DescMethodUnary<I, O>,
+  request: MessageShape<I>,
+  patienceMs: number,
+  signal?: AbortSignal,
+): Promise<MessageShape<O>> {
+  const effort = { clock, effortMs: patienceMs, plan: longTries, signal };
+  try {
+    return await retry(effort, (options) => transport.unary(method, request, options));
+  } catch (error) {
+    throw error instanceof CallError ? error.toError() : error;
+  }
+}
