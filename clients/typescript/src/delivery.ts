@@ -183,10 +183,32 @@ export function toDelivery(init: DeliveryInit): Delivery {
 export type Body = string | Uint8Array | object;
 
 const encoder = new TextEncoder();
+const decoder = new TextDecoder();
 
+/** The server takes at most 256 KiB, but GitHub sends up to 25 MB. */
+const largestBody = 200 * 1024;
+/** Longer texts and later elements are no part of a name. */
+const longestText = 1024;
+const mostElements = 16;
+
+/** The body as it is sent to the server. */
 export function toBytes(body: Body): Uint8Array {
-  if (body instanceof Uint8Array) return body;
-  return encoder.encode(typeof body === "string" ? body : JSON.stringify(body));
+  if (body instanceof Uint8Array) return shrink(body);
+  return shrink(encoder.encode(typeof body === "string" ? body : JSON.stringify(body)));
+}
+
+/** Leaves out of a large JSON body what the server does not read. Any other body stays as it is. */
+function shrink(body: Uint8Array): Uint8Array {
+  if (body.length <= largestBody) return body;
+  const cut = (_: string, value: unknown) => {
+    if (typeof value === "string") return value.length > longestText ? "" : value;
+    return Array.isArray(value) ? value.slice(0, mostElements) : value;
+  };
+  try {
+    return encoder.encode(JSON.stringify(JSON.parse(decoder.decode(body), cut)));
+  } catch {
+    return body;
+  }
 }
 
 /** Headers as a framework hands them over. */

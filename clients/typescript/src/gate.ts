@@ -161,7 +161,10 @@ export class Gate {
     return this.#marks.mark(delivery);
   }
 
-  /** Marks any number of events, in order. An invalid one fails alone, in its item's `error`. */
+  /**
+   * Marks any number of events, in order. An invalid one fails alone, in its item's `error`. Events
+   * are marked before they are yielded: a loop that breaks off loses those of the same batch.
+   */
   markAll<D extends DeliveryInit>(deliveries: Iterable<D> | AsyncIterable<D>): AsyncIterable<MarkItem<D>> {
     return this.#marks.markAll(deliveries);
   }

@@ -118,6 +118,8 @@ export abstract class Hold {
   protected abstract renew(options: CallOptions): Promise<Measured>;
   /** @internal */
   protected abstract lossError(reason: LostReason, cause?: CallError): OncegateError;
+  /** @internal It was lost before its end began. */
+  protected endedByLoss(): void {}
   /** @internal Breaks the stream. */
   protected abstract cancelStream(): void;
 
@@ -208,7 +210,9 @@ export abstract class Hold {
     this.#resolveLost(reason);
     this.#scope.abort(this.lossError(reason, cause));
     // If its end is on the way, the end leaves it.
-    if (this.#isOpen) this.leave();
+    const isOver = this.#isOpen;
+    if (isOver) this.leave();
     this.#owner.lost(reason);
+    if (isOver) this.endedByLoss();
   }
 }

@@ -10,7 +10,8 @@ import { CallError } from "./call-error.js";
 import type { Codec } from "./codec.js";
 import type { Core } from "./core.js";
 import { type Delivery, type DeliveryInit, toDelivery } from "./delivery.js";
-import { Internal, type OncegateError } from "./errors.js";
+import { describe } from "./describe.js";
+import { Internal, Invalid, OncegateError } from "./errors.js";
 import { EventState } from "./gen/oncegate/v1/event_pb.js";
 import {
   BatchMarkProcessedRequestSchema,
@@ -21,6 +22,7 @@ import {
   MarkProcessedRequestSchema,
   type MarkProcessedResponse,
 } from "./gen/oncegate/v1/idempotency_service_pb.js";
+import { pause, withPauses } from "./pauses.js";
 import { patientCall } from "./retry.js";
 import { toDuration } from "./time.js";
 import { outcomeName } from "./wire.js";
@@ -57,6 +59,12 @@ export interface Seen {
   readonly result: unknown;
 }
 
+/** A delivery of `markAll` that is to be sent, or that cannot be. */
+type Prepared<D> = { readonly delivery: D; readonly size: number } & (
+  | { readonly request: MarkProcessedRequest }
+  | { readonly error: OncegateError }
+);
+
 /** Marks and looks at events, for one gate. */
 export class Marks {
   readonly #core: Core;
@@ -74,24 +82,40 @@ export class Marks {
     return toItem(delivery, await this.#call(IdempotencyService.method.markProcessed, request));
   }
 
-  /** In order, in requests that are as large as the server allows. */
+  /**
+   * In order, in requests that are as large as the server allows, or as the source has items ready.
+   * A caller that breaks off loses the items that were marked with the latest one.
+   */
   async *markAll<D extends DeliveryInit>(
     deliveries: Iterable<D> | AsyncIterable<D>,
   ): AsyncGenerator<MarkItem<D>> {
-    let batch: { delivery: D; request: MarkProcessedRequest }[] = [];
+    let batch: Prepared<D>[] = [];
     let bytes = 0;
-    for await (const delivery of deliveries) {
-      const request = this.#request(toDelivery(delivery));
-      const size = toBinary(MarkProcessedRequestSchema, request).length + itemOverhead;
-      if (batch.length === mostMarks || (bytes + size > mostBytes && batch.length > 0)) {
+    for await (const delivery of withPauses(deliveries)) {
+      const item = delivery === pause ? undefined : this.#prepare(delivery);
+      const isFull = item && (batch.length === mostMarks || bytes + item.size > mostBytes);
+      if (batch.length > 0 && (isFull || !item)) {
         yield* await this.#markBatch(batch);
         batch = [];
         bytes = 0;
       }
-      batch.push({ delivery, request });
-      bytes += size;
+      if (!item) continue;
+      batch.push(item);
+      bytes += item.size;
     }
     if (batch.length > 0) yield* await this.#markBatch(batch);
+  }
+
+  #prepare<D extends DeliveryInit>(delivery: D): Prepared<D> {
+    try {
+      const request = this.#request(toDelivery(delivery));
+      const size = toBinary(MarkProcessedRequestSchema, request).length + itemOverhead;
+      return { delivery, size, request };
+    } catch (error) {
+      if (error instanceof OncegateError) return { delivery, size: 0, error };
+      const invalid = new Invalid("", `the delivery is invalid: ${describe(error)}`, { cause: error });
+      return { delivery, size: 0, error: invalid };
+    }
   }
 
   async seen(delivery: Delivery, includeResult: boolean, codec: Codec): Promise<Seen> {
@@ -114,13 +138,19 @@ export class Marks {
     };
   }
 
-  async #markBatch<D extends DeliveryInit>(
-    batch: readonly { delivery: D; request: MarkProcessedRequest }[],
-  ): Promise<MarkItem<D>[]> {
-    const requests = batch.map(({ request }) => request);
+  async #markBatch<D extends DeliveryInit>(batch: readonly Prepared<D>[]): Promise<MarkItem<D>[]> {
+    const requests = batch.flatMap((item) => ("request" in item ? [item.request] : []));
+    const results = requests.length > 0 ? (await this.#callBatch(requests)).results.values() : [].values();
+    return batch.map((item) =>
+      "request" in item
+        ? readResult(item.delivery, results.next().value)
+        : failedItem(item.delivery, item.error),
+    );
+  }
+
+  #callBatch(requests: MarkProcessedRequest[]) {
     const request = create(BatchMarkProcessedRequestSchema, { requests });
-    const { results } = await this.#call(IdempotencyService.method.batchMarkProcessed, request);
-    return batch.map(({ delivery }, index) => readResult(delivery, results[index]));
+    return this.#call(IdempotencyService.method.batchMarkProcessed, request);
   }
 
   #call<I extends DescMessage, O extends DescMessage>(
@@ -145,6 +175,10 @@ function toItem<D extends DeliveryInit>(delivery: D, { first, event }: MarkProce
   return { first, delivery, eventId: event?.eventId ?? "", error: undefined };
 }
 
+function failedItem<D extends DeliveryInit>(delivery: D, error: OncegateError): MarkItem<D> {
+  return { first: false, delivery, eventId: "", error };
+}
+
 function readResult<D extends DeliveryInit>(
   delivery: D,
   result: BatchMarkProcessedResult | undefined,
@@ -155,10 +189,10 @@ function readResult<D extends DeliveryInit>(
     case "error": {
       const { code, message, reason, field } = result.result.value;
       const error = new CallError(code, message, { reason, field: field.replace(/^requests\[\d+\]\./, "") });
-      return { first: false, delivery, eventId: "", error: error.toError() };
+      return failedItem(delivery, error.toError());
     }
     default:
-      return { first: false, delivery, eventId: "", error: new Internal("the server left an item out") };
+      return failedItem(delivery, new Internal("the server left an item out"));
   }
 }
 

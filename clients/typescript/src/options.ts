@@ -21,7 +21,7 @@ export interface Hooks {
   /** The caller waits for the session; 1 is next. */
   onQueued?(position: number): void;
   onLost?(reason: LostReason): void;
-  onEnd?(outcome: "SUCCEEDED" | "FAILED" | "REJECTED" | "UNKNOWN"): void;
+  onEnd?(outcome: "SUCCEEDED" | "FAILED" | "REJECTED" | "UNKNOWN" | "LOST"): void;
 }
 
 export interface GateOptions {

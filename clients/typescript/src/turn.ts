@@ -176,6 +176,10 @@ export class Turn extends Hold {
     return new TurnLost(reason, undefined, cause && { cause });
   }
 
+  protected override endedByLoss(): void {
+    this.#core.notify((hooks) => hooks.onEnd?.("LOST"));
+  }
+
   protected cancelStream(): void {
     this.#stream?.cancel();
     this.#stream = undefined;
@@ -233,6 +237,7 @@ export class Turn extends Hold {
     const status = error instanceof CallError ? error : undefined;
     if (status?.lost) {
       this.lose(status.lost, status);
+      this.endedByLoss();
       return new TurnLost(status.lost, value, { cause: status });
     }
     // The transport throws Unavailable once it is closed.

@@ -89,6 +89,21 @@ test("a hook that throws changes nothing", async () => {
   await gate.close();
 });
 
+test("each turn reports its end once, also if it is lost", async () => {
+  const onEnd = vi.fn();
+  const { gate, transport } = makeGate({ hooks: { onEnd } });
+  const loss = new CallError(Code.FAILED_PRECONDITION, "", { reason: "CLAIM_LOST" });
+  const first = await gate.begin(delivery);
+  transport.streams[0]?.receiver.end(loss);
+  await first.fail();
+  const second = await gate.begin(delivery);
+  transport.endAnswer = loss;
+  await expect(second.succeed(1)).rejects.toMatchObject({ name: "TurnLost", cause: loss });
+  await gate.begin(delivery);
+  await gate.close();
+  expect(onEnd.mock.calls).toEqual([["LOST"], ["LOST"], ["FAILED"]]);
+});
+
 describe("an end", () => {
   test("that finds the server overloaded is repeated as it asks", async () => {
     const { gate, transport } = makeGate();

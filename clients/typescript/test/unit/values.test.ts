@@ -9,6 +9,7 @@ import {
   RetryInfoSchema,
   StatusSchema,
 } from "../../src/gen/oncegate/client/status_pb.js";
+import * as github from "../../src/github.js";
 import {
   Delivery,
   EpicMismatch,
@@ -186,6 +187,38 @@ describe("deliveries", () => {
   test("a delivery's own consumer goes before the gate's", () => {
     expect(new Delivery("T1", "E1", { consumer: "hook" }).toEventKey("bot").consumer).toBe("hook");
     expect(new Delivery("T1", "E1").toEventKey("bot").consumer).toBe("bot");
+  });
+});
+
+describe("a large body", () => {
+  const limit = 256 * 1024;
+
+  test("of GitHub is sent without its long texts and lists", () => {
+    const commit = { id: "c".repeat(40), message: "m".repeat(3000), added: ["a.ts"] };
+    const push = { ref: "refs/heads/main", repository: { id: 7 }, commits: Array(2000).fill(commit) };
+    const { key } = github.delivery({ "X-GitHub-Delivery": "g1" }, JSON.stringify(push)).toEventKey("");
+    const { body, headers } = key.value as { body: Uint8Array; headers: object };
+    expect(body.length).toBeLessThan(limit);
+    expect(headers).toEqual({ "x-github-delivery": "g1" });
+    expect(JSON.parse(Buffer.from(body).toString())).toEqual({
+      ...push,
+      commits: Array(16).fill({ ...commit, message: "" }),
+    });
+  });
+
+  test("of Slack is sent without its text", () => {
+    const event = { type: "message", channel: "C1", ts: "17.5", text: "ö".repeat(limit), blocks: [] };
+    const body = { team_id: "T1", event_id: "Ev1", event };
+    const { key } = slack.delivery(body).toEventKey("");
+    const sent = JSON.parse(Buffer.from(key.value as Uint8Array).toString());
+    expect(sent).toEqual({ ...body, event: { ...event, text: "" } });
+  });
+
+  test("stays as it is if it is no JSON, or not too large", () => {
+    for (const body of ["x".repeat(limit), JSON.stringify({ text: "x".repeat(5000) })]) {
+      const { key } = slack.delivery(body).toEventKey("");
+      expect(Buffer.from(key.value as Uint8Array).toString()).toBe(body);
+    }
   });
 });
 
