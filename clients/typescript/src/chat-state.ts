@@ -12,6 +12,7 @@ import { OncegateError } from "./errors.js";
 import type { Gate } from "./gate.js";
 import { AdminService } from "./gen/oncegate/v1/admin_service_pb.js";
 import { IdempotencyService } from "./gen/oncegate/v1/idempotency_service_pb.js";
+import { marginMs } from "./keeping.js";
 import { patientCall } from "./retry.js";
 import { toDuration } from "./time.js";
 
@@ -118,16 +119,19 @@ class GatedAdapter implements Omit<InnerState, "get" | "set">, GatedState {
   }
 
   async disconnect(): Promise<void> {
-    for (const { lock } of this.#held.values()) await this.releaseLock(lock);
+    const locks = [...this.#held.values()].map(({ lock }) => lock);
+    const released = await Promise.allSettled(locks.map((lock) => this.releaseLock(lock)));
     this.#isConnected = false;
     await this.#inner.disconnect();
+    for (const release of released) if (release.status === "rejected") throw release.reason;
   }
 
   async acquireLock(threadId: string, ttlMs: number): Promise<FencedLock | null> {
     const before = this.#held.get(threadId);
-    if (before && this.#hasEnded(before)) await this.releaseLock(before.lock);
+    if (before && this.#isOver(before.end)) await this.releaseLock(before.lock);
     const { core } = this.#gate.internals;
-    const sent = core.clock.now();
+    const end = core.clock.now() + trustedMs(ttlMs);
+    const expiresAt = Date.now() + trustedMs(ttlMs);
     const { outcome } = await this.#call(IdempotencyService.method.acquireSessionLease, {
       session: this.#session(threadId),
       holder: core.holder,
@@ -136,28 +140,39 @@ class GatedAdapter implements Omit<InnerState, "get" | "set">, GatedState {
     });
     if (outcome.case !== "lease") return null;
     const { leaseId, fencingToken } = outcome.value;
-    const lock = { threadId, token: leaseId, expiresAt: Date.now() + ttlMs, fence: fencingToken };
+    const lock = { threadId, token: leaseId, expiresAt, fence: fencingToken };
+    if (this.#isOver(end)) {
+      await this.releaseLock(lock);
+      return null;
+    }
     const renew = () => void this.extendLock(lock, ttlMs).catch(() => {});
     const timer = this.#keep ? setInterval(renew, ttlMs / 3).unref() : undefined;
-    this.#held.set(threadId, { lock, end: sent + ttlMs, timer });
+    this.#held.set(threadId, { lock, end, timer });
     return lock;
   }
 
   async extendLock(lock: Lock, ttlMs: number): Promise<boolean> {
     const held = this.#heldAs(lock);
-    if (held && this.#hasEnded(held)) {
+    if (held && this.#isOver(held.end)) {
       await this.releaseLock(lock);
       return false;
     }
-    const sent = this.#gate.internals.core.clock.now();
+    const end = this.#gate.internals.core.clock.now() + trustedMs(ttlMs);
     const isHeld = await this.#unlessRefused(isNotHeld, IdempotencyService.method.renewSessionLease, {
       session: this.#session(lock.threadId),
       leaseId: lock.token,
       ttl: toLeaseTtl(ttlMs),
     });
-    if (!isHeld) this.#drop(lock.threadId, lock);
-    else if (held) held.end = sent + ttlMs;
-    return isHeld;
+    if (!isHeld) {
+      this.#drop(lock.threadId, lock);
+      return false;
+    }
+    if (this.#isOver(end)) {
+      await this.releaseLock(lock);
+      return false;
+    }
+    if (held) held.end = end;
+    return true;
   }
 
   async releaseLock(lock: Lock): Promise<void> {
@@ -179,7 +194,7 @@ class GatedAdapter implements Omit<InnerState, "get" | "set">, GatedState {
 
   fence(threadId: string): bigint | undefined {
     const held = this.#held.get(threadId);
-    return held && !this.#hasEnded(held) ? held.lock.fence : undefined;
+    return held && !this.#isOver(held.end) ? held.lock.fence : undefined;
   }
 
   async setIfNotExists(key: string, value: unknown, ttlMs?: number): Promise<boolean> {
@@ -221,7 +236,7 @@ class GatedAdapter implements Omit<InnerState, "get" | "set">, GatedState {
     return new Session(this.#team, toName(threadId)).toKey(this.#gate.internals.consumers.session);
   }
 
-  #hasEnded({ end }: Held): boolean {
+  #isOver(end: number): boolean {
     return end <= this.#gate.internals.core.clock.now();
   }
 
@@ -272,6 +287,12 @@ class GatedAdapter implements Omit<InnerState, "get" | "set">, GatedState {
 /** Whether the token is not that of the current lease, or of any. */
 function isNotHeld({ lost, field }: CallError): boolean {
   return lost !== undefined || field === "lease_id";
+}
+
+/** How long a lock may be relied on, from the moment that it is asked for. */
+function trustedMs(ttlMs: number): number {
+  const grantedMs = Math.min(ttlMs, longestLeaseMs);
+  return grantedMs - marginMs(grantedMs);
 }
 
 function toLeaseTtl(ttlMs: number) {

@@ -2,7 +2,7 @@ import { createMemoryState } from "@chat-adapter/state-memory";
 import { type Adapter, Chat, Message, parseMarkdown, type StateAdapter } from "chat";
 import { expect, test, vi } from "vitest";
 import { type ChatStateOptions, withGate } from "../../src/chat-state.js";
-import { Gate } from "../../src/index.js";
+import { Gate, Unavailable } from "../../src/index.js";
 import { type StartOptions, startServer } from "../../src/testing.js";
 import { eventually } from "./eventually.js";
 
@@ -87,16 +87,47 @@ test("a lock that is not released ends with its TTL", async () => {
 test("a lock of less than a second ends in time for its own process", async () => {
   await using processes = await startProcesses();
   const { here } = processes;
-  const lock = await here.acquireLock("t", 10);
+  const lock = await here.acquireLock("t", 900);
   if (!lock) throw new Error("not granted");
-  await sleep(20);
+  await sleep(900);
   expect(here.fence("t")).toBeUndefined();
   expect(await here.extendLock(lock, 5 * seconds)).toBe(false);
-  const next = await here.acquireLock("t", 10);
-  await sleep(20);
+  const next = await here.acquireLock("t", 900);
+  await sleep(900);
   const last = await here.acquireLock("t", 5 * seconds);
   expect(last).not.toBeNull();
   expect(new Set([lock, next, last].map((one) => one?.token)).size).toBe(3);
+});
+
+test("a lock ends for its holder before it ends at the server, also if it is longer than any lease", async () => {
+  await using processes = await startProcesses();
+  for (const [ttlMs, longestMs] of [
+    [30 * seconds, 30 * seconds],
+    [3600 * seconds, 900 * seconds],
+  ] as const) {
+    const before = Date.now();
+    const lock = await processes.here.acquireLock(String(ttlMs), ttlMs);
+    expect(lock?.expiresAt).toBeLessThan(before + longestMs);
+    expect(lock?.expiresAt).toBeGreaterThan(before + longestMs - 5 * seconds);
+  }
+});
+
+test("a lock whose answer comes after its end is not granted, and not extended", async () => {
+  await using processes = await startProcesses();
+  const { here, there, server } = processes;
+  const afterMute = async <T>(call: () => Promise<T>) => {
+    server.mute();
+    const result = call();
+    await sleep(1.2 * seconds);
+    server.unmute();
+    return result;
+  };
+  expect(await afterMute(() => here.acquireLock("t", 1 * seconds))).toBeNull();
+  const lock = await there.acquireLock("t", 30 * seconds);
+  if (!lock) throw new Error("the lock that came too late was not released");
+  expect(await afterMute(() => there.extendLock(lock, 1 * seconds))).toBe(false);
+  expect(there.fence("t")).toBeUndefined();
+  expect(await here.acquireLock("t", 30 * seconds)).not.toBeNull();
 });
 
 test("an extended lock is held for its new TTL", async () => {
@@ -215,6 +246,19 @@ test("nothing is answered before connect, and disconnect releases what is held",
   ]) {
     await expect(call()).rejects.toThrow("not connected");
   }
+});
+
+test("disconnect gives every lock up and disconnects the adapter, also without a server", async () => {
+  await using started = await startServer({ gate: { patience: "100ms" } });
+  const inner = createMemoryState();
+  const state = withGate(inner, started.gate, { keep: true });
+  await state.connect();
+  for (const thread of ["a", "b"]) await state.acquireLock(thread, 60 * seconds);
+  const disconnected = vi.spyOn(inner, "disconnect");
+  await started.server.kill();
+  await expect(state.disconnect()).rejects.toThrow(Unavailable);
+  expect(disconnected).toHaveBeenCalledOnce();
+  for (const thread of ["a", "b"]) expect(state.fence(thread)).toBeUndefined();
 });
 
 test("the rest is the adapter's own", async () => {
