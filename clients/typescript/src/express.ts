@@ -11,6 +11,7 @@ import {
   endIfAbandoned,
   type Reply,
   type WebhookOptions,
+  withHeaders,
 } from "./webhook.js";
 
 export interface ExpressOptions extends WebhookOptions {
@@ -59,6 +60,7 @@ export function webhook(
   make: ByBody | ByHeaders,
   { limit = 1024 * 1024, ...options }: ExpressOptions = {},
 ): Middleware {
+  const makeDelivery = withHeaders(make);
   const settlements = new WeakMap<Response, Settle>();
   const rejecting = new WeakSet<Route>();
 
@@ -83,7 +85,7 @@ export function webhook(
       response.writeHead(413, { connection: "close" }).end();
       return false;
     }
-    const admitted = await admit(gate, make, request.headers, body, options);
+    const admitted = await admit(gate, makeDelivery, request.headers, body, options);
     if (!("turn" in admitted)) {
       send(response, admitted);
       return false;

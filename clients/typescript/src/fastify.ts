@@ -12,6 +12,7 @@ import {
   endIfAbandoned,
   type Reply,
   type WebhookOptions,
+  withHeaders,
 } from "./webhook.js";
 
 declare module "fastify" {
@@ -21,8 +22,8 @@ declare module "fastify" {
   }
 }
 
-/** The hooks of one route. */
-export interface Webhook {
+/** The options of one route. */
+export interface WebhookRoute {
   preHandler(request: FastifyRequest, reply: FastifyReply): Promise<unknown>;
   errorHandler(error: unknown, request: FastifyRequest, reply: FastifyReply): void;
   onSend(request: FastifyRequest, reply: FastifyReply, payload: unknown): Promise<unknown>;
@@ -33,15 +34,16 @@ export interface Webhook {
  * The handler runs once for each delivery; a duplicate gets the same response. A response of 5xx
  * fails the turn. Verify the sender's signature first.
  */
-export function webhook(gate: Gate, make: ByBody, options?: WebhookOptions): Webhook;
-export function webhook(gate: Gate, make: ByHeaders, options?: WebhookOptions): Webhook;
-export function webhook(gate: Gate, make: ByBody | ByHeaders, options: WebhookOptions = {}): Webhook {
+export function webhook(gate: Gate, make: ByBody, options?: WebhookOptions): WebhookRoute;
+export function webhook(gate: Gate, make: ByHeaders, options?: WebhookOptions): WebhookRoute;
+export function webhook(gate: Gate, make: ByBody | ByHeaders, options: WebhookOptions = {}): WebhookRoute {
+  const makeDelivery = withHeaders(make);
   const admissions = new WeakMap<FastifyRequest, Admitted>();
   const rejections = new WeakMap<FastifyRequest, Reject>();
   return {
     async preHandler(request, reply) {
       // How a body is encoded does not change what it names.
-      const admitted = await admit(gate, make, request.headers, request.body as Body, options);
+      const admitted = await admit(gate, makeDelivery, request.headers, request.body as Body, options);
       if (!("turn" in admitted)) return reply.send(answer(reply, admitted));
       admissions.set(request, admitted);
       request.turn = admitted.turn;

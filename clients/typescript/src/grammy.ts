@@ -30,7 +30,7 @@ interface UpdateContext {
  * A middleware for grammY and Telegraf: each update is handled once, and the updates of a chat one
  * at a time, over all processes. Use it first. It replaces `sequentialize`.
  *
- * An update that is not handled within `wait`, because its chat stays busy or the server is away, is
+ * An update that is not handled within `wait`, because its chat stays busy or the server is unavailable, is
  * an error of the middleware: over a webhook Telegram then delivers it again.
  */
 export function turns<C extends UpdateContext>(

@@ -2,26 +2,34 @@ import type { MiddlewareHandler } from "hono";
 import { Reject } from "./errors.js";
 import type { Gate } from "./gate.js";
 import type { Turn } from "./turn.js";
-import { admit, type ByBody, type ByHeaders, type Reply, type WebhookOptions } from "./webhook.js";
+import {
+  admit,
+  type ByBody,
+  type ByHeaders,
+  type Reply,
+  type WebhookOptions,
+  withHeaders,
+} from "./webhook.js";
 
 /** `c.get("turn")` is the turn of the delivery. */
 export interface TurnVariables {
   turn: Turn;
 }
 
-type Webhook = MiddlewareHandler<{ Variables: TurnVariables }>;
+type TurnMiddleware = MiddlewareHandler<{ Variables: TurnVariables }>;
 
 /**
  * A middleware for Hono: `app.post("/github", webhook(gate, github.delivery), handler)`. The handler
  * runs once for each delivery; a duplicate gets the same response. A response of 5xx fails the turn.
  * Verify the sender's signature first.
  */
-export function webhook(gate: Gate, make: ByBody, options?: WebhookOptions): Webhook;
-export function webhook(gate: Gate, make: ByHeaders, options?: WebhookOptions): Webhook;
-export function webhook(gate: Gate, make: ByBody | ByHeaders, options: WebhookOptions = {}): Webhook {
+export function webhook(gate: Gate, make: ByBody, options?: WebhookOptions): TurnMiddleware;
+export function webhook(gate: Gate, make: ByHeaders, options?: WebhookOptions): TurnMiddleware;
+export function webhook(gate: Gate, make: ByBody | ByHeaders, options: WebhookOptions = {}): TurnMiddleware {
+  const makeDelivery = withHeaders(make);
   return async (c, next) => {
     const body = new Uint8Array(await c.req.arrayBuffer());
-    const admitted = await admit(gate, make, c.req.raw.headers, body, options);
+    const admitted = await admit(gate, makeDelivery, c.req.raw.headers, body, options);
     if (!("turn" in admitted)) return toResponse(admitted);
     c.set("turn", admitted.turn);
     let reply: Reply | undefined;

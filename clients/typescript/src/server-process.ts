@@ -21,7 +21,7 @@ export class ServerProcess {
   readonly #watchdog: ChildProcess;
   #child: ChildProcess;
 
-  private constructor(folder: string, command: readonly string[], watchdog: ChildProcess, started: Started) {
+  private constructor(folder: string, command: readonly string[], watchdog: ChildProcess, started: Serving) {
     this.folder = folder;
     this.#command = command;
     this.#watchdog = watchdog;
@@ -67,13 +67,13 @@ export class ServerProcess {
   }
 }
 
-interface Started {
+interface Serving {
   child: ChildProcess;
   address: string;
 }
 
 /** Starts a server. Resolves when it serves. */
-async function serve(command: readonly string[], listen: string, watchdog: ChildProcess): Promise<Started> {
+async function serve(command: readonly string[], listen: string, watchdog: ChildProcess): Promise<Serving> {
   const [binary, ...args] = command as [string, ...string[]];
   const child = spawn(binary, [...args, "--listen", listen], { stdio: ["ignore", "pipe", "pipe"] });
   if (child.pid !== undefined) (watchdog.stdin as Writable).write(`${child.pid}\n`);

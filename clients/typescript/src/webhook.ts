@@ -19,15 +19,28 @@ import { type Gate, run } from "./gate.js";
 import type { TurnOptions } from "./options.js";
 import type { Turn } from "./turn.js";
 
-/** Makes the delivery of a request, such as `github.delivery`. */
+/**
+ * Makes the delivery of a request, such as `github.delivery`. Whether a function gets the headers is
+ * decided by the parameters that it declares.
+ */
 export type ByHeaders = (headers: HeaderInit, body: Body) => Delivery;
 /** The same from the body alone, such as `teams.delivery`. */
 export type ByBody = (body: Body) => Delivery;
 
+/** Decides, when a route is made, what the function gets. */
+export function withHeaders(make: ByHeaders | ByBody): ByHeaders {
+  if (make.length === 0) {
+    const message =
+      "the function that makes a delivery must declare its parameters: body, or headers and body";
+    throw new Invalid("delivery", message);
+  }
+  return make.length > 1 ? (make as ByHeaders) : (_, body) => (make as ByBody)(body);
+}
+
 export interface WebhookOptions extends Omit<TurnOptions, "codec" | "signal"> {
   /** How long to queue while the session is busy. Default: 5 s, or not at all if the sender redelivers. */
   readonly wait?: TurnOptions["wait"];
-  /** How long the turn is tried while the server is away. Default: 5 s. */
+  /** How long the turn is tried while the server is unavailable. Default: 5 s. */
   readonly patience?: TurnOptions["patience"];
 }
 
@@ -54,13 +67,13 @@ export interface Admitted {
 /** Begins the turn of a request. Returns what to answer if there is none. */
 export async function admit(
   gate: Gate,
-  make: ByHeaders | ByBody,
+  make: ByHeaders,
   headers: HeaderInit,
   body: Body,
   options: WebhookOptions,
 ): Promise<Admitted | Reply> {
   try {
-    const delivery = make.length > 1 ? (make as ByHeaders)(headers, body) : (make as ByBody)(body);
+    const delivery = make(headers, body);
     const wait = delivery.redelivers ? 0 : waitWithoutRedelivery;
     const turn = await gate.begin(delivery, { wait, patience, ...options, codec: jsonCodec });
     return { turn, end: (handle) => end(turn, handle) };
@@ -137,7 +150,7 @@ function answer(status: number, text = "", headers: Reply["headers"] = {}): Repl
 
 function again(retryAfterMs: number | undefined): Reply {
   const seconds = Math.max(1, Math.ceil((retryAfterMs ?? 0) / 1000));
-  return answer(503, "not now; deliver again", { "retry-after": String(seconds) });
+  return answer(503, "retry later", { "retry-after": String(seconds) });
 }
 
 /** A response as the turn stores it: the same JSON in every language. */

@@ -118,7 +118,7 @@ describe.each([
       await expect(receive(update)).rejects.toThrow("has the session");
     }
     await started.server.kill();
-    await expect(receive(update)).rejects.toThrow("oncegate is away");
+    await expect(receive(update)).rejects.toThrow("refuse the delivery, or try again later");
     expect(handler).not.toHaveBeenCalled();
   });
 

@@ -64,7 +64,7 @@ test("a muted server is silent until it is unmuted", async () => {
   const { gate, server } = started;
   await gate.mark({ team: "T1", event: "E0" });
   server.mute();
-  await expect(gate.mark(delivery)).rejects.toThrow("oncegate is away");
+  await expect(gate.mark(delivery)).rejects.toThrow("refuse the delivery, or try again later");
   server.unmute();
   expect(await gate.turn({ team: "T1", event: "E2" }, () => 1)).toMatchObject({ kind: "ran" });
 });

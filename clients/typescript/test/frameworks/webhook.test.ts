@@ -124,6 +124,12 @@ describe.each(Object.entries(frameworks))("%s", (_, start) => {
     expect(await post(hook, { headers, body: { amount: 2 } })).toMatchObject({ status: 422 });
   });
 
+  test("a function whose parameters are not known is refused at once", async () => {
+    await using started = await startServer();
+    const any: ByHeaders = (...args) => github.delivery(...args);
+    await expect(start(started.gate, any, created)).rejects.toThrow("declare its parameters");
+  });
+
   test("a request that names no delivery is handled without a turn, an invalid name is 400", async () => {
     await using started = await startServer();
     const handler = vi.fn(created);
