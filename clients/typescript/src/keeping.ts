@@ -28,6 +28,9 @@ const silence = 0.4;
 /** The latest moment of that call, as a share of the trusted time: a short grace leaves less of it. */
 const latestProbe = 0.9;
 
+/** The same if the trusted time is over before the server renews: then the call is needed anyway. */
+const earlyProbe = 0.5;
+
 /** What is taken off an end at the server, for the speed of clocks and the delay of timers. */
 export function marginMs(ttlMs: number): number {
   return Math.min(1000, ttlMs / 10);
@@ -141,7 +144,9 @@ export class Keeping {
   }
 
   #latestProbe(now: number): number {
-    return now + latestProbe * (this.trustedEnd - now);
+    const left = this.trustedEnd - now;
+    const isRenewedInTime = latestProbe * left > this.#terms.ttlMs / 3;
+    return now + left * (isRenewedInTime ? latestProbe : earlyProbe);
   }
 
   /** The latest measurement counts: the end comes earlier if the server's clock was set forward. */
