@@ -95,7 +95,7 @@ export class CallError extends Error {
     const cause = { cause: this };
     if (this.lost) return new TurnLost(this.lost, undefined, cause);
     if (this.isTransient)
-      return new Unavailable(`oncegate is away: ${this.message}`, this.retryAfterMs, cause);
+      return new Unavailable(`oncegate is unavailable: ${this.message}`, this.retryAfterMs, cause);
     switch (this.code) {
       case Code.RESOURCE_EXHAUSTED:
         if (this.retryAfterMs !== undefined) return new Overloaded(this.message, this.retryAfterMs, cause);

@@ -75,11 +75,11 @@ export class Busy extends NotGranted {
   }
 }
 
-/** The server is away, and `onUnavailable` is "drop". */
+/** The server is unavailable, and `onUnavailable` is "drop". */
 export class Dropped extends NotGranted {
   readonly kind = "dropped";
   constructor(options?: ErrorOptions) {
-    super("the server is away and the delivery was dropped, as `onUnavailable` says", options);
+    super("the server is unavailable and the delivery was dropped, as `onUnavailable` says", options);
   }
 }
 
@@ -119,7 +119,7 @@ export class OutcomeUnknown extends OncegateError {
   }
 }
 
-/** The server is away, or the gate is closed. Nothing is held, as far as is known. */
+/** The server is unavailable, or the gate is closed. Nothing is held, as far as is known. */
 export class Unavailable extends OncegateError {
   constructor(
     message: string,

@@ -1,4 +1,5 @@
 import { CallError } from "./call-error.js";
+import { Cancellation } from "./cancellation.js";
 import { Core } from "./core.js";
 import { type DeliveryInit, type SessionInit, toDelivery, toSession } from "./delivery.js";
 import { describe } from "./describe.js";
@@ -20,7 +21,6 @@ import type { Outcome } from "./outcome.js";
 import { Patience } from "./patience.js";
 import { type Consumers, LeaseRequest, TurnRequest } from "./requests.js";
 import { patientCall } from "./retry.js";
-import { Scope } from "./scope.js";
 import { monotonic, settlesWithin, type Time, toMs } from "./time.js";
 import type { Transport } from "./transport.js";
 import { Turn } from "./turn.js";
@@ -35,7 +35,7 @@ export class Gate {
   readonly #consumers: Consumers;
   readonly #marks: Marks;
   /** The requests that wait for their grant. */
-  readonly #waiting = new Set<Scope>();
+  readonly #waiting = new Set<Cancellation>();
   #closed: string | undefined;
 
   constructor(options?: GateOptions);
@@ -58,7 +58,7 @@ export class Gate {
   }
 
   /**
-   * Runs the handler in the event's turn, and returns what came of the delivery. The handler's own
+   * Runs the handler in the event's turn, and returns the outcome. The handler's own
    * errors are thrown; they fail the turn, and the next delivery gets the event.
    */
   turn<T>(delivery: DeliveryInit, handler: Handler<T>): Promise<Outcome<T>>;
@@ -86,7 +86,7 @@ export class Gate {
     const settings = toSettings(this.#options, options);
     const read = toDelivery(delivery);
     const unguarded = () =>
-      new Turn(this.#core, new Scope(options.signal), settings.codec, undefined, undefined);
+      new Turn(this.#core, new Cancellation(options.signal), settings.codec, undefined, undefined);
     const { clock } = this.#core;
     try {
       const patience = new Patience(settings.patienceMs, settings.waitMs, clock.now());
@@ -142,7 +142,7 @@ export class Gate {
     const wanted = toSession(session);
     const { clock } = this.#core;
     const patience = new Patience(settings.patienceMs, settings.waitMs, clock.now());
-    const acquire = async (scope: Scope) => {
+    const acquire = async (scope: Cancellation) => {
       for (;;) {
         const request = new LeaseRequest(this.#core, consumer, wanted, settings, scope);
         const lease = await open(request, patience, clock, scope);
@@ -181,7 +181,7 @@ export class Gate {
     const eventTtlMs = options.eventTtl === undefined ? undefined : toMs(options.eventTtl, "eventTtl");
     const terms = { ttlMs, graceMs: undefined };
     const request = renewTurnRequest(turnId, terms);
-    const adopt = async (scope: Scope) => {
+    const adopt = async (scope: Cancellation) => {
       const { signal } = scope;
       for (;;) {
         const sent = this.#core.clock.now();
@@ -232,9 +232,9 @@ export class Gate {
     if (this.#closed !== undefined) throw new Unavailable(this.#closed, undefined);
   }
 
-  async #waitFor<H>(signal: AbortSignal | undefined, ask: (scope: Scope) => Promise<H>): Promise<H> {
+  async #waitFor<H>(signal: AbortSignal | undefined, ask: (scope: Cancellation) => Promise<H>): Promise<H> {
     this.#refuseIfClosed();
-    const scope = new Scope(signal);
+    const scope = new Cancellation(signal);
     this.#waiting.add(scope);
     try {
       return await ask(scope);

@@ -1,8 +1,8 @@
 import type { CallError } from "./call-error.js";
+import type { Cancellation } from "./cancellation.js";
 import { type LostReason, OncegateError } from "./errors.js";
 import { Keeper, settleMs } from "./keeper.js";
 import { Keeping, type KeptBy, type Measured, type Terms } from "./keeping.js";
-import type { Scope } from "./scope.js";
 import { type Clock, settlesWithin, sleep } from "./time.js";
 import type { CallOptions } from "./transport.js";
 
@@ -29,7 +29,7 @@ export abstract class Hold {
   /** Resolves when it is lost, and never rejects. */
   readonly lost: Promise<LostReason>;
   readonly #owner: Owner;
-  readonly #scope: Scope;
+  readonly #scope: Cancellation;
   readonly #keeping: Keeping | undefined;
   #keeper: Keeper | undefined;
   #lostReason: LostReason | undefined;
@@ -41,7 +41,7 @@ export abstract class Hold {
   #waiters = 0;
 
   /** @internal Without a grant it is unguarded: nothing is held, and nothing can be lost. */
-  protected constructor(owner: Owner, scope: Scope, grant: Grant | undefined) {
+  protected constructor(owner: Owner, scope: Cancellation, grant: Grant | undefined) {
     this.#owner = owner;
     this.#scope = scope;
     this.lost = new Promise((resolve) => {

@@ -1,5 +1,6 @@
 import { create } from "@bufbuild/protobuf";
 import { CallError } from "./call-error.js";
+import type { Cancellation } from "./cancellation.js";
 import type { Core } from "./core.js";
 import { LeaseLost, type LostReason } from "./errors.js";
 import {
@@ -13,7 +14,6 @@ import type { SessionKey, SessionLease } from "./gen/oncegate/v1/session_pb.js";
 import { Hold } from "./hold.js";
 import type { Measured } from "./keeping.js";
 import { retry, shortTries } from "./retry.js";
-import type { Scope } from "./scope.js";
 import { toDuration } from "./time.js";
 import type { CallOptions, Stream } from "./transport.js";
 import { measureLease } from "./wire.js";
@@ -42,7 +42,7 @@ export class Lease extends Hold {
   #lossBefore: LostReason | undefined;
 
   /** @internal */
-  constructor(core: Core, scope: Scope, grant: LeaseGrant) {
+  constructor(core: Core, scope: Cancellation, grant: LeaseGrant) {
     super(core, scope, {
       sent: grant.sent,
       measured: measureLease(grant.lease),

@@ -1,7 +1,7 @@
 import { CallError, Code } from "./call-error.js";
+import type { Cancellation } from "./cancellation.js";
 import type { Hold } from "./hold.js";
 import type { Patience } from "./patience.js";
-import type { Scope } from "./scope.js";
 import { type Clock, earlyMs, sleep } from "./time.js";
 import type { Receiver, Stream } from "./transport.js";
 
@@ -25,14 +25,14 @@ export interface Request<I, O, G, H extends Hold> {
 }
 
 /**
- * Sends the request, and repeats it while the server is away or overloaded.
+ * Sends the request, and repeats it while the server is unavailable or overloaded.
  * Throws NotGranted, a CallError, or the scope's reason.
  */
 export async function open<I, O, G, H extends Hold>(
   request: Request<I, O, G, H>,
   patience: Patience,
   clock: Clock,
-  scope: Scope,
+  scope: Cancellation,
 ): Promise<H> {
   for (;;) {
     try {
@@ -55,7 +55,7 @@ function ask<I, O, G, H extends Hold>(
   request: Request<I, O, G, H>,
   patience: Patience,
   clock: Clock,
-  scope: Scope,
+  scope: Cancellation,
 ): Promise<H> {
   return new Promise((resolve, reject) => {
     scope.throwIfAborted();

@@ -6,7 +6,7 @@ import { marginMs } from "./keeping.js";
 import { type Time, toMs } from "./time.js";
 import type { Turn } from "./turn.js";
 
-/** What happens if the server is away for longer than the patience. */
+/** What happens if the server is unavailable for longer than the patience. */
 export type OnUnavailable =
   /** `Unavailable` is thrown. */
   | "raise"
@@ -37,7 +37,7 @@ export interface GateOptions {
   readonly ttl?: Time | undefined;
   /** How long a turn stays with a holder whose connection broke. Default: half the TTL, at least 5 s. */
   readonly grace?: Time | undefined;
-  /** How long a call is tried while the server is away or overloaded. Default: 10 s. */
+  /** How long a call is tried while the server is unavailable or overloaded. Default: 10 s. */
   readonly patience?: Time | undefined;
   /** Default: "raise". */
   readonly onUnavailable?: OnUnavailable | undefined;

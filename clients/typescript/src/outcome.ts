@@ -6,5 +6,5 @@ export interface Ran<T> {
   readonly result: T;
 }
 
-/** What came of a delivery. Its `kind` decides it: a `switch` over all kinds is exhaustive. */
+/** The outcome of a delivery. Its `kind` decides it: a `switch` over all kinds is exhaustive. */
 export type Outcome<T> = Ran<T> | Duplicate<T> | GaveUp | InProgress | Busy | Dropped;

@@ -4,7 +4,7 @@ const firstPauseMs = 50;
 const longestPauseMs = 1000;
 
 /**
- * How long a request is repeated: while the server is away or overloaded, for `patience`; once it
+ * How long a request is repeated: while the server is unavailable or overloaded, for `patience`; once it
  * was heard of, also until `wait` is over. It does no I/O; every moment is passed in.
  */
 export class Patience {

@@ -1,5 +1,6 @@
 import { randomUUID } from "node:crypto";
 import { create } from "@bufbuild/protobuf";
+import type { Cancellation } from "./cancellation.js";
 import type { Core } from "./core.js";
 import type { Delivery, Session } from "./delivery.js";
 import { Busy, Duplicate, GaveUp, InProgress } from "./errors.js";
@@ -24,7 +25,6 @@ import {
 import { Lease } from "./lease.js";
 import type { Answer, Request } from "./opening.js";
 import type { Settings } from "./options.js";
-import type { Scope } from "./scope.js";
 import { fromDuration, toDuration } from "./time.js";
 import type { Receiver, Stream } from "./transport.js";
 import { Turn } from "./turn.js";
@@ -45,10 +45,10 @@ export class TurnRequest implements Request<RunTurnRequest, RunTurnResponse, Wir
   readonly #core: Core;
   readonly #delivery: Delivery;
   readonly #settings: Settings;
-  readonly #scope: Scope;
+  readonly #scope: Cancellation;
   readonly #begin;
 
-  constructor(core: Core, consumers: Consumers, delivery: Delivery, settings: Settings, scope: Scope) {
+  constructor(core: Core, consumers: Consumers, delivery: Delivery, settings: Settings, scope: Cancellation) {
     this.#core = core;
     this.#delivery = delivery;
     this.#settings = settings;
@@ -126,11 +126,11 @@ export class LeaseRequest
 {
   readonly #core: Core;
   readonly #settings: Settings;
-  readonly #scope: Scope;
+  readonly #scope: Cancellation;
   readonly #key;
   readonly #requestId = randomUUID();
 
-  constructor(core: Core, consumer: string, session: Session, settings: Settings, scope: Scope) {
+  constructor(core: Core, consumer: string, session: Session, settings: Settings, scope: Cancellation) {
     this.#core = core;
     this.#settings = settings;
     this.#scope = scope;

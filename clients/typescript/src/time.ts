@@ -2,7 +2,7 @@ import type { Duration } from "@bufbuild/protobuf/wkt";
 import { durationFromMs } from "@bufbuild/protobuf/wkt";
 import { Invalid } from "./errors.js";
 
-/** A length of time: milliseconds, or a text such as "500ms", "20s", "2m" or "1h". */
+/** A duration: milliseconds, or a text such as "500ms", "20s", "2m" or "1h". */
 export type Time = number | `${number}${"ms" | "s" | "m" | "h"}`;
 
 const unitMs = { ms: 1, s: 1000, m: 60_000, h: 3_600_000 } as const;
@@ -19,7 +19,7 @@ export function toMs(time: Time, name: string): number {
   if (!Number.isFinite(ms) || ms < 0) {
     throw new Invalid(
       name,
-      `${name}: ${time} is no length of time; use milliseconds or a text such as "20s"`,
+      `${name}: ${time} is not a valid duration; use milliseconds or a text such as "20s"`,
     );
   }
   return ms;

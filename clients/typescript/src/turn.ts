@@ -1,5 +1,6 @@
 import { create } from "@bufbuild/protobuf";
 import { CallError } from "./call-error.js";
+import type { Cancellation } from "./cancellation.js";
 import type { Codec } from "./codec.js";
 import type { Core } from "./core.js";
 import { describe } from "./describe.js";
@@ -17,7 +18,6 @@ import {
 import { Hold } from "./hold.js";
 import type { KeptBy, Measured } from "./keeping.js";
 import { retry, shortTries } from "./retry.js";
-import type { Scope } from "./scope.js";
 import { sleep, toDuration } from "./time.js";
 import type { CallOptions, Stream } from "./transport.js";
 import { finishTurnRequest, renewTurnRequest, type TurnTerms } from "./turn-requests.js";
@@ -55,7 +55,7 @@ export class Turn extends Hold {
   /** @internal */
   constructor(
     core: Core,
-    scope: Scope,
+    scope: Cancellation,
     codec: Codec,
     eventTtlMs: number | undefined,
     grant: TurnGrant | undefined,

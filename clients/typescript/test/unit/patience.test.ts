@@ -4,7 +4,7 @@ import { Patience } from "../../src/patience.js";
 const unknown = { retryAfterMs: undefined };
 
 describe("patience", () => {
-  test("is over when the server was away for so long", () => {
+  test("is over when the server was unavailable for so long", () => {
     const patience = new Patience(1000, 0, 0);
     expect(patience.givesUpAt).toBe(1000);
     expect(patience.pause(unknown, 940, 0)).toBe(50);

@@ -2,7 +2,7 @@
  * The cancellation of one turn or lease, from its request to its end. Its signal is made when
  * somebody asks for it: most handlers do not, and signals of Node cost as much as a message.
  */
-export class Scope {
+export class Cancellation {
   readonly #caller: AbortSignal | undefined;
   readonly #cancel = () => this.abort(this.#caller?.reason);
   #controller: AbortController | undefined;
