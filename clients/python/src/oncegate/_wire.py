@@ -164,8 +164,10 @@ class Failure(Exception):
         """The same request may succeed later. An error without a reason is the transport's."""
         if self.code == "RESOURCE_EXHAUSTED":
             return self.retry_after is not None
-        return self.code in _RETRYABLE or (
-            not self.reason and self.code in ("INTERNAL", "UNKNOWN", "ABORTED")
+        return (
+            self.code in _RETRYABLE
+            or self.reason == "STREAM_REPLACED"
+            or (not self.reason and self.code in ("INTERNAL", "UNKNOWN", "ABORTED"))
         )
 
     def error(self) -> errors.OncegateError:

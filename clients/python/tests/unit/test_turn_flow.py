@@ -82,6 +82,15 @@ async def test_a_request_that_broke_is_repeated_as_it_was() -> None:
     assert positions == [1]
 
 
+async def test_a_request_that_an_older_copy_of_itself_replaced_is_repeated() -> None:
+    io = FakeIo()
+    replaced = Failure("FAILED_PRECONDITION", "replaced", reason="STREAM_REPLACED")
+    io.streams = [FakeStream(io, replaced), FakeStream(io, granted())]
+    held = flow(io)
+    await held.begin()
+    assert held.held
+
+
 async def test_begin_gives_up_after_its_patience() -> None:
     io = FakeIo()
     with pytest.raises(Failure) as away:
