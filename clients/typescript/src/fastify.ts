@@ -50,9 +50,12 @@ export function webhook(gate: Gate, make: ByBody | ByHeaders, options: WebhookOp
       endIfAbandoned(admitted.turn, reply.raw);
     },
     errorHandler(error, request, reply) {
-      if (!(error instanceof Reject)) return void reply.send(error); // the application's handler gets it
-      rejections.set(request, error);
-      reply.send();
+      if (error instanceof Reject && admissions.has(request)) {
+        rejections.set(request, error);
+        reply.send();
+      } else {
+        reply.send(error); // the application's handler gets it
+      }
     },
     async onSend(request, reply, payload) {
       const admitted = admissions.get(request);
