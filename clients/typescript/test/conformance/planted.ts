@@ -71,10 +71,14 @@ export const changes: { readonly [bug: string]: Change } = {
     was: 'this.#keptBy === "stream" ? Math.min(this.#end, this.#graceEnd) : this.#end',
     now: "this.#end",
   },
-  "silence-is-not-probed": { file: "keeping.ts", was: "const silence = 0.4;", now: "const silence = 1000;" },
+  "silence-is-not-probed": {
+    file: "keeping.ts",
+    was: "return Math.min(now + silence * this.#terms.ttlMs, this.#probeBy);",
+    now: "return Infinity + now + silence;",
+  },
   "no-renewal-after-a-break": {
     file: "turn.ts",
-    was: "else this.broke();",
+    was: "else this.broke(error);",
     now: 'else this.lose("EXPIRED");',
   },
   "renewal-dies": {
@@ -84,12 +88,12 @@ export const changes: { readonly [bug: string]: Change } = {
   },
   "loss-does-not-interrupt": {
     file: "hold.ts",
-    was: "lost: (reason) => this.#lose(reason),",
+    was: "lost: (reason, cause) => this.#lose(reason, cause),",
     now: "lost: () => {},",
   },
   "check-ignores-the-clock": {
     file: "hold.ts",
-    was: 'if (this.#isOpen && this.leftMs <= 0) throw this.lossError("EXPIRED");',
+    was: 'if (this.leftMs <= 0) throw this.lossError("EXPIRED");',
     now: "",
   },
   "end-after-loss": {
@@ -100,7 +104,7 @@ export const changes: { readonly [bug: string]: Change } = {
   },
   "end-is-not-repeated": {
     file: "turn.ts",
-    was: "await repeatFinish(this.#core.transport, this.#core.clock, this.id, end, until);",
+    was: "await this.#repeatFinish(end, until, answer?.retryAfterMs ?? 0);",
     now: "throw answer ?? new CallError(14, String(until));",
   },
   "unknown-is-success": {
