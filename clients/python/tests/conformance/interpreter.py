@@ -33,7 +33,11 @@ MakeClient = Callable[[str, str, dict[str, Json]], Client]
 
 
 class ScenarioError(AssertionError):
-    """A step did not go as the scenario says."""
+    """A step, counted from 1, did not go as the scenario says."""
+
+    def __init__(self, step: int, problem: str) -> None:
+        super().__init__(problem)
+        self.step = step
 
 
 @dataclass
@@ -63,7 +67,9 @@ class Interpreter:
                 except (MismatchError, TimeoutError, ProcessError) as error:
                     shown = f"step {number}: {json.dumps(step, ensure_ascii=False):.600}\n{error}"
                     shown = "\n".join([shown, *getattr(error, "__notes__", ())])
-                    raise ScenarioError(shown) from error
+                    raise ScenarioError(number, shown) from error
+            if self._background:
+                raise ValueError(f"no step awaits {', '.join(self._background)}")
         finally:
             for client in self._clients.values():
                 client.close()
@@ -104,7 +110,11 @@ class Interpreter:
         try:
             result = running.result.result(running.started + within - time.monotonic())
         except TimeoutError:
-            raise TimeoutError(f"not finished after {within} s") from None
+            if running.result.done():
+                raise  # an error of the step's own
+            # A time that the scenario gives is a part of what it expects.
+            late = MismatchError if "within_ms" in step else TimeoutError
+            raise late(f"not finished after {within} s") from None
         took = time.monotonic() - running.started
         if took < at_least:
             raise MismatchError(f"finished after {took:.3f} s with {result!r}, expected {at_least} s")

@@ -23,7 +23,8 @@ class Bug:
 
     name: str
     broken: str
-    red: list[str]
+    red: dict[str, int]
+    """The scenarios that it turns red, each with the number of the step that differs."""
 
 
 def bugs() -> list[Bug]:

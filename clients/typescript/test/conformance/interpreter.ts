@@ -15,6 +15,11 @@ const delivered = new Set(["delivery", "run", "once", "mark", "seen"]);
 
 const failures = ["error", "duplicate", "gave_up", "in_progress", "busy", "dropped"];
 
+/** A step has no result in its time. */
+class NotFinished extends Error {
+  override readonly name = "NotFinished";
+}
+
 export type MakeClient = (name: string, server: string, options: JsonObject) => Client;
 
 /** A step that has been started. */
@@ -51,6 +56,7 @@ export class Interpreter {
           throw new Error(`step ${index + 1}: ${shown}\n${error}`, { cause: error });
         }
       }
+      if (this.#background.size > 0) throw new Error(`no step awaits ${[...this.#background.keys()]}`);
     } finally {
       await Promise.all([...this.#clients.values()].map((client) => client.close()));
     }
@@ -68,6 +74,7 @@ export class Interpreter {
   #awaited(name: string): Running {
     const running = this.#background.get(name);
     if (!running) throw new Error(`nothing runs as ${name}`);
+    this.#background.delete(name);
     return running;
   }
 
@@ -101,7 +108,9 @@ export class Interpreter {
     const left = Math.max(0, running.started + within - performance.now());
     const timer = new AbortController();
     const late = sleep(left, undefined, { signal: timer.signal }).then(() => {
-      throw new Mismatch(`not finished after ${within} ms`);
+      // A time that the scenario gives is a part of what it expects.
+      const Late = step.within_ms === undefined ? NotFinished : Mismatch;
+      throw new Late(`not finished after ${within} ms`);
     });
     late.catch(() => {});
     let result: Json;

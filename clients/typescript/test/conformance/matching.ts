@@ -2,7 +2,10 @@
 
 import type { Json, JsonObject } from "./scenario.js";
 
-export class Mismatch extends Error {}
+/** A result differs from what its step expects. */
+export class Mismatch extends Error {
+  override readonly name = "Mismatch";
+}
 
 type Rule = (argument: Json, result: Json, stored: Map<string, Json>) => boolean;
 

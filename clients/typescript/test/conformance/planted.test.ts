@@ -20,7 +20,7 @@ test("all bugs are planted", () => {
 
 describe.concurrent("planted bugs", () => {
   for (const { name, red } of bugs()) {
-    for (const file of red) {
+    for (const [file, step] of Object.entries(red)) {
       const scenario = scenarios.get(file);
       if (scenario && !canRun(scenario, "sqlite")) continue;
       test(`${name} turns ${file} red`, async ({ expect }) => {
@@ -39,7 +39,7 @@ describe.concurrent("planted bugs", () => {
           (error) => String(error.stderr),
         );
         rmSync(copy, { recursive: true });
-        expect(report).toMatch(/Error: step \d+:/);
+        expect(report).toMatch(new RegExp(`Error: step ${step}: .*\\nMismatch: `));
         expect(report, "the planted code itself fails").not.toContain("unexpected");
       });
     }
