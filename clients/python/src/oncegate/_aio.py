@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 
     from oncegate._aio_io import AioIo
     from oncegate._errors import Outcome
-    from oncegate._kept import Kept
     from oncegate._marks import MarkItem, Seen
 
 P = ParamSpec("P")
@@ -33,11 +32,10 @@ Handler = TypeVar("Handler", bound=Callable[..., Any])
 
 
 class _Runtime:
-    """What the turns of a gate share: its channels by event loop, and the turns that run."""
+    """What the turns of a gate share: its channels, by event loop."""
 
     def __init__(self, options: Options) -> None:
         self.hooks = options.hooks
-        self.flows: set[Kept] = set()
         self.closed = False
         self.ios: WeakKeyDictionary[asyncio.AbstractEventLoop, AioIo] = WeakKeyDictionary()
         self._server = options.server
@@ -205,26 +203,22 @@ class AsyncGate:
         """Grants no new turns, waits so many seconds for those that run, and closes the gate."""
         runtime = self._runtime
         runtime.closed = True
-        try:
-            async with asyncio.timeout(seconds(within)):
-                while runtime.flows:  # noqa: ASYNC110 - they may belong to several event loops
-                    await asyncio.sleep(0.02)
-        except TimeoutError:
-            pass
+        draining = [io.run(io.drain(seconds(within))) for io in runtime.ios.values()]
+        if draining:
+            # An event loop that has stopped answers nothing.
+            await asyncio.wait(draining, timeout=seconds(within) + 1)
         await self.close()
 
     async def close(self) -> None:
         """Fails the turns that run, so that the next delivery gets their events; closes channels.
 
-        Those of other event loops go on: close the gate in each.
+        Those of other event loops go on: close the gate in each. May be called in a turn's body, which
+        this cancels.
         """
-        runtime = self._runtime
-        runtime.closed = True
-        io = runtime.ios.pop(asyncio.get_running_loop(), None)
+        self._runtime.closed = True
+        io = self._runtime.ios.pop(asyncio.get_running_loop(), None)
         if io is not None:
-            flows = [flow for flow in runtime.flows if flow.runs_on(io)]
-            await asyncio.gather(*(flow.close("CLOSED") for flow in flows))
-            await io.close()
+            await asyncio.shield(io.close())
 
     def _scope(
         self, delivery: Delivery, options: TurnOptions, *, session: bool = True

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import logging
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import grpc
 import grpc.aio
@@ -28,11 +28,16 @@ if TYPE_CHECKING:
 
     from oncegate._kept import Kept
 
+R = TypeVar("R")
+
 FORKING = 0.1
 """How long calls may go on before a fork."""
 
 ENDING = 2.0
 """How long ends may go on before the channels are closed."""
+
+CLOSING = 1.0
+"""How long what has lost its channel may take to notice."""
 
 LOG = logging.getLogger("oncegate")
 
@@ -46,7 +51,10 @@ def _failure(error: grpc.aio.AioRpcError) -> Failure:
 
 
 def _kept(flow: Kept, keeper: asyncio.Task[None]) -> None:
-    if not keeper.cancelled() and (error := keeper.exception()) is not None:
+    error = errors.Closed() if keeper.cancelled() else keeper.exception()
+    if isinstance(error, errors.Closed):
+        flow.lose("CLOSED")
+    elif error is not None:
         LOG.error("the keeper of a turn or lease failed", exc_info=error)
         flow.lose("EXPIRED")
 
@@ -149,13 +157,16 @@ class AioStream:
 
 
 class AioIo:
-    """Time, calls and channels of one event loop."""
+    """Time, calls and channels of one event loop, and the turns and leases that use them."""
 
     def __init__(self, server: str) -> None:
         self._loop = asyncio.get_running_loop()
+        self._flows: set[Kept] = set()
+        """Those that begin, that run, and that end."""
+        self._refusing = False
         self._tasks: set[asyncio.Task[Any]] = set()
         self._open: set[Any] = set()
-        self._closed = False
+        self._closed = asyncio.Event()
         self._pause: asyncio.Event | None = None
         self._connections = Connections(
             lambda: grpc.aio.insecure_channel(server, options=CHANNEL_OPTIONS),
@@ -167,8 +178,13 @@ class AioIo:
         return _clock.now()
 
     async def sleep(self, seconds: float) -> None:
-        """Waits."""
-        await asyncio.sleep(seconds)
+        """Waits. Raises `Closed` if the channels are closed meanwhile."""
+        try:
+            async with asyncio.timeout(seconds):
+                await self._closed.wait()
+        except TimeoutError:
+            return
+        raise errors.Closed
 
     def latch(self) -> Latch:
         """Makes a latch."""
@@ -188,7 +204,7 @@ class AioIo:
                 self._connections.suspect(connection)
             raise _failure(error) from error
         except asyncio.CancelledError:
-            if (self._pause or self._closed) and _cancelling() == cancelling:
+            if (self._pause or self._closed.is_set()) and _cancelling() == cancelling:
                 raise Failure("UNAVAILABLE", "the channel was closed") from None
             raise
         finally:
@@ -219,12 +235,58 @@ class AioIo:
     async def _resumed(self) -> None:
         while self._pause is not None:
             await self._pause.wait()
-        if self._closed:
+        if self._closed.is_set():
             raise errors.Closed
 
-    def keep(self, flow: Kept) -> None:
-        """Keeps a turn or lease beside the body."""
-        self.spawn(flow.keep()).add_done_callback(functools.partial(_kept, flow))
+    async def begin(
+        self, flow: Kept, begin: Coroutine[Any, Any, None], on_lost: Callable[[str], object]
+    ) -> None:
+        """Begins a turn or lease, and keeps it from its grant on.
+
+        Between the two nothing else runs: what is granted is either kept, or raises `Closed`.
+        """
+        if self._refusing:
+            begin.close()
+            raise errors.Closed
+        self._flows.add(flow)
+        try:
+            await begin
+        finally:
+            if not flow.held:
+                self._flows.discard(flow)
+        if flow.held:
+            flow.on_lost = on_lost
+            self.spawn(flow.keep()).add_done_callback(functools.partial(_kept, flow))
+
+    async def finish(self, flow: Kept, ending: Coroutine[Any, Any, R]) -> R:
+        """Ends it, although the caller is cancelled. Until then the gate is not drained."""
+
+        if self._loop.is_closed():
+            return await ending  # which needs no call: the gate has ended the turn
+
+        async def finish() -> R:
+            try:
+                return await ending
+            finally:
+                self._flows.discard(flow)
+
+        try:
+            return await asyncio.shield(self.spawn(finish()))
+        finally:
+            await flow.after_close(ENDING)
+
+    def refuse(self) -> None:
+        """Grants no new turns and leases: what begins raises `Closed`."""
+        self._refusing = True
+        for flow in list(self._flows):
+            flow.refuse()
+
+    async def drain(self, seconds: float) -> None:
+        """Grants no new turns and leases, and waits for those that run, but not for lost ones."""
+        self.refuse()
+        until = self.now() + seconds
+        while any(flow.lost_reason is None for flow in self._flows) and self.now() < until:  # noqa: ASYNC110
+            await asyncio.sleep(0.02)
 
     def spawn(self, flow: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
         """Runs a flow beside its caller."""
@@ -233,15 +295,28 @@ class AioIo:
         task.add_done_callback(self._tasks.discard)
         return task
 
+    def run(self, flow: Coroutine[Any, Any, None]) -> asyncio.Future[None]:
+        """Runs a flow in this event loop, for a caller in any."""
+        return asyncio.wrap_future(asyncio.run_coroutine_threadsafe(flow, self._loop))
+
     async def close(self) -> None:
-        """Closes the channels. What waits for an answer raises `Closed`; ends have 2 s."""
+        """Ends the turns and leases, and closes the channels.
+
+        First it refuses what begins, or an ended turn would let the next one of its queue begin. Ends
+        have 2 s. What waits for an answer then raises `Closed`, or `OutcomeUnknown` if it is an end.
+        """
+        self.refuse()
+        for flow in list(self._flows):
+            self.spawn(flow.close())
         if self._tasks:
             await asyncio.wait(self._tasks, timeout=ENDING)
-        self._closed = True
-        for task in self._tasks:
-            task.cancel()
+        self._closed.set()
         for running in list(self._open):
             running.cancel()
+        if self._tasks:
+            await asyncio.wait(self._tasks, timeout=CLOSING)
+        for task in self._tasks:
+            task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         for channel in self._connections.close():
             await channel.close()

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Protocol
 
 from oncegate._turn import LeaseView, TurnView
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine
     from types import TracebackType
 
     from oncegate._aio_io import AioIo
@@ -19,7 +18,6 @@ if TYPE_CHECKING:
     from oncegate._options import Hooks
     from oncegate._turn_flow import TurnFlow
 
-R = TypeVar("R")
 LOG = logging.getLogger("oncegate")
 
 
@@ -73,57 +71,39 @@ class Runtime(Protocol):
     """What a scope needs of its gate."""
 
     hooks: Hooks
-    flows: set[Kept]
 
     def io(self) -> AioIo:
         """The channels of the event loop that runs."""
         ...
 
 
-class _Keeper:
-    """Keeps a turn or lease beside the body, and cancels the body when it is lost."""
+class _Owner:
+    """The task that is in a scope: a loss cancels it."""
 
-    def __init__(self, io: AioIo, flow: Kept, lost: AsyncLost, runtime: Runtime) -> None:
+    def __init__(self, flow: Kept, lost: AsyncLost, hooks: Hooks) -> None:
         self._flow = flow
         self._lost = lost
-        self._runtime = runtime
-        self._owner = asyncio.current_task()
-        self._cancelling = 0 if self._owner is None else self._owner.cancelling()
+        self._hooks = hooks
+        self._task = asyncio.current_task()
+        self._cancelling = 0 if self._task is None else self._task.cancelling()
         self._cancelled = False
-        flow.on_lost = self._on_lost
-        io.keep(flow)
 
-    def _on_lost(self, reason: str) -> None:
-        LOG.warning("a %s was lost: %s", self._flow.lost_error.what, reason)
+    def on_lost(self, reason: str) -> None:
+        """Called by the flow."""
         self._lost.report(reason)
-        self._runtime.flows.discard(self._flow)
-        self._runtime.hooks.on_lost(reason)
-        if self._owner is not None and not self._owner.done():
+        if self._task is not None and not self._task.done():
             self._cancelled = True
-            self._owner.cancel()
+            self._task.cancel()
+        LOG.warning("a %s was lost: %s", self._flow.lost_error.what, reason)
+        self._hooks.on_lost(reason)
 
-    def absorb(self, error: BaseException | None) -> None:
-        """The body was left. Raises if `error` is only the cancellation that a loss caused."""
-        owner, self._owner = self._owner, None  # a loss from now on is for the end to report
-        if not self._cancelled or owner is None:
-            return
-        only_ours = owner.uncancel() <= self._cancelling
-        if only_ours and isinstance(error, asyncio.CancelledError):
-            reason = self._flow.lost_reason or "EXPIRED"
-            raise self._flow.lost_error(reason) from error
-
-
-async def _finish(runtime: Runtime, io: AioIo, flow: Kept, ending: Coroutine[Any, Any, R]) -> R:
-    """Ends what a scope held. Until then the gate is not drained."""
-
-    async def finish() -> R:
-        try:
-            return await ending
-        finally:
-            runtime.flows.discard(flow)
-
-    # In a task of its own: a cancellation of the caller must not interrupt the end.
-    return await asyncio.shield(io.spawn(finish()))
+    def absorb(self, error: BaseException | None) -> BaseException | None:
+        """The body was left. Returns the body's own error: not the cancellation that a loss caused."""
+        task, self._task = self._task, None  # a loss from now on is for the end to report
+        if not self._cancelled or task is None:
+            return error
+        only_ours = task.uncancel() <= self._cancelling
+        return None if only_ours and isinstance(error, asyncio.CancelledError) else error
 
 
 class AsyncTurnScope:
@@ -132,17 +112,13 @@ class AsyncTurnScope:
     def __init__(self, runtime: Runtime, entry: TurnEntry) -> None:
         self._runtime = runtime
         self._entry = entry
-        self._keeper: _Keeper | None = None
 
     async def __aenter__(self) -> AsyncTurn:
-        runtime = self._runtime
-        self._io = io = runtime.io()
+        self._io = io = self._runtime.io()
         self._flow = flow = self._entry.flow(io)
         turn = AsyncTurn(flow)
-        await self._entry.begin(flow)
-        if flow.held:
-            self._keeper = _Keeper(io, flow, turn.lost, runtime)
-            runtime.flows.add(flow)
+        self._owner = owner = _Owner(flow, turn.lost, self._runtime.hooks)
+        await io.begin(flow, self._entry.begin(flow), owner.on_lost)
         return turn
 
     async def __aexit__(
@@ -151,10 +127,8 @@ class AsyncTurnScope:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> bool:
-        if self._keeper is not None:
-            self._keeper.absorb(error)
-        ending = self._entry.leave(self._flow, error)
-        return await _finish(self._runtime, self._io, self._flow, ending)
+        ending = self._entry.leave(self._flow, self._owner.absorb(error))
+        return await self._io.finish(self._flow, ending)
 
 
 class AsyncLeaseScope:
@@ -165,13 +139,11 @@ class AsyncLeaseScope:
         self._entry = entry
 
     async def __aenter__(self) -> AsyncLease:
-        runtime = self._runtime
-        self._io = io = runtime.io()
+        self._io = io = self._runtime.io()
         self._flow = flow = self._entry.flow(io)
         lease = AsyncLease(flow)
-        await self._entry.begin(flow)
-        self._keeper = _Keeper(io, flow, lease.lost, runtime)
-        runtime.flows.add(flow)
+        self._owner = owner = _Owner(flow, lease.lost, self._runtime.hooks)
+        await io.begin(flow, self._entry.begin(flow), owner.on_lost)
         return lease
 
     async def __aexit__(
@@ -180,6 +152,5 @@ class AsyncLeaseScope:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._keeper.absorb(error)
-        ending = self._entry.leave(self._flow, error)
-        await _finish(self._runtime, self._io, self._flow, ending)
+        ending = self._entry.leave(self._flow, self._owner.absorb(error))
+        await self._io.finish(self._flow, ending)

@@ -79,26 +79,28 @@ class TurnEntry:
         rejects = isinstance(error, errors.Reject)
         if not flow.held or flow.detached:
             return rejects
-        hooks, ttl = self._settings.hooks, self._delivery.lifetime()
+        outcome = "FAILED" if flow.lost_reason is None else "LOST"
         try:
             if isinstance(error, errors.Reject):
-                await flow.reject(error.detail, ttl)
+                await flow.reject(error.detail, self._delivery.lifetime())
+                outcome = "REJECTED"
             elif error is not None:
                 await flow.fail(f"{type(error).__name__}: {error}")
             else:
-                await flow.succeed(*await self._encoded(flow), ttl)
+                await flow.succeed(*await self._encoded(flow), self._delivery.lifetime())
+                outcome = "SUCCEEDED"
         except (errors.TurnLost, errors.OutcomeUnknown) as ended:
-            hooks.on_end("LOST" if isinstance(ended, errors.TurnLost) else "UNKNOWN")
+            outcome = "LOST" if isinstance(ended, errors.TurnLost) else "UNKNOWN"
             ended.value = flow.result
             raise
-        if flow.lost_reason is not None:
-            hooks.on_end("LOST")
-        else:
-            hooks.on_end("SUCCEEDED" if error is None else "REJECTED" if rejects else "FAILED")
+        finally:
+            self._settings.hooks.on_end(outcome)
         return rejects
 
     async def _encoded(self, flow: TurnFlow) -> tuple[bytes, str]:
         """A result that cannot be encoded fails the turn."""
+        if flow.lost_reason is not None:
+            raise errors.TurnLost(flow.lost_reason)
         try:
             return encode(self._codec, flow.result)
         except Exception as error:

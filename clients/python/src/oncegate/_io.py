@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 from oncegate._wire import Failure, Method, Req, Res
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Coroutine, Iterator
 
 S_contra = TypeVar("S_contra", contravariant=True)
 R_co = TypeVar("R_co", covariant=True)
@@ -64,7 +64,11 @@ class Io(Protocol):
         ...
 
     async def sleep(self, seconds: float) -> None:
-        """Waits."""
+        """Waits. Raises `Closed` if the channels are closed meanwhile."""
+        ...
+
+    def spawn(self, flow: Coroutine[Any, Any, None]) -> object:
+        """Runs a flow beside its caller."""
         ...
 
     def latch(self) -> Latch:

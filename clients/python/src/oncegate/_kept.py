@@ -17,7 +17,7 @@ from oncegate._io import Io, Stream, call_until, pauses
 from oncegate._wire import Failure
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Coroutine
 
     from oncegate.v1 import session_pb2 as sessions
 
@@ -66,7 +66,10 @@ class Kept(ABC):
         self._sent = 0.0
         self._over = False
         """Ended or lost: whichever came first."""
+        self._refused = False
+        """The gate was closed before it was granted."""
         self._stopped = io.latch()
+        self._closed = io.latch()
 
     # What a turn and a lease do differently.
 
@@ -83,8 +86,8 @@ class Kept(ABC):
         """Reads a message of a stream that is granted."""
 
     @abstractmethod
-    async def close(self, reason: str) -> None:
-        """The gate ends it under its holder."""
+    async def _give_back(self, detail: str) -> None:
+        """Ends it so that another run gets it at once. Raises nothing."""
 
     @abstractmethod
     async def _renew(self, until: float) -> None:
@@ -109,10 +112,6 @@ class Kept(ABC):
         if self.held and self.left <= 0:
             raise self.lost_error("EXPIRED")
 
-    def runs_on(self, io: object) -> bool:
-        """Whether it belongs to this event loop."""
-        return self._io is io
-
     def belongs_here(self, error: BaseException | None = None) -> bool:
         """Whether this process began it. Raises `WrongProcess` if not, unless there is an `error`."""
         here = self._pid == os.getpid()
@@ -133,6 +132,7 @@ class Kept(ABC):
             heard = False
             try:
                 self._stream = await self._open(max(0.0, wait_until - self._sent))
+                self._refuse_if_closed()
                 silent_at = max(
                     (self._sent if outage is None else outage) + self.terms.patience,
                     self._sent + 0.5,
@@ -143,6 +143,7 @@ class Kept(ABC):
                 break
             except Failure as failure:
                 self._hang_up()
+                self._refuse_if_closed()
                 if outage is None:
                     outage = self._io.now() if heard else self._sent
                 delay = failure.retry_after or next(pause)
@@ -152,12 +153,26 @@ class Kept(ABC):
             except BaseException:
                 self._hang_up()
                 raise
-            await self._io.sleep(delay)
-        await self._make_sure()
+            await self._stopped.wait(delay)
+            self._refuse_if_closed()
+        await self._admit(self._make_sure())
+
+    async def _admit(self, confirmation: Coroutine[Any, Any, None]) -> None:
+        """It is granted. What the body does not get after all goes back to the server."""
+        try:
+            await confirmation
+            self._refuse_if_closed()
+        except self.lost_error:
+            self._hang_up()
+            raise
+        except BaseException:
+            self._hang_up()
+            self._io.spawn(self._give_back("its holder did not begin"))
+            raise
+        self.held = True
 
     async def _make_sure(self) -> None:
         """The grant was long on its way: it is renewed before the body runs."""
-        self.held = True
         if self.left <= 0:
             await self._carry_on()
 
@@ -168,10 +183,34 @@ class Kept(ABC):
         try:
             await self._renew(self._io.now() + max(1.0, self.terms.ttl))
         except Failure as failure:
-            self.held = False
             if failure.lost:
                 raise self.lost_error(failure.reason) from failure.__cause__
             raise
+
+    def refuse(self) -> None:
+        """The gate is closed: if it has not begun, its beginning raises `Closed`."""
+        if not self.held:
+            self._refused = True
+            self._stopped.set()
+            self._hang_up()
+
+    def _refuse_if_closed(self) -> None:
+        if self._refused:
+            self._hang_up()
+            raise errors.Closed
+
+    async def close(self) -> None:
+        """The gate ends it under its holder."""
+        if self.held and self._close():
+            self.lost_reason = "CLOSED"
+            self.on_lost(self.lost_reason)
+            await self._give_back("the gate was closed")
+            self._closed.set()
+
+    async def after_close(self, seconds: float) -> None:
+        """Waits for the gate's end, if it is the gate that ended it."""
+        if self.lost_reason == "CLOSED":
+            await self._closed.wait(seconds)
 
     def _hang_up(self) -> None:
         if self._stream is not None:

@@ -50,13 +50,10 @@ class LeaseFlow(Kept):
 
     async def _make_sure(self) -> None:
         """One renewal beside the stream: from then on the lease outlives the stream."""
-        self.held = True
         self._trust(*lease_span(self.lease), self._sent)
         try:
             await self._renew(max(self.trusted_end, self._io.now() + 1.0))
         except Failure as failure:
-            self._hang_up()
-            self.held = False
             if failure.lost:
                 raise errors.LeaseLost(failure.reason) from failure.__cause__
             raise
@@ -81,24 +78,18 @@ class LeaseFlow(Kept):
 
     async def release(self) -> None:
         """Releases it, and waits for the answer. An unreachable server lets it expire."""
-        if not self._close():
-            return
+        if self._close():
+            await self._give_back("")
+
+    async def _give_back(self, detail: str) -> None:
         request = pb.ReleaseSessionLeaseRequest(
             session=self._request.session, lease_id=self.lease.lease_id
         )
         try:
             await call_until(self._io, RELEASE_LEASE, request, self._io.now() + RELEASING)
-        except Failure as failure:
+        except (Failure, errors.Closed) as failure:
             LOG.warning(
                 "the release of a lease failed: %s; the server frees it when its TTL ends", failure
             )
         finally:
             self._hang_up()
-
-    async def close(self, reason: str) -> None:
-        """The gate releases it under its holder."""
-        if self._over:
-            return
-        self.lost_reason = reason
-        self.on_lost(reason)
-        await self.release()

@@ -16,12 +16,10 @@ from concurrent.futures import CancelledError
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from oncegate import _errors as errors
-from oncegate._aio_io import AioIo
+from oncegate._aio_io import CLOSING, AioIo
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine, Iterable
-
-    from oncegate._kept import Kept
+    from collections.abc import Coroutine
 
 T = TypeVar("T")
 LOG = logging.getLogger("oncegate")
@@ -60,6 +58,9 @@ class LoopThread:
 
     def run(self, flow: Coroutine[Any, Any, T], *, to_its_end: bool = False) -> T:
         """Runs a coroutine, and waits for it. Ctrl-C cancels it, unless it is to run `to_its_end`."""
+        if threading.current_thread() is self._thread:
+            flow.close()
+            raise RuntimeError("a hook must not call its gate; let another thread do it")
         with self._lock:
             if self._is_closed:
                 return _without_calls(flow)
@@ -73,19 +74,21 @@ class LoopThread:
                 future.cancel()
             raise
 
-    def close(self, flows: Iterable[Kept]) -> None:
+    def close(self) -> None:
         """Ends the turns and leases, closes the channels, and ends the thread."""
+        self.run(self.io.close())
         with self._lock:
             self._is_closed = True
-        asyncio.run_coroutine_threadsafe(self._close(flows), self._loop).result()
+        asyncio.run_coroutine_threadsafe(self._leave(), self._loop).result()
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
         self._loop.close()
 
-    async def _close(self, flows: Iterable[Kept]) -> None:
-        await asyncio.gather(*(flow.close("CLOSED") for flow in flows))
-        await self.io.close()
+    async def _leave(self) -> None:
+        """What still runs has no channel, and ends by itself."""
         waiting = asyncio.all_tasks() - {asyncio.current_task()}
+        if waiting:
+            await asyncio.wait(waiting, timeout=CLOSING)
         for task in waiting:
             task.cancel()
         await asyncio.gather(*waiting, return_exceptions=True)

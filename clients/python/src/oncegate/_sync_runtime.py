@@ -1,4 +1,4 @@
-"""What the turns of a `Gate` share: channels, and the turns that run. Made anew after a fork."""
+"""What the turns of a `Gate` share: its event loop. Made anew after a fork."""
 
 from __future__ import annotations
 
@@ -8,13 +8,11 @@ import threading
 import weakref
 from typing import TYPE_CHECKING
 
-from oncegate import _clock
 from oncegate import _errors as errors
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from oncegate._kept import Kept
     from oncegate._loop_thread import LoopThread
     from oncegate._options import Options
 
@@ -39,26 +37,25 @@ class SyncRuntime:
 
     def _start(self) -> None:
         self._loop: LoopThread | None = None
-        self._flows: set[Kept] = set()
-        self._changed = threading.Condition()
+        self._lock = threading.RLock()
 
     def _before_fork(self) -> None:
-        self._changed.acquire()  # no other thread begins to use gRPC
+        self._lock.acquire()  # no other thread begins to use gRPC
         if self._loop is not None:
             self._loop.pause()
 
     def _after_fork(self) -> None:
         if self._loop is not None:
             self._loop.resume()
-        self._changed.release()
+        self._lock.release()
 
     def _forked(self) -> None:
-        _ABANDONED.extend((self._loop, self._flows, self._changed))
+        _ABANDONED.extend((self._loop, self._lock))
         self._start()
 
     def loop(self) -> LoopThread:
         """The event loop of this process."""
-        with self._changed:
+        with self._lock:
             if self._closed:
                 raise errors.Closed
             if self._loop is None:
@@ -67,33 +64,21 @@ class SyncRuntime:
                 self._loop = LoopThread(self._server)
             return self._loop
 
-    def enter(self, flow: Kept) -> None:
-        """A turn or lease runs."""
-        with self._changed:
-            self._flows.add(flow)
-
-    def leave(self, flow: Kept) -> None:
-        """It has ended."""
-        with self._changed:
-            self._flows.discard(flow)
-            self._changed.notify_all()
-
     def drain(self, seconds: float) -> None:
         """Grants no new turns, and waits for those that run."""
-        until = _clock.now() + seconds
-        with self._changed:
+        with self._lock:
             self._closed = True
-            while self._flows and (left := until - _clock.now()) > 0:
-                self._changed.wait(left)
+            loop = self._loop
+        if loop is not None:
+            loop.run(loop.io.drain(seconds))
 
     def close(self) -> None:
         """Ends the turns that run, and closes the channels."""
-        with self._changed:
+        with self._lock:
             self._closed = True
-            flows, self._flows = self._flows, set()
             loop, self._loop = self._loop, None
         if loop is not None:
-            loop.close(flows)
+            loop.close()
 
 
 def _weakly(method: Callable[[], None]) -> Callable[[], None]:

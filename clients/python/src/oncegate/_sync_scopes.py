@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import logging
 import threading
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from oncegate._turn import LeaseView, TurnView
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine
+    from collections.abc import Callable
     from types import TracebackType
 
-    from oncegate._aio_io import AioIo
     from oncegate._entry import LeaseEntry, TurnEntry
     from oncegate._kept import Kept
     from oncegate._lease_flow import LeaseFlow
@@ -30,6 +29,11 @@ class Lost(threading.Event):
         super().__init__()
         self.reason: str | None = None
         """Why it was lost; see `TurnLost`."""
+
+    def report(self, reason: str) -> None:
+        """Called by the library."""
+        self.reason = reason
+        self.set()
 
 
 class Turn(TurnView):
@@ -66,28 +70,14 @@ class Runtime(Protocol):
         """The event loop of this process."""
         ...
 
-    def enter(self, flow: Kept) -> None:
-        """A turn or lease runs."""
-        ...
 
-    def leave(self, flow: Kept) -> None:
-        """It has ended."""
-        ...
-
-
-async def _begin(
-    io: AioIo, flow: Kept, begin: Coroutine[Any, Any, None], lost: Lost, hooks: Hooks
-) -> None:
+def _on_lost(flow: Kept, lost: Lost, hooks: Hooks) -> Callable[[str], None]:
     def on_lost(reason: str) -> None:
+        lost.report(reason)
         LOG.warning("a %s was lost: %s", flow.lost_error.what, reason)
-        lost.reason = reason
-        lost.set()
         hooks.on_lost(reason)
 
-    await begin
-    if flow.held:
-        flow.on_lost = on_lost
-        io.keep(flow)
+    return on_lost
 
 
 class TurnScope:
@@ -102,10 +92,8 @@ class TurnScope:
         self._loop = loop = runtime.loop()
         self._flow = flow = self._entry.flow(loop.io)
         turn = Turn(flow, loop)
-        begin = self._entry.begin(flow)
-        loop.run(_begin(loop.io, flow, begin, turn.lost, runtime.hooks))
-        if flow.held:
-            runtime.enter(flow)
+        on_lost = _on_lost(flow, turn.lost, runtime.hooks)
+        loop.run(loop.io.begin(flow, self._entry.begin(flow), on_lost))
         return turn
 
     def __exit__(
@@ -116,10 +104,8 @@ class TurnScope:
     ) -> bool:
         if not self._flow.belongs_here(error):
             return False
-        try:
-            return self._loop.run(self._entry.leave(self._flow, error), to_its_end=True)
-        finally:
-            self._runtime.leave(self._flow)
+        ending = self._entry.leave(self._flow, error)
+        return self._loop.run(self._loop.io.finish(self._flow, ending), to_its_end=True)
 
 
 class LeaseScope:
@@ -134,9 +120,8 @@ class LeaseScope:
         self._loop = loop = runtime.loop()
         self._flow = flow = self._entry.flow(loop.io)
         lease = Lease(flow)
-        begin = self._entry.begin(flow)
-        loop.run(_begin(loop.io, flow, begin, lease.lost, runtime.hooks))
-        runtime.enter(flow)
+        on_lost = _on_lost(flow, lease.lost, runtime.hooks)
+        loop.run(loop.io.begin(flow, self._entry.begin(flow), on_lost))
         return lease
 
     def __exit__(
@@ -147,7 +132,5 @@ class LeaseScope:
     ) -> None:
         if not self._flow.belongs_here(error):
             return
-        try:
-            self._loop.run(self._entry.leave(self._flow, error), to_its_end=True)
-        finally:
-            self._runtime.leave(self._flow)
+        ending = self._entry.leave(self._flow, error)
+        self._loop.run(self._loop.io.finish(self._flow, ending), to_its_end=True)

@@ -86,6 +86,7 @@ class TurnFlow(Kept):
         """Carries on a turn that another process began."""
         self.id = turn_id
         await self._carry_on()
+        self._refuse_if_closed()
         self.held = True
 
     # Keep.
@@ -156,29 +157,21 @@ class TurnFlow(Kept):
             if failure.retryable:
                 raise errors.OutcomeUnknown(self.id) from failure.__cause__
             # The server refuses the end itself, such as a result that is too large.
-            await self._end_failed(failure.message)
+            await self._give_back(failure.message)
             raise failure.error() from failure.__cause__
+        except errors.Closed:
+            raise errors.OutcomeUnknown(self.id) from None
 
     async def fail(self, detail: str) -> None:
         """Ends it FAILED, if it is not over. Raises nothing: the handler's own error counts."""
         if self._close():
-            await self._end_failed(detail)
+            await self._give_back(detail)
 
-    async def close(self, reason: str) -> None:
-        """The gate ends it under its holder: the next delivery gets the event."""
-        if self._over:
-            return
-        self._over = True
-        self.lost_reason = reason
-        self._stopped.set()
-        self.on_lost(reason)
-        await self._end_failed("the gate was closed")
-
-    async def _end_failed(self, detail: str) -> None:
+    async def _give_back(self, detail: str) -> None:
         end = pb.TurnEnd(outcome=events.TURN_OUTCOME_FAILED, detail=short(detail))
         try:
             await self._end(end, self._io.now() + FAILING)
-        except Failure as failure:
+        except (Failure, errors.Closed) as failure:
             LOG.debug("the end of turn %s failed: %s", self.id, failure)
 
     async def _end(self, end: pb.TurnEnd, until: float) -> None:

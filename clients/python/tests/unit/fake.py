@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import asyncio
+from collections.abc import Callable, Coroutine
 from typing import Any
 
 from google.protobuf.duration_pb2 import Duration
@@ -77,6 +78,10 @@ class FakeIo:
 
     def latch(self) -> FakeLatch:
         return FakeLatch(self)
+
+    def spawn(self, flow: Coroutine[Any, Any, None]) -> object:
+        self.spawned = asyncio.create_task(flow)
+        return self.spawned
 
     async def call(self, method: Any, request: Any, timeout: float) -> Any:
         self.calls.append(request)

@@ -1,0 +1,200 @@
+"""Closing and draining a gate, against a real server: what begins, what runs, and what ends then."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from oncegate import AsyncGate, Delivery, Gate, Hooks, OutcomeUnknown, TurnLost
+from oncegate._errors import Closed
+from oncegate.testing import Server
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    with Server() as running:
+        yield running
+
+
+class Queued(Hooks):
+    """Reports that so many turns wait in a queue."""
+
+    def __init__(self, number: int) -> None:
+        self._number = number
+        self.all = threading.Event()
+
+    def on_queued(self, position: int) -> None:
+        self._number -= 1
+        if self._number == 0:
+            self.all.set()
+
+
+def event(name: str, session: str | None = None) -> Delivery:
+    return Delivery("T1", name, session=session)
+
+
+async def test_what_waits_in_the_queue_of_a_closed_gate_never_runs(server: Server) -> None:
+    hooks = Queued(10)
+    gate = AsyncGate(server.address, hooks=hooks)
+    entered = asyncio.Event()
+    running = 0
+
+    async def first(number: int) -> None:
+        nonlocal running
+        async with gate.turn(event(f"first-{number}", f"queue-{number}")):
+            running += 1
+            if running == 10:
+                entered.set()
+            await asyncio.sleep(60)
+
+    async def second(number: int) -> None:
+        async with gate.turn(event(f"second-{number}", f"queue-{number}"), wait=60):
+            raise AssertionError("the body ran")
+
+    holders = [asyncio.create_task(first(number)) for number in range(10)]
+    await entered.wait()
+    waiters = [asyncio.create_task(second(number)) for number in range(10)]
+    await asyncio.to_thread(hooks.all.wait, 30)
+    await gate.close()
+    ends = await asyncio.gather(*holders, *waiters, return_exceptions=True)
+    assert [type(end) for end in ends] == [TurnLost] * 10 + [Closed] * 10
+
+
+def test_what_waits_in_the_queue_of_a_closed_blocking_gate_never_runs(server: Server) -> None:
+    hooks = Queued(1)
+    gate = Gate(server.address, hooks=hooks)
+    entered = threading.Event()
+
+    def first() -> None:
+        with gate.turn(event("first", "queue")) as turn:
+            entered.set()
+            turn.lost.wait(60)
+
+    def second() -> None:
+        with gate.turn(event("second", "queue"), wait=60):
+            raise AssertionError("the body ran")
+
+    with ThreadPoolExecutor() as threads:
+        holder = threads.submit(first)
+        assert entered.wait(30)
+        waiter = threads.submit(second)
+        assert hooks.all.wait(30)
+        gate.close()
+        assert isinstance(holder.exception(30), TurnLost)
+        assert isinstance(waiter.exception(30), Closed)
+
+
+async def test_a_drained_gate_lets_turns_end_and_grants_none(server: Server) -> None:
+    hooks = Queued(1)
+    gate = AsyncGate(server.address, hooks=hooks)
+    go_on = asyncio.Event()
+    entered = asyncio.Event()
+
+    async def first() -> None:
+        async with gate.turn(event("first", "queue")):
+            entered.set()
+            await go_on.wait()
+
+    async def second() -> None:
+        async with gate.turn(event("second", "queue"), wait=60):
+            raise AssertionError("the body ran")
+
+    holder = asyncio.create_task(first())
+    await entered.wait()
+    waiter = asyncio.create_task(second())
+    await asyncio.to_thread(hooks.all.wait, 30)
+    draining = asyncio.create_task(gate.drain(60))
+    with pytest.raises(Closed):
+        await waiter
+    go_on.set()
+    await draining
+    await holder
+    async with AsyncGate(server.address) as other:
+        assert (await other.seen(event("first"))).outcome == "SUCCEEDED"
+
+
+def test_a_drained_blocking_gate_grants_no_turns(server: Server) -> None:
+    hooks = Queued(1)
+    gate = Gate(server.address, hooks=hooks)
+
+    def second() -> None:
+        with gate.turn(event("second", "queue"), wait=60):
+            raise AssertionError("the body ran")
+
+    with ThreadPoolExecutor() as threads:
+        with gate.turn(event("first", "queue")):
+            waiter = threads.submit(second)
+            assert hooks.all.wait(30)
+            draining = threads.submit(gate.drain, 60)
+            assert isinstance(waiter.exception(30), Closed)
+        draining.result(30)
+    with Gate(server.address) as other:
+        assert other.seen(event("first")).outcome == "SUCCEEDED"
+
+
+async def test_a_close_during_the_end_leaves_the_outcome_unknown(server: Server) -> None:
+    gate = AsyncGate(server.address)
+    ending = asyncio.Event()
+
+    async def handler() -> None:
+        async with gate.turn(event("muted")) as turn:
+            turn.result = 1
+            server.mute()
+            ending.set()
+
+    task = asyncio.create_task(handler())
+    await ending.wait()
+    await asyncio.sleep(0)
+    await gate.close()
+    with pytest.raises(OutcomeUnknown) as unknown:
+        await task
+    assert unknown.value.value == 1
+
+
+def test_a_close_during_the_end_of_a_blocking_turn_leaves_the_outcome_unknown(server: Server) -> None:
+    gate = Gate(server.address)
+    ending = threading.Event()
+
+    def handler() -> None:
+        with gate.turn(event("muted")) as turn:
+            turn.result = 1
+            server.mute()
+            ending.set()
+
+    with ThreadPoolExecutor() as threads:
+        task = threads.submit(handler)
+        assert ending.wait(30)
+        gate.close()
+        unknown = task.exception(30)
+    assert isinstance(unknown, OutcomeUnknown)
+    assert unknown.value == 1
+
+
+async def test_a_body_may_close_its_gate(server: Server) -> None:
+    gate = AsyncGate(server.address)
+    with pytest.raises(TurnLost) as lost:
+        async with gate.turn(event("self", "self")):
+            await gate.close()
+    assert lost.value.reason == "CLOSED"
+    async with AsyncGate(server.address) as other, other.turn(event("self", "self")) as turn:
+        assert turn.attempt == 2
+
+
+def test_a_hook_that_calls_its_blocking_gate_does_not_hang(server: Server) -> None:
+    class Calls(Hooks):
+        def on_begin(self, delivery: Delivery) -> None:
+            try:
+                gate.seen(delivery)
+            except RuntimeError as error:
+                raised.append(str(error))
+
+    raised: list[str] = []
+    gate = Gate(server.address, hooks=Calls())
+    with gate.turn(event("hook")):
+        pass
+    gate.close()
+    assert "hook" in raised[0]
