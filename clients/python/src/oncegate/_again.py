@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import TYPE_CHECKING
 
 from oncegate._errors import (
@@ -17,19 +18,54 @@ from oncegate._errors import (
     Overloaded,
     Unavailable,
 )
+from oncegate._turn import current
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import AsyncGenerator, Awaitable, Callable
+    from contextlib import AbstractContextManager
+
+    from oncegate._aio_scopes import AsyncTurn, AsyncTurnScope
+    from oncegate._sync_scopes import Turn
 
 LOG = logging.getLogger("oncegate")
 
-REFUSALS = (NotGranted, Unavailable, Overloaded)
-"""A turn that was not granted."""
+_REFUSALS = (NotGranted, Unavailable, Overloaded)
 
 PATIENCE = 30.0
 """Seconds that one request outlasts an outage."""
 
 _LONGEST_WAIT = 600.0  # that the server accepts
+
+
+class Refused(Exception):
+    """A turn was not granted. The same error raised by a handler is the handler's own."""
+
+    def __init__(self, refusal: Exception) -> None:
+        super().__init__(str(refusal))
+        self.refusal = refusal
+
+
+@asynccontextmanager
+async def granted(scope: AsyncTurnScope) -> AsyncGenerator[AsyncTurn, None]:
+    """Enters a turn and makes it the current one. Only entering it raises `Refused`."""
+    async with AsyncExitStack() as stack:
+        try:
+            turn = await stack.enter_async_context(scope)
+        except _REFUSALS as refusal:
+            raise Refused(refusal) from refusal
+        token = current.set(turn)
+        try:
+            yield turn
+        finally:
+            current.reset(token)
+
+
+def enter(scope: AbstractContextManager[Turn]) -> Turn:
+    """Enters the turn of a thread. Raises `Refused`."""
+    try:
+        return scope.__enter__()
+    except _REFUSALS as refusal:
+        raise Refused(refusal) from refusal
 
 
 class Again:
@@ -72,8 +108,8 @@ async def keep_asking(
         await asyncio.sleep(again.pause)
         try:
             return await attempt(again.wait)
-        except REFUSALS as answer:
-            if not again.after(answer):
+        except Refused as refused:
+            if not again.after(refused.refusal):
                 return None
 
 
@@ -86,8 +122,8 @@ def keep_asking_in_thread(
         time.sleep(again.pause)
         try:
             attempt(again.wait)
-        except REFUSALS as answer:
-            if not again.after(answer):
+        except Refused as refused:
+            if not again.after(refused.refusal):
                 return
         else:
             return

@@ -7,27 +7,49 @@
 from __future__ import annotations
 
 import functools
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
 from types import FunctionType
 from typing import TYPE_CHECKING, Any, ParamSpec
 
 from oncegate import discord as names
-from oncegate._again import PATIENCE, REFUSALS, keep_asking
+from oncegate._again import PATIENCE, Refused, granted, keep_asking
 from oncegate._clock import seconds
 from oncegate._errors import Busy, Overloaded, Unavailable
-from oncegate._turn import current
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Coroutine
+    from collections.abc import Awaitable, Callable, Coroutine, Generator
 
     import discord
 
     from oncegate._aio import AsyncGate
+    from oncegate._aio_scopes import AsyncTurn
     from oncegate._clock import Time
 
 P = ParamSpec("P")
 
 # An interaction must be answered within 3 s.
 _PATIENCE_OF_INTERACTION = 2.5
+
+
+@dataclass
+class _Running:
+    """A handler that runs in its turn."""
+
+    gate: AsyncGate
+    event: int
+    turn: AsyncTurn
+    ended: bool = False
+
+    def covers(self, gate: AsyncGate, event: int) -> bool:
+        """Whether its turn is also that of this event, such as a command that is a message."""
+        is_open = not self.ended and not self.turn.lost.is_set()
+        return is_open and self.gate is gate and self.event == event
+
+
+# A task that a handler starts inherits it, and may outlive the turn.
+_running: ContextVar[_Running | None] = ContextVar("oncegate_discord_running", default=None)
 
 _DISPATCHED = {"on_message_edit": "MESSAGE_UPDATE", "on_message_delete": "MESSAGE_DELETE"}
 
@@ -59,30 +81,31 @@ def handler(
         dispatched = _DISPATCHED.get(function.__name__, "MESSAGE_CREATE")
 
         async def in_turn(*args: P.args, **kwargs: P.kwargs) -> None:
-            if current.get(None) is not None:  # a command whose message has its turn already
+            event = _event((*args, *kwargs.values()))
+            running = _running.get()
+            if running and running.covers(gate, event.id):
                 return await function(*args, **kwargs)
-            interaction, body = _read(dispatched, (*args, *kwargs.values()))
+            interaction, body = _read(dispatched, event)
             delivery = names.delivery(body)
 
             async def attempt(wait: float, patience: float = PATIENCE) -> None:
-                outcome = await gate.run(
-                    lambda _: function(*args, **kwargs), delivery, wait=wait, patience=patience
-                )
-                if isinstance(outcome, REFUSALS):
-                    raise outcome
+                async with granted(gate.turn(delivery, wait=wait, patience=patience)) as turn:
+                    with _run(_Running(gate, event.id, turn)):
+                        await function(*args, **kwargs)
 
             if interaction is None:
                 return await keep_asking(attempt, longest)
             try:
                 return await attempt(0, _PATIENCE_OF_INTERACTION)
-            except Busy as busy:
+            except Refused as refused:
+                refusal = refused.refusal
+            if isinstance(refusal, Unavailable | Overloaded):
+                raise refusal
+            if isinstance(refusal, Busy):
                 if on_busy:
                     await on_busy(interaction)
-                return await keep_asking(attempt, longest, busy)
-            except (Unavailable, Overloaded):
-                raise
-            except REFUSALS:
-                return None
+                await keep_asking(attempt, longest, refusal)
+            return None
 
         async def guarded(*args: P.args, **kwargs: P.kwargs) -> None:
             return await in_turn(*args, **kwargs)
@@ -94,21 +117,38 @@ def handler(
     return decorate
 
 
-def _read(
-    dispatched: str, arguments: tuple[object, ...]
-) -> tuple[discord.Interaction[Any] | None, dict[str, Any]]:
-    """The body of what a handler was called for, as Discord writes it."""
+@contextmanager
+def _run(running: _Running) -> Generator[None, None, None]:
+    token = _running.set(running)
+    try:
+        yield
+    finally:
+        running.ended = True
+        _running.reset(token)
+
+
+def _event(arguments: tuple[object, ...]) -> discord.Interaction[Any] | discord.Message:
+    """What a handler was called for."""
     import discord
     from discord.ext.commands import Context
 
     for argument in reversed(arguments):  # of an edit, the later message
         if isinstance(argument, Context):
             argument = argument.interaction or argument.message
-        if isinstance(argument, discord.Interaction):
-            return argument, _interaction(argument)
-        if isinstance(argument, discord.Message):
-            return None, {"t": dispatched, "d": _message(argument)}
+        if isinstance(argument, discord.Interaction | discord.Message):
+            return argument
     raise TypeError("the handler has no message, interaction or context among its arguments")
+
+
+def _read(
+    dispatched: str, event: discord.Interaction[Any] | discord.Message
+) -> tuple[discord.Interaction[Any] | None, dict[str, Any]]:
+    """The interaction, if it is one, and the body as Discord writes it."""
+    import discord
+
+    if isinstance(event, discord.Interaction):
+        return event, _interaction(event)
+    return None, {"t": dispatched, "d": _message(event)}
 
 
 def _interaction(interaction: discord.Interaction[Any]) -> dict[str, Any]:

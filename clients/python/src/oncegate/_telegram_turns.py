@@ -15,10 +15,9 @@ from telegram import Update
 from telegram.ext import Application, ApplicationHandlerStop, BaseUpdateProcessor, CallbackContext
 
 from oncegate import telegram as names
-from oncegate._again import PATIENCE, keep_asking
+from oncegate._again import PATIENCE, granted, keep_asking
 from oncegate._clock import seconds
 from oncegate._errors import Reject
-from oncegate._turn import current
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable
@@ -65,13 +64,12 @@ class Turns(BaseUpdateProcessor):
         delivery = names.delivery(update, team=str(update.get_bot().id))
 
         async def attempt(wait: float) -> None:
-            async with self._gate.turn(delivery, wait=wait, patience=PATIENCE) as turn:
-                token = current.set(turn), _errors.set(errors)
+            async with granted(self._gate.turn(delivery, wait=wait, patience=PATIENCE)):
+                token = _errors.set(errors)
                 try:
                     await coroutine
                 finally:
-                    current.reset(token[0])
-                    _errors.reset(token[1])
+                    _errors.reset(token)
                 if errors:
                     raise errors[0]
 

@@ -44,6 +44,10 @@ class Script:
         self.go.set()
         self.fail: list[Exception] = []
         """The errors that the next listeners raise."""
+        self.ack_late = False
+        """Clicks are acknowledged after the work."""
+        self.result: object = None
+        """The turn's result; by default, what was answered."""
         self.lazy_go = threading.Event()
         self.lazy_go.set()
         self.lazy_fail: list[Exception] = []
@@ -57,7 +61,7 @@ class Script:
         if self.fail:
             raise self.fail.pop(0)
         self.answers.append((name_of(body), turn.fence, turn.attempt))
-        turn.result = {"answered": name_of(body)}
+        turn.result = self.result or {"answered": name_of(body)}
 
 
 class Bot(Protocol):
@@ -147,7 +151,8 @@ class AsyncBot:
         async def approve(
             ack: Callable[[], Awaitable[None]], body: dict[str, Any], turn: Any, context: Any
         ) -> None:
-            await ack()
+            if not script.ack_late:
+                await ack()
             await mention(body, turn, context)
 
         async def ack(turn: Any) -> None:
@@ -220,7 +225,8 @@ class SyncBot:
 
         @app.action("approve")
         def approve(ack: Callable[[], None], body: dict[str, Any], turn: Any, context: Any) -> None:
-            ack()
+            if not script.ack_late:
+                ack()
             mention(body, turn, context)
 
         def ack(turn: Any) -> None:

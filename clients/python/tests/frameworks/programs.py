@@ -16,17 +16,19 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import django
 import httpx
 from django.conf import settings
-from django.http import HttpRequest, HttpResponse, JsonResponse
+from django.http import Http404, HttpRequest, HttpResponse, JsonResponse
 from django.test import AsyncClient, Client, override_settings
 from django.urls import path
 from django.views.decorators.csrf import csrf_exempt
-from fastapi import FastAPI
+from fastapi import FastAPI, HTTPException
 from fastapi.responses import JSONResponse
 from flask import Flask, jsonify
 from flask import request as flask_request
 from starlette.applications import Starlette
+from starlette.exceptions import HTTPException as StarletteHTTPException
 from starlette.responses import Response
 from starlette.routing import Route
+from werkzeug.exceptions import NotFound
 
 from oncegate import AsyncGate, Gate, current_turn, github
 
@@ -45,6 +47,8 @@ class Script:
         self.status = 201
         self.pad = 0
         self.error: Exception | None = None
+        self.not_found: Exception = Exception()
+        """What the framework answers 404."""
         self.go = threading.Event()
         self.go.set()
 
@@ -94,6 +98,7 @@ def _asgi(app: Any) -> Post:
 
 
 def fastapi(gate: AsyncGate, _: Gate, script: Script) -> Post:
+    script.not_found = HTTPException(404, {"no": "such issue"}, {"x-why": "test"})
     app = FastAPI()
 
     @app.post("/hook")
@@ -106,6 +111,7 @@ def fastapi(gate: AsyncGate, _: Gate, script: Script) -> Post:
 
 
 def fastapi_in_threads(_: AsyncGate, gate: Gate, script: Script) -> Post:
+    script.not_found = HTTPException(404, "no such issue")
     app = FastAPI()
 
     @app.post("/hook")
@@ -118,6 +124,8 @@ def fastapi_in_threads(_: AsyncGate, gate: Gate, script: Script) -> Post:
 
 
 def starlette(gate: AsyncGate, _: Gate, script: Script) -> Post:
+    script.not_found = StarletteHTTPException(404, "no such issue")
+
     @gate.webhook(github.delivery)
     async def hook(request: Request) -> Response:
         content, status, headers = await script.handle_async(await request.json())
@@ -127,6 +135,7 @@ def starlette(gate: AsyncGate, _: Gate, script: Script) -> Post:
 
 
 def flask(_: AsyncGate, gate: Gate, script: Script) -> Post:
+    script.not_found = NotFound("no such issue")
     app = Flask("test")
 
     @app.post("/hook")
@@ -153,6 +162,8 @@ class _Urls:
 
 
 def django_in_threads(_: AsyncGate, gate: Gate, script: Script) -> Post:
+    script.not_found = Http404("no such issue")
+
     @csrf_exempt
     @gate.webhook(github.delivery)
     def hook(request: HttpRequest) -> HttpResponse:
@@ -174,6 +185,8 @@ def django_in_threads(_: AsyncGate, gate: Gate, script: Script) -> Post:
 
 
 def django_async(gate: AsyncGate, _: Gate, script: Script) -> Post:
+    script.not_found = Http404("no such issue")
+
     @csrf_exempt
     @gate.webhook(github.delivery)
     async def hook(request: HttpRequest) -> HttpResponse:

@@ -318,6 +318,46 @@ async def test_a_loss_before_the_response_is_reported_to_slack(
     assert await delivery >= 500
 
 
+async def test_a_loss_before_the_acknowledgement_ends_the_listener(bot: Bot, server: Server) -> None:
+    bot.script.ack_late = True
+    bot.script.go.clear()
+    delivery = asyncio.create_task(bot.deliver(click()))
+    await until(lambda: bot.script.began)
+    server.lose(Session.thread("T1", "C1", "1700000001.000100"))
+    await until(lambda: bot.script.lost == ["t1"])
+    await delivery
+    assert bot.script.answers == []
+
+
+async def test_a_result_that_cannot_be_stored_is_reported_to_slack(
+    make_bot: MakeBot, server: Server
+) -> None:
+    bot = make_bot(process_before_response=True)
+    bot.script.result = object()
+    assert await bot.deliver(mention()) == 503
+    bot.script.result = None
+    assert await bot.deliver(mention(), retry=1) == 200
+    assert [attempt for _, _, attempt in bot.script.answers] == [1, 2]
+
+
+async def test_a_full_queue_refuses(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("oncegate.bolt._sync._MOST_QUEUED", 1)
+    with Gate(server.address, ttl=30) as gate:
+        bot = SyncBot(gate)
+        bot.script.go.clear()
+        assert await bot.deliver(mention()) == 200
+        await until(lambda: bot.script.began)
+        thread = "1700000001.000100"
+        assert await bot.deliver(mention("Ev2", "1700000002.000100", thread)) == 200
+        await until(lambda: server.waiting() == 1)
+        third = mention("Ev3", "1700000003.000100", thread)
+        assert await bot.deliver(third) == 503
+        bot.script.go.set()
+        await until(lambda: len(bot.script.answers) == 2)
+        assert await bot.deliver(third, retry=1) == 200
+        await until(lambda: len(bot.script.answers) == 3)
+
+
 async def test_socket_mode(bot: Bot, server: Server) -> None:
     bot.script.go.clear()
     assert await bot.envelope(mention())

@@ -12,7 +12,7 @@ import pytest_asyncio
 from discord import app_commands
 from discord.ext import commands
 
-from oncegate import AsyncGate, Session, current_turn
+from oncegate import AsyncGate, Busy, Delivery, Session, current_turn
 from oncegate import discord as names
 from oncegate.discord import handler
 
@@ -211,6 +211,93 @@ async def test_a_handler_that_raises_fails_the_turn(make_bot: Any, server: Serve
     bot.receive("MESSAGE_CREATE", message())
     await until(lambda: bot.script.ended)
     assert [attempt for _, _, attempt in bot.script.began] == [1, 2]
+
+
+async def test_a_refusal_that_the_handler_raises_fails_the_turn(make_bot: Any, server: Server) -> None:
+    bot = await make_bot()
+    async with AsyncGate(server.address) as gate, gate.turn(Delivery("T1", "other", session="other")):
+
+        @bot.event  # type: ignore[untyped-decorator]
+        @handler(gate)
+        async def on_message(message: discord.Message) -> None:
+            bot.script.began.append((message.content, None, current_turn().attempt))
+            async with gate.turn(Delivery("T1", "nested", session="other")):
+                pass
+
+        bot.receive("MESSAGE_CREATE", message())
+        await until(lambda: bot.script.errors or len(bot.script.began) > 1)
+        assert [type(error) for error in bot.script.errors] == [Busy]
+        assert bot.script.began == [("hi", None, 1)]
+        bot.script.errors.clear()
+        bot.script.fail.append(Busy("nested", 1, 0.1))
+        bot.receive("INTERACTION_CREATE", command())
+        await until(lambda: bot.script.errors)
+        assert (bot.script.busy, len(bot.script.began)) == ([], 2)
+
+
+async def test_a_value_that_the_handler_returns_is_ignored(make_bot: Any, server: Server) -> None:
+    bot = await make_bot()
+    async with AsyncGate(server.address) as gate:
+
+        @bot.event  # type: ignore[untyped-decorator]
+        @handler(gate)
+        async def on_message(message: discord.Message) -> Any:
+            bot.script.ended.append(message.content)
+            return message
+
+        bot.receive("MESSAGE_CREATE", message())
+        await until(lambda: bot.script.ended and not server.turns())
+    assert bot.script.errors == []
+    assert await state(server, message()) == ("PROCESSED", "SUCCEEDED")
+
+
+async def test_a_task_that_outlives_a_turn_needs_its_own(make_bot: Any, server: Server) -> None:
+    bot = await make_bot()
+    outlived = asyncio.Event()
+    tasks: list[asyncio.Task[None]] = []
+
+    async with AsyncGate(server.address, ttl=30) as gate:
+
+        @handler(gate)
+        async def greet(what: discord.Message) -> None:
+            await bot.script.handle(f"greeted {what.content}")
+
+        @bot.event  # type: ignore[untyped-decorator]
+        @handler(gate)
+        async def on_message(what: discord.Message) -> None:
+            async def later() -> None:
+                await outlived.wait()
+                await greet(what)  # of an event that has been handled
+
+            tasks.append(asyncio.create_task(later()))
+
+        bot.receive("MESSAGE_CREATE", message())
+        await until(lambda: tasks and not server.turns())
+        outlived.set()
+        await tasks[0]
+    assert bot.script.ended == []
+
+
+async def test_another_event_in_a_turn_has_its_own(make_bot: Any, server: Server) -> None:
+    bot = await make_bot()
+    async with AsyncGate(server.address, ttl=30) as gate:
+
+        @handler(gate)
+        async def greet(what: discord.Message) -> None:
+            await bot.script.handle(f"greeted {what.content}")
+
+        @bot.event  # type: ignore[untyped-decorator]
+        @handler(gate)
+        async def on_message(what: discord.Message) -> None:
+            other = copy.copy(what)
+            other.id = 501
+            other.channel = discord.Object(21)  # type: ignore[assignment]
+            await greet(other)
+            await greet(other)
+
+        bot.receive("MESSAGE_CREATE", message())
+        await until(lambda: bot.script.began and not server.turns())
+    assert bot.script.ended == ["greeted hi"]
 
 
 async def test_a_slash_command_is_handled_once(make_bot: Any, server: Server) -> None:

@@ -12,7 +12,7 @@ from telegram import Update
 from telegram.ext import Application, ApplicationBuilder, TypeHandler
 from telegram.request import BaseRequest
 
-from oncegate import AsyncGate, Reject, Session, current_turn, telegram
+from oncegate import AsyncGate, Busy, Reject, Session, current_turn, telegram
 
 from .conftest import until, vector
 
@@ -142,6 +142,20 @@ async def test_a_handler_that_raises_fails_the_turn(make_bot: Any, server: Serve
     await until(lambda: bot.errors and not server.turns())
     assert bot.errors == [boom]
     assert (await state(server, 1))[0] == "NOT_SEEN"
+    await bot.send(1)
+    await until(lambda: bot.ended)
+    assert [attempt for _, _, attempt in bot.began] == [1, 2]
+
+
+async def test_a_refusal_that_a_handler_raises_fails_the_turn(make_bot: Any, server: Server) -> None:
+    bot = await make_bot()
+    bot.app.add_error_handler(bot.on_error)
+    nested = Busy("another", 1, 0.01)
+    bot.fail.append(nested)
+    await bot.send(1)
+    await until(lambda: bot.errors)
+    await bot.idle()
+    assert bot.errors == [nested]
     await bot.send(1)
     await until(lambda: bot.ended)
     assert [attempt for _, _, attempt in bot.began] == [1, 2]

@@ -12,7 +12,18 @@ import pytest_asyncio
 from fastapi import FastAPI
 from pydantic import BaseModel
 
-from oncegate import AsyncGate, Delivery, Gate, Reject, Session, github
+from oncegate import (
+    AsyncGate,
+    Busy,
+    Delivery,
+    Gate,
+    Overloaded,
+    PayloadMismatch,
+    Reject,
+    Session,
+    Unavailable,
+    github,
+)
 
 from .conftest import until, vector
 from .programs import PROGRAMS, Answer, Post, Script
@@ -88,6 +99,31 @@ async def test_an_exception_fails_the_turn(post: Post, script: Script) -> None:
     script.error = None
     assert (await post(*issue())).status == 201
     assert len(script.bodies) == 2
+
+
+@pytest.mark.parametrize(
+    "error",
+    [PayloadMismatch(), Unavailable("nested"), Overloaded("nested", 1), Busy("nested", 1, 1)],
+    ids=lambda error: type(error).__name__,
+)
+async def test_a_refusal_that_the_handler_raises_fails_the_turn(
+    post: Post, script: Script, error: Exception
+) -> None:
+    script.error = error
+    assert (await post(*issue())).status == 500
+    script.error = None
+    assert (await post(*issue())).status == 201
+    assert len(script.bodies) == 2
+
+
+async def test_an_http_error_of_the_framework_settles_the_event(post: Post, script: Script) -> None:
+    script.error = script.not_found
+    first = await post(*issue())
+    script.error = None
+    again = await post(*issue())
+    assert (first.status, again.status) == (404, 404)
+    assert again.body == first.body
+    assert len(script.bodies) == 1
 
 
 async def test_a_rejected_delivery_is_done(post: Post, script: Script) -> None:

@@ -41,7 +41,11 @@ def async_webhook(
             delivery = exchange.delivery(make_delivery, await exchange.body_async())
 
             async def handle(_: AsyncTurn) -> Any:
-                return exchange.handled(await function(*args, **kwargs))
+                try:
+                    value = await function(*args, **kwargs)
+                except Exception as error:  # noqa: BLE001 - `raised` decides
+                    return exchange.raised(error)
+                return exchange.handled(value)
 
             try:
                 return exchange.answer(await gate.run(handle, delivery, **chosen))
@@ -69,7 +73,11 @@ def sync_webhook(
             delivery = exchange.delivery(make_delivery, exchange.body())
 
             def handle(_: Turn) -> Any:
-                return exchange.handled(function(*args, **kwargs))
+                try:
+                    value = function(*args, **kwargs)
+                except Exception as error:  # noqa: BLE001 - `raised` decides
+                    return exchange.raised(error)
+                return exchange.handled(value)
 
             try:
                 return exchange.answer(gate.run(handle, delivery, **chosen))

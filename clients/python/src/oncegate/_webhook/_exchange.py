@@ -14,6 +14,8 @@ from oncegate._errors import (
     OutcomeUnknown,
     Overloaded,
     PayloadMismatch,
+    Ran,
+    Reject,
     TurnLost,
     Unavailable,
 )
@@ -32,7 +34,7 @@ class ResponseError(Exception):
 
 
 ANSWERED = (ResponseError, Unavailable, Overloaded, TurnLost, OutcomeUnknown, PayloadMismatch)
-"""Errors that have a response. Others are the handler's own, and the framework's to answer."""
+"""Errors of a turn that have a response. The handler's own are the framework's to answer."""
 
 
 class Exchange:
@@ -41,6 +43,8 @@ class Exchange:
     def __init__(self, framework: Framework) -> None:
         self._framework = framework
         self._value = _NOTHING
+        self._error: Exception | None = None
+        """What the handler raised."""
 
     @classmethod
     def of(cls, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Exchange:
@@ -69,8 +73,18 @@ class Exchange:
             raise ResponseError(f"the handler answered {status}")
         return self._framework.record(value)
 
+    def raised(self, error: Exception) -> dict[str, Any]:
+        """The handler raised. Returns what a duplicate replays, or raises: then the turn fails."""
+        self._error = error
+        record = self._framework.record_error(error)
+        if record is None:
+            raise error
+        return record
+
     def answer(self, outcome: Outcome[Any]) -> Any:
-        """The response of an outcome."""
+        """The response of an outcome. Raises an error that the framework answers."""
+        if isinstance(outcome, Ran) and self._error and not isinstance(self._error, Reject):
+            raise self._error
         if self._value is not _NOTHING:
             return self._value
         match outcome:
@@ -83,6 +97,8 @@ class Exchange:
 
     def answer_error(self, error: Exception) -> Any:
         """The response of one of `ANSWERED`."""
+        if error is self._error:
+            raise error
         match error:
             case ResponseError():
                 return self._value

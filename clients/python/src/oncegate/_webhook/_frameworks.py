@@ -1,6 +1,7 @@
 """What differs between the frameworks: a request's headers and body, and how a response is made.
 
-A response is recorded as JSON, for duplicates: status, selected headers and body.
+A response is recorded as JSON, for duplicates: status, selected headers and body. An exception that the
+framework answers is recorded instead, and raised again: the framework makes the same answer of it.
 """
 
 # The framework's own types are incomplete.
@@ -67,8 +68,26 @@ class Framework(ABC):
     def respond(self, status: int, headers: dict[str, str], body: bytes) -> Any:
         """Makes a response."""
 
+    @abstractmethod
+    def read_error(self, error: Exception) -> tuple[int, Any, Mapping[str, str] | None] | None:
+        """Status, detail and headers of an exception that the framework answers; else ``None``."""
+
+    @abstractmethod
+    def make_error(self, status: int, detail: Any, headers: dict[str, str] | None) -> Exception:
+        """Makes an exception that the framework answers."""
+
+    def record_error(self, error: Exception) -> dict[str, Any] | None:
+        """What a handler raised, for `replay`; ``None`` if that is a failure."""
+        answered = self.read_error(error)
+        if answered is None or answered[0] >= 500:
+            return None
+        status, detail, headers = answered
+        return {"raises": [status, detail, headers and dict(headers)]}
+
     def replay(self, record: dict[str, Any]) -> Any:
-        """Makes the same response again."""
+        """Makes the same response again, or raises the same exception."""
+        if "raises" in record:
+            raise self.make_error(*record["raises"])
         return self.respond(record["status"], record["headers"], b64decode(record["body"]))
 
 
@@ -119,6 +138,22 @@ class Starlette(Framework):
 
         return Response(body, status, headers)
 
+    def read_error(self, error: Exception) -> tuple[int, Any, Mapping[str, str] | None] | None:
+        from starlette.exceptions import HTTPException
+
+        if isinstance(error, HTTPException):
+            return error.status_code, error.detail, error.headers
+        return None
+
+    def make_error(self, status: int, detail: Any, headers: dict[str, str] | None) -> Exception:
+        if "fastapi" in sys.modules:  # its exception is one of Starlette's too
+            import fastapi
+
+            return fastapi.HTTPException(status, detail, headers)
+        from starlette.exceptions import HTTPException
+
+        return HTTPException(status, detail, headers)
+
     def replay(self, record: dict[str, Any]) -> Any:
         return record["value"] if "value" in record else super().replay(record)
 
@@ -155,6 +190,25 @@ class Flask(Framework):
 
         return Response(body, status, headers)
 
+    def read_error(self, error: Exception) -> tuple[int, Any, Mapping[str, str] | None] | None:
+        from werkzeug.exceptions import HTTPException
+
+        if isinstance(error, HTTPException):
+            return error.get_response().status_code, error.description, None
+        return None
+
+    def make_error(self, status: int, detail: Any, headers: dict[str, str] | None) -> Exception:
+        from werkzeug.exceptions import HTTPException, default_exceptions
+
+        error = default_exceptions.get(status, HTTPException)(detail)
+        error.code = status
+        return error
+
+    def record_error(self, error: Exception) -> dict[str, Any] | None:
+        response = getattr(error, "response", None)  # of abort(response)
+        record = super().record_error(error)
+        return self.record(response) if record and response else record
+
 
 class Django(Framework):
     """Django: functions, and methods of class-based views."""
@@ -183,6 +237,33 @@ class Django(Framework):
         from django.http import HttpResponse
 
         return HttpResponse(body, status=status, headers=headers)
+
+    def read_error(self, error: Exception) -> tuple[int, Any, Mapping[str, str] | None] | None:
+        for kind, status in self._answered():
+            if isinstance(error, kind):
+                return status, str(error), None
+        return None
+
+    def make_error(self, status: int, detail: Any, headers: dict[str, str] | None) -> Exception:
+        return next(kind for kind, of in self._answered() if of == status)(detail)
+
+    @staticmethod
+    def _answered() -> tuple[tuple[type[Exception], int], ...]:
+        from django.core.exceptions import (  # type: ignore[import-untyped]
+            BadRequest,
+            PermissionDenied,
+            SuspiciousOperation,
+        )
+        from django.http import Http404
+        from django.http.multipartparser import MultiPartParserError  # type: ignore[import-untyped]
+
+        return (
+            (Http404, 404),
+            (PermissionDenied, 403),
+            (BadRequest, 400),
+            (SuspiciousOperation, 400),
+            (MultiPartParserError, 400),
+        )
 
 
 _FRAMEWORKS: tuple[type[Framework], ...] = (Starlette, Django, Flask)

@@ -21,9 +21,8 @@ from slack_bolt.listener.async_listener_error_handler import AsyncListenerErrorH
 from slack_bolt.listener.async_listener_start_handler import AsyncListenerStartHandler
 from slack_bolt.util.utils import get_arg_names_of_callable
 
-from oncegate._again import PATIENCE, REFUSALS, keep_asking
+from oncegate._again import PATIENCE, Refused, granted, keep_asking
 from oncegate._errors import Busy, OutcomeUnknown, Reject, TurnLost
-from oncegate._turn import current
 from oncegate.bolt._policy import (
     PATIENCE_BEFORE_ACK,
     Action,
@@ -118,24 +117,25 @@ class _Guard:
             return work.responded.result()
         try:
             await turn
-        except REFUSALS as refusal:
-            match came.action(refusal):
+        except Refused as answer:
+            match came.action(answer.refusal):
                 case Action.ACKNOWLEDGE:
                     return acknowledged()
                 case Action.REFUSE:
-                    return refused(refusal)
+                    return refused(answer.refusal)
                 case Action.QUEUE:
-                    self._start(self._queue(call, came, refusal))
+                    self._start(self._queue(call, came, answer.refusal))
                     return acknowledged()
-        except (TurnLost, OutcomeUnknown) as error:
+        except Exception as error:  # noqa: BLE001 - the task's end is logged
             return refused(error)
         return work.response
 
     async def _in_turn(self, work: _Work, came: Incoming, wait: float, patience: float) -> None:
         try:
-            async with self._gate.turn(
+            scope = self._gate.turn(
                 came.delivery, wait=wait, patience=patience, on_unavailable=came.on_unavailable
-            ) as turn:
+            )
+            async with granted(scope) as turn:  # the current one for the tasks that Bolt starts too
                 await work.run(turn)
         except Exception as error:
             if error is not work.error:  # which Bolt's own error handler has had
@@ -173,7 +173,7 @@ class _Guard:
 def _log_failure(task: asyncio.Task[None]) -> None:
     """Logs what nobody waits for; the turn itself has logged its loss."""
     error = None if task.cancelled() else task.exception()
-    if error and not isinstance(error, (*REFUSALS, TurnLost, OutcomeUnknown)):
+    if error and not isinstance(error, Refused | TurnLost | OutcomeUnknown):
         LOG.error("a delivery of Slack failed in its turn", exc_info=error)
 
 
@@ -184,6 +184,7 @@ class _Work:
         self._call = call
         self._running = 0
         self._finished = asyncio.Event()
+        self._cancelled = False
         self._tasks: set[asyncio.Task[Any]] = set()
         self.error: Exception | None = None
         """The first error of the listener or of a lazy function."""
@@ -195,7 +196,6 @@ class _Work:
         """Runs everything. Raises the first error."""
         call = self._call
         self._owner = asyncio.current_task()
-        current.set(turn)  # for this task, which ends with the turn, and for those that it starts
         call.request.context["turn"] = turn
         runner = copy.copy(call.runner)
         runner.listener_start_handler = _Start(self, runner.listener_start_handler)
@@ -206,24 +206,24 @@ class _Work:
             runner.lazy_listener_runner = _Lazy(self, turn, runner.lazy_listener_runner)
             self._running = len(call.listener.lazy_functions)
         self._running += 1
-        self.response = await call.run(runner)
-        if self._running:
-            self.responded.set_result(self.response)
-            await self._finish()
-        if self.error:
-            raise self.error
-
-    async def _finish(self) -> None:
         try:
-            await self._finished.wait()
+            self.response = await call.run(runner)
+            if self._running:
+                self.responded.set_result(self.response)
+                await self._finished.wait()
         except asyncio.CancelledError:
+            self._cancelled = True
             for task in self._tasks:
                 task.cancel()
             await asyncio.gather(*self._tasks, return_exceptions=True)
             raise
+        if self.error:
+            raise self.error
 
     def began(self) -> None:
         """A part runs in the current task, which ends if the turn is lost."""
+        if self._cancelled:  # before the task's first step
+            raise asyncio.CancelledError
         task = asyncio.current_task()
         if task and task is not self._owner:
             self._tasks.add(task)

@@ -21,7 +21,7 @@ from slack_bolt.listener.listener_completion_handler import ListenerCompletionHa
 from slack_bolt.listener.listener_error_handler import ListenerErrorHandler
 from slack_bolt.util.utils import get_arg_names_of_callable
 
-from oncegate._again import PATIENCE, REFUSALS, keep_asking_in_thread
+from oncegate._again import PATIENCE, Refused, enter, keep_asking_in_thread
 from oncegate._errors import Busy, OncegateError, OutcomeUnknown, Reject, TurnLost
 from oncegate._turn import current
 from oncegate.bolt._policy import (
@@ -45,6 +45,9 @@ if TYPE_CHECKING:
     from oncegate._sync_scopes import Turn
 
 LOG = logging.getLogger("oncegate")
+
+# Each is a thread.
+_MOST_QUEUED = 256
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -91,6 +94,7 @@ class _Guard:
         self._gate = gate
         self._wait = wait
         self._on_busy = on_busy
+        self._places = threading.BoundedSemaphore(_MOST_QUEUED)
 
     def run(
         self,
@@ -106,19 +110,14 @@ class _Guard:
             return call.run(self._runner)
         try:
             work = self._in_turn(call, came, 0, PATIENCE_BEFORE_ACK)
-        except REFUSALS as refusal:
-            match came.action(refusal):
+        except Refused as answer:
+            match came.action(answer.refusal):
                 case Action.ACKNOWLEDGE:
                     return acknowledged()
-                case Action.REFUSE:
-                    return refused(refusal)
-                case Action.QUEUE:
-                    # Bolt's own threads are for listeners that run.
-                    queue = threading.Thread(
-                        target=self._queue, args=(call, came, refusal), daemon=True
-                    )
-                    queue.start()
+                case Action.QUEUE if self._start_queue(call, came, answer.refusal):
                     return acknowledged()
+                case _:
+                    return refused(answer.refusal)
         return refused(work.end_error) if work.end_error else work.response
 
     def _in_turn(self, call: _Call, came: Incoming, wait: float, patience: float) -> _Work:
@@ -130,15 +129,25 @@ class _Guard:
         work.run()
         return work
 
+    def _start_queue(self, call: _Call, came: Incoming, refusal: Exception) -> bool:
+        """Waits for the turn in a thread: Bolt's own are for listeners that run. False: too many."""
+        if not self._places.acquire(blocking=False):
+            LOG.error("%d deliveries of Slack wait for a turn; another one was refused", _MOST_QUEUED)
+            return False
+        threading.Thread(target=self._queue, args=(call, came, refusal), daemon=True).start()
+        return True
+
     def _queue(self, call: _Call, came: Incoming, refusal: Exception) -> None:
-        if isinstance(refusal, Busy) and not came.is_event and self._on_busy:
-            self._report_busy(call.request)
         try:
+            if isinstance(refusal, Busy) and not came.is_event and self._on_busy:
+                self._report_busy(call.request)
             keep_asking_in_thread(
                 lambda wait: self._in_turn(call, came, wait, PATIENCE), self._wait, refusal
             )
         except OncegateError:
             LOG.exception("a delivery of Slack was acknowledged, but not handled")
+        finally:
+            self._places.release()
 
     def _report_busy(self, request: BoltRequest) -> None:
         assert self._on_busy
@@ -165,13 +174,13 @@ class _Work:
         self._lock = threading.Lock()
         self._running = 0
         self._error: Exception | None = None
-        self.end_error: OncegateError | None = None
-        """The turn was lost, or its end is unknown."""
+        self.end_error: Exception | None = None
+        """Why the turn did not end as it should."""
         self.response: BoltResponse | None = None
 
     def run(self) -> None:
         """Begins the turn, and runs everything up to the acknowledgement."""
-        turn = self._scope.__enter__()
+        turn = enter(self._scope)
         self._context.run(current.set, turn)
         call = self._call
         call.request.context["turn"] = turn
@@ -213,8 +222,9 @@ class _Work:
             self._scope.__exit__(type(error) if error else None, error, at)
         except (TurnLost, OutcomeUnknown) as ended:
             self.end_error = ended  # which the turn itself has logged
-        except Exception:
-            LOG.exception("a turn of Slack was not ended")
+        except Exception as ended:
+            self.end_error = ended
+            LOG.exception("a turn of Slack did not end as it should")
 
 
 @dataclass
