@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, field
-from typing import Any, Literal, TypeAlias, TypedDict
+from typing import Any, Literal, TypeAlias, TypedDict, cast
 
 from oncegate._clock import Time, seconds
 from oncegate.v1 import delivery_pb2, event_pb2, session_pb2
@@ -18,6 +18,13 @@ _SCOPES: dict[Scope, session_pb2.SessionScope] = {
     "channel": session_pb2.SESSION_SCOPE_CHANNEL,
     "user": session_pb2.SESSION_SCOPE_USER,
 }
+
+
+LARGE = 200 * 1024
+"""A body of more bytes is cut: no longer texts, no longer lists than the following."""
+
+LONG = 1024
+MANY = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,7 +170,7 @@ def read_by_server(
     each_use: bool = False,
 ) -> Delivery:
     """A platform's delivery, of which the server reads the names."""
-    payload = Payload(platform, _bytes(body), headers or {}, options.get("scope", "thread"))
+    payload = Payload(platform, _cut(_bytes(body)), headers or {}, options.get("scope", "thread"))
     return Delivery(
         options.get("team", ""),
         "",
@@ -184,6 +191,29 @@ def _bytes(body: Any) -> bytes:
     if not isinstance(body, Mapping) and hasattr(body, "to_dict"):
         body = body.to_dict()
     return json.dumps(body, separators=(",", ":"), default=str).encode()
+
+
+def _cut(body: bytes) -> bytes:
+    """The server takes 256 KiB, and GitHub sends up to 25 MB: what names nothing is left out."""
+    if len(body) <= LARGE:
+        return body
+    try:
+        return json.dumps(_shortened(json.loads(body)), separators=(",", ":")).encode()
+    except (ValueError, RecursionError):
+        return body  # not JSON
+
+
+def _shortened(value: Any) -> Any:
+    match value:
+        case str():
+            return value if len(value) <= LONG else ""
+        case list():
+            items: list[Any] = value[:MANY]
+            return [_shortened(item) for item in items]
+        case dict():
+            return {key: _shortened(item) for key, item in cast("dict[str, Any]", value).items()}
+        case _:
+            return value
 
 
 def pick(headers: Mapping[str, str], *names: str) -> dict[str, str]:
