@@ -208,8 +208,7 @@ def _shortened(value: Any) -> Any:
         case str():
             return value if len(value) <= LONG else ""
         case list():
-            items: list[Any] = value[:MANY]
-            return [_shortened(item) for item in items]
+            return [_shortened(item) for item in cast("Sequence[Any]", value)[:MANY]]
         case dict():
             return {key: _shortened(item) for key, item in cast("dict[str, Any]", value).items()}
         case _:
