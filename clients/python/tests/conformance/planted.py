@@ -103,7 +103,7 @@ PATCHES: dict[str, Changed | Replaced] = {
         Turn.succeed, "events.TURN_OUTCOME_SUCCEEDED", "events.TURN_OUTCOME_FAILED"
     ),
     "error-is-success": Changed(
-        Turn._end_failed,
+        Turn._give_back,
         "outcome=events.TURN_OUTCOME_FAILED, detail=short(detail)",
         "outcome=events.TURN_OUTCOME_SUCCEEDED",
     ),
@@ -111,14 +111,14 @@ PATCHES: dict[str, Changed | Replaced] = {
         Turn.reject, "events.TURN_OUTCOME_REJECTED", "events.TURN_OUTCOME_FAILED"
     ),
     "own-error-is-masked": Changed(
-        Turn._end_failed,
+        Turn._give_back,
         'LOG.debug("the end of turn %s failed: %s", self.id, failure)',
         "raise failure.error()",
     ),
     "fails-open": Changed(_entry.TurnEntry._refuse, 'if self._on_unavailable == "run":', "if True:"),
     "single-channel": Replaced("STREAMS_PER_CHANNEL", 10_000, _connections),
     "lease-is-not-released": Changed(
-        Lease.release,
+        Lease._give_back,
         "await call_until(self._io, RELEASE_LEASE, request, self._io.now() + RELEASING)",
         "pass",
     ),
