@@ -7,7 +7,7 @@ import os
 import socket
 import sys
 import uuid
-from typing import TYPE_CHECKING, Literal, TypeAlias, TypedDict
+from typing import TYPE_CHECKING, Literal, TypeAlias, TypedDict, TypeVar
 
 from oncegate._clock import Time, duration, seconds
 from oncegate._codec import Codec, JsonCodec
@@ -17,10 +17,11 @@ from oncegate.v1 import idempotency_service_pb2 as idempotency
 from oncegate.v1 import turn_service_pb2 as turns
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from oncegate._delivery import Delivery, Session
 
+T = TypeVar("T")
 LOG = logging.getLogger("oncegate")
 
 OnUnavailable: TypeAlias = Literal["raise", "run", "drop"]
@@ -40,6 +41,35 @@ class Hooks:
 
     def on_end(self, outcome: str) -> None:
         """A turn ended: SUCCEEDED, FAILED, REJECTED, LOST or UNKNOWN."""
+
+
+class Guarded(Hooks):
+    """The author's hooks. What they raise is logged: turns and leases do not depend on it."""
+
+    def __init__(self, hooks: Hooks) -> None:
+        self._hooks = hooks
+
+    def on_begin(self, delivery: Delivery) -> None:
+        """See `Hooks`."""
+        self._call(self._hooks.on_begin, delivery)
+
+    def on_queued(self, position: int) -> None:
+        """See `Hooks`."""
+        self._call(self._hooks.on_queued, position)
+
+    def on_lost(self, reason: str) -> None:
+        """See `Hooks`."""
+        self._call(self._hooks.on_lost, reason)
+
+    def on_end(self, outcome: str) -> None:
+        """See `Hooks`."""
+        self._call(self._hooks.on_end, outcome)
+
+    def _call(self, hook: Callable[[T], None], what: T) -> None:
+        try:
+            hook(what)
+        except Exception:
+            LOG.exception("the hook %s failed", hook.__name__)
 
 
 class TurnOptions(TypedDict, total=False):
@@ -126,7 +156,7 @@ class Options:
         self.on_unavailable: OnUnavailable = options.get("on_unavailable") or "raise"
         self.max_attempts = options.get("max_attempts") or 5
         self.codec = options.get("codec") or JsonCodec()
-        self.hooks = options.get("hooks") or Hooks()
+        self.hooks: Hooks = Guarded(options.get("hooks") or Hooks())
         self._warned = set[str]()
 
     def holder_name(self) -> str:
