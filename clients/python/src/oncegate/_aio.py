@@ -8,7 +8,6 @@ import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING, Any, Generic, ParamSpec, Self, TypeVar, Unpack, overload
-from weakref import WeakKeyDictionary
 
 from oncegate import _errors as errors
 from oncegate import _marks
@@ -37,7 +36,7 @@ class _Runtime:
     def __init__(self, options: Options) -> None:
         self.hooks = options.hooks
         self.closed = False
-        self.ios: WeakKeyDictionary[asyncio.AbstractEventLoop, AioIo] = WeakKeyDictionary()
+        self.ios: dict[asyncio.AbstractEventLoop, AioIo] = {}
         self._server = options.server
         self._pid: int | None = None
         """The process that has used grpc.aio."""
@@ -57,6 +56,8 @@ class _Runtime:
             from oncegate._aio_io import AioIo
 
             self._pid = os.getpid()
+            for other in [other for other in self.ios if other.is_closed()]:
+                del self.ios[other]
             io = self.ios[loop] = AioIo(self._server)
         return io
 
@@ -191,12 +192,16 @@ class AsyncGate:
         request = options.is_processed(delivery, include_result)
         return await _marks.seen(self._runtime.io(), request, options.codec, options.patience)
 
-    def adopt(self, turn_id: str, **options: Unpack[TurnOptions]) -> AsyncTurnScope:
+    def adopt(
+        self, turn_id: str, *, event_ttl: Time | None = None, **options: Unpack[TurnOptions]
+    ) -> AsyncTurnScope:
         """Carries on a turn that another process began and detached. It ends as any turn.
 
-        Raises `TurnLost` if it has ended.
+        `event_ttl`: how long the event stays processed, as in `Delivery`. Raises `TurnLost` if the turn
+        has ended.
         """
-        entry = TurnEntry(self._options, Delivery("", ""), options, turn_id=turn_id)
+        delivery = Delivery("", "", ttl=event_ttl)
+        entry = TurnEntry(self._options, delivery, options, turn_id=turn_id)
         return AsyncTurnScope(self._runtime, entry)
 
     async def drain(self, within: Time) -> None:
@@ -249,7 +254,7 @@ class Decorator(Generic[P]):
             if isinstance(outcome, errors.Ran):
                 return outcome.value
             if isinstance(outcome, errors.Duplicate) and self._replays:
-                result: R = outcome.result
+                result: R = outcome.replay()
                 return result
             raise outcome
 

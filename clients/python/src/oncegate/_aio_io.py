@@ -86,6 +86,31 @@ class AioLatch:
         return True
 
 
+class _Alarm:
+    """Rings at a time that counts, see `settled`, unless its block is left before."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, until: float, ring: Callable[[], None]) -> None:
+        self._loop = loop
+        self._until = until
+        self._ring = ring
+
+    def __enter__(self) -> None:
+        self._arm(self._until)
+
+    def __exit__(self, *_: object) -> None:
+        self._timer.cancel()
+
+    def _arm(self, until: float) -> None:
+        self._timer = self._loop.call_later(max(0.0, until - _clock.now()), self._due, until)
+
+    def _due(self, until: float) -> None:
+        later = settled(until, _clock.now())
+        if later is not None:
+            self._arm(later)
+        else:
+            self._ring()
+
+
 class AioStream:
     """One stream."""
 
@@ -99,9 +124,9 @@ class AioStream:
         """The next message; see `Stream`."""
         call = self._open_call()
         cancelling = _cancelling()
-        self._arm(until)
         try:
-            message = await call.read()
+            with _Alarm(self._loop, until, self._time_out):
+                message = await call.read()
         except grpc.aio.AioRpcError as error:
             self._call = None
             raise _failure(error) from error
@@ -110,19 +135,18 @@ class AioStream:
             if self._cancelled and _cancelling() == cancelling:
                 raise Failure("UNAVAILABLE", "the server did not answer in time") from None
             raise
-        finally:
-            self._alarm.cancel()
         if message is grpc.aio.EOF:
             self._call = None
             raise Failure("UNAVAILABLE", "the server ended the stream")
         return message
 
-    async def write(self, message: Any) -> None:
-        """Sends a message."""
+    async def write(self, message: Any, until: float) -> None:
+        """Sends a message; see `Stream`."""
         call = self._open_call()
         cancelling = _cancelling()
         try:
-            await call.write(message)
+            with _Alarm(self._loop, until, self._time_out):
+                await call.write(message)
         except grpc.aio.AioRpcError as error:
             raise _failure(error) from error
         except asyncio.InvalidStateError as error:
@@ -144,16 +168,9 @@ class AioStream:
             raise Failure("UNAVAILABLE", "the stream has ended")
         return self._call
 
-    def _arm(self, until: float) -> None:
-        self._alarm = self._loop.call_later(max(0.0, until - _clock.now()), self._ring, until)
-
-    def _ring(self, until: float) -> None:
-        later = settled(until, _clock.now())
-        if later is not None:
-            self._arm(later)
-        else:
-            self._silent()
-            self.cancel()
+    def _time_out(self) -> None:
+        self._silent()
+        self.cancel()
 
 
 class AioIo:
@@ -212,7 +229,9 @@ class AioIo:
             self._connections.done(connection)
         return response
 
-    async def open(self, method: Method[Any, Res], request: Any, *, more: bool) -> Stream[Any, Res]:
+    async def open(
+        self, method: Method[Any, Res], request: Any, until: float, *, more: bool
+    ) -> Stream[Any, Res]:
         """Opens a stream with its first message."""
         await self._resumed()
         connection = self._connections.for_stream()
@@ -229,7 +248,7 @@ class AioIo:
 
         call.add_done_callback(done)
         if more:
-            await stream.write(request)
+            await stream.write(request, until)
         return stream
 
     async def _resumed(self) -> None:

@@ -114,8 +114,9 @@ class AsyncTurnScope:
         self._entry = entry
 
     async def __aenter__(self) -> AsyncTurn:
-        self._io = io = self._runtime.io()
-        self._flow = flow = self._entry.flow(io)
+        io = self._runtime.io()
+        flow = self._entry.flow(io)
+        self._io, self._flow = io, flow
         turn = AsyncTurn(flow)
         self._owner = owner = _Owner(flow, turn.lost, self._runtime.hooks)
         await io.begin(flow, self._entry.begin(flow), owner.on_lost)
@@ -139,8 +140,9 @@ class AsyncLeaseScope:
         self._entry = entry
 
     async def __aenter__(self) -> AsyncLease:
-        self._io = io = self._runtime.io()
-        self._flow = flow = self._entry.flow(io)
+        io = self._runtime.io()
+        flow = self._entry.flow(io)
+        self._io, self._flow = io, flow
         lease = AsyncLease(flow)
         self._owner = owner = _Owner(flow, lease.lost, self._runtime.hooks)
         await io.begin(flow, self._entry.begin(flow), owner.on_lost)

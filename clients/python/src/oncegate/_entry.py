@@ -19,7 +19,18 @@ if TYPE_CHECKING:
 LOG = logging.getLogger("oncegate")
 
 
-class TurnEntry:
+class _Once:
+    """A scope is entered once: it has room for one turn or lease."""
+
+    _entered = False
+
+    def _enter(self) -> None:
+        if self._entered:
+            raise RuntimeError("a scope is entered once; make another one")
+        self._entered = True
+
+
+class TurnEntry(_Once):
     """One turn that a scope asks for."""
 
     def __init__(
@@ -42,6 +53,7 @@ class TurnEntry:
 
     def flow(self, io: Io) -> TurnFlow:
         """The flow of this turn."""
+        self._enter()
         terms = self._settings.terms(self._options)
         request = self._settings.begin(self._delivery, self._options, terms, session=self._session)
         flow = TurnFlow(io, terms, request, self._codec)
@@ -108,7 +120,7 @@ class TurnEntry:
             raise
 
 
-class LeaseEntry:
+class LeaseEntry(_Once):
     """One lease that a scope asks for."""
 
     def __init__(
@@ -126,6 +138,7 @@ class LeaseEntry:
 
     def flow(self, io: Io) -> LeaseFlow:
         """The flow of this lease."""
+        self._enter()
         terms = self._settings.terms(self._options)
         flow = LeaseFlow(io, terms, self._settings.hold(self._session, terms, self._options))
         flow.on_queued = self._settings.hooks.on_queued

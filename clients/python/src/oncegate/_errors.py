@@ -27,11 +27,18 @@ class Duplicate(NotGranted):
     def __init__(self, result: Any = None, outcome: str | None = None, detail: str = "") -> None:
         super().__init__("the event has been handled; acknowledge it")
         self.result = result
-        """What the turn that handled it stored, decoded."""
+        """What the turn that handled it stored, decoded. None if it cannot be decoded: the codec's
+        error is the cause."""
         self.outcome = outcome
         """``"SUCCEEDED"`` or ``"REJECTED"``; ``None`` if it was only marked."""
         self.detail = detail
         """Why it was rejected."""
+
+    def replay(self) -> Any:
+        """`result`. Raises this error if it cannot be decoded."""
+        if self.__cause__ is not None:
+            raise self
+        return self.result
 
 
 class GaveUp(NotGranted):
@@ -91,7 +98,8 @@ class Lost(OncegateError):
     def __init__(self, reason: str, value: Any = None) -> None:
         super().__init__(f"the {self.what} was lost ({reason}); stop working, another run may have it")
         self.reason = reason
-        """``"CLAIM_LOST"``, ``"LEASE_LOST"``, ``"MAX_HOLD"``, ``"EXPIRED"`` or ``"CLOSED"``."""
+        """``"CLAIM_LOST"``, ``"LEASE_LOST"``, ``"MAX_HOLD"``, ``"EXPIRED"``, ``"CLOSED"`` or, if its
+        scope had been left, ``"ENDED"``."""
         self.value = value
         """What the handler returned although the turn was lost. It was not stored."""
 

@@ -15,6 +15,9 @@ R_co = TypeVar("R_co", covariant=True)
 
 CALL_TIMEOUT = 10.0
 
+SHORTEST = 0.1
+"""What the last attempt of a call has at least."""
+
 LATE = 0.2
 SETTLE = 0.3
 
@@ -47,8 +50,8 @@ class Stream(Protocol[S_contra, R_co]):
         """The next message. If none comes in time, the stream is cancelled and the read fails."""
         ...
 
-    async def write(self, message: S_contra) -> None:
-        """Sends a message."""
+    async def write(self, message: S_contra, until: float) -> None:
+        """Sends a message. If it cannot be sent in time, the stream is cancelled."""
         ...
 
     def cancel(self) -> None:
@@ -79,8 +82,10 @@ class Io(Protocol):
         """Makes one call. Raises only `Failure`."""
         ...
 
-    async def open(self, method: Method[Any, Res], request: Any, *, more: bool) -> Stream[Any, Res]:
-        """Opens a stream with its first message; `more`: others will follow it."""
+    async def open(
+        self, method: Method[Any, Res], request: Any, until: float, *, more: bool
+    ) -> Stream[Any, Res]:
+        """Opens a stream with its first message, which is sent in time; `more`: others follow it."""
         ...
 
 
@@ -99,7 +104,7 @@ async def call_until(
     until: float,
     timeout: float = CALL_TIMEOUT,
 ) -> tuple[Res, float]:
-    """Repeats a call that is safe to repeat until it has an answer, or `until` has passed.
+    """Repeats a call that is safe to repeat until it has an answer. The last attempt is at `until`.
 
     Returns the answer, and when the call that got it was sent. Raises the last `Failure`.
     """
@@ -107,9 +112,10 @@ async def call_until(
     while True:
         sent = io.now()
         try:
-            return await io.call(method, request, max(0.1, min(timeout, until - sent))), sent
+            return await io.call(method, request, max(SHORTEST, min(timeout, until - sent))), sent
         except Failure as failure:
-            delay = failure.retry_after or next(pause)
-            if not failure.retryable or io.now() + delay >= until:
+            left = until - io.now()
+            delay = failure.retry_after or min(next(pause), left)
+            if not failure.retryable or left <= 0 or delay > left:
                 raise
         await io.sleep(delay)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from oncegate import _errors as errors
 from oncegate._clock import span
-from oncegate._io import Io, Stream, call_until, pauses
+from oncegate._io import SHORTEST, Io, Stream, call_until, pauses
 from oncegate._wire import Failure
 
 if TYPE_CHECKING:
@@ -55,6 +55,8 @@ class Kept(ABC):
         self._pid = os.getpid()
         self.held = False
         self.trusted_end = 0.0
+        self._valid_end = 0.0
+        """The trusted end of what no stream keeps: that of the server, without `grace`."""
         self.kept_by: Literal["stream", "renew"] = "stream"
         self.lost_reason: str | None = None
         self.fence: int | None = None
@@ -74,8 +76,8 @@ class Kept(ABC):
     # What a turn and a lease do differently.
 
     @abstractmethod
-    async def _open(self, wait: float) -> Stream[Any, Any]:
-        """Opens the stream with its request."""
+    async def _open(self, wait: float, until: float) -> Stream[Any, Any]:
+        """Opens the stream with its request, which is sent in time."""
 
     @abstractmethod
     def _granted(self, message: Any) -> bool:
@@ -105,12 +107,17 @@ class Kept(ABC):
         return self.trusted_end - self._io.now()
 
     def check(self) -> None:
-        """Raises if it is lost, or its trusted end has passed."""
+        """Raises if it is lost or has ended, or its trusted end has passed."""
         self.belongs_here()
-        if self.lost_reason is not None:
-            raise self.lost_error(self.lost_reason)
+        if self._over:
+            raise self.lost_error(self.lost_reason or "ENDED")
         if self.held and self.left <= 0:
             raise self.lost_error("EXPIRED")
+
+    @property
+    def is_over(self) -> bool:
+        """Whether it has ended or was lost."""
+        return self._over
 
     def belongs_here(self, error: BaseException | None = None) -> bool:
         """Whether this process began it. Raises `WrongProcess` if not, unless there is an `error`."""
@@ -130,13 +137,13 @@ class Kept(ABC):
         while True:
             self._sent = self._io.now()
             heard = False
+            silent_at = max(
+                (self._sent if outage is None else outage) + self.terms.patience,
+                self._sent + 0.5,
+            )
             try:
-                self._stream = await self._open(max(0.0, wait_until - self._sent))
+                self._stream = await self._open(max(0.0, wait_until - self._sent), silent_at)
                 self._refuse_if_closed()
-                silent_at = max(
-                    (self._sent if outage is None else outage) + self.terms.patience,
-                    self._sent + 0.5,
-                )
                 while not self._granted(await self._stream.read(silent_at)):
                     heard, outage = True, None
                     silent_at = self._io.now() + QUEUE_SILENCE
@@ -146,8 +153,10 @@ class Kept(ABC):
                 self._refuse_if_closed()
                 if outage is None:
                     outage = self._io.now() if heard else self._sent
-                delay = failure.retry_after or next(pause)
-                over = self._io.now() + delay >= outage + self.terms.patience
+                left = outage + self.terms.patience - self._io.now()
+                # The last attempt is at the end of the patience, unless the server asks for more.
+                delay = failure.retry_after or min(next(pause), left)
+                over = left <= 0 or delay > left
                 if over or not failure.retryable:
                     raise
             except BaseException:
@@ -181,7 +190,7 @@ class Kept(ABC):
         self._hang_up()
         self.kept_by = "renew"
         try:
-            await self._renew(self._io.now() + max(1.0, self.terms.ttl))
+            await self._renew(self._io.now() + max(1.0, min(self.terms.ttl, self.terms.patience)))
         except Failure as failure:
             if failure.lost:
                 raise self.lost_error(failure.reason) from failure.__cause__
@@ -256,6 +265,8 @@ class Kept(ABC):
             return False
         self._hang_up()
         self.kept_by = "renew"
+        if failure.reason == "DRAINING":  # the server says that it keeps what it granted
+            self.trusted_end = self._valid_end
         return True
 
     async def _keep_renewing(self) -> None:
@@ -288,12 +299,13 @@ class Kept(ABC):
         """
         lasts = remaining if grace is None else min(remaining, grace)
         self.trusted_end = sent + elapsed + lasts - self.terms.margin
+        self._valid_end = self.trusted_end + remaining - lasts
         now = self._io.now()
         self._probe_at = now + min(0.4 * self.terms.ttl, 0.9 * (self.trusted_end - now))
 
     async def _call_renew(self, method: Any, request: Any, until: float) -> tuple[Any, float]:
         timeout = max(0.5, self.terms.ttl / 20)
-        return await call_until(self._io, method, request, until, timeout)
+        return await call_until(self._io, method, request, until - SHORTEST, timeout)
 
 
 def lease_span(lease: sessions.SessionLease) -> tuple[float, float]:

@@ -160,12 +160,16 @@ class Gate:
         loop = self._runtime.loop()
         return loop.run(_marks.seen(loop.io, request, options.codec, options.patience))
 
-    def adopt(self, turn_id: str, **options: Unpack[TurnOptions]) -> TurnScope:
+    def adopt(
+        self, turn_id: str, *, event_ttl: Time | None = None, **options: Unpack[TurnOptions]
+    ) -> TurnScope:
         """Carries on a turn that another process began and detached. It ends as any turn.
 
-        Raises `TurnLost` if it has ended.
+        `event_ttl`: how long the event stays processed, as in `Delivery`. Raises `TurnLost` if the turn
+        has ended.
         """
-        entry = TurnEntry(self._options, Delivery("", ""), options, turn_id=turn_id)
+        delivery = Delivery("", "", ttl=event_ttl)
+        entry = TurnEntry(self._options, delivery, options, turn_id=turn_id)
         return TurnScope(self._runtime, entry)
 
     def drain(self, within: Time) -> None:
@@ -207,7 +211,7 @@ class Decorator(Generic[P]):
             if isinstance(outcome, errors.Ran):
                 return outcome.value
             if isinstance(outcome, errors.Duplicate) and self._replays:
-                result: R = outcome.result
+                result: R = outcome.replay()
                 return result
             raise outcome
 

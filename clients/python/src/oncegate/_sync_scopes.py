@@ -89,8 +89,9 @@ class TurnScope:
 
     def __enter__(self) -> Turn:
         runtime = self._runtime
-        self._loop = loop = runtime.loop()
-        self._flow = flow = self._entry.flow(loop.io)
+        loop = runtime.loop()
+        flow = self._entry.flow(loop.io)
+        self._loop, self._flow = loop, flow
         turn = Turn(flow, loop)
         on_lost = _on_lost(flow, turn.lost, runtime.hooks)
         loop.run(loop.io.begin(flow, self._entry.begin(flow), on_lost))
@@ -117,8 +118,9 @@ class LeaseScope:
 
     def __enter__(self) -> Lease:
         runtime = self._runtime
-        self._loop = loop = runtime.loop()
-        self._flow = flow = self._entry.flow(loop.io)
+        loop = runtime.loop()
+        flow = self._entry.flow(loop.io)
+        self._loop, self._flow = loop, flow
         lease = Lease(flow)
         on_lost = _on_lost(flow, lease.lost, runtime.hooks)
         loop.run(loop.io.begin(flow, self._entry.begin(flow), on_lost))

@@ -23,8 +23,8 @@ class KeptView:
 
     @property
     def held(self) -> bool:
-        """Whether it is held. False for a turn whose handler runs unguarded, and after a loss."""
-        return self._flow.held and self._flow.lost_reason is None
+        """Whether it is held. False for a turn whose handler runs unguarded, and after its end."""
+        return self._flow.held and not self._flow.is_over
 
     @property
     def fence(self) -> int | None:
@@ -49,7 +49,7 @@ class KeptView:
     def check(self) -> None:
         """Call it before an outside write.
 
-        Raises `TurnLost` (`LeaseLost`) if it is lost or its trusted end has passed, and
+        Raises `TurnLost` (`LeaseLost`) if it is lost or has ended, or its trusted end has passed, and
         `WrongProcess` in a forked child.
         """
         self._flow.check()

@@ -48,9 +48,10 @@ class TurnFlow(Kept):
 
     # Begin.
 
-    async def _open(self, wait: float) -> Stream[Any, Any]:
+    async def _open(self, wait: float, until: float) -> Stream[Any, Any]:
         self._request.wait.CopyFrom(duration(wait))
-        return await self._io.open(RUN_TURN, pb.RunTurnRequest(begin=self._request), more=True)
+        request = pb.RunTurnRequest(begin=self._request)
+        return await self._io.open(RUN_TURN, request, until, more=True)
 
     def _granted(self, message: pb.RunTurnResponse) -> bool:
         match message.WhichOneof("news"):
@@ -193,12 +194,13 @@ class TurnFlow(Kept):
             self._hang_up()
 
     async def _end_stream(self, stream: Stream[Any, Any], end: pb.TurnEnd, until: float) -> bool:
+        answered_by = self._io.now() + min(ANSWER, max(0.0, until - self._io.now()) / 2)
         try:
-            await stream.write(pb.RunTurnRequest(end=end))
+            await stream.write(pb.RunTurnRequest(end=end), answered_by)
         except Failure:
             return False
         # Its keeper reads the answer.
-        await self._answered.wait(min(ANSWER, max(0.0, until - self._io.now()) / 2))
+        await self._answered.wait(max(0.0, answered_by - self._io.now()))
         failure = self._end_failure
         if failure is not None and (failure.lost or not failure.retryable):
             raise failure
@@ -207,7 +209,12 @@ class TurnFlow(Kept):
     async def detach(self) -> str:
         """Leaves the turn to another process, which has its TTL to adopt it."""
         self.check()
-        await self._renew(self.trusted_end)
+        try:
+            await self._renew(min(self.trusted_end, self._io.now() + self.terms.patience))
+        except Failure as failure:
+            if failure.lost:
+                raise errors.TurnLost(failure.reason) from failure.__cause__
+            raise failure.error() from failure.__cause__
         if not self._close():
             raise errors.TurnLost(self.lost_reason or "EXPIRED")
         self.detached = True
@@ -216,12 +223,13 @@ class TurnFlow(Kept):
 
 
 def duplicate(answer: pb.TurnDuplicate, codec: Codec) -> errors.Duplicate:
-    """The outcome of an event that has been handled."""
-    return errors.Duplicate(
-        decode(codec, answer.result, answer.result_type),
-        outcome_name(answer.event.outcome),
-        answer.event.detail,
-    )
+    """The outcome of an event that has been handled, even if its result cannot be decoded."""
+    found = errors.Duplicate(None, outcome_name(answer.event.outcome), answer.event.detail)
+    try:
+        found.result = decode(codec, answer.result, answer.result_type)
+    except Exception as error:  # noqa: BLE001 - codecs are the author's
+        found.__cause__ = error
+    return found
 
 
 def outcome_name(outcome: events.TurnOutcome) -> str | None:

@@ -55,7 +55,7 @@ class FakeStream:
             raise message
         return message
 
-    async def write(self, message: Any) -> None:
+    async def write(self, message: Any, until: float) -> None:
         self.written.append(message)
 
     def cancel(self) -> None:
@@ -68,6 +68,7 @@ class FakeIo:
         self.streams: list[FakeStream | Failure] = []
         self.opened: list[Any] = []
         self.calls: list[Any] = []
+        self.spawned: asyncio.Task[None]
         self.answer: Callable[[Any], Any] = lambda request: AWAY
 
     def now(self) -> float:
@@ -79,7 +80,7 @@ class FakeIo:
     def latch(self) -> FakeLatch:
         return FakeLatch(self)
 
-    def spawn(self, flow: Coroutine[Any, Any, None]) -> object:
+    def spawn(self, flow: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         self.spawned = asyncio.create_task(flow)
         return self.spawned
 
@@ -90,7 +91,7 @@ class FakeIo:
             raise answer
         return answer
 
-    async def open(self, method: Any, request: Any, *, more: bool) -> Any:
+    async def open(self, method: Any, request: Any, until: float, *, more: bool) -> Any:
         copy = type(request)()
         copy.CopyFrom(request)
         self.opened.append(copy)

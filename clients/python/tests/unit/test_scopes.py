@@ -19,6 +19,7 @@ from oncegate import (
     Dropped,
     Duplicate,
     Gate,
+    Hooks,
     Ran,
     Reject,
     Session,
@@ -27,7 +28,9 @@ from oncegate import (
     WrongProcess,
     current_turn,
 )
+from oncegate._delivery import Payload
 from oncegate.testing import Server
+from oncegate.v1.delivery_pb2 import PLATFORM_SLACK
 
 
 @pytest.fixture(scope="module")
@@ -88,6 +91,83 @@ async def test_the_loss_of_an_outer_turn_leaves_the_inner_one_cancelled(server: 
                     await asyncio.sleep(30)
         async with gate.turn(event("inner", "inner")) as turn:
             assert turn.attempt == 2
+
+
+class Broken(Hooks):
+    def on_begin(self, delivery: Delivery) -> None:
+        raise RuntimeError("on_begin")
+
+    def on_lost(self, reason: str) -> None:
+        raise RuntimeError("on_lost")
+
+    def on_end(self, outcome: str) -> None:
+        raise RuntimeError("on_end")
+
+
+async def test_a_hook_that_raises_changes_nothing(
+    server: Server, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with AsyncGate(server.address, hooks=Broken()) as gate:
+        async with gate.turn(event("hooks")):
+            pass
+        assert (await gate.seen(event("hooks"))).outcome == "SUCCEEDED"
+        with pytest.raises(TurnLost):
+            async with gate.turn(event("hook", "hook")):
+                await asyncio.to_thread(server.lose, Session("T1", "hook"))
+                await asyncio.sleep(30)
+    assert {"on_begin", "on_lost", "on_end"} <= {
+        str(record.exc_info[1]) for record in caplog.records if record.exc_info
+    }
+
+
+async def test_every_end_is_reported(server: Server) -> None:
+    class Ends(Hooks):
+        def on_end(self, outcome: str) -> None:
+            ends.append(outcome)
+
+    ends: list[str] = []
+    async with AsyncGate(server.address, hooks=Ends()) as gate:
+        with pytest.raises(TypeError):
+            async with gate.turn(event("unencodable")) as turn:
+                turn.result = object()
+        with pytest.raises(TurnLost):
+            async with gate.turn(event("end", "end")):
+                await asyncio.to_thread(server.lose, Session("T1", "end"))
+                await asyncio.sleep(30)
+    assert ends == ["FAILED", "LOST"]
+
+
+async def test_a_scope_is_entered_once(server: Server) -> None:
+    async with AsyncGate(server.address) as gate:
+        turn = gate.turn(event("twice"))
+        lease = gate.lease("T1", "twice")
+        async with turn, lease:
+            with pytest.raises(RuntimeError, match="once"):
+                await turn.__aenter__()
+            with pytest.raises(RuntimeError, match="once"):
+                await lease.__aenter__()
+        assert (await gate.seen(event("twice"))).outcome == "SUCCEEDED"
+
+
+async def test_patience_bounds_the_sending_of_a_large_request() -> None:
+    with Server() as own:
+        async with AsyncGate(own.address, patience=1) as gate:
+            async with gate.turn(event("first")):
+                pass
+            own.mute()
+            body = b'{"type":"event_callback","x":"' + b"x" * 250_000 + b'"}'
+            large = Delivery("T1", "", payload=Payload(PLATFORM_SLACK, body))
+            async with asyncio.timeout(20):
+                with pytest.raises(Unavailable):
+                    async with gate.turn(large):
+                        raise AssertionError("the body ran")
+
+
+def test_a_gate_forgets_closed_event_loops(server: Server) -> None:
+    gate = AsyncGate(server.address)
+    for number in range(5):
+        asyncio.run(gate.mark(event(f"loop-{number}")))
+    assert len(gate._runtime.ios) == 1
 
 
 async def test_a_blocked_event_loop_keeps_its_turn(server: Server) -> None:
