@@ -80,7 +80,9 @@ pub async fn lose(replica: &Replica, name: SessionName) -> anyhow::Result<Value>
         reason: "a scenario asks for it".into(),
     };
     let answer = admin(replica).await?.force_release_session_lease(request).await;
-    Ok(json!({ "released": answer.map_err(explain)?.into_inner().released }))
+    let answer = answer.map_err(explain)?.into_inner();
+    let fence = answer.session.map(|session| session.fencing_token);
+    Ok(json!({ "released": answer.released, "fence": fence }))
 }
 
 /// Deletes the record of an event.

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import random
 import threading
-from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Any
 
 from .history import History
 from .interpreter import settle
-from .lines import ProcessError
 from .testbed import Testbed
 
 TEAM = "T1"
@@ -42,10 +40,9 @@ class Faults:
         chance: random.Random,
         history: History,
         sessions: list[str],
-        clock: Callable[[], float],
     ) -> None:
         self._testbed, self._replica, self._chance = testbed, replica, chance
-        self._history, self._sessions, self._clock = history, sessions, clock
+        self._history, self._sessions = history, sessions
         self._stop = threading.Event()
         self.done: list[str] = []
         self._ended: Future[None] = Future()
@@ -101,13 +98,9 @@ class Faults:
 
     def _lose(self) -> None:
         session = self._chance.choice(self._sessions)
-        moment = self._clock()
-        try:
-            is_released = self._do("lose", team=TEAM, session=session)["released"]
-        except ProcessError:
-            is_released = False  # it has never been held
-        if is_released:
-            self._history.forced.append((session, moment))
+        answer = self._do("lose", team=TEAM, session=session)
+        if answer["released"]:
+            self._history.forced.append((session, answer["fence"]))
 
     def _refuse(self) -> None:
         self._do("refuse")

@@ -54,8 +54,8 @@ class History:
     max_attempts: int
     bodies: list[Body] = field(default_factory=list)
     answers: list[Answer] = field(default_factory=list)
-    forced: list[tuple[str, float]] = field(default_factory=list)
-    """Sessions that were released by force, each with the moment just before."""
+    forced: list[tuple[str, int]] = field(default_factory=list)
+    """Sessions that were released by force, each with the fence that this raised."""
     records: dict[int, Json] = field(default_factory=dict)
     """The events as the server has them at the end."""
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
@@ -153,10 +153,11 @@ def the_server_has_the_answers(history: History) -> Iterator[str]:
 
 
 def fences_rise(history: History) -> Iterator[str]:
-    """The holds of a session are entered in the order of their fences."""
+    """The holds of a session are entered in the order of their fences. A forced release can
+    overtake a grant that is on its way."""
     for session, bodies in _by_session(history).items():
         for before, after in pairwise(bodies):
-            if after.fence <= before.fence:
+            if after.fence <= before.fence and not _is_forced(history, after, before):
                 yield f"{session}: run {after.run} entered with fence {after.fence}, " + (
                     f"after run {before.run} with fence {before.fence}"
                 )
@@ -175,11 +176,8 @@ def no_two_bodies(history: History) -> Iterator[str]:
     """Within their trusted ends, the bodies of a session do not overlap, unless an operator has
     released the session by force."""
     for session, bodies in _by_session(history).items():
-        forced = [moment for name, moment in history.forced if name == session]
         for before, after in combinations(bodies, 2):
-            if before.stopped <= after.entered:
-                continue
-            if any(before.entered - history.margin <= moment <= after.entered for moment in forced):
+            if before.stopped <= after.entered or _is_forced(history, *_by_fence(before, after)):
                 continue
             yield f"{session}: run {after.run} entered {before.stopped - after.entered:.3f} s " + (
                 f"before run {before.run} stopped"
@@ -210,6 +208,18 @@ RULES: tuple[Callable[[History], Iterator[str]], ...] = (
 
 def is_settled(outcome: Any) -> bool:
     return isinstance(outcome, Ran | Duplicate | GaveUp)
+
+
+def _by_fence(one: Body, other: Body) -> tuple[Body, Body]:
+    return (one, other) if one.fence < other.fence else (other, one)
+
+
+def _is_forced(history: History, earlier: Body, later: Body) -> bool:
+    """Whether the session was released by force between the grants of two holds."""
+    return any(
+        session == later.session and earlier.fence < fence <= later.fence
+        for session, fence in history.forced
+    )
 
 
 def _by_session(history: History) -> dict[str, list[Body]]:

@@ -218,7 +218,7 @@ def random_runs(form: str, store: str, runs: int, seed: int) -> Report:
     with Testbed(store, 2 if store == "postgres" else 1) as testbed:
         planned = plans(runs, chance)
         faults = [
-            Faults(testbed, number, random.Random(f"{seed}-{number}"), history, sessions, clock)
+            Faults(testbed, number, random.Random(f"{seed}-{number}"), history, sessions)
             for number in range(len(testbed.replicas))
         ]
         try:

@@ -32,7 +32,7 @@ def record(outcome: str | None, result: object) -> Json:
     return {"state": state, "outcome": outcome, "result": result}
 
 
-def history(*events: Body | Answer | tuple[str, float] | dict[int, Json]) -> History:
+def history(*events: Body | Answer | tuple[str, int] | dict[int, Json]) -> History:
     made = History(margin=0.1, max_attempts=2)
     for event in events:
         match event:
@@ -68,10 +68,12 @@ def test_a_sound_history_has_no_faults() -> None:
 
 
 def test_an_overlap_after_a_forced_release_is_allowed() -> None:
-    bodies = body(1, fence=5, entered=1.0, left=3.0), body(2, fence=6, entered=2.0, left=4.0)
+    bodies = body(1, fence=5, entered=1.0, left=3.0), body(2, fence=7, entered=2.0, left=4.0)
     assert len(history(*bodies).faults()) == 1
-    assert history(*bodies, ("session-1", 1.5)).faults() == []
-    assert len(history(*bodies, ("session-2", 1.5)).faults()) == 1
+    assert history(*bodies, ("session-1", 6)).faults() == []
+    assert len(history(*bodies, ("session-1", 5)).faults()) == 1
+    assert len(history(*bodies, ("session-1", 8)).faults()) == 1
+    assert len(history(*bodies, ("session-2", 6)).faults()) == 1
 
 
 ENTERED_AGAIN = body(1, 5, 1.0, 2.0), body(2, 6, 4.0, 5.0), answer(1, 1, Ran("a"), at=3.0)

@@ -3,7 +3,6 @@
 import { setTimeout as sleep } from "node:timers/promises";
 import type { Chance } from "./chance.js";
 import type { History } from "./history.js";
-import { ProcessError } from "./lines.js";
 import type { Json, JsonObject } from "./scenario.js";
 import type { Testbed } from "./testbed.js";
 
@@ -113,14 +112,8 @@ export class Faults {
   }
 
   async #lose(session: string): Promise<void> {
-    const moment = performance.now();
-    try {
-      const { released } = (await this.#do("lose", { team, session })) as JsonObject;
-      if (released) this.#history.forced.push({ session, moment });
-    } catch (error) {
-      // No lease has been granted in it yet.
-      if (!(error instanceof ProcessError)) throw error;
-    }
+    const { released, fence } = (await this.#do("lose", { team, session })) as JsonObject;
+    if (released) this.#history.forced.push({ session, fence: BigInt(fence as number) });
   }
 
   #do(command: string, args: JsonObject = {}): Promise<Json> {

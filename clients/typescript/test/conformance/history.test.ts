@@ -68,10 +68,14 @@ test("a sound history has no faults", () => {
 });
 
 test("an overlap after a forced release is allowed", () => {
-  const bodies = [body(1, 5, 1000, 3000), body(2, 6, 2000, 4000)];
+  const bodies = [body(1, 5, 1000, 3000), body(2, 7, 2000, 4000)];
+  const faultsAfter = (session: string, fence: bigint) =>
+    history(bodies, [], {}, [{ session, fence }]).faults();
   expect(history(bodies).faults()).toHaveLength(1);
-  expect(history(bodies, [], {}, [{ session: "session-1", moment: 1500 }]).faults()).toEqual([]);
-  expect(history(bodies, [], {}, [{ session: "session-2", moment: 1500 }]).faults()).toHaveLength(1);
+  expect(faultsAfter("session-1", 6n)).toEqual([]);
+  expect(faultsAfter("session-1", 5n)).toHaveLength(1);
+  expect(faultsAfter("session-1", 8n)).toHaveLength(1);
+  expect(faultsAfter("session-2", 6n)).toHaveLength(1);
 });
 
 const first = body(1, 5, 1000, 2000);

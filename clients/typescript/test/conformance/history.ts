@@ -25,10 +25,10 @@ export interface Answer {
   readonly at: number;
 }
 
-/** A session that was released by force, and the moment just before. */
+/** A session that was released by force, and the fence that this raised. */
 export interface Forced {
   readonly session: string;
-  readonly moment: number;
+  readonly fence: bigint;
 }
 
 export class History {
@@ -131,7 +131,7 @@ function* theServerHasTheAnswers({ answers, records }: History): Iterable<string
 /** The holds of a session are entered in the order of their fences. */
 function* fencesRise(history: History): Iterable<string> {
   for (const [before, after] of pairs(history)) {
-    if (after.fence > before.fence) continue;
+    if (after.fence > before.fence || isForced(history, before, after)) continue;
     yield `${after.session}: run ${after.run} entered with fence ${after.fence}, after run ${before.run} with fence ${before.fence}`;
   }
 }
@@ -156,11 +156,7 @@ function* noTwoBodies(history: History): Iterable<string> {
     // Until when it may have had effects, if its author calls `check` before each.
     const stopped = Math.min(before.left, before.trusted);
     if (stopped <= after.entered) continue;
-    const isForced = history.forced.some(
-      ({ session, moment }) =>
-        session === after.session && before.entered - history.marginMs <= moment && moment <= after.entered,
-    );
-    if (!isForced) {
+    if (!isForced(history, before, after)) {
       yield `${after.session}: run ${after.run} entered ${stopped - after.entered} ms before run ${before.run} stopped`;
     }
   }
@@ -193,6 +189,12 @@ export function isSettled(outcome: Answer["outcome"]): boolean {
 
 export function kindOf(outcome: Answer["outcome"]): string {
   return "kind" in outcome ? outcome.kind : outcome.name;
+}
+
+/** Whether a session was released by force between the grants of two holds, which can overtake one. */
+function isForced({ forced }: History, one: Body, other: Body): boolean {
+  const [low, high] = one.fence < other.fence ? [one.fence, other.fence] : [other.fence, one.fence];
+  return forced.some(({ session, fence }) => session === one.session && low < fence && fence <= high);
 }
 
 /** Each body of a session with each that was entered later. */
