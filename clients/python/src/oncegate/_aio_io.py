@@ -145,8 +145,12 @@ class AioStream:
         call = self._open_call()
         cancelling = _cancelling()
         try:
-            with _Alarm(self._loop, until, self._time_out):
+            # Not by an alarm: gRPC leaves a write waiting if the call is cancelled while it connects.
+            async with asyncio.timeout(max(0.0, until - _clock.now())):
                 await call.write(message)
+        except TimeoutError:
+            self._time_out()
+            raise Failure("UNAVAILABLE", "the server did not answer in time") from None
         except grpc.aio.AioRpcError as error:
             raise _failure(error) from error
         except asyncio.InvalidStateError as error:
