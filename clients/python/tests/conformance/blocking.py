@@ -67,17 +67,20 @@ class SyncClient(Client):
     def many(self, deliveries: list[Delivery]) -> int:
         all_entered = threading.Barrier(len(deliveries))
 
-        def turn(delivery: Delivery) -> bool:
+        def turn(delivery: Delivery) -> None:
             try:
                 with self.gate.turn(delivery):
                     all_entered.wait(MANY_TIMEOUT)
-                    return True
             except OncegateError:
                 all_entered.abort()  # the others must not wait for this one
                 raise
 
         with ThreadPoolExecutor(len(deliveries)) as threads:
-            return sum(threads.map(turn, deliveries))
+            turns = [threads.submit(turn, delivery) for delivery in deliveries]
+        errors = [error for ended in turns if (error := ended.exception()) is not None]
+        if errors:  # a broken barrier follows from the error of another turn
+            raise next((error for error in errors if isinstance(error, OncegateError)), errors[0])
+        return len(turns)
 
     def block(self, seconds: float, then: Callable[[], Json]) -> Json:
         raise NotImplementedError("a synchronous client has no event loop")

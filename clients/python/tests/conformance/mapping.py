@@ -152,6 +152,8 @@ def outcome(outcome: Any) -> Json:
 
 def failure(error: BaseException) -> Json:
     """An expected answer or an error, whether it was raised or returned."""
+    if isinstance(error, ExceptionGroup):  # of many turns at once: the first one that was not granted
+        return failure(error.exceptions[0])
     for kind, (name, names) in OUTCOMES.items():
         if isinstance(error, kind):
             return {name: fields(error, names)}

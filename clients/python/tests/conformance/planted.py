@@ -49,6 +49,17 @@ class Changed:
         patch.setattr(self._function, "__code__", made[self._function.__name__].__code__)
 
 
+class Together:
+    """Several changes: the library guards the same rule in more than one place."""
+
+    def __init__(self, *changes: Changed) -> None:
+        self._changes = changes
+
+    def plant(self, patch: pytest.MonkeyPatch) -> None:
+        for change in self._changes:
+            change.plant(patch)
+
+
 class Replaced:
     """A constant of the library with another value, in all modules that use it."""
 
@@ -61,7 +72,7 @@ class Replaced:
             patch.setattr(module, self._name, self._value)
 
 
-PATCHES: dict[str, Changed | Replaced] = {
+PATCHES: dict[str, Changed | Together | Replaced] = {
     "enters-on-busy": Changed(
         Turn._granted,
         "raise errors.Busy(held.holder, held.queue_length, span(held.retry_after))",
@@ -90,7 +101,10 @@ PATCHES: dict[str, Changed | Replaced] = {
     "renewal-dies": Changed(Kept._keep_renewing, "while not self._over:", "for _ in range(1):"),
     "loss-does-not-interrupt": Changed(Kept.lose, "self.on_lost(reason)", "pass"),
     "check-ignores-the-clock": Changed(Kept.check, "self.held and self.left <= 0", "False"),
-    "end-after-loss": Changed(Kept._close, "if self._over:", "if self._over and not self.lost_reason:"),
+    "end-after-loss": Together(
+        Changed(Kept._close, "if self._over:", "if self._over and not self.lost_reason:"),
+        Changed(_entry.TurnEntry._encoded, "if flow.lost_reason is not None:", "if False:"),
+    ),
     "end-is-not-repeated": Changed(
         Turn._end,
         "await call_until(self._io, FINISH_TURN, request, until)",
