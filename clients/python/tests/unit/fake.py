@@ -130,3 +130,11 @@ def flow(io: FakeIo, terms: Terms = TERMS) -> TurnFlow:
         event=events.EventKey(team_id="T1", event_id="E1"), request_id="request"
     )
     return TurnFlow(io, terms, request, JsonCodec())
+
+
+async def begun(io: FakeIo, *messages: Any) -> TurnFlow:
+    """A turn that is granted, and then gets these messages."""
+    io.streams.append(FakeStream(io, granted(), *messages))
+    held = flow(io)
+    await held.begin()
+    return held

@@ -10,21 +10,14 @@ import pytest
 from oncegate import Duplicate, JsonCodec, PydanticCodec, TurnLost, Unavailable
 from oncegate._errors import Closed
 from oncegate._turn import TurnView
-from oncegate._turn_flow import TurnFlow, duplicate
+from oncegate._turn_flow import duplicate
 from oncegate._wire import Failure
 from oncegate.v1 import event_pb2 as events
 from oncegate.v1 import turn_service_pb2 as pb
 
-from .fake import AWAY, FINISHED, TERMS, FakeIo, FakeStream, flow, granted, turn
+from .fake import AWAY, FINISHED, TERMS, FakeIo, FakeStream, begun, flow, granted, turn
 
 DRAINING = Failure("UNAVAILABLE", "the server shuts down", reason="DRAINING")
-
-
-async def begun(io: FakeIo, *messages: Any) -> TurnFlow:
-    io.streams.append(FakeStream(io, granted(), *messages))
-    held = flow(io)
-    await held.begin()
-    return held
 
 
 async def test_a_drained_stream_lifts_the_bound_of_the_grace() -> None:

@@ -13,16 +13,9 @@ from oncegate.v1 import event_pb2 as events
 from oncegate.v1 import session_pb2 as sessions
 from oncegate.v1 import turn_service_pb2 as pb
 
-from .fake import AWAY, FINISHED, TERMS, FakeIo, FakeStream, flow, granted, lasts, renewed, turn
+from .fake import AWAY, FINISHED, TERMS, FakeIo, FakeStream, begun, flow, granted, lasts, renewed, turn
 
 LOST = Failure("FAILED_PRECONDITION", "the lease was lost", reason="LEASE_LOST")
-
-
-async def begun(io: FakeIo, *messages: Any) -> Any:
-    io.streams.append(FakeStream(io, granted(), *messages))
-    turn_flow = flow(io)
-    await turn_flow.begin()
-    return turn_flow
 
 
 async def test_the_trusted_end_counts_from_the_request() -> None:
@@ -178,6 +171,7 @@ async def test_the_end_is_answered_on_the_stream() -> None:
     io = FakeIo()
     held = await begun(io, FINISHED)
     stream = held._stream
+    assert isinstance(stream, FakeStream)
     await held.keep()
     await held.succeed(b"1", "application/json", 60)
     end = stream.written[-1].end
