@@ -279,6 +279,8 @@ async fn a_wrong_step_breaks_the_stream_and_is_not_counted(f: Fixture) {
     let wrong = TurnEnd { detail: "well".into(), ..Default::default() };
     let wrong = TurnEnd { outcome: TurnOutcome::Succeeded.into(), ..wrong };
     let twice = Step::Begin(patient.clone());
+    // A stream that is dropped may be half-closed before it is cancelled, which ends its turn.
+    let mut streams = Vec::new();
     for (field, wrong) in [("detail", Step::End(wrong)), ("begin", twice)] {
         let mut run = Run::begin(connect(address).await, patient.clone()).await;
         run.steps.send(RunTurnRequest { step: Some(wrong) }).await.unwrap();
@@ -290,6 +292,7 @@ async fn a_wrong_step_breaks_the_stream_and_is_not_counted(f: Fixture) {
         let again = Run::begin(connect(address).await, patient.clone()).await;
         assert_eq!(again.turn.turn_id, run.turn.turn_id);
         assert_eq!(again.turn.attempt, 1);
+        streams.push(again);
     }
 }
 
