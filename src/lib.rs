@@ -6,6 +6,7 @@
 //! | module | what it is |
 //! |---|---|
 //! | [`domain`] | values and rules, no I/O |
+//! | [`rules`] | what is decided, as pure functions over records |
 //! | [`platform`] | what the payloads of Slack and others name |
 //! | [`store`] | what is needed of a database; PostgreSQL and SQLite |
 //! | [`lane`] | the batching actor between callers and a connection |
@@ -45,6 +46,7 @@ pub mod grpc;
 pub mod lane;
 pub mod listener;
 pub mod platform;
+pub mod rules;
 pub mod server;
 pub mod session;
 pub mod store;

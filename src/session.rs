@@ -12,7 +12,8 @@ use tokio_util::{sync::CancellationToken, task::task_tracker::TaskTrackerToken};
 use crate::{
     domain::{Acquire, FencingToken, Held, Lease, LeaseId, SessionKey, SessionRow},
     lane::{CallError, Executes, Lane, Lanes, MAX_BATCH, Op},
-    store::{Release, Renew, Store, StoreError, Work},
+    rules::session::{Release, Renew},
+    store::{Store, StoreError, Work},
     telemetry::{LaneMetrics, Metrics},
 };
 

@@ -19,11 +19,14 @@ use std::{
 
 use tokio::sync::mpsc;
 
-use crate::domain::{EventKey, EventRow, LeaseId, Mark, RequestId, Timestamp, TurnResult};
+use crate::domain::{
+    EventKey, EventRow, LeaseId, Mark, RequestId, SessionKey, Timestamp, TurnResult,
+};
 
 mod admin;
 mod fence;
 pub mod postgres;
+mod records;
 mod schema;
 mod session;
 pub mod sqlite;
@@ -31,7 +34,7 @@ mod turn;
 
 pub use admin::{AdminStore, Counts, EventFilter, Events, Page, Standing};
 pub use fence::{Fence, FenceStore};
-pub use session::{Changed, Enqueue, Enqueued, PLACE_KEPT, Release, Renew, Renewed, SessionStore};
+pub use session::{Changed, SessionStore};
 pub use turn::{Prolonged, TurnStore, Turned};
 
 /// Why a store could not answer.
@@ -363,6 +366,15 @@ pub trait Upkeep {
     /// # Errors
     /// [`StoreError`]; then no row is known to be gone.
     fn sweep(&mut self, sweep: &Sweep) -> impl Future<Output = Result<Swept, StoreError>> + Send;
+
+    /// Tells that this replica is there: those who wait on it are not passed over.
+    /// Answers the places of theirs.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    fn beat(
+        &mut self,
+    ) -> impl Future<Output = Result<Vec<(SessionKey, LeaseId)>, StoreError>> + Send;
 
     /// Counts the leases that run now, over all replicas.
     ///

@@ -14,7 +14,7 @@ use super::{
 };
 use crate::{
     domain::{Acquire, Held, Lease, StreamId},
-    store::{Release, Renew},
+    rules::session::{Release, Renew},
 };
 
 /// An event of a stream that waits for a lease and keeps it. The last one is that another has

@@ -15,7 +15,11 @@ use crate::{
         StreamId,
     },
     lane::{Executes, Lane, Lanes, Op},
-    store::{Changed, Connection, Enqueue, Enqueued, Release, Renew, Renewed, StoreError, Verdict},
+    rules::{
+        queue::{Enqueue, Enqueued},
+        session::{Release, Renew, Renewed},
+    },
+    store::{Changed, Connection, StoreError, Verdict},
 };
 
 /// Changes who holds a session. Takes and releases share lanes, and so

@@ -20,7 +20,8 @@ use super::{
 use crate::{
     domain::{Acquire, Decision, Held, LeaseId},
     lane::Lane,
-    store::{Connection, Enqueue, Enqueued, Hint},
+    rules::queue::{Enqueue, Enqueued},
+    store::{Connection, Hint},
 };
 
 /// The longest that the first in a queue waits before it looks again: how late

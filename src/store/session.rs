@@ -3,77 +3,13 @@
 use std::{future::Future, time::Duration};
 
 use super::{StoreError, Verdict};
-use crate::domain::{Acquire, Acquired, LeaseId, SessionKey, SessionRow, StreamId, Ttl};
-
-/// How long a place in a queue is kept for the next call with the same request, once its replica
-/// has left.
-pub const PLACE_KEPT: Duration = Duration::from_secs(10);
-
-/// Asks to let a lease run on.
-#[derive(Debug, Clone)]
-pub struct Renew {
-    /// The session.
-    pub key: SessionKey,
-    /// The lease.
-    pub lease: LeaseId,
-    /// How long it runs from now.
-    pub ttl: Ttl,
-    /// The stream that keeps the lease; none where its holder carries it on by a call
-    /// that returns.
-    pub stream: Option<StreamId>,
-}
-
-/// What became of a [`Renew`].
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Renewed {
-    /// The lease runs on, or has ended without being given back: as its row tells.
-    Found(SessionRow),
-    /// It was given back, or the session passed to another.
-    Gone,
-    /// Another stream has taken the lease over: nothing is changed.
-    Resumed,
-}
-
-/// Gives a lease back.
-#[derive(Debug, Clone)]
-pub struct Release {
-    /// The session.
-    pub key: SessionKey,
-    /// The lease.
-    pub lease: LeaseId,
-    /// End it only if no other call than this stream has carried it on; none: always.
-    pub unless_resumed: Option<StreamId>,
-}
-
-/// Takes a place in a session's queue.
-#[derive(Debug, Clone)]
-pub struct Enqueue {
-    /// What is wanted.
-    pub acquire: Acquire,
-    /// The lease that is to be given.
-    pub lease: LeaseId,
-    /// Take the place that an earlier call with the same request has or had on a replica, rather
-    /// than one at the end.
-    pub takes_over: bool,
-}
-
-/// What became of an [`Enqueue`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Enqueued {
-    /// The caller has a place: whoever has a lower ticket is before it.
-    Waits(i64),
-    /// It has the place of an earlier call with the same request, which was to be given this
-    /// lease.
-    TookOver(i64, LeaseId),
-    /// A newer call with the same request has its place.
-    Replaced,
-    /// The lease has come since, of a place that an earlier run took.
-    Given,
-    /// The session is there for the taking.
-    Free,
-    /// Too many wait already.
-    Full,
-}
+use crate::{
+    domain::{Acquire, Acquired, LeaseId, SessionKey, SessionRow},
+    rules::{
+        queue::{Enqueue, Enqueued},
+        session::{Release, Renew, Renewed},
+    },
+};
 
 /// What became of leases that were asked for, and of others that were given
 /// back; each in the order in which they were asked.
@@ -146,7 +82,7 @@ pub trait SessionStore {
     ) -> impl Future<Output = Result<Vec<bool>, StoreError>> + Send;
 
     /// Leaves the places that were to end in these leases behind, as the server shuts down: for
-    /// [`PLACE_KEPT`] the next call with the same request takes each up again, and meanwhile it
+    /// [`PLACE_KEPT`](crate::rules::queue::PLACE_KEPT) the next call with the same request takes each up again, and meanwhile it
     /// is passed over. Answers whether each was there, as [`SessionStore::leave`] does.
     ///
     /// # Errors
@@ -155,15 +91,6 @@ pub trait SessionStore {
         &mut self,
         places: &[(&SessionKey, LeaseId)],
     ) -> impl Future<Output = Result<Vec<bool>, StoreError>> + Send;
-
-    /// Tells that this replica is there: those who wait on it are not passed over.
-    /// Answers the places of theirs.
-    ///
-    /// # Errors
-    /// [`StoreError`].
-    fn beat(
-        &mut self,
-    ) -> impl Future<Output = Result<Vec<(SessionKey, LeaseId)>, StoreError>> + Send;
 
     /// Lets live leases run on, each for `max_hold` at most since it was granted.
     /// `asked` are sorted by session and lease and hold no pair twice. Answers in order.

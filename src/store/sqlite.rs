@@ -33,18 +33,10 @@ use uuid::Uuid;
 
 use self::file::DatabaseFile;
 use super::{Clock, Connection, Hint, Invalidations, Store, StoreError, Work};
-use crate::domain::{Timestamp, limits::CLAIM_MEMORY};
-
-/// Those who wait for the session of `s`, first to last.
-macro_rules! queue {
-    () => {
-        "CASE WHEN s.waiting THEN (
-        SELECT json_group_array(lease_id) FROM (
-            SELECT w.lease_id FROM oncegate_waiters AS w
-            WHERE w.team_id = s.team_id AND w.session_id = s.session_id AND w.left_at IS NULL
-            ORDER BY w.ticket)) END AS queue"
-    };
-}
+use crate::{
+    domain::{Timestamp, limits::CLAIM_MEMORY},
+    rules::Ids,
+};
 
 mod admin;
 mod clock;
@@ -53,8 +45,8 @@ mod fence;
 mod file;
 mod lock;
 mod migrate;
+mod records;
 mod sessions;
-mod turns;
 mod upkeep;
 
 use clock::StoreClock;
@@ -75,30 +67,23 @@ pub const STATEMENTS: &[&str] = &[
     fence::FLOOR,
     fence::RAISE,
     fence::HIGHEST,
-    events::MARK,
-    events::LOOK,
-    sessions::LOOK,
-    sessions::WRITE,
-    sessions::ENQUEUE,
-    sessions::NEXT,
-    sessions::ANYBODY,
-    sessions::LEAVE,
+    events::READ,
+    events::VERSIONS,
+    events::PUT,
+    events::UPDATE,
+    events::DELETE,
+    sessions::READ,
+    sessions::VERSIONS,
+    sessions::PUT,
+    sessions::DELETE,
+    sessions::PUT_PLACES,
+    sessions::DELETE_PLACES,
     sessions::PLACES,
-    sessions::EARLIER,
-    sessions::TAKE_OVER,
-    sessions::KEEP,
     sessions::KEEP_ALL,
     sessions::FORGET,
     sessions::NOBODY_WAITS,
-    turns::EVENT,
-    turns::CLAIM,
-    turns::REPEAT,
-    turns::PROLONG,
-    turns::END,
     admin::LIST_SESSIONS,
     admin::LIST_EVENTS,
-    admin::CLOSE,
-    admin::FORGET,
     admin::COUNT,
     upkeep::COUNT_EXPIRED_EVENTS,
     upkeep::COUNT_OLD_EVENTS,
@@ -184,7 +169,7 @@ impl Sqlite {
         let memory = i64::try_from(CLAIM_MEMORY.as_micros()).map_err(StoreError::fault)?;
         let seen = sqlx::query_scalar(clock::SEEN).bind(memory).fetch_one(&mut *writer).await;
         self.marks.clock.begin_at(Timestamp::from_micros(seen.map_err(classify)?));
-        sessions::keep_all(writer, self.marks.clock.now()).await
+        upkeep::keep_places(writer, self.marks.clock.now()).await
     }
 }
 
@@ -209,6 +194,7 @@ impl Store for Sqlite {
         Handle {
             options: self.options.clone(),
             marks: Arc::clone(&self.marks),
+            ids: Ids::Random,
             writer: Arc::clone(&self.writer),
             reader: None,
             retired: Arc::clone(&self.retired),
@@ -285,6 +271,7 @@ impl Invalidations for Marks {
 pub struct Handle {
     options: SqliteConnectOptions,
     marks: Arc<Marks>,
+    ids: Ids,
     writer: Arc<Writer>,
     reader: Option<SqliteConnection>,
     retired: Arc<Retired>,
@@ -425,4 +412,17 @@ fn slot<T>(answers: &mut [T], key: i64) -> Result<&mut T, StoreError> {
         .ok()
         .and_then(|index| answers.get_mut(index))
         .ok_or_else(|| StoreError::fault("unexpected row in the answer"))
+}
+
+/// Runs a statement for all of `rows`, if there are any.
+async fn run(
+    batch: &mut SqliteConnection,
+    statement: &'static str,
+    rows: Vec<serde_json::Value>,
+) -> Result<(), StoreError> {
+    if !rows.is_empty() {
+        let rows = serde_json::Value::from(rows).to_string();
+        sqlx::query(statement).bind(rows).execute(batch).await.map_err(classify)?;
+    }
+    Ok(())
 }

@@ -13,7 +13,7 @@ use oncegate::{
         TurnOutcome, admin_service_client::AdminServiceClient, begin_turn_response::Outcome,
         turn_service_client::TurnServiceClient,
     },
-    store::{AdminStore as _, Clock, FenceStore as _, SessionStore as _, Store as _, Work},
+    store::{AdminStore as _, Clock, FenceStore as _, Store as _, Upkeep as _, Work},
 };
 use tonic::transport::Channel;
 

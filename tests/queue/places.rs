@@ -9,10 +9,11 @@ use oncegate::{
         BindEpicRequest, CloseSessionRequest, HoldSessionLeaseRequest, HoldSessionLeaseResponse,
         admin_service_client::AdminServiceClient, hold_session_lease_response::News,
     },
-    store::{
-        AdminStore as _, Enqueue, Enqueued, Release, SessionStore as _, Store as _, Verdict, Work,
-        postgres::Postgres,
+    rules::{
+        queue::{Enqueue, Enqueued},
+        session::Release,
     },
+    store::{AdminStore as _, SessionStore as _, Store as _, Verdict, Work, postgres::Postgres},
 };
 use tonic::Streaming;
 

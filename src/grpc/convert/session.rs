@@ -10,8 +10,8 @@ use crate::{
         Acquire, FencingToken, Held, Id, Invalid, Labels, Lease, LeaseId, RequestId, SessionKey,
         Ttl, bounded, limits,
     },
+    rules::session::Renew,
     session::{HoldEvent, Measured, StreamEvent},
-    store::Renew,
 };
 
 /// When a caller that found a session about to be handed on may ask again.

@@ -23,10 +23,11 @@ use crate::{
         Acquire, Acquired, FencingToken, Labels, Lease, LeaseId, RequestId, SessionKey, SessionRow,
         limits::MAX_WAITERS_PER_SESSION,
     },
-    store::{
-        Changed, Enqueue, Enqueued, PLACE_KEPT, Release, Renew, Renewed, SessionStore, StoreError,
-        Verdict,
+    rules::{
+        queue::{Enqueue, Enqueued, PLACE_KEPT},
+        session::{Release, Renew, Renewed},
     },
+    store::{Changed, SessionStore, StoreError, Verdict},
 };
 
 mod acquire;
@@ -43,6 +44,29 @@ pub(super) use sql::{ACQUIRE, END, GIVE_BACK, HAND_ON, LOOK, RELEASE, RENEW, TAK
 /// How long a replica counts as there since it last said so: longer than a statement
 /// takes that just does not fail, and the beat before it.
 const PRESENCE: Duration = Duration::from_secs(8);
+
+impl Link {
+    /// Tells that this replica is there, and answers the places of those who wait on it.
+    pub(super) async fn tell_presence(&mut self) -> Result<Vec<(SessionKey, LeaseId)>, StoreError> {
+        let (now, replica) = (self.now(), self.replica);
+        let rows = self
+            .fetch(|| {
+                sqlx::query(BEAT)
+                    .bind(now)
+                    .bind(replica)
+                    .bind(interval(PRESENCE))
+                    .bind(interval(PLACE_KEPT))
+            })
+            .await?;
+        let place = |row: &PgRow| {
+            let key =
+                SessionKey { team: row.try_get("team_id")?, session: row.try_get("session_id")? };
+            Ok((key, LeaseId::from_uuid(row.try_get("lease_id")?)))
+        };
+        let places: Result<_, sqlx::Error> = rows.iter().map(place).collect();
+        places.map_err(StoreError::fault)
+    }
+}
 
 impl SessionStore for Link {
     async fn change(
@@ -140,26 +164,6 @@ impl SessionStore for Link {
         let (now, replica) = (self.now(), self.replica);
         let left = Left::of(self.locks, places);
         left.found(self.fetch(|| left.bind(sqlx::query(KEEP)).bind(replica).bind(now)).await?)
-    }
-
-    async fn beat(&mut self) -> Result<Vec<(SessionKey, LeaseId)>, StoreError> {
-        let (now, replica) = (self.now(), self.replica);
-        let rows = self
-            .fetch(|| {
-                sqlx::query(BEAT)
-                    .bind(now)
-                    .bind(replica)
-                    .bind(interval(PRESENCE))
-                    .bind(interval(PLACE_KEPT))
-            })
-            .await?;
-        let place = |row: &PgRow| {
-            let key =
-                SessionKey { team: row.try_get("team_id")?, session: row.try_get("session_id")? };
-            Ok((key, LeaseId::from_uuid(row.try_get("lease_id")?)))
-        };
-        let places: Result<_, sqlx::Error> = rows.iter().map(place).collect();
-        places.map_err(StoreError::fault)
     }
 
     async fn renew(

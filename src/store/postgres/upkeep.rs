@@ -6,7 +6,10 @@ use super::{
     Link,
     fence::{new_token, raise_floor, token_of},
 };
-use crate::store::{Age, Kind, StoreError, Sweep, Swept, Upkeep};
+use crate::{
+    domain::{LeaseId, SessionKey},
+    store::{Age, Kind, StoreError, Sweep, Swept, Upkeep},
+};
 
 // The rows that a sweep is about. $1: the moment, or null for the database's
 // clock. $2: how long ago, in microseconds. $3: the team, or null for all. $4:
@@ -239,6 +242,10 @@ impl Upkeep for Link {
         let rows = rows?;
         let busy = rows.first().and_then(|row| row.try_get("busy").ok()).unwrap_or(false);
         Ok(Swept { rows: only(&rows)?, busy })
+    }
+
+    async fn beat(&mut self) -> Result<Vec<(SessionKey, LeaseId)>, StoreError> {
+        self.tell_presence().await
     }
 
     async fn count_leases(&mut self) -> Result<u64, StoreError> {

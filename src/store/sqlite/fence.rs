@@ -4,7 +4,7 @@ use sqlx::SqliteConnection;
 
 use super::{Sqlite, begin, classify};
 use crate::{
-    domain::{FencingToken, Timestamp},
+    domain::FencingToken,
     store::{Fence, FenceStore, StoreError},
 };
 
@@ -14,21 +14,6 @@ pub(super) const FLOOR: &str = "SELECT floor FROM oncegate_fence";
 pub(super) const RAISE: &str = "UPDATE oncegate_fence SET floor = $1 WHERE floor < $1";
 
 pub(super) const HIGHEST: &str = "SELECT COALESCE(max(fencing_token), 0) FROM oncegate_sessions";
-
-/// The token of a grant in a session whose row has `row`.
-pub(super) async fn next_token(
-    batch: &mut SqliteConnection,
-    row: Option<FencingToken>,
-    now: Timestamp,
-) -> Result<FencingToken, StoreError> {
-    let floor = sqlx::query_scalar(FLOOR).fetch_one(batch).await.map_err(classify)?;
-    FencingToken::next(row, FencingToken(floor), now).ok_or_else(used_up)
-}
-
-/// No token is left below 2^53.
-fn used_up() -> StoreError {
-    StoreError::fault("fencing tokens are exhausted: the clock or the floor has reached 2^53")
-}
 
 /// Raises the floor to `token`, of a session row that is deleted in this batch.
 pub(super) async fn raise_floor(

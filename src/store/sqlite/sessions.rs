@@ -1,426 +1,260 @@
-//! Sessions in `SQLite`: read the rows, decide, write them back, all within the
-//! one transaction that may write.
+//! Sessions and their queues as rows.
 
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
+use serde_json::{Value, json};
 use sqlx::{Row as _, SqliteConnection, sqlite::SqliteRow};
 use uuid::{Uuid, fmt::Simple};
 
-use super::{Handle, begin, classify, fence::next_token, hex, json, slot};
+use super::{classify, hex, json as text, slot};
 use crate::{
     domain::{
-        Acquire, Acquired, Decision, FencingToken, Labels, Lease, LeaseId, RequestId, ResumedBy,
-        SessionKey, SessionRow, StreamId, Timestamp, Ttl,
+        FencingToken, Labels, LeaseId, PayloadDigest, RequestId, ResumedBy, SessionKey, Timestamp,
     },
-    store::{
-        Changed, Enqueue, Enqueued, Release, Renew, Renewed, SessionStore, StoreError, Verdict,
-    },
+    rules::{Change, Latest, Session, SessionWrite, Version, Waiter},
+    store::StoreError,
 };
 
-mod places;
+/// Those who wait for the session `$session` of `$team`, first to last, if `$wanted`.
+macro_rules! queue {
+    ($team:literal, $session:literal, $wanted:literal) => {
+        concat!(
+            "CASE WHEN ",
+            $wanted,
+            " THEN (
+        SELECT json_group_array(json_array(w.ticket, w.lease_id, w.request_id, w.holder, w.labels,
+            w.epic_id, w.ttl_micros, w.digest, w.left_at) ORDER BY w.ticket)
+        FROM oncegate_waiters AS w
+        WHERE w.team_id = ",
+            $team,
+            " AND w.session_id = ",
+            $session,
+            ") END AS queue"
+        )
+    };
+}
+pub(super) use queue;
 
-pub(super) use places::{
-    ANYBODY, EARLIER, ENQUEUE, FORGET, KEEP, KEEP_ALL, LEAVE, NEXT, NOBODY_WAITS, PLACES,
-    TAKE_OVER, keep_all,
-};
-use places::{forget, found, leases, place};
+/// What is read of a session, its queue apart.
+macro_rules! session_columns {
+    () => {
+        "version, fencing_token, lease_id, request_id, holder, labels, epic_id, acquired_at,
+    expires_at, released, repeated, resumed_by, waiting, ttl_micros"
+    };
+}
+pub(super) use session_columns;
 
 // $1: a JSON array with an array for each item.
 
-pub(super) const LOOK: &str = concat!(
+/// Of each, its team, its id, and whether its queue is wanted even if nobody waits.
+pub(super) const READ: &str = concat!(
+    "SELECT a.key, ",
+    session_columns!(),
+    ", ",
+    queue!("a.value ->> 0", "a.value ->> 1", "s.waiting OR a.value ->> 2"),
     "
-SELECT a.key, s.fencing_token, s.lease_id, s.request_id, s.holder, s.labels, s.epic_id,
-    s.acquired_at, s.expires_at, s.released, s.repeated, s.resumed_by, s.waiting,
-    s.ttl_micros, ",
-    queue!(),
-    "
-FROM json_each($1) AS a CROSS JOIN oncegate_sessions AS s
+FROM json_each($1) AS a LEFT JOIN oncegate_sessions AS s
     ON s.team_id = a.value ->> 0 AND s.session_id = a.value ->> 1
 "
 );
 
-pub(super) const WRITE: &str = "
-REPLACE INTO oncegate_sessions (team_id, session_id, fencing_token, lease_id, request_id,
-    holder, labels, epic_id, acquired_at, expires_at, released, repeated, waiting, ttl_micros,
-    resumed_by)
+pub(super) const VERSIONS: &str = "
+SELECT a.key, s.version
+FROM json_each($1) AS a CROSS JOIN oncegate_sessions AS s
+    ON s.team_id = a.value ->> 0 AND s.session_id = a.value ->> 1
+";
+
+pub(super) const PUT: &str = "
+REPLACE INTO oncegate_sessions (team_id, session_id, version, fencing_token, lease_id, request_id,
+    holder, labels, epic_id, acquired_at, expires_at, released, repeated, resumed_by, waiting,
+    ttl_micros)
 SELECT value ->> 0, value ->> 1, value ->> 2, value ->> 3, value ->> 4, value ->> 5,
     value ->> 6, value ->> 7, value ->> 8, value ->> 9, value ->> 10, value ->> 11, value ->> 12,
-    value ->> 13, value ->> 14
+    value ->> 13, value ->> 14, value ->> 15
 FROM json_each($1)
 ";
 
-/// A row as it is stored.
-#[derive(Clone)]
-pub(super) struct Stored {
-    pub(super) row: SessionRow,
-    pub(super) released: bool,
-    /// How long the lease ran when it was granted or last renewed, in microseconds.
-    pub(super) ttl: Option<i64>,
-    pub(super) resumed: ResumedBy,
-}
+pub(super) const DELETE: &str = "
+DELETE FROM oncegate_sessions
+WHERE (team_id, session_id) IN (SELECT value ->> 0, value ->> 1 FROM json_each($1))
+";
 
-impl SessionStore for Handle {
-    async fn change(
-        &mut self,
-        acquires: &[&Acquire],
-        releases: &[&Release],
-    ) -> Result<Changed, StoreError> {
-        let taking = acquires.iter().map(|acquire| &acquire.key);
-        let keys: Vec<_> = taking.chain(releases.iter().map(|release| &release.key)).collect();
-        let mut writer = self.writer.lock().await;
-        let mut batch = begin(&mut writer).await?;
-        let now = self.now();
-        let mut sought = look(&mut batch, &keys, now).await?;
-        let ending = sought.split_off(acquires.len());
-        let mut changed = Vec::new();
+/// Places in queues: those that have a ticket are changed, the others are new.
+pub(super) const PUT_PLACES: &str = "
+REPLACE INTO oncegate_waiters (ticket, team_id, session_id, lease_id, request_id, holder, labels,
+    epic_id, ttl_micros, digest, left_at)
+SELECT value ->> 0, value ->> 1, value ->> 2, value ->> 3, value ->> 4, value ->> 5, value ->> 6,
+    value ->> 7, value ->> 8, value ->> 9, value ->> 10
+FROM json_each($1) ORDER BY key
+RETURNING ticket, lease_id
+";
 
-        let mut taken = Vec::with_capacity(acquires.len());
-        for (row, acquire) in sought.into_iter().zip(acquires) {
-            let outcome = match row {
-                Some(mut stored) if stored.row.decision(acquire) != Decision::Free => {
-                    let again = matches!(stored.row.decision(acquire), Decision::Granted(_));
-                    if again {
-                        stored.resumed = ResumedBy::of(acquire.stream);
-                        changed.push((&acquire.key, stored.clone()));
-                    }
-                    Acquired { row: stored.row, fresh: false }
-                }
-                free => {
-                    let granted = grant(&mut batch, acquire, free, now).await?;
-                    changed.push((&acquire.key, granted.clone()));
-                    Acquired { row: granted.row, fresh: true }
-                }
-            };
-            taken.push(Verdict::Decided(outcome));
-        }
+/// $1: a JSON array of tickets.
+pub(super) const DELETE_PLACES: &str = "
+DELETE FROM oncegate_waiters WHERE ticket IN (SELECT value FROM json_each($1))
+";
 
-        let mut ended = Vec::with_capacity(releases.len());
-        let mut handed = Vec::new();
-        for (row, release) in ending.into_iter().zip(releases) {
-            let mut given_back = false;
-            if let Some(mut stored) = row.filter(|row| row.row.lease.id == release.lease) {
-                given_back = stored.released;
-                let is_spared =
-                    release.unless_resumed.is_some_and(|stream| !stored.resumed.leaves_to(stream));
-                if stored.row.live && !is_spared {
-                    stored.release(now);
-                    given_back = true;
-                    if stored.row.waiting
-                        && pass_on(&mut batch, &release.key, &mut stored, now).await?
-                    {
-                        handed.push(stored.row.clone());
-                    }
-                    changed.push((&release.key, stored));
-                }
-            }
-            ended.push(Verdict::Decided(given_back));
-        }
-        write(&mut batch, &changed).await?;
-        batch.commit().await.map_err(classify)?;
-        Ok(Changed { taken, ended, handed })
-    }
+/// The places whose callers wait.
+pub(super) const PLACES: &str = "
+SELECT team_id, session_id, lease_id FROM oncegate_waiters WHERE left_at IS NULL
+";
 
-    async fn enqueue(&mut self, asked: &[&Enqueue]) -> Result<Vec<Verdict<Enqueued>>, StoreError> {
-        let keys: Vec<&SessionKey> = asked.iter().map(|enqueue| &enqueue.acquire.key).collect();
-        let mut writer = self.writer.lock().await;
-        let mut batch = begin(&mut writer).await?;
-        let now = self.now();
-        forget(&mut batch, now).await?;
-        let mut answers = Vec::with_capacity(asked.len());
-        let mut changed = Vec::new();
-        for (row, enqueue) in look(&mut batch, &keys, now).await?.into_iter().zip(asked) {
-            let Some(mut stored) = row.filter(|row| row.row.live || row.row.waiting) else {
-                answers.push(Verdict::Decided(Enqueued::Free));
-                continue;
-            };
-            let key = &enqueue.acquire.key;
-            answers.push(Verdict::Decided(place(&mut batch, enqueue).await?));
-            stored.row.waiting = true;
-            changed.push((key, stored));
-        }
-        write(&mut batch, &changed).await?;
-        batch.commit().await.map_err(classify)?;
-        Ok(answers)
-    }
+/// The places of callers that waited when the process before this one crashed. $1: the moment.
+pub(super) const KEEP_ALL: &str = "UPDATE oncegate_waiters SET left_at = $1 WHERE left_at IS NULL";
 
-    async fn hand_on(
-        &mut self,
-        keys: &[&SessionKey],
-    ) -> Result<Vec<Verdict<Option<SessionRow>>>, StoreError> {
-        let mut writer = self.writer.lock().await;
-        let mut batch = begin(&mut writer).await?;
-        let now = self.now();
-        let mut rows = Vec::with_capacity(keys.len());
-        let mut changed = Vec::new();
-        for (mut row, key) in look(&mut batch, keys, now).await?.into_iter().zip(keys) {
-            if let Some(stored) = row.as_mut().filter(|row| !row.row.live && row.row.waiting) {
-                pass_on(&mut batch, key, stored, now).await?;
-                changed.push((*key, stored.clone()));
-            }
-            rows.push(Verdict::Decided(row.map(|stored| stored.row)));
-        }
-        write(&mut batch, &changed).await?;
-        batch.commit().await.map_err(classify)?;
-        Ok(rows)
-    }
+/// Places that have been left for long enough, at $1.
+pub(super) const FORGET: &str = "DELETE FROM oncegate_waiters WHERE left_at <= $1";
 
-    async fn leave(&mut self, places: &[(&SessionKey, LeaseId)]) -> Result<Vec<bool>, StoreError> {
-        let leave = sqlx::query_scalar(LEAVE).bind(leases(places)?);
-        let left = leave.fetch_all(&mut *self.writer.lock().await).await.map_err(classify)?;
-        Ok(found(places, left))
-    }
+/// Nobody waits yet in this process.
+pub(super) const NOBODY_WAITS: &str = "UPDATE oncegate_sessions SET waiting = 0 WHERE waiting";
 
-    async fn keep_places(
-        &mut self,
-        places: &[(&SessionKey, LeaseId)],
-    ) -> Result<Vec<bool>, StoreError> {
-        let keep = sqlx::query_scalar(KEEP).bind(leases(places)?).bind(self.now().as_micros());
-        let kept = keep.fetch_all(&mut *self.writer.lock().await).await.map_err(classify)?;
-        Ok(found(places, kept))
-    }
-
-    async fn beat(&mut self) -> Result<Vec<(SessionKey, LeaseId)>, StoreError> {
-        let rows = sqlx::query(PLACES).fetch_all(self.reader().await?).await.map_err(classify)?;
-        let place = |row: &SqliteRow| {
-            let key =
-                SessionKey { team: row.try_get("team_id")?, session: row.try_get("session_id")? };
-            let lease = row.try_get::<Simple, _>("lease_id")?;
-            Ok((key, LeaseId::from_uuid(lease.into())))
-        };
-        let places: Result<_, sqlx::Error> = rows.iter().map(place).collect();
-        places.map_err(StoreError::fault)
-    }
-
-    async fn renew(
-        &mut self,
-        asked: &[&Renew],
-        max_hold: Duration,
-    ) -> Result<Vec<Verdict<Renewed>>, StoreError> {
-        let keys: Vec<&SessionKey> = asked.iter().map(|renew| &renew.key).collect();
-        let mut writer = self.writer.lock().await;
-        let mut batch = begin(&mut writer).await?;
-        let now = self.now();
-        let mut answers = Vec::with_capacity(asked.len());
-        let mut changed = Vec::new();
-        for (row, renew) in look(&mut batch, &keys, now).await?.into_iter().zip(asked) {
-            let own = row.filter(|row| row.row.lease.id == renew.lease && !row.released);
-            let answer = match own {
-                None => Renewed::Gone,
-                Some(stored) if !stored.row.live => Renewed::Found(stored.row),
-                Some(stored)
-                    if renew.stream.is_some_and(|stream| stored.resumed.replaces(stream)) =>
-                {
-                    Renewed::Resumed
-                }
-                Some(mut stored) => {
-                    stored.run_on(renew.ttl, max_hold, now);
-                    if renew.stream.is_none() {
-                        stored.resumed = ResumedBy::Call;
-                    }
-                    changed.push((&renew.key, stored.clone()));
-                    Renewed::Found(stored.row)
-                }
-            };
-            answers.push(Verdict::Decided(answer));
-        }
-        write(&mut batch, &changed).await?;
-        batch.commit().await.map_err(classify)?;
-        Ok(answers)
-    }
-
-    async fn look_sessions(
-        &mut self,
-        keys: &[&SessionKey],
-    ) -> Result<Vec<Option<SessionRow>>, StoreError> {
-        let now = self.now();
-        let rows = look(self.reader().await?, keys, now).await?;
-        Ok(rows.into_iter().map(|row| row.map(|stored| stored.row)).collect())
-    }
-}
-
-impl Stored {
-    /// Lets a lease run on for `ttl`, but no longer than `max_hold` in all.
-    pub(super) fn run_on(&mut self, ttl: Ttl, max_hold: Duration, now: Timestamp) {
-        self.ttl = Some(ttl.as_micros());
-        let lease = &mut self.row.lease;
-        let last = lease.acquire_time.plus(max_hold).max(lease.expire_time);
-        lease.expire_time = now.after(ttl).min(last);
-        lease.remaining = lease.expire_time.since(now);
-    }
-
-    pub(super) fn release(&mut self, now: Timestamp) {
-        self.released = true;
-        self.row.live = false;
-        self.row.lease.expire_time = now;
-    }
-}
-
-/// Passes a free session on to whoever is next for it. Answers whether there is
-/// anybody.
-pub(super) async fn pass_on(
-    connection: &mut SqliteConnection,
-    key: &SessionKey,
-    session: &mut Stored,
-    now: Timestamp,
-) -> Result<bool, StoreError> {
-    let next = sqlx::query(NEXT)
-        .bind(&key.team)
-        .bind(&key.session)
-        .bind(&session.row.lease.epic)
-        .fetch_optional(&mut *connection)
-        .await
-        .map_err(classify)?;
-    let Some(next) = next else {
-        session.row.waiting = false;
-        return Ok(false);
-    };
-    let token = next_token(&mut *connection, Some(session.row.lease.token), now).await?;
-    session.row.waiting = sqlx::query_scalar(ANYBODY)
-        .bind(&key.team)
-        .bind(&key.session)
-        .fetch_one(connection)
-        .await
-        .map_err(classify)?;
-    let read = || {
-        let uuid = |column| next.try_get::<Simple, _>(column).map(Uuid::from);
-        let ttl: i64 = next.try_get("ttl_micros")?;
-        let expire_time = now.plus(Duration::from_micros(ttl.unsigned_abs()));
-        let bound = session.row.lease.epic.clone();
-        let lease = Lease {
-            id: LeaseId::from_uuid(uuid("lease_id")?),
-            token,
-            holder: next.try_get("holder")?,
-            acquire_time: now,
-            expire_time,
-            remaining: expire_time.since(now),
-            epic: bound.or(next.try_get("epic_id")?),
-            labels: Labels::from_json(next.try_get("labels")?),
-        };
-        Ok((lease, RequestId::from_uuid(uuid("request_id")?), ttl))
-    };
-    let (lease, request, ttl) = read().map_err(|error: sqlx::Error| StoreError::fault(error))?;
-    let SessionRow { waiting, queue, .. } = &mut session.row;
-    queue.retain(|next| *next != lease.id);
-    let (waiting, queue) = (*waiting, std::mem::take(queue));
-    session.row = SessionRow { lease, request, live: true, waiting, queue };
-    (session.released, session.ttl) = (false, Some(ttl));
-    session.resumed = ResumedBy::Nobody;
-    Ok(true)
-}
-
-/// The row of a `free` session that `acquire` takes.
-pub(super) async fn grant(
-    batch: &mut SqliteConnection,
-    acquire: &Acquire,
-    free: Option<Stored>,
-    now: Timestamp,
-) -> Result<Stored, StoreError> {
-    let latest = free.map(|stored| stored.row.lease);
-    let token = next_token(batch, latest.as_ref().map(|lease| lease.token), now).await?;
-    let bound = latest.and_then(|lease| lease.epic);
-    let expire_time = now.after(acquire.ttl);
-    let lease = Lease {
-        id: LeaseId::random(),
-        token,
-        holder: acquire.holder.clone(),
-        acquire_time: now,
-        expire_time,
-        remaining: expire_time.since(now),
-        epic: bound.or_else(|| acquire.epic.clone()),
-        labels: acquire.labels.clone(),
-    };
-    let (request, queue) = (acquire.request, Vec::new());
-    let row = SessionRow { lease, request, live: true, waiting: false, queue };
-    let ttl = Some(acquire.ttl.as_micros());
-    Ok(Stored { row, released: false, ttl, resumed: ResumedBy::Nobody })
-}
-
-pub(super) async fn look(
-    connection: &mut SqliteConnection,
-    keys: &[&SessionKey],
-    now: Timestamp,
-) -> Result<Vec<Option<Stored>>, StoreError> {
-    let asked: Vec<_> = keys.iter().map(|key| (&key.team, &key.session)).collect();
-    let rows =
-        sqlx::query(LOOK).bind(json(&asked)?).fetch_all(connection).await.map_err(classify)?;
-    let mut found = vec![None; keys.len()];
+/// Reads the sessions that are `wanted`.
+pub(super) async fn read(
+    reader: &mut SqliteConnection,
+    wanted: &BTreeMap<SessionKey, bool>,
+) -> Result<BTreeMap<SessionKey, Session>, StoreError> {
+    let asked: Vec<_> =
+        wanted.iter().map(|(key, queue)| (&key.team, &key.session, queue)).collect();
+    let rows = sqlx::query(READ).bind(text(&asked)?).fetch_all(reader).await.map_err(classify)?;
+    let mut found = vec![None; wanted.len()];
     for row in rows {
         let key = row.try_get("key").map_err(StoreError::fault)?;
-        *slot(&mut found, key)? = Some(stored(&row, now).map_err(StoreError::fault)?);
+        *slot(&mut found, key)? = Some(session(&row)?);
     }
-    Ok(found)
+    let found = wanted.keys().cloned().zip(found);
+    Ok(found.filter_map(|(key, session)| Some((key, session?))).collect())
 }
 
+/// Writes sessions and places. Answers the tickets of new places.
 pub(super) async fn write(
-    connection: &mut SqliteConnection,
-    rows: &[(&SessionKey, Stored)],
-) -> Result<(), StoreError> {
-    if rows.is_empty() {
-        return Ok(());
+    batch: &mut SqliteConnection,
+    writes: &[SessionWrite],
+) -> Result<BTreeMap<LeaseId, i64>, StoreError> {
+    let (mut puts, mut deletes, mut places, mut gone) = (vec![], vec![], vec![], vec![]);
+    for SessionWrite { key, latest, add, change, remove } in writes {
+        match latest {
+            Change::Keep => {}
+            Change::Put(latest) => puts.push(columns(key, latest)),
+            Change::Delete => deletes.push(json!([key.team, key.session])),
+        }
+        places.extend(change.iter().chain(add).map(|waiter| place_columns(key, waiter)));
+        gone.extend(remove.iter().copied());
     }
-    let rows: Vec<_> = rows
-        .iter()
-        .map(
-            |(
-                key,
-                Stored { row: SessionRow { lease, request, waiting, .. }, released, ttl, resumed },
-            )| {
-                serde_json::json!([
-                    key.team,
-                    key.session,
-                    lease.token.0,
-                    hex(lease.id.as_uuid()),
-                    hex(request.as_uuid()),
-                    lease.holder,
-                    lease.labels.to_json(),
-                    lease.epic,
-                    lease.acquire_time.as_micros(),
-                    lease.expire_time.as_micros(),
-                    i64::from(*released),
-                    i64::from(resumed.is_repeated()),
-                    i64::from(*waiting),
-                    ttl,
-                    resumed.as_uuid().map(hex),
-                ])
-            },
-        )
-        .collect();
-    let rows = serde_json::Value::from(rows).to_string();
-    sqlx::query(WRITE).bind(rows).execute(connection).await.map_err(classify)?;
-    Ok(())
+    for (statement, rows) in [(PUT, puts), (DELETE, deletes)] {
+        super::run(batch, statement, rows).await?;
+    }
+    if !gone.is_empty() {
+        let delete = sqlx::query(DELETE_PLACES).bind(text(&gone)?);
+        delete.execute(&mut *batch).await.map_err(classify)?;
+    }
+    let mut tickets = BTreeMap::new();
+    if !places.is_empty() {
+        let put = sqlx::query(PUT_PLACES).bind(Value::from(places).to_string());
+        for row in put.fetch_all(batch).await.map_err(classify)? {
+            let ticket = || Ok((lease(&row, "lease_id")?, row.try_get("ticket")?));
+            let (lease, ticket) =
+                ticket().map_err(|error: sqlx::Error| StoreError::fault(error))?;
+            tickets.insert(lease, ticket);
+        }
+    }
+    Ok(tickets)
 }
 
-pub(super) fn stored(row: &SqliteRow, now: Timestamp) -> Result<Stored, sqlx::Error> {
+fn columns(key: &SessionKey, latest: &Latest) -> Value {
+    json!([
+        key.team,
+        key.session,
+        latest.version.0,
+        latest.token.0,
+        hex(latest.lease.as_uuid()),
+        hex(latest.request.as_uuid()),
+        latest.holder,
+        latest.labels.to_json(),
+        latest.epic,
+        latest.acquire_time.as_micros(),
+        latest.expire_time.as_micros(),
+        i64::from(latest.released),
+        i64::from(latest.resumed.is_repeated()),
+        latest.resumed.as_uuid().map(hex),
+        i64::from(latest.waiting),
+        latest.ttl.map(micros),
+    ])
+}
+
+fn place_columns(key: &SessionKey, waiter: &Waiter) -> Value {
+    json!([
+        waiter.ticket,
+        key.team,
+        key.session,
+        hex(waiter.lease.as_uuid()),
+        hex(waiter.request.as_uuid()),
+        waiter.holder,
+        waiter.labels.to_json(),
+        waiter.epic,
+        micros(waiter.ttl),
+        waiter.digest.map(|digest| hex(digest.as_uuid())),
+        waiter.left_at.map(Timestamp::as_micros),
+    ])
+}
+
+fn micros(span: Duration) -> i64 {
+    i64::try_from(span.as_micros()).unwrap_or(i64::MAX)
+}
+
+/// The session of a row with its queue.
+pub(super) fn session(row: &SqliteRow) -> Result<Session, StoreError> {
+    let latest = latest(row).map_err(StoreError::fault)?;
+    let queue: Option<&str> = row.try_get("queue").map_err(StoreError::fault)?;
+    let places: Vec<Place> =
+        serde_json::from_str(queue.unwrap_or("[]")).map_err(StoreError::fault)?;
+    Ok(Session { latest, queue: places.into_iter().map(Place::waiter).collect() })
+}
+
+fn latest(row: &SqliteRow) -> Result<Option<Latest>, sqlx::Error> {
+    let Some(version) = row.try_get("version")? else { return Ok(None) };
     let uuid = |column| row.try_get::<Simple, _>(column).map(Uuid::from);
-    let expire_time = Timestamp::from_micros(row.try_get("expires_at")?);
-    let released: bool = row.try_get("released")?;
-    let lease = Lease {
-        id: LeaseId::from_uuid(uuid("lease_id")?),
+    let time = |column| row.try_get(column).map(Timestamp::from_micros);
+    let ttl: Option<i64> = row.try_get("ttl_micros")?;
+    Ok(Some(Latest {
+        version: Version(version),
+        lease: lease(row, "lease_id")?,
         token: FencingToken(row.try_get("fencing_token")?),
         holder: row.try_get("holder")?,
-        acquire_time: Timestamp::from_micros(row.try_get("acquired_at")?),
-        expire_time,
-        remaining: expire_time.since(now),
-        epic: row.try_get("epic_id")?,
         labels: Labels::from_json(row.try_get("labels")?),
-    };
-    let request = RequestId::from_uuid(uuid("request_id")?);
-    let queue: Option<&str> = row.try_get("queue")?;
-    let queue: Vec<String> = serde_json::from_str(queue.unwrap_or("[]")).unwrap_or_default();
-    let queue = queue.iter().filter_map(|lease| Uuid::try_parse(lease).ok());
-    let queue = queue.map(LeaseId::from_uuid).collect();
-    Ok(Stored {
-        row: SessionRow {
-            lease,
-            request,
-            live: !released && expire_time > now,
-            waiting: row.try_get("waiting")?,
-            queue,
-        },
-        released,
-        ttl: row.try_get("ttl_micros")?,
+        epic: row.try_get("epic_id")?,
+        request: RequestId::from_uuid(uuid("request_id")?),
+        acquire_time: time("acquired_at")?,
+        expire_time: time("expires_at")?,
+        released: row.try_get("released")?,
+        ttl: ttl.map(|ttl| Duration::from_micros(ttl.unsigned_abs())),
         resumed: resumed_by(row)?,
-    })
+        waiting: row.try_get("waiting")?,
+    }))
+}
+
+/// A place as the queue of a row has it: the columns in their order.
+#[derive(serde::Deserialize)]
+struct Place(i64, Uuid, Uuid, String, String, Option<String>, u64, Option<Uuid>, Option<i64>);
+
+impl Place {
+    fn waiter(self) -> Waiter {
+        let Self(ticket, lease, request, holder, labels, epic, ttl, digest, left_at) = self;
+        Waiter {
+            ticket: Some(ticket),
+            lease: LeaseId::from_uuid(lease),
+            request: RequestId::from_uuid(request),
+            holder,
+            labels: Labels::from_json(&labels),
+            epic,
+            ttl: Duration::from_micros(ttl),
+            digest: digest.map(PayloadDigest::from_uuid),
+            left_at: left_at.map(Timestamp::from_micros),
+        }
+    }
+}
+
+pub(super) fn lease(row: &SqliteRow, column: &str) -> Result<LeaseId, sqlx::Error> {
+    Ok(LeaseId::from_uuid(row.try_get::<Simple, _>(column)?.into()))
 }
 
 /// Who has carried on what a row grants.
@@ -428,9 +262,4 @@ pub(super) fn resumed_by(row: &SqliteRow) -> Result<ResumedBy, sqlx::Error> {
     let repeated: Option<bool> = row.try_get("repeated")?;
     let noted: Option<Simple> = row.try_get("resumed_by")?;
     Ok(ResumedBy::of_row(repeated == Some(true), noted.map(Uuid::from)))
-}
-
-/// What is to be noted when `stream`, or none, renews; nothing where it was noted before.
-pub(super) fn renewed_by(stream: Option<StreamId>) -> Option<String> {
-    if stream.is_some() { None } else { ResumedBy::Call.as_uuid().map(hex) }
 }

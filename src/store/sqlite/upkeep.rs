@@ -1,8 +1,15 @@
 //! Sweeping and probing `SQLite`.
 
-use super::{Handle, begin, classify, fence::raise_floor};
+use sqlx::{Row as _, SqliteConnection, sqlite::SqliteRow};
+
+use super::{
+    Handle, begin, classify,
+    fence::raise_floor,
+    sessions::{FORGET, KEEP_ALL, NOBODY_WAITS, PLACES, lease},
+};
 use crate::{
-    domain::FencingToken,
+    domain::{FencingToken, LeaseId, SessionKey, Timestamp},
+    rules::queue::PLACE_KEPT,
     store::{Age, Kind, StoreError, Sweep, Swept, Upkeep},
 };
 
@@ -154,6 +161,7 @@ impl Upkeep for Handle {
                 .fetch_all(&mut *batch)
                 .await
                 .map_err(classify)?;
+            forget_places(&mut batch, Timestamp::from_micros(now)).await?;
             if let Some(highest) = gone.iter().max() {
                 raise_floor(&mut batch, FencingToken(*highest)).await?;
             }
@@ -175,6 +183,16 @@ impl Upkeep for Handle {
         Ok(Swept { rows: done.map_err(classify)?.rows_affected(), busy: self.writer.is_wanted() })
     }
 
+    async fn beat(&mut self) -> Result<Vec<(SessionKey, LeaseId)>, StoreError> {
+        let rows = sqlx::query(PLACES).fetch_all(self.reader().await?).await.map_err(classify)?;
+        let place = |row: &SqliteRow| {
+            let (team, session) = (row.try_get("team_id")?, row.try_get("session_id")?);
+            Ok((SessionKey { team, session }, lease(row, "lease_id")?))
+        };
+        let places: Result<_, sqlx::Error> = rows.iter().map(place).collect();
+        places.map_err(StoreError::fault)
+    }
+
     async fn count_leases(&mut self) -> Result<u64, StoreError> {
         let now = self.now().as_micros();
         let count: i64 = sqlx::query_scalar(COUNT_LEASES)
@@ -194,4 +212,24 @@ impl Upkeep for Handle {
         }
         batch.rollback().await.map_err(classify)
     }
+}
+
+/// Keeps the places of callers that waited in the process before this one.
+pub(super) async fn keep_places(
+    writer: &mut SqliteConnection,
+    now: Timestamp,
+) -> Result<(), StoreError> {
+    let keep = sqlx::query(KEEP_ALL).bind(now.as_micros());
+    keep.execute(&mut *writer).await.map_err(classify)?;
+    forget_places(writer, now).await?;
+    sqlx::query(NOBODY_WAITS).execute(writer).await.map(drop).map_err(classify)
+}
+
+/// Forgets places that nobody has taken up again in time.
+async fn forget_places(
+    connection: &mut SqliteConnection,
+    now: Timestamp,
+) -> Result<(), StoreError> {
+    let forget = sqlx::query(FORGET).bind(now.minus(PLACE_KEPT).as_micros());
+    forget.execute(connection).await.map(drop).map_err(classify)
 }

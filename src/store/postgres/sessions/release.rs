@@ -6,7 +6,8 @@ use uuid::Uuid;
 use super::{Keys, Link, Locks, Statement, slot, sql::RELEASE};
 use crate::{
     domain::StreamId,
-    store::{Release, StoreError, Verdict},
+    rules::session::Release,
+    store::{StoreError, Verdict},
 };
 
 impl Link {

@@ -1,0 +1,312 @@
+//! Who holds a session.
+//!
+//! | session | acquire | renew, release by its holder | bind | force a release | close |
+//! |---|---|---|---|---|---|
+//! | absent | granted | gone | made, bound, free | | |
+//! | held, by the same request | granted again, which is noted | renewed; released, and handed on if anybody waits | bound | free, with a higher fence | deleted |
+//! | held, by another | held | gone | bound | free, with a higher fence | deleted |
+//! | free, nobody waits | granted | expired or gone | bound | nothing | deleted |
+//! | free, somebody waits | held: it goes to the first of them | expired or gone | bound | nothing | free, unbound, with a higher fence |
+//!
+//! Bound to other work than an acquire names: it is refused.
+
+use std::time::Duration;
+
+use super::{
+    Draft, Latest, Operation, RuleError, Session, Version, Wanted,
+    queue::{hand_on, waiting},
+};
+use crate::domain::{
+    Acquire, Acquired, Decision, Labels, LeaseId, ResumedBy, SessionKey, SessionRow, StreamId,
+    Timestamp, Ttl,
+};
+
+/// Lets a lease run on.
+#[derive(Debug, Clone)]
+pub struct Renew {
+    /// The session.
+    pub key: SessionKey,
+    /// The lease.
+    pub lease: LeaseId,
+    /// How long it runs from now.
+    pub ttl: Ttl,
+    /// The stream that keeps the lease; none where its holder carries it on by a call
+    /// that returns.
+    pub stream: Option<StreamId>,
+}
+
+/// What became of a [`Renew`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Renewed {
+    /// The lease runs on, or has ended without being given back: as its row tells.
+    Found(SessionRow),
+    /// It was given back, or the session passed to another.
+    Gone,
+    /// Another stream has taken the lease over: nothing is changed.
+    Resumed,
+}
+
+/// Gives a lease back.
+#[derive(Debug, Clone)]
+pub struct Release {
+    /// The session.
+    pub key: SessionKey,
+    /// The lease.
+    pub lease: LeaseId,
+    /// End it only if no other call than this stream has carried it on; none: always.
+    pub unless_resumed: Option<StreamId>,
+}
+
+/// What became of a [`Release`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Released {
+    /// Whether the lease is given back, now or before; not so one that is spared.
+    pub ended: bool,
+    /// The session, if it went to whoever was next.
+    pub handed: Option<SessionRow>,
+}
+
+impl Operation for Acquire {
+    type Answer = Acquired;
+
+    fn wants(&self, wanted: &mut Wanted) {
+        wanted.session(&self.key);
+    }
+
+    fn decide(&self, draft: &mut Draft<'_>) -> Result<Acquired, RuleError> {
+        let now = draft.now();
+        let mut session = draft.session(&self.key);
+        if let Some(row) = session.row(now) {
+            match row.decision(self) {
+                Decision::Free => {}
+                Decision::Granted(_) => {
+                    note(&mut session, self.stream);
+                    draft.put_session(&self.key, session);
+                    return Ok(Acquired { row, fresh: false });
+                }
+                Decision::Held(_) | Decision::EpicMismatch(_) => {
+                    return Ok(Acquired { row, fresh: false });
+                }
+            }
+        }
+        let row = grant(draft, &mut session, self)?;
+        draft.put_session(&self.key, session);
+        Ok(Acquired { row, fresh: true })
+    }
+}
+
+impl Operation for Release {
+    type Answer = Released;
+
+    fn wants(&self, wanted: &mut Wanted) {
+        wanted.session(&self.key);
+    }
+
+    fn decide(&self, draft: &mut Draft<'_>) -> Result<Released, RuleError> {
+        let mut session = draft.session(&self.key);
+        let own = session.latest.as_ref().filter(|latest| latest.lease == self.lease);
+        let Some(latest) = own else { return Ok(Released { ended: false, handed: None }) };
+        let is_spared = self.unless_resumed.is_some_and(|stream| !latest.resumed.leaves_to(stream));
+        if !latest.is_live(draft.now()) || is_spared {
+            return Ok(Released { ended: latest.released, handed: None });
+        }
+        let handed = release(draft, &mut session)?;
+        draft.put_session(&self.key, session);
+        Ok(Released { ended: true, handed })
+    }
+}
+
+/// A [`Renew`], for so long at most since the lease was granted.
+#[derive(Debug, Clone)]
+pub struct RenewWithin<'a>(pub &'a Renew, pub Duration);
+
+impl Operation for RenewWithin<'_> {
+    type Answer = Renewed;
+
+    fn wants(&self, wanted: &mut Wanted) {
+        wanted.session(&self.0.key);
+    }
+
+    fn decide(&self, draft: &mut Draft<'_>) -> Result<Renewed, RuleError> {
+        let (Self(Renew { key, lease, ttl, stream }, max_hold), now) = (self, draft.now());
+        let mut session = draft.session(key);
+        let row = session.row(now);
+        let own = session.latest.as_mut().filter(|own| own.lease == *lease && !own.released);
+        let (Some(own), Some(row)) = (own, row) else { return Ok(Renewed::Gone) };
+        if !own.is_live(now) {
+            return Ok(Renewed::Found(row));
+        }
+        if stream.is_some_and(|stream| own.resumed.replaces(stream)) {
+            return Ok(Renewed::Resumed);
+        }
+        run_on(own, *ttl, *max_hold, now);
+        if stream.is_none() {
+            own.resumed = ResumedBy::Call;
+        }
+        let row = session.row(now).unwrap_or(row);
+        draft.put_session(key, session);
+        Ok(Renewed::Found(row))
+    }
+}
+
+/// Binds a session to work, or to nothing, whatever it is bound to; makes the session where
+/// there is none.
+#[derive(Debug, Clone)]
+pub struct BindEpic<'a>(pub &'a SessionKey, pub Option<&'a str>);
+
+impl Operation for BindEpic<'_> {
+    type Answer = ();
+
+    fn wants(&self, wanted: &mut Wanted) {
+        wanted.session(self.0);
+    }
+
+    fn decide(&self, draft: &mut Draft<'_>) -> Result<(), RuleError> {
+        let Self(key, epic) = self;
+        let mut session = draft.session(key);
+        let latest = match &mut session.latest {
+            Some(latest) => latest,
+            none => none.insert(never_held(draft)?),
+        };
+        latest.epic = epic.map(str::to_owned);
+        draft.put_session(key, session);
+        Ok(())
+    }
+}
+
+/// Ends a session's lease whoever holds it, and raises its fence.
+#[derive(Debug, Clone)]
+pub struct ForceRelease<'a>(pub &'a SessionKey);
+
+impl Operation for ForceRelease<'_> {
+    /// Whether there was one.
+    type Answer = bool;
+
+    fn wants(&self, wanted: &mut Wanted) {
+        wanted.session(self.0);
+    }
+
+    fn decide(&self, draft: &mut Draft<'_>) -> Result<bool, RuleError> {
+        let mut session = draft.session(self.0);
+        let live = session.latest.as_mut().filter(|latest| latest.is_live(draft.now()));
+        let Some(latest) = live else { return Ok(false) };
+        end(draft, latest)?;
+        draft.put_session(self.0, session);
+        Ok(true)
+    }
+}
+
+/// Forgets a session, held or not; but leaves one that somebody waits for to them, free,
+/// unbound, and with a higher fence.
+#[derive(Debug, Clone)]
+pub struct CloseSession<'a>(pub &'a SessionKey);
+
+impl Operation for CloseSession<'_> {
+    /// Whether there was one.
+    type Answer = bool;
+
+    fn wants(&self, wanted: &mut Wanted) {
+        wanted.queue(self.0);
+    }
+
+    fn decide(&self, draft: &mut Draft<'_>) -> Result<bool, RuleError> {
+        let mut session = draft.session(self.0);
+        let is_awaited = waiting(&session.queue).next().is_some();
+        let Some(latest) = &mut session.latest else { return Ok(false) };
+        // A token above the clock: the row goes with a sweep, later.
+        if is_awaited || latest.waiting || latest.token.0 > draft.now().as_micros() {
+            end(draft, latest)?;
+            latest.epic = None;
+            latest.waiting |= is_awaited;
+        } else {
+            draft.raise_floor(latest.token);
+            session.latest = None;
+        }
+        draft.put_session(self.0, session);
+        Ok(true)
+    }
+}
+
+/// Grants a free session.
+pub(super) fn grant(
+    draft: &mut Draft<'_>,
+    session: &mut Session,
+    acquire: &Acquire,
+) -> Result<SessionRow, RuleError> {
+    let now = draft.now();
+    let latest = session.latest.take();
+    let token = draft.token(latest.as_ref().map(|latest| latest.token))?;
+    let bound = latest.and_then(|latest| latest.epic);
+    let granted = Latest {
+        version: Version(0),
+        lease: draft.ids().lease(),
+        token,
+        holder: acquire.holder.clone(),
+        labels: acquire.labels.clone(),
+        epic: bound.or_else(|| acquire.epic.clone()),
+        request: acquire.request,
+        acquire_time: now,
+        expire_time: now.after(acquire.ttl),
+        released: false,
+        ttl: Some(acquire.ttl.span()),
+        resumed: ResumedBy::Nobody,
+        waiting: false,
+    };
+    let (lease, request) = (granted.as_lease(now), granted.request);
+    session.latest = Some(granted);
+    Ok(SessionRow { lease, request, live: true, waiting: false, queue: Vec::new() })
+}
+
+/// Notes that the holder of a session has carried it on by `stream`, or by a call.
+pub(super) fn note(session: &mut Session, stream: Option<StreamId>) {
+    if let Some(latest) = &mut session.latest {
+        latest.resumed = ResumedBy::of(stream);
+    }
+}
+
+/// Ends the lease of a session, and hands it on if anybody waits: answers it then.
+pub(super) fn release(
+    draft: &mut Draft<'_>,
+    session: &mut Session,
+) -> Result<Option<SessionRow>, RuleError> {
+    let now = draft.now();
+    let Some(latest) = &mut session.latest else { return Ok(None) };
+    (latest.released, latest.expire_time) = (true, now);
+    let is_handed_on = latest.waiting && hand_on(draft, session)?;
+    Ok(session.row(now).filter(|_| is_handed_on))
+}
+
+/// Lets a lease run on for `ttl`, but no longer than `max_hold` in all.
+pub(super) fn run_on(latest: &mut Latest, ttl: Ttl, max_hold: Duration, now: Timestamp) {
+    let last = latest.acquire_time.plus(max_hold).max(latest.expire_time);
+    (latest.ttl, latest.expire_time) = (Some(ttl.span()), now.after(ttl).min(last));
+}
+
+/// Ends a lease, whoever holds it, and raises the fence of its session.
+fn end(draft: &mut Draft<'_>, latest: &mut Latest) -> Result<(), RuleError> {
+    latest.released = true;
+    latest.expire_time = latest.expire_time.min(draft.now());
+    latest.token = draft.token(Some(latest.token))?;
+    latest.lease = draft.ids().lease();
+    Ok(())
+}
+
+/// A session that nobody has held yet.
+fn never_held(draft: &mut Draft<'_>) -> Result<Latest, RuleError> {
+    let now = draft.now();
+    Ok(Latest {
+        version: Version(0),
+        lease: draft.ids().lease(),
+        token: draft.token(None)?,
+        holder: String::new(),
+        labels: Labels::default(),
+        epic: None,
+        request: draft.ids().request(),
+        acquire_time: now,
+        expire_time: now,
+        released: true,
+        ttl: None,
+        resumed: ResumedBy::Nobody,
+        waiting: false,
+    })
+}

@@ -1,0 +1,441 @@
+//! An event and its session at once.
+//!
+//! | event | begin | renew, by its holder | finish, by its holder |
+//! |---|---|---|---|
+//! | not on record | claimed, if the session is to be had; else busy | lost | lost |
+//! | claimed, by the same request | granted again if it has its session, which is noted | runs on, with its lease | ended |
+//! | claimed, by another | in progress | lost | lost |
+//! | claim lapsed or ended, attempts left | as if it were not on record, one attempt more | lost | lost, or done if it ended so |
+//! | claim lapsed or ended, attempts spent | given up: handled by nobody | lost | lost, or done if it ended so |
+//! | handled | duplicate | lost | done if it ended so, or lost |
+//!
+//! What ends a turn:
+//!
+//! | ending | the event | its attempt |
+//! |---|---|---|
+//! | succeeded, rejected | handled | |
+//! | failed | free, or given up if its attempts are spent | counts |
+//! | its stream broke | free | does not count |
+//! | abandoned: nobody was answered | free | is taken back |
+//!
+//! An event of several names is one: what is found under one of them counts, a live record before
+//! others, then this request's own, then the one with the most attempts.
+
+use std::{cmp::Reverse, sync::Arc, time::Duration};
+
+use super::{
+    Draft, Event, Latest, Operation, RuleError, Session, State, Version, Wanted,
+    session::{grant, note, release, run_on},
+};
+use crate::domain::{
+    Acquire, Attempts, Begin, Begun, By, Claim, Decision, Detail, Ending, EventRow, Finish, Kept,
+    Lease, LeaseId, Prolong, RequestId, ResumedBy, SessionKey, SessionRow, Timestamp, TurnId,
+    limits::CLAIM_MEMORY,
+};
+
+/// What became of a [`Begin`], and what that brought with it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BeginAnswer {
+    /// What it came to.
+    pub begun: Begun,
+    /// A lease that an earlier run of the request was given, for a turn that came to nothing:
+    /// it is still to be given back.
+    pub idle: Option<(SessionKey, LeaseId)>,
+    /// Whether a claim had lapsed before.
+    pub lapsed: bool,
+    /// Whether the event was given up.
+    pub gave_up: bool,
+}
+
+/// What became of a [`Finish`], and what that brought with it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FinishAnswer {
+    /// The event's row, if it is handled.
+    pub kept: Kept<Option<EventRow>>,
+    /// The session, if it went to whoever was next.
+    pub handed: Option<SessionRow>,
+}
+
+impl From<Begun> for BeginAnswer {
+    fn from(begun: Begun) -> Self {
+        Self { begun, idle: None, lapsed: false, gave_up: false }
+    }
+}
+
+impl Operation for Begin {
+    type Answer = BeginAnswer;
+
+    fn wants(&self, wanted: &mut Wanted) {
+        wanted.event(&self.event.key.team, self.event.names(), true);
+        if let Some(acquire) = &self.session {
+            wanted.session(&acquire.key);
+        }
+    }
+
+    fn decide(&self, draft: &mut Draft<'_>) -> Result<BeginAnswer, RuleError> {
+        let now = draft.now();
+        let team = &self.event.key.team;
+        let found = find(draft, team, self.event.names(), self.request);
+        let mut wish = self.session.as_ref().map(|acquire| (acquire, draft.session(&acquire.key)));
+        let mut before = Before::default();
+        if let Some(found) = found {
+            if let Some(claim) = live_claim(&found, self.request, now) {
+                return Ok(self.again(draft, &found, claim, wish).into());
+            }
+            let result = match &found.state {
+                State::Handled(_, result) => Some(result.as_deref().cloned()),
+                State::Claimed(until) => (*until > now).then_some(None),
+            };
+            if let Some(result) = result {
+                let begun = Begun::Taken(found.row(now), result);
+                return Ok(BeginAnswer { idle: idle(wish.as_ref(), now), ..begun.into() });
+            }
+            before = Before::of(&found);
+            if before.attempts.are_spent(self.max_attempts) {
+                let mut given_up = ended(&found, before.attempts, before.detail, now);
+                given_up.state = State::Handled(By::Nobody(before.attempts.claimed), None);
+                let begun = Begun::Taken(given_up.row(now), None);
+                draft.update_event(team, &found, Some(given_up));
+                let (lapsed, idle) = (before.lapsed, idle(wish.as_ref(), now));
+                return Ok(BeginAnswer { begun, idle, lapsed, gave_up: true });
+            }
+        }
+        let mut lease = None;
+        if let Some((acquire, session)) = &mut wish {
+            let busy = session.row(now).filter(|row| row.decision(acquire) != Decision::Free);
+            if let Some(busy) = busy {
+                return Ok(Begun::Busy(busy).into());
+            }
+            lease = Some(grant(draft, session, acquire)?.lease);
+        }
+        if let Some((acquire, session)) = wish {
+            draft.put_session(&acquire.key, session);
+        }
+        let Before { attempts, detail, lapsed } = before;
+        let attempts = Attempts { claimed: attempts.claimed + 1, ..attempts };
+        let claimed = Event {
+            version: Version(0),
+            names: self.event.names().map(str::to_owned).collect(),
+            request: Some(self.request),
+            digest: self.event.digest,
+            time: now,
+            expire_time: now.plus(CLAIM_MEMORY),
+            state: State::Claimed(now.after(self.claim_ttl)),
+            attempts: Some(Attempts { interrupted: None, ..attempts }),
+            holder: Some(self.holder.clone()),
+            detail,
+            resumed: ResumedBy::Nobody,
+        };
+        let EventRow::Claimed(claim) = claimed.row(now) else { unreachable!("it is claimed") };
+        draft.put_event(team, claimed);
+        Ok(BeginAnswer { lapsed, ..Begun::Granted { claim, lease, fresh: true }.into() })
+    }
+}
+
+/// A wish for a session, which was read.
+type Wish<'a> = (&'a Acquire, Session);
+
+impl Begin {
+    /// A repetition of the request whose claim runs.
+    fn again(
+        &self,
+        draft: &mut Draft<'_>,
+        found: &Event,
+        claim: Claim,
+        wish: Option<Wish<'_>>,
+    ) -> Begun {
+        let now = draft.now();
+        let claim_alone = |claim| Begun::Taken(EventRow::Claimed(claim), None);
+        if self.event.contradicts(claim.digest) {
+            return claim_alone(claim);
+        }
+        let mut lease = None;
+        if let Some((acquire, mut session)) = wish {
+            let decision = session.row(now).map(|row| row.decision(acquire));
+            let Some(Decision::Granted(held)) = decision else { return claim_alone(claim) };
+            lease = Some(held);
+            note(&mut session, self.stream);
+            draft.put_session(&acquire.key, session);
+        }
+        let attempts = found.attempts.map(|own| Attempts { interrupted: None, ..own });
+        let repeated = Event { resumed: ResumedBy::of(self.stream), attempts, ..found.clone() };
+        draft.update_event(&self.event.key.team, found, Some(repeated));
+        Begun::Granted { claim, lease, fresh: false }
+    }
+}
+
+/// What earlier turns of an event leave to the next.
+struct Before {
+    attempts: Attempts,
+    detail: Option<Detail>,
+    /// Whether the latest claim has lapsed, rather than ended.
+    lapsed: bool,
+}
+
+impl Default for Before {
+    fn default() -> Self {
+        let attempts = Attempts { claimed: 0, uncounted: 0, interrupted: None };
+        Self { attempts, detail: None, lapsed: false }
+    }
+}
+
+impl Before {
+    fn of(found: &Event) -> Self {
+        let attempts = found.attempts.unwrap_or(Self::default().attempts);
+        // Ended otherwise, it did so when it says that it was made.
+        let lapsed = found.ends() > found.time;
+        let attempts = if lapsed { attempts.lapsed() } else { attempts };
+        Self { attempts, detail: found.detail.clone(), lapsed }
+    }
+}
+
+/// The lease that an earlier run of a request had waited for, whose event is not to be had.
+fn idle(wish: Option<&Wish<'_>>, now: Timestamp) -> Option<(SessionKey, LeaseId)> {
+    let (acquire, session) = wish?;
+    match session.row(now)?.decision(acquire) {
+        Decision::Granted(lease) => Some((acquire.key.clone(), lease.id)),
+        _ => None,
+    }
+}
+
+/// A [`Prolong`], its lease for so long at most since it was granted.
+#[derive(Debug, Clone)]
+pub struct ProlongWithin<'a>(pub &'a Prolong, pub Duration);
+
+impl Operation for ProlongWithin<'_> {
+    type Answer = Kept<(Claim, Option<Lease>)>;
+
+    fn wants(&self, wanted: &mut Wanted) {
+        wants_turn(&self.0.turn, wanted);
+    }
+
+    fn decide(&self, draft: &mut Draft<'_>) -> Result<Self::Answer, RuleError> {
+        let Self(Prolong { turn, claim_ttl, lease_ttl, stream, interruption }, max_hold) = self;
+        let now = draft.now();
+        let Own { event, session, .. } = match own(draft, turn) {
+            Ok(own) => own,
+            Err(lost) => return Ok(lost.into_kept()),
+        };
+        if stream.is_some_and(|stream| event.resumed.replaces(stream)) {
+            return Ok(Kept::Resumed);
+        }
+        let is_interrupted = interruption
+            .zip(*stream)
+            .is_some_and(|(why, stream)| why.is_noted(stream, event.resumed));
+        let mut prolonged = event.clone();
+        prolonged.state = State::Claimed(now.after(*claim_ttl));
+        prolonged.expire_time = event.expire_time.max(now.plus(CLAIM_MEMORY));
+        if stream.is_none() {
+            prolonged.resumed = ResumedBy::Call;
+        }
+        if let Some(attempts) = &mut prolonged.attempts {
+            attempts.interrupted = is_interrupted.then_some(attempts.claimed);
+        }
+        let EventRow::Claimed(claim) = prolonged.row(now) else { unreachable!("it is claimed") };
+        draft.update_event(&turn.event.team, &event, Some(prolonged));
+        let mut lease = None;
+        if let Some((key, mut session)) = session {
+            if let Some(latest) = &mut session.latest {
+                run_on(latest, *lease_ttl, *max_hold, now);
+                lease = Some(latest.as_lease(now));
+            }
+            draft.put_session(key, session);
+        }
+        Ok(Kept::Done((claim, lease)))
+    }
+}
+
+impl Operation for Finish {
+    type Answer = FinishAnswer;
+
+    fn wants(&self, wanted: &mut Wanted) {
+        wants_turn(&self.turn, wanted);
+    }
+
+    fn decide(&self, draft: &mut Draft<'_>) -> Result<FinishAnswer, RuleError> {
+        let (Self { turn, ending, unless_resumed }, now) = (self, draft.now());
+        let kept = |kept| Ok(FinishAnswer { kept, handed: None });
+        let Own { event, attempts, session } = match own(draft, turn) {
+            Ok(own) => own,
+            Err(Lost::Claim) => return kept(self.done_before(draft)),
+            Err(lost) => return kept(lost.into_kept()),
+        };
+        if let Some(stream) = *unless_resumed {
+            let of_lease = session.as_ref().and_then(|(_, session)| session.latest.as_ref());
+            let by = [Some(event.resumed), of_lease.map(|latest| latest.resumed)];
+            if !by.into_iter().flatten().all(|by| by.leaves_to(stream)) {
+                return kept(Kept::Resumed);
+            }
+        }
+        let ended = self.ending(&event, attempts, ending, now);
+        let row = ended.row(now);
+        draft.update_event(&turn.event.team, &event, Some(ended));
+        let mut handed = None;
+        if let Some((key, mut session)) = session {
+            handed = release(draft, &mut session)?;
+            draft.put_session(key, session);
+        }
+        Ok(FinishAnswer { kept: Kept::Done(handled(row)), handed })
+    }
+}
+
+impl Finish {
+    /// What its turn leaves.
+    fn ending(
+        &self,
+        event: &Event,
+        mut attempts: Attempts,
+        ending: &Ending,
+        now: Timestamp,
+    ) -> Event {
+        let attempt = attempts.claimed;
+        match ending {
+            Ending::Succeeded(result, ttl) => Event {
+                expire_time: now.after(*ttl),
+                state: State::Handled(By::Turn(attempt), Some(Arc::clone(result))),
+                ..ended(event, attempts, None, now)
+            },
+            Ending::Rejected(detail, ttl) => Event {
+                expire_time: now.after(*ttl),
+                state: State::Handled(By::Rejected(attempt), None),
+                ..ended(event, attempts, detail.clone(), now)
+            },
+            Ending::Failed(detail) => {
+                let mut ended = ended(event, attempts, detail.clone(), now);
+                if attempts.are_spent(self.turn.max_attempts) {
+                    ended.state = State::Handled(By::Nobody(attempt), None);
+                }
+                ended
+            }
+            Ending::Broken => {
+                attempts.uncounted += 1;
+                ended(event, attempts, event.detail.clone(), now)
+            }
+            Ending::Abandoned => {
+                attempts.claimed -= 1;
+                ended(event, attempts, event.detail.clone(), now)
+            }
+        }
+    }
+
+    /// What is known of a turn whose claim is not live: it may have ended as it is to.
+    fn done_before(&self, draft: &mut Draft<'_>) -> Kept<Option<EventRow>> {
+        let (EventName { team, event }, now) = (name(&self.turn), draft.now());
+        let row = draft.event(team, event).filter(|event| event.expire_time > now);
+        let row = row.map(|event| event.row(now));
+        match row.filter(|row| row.is_of(self.turn.request)) {
+            Some(row) if self.was_done(&row) => Kept::Done(handled(row)),
+            _ => Kept::ClaimLost,
+        }
+    }
+}
+
+/// An event's row, if it is handled.
+fn handled(row: EventRow) -> Option<EventRow> {
+    Some(row).filter(|row| matches!(row, EventRow::Processed(_)))
+}
+
+/// An event whose claim ends `now`, and which is left to another run.
+fn ended(event: &Event, attempts: Attempts, detail: Option<Detail>, now: Timestamp) -> Event {
+    Event {
+        time: now,
+        expire_time: now.plus(CLAIM_MEMORY),
+        state: State::Claimed(now),
+        attempts: Some(Attempts { interrupted: None, ..attempts }),
+        detail,
+        ..event.clone()
+    }
+}
+
+/// What a turn that runs has.
+struct Own<'a> {
+    event: Event,
+    attempts: Attempts,
+    session: Option<(&'a SessionKey, Session)>,
+}
+
+/// What a turn that does not run has lost.
+enum Lost {
+    Claim,
+    /// If its lease ran out: how long it was held.
+    Lease(Option<Duration>),
+}
+
+impl Lost {
+    fn into_kept<T>(self) -> Kept<T> {
+        match self {
+            Self::Claim => Kept::ClaimLost,
+            Self::Lease(held) => Kept::LeaseLost(held),
+        }
+    }
+}
+
+fn own<'a>(draft: &mut Draft<'_>, turn: &'a TurnId) -> Result<Own<'a>, Lost> {
+    let now = draft.now();
+    let EventName { team, event } = name(turn);
+    let event = draft.event(team, event).ok_or(Lost::Claim)?;
+    let attempts = event.attempts.filter(|attempts| attempts.claimed == turn.attempt);
+    let attempts = attempts.ok_or(Lost::Claim)?;
+    live_claim(&event, turn.request, now).ok_or(Lost::Claim)?;
+    let mut session = None;
+    if let Some((key, lease)) = &turn.lease {
+        let found = draft.session(key);
+        let is_own = |latest: &&Latest| latest.lease == *lease && !latest.released;
+        match found.latest.as_ref().filter(is_own) {
+            Some(latest) if latest.is_live(now) => session = Some((key, found)),
+            ended => {
+                return Err(Lost::Lease(ended.map(|ended| ended.as_lease(now).held_for())));
+            }
+        }
+    }
+    Ok(Own { event, attempts, session })
+}
+
+struct EventName<'a> {
+    team: &'a str,
+    event: &'a str,
+}
+
+fn name(turn: &TurnId) -> EventName<'_> {
+    EventName { team: &turn.event.team, event: &turn.event.event }
+}
+
+fn wants_turn(turn: &TurnId, wanted: &mut Wanted) {
+    let EventName { team, event } = name(turn);
+    wanted.event(team, [event], false);
+    if let Some((key, _)) = &turn.lease {
+        wanted.session(key);
+    }
+}
+
+/// The record that counts, of an event with these names.
+fn find<'a>(
+    draft: &mut Draft<'_>,
+    team: &str,
+    names: impl Iterator<Item = &'a str>,
+    request: RequestId,
+) -> Option<Event> {
+    let now = draft.now();
+    let found = names.enumerate().filter_map(|(place, name)| {
+        let event = draft.event(team, name).filter(|event| event.expire_time > now)?;
+        // What an alias was taken with is another delivery's payload.
+        let digest = event.digest.filter(|_| place == 0);
+        Some((place, Event { digest, ..event }))
+    });
+    found
+        .min_by_key(|(place, event)| {
+            let is_live = event.is_live(now);
+            let is_own = is_live && event.request == Some(request);
+            let attempt = event.attempts.map(|attempts| attempts.claimed);
+            (!is_live, !is_own, Reverse(attempt), *place)
+        })
+        .map(|(_, event)| event)
+}
+
+/// A claim that runs, of this attempt.
+fn live_claim(event: &Event, request: RequestId, now: Timestamp) -> Option<Claim> {
+    match event.row(now) {
+        EventRow::Claimed(claim) if claim.request == request && event.is_live(now) => Some(claim),
+        _ => None,
+    }
+}

@@ -1,0 +1,407 @@
+//! Stores that keep records, and leave every decision to the rules.
+
+use std::{collections::BTreeMap, future::Future, time::Duration};
+
+use super::{
+    Changed, EventStore, Look, Looked, Prolonged, SessionStore, StoreError, TurnStore, Turned,
+    Verdict,
+};
+use crate::{
+    domain::{
+        Acquire, Acquired, Begin, EventKey, EventRow, Finish, LeaseId, Mark, Prolong, SessionKey,
+        SessionRow,
+    },
+    rules::{
+        Draft, Ids, Operation, Plan, RuleError, Snapshot, State, Wanted,
+        queue::{Enqueue, Enqueued, HandOn, Leave},
+        session::{Release, Released, Renew, RenewWithin, Renewed},
+        turn::{BeginAnswer, FinishAnswer, ProlongWithin},
+    },
+};
+
+/// How often an operation is decided in one go while other writers are faster.
+const ROUNDS: usize = 3;
+
+/// A connection to a store of records.
+pub trait Records: Send {
+    /// Reads what is wanted, as it stands at one moment.
+    ///
+    /// # Errors
+    /// [`StoreError`]; nothing was written.
+    fn read(
+        &mut self,
+        wanted: &Wanted,
+    ) -> impl Future<Output = Result<Snapshot, StoreError>> + Send;
+
+    /// Writes those of `plans` that hold, in their order, each as a whole; all in one atomic
+    /// step. Answers in order.
+    ///
+    /// # Errors
+    /// [`StoreError`]; then no plan is known to be written.
+    fn apply(
+        &mut self,
+        plans: Vec<Plan>,
+    ) -> impl Future<Output = Result<Vec<Applied>, StoreError>> + Send;
+
+    /// New ids.
+    fn ids(&mut self) -> &mut Ids;
+}
+
+/// What became of a [`Plan`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Applied {
+    /// It is written; these are the tickets of the places that it adds.
+    Written(Vec<(LeaseId, i64)>),
+    /// Something that it rests on has changed: nothing of it is written.
+    Conflict,
+}
+
+/// Decides `ops`, in their order, and writes what they come to; several that are about the same
+/// records are written together. Answers in order, each with the tickets of places that it
+/// took: [`Verdict::Again`] where other writers were faster each time.
+pub(super) async fn execute<S: Records, O: Operation + Sync>(
+    store: &mut S,
+    ops: &[O],
+) -> Result<Vec<Verdict<(O::Answer, Vec<(LeaseId, i64)>)>>, StoreError>
+where
+    O::Answer: Send,
+{
+    let mut answers: Vec<_> = ops.iter().map(|_| Verdict::Again).collect();
+    let mut open: Vec<usize> = (0..ops.len()).collect();
+    for _ in 0..ROUNDS {
+        let mut wanted = Wanted::default();
+        for &place in &open {
+            ops[place].wants(&mut wanted);
+        }
+        let snapshot = store.read(&wanted).await?;
+        let mut conflicts = Vec::new();
+        let (mut plans, mut decided) = (Vec::new(), Vec::new());
+        for group in groups(ops, &open) {
+            let decided_group = decide(&snapshot, store.ids(), ops, &group);
+            let (plan, of_group) = decided_group.map_err(StoreError::fault)?;
+            if plan.is_empty() {
+                for (place, answer) in of_group {
+                    answers[place] = Verdict::Decided((answer, Vec::new()));
+                }
+            } else {
+                plans.push(plan);
+                decided.push(of_group);
+            }
+        }
+        if !plans.is_empty() {
+            for (of_group, applied) in decided.into_iter().zip(store.apply(plans).await?) {
+                for (place, answer) in of_group {
+                    match &applied {
+                        Applied::Written(tickets) => {
+                            answers[place] = Verdict::Decided((answer, tickets.clone()));
+                        }
+                        Applied::Conflict => conflicts.push(place),
+                    }
+                }
+            }
+        }
+        if conflicts.is_empty() {
+            break;
+        }
+        conflicts.sort_unstable();
+        open = conflicts;
+    }
+    Ok(answers)
+}
+
+/// The plan of a group of operations, and what each of them comes to.
+fn decide<O: Operation>(
+    snapshot: &Snapshot,
+    ids: &mut Ids,
+    ops: &[O],
+    group: &[usize],
+) -> Result<(Plan, Vec<(usize, O::Answer)>), RuleError> {
+    let mut draft = Draft::new(snapshot, ids);
+    let mut answers = Vec::with_capacity(group.len());
+    for &place in group {
+        answers.push((place, ops[place].decide(&mut draft)?));
+    }
+    Ok((draft.into_plan(), answers))
+}
+
+/// Parts operations into groups that are about different records, each in its order.
+fn groups<O: Operation>(ops: &[O], open: &[usize]) -> Vec<Vec<usize>> {
+    if let [_] = open {
+        return vec![open.to_vec()];
+    }
+    let mut sessions: BTreeMap<SessionKey, usize> = BTreeMap::new();
+    let mut events: BTreeMap<EventKey, usize> = BTreeMap::new();
+    let mut groups: Vec<Vec<usize>> = Vec::with_capacity(open.len());
+    for &place in open {
+        let mut wanted = Wanted::default();
+        ops[place].wants(&mut wanted);
+        let of_sessions = wanted.sessions.keys().filter_map(|key| sessions.get(key));
+        let of_events = wanted.events.keys().filter_map(|key| events.get(key));
+        let mut met: Vec<usize> = of_sessions.chain(of_events).copied().collect();
+        met.sort_unstable();
+        met.dedup();
+        let own = met.first().copied().unwrap_or_else(|| {
+            groups.push(Vec::new());
+            groups.len() - 1
+        });
+        for other in met.into_iter().skip(1) {
+            let joined = std::mem::take(&mut groups[other]);
+            groups[own].extend(joined);
+            let moved = sessions.values_mut().chain(events.values_mut());
+            moved.filter(|group| **group == other).for_each(|group| *group = own);
+        }
+        groups[own].push(place);
+        sessions.extend(wanted.sessions.into_keys().map(|key| (key, own)));
+        events.extend(wanted.events.into_keys().map(|key| (key, own)));
+    }
+    groups.retain(|group| !group.is_empty());
+    groups.iter_mut().for_each(|group| group.sort_unstable());
+    groups
+}
+
+/// What operations come to, in order, where no tickets are to be known.
+async fn answers<S: Records, O: Operation + Sync>(
+    store: &mut S,
+    ops: &[O],
+) -> Result<Vec<Verdict<O::Answer>>, StoreError>
+where
+    O::Answer: Send,
+{
+    let answers = execute(store, ops).await?;
+    Ok(answers.into_iter().map(|verdict| verdict.map(|(answer, _)| answer)).collect())
+}
+
+/// What one operation comes to.
+pub(super) async fn answer<S: Records, O: Operation + Sync>(
+    store: &mut S,
+    op: O,
+) -> Result<Verdict<O::Answer>, StoreError>
+where
+    O::Answer: Send,
+{
+    let answer = answers(store, &[op]).await?.pop();
+    answer.ok_or_else(|| StoreError::fault("an operation has no answer"))
+}
+
+impl<S: Records> EventStore for S {
+    async fn mark(&mut self, marks: &[&Mark]) -> Result<Vec<Verdict<EventRow>>, StoreError> {
+        answers(self, marks).await
+    }
+
+    async fn look_events(&mut self, asked: &[&Look]) -> Result<Vec<Option<Looked>>, StoreError> {
+        let mut wanted = Wanted::default();
+        for Look { key, with_result } in asked {
+            wanted.event(&key.team, [key.event.as_str()], *with_result);
+        }
+        let snapshot = self.read(&wanted).await?;
+        let looked = |look: &&Look| {
+            let event = snapshot.events.get(&look.key)?;
+            let result = match &event.state {
+                State::Handled(_, result) if look.with_result => result.as_deref().cloned(),
+                _ => None,
+            };
+            event.is_live(snapshot.now).then(|| (event.row(snapshot.now), result))
+        };
+        Ok(asked.iter().map(looked).collect())
+    }
+}
+
+/// Takes a lease, or gives one back.
+enum Change<'a> {
+    Acquire(&'a Acquire),
+    Release(&'a Release),
+}
+
+/// What became of a [`Change`].
+enum ChangeAnswer {
+    Acquired(Acquired),
+    Released(Released),
+}
+
+impl Operation for Change<'_> {
+    type Answer = ChangeAnswer;
+
+    fn wants(&self, wanted: &mut Wanted) {
+        match self {
+            Self::Acquire(acquire) => acquire.wants(wanted),
+            Self::Release(release) => release.wants(wanted),
+        }
+    }
+
+    fn decide(&self, draft: &mut Draft<'_>) -> Result<ChangeAnswer, RuleError> {
+        match self {
+            Self::Acquire(acquire) => acquire.decide(draft).map(ChangeAnswer::Acquired),
+            Self::Release(release) => release.decide(draft).map(ChangeAnswer::Released),
+        }
+    }
+}
+
+impl<S: Records> SessionStore for S {
+    async fn change(
+        &mut self,
+        acquires: &[&Acquire],
+        releases: &[&Release],
+    ) -> Result<Changed, StoreError> {
+        let acquires = acquires.iter().map(|acquire| Change::Acquire(acquire));
+        let releases = releases.iter().map(|release| Change::Release(release));
+        let acquired = acquires.len();
+        let mut changed = Changed {
+            taken: vec![Verdict::Again; acquired],
+            ended: vec![Verdict::Again; releases.len()],
+            handed: Vec::new(),
+        };
+        let ops: Vec<Change<'_>> = acquires.chain(releases).collect();
+        for (place, verdict) in answers(self, &ops).await?.into_iter().enumerate() {
+            match verdict {
+                Verdict::Decided(ChangeAnswer::Acquired(row)) => {
+                    changed.taken[place] = Verdict::Decided(row);
+                }
+                Verdict::Decided(ChangeAnswer::Released(Released { ended, handed })) => {
+                    changed.handed.extend(handed);
+                    changed.ended[place - acquired] = Verdict::Decided(ended);
+                }
+                _ => {}
+            }
+        }
+        Ok(changed)
+    }
+
+    async fn enqueue(&mut self, asked: &[&Enqueue]) -> Result<Vec<Verdict<Enqueued>>, StoreError> {
+        let enqueued = execute(self, asked).await?.into_iter().zip(asked);
+        Ok(enqueued
+            .map(|(verdict, asked)| {
+                verdict.map(|(enqueued, tickets)| match enqueued {
+                    Enqueued::Waits(_) => {
+                        let own = tickets.iter().find(|(lease, _)| *lease == asked.lease);
+                        Enqueued::Waits(own.map_or(i64::MAX, |(_, ticket)| *ticket))
+                    }
+                    enqueued => enqueued,
+                })
+            })
+            .collect())
+    }
+
+    async fn hand_on(
+        &mut self,
+        keys: &[&SessionKey],
+    ) -> Result<Vec<Verdict<Option<SessionRow>>>, StoreError> {
+        let ops: Vec<_> = keys.iter().map(|key| HandOn(key)).collect();
+        let verdicts = answers(self, &ops).await?;
+        Ok(verdicts.into_iter().map(|verdict| verdict.map(|(row, _)| row)).collect())
+    }
+
+    async fn leave(&mut self, places: &[(&SessionKey, LeaseId)]) -> Result<Vec<bool>, StoreError> {
+        leave(self, places, false).await
+    }
+
+    async fn keep_places(
+        &mut self,
+        places: &[(&SessionKey, LeaseId)],
+    ) -> Result<Vec<bool>, StoreError> {
+        leave(self, places, true).await
+    }
+
+    async fn renew(
+        &mut self,
+        asked: &[&Renew],
+        max_hold: Duration,
+    ) -> Result<Vec<Verdict<Renewed>>, StoreError> {
+        let ops: Vec<_> = asked.iter().map(|renew| RenewWithin(renew, max_hold)).collect();
+        answers(self, &ops).await
+    }
+
+    async fn look_sessions(
+        &mut self,
+        keys: &[&SessionKey],
+    ) -> Result<Vec<Option<SessionRow>>, StoreError> {
+        let mut wanted = Wanted::default();
+        keys.iter().for_each(|key| wanted.session(key));
+        let snapshot = self.read(&wanted).await?;
+        Ok(keys.iter().map(|key| snapshot.sessions.get(*key)?.row(snapshot.now)).collect())
+    }
+}
+
+/// Leaves places, which answers only once it is done.
+async fn leave<S: Records>(
+    store: &mut S,
+    places: &[(&SessionKey, LeaseId)],
+    keep: bool,
+) -> Result<Vec<bool>, StoreError> {
+    let ops: Vec<_> = places.iter().map(|&(key, lease)| Leave { key, lease, keep }).collect();
+    let verdicts = answers(store, &ops).await?;
+    let left = verdicts.into_iter().map(|verdict| match verdict {
+        Verdict::Decided(was_there) => Ok(was_there),
+        _ => Err(StoreError::Overtaken),
+    });
+    left.collect()
+}
+
+/// Begins a turn, or ends one.
+enum TurnChange<'a> {
+    Begin(&'a Begin),
+    Finish(&'a Finish),
+}
+
+/// What became of a [`TurnChange`].
+enum TurnAnswer {
+    Begun(BeginAnswer),
+    Finished(FinishAnswer),
+}
+
+impl Operation for TurnChange<'_> {
+    type Answer = TurnAnswer;
+
+    fn wants(&self, wanted: &mut Wanted) {
+        match self {
+            Self::Begin(begin) => begin.wants(wanted),
+            Self::Finish(finish) => finish.wants(wanted),
+        }
+    }
+
+    fn decide(&self, draft: &mut Draft<'_>) -> Result<TurnAnswer, RuleError> {
+        match self {
+            Self::Begin(begin) => begin.decide(draft).map(TurnAnswer::Begun),
+            Self::Finish(finish) => finish.decide(draft).map(TurnAnswer::Finished),
+        }
+    }
+}
+
+impl<S: Records> TurnStore for S {
+    async fn change_turns(
+        &mut self,
+        begins: &[&Begin],
+        finishes: &[&Finish],
+    ) -> Result<Turned, StoreError> {
+        let mut turned = Turned::nothing(begins.len(), finishes.len());
+        let finished = finishes.len();
+        let finishes = finishes.iter().map(|finish| TurnChange::Finish(finish));
+        let begins = begins.iter().map(|begin| TurnChange::Begin(begin));
+        let ops: Vec<TurnChange<'_>> = finishes.chain(begins).collect();
+        for (place, verdict) in answers(self, &ops).await?.into_iter().enumerate() {
+            match verdict {
+                Verdict::Decided(TurnAnswer::Finished(FinishAnswer { kept, handed })) => {
+                    turned.handed.extend(handed);
+                    turned.kept[place] = Verdict::Decided(kept);
+                }
+                Verdict::Decided(TurnAnswer::Begun(answer)) => {
+                    let BeginAnswer { begun, idle, lapsed, gave_up } = answer;
+                    turned.idle.extend(idle);
+                    turned.lapsed += u64::from(lapsed);
+                    turned.gave_up += u64::from(gave_up);
+                    turned.begun[place - finished] = Verdict::Decided(begun);
+                }
+                _ => {}
+            }
+        }
+        Ok(turned)
+    }
+
+    async fn prolong_turns(
+        &mut self,
+        asked: &[&Prolong],
+        max_hold: Duration,
+    ) -> Result<Vec<Verdict<Prolonged>>, StoreError> {
+        let ops: Vec<_> = asked.iter().map(|prolong| ProlongWithin(prolong, max_hold)).collect();
+        answers(self, &ops).await
+    }
+}

@@ -1,0 +1,189 @@
+//! Records in `SQLite`: read on a connection of their own, and compared and written within the
+//! one transaction that may write.
+
+use std::collections::{BTreeMap, HashSet};
+
+use sqlx::{Row as _, SqliteConnection};
+
+use super::{Handle, begin, classify, events, fence, json, sessions};
+use crate::{
+    domain::{EventKey, FencingToken, LeaseId, SessionKey, Timestamp},
+    rules::{Ids, Plan, Snapshot, Version, Wanted, Writes},
+    store::{
+        StoreError,
+        records::{Applied, Records},
+    },
+};
+
+impl Records for Handle {
+    async fn read(&mut self, wanted: &Wanted) -> Result<Snapshot, StoreError> {
+        let now = self.now();
+        let reader = self.reader().await?;
+        let mut snapshot = Snapshot {
+            now,
+            floor: FencingToken(0),
+            sessions: BTreeMap::new(),
+            events: BTreeMap::new(),
+        };
+        if !wanted.sessions.is_empty() {
+            let floor = sqlx::query_scalar(fence::FLOOR).fetch_one(&mut *reader).await;
+            snapshot.floor = FencingToken(floor.map_err(classify)?);
+            snapshot.sessions = sessions::read(reader, &wanted.sessions).await?;
+        }
+        if !wanted.events.is_empty() {
+            snapshot.events = events::read(reader, &wanted.events).await?;
+        }
+        Ok(snapshot)
+    }
+
+    async fn apply(&mut self, plans: Vec<Plan>) -> Result<Vec<Applied>, StoreError> {
+        let forgets = plans
+            .iter()
+            .any(|plan| plan.writes.updates.iter().any(|update| update.event.is_none()));
+        let applied = self.apply_all(plans).await;
+        if forgets {
+            // Even if it failed: it may have been committed.
+            self.marks.invalidate();
+        }
+        applied
+    }
+
+    fn ids(&mut self) -> &mut Ids {
+        &mut self.ids
+    }
+}
+
+impl Handle {
+    async fn apply_all(&mut self, plans: Vec<Plan>) -> Result<Vec<Applied>, StoreError> {
+        let clock = std::sync::Arc::clone(&self.marks);
+        let mut writer = self.writer.lock().await;
+        let mut batch = begin(&mut writer).await?;
+        let mut current = Current::of(&mut batch, &plans, clock.clock.now()).await?;
+        let mut all = Writes::default();
+        let mut applied = Vec::with_capacity(plans.len());
+        for plan in plans {
+            if !current.holds(&plan) {
+                applied.push(Applied::Conflict);
+                continue;
+            }
+            current.note(&plan);
+            let Writes { sessions, updates, puts, floor } = plan.writes;
+            let adds = sessions.iter().flat_map(|write| &write.add);
+            applied.push(Applied::Written(adds.map(|waiter| (waiter.lease, 0)).collect()));
+            all.sessions.extend(sessions);
+            all.updates.extend(updates);
+            all.puts.extend(puts);
+            all.floor = all.floor.max(floor);
+        }
+        let tickets = write(&mut batch, &all).await?;
+        batch.commit().await.map_err(classify)?;
+        for applied in &mut applied {
+            let Applied::Written(places) = applied else { continue };
+            for (lease, ticket) in places {
+                *ticket = tickets.get(lease).copied().unwrap_or_default();
+            }
+        }
+        Ok(applied)
+    }
+}
+
+/// What plans rest on, as it stands.
+struct Current {
+    now: Timestamp,
+    floor: FencingToken,
+    sessions: BTreeMap<SessionKey, Version>,
+    events: BTreeMap<EventKey, Version>,
+    /// What the plans before have written.
+    touched_sessions: HashSet<SessionKey>,
+    touched_events: HashSet<EventKey>,
+}
+
+impl Current {
+    async fn of(
+        batch: &mut SqliteConnection,
+        plans: &[Plan],
+        now: Timestamp,
+    ) -> Result<Self, StoreError> {
+        let floor = if plans.iter().any(|plan| plan.token.is_some()) {
+            sqlx::query_scalar(fence::FLOOR).fetch_one(&mut *batch).await.map_err(classify)?
+        } else {
+            0
+        };
+        let sessions: Vec<&SessionKey> =
+            plans.iter().flat_map(|plan| plan.sessions.keys()).collect();
+        let events: Vec<&EventKey> = plans.iter().flat_map(|plan| plan.events.keys()).collect();
+        let of_session = |key: &&SessionKey| (key.team.clone(), key.session.clone());
+        let of_event = |key: &&EventKey| (key.team.clone(), key.event.clone());
+        Ok(Self {
+            now,
+            floor: FencingToken(floor),
+            sessions: versions(batch, sessions::VERSIONS, &sessions, of_session).await?,
+            events: versions(batch, events::VERSIONS, &events, of_event).await?,
+            touched_sessions: HashSet::new(),
+            touched_events: HashSet::new(),
+        })
+    }
+
+    /// Whether all that a plan rests on still holds.
+    fn holds(&self, plan: &Plan) -> bool {
+        (plan.from..plan.until).contains(&self.now)
+            && plan.token.is_none_or(|token| token > self.floor)
+            && plan.sessions.iter().all(|(key, version)| {
+                self.sessions.get(key) == version.as_ref() && !self.touched_sessions.contains(key)
+            })
+            && plan.events.iter().all(|(key, version)| {
+                self.events.get(key) == version.as_ref() && !self.touched_events.contains(key)
+            })
+    }
+
+    /// Notes what a plan writes: one that follows was decided without it.
+    fn note(&mut self, plan: &Plan) {
+        let Writes { sessions, updates, puts, floor } = &plan.writes;
+        self.touched_sessions.extend(sessions.iter().map(|write| write.key.clone()));
+        let names = updates
+            .iter()
+            .flat_map(|update| update.names.iter().map(|name| (update.team.clone(), name.clone())));
+        let puts = puts
+            .iter()
+            .flat_map(|(team, event)| event.names.iter().map(|name| (team.clone(), name.clone())));
+        self.touched_events.extend(names.chain(puts).map(|(team, event)| EventKey { team, event }));
+        self.floor = floor.map_or(self.floor, |floor| self.floor.max(floor));
+    }
+}
+
+/// The versions that records have.
+async fn versions<K: Ord + Clone>(
+    batch: &mut SqliteConnection,
+    statement: &'static str,
+    keys: &[&K],
+    parts: impl Fn(&&K) -> (String, String),
+) -> Result<BTreeMap<K, Version>, StoreError> {
+    if keys.is_empty() {
+        return Ok(BTreeMap::new());
+    }
+    let asked: Vec<_> = keys.iter().map(parts).collect();
+    let rows =
+        sqlx::query(statement).bind(json(&asked)?).fetch_all(batch).await.map_err(classify)?;
+    let mut versions = BTreeMap::new();
+    for row in rows {
+        let place: i64 = row.try_get("key").map_err(StoreError::fault)?;
+        let key = usize::try_from(place).ok().and_then(|place| keys.get(place));
+        let key = key.ok_or_else(|| StoreError::fault("unexpected row in the answer"))?;
+        let version = row.try_get("version").map_err(StoreError::fault)?;
+        versions.insert((*key).clone(), Version(version));
+    }
+    Ok(versions)
+}
+
+/// Writes what plans come to. Answers the tickets of new places.
+async fn write(
+    batch: &mut SqliteConnection,
+    writes: &Writes,
+) -> Result<BTreeMap<LeaseId, i64>, StoreError> {
+    let Writes { sessions, updates, puts, floor } = writes;
+    events::write(batch, updates, puts).await?;
+    if let Some(floor) = floor {
+        fence::raise_floor(batch, *floor).await?;
+    }
+    sessions::write(batch, sessions).await
+}
