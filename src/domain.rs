@@ -9,6 +9,7 @@ mod invalid;
 mod key;
 pub mod limits;
 pub mod name;
+mod queue;
 mod session;
 mod slack;
 mod stream;
@@ -21,8 +22,10 @@ pub use event::{
 };
 pub use invalid::Invalid;
 pub use key::{EventKey, Field, Id, SessionKey, is_stored_id, split_consumer};
+pub use queue::{Enqueue, Enqueued};
 pub use session::{
-    Acquire, Acquired, Decision, FencingToken, Held, Labels, Lease, LeaseId, SessionRow,
+    Acquire, Acquired, Decision, FencingToken, Held, Labels, Lease, LeaseId, Release, Renew,
+    Renewed, SessionRow,
 };
 pub use slack::{SlackAction, SlackEvent, SlackFields, Text};
 pub use stream::{ResumedBy, StreamId};

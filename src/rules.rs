@@ -22,7 +22,7 @@ mod record;
 pub mod session;
 pub mod turn;
 
-pub use draft::{Change, Draft, EventUpdate, Plan, SessionWrite, Snapshot, Wanted, Writes};
+pub use draft::{Change, Draft, EventUpdate, Notice, Plan, SessionWrite, Snapshot, Wanted, Writes};
 pub use ids::Ids;
 pub use record::{Event, Latest, Session, State, Version, Waiter};
 
@@ -42,6 +42,12 @@ pub trait Operation {
     /// Adds the records that it is about to `wanted`.
     fn wants(&self, wanted: &mut Wanted);
 
+    /// Whether there is usually no such record: then it is decided without a look first, and
+    /// again if that was wrong.
+    fn is_usually_new(&self) -> bool {
+        false
+    }
+
     /// Decides it on `draft`.
     ///
     /// # Errors
@@ -54,6 +60,10 @@ impl<O: Operation> Operation for &O {
 
     fn wants(&self, wanted: &mut Wanted) {
         (*self).wants(wanted);
+    }
+
+    fn is_usually_new(&self) -> bool {
+        (*self).is_usually_new()
     }
 
     fn decide(&self, draft: &mut Draft<'_>) -> Result<Self::Answer, RuleError> {

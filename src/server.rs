@@ -112,6 +112,7 @@ impl Server {
         let started = match store {
             Opened::Postgres(store) => Self::on(store, config, listeners, front).await,
             Opened::Sqlite(store) => Self::on(store, config, listeners, front).await,
+            Opened::Memory(store) => Self::on(store, config, listeners, front).await,
         };
         if started.is_ok() {
             unless_started.disarm();

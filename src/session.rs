@@ -10,9 +10,8 @@ use tokio::{runtime::Handle, time::Instant};
 use tokio_util::{sync::CancellationToken, task::task_tracker::TaskTrackerToken};
 
 use crate::{
-    domain::{Acquire, FencingToken, Held, Lease, LeaseId, SessionKey, SessionRow},
+    domain::{Acquire, FencingToken, Held, Lease, LeaseId, Release, Renew, SessionKey, SessionRow},
     lane::{CallError, Executes, Lane, Lanes, MAX_BATCH, Op},
-    rules::session::{Release, Renew},
     store::{Store, StoreError, Work},
     telemetry::{LaneMetrics, Metrics},
 };

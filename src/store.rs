@@ -25,6 +25,7 @@ use crate::domain::{
 
 mod admin;
 mod fence;
+pub mod memory;
 pub mod postgres;
 mod records;
 mod schema;
@@ -34,6 +35,7 @@ mod turn;
 
 pub use admin::{AdminStore, Counts, EventFilter, Events, Page, Standing};
 pub use fence::{Fence, FenceStore};
+pub use records::{Applied, Records};
 pub use session::{Changed, SessionStore};
 pub use turn::{Prolonged, TurnStore, Turned};
 

@@ -43,7 +43,7 @@ impl LeaseId {
 }
 
 /// A number that rises with every grant of a session: a hybrid logical clock.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct FencingToken(pub i64);
 
 impl FencingToken {
@@ -192,6 +192,42 @@ pub struct Acquired {
     /// Whether this very decision granted the lease, rather than found it. A
     /// lease that is found by a repetition of its request is noted as resumed.
     pub fresh: bool,
+}
+
+/// Lets a lease run on.
+#[derive(Debug, Clone)]
+pub struct Renew {
+    /// The session.
+    pub key: SessionKey,
+    /// The lease.
+    pub lease: LeaseId,
+    /// How long it runs from now.
+    pub ttl: Ttl,
+    /// The stream that keeps the lease; none where its holder carries it on by a call
+    /// that returns.
+    pub stream: Option<StreamId>,
+}
+
+/// What became of a [`Renew`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Renewed {
+    /// The lease runs on, or has ended without being given back: as its row tells.
+    Found(SessionRow),
+    /// It was given back, or the session passed to another.
+    Gone,
+    /// Another stream has taken the lease over: nothing is changed.
+    Resumed,
+}
+
+/// Gives a lease back.
+#[derive(Debug, Clone)]
+pub struct Release {
+    /// The session.
+    pub key: SessionKey,
+    /// The lease.
+    pub lease: LeaseId,
+    /// End it only if no other call than this stream has carried it on; none: always.
+    pub unless_resumed: Option<StreamId>,
 }
 
 /// Somebody else's lease.

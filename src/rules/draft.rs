@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, btree_map::Entry};
 
 use super::{Event, Ids, Latest, RuleError, Session, State, Version, Waiter};
-use crate::domain::{EventKey, FencingToken, SessionKey, Timestamp};
+use crate::domain::{EventKey, FencingToken, LeaseId, RequestId, SessionKey, Timestamp};
 
 /// The records that operations are about.
 #[derive(Debug, Default)]
@@ -52,6 +52,15 @@ pub struct Snapshot {
     pub events: BTreeMap<EventKey, Event>,
 }
 
+impl Snapshot {
+    /// Nothing, at that moment.
+    #[must_use]
+    pub fn empty(now: Timestamp) -> Self {
+        let (sessions, events) = (BTreeMap::new(), BTreeMap::new());
+        Self { now, floor: FencingToken(0), sessions, events }
+    }
+}
+
 /// What a store writes as a whole if what it rests on still holds, or not at all.
 #[derive(Debug)]
 pub struct Plan {
@@ -67,6 +76,21 @@ pub struct Plan {
     pub token: Option<FencingToken>,
     /// What is written.
     pub writes: Writes,
+    /// What other replicas are notified of once it is written.
+    pub notices: Vec<Notice>,
+}
+
+/// What other replicas are notified of. Each may be lost; what they are about, the records decide.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Notice {
+    /// A lease was handed to a caller that waits.
+    Handed(LeaseId),
+    /// A newer call has taken over the place that was to end in this lease.
+    TakenOver(LeaseId),
+    /// The holder or the queue of a session has changed.
+    Session(SessionKey),
+    /// The event was forgotten that the turn of this request had claimed.
+    Forgotten(RequestId),
 }
 
 /// What a plan writes.
@@ -139,6 +163,7 @@ pub struct Draft<'a> {
     until: Timestamp,
     token: Option<FencingToken>,
     writes: Writes,
+    notices: Vec<Notice>,
 }
 
 impl<'a> Draft<'a> {
@@ -154,6 +179,7 @@ impl<'a> Draft<'a> {
             until: Timestamp::from_micros(i64::MAX),
             token: None,
             writes: Writes::default(),
+            notices: Vec::new(),
         }
     }
 
@@ -272,6 +298,11 @@ impl<'a> Draft<'a> {
         self.writes.floor = self.writes.floor.max(Some(token));
     }
 
+    /// Notifies other replicas once it is written.
+    pub fn notify(&mut self, notice: Notice) {
+        self.notices.push(notice);
+    }
+
     /// The decision rests on which side of `moment` it is.
     fn rests_on(&mut self, moment: Timestamp) {
         if moment > self.now() {
@@ -298,6 +329,7 @@ impl<'a> Draft<'a> {
             until: self.until,
             token: self.token,
             writes,
+            notices: self.notices,
         }
     }
 }
@@ -330,6 +362,16 @@ impl Drafted<Session> {
 }
 
 impl Plan {
+    /// The event that it adds under one name, if that is all that it does.
+    #[must_use]
+    pub fn as_new_event(&self) -> Option<(&str, &Event)> {
+        let Writes { sessions, updates, puts, floor } = &self.writes;
+        let [(team, event)] = &puts[..] else { return None };
+        let is_all = sessions.is_empty() && updates.is_empty() && floor.is_none();
+        let is_new = self.sessions.is_empty() && self.events.values().all(Option::is_none);
+        (is_all && is_new && event.names.len() == 1).then_some((team, event))
+    }
+
     /// Whether it writes nothing.
     #[must_use]
     pub fn is_empty(&self) -> bool {

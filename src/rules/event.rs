@@ -7,7 +7,7 @@
 //! | a claim that runs | in progress | |
 //! | handled | a duplicate | first |
 
-use super::{Draft, Event, Operation, RuleError, State, Version, Wanted};
+use super::{Draft, Event, Notice, Operation, RuleError, State, Version, Wanted};
 use crate::domain::{By, Delivered, EventKey, EventRow, Mark, ResumedBy};
 
 impl Operation for Mark {
@@ -16,6 +16,10 @@ impl Operation for Mark {
 
     fn wants(&self, wanted: &mut Wanted) {
         wanted.event(&self.event.key.team, self.event.names(), false);
+    }
+
+    fn is_usually_new(&self) -> bool {
+        true
     }
 
     fn decide(&self, draft: &mut Draft<'_>) -> Result<EventRow, RuleError> {
@@ -64,6 +68,9 @@ impl Operation for ForgetEvent<'_> {
         let (EventKey { team, event }, now) = (self.0, draft.now());
         let Some(found) = draft.event(team, event) else { return Ok(None) };
         draft.update_event(team, &found, None);
+        if let Some(request) = found.request {
+            draft.notify(Notice::Forgotten(request));
+        }
         // A claim of no attempt was never answered to anybody.
         let was_claimed = found.attempts.is_none_or(|attempts| attempts.claimed > 0);
         Ok(Some(found.row(now)).filter(|_| found.expire_time > now && was_claimed))

@@ -28,6 +28,15 @@ impl Ids {
         Self::Seeded { seed, drawn: 0 }
     }
 
+    /// Further ids, for somebody else.
+    #[must_use]
+    pub fn fork(&mut self) -> Self {
+        match self {
+            Self::Random => Self::Random,
+            Self::Seeded { .. } => Self::seeded(self.uuid().as_u64_pair().0),
+        }
+    }
+
     fn uuid(&mut self) -> Uuid {
         match self {
             Self::Random => Uuid::new_v4(),

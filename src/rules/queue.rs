@@ -9,44 +9,15 @@
 
 use std::time::Duration;
 
-use super::{Draft, Latest, Operation, RuleError, Session, Waiter, Wanted};
+use super::{Draft, Latest, Notice, Operation, RuleError, Session, Waiter, Wanted};
 use crate::domain::{
-    Acquire, LeaseId, ResumedBy, SessionKey, SessionRow, Timestamp, limits::MAX_WAITERS_PER_SESSION,
+    Acquire, Enqueue, Enqueued, LeaseId, ResumedBy, SessionKey, SessionRow, Timestamp,
+    limits::MAX_WAITERS_PER_SESSION,
 };
 
 /// How long a place in a queue is kept for the next call with the same request, once its replica
 /// has left.
 pub const PLACE_KEPT: Duration = Duration::from_secs(10);
-
-/// Takes a place in a session's queue.
-#[derive(Debug, Clone)]
-pub struct Enqueue {
-    /// What is wanted.
-    pub acquire: Acquire,
-    /// The lease that is to be given.
-    pub lease: LeaseId,
-    /// Take the place that an earlier call with the same request has or had on a replica, rather
-    /// than one at the end.
-    pub takes_over: bool,
-}
-
-/// What became of an [`Enqueue`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Enqueued {
-    /// The caller has a place: whoever has a lower ticket is before it.
-    Waits(i64),
-    /// It has the place of an earlier call with the same request, which was to be given this
-    /// lease.
-    TookOver(i64, LeaseId),
-    /// A newer call with the same request has its place.
-    Replaced,
-    /// The lease has come since, of a place that an earlier run took.
-    Given,
-    /// The session is there for the taking.
-    Free,
-    /// Too many wait already.
-    Full,
-}
 
 impl Operation for Enqueue {
     /// [`Enqueued::Waits`] carries no ticket yet: the store gives it one.
@@ -75,6 +46,7 @@ impl Operation for Enqueue {
             ttl: ttl.span(),
             digest: *digest,
             left_at: None,
+            is_there: true,
         };
         let earlier = session
             .queue
@@ -86,6 +58,7 @@ impl Operation for Enqueue {
             }
             let ticket = earlier.ticket;
             let was = std::mem::replace(earlier, Waiter { ticket, ..place });
+            draft.notify(Notice::TakenOver(was.lease));
             Enqueued::TookOver(ticket.unwrap_or_default(), was.lease)
         } else {
             if waiting(&session.queue).count() >= MAX_WAITERS_PER_SESSION {
@@ -95,6 +68,7 @@ impl Operation for Enqueue {
             Enqueued::Waits(0)
         };
         latest.waiting = true;
+        draft.notify(Notice::Session(key.clone()));
         draft.put_session(key, session);
         Ok(enqueued)
     }
@@ -105,24 +79,17 @@ impl Operation for Enqueue {
 pub struct HandOn<'a>(pub &'a SessionKey);
 
 impl Operation for HandOn<'_> {
-    /// How the session stands then, and whether it was handed on.
-    type Answer = (Option<SessionRow>, bool);
+    /// How the session stands then, and the same if it was handed on.
+    type Answer = (Option<SessionRow>, Option<SessionRow>);
 
     fn wants(&self, wanted: &mut Wanted) {
         wanted.session(self.0);
     }
 
     fn decide(&self, draft: &mut Draft<'_>) -> Result<Self::Answer, RuleError> {
-        let now = draft.now();
         let mut session = draft.session(self.0);
-        let is_due =
-            session.latest.as_ref().is_some_and(|latest| !latest.is_live(now) && latest.waiting);
-        let mut is_handed_on = false;
-        if is_due {
-            is_handed_on = hand_on(draft, &mut session)?;
-            draft.put_session(self.0, session.clone());
-        }
-        Ok((session.row(now), is_handed_on))
+        let handed = hand_on(draft, self.0, &mut session)?;
+        Ok((session.row(draft.now()), handed))
     }
 }
 
@@ -156,27 +123,41 @@ impl Operation for Leave<'_> {
         } else {
             session.queue.remove(place);
         }
+        let is_awaited = waiting(&session.queue).next().is_some();
+        if let Some(latest) = &mut session.latest {
+            latest.waiting &= is_awaited;
+        }
+        draft.notify(Notice::Session(self.key.clone()));
         draft.put_session(self.key, session);
         Ok(true)
     }
 }
 
-/// Hands a free session on to whoever is next for it. Answers whether there is anybody.
+/// Hands a session on to the caller that is next for it, if it is free and somebody waits.
+/// Answers the session then. If nobody can have it, it is there for anybody to take.
 ///
 /// # Errors
 /// [`RuleError::TokensExhausted`].
-pub(super) fn hand_on(draft: &mut Draft<'_>, session: &mut Session) -> Result<bool, RuleError> {
-    let Session { latest: Some(latest), queue } = session else { return Ok(false) };
+pub(super) fn hand_on(
+    draft: &mut Draft<'_>,
+    key: &SessionKey,
+    session: &mut Session,
+) -> Result<Option<SessionRow>, RuleError> {
+    let now = draft.now();
+    let Session { latest: Some(latest), queue } = session else { return Ok(None) };
+    if latest.is_live(now) || !latest.waiting {
+        return Ok(None);
+    }
     let bound = latest.epic.take();
     let is_next = |waiter: &Waiter| {
         let differs = waiter.epic.as_ref().zip(bound.as_ref()).is_some_and(|(own, of)| own != of);
-        waiter.left_at.is_none() && !differs
+        waiter.left_at.is_none() && waiter.is_there && !differs
     };
     let Some(next) = queue.iter().position(is_next) else {
         (latest.epic, latest.waiting) = (bound, false);
-        return Ok(false);
+        draft.put_session(key, session.clone());
+        return Ok(None);
     };
-    let now = draft.now();
     let Waiter { lease, request, holder, labels, epic, ttl, .. } = queue.remove(next);
     *latest = Latest {
         version: latest.version,
@@ -193,7 +174,10 @@ pub(super) fn hand_on(draft: &mut Draft<'_>, session: &mut Session) -> Result<bo
         resumed: ResumedBy::Nobody,
         waiting: waiting(queue).next().is_some(),
     };
-    Ok(true)
+    draft.notify(Notice::Handed(lease));
+    draft.notify(Notice::Session(key.clone()));
+    draft.put_session(key, session.clone());
+    Ok(session.row(now))
 }
 
 /// Those whose callers wait.

@@ -75,6 +75,8 @@ pub struct Waiter {
     pub digest: Option<PayloadDigest>,
     /// When its server left the place behind; none while the caller waits.
     pub left_at: Option<Timestamp>,
+    /// Whether the server that it waits on is there, as far as the store knows.
+    pub is_there: bool,
 }
 
 impl Latest {

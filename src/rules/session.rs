@@ -13,49 +13,13 @@
 use std::time::Duration;
 
 use super::{
-    Draft, Latest, Operation, RuleError, Session, Version, Wanted,
+    Draft, Latest, Notice, Operation, RuleError, Session, Version, Wanted,
     queue::{hand_on, waiting},
 };
 use crate::domain::{
-    Acquire, Acquired, Decision, Labels, LeaseId, ResumedBy, SessionKey, SessionRow, StreamId,
-    Timestamp, Ttl,
+    Acquire, Acquired, Decision, Labels, Release, Renew, Renewed, ResumedBy, SessionKey,
+    SessionRow, StreamId, Timestamp, Ttl,
 };
-
-/// Lets a lease run on.
-#[derive(Debug, Clone)]
-pub struct Renew {
-    /// The session.
-    pub key: SessionKey,
-    /// The lease.
-    pub lease: LeaseId,
-    /// How long it runs from now.
-    pub ttl: Ttl,
-    /// The stream that keeps the lease; none where its holder carries it on by a call
-    /// that returns.
-    pub stream: Option<StreamId>,
-}
-
-/// What became of a [`Renew`].
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Renewed {
-    /// The lease runs on, or has ended without being given back: as its row tells.
-    Found(SessionRow),
-    /// It was given back, or the session passed to another.
-    Gone,
-    /// Another stream has taken the lease over: nothing is changed.
-    Resumed,
-}
-
-/// Gives a lease back.
-#[derive(Debug, Clone)]
-pub struct Release {
-    /// The session.
-    pub key: SessionKey,
-    /// The lease.
-    pub lease: LeaseId,
-    /// End it only if no other call than this stream has carried it on; none: always.
-    pub unless_resumed: Option<StreamId>,
-}
 
 /// What became of a [`Release`].
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -67,31 +31,33 @@ pub struct Released {
 }
 
 impl Operation for Acquire {
-    type Answer = Acquired;
+    /// What it came to, and the session, if it went to a caller that had waited before.
+    type Answer = (Acquired, Option<SessionRow>);
 
     fn wants(&self, wanted: &mut Wanted) {
         wanted.session(&self.key);
     }
 
-    fn decide(&self, draft: &mut Draft<'_>) -> Result<Acquired, RuleError> {
+    fn decide(&self, draft: &mut Draft<'_>) -> Result<Self::Answer, RuleError> {
         let now = draft.now();
         let mut session = draft.session(&self.key);
+        let handed = hand_on(draft, &self.key, &mut session)?;
         if let Some(row) = session.row(now) {
             match row.decision(self) {
                 Decision::Free => {}
                 Decision::Granted(_) => {
                     note(&mut session, self.stream);
                     draft.put_session(&self.key, session);
-                    return Ok(Acquired { row, fresh: false });
+                    return Ok((Acquired { row, fresh: false }, handed));
                 }
                 Decision::Held(_) | Decision::EpicMismatch(_) => {
-                    return Ok(Acquired { row, fresh: false });
+                    return Ok((Acquired { row, fresh: false }, handed));
                 }
             }
         }
         let row = grant(draft, &mut session, self)?;
         draft.put_session(&self.key, session);
-        Ok(Acquired { row, fresh: true })
+        Ok((Acquired { row, fresh: true }, handed))
     }
 }
 
@@ -110,9 +76,7 @@ impl Operation for Release {
         if !latest.is_live(draft.now()) || is_spared {
             return Ok(Released { ended: latest.released, handed: None });
         }
-        let handed = release(draft, &mut session)?;
-        draft.put_session(&self.key, session);
-        Ok(Released { ended: true, handed })
+        Ok(Released { ended: true, handed: release(draft, &self.key, &mut session)? })
     }
 }
 
@@ -191,6 +155,7 @@ impl Operation for ForceRelease<'_> {
         let live = session.latest.as_mut().filter(|latest| latest.is_live(draft.now()));
         let Some(latest) = live else { return Ok(false) };
         end(draft, latest)?;
+        draft.notify(Notice::Session(self.0.clone()));
         draft.put_session(self.0, session);
         Ok(true)
     }
@@ -222,6 +187,7 @@ impl Operation for CloseSession<'_> {
             draft.raise_floor(latest.token);
             session.latest = None;
         }
+        draft.notify(Notice::Session(self.0.clone()));
         draft.put_session(self.0, session);
         Ok(true)
     }
@@ -267,13 +233,14 @@ pub(super) fn note(session: &mut Session, stream: Option<StreamId>) {
 /// Ends the lease of a session, and hands it on if anybody waits: answers it then.
 pub(super) fn release(
     draft: &mut Draft<'_>,
+    key: &SessionKey,
     session: &mut Session,
 ) -> Result<Option<SessionRow>, RuleError> {
     let now = draft.now();
     let Some(latest) = &mut session.latest else { return Ok(None) };
     (latest.released, latest.expire_time) = (true, now);
-    let is_handed_on = latest.waiting && hand_on(draft, session)?;
-    Ok(session.row(now).filter(|_| is_handed_on))
+    draft.put_session(key, session.clone());
+    hand_on(draft, key, session)
 }
 
 /// Lets a lease run on for `ttl`, but no longer than `max_hold` in all.

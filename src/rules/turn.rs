@@ -25,6 +25,7 @@ use std::{cmp::Reverse, sync::Arc, time::Duration};
 
 use super::{
     Draft, Event, Latest, Operation, RuleError, Session, State, Version, Wanted,
+    queue::hand_on,
     session::{grant, note, release, run_on},
 };
 use crate::domain::{
@@ -45,6 +46,8 @@ pub struct BeginAnswer {
     pub lapsed: bool,
     /// Whether the event was given up.
     pub gave_up: bool,
+    /// The session, if it went to a caller that had waited before.
+    pub handed: Option<SessionRow>,
 }
 
 /// What became of a [`Finish`], and what that brought with it.
@@ -58,7 +61,7 @@ pub struct FinishAnswer {
 
 impl From<Begun> for BeginAnswer {
     fn from(begun: Begun) -> Self {
-        Self { begun, idle: None, lapsed: false, gave_up: false }
+        Self { begun, idle: None, lapsed: false, gave_up: false, handed: None }
     }
 }
 
@@ -97,14 +100,15 @@ impl Operation for Begin {
                 let begun = Begun::Taken(given_up.row(now), None);
                 draft.update_event(team, &found, Some(given_up));
                 let (lapsed, idle) = (before.lapsed, idle(wish.as_ref(), now));
-                return Ok(BeginAnswer { begun, idle, lapsed, gave_up: true });
+                return Ok(BeginAnswer { idle, lapsed, gave_up: true, ..begun.into() });
             }
         }
         let mut lease = None;
         if let Some((acquire, session)) = &mut wish {
+            let handed = hand_on(draft, &acquire.key, session)?;
             let busy = session.row(now).filter(|row| row.decision(acquire) != Decision::Free);
             if let Some(busy) = busy {
-                return Ok(Begun::Busy(busy).into());
+                return Ok(BeginAnswer { handed, ..Begun::Busy(busy).into() });
             }
             lease = Some(grant(draft, session, acquire)?.lease);
         }
@@ -272,8 +276,7 @@ impl Operation for Finish {
         draft.update_event(&turn.event.team, &event, Some(ended));
         let mut handed = None;
         if let Some((key, mut session)) = session {
-            handed = release(draft, &mut session)?;
-            draft.put_session(key, session);
+            handed = release(draft, key, &mut session)?;
         }
         Ok(FinishAnswer { kept: Kept::Done(handled(row)), handed })
     }

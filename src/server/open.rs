@@ -10,6 +10,7 @@ use crate::{
     domain::FencingToken,
     store::{
         Clock, Fence, FenceStore, Store, StoreError,
+        memory::Memory,
         postgres::{Origin, Postgres, Source},
         sqlite::Sqlite,
     },
@@ -23,6 +24,7 @@ const LOCK_PAUSE: Duration = Duration::from_secs(3);
 pub(super) enum Opened {
     Postgres(Postgres),
     Sqlite(Sqlite),
+    Memory(Memory),
 }
 
 /// Where a store is, as the settings have it.
@@ -30,6 +32,7 @@ enum Place {
     /// Its URL.
     Sqlite(String),
     Postgres(Source),
+    Memory,
 }
 
 impl Place {
@@ -39,20 +42,28 @@ impl Place {
             None => Origin::Given(config.database_url.expose().to_owned()),
         };
         let text = url.read()?;
-        if !text.starts_with("sqlite:") {
-            let password_file = config.database_password_file.clone();
-            let schema = config.database_schema.clone();
-            return Ok(Self::Postgres(Source { url, password_file, schema }));
+        let scheme = match text.split_once(':') {
+            Some((scheme @ ("sqlite" | "memory"), _)) => scheme,
+            _ => {
+                let password_file = config.database_password_file.clone();
+                let schema = config.database_schema.clone();
+                return Ok(Self::Postgres(Source { url, password_file, schema }));
+            }
+        };
+        for (option, is_given) in [
+            ("--database-password-file", config.database_password_file.is_some()),
+            ("--database-schema", config.database_schema.is_some()),
+        ] {
+            ensure!(
+                !is_given,
+                "{option} applies to PostgreSQL only, but the database URL is {scheme}:"
+            );
         }
-        ensure!(
-            config.database_password_file.is_none(),
-            "--database-password-file applies to PostgreSQL only, but the database URL is sqlite:"
-        );
-        ensure!(
-            config.database_schema.is_none(),
-            "--database-schema applies to PostgreSQL only, but the database URL is sqlite:"
-        );
-        Ok(Self::Sqlite(text))
+        if scheme == "sqlite" {
+            return Ok(Self::Sqlite(text));
+        }
+        ensure!(text == "memory:", "the database URL memory: has no further parts");
+        Ok(Self::Memory)
     }
 
     fn describe(&self) -> anyhow::Result<String> {
@@ -60,6 +71,7 @@ impl Place {
             // No secret is in its path; its parameters are left out.
             Self::Sqlite(url) => Ok(url.split('?').next().unwrap_or_default().to_owned()),
             Self::Postgres(source) => Ok(source.describe()?),
+            Self::Memory => Ok("memory:".to_owned()),
         }
     }
 }
@@ -92,6 +104,7 @@ pub(super) async fn open(
             }
             return Ok(Opened::Sqlite(store));
         }
+        Place::Memory => return Ok(Opened::Memory(Memory::new(clock))),
         Place::Postgres(source) => Postgres::at(source, config.store_timeout, clock)?,
     };
     let until = Instant::now() + config.connect_timeout;
@@ -150,6 +163,7 @@ pub async fn migrate(config: &StoreConfig) -> anyhow::Result<()> {
     match open(config, Clock::Store, true, None).await? {
         Opened::Postgres(store) => close(store).await,
         Opened::Sqlite(store) => close(store).await,
+        Opened::Memory(store) => close(store).await,
     }
     Ok(())
 }
@@ -167,6 +181,7 @@ pub async fn fence(config: &StoreConfig) -> anyhow::Result<Fence> {
     Ok(match open(config, Clock::Store, false, None).await? {
         Opened::Postgres(store) => read(store).await?,
         Opened::Sqlite(store) => read(store).await?,
+        Opened::Memory(store) => read(store).await?,
     })
 }
 
@@ -186,5 +201,6 @@ pub async fn raise_fence(config: &StoreConfig, floor: FencingToken) -> anyhow::R
     Ok(match open(config, Clock::Store, false, None).await? {
         Opened::Postgres(store) => raise(store, floor).await?,
         Opened::Sqlite(store) => raise(store, floor).await?,
+        Opened::Memory(store) => raise(store, floor).await?,
     })
 }

@@ -12,10 +12,7 @@ use super::{
     ops::GiveBack,
     streams::Concern,
 };
-use crate::{
-    domain::{Acquire, Held, Lease, StreamId},
-    rules::session::{Release, Renew},
-};
+use crate::domain::{Acquire, Held, Lease, Release, Renew, StreamId};
 
 /// An event of a stream that waits for a lease and keeps it. The last one is that another has
 /// the session, and the wait is over.

@@ -11,14 +11,10 @@ use super::{
 };
 use crate::{
     domain::{
-        Acquire, Acquired, Decision, Held, Lease, LeaseId, RequestId, SessionKey, SessionRow,
-        StreamId,
+        Acquire, Acquired, Decision, Enqueue, Enqueued, Held, Lease, LeaseId, Release, Renew,
+        Renewed, RequestId, SessionKey, SessionRow, StreamId,
     },
     lane::{Executes, Lane, Lanes, Op},
-    rules::{
-        queue::{Enqueue, Enqueued},
-        session::{Release, Renew, Renewed},
-    },
     store::{Changed, Connection, StoreError, Verdict},
 };
 

@@ -18,9 +18,8 @@ use super::{
     queue::{News, Place, Queues},
 };
 use crate::{
-    domain::{Acquire, Decision, Held, LeaseId},
+    domain::{Acquire, Decision, Enqueue, Enqueued, Held, LeaseId},
     lane::Lane,
-    rules::queue::{Enqueue, Enqueued},
     store::{Connection, Hint},
 };
 

@@ -8,13 +8,13 @@ use super::{
 };
 use crate::{
     domain::{
-        Acquire, Acquired, Begin, EventKey, EventRow, Finish, LeaseId, Mark, Prolong, SessionKey,
-        SessionRow,
+        Acquire, Acquired, Begin, Enqueue, Enqueued, EventKey, EventRow, Finish, LeaseId, Mark,
+        Prolong, Release, Renew, Renewed, SessionKey, SessionRow, Timestamp,
     },
     rules::{
         Draft, Ids, Operation, Plan, RuleError, Snapshot, State, Wanted,
-        queue::{Enqueue, Enqueued, HandOn, Leave},
-        session::{Release, Released, Renew, RenewWithin, Renewed},
+        queue::{HandOn, Leave},
+        session::{Released, RenewWithin},
         turn::{BeginAnswer, FinishAnswer, ProlongWithin},
     },
 };
@@ -43,6 +43,9 @@ pub trait Records: Send {
         plans: Vec<Plan>,
     ) -> impl Future<Output = Result<Vec<Applied>, StoreError>> + Send;
 
+    /// The store's time, if it is known without asking.
+    fn known_time(&self) -> Option<Timestamp>;
+
     /// New ids.
     fn ids(&mut self) -> &mut Ids;
 }
@@ -68,17 +71,21 @@ where
 {
     let mut answers: Vec<_> = ops.iter().map(|_| Verdict::Again).collect();
     let mut open: Vec<usize> = (0..ops.len()).collect();
-    for _ in 0..ROUNDS {
-        let mut wanted = Wanted::default();
-        for &place in &open {
-            ops[place].wants(&mut wanted);
-        }
-        let snapshot = store.read(&wanted).await?;
+    for round in 0..ROUNDS {
+        let assumed = store.known_time().filter(|_| round == 0);
+        let snapshot = match assumed.filter(|_| ops.iter().all(Operation::is_usually_new)) {
+            Some(now) => Snapshot::empty(now),
+            None => {
+                let mut wanted = Wanted::default();
+                open.iter().for_each(|&place| ops[place].wants(&mut wanted));
+                store.read(&wanted).await?
+            }
+        };
         let mut conflicts = Vec::new();
         let (mut plans, mut decided) = (Vec::new(), Vec::new());
         for group in groups(ops, &open) {
-            let decided_group = decide(&snapshot, store.ids(), ops, &group);
-            let (plan, of_group) = decided_group.map_err(StoreError::fault)?;
+            let (plan, of_group) =
+                decide(&snapshot, store.ids(), ops, &group).map_err(StoreError::fault)?;
             if plan.is_empty() {
                 for (place, answer) in of_group {
                     answers[place] = Verdict::Decided((answer, Vec::new()));
@@ -214,7 +221,7 @@ enum Change<'a> {
 
 /// What became of a [`Change`].
 enum ChangeAnswer {
-    Acquired(Acquired),
+    Acquired((Acquired, Option<SessionRow>)),
     Released(Released),
 }
 
@@ -253,7 +260,8 @@ impl<S: Records> SessionStore for S {
         let ops: Vec<Change<'_>> = acquires.chain(releases).collect();
         for (place, verdict) in answers(self, &ops).await?.into_iter().enumerate() {
             match verdict {
-                Verdict::Decided(ChangeAnswer::Acquired(row)) => {
+                Verdict::Decided(ChangeAnswer::Acquired((row, handed))) => {
+                    changed.handed.extend(handed);
                     changed.taken[place] = Verdict::Decided(row);
                 }
                 Verdict::Decided(ChangeAnswer::Released(Released { ended, handed })) => {
@@ -384,7 +392,8 @@ impl<S: Records> TurnStore for S {
                     turned.kept[place] = Verdict::Decided(kept);
                 }
                 Verdict::Decided(TurnAnswer::Begun(answer)) => {
-                    let BeginAnswer { begun, idle, lapsed, gave_up } = answer;
+                    let BeginAnswer { begun, idle, lapsed, gave_up, handed } = answer;
+                    turned.handed.extend(handed);
                     turned.idle.extend(idle);
                     turned.lapsed += u64::from(lapsed);
                     turned.gave_up += u64::from(gave_up);

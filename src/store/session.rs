@@ -3,12 +3,8 @@
 use std::{future::Future, time::Duration};
 
 use super::{StoreError, Verdict};
-use crate::{
-    domain::{Acquire, Acquired, LeaseId, SessionKey, SessionRow},
-    rules::{
-        queue::{Enqueue, Enqueued},
-        session::{Release, Renew, Renewed},
-    },
+use crate::domain::{
+    Acquire, Acquired, Enqueue, Enqueued, LeaseId, Release, Renew, Renewed, SessionKey, SessionRow,
 };
 
 /// What became of leases that were asked for, and of others that were given

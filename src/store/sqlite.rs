@@ -70,6 +70,7 @@ pub const STATEMENTS: &[&str] = &[
     events::READ,
     events::VERSIONS,
     events::PUT,
+    events::ADD,
     events::UPDATE,
     events::DELETE,
     sessions::READ,

@@ -4,14 +4,13 @@
 use std::time::Duration;
 
 use oncegate::{
-    domain::{Acquire, Id, Labels, LeaseId, RequestId, SessionKey, Ttl, limits::LEASE_TTL},
+    domain::{
+        Acquire, Enqueue, Enqueued, Id, Labels, LeaseId, Release, RequestId, SessionKey, Ttl,
+        limits::LEASE_TTL,
+    },
     grpc::pb::{
         BindEpicRequest, CloseSessionRequest, HoldSessionLeaseRequest, HoldSessionLeaseResponse,
         admin_service_client::AdminServiceClient, hold_session_lease_response::News,
-    },
-    rules::{
-        queue::{Enqueue, Enqueued},
-        session::Release,
     },
     store::{AdminStore as _, SessionStore as _, Store as _, Verdict, Work, postgres::Postgres},
 };

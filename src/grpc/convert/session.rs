@@ -7,10 +7,9 @@ use tokio::time::Instant;
 use super::{duration, ids, key::session_key, length, pb, timestamp};
 use crate::{
     domain::{
-        Acquire, FencingToken, Held, Id, Invalid, Labels, Lease, LeaseId, RequestId, SessionKey,
-        Ttl, bounded, limits,
+        Acquire, FencingToken, Held, Id, Invalid, Labels, Lease, LeaseId, Renew, RequestId,
+        SessionKey, Ttl, bounded, limits,
     },
-    rules::session::Renew,
     session::{HoldEvent, Measured, StreamEvent},
 };
 

@@ -20,13 +20,10 @@ use super::{
 };
 use crate::{
     domain::{
-        Acquire, Acquired, FencingToken, Labels, Lease, LeaseId, RequestId, SessionKey, SessionRow,
-        limits::MAX_WAITERS_PER_SESSION,
+        Acquire, Acquired, Enqueue, Enqueued, FencingToken, Labels, Lease, LeaseId, Release, Renew,
+        Renewed, RequestId, SessionKey, SessionRow, limits::MAX_WAITERS_PER_SESSION,
     },
-    rules::{
-        queue::{Enqueue, Enqueued, PLACE_KEPT},
-        session::{Release, Renew, Renewed},
-    },
+    rules::queue::PLACE_KEPT,
     store::{Changed, SessionStore, StoreError, Verdict},
 };
 

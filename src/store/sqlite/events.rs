@@ -48,16 +48,26 @@ FROM json_each($1) AS a CROSS JOIN processed_events AS e
     ON e.team_id = a.value ->> 0 AND e.event_id = a.value ->> 1
 ";
 
-pub(super) const PUT: &str = "
-REPLACE INTO processed_events (version, processed_at, expires_at, claimed_until, attempt, holder,
-    result, result_type, repeated, resumed_by, rejected_at, detail, uncounted, interrupted,
+macro_rules! put {
+    ($verb:literal) => {
+        concat!(
+            $verb,
+            " INTO processed_events (version, processed_at, expires_at, claimed_until, attempt,
+    holder, result, result_type, repeated, resumed_by, rejected_at, detail, uncounted, interrupted,
     team_id, event_id, request_id, names, digest)
 SELECT value ->> 0, value ->> 1, value ->> 2, value ->> 3, value ->> 4, value ->> 5,
     unhex(value ->> 6), value ->> 7, value ->> 8, value ->> 9, value ->> 10, value ->> 11,
     value ->> 12, value ->> 13, value ->> 14, value ->> 15, value ->> 16, value ->> 17,
     value ->> 18
-FROM json_each($1)
-";
+FROM json_each($1)"
+        )
+    };
+}
+
+pub(super) const PUT: &str = put!("REPLACE");
+
+/// Where there is no row.
+pub(super) const ADD: &str = put!("INSERT OR IGNORE");
 
 /// Under those of the names, [16], whose row has the version [15].
 pub(super) const UPDATE: &str = "
@@ -115,20 +125,33 @@ pub(super) async fn write(
             }
         }
     }
-    for (team, event) in puts {
-        let names = (event.names.len() > 1).then(|| json!(event.names).to_string());
-        for (place, name) in event.names.iter().enumerate() {
-            let digest = event.digest.filter(|_| place == 0).map(|digest| hex(digest.as_uuid()));
-            let request = event.request.map(|request| hex(request.as_uuid()));
-            let mut row = columns(event);
-            row.extend([json!(team), json!(name), json!(request), json!(names), json!(digest)]);
-            put.push(Value::from(row));
-        }
-    }
+    puts.iter().for_each(|(team, event)| put.extend(rows(team, event)));
     for (statement, rows) in [(UPDATE, changed), (DELETE, deleted), (PUT, put)] {
         run(batch, statement, rows).await?;
     }
     Ok(())
+}
+
+/// Adds events, each under its one name, where there is none. Answers how many it added.
+pub(super) async fn add(
+    writer: &mut SqliteConnection,
+    added: &[(&str, &Event)],
+) -> Result<u64, StoreError> {
+    let added: Vec<Value> = added.iter().flat_map(|(team, event)| rows(team, event)).collect();
+    let add = sqlx::query(ADD).bind(Value::from(added).to_string());
+    Ok(add.execute(writer).await.map_err(classify)?.rows_affected())
+}
+
+/// The rows of an event, one for each of its names.
+fn rows(team: &str, event: &Event) -> impl Iterator<Item = Value> {
+    let names = (event.names.len() > 1).then(|| json!(event.names).to_string());
+    let request = event.request.map(|request| hex(request.as_uuid()));
+    event.names.iter().enumerate().map(move |(place, name)| {
+        let digest = event.digest.filter(|_| place == 0).map(|digest| hex(digest.as_uuid()));
+        let mut row = columns(event);
+        row.extend([json!(team), json!(name), json!(request), json!(names), json!(digest)]);
+        Value::from(row)
+    })
 }
 
 /// The columns that change with how an event stands.

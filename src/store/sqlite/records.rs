@@ -8,7 +8,7 @@ use sqlx::{Row as _, SqliteConnection};
 use super::{Handle, begin, classify, events, fence, json, sessions};
 use crate::{
     domain::{EventKey, FencingToken, LeaseId, SessionKey, Timestamp},
-    rules::{Ids, Plan, Snapshot, Version, Wanted, Writes},
+    rules::{Event, Ids, Plan, Snapshot, Version, Wanted, Writes},
     store::{
         StoreError,
         records::{Applied, Records},
@@ -19,12 +19,7 @@ impl Records for Handle {
     async fn read(&mut self, wanted: &Wanted) -> Result<Snapshot, StoreError> {
         let now = self.now();
         let reader = self.reader().await?;
-        let mut snapshot = Snapshot {
-            now,
-            floor: FencingToken(0),
-            sessions: BTreeMap::new(),
-            events: BTreeMap::new(),
-        };
+        let mut snapshot = Snapshot::empty(now);
         if !wanted.sessions.is_empty() {
             let floor = sqlx::query_scalar(fence::FLOOR).fetch_one(&mut *reader).await;
             snapshot.floor = FencingToken(floor.map_err(classify)?);
@@ -48,6 +43,10 @@ impl Records for Handle {
         applied
     }
 
+    fn known_time(&self) -> Option<Timestamp> {
+        Some(self.now())
+    }
+
     fn ids(&mut self) -> &mut Ids {
         &mut self.ids
     }
@@ -55,6 +54,10 @@ impl Records for Handle {
 
 impl Handle {
     async fn apply_all(&mut self, plans: Vec<Plan>) -> Result<Vec<Applied>, StoreError> {
+        let added: Option<Vec<_>> = plans.iter().map(Plan::as_new_event).collect();
+        if let Some(added) = added {
+            return self.add_events(&added).await;
+        }
         let clock = std::sync::Arc::clone(&self.marks);
         let mut writer = self.writer.lock().await;
         let mut batch = begin(&mut writer).await?;
@@ -84,6 +87,30 @@ impl Handle {
             }
         }
         Ok(applied)
+    }
+}
+
+impl Handle {
+    /// Adds events of one name, where there is none: a statement is a transaction of its own.
+    async fn add_events(&self, added: &[(&str, &Event)]) -> Result<Vec<Applied>, StoreError> {
+        let mut writer = self.writer.lock().await;
+        if events::add(&mut writer, added).await? == added.len() as u64 {
+            return Ok(vec![Applied::Written(Vec::new()); added.len()]);
+        }
+        // Whoever has the writer is alone in writing: what is not there by now was not added.
+        let key = |(team, event): &(&str, &Event)| EventKey {
+            team: (*team).to_owned(),
+            event: event.names[0].clone(),
+        };
+        let keys: Vec<EventKey> = added.iter().map(key).collect();
+        let of_event = |key: &&EventKey| (key.team.clone(), key.event.clone());
+        let asked: Vec<&EventKey> = keys.iter().collect();
+        let now = versions(&mut writer, events::VERSIONS, &asked, of_event).await?;
+        let applied = added.iter().zip(&keys).map(|((_, event), key)| {
+            let is_own = now.get(key) == Some(&event.version);
+            if is_own { Applied::Written(Vec::new()) } else { Applied::Conflict }
+        });
+        Ok(applied.collect())
     }
 }
 

@@ -249,6 +249,7 @@ impl Place {
             ttl: Duration::from_micros(ttl),
             digest: digest.map(PayloadDigest::from_uuid),
             left_at: left_at.map(Timestamp::from_micros),
+            is_there: true,
         }
     }
 }

@@ -5,8 +5,7 @@ use uuid::Uuid;
 
 use super::{Keys, Link, Locks, Statement, slot, sql::RELEASE};
 use crate::{
-    domain::StreamId,
-    rules::session::Release,
+    domain::{Release, StreamId},
     store::{StoreError, Verdict},
 };
 

@@ -1,0 +1,33 @@
+//! A place in the queue of a session.
+
+use super::{Acquire, LeaseId};
+
+/// Takes a place in a session's queue.
+#[derive(Debug, Clone)]
+pub struct Enqueue {
+    /// What is wanted.
+    pub acquire: Acquire,
+    /// The lease that is to be given.
+    pub lease: LeaseId,
+    /// Take the place that an earlier call with the same request has or had on a replica, rather
+    /// than one at the end.
+    pub takes_over: bool,
+}
+
+/// What became of an [`Enqueue`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Enqueued {
+    /// The caller has a place: whoever has a lower ticket is before it.
+    Waits(i64),
+    /// It has the place of an earlier call with the same request, which was to be given this
+    /// lease.
+    TookOver(i64, LeaseId),
+    /// A newer call with the same request has its place.
+    Replaced,
+    /// The lease has come since, of a place that an earlier run took.
+    Given,
+    /// The session is there for the taking.
+    Free,
+    /// Too many wait already.
+    Full,
+}

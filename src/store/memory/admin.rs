@@ -1,0 +1,140 @@
+//! Looking after records in memory by hand.
+
+use std::future::{Future, ready};
+
+use super::{Handle, RecordSet};
+use crate::{
+    domain::{By, EventKey, EventRow, SessionKey, SessionRow, Timestamp},
+    rules::{
+        Event, State,
+        event::ForgetEvent,
+        session::{BindEpic, CloseSession, ForceRelease},
+    },
+    store::{
+        AdminStore, Counts, EventFilter, Events, Page, Standing, StoreError, Verdict,
+        records::answer,
+    },
+};
+
+impl AdminStore for Handle {
+    fn list_sessions(
+        &mut self,
+        page: &Page,
+        held: Option<bool>,
+    ) -> impl Future<Output = Result<Vec<(SessionKey, SessionRow)>, StoreError>> + Send {
+        let (now, records) = (self.shared.now(), self.shared.records());
+        let listed = records.sessions.iter().filter_map(|(key, session)| {
+            Some((key.clone(), records.seen(session, false, now).row(now)?))
+        });
+        let listed = listed.filter(|(key, row)| {
+            page.has(&key.team, &key.session) && held.is_none_or(|held| row.live == held)
+        });
+        ready(Ok(listed.take(page.most()).collect()))
+    }
+
+    fn list_events(
+        &mut self,
+        page: &Page,
+        filter: &EventFilter,
+    ) -> impl Future<Output = Result<Events, StoreError>> + Send {
+        let (at, records) = (self.shared.now(), self.shared.records());
+        let listed = records.events.iter().filter(|(key, event)| {
+            page.has(&key.team, &key.event)
+                && event.names.first() == Some(&key.event)
+                && filter.takes(event, at)
+        });
+        let rows = listed.take(page.most()).map(|(key, event)| (key.clone(), event.row(at)));
+        ready(Ok(Events { at, rows: rows.collect() }))
+    }
+
+    async fn bind_epic(
+        &mut self,
+        key: &SessionKey,
+        epic: Option<&str>,
+    ) -> Result<Verdict<()>, StoreError> {
+        answer(self, BindEpic(key, epic)).await
+    }
+
+    async fn force_release(&mut self, key: &SessionKey) -> Result<Verdict<bool>, StoreError> {
+        answer(self, ForceRelease(key)).await
+    }
+
+    async fn close_session(&mut self, key: &SessionKey) -> Result<Verdict<bool>, StoreError> {
+        answer(self, CloseSession(key)).await
+    }
+
+    async fn forget_event(&mut self, key: &EventKey) -> Result<Option<EventRow>, StoreError> {
+        match answer(self, ForgetEvent(key)).await? {
+            Verdict::Decided(row) => Ok(row),
+            _ => Err(StoreError::Overtaken),
+        }
+    }
+
+    fn count(
+        &mut self,
+        team: Option<&str>,
+    ) -> impl Future<Output = Result<Counts, StoreError>> + Send {
+        let (now, records) = (self.shared.now(), self.shared.records());
+        ready(Ok(records.count(team, now)))
+    }
+}
+
+impl RecordSet {
+    fn count(&self, team: Option<&str>, now: Timestamp) -> Counts {
+        let mut counts = Counts::default();
+        let is_counted = |of: &str| team.is_none_or(|team| team == of);
+        for (key, event) in &self.events {
+            if is_counted(&key.team) && event.names.first() == Some(&key.event) {
+                let count = if event.expire_time > now {
+                    &mut counts.events
+                } else {
+                    &mut counts.expired_events
+                };
+                *count += 1;
+            }
+        }
+        for (key, session) in &self.sessions {
+            if is_counted(&key.team) {
+                let latest = session.latest.as_ref();
+                counts.sessions += u64::from(latest.is_some());
+                counts.held_sessions += u64::from(latest.is_some_and(|latest| latest.is_live(now)));
+                let waits = session.queue.iter().filter(|waiter| waiter.left_at.is_none());
+                counts.waiters += waits.count() as u64;
+            }
+        }
+        counts
+    }
+}
+
+impl Page {
+    /// Whether something is on the page, its length apart.
+    fn has(&self, team: &str, id: &str) -> bool {
+        let (after_team, after_id) = &self.after;
+        self.team.as_ref().is_none_or(|of| of == team)
+            && (team, id) > (after_team.as_str(), after_id.as_str())
+    }
+
+    fn most(&self) -> usize {
+        usize::try_from(self.limit).unwrap_or(usize::MAX)
+    }
+}
+
+impl EventFilter {
+    fn takes(&self, event: &Event, now: Timestamp) -> bool {
+        let is_known = event.attempts.is_none_or(|attempts| attempts.claimed > 0);
+        let stands = match (self.standing, &event.state) {
+            (None, _) | (Some(Standing::Processed), State::Handled(..)) => true,
+            (Some(Standing::Claimed), State::Claimed(until)) => *until > now,
+            (Some(Standing::Free), State::Claimed(until)) => *until <= now,
+            (Some(Standing::Succeeded), State::Handled(by, _)) => matches!(by, By::Turn(_)),
+            (Some(Standing::Rejected), State::Handled(by, _)) => matches!(by, By::Rejected(_)),
+            (Some(Standing::GaveUp), State::Handled(by, _)) => matches!(by, By::Nobody(_)),
+            _ => false,
+        };
+        event.expire_time > now
+            && is_known
+            && stands
+            && self.newer_than.is_none_or(|span| event.time > now.minus(span))
+            && self.older_than.is_none_or(|span| event.time <= now.minus(span))
+    }
+}
