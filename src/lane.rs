@@ -12,12 +12,7 @@
 //! The task that owns the connection is cancelled by nobody; a call that ended
 //! before its batch began is left out of it.
 
-use std::{
-    future::Future,
-    hash::Hash,
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{future::Future, hash::Hash, sync::Arc, time::Duration};
 
 use tokio::{
     runtime::Handle,
@@ -26,6 +21,7 @@ use tokio::{
         mpsc::{self, error::TrySendError},
         oneshot,
     },
+    time::Instant,
 };
 
 use crate::{

@@ -14,10 +14,10 @@ use std::{
         Arc,
         atomic::{AtomicI64, Ordering},
     },
-    time::{Duration, Instant},
+    time::Duration,
 };
 
-use tokio::sync::mpsc;
+use tokio::{sync::mpsc, time::Instant};
 
 use crate::domain::{
     EventKey, EventRow, LeaseId, Mark, RequestId, SessionKey, Timestamp, TurnResult,
@@ -33,7 +33,7 @@ mod session;
 pub mod sqlite;
 mod turn;
 
-pub use admin::{AdminStore, Counts, EventFilter, Events, Page, Standing};
+pub use admin::{AdminChanges, AdminStore, Counts, EventFilter, Events, Page, Standing};
 pub use fence::{Fence, FenceStore};
 pub use records::{Applied, Records};
 pub use session::{Changed, SessionStore};
@@ -394,7 +394,7 @@ pub trait Upkeep {
 /// One connection to a store: opened when it is first used, and again when it
 /// was lost.
 pub trait Connection:
-    EventStore + SessionStore + TurnStore + AdminStore + Upkeep + Send + 'static
+    EventStore + SessionStore + TurnStore + AdminStore + AdminChanges + Upkeep + Send + 'static
 {
     /// Forgets the state of the connection, after a batch did not end as it
     /// should.

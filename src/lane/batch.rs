@@ -4,10 +4,11 @@ use std::{
     collections::VecDeque,
     hash::{BuildHasher as _, BuildHasherDefault, DefaultHasher, Hash},
     panic::AssertUnwindSafe,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use futures_util::FutureExt as _;
+use tokio::time::Instant;
 
 use super::{Executes, Job, Op};
 use crate::{

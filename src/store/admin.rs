@@ -83,7 +83,7 @@ pub struct Counts {
     pub waiters: u64,
 }
 
-/// What those who look after the bots ask for, one thing at a time.
+/// What those who look after the bots read, one thing at a time.
 pub trait AdminStore {
     /// Reads sessions in the order of team and id, byte by byte: those that are held, or
     /// those that are not, or all.
@@ -106,6 +106,18 @@ pub trait AdminStore {
         filter: &EventFilter,
     ) -> impl Future<Output = Result<Events, StoreError>> + Send;
 
+    /// Counts what there is, of one team or of all.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    fn count(
+        &mut self,
+        team: Option<&str>,
+    ) -> impl Future<Output = Result<Counts, StoreError>> + Send;
+}
+
+/// What those who look after the bots change, one thing at a time.
+pub trait AdminChanges {
     /// Binds a session to `epic`, or to nothing, whatever it is bound to; makes the
     /// session where there is none.
     ///
@@ -145,13 +157,4 @@ pub trait AdminStore {
         &mut self,
         key: &EventKey,
     ) -> impl Future<Output = Result<Option<EventRow>, StoreError>> + Send;
-
-    /// Counts what there is, of one team or of all.
-    ///
-    /// # Errors
-    /// [`StoreError`].
-    fn count(
-        &mut self,
-        team: Option<&str>,
-    ) -> impl Future<Output = Result<Counts, StoreError>> + Send;
 }

@@ -3,8 +3,8 @@
 use std::{collections::BTreeMap, future::Future, time::Duration};
 
 use super::{
-    Changed, EventStore, Look, Looked, Prolonged, SessionStore, StoreError, TurnStore, Turned,
-    Verdict,
+    AdminChanges, Changed, EventStore, Look, Looked, Prolonged, SessionStore, StoreError,
+    TurnStore, Turned, Verdict,
 };
 use crate::{
     domain::{
@@ -13,8 +13,9 @@ use crate::{
     },
     rules::{
         Draft, Ids, Operation, Plan, RuleError, Snapshot, State, Wanted,
+        event::ForgetEvent,
         queue::{HandOn, Leave},
-        session::{Released, RenewWithin},
+        session::{BindEpic, CloseSession, ForceRelease, Released, RenewWithin},
         turn::{BeginAnswer, FinishAnswer, ProlongWithin},
     },
 };
@@ -179,7 +180,7 @@ where
 }
 
 /// What one operation comes to.
-pub(super) async fn answer<S: Records, O: Operation + Sync>(
+async fn answer<S: Records, O: Operation + Sync>(
     store: &mut S,
     op: O,
 ) -> Result<Verdict<O::Answer>, StoreError>
@@ -412,5 +413,30 @@ impl<S: Records> TurnStore for S {
     ) -> Result<Vec<Verdict<Prolonged>>, StoreError> {
         let ops: Vec<_> = asked.iter().map(|prolong| ProlongWithin(prolong, max_hold)).collect();
         answers(self, &ops).await
+    }
+}
+
+impl<S: Records> AdminChanges for S {
+    async fn bind_epic(
+        &mut self,
+        key: &SessionKey,
+        epic: Option<&str>,
+    ) -> Result<Verdict<()>, StoreError> {
+        answer(self, BindEpic(key, epic)).await
+    }
+
+    async fn force_release(&mut self, key: &SessionKey) -> Result<Verdict<bool>, StoreError> {
+        answer(self, ForceRelease(key)).await
+    }
+
+    async fn close_session(&mut self, key: &SessionKey) -> Result<Verdict<bool>, StoreError> {
+        answer(self, CloseSession(key)).await
+    }
+
+    async fn forget_event(&mut self, key: &EventKey) -> Result<Option<EventRow>, StoreError> {
+        match answer(self, ForgetEvent(key)).await? {
+            Verdict::Decided(row) => Ok(row),
+            _ => Err(StoreError::Overtaken),
+        }
     }
 }

@@ -4,16 +4,9 @@ use std::future::{Future, ready};
 
 use super::{Handle, RecordSet};
 use crate::{
-    domain::{By, EventKey, EventRow, SessionKey, SessionRow, Timestamp},
-    rules::{
-        Event, State,
-        event::ForgetEvent,
-        session::{BindEpic, CloseSession, ForceRelease},
-    },
-    store::{
-        AdminStore, Counts, EventFilter, Events, Page, Standing, StoreError, Verdict,
-        records::answer,
-    },
+    domain::{By, SessionKey, SessionRow, Timestamp},
+    rules::{Event, State},
+    store::{AdminStore, Counts, EventFilter, Events, Page, Standing, StoreError},
 };
 
 impl AdminStore for Handle {
@@ -45,29 +38,6 @@ impl AdminStore for Handle {
         });
         let rows = listed.take(page.most()).map(|(key, event)| (key.clone(), event.row(at)));
         ready(Ok(Events { at, rows: rows.collect() }))
-    }
-
-    async fn bind_epic(
-        &mut self,
-        key: &SessionKey,
-        epic: Option<&str>,
-    ) -> Result<Verdict<()>, StoreError> {
-        answer(self, BindEpic(key, epic)).await
-    }
-
-    async fn force_release(&mut self, key: &SessionKey) -> Result<Verdict<bool>, StoreError> {
-        answer(self, ForceRelease(key)).await
-    }
-
-    async fn close_session(&mut self, key: &SessionKey) -> Result<Verdict<bool>, StoreError> {
-        answer(self, CloseSession(key)).await
-    }
-
-    async fn forget_event(&mut self, key: &EventKey) -> Result<Option<EventRow>, StoreError> {
-        match answer(self, ForgetEvent(key)).await? {
-            Verdict::Decided(row) => Ok(row),
-            _ => Err(StoreError::Overtaken),
-        }
     }
 
     fn count(

@@ -12,7 +12,9 @@ use super::{
 };
 use crate::{
     domain::{EventKey, EventRow, SessionKey, SessionRow},
-    store::{AdminStore, Counts, EventFilter, Events, Page, Standing, StoreError, Verdict},
+    store::{
+        AdminChanges, AdminStore, Counts, EventFilter, Events, Page, Standing, StoreError, Verdict,
+    },
 };
 
 // $1: the moment, or null for the database's clock. What changes a session does
@@ -203,6 +205,43 @@ FROM (SELECT COALESCE($1::timestamptz, clock_timestamp()) AS at OFFSET 0) AS clo
         FROM oncegate_sessions WHERE $2::text IS NULL OR team_id = $2) AS s
 ";
 
+impl AdminChanges for Link {
+    async fn bind_epic(
+        &mut self,
+        key: &SessionKey,
+        epic: Option<&str>,
+    ) -> Result<Verdict<()>, StoreError> {
+        let (now, lock) = (self.now(), self.locks.session(key));
+        let rows = self
+            .fetch(|| {
+                sqlx::query(BIND).bind(now).bind(&key.team).bind(&key.session).bind(lock).bind(epic)
+            })
+            .await?;
+        Ok(changed(&rows)?.map(|_| ()))
+    }
+
+    async fn force_release(&mut self, key: &SessionKey) -> Result<Verdict<bool>, StoreError> {
+        self.change_session(FORCE_RELEASE, key).await
+    }
+
+    async fn close_session(&mut self, key: &SessionKey) -> Result<Verdict<bool>, StoreError> {
+        self.change_session(CLOSE, key).await
+    }
+
+    async fn forget_event(&mut self, key: &EventKey) -> Result<Option<EventRow>, StoreError> {
+        let now = self.now();
+        let rows = self
+            .fetch_once(|| sqlx::query(FORGET).bind(now).bind(&key.team).bind(&key.event))
+            .await;
+        // Even if it failed: it may have been committed.
+        self.invalidate();
+        let rows = rows?;
+        let Some(row) = rows.first() else { return Ok(None) };
+        let listed: bool = row.try_get("listed").map_err(StoreError::fault)?;
+        if listed { event_row(row).map(Some) } else { Ok(None) }
+    }
+}
+
 impl AdminStore for Link {
     async fn list_sessions(
         &mut self,
@@ -242,41 +281,6 @@ impl AdminStore for Link {
         };
         let rows = if there.is_some() { &rows[..] } else { &[] };
         Ok(Events { at, rows: rows.iter().map(event).collect::<Result<_, _>>()? })
-    }
-
-    async fn bind_epic(
-        &mut self,
-        key: &SessionKey,
-        epic: Option<&str>,
-    ) -> Result<Verdict<()>, StoreError> {
-        let (now, lock) = (self.now(), self.locks.session(key));
-        let rows = self
-            .fetch(|| {
-                sqlx::query(BIND).bind(now).bind(&key.team).bind(&key.session).bind(lock).bind(epic)
-            })
-            .await?;
-        Ok(changed(&rows)?.map(|_| ()))
-    }
-
-    async fn force_release(&mut self, key: &SessionKey) -> Result<Verdict<bool>, StoreError> {
-        self.change_session(FORCE_RELEASE, key).await
-    }
-
-    async fn close_session(&mut self, key: &SessionKey) -> Result<Verdict<bool>, StoreError> {
-        self.change_session(CLOSE, key).await
-    }
-
-    async fn forget_event(&mut self, key: &EventKey) -> Result<Option<EventRow>, StoreError> {
-        let now = self.now();
-        let rows = self
-            .fetch_once(|| sqlx::query(FORGET).bind(now).bind(&key.team).bind(&key.event))
-            .await;
-        // Even if it failed: it may have been committed.
-        self.invalidate();
-        let rows = rows?;
-        let Some(row) = rows.first() else { return Ok(None) };
-        let listed: bool = row.try_get("listed").map_err(StoreError::fault)?;
-        if listed { event_row(row).map(Some) } else { Ok(None) }
     }
 
     async fn count(&mut self, team: Option<&str>) -> Result<Counts, StoreError> {

@@ -12,15 +12,8 @@ use super::{
     sessions::{queue, session, session_columns},
 };
 use crate::{
-    domain::{EventKey, EventRow, SessionKey, SessionRow, Timestamp},
-    rules::{
-        event::ForgetEvent,
-        session::{BindEpic, CloseSession, ForceRelease},
-    },
-    store::{
-        AdminStore, Counts, EventFilter, Events, Page, Standing, StoreError, Verdict,
-        records::answer,
-    },
+    domain::{EventKey, SessionKey, SessionRow, Timestamp},
+    store::{AdminStore, Counts, EventFilter, Events, Page, Standing, StoreError},
 };
 
 // $1: the moment.
@@ -119,29 +112,6 @@ impl AdminStore for Handle {
             Ok((EventKey { team, event: id }, event(row)?.row(at)))
         };
         Ok(Events { at, rows: rows.iter().map(listed).collect::<Result<_, _>>()? })
-    }
-
-    async fn bind_epic(
-        &mut self,
-        key: &SessionKey,
-        epic: Option<&str>,
-    ) -> Result<Verdict<()>, StoreError> {
-        answer(self, BindEpic(key, epic)).await
-    }
-
-    async fn force_release(&mut self, key: &SessionKey) -> Result<Verdict<bool>, StoreError> {
-        answer(self, ForceRelease(key)).await
-    }
-
-    async fn close_session(&mut self, key: &SessionKey) -> Result<Verdict<bool>, StoreError> {
-        answer(self, CloseSession(key)).await
-    }
-
-    async fn forget_event(&mut self, key: &EventKey) -> Result<Option<EventRow>, StoreError> {
-        match answer(self, ForgetEvent(key)).await? {
-            Verdict::Decided(row) => Ok(row),
-            _ => Err(StoreError::Overtaken),
-        }
     }
 
     async fn count(&mut self, team: Option<&str>) -> Result<Counts, StoreError> {

@@ -1,0 +1,283 @@
+//! A store whose calls fail, are late, or never return.
+
+use std::{
+    collections::BTreeMap,
+    future::Future,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use oncegate::{
+    domain::{LeaseId, SessionKey, SessionRow, Timestamp},
+    rules::{Ids, Plan, Snapshot, Wanted},
+    store::{
+        AdminStore, Applied, Connection, Counts, EventFilter, Events, Hint, Invalidations, Page,
+        Records, Store, StoreError, Sweep, Swept, Upkeep, Work,
+        memory::{self, Memory},
+    },
+};
+use tokio::{sync::mpsc, time::sleep};
+
+use super::{Bug, chance::Chance};
+
+/// What goes wrong, for all replicas.
+pub struct Faults {
+    chance: Mutex<Chance>,
+    /// Whether anything goes wrong at the moment.
+    pub are_on: AtomicBool,
+    pub counts: Mutex<BTreeMap<&'static str, u64>>,
+    pub bug: Option<Bug>,
+}
+
+/// What goes wrong with one call.
+enum Fault {
+    None,
+    FailsBefore,
+    FailsAfter,
+}
+
+impl Faults {
+    pub fn new(chance: Chance, bug: Option<Bug>) -> Self {
+        let (chance, counts) = (Mutex::new(chance), Mutex::default());
+        Self { chance, are_on: AtomicBool::new(false), counts, bug }
+    }
+
+    pub fn count(&self, what: &'static str) {
+        *self.counts.lock().unwrap().entry(what).or_default() += 1;
+    }
+
+    /// The delays before and after a call is committed, and what goes wrong with it.
+    fn draw(&self) -> (Duration, Fault, Duration) {
+        let mut chance = self.chance.lock().unwrap();
+        let are_on = self.are_on.load(Ordering::Relaxed);
+        let delay = |chance: &mut Chance| {
+            if are_on && chance.one_in(40) {
+                (chance.millis(50, 3_000), true)
+            } else {
+                (Duration::from_micros(chance.below(1_500)), false)
+            }
+        };
+        let ((before, late), (after, later)) = (delay(&mut chance), delay(&mut chance));
+        let fault = match chance.below(60) {
+            0 if are_on => Fault::FailsBefore,
+            1 if are_on => Fault::FailsAfter,
+            _ => Fault::None,
+        };
+        drop(chance);
+        if late || later {
+            self.count("late call");
+        }
+        (before, fault, after)
+    }
+
+    fn loses_hint(&self) -> bool {
+        let is_lost = self.are_on.load(Ordering::Relaxed) && self.chance.lock().unwrap().one_in(4);
+        if is_lost {
+            self.count("lost notification");
+        }
+        is_lost
+    }
+}
+
+/// The store as one replica reaches it.
+pub struct SimStore {
+    inner: Memory,
+    link: Arc<Link>,
+}
+
+/// How a replica reaches the store.
+pub struct Link {
+    faults: Arc<Faults>,
+    /// No call of a killed replica returns.
+    is_dead: AtomicBool,
+}
+
+impl Link {
+    pub fn new(faults: Arc<Faults>) -> Arc<Self> {
+        Arc::new(Self { faults, is_dead: AtomicBool::new(false) })
+    }
+
+    pub fn kill(&self) {
+        self.is_dead.store(true, Ordering::Relaxed);
+    }
+
+    async fn unless_dead(&self) {
+        if self.is_dead.load(Ordering::Relaxed) {
+            std::future::pending::<()>().await;
+        }
+    }
+
+    /// Makes a call, which may fail.
+    async fn call<T>(
+        &self,
+        call: impl Future<Output = Result<T, StoreError>>,
+    ) -> Result<T, StoreError> {
+        let (before, fault, after) = self.faults.draw();
+        sleep(before).await;
+        self.unless_dead().await;
+        if let Fault::FailsBefore = fault {
+            self.faults.count("failure before the commit");
+            return Err(StoreError::unavailable("simulated"));
+        }
+        let answer = call.await;
+        sleep(after).await;
+        self.unless_dead().await;
+        if let Fault::FailsAfter = fault {
+            self.faults.count("failure after the commit");
+            return Err(StoreError::unknown("simulated"));
+        }
+        answer
+    }
+}
+
+impl SimStore {
+    pub fn new(inner: Memory, link: Arc<Link>) -> Self {
+        Self { inner, link }
+    }
+}
+
+impl Store for SimStore {
+    type Connection = SimConnection;
+
+    fn connection(&self, work: Work) -> SimConnection {
+        SimConnection { inner: self.inner.connection(work), link: Arc::clone(&self.link) }
+    }
+
+    fn invalidations(&self) -> Arc<dyn Invalidations> {
+        let inner = self.inner.invalidations();
+        match self.link.faults.bug {
+            Some(Bug::StaleMemory) => Arc::new(Stale { inner, first: AtomicU64::new(u64::MAX) }),
+            _ => inner,
+        }
+    }
+
+    fn hints(&self) -> mpsc::Receiver<Hint> {
+        let (mut from, link) = (self.inner.hints(), Arc::clone(&self.link));
+        let (sender, receiver) = mpsc::channel(1_024);
+        tokio::spawn(async move {
+            while let Some(hint) = from.recv().await {
+                link.unless_dead().await;
+                if !link.faults.loses_hint() && sender.send(hint).await.is_err() {
+                    return;
+                }
+            }
+        });
+        receiver
+    }
+
+    fn writers(&self, wanted: usize) -> usize {
+        wanted
+    }
+
+    fn closed(&self) -> impl Future<Output = ()> + Send + 'static {
+        self.inner.closed()
+    }
+}
+
+/// Never tells that marks were taken away.
+struct Stale {
+    inner: Arc<dyn Invalidations>,
+    first: AtomicU64,
+}
+
+impl Invalidations for Stale {
+    fn epoch(&self) -> u64 {
+        let _ = self.first.compare_exchange(
+            u64::MAX,
+            self.inner.epoch(),
+            Ordering::Relaxed,
+            Ordering::Relaxed,
+        );
+        self.first.load(Ordering::Relaxed)
+    }
+
+    fn now(&self) -> Option<Timestamp> {
+        self.inner.now()
+    }
+}
+
+pub struct SimConnection {
+    inner: memory::Handle,
+    link: Arc<Link>,
+}
+
+impl Connection for SimConnection {
+    fn reset(&mut self) {
+        self.inner.reset();
+    }
+}
+
+impl Records for SimConnection {
+    async fn read(&mut self, wanted: &Wanted) -> Result<Snapshot, StoreError> {
+        let read = self.link.call(self.inner.read(wanted)).await;
+        let mut snapshot = read.map_err(StoreError::of_read)?;
+        if let Some(bug) = self.link.faults.bug {
+            bug.of_snapshot(wanted, &mut snapshot);
+        }
+        Ok(snapshot)
+    }
+
+    async fn apply(&mut self, mut plans: Vec<Plan>) -> Result<Vec<Applied>, StoreError> {
+        let faults = &self.link.faults;
+        if let Some(bug) = faults.bug {
+            plans.iter_mut().for_each(|plan| bug.of_plan(plan));
+            let is_lost =
+                bug == Bug::AnswerBeforeCommit && faults.chance.lock().unwrap().one_in(50);
+            if is_lost {
+                return Ok(plans.iter().map(|_| Applied::Written(Vec::new())).collect());
+            }
+        }
+        self.link.call(self.inner.apply(plans)).await
+    }
+
+    fn known_time(&self) -> Option<Timestamp> {
+        self.inner.known_time()
+    }
+
+    fn ids(&mut self) -> &mut Ids {
+        self.inner.ids()
+    }
+}
+
+impl Upkeep for SimConnection {
+    async fn sweep(&mut self, sweep: &Sweep) -> Result<Swept, StoreError> {
+        self.link.call(self.inner.sweep(sweep)).await
+    }
+
+    async fn beat(&mut self) -> Result<Vec<(SessionKey, LeaseId)>, StoreError> {
+        self.link.call(self.inner.beat()).await
+    }
+
+    async fn count_leases(&mut self) -> Result<u64, StoreError> {
+        self.link.call(self.inner.count_leases()).await
+    }
+
+    async fn ping(&mut self) -> Result<(), StoreError> {
+        self.link.call(self.inner.ping()).await
+    }
+}
+
+impl AdminStore for SimConnection {
+    async fn list_sessions(
+        &mut self,
+        page: &Page,
+        held: Option<bool>,
+    ) -> Result<Vec<(SessionKey, SessionRow)>, StoreError> {
+        self.link.call(self.inner.list_sessions(page, held)).await
+    }
+
+    async fn list_events(
+        &mut self,
+        page: &Page,
+        filter: &EventFilter,
+    ) -> Result<Events, StoreError> {
+        self.link.call(self.inner.list_events(page, filter)).await
+    }
+
+    async fn count(&mut self, team: Option<&str>) -> Result<Counts, StoreError> {
+        self.link.call(self.inner.count(team)).await
+    }
+}
