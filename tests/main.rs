@@ -23,6 +23,7 @@ mod reference;
 mod restore;
 mod schema;
 mod shutdown;
+mod simulation;
 mod streams;
 mod testbed;
 mod wording;

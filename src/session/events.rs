@@ -173,6 +173,7 @@ impl<K, L> EventSender<K, L> {
         request: impl Future<Output = Result<T, SessionError>>,
     ) -> Option<Result<T, SessionError>> {
         tokio::select! {
+            biased;
             () = self.closed() => None,
             () = async {
                 caller.leaving.cancelled().await;

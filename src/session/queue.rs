@@ -2,15 +2,12 @@
 //! the store's to say; of those who wait here, the first looks after it for all.
 
 use std::{
-    collections::{BTreeSet, HashMap, HashSet},
+    collections::{BTreeMap, HashMap, HashSet},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
 use prometheus_client::metrics::gauge::Gauge;
-use tokio::{
-    sync::{Notify, watch},
-    time::Instant,
-};
+use tokio::{sync::Notify, time::Instant};
 use tokio_util::task::{TaskTracker, task_tracker::TaskTrackerToken};
 
 use super::{
@@ -27,7 +24,7 @@ use crate::{
 
 /// The queues of all sessions; an empty one takes no room.
 pub(super) struct Queues {
-    by_session: Mutex<HashMap<SessionKey, Queue>>,
+    by_session: Mutex<BTreeMap<SessionKey, Queue>>,
     /// The most that wait, or hold by a call, of all sessions together: they must not
     /// use up the calls that marks and releases need.
     most: i64,
@@ -47,6 +44,8 @@ pub(super) struct Queues {
 struct Slot {
     state: Mutex<State>,
     news: Notify,
+    /// Positions may have changed.
+    moved: Notify,
 }
 
 #[derive(Default)]
@@ -79,23 +78,22 @@ impl Slot {
 
 #[derive(Default)]
 struct Queue {
-    /// The tickets of those who wait here, each with its lease: a call that takes a place over
-    /// has the ticket of the earlier one, which may not have left yet.
-    tickets: BTreeSet<(i64, LeaseId)>,
+    /// Those who wait here, by ticket and lease: a call that takes a place over has the ticket of
+    /// the earlier one, which may not have left yet.
+    tickets: BTreeMap<(i64, LeaseId), Arc<Slot>>,
     /// Those who have a place here, or are about to have one.
     places: usize,
     /// All who wait, first to last, as far as is known.
     order: Vec<LeaseId>,
     /// What was read before is not news.
     as_of: Option<Instant>,
-    /// Somebody has left, or come: positions may have changed.
-    moved: watch::Sender<()>,
 }
 
 impl Queue {
+    /// Somebody has left, or come: positions may have changed.
     fn moved(&mut self, now: Instant) {
         self.as_of = Some(now);
-        self.moved.send_replace(());
+        self.tickets.values().for_each(|slot| slot.moved.notify_one());
     }
 }
 
@@ -186,20 +184,23 @@ impl Queues {
         places: Vec<(SessionKey, LeaseId)>,
         asked: Instant,
     ) -> Vec<(SessionKey, LeaseId)> {
-        let slots = locked(&self.slots);
         let kept: HashSet<LeaseId> = places.iter().map(|&(_, lease)| lease).collect();
-        for (_, slot) in slots.iter().filter(|(lease, _)| !kept.contains(lease)) {
-            let since = locked(&slot.state).since;
-            if since.is_some_and(|since| since < asked) {
-                slot.tell(News::Lost);
+        for queue in self.lock().values() {
+            let lost = queue.tickets.iter().filter(|((_, lease), _)| !kept.contains(lease));
+            for (_, slot) in lost {
+                let since = locked(&slot.state).since;
+                if since.is_some_and(|since| since < asked) {
+                    slot.tell(News::Lost);
+                }
             }
         }
+        let slots = locked(&self.slots);
         let leaving = locked(&self.leaving);
         let is_nobodys = |lease: &LeaseId| !slots.contains_key(lease) && !leaving.contains(lease);
         places.into_iter().filter(|(_, lease)| is_nobodys(lease)).collect()
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<SessionKey, Queue>> {
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<SessionKey, Queue>> {
         locked(&self.by_session)
     }
 
@@ -243,7 +244,6 @@ impl Queues {
             may_be_stored: true,
             takes_over: true,
             is_kept: false,
-            moved: queue.moved.subscribe(),
             slot,
             queues: Arc::clone(self),
             leaves: leaves.clone(),
@@ -264,7 +264,6 @@ pub(super) struct Place {
     pub(super) takes_over: bool,
     /// Whether it is kept, once it is left, for a call that repeats the request.
     is_kept: bool,
-    moved: watch::Receiver<()>,
     slot: Arc<Slot>,
     queues: Arc<Queues>,
     leaves: Lane<Leave>,
@@ -277,7 +276,7 @@ impl Place {
         self.ticket = Some(ticket);
         locked(&self.slot.state).since = Some(Instant::now());
         if let Some(queue) = self.queues.lock().get_mut(&self.key) {
-            queue.tickets.insert((ticket, self.lease));
+            queue.tickets.insert((ticket, self.lease), Arc::clone(&self.slot));
             if is_last && !queue.order.contains(&self.lease) {
                 queue.order.push(self.lease);
             }
@@ -312,7 +311,8 @@ impl Place {
     pub(super) fn is_first(&self) -> bool {
         let own = self.ticket.map(|ticket| (ticket, self.lease));
         let queues = self.queues.lock();
-        queues.get(&self.key).is_none_or(|queue| queue.tickets.first() == own.as_ref())
+        let first = queues.get(&self.key).map(|queue| queue.tickets.first_key_value());
+        first.is_none_or(|first| first.map(|(place, _)| place) == own.as_ref())
     }
 
     /// Which it is among those of all replicas, from 1, as far as is known.
@@ -322,9 +322,9 @@ impl Place {
         order.iter().position(|lease| *lease == self.lease).map(|before| before + 1)
     }
 
-    /// Tells when positions may have changed.
-    pub(super) fn moved(&self) -> watch::Receiver<()> {
-        self.moved.clone()
+    /// Waits until positions may have changed.
+    pub(super) async fn moved(&self) {
+        self.slot.moved.notified().await;
     }
 
     /// Waits for news.

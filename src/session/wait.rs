@@ -102,7 +102,6 @@ impl Sessions {
         announce: &impl Fn(usize),
     ) -> Result<Option<Outcome>, SessionError> {
         let (key, lease) = (&acquire.key, place.lease());
-        let mut moved = place.moved();
         let mut announced = 0;
         // The first on each replica looks after the session for all, and the first to
         // come, at once: until then it does not know who waits elsewhere.
@@ -129,7 +128,7 @@ impl Sessions {
                     place.keep();
                     Why::End
                 }
-                _ = moved.changed() => continue,
+                () = place.moved() => continue,
             };
             let asked = Instant::now();
             let looking = async {
@@ -194,6 +193,7 @@ impl Sessions {
 /// Waits until one of two is cancelled.
 async fn until_either(one: &CancellationToken, other: &CancellationToken) {
     tokio::select! {
+        biased;
         () = one.cancelled() => {}
         () = other.cancelled() => {}
     }

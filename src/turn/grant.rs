@@ -114,6 +114,7 @@ impl Drop for Delivery {
                 runtime.spawn(async move {
                     let _place = place;
                     tokio::select! {
+                        biased;
                         () = lanes.sessions.stopping() => {}
                         () = sleep(grace) => {
                             lanes.post(Finish { turn, ending: Ending::Broken, unless_resumed });

@@ -53,3 +53,51 @@ pub fn simulate(settings: &Settings) -> Report {
         .expect("a runtime");
     runtime.block_on(world::run(settings.clone()))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn settings(seed: u64, minutes: u64, bug: Option<Bug>) -> Settings {
+        let span = Duration::from_secs(60 * minutes);
+        Settings { seed, replicas: 3, span, bug, keeps_history: false }
+    }
+
+    #[test]
+    fn the_same_seed_gives_the_same_history() {
+        let run = || simulate(&Settings { keeps_history: true, ..settings(7, 20, None) });
+        let (one, other) = (run(), run());
+        assert!(one.history.len() > 1_000, "{}", one.history.len());
+        assert_eq!(one.history, other.history);
+        assert_eq!(one.counts, other.counts);
+    }
+
+    #[test]
+    fn no_rule_is_broken() {
+        for seed in [1, 2, 3, 4] {
+            let report = simulate(&settings(seed, 30, None));
+            assert_eq!(report.violations, Vec::<String>::new(), "seed {seed}");
+            for fault in [
+                "clock stepped back",
+                "clock stepped forward",
+                "failure after the commit",
+                "failure before the commit",
+                "late call",
+                "lost notification",
+                "replica drained",
+                "replica killed",
+            ] {
+                assert!(report.counts.get(fault).is_some_and(|count| *count > 5), "{fault}");
+            }
+        }
+    }
+
+    #[test]
+    fn planted_bugs_are_found() {
+        for bug in Bug::ALL {
+            let is_found =
+                (1..=8).any(|seed| !simulate(&settings(seed, 60, Some(bug))).violations.is_empty());
+            assert!(is_found, "{bug:?}");
+        }
+    }
+}
