@@ -227,7 +227,9 @@ impl<'a> Draft<'a> {
                 let read = self.snapshot.events.get(vacant.key()).cloned();
                 vacant.insert(Drafted { read: read.clone(), now: read.clone() });
                 if let Some(event) = &read {
-                    if let State::Claimed(until) = event.state {
+                    if let State::Claimed(until) = event.state
+                        && until > event.time
+                    {
                         self.rests_on(until);
                     }
                     self.rests_on(event.expire_time);

@@ -20,7 +20,7 @@ use crate::domain::{
 pub const PLACE_KEPT: Duration = Duration::from_secs(10);
 
 impl Operation for Enqueue {
-    /// [`Enqueued::Waits`] carries no ticket yet: the store gives it one.
+    /// [`Enqueued::Waits`] carries no ticket while the place is new: the store gives it one.
     type Answer = Enqueued;
 
     fn wants(&self, wanted: &mut Wanted) {
@@ -32,6 +32,14 @@ impl Operation for Enqueue {
         let now = draft.now();
         let mut session = draft.session(key);
         let Some(latest) = session.latest.as_mut() else { return Ok(Enqueued::Free) };
+        // An earlier run of this very call, whose answer was lost.
+        if latest.lease == self.lease && latest.is_live(now) {
+            return Ok(Enqueued::Given);
+        }
+        let own = session.queue.iter().find(|waiter| waiter.lease == self.lease);
+        if let Some(ticket) = own.and_then(|own| own.ticket) {
+            return Ok(Enqueued::Waits(ticket));
+        }
         if !latest.is_live(now) && !latest.waiting {
             return Ok(Enqueued::Free);
         }
@@ -61,7 +69,8 @@ impl Operation for Enqueue {
             draft.notify(Notice::TakenOver(was.lease));
             Enqueued::TookOver(ticket.unwrap_or_default(), was.lease)
         } else {
-            if waiting(&session.queue).count() >= MAX_WAITERS_PER_SESSION {
+            let waiting = waiting(&session.queue).filter(|waiter| waiter.is_there);
+            if waiting.count() >= MAX_WAITERS_PER_SESSION {
                 return Ok(Enqueued::Full);
             }
             session.queue.push(place);

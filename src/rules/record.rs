@@ -155,10 +155,12 @@ pub enum State {
 }
 
 impl Event {
-    /// Whether it is handled, or a claim to it runs, at `now`.
+    /// Whether it is handled, or a claim to it runs, at `now`. A claim that was ended is written
+    /// to have ended when it was made, and stays ended if the clock is stepped back.
     #[must_use]
     pub fn is_live(&self, now: Timestamp) -> bool {
-        self.ends() > now && self.expire_time > now
+        let has_ended = matches!(self.state, State::Claimed(until) if until <= self.time);
+        self.ends() > now && self.expire_time > now && !has_ended
     }
 
     /// When it ends as it stands.

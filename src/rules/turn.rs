@@ -87,7 +87,7 @@ impl Operation for Begin {
             }
             let result = match &found.state {
                 State::Handled(_, result) => Some(result.as_deref().cloned()),
-                State::Claimed(until) => (*until > now).then_some(None),
+                State::Claimed(_) => found.is_live(now).then_some(None),
             };
             if let Some(result) = result {
                 let begun = Begun::Taken(found.row(now), result);

@@ -279,12 +279,9 @@ impl<S: Records> SessionStore for S {
         let enqueued = execute(self, asked).await?.into_iter().zip(asked);
         Ok(enqueued
             .map(|(verdict, asked)| {
-                verdict.map(|(enqueued, tickets)| match enqueued {
-                    Enqueued::Waits(_) => {
-                        let own = tickets.iter().find(|(lease, _)| *lease == asked.lease);
-                        Enqueued::Waits(own.map_or(i64::MAX, |(_, ticket)| *ticket))
-                    }
-                    enqueued => enqueued,
+                verdict.map(|(enqueued, tickets)| {
+                    let ticket = tickets.iter().find(|(lease, _)| *lease == asked.lease);
+                    ticket.map_or(enqueued, |(_, ticket)| Enqueued::Waits(*ticket))
                 })
             })
             .collect())
