@@ -35,7 +35,7 @@ mod turn;
 
 pub use admin::{AdminChanges, AdminStore, Counts, EventFilter, Events, Page, Standing};
 pub use fence::{Fence, FenceStore};
-pub use records::{Applied, Records};
+pub use records::{Applied, Decided, Records};
 pub use session::{Changed, SessionStore};
 pub use turn::{Prolonged, TurnStore, Turned};
 

@@ -17,7 +17,7 @@ use tokio_util::task::{TaskTracker, task_tracker::TaskTrackerToken};
 use super::{
     Age, Clock, Connection, Fence, FenceStore, Hint, Invalidations, Kind, Store, StoreError, Sweep,
     Swept, Upkeep, Work,
-    records::{Applied, Records},
+    records::{Applied, Decided, Records},
 };
 use crate::{
     domain::{EventKey, FencingToken, LeaseId, SessionKey, Timestamp},
@@ -178,6 +178,8 @@ pub struct Handle {
 impl Connection for Handle {
     fn reset(&mut self) {}
 }
+
+impl Decided for Handle {}
 
 impl Records for Handle {
     fn read(

@@ -191,6 +191,7 @@ mod line;
 mod link;
 mod listener;
 mod migrate;
+mod records;
 mod sessions;
 mod share;
 mod sqlstate;
@@ -215,40 +216,27 @@ const PATIENCE: Duration = Duration::from_mins(2);
 
 /// Every statement that is run, for a test to prepare; a probe's several stand in one text.
 pub const STATEMENTS: &[&str] = &[
+    records::READ,
+    records::APPLY,
     events::INSERT,
     events::INSERT_ONE,
-    events::MARK,
     events::LOOK,
     sessions::TAKE,
     sessions::END,
     sessions::TAKE_AND_END,
-    sessions::ACQUIRE,
-    sessions::RELEASE,
-    sessions::ENQUEUE,
-    sessions::GIVE_BACK,
-    sessions::HAND_ON,
-    sessions::KEEP,
-    sessions::LEAVE,
     sessions::BEAT,
     sessions::RENEW,
     steps::SHORTEN,
     sessions::LOOK,
     turns::BEGIN_NEW,
-    turns::BEGIN,
-    turns::GIVE_UP,
     turns::SUCCEED,
     turns::BEGIN_AND_SUCCEED,
     turns::PROLONG,
-    turns::FINISH,
     steps::SHORTEN_CLAIMS,
     fence::FENCE,
     fence::RAISE,
     admin::LIST_SESSIONS,
     admin::LIST_EVENTS,
-    admin::BIND,
-    admin::FORCE_RELEASE,
-    admin::CLOSE,
-    admin::FORGET,
     admin::COUNT,
     upkeep::COUNT_EXPIRED_EVENTS,
     upkeep::COUNT_OLD_EVENTS,

@@ -51,6 +51,9 @@ pub trait Records: Send {
     fn ids(&mut self) -> &mut Ids;
 }
 
+/// A connection that leaves every decision to the rules.
+pub trait Decided: Records {}
+
 /// What became of a [`Plan`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Applied {
@@ -168,7 +171,7 @@ fn groups<O: Operation>(ops: &[O], open: &[usize]) -> Vec<Vec<usize>> {
 }
 
 /// What operations come to, in order, where no tickets are to be known.
-async fn answers<S: Records, O: Operation + Sync>(
+pub(super) async fn answers<S: Records, O: Operation + Sync>(
     store: &mut S,
     ops: &[O],
 ) -> Result<Vec<Verdict<O::Answer>>, StoreError>
@@ -180,7 +183,7 @@ where
 }
 
 /// What one operation comes to.
-async fn answer<S: Records, O: Operation + Sync>(
+pub(super) async fn answer<S: Records, O: Operation + Sync>(
     store: &mut S,
     op: O,
 ) -> Result<Verdict<O::Answer>, StoreError>
@@ -191,7 +194,7 @@ where
     answer.ok_or_else(|| StoreError::fault("an operation has no answer"))
 }
 
-impl<S: Records> EventStore for S {
+impl<S: Decided> EventStore for S {
     async fn mark(&mut self, marks: &[&Mark]) -> Result<Vec<Verdict<EventRow>>, StoreError> {
         answers(self, marks).await
     }
@@ -244,56 +247,81 @@ impl Operation for Change<'_> {
     }
 }
 
-impl<S: Records> SessionStore for S {
+/// Takes leases, and gives leases back.
+pub(super) async fn change<S: Records>(
+    store: &mut S,
+    acquires: &[&Acquire],
+    releases: &[&Release],
+) -> Result<Changed, StoreError> {
+    let acquires = acquires.iter().map(|acquire| Change::Acquire(acquire));
+    let releases = releases.iter().map(|release| Change::Release(release));
+    let acquired = acquires.len();
+    let mut changed = Changed {
+        taken: vec![Verdict::Again; acquired],
+        ended: vec![Verdict::Again; releases.len()],
+        handed: Vec::new(),
+    };
+    let ops: Vec<Change<'_>> = acquires.chain(releases).collect();
+    for (place, verdict) in answers(store, &ops).await?.into_iter().enumerate() {
+        match verdict {
+            Verdict::Decided(ChangeAnswer::Acquired((row, handed))) => {
+                changed.handed.extend(handed);
+                changed.taken[place] = Verdict::Decided(row);
+            }
+            Verdict::Decided(ChangeAnswer::Released(Released { ended, handed })) => {
+                changed.handed.extend(handed);
+                changed.ended[place - acquired] = Verdict::Decided(ended);
+            }
+            _ => {}
+        }
+    }
+    Ok(changed)
+}
+
+/// Takes places in queues.
+pub(super) async fn enqueue<S: Records>(
+    store: &mut S,
+    asked: &[&Enqueue],
+) -> Result<Vec<Verdict<Enqueued>>, StoreError> {
+    let enqueued = execute(store, asked).await?.into_iter().zip(asked);
+    Ok(enqueued
+        .map(|(verdict, asked)| {
+            verdict.map(|(enqueued, tickets)| {
+                let ticket = tickets.iter().find(|(lease, _)| *lease == asked.lease);
+                ticket.map_or(enqueued, |(_, ticket)| Enqueued::Waits(*ticket))
+            })
+        })
+        .collect())
+}
+
+/// Hands sessions on.
+pub(super) async fn hand_on<S: Records>(
+    store: &mut S,
+    keys: &[&SessionKey],
+) -> Result<Vec<Verdict<Option<SessionRow>>>, StoreError> {
+    let ops: Vec<_> = keys.iter().map(|key| HandOn(key)).collect();
+    let verdicts = answers(store, &ops).await?;
+    Ok(verdicts.into_iter().map(|verdict| verdict.map(|(row, _)| row)).collect())
+}
+
+impl<S: Decided> SessionStore for S {
     async fn change(
         &mut self,
         acquires: &[&Acquire],
         releases: &[&Release],
     ) -> Result<Changed, StoreError> {
-        let acquires = acquires.iter().map(|acquire| Change::Acquire(acquire));
-        let releases = releases.iter().map(|release| Change::Release(release));
-        let acquired = acquires.len();
-        let mut changed = Changed {
-            taken: vec![Verdict::Again; acquired],
-            ended: vec![Verdict::Again; releases.len()],
-            handed: Vec::new(),
-        };
-        let ops: Vec<Change<'_>> = acquires.chain(releases).collect();
-        for (place, verdict) in answers(self, &ops).await?.into_iter().enumerate() {
-            match verdict {
-                Verdict::Decided(ChangeAnswer::Acquired((row, handed))) => {
-                    changed.handed.extend(handed);
-                    changed.taken[place] = Verdict::Decided(row);
-                }
-                Verdict::Decided(ChangeAnswer::Released(Released { ended, handed })) => {
-                    changed.handed.extend(handed);
-                    changed.ended[place - acquired] = Verdict::Decided(ended);
-                }
-                _ => {}
-            }
-        }
-        Ok(changed)
+        change(self, acquires, releases).await
     }
 
     async fn enqueue(&mut self, asked: &[&Enqueue]) -> Result<Vec<Verdict<Enqueued>>, StoreError> {
-        let enqueued = execute(self, asked).await?.into_iter().zip(asked);
-        Ok(enqueued
-            .map(|(verdict, asked)| {
-                verdict.map(|(enqueued, tickets)| {
-                    let ticket = tickets.iter().find(|(lease, _)| *lease == asked.lease);
-                    ticket.map_or(enqueued, |(_, ticket)| Enqueued::Waits(*ticket))
-                })
-            })
-            .collect())
+        enqueue(self, asked).await
     }
 
     async fn hand_on(
         &mut self,
         keys: &[&SessionKey],
     ) -> Result<Vec<Verdict<Option<SessionRow>>>, StoreError> {
-        let ops: Vec<_> = keys.iter().map(|key| HandOn(key)).collect();
-        let verdicts = answers(self, &ops).await?;
-        Ok(verdicts.into_iter().map(|verdict| verdict.map(|(row, _)| row)).collect())
+        hand_on(self, keys).await
     }
 
     async fn leave(&mut self, places: &[(&SessionKey, LeaseId)]) -> Result<Vec<bool>, StoreError> {
@@ -328,7 +356,7 @@ impl<S: Records> SessionStore for S {
 }
 
 /// Leaves places, which answers only once it is done.
-async fn leave<S: Records>(
+pub(super) async fn leave<S: Records>(
     store: &mut S,
     places: &[(&SessionKey, LeaseId)],
     keep: bool,
@@ -372,35 +400,44 @@ impl Operation for TurnChange<'_> {
     }
 }
 
-impl<S: Records> TurnStore for S {
+/// Begins turns, and ends turns.
+pub(super) async fn change_turns<S: Records>(
+    store: &mut S,
+    begins: &[&Begin],
+    finishes: &[&Finish],
+) -> Result<Turned, StoreError> {
+    let mut turned = Turned::nothing(begins.len(), finishes.len());
+    let finished = finishes.len();
+    let finishes = finishes.iter().map(|finish| TurnChange::Finish(finish));
+    let begins = begins.iter().map(|begin| TurnChange::Begin(begin));
+    let ops: Vec<TurnChange<'_>> = finishes.chain(begins).collect();
+    for (place, verdict) in answers(store, &ops).await?.into_iter().enumerate() {
+        match verdict {
+            Verdict::Decided(TurnAnswer::Finished(FinishAnswer { kept, handed })) => {
+                turned.handed.extend(handed);
+                turned.kept[place] = Verdict::Decided(kept);
+            }
+            Verdict::Decided(TurnAnswer::Begun(answer)) => {
+                let BeginAnswer { begun, idle, lapsed, gave_up, handed } = answer;
+                turned.handed.extend(handed);
+                turned.idle.extend(idle);
+                turned.lapsed += u64::from(lapsed);
+                turned.gave_up += u64::from(gave_up);
+                turned.begun[place - finished] = Verdict::Decided(begun);
+            }
+            _ => {}
+        }
+    }
+    Ok(turned)
+}
+
+impl<S: Decided> TurnStore for S {
     async fn change_turns(
         &mut self,
         begins: &[&Begin],
         finishes: &[&Finish],
     ) -> Result<Turned, StoreError> {
-        let mut turned = Turned::nothing(begins.len(), finishes.len());
-        let finished = finishes.len();
-        let finishes = finishes.iter().map(|finish| TurnChange::Finish(finish));
-        let begins = begins.iter().map(|begin| TurnChange::Begin(begin));
-        let ops: Vec<TurnChange<'_>> = finishes.chain(begins).collect();
-        for (place, verdict) in answers(self, &ops).await?.into_iter().enumerate() {
-            match verdict {
-                Verdict::Decided(TurnAnswer::Finished(FinishAnswer { kept, handed })) => {
-                    turned.handed.extend(handed);
-                    turned.kept[place] = Verdict::Decided(kept);
-                }
-                Verdict::Decided(TurnAnswer::Begun(answer)) => {
-                    let BeginAnswer { begun, idle, lapsed, gave_up, handed } = answer;
-                    turned.handed.extend(handed);
-                    turned.idle.extend(idle);
-                    turned.lapsed += u64::from(lapsed);
-                    turned.gave_up += u64::from(gave_up);
-                    turned.begun[place - finished] = Verdict::Decided(begun);
-                }
-                _ => {}
-            }
-        }
-        Ok(turned)
+        change_turns(self, begins, finishes).await
     }
 
     async fn prolong_turns(

@@ -14,8 +14,8 @@ use oncegate::{
     domain::{LeaseId, SessionKey, SessionRow, Timestamp},
     rules::{Ids, Plan, Snapshot, Wanted},
     store::{
-        AdminStore, Applied, Connection, Counts, EventFilter, Events, Hint, Invalidations, Page,
-        Records, Store, StoreError, Sweep, Swept, Upkeep, Work,
+        AdminStore, Applied, Connection, Counts, Decided, EventFilter, Events, Hint, Invalidations,
+        Page, Records, Store, StoreError, Sweep, Swept, Upkeep, Work,
         memory::{self, Memory},
     },
 };
@@ -209,6 +209,8 @@ impl Connection for SimConnection {
         self.inner.reset();
     }
 }
+
+impl Decided for SimConnection {}
 
 impl Records for SimConnection {
     async fn read(&mut self, wanted: &Wanted) -> Result<Snapshot, StoreError> {

@@ -82,114 +82,6 @@ ORDER BY e.team_id, e.event_id
 "
 );
 
-pub(super) const BIND: &str = concat!(
-    "
-INSERT INTO oncegate_sessions AS s (team_id, session_id, fencing_token, lease_id, request_id,
-    holder, labels, epic_id, acquired_at, expires_at, released)
-SELECT $2::text, $3::text, ",
-    new_token!("at"),
-    ", gen_random_uuid(),
-    gen_random_uuid(), '', '{}', $5::text, at, at, true
-FROM (SELECT COALESCE($1::timestamptz, clock_timestamp()) AS at
-      WHERE pg_try_advisory_xact_lock($4::bigint) OFFSET 0) AS clock
-ON CONFLICT (team_id, session_id) DO UPDATE SET epic_id = EXCLUDED.epic_id
-RETURNING true AS changed
-"
-);
-
-pub(super) const FORCE_RELEASE: &str = concat!(
-    "
-WITH mine AS MATERIALIZED (
-    SELECT COALESCE($1::timestamptz, clock_timestamp()) AS at
-    WHERE pg_try_advisory_xact_lock($4::bigint)
-), ended AS (
-    UPDATE oncegate_sessions s
-    SET released = true, expires_at = mine.at,
-        fencing_token = ",
-    next_token!("s", new_token!("mine.at")),
-    ", lease_id = gen_random_uuid()
-    FROM mine
-    WHERE s.team_id = $2 AND s.session_id = $3 AND NOT s.released AND s.expires_at > mine.at
-    RETURNING 1
-)
-SELECT EXISTS (SELECT FROM ended) AS changed, ",
-    notify_session!("$4::bigint", "$5"),
-    " FROM mine
-"
-);
-
-/// Two kinds of sessions stay, free and unbound: one that somebody waits for; and one whose
-/// token is above the clock, which was stepped back. The second is deleted by a sweep, once
-/// the clock has passed its token: a statement that began before a deletion does not see
-/// the floor that this raises, and goes by the clock alone (`new_token!`).
-pub(super) const CLOSE: &str = concat!(
-    "
-WITH mine AS MATERIALIZED (
-    SELECT COALESCE($1::timestamptz, clock_timestamp()) AS at
-    WHERE pg_try_advisory_xact_lock($4::bigint)
-), gone AS (
-    DELETE FROM oncegate_sessions s USING mine
-    WHERE s.team_id = $2 AND s.session_id = $3
-        AND NOT s.waiting AND s.fencing_token <= ",
-    token_of!("mine.at"),
-    "
-    RETURNING s.fencing_token
-), ",
-    raise_floor!("gone"),
-    ", freed AS (
-    UPDATE oncegate_sessions s
-    SET released = true, expires_at = LEAST(s.expires_at, mine.at),
-        fencing_token = ",
-    next_token!("s", new_token!("mine.at")),
-    ", lease_id = gen_random_uuid(), epic_id = NULL
-    FROM mine
-    WHERE s.team_id = $2 AND s.session_id = $3
-        AND (s.waiting OR s.fencing_token > ",
-    token_of!("mine.at"),
-    ")
-    RETURNING 1
-), closed AS (
-    SELECT FROM gone UNION ALL SELECT FROM freed
-)
-SELECT EXISTS (SELECT FROM closed) AS changed, ",
-    notify_session!("$4::bigint", "$5"),
-    " FROM mine
-WHERE EXISTS (SELECT FROM closed)
-    OR NOT EXISTS (SELECT FROM oncegate_sessions s WHERE s.team_id = $2 AND s.session_id = $3)
-"
-);
-
-/// With all its names. `listed`: whether [`LIST_EVENTS`] would have listed it. Notifies every
-/// replica, at the commit, that a mark is gone.
-pub(super) const FORGET: &str = concat!(
-    "
-WITH gone AS (
-    DELETE FROM processed_events e
-    USING (
-        SELECT p.team_id, p.request_id, p.names, u.name
-        FROM processed_events p
-            CROSS JOIN LATERAL unnest(COALESCE(p.names, ARRAY[p.event_id])) AS u (name)
-        WHERE p.team_id = $2 AND p.event_id = $3
-        ORDER BY u.name COLLATE \"C\") AS f
-    WHERE e.team_id = ANY (ARRAY[f.team_id]) AND e.event_id = f.name
-        AND e.request_id IS NOT DISTINCT FROM f.request_id
-        AND e.names IS NOT DISTINCT FROM f.names
-    RETURNING e.*
-)
-SELECT clock.at, ",
-    event_columns!("e"),
-    ", e.expires_at > clock.at AND e.attempt IS DISTINCT FROM 0 AS listed,
-    pg_notify(",
-    channel!(),
-    ", ''),
-    CASE WHEN e.claimed_until IS NOT NULL THEN pg_notify(",
-    hint_channel!(),
-    ", 'e' || e.request_id) END
-FROM gone e, (SELECT COALESCE($1::timestamptz, clock_timestamp()) AS at OFFSET 0) AS clock
-WHERE e.event_id = $3
-"
-);
-
 pub(super) const COUNT: &str = "
 SELECT e.live AS events, e.all_rows - e.live AS expired_events,
     s.all_rows AS sessions, s.live AS held_sessions,
@@ -204,43 +96,6 @@ FROM (SELECT COALESCE($1::timestamptz, clock_timestamp()) AS at OFFSET 0) AS clo
         count(*) FILTER (WHERE NOT released AND expires_at > at) AS live
         FROM oncegate_sessions WHERE $2::text IS NULL OR team_id = $2) AS s
 ";
-
-impl AdminChanges for Link {
-    async fn bind_epic(
-        &mut self,
-        key: &SessionKey,
-        epic: Option<&str>,
-    ) -> Result<Verdict<()>, StoreError> {
-        let (now, lock) = (self.now(), self.locks.session(key));
-        let rows = self
-            .fetch(|| {
-                sqlx::query(BIND).bind(now).bind(&key.team).bind(&key.session).bind(lock).bind(epic)
-            })
-            .await?;
-        Ok(changed(&rows)?.map(|_| ()))
-    }
-
-    async fn force_release(&mut self, key: &SessionKey) -> Result<Verdict<bool>, StoreError> {
-        self.change_session(FORCE_RELEASE, key).await
-    }
-
-    async fn close_session(&mut self, key: &SessionKey) -> Result<Verdict<bool>, StoreError> {
-        self.change_session(CLOSE, key).await
-    }
-
-    async fn forget_event(&mut self, key: &EventKey) -> Result<Option<EventRow>, StoreError> {
-        let now = self.now();
-        let rows = self
-            .fetch_once(|| sqlx::query(FORGET).bind(now).bind(&key.team).bind(&key.event))
-            .await;
-        // Even if it failed: it may have been committed.
-        self.invalidate();
-        let rows = rows?;
-        let Some(row) = rows.first() else { return Ok(None) };
-        let listed: bool = row.try_get("listed").map_err(StoreError::fault)?;
-        if listed { event_row(row).map(Some) } else { Ok(None) }
-    }
-}
 
 impl AdminStore for Link {
     async fn list_sessions(
@@ -302,27 +157,6 @@ impl AdminStore for Link {
     }
 }
 
-impl Link {
-    async fn change_session(
-        &mut self,
-        statement: &'static str,
-        key: &SessionKey,
-    ) -> Result<Verdict<bool>, StoreError> {
-        let (now, lock, replica) = (self.now(), self.locks.session(key), self.replica);
-        let rows = self
-            .fetch_once(|| {
-                sqlx::query(statement)
-                    .bind(now)
-                    .bind(&key.team)
-                    .bind(&key.session)
-                    .bind(lock)
-                    .bind(replica)
-            })
-            .await?;
-        changed(&rows)
-    }
-}
-
 /// A statement that lists, with its page bound.
 fn list<'q>(statement: &'static str, now: Option<PgTimestamp>, page: &'q Page) -> Statement<'q> {
     let (team, id) = &page.after;
@@ -337,11 +171,4 @@ fn list<'q>(statement: &'static str, now: Option<PgTimestamp>, page: &'q Page) -
 /// A text of a row that is listed.
 fn text(row: &PgRow, column: &str) -> Result<String, StoreError> {
     row.try_get(column).map_err(StoreError::fault)
-}
-
-/// What a statement that changes one session answered.
-fn changed(rows: &[PgRow]) -> Result<Verdict<bool>, StoreError> {
-    let changed = rows.first().map(|row| row.try_get("changed")).transpose();
-    let changed: Option<bool> = changed.map_err(StoreError::fault)?;
-    Ok(changed.map_or(Verdict::Again, Verdict::Decided))
 }

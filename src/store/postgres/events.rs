@@ -23,7 +23,7 @@ use crate::{
         By, Claim, Delivered, Detail, EventRow, Mark, PayloadDigest, RequestId, StoredEvent,
         TurnResult,
     },
-    store::{EventStore, Look, Looked, StoreError, Verdict},
+    store::{EventStore, Look, Looked, StoreError, Verdict, records},
 };
 
 /// Marks what has no row, which is nearly all of what is asked: the least work
@@ -63,67 +63,6 @@ RETURNING ARRAY[request_id] AS won, processed_at AS at,
     COALESCE($1::timestamptz, clock_timestamp()) AS ended
 ";
 
-/// Marks what is not live, and reads what is. Its arrays have an entry for each name of
-/// each event, sorted; `item` tells which event that is.
-///
-/// `live` looks before `won` writes, so that duplicates, the common case of a
-/// redelivery, lock no row. What another replica decided between the two is in
-/// neither, and is asked again. The clock is read once, and after a lock wait
-/// once more: ON CONFLICT's own SET and WHERE see the row as it is by then.
-/// LATERAL with OFFSET 0 leaves the planner one way, by the key: on a table that is new
-/// to it, it would rather read the whole.
-pub(super) const MARK: &str = concat!(
-    "
-WITH clock AS MATERIALIZED (
-    SELECT COALESCE($1::timestamptz, clock_timestamp()) AS at
-), asked AS MATERIALIZED (
-    SELECT a.* FROM unnest($2::text[], $3::text[], $4::uuid[], $5::interval[], $6::bigint[],
-            $7::text[], $8::uuid[]) WITH ORDINALITY
-        AS a (team_id, event_id, request_id, ttl, item, names, digest, ord)
-), live AS MATERIALIZED (
-    SELECT a.item, a.event_id, ",
-    event_columns!("e"),
-    ", array_to_string(COALESCE(e.names, ARRAY[e.event_id]), E'\\x1f') AS names
-    FROM asked a CROSS JOIN LATERAL (
-        SELECT * FROM processed_events p
-        WHERE p.team_id = a.team_id AND p.event_id = a.event_id OFFSET 0) AS e
-    WHERE ",
-    live_event!("e", "COALESCE($1::timestamptz, clock_timestamp())"),
-    "
-), won AS (
-    INSERT INTO processed_events AS e
-        (team_id, event_id, processed_at, expires_at, request_id, names, digest)
-    SELECT a.team_id, a.event_id, clock.at, clock.at + a.ttl, a.request_id,
-        string_to_array(a.names, E'\\x1f'), a.digest
-    FROM clock, asked a WHERE NOT EXISTS (SELECT FROM live l WHERE l.item = a.item)
-    ORDER BY a.ord
-    ON CONFLICT (team_id, event_id) DO UPDATE
-    SET (processed_at, expires_at) = (
-            SELECT at, at + (EXCLUDED.expires_at - EXCLUDED.processed_at) FROM ",
-    moment!(),
-    "),
-        request_id = EXCLUDED.request_id, names = EXCLUDED.names, digest = EXCLUDED.digest, ",
-    no_turn!(),
-    "
-    WHERE NOT ",
-    live_event!("e", "COALESCE($1::timestamptz, clock_timestamp())"),
-    "
-    RETURNING e.*
-), ",
-    whole!("won"),
-    "
-SELECT l.*, clock.at FROM live l, clock
-UNION ALL
-SELECT NULL, e.event_id, ",
-    event_columns!("e"),
-    ", NULL, clock.at
-FROM won e, clock
-WHERE ",
-    first_of!("e"),
-    " AND e.expires_at > COALESCE($1::timestamptz, clock_timestamp())
-"
-);
-
 /// A result is long, and read only of those that it is asked for of.
 pub(super) const LOOK: &str = concat!(
     "
@@ -162,7 +101,7 @@ impl EventStore for Link {
         }
         let (places, taken) = left(&verdicts, marks);
         if !taken.is_empty() {
-            match self.mark_taken(&taken).await {
+            match records::answers(self, &taken).await {
                 Ok(marked) => fill(&mut verdicts, places, marked),
                 // What is decided has been committed.
                 Err(error) if taken.len() < marks.len() => fail(&mut verdicts, &error),
@@ -221,36 +160,6 @@ impl Link {
         };
         Ok(marks.iter().map(verdict).collect())
     }
-
-    /// Marks what may have a row.
-    async fn mark_taken(&mut self, marks: &[&Mark]) -> Result<Vec<Verdict<EventRow>>, StoreError> {
-        let now = self.now();
-        let named = Named::of(marks);
-        let rows = self.fetch(|| named.bind(sqlx::query(MARK).bind(now))).await?;
-        let items = marks.iter().zip(0..).map(|(mark, item)| (mark.request.as_uuid(), item));
-        let items: HashMap<Uuid, usize> = items.collect();
-        let mut found: Vec<Vec<(String, EventRow)>> = vec![Vec::new(); marks.len()];
-        let mut claims = Overlong::default();
-        for row in rows {
-            let event = event_row(&row)?;
-            let item = match row.try_get::<Option<i64>, _>("item").map_err(StoreError::fault)? {
-                Some(item) => usize::try_from(item).ok(),
-                None => {
-                    row.try_get("request_id").ok().and_then(|won: Uuid| items.get(&won).copied())
-                }
-            };
-            let item = item.filter(|item| *item < marks.len());
-            let item = item.ok_or_else(|| StoreError::fault("unexpected row in the answer"))?;
-            claims.note(&marks[item].event.key.team, "names", &row)?;
-            found[item].push((row.try_get("event_id").map_err(StoreError::fault)?, event));
-        }
-        self.shorten_claims(&claims).await;
-        let verdict = |(mark, rows): (&&Mark, _)| {
-            let row = mark.event.telling(mark.request, rows);
-            row.map_or(Verdict::Again, Verdict::Decided)
-        };
-        Ok(marks.iter().zip(found).map(verdict).collect())
-    }
 }
 
 pub(super) fn interval(span: Duration) -> PgInterval {
@@ -294,52 +203,6 @@ impl<'a> Asked<'a> {
             .bind(&self.events)
             .bind(&self.requests)
             .bind(&self.ttls)
-    }
-}
-
-/// Marks as a statement's arrays, with an entry for each name.
-struct Named<'a> {
-    teams: Vec<&'a str>,
-    events: Vec<&'a str>,
-    requests: Vec<Uuid>,
-    ttls: Vec<PgInterval>,
-    items: Vec<i64>,
-    names: Vec<Option<String>>,
-    digests: Vec<Option<Uuid>>,
-}
-
-impl<'a> Named<'a> {
-    fn of(marks: &[&'a Mark]) -> Self {
-        let mut entries: Vec<(&str, &str, i64, &Mark)> = Vec::with_capacity(marks.len());
-        for (mark, item) in marks.iter().zip(0..) {
-            let team = mark.event.key.team.as_str();
-            entries.extend(mark.event.names().map(|name| (team, name, item, *mark)));
-        }
-        // All that take events do so in this order: else two batches could wait for each other.
-        entries.sort_unstable_by_key(|(team, name, ..)| (*team, *name));
-        let own = |(_, name, _, mark): &(&str, &str, i64, &'a Mark)| {
-            mark.event.digest.filter(|_| mark.event.key.event == *name)
-        };
-        Self {
-            teams: entries.iter().map(|(team, ..)| *team).collect(),
-            events: entries.iter().map(|(_, name, ..)| *name).collect(),
-            requests: entries.iter().map(|(.., mark)| mark.request.as_uuid()).collect(),
-            ttls: entries.iter().map(|(.., mark)| interval(mark.ttl.span())).collect(),
-            items: entries.iter().map(|(_, _, item, _)| *item).collect(),
-            names: entries.iter().map(|(.., mark)| names(&mark.event)).collect(),
-            digests: entries.iter().map(|entry| Some(own(entry)?.as_uuid())).collect(),
-        }
-    }
-
-    fn bind(&'a self, statement: Statement<'a>) -> Statement<'a> {
-        statement
-            .bind(&self.teams)
-            .bind(&self.events)
-            .bind(&self.requests)
-            .bind(&self.ttls)
-            .bind(&self.items)
-            .bind(&self.names)
-            .bind(&self.digests)
     }
 }
 

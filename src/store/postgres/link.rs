@@ -23,6 +23,7 @@ use super::{
 };
 use crate::{
     domain::RequestId,
+    rules::Ids,
     store::{Clock, StoreError},
 };
 
@@ -69,6 +70,7 @@ pub struct Link {
     pub(super) replica: Uuid,
     /// Leases that were drawn for turns whose batch failed, by the request.
     pub(super) drawn: HashMap<RequestId, Uuid>,
+    pub(super) ids: Ids,
     _open: TaskTrackerToken,
 }
 
@@ -84,6 +86,7 @@ impl Link {
             locks: store.locks.get().copied().unwrap_or_default(),
             replica: store.replica,
             drawn: HashMap::new(),
+            ids: Ids::Random,
             _open: store.links.token(),
         }
     }

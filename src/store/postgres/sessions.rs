@@ -24,7 +24,7 @@ use crate::{
         Renewed, RequestId, SessionKey, SessionRow, limits::MAX_WAITERS_PER_SESSION,
     },
     rules::queue::PLACE_KEPT,
-    store::{Changed, SessionStore, StoreError, Verdict},
+    store::{Changed, SessionStore, StoreError, Verdict, records},
 };
 
 mod acquire;
@@ -40,7 +40,7 @@ pub(super) use sql::{ACQUIRE, END, GIVE_BACK, HAND_ON, LOOK, RELEASE, RENEW, TAK
 
 /// How long a replica counts as there since it last said so: longer than a statement
 /// takes that just does not fail, and the beat before it.
-const PRESENCE: Duration = Duration::from_secs(8);
+pub(super) const PRESENCE: Duration = Duration::from_secs(8);
 
 impl Link {
     /// Tells that this replica is there, and answers the places of those who wait on it.
@@ -88,79 +88,25 @@ impl SessionStore for Link {
     }
 
     async fn enqueue(&mut self, asked: &[&Enqueue]) -> Result<Vec<Verdict<Enqueued>>, StoreError> {
-        let wanted: Vec<Asked<'_>> =
-            asked.iter().map(|enqueue| (&enqueue.acquire, enqueue.lease.as_uuid())).collect();
-        let arrays = acquire::Arrays::of(self.locks, &wanted);
-        let most = i64::try_from(MAX_WAITERS_PER_SESSION).map_err(StoreError::fault)?;
-        let digests: Vec<Option<Uuid>> =
-            asked.iter().map(|enqueue| Some(enqueue.acquire.digest?.as_uuid())).collect();
-        let takes_over: Vec<bool> = asked.iter().map(|enqueue| enqueue.takes_over).collect();
-        let (now, replica) = (self.now(), self.replica);
-        let rows = self
-            .fetch(|| {
-                arrays
-                    .bind(sqlx::query(ENQUEUE).bind(now))
-                    .bind(replica)
-                    .bind(interval(PRESENCE))
-                    .bind(most)
-                    .bind(&takes_over)
-                    .bind(interval(PLACE_KEPT))
-                    .bind(&digests)
-            })
-            .await?;
-        let mut verdicts = vec![Verdict::Again; asked.len()];
-        for row in rows {
-            let read = || {
-                let earlier: Option<Uuid> = row.try_get("earlier")?;
-                let earlier = earlier.map(LeaseId::from_uuid);
-                let (own, held) = (row.try_get("own")?, row.try_get("held")?);
-                Ok(match (row.try_get("ticket")?, earlier, own, held) {
-                    (Some(ticket), Some(earlier), ..) => Enqueued::TookOver(ticket, earlier),
-                    (Some(ticket), None, ..) => Enqueued::Waits(ticket),
-                    (None, Some(_), ..) => Enqueued::Replaced,
-                    (None, None, true, _) => Enqueued::Given,
-                    (None, None, false, true) => Enqueued::Full,
-                    (None, None, false, false) => Enqueued::Free,
-                })
-            };
-            let enqueued = read().map_err(|error: sqlx::Error| StoreError::fault(error))?;
-            *slot(&mut verdicts, row.try_get("ord"))? = Verdict::Decided(enqueued);
-        }
-        Ok(verdicts)
+        records::enqueue(self, asked).await
     }
 
     async fn hand_on(
         &mut self,
         keys: &[&SessionKey],
     ) -> Result<Vec<Verdict<Option<SessionRow>>>, StoreError> {
-        let (leases, spared) = (vec![None; keys.len()], vec![None; keys.len()]);
-        let asked = Keys::of(self.locks, keys.iter().copied());
-        let mut verdicts = vec![Verdict::Again; keys.len()];
-        let mut overlong = Vec::new();
-        for row in self.run_hand_on(HAND_ON, &asked, &leases, &spared).await? {
-            let found = any_session_row(&row)?;
-            let place = place(keys.len(), row.try_get("ord"))?;
-            if let Some(found) = found.as_ref().filter(|_| is_overlong(&row, "expires_at")) {
-                overlong.push((keys[place], found.lease.id));
-            }
-            verdicts[place] = Verdict::Decided(found);
-        }
-        self.shorten(&overlong).await;
-        Ok(verdicts)
+        records::hand_on(self, keys).await
     }
 
     async fn leave(&mut self, places: &[(&SessionKey, LeaseId)]) -> Result<Vec<bool>, StoreError> {
-        let (left, replica) = (Left::of(self.locks, places), self.replica);
-        left.found(self.fetch(|| left.bind(sqlx::query(LEAVE)).bind(replica)).await?)
+        records::leave(self, places, false).await
     }
 
     async fn keep_places(
         &mut self,
         places: &[(&SessionKey, LeaseId)],
     ) -> Result<Vec<bool>, StoreError> {
-        let (now, replica) = (self.now(), self.replica);
-        let left = Left::of(self.locks, places);
-        left.found(self.fetch(|| left.bind(sqlx::query(KEEP)).bind(replica).bind(now)).await?)
+        records::leave(self, places, true).await
     }
 
     async fn renew(
@@ -222,20 +168,16 @@ impl Link {
         releases: &[&Release],
         changed: &mut Changed,
     ) -> Result<(), StoreError> {
-        let (places, held) = left(&changed.taken, acquires);
-        if !held.is_empty() {
-            fill(&mut changed.taken, places, self.acquire(&held).await?);
+        let (taken, acquires) = left(&changed.taken, acquires);
+        let (ended, releases) = left(&changed.ended, releases);
+        if taken.is_empty() && ended.is_empty() {
+            return Ok(());
         }
-        // Somebody waits for it, or it is not the asker's any more.
-        let (places, waited) = left(&changed.ended, releases);
-        if !waited.is_empty() {
-            let verdicts = self.give_back(&waited, &mut changed.handed).await?;
-            fill(&mut changed.ended, places, verdicts);
-        }
-        let (places, lost) = left(&changed.ended, releases);
-        if !lost.is_empty() {
-            fill(&mut changed.ended, places, self.release(&lost).await?);
-        }
+        let acquires: Vec<&Acquire> = acquires.into_iter().map(|(acquire, _)| acquire).collect();
+        let rest = records::change(self, &acquires, &releases).await?;
+        fill(&mut changed.taken, taken, rest.taken);
+        fill(&mut changed.ended, ended, rest.ended);
+        changed.handed.extend(rest.handed);
         Ok(())
     }
 
@@ -271,40 +213,6 @@ impl Link {
             }
         }
         Ok((taken, ended))
-    }
-
-    /// Ends live leases, and hands their sessions on; `handed` are those that went to
-    /// somebody.
-    async fn give_back(
-        &mut self,
-        asked: &[&Release],
-        handed: &mut Vec<SessionRow>,
-    ) -> Result<Vec<Verdict<bool>>, StoreError> {
-        let keys = Keys::of(self.locks, asked.iter().map(|release| &release.key));
-        let leases: Vec<_> = asked.iter().map(|release| Some(release.lease.as_uuid())).collect();
-        let spared: Vec<_> = asked.iter().map(|release| unless_resumed(release)).collect();
-        let mut verdicts = vec![Verdict::Again; asked.len()];
-        for row in self.run_hand_on(GIVE_BACK, &keys, &leases, &spared).await? {
-            if row.try_get("given_back").map_err(StoreError::fault)? {
-                *slot(&mut verdicts, row.try_get("ord"))? = Verdict::Decided(true);
-                handed.extend(any_session_row(&row)?.filter(|row| row.live));
-            }
-        }
-        Ok(verdicts)
-    }
-
-    async fn run_hand_on(
-        &mut self,
-        statement: &'static str,
-        keys: &Keys<'_>,
-        leases: &[Option<Uuid>],
-        spared: &[Option<Uuid>],
-    ) -> Result<Vec<PgRow>, StoreError> {
-        let (now, replica) = (self.now(), self.replica);
-        self.fetch(|| {
-            keys.bind(sqlx::query(statement).bind(now)).bind(leases).bind(spared).bind(replica)
-        })
-        .await
     }
 }
 

@@ -18,7 +18,7 @@ use super::{
 };
 use crate::{
     domain::{Begin, EventRow, Finish, LeaseId, Prolong, SessionRow},
-    store::{Prolonged, StoreError, TurnStore, Turned, Verdict},
+    store::{Prolonged, StoreError, TurnStore, Turned, Verdict, records},
 };
 
 /// A session's columns, as a turn's row tells them.
@@ -157,16 +157,19 @@ impl Link {
         finishes: &[&Finish],
         turned: &mut Turned,
     ) -> Result<(), StoreError> {
-        let (places, others) = left(&turned.kept, finishes);
-        if !others.is_empty() {
-            let verdicts = self.finish_any(&others, turned).await?;
-            fill(&mut turned.kept, places, verdicts);
+        let (ended, finishes) = left(&turned.kept, finishes);
+        let (begun, begins) = left(&turned.begun, begins);
+        if ended.is_empty() && begun.is_empty() {
+            return Ok(());
         }
-        let (places, others) = left(&turned.begun, begins);
-        if !others.is_empty() {
-            let verdicts = self.begin_any(&others, turned).await?;
-            fill(&mut turned.begun, places, verdicts);
-        }
+        let begins: Vec<&Begin> = begins.into_iter().map(|(begin, _)| begin).collect();
+        let rest = records::change_turns(self, &begins, &finishes).await?;
+        fill(&mut turned.kept, ended, rest.kept);
+        fill(&mut turned.begun, begun, rest.begun);
+        turned.handed.extend(rest.handed);
+        turned.idle.extend(rest.idle);
+        turned.lapsed += rest.lapsed;
+        turned.gave_up += rest.gave_up;
         Ok(())
     }
 }

@@ -11,9 +11,11 @@ use crate::{
     rules::{Event, Ids, Plan, Snapshot, Version, Wanted, Writes},
     store::{
         StoreError,
-        records::{Applied, Records},
+        records::{Applied, Decided, Records},
     },
 };
+
+impl Decided for Handle {}
 
 impl Records for Handle {
     async fn read(&mut self, wanted: &Wanted) -> Result<Snapshot, StoreError> {

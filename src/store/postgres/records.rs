@@ -1,0 +1,104 @@
+//! Records in PostgreSQL: read by one statement, and compared and written by one.
+//!
+//! The version of a record is the transaction that wrote its row last (`xmin`): whoever changes a
+//! row changes it, whichever version of this binary that is.
+
+use std::collections::BTreeSet;
+
+use super::Link;
+use crate::{
+    domain::Timestamp,
+    rules::{Ids, Plan, Snapshot, Wanted},
+    store::{
+        StoreError,
+        records::{Applied, Records},
+    },
+};
+
+mod apply;
+mod json;
+mod read;
+
+pub(super) use apply::APPLY;
+pub(super) use read::READ;
+
+impl Records for Link {
+    async fn read(&mut self, wanted: &Wanted) -> Result<Snapshot, StoreError> {
+        let (sessions, events) = read::asked(wanted)?;
+        let now = self.now();
+        let rows = self
+            .fetch(|| sqlx::query(READ).bind(now).bind(&sessions).bind(&events))
+            .await
+            .map_err(StoreError::of_read)?;
+        read::snapshot(wanted, &rows)
+    }
+
+    async fn apply(&mut self, plans: Vec<Plan>) -> Result<Vec<Applied>, StoreError> {
+        let mut applied = vec![Applied::Conflict; plans.len()];
+        let mut open: Vec<(usize, &Plan)> = plans.iter().enumerate().collect();
+        while !open.is_empty() {
+            let (now, later) = apart(open);
+            self.apply_some(&now, &mut applied).await?;
+            open = later;
+        }
+        Ok(applied)
+    }
+
+    /// The database's clock is known by asking it.
+    fn known_time(&self) -> Option<Timestamp> {
+        None
+    }
+
+    fn ids(&mut self) -> &mut Ids {
+        &mut self.ids
+    }
+}
+
+impl Link {
+    /// Applies plans that write different rows; by halves, where a row of one was taken in the
+    /// very moment.
+    async fn apply_some(
+        &mut self,
+        plans: &[(usize, &Plan)],
+        applied: &mut [Applied],
+    ) -> Result<(), StoreError> {
+        let (now, replica) = (self.now(), self.replica);
+        let texts = apply::Texts::of(self.locks, replica, plans)?;
+        let statement = || texts.bind(sqlx::query(APPLY).bind(now), replica);
+        let rows = if texts.forgets() {
+            // A second run would find nothing, and answer so.
+            let rows = self.fetch_once(statement).await;
+            // Even if it failed: it may have been committed.
+            self.invalidate();
+            rows
+        } else {
+            self.fetch(statement).await
+        };
+        match rows {
+            Ok(rows) => apply::note(plans, &rows, applied),
+            Err(StoreError::Overtaken) => {
+                let [_, _, ..] = plans else { return Ok(()) };
+                let (one, other) = plans.split_at(plans.len() / 2);
+                Box::pin(self.apply_some(one, applied)).await?;
+                Box::pin(self.apply_some(other, applied)).await
+            }
+            Err(error) => Err(error),
+        }
+    }
+}
+
+/// Parts plans that write the same rows, as two do that are about names of one event: a statement
+/// can write a row only once. Answers those that are apart, and the rest.
+fn apart(open: Vec<(usize, &Plan)>) -> (Vec<(usize, &Plan)>, Vec<(usize, &Plan)>) {
+    let mut taken: BTreeSet<(&str, &str)> = BTreeSet::new();
+    open.into_iter().partition(|(_, plan)| {
+        let read = plan.events.keys().map(|key| (key.team.as_str(), key.event.as_str()));
+        let updated = plan.writes.updates.iter().flat_map(|update| {
+            update.names.iter().map(|name| (update.team.as_str(), name.as_str()))
+        });
+        let names: BTreeSet<_> = read.chain(updated).collect();
+        let is_apart = taken.is_disjoint(&names);
+        taken.extend(names);
+        is_apart
+    })
+}
