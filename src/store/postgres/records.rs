@@ -30,7 +30,10 @@ impl Records for Link {
             .fetch(|| sqlx::query(READ).bind(now).bind(&sessions).bind(&events))
             .await
             .map_err(StoreError::of_read)?;
-        read::snapshot(wanted, &rows)
+        let read::Found { snapshot, leases, claims } = read::found(wanted, &rows)?;
+        self.shorten(&leases).await;
+        self.shorten_claims(&claims).await;
+        Ok(snapshot)
     }
 
     async fn apply(&mut self, plans: Vec<Plan>) -> Result<Vec<Applied>, StoreError> {

@@ -166,6 +166,13 @@ pub(super) struct Overlong<'a> {
 }
 
 impl<'a> Overlong<'a> {
+    /// Adds a claim of `request`, under `names`.
+    pub(super) fn add(&mut self, team: &'a str, names: &[String], request: Uuid) {
+        self.names.push(names.join("\u{1f}"));
+        self.requests.push(request);
+        self.teams.push(team);
+    }
+
     /// Notes the claim of a row, if it is such a one. Its names are in the column `names`.
     pub(super) fn note(
         &mut self,

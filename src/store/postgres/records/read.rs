@@ -10,10 +10,13 @@ use super::json::{micros, text, value};
 use crate::{
     domain::{
         Attempts, By, Detail, FencingToken, Labels, LeaseId, PayloadDigest, RequestId, ResumedBy,
-        Timestamp, TurnResult, limits::CLAIM_MEMORY,
+        SessionKey, Timestamp, TurnResult, limits::CLAIM_MEMORY,
     },
     rules::{Event, Latest, Session, Snapshot, State, Version, Waiter, Wanted},
-    store::{StoreError, postgres::timestamp::PgTimestamp},
+    store::{
+        StoreError,
+        postgres::{steps::Overlong, timestamp::PgTimestamp},
+    },
 };
 
 /// Reads sessions and events, all as of one snapshot. $1: the moment, or null for the database's
@@ -66,6 +69,8 @@ FROM clock CROSS JOIN json_to_recordset($3::json)
     CROSS JOIN LATERAL (
         SELECT t.xmin::text::bigint AS version, t.* FROM processed_events t
         WHERE t.team_id = a.team AND t.event_id = a.id OFFSET 0) AS e
+UNION ALL
+SELECT NULL, NULL, at, floor, NULL, NULL FROM clock
 "
 );
 
@@ -81,36 +86,61 @@ pub(super) fn asked(wanted: &Wanted) -> Result<(String, String), StoreError> {
 }
 
 /// What was read.
-pub(super) fn snapshot(wanted: &Wanted, rows: &[PgRow]) -> Result<Snapshot, StoreError> {
+pub(super) struct Found<'a> {
+    pub(super) snapshot: Snapshot,
+    /// Leases and claims that are written to end later than they count.
+    pub(super) leases: Vec<(&'a SessionKey, LeaseId)>,
+    pub(super) claims: Overlong<'a>,
+}
+
+/// What the rows of [`READ`] say.
+pub(super) fn found<'a>(wanted: &'a Wanted, rows: &[PgRow]) -> Result<Found<'a>, StoreError> {
     let mut snapshot = Snapshot::empty(Timestamp::from_micros(0));
+    let (mut leases, mut claims) = (Vec::new(), Overlong::default());
     let sessions: Vec<_> = wanted.sessions.keys().collect();
     let events: Vec<_> = wanted.events.keys().collect();
     for row in rows {
         let head = || {
-            let place: i64 = row.try_get("place")?;
+            let place: Option<i64> = row.try_get("place")?;
             let at = row.try_get::<PgTimestamp, _>("at")?.0;
             Ok((row.try_get("is_session")?, place, at, row.try_get("floor")?))
         };
-        let (is_session, place, at, floor): (bool, _, _, Option<i64>) =
+        let (is_session, place, at, floor): (Option<bool>, _, _, Option<i64>) =
             head().map_err(|error: sqlx::Error| StoreError::fault(error))?;
         (snapshot.now, snapshot.floor) = (at, FencingToken(floor.unwrap_or_default()));
+        let Some((is_session, place)) = is_session.zip(place) else { continue };
         let place = usize::try_from(place).map_err(StoreError::fault)?;
         let unexpected = || StoreError::fault("unexpected row in the answer");
         if is_session {
             let latest: Option<SessionRecord> = value(row, "record")?;
             let queue: Option<Vec<PlaceRecord>> = value(row, "queue")?;
-            let key = sessions.get(place).ok_or_else(unexpected)?;
+            let key = *sessions.get(place).ok_or_else(unexpected)?;
+            let written = latest.as_ref().map(SessionRecord::expires);
+            let latest = latest.map(|record| record.latest(at));
+            let counts = latest.as_ref().map(|latest| (latest.expire_time, latest.lease));
+            if let Some((written, (counts, lease))) = written.zip(counts)
+                && counts < written
+            {
+                leases.push((key, lease));
+            }
             let session = Session {
-                latest: latest.map(|record| record.latest(at)),
+                latest,
                 queue: queue.unwrap_or_default().into_iter().map(PlaceRecord::waiter).collect(),
             };
-            snapshot.sessions.insert((*key).clone(), session);
+            snapshot.sessions.insert(key.clone(), session);
         } else if let Some(record) = value::<EventRecord>(row, "record")? {
-            let key = events.get(place).ok_or_else(unexpected)?;
-            snapshot.events.insert((*key).clone(), record.event(at)?);
+            let key = *events.get(place).ok_or_else(unexpected)?;
+            let written = record.until();
+            let event = record.event(at)?;
+            if let (Some(written), Some(request)) = (written, event.request)
+                && event.ends() < written
+            {
+                claims.add(&key.team, &event.names, request.as_uuid());
+            }
+            snapshot.events.insert(key.clone(), event);
         }
     }
-    Ok(snapshot)
+    Ok(Found { snapshot, leases, claims })
 }
 
 /// A session's columns, in the order of [`READ`].
@@ -133,6 +163,11 @@ struct SessionRecord(
 );
 
 impl SessionRecord {
+    /// When the lease ends, as it is written.
+    const fn expires(&self) -> Timestamp {
+        Timestamp::from_micros(self.8)
+    }
+
     fn latest(self, now: Timestamp) -> Latest {
         let Self(version, token, lease, request, holder, labels, epic, acquired, ..) = self;
         let Self(.., expires, released, repeated, resumed_by, waiting, ttl) = self;
@@ -218,6 +253,11 @@ struct EventRecord(
 );
 
 impl EventRecord {
+    /// When the claim lapses, as it is written.
+    fn until(&self) -> Option<Timestamp> {
+        self.5.map(Timestamp::from_micros)
+    }
+
     fn event(self, now: Timestamp) -> Result<Event, StoreError> {
         let Self(version, event_id, time, expires, request, until, attempt, holder, names, ..) =
             self;
