@@ -104,52 +104,6 @@ macro_rules! event_columns {
     };
 }
 
-/// Fails a statement that has written `$rows`, events' rows, where an event got only some
-/// of its names, because somebody else took the others in the very moment: so nothing of
-/// it is committed, and the next look sees what they left. A division by zero is the only
-/// error that plain SQL can raise, and nothing else here divides. `first_of!` has it made.
-macro_rules! whole {
-    ($rows:literal) => {
-        concat!(
-            "whole AS MATERIALIZED (
-    SELECT request_id, 1 / (names IS NULL OR count(*) = cardinality(names))::integer AS whole
-    FROM ",
-            $rows,
-            " GROUP BY request_id, names
-)"
-        )
-    };
-}
-
-/// Of the rows of one event in `$row` the one of its own name; CASE has `whole!` looked at
-/// for all of them, and before the rest.
-macro_rules! first_of {
-    ($row:literal) => {
-        concat!(
-            "CASE WHEN ",
-            $row,
-            ".request_id IN (SELECT request_id FROM whole WHERE whole = 1)
-    THEN ",
-            $row,
-            ".names IS NULL OR ",
-            $row,
-            ".names[1] = ",
-            $row,
-            ".event_id END"
-        )
-    };
-}
-
-/// The moment from which the row in `EXCLUDED` counts: after any wait for the row that was
-/// there. Those of one event, which has several names, have one moment.
-macro_rules! moment {
-    () => {
-        "(SELECT CASE WHEN EXCLUDED.names IS NULL
-            THEN COALESCE($1::timestamptz, clock_timestamp()) ELSE EXCLUDED.processed_at END AS at
-        OFFSET 0) AS clock"
-    };
-}
-
 /// Those who wait for the session of `$row`, first to last, but for those who wait on
 /// a replica that has gone by `$at`.
 macro_rules! queue {
@@ -225,13 +179,11 @@ pub const STATEMENTS: &[&str] = &[
     sessions::END,
     sessions::TAKE_AND_END,
     sessions::BEAT,
-    sessions::RENEW,
     steps::SHORTEN,
     sessions::LOOK,
     turns::BEGIN_NEW,
     turns::SUCCEED,
     turns::BEGIN_AND_SUCCEED,
-    turns::PROLONG,
     steps::SHORTEN_CLAIMS,
     fence::FENCE,
     fence::RAISE,

@@ -340,8 +340,7 @@ impl<S: Decided> SessionStore for S {
         asked: &[&Renew],
         max_hold: Duration,
     ) -> Result<Vec<Verdict<Renewed>>, StoreError> {
-        let ops: Vec<_> = asked.iter().map(|renew| RenewWithin(renew, max_hold)).collect();
-        answers(self, &ops).await
+        renew(self, asked, max_hold).await
     }
 
     async fn look_sessions(
@@ -353,6 +352,26 @@ impl<S: Decided> SessionStore for S {
         let snapshot = self.read(&wanted).await?;
         Ok(keys.iter().map(|key| snapshot.sessions.get(*key)?.row(snapshot.now)).collect())
     }
+}
+
+/// Lets leases run on.
+pub(super) async fn renew<S: Records>(
+    store: &mut S,
+    asked: &[&Renew],
+    max_hold: Duration,
+) -> Result<Vec<Verdict<Renewed>>, StoreError> {
+    let ops: Vec<_> = asked.iter().map(|renew| RenewWithin(renew, max_hold)).collect();
+    answers(store, &ops).await
+}
+
+/// Lets turns run on.
+pub(super) async fn prolong_turns<S: Records>(
+    store: &mut S,
+    asked: &[&Prolong],
+    max_hold: Duration,
+) -> Result<Vec<Verdict<Prolonged>>, StoreError> {
+    let ops: Vec<_> = asked.iter().map(|prolong| ProlongWithin(prolong, max_hold)).collect();
+    answers(store, &ops).await
 }
 
 /// Leaves places, which answers only once it is done.
@@ -445,8 +464,7 @@ impl<S: Decided> TurnStore for S {
         asked: &[&Prolong],
         max_hold: Duration,
     ) -> Result<Vec<Verdict<Prolonged>>, StoreError> {
-        let ops: Vec<_> = asked.iter().map(|prolong| ProlongWithin(prolong, max_hold)).collect();
-        answers(self, &ops).await
+        prolong_turns(self, asked, max_hold).await
     }
 }
 

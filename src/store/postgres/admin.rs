@@ -5,16 +5,13 @@ use sqlx::{Row as _, postgres::PgRow};
 use super::{
     Link,
     events::{event_row, interval},
-    fence::{new_token, next_token, raise_floor, token_of},
     link::Statement,
     sessions::session_row,
     timestamp::PgTimestamp,
 };
 use crate::{
-    domain::{EventKey, EventRow, SessionKey, SessionRow},
-    store::{
-        AdminChanges, AdminStore, Counts, EventFilter, Events, Page, Standing, StoreError, Verdict,
-    },
+    domain::{EventKey, SessionKey, SessionRow},
+    store::{AdminStore, Counts, EventFilter, Events, Page, Standing, StoreError},
 };
 
 // $1: the moment, or null for the database's clock. What changes a session does

@@ -1,9 +1,6 @@
 //! Events in PostgreSQL.
 
-use std::{
-    collections::{HashMap, HashSet},
-    time::Duration,
-};
+use std::{collections::HashSet, time::Duration};
 
 use sqlx::{
     Row as _,
@@ -15,13 +12,12 @@ use super::{
     Link,
     answers::{fail, fill, left, slot},
     link::Statement,
-    steps::{Overlong, claim_end},
+    steps::claim_end,
     timestamp::PgTimestamp,
 };
 use crate::{
     domain::{
-        By, Claim, Delivered, Detail, EventRow, Mark, PayloadDigest, RequestId, StoredEvent,
-        TurnResult,
+        By, Claim, Detail, EventRow, Mark, PayloadDigest, RequestId, StoredEvent, TurnResult,
     },
     store::{EventStore, Look, Looked, StoreError, Verdict, records},
 };
@@ -81,13 +77,6 @@ WHERE ",
     "
 "
 );
-
-/// The names of an event that has several, as one text: what stands between them occurs in
-/// none.
-pub(super) fn names(event: &Delivered) -> Option<String> {
-    let has_several = !event.aliases.is_empty();
-    has_several.then(|| event.names().collect::<Vec<_>>().join("\u{1f}"))
-}
 
 impl EventStore for Link {
     async fn mark(&mut self, marks: &[&Mark]) -> Result<Vec<Verdict<EventRow>>, StoreError> {
@@ -215,14 +204,18 @@ pub(super) fn event_row(row: &PgRow) -> Result<EventRow, StoreError> {
         let attempt = attempt.map(|attempt| u32::try_from(attempt).unwrap_or(0));
         let digest = row.try_get::<Option<Uuid>, _>("digest")?.map(PayloadDigest::from_uuid);
         let detail = row.try_get::<Option<String>, _>("detail")?.map(Detail::from_row);
-        if let (Some(end), Some(request)) = (claim_end(row)?, request) {
+        let until: Option<PgTimestamp> = row.try_get("claimed_until")?;
+        if let (Some(PgTimestamp(until)), Some(request)) = (until, request) {
+            let (at, since) = (time("at")?, time("processed_at")?);
+            let lapse_time = claim_end(until, since, time("expires_at")?, at);
+            let has_ended = until <= since;
             return Ok(EventRow::Claimed(Claim {
                 request,
                 holder: row.try_get::<Option<String>, _>("holder")?.unwrap_or_default(),
                 attempt: attempt.unwrap_or_default(),
-                claim_time: time("processed_at")?,
-                lapse_time: end.counts,
-                remaining: end.remaining,
+                claim_time: since,
+                lapse_time,
+                remaining: if has_ended { Duration::ZERO } else { lapse_time.since(at) },
                 digest,
                 detail,
             }));

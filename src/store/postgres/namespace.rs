@@ -40,22 +40,6 @@ macro_rules! hint_channel {
 pub(super) const INVALIDATIONS: &str = concat!("SELECT ", channel!());
 pub(super) const HINTS: &str = concat!("SELECT ", hint_channel!());
 
-/// Hints that the session with the lock key `$lock_key` has changed, to all replicas but
-/// `$replica`.
-macro_rules! notify_session {
-    ($lock_key:literal, $replica:literal) => {
-        concat!(
-            "pg_notify(",
-            hint_channel!(),
-            ", 's' || ",
-            $lock_key,
-            " || ' ' || ",
-            $replica,
-            "::uuid)"
-        )
-    };
-}
-
 /// The advisory locks of one schema.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Locks {

@@ -12,16 +12,16 @@ use uuid::Uuid;
 
 use super::{
     Link, Locks,
-    answers::{fail, fill, left, place, slot},
+    answers::{fail, fill, left, slot},
     events::interval,
     link::Statement,
-    steps::{is_overlong, lease_end},
+    steps::lease_end,
     timestamp::PgTimestamp,
 };
 use crate::{
     domain::{
         Acquire, Acquired, Enqueue, Enqueued, FencingToken, Labels, Lease, LeaseId, Release, Renew,
-        Renewed, RequestId, SessionKey, SessionRow, limits::MAX_WAITERS_PER_SESSION,
+        Renewed, RequestId, SessionKey, SessionRow,
     },
     rules::queue::PLACE_KEPT,
     store::{Changed, SessionStore, StoreError, Verdict, records},
@@ -33,10 +33,8 @@ mod release;
 pub(super) mod sql;
 
 use acquire::{Asked, Places};
-use places::Left;
-pub(super) use places::{BEAT, ENQUEUE, KEEP, LEAVE};
-use release::unless_resumed;
-pub(super) use sql::{ACQUIRE, END, GIVE_BACK, HAND_ON, LOOK, RELEASE, RENEW, TAKE, TAKE_AND_END};
+pub(super) use places::BEAT;
+pub(super) use sql::{END, LOOK, TAKE, TAKE_AND_END};
 
 /// How long a replica counts as there since it last said so: longer than a statement
 /// takes that just does not fail, and the beat before it.
@@ -114,34 +112,7 @@ impl SessionStore for Link {
         asked: &[&Renew],
         max_hold: Duration,
     ) -> Result<Vec<Verdict<Renewed>>, StoreError> {
-        let keys = Keys::of(self.locks, asked.iter().map(|renew| &renew.key));
-        let leases: Vec<Uuid> = asked.iter().map(|renew| renew.lease.as_uuid()).collect();
-        let ttls: Vec<i64> = asked.iter().map(|renew| renew.ttl.as_micros()).collect();
-        let streams: Vec<Option<Uuid>> =
-            asked.iter().map(|renew| Some(renew.stream?.as_uuid())).collect();
-        let most = interval(max_hold);
-        let now = self.now();
-        let rows = self
-            .fetch(|| {
-                keys.bind(sqlx::query(RENEW).bind(now))
-                    .bind(&leases)
-                    .bind(&ttls)
-                    .bind(most)
-                    .bind(&streams)
-            })
-            .await?;
-
-        let mut verdicts = vec![Verdict::Again; asked.len()];
-        for row in rows {
-            let resumed: Option<bool> = row.try_get("resumed").map_err(StoreError::fault)?;
-            let renewed = match any_session_row(&row)? {
-                Some(_) if resumed == Some(true) => Renewed::Resumed,
-                Some(row) => Renewed::Found(row),
-                None => Renewed::Gone,
-            };
-            *slot(&mut verdicts, row.try_get("ord"))? = Verdict::Decided(renewed);
-        }
-        Ok(verdicts)
+        records::renew(self, asked, max_hold).await
     }
 
     async fn look_sessions(
@@ -266,10 +237,4 @@ pub(super) fn named_session_row(
         Ok(SessionRow { lease, request, live, waiting, queue })
     };
     read().map_err(|error: sqlx::Error| StoreError::fault(error))
-}
-
-/// The same, where there may be none: then all is null.
-fn any_session_row(row: &PgRow) -> Result<Option<SessionRow>, StoreError> {
-    let lease: Option<Uuid> = row.try_get("lease_id").map_err(StoreError::fault)?;
-    lease.map(|_| session_row(row)).transpose()
 }

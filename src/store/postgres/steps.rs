@@ -8,10 +8,7 @@ use sqlx::{Row as _, postgres::PgRow};
 use uuid::Uuid;
 
 use super::{Link, events::interval, sessions::Keys, timestamp::PgTimestamp};
-use crate::{
-    domain::{LeaseId, SessionKey, Timestamp, limits::CLAIM_MEMORY},
-    store::StoreError,
-};
+use crate::domain::{LeaseId, SessionKey, Timestamp, limits::CLAIM_MEMORY};
 
 /// How long the lease of `$row` ran when it was last written.
 macro_rules! lease_ttl {
@@ -27,26 +24,6 @@ macro_rules! lease_ttl {
         )
     };
 }
-
-/// Until when the lease of `s` runs on, by `m` and from `clock.at`; and since when: but no
-/// longer than `$most` in all. What is written there cannot be later than the clock: if
-/// it is, the clock was stepped back since.
-macro_rules! run_on {
-    ($most:literal) => {
-        concat!(
-            "LEAST(s.acquired_at, clock.at), LEAST(
-            clock.at + m.ttl_micros * interval '1 microsecond',
-            GREATEST(
-                LEAST(s.expires_at, clock.at + ",
-            lease_ttl!("s"),
-            "), LEAST(s.acquired_at, clock.at) + ",
-            $most,
-            "::interval))"
-        )
-    };
-}
-
-pub(super) use {lease_ttl, run_on};
 
 /// Lowers the end of leases that end later than now + TTL: the clock was stepped back since
 /// they were written, and they would run longer by that. So each counts as ending at now +
@@ -150,12 +127,6 @@ pub(super) fn lease_end(row: &PgRow, expires: &str) -> Result<(Timestamp, Timest
     Ok((written, written.trusted(ttl, at)))
 }
 
-/// Whether a row has a live lease that is written to end later than it counts.
-pub(super) fn is_overlong(row: &PgRow, expires: &str) -> bool {
-    let live = row.try_get::<Option<bool>, _>("live").ok().flatten().unwrap_or(false);
-    live && lease_end(row, expires).is_ok_and(|(written, counts)| counts < written)
-}
-
 /// Claims that are written to end later than they count ([`claim_end`]), as a statement's
 /// arrays.
 #[derive(Default)]
@@ -172,47 +143,19 @@ impl<'a> Overlong<'a> {
         self.requests.push(request);
         self.teams.push(team);
     }
+}
 
-    /// Notes the claim of a row, if it is such a one. Its names are in the column `names`.
-    pub(super) fn note(
-        &mut self,
-        team: &'a str,
-        names: &str,
-        row: &PgRow,
-    ) -> Result<(), StoreError> {
-        let mut read = || {
-            if claim_end(row)?.is_some_and(|end| end.counts < end.written) {
-                self.names.push(row.try_get(names)?);
-                self.requests.push(row.try_get("request_id")?);
-                self.teams.push(team);
-            }
-            Ok(())
-        };
-        read().map_err(|error: sqlx::Error| StoreError::fault(error))
+/// When a claim lapses, as it counts. It was last written `CLAIM_MEMORY` before it expires, and
+/// cannot run longer from now than it did from then, unless the clock was stepped back since. One
+/// that was ended has no time left, whatever the clock shows.
+pub(super) fn claim_end(
+    until: Timestamp,
+    time: Timestamp,
+    expires: Timestamp,
+    now: Timestamp,
+) -> Timestamp {
+    if until <= time {
+        return until;
     }
-}
-
-/// When a claim lapses.
-pub(super) struct ClaimEnd {
-    /// As its row has it.
-    written: Timestamp,
-    /// As it counts.
-    pub(super) counts: Timestamp,
-    pub(super) remaining: Duration,
-}
-
-/// When the claim of a row lapses, if it has one. It was last written `CLAIM_MEMORY` before it
-/// expires, and cannot run longer from now than it did from then, unless the clock was
-/// stepped back since. One that was ended has no time left, whatever the clock shows.
-pub(super) fn claim_end(row: &PgRow) -> Result<Option<ClaimEnd>, sqlx::Error> {
-    let time = |column| row.try_get::<PgTimestamp, _>(column).map(|time| time.0);
-    let (at, since, expires) = (time("at")?, time("processed_at")?, time("expires_at")?);
-    let written: Option<PgTimestamp> = row.try_get("claimed_until")?;
-    Ok(written.map(|PgTimestamp(written)| {
-        if written <= since {
-            return ClaimEnd { written, counts: written, remaining: Duration::ZERO };
-        }
-        let counts = written.trusted(written.since(expires.minus(CLAIM_MEMORY)), at);
-        ClaimEnd { written, counts, remaining: counts.since(at) }
-    }))
+    until.trusted(until.since(expires.minus(CLAIM_MEMORY)), now)
 }

@@ -6,51 +6,14 @@
 
 use std::time::Duration;
 
-use sqlx::{Row as _, postgres::PgRow};
-use uuid::Uuid;
-
 use super::{
     Link,
     answers::{fail, fill, left},
-    events::event_row,
-    sessions,
-    timestamp::PgTimestamp,
 };
 use crate::{
-    domain::{Begin, EventRow, Finish, LeaseId, Prolong, SessionRow},
+    domain::{Begin, Finish, LeaseId, Prolong},
     store::{Prolonged, StoreError, TurnStore, Turned, Verdict, records},
 };
-
-/// A session's columns, as a turn's row tells them.
-macro_rules! session_columns {
-    ($row:literal, $live:literal, $queue:expr) => {
-        concat!(
-            $row,
-            ".fencing_token, ",
-            $row,
-            ".lease_id, ",
-            $row,
-            ".request_id AS session_request, ",
-            $row,
-            ".holder AS session_holder, ",
-            $row,
-            ".labels, ",
-            $row,
-            ".epic_id, ",
-            $row,
-            ".acquired_at, ",
-            $row,
-            ".expires_at AS lease_expires_at, ",
-            $live,
-            " AS live, ",
-            $row,
-            ".waiting, ",
-            $row,
-            ".ttl_micros, ",
-            $queue
-        )
-    };
-}
 
 /// Takes the sessions, if they are free, of turns that are to begin.
 macro_rules! take_session {
@@ -91,17 +54,10 @@ macro_rules! take_session {
     };
 }
 
-mod begin;
-#[macro_use]
-mod own;
-mod finish;
-mod prolong;
+mod arrays;
 mod short;
 
-use begin::Wish;
-pub(super) use begin::{BEGIN, GIVE_UP};
-pub(super) use finish::FINISH;
-pub(super) use prolong::PROLONG;
+use arrays::Wish;
 pub(super) use short::{BEGIN_AND_SUCCEED, BEGIN_NEW, SUCCEED};
 
 /// How many leases are kept of batches that failed: of more than are run again in halves.
@@ -145,7 +101,7 @@ impl TurnStore for Link {
         asked: &[&Prolong],
         max_hold: Duration,
     ) -> Result<Vec<Verdict<Prolonged>>, StoreError> {
-        self.prolong(asked, max_hold).await
+        records::prolong_turns(self, asked, max_hold).await
     }
 }
 
@@ -177,20 +133,4 @@ impl Link {
 /// A small count as the database has it.
 fn small(count: u32) -> i32 {
     i32::try_from(count).unwrap_or(i32::MAX)
-}
-
-/// The event of a row that may have none.
-fn any_event(row: &PgRow) -> Result<Option<EventRow>, StoreError> {
-    let there: Option<PgTimestamp> = row.try_get("processed_at").map_err(StoreError::fault)?;
-    there.map(|_| event_row(row)).transpose()
-}
-
-/// The session of a row that may have none.
-fn any_session(row: &PgRow) -> Result<Option<SessionRow>, StoreError> {
-    let there: Option<Uuid> = row.try_get("lease_id").map_err(StoreError::fault)?;
-    there.map(|_| session_row(row)).transpose()
-}
-
-fn session_row(row: &PgRow) -> Result<SessionRow, StoreError> {
-    sessions::named_session_row(row, ["session_request", "session_holder", "lease_expires_at"])
 }

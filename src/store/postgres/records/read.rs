@@ -10,12 +10,15 @@ use super::json::{micros, text, value};
 use crate::{
     domain::{
         Attempts, By, Detail, FencingToken, Labels, LeaseId, PayloadDigest, RequestId, ResumedBy,
-        SessionKey, Timestamp, TurnResult, limits::CLAIM_MEMORY,
+        SessionKey, Timestamp, TurnResult,
     },
     rules::{Event, Latest, Session, Snapshot, State, Version, Waiter, Wanted},
     store::{
         StoreError,
-        postgres::{steps::Overlong, timestamp::PgTimestamp},
+        postgres::{
+            steps::{Overlong, claim_end},
+            timestamp::PgTimestamp,
+        },
     },
 };
 
@@ -266,7 +269,7 @@ impl EventRecord {
         let Self(.., has_result, is_rejected, result, type_name) = self;
         let (time, expires) = (Timestamp::from_micros(time), Timestamp::from_micros(expires));
         let state = match until.map(Timestamp::from_micros) {
-            Some(until) => State::Claimed(trusted(until, time, expires, now)),
+            Some(until) => State::Claimed(claim_end(until, time, expires, now)),
             None => State::Handled(By::of_row(attempt, has_result, is_rejected), {
                 let bytes = result.map(|result| bytes(&result)).transpose()?;
                 bytes.map(|bytes| Arc::new(TurnResult { bytes, type_name }))
@@ -290,16 +293,6 @@ impl EventRecord {
             resumed: ResumedBy::of_row(repeated == Some(true), resumed_by),
         })
     }
-}
-
-/// When a claim lapses. It was last written `CLAIM_MEMORY` before it expires, and cannot run
-/// longer from now than it did from then, unless the clock was stepped back since. One that was
-/// ended has no time left, whatever the clock shows.
-fn trusted(until: Timestamp, time: Timestamp, expires: Timestamp, now: Timestamp) -> Timestamp {
-    if until <= time {
-        return until;
-    }
-    until.trusted(until.since(expires.minus(CLAIM_MEMORY)), now)
 }
 
 /// Bytes as JSON carries them.

@@ -5,52 +5,14 @@ use std::collections::HashMap;
 use sqlx::{Row as _, postgres::PgRow};
 use uuid::Uuid;
 
-use super::{Keys, Link, Locks, Statement, is_overlong, place, session_row, sql::ACQUIRE};
+use super::{Keys, Locks, Statement};
 use crate::{
-    domain::{Acquire, Acquired, Decision, FencingToken, Lease, LeaseId, SessionRow},
-    store::{StoreError, Verdict, postgres::timestamp::PgTimestamp},
+    domain::{Acquire, Acquired, FencingToken, Lease, LeaseId, SessionRow},
+    store::{StoreError, postgres::timestamp::PgTimestamp},
 };
 
 /// A request for a lease, with the id that the lease has if it is granted.
 pub(super) type Asked<'a> = (&'a Acquire, Uuid);
-
-impl Link {
-    /// Takes free sessions, and reads those that are not.
-    pub(super) async fn acquire(
-        &mut self,
-        asked: &[Asked<'_>],
-    ) -> Result<Vec<Verdict<Acquired>>, StoreError> {
-        let (now, arrays) = (self.now(), Arrays::of(self.locks, asked));
-        let streams: Vec<Option<Uuid>> =
-            asked.iter().map(|(acquire, _)| Some(acquire.stream?.as_uuid())).collect();
-        let rows =
-            self.fetch(|| arrays.bind(sqlx::query(ACQUIRE).bind(now)).bind(&streams)).await?;
-        let mut verdicts = vec![Verdict::Again; asked.len()];
-        let mut overlong = Vec::new();
-        for row in rows {
-            let fresh = row.try_get("fresh").map_err(StoreError::fault)?;
-            let place = place(asked.len(), row.try_get("ord"))?;
-            // A session that was taken was seen before, as it was then.
-            if fresh || verdicts[place] == Verdict::Again {
-                let found = session_row(&row)?;
-                if is_overlong(&row, "expires_at") {
-                    overlong.push((&asked[place].0.key, found.lease.id));
-                }
-                verdicts[place] = Verdict::Decided(Acquired { row: found, fresh });
-            }
-        }
-        self.shorten(&overlong).await;
-        // A row that was free, and was not taken, somebody else took first.
-        for (verdict, (acquire, _)) in verdicts.iter_mut().zip(asked) {
-            if let Verdict::Decided(acquired) = verdict
-                && acquired.row.decision(acquire) == Decision::Free
-            {
-                *verdict = Verdict::Again;
-            }
-        }
-        Ok(verdicts)
-    }
-}
 
 /// Requests for leases as a statement's arrays, from $2 to $10.
 pub(super) struct Arrays<'a> {

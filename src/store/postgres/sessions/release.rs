@@ -1,30 +1,9 @@
 //! Giving leases back.
 
-use sqlx::Row as _;
 use uuid::Uuid;
 
-use super::{Keys, Link, Locks, Statement, slot, sql::RELEASE};
-use crate::{
-    domain::{Release, StreamId},
-    store::{StoreError, Verdict},
-};
-
-impl Link {
-    /// Reads what became of leases that are not there to be ended.
-    pub(super) async fn release(
-        &mut self,
-        asked: &[&Release],
-    ) -> Result<Vec<Verdict<bool>>, StoreError> {
-        let (now, arrays) = (self.now(), Arrays::of(self.locks, asked));
-        let rows = self.fetch(|| arrays.bind(sqlx::query(RELEASE).bind(now))).await?;
-        let mut verdicts = vec![Verdict::Again; asked.len()];
-        for row in rows {
-            let released = row.try_get("released").map_err(StoreError::fault)?;
-            *slot(&mut verdicts, row.try_get("ord"))? = Verdict::Decided(released);
-        }
-        Ok(verdicts)
-    }
-}
+use super::{Keys, Locks, Statement};
+use crate::domain::{Release, StreamId};
 
 /// Leases to be given back as five of a statement's arrays.
 pub(super) struct Arrays<'a> {

@@ -9,10 +9,7 @@ use sqlx::{
 };
 use uuid::Uuid;
 
-use super::{
-    begin::{Wish, Wishes},
-    own::Turns,
-};
+use super::arrays::{Turns, Wish, Wishes};
 use crate::{
     domain::{
         Begin, Begun, By, Claim, Ending, EventRow, FencingToken, Finish, Kept, Labels, Lease,
@@ -34,7 +31,7 @@ use crate::{
 
 /// Takes the sessions, and claims the events, of turns of events that have no row in
 /// sessions that are free, which is what nearly all who ask for one come to. Its parameters
-/// are those of [`BEGIN`](super::BEGIN).
+/// are those of [`Wishes`].
 ///
 /// `IS TRUE` keeps the planner from a join, which it would make by comparing each with
 /// each, for it expects one.
