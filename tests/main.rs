@@ -15,6 +15,7 @@ mod hold;
 mod known;
 mod layering;
 mod losses;
+mod memory;
 mod platforms;
 mod queue;
 mod readme;

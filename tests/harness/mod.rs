@@ -140,6 +140,10 @@ impl Fixture {
         Self::new(url, Some(directory)).await
     }
 
+    pub async fn memory() -> Self {
+        Self::new("memory:".to_owned(), None).await
+    }
+
     async fn new(url: String, directory: Option<TempDir>) -> Self {
         let clock = TestClock::new();
         let replica = Replica::start(&url, clock.store_clock(), &[]).await;
