@@ -7,6 +7,7 @@ mod conformance;
 mod connect;
 mod contention;
 mod cost;
+mod differential;
 mod docs;
 mod faults;
 mod grpc;
