@@ -124,9 +124,8 @@ impl Operation for Leave<'_> {
     fn decide(&self, draft: &mut Draft<'_>) -> Result<bool, RuleError> {
         let now = draft.now();
         let mut session = draft.session(self.key);
-        let Some(place) = session.queue.iter().position(|waiter| waiter.lease == self.lease) else {
-            return Ok(false);
-        };
+        let is_own = |waiter: &Waiter| waiter.lease == self.lease && !is_forgotten(waiter, now);
+        let Some(place) = session.queue.iter().position(is_own) else { return Ok(false) };
         if self.keep {
             session.queue[place].left_at = Some(now);
         } else {

@@ -122,17 +122,20 @@ impl Operation for BindEpic<'_> {
     type Answer = ();
 
     fn wants(&self, wanted: &mut Wanted) {
-        wanted.session(self.0);
+        wanted.queue(self.0);
     }
 
     fn decide(&self, draft: &mut Draft<'_>) -> Result<(), RuleError> {
         let Self(key, epic) = self;
         let mut session = draft.session(key);
+        let is_awaited = waiting(&session.queue).next().is_some();
         let latest = match &mut session.latest {
             Some(latest) => latest,
             none => none.insert(never_held(draft)?),
         };
         latest.epic = epic.map(str::to_owned);
+        // Those who wait for other work than it was bound to may have it now.
+        latest.waiting |= is_awaited;
         draft.put_session(key, session);
         Ok(())
     }

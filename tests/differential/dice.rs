@@ -40,6 +40,11 @@ pub fn events() -> Vec<EventKey> {
     TEAMS[1..].iter().flat_map(|team| of(team)).collect()
 }
 
+fn names(event: &Delivered) -> Vec<EventKey> {
+    let of = |name: &str| EventKey { team: event.key.team.clone(), event: name.to_owned() };
+    event.names().map(of).collect()
+}
+
 /// What was granted so far.
 pub struct Granted<'a> {
     pub leases: &'a BTreeMap<Grant, (SessionKey, LeaseId)>,
@@ -56,6 +61,8 @@ pub struct Dice {
     /// When something may end, in the same way.
     ends: BTreeSet<u64>,
     streams: Vec<StreamId>,
+    /// The names of events that turns were asked for of.
+    names: BTreeMap<Grant, Vec<EventKey>>,
     /// Whether a crowd is still to come.
     crowd: bool,
 }
@@ -65,7 +72,7 @@ impl Dice {
         let mut random = StdRng::seed_from_u64(seed);
         let crowd = random.random_range(0..4) == 0;
         let streams = (0..3).map(|_| StreamId::random()).collect();
-        Self { random, number: 0, now: 0, ends: BTreeSet::new(), streams, crowd }
+        Self { random, number: 0, now: 0, ends: BTreeSet::new(), streams, names: BTreeMap::new(), crowd }
     }
 
     pub fn step(&mut self, granted: &Granted<'_>) -> Step {
@@ -155,9 +162,7 @@ impl Dice {
         let mut found = Vec::new();
         for _ in 0..self.of(&[1, 1, 1, 2, 3]) {
             let event = self.delivered();
-            let team = &event.key.team;
-            let of = |name: &str| EventKey { team: team.clone(), event: name.to_owned() };
-            let names: Vec<EventKey> = event.names().map(of).collect();
+            let names = names(&event);
             if names.iter().all(|name| !taken.contains(name)) {
                 taken.extend(names);
                 found.push(event);
@@ -346,18 +351,21 @@ impl Dice {
     fn turns(&mut self, granted: &Granted<'_>) -> Op {
         let count = self.of(&[0, 0, 1, 1, 1, 2]);
         let turns = self.some_turns(granted, count);
-        let mut names: BTreeSet<EventKey> =
-            turns.iter().map(|(_, turn)| turn.event.clone()).collect();
+        // All names: should another turn begin under an alias of an event whose turn ends in the
+        // same batch, either may come first.
+        let of_ends = turns.iter().filter_map(|(grant, _)| self.names.get(grant));
+        let mut taken_names: BTreeSet<EventKey> = of_ends.flatten().cloned().collect();
         let held = turns.iter().filter_map(|(_, turn)| turn.lease.clone());
         let mut taken: BTreeSet<SessionKey> = held.map(|(key, _)| key).collect();
         let finishes: Vec<_> = turns.into_iter().map(|turn| self.finish(turn)).collect();
         let mut begins = Vec::new();
         if finishes.is_empty() || self.one_in(4) {
-            for event in self.deliveries(&mut names) {
+            for event in self.deliveries(&mut taken_names) {
                 let name = self.of(&SESSIONS).to_owned();
                 let key = SessionKey { team: event.key.team.clone(), session: name };
                 let key = Some(key).filter(|_| !self.one_in(3));
                 if key.as_ref().is_none_or(|key| taken.insert(key.clone())) {
+                    self.names.insert((self.number, begins.len()), names(&event));
                     begins.push(self.begin(event, key));
                 }
             }

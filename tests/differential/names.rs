@@ -40,13 +40,6 @@ impl Names {
     }
 }
 
-/// A row that was read with its queue. `waiting` says only that somebody may wait: PostgreSQL
-/// leaves it set when the last of them goes, until it looks for who is next.
-pub fn with_queue(row: SessionRow) -> SessionRow {
-    let waiting = !row.queue.is_empty();
-    SessionRow { waiting, ..row }
-}
-
 /// A row that was not read for its queue: the rules have it at hand, PostgreSQL does not look.
 pub fn without_queue(row: SessionRow) -> SessionRow {
     SessionRow { waiting: false, queue: Vec::new(), ..row }

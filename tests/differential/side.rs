@@ -12,7 +12,7 @@ use oncegate::{
 use sqlx::PgConnection;
 
 use super::{
-    names::{Names, Tickets, handed, with_queue, without_queue},
+    names::{Names, Tickets, handed, without_queue},
     steps::{Grant, Of, Op, Step, lease, request},
 };
 
@@ -22,8 +22,8 @@ const RUNS: usize = 4;
 
 /// Whether somebody waits for a session, and not only may. When the last that waits goes,
 /// PostgreSQL leaves the flag set until the next hand-over; and it looks for those who wait for
-/// other work than the session is bound to only as they look themselves. The rules know both when
-/// a session is bound or closed, and free one that somebody waits for, rather than delete it.
+/// other work than the session is bound to only as they look themselves. The rules know both as a
+/// session is bound or closed; they free one that somebody waits for, rather than delete it.
 const AWAITED: &str = "
 UPDATE oncegate_sessions s SET waiting = EXISTS (
     SELECT FROM oncegate_waiters w
@@ -40,6 +40,8 @@ pub struct Side<C> {
     database: Option<PgConnection>,
     names: Names,
     tickets: BTreeMap<SessionKey, Tickets>,
+    /// What those who took places would bind their session to, by the lease that they wait for.
+    epics: BTreeMap<LeaseId, Option<String>>,
     /// Leases that were granted, also as places in queues that are to end in one.
     pub leases: BTreeMap<Grant, (SessionKey, LeaseId)>,
     /// Turns that were granted.
@@ -53,6 +55,7 @@ impl<C: Connection> Side<C> {
             database,
             names: Names::default(),
             tickets: BTreeMap::new(),
+            epics: BTreeMap::new(),
             leases: BTreeMap::new(),
             turns: BTreeMap::new(),
         }
@@ -103,11 +106,25 @@ impl<C: Connection> Side<C> {
         text += &told(self.store.count_leases().await?);
         let keys: Vec<&SessionKey> = sessions.iter().collect();
         let looked = self.store.look_sessions(&keys).await?;
-        text += &told(looked.into_iter().map(|row| row.map(with_queue)).collect::<Vec<_>>());
+        text += &told(looked.into_iter().map(|row| row.map(|row| self.with_queue(row))).collect::<Vec<_>>());
         let looks: Vec<Look> =
             events.iter().map(|key| Look { key: key.clone(), with_result: true }).collect();
         text += &told(self.store.look_events(&looks.iter().collect::<Vec<_>>()).await?);
         Ok(text)
+    }
+
+    /// A row that was read with its queue, without those who wait for other work than the session
+    /// is bound to: they are passed over, and leave as soon as they look. Until then the rules do
+    /// not show them once they were passed over, and PostgreSQL may. The flag, too, says only
+    /// that somebody may wait: PostgreSQL leaves it set when the last of them goes.
+    fn with_queue(&self, mut row: SessionRow) -> SessionRow {
+        let bound = row.lease.epic.as_ref();
+        row.queue.retain(|lease| {
+            let epic = self.epics.get(lease).and_then(Option::as_ref);
+            epic.zip(bound).is_none_or(|(own, of)| own == of)
+        });
+        row.waiting = !row.queue.is_empty();
+        row
     }
 
     async fn beat(&mut self) -> Result<String, StoreError> {
@@ -159,7 +176,7 @@ impl<C: Connection> Side<C> {
                 }
                 // PostgreSQL reads the queue of a session only where it is another's.
                 acquired.row = match acquired.row.decision(acquire) {
-                    Decision::Held(_) => with_queue(acquired.row.clone()),
+                    Decision::Held(_) => self.with_queue(acquired.row.clone()),
                     _ => without_queue(acquired.row.clone()),
                 };
             }
@@ -183,12 +200,13 @@ impl<C: Connection> Side<C> {
         let store = &mut self.store;
         let rows = decided(&keys, async |open| store.hand_on(open).await).await?;
         let rows: Vec<_> =
-            rows.into_iter().map(|verdict| verdict.map(|row| row.map(with_queue))).collect();
+            rows.into_iter().map(|verdict| verdict.map(|row| row.map(|row| self.with_queue(row)))).collect();
         Ok(format!("handed on: {}", told(rows)))
     }
 
     async fn enqueue(&mut self, number: usize, asked: &[Enqueue]) -> Result<String, StoreError> {
         for (item, Enqueue { acquire, lease, .. }) in asked.iter().enumerate() {
+            self.epics.insert(*lease, acquire.epic.clone());
             self.names.is_chosen(&acquire.request.as_uuid());
             self.names.is_chosen(&lease.as_uuid());
             self.leases.insert((number, item), (acquire.key.clone(), *lease));
@@ -197,7 +215,7 @@ impl<C: Connection> Side<C> {
         // that somebody waits for.
         let keys: Vec<&SessionKey> = asked.iter().map(|enqueue| &enqueue.acquire.key).collect();
         let rows = self.store.look_sessions(&keys).await?;
-        let is_idle = |row: &SessionRow| !row.live && row.queue.is_empty();
+        let is_idle = |row: &SessionRow| !row.live && !self.with_queue(row.clone()).waiting;
         let idle = keys.iter().zip(rows).filter(|(_, row)| row.as_ref().is_some_and(is_idle));
         let idle: Vec<SessionKey> = idle.map(|(key, _)| (*key).clone()).collect();
         let mut text = if idle.is_empty() { String::new() } else { self.hand_on(&idle).await? };
@@ -310,8 +328,15 @@ impl<C: Connection> Side<C> {
                     };
                     self.turns.insert((number, item), turn);
                 }
-                Verdict::Decided(Begun::Busy(row)) => *row = with_queue(row.clone()),
+                Verdict::Decided(Begun::Busy(row)) => *row = self.with_queue(row.clone()),
                 _ => {}
+            }
+        }
+        for verdict in &mut kept {
+            // Nobody is answered the digest of a turn that ends, and PostgreSQL's shortest
+            // statement does not read it.
+            if let Verdict::Decided(Kept::Done(Some(row))) = verdict {
+                *row = row.clone().with_digest(None);
             }
         }
         text += &told((begun, kept, handed(moved), counts));
@@ -390,7 +415,7 @@ impl<C: Connection> Side<C> {
         held: Option<bool>,
     ) -> Result<String, StoreError> {
         let rows = self.store.list_sessions(page, held).await?;
-        Ok(told(rows.into_iter().map(|(key, row)| (key, with_queue(row))).collect::<Vec<_>>()))
+        Ok(told(rows.into_iter().map(|(key, row)| (key, self.with_queue(row))).collect::<Vec<_>>()))
     }
 
     /// This store's lease of a grant; one that there never was where it granted none.
