@@ -2,24 +2,23 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    sync::Arc,
     time::Duration,
 };
 
 use oncegate::{
     domain::{
-        Acquire, Begin, Delivered, Detail, Ending, Enqueue, EventKey, Finish, Id, Interruption,
-        Labels, LeaseId, Mark, PayloadDigest, Prolong, Release, Renew, RequestId, SessionKey,
-        StreamId, Ttl, TurnId, TurnResult,
+        Acquire, Enqueue, EventKey, Id, Labels, LeaseId, Release, Renew, RequestId, SessionKey,
+        StreamId, Ttl, TurnId,
         limits::{CLAIM_MEMORY, CLAIM_TTL, EVENT_TTL, LEASE_TTL},
     },
     rules::queue::PLACE_KEPT,
     store::{Age, EventFilter, Kind, Page, Scope, Standing, Sweep},
 };
 use rand::{RngExt as _, SeedableRng as _, rngs::StdRng, seq::IndexedRandom as _};
-use uuid::Uuid;
 
 use super::steps::{Grant, Of, Op, Step, lease};
+
+mod events;
 
 const TEAMS: [&str; 3] = ["T1", "T1", "T2"];
 const SESSIONS: [&str; 3] = ["r", "s", "t"];
@@ -30,7 +29,8 @@ const SPANS: [u64; 6] = [1, 2, 5, 10, 30, 60];
 
 /// All sessions that sequences are about.
 pub fn sessions() -> Vec<SessionKey> {
-    let of = |team: &str| SESSIONS.map(|name| SessionKey { team: team.into(), session: name.into() });
+    let of =
+        |team: &str| SESSIONS.map(|name| SessionKey { team: team.into(), session: name.into() });
     TEAMS[1..].iter().flat_map(|team| of(team)).collect()
 }
 
@@ -38,11 +38,6 @@ pub fn sessions() -> Vec<SessionKey> {
 pub fn events() -> Vec<EventKey> {
     let of = |team: &str| EVENTS.map(|name| EventKey { team: team.into(), event: name.into() });
     TEAMS[1..].iter().flat_map(|team| of(team)).collect()
-}
-
-fn names(event: &Delivered) -> Vec<EventKey> {
-    let of = |name: &str| EventKey { team: event.key.team.clone(), event: name.to_owned() };
-    event.names().map(of).collect()
 }
 
 /// What was granted so far.
@@ -61,8 +56,6 @@ pub struct Dice {
     /// When something may end, in the same way.
     ends: BTreeSet<u64>,
     streams: Vec<StreamId>,
-    /// The names of events that turns were asked for of.
-    names: BTreeMap<Grant, Vec<EventKey>>,
     /// Whether a crowd is still to come.
     crowd: bool,
 }
@@ -72,7 +65,7 @@ impl Dice {
         let mut random = StdRng::seed_from_u64(seed);
         let crowd = random.random_range(0..4) == 0;
         let streams = (0..3).map(|_| StreamId::random()).collect();
-        Self { random, number: 0, now: 0, ends: BTreeSet::new(), streams, names: BTreeMap::new(), crowd }
+        Self { random, number: 0, now: 0, ends: BTreeSet::new(), streams, crowd }
     }
 
     pub fn step(&mut self, granted: &Granted<'_>) -> Step {
@@ -145,33 +138,6 @@ impl Dice {
         EventKey { team: self.of(&TEAMS).into(), event: self.of(&EVENTS).into() }
     }
 
-    fn digest(&mut self) -> Option<PayloadDigest> {
-        let digest = self.of(&[None, None, None, Some(1), Some(2)]);
-        digest.map(|digest| PayloadDigest::from_uuid(Uuid::from_u128(digest)))
-    }
-
-    fn delivered(&mut self) -> Delivered {
-        let count = self.of(&[0, 0, 0, 1, 2]);
-        let aliases = (0..count).map(|_| self.of(&EVENTS).to_owned()).collect();
-        let (key, digest) = (self.event(), self.digest());
-        Delivered::new(key, aliases, None, digest)
-    }
-
-    /// Several that have no name in common.
-    fn deliveries(&mut self, taken: &mut BTreeSet<EventKey>) -> Vec<Delivered> {
-        let mut found = Vec::new();
-        for _ in 0..self.of(&[1, 1, 1, 2, 3]) {
-            let event = self.delivered();
-            let names = names(&event);
-            if names.iter().all(|name| !taken.contains(name)) {
-                taken.extend(names);
-                found.push(event);
-            }
-        }
-        found.sort_by(|one, other| one.key.cmp(&other.key));
-        found
-    }
-
     /// What the caller says of its attempt: often what another has said before.
     fn attempt(&mut self) -> Id {
         let new = format!("new {} {}", self.number, self.random.random::<u32>());
@@ -226,16 +192,6 @@ impl Dice {
             stream: self.stream(),
             digest: None,
         }
-    }
-
-    fn marks(&mut self) -> Vec<Mark> {
-        let mut marks = Vec::new();
-        for event in self.deliveries(&mut BTreeSet::new()) {
-            let attempt = self.attempt();
-            let request = RequestId::for_event(&event.key, Some(&attempt));
-            marks.push(Mark { event, ttl: self.event_ttl(), request });
-        }
-        marks
     }
 
     /// One of the leases that were granted lately, of one of `keys`.
@@ -301,110 +257,6 @@ impl Dice {
             }
         }
         Op::Renew(asked, self.max_hold())
-    }
-
-    fn begin(&mut self, event: Delivered, key: Option<SessionKey>) -> Begin {
-        let attempt = self.attempt();
-        let acquire = key.map(|key| {
-            let acquire = self.acquire(key.clone(), Some(&event.key));
-            let request = RequestId::for_turn(&key, &event.key, Some(&attempt));
-            Acquire { request, digest: event.digest, ..acquire }
-        });
-        let stream = self.stream();
-        self.ends_after(CLAIM_MEMORY);
-        Begin {
-            request: match &acquire {
-                Some(acquire) => acquire.request,
-                None => RequestId::for_event(&event.key, Some(&attempt)),
-            },
-            event,
-            // The service gives both the same.
-            holder: match &acquire {
-                Some(acquire) => acquire.holder.clone(),
-                None => self.of(&HOLDERS).into(),
-            },
-            claim_ttl: self.claim_ttl(),
-            max_attempts: self.of(&[1, 2, 2, 3, 5]),
-            session: acquire.map(|acquire| Acquire { stream, ..acquire }),
-            stream,
-            grace: Duration::from_secs(5),
-        }
-    }
-
-    /// Turns that were begun lately, of which no two are about the same event or session.
-    fn some_turns(&mut self, granted: &Granted<'_>, most: usize) -> Vec<(Grant, TurnId)> {
-        let latest: Vec<_> = granted.turns.iter().rev().take(5).collect();
-        let mut found: Vec<(Grant, TurnId)> = Vec::new();
-        for _ in 0..most {
-            let Some((grant, turn)) = latest.choose(&mut self.random) else { break };
-            let key = |turn: &TurnId| turn.lease.clone().map(|(key, _)| key);
-            let is_apart = |(_, other): &(Grant, TurnId)| {
-                other.event != turn.event && (key(other).is_none() || key(other) != key(turn))
-            };
-            if found.iter().all(is_apart) {
-                found.push((**grant, (*turn).clone()));
-            }
-        }
-        found
-    }
-
-    fn turns(&mut self, granted: &Granted<'_>) -> Op {
-        let count = self.of(&[0, 0, 1, 1, 1, 2]);
-        let turns = self.some_turns(granted, count);
-        // All names: should another turn begin under an alias of an event whose turn ends in the
-        // same batch, either may come first.
-        let of_ends = turns.iter().filter_map(|(grant, _)| self.names.get(grant));
-        let mut taken_names: BTreeSet<EventKey> = of_ends.flatten().cloned().collect();
-        let held = turns.iter().filter_map(|(_, turn)| turn.lease.clone());
-        let mut taken: BTreeSet<SessionKey> = held.map(|(key, _)| key).collect();
-        let finishes: Vec<_> = turns.into_iter().map(|turn| self.finish(turn)).collect();
-        let mut begins = Vec::new();
-        if finishes.is_empty() || self.one_in(4) {
-            for event in self.deliveries(&mut taken_names) {
-                let name = self.of(&SESSIONS).to_owned();
-                let key = SessionKey { team: event.key.team.clone(), session: name };
-                let key = Some(key).filter(|_| !self.one_in(3));
-                if key.as_ref().is_none_or(|key| taken.insert(key.clone())) {
-                    self.names.insert((self.number, begins.len()), names(&event));
-                    begins.push(self.begin(event, key));
-                }
-            }
-        }
-        Op::Turns(begins, finishes)
-    }
-
-    fn finish(&mut self, (grant, mut turn): (Grant, TurnId)) -> Of<Finish> {
-        if self.one_in(12) {
-            turn.attempt += 1;
-        }
-        let detail = self.of(&["", "timeout", "no such channel"]).to_owned();
-        let detail = Detail::optional("detail", detail).expect("a detail");
-        let ending = match self.random.random_range(0..8) {
-            0..3 => {
-                let (bytes, name) = self.of(&[(vec![], ""), (vec![1, 2], ""), (vec![3], "text")]);
-                let result = TurnResult::parse(bytes, name.to_owned()).expect("a result");
-                Ending::Succeeded(Arc::new(result), self.event_ttl())
-            }
-            3 => Ending::Rejected(detail, self.event_ttl()),
-            4..6 => Ending::Failed(detail),
-            6 => Ending::Broken,
-            _ => Ending::Abandoned,
-        };
-        let unless_resumed = self.stream().filter(|_| self.one_in(2));
-        Of(grant, Finish { turn, ending, unless_resumed })
-    }
-
-    fn prolong(&mut self, granted: &Granted<'_>) -> Op {
-        let count = self.of(&[1, 1, 2]);
-        let mut asked = Vec::new();
-        for (grant, turn) in self.some_turns(granted, count) {
-            let (claim_ttl, lease_ttl) = (self.claim_ttl(), self.lease_ttl());
-            let stream = self.stream();
-            let why = self.of(&[None, Some(Interruption::Broken), Some(Interruption::Drained)]);
-            let interruption = why.filter(|_| stream.is_some());
-            asked.push(Of(grant, Prolong { turn, claim_ttl, lease_ttl, stream, interruption }));
-        }
-        Op::Prolong(asked, self.max_hold())
     }
 
     fn sweep(&mut self) -> Sweep {

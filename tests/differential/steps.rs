@@ -4,8 +4,8 @@ use std::{fmt, time::Duration};
 
 use oncegate::{
     domain::{
-        Acquire, Begin, Enqueue, EventKey, Finish, LeaseId, Mark, Prolong, Release, Renew,
-        RequestId, SessionKey,
+        Acquire, Begin, Delivered, Enqueue, EventKey, Finish, LeaseId, Mark, Prolong, Release,
+        Renew, RequestId, SessionKey,
     },
     store::{EventFilter, Page, Sweep},
 };
@@ -66,4 +66,10 @@ pub fn lease((step, item): Grant) -> LeaseId {
 /// The attempt of somebody in a crowd.
 pub fn request((step, item): Grant) -> RequestId {
     RequestId::from_uuid(Uuid::from_u64_pair(step as u64, item as u64))
+}
+
+/// All names of an event.
+pub fn names(event: &Delivered) -> Vec<EventKey> {
+    let of = |name: &str| EventKey { team: event.key.team.clone(), event: name.to_owned() };
+    event.names().map(of).collect()
 }
