@@ -228,6 +228,8 @@ impl Operation for ProlongWithin<'_> {
             .is_some_and(|(why, stream)| why.is_noted(stream, event.resumed));
         let mut prolonged = event.clone();
         prolonged.state = State::Claimed(now.after(*claim_ttl));
+        // The clock may have been stepped back: a claim that ends before it was made has ended.
+        prolonged.time = event.time.min(now);
         prolonged.expire_time = event.expire_time.max(now.plus(CLAIM_MEMORY));
         if stream.is_none() {
             prolonged.resumed = ResumedBy::Call;
