@@ -198,6 +198,21 @@ macro_rules! on_both_stores {
     };
 }
 
+/// Runs each of the named bodies against both stores and in memory; those after `kept` need what
+/// outlives a server, and are not run in memory.
+#[macro_export]
+macro_rules! on_all_stores {
+    ($($name:ident),+ $(; kept: $($kept:ident),+)? $(,)?) => {
+        $crate::on_both_stores!($($name),+ $(, $($kept),+)?);
+        mod memory {
+            $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn $name() {
+                super::$name($crate::harness::Fixture::memory().await).await;
+            })+
+        }
+    };
+}
+
 #[expect(clippy::unnecessary_wraps, reason = "as a message's field takes it")]
 pub fn event(team: &str, event: &str) -> Option<pb::EventKey> {
     Some(pb::EventKey {
