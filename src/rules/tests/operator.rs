@@ -22,6 +22,18 @@ fn bind(world: &mut World, epic: Option<&str>) {
     world.run(BindEpic(&key("s"), epic));
 }
 
+/// The session free and bound to `E1`, and request 2, which wants `E2`, in its queue.
+fn waiters_without_a_chance() -> World {
+    let (mut world, own) = held();
+    bind(&mut world, Some("E1"));
+    let mut other = enqueue(2, 200);
+    other.acquire.epic = Some("E2".to_owned());
+    world.run(other);
+    assert_eq!(released(&mut world, own), ENDED);
+    assert!(!world.latest().waiting);
+    world
+}
+
 // Bind.
 
 #[test]
@@ -48,6 +60,14 @@ fn bind_leaves_the_lease_and_the_queue() {
         assert_eq!(*world.latest(), Latest { version, epic, ..before });
         assert_eq!(world.queue().len(), 1);
     }
+}
+
+#[test]
+fn bind_has_waiters_looked_at_again_that_could_not_have_the_session() {
+    let mut world = waiters_without_a_chance();
+    bind(&mut world, Some("E2"));
+    assert!(world.latest().waiting);
+    assert_eq!(world.run(HandOn(&key("s"))).1.unwrap().lease.id, lease(200));
 }
 
 // Force a release.
@@ -121,13 +141,7 @@ fn close_leaves_an_awaited_session_to_its_waiters_free_and_unbound() {
 
 #[test]
 fn close_wakes_waiters_that_could_not_have_the_session_while_it_was_bound() {
-    let (mut world, own) = held();
-    bind(&mut world, Some("E1"));
-    let mut other = enqueue(2, 200);
-    other.acquire.epic = Some("E2".to_owned());
-    world.run(other);
-    assert_eq!(released(&mut world, own), ENDED);
-    assert!(!world.latest().waiting);
+    let mut world = waiters_without_a_chance();
     assert!(close(&mut world).0);
     assert!(world.latest().waiting);
     assert_eq!(world.run(HandOn(&key("s"))).1.unwrap().lease.id, lease(200));

@@ -197,6 +197,19 @@ fn begin_of_a_claim_whose_attempts_are_spent_gives_the_event_up() {
 }
 
 #[test]
+fn begin_of_an_ended_claim_whose_attempts_are_spent_gives_the_event_up() {
+    let mut world = World::new();
+    let turn = begun(&mut world, &begin(1, &["a"]));
+    world.run(finish(&turn, Ending::Failed(Some(detail("no")))));
+    let answer = world.run(Begin { max_attempts: 1, ..begin(2, &["a"]) });
+    assert!(answer.gave_up && !answer.lapsed);
+    let Begun::Taken(EventRow::Processed(event), None) = answer.begun else { panic!() };
+    assert_eq!((event.by, event.detail), (By::Nobody(1), Some(detail("no"))));
+    let failed = world.run(finish(&turn, Ending::Failed(None)));
+    assert!(matches!(failed.kept, Kept::Done(Some(EventRow::Processed(_)))));
+}
+
+#[test]
 fn begin_of_a_handled_event_is_a_duplicate_with_its_result() {
     let (mut world, turn) = running();
     world.run(finish(&turn, succeeded("done")));
