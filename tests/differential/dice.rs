@@ -7,8 +7,8 @@ use std::{
 
 use oncegate::{
     domain::{
-        Acquire, Enqueue, EventKey, Id, Labels, LeaseId, Release, Renew, RequestId, SessionKey,
-        StreamId, Ttl, TurnId,
+        Acquire, Begin, Enqueue, EventKey, Id, Labels, LeaseId, Release, Renew, RequestId,
+        SessionKey, StreamId, Ttl, TurnId,
         limits::{CLAIM_MEMORY, CLAIM_TTL, EVENT_TTL, LEASE_TTL},
     },
     rules::queue::PLACE_KEPT,
@@ -56,6 +56,10 @@ pub struct Dice {
     /// When something may end, in the same way.
     ends: BTreeSet<u64>,
     streams: Vec<StreamId>,
+    /// The places that were asked for.
+    places: Vec<Enqueue>,
+    /// The turns that were asked for.
+    begins: Vec<Begin>,
     /// Whether a crowd is still to come.
     crowd: bool,
 }
@@ -65,7 +69,16 @@ impl Dice {
         let mut random = StdRng::seed_from_u64(seed);
         let crowd = random.random_range(0..4) == 0;
         let streams = (0..3).map(|_| StreamId::random()).collect();
-        Self { random, number: 0, now: 0, ends: BTreeSet::new(), streams, crowd }
+        Self {
+            random,
+            number: 0,
+            now: 0,
+            ends: BTreeSet::new(),
+            streams,
+            places: Vec::new(),
+            begins: Vec::new(),
+            crowd,
+        }
     }
 
     pub fn step(&mut self, granted: &Granted<'_>) -> Step {
@@ -77,14 +90,14 @@ impl Dice {
 
     fn op(&mut self, granted: &Granted<'_>) -> Op {
         match self.random.random_range(0..100) {
-            0..20 => self.advance(),
-            20..27 => Op::Mark(self.marks()),
-            27..43 => self.change(granted),
-            43..53 => self.enqueue(),
-            53..55 => Op::HandOn(self.some_sessions()),
-            55..59 => self.leave(granted),
-            59..64 => self.renew(granted),
-            64..84 => self.turns(granted),
+            0..17 => self.advance(),
+            17..23 => Op::Mark(self.marks()),
+            23..38 => self.change(granted),
+            38..48 => self.enqueue(),
+            48..50 => Op::HandOn(self.some_sessions()),
+            50..54 => self.leave(granted),
+            54..59 => self.renew(granted),
+            59..84 => self.turns(granted),
             84..89 => self.prolong(granted),
             89..91 => Op::Bind(self.session(), self.epic()),
             91 => Op::Force(self.session()),
@@ -115,6 +128,10 @@ impl Dice {
             kind @ 0..7 if !next.is_empty() => {
                 let end = self.of(&next);
                 [end, end, end, end, end, end - 1, end + 1][kind]
+            }
+            7 if !next.is_empty() && self.one_in(4) => {
+                let all: Vec<u64> = self.ends.range(self.now + 1..).copied().collect();
+                self.of(&all)
             }
             _ => self.now + self.of(&[1, 1_000, 500_000, 1_000_000, 3_000_000, 11_000_000]),
         };
@@ -156,7 +173,10 @@ impl Dice {
     }
 
     fn claim_ttl(&mut self) -> Ttl {
-        Ttl::parse(Some(self.span()), CLAIM_MEMORY, &CLAIM_TTL).expect("a TTL")
+        // Not so short that few turns end before their claims do.
+        let span = self.span().max(Duration::from_secs(5));
+        self.ends_after(span);
+        Ttl::parse(Some(span), CLAIM_MEMORY, &CLAIM_TTL).expect("a TTL")
     }
 
     fn event_ttl(&mut self) -> Ttl {
@@ -218,6 +238,20 @@ impl Dice {
 
     fn enqueue(&mut self) -> Op {
         let mut asked = Vec::new();
+        // As if its answer was lost.
+        let lost: Vec<Enqueue> = self.places.iter().rev().take(4).cloned().collect();
+        if !lost.is_empty() && self.one_in(6) {
+            return Op::Enqueue(vec![self.of(&lost)]);
+        }
+        // The queue of a turn.
+        let wishes: Vec<Acquire> =
+            self.begins.iter().rev().take(6).filter_map(|begin| begin.session.clone()).collect();
+        if !wishes.is_empty() && self.one_in(3) {
+            let (acquire, takes_over) = (self.of(&wishes), !self.one_in(3));
+            let enqueue = Enqueue { acquire, lease: lease((self.number, 0)), takes_over };
+            self.places.push(enqueue.clone());
+            return Op::Enqueue(vec![enqueue]);
+        }
         for (item, key) in self.some_sessions().into_iter().enumerate() {
             let event = self.event();
             let event = Some(event).filter(|event| event.team == key.team && !self.one_in(2));
@@ -231,6 +265,7 @@ impl Dice {
             let first = asked.remove(0);
             return Op::Crowd(first, self.of(&[63, 64, 65]));
         }
+        self.places.extend(asked.iter().cloned());
         Op::Enqueue(asked)
     }
 

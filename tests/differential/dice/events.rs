@@ -86,7 +86,7 @@ impl Dice {
         granted: &Granted<'_>,
         most: usize,
     ) -> Vec<(Grant, TurnId)> {
-        let latest: Vec<_> = granted.turns.iter().rev().take(5).collect();
+        let latest: Vec<_> = granted.turns.iter().rev().take(3).collect();
         let mut found: Vec<(Grant, TurnId)> = Vec::new();
         for _ in 0..most {
             let Some((grant, turn)) = latest.choose(&mut self.random) else { break };
@@ -110,6 +110,14 @@ impl Dice {
         let mut taken: BTreeSet<SessionKey> = held.map(|(key, _)| key).collect();
         let finishes: Vec<_> = turns.into_iter().map(|turn| self.finish(turn)).collect();
         let mut begins = Vec::new();
+        let lately: Vec<Begin> = self.begins.iter().rev().take(4).cloned().collect();
+        if finishes.is_empty() && !lately.is_empty() && self.one_in(3) {
+            // A retry, perhaps by another stream, or by a call.
+            let begin = self.of(&lately);
+            let stream = if self.one_in(2) { begin.stream } else { self.stream() };
+            let session = begin.session.map(|acquire| Acquire { stream, ..acquire });
+            return Op::Turns(vec![Begin { session, stream, ..begin }], finishes);
+        }
         if finishes.is_empty() || self.one_in(4) {
             for event in self.deliveries(&mut names) {
                 let name = self.of(&SESSIONS).to_owned();
@@ -120,6 +128,7 @@ impl Dice {
                 }
             }
         }
+        self.begins.extend(begins.iter().cloned());
         Op::Turns(begins, finishes)
     }
 
