@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use super::{
     Change, Event, EventUpdate, Ids, Notice, Plan, RuleError, Session, SessionWrite, State, Waiter,
-    Writes,
+    Writes, queue::PLACE_KEPT,
 };
 use crate::domain::{EventKey, FencingToken, SessionKey, Timestamp};
 
@@ -125,6 +125,9 @@ impl<'a> Draft<'a> {
         if let Some(latest) = read.latest.as_ref().filter(|latest| !latest.released) {
             self.rests_on(latest.expire_time);
         }
+        for left_at in read.queue.iter().filter_map(|waiter| waiter.left_at) {
+            self.rests_on(left_at.plus(PLACE_KEPT));
+        }
         self.sessions.insert(key.clone(), Drafted { read: read.clone(), now: read.clone() });
         read
     }
@@ -134,7 +137,9 @@ impl<'a> Draft<'a> {
         if let Some(latest) = &mut session.latest {
             latest.version = self.ids.version();
         }
-        if let Some(drafted) = self.sessions.get_mut(key) {
+        let drafted = self.sessions.get_mut(key);
+        debug_assert!(drafted.is_some(), "{key:?} was not read");
+        if let Some(drafted) = drafted {
             drafted.now = session;
         }
     }
@@ -173,7 +178,9 @@ impl<'a> Draft<'a> {
         event.version = self.ids.version();
         for (place, name) in event.names.iter().enumerate() {
             let key = EventKey { team: team.to_owned(), event: name.clone() };
-            if let Some(drafted) = self.events.get_mut(&key) {
+            let drafted = self.events.get_mut(&key);
+            debug_assert!(drafted.is_some(), "{name} was not read");
+            if let Some(drafted) = drafted {
                 let digest = event.digest.filter(|_| place == 0);
                 drafted.now = Some(Event { digest, ..event.clone() });
             }
@@ -228,7 +235,7 @@ impl<'a> Draft<'a> {
     }
 
     /// The decision rests on which side of `moment` it is.
-    fn rests_on(&mut self, moment: Timestamp) {
+    pub(super) fn rests_on(&mut self, moment: Timestamp) {
         if moment > self.now() {
             self.until = self.until.min(moment);
         } else {

@@ -189,6 +189,7 @@ impl Operation for CloseSession<'_> {
         let is_awaited = waiting(&session.queue).next().is_some();
         let Some(latest) = &mut session.latest else { return Ok(false) };
         // A token above the clock: the row goes with a sweep, later.
+        draft.rests_on(Timestamp::from_micros(latest.token.0));
         if is_awaited || latest.waiting || latest.token.0 > draft.now().as_micros() {
             end(draft, latest)?;
             latest.epic = None;

@@ -291,10 +291,10 @@ fn is_claim(event: &Event, claim: &Claim) -> bool {
 #[test]
 fn what_always_holds_holds_through_random_histories() {
     let (mut grants, mut conflicts) = (0, 0);
-    for seed in 0..400 {
+    for seed in 0..200 {
         let history = History::run(seed);
         grants += history.grants;
         conflicts += history.conflicts;
     }
-    assert!(grants > 2_000 && conflicts > 400, "{grants} grants, {conflicts} conflicts");
+    assert!(grants > 1_000 && conflicts > 200, "{grants} grants, {conflicts} conflicts");
 }

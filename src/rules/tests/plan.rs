@@ -1,16 +1,18 @@
 use super::{
     super::{
         event::ForgetEvent,
-        queue::{HandOn, Leave},
+        queue::{HandOn, Leave, PLACE_KEPT},
         session::CloseSession,
         turn::ProlongWithin,
     },
-    Change, Ids, MAX_HOLD, Notice, Operation, Plan, World, acquire, begin, begin_with_session,
-    begun, enqueue, event_key, key, lease, mark, prolong,
+    Change, Ids, MAX_HOLD, Notice, Operation, Plan, Timestamp, World, acquire, begin,
+    begin_with_session, begun, enqueue, event_key, key, lease, mark, prolong,
     random::{Answer, Op},
     release, request, ttl,
 };
 use crate::domain::{Enqueued, Kept};
+
+const ALWAYS: Timestamp = Timestamp::from_micros(i64::MIN);
 
 /// The plan of one operation.
 fn plan<O: Operation>(world: &mut World, op: O) -> Plan {
@@ -59,6 +61,21 @@ fn a_place_that_is_left_or_handed_the_session_is_removed() {
 }
 
 #[test]
+fn a_decision_on_a_queue_rests_on_which_places_are_still_kept() {
+    let mut world = World::new();
+    world.run(acquire(1));
+    world.run(enqueue(2, 200));
+    world.run(enqueue(3, 300));
+    world.run(Leave { key: &key("s"), lease: lease(200), keep: true });
+    let end = world.now.plus(PLACE_KEPT);
+    let again = plan(&mut world, enqueue(2, 201));
+    assert_eq!((again.from, again.until), (ALWAYS, end));
+    world.now = end;
+    let anew = plan(&mut world, enqueue(2, 201));
+    assert_eq!((anew.from, anew.until), (end, world.latest().expire_time));
+}
+
+#[test]
 fn a_place_that_is_taken_and_left_in_one_draft_is_never_added() {
     let mut world = World::new();
     world.run(acquire(1));
@@ -99,6 +116,17 @@ fn a_closed_session_is_deleted() {
     let [write] = &plan.writes.sessions[..] else { panic!() };
     assert!(matches!(write.latest, Change::Delete));
     assert_eq!(plan.writes.floor, Some(world.latest().token));
+}
+
+#[test]
+fn a_close_rests_on_a_token_that_is_not_above_the_clock() {
+    let mut world = World::new();
+    world.run(acquire(1));
+    let token = Timestamp::from_micros(world.latest().token.0);
+    world.run(release(world.latest().lease));
+    assert_eq!(plan(&mut world, CloseSession(&key("s"))).from, token);
+    world.step_back(1);
+    assert_eq!(plan(&mut world, CloseSession(&key("s"))).until, token);
 }
 
 #[test]
