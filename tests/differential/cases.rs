@@ -54,10 +54,10 @@ async fn come_to(ops: Vec<Op>, expected: &str) {
     let mut last = String::new();
     for (number, op) in ops.into_iter().enumerate() {
         let step = Step { number, op };
-        let told = sides.tell(&step).await;
-        assert_eq!(super::difference(&told), None, "{step:?}");
+        let answers = sides.answers(&step).await;
+        assert_eq!(super::difference(&answers), None, "{step:?}");
         assert_eq!(sides.rows().await, None, "{step:?}");
-        [last, ..] = told;
+        [last, ..] = answers;
     }
     assert!(last.contains(expected), "{last}");
 }
@@ -67,9 +67,9 @@ async fn a_caller_that_waits_for_other_work_is_next_once_the_session_is_bound_to
     let hand_on = || Op::HandOn(vec![key()]);
     let bind = |epic| Op::Bind(key(), epic);
     let until = vec![take(), wait((1, 0), "P-2"), release((0, 0)), hand_on()];
-    let nobody = "live: false, waiting: false";
-    come_to(until.clone(), nobody).await;
-    come_to([until.clone(), vec![bind(Some("P-3")), hand_on()]].concat(), nobody).await;
+    let idle = "live: false, waiting: false";
+    come_to(until.clone(), idle).await;
+    come_to([until.clone(), vec![bind(Some("P-3")), hand_on()]].concat(), idle).await;
     for epic in [None, Some("P-2")] {
         let next = "live: true";
         come_to([until.clone(), vec![bind(epic), hand_on()]].concat(), next).await;
@@ -88,4 +88,13 @@ async fn a_place_that_was_left_for_too_long_is_gone() {
     let again = || vec![wait((1, 0), "P-1")];
     come_to([soon, again()].concat(), "waits, place 0").await;
     come_to([late, again()].concat(), "waits, place 1, last: true").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_place_whose_answer_was_lost_is_found_again_and_the_lease_that_has_come_of_it() {
+    let placed = vec![take(), wait((1, 0), "P-1"), wait((1, 0), "P-1")];
+    come_to(placed.clone(), "waits, place 0").await;
+    // The lease has come since.
+    let given = [placed, vec![release((0, 0)), wait((1, 0), "P-1")]].concat();
+    come_to(given, "Decided(Given)").await;
 }

@@ -121,7 +121,7 @@ impl Dice {
         self.ends.insert(self.now + u64::try_from(span.as_micros()).expect("a short span"));
     }
 
-    /// Often to the very moment when something ends, or to just before or after it.
+    /// Often to exactly the moment when something ends, or to just before or after it.
     fn advance(&mut self) -> Op {
         let next: Vec<u64> = self.ends.range(self.now + 1..).take(4).copied().collect();
         let to = match self.random.random_range(0..10) {
@@ -240,7 +240,7 @@ impl Dice {
         let mut asked = Vec::new();
         // As if its answer was lost.
         let lost: Vec<Enqueue> = self.places.iter().rev().take(4).cloned().collect();
-        if !lost.is_empty() && self.one_in(6) {
+        if !lost.is_empty() && self.one_in(4) {
             return Op::Enqueue(vec![self.of(&lost)]);
         }
         // The queue of a turn.

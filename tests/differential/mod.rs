@@ -24,7 +24,7 @@ use side::Side;
 use steps::{Of, Op, Step, names};
 
 /// Each is a sequence of its own.
-const SEEDS: RangeInclusive<u64> = 1..=14;
+const SEEDS: RangeInclusive<u64> = 1..=12;
 /// How long a sequence is.
 const STEPS: usize = 200;
 /// After so many steps the rows are compared.
@@ -194,11 +194,11 @@ struct Sides {
 impl Sides {
     /// Takes a step in all stores. Answers how they differ.
     async fn take(&mut self, step: &Step) -> Option<String> {
-        difference(&self.tell(step).await)
+        difference(&self.answers(step).await)
     }
 
-    /// Takes a step in all stores, and tells what came of it in each.
-    async fn tell(&mut self, step: &Step) -> [String; 3] {
+    /// Takes a step in all stores. Returns the answer of each.
+    async fn answers(&mut self, step: &Step) -> [String; 3] {
         if let Op::Advance(span) = step.op {
             self.clock.advance(span);
         }
@@ -243,8 +243,8 @@ impl Sides {
 }
 
 /// The lines that are not the same in all stores, from where they differ.
-fn difference(told: &[String; 3]) -> Option<String> {
-    let mut lines = told.each_ref().map(|text| text.lines());
+fn difference(answers: &[String; 3]) -> Option<String> {
+    let mut lines = answers.each_ref().map(|text| text.lines());
     let mut text = String::new();
     loop {
         let next = lines.each_mut().map(Iterator::next);
@@ -256,14 +256,14 @@ fn difference(told: &[String; 3]) -> Option<String> {
             continue;
         }
         let line = |line: Option<&str>| line.unwrap_or("nothing").to_owned();
-        let told = next.map(line);
-        let bytes = |place| told.each_ref().map(|line| line.as_bytes().get(place).copied());
+        let texts = next.map(line);
+        let bytes = |place| texts.each_ref().map(|line| line.as_bytes().get(place).copied());
         let is_same = |place: &usize| {
             let [memory, sqlite, postgres] = bytes(*place);
             memory.is_some() && memory == sqlite && memory == postgres
         };
         let from = (0..).take_while(is_same).count().saturating_sub(CONTEXT);
-        for (store, line) in ["memory", "SQLite", "PostgreSQL"].iter().zip(&told) {
+        for (store, line) in ["memory", "SQLite", "PostgreSQL"].iter().zip(&texts) {
             let shown: String = line.chars().skip(from).take(SHOWN).collect();
             text += &format!("{store}: … {shown}\n");
         }

@@ -4,8 +4,8 @@ use std::collections::HashMap;
 
 use oncegate::domain::{LeaseId, SessionRow};
 
-/// Tells ids that a store drew itself by the order in which it showed them: two stores agree if
-/// the same id stands wherever the other has the same id.
+/// Names the ids that a store drew itself in the order in which they appear. Two stores agree if
+/// the same id appears in one wherever the same id appears in the other.
 #[derive(Default)]
 pub struct Names(HashMap<String, String>);
 

@@ -16,8 +16,8 @@ use super::{
     steps::{Grant, Op, Step, lease},
 };
 
-/// How often what another decides just now is asked again: nobody else is there, but a statement
-/// may find in a first run what it decides by in the next.
+/// How often an operation is retried while the answer is `Again`: a statement of PostgreSQL may
+/// find in one run what it decides by in the next.
 const RUNS: usize = 4;
 
 const ALL: EventFilter = EventFilter { standing: None, newer_than: None, older_than: None };
@@ -29,7 +29,7 @@ pub struct Side<C> {
     database: Option<PgConnection>,
     names: Names,
     tickets: BTreeMap<SessionKey, Tickets>,
-    /// What those who took places would bind their session to, by the lease that they wait for.
+    /// The epics of waiters, by the lease that each waits for.
     epics: BTreeMap<LeaseId, Option<String>>,
     /// Leases that were granted, also as places in queues that are to end in one.
     pub leases: BTreeMap<Grant, (SessionKey, LeaseId)>,
@@ -50,7 +50,7 @@ impl<C: Connection> Side<C> {
         }
     }
 
-    /// Takes a step, and tells what came of it.
+    /// Takes a step. Returns its answer.
     pub async fn take(&mut self, step: &Step) -> String {
         let done = match &step.op {
             // The replica is there: its callers are not passed over.
@@ -65,13 +65,13 @@ impl<C: Connection> Side<C> {
             Op::Turns(begins, finishes) => self.turns(step.number, begins, finishes).await,
             Op::Prolong(asked, max_hold) => self.prolong(asked, *max_hold).await,
             Op::Bind(key, epic) => self.bind(key, *epic).await,
-            Op::Force(key) => self.store.force_release(key).await.map(told),
+            Op::Force(key) => self.store.force_release(key).await.map(debug),
             Op::Close(key) => self.close(key).await,
-            Op::Forget(key) => self.store.forget_event(key).await.map(told),
+            Op::Forget(key) => self.store.forget_event(key).await.map(debug),
             Op::Sweep(sweep) => self.sweep(sweep).await,
             Op::ListSessions(page, held) => self.list_sessions(page, *held).await,
-            Op::ListEvents(page, filter) => self.store.list_events(page, filter).await.map(told),
-            Op::Count(team) => self.store.count(team.as_deref()).await.map(told),
+            Op::ListEvents(page, filter) => self.store.list_events(page, filter).await.map(debug),
+            Op::Count(team) => self.store.count(team.as_deref()).await.map(debug),
         };
         let text = done.unwrap_or_else(|error| format!("error: {error}"));
         self.names.rename(&text)
@@ -90,35 +90,35 @@ impl<C: Connection> Side<C> {
     ) -> Result<String, StoreError> {
         let page = Page { team: None, after: Default::default(), limit: 1_000 };
         let mut text = self.list_sessions(&page, None).await?;
-        text += &told(self.store.list_events(&page, &ALL).await?);
-        text += &told(self.store.count(None).await?);
-        text += &told(self.store.count_leases().await?);
+        text += &debug(self.store.list_events(&page, &ALL).await?);
+        text += &debug(self.store.count(None).await?);
+        text += &debug(self.store.count_leases().await?);
         let keys: Vec<&SessionKey> = sessions.iter().collect();
         let looked = self.store.look_sessions(&keys).await?;
-        text += &told(
+        text += &debug(
             looked.into_iter().map(|row| row.map(|row| self.with_queue(row))).collect::<Vec<_>>(),
         );
         let looks: Vec<Look> =
             events.iter().map(|key| Look { key: key.clone(), with_result: true }).collect();
-        text += &told(self.store.look_events(&looks.iter().collect::<Vec<_>>()).await?);
+        text += &debug(self.store.look_events(&looks.iter().collect::<Vec<_>>()).await?);
         Ok(text)
     }
 
     async fn beat(&mut self) -> Result<String, StoreError> {
         let mut places = self.store.beat().await?;
         places.sort();
-        Ok(told(places))
+        Ok(debug(places))
     }
 
     async fn mark(&mut self, marks: &[Mark]) -> Result<String, StoreError> {
         marks.iter().for_each(|mark| self.names.is_chosen(&mark.request.as_uuid()));
         let marks: Vec<_> = marks.iter().collect();
         let store = &mut self.store;
-        Ok(told(decided(&marks, async |open| store.mark(open).await).await?))
+        Ok(debug(decided(&marks, async |open| store.mark(open).await).await?))
     }
 
     async fn sweep(&mut self, sweep: &Sweep) -> Result<String, StoreError> {
-        Ok(told(self.store.sweep(sweep).await?.rows))
+        Ok(debug(self.store.sweep(sweep).await?.rows))
     }
 
     async fn list_sessions(
@@ -127,7 +127,9 @@ impl<C: Connection> Side<C> {
         held: Option<bool>,
     ) -> Result<String, StoreError> {
         let rows = self.store.list_sessions(page, held).await?;
-        Ok(told(rows.into_iter().map(|(key, row)| (key, self.with_queue(row))).collect::<Vec<_>>()))
+        Ok(debug(
+            rows.into_iter().map(|(key, row)| (key, self.with_queue(row))).collect::<Vec<_>>(),
+        ))
     }
 
     /// This store's lease of a grant; one that there never was where it granted none.
@@ -136,11 +138,11 @@ impl<C: Connection> Side<C> {
     }
 }
 
-fn told(answer: impl Debug) -> String {
+fn debug(answer: impl Debug) -> String {
     format!("{answer:?}\n")
 }
 
-/// Those that are not decided, and their places.
+/// The operations that are not decided yet, and their places.
 fn open<'a, T, A>(verdicts: &[Verdict<T>], asked: &'a [A]) -> (Vec<usize>, Vec<&'a A>) {
     let open = verdicts.iter().zip(asked).enumerate();
     let open = open.filter(|(_, (verdict, _))| matches!(verdict, Verdict::Again));

@@ -63,7 +63,7 @@ pub fn lease((step, item): Grant) -> LeaseId {
     LeaseId::from_uuid(Uuid::from_u64_pair(step as u64, item as u64))
 }
 
-/// The attempt of somebody in a crowd.
+/// The attempt of one waiter of a crowd.
 pub fn request((step, item): Grant) -> RequestId {
     RequestId::from_uuid(Uuid::from_u64_pair(step as u64, item as u64))
 }

@@ -15,13 +15,13 @@ use super::{
         names::{handed, without_queue},
         steps::{Of, lease, request},
     },
-    RUNS, Side, decided, open, told,
+    RUNS, Side, debug, decided, open,
 };
 
-/// Whether somebody waits for a session, and not only may. When the last that waits goes,
-/// PostgreSQL leaves the flag set until the next hand-over; and it looks for those who wait for
-/// other work than the session is bound to only as they look themselves. The rules know both as a
-/// session is bound or closed; they free one that somebody waits for, rather than delete it.
+/// Sets `waiting` exactly. When the last waiter leaves, PostgreSQL keeps the flag set until the
+/// next hand-over. When a hand-over passes over waiters of another epic, it clears the flag until
+/// they poll. The rules look at the queue when a session is bound or closed: a session with
+/// waiters is freed, not deleted.
 const AWAITED: &str = "
 UPDATE oncegate_sessions s SET waiting = EXISTS (
     SELECT FROM oncegate_waiters w
@@ -30,10 +30,10 @@ WHERE team_id = $1 AND session_id = $2
 ";
 
 impl<C: Connection> Side<C> {
-    /// A row that was read with its queue, without those who wait for other work than the session
-    /// is bound to: they are passed over, and leave as soon as they look. Until then the rules do
-    /// not show them once they were passed over, and PostgreSQL may. The flag, too, says only
-    /// that somebody may wait: PostgreSQL leaves it set when the last of them goes.
+    /// A row that was read with its queue, without the waiters of another epic than the session
+    /// is bound to: they are passed over, and leave when they poll. Until then the rules do not
+    /// show them once they were passed over, and PostgreSQL may. `waiting` says only that there
+    /// may be waiters: PostgreSQL keeps it set when the last of them leaves.
     pub(super) fn with_queue(&self, mut row: SessionRow) -> SessionRow {
         let bound = row.lease.epic.as_ref();
         row.queue.retain(|lease| {
@@ -86,7 +86,7 @@ impl<C: Connection> Side<C> {
                 };
             }
         }
-        text += &told((taken, ended, handed(moved)));
+        text += &debug((taken, ended, handed(moved)));
         Ok(text)
     }
 
@@ -112,7 +112,7 @@ impl<C: Connection> Side<C> {
             .into_iter()
             .map(|verdict| verdict.map(|row| row.map(|row| self.with_queue(row))))
             .collect();
-        Ok(format!("handed on: {}", told(rows)))
+        Ok(format!("handed on: {}", debug(rows)))
     }
 
     pub(super) async fn enqueue(
@@ -126,8 +126,7 @@ impl<C: Connection> Side<C> {
             self.names.is_chosen(&lease.as_uuid());
             self.leases.insert((number, item), (acquire.key.clone(), *lease));
         }
-        // A session that is free, and that nobody waits for, PostgreSQL may still take for one
-        // that somebody waits for.
+        // PostgreSQL may still have `waiting` set on a free session without waiters.
         let keys: Vec<&SessionKey> = asked.iter().map(|enqueue| &enqueue.acquire.key).collect();
         let rows = self.store.look_sessions(&keys).await?;
         let is_idle = |row: &SessionRow| !row.live && !self.with_queue(row.clone()).waiting;
@@ -142,7 +141,7 @@ impl<C: Connection> Side<C> {
             text += &match verdict {
                 Verdict::Decided(Enqueued::Waits(ticket)) => tickets.waits(ticket),
                 Verdict::Decided(Enqueued::TookOver(ticket, was)) => tickets.took_over(ticket, was),
-                other => told(other),
+                other => debug(other),
             };
         }
         Ok(text)
@@ -175,7 +174,7 @@ impl<C: Connection> Side<C> {
         } else {
             self.store.leave(&places).await?
         };
-        Ok(told(left))
+        Ok(debug(left))
     }
 
     pub(super) async fn renew(
@@ -193,7 +192,7 @@ impl<C: Connection> Side<C> {
             Renewed::Found(row) => Renewed::Found(without_queue(row)),
             other => other,
         };
-        Ok(told(renewed.into_iter().map(|verdict| verdict.map(plain)).collect::<Vec<_>>()))
+        Ok(debug(renewed.into_iter().map(|verdict| verdict.map(plain)).collect::<Vec<_>>()))
     }
 
     pub(super) async fn bind(
@@ -203,19 +202,19 @@ impl<C: Connection> Side<C> {
     ) -> Result<String, StoreError> {
         let bound = self.store.bind_epic(key, epic).await?;
         self.note_awaited(key).await;
-        Ok(told(bound))
+        Ok(debug(bound))
     }
 
     pub(super) async fn close(&mut self, key: &SessionKey) -> Result<String, StoreError> {
         self.note_awaited(key).await;
-        Ok(told(self.store.close_session(key).await?))
+        Ok(debug(self.store.close_session(key).await?))
     }
 
     /// See [`AWAITED`].
     pub(super) async fn note_awaited(&mut self, SessionKey { team, session }: &SessionKey) {
         if let Some(database) = &mut self.database {
             let note = sqlx::query(AWAITED).bind(team).bind(session);
-            note.execute(database).await.expect("the flag is put right");
+            note.execute(database).await.expect("the flag is set");
         }
     }
 }

@@ -12,7 +12,7 @@ use super::{
         names::handed,
         steps::{Grant, Of},
     },
-    RUNS, Side, decided, open, told,
+    RUNS, Side, debug, decided, open,
 };
 
 /// All names of the events that are on record under some names.
@@ -83,13 +83,13 @@ impl<C: Connection> Side<C> {
             if unless_resumed.is_some() {
                 self.lose(turn, verdict).await?;
             }
-            // Nobody is answered the digest of a turn that ends, and PostgreSQL's shortest
-            // statement does not read it.
+            // No caller gets the digest of a turn that ends, and PostgreSQL's shortest statement
+            // does not read it.
             if let Verdict::Decided(Kept::Done(Some(row))) = verdict {
                 *row = row.clone().with_digest(None);
             }
         }
-        text += &told((begun, kept, handed(moved), counts));
+        text += &debug((begun, kept, handed(moved), counts));
         text += &self.give_idle_back(idle, &finishes).await?;
         Ok(text)
     }
@@ -111,7 +111,7 @@ impl<C: Connection> Side<C> {
         for (key, lease) in idle {
             let release = Release { key, lease, unless_resumed: None };
             let changed = self.store.change(&[], &[&release]).await?;
-            text += &told((release, changed.ended, handed(changed.handed)));
+            text += &debug((release, changed.ended, handed(changed.handed)));
         }
         Ok(text)
     }
@@ -135,7 +135,7 @@ impl<C: Connection> Side<C> {
                 self.lose(turn, verdict).await?;
             }
         }
-        Ok(told(kept))
+        Ok(debug(kept))
     }
 
     /// A turn that has lost its lease, and that another call had carried on before: the rules say
