@@ -95,7 +95,8 @@ pub struct LogConfig {
 #[derive(Debug, Clone, Args)]
 pub struct StoreConfig {
     /// Database URL: `sqlite://FILE` for one process on one machine, `postgres://…`
-    /// for any number of replicas
+    /// for any number of replicas, `memory:` for unit tests of a bot: the server
+    /// loses every record when it stops
     #[arg(long, env = "ONCEGATE_DATABASE_URL", default_value = DEFAULT_DATABASE_URL,
         hide_env_values = true)]
     pub database_url: Secret,

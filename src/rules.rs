@@ -17,13 +17,17 @@
 mod draft;
 pub mod event;
 mod ids;
+mod plan;
 pub mod queue;
 mod record;
 pub mod session;
+#[cfg(test)]
+mod tests;
 pub mod turn;
 
-pub use draft::{Change, Draft, EventUpdate, Notice, Plan, SessionWrite, Snapshot, Wanted, Writes};
+pub use draft::{Draft, Snapshot, Wanted};
 pub use ids::Ids;
+pub use plan::{Change, EventUpdate, Notice, Plan, SessionWrite, Writes};
 pub use record::{Event, Latest, Session, State, Version, Waiter};
 
 /// Why an operation cannot be decided.

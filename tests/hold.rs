@@ -24,10 +24,10 @@ use crate::{
         Client, Fixture, Replica, acquire, connect, granted, held, mark, postgres::new_database,
         process::Process, release, renew, seconds, session, sqlite_url,
     },
-    on_both_stores,
+    on_all_stores,
 };
 
-on_both_stores!(
+on_all_stores!(
     a_lease_is_granted_and_renewed_while_the_call_lives,
     a_session_that_is_held_is_told_and_the_call_ends,
     callers_that_wait_are_told_their_place_as_they_move_up,

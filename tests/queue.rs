@@ -27,10 +27,10 @@ use crate::{
         proxy::{Line, Proxy},
         seconds, session,
     },
-    on_both_stores,
+    on_all_stores,
 };
 
-on_both_stores!(
+on_all_stores!(
     waiters_are_served_in_the_order_in_which_they_came,
     waiters_that_went_away_are_passed_over,
     nobody_overtakes_the_queue,

@@ -273,7 +273,9 @@ fn user_facing() -> Vec<Text> {
         ("build.rs", "rs", literals),
     ] {
         let texts = files::texts(place, extension).into_iter();
-        let texts = texts.filter(|(name, _)| !name.ends_with("/tests.rs"));
+        // Unit tests, which are no part of the program.
+        let is_test = |name: &str| name.ends_with("/tests.rs") || name.contains("/tests/");
+        let texts = texts.filter(|(name, _)| !is_test(name));
         found.extend(texts.map(|(name, text)| Text::new(&name, read(&text))));
     }
     found

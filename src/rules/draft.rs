@@ -1,9 +1,12 @@
 //! Drafts: what a decision reads, and so rests on, and what it writes.
 
-use std::collections::{BTreeMap, btree_map::Entry};
+use std::collections::BTreeMap;
 
-use super::{Event, Ids, Latest, RuleError, Session, State, Version, Waiter};
-use crate::domain::{EventKey, FencingToken, LeaseId, RequestId, SessionKey, Timestamp};
+use super::{
+    Change, Event, EventUpdate, Ids, Notice, Plan, RuleError, Session, SessionWrite, State, Waiter,
+    Writes, queue::PLACE_KEPT,
+};
+use crate::domain::{EventKey, FencingToken, SessionKey, Timestamp};
 
 /// The records that operations are about.
 #[derive(Debug, Default)]
@@ -61,90 +64,6 @@ impl Snapshot {
     }
 }
 
-/// What a store writes as a whole if what it rests on still holds, or not at all.
-#[derive(Debug)]
-pub struct Plan {
-    /// The sessions that it rests on: the version of each, none where it is absent.
-    pub sessions: BTreeMap<SessionKey, Option<Version>>,
-    /// The names of events that it rests on: the version of each, none where it is absent.
-    pub events: BTreeMap<EventKey, Option<Version>>,
-    /// The store's clock must have reached this moment: what had ended has.
-    pub from: Timestamp,
-    /// And not this: what ran still does.
-    pub until: Timestamp,
-    /// The lowest token that it grants: the floor must be below.
-    pub token: Option<FencingToken>,
-    /// What is written.
-    pub writes: Writes,
-    /// What other replicas are notified of once it is written.
-    pub notices: Vec<Notice>,
-}
-
-/// What other replicas are notified of. Each may be lost; what they are about, the records decide.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Notice {
-    /// A lease was handed to a caller that waits.
-    Handed(LeaseId),
-    /// A newer call has taken over the place that was to end in this lease.
-    TakenOver(LeaseId),
-    /// The holder or the queue of a session has changed.
-    Session(SessionKey),
-    /// The event was forgotten that the turn of this request had claimed.
-    Forgotten(RequestId),
-}
-
-/// What a plan writes.
-#[derive(Debug, Default)]
-pub struct Writes {
-    /// Sessions and their queues.
-    pub sessions: Vec<SessionWrite>,
-    /// Changes of events under all names that they were taken with; before `puts`.
-    pub updates: Vec<EventUpdate>,
-    /// Events that are written under all of their names, whatever is there.
-    pub puts: Vec<(String, Event)>,
-    /// What the floor of fencing tokens is raised to, unless it is higher.
-    pub floor: Option<FencingToken>,
-}
-
-/// A session, as a plan writes it.
-#[derive(Debug)]
-pub struct SessionWrite {
-    /// Which.
-    pub key: SessionKey,
-    /// What becomes of its row.
-    pub latest: Change<Latest>,
-    /// Places that are taken, first to last.
-    pub add: Vec<Waiter>,
-    /// Places that another call has now, or that are left behind.
-    pub change: Vec<Waiter>,
-    /// The tickets of places that are gone.
-    pub remove: Vec<i64>,
-}
-
-/// An event, as a plan changes it.
-#[derive(Debug)]
-pub struct EventUpdate {
-    /// Its team.
-    pub team: String,
-    /// The version that it had: a row under one of its names that has another stays.
-    pub was: Version,
-    /// The names that it was taken with.
-    pub names: Vec<String>,
-    /// What it becomes, names and digest apart; none if it is deleted.
-    pub event: Option<Event>,
-}
-
-/// What becomes of a row.
-#[derive(Debug)]
-pub enum Change<T> {
-    /// It stays as it is.
-    Keep,
-    /// It is written.
-    Put(T),
-    /// It is deleted.
-    Delete,
-}
-
 /// A record as it was read, and as it is to be.
 #[derive(Debug)]
 struct Drafted<T> {
@@ -162,7 +81,9 @@ pub struct Draft<'a> {
     from: Timestamp,
     until: Timestamp,
     token: Option<FencingToken>,
-    writes: Writes,
+    /// Changes of events that were read, under all names that they were taken with.
+    updates: Vec<EventUpdate>,
+    floor: Option<FencingToken>,
     notices: Vec<Notice>,
 }
 
@@ -178,7 +99,8 @@ impl<'a> Draft<'a> {
             from: Timestamp::from_micros(i64::MIN),
             until: Timestamp::from_micros(i64::MAX),
             token: None,
-            writes: Writes::default(),
+            updates: Vec::new(),
+            floor: None,
             notices: Vec::new(),
         }
     }
@@ -203,6 +125,9 @@ impl<'a> Draft<'a> {
         if let Some(latest) = read.latest.as_ref().filter(|latest| !latest.released) {
             self.rests_on(latest.expire_time);
         }
+        for left_at in read.queue.iter().filter_map(|waiter| waiter.left_at) {
+            self.rests_on(left_at.plus(PLACE_KEPT));
+        }
         self.sessions.insert(key.clone(), Drafted { read: read.clone(), now: read.clone() });
         read
     }
@@ -212,7 +137,9 @@ impl<'a> Draft<'a> {
         if let Some(latest) = &mut session.latest {
             latest.version = self.ids.version();
         }
-        if let Some(drafted) = self.sessions.get_mut(key) {
+        let drafted = self.sessions.get_mut(key);
+        debug_assert!(drafted.is_some(), "{key:?} was not read");
+        if let Some(drafted) = drafted {
             drafted.now = session;
         }
     }
@@ -221,22 +148,29 @@ impl<'a> Draft<'a> {
     /// was taken with is another delivery's payload.
     pub fn event(&mut self, team: &str, name: &str) -> Option<Event> {
         let key = EventKey { team: team.to_owned(), event: name.to_owned() };
-        match self.events.entry(key) {
-            Entry::Occupied(drafted) => drafted.get().now.clone(),
-            Entry::Vacant(vacant) => {
-                let read = self.snapshot.events.get(vacant.key()).cloned();
-                vacant.insert(Drafted { read: read.clone(), now: read.clone() });
-                if let Some(event) = &read {
-                    if let State::Claimed(until) = event.state
-                        && until > event.time
-                    {
-                        self.rests_on(until);
-                    }
-                    self.rests_on(event.expire_time);
-                }
-                read
-            }
+        if let Some(drafted) = self.events.get(&key) {
+            return drafted.now.clone();
         }
+        let read = self.snapshot.events.get(&key).cloned();
+        if let Some(event) = &read {
+            if let State::Claimed(until) = event.state
+                && until > event.time
+            {
+                self.rests_on(until);
+            }
+            self.rests_on(event.expire_time);
+        }
+        // It may have been changed under another of its names.
+        let update = read.as_ref().and_then(|read| {
+            let updates = self.updates.iter().filter(|update| update.was == read.version);
+            updates.clone().find(|update| update.team == team && update.names.contains(&key.event))
+        });
+        let now = match (&read, update) {
+            (Some(read), Some(update)) => update.event_under(read.digest),
+            _ => read.clone(),
+        };
+        self.events.insert(key, Drafted { read, now: now.clone() });
+        now
     }
 
     /// Writes an event under all of its names, each of which was read.
@@ -244,12 +178,13 @@ impl<'a> Draft<'a> {
         event.version = self.ids.version();
         for (place, name) in event.names.iter().enumerate() {
             let key = EventKey { team: team.to_owned(), event: name.clone() };
-            if let Some(drafted) = self.events.get_mut(&key) {
+            let drafted = self.events.get_mut(&key);
+            debug_assert!(drafted.is_some(), "{name} was not read");
+            if let Some(drafted) = drafted {
                 let digest = event.digest.filter(|_| place == 0);
                 drafted.now = Some(Event { digest, ..event.clone() });
             }
         }
-        self.writes.puts.push((team.to_owned(), event));
     }
 
     /// Changes an event that was read, under all names that it was taken with; deletes it if
@@ -258,28 +193,22 @@ impl<'a> Draft<'a> {
         if let Some(event) = &mut event {
             event.version = self.ids.version();
         }
-        for name in &was.names {
-            let key = EventKey { team: team.to_owned(), event: name.clone() };
-            if let Some(drafted) = self.events.get_mut(&key)
-                && let Some(now) = drafted.now.as_mut().filter(|now| now.version == was.version)
+        let (team, names) = (team.to_owned(), was.names.clone());
+        let update = EventUpdate { team, was: was.version, names, event };
+        for name in &update.names {
+            let key = EventKey { team: update.team.clone(), event: name.clone() };
+            if let Some(Drafted { now, .. }) = self.events.get_mut(&key)
+                && let Some(row) = now.as_ref().filter(|row| row.version == was.version)
             {
-                let digest = now.digest;
-                drafted.now = event.clone().map(|event| Event { digest, ..event });
+                *now = update.event_under(row.digest);
             }
         }
-        let put = self.writes.puts.iter_mut().find(|(_, put)| put.version == was.version);
-        let update =
-            self.writes.updates.iter_mut().find(|update| {
-                update.event.as_ref().is_some_and(|event| event.version == was.version)
-            });
-        match (put, update, event) {
-            (Some((_, put)), _, Some(event)) => *put = Event { digest: put.digest, ..event },
-            (_, Some(update), event) => update.event = event,
-            (_, None, event) => {
-                self.writes.puts.retain(|(_, put)| put.version != was.version);
-                let (team, names) = (team.to_owned(), was.names.clone());
-                self.writes.updates.push(EventUpdate { team, was: was.version, names, event });
-            }
+        let earlier = self.updates.iter_mut().find(|earlier| {
+            earlier.event.as_ref().is_some_and(|event| event.version == was.version)
+        });
+        match earlier {
+            Some(earlier) => earlier.event = update.event,
+            None => self.updates.push(update),
         }
     }
 
@@ -288,7 +217,7 @@ impl<'a> Draft<'a> {
     /// # Errors
     /// [`RuleError::TokensExhausted`].
     pub fn token(&mut self, row: Option<FencingToken>) -> Result<FencingToken, RuleError> {
-        let floor = self.snapshot.floor.max(self.writes.floor.unwrap_or(self.snapshot.floor));
+        let floor = self.snapshot.floor.max(self.floor.unwrap_or_default());
         let token = FencingToken::next(row, floor, self.now());
         let token = token.ok_or(RuleError::TokensExhausted)?;
         self.token = Some(self.token.map_or(token, |lowest| lowest.min(token)));
@@ -297,7 +226,7 @@ impl<'a> Draft<'a> {
 
     /// Raises the floor of fencing tokens to that of a session that is deleted.
     pub fn raise_floor(&mut self, token: FencingToken) {
-        self.writes.floor = self.writes.floor.max(Some(token));
+        self.floor = self.floor.max(Some(token));
     }
 
     /// Notifies other replicas once it is written.
@@ -306,7 +235,7 @@ impl<'a> Draft<'a> {
     }
 
     /// The decision rests on which side of `moment` it is.
-    fn rests_on(&mut self, moment: Timestamp) {
+    pub(super) fn rests_on(&mut self, moment: Timestamp) {
         if moment > self.now() {
             self.until = self.until.min(moment);
         } else {
@@ -317,16 +246,37 @@ impl<'a> Draft<'a> {
     /// What is to be written, and what that rests on.
     #[must_use]
     pub fn into_plan(self) -> Plan {
-        let mut writes = self.writes;
-        let mut sessions = BTreeMap::new();
+        let mut writes = Writes { updates: self.updates, floor: self.floor, ..Writes::default() };
+        // What was read is written by itself; under its other names an event is updated.
+        for EventUpdate { team, names, .. } in &mut writes.updates {
+            names.retain(|name| {
+                let key = EventKey { team: team.clone(), event: name.clone() };
+                !self.events.contains_key(&key)
+            });
+        }
+        writes.updates.retain(|update| !update.names.is_empty());
+        let (mut sessions, mut events) = (BTreeMap::new(), BTreeMap::new());
         for (key, drafted) in self.sessions {
             writes.sessions.extend(drafted.write(&key));
             sessions.insert(key, drafted.read.latest.map(|latest| latest.version));
         }
-        let version = |event: Drafted<Option<Event>>| event.read.map(|event| event.version);
+        for (key, Drafted { read, now }) in self.events {
+            let was = read.as_ref().map(|event| event.version);
+            match (was, now) {
+                (was, Some(event)) if was != Some(event.version) => {
+                    writes.puts.push((key.clone(), event));
+                }
+                (Some(was), None) => {
+                    let EventKey { team, event } = key.clone();
+                    writes.updates.push(EventUpdate { team, was, names: vec![event], event: None });
+                }
+                _ => {}
+            }
+            events.insert(key, was);
+        }
         Plan {
             sessions,
-            events: self.events.into_iter().map(|(key, event)| (key, version(event))).collect(),
+            events,
             from: self.from,
             until: self.until,
             token: self.token,
@@ -360,24 +310,5 @@ impl Drafted<Session> {
                 .collect(),
             remove: read.iter().filter(is_gone).filter_map(|waiter| waiter.ticket).collect(),
         })
-    }
-}
-
-impl Plan {
-    /// The event that it adds under one name, if that is all that it does.
-    #[must_use]
-    pub fn as_new_event(&self) -> Option<(&str, &Event)> {
-        let Writes { sessions, updates, puts, floor } = &self.writes;
-        let [(team, event)] = &puts[..] else { return None };
-        let is_all = sessions.is_empty() && updates.is_empty() && floor.is_none();
-        let is_new = self.sessions.is_empty() && self.events.values().all(Option::is_none);
-        (is_all && is_new && event.names.len() == 1).then_some((team, event))
-    }
-
-    /// Whether it writes nothing.
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        let Writes { sessions, updates, puts, floor } = &self.writes;
-        sessions.is_empty() && updates.is_empty() && puts.is_empty() && floor.is_none()
     }
 }

@@ -1,11 +1,14 @@
 //! Whether an event is handled.
 //!
-//! | on record under one of its names | a mark | its own mark, repeated |
-//! |---|---|---|
-//! | nothing, or what has expired | first: on record as handled, under all of its names | |
-//! | a claim that has lapsed or ended | first, the claim and its attempts forgotten | |
-//! | a claim that runs | in progress | |
-//! | handled | a duplicate | first |
+//! | on record under one of its names | a mark | its own mark, repeated | forgotten by an operator |
+//! |---|---|---|---|
+//! | nothing, or what has expired | first: on record as handled, under all of its names | | deleted, not reported |
+//! | a claim that has lapsed or ended | first, the claim and its attempts forgotten | | deleted; not reported if no attempt is left of it |
+//! | a claim that runs | in progress, to the request that claims as well | | deleted, its turn is lost |
+//! | handled | a duplicate | first | deleted |
+//!
+//! What is forgotten is deleted under all names that it was taken with, apart from those that
+//! another event has taken since.
 
 use super::{Draft, Event, Notice, Operation, RuleError, State, Version, Wanted};
 use crate::domain::{By, Delivered, EventKey, EventRow, Mark, ResumedBy};

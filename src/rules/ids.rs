@@ -59,7 +59,7 @@ impl Ids {
     }
 
     /// A new version of a record.
-    #[expect(clippy::cast_possible_wrap, reason = "64 random bits, whatever their sign")]
+    #[expect(clippy::cast_possible_wrap, reason = "62 random bits, whatever the sign")]
     pub fn version(&mut self) -> Version {
         Version(self.uuid().as_u64_pair().1 as i64)
     }

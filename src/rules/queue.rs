@@ -1,11 +1,16 @@
 //! The queue of a session: who waits, and who is next.
 //!
-//! | place | an enqueue of the same request | a hand-over | it is left | its server stops |
+//! | place | an enqueue of the same request | a hand-over | it is left | its server is gone |
 //! |---|---|---|---|---|
-//! | none | takes one at the end, if there is room | | | |
-//! | waits | takes it over, once; later it was replaced | is next, if it wants what the session is bound to | gone | left behind |
-//! | left behind | takes it over, and waits again | passed over | gone | left behind |
-//! | left behind for longer than [`PLACE_KEPT`] | gone | gone | gone | gone |
+//! | none | takes one at the end, if there is room | | nothing | |
+//! | waits | takes it over, once; later it was replaced | is next, unless it wants other work than the session is bound to | removed, or left behind | passed over, and kept |
+//! | left behind | takes it over, and waits again | passed over, and kept | removed, or left behind anew | |
+//! | left behind for as long as [`PLACE_KEPT`] | takes one at the end; this one is removed | passed over, and kept | nothing | |
+//!
+//! - At a session that is free, and that nobody waits for, an enqueue finds it free.
+//! - An enqueue that is repeated with its lease finds its place, or the lease that has come since.
+//! - There is room for [`MAX_WAITERS_PER_SESSION`] waiters whose servers run. A place that is taken
+//!   over needs none.
 
 use std::time::Duration;
 
@@ -36,6 +41,7 @@ impl Operation for Enqueue {
         if latest.lease == self.lease && latest.is_live(now) {
             return Ok(Enqueued::Given);
         }
+        session.queue.retain(|waiter| !is_forgotten(waiter, now));
         let own = session.queue.iter().find(|waiter| waiter.lease == self.lease);
         if let Some(ticket) = own.and_then(|own| own.ticket) {
             return Ok(Enqueued::Waits(ticket));
@@ -43,7 +49,6 @@ impl Operation for Enqueue {
         if !latest.is_live(now) && !latest.waiting {
             return Ok(Enqueued::Free);
         }
-        session.queue.retain(|waiter| !is_forgotten(waiter, now));
         let place = Waiter {
             ticket: None,
             lease: self.lease,
@@ -124,9 +129,8 @@ impl Operation for Leave<'_> {
     fn decide(&self, draft: &mut Draft<'_>) -> Result<bool, RuleError> {
         let now = draft.now();
         let mut session = draft.session(self.key);
-        let Some(place) = session.queue.iter().position(|waiter| waiter.lease == self.lease) else {
-            return Ok(false);
-        };
+        let is_own = |waiter: &Waiter| waiter.lease == self.lease && !is_forgotten(waiter, now);
+        let Some(place) = session.queue.iter().position(is_own) else { return Ok(false) };
         if self.keep {
             session.queue[place].left_at = Some(now);
         } else {

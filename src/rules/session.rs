@@ -1,14 +1,21 @@
 //! Who holds a session.
 //!
-//! | session | acquire | renew, release by its holder | bind | force a release | close |
-//! |---|---|---|---|---|---|
-//! | absent | granted | gone | made, bound, free | | |
-//! | held, by the same request | granted again, which is noted | renewed; released, and handed on if anybody waits | bound | free, with a higher fence | deleted |
-//! | held, by another | held | gone | bound | free, with a higher fence | deleted |
-//! | free, nobody waits | granted | expired or gone | bound | nothing | deleted |
-//! | free, somebody waits | held: it goes to the first of them | expired or gone | bound | nothing | free, unbound, with a higher fence |
+//! | session | acquire | renew, with its lease | release, with its lease | bind | force a release | close |
+//! |---|---|---|---|---|---|---|
+//! | absent | granted | gone | nothing | made, bound, free | nothing | nothing |
+//! | held, by the same request or lease | granted again, which is noted | runs on | free, and handed on if somebody waits | bound | free, with a higher fence | deleted |
+//! | held, by another | held | gone | nothing | bound | free, with a higher fence | deleted |
+//! | lapsed, nobody waits | granted | found as it ended | nothing | bound | nothing | deleted |
+//! | released, nobody waits | granted | gone | ended before | bound | nothing | deleted |
+//! | free, somebody waits | held: it goes to the first of them | as above | as above | bound | nothing | freed |
+//! | free, nobody who waits can have it | granted | as above | as above | bound, and looked at again for them | nothing | freed |
 //!
-//! Bound to other work than an acquire names: it is refused.
+//! - Bound to other work than an acquire names, a session is refused, held or free.
+//! - A stream whose place another has taken renews nothing; one whose lease another call carries
+//!   on releases nothing.
+//! - Where somebody waits, a close frees a session, held or not, instead of deleting it: unbound,
+//!   with a higher fence, and theirs. So it does where the fence is above the clock, which the
+//!   floor of all sessions would be raised to.
 
 use std::time::Duration;
 
@@ -122,17 +129,20 @@ impl Operation for BindEpic<'_> {
     type Answer = ();
 
     fn wants(&self, wanted: &mut Wanted) {
-        wanted.session(self.0);
+        wanted.queue(self.0);
     }
 
     fn decide(&self, draft: &mut Draft<'_>) -> Result<(), RuleError> {
         let Self(key, epic) = self;
         let mut session = draft.session(key);
+        let is_awaited = waiting(&session.queue).next().is_some();
         let latest = match &mut session.latest {
             Some(latest) => latest,
             none => none.insert(never_held(draft)?),
         };
         latest.epic = epic.map(str::to_owned);
+        // Those who wait for other work than it was bound to may have it now.
+        latest.waiting |= is_awaited;
         draft.put_session(key, session);
         Ok(())
     }
@@ -179,6 +189,7 @@ impl Operation for CloseSession<'_> {
         let is_awaited = waiting(&session.queue).next().is_some();
         let Some(latest) = &mut session.latest else { return Ok(false) };
         // A token above the clock: the row goes with a sweep, later.
+        draft.rests_on(Timestamp::from_micros(latest.token.0));
         if is_awaited || latest.waiting || latest.token.0 > draft.now().as_micros() {
             end(draft, latest)?;
             latest.epic = None;

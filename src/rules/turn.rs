@@ -2,12 +2,19 @@
 //!
 //! | event | begin | renew, by its holder | finish, by its holder |
 //! |---|---|---|---|
-//! | not on record | claimed, if the session is to be had; else busy | lost | lost |
-//! | claimed, by the same request | granted again if it has its session, which is noted | runs on, with its lease | ended |
+//! | not on record, or expired | claimed, if the session is to be had; else busy | lost | lost |
+//! | claimed, by the same request | granted again if it has its session, which is noted; else in progress | runs on, with its lease | ended |
 //! | claimed, by another | in progress | lost | lost |
-//! | claim lapsed or ended, attempts left | as if it were not on record, one attempt more | lost | lost, or done if it ended so |
-//! | claim lapsed or ended, attempts spent | given up: handled by nobody | lost | lost, or done if it ended so |
+//! | claim lapsed, attempts left | as if it were not on record, one attempt more | lost | lost |
+//! | claim ended, attempts left | as if it were not on record, one attempt more | lost | done if it ended so, or lost |
+//! | claim lapsed or ended, attempts spent | given up: handled by nobody | lost | done if it ended so, or lost |
 //! | handled | duplicate | lost | done if it ended so, or lost |
+//!
+//! - Another payload than the claim's is no repetition: in progress.
+//! - A turn whose lease has ended is lost, though its claim runs.
+//! - A stream whose place another has taken renews nothing; one whose turn another call carries on
+//!   ends nothing.
+//! - A lease that an earlier run of the request was given is found, if the event is taken.
 //!
 //! What ends a turn:
 //!
@@ -228,6 +235,8 @@ impl Operation for ProlongWithin<'_> {
             .is_some_and(|(why, stream)| why.is_noted(stream, event.resumed));
         let mut prolonged = event.clone();
         prolonged.state = State::Claimed(now.after(*claim_ttl));
+        // The clock may have been stepped back: a claim that ends before it was made has ended.
+        prolonged.time = event.time.min(now);
         prolonged.expire_time = event.expire_time.max(now.plus(CLAIM_MEMORY));
         if stream.is_none() {
             prolonged.resumed = ResumedBy::Call;

@@ -62,7 +62,10 @@ impl Place {
         if scheme == "sqlite" {
             return Ok(Self::Sqlite(text));
         }
-        ensure!(text == "memory:", "the database URL memory: has no further parts");
+        ensure!(
+            text == "memory:",
+            "--database-url: memory: takes no further parts, such as a path or parameters"
+        );
         Ok(Self::Memory)
     }
 
@@ -104,7 +107,16 @@ pub(super) async fn open(
             }
             return Ok(Opened::Sqlite(store));
         }
-        Place::Memory => return Ok(Opened::Memory(Memory::new(clock))),
+        Place::Memory => {
+            if writers.is_some() {
+                tracing::warn!(
+                    store = shown,
+                    "records are kept in memory only; every mark, lease and turn is lost when \
+                     the server stops"
+                );
+            }
+            return Ok(Opened::Memory(Memory::new(clock)));
+        }
         Place::Postgres(source) => Postgres::at(source, config.store_timeout, clock)?,
     };
     let until = Instant::now() + config.connect_timeout;
@@ -168,16 +180,27 @@ pub async fn migrate(config: &StoreConfig) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Refuses what would be done to a store of its own, and be lost with it.
+fn outlives_this(config: &StoreConfig) -> anyhow::Result<()> {
+    ensure!(
+        !matches!(Place::of(config)?, Place::Memory),
+        "--database-url: memory: exists only within the server's process; `oncegate fence` \
+         cannot reach it"
+    );
+    Ok(())
+}
+
 /// The floor of fencing tokens in a store, whose schema is up to date.
 ///
 /// # Errors
-/// When it cannot be read.
+/// When it cannot be read, or the store is in memory.
 pub async fn fence(config: &StoreConfig) -> anyhow::Result<Fence> {
     async fn read(store: impl Store + FenceStore) -> Result<Fence, StoreError> {
         let fence = store.fence().await;
         close(store).await;
         fence
     }
+    outlives_this(config)?;
     Ok(match open(config, Clock::Store, false, None).await? {
         Opened::Postgres(store) => read(store).await?,
         Opened::Sqlite(store) => read(store).await?,
@@ -188,7 +211,7 @@ pub async fn fence(config: &StoreConfig) -> anyhow::Result<Fence> {
 /// Raises the floor of fencing tokens in a store to `floor`, unless it is higher.
 ///
 /// # Errors
-/// When it is not known to be raised.
+/// When it is not known to be raised, or the store is in memory.
 pub async fn raise_fence(config: &StoreConfig, floor: FencingToken) -> anyhow::Result<Fence> {
     async fn raise(
         store: impl Store + FenceStore,
@@ -198,6 +221,7 @@ pub async fn raise_fence(config: &StoreConfig, floor: FencingToken) -> anyhow::R
         close(store).await;
         fence
     }
+    outlives_this(config)?;
     Ok(match open(config, Clock::Store, false, None).await? {
         Opened::Postgres(store) => raise(store, floor).await?,
         Opened::Sqlite(store) => raise(store, floor).await?,

@@ -280,13 +280,7 @@ impl RecordSet {
                 }
             }
         }
-        for (team, event) in puts {
-            for (place, name) in event.names.iter().enumerate() {
-                let digest = event.digest.filter(|_| place == 0);
-                let key = EventKey { team: team.clone(), event: name.clone() };
-                self.events.insert(key, Event { digest, ..event.clone() });
-            }
-        }
+        self.events.extend(puts);
         let mut tickets = Vec::new();
         for write in sessions {
             if !write.add.is_empty() {

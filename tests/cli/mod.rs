@@ -20,6 +20,7 @@ mod exec;
 mod fence;
 mod leases;
 mod live;
+mod memory;
 mod serve;
 mod slack;
 mod turns;

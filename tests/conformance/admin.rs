@@ -15,10 +15,10 @@ use crate::{
     harness::{
         Fixture, acquire, connect, event, granted, held, mark, release, renew, seconds, session,
     },
-    on_both_stores,
+    on_all_stores,
 };
 
-on_both_stores!(
+on_all_stores!(
     a_session_is_told_as_it_is,
     sessions_are_listed_in_order_a_page_at_a_time,
     another_epic_is_bound_whatever_was_bound_before,

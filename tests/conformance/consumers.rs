@@ -17,14 +17,13 @@ use tonic_types::StatusExt as _;
 
 use crate::{
     harness::{self, Fixture, connect, execute, granted, held, seconds},
-    on_both_stores,
+    on_all_stores,
 };
 
-on_both_stores!(
+on_all_stores!(
     each_consumer_handles_an_event_once,
     each_item_of_a_batch_has_its_consumer,
     an_alias_of_one_consumer_does_not_block_another,
-    a_row_of_the_older_bots_counts_for_the_empty_consumer_only,
     a_turn_of_one_consumer_leaves_the_event_to_another,
     each_consumer_has_its_own_attempts,
     sessions_of_two_consumers_are_independent,
@@ -36,7 +35,8 @@ on_both_stores!(
     a_session_of_one_consumer_is_administered,
     cleanup_takes_the_rows_of_all_consumers,
     a_consumer_out_of_bounds_is_refused_by_name,
-    the_longest_ids_with_consumers_are_kept,
+    the_longest_ids_with_consumers_are_kept;
+    kept: a_row_of_the_older_bots_counts_for_the_empty_consumer_only,
 );
 
 const CONSUMERS: [&str; 3] = ["", "bot-a", "bot-b"];

@@ -17,10 +17,10 @@ use crate::{
     harness::{
         Client, Fixture, acquire, connect, event, granted, held, release, renew, seconds, session,
     },
-    on_both_stores,
+    on_all_stores,
 };
 
-on_both_stores!(
+on_all_stores!(
     a_lease_that_was_waited_for_counts_from_the_request,
     a_turn_that_was_waited_for_counts_from_the_request,
     a_wait_in_vain_is_counted,

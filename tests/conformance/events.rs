@@ -10,10 +10,10 @@ use prost_types::Timestamp;
 
 use crate::{
     harness::{Fixture, event, mark, seconds},
-    on_both_stores,
+    on_all_stores,
 };
 
-on_both_stores!(
+on_all_stores!(
     the_first_mark_wins_and_the_next_is_a_duplicate,
     past_its_end_an_unswept_event_is_new,
     a_request_id_gets_its_first_answer_again,

@@ -14,14 +14,14 @@ use tonic_types::StatusExt as _;
 
 use crate::{
     harness::{Client, Fixture, acquire, event, granted, mark, seconds, session},
-    on_both_stores,
+    on_all_stores,
 };
 
 mod bad;
 
 use bad::{bad_durations, bad_events, bad_ids, bad_required_ids, bad_sessions, interaction, slack};
 
-on_both_stores!(
+on_all_stores!(
     a_bad_event_is_refused_wherever_it_is_given,
     a_bad_session_is_refused_wherever_it_is_given,
     a_bad_duration_is_refused_wherever_it_is_given,

@@ -14,12 +14,12 @@ use tonic_types::StatusExt as _;
 
 use crate::{
     harness::{self, Fixture, acquire, connect, event, mark, seconds, session},
-    on_both_stores,
+    on_all_stores,
 };
 
 mod attempts;
 
-on_both_stores!(
+on_all_stores!(
     an_event_is_taken_if_any_of_its_names_is,
     the_names_of_an_event_expire_together,
     one_request_is_told_the_same_whatever_becomes_of_aliases,

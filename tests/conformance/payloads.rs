@@ -12,10 +12,10 @@ use tonic_types::StatusExt as _;
 
 use crate::{
     harness::{Fixture, connect, event, granted, mark},
-    on_both_stores,
+    on_all_stores,
 };
 
-on_both_stores!(
+on_all_stores!(
     a_payload_is_the_event_that_it_names,
     one_message_under_two_event_ids_is_one_event,
     consumers_of_one_payload_each_handle_it,

@@ -11,18 +11,18 @@ use tonic_types::StatusExt as _;
 
 use crate::{
     harness::{Client, Fixture, acquire, granted, held, release, renew, seconds, session},
-    on_both_stores,
+    on_all_stores,
 };
 
-on_both_stores!(
+on_all_stores!(
     a_held_session_is_told_not_given,
     only_the_exact_holder_renews_and_releases,
     a_request_id_gets_its_lease_again,
     the_first_epic_stays_with_the_session,
     tokens_rise_whatever_ends_the_lease,
-    tokens_rise_over_a_restart,
     a_lease_carries_what_it_was_given,
-    no_lease_is_held_for_longer_than_an_hour,
+    no_lease_is_held_for_longer_than_an_hour;
+    kept: tokens_rise_over_a_restart,
 );
 
 async fn take(client: &mut Client, request: AcquireSessionLeaseRequest) -> SessionLease {

@@ -16,7 +16,7 @@ use crate::{
     harness::{
         Fixture, acquire, connect, event, granted, held, mark, release, renew, seconds, session,
     },
-    on_both_stores,
+    on_all_stores,
 };
 
 mod asking;
@@ -25,7 +25,7 @@ mod listed;
 mod max_hold;
 mod outcomes;
 
-on_both_stores!(
+on_all_stores!(
     a_turn_has_the_event_and_the_session_until_it_is_finished,
     a_busy_session_burns_no_event,
     an_event_that_is_handled_leaves_the_session_free,

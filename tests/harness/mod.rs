@@ -140,6 +140,10 @@ impl Fixture {
         Self::new(url, Some(directory)).await
     }
 
+    pub async fn memory() -> Self {
+        Self::new("memory:".to_owned(), None).await
+    }
+
     async fn new(url: String, directory: Option<TempDir>) -> Self {
         let clock = TestClock::new();
         let replica = Replica::start(&url, clock.store_clock(), &[]).await;
@@ -189,6 +193,21 @@ macro_rules! on_both_stores {
             $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
             async fn $name() {
                 super::$name($crate::harness::Fixture::sqlite().await).await;
+            })+
+        }
+    };
+}
+
+/// Runs each of the named bodies against both stores and in memory; those after `kept` need what
+/// outlives a server, and are not run in memory.
+#[macro_export]
+macro_rules! on_all_stores {
+    ($($name:ident),+ $(; kept: $($kept:ident),+)? $(,)?) => {
+        $crate::on_both_stores!($($name),+ $(, $($kept),+)?);
+        mod memory {
+            $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn $name() {
+                super::$name($crate::harness::Fixture::memory().await).await;
             })+
         }
     };

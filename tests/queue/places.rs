@@ -19,7 +19,7 @@ use tonic::Streaming;
 use super::*;
 use crate::harness::release;
 
-on_both_stores!(a_closed_session_goes_to_those_who_wait_in_their_order);
+on_all_stores!(a_closed_session_goes_to_those_who_wait_in_their_order);
 
 async fn a_closed_session_goes_to_those_who_wait_in_their_order(mut f: Fixture) {
     let lease = take(&mut f.client, acquire("T1", "s", "holder")).await;

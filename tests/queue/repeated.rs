@@ -14,7 +14,7 @@ use tonic::Streaming;
 use super::*;
 use crate::harness::event;
 
-on_both_stores!(
+crate::on_both_stores!(
     places_outlast_a_restart,
     a_turn_keeps_its_place_over_a_restart,
     a_place_that_nobody_takes_up_again_is_passed_over,

@@ -98,9 +98,7 @@ impl Bug {
                 }
             }
             Self::HalfAlias => {
-                for (_, event) in &mut plan.writes.puts {
-                    event.names.truncate(1);
-                }
+                plan.writes.puts.retain(|(key, event)| event.names.first() == Some(&key.event));
             }
             _ => {}
         }

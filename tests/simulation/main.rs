@@ -1,35 +1,52 @@
-//! Simulates replicas for a while, and prints what broke a rule:
+//! Simulates replicas, one seed after the other, and prints what broke a rule and how to repeat it:
 //! `cargo run --example simulate -- --seed N --replicas 3 --hours 24`.
 
 #[path = "mod.rs"]
 mod simulation;
 
-use std::{process::ExitCode, time::Duration};
+use std::{
+    io::{self, Write as _},
+    panic,
+    process::ExitCode,
+    time::Duration,
+};
 
 use clap::Parser;
 use simulation::{Bug, Settings, simulate};
 
-/// Simulates replicas over one store.
+/// Simulate replicas over one store, with faults at every call of it
 #[derive(Parser)]
 struct Args {
-    /// What all that happens depends on; a new one for each run, if it is not given.
+    /// What all that happens depends on, as long as the code is the same; unset: a random one
     #[arg(long)]
     seed: Option<u64>,
-    /// How many replicas there are.
+    /// Number of replicas
     #[arg(long, default_value_t = 3)]
     replicas: usize,
-    /// How much time is simulated, in hours.
+    /// How much time to simulate with one seed, in hours
     #[arg(long, default_value_t = 1)]
     hours: u32,
-    /// Go on with further seeds for so many seconds.
+    /// Continue with the next seed until so many seconds have passed; unset: one seed
     #[arg(long)]
     seconds: Option<u64>,
-    /// Plant this bug.
+    /// Plant this bug
     #[arg(long)]
     bug: Option<String>,
-    /// Print what callers saw.
+    /// Print what callers saw
     #[arg(long)]
     history: bool,
+}
+
+impl Args {
+    /// The command that repeats what one seed led to.
+    fn repeating(&self, seed: u64) -> String {
+        let Self { replicas, hours, bug, .. } = self;
+        let bug = bug.as_ref().map(|bug| format!(" --bug {bug}")).unwrap_or_default();
+        format!(
+            "cargo run --locked --example simulate -- --seed {seed} --replicas {replicas} \
+             --hours {hours}{bug} --history"
+        )
+    }
 }
 
 fn main() -> ExitCode {
@@ -45,13 +62,22 @@ fn main() -> ExitCode {
         let span = Duration::from_secs(3_600) * args.hours;
         let settings =
             Settings { seed, replicas: args.replicas, span, bug, keeps_history: args.history };
-        let report = simulate(&settings);
+        // Before it runs: it may also hang.
+        print!("seed {seed}: ");
+        let _ = io::stdout().flush();
+        let report = panic::catch_unwind(|| simulate(&settings));
         runs += 1;
-        report.history.iter().for_each(|line| println!("{line}"));
-        println!("seed {seed}: {} h, {:?}", args.hours, report.counts);
-        if !report.violations.is_empty() {
-            report.violations.iter().take(5).for_each(|text| println!("VIOLATION {text}"));
-            println!("repeat: --seed {seed} --replicas {} --hours {}", args.replicas, args.hours);
+        let is_well = match &report {
+            Ok(report) => {
+                println!("{} h, {:?}", args.hours, report.counts);
+                report.history.iter().for_each(|line| println!("{line}"));
+                report.violations.iter().take(5).for_each(|text| println!("VIOLATION {text}"));
+                report.violations.is_empty()
+            }
+            Err(_) => false,
+        };
+        if !is_well {
+            println!("FAILED. Repeat it with the same code:\n{}", args.repeating(seed));
             return ExitCode::FAILURE;
         }
         let limit = args.seconds.map(Duration::from_secs);

@@ -1,7 +1,7 @@
 //! A simulation of the whole core: several replicas over one store in memory, in one thread and in
-//! simulated time. What happens depends on the seed alone. Calls of the store are late, fail before
-//! or after they are committed, or never return, as the replica is killed; clocks step;
-//! notifications are lost. What callers see goes to a checker.
+//! simulated time. What happens depends on the seed alone, and on the code. Calls of the store are
+//! late, fail before or after they are committed, or never return, as the replica is killed; the
+//! store's clock steps; notifications are lost. What callers see goes to a checker.
 
 mod bots;
 mod bugs;
@@ -72,23 +72,31 @@ mod tests {
         assert_eq!(one.counts, other.counts);
     }
 
+    /// What is simulated each time: a seed, how many replicas, and how many minutes. A seed that
+    /// broke a rule is added, with as few minutes as show it.
+    const KEPT: [(u64, usize, u64); 4] = [(1, 3, 30), (2, 3, 30), (3, 3, 30), (4, 3, 30)];
+
     #[test]
     fn no_rule_is_broken() {
-        for seed in [1, 2, 3, 4] {
-            let report = simulate(&settings(seed, 30, None));
+        let mut counts = std::collections::BTreeMap::<_, u64>::new();
+        for (seed, replicas, minutes) in KEPT {
+            let report = simulate(&Settings { replicas, ..settings(seed, minutes, None) });
             assert_eq!(report.violations, Vec::<String>::new(), "seed {seed}");
-            for fault in [
-                "clock stepped back",
-                "clock stepped forward",
-                "failure after the commit",
-                "failure before the commit",
-                "late call",
-                "lost notification",
-                "replica drained",
-                "replica killed",
-            ] {
-                assert!(report.counts.get(fault).is_some_and(|count| *count > 5), "{fault}");
-            }
+            report.counts.into_iter().for_each(|(what, count)| {
+                *counts.entry(what).or_default() += count;
+            });
+        }
+        for fault in [
+            "clock stepped back",
+            "clock stepped forward",
+            "failure after the commit",
+            "failure before the commit",
+            "late call",
+            "lost notification",
+            "replica drained",
+            "replica killed",
+        ] {
+            assert!(counts.get(fault).is_some_and(|count| *count > 20), "{fault}: {counts:?}");
         }
     }
 

@@ -108,13 +108,13 @@ pub(super) async fn read(
     Ok(found.filter_map(|(key, event)| Some((key, event?))).collect())
 }
 
-/// Writes events: changes and deletions first.
+/// Writes events.
 pub(super) async fn write(
     batch: &mut SqliteConnection,
     updates: &[EventUpdate],
-    puts: &[(String, Event)],
+    puts: &[(EventKey, Event)],
 ) -> Result<(), StoreError> {
-    let (mut changed, mut deleted, mut put) = (vec![], vec![], vec![]);
+    let (mut changed, mut deleted) = (vec![], vec![]);
     for EventUpdate { team, was, names, event } in updates {
         match event {
             None => deleted.push(json!([team, was.0, names])),
@@ -125,7 +125,7 @@ pub(super) async fn write(
             }
         }
     }
-    puts.iter().for_each(|(team, event)| put.extend(rows(team, event)));
+    let put = puts.iter().map(|(key, event)| row(key, event)).collect();
     for (statement, rows) in [(UPDATE, changed), (DELETE, deleted), (PUT, put)] {
         run(batch, statement, rows).await?;
     }
@@ -135,23 +135,21 @@ pub(super) async fn write(
 /// Adds events, each under its one name, where there is none. Answers how many it added.
 pub(super) async fn add(
     writer: &mut SqliteConnection,
-    added: &[(&str, &Event)],
+    added: &[(&EventKey, &Event)],
 ) -> Result<u64, StoreError> {
-    let added: Vec<Value> = added.iter().flat_map(|(team, event)| rows(team, event)).collect();
+    let added: Vec<Value> = added.iter().map(|(key, event)| row(key, event)).collect();
     let add = sqlx::query(ADD).bind(Value::from(added).to_string());
     Ok(add.execute(writer).await.map_err(classify)?.rows_affected())
 }
 
-/// The rows of an event, one for each of its names.
-fn rows(team: &str, event: &Event) -> impl Iterator<Item = Value> {
+/// The row of an event under one of its names.
+fn row(key: &EventKey, event: &Event) -> Value {
     let names = (event.names.len() > 1).then(|| json!(event.names).to_string());
     let request = event.request.map(|request| hex(request.as_uuid()));
-    event.names.iter().enumerate().map(move |(place, name)| {
-        let digest = event.digest.filter(|_| place == 0).map(|digest| hex(digest.as_uuid()));
-        let mut row = columns(event);
-        row.extend([json!(team), json!(name), json!(request), json!(names), json!(digest)]);
-        Value::from(row)
-    })
+    let digest = event.digest.map(|digest| hex(digest.as_uuid()));
+    let mut row = columns(event);
+    row.extend([json!(key.team), json!(key.event), json!(request), json!(names), json!(digest)]);
+    Value::from(row)
 }
 
 /// The columns that change with how an event stands.

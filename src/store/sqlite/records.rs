@@ -8,7 +8,7 @@ use sqlx::{Row as _, SqliteConnection};
 use super::{Handle, begin, classify, events, fence, json, sessions};
 use crate::{
     domain::{EventKey, FencingToken, LeaseId, SessionKey, Timestamp},
-    rules::{Event, Ids, Plan, Snapshot, Version, Wanted, Writes},
+    rules::{Event, EventUpdate, Ids, Plan, Snapshot, Version, Wanted, Writes},
     store::{
         StoreError,
         records::{Applied, Decided, Records},
@@ -94,21 +94,16 @@ impl Handle {
 
 impl Handle {
     /// Adds events of one name, where there is none: a statement is a transaction of its own.
-    async fn add_events(&self, added: &[(&str, &Event)]) -> Result<Vec<Applied>, StoreError> {
+    async fn add_events(&self, added: &[(&EventKey, &Event)]) -> Result<Vec<Applied>, StoreError> {
         let mut writer = self.writer.lock().await;
         if events::add(&mut writer, added).await? == added.len() as u64 {
             return Ok(vec![Applied::Written(Vec::new()); added.len()]);
         }
         // Whoever has the writer is alone in writing: what is not there by now was not added.
-        let key = |(team, event): &(&str, &Event)| EventKey {
-            team: (*team).to_owned(),
-            event: event.names[0].clone(),
-        };
-        let keys: Vec<EventKey> = added.iter().map(key).collect();
         let of_event = |key: &&EventKey| (key.team.clone(), key.event.clone());
-        let asked: Vec<&EventKey> = keys.iter().collect();
-        let now = versions(&mut writer, events::VERSIONS, &asked, of_event).await?;
-        let applied = added.iter().zip(&keys).map(|((_, event), key)| {
+        let keys: Vec<&EventKey> = added.iter().map(|&(key, _)| key).collect();
+        let now = versions(&mut writer, events::VERSIONS, &keys, of_event).await?;
+        let applied = added.iter().map(|&(key, event)| {
             let is_own = now.get(key) == Some(&event.version);
             if is_own { Applied::Written(Vec::new()) } else { Applied::Conflict }
         });
@@ -169,13 +164,11 @@ impl Current {
     fn note(&mut self, plan: &Plan) {
         let Writes { sessions, updates, puts, floor } = &plan.writes;
         self.touched_sessions.extend(sessions.iter().map(|write| write.key.clone()));
-        let names = updates
-            .iter()
-            .flat_map(|update| update.names.iter().map(|name| (update.team.clone(), name.clone())));
-        let puts = puts
-            .iter()
-            .flat_map(|(team, event)| event.names.iter().map(|name| (team.clone(), name.clone())));
-        self.touched_events.extend(names.chain(puts).map(|(team, event)| EventKey { team, event }));
+        for EventUpdate { team, names, .. } in updates {
+            let key = |event: &String| EventKey { team: team.clone(), event: event.clone() };
+            self.touched_events.extend(names.iter().map(key));
+        }
+        self.touched_events.extend(puts.iter().map(|(key, _)| key.clone()));
         self.floor = floor.map_or(self.floor, |floor| self.floor.max(floor));
     }
 }

@@ -2,7 +2,7 @@
 
 use super::*;
 
-on_both_stores!(
+on_all_stores!(
     the_name_that_was_claimed_most_often_counts,
     the_name_that_was_claimed_most_often_is_given_up,
 );

@@ -4,7 +4,7 @@ use oncegate::grpc::pb::{ThreadKey, run_turn_response::News};
 
 use super::{calls::Kept, *};
 
-on_both_stores!(
+on_all_stores!(
     what_is_about_a_session_is_ignored_without_one,
     what_is_about_a_session_is_ignored_on_a_stream_without_one,
     a_sessions_tenant_is_that_of_its_event,

@@ -9,7 +9,7 @@ use tonic::Streaming;
 
 use super::*;
 
-on_both_stores!(
+on_all_stores!(
     a_call_keeps_its_turn_until_it_says_how_that_ends,
     a_call_that_goes_away_has_failed,
     a_call_that_waits_is_told_its_place_and_then_what_there_is,

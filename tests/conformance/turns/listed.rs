@@ -14,7 +14,7 @@ use oncegate::{
 use super::*;
 use crate::harness::{postgres::new_database, sqlite_url};
 
-on_both_stores!(
+on_all_stores!(
     an_event_is_listed_as_it_stands,
     events_are_told_apart_by_how_they_stand,
     events_are_told_apart_by_their_age,

@@ -6,7 +6,7 @@ use tokio_stream::wrappers::ReceiverStream;
 
 use super::*;
 
-on_both_stores!(a_turn_ends_when_its_lease_was_held_for_long_enough);
+on_all_stores!(a_turn_ends_when_its_lease_was_held_for_long_enough);
 
 /// A turn whose lease was held for as long as any may be.
 async fn a_turn_ends_when_its_lease_was_held_for_long_enough(f: Fixture) {

@@ -8,17 +8,17 @@ use oncegate::grpc::pb::{
 use super::{asking::gave_up, calls::Kept, *};
 use crate::harness::execute;
 
-on_both_stores!(
+on_all_stores!(
     a_rejected_event_is_not_retried,
     a_stream_can_end_with_a_rejection,
     rejected_events_are_listed_and_forgotten,
-    a_rejection_that_an_older_binary_wrote_over_does_not_count,
     the_detail_of_the_latest_failure_is_on_record,
     a_claim_that_lapses_keeps_the_detail_of_the_failure_before,
     details_and_types_out_of_bounds_are_refused_by_name,
     the_longest_detail_and_type_are_kept,
     a_result_is_returned_with_its_type,
-    a_result_is_read_where_it_is_asked_for,
+    a_result_is_read_where_it_is_asked_for;
+    kept: a_rejection_that_an_older_binary_wrote_over_does_not_count,
 );
 
 /// A request that is handled by the statements for sessions, for events alone, or for events

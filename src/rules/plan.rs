@@ -1,0 +1,119 @@
+//! Plans: what a store writes, and what that rests on.
+
+use std::collections::BTreeMap;
+
+use super::{Event, Latest, Version, Waiter};
+use crate::domain::{
+    EventKey, FencingToken, LeaseId, PayloadDigest, RequestId, SessionKey, Timestamp,
+};
+
+/// What a store writes as a whole if what it rests on still holds, or not at all.
+#[derive(Debug)]
+pub struct Plan {
+    /// The sessions that it rests on: the version of each, none where it is absent.
+    pub sessions: BTreeMap<SessionKey, Option<Version>>,
+    /// The names of events that it rests on: the version of each, none where it is absent.
+    pub events: BTreeMap<EventKey, Option<Version>>,
+    /// The store's clock must have reached this moment: what had ended has.
+    pub from: Timestamp,
+    /// And not this: what ran still does.
+    pub until: Timestamp,
+    /// The lowest token that it grants: the floor must be below.
+    pub token: Option<FencingToken>,
+    /// What is written.
+    pub writes: Writes,
+    /// What other replicas are notified of once it is written.
+    pub notices: Vec<Notice>,
+}
+
+/// What other replicas are notified of. Each may be lost; what they are about, the records decide.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Notice {
+    /// A lease was handed to a caller that waits.
+    Handed(LeaseId),
+    /// A newer call has taken over the place that was to end in this lease.
+    TakenOver(LeaseId),
+    /// The holder or the queue of a session has changed.
+    Session(SessionKey),
+    /// The event was forgotten that the turn of this request had claimed.
+    Forgotten(RequestId),
+}
+
+/// What a plan writes.
+#[derive(Debug, Default)]
+pub struct Writes {
+    /// Sessions and their queues.
+    pub sessions: Vec<SessionWrite>,
+    /// Changes of events under names that they were taken with. No row is among both these and
+    /// `puts`.
+    pub updates: Vec<EventUpdate>,
+    /// Events, each under one of its names.
+    pub puts: Vec<(EventKey, Event)>,
+    /// What the floor of fencing tokens is raised to, unless it is higher.
+    pub floor: Option<FencingToken>,
+}
+
+/// A session, as a plan writes it.
+#[derive(Debug)]
+pub struct SessionWrite {
+    /// Which.
+    pub key: SessionKey,
+    /// What becomes of its row.
+    pub latest: Change<Latest>,
+    /// Places that are taken, first to last.
+    pub add: Vec<Waiter>,
+    /// Places that another call has now, or that are left behind.
+    pub change: Vec<Waiter>,
+    /// The tickets of places that are gone.
+    pub remove: Vec<i64>,
+}
+
+/// An event, as a plan changes it.
+#[derive(Debug)]
+pub struct EventUpdate {
+    /// Its team.
+    pub team: String,
+    /// The version that it had: a row under one of its names that has another stays.
+    pub was: Version,
+    /// The names under which it is changed.
+    pub names: Vec<String>,
+    /// What it becomes, names and digest apart; none if it is deleted.
+    pub event: Option<Event>,
+}
+
+/// What becomes of a row.
+#[derive(Debug)]
+pub enum Change<T> {
+    /// It stays as it is.
+    Keep,
+    /// It is written.
+    Put(T),
+    /// It is deleted.
+    Delete,
+}
+
+impl EventUpdate {
+    /// What becomes of the event under a name that it was taken with this digest under.
+    pub(super) fn event_under(&self, digest: Option<PayloadDigest>) -> Option<Event> {
+        self.event.clone().map(|event| Event { digest, ..event })
+    }
+}
+
+impl Plan {
+    /// The event that it adds under one name, if that is all that it does.
+    #[must_use]
+    pub fn as_new_event(&self) -> Option<(&EventKey, &Event)> {
+        let Writes { sessions, updates, puts, floor } = &self.writes;
+        let [(key, event)] = &puts[..] else { return None };
+        let is_all = sessions.is_empty() && updates.is_empty() && floor.is_none();
+        let is_new = self.sessions.is_empty() && self.events.values().all(Option::is_none);
+        (is_all && is_new && event.names.len() == 1).then_some((key, event))
+    }
+
+    /// Whether it writes nothing.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        let Writes { sessions, updates, puts, floor } = &self.writes;
+        sessions.is_empty() && updates.is_empty() && puts.is_empty() && floor.is_none()
+    }
+}

@@ -1,0 +1,242 @@
+use super::{
+    Begin, Ending, Finish, TurnId, World, begin, begin_with_session, begun, detail, enqueue,
+    finish, lease, mark, release, succeeded, ttl, turn::is_lost,
+};
+use crate::domain::{
+    Acquire, By, EventRow, Kept, ResumedBy, StoredEvent, StreamId, limits::CLAIM_MEMORY,
+};
+use crate::rules::{event::ForgetEvent, session::ForceRelease};
+
+fn running() -> (World, TurnId) {
+    let mut world = World::new();
+    let turn = begun(&mut world, &begin_with_session(1, &["a", "b"]));
+    (world, turn)
+}
+
+fn kept(world: &mut World, finish: &Finish) -> Kept<Option<EventRow>> {
+    world.run(finish).kept
+}
+
+fn by(kept: Kept<Option<EventRow>>) -> Option<By> {
+    match kept {
+        Kept::Done(row) => row.map(|row| match row {
+            EventRow::Processed(StoredEvent { by, .. }) => by,
+            EventRow::Claimed(claim) => panic!("not handled: {claim:?}"),
+        }),
+        other => panic!("not done: {other:?}"),
+    }
+}
+
+fn attempts(world: &World) -> (u32, u32) {
+    let attempts = world.event("a").unwrap().attempts.unwrap();
+    (attempts.claimed, attempts.uncounted)
+}
+
+fn rejected(text: &str) -> Ending {
+    Ending::Rejected(Some(detail(text)), ttl(600))
+}
+
+const FAILED: Ending = Ending::Failed(None);
+
+// What a turn has lost.
+
+#[test]
+fn a_turn_of_an_unknown_or_forgotten_event_is_lost() {
+    let (mut world, turn) = running();
+    assert!(is_lost(&mut World::new(), &turn, &Kept::ClaimLost));
+    world.run(ForgetEvent(&turn.event));
+    assert!(is_lost(&mut world, &turn, &Kept::ClaimLost));
+}
+
+#[test]
+fn a_turn_of_another_request_or_another_attempt_is_lost() {
+    let (mut world, turn) = running();
+    let other = TurnId { request: super::request(9), ..turn.clone() };
+    assert!(is_lost(&mut world, &other, &Kept::ClaimLost));
+    world.wait(60_000);
+    begun(&mut world, &begin_with_session(1, &["a", "b"]));
+    assert!(is_lost(&mut world, &turn, &Kept::ClaimLost), "the attempt before");
+}
+
+#[test]
+fn a_turn_whose_claim_has_lapsed_is_lost_before_anybody_takes_it() {
+    let mut world = World::new();
+    let turn = begun(&mut world, &begin(1, &["a"]));
+    world.wait(60_000);
+    assert!(is_lost(&mut world, &turn, &Kept::ClaimLost));
+}
+
+#[test]
+fn a_turn_of_an_event_that_was_handled_otherwise_is_lost() {
+    let (mut world, turn) = running();
+    world.wait(60_000);
+    world.run(mark(2, &["a"]));
+    assert!(is_lost(&mut world, &turn, &Kept::ClaimLost));
+}
+
+#[test]
+fn a_turn_whose_lease_has_ended_is_lost_and_says_how_long_it_was_held() {
+    let (mut world, turn) = running();
+    world.wait(30_000);
+    assert!(is_lost(&mut world, &turn, &Kept::LeaseLost(Some(ttl(30).span()))), "it ran out");
+    let (mut world, turn) = running();
+    world.run(release(turn.lease.clone().unwrap().1));
+    assert!(is_lost(&mut world, &turn, &Kept::LeaseLost(None)), "it was released");
+    let (mut world, turn) = running();
+    world.run(ForceRelease(&super::key("s")));
+    assert!(is_lost(&mut world, &turn, &Kept::LeaseLost(None)), "an operator released it");
+    let (mut world, turn) = running();
+    world.wait(30_000);
+    world.run(super::acquire(2));
+    assert!(is_lost(&mut world, &turn, &Kept::LeaseLost(None)), "it passed to another");
+}
+
+// How a turn ends.
+
+#[test]
+fn a_success_handles_the_event_under_all_names_and_releases_the_session() {
+    let (mut world, turn) = running();
+    world.wait(1_000);
+    assert_eq!(by(kept(&mut world, &finish(&turn, succeeded("done")))), Some(By::Turn(1)));
+    let event = world.event("a").unwrap();
+    assert_eq!((event.time, event.expire_time), (world.now, world.now.after(ttl(600))));
+    assert_eq!(world.event("a"), world.event("b"));
+    assert!(world.latest().released);
+}
+
+#[test]
+fn a_rejection_handles_the_event_with_its_detail() {
+    let (mut world, turn) = running();
+    assert_eq!(by(kept(&mut world, &finish(&turn, rejected("bad")))), Some(By::Rejected(1)));
+    assert_eq!(world.event("a").unwrap().detail, Some(detail("bad")));
+}
+
+#[test]
+fn a_failure_frees_the_event_and_counts() {
+    let (mut world, turn) = running();
+    assert_eq!(by(kept(&mut world, &finish(&turn, Ending::Failed(Some(detail("no")))))), None);
+    assert_eq!(attempts(&world), (1, 0));
+    let event = world.event("a").unwrap();
+    assert!(!event.is_live(world.now));
+    assert_eq!(
+        (event.detail.clone(), event.expire_time),
+        (Some(detail("no")), world.now.plus(CLAIM_MEMORY))
+    );
+    assert!(world.latest().released);
+}
+
+#[test]
+fn a_failure_of_the_last_attempt_gives_the_event_up() {
+    let mut world = World::new();
+    for attempt in 1..=3 {
+        let turn = begun(&mut world, &begin(attempt, &["a"]));
+        let ended = kept(&mut world, &finish(&turn, Ending::Failed(Some(detail("no")))));
+        assert_eq!(by(ended), (attempt == 3).then_some(By::Nobody(3)));
+    }
+    assert_eq!(world.event("a").unwrap().detail, Some(detail("no")));
+}
+
+#[test]
+fn a_broken_stream_frees_the_event_and_does_not_count() {
+    let mut world = World::new();
+    for attempt in 1..=5 {
+        let turn = begun(&mut world, &begin(1, &["a"]));
+        assert_eq!(turn.attempt, attempt, "attempts that do not count are never spent");
+        assert_eq!(by(kept(&mut world, &finish(&turn, Ending::Broken))), None);
+        assert_eq!(attempts(&world), (attempt, attempt));
+    }
+}
+
+#[test]
+fn an_abandoned_turn_frees_the_event_and_takes_its_attempt_back() {
+    let (mut world, turn) = running();
+    world.run(finish(&turn, Ending::Failed(Some(detail("no")))));
+    let turn = begun(&mut world, &begin_with_session(2, &["a", "b"]));
+    assert_eq!(attempts(&world), (2, 0));
+    assert_eq!(by(kept(&mut world, &finish(&turn, Ending::Abandoned))), None);
+    assert_eq!(attempts(&world), (1, 0));
+    assert_eq!(world.event("a").unwrap().detail, Some(detail("no")), "of the turn before");
+}
+
+#[test]
+fn the_end_of_a_turn_hands_its_session_to_the_first_waiter() {
+    for ending in [succeeded("done"), rejected("bad"), FAILED, Ending::Broken, Ending::Abandoned] {
+        let (mut world, turn) = running();
+        world.run(enqueue(2, 200));
+        let answer = world.run(finish(&turn, ending));
+        assert_eq!(answer.handed.unwrap().lease.id, lease(200));
+    }
+}
+
+#[test]
+fn an_end_that_is_repeated_is_done_except_for_one_that_was_taken_back() {
+    for ending in [succeeded("done"), rejected("bad"), FAILED, Ending::Broken] {
+        let (mut world, turn) = running();
+        let finish = finish(&turn, ending);
+        let first = kept(&mut world, &finish);
+        let (plan, again) = world.decide(&finish);
+        assert!(plan.is_empty());
+        assert_eq!(again.kept, first);
+    }
+    let (mut world, turn) = running();
+    let abandoned = finish(&turn, Ending::Abandoned);
+    kept(&mut world, &abandoned);
+    assert_eq!(kept(&mut world, &abandoned), Kept::ClaimLost);
+}
+
+#[test]
+fn the_last_failure_that_is_repeated_is_done() {
+    let mut world = World::new();
+    let once = Begin { max_attempts: 1, ..begin(1, &["a"]) };
+    let turn = begun(&mut world, &once);
+    let first = kept(&mut world, &finish(&turn, FAILED));
+    assert_eq!(by(first.clone()), Some(By::Nobody(1)));
+    assert_eq!(kept(&mut world, &finish(&turn, FAILED)), first);
+}
+
+#[test]
+fn an_end_after_another_end_is_lost() {
+    let endings = [succeeded("done"), rejected("bad"), FAILED];
+    for (place, first) in endings.iter().enumerate() {
+        for (_, second) in endings.iter().enumerate().filter(|(other, _)| *other != place) {
+            let (mut world, turn) = running();
+            kept(&mut world, &finish(&turn, first.clone()));
+            assert_eq!(kept(&mut world, &finish(&turn, second.clone())), Kept::ClaimLost);
+        }
+    }
+}
+
+#[test]
+fn an_end_that_spares_a_turn_carried_on_by_another_call_changes_nothing() {
+    let own = StreamId::random();
+    let unless_resumed = Some(own);
+    for stream in [None, Some(StreamId::random())] {
+        let (mut world, turn) = running();
+        world.run(Begin { stream, ..begin_with_session(1, &["a", "b"]) });
+        let (plan, answer) = world.decide(Finish { unless_resumed, ..finish(&turn, FAILED) });
+        assert!(plan.is_empty() && answer.kept == Kept::Resumed);
+        assert_eq!(by(kept(&mut world, &finish(&turn, FAILED))), None, "without that, it ends");
+    }
+    let (mut world, turn) = running();
+    world.run(begin_with_session(1, &["a", "b"]).kept_by(own));
+    assert_eq!(world.event("a").unwrap().resumed, ResumedBy::Stream(own));
+    assert_eq!(by(kept(&mut world, &Finish { unless_resumed, ..finish(&turn, FAILED) })), None);
+}
+
+#[test]
+fn an_end_spares_a_turn_whose_lease_alone_was_carried_on() {
+    let (mut world, turn) = running();
+    world.run(Acquire { stream: None, ..super::acquire(1) });
+    assert_eq!(world.event("a").unwrap().resumed, ResumedBy::Nobody);
+    let spare = Finish { unless_resumed: Some(StreamId::random()), ..finish(&turn, FAILED) };
+    assert_eq!(kept(&mut world, &spare), Kept::Resumed);
+}
+
+#[test]
+fn an_ended_claim_stays_ended_when_the_clock_steps_back() {
+    let (mut world, turn) = running();
+    world.run(finish(&turn, FAILED));
+    world.step_back(10_000);
+    assert!(!world.event("a").unwrap().is_live(world.now));
+    begun(&mut world, &begin(2, &["a"]));
+}

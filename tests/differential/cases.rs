@@ -1,0 +1,100 @@
+//! Sequences in which the stores had differed, or might.
+
+use std::time::Duration;
+
+use oncegate::domain::{
+    Acquire, Enqueue, Labels, Release, RequestId, SessionKey, Ttl, limits::LEASE_TTL,
+};
+
+use super::{
+    Ground,
+    steps::{Grant, Of, Op, Step, lease, request},
+};
+
+fn key() -> SessionKey {
+    SessionKey { team: "T1".into(), session: "s".into() }
+}
+
+fn acquire(request: RequestId, epic: Option<&str>) -> Acquire {
+    Acquire {
+        key: key(),
+        holder: "h1".into(),
+        request,
+        ttl: Ttl::parse(Some(Duration::from_secs(60)), Duration::ZERO, &LEASE_TTL).unwrap(),
+        epic: epic.map(str::to_owned),
+        labels: Labels::default(),
+        stream: None,
+        digest: None,
+    }
+}
+
+/// Takes the session for work that it is bound to from then on.
+fn take() -> Op {
+    Op::Change(vec![acquire(request((0, 0)), Some("P-1"))], vec![])
+}
+
+fn release(grant: Grant) -> Op {
+    let release = Release { key: key(), lease: lease(grant), unless_resumed: None };
+    Op::Change(vec![], vec![Of(grant, release)])
+}
+
+/// Takes a place in the queue.
+fn wait(grant: Grant, epic: &str) -> Op {
+    let acquire = acquire(request(grant), Some(epic));
+    Op::Enqueue(vec![Enqueue { acquire, lease: lease(grant), takes_over: false }])
+}
+
+fn leave(grant: Grant, keep: bool) -> Op {
+    Op::Leave(vec![Of(grant, key())], keep)
+}
+
+/// Runs `ops` in all stores, which are to answer the last of them with `expected`.
+async fn come_to(ops: Vec<Op>, expected: &str) {
+    let mut sides = Ground::new().await.sides().await;
+    let mut last = String::new();
+    for (number, op) in ops.into_iter().enumerate() {
+        let step = Step { number, op };
+        let answers = sides.answers(&step).await;
+        assert_eq!(super::difference(&answers), None, "{step:?}");
+        assert_eq!(sides.rows().await, None, "{step:?}");
+        [last, ..] = answers;
+    }
+    assert!(last.contains(expected), "{last}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_caller_that_waits_for_other_work_is_next_once_the_session_is_bound_to_that() {
+    let hand_on = || Op::HandOn(vec![key()]);
+    let bind = |epic| Op::Bind(key(), epic);
+    let until = vec![take(), wait((1, 0), "P-2"), release((0, 0)), hand_on()];
+    let idle = "live: false, waiting: false";
+    come_to(until.clone(), idle).await;
+    come_to([until.clone(), vec![bind(Some("P-3")), hand_on()]].concat(), idle).await;
+    for epic in [None, Some("P-2")] {
+        let next = "live: true";
+        come_to([until.clone(), vec![bind(epic), hand_on()]].concat(), next).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_place_that_was_left_for_too_long_is_gone() {
+    let after = |micros| {
+        let kept = Op::Advance(Duration::from_micros(micros));
+        vec![take(), wait((1, 0), "P-1"), leave((1, 0), true), kept]
+    };
+    let (soon, late) = (after(9_999_999), after(10_000_000));
+    come_to([soon.clone(), vec![leave((1, 0), false)]].concat(), "[true]").await;
+    come_to([late.clone(), vec![leave((1, 0), false)]].concat(), "[false]").await;
+    let again = || vec![wait((1, 0), "P-1")];
+    come_to([soon, again()].concat(), "waits, place 0").await;
+    come_to([late, again()].concat(), "waits, place 1, last: true").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_place_whose_answer_was_lost_is_found_again_and_the_lease_that_has_come_of_it() {
+    let placed = vec![take(), wait((1, 0), "P-1"), wait((1, 0), "P-1")];
+    come_to(placed.clone(), "waits, place 0").await;
+    // The lease has come since.
+    let given = [placed, vec![release((0, 0)), wait((1, 0), "P-1")]].concat();
+    come_to(given, "Decided(Given)").await;
+}

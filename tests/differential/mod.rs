@@ -1,0 +1,303 @@
+//! One random sequence of operations in memory, in `SQLite` and in PostgreSQL: equal answers, and
+//! equal rows.
+
+mod cases;
+mod dice;
+mod names;
+mod side;
+mod steps;
+
+use std::{collections::BTreeSet, ops::RangeInclusive, sync::Arc, time::Duration};
+
+use oncegate::store::{
+    Clock, ManualClock, Store as _, Work,
+    memory::{self, Memory},
+    postgres::{self, Postgres},
+    sqlite::{self, Sqlite},
+};
+use sqlx::{Connection as _, Executor as _, PgConnection};
+use tempfile::TempDir;
+
+use crate::harness::{postgres::new_database, sqlite_url};
+use dice::{Dice, Granted, events, sessions};
+use side::Side;
+use steps::{Of, Op, Step, names};
+
+/// Each is a sequence of its own.
+const SEEDS: RangeInclusive<u64> = 1..=12;
+/// How long a sequence is.
+const STEPS: usize = 200;
+/// After so many steps the rows are compared.
+const INTERVAL: usize = 5;
+/// A moment in 2026, in microseconds.
+const START: i64 = 1_790_000_000_000_000;
+
+/// The most runs in which a sequence that fails is made shorter.
+const MAX_RUNS: usize = 150;
+/// What the sequences come to among other things, as the answers spell it.
+const OUTCOMES: [&str; 26] = [
+    "Busy(",
+    "by: Mark",
+    "by: Nobody",
+    "by: Rejected",
+    "by: Turn",
+    "ClaimLost",
+    "Decided(Free)",
+    "Decided(Full)",
+    "Decided(Given)",
+    "Decided(Gone)",
+    "Decided(Replaced)",
+    "Decided(Resumed)",
+    "detail: Some",
+    "Done((",
+    "Done(None",
+    "Done(Some",
+    "Found(",
+    "fresh: false",
+    "fresh: true",
+    "Granted {",
+    "LeaseLost(None",
+    "LeaseLost(Some",
+    "Release {",
+    "Taken(Claimed",
+    "took over",
+    "waits",
+];
+/// How much of an answer is shown before and from where it differs.
+const CONTEXT: usize = 100;
+const SHOWN: usize = 600;
+
+const CLEAR: &str = "
+DELETE FROM processed_events;
+DELETE FROM oncegate_sessions;
+DELETE FROM oncegate_waiters;
+DELETE FROM oncegate_replicas;
+UPDATE oncegate_fence SET floor = 0;
+";
+
+/// Where sequences run, one after the other.
+struct Ground {
+    url: String,
+    postgres: Postgres,
+    clock: Arc<ManualClock>,
+}
+
+impl Ground {
+    async fn new() -> Self {
+        let url = new_database().await;
+        let clock = Arc::new(ManualClock::at(START));
+        let manual = Clock::Manual(Arc::clone(&clock));
+        let postgres = Postgres::new(&url, Duration::from_secs(60), manual).unwrap();
+        postgres.migrate().await.unwrap();
+        Self { url, postgres, clock }
+    }
+
+    /// Empty stores.
+    async fn sides(&self) -> Sides {
+        self.clock.set(START);
+        let mut database = PgConnection::connect(&self.url).await.unwrap();
+        database.execute(CLEAR).await.unwrap();
+        let manual = || Clock::Manual(Arc::clone(&self.clock));
+        let directory = tempfile::tempdir().unwrap();
+        let sqlite = Sqlite::open(&sqlite_url(&directory), manual()).await.unwrap();
+        sqlite.migrate().await.unwrap();
+        let memory = Memory::new(manual()).connection(Work::Short);
+        let postgres = self.postgres.connection(Work::Short);
+        let mut sides = Sides {
+            clock: Arc::clone(&self.clock),
+            memory: Side::new(memory, None),
+            sqlite: Side::new(sqlite.connection(Work::Short), None),
+            postgres: Side::new(postgres, Some(database)),
+            seen: BTreeSet::new(),
+            _directory: directory,
+        };
+        let begin = Step { number: usize::MAX, op: Op::Advance(Duration::ZERO) };
+        assert_eq!(sides.take(&begin).await, None);
+        sides
+    }
+
+    /// Runs `steps`. Answers the place of the first that has a difference, and what it is.
+    async fn replay(&self, steps: &[Step]) -> Option<(usize, String)> {
+        let mut sides = self.sides().await;
+        for (place, step) in steps.iter().enumerate() {
+            let difference = match sides.take(step).await {
+                None => sides.rows().await,
+                difference => difference,
+            };
+            if let Some(difference) = difference {
+                return Some((place, difference));
+            }
+        }
+        None
+    }
+
+    /// Draws a sequence and runs it. If there is a difference, answers the steps until then, or
+    /// else which outcomes there were.
+    async fn run(&self, seed: u64) -> Result<BTreeSet<&'static str>, Vec<Step>> {
+        let mut sides = self.sides().await;
+        let (mut dice, mut steps) = (Dice::new(seed), Vec::new());
+        while steps.len() < STEPS {
+            let Side { leases, turns, .. } = &sides.memory;
+            let step = dice.step(&Granted { leases, turns });
+            let mut difference = sides.take(&step).await;
+            steps.push(step);
+            if difference.is_none() && steps.len().is_multiple_of(INTERVAL) {
+                difference = sides.rows().await;
+            }
+            if difference.is_some() {
+                return Err(steps);
+            }
+        }
+        Ok(sides.seen)
+    }
+
+    /// The fewest of `steps` that still show a difference, as far as they are found soon.
+    async fn shortened(&self, mut steps: Vec<Step>) -> String {
+        let Some((last, mut difference)) = self.replay(&steps).await else {
+            return "no difference when it is run again".to_owned();
+        };
+        steps.truncate(last + 1);
+        let (mut size, mut runs) = (steps.len() / 2, 0);
+        while size > 0 {
+            let mut place = 0;
+            while place < steps.len() && runs < MAX_RUNS {
+                let mut fewer = steps.clone();
+                fewer.drain(place..(place + size).min(steps.len()));
+                runs += 1;
+                match self.replay(&fewer).await {
+                    Some((last, found)) => {
+                        fewer.truncate(last + 1);
+                        (steps, difference) = (fewer, found);
+                    }
+                    None => place += size,
+                }
+            }
+            size /= 2;
+        }
+        let lines: Vec<String> =
+            steps.iter().map(|Step { number, op }| format!("{number}: {op:?}")).collect();
+        format!("{}\n{difference}", lines.join("\n"))
+    }
+}
+
+/// The same in all stores.
+struct Sides {
+    clock: Arc<ManualClock>,
+    memory: Side<memory::Handle>,
+    sqlite: Side<sqlite::Handle>,
+    postgres: Side<postgres::Link>,
+    /// Which of [`OUTCOMES`] there were.
+    seen: BTreeSet<&'static str>,
+    _directory: TempDir,
+}
+
+impl Sides {
+    /// Takes a step in all stores. Answers how they differ.
+    async fn take(&mut self, step: &Step) -> Option<String> {
+        difference(&self.answers(step).await)
+    }
+
+    /// Takes a step in all stores. Returns the answer of each.
+    async fn answers(&mut self, step: &Step) -> [String; 3] {
+        if let Op::Advance(span) = step.op {
+            self.clock.advance(span);
+        }
+        let step = &self.parted(step).await;
+        let memory = self.memory.take(step).await;
+        let sqlite = self.sqlite.take(step).await;
+        let postgres = self.postgres.take(step).await;
+        self.seen.extend(OUTCOMES.iter().filter(|text| memory.contains(**text)));
+        [memory, sqlite, postgres]
+    }
+
+    /// The step without turns of events that are on record together: which of them comes first
+    /// is for a store to say.
+    async fn parted(&mut self, step: &Step) -> Step {
+        let mut step = step.clone();
+        if let Op::Turns(begins, finishes) = &mut step.op
+            && begins.len() + finishes.len() > 1
+        {
+            let mut taken = BTreeSet::new();
+            let mut apart = Vec::new();
+            let of_ends = finishes.iter().map(|Of(_, finish)| vec![finish.turn.event.clone()]);
+            for names in of_ends.chain(begins.iter().map(|begin| names(&begin.event))) {
+                let names = self.postgres.recorded(names).await;
+                apart.push(taken.is_disjoint(&names));
+                taken.extend(names);
+            }
+            let mut apart = apart.into_iter();
+            finishes.retain(|_| apart.next() == Some(true));
+            begins.retain(|_| apart.next() == Some(true));
+        }
+        step
+    }
+
+    /// How their rows differ.
+    async fn rows(&mut self) -> Option<String> {
+        let (sessions, events) = (sessions(), events());
+        let memory = self.memory.rows(&sessions, &events).await;
+        let sqlite = self.sqlite.rows(&sessions, &events).await;
+        let postgres = self.postgres.rows(&sessions, &events).await;
+        difference(&[memory, sqlite, postgres])
+    }
+}
+
+/// The lines that are not the same in all stores, from where they differ.
+fn difference(answers: &[String; 3]) -> Option<String> {
+    let mut lines = answers.each_ref().map(|text| text.lines());
+    let mut text = String::new();
+    loop {
+        let next = lines.each_mut().map(Iterator::next);
+        let [memory, sqlite, postgres] = next;
+        if next == [None; 3] {
+            return (!text.is_empty()).then_some(text);
+        }
+        if memory == sqlite && memory == postgres {
+            continue;
+        }
+        let line = |line: Option<&str>| line.unwrap_or("nothing").to_owned();
+        let texts = next.map(line);
+        let bytes = |place| texts.each_ref().map(|line| line.as_bytes().get(place).copied());
+        let is_same = |place: &usize| {
+            let [memory, sqlite, postgres] = bytes(*place);
+            memory.is_some() && memory == sqlite && memory == postgres
+        };
+        let from = (0..).take_while(is_same).count().saturating_sub(CONTEXT);
+        for (store, line) in ["memory", "SQLite", "PostgreSQL"].iter().zip(&texts) {
+            let shown: String = line.chars().skip(from).take(SHOWN).collect();
+            text += &format!("{store}: … {shown}\n");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn all_stores_answer_alike_and_leave_equal_rows() {
+    let ground = Ground::new().await;
+    let mut seen = BTreeSet::new();
+    for seed in SEEDS {
+        match ground.run(seed).await {
+            Ok(outcomes) => seen.extend(outcomes),
+            Err(steps) => panic!("seed {seed}:\n{}", ground.shortened(steps).await),
+        }
+    }
+    let never: Vec<_> = OUTCOMES.iter().filter(|outcome| !seen.contains(*outcome)).collect();
+    assert!(never.is_empty(), "what these sequences never come to: {never:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn tmp_many() {
+    let seeds = std::env::var("SEEDS").unwrap_or("1-50".into());
+    let (a, b) = seeds.split_once('-').unwrap();
+    let begun = std::time::Instant::now();
+    let ground = Ground::new().await;
+    let mut failed = 0;
+    for seed in a.parse::<u64>().unwrap()..=b.parse().unwrap() {
+        if let Err(steps) = ground.run(seed).await {
+            failed += 1;
+            if failed <= 3 {
+                println!("SEED {seed}:\n{}", ground.shortened(steps).await);
+            }
+        }
+    }
+    println!("{failed} failed; took {:?}", begun.elapsed());
+}
