@@ -182,7 +182,7 @@ impl Event {
                 attempt: self.attempts.map_or(0, |attempts| attempts.claimed),
                 claim_time: self.time,
                 lapse_time: *until,
-                remaining: until.since(now),
+                remaining: if self.is_live(now) { until.since(now) } else { Duration::ZERO },
                 digest: self.digest,
                 detail: self.detail.clone(),
             }),

@@ -373,22 +373,17 @@ impl Rows {
                 self.updates.push(row);
             }
         }
-        for (team, event) in puts {
-            for (place, name) in event.names.iter().enumerate() {
-                let key = crate::domain::EventKey { team: team.clone(), event: name.clone() };
-                let is_there = of.events.get(&key).copied().flatten().is_some();
-                let names = (event.names.len() > 1).then_some(&event.names);
-                let mut row = state(event);
-                row["plan"] = json!(plan);
-                row["is_new"] = json!(!is_there);
-                row["team"] = json!(team);
-                row["id"] = json!(name);
-                row["request"] = json!(event.request.map(|request| request.as_uuid().to_string()));
-                row["names"] = json!(names);
-                let digest = event.digest.filter(|_| place == 0);
-                row["digest"] = json!(digest.map(|digest| digest.as_uuid().to_string()));
-                self.events.push(row);
-            }
+        for (key, event) in puts {
+            let is_there = of.events.get(key).copied().flatten().is_some();
+            let mut row = state(event);
+            row["plan"] = json!(plan);
+            row["is_new"] = json!(!is_there);
+            row["team"] = json!(key.team);
+            row["id"] = json!(key.event);
+            row["request"] = json!(event.request.map(|request| request.as_uuid().to_string()));
+            row["names"] = json!((event.names.len() > 1).then_some(&event.names));
+            row["digest"] = json!(event.digest.map(|digest| digest.as_uuid().to_string()));
+            self.events.push(row);
         }
     }
 }
