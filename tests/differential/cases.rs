@@ -1,9 +1,11 @@
 //! Sequences in which the stores had differed, or might.
 
-use std::time::Duration;
+use std::{ops::RangeInclusive, time::Duration};
 
 use oncegate::domain::{
-    Acquire, Enqueue, Labels, Release, RequestId, SessionKey, Ttl, limits::LEASE_TTL,
+    Acquire, Begin, Delivered, Enqueue, EventKey, Labels, Mark, Release, RequestId, SessionKey,
+    Ttl,
+    limits::{CLAIM_TTL, EVENT_TTL, LEASE_TTL},
 };
 
 use super::{
@@ -15,12 +17,16 @@ fn key() -> SessionKey {
     SessionKey { team: "T1".into(), session: "s".into() }
 }
 
+fn minute(range: &RangeInclusive<Duration>) -> Ttl {
+    Ttl::parse(None, Duration::from_secs(60), range).unwrap()
+}
+
 fn acquire(request: RequestId, epic: Option<&str>) -> Acquire {
     Acquire {
         key: key(),
         holder: "h1".into(),
         request,
-        ttl: Ttl::parse(Some(Duration::from_secs(60)), Duration::ZERO, &LEASE_TTL).unwrap(),
+        ttl: minute(&LEASE_TTL),
         epic: epic.map(str::to_owned),
         labels: Labels::default(),
         stream: None,
@@ -97,4 +103,28 @@ async fn a_place_whose_answer_was_lost_is_found_again_and_the_lease_that_has_com
     // The lease has come since.
     let given = [placed, vec![release((0, 0)), wait((1, 0), "P-1")]].concat();
     come_to(given, "Decided(Given)").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_lease_that_came_for_a_turn_whose_event_was_handled_meanwhile_is_given_back() {
+    let event =
+        || Delivered::new(EventKey { team: "T1".into(), event: "a".into() }, vec![], None, None);
+    let acquire = acquire(request((1, 0)), None);
+    let begin = Begin {
+        event: event(),
+        request: acquire.request,
+        holder: acquire.holder.clone(),
+        claim_ttl: minute(&CLAIM_TTL),
+        max_attempts: 2,
+        session: Some(acquire.clone()),
+        stream: None,
+        grace: Duration::ZERO,
+    };
+    let enqueue = Enqueue { acquire, lease: lease((2, 0)), takes_over: false };
+    let mark = Mark { event: event(), ttl: minute(&EVENT_TTL), request: request((3, 0)) };
+    let busy = vec![take(), Op::Turns(vec![begin.clone()], vec![])];
+    come_to(busy.clone(), "Busy(").await;
+    let handed = vec![Op::Enqueue(vec![enqueue]), Op::Mark(vec![mark]), release((0, 0))];
+    let ops = [busy, handed, vec![Op::Turns(vec![begin], vec![])]].concat();
+    come_to(ops, "(Release {").await;
 }
