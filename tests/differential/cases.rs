@@ -18,7 +18,7 @@ fn key() -> SessionKey {
 }
 
 fn minute(range: &RangeInclusive<Duration>) -> Ttl {
-    Ttl::parse(None, Duration::from_secs(60), range).unwrap()
+    Ttl::parse(None, Duration::from_mins(1), range).unwrap()
 }
 
 fn acquire(request: RequestId, epic: Option<&str>) -> Acquire {

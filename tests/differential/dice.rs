@@ -184,7 +184,7 @@ impl Dice {
     }
 
     fn max_hold(&mut self) -> Duration {
-        self.of(&[Duration::from_secs(20), Duration::from_secs(60), Duration::from_hours(1)])
+        self.of(&[Duration::from_secs(20), Duration::from_mins(1), Duration::from_hours(1)])
     }
 
     fn epic(&mut self) -> Option<&'static str> {
@@ -327,7 +327,7 @@ impl Dice {
             Some(Standing::Rejected),
             Some(Standing::GaveUp),
         ]);
-        let spans = [None, None, Some(Duration::from_secs(5)), Some(Duration::from_secs(60))];
+        let spans = [None, None, Some(Duration::from_secs(5)), Some(Duration::from_mins(1))];
         let (newer_than, older_than) = (self.of(&spans), self.of(&spans));
         Op::ListEvents(self.page(&EVENTS), EventFilter { standing, newer_than, older_than })
     }
