@@ -464,8 +464,13 @@ impl RecordSet {
                 if !sweep.scope.dry_run {
                     for (key, token) in &due {
                         self.floor = self.floor.max(*token);
-                        self.sessions.remove(key);
+                        // Places that were left behind are kept without it.
+                        if let Some(session) = self.sessions.get_mut(key) {
+                            session.latest = None;
+                        }
                     }
+                    self.sessions
+                        .retain(|_, session| session.latest.is_some() || !session.queue.is_empty());
                 }
                 due.len() as u64
             }

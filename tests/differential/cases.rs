@@ -2,10 +2,13 @@
 
 use std::{ops::RangeInclusive, time::Duration};
 
-use oncegate::domain::{
-    Acquire, Begin, Delivered, Enqueue, EventKey, Labels, Mark, Release, RequestId, SessionKey,
-    Ttl,
-    limits::{CLAIM_TTL, EVENT_TTL, LEASE_TTL},
+use oncegate::{
+    domain::{
+        Acquire, Begin, Delivered, Enqueue, EventKey, Labels, Mark, Release, RequestId, SessionKey,
+        Ttl,
+        limits::{CLAIM_TTL, EVENT_TTL, LEASE_TTL},
+    },
+    store::{Age, Kind, Scope, Sweep},
 };
 
 use super::{
@@ -48,6 +51,12 @@ fn release(grant: Grant) -> Op {
 fn wait(grant: Grant, epic: &str) -> Op {
     let acquire = acquire(request(grant), Some(epic));
     Op::Enqueue(vec![Enqueue { acquire, lease: lease(grant), takes_over: false }])
+}
+
+/// Takes over the place of the same request.
+fn take_over(number: usize, of: Grant) -> Op {
+    let (acquire, lease) = (acquire(request(of), None), lease((number, 0)));
+    Op::Enqueue(vec![Enqueue { acquire, lease, takes_over: true }])
 }
 
 fn leave(grant: Grant, keep: bool) -> Op {
@@ -127,4 +136,23 @@ async fn a_lease_that_came_for_a_turn_whose_event_was_handled_meanwhile_is_given
     let handed = vec![Op::Enqueue(vec![enqueue]), Op::Mark(vec![mark]), release((0, 0))];
     let ops = [busy, handed, vec![Op::Turns(vec![begin], vec![])]].concat();
     come_to(ops, "(Release {").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_place_that_is_kept_outlives_a_swept_or_closed_session() {
+    let take = || Op::Change(vec![acquire(request((0, 0)), None)], vec![]);
+    let scope = Scope { team: None, age: Age::Expired, dry_run: false, elected: false };
+    let sweep = Op::Sweep(Sweep { kind: Kind::Sessions, scope, limit: 10 });
+    for end in [sweep, Op::Close(key())] {
+        let ops = vec![
+            take(),
+            wait((1, 0), "P-1"),
+            leave((1, 0), true),
+            release((0, 0)),
+            end,
+            take(),
+            take_over(6, (1, 0)),
+        ];
+        come_to(ops, "took over, place Some(0)").await;
+    }
 }
