@@ -127,7 +127,7 @@ impl Bot {
                 Ok(Ok(MarkOutcome::First(row))) => {
                     let (from, until) = (row.process_time, row.expire_time);
                     self.world.check(|checker| {
-                        if checker.first(&what, request, from, until) {
+                        if checker.first(&what, sent, request, from, until) {
                             checker.is_new(&what, sent, from, "first");
                         }
                         checker.handled(&what, sent, until);

@@ -222,26 +222,33 @@ impl Checker {
     /// A turn was granted, or a mark was the first, by a decision at `time` on a call that began
     /// at `sent`.
     pub fn is_new(&mut self, what: &str, sent: Instant, time: Timestamp, who: &str) {
+        let stepped_back = self.stepped_back;
         let log = self.log(what);
+        // Before a step back the clock may have shown a later time, at which it was swept.
         if let Some((answered, until)) = log.handled
             && answered < sent
             && time < until
+            && stepped_back.is_none_or(|at| at < answered)
         {
             let text = format!("{what}: {who} at {time:?}, but is handled until {until:?}");
             self.violated(text);
         }
     }
 
-    /// A mark was the first. Answers whether that was not known before.
+    /// A mark was the first, by a call that began at `sent`. Answers whether that was not known
+    /// before.
     pub fn first(
         &mut self,
         what: &str,
+        sent: Instant,
         request: RequestId,
         from: Timestamp,
         until: Timestamp,
     ) -> bool {
         let log = self.log(what);
-        if log.disturbing > 0 || log.firsts.contains(&(request, from, until)) {
+        // It may have been forgotten before it was answered.
+        let is_sure = log.disturbing == 0 && log.disturbed.is_none_or(|at| at < sent);
+        if !is_sure || log.firsts.contains(&(request, from, until)) {
             return false;
         }
         let twice = log.firsts.iter().find(|(other, start, end)| {

@@ -114,6 +114,7 @@ impl World {
     /// A replica is killed, and another is started in its place.
     fn kill(&self, chance: &mut Chance) {
         self.faults.count("replica killed");
+        self.note(|| "a replica is killed".to_owned());
         let new = self.start_replica(chance.seed());
         let old = std::mem::replace(chance.pick_mut(&mut self.replicas.lock().unwrap()), new);
         old.link.kill();
@@ -126,6 +127,7 @@ impl World {
             0 | 1 => self.kill(chance),
             2 => {
                 self.faults.count("replica drained");
+                self.note(|| "a replica is drained".to_owned());
                 let new = self.start_replica(chance.seed());
                 let old =
                     std::mem::replace(chance.pick_mut(&mut self.replicas.lock().unwrap()), new);
@@ -137,12 +139,14 @@ impl World {
                 self.faults.count("clock stepped forward");
                 self.check(Checker::stepped_forward);
                 let span = chance.millis(100, 4_000);
+                self.note(|| format!("the clock is stepped forward by {span:?}"));
                 self.clock.set(self.clock.now().plus(span).as_micros());
             }
             _ => {
                 self.faults.count("clock stepped back");
                 self.check(Checker::stepped_back);
                 let span = chance.millis(100, 4_000);
+                self.note(|| format!("the clock is stepped back by {span:?}"));
                 self.clock.set(self.clock.now().minus(span).as_micros());
             }
         }
@@ -197,8 +201,9 @@ impl World {
                     wrong.extend(watch.strands(&seen, snapshot.now));
                     wrong.extend(watch.passes_over(&seen));
                 }
-                // By then no place on a replica that is gone is taken for one that is there.
-                let from = began_at.plus(Duration::from_secs(10));
+                // By then no place on a replica that is gone is taken for one that is there, even
+                // if the clock was stepped back since the replica said so.
+                let from = began_at.plus(SETTLE);
                 let checker = self.checker.lock().unwrap();
                 let is_known = |lease| checker.knows(&what, GrantId::Lease(lease));
                 wrong.extend(watch.is_nobodys(&seen, from, snapshot.now, is_known));
