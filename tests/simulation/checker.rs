@@ -1,7 +1,7 @@
 //! What callers see, and whether it may be. A caller trusts what it was granted from the answer
 //! until the time that it was told has passed since it asked, or until it gives it up.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Duration};
 
 use oncegate::domain::{LeaseId, RequestId, Timestamp};
 use tokio::time::Instant;
@@ -195,6 +195,11 @@ impl Checker {
     /// The clock is stepped back: what was granted before may last longer.
     pub fn stepped_back(&mut self) {
         self.stepped_back = Some(Instant::now());
+    }
+
+    /// Whether the clock was stepped back within the latest `span`.
+    pub fn was_stepped_back(&self, span: Duration) -> bool {
+        self.stepped_back.is_some_and(|at| at.elapsed() < span)
     }
 
     /// The clock is stepped forward: what was granted before may end early.

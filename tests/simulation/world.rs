@@ -186,6 +186,8 @@ impl World {
     /// Watches the sessions until all is well again, and for a while after that.
     async fn watch(&self) {
         let (begun, began_at) = (Instant::now(), self.clock.now());
+        // A step back lets a replica count as there for longer.
+        let was_stepped = self.checker.lock().unwrap().was_stepped_back(Duration::from_secs(20));
         let mut store = self.memory.connection(Work::Short);
         let mut wanted = Wanted::default();
         (0..SESSIONS).for_each(|number| wanted.queue(&session(number)));
@@ -201,9 +203,9 @@ impl World {
                     wrong.extend(watch.strands(&seen, snapshot.now));
                     wrong.extend(watch.passes_over(&seen));
                 }
-                // By then no place on a replica that is gone is taken for one that is there, even
-                // if the clock was stepped back since the replica said so.
-                let from = began_at.plus(SETTLE);
+                // By then no place on a replica that is gone is taken for one that is there.
+                let from =
+                    began_at.plus(if was_stepped { SETTLE } else { Duration::from_secs(10) });
                 let checker = self.checker.lock().unwrap();
                 let is_known = |lease| checker.knows(&what, GrantId::Lease(lease));
                 wrong.extend(watch.is_nobodys(&seen, from, snapshot.now, is_known));
