@@ -4,9 +4,9 @@ use std::{ops::RangeInclusive, time::Duration};
 
 use oncegate::{
     domain::{
-        Acquire, Begin, Delivered, Enqueue, EventKey, Labels, Mark, Release, RequestId, SessionKey,
-        Ttl,
-        limits::{CLAIM_TTL, EVENT_TTL, LEASE_TTL},
+        Acquire, Begin, Delivered, Enqueue, EventKey, Interruption, Labels, Mark, Prolong, Release,
+        RequestId, SessionKey, StreamId, Ttl, TurnId,
+        limits::{CLAIM_MEMORY, CLAIM_TTL, EVENT_TTL, LEASE_TTL},
     },
     store::{Age, Kind, Scope, Sweep},
 };
@@ -155,4 +155,59 @@ async fn a_place_that_is_kept_outlives_a_swept_or_closed_session() {
         ];
         come_to(ops, "took over, place Some(0)").await;
     }
+}
+
+/// Begins a turn without a session.
+fn begin(number: usize, stream: Option<StreamId>) -> Op {
+    let key = EventKey { team: "T1".into(), event: "a".into() };
+    Op::Turns(
+        vec![Begin {
+            event: Delivered::new(key, vec![], None, None),
+            request: request((number, 0)),
+            holder: "h1".into(),
+            claim_ttl: minute(&CLAIM_TTL),
+            max_attempts: 1,
+            session: None,
+            stream,
+            grace: Duration::ZERO,
+        }],
+        vec![],
+    )
+}
+
+/// Renews the turn that step 0 began.
+fn renew(stream: Option<StreamId>, interruption: Option<Interruption>) -> Op {
+    let turn = TurnId {
+        event: EventKey { team: "T1".into(), event: "a".into() },
+        request: request((0, 0)),
+        attempt: 1,
+        lease: None,
+        max_attempts: 1,
+    };
+    let (claim_ttl, lease_ttl) = (minute(&CLAIM_TTL), minute(&LEASE_TTL));
+    let prolong = Prolong { turn, claim_ttl, lease_ttl, stream, interruption };
+    Op::Prolong(vec![Of((0, 0), prolong)], Duration::from_hours(1))
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_attempt_that_was_interrupted_counts_once_it_is_carried_on() {
+    let stream = Some(StreamId::random());
+    let interrupted = vec![begin(0, stream), renew(stream, Some(Interruption::Drained))];
+    let next = || vec![Op::Advance(Duration::from_mins(1)), begin(9, None)];
+    come_to([interrupted.clone(), next()].concat(), "attempt: 2").await;
+    for carried_on in [begin(0, Some(StreamId::random())), begin(0, None), renew(None, None)] {
+        let ops = [interrupted.clone(), vec![carried_on], next()].concat();
+        come_to(ops, "by: Nobody(1)").await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn attempts_are_counted_for_a_day_after_the_latest_renewal() {
+    let after = |span| {
+        let wait = Op::Advance(Duration::from_secs(5));
+        vec![begin(0, None), wait, renew(None, None), Op::Advance(span), begin(9, None)]
+    };
+    let micro = Duration::from_micros(1);
+    come_to(after(CLAIM_MEMORY.checked_sub(micro).unwrap()), "by: Nobody(1)").await;
+    come_to(after(CLAIM_MEMORY), "attempt: 1").await;
 }
