@@ -12,20 +12,14 @@ import grpc.aio
 
 from oncegate import _clock
 from oncegate import _errors as errors
+from oncegate._aio_stream import AioStream, cancellations, failure_of
 from oncegate._connections import Connections
-from oncegate._io import Latch, Stream, settled
-from oncegate._wire import (
-    CHANNEL_OPTIONS,
-    Failure,
-    Method,
-    Req,
-    Res,
-    read_failure,
-)
+from oncegate._wire import CHANNEL_OPTIONS, Failure, Method, Req, Res
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
 
+    from oncegate._io import Latch, Stream
     from oncegate._kept import Kept
 
 R = TypeVar("R")
@@ -42,14 +36,6 @@ CLOSING = 1.0
 LOG = logging.getLogger("oncegate")
 
 
-def _failure(error: grpc.aio.AioRpcError) -> Failure:
-    trailers = [(name, value) for name, value in error.trailing_metadata() or ()]
-    failure = read_failure(error.code().name, error.details(), trailers)
-    # Its frames would keep the call alive, and with it gRPC's thread.
-    failure.__cause__ = error.with_traceback(None)
-    return failure
-
-
 def _kept(flow: Kept, keeper: asyncio.Task[None]) -> None:
     error = errors.Closed() if keeper.cancelled() else keeper.exception()
     if isinstance(error, errors.Closed):
@@ -57,12 +43,6 @@ def _kept(flow: Kept, keeper: asyncio.Task[None]) -> None:
     elif error is not None:
         LOG.error("the keeper of a turn or lease failed", exc_info=error)
         flow.lose("EXPIRED")
-
-
-def _cancelling() -> int:
-    """How often the running task was cancelled: if no more often than before, a call was."""
-    task = asyncio.current_task()
-    return 0 if task is None else task.cancelling()
 
 
 class AioLatch:
@@ -84,97 +64,6 @@ class AioLatch:
             except TimeoutError:
                 return False
         return True
-
-
-class _Alarm:
-    """Rings at a time that counts, see `settled`, unless its block is left before."""
-
-    def __init__(self, loop: asyncio.AbstractEventLoop, until: float, ring: Callable[[], None]) -> None:
-        self._loop = loop
-        self._until = until
-        self._ring = ring
-
-    def __enter__(self) -> None:
-        self._arm(self._until)
-
-    def __exit__(self, *_: object) -> None:
-        self._timer.cancel()
-
-    def _arm(self, until: float) -> None:
-        self._timer = self._loop.call_later(max(0.0, until - _clock.now()), self._due, until)
-
-    def _due(self, until: float) -> None:
-        later = settled(until, _clock.now())
-        if later is not None:
-            self._arm(later)
-        else:
-            self._ring()
-
-
-class AioStream:
-    """One stream."""
-
-    def __init__(self, call: Any, loop: asyncio.AbstractEventLoop, silent: Callable[[], None]) -> None:
-        self._call: Any = call
-        self._loop = loop
-        self._silent = silent
-        self._cancelled = False
-
-    async def read(self, until: float) -> Any:
-        """The next message; see `Stream`."""
-        call = self._open_call()
-        cancelling = _cancelling()
-        try:
-            with _Alarm(self._loop, until, self._time_out):
-                message = await call.read()
-        except grpc.aio.AioRpcError as error:
-            self._call = None
-            raise _failure(error) from error
-        except asyncio.CancelledError:
-            # Either the stream was cancelled, or the task that reads it.
-            if self._cancelled and _cancelling() == cancelling:
-                raise Failure("UNAVAILABLE", "the server did not answer in time") from None
-            raise
-        if message is grpc.aio.EOF:
-            self._call = None
-            raise Failure("UNAVAILABLE", "the server ended the stream")
-        return message
-
-    async def write(self, message: Any, until: float) -> None:
-        """Sends a message; see `Stream`."""
-        call = self._open_call()
-        cancelling = _cancelling()
-        try:
-            # Not by an alarm: gRPC leaves a write waiting if the call is cancelled while it connects.
-            async with asyncio.timeout(max(0.0, until - _clock.now())):
-                await call.write(message)
-        except TimeoutError:
-            self._time_out()
-            raise Failure("UNAVAILABLE", "the server did not answer in time") from None
-        except grpc.aio.AioRpcError as error:
-            raise _failure(error) from error
-        except asyncio.InvalidStateError as error:
-            raise Failure("UNAVAILABLE", "the stream has ended") from error
-        except asyncio.CancelledError:
-            if self._cancelled and _cancelling() == cancelling:
-                raise Failure("UNAVAILABLE", "the stream has ended") from None
-            raise
-
-    def cancel(self) -> None:
-        """Ends the stream."""
-        self._cancelled = True
-        if self._call is not None:
-            self._call.cancel()
-            self._call = None  # gRPC's thread runs as long as there is a call
-
-    def _open_call(self) -> Any:
-        if self._call is None:
-            raise Failure("UNAVAILABLE", "the stream has ended")
-        return self._call
-
-    def _time_out(self) -> None:
-        self._silent()
-        self.cancel()
 
 
 class AioIo:
@@ -214,7 +103,7 @@ class AioIo:
     async def call(self, method: Method[Req, Res], request: Req, timeout: float) -> Res:
         """Makes one call."""
         await self._resumed()
-        cancelling = _cancelling()
+        before = cancellations()
         connection = self._connections.for_call()
         call = connection.stub(method, "unary_unary")(request, timeout=timeout)
         self._open.add(call)
@@ -223,9 +112,9 @@ class AioIo:
         except grpc.aio.AioRpcError as error:
             if error.code() is grpc.StatusCode.DEADLINE_EXCEEDED:
                 self._connections.suspect(connection)
-            raise _failure(error) from error
+            raise failure_of(error) from error
         except asyncio.CancelledError:
-            if (self._pause or self._closed.is_set()) and _cancelling() == cancelling:
+            if (self._pause or self._closed.is_set()) and cancellations() == before:
                 raise Failure("UNAVAILABLE", "the channel was closed") from None
             raise
         finally:
@@ -233,17 +122,16 @@ class AioIo:
             self._connections.done(connection)
         return response
 
-    async def open(
-        self, method: Method[Any, Res], request: Any, until: float, *, more: bool
-    ) -> Stream[Any, Res]:
-        """Opens a stream with its first message."""
+    async def open(self, method: Method[Any, Res], request: Any, *, more: bool) -> Stream[Any, Res]:
+        """Makes a stream; see `Io`."""
         await self._resumed()
         connection = self._connections.for_stream()
         if more:
             call = connection.stub(method, "stream_stream")()
         else:
             call = connection.stub(method, "unary_stream")(request)
-        stream = AioStream(call, self._loop, lambda: self._connections.suspect(connection))
+        first = request if more else None
+        stream = AioStream(call, first, self._loop, lambda: self._connections.suspect(connection))
         self._open.add(stream)
 
         def done(_: Any) -> None:
@@ -251,8 +139,6 @@ class AioIo:
             self._connections.done(connection)
 
         call.add_done_callback(done)
-        if more:
-            await stream.write(request, until)
         return stream
 
     async def _resumed(self) -> None:

@@ -47,7 +47,10 @@ class Stream(Protocol[S_contra, R_co]):
     """An open stream. All methods raise only `Failure`."""
 
     async def read(self, until: float) -> R_co:
-        """The next message. If none comes in time, the stream is cancelled and the read fails."""
+        """The next message. If none comes in time, the stream is cancelled and the read fails.
+
+        A task that is cancelled here leaves a stream that fails from then on.
+        """
         ...
 
     async def write(self, message: S_contra, until: float) -> None:
@@ -82,10 +85,8 @@ class Io(Protocol):
         """Makes one call. Raises only `Failure`."""
         ...
 
-    async def open(
-        self, method: Method[Any, Res], request: Any, until: float, *, more: bool
-    ) -> Stream[Any, Res]:
-        """Opens a stream with its first message, which is sent in time; `more`: others follow it."""
+    async def open(self, method: Method[Any, Res], request: Any, *, more: bool) -> Stream[Any, Res]:
+        """Makes a stream, whose first `read` sends this message; `more`: others follow it."""
         ...
 
 

@@ -76,8 +76,8 @@ class Kept(ABC):
     # What a turn and a lease do differently.
 
     @abstractmethod
-    async def _open(self, wait: float, until: float) -> Stream[Any, Any]:
-        """Opens the stream with its request, which is sent in time."""
+    async def _open(self, wait: float) -> Stream[Any, Any]:
+        """Makes the stream, whose first read sends the request."""
 
     @abstractmethod
     def _granted(self, message: Any) -> bool:
@@ -142,7 +142,7 @@ class Kept(ABC):
                 self._sent + 0.5,
             )
             try:
-                self._stream = await self._open(max(0.0, wait_until - self._sent), silent_at)
+                self._stream = await self._open(max(0.0, wait_until - self._sent))
                 self._refuse_if_closed()
                 while not self._granted(await self._stream.read(silent_at)):
                     heard, outage = True, None

@@ -29,9 +29,9 @@ class LeaseFlow(Kept):
         self.lease = sessions.SessionLease()
         self._request = request
 
-    async def _open(self, wait: float, until: float) -> Stream[Any, Any]:
+    async def _open(self, wait: float) -> Stream[Any, Any]:
         self._request.wait.CopyFrom(duration(wait))
-        return await self._io.open(HOLD_LEASE, self._request, until, more=False)
+        return await self._io.open(HOLD_LEASE, self._request, more=False)
 
     def _granted(self, message: pb.HoldSessionLeaseResponse) -> bool:
         match message.WhichOneof("news"):

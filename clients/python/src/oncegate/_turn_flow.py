@@ -48,10 +48,10 @@ class TurnFlow(Kept):
 
     # Begin.
 
-    async def _open(self, wait: float, until: float) -> Stream[Any, Any]:
+    async def _open(self, wait: float) -> Stream[Any, Any]:
         self._request.wait.CopyFrom(duration(wait))
         request = pb.RunTurnRequest(begin=self._request)
-        return await self._io.open(RUN_TURN, request, until, more=True)
+        return await self._io.open(RUN_TURN, request, more=True)
 
     def _granted(self, message: pb.RunTurnResponse) -> bool:
         match message.WhichOneof("news"):

@@ -91,7 +91,7 @@ class FakeIo:
             raise answer
         return answer
 
-    async def open(self, method: Any, request: Any, until: float, *, more: bool) -> Any:
+    async def open(self, method: Any, request: Any, *, more: bool) -> Any:
         copy = type(request)()
         copy.CopyFrom(request)
         self.opened.append(copy)

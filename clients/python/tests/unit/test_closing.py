@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from typing import cast
 
 import pytest
 
 from oncegate import AsyncGate, Delivery, Gate, Hooks, OutcomeUnknown, TurnLost
+from oncegate._aio_stream import AioStream
 from oncegate._errors import Closed
 from oncegate.testing import Server
 
@@ -196,3 +199,51 @@ def test_a_hook_that_calls_its_blocking_gate_does_not_hang(server: Server) -> No
         pass
     gate.close()
     assert "hook" in raised[0]
+
+
+@pytest.fixture
+def silent() -> Iterator[str]:
+    """The address of a server that accepts connections, and says nothing."""
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        yield f"127.0.0.1:{listening.getsockname()[1]}"
+
+
+async def connecting(gate: AsyncGate) -> AioStream:
+    """The stream whose request waits for the connection."""
+    while True:
+        for io in gate._runtime.ios.values():
+            for stream in io._open:
+                if stream._writing is not None:
+                    return cast("AioStream", stream)
+        await asyncio.sleep(0)
+
+
+async def begin(gate: AsyncGate) -> None:
+    async with gate.turn(event("begins", "begins"), wait=60, patience=600):
+        raise AssertionError("the body ran")
+
+
+@pytest.mark.parametrize("close", [AsyncGate.close, lambda gate: gate.drain(0)])
+async def test_a_begin_that_connects_ends_with_its_gate(
+    silent: str, close: Callable[[AsyncGate], Awaitable[None]]
+) -> None:
+    gate = AsyncGate(silent)
+    task = asyncio.create_task(begin(gate))
+    await connecting(gate)
+    async with asyncio.timeout(30):
+        await close(gate)
+        with pytest.raises(Closed):
+            await task
+
+
+async def test_a_cancelled_begin_that_connects_leaves_no_call(server: Server) -> None:
+    server.mute()
+    gate = AsyncGate(server.address)
+    task = asyncio.create_task(begin(gate))
+    call = (await connecting(gate))._call
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert call.cancelled()
+    server.unmute()
+    await gate.close()
