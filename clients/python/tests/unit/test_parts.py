@@ -165,4 +165,8 @@ def test_the_server_reads_payloads() -> None:
 
 def test_slack_redelivers_events_only() -> None:
     assert oncegate.slack.delivery(b'{"type":"event_callback"}').redelivers
+    frame = {"type": "events_api", "payload": {"type": "event_callback"}}
+    assert oncegate.slack.delivery(frame).redelivers
+    click = {"type": "block_actions", "actions": [{"value": "event_callback"}]}
+    assert not oncegate.slack.delivery(click).redelivers
     assert not oncegate.slack.delivery(b"payload=%7B%22type%22").redelivers
