@@ -170,8 +170,8 @@ class AioIo:
     async def finish(self, flow: Kept, ending: Coroutine[Any, Any, R]) -> R:
         """Ends it, although the caller is cancelled. Until then the gate is not drained."""
 
-        if self._loop.is_closed():
-            return await ending  # which needs no call: the gate has ended the turn
+        if self._closed.is_set():
+            return await ending  # which needs no call, and no event loop: the gate has ended the turn
 
         async def finish() -> R:
             try:
@@ -193,8 +193,11 @@ class AioIo:
     async def drain(self, seconds: float) -> None:
         """Grants no new turns and leases, and waits for those that run, but not for lost ones."""
         self.refuse()
+        await self._while_any(lambda flow: flow.lost_reason is None, seconds)
+
+    async def _while_any(self, condition: Callable[[Kept], bool], seconds: float) -> None:
         until = self.now() + seconds
-        while any(flow.lost_reason is None for flow in self._flows) and self.now() < until:  # noqa: ASYNC110
+        while any(map(condition, self._flows)) and self.now() < until:  # noqa: ASYNC110
             await asyncio.sleep(0.02)
 
     def spawn(self, flow: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
@@ -214,11 +217,16 @@ class AioIo:
         First it refuses what begins, or an ended turn would let the next one of its queue begin. Ends
         have 2 s. What waits for an answer then raises `Closed`, or `OutcomeUnknown` if it is an end.
         """
+        if self._closed.is_set():
+            return
         self.refuse()
+        until = self.now() + ENDING
         for flow in list(self._flows):
             self.spawn(flow.close())
+        # What begins gives back in a task what was granted meanwhile.
+        await self._while_any(lambda flow: not flow.held, ENDING)
         if self._tasks:
-            await asyncio.wait(self._tasks, timeout=ENDING)
+            await asyncio.wait(self._tasks, timeout=max(0.0, until - self.now()))
         self._closed.set()
         for running in list(self._open):
             running.cancel()

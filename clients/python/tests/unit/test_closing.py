@@ -14,6 +14,8 @@ import pytest
 from oncegate import AsyncGate, Delivery, Gate, Hooks, OutcomeUnknown, TurnLost
 from oncegate._aio_stream import AioStream
 from oncegate._errors import Closed
+from oncegate._lease_flow import LeaseFlow
+from oncegate._loop_thread import LoopThread
 from oncegate.testing import Server
 
 
@@ -247,3 +249,66 @@ async def test_a_cancelled_begin_that_connects_leaves_no_call(server: Server) ->
     assert call.cancelled()
     server.unmute()
     await gate.close()
+
+
+async def test_a_lease_that_is_confirmed_while_its_gate_closes_is_free_at_once(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    renewed, go_on = asyncio.Event(), asyncio.Event()
+    renew = LeaseFlow._renew
+
+    async def slow(flow: LeaseFlow, until: float) -> None:
+        await renew(flow, until)
+        renewed.set()
+        await go_on.wait()
+
+    async def hold() -> None:
+        async with gate.lease("T1", "late"):
+            raise AssertionError("the body ran")
+
+    gate = AsyncGate(server.address)
+    with monkeypatch.context() as patch:
+        patch.setattr(LeaseFlow, "_renew", slow)
+        task = asyncio.create_task(hold())
+        await renewed.wait()
+        closing = asyncio.create_task(gate.close())
+        await asyncio.sleep(0.1)  # close() waits for it
+        assert not closing.done()
+        go_on.set()
+        await closing
+        with pytest.raises(Closed):
+            await task
+    async with AsyncGate(server.address) as other, other.lease("T1", "late", wait=0) as lease:
+        assert lease.held
+
+
+def test_a_scope_that_is_left_while_the_thread_ends_keeps_its_value(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    leaving, left = threading.Event(), threading.Event()
+    leave = LoopThread._leave
+
+    async def slow(loop: LoopThread) -> None:
+        leaving.set()
+        await asyncio.to_thread(left.wait, 30)
+        await leave(loop)
+
+    def handler() -> None:
+        try:
+            with gate.turn(event("late")) as turn:
+                turn.result = 5
+                entered.set()
+                assert leaving.wait(30)
+        finally:
+            left.set()
+
+    monkeypatch.setattr(LoopThread, "_leave", slow)
+    gate = Gate(server.address)
+    entered = threading.Event()
+    with ThreadPoolExecutor() as threads:
+        task = threads.submit(handler)
+        assert entered.wait(30)
+        gate.close()
+        lost = task.exception(30)
+    assert isinstance(lost, TurnLost)
+    assert (lost.reason, lost.value) == ("CLOSED", 5)
