@@ -28,14 +28,21 @@ export abstract class NotGranted extends OncegateError {
 export class Duplicate<T = unknown> extends NotGranted {
   readonly kind = "duplicate";
   constructor(
-    /** What the turn that handled it returned; undefined for a mark. */
+    /** What the turn that handled it returned; undefined for a mark, and if the codec cannot decode it. */
     readonly result: T | undefined,
     /** Undefined for a mark. */
     readonly outcome: "SUCCEEDED" | "REJECTED" | undefined,
     /** Why the event was rejected. */
     readonly detail: string,
+    options?: ErrorOptions,
   ) {
-    super("the event has been handled; acknowledge it");
+    super("the event has been handled; acknowledge it", options);
+  }
+
+  /** The result. Throws this error if it cannot be decoded: then the codec's error is the cause. */
+  replay(): T {
+    if ("cause" in this) throw this;
+    return this.result as T;
   }
 }
 

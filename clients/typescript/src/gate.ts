@@ -130,7 +130,7 @@ export class Gate {
       const delivery = toDelivery(makeDelivery(...args)).withoutSession();
       const outcome = await this.turn(delivery, options, () => handler(...args));
       if (outcome.kind === "ran") return outcome.result;
-      if (outcome instanceof Duplicate) return outcome.result as T;
+      if (outcome instanceof Duplicate) return outcome.replay();
       throw outcome;
     };
   }

@@ -110,13 +110,18 @@ export class TurnRequest implements Request<RunTurnRequest, RunTurnResponse, Wir
     this.#core.notify((hooks) => hooks.onQueued?.(position));
   }
 
+  /** The outcome of an event that has been handled, also if its result cannot be decoded. */
   #duplicate({ event, result, resultType }: TurnDuplicate): Duplicate {
     const outcome = event && outcomeName(event.outcome);
-    return new Duplicate(
-      outcome === "SUCCEEDED" ? this.#settings.codec.decode(result, resultType) : undefined,
-      outcome === "SUCCEEDED" || outcome === "REJECTED" ? outcome : undefined,
-      event?.detail ?? "",
-    );
+    const detail = event?.detail ?? "";
+    if (outcome !== "SUCCEEDED") {
+      return new Duplicate(undefined, outcome === "REJECTED" ? outcome : undefined, detail);
+    }
+    try {
+      return new Duplicate(this.#settings.codec.decode(result, resultType), outcome, detail);
+    } catch (cause) {
+      return new Duplicate(undefined, outcome, detail, { cause });
+    }
   }
 }
 
