@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import functools
-import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING, Any, Generic, ParamSpec, Self, TypeVar, Unpack, overload
 
 from oncegate import _errors as errors
 from oncegate import _marks
+from oncegate._aio_runtime import AioRuntime
 from oncegate._aio_scopes import AsyncLeaseScope, AsyncTurn, AsyncTurnScope
 from oncegate._clock import Time, seconds
 from oncegate._delivery import Delivery, Session
@@ -21,45 +21,12 @@ from oncegate._turn import TurnView, current
 if TYPE_CHECKING:
     from contextvars import Token
 
-    from oncegate._aio_io import AioIo
     from oncegate._errors import Outcome
     from oncegate._marks import MarkItem, Seen
 
 P = ParamSpec("P")
 R = TypeVar("R")
 Handler = TypeVar("Handler", bound=Callable[..., Any])
-
-
-class _Runtime:
-    """What the turns of a gate share: its channels, by event loop."""
-
-    def __init__(self, options: Options) -> None:
-        self.hooks = options.hooks
-        self.closed = False
-        self.ios: dict[asyncio.AbstractEventLoop, AioIo] = {}
-        self._server = options.server
-        self._pid: int | None = None
-        """The process that has used grpc.aio."""
-
-    def io(self) -> AioIo:
-        """The channels of the event loop that runs."""
-        if self.closed:
-            raise errors.Closed
-        if self._pid not in (None, os.getpid()):
-            raise errors.WrongProcess(
-                "gRPC's asyncio channels do not survive a fork; fork before the gate is used, "
-                "or start the child by spawn"
-            )
-        loop = asyncio.get_running_loop()
-        io = self.ios.get(loop)
-        if io is None:
-            from oncegate._aio_io import AioIo
-
-            self._pid = os.getpid()
-            for other in [other for other in self.ios if other.is_closed()]:
-                del self.ios[other]
-            io = self.ios[loop] = AioIo(self._server)
-        return io
 
 
 class AsyncGate:
@@ -71,7 +38,7 @@ class AsyncGate:
 
     def __init__(self, server: str | None = None, **options: Unpack[GateOptions]) -> None:
         self._options = Options(server, options)
-        self._runtime = _Runtime(self._options)
+        self._runtime = AioRuntime(self._options)
 
     async def __aenter__(self) -> Self:
         return self

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from oncegate._kept import Kept
 
 R = TypeVar("R")
+Flow = TypeVar("Flow", bound="Kept")
 
 FORKING = 0.1
 """How long calls may go on before a fork."""
@@ -148,34 +149,37 @@ class AioIo:
             raise errors.Closed
 
     async def begin(
-        self, flow: Kept, begin: Coroutine[Any, Any, None], on_lost: Callable[[str], object]
+        self,
+        flow: Flow,
+        begin: Callable[[Flow], Coroutine[Any, Any, None]],
+        on_lost: Callable[[str], object],
     ) -> None:
         """Begins a turn or lease, and keeps it from its grant on.
 
-        Between the two nothing else runs: what is granted is either kept, or raises `Closed`.
+        Between the two nothing else runs: what is granted is either kept, or raises `Closed`. If
+        `begin` raises after the grant, the caller ends it.
         """
         if self._refusing:
-            begin.close()
             raise errors.Closed
         self._flows.add(flow)
         try:
-            await begin
+            await begin(flow)
         finally:
-            if not flow.held:
+            if flow.held:
+                flow.on_lost = on_lost
+                self.spawn(flow.keep()).add_done_callback(functools.partial(_kept, flow))
+            else:
                 self._flows.discard(flow)
-        if flow.held:
-            flow.on_lost = on_lost
-            self.spawn(flow.keep()).add_done_callback(functools.partial(_kept, flow))
 
-    async def finish(self, flow: Kept, ending: Coroutine[Any, Any, R]) -> R:
+    async def finish(self, flow: Kept, ending: Callable[[], Coroutine[Any, Any, R]]) -> R:
         """Ends it, although the caller is cancelled. Until then the gate is not drained."""
 
         if self._closed.is_set():
-            return await ending  # which needs no call, and no event loop: the gate has ended the turn
+            return await ending()  # which needs no call, and no event loop: the gate has ended the turn
 
         async def finish() -> R:
             try:
-                return await ending
+                return await ending()
             finally:
                 self._flows.discard(flow)
 

@@ -119,15 +119,14 @@ class Kept(ABC):
         """Whether it has ended or was lost."""
         return self._over
 
-    def belongs_here(self, error: BaseException | None = None) -> bool:
-        """Whether this process began it. Raises `WrongProcess` if not, unless there is an `error`."""
-        here = self._pid == os.getpid()
-        if not here and error is None:
-            raise errors.WrongProcess(
-                f"the {self.lost_error.what} stays with the process that began it; "
-                "begin one in this process"
-            )
-        return here
+    def belongs_here(self, error: BaseException | None = None) -> None:
+        """Raises `WrongProcess` in a forked child. The `error` of a body that it leaves comes first."""
+        if self._pid == os.getpid():
+            return
+        raise error or errors.WrongProcess(
+            f"the {self.lost_error.what} stays with the process that began it; "
+            "begin one in this process"
+        )
 
     async def begin(self) -> None:
         """Waits until it is granted. A broken request is repeated with its request id."""

@@ -69,7 +69,7 @@ class Guarded(Hooks):
         try:
             hook(what)
         except Exception:
-            LOG.exception("the hook %s failed", hook.__name__)
+            LOG.exception("the hook %r failed", hook)
 
 
 class TurnOptions(TypedDict, total=False):
