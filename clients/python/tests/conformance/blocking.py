@@ -18,8 +18,7 @@ MANY_TIMEOUT = 120.0
 
 
 class SyncClient(Client):
-    def __init__(self, name: str, address: str, options: dict[str, Any]) -> None:
-        super().__init__(Gate(address, **mapping.gate_options(name, options)))
+    gate_type = Gate
 
     def invoke(self, call: Callable[[], Any]) -> Any:
         return call()

@@ -171,7 +171,8 @@ def settle(result: Future[T], work: Callable[[], T]) -> None:
 
 
 def is_look(step: Step) -> bool:
-    return "state" in step or "seen" in step or step.get("testbed") in ("look", "calls")
+    reads = not step.keys().isdisjoint({"state", "hooks", "seen"})
+    return reads or step.get("testbed") in ("look", "calls")
 
 
 def is_success(step: Step, result: Any) -> bool:

@@ -157,7 +157,8 @@ export class Interpreter {
 }
 
 function isLook(step: Step): boolean {
-  return "state" in step || "seen" in step || step.testbed === "look" || step.testbed === "calls";
+  const reads = ["state", "hooks", "seen"].some((verb) => verb in step);
+  return reads || step.testbed === "look" || step.testbed === "calls";
 }
 
 /** Whether a step without `expect` went well. What a look reports is data. */
