@@ -45,7 +45,11 @@ export const changes: { readonly [bug: string]: Change } = {
     was: 'settings.onUnavailable === "run"',
     now: 'settings.onUnavailable !== "drop"',
   },
-  impatient: { file: "opening.ts", was: "if (pause !== undefined) {", now: "if (pause === 0) {" },
+  impatient: {
+    file: "retry.ts",
+    was: "if (pause === undefined) throw error;",
+    now: "if (pause !== 0) throw error;",
+  },
   "no-wait": {
     file: "requests.ts",
     was: "{ ...this.#begin, wait: toDuration(waitMs) }",
@@ -84,7 +88,7 @@ export const changes: { readonly [bug: string]: Change } = {
   },
   "renewal-dies": {
     file: "keeping.ts",
-    was: "this.#renewAt = sent + this.#terms.ttlMs / 3;",
+    was: "this.#renewAt = this.#renewalDue(sent);",
     now: "this.#renewAt = Infinity;",
   },
   "loss-does-not-interrupt": {
