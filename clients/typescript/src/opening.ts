@@ -2,7 +2,8 @@ import { CallError, Code } from "./call-error.js";
 import type { Cancellation } from "./cancellation.js";
 import type { Hold } from "./hold.js";
 import type { Patience } from "./patience.js";
-import { type Clock, earlyMs, sleep } from "./time.js";
+import { repeat } from "./retry.js";
+import { type Clock, earlyMs, timeout } from "./time.js";
 import type { Receiver, Stream } from "./transport.js";
 
 /** What the first messages of a stream say; undefined: nothing that matters before the grant. */
@@ -28,27 +29,13 @@ export interface Request<I, O, G, H extends Hold> {
  * Sends the request, and repeats it while the server is unavailable or overloaded.
  * Throws NotGranted, a CallError, or the scope's reason.
  */
-export async function open<I, O, G, H extends Hold>(
+export function open<I, O, G, H extends Hold>(
   request: Request<I, O, G, H>,
   patience: Patience,
   clock: Clock,
   scope: Cancellation,
 ): Promise<H> {
-  for (;;) {
-    try {
-      return await ask(request, patience, clock, scope);
-    } catch (error) {
-      if (!(error instanceof CallError && error.isRetryable)) throw error;
-      const pause = patience.pause(error, clock.now(), Math.random());
-      if (pause !== undefined) {
-        await sleep(pause, scope.signal);
-        continue;
-      }
-      // The caller gets its answer when its patience is over, not before.
-      if (error.isTransient) await sleep(Math.max(0, patience.givesUpAt - clock.now()), scope.signal);
-      throw error;
-    }
-  }
+  return repeat(patience, clock, scope, () => ask(request, patience, clock, scope));
 }
 
 function ask<I, O, G, H extends Hold>(
@@ -65,7 +52,7 @@ function ask<I, O, G, H extends Hold>(
       message(message) {
         patience.heard(clock.now());
         watch();
-        const answer = read(message);
+        const answer = request.read(message);
         if (answer === undefined) return;
         if ("queued" in answer) return request.queued(answer.queued);
         leave();
@@ -82,16 +69,10 @@ function ask<I, O, G, H extends Hold>(
       },
     });
 
-    const read = (message: O): Answer<G> => {
-      try {
-        return request.read(message);
-      } catch (error) {
-        return { instead: error }; // such as the codec's
-      }
-    };
     const watch = () => {
       clearTimeout(timer);
-      timer = setTimeout(silent, patience.givesUpAt - clock.now() + earlyMs);
+      const now = clock.now();
+      timer = timeout(silent, patience.tryEndsAt(now) - now + earlyMs);
     };
     const leave = () => {
       clearTimeout(timer);
