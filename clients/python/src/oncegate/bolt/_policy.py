@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import enum
 from dataclasses import dataclass
+from math import ceil
 from typing import TYPE_CHECKING, Any
 
 from slack_bolt import BoltResponse
@@ -89,5 +90,5 @@ def acknowledged() -> BoltResponse:
 
 def refused(refusal: Exception) -> BoltResponse:
     """Slack delivers an event again. In Socket Mode, a response other than 200 is not sent."""
-    after = str(max(1, round(retry_after(refusal))))
+    after = str(max(1, ceil(retry_after(refusal))))
     return BoltResponse(status=503, headers={"retry-after": after})
