@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import functools
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import AsyncExitStack
@@ -172,14 +171,11 @@ class AsyncGate:
         return AsyncTurnScope(self._runtime, entry)
 
     async def drain(self, within: Time) -> None:
-        """Grants no new turns, waits so many seconds for those that run, and closes the gate."""
-        runtime = self._runtime
-        runtime.closed = True
-        draining = [io.run(io.drain(seconds(within))) for io in runtime.ios.values()]
-        if draining:
-            # An event loop that has stopped answers nothing.
-            await asyncio.wait(draining, timeout=seconds(within) + 1)
-        await self.close()
+        """Grants no new turns, waits so many seconds for those that run, and closes the gate.
+
+        In all event loops. Turns that still run then fail, as with `close`.
+        """
+        await self._runtime.drain(seconds(within))
 
     async def close(self) -> None:
         """Fails the turns that run, so that the next delivery gets their events; closes channels.
@@ -187,10 +183,7 @@ class AsyncGate:
         Those of other event loops go on: close the gate in each. May be called in a turn's body, which
         this cancels.
         """
-        self._runtime.closed = True
-        io = self._runtime.ios.pop(asyncio.get_running_loop(), None)
-        if io is not None:
-            await asyncio.shield(io.close())
+        await self._runtime.close()
 
     def _scope(
         self, delivery: Delivery, options: TurnOptions, *, session: bool = True

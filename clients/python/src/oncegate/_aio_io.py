@@ -211,9 +211,13 @@ class AioIo:
         task.add_done_callback(self._tasks.discard)
         return task
 
-    def run(self, flow: Coroutine[Any, Any, None]) -> asyncio.Future[None]:
-        """Runs a flow in this event loop, for a caller in any."""
-        return asyncio.wrap_future(asyncio.run_coroutine_threadsafe(flow, self._loop))
+    def run_in_loop(self, flow: Coroutine[Any, Any, None]) -> asyncio.Future[None] | None:
+        """Runs a flow in this event loop, for a caller in any. Not if the loop has been closed."""
+        try:
+            return asyncio.wrap_future(asyncio.run_coroutine_threadsafe(flow, self._loop))
+        except RuntimeError:
+            flow.close()
+            return None
 
     async def close(self) -> None:
         """Ends the turns and leases, and closes the channels.

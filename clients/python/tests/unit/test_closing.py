@@ -213,7 +213,7 @@ def silent() -> Iterator[str]:
 async def connecting(gate: AsyncGate) -> AioStream:
     """The stream whose request waits for the connection."""
     while True:
-        for io in gate._runtime.ios.values():
+        for io in gate._runtime._ios.values():
             for stream in io._open:
                 if stream._writing is not None:
                     return cast("AioStream", stream)

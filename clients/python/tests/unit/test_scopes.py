@@ -167,7 +167,7 @@ def test_a_gate_forgets_closed_event_loops(server: Server) -> None:
     gate = AsyncGate(server.address)
     for number in range(5):
         asyncio.run(gate.mark(event(f"loop-{number}")))
-    assert len(gate._runtime.ios) == 1
+    assert len(gate._runtime._ios) == 1
 
 
 async def test_a_blocked_event_loop_keeps_its_turn(server: Server) -> None:
