@@ -37,15 +37,6 @@ CLOSING = 1.0
 LOG = logging.getLogger("oncegate")
 
 
-def _kept(flow: Kept, keeper: asyncio.Task[None]) -> None:
-    error = errors.Closed() if keeper.cancelled() else keeper.exception()
-    if isinstance(error, errors.Closed):
-        flow.lose("CLOSED")
-    elif error is not None:
-        LOG.error("the keeper of a turn or lease failed", exc_info=error)
-        flow.lose("EXPIRED")
-
-
 class AioLatch:
     """An event that is set once."""
 
@@ -167,9 +158,24 @@ class AioIo:
         finally:
             if flow.held:
                 flow.on_lost = on_lost
-                self.spawn(flow.keep()).add_done_callback(functools.partial(_kept, flow))
+                self._keep(flow)
             else:
                 self._flows.discard(flow)
+
+    def _keep(self, flow: Kept) -> None:
+        self.spawn(flow.keep()).add_done_callback(functools.partial(self._kept, flow))
+
+    def _kept(self, flow: Kept, keeper: asyncio.Task[None]) -> None:
+        if keeper.cancelled() and not self._closed.is_set():
+            # By the author: asyncio.run cancels all tasks at its end. The handler's own ends the turn.
+            self._keep(flow)
+            return
+        error = errors.Closed() if keeper.cancelled() else keeper.exception()
+        if isinstance(error, errors.Closed):
+            flow.lose("CLOSED")
+        elif error is not None:
+            LOG.error("the keeper of a turn or lease failed", exc_info=error)
+            flow.lose("EXPIRED")
 
     async def finish(self, flow: Kept, ending: Callable[[], Coroutine[Any, Any, R]]) -> R:
         """Ends it, although the caller is cancelled. Until then the gate is not drained."""

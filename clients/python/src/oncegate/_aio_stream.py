@@ -85,6 +85,7 @@ class AioStream:
             # Either the stream was cancelled, or the task that reads it.
             if self._cancelled and cancellations() == before:
                 raise Failure("UNAVAILABLE", "the server did not answer in time") from None
+            self.cancel()  # as gRPC has done with its call
             raise
         if message is grpc.aio.EOF:
             self._call = None

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from oncegate import _errors as errors
 from oncegate._clock import span
-from oncegate._io import SHORTEST, Io, Stream, call_until, pauses
+from oncegate._io import SHORTEST, Io, Latch, Stream, call_until, pauses
 from oncegate._wire import Failure
 
 if TYPE_CHECKING:
@@ -71,7 +71,8 @@ class Kept(ABC):
         self._refused = False
         """The gate was closed before it was granted."""
         self._stopped = io.latch()
-        self._closed = io.latch()
+        self._closed: Latch | None = None
+        """Set when the gate has ended it."""
 
     # What a turn and a lease do differently.
 
@@ -210,6 +211,7 @@ class Kept(ABC):
     async def close(self) -> None:
         """The gate ends it under its holder."""
         if self.held and self._close():
+            self._closed = self._io.latch()
             self.lost_reason = "CLOSED"
             self.on_lost(self.lost_reason)
             await self._give_back("the gate was closed")
@@ -217,7 +219,7 @@ class Kept(ABC):
 
     async def after_close(self, seconds: float) -> None:
         """Waits for the gate's end, if it is the gate that ended it."""
-        if self.lost_reason == "CLOSED":
+        if self._closed is not None:
             await self._closed.wait(seconds)
 
     def _hang_up(self) -> None:
@@ -226,7 +228,7 @@ class Kept(ABC):
             self._stream = None
 
     def _close(self) -> bool:
-        """The holder ends it. False if it was lost before."""
+        """It is over. False if it was before."""
         if self._over:
             return False
         self._over = True
@@ -277,16 +279,12 @@ class Kept(ABC):
                 return
             await self._stopped.wait(self.terms.ttl / 3)
 
-    def lose(self, reason: str) -> bool:
-        """It ended without its holder. False if it was over before."""
-        if self._over:
-            return False
-        self._over = True
-        self.lost_reason = reason
-        self._stopped.set()
-        self._hang_up()
-        self.on_lost(reason)
-        return True
+    def lose(self, reason: str) -> None:
+        """It ended without its holder, unless it was over before."""
+        if self._close():
+            self.lost_reason = reason
+            self._hang_up()
+            self.on_lost(reason)
 
     # Trust.
 

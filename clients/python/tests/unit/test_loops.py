@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
 
-from oncegate import AsyncGate, Delivery, TurnLost
+from oncegate import AsyncGate, Delivery, Gate, TurnLost
 from oncegate.testing import Server
+
+EVENT = Delivery("T1", "event", session="session")
 
 
 @pytest.fixture
@@ -24,6 +26,50 @@ async def hold(gate: AsyncGate, name: str, entered: threading.Event) -> None:
     async with gate.turn(Delivery("T1", name, session=name)):
         entered.set()
         await asyncio.sleep(60)
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(30):
+        while not condition():  # noqa: ASYNC110 - no event reports it
+            await asyncio.sleep(0.01)
+
+
+def test_the_end_of_an_event_loop_fails_its_turns_after_their_cleanup(server: Server) -> None:
+    gate = AsyncGate(server.address)
+    tasks: list[asyncio.Task[None]] = []
+    cleaned_up = False
+
+    async def handler() -> None:
+        nonlocal cleaned_up
+        async with gate.turn(EVENT):
+            entered.set()
+            try:
+                await asyncio.sleep(60)
+            finally:
+                await gate.seen(EVENT)
+                cleaned_up = True
+
+    async def main() -> None:
+        tasks.append(asyncio.create_task(handler()))
+        await asyncio.to_thread(entered.wait, 30)
+
+    entered = threading.Event()
+    asyncio.run(main())
+    assert tasks[0].cancelled()
+    assert cleaned_up
+    with Gate(server.address) as other, other.turn(EVENT) as turn:
+        assert turn.attempt == 2
+
+
+async def test_a_keeper_that_was_cancelled_carries_the_turn_on(server: Server) -> None:
+    async with AsyncGate(server.address, ttl=2) as gate:
+        async with gate.turn(EVENT) as turn:
+            for task in asyncio.all_tasks() - {asyncio.current_task()}:
+                task.cancel()
+            await until(lambda: turn.kept_by == "renew")
+            left = turn.left
+            await until(lambda: turn.left > left)
+            turn.check()
 
 
 async def test_a_drain_ends_turns_although_another_loop_has_been_closed(server: Server) -> None:
