@@ -9,7 +9,9 @@ export type LostReason =
   /** The trusted end passed without news from the server. */
   | "EXPIRED"
   /** The gate was closed, its drain was over, or the client of a webhook has gone. */
-  | "CLOSED";
+  | "CLOSED"
+  /** It was not lost: its holder has ended it. Only from `check()`. */
+  | "ENDED";
 
 /** The base of every error of this library. `cause` has the gRPC status. */
 export class OncegateError extends Error {

@@ -57,11 +57,7 @@ function ask<I, O, G, H extends Hold>(
         if ("queued" in answer) return request.queued(answer.queued);
         leave();
         if ("instead" in answer) return reject(answer.instead);
-        const held = request.accept(answer.granted, stream, sent);
-        if (held.leftMs > 0) return resolve(held);
-        // It came too late to be trusted. Asked again, the server says how long it still runs.
-        held.drop();
-        reject(new CallError(Code.UNAVAILABLE, "the grant arrived after its trusted end"));
+        resolve(request.accept(answer.granted, stream, sent));
       },
       end(error) {
         leave();

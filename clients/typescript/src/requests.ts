@@ -24,7 +24,7 @@ import {
 } from "./gen/oncegate/v1/turn_service_pb.js";
 import { Lease } from "./lease.js";
 import type { Answer, Request } from "./opening.js";
-import type { Settings } from "./options.js";
+import type { Settings, TurnSettings } from "./options.js";
 import { fromDuration, toDuration } from "./time.js";
 import type { Receiver, Stream } from "./transport.js";
 import { Turn } from "./turn.js";
@@ -44,11 +44,17 @@ export interface Consumers {
 export class TurnRequest implements Request<RunTurnRequest, RunTurnResponse, WireTurn, Turn> {
   readonly #core: Core;
   readonly #delivery: Delivery;
-  readonly #settings: Settings;
+  readonly #settings: TurnSettings;
   readonly #scope: Cancellation;
   readonly #begin;
 
-  constructor(core: Core, consumers: Consumers, delivery: Delivery, settings: Settings, scope: Cancellation) {
+  constructor(
+    core: Core,
+    consumers: Consumers,
+    delivery: Delivery,
+    settings: TurnSettings,
+    scope: Cancellation,
+  ) {
     this.#core = core;
     this.#delivery = delivery;
     this.#settings = settings;

@@ -61,16 +61,24 @@ export function retry<T>(
 }
 
 /** Makes a repeatable call within the patience. Throws the library's own errors. */
-export async function patientCall<I extends DescMessage, O extends DescMessage>(
+export function patientCall<I extends DescMessage, O extends DescMessage>(
   { transport, clock }: Core,
   method: DescMethodUnary<I, O>,
   request: MessageShape<I>,
   patienceMs: number,
-  signal?: AbortSignal,
 ): Promise<MessageShape<O>> {
-  const effort = { clock, effortMs: patienceMs, plan: longTries, signal };
+  return patiently(clock, patienceMs, undefined, (options) => transport.unary(method, request, options));
+}
+
+/** Makes whatever a repeatable call is part of within the patience. Throws the library's own errors. */
+export async function patiently<T>(
+  clock: Clock,
+  patienceMs: number,
+  signal: AbortSignal | undefined,
+  call: (options: CallOptions) => Promise<T>,
+): Promise<T> {
   try {
-    return await retry(effort, (options) => transport.unary(method, request, options));
+    return await retry({ clock, effortMs: patienceMs, plan: longTries, signal }, call);
   } catch (error) {
     throw error instanceof CallError ? error.toError() : error;
   }

@@ -122,6 +122,7 @@ test("each turn reports its end once, also if it is lost", async () => {
   const second = await gate.begin(delivery);
   transport.endAnswer = loss;
   await expect(second.succeed(1)).rejects.toMatchObject({ name: "TurnLost", cause: loss });
+  transport.endAnswer = undefined;
   await gate.begin(delivery);
   await gate.close();
   expect(onEnd.mock.calls).toEqual([["LOST"], ["LOST"], ["FAILED"]]);
