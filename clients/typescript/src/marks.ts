@@ -110,6 +110,8 @@ export class Marks {
     try {
       const request = this.#request(toDelivery(delivery));
       const size = toBinary(MarkProcessedRequestSchema, request).length + itemOverhead;
+      if (size > mostBytes)
+        throw new Invalid("", `the delivery is invalid: it has more than ${mostBytes} bytes`);
       return { delivery, size, request };
     } catch (error) {
       if (error instanceof OncegateError) return { delivery, size: 0, error };
