@@ -169,7 +169,7 @@ export function state(held: Held): Json {
 }
 
 function attempt(held: Held): Json {
-  return held instanceof oncegate.Turn ? held.attempt : null;
+  return "attempt" in held ? held.attempt : null;
 }
 
 /** The deliveries of `mark_all`. */
