@@ -67,8 +67,8 @@ async def test_a_keeper_that_was_cancelled_carries_the_turn_on(server: Server) -
             for task in asyncio.all_tasks() - {asyncio.current_task()}:
                 task.cancel()
             await until(lambda: turn.kept_by == "renew")
-            left = turn.left
-            await until(lambda: turn.left > left)
+            end = turn._flow.trusted_end
+            await until(lambda: turn._flow.trusted_end > end)
             turn.check()
 
 
