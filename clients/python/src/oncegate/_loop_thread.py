@@ -74,9 +74,12 @@ class LoopThread:
                 future.cancel()
             raise
 
+    def end(self) -> None:
+        """Ends the turns and leases, and closes the channels."""
+        self.run(self.io.close(), to_its_end=True)
+
     def close(self) -> None:
-        """Ends the turns and leases, closes the channels, and ends the thread."""
-        self.run(self.io.close())
+        """Ends the thread, after `end`."""
         with self._lock:
             self._is_closed = True
         asyncio.run_coroutine_threadsafe(self._leave(), self._loop).result()

@@ -76,6 +76,11 @@ class SyncRuntime:
         """Ends the turns that run, and closes the channels."""
         with self._lock:
             self._closed = True
+            loop = self._loop
+        if loop is None:
+            return
+        loop.end()  # raises in a hook, and on Ctrl-C: then the next close() goes on
+        with self._lock:
             loop, self._loop = self._loop, None
         if loop is not None:
             loop.close()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 import socket
 import threading
 from collections.abc import Awaitable, Callable, Iterator
@@ -312,3 +313,46 @@ def test_a_scope_that_is_left_while_the_thread_ends_keeps_its_value(
         lost = task.exception(30)
     assert isinstance(lost, TurnLost)
     assert (lost.reason, lost.value) == ("CLOSED", 5)
+
+
+def test_a_hook_that_closes_its_blocking_gate_leaves_it_to_the_next_close(server: Server) -> None:
+    class Closes(Hooks):
+        def on_begin(self, delivery: Delivery) -> None:
+            with pytest.raises(RuntimeError, match="hook"):
+                gate.close()
+            refused.set()
+
+    refused = threading.Event()
+    gate = Gate(server.address, hooks=Closes())
+    with pytest.raises(TurnLost), gate.turn(event("hook", "hook")):
+        assert refused.is_set()
+        gate.close()
+    assert not server.turns()
+    assert all(thread.name != "oncegate" for thread in threading.enumerate())
+
+
+def test_an_interrupted_close_goes_on_with_the_next_one(server: Server) -> None:
+    class Stop(BaseException):
+        pass
+
+    class Interrupts(Hooks):
+        def on_lost(self, reason: str) -> None:
+            main = threading.main_thread().ident
+            assert main is not None
+            signal.pthread_kill(main, signal.SIGALRM)
+            interrupted.wait(30)
+
+    def stop(*_: object) -> None:
+        interrupted.set()
+        raise Stop
+
+    interrupted = threading.Event()
+    before = signal.signal(signal.SIGALRM, stop)
+    gate = Gate(server.address, hooks=Interrupts())
+    with pytest.raises(TurnLost), gate.turn(event("stop", "stop")):
+        with pytest.raises(Stop):
+            gate.close()
+        gate.close()
+    signal.signal(signal.SIGALRM, before)
+    assert not server.turns()
+    assert all(thread.name != "oncegate" for thread in threading.enumerate())
