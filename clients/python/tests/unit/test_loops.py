@@ -64,6 +64,7 @@ def test_the_end_of_an_event_loop_fails_its_turns_after_their_cleanup(server: Se
 async def test_a_keeper_that_was_cancelled_carries_the_turn_on(server: Server) -> None:
     async with AsyncGate(server.address, ttl=2) as gate:
         async with gate.turn(EVENT) as turn:
+            await gate.seen(EVENT)  # meanwhile its keeper reads the stream
             for task in asyncio.all_tasks() - {asyncio.current_task()}:
                 task.cancel()
             await until(lambda: turn.kept_by == "renew")
