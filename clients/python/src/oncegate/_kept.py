@@ -7,6 +7,7 @@ which runs beside the body. Between two awaits nothing else runs, so each decisi
 from __future__ import annotations
 
 import os
+import uuid
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
@@ -48,6 +49,7 @@ class Kept(ABC):
     """A turn or lease: what its holder may rely on, and the flows that keep it."""
 
     lost_error: type[errors.Lost]
+    _request: Any
 
     def __init__(self, io: Io, terms: Terms) -> None:
         self._io = io
@@ -130,8 +132,22 @@ class Kept(ABC):
         )
 
     async def begin(self) -> None:
-        """Waits until it is granted. A broken request is repeated with its request id."""
+        """Waits until it is granted, and asks for another one if it is lost before it is trusted."""
         wait_until = self._io.now() + self.terms.wait
+        pause = pauses()
+        while True:
+            await self._ask(wait_until)
+            try:
+                return await self._admit(self._make_sure())
+            except self.lost_error as lost:
+                if self._io.now() >= wait_until + self.terms.patience:
+                    raise Failure("UNAVAILABLE", "grants are lost on their way") from lost.__cause__
+            self._request.request_id = str(uuid.uuid4())
+            await self._stopped.wait(next(pause))
+            self._refuse_if_closed()
+
+    async def _ask(self, wait_until: float) -> None:
+        """Waits for the grant. A broken request is repeated with its request id."""
         outage: float | None = None
         pause = pauses()
         while True:
@@ -147,7 +163,7 @@ class Kept(ABC):
                 while not self._granted(await self._stream.read(silent_at)):
                     heard, outage = True, None
                     silent_at = self._io.now() + QUEUE_SILENCE
-                break
+                return
             except Failure as failure:
                 self._hang_up()
                 self._refuse_if_closed()
@@ -164,7 +180,6 @@ class Kept(ABC):
                 raise
             await self._stopped.wait(delay)
             self._refuse_if_closed()
-        await self._admit(self._make_sure())
 
     async def _admit(self, confirmation: Coroutine[Any, Any, None]) -> None:
         """It is granted. What the body does not get after all goes back to the server."""
@@ -181,14 +196,18 @@ class Kept(ABC):
         self.held = True
 
     async def _make_sure(self) -> None:
-        """The grant was long on its way: it is renewed before the body runs."""
+        """A grant that was long on its way is renewed before the body runs."""
         if self.left <= 0:
             await self._carry_on()
 
     async def _carry_on(self) -> None:
-        """Renews for the first time, instead of the stream."""
+        """Renews from now on, instead of the stream."""
         self._hang_up()
+        await self._confirm()
         self.kept_by = "renew"
+
+    async def _confirm(self) -> None:
+        """Renews before the body runs, within the patience."""
         try:
             await self._renew(self._io.now() + max(1.0, min(self.terms.ttl, self.terms.patience)))
         except Failure as failure:
@@ -277,7 +296,8 @@ class Kept(ABC):
             except Failure as failure:
                 self.lose(failure.reason if failure.lost else "EXPIRED")
                 return
-            await self._stopped.wait(self.terms.ttl / 3)
+            # A turn that is longer than its lease has less of the TTL left.
+            await self._stopped.wait(min(self.terms.ttl / 3, self.left / 2))
 
     def lose(self, reason: str) -> None:
         """It ended without its holder, unless it was over before."""
@@ -297,8 +317,11 @@ class Kept(ABC):
         lasts = remaining if grace is None else min(remaining, grace)
         self.trusted_end = sent + elapsed + lasts - self.terms.margin
         self._valid_end = self.trusted_end + remaining - lasts
-        now = self._io.now()
-        self._probe_at = now + min(0.4 * self.terms.ttl, 0.9 * (self.trusted_end - now))
+        # A call renews after silence. Early, if it is needed anyway: the trusted end comes before the
+        # server's next renewal.
+        left, third = self.left, self.terms.ttl / 3
+        latest = (0.9 if 0.9 * left > third else 0.5) * left
+        self._probe_at = self._io.now() + min(0.4 * self.terms.ttl, latest)
 
     async def _call_renew(self, method: Any, request: Any, until: float) -> tuple[Any, float]:
         timeout = max(0.5, self.terms.ttl / 20)

@@ -51,12 +51,7 @@ class LeaseFlow(Kept):
     async def _make_sure(self) -> None:
         """One renewal beside the stream: from then on the lease outlives the stream."""
         self._trust(*lease_span(self.lease), self._sent)
-        try:
-            await self._renew(max(self.trusted_end, self._io.now() + 1.0))
-        except Failure as failure:
-            if failure.lost:
-                raise errors.LeaseLost(failure.reason) from failure.__cause__
-            raise
+        await self._confirm()
 
     def _news(self, message: pb.HoldSessionLeaseResponse) -> None:
         match message.WhichOneof("news"):

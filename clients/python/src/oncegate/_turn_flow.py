@@ -56,7 +56,8 @@ class TurnFlow(Kept):
     def _granted(self, message: pb.RunTurnResponse) -> bool:
         match message.WhichOneof("news"):
             case "granted":
-                self._hold(message.granted.turn)
+                self.id = message.granted.turn.turn_id
+                self._read(message.granted.turn, self._sent, self.terms.grace)
                 return True
             case "queued":
                 self.on_queued(message.queued.position)
@@ -75,14 +76,6 @@ class TurnFlow(Kept):
                 pass
         return False
 
-    def _hold(self, turn: pb.Turn) -> None:
-        self.id = turn.turn_id
-        self.attempt = turn.attempt
-        if turn.HasField("lease"):
-            self.team = turn.lease.team_id
-            self.fence = turn.lease.fencing_token
-        self._trust_turn(turn, self._sent, self.terms.grace)
-
     async def adopt(self, turn_id: str) -> None:
         """Carries on a turn that another process began."""
         self.id = turn_id
@@ -95,7 +88,7 @@ class TurnFlow(Kept):
     def _news(self, message: pb.RunTurnResponse) -> None:
         match message.WhichOneof("news"):
             case "renewed":
-                self._trust_turn(message.renewed.turn, self._sent, self.terms.grace)
+                self._read(message.renewed.turn, self._sent, self.terms.grace)
             case "waiting":
                 self.waiters = message.waiting.waiters
             case "finished":
@@ -118,15 +111,14 @@ class TurnFlow(Kept):
         ttl = duration(self.terms.ttl)
         request = pb.RenewTurnRequest(turn_id=self.id, claim_ttl=ttl, lease_ttl=ttl)
         response, sent = await self._call_renew(RENEW_TURN, request, until)
-        turn = response.turn
-        self.attempt = turn.attempt
-        if turn.HasField("lease"):
-            self.fence = turn.lease.fencing_token
-        self._trust_turn(turn, sent)
+        self._read(response.turn, sent)
 
-    def _trust_turn(self, turn: pb.Turn, sent: float, grace: float | None = None) -> None:
+    def _read(self, turn: pb.Turn, sent: float, grace: float | None = None) -> None:
+        self.attempt = turn.attempt
         remaining, elapsed = span(turn.remaining), span(turn.elapsed)
         if turn.HasField("lease"):
+            self.team = turn.lease.team_id
+            self.fence = turn.lease.fencing_token
             lease_remaining, lease_elapsed = lease_span(turn.lease)
             remaining = min(remaining, lease_remaining)
             elapsed = min(elapsed, lease_elapsed)

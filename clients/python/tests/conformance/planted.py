@@ -81,18 +81,16 @@ PATCHES: dict[str, Changed | Together | Replaced] = {
     "enters-on-duplicate": Changed(
         Turn._granted, "raise duplicate(message.duplicate, self._codec)", "return True"
     ),
-    "impatient": Changed(Kept.begin, "if over or not failure.retryable:", "if True:"),
+    "impatient": Changed(Kept._ask, "if over or not failure.retryable:", "if True:"),
     "no-wait": Changed(Turn._open, "self._request.wait.CopyFrom(duration(wait))", "pass"),
     "new-request-id-per-retry": Changed(
-        Kept.begin, "heard = False", "heard, self._request.request_id = False, repr(self._sent)"
+        Kept._ask, "heard = False", "heard, self._request.request_id = False, repr(self._sent)"
     ),
     "no-consumer": Changed(_delivery.Delivery.event_key, "consumer=consumer", 'consumer=""'),
     "counts-from-receipt": Changed(Kept._trust, "sent + elapsed + lasts", "self.now() + lasts"),
     "ignores-elapsed": Changed(Kept._trust, "sent + elapsed + lasts", "sent + lasts"),
     "ignores-grace": Changed(Kept._trust, "min(remaining, grace)", "remaining"),
-    "silence-is-not-probed": Changed(
-        Kept._trust, "min(0.4 * self.terms.ttl, 0.9 * (self.trusted_end - now))", "3600"
-    ),
+    "silence-is-not-probed": Changed(Kept._trust, "min(0.4 * self.terms.ttl, latest)", "3600"),
     "no-renewal-after-a-break": Changed(
         Kept._break,
         "if failure.lost:",
