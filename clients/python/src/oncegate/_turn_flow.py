@@ -7,7 +7,7 @@ from typing import Any
 
 from oncegate import _errors as errors
 from oncegate._clock import duration, span
-from oncegate._codec import Codec, decode
+from oncegate._codec import Codec, decode_or_error
 from oncegate._io import Io, Stream, call_until
 from oncegate._kept import Kept, Terms, lease_span
 from oncegate._wire import FINISH_TURN, RENEW_TURN, RUN_TURN, Failure
@@ -217,10 +217,7 @@ class TurnFlow(Kept):
 def duplicate(answer: pb.TurnDuplicate, codec: Codec) -> errors.Duplicate:
     """The outcome of an event that has been handled, even if its result cannot be decoded."""
     found = errors.Duplicate(None, outcome_name(answer.event.outcome), answer.event.detail)
-    try:
-        found.result = decode(codec, answer.result, answer.result_type)
-    except Exception as error:  # noqa: BLE001 - codecs are the author's
-        found.__cause__ = error
+    found.result, found.__cause__ = decode_or_error(codec, answer.result, answer.result_type)
     return found
 
 
