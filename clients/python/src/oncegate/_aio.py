@@ -15,11 +15,9 @@ from oncegate._clock import Time, seconds
 from oncegate._delivery import Delivery, Session
 from oncegate._entry import LeaseEntry, TurnEntry
 from oncegate._options import GateOptions, LeaseOptions, Options, TurnOptions, known
-from oncegate._turn import TurnView, current
+from oncegate._turn import as_current
 
 if TYPE_CHECKING:
-    from contextvars import Token
-
     from oncegate._errors import Outcome
     from oncegate._marks import MarkItem, Seen
 
@@ -232,11 +230,8 @@ async def _run(scope: AsyncTurnScope, handler: Callable[[AsyncTurn], Awaitable[R
             turn = await stack.enter_async_context(scope)
         except errors.NOT_GRANTED as outcome:
             return outcome
-        token: Token[TurnView] = current.set(turn)
-        try:
+        with as_current(turn):
             value = await handler(turn)
-        finally:
-            current.reset(token)
         if value is not None:
             turn.result = value
         return errors.Ran(value)

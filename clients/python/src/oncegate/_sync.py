@@ -15,11 +15,9 @@ from oncegate._entry import LeaseEntry, TurnEntry
 from oncegate._options import GateOptions, LeaseOptions, Options, TurnOptions, known
 from oncegate._sync_runtime import SyncRuntime
 from oncegate._sync_scopes import LeaseScope, Turn, TurnScope
-from oncegate._turn import TurnView, current
+from oncegate._turn import as_current
 
 if TYPE_CHECKING:
-    from contextvars import Token
-
     from oncegate._errors import Outcome
     from oncegate._marks import MarkItem, Seen
 
@@ -229,11 +227,8 @@ def _handle(scope: TurnScope, handler: Callable[[Turn], R]) -> Outcome[R]:
             turn = stack.enter_context(scope)
         except errors.NOT_GRANTED as outcome:
             return outcome
-        token: Token[TurnView] = current.set(turn)
-        try:
+        with as_current(turn):
             value = handler(turn)
-        finally:
-            current.reset(token)
         if value is not None:
             turn.result = value
         return errors.Ran(value)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 if TYPE_CHECKING:
+    from collections.abc import Generator
+
     from oncegate._kept import Kept
     from oncegate._lease_flow import LeaseFlow
     from oncegate._turn_flow import TurnFlow
@@ -107,6 +110,16 @@ class LeaseView(KeptView):
 
 
 current: ContextVar[TurnView] = ContextVar("oncegate_turn")
+
+
+@contextmanager
+def as_current(turn: TurnView) -> Generator[None]:
+    """Makes a turn the one that `current_turn` returns."""
+    token = current.set(turn)
+    try:
+        yield
+    finally:
+        current.reset(token)
 
 
 def current_turn() -> TurnView:
