@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import json
 from typing import TYPE_CHECKING, Any
 
@@ -284,6 +285,15 @@ async def test_fastapi_values_pass_through_its_own_serialization(server: Server)
             assert (await client.post("/pay/s1", json={})).status_code == 422
     schema = json.dumps(app.openapi())
     assert "oncegate" not in schema
+
+
+async def test_annotations_that_are_texts_reach_fastapi() -> None:
+    async with AsyncGate() as gate:
+
+        @gate.webhook(github.delivery)
+        async def hook(order: Order) -> None: ...
+
+        assert inspect.signature(hook).parameters["order"].annotation is Order
 
 
 async def test_a_long_fastapi_value_is_not_replayed(gates: tuple[AsyncGate, Gate]) -> None:

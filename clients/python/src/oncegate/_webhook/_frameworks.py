@@ -252,7 +252,10 @@ def with_request(endpoint: Callable[..., Any]) -> Callable[..., Any]:
     if "fastapi" in sys.modules:
         from starlette.requests import Request
 
-        signature = inspect.signature(endpoint)
+        try:  # older versions of FastAPI evaluate annotations in the module of the wrapper
+            signature = inspect.signature(endpoint, eval_str=True)
+        except NameError:
+            signature = inspect.signature(endpoint)
         parameter = inspect.Parameter(_REQUEST, inspect.Parameter.KEYWORD_ONLY, annotation=Request)
         parameters = [p for p in signature.parameters.values() if p.kind is not p.VAR_KEYWORD]
         endpoint.__signature__ = signature.replace(  # type: ignore[attr-defined]
