@@ -25,7 +25,7 @@ declare module "fastify" {
 /** The options of one route. */
 export interface WebhookRoute {
   preHandler(request: FastifyRequest, reply: FastifyReply): Promise<unknown>;
-  errorHandler(error: unknown, request: FastifyRequest, reply: FastifyReply): void;
+  errorHandler(error: unknown, request: FastifyRequest, reply: FastifyReply): Promise<unknown>;
   onSend(request: FastifyRequest, reply: FastifyReply, payload: unknown): Promise<unknown>;
 }
 
@@ -55,11 +55,11 @@ export function webhook(gate: Gate, make: ByBody | ByHeaders, options: WebhookOp
         admitted.end(() => made).catch((error) => request.log.error(error));
       });
     },
-    errorHandler(error, request, reply) {
+    async errorHandler(error, request, reply) {
       const admitted = admissions.get(request);
       admitted?.threw(error);
-      // The application's handler gets any other error.
-      reply.send(admitted && error instanceof Reject ? undefined : error);
+      if (admitted && error instanceof Reject) return reply.send();
+      throw error; // the application's handler gets it
     },
     async onSend(request, reply, payload) {
       const admitted = admissions.get(request);

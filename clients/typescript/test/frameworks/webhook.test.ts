@@ -75,6 +75,19 @@ describe.each(Object.entries(frameworks))("%s", (_, start) => {
     expect(handler.mock.calls.map(([turn]) => turn.attempt)).toEqual([1, 2]);
   });
 
+  test.each(["no memory", undefined])(
+    "a handler that throws %s, which is no error, is not answered with success",
+    async (thrown) => {
+      await using started = await startServer();
+      const handler = vi.fn(created);
+      handler.mockRejectedValueOnce(thrown);
+      await using hook = await start(started.gate, github.delivery, handler);
+      expect(await post(hook, issue)).toMatchObject({ status: 500 });
+      expect(await post(hook, issue)).toMatchObject({ status: 201 });
+      expect(handler).toHaveBeenCalledTimes(2);
+    },
+  );
+
   test("an error that is a response ends the turn as any other response", async () => {
     await using started = await startServer();
     const handler = vi.fn(created);
