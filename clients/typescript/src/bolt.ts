@@ -70,7 +70,8 @@ const lastRetry = 3;
  * ends after all listeners. `context.turn` is the turn.
  *
  * Call it with the receiver before the app is made, or with the app before middleware and listeners are
- * added. Not guarded are `app.options`, which only asks, and what a global middleware of `app.use` does.
+ * added. Not guarded are `app.options`, which only asks, and what a middleware does or throws itself, be it
+ * global or of a listener.
  */
 export function guard<T extends Receiver | App>(target: T, gate: Gate, options: GuardOptions = {}): T {
   if ("processEvent" in target) {
