@@ -8,28 +8,23 @@ import { GrpcTransport } from "./grpc.js";
 import type { Hold } from "./hold.js";
 import type { Lease } from "./lease.js";
 import { type MarkItem, Marks, type Seen } from "./marks.js";
-import { open, type Request } from "./opening.js";
+import { open } from "./opening.js";
 import {
   type AdoptOptions,
   defaultHolder,
   type GateOptions,
   type LeaseOptions,
-  type Settings,
   type TurnOptions,
   toSettings,
   toTurnSettings,
 } from "./options.js";
 import type { Outcome } from "./outcome.js";
-import { Patience } from "./patience.js";
 import { type Consumers, LeaseRequest, TurnRequest } from "./requests.js";
 import { patiently } from "./retry.js";
 import { monotonic, settlesWithin, type Time, toMs } from "./time.js";
 import type { Transport } from "./transport.js";
 import { Turn } from "./turn.js";
 import { renewTurnRequest } from "./turn-requests.js";
-
-/** The least effort for the call that renews a turn or lease before its holder gets it. */
-const carryEffortMs = 1000;
 
 export type Handler<T> = (turn: Turn) => T | Promise<T>;
 
@@ -93,9 +88,10 @@ export class Gate {
     const unguarded = () =>
       new Turn(this.#core, new Cancellation(options.signal), settings.codec, undefined, undefined);
     try {
-      const makeRequest = (scope: Cancellation) =>
-        new TurnRequest(this.#core, this.#consumers, read, settings, scope);
-      const turn = await this.#request(settings, options.signal, makeRequest);
+      const turn = await this.#waitFor(options.signal, (scope) => {
+        const request = () => new TurnRequest(this.#core, this.#consumers, read, settings, scope);
+        return open(request, settings, this.#core.clock, scope);
+      });
       turn.begun();
       return turn;
     } catch (error) {
@@ -141,10 +137,11 @@ export class Gate {
     const settings = toSettings(this.#options, options);
     const { session: consumer } = this.#consumers;
     const wanted = toSession(session);
-    const makeRequest = (scope: Cancellation) =>
-      new LeaseRequest(this.#core, consumer, wanted, settings, scope);
     try {
-      return await this.#request(settings, options.signal, makeRequest);
+      return await this.#waitFor(options.signal, (scope) => {
+        const request = () => new LeaseRequest(this.#core, consumer, wanted, settings, scope);
+        return open(request, settings, this.#core.clock, scope);
+      });
     } catch (error) {
       throw error instanceof CallError ? error.toError() : error;
     }
@@ -218,22 +215,6 @@ export class Gate {
 
   #refuseIfClosed(): void {
     if (this.#closed !== undefined) throw new Unavailable(this.#closed, undefined);
-  }
-
-  /** Requests a turn or a lease, and makes sure that it is trusted when its holder gets it. */
-  #request<I, O, G, H extends Hold>(
-    { patienceMs, waitMs, ttlMs }: Settings,
-    signal: AbortSignal | undefined,
-    makeRequest: (scope: Cancellation) => Request<I, O, G, H>,
-  ): Promise<H> {
-    const { clock } = this.#core;
-    const patience = new Patience(patienceMs, waitMs, clock.now());
-    const effortMs = Math.max(carryEffortMs, Math.min(ttlMs, patienceMs));
-    return this.#waitFor(signal, async (scope) => {
-      const hold = await open(makeRequest(scope), patience, clock, scope);
-      if (!hold.isKept) await hold.carry(effortMs);
-      return hold;
-    });
   }
 
   /** A caller that stops waiting, and a gate that is shut, end what was granted in the same moment. */

@@ -130,10 +130,10 @@ export abstract class Hold {
   }
 
   /**
-   * @internal Renews it once by a call: from then on the end of its stream changes nothing. A hold that
-   * its holder does not get after all is given back.
+   * @internal Renews it once by a call: from then on the end of its stream changes nothing. Returns
+   * false if it was lost. What its holder does not get for another reason is given back.
    */
-  async carry(effortMs: number): Promise<void> {
+  async carry(effortMs: number): Promise<boolean> {
     const { clock } = this.#owner;
     const effort = { clock, effortMs, plan: shortTries, signal: this.signal };
     try {
@@ -144,12 +144,14 @@ export abstract class Hold {
       });
       this.#scope.throwIfAborted();
     } catch (error) {
-      if (error instanceof CallError && error.lost) this.lose(error.lost, error);
-      this.throwIfLost();
-      void this.abandon("its holder did not begin");
-      throw error;
+      if (!(error instanceof CallError && error.lost)) {
+        void this.abandon("its holder did not begin");
+        throw error;
+      }
+      this.lose(error.lost, error);
     }
-    this.keep();
+    if (this.#isOpen) this.keep();
+    return this.#isOpen;
   }
 
   /** @internal Whether its end has not begun. */
@@ -189,7 +191,9 @@ export abstract class Hold {
 
   /** @internal */
   protected lose(reason: LostReason, cause?: CallError): void {
-    if (this.#keeper && this.#isOpen) this.#keeper.lose(reason, cause);
+    if (!this.isKept) {
+      if (this.#isOpen) this.drop(); // its holder did not get it
+    } else if (this.#isOpen) this.#keeper?.lose(reason, cause);
     else this.#lose(reason, cause);
   }
 
@@ -219,7 +223,7 @@ export abstract class Hold {
     this.#isOpen = false;
   }
 
-  /** @internal Nothing is kept any more; the scope stays. */
+  /** @internal It is not held any more. The scope stays, such as for the next request. */
   drop(): void {
     this.#stopKeeping();
     this.cancelStream();

@@ -1,9 +1,10 @@
 import { CallError, Code } from "./call-error.js";
 import type { Cancellation } from "./cancellation.js";
 import type { Hold } from "./hold.js";
-import type { Patience } from "./patience.js";
+import type { Settings } from "./options.js";
+import { Patience } from "./patience.js";
 import { repeat } from "./retry.js";
-import { type Clock, earlyMs, timeout } from "./time.js";
+import { type Clock, earlyMs, sleep, timeout } from "./time.js";
 import type { Receiver, Stream } from "./transport.js";
 
 /** What the first messages of a stream say; undefined: nothing that matters before the grant. */
@@ -25,17 +26,32 @@ export interface Request<I, O, G, H extends Hold> {
   queued(position: number): void;
 }
 
+/** The least effort for the call that renews a turn or lease before its holder gets it. */
+const leastCarryMs = 1000;
+
 /**
- * Sends the request, and repeats it while the server is unavailable or overloaded.
- * Throws NotGranted, a CallError, or the scope's reason.
+ * Requests a turn or lease until there is one that is trusted. A request is repeated while the server
+ * is unavailable or overloaded. Throws NotGranted, a CallError, or the scope's reason.
  */
-export function open<I, O, G, H extends Hold>(
-  request: Request<I, O, G, H>,
-  patience: Patience,
+export async function open<I, O, G, H extends Hold>(
+  makeRequest: () => Request<I, O, G, H>,
+  { patienceMs, waitMs, ttlMs }: Settings,
   clock: Clock,
   scope: Cancellation,
 ): Promise<H> {
-  return repeat(patience, clock, scope, () => ask(request, patience, clock, scope));
+  const patience = new Patience(patienceMs, waitMs, clock.now());
+  // A grant ends the silence of the server, so that its loss must not count as news.
+  const losses = new Patience(waitMs + patienceMs, 0, clock.now());
+  const carryMs = Math.max(leastCarryMs, Math.min(ttlMs, patienceMs));
+  for (;;) {
+    const request = makeRequest();
+    const hold = await repeat(patience, clock, scope, () => ask(request, patience, clock, scope));
+    if (hold.isKept || (await hold.carry(carryMs))) return hold;
+    const lost = new CallError(Code.UNAVAILABLE, "grants are lost on their way");
+    const pause = losses.pause(lost, clock.now(), Math.random());
+    if (pause === undefined) throw lost;
+    await sleep(pause, scope.signal);
+  }
 }
 
 function ask<I, O, G, H extends Hold>(

@@ -3,7 +3,8 @@
 import { afterEach, beforeEach, describe, expect, test, vi } from "vitest";
 import { CallError, Code } from "../../src/call-error.js";
 import { TurnOutcome } from "../../src/gen/oncegate/v1/event_pb.js";
-import { type Gate, Invalid, LeaseLost, Overloaded, TurnLost, Unavailable } from "../../src/index.js";
+import type { RunTurnRequest } from "../../src/gen/oncegate/v1/turn_service_pb.js";
+import { type Gate, Invalid, Overloaded, TurnLost, Unavailable } from "../../src/index.js";
 import { makeGate } from "./fake-transport.js";
 
 const delivery = { team: "T1", event: "E1" };
@@ -82,15 +83,34 @@ describe("a grant that comes after its trusted end", () => {
     await close(gate);
   });
 
-  test("is lost if the server says so, and nothing is reported as begun or ended", async () => {
-    const hooks = { onBegin: vi.fn(), onEnd: vi.fn() };
+  test("and is lost then, is asked for anew, by a request of its own", async () => {
+    const onLost = vi.fn();
+    const { gate, transport } = makeGate({ ...late, hooks: { onLost } });
+    transport.answersAfterMs = 150;
+    transport.answers.RenewTurn = () => {
+      if (transport.streams.length === 1) throw claimLost;
+    };
+    const begun = gate.begin(delivery);
+    await vi.advanceTimersByTimeAsync(500);
+    expect((await begun).held).toBe(true);
+    expect(onLost).not.toHaveBeenCalled();
+    const ids = (transport.requests as RunTurnRequest[]).map(
+      ({ step }) => step.case === "begin" && step.value.requestId,
+    );
+    expect(ids).toHaveLength(2);
+    expect(ids[0]).not.toBe(ids[1]);
+    await close(gate);
+  });
+
+  test("and is lost each time, is given up when the patience is over, and nothing is reported", async () => {
+    const hooks = { onBegin: vi.fn(), onEnd: vi.fn(), onLost: vi.fn() };
     const { gate, transport } = makeGate({ ...late, hooks });
     transport.answersAfterMs = 150;
     transport.answers.RenewTurn = () => Promise.reject(claimLost);
-    expect(await rejection(gate.begin(delivery), 200)).toMatchObject({ name: "TurnLost", cause: claimLost });
+    expect(await rejection(gate.begin(delivery), 1500)).toBeInstanceOf(Unavailable);
+    expect(transport.streams.length).toBeLessThan(7);
     expect(transport.called("FinishTurn")).toHaveLength(0);
-    expect(hooks.onBegin).not.toHaveBeenCalled();
-    expect(hooks.onEnd).not.toHaveBeenCalled();
+    for (const hook of Object.values(hooks)) expect(hook).not.toHaveBeenCalled();
     await close(gate);
   });
 
@@ -105,13 +125,14 @@ describe("a grant that comes after its trusted end", () => {
 });
 
 describe("a lease whose first renewal fails", () => {
-  test("because it is lost, is not asked for again", async () => {
-    const { gate, transport } = makeGate();
-    transport.answers.RenewSessionLease = () => Promise.reject(leaseLost);
-    const error = await rejection(gate.lease(session), 100);
-    expect(error).toBeInstanceOf(LeaseLost);
-    expect(error).toMatchObject({ reason: "LEASE_LOST", cause: leaseLost });
-    expect(transport.streams).toHaveLength(1);
+  test("because it is lost, is asked for again with pauses until the patience is over", async () => {
+    const { gate, transport } = makeGate({ patience: "1s" });
+    transport.answers.RenewSessionLease = () => {
+      if (transport.streams.length > 1000) throw new Error("asked without a pause");
+      throw leaseLost;
+    };
+    expect(await rejection(gate.lease(session), 1100)).toBeInstanceOf(Unavailable);
+    expect(transport.streams.length).toBeLessThan(10);
     expect(transport.called("ReleaseSessionLease")).toHaveLength(0);
     await close(gate);
   });
@@ -129,10 +150,15 @@ describe("a lease whose first renewal fails", () => {
     await close(gate);
   });
 
-  test("because its stream reports the loss meanwhile, is lost", async () => {
+  test("in vain, because its stream reports the loss meanwhile, is asked for again", async () => {
     const { gate, transport } = makeGate();
-    transport.answers.RenewSessionLease = () => transport.streams[0]?.receiver.end(leaseLost);
-    expect(await rejection(gate.lease(session), 100)).toMatchObject({ name: "LeaseLost", cause: leaseLost });
+    transport.answers.RenewSessionLease = () => {
+      if (transport.streams.length === 1) transport.streams[0]?.receiver.end(leaseLost);
+    };
+    const lease = gate.lease(session);
+    await vi.advanceTimersByTimeAsync(100);
+    expect((await lease).held).toBe(true);
+    expect(transport.streams).toHaveLength(2);
     await close(gate);
   });
 });

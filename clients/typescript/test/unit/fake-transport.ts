@@ -28,6 +28,8 @@ type Answer = (call: Call) => unknown;
 
 export class FakeTransport implements Transport {
   readonly calls: Call[] = [];
+  /** What streams were opened with. */
+  readonly requests: unknown[] = [];
   /** The outcomes of the ends on streams, and their details. */
   readonly ends: string[] = [];
   readonly details: string[] = [];
@@ -76,7 +78,8 @@ export class FakeTransport implements Transport {
     }
   }
 
-  stream<I, O>(method: { name: string }, _first: I, receiver: Receiver<O>): Stream<I, O> {
+  stream<I, O>(method: { name: string }, first: I, receiver: Receiver<O>): Stream<I, O> {
+    this.requests.push(first);
     const stream: Stream<I, O> = {
       receiver,
       send: (message) => this.#hear(message as RunTurnRequest, stream as Stream<unknown, unknown>),
