@@ -1,6 +1,7 @@
 import { randomUUID } from "node:crypto";
 import { create } from "@bufbuild/protobuf";
 import type { Cancellation } from "./cancellation.js";
+import { decodeOrError } from "./codec.js";
 import type { Core } from "./core.js";
 import type { Delivery, Session } from "./delivery.js";
 import { Busy, Duplicate, GaveUp, InProgress } from "./errors.js";
@@ -123,11 +124,10 @@ export class TurnRequest implements Request<RunTurnRequest, RunTurnResponse, Wir
     if (outcome !== "SUCCEEDED") {
       return new Duplicate(undefined, outcome === "REJECTED" ? outcome : undefined, detail);
     }
-    try {
-      return new Duplicate(this.#settings.codec.decode(result, resultType), outcome, detail);
-    } catch (cause) {
-      return new Duplicate(undefined, outcome, detail, { cause });
-    }
+    const decoded = decodeOrError(this.#settings.codec, result, resultType);
+    return "error" in decoded
+      ? new Duplicate(undefined, outcome, detail, { cause: decoded.error })
+      : new Duplicate(decoded.result, outcome, detail);
   }
 }
 

@@ -1,8 +1,10 @@
 import { create } from "@bufbuild/protobuf";
 import { expect, test } from "vitest";
+import { EventState } from "../../src/gen/oncegate/v1/event_pb.js";
 import {
   type BatchMarkProcessedRequest,
   BatchMarkProcessedResponseSchema,
+  IsProcessedResponseSchema,
 } from "../../src/gen/oncegate/v1/idempotency_service_pb.js";
 import { makeGate } from "./fake-transport.js";
 
@@ -79,4 +81,16 @@ test("the error of the source is thrown", async () => {
     for await (const _ of gate.markAll(broken()));
   };
   await expect(read()).rejects.toThrow("no disk");
+});
+
+test("the state of an event is read also if its result cannot be decoded", async () => {
+  const { gate, transport } = makeGate();
+  const stored = { result: Buffer.from("{"), resultType: "application/json" };
+  transport.answers.IsProcessed = () =>
+    create(IsProcessedResponseSchema, { state: EventState.PROCESSED, ...stored });
+  expect(await gate.seen(delivery(1), { includeResult: true })).toMatchObject({
+    state: "PROCESSED",
+    result: undefined,
+    error: expect.any(SyntaxError),
+  });
 });
