@@ -195,14 +195,19 @@ const recordedHeaders = new Set([
   "location",
 ]);
 
-/** A result has at most 64 KiB, and base64 makes 4 bytes of 3. */
-const longestBody = 45 * 1024;
+/** Of a turn, in bytes. */
+const longestResult = 64 * 1024;
 
 function toRecord({ status, headers, body }: Reply): Recorded {
-  // A duplicate of a long response gets the status alone.
-  if (body.length > longestBody) return { status, headers: {}, body: "" };
   const recorded = Object.entries(headers).filter(([name]) => recordedHeaders.has(name.toLowerCase()));
-  return { status, headers: Object.fromEntries(recorded), body: Buffer.from(body).toString("base64") };
+  const record = {
+    status,
+    headers: Object.fromEntries(recorded),
+    body: Buffer.from(body).toString("base64"),
+  };
+  const isStorable = jsonCodec.encode(record).data.length <= longestResult;
+  // A duplicate of a long response gets the status alone.
+  return isStorable ? record : { status, headers: {}, body: "" };
 }
 
 function fromRecord({ status, headers, body }: Recorded): Reply {

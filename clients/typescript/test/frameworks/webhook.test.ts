@@ -268,14 +268,21 @@ describe.each(Object.entries(frameworks))("%s", (_, start) => {
     expect(handler).not.toHaveBeenCalled();
   });
 
-  test("a duplicate of a response that is too long to be stored gets its status", async () => {
+  test.each([
+    ["body is", 1, 100_000],
+    ["headers and body together are", 8_000, 44_000],
+  ])("a duplicate of a response whose %s too long to be stored gets its status", async (_, path, text) => {
     await using started = await startServer();
     await using hook = await start(started.gate, github.delivery, () => ({
       status: 202,
-      json: { text: "x".repeat(100_000) },
+      headers: { location: "/".repeat(path) },
+      json: { text: "x".repeat(text) },
     }));
-    expect((await post(hook, issue)).text).toHaveLength(100_011);
-    expect(await post(hook, issue)).toMatchObject({ status: 202, text: "" });
+    const first = await post(hook, issue);
+    expect([first.status, first.text.length]).toEqual([202, text + 11]);
+    const second = await post(hook, issue);
+    expect(second).toMatchObject({ status: 202, text: "" });
+    expect(second.headers.get("location")).toBeNull();
   });
 });
 
