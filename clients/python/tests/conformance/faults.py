@@ -7,7 +7,7 @@ import threading
 from concurrent.futures import Future
 from typing import Any
 
-from .history import History
+from .history import Forced, History
 from .interpreter import settle
 from .testbed import Testbed
 
@@ -100,7 +100,8 @@ class Faults:
         session = self._chance.choice(self._sessions)
         answer = self._do("lose", team=TEAM, session=session)
         if answer["released"]:
-            self._history.forced.append((session, answer["fence"]))
+            forced = Forced(session, answer["fence_before"] or 0, answer["fence"])
+            self._history.forced.append(forced)
 
     def _refuse(self) -> None:
         self._do("refuse")

@@ -6,10 +6,10 @@ import threading
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from itertools import combinations, pairwise
+from itertools import combinations
 from typing import Any
 
-from oncegate import Duplicate, GaveUp, NotGranted, OutcomeUnknown, Ran
+from oncegate import Duplicate, GaveUp, NotGranted, OncegateError, OutcomeUnknown, Ran
 
 from .scenario import Json
 
@@ -36,6 +36,10 @@ class Body:
         return min(self.left, self.trusted)
 
 
+class HandlerError(Exception):
+    """A handler's own error."""
+
+
 @dataclass
 class Answer:
     """What one delivery of an event came to: an outcome, or an error."""
@@ -46,16 +50,27 @@ class Answer:
     at: float
 
 
+@dataclass(frozen=True)
+class Forced:
+    """A session was released by force, which raised its fence. The next holds may have raised it
+    further before it was read."""
+
+    session: str
+    before: int
+    after: int
+
+
 @dataclass
 class History:
     """What the handlers recorded. Threads append to it."""
 
     margin: float
     max_attempts: int
+    planned: list[int] = field(default_factory=list)
+    """The runs that are to be."""
     bodies: list[Body] = field(default_factory=list)
     answers: list[Answer] = field(default_factory=list)
-    forced: list[tuple[str, int]] = field(default_factory=list)
-    """Sessions that were released by force, each with the fence that this raised."""
+    forced: list[Forced] = field(default_factory=list)
     records: dict[int, Json] = field(default_factory=dict)
     """The events as the server has them at the end."""
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
@@ -71,6 +86,17 @@ class History:
     def faults(self) -> list[str]:
         """The rules that are broken. None: all hold."""
         return [fault for rule in RULES for fault in rule(self)]
+
+
+def each_run_has_one_answer(history: History) -> Iterator[str]:
+    """A run ends with an outcome, or with an error of the library's or of the handler's own."""
+    answers = Counter(answer.run for answer in history.answers)
+    for run in history.planned:
+        if answers[run] != 1:
+            yield f"run {run} has {answers[run]} answers"
+    for answer in history.answers:
+        if not isinstance(answer.outcome, Ran | OncegateError | HandlerError):
+            yield f"run {answer.run} ended with {answer.outcome!r}"
 
 
 def one_success(history: History) -> Iterator[str]:
@@ -156,7 +182,7 @@ def fences_rise(history: History) -> Iterator[str]:
     """The holds of a session are entered in the order of their fences. A forced release can
     overtake a grant that is on its way."""
     for session, bodies in _by_session(history).items():
-        for before, after in pairwise(bodies):
+        for before, after in combinations(bodies, 2):
             if after.fence <= before.fence and not _is_forced(history, after, before):
                 yield f"{session}: run {after.run} entered with fence {after.fence}, " + (
                     f"after run {before.run} with fence {before.fence}"
@@ -193,6 +219,7 @@ def all_events_settle(history: History) -> Iterator[str]:
 
 
 RULES: tuple[Callable[[History], Iterator[str]], ...] = (
+    each_run_has_one_answer,
     one_success,
     duplicates_replay_the_success,
     no_entry_once_settled,
@@ -215,10 +242,12 @@ def _by_fence(one: Body, other: Body) -> tuple[Body, Body]:
 
 
 def _is_forced(history: History, earlier: Body, later: Body) -> bool:
-    """Whether the session was released by force between the grants of two holds."""
+    """Whether the session was released by force between the grants of two holds, as far as the
+    fences say."""
     return any(
-        session == later.session and earlier.fence < fence <= later.fence
-        for session, fence in history.forced
+        forced.session == later.session
+        and max(earlier.fence, forced.before) < min(later.fence, forced.after)
+        for forced in history.forced
     )
 
 

@@ -17,10 +17,10 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
-from oncegate import AsyncGate, Delivery, Gate, OncegateError
+from oncegate import AsyncGate, Delivery, Gate
 
 from .faults import TEAM, Faults
-from .history import Answer, Body, History, is_settled
+from .history import Answer, Body, HandlerError, History, is_settled
 from .scenario import FORMS, STORES
 from .testbed import Testbed
 
@@ -39,10 +39,6 @@ SETTLE_TIMEOUT = 60.0
 def clock() -> float:
     """The clock that the library counts ends on."""
     return time.clock_gettime(time.CLOCK_BOOTTIME)
-
-
-class HandlerError(Exception):
-    """A handler's own error."""
 
 
 @dataclass(frozen=True)
@@ -134,7 +130,7 @@ async def run_async(planned: list[Plan], addresses: list[str], history: History)
             try:
                 gate = gates[plan.gate]
                 outcome: Any = await gate.run(handler, plan.delivery(), wait=plan.wait)
-            except (OncegateError, HandlerError) as error:
+            except BaseException as error:  # noqa: BLE001 - it is the outcome
                 outcome = error
         history.answer(Answer(plan.run, plan.event, outcome, clock()))
         return outcome
@@ -159,7 +155,7 @@ def run_sync(planned: list[Plan], addresses: list[str], history: History) -> Non
         try:
             gate = gates[plan.gate]
             outcome: Any = gate.run(handler, plan.delivery(), wait=plan.wait)
-        except (OncegateError, HandlerError) as error:
+        except BaseException as error:  # noqa: BLE001 - it is the outcome
             outcome = error
         history.answer(Answer(plan.run, plan.event, outcome, clock()))
         return outcome
@@ -171,6 +167,7 @@ def run_sync(planned: list[Plan], addresses: list[str], history: History) -> Non
 
 
 def deliver(form: str, planned: list[Plan], addresses: list[str], history: History) -> None:
+    history.planned += (plan.run for plan in planned)
     if form == "async":
         asyncio.run(run_async(planned, addresses, history))
     else:

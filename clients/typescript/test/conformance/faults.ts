@@ -112,8 +112,10 @@ export class Faults {
   }
 
   async #lose(session: string): Promise<void> {
-    const { released, fence } = (await this.#do("lose", { team, session })) as JsonObject;
-    if (released) this.#history.forced.push({ session, fence: BigInt(fence as number) });
+    const answer = (await this.#do("lose", { team, session })) as JsonObject;
+    if (!answer.released) return;
+    const before = BigInt((answer.fence_before ?? 0) as number);
+    this.#history.forced.push({ session, before, after: BigInt(answer.fence as number) });
   }
 
   #do(command: string, args: JsonObject = {}): Promise<Json> {

@@ -2,7 +2,7 @@
 
 import { expect, test } from "vitest";
 import { Busy, Duplicate, GaveUp, OutcomeUnknown, TurnLost } from "../../src/index.js";
-import { type Answer, type Body, type Forced, History } from "./history.js";
+import { type Answer, type Body, type Forced, HandlerError, History } from "./history.js";
 
 function body(run: number, fence: number, entered: number, left: number, trusted = 9000, event = "e"): Body {
   const common = { session: "session-1", fence: BigInt(fence), trustedAtEntry: 9000 };
@@ -20,16 +20,22 @@ function answer(run: number, event: string, outcome: Answer["outcome"], at = 850
 
 type Records = { [event: string]: [state: string, outcome: string | null, result: string | null] };
 
+function forced(before: number, after: number, session = "session-1"): Forced {
+  return { session, before: BigInt(before), after: BigInt(after) };
+}
+
+/** One whose runs all have been answered. */
 function history(
   bodies: Body[],
   answers: Answer[] = [],
   records: Records = {},
-  forced: Forced[] = [],
+  releases: Forced[] = [],
 ): History {
   const made = new History(100, 2);
   made.bodies.push(...bodies);
   made.answers.push(...answers);
-  made.forced.push(...forced);
+  made.planned.push(...answers.map(({ run }) => run));
+  made.forced.push(...releases);
   for (const [event, [state, outcome, result]] of Object.entries(records)) {
     made.records.set(event, { state, outcome, result });
   }
@@ -39,7 +45,7 @@ function history(
 const ran = (result: string) => ({ kind: "ran", result }) as const;
 const duplicate = (result: string) => new Duplicate(result, "SUCCEEDED", "");
 const gaveUp = new GaveUp(2, "");
-const failure = new Error("no disk");
+const failure = new HandlerError("no disk");
 
 test("a sound history has no faults", () => {
   const bodies = [
@@ -69,13 +75,35 @@ test("a sound history has no faults", () => {
 
 test("an overlap after a forced release is allowed", () => {
   const bodies = [body(1, 5, 1000, 3000), body(2, 7, 2000, 4000)];
-  const faultsAfter = (session: string, fence: bigint) =>
-    history(bodies, [], {}, [{ session, fence }]).faults();
+  const faultsAfter = (release: Forced) => history(bodies, [], {}, [release]).faults();
   expect(history(bodies).faults()).toHaveLength(1);
-  expect(faultsAfter("session-1", 6n)).toEqual([]);
-  expect(faultsAfter("session-1", 5n)).toHaveLength(1);
-  expect(faultsAfter("session-1", 8n)).toHaveLength(1);
-  expect(faultsAfter("session-2", 6n)).toHaveLength(1);
+  // It raised the fence to 6. The fence after it may be that of the next hold, or of a later one.
+  for (const after of [6, 7, 8]) expect(faultsAfter(forced(5, after))).toEqual([]);
+  expect(faultsAfter(forced(3, 5))).toHaveLength(1);
+  expect(faultsAfter(forced(7, 8))).toHaveLength(1);
+  expect(faultsAfter(forced(5, 6, "session-2"))).toHaveLength(1);
+});
+
+test("an entry that a forced release overtook is allowed", () => {
+  const bodies = [body(1, 7, 1000, 2000), body(2, 5, 2000, 3000)];
+  const release = forced(5, 6);
+  expect(history(bodies).faults()).toHaveLength(1);
+  expect(history(bodies, [], {}, [release]).faults()).toEqual([]);
+  const faults = history([...bodies, body(3, 7, 3000, 4000)], [], {}, [release]).faults();
+  expect(faults).toEqual([expect.stringContaining("run 3 entered with fence 7, after run 1 with fence 7")]);
+});
+
+test("each run has one answer", () => {
+  const broken = (runs: number[], outcome: Answer["outcome"] = failure) => {
+    const made = history([]);
+    made.planned.push(1, 2);
+    made.answers.push(...runs.map((run) => answer(run, `e${run}`, outcome)));
+    return made.faults().filter((fault) => /answers|ended with/.test(fault));
+  };
+  expect(broken([1, 2])).toEqual([]);
+  expect(broken([1])).toEqual(["run 2 has 0 answers"]);
+  expect(broken([1, 2, 2])).toEqual(["run 2 has 2 answers"]);
+  expect(broken([1, 2], new TypeError("no function"))).toHaveLength(2);
 });
 
 const first = body(1, 5, 1000, 2000);

@@ -1,6 +1,6 @@
 /** What happened in random runs, and the rules that it must keep. */
 
-import { NotGranted, type Outcome, OutcomeUnknown } from "../../src/index.js";
+import { NotGranted, OncegateError, type Outcome, OutcomeUnknown } from "../../src/index.js";
 import type { JsonObject } from "./scenario.js";
 
 /** A handler's body, on the clock that the library counts ends on. */
@@ -17,6 +17,11 @@ export interface Body {
   trusted: number;
 }
 
+/** A handler's own error. */
+export class HandlerError extends Error {
+  override readonly name = "HandlerError";
+}
+
 /** What one delivery of an event came to: an outcome, or an error. */
 export interface Answer {
   readonly run: number;
@@ -25,13 +30,19 @@ export interface Answer {
   readonly at: number;
 }
 
-/** A session that was released by force, and the fence that this raised. */
+/**
+ * A session was released by force, which raised its fence. The next holds may have raised it further
+ * before it was read.
+ */
 export interface Forced {
   readonly session: string;
-  readonly fence: bigint;
+  readonly before: bigint;
+  readonly after: bigint;
 }
 
 export class History {
+  /** The runs that are to be. */
+  readonly planned: number[] = [];
   readonly bodies: Body[] = [];
   readonly answers: Answer[] = [];
   readonly forced: Forced[] = [];
@@ -47,6 +58,20 @@ export class History {
   /** The rules that are broken. None: all hold. */
   faults(): string[] {
     return rules.flatMap((rule) => [...rule(this)]);
+  }
+}
+
+/** A run ends with an outcome, or with an error of the library's or of the handler's own. */
+function* eachRunHasOneAnswer({ planned, answers }: History): Iterable<string> {
+  const byRun = grouped(answers, ({ run }) => String(run));
+  for (const run of planned) {
+    const count = byRun.get(String(run))?.length ?? 0;
+    if (count !== 1) yield `run ${run} has ${count} answers`;
+  }
+  for (const { run, outcome } of answers) {
+    const isKnown =
+      kindOf(outcome) === "ran" || outcome instanceof OncegateError || outcome instanceof HandlerError;
+    if (!isKnown) yield `run ${run} ended with ${outcome}`;
   }
 }
 
@@ -171,6 +196,7 @@ function* allEventsSettle({ answers }: History): Iterable<string> {
 }
 
 const rules = [
+  eachRunHasOneAnswer,
   oneSuccess,
   duplicatesReplayTheSuccess,
   noEntryOnceSettled,
@@ -191,10 +217,14 @@ export function kindOf(outcome: Answer["outcome"]): string {
   return "kind" in outcome ? outcome.kind : outcome.name;
 }
 
-/** Whether a session was released by force between the grants of two holds, which can overtake one. */
+/**
+ * Whether a session was released by force between the grants of two holds, as far as the fences say. The
+ * release can overtake a grant that is on its way.
+ */
 function isForced({ forced }: History, one: Body, other: Body): boolean {
   const [low, high] = one.fence < other.fence ? [one.fence, other.fence] : [other.fence, one.fence];
-  return forced.some(({ session, fence }) => session === one.session && low < fence && fence <= high);
+  if (low === high) return false;
+  return forced.some(({ session, before, after }) => session === one.session && before < high && low < after);
 }
 
 /** Each body of a session with each that was entered later. */

@@ -4,10 +4,10 @@
  */
 
 import { setTimeout as sleep } from "node:timers/promises";
-import { Gate, OncegateError, type Outcome, type Turn } from "../../src/index.js";
+import { Gate, type Outcome, type Turn } from "../../src/index.js";
 import { Chance } from "./chance.js";
 import { Faults, team } from "./faults.js";
-import { type Answer, type Body, History, isSettled, kindOf } from "./history.js";
+import { type Answer, type Body, HandlerError, History, isSettled, kindOf } from "./history.js";
 import type { JsonObject, Store } from "./scenario.js";
 import { Testbed } from "./testbed.js";
 
@@ -22,11 +22,6 @@ const settleMs = 60_000;
 const maxAttempts = 4;
 /** Of so many events, one fails always. */
 const hopelessEvents = 50;
-
-/** A handler's own error. */
-class Boom extends Error {
-  override readonly name = "Boom";
-}
 
 /** One delivery, and what its handler does. */
 interface Plan {
@@ -78,7 +73,7 @@ async function handle(turn: Turn, { run, event, session, slices, fails }: Plan, 
     body.left = performance.now();
     body.trusted = body.left + turn.leftMs;
   }
-  if (fails) throw new Boom();
+  if (fails) throw new HandlerError();
   return `run ${run}`;
 }
 
@@ -87,6 +82,7 @@ async function deliver(
   servers: readonly string[],
   history: History,
 ): Promise<void> {
+  history.planned.push(...planned.map(({ run }) => run));
   const gates = Array.from({ length: gateCount }, (_, number) => {
     const server = servers[number % servers.length];
     return new Gate({ server, ttl: ttlMs, patience: "5s", maxAttempts, holder: `gate-${number}` });
@@ -100,8 +96,7 @@ async function deliver(
       );
       return outcome;
     } catch (error) {
-      if (error instanceof OncegateError || error instanceof Boom) return error;
-      throw error;
+      return error as Error;
     }
   };
   const queue = planned.values();
