@@ -3,20 +3,54 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from itertools import combinations
 from typing import Any
 
-from oncegate import Duplicate, GaveUp, NotGranted, OncegateError, OutcomeUnknown, Ran
+from oncegate import (
+    Duplicate,
+    GaveUp,
+    NotGranted,
+    OncegateError,
+    OutcomeUnknown,
+    Ran,
+)
 
 from .scenario import Json
+
+SETTLE_SECONDS = 0.3
+"""How long the library may read what came in time while it was held up."""
+
+
+def clock() -> float:
+    """The clock that the library counts ends on."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME)
+
+
+@dataclass(frozen=True)
+class Write:
+    """A write of a body, after a check that passed."""
+
+    checked: float
+    """When the check began."""
+    trusted: float
+    """The trusted end, read after it."""
+
+
+@dataclass(frozen=True)
+class Pause:
+    """This process stood still."""
+
+    began: float
+    ended: float
 
 
 @dataclass
 class Body:
-    """A handler's body, on the clock that the library counts ends on."""
+    """A handler's body."""
 
     run: int
     event: int
@@ -25,6 +59,9 @@ class Body:
     fence: int
     entered: float
     trusted_at_entry: float
+    checks: bool = True
+    """It checks before each write. Else it relies on the library's interruption."""
+    writes: list[Write] = field(default_factory=list)
     left: float = float("inf")
     """When its last statement ran."""
     trusted: float = float("inf")
@@ -71,6 +108,7 @@ class History:
     bodies: list[Body] = field(default_factory=list)
     answers: list[Answer] = field(default_factory=list)
     forced: list[Forced] = field(default_factory=list)
+    pauses: list[Pause] = field(default_factory=list)
     records: dict[int, Json] = field(default_factory=dict)
     """The events as the server has them at the end."""
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
@@ -84,8 +122,13 @@ class History:
             self.answers.append(answer)
 
     def faults(self) -> list[str]:
-        """The rules that are broken. None: all hold."""
-        return [fault for rule in RULES for fault in rule(self)]
+        """What breaks a rule, each with the rule's name. None: all hold."""
+        return [f"{name_of(rule)}: {fault}" for rule in RULES for fault in rule(self)]
+
+    def awake(self, since: float, until: float) -> float:
+        """How much of this time the process did not stand still."""
+        overlaps = (min(until, pause.ended) - max(since, pause.began) for pause in self.pauses)
+        return until - since - sum(max(0.0, overlap) for overlap in overlaps)
 
 
 def each_run_has_one_answer(history: History) -> Iterator[str]:
@@ -153,13 +196,19 @@ def a_refused_run_has_no_body(history: History) -> Iterator[str]:
 
 
 def given_up_after_failures(history: History) -> Iterator[str]:
-    """An event is given up when all its attempts have failed, or were lost."""
+    """An event is given up when all its attempts have failed, or were lost: some before a body."""
     failures: Counter[int] = Counter()
+    seen: dict[int, set[int]] = defaultdict(set)
+    for body in history.bodies:
+        seen[body.event].add(body.attempt)
     for answer in history.answers:
-        if isinstance(answer.outcome, GaveUp) and failures[answer.event] < history.max_attempts:
-            yield f"event {answer.event} was given up after {failures[answer.event]} failures"
-        if not isinstance(answer.outcome, Ran | NotGranted):
-            failures[answer.event] += 1
+        event, outcome = answer.event, answer.outcome
+        if isinstance(outcome, GaveUp):
+            ended = failures[event] + outcome.attempts - len(seen[event])
+            if min(ended, outcome.attempts) < history.max_attempts:
+                yield f"event {event} was given up after {failures[event]} failures"
+        if not isinstance(outcome, Ran | NotGranted):
+            failures[event] += 1
 
 
 def the_server_has_the_answers(history: History) -> Iterator[str]:
@@ -193,9 +242,25 @@ def no_entry_after_the_end(history: History) -> Iterator[str]:
     """A body does not begin after its trusted end. The margin is for what lies between the
     library's look at the clock and the body's own."""
     for body in history.bodies:
-        late = body.entered - body.trusted_at_entry
+        late = history.awake(body.trusted_at_entry, body.entered)
         if late > history.margin:
             yield f"event {body.event}: run {body.run} entered {late:.3f} s after its trusted end"
+
+
+def no_write_after_the_end(history: History) -> Iterator[str]:
+    """A check that begins after the trusted end does not pass."""
+    for body in history.bodies:
+        late = max((write.checked - write.trusted for write in body.writes), default=0.0)
+        if late > 0:
+            yield f"event {body.event}: run {body.run} wrote {late:.3f} s after its trusted end"
+
+
+def a_loss_interrupts(history: History) -> Iterator[str]:
+    """A body that relies on it is interrupted at its trusted end, or before."""
+    for body in history.bodies:
+        late = history.awake(body.trusted, body.left) if body.trusted < body.left else 0.0
+        if not body.checks and late > history.margin + SETTLE_SECONDS:
+            yield f"event {body.event}: run {body.run} went on for {late:.3f} s after its trusted end"
 
 
 def no_two_bodies(history: History) -> Iterator[str]:
@@ -228,9 +293,16 @@ RULES: tuple[Callable[[History], Iterator[str]], ...] = (
     the_server_has_the_answers,
     fences_rise,
     no_entry_after_the_end,
+    no_write_after_the_end,
+    a_loss_interrupts,
     no_two_bodies,
     all_events_settle,
 )
+
+
+def name_of(rule: Callable[[History], Iterator[str]]) -> str:
+    """As `planted.json` has it."""
+    return rule.__name__.replace("_", "-")
 
 
 def is_settled(outcome: Any) -> bool:

@@ -12,9 +12,19 @@ import pytest
 
 from oncegate import _connections, _delivery, _entry, _kept, _lease_flow, _turn_flow
 
-from .scenario import FOLDER
+from .scenario import FOLDER, Json
 
 Turn, Kept, Lease = _turn_flow.TurnFlow, _kept.Kept, _lease_flow.LeaseFlow
+
+
+@dataclass(frozen=True)
+class InRandomRuns:
+    """How random runs find a bug."""
+
+    rule: str
+    """The rule that it breaks, as in `history`."""
+    faults: list[str]
+    """The faults that it needs, as in `faults`."""
 
 
 @dataclass(frozen=True)
@@ -25,10 +35,15 @@ class Bug:
     broken: str
     red: dict[str, int]
     """The scenarios that it turns red, each with the number of the step that differs."""
+    random: InRandomRuns | None
 
 
 def bugs() -> list[Bug]:
-    return [Bug(**bug) for bug in json.loads((FOLDER / "planted.json").read_text())]
+    return [bug(**fields) for fields in json.loads((FOLDER / "planted.json").read_text())]
+
+
+def bug(name: str, broken: str, red: dict[str, int], random: Json = None) -> Bug:
+    return Bug(name, broken, red, random and InRandomRuns(**random))
 
 
 class Changed:
@@ -72,14 +87,17 @@ class Replaced:
             patch.setattr(module, self._name, self._value)
 
 
+# As if it had been granted.
+ENTERS = "self.trusted_end = self.now() + 60; return True"
+
 PATCHES: dict[str, Changed | Together | Replaced] = {
     "enters-on-busy": Changed(
         Turn._granted,
         "raise errors.Busy(held.holder, held.queue_length, span(held.retry_after))",
-        "return True",
+        ENTERS,
     ),
     "enters-on-duplicate": Changed(
-        Turn._granted, "raise duplicate(message.duplicate, self._codec)", "return True"
+        Turn._granted, "raise duplicate(message.duplicate, self._codec)", ENTERS
     ),
     "impatient": Changed(Kept._ask, "if over or not failure.retryable:", "if True:"),
     "no-wait": Changed(Turn._open, "self._request.wait.CopyFrom(duration(wait))", "pass"),

@@ -5,8 +5,8 @@ import { Busy, Duplicate, GaveUp, OutcomeUnknown, TurnLost } from "../../src/ind
 import { type Answer, type Body, type Forced, HandlerError, History } from "./history.js";
 
 function body(run: number, fence: number, entered: number, left: number, trusted = 9000, event = "e"): Body {
-  const common = { session: "session-1", fence: BigInt(fence), trustedAtEntry: 9000 };
-  return { run, event, entered, left, trusted, ...common };
+  const common = { session: "session-1", trustedAtEntry: 9000, checks: true, writes: [] };
+  return { run, event, attempt: run, entered, left, trusted, fence: BigInt(fence), ...common };
 }
 
 /** One that has not recorded that it left. */
@@ -98,15 +98,24 @@ test("each run has one answer", () => {
     const made = history([]);
     made.planned.push(1, 2);
     made.answers.push(...runs.map((run) => answer(run, `e${run}`, outcome)));
-    return made.faults().filter((fault) => /answers|ended with/.test(fault));
+    return made.faults().filter((fault) => fault.startsWith("each-run"));
   };
   expect(broken([1, 2])).toEqual([]);
-  expect(broken([1])).toEqual(["run 2 has 0 answers"]);
-  expect(broken([1, 2, 2])).toEqual(["run 2 has 2 answers"]);
+  expect(broken([1])).toEqual(["each-run-has-one-answer: run 2 has 0 answers"]);
+  expect(broken([1, 2, 2])).toEqual(["each-run-has-one-answer: run 2 has 2 answers"]);
   expect(broken([1, 2], new TypeError("no function"))).toHaveLength(2);
 });
 
+test("a pause excuses a late interruption", () => {
+  const late = history([{ ...body(1, 5, 1000, 3000, 2000), checks: false }]);
+  expect(late.faults()).toHaveLength(1);
+  late.pauses.push({ began: 1500, ended: 2700 });
+  expect(late.faults()).toEqual([]);
+});
+
 const first = body(1, 5, 1000, 2000);
+const aLateWrite = { ...first, writes: [{ checked: 1501, trusted: 1500 }] };
+const aReliantBody = { ...body(1, 5, 1000, 2000, 1500), checks: false };
 const aLongOne = [body(1, 5, 1000, 6000), body(2, 6, 2000, 2000), body(3, 7, 3000, 4000)];
 
 test.each([
@@ -117,13 +126,19 @@ test.each([
   ["with duplicate after 1", history([first], [answer(1, "e", duplicate("a"))])],
   ["with busy after 1", history([first], [answer(1, "e", new Busy("b", 0, 1))])],
   ["with ran after 0", history([], [answer(1, "e", ran("a"))])],
-  ["after 1 failures", history([], [answer(1, "e", failure), answer(2, "e", gaveUp)])],
+  [
+    "after 1 failures",
+    history([first, body(2, 6, 2000, 3000)], [answer(1, "e", failure), answer(3, "e", gaveUp)]),
+  ],
+  ["after 0 failures", history([], [answer(1, "e", new GaveUp(1, ""))])],
   ['is ["NOT_SEEN"', history([], [answer(1, "e", ran("a"))], { e: ["NOT_SEEN", null, null] })],
   ['"b"]', history([], [answer(1, "e", ran("a"))], { e: ["PROCESSED", "SUCCEEDED", "b"] })],
   ['"GAVE_UP",null]', history([], [answer(1, "e", gaveUp)], { e: ["PROCESSED", "SUCCEEDED", "b"] })],
   ["is [null,null,null]", history([], [answer(1, "e", ran("a"))])],
   ["with fence 5", history([first, body(2, 5, 3000, 4000)])],
-  ["after its trusted end", history([body(1, 5, 9200, 9300)])],
+  ["entered 200 ms after its trusted end", history([body(1, 5, 9200, 9300)])],
+  ["wrote 1 ms after its trusted end", history([aLateWrite])],
+  ["went on for 500 ms after its trusted end", history([aReliantBody])],
   ["before run 1 stopped", history([body(1, 5, 1000, 3000), body(2, 6, 2000, 4000)])],
   ["run 3 entered 3000 ms before run 1", history(aLongOne)],
   ["before run 1 stopped", history([openBody(1, 5, 1000), body(2, 6, 2000, 4000)])],

@@ -10,6 +10,7 @@ for (const store of stores) {
     const seed = Number(process.env.ONCEGATE_TEST_SEED ?? Math.floor(Math.random() * 2 ** 31));
     const report = await randomRuns(store, runs, seed);
     console.log(report);
+    expect(report.broken).toEqual([]);
     // Less would prove little.
     expect(Object.keys(report.faults).sort()).toEqual([...new Set(kinds)].sort());
     const { ran = 0, duplicate = 0, gaveUp = 0, TurnLost = 0 } = report.answers;
