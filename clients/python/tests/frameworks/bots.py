@@ -185,6 +185,8 @@ class AsyncBot:
             while not script.go.is_set():  # noqa: ASYNC110 - threads set it
                 await asyncio.sleep(0.01)
             script.held.append(turn.held)
+            if script.fail:
+                raise script.fail.pop(0)
 
         async def lazy(body: dict[str, Any], turn: Any) -> None:
             while not script.lazy_go.is_set():  # noqa: ASYNC110 - threads set it
@@ -268,6 +270,8 @@ class SyncBot:
             script.began.append(name_of(body))
             script.go.wait(30)
             script.held.append(turn.held)
+            if script.fail:
+                raise script.fail.pop(0)
 
         def lazy(body: dict[str, Any], turn: Any) -> None:
             script.lazy_go.wait(30)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from oncegate import Reject
+
 from .bots import Bot, SyncBot, bot, make_bot, mention, outcome, patience
 from .conftest import until, vector
 
@@ -65,3 +67,15 @@ async def test_a_turn_outlasts_the_listener_if_a_lazy_one_cannot_start(
     # A task is cancelled before its first step; a thread cannot be.
     began = 1 if isinstance(bot, SyncBot) else 0
     assert (len(bot.script.began), bot.script.held) == (began, [True] * began)
+
+
+async def test_an_event_that_only_one_part_rejects_is_not_done(bot: Bot, server: Server) -> None:
+    reaction = vector("slack", "reaction_added")["body"]
+    bot.script.lazy_go.clear()
+    bot.script.fail.append(Reject("not for us"))
+    bot.script.lazy_fail.append(RuntimeError("boom"))
+    assert await bot.deliver(reaction) == 200
+    await until(lambda: not bot.script.fail)
+    bot.script.lazy_go.set()
+    await until(lambda: not server.turns())
+    assert (await outcome(server, reaction))[0] == "NOT_SEEN"

@@ -59,7 +59,7 @@ def guard_async(
 
 @dataclass
 class _Call:
-    """What Bolt asks its runner for."""
+    """A call of Bolt to its runner."""
 
     runner: AsyncioListenerRunner
     request: AsyncBoltRequest
@@ -170,7 +170,7 @@ class _Guard:
 
 
 def _log_failure(task: asyncio.Task[None]) -> None:
-    """Logs what nobody waits for; the turn itself has logged its loss."""
+    """Logs errors of tasks that nothing awaits. The turn itself has logged its loss."""
     error = None if task.cancelled() else task.exception()
     if error and not isinstance(error, Refused | TurnLost | OutcomeUnknown):
         LOG.error("a delivery of Slack failed in its turn", exc_info=error)
@@ -186,14 +186,15 @@ class _Work:
         self._is_over = False
         self._tasks: set[asyncio.Task[Any]] = set()
         self._ended_by: BaseException | None = None
+        """The end of a part that is no error to Bolt, such as a cancellation."""
         self.error: Exception | None = None
-        """The first error of the listener or of a lazy function."""
+        """The error of a part. Bolt has reported it."""
         self.response: BoltResponse | None = None
         self.responded: asyncio.Future[BoltResponse | None] = asyncio.Future()
         """Resolves once Bolt has a response, if there is work after it."""
 
     async def run(self, turn: AsyncTurn) -> None:
-        """Runs everything. Raises the first error."""
+        """Runs everything. Raises an error of a part."""
         call = self._call
         call.request.context["turn"] = turn
         runner = copy.copy(call.runner)
@@ -217,10 +218,10 @@ class _Work:
             for task in self._tasks:
                 task.cancel()
             await asyncio.gather(*self._tasks, return_exceptions=True)
-        if self.error:
-            raise self.error
         if self._ended_by:
             raise RuntimeError("a listener was ended") from self._ended_by
+        if self.error:
+            raise self.error
 
     def began(self) -> None:
         """A part runs in the current task, which ends if the turn does."""
@@ -232,8 +233,9 @@ class _Work:
         task.add_done_callback(self._ended)
 
     def failed(self, error: Exception) -> None:
-        """A part raised."""
-        self.error = self.error or error
+        """A part raised. What one rejects is not done while another one fails."""
+        if self.error is None or isinstance(self.error, Reject):
+            self.error = error
 
     def _ended(self, task: asyncio.Task[Any]) -> None:
         self._tasks.discard(task)

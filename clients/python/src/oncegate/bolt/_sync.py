@@ -56,7 +56,7 @@ def guard_sync(app: App, gate: Gate, wait: float, on_busy: Callable[..., object]
 
 @dataclass
 class _Call:
-    """What Bolt asks its runner for."""
+    """A call of Bolt to its runner."""
 
     runner: ThreadListenerRunner
     request: BoltRequest
@@ -234,8 +234,9 @@ class _Work:
             raise
 
     def failed(self, error: BaseException) -> None:
-        """A part raised."""
-        self._error = self._error or error
+        """A part raised. What one rejects is not done while another one fails."""
+        if self._error is None or isinstance(self._error, Reject):
+            self._error = error
 
     def _ended(self) -> None:
         with self._lock:
