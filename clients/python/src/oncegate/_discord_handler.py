@@ -167,7 +167,7 @@ def _noted(running: _Running) -> Generator[None, None, None]:
 
 @dataclass
 class _CalledFor:
-    """What a handler was called for."""
+    """The message or interaction that a handler was called for."""
 
     subject: discord.Interaction[Any] | discord.Message
     is_command: bool

@@ -91,7 +91,7 @@ def _watch(coroutine: Awaitable[Any]) -> None:
     if isinstance(owner, Application) and _record not in owner.error_handlers:
         others = dict(owner.error_handlers)
         owner.error_handlers.clear()
-        # First, because any of them may stop the rest. In the update, whatever the defaults are.
+        # First, because any of them may stop the rest. Not as a task, which could outlast the turn.
         owner.add_error_handler(_record, block=True)
         owner.error_handlers.update(others)
 

@@ -70,7 +70,7 @@ class Exchange:
         self._framework = framework
         self._value = _NOTHING
         self._error: Exception | None = None
-        """What the handler raised."""
+        """The error that the handler raised."""
 
     @classmethod
     def of(cls, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Exchange:
@@ -92,7 +92,7 @@ class Exchange:
         return make(body)
 
     def handled(self, value: Any) -> dict[str, Any]:
-        """The handler returned. Returns what a duplicate replays."""
+        """Returns the record of the handler's value, for duplicates. Raises if it fails the turn."""
         self._value = value
         record = self._framework.record(value)
         status = record["status"]
@@ -101,7 +101,7 @@ class Exchange:
         return record if _can_be_stored(record) else status_alone(status)
 
     def raised(self, error: Exception, turn: TurnView) -> dict[str, Any]:
-        """The handler raised. Returns what a duplicate replays, or raises: then the turn fails."""
+        """Returns the record of the handler's error, for duplicates. Raises if it fails the turn."""
         if isinstance(error, TurnLost):
             turn.check()  # raises one that is not the handler's own
         self._error = error

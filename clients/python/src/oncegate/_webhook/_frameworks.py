@@ -1,4 +1,4 @@
-"""What differs between the frameworks: a request's headers and body, and how a response is made."""
+"""The differences between the frameworks: reading a request, and making a response."""
 
 # The framework's own types are incomplete.
 # pyright: reportMissingTypeStubs=false, reportUnknownArgumentType=false
@@ -54,7 +54,7 @@ class Framework(ABC):
 
     @abstractmethod
     def record(self, value: Any) -> dict[str, Any]:
-        """What a handler returned, for `replay`: status, selected headers, and body in base64."""
+        """The record of a handler's value: status, selected headers, and body in base64."""
 
     @abstractmethod
     def error_status(self, error: Exception) -> int | None:

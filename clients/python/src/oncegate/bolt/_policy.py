@@ -30,7 +30,7 @@ _WITHOUT_TURN = frozenset(
 
 
 class Action(enum.Enum):
-    """What to do with a delivery whose turn was not granted."""
+    """The handling of a delivery whose turn was not granted."""
 
     ACKNOWLEDGE = enum.auto()
     """Answer 200: there is nothing left to do."""
@@ -55,7 +55,7 @@ class Incoming:
         return "raise" if self.can_refuse else None
 
     def action(self, refusal: Exception) -> Action:
-        """What to do if the turn is not granted at once."""
+        """The action after a refusal of the first request for the turn."""
         match refusal:
             case Duplicate() | GaveUp() | Dropped():
                 return Action.ACKNOWLEDGE

@@ -66,7 +66,7 @@ class Server:
 
     @property
     def log(self) -> str:
-        """What the server has logged so far."""
+        """The log of the server so far."""
         return (self._folder / "log").read_text()
 
     def start(self) -> Self:
