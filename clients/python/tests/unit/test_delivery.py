@@ -59,7 +59,8 @@ def test_a_large_message_is_the_same_event_as_the_small_one(gate: Gate) -> None:
 
 
 def test_a_body_of_wide_characters_stays_as_small_as_it_came(gate: Gate) -> None:
-    issue = {"action": "opened", "fields": {str(number): "日本語" * 300 for number in range(80)}}
+    texts = {str(number): "日本語" * 300 for number in range(80)}
+    issue = {"action": "opened", "fields": texts, "repository": push(0)["repository"]}
     raw = json.dumps(issue, ensure_ascii=False).encode()
     assert 200 * 1024 < len(raw) < 256 * 1024
     headers = {"X-GitHub-Delivery": "wide", "X-GitHub-Event": "issues", "X-GitHub-Hook-ID": "1"}
