@@ -19,11 +19,11 @@ from oncegate._wire import CHANNEL_OPTIONS, Failure, Method, Req, Res
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
 
+    from oncegate._hold import Hold
     from oncegate._io import Latch, Stream
-    from oncegate._kept import Kept
 
 R = TypeVar("R")
-Flow = TypeVar("Flow", bound="Kept")
+Flow = TypeVar("Flow", bound="Hold")
 
 FORKING = 0.1
 """How long calls may go on before a fork."""
@@ -63,7 +63,7 @@ class AioIo:
 
     def __init__(self, server: str) -> None:
         self._loop = asyncio.get_running_loop()
-        self._flows: set[Kept] = set()
+        self._flows: set[Hold] = set()
         """Those that begin, that run, and that end."""
         self._refusing = False
         self._tasks: set[asyncio.Task[Any]] = set()
@@ -162,10 +162,10 @@ class AioIo:
             else:
                 self._flows.discard(flow)
 
-    def _keep(self, flow: Kept) -> None:
-        self.spawn(flow.keep()).add_done_callback(functools.partial(self._kept, flow))
+    def _keep(self, flow: Hold) -> None:
+        self.spawn(flow.keep()).add_done_callback(functools.partial(self._keeper_ended, flow))
 
-    def _kept(self, flow: Kept, keeper: asyncio.Task[None]) -> None:
+    def _keeper_ended(self, flow: Hold, keeper: asyncio.Task[None]) -> None:
         if keeper.cancelled() and not self._closed.is_set():
             # By the author: asyncio.run cancels all tasks at its end. The handler's own ends the turn.
             self._keep(flow)
@@ -177,7 +177,7 @@ class AioIo:
             LOG.error("the keeper of a turn or lease failed", exc_info=error)
             flow.lose("EXPIRED")
 
-    async def finish(self, flow: Kept, ending: Callable[[], Coroutine[Any, Any, R]]) -> R:
+    async def finish(self, flow: Hold, ending: Callable[[], Coroutine[Any, Any, R]]) -> R:
         """Ends it, although the caller is cancelled. Until then the gate is not drained."""
 
         if self._closed.is_set():
@@ -205,7 +205,7 @@ class AioIo:
         self.refuse()
         await self._while_any(lambda flow: flow.lost_reason is None, seconds)
 
-    async def _while_any(self, condition: Callable[[Kept], bool], seconds: float) -> None:
+    async def _while_any(self, condition: Callable[[Hold], bool], seconds: float) -> None:
         until = self.now() + seconds
         while any(map(condition, self._flows)) and self.now() < until:  # noqa: ASYNC110
             await asyncio.sleep(0.02)

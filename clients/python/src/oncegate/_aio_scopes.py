@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from oncegate._aio_io import AioIo
     from oncegate._aio_runtime import AioRuntime
     from oncegate._entry import Entry
-    from oncegate._kept import Kept
+    from oncegate._hold import Hold
     from oncegate._lease_flow import LeaseFlow
     from oncegate._options import Hooks
     from oncegate._turn_flow import TurnFlow
@@ -73,7 +73,7 @@ class AsyncLease(LeaseView):
 class _Owner:
     """The task that is in a scope: a loss cancels it."""
 
-    def __init__(self, flow: Kept, lost: AsyncLost, hooks: Hooks) -> None:
+    def __init__(self, flow: Hold, lost: AsyncLost, hooks: Hooks) -> None:
         self._flow = flow
         self._lost = lost
         self._hooks = hooks

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import grpc.aio
 
 from oncegate import _clock
-from oncegate._io import settled
+from oncegate._io import postponed_until
 from oncegate._wire import Failure, read_failure
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ def cancellations() -> int:
 
 
 class _Alarm:
-    """Rings at a time that counts, see `settled`, unless its block is left before."""
+    """Rings at a time that counts, see `postponed_until`, unless its block is left before."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop, until: float, ring: Callable[[], None]) -> None:
         self._loop = loop
@@ -47,7 +47,7 @@ class _Alarm:
         self._timer = self._loop.call_later(max(0.0, until - _clock.now()), self._due, until)
 
     def _due(self, until: float) -> None:
-        later = settled(until, _clock.now())
+        later = postponed_until(until, _clock.now())
         if later is not None:
             self._arm(later)
         else:

@@ -15,9 +15,9 @@ from types import FunctionType
 from typing import TYPE_CHECKING, Any, ParamSpec
 
 from oncegate import discord as names
-from oncegate._again import PATIENCE, Refused, granted, keep_asking
 from oncegate._clock import seconds
 from oncegate._errors import Busy, Overloaded, Reject, Unavailable
+from oncegate._retry import PATIENCE, Refused, granted, keep_asking
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Coroutine, Generator

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 from oncegate import _errors as errors
 from oncegate._codec import encode
 from oncegate._delivery import Delivery, Session
-from oncegate._kept import Kept
+from oncegate._hold import Hold
 from oncegate._lease_flow import LeaseFlow
 from oncegate._options import LeaseOptions, Options, TurnOptions, known
 from oncegate._turn_flow import TurnFlow
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 LOG = logging.getLogger("oncegate")
 
 
-Flow = TypeVar("Flow", bound=Kept)
+Flow = TypeVar("Flow", bound=Hold)
 Ended = TypeVar("Ended")
 
 

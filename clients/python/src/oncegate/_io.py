@@ -19,16 +19,16 @@ SHORTEST = 0.1
 """What the last attempt of a call has at least."""
 
 LATE = 0.2
-SETTLE = 0.3
+CATCH_UP = 0.3
 
 
-def settled(until: float, now: float) -> float | None:
+def postponed_until(until: float, now: float) -> float | None:
     """Whether a deadline that fires `now` counts. Else returns the time when it does.
 
     A timer that is late by more than `LATE` was held up: the event loop was blocked, or the process
-    was stopped. What came meanwhile is read first, which takes up to `SETTLE`.
+    was stopped. What came meanwhile is read first, which takes up to `CATCH_UP`.
     """
-    return now + SETTLE if now - until > LATE else None
+    return now + CATCH_UP if now - until > LATE else None
 
 
 class Latch(Protocol):

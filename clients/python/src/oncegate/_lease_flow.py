@@ -7,8 +7,8 @@ from typing import Any
 
 from oncegate import _errors as errors
 from oncegate._clock import duration, span
+from oncegate._hold import Hold, Terms, lease_span
 from oncegate._io import Io, Stream, call_until
-from oncegate._kept import Kept, Terms, lease_span
 from oncegate._wire import HOLD_LEASE, RELEASE_LEASE, RENEW_LEASE, Failure
 from oncegate.v1 import idempotency_service_pb2 as pb
 from oncegate.v1 import session_pb2 as sessions
@@ -19,7 +19,7 @@ RELEASING = 5.0
 """The effort for a release."""
 
 
-class LeaseFlow(Kept):
+class LeaseFlow(Hold):
     """The state and the flows of one lease."""
 
     lost_error = errors.LeaseLost

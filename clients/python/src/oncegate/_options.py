@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Literal, TypeAlias, TypedDict, TypeVar
 from oncegate._clock import Time, duration, seconds
 from oncegate._codec import Codec, JsonCodec
 from oncegate._errors import Invalid
-from oncegate._kept import Terms
+from oncegate._hold import Terms
 from oncegate._wire import server_address
 from oncegate.v1 import idempotency_service_pb2 as idempotency
 from oncegate.v1 import turn_service_pb2 as turns

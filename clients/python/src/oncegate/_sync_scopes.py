@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from oncegate._entry import Entry
-    from oncegate._kept import Kept
+    from oncegate._hold import Hold
     from oncegate._lease_flow import LeaseFlow
     from oncegate._loop_thread import LoopThread
     from oncegate._options import Hooks
@@ -107,7 +107,7 @@ class _Scope(ABC, Generic[View, Ended]):
         return loop.run(loop.io.finish(flow, ending), to_its_end=True)
 
 
-def _on_lost(flow: Kept, lost: Lost, hooks: Hooks) -> Callable[[str], None]:
+def _on_lost(flow: Hold, lost: Lost, hooks: Hooks) -> Callable[[str], None]:
     def on_lost(reason: str) -> None:
         lost.report(reason)
         LOG.warning("a %s was lost: %s", flow.lost_error.what, reason)

@@ -15,9 +15,9 @@ from telegram import Update
 from telegram.ext import Application, ApplicationHandlerStop, BaseUpdateProcessor, CallbackContext
 
 from oncegate import telegram as names
-from oncegate._again import PATIENCE, granted, keep_asking
 from oncegate._clock import seconds
 from oncegate._errors import Reject
+from oncegate._retry import PATIENCE, granted, keep_asking
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable

@@ -9,15 +9,15 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 if TYPE_CHECKING:
     from collections.abc import Generator
 
-    from oncegate._kept import Kept
+    from oncegate._hold import Hold
     from oncegate._lease_flow import LeaseFlow
     from oncegate._turn_flow import TurnFlow
 
 
-class KeptView:
+class HoldView:
     """What turns and leases have in common. Its members need no call to the server."""
 
-    def __init__(self, flow: Kept) -> None:
+    def __init__(self, flow: Hold) -> None:
         self._flow = flow
 
     def __deepcopy__(self, memo: dict[int, object]) -> Self:
@@ -58,7 +58,7 @@ class KeptView:
         self._flow.check()
 
 
-class TurnView(KeptView):
+class TurnView(HoldView):
     """A turn, as its handler sees it."""
 
     _flow: TurnFlow
@@ -88,7 +88,7 @@ class TurnView(KeptView):
         return self._flow.attempt
 
 
-class LeaseView(KeptView):
+class LeaseView(HoldView):
     """A lease, as its holder sees it."""
 
     _flow: LeaseFlow

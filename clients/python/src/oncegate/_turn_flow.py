@@ -8,8 +8,8 @@ from typing import Any
 from oncegate import _errors as errors
 from oncegate._clock import duration, span
 from oncegate._codec import Codec, decode_or_error
+from oncegate._hold import Hold, Terms, lease_span
 from oncegate._io import Io, Stream, call_until
-from oncegate._kept import Kept, Terms, lease_span
 from oncegate._wire import FINISH_TURN, RENEW_TURN, RUN_TURN, Failure
 from oncegate.v1 import event_pb2 as events
 from oncegate.v1 import turn_service_pb2 as pb
@@ -28,7 +28,7 @@ FINISHING = 5.0
 """The least effort for an end whose result counts."""
 
 
-class TurnFlow(Kept):
+class TurnFlow(Hold):
     """The state and the flows of one turn."""
 
     lost_error = errors.TurnLost
@@ -97,7 +97,7 @@ class TurnFlow(Kept):
             case _:
                 pass
 
-    def _settled(self) -> bool:
+    def _is_finished(self) -> bool:
         return self._finished
 
     def _break(self, failure: Failure) -> bool:
@@ -129,14 +129,14 @@ class TurnFlow(Kept):
     async def succeed(self, result: bytes, result_type: str, ttl: float | None) -> None:
         """Ends it SUCCEEDED. Raises `TurnLost`, `OutcomeUnknown` or `Invalid`."""
         end = pb.TurnEnd(outcome=events.TURN_OUTCOME_SUCCEEDED, result=result, result_type=result_type)
-        await self._settle(end, ttl)
+        await self._finish(end, ttl)
 
     async def reject(self, detail: str, ttl: float | None) -> None:
         """Ends it REJECTED. Raises as `succeed`."""
         end = pb.TurnEnd(outcome=events.TURN_OUTCOME_REJECTED, detail=short(detail))
-        await self._settle(end, ttl)
+        await self._finish(end, ttl)
 
-    async def _settle(self, end: pb.TurnEnd, ttl: float | None) -> None:
+    async def _finish(self, end: pb.TurnEnd, ttl: float | None) -> None:
         if not self._close():
             raise errors.TurnLost(self.lost_reason or "CLOSED")
         if ttl is not None:

@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 
-from oncegate import _connections, _delivery, _entry, _kept, _lease_flow, _turn_flow
+from oncegate import _connections, _delivery, _entry, _hold, _lease_flow, _turn_flow
 
 from .scenario import FOLDER, Json
 
-Turn, Kept, Lease = _turn_flow.TurnFlow, _kept.Kept, _lease_flow.LeaseFlow
+Turn, Hold, Lease = _turn_flow.TurnFlow, _hold.Hold, _lease_flow.LeaseFlow
 
 
 @dataclass(frozen=True)
@@ -99,26 +99,26 @@ PATCHES: dict[str, Changed | Together | Replaced] = {
     "enters-on-duplicate": Changed(
         Turn._granted, "raise duplicate(message.duplicate, self._codec)", ENTERS
     ),
-    "impatient": Changed(Kept._ask, "if over or not failure.retryable:", "if True:"),
+    "impatient": Changed(Hold._ask, "if over or not failure.retryable:", "if True:"),
     "no-wait": Changed(Turn._open, "self._request.wait.CopyFrom(duration(wait))", "pass"),
     "new-request-id-per-retry": Changed(
-        Kept._ask, "heard = False", "heard, self._request.request_id = False, repr(self._sent)"
+        Hold._ask, "heard = False", "heard, self._request.request_id = False, repr(self._sent)"
     ),
     "no-consumer": Changed(_delivery.Delivery.event_key, "consumer=consumer", 'consumer=""'),
-    "counts-from-receipt": Changed(Kept._trust, "sent + elapsed + lasts", "self.now() + lasts"),
-    "ignores-elapsed": Changed(Kept._trust, "sent + elapsed + lasts", "sent + lasts"),
-    "ignores-grace": Changed(Kept._trust, "min(remaining, grace)", "remaining"),
-    "silence-is-not-probed": Changed(Kept._trust, "min(0.4 * self.terms.ttl, latest)", "3600"),
+    "counts-from-receipt": Changed(Hold._trust, "sent + elapsed + lasts", "self.now() + lasts"),
+    "ignores-elapsed": Changed(Hold._trust, "sent + elapsed + lasts", "sent + lasts"),
+    "ignores-grace": Changed(Hold._trust, "min(remaining, grace)", "remaining"),
+    "silence-is-not-probed": Changed(Hold._trust, "min(0.4 * self.terms.ttl, latest)", "3600"),
     "no-renewal-after-a-break": Changed(
-        Kept._break,
+        Hold._break,
         "if failure.lost:",
         "failure.reason = failure.reason or 'EXPIRED'\n    if True:",
     ),
-    "renewal-dies": Changed(Kept._keep_renewing, "while not self._over:", "for _ in range(1):"),
-    "loss-does-not-interrupt": Changed(Kept.lose, "self.on_lost(reason)", "pass"),
-    "check-ignores-the-clock": Changed(Kept.check, "self.held and self.left <= 0", "False"),
+    "renewal-dies": Changed(Hold._keep_renewing, "while not self._over:", "for _ in range(1):"),
+    "loss-does-not-interrupt": Changed(Hold.lose, "self.on_lost(reason)", "pass"),
+    "check-ignores-the-clock": Changed(Hold.check, "self.held and self.left <= 0", "False"),
     "end-after-loss": Together(
-        Changed(Kept._close, "if self._over:", "if self._over and not self.lost_reason:"),
+        Changed(Hold._close, "if self._over:", "if self._over and not self.lost_reason:"),
         Changed(_entry.TurnEntry._encoded, "if flow.lost_reason is not None:", "if False:"),
     ),
     "end-is-not-repeated": Changed(
@@ -127,7 +127,7 @@ PATCHES: dict[str, Changed | Together | Replaced] = {
         'raise Failure("UNAVAILABLE", "not repeated")',
     ),
     "unknown-is-success": Changed(
-        Turn._settle, "raise errors.OutcomeUnknown(self.id) from failure.__cause__", "return"
+        Turn._finish, "raise errors.OutcomeUnknown(self.id) from failure.__cause__", "return"
     ),
     "success-is-failure": Changed(
         Turn.succeed, "events.TURN_OUTCOME_SUCCEEDED", "events.TURN_OUTCOME_FAILED"

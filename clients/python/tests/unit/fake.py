@@ -10,7 +10,7 @@ from google.protobuf.duration_pb2 import Duration
 
 from oncegate._clock import duration
 from oncegate._codec import JsonCodec
-from oncegate._kept import Terms
+from oncegate._hold import Terms
 from oncegate._turn_flow import TurnFlow
 from oncegate._wire import Failure
 from oncegate.v1 import event_pb2 as events

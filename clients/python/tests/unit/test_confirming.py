@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from oncegate import AsyncGate, Delivery, Gate, Invalid
-from oncegate._kept import Terms
+from oncegate._hold import Terms
 from oncegate._lease_flow import LeaseFlow
 from oncegate._wire import Failure
 from oncegate.v1 import idempotency_service_pb2 as idempotency

@@ -22,11 +22,11 @@ from oncegate import (
     Unavailable,
 )
 from oncegate import _marks as marks
-from oncegate._again import Again
 from oncegate._codec import decode, encode
 from oncegate._connections import Connections
-from oncegate._io import SETTLE, settled
+from oncegate._io import CATCH_UP, postponed_until
 from oncegate._options import Options
+from oncegate._retry import Retry
 from oncegate._wire import STREAMS_PER_CHANNEL, Failure, read_failure
 from oncegate.v1 import event_pb2, idempotency_service_pb2, session_pb2
 
@@ -51,8 +51,8 @@ def test_pydantic_restores_a_dataclass() -> None:
 
 
 def test_a_late_timer_does_not_count() -> None:
-    assert settled(100.0, 100.1) is None
-    assert settled(100.0, 101.0) == 101.0 + SETTLE
+    assert postponed_until(100.0, 100.1) is None
+    assert postponed_until(100.0, 101.0) == 101.0 + CATCH_UP
 
 
 def test_batches_are_cut_by_count_and_bytes() -> None:
@@ -106,14 +106,14 @@ async def test_a_result_that_cannot_be_decoded_does_not_hide_the_state() -> None
 
 def test_the_last_request_is_at_the_end_of_the_wait(monkeypatch: pytest.MonkeyPatch) -> None:
     now = 1000.0
-    monkeypatch.setattr("oncegate._again.time.monotonic", lambda: now)
-    again = Again(10)
+    monkeypatch.setattr("oncegate._retry.time.monotonic", lambda: now)
+    retry = Retry(10)
     now += 9.5
-    assert again.after(Unavailable("away"))
-    assert again.pause == 0.5
-    assert not again.after(Overloaded("full", 0.6))
+    assert retry.after(Unavailable("away"))
+    assert retry.pause == 0.5
+    assert not retry.after(Overloaded("full", 0.6))
     now += 0.5
-    assert not again.after(Unavailable("away"))
+    assert not retry.after(Unavailable("away"))
 
 
 class Channels:

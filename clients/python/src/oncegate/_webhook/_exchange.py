@@ -10,7 +10,6 @@ import inspect
 from math import ceil
 from typing import TYPE_CHECKING, Any, cast
 
-from oncegate._again import retry_after
 from oncegate._codec import JsonCodec
 from oncegate._errors import (
     Busy,
@@ -27,6 +26,7 @@ from oncegate._errors import (
     TurnLost,
     Unavailable,
 )
+from oncegate._retry import retry_after
 from oncegate._webhook._frameworks import Framework, find, status_alone
 
 if TYPE_CHECKING:
@@ -120,7 +120,7 @@ class Exchange:
             case Duplicate({"status": int(), "headers": dict(), "body": str()} as record):
                 return self._framework.replay(cast("dict[str, Any]", record))
             case Busy() | InProgress():
-                return self._again(outcome.retry_after)
+                return self._retry_later(outcome.retry_after)
             case _:
                 return self._framework.respond(200, {}, b"")
 
@@ -138,9 +138,9 @@ class Exchange:
             case Invalid():
                 return self._framework.respond(400, {}, b"")
             case _:
-                return self._again(retry_after(error))
+                return self._retry_later(retry_after(error))
 
-    def _again(self, seconds: float) -> Any:
+    def _retry_later(self, seconds: float) -> Any:
         return self._framework.respond(503, {"retry-after": str(max(1, ceil(seconds)))}, b"")
 
 

@@ -20,8 +20,8 @@ from slack_bolt.listener.async_listener_error_handler import AsyncListenerErrorH
 from slack_bolt.listener.async_listener_start_handler import AsyncListenerStartHandler
 from slack_bolt.util.utils import get_arg_names_of_callable
 
-from oncegate._again import PATIENCE, Refused, granted, keep_asking
 from oncegate._errors import Busy, OutcomeUnknown, Reject, TurnLost
+from oncegate._retry import PATIENCE, Refused, granted, keep_asking
 from oncegate.bolt._policy import (
     PATIENCE_BEFORE_ACK,
     Action,

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 from slack_bolt import BoltResponse
 
 from oncegate import slack
-from oncegate._again import retry_after
 from oncegate._errors import Busy, Dropped, Duplicate, GaveUp, InProgress
+from oncegate._retry import retry_after
 
 if TYPE_CHECKING:
     from slack_bolt import BoltRequest

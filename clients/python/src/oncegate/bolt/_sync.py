@@ -20,8 +20,8 @@ from slack_bolt.lazy_listener import ThreadLazyListenerRunner
 from slack_bolt.listener.listener_error_handler import ListenerErrorHandler
 from slack_bolt.util.utils import get_arg_names_of_callable
 
-from oncegate._again import PATIENCE, Refused, enter, keep_asking_in_thread
 from oncegate._errors import Busy, OutcomeUnknown, Reject, TurnLost
+from oncegate._retry import PATIENCE, Refused, enter, keep_asking_in_thread
 from oncegate._turn import current
 from oncegate.bolt._policy import (
     PATIENCE_BEFORE_ACK,
@@ -220,6 +220,7 @@ class _Work:
                 self._context.copy().run(part)
             except BaseException as error:
                 self.failed(error)
+                LOG.exception("a delivery of Slack failed in its turn")  # Bolt drops the future
                 raise
             finally:
                 self._ended()

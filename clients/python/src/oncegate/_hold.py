@@ -45,7 +45,7 @@ def nothing(*_: object) -> None:
     """A hook that is not set."""
 
 
-class Kept(ABC):
+class Hold(ABC):
     """A turn or lease: what its holder may rely on, and the flows that keep it."""
 
     lost_error: type[errors.Lost]
@@ -268,11 +268,11 @@ class Kept(ABC):
                 self._news(await self._stream.read(self._probe_at))
             except Failure as failure:
                 return self._break(failure)
-            if self._settled():
+            if self._is_finished():
                 return False
         return not self._over
 
-    def _settled(self) -> bool:
+    def _is_finished(self) -> bool:
         """The stream has nothing more to say."""
         return False
 

@@ -65,7 +65,7 @@ def enter(scope: AbstractContextManager[Turn]) -> Turn:
         raise Refused(refusal) from refusal
 
 
-class Again:
+class Retry:
     """When to ask again for a turn, within `wait` seconds."""
 
     def __init__(self, wait: float, refusal: Exception | None = None) -> None:
@@ -102,13 +102,13 @@ async def keep_asking(
     attempt: Callable[[float], Awaitable[None]], wait: float, refusal: Exception | None = None
 ) -> None:
     """Repeats an attempt, which takes its own wait, until it has its turn or `wait` is over."""
-    again = Again(wait, refusal)
+    retry = Retry(wait, refusal)
     while True:
-        await asyncio.sleep(again.pause)
+        await asyncio.sleep(retry.pause)
         try:
-            return await attempt(again.wait)
+            return await attempt(retry.wait)
         except Refused as refused:
-            if not again.after(refused.refusal):
+            if not retry.after(refused.refusal):
                 return None
 
 
@@ -116,13 +116,13 @@ def keep_asking_in_thread(
     attempt: Callable[[float], object], wait: float, refusal: Exception | None = None
 ) -> None:
     """The same for a thread."""
-    again = Again(wait, refusal)
+    retry = Retry(wait, refusal)
     while True:
-        time.sleep(again.pause)
+        time.sleep(retry.pause)
         try:
-            attempt(again.wait)
+            attempt(retry.wait)
         except Refused as refused:
-            if not again.after(refused.refusal):
+            if not retry.after(refused.refusal):
                 return
         else:
             return
