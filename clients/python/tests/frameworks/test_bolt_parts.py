@@ -10,6 +10,8 @@ from .bots import Bot, SyncBot, bot, make_bot, mention, outcome, patience
 from .conftest import until, vector
 
 if TYPE_CHECKING:
+    import pytest
+
     from oncegate.testing import Server
 
 __all__ = ["bot", "make_bot", "patience"]
@@ -35,12 +37,15 @@ async def test_a_lazy_listener_that_raises_fails_the_turn(bot: Bot, server: Serv
     assert bot.script.answers[0][2] == 2
 
 
-async def test_a_listener_that_is_ended_fails_the_turn(bot: Bot, server: Server) -> None:
+async def test_a_listener_that_is_ended_fails_the_turn(
+    bot: Bot, server: Server, caplog: pytest.LogCaptureFixture
+) -> None:
     bot.script.fail.append(bot.ended)
     assert await bot.deliver(mention()) == 200
     await until(lambda: bot.script.began and not server.turns())
     assert (await outcome(server, mention()))[0] == "NOT_SEEN"
     assert bot.script.errors == []
+    await until(lambda: "failed in its turn" in caplog.text)
 
 
 async def test_a_lazy_listener_that_is_ended_fails_the_turn(bot: Bot, server: Server) -> None:
