@@ -32,7 +32,7 @@ ENDING = 2.0
 """How long ends may go on before the channels are closed."""
 
 CLOSING = 1.0
-"""How long what has lost its channel may take to notice."""
+"""How long flows that have lost their channel may take to notice."""
 
 LOG = logging.getLogger("oncegate")
 
@@ -147,7 +147,7 @@ class AioIo:
     ) -> None:
         """Begins a turn or lease, and keeps it from its grant on.
 
-        Between the two nothing else runs: what is granted is either kept, or raises `Closed`. If
+        Between the two nothing else runs: a grant is either kept, or raises `Closed`. If
         `begin` raises after the grant, the caller ends it.
         """
         if self._refusing:
@@ -195,7 +195,7 @@ class AioIo:
             await flow.after_close(ENDING)
 
     def refuse(self) -> None:
-        """Grants no new turns and leases: what begins raises `Closed`."""
+        """Grants no new turns and leases: their beginnings raise `Closed`."""
         self._refusing = True
         for flow in list(self._flows):
             flow.refuse()
@@ -228,8 +228,8 @@ class AioIo:
     async def close(self) -> None:
         """Ends the turns and leases, and closes the channels.
 
-        First it refuses what begins, or an ended turn would let the next one of its queue begin. Ends
-        have 2 s. What waits for an answer then raises `Closed`, or `OutcomeUnknown` if it is an end.
+        First it refuses new ones, or an ended turn would let the next one of its queue begin. Ends
+        have 2 s. Calls without an answer then raise `Closed`, or `OutcomeUnknown` if they are ends.
         """
         if self._closed.is_set():
             return
@@ -237,7 +237,7 @@ class AioIo:
         until = self.now() + ENDING
         for flow in list(self._flows):
             self.spawn(flow.close())
-        # What begins gives back in a task what was granted meanwhile.
+        # A beginning gives its grant back in a task.
         await self._while_any(lambda flow: not flow.held, ENDING)
         if self._tasks:
             await asyncio.wait(self._tasks, timeout=max(0.0, until - self.now()))
@@ -255,10 +255,10 @@ class AioIo:
     async def pause(self) -> bool:
         """Closes the channels, and returns whether there were any. Calls wait for `resume`.
 
-        What runs ends with UNAVAILABLE, and is repeated then.
+        Running calls end with UNAVAILABLE, and are repeated then.
         """
         self._pause = asyncio.Event()
-        # What is about to have its answer ends by itself: gRPC keeps a call that is cancelled while
+        # Most calls have their answer before: gRPC keeps a call that is cancelled while
         # it starts.
         await asyncio.sleep(FORKING)
         for running in list(self._open):

@@ -1,4 +1,4 @@
-"""What the turns of an `AsyncGate` share: its channels, by event loop."""
+"""The state that the turns of an `AsyncGate` share: its channels, by event loop."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One stream of grpc.aio, and what is special about its errors and its cancellation."""
+"""One stream of grpc.aio: its messages, errors and cancellation."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ class AioStream:
     ) -> None:
         self._call: Any = call
         self._first = first
-        """What is not sent yet."""
+        """The first message, until it is sent."""
         self._loop = loop
         self._silent = silent
         self._cancelled = False

@@ -45,7 +45,7 @@ class JsonCodec:
 
 
 class PydanticCodec:
-    """JSON of one type: whatever a pydantic ``TypeAdapter`` accepts, dataclasses included."""
+    """JSON of one type that a pydantic ``TypeAdapter`` accepts, such as a dataclass."""
 
     def __init__(self, type_: Any) -> None:
         from pydantic import TypeAdapter

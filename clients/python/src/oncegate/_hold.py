@@ -1,4 +1,4 @@
-"""What turns and leases have in common: how each is granted, kept, carried on and lost.
+"""The base of turns and leases: how each is granted, kept, carried on and lost.
 
 One object is used by two flows of one event loop: the holder's (`begin`, and the end), and `keep`,
 which runs beside the body. Between two awaits nothing else runs, so each decision is taken only once.
@@ -28,7 +28,7 @@ QUEUE_SILENCE = 30.0
 
 @dataclass(frozen=True, slots=True)
 class Terms:
-    """What a holder asks for. Times in seconds."""
+    """The times that a holder asks for, in seconds."""
 
     wait: float
     ttl: float
@@ -37,7 +37,7 @@ class Terms:
 
     @property
     def margin(self) -> float:
-        """What is taken off the end of a turn or lease, for clocks and scheduling."""
+        """The time taken off the end of a turn or lease, for clocks and scheduling."""
         return min(1.0, self.ttl / 10)
 
 
@@ -46,7 +46,7 @@ def nothing(*_: object) -> None:
 
 
 class Hold(ABC):
-    """A turn or lease: what its holder may rely on, and the flows that keep it."""
+    """A turn or lease: its trusted end, and the flows that keep it."""
 
     lost_error: type[errors.Lost]
     _request: Any
@@ -69,14 +69,14 @@ class Hold(ABC):
         self._probe_at = 0.0
         self._sent = 0.0
         self._over = False
-        """Ended or lost: whichever came first."""
+        """Ended or lost. The first of the two counts."""
         self._refused = False
         """The gate was closed before it was granted."""
         self._stopped = io.latch()
         self._closed: Latch | None = None
         """Set when the gate has ended it."""
 
-    # What a turn and a lease do differently.
+    # The differences between a turn and a lease.
 
     @abstractmethod
     async def _open(self, wait: float) -> Stream[Any, Any]:
@@ -182,7 +182,7 @@ class Hold(ABC):
             self._refuse_if_closed()
 
     async def _admit(self, confirmation: Coroutine[Any, Any, None]) -> None:
-        """It is granted. What the body does not get after all goes back to the server."""
+        """It is granted. If the body does not get it after all, it goes back to the server."""
         try:
             await confirmation
             self._refuse_if_closed()
@@ -285,7 +285,7 @@ class Hold(ABC):
             return False
         self._hang_up()
         self.kept_by = "renew"
-        if failure.reason == "DRAINING":  # the server says that it keeps what it granted
+        if failure.reason == "DRAINING":  # the server says that it keeps its grants
             self.trusted_end = self._valid_end
         return True
 
@@ -312,7 +312,7 @@ class Hold(ABC):
         """Moves the trusted end: the server said how long is left, and how long it took to say so.
 
         `grace`: the server may see a break of the stream that this side does not see, and keeps
-        what the stream kept for so long only.
+        a turn of the stream for so long only.
         """
         lasts = remaining if grace is None else min(remaining, grace)
         self.trusted_end = sent + elapsed + lasts - self.terms.margin

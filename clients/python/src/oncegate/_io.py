@@ -1,4 +1,4 @@
-"""What the protocol needs from the outside. `oncegate._aio_io` is it; tests have another."""
+"""The interface to time, calls and streams. `oncegate._aio_io` implements it, and so do tests."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ R_co = TypeVar("R_co", covariant=True)
 CALL_TIMEOUT = 10.0
 
 SHORTEST = 0.1
-"""What the last attempt of a call has at least."""
+"""The least time for the last attempt of a call."""
 
 LATE = 0.2
 CATCH_UP = 0.3
@@ -26,7 +26,7 @@ def postponed_until(until: float, now: float) -> float | None:
     """Whether a deadline that fires `now` counts. Else returns the time when it does.
 
     A timer that is late by more than `LATE` was held up: the event loop was blocked, or the process
-    was stopped. What came meanwhile is read first, which takes up to `CATCH_UP`.
+    was stopped. Messages that came meanwhile are read first, which takes up to `CATCH_UP`.
     """
     return now + CATCH_UP if now - until > LATE else None
 

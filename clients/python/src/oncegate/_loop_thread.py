@@ -28,7 +28,7 @@ LEAVING = 5.0
 """How long a fork waits for calls that run and for gRPC's thread."""
 
 CLEANING = 0.05
-"""What gRPC's core needs to clean up in the background. A fork that interrupts it may not return."""
+"""Time for gRPC's core to clean up in the background. A fork that interrupts it may not return."""
 
 
 def _without_calls(flow: Coroutine[Any, Any, T]) -> T:
@@ -88,7 +88,7 @@ class LoopThread:
         self._loop.close()
 
     async def _leave(self) -> None:
-        """What still runs has no channel, and ends by itself."""
+        """Flows that still run have no channel, and end by themselves."""
         waiting = asyncio.all_tasks() - {asyncio.current_task()}
         if waiting:
             await asyncio.wait(waiting, timeout=CLOSING)

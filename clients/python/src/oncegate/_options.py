@@ -89,7 +89,7 @@ class TurnOptions(TypedDict, total=False):
     on_unavailable: OnUnavailable | None
     """Default: the gate's."""
     patience: Time | None
-    """How long to try while the server is away or overloaded. Default: the gate's."""
+    """How long to try while the server is unavailable or overloaded. Default: the gate's."""
     codec: Codec | None
     """How the result is stored. Default: the gate's."""
 
@@ -120,7 +120,7 @@ class GateOptions(TypedDict, total=False):
     grace: Time | None
     """How long a turn stays with a process whose stream broke. Default: half the TTL, at least 5 s."""
     patience: Time | None
-    """How long to try while the server is away or overloaded. Default 10 s."""
+    """How long to try while the server is unavailable or overloaded. Default 10 s."""
     on_unavailable: OnUnavailable | None
     """What happens then: ``"raise"`` (default) raises `Unavailable`, ``"run"`` runs the body without a
     turn, ``"drop"`` raises `Dropped`."""

@@ -101,14 +101,14 @@ class Gate:
         ``@gate.webhook(github.delivery)``, below the framework's own decorator. `make_delivery` gets
         the request's headers and body, or the body alone. Verify the sender's signature outside.
 
-        A status below 500 settles the event; a duplicate gets the same status, headers and body, or
+        A status below 500 ends the turn; a duplicate gets the same status, headers and body, or
         the status alone if the body is longer than 45 KiB. So does an HTTP exception of the framework,
         such as ``HTTPException(404)``, whose duplicates get the status alone. A status of 500 or more,
         or another exception, fails the turn.
 
-        While another run has the event or its conversation, or the server is away, the sender gets 503
-        with Retry-After. A delivery that is not sent again waits 5 s for its conversation, unless
-        ``wait`` is set.
+        While another run has the event or its conversation, or the server is unavailable, the sender
+        gets 503 with Retry-After. A delivery that is not sent again waits 5 s for its conversation,
+        unless ``wait`` is set.
         """
         from oncegate._webhook import sync_webhook
 

@@ -1,4 +1,4 @@
-"""What the turns of a `Gate` share: its event loop. Made anew after a fork."""
+"""The state that the turns of a `Gate` share: its event loop. Made anew after a fork."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from oncegate._options import Options
 
 _ABANDONED: list[object] = []
-"""What belongs to the process that forked this one: gRPC must not clean it up here."""
+"""Objects of the process that forked this one: gRPC must not clean them up here."""
 
 
 class SyncRuntime:

@@ -1,4 +1,4 @@
-"""What a handler sees of its turn or lease."""
+"""A turn or lease, as its handler sees it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 class HoldView:
-    """What turns and leases have in common. Its members need no call to the server."""
+    """The common members of turns and leases. They need no call to the server."""
 
     def __init__(self, flow: Hold) -> None:
         self._flow = flow
@@ -65,7 +65,7 @@ class TurnView(HoldView):
 
     @property
     def result(self) -> Any:
-        """What a duplicate gets: set it. JSON of at most 64 KiB, unless another codec is set."""
+        """The result that a duplicate gets: set it. At most 64 KiB of JSON, or of another codec."""
         return self._flow.result
 
     @result.setter
