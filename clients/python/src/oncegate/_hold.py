@@ -220,7 +220,8 @@ class Hold(ABC):
         if not self.held:
             self._refused = True
             self._stopped.set()
-            self._hang_up()
+            if self._stream is not None:
+                self._stream.withdraw()
 
     def _refuse_if_closed(self) -> None:
         if self._refused:

@@ -58,6 +58,9 @@ class FakeStream:
     async def write(self, message: Any, until: float) -> None:
         self.written.append(message)
 
+    def withdraw(self) -> None:
+        pass
+
     def cancel(self) -> None:
         self.cancelled = True
 
