@@ -118,11 +118,16 @@ class Faults:
 
 @contextmanager
 def random_faults(
-    testbed: Testbed, seed: int, history: History, sessions: list[str], kinds: Collection[str]
+    testbed: Testbed,
+    seed: int,
+    history: History,
+    sessions: list[str],
+    kinds: Collection[str],
+    faulty: int,
 ) -> Iterator[list[str]]:
-    """Faults of these kinds while the block runs. The list has what was done after it."""
-    replicas = range(len(testbed.replicas))
-    groups = [(replica, group) for replica in replicas for group in (NETWORK, SERVER)]
+    """Faults of these kinds while the block runs, in so many replicas. The list has what was done
+    after it."""
+    groups = [(replica, group) for replica in range(faulty) for group in (NETWORK, SERVER)]
     started = []
     for number, (replica, group) in enumerate([*groups, (0, PROCESS)]):
         chosen = tuple(kind for kind in group if kind in kinds)
@@ -137,5 +142,5 @@ def random_faults(
             faults.stop()
             done += faults.done
         # A cut may still be armed.
-        for replica in range(len(testbed.replicas)):
+        for replica in range(faulty):
             testbed.do("cut", replica=replica)

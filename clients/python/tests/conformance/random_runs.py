@@ -118,7 +118,7 @@ class Recorder:
 
 
 def gate_options(number: int) -> dict[str, Any]:
-    times = {"ttl": TTL, "grace": GRACE, "patience": 5.0}
+    times = {"ttl": TTL, "grace": GRACE, "patience": 2.5}
     return times | {"max_attempts": MAX_ATTEMPTS, "holder": f"gate-{number}"}
 
 
@@ -225,15 +225,18 @@ def random_runs(
     seed: int,
     *,
     kinds: Collection[str] = KINDS,
+    faulty: int | None = None,
     settles: bool = True,
 ) -> Report:
-    """Runs them under faults of these kinds. `settles`: then what is not settled is delivered again."""
+    """Runs them under faults of these kinds, in all replicas or in so many. `settles`: then what is
+    not settled is delivered again."""
     history = History(MARGIN, MAX_ATTEMPTS)
     sessions = [session_of(number) for number in range(SESSIONS)]
     started = time.monotonic()
     with Testbed(store, 2 if store == "postgres" else 1) as testbed:
         planned = plans(events, random.Random(seed))
-        with random_faults(testbed, seed, history, sessions, kinds) as faults:
+        faulty = len(testbed.replicas) if faulty is None else faulty
+        with random_faults(testbed, seed, history, sessions, kinds, faulty) as faults:
             deliver(form, planned, testbed.replicas, history)
         if settles:
             settle(form, len(planned), testbed.replicas, history)

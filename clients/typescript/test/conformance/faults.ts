@@ -38,12 +38,12 @@ export const kinds: readonly Fault[] = [...network, ...server, ...client];
 const betweenMs = [200, 2000] as const;
 const betweenPausesMs = [2000, 5000] as const;
 
-/** Runs the block under faults of these kinds. Returns what was done. */
+/** Runs the block under faults of these kinds, in so many replicas. Returns what was done. */
 export async function withFaults(
-  { testbed, seed, history, sessions, kinds }: FaultSettings,
+  { testbed, seed, history, sessions, kinds, faulty }: FaultSettings,
   block: () => Promise<void>,
 ): Promise<Fault[]> {
-  const replicas = testbed.replicas.map((_, replica) => replica);
+  const replicas = Array.from({ length: faulty }, (_, replica) => replica);
   const groups = replicas.flatMap((replica) => [network, server].map((group) => ({ replica, group })));
   const started = [...groups, { replica: 0, group: client }].flatMap(({ replica, group }, number) => {
     const chosen = group.filter((kind) => kinds.includes(kind));
@@ -66,6 +66,7 @@ export interface FaultSettings {
   readonly history: History;
   readonly sessions: readonly string[];
   readonly kinds: readonly Fault[];
+  readonly faulty: number;
 }
 
 /** Does random faults of one group, one after the other, until they are stopped. */

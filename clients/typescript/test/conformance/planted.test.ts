@@ -12,7 +12,7 @@ import { program } from "./testbed.js";
 const scenarios = new Map(loadAll().map((scenario) => [scenario.file, scenario]));
 
 /** A random run in which the bug has no effect is repeated with the next seed. */
-const seeds = Array.from({ length: 10 }, (_, index) => index + 1);
+const seeds = Array.from({ length: 10 }, (_, index) => index);
 const randomRunCount = 120;
 
 /** Runs a program of this folder in a copy of the library that has the bug. */
@@ -58,10 +58,10 @@ describe.concurrent("planted bugs", () => {
     }
     if (!random) continue;
     test(`${name} breaks ${random.rule} in random runs`, async ({ expect }) => {
-      const options = { kinds: random.faults, settles: false };
+      // The replica without faults grants what the holders of the other one may have lost.
+      const options = { kinds: random.faults, faulty: 1, settles: false };
       const isFound = await withBug(name, async (run) => {
         for (const seed of seeds) {
-          // On PostgreSQL: the replicas have faults of their own.
           const args = ["postgres", randomRunCount, seed, options];
           const { broken }: Report = JSON.parse(await run("random-main.ts", args));
           if (broken.some((fault) => fault.startsWith(`${random.rule}: `))) return true;

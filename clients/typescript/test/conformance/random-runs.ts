@@ -92,7 +92,7 @@ async function deliver(
   history.planned.push(...planned.map(({ run }) => run));
   const gates = Array.from({ length: gateCount }, (_, number) => {
     const server = servers[number % servers.length];
-    const times = { ttl: ttlMs, grace: graceMs, patience: "5s" } as const;
+    const times = { ttl: ttlMs, grace: graceMs, patience: "2500ms" } as const;
     return new Gate({ server, ...times, maxAttempts, holder: `gate-${number}` });
   });
   const one = async (plan: Plan): Promise<Answer["outcome"]> => {
@@ -145,9 +145,11 @@ export interface Report {
   readonly broken: readonly string[];
 }
 
-/** `settles`: what is not settled after the faults is delivered again. */
 export interface RunOptions {
   readonly kinds?: readonly Fault[];
+  /** How many replicas have faults; all by default. */
+  readonly faulty?: number;
+  /** What is not settled after the faults is delivered again. */
   readonly settles?: boolean;
 }
 
@@ -156,14 +158,15 @@ export async function randomRuns(
   store: Store,
   runs: number,
   seed: number,
-  { kinds = allKinds, settles = true }: RunOptions = {},
+  options: RunOptions = {},
 ): Promise<Report> {
   const history = new History(marginMs, maxAttempts);
   const sessions = Array.from({ length: sessionCount }, (_, number) => `session-${number}`);
   const started = performance.now();
   await using testbed = await Testbed.start(store, store === "postgres" ? 2 : 1);
+  const { kinds = allKinds, faulty = testbed.replicas.length, settles = true } = options;
   const planned = plans(runs, new Chance(seed));
-  const faults = await withFaults({ testbed, seed, history, sessions, kinds }, () =>
+  const faults = await withFaults({ testbed, seed, history, sessions, kinds, faulty }, () =>
     deliver(planned, testbed.replicas, history),
   );
   if (settles) await settle(planned.length, testbed.replicas, history);
