@@ -83,7 +83,7 @@ def handler(
     An event that has been handled, or that another process handles, is not handled again. In a
     busy channel it waits for at most `wait`. For an interaction `on_busy` is called first, such as
     ``lambda interaction: interaction.response.defer()``: Discord wants an answer within 3 s. While
-    the server is away, an interaction raises `Unavailable`; a message is kept for `wait`.
+    the server is unavailable, an interaction raises `Unavailable`; a message is kept for `wait`.
 
     Guard one handler of an event: of several, only the first would run.
     """

@@ -53,8 +53,8 @@ def guard(
     - the thread is busy: acknowledged. The delivery waits in this process for at most `wait`
       (10 min). For interactions and commands `on_busy` is called first: it takes the arguments
       of a listener. With an `App` at most 256 deliveries wait; more are refused.
-    - the server is away: events are refused while Slack will deliver them again. For the rest,
-      the gate's ``on_unavailable`` decides.
+    - the server is unavailable: events are refused while Slack will deliver them again. For the
+      rest, the gate's ``on_unavailable`` decides.
 
     Options and suggestions have no side effect: they pass without a turn.
 
