@@ -163,8 +163,10 @@ def test_it_starts_in_a_moment() -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
 def test_it_ends_with_the_tests_however_they_end(number: signal.Signals) -> None:
+    # A signal that was ignored where the tests were started stays ignored in their children.
     program = (
-        "import sys; from oncegate.testing import Server; server = Server().start();"
+        "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler);"
+        "from oncegate.testing import Server; server = Server().start();"
         "print(server.address, server._process.pid, flush=True); sys.stdin.read()"
     )
     child = subprocess.Popen(
@@ -182,7 +184,10 @@ def test_it_ends_with_the_tests_however_they_end(number: signal.Signals) -> None
         os.killpg(child.pid, number)
     else:
         child.send_signal(number)
-    child.wait()
+    try:
+        child.wait(timeout=60)
+    finally:
+        child.kill()
     child.stdin.close()
     child.stdout.close()
     folder = os.path.dirname(address.removeprefix("unix:"))
