@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, Literal, Self
@@ -46,8 +47,9 @@ class HoldView:
 
     @property
     def left(self) -> float:
-        """Seconds to the trusted end. Moves with each renewal."""
-        return self._flow.left
+        """Seconds to the trusted end. Moves with each renewal. Infinite for a turn whose handler runs
+        unguarded."""
+        return self._flow.left if self._flow.held else math.inf
 
     def check(self) -> None:
         """Call it before an outside write.

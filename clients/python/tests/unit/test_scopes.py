@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import os
 import signal
 import subprocess
@@ -214,7 +215,7 @@ async def test_a_server_that_is_away() -> None:
         async with gate.turn(event("away"), on_unavailable="drop"):
             raise AssertionError("the body ran")
     async with gate.turn(event("away"), on_unavailable="run") as turn:
-        assert (turn.held, turn.fence) == (False, None)
+        assert (turn.held, turn.fence, turn.left) == (False, None, math.inf)
         turn.check()
     await gate.close()
 
