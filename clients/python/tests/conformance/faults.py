@@ -10,7 +10,7 @@ from concurrent.futures import Future
 from contextlib import contextmanager
 from typing import Any
 
-from .history import Forced, History, Pause, clock
+from .history import Forced, History
 from .interpreter import settle
 from .testbed import Testbed
 
@@ -110,10 +110,12 @@ class Faults:
         self._do("accept")
 
     def _pause(self) -> None:
-        """Stands still: a call by way of PyDLL keeps the GIL, and so every thread waits."""
-        began = clock()
-        ctypes.PyDLL(None).poll(None, 0, self._chance.randrange(200, 2000))
-        self._history.pauses.append(Pause(began, clock()))
+        stand_still(self._chance.randrange(200, 2000))
+
+
+def stand_still(milliseconds: int) -> None:
+    """A call by way of PyDLL keeps the GIL, and so every thread of this process waits."""
+    ctypes.PyDLL(None).poll(None, 0, milliseconds)
 
 
 @contextmanager

@@ -21,8 +21,11 @@ from oncegate import (
 
 from .scenario import Json
 
-SETTLE_SECONDS = 0.3
+SETTLE_SECONDS = 0.5
 """How long the library may read what came in time while it was held up."""
+
+LATE_SECONDS = 0.04
+"""A pulse that is later than this has stood still."""
 
 
 def clock() -> float:
@@ -42,7 +45,7 @@ class Write:
 
 @dataclass(frozen=True)
 class Pause:
-    """This process stood still."""
+    """This process stood still: as one of the faults, or because other processes ran."""
 
     began: float
     ended: float
@@ -109,6 +112,7 @@ class History:
     answers: list[Answer] = field(default_factory=list)
     forced: list[Forced] = field(default_factory=list)
     pauses: list[Pause] = field(default_factory=list)
+    """They do not overlap: one pulse records them."""
     records: dict[int, Json] = field(default_factory=dict)
     """The events as the server has them at the end."""
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
@@ -120,6 +124,12 @@ class History:
     def answer(self, answer: Answer) -> None:
         with self._lock:
             self.answers.append(answer)
+
+    def beat(self, due: float) -> None:
+        """A beat of the pulse, which was due then."""
+        now = clock()
+        if now - due > LATE_SECONDS:
+            self.pauses.append(Pause(due, now))
 
     def faults(self) -> list[str]:
         """What breaks a rule, each with the rule's name. None: all hold."""

@@ -10,6 +10,7 @@ import argparse
 import asyncio
 import random
 import sys
+import threading
 import time
 from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
@@ -33,6 +34,8 @@ SESSIONS = 12
 DELIVERIES_OF_AN_EVENT = 2
 MAX_ATTEMPTS = 4
 SLICE_SECONDS = 0.05
+PULSE_SECONDS = 0.02
+READING_SECONDS = 0.005
 HOPELESS_EVENTS = 50  # of so many, one fails always
 SETTLE_TIMEOUT = 60.0
 
@@ -86,15 +89,22 @@ class Recorder:
     """The handler's own part, the same in both forms."""
 
     def __init__(self, history: History, plan: Plan, turn: Any) -> None:
-        self._plan, self._turn = plan, turn
         now = clock()
-        # Without a turn there is no end, and no fence.
-        self._left = (lambda: turn.left) if turn.fence is not None else lambda: float("inf")
-        fence, trusted = turn.fence or 0, now + self._left()
+        self._plan, self._turn = plan, turn
+        fence, trusted = turn.fence or 0, self._trusted_end()
         self._body = Body(
             plan.run, plan.event, plan.session, turn.attempt, fence, now, trusted, plan.checks
         )
         history.enter(self._body)
+
+    def _trusted_end(self) -> float:
+        """On the clock. It is read anew if time passed between its two readings."""
+        while True:
+            before = clock()
+            left: float = self._turn.left
+            now = clock()
+            if now - before < READING_SECONDS:
+                return now + left
 
     def slices(self) -> Iterator[None]:
         """Yields before each pause of the body."""
@@ -104,12 +114,12 @@ class Recorder:
                 if self._plan.checks:
                     checked = clock()
                     self._turn.check()
-                    self._body.writes.append(Write(checked, clock() + self._left()))
+                    self._body.writes.append(Write(checked, self._trusted_end()))
                 elif self._turn.lost.is_set():
                     return
         finally:
             self._body.left = clock()
-            self._body.trusted = self._body.left + self._left()
+            self._body.trusted = self._trusted_end()
 
     def result(self) -> str:
         if self._plan.fails:
@@ -120,6 +130,24 @@ class Recorder:
 def gate_options(number: int) -> dict[str, Any]:
     times = {"ttl": TTL, "grace": GRACE, "patience": 2.5}
     return times | {"max_attempts": MAX_ATTEMPTS, "holder": f"gate-{number}"}
+
+
+async def keep_pulse(history: History) -> None:
+    """Records when this event loop stands still."""
+    while True:
+        due = clock() + PULSE_SECONDS
+        try:
+            await asyncio.sleep(PULSE_SECONDS)
+        finally:
+            history.beat(due)
+
+
+def keep_pulse_of_threads(history: History, over: threading.Event) -> None:
+    """Records when the threads stand still."""
+    while not over.is_set():
+        due = clock() + PULSE_SECONDS
+        over.wait(PULSE_SECONDS)
+        history.beat(due)
 
 
 async def run_async(planned: list[Plan], addresses: list[str], history: History) -> None:
@@ -142,9 +170,11 @@ async def run_async(planned: list[Plan], addresses: list[str], history: History)
         history.answer(Answer(plan.run, plan.event, outcome, clock()))
         return outcome
 
+    pulse = asyncio.create_task(keep_pulse(history))
     async with asyncio.TaskGroup() as group:
         for plan in planned:
             group.create_task(one(plan))
+    pulse.cancel()
     for gate in gates:
         await gate.close()
 
@@ -169,8 +199,14 @@ def run_sync(planned: list[Plan], addresses: list[str], history: History) -> Non
         history.answer(Answer(plan.run, plan.event, outcome, clock()))
         return outcome
 
-    with ThreadPoolExecutor(AT_ONCE) as threads:
-        list(threads.map(one, planned))
+    over = threading.Event()
+    with ThreadPoolExecutor(AT_ONCE + 1) as threads:
+        pulse = threads.submit(keep_pulse_of_threads, history, over)
+        try:
+            list(threads.map(one, planned))
+        finally:
+            over.set()
+        pulse.result()
     for gate in gates:
         gate.close()
 

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
+import threading
+import time
 from asyncio import CancelledError
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
 from oncegate import Busy, Duplicate, GaveUp, OutcomeUnknown, Ran, TurnLost
 
-from .history import Answer, Body, Forced, HandlerError, History, Pause, Write
+from .faults import stand_still
+from .history import Answer, Body, Forced, HandlerError, History, Pause, Write, clock
+from .random_runs import keep_pulse, keep_pulse_of_threads
 from .scenario import Json
 
 
@@ -124,8 +130,60 @@ def late_write() -> Body:
 def test_a_pause_excuses_a_late_interruption() -> None:
     late = history(reliant_body(1, fence=5, entered=1.0, left=3.0, trusted=2.0))
     assert len(late.faults()) == 1
-    late.pauses.append(Pause(1.5, 2.7))
+    late.pauses.append(Pause(1.5, 2.3))
+    assert len(late.faults()) == 1  # it went on for 0.7 s more
+    late.pauses.append(Pause(2.4, 2.6))
     assert late.faults() == []
+
+
+def test_a_pause_excuses_a_late_entry() -> None:
+    late = history(body(1, fence=5, entered=9.5, left=9.6, trusted=9.0))
+    assert len(late.faults()) == 1
+    late.pauses.append(Pause(8.0, 9.3))
+    assert len(late.faults()) == 1
+    late.pauses.append(Pause(9.35, 10.0))
+    assert late.faults() == []
+
+
+def test_a_late_beat_is_a_pause() -> None:
+    kept = history()
+    due = clock()
+    kept.beat(due + 60)
+    assert kept.pauses == []
+    kept.beat(due - 0.5)
+    [pause] = kept.pauses
+    assert pause.began == due - 0.5
+    assert due <= pause.ended <= clock()
+
+
+def test_a_pulse_records_what_holds_up_its_event_loop() -> None:
+    kept = history()
+
+    async def hold_up() -> tuple[float, float]:
+        pulse = asyncio.create_task(keep_pulse(kept))
+        await asyncio.sleep(0.1)
+        began = clock()
+        stand_still(500)
+        ended = clock()
+        pulse.cancel()  # before its next beat
+        await asyncio.gather(pulse, return_exceptions=True)
+        return began, ended
+
+    began, ended = asyncio.run(hold_up())
+    assert kept.awake(began, ended) < 0.1
+
+
+def test_a_pulse_of_threads_records_what_holds_them_up() -> None:
+    kept, over = history(), threading.Event()
+    with ThreadPoolExecutor() as threads:
+        pulse = threads.submit(keep_pulse_of_threads, kept, over)
+        time.sleep(0.1)
+        began = clock()
+        stand_still(500)
+        ended = clock()
+        over.set()
+    pulse.result()
+    assert kept.awake(began, ended) < 0.1
 
 
 FAILED_ONCE = body(1, 5, 1.0, 2.0), body(2, 6, 2.0, 3.0), answer(1, 1, HandlerError())
@@ -154,7 +212,7 @@ A_LONG_ONE = body(1, 5, 1.0, left=6.0), body(2, 6, 2.0, left=2.0), body(3, 7, 3.
         (history(body(1, 5, 1.0, left=3.0), body(2, 6, entered=2.0, left=4.0)), "before run 1"),
         (history(*A_LONG_ONE), "run 3 entered 3.000 s before run 1"),
         (history(late_write()), "no-write-after-the-end: event 1: run 1 wrote 0.100 s"),
-        (history(reliant_body(1, 5, 1.0, left=2.5, trusted=2.0)), "went on for 0.500 s"),
+        (history(reliant_body(1, 5, 1.0, left=2.7, trusted=2.0)), "went on for 0.700 s"),
         (history(open_body(1, 5, 1.0), body(2, 6, entered=2.0, left=4.0)), "before run 1"),
         (history(answer(1, 1, Busy("b", 0, 1.0))), "not settled"),
     ],

@@ -69,6 +69,11 @@ export interface FaultSettings {
   readonly faulty: number;
 }
 
+/** Neither timers nor messages are seen meanwhile. */
+export function standStill(ms: number): void {
+  Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, ms);
+}
+
 /** Does random faults of one group, one after the other, until they are stopped. */
 class Faults {
   readonly done: Fault[] = [];
@@ -158,15 +163,8 @@ class Faults {
         await this.#do("accept");
         return;
       case "pause":
-        this.#standStill();
+        standStill(this.#chance.between(200, 2000));
     }
-  }
-
-  /** Neither timers nor messages are seen meanwhile. */
-  #standStill(): void {
-    const began = performance.now();
-    Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, this.#chance.between(200, 2000));
-    this.#history.pauses.push({ began, ended: performance.now() });
   }
 
   async #cut(): Promise<void> {

@@ -1,8 +1,11 @@
 /** The rules of random runs find the histories that break them. */
 
+import { setTimeout as sleep } from "node:timers/promises";
 import { expect, test } from "vitest";
 import { Busy, Duplicate, GaveUp, OutcomeUnknown, TurnLost } from "../../src/index.js";
+import { standStill } from "./faults.js";
 import { type Answer, type Body, type Forced, HandlerError, History } from "./history.js";
+import { startPulse } from "./random-runs.js";
 
 function body(run: number, fence: number, entered: number, left: number, trusted = 9000, event = "e"): Body {
   const common = { session: "session-1", trustedAtEntry: 9000, checks: true, writes: [] };
@@ -109,13 +112,49 @@ test("each run has one answer", () => {
 test("a pause excuses a late interruption", () => {
   const late = history([{ ...body(1, 5, 1000, 3000, 2000), checks: false }]);
   expect(late.faults()).toHaveLength(1);
-  late.pauses.push({ began: 1500, ended: 2700 });
+  late.pauses.push({ began: 1500, ended: 2300 });
+  expect(late.faults()).toHaveLength(1); // it went on for 700 ms more
+  late.pauses.push({ began: 2400, ended: 2600 });
   expect(late.faults()).toEqual([]);
+});
+
+test("a pause excuses a late entry", () => {
+  const late = history([body(1, 5, 9500, 9600)]);
+  expect(late.faults()).toHaveLength(1);
+  late.pauses.push({ began: 8000, ended: 9300 });
+  expect(late.faults()).toHaveLength(1);
+  late.pauses.push({ began: 9350, ended: 10_000 });
+  expect(late.faults()).toEqual([]);
+});
+
+test("a late beat is a pause", () => {
+  const kept = history([]);
+  const due = performance.now();
+  kept.beat(due + 60_000);
+  expect(kept.pauses).toEqual([]);
+  kept.beat(due - 500);
+  expect(kept.pauses).toEqual([{ began: due - 500, ended: expect.any(Number) }]);
+  expect(kept.awakeMs(due - 500, due)).toBe(0);
+});
+
+test.each([
+  ["before it beats again", 0],
+  ["after it has beaten again", 100],
+])("a pulse that is stopped %s has recorded what held up its event loop", async (_, afterMs) => {
+  const kept = history([]);
+  const stop = startPulse(kept);
+  await sleep(100);
+  const began = performance.now();
+  standStill(500);
+  const ended = performance.now();
+  if (afterMs > 0) await sleep(afterMs);
+  stop();
+  expect(kept.awakeMs(began, ended)).toBeLessThan(100);
 });
 
 const first = body(1, 5, 1000, 2000);
 const aLateWrite = { ...first, writes: [{ checked: 1501, trusted: 1500 }] };
-const aReliantBody = { ...body(1, 5, 1000, 2000, 1500), checks: false };
+const aReliantBody = { ...body(1, 5, 1000, 2200, 1500), checks: false };
 const aLongOne = [body(1, 5, 1000, 6000), body(2, 6, 2000, 2000), body(3, 7, 3000, 4000)];
 
 test.each([
@@ -138,7 +177,7 @@ test.each([
   ["with fence 5", history([first, body(2, 5, 3000, 4000)])],
   ["entered 200 ms after its trusted end", history([body(1, 5, 9200, 9300)])],
   ["wrote 1 ms after its trusted end", history([aLateWrite])],
-  ["went on for 500 ms after its trusted end", history([aReliantBody])],
+  ["went on for 700 ms after its trusted end", history([aReliantBody])],
   ["before run 1 stopped", history([body(1, 5, 1000, 3000), body(2, 6, 2000, 4000)])],
   ["run 3 entered 3000 ms before run 1", history(aLongOne)],
   ["before run 1 stopped", history([openBody(1, 5, 1000), body(2, 6, 2000, 4000)])],

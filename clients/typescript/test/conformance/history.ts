@@ -4,7 +4,10 @@ import { GaveUp, NotGranted, OncegateError, type Outcome, OutcomeUnknown } from 
 import type { JsonObject } from "./scenario.js";
 
 /** How long the library may read what came in time while it was held up. */
-const settleMs = 300;
+const settleMs = 500;
+
+/** A pulse that is later than this has stood still. */
+const lateMs = 40;
 
 /** A write of a body, after a check that passed. */
 export interface Write {
@@ -14,7 +17,7 @@ export interface Write {
   readonly trusted: number;
 }
 
-/** This process stood still. */
+/** This process stood still: as one of the faults, or because other processes ran. */
 export interface Pause {
   readonly began: number;
   readonly ended: number;
@@ -67,6 +70,8 @@ export class History {
   readonly bodies: Body[] = [];
   readonly answers: Answer[] = [];
   readonly forced: Forced[] = [];
+
+  /** They do not overlap: one pulse records them. */
   readonly pauses: Pause[] = [];
 
   /** The events as the server has them at the end. */
@@ -76,6 +81,12 @@ export class History {
     readonly marginMs: number,
     readonly maxAttempts: number,
   ) {}
+
+  /** A beat of the pulse, which was due then. */
+  beat(due: number): void {
+    const now = performance.now();
+    if (now - due > lateMs) this.pauses.push({ began: due, ended: now });
+  }
 
   /** What breaks a rule, each with the rule's name. None: all hold. */
   faults(): string[] {

@@ -19,6 +19,8 @@ const gateCount = 6;
 const sessionCount = 12;
 export const deliveriesOfAnEvent = 3;
 const sliceMs = 50;
+const pulseMs = 20;
+const readingMs = 5;
 const settleMs = 60_000;
 const maxAttempts = 4;
 /** Of so many events, one fails always. */
@@ -59,11 +61,35 @@ function plans(runs: number, chance: Chance): Plan[] {
   return deliveries.map(({ event }, run) => plan(run, event, chance));
 }
 
+/** On the clock. It is read anew if time passed between its two readings. */
+function trustedEnd(turn: Turn): number {
+  for (;;) {
+    const before = performance.now();
+    const { leftMs } = turn;
+    const now = performance.now();
+    if (now - before < readingMs) return now + leftMs;
+  }
+}
+
+/** Records when the event loop stands still, until the returned function is called. */
+export function startPulse(history: History): () => void {
+  let due = performance.now() + pulseMs;
+  const beat = () => {
+    history.beat(due);
+    due = performance.now() + pulseMs;
+  };
+  const timer = setInterval(beat, pulseMs);
+  return () => {
+    clearInterval(timer);
+    beat();
+  };
+}
+
 /** The handler. */
 async function handle(turn: Turn, plan: Plan, history: History): Promise<string> {
   const { run, event, session, slices, checks, fails } = plan;
   const entered = performance.now();
-  const trustedAtEntry = entered + turn.leftMs;
+  const trustedAtEntry = trustedEnd(turn);
   const fence = turn.fence ?? 0n;
   const known = { run, event, session, attempt: turn.attempt, fence, entered, trustedAtEntry, checks };
   const body: Body = { ...known, writes: [], left: Infinity, trusted: Infinity };
@@ -74,11 +100,11 @@ async function handle(turn: Turn, plan: Plan, history: History): Promise<string>
       if (!checks) continue;
       const checked = performance.now();
       turn.check();
-      body.writes.push({ checked, trusted: performance.now() + turn.leftMs });
+      body.writes.push({ checked, trusted: trustedEnd(turn) });
     }
   } finally {
     body.left = performance.now();
-    body.trusted = body.left + turn.leftMs;
+    body.trusted = trustedEnd(turn);
   }
   if (fails) throw new HandlerError();
   return `run ${run}`;
@@ -114,7 +140,8 @@ async function deliver(
       history.answers.push({ run: plan.run, event: plan.event, outcome, at: performance.now() });
     }
   };
-  await Promise.all(Array.from({ length: atOnce }, worker));
+  const stopPulse = startPulse(history);
+  await Promise.all(Array.from({ length: atOnce }, worker)).finally(stopPulse);
   await Promise.all(gates.map((gate) => gate.close()));
 }
 
