@@ -119,16 +119,17 @@ class GatedAdapter implements Omit<InnerState, "get" | "set">, GatedState {
   }
 
   async disconnect(): Promise<void> {
+    this.#isConnected = false; // a lock that is granted from now on is released by its call
     const locks = [...this.#held.values()].map(({ lock }) => lock);
-    const released = await Promise.allSettled(locks.map((lock) => this.releaseLock(lock)));
-    this.#isConnected = false;
+    const released = await Promise.allSettled(locks.map((lock) => this.#release(lock)));
     await this.#inner.disconnect();
     for (const release of released) if (release.status === "rejected") throw release.reason;
   }
 
   async acquireLock(threadId: string, ttlMs: number): Promise<FencedLock | null> {
+    this.#refuseUnlessConnected();
     const before = this.#held.get(threadId);
-    if (before && this.#isOver(before.end)) await this.releaseLock(before.lock);
+    if (before && this.#isOver(before.end)) await this.#release(before.lock);
     const { core } = this.#gate.internals;
     const end = core.clock.now() + trustedMs(ttlMs);
     const expiresAt = Date.now() + trustedMs(ttlMs);
@@ -141,8 +142,8 @@ class GatedAdapter implements Omit<InnerState, "get" | "set">, GatedState {
     if (outcome.case !== "lease") return null;
     const { leaseId, fencingToken } = outcome.value;
     const lock = { threadId, token: leaseId, expiresAt, fence: fencingToken };
-    if (this.#isOver(end)) {
-      await this.releaseLock(lock);
+    if (this.#isOver(end) || !this.#isConnected) {
+      await this.#release(lock);
       return null;
     }
     const renew = () => void this.extendLock(lock, ttlMs).catch(() => {});
@@ -152,9 +153,10 @@ class GatedAdapter implements Omit<InnerState, "get" | "set">, GatedState {
   }
 
   async extendLock(lock: Lock, ttlMs: number): Promise<boolean> {
+    this.#refuseUnlessConnected();
     const held = this.#heldAs(lock);
     if (held && this.#isOver(held.end)) {
-      await this.releaseLock(lock);
+      await this.#release(lock);
       return false;
     }
     const end = this.#gate.internals.core.clock.now() + trustedMs(ttlMs);
@@ -168,22 +170,21 @@ class GatedAdapter implements Omit<InnerState, "get" | "set">, GatedState {
       return false;
     }
     if (this.#isOver(end)) {
-      await this.releaseLock(lock);
+      await this.#release(lock);
       return false;
     }
-    if (held) held.end = end;
-    return true;
+    if (!held) return true;
+    held.end = end;
+    return this.#heldAs(lock) === held; // it may have been released in the meantime
   }
 
   async releaseLock(lock: Lock): Promise<void> {
-    this.#drop(lock.threadId, lock);
-    await this.#unlessRefused(isNotHeld, IdempotencyService.method.releaseSessionLease, {
-      session: this.#session(lock.threadId),
-      leaseId: lock.token,
-    });
+    this.#refuseUnlessConnected();
+    await this.#release(lock);
   }
 
   async forceReleaseLock(threadId: string): Promise<void> {
+    this.#refuseUnlessConnected();
     this.#drop(threadId);
     await this.#call(AdminService.method.forceReleaseSessionLease, {
       session: this.#session(threadId),
@@ -215,8 +216,17 @@ class GatedAdapter implements Omit<InnerState, "get" | "set">, GatedState {
   }
 
   async delete(key: string): Promise<void> {
+    this.#refuseUnlessConnected();
     await this.#inner.delete(key);
     await this.#forget(key);
+  }
+
+  async #release(lock: Lock): Promise<void> {
+    this.#drop(lock.threadId, lock);
+    await this.#unlessRefused(isNotHeld, IdempotencyService.method.releaseSessionLease, {
+      session: this.#session(lock.threadId),
+      leaseId: lock.token,
+    });
   }
 
   async #forget(key: string): Promise<void> {
@@ -262,7 +272,6 @@ class GatedAdapter implements Omit<InnerState, "get" | "set">, GatedState {
     method: DescMethodUnary<I, O>,
     request: MessageInitShape<I>,
   ): Promise<MessageShape<O>> {
-    this.#refuseUnlessConnected();
     const { core, patienceMs } = this.#gate.internals;
     return patientCall(core, method, create(method.input, request), patienceMs);
   }

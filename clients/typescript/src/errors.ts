@@ -9,7 +9,9 @@ export type LostReason =
   /** The trusted end passed without news from the server. */
   | "EXPIRED"
   /** The gate was closed, its drain was over, or the client of a webhook has gone. */
-  | "CLOSED";
+  | "CLOSED"
+  /** It was not lost: its holder has ended it. Only from `check()`. */
+  | "ENDED";
 
 /** The base of every error of this library. `cause` has the gRPC status. */
 export class OncegateError extends Error {
@@ -28,14 +30,21 @@ export abstract class NotGranted extends OncegateError {
 export class Duplicate<T = unknown> extends NotGranted {
   readonly kind = "duplicate";
   constructor(
-    /** What the turn that handled it returned; undefined for a mark. */
+    /** What the turn that handled it returned; undefined for a mark, and if the codec cannot decode it. */
     readonly result: T | undefined,
     /** Undefined for a mark. */
     readonly outcome: "SUCCEEDED" | "REJECTED" | undefined,
     /** Why the event was rejected. */
     readonly detail: string,
+    options?: ErrorOptions,
   ) {
-    super("the event has been handled; acknowledge it");
+    super("the event has been handled; acknowledge it", options);
+  }
+
+  /** The result. Throws this error if it cannot be decoded: then the codec's error is the cause. */
+  replay(): T {
+    if ("cause" in this) throw this;
+    return this.result as T;
   }
 }
 

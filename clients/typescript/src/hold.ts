@@ -1,8 +1,9 @@
-import type { CallError } from "./call-error.js";
+import { CallError, Code } from "./call-error.js";
 import type { Cancellation } from "./cancellation.js";
-import { type LostReason, OncegateError } from "./errors.js";
+import type { LostReason, OncegateError } from "./errors.js";
 import { Keeper, settleMs } from "./keeper.js";
 import { Keeping, type KeptBy, type Measured, type Terms } from "./keeping.js";
+import { retry, shortTries } from "./retry.js";
 import { type Clock, settlesWithin, sleep } from "./time.js";
 import type { CallOptions } from "./transport.js";
 
@@ -55,7 +56,7 @@ export abstract class Hold {
   /** @internal From now on it is renewed, and its loss reported. */
   protected keep(): void {
     if (!this.#keeping) return;
-    this.#keeper = new Keeper(this.#keeping, this.#owner.clock, {
+    this.#keeper ??= new Keeper(this.#keeping, this.#owner.clock, {
       renew: (options) => this.renew(options),
       lost: (reason, cause) => this.#lose(reason, cause),
     });
@@ -95,9 +96,9 @@ export abstract class Hold {
    * An unguarded turn always passes.
    */
   check(): void {
-    if (this.#lostReason) throw this.lossError(this.#lostReason, this.#lossCause);
+    this.throwIfLost();
     if (!this.isGuarded) return;
-    if (!this.#isOpen) throw new OncegateError("nothing is held any more; write before the end");
+    if (!this.#isOpen) throw this.lossError("ENDED");
     if (this.leftMs <= 0) throw this.lossError("EXPIRED");
   }
 
@@ -113,15 +114,45 @@ export abstract class Hold {
   }
 
   /** @internal Ends it for a holder that did not. It never rejects. */
-  protected abstract abandon(detail: string): Promise<void>;
+  abstract abandon(detail: string): Promise<void>;
   /** @internal */
   protected abstract renew(options: CallOptions): Promise<Measured>;
   /** @internal */
-  protected abstract lossError(reason: LostReason, cause?: CallError): OncegateError;
+  protected abstract lossError(reason: LostReason, cause?: CallError, value?: unknown): OncegateError;
   /** @internal It was lost before its end began. */
   protected endedByLoss(): void {}
   /** @internal Breaks the stream. */
   protected abstract cancelStream(): void;
+
+  /** @internal Whether it is renewed. If not, it is carried before its holder gets it. */
+  get isKept(): boolean {
+    return this.#keeper !== undefined || !this.isGuarded;
+  }
+
+  /**
+   * @internal Renews it once by a call: from then on the end of its stream changes nothing. Returns
+   * false if it was lost. What its holder does not get for another reason is given back.
+   */
+  async carry(effortMs: number): Promise<boolean> {
+    const { clock } = this.#owner;
+    const effort = { clock, effortMs, plan: shortTries, signal: this.signal };
+    try {
+      await retry(effort, async (options) => {
+        const sent = clock.now();
+        this.#keeping?.renewed(sent, await this.renew(options));
+        if (this.leftMs <= 0) throw new CallError(Code.UNAVAILABLE, "an answer came after the trusted end");
+      });
+      this.#scope.throwIfAborted();
+    } catch (error) {
+      if (!(error instanceof CallError && error.lost)) {
+        void this.abandon("its holder did not begin");
+        throw error;
+      }
+      this.lose(error.lost, error);
+    }
+    if (this.#isOpen) this.keep();
+    return this.#isOpen;
+  }
 
   /** @internal Whether its end has not begun. */
   get isOpen(): boolean {
@@ -153,14 +184,16 @@ export abstract class Hold {
     this.#keeper?.broke(error?.isDrain ?? false);
   }
 
-  /** @internal A call that was sent then has renewed it. */
-  protected renewed(sent: number, measured: Measured): void {
-    this.#keeping?.renewed(sent, measured);
+  /** @internal `value`: what its handler returned all the same. */
+  protected throwIfLost(value?: unknown): void {
+    if (this.#lostReason) throw this.lossError(this.#lostReason, this.#lossCause, value);
   }
 
   /** @internal */
   protected lose(reason: LostReason, cause?: CallError): void {
-    if (this.#keeper && this.#isOpen) this.#keeper.lose(reason, cause);
+    if (!this.isKept) {
+      if (this.#isOpen) this.drop(); // its holder did not get it
+    } else if (this.#isOpen) this.#keeper?.lose(reason, cause);
     else this.#lose(reason, cause);
   }
 
@@ -190,7 +223,7 @@ export abstract class Hold {
     this.#isOpen = false;
   }
 
-  /** @internal It was never entered: it is asked for again, in the same scope. */
+  /** @internal It is not held any more. The scope stays, such as for the next request. */
   drop(): void {
     this.#stopKeeping();
     this.cancelStream();

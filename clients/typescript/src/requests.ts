@@ -1,6 +1,7 @@
 import { randomUUID } from "node:crypto";
 import { create } from "@bufbuild/protobuf";
 import type { Cancellation } from "./cancellation.js";
+import { decodeOrError } from "./codec.js";
 import type { Core } from "./core.js";
 import type { Delivery, Session } from "./delivery.js";
 import { Busy, Duplicate, GaveUp, InProgress } from "./errors.js";
@@ -24,7 +25,7 @@ import {
 } from "./gen/oncegate/v1/turn_service_pb.js";
 import { Lease } from "./lease.js";
 import type { Answer, Request } from "./opening.js";
-import type { Settings } from "./options.js";
+import type { Settings, TurnSettings } from "./options.js";
 import { fromDuration, toDuration } from "./time.js";
 import type { Receiver, Stream } from "./transport.js";
 import { Turn } from "./turn.js";
@@ -44,11 +45,17 @@ export interface Consumers {
 export class TurnRequest implements Request<RunTurnRequest, RunTurnResponse, WireTurn, Turn> {
   readonly #core: Core;
   readonly #delivery: Delivery;
-  readonly #settings: Settings;
+  readonly #settings: TurnSettings;
   readonly #scope: Cancellation;
   readonly #begin;
 
-  constructor(core: Core, consumers: Consumers, delivery: Delivery, settings: Settings, scope: Cancellation) {
+  constructor(
+    core: Core,
+    consumers: Consumers,
+    delivery: Delivery,
+    settings: TurnSettings,
+    scope: Cancellation,
+  ) {
     this.#core = core;
     this.#delivery = delivery;
     this.#settings = settings;
@@ -110,13 +117,17 @@ export class TurnRequest implements Request<RunTurnRequest, RunTurnResponse, Wir
     this.#core.notify((hooks) => hooks.onQueued?.(position));
   }
 
+  /** The outcome of an event that has been handled, also if its result cannot be decoded. */
   #duplicate({ event, result, resultType }: TurnDuplicate): Duplicate {
     const outcome = event && outcomeName(event.outcome);
-    return new Duplicate(
-      outcome === "SUCCEEDED" ? this.#settings.codec.decode(result, resultType) : undefined,
-      outcome === "SUCCEEDED" || outcome === "REJECTED" ? outcome : undefined,
-      event?.detail ?? "",
-    );
+    const detail = event?.detail ?? "";
+    if (outcome !== "SUCCEEDED") {
+      return new Duplicate(undefined, outcome === "REJECTED" ? outcome : undefined, detail);
+    }
+    const decoded = decodeOrError(this.#settings.codec, result, resultType);
+    return "error" in decoded
+      ? new Duplicate(undefined, outcome, detail, { cause: decoded.error })
+      : new Duplicate(decoded.result, outcome, detail);
   }
 }
 

@@ -8,6 +8,7 @@ from dataclasses import KW_ONLY, dataclass, field
 from typing import Any, Literal, TypeAlias, TypedDict, cast
 
 from oncegate._clock import Time, seconds
+from oncegate._codec import to_json
 from oncegate.v1 import delivery_pb2, event_pb2, session_pb2
 
 Scope: TypeAlias = Literal["thread", "channel", "user"]
@@ -190,7 +191,7 @@ def _bytes(body: Any) -> bytes:
         return body.encode()
     if not isinstance(body, Mapping) and hasattr(body, "to_dict"):
         body = body.to_dict()
-    return json.dumps(body, separators=(",", ":"), default=str).encode()
+    return to_json(body, default=str)
 
 
 def _cut(body: bytes) -> bytes:
@@ -198,7 +199,7 @@ def _cut(body: bytes) -> bytes:
     if len(body) <= LARGE:
         return body
     try:
-        return json.dumps(_shortened(json.loads(body)), separators=(",", ":")).encode()
+        return to_json(_shortened(json.loads(body)))
     except (ValueError, RecursionError):
         return body  # not JSON
 

@@ -28,7 +28,7 @@ LEAVING = 5.0
 """How long a fork waits for calls that run and for gRPC's thread."""
 
 CLEANING = 0.05
-"""What gRPC's core needs to clean up in the background. A fork that interrupts it may not return."""
+"""Time for gRPC's core to clean up in the background. A fork that interrupts it may not return."""
 
 
 def _without_calls(flow: Coroutine[Any, Any, T]) -> T:
@@ -74,9 +74,12 @@ class LoopThread:
                 future.cancel()
             raise
 
+    def end(self) -> None:
+        """Ends the turns and leases, and closes the channels."""
+        self.run(self.io.close(), to_its_end=True)
+
     def close(self) -> None:
-        """Ends the turns and leases, closes the channels, and ends the thread."""
-        self.run(self.io.close())
+        """Ends the thread, after `end`."""
         with self._lock:
             self._is_closed = True
         asyncio.run_coroutine_threadsafe(self._leave(), self._loop).result()
@@ -85,7 +88,7 @@ class LoopThread:
         self._loop.close()
 
     async def _leave(self) -> None:
-        """What still runs has no channel, and ends by itself."""
+        """Flows that still run have no channel, and end by themselves."""
         waiting = asyncio.all_tasks() - {asyncio.current_task()}
         if waiting:
             await asyncio.wait(waiting, timeout=CLOSING)

@@ -1,4 +1,4 @@
-"""What the turns of a `Gate` share: its event loop. Made anew after a fork."""
+"""The state that the turns of a `Gate` share: its event loop. Made anew after a fork."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from oncegate._options import Options
 
 _ABANDONED: list[object] = []
-"""What belongs to the process that forked this one: gRPC must not clean it up here."""
+"""Objects of the process that forked this one: gRPC must not clean them up here."""
 
 
 class SyncRuntime:
@@ -76,6 +76,11 @@ class SyncRuntime:
         """Ends the turns that run, and closes the channels."""
         with self._lock:
             self._closed = True
+            loop = self._loop
+        if loop is None:
+            return
+        loop.end()  # raises in a hook, and on Ctrl-C: then the next close() goes on
+        with self._lock:
             loop, self._loop = self._loop, None
         if loop is not None:
             loop.close()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+import json
 from typing import Any, Unpack
 
 from oncegate._delivery import Delivery, DeliveryOptions, read_by_server
@@ -17,7 +17,13 @@ def delivery(body: Any, *, each_use: bool = False, **options: Unpack[DeliveryOpt
 
     Slack redelivers events that were not acknowledged. It does not redeliver interactions and commands.
     """
-    delivery = read_by_server(PLATFORM_SLACK, body, options, each_use=each_use)
-    payload = delivery.payload
-    redelivers = payload is not None and b'"event_callback"' in payload.body
-    return replace(delivery, redelivers=redelivers)
+    return read_by_server(PLATFORM_SLACK, body, options, each_use=each_use, redelivers=_is_event(body))
+
+
+def _is_event(body: Any) -> bool:
+    try:
+        read = json.loads(body) if isinstance(body, str | bytes | bytearray) else body
+    except ValueError:
+        return False  # a form
+    payload = read.get("payload", read)  # of a frame
+    return bool(payload.get("type") == "event_callback")

@@ -10,7 +10,7 @@ from google.protobuf.duration_pb2 import Duration
 
 from oncegate._clock import duration
 from oncegate._codec import JsonCodec
-from oncegate._kept import Terms
+from oncegate._hold import Terms
 from oncegate._turn_flow import TurnFlow
 from oncegate._wire import Failure
 from oncegate.v1 import event_pb2 as events
@@ -58,6 +58,9 @@ class FakeStream:
     async def write(self, message: Any, until: float) -> None:
         self.written.append(message)
 
+    def withdraw(self) -> None:
+        pass
+
     def cancel(self) -> None:
         self.cancelled = True
 
@@ -91,7 +94,7 @@ class FakeIo:
             raise answer
         return answer
 
-    async def open(self, method: Any, request: Any, until: float, *, more: bool) -> Any:
+    async def open(self, method: Any, request: Any, *, more: bool) -> Any:
         copy = type(request)()
         copy.CopyFrom(request)
         self.opened.append(copy)

@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import signal
+import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from typing import cast
 
 import pytest
 
 from oncegate import AsyncGate, Delivery, Gate, Hooks, OutcomeUnknown, TurnLost
+from oncegate._aio_stream import AioStream
 from oncegate._errors import Closed
+from oncegate._lease_flow import LeaseFlow
+from oncegate._loop_thread import LoopThread
 from oncegate.testing import Server
 
 
@@ -196,3 +202,190 @@ def test_a_hook_that_calls_its_blocking_gate_does_not_hang(server: Server) -> No
         pass
     gate.close()
     assert "hook" in raised[0]
+
+
+@pytest.fixture
+def silent() -> Iterator[str]:
+    """The address of a server that accepts connections, and says nothing."""
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        yield f"127.0.0.1:{listening.getsockname()[1]}"
+
+
+async def connecting(gate: AsyncGate) -> AioStream:
+    """The stream whose request waits for the connection."""
+    while True:
+        for io in gate._runtime._ios.values():
+            for stream in io._open:
+                if stream._writing is not None:
+                    return cast("AioStream", stream)
+        await asyncio.sleep(0)
+
+
+async def begin(gate: AsyncGate) -> None:
+    async with gate.turn(event("begins", "begins"), wait=60, patience=600):
+        raise AssertionError("the body ran")
+
+
+@pytest.mark.parametrize("close", [AsyncGate.close, lambda gate: gate.drain(0)])
+async def test_a_begin_that_connects_ends_with_its_gate(
+    silent: str, close: Callable[[AsyncGate], Awaitable[None]]
+) -> None:
+    gate = AsyncGate(silent)
+    task = asyncio.create_task(begin(gate))
+    await connecting(gate)
+    async with asyncio.timeout(30):
+        await close(gate)
+        with pytest.raises(Closed):
+            await task
+
+
+async def test_a_cancelled_begin_that_connects_leaves_no_call(server: Server) -> None:
+    server.mute()
+    gate = AsyncGate(server.address)
+    task = asyncio.create_task(begin(gate))
+    call = (await connecting(gate))._call
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert call.cancelled()
+    server.unmute()
+    await gate.close()
+
+
+async def test_a_lease_that_is_confirmed_while_its_gate_closes_is_free_at_once(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    renewed, go_on = asyncio.Event(), asyncio.Event()
+    renew = LeaseFlow._renew
+
+    async def slow(flow: LeaseFlow, until: float) -> None:
+        await renew(flow, until)
+        renewed.set()
+        await go_on.wait()
+
+    async def hold() -> None:
+        async with gate.lease("T1", "late"):
+            raise AssertionError("the body ran")
+
+    gate = AsyncGate(server.address)
+    with monkeypatch.context() as patch:
+        patch.setattr(LeaseFlow, "_renew", slow)
+        task = asyncio.create_task(hold())
+        await renewed.wait()
+        closing = asyncio.create_task(gate.close())
+        await asyncio.sleep(0.1)  # close() waits for it
+        assert not closing.done()
+        go_on.set()
+        await closing
+        with pytest.raises(Closed):
+            await task
+    async with AsyncGate(server.address) as other, other.lease("T1", "late", wait=0) as lease:
+        assert lease.held
+
+
+def test_a_scope_that_is_left_while_the_thread_ends_keeps_its_value(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    leaving, left = threading.Event(), threading.Event()
+    leave = LoopThread._leave
+
+    async def slow(loop: LoopThread) -> None:
+        leaving.set()
+        await asyncio.to_thread(left.wait, 30)
+        await leave(loop)
+
+    def handler() -> None:
+        try:
+            with gate.turn(event("late")) as turn:
+                turn.result = 5
+                entered.set()
+                assert leaving.wait(30)
+        finally:
+            left.set()
+
+    monkeypatch.setattr(LoopThread, "_leave", slow)
+    gate = Gate(server.address)
+    entered = threading.Event()
+    with ThreadPoolExecutor() as threads:
+        task = threads.submit(handler)
+        assert entered.wait(30)
+        gate.close()
+        lost = task.exception(30)
+    assert isinstance(lost, TurnLost)
+    assert (lost.reason, lost.value) == ("CLOSED", 5)
+
+
+def test_a_hook_that_closes_its_blocking_gate_leaves_it_to_the_next_close(server: Server) -> None:
+    class Closes(Hooks):
+        def on_begin(self, delivery: Delivery) -> None:
+            with pytest.raises(RuntimeError, match="hook"):
+                gate.close()
+            refused.set()
+
+    refused = threading.Event()
+    gate = Gate(server.address, hooks=Closes())
+    with pytest.raises(TurnLost), gate.turn(event("hook", "hook")):
+        assert refused.is_set()
+        gate.close()
+    assert not server.turns()
+    assert all(thread.name != "oncegate" for thread in threading.enumerate())
+
+
+def test_an_interrupted_close_goes_on_with_the_next_one(server: Server) -> None:
+    class Stop(BaseException):
+        pass
+
+    class Interrupts(Hooks):
+        def on_lost(self, reason: str) -> None:
+            main = threading.main_thread().ident
+            assert main is not None
+            signal.pthread_kill(main, signal.SIGALRM)
+            interrupted.wait(30)
+
+    def stop(*_: object) -> None:
+        interrupted.set()
+        raise Stop
+
+    interrupted = threading.Event()
+    before = signal.signal(signal.SIGALRM, stop)
+    gate = Gate(server.address, hooks=Interrupts())
+    with pytest.raises(TurnLost), gate.turn(event("stop", "stop")):
+        with pytest.raises(Stop):
+            gate.close()
+        gate.close()
+    signal.signal(signal.SIGALRM, before)
+    assert not server.turns()
+    assert all(thread.name != "oncegate" for thread in threading.enumerate())
+
+
+async def test_a_turn_that_is_granted_while_its_gate_closes_is_free_at_once(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    granted, withdrawn = asyncio.Event(), asyncio.Event()
+    read, withdraw = AioStream.read, AioStream.withdraw
+
+    async def at_the_grant(stream: AioStream, until: float) -> object:
+        if stream._first is None:
+            return await read(stream, until)
+        first, stream._first = stream._first, None
+        await stream.write(first, until)
+        while not await asyncio.to_thread(server.turns):
+            pass
+        granted.set()
+        await withdrawn.wait()
+        return await read(stream, until)
+
+    def withdraws(stream: AioStream) -> None:
+        withdraw(stream)
+        withdrawn.set()
+
+    gate = AsyncGate(server.address)
+    with monkeypatch.context() as patch:
+        patch.setattr(AioStream, "read", at_the_grant)
+        patch.setattr(AioStream, "withdraw", withdraws)
+        task = asyncio.create_task(begin(gate))
+        await granted.wait()
+        await gate.close()
+        with pytest.raises(Closed):
+            await task
+    assert not server.turns()

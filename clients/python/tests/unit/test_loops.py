@@ -1,0 +1,112 @@
+"""An `AsyncGate` in several event loops; against a real server."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+
+from oncegate import AsyncGate, Delivery, Gate, TurnLost
+from oncegate.testing import Server
+
+EVENT = Delivery("T1", "event", session="session")
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    with Server() as running:
+        yield running
+
+
+async def hold(gate: AsyncGate, name: str, entered: threading.Event) -> None:
+    async with gate.turn(Delivery("T1", name, session=name)):
+        entered.set()
+        await asyncio.sleep(60)
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(30):
+        while not condition():  # noqa: ASYNC110 - no event reports it
+            await asyncio.sleep(0.01)
+
+
+def test_the_end_of_an_event_loop_fails_its_turns_after_their_cleanup(server: Server) -> None:
+    gate = AsyncGate(server.address)
+    tasks: list[asyncio.Task[None]] = []
+    cleaned_up = False
+
+    async def handler() -> None:
+        nonlocal cleaned_up
+        async with gate.turn(EVENT):
+            entered.set()
+            try:
+                await asyncio.sleep(60)
+            finally:
+                await gate.seen(EVENT)
+                cleaned_up = True
+
+    async def main() -> None:
+        tasks.append(asyncio.create_task(handler()))
+        await asyncio.to_thread(entered.wait, 30)
+
+    entered = threading.Event()
+    asyncio.run(main())
+    assert tasks[0].cancelled()
+    assert cleaned_up
+    with Gate(server.address) as other, other.turn(EVENT) as turn:
+        assert turn.attempt == 2
+
+
+async def test_a_keeper_that_was_cancelled_carries_the_turn_on(server: Server) -> None:
+    async with AsyncGate(server.address, ttl=2) as gate:
+        async with gate.turn(EVENT) as turn:
+            await gate.seen(EVENT)  # meanwhile its keeper reads the stream
+            for task in asyncio.all_tasks() - {asyncio.current_task()}:
+                task.cancel()
+            await until(lambda: turn.kept_by == "renew")
+            end = turn._flow.trusted_end
+            await until(lambda: turn._flow.trusted_end > end)
+            turn.check()
+
+
+async def test_a_drain_ends_turns_although_another_loop_has_been_closed(server: Server) -> None:
+    gate = AsyncGate(server.address)
+    entered = threading.Event()
+    task = asyncio.create_task(hold(gate, "here", entered))
+    await asyncio.to_thread(entered.wait, 30)
+    await asyncio.to_thread(asyncio.run, gate.mark(Delivery("T1", "there")))
+    await gate.drain(0)
+    with pytest.raises(TurnLost):
+        await task
+    assert not server.turns()
+
+
+async def test_a_drain_ends_the_turns_of_other_loops(server: Server) -> None:
+    gate = AsyncGate(server.address)
+    entered = threading.Event()
+    with ThreadPoolExecutor() as threads:
+        task = threads.submit(asyncio.run, hold(gate, "there", entered))
+        await asyncio.to_thread(entered.wait, 30)
+        await gate.drain(0)
+        assert isinstance(await asyncio.to_thread(task.exception, 30), TurnLost)
+    assert not server.turns()
+
+
+async def test_loops_come_and_go_while_a_gate_looks_at_them() -> None:
+    class Closed:
+        """Another thread forgets it too."""
+
+        def is_closed(self) -> bool:
+            ios.pop(self, None)
+            return True
+
+    gate = AsyncGate()
+    ios: dict[Any, Any] = gate._runtime._ios
+    ios.update({Closed(): None, Closed(): None})
+    assert gate._runtime.io() in ios.values()
+    assert len(ios) == 1
+    await gate.close()
