@@ -4,12 +4,13 @@ use std::{ops::RangeInclusive, time::Duration};
 
 use oncegate::{
     domain::{
-        Acquire, Begin, Delivered, Enqueue, EventKey, Interruption, Labels, Mark, Prolong, Release,
-        RequestId, SessionKey, StreamId, Ttl, TurnId,
+        Acquire, Begin, Delivered, Enqueue, EventKey, Interruption, Labels, Mark, PayloadDigest,
+        Prolong, Release, RequestId, SessionKey, StreamId, Ttl, TurnId,
         limits::{CLAIM_MEMORY, CLAIM_TTL, EVENT_TTL, LEASE_TTL},
     },
     store::{Age, Kind, Scope, Sweep},
 };
+use uuid::Uuid;
 
 use super::{
     Ground,
@@ -210,4 +211,18 @@ async fn attempts_are_counted_for_a_day_after_the_latest_renewal() {
     let micro = Duration::from_micros(1);
     come_to(after(CLAIM_MEMORY.checked_sub(micro).unwrap()), "by: Nobody(1)").await;
     come_to(after(CLAIM_MEMORY), "attempt: 1").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_request_with_another_payload_takes_a_place_of_its_own() {
+    let payload = |number: u128| Some(PayloadDigest::from_uuid(Uuid::from_u128(number)));
+    let wait = |number, digest| {
+        let acquire = Acquire { digest, ..acquire(request((1, 0)), None) };
+        Op::Enqueue(vec![Enqueue { acquire, lease: lease((number, 0)), takes_over: true }])
+    };
+    let placed = vec![take(), wait(1, payload(1))];
+    come_to([placed.clone(), vec![wait(2, payload(1))]].concat(), "took over").await;
+    for digest in [payload(2), None] {
+        come_to([placed.clone(), vec![wait(2, digest)]].concat(), "waits, place 1").await;
+    }
 }

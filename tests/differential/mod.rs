@@ -28,7 +28,7 @@ use side::Side;
 use steps::{Of, Op, Step, names};
 
 /// Each is a sequence of its own.
-const SEEDS: RangeInclusive<u64> = 1..=12;
+const SEEDS: RangeInclusive<u64> = 1..=20;
 /// Names other seeds, as in `400-900`.
 const OTHER_SEEDS: &str = "ONCEGATE_TEST_SEEDS";
 /// How long a sequence is.
