@@ -277,6 +277,9 @@ impl Dice {
         let mut places = Vec::new();
         for key in self.some_sessions() {
             if let Some(grant) = self.lease_of(granted, &key) {
+                // A statement whose answer is lost is run again at once, before its server can
+                // leave the place: PostgreSQL would find it without its session as well.
+                self.places.retain(|place| place.lease != lease(grant));
                 places.push(Of(grant, key));
             }
         }
