@@ -40,7 +40,8 @@ fn ttl(span: Duration) -> Ttl {
 /// An event, which every third time has another name beside its own.
 pub fn event(number: u64) -> Delivered {
     let key = |name: &str| EventKey::given(id("T".into()), id(format!("{name}{number}")));
-    let aliases = if number % 3 == 0 { vec![format!("alias{number}")] } else { Vec::new() };
+    let aliases =
+        if number.is_multiple_of(3) { vec![format!("alias{number}")] } else { Vec::new() };
     Delivered::new(key("event"), aliases, None, None)
 }
 
@@ -48,8 +49,10 @@ pub fn event(number: u64) -> Delivered {
 fn delivered(number: u64, chance: &mut Chance) -> Delivered {
     let key = EventKey::given(id("T".into()), id(format!("alias{number}")));
     match chance.below(3) {
-        0 if number % 3 == 0 => Delivered::new(key, vec![format!("event{number}")], None, None),
-        1 if number % 3 == 0 => Delivered::new(key, Vec::new(), None, None),
+        0 if number.is_multiple_of(3) => {
+            Delivered::new(key, vec![format!("event{number}")], None, None)
+        }
+        1 if number.is_multiple_of(3) => Delivered::new(key, Vec::new(), None, None),
         _ => event(number),
     }
 }
@@ -302,7 +305,7 @@ impl Bot {
         let number = self.chance.below(EVENTS);
         let event = delivered(number, &mut self.chance);
         let given = self.request();
-        let on = (!self.chance.one_in(4)).then(|| number % SESSIONS);
+        let on = (!self.chance.one_in(4)).then_some(number % SESSIONS);
         let claim_ttl = ttl(self.chance.millis(3_000, 15_000));
         let acquire = on.map(|on| {
             let key = session(on);
@@ -398,11 +401,10 @@ impl Bot {
                     let grant = self.granted(number, on, &turn, sent);
                     return self.keep_turn(number, &begin, turn, grant).await;
                 }
-                Ok(Ok(_)) => return,
                 Ok(Err(SessionError::Call(_))) | Err(_) => {
-                    sleep(self.chance.millis(10, 1_000)).await
+                    sleep(self.chance.millis(10, 1_000)).await;
                 }
-                Ok(Err(_)) => return,
+                Ok(_) => return,
             }
         }
     }
@@ -582,7 +584,7 @@ impl Bot {
             }
         };
         // Not cut short: then it would not be known when it is over.
-        let is_over = timeout(Duration::from_secs(60), done).await.is_ok();
+        let is_over = timeout(Duration::from_mins(1), done).await.is_ok();
         self.note(|| format!("operates {kind} on {what:?}: {is_over}"));
         if kind != 5 && is_over {
             all(super::checker::Checker::disturbed);

@@ -125,7 +125,9 @@ impl Checker {
             let surplus = log.grants.len().saturating_sub(COMPARED);
             log.grants.drain(..surplus);
         }
-        broken.into_iter().for_each(|text| self.violated(format!("{what}: {text}")));
+        for text in broken {
+            self.violated(format!("{what}: {text}"));
+        }
         self.is_alone(what, told.id);
     }
 
@@ -147,7 +149,7 @@ impl Checker {
         }
         let other = log.grants.iter().find(|held| held.id != id && held.is_trusted(now));
         if let Some(other) = other {
-            let text = format!("{what}: held by two at once: {:?} and {:?}", own, other);
+            let text = format!("{what}: held by two at once: {own:?} and {other:?}");
             self.violated(text);
         }
     }

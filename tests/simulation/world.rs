@@ -35,7 +35,7 @@ use super::{
 const BEGIN: i64 = 1_800_000_000_000_000;
 /// How long things go wrong, and then do not.
 const STORM: Duration = Duration::from_secs(90);
-const CALM: Duration = Duration::from_secs(60);
+const CALM: Duration = Duration::from_mins(1);
 /// How long it takes until all is well again: longer than any lease or claim runs.
 const SETTLE: Duration = Duration::from_secs(30);
 /// The longest that a free session may have somebody who waits for it.
@@ -68,9 +68,9 @@ impl World {
         let store = SimStore::new(self.memory.replica(Ids::seeded(seed)), Arc::clone(&link));
         let (stop, metrics) = (CancellationToken::new(), Metrics::new());
         let runtimes = [Handle::current()];
-        let max_hold = Duration::from_secs(3_600);
+        let max_hold = Duration::from_hours(1);
         let bounds = Bounds { writers: 2, capacity: 1_000, waiters: 1_000, max_hold };
-        let known = Known::new(1_000, Duration::from_secs(60), store.invalidations()).unwrap();
+        let known = Known::new(1_000, Duration::from_mins(1), store.invalidations()).unwrap();
         let dedup = Dedup::start(&store, &runtimes, 2, 1_000, Some(known), &metrics);
         let sessions = Sessions::start(&store, &runtimes, bounds, &stop, &metrics);
         let turns = Turns::start(&store, &runtimes, &sessions, bounds, &metrics);
