@@ -69,7 +69,7 @@ pub(super) const PUT: &str = put!("REPLACE");
 /// Where there is no row.
 pub(super) const ADD: &str = put!("INSERT OR IGNORE");
 
-/// Under those of the names, [16], whose row has the version [15].
+/// Under those of the names, at 16, whose row has the version at 15.
 pub(super) const UPDATE: &str = "
 REPLACE INTO processed_events (version, processed_at, expires_at, claimed_until, attempt, holder,
     result, result_type, repeated, resumed_by, rejected_at, detail, uncounted, interrupted,
