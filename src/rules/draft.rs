@@ -194,11 +194,11 @@ impl<'a> Draft<'a> {
             event.version = self.ids.version();
         }
         let (team, names) = (team.to_owned(), was.names.clone());
-        let update = EventUpdate { team, was: was.version, names, event };
+        let update = EventUpdate { team, was: was.version, request: was.request, names, event };
         for name in &update.names {
             let key = EventKey { team: update.team.clone(), event: name.clone() };
             if let Some(Drafted { now, .. }) = self.events.get_mut(&key)
-                && let Some(row) = now.as_ref().filter(|row| row.version == was.version)
+                && let Some(row) = now.as_ref().filter(|row| update.is_of(row))
             {
                 *now = update.event_under(row.digest);
             }
@@ -262,13 +262,15 @@ impl<'a> Draft<'a> {
         }
         for (key, Drafted { read, now }) in self.events {
             let was = read.as_ref().map(|event| event.version);
+            let request = read.and_then(|event| event.request);
             match (was, now) {
                 (was, Some(event)) if was != Some(event.version) => {
                     writes.puts.push((key.clone(), event));
                 }
                 (Some(was), None) => {
                     let EventKey { team, event } = key.clone();
-                    writes.updates.push(EventUpdate { team, was, names: vec![event], event: None });
+                    let names = vec![event];
+                    writes.updates.push(EventUpdate { team, was, request, names, event: None });
                 }
                 _ => {}
             }

@@ -137,16 +137,16 @@ impl World {
             return false;
         }
         self.floor = self.floor.max(plan.writes.floor.unwrap_or_default());
-        for EventUpdate { team, was, names, event } in plan.writes.updates {
-            for name in names {
-                let key = EventKey { team: team.clone(), event: name };
+        for update in plan.writes.updates {
+            for name in &update.names {
+                let key = EventKey { team: update.team.clone(), event: name.clone() };
                 let is_put = plan.writes.puts.iter().any(|(put, _)| *put == key);
                 assert!(!is_put, "{key:?} is written twice");
-                let Some(row) = self.events.get(&key).filter(|row| row.version == was) else {
+                let Some(row) = self.events.get(&key).filter(|row| update.is_of(row)) else {
                     continue;
                 };
                 let digest = row.digest;
-                match &event {
+                match &update.event {
                     Some(event) => self.events.insert(key, Event { digest, ..event.clone() }),
                     None => self.events.remove(&key),
                 };

@@ -21,8 +21,8 @@ use super::{
 use crate::{
     domain::{EventKey, FencingToken, LeaseId, SessionKey, Timestamp},
     rules::{
-        Change, Event, EventUpdate, Ids, Notice, Plan, Session, SessionWrite, Snapshot, State,
-        Waiter, Wanted, Writes,
+        Change, Event, Ids, Notice, Plan, Session, SessionWrite, Snapshot, State, Waiter, Wanted,
+        Writes,
     },
 };
 
@@ -264,24 +264,24 @@ impl RecordSet {
     fn write(&mut self, writes: Writes, replica: u64, now: Timestamp) -> Vec<(LeaseId, i64)> {
         let Writes { sessions, updates, puts, floor } = writes;
         self.floor = self.floor.max(floor.unwrap_or(self.floor));
-        for EventUpdate { team, was, names, event } in updates {
-            for name in names {
-                let key = EventKey { team: team.clone(), event: name };
-                match (self.events.get_mut(&key), &event) {
-                    (Some(row), Some(event)) if row.version == was => {
-                        *row = Event { digest: row.digest, ..event.clone() };
-                    }
-                    (Some(row), None) if row.version == was => {
-                        self.events.remove(&key);
-                    }
-                    _ => {}
+        for update in updates {
+            for name in &update.names {
+                let key = EventKey { team: update.team.clone(), event: name.clone() };
+                let Some(row) = self.events.get_mut(&key).filter(|row| update.is_of(row)) else {
+                    continue;
+                };
+                if let Some(event) = update.event_under(row.digest) {
+                    *row = event;
+                } else {
+                    self.events.remove(&key);
                 }
             }
         }
         self.events.extend(puts);
         let mut tickets = Vec::new();
         for write in sessions {
-            if !write.add.is_empty() {
+            let takes_over = write.change.iter().any(|waiter| waiter.left_at.is_none());
+            if !write.add.is_empty() || takes_over {
                 self.present.insert(replica, now.plus(PRESENCE));
             }
             self.write_session(write, replica, &mut tickets);

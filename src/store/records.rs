@@ -56,57 +56,92 @@ pub enum Applied {
 pub(super) async fn execute<S: Records, O: Operation + Sync>(
     store: &mut S,
     ops: &[O],
-) -> Result<Vec<Verdict<(O::Answer, Vec<(LeaseId, i64)>)>>, StoreError>
+) -> Result<Verdicts<O>, StoreError>
 where
     O::Answer: Send,
 {
-    let mut answers: Vec<_> = ops.iter().map(|_| Verdict::Again).collect();
+    let mut answers: Verdicts<O> = ops.iter().map(|_| Verdict::Again).collect();
     let mut open: Vec<usize> = (0..ops.len()).collect();
     for round in 0..ROUNDS {
         let is_assumed = round == 0 && ops.iter().all(Operation::is_usually_new);
-        let snapshot = if let Some(now) = store.known_time().filter(|_| is_assumed) {
-            Snapshot::empty(now)
-        } else {
-            let mut wanted = Wanted::default();
-            for &place in &open {
-                ops[place].wants(&mut wanted);
+        match decide_once(store, ops, &open, is_assumed, &mut answers).await {
+            Ok(conflicts) => open = conflicts,
+            Err(error) if answers.iter().all(|verdict| matches!(verdict, Verdict::Again)) => {
+                return Err(error);
             }
-            store.read(&wanted).await?
-        };
-        let mut conflicts = Vec::new();
-        let (mut plans, mut decided) = (Vec::new(), Vec::new());
-        for group in groups(ops, &open) {
-            let (plan, of_group) =
-                decide(&snapshot, store.ids(), ops, &group).map_err(StoreError::fault)?;
-            if plan.is_empty() {
-                for (place, answer) in of_group {
-                    answers[place] = Verdict::Decided((answer, Vec::new()));
-                }
-            } else {
-                plans.push(plan);
-                decided.push(of_group);
-            }
-        }
-        if !plans.is_empty() {
-            for (of_group, applied) in decided.into_iter().zip(store.apply(plans).await?) {
-                for (place, answer) in of_group {
-                    match &applied {
-                        Applied::Written(tickets) => {
-                            answers[place] = Verdict::Decided((answer, tickets.clone()));
+            // What is decided has been committed: the others are asked again, unless they may
+            // have been.
+            Err(error) => {
+                if let StoreError::OutcomeUnknown(_) = error {
+                    for answer in &mut answers {
+                        if let Verdict::Again = answer {
+                            *answer = Verdict::Unknown;
                         }
-                        Applied::Conflict => conflicts.push(place),
                     }
                 }
+                break;
             }
         }
-        if conflicts.is_empty() {
+        if open.is_empty() {
             break;
         }
-        conflicts.sort_unstable();
-        open = conflicts;
     }
     Ok(answers)
 }
+
+/// Decides those of `ops` that are `open`, without a look first if it is assumed that there is no
+/// record, and notes what they come to. Answers those whose plans conflict, in order.
+async fn decide_once<S: Records, O: Operation + Sync>(
+    store: &mut S,
+    ops: &[O],
+    open: &[usize],
+    is_assumed: bool,
+    answers: &mut Verdicts<O>,
+) -> Result<Vec<usize>, StoreError>
+where
+    O::Answer: Send,
+{
+    let snapshot = if let Some(now) = store.known_time().filter(|_| is_assumed) {
+        Snapshot::empty(now)
+    } else {
+        let mut wanted = Wanted::default();
+        for &place in open {
+            ops[place].wants(&mut wanted);
+        }
+        store.read(&wanted).await?
+    };
+    let mut conflicts = Vec::new();
+    let (mut plans, mut decided) = (Vec::new(), Vec::new());
+    for group in groups(ops, open) {
+        let (plan, of_group) =
+            decide(&snapshot, store.ids(), ops, &group).map_err(StoreError::fault)?;
+        if plan.is_empty() {
+            for (place, answer) in of_group {
+                answers[place] = Verdict::Decided((answer, Vec::new()));
+            }
+        } else {
+            plans.push(plan);
+            decided.push(of_group);
+        }
+    }
+    if !plans.is_empty() {
+        for (of_group, applied) in decided.into_iter().zip(store.apply(plans).await?) {
+            for (place, answer) in of_group {
+                match &applied {
+                    Applied::Written(tickets) => {
+                        answers[place] = Verdict::Decided((answer, tickets.clone()));
+                    }
+                    Applied::Conflict => conflicts.push(place),
+                }
+            }
+        }
+    }
+    conflicts.sort_unstable();
+    Ok(conflicts)
+}
+
+/// What the operations of a batch come to, in order, each with the tickets of its places.
+type Verdicts<O> = Vec<Verdict<(<O as Operation>::Answer, Vec<(LeaseId, i64)>)>>;
 
 /// What operations come to, each by its place in the batch.
 type Answers<O> = Vec<(usize, <O as Operation>::Answer)>;
@@ -186,3 +221,6 @@ where
     let answer = answers(store, &[op]).await?.pop();
     answer.ok_or_else(|| StoreError::fault("an operation has no answer"))
 }
+
+#[cfg(test)]
+mod tests;

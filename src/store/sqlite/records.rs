@@ -58,10 +58,10 @@ impl Handle {
         if let Some(added) = added {
             return self.add_events(&added).await;
         }
-        let clock = std::sync::Arc::clone(&self.marks);
         let mut writer = self.writer.lock().await;
         let mut batch = begin(&mut writer).await?;
-        let mut current = Current::of(&mut batch, &plans, clock.clock.now()).await?;
+        let now = self.now();
+        let mut current = Current::of(&mut batch, &plans, now).await?;
         let mut all = Writes::default();
         let mut applied = Vec::with_capacity(plans.len());
         for plan in plans {
