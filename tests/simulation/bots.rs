@@ -306,14 +306,16 @@ impl Bot {
         let event = delivered(number, &mut self.chance);
         let given = self.request();
         let on = (!self.chance.one_in(4)).then_some(number % SESSIONS);
-        let claim_ttl = ttl(self.chance.millis(3_000, 15_000));
+        let lease_ttl = self.chance.millis(3_000, 15_000);
+        // A claim may outlast its lease.
+        let claim_ttl = ttl(lease_ttl * if self.chance.one_in(3) { 2 } else { 1 });
         let acquire = on.map(|on| {
             let key = session(on);
             Acquire {
                 request: RequestId::for_turn(&key, &event.key, Some(&given)),
                 key,
                 holder: self.name.clone(),
-                ttl: claim_ttl,
+                ttl: ttl(lease_ttl),
                 epic: None,
                 labels: Labels::default(),
                 stream: None,
@@ -418,7 +420,7 @@ impl Bot {
             let prolong = Prolong {
                 turn: turn.id.clone(),
                 claim_ttl: begin.claim_ttl,
-                lease_ttl: begin.claim_ttl,
+                lease_ttl: begin.session.as_ref().map_or(begin.claim_ttl, |acquire| acquire.ttl),
                 stream: None,
                 interruption: None,
             };
@@ -434,6 +436,10 @@ impl Bot {
                     return self.gave_up(&grant);
                 }
             }
+        }
+        if self.chance.one_in(6) {
+            // It takes longer than it may.
+            sleep(self.chance.millis(3_000, 20_000)).await;
         }
         if self.chance.one_in(6) {
             // It crashes.
@@ -578,8 +584,8 @@ impl Bot {
                         Age::Expired
                     };
                     let scope = Scope { team: None, age, dry_run: false, elected: false };
-                    let until = std::time::Instant::now() + PATIENCE;
-                    drop(replica.cleanup.run(&scope, 1_000, until.into()).await);
+                    let until = Instant::now() + PATIENCE;
+                    drop(replica.cleanup.run(&scope, 1_000, until).await);
                 }
             }
         };

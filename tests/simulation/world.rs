@@ -6,11 +6,11 @@ use std::{
 };
 
 use oncegate::{
-    admin::Admin,
+    admin::{Admin, Author},
     cleanup::Cleanup,
     dedup::{Dedup, Known},
-    domain::{EventRow, LeaseId, Timestamp},
-    rules::{Ids, Session, Waiter, Wanted},
+    domain::{EventKey, LeaseId, Timestamp},
+    rules::{Ids, Session, State, Waiter, Wanted},
     session::{Bounds, Sessions},
     store::{Clock, ManualClock, Records as _, Store as _, Work, memory::Memory},
     telemetry::Metrics,
@@ -19,7 +19,7 @@ use oncegate::{
 use tokio::{
     runtime::Handle,
     task::JoinSet,
-    time::{Instant, sleep},
+    time::{Instant, sleep, timeout},
 };
 use tokio_util::sync::CancellationToken;
 
@@ -49,6 +49,8 @@ pub struct World {
     memory: Memory,
     history: Option<Mutex<Vec<String>>>,
     begun: Instant,
+    /// The latest that the clock showed before it was stepped back.
+    shown: Mutex<Timestamp>,
 }
 
 /// One replica of the server.
@@ -120,6 +122,18 @@ impl World {
         old.link.kill();
     }
 
+    /// An operator closes a session: what its tokens rise above is the floor from then on.
+    async fn close_session(&self, chance: &mut Chance) {
+        let (number, replica) = (chance.below(SESSIONS), self.replica(chance));
+        let what = format!("session {number}");
+        let author = Author { actor: "operator".to_owned(), reason: String::new() };
+        self.check(|checker| checker.disturbing(&what));
+        let close = replica.admin.close(session(number), author);
+        if timeout(Duration::from_secs(5), close).await.is_ok() {
+            self.check(|checker| checker.disturbed(&what));
+        }
+    }
+
     /// Something goes wrong every now and then.
     async fn go_wrong(&self, chance: &mut Chance) {
         sleep(chance.millis(2_000, 20_000)).await;
@@ -144,7 +158,11 @@ impl World {
             }
             _ => {
                 self.faults.count("clock stepped back");
+                self.close_session(chance).await;
                 self.check(Checker::stepped_back);
+                let mut shown = self.shown.lock().unwrap();
+                *shown = self.clock.now().max(*shown);
+                drop(shown);
                 let span = chance.millis(100, 4_000);
                 self.note(|| format!("the clock is stepped back by {span:?}"));
                 self.clock.set(self.clock.now().minus(span).as_micros());
@@ -154,33 +172,44 @@ impl World {
 
     /// What was acknowledged is there.
     async fn nothing_is_lost(&self) {
-        let replica = Arc::clone(&self.replicas.lock().unwrap()[0]);
+        let mut wanted = Wanted::default();
         for number in 0..EVENTS {
-            let what = format!("event {number}");
-            let until = self.checker.lock().unwrap().handled_until(&what);
-            let Some(until) = until.filter(|until| *until > self.clock.now().plus(STRANDED)) else {
-                continue;
-            };
-            let row = replica.dedup.look(event(number), false).await.unwrap();
-            let is_kept = matches!(row, Some((EventRow::Processed(_), _)));
-            let still = self.checker.lock().unwrap().handled_until(&what) == Some(until);
-            if !is_kept && still {
-                let text = format!("{what}: handled until {until:?}, but is lost: {row:?}");
-                self.check(|checker| checker.violations.push(text));
+            let event = event(number);
+            wanted.event(&event.key.team, event.names(), false);
+        }
+        for number in 0..SESSIONS {
+            wanted.session(&session(number));
+        }
+        // The records themselves, which no replica remembers otherwise, as they are now.
+        let snapshot = self.memory.connection(Work::Short).read(&wanted).await.unwrap();
+        let mut lost = Vec::new();
+        let checker = self.checker.lock().unwrap();
+        for number in 0..EVENTS {
+            let (what, event) = (format!("event {number}"), event(number));
+            let until = checker.handled_until(&what);
+            let is_kept = event.names().any(|name| {
+                let key = EventKey { team: event.key.team.clone(), event: name.to_owned() };
+                snapshot.events.get(&key).is_some_and(|event| {
+                    matches!(event.state, State::Handled(..)) && event.is_live(snapshot.now)
+                })
+            });
+            // It may have been swept while the clock was ahead.
+            let passed = snapshot.now.max(*self.shown.lock().unwrap());
+            if let Some(until) = until.filter(|until| *until > passed && !is_kept) {
+                lost.push(format!("{what}: handled until {until:?}, but is lost"));
             }
         }
         for number in 0..SESSIONS {
             let what = format!("session {number}");
-            let trusted = self.checker.lock().unwrap().trusted(&what);
-            let Some(GrantId::Lease(lease)) = trusted else { continue };
-            let row = replica.admin.session(session(number)).await.unwrap();
-            let is_kept = row.as_ref().is_some_and(|row| row.live && row.lease.id == lease);
-            let still = self.checker.lock().unwrap().trusted(&what) == trusted;
-            if !is_kept && still {
-                let text = format!("{what}: {lease:?} is held, but is lost: {row:?}");
-                self.check(|checker| checker.violations.push(text));
+            let latest =
+                snapshot.sessions.get(&session(number)).and_then(|found| found.latest.as_ref());
+            let Some(GrantId::Lease(lease)) = checker.trusted(&what) else { continue };
+            if !latest.is_some_and(|latest| latest.lease == lease && latest.is_live(snapshot.now)) {
+                lost.push(format!("{what}: {lease:?} is held, but is lost: {latest:?}"));
             }
         }
+        drop(checker);
+        self.check(|checker| checker.violations.extend(lost));
     }
 
     /// Watches the sessions until all is well again, and for a while after that.
@@ -295,6 +324,7 @@ pub async fn run(settings: Settings) -> Report {
         replicas: Mutex::default(),
         history: settings.keeps_history.then(Mutex::default),
         begun: Instant::now(),
+        shown: Mutex::new(Timestamp::from_micros(0)),
     });
     for _ in 0..settings.replicas {
         let replica = world.start_replica(chance.seed());
@@ -310,6 +340,7 @@ pub async fn run(settings: Settings) -> Report {
         let over = Instant::now() + STORM;
         while Instant::now() < over {
             world.go_wrong(&mut chance).await;
+            world.nothing_is_lost().await;
         }
         world.kill(&mut chance);
         world.faults.are_on.store(false, Ordering::Relaxed);
