@@ -144,8 +144,7 @@ impl<'a> Draft<'a> {
         }
     }
 
-    /// Reads an event under one of its names, which the decision then rests on. What an alias
-    /// was taken with is another delivery's payload.
+    /// Reads an event under one of its names, which the decision then rests on.
     pub fn event(&mut self, team: &str, name: &str) -> Option<Event> {
         let key = EventKey { team: team.to_owned(), event: name.to_owned() };
         if let Some(drafted) = self.events.get(&key) {
@@ -173,7 +172,8 @@ impl<'a> Draft<'a> {
         now
     }
 
-    /// Writes an event under all of its names, each of which was read.
+    /// Writes an event under all of its names, each of which was read; its digest under its own
+    /// name alone, since another delivery with that name as its own may have another payload.
     pub fn put_event(&mut self, team: &str, mut event: Event) {
         event.version = self.ids.version();
         for (place, name) in event.names.iter().enumerate() {
