@@ -17,8 +17,8 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 use uuid::Uuid;
 
 use super::{
-    Change, Draft, Event, EventUpdate, Ids, Latest, Notice, Operation, Plan, Session, Snapshot,
-    State, Version, Waiter, Wanted,
+    Change, Draft, Event, Ids, Latest, Notice, Operation, Plan, Session, Snapshot, State, Version,
+    Waiter, Wanted,
 };
 use crate::domain::{
     Acquire, Begin, Begun, Claim, Delivered, Detail, Ending, Enqueue, EventKey, FencingToken,
