@@ -37,7 +37,7 @@ export interface GateOptions {
   readonly shareSessions?: boolean | undefined;
   /** This process, as others see it. Default: consumer or program, host and process id. */
   readonly holder?: string | undefined;
-  /** How long a turn or lease stays with a holder that is not heard of. Default: 45 s. */
+  /** How long a turn or lease stays with a holder that is not heard of; a lease at most 15 min. Default: 45 s. */
   readonly ttl?: Time | undefined;
   /** How long a turn stays with a holder whose connection broke. Default: half the TTL, at least 5 s. */
   readonly grace?: Time | undefined;
