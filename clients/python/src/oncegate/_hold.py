@@ -158,9 +158,9 @@ class Hold(ABC):
                 self._sent + 0.5,
             )
             try:
-                self._stream = await self._open(max(0.0, wait_until - self._sent))
+                self._stream = stream = await self._open(max(0.0, wait_until - self._sent))
                 self._refuse_if_closed()
-                while not self._granted(await self._stream.read(silent_at)):
+                while not self._granted(await stream.read(silent_at)):
                     heard, outage = True, None
                     silent_at = self._io.now() + QUEUE_SILENCE
                 return
@@ -216,12 +216,14 @@ class Hold(ABC):
             raise
 
     def refuse(self) -> None:
-        """The gate is closed: if it has not begun, its beginning raises `Closed`."""
+        """The gate is closed: if it has not begun, its beginning raises `Closed`.
+
+        The server grants nothing to a cancelled stream. A grant that is on its way lasts for its grace.
+        """
         if not self.held:
             self._refused = True
             self._stopped.set()
-            if self._stream is not None:
-                self._stream.withdraw()
+            self._hang_up()
 
     def _refuse_if_closed(self) -> None:
         if self._refused:

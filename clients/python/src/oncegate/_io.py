@@ -57,10 +57,6 @@ class Stream(Protocol[S_contra, R_co]):
         """Sends a message. If it cannot be sent in time, the stream is cancelled."""
         ...
 
-    def withdraw(self) -> None:
-        """Takes the request back, and lets the server answer it if it has granted it already."""
-        ...
-
     def cancel(self) -> None:
         """Ends the stream."""
         ...

@@ -356,36 +356,3 @@ def test_an_interrupted_close_goes_on_with_the_next_one(server: Server) -> None:
     signal.signal(signal.SIGALRM, before)
     assert not server.turns()
     assert all(thread.name != "oncegate" for thread in threading.enumerate())
-
-
-async def test_a_turn_that_is_granted_while_its_gate_closes_is_free_at_once(
-    server: Server, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    granted, withdrawn = asyncio.Event(), asyncio.Event()
-    read, withdraw = AioStream.read, AioStream.withdraw
-
-    async def at_the_grant(stream: AioStream, until: float) -> object:
-        if stream._first is None:
-            return await read(stream, until)
-        first, stream._first = stream._first, None
-        await stream.write(first, until)
-        while not await asyncio.to_thread(server.turns):
-            pass
-        granted.set()
-        await withdrawn.wait()
-        return await read(stream, until)
-
-    def withdraws(stream: AioStream) -> None:
-        withdraw(stream)
-        withdrawn.set()
-
-    gate = AsyncGate(server.address)
-    with monkeypatch.context() as patch:
-        patch.setattr(AioStream, "read", at_the_grant)
-        patch.setattr(AioStream, "withdraw", withdraws)
-        task = asyncio.create_task(begin(gate))
-        await granted.wait()
-        await gate.close()
-        with pytest.raises(Closed):
-            await task
-    assert not server.turns()
