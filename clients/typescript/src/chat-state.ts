@@ -146,6 +146,7 @@ class GatedAdapter implements Omit<InnerState, "get" | "set">, GatedState {
       await this.#release(lock);
       return null;
     }
+    this.#drop(threadId); // its lease was freed by an operator
     const renew = () => void this.extendLock(lock, ttlMs).catch(() => {});
     const timer = this.#keep ? setInterval(renew, cutLease(ttlMs) / 3).unref() : undefined;
     this.#held.set(threadId, { lock, end, timer });

@@ -42,3 +42,12 @@ test("a lock that is kept is renewed in time, also if it is longer than any leas
   expect(renewed()).toEqual(["l1", "l1"]);
   await state.disconnect();
 });
+
+test("a lock whose lease was freed by an operator is renewed no more once its thread is locked again", async () => {
+  const { state, renewed } = await connect();
+  await state.acquireLock("t", 3 * minutes);
+  await state.acquireLock("t", 3 * minutes);
+  await vi.advanceTimersByTimeAsync(1 * minutes);
+  expect(renewed()).toEqual(["l2"]);
+  await state.disconnect();
+});
