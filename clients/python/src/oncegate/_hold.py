@@ -299,6 +299,9 @@ class Hold(ABC):
             except Failure as failure:
                 self.lose(failure.reason if failure.lost else "EXPIRED")
                 return
+            if self.left <= 0:  # before max_hold, the server grants less than the margin
+                self.lose("EXPIRED")
+                return
             # A turn that is longer than its lease has less of the TTL left.
             await self._stopped.wait(min(self.terms.ttl / 3, self.left / 2))
 

@@ -95,6 +95,15 @@ async def test_a_turn_that_is_longer_than_its_lease_is_renewed_before_the_lease_
     assert all(left > 0 for left in renewals)
 
 
+async def test_a_renewal_whose_trusted_end_has_passed_loses_the_turn() -> None:
+    io = FakeIo()
+    held = await begun(io, AWAY)
+    answers = [LOST, pb.RenewTurnResponse(turn=turn(remaining=TERMS.margin / 2))]
+    io.answer = lambda request: answers.pop()
+    await held.keep()
+    assert (held.lost_reason, len(io.calls)) == ("EXPIRED", 1)
+
+
 @pytest.mark.parametrize(("grace", "share"), [(15.0, 0.9), (8.0, 0.5)])
 async def test_silence_is_probed_early_if_the_server_would_renew_too_late(
     grace: float, share: float
