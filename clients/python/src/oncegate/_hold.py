@@ -207,9 +207,17 @@ class Hold(ABC):
         self.kept_by = "renew"
 
     async def _confirm(self) -> None:
-        """Renews before the body runs, within the patience."""
+        """Renews before the body runs, within the patience, until the trusted end lies ahead."""
+        until = self._io.now() + max(1.0, min(self.terms.ttl, self.terms.patience))
+        pause = pauses()
         try:
-            await self._renew(self._io.now() + max(1.0, min(self.terms.ttl, self.terms.patience)))
+            await self._renew(until)
+            while self.left <= 0:
+                if self._io.now() >= until:
+                    raise Failure("UNAVAILABLE", "renewals are answered after their trusted end")
+                await self._stopped.wait(next(pause))
+                self._refuse_if_closed()
+                await self._renew(until)
         except Failure as failure:
             if failure.lost:
                 raise self.lost_error(failure.reason) from failure.__cause__
