@@ -20,11 +20,12 @@ export type EndOutcome = "SUCCEEDED" | "FAILED" | "REJECTED" | "UNKNOWN" | "LOST
 
 /** Callbacks for metrics and logs. What one throws is a warning of the process. */
 export interface Hooks {
-  /** Not called for a turn that is unguarded; neither is `onEnd`. */
+  /** A turn was granted or adopted. Neither this nor `onEnd` is called for a turn that is unguarded. */
   onBegin?(turn: Turn): void;
   /** The caller waits for the session; 1 is next. */
   onQueued?(position: number): void;
   onLost?(reason: LostReason): void;
+  /** Not called for a turn that is detached: the gate that adopts it reports its end. */
   onEnd?(outcome: EndOutcome): void;
 }
 

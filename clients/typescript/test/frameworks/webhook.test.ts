@@ -380,5 +380,5 @@ test("a turn that has ended does not pass its check", async () => {
   const turn = await started.gate.begin({ team: "T1", event: "E1" });
   turn.check();
   await turn.succeed();
-  expect(() => turn.check()).toThrow("ENDED");
+  expect(() => turn.check()).toThrow("the turn has ended");
 });

@@ -76,7 +76,7 @@ describe("check, after the end", () => {
     const turn = await gate.begin(delivery);
     await turn.succeed();
     expect(() => turn.check()).toThrow(TurnLost);
-    expect(() => turn.check()).toThrow("ENDED");
+    expect(() => turn.check()).toThrow("the turn has ended; write before its end");
     expect(turn.lostReason).toBeUndefined();
   });
 
@@ -85,7 +85,7 @@ describe("check, after the end", () => {
     const lease = await gate.lease(session);
     await lease.release();
     expect(() => lease.check()).toThrow(LeaseLost);
-    expect(() => lease.check()).toThrow("ENDED");
+    expect(() => lease.check()).toThrow("the lease has ended; write before its end");
   });
 });
 
