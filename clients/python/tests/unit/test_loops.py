@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -12,6 +13,7 @@ import pytest
 
 from oncegate import AsyncGate, Delivery, Gate, TurnLost
 from oncegate._aio_io import AioIo
+from oncegate._aio_scopes import AsyncTurn
 from oncegate._errors import Closed
 from oncegate.testing import Server
 
@@ -73,6 +75,32 @@ async def test_a_keeper_that_was_cancelled_carries_the_turn_on(server: Server) -
             end = turn._flow.trusted_end
             await until(lambda: turn._flow.trusted_end > end)
             turn.check()
+
+
+@pytest.mark.parametrize("seconds", [0, 60])
+def test_a_scope_that_is_never_left_ends_with_its_event_loop(
+    server: Server, caplog: pytest.LogCaptureFixture, seconds: float
+) -> None:
+    gate = AsyncGate(server.address)
+    turns: list[AsyncTurn] = []
+
+    async def enter() -> None:
+        turns.append(await gate.turn(EVENT).__aenter__())
+        await gate.seen(EVENT)  # meanwhile its keeper reads the stream
+        entered.set()
+        await asyncio.sleep(seconds)
+
+    async def main() -> None:
+        task = asyncio.create_task(enter())
+        await asyncio.to_thread(entered.wait, 30)
+        if seconds == 0:
+            await task
+
+    entered = threading.Event()
+    asyncio.run(main())
+    gc.collect()
+    assert turns[0].lost.reason == "CLOSED"
+    assert "pending" not in caplog.text
 
 
 async def test_a_drain_ends_turns_although_another_loop_has_been_closed(server: Server) -> None:
