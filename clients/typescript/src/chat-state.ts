@@ -15,6 +15,7 @@ import { IdempotencyService } from "./gen/oncegate/v1/idempotency_service_pb.js"
 import { marginMs } from "./keeping.js";
 import { patientCall } from "./retry.js";
 import { toDuration } from "./time.js";
+import { cutLease } from "./wire.js";
 
 export interface ChatStateOptions {
   /** The tenant of the locks and keys. Default: "chat". */
@@ -84,7 +85,6 @@ export function withGate<A extends InnerState>(
 
 /** The limits of the server. */
 const shortestMs = 1000;
-const longestLeaseMs = 15 * 60_000;
 const longestMarkMs = 30 * 24 * 3_600_000;
 const longestName = 512;
 
@@ -146,8 +146,9 @@ class GatedAdapter implements Omit<InnerState, "get" | "set">, GatedState {
       await this.#release(lock);
       return null;
     }
+    this.#drop(threadId); // its lease was freed by an operator
     const renew = () => void this.extendLock(lock, ttlMs).catch(() => {});
-    const timer = this.#keep ? setInterval(renew, ttlMs / 3).unref() : undefined;
+    const timer = this.#keep ? setInterval(renew, cutLease(ttlMs) / 3).unref() : undefined;
     this.#held.set(threadId, { lock, end, timer });
     return lock;
   }
@@ -300,12 +301,12 @@ function isNotHeld({ lost, field }: CallError): boolean {
 
 /** How long a lock may be relied on, from the moment that it is asked for. */
 function trustedMs(ttlMs: number): number {
-  const grantedMs = Math.min(ttlMs, longestLeaseMs);
+  const grantedMs = cutLease(ttlMs);
   return grantedMs - marginMs(grantedMs);
 }
 
 function toLeaseTtl(ttlMs: number) {
-  return toDuration(Math.min(Math.max(ttlMs, shortestMs), longestLeaseMs));
+  return toDuration(cutLease(Math.max(ttlMs, shortestMs)));
 }
 
 /** A key as a name of the server, which is limited in length and in characters. */

@@ -92,6 +92,11 @@ export class Dropped extends NotGranted {
   }
 }
 
+function lossMessage(what: string, reason: LostReason, danger: string): string {
+  if (reason === "ENDED") return `the ${what} has ended; write before its end`;
+  return `the ${what} was lost (${reason}); stop working, ${danger}`;
+}
+
 /** The turn is lost: another run may have the event. Stop working. */
 export class TurnLost extends OncegateError {
   constructor(
@@ -100,7 +105,7 @@ export class TurnLost extends OncegateError {
     readonly value?: unknown,
     options?: ErrorOptions,
   ) {
-    super(`the turn was lost (${reason}); stop working, another run may have the event`, options);
+    super(lossMessage("turn", reason, "another run may have the event"), options);
   }
 }
 
@@ -110,7 +115,7 @@ export class LeaseLost extends OncegateError {
     readonly reason: LostReason,
     options?: ErrorOptions,
   ) {
-    super(`the lease was lost (${reason}); stop working, another holder may have the session`, options);
+    super(lossMessage("lease", reason, "another holder may have the session"), options);
   }
 }
 

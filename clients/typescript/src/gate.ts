@@ -88,12 +88,10 @@ export class Gate {
     const unguarded = () =>
       new Turn(this.#core, new Cancellation(options.signal), settings.codec, undefined, undefined);
     try {
-      const turn = await this.#waitFor(options.signal, (scope) => {
+      return await this.#waitFor(options.signal, (scope) => {
         const request = () => new TurnRequest(this.#core, this.#consumers, read, settings, scope);
         return open(request, settings, this.#core.clock, scope);
       });
-      turn.begun();
-      return turn;
     } catch (error) {
       if (error instanceof CallError && error.reason === "NO_KEY") {
         this.#core.warn(

@@ -36,6 +36,8 @@ export abstract class Hold {
   #lostReason: LostReason | undefined;
   #resolveLost!: (reason: LostReason) => void;
   #lossCause: CallError | undefined;
+  /** Whether its holder has got it. */
+  #hasBegun = false;
   #isOpen = true;
   /** The end that is under way. */
   #ending: Promise<unknown> | undefined;
@@ -53,7 +55,7 @@ export abstract class Hold {
     owner.opened(this);
   }
 
-  /** @internal From now on it is renewed, and its loss reported. */
+  /** @internal From now on it is renewed. */
   protected keep(): void {
     if (!this.#keeping) return;
     this.#keeper ??= new Keeper(this.#keeping, this.#owner.clock, {
@@ -124,34 +126,46 @@ export abstract class Hold {
   /** @internal Breaks the stream. */
   protected abstract cancelStream(): void;
 
-  /** @internal Whether it is renewed. If not, it is carried before its holder gets it. */
-  get isKept(): boolean {
-    return this.#keeper !== undefined || !this.isGuarded;
-  }
-
   /**
-   * @internal Renews it once by a call: from then on the end of its stream changes nothing. Returns
-   * false if it was lost. What its holder does not get for another reason is given back.
+   * @internal Gives it to its holder, trusted. Returns false if it was lost on its way. What its holder
+   * does not get for another reason is given back.
    */
-  async carry(effortMs: number): Promise<boolean> {
-    const { clock } = this.#owner;
-    const effort = { clock, effortMs, plan: shortTries, signal: this.signal };
+  async begin(effortMs: number): Promise<boolean> {
     try {
-      await retry(effort, async (options) => {
-        const sent = clock.now();
-        this.#keeping?.renewed(sent, await this.renew(options));
-        if (this.leftMs <= 0) throw new CallError(Code.UNAVAILABLE, "an answer came after the trusted end");
-      });
+      if (!this.#keeper) await this.#carry(effortMs);
       this.#scope.throwIfAborted();
     } catch (error) {
       if (!(error instanceof CallError && error.lost)) {
         void this.abandon("its holder did not begin");
         throw error;
       }
-      this.lose(error.lost, error);
+      this.drop();
     }
-    if (this.#isOpen) this.keep();
-    return this.#isOpen;
+    if (!this.#isOpen) return false;
+    this.begun();
+    return true;
+  }
+
+  /** @internal Its holder gets it: from now on it is renewed, and its loss reported. */
+  begun(): void {
+    this.#hasBegun = true;
+    this.keep();
+  }
+
+  /** @internal */
+  protected get hasBegun(): boolean {
+    return this.#hasBegun;
+  }
+
+  /** Renews it once by a call: from then on the end of its stream changes nothing. */
+  async #carry(effortMs: number): Promise<void> {
+    const { clock } = this.#owner;
+    const effort = { clock, effortMs, plan: shortTries, signal: this.signal };
+    await retry(effort, async (options) => {
+      const sent = clock.now();
+      this.#keeping?.renewed(sent, await this.renew(options));
+      if (this.leftMs <= 0) throw new CallError(Code.UNAVAILABLE, "an answer came after the trusted end");
+    });
   }
 
   /** @internal Whether its end has not begun. */
@@ -191,9 +205,7 @@ export abstract class Hold {
 
   /** @internal */
   protected lose(reason: LostReason, cause?: CallError): void {
-    if (!this.isKept) {
-      if (this.#isOpen) this.drop(); // its holder did not get it
-    } else if (this.#isOpen) this.#keeper?.lose(reason, cause);
+    if (this.#isOpen && this.#keeper) this.#keeper.lose(reason, cause);
     else this.#lose(reason, cause);
   }
 
@@ -237,6 +249,10 @@ export abstract class Hold {
   }
 
   #lose(reason: LostReason, cause: CallError | undefined): void {
+    if (!this.#hasBegun) {
+      if (this.#isOpen) this.drop(); // another one is asked for
+      return;
+    }
     if (this.#lostReason) return;
     this.#lostReason = reason;
     this.#lossCause = cause;

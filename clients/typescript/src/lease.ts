@@ -80,42 +80,36 @@ export class Lease extends Hold {
     return this.#grant.lease.epicId;
   }
 
-  /** Releases it. Throws LeaseLost if it was lost. */
+  /**
+   * Releases it. Throws LeaseLost if its loss is known. What the server answers reports none: a repeat
+   * does not find what the try before it has released.
+   */
   async release(): Promise<void> {
     await this.catchUp();
     this.throwIfLost();
-    if (!(await this.#release())) this.lose("LEASE_LOST");
-    this.throwIfLost();
+    await this.abandon();
   }
 
   /** Releases it. Nothing is released if it was lost, and nothing is thrown. */
   async [Symbol.asyncDispose](): Promise<void> {
-    await this.#release();
+    await this.abandon();
   }
 
   /** @internal */
   async abandon(): Promise<void> {
-    await this.#release();
-  }
-
-  /** Returns false if the server did not have it any more. */
-  async #release(): Promise<boolean> {
-    if (!this.isOpen) return true;
+    if (!this.isOpen) return;
     const { transport, clock, debug } = this.#core;
     const { key: session, lease } = this.#grant;
     const { releaseSessionLease } = IdempotencyService.method;
     const request = create(ReleaseSessionLeaseRequestSchema, { session, leaseId: lease.leaseId });
     const call = (options: CallOptions) => transport.unary(releaseSessionLease, request, options);
-    let isReleased = true;
     await this.end(async () => {
       try {
-        const { released } = await retry({ clock, effortMs: releaseEffortMs, plan: shortTries }, call);
-        isReleased = released;
+        await retry({ clock, effortMs: releaseEffortMs, plan: shortTries }, call);
       } catch (error) {
         debug("a lease could not be released; it ends with its TTL: %s", error);
       }
     });
-    return isReleased;
   }
 
   protected async renew(options: CallOptions): Promise<Measured> {

@@ -46,7 +46,7 @@ export async function open<I, O, G, H extends Hold>(
   for (;;) {
     const request = makeRequest();
     const hold = await repeat(patience, clock, scope, () => ask(request, patience, clock, scope));
-    if (hold.isKept || (await hold.carry(carryMs))) return hold;
+    if (await hold.begin(carryMs)) return hold;
     const lost = new CallError(Code.UNAVAILABLE, "grants are lost on their way");
     const pause = losses.pause(lost, clock.now(), Math.random());
     if (pause === undefined) throw lost;

@@ -20,11 +20,12 @@ export type EndOutcome = "SUCCEEDED" | "FAILED" | "REJECTED" | "UNKNOWN" | "LOST
 
 /** Callbacks for metrics and logs. What one throws is a warning of the process. */
 export interface Hooks {
-  /** Not called for a turn that is unguarded; neither is `onEnd`. */
+  /** A turn was granted or adopted. Neither this nor `onEnd` is called for a turn that is unguarded. */
   onBegin?(turn: Turn): void;
   /** The caller waits for the session; 1 is next. */
   onQueued?(position: number): void;
   onLost?(reason: LostReason): void;
+  /** Not called for a turn that is detached: the gate that adopts it reports its end. */
   onEnd?(outcome: EndOutcome): void;
 }
 
@@ -37,7 +38,7 @@ export interface GateOptions {
   readonly shareSessions?: boolean | undefined;
   /** This process, as others see it. Default: consumer or program, host and process id. */
   readonly holder?: string | undefined;
-  /** How long a turn or lease stays with a holder that is not heard of. Default: 45 s. */
+  /** How long a turn or lease stays with a holder that is not heard of; a lease at most 15 min. Default: 45 s. */
   readonly ttl?: Time | undefined;
   /** How long a turn stays with a holder whose connection broke. Default: half the TTL, at least 5 s. */
   readonly grace?: Time | undefined;

@@ -3,7 +3,7 @@ import type { CallError } from "./call-error.js";
 const firstPauseMs = 50;
 const longestPauseMs = 1000;
 
-/** What every try has for its answer, however little patience there is. */
+/** The least time that a request and a long try have for their answer, also without patience. */
 export const leastTryMs = 500;
 
 /**
@@ -45,8 +45,8 @@ export class Patience {
   }
 
   /**
-   * How long to pause before the request is repeated; undefined: give up. The last pause ends with the
-   * patience, unless the server asks for a longer one.
+   * How long to pause before the request is repeated. The last pause ends with the patience. Undefined:
+   * give up, because the patience is over or the server asks for a longer pause than is left.
    * @param chance from 0 to 1, so that many callers do not come back at once
    */
   pause(

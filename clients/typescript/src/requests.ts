@@ -30,7 +30,7 @@ import { fromDuration, toDuration } from "./time.js";
 import type { Receiver, Stream } from "./transport.js";
 import { Turn } from "./turn.js";
 import { turnTtls } from "./turn-requests.js";
-import { outcomeName } from "./wire.js";
+import { cutLease, outcomeName } from "./wire.js";
 
 /** How long an abandoned request may still be answered. */
 const abandonMs = 250;
@@ -139,6 +139,7 @@ export class LeaseRequest
   readonly #settings: Settings;
   readonly #scope: Cancellation;
   readonly #key;
+  readonly #ttlMs: number;
   readonly #requestId = randomUUID();
 
   constructor(core: Core, consumer: string, session: Session, settings: Settings, scope: Cancellation) {
@@ -146,15 +147,16 @@ export class LeaseRequest
     this.#settings = settings;
     this.#scope = scope;
     this.#key = session.toKey(consumer);
+    this.#ttlMs = cutLease(settings.ttlMs);
   }
 
   start(waitMs: number, receiver: Receiver<HoldSessionLeaseResponse>) {
-    const { ttlMs, epic, labels } = this.#settings;
+    const { epic, labels } = this.#settings;
     const first = create(HoldSessionLeaseRequestSchema, {
       session: this.#key,
       holder: this.#core.holder,
       requestId: this.#requestId,
-      ttl: toDuration(ttlMs),
+      ttl: toDuration(this.#ttlMs),
       wait: toDuration(waitMs),
       epicId: epic,
       labels: { ...labels },
@@ -180,8 +182,8 @@ export class LeaseRequest
     stream: Stream<HoldSessionLeaseRequest, HoldSessionLeaseResponse>,
     sent: number,
   ) {
-    const { ttlMs } = this.#settings;
-    return new Lease(this.#core, this.#scope, { lease, key: this.#key, sent, stream, ttlMs });
+    const grant = { lease, key: this.#key, sent, stream, ttlMs: this.#ttlMs };
+    return new Lease(this.#core, this.#scope, grant);
   }
 
   abandon(stream: Stream<HoldSessionLeaseRequest, HoldSessionLeaseResponse>): void {

@@ -53,7 +53,6 @@ export class Turn extends Hold {
   readonly #grant: TurnGrant | undefined;
   readonly #eventTtlMs: number | undefined;
   #stream: TurnStream | undefined;
-  #hasBegun = false;
   /** Resolves the wait for the answer to `end`. */
   #answer: ((answer: "finished" | CallError | undefined) => void) | undefined;
 
@@ -93,9 +92,9 @@ export class Turn extends Hold {
     if (this.leftMs > 0) this.keep();
   }
 
-  /** @internal Its holder gets it: its beginning is reported, and later its end. */
-  begun(): void {
-    this.#hasBegun = true;
+  /** @internal Its beginning is reported as well, and later its end. */
+  override begun(): void {
+    super.begun();
     this.#core.debug("turn %s: attempt %d", this.id, this.attempt);
     this.#core.notify((hooks) => hooks.onBegin?.(this));
   }
@@ -196,7 +195,7 @@ export class Turn extends Hold {
   }
 
   #reportEnd(outcome: EndOutcome): void {
-    if (this.#hasBegun) this.#core.notify((hooks) => hooks.onEnd?.(outcome));
+    if (this.hasBegun) this.#core.notify((hooks) => hooks.onEnd?.(outcome));
   }
 
   /** Whether the answer to its end is its loss, which is then reported. */

@@ -134,15 +134,18 @@ const handlerAfterCloseMs = 60_000;
 
 /**
  * Ends the turn of a handler that never answers, so that it does not keep its event after its client
- * has gone. Until then the handler may do its work: its response is for the redelivery.
+ * has gone. Until then the handler may do its work: its response is for the redelivery. Where
+ * the runtime does not report that, the server ends the turn after its longest time.
  */
-export function endIfAbandoned(turn: Turn, client: ServerResponse | AbortSignal): void {
+export function endIfAbandoned(turn: Turn, client: ServerResponse | AbortSignal | undefined): void {
+  if (!client) return;
   const abandon = () => {
     if (!turn.held) return;
     const close = () => turn.held && turn.close("the client is gone and the handler does not answer");
     setTimeout(close, handlerAfterCloseMs).unref();
   };
-  const isSignal = client instanceof AbortSignal;
+  // A signal of another realm is no instance of this one's AbortSignal.
+  const isSignal = "aborted" in client;
   // The client may have gone while the turn was waited for.
   if (isSignal ? client.aborted : client.destroyed) abandon();
   else if (isSignal) client.addEventListener("abort", abandon, { once: true });

@@ -102,9 +102,9 @@ class AsyncGate:
         the request's headers and body, or the body alone. Verify the sender's signature outside.
 
         A status below 500 ends the turn; a duplicate gets the same status, headers and body, or
-        the status alone if the body is longer than 45 KiB. So does an HTTP exception of the framework,
-        such as ``HTTPException(404)``, whose duplicates get the status alone. A status of 500 or more,
-        or another exception, fails the turn.
+        the status alone if their record is longer than 64 KiB, which takes a body of about 47 KiB.
+        So does an HTTP exception of the framework, such as ``HTTPException(404)``, whose duplicates get
+        the status alone. A status of 500 or more, or another exception, fails the turn.
 
         While another run has the event or its conversation, or the server is unavailable, the sender
         gets 503 with Retry-After. A delivery that is not sent again waits 5 s for its conversation,

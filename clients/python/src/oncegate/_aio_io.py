@@ -158,17 +158,23 @@ class AioIo:
         finally:
             if flow.held:
                 flow.on_lost = on_lost
-                self._keep(flow)
+                self._keep(flow, asyncio.current_task())
             else:
                 self._flows.discard(flow)
 
-    def _keep(self, flow: Hold) -> None:
-        self.spawn(flow.keep()).add_done_callback(functools.partial(self._keeper_ended, flow))
+    def _keep(self, flow: Hold, holder: asyncio.Task[Any] | None) -> asyncio.Task[None]:
+        keeper = self.spawn(flow.keep())
+        keeper.add_done_callback(functools.partial(self._keeper_ended, flow, holder))
+        return keeper
 
-    def _keeper_ended(self, flow: Hold, keeper: asyncio.Task[None]) -> None:
-        if keeper.cancelled() and not self._closed.is_set():
-            # By the author: asyncio.run cancels all tasks at its end. The handler's own ends the turn.
-            self._keep(flow)
+    def _keeper_ended(
+        self, flow: Hold, holder: asyncio.Task[Any] | None, keeper: asyncio.Task[None]
+    ) -> None:
+        if keeper.cancelled() and not self._closed.is_set() and holder and not holder.done():
+            # By the author: asyncio.run cancels all tasks at its end. The holder's cleanup goes on, and
+            # ends the turn. If it does not, nothing else will.
+            again = self._keep(flow, holder)
+            holder.add_done_callback(lambda _: again.cancel())
             return
         error = errors.Closed() if keeper.cancelled() else keeper.exception()
         if isinstance(error, errors.Closed):

@@ -46,6 +46,9 @@ class AioRuntime:
                 if other.is_closed():
                     self._ios.pop(other, None)
             io = self._ios[loop] = AioIo(self._server)
+            if self._closed:  # by another thread, whose drain may have missed this one
+                self._ios.pop(loop, None)
+                raise errors.Closed
         return io
 
     async def drain(self, seconds: float) -> None:
@@ -65,5 +68,7 @@ class AioRuntime:
 
 
 async def _drained(io: AioIo, seconds: float) -> None:
-    await io.drain(seconds)
-    await io.close()
+    try:
+        await io.drain(seconds)
+    finally:  # asyncio.run cancels it if its event loop ends meanwhile
+        await asyncio.shield(io.close())

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from typing import TYPE_CHECKING, Any
 
 import grpc.aio
@@ -14,11 +13,6 @@ from oncegate._wire import Failure, read_failure
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-
-
-WITHDRAWING = 0.5
-"""How long the server may take to report a grant to a request that is taken back. It fails a turn after
-the grace whose stream is cancelled in this moment."""
 
 
 def failure_of(error: grpc.aio.AioRpcError) -> Failure:
@@ -69,7 +63,6 @@ class AioStream:
         self._call: Any = call
         self._first = first
         """The first message, until it is sent."""
-        self._writes = first is not None
         self._loop = loop
         self._silent = silent
         self._cancelled = False
@@ -122,19 +115,6 @@ class AioStream:
             raise
         finally:
             self._writing = None
-
-    def withdraw(self) -> None:
-        """Takes the request back; see `Stream`."""
-        is_sent = self._first is None and self._writing is None
-        if self._call is not None and is_sent and self._writes:
-            self._withdrawing = self._loop.create_task(self._half_close(self._call))
-            self._loop.call_later(WITHDRAWING, self.cancel)
-        else:
-            self.cancel()
-
-    async def _half_close(self, call: Any) -> None:
-        with contextlib.suppress(grpc.aio.AioRpcError, asyncio.InvalidStateError):
-            await call.done_writing()  # the reader sees how the stream ends
 
     def cancel(self) -> None:
         """Ends the stream."""

@@ -171,7 +171,7 @@ def read_by_server(
     each_use: bool = False,
 ) -> Delivery:
     """A platform's delivery, of which the server reads the names."""
-    payload = Payload(platform, _cut(_bytes(body)), headers or {}, options.get("scope", "thread"))
+    payload = Payload(platform, _cut(to_bytes(body)), headers or {}, options.get("scope", "thread"))
     return Delivery(
         options.get("team", ""),
         "",
@@ -183,7 +183,7 @@ def read_by_server(
     )
 
 
-def _bytes(body: Any) -> bytes:
+def to_bytes(body: Any) -> bytes:
     """A body as it came, or JSON of the object that a framework parsed."""
     if isinstance(body, bytes | bytearray):
         return bytes(body)

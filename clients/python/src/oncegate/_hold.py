@@ -158,9 +158,9 @@ class Hold(ABC):
                 self._sent + 0.5,
             )
             try:
-                self._stream = await self._open(max(0.0, wait_until - self._sent))
+                self._stream = stream = await self._open(max(0.0, wait_until - self._sent))
                 self._refuse_if_closed()
-                while not self._granted(await self._stream.read(silent_at)):
+                while not self._granted(await stream.read(silent_at)):
                     heard, outage = True, None
                     silent_at = self._io.now() + QUEUE_SILENCE
                 return
@@ -207,21 +207,31 @@ class Hold(ABC):
         self.kept_by = "renew"
 
     async def _confirm(self) -> None:
-        """Renews before the body runs, within the patience."""
+        """Renews before the body runs, within the patience, until the trusted end lies ahead."""
+        until = self._io.now() + max(1.0, min(self.terms.ttl, self.terms.patience))
+        pause = pauses()
         try:
-            await self._renew(self._io.now() + max(1.0, min(self.terms.ttl, self.terms.patience)))
+            await self._renew(until)
+            while self.left <= 0:
+                if self._io.now() >= until:
+                    raise Failure("UNAVAILABLE", "renewals are answered after their trusted end")
+                await self._stopped.wait(next(pause))
+                self._refuse_if_closed()
+                await self._renew(until)
         except Failure as failure:
             if failure.lost:
                 raise self.lost_error(failure.reason) from failure.__cause__
             raise
 
     def refuse(self) -> None:
-        """The gate is closed: if it has not begun, its beginning raises `Closed`."""
+        """The gate is closed: if it has not begun, its beginning raises `Closed`.
+
+        The server grants nothing to a cancelled stream. A grant that is on its way lasts for its grace.
+        """
         if not self.held:
             self._refused = True
             self._stopped.set()
-            if self._stream is not None:
-                self._stream.withdraw()
+            self._hang_up()
 
     def _refuse_if_closed(self) -> None:
         if self._refused:
@@ -296,6 +306,9 @@ class Hold(ABC):
                 await self._renew(self.trusted_end)
             except Failure as failure:
                 self.lose(failure.reason if failure.lost else "EXPIRED")
+                return
+            if self.left <= 0:  # before max_hold, the server grants less than the margin
+                self.lose("EXPIRED")
                 return
             # A turn that is longer than its lease has less of the TTL left.
             await self._stopped.wait(min(self.terms.ttl / 3, self.left / 2))

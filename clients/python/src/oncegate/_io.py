@@ -44,7 +44,7 @@ class Latch(Protocol):
 
 
 class Stream(Protocol[S_contra, R_co]):
-    """An open stream. All methods raise only `Failure`."""
+    """An open stream. Reads and writes raise `Failure`, and in a cancelled task CancelledError."""
 
     async def read(self, until: float) -> R_co:
         """The next message. If none comes in time, the stream is cancelled and the read fails.
@@ -55,10 +55,6 @@ class Stream(Protocol[S_contra, R_co]):
 
     async def write(self, message: S_contra, until: float) -> None:
         """Sends a message. If it cannot be sent in time, the stream is cancelled."""
-        ...
-
-    def withdraw(self) -> None:
-        """Takes the request back, and lets the server answer it if it has granted it already."""
         ...
 
     def cancel(self) -> None:
@@ -86,11 +82,14 @@ class Io(Protocol):
         ...
 
     async def call(self, method: Method[Req, Res], request: Req, timeout: float) -> Res:
-        """Makes one call. Raises only `Failure`."""
+        """Makes one call. Raises `Failure`, or `Closed` if the channels are closed."""
         ...
 
     async def open(self, method: Method[Any, Res], request: Any, *, more: bool) -> Stream[Any, Res]:
-        """Makes a stream, whose first `read` sends this message; `more`: others follow it."""
+        """Makes a stream, whose first `read` sends this message; `more`: others follow it.
+
+        Raises `Closed` if the channels are closed.
+        """
         ...
 
 

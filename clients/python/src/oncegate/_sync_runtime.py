@@ -37,6 +37,8 @@ class SyncRuntime:
 
     def _start(self) -> None:
         self._loop: LoopThread | None = None
+        self._ended: LoopThread | None = None
+        """The one without turns and channels, whose thread ends: a fork need not pause it."""
         self._lock = threading.RLock()
 
     def _before_fork(self) -> None:
@@ -50,7 +52,7 @@ class SyncRuntime:
         self._lock.release()
 
     def _forked(self) -> None:
-        _ABANDONED.extend((self._loop, self._lock))
+        _ABANDONED.extend((self._loop, self._ended, self._lock))
         self._start()
 
     def loop(self) -> LoopThread:
@@ -77,13 +79,13 @@ class SyncRuntime:
         with self._lock:
             self._closed = True
             loop = self._loop
-        if loop is None:
-            return
-        loop.end()  # raises in a hook, and on Ctrl-C: then the next close() goes on
-        with self._lock:
-            loop, self._loop = self._loop, None
+        # Both ends raise in a hook and on Ctrl-C: then the next close() goes on.
         if loop is not None:
-            loop.close()
+            loop.end()
+            with self._lock:
+                self._loop, self._ended = None, loop
+        if self._ended is not None:
+            self._ended.close()
 
 
 def _weakly(method: Callable[[], None]) -> Callable[[], None]:

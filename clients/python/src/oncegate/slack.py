@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any, Unpack
 
-from oncegate._delivery import Delivery, DeliveryOptions, read_by_server
+from oncegate._delivery import Delivery, DeliveryOptions, read_by_server, to_bytes
 from oncegate.v1.delivery_pb2 import PLATFORM_SLACK
 
 
@@ -17,13 +17,17 @@ def delivery(body: Any, *, each_use: bool = False, **options: Unpack[DeliveryOpt
 
     Slack redelivers events that were not acknowledged. It does not redeliver interactions and commands.
     """
-    return read_by_server(PLATFORM_SLACK, body, options, each_use=each_use, redelivers=_is_event(body))
+    sent = to_bytes(body)
+    return read_by_server(PLATFORM_SLACK, sent, options, each_use=each_use, redelivers=_is_event(sent))
 
 
-def _is_event(body: Any) -> bool:
+def _is_event(body: bytes) -> bool:
     try:
-        read = json.loads(body) if isinstance(body, str | bytes | bytearray) else body
-    except ValueError:
+        read = json.loads(body)
+    except (ValueError, RecursionError):
         return False  # a form
-    payload = read.get("payload", read)  # of a frame
-    return bool(payload.get("type") == "event_callback")
+    match read:  # a frame, or its payload
+        case {"payload": {"type": "event_callback"}} | {"type": "event_callback"}:
+            return True
+        case _:
+            return False

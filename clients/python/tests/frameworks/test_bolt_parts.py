@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
-from oncegate import Reject
+from oncegate import Gate, Reject
 
 from .bots import Bot, SyncBot, bot, make_bot, mention, outcome, patience
 from .conftest import until, vector
@@ -83,4 +85,21 @@ async def test_an_event_that_only_one_part_rejects_is_not_done(bot: Bot, server:
     await until(lambda: not bot.script.fail)
     bot.script.lazy_go.set()
     await until(lambda: not server.turns())
+    assert (await outcome(server, reaction))[0] == "NOT_SEEN"
+
+
+async def test_a_part_that_its_executor_drops_fails_the_turn(server: Server) -> None:
+    reaction = vector("slack", "reaction_added")["body"]
+    leave = threading.Event()
+    with Gate(server.address, ttl=30) as gate, ThreadPoolExecutor(1) as executor:
+        bot = SyncBot(gate)
+        bot.app.listener_runner.lazy_listener_runner.executor = executor
+        executor.submit(leave.wait, 30)
+        assert await bot.deliver(reaction) == 200
+        await until(lambda: bot.script.held)
+        executor.shutdown(wait=False, cancel_futures=True)
+        try:
+            await until(lambda: not server.turns())
+        finally:
+            leave.set()
     assert (await outcome(server, reaction))[0] == "NOT_SEEN"

@@ -221,6 +221,14 @@ async def test_a_loss_that_the_handler_notices_is_refused(
     assert int(refused.headers["retry-after"]) >= 1
 
 
+async def test_a_body_of_about_47_kib_is_replayed(post: Post, script: Script) -> None:
+    script.pad = 47_500
+    first = await post(*issue())
+    assert len(first.body) > script.pad
+    again = await post(*issue())
+    assert (again.status, again.body) == (201, first.body)
+
+
 async def test_a_long_body_is_not_replayed(post: Post, script: Script) -> None:
     script.pad = 60_000
     assert len((await post(*issue())).body) > script.pad

@@ -45,6 +45,8 @@ class FakeStream:
         self.cancelled = False
 
     async def read(self, until: float) -> Any:
+        if self.cancelled:
+            raise Failure("UNAVAILABLE", "the stream has ended")
         if not self.messages:
             self._io.time = max(self._io.time, until)
             raise Failure("UNAVAILABLE", "silent")
@@ -57,9 +59,6 @@ class FakeStream:
 
     async def write(self, message: Any, until: float) -> None:
         self.written.append(message)
-
-    def withdraw(self) -> None:
-        pass
 
     def cancel(self) -> None:
         self.cancelled = True

@@ -331,61 +331,84 @@ def test_a_hook_that_closes_its_blocking_gate_leaves_it_to_the_next_close(server
     assert all(thread.name != "oncegate" for thread in threading.enumerate())
 
 
-def test_an_interrupted_close_goes_on_with_the_next_one(server: Server) -> None:
-    class Stop(BaseException):
-        pass
+class Stop(BaseException):
+    """Interrupts the main thread, as Ctrl-C does."""
 
-    class Interrupts(Hooks):
-        def on_lost(self, reason: str) -> None:
-            main = threading.main_thread().ident
-            assert main is not None
-            signal.pthread_kill(main, signal.SIGALRM)
-            interrupted.wait(30)
+
+@pytest.fixture
+def interrupt() -> Iterator[Callable[[], None]]:
+    """Interrupts the main thread, and returns when it has been interrupted."""
 
     def stop(*_: object) -> None:
         interrupted.set()
         raise Stop
 
+    def interrupt() -> None:
+        main = threading.main_thread().ident
+        assert main is not None
+        signal.pthread_kill(main, signal.SIGALRM)
+        interrupted.wait(30)
+
     interrupted = threading.Event()
     before = signal.signal(signal.SIGALRM, stop)
+    yield interrupt
+    signal.signal(signal.SIGALRM, before)
+
+
+def test_an_interrupted_close_goes_on_with_the_next_one(
+    server: Server, interrupt: Callable[[], None]
+) -> None:
+    class Interrupts(Hooks):
+        def on_lost(self, reason: str) -> None:
+            interrupt()
+
     gate = Gate(server.address, hooks=Interrupts())
     with pytest.raises(TurnLost), gate.turn(event("stop", "stop")):
         with pytest.raises(Stop):
             gate.close()
         gate.close()
-    signal.signal(signal.SIGALRM, before)
     assert not server.turns()
     assert all(thread.name != "oncegate" for thread in threading.enumerate())
 
 
-async def test_a_turn_that_is_granted_while_its_gate_closes_is_free_at_once(
+def test_a_close_that_is_interrupted_at_its_end_goes_on_with_the_next_one(
+    server: Server, interrupt: Callable[[], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    leave = LoopThread._leave
+
+    async def interrupted(loop: LoopThread) -> None:
+        interrupt()
+        await leave(loop)
+
+    monkeypatch.setattr(LoopThread, "_leave", interrupted)
+    gate = Gate(server.address)
+    gate.mark(event("mark"))
+    with pytest.raises(Stop):
+        gate.close()
+    gate.close()
+    assert all(thread.name != "oncegate" for thread in threading.enumerate())
+
+
+def test_a_process_forks_while_a_gate_is_closed(
     server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    granted, withdrawn = asyncio.Event(), asyncio.Event()
-    read, withdraw = AioStream.read, AioStream.withdraw
+    leaving, forked = threading.Event(), threading.Event()
+    leave = LoopThread._leave
 
-    async def at_the_grant(stream: AioStream, until: float) -> object:
-        if stream._first is None:
-            return await read(stream, until)
-        first, stream._first = stream._first, None
-        await stream.write(first, until)
-        while not await asyncio.to_thread(server.turns):
-            pass
-        granted.set()
-        await withdrawn.wait()
-        return await read(stream, until)
+    async def slow(loop: LoopThread) -> None:
+        leaving.set()
+        await asyncio.to_thread(forked.wait, 30)
+        await leave(loop)
 
-    def withdraws(stream: AioStream) -> None:
-        withdraw(stream)
-        withdrawn.set()
-
-    gate = AsyncGate(server.address)
-    with monkeypatch.context() as patch:
-        patch.setattr(AioStream, "read", at_the_grant)
-        patch.setattr(AioStream, "withdraw", withdraws)
-        task = asyncio.create_task(begin(gate))
-        await granted.wait()
-        await gate.close()
-        with pytest.raises(Closed):
-            await task
-    assert not server.turns()
+    monkeypatch.setattr(LoopThread, "_leave", slow)
+    gate = Gate(server.address)
+    gate.mark(event("mark"))
+    with ThreadPoolExecutor() as threads:
+        closing = threads.submit(gate.close)
+        assert leaving.wait(30)
+        gate._runtime._before_fork()
+        gate._runtime._after_fork()
+        forked.set()
+        closing.result(30)
+    with pytest.raises(Closed):
+        gate.mark(event("mark"))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -11,11 +11,15 @@ from oncegate import AsyncGate, Delivery, Gate, Invalid
 from oncegate._hold import Terms
 from oncegate._lease_flow import LeaseFlow
 from oncegate._wire import Failure
+from oncegate.v1 import event_pb2 as events
 from oncegate.v1 import idempotency_service_pb2 as idempotency
 from oncegate.v1 import session_pb2 as sessions
 from oncegate.v1 import turn_service_pb2 as pb
 
 from .fake import AWAY, TERMS, FakeIo, FakeStream, begun, flow, granted, lasts, turn
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 LOST = Failure("NOT_FOUND", "the claim was lost", reason="CLAIM_LOST")
 
@@ -57,6 +61,65 @@ async def test_a_grant_that_is_lost_on_its_way_is_asked_for_anew() -> None:
     assert first == "request" != second
 
 
+def late_answers(io: FakeIo, response: Any, *, number: int) -> Callable[[Any], Any]:
+    """Answers so many renewals after their trusted end."""
+
+    def answer(request: Any) -> Any:
+        if isinstance(request, pb.FinishTurnRequest):
+            return pb.FinishTurnResponse()
+        if isinstance(request, idempotency.ReleaseSessionLeaseRequest):
+            return idempotency.ReleaseSessionLeaseResponse()
+        nonlocal number
+        if number > 0:
+            io.time += 60
+        number -= 1
+        return response
+
+    return answer
+
+
+RENEWED = pb.RenewTurnResponse(turn=turn())
+
+
+async def test_a_turn_begins_after_a_renewal_that_is_trusted() -> None:
+    io = FakeIo()
+    io.streams = [late(io)]
+    io.answer = late_answers(io, RENEWED, number=1)
+    held = flow(io, replace(TERMS, patience=100, ttl=100))
+    await held.begin()
+    assert held.left > 0
+
+
+async def test_a_lease_begins_after_a_renewal_that_is_trusted() -> None:
+    io = FakeIo()
+    held = lease(io, Terms(wait=0, ttl=100, grace=50, patience=100))
+    renewal = idempotency.RenewSessionLeaseResponse(lease=sessions.SessionLease(remaining=lasts(45)))
+    io.answer = late_answers(io, renewal, number=1)
+    await held.begin()
+    assert held.left > 0
+
+
+async def test_a_turn_is_adopted_after_a_renewal_that_is_trusted() -> None:
+    io = FakeIo()
+    io.answer = late_answers(io, RENEWED, number=1)
+    held = flow(io, replace(TERMS, patience=100, ttl=100))
+    await held.adopt("turn")
+    assert held.left > 0
+
+
+async def test_a_grant_whose_renewals_are_never_trusted_goes_back() -> None:
+    io = FakeIo()
+    io.streams = [late(io)]
+    io.answer = late_answers(io, RENEWED, number=100)
+    held = flow(io)
+    with pytest.raises(Failure) as outage:
+        await held.begin()
+    assert outage.value.retryable
+    await io.spawned
+    assert io.calls[-1].outcome == events.TURN_OUTCOME_FAILED
+    assert not held.held
+
+
 async def test_grants_that_are_all_lost_are_an_outage() -> None:
     io = FakeIo()
     io.streams = [late(io) for _ in range(10)]
@@ -93,6 +156,15 @@ async def test_a_turn_that_is_longer_than_its_lease_is_renewed_before_the_lease_
     await held.keep()
     assert held.lost_reason == "CLAIM_LOST"
     assert all(left > 0 for left in renewals)
+
+
+async def test_a_renewal_whose_trusted_end_has_passed_loses_the_turn() -> None:
+    io = FakeIo()
+    held = await begun(io, AWAY)
+    answers = [LOST, pb.RenewTurnResponse(turn=turn(remaining=TERMS.margin / 2))]
+    io.answer = lambda request: answers.pop()
+    await held.keep()
+    assert (held.lost_reason, len(io.calls)) == ("EXPIRED", 1)
 
 
 @pytest.mark.parametrize(("grace", "share"), [(15.0, 0.9), (8.0, 0.5)])

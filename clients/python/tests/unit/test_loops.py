@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -11,6 +12,9 @@ from typing import Any
 import pytest
 
 from oncegate import AsyncGate, Delivery, Gate, TurnLost
+from oncegate._aio_io import AioIo
+from oncegate._aio_scopes import AsyncTurn
+from oncegate._errors import Closed
 from oncegate.testing import Server
 
 EVENT = Delivery("T1", "event", session="session")
@@ -73,6 +77,32 @@ async def test_a_keeper_that_was_cancelled_carries_the_turn_on(server: Server) -
             turn.check()
 
 
+@pytest.mark.parametrize("seconds", [0, 60])
+def test_a_scope_that_is_never_left_ends_with_its_event_loop(
+    server: Server, caplog: pytest.LogCaptureFixture, seconds: float
+) -> None:
+    gate = AsyncGate(server.address)
+    turns: list[AsyncTurn] = []
+
+    async def enter() -> None:
+        turns.append(await gate.turn(EVENT).__aenter__())
+        await gate.seen(EVENT)  # meanwhile its keeper reads the stream
+        entered.set()
+        await asyncio.sleep(seconds)
+
+    async def main() -> None:
+        task = asyncio.create_task(enter())
+        await asyncio.to_thread(entered.wait, 30)
+        if seconds == 0:
+            await task
+
+    entered = threading.Event()
+    asyncio.run(main())
+    gc.collect()
+    assert turns[0].lost.reason == "CLOSED"
+    assert "pending" not in caplog.text
+
+
 async def test_a_drain_ends_turns_although_another_loop_has_been_closed(server: Server) -> None:
     gate = AsyncGate(server.address)
     entered = threading.Event()
@@ -96,8 +126,47 @@ async def test_a_drain_ends_the_turns_of_other_loops(server: Server) -> None:
     assert not server.turns()
 
 
+async def test_a_drain_closes_the_channels_of_a_loop_that_ends_meanwhile(server: Server) -> None:
+    gate = AsyncGate(server.address)
+    entered, leave = threading.Event(), threading.Event()
+
+    async def there() -> None:
+        handler = asyncio.create_task(hold(gate, "there", entered))
+        await asyncio.to_thread(leave.wait, 30)
+        assert not handler.done()
+
+    with ThreadPoolExecutor() as threads:
+        task = threads.submit(asyncio.run, there())
+        await asyncio.to_thread(entered.wait, 30)
+        [io] = gate._runtime._ios.values()
+        draining = asyncio.create_task(gate.drain(60))
+        await until(lambda: io._refusing)
+        leave.set()
+        await draining
+        await asyncio.to_thread(task.result, 30)
+    assert io._closed.is_set()
+    assert not io._connections.close()
+
+
+async def test_a_loop_that_comes_while_its_gate_is_drained_gets_no_channels(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class Late(AioIo):
+        """Is made when another thread has looked at the event loops."""
+
+        def __init__(self, server: str) -> None:
+            super().__init__(server)
+            gate._runtime._closed = True
+
+    monkeypatch.setattr("oncegate._aio_io.AioIo", Late)
+    gate = AsyncGate()
+    with pytest.raises(Closed):
+        gate._runtime.io()
+    assert not gate._runtime._ios
+
+
 async def test_loops_come_and_go_while_a_gate_looks_at_them() -> None:
-    class Closed:
+    class Gone:
         """Another thread forgets it too."""
 
         def is_closed(self) -> bool:
@@ -106,7 +175,7 @@ async def test_loops_come_and_go_while_a_gate_looks_at_them() -> None:
 
     gate = AsyncGate()
     ios: dict[Any, Any] = gate._runtime._ios
-    ios.update({Closed(): None, Closed(): None})
+    ios.update({Gone(): None, Gone(): None})
     assert gate._runtime.io() in ios.values()
     assert len(ios) == 1
     await gate.close()

@@ -221,3 +221,27 @@ def test_slack_redelivers_events_only() -> None:
     click = {"type": "block_actions", "actions": [{"value": "event_callback"}]}
     assert not oncegate.slack.delivery(click).redelivers
     assert not oncegate.slack.delivery(b"payload=%7B%22type%22").redelivers
+
+
+def test_slack_redelivers_an_event_that_a_framework_parsed() -> None:
+    class Parsed:
+        def to_dict(self) -> dict[str, str]:
+            return {"type": "event_callback"}
+
+    assert oncegate.slack.delivery(Parsed()).redelivers
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"payload": '{"type":"event_callback"}'},
+        b'{"payload":"x"}',
+        b'{"payload":null}',
+        b"[1]",
+        b'"event_callback"',
+        b"[" * 100_000,
+        b"\xff",
+    ],
+)
+def test_a_body_that_is_no_event_of_slack_is_left_to_the_server(body: Any) -> None:
+    assert not oncegate.slack.delivery(body).redelivers

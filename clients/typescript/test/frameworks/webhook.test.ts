@@ -1,9 +1,11 @@
 import { createHash } from "node:crypto";
 import { IncomingMessage, ServerResponse } from "node:http";
 import { Socket } from "node:net";
+import { Hono } from "hono";
 import { describe, expect, test, vi } from "vitest";
 import { header } from "../../src/delivery.js";
 import * as github from "../../src/github.js";
+import { webhook } from "../../src/hono.js";
 import { Delivery, Reject, Session, type Turn, TurnLost } from "../../src/index.js";
 import { startServer } from "../../src/testing.js";
 import { type ByHeaders, endIfAbandoned } from "../../src/webhook.js";
@@ -312,17 +314,42 @@ describe.each(Object.entries(frameworks))("%s", (_, start) => {
   });
 });
 
-test("a handler that never answers keeps its event for a minute after its client has gone", async () => {
-  await using started = await startServer();
-  // The client goes while the handler works, or while the turn is waited for.
-  for (const isEarly of [false, true]) {
+/** What a client leaves in its own way: the response of Node, or a signal that is not of this realm. */
+const clients = {
+  response() {
+    const client = new ServerResponse(new IncomingMessage(new Socket()));
+    const leave = () => {
+      client.destroyed = true;
+      client.emit("close");
+    };
+    return { client, leave };
+  },
+  signal() {
+    const client = Object.assign(new EventTarget(), { aborted: false });
+    const leave = () => {
+      client.aborted = true;
+      client.dispatchEvent(new Event("abort"));
+    };
+    return { client: client as unknown as AbortSignal, leave };
+  },
+};
+
+test.each([
+  ["response", "while it works"],
+  ["response", "while its turn is waited for"],
+  ["signal", "while it works"],
+  ["signal", "while its turn is waited for"],
+] as const)(
+  "a handler that never answers, and whose %s ends %s, keeps its event for a minute",
+  async (kind, moment) => {
+    await using started = await startServer();
     const turn = await started.gate.begin(github.delivery(issue.headers, issue.body));
-    const response = new ServerResponse(new IncomingMessage(new Socket()));
+    const { client, leave } = clients[kind]();
     vi.useFakeTimers({ toFake: ["setTimeout", "clearTimeout"] });
     try {
-      response.destroyed = isEarly;
-      endIfAbandoned(turn, response);
-      response.emit("close");
+      if (moment !== "while it works") leave();
+      endIfAbandoned(turn, client);
+      if (moment === "while it works") leave();
       vi.advanceTimersByTime(59_000);
       expect(turn.held).toBe(true);
       turn.check();
@@ -335,7 +362,17 @@ test("a handler that never answers keeps its event for a minute after its client
     expect(turn.lostReason).toBe("CLOSED");
     expect(() => turn.check()).toThrow(TurnLost);
     await eventually(async () => expect(await started.server.turns()).toEqual([]));
-  }
+  },
+);
+
+test("a request of Hono without a signal is handled", async () => {
+  await using started = await startServer();
+  const app = new Hono();
+  app.post("/hook", webhook(started.gate, github.delivery), (c) => c.json({ held: c.get("turn").held }));
+  const body = JSON.stringify(issue.body);
+  const request = new Request("http://localhost/hook", { method: "POST", headers: issue.headers, body });
+  Object.defineProperty(request, "signal", { value: undefined });
+  expect(await (await app.fetch(request)).text()).toBe('{"held":true}');
 });
 
 test("a turn that has ended does not pass its check", async () => {
@@ -343,5 +380,5 @@ test("a turn that has ended does not pass its check", async () => {
   const turn = await started.gate.begin({ team: "T1", event: "E1" });
   turn.check();
   await turn.succeed();
-  expect(() => turn.check()).toThrow("ENDED");
+  expect(() => turn.check()).toThrow("the turn has ended");
 });

@@ -124,6 +124,39 @@ describe("a grant that comes after its trusted end", () => {
   });
 });
 
+describe("a grant whose loss is read in the same moment", () => {
+  test("is asked for anew, and only what the caller gets is reported", async () => {
+    const hooks = { onBegin: vi.fn(), onEnd: vi.fn(), onLost: vi.fn() };
+    const { gate, transport } = makeGate({ hooks });
+    transport.answered = () => {
+      if (transport.streams.length === 1) transport.streams[0]?.receiver.end(claimLost);
+    };
+    const outcome = gate.turn(delivery, (turn) => turn.held && !turn.signal.aborted);
+    await vi.advanceTimersByTimeAsync(100);
+    expect(await outcome).toEqual({ kind: "ran", result: true });
+    expect(hooks.onBegin).toHaveBeenCalledOnce();
+    expect(hooks.onEnd.mock.calls).toEqual([["SUCCEEDED"]]);
+    expect(hooks.onLost).not.toHaveBeenCalled();
+    await close(gate);
+  });
+
+  test("each time, is given up when the wait and the patience are over, and nothing is reported", async () => {
+    const hooks = { onBegin: vi.fn(), onEnd: vi.fn(), onLost: vi.fn() };
+    const { gate, transport } = makeGate({ patience: "1s", hooks });
+    transport.answered = () => {
+      if (transport.streams.length > 1000) throw new Error("asked without a pause");
+      transport.streams.at(-1)?.receiver.end(claimLost);
+    };
+    const body = vi.fn();
+    const outcome = gate.turn(delivery, { wait: "1s" }, body);
+    expect(await rejection(outcome, 2100)).toBeInstanceOf(Unavailable);
+    expect(transport.streams.length).toBeLessThan(12);
+    expect(transport.called("FinishTurn")).toHaveLength(0);
+    for (const unused of [body, ...Object.values(hooks)]) expect(unused).not.toHaveBeenCalled();
+    await close(gate);
+  });
+});
+
 describe("a lease whose first renewal fails", () => {
   test("because it is lost, is asked for again with pauses until the patience is over", async () => {
     const { gate, transport } = makeGate({ patience: "1s" });

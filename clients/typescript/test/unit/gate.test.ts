@@ -210,6 +210,14 @@ describe("a lease", () => {
     await lease.release();
   });
 
+  test("of a gate with a longer TTL than any lease has the longest", async () => {
+    const { gate, transport } = makeGate({ ttl: "1h" });
+    const lease = await gate.lease({ team: "T1", session: "S1" });
+    const requests = [transport.requests[0], transport.called("RenewSessionLease")[0]?.request];
+    expect(requests).toMatchObject([{ ttl: { seconds: 900n } }, { ttl: { seconds: 900n } }]);
+    await lease.release();
+  });
+
   test("is released if its caller stops waiting", async () => {
     const { gate, transport } = makeGate();
     const caller = new AbortController();

@@ -10,7 +10,7 @@ import contextvars
 import copy
 import logging
 import threading
-from concurrent.futures import Executor, Future
+from concurrent.futures import CancelledError, Executor, Future
 from dataclasses import dataclass
 from functools import partial, wraps
 from typing import TYPE_CHECKING, Any
@@ -225,14 +225,22 @@ class _Work:
             finally:
                 self._ended()
 
+        def done(future: Future[None]) -> None:
+            if future.cancelled() and begun.acquire(blocking=False):
+                self.failed(CancelledError())
+                LOG.error("a listener of Slack was dropped by its executor; its turn fails")
+                self._ended()
+
         with self._lock:
             self._running += 1
         try:
-            return executor.submit(run)
+            future = executor.submit(run)
         except BaseException:
             if begun.acquire(blocking=False):
                 self._ended()
             raise
+        future.add_done_callback(done)
+        return future
 
     def failed(self, error: BaseException) -> None:
         """A part raised. What one rejects is not done while another one fails."""
