@@ -51,7 +51,7 @@ pub struct Snapshot {
     pub floor: FencingToken,
     /// The sessions that were wanted.
     pub sessions: BTreeMap<SessionKey, Session>,
-    /// What there is under the names that were wanted.
+    /// The events under the names that were wanted.
     pub events: BTreeMap<EventKey, Event>,
 }
 

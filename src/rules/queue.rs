@@ -88,7 +88,7 @@ impl Operation for Enqueue {
     }
 }
 
-/// Hands a session on to whoever is next, if it is free and anybody waits.
+/// Hands a session on to the next caller, if it is free and anybody waits.
 #[derive(Debug, Clone)]
 pub struct HandOn<'a>(pub &'a SessionKey);
 

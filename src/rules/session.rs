@@ -33,7 +33,7 @@ use crate::domain::{
 pub struct Released {
     /// Whether the lease is given back, now or before; not so one that is spared.
     pub ended: bool,
-    /// The session, if it went to whoever was next.
+    /// The session, if it went to the next caller.
     pub handed: Option<SessionRow>,
 }
 
