@@ -8,14 +8,14 @@ use std::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
-    time::{Duration, SystemTime},
+    time::SystemTime,
 };
 
 use tokio::sync::mpsc;
 use tokio_util::task::{TaskTracker, task_tracker::TaskTrackerToken};
 
 use super::{
-    Clock, Connection, Fence, FenceStore, Hint, Invalidations, Store, StoreError, Work,
+    Clock, Connection, Fence, FenceStore, Hint, Invalidations, PRESENCE, Store, StoreError, Work,
     records::{Applied, Records},
 };
 use crate::{
@@ -29,8 +29,6 @@ use crate::{
 mod admin;
 mod upkeep;
 
-/// How long a replica counts as there since it last said so.
-const PRESENCE: Duration = Duration::from_secs(8);
 /// The most hints that wait for a replica.
 const MOST_HINTS: usize = 1_024;
 

@@ -247,7 +247,7 @@ impl Bot {
         }
     }
 
-    /// A holder is told that it has lost what it trusts in.
+    /// A holder learns that it has lost a grant in which it trusts.
     fn lost_early(&self, parts: &[(String, GrantId)]) {
         self.world.check(|checker| {
             let is_sure = parts.iter().all(|(what, id)| checker.trusted(what) == Some(*id));

@@ -6,11 +6,14 @@ use std::{
     sync::atomic::Ordering,
 };
 
-use super::{Handle, PRESENCE, RecordSet};
+use super::{Handle, RecordSet};
 use crate::{
     domain::{EventKey, FencingToken, LeaseId, SessionKey, Timestamp},
-    rules::{Event, Ids, Session, State, queue::PLACE_KEPT},
-    store::{Age, Kind, StoreError, Sweep, Swept, Upkeep},
+    rules::{
+        Event, Ids, Session, State,
+        queue::{PLACE_KEPT, is_forgotten},
+    },
+    store::{Age, Kind, PRESENCE, StoreError, Sweep, Swept, Upkeep},
 };
 
 impl Upkeep for Handle {
@@ -66,9 +69,7 @@ impl RecordSet {
                     (waiter.left_at, is_changed) = (Some(*since), true);
                 }
             }
-            session
-                .queue
-                .retain(|waiter| waiter.left_at.is_none_or(|left| left.plus(PLACE_KEPT) > now));
+            session.queue.retain(|waiter| !is_forgotten(waiter, now));
             if (is_changed || session.queue.len() < before)
                 && let Some(latest) = &mut session.latest
             {

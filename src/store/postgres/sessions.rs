@@ -24,7 +24,7 @@ use crate::{
         Renewed, RequestId, SessionKey, SessionRow, limits::MAX_WAITERS_PER_SESSION,
     },
     rules::queue::PLACE_KEPT,
-    store::{Changed, SessionStore, StoreError, Verdict},
+    store::{Changed, PRESENCE, SessionStore, StoreError, Verdict},
 };
 
 mod acquire;
@@ -38,13 +38,11 @@ pub(super) use places::{BEAT, ENQUEUE, KEEP, LEAVE};
 use release::unless_resumed;
 pub(super) use sql::{ACQUIRE, END, GIVE_BACK, HAND_ON, LOOK, RELEASE, RENEW, TAKE, TAKE_AND_END};
 
-/// How long a replica counts as there since it last said so: longer than a statement
-/// takes that just does not fail, and the beat before it.
-const PRESENCE: Duration = Duration::from_secs(8);
-
 impl Link {
-    /// Tells that this replica is there, and answers the places of those who wait on it.
-    pub(super) async fn tell_presence(&mut self) -> Result<Vec<(SessionKey, LeaseId)>, StoreError> {
+    /// Reports that this replica is there, and returns the places of callers that wait on it.
+    pub(super) async fn report_presence(
+        &mut self,
+    ) -> Result<Vec<(SessionKey, LeaseId)>, StoreError> {
         let (now, replica) = (self.now(), self.replica);
         let rows = self
             .fetch(|| {

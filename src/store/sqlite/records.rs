@@ -97,7 +97,7 @@ impl Handle {
         if events::add(&mut writer, added).await? == added.len() as u64 {
             return Ok(vec![Applied::Written(Vec::new()); added.len()]);
         }
-        // Whoever has the writer is alone in writing: what is not there by now was not added.
+        // Nothing else writes meanwhile: an event that is not there by now was not added.
         let of_event = |key: &&EventKey| (key.team.clone(), key.event.clone());
         let keys: Vec<&EventKey> = added.iter().map(|&(key, _)| key).collect();
         let now = versions(&mut writer, events::VERSIONS, &keys, of_event).await?;
