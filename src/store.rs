@@ -217,6 +217,10 @@ impl Clock {
     }
 }
 
+/// How long a replica counts as there since it last reported: longer than a statement that just
+/// does not fail, and the report before it.
+const PRESENCE: Duration = Duration::from_secs(8);
+
 /// Which rows a sweep takes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Age {
@@ -369,7 +373,7 @@ pub trait Upkeep {
     /// [`StoreError`]; then no row is known to be gone.
     fn sweep(&mut self, sweep: &Sweep) -> impl Future<Output = Result<Swept, StoreError>> + Send;
 
-    /// Tells that this replica is there: those who wait on it are not passed over.
+    /// Reports that this replica is there: callers that wait on it are not passed over.
     /// Answers the places of theirs.
     ///
     /// # Errors

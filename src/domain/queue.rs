@@ -17,7 +17,7 @@ pub struct Enqueue {
 /// What became of an [`Enqueue`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Enqueued {
-    /// The caller has a place: whoever has a lower ticket is before it.
+    /// The caller has a place: callers with lower tickets are before it.
     Waits(i64),
     /// It has the place of an earlier call with the same request, which was to be given this
     /// lease.

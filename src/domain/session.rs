@@ -211,7 +211,7 @@ pub struct Renew {
 /// What became of a [`Renew`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Renewed {
-    /// The lease runs on, or has ended without being given back: as its row tells.
+    /// The lease runs on, or has ended without being given back: its row shows which.
     Found(SessionRow),
     /// It was given back, or the session passed to another.
     Gone,

@@ -51,7 +51,7 @@ pub struct Snapshot {
     pub floor: FencingToken,
     /// The sessions that were wanted.
     pub sessions: BTreeMap<SessionKey, Session>,
-    /// What there is under the names that were wanted.
+    /// The events under the names that were wanted.
     pub events: BTreeMap<EventKey, Event>,
 }
 
@@ -144,8 +144,7 @@ impl<'a> Draft<'a> {
         }
     }
 
-    /// Reads an event under one of its names, which the decision then rests on. What an alias
-    /// was taken with is another delivery's payload.
+    /// Reads an event under one of its names, which the decision then rests on.
     pub fn event(&mut self, team: &str, name: &str) -> Option<Event> {
         let key = EventKey { team: team.to_owned(), event: name.to_owned() };
         if let Some(drafted) = self.events.get(&key) {
@@ -173,7 +172,8 @@ impl<'a> Draft<'a> {
         now
     }
 
-    /// Writes an event under all of its names, each of which was read.
+    /// Writes an event under all of its names, each of which was read; its digest under its own
+    /// name alone, since another delivery with that name as its own may have another payload.
     pub fn put_event(&mut self, team: &str, mut event: Event) {
         event.version = self.ids.version();
         for (place, name) in event.names.iter().enumerate() {
@@ -194,11 +194,11 @@ impl<'a> Draft<'a> {
             event.version = self.ids.version();
         }
         let (team, names) = (team.to_owned(), was.names.clone());
-        let update = EventUpdate { team, was: was.version, names, event };
+        let update = EventUpdate { team, was: was.version, request: was.request, names, event };
         for name in &update.names {
             let key = EventKey { team: update.team.clone(), event: name.clone() };
             if let Some(Drafted { now, .. }) = self.events.get_mut(&key)
-                && let Some(row) = now.as_ref().filter(|row| row.version == was.version)
+                && let Some(row) = now.as_ref().filter(|row| update.is_of(row))
             {
                 *now = update.event_under(row.digest);
             }
@@ -262,13 +262,15 @@ impl<'a> Draft<'a> {
         }
         for (key, Drafted { read, now }) in self.events {
             let was = read.as_ref().map(|event| event.version);
+            let request = read.and_then(|event| event.request);
             match (was, now) {
                 (was, Some(event)) if was != Some(event.version) => {
                     writes.puts.push((key.clone(), event));
                 }
                 (Some(was), None) => {
                     let EventKey { team, event } = key.clone();
-                    writes.updates.push(EventUpdate { team, was, names: vec![event], event: None });
+                    let names = vec![event];
+                    writes.updates.push(EventUpdate { team, was, request, names, event: None });
                 }
                 _ => {}
             }

@@ -14,7 +14,7 @@ use super::{Draft, Event, Notice, Operation, RuleError, State, Version, Wanted};
 use crate::domain::{By, Delivered, EventKey, EventRow, Mark, ResumedBy};
 
 impl Operation for Mark {
-    /// The row that tells how the event stands: its own, if it is the first.
+    /// The event's row, with its state: the mark's own, if it is the first.
     type Answer = EventRow;
 
     fn wants(&self, wanted: &mut Wanted) {

@@ -73,8 +73,12 @@ pub struct SessionWrite {
 pub struct EventUpdate {
     /// Its team.
     pub team: String,
-    /// The version that it had: a row under one of its names that has another stays.
+    /// The version that it had, and the request: a row under one of its names that has others
+    /// stays. The version alone does not tell the rows of two events apart that were written
+    /// before rows had versions.
     pub was: Version,
+    /// The request that had it.
+    pub request: Option<RequestId>,
     /// The names under which it is changed.
     pub names: Vec<String>,
     /// What it becomes, names and digest apart; none if it is deleted.
@@ -93,8 +97,15 @@ pub enum Change<T> {
 }
 
 impl EventUpdate {
+    /// Whether `row`, under one of its names, is a row of the event.
+    #[must_use]
+    pub fn is_of(&self, row: &Event) -> bool {
+        row.version == self.was && row.request == self.request
+    }
+
     /// What becomes of the event under a name that it was taken with this digest under.
-    pub(super) fn event_under(&self, digest: Option<PayloadDigest>) -> Option<Event> {
+    #[must_use]
+    pub fn event_under(&self, digest: Option<PayloadDigest>) -> Option<Event> {
         self.event.clone().map(|event| Event { digest, ..event })
     }
 }

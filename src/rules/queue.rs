@@ -88,7 +88,7 @@ impl Operation for Enqueue {
     }
 }
 
-/// Hands a session on to whoever is next, if it is free and anybody waits.
+/// Hands a session on to the next caller, if it is free and anybody waits.
 #[derive(Debug, Clone)]
 pub struct HandOn<'a>(pub &'a SessionKey);
 
@@ -199,6 +199,7 @@ pub(super) fn waiting(queue: &[Waiter]) -> impl Iterator<Item = &Waiter> {
 }
 
 /// Whether a place was left behind for too long.
-fn is_forgotten(waiter: &Waiter, now: Timestamp) -> bool {
+#[must_use]
+pub fn is_forgotten(waiter: &Waiter, now: Timestamp) -> bool {
     waiter.left_at.is_some_and(|left| left.plus(PLACE_KEPT) <= now)
 }

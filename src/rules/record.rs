@@ -7,7 +7,7 @@ use crate::domain::{
     RequestId, ResumedBy, SessionRow, StoredEvent, Timestamp, TurnResult,
 };
 
-/// Tells one state of a record from another: chosen at random by whoever writes it, so that a
+/// Distinguishes one state of a record from another: chosen at random with each write, so that a
 /// record that was deleted and written again is another.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Version(pub i64);

@@ -33,7 +33,7 @@ use crate::domain::{
 pub struct Released {
     /// Whether the lease is given back, now or before; not so one that is spared.
     pub ended: bool,
-    /// The session, if it went to whoever was next.
+    /// The session, if it went to the next caller.
     pub handed: Option<SessionRow>,
 }
 
@@ -148,7 +148,7 @@ impl Operation for BindEpic<'_> {
     }
 }
 
-/// Ends a session's lease whoever holds it, and raises its fence.
+/// Ends a session's lease by force, and raises its fence.
 #[derive(Debug, Clone)]
 pub struct ForceRelease<'a>(pub &'a SessionKey);
 
@@ -260,7 +260,7 @@ pub(super) fn run_on(latest: &mut Latest, ttl: Ttl, max_hold: Duration, now: Tim
     (latest.ttl, latest.expire_time) = (Some(ttl.span()), now.after(ttl).min(last));
 }
 
-/// Ends a lease, whoever holds it, and raises the fence of its session.
+/// Ends a lease by force, and raises the fence of its session.
 fn end(draft: &mut Draft<'_>, latest: &mut Latest) -> Result<(), RuleError> {
     latest.released = true;
     latest.expire_time = latest.expire_time.min(draft.now());

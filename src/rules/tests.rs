@@ -17,8 +17,8 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 use uuid::Uuid;
 
 use super::{
-    Change, Draft, Event, EventUpdate, Ids, Latest, Notice, Operation, Plan, Session, Snapshot,
-    State, Version, Waiter, Wanted,
+    Change, Draft, Event, Ids, Latest, Notice, Operation, Plan, Session, Snapshot, State, Version,
+    Waiter, Wanted,
 };
 use crate::domain::{
     Acquire, Begin, Begun, Claim, Delivered, Detail, Ending, Enqueue, EventKey, FencingToken,
@@ -137,16 +137,16 @@ impl World {
             return false;
         }
         self.floor = self.floor.max(plan.writes.floor.unwrap_or_default());
-        for EventUpdate { team, was, names, event } in plan.writes.updates {
-            for name in names {
-                let key = EventKey { team: team.clone(), event: name };
+        for update in plan.writes.updates {
+            for name in &update.names {
+                let key = EventKey { team: update.team.clone(), event: name.clone() };
                 let is_put = plan.writes.puts.iter().any(|(put, _)| *put == key);
                 assert!(!is_put, "{key:?} is written twice");
-                let Some(row) = self.events.get(&key).filter(|row| row.version == was) else {
+                let Some(row) = self.events.get(&key).filter(|row| update.is_of(row)) else {
                     continue;
                 };
                 let digest = row.digest;
-                match &event {
+                match &update.event {
                     Some(event) => self.events.insert(key, Event { digest, ..event.clone() }),
                     None => self.events.remove(&key),
                 };

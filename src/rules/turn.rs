@@ -62,7 +62,7 @@ pub struct BeginAnswer {
 pub struct FinishAnswer {
     /// The event's row, if it is handled.
     pub kept: Kept<Option<EventRow>>,
-    /// The session, if it went to whoever was next.
+    /// The session, if it went to the next caller.
     pub handed: Option<SessionRow>,
 }
 

@@ -42,13 +42,10 @@ impl Place {
             None => Origin::Given(config.database_url.expose().to_owned()),
         };
         let text = url.read()?;
-        let scheme = match text.split_once(':') {
-            Some((scheme @ ("sqlite" | "memory"), _)) => scheme,
-            _ => {
-                let password_file = config.database_password_file.clone();
-                let schema = config.database_schema.clone();
-                return Ok(Self::Postgres(Source { url, password_file, schema }));
-            }
+        let Some((scheme @ ("sqlite" | "memory"), _)) = text.split_once(':') else {
+            let password_file = config.database_password_file.clone();
+            let schema = config.database_schema.clone();
+            return Ok(Self::Postgres(Source { url, password_file, schema }));
         };
         for (option, is_given) in [
             ("--database-password-file", config.database_password_file.is_some()),

@@ -106,7 +106,7 @@ pub trait AdminStore {
         filter: &EventFilter,
     ) -> impl Future<Output = Result<Events, StoreError>> + Send;
 
-    /// Counts what there is, of one team or of all.
+    /// Counts the records of one team, or of all.
     ///
     /// # Errors
     /// [`StoreError`].

@@ -8,29 +8,27 @@ use std::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
-    time::{Duration, SystemTime},
+    time::SystemTime,
 };
 
 use tokio::sync::mpsc;
 use tokio_util::task::{TaskTracker, task_tracker::TaskTrackerToken};
 
 use super::{
-    Age, Clock, Connection, Fence, FenceStore, Hint, Invalidations, Kind, Store, StoreError, Sweep,
-    Swept, Upkeep, Work,
+    Clock, Connection, Fence, FenceStore, Hint, Invalidations, PRESENCE, Store, StoreError, Work,
     records::{Applied, Decided, Records},
 };
 use crate::{
     domain::{EventKey, FencingToken, LeaseId, SessionKey, Timestamp},
     rules::{
-        Change, Event, EventUpdate, Ids, Notice, Plan, Session, SessionWrite, Snapshot, State,
-        Waiter, Wanted, Writes, queue::PLACE_KEPT,
+        Change, Event, Ids, Notice, Plan, Session, SessionWrite, Snapshot, State, Waiter, Wanted,
+        Writes,
     },
 };
 
 mod admin;
+mod upkeep;
 
-/// How long a replica counts as there since it last said so.
-const PRESENCE: Duration = Duration::from_secs(8);
 /// The most hints that wait for a replica.
 const MOST_HINTS: usize = 1_024;
 
@@ -266,24 +264,24 @@ impl RecordSet {
     fn write(&mut self, writes: Writes, replica: u64, now: Timestamp) -> Vec<(LeaseId, i64)> {
         let Writes { sessions, updates, puts, floor } = writes;
         self.floor = self.floor.max(floor.unwrap_or(self.floor));
-        for EventUpdate { team, was, names, event } in updates {
-            for name in names {
-                let key = EventKey { team: team.clone(), event: name };
-                match (self.events.get_mut(&key), &event) {
-                    (Some(row), Some(event)) if row.version == was => {
-                        *row = Event { digest: row.digest, ..event.clone() };
-                    }
-                    (Some(row), None) if row.version == was => {
-                        self.events.remove(&key);
-                    }
-                    _ => {}
+        for update in updates {
+            for name in &update.names {
+                let key = EventKey { team: update.team.clone(), event: name.clone() };
+                let Some(row) = self.events.get_mut(&key).filter(|row| update.is_of(row)) else {
+                    continue;
+                };
+                if let Some(event) = update.event_under(row.digest) {
+                    *row = event;
+                } else {
+                    self.events.remove(&key);
                 }
             }
         }
         self.events.extend(puts);
         let mut tickets = Vec::new();
         for write in sessions {
-            if !write.add.is_empty() {
+            let takes_over = write.change.iter().any(|waiter| waiter.left_at.is_none());
+            if !write.add.is_empty() || takes_over {
                 self.present.insert(replica, now.plus(PRESENCE));
             }
             self.write_session(write, replica, &mut tickets);
@@ -347,130 +345,5 @@ impl RecordSet {
         let tokens = self.sessions.values().filter_map(|session| session.latest.as_ref());
         let highest = tokens.map(|latest| latest.token).max().unwrap_or(FencingToken(0));
         Fence { floor: self.floor, highest, now }
-    }
-
-    /// Leaves the places of replicas behind that are gone, and forgets those that were left for
-    /// too long.
-    fn tidy(&mut self, ids: &mut Ids, now: Timestamp) {
-        let Self { sessions, replicas, present, .. } = self;
-        for session in sessions.values_mut() {
-            let before = session.queue.len();
-            let mut is_changed = false;
-            for waiter in &mut session.queue {
-                let until = replicas.get(&waiter.lease).and_then(|replica| present.get(replica));
-                let gone_since = until.filter(|until| **until <= now);
-                if let Some(since) = gone_since.filter(|_| waiter.left_at.is_none()) {
-                    (waiter.left_at, is_changed) = (Some(*since), true);
-                }
-            }
-            session
-                .queue
-                .retain(|waiter| waiter.left_at.is_none_or(|left| left.plus(PLACE_KEPT) > now));
-            if (is_changed || session.queue.len() < before)
-                && let Some(latest) = &mut session.latest
-            {
-                latest.version = ids.version();
-            }
-        }
-        let queues = sessions.values().flat_map(|session| &session.queue);
-        let places: BTreeSet<LeaseId> = queues.map(|waiter| waiter.lease).collect();
-        replicas.retain(|lease, _| places.contains(lease));
-        present.retain(|_, until| until.plus(PLACE_KEPT) > now);
-        sessions.retain(|_, session| session.latest.is_some() || !session.queue.is_empty());
-    }
-}
-
-impl Upkeep for Handle {
-    fn sweep(&mut self, sweep: &Sweep) -> impl Future<Output = Result<Swept, StoreError>> + Send {
-        let (now, mut records) = (self.shared.now(), self.shared.records());
-        let rows = records.sweep(sweep, now);
-        if sweep.takes_live_marks() {
-            self.shared.epoch.fetch_add(1, Ordering::SeqCst);
-        }
-        ready(Ok(Swept { rows, busy: false }))
-    }
-
-    fn beat(
-        &mut self,
-    ) -> impl Future<Output = Result<Vec<(SessionKey, LeaseId)>, StoreError>> + Send {
-        let (now, mut records) = (self.shared.now(), self.shared.records());
-        records.present.insert(self.replica, now.plus(PRESENCE));
-        records.tidy(&mut self.ids, now);
-        let mut places = Vec::new();
-        for (key, session) in &records.sessions {
-            for waiter in session.queue.iter().filter(|waiter| waiter.left_at.is_none()) {
-                if records.replicas.get(&waiter.lease) == Some(&self.replica) {
-                    places.push((key.clone(), waiter.lease));
-                }
-            }
-        }
-        ready(Ok(places))
-    }
-
-    fn count_leases(&mut self) -> impl Future<Output = Result<u64, StoreError>> + Send {
-        let (now, records) = (self.shared.now(), self.shared.records());
-        let latest = records.sessions.values().filter_map(|session| session.latest.as_ref());
-        ready(Ok(latest.filter(|latest| latest.is_live(now)).count() as u64))
-    }
-
-    fn ping(&mut self) -> impl Future<Output = Result<(), StoreError>> + Send {
-        ready(Ok(()))
-    }
-}
-
-impl RecordSet {
-    /// Deletes what a sweep takes, or counts it.
-    fn sweep(&mut self, sweep: &Sweep, now: Timestamp) -> u64 {
-        let limit = usize::try_from(sweep.limit).unwrap_or(usize::MAX);
-        let is_of_team = |team: &String| sweep.scope.team.as_ref().is_none_or(|of| of == team);
-        let before = match sweep.scope.age {
-            Age::Expired => now,
-            Age::AtLeast(age) => now.minus(age),
-        };
-        match sweep.kind {
-            Kind::Events => {
-                let is_due = |event: &Event| match (sweep.scope.age, &event.state) {
-                    (Age::Expired, _) => event.expire_time <= now,
-                    (Age::AtLeast(_), State::Claimed(until)) if *until > now => false,
-                    (Age::AtLeast(_), _) => event.time <= before,
-                };
-                let due = self
-                    .events
-                    .iter()
-                    .filter(|(key, event)| is_of_team(&key.team) && is_due(event));
-                let due: Vec<EventKey> = due.take(limit).map(|(key, _)| key.clone()).collect();
-                if !sweep.scope.dry_run {
-                    due.iter().for_each(|key| drop(self.events.remove(key)));
-                }
-                due.len() as u64
-            }
-            Kind::Sessions => {
-                let is_due = |session: &Session| {
-                    let waits = session.queue.iter().any(|waiter| waiter.left_at.is_none());
-                    session.latest.as_ref().is_some_and(|latest| {
-                        latest.epic.is_none()
-                            && latest.expire_time <= before
-                            && latest.token.0 <= now.as_micros()
-                    }) && !waits
-                };
-                let due = self
-                    .sessions
-                    .iter()
-                    .filter(|(key, session)| is_of_team(&key.team) && is_due(session));
-                let due: Vec<(SessionKey, FencingToken)> = due
-                    .take(limit)
-                    .filter_map(|(key, session)| {
-                        Some((key.clone(), session.latest.as_ref()?.token))
-                    })
-                    .collect();
-                if !sweep.scope.dry_run {
-                    for (key, token) in &due {
-                        self.floor = self.floor.max(*token);
-                        self.sessions.remove(key);
-                    }
-                }
-                due.len() as u64
-            }
-        }
     }
 }

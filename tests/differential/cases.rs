@@ -1,10 +1,16 @@
 //! Sequences in which the stores had differed, or might.
 
-use std::time::Duration;
+use std::{ops::RangeInclusive, time::Duration};
 
-use oncegate::domain::{
-    Acquire, Enqueue, Labels, Release, RequestId, SessionKey, Ttl, limits::LEASE_TTL,
+use oncegate::{
+    domain::{
+        Acquire, Begin, Delivered, Enqueue, EventKey, Interruption, Labels, Mark, PayloadDigest,
+        Prolong, Release, RequestId, SessionKey, StreamId, Ttl, TurnId,
+        limits::{CLAIM_MEMORY, CLAIM_TTL, EVENT_TTL, LEASE_TTL},
+    },
+    store::{Age, Kind, Scope, Sweep},
 };
+use uuid::Uuid;
 
 use super::{
     Ground,
@@ -15,12 +21,16 @@ fn key() -> SessionKey {
     SessionKey { team: "T1".into(), session: "s".into() }
 }
 
+fn minute(range: &RangeInclusive<Duration>) -> Ttl {
+    Ttl::parse(None, Duration::from_mins(1), range).unwrap()
+}
+
 fn acquire(request: RequestId, epic: Option<&str>) -> Acquire {
     Acquire {
         key: key(),
         holder: "h1".into(),
         request,
-        ttl: Ttl::parse(Some(Duration::from_secs(60)), Duration::ZERO, &LEASE_TTL).unwrap(),
+        ttl: minute(&LEASE_TTL),
         epic: epic.map(str::to_owned),
         labels: Labels::default(),
         stream: None,
@@ -42,6 +52,12 @@ fn release(grant: Grant) -> Op {
 fn wait(grant: Grant, epic: &str) -> Op {
     let acquire = acquire(request(grant), Some(epic));
     Op::Enqueue(vec![Enqueue { acquire, lease: lease(grant), takes_over: false }])
+}
+
+/// Takes over the place of the same request.
+fn take_over(number: usize, of: Grant) -> Op {
+    let (acquire, lease) = (acquire(request(of), None), lease((number, 0)));
+    Op::Enqueue(vec![Enqueue { acquire, lease, takes_over: true }])
 }
 
 fn leave(grant: Grant, keep: bool) -> Op {
@@ -97,4 +113,116 @@ async fn a_place_whose_answer_was_lost_is_found_again_and_the_lease_that_has_com
     // The lease has come since.
     let given = [placed, vec![release((0, 0)), wait((1, 0), "P-1")]].concat();
     come_to(given, "Decided(Given)").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_lease_that_came_for_a_turn_whose_event_was_handled_meanwhile_is_given_back() {
+    let event =
+        || Delivered::new(EventKey { team: "T1".into(), event: "a".into() }, vec![], None, None);
+    let acquire = acquire(request((1, 0)), None);
+    let begin = Begin {
+        event: event(),
+        request: acquire.request,
+        holder: acquire.holder.clone(),
+        claim_ttl: minute(&CLAIM_TTL),
+        max_attempts: 2,
+        session: Some(acquire.clone()),
+        stream: None,
+        grace: Duration::ZERO,
+    };
+    let enqueue = Enqueue { acquire, lease: lease((2, 0)), takes_over: false };
+    let mark = Mark { event: event(), ttl: minute(&EVENT_TTL), request: request((3, 0)) };
+    let busy = vec![take(), Op::Turns(vec![begin.clone()], vec![])];
+    come_to(busy.clone(), "Busy(").await;
+    let handed = vec![Op::Enqueue(vec![enqueue]), Op::Mark(vec![mark]), release((0, 0))];
+    let ops = [busy, handed, vec![Op::Turns(vec![begin], vec![])]].concat();
+    come_to(ops, "(Release {").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_place_that_is_kept_outlives_a_swept_or_closed_session() {
+    let take = || Op::Change(vec![acquire(request((0, 0)), None)], vec![]);
+    let scope = Scope { team: None, age: Age::Expired, dry_run: false, elected: false };
+    let sweep = Op::Sweep(Sweep { kind: Kind::Sessions, scope, limit: 10 });
+    for end in [sweep, Op::Close(key())] {
+        let ops = vec![
+            take(),
+            wait((1, 0), "P-1"),
+            leave((1, 0), true),
+            release((0, 0)),
+            end,
+            take(),
+            take_over(6, (1, 0)),
+        ];
+        come_to(ops, "took over, place Some(0)").await;
+    }
+}
+
+/// Begins a turn without a session.
+fn begin(number: usize, stream: Option<StreamId>) -> Op {
+    let key = EventKey { team: "T1".into(), event: "a".into() };
+    Op::Turns(
+        vec![Begin {
+            event: Delivered::new(key, vec![], None, None),
+            request: request((number, 0)),
+            holder: "h1".into(),
+            claim_ttl: minute(&CLAIM_TTL),
+            max_attempts: 1,
+            session: None,
+            stream,
+            grace: Duration::ZERO,
+        }],
+        vec![],
+    )
+}
+
+/// Renews the turn that step 0 began.
+fn renew(stream: Option<StreamId>, interruption: Option<Interruption>) -> Op {
+    let turn = TurnId {
+        event: EventKey { team: "T1".into(), event: "a".into() },
+        request: request((0, 0)),
+        attempt: 1,
+        lease: None,
+        max_attempts: 1,
+    };
+    let (claim_ttl, lease_ttl) = (minute(&CLAIM_TTL), minute(&LEASE_TTL));
+    let prolong = Prolong { turn, claim_ttl, lease_ttl, stream, interruption };
+    Op::Prolong(vec![Of((0, 0), prolong)], Duration::from_hours(1))
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_attempt_that_was_interrupted_counts_once_it_is_carried_on() {
+    let stream = Some(StreamId::random());
+    let interrupted = vec![begin(0, stream), renew(stream, Some(Interruption::Drained))];
+    let next = || vec![Op::Advance(Duration::from_mins(1)), begin(9, None)];
+    come_to([interrupted.clone(), next()].concat(), "attempt: 2").await;
+    for carried_on in [begin(0, Some(StreamId::random())), begin(0, None), renew(None, None)] {
+        let ops = [interrupted.clone(), vec![carried_on], next()].concat();
+        come_to(ops, "by: Nobody(1)").await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn attempts_are_counted_for_a_day_after_the_latest_renewal() {
+    let after = |span| {
+        let wait = Op::Advance(Duration::from_secs(5));
+        vec![begin(0, None), wait, renew(None, None), Op::Advance(span), begin(9, None)]
+    };
+    let micro = Duration::from_micros(1);
+    come_to(after(CLAIM_MEMORY.checked_sub(micro).unwrap()), "by: Nobody(1)").await;
+    come_to(after(CLAIM_MEMORY), "attempt: 1").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_request_with_another_payload_takes_a_place_of_its_own() {
+    let payload = |number: u128| Some(PayloadDigest::from_uuid(Uuid::from_u128(number)));
+    let wait = |number, digest| {
+        let acquire = Acquire { digest, ..acquire(request((1, 0)), None) };
+        Op::Enqueue(vec![Enqueue { acquire, lease: lease((number, 0)), takes_over: true }])
+    };
+    let placed = vec![take(), wait(1, payload(1))];
+    come_to([placed.clone(), vec![wait(2, payload(1))]].concat(), "took over").await;
+    for digest in [payload(2), None] {
+        come_to([placed.clone(), vec![wait(2, digest)]].concat(), "waits, place 1").await;
+    }
 }

@@ -184,7 +184,7 @@ impl Dice {
     }
 
     fn max_hold(&mut self) -> Duration {
-        self.of(&[Duration::from_secs(20), Duration::from_secs(60), Duration::from_hours(1)])
+        self.of(&[Duration::from_secs(20), Duration::from_mins(1), Duration::from_hours(1)])
     }
 
     fn epic(&mut self) -> Option<&'static str> {
@@ -277,6 +277,9 @@ impl Dice {
         let mut places = Vec::new();
         for key in self.some_sessions() {
             if let Some(grant) = self.lease_of(granted, &key) {
+                // A statement whose answer is lost is run again at once, before its server can
+                // leave the place: PostgreSQL would find it without its session as well.
+                self.places.retain(|place| place.lease != lease(grant));
                 places.push(Of(grant, key));
             }
         }
@@ -327,7 +330,7 @@ impl Dice {
             Some(Standing::Rejected),
             Some(Standing::GaveUp),
         ]);
-        let spans = [None, None, Some(Duration::from_secs(5)), Some(Duration::from_secs(60))];
+        let spans = [None, None, Some(Duration::from_secs(5)), Some(Duration::from_mins(1))];
         let (newer_than, older_than) = (self.of(&spans), self.of(&spans));
         Op::ListEvents(self.page(&EVENTS), EventFilter { standing, newer_than, older_than })
     }

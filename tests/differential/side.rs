@@ -111,7 +111,9 @@ impl<C: Connection> Side<C> {
     }
 
     async fn mark(&mut self, marks: &[Mark]) -> Result<String, StoreError> {
-        marks.iter().for_each(|mark| self.names.is_chosen(&mark.request.as_uuid()));
+        for mark in marks {
+            self.names.is_chosen(&mark.request.as_uuid());
+        }
         let marks: Vec<_> = marks.iter().collect();
         let store = &mut self.store;
         Ok(debug(decided(&marks, async |open| store.mark(open).await).await?))

@@ -40,7 +40,8 @@ fn ttl(span: Duration) -> Ttl {
 /// An event, which every third time has another name beside its own.
 pub fn event(number: u64) -> Delivered {
     let key = |name: &str| EventKey::given(id("T".into()), id(format!("{name}{number}")));
-    let aliases = if number % 3 == 0 { vec![format!("alias{number}")] } else { Vec::new() };
+    let aliases =
+        if number.is_multiple_of(3) { vec![format!("alias{number}")] } else { Vec::new() };
     Delivered::new(key("event"), aliases, None, None)
 }
 
@@ -48,8 +49,10 @@ pub fn event(number: u64) -> Delivered {
 fn delivered(number: u64, chance: &mut Chance) -> Delivered {
     let key = EventKey::given(id("T".into()), id(format!("alias{number}")));
     match chance.below(3) {
-        0 if number % 3 == 0 => Delivered::new(key, vec![format!("event{number}")], None, None),
-        1 if number % 3 == 0 => Delivered::new(key, Vec::new(), None, None),
+        0 if number.is_multiple_of(3) => {
+            Delivered::new(key, vec![format!("event{number}")], None, None)
+        }
+        1 if number.is_multiple_of(3) => Delivered::new(key, Vec::new(), None, None),
         _ => event(number),
     }
 }
@@ -127,7 +130,7 @@ impl Bot {
                 Ok(Ok(MarkOutcome::First(row))) => {
                     let (from, until) = (row.process_time, row.expire_time);
                     self.world.check(|checker| {
-                        if checker.first(&what, request, from, until) {
+                        if checker.first(&what, sent, request, from, until) {
                             checker.is_new(&what, sent, from, "first");
                         }
                         checker.handled(&what, sent, until);
@@ -244,7 +247,7 @@ impl Bot {
         }
     }
 
-    /// A holder is told that it has lost what it trusts in.
+    /// A holder learns that it has lost a grant in which it trusts.
     fn lost_early(&self, parts: &[(String, GrantId)]) {
         self.world.check(|checker| {
             let is_sure = parts.iter().all(|(what, id)| checker.trusted(what) == Some(*id));
@@ -302,15 +305,17 @@ impl Bot {
         let number = self.chance.below(EVENTS);
         let event = delivered(number, &mut self.chance);
         let given = self.request();
-        let on = (!self.chance.one_in(4)).then(|| number % SESSIONS);
-        let claim_ttl = ttl(self.chance.millis(3_000, 15_000));
+        let on = (!self.chance.one_in(4)).then_some(number % SESSIONS);
+        let lease_ttl = self.chance.millis(3_000, 15_000);
+        // A claim may outlast its lease.
+        let claim_ttl = ttl(lease_ttl * if self.chance.one_in(3) { 2 } else { 1 });
         let acquire = on.map(|on| {
             let key = session(on);
             Acquire {
                 request: RequestId::for_turn(&key, &event.key, Some(&given)),
                 key,
                 holder: self.name.clone(),
-                ttl: claim_ttl,
+                ttl: ttl(lease_ttl),
                 epic: None,
                 labels: Labels::default(),
                 stream: None,
@@ -398,11 +403,10 @@ impl Bot {
                     let grant = self.granted(number, on, &turn, sent);
                     return self.keep_turn(number, &begin, turn, grant).await;
                 }
-                Ok(Ok(_)) => return,
                 Ok(Err(SessionError::Call(_))) | Err(_) => {
-                    sleep(self.chance.millis(10, 1_000)).await
+                    sleep(self.chance.millis(10, 1_000)).await;
                 }
-                Ok(Err(_)) => return,
+                Ok(_) => return,
             }
         }
     }
@@ -416,7 +420,7 @@ impl Bot {
             let prolong = Prolong {
                 turn: turn.id.clone(),
                 claim_ttl: begin.claim_ttl,
-                lease_ttl: begin.claim_ttl,
+                lease_ttl: begin.session.as_ref().map_or(begin.claim_ttl, |acquire| acquire.ttl),
                 stream: None,
                 interruption: None,
             };
@@ -432,6 +436,10 @@ impl Bot {
                     return self.gave_up(&grant);
                 }
             }
+        }
+        if self.chance.one_in(6) {
+            // It takes longer than it may.
+            sleep(self.chance.millis(3_000, 20_000)).await;
         }
         if self.chance.one_in(6) {
             // It crashes.
@@ -576,13 +584,13 @@ impl Bot {
                         Age::Expired
                     };
                     let scope = Scope { team: None, age, dry_run: false, elected: false };
-                    let until = std::time::Instant::now() + PATIENCE;
-                    drop(replica.cleanup.run(&scope, 1_000, until.into()).await);
+                    let until = Instant::now() + PATIENCE;
+                    drop(replica.cleanup.run(&scope, 1_000, until).await);
                 }
             }
         };
         // Not cut short: then it would not be known when it is over.
-        let is_over = timeout(Duration::from_secs(60), done).await.is_ok();
+        let is_over = timeout(Duration::from_mins(1), done).await.is_ok();
         self.note(|| format!("operates {kind} on {what:?}: {is_over}"));
         if kind != 5 && is_over {
             all(super::checker::Checker::disturbed);

@@ -12,8 +12,8 @@ pub enum Bug {
     ForgottenExpectation,
     /// What has expired is decided by a clock that is ahead.
     WrongClock,
-    /// The floor of fencing tokens is not raised when a session is deleted, and the clock does not
-    /// count.
+    /// The floor of fencing tokens is not raised when a session is deleted: it matters once the
+    /// clock is stepped back.
     FenceReused,
     /// A session is handed to callers whose replica is dead.
     DeadWaiter,
@@ -57,7 +57,9 @@ impl Bug {
                 snapshot.sessions.values_mut().for_each(|session| session.queue.reverse());
             }
             // Of one that ends or renews a turn.
-            Self::FinishWithoutLease if wanted.events.values().all(|with_result| !with_result) => {
+            Self::FinishWithoutLease
+                if !wanted.events.is_empty() && wanted.events.values().all(|result| !result) =>
+            {
                 let latest = snapshot.sessions.values_mut().filter_map(|one| one.latest.as_mut());
                 for latest in latest.filter(|latest| !latest.released) {
                     latest.expire_time =
@@ -87,16 +89,7 @@ impl Bug {
                 plan.events.clear();
             }
             Self::WrongClock => plan.from = oncegate::domain::Timestamp::from_micros(i64::MIN),
-            Self::FenceReused => {
-                plan.writes.floor = None;
-                plan.token = None;
-                for write in &mut plan.writes.sessions {
-                    if let oncegate::rules::Change::Put(latest) = &mut write.latest {
-                        // As one that counts from the row, or from nothing.
-                        latest.token.0 %= 1_000_000;
-                    }
-                }
-            }
+            Self::FenceReused => (plan.writes.floor, plan.token) = (None, None),
             Self::HalfAlias => {
                 plan.writes.puts.retain(|(key, event)| event.names.first() == Some(&key.event));
             }

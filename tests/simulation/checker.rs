@@ -1,7 +1,7 @@
 //! What callers see, and whether it may be. A caller trusts what it was granted from the answer
 //! until the time that it was told has passed since it asked, or until it gives it up.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Duration};
 
 use oncegate::domain::{LeaseId, RequestId, Timestamp};
 use tokio::time::Instant;
@@ -125,7 +125,9 @@ impl Checker {
             let surplus = log.grants.len().saturating_sub(COMPARED);
             log.grants.drain(..surplus);
         }
-        broken.into_iter().for_each(|text| self.violated(format!("{what}: {text}")));
+        for text in broken {
+            self.violated(format!("{what}: {text}"));
+        }
         self.is_alone(what, told.id);
     }
 
@@ -147,7 +149,7 @@ impl Checker {
         }
         let other = log.grants.iter().find(|held| held.id != id && held.is_trusted(now));
         if let Some(other) = other {
-            let text = format!("{what}: held by two at once: {:?} and {:?}", own, other);
+            let text = format!("{what}: held by two at once: {own:?} and {other:?}");
             self.violated(text);
         }
     }
@@ -197,6 +199,11 @@ impl Checker {
         self.stepped_back = Some(Instant::now());
     }
 
+    /// Whether the clock was stepped back within the latest `span`.
+    pub fn was_stepped_back(&self, span: Duration) -> bool {
+        self.stepped_back.is_some_and(|at| at.elapsed() < span)
+    }
+
     /// The clock is stepped forward: what was granted before may end early.
     pub fn stepped_forward(&mut self) {
         self.stepped = Some(Instant::now());
@@ -222,26 +229,33 @@ impl Checker {
     /// A turn was granted, or a mark was the first, by a decision at `time` on a call that began
     /// at `sent`.
     pub fn is_new(&mut self, what: &str, sent: Instant, time: Timestamp, who: &str) {
+        let stepped_back = self.stepped_back;
         let log = self.log(what);
+        // Before a step back the clock may have shown a later time, at which it was swept.
         if let Some((answered, until)) = log.handled
             && answered < sent
             && time < until
+            && stepped_back.is_none_or(|at| at < answered)
         {
             let text = format!("{what}: {who} at {time:?}, but is handled until {until:?}");
             self.violated(text);
         }
     }
 
-    /// A mark was the first. Answers whether that was not known before.
+    /// A mark was the first, by a call that began at `sent`. Answers whether that was not known
+    /// before.
     pub fn first(
         &mut self,
         what: &str,
+        sent: Instant,
         request: RequestId,
         from: Timestamp,
         until: Timestamp,
     ) -> bool {
         let log = self.log(what);
-        if log.disturbing > 0 || log.firsts.contains(&(request, from, until)) {
+        // It may have been forgotten before it was answered.
+        let is_sure = log.disturbing == 0 && log.disturbed.is_none_or(|at| at < sent);
+        if !is_sure || log.firsts.contains(&(request, from, until)) {
             return false;
         }
         let twice = log.firsts.iter().find(|(other, start, end)| {

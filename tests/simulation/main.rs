@@ -59,7 +59,7 @@ fn main() -> ExitCode {
     let mut seed = args.seed.unwrap_or_else(rand::random);
     let mut runs = 0;
     loop {
-        let span = Duration::from_secs(3_600) * args.hours;
+        let span = Duration::from_hours(1) * args.hours;
         let settings =
             Settings { seed, replicas: args.replicas, span, bug, keeps_history: args.history };
         // Before it runs: it may also hang.

@@ -225,7 +225,9 @@ impl Records for SimConnection {
     async fn apply(&mut self, mut plans: Vec<Plan>) -> Result<Vec<Applied>, StoreError> {
         let faults = &self.link.faults;
         if let Some(bug) = faults.bug {
-            plans.iter_mut().for_each(|plan| bug.of_plan(plan));
+            for plan in &mut plans {
+                bug.of_plan(plan);
+            }
             let is_lost =
                 bug == Bug::AnswerBeforeCommit && faults.chance.lock().unwrap().one_in(50);
             if is_lost {

@@ -6,11 +6,11 @@ use std::{
 };
 
 use oncegate::{
-    admin::Admin,
+    admin::{Admin, Author},
     cleanup::Cleanup,
     dedup::{Dedup, Known},
-    domain::{EventRow, LeaseId, Timestamp},
-    rules::{Ids, Session, Waiter, Wanted},
+    domain::{EventKey, LeaseId, Timestamp},
+    rules::{Ids, Session, State, Waiter, Wanted},
     session::{Bounds, Sessions},
     store::{Clock, ManualClock, Records as _, Store as _, Work, memory::Memory},
     telemetry::Metrics,
@@ -19,7 +19,7 @@ use oncegate::{
 use tokio::{
     runtime::Handle,
     task::JoinSet,
-    time::{Instant, sleep},
+    time::{Instant, sleep, timeout},
 };
 use tokio_util::sync::CancellationToken;
 
@@ -35,7 +35,7 @@ use super::{
 const BEGIN: i64 = 1_800_000_000_000_000;
 /// How long things go wrong, and then do not.
 const STORM: Duration = Duration::from_secs(90);
-const CALM: Duration = Duration::from_secs(60);
+const CALM: Duration = Duration::from_mins(1);
 /// How long it takes until all is well again: longer than any lease or claim runs.
 const SETTLE: Duration = Duration::from_secs(30);
 /// The longest that a free session may have somebody who waits for it.
@@ -49,6 +49,8 @@ pub struct World {
     memory: Memory,
     history: Option<Mutex<Vec<String>>>,
     begun: Instant,
+    /// The latest that the clock showed before it was stepped back.
+    shown: Mutex<Timestamp>,
 }
 
 /// One replica of the server.
@@ -68,9 +70,9 @@ impl World {
         let store = SimStore::new(self.memory.replica(Ids::seeded(seed)), Arc::clone(&link));
         let (stop, metrics) = (CancellationToken::new(), Metrics::new());
         let runtimes = [Handle::current()];
-        let max_hold = Duration::from_secs(3_600);
+        let max_hold = Duration::from_hours(1);
         let bounds = Bounds { writers: 2, capacity: 1_000, waiters: 1_000, max_hold };
-        let known = Known::new(1_000, Duration::from_secs(60), store.invalidations()).unwrap();
+        let known = Known::new(1_000, Duration::from_mins(1), store.invalidations()).unwrap();
         let dedup = Dedup::start(&store, &runtimes, 2, 1_000, Some(known), &metrics);
         let sessions = Sessions::start(&store, &runtimes, bounds, &stop, &metrics);
         let turns = Turns::start(&store, &runtimes, &sessions, bounds, &metrics);
@@ -114,9 +116,22 @@ impl World {
     /// A replica is killed, and another is started in its place.
     fn kill(&self, chance: &mut Chance) {
         self.faults.count("replica killed");
+        self.note(|| "a replica is killed".to_owned());
         let new = self.start_replica(chance.seed());
         let old = std::mem::replace(chance.pick_mut(&mut self.replicas.lock().unwrap()), new);
         old.link.kill();
+    }
+
+    /// An operator closes a session: what its tokens rise above is the floor from then on.
+    async fn close_session(&self, chance: &mut Chance) {
+        let (number, replica) = (chance.below(SESSIONS), self.replica(chance));
+        let what = format!("session {number}");
+        let author = Author { actor: "operator".to_owned(), reason: String::new() };
+        self.check(|checker| checker.disturbing(&what));
+        let close = replica.admin.close(session(number), author);
+        if timeout(Duration::from_secs(5), close).await.is_ok() {
+            self.check(|checker| checker.disturbed(&what));
+        }
     }
 
     /// Something goes wrong every now and then.
@@ -126,6 +141,7 @@ impl World {
             0 | 1 => self.kill(chance),
             2 => {
                 self.faults.count("replica drained");
+                self.note(|| "a replica is drained".to_owned());
                 let new = self.start_replica(chance.seed());
                 let old =
                     std::mem::replace(chance.pick_mut(&mut self.replicas.lock().unwrap()), new);
@@ -137,12 +153,18 @@ impl World {
                 self.faults.count("clock stepped forward");
                 self.check(Checker::stepped_forward);
                 let span = chance.millis(100, 4_000);
+                self.note(|| format!("the clock is stepped forward by {span:?}"));
                 self.clock.set(self.clock.now().plus(span).as_micros());
             }
             _ => {
                 self.faults.count("clock stepped back");
+                self.close_session(chance).await;
                 self.check(Checker::stepped_back);
+                let mut shown = self.shown.lock().unwrap();
+                *shown = self.clock.now().max(*shown);
+                drop(shown);
                 let span = chance.millis(100, 4_000);
+                self.note(|| format!("the clock is stepped back by {span:?}"));
                 self.clock.set(self.clock.now().minus(span).as_micros());
             }
         }
@@ -150,38 +172,51 @@ impl World {
 
     /// What was acknowledged is there.
     async fn nothing_is_lost(&self) {
-        let replica = Arc::clone(&self.replicas.lock().unwrap()[0]);
+        let mut wanted = Wanted::default();
         for number in 0..EVENTS {
-            let what = format!("event {number}");
-            let until = self.checker.lock().unwrap().handled_until(&what);
-            let Some(until) = until.filter(|until| *until > self.clock.now().plus(STRANDED)) else {
-                continue;
-            };
-            let row = replica.dedup.look(event(number), false).await.unwrap();
-            let is_kept = matches!(row, Some((EventRow::Processed(_), _)));
-            let still = self.checker.lock().unwrap().handled_until(&what) == Some(until);
-            if !is_kept && still {
-                let text = format!("{what}: handled until {until:?}, but is lost: {row:?}");
-                self.check(|checker| checker.violations.push(text));
+            let event = event(number);
+            wanted.event(&event.key.team, event.names(), false);
+        }
+        for number in 0..SESSIONS {
+            wanted.session(&session(number));
+        }
+        // The records themselves, which no replica remembers otherwise, as they are now.
+        let snapshot = self.memory.connection(Work::Short).read(&wanted).await.unwrap();
+        let mut lost = Vec::new();
+        let checker = self.checker.lock().unwrap();
+        for number in 0..EVENTS {
+            let (what, event) = (format!("event {number}"), event(number));
+            let until = checker.handled_until(&what);
+            let is_kept = event.names().any(|name| {
+                let key = EventKey { team: event.key.team.clone(), event: name.to_owned() };
+                snapshot.events.get(&key).is_some_and(|event| {
+                    matches!(event.state, State::Handled(..)) && event.is_live(snapshot.now)
+                })
+            });
+            // It may have been swept while the clock was ahead.
+            let passed = snapshot.now.max(*self.shown.lock().unwrap());
+            if let Some(until) = until.filter(|until| *until > passed && !is_kept) {
+                lost.push(format!("{what}: handled until {until:?}, but is lost"));
             }
         }
         for number in 0..SESSIONS {
             let what = format!("session {number}");
-            let trusted = self.checker.lock().unwrap().trusted(&what);
-            let Some(GrantId::Lease(lease)) = trusted else { continue };
-            let row = replica.admin.session(session(number)).await.unwrap();
-            let is_kept = row.as_ref().is_some_and(|row| row.live && row.lease.id == lease);
-            let still = self.checker.lock().unwrap().trusted(&what) == trusted;
-            if !is_kept && still {
-                let text = format!("{what}: {lease:?} is held, but is lost: {row:?}");
-                self.check(|checker| checker.violations.push(text));
+            let latest =
+                snapshot.sessions.get(&session(number)).and_then(|found| found.latest.as_ref());
+            let Some(GrantId::Lease(lease)) = checker.trusted(&what) else { continue };
+            if !latest.is_some_and(|latest| latest.lease == lease && latest.is_live(snapshot.now)) {
+                lost.push(format!("{what}: {lease:?} is held, but is lost: {latest:?}"));
             }
         }
+        drop(checker);
+        self.check(|checker| checker.violations.extend(lost));
     }
 
     /// Watches the sessions until all is well again, and for a while after that.
     async fn watch(&self) {
         let (begun, began_at) = (Instant::now(), self.clock.now());
+        // A step back lets a replica count as there for longer.
+        let was_stepped = self.checker.lock().unwrap().was_stepped_back(Duration::from_secs(20));
         let mut store = self.memory.connection(Work::Short);
         let mut wanted = Wanted::default();
         (0..SESSIONS).for_each(|number| wanted.queue(&session(number)));
@@ -198,7 +233,8 @@ impl World {
                     wrong.extend(watch.passes_over(&seen));
                 }
                 // By then no place on a replica that is gone is taken for one that is there.
-                let from = began_at.plus(Duration::from_secs(10));
+                let from =
+                    began_at.plus(if was_stepped { SETTLE } else { Duration::from_secs(10) });
                 let checker = self.checker.lock().unwrap();
                 let is_known = |lease| checker.knows(&what, GrantId::Lease(lease));
                 wrong.extend(watch.is_nobodys(&seen, from, snapshot.now, is_known));
@@ -288,6 +324,7 @@ pub async fn run(settings: Settings) -> Report {
         replicas: Mutex::default(),
         history: settings.keeps_history.then(Mutex::default),
         begun: Instant::now(),
+        shown: Mutex::new(Timestamp::from_micros(0)),
     });
     for _ in 0..settings.replicas {
         let replica = world.start_replica(chance.seed());
@@ -303,6 +340,7 @@ pub async fn run(settings: Settings) -> Report {
         let over = Instant::now() + STORM;
         while Instant::now() < over {
             world.go_wrong(&mut chance).await;
+            world.nothing_is_lost().await;
         }
         world.kill(&mut chance);
         world.faults.are_on.store(false, Ordering::Relaxed);

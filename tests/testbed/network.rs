@@ -85,18 +85,23 @@ async fn an_answer_is_cut_off_after_its_call_was_done() {
 
 #[tokio::test]
 async fn a_request_is_cut_off_before_it_arrives() {
-    for fault in [
-        json!({ "do": "cut_before_data", "direction": "to_server" }),
-        json!({ "do": "cut_after_bytes", "direction": "to_server", "bytes": 30 }),
-    ] {
-        let mut testbed = Testbed::sqlite().await;
-        let client = testbed.client().await;
-        assert!(marking(client.clone(), "E1").await.unwrap().unwrap());
-        testbed.ask(fault).await;
-        assert!(marking(client, "E2").await.unwrap().is_err(), "its request is cut off");
-        assert_eq!(testbed.look("E2").await["state"], "NOT_SEEN");
-        assert!(marking(testbed.client().await, "E3").await.unwrap().unwrap(), "once");
+    let mut testbed = Testbed::sqlite().await;
+    let client = testbed.client().await;
+    assert!(marking(client.clone(), "E1").await.unwrap().unwrap());
+    testbed.ask(json!({ "do": "cut_before_data", "direction": "to_server" })).await;
+    assert!(marking(client, "E2").await.unwrap().is_err(), "its request is cut off");
+    assert_eq!(testbed.look("E2").await["state"], "NOT_SEEN");
+    assert!(marking(testbed.client().await, "E3").await.unwrap().unwrap(), "it happens once");
+}
+
+#[tokio::test]
+async fn a_cut_disarms_what_has_not_happened() {
+    let mut testbed = Testbed::sqlite().await;
+    for direction in ["to_server", "to_client"] {
+        testbed.ask(json!({ "do": "cut_before_data", "direction": direction })).await;
     }
+    testbed.ask(json!({ "do": "cut" })).await;
+    assert!(marking(testbed.client().await, "E1").await.unwrap().unwrap());
 }
 
 #[tokio::test]

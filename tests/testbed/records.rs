@@ -115,11 +115,13 @@ async fn a_consumers_names_are_its_own() {
 async fn a_lease_is_lost_by_force() {
     let mut testbed = Testbed::sqlite().await;
     let lose = json!({ "do": "lose", "team": "T1", "session": "S1" });
-    assert_eq!(testbed.ask(lose.clone()).await, json!({ "released": false, "fence": null }));
+    let unknown = json!({ "released": false, "fence_before": null, "fence": null });
+    assert_eq!(testbed.ask(lose.clone()).await, unknown);
     let mut run = Run::begin(testbed.channel().await, "E1").await;
     let held = testbed.look_at_session("S1").await;
     let released = testbed.ask(lose).await;
     assert_eq!(released["released"], true);
+    assert_eq!(released["fence_before"], held["fence"]);
     assert_eq!(run.next().await.unwrap_err().code(), Code::FailedPrecondition);
     let free = testbed.look_at_session("S1").await;
     assert_eq!(free["state"], "FREE");

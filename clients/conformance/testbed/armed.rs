@@ -1,4 +1,4 @@
-//! Faults that wait for bytes of one direction: they count HTTP/2 DATA frames, or bytes.
+//! A fault that waits for an HTTP/2 DATA frame of one direction.
 
 /// What a client sends before its first frame:
 /// <https://www.rfc-editor.org/rfc/rfc9113.html#section-3.4>.
@@ -51,13 +51,11 @@ impl Frames {
     }
 }
 
-/// The faults of one direction, over all connections.
+/// A cut of one direction, over all connections.
 #[derive(Default)]
 pub struct Armed {
-    /// How many DATA frames still pass.
+    /// How many DATA frames still pass. None: it is not armed.
     frames: Option<u64>,
-    /// How many bytes still pass.
-    bytes: Option<u64>,
 }
 
 impl Armed {
@@ -65,46 +63,23 @@ impl Armed {
         self.frames = Some(skip);
     }
 
-    pub fn cut_after_bytes(&mut self, bytes: u64) {
-        self.bytes = Some(bytes);
+    pub fn disarm(&mut self) {
+        self.frames = None;
     }
 
     /// Counts bytes that are about to pass. Returns after how many of them everything is cut.
     pub fn count(&mut self, frames: &mut Frames, bytes: &[u8]) -> Option<usize> {
-        let before_data = self.count_frames(frames, bytes);
-        let after_bytes = self.count_bytes(bytes.len());
-        match (before_data, after_bytes) {
-            (Some(one), Some(other)) => Some(one.min(other)),
-            (one, other) => one.or(other),
-        }
-    }
-
-    fn count_frames(&mut self, frames: &mut Frames, bytes: &[u8]) -> Option<usize> {
         let mut from = 0;
         while let Some(start) = frames.next_data(bytes, &mut from) {
             match self.frames {
                 None => {}
                 Some(0) => {
-                    self.frames = None;
+                    self.disarm();
                     return Some(start);
                 }
                 Some(left) => self.frames = Some(left - 1),
             }
         }
         None
-    }
-
-    fn count_bytes(&mut self, count: usize) -> Option<usize> {
-        let left = self.bytes?;
-        match usize::try_from(left) {
-            Ok(left) if left <= count => {
-                self.bytes = None;
-                Some(left)
-            }
-            _ => {
-                self.bytes = Some(left - count as u64);
-                None
-            }
-        }
     }
 }

@@ -1,6 +1,6 @@
 //! Commands: one line each, and its answer.
 
-use std::{num::NonZero, time::Duration};
+use std::time::Duration;
 
 use anyhow::Context as _;
 use serde::Deserialize;
@@ -44,10 +44,6 @@ enum Command {
         direction: Direction,
         #[serde(default)]
         skip: u64,
-    },
-    CutAfterBytes {
-        direction: Direction,
-        bytes: NonZero<u64>,
     },
     Refuse {},
     Accept {},
@@ -123,9 +119,6 @@ async fn run(mut command: Map<String, Value>, replicas: &[Replica]) -> anyhow::R
         Command::Release { direction } => hold(replica, direction, false),
         Command::CutBeforeData { direction, skip } => {
             replica.proxy.cut_before_data(direction, skip);
-        }
-        Command::CutAfterBytes { direction, bytes } => {
-            replica.proxy.cut_after_bytes(direction, bytes.get());
         }
         Command::Refuse {} => replica.proxy.refuse(true),
         Command::Accept {} => replica.proxy.refuse(false),

@@ -99,8 +99,11 @@ impl Proxy {
         self.shared.lane(direction).is_held.send_replace(is_held);
     }
 
-    /// Closes all connections.
+    /// Closes all connections, and drops the cuts that were to come.
     pub async fn cut(&self) {
+        for lane in [&self.shared.to_client, &self.shared.to_server] {
+            lane.armed().disarm();
+        }
         let mut connections = self.shared.take();
         connections.whole.shutdown().await;
         connections.half_open.shutdown().await;
@@ -125,11 +128,6 @@ impl Proxy {
     /// Passes `skip` more DATA frames, and cuts all connections instead of passing the next one.
     pub fn cut_before_data(&self, direction: Direction, skip: u64) {
         self.shared.lane(direction).armed().cut_before_data(skip);
-    }
-
-    /// Cuts all connections after so many more bytes.
-    pub fn cut_after_bytes(&self, direction: Direction, bytes: u64) {
-        self.shared.lane(direction).armed().cut_after_bytes(bytes);
     }
 }
 

@@ -5,7 +5,7 @@ use std::{sync::atomic::Ordering, time::Duration};
 use anyhow::{Context as _, bail};
 use oncegate::grpc::pb::{
     EventKey, EventState, ForceReleaseSessionLeaseRequest, ForgetEventRequest, GetSessionRequest,
-    IsProcessedRequest, ListEventsRequest, ProcessedEvent, SessionKey, TurnOutcome,
+    IsProcessedRequest, ListEventsRequest, ProcessedEvent, Session, SessionKey, TurnOutcome,
     admin_service_client::AdminServiceClient, event_key,
     idempotency_service_client::IdempotencyServiceClient, session_key,
 };
@@ -72,17 +72,24 @@ impl From<EventName> for EventKey {
     }
 }
 
-/// Ends the lease of a session by force.
+/// Ends the lease of a session by force. The server answers with the fence as it is then, which the
+/// next holders may have raised further.
 pub async fn lose(replica: &Replica, name: SessionName) -> anyhow::Result<Value> {
+    let session = SessionKey::from(name);
+    let before = session_on_record(replica, session.clone()).await?;
     let request = ForceReleaseSessionLeaseRequest {
-        session: Some(name.into()),
+        session: Some(session),
         actor: ACTOR.into(),
         reason: "a scenario asks for it".into(),
     };
     let answer = admin(replica).await?.force_release_session_lease(request).await;
     let answer = answer.map_err(explain)?.into_inner();
-    let fence = answer.session.map(|session| session.fencing_token);
-    Ok(json!({ "released": answer.released, "fence": fence }))
+    let fence = |session: Option<Session>| session.map(|session| session.fencing_token);
+    Ok(json!({
+        "released": answer.released,
+        "fence_before": fence(before),
+        "fence": fence(answer.session),
+    }))
 }
 
 /// Deletes the record of an event.
@@ -109,8 +116,7 @@ pub async fn look(replica: &Replica, name: Name) -> anyhow::Result<Value> {
 }
 
 async fn look_at_session(replica: &Replica, name: SessionName) -> anyhow::Result<Value> {
-    let request = GetSessionRequest { session: Some(name.into()) };
-    let Some(answer) = found(admin(replica).await?.get_session(request).await)? else {
+    let Some(session) = session_on_record(replica, name.into()).await? else {
         return Ok(json!({
             "state": "UNKNOWN",
             "holder": null,
@@ -121,7 +127,6 @@ async fn look_at_session(replica: &Replica, name: SessionName) -> anyhow::Result
             "labels": {},
         }));
     };
-    let session = answer.session.context("the answer has no session")?;
     let state = session.state().as_str_name().trim_start_matches("SESSION_STATE_");
     let remaining = session.remaining.map(Duration::try_from).transpose()?;
     Ok(json!({
@@ -133,6 +138,15 @@ async fn look_at_session(replica: &Replica, name: SessionName) -> anyhow::Result
         "epic": text(&session.epic_id),
         "labels": session.labels,
     }))
+}
+
+async fn session_on_record(
+    replica: &Replica,
+    session: SessionKey,
+) -> anyhow::Result<Option<Session>> {
+    let request = GetSessionRequest { session: Some(session) };
+    let answer = found(admin(replica).await?.get_session(request).await)?;
+    answer.map(|answer| answer.session.context("the answer has no session")).transpose()
 }
 
 async fn look_at_event(replica: &Replica, name: EventName) -> anyhow::Result<Value> {

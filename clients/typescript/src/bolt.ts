@@ -14,6 +14,7 @@ import {
   GaveUp,
   InProgress,
   NotGranted,
+  OncegateError,
   Overloaded,
   Reject,
   Unavailable,
@@ -33,6 +34,7 @@ declare module "@slack/bolt" {
 }
 
 type ListenerArgs = AnyMiddlewareArgs & AllMiddlewareArgs;
+/** Also a middleware. */
 type Listener = (args: ListenerArgs) => Promise<void>;
 
 export interface GuardOptions extends Omit<TurnOptions, "codec" | "patience" | "signal"> {
@@ -67,8 +69,9 @@ const lastRetry = 3;
  * over all processes. A turn begins before the acknowledgement, when the first listener matches, and
  * ends after all listeners. `context.turn` is the turn.
  *
- * Call it with the receiver before the app is made, or with the app before listeners are added. Not
- * guarded are `app.options`, which only asks, and what a global middleware of `app.use` does.
+ * Call it with the receiver before the app is made, or with the app before middleware and listeners are
+ * added. Not guarded are `app.options`, which only asks, and what a middleware does or throws itself, be it
+ * global or of a listener.
  */
 export function guard<T extends Receiver | App>(target: T, gate: Gate, options: GuardOptions = {}): T {
   if ("processEvent" in target) {
@@ -90,25 +93,49 @@ function guardApp(app: App, gate: Gate, options: GuardOptions): void {
   app.processEvent = (event) => new Dispatch(gate, options, event).process(processEvent);
   for (const name of ["event", "message", "action", "command", "shortcut", "view", "function"] as const) {
     const register = app[name].bind(app) as (...args: unknown[]) => unknown;
-    const registerGuarded = (...args: unknown[]) =>
-      register(...args.slice(0, -1), guarded(args.at(-1) as Listener));
+    const registerGuarded = (...args: unknown[]) => {
+      const before = args
+        .slice(0, -1)
+        .map((arg) => (typeof arg === "function" ? followed(arg as Listener) : arg));
+      return register(...before, guarded(args.at(-1) as Listener));
+    };
     Object.assign(app, { [name]: registerGuarded });
   }
+  const use = app.use.bind(app) as (middleware: Listener) => App;
+  app.use = (middleware) => use(followed(middleware as Listener));
   const addAssistant = app.assistant.bind(app);
   app.assistant = (assistant) => addAssistant(guardAssistant(assistant));
 }
 
+/** Private, but the only place that knows whether the assistant matches. */
+type AssistantParts = Record<"threadStarted" | "threadContextChanged" | "userMessage", Listener[]> & {
+  processEvent: Listener;
+};
+
 function guardAssistant(assistant: Assistant): Assistant {
-  // Private, but the only place that knows whether the assistant matches.
-  const { processEvent } = assistant as unknown as { processEvent: Listener };
-  return Object.assign(assistant, { processEvent: guarded(processEvent.bind(assistant)) });
+  const parts = assistant as unknown as AssistantParts;
+  return Object.assign(assistant, {
+    threadStarted: parts.threadStarted.map(followed),
+    threadContextChanged: parts.threadContextChanged.map(followed),
+    userMessage: parts.userMessage.map(followed),
+    processEvent: guarded(parts.processEvent.bind(assistant)),
+  });
 }
 
 /** Where a listener finds the delivery that it is called for. */
 const dispatch = Symbol("oncegate");
 
+function dispatchOf({ context }: ListenerArgs): Dispatch {
+  return (context as unknown as { [dispatch]: Dispatch })[dispatch];
+}
+
 function guarded(listener: Listener): Listener {
-  return (args) => (args.context as unknown as { [dispatch]: Dispatch })[dispatch].run(listener, args);
+  return (args) => dispatchOf(args).run(listener, args);
+}
+
+/** A middleware may call `next` and not wait for it. The turn does. */
+function followed(middleware: Listener): Listener {
+  return (args) => middleware({ ...args, next: () => dispatchOf(args).follow(args.next()) });
 }
 
 /** One delivery on its way through the app. */
@@ -131,8 +158,12 @@ class Dispatch {
   #turn: Promise<Turn | undefined> | undefined;
   /** Settles when the turn has ended. */
   #ended: Promise<unknown> | undefined;
-  #failures: unknown[] = [];
-  #endTurn!: () => void;
+  #endTurn: (() => void) | undefined;
+  /** What the listeners threw, and why one could not run. */
+  readonly #failures: { readonly error: unknown }[] = [];
+  /** What middleware has called and may not wait for. */
+  readonly #following = new Set<Promise<void>>();
+  #isOver = false;
 
   constructor(gate: Gate, options: GuardOptions, event: ReceiverEvent) {
     const {
@@ -159,32 +190,50 @@ class Dispatch {
     const processed = processEvent({ ...this.#event, customProperties, ack });
     // Bolt's own error handler throws what the listeners threw.
     await Promise.allSettled([processed]);
+    while (this.#following.size > 0) await Promise.allSettled(this.#following);
+    this.#isOver = true;
     this.#endTurn?.();
     const [end] = await Promise.allSettled([this.#ended]);
     await processed;
     if (this.#refusal) throw this.#refusal;
     // The app's error handler has seen what the listeners threw.
-    if (end.status === "rejected" && !this.#failures.includes(end.reason)) throw end.reason;
-    const error = this.#firstError;
-    if (error !== undefined && !this.#isDecided) throw new Refused({ cause: error });
+    if (end.status === "rejected" && !this.#failures.some(({ error }) => error === end.reason))
+      throw end.reason;
+    const failure = this.#firstFailure;
+    if (failure && !this.#isDecided) throw new Refused({ cause: failure.error });
     // No listener matched, or all have ended.
     await this.#decide();
   }
 
-  get #firstError(): unknown {
-    return this.#failures.find((failure) => !(failure instanceof Reject));
+  get #firstFailure() {
+    return this.#failures.find(({ error }) => !(error instanceof Reject));
+  }
+
+  /** The turn ends after this. */
+  async follow(next: Promise<void>): Promise<void> {
+    this.#following.add(next);
+    try {
+      await next;
+    } finally {
+      this.#following.delete(next);
+    }
   }
 
   /** Runs a listener that matches in the turn of the delivery, or not at all. */
   async run(listener: Listener, args: ListenerArgs): Promise<void> {
-    this.#turn ??= this.#begin(args);
-    const turn = await this.#turn;
-    if (!turn) return;
-    args.context.turn = turn;
+    if (this.#isOver) {
+      throw new OncegateError(
+        "a middleware called next() after the end of its event; call it before it returns",
+      );
+    }
     try {
+      this.#turn ??= this.#begin(args);
+      const turn = await this.#turn;
+      if (!turn) return;
+      args.context.turn = turn;
       await listener(args);
     } catch (error) {
-      this.#failures.push(error);
+      this.#failures.push({ error });
       if (!(error instanceof Reject)) throw error;
     }
   }
@@ -198,9 +247,9 @@ class Dispatch {
         new Promise<void>((resolve, reject) => {
           this.#endTurn = () => {
             // An event that one listener rejects is still to be handled by the one that threw.
-            const failure = this.#firstError ?? this.#failures[0];
-            if (failure === undefined) resolve();
-            else reject(failure);
+            const failure = this.#firstFailure ?? this.#failures[0];
+            if (failure) reject(failure.error);
+            else resolve();
           };
         }),
     );

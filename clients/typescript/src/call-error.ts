@@ -118,10 +118,18 @@ export interface Details {
   field?: string;
 }
 
-/** Reads the trailer `grpc-status-details-bin`. */
+/** Reads the trailer `grpc-status-details-bin`. One that is broken, such as a proxy's, says nothing. */
 export function readDetails(trailer: Uint8Array | undefined): Details {
+  try {
+    return trailer ? parseDetails(trailer) : {};
+  } catch {
+    return {};
+  }
+}
+
+function parseDetails(trailer: Uint8Array): Details {
   const details: Details = {};
-  for (const any of trailer ? fromBinary(StatusSchema, trailer).details : []) {
+  for (const any of fromBinary(StatusSchema, trailer).details) {
     // The messages of status.proto carry other names than Google's.
     const name = any.typeUrl.slice(any.typeUrl.lastIndexOf(".") + 1);
     if (name === "ErrorInfo") {

@@ -15,6 +15,7 @@ import { IdempotencyService } from "./gen/oncegate/v1/idempotency_service_pb.js"
 import { marginMs } from "./keeping.js";
 import { patientCall } from "./retry.js";
 import { toDuration } from "./time.js";
+import { cutLease } from "./wire.js";
 
 export interface ChatStateOptions {
   /** The tenant of the locks and keys. Default: "chat". */
@@ -84,7 +85,6 @@ export function withGate<A extends InnerState>(
 
 /** The limits of the server. */
 const shortestMs = 1000;
-const longestLeaseMs = 15 * 60_000;
 const longestMarkMs = 30 * 24 * 3_600_000;
 const longestName = 512;
 
@@ -119,16 +119,17 @@ class GatedAdapter implements Omit<InnerState, "get" | "set">, GatedState {
   }
 
   async disconnect(): Promise<void> {
+    this.#isConnected = false; // a lock that is granted from now on is released by its call
     const locks = [...this.#held.values()].map(({ lock }) => lock);
-    const released = await Promise.allSettled(locks.map((lock) => this.releaseLock(lock)));
-    this.#isConnected = false;
+    const released = await Promise.allSettled(locks.map((lock) => this.#release(lock)));
     await this.#inner.disconnect();
     for (const release of released) if (release.status === "rejected") throw release.reason;
   }
 
   async acquireLock(threadId: string, ttlMs: number): Promise<FencedLock | null> {
+    this.#refuseUnlessConnected();
     const before = this.#held.get(threadId);
-    if (before && this.#isOver(before.end)) await this.releaseLock(before.lock);
+    if (before && this.#isOver(before.end)) await this.#release(before.lock);
     const { core } = this.#gate.internals;
     const end = core.clock.now() + trustedMs(ttlMs);
     const expiresAt = Date.now() + trustedMs(ttlMs);
@@ -141,20 +142,22 @@ class GatedAdapter implements Omit<InnerState, "get" | "set">, GatedState {
     if (outcome.case !== "lease") return null;
     const { leaseId, fencingToken } = outcome.value;
     const lock = { threadId, token: leaseId, expiresAt, fence: fencingToken };
-    if (this.#isOver(end)) {
-      await this.releaseLock(lock);
+    if (this.#isOver(end) || !this.#isConnected) {
+      await this.#release(lock);
       return null;
     }
+    this.#drop(threadId); // its lease was freed by an operator
     const renew = () => void this.extendLock(lock, ttlMs).catch(() => {});
-    const timer = this.#keep ? setInterval(renew, ttlMs / 3).unref() : undefined;
+    const timer = this.#keep ? setInterval(renew, cutLease(ttlMs) / 3).unref() : undefined;
     this.#held.set(threadId, { lock, end, timer });
     return lock;
   }
 
   async extendLock(lock: Lock, ttlMs: number): Promise<boolean> {
+    this.#refuseUnlessConnected();
     const held = this.#heldAs(lock);
     if (held && this.#isOver(held.end)) {
-      await this.releaseLock(lock);
+      await this.#release(lock);
       return false;
     }
     const end = this.#gate.internals.core.clock.now() + trustedMs(ttlMs);
@@ -168,22 +171,21 @@ class GatedAdapter implements Omit<InnerState, "get" | "set">, GatedState {
       return false;
     }
     if (this.#isOver(end)) {
-      await this.releaseLock(lock);
+      await this.#release(lock);
       return false;
     }
-    if (held) held.end = end;
-    return true;
+    if (!held) return true;
+    held.end = end;
+    return this.#heldAs(lock) === held; // it may have been released in the meantime
   }
 
   async releaseLock(lock: Lock): Promise<void> {
-    this.#drop(lock.threadId, lock);
-    await this.#unlessRefused(isNotHeld, IdempotencyService.method.releaseSessionLease, {
-      session: this.#session(lock.threadId),
-      leaseId: lock.token,
-    });
+    this.#refuseUnlessConnected();
+    await this.#release(lock);
   }
 
   async forceReleaseLock(threadId: string): Promise<void> {
+    this.#refuseUnlessConnected();
     this.#drop(threadId);
     await this.#call(AdminService.method.forceReleaseSessionLease, {
       session: this.#session(threadId),
@@ -215,8 +217,17 @@ class GatedAdapter implements Omit<InnerState, "get" | "set">, GatedState {
   }
 
   async delete(key: string): Promise<void> {
+    this.#refuseUnlessConnected();
     await this.#inner.delete(key);
     await this.#forget(key);
+  }
+
+  async #release(lock: Lock): Promise<void> {
+    this.#drop(lock.threadId, lock);
+    await this.#unlessRefused(isNotHeld, IdempotencyService.method.releaseSessionLease, {
+      session: this.#session(lock.threadId),
+      leaseId: lock.token,
+    });
   }
 
   async #forget(key: string): Promise<void> {
@@ -262,7 +273,6 @@ class GatedAdapter implements Omit<InnerState, "get" | "set">, GatedState {
     method: DescMethodUnary<I, O>,
     request: MessageInitShape<I>,
   ): Promise<MessageShape<O>> {
-    this.#refuseUnlessConnected();
     const { core, patienceMs } = this.#gate.internals;
     return patientCall(core, method, create(method.input, request), patienceMs);
   }
@@ -291,12 +301,12 @@ function isNotHeld({ lost, field }: CallError): boolean {
 
 /** How long a lock may be relied on, from the moment that it is asked for. */
 function trustedMs(ttlMs: number): number {
-  const grantedMs = Math.min(ttlMs, longestLeaseMs);
+  const grantedMs = cutLease(ttlMs);
   return grantedMs - marginMs(grantedMs);
 }
 
 function toLeaseTtl(ttlMs: number) {
-  return toDuration(Math.min(Math.max(ttlMs, shortestMs), longestLeaseMs));
+  return toDuration(cutLease(Math.max(ttlMs, shortestMs)));
 }
 
 /** A key as a name of the server, which is limited in length and in characters. */

@@ -11,6 +11,17 @@ export interface Codec<T = unknown> {
   decode(data: Uint8Array, type: string): T;
 }
 
+/** A result that was read, or the codec's error. */
+export type Decoded = { readonly result: unknown } | { readonly error: unknown };
+
+export function decodeOrError(codec: Codec, data: Uint8Array, type: string): Decoded {
+  try {
+    return { result: codec.decode(data, type) };
+  } catch (error) {
+    return { error };
+  }
+}
+
 const json = "application/json";
 const bytes = "application/octet-stream";
 const nothing: Encoded = { data: new Uint8Array(), type: "" };

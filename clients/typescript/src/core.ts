@@ -47,12 +47,13 @@ export class Core implements Owner {
     this.notify((hooks) => hooks.onLost?.(reason));
   }
 
-  /** Calls a hook. What it throws is a warning: it must not stop what it watches. */
-  notify(call: (hooks: Hooks) => void): void {
+  /** Calls a hook. What it throws is a warning, also if it is asynchronous: it must not stop what it watches. */
+  notify(call: (hooks: Hooks) => unknown): void {
+    const warn = (error: unknown) => this.warn("hook", `a hook of the gate threw ${describe(error)}`);
     try {
-      call(this.#hooks);
+      void Promise.resolve(call(this.#hooks)).catch(warn);
     } catch (error) {
-      this.warn("hook", `a hook of the gate threw ${describe(error)}`);
+      warn(error);
     }
   }
 

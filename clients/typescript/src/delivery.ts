@@ -231,11 +231,14 @@ export function platformDelivery(
   headers: { [name: string]: string },
   body: Body,
   options: PayloadOptions,
+  defaults: Pick<PayloadOptions, "ttl" | "redelivers"> = {},
 ): Delivery {
   const kind = Platform[platform].toLowerCase();
+  const ttl = options.ttl ?? defaults.ttl;
+  const redelivers = options.redelivers ?? defaults.redelivers;
   return Delivery.payload(
     kind,
     { case: "delivery", value: { platform, headers, body: toBytes(body) } },
-    options,
+    { ...options, ttl, redelivers },
   );
 }

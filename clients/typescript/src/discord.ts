@@ -7,7 +7,7 @@ import type { Turn } from "./turn.js";
 
 /** An interaction, a gateway event or a message of Discord, in Discord's own JSON. */
 export function delivery(body: Body, options: PayloadOptions = {}): Delivery {
-  return platformDelivery(Platform.DISCORD, {}, body, { redelivers: false, ...options });
+  return platformDelivery(Platform.DISCORD, {}, body, options, { redelivers: false });
 }
 
 export interface HandlerOptions<A extends unknown[]> extends HandleOptions {
@@ -23,7 +23,7 @@ export interface HandlerOptions<A extends unknown[]> extends HandleOptions {
 }
 
 /** Nobody delivers the event again. */
-const patience = "30s";
+const defaultPatience = "30s";
 
 /**
  * A listener for discord.js whose events are handled once, and those of a channel one at a time, over
@@ -33,12 +33,12 @@ const patience = "30s";
 export function handler<A extends unknown[]>(
   gate: Gate,
   handle: (...args: [...A, turn: Turn]) => unknown,
-  { event, onBusy, delivery: named, ...options }: HandlerOptions<A> = {},
+  { event, onBusy, delivery: named, patience = defaultPatience, ...options }: HandlerOptions<A> = {},
 ): (...args: A) => Promise<void> {
   return async (...args) => {
     const dispatch = toDispatch(event ?? guessEvent(args), args.at(-1) as Subject);
     const reportBusy = onBusy && ((busy: Busy) => onBusy(...args, busy));
-    await handleHere(gate, delivery(dispatch, named), { patience, ...options }, reportBusy, async (turn) => {
+    await handleHere(gate, delivery(dispatch, named), { ...options, patience }, reportBusy, async (turn) => {
       await handle(...args, turn);
     });
   };

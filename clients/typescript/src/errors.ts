@@ -9,7 +9,9 @@ export type LostReason =
   /** The trusted end passed without news from the server. */
   | "EXPIRED"
   /** The gate was closed, its drain was over, or the client of a webhook has gone. */
-  | "CLOSED";
+  | "CLOSED"
+  /** It was not lost: its holder has ended it. Only from `check()`. */
+  | "ENDED";
 
 /** The base of every error of this library. `cause` has the gRPC status. */
 export class OncegateError extends Error {
@@ -28,14 +30,21 @@ export abstract class NotGranted extends OncegateError {
 export class Duplicate<T = unknown> extends NotGranted {
   readonly kind = "duplicate";
   constructor(
-    /** What the turn that handled it returned; undefined for a mark. */
+    /** What the turn that handled it returned; undefined for a mark, and if the codec cannot decode it. */
     readonly result: T | undefined,
     /** Undefined for a mark. */
     readonly outcome: "SUCCEEDED" | "REJECTED" | undefined,
     /** Why the event was rejected. */
     readonly detail: string,
+    options?: ErrorOptions,
   ) {
-    super("the event has been handled; acknowledge it");
+    super("the event has been handled; acknowledge it", options);
+  }
+
+  /** The result. Throws this error if it cannot be decoded: then the codec's error is the cause. */
+  replay(): T {
+    if ("cause" in this) throw this;
+    return this.result as T;
   }
 }
 
@@ -83,6 +92,11 @@ export class Dropped extends NotGranted {
   }
 }
 
+function lossMessage(what: string, reason: LostReason, danger: string): string {
+  if (reason === "ENDED") return `the ${what} has ended; write before its end`;
+  return `the ${what} was lost (${reason}); stop working, ${danger}`;
+}
+
 /** The turn is lost: another run may have the event. Stop working. */
 export class TurnLost extends OncegateError {
   constructor(
@@ -91,7 +105,7 @@ export class TurnLost extends OncegateError {
     readonly value?: unknown,
     options?: ErrorOptions,
   ) {
-    super(`the turn was lost (${reason}); stop working, another run may have the event`, options);
+    super(lossMessage("turn", reason, "another run may have the event"), options);
   }
 }
 
@@ -101,7 +115,7 @@ export class LeaseLost extends OncegateError {
     readonly reason: LostReason,
     options?: ErrorOptions,
   ) {
-    super(`the lease was lost (${reason}); stop working, another holder may have the session`, options);
+    super(lossMessage("lease", reason, "another holder may have the session"), options);
   }
 }
 

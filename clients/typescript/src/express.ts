@@ -1,6 +1,6 @@
 import type { IncomingMessage, OutgoingHttpHeaders, ServerResponse } from "node:http";
 import type { Body } from "./delivery.js";
-import { Reject } from "./errors.js";
+import { OncegateError, Reject } from "./errors.js";
 import type { Gate } from "./gate.js";
 import type { Turn } from "./turn.js";
 import {
@@ -33,9 +33,10 @@ interface Request extends IncomingMessage {
   rawBody?: Buffer;
 }
 
-interface Route {
-  readonly [method: string]: (handler: ErrorHandler) => void;
-}
+type Route = {
+  /** The methods that it handles. */
+  readonly methods: { readonly [method: string]: boolean };
+} & { readonly [method: string]: (handler: ErrorHandler) => void };
 
 interface Response extends ServerResponse {
   locals: TurnLocals;
@@ -48,7 +49,8 @@ type Middleware = (request: IncomingMessage, response: Response, next: Next) => 
 /**
  * A middleware for Express: `app.post("/github", webhook(gate, github.delivery), handler)`. The
  * handler runs once for each delivery; a duplicate gets the same response. A response of 5xx fails
- * the turn. The response is sent when the turn has ended.
+ * the turn, and so does an error, unless it is one of http-errors with a status of 4xx. The response is
+ * sent when the turn has ended.
  *
  * If no parser has read the body, it becomes `req.rawBody`, and `req.body` if it is JSON. Verify the
  * sender's signature first, with `express.raw`.
@@ -61,25 +63,29 @@ export function webhook(
   { limit = 1024 * 1024, ...options }: ExpressOptions = {},
 ): Middleware {
   const makeDelivery = withHeaders(make);
-  const settlements = new WeakMap<Response, Settle>();
-  const rejecting = new WeakSet<Route>();
+  const admissions = new WeakMap<Response, Threw>();
+  const watched = new WeakMap<Route, Set<string>>();
 
-  const rejects: ErrorHandler = (error, _request, response, next) => {
-    const settle = error instanceof Reject ? settlements.get(response) : undefined;
-    if (!settle) return next(error);
-    settle(() => {
-      throw error;
-    });
+  const watch: ErrorHandler = (error, _request, response, next) => {
+    const threw = admissions.get(response);
+    threw?.(error);
+    if (threw && error instanceof Reject) response.end();
+    else next(error); // the application's handler gets it
   };
 
-  /** After the handlers of its route, before the application's own: a Reject is no error. */
-  function addRejects({ route, method = "" }: Request): void {
-    if (!route || rejecting.has(route)) return;
-    rejecting.add(route);
-    route[method.toLowerCase()]?.(rejects);
+  /** Sees what the handlers of the route throw before the application's own error handler answers it. */
+  function watchErrors(route: Route, method: string): void {
+    const name = method === "HEAD" && !route.methods.head ? "get" : method.toLowerCase();
+    const names = watched.get(route) ?? new Set();
+    if (names.has(name)) return;
+    watched.set(route, names.add(name));
+    route[name]?.(watch);
   }
 
   async function begin(request: Request, response: Response): Promise<boolean> {
+    const { route, method = "" } = request;
+    // Elsewhere the errors of the handler would not be seen.
+    if (!route) throw new OncegateError("add webhook() to a route: app.post(path, webhook(…), handler)");
     const body = await readBody(request, limit);
     if (body === undefined) {
       response.writeHead(413, { connection: "close" }).end();
@@ -91,8 +97,8 @@ export function webhook(
       return false;
     }
     response.locals.turn = admitted.turn;
-    settlements.set(response, capture(response, admitted));
-    addRejects(request);
+    admissions.set(response, capture(response, admitted));
+    watchErrors(route, method);
     endIfAbandoned(admitted.turn, response);
     return true;
   }
@@ -129,31 +135,14 @@ async function readBody(request: Request, limit: number): Promise<Body | undefin
 
 type Callback = () => void;
 
-/** Ends the turn by a response, and sends it. Only the first one counts. */
-type Settle = (handle: () => Reply) => void;
+/** Takes what the handler threw. */
+type Threw = (error: unknown) => void;
 
 /** Keeps the response of the handler until the turn has ended by it. */
-function capture(response: Response, { end }: Admitted): Settle {
+function capture(response: Response, admitted: Admitted): Threw {
   const { write, end: finish, writeHead } = response;
   const chunks: Buffer[] = [];
   let isEnded = false;
-
-  const settle = (handle: () => Reply, headers?: OutgoingHttpHeaders) => {
-    if (isEnded) return;
-    isEnded = true;
-    let made: Reply | undefined;
-    const handled = () => {
-      made = handle();
-      return made;
-    };
-    end(handled).then(
-      (reply) => {
-        Object.assign(response, { write, end: finish, writeHead });
-        send(response, reply === made && headers ? { ...reply, headers } : reply);
-      },
-      (error) => response.destroy(error),
-    );
-  };
 
   /** Takes the arguments of `write` or `end`. Returns the callback. */
   const take = (args: unknown[]): Callback | undefined => {
@@ -164,9 +153,10 @@ function capture(response: Response, { end }: Admitted): Settle {
   };
 
   const captured = {
-    writeHead(status: number, ...rest: (string | OutgoingHttpHeaders)[]) {
+    writeHead(status: number, ...rest: (string | OutgoingHttpHeaders | string[])[]) {
       response.statusCode = status;
-      setHeaders(response, rest.find((arg) => typeof arg === "object") ?? {});
+      const headers = rest.find((arg) => typeof arg === "object") ?? {};
+      setHeaders(response, Array.isArray(headers) ? fromList(headers) : headers);
       return response;
     },
     write(...args: unknown[]) {
@@ -176,17 +166,31 @@ function capture(response: Response, { end }: Admitted): Settle {
     },
     end(...args: unknown[]) {
       if (isEnded) return response;
+      isEnded = true;
       const callback = take(args);
       if (callback) response.once("finish", callback);
       // What is set after this is too late, as it would be without this middleware.
       const { statusCode: status } = response;
       const headers = response.getHeaders();
-      settle(() => ({ status, headers: toText(headers), body: Buffer.concat(chunks) }), headers);
+      const made = { status, headers: toText(headers), body: Buffer.concat(chunks) };
+      admitted
+        .end(() => made)
+        .then(
+          (reply) => {
+            Object.assign(response, { write, end: finish, writeHead });
+            send(response, reply === made ? { ...reply, headers } : reply);
+          },
+          (error) => response.destroy(error),
+        );
       return response;
     },
   };
   Object.assign(response, captured);
-  return settle;
+  return (error) => {
+    if (isEnded) return; // too late: the response decides
+    chunks.length = 0;
+    admitted.threw(error);
+  };
 }
 
 function send(
@@ -203,6 +207,16 @@ function setHeaders(response: Response, headers: OutgoingHttpHeaders): void {
   for (const [name, value] of Object.entries(headers)) {
     if (value !== undefined) response.setHeader(name, value);
   }
+}
+
+/** Names and values in turn. A name may come several times. */
+function fromList(list: readonly string[]): OutgoingHttpHeaders {
+  const headers: { [name: string]: string[] } = {};
+  for (let index = 0; index + 1 < list.length; index += 2) {
+    const [name, value] = list.slice(index) as [string, string];
+    headers[name] = [...(headers[name] ?? []), value];
+  }
+  return headers;
 }
 
 function toText(headers: OutgoingHttpHeaders): Reply["headers"] {

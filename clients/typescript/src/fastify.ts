@@ -25,21 +25,21 @@ declare module "fastify" {
 /** The options of one route. */
 export interface WebhookRoute {
   preHandler(request: FastifyRequest, reply: FastifyReply): Promise<unknown>;
-  errorHandler(error: unknown, request: FastifyRequest, reply: FastifyReply): void;
+  errorHandler(error: unknown, request: FastifyRequest, reply: FastifyReply): Promise<unknown>;
   onSend(request: FastifyRequest, reply: FastifyReply, payload: unknown): Promise<unknown>;
 }
 
 /**
  * The options of a route of Fastify: `app.post("/github", webhook(gate, github.delivery), handler)`.
  * The handler runs once for each delivery; a duplicate gets the same response. A response of 5xx
- * fails the turn. Verify the sender's signature first.
+ * fails the turn, and so does an error, unless it is one of http-errors with a status of 4xx. Verify the
+ * sender's signature first.
  */
 export function webhook(gate: Gate, make: ByBody, options?: WebhookOptions): WebhookRoute;
 export function webhook(gate: Gate, make: ByHeaders, options?: WebhookOptions): WebhookRoute;
 export function webhook(gate: Gate, make: ByBody | ByHeaders, options: WebhookOptions = {}): WebhookRoute {
   const makeDelivery = withHeaders(make);
   const admissions = new WeakMap<FastifyRequest, Admitted>();
-  const rejections = new WeakMap<FastifyRequest, Reject>();
   return {
     async preHandler(request, reply) {
       // How a body is encoded does not change what it names.
@@ -48,14 +48,18 @@ export function webhook(gate: Gate, make: ByBody | ByHeaders, options: WebhookOp
       admissions.set(request, admitted);
       request.turn = admitted.turn;
       endIfAbandoned(admitted.turn, reply.raw);
+      // A reply that the handler has hijacked has no onSend: its status ends the turn.
+      reply.raw.once("finish", () => {
+        if (!admissions.delete(request)) return;
+        const made = { status: reply.raw.statusCode, headers: {}, body: new Uint8Array() };
+        admitted.end(() => made).catch((error) => request.log.error(error));
+      });
     },
-    errorHandler(error, request, reply) {
-      if (error instanceof Reject && admissions.has(request)) {
-        rejections.set(request, error);
-        reply.send();
-      } else {
-        reply.send(error); // the application's handler gets it
-      }
+    async errorHandler(error, request, reply) {
+      const admitted = admissions.get(request);
+      admitted?.threw(error);
+      if (admitted && error instanceof Reject) return reply.send();
+      throw error; // the application's handler gets it
     },
     async onSend(request, reply, payload) {
       const admitted = admissions.get(request);
@@ -63,8 +67,6 @@ export function webhook(gate: Gate, make: ByBody | ByHeaders, options: WebhookOp
       if (!admitted) return payload;
       let made: Reply | undefined;
       const sent = await admitted.end(async () => {
-        const rejection = rejections.get(request);
-        if (rejection) throw rejection;
         made = await toReply(reply, payload);
         return made;
       });

@@ -1,11 +1,11 @@
-import { CallError } from "./call-error.js";
+import { CallError, Code } from "./call-error.js";
 import { Cancellation } from "./cancellation.js";
 import { Core } from "./core.js";
 import { type DeliveryInit, type SessionInit, toDelivery, toSession } from "./delivery.js";
-import { describe } from "./describe.js";
 import { Dropped, Duplicate, Internal, NotGranted, Reject, TurnLost, Unavailable } from "./errors.js";
 import { TurnService } from "./gen/oncegate/v1/turn_service_pb.js";
 import { GrpcTransport } from "./grpc.js";
+import type { Hold } from "./hold.js";
 import type { Lease } from "./lease.js";
 import { type MarkItem, Marks, type Seen } from "./marks.js";
 import { open } from "./opening.js";
@@ -16,11 +16,11 @@ import {
   type LeaseOptions,
   type TurnOptions,
   toSettings,
+  toTurnSettings,
 } from "./options.js";
 import type { Outcome } from "./outcome.js";
-import { Patience } from "./patience.js";
 import { type Consumers, LeaseRequest, TurnRequest } from "./requests.js";
-import { patientCall } from "./retry.js";
+import { patiently } from "./retry.js";
 import { monotonic, settlesWithin, type Time, toMs } from "./time.js";
 import type { Transport } from "./transport.js";
 import { Turn } from "./turn.js";
@@ -48,7 +48,7 @@ export class Gate {
     this.#options = options;
     this.#core = new Core(transport ?? new GrpcTransport(server), monotonic, options.hooks ?? {}, holder);
     this.#consumers = { event: consumer, session: options.shareSessions ? "" : consumer };
-    this.#marks = new Marks(this.#core, consumer, toSettings(options, {}).patienceMs);
+    this.#marks = new Marks(this.#core, consumer, toTurnSettings(options, {}).patienceMs);
   }
 
   /** @internal For the modules of this package that make calls of their own. */
@@ -83,20 +83,15 @@ export class Gate {
    * otherwise.
    */
   async begin(delivery: DeliveryInit, options: TurnOptions = {}): Promise<Turn> {
-    const settings = toSettings(this.#options, options);
+    const settings = toTurnSettings(this.#options, options);
     const read = toDelivery(delivery);
     const unguarded = () =>
       new Turn(this.#core, new Cancellation(options.signal), settings.codec, undefined, undefined);
-    const { clock } = this.#core;
     try {
-      const patience = new Patience(settings.patienceMs, settings.waitMs, clock.now());
-      const turn = await this.#waitFor(options.signal, (scope) => {
-        const request = new TurnRequest(this.#core, this.#consumers, read, settings, scope);
-        return open(request, patience, clock, scope);
+      return await this.#waitFor(options.signal, (scope) => {
+        const request = () => new TurnRequest(this.#core, this.#consumers, read, settings, scope);
+        return open(request, settings, this.#core.clock, scope);
       });
-      this.#core.debug("turn %s: attempt %d", turn.id, turn.attempt);
-      this.#core.notify((hooks) => hooks.onBegin?.(turn));
-      return turn;
     } catch (error) {
       if (error instanceof CallError && error.reason === "NO_KEY") {
         this.#core.warn(
@@ -130,7 +125,7 @@ export class Gate {
       const delivery = toDelivery(makeDelivery(...args)).withoutSession();
       const outcome = await this.turn(delivery, options, () => handler(...args));
       if (outcome.kind === "ran") return outcome.result;
-      if (outcome instanceof Duplicate) return outcome.result as T;
+      if (outcome instanceof Duplicate) return outcome.replay();
       throw outcome;
     };
   }
@@ -140,17 +135,11 @@ export class Gate {
     const settings = toSettings(this.#options, options);
     const { session: consumer } = this.#consumers;
     const wanted = toSession(session);
-    const { clock } = this.#core;
-    const patience = new Patience(settings.patienceMs, settings.waitMs, clock.now());
-    const acquire = async (scope: Cancellation) => {
-      for (;;) {
-        const request = new LeaseRequest(this.#core, consumer, wanted, settings, scope);
-        const lease = await open(request, patience, clock, scope);
-        if (await lease.carry(scope.signal)) return lease;
-      }
-    };
     try {
-      return await this.#waitFor(options.signal, acquire);
+      return await this.#waitFor(options.signal, (scope) => {
+        const request = () => new LeaseRequest(this.#core, consumer, wanted, settings, scope);
+        return open(request, settings, this.#core.clock, scope);
+      });
     } catch (error) {
       throw error instanceof CallError ? error.toError() : error;
     }
@@ -181,41 +170,32 @@ export class Gate {
     const eventTtlMs = options.eventTtl === undefined ? undefined : toMs(options.eventTtl, "eventTtl");
     const terms = { ttlMs, graceMs: undefined };
     const request = renewTurnRequest(turnId, terms);
-    const adopt = async (scope: Cancellation) => {
-      const { signal } = scope;
-      for (;;) {
-        const sent = this.#core.clock.now();
-        const { renewTurn } = TurnService.method;
-        const { turn } = await patientCall(this.#core, renewTurn, request, patienceMs, signal);
+    const { renewTurn } = TurnService.method;
+    const { transport, clock } = this.#core;
+    const adopt = (scope: Cancellation) =>
+      patiently(clock, patienceMs, scope.signal, async (callOptions) => {
+        const sent = clock.now();
+        const { turn } = await transport.unary(renewTurn, request, callOptions);
         if (!turn) throw new Internal("the server left the turn out of its answer");
-        const adopted = new Turn(this.#core, scope, codec, eventTtlMs, {
-          turn,
-          sent,
-          stream: undefined,
-          terms,
-        });
-        if (signal.aborted) {
-          await adopted.fail("its adopter stopped waiting");
-          throw signal.reason;
-        }
+        const grant = { turn, sent, stream: undefined, terms };
+        const adopted = new Turn(this.#core, scope, codec, eventTtlMs, grant);
         if (adopted.leftMs > 0) return adopted;
-        adopted.drop(); // the answer came too late to be trusted
-      }
-    };
-    return this.#waitFor(options.signal, adopt);
+        adopted.drop();
+        throw new CallError(Code.UNAVAILABLE, "an answer came after the trusted end");
+      });
+    const adopted = await this.#waitFor(options.signal, adopt);
+    adopted.begun();
+    return adopted;
   }
 
   /** Grants nothing new, waits for what is open, then fails the turns and releases the leases that remain. */
   async drain(time: Time): Promise<void> {
-    this.#refuse("the gate is drained");
-    const { holds } = this.#core;
-    await settlesWithin(this.#core.idle(), toMs(time, "time"));
-    await Promise.all([...holds].map((hold) => hold.close()));
+    await this.#shut("the gate is drained", toMs(time, "time"));
   }
 
   /** Drains without waiting, and closes the connections. Nothing is left behind. */
   async close(): Promise<void> {
-    await this.drain(0);
+    await this.#shut("the gate is closed", 0);
     this.#core.transport.close();
   }
 
@@ -223,22 +203,33 @@ export class Gate {
     await this.close();
   }
 
-  #refuse(why: string): void {
+  async #shut(why: string, waitMs: number): Promise<void> {
     this.#closed ??= why;
     for (const scope of this.#waiting) scope.abort(new Unavailable(why, undefined));
+    const { holds } = this.#core;
+    await settlesWithin(this.#core.idle(), waitMs);
+    await Promise.all([...holds].map((hold) => hold.close()));
   }
 
   #refuseIfClosed(): void {
     if (this.#closed !== undefined) throw new Unavailable(this.#closed, undefined);
   }
 
-  async #waitFor<H>(signal: AbortSignal | undefined, ask: (scope: Cancellation) => Promise<H>): Promise<H> {
+  /** A caller that stops waiting, and a gate that is shut, end what was granted in the same moment. */
+  async #waitFor<H extends Hold>(
+    signal: AbortSignal | undefined,
+    ask: (scope: Cancellation) => Promise<H>,
+  ): Promise<H> {
     this.#refuseIfClosed();
     const scope = new Cancellation(signal);
     this.#waiting.add(scope);
+    let hold: H | undefined;
     try {
-      return await ask(scope);
+      hold = await ask(scope);
+      scope.throwIfAborted();
+      return hold;
     } catch (error) {
+      void hold?.abandon("its holder stopped waiting");
       scope.leave();
       throw error;
     } finally {
@@ -257,8 +248,8 @@ export async function run<T>(turn: Turn, handler: Handler<T>): Promise<Outcome<T
       await orFail(turn, turn.reject(error.detail));
       return { kind: "ran", result: undefined as T };
     }
-    await turn.fail(describe(error));
-    // A handler that stopped because of the loss throws what the signal gave it.
+    await turn.fail(error);
+    // Functions of Node that the loss aborts throw an error of their own.
     if (turn.lostReason && isAbort(error)) throw new TurnLost(turn.lostReason, undefined, { cause: error });
     throw error;
   }
@@ -274,11 +265,11 @@ async function orFail(turn: Turn, end: Promise<void>): Promise<void> {
   try {
     await end;
   } catch (error) {
-    await turn.fail(describe(error));
+    await turn.fail(error);
     throw error;
   }
 }
 
 function isAbort(error: unknown): boolean {
-  return error instanceof TurnLost || (error instanceof Error && error.name === "AbortError");
+  return error instanceof Error && error.name === "AbortError";
 }

@@ -20,7 +20,8 @@ export function delivery(headers: HeaderInit, body: Body, options: PayloadOption
     Platform.GITHUB,
     { [deliveryId]: header(headers, deliveryId) ?? "" },
     body,
+    options,
     // GitHub redelivers on request only.
-    { ttl: "168h", redelivers: false, ...options },
+    { ttl: "168h", redelivers: false },
   );
 }

@@ -1,4 +1,5 @@
 import type { DeliveryInit } from "./delivery.js";
+import { describe } from "./describe.js";
 import { Busy, InProgress } from "./errors.js";
 import type { Gate, Handler } from "./gate.js";
 import type { TurnOptions } from "./options.js";
@@ -19,6 +20,18 @@ export async function lookAgain<T>(wait: Time, attempt: (waitMs: number) => Prom
   }
 }
 
+async function reportBusy(gate: Gate, onBusy: (busy: Busy) => unknown, busy: Busy): Promise<void> {
+  try {
+    await onBusy(busy);
+  } catch (error) {
+    const { core } = gate.internals;
+    core.warn(
+      "onBusy",
+      `onBusy threw ${describe(error)}; the handler waits for its conversation all the same`,
+    );
+  }
+}
+
 export interface HandleOptions extends Omit<TurnOptions, "codec" | "signal"> {
   /** How long to wait for the conversation, or for another run of the event. Default: 10 min. */
   readonly wait?: Time | undefined;
@@ -28,7 +41,7 @@ export interface HandleOptions extends Omit<TurnOptions, "codec" | "signal"> {
  * Runs the handler in the turn of a delivery that has to be handled here: queues while its
  * conversation is busy, and looks again while another run has its event. Throws Busy or InProgress
  * when `wait` is over.
- * @param onBusy is called before it queues
+ * @param onBusy is called before it queues. What it throws is a warning.
  */
 export async function handleHere(
   gate: Gate,
@@ -41,7 +54,7 @@ export async function handleHere(
   const attempt = (waitMs: number) => gate.turn(delivery, { ...options, wait: waitMs }, handler);
   if (onBusy) {
     const first = await attempt(0);
-    if (first instanceof Busy) await onBusy(first);
+    if (first instanceof Busy) await reportBusy(gate, onBusy, first);
     else if (!(first instanceof InProgress)) return;
   }
   const outcome = await lookAgain(wait, attempt);

@@ -1,8 +1,9 @@
-import type { CallError } from "./call-error.js";
+import { CallError, Code } from "./call-error.js";
 import type { Cancellation } from "./cancellation.js";
-import { type LostReason, OncegateError } from "./errors.js";
+import type { LostReason, OncegateError } from "./errors.js";
 import { Keeper, settleMs } from "./keeper.js";
 import { Keeping, type KeptBy, type Measured, type Terms } from "./keeping.js";
+import { retry, shortTries } from "./retry.js";
 import { type Clock, settlesWithin, sleep } from "./time.js";
 import type { CallOptions } from "./transport.js";
 
@@ -35,6 +36,8 @@ export abstract class Hold {
   #lostReason: LostReason | undefined;
   #resolveLost!: (reason: LostReason) => void;
   #lossCause: CallError | undefined;
+  /** Whether its holder has got it. */
+  #hasBegun = false;
   #isOpen = true;
   /** The end that is under way. */
   #ending: Promise<unknown> | undefined;
@@ -52,10 +55,10 @@ export abstract class Hold {
     owner.opened(this);
   }
 
-  /** @internal From now on it is renewed, and its loss reported. */
+  /** @internal From now on it is renewed. */
   protected keep(): void {
     if (!this.#keeping) return;
-    this.#keeper = new Keeper(this.#keeping, this.#owner.clock, {
+    this.#keeper ??= new Keeper(this.#keeping, this.#owner.clock, {
       renew: (options) => this.renew(options),
       lost: (reason, cause) => this.#lose(reason, cause),
     });
@@ -95,9 +98,9 @@ export abstract class Hold {
    * An unguarded turn always passes.
    */
   check(): void {
-    if (this.#lostReason) throw this.lossError(this.#lostReason, this.#lossCause);
+    this.throwIfLost();
     if (!this.isGuarded) return;
-    if (!this.#isOpen) throw new OncegateError("nothing is held any more; write before the end");
+    if (!this.#isOpen) throw this.lossError("ENDED");
     if (this.leftMs <= 0) throw this.lossError("EXPIRED");
   }
 
@@ -113,15 +116,57 @@ export abstract class Hold {
   }
 
   /** @internal Ends it for a holder that did not. It never rejects. */
-  protected abstract abandon(detail: string): Promise<void>;
+  abstract abandon(detail: string): Promise<void>;
   /** @internal */
   protected abstract renew(options: CallOptions): Promise<Measured>;
   /** @internal */
-  protected abstract lossError(reason: LostReason, cause?: CallError): OncegateError;
+  protected abstract lossError(reason: LostReason, cause?: CallError, value?: unknown): OncegateError;
   /** @internal It was lost before its end began. */
   protected endedByLoss(): void {}
   /** @internal Breaks the stream. */
   protected abstract cancelStream(): void;
+
+  /**
+   * @internal Gives it to its holder, trusted. Returns false if it was lost on its way. What its holder
+   * does not get for another reason is given back.
+   */
+  async begin(effortMs: number): Promise<boolean> {
+    try {
+      if (!this.#keeper) await this.#carry(effortMs);
+      this.#scope.throwIfAborted();
+    } catch (error) {
+      if (!(error instanceof CallError && error.lost)) {
+        void this.abandon("its holder did not begin");
+        throw error;
+      }
+      this.drop();
+    }
+    if (!this.#isOpen) return false;
+    this.begun();
+    return true;
+  }
+
+  /** @internal Its holder gets it: from now on it is renewed, and its loss reported. */
+  begun(): void {
+    this.#hasBegun = true;
+    this.keep();
+  }
+
+  /** @internal */
+  protected get hasBegun(): boolean {
+    return this.#hasBegun;
+  }
+
+  /** Renews it once by a call: from then on the end of its stream changes nothing. */
+  async #carry(effortMs: number): Promise<void> {
+    const { clock } = this.#owner;
+    const effort = { clock, effortMs, plan: shortTries, signal: this.signal };
+    await retry(effort, async (options) => {
+      const sent = clock.now();
+      this.#keeping?.renewed(sent, await this.renew(options));
+      if (this.leftMs <= 0) throw new CallError(Code.UNAVAILABLE, "an answer came after the trusted end");
+    });
+  }
 
   /** @internal Whether its end has not begun. */
   get isOpen(): boolean {
@@ -153,14 +198,14 @@ export abstract class Hold {
     this.#keeper?.broke(error?.isDrain ?? false);
   }
 
-  /** @internal A call that was sent then has renewed it. */
-  protected renewed(sent: number, measured: Measured): void {
-    this.#keeping?.renewed(sent, measured);
+  /** @internal `value`: what its handler returned all the same. */
+  protected throwIfLost(value?: unknown): void {
+    if (this.#lostReason) throw this.lossError(this.#lostReason, this.#lossCause, value);
   }
 
   /** @internal */
   protected lose(reason: LostReason, cause?: CallError): void {
-    if (this.#keeper && this.#isOpen) this.#keeper.lose(reason, cause);
+    if (this.#isOpen && this.#keeper) this.#keeper.lose(reason, cause);
     else this.#lose(reason, cause);
   }
 
@@ -190,7 +235,7 @@ export abstract class Hold {
     this.#isOpen = false;
   }
 
-  /** @internal It was never entered: it is asked for again, in the same scope. */
+  /** @internal It is not held any more. The scope stays, such as for the next request. */
   drop(): void {
     this.#stopKeeping();
     this.cancelStream();
@@ -204,6 +249,10 @@ export abstract class Hold {
   }
 
   #lose(reason: LostReason, cause: CallError | undefined): void {
+    if (!this.#hasBegun) {
+      if (this.#isOpen) this.drop(); // another one is asked for
+      return;
+    }
     if (this.#lostReason) return;
     this.#lostReason = reason;
     this.#lossCause = cause;

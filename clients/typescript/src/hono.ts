@@ -1,11 +1,11 @@
 import type { MiddlewareHandler } from "hono";
-import { Reject } from "./errors.js";
 import type { Gate } from "./gate.js";
 import type { Turn } from "./turn.js";
 import {
   admit,
   type ByBody,
   type ByHeaders,
+  endIfAbandoned,
   type Reply,
   type WebhookOptions,
   withHeaders,
@@ -20,8 +20,8 @@ type TurnMiddleware = MiddlewareHandler<{ Variables: TurnVariables }>;
 
 /**
  * A middleware for Hono: `app.post("/github", webhook(gate, github.delivery), handler)`. The handler
- * runs once for each delivery; a duplicate gets the same response. A response of 5xx fails the turn.
- * Verify the sender's signature first.
+ * runs once for each delivery; a duplicate gets the same response. A response of 5xx fails the turn, and so
+ * does an error, unless it is an HTTPException with a status of 4xx. Verify the sender's signature first.
  */
 export function webhook(gate: Gate, make: ByBody, options?: WebhookOptions): TurnMiddleware;
 export function webhook(gate: Gate, make: ByHeaders, options?: WebhookOptions): TurnMiddleware;
@@ -32,11 +32,12 @@ export function webhook(gate: Gate, make: ByBody | ByHeaders, options: WebhookOp
     const admitted = await admit(gate, makeDelivery, c.req.raw.headers, body, options);
     if (!("turn" in admitted)) return toResponse(admitted);
     c.set("turn", admitted.turn);
+    endIfAbandoned(admitted.turn, c.req.raw.signal);
     let reply: Reply | undefined;
     const sent = await admitted.end(async () => {
       await next();
-      // Hono has answered what the handler threw, but it is no error.
-      if (c.error instanceof Reject) throw c.error;
+      // Hono has answered what the handler threw.
+      if (c.error) admitted.threw(c.error);
       reply = await toReply(c.res.clone());
       return reply;
     });

@@ -14,10 +14,11 @@ export {
 export * from "./errors.js";
 export { Gate, type Handler } from "./gate.js";
 export type { KeptBy } from "./keeping.js";
-export { Lease } from "./lease.js";
+export type { Lease } from "./lease.js";
 export type { MarkItem, Seen } from "./marks.js";
 export type {
   AdoptOptions,
+  EndOutcome,
   GateOptions,
   Hooks,
   LeaseOptions,
@@ -26,4 +27,4 @@ export type {
 } from "./options.js";
 export type { Outcome, Ran } from "./outcome.js";
 export type { Time } from "./time.js";
-export { Turn } from "./turn.js";
+export type { Turn } from "./turn.js";

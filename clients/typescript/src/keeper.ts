@@ -2,7 +2,7 @@ import { CallError } from "./call-error.js";
 import type { LostReason } from "./errors.js";
 import type { Keeping, Measured } from "./keeping.js";
 import { shortTries } from "./retry.js";
-import type { Clock } from "./time.js";
+import { type Clock, timeout } from "./time.js";
 import type { CallOptions } from "./transport.js";
 
 /** A timer that fires later than this was held up by a blocked event loop. */
@@ -111,6 +111,6 @@ export class Keeper {
   #setTimer(at: number, inMs: number, run: () => void): void {
     clearTimeout(this.#timer);
     this.#timerAt = at;
-    this.#timer = setTimeout(run, Math.min(inMs, 2 ** 31 - 1));
+    this.#timer = timeout(run, inMs);
   }
 }

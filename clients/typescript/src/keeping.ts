@@ -66,7 +66,7 @@ export class Keeping {
     this.#measuredAt = sent + granted.elapsedMs;
     this.#graceEnd = this.#graceEndOf(sent, granted);
     this.#probeBy = this.#latestProbe(now);
-    this.#renewAt = this.#isStreamOpen ? this.#probeAt(now) : now + terms.ttlMs / 3;
+    this.#renewAt = this.#isStreamOpen ? this.#probeAt(now) : this.#renewalDue(sent);
   }
 
   get keptBy(): KeptBy {
@@ -112,7 +112,7 @@ export class Keeping {
     this.#renewing = false;
     this.#keptBy = "renew";
     this.#move(sent, measured);
-    this.#renewAt = sent + this.#terms.ttlMs / 3;
+    this.#renewAt = this.#renewalDue(sent);
   }
 
   /** A renewal by a call failed. `retryAfterMs`: as an overloaded server asks. */
@@ -137,6 +137,11 @@ export class Keeping {
     if (this.#renewing || now < this.#renewAt) return undefined;
     this.#renewing = true;
     return "renew";
+  }
+
+  /** When a call renews after one that was sent then. The server may have granted less than the TTL. */
+  #renewalDue(sent: number): number {
+    return sent + Math.min(this.#terms.ttlMs / 3, (this.trustedEnd - sent) / 2);
   }
 
   #probeAt(now: number): number {

@@ -1,5 +1,5 @@
 import { create } from "@bufbuild/protobuf";
-import { CallError } from "./call-error.js";
+import type { CallError } from "./call-error.js";
 import type { Cancellation } from "./cancellation.js";
 import type { Core } from "./core.js";
 import { LeaseLost, type LostReason } from "./errors.js";
@@ -37,9 +37,6 @@ export class Lease extends Hold {
   readonly #core: Core;
   readonly #grant: LeaseGrant;
   #stream: LeaseStream | undefined;
-  #isCarried = false;
-  /** The loss that the stream reported before it was carried. */
-  #lossBefore: LostReason | undefined;
 
   /** @internal */
   constructor(core: Core, scope: Cancellation, grant: LeaseGrant) {
@@ -62,8 +59,7 @@ export class Lease extends Hold {
         this.#stream = undefined;
         // Its release also ends the stream.
         if (!this.isOpen) return;
-        if (!this.#isCarried) this.#lossBefore = error?.lost;
-        else if (error?.lost) this.lose(error.lost, error);
+        if (error?.lost) this.lose(error.lost, error);
         else this.broke(error);
       },
     };
@@ -84,61 +80,36 @@ export class Lease extends Hold {
     return this.#grant.lease.epicId;
   }
 
-  /** Releases it. Throws LeaseLost if it was lost before. */
+  /**
+   * Releases it. Throws LeaseLost if its loss is known. What the server answers reports none: a repeat
+   * does not find what the try before it has released.
+   */
   async release(): Promise<void> {
-    if (this.lostReason) throw this.lossError(this.lostReason);
-    await this[Symbol.asyncDispose]();
+    await this.catchUp();
+    this.throwIfLost();
+    await this.abandon();
   }
 
   /** Releases it. Nothing is released if it was lost, and nothing is thrown. */
   async [Symbol.asyncDispose](): Promise<void> {
+    await this.abandon();
+  }
+
+  /** @internal */
+  async abandon(): Promise<void> {
     if (!this.isOpen) return;
+    const { transport, clock, debug } = this.#core;
     const { key: session, lease } = this.#grant;
+    const { releaseSessionLease } = IdempotencyService.method;
     const request = create(ReleaseSessionLeaseRequestSchema, { session, leaseId: lease.leaseId });
+    const call = (options: CallOptions) => transport.unary(releaseSessionLease, request, options);
     await this.end(async () => {
       try {
-        const options = { deadlineMs: releaseEffortMs };
-        await this.#core.transport.unary(IdempotencyService.method.releaseSessionLease, request, options);
+        await retry({ clock, effortMs: releaseEffortMs, plan: shortTries }, call);
       } catch (error) {
-        this.#core.debug("a lease could not be released; it ends with its TTL: %s", error);
+        debug("a lease could not be released; it ends with its TTL: %s", error);
       }
     });
-  }
-
-  protected abandon(): Promise<void> {
-    return this[Symbol.asyncDispose]();
-  }
-
-  /**
-   * Renews it once by a call, so that the end of its stream does not release it. False if it was
-   * lost before.
-   * @internal
-   */
-  async carry(signal: AbortSignal): Promise<boolean> {
-    const { clock } = this.#core;
-    const effort = { clock, effortMs: this.leftMs, plan: shortTries, signal };
-    try {
-      await retry(effort, async (options) => {
-        const sent = clock.now();
-        this.renewed(sent, await this.renew(options));
-      });
-      signal.throwIfAborted();
-    } catch (error) {
-      if (!(error instanceof CallError)) {
-        await this[Symbol.asyncDispose]();
-        throw error;
-      }
-      this.drop();
-      if (error.lost || error.isRetryable) return false;
-      throw error;
-    }
-    if (this.#lossBefore || this.leftMs <= 0) {
-      this.drop();
-      return false;
-    }
-    this.#isCarried = true;
-    this.keep();
-    return true;
   }
 
   protected async renew(options: CallOptions): Promise<Measured> {

@@ -7,7 +7,7 @@ import {
   toBinary,
 } from "@bufbuild/protobuf";
 import { CallError } from "./call-error.js";
-import type { Codec } from "./codec.js";
+import { type Codec, decodeOrError } from "./codec.js";
 import type { Core } from "./core.js";
 import { type Delivery, type DeliveryInit, toDelivery } from "./delivery.js";
 import { describe } from "./describe.js";
@@ -55,8 +55,10 @@ export interface Seen {
   readonly attempt: number;
   readonly holder: string;
   readonly detail: string;
-  /** Only with `includeResult`. */
+  /** Only with `includeResult`. Undefined if it cannot be decoded. */
   readonly result: unknown;
+  /** Why the codec cannot decode the result. */
+  readonly error: unknown;
 }
 
 /** A delivery of `markAll` that is to be sent, or that cannot be. */
@@ -110,6 +112,8 @@ export class Marks {
     try {
       const request = this.#request(toDelivery(delivery));
       const size = toBinary(MarkProcessedRequestSchema, request).length + itemOverhead;
+      if (size > mostBytes)
+        throw new Invalid("", `the delivery is invalid: it has more than ${mostBytes} bytes`);
       return { delivery, size, request };
     } catch (error) {
       if (error instanceof OncegateError) return { delivery, size: 0, error };
@@ -134,7 +138,9 @@ export class Marks {
       attempt: event?.attempt ?? 0,
       holder: event?.holder ?? "",
       detail: event?.detail ?? "",
-      result: includeResult ? codec.decode(result, resultType) : undefined,
+      result: undefined,
+      error: undefined,
+      ...(includeResult && decodeOrError(codec, result, resultType)),
     };
   }
 

@@ -1,8 +1,10 @@
 import { CallError, Code } from "./call-error.js";
 import type { Cancellation } from "./cancellation.js";
 import type { Hold } from "./hold.js";
-import type { Patience } from "./patience.js";
-import { type Clock, earlyMs, sleep } from "./time.js";
+import type { Settings } from "./options.js";
+import { Patience } from "./patience.js";
+import { repeat } from "./retry.js";
+import { type Clock, earlyMs, sleep, timeout } from "./time.js";
 import type { Receiver, Stream } from "./transport.js";
 
 /** What the first messages of a stream say; undefined: nothing that matters before the grant. */
@@ -24,30 +26,31 @@ export interface Request<I, O, G, H extends Hold> {
   queued(position: number): void;
 }
 
+/** The least effort for the call that renews a turn or lease before its holder gets it. */
+const leastCarryMs = 1000;
+
 /**
- * Sends the request, and repeats it while the server is unavailable or overloaded.
- * Throws NotGranted, a CallError, or the scope's reason.
+ * Requests a turn or lease until there is one that is trusted. A request is repeated while the server
+ * is unavailable or overloaded. Throws NotGranted, a CallError, or the scope's reason.
  */
 export async function open<I, O, G, H extends Hold>(
-  request: Request<I, O, G, H>,
-  patience: Patience,
+  makeRequest: () => Request<I, O, G, H>,
+  { patienceMs, waitMs, ttlMs }: Settings,
   clock: Clock,
   scope: Cancellation,
 ): Promise<H> {
+  const patience = new Patience(patienceMs, waitMs, clock.now());
+  // A grant ends the silence of the server, so that its loss must not count as news.
+  const losses = new Patience(waitMs + patienceMs, 0, clock.now());
+  const carryMs = Math.max(leastCarryMs, Math.min(ttlMs, patienceMs));
   for (;;) {
-    try {
-      return await ask(request, patience, clock, scope);
-    } catch (error) {
-      if (!(error instanceof CallError && error.isRetryable)) throw error;
-      const pause = patience.pause(error, clock.now(), Math.random());
-      if (pause !== undefined) {
-        await sleep(pause, scope.signal);
-        continue;
-      }
-      // The caller gets its answer when its patience is over, not before.
-      if (error.isTransient) await sleep(Math.max(0, patience.givesUpAt - clock.now()), scope.signal);
-      throw error;
-    }
+    const request = makeRequest();
+    const hold = await repeat(patience, clock, scope, () => ask(request, patience, clock, scope));
+    if (await hold.begin(carryMs)) return hold;
+    const lost = new CallError(Code.UNAVAILABLE, "grants are lost on their way");
+    const pause = losses.pause(lost, clock.now(), Math.random());
+    if (pause === undefined) throw lost;
+    await sleep(pause, scope.signal);
   }
 }
 
@@ -65,16 +68,12 @@ function ask<I, O, G, H extends Hold>(
       message(message) {
         patience.heard(clock.now());
         watch();
-        const answer = read(message);
+        const answer = request.read(message);
         if (answer === undefined) return;
         if ("queued" in answer) return request.queued(answer.queued);
         leave();
         if ("instead" in answer) return reject(answer.instead);
-        const held = request.accept(answer.granted, stream, sent);
-        if (held.leftMs > 0) return resolve(held);
-        // It came too late to be trusted. Asked again, the server says how long it still runs.
-        held.drop();
-        reject(new CallError(Code.UNAVAILABLE, "the grant arrived after its trusted end"));
+        resolve(request.accept(answer.granted, stream, sent));
       },
       end(error) {
         leave();
@@ -82,16 +81,10 @@ function ask<I, O, G, H extends Hold>(
       },
     });
 
-    const read = (message: O): Answer<G> => {
-      try {
-        return request.read(message);
-      } catch (error) {
-        return { instead: error }; // such as the codec's
-      }
-    };
     const watch = () => {
       clearTimeout(timer);
-      timer = setTimeout(silent, patience.givesUpAt - clock.now() + earlyMs);
+      const now = clock.now();
+      timer = timeout(silent, patience.tryEndsAt(now) - now + earlyMs);
     };
     const leave = () => {
       clearTimeout(timer);

@@ -15,13 +15,18 @@ export type OnUnavailable =
   /** The outcome is `dropped`. */
   | "drop";
 
+/** How a turn ended. */
+export type EndOutcome = "SUCCEEDED" | "FAILED" | "REJECTED" | "UNKNOWN" | "LOST";
+
 /** Callbacks for metrics and logs. What one throws is a warning of the process. */
 export interface Hooks {
+  /** A turn was granted or adopted. Neither this nor `onEnd` is called for a turn that is unguarded. */
   onBegin?(turn: Turn): void;
   /** The caller waits for the session; 1 is next. */
   onQueued?(position: number): void;
   onLost?(reason: LostReason): void;
-  onEnd?(outcome: "SUCCEEDED" | "FAILED" | "REJECTED" | "UNKNOWN" | "LOST"): void;
+  /** Not called for a turn that is detached: the gate that adopts it reports its end. */
+  onEnd?(outcome: EndOutcome): void;
 }
 
 export interface GateOptions {
@@ -33,7 +38,7 @@ export interface GateOptions {
   readonly shareSessions?: boolean | undefined;
   /** This process, as others see it. Default: consumer or program, host and process id. */
   readonly holder?: string | undefined;
-  /** How long a turn or lease stays with a holder that is not heard of. Default: 45 s. */
+  /** How long a turn or lease stays with a holder that is not heard of; a lease at most 15 min. Default: 45 s. */
   readonly ttl?: Time | undefined;
   /** How long a turn stays with a holder whose connection broke. Default: half the TTL, at least 5 s. */
   readonly grace?: Time | undefined;
@@ -75,7 +80,6 @@ export interface AdoptOptions extends Pick<TurnOptions, "ttl" | "codec" | "patie
 /** Options with every default filled in, in milliseconds. */
 export interface Settings {
   readonly ttlMs: number;
-  readonly graceMs: number;
   readonly waitMs: number;
   readonly patienceMs: number;
   readonly maxAttempts: number;
@@ -85,12 +89,20 @@ export interface Settings {
   readonly codec: Codec;
 }
 
+/** What RunTurn needs beside them. */
+export interface TurnSettings extends Settings {
+  readonly graceMs: number;
+}
+
+export function toTurnSettings(gate: GateOptions, call: TurnOptions): TurnSettings {
+  const settings = toSettings(gate, call);
+  return { ...settings, graceMs: toGraceMs(call.grace ?? gate.grace, settings.ttlMs) };
+}
+
 /** The settings of one call: its own options, else the gate's, else the defaults. */
-export function toSettings(gate: GateOptions, call: TurnOptions): Settings {
-  const ttlMs = toMs(call.ttl ?? gate.ttl ?? "45s", "ttl");
+export function toSettings(gate: GateOptions, call: Omit<TurnOptions, "grace">): Settings {
   return {
-    ttlMs,
-    graceMs: toGraceMs(call.grace ?? gate.grace, ttlMs),
+    ttlMs: toMs(call.ttl ?? gate.ttl ?? "45s", "ttl"),
     waitMs: toMs(call.wait ?? 0, "wait"),
     patienceMs: toMs(call.patience ?? gate.patience ?? "10s", "patience"),
     maxAttempts: call.maxAttempts ?? gate.maxAttempts ?? 5,

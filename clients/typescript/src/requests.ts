@@ -1,6 +1,7 @@
 import { randomUUID } from "node:crypto";
 import { create } from "@bufbuild/protobuf";
 import type { Cancellation } from "./cancellation.js";
+import { decodeOrError } from "./codec.js";
 import type { Core } from "./core.js";
 import type { Delivery, Session } from "./delivery.js";
 import { Busy, Duplicate, GaveUp, InProgress } from "./errors.js";
@@ -24,12 +25,12 @@ import {
 } from "./gen/oncegate/v1/turn_service_pb.js";
 import { Lease } from "./lease.js";
 import type { Answer, Request } from "./opening.js";
-import type { Settings } from "./options.js";
+import type { Settings, TurnSettings } from "./options.js";
 import { fromDuration, toDuration } from "./time.js";
 import type { Receiver, Stream } from "./transport.js";
 import { Turn } from "./turn.js";
 import { turnTtls } from "./turn-requests.js";
-import { outcomeName } from "./wire.js";
+import { cutLease, outcomeName } from "./wire.js";
 
 /** How long an abandoned request may still be answered. */
 const abandonMs = 250;
@@ -44,11 +45,17 @@ export interface Consumers {
 export class TurnRequest implements Request<RunTurnRequest, RunTurnResponse, WireTurn, Turn> {
   readonly #core: Core;
   readonly #delivery: Delivery;
-  readonly #settings: Settings;
+  readonly #settings: TurnSettings;
   readonly #scope: Cancellation;
   readonly #begin;
 
-  constructor(core: Core, consumers: Consumers, delivery: Delivery, settings: Settings, scope: Cancellation) {
+  constructor(
+    core: Core,
+    consumers: Consumers,
+    delivery: Delivery,
+    settings: TurnSettings,
+    scope: Cancellation,
+  ) {
     this.#core = core;
     this.#delivery = delivery;
     this.#settings = settings;
@@ -110,13 +117,17 @@ export class TurnRequest implements Request<RunTurnRequest, RunTurnResponse, Wir
     this.#core.notify((hooks) => hooks.onQueued?.(position));
   }
 
+  /** The outcome of an event that has been handled, also if its result cannot be decoded. */
   #duplicate({ event, result, resultType }: TurnDuplicate): Duplicate {
     const outcome = event && outcomeName(event.outcome);
-    return new Duplicate(
-      outcome === "SUCCEEDED" ? this.#settings.codec.decode(result, resultType) : undefined,
-      outcome === "SUCCEEDED" || outcome === "REJECTED" ? outcome : undefined,
-      event?.detail ?? "",
-    );
+    const detail = event?.detail ?? "";
+    if (outcome !== "SUCCEEDED") {
+      return new Duplicate(undefined, outcome === "REJECTED" ? outcome : undefined, detail);
+    }
+    const decoded = decodeOrError(this.#settings.codec, result, resultType);
+    return "error" in decoded
+      ? new Duplicate(undefined, outcome, detail, { cause: decoded.error })
+      : new Duplicate(decoded.result, outcome, detail);
   }
 }
 
@@ -128,6 +139,7 @@ export class LeaseRequest
   readonly #settings: Settings;
   readonly #scope: Cancellation;
   readonly #key;
+  readonly #ttlMs: number;
   readonly #requestId = randomUUID();
 
   constructor(core: Core, consumer: string, session: Session, settings: Settings, scope: Cancellation) {
@@ -135,15 +147,16 @@ export class LeaseRequest
     this.#settings = settings;
     this.#scope = scope;
     this.#key = session.toKey(consumer);
+    this.#ttlMs = cutLease(settings.ttlMs);
   }
 
   start(waitMs: number, receiver: Receiver<HoldSessionLeaseResponse>) {
-    const { ttlMs, epic, labels } = this.#settings;
+    const { epic, labels } = this.#settings;
     const first = create(HoldSessionLeaseRequestSchema, {
       session: this.#key,
       holder: this.#core.holder,
       requestId: this.#requestId,
-      ttl: toDuration(ttlMs),
+      ttl: toDuration(this.#ttlMs),
       wait: toDuration(waitMs),
       epicId: epic,
       labels: { ...labels },
@@ -169,8 +182,8 @@ export class LeaseRequest
     stream: Stream<HoldSessionLeaseRequest, HoldSessionLeaseResponse>,
     sent: number,
   ) {
-    const { ttlMs } = this.#settings;
-    return new Lease(this.#core, this.#scope, { lease, key: this.#key, sent, stream, ttlMs });
+    const grant = { lease, key: this.#key, sent, stream, ttlMs: this.#ttlMs };
+    return new Lease(this.#core, this.#scope, grant);
   }
 
   abandon(stream: Stream<HoldSessionLeaseRequest, HoldSessionLeaseResponse>): void {

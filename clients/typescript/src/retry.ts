@@ -1,7 +1,7 @@
 import type { DescMessage, DescMethodUnary, MessageShape } from "@bufbuild/protobuf";
 import { CallError } from "./call-error.js";
 import type { Core } from "./core.js";
-import { Patience } from "./patience.js";
+import { leastTryMs, Patience } from "./patience.js";
 import { type Clock, sleep } from "./time.js";
 import type { CallOptions } from "./transport.js";
 
@@ -9,7 +9,7 @@ import type { CallOptions } from "./transport.js";
 export type Plan = (attempt: number, leftMs: number) => CallOptions;
 
 /** Each try may take all the time that is left. */
-const longTries: Plan = (_, leftMs) => ({ deadlineMs: Math.min(10_000, Math.max(1, leftMs)) });
+const longTries: Plan = (_, leftMs) => ({ deadlineMs: Math.min(10_000, Math.max(leastTryMs, leftMs)) });
 
 /**
  * Several tries fit into the time that is left, in turn over the calls' and the streams'
@@ -20,6 +20,28 @@ export const shortTries: Plan = (attempt, leftMs) => ({
   over: attempt % 2 === 0 ? "calls" : "streams",
 });
 
+/**
+ * Repeats an attempt while the server is unavailable or overloaded. Throws the latest error, or the
+ * reason of the caller's signal.
+ */
+export async function repeat<T>(
+  patience: Patience,
+  clock: Clock,
+  caller: { readonly signal?: AbortSignal | undefined },
+  attempt: (number: number) => Promise<T>,
+): Promise<T> {
+  for (let number = 0; ; number += 1) {
+    try {
+      return await attempt(number);
+    } catch (error) {
+      if (!(error instanceof CallError && error.isRetryable)) throw error;
+      const pause = patience.pause(error, clock.now(), Math.random());
+      if (pause === undefined) throw error;
+      await sleep(pause, caller.signal);
+    }
+  }
+}
+
 export interface Effort {
   readonly clock: Clock;
   readonly effortMs: number;
@@ -27,38 +49,36 @@ export interface Effort {
   readonly signal?: AbortSignal | undefined;
 }
 
-/**
- * Makes a repeatable call, and repeats it while the server is unavailable or overloaded. Throws the
- * latest error, or the signal's reason.
- */
-export async function retry<T>(
+/** Makes a repeatable call, and repeats it as `repeat` does. */
+export function retry<T>(
   { clock, effortMs, plan, signal }: Effort,
   call: (options: CallOptions) => Promise<T>,
 ): Promise<T> {
   const patience = new Patience(effortMs, 0, clock.now());
-  for (let attempt = 0; ; attempt += 1) {
-    try {
-      return await call({ ...plan(attempt, patience.givesUpAt - clock.now()), signal });
-    } catch (error) {
-      if (!(error instanceof CallError && error.isRetryable)) throw error;
-      const pause = patience.pause(error, clock.now(), Math.random());
-      if (pause === undefined) throw error;
-      await sleep(pause, signal);
-    }
-  }
+  return repeat(patience, clock, { signal }, (attempt) =>
+    call({ ...plan(attempt, patience.givesUpAt - clock.now()), signal }),
+  );
 }
 
 /** Makes a repeatable call within the patience. Throws the library's own errors. */
-export async function patientCall<I extends DescMessage, O extends DescMessage>(
+export function patientCall<I extends DescMessage, O extends DescMessage>(
   { transport, clock }: Core,
   method: DescMethodUnary<I, O>,
   request: MessageShape<I>,
   patienceMs: number,
-  signal?: AbortSignal,
 ): Promise<MessageShape<O>> {
-  const effort = { clock, effortMs: patienceMs, plan: longTries, signal };
+  return patiently(clock, patienceMs, undefined, (options) => transport.unary(method, request, options));
+}
+
+/** Makes whatever a repeatable call is part of within the patience. Throws the library's own errors. */
+export async function patiently<T>(
+  clock: Clock,
+  patienceMs: number,
+  signal: AbortSignal | undefined,
+  call: (options: CallOptions) => Promise<T>,
+): Promise<T> {
   try {
-    return await retry(effort, (options) => transport.unary(method, request, options));
+    return await retry({ clock, effortMs: patienceMs, plan: longTries, signal }, call);
   } catch (error) {
     throw error instanceof CallError ? error.toError() : error;
   }

@@ -8,8 +8,11 @@ import type { Writable } from "node:stream";
 
 const hint = "install @oncegate/server, or set ONCEGATE_BINARY to the binary's path";
 
-/** Kills the process whose id it read last, and removes the folder, when its stdin closes: also if the tests were killed. */
-const WATCHDOG = `while read -r line; do pid=$line; done; [ -z "$pid" ] || kill -9 "$pid"; rm -rf -- "$1"`;
+/**
+ * Kills the process whose id it read last, if any, and removes the folder, when its stdin closes: also if the
+ * tests were killed. Ctrl-C in a terminal is a signal to it as well, and it must outlive the tests.
+ */
+const WATCHDOG = `trap '' INT TERM HUP; while read -r line; do pid=$line; done; [ -z "$pid" ] || kill -9 "$pid"; rm -rf -- "$1"`;
 
 /** A server process with a database in a temporary folder. Neither outlives the process that started it. */
 export class ServerProcess {
@@ -76,7 +79,10 @@ interface Serving {
 async function serve(command: readonly string[], listen: string, watchdog: ChildProcess): Promise<Serving> {
   const [binary, ...args] = command as [string, ...string[]];
   const child = spawn(binary, [...args, "--listen", listen], { stdio: ["ignore", "pipe", "pipe"] });
-  if (child.pid !== undefined) (watchdog.stdin as Writable).write(`${child.pid}\n`);
+  const guard = watchdog.stdin as Writable;
+  if (child.pid !== undefined) guard.write(`${child.pid}\n`);
+  // Another process may get its id.
+  child.once("exit", () => guard.writable && guard.write("\n"));
   const log: string[] = [];
   createInterface({ input: child.stderr as NodeJS.ReadableStream }).on("line", (line) => log.push(line));
   const output = createInterface({ input: child.stdout as NodeJS.ReadableStream });

@@ -20,6 +20,7 @@ export function delivery(
     Platform.STANDARD_WEBHOOKS,
     { [webhookId]: header(headers, webhookId) ?? "" },
     body,
-    { ttl: "168h", ...options },
+    options,
+    { ttl: "168h" },
   );
 }

@@ -32,12 +32,20 @@ export interface Started extends AsyncDisposable {
 export async function startServer({ gate: options = {}, args = [] }: StartOptions = {}): Promise<Started> {
   const child = await ServerProcess.start(await findBinary(), args);
   const server = new Server(child, options.shareSessions ? "" : (options.consumer ?? ""));
-  const gate = new Gate({ ...options, server: server.address });
-  const dispose = async () => {
-    await gate.close();
+  try {
+    const gate = new Gate({ ...options, server: server.address });
+    const dispose = async () => {
+      try {
+        await gate.close();
+      } finally {
+        await server.stop();
+      }
+    };
+    return { gate, server, [Symbol.asyncDispose]: dispose };
+  } catch (error) {
     await server.stop();
-  };
-  return { gate, server, [Symbol.asyncDispose]: dispose };
+    throw error;
+  }
 }
 
 /** A turn that is open. */

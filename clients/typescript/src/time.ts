@@ -43,6 +43,14 @@ export const monotonic: Clock = { now: () => performance.now() };
 /** How much earlier than asked for a timer of Node may fire. */
 export const earlyMs = 1;
 
+/** Node fires a timer at once if it is set for longer. */
+const longestTimerMs = 2 ** 31 - 1;
+
+/** A timer that waits for as long as it can, however long the time is. */
+export function timeout(run: () => void, ms: number): NodeJS.Timeout {
+  return setTimeout(run, Math.min(ms, longestTimerMs));
+}
+
 /** Waits, or rejects with the signal's reason. */
 export function sleep(ms: number, signal?: AbortSignal): Promise<void> {
   return new Promise((resolve, reject) => {
@@ -51,7 +59,7 @@ export function sleep(ms: number, signal?: AbortSignal): Promise<void> {
       clearTimeout(timer);
       reject(signal?.reason);
     };
-    const timer = setTimeout(() => {
+    const timer = timeout(() => {
       signal?.removeEventListener("abort", stop);
       resolve();
     }, ms + earlyMs);
@@ -63,7 +71,7 @@ export function sleep(ms: number, signal?: AbortSignal): Promise<void> {
 export async function settlesWithin(promise: Promise<unknown>, ms: number): Promise<boolean> {
   let timer: NodeJS.Timeout | undefined;
   const late = new Promise<boolean>((resolve) => {
-    timer = setTimeout(resolve, ms, false);
+    timer = timeout(() => resolve(false), ms);
   });
   const settled = promise.then(
     () => true,

@@ -7,6 +7,7 @@ import {
   type TurnEnd,
 } from "./gen/oncegate/v1/turn_service_pb.js";
 import { toDuration } from "./time.js";
+import { cutLease } from "./wire.js";
 
 /** How long the parts of a turn run. */
 export interface TurnTerms {
@@ -14,11 +15,8 @@ export interface TurnTerms {
   readonly graceMs: number | undefined;
 }
 
-/** The longest lease that the server grants. */
-const longestLeaseMs = 15 * 60_000;
-
 export function turnTtls({ ttlMs }: TurnTerms) {
-  return { claimTtl: toDuration(ttlMs), leaseTtl: toDuration(Math.min(ttlMs, longestLeaseMs)) };
+  return { claimTtl: toDuration(ttlMs), leaseTtl: toDuration(cutLease(ttlMs)) };
 }
 
 export function renewTurnRequest(turnId: string, terms: TurnTerms): RenewTurnRequest {

@@ -17,6 +17,7 @@ import {
 } from "./gen/oncegate/v1/turn_service_pb.js";
 import { Hold } from "./hold.js";
 import type { KeptBy, Measured } from "./keeping.js";
+import type { EndOutcome } from "./options.js";
 import { retry, shortTries } from "./retry.js";
 import { sleep, toDuration } from "./time.js";
 import type { CallOptions, Stream } from "./transport.js";
@@ -27,6 +28,9 @@ type TurnStream = Stream<RunTurnRequest, RunTurnResponse>;
 
 /** How long an end without an answer is repeated at least. */
 const leastEffortMs = 5000;
+
+/** How long the stream may take to answer an end before a call repeats it. */
+const answerMs = 2000;
 
 /** How long the end of a turn that failed is tried: its handler's error must not wait for it. */
 const failEffortMs = 2000;
@@ -84,7 +88,15 @@ export class Turn extends Hold {
         end: (error) => this.#streamEnded(error),
       };
     }
-    this.keep();
+    // A grant that came too late to be trusted is carried first.
+    if (this.leftMs > 0) this.keep();
+  }
+
+  /** @internal Its beginning is reported as well, and later its end. */
+  override begun(): void {
+    super.begun();
+    this.#core.debug("turn %s: attempt %d", this.id, this.attempt);
+    this.#core.notify((hooks) => hooks.onBegin?.(this));
   }
 
   /** Names the turn in `gate.adopt`. Empty for an unguarded turn. */
@@ -121,19 +133,11 @@ export class Turn extends Hold {
   /**
    * Ends the turn: the next delivery gets the event. It never rejects: an end that does not reach
    * the server is made up for by the TTL.
+   * @param detail an error or a text, shown to operators
    */
-  async fail(detail = ""): Promise<void> {
+  async fail(detail: unknown = ""): Promise<void> {
     if (this.leftMs <= 0) await this.catchUp();
-    if (!this.isOpen) return;
-    const end = create(TurnEndSchema, { outcome: TurnOutcome.FAILED, detail: cutBytes(detail, detailBytes) });
-    await this.end(async () => {
-      try {
-        await this.#finish(end, this.#core.clock.now() + failEffortMs);
-      } catch (error) {
-        this.#core.debug("a turn could not be failed; its event is free when the claim ends: %s", error);
-      }
-    });
-    this.#core.notify((hooks) => hooks.onEnd?.("FAILED"));
+    await this.abandon(detail);
   }
 
   /**
@@ -160,8 +164,18 @@ export class Turn extends Hold {
   }
 
   /** @internal */
-  protected abandon(detail: string): Promise<void> {
-    return this.fail(detail);
+  async abandon(detail: unknown): Promise<void> {
+    if (!this.isOpen) return;
+    const end = failure(detail);
+    await this.end(async () => {
+      try {
+        await this.#finish(end, this.#core.clock.now() + failEffortMs);
+      } catch (error) {
+        if (this.#isLostBy(error)) return;
+        this.#core.debug("a turn could not be failed; its event is free when the claim ends: %s", error);
+      }
+      this.#reportEnd("FAILED");
+    });
   }
 
   protected async renew(options: CallOptions): Promise<Measured> {
@@ -172,12 +186,24 @@ export class Turn extends Hold {
     return measureTurn(renewed.turn);
   }
 
-  protected lossError(reason: LostReason, cause?: CallError): TurnLost {
-    return new TurnLost(reason, undefined, cause && { cause });
+  protected lossError(reason: LostReason, cause?: CallError, value?: unknown): TurnLost {
+    return new TurnLost(reason, value, cause && { cause });
   }
 
   protected override endedByLoss(): void {
-    this.#core.notify((hooks) => hooks.onEnd?.("LOST"));
+    this.#reportEnd("LOST");
+  }
+
+  #reportEnd(outcome: EndOutcome): void {
+    if (this.hasBegun) this.#core.notify((hooks) => hooks.onEnd?.(outcome));
+  }
+
+  /** Whether the answer to its end is its loss, which is then reported. */
+  #isLostBy(answer: unknown): answer is CallError & { lost: LostReason } {
+    if (!(answer instanceof CallError && answer.lost)) return false;
+    this.lose(answer.lost, answer);
+    this.#reportEnd("LOST");
+    return true;
   }
 
   protected cancelStream(): void {
@@ -217,7 +243,7 @@ export class Turn extends Hold {
     value: unknown,
   ) {
     await this.catchUp();
-    if (this.lostReason) throw new TurnLost(this.lostReason, value);
+    this.throwIfLost(value);
     if (!this.isOpen) throw new OncegateError("the turn has ended already; end it once");
     const ttl = this.#eventTtlMs === undefined ? {} : { ttl: toDuration(this.#eventTtlMs) };
     const end = create(TurnEndSchema, { ...init, ...ttl });
@@ -229,35 +255,28 @@ export class Turn extends Hold {
         throw await this.#endError(error, value);
       }
     });
-    const outcome = init.outcome === TurnOutcome.SUCCEEDED ? "SUCCEEDED" : "REJECTED";
-    this.#core.notify((hooks) => hooks.onEnd?.(outcome));
+    this.#reportEnd(init.outcome === TurnOutcome.SUCCEEDED ? "SUCCEEDED" : "REJECTED");
   }
 
   async #endError(error: unknown, value: unknown): Promise<unknown> {
+    if (this.#isLostBy(error)) return this.lossError(error.lost, error, value);
     const status = error instanceof CallError ? error : undefined;
-    if (status?.lost) {
-      this.lose(status.lost, status);
-      this.endedByLoss();
-      return new TurnLost(status.lost, value, { cause: status });
-    }
     // The transport throws Unavailable once it is closed.
     if (status?.isRetryable || error instanceof Unavailable) {
       this.#core.warn("unknown", "the end of a turn has no answer; its outcome is unknown");
-      this.#core.notify((hooks) => hooks.onEnd?.("UNKNOWN"));
+      this.#reportEnd("UNKNOWN");
       return new OutcomeUnknown(this.id, value, { cause: error });
     }
     // This end is refused, such as for a result that is too large: the event is free again.
-    const detail = cutBytes(describe(error), detailBytes);
-    const failed = create(TurnEndSchema, { outcome: TurnOutcome.FAILED, detail });
-    await this.#finish(failed, this.#core.clock.now() + failEffortMs).catch(() => {});
-    this.#core.notify((hooks) => hooks.onEnd?.("FAILED"));
+    await this.#finish(failure(error), this.#core.clock.now() + failEffortMs).catch(() => {});
+    this.#reportEnd("FAILED");
     return status ? status.toError() : error;
   }
 
   /** Over the stream, and if that has no answer by calls, until then. Throws a CallError. */
   async #finish(end: TurnEnd, until: number): Promise<void> {
     if (!this.isGuarded) return;
-    const answer = await this.#finishOnStream(end);
+    const answer = await this.#finishOnStream(end, until);
     if (answer === "finished") return;
     if (answer && !answer.isRetryable) throw answer;
     await this.#repeatFinish(end, until, answer?.retryAfterMs ?? 0);
@@ -272,13 +291,13 @@ export class Turn extends Hold {
     await retry(effort, (options) => transport.unary(TurnService.method.finishTurn, request, options));
   }
 
-  #finishOnStream(end: TurnEnd): Promise<"finished" | CallError | undefined> {
+  #finishOnStream(end: TurnEnd, until: number): Promise<"finished" | CallError | undefined> {
     const stream = this.#stream;
     if (!stream || this.keptBy !== "stream") return Promise.resolve(undefined);
     const message = create(RunTurnRequestSchema, { step: { case: "end", value: end } });
     return new Promise((resolve) => {
       stream.send(message);
-      const patienceMs = Math.min(failEffortMs, this.#granted.terms.ttlMs / 3);
+      const patienceMs = Math.min(answerMs, (until - this.#core.clock.now()) / 2);
       const timer = setTimeout(resolve, patienceMs, undefined);
       this.#answer = (answer) => {
         clearTimeout(timer);
@@ -287,4 +306,9 @@ export class Turn extends Hold {
       };
     });
   }
+}
+
+function failure(detail: unknown): TurnEnd {
+  const init = { outcome: TurnOutcome.FAILED, detail: cutBytes(describe(detail), detailBytes) };
+  return create(TurnEndSchema, init);
 }

@@ -21,7 +21,8 @@ import type { Turn } from "./turn.js";
 
 /**
  * Makes the delivery of a request, such as `github.delivery`. Whether a function gets the headers is
- * decided by the parameters that it declares.
+ * decided by the parameters that it declares. One that has a default value does not count, nor do those
+ * after it.
  */
 export type ByHeaders = (headers: HeaderInit, body: Body) => Delivery;
 /** The same from the body alone, such as `teams.delivery`. */
@@ -45,23 +46,13 @@ export interface WebhookOptions extends Omit<TurnOptions, "codec" | "signal"> {
 }
 
 /** Senders wait 10 s and longer. */
-const patience = "5s";
+const defaultPatience = "5s";
 const waitWithoutRedelivery = "5s";
 
 export interface Reply {
   readonly status: number;
   readonly headers: { readonly [name: string]: string };
   readonly body: Uint8Array;
-}
-
-/** A request that has its turn. */
-export interface Admitted {
-  readonly turn: Turn;
-  /**
-   * Ends the turn by the response that `handle` returns, or by what it throws. Returns the response to
-   * send. Throws the handler's own error.
-   */
-  end(handle: () => Reply | Promise<Reply>): Promise<Reply>;
 }
 
 /** Begins the turn of a request. Returns what to answer if there is none. */
@@ -74,42 +65,68 @@ export async function admit(
 ): Promise<Admitted | Reply> {
   try {
     const delivery = make(headers, body);
-    const wait = delivery.redelivers ? 0 : waitWithoutRedelivery;
-    const turn = await gate.begin(delivery, { wait, patience, ...options, codec: jsonCodec });
-    return { turn, end: (handle) => end(turn, handle) };
+    const wait = options.wait ?? (delivery.redelivers ? 0 : waitWithoutRedelivery);
+    const patience = options.patience ?? defaultPatience;
+    return new Admitted(await gate.begin(delivery, { ...options, wait, patience, codec: jsonCodec }));
   } catch (error) {
     return instead(error);
   }
 }
 
-/** The handler answered 5xx: the turn fails, and the redelivery is the next attempt. */
-class ServerError extends Error {
-  constructor(readonly reply: Reply) {
-    super(`the handler answered ${reply.status}`);
-    this.name = "ServerError";
+/** A request that has its turn. */
+export class Admitted {
+  #thrown: { readonly error: unknown } | undefined;
+
+  constructor(readonly turn: Turn) {}
+
+  /** What the handler threw. The framework makes a response of it. */
+  threw(error: unknown): void {
+    this.#thrown ??= { error };
+  }
+
+  /**
+   * Ends the turn by what the handler threw, or by the response that `handle` returns. Returns the response
+   * to send. Throws what `handle` throws.
+   */
+  async end(handle: () => Reply | Promise<Reply>): Promise<Reply> {
+    const { turn } = this;
+    let reply: Reply | undefined;
+    let failure: { readonly error: unknown } | undefined;
+    try {
+      await run(turn, async () => {
+        try {
+          reply = await handle();
+          this.#throwFailure(reply);
+          return toRecord(reply);
+        } catch (error) {
+          failure = { error };
+          throw error;
+        }
+      });
+      // If it is rejected, its sender need not deliver it again.
+      return failure || !reply ? answer(200) : reply;
+    } catch (error) {
+      // The redelivery finds out whether the event is handled.
+      if (turn.lostReason) return again(undefined);
+      if (error !== failure?.error) return instead(error);
+      if (!reply) throw error;
+      return reply;
+    }
+  }
+
+  #throwFailure({ status }: Reply): void {
+    if (this.#thrown && !isResponse(this.#thrown.error)) throw this.#thrown.error;
+    if (status >= 500) throw new Error(`the handler answered ${status}`);
   }
 }
 
-async function end(turn: Turn, handle: () => Reply | Promise<Reply>): Promise<Reply> {
-  let reply: Reply | undefined;
-  let failure: unknown;
-  try {
-    await run(turn, async () => {
-      try {
-        reply = await handle();
-        if (reply.status >= 500) throw new ServerError(reply);
-        return toRecord(reply);
-      } catch (error) {
-        failure = error;
-        throw error;
-      }
-    });
-    return reply ?? answer(200); // rejected: its sender need not deliver it again
-  } catch (error) {
-    if (error instanceof ServerError) return error.reply;
-    if (error === failure) throw error;
-    return instead(error);
-  }
+/**
+ * Whether an error is a response that the handler has chosen: of http-errors, or an HTTPException of Hono.
+ * The status of any other error may be that of another server, which the handler has called.
+ */
+function isResponse(error: unknown): boolean {
+  if (typeof error !== "object" || error === null) return false;
+  return ("expose" in error && error.expose === true) || "getResponse" in error;
 }
 
 /** How long a handler may work on after its client has gone. */
@@ -117,17 +134,22 @@ const handlerAfterCloseMs = 60_000;
 
 /**
  * Ends the turn of a handler that never answers, so that it does not keep its event after its client
- * has gone. Until then the handler may do its work: its response is for the redelivery.
+ * has gone. Until then the handler may do its work: its response is for the redelivery. Where
+ * the runtime does not report that, the server ends the turn after its longest time.
  */
-export function endIfAbandoned(turn: Turn, response: ServerResponse): void {
+export function endIfAbandoned(turn: Turn, client: ServerResponse | AbortSignal | undefined): void {
+  if (!client) return;
   const abandon = () => {
     if (!turn.held) return;
     const close = () => turn.held && turn.close("the client is gone and the handler does not answer");
     setTimeout(close, handlerAfterCloseMs).unref();
   };
+  // A signal of another realm is no instance of this one's AbortSignal.
+  const isSignal = "aborted" in client;
   // The client may have gone while the turn was waited for.
-  if (response.destroyed) abandon();
-  else response.once("close", abandon);
+  if (isSignal ? client.aborted : client.destroyed) abandon();
+  else if (isSignal) client.addEventListener("abort", abandon, { once: true });
+  else client.once("close", abandon);
 }
 
 /** What a request is answered without its handler, or instead of what its handler answered. */
@@ -176,14 +198,19 @@ const recordedHeaders = new Set([
   "location",
 ]);
 
-/** A result has at most 64 KiB, and base64 makes 4 bytes of 3. */
-const longestBody = 45 * 1024;
+/** Of a turn, in bytes. */
+const longestResult = 64 * 1024;
 
 function toRecord({ status, headers, body }: Reply): Recorded {
-  // A duplicate of a long response gets the status alone.
-  if (body.length > longestBody) return { status, headers: {}, body: "" };
   const recorded = Object.entries(headers).filter(([name]) => recordedHeaders.has(name.toLowerCase()));
-  return { status, headers: Object.fromEntries(recorded), body: Buffer.from(body).toString("base64") };
+  const record = {
+    status,
+    headers: Object.fromEntries(recorded),
+    body: Buffer.from(body).toString("base64"),
+  };
+  const isStorable = jsonCodec.encode(record).data.length <= longestResult;
+  // A duplicate of a long response gets the status alone.
+  return isStorable ? record : { status, headers: {}, body: "" };
 }
 
 function fromRecord({ status, headers, body }: Recorded): Reply {

@@ -17,6 +17,14 @@ export function measureLease(lease: SessionLease | undefined): Measured {
   return { elapsedMs: fromDuration(lease?.elapsed), endsAfterMs: lease ? endsAfterMs(lease) : 0 };
 }
 
+/** The longest lease that the server grants. */
+const longestLeaseMs = 15 * 60_000;
+
+/** The TTL of a lease: the server refuses a longer one. */
+export function cutLease(ttlMs: number): number {
+  return Math.min(ttlMs, longestLeaseMs);
+}
+
 /** A turn ends as soon as its claim or its lease does. */
 export function measureTurn(turn: WireTurn | undefined): Measured {
   if (!turn) return { elapsedMs: 0, endsAfterMs: 0 };

@@ -137,6 +137,15 @@ fn a_failure_of_the_last_attempt_gives_the_event_up() {
 }
 
 #[test]
+fn a_broken_stream_leaves_the_detail_of_the_turn_before() {
+    let (mut world, turn) = running();
+    world.run(finish(&turn, Ending::Failed(Some(detail("no")))));
+    let turn = begun(&mut world, &begin_with_session(2, &["a", "b"]));
+    world.run(finish(&turn, Ending::Broken));
+    assert_eq!(world.event("a").unwrap().detail, Some(detail("no")));
+}
+
+#[test]
 fn a_broken_stream_frees_the_event_and_does_not_count() {
     let mut world = World::new();
     for attempt in 1..=5 {
@@ -195,6 +204,19 @@ fn the_last_failure_that_is_repeated_is_done() {
 }
 
 #[test]
+fn an_end_is_done_only_for_its_own_request_and_until_the_event_expires() {
+    let (mut world, turn) = running();
+    let finish = finish(&turn, succeeded("done"));
+    kept(&mut world, &finish);
+    let other = TurnId { request: super::request(9), ..turn };
+    assert_eq!(kept(&mut world, &Finish { turn: other, ..finish.clone() }), Kept::ClaimLost);
+    world.wait(599_999);
+    assert_eq!(by(kept(&mut world, &finish)), Some(By::Turn(1)));
+    world.wait(1);
+    assert_eq!(kept(&mut world, &finish), Kept::ClaimLost);
+}
+
+#[test]
 fn an_end_after_another_end_is_lost() {
     let endings = [succeeded("done"), rejected("bad"), FAILED];
     for (place, first) in endings.iter().enumerate() {
@@ -221,6 +243,15 @@ fn an_end_that_spares_a_turn_carried_on_by_another_call_changes_nothing() {
     world.run(begin_with_session(1, &["a", "b"]).kept_by(own));
     assert_eq!(world.event("a").unwrap().resumed, ResumedBy::Stream(own));
     assert_eq!(by(kept(&mut world, &Finish { unless_resumed, ..finish(&turn, FAILED) })), None);
+}
+
+#[test]
+fn an_end_spares_a_turn_without_a_session_that_another_call_carries_on() {
+    let mut world = World::new();
+    let turn = begun(&mut world, &begin(1, &["a"]));
+    world.run(begin(1, &["a"]));
+    let spare = Finish { unless_resumed: Some(StreamId::random()), ..finish(&turn, FAILED) };
+    assert_eq!(kept(&mut world, &spare), Kept::Resumed);
 }
 
 #[test]

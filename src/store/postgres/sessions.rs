@@ -24,7 +24,7 @@ use crate::{
         Renewed, RequestId, SessionKey, SessionRow,
     },
     rules::queue::PLACE_KEPT,
-    store::{Changed, SessionStore, StoreError, Verdict, records},
+    store::{Changed, PRESENCE, SessionStore, StoreError, Verdict, records::answers},
 };
 
 mod acquire;
@@ -36,13 +36,11 @@ use acquire::{Asked, Places};
 pub(super) use places::BEAT;
 pub(super) use sql::{END, LOOK, TAKE, TAKE_AND_END};
 
-/// How long a replica counts as there since it last said so: longer than a statement
-/// takes that just does not fail, and the beat before it.
-pub(super) const PRESENCE: Duration = Duration::from_secs(8);
-
 impl Link {
-    /// Tells that this replica is there, and answers the places of those who wait on it.
-    pub(super) async fn tell_presence(&mut self) -> Result<Vec<(SessionKey, LeaseId)>, StoreError> {
+    /// Reports that this replica is there, and returns the places of callers that wait on it.
+    pub(super) async fn report_presence(
+        &mut self,
+    ) -> Result<Vec<(SessionKey, LeaseId)>, StoreError> {
         let (now, replica) = (self.now(), self.replica);
         let rows = self
             .fetch(|| {
@@ -86,25 +84,25 @@ impl SessionStore for Link {
     }
 
     async fn enqueue(&mut self, asked: &[&Enqueue]) -> Result<Vec<Verdict<Enqueued>>, StoreError> {
-        records::enqueue(self, asked).await
+        answers::enqueue(self, asked).await
     }
 
     async fn hand_on(
         &mut self,
         keys: &[&SessionKey],
     ) -> Result<Vec<Verdict<Option<SessionRow>>>, StoreError> {
-        records::hand_on(self, keys).await
+        answers::hand_on(self, keys).await
     }
 
     async fn leave(&mut self, places: &[(&SessionKey, LeaseId)]) -> Result<Vec<bool>, StoreError> {
-        records::leave(self, places, false).await
+        answers::leave(self, places, false).await
     }
 
     async fn keep_places(
         &mut self,
         places: &[(&SessionKey, LeaseId)],
     ) -> Result<Vec<bool>, StoreError> {
-        records::leave(self, places, true).await
+        answers::leave(self, places, true).await
     }
 
     async fn renew(
@@ -112,7 +110,7 @@ impl SessionStore for Link {
         asked: &[&Renew],
         max_hold: Duration,
     ) -> Result<Vec<Verdict<Renewed>>, StoreError> {
-        records::renew(self, asked, max_hold).await
+        answers::renew(self, asked, max_hold).await
     }
 
     async fn look_sessions(
@@ -145,7 +143,7 @@ impl Link {
             return Ok(());
         }
         let acquires: Vec<&Acquire> = acquires.into_iter().map(|(acquire, _)| acquire).collect();
-        let rest = records::change(self, &acquires, &releases).await?;
+        let rest = answers::change(self, &acquires, &releases).await?;
         fill(&mut changed.taken, taken, rest.taken);
         fill(&mut changed.ended, ended, rest.ended);
         changed.handed.extend(rest.handed);

@@ -12,7 +12,7 @@ use super::{
 };
 use crate::{
     domain::{Begin, Finish, LeaseId, Prolong},
-    store::{Prolonged, StoreError, TurnStore, Turned, Verdict, records},
+    store::{Prolonged, StoreError, TurnStore, Turned, Verdict, records::answers},
 };
 
 /// Takes the sessions, if they are free, of turns that are to begin.
@@ -101,7 +101,7 @@ impl TurnStore for Link {
         asked: &[&Prolong],
         max_hold: Duration,
     ) -> Result<Vec<Verdict<Prolonged>>, StoreError> {
-        records::prolong_turns(self, asked, max_hold).await
+        answers::prolong_turns(self, asked, max_hold).await
     }
 }
 
@@ -119,7 +119,7 @@ impl Link {
             return Ok(());
         }
         let begins: Vec<&Begin> = begins.into_iter().map(|(begin, _)| begin).collect();
-        let rest = records::change_turns(self, &begins, &finishes).await?;
+        let rest = answers::change_turns(self, &begins, &finishes).await?;
         fill(&mut turned.kept, ended, rest.kept);
         fill(&mut turned.begun, begun, rest.begun);
         turned.handed.extend(rest.handed);

@@ -245,7 +245,7 @@ impl Upkeep for Link {
     }
 
     async fn beat(&mut self) -> Result<Vec<(SessionKey, LeaseId)>, StoreError> {
-        self.tell_presence().await
+        self.report_presence().await
     }
 
     async fn count_leases(&mut self) -> Result<u64, StoreError> {

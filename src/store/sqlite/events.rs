@@ -69,7 +69,7 @@ pub(super) const PUT: &str = put!("REPLACE");
 /// Where there is no row.
 pub(super) const ADD: &str = put!("INSERT OR IGNORE");
 
-/// Under those of the names, [16], whose row has the version [15].
+/// Under those of the names, at 17, whose row has the version at 15 and the request at 16.
 pub(super) const UPDATE: &str = "
 REPLACE INTO processed_events (version, processed_at, expires_at, claimed_until, attempt, holder,
     result, result_type, repeated, resumed_by, rejected_at, detail, uncounted, interrupted,
@@ -78,17 +78,18 @@ SELECT a.value ->> 0, a.value ->> 1, a.value ->> 2, a.value ->> 3, a.value ->> 4
     unhex(a.value ->> 6), a.value ->> 7, a.value ->> 8, a.value ->> 9, a.value ->> 10,
     a.value ->> 11, a.value ->> 12, a.value ->> 13, e.team_id, e.event_id, e.request_id, e.names,
     e.digest
-FROM json_each($1) AS a CROSS JOIN json_each(a.value, '$[16]') AS n
+FROM json_each($1) AS a CROSS JOIN json_each(a.value, '$[17]') AS n
     CROSS JOIN processed_events AS e
     ON e.team_id = a.value ->> 14 AND e.event_id = n.value AND e.version = a.value ->> 15
+        AND e.request_id = a.value ->> 16
 ";
 
-/// Of each, its team, its version and its names.
+/// Of each, its team, its version, its request and its names.
 pub(super) const DELETE: &str = "
 DELETE FROM processed_events
-WHERE (team_id, event_id, version) IN (
-    SELECT a.value ->> 0, n.value, a.value ->> 1
-    FROM json_each($1) AS a CROSS JOIN json_each(a.value, '$[2]') AS n)
+WHERE (team_id, event_id, version, request_id) IN (
+    SELECT a.value ->> 0, n.value, a.value ->> 1, a.value ->> 2
+    FROM json_each($1) AS a CROSS JOIN json_each(a.value, '$[3]') AS n)
 ";
 
 /// Reads what is on record under the names that are `wanted`.
@@ -115,12 +116,13 @@ pub(super) async fn write(
     puts: &[(EventKey, Event)],
 ) -> Result<(), StoreError> {
     let (mut changed, mut deleted) = (vec![], vec![]);
-    for EventUpdate { team, was, names, event } in updates {
+    for EventUpdate { team, was, request, names, event } in updates {
+        let request = request.map(|request| hex(request.as_uuid()));
         match event {
-            None => deleted.push(json!([team, was.0, names])),
+            None => deleted.push(json!([team, was.0, request, names])),
             Some(event) => {
                 let mut row = columns(event);
-                row.extend([json!(team), json!(was.0), json!(names)]);
+                row.extend([json!(team), json!(was.0), json!(request), json!(names)]);
                 changed.push(Value::from(row));
             }
         }

@@ -60,10 +60,10 @@ impl Handle {
         if let Some(added) = added {
             return self.add_events(&added).await;
         }
-        let clock = std::sync::Arc::clone(&self.marks);
         let mut writer = self.writer.lock().await;
         let mut batch = begin(&mut writer).await?;
-        let mut current = Current::of(&mut batch, &plans, clock.clock.now()).await?;
+        let now = self.now();
+        let mut current = Current::of(&mut batch, &plans, now).await?;
         let mut all = Writes::default();
         let mut applied = Vec::with_capacity(plans.len());
         for plan in plans {
@@ -99,7 +99,7 @@ impl Handle {
         if events::add(&mut writer, added).await? == added.len() as u64 {
             return Ok(vec![Applied::Written(Vec::new()); added.len()]);
         }
-        // Whoever has the writer is alone in writing: what is not there by now was not added.
+        // Nothing else writes meanwhile: an event that is not there by now was not added.
         let of_event = |key: &&EventKey| (key.team.clone(), key.event.clone());
         let keys: Vec<&EventKey> = added.iter().map(|&(key, _)| key).collect();
         let now = versions(&mut writer, events::VERSIONS, &keys, of_event).await?;

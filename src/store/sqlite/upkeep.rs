@@ -225,7 +225,8 @@ pub(super) async fn keep_places(
     sqlx::query(NOBODY_WAITS).execute(writer).await.map(drop).map_err(classify)
 }
 
-/// Forgets places that nobody has taken up again in time.
+/// Forgets places that nobody has taken up again in time. The version of their session stays: a
+/// decision that reads such a place rests on the moment at which it is forgotten.
 async fn forget_places(
     connection: &mut SqliteConnection,
     now: Timestamp,

@@ -112,8 +112,14 @@ impl Dice {
         let mut begins = Vec::new();
         let lately: Vec<Begin> = self.begins.iter().rev().take(4).cloned().collect();
         if finishes.is_empty() && !lately.is_empty() && self.one_in(3) {
-            // A retry, perhaps by another stream, or by a call.
             let begin = self.of(&lately);
+            if self.one_in(2) {
+                // A further delivery.
+                let again = self.begin(begin.event, begin.session.map(|acquire| acquire.key));
+                self.begins.push(again.clone());
+                return Op::Turns(vec![again], finishes);
+            }
+            // A retry, perhaps by another stream, or by a call.
             let stream = if self.one_in(2) { begin.stream } else { self.stream() };
             let session = begin.session.map(|acquire| Acquire { stream, ..acquire });
             return Op::Turns(vec![Begin { session, stream, ..begin }], finishes);

@@ -50,7 +50,9 @@ impl<C: Connection> Side<C> {
         acquires: &[Acquire],
         releases: &[Of<Release>],
     ) -> Result<String, StoreError> {
-        acquires.iter().for_each(|acquire| self.names.is_chosen(&acquire.request.as_uuid()));
+        for acquire in acquires {
+            self.names.is_chosen(&acquire.request.as_uuid());
+        }
         let mut keys: Vec<&SessionKey> = acquires.iter().map(|acquire| &acquire.key).collect();
         keys.extend(releases.iter().map(|Of(_, release)| &release.key));
         keys.sort();

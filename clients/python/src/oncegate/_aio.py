@@ -2,64 +2,28 @@
 
 from __future__ import annotations
 
-import asyncio
 import functools
-import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING, Any, Generic, ParamSpec, Self, TypeVar, Unpack, overload
 
 from oncegate import _errors as errors
 from oncegate import _marks
+from oncegate._aio_runtime import AioRuntime
 from oncegate._aio_scopes import AsyncLeaseScope, AsyncTurn, AsyncTurnScope
 from oncegate._clock import Time, seconds
 from oncegate._delivery import Delivery, Session
 from oncegate._entry import LeaseEntry, TurnEntry
 from oncegate._options import GateOptions, LeaseOptions, Options, TurnOptions, known
-from oncegate._turn import TurnView, current
+from oncegate._turn import as_current
 
 if TYPE_CHECKING:
-    from contextvars import Token
-
-    from oncegate._aio_io import AioIo
     from oncegate._errors import Outcome
     from oncegate._marks import MarkItem, Seen
 
 P = ParamSpec("P")
 R = TypeVar("R")
 Handler = TypeVar("Handler", bound=Callable[..., Any])
-
-
-class _Runtime:
-    """What the turns of a gate share: its channels, by event loop."""
-
-    def __init__(self, options: Options) -> None:
-        self.hooks = options.hooks
-        self.closed = False
-        self.ios: dict[asyncio.AbstractEventLoop, AioIo] = {}
-        self._server = options.server
-        self._pid: int | None = None
-        """The process that has used grpc.aio."""
-
-    def io(self) -> AioIo:
-        """The channels of the event loop that runs."""
-        if self.closed:
-            raise errors.Closed
-        if self._pid not in (None, os.getpid()):
-            raise errors.WrongProcess(
-                "gRPC's asyncio channels do not survive a fork; fork before the gate is used, "
-                "or start the child by spawn"
-            )
-        loop = asyncio.get_running_loop()
-        io = self.ios.get(loop)
-        if io is None:
-            from oncegate._aio_io import AioIo
-
-            self._pid = os.getpid()
-            for other in [other for other in self.ios if other.is_closed()]:
-                del self.ios[other]
-            io = self.ios[loop] = AioIo(self._server)
-        return io
 
 
 class AsyncGate:
@@ -71,7 +35,7 @@ class AsyncGate:
 
     def __init__(self, server: str | None = None, **options: Unpack[GateOptions]) -> None:
         self._options = Options(server, options)
-        self._runtime = _Runtime(self._options)
+        self._runtime = AioRuntime(self._options)
 
     async def __aenter__(self) -> Self:
         return self
@@ -137,9 +101,14 @@ class AsyncGate:
         ``@gate.webhook(github.delivery)``, below the framework's own decorator. `make_delivery` gets
         the request's headers and body, or the body alone. Verify the sender's signature outside.
 
-        A status below 500 settles the event; a duplicate gets the same status, headers and body, of at
-        most 45 KiB. A status of 500 or more, or an exception, fails the turn. While another run has
-        the event or its conversation, or the server is away, the sender gets 503 with Retry-After.
+        A status below 500 ends the turn; a duplicate gets the same status, headers and body, or
+        the status alone if their record is longer than 64 KiB, which takes a body of about 47 KiB.
+        So does an HTTP exception of the framework, such as ``HTTPException(404)``, whose duplicates get
+        the status alone. A status of 500 or more, or another exception, fails the turn.
+
+        While another run has the event or its conversation, or the server is unavailable, the sender
+        gets 503 with Retry-After. A delivery that is not sent again waits 5 s for its conversation,
+        unless ``wait`` is set.
         """
         from oncegate._webhook import async_webhook
 
@@ -205,14 +174,11 @@ class AsyncGate:
         return AsyncTurnScope(self._runtime, entry)
 
     async def drain(self, within: Time) -> None:
-        """Grants no new turns, waits so many seconds for those that run, and closes the gate."""
-        runtime = self._runtime
-        runtime.closed = True
-        draining = [io.run(io.drain(seconds(within))) for io in runtime.ios.values()]
-        if draining:
-            # An event loop that has stopped answers nothing.
-            await asyncio.wait(draining, timeout=seconds(within) + 1)
-        await self.close()
+        """Grants no new turns, waits so many seconds for those that run, and closes the gate.
+
+        In all event loops. Turns that still run then fail, as with `close`.
+        """
+        await self._runtime.drain(seconds(within))
 
     async def close(self) -> None:
         """Fails the turns that run, so that the next delivery gets their events; closes channels.
@@ -220,10 +186,7 @@ class AsyncGate:
         Those of other event loops go on: close the gate in each. May be called in a turn's body, which
         this cancels.
         """
-        self._runtime.closed = True
-        io = self._runtime.ios.pop(asyncio.get_running_loop(), None)
-        if io is not None:
-            await asyncio.shield(io.close())
+        await self._runtime.close()
 
     def _scope(
         self, delivery: Delivery, options: TurnOptions, *, session: bool = True
@@ -267,11 +230,8 @@ async def _run(scope: AsyncTurnScope, handler: Callable[[AsyncTurn], Awaitable[R
             turn = await stack.enter_async_context(scope)
         except errors.NOT_GRANTED as outcome:
             return outcome
-        token: Token[TurnView] = current.set(turn)
-        try:
+        with as_current(turn):
             value = await handler(turn)
-        finally:
-            current.reset(token)
         if value is not None:
             turn.result = value
         return errors.Ran(value)

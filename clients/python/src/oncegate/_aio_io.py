@@ -12,23 +12,18 @@ import grpc.aio
 
 from oncegate import _clock
 from oncegate import _errors as errors
+from oncegate._aio_stream import AioStream, cancellations, failure_of
 from oncegate._connections import Connections
-from oncegate._io import Latch, Stream, settled
-from oncegate._wire import (
-    CHANNEL_OPTIONS,
-    Failure,
-    Method,
-    Req,
-    Res,
-    read_failure,
-)
+from oncegate._wire import CHANNEL_OPTIONS, Failure, Method, Req, Res
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
 
-    from oncegate._kept import Kept
+    from oncegate._hold import Hold
+    from oncegate._io import Latch, Stream
 
 R = TypeVar("R")
+Flow = TypeVar("Flow", bound="Hold")
 
 FORKING = 0.1
 """How long calls may go on before a fork."""
@@ -37,32 +32,9 @@ ENDING = 2.0
 """How long ends may go on before the channels are closed."""
 
 CLOSING = 1.0
-"""How long what has lost its channel may take to notice."""
+"""How long flows that have lost their channel may take to notice."""
 
 LOG = logging.getLogger("oncegate")
-
-
-def _failure(error: grpc.aio.AioRpcError) -> Failure:
-    trailers = [(name, value) for name, value in error.trailing_metadata() or ()]
-    failure = read_failure(error.code().name, error.details(), trailers)
-    # Its frames would keep the call alive, and with it gRPC's thread.
-    failure.__cause__ = error.with_traceback(None)
-    return failure
-
-
-def _kept(flow: Kept, keeper: asyncio.Task[None]) -> None:
-    error = errors.Closed() if keeper.cancelled() else keeper.exception()
-    if isinstance(error, errors.Closed):
-        flow.lose("CLOSED")
-    elif error is not None:
-        LOG.error("the keeper of a turn or lease failed", exc_info=error)
-        flow.lose("EXPIRED")
-
-
-def _cancelling() -> int:
-    """How often the running task was cancelled: if no more often than before, a call was."""
-    task = asyncio.current_task()
-    return 0 if task is None else task.cancelling()
 
 
 class AioLatch:
@@ -86,103 +58,12 @@ class AioLatch:
         return True
 
 
-class _Alarm:
-    """Rings at a time that counts, see `settled`, unless its block is left before."""
-
-    def __init__(self, loop: asyncio.AbstractEventLoop, until: float, ring: Callable[[], None]) -> None:
-        self._loop = loop
-        self._until = until
-        self._ring = ring
-
-    def __enter__(self) -> None:
-        self._arm(self._until)
-
-    def __exit__(self, *_: object) -> None:
-        self._timer.cancel()
-
-    def _arm(self, until: float) -> None:
-        self._timer = self._loop.call_later(max(0.0, until - _clock.now()), self._due, until)
-
-    def _due(self, until: float) -> None:
-        later = settled(until, _clock.now())
-        if later is not None:
-            self._arm(later)
-        else:
-            self._ring()
-
-
-class AioStream:
-    """One stream."""
-
-    def __init__(self, call: Any, loop: asyncio.AbstractEventLoop, silent: Callable[[], None]) -> None:
-        self._call: Any = call
-        self._loop = loop
-        self._silent = silent
-        self._cancelled = False
-
-    async def read(self, until: float) -> Any:
-        """The next message; see `Stream`."""
-        call = self._open_call()
-        cancelling = _cancelling()
-        try:
-            with _Alarm(self._loop, until, self._time_out):
-                message = await call.read()
-        except grpc.aio.AioRpcError as error:
-            self._call = None
-            raise _failure(error) from error
-        except asyncio.CancelledError:
-            # Either the stream was cancelled, or the task that reads it.
-            if self._cancelled and _cancelling() == cancelling:
-                raise Failure("UNAVAILABLE", "the server did not answer in time") from None
-            raise
-        if message is grpc.aio.EOF:
-            self._call = None
-            raise Failure("UNAVAILABLE", "the server ended the stream")
-        return message
-
-    async def write(self, message: Any, until: float) -> None:
-        """Sends a message; see `Stream`."""
-        call = self._open_call()
-        cancelling = _cancelling()
-        try:
-            # Not by an alarm: gRPC leaves a write waiting if the call is cancelled while it connects.
-            async with asyncio.timeout(max(0.0, until - _clock.now())):
-                await call.write(message)
-        except TimeoutError:
-            self._time_out()
-            raise Failure("UNAVAILABLE", "the server did not answer in time") from None
-        except grpc.aio.AioRpcError as error:
-            raise _failure(error) from error
-        except asyncio.InvalidStateError as error:
-            raise Failure("UNAVAILABLE", "the stream has ended") from error
-        except asyncio.CancelledError:
-            if self._cancelled and _cancelling() == cancelling:
-                raise Failure("UNAVAILABLE", "the stream has ended") from None
-            raise
-
-    def cancel(self) -> None:
-        """Ends the stream."""
-        self._cancelled = True
-        if self._call is not None:
-            self._call.cancel()
-            self._call = None  # gRPC's thread runs as long as there is a call
-
-    def _open_call(self) -> Any:
-        if self._call is None:
-            raise Failure("UNAVAILABLE", "the stream has ended")
-        return self._call
-
-    def _time_out(self) -> None:
-        self._silent()
-        self.cancel()
-
-
 class AioIo:
     """Time, calls and channels of one event loop, and the turns and leases that use them."""
 
     def __init__(self, server: str) -> None:
         self._loop = asyncio.get_running_loop()
-        self._flows: set[Kept] = set()
+        self._flows: set[Hold] = set()
         """Those that begin, that run, and that end."""
         self._refusing = False
         self._tasks: set[asyncio.Task[Any]] = set()
@@ -214,7 +95,7 @@ class AioIo:
     async def call(self, method: Method[Req, Res], request: Req, timeout: float) -> Res:
         """Makes one call."""
         await self._resumed()
-        cancelling = _cancelling()
+        before = cancellations()
         connection = self._connections.for_call()
         call = connection.stub(method, "unary_unary")(request, timeout=timeout)
         self._open.add(call)
@@ -223,9 +104,9 @@ class AioIo:
         except grpc.aio.AioRpcError as error:
             if error.code() is grpc.StatusCode.DEADLINE_EXCEEDED:
                 self._connections.suspect(connection)
-            raise _failure(error) from error
+            raise failure_of(error) from error
         except asyncio.CancelledError:
-            if (self._pause or self._closed.is_set()) and _cancelling() == cancelling:
+            if (self._pause or self._closed.is_set()) and cancellations() == before:
                 raise Failure("UNAVAILABLE", "the channel was closed") from None
             raise
         finally:
@@ -233,17 +114,16 @@ class AioIo:
             self._connections.done(connection)
         return response
 
-    async def open(
-        self, method: Method[Any, Res], request: Any, until: float, *, more: bool
-    ) -> Stream[Any, Res]:
-        """Opens a stream with its first message."""
+    async def open(self, method: Method[Any, Res], request: Any, *, more: bool) -> Stream[Any, Res]:
+        """Makes a stream; see `Io`."""
         await self._resumed()
         connection = self._connections.for_stream()
         if more:
             call = connection.stub(method, "stream_stream")()
         else:
             call = connection.stub(method, "unary_stream")(request)
-        stream = AioStream(call, self._loop, lambda: self._connections.suspect(connection))
+        first = request if more else None
+        stream = AioStream(call, first, self._loop, lambda: self._connections.suspect(connection))
         self._open.add(stream)
 
         def done(_: Any) -> None:
@@ -251,8 +131,6 @@ class AioIo:
             self._connections.done(connection)
 
         call.add_done_callback(done)
-        if more:
-            await stream.write(request, until)
         return stream
 
     async def _resumed(self) -> None:
@@ -262,34 +140,58 @@ class AioIo:
             raise errors.Closed
 
     async def begin(
-        self, flow: Kept, begin: Coroutine[Any, Any, None], on_lost: Callable[[str], object]
+        self,
+        flow: Flow,
+        begin: Callable[[Flow], Coroutine[Any, Any, None]],
+        on_lost: Callable[[str], object],
     ) -> None:
         """Begins a turn or lease, and keeps it from its grant on.
 
-        Between the two nothing else runs: what is granted is either kept, or raises `Closed`.
+        Between the two nothing else runs: a grant is either kept, or raises `Closed`. If
+        `begin` raises after the grant, the caller ends it.
         """
         if self._refusing:
-            begin.close()
             raise errors.Closed
         self._flows.add(flow)
         try:
-            await begin
+            await begin(flow)
         finally:
-            if not flow.held:
+            if flow.held:
+                flow.on_lost = on_lost
+                self._keep(flow, asyncio.current_task())
+            else:
                 self._flows.discard(flow)
-        if flow.held:
-            flow.on_lost = on_lost
-            self.spawn(flow.keep()).add_done_callback(functools.partial(_kept, flow))
 
-    async def finish(self, flow: Kept, ending: Coroutine[Any, Any, R]) -> R:
+    def _keep(self, flow: Hold, holder: asyncio.Task[Any] | None) -> asyncio.Task[None]:
+        keeper = self.spawn(flow.keep())
+        keeper.add_done_callback(functools.partial(self._keeper_ended, flow, holder))
+        return keeper
+
+    def _keeper_ended(
+        self, flow: Hold, holder: asyncio.Task[Any] | None, keeper: asyncio.Task[None]
+    ) -> None:
+        if keeper.cancelled() and not self._closed.is_set() and holder and not holder.done():
+            # By the author: asyncio.run cancels all tasks at its end. The holder's cleanup goes on, and
+            # ends the turn. If it does not, nothing else will.
+            again = self._keep(flow, holder)
+            holder.add_done_callback(lambda _: again.cancel())
+            return
+        error = errors.Closed() if keeper.cancelled() else keeper.exception()
+        if isinstance(error, errors.Closed):
+            flow.lose("CLOSED")
+        elif error is not None:
+            LOG.error("the keeper of a turn or lease failed", exc_info=error)
+            flow.lose("EXPIRED")
+
+    async def finish(self, flow: Hold, ending: Callable[[], Coroutine[Any, Any, R]]) -> R:
         """Ends it, although the caller is cancelled. Until then the gate is not drained."""
 
-        if self._loop.is_closed():
-            return await ending  # which needs no call: the gate has ended the turn
+        if self._closed.is_set():
+            return await ending()  # which needs no call, and no event loop: the gate has ended the turn
 
         async def finish() -> R:
             try:
-                return await ending
+                return await ending()
             finally:
                 self._flows.discard(flow)
 
@@ -299,7 +201,7 @@ class AioIo:
             await flow.after_close(ENDING)
 
     def refuse(self) -> None:
-        """Grants no new turns and leases: what begins raises `Closed`."""
+        """Grants no new turns and leases: their beginnings raise `Closed`."""
         self._refusing = True
         for flow in list(self._flows):
             flow.refuse()
@@ -307,8 +209,11 @@ class AioIo:
     async def drain(self, seconds: float) -> None:
         """Grants no new turns and leases, and waits for those that run, but not for lost ones."""
         self.refuse()
+        await self._while_any(lambda flow: flow.lost_reason is None, seconds)
+
+    async def _while_any(self, condition: Callable[[Hold], bool], seconds: float) -> None:
         until = self.now() + seconds
-        while any(flow.lost_reason is None for flow in self._flows) and self.now() < until:  # noqa: ASYNC110
+        while any(map(condition, self._flows)) and self.now() < until:  # noqa: ASYNC110
             await asyncio.sleep(0.02)
 
     def spawn(self, flow: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
@@ -318,21 +223,30 @@ class AioIo:
         task.add_done_callback(self._tasks.discard)
         return task
 
-    def run(self, flow: Coroutine[Any, Any, None]) -> asyncio.Future[None]:
-        """Runs a flow in this event loop, for a caller in any."""
-        return asyncio.wrap_future(asyncio.run_coroutine_threadsafe(flow, self._loop))
+    def run_in_loop(self, flow: Coroutine[Any, Any, None]) -> asyncio.Future[None] | None:
+        """Runs a flow in this event loop, for a caller in any. Not if the loop has been closed."""
+        try:
+            return asyncio.wrap_future(asyncio.run_coroutine_threadsafe(flow, self._loop))
+        except RuntimeError:
+            flow.close()
+            return None
 
     async def close(self) -> None:
         """Ends the turns and leases, and closes the channels.
 
-        First it refuses what begins, or an ended turn would let the next one of its queue begin. Ends
-        have 2 s. What waits for an answer then raises `Closed`, or `OutcomeUnknown` if it is an end.
+        First it refuses new ones, or an ended turn would let the next one of its queue begin. Ends
+        have 2 s. Calls without an answer then raise `Closed`, or `OutcomeUnknown` if they are ends.
         """
+        if self._closed.is_set():
+            return
         self.refuse()
+        until = self.now() + ENDING
         for flow in list(self._flows):
             self.spawn(flow.close())
+        # A beginning gives its grant back in a task.
+        await self._while_any(lambda flow: not flow.held, ENDING)
         if self._tasks:
-            await asyncio.wait(self._tasks, timeout=ENDING)
+            await asyncio.wait(self._tasks, timeout=max(0.0, until - self.now()))
         self._closed.set()
         for running in list(self._open):
             running.cancel()
@@ -347,10 +261,10 @@ class AioIo:
     async def pause(self) -> bool:
         """Closes the channels, and returns whether there were any. Calls wait for `resume`.
 
-        What runs ends with UNAVAILABLE, and is repeated then.
+        Running calls end with UNAVAILABLE, and are repeated then.
         """
         self._pause = asyncio.Event()
-        # What is about to have its answer ends by itself: gRPC keeps a call that is cancelled while
+        # Most calls have their answer before: gRPC keeps a call that is cancelled while
         # it starts.
         await asyncio.sleep(FORKING)
         for running in list(self._open):

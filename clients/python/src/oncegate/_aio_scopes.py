@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
-from typing import TYPE_CHECKING, Protocol
+from abc import ABC, abstractmethod
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from oncegate._turn import LeaseView, TurnView
 
@@ -12,8 +14,9 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from oncegate._aio_io import AioIo
-    from oncegate._entry import LeaseEntry, TurnEntry
-    from oncegate._kept import Kept
+    from oncegate._aio_runtime import AioRuntime
+    from oncegate._entry import Entry
+    from oncegate._hold import Hold
     from oncegate._lease_flow import LeaseFlow
     from oncegate._options import Hooks
     from oncegate._turn_flow import TurnFlow
@@ -67,20 +70,10 @@ class AsyncLease(LeaseView):
         self.lost = AsyncLost()
 
 
-class Runtime(Protocol):
-    """What a scope needs of its gate."""
-
-    hooks: Hooks
-
-    def io(self) -> AioIo:
-        """The channels of the event loop that runs."""
-        ...
-
-
 class _Owner:
     """The task that is in a scope: a loss cancels it."""
 
-    def __init__(self, flow: Kept, lost: AsyncLost, hooks: Hooks) -> None:
+    def __init__(self, flow: Hold, lost: AsyncLost, hooks: Hooks) -> None:
         self._flow = flow
         self._lost = lost
         self._hooks = hooks
@@ -106,53 +99,56 @@ class _Owner:
         return None if only_ours and isinstance(error, asyncio.CancelledError) else error
 
 
-class AsyncTurnScope:
-    """``async with gate.turn(delivery) as turn``."""
+View = TypeVar("View", AsyncTurn, AsyncLease)
+Ended = TypeVar("Ended")
 
-    def __init__(self, runtime: Runtime, entry: TurnEntry) -> None:
+
+class _Scope(ABC, Generic[View, Ended]):
+    """Begins a turn or lease, and ends it."""
+
+    def __init__(self, runtime: AioRuntime, entry: Entry[Any, Ended]) -> None:
         self._runtime = runtime
         self._entry = entry
 
-    async def __aenter__(self) -> AsyncTurn:
-        io = self._runtime.io()
-        flow = self._entry.flow(io)
-        self._io, self._flow = io, flow
-        turn = AsyncTurn(flow)
-        self._owner = owner = _Owner(flow, turn.lost, self._runtime.hooks)
-        await io.begin(flow, self._entry.begin(flow), owner.on_lost)
-        return turn
+    async def __aenter__(self) -> View:
+        self._io: AioIo = self._runtime.io()
+        io = self._io
+        self._flow = flow = self._entry.flow(io)
+        view = self._view(flow)
+        self._owner = owner = _Owner(flow, view.lost, self._runtime.hooks)
+        try:
+            await io.begin(flow, self._entry.begin, owner.on_lost)
+        except BaseException as error:
+            if flow.held:
+                await self._end(error)
+            raise
+        return view
 
     async def __aexit__(
         self,
         kind: type[BaseException] | None,
         error: BaseException | None,
         trace: TracebackType | None,
-    ) -> bool:
-        ending = self._entry.leave(self._flow, self._owner.absorb(error))
+    ) -> Ended:
+        return await self._end(error)
+
+    @abstractmethod
+    def _view(self, flow: Any) -> View: ...
+
+    async def _end(self, error: BaseException | None) -> Ended:
+        ending = functools.partial(self._entry.leave, self._flow, self._owner.absorb(error))
         return await self._io.finish(self._flow, ending)
 
 
-class AsyncLeaseScope:
+class AsyncTurnScope(_Scope[AsyncTurn, bool]):
+    """``async with gate.turn(delivery) as turn``."""
+
+    def _view(self, flow: TurnFlow) -> AsyncTurn:
+        return AsyncTurn(flow)
+
+
+class AsyncLeaseScope(_Scope[AsyncLease, None]):
     """``async with gate.lease(…) as lease``."""
 
-    def __init__(self, runtime: Runtime, entry: LeaseEntry) -> None:
-        self._runtime = runtime
-        self._entry = entry
-
-    async def __aenter__(self) -> AsyncLease:
-        io = self._runtime.io()
-        flow = self._entry.flow(io)
-        self._io, self._flow = io, flow
-        lease = AsyncLease(flow)
-        self._owner = owner = _Owner(flow, lease.lost, self._runtime.hooks)
-        await io.begin(flow, self._entry.begin(flow), owner.on_lost)
-        return lease
-
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        ending = self._entry.leave(self._flow, self._owner.absorb(error))
-        await self._io.finish(self._flow, ending)
+    def _view(self, flow: LeaseFlow) -> AsyncLease:
+        return AsyncLease(flow)

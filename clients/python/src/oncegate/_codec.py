@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 JSON = "application/json"
 BYTES = "application/octet-stream"
@@ -21,6 +24,12 @@ class Codec(Protocol):
         ...
 
 
+def to_json(value: Any, default: Callable[[Any], Any] | None = None) -> bytes:
+    """Compact JSON in UTF-8. Halves of surrogate pairs, which UTF-8 has not, are escaped."""
+    text = json.dumps(value, separators=(",", ":"), ensure_ascii=False, default=default)
+    return text.encode(errors="backslashreplace")
+
+
 class JsonCodec:
     """JSON. Bytes are stored as they are."""
 
@@ -28,7 +37,7 @@ class JsonCodec:
         """Returns the value as compact JSON in UTF-8."""
         if isinstance(value, bytes):
             return value, BYTES
-        return json.dumps(value, separators=(",", ":"), ensure_ascii=False).encode(), JSON
+        return to_json(value), JSON
 
     def decode(self, data: bytes, result_type: str) -> Any:
         """Returns the value of JSON; bytes as they are, if their type is another one."""
@@ -36,7 +45,7 @@ class JsonCodec:
 
 
 class PydanticCodec:
-    """JSON of one type: whatever a pydantic ``TypeAdapter`` accepts, dataclasses included."""
+    """JSON of one type that a pydantic ``TypeAdapter`` accepts, such as a dataclass."""
 
     def __init__(self, type_: Any) -> None:
         from pydantic import TypeAdapter
@@ -60,3 +69,11 @@ def encode(codec: Codec, value: Any) -> tuple[bytes, str]:
 def decode(codec: Codec, data: bytes, result_type: str) -> Any:
     """The opposite of `encode`."""
     return codec.decode(data, result_type) if data or result_type else None
+
+
+def decode_or_error(codec: Codec, data: bytes, result_type: str) -> tuple[Any, Exception | None]:
+    """The value, or why the codec, which is the author's, cannot decode it."""
+    try:
+        return decode(codec, data, result_type), None
+    except Exception as error:  # noqa: BLE001
+        return None, error

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 class Connection:
-    """One channel, with what runs on it."""
+    """One channel, with the number of its calls and streams."""
 
     def __init__(self, channel: Any) -> None:
         self.channel = channel

@@ -8,6 +8,7 @@ from dataclasses import KW_ONLY, dataclass, field
 from typing import Any, Literal, TypeAlias, TypedDict, cast
 
 from oncegate._clock import Time, seconds
+from oncegate._codec import to_json
 from oncegate.v1 import delivery_pb2, event_pb2, session_pb2
 
 Scope: TypeAlias = Literal["thread", "channel", "user"]
@@ -170,7 +171,7 @@ def read_by_server(
     each_use: bool = False,
 ) -> Delivery:
     """A platform's delivery, of which the server reads the names."""
-    payload = Payload(platform, _cut(_bytes(body)), headers or {}, options.get("scope", "thread"))
+    payload = Payload(platform, _cut(to_bytes(body)), headers or {}, options.get("scope", "thread"))
     return Delivery(
         options.get("team", ""),
         "",
@@ -182,7 +183,7 @@ def read_by_server(
     )
 
 
-def _bytes(body: Any) -> bytes:
+def to_bytes(body: Any) -> bytes:
     """A body as it came, or JSON of the object that a framework parsed."""
     if isinstance(body, bytes | bytearray):
         return bytes(body)
@@ -190,7 +191,7 @@ def _bytes(body: Any) -> bytes:
         return body.encode()
     if not isinstance(body, Mapping) and hasattr(body, "to_dict"):
         body = body.to_dict()
-    return json.dumps(body, separators=(",", ":"), default=str).encode()
+    return to_json(body, default=str)
 
 
 def _cut(body: bytes) -> bytes:
@@ -198,7 +199,7 @@ def _cut(body: bytes) -> bytes:
     if len(body) <= LARGE:
         return body
     try:
-        return json.dumps(_shortened(json.loads(body)), separators=(",", ":")).encode()
+        return to_json(_shortened(json.loads(body)))
     except (ValueError, RecursionError):
         return body  # not JSON
 

@@ -7,16 +7,17 @@
 from __future__ import annotations
 
 import functools
-from contextlib import contextmanager
+import logging
+from contextlib import contextmanager, nullcontext
 from contextvars import ContextVar
 from dataclasses import dataclass
 from types import FunctionType
 from typing import TYPE_CHECKING, Any, ParamSpec
 
 from oncegate import discord as names
-from oncegate._again import PATIENCE, Refused, granted, keep_asking
 from oncegate._clock import seconds
-from oncegate._errors import Busy, Overloaded, Unavailable
+from oncegate._errors import Busy, Overloaded, Reject, Unavailable
+from oncegate._retry import PATIENCE, Refused, granted, keep_asking
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Coroutine, Generator
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
     from oncegate._aio import AsyncGate
     from oncegate._aio_scopes import AsyncTurn
     from oncegate._clock import Time
+
+LOG = logging.getLogger("oncegate")
 
 P = ParamSpec("P")
 
@@ -41,6 +44,8 @@ class _Running:
     event: int
     turn: AsyncTurn
     ended: bool = False
+    error: BaseException | None = None
+    """Of a command that runs in this turn; discord.py reports it, and does not raise it."""
 
     def covers(self, gate: AsyncGate, event: int) -> bool:
         """Whether its turn is also that of this event, such as a command that is a message."""
@@ -51,12 +56,17 @@ class _Running:
 # A task that a handler starts inherits it, and may outlive the turn.
 _running: ContextVar[_Running | None] = ContextVar("oncegate_discord_running", default=None)
 
-_DISPATCHED = {"on_message_edit": "MESSAGE_UPDATE", "on_message_delete": "MESSAGE_DELETE"}
+_DISPATCHED = {
+    "on_message": "MESSAGE_CREATE",
+    "on_message_edit": "MESSAGE_UPDATE",
+    "on_message_delete": "MESSAGE_DELETE",
+}
 
 
 def handler(
     gate: AsyncGate,
     *,
+    event: str | None = None,
     wait: Time = 600.0,
     on_busy: Callable[[discord.Interaction[Any]], Awaitable[object]] | None = None,
 ) -> Callable[[Callable[P, Coroutine[Any, Any, None]]], Callable[P, Coroutine[Any, Any, None]]]:
@@ -64,12 +74,16 @@ def handler(
 
     ``@client.event``, ``@bot.command()`` or ``@tree.command()``, then ``@handler(gate)``. It reads
     the message, interaction or context among the arguments. The handler reads
-    `oncegate.current_turn`.
+    `oncegate.current_turn`. `event` names the event of a message, as for ``@bot.listen``, if the
+    function has another name: ``"on_message"`` or ``"on_message_delete"``.
+
+    A handler that raises fails the turn. So does a command in the turn of its message, after
+    discord.py has reported its error.
 
     An event that has been handled, or that another process handles, is not handled again. In a
     busy channel it waits for at most `wait`. For an interaction `on_busy` is called first, such as
     ``lambda interaction: interaction.response.defer()``: Discord wants an answer within 3 s. While
-    the server is away, an interaction raises `Unavailable`; a message is kept for `wait`.
+    the server is unavailable, an interaction raises `Unavailable`; a message is kept for `wait`.
 
     Guard one handler of an event: of several, only the first would run.
     """
@@ -78,20 +92,30 @@ def handler(
     def decorate(
         function: Callable[P, Coroutine[Any, Any, None]],
     ) -> Callable[P, Coroutine[Any, Any, None]]:
-        dispatched = _DISPATCHED.get(function.__name__, "MESSAGE_CREATE")
+        name = event or function.__name__
 
         async def in_turn(*args: P.args, **kwargs: P.kwargs) -> None:
-            event = _event((*args, *kwargs.values()))
+            called_for = _CalledFor.of((*args, *kwargs.values()))
             running = _running.get()
-            if running and running.covers(gate, event.id):
-                return await function(*args, **kwargs)
-            interaction, body = _read(dispatched, event)
+            if running and running.covers(gate, called_for.subject.id):
+                with _noted(running) if called_for.is_command else nullcontext():
+                    await function(*args, **kwargs)
+                return None
+            interaction, body = called_for.read(name)
             delivery = names.delivery(body)
 
             async def attempt(wait: float, patience: float = PATIENCE) -> None:
-                async with granted(gate.turn(delivery, wait=wait, patience=patience)) as turn:
-                    with _run(_Running(gate, event.id, turn)):
-                        await function(*args, **kwargs)
+                reported: BaseException | None = None
+                try:
+                    async with granted(gate.turn(delivery, wait=wait, patience=patience)) as turn:
+                        with _run(_Running(gate, called_for.subject.id, turn)) as running:
+                            await function(*args, **kwargs)
+                        reported = running.error
+                        if reported:
+                            raise reported
+                except BaseException as error:
+                    if error is not reported:
+                        raise
 
             if interaction is None:
                 return await keep_asking(attempt, longest)
@@ -103,7 +127,10 @@ def handler(
                 raise refusal
             if isinstance(refusal, Busy):
                 if on_busy:
-                    await on_busy(interaction)
+                    try:
+                        await on_busy(interaction)
+                    except Exception:
+                        LOG.exception("on_busy failed; the interaction stays in the queue")
                 await keep_asking(attempt, longest, refusal)
             return None
 
@@ -118,37 +145,66 @@ def handler(
 
 
 @contextmanager
-def _run(running: _Running) -> Generator[None, None, None]:
+def _run(running: _Running) -> Generator[_Running, None, None]:
     token = _running.set(running)
     try:
-        yield
+        yield running
     finally:
         running.ended = True
         _running.reset(token)
 
 
-def _event(arguments: tuple[object, ...]) -> discord.Interaction[Any] | discord.Message:
-    """What a handler was called for."""
-    import discord
-    from discord.ext.commands import Context
-
-    for argument in reversed(arguments):  # of an edit, the later message
-        if isinstance(argument, Context):
-            argument = argument.interaction or argument.message
-        if isinstance(argument, discord.Interaction | discord.Message):
-            return argument
-    raise TypeError("the handler has no message, interaction or context among its arguments")
+@contextmanager
+def _noted(running: _Running) -> Generator[None, None, None]:
+    """Notes how a command ends. What it rejects is an order, and not a fault."""
+    try:
+        yield
+    except BaseException as error:
+        running.error = running.error or error
+        if not isinstance(error, Reject):
+            raise
 
 
-def _read(
-    dispatched: str, event: discord.Interaction[Any] | discord.Message
-) -> tuple[discord.Interaction[Any] | None, dict[str, Any]]:
-    """The interaction, if it is one, and the body as Discord writes it."""
-    import discord
+@dataclass
+class _CalledFor:
+    """The message or interaction that a handler was called for."""
 
-    if isinstance(event, discord.Interaction):
-        return event, _interaction(event)
-    return None, {"t": dispatched, "d": _message(event)}
+    subject: discord.Interaction[Any] | discord.Message
+    is_command: bool
+    is_edit: bool
+
+    @classmethod
+    def of(cls, arguments: tuple[object, ...]) -> _CalledFor:
+        """Reads the arguments of a handler."""
+        import discord
+        from discord.ext.commands import Context
+
+        for argument in arguments:  # whose other arguments may be messages
+            if isinstance(argument, Context):
+                return cls(argument.interaction or argument.message, is_command=True, is_edit=False)
+            if isinstance(argument, discord.Interaction):
+                return cls(argument, is_command=True, is_edit=False)
+        messages = [argument for argument in arguments if isinstance(argument, discord.Message)]
+        if not messages:
+            raise TypeError("the handler has no message, interaction or context among its arguments")
+        # An edit has two messages: before and after.
+        return cls(messages[-1], is_command=False, is_edit=len(messages) > 1)
+
+    def read(self, name: str) -> tuple[discord.Interaction[Any] | None, dict[str, Any]]:
+        """The interaction, if it is one, and the body as Discord writes it; `name`: of the event."""
+        import discord
+
+        if isinstance(self.subject, discord.Interaction):
+            return self.subject, _interaction(self.subject)
+        if self.is_command:
+            dispatched = "MESSAGE_CREATE"
+        elif self.is_edit:
+            dispatched = "MESSAGE_UPDATE"
+        elif name in _DISPATCHED:
+            dispatched = _DISPATCHED[name]
+        else:
+            raise TypeError(f"{name} is no event of a message; name it: handler(gate, event=...)")
+        return None, {"t": dispatched, "d": _message(self.subject)}
 
 
 def _interaction(interaction: discord.Interaction[Any]) -> dict[str, Any]:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING
+from abc import ABC, abstractmethod
+from typing import TYPE_CHECKING, Generic, TypeVar
 
 from oncegate import _errors as errors
 from oncegate._codec import encode
 from oncegate._delivery import Delivery, Session
+from oncegate._hold import Hold
 from oncegate._lease_flow import LeaseFlow
 from oncegate._options import LeaseOptions, Options, TurnOptions, known
 from oncegate._turn_flow import TurnFlow
@@ -19,18 +21,40 @@ if TYPE_CHECKING:
 LOG = logging.getLogger("oncegate")
 
 
-class _Once:
-    """A scope is entered once: it has room for one turn or lease."""
+Flow = TypeVar("Flow", bound=Hold)
+Ended = TypeVar("Ended")
+
+
+class Entry(ABC, Generic[Flow, Ended]):
+    """One turn or lease that a scope asks for."""
 
     _entered = False
 
-    def _enter(self) -> None:
+    def __init__(self, settings: Options) -> None:
+        self._settings = settings
+
+    def flow(self, io: Io) -> Flow:
+        """Its flow. A scope is entered once: it has room for one turn or lease."""
         if self._entered:
             raise RuntimeError("a scope is entered once; make another one")
         self._entered = True
+        flow = self._make_flow(io)
+        flow.on_queued = self._settings.hooks.on_queued
+        return flow
+
+    @abstractmethod
+    def _make_flow(self, io: Io) -> Flow: ...
+
+    @abstractmethod
+    async def begin(self, flow: Flow) -> None:
+        """Begins it."""
+
+    @abstractmethod
+    async def leave(self, flow: Flow, error: BaseException | None) -> Ended:
+        """Ends it, if it is held. `error`: with which its body was left."""
 
 
-class TurnEntry(_Once):
+class TurnEntry(Entry[TurnFlow, bool]):
     """One turn that a scope asks for."""
 
     def __init__(
@@ -42,8 +66,8 @@ class TurnEntry(_Once):
         session: bool = True,
         turn_id: str | None = None,
     ) -> None:
+        super().__init__(settings)
         known(options, TurnOptions)
-        self._settings = settings
         self._delivery = delivery
         self._options = options
         self._session = session
@@ -51,14 +75,10 @@ class TurnEntry(_Once):
         self._codec = options.get("codec") or settings.codec
         self._on_unavailable = options.get("on_unavailable") or settings.on_unavailable
 
-    def flow(self, io: Io) -> TurnFlow:
-        """The flow of this turn."""
-        self._enter()
+    def _make_flow(self, io: Io) -> TurnFlow:
         terms = self._settings.terms(self._options)
         request = self._settings.begin(self._delivery, self._options, terms, session=self._session)
-        flow = TurnFlow(io, terms, request, self._codec)
-        flow.on_queued = self._settings.hooks.on_queued
-        return flow
+        return TurnFlow(io, terms, request, self._codec)
 
     async def begin(self, flow: TurnFlow) -> None:
         """Begins the turn. If the body may run unguarded, the flow is not held afterwards."""
@@ -120,7 +140,7 @@ class TurnEntry(_Once):
             raise
 
 
-class LeaseEntry(_Once):
+class LeaseEntry(Entry[LeaseFlow, None]):
     """One lease that a scope asks for."""
 
     def __init__(
@@ -131,18 +151,14 @@ class LeaseEntry(_Once):
         thread: tuple[str, str] | None,
         options: LeaseOptions,
     ) -> None:
+        super().__init__(settings)
         known(options, LeaseOptions)
-        self._settings = settings
         self._session = _session(session, id, thread)
         self._options = options
 
-    def flow(self, io: Io) -> LeaseFlow:
-        """The flow of this lease."""
-        self._enter()
+    def _make_flow(self, io: Io) -> LeaseFlow:
         terms = self._settings.terms(self._options)
-        flow = LeaseFlow(io, terms, self._settings.hold(self._session, terms, self._options))
-        flow.on_queued = self._settings.hooks.on_queued
-        return flow
+        return LeaseFlow(io, terms, self._settings.hold(self._session, terms, self._options))
 
     async def begin(self, flow: LeaseFlow) -> None:
         """Acquires the lease."""
@@ -153,6 +169,8 @@ class LeaseEntry(_Once):
 
     async def leave(self, flow: LeaseFlow, error: BaseException | None) -> None:
         """Releases the lease."""
+        if not flow.held:
+            return
         if flow.lost_reason is None:
             await flow.release()
         elif error is None:

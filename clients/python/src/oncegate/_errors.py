@@ -83,10 +83,12 @@ class Busy(NotGranted):
 
 
 class Dropped(NotGranted):
-    """The server is away, and ``on_unavailable`` is ``"drop"``."""
+    """The server is unavailable, and ``on_unavailable`` is ``"drop"``."""
 
     def __init__(self) -> None:
-        super().__init__("the server is away, and on_unavailable is drop; the event is not handled")
+        super().__init__(
+            "the server is unavailable, and on_unavailable is drop; the event is not handled"
+        )
 
 
 class Lost(OncegateError):
@@ -137,7 +139,7 @@ class Unavailable(OncegateError):
     __match_args__ = ("retry_after",)
 
     def __init__(self, message: str, retry_after: float = 1.0) -> None:
-        super().__init__(f"the server is away: {message}; refuse the delivery or retry later")
+        super().__init__(f"the server is unavailable: {message}; refuse the delivery or retry later")
         self.retry_after = retry_after
         """Seconds after which to try again."""
 

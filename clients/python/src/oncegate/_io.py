@@ -1,4 +1,4 @@
-"""What the protocol needs from the outside. `oncegate._aio_io` is it; tests have another."""
+"""The interface to time, calls and streams. `oncegate._aio_io` implements it, and so do tests."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ R_co = TypeVar("R_co", covariant=True)
 CALL_TIMEOUT = 10.0
 
 SHORTEST = 0.1
-"""What the last attempt of a call has at least."""
+"""The least time for the last attempt of a call."""
 
 LATE = 0.2
-SETTLE = 0.3
+CATCH_UP = 0.3
 
 
-def settled(until: float, now: float) -> float | None:
+def postponed_until(until: float, now: float) -> float | None:
     """Whether a deadline that fires `now` counts. Else returns the time when it does.
 
     A timer that is late by more than `LATE` was held up: the event loop was blocked, or the process
-    was stopped. What came meanwhile is read first, which takes up to `SETTLE`.
+    was stopped. Messages that came meanwhile are read first, which takes up to `CATCH_UP`.
     """
-    return now + SETTLE if now - until > LATE else None
+    return now + CATCH_UP if now - until > LATE else None
 
 
 class Latch(Protocol):
@@ -44,10 +44,13 @@ class Latch(Protocol):
 
 
 class Stream(Protocol[S_contra, R_co]):
-    """An open stream. All methods raise only `Failure`."""
+    """An open stream. Reads and writes raise `Failure`, and in a cancelled task CancelledError."""
 
     async def read(self, until: float) -> R_co:
-        """The next message. If none comes in time, the stream is cancelled and the read fails."""
+        """The next message. If none comes in time, the stream is cancelled and the read fails.
+
+        A task that is cancelled here leaves a stream that fails from then on.
+        """
         ...
 
     async def write(self, message: S_contra, until: float) -> None:
@@ -79,13 +82,14 @@ class Io(Protocol):
         ...
 
     async def call(self, method: Method[Req, Res], request: Req, timeout: float) -> Res:
-        """Makes one call. Raises only `Failure`."""
+        """Makes one call. Raises `Failure`, or `Closed` if the channels are closed."""
         ...
 
-    async def open(
-        self, method: Method[Any, Res], request: Any, until: float, *, more: bool
-    ) -> Stream[Any, Res]:
-        """Opens a stream with its first message, which is sent in time; `more`: others follow it."""
+    async def open(self, method: Method[Any, Res], request: Any, *, more: bool) -> Stream[Any, Res]:
+        """Makes a stream, whose first `read` sends this message; `more`: others follow it.
+
+        Raises `Closed` if the channels are closed.
+        """
         ...
 
 

@@ -7,8 +7,8 @@ from typing import Any
 
 from oncegate import _errors as errors
 from oncegate._clock import duration, span
+from oncegate._hold import Hold, Terms, lease_span
 from oncegate._io import Io, Stream, call_until
-from oncegate._kept import Kept, Terms, lease_span
 from oncegate._wire import HOLD_LEASE, RELEASE_LEASE, RENEW_LEASE, Failure
 from oncegate.v1 import idempotency_service_pb2 as pb
 from oncegate.v1 import session_pb2 as sessions
@@ -19,7 +19,7 @@ RELEASING = 5.0
 """The effort for a release."""
 
 
-class LeaseFlow(Kept):
+class LeaseFlow(Hold):
     """The state and the flows of one lease."""
 
     lost_error = errors.LeaseLost
@@ -29,9 +29,9 @@ class LeaseFlow(Kept):
         self.lease = sessions.SessionLease()
         self._request = request
 
-    async def _open(self, wait: float, until: float) -> Stream[Any, Any]:
+    async def _open(self, wait: float) -> Stream[Any, Any]:
         self._request.wait.CopyFrom(duration(wait))
-        return await self._io.open(HOLD_LEASE, self._request, until, more=False)
+        return await self._io.open(HOLD_LEASE, self._request, more=False)
 
     def _granted(self, message: pb.HoldSessionLeaseResponse) -> bool:
         match message.WhichOneof("news"):
@@ -51,12 +51,7 @@ class LeaseFlow(Kept):
     async def _make_sure(self) -> None:
         """One renewal beside the stream: from then on the lease outlives the stream."""
         self._trust(*lease_span(self.lease), self._sent)
-        try:
-            await self._renew(max(self.trusted_end, self._io.now() + 1.0))
-        except Failure as failure:
-            if failure.lost:
-                raise errors.LeaseLost(failure.reason) from failure.__cause__
-            raise
+        await self._confirm()
 
     def _news(self, message: pb.HoldSessionLeaseResponse) -> None:
         match message.WhichOneof("news"):

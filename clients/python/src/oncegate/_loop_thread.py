@@ -8,6 +8,7 @@ them can be sent away before.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import logging
 import threading
@@ -28,7 +29,7 @@ LEAVING = 5.0
 """How long a fork waits for calls that run and for gRPC's thread."""
 
 CLEANING = 0.05
-"""What gRPC's core needs to clean up in the background. A fork that interrupts it may not return."""
+"""Time for gRPC's core to clean up in the background. A fork that interrupts it may not return."""
 
 
 def _without_calls(flow: Coroutine[Any, Any, T]) -> T:
@@ -49,9 +50,22 @@ class LoopThread:
         self._lock = threading.Lock()
         self._is_closed = False
         self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever, name="oncegate", daemon=True)
+        self._ending = asyncio.Event()
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="oncegate", daemon=True)
         self._thread.start()
         self.io = self.run(self._make(server))
+
+    def _run(self) -> None:
+        try:
+            self._loop.run_until_complete(self._serve())
+        finally:
+            self._loop.close()
+            self._ended.set()
+
+    async def _serve(self) -> None:
+        await self._ending.wait()
+        await self._leave()
 
     async def _make(self, server: str) -> AioIo:
         return AioIo(server)
@@ -74,18 +88,21 @@ class LoopThread:
                 future.cancel()
             raise
 
+    def end(self) -> None:
+        """Ends the turns and leases, and closes the channels."""
+        self.run(self.io.close(), to_its_end=True)
+
     def close(self) -> None:
-        """Ends the turns and leases, closes the channels, and ends the thread."""
-        self.run(self.io.close())
+        """Ends the thread, after `end`. If it is interrupted, the next call goes on."""
         with self._lock:
             self._is_closed = True
-        asyncio.run_coroutine_threadsafe(self._leave(), self._loop).result()
-        self._loop.call_soon_threadsafe(self._loop.stop)
+        with contextlib.suppress(RuntimeError):  # the loop is closed
+            self._loop.call_soon_threadsafe(self._ending.set)
+        self._ended.wait()  # an interrupted join() marks a running thread as ended
         self._thread.join()
-        self._loop.close()
 
     async def _leave(self) -> None:
-        """What still runs has no channel, and ends by itself."""
+        """Flows that still run have no channel, and end by themselves."""
         waiting = asyncio.all_tasks() - {asyncio.current_task()}
         if waiting:
             await asyncio.wait(waiting, timeout=CLOSING)

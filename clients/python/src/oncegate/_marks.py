@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from oncegate._codec import Codec, decode
+from oncegate import _errors as errors
+from oncegate._codec import Codec, decode_or_error
 from oncegate._io import Io, call_until
 from oncegate._turn_flow import outcome_name
 from oncegate._wire import MARK, MARK_BATCH, SEEN, Failure, Method, Req, Res, read_code
@@ -15,7 +16,6 @@ from oncegate.v1 import idempotency_service_pb2 as pb
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from oncegate import _errors as errors
     from oncegate._delivery import Delivery
 
 MAX_ITEMS = 1000
@@ -47,11 +47,13 @@ class Seen:
     outcome: str | None
     """``"SUCCEEDED"``, ``"REJECTED"`` or ``"GAVE_UP"``; None for a mark, and unless PROCESSED."""
     result: Any
-    """The decoded result, if it was asked for."""
+    """The decoded result, if it was asked for. None if it cannot be decoded."""
     detail: str
     holder: str
     """The run that handles it; empty unless IN_PROGRESS."""
     attempt: int
+    error: Exception | None = None
+    """Why the codec cannot decode the result."""
 
 
 async def call(io: Io, method: Method[Req, Res], request: Req, patience: float) -> Res:
@@ -74,15 +76,26 @@ async def mark(
 async def mark_batch(
     io: Io, batch: list[tuple[Delivery, pb.MarkProcessedRequest]], patience: float
 ) -> list[MarkItem]:
-    """Marks what fits into one request."""
-    request = pb.BatchMarkProcessedRequest(requests=[item for _, item in batch])
-    response = await call(io, MARK_BATCH, request, patience)
+    """Marks what fits into one request, without what fits into none."""
+    requests = [item for _, item in batch if _size(item) <= MAX_BYTES]
+    results: Iterable[pb.BatchMarkProcessedResult] = ()
+    if requests:
+        request = pb.BatchMarkProcessedRequest(requests=requests)
+        results = (await call(io, MARK_BATCH, request, patience)).results
+    answers = iter(results)
     return [
-        _item(delivery, result) for (delivery, _), result in zip(batch, response.results, strict=True)
+        _item(delivery, next(answers) if _size(item) <= MAX_BYTES else None) for delivery, item in batch
     ]
 
 
-def _item(delivery: Delivery, result: pb.BatchMarkProcessedResult) -> MarkItem:
+def _size(item: pb.MarkProcessedRequest) -> int:
+    return item.ByteSize() + ITEM_OVERHEAD
+
+
+def _item(delivery: Delivery, result: pb.BatchMarkProcessedResult | None) -> MarkItem:
+    if result is None:
+        too_large = errors.Invalid("", f"the delivery has more than {MAX_BYTES} bytes")
+        return MarkItem(delivery, first=False, error=too_large)
     if result.HasField("error"):
         error = result.error
         field = error.field.partition("].")[2] or error.field
@@ -98,7 +111,7 @@ def batches(
     batch: list[tuple[Delivery, pb.MarkProcessedRequest]] = []
     size = 0
     for item in items:
-        bytes_ = item[1].ByteSize() + ITEM_OVERHEAD
+        bytes_ = _size(item[1])
         if batch and (len(batch) == MAX_ITEMS or size + bytes_ > MAX_BYTES):
             yield batch
             batch, size = [], 0
@@ -112,13 +125,15 @@ async def seen(io: Io, request: pb.IsProcessedRequest, codec: Codec, patience: f
     """Reads the state of an event."""
     response = await call(io, SEEN, request, patience)
     event = response.event
+    result, error = decode_or_error(codec, response.result, response.result_type)
     state: Any = events.EventState.Name(response.state)[len("EVENT_STATE_") :]
     return Seen(
         state,
         event.event_id,
         outcome_name(event.outcome),
-        decode(codec, response.result, response.result_type),
+        result,
         event.detail,
         event.holder,
         event.attempt,
+        error,
     )

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Literal, TypeAlias, TypedDict, TypeVar
 
 from oncegate._clock import Time, duration, seconds
 from oncegate._codec import Codec, JsonCodec
-from oncegate._kept import Terms
+from oncegate._errors import Invalid
+from oncegate._hold import Terms
 from oncegate._wire import server_address
 from oncegate.v1 import idempotency_service_pb2 as idempotency
 from oncegate.v1 import turn_service_pb2 as turns
@@ -69,7 +70,7 @@ class Guarded(Hooks):
         try:
             hook(what)
         except Exception:
-            LOG.exception("the hook %s failed", hook.__name__)
+            LOG.exception("the hook %r failed", hook)
 
 
 class TurnOptions(TypedDict, total=False):
@@ -88,7 +89,7 @@ class TurnOptions(TypedDict, total=False):
     on_unavailable: OnUnavailable | None
     """Default: the gate's."""
     patience: Time | None
-    """How long to try while the server is away or overloaded. Default: the gate's."""
+    """How long to try while the server is unavailable or overloaded. Default: the gate's."""
     codec: Codec | None
     """How the result is stored. Default: the gate's."""
 
@@ -119,7 +120,7 @@ class GateOptions(TypedDict, total=False):
     grace: Time | None
     """How long a turn stays with a process whose stream broke. Default: half the TTL, at least 5 s."""
     patience: Time | None
-    """How long to try while the server is away or overloaded. Default 10 s."""
+    """How long to try while the server is unavailable or overloaded. Default 10 s."""
     on_unavailable: OnUnavailable | None
     """What happens then: ``"raise"`` (default) raises `Unavailable`, ``"run"`` runs the body without a
     turn, ``"drop"`` raises `Dropped`."""
@@ -141,6 +142,14 @@ def _or(value: Time | None, default: Time) -> Time:
     return default if value is None else value
 
 
+def _check_grace(terms: Terms) -> None:
+    """The margin is taken off the grace: something must be left of it."""
+    if terms.grace <= terms.margin:
+        raise Invalid(
+            "grace", f"a grace of {terms.grace:g} s is too short; use more than {terms.margin:g} s"
+        )
+
+
 class Options:
     """The options of a gate, and the requests that they make. Times in seconds."""
 
@@ -158,6 +167,7 @@ class Options:
         self.codec = options.get("codec") or JsonCodec()
         self.hooks: Hooks = Guarded(options.get("hooks") or Hooks())
         self._warned = set[str]()
+        _check_grace(self.terms({}))
 
     def holder_name(self) -> str:
         """The holder that others see."""
@@ -180,6 +190,7 @@ class Options:
         self, delivery: Delivery, options: TurnOptions, terms: Terms, *, session: bool
     ) -> turns.BeginTurnRequest:
         """The request of a turn; `session`: with the delivery's conversation."""
+        _check_grace(terms)
         consumer = self._consumer(delivery)
         ttl = duration(terms.ttl)
         return turns.BeginTurnRequest(

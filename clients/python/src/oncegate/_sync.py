@@ -15,11 +15,9 @@ from oncegate._entry import LeaseEntry, TurnEntry
 from oncegate._options import GateOptions, LeaseOptions, Options, TurnOptions, known
 from oncegate._sync_runtime import SyncRuntime
 from oncegate._sync_scopes import LeaseScope, Turn, TurnScope
-from oncegate._turn import TurnView, current
+from oncegate._turn import as_current
 
 if TYPE_CHECKING:
-    from contextvars import Token
-
     from oncegate._errors import Outcome
     from oncegate._marks import MarkItem, Seen
 
@@ -103,9 +101,14 @@ class Gate:
         ``@gate.webhook(github.delivery)``, below the framework's own decorator. `make_delivery` gets
         the request's headers and body, or the body alone. Verify the sender's signature outside.
 
-        A status below 500 settles the event; a duplicate gets the same status, headers and body, of at
-        most 45 KiB. A status of 500 or more, or an exception, fails the turn. While another run has
-        the event or its conversation, or the server is away, the sender gets 503 with Retry-After.
+        A status below 500 ends the turn; a duplicate gets the same status, headers and body, or
+        the status alone if their record is longer than 64 KiB, which takes a body of about 47 KiB.
+        So does an HTTP exception of the framework, such as ``HTTPException(404)``, whose duplicates get
+        the status alone. A status of 500 or more, or another exception, fails the turn.
+
+        While another run has the event or its conversation, or the server is unavailable, the sender
+        gets 503 with Retry-After. A delivery that is not sent again waits 5 s for its conversation,
+        unless ``wait`` is set.
         """
         from oncegate._webhook import sync_webhook
 
@@ -224,11 +227,8 @@ def _handle(scope: TurnScope, handler: Callable[[Turn], R]) -> Outcome[R]:
             turn = stack.enter_context(scope)
         except errors.NOT_GRANTED as outcome:
             return outcome
-        token: Token[TurnView] = current.set(turn)
-        try:
+        with as_current(turn):
             value = handler(turn)
-        finally:
-            current.reset(token)
         if value is not None:
             turn.result = value
         return errors.Ran(value)

@@ -1,4 +1,4 @@
-"""What the turns of a `Gate` share: its event loop. Made anew after a fork."""
+"""The state that the turns of a `Gate` share: its event loop. Made anew after a fork."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from oncegate._options import Options
 
 _ABANDONED: list[object] = []
-"""What belongs to the process that forked this one: gRPC must not clean it up here."""
+"""Objects of the process that forked this one: gRPC must not clean them up here."""
 
 
 class SyncRuntime:
@@ -37,6 +37,8 @@ class SyncRuntime:
 
     def _start(self) -> None:
         self._loop: LoopThread | None = None
+        self._ended: LoopThread | None = None
+        """The one without turns and channels, whose thread ends: a fork need not pause it."""
         self._lock = threading.RLock()
 
     def _before_fork(self) -> None:
@@ -50,7 +52,7 @@ class SyncRuntime:
         self._lock.release()
 
     def _forked(self) -> None:
-        _ABANDONED.extend((self._loop, self._lock))
+        _ABANDONED.extend((self._loop, self._ended, self._lock))
         self._start()
 
     def loop(self) -> LoopThread:
@@ -76,9 +78,14 @@ class SyncRuntime:
         """Ends the turns that run, and closes the channels."""
         with self._lock:
             self._closed = True
-            loop, self._loop = self._loop, None
+            loop = self._loop
+        # Both ends raise in a hook and on Ctrl-C: then the next close() goes on.
         if loop is not None:
-            loop.close()
+            loop.end()
+            with self._lock:
+                self._loop, self._ended = None, loop
+        if self._ended is not None:
+            self._ended.close()
 
 
 def _weakly(method: Callable[[], None]) -> Callable[[], None]:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import threading
-from typing import TYPE_CHECKING, Protocol
+from abc import ABC, abstractmethod
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from oncegate._turn import LeaseView, TurnView
 
@@ -12,11 +14,12 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from types import TracebackType
 
-    from oncegate._entry import LeaseEntry, TurnEntry
-    from oncegate._kept import Kept
+    from oncegate._entry import Entry
+    from oncegate._hold import Hold
     from oncegate._lease_flow import LeaseFlow
     from oncegate._loop_thread import LoopThread
     from oncegate._options import Hooks
+    from oncegate._sync_runtime import SyncRuntime
     from oncegate._turn_flow import TurnFlow
 
 LOG = logging.getLogger("oncegate")
@@ -61,17 +64,50 @@ class Lease(LeaseView):
         self.lost = Lost()
 
 
-class Runtime(Protocol):
-    """What a scope needs of its gate."""
-
-    hooks: Hooks
-
-    def loop(self) -> LoopThread:
-        """The event loop of this process."""
-        ...
+View = TypeVar("View", Turn, Lease)
+Ended = TypeVar("Ended")
 
 
-def _on_lost(flow: Kept, lost: Lost, hooks: Hooks) -> Callable[[str], None]:
+class _Scope(ABC, Generic[View, Ended]):
+    """Begins a turn or lease, and ends it."""
+
+    def __init__(self, runtime: SyncRuntime, entry: Entry[Any, Ended]) -> None:
+        self._runtime = runtime
+        self._entry = entry
+
+    def __enter__(self) -> View:
+        self._loop: LoopThread = self._runtime.loop()
+        loop = self._loop
+        self._flow = flow = self._entry.flow(loop.io)
+        view = self._view(flow)
+        on_lost = _on_lost(flow, view.lost, self._runtime.hooks)
+        try:
+            loop.run(loop.io.begin(flow, self._entry.begin, on_lost))
+        except BaseException as error:
+            # Ctrl-C may come when it is granted in the loop's thread already.
+            self._end(error)
+            raise
+        return view
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> Ended:
+        return self._end(error)
+
+    @abstractmethod
+    def _view(self, flow: Any) -> View: ...
+
+    def _end(self, error: BaseException | None) -> Ended:
+        flow, loop = self._flow, self._loop
+        flow.belongs_here(error)
+        ending = functools.partial(self._entry.leave, flow, error)
+        return loop.run(loop.io.finish(flow, ending), to_its_end=True)
+
+
+def _on_lost(flow: Hold, lost: Lost, hooks: Hooks) -> Callable[[str], None]:
     def on_lost(reason: str) -> None:
         lost.report(reason)
         LOG.warning("a %s was lost: %s", flow.lost_error.what, reason)
@@ -80,59 +116,15 @@ def _on_lost(flow: Kept, lost: Lost, hooks: Hooks) -> Callable[[str], None]:
     return on_lost
 
 
-class TurnScope:
+class TurnScope(_Scope[Turn, bool]):
     """``with gate.turn(delivery) as turn``."""
 
-    def __init__(self, runtime: Runtime, entry: TurnEntry) -> None:
-        self._runtime = runtime
-        self._entry = entry
-
-    def __enter__(self) -> Turn:
-        runtime = self._runtime
-        loop = runtime.loop()
-        flow = self._entry.flow(loop.io)
-        self._loop, self._flow = loop, flow
-        turn = Turn(flow, loop)
-        on_lost = _on_lost(flow, turn.lost, runtime.hooks)
-        loop.run(loop.io.begin(flow, self._entry.begin(flow), on_lost))
-        return turn
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> bool:
-        if not self._flow.belongs_here(error):
-            return False
-        ending = self._entry.leave(self._flow, error)
-        return self._loop.run(self._loop.io.finish(self._flow, ending), to_its_end=True)
+    def _view(self, flow: TurnFlow) -> Turn:
+        return Turn(flow, self._loop)
 
 
-class LeaseScope:
+class LeaseScope(_Scope[Lease, None]):
     """``with gate.lease(…) as lease``."""
 
-    def __init__(self, runtime: Runtime, entry: LeaseEntry) -> None:
-        self._runtime = runtime
-        self._entry = entry
-
-    def __enter__(self) -> Lease:
-        runtime = self._runtime
-        loop = runtime.loop()
-        flow = self._entry.flow(loop.io)
-        self._loop, self._flow = loop, flow
-        lease = Lease(flow)
-        on_lost = _on_lost(flow, lease.lost, runtime.hooks)
-        loop.run(loop.io.begin(flow, self._entry.begin(flow), on_lost))
-        return lease
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        if not self._flow.belongs_here(error):
-            return
-        ending = self._entry.leave(self._flow, error)
-        self._loop.run(self._loop.io.finish(self._flow, ending), to_its_end=True)
+    def _view(self, flow: LeaseFlow) -> Lease:
+        return Lease(flow)

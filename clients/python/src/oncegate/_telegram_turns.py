@@ -15,9 +15,9 @@ from telegram import Update
 from telegram.ext import Application, ApplicationHandlerStop, BaseUpdateProcessor, CallbackContext
 
 from oncegate import telegram as names
-from oncegate._again import PATIENCE, granted, keep_asking
 from oncegate._clock import seconds
 from oncegate._errors import Reject
+from oncegate._retry import PATIENCE, granted, keep_asking
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable
@@ -91,18 +91,19 @@ def _watch(coroutine: Awaitable[Any]) -> None:
     if isinstance(owner, Application) and _record not in owner.error_handlers:
         others = dict(owner.error_handlers)
         owner.error_handlers.clear()
-        owner.add_error_handler(_record)  # first, because any of them may stop the rest
+        # First, because any of them may stop the rest. Not as a task, which could outlast the turn.
+        owner.add_error_handler(_record, block=True)
         owner.error_handlers.update(others)
 
 
 async def _record(_: object, context: CallbackContext[Any, Any, Any, Any]) -> None:
     """An error handler."""
     error = context.error
-    errors = _errors.get(None)
-    if errors is None or error is None:
-        return
-    errors.append(error)
-    if isinstance(error, Reject):
-        raise ApplicationHandlerStop  # an order of the handler, and not a fault
+    errors = _errors.get(None)  # None outside of an update's turn, as in a job
+    if errors is not None and error is not None:
+        errors.append(error)
+        if isinstance(error, Reject):
+            raise ApplicationHandlerStop  # an order of the handler, and not a fault
     if len(context.application.error_handlers) == 1:
-        LOG.error("a handler of an update failed; its turn fails", exc_info=error)
+        # The application itself logs errors only if it has no error handler at all.
+        LOG.error("the application has no error handler; its error is logged", exc_info=error)

@@ -1,20 +1,24 @@
-"""What a handler sees of its turn or lease."""
+"""A turn or lease, as its handler sees it."""
 
 from __future__ import annotations
 
+import math
+from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 if TYPE_CHECKING:
-    from oncegate._kept import Kept
+    from collections.abc import Generator
+
+    from oncegate._hold import Hold
     from oncegate._lease_flow import LeaseFlow
     from oncegate._turn_flow import TurnFlow
 
 
-class KeptView:
-    """What turns and leases have in common. Its members need no call to the server."""
+class HoldView:
+    """The common members of turns and leases. They need no call to the server."""
 
-    def __init__(self, flow: Kept) -> None:
+    def __init__(self, flow: Hold) -> None:
         self._flow = flow
 
     def __deepcopy__(self, memo: dict[int, object]) -> Self:
@@ -43,8 +47,9 @@ class KeptView:
 
     @property
     def left(self) -> float:
-        """Seconds to the trusted end. Moves with each renewal."""
-        return self._flow.left
+        """Seconds to the trusted end. Moves with each renewal. Infinite for a turn whose handler runs
+        unguarded."""
+        return self._flow.left if self._flow.held else math.inf
 
     def check(self) -> None:
         """Call it before an outside write.
@@ -55,14 +60,14 @@ class KeptView:
         self._flow.check()
 
 
-class TurnView(KeptView):
+class TurnView(HoldView):
     """A turn, as its handler sees it."""
 
     _flow: TurnFlow
 
     @property
     def result(self) -> Any:
-        """What a duplicate gets: set it. JSON of at most 64 KiB, unless another codec is set."""
+        """The result that a duplicate gets: set it. At most 64 KiB of JSON, or of another codec."""
         return self._flow.result
 
     @result.setter
@@ -85,7 +90,7 @@ class TurnView(KeptView):
         return self._flow.attempt
 
 
-class LeaseView(KeptView):
+class LeaseView(HoldView):
     """A lease, as its holder sees it."""
 
     _flow: LeaseFlow
@@ -107,6 +112,16 @@ class LeaseView(KeptView):
 
 
 current: ContextVar[TurnView] = ContextVar("oncegate_turn")
+
+
+@contextmanager
+def as_current(turn: TurnView) -> Generator[None]:
+    """Makes a turn the one that `current_turn` returns."""
+    token = current.set(turn)
+    try:
+        yield
+    finally:
+        current.reset(token)
 
 
 def current_turn() -> TurnView:

@@ -7,9 +7,9 @@ from typing import Any
 
 from oncegate import _errors as errors
 from oncegate._clock import duration, span
-from oncegate._codec import Codec, decode
+from oncegate._codec import Codec, decode_or_error
+from oncegate._hold import Hold, Terms, lease_span
 from oncegate._io import Io, Stream, call_until
-from oncegate._kept import Kept, Terms, lease_span
 from oncegate._wire import FINISH_TURN, RENEW_TURN, RUN_TURN, Failure
 from oncegate.v1 import event_pb2 as events
 from oncegate.v1 import turn_service_pb2 as pb
@@ -28,7 +28,7 @@ FINISHING = 5.0
 """The least effort for an end whose result counts."""
 
 
-class TurnFlow(Kept):
+class TurnFlow(Hold):
     """The state and the flows of one turn."""
 
     lost_error = errors.TurnLost
@@ -48,15 +48,16 @@ class TurnFlow(Kept):
 
     # Begin.
 
-    async def _open(self, wait: float, until: float) -> Stream[Any, Any]:
+    async def _open(self, wait: float) -> Stream[Any, Any]:
         self._request.wait.CopyFrom(duration(wait))
         request = pb.RunTurnRequest(begin=self._request)
-        return await self._io.open(RUN_TURN, request, until, more=True)
+        return await self._io.open(RUN_TURN, request, more=True)
 
     def _granted(self, message: pb.RunTurnResponse) -> bool:
         match message.WhichOneof("news"):
             case "granted":
-                self._hold(message.granted.turn)
+                self.id = message.granted.turn.turn_id
+                self._read(message.granted.turn, self._sent, self.terms.grace)
                 return True
             case "queued":
                 self.on_queued(message.queued.position)
@@ -75,14 +76,6 @@ class TurnFlow(Kept):
                 pass
         return False
 
-    def _hold(self, turn: pb.Turn) -> None:
-        self.id = turn.turn_id
-        self.attempt = turn.attempt
-        if turn.HasField("lease"):
-            self.team = turn.lease.team_id
-            self.fence = turn.lease.fencing_token
-        self._trust_turn(turn, self._sent, self.terms.grace)
-
     async def adopt(self, turn_id: str) -> None:
         """Carries on a turn that another process began."""
         self.id = turn_id
@@ -95,7 +88,7 @@ class TurnFlow(Kept):
     def _news(self, message: pb.RunTurnResponse) -> None:
         match message.WhichOneof("news"):
             case "renewed":
-                self._trust_turn(message.renewed.turn, self._sent, self.terms.grace)
+                self._read(message.renewed.turn, self._sent, self.terms.grace)
             case "waiting":
                 self.waiters = message.waiting.waiters
             case "finished":
@@ -104,7 +97,7 @@ class TurnFlow(Kept):
             case _:
                 pass
 
-    def _settled(self) -> bool:
+    def _is_finished(self) -> bool:
         return self._finished
 
     def _break(self, failure: Failure) -> bool:
@@ -118,15 +111,14 @@ class TurnFlow(Kept):
         ttl = duration(self.terms.ttl)
         request = pb.RenewTurnRequest(turn_id=self.id, claim_ttl=ttl, lease_ttl=ttl)
         response, sent = await self._call_renew(RENEW_TURN, request, until)
-        turn = response.turn
-        self.attempt = turn.attempt
-        if turn.HasField("lease"):
-            self.fence = turn.lease.fencing_token
-        self._trust_turn(turn, sent)
+        self._read(response.turn, sent)
 
-    def _trust_turn(self, turn: pb.Turn, sent: float, grace: float | None = None) -> None:
+    def _read(self, turn: pb.Turn, sent: float, grace: float | None = None) -> None:
+        self.attempt = turn.attempt
         remaining, elapsed = span(turn.remaining), span(turn.elapsed)
         if turn.HasField("lease"):
+            self.team = turn.lease.team_id
+            self.fence = turn.lease.fencing_token
             lease_remaining, lease_elapsed = lease_span(turn.lease)
             remaining = min(remaining, lease_remaining)
             elapsed = min(elapsed, lease_elapsed)
@@ -137,14 +129,14 @@ class TurnFlow(Kept):
     async def succeed(self, result: bytes, result_type: str, ttl: float | None) -> None:
         """Ends it SUCCEEDED. Raises `TurnLost`, `OutcomeUnknown` or `Invalid`."""
         end = pb.TurnEnd(outcome=events.TURN_OUTCOME_SUCCEEDED, result=result, result_type=result_type)
-        await self._settle(end, ttl)
+        await self._finish(end, ttl)
 
     async def reject(self, detail: str, ttl: float | None) -> None:
         """Ends it REJECTED. Raises as `succeed`."""
         end = pb.TurnEnd(outcome=events.TURN_OUTCOME_REJECTED, detail=short(detail))
-        await self._settle(end, ttl)
+        await self._finish(end, ttl)
 
-    async def _settle(self, end: pb.TurnEnd, ttl: float | None) -> None:
+    async def _finish(self, end: pb.TurnEnd, ttl: float | None) -> None:
         if not self._close():
             raise errors.TurnLost(self.lost_reason or "CLOSED")
         if ttl is not None:
@@ -225,10 +217,7 @@ class TurnFlow(Kept):
 def duplicate(answer: pb.TurnDuplicate, codec: Codec) -> errors.Duplicate:
     """The outcome of an event that has been handled, even if its result cannot be decoded."""
     found = errors.Duplicate(None, outcome_name(answer.event.outcome), answer.event.detail)
-    try:
-        found.result = decode(codec, answer.result, answer.result_type)
-    except Exception as error:  # noqa: BLE001 - codecs are the author's
-        found.__cause__ = error
+    found.result, found.__cause__ = decode_or_error(codec, answer.result, answer.result_type)
     return found
 
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+import json
 from typing import Any, Unpack
 
-from oncegate._delivery import Delivery, DeliveryOptions, read_by_server
+from oncegate._delivery import Delivery, DeliveryOptions, read_by_server, to_bytes
 from oncegate.v1.delivery_pb2 import PLATFORM_SLACK
 
 
@@ -17,7 +17,17 @@ def delivery(body: Any, *, each_use: bool = False, **options: Unpack[DeliveryOpt
 
     Slack redelivers events that were not acknowledged. It does not redeliver interactions and commands.
     """
-    delivery = read_by_server(PLATFORM_SLACK, body, options, each_use=each_use)
-    payload = delivery.payload
-    redelivers = payload is not None and b'"event_callback"' in payload.body
-    return replace(delivery, redelivers=redelivers)
+    sent = to_bytes(body)
+    return read_by_server(PLATFORM_SLACK, sent, options, each_use=each_use, redelivers=_is_event(sent))
+
+
+def _is_event(body: bytes) -> bool:
+    try:
+        read = json.loads(body)
+    except (ValueError, RecursionError):
+        return False  # a form
+    match read:  # a frame, or its payload
+        case {"payload": {"type": "event_callback"}} | {"type": "event_callback"}:
+            return True
+        case _:
+            return False

@@ -28,10 +28,11 @@ def loop() -> asyncio.AbstractEventLoop:
 
 
 class AsyncClient(Client):
+    gate_type = AsyncGate
     can_be_interrupted = True
 
-    def __init__(self, name: str, address: str, options: dict[str, Any]) -> None:
-        super().__init__(AsyncGate(address, **mapping.gate_options(name, options)))
+    def __init__(self, name: str, address: str, options: dict[str, Json]) -> None:
+        super().__init__(name, address, options)
         self._bodies: dict[Scope, asyncio.Task[None]] = {}
 
     def invoke(self, call: Callable[[], Any]) -> Any:

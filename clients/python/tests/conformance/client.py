@@ -11,7 +11,7 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Any
 
-from oncegate import AsyncGate, Delivery, Gate
+from oncegate import AsyncGate, Delivery, Gate, Hooks
 
 from . import mapping
 from .scenario import Json, Step, written
@@ -72,13 +72,42 @@ class OnceBody:
         return {"returned": value, "body_ran": self.ran, "type_ok": is_date == is_typed}
 
 
+class Called(Hooks):
+    """What the hooks of a gate were called with."""
+
+    def __init__(self) -> None:
+        self._begun: list[Delivery] = []
+        self._queued: list[int] = []
+        self._lost: list[str] = []
+        self._ended: list[str] = []
+
+    def on_begin(self, delivery: Delivery) -> None:
+        self._begun.append(delivery)
+
+    def on_queued(self, position: int) -> None:
+        self._queued.append(position)
+
+    def on_lost(self, reason: str) -> None:
+        self._lost.append(reason)
+
+    def on_end(self, outcome: str) -> None:
+        self._ended.append(outcome)
+
+    def report(self) -> Json:
+        lists = {"queued": self._queued, "lost": self._lost, "ended": self._ended}
+        return {"begun": len(self._begun), **lists}
+
+
 class Client(ABC):
     """Executes the verbs of one gate. A form of the library adds how it waits."""
 
+    gate_type: type[Gate | AsyncGate]
     can_be_interrupted = False
 
-    def __init__(self, gate: Gate | AsyncGate) -> None:
-        self.gate: Any = gate
+    def __init__(self, name: str, address: str, options: dict[str, Json]) -> None:
+        self._called = Called()
+        options = mapping.gate_options(name, options)
+        self.gate: Any = self.gate_type(address, hooks=self._called, **options)
         self._scopes: dict[str, Scope] = {}
 
     @abstractmethod
@@ -175,6 +204,8 @@ class Client(ABC):
                 return self.block(duration / 1000, lambda: name and self._check(name))
             case {"check": name}:
                 return self._check(name)
+            case {"hooks": True}:
+                return self._called.report()
             case {"close": True}:
                 return self.invoke(lambda: gate.close())
             case {"drain_ms": duration}:

@@ -3,20 +3,57 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from itertools import combinations, pairwise
+from itertools import combinations
 from typing import Any
 
-from oncegate import Duplicate, GaveUp, NotGranted, OutcomeUnknown, Ran
+from oncegate import (
+    Duplicate,
+    GaveUp,
+    NotGranted,
+    OncegateError,
+    OutcomeUnknown,
+    Ran,
+)
 
 from .scenario import Json
+
+SETTLE_SECONDS = 0.5
+"""How long the library may read what came in time while it was held up."""
+
+LATE_SECONDS = 0.04
+"""A pulse that is later than this has stood still."""
+
+
+def clock() -> float:
+    """The clock that the library counts ends on."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME)
+
+
+@dataclass(frozen=True)
+class Write:
+    """A write of a body, after a check that passed."""
+
+    checked: float
+    """When the check began."""
+    trusted: float
+    """The trusted end, read after it."""
+
+
+@dataclass(frozen=True)
+class Pause:
+    """This process stood still: as one of the faults, or because other processes ran."""
+
+    began: float
+    ended: float
 
 
 @dataclass
 class Body:
-    """A handler's body, on the clock that the library counts ends on."""
+    """A handler's body."""
 
     run: int
     event: int
@@ -25,6 +62,9 @@ class Body:
     fence: int
     entered: float
     trusted_at_entry: float
+    checks: bool = True
+    """It checks before each write. Else it relies on the library's interruption."""
+    writes: list[Write] = field(default_factory=list)
     left: float = float("inf")
     """When its last statement ran."""
     trusted: float = float("inf")
@@ -34,6 +74,10 @@ class Body:
     def stopped(self) -> float:
         """Until when it may have had effects, if its author calls `check` before each."""
         return min(self.left, self.trusted)
+
+
+class HandlerError(Exception):
+    """A handler's own error."""
 
 
 @dataclass
@@ -46,16 +90,29 @@ class Answer:
     at: float
 
 
+@dataclass(frozen=True)
+class Forced:
+    """A session was released by force, which raised its fence. The next holds may have raised it
+    further before it was read."""
+
+    session: str
+    before: int
+    after: int
+
+
 @dataclass
 class History:
     """What the handlers recorded. Threads append to it."""
 
     margin: float
     max_attempts: int
+    planned: list[int] = field(default_factory=list)
+    """The runs that are to be."""
     bodies: list[Body] = field(default_factory=list)
     answers: list[Answer] = field(default_factory=list)
-    forced: list[tuple[str, int]] = field(default_factory=list)
-    """Sessions that were released by force, each with the fence that this raised."""
+    forced: list[Forced] = field(default_factory=list)
+    pauses: list[Pause] = field(default_factory=list)
+    """They do not overlap: one pulse records them."""
     records: dict[int, Json] = field(default_factory=dict)
     """The events as the server has them at the end."""
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
@@ -68,9 +125,31 @@ class History:
         with self._lock:
             self.answers.append(answer)
 
+    def beat(self, due: float) -> None:
+        """A beat of the pulse, which was due then."""
+        now = clock()
+        if now - due > LATE_SECONDS:
+            self.pauses.append(Pause(due, now))
+
     def faults(self) -> list[str]:
-        """The rules that are broken. None: all hold."""
-        return [fault for rule in RULES for fault in rule(self)]
+        """What breaks a rule, each with the rule's name. None: all hold."""
+        return [f"{name_of(rule)}: {fault}" for rule in RULES for fault in rule(self)]
+
+    def awake(self, since: float, until: float) -> float:
+        """How much of this time the process did not stand still."""
+        overlaps = (min(until, pause.ended) - max(since, pause.began) for pause in self.pauses)
+        return until - since - sum(max(0.0, overlap) for overlap in overlaps)
+
+
+def each_run_has_one_answer(history: History) -> Iterator[str]:
+    """A run ends with an outcome, or with an error of the library's or of the handler's own."""
+    answers = Counter(answer.run for answer in history.answers)
+    for run in history.planned:
+        if answers[run] != 1:
+            yield f"run {run} has {answers[run]} answers"
+    for answer in history.answers:
+        if not isinstance(answer.outcome, Ran | OncegateError | HandlerError):
+            yield f"run {answer.run} ended with {answer.outcome!r}"
 
 
 def one_success(history: History) -> Iterator[str]:
@@ -127,13 +206,19 @@ def a_refused_run_has_no_body(history: History) -> Iterator[str]:
 
 
 def given_up_after_failures(history: History) -> Iterator[str]:
-    """An event is given up when all its attempts have failed, or were lost."""
+    """An event is given up when all its attempts have failed, or were lost: some before a body."""
     failures: Counter[int] = Counter()
+    seen: dict[int, set[int]] = defaultdict(set)
+    for body in history.bodies:
+        seen[body.event].add(body.attempt)
     for answer in history.answers:
-        if isinstance(answer.outcome, GaveUp) and failures[answer.event] < history.max_attempts:
-            yield f"event {answer.event} was given up after {failures[answer.event]} failures"
-        if not isinstance(answer.outcome, Ran | NotGranted):
-            failures[answer.event] += 1
+        event, outcome = answer.event, answer.outcome
+        if isinstance(outcome, GaveUp):
+            ended = failures[event] + outcome.attempts - len(seen[event])
+            if min(ended, outcome.attempts) < history.max_attempts:
+                yield f"event {event} was given up after {failures[event]} failures"
+        if not isinstance(outcome, Ran | NotGranted):
+            failures[event] += 1
 
 
 def the_server_has_the_answers(history: History) -> Iterator[str]:
@@ -156,7 +241,7 @@ def fences_rise(history: History) -> Iterator[str]:
     """The holds of a session are entered in the order of their fences. A forced release can
     overtake a grant that is on its way."""
     for session, bodies in _by_session(history).items():
-        for before, after in pairwise(bodies):
+        for before, after in combinations(bodies, 2):
             if after.fence <= before.fence and not _is_forced(history, after, before):
                 yield f"{session}: run {after.run} entered with fence {after.fence}, " + (
                     f"after run {before.run} with fence {before.fence}"
@@ -167,9 +252,25 @@ def no_entry_after_the_end(history: History) -> Iterator[str]:
     """A body does not begin after its trusted end. The margin is for what lies between the
     library's look at the clock and the body's own."""
     for body in history.bodies:
-        late = body.entered - body.trusted_at_entry
+        late = history.awake(body.trusted_at_entry, body.entered)
         if late > history.margin:
             yield f"event {body.event}: run {body.run} entered {late:.3f} s after its trusted end"
+
+
+def no_write_after_the_end(history: History) -> Iterator[str]:
+    """A check that begins after the trusted end does not pass."""
+    for body in history.bodies:
+        late = max((write.checked - write.trusted for write in body.writes), default=0.0)
+        if late > 0:
+            yield f"event {body.event}: run {body.run} wrote {late:.3f} s after its trusted end"
+
+
+def a_loss_interrupts(history: History) -> Iterator[str]:
+    """A body that relies on it is interrupted at its trusted end, or before."""
+    for body in history.bodies:
+        late = history.awake(body.trusted, body.left) if body.trusted < body.left else 0.0
+        if not body.checks and late > history.margin + SETTLE_SECONDS:
+            yield f"event {body.event}: run {body.run} went on for {late:.3f} s after its trusted end"
 
 
 def no_two_bodies(history: History) -> Iterator[str]:
@@ -193,6 +294,7 @@ def all_events_settle(history: History) -> Iterator[str]:
 
 
 RULES: tuple[Callable[[History], Iterator[str]], ...] = (
+    each_run_has_one_answer,
     one_success,
     duplicates_replay_the_success,
     no_entry_once_settled,
@@ -201,9 +303,16 @@ RULES: tuple[Callable[[History], Iterator[str]], ...] = (
     the_server_has_the_answers,
     fences_rise,
     no_entry_after_the_end,
+    no_write_after_the_end,
+    a_loss_interrupts,
     no_two_bodies,
     all_events_settle,
 )
+
+
+def name_of(rule: Callable[[History], Iterator[str]]) -> str:
+    """As `planted.json` has it."""
+    return rule.__name__.replace("_", "-")
 
 
 def is_settled(outcome: Any) -> bool:
@@ -215,10 +324,12 @@ def _by_fence(one: Body, other: Body) -> tuple[Body, Body]:
 
 
 def _is_forced(history: History, earlier: Body, later: Body) -> bool:
-    """Whether the session was released by force between the grants of two holds."""
+    """Whether the session was released by force between the grants of two holds, as far as the
+    fences say."""
     return any(
-        session == later.session and earlier.fence < fence <= later.fence
-        for session, fence in history.forced
+        forced.session == later.session
+        and max(earlier.fence, forced.before) < min(later.fence, forced.after)
+        for forced in history.forced
     )
 
 

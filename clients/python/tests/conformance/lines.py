@@ -45,6 +45,7 @@ class LineProcess:
         self.greeting = json.loads(greeting)
         self._ids = itertools.count(1)
         self._answers: dict[int, Future[Any]] = {}
+        self._has_ended = False
         self._lock = threading.Lock()
         threading.Thread(target=self._read, daemon=True).start()
 
@@ -53,6 +54,8 @@ class LineProcess:
         side."""
         answer: Future[Any] = Future()
         with self._lock:
+            if self._has_ended:
+                raise ProcessError("the process has ended")
             number = next(self._ids)
             self._answers[number] = answer
             try:
@@ -91,5 +94,7 @@ class LineProcess:
                     future.set_exception(ProcessError(answer["error"]))
                 else:
                     future.set_result(answer["ok"])
-        for future in list(self._answers.values()):
+        with self._lock:
+            self._has_ended = True
+        for future in self._answers.values():
             future.set_exception(ProcessError("the process has ended"))

@@ -10,11 +10,21 @@ from typing import Any
 
 import pytest
 
-from oncegate import _connections, _delivery, _entry, _kept, _lease_flow, _turn_flow
+from oncegate import _connections, _delivery, _entry, _hold, _lease_flow, _turn_flow
 
-from .scenario import FOLDER
+from .scenario import FOLDER, Json
 
-Turn, Kept, Lease = _turn_flow.TurnFlow, _kept.Kept, _lease_flow.LeaseFlow
+Turn, Hold, Lease = _turn_flow.TurnFlow, _hold.Hold, _lease_flow.LeaseFlow
+
+
+@dataclass(frozen=True)
+class InRandomRuns:
+    """How random runs find a bug."""
+
+    rule: str
+    """The rule that it breaks, as in `history`."""
+    faults: list[str]
+    """The faults that it needs, as in `faults`."""
 
 
 @dataclass(frozen=True)
@@ -25,10 +35,15 @@ class Bug:
     broken: str
     red: dict[str, int]
     """The scenarios that it turns red, each with the number of the step that differs."""
+    random: InRandomRuns | None
 
 
 def bugs() -> list[Bug]:
-    return [Bug(**bug) for bug in json.loads((FOLDER / "planted.json").read_text())]
+    return [bug(**fields) for fields in json.loads((FOLDER / "planted.json").read_text())]
+
+
+def bug(name: str, broken: str, red: dict[str, int], random: Json = None) -> Bug:
+    return Bug(name, broken, red, random and InRandomRuns(**random))
 
 
 class Changed:
@@ -72,37 +87,38 @@ class Replaced:
             patch.setattr(module, self._name, self._value)
 
 
+# As if it had been granted.
+ENTERS = "self.trusted_end = self.now() + 60; return True"
+
 PATCHES: dict[str, Changed | Together | Replaced] = {
     "enters-on-busy": Changed(
         Turn._granted,
         "raise errors.Busy(held.holder, held.queue_length, span(held.retry_after))",
-        "return True",
+        ENTERS,
     ),
     "enters-on-duplicate": Changed(
-        Turn._granted, "raise duplicate(message.duplicate, self._codec)", "return True"
+        Turn._granted, "raise duplicate(message.duplicate, self._codec)", ENTERS
     ),
-    "impatient": Changed(Kept.begin, "if over or not failure.retryable:", "if True:"),
+    "impatient": Changed(Hold._ask, "if over or not failure.retryable:", "if True:"),
     "no-wait": Changed(Turn._open, "self._request.wait.CopyFrom(duration(wait))", "pass"),
     "new-request-id-per-retry": Changed(
-        Kept.begin, "heard = False", "heard, self._request.request_id = False, repr(self._sent)"
+        Hold._ask, "heard = False", "heard, self._request.request_id = False, repr(self._sent)"
     ),
     "no-consumer": Changed(_delivery.Delivery.event_key, "consumer=consumer", 'consumer=""'),
-    "counts-from-receipt": Changed(Kept._trust, "sent + elapsed + lasts", "self.now() + lasts"),
-    "ignores-elapsed": Changed(Kept._trust, "sent + elapsed + lasts", "sent + lasts"),
-    "ignores-grace": Changed(Kept._trust, "min(remaining, grace)", "remaining"),
-    "silence-is-not-probed": Changed(
-        Kept._trust, "min(0.4 * self.terms.ttl, 0.9 * (self.trusted_end - now))", "3600"
-    ),
+    "counts-from-receipt": Changed(Hold._trust, "sent + elapsed + lasts", "self.now() + lasts"),
+    "ignores-elapsed": Changed(Hold._trust, "sent + elapsed + lasts", "sent + lasts"),
+    "ignores-grace": Changed(Hold._trust, "min(remaining, grace)", "remaining"),
+    "silence-is-not-probed": Changed(Hold._trust, "min(0.4 * self.terms.ttl, latest)", "3600"),
     "no-renewal-after-a-break": Changed(
-        Kept._break,
+        Hold._break,
         "if failure.lost:",
         "failure.reason = failure.reason or 'EXPIRED'\n    if True:",
     ),
-    "renewal-dies": Changed(Kept._keep_renewing, "while not self._over:", "for _ in range(1):"),
-    "loss-does-not-interrupt": Changed(Kept.lose, "self.on_lost(reason)", "pass"),
-    "check-ignores-the-clock": Changed(Kept.check, "self.held and self.left <= 0", "False"),
+    "renewal-dies": Changed(Hold._keep_renewing, "while not self._over:", "for _ in range(1):"),
+    "loss-does-not-interrupt": Changed(Hold.lose, "self.on_lost(reason)", "pass"),
+    "check-ignores-the-clock": Changed(Hold.check, "self.held and self.left <= 0", "False"),
     "end-after-loss": Together(
-        Changed(Kept._close, "if self._over:", "if self._over and not self.lost_reason:"),
+        Changed(Hold._close, "if self._over:", "if self._over and not self.lost_reason:"),
         Changed(_entry.TurnEntry._encoded, "if flow.lost_reason is not None:", "if False:"),
     ),
     "end-is-not-repeated": Changed(
@@ -111,7 +127,7 @@ PATCHES: dict[str, Changed | Together | Replaced] = {
         'raise Failure("UNAVAILABLE", "not repeated")',
     ),
     "unknown-is-success": Changed(
-        Turn._settle, "raise errors.OutcomeUnknown(self.id) from failure.__cause__", "return"
+        Turn._finish, "raise errors.OutcomeUnknown(self.id) from failure.__cause__", "return"
     ),
     "success-is-failure": Changed(
         Turn.succeed, "events.TURN_OUTCOME_SUCCEEDED", "events.TURN_OUTCOME_FAILED"

@@ -54,6 +54,15 @@ def test_stored_values_are_compared() -> None:
         expectations.match({"fence": {"$gt": "fence"}}, {"fence": 5})
 
 
+@pytest.mark.parametrize("rule", ["$get", "$gt"])
+@pytest.mark.parametrize("result", [None, 1])
+def test_a_name_that_nothing_was_stored_under_is_a_fault_of_the_scenario(
+    rule: str, result: Json
+) -> None:
+    with pytest.raises(KeyError):
+        Expectations().match({"fence": {rule: "fenc"}}, {"fence": result})
+
+
 def test_nothing_is_stored_of_a_result_that_differs() -> None:
     expectations = Expectations()
     expectations.match({"fence": {"$set": "fence"}}, {"fence": 5})

@@ -20,11 +20,12 @@ def test_random_runs(form: str, store: str) -> None:
     seed = int(os.environ.get("ONCEGATE_TEST_SEED", random.randrange(1 << 32)))
     report = random_runs(form, store, RUNS, seed)
     print(report)
+    assert not report.broken, report
     # Less would prove little.
     assert all(report.faults[kind] for kind in KINDS), report
     assert report.bodies >= RUNS, report
     assert report.answers["Ran"] >= RUNS * 0.9, report
-    assert report.answers["Duplicate"] >= RUNS // 10, report
+    assert report.answers["Duplicate"] >= RUNS // 50, report
     assert report.answers["TurnLost"] >= 1, report
     assert report.answers["GaveUp"] >= 1, report
     assert report.forced >= 1, report

@@ -6,8 +6,12 @@ import asyncio
 import json
 import threading
 import time
-from typing import TYPE_CHECKING, Any, Protocol
+from collections.abc import AsyncIterator, Callable
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
+from urllib.parse import urlencode
 
+import pytest
+import pytest_asyncio
 from slack_bolt import App, BoltRequest
 from slack_bolt.adapter.socket_mode.async_internals import run_async_bolt_app, send_async_response
 from slack_bolt.adapter.socket_mode.internals import run_bolt_app, send_response
@@ -17,11 +21,16 @@ from slack_bolt.request.async_request import AsyncBoltRequest
 from slack_sdk.socket_mode.request import SocketModeRequest
 
 from oncegate import AsyncGate, Gate, TurnLost, bolt, current_turn
+from oncegate import slack as slack_names
+
+from .conftest import vector
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable
 
     from slack_bolt import BoltResponse
+
+    from oncegate.testing import Server
 
 _AUTHORIZED = AuthorizeResult(
     enterprise_id=None, team_id="T1", bot_token="xoxb-1", bot_id="B1", bot_user_id="U0BOT"
@@ -42,15 +51,19 @@ class Script:
         self.go = threading.Event()
         """Listeners wait for it. Set unless a test clears it."""
         self.go.set()
-        self.fail: list[Exception] = []
+        self.fail: list[BaseException] = []
         """The errors that the next listeners raise."""
-        self.ack_late = False
-        """Clicks are acknowledged after the work."""
+        self.acks = True
+        """Whether clicks are acknowledged."""
+        self.second: list[str] = []
+        """Clicks that came to the second listener which matches them."""
+        self.held: list[bool] = []
+        """Whether turns were held at the end of the listeners of reactions."""
         self.result: object = None
         """The turn's result; by default, what was answered."""
         self.lazy_go = threading.Event()
         self.lazy_go.set()
-        self.lazy_fail: list[Exception] = []
+        self.lazy_fail: list[BaseException] = []
 
     def begin(self, body: dict[str, Any], turn: Any, context: Any) -> None:
         assert context["turn"] is turn
@@ -67,9 +80,12 @@ class Script:
 class Bot(Protocol):
     """A bot of either kind."""
 
+    app: Any
     script: Script
+    ended: BaseException
+    """What ends a listener, and is no error to Bolt."""
 
-    async def deliver(self, body: dict[str, Any], retry: int = 0) -> int:
+    async def deliver(self, body: dict[str, Any], retry: int = 0, *, form: bool = False) -> int:
         """A delivery over HTTP; returns the status."""
         ...
 
@@ -83,11 +99,13 @@ def name_of(body: dict[str, Any]) -> str:
     return name
 
 
-def _headers(retry: int) -> dict[str, Any]:
-    headers: dict[str, Any] = {"content-type": ["application/json"]}
+def _request(body: dict[str, Any], retry: int, form: bool) -> dict[str, Any]:
+    kind = "x-www-form-urlencoded" if form else "json"
+    headers: dict[str, Any] = {"content-type": [f"application/{kind}"]}
     if retry:
         headers |= {"x-slack-retry-num": [str(retry)], "x-slack-retry-reason": ["http_error"]}
-    return headers
+    text = json.dumps(body)
+    return {"body": urlencode({"payload": text}) if form else text, "headers": headers}
 
 
 def _envelope(body: dict[str, Any], retry: int | None) -> SocketModeRequest:
@@ -114,6 +132,8 @@ class _AsyncClient(_Client):
 
 
 class AsyncBot:
+    ended: BaseException = asyncio.CancelledError()  # as a task that the listener waits for
+
     def __init__(
         self, gate: AsyncGate, *, process_before_response: bool = False, **options: Any
     ) -> None:
@@ -151,12 +171,22 @@ class AsyncBot:
         async def approve(
             ack: Callable[[], Awaitable[None]], body: dict[str, Any], turn: Any, context: Any
         ) -> None:
-            if not script.ack_late:
+            if script.acks:
                 await ack()
             await mention(body, turn, context)
 
-        async def ack(turn: Any) -> None:
-            assert turn.held
+        @app.action("approve")
+        async def approve_again(ack: Callable[[], Awaitable[None]], body: dict[str, Any]) -> None:
+            await ack()
+            script.second.append(name_of(body))
+
+        async def ack(body: dict[str, Any], turn: Any) -> None:
+            script.began.append(name_of(body))
+            while not script.go.is_set():  # noqa: ASYNC110 - threads set it
+                await asyncio.sleep(0.01)
+            script.held.append(turn.held)
+            if script.fail:
+                raise script.fail.pop(0)
 
         async def lazy(body: dict[str, Any], turn: Any) -> None:
             while not script.lazy_go.is_set():  # noqa: ASYNC110 - threads set it
@@ -176,8 +206,8 @@ class AsyncBot:
         async def failed(error: Exception) -> None:
             script.errors.append(error)
 
-    async def deliver(self, body: dict[str, Any], retry: int = 0) -> int:
-        request = AsyncBoltRequest(body=json.dumps(body), headers=_headers(retry))
+    async def deliver(self, body: dict[str, Any], retry: int = 0, *, form: bool = False) -> int:
+        request = AsyncBoltRequest(**_request(body, retry, form))
         response: BoltResponse = await self.app.async_dispatch(request)
         return response.status
 
@@ -191,6 +221,8 @@ class AsyncBot:
 
 
 class SyncBot:
+    ended: BaseException = SystemExit(3)
+
     def __init__(self, gate: Gate, *, process_before_response: bool = False, **options: Any) -> None:
         self.script = script = Script()
 
@@ -225,12 +257,21 @@ class SyncBot:
 
         @app.action("approve")
         def approve(ack: Callable[[], None], body: dict[str, Any], turn: Any, context: Any) -> None:
-            if not script.ack_late:
+            if script.acks:
                 ack()
             mention(body, turn, context)
 
-        def ack(turn: Any) -> None:
-            assert turn.held
+        @app.action("approve")
+        def approve_again(ack: Callable[[], None], body: dict[str, Any]) -> None:
+            ack()
+            script.second.append(name_of(body))
+
+        def ack(body: dict[str, Any], turn: Any) -> None:
+            script.began.append(name_of(body))
+            script.go.wait(30)
+            script.held.append(turn.held)
+            if script.fail:
+                raise script.fail.pop(0)
 
         def lazy(body: dict[str, Any], turn: Any) -> None:
             script.lazy_go.wait(30)
@@ -249,8 +290,8 @@ class SyncBot:
         def failed(error: Exception) -> None:
             script.errors.append(error)
 
-    async def deliver(self, body: dict[str, Any], retry: int = 0) -> int:
-        request = BoltRequest(body=json.dumps(body), headers=_headers(retry))
+    async def deliver(self, body: dict[str, Any], retry: int = 0, *, form: bool = False) -> int:
+        request = BoltRequest(**_request(body, retry, form))
         response: BoltResponse = await asyncio.to_thread(self.app.dispatch, request)
         return response.status
 
@@ -261,3 +302,72 @@ class SyncBot:
         send_response(client, request, response, time.time())
         acknowledged: bool = client.sent == ["e1"]
         return acknowledged
+
+
+MakeBot: TypeAlias = Callable[..., Bot]
+
+
+@pytest_asyncio.fixture(params=["async", "sync"])
+async def make_bot(request: pytest.FixtureRequest, server: Server) -> AsyncIterator[MakeBot]:
+    """Makes bots of both kinds, each with a gate of its own."""
+    gates: list[AsyncGate | Gate] = []
+
+    def make(*, gate_options: dict[str, Any] | None = None, **options: Any) -> Bot:
+        settings: dict[str, Any] = {"ttl": 30, **(gate_options or {})}
+        if request.param == "async":
+            gate = AsyncGate(server.address, **settings)
+            gates.append(gate)
+            return AsyncBot(gate, **options)
+        sync_gate = Gate(server.address, **settings)
+        gates.append(sync_gate)
+        return SyncBot(sync_gate, **options)
+
+    yield make
+    for gate in gates:
+        if isinstance(gate, AsyncGate):
+            await gate.close()
+        else:
+            gate.close()
+
+
+@pytest.fixture(autouse=True)
+def patience(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
+    """Sets how long a bot asks for a turn before it answers Slack: on a loaded machine, long."""
+
+    def set_patience(seconds: float) -> None:
+        for module in ("_aio", "_sync"):
+            monkeypatch.setattr(f"oncegate.bolt.{module}.PATIENCE_BEFORE_ACK", seconds)
+
+    set_patience(30)
+    return set_patience
+
+
+@pytest.fixture
+def bot(make_bot: MakeBot) -> Bot:
+    return make_bot()
+
+
+def mention(event_id: str = "Ev1", ts: str = "1700000001.000100", thread: str = "") -> Any:
+    """Somebody mentions the bot; `thread`: in the thread that this message started."""
+    what = "app_mention of the same message: has two names in common with it"
+    body = vector("slack", what)["body"]
+    body["event_id"] = event_id
+    body["event"] |= {"ts": ts, "client_msg_id": f"{event_id}-{ts}"}
+    if thread:
+        body["event"]["thread_ts"] = thread
+    return body
+
+
+def click(trigger: str = "t1") -> Any:
+    """Somebody clicks a button of the message that `mention` is."""
+    body = vector("slack", "button")["body"]
+    body["trigger_id"] = trigger
+    body["message"]["ts"] = body["container"]["message_ts"] = "1700000001.000100"
+    body["actions"][0]["action_id"] = "approve"
+    return body
+
+
+async def outcome(server: Server, body: Any) -> tuple[str, str | None, Any]:
+    async with AsyncGate(server.address) as gate:
+        seen = await gate.seen(slack_names.delivery(body), include_result=True)
+        return seen.state, seen.outcome, seen.result

@@ -64,7 +64,8 @@ class Script:
 
     def handle(self, body: Any) -> tuple[dict[str, Any], int, dict[str, str]]:
         self.begin(body)
-        assert self.go.wait(30)
+        while not self.go.wait(0.01):
+            current_turn().check()
         return self.end()
 
     async def handle_async(self, body: Any) -> tuple[dict[str, Any], int, dict[str, str]]:
@@ -87,7 +88,7 @@ Post: TypeAlias = Callable[[Mapping[str, str], bytes], Awaitable[Answer]]
 Program: TypeAlias = Callable[[AsyncGate, Gate, Script], Post]
 
 
-def _asgi(app: Any) -> Post:
+def asgi(app: Any) -> Post:
     async def post(headers: Mapping[str, str], body: bytes) -> Answer:
         transport = httpx.ASGITransport(app, raise_app_exceptions=False)
         async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
@@ -107,7 +108,7 @@ def fastapi(gate: AsyncGate, _: Gate, script: Script) -> Post:
         content, status, headers = await script.handle_async(payload)
         return JSONResponse(content, status, headers)
 
-    return _asgi(app)
+    return asgi(app)
 
 
 def fastapi_in_threads(_: AsyncGate, gate: Gate, script: Script) -> Post:
@@ -120,7 +121,7 @@ def fastapi_in_threads(_: AsyncGate, gate: Gate, script: Script) -> Post:
         content, status, headers = script.handle(payload)
         return JSONResponse(content, status, headers)
 
-    return _asgi(app)
+    return asgi(app)
 
 
 def starlette(gate: AsyncGate, _: Gate, script: Script) -> Post:
@@ -131,7 +132,7 @@ def starlette(gate: AsyncGate, _: Gate, script: Script) -> Post:
         content, status, headers = await script.handle_async(await request.json())
         return Response(json.dumps(content), status, headers, "application/json")
 
-    return _asgi(Starlette(routes=[Route("/hook", hook, methods=["POST"])]))
+    return asgi(Starlette(routes=[Route("/hook", hook, methods=["POST"])]))
 
 
 def flask(_: AsyncGate, gate: Gate, script: Script) -> Post:

@@ -3,88 +3,22 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
-from typing import TYPE_CHECKING, Any, TypeAlias
+import threading
+from typing import TYPE_CHECKING, Any
 
 import pytest
-import pytest_asyncio
 
-from oncegate import AsyncGate, Gate, Reject, Session
-from oncegate import slack as slack_names
+from oncegate import Gate, Reject, Session
 
-from .bots import AsyncBot, Bot, SyncBot
+from .bots import Bot, MakeBot, SyncBot, bot, click, make_bot, mention, outcome, patience
 from .conftest import until, vector
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from oncegate.testing import Server
 
-MakeBot: TypeAlias = Callable[..., Bot]
-
-
-@pytest_asyncio.fixture(params=["async", "sync"])
-async def make_bot(request: pytest.FixtureRequest, server: Server) -> AsyncIterator[MakeBot]:
-    """Makes bots of both kinds, each with a gate of its own."""
-    gates: list[AsyncGate | Gate] = []
-
-    def make(*, gate_options: dict[str, Any] | None = None, **options: Any) -> Bot:
-        settings: dict[str, Any] = {"ttl": 30, **(gate_options or {})}
-        if request.param == "async":
-            gate = AsyncGate(server.address, **settings)
-            gates.append(gate)
-            return AsyncBot(gate, **options)
-        sync_gate = Gate(server.address, **settings)
-        gates.append(sync_gate)
-        return SyncBot(sync_gate, **options)
-
-    yield make
-    for gate in gates:
-        if isinstance(gate, AsyncGate):
-            await gate.close()
-        else:
-            gate.close()
-
-
-@pytest.fixture(autouse=True)
-def patience(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
-    """Sets how long a bot asks for a turn before it answers Slack: on a loaded machine, long."""
-
-    def set_patience(seconds: float) -> None:
-        for module in ("_aio", "_sync"):
-            monkeypatch.setattr(f"oncegate.bolt.{module}.PATIENCE_BEFORE_ACK", seconds)
-
-    set_patience(30)
-    return set_patience
-
-
-@pytest.fixture
-def bot(make_bot: MakeBot) -> Bot:
-    return make_bot()
-
-
-def mention(event_id: str = "Ev1", ts: str = "1700000001.000100", thread: str = "") -> Any:
-    """Somebody mentions the bot; `thread`: in the thread that this message started."""
-    what = "app_mention of the same message: has two names in common with it"
-    body = vector("slack", what)["body"]
-    body["event_id"] = event_id
-    body["event"] |= {"ts": ts, "client_msg_id": f"{event_id}-{ts}"}
-    if thread:
-        body["event"]["thread_ts"] = thread
-    return body
-
-
-def click(trigger: str = "t1") -> Any:
-    """Somebody clicks a button of the message that `mention` is."""
-    body = vector("slack", "button")["body"]
-    body["trigger_id"] = trigger
-    body["message"]["ts"] = body["container"]["message_ts"] = "1700000001.000100"
-    body["actions"][0]["action_id"] = "approve"
-    return body
-
-
-async def outcome(server: Server, body: Any) -> tuple[str, str | None, Any]:
-    async with AsyncGate(server.address) as gate:
-        seen = await gate.seen(slack_names.delivery(body), include_result=True)
-        return seen.state, seen.outcome, seen.result
+__all__ = ["bot", "make_bot", "patience"]
 
 
 async def test_a_granted_event_is_acknowledged_and_answered(bot: Bot, server: Server) -> None:
@@ -276,26 +210,6 @@ async def test_a_lost_turn_ends_the_listener(bot: Bot, server: Server) -> None:
     assert bot.script.answers == []
 
 
-async def test_a_turn_lasts_until_its_lazy_listeners_end(bot: Bot, server: Server) -> None:
-    reaction = vector("slack", "reaction_added")["body"]
-    bot.script.lazy_go.clear()
-    assert await bot.deliver(reaction) == 200
-    assert await bot.deliver(reaction, retry=1) == 503
-    bot.script.lazy_go.set()
-    await until(lambda: not server.turns())
-    assert (await outcome(server, reaction))[1] == "SUCCEEDED"
-
-
-async def test_a_lazy_listener_that_raises_fails_the_turn(bot: Bot, server: Server) -> None:
-    reaction = vector("slack", "reaction_added")["body"]
-    bot.script.lazy_fail.append(RuntimeError("boom"))
-    assert await bot.deliver(reaction) == 200
-    await until(lambda: not server.turns())
-    assert await bot.deliver(reaction, retry=1) == 200
-    await until(lambda: bot.script.answers)
-    assert bot.script.answers[0][2] == 2
-
-
 async def test_a_failure_before_the_response_is_reported_to_slack(
     make_bot: MakeBot, server: Server
 ) -> None:
@@ -319,7 +233,7 @@ async def test_a_loss_before_the_response_is_reported_to_slack(
 
 
 async def test_a_loss_before_the_acknowledgement_ends_the_listener(bot: Bot, server: Server) -> None:
-    bot.script.ack_late = True
+    bot.script.acks = False
     bot.script.go.clear()
     delivery = asyncio.create_task(bot.deliver(click()))
     await until(lambda: bot.script.began)
@@ -340,6 +254,23 @@ async def test_a_result_that_cannot_be_stored_is_reported_to_slack(
     assert [attempt for _, _, attempt in bot.script.answers] == [1, 2]
 
 
+async def test_of_two_listeners_that_match_one_runs(make_bot: MakeBot, server: Server) -> None:
+    bot = make_bot(process_before_response=True)
+    bot.script.acks = False  # Bolt goes on to the next listener
+    assert await bot.deliver(click()) == 200
+    assert (len(bot.script.answers), bot.script.second) == (1, [])
+    assert server.turns() == []
+
+
+async def test_a_large_form_is_cut(bot: Bot) -> None:
+    body = click()
+    body["message"]["text"] = "\u0416" * 50_000
+    assert await bot.deliver(body, form=True) == 200
+    await until(lambda: bot.script.answers)
+    [(_, fence, _)] = bot.script.answers
+    assert fence is not None
+
+
 async def test_a_full_queue_refuses(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("oncegate.bolt._sync._MOST_QUEUED", 1)
     with Gate(server.address, ttl=30) as gate:
@@ -356,6 +287,31 @@ async def test_a_full_queue_refuses(server: Server, monkeypatch: pytest.MonkeyPa
         await until(lambda: len(bot.script.answers) == 2)
         assert await bot.deliver(third, retry=1) == 200
         await until(lambda: len(bot.script.answers) == 3)
+
+
+async def test_a_delivery_without_a_thread_to_wait_in_is_refused(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("oncegate.bolt._sync._MOST_QUEUED", 1)
+    with Gate(server.address, ttl=30) as gate:
+        bot = SyncBot(gate)
+        bot.script.go.clear()
+        assert await bot.deliver(mention()) == 200
+        await until(lambda: bot.script.began)
+        second = mention("Ev2", "1700000002.000100", "1700000001.000100")
+        with monkeypatch.context() as patch:
+            start = threading.Thread.start
+
+            def cannot_start(thread: Any) -> None:
+                if thread.name == "oncegate-slack-queue":
+                    raise RuntimeError("can't start new thread")
+                start(thread)
+
+            patch.setattr(threading.Thread, "start", cannot_start)
+            assert await bot.deliver(second) == 503
+        assert await bot.deliver(second, retry=1) == 200  # its place is free again
+        bot.script.go.set()
+        await until(lambda: len(bot.script.answers) == 2)
 
 
 async def test_socket_mode(bot: Bot, server: Server) -> None:

@@ -44,6 +44,7 @@ class Script:
         self.busy: list[int] = []
         self.errors: list[BaseException] = []
         self.fail: list[Exception] = []
+        self.defer_fails = False
         self.go = asyncio.Event()
         self.go.set()
 
@@ -69,6 +70,8 @@ class Bot(commands.Bot):
 
         async def busy(interaction: discord.Interaction) -> None:
             script.busy.append(interaction.id)
+            if script.defer_fails:
+                raise RuntimeError("too late to defer")
 
         @self.event
         @handler(gate)
@@ -258,7 +261,7 @@ async def test_a_task_that_outlives_a_turn_needs_its_own(make_bot: Any, server: 
 
     async with AsyncGate(server.address, ttl=30) as gate:
 
-        @handler(gate)
+        @handler(gate, event="on_message")
         async def greet(what: discord.Message) -> None:
             await bot.script.handle(f"greeted {what.content}")
 
@@ -282,7 +285,7 @@ async def test_another_event_in_a_turn_has_its_own(make_bot: Any, server: Server
     bot = await make_bot()
     async with AsyncGate(server.address, ttl=30) as gate:
 
-        @handler(gate)
+        @handler(gate, event="on_message")
         async def greet(what: discord.Message) -> None:
             await bot.script.handle(f"greeted {what.content}")
 

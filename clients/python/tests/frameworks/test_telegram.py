@@ -7,9 +7,10 @@ import json
 from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+import pytest
 import pytest_asyncio
 from telegram import Update
-from telegram.ext import Application, ApplicationBuilder, TypeHandler
+from telegram.ext import Application, ApplicationBuilder, Defaults, TypeHandler
 from telegram.request import BaseRequest
 
 from oncegate import AsyncGate, Busy, Reject, Session, current_turn, telegram
@@ -43,7 +44,7 @@ class Offline(BaseRequest):
 class Bot:
     """An application with one handler that a test controls."""
 
-    def __init__(self, gate: AsyncGate) -> None:
+    def __init__(self, gate: AsyncGate, defaults: Defaults | None = None) -> None:
         self.began: list[tuple[int, int | None, int]] = []
         self.ended: list[int] = []
         self.lost: list[int] = []
@@ -51,15 +52,17 @@ class Bot:
         self.fail: list[Exception] = []
         self.go = asyncio.Event()
         self.go.set()
+        builder = ApplicationBuilder()
+        if defaults:
+            builder = builder.defaults(defaults)
         self.app: AnyApplication = (
-            ApplicationBuilder()
-            .token("77:x")
+            builder.token("77:x")
             .request(Offline())
             .get_updates_request(Offline())
             .concurrent_updates(telegram.Turns(gate, 64))
             .build()
         )
-        self.app.add_handler(TypeHandler(Update, self.handle))
+        self.app.add_handler(TypeHandler(Update, self.handle, block=True))
 
     async def handle(self, update: Update, _: Any) -> None:
         turn = current_turn()
@@ -89,9 +92,9 @@ class Bot:
 async def make_bot(server: Server) -> AsyncIterator[Callable[[], Any]]:
     async with AsyncExitStack() as stack:
 
-        async def make(ttl: float = 30) -> Bot:
+        async def make(ttl: float = 30, defaults: Defaults | None = None) -> Bot:
             gate = await stack.enter_async_context(AsyncGate(server.address, ttl=ttl))
-            bot = Bot(gate)
+            bot = Bot(gate, defaults)
             await stack.enter_async_context(bot.app)
             await bot.app.start()
             stack.push_async_callback(bot.app.stop)
@@ -178,6 +181,37 @@ async def test_a_rejected_update_is_done(make_bot: Any, server: Server) -> None:
     await until(lambda: bot.began and not server.turns())
     assert await state(server, 1) == ("PROCESSED", "REJECTED")
     assert bot.errors == []
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [(RuntimeError("boom"), ("NOT_SEEN", None)), (Reject("no"), ("PROCESSED", "REJECTED"))],
+    ids=["error", "reject"],
+)
+async def test_errors_end_the_turn_where_handlers_do_not_block_by_default(
+    make_bot: Any, server: Server, error: Exception, expected: tuple[str, str | None]
+) -> None:
+    bot = await make_bot(defaults=Defaults(block=False))
+    bot.fail.append(error)
+    await bot.send(1)
+    await until(lambda: bot.began)
+    await bot.idle()
+    assert await state(server, 1) == expected
+
+
+async def test_an_error_outside_of_updates_is_logged_without_an_error_handler(
+    make_bot: Any, server: Server, caplog: Any
+) -> None:
+    async def job() -> None:
+        raise RuntimeError("boom")
+
+    bot = await make_bot()
+    await bot.send(1)
+    await until(lambda: bot.ended)
+    task = bot.app.create_task(job())
+    await asyncio.wait([task])
+    logged = [record.exc_info[1] for record in caplog.records if record.name == "oncegate"]
+    assert logged == [task.exception()]
 
 
 async def test_an_update_in_progress_is_taken_over_when_its_run_fails(

@@ -26,6 +26,7 @@ from oncegate.testing import (
 from .conftest import until
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     from oncegate import AsyncTurn, Turn
@@ -121,11 +122,33 @@ def test_turns_are_listed_over_pages() -> None:
             scope.__exit__(None, None, None)
 
 
-def test_a_server_that_cannot_start_reports_why() -> None:
-    server = Server("--no-such-option")
-    with pytest.raises(RuntimeError, match="no-such-option"):
-        server.start()
-    server.stop()
+@pytest.mark.parametrize(
+    ("server", "error", "why"),
+    [
+        (lambda: Server("--no-such-option"), RuntimeError, "no-such-option"),
+        (lambda: Server(binary="/no/such/binary"), FileNotFoundError, "/no/such/binary"),
+    ],
+    ids=["option", "binary"],
+)
+def test_a_server_that_cannot_start_reports_why_and_leaves_nothing(
+    server: Callable[[], Server],
+    error: type[Exception],
+    why: str,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    with pytest.raises(error, match=why), server():
+        pass
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_server_that_runs_is_not_started_again() -> None:
+    with Server() as server:
+        with pytest.raises(RuntimeError, match="restart"):
+            server.start()
+        with Gate(server.address) as gate:
+            assert gate.mark(DELIVERY).first
 
 
 def test_it_starts_in_a_moment() -> None:
@@ -138,19 +161,33 @@ def test_it_starts_in_a_moment() -> None:
     assert min(times) < 0.2  # the fastest, because the machine may be busy
 
 
-def test_it_ends_with_the_tests_however_they_end() -> None:
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
+def test_it_ends_with_the_tests_however_they_end(number: signal.Signals) -> None:
+    # A signal that was ignored where the tests were started stays ignored in their children.
     program = (
-        "import sys; from oncegate.testing import Server; server = Server().start();"
+        "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler);"
+        "from oncegate.testing import Server; server = Server().start();"
         "print(server.address, server._process.pid, flush=True); sys.stdin.read()"
     )
     child = subprocess.Popen(
-        [sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        [sys.executable, "-c", program],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+        start_new_session=True,
     )
     assert child.stdin
     assert child.stdout
     address, pid = child.stdout.readline().split()
-    child.send_signal(signal.SIGKILL)
-    child.wait()
+    if number is signal.SIGINT:  # Ctrl-C reaches all processes of a terminal
+        os.killpg(child.pid, number)
+    else:
+        child.send_signal(number)
+    try:
+        child.wait(timeout=60)
+    finally:
+        child.kill()
     child.stdin.close()
     child.stdout.close()
     folder = os.path.dirname(address.removeprefix("unix:"))

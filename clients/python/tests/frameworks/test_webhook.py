@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import json
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +11,7 @@ import httpx
 import pytest
 import pytest_asyncio
 from fastapi import FastAPI
+from fastapi import Response as InjectedResponse
 from pydantic import BaseModel
 
 from oncegate import (
@@ -17,20 +19,23 @@ from oncegate import (
     Busy,
     Delivery,
     Gate,
+    Invalid,
     Overloaded,
     PayloadMismatch,
     Reject,
     Session,
+    TurnLost,
     Unavailable,
     github,
 )
 
 from .conftest import until, vector
-from .programs import PROGRAMS, Answer, Post, Script
+from .programs import PROGRAMS, Answer, Post, Script, asgi
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
+    from oncegate import AsyncTurn
     from oncegate.testing import Server
 
 
@@ -103,7 +108,14 @@ async def test_an_exception_fails_the_turn(post: Post, script: Script) -> None:
 
 @pytest.mark.parametrize(
     "error",
-    [PayloadMismatch(), Unavailable("nested"), Overloaded("nested", 1), Busy("nested", 1, 1)],
+    [
+        PayloadMismatch(),
+        Unavailable("nested"),
+        Overloaded("nested", 1),
+        Busy("nested", 1, 1),
+        Invalid("nested", "nested"),
+        TurnLost("nested"),
+    ],
     ids=lambda error: type(error).__name__,
 )
 async def test_a_refusal_that_the_handler_raises_fails_the_turn(
@@ -116,14 +128,28 @@ async def test_a_refusal_that_the_handler_raises_fails_the_turn(
     assert len(script.bodies) == 2
 
 
-async def test_an_http_error_of_the_framework_settles_the_event(post: Post, script: Script) -> None:
+async def test_an_http_error_of_the_framework_settles_the_event(
+    post: Post, script: Script, gates: tuple[AsyncGate, Gate]
+) -> None:
     script.error = script.not_found
     first = await post(*issue())
     script.error = None
     again = await post(*issue())
     assert (first.status, again.status) == (404, 404)
-    assert again.body == first.body
-    assert len(script.bodies) == 1
+    assert (again.body, len(script.bodies)) == (b"", 1)
+    seen = await gates[0].seen(github.delivery(*issue()), include_result=True)
+    assert seen.result == {"status": 404, "headers": {}, "body": ""}
+
+
+async def test_a_duplicate_of_another_turn_is_acknowledged(
+    post: Post, script: Script, gates: tuple[AsyncGate, Gate]
+) -> None:
+    async def handle(_: AsyncTurn) -> dict[str, Any]:
+        return {"status": "a result that is no response"}
+
+    await gates[0].run(handle, github.delivery(*issue()))
+    answer = await post(*issue())
+    assert (answer.status, answer.body, script.bodies) == (200, b"", [])
 
 
 async def test_a_rejected_delivery_is_done(post: Post, script: Script) -> None:
@@ -132,7 +158,10 @@ async def test_a_rejected_delivery_is_done(post: Post, script: Script) -> None:
     assert len(script.bodies) == 1
 
 
-async def test_in_progress_and_busy(post: Post, script: Script) -> None:
+async def test_in_progress_and_busy(
+    post: Post, script: Script, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("oncegate._webhook._exchange._WAIT_WITHOUT_REDELIVERY", 0)
     script.go.clear()
     first = asyncio.ensure_future(post(*issue()))
     await until(lambda: script.bodies)
@@ -144,6 +173,19 @@ async def test_in_progress_and_busy(post: Post, script: Script) -> None:
     assert (await first).status == 201
     assert (await post(*issue("another of the same issue"))).status == 201
     assert len(script.bodies) == 2
+
+
+async def test_what_its_sender_does_not_redeliver_waits(
+    post: Post, script: Script, server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("oncegate._webhook._exchange._WAIT_WITHOUT_REDELIVERY", 30)
+    script.go.clear()
+    first = asyncio.ensure_future(post(*issue()))
+    await until(lambda: script.bodies)
+    second = asyncio.ensure_future(post(*issue("another of the same issue")))
+    await until(lambda: server.waiting() == 1)
+    script.go.set()
+    assert [answer.status for answer in await asyncio.gather(first, second)] == [201, 201]
 
 
 async def test_the_server_is_away(post: Post, script: Script, server: Server) -> None:
@@ -167,11 +209,38 @@ async def test_a_lost_turn_is_refused(
     assert seen.state == "IN_PROGRESS"  # until its claim lapses; nothing is stored
 
 
+async def test_a_loss_that_the_handler_notices_is_refused(
+    post: Post, script: Script, server: Server
+) -> None:
+    script.go.clear()
+    answer = asyncio.ensure_future(post(*issue()))
+    await until(lambda: script.bodies)
+    server.lose(Session("21", "21:octo/repo:5"))
+    refused = await answer
+    assert refused.status == 503
+    assert int(refused.headers["retry-after"]) >= 1
+
+
+async def test_a_body_of_about_47_kib_is_replayed(post: Post, script: Script) -> None:
+    script.pad = 47_500
+    first = await post(*issue())
+    assert len(first.body) > script.pad
+    again = await post(*issue())
+    assert (again.status, again.body) == (201, first.body)
+
+
 async def test_a_long_body_is_not_replayed(post: Post, script: Script) -> None:
     script.pad = 60_000
     assert len((await post(*issue())).body) > script.pad
     again = await post(*issue())
     assert (again.status, again.body) == (201, b"")
+
+
+async def test_a_long_detail_of_an_error_is_not_stored(post: Post, script: Script) -> None:
+    script.error = script.not_found
+    script.error.detail = script.error.description = "x" * 70_000  # type: ignore[attr-defined]
+    assert [(await post(*issue())).status for _ in range(2)] == [404, 404]
+    assert len(script.bodies) == 1
 
 
 async def test_another_payload_under_the_same_key(server: Server) -> None:
@@ -224,3 +293,45 @@ async def test_fastapi_values_pass_through_its_own_serialization(server: Server)
             assert (await client.post("/pay/s1", json={})).status_code == 422
     schema = json.dumps(app.openapi())
     assert "oncegate" not in schema
+
+
+async def test_annotations_that_are_texts_reach_fastapi() -> None:
+    async with AsyncGate() as gate:
+
+        @gate.webhook(github.delivery)
+        async def hook(order: Order) -> None: ...
+
+        assert inspect.signature(hook).parameters["order"].annotation is Order
+
+
+async def test_a_long_fastapi_value_is_not_replayed(gates: tuple[AsyncGate, Gate]) -> None:
+    app = FastAPI()
+    runs: list[Any] = []
+
+    @app.post("/hook", status_code=202)
+    @gates[0].webhook(github.delivery)
+    async def hook(payload: dict[str, Any]) -> dict[str, str]:
+        runs.append(payload)
+        return {"pad": "x" * 70_000}
+
+    post = asgi(app)
+    first, again = [await post(*issue()) for _ in range(2)]
+    assert (first.status, again.status, again.body, len(runs)) == (202, 202, b"", 1)
+
+
+async def test_the_response_that_fastapi_injects_has_the_status(gates: tuple[AsyncGate, Gate]) -> None:
+    app = FastAPI()
+    statuses = [503, 202]
+
+    @app.post("/hook")
+    @gates[0].webhook(github.delivery)
+    async def hook(payload: dict[str, Any], response: InjectedResponse) -> dict[str, int]:
+        response.status_code = statuses.pop(0)
+        response.headers["location"] = "/1"
+        return {"runs": 2 - len(statuses)}
+
+    post = asgi(app)
+    failed, retried, again = [await post(*issue()) for _ in range(3)]
+    assert (failed.status, runs(failed)) == (503, 1)
+    for answer in retried, again:
+        assert (answer.status, runs(answer), answer.headers["location"]) == (202, 2, "/1")

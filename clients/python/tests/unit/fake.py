@@ -10,7 +10,7 @@ from google.protobuf.duration_pb2 import Duration
 
 from oncegate._clock import duration
 from oncegate._codec import JsonCodec
-from oncegate._kept import Terms
+from oncegate._hold import Terms
 from oncegate._turn_flow import TurnFlow
 from oncegate._wire import Failure
 from oncegate.v1 import event_pb2 as events
@@ -45,6 +45,8 @@ class FakeStream:
         self.cancelled = False
 
     async def read(self, until: float) -> Any:
+        if self.cancelled:
+            raise Failure("UNAVAILABLE", "the stream has ended")
         if not self.messages:
             self._io.time = max(self._io.time, until)
             raise Failure("UNAVAILABLE", "silent")
@@ -91,7 +93,7 @@ class FakeIo:
             raise answer
         return answer
 
-    async def open(self, method: Any, request: Any, until: float, *, more: bool) -> Any:
+    async def open(self, method: Any, request: Any, *, more: bool) -> Any:
         copy = type(request)()
         copy.CopyFrom(request)
         self.opened.append(copy)

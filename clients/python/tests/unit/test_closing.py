@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import signal
+import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from typing import cast
 
 import pytest
 
 from oncegate import AsyncGate, Delivery, Gate, Hooks, OutcomeUnknown, TurnLost
+from oncegate._aio_stream import AioStream
 from oncegate._errors import Closed
+from oncegate._lease_flow import LeaseFlow
+from oncegate._loop_thread import LoopThread
 from oncegate.testing import Server
 
 
@@ -196,3 +202,213 @@ def test_a_hook_that_calls_its_blocking_gate_does_not_hang(server: Server) -> No
         pass
     gate.close()
     assert "hook" in raised[0]
+
+
+@pytest.fixture
+def silent() -> Iterator[str]:
+    """The address of a server that accepts connections, and says nothing."""
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        yield f"127.0.0.1:{listening.getsockname()[1]}"
+
+
+async def connecting(gate: AsyncGate) -> AioStream:
+    """The stream whose request waits for the connection."""
+    while True:
+        for io in gate._runtime._ios.values():
+            for stream in io._open:
+                if stream._writing is not None:
+                    return cast("AioStream", stream)
+        await asyncio.sleep(0)
+
+
+async def begin(gate: AsyncGate) -> None:
+    async with gate.turn(event("begins", "begins"), wait=60, patience=600):
+        raise AssertionError("the body ran")
+
+
+@pytest.mark.parametrize("close", [AsyncGate.close, lambda gate: gate.drain(0)])
+async def test_a_begin_that_connects_ends_with_its_gate(
+    silent: str, close: Callable[[AsyncGate], Awaitable[None]]
+) -> None:
+    gate = AsyncGate(silent)
+    task = asyncio.create_task(begin(gate))
+    await connecting(gate)
+    async with asyncio.timeout(30):
+        await close(gate)
+        with pytest.raises(Closed):
+            await task
+
+
+async def test_a_cancelled_begin_that_connects_leaves_no_call(server: Server) -> None:
+    server.mute()
+    gate = AsyncGate(server.address)
+    task = asyncio.create_task(begin(gate))
+    call = (await connecting(gate))._call
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert call.cancelled()
+    server.unmute()
+    await gate.close()
+
+
+async def test_a_lease_that_is_confirmed_while_its_gate_closes_is_free_at_once(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    renewed, go_on = asyncio.Event(), asyncio.Event()
+    renew = LeaseFlow._renew
+
+    async def slow(flow: LeaseFlow, until: float) -> None:
+        await renew(flow, until)
+        renewed.set()
+        await go_on.wait()
+
+    async def hold() -> None:
+        async with gate.lease("T1", "late"):
+            raise AssertionError("the body ran")
+
+    gate = AsyncGate(server.address)
+    with monkeypatch.context() as patch:
+        patch.setattr(LeaseFlow, "_renew", slow)
+        task = asyncio.create_task(hold())
+        await renewed.wait()
+        closing = asyncio.create_task(gate.close())
+        await asyncio.sleep(0.1)  # close() waits for it
+        assert not closing.done()
+        go_on.set()
+        await closing
+        with pytest.raises(Closed):
+            await task
+    async with AsyncGate(server.address) as other, other.lease("T1", "late", wait=0) as lease:
+        assert lease.held
+
+
+def test_a_scope_that_is_left_while_the_thread_ends_keeps_its_value(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    leaving, left = threading.Event(), threading.Event()
+    leave = LoopThread._leave
+
+    async def slow(loop: LoopThread) -> None:
+        leaving.set()
+        await asyncio.to_thread(left.wait, 30)
+        await leave(loop)
+
+    def handler() -> None:
+        try:
+            with gate.turn(event("late")) as turn:
+                turn.result = 5
+                entered.set()
+                assert leaving.wait(30)
+        finally:
+            left.set()
+
+    monkeypatch.setattr(LoopThread, "_leave", slow)
+    gate = Gate(server.address)
+    entered = threading.Event()
+    with ThreadPoolExecutor() as threads:
+        task = threads.submit(handler)
+        assert entered.wait(30)
+        gate.close()
+        lost = task.exception(30)
+    assert isinstance(lost, TurnLost)
+    assert (lost.reason, lost.value) == ("CLOSED", 5)
+
+
+def test_a_hook_that_closes_its_blocking_gate_leaves_it_to_the_next_close(server: Server) -> None:
+    class Closes(Hooks):
+        def on_begin(self, delivery: Delivery) -> None:
+            with pytest.raises(RuntimeError, match="hook"):
+                gate.close()
+            refused.set()
+
+    refused = threading.Event()
+    gate = Gate(server.address, hooks=Closes())
+    with pytest.raises(TurnLost), gate.turn(event("hook", "hook")):
+        assert refused.is_set()
+        gate.close()
+    assert not server.turns()
+    assert all(thread.name != "oncegate" for thread in threading.enumerate())
+
+
+class Stop(BaseException):
+    """Interrupts the main thread, as Ctrl-C does."""
+
+
+@pytest.fixture
+def interrupt() -> Iterator[Callable[[], None]]:
+    """Interrupts the main thread, and returns when it has been interrupted."""
+
+    def stop(*_: object) -> None:
+        interrupted.set()
+        raise Stop
+
+    def interrupt() -> None:
+        main = threading.main_thread().ident
+        assert main is not None
+        signal.pthread_kill(main, signal.SIGALRM)
+        interrupted.wait(30)
+
+    interrupted = threading.Event()
+    before = signal.signal(signal.SIGALRM, stop)
+    yield interrupt
+    signal.signal(signal.SIGALRM, before)
+
+
+def test_an_interrupted_close_goes_on_with_the_next_one(
+    server: Server, interrupt: Callable[[], None]
+) -> None:
+    class Interrupts(Hooks):
+        def on_lost(self, reason: str) -> None:
+            interrupt()
+
+    gate = Gate(server.address, hooks=Interrupts())
+    with pytest.raises(TurnLost), gate.turn(event("stop", "stop")):
+        with pytest.raises(Stop):
+            gate.close()
+        gate.close()
+    assert not server.turns()
+    assert all(thread.name != "oncegate" for thread in threading.enumerate())
+
+
+def test_a_close_that_is_interrupted_at_its_end_goes_on_with_the_next_one(
+    server: Server, interrupt: Callable[[], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    leave = LoopThread._leave
+
+    async def interrupted(loop: LoopThread) -> None:
+        interrupt()
+        await leave(loop)
+
+    monkeypatch.setattr(LoopThread, "_leave", interrupted)
+    gate = Gate(server.address)
+    gate.mark(event("mark"))
+    with pytest.raises(Stop):
+        gate.close()
+    gate.close()
+    assert all(thread.name != "oncegate" for thread in threading.enumerate())
+
+
+def test_a_process_forks_while_a_gate_is_closed(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    leaving, forked = threading.Event(), threading.Event()
+    leave = LoopThread._leave
+
+    async def slow(loop: LoopThread) -> None:
+        leaving.set()
+        await asyncio.to_thread(forked.wait, 30)
+        await leave(loop)
+
+    monkeypatch.setattr(LoopThread, "_leave", slow)
+    gate = Gate(server.address)
+    gate.mark(event("mark"))
+    with ThreadPoolExecutor() as threads:
+        closing = threads.submit(gate.close)
+        assert leaving.wait(30)
+        gate._runtime._before_fork()
+        gate._runtime._after_fork()
+        forked.set()
+        closing.result(30)
+    with pytest.raises(Closed):
+        gate.mark(event("mark"))

@@ -58,6 +58,24 @@ def test_a_large_message_is_the_same_event_as_the_small_one(gate: Gate) -> None:
     assert not gate.mark(slack.delivery(message(0))).first
 
 
+def test_a_body_of_wide_characters_stays_as_small_as_it_came(gate: Gate) -> None:
+    texts = {str(number): "日本語" * 300 for number in range(80)}
+    issue = {"action": "opened", "fields": texts, "repository": push(0)["repository"]}
+    raw = json.dumps(issue, ensure_ascii=False).encode()
+    assert 200 * 1024 < len(raw) < 256 * 1024
+    headers = {"X-GitHub-Delivery": "wide", "X-GitHub-Event": "issues", "X-GitHub-Hook-ID": "1"}
+    for delivery in (github.delivery(headers, raw), github.delivery(headers, issue)):
+        assert len(body(delivery)) <= len(raw)
+        assert json.loads(body(delivery)) == issue
+    assert gate.mark(github.delivery(headers, raw)).first
+
+
+def test_half_a_character_is_escaped(gate: Gate) -> None:
+    payload = {**message(0), "text": "\ud83d"}
+    assert body(slack.delivery(payload)).endswith(b'"text":"\\ud83d"}')
+    assert gate.mark(slack.delivery({**payload, "event_id": "half"})).first
+
+
 def test_a_body_that_the_server_takes_is_sent_as_it_came() -> None:
     raw = json.dumps(push(20), indent=1).encode()
     assert body(github.delivery({}, raw)) == raw

@@ -19,19 +19,23 @@ from oncegate import (
     Overloaded,
     PydanticCodec,
     Session,
+    Unavailable,
 )
 from oncegate import _marks as marks
 from oncegate._codec import decode, encode
 from oncegate._connections import Connections
-from oncegate._io import SETTLE, settled
+from oncegate._io import CATCH_UP, postponed_until
 from oncegate._options import Options
+from oncegate._retry import Retry
 from oncegate._wire import STREAMS_PER_CHANNEL, Failure, read_failure
 from oncegate.v1 import event_pb2, idempotency_service_pb2, session_pb2
+
+from .fake import FakeIo
 
 
 def test_json_round_trip() -> None:
     codec = JsonCodec()
-    for value in (None, 0, "é", [1, {"a": None}], b"\x00raw"):
+    for value in (None, 0, "é", "\ud83d", [1, {"a": None}], b"\x00raw"):
         assert decode(codec, *encode(codec, value)) == value
     with pytest.raises(TypeError):
         codec.encode(object())
@@ -47,8 +51,8 @@ def test_pydantic_restores_a_dataclass() -> None:
 
 
 def test_a_late_timer_does_not_count() -> None:
-    assert settled(100.0, 100.1) is None
-    assert settled(100.0, 101.0) == 101.0 + SETTLE
+    assert postponed_until(100.0, 100.1) is None
+    assert postponed_until(100.0, 101.0) == 101.0 + CATCH_UP
 
 
 def test_batches_are_cut_by_count_and_bytes() -> None:
@@ -63,6 +67,53 @@ def test_batches_are_cut_by_count_and_bytes() -> None:
             requests=[item for _, item in batch]
         )
         assert request.ByteSize() <= marks.MAX_BYTES
+
+
+async def test_a_mark_that_no_request_takes_is_an_item_of_its_own() -> None:
+    options = Options(None, {})
+    names = ["first", "x" * marks.MAX_BYTES, "last"]
+    deliveries = [Delivery("T1", name) for name in names]
+    io = FakeIo()
+
+    def answer(request: idempotency_service_pb2.BatchMarkProcessedRequest) -> Any:
+        marked = [
+            idempotency_service_pb2.BatchMarkProcessedResult(
+                response={"first": True, "event": {"event_id": item.event.event_id}}
+            )
+            for item in request.requests
+        ]
+        return idempotency_service_pb2.BatchMarkProcessedResponse(results=marked)
+
+    io.answer = answer
+    pairs = ((delivery, options.mark(delivery)) for delivery in deliveries)
+    items = [item for batch in marks.batches(pairs) for item in await marks.mark_batch(io, batch, 1)]
+    assert [item.delivery for item in items] == deliveries
+    assert [item.event_id for item in items] == ["first", "", "last"]
+    assert [type(item.error) for item in items] == [type(None), Invalid, type(None)]
+    assert len(io.calls) == 2
+
+
+async def test_a_result_that_cannot_be_decoded_does_not_hide_the_state() -> None:
+    io = FakeIo()
+    io.answer = lambda request: idempotency_service_pb2.IsProcessedResponse(
+        state=event_pb2.EVENT_STATE_PROCESSED, result=b"{", result_type="application/json"
+    )
+    request = idempotency_service_pb2.IsProcessedRequest()
+    seen = await marks.seen(io, request, JsonCodec(), 1)
+    assert (seen.state, seen.result) == ("PROCESSED", None)
+    assert isinstance(seen.error, ValueError)
+
+
+def test_the_last_request_is_at_the_end_of_the_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 1000.0
+    monkeypatch.setattr("oncegate._retry.time.monotonic", lambda: now)
+    retry = Retry(10)
+    now += 9.5
+    assert retry.after(Unavailable("away"))
+    assert retry.pause == 0.5
+    assert not retry.after(Overloaded("full", 0.6))
+    now += 0.5
+    assert not retry.after(Unavailable("away"))
 
 
 class Channels:
@@ -165,4 +216,32 @@ def test_the_server_reads_payloads() -> None:
 
 def test_slack_redelivers_events_only() -> None:
     assert oncegate.slack.delivery(b'{"type":"event_callback"}').redelivers
+    frame = {"type": "events_api", "payload": {"type": "event_callback"}}
+    assert oncegate.slack.delivery(frame).redelivers
+    click = {"type": "block_actions", "actions": [{"value": "event_callback"}]}
+    assert not oncegate.slack.delivery(click).redelivers
     assert not oncegate.slack.delivery(b"payload=%7B%22type%22").redelivers
+
+
+def test_slack_redelivers_an_event_that_a_framework_parsed() -> None:
+    class Parsed:
+        def to_dict(self) -> dict[str, str]:
+            return {"type": "event_callback"}
+
+    assert oncegate.slack.delivery(Parsed()).redelivers
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"payload": '{"type":"event_callback"}'},
+        b'{"payload":"x"}',
+        b'{"payload":null}',
+        b"[1]",
+        b'"event_callback"',
+        b"[" * 100_000,
+        b"\xff",
+    ],
+)
+def test_a_body_that_is_no_event_of_slack_is_left_to_the_server(body: Any) -> None:
+    assert not oncegate.slack.delivery(body).redelivers

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import os
 import signal
 import subprocess
@@ -167,7 +168,7 @@ def test_a_gate_forgets_closed_event_loops(server: Server) -> None:
     gate = AsyncGate(server.address)
     for number in range(5):
         asyncio.run(gate.mark(event(f"loop-{number}")))
-    assert len(gate._runtime.ios) == 1
+    assert len(gate._runtime._ios) == 1
 
 
 async def test_a_blocked_event_loop_keeps_its_turn(server: Server) -> None:
@@ -214,7 +215,7 @@ async def test_a_server_that_is_away() -> None:
         async with gate.turn(event("away"), on_unavailable="drop"):
             raise AssertionError("the body ran")
     async with gate.turn(event("away"), on_unavailable="run") as turn:
-        assert (turn.held, turn.fence) == (False, None)
+        assert (turn.held, turn.fence, turn.left) == (False, None, math.inf)
         turn.check()
     await gate.close()
 

@@ -137,7 +137,8 @@ async def test_a_loss_is_reported_once_and_ends_nothing() -> None:
     held.on_lost = reasons.append
     await held.keep()
     assert reasons == ["LEASE_LOST"]
-    assert not held.lose("EXPIRED")
+    held.lose("EXPIRED")
+    assert reasons == ["LEASE_LOST"]
     with pytest.raises(TurnLost):
         await held.succeed(b"", "", None)
     assert io.calls == []

@@ -1,6 +1,6 @@
 /** The verbs of one client: a gate with its open turns and leases. */
 
-import { Gate, type Lease, type Turn } from "../../src/index.js";
+import { Gate, type Hooks, type Lease, type Turn } from "../../src/index.js";
 import * as mapping from "./mapping.js";
 import { type Json, type JsonObject, type Step, write } from "./scenario.js";
 
@@ -47,12 +47,35 @@ class Scope {
   }
 }
 
+/** What the hooks of a gate were called with. */
+class Called {
+  #begun = 0;
+  readonly #queued: number[] = [];
+  readonly #lost: string[] = [];
+  readonly #ended: string[] = [];
+
+  readonly hooks: Hooks = {
+    onBegin: () => {
+      this.#begun += 1;
+    },
+    onQueued: (position) => this.#queued.push(position),
+    onLost: (reason) => this.#lost.push(reason),
+    onEnd: (outcome) => this.#ended.push(outcome),
+  };
+
+  report(): Json {
+    return { begun: this.#begun, queued: this.#queued, lost: this.#lost, ended: this.#ended };
+  }
+}
+
 export class LocalClient implements Client {
+  readonly #called = new Called();
   readonly #gate: Gate;
   readonly #scopes = new Map<string, Scope>();
 
   constructor(name: string, server: string, options: JsonObject) {
-    this.#gate = new Gate(mapping.gateOptions(name, server, options));
+    const { hooks } = this.#called;
+    this.#gate = new Gate({ ...mapping.gateOptions(name, server, options), hooks });
   }
 
   async do(step: Step): Promise<Json> {
@@ -101,6 +124,7 @@ export class LocalClient implements Client {
       while (performance.now() < until);
       return step.check === undefined ? null : this.#check(step.check);
     }
+    if ("hooks" in step) return this.#called.report();
     if ("close" in step) await gate.close();
     else if ("drain_ms" in step) await gate.drain(Number(step.drain_ms));
     else throw new Error(`no verb in ${JSON.stringify(step)}`);

@@ -1,20 +1,49 @@
 /** What happened in random runs, and the rules that it must keep. */
 
-import { NotGranted, type Outcome, OutcomeUnknown } from "../../src/index.js";
+import { GaveUp, NotGranted, OncegateError, type Outcome, OutcomeUnknown } from "../../src/index.js";
 import type { JsonObject } from "./scenario.js";
+
+/** How long the library may read what came in time while it was held up. */
+const settleMs = 500;
+
+/** A pulse that is later than this has stood still. */
+const lateMs = 40;
+
+/** A write of a body, after a check that passed. */
+export interface Write {
+  /** When the check began. */
+  readonly checked: number;
+  /** The trusted end, read after it. */
+  readonly trusted: number;
+}
+
+/** This process stood still: as one of the faults, or because other processes ran. */
+export interface Pause {
+  readonly began: number;
+  readonly ended: number;
+}
 
 /** A handler's body, on the clock that the library counts ends on. */
 export interface Body {
   readonly run: number;
   readonly event: string;
   readonly session: string;
+  readonly attempt: number;
   readonly fence: bigint;
   readonly entered: number;
   readonly trustedAtEntry: number;
+  /** It checks before each write. Else it relies on the library's interruption. */
+  readonly checks: boolean;
+  readonly writes: Write[];
   /** When its last statement ran; infinite until then. */
   left: number;
   /** Its last trusted end, as it left; infinite until then. */
   trusted: number;
+}
+
+/** A handler's own error. */
+export class HandlerError extends Error {
+  override readonly name = "HandlerError";
 }
 
 /** What one delivery of an event came to: an outcome, or an error. */
@@ -25,16 +54,25 @@ export interface Answer {
   readonly at: number;
 }
 
-/** A session that was released by force, and the fence that this raised. */
+/**
+ * A session was released by force, which raised its fence. The next holds may have raised it further
+ * before it was read.
+ */
 export interface Forced {
   readonly session: string;
-  readonly fence: bigint;
+  readonly before: bigint;
+  readonly after: bigint;
 }
 
 export class History {
+  /** The runs that are to be. */
+  readonly planned: number[] = [];
   readonly bodies: Body[] = [];
   readonly answers: Answer[] = [];
   readonly forced: Forced[] = [];
+
+  /** They do not overlap: one pulse records them. */
+  readonly pauses: Pause[] = [];
 
   /** The events as the server has them at the end. */
   readonly records = new Map<string, JsonObject>();
@@ -44,9 +82,37 @@ export class History {
     readonly maxAttempts: number,
   ) {}
 
-  /** The rules that are broken. None: all hold. */
+  /** A beat of the pulse, which was due then. */
+  beat(due: number): void {
+    const now = performance.now();
+    if (now - due > lateMs) this.pauses.push({ began: due, ended: now });
+  }
+
+  /** What breaks a rule, each with the rule's name. None: all hold. */
   faults(): string[] {
-    return rules.flatMap((rule) => [...rule(this)]);
+    return Object.entries(rules).flatMap(([name, rule]) =>
+      Array.from(rule(this), (fault) => `${name}: ${fault}`),
+    );
+  }
+
+  /** How much of this time the process did not stand still. */
+  awakeMs(since: number, until: number): number {
+    const overlaps = this.pauses.map(({ began, ended }) => Math.min(until, ended) - Math.max(since, began));
+    return until - since - overlaps.reduce((sum, overlap) => sum + Math.max(0, overlap), 0);
+  }
+}
+
+/** A run ends with an outcome, or with an error of the library's or of the handler's own. */
+function* eachRunHasOneAnswer({ planned, answers }: History): Iterable<string> {
+  const byRun = grouped(answers, ({ run }) => String(run));
+  for (const run of planned) {
+    const count = byRun.get(String(run))?.length ?? 0;
+    if (count !== 1) yield `run ${run} has ${count} answers`;
+  }
+  for (const { run, outcome } of answers) {
+    const isKnown =
+      kindOf(outcome) === "ran" || outcome instanceof OncegateError || outcome instanceof HandlerError;
+    if (!isKnown) yield `run ${run} ended with ${outcome}`;
   }
 }
 
@@ -102,16 +168,20 @@ function* aRefusedRunHasNoBody({ answers, bodies }: History): Iterable<string> {
   }
 }
 
-/** An event is given up when all its attempts have failed, or were lost. */
-function* givenUpAfterFailures({ answers, maxAttempts }: History): Iterable<string> {
+/** An event is given up when all its attempts have failed, or were lost: some before a body. */
+function* givenUpAfterFailures({ answers, bodies, maxAttempts }: History): Iterable<string> {
+  const bodiesOf = grouped(bodies, ({ event }) => event);
   for (const [event, group] of grouped(answers, ({ event }) => event)) {
+    const seen = new Set(bodiesOf.get(event)?.map(({ attempt }) => attempt)).size;
     let failures = 0;
     for (const { outcome } of group) {
-      const kind = kindOf(outcome);
-      if (kind === "gaveUp" && failures < maxAttempts) {
-        yield `${event} was given up after ${failures} failures`;
+      if (outcome instanceof GaveUp) {
+        const ended = failures + outcome.attempts - seen;
+        if (Math.min(ended, outcome.attempts) < maxAttempts) {
+          yield `${event} was given up after ${failures} failures`;
+        }
       }
-      if (kind !== "ran" && !(outcome instanceof NotGranted)) failures += 1;
+      if (kindOf(outcome) !== "ran" && !(outcome instanceof NotGranted)) failures += 1;
     }
   }
 }
@@ -140,10 +210,28 @@ function* fencesRise(history: History): Iterable<string> {
  * A body does not begin after its trusted end. The margin is for what lies between the library's
  * look at the clock and the body's own.
  */
-function* noEntryAfterTheEnd({ bodies, marginMs }: History): Iterable<string> {
-  for (const { run, event, entered, trustedAtEntry } of bodies) {
-    const late = entered - trustedAtEntry;
-    if (late > marginMs) yield `${event}: run ${run} entered ${late} ms after its trusted end`;
+function* noEntryAfterTheEnd(history: History): Iterable<string> {
+  for (const { run, event, entered, trustedAtEntry } of history.bodies) {
+    const late = entered > trustedAtEntry ? history.awakeMs(trustedAtEntry, entered) : 0;
+    if (late > history.marginMs) yield `${event}: run ${run} entered ${late} ms after its trusted end`;
+  }
+}
+
+/** A check that begins after the trusted end does not pass. */
+function* noWriteAfterTheEnd({ bodies }: History): Iterable<string> {
+  for (const { run, event, writes } of bodies) {
+    const late = Math.max(0, ...writes.map(({ checked, trusted }) => checked - trusted));
+    if (late > 0) yield `${event}: run ${run} wrote ${late} ms after its trusted end`;
+  }
+}
+
+/** A body that relies on it is interrupted at its trusted end, or before. */
+function* aLossInterrupts(history: History): Iterable<string> {
+  for (const { run, event, checks, left, trusted } of history.bodies) {
+    const late = left > trusted ? history.awakeMs(trusted, left) : 0;
+    if (!checks && late > history.marginMs + settleMs) {
+      yield `${event}: run ${run} went on for ${late} ms after its trusted end`;
+    }
   }
 }
 
@@ -170,18 +258,22 @@ function* allEventsSettle({ answers }: History): Iterable<string> {
   }
 }
 
-const rules = [
-  oneSuccess,
-  duplicatesReplayTheSuccess,
-  noEntryOnceSettled,
-  aRefusedRunHasNoBody,
-  givenUpAfterFailures,
-  theServerHasTheAnswers,
-  fencesRise,
-  noEntryAfterTheEnd,
-  noTwoBodies,
-  allEventsSettle,
-];
+/** By their names in `planted.json`. */
+const rules: { readonly [name: string]: (history: History) => Iterable<string> } = {
+  "each-run-has-one-answer": eachRunHasOneAnswer,
+  "one-success": oneSuccess,
+  "duplicates-replay-the-success": duplicatesReplayTheSuccess,
+  "no-entry-once-settled": noEntryOnceSettled,
+  "a-refused-run-has-no-body": aRefusedRunHasNoBody,
+  "given-up-after-failures": givenUpAfterFailures,
+  "the-server-has-the-answers": theServerHasTheAnswers,
+  "fences-rise": fencesRise,
+  "no-entry-after-the-end": noEntryAfterTheEnd,
+  "no-write-after-the-end": noWriteAfterTheEnd,
+  "a-loss-interrupts": aLossInterrupts,
+  "no-two-bodies": noTwoBodies,
+  "all-events-settle": allEventsSettle,
+};
 
 export function isSettled(outcome: Answer["outcome"]): boolean {
   return ["ran", "duplicate", "gaveUp"].includes(kindOf(outcome));
@@ -191,10 +283,14 @@ export function kindOf(outcome: Answer["outcome"]): string {
   return "kind" in outcome ? outcome.kind : outcome.name;
 }
 
-/** Whether a session was released by force between the grants of two holds, which can overtake one. */
+/**
+ * Whether a session was released by force between the grants of two holds, as far as the fences say. The
+ * release can overtake a grant that is on its way.
+ */
 function isForced({ forced }: History, one: Body, other: Body): boolean {
   const [low, high] = one.fence < other.fence ? [one.fence, other.fence] : [other.fence, one.fence];
-  return forced.some(({ session, fence }) => session === one.session && low < fence && fence <= high);
+  if (low === high) return false;
+  return forced.some(({ session, before, after }) => session === one.session && before < high && low < after);
 }
 
 /** Each body of a session with each that was entered later. */

@@ -25,9 +25,8 @@ export type MakeClient = (name: string, server: string, options: JsonObject) => 
 /** A step that has been started. */
 interface Running {
   readonly step: Step;
-  readonly result: Promise<Json>;
   readonly started: number;
-  finishedAfterMs: number | undefined;
+  readonly result: Promise<{ result: Json; tookMs: number }>;
 }
 
 export class Interpreter {
@@ -94,35 +93,31 @@ export class Interpreter {
 
   #start(step: Step): Running {
     const started = performance.now();
-    const result = this.#do(step);
-    const running: Running = { step, result, started, finishedAfterMs: undefined };
-    const finished = () => {
-      running.finishedAfterMs = performance.now() - started;
+    const timed = async () => {
+      const result = await this.#do(step);
+      return { result, tookMs: performance.now() - started };
     };
-    result.then(finished, finished);
-    return running;
+    const result = timed();
+    // A step in the background may fail before it is awaited.
+    result.catch(() => {});
+    return { step, started, result };
   }
 
   async #finish(running: Running, step: Step): Promise<void> {
     const within = Number(step.within_ms ?? withinMs);
     const left = Math.max(0, running.started + within - performance.now());
+    // A time that the scenario gives is a part of what it expects.
+    const Late = step.within_ms === undefined ? NotFinished : Mismatch;
     const timer = new AbortController();
     const late = sleep(left, undefined, { signal: timer.signal }).then(() => {
-      // A time that the scenario gives is a part of what it expects.
-      const Late = step.within_ms === undefined ? NotFinished : Mismatch;
       throw new Late(`not finished after ${within} ms`);
     });
     late.catch(() => {});
-    let result: Json;
-    try {
-      result = await Promise.race([running.result, late]);
-    } finally {
-      timer.abort();
-    }
-    const took = running.finishedAfterMs ?? 0;
-    if (took < Number(step.at_least_ms ?? 0)) {
-      throw new Mismatch(`finished after ${took} ms with ${JSON.stringify(result)}`);
-    }
+    const { result, tookMs } = await Promise.race([running.result, late]).finally(() => timer.abort());
+    const finished = `finished after ${tookMs} ms with ${JSON.stringify(result)}`;
+    if (tookMs > within) throw new Late(`${finished}, expected within ${within} ms`);
+    const atLeast = Number(step.at_least_ms ?? 0);
+    if (tookMs < atLeast) throw new Mismatch(`${finished}, expected ${atLeast} ms`);
     if (step.expect !== undefined) this.#expectations.match(step.expect, result);
     else if (!isSuccess(running.step, result)) throw new Mismatch(`the result is ${JSON.stringify(result)}`);
   }
@@ -162,7 +157,8 @@ export class Interpreter {
 }
 
 function isLook(step: Step): boolean {
-  return "state" in step || "seen" in step || step.testbed === "look" || step.testbed === "calls";
+  const reads = ["state", "hooks", "seen"].some((verb) => verb in step);
+  return reads || step.testbed === "look" || step.testbed === "calls";
 }
 
 /** Whether a step without `expect` went well. What a look reports is data. */

@@ -23,6 +23,8 @@ export class LineProcess {
   readonly greeting: Promise<JsonObject>;
   #nextId = 1;
   #log = "";
+  /** Why nothing is answered any more. */
+  #ended: ProcessError | undefined;
 
   constructor(command: string, args: readonly string[], env: NodeJS.ProcessEnv = process.env) {
     this.#child = spawn(command, args, { env, stdio: ["pipe", "pipe", "pipe"] });
@@ -37,7 +39,7 @@ export class LineProcess {
         .on("line", (line) => this.#answer(JSON.parse(line)))
         .on("close", () => {
           reject(new ProcessError(`${command} ended before it was ready:\n${this.#log}`));
-          this.#fail(`${command} has ended`);
+          this.#end(new ProcessError(`${command} has ended`));
         });
       this.#child.on("error", reject);
     });
@@ -50,6 +52,7 @@ export class LineProcess {
   ask(command: string, args: JsonObject = {}): Promise<Json> {
     const id = this.#nextId;
     this.#nextId += 1;
+    if (this.#ended) return Promise.reject(this.#ended);
     return new Promise((resolve, reject) => {
       this.#waiting.set(id, { resolve, reject });
       this.#child.stdin.write(`${JSON.stringify({ id, do: command, ...args })}\n`);
@@ -77,8 +80,9 @@ export class LineProcess {
     else waiting?.reject(new ProcessError(String(error)));
   }
 
-  #fail(why: string): void {
-    for (const { reject } of this.#waiting.values()) reject(new ProcessError(why));
+  #end(why: ProcessError): void {
+    this.#ended = why;
+    for (const { reject } of this.#waiting.values()) reject(why);
     this.#waiting.clear();
   }
 }

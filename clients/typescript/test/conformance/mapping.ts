@@ -157,7 +157,7 @@ export function granted(held: Held): Json {
 
 export function state(held: Held): Json {
   return {
-    held: held.held && held.leftMs > 0,
+    held: held.held,
     lost: held.lostReason ?? null,
     kept_by: held.keptBy ?? null,
     attempt: attempt(held),
@@ -169,7 +169,7 @@ export function state(held: Held): Json {
 }
 
 function attempt(held: Held): Json {
-  return held instanceof oncegate.Turn ? held.attempt : null;
+  return "attempt" in held ? held.attempt : null;
 }
 
 /** The deliveries of `mark_all`. */

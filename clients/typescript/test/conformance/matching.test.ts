@@ -47,6 +47,16 @@ test("stored values are compared", () => {
   expect(() => expectations.match({ fence: { $gt: "fence" } }, { fence: 5 })).toThrow(Mismatch);
 });
 
+test("a name that nothing was stored under is a fault of the scenario", () => {
+  for (const rule of ["$get", "$gt"]) {
+    for (const result of [null, 1]) {
+      const match = () => new Expectations().match({ fence: { [rule]: "fenc" } }, { fence: result });
+      expect(match).toThrow("nothing is stored as fenc");
+      expect(match).not.toThrow(Mismatch);
+    }
+  }
+});
+
 test("nothing is stored of a result that differs", () => {
   const expectations = new Expectations();
   expectations.match({ fence: { $set: "fence" } }, { fence: 5 });

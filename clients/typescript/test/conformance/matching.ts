@@ -11,8 +11,11 @@ type Rule = (argument: Json, result: Json, stored: Map<string, Json>) => boolean
 
 /** What may stand in the place of a value. `$set` is in `match`, `$absent` in `matchKey`. */
 const rules: { [name: string]: Rule } = {
-  $get: (name, result, stored) => isEqual(stored.get(String(name)) ?? null, result),
-  $gt: (name, result, stored) => typeof result === "number" && result > Number(stored.get(String(name))),
+  $get: (name, result, stored) => isEqual(storedAs(name, stored), result),
+  $gt: (name, result, stored) => {
+    const low = Number(storedAs(name, stored));
+    return typeof result === "number" && low < result;
+  },
   $between: (range, result) => {
     const [low, high] = range as [number, number];
     return typeof result === "number" && low <= result && result <= high;
@@ -71,6 +74,12 @@ function matchKey(expected: Json, result: Json | undefined, at: string, stored: 
     throw new Mismatch(`${at} is ${isAbsent ? "missing" : shown(result)}, expected ${shown(expected)}`);
   }
   if (!isAbsent) match(expected, result, at, stored);
+}
+
+function storedAs(name: Json, stored: Map<string, Json>): Json {
+  const value = stored.get(String(name));
+  if (value === undefined) throw new Error(`nothing is stored as ${name}`);
+  return value;
 }
 
 function isEqual(one: Json, other: Json): boolean {

@@ -2,6 +2,7 @@
 
 import { cpSync, mkdirSync, mkdtempSync, readFileSync, writeFileSync } from "node:fs";
 import { fileURLToPath } from "node:url";
+import type { Fault } from "./faults.js";
 import { folder } from "./scenario.js";
 
 const root = fileURLToPath(new URL("../../", import.meta.url));
@@ -14,6 +15,8 @@ export interface Bug {
   readonly broken: string;
   /** The scenarios that it turns red, each with the number of the step that differs. */
   readonly red: { readonly [scenario: string]: number };
+  /** How random runs find it: the rule that it breaks, and the faults that it needs. */
+  readonly random?: { readonly rule: string; readonly faults: readonly Fault[] };
 }
 
 export function bugs(): Bug[] {
@@ -45,7 +48,11 @@ export const changes: { readonly [bug: string]: Change } = {
     was: 'settings.onUnavailable === "run"',
     now: 'settings.onUnavailable !== "drop"',
   },
-  impatient: { file: "opening.ts", was: "if (pause !== undefined) {", now: "if (pause === 0) {" },
+  impatient: {
+    file: "retry.ts",
+    was: "if (pause === undefined) throw error;",
+    now: "if (pause !== 0) throw error;",
+  },
   "no-wait": {
     file: "requests.ts",
     was: "{ ...this.#begin, wait: toDuration(waitMs) }",
@@ -84,7 +91,7 @@ export const changes: { readonly [bug: string]: Change } = {
   },
   "renewal-dies": {
     file: "keeping.ts",
-    was: "this.#renewAt = sent + this.#terms.ttlMs / 3;",
+    was: "this.#renewAt = this.#renewalDue(sent);",
     now: "this.#renewAt = Infinity;",
   },
   "loss-does-not-interrupt": {
@@ -99,7 +106,7 @@ export const changes: { readonly [bug: string]: Change } = {
   },
   "end-after-loss": {
     file: "turn.ts",
-    was: `if (this.lostReason) throw new TurnLost(this.lostReason, value);
+    was: `this.throwIfLost(value);
     if (!this.isOpen) throw new OncegateError("the turn has ended already; end it once");`,
     now: "",
   },
@@ -120,7 +127,7 @@ export const changes: { readonly [bug: string]: Change } = {
   },
   "error-is-success": {
     file: "turn.ts",
-    was: "{ outcome: TurnOutcome.FAILED, detail: cutBytes(detail, detailBytes) }",
+    was: "{ outcome: TurnOutcome.FAILED, detail: cutBytes(describe(detail), detailBytes) }",
     now: "{ outcome: TurnOutcome.SUCCEEDED }",
   },
   "reject-is-failure": {
@@ -140,8 +147,8 @@ export const changes: { readonly [bug: string]: Change } = {
   },
   "lease-is-not-released": {
     file: "lease.ts",
-    was: "await this.#core.transport.unary(IdempotencyService.method.releaseSessionLease, request, options);",
-    now: "",
+    was: "await retry({ clock, effortMs: releaseEffortMs, plan: shortTries }, call);",
+    now: "void call;",
   },
 };
 

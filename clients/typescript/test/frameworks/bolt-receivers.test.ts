@@ -72,6 +72,26 @@ test("Socket Mode: the acknowledgement can come after the listeners, and not if 
   expect(await started.gate.seen(slack.delivery(message))).toMatchObject({ outcome: "SUCCEEDED" });
 });
 
+test("Socket Mode: an event whose acknowledgement cannot be sent is handled by its next delivery", async () => {
+  await using started = await startServer();
+  const { receiver, send } = makeSocket();
+  const { app, errors } = makeApp({ receiver: guard(receiver, started.gate) });
+  const listener = vi.fn(async () => {});
+  app.message(listener);
+  const processed = vi.spyOn(app, "processEvent");
+
+  send(message).mockRejectedValue(new Error("the socket is not ready"));
+  await processed.mock.results[0]?.value;
+  expect(errors).toHaveBeenCalledOnce();
+  expect(listener).not.toHaveBeenCalled();
+  expect(await started.gate.seen(slack.delivery(message))).toMatchObject({ state: "NOT_SEEN" });
+
+  const ack = send(message, 1);
+  await processed.mock.results[1]?.value;
+  expect(ack).toHaveBeenCalledOnce();
+  expect(listener).toHaveBeenCalledOnce();
+});
+
 test("Socket Mode: a listener waits for its thread after the acknowledgement", async () => {
   await using started = await startServer();
   const { receiver, send } = makeSocket();

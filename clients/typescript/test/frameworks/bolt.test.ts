@@ -224,6 +224,19 @@ test("a server that is killed under a listener costs nothing", async () => {
   expect(bot.errors).not.toHaveBeenCalled();
 });
 
+test("a listener that throws nothing at all fails the turn", async () => {
+  await using started = await startServer();
+  await using bot = await startApp(started.gate);
+  const listener = vi.fn(() => Promise.reject());
+  bot.app.message(listener);
+  for (const calls of [1, 2]) {
+    await bot.deliver(message);
+    await eventually(() => expect(listener).toHaveBeenCalledTimes(calls));
+    await eventually(async () => expect(await started.server.turns()).toEqual([]));
+    expect(await started.gate.seen(slack.delivery(message))).toMatchObject({ state: "NOT_SEEN" });
+  }
+});
+
 test("a turn that is lost aborts its signal", async () => {
   await using started = await startServer();
   await using bot = await startApp(started.gate);

@@ -248,6 +248,27 @@ test("nothing is answered before connect, and disconnect releases what is held",
   }
 });
 
+test("a lock that is granted while the adapter disconnects is released, and one of its own is not extended", async () => {
+  await using processes = await startProcesses({ keep: true });
+  const { here, there } = processes;
+  const acquired = here.acquireLock("a", 60 * seconds);
+  await here.disconnect();
+  expect(await acquired).toBeNull();
+  expect(here.fence("a")).toBeUndefined();
+  expect(await there.acquireLock("a", 60 * seconds)).not.toBeNull();
+
+  await here.connect();
+  const own = await here.acquireLock("own", 60 * seconds);
+  const other = await there.acquireLock("other", 60 * seconds);
+  if (!own || !other) throw new Error("not granted");
+  const extended = [own, other].map((lock) => here.extendLock(lock, 60 * seconds));
+  await here.disconnect();
+  expect(await Promise.all(extended)).toEqual([false, true]);
+  expect(await there.acquireLock("own", 60 * seconds)).not.toBeNull();
+  expect(there.fence("other")).toBe(other.fence);
+  expect(await there.acquireLock("other", 60 * seconds)).toBeNull();
+});
+
 test("disconnect gives every lock up and disconnects the adapter, also without a server", async () => {
   await using started = await startServer({ gate: { patience: "100ms" } });
   const inner = createMemoryState();

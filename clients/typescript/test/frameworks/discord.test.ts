@@ -121,6 +121,21 @@ test("an interaction of a busy channel waits, after it was deferred", async () =
   await eventually(() => expect(order).toEqual(["deferred 1000 for busy", "handled"]));
 });
 
+test("an `onBusy` that fails does not stop the handler", async () => {
+  await using started = await startServer();
+  const { client, dispatch, errors } = makeClient();
+  const handle = vi.fn(async () => {});
+  const onBusy = vi.fn(() => Promise.reject(new Error("Unknown interaction")));
+  client.on(Events.InteractionCreate, handler(started.gate, handle, { onBusy }));
+  const lease = await started.gate.lease(channel);
+  dispatch(interaction);
+  await eventually(() => expect(lease.waiters).toBe(1));
+  expect(onBusy).toHaveBeenCalledOnce();
+  await lease.release();
+  await eventually(() => expect(handle).toHaveBeenCalledOnce());
+  expect(errors).not.toHaveBeenCalled();
+});
+
 test("a handler that throws fails the turn, and its error is the client's", async () => {
   await using started = await startServer();
   const attempts: number[] = [];
@@ -153,11 +168,11 @@ test("a message that another process handles is handled here if that process fai
   await eventually(() => expect(handle).toHaveBeenCalledOnce());
 });
 
-test("a message waits for a server that is away", async () => {
-  await using started = await startServer();
+test("a message waits for a server that is away, however impatient the gate is", async () => {
+  await using started = await startServer({ gate: { patience: 1 } });
   const { client, dispatch, errors } = makeClient();
   const handle = vi.fn(async () => {});
-  client.on(Events.MessageCreate, handler(started.gate, handle));
+  client.on(Events.MessageCreate, handler(started.gate, handle, { patience: undefined }));
   await started.server.kill();
   dispatch(created);
   await started.server.restart();

@@ -3,8 +3,10 @@ import { request as httpRequest, type IncomingMessage } from "node:http";
 import type { AddressInfo } from "node:net";
 import express, { type Express } from "express";
 import { expect, test, vi } from "vitest";
+import { type HeaderInit, header } from "../../src/delivery.js";
 import { webhook } from "../../src/express.js";
 import * as github from "../../src/github.js";
+import { Delivery, Reject } from "../../src/index.js";
 import * as slack from "../../src/slack.js";
 import { startServer } from "../../src/testing.js";
 import { eventually } from "./eventually.js";
@@ -100,6 +102,85 @@ test("a response in parts arrives whole, and its callbacks are called", async ()
   const second = await post(hook, issue);
   expect(second).toMatchObject({ status: 207, text: "one two trois" });
   expect(second.headers.getSetCookie()).toEqual([]);
+});
+
+test("an error after a part of the response drops that part", async () => {
+  await using started = await startServer();
+  const app = express().set("env", "test");
+  app.post("/hook", webhook(started.gate, github.delivery), (_request, response) => {
+    response.write("a part");
+    throw new Error("the upstream broke");
+  });
+  await using hook = await listen(app);
+  const answer = await post(hook, issue);
+  expect(answer).toMatchObject({ status: 500 });
+  expect(answer.text).toMatch(/^<!DOCTYPE html>.*<\/html>\n$/s);
+  expect(await started.gate.seen(github.delivery(issue.headers, issue.body))).toMatchObject({
+    state: "NOT_SEEN",
+  });
+});
+
+test("headers as a list, in which a name may come again", async () => {
+  await using started = await startServer();
+  const app = express();
+  app.post("/hook", webhook(started.gate, github.delivery), (_request, response) => {
+    response.writeHead(201, ["content-type", "text/x", "set-cookie", "a=1", "set-cookie", "b=2"]);
+    response.end("on it");
+  });
+  await using hook = await listen(app);
+  const { status, headers } = await post(hook, issue);
+  expect([status, headers.get("content-type"), headers.getSetCookie()]).toEqual([
+    201,
+    "text/x",
+    ["a=1", "b=2"],
+  ]);
+  expect(headers.get("0")).toBeNull();
+});
+
+type Add = (app: Express, ...handlers: express.RequestHandler[]) => void;
+
+test.each<[string, Add]>([
+  ["app.all", (app, ...handlers) => app.all("/hook", ...handlers)],
+  ["route.all", (app, ...handlers) => app.route("/hook").all(...handlers)],
+  [
+    "one route",
+    (app, ...handlers) =>
+      app
+        .route("/hook")
+        .put(...handlers)
+        .post(...handlers)
+        .get(...handlers),
+  ],
+])("a Reject is no error in any method: %s", async (_, add) => {
+  await using started = await startServer();
+  const app = express();
+  const byId = (headers: HeaderInit, _body: unknown) => new Delivery("T1", header(headers, "x-id") as string);
+  add(app, webhook(started.gate, byId), () => {
+    throw new Reject("not for us");
+  });
+  await using hook = await listen(app);
+  const methods = ["PUT", "POST", "HEAD", "GET", "HEAD", "GET", "POST"];
+  const statuses: unknown[] = [];
+  for (const [index, method] of methods.entries()) {
+    const headers = { "x-id": `E${index}` };
+    const { status } = await fetch(`http://127.0.0.1:${hook.port}/hook`, { method, headers });
+    statuses.push(`${method} ${status}`);
+  }
+  expect(statuses).toEqual(methods.map((method) => `${method} 200`));
+});
+
+test("outside of a route it is refused: it would not see what the handler throws", async () => {
+  await using started = await startServer();
+  const app = express();
+  app.use(webhook(started.gate, github.delivery));
+  const handler = vi.fn();
+  app.post("/hook", handler);
+  app.use(((error, _request, response, _next) => {
+    response.status(500).send(error.message);
+  }) satisfies express.ErrorRequestHandler);
+  await using hook = await listen(app);
+  expect(await post(hook, issue)).toMatchObject({ status: 500, text: expect.stringContaining("to a route") });
+  expect(handler).not.toHaveBeenCalled();
 });
 
 test("an error after the response changes nothing", async () => {

@@ -2,10 +2,23 @@ import { spawn } from "node:child_process";
 import { once } from "node:events";
 import { existsSync } from "node:fs";
 import { connect } from "node:net";
-import { expect, test } from "vitest";
+import type { Writable } from "node:stream";
+import { expect, test, vi } from "vitest";
 import { Duplicate } from "../../src/index.js";
+import { ServerProcess } from "../../src/server-process.js";
 import { startServer } from "../../src/testing.js";
+import type { Time } from "../../src/time.js";
 import { eventually } from "./eventually.js";
+
+vi.mock("node:child_process", async (original) => {
+  const actual = await original<typeof import("node:child_process")>();
+  return { ...actual, spawn: vi.fn(actual.spawn) };
+});
+
+/** What the last calls of a function returned. */
+function lastResults<R>({ mock }: { mock: { results: { value: R }[] } }, calls: number): R[] {
+  return mock.results.slice(-calls).map(({ value }) => value);
+}
 
 const delivery = { team: "T1", event: "E1", session: "S1" };
 
@@ -69,20 +82,57 @@ test("a muted server is silent until it is unmuted", async () => {
   expect(await gate.turn({ team: "T1", event: "E2" }, () => 1)).toMatchObject({ kind: "ran" });
 });
 
-test("neither the server nor its database outlives a process that is killed", async () => {
+test.each([
+  ["is killed", "SIGKILL", ""],
+  [
+    "is interrupted with its whole group, as by Ctrl-C, while the server is muted",
+    "SIGINT",
+    'started.signal("SIGSTOP");',
+  ],
+] as const)("neither the server nor its database outlives a process that %s", async (_, signal, before) => {
   const script = `
     const { ServerProcess } = await import(${JSON.stringify(new URL("../../src/server-process.ts", import.meta.url))});
     const started = await ServerProcess.start(process.env.ONCEGATE_BINARY ?? "oncegate", []);
+    ${before}
+    process.stdin.resume(); // do not end
     console.log(JSON.stringify({ address: started.address, folder: started.folder }));
   `;
   const owner = spawn(process.execPath, ["--import", "tsx", "--input-type=module", "-e", script], {
     stdio: ["pipe", "pipe", "inherit"],
+    detached: true,
   });
   const [line] = await once(owner.stdout, "data");
   const { address, folder } = JSON.parse(String(line));
   expect(existsSync(folder)).toBe(true);
-  owner.kill("SIGKILL");
+  const isGroup = signal === "SIGINT";
+  process.kill(isGroup ? -(owner.pid as number) : (owner.pid as number), signal);
   await eventually(() => expect(existsSync(folder)).toBe(false));
   const [host, port] = address.split(":");
   await expect(once(connect(port, host), "connect")).rejects.toThrow("ECONNREFUSED");
+});
+
+test("a server that has ended is not killed again: another process may have its id", async () => {
+  await using started = await startServer();
+  const [watchdog] = lastResults(vi.mocked(spawn), 2);
+  const written = vi.spyOn(watchdog?.stdin as Writable, "write");
+  await started.server.kill();
+  expect(written.mock.calls).toEqual([["\n"]]);
+  await started.server.restart();
+  const [child] = lastResults(vi.mocked(spawn), 1);
+  expect(written.mock.lastCall).toEqual([`${child?.pid}\n`]);
+});
+
+test("a gate that cannot be made, or closed, leaves no server behind", async () => {
+  const starts = vi.spyOn(ServerProcess, "start");
+  const isGone = async () => {
+    const [child] = lastResults(starts, 1);
+    return !existsSync((await (child as Promise<ServerProcess>)).folder);
+  };
+  await expect(startServer({ gate: { ttl: "a while" as Time } })).rejects.toThrow("ttl");
+  expect(await isGone()).toBe(true);
+
+  const started = await startServer();
+  vi.spyOn(started.gate, "close").mockRejectedValueOnce(new Error("the gate is broken"));
+  await expect(started[Symbol.asyncDispose]()).rejects.toThrow("the gate is broken");
+  expect(await isGone()).toBe(true);
 });

@@ -1,10 +1,12 @@
 import { createHash } from "node:crypto";
 import { IncomingMessage, ServerResponse } from "node:http";
 import { Socket } from "node:net";
+import { Hono } from "hono";
 import { describe, expect, test, vi } from "vitest";
 import { header } from "../../src/delivery.js";
 import * as github from "../../src/github.js";
-import { Delivery, Reject, Session, TurnLost } from "../../src/index.js";
+import { webhook } from "../../src/hono.js";
+import { Delivery, Reject, Session, type Turn, TurnLost } from "../../src/index.js";
 import { startServer } from "../../src/testing.js";
 import { type ByHeaders, endIfAbandoned } from "../../src/webhook.js";
 import { eventually } from "./eventually.js";
@@ -62,6 +64,43 @@ describe.each(Object.entries(frameworks))("%s", (_, start) => {
     expect(handler.mock.calls.map(([turn]) => turn.attempt)).toEqual([1, 2, 3]);
   });
 
+  test("an error of another library fails the turn, although it has the status of another server", async () => {
+    await using started = await startServer();
+    const handler = vi.fn(created);
+    const limited = Object.assign(new Error("API rate limit exceeded"), { status: 403, statusCode: 403 });
+    handler.mockRejectedValueOnce(limited);
+    await using hook = await start(started.gate, github.delivery, handler);
+    expect(await post(hook, issue)).toMatchObject({ status: 403 });
+    const delivery = github.delivery(issue.headers, issue.body);
+    expect(await started.gate.seen(delivery)).toMatchObject({ state: "NOT_SEEN" });
+    expect(await post(hook, issue)).toMatchObject({ status: 201 });
+    expect(handler.mock.calls.map(([turn]) => turn.attempt)).toEqual([1, 2]);
+  });
+
+  test.each(["no memory", undefined])(
+    "a handler that throws %s, which is no error, is not answered with success",
+    async (thrown) => {
+      await using started = await startServer();
+      const handler = vi.fn(created);
+      handler.mockRejectedValueOnce(thrown);
+      await using hook = await start(started.gate, github.delivery, handler);
+      expect(await post(hook, issue)).toMatchObject({ status: 500 });
+      expect(await post(hook, issue)).toMatchObject({ status: 201 });
+      expect(handler).toHaveBeenCalledTimes(2);
+    },
+  );
+
+  test("an error that is a response ends the turn as any other response", async () => {
+    await using started = await startServer();
+    const handler = vi.fn(created);
+    const missing = { status: 404, statusCode: 404, expose: true };
+    handler.mockRejectedValueOnce(Object.assign(new Error("no such issue"), missing));
+    await using hook = await start(started.gate, github.delivery, handler);
+    expect(await post(hook, issue)).toMatchObject({ status: 404 });
+    expect(await post(hook, issue)).toMatchObject({ status: 404 });
+    expect(handler).toHaveBeenCalledOnce();
+  });
+
   test("a handler that rejects the delivery ends it for good", async () => {
     await using started = await startServer();
     const handler = vi.fn<Handler>(() => Promise.reject(new Reject("not for us")));
@@ -108,7 +147,8 @@ describe.each(Object.entries(frameworks))("%s", (_, start) => {
 
   test("a delivery that is not sent again waits for its conversation", async () => {
     await using started = await startServer();
-    await using hook = await start(started.gate, github.delivery, created);
+    // An option that is undefined has its default.
+    await using hook = await start(started.gate, github.delivery, created, { wait: undefined });
     const lease = await started.gate.lease(session);
     const answer = post(hook, issue);
     await eventually(() => expect(lease.waiters).toBe(1));
@@ -183,6 +223,20 @@ describe.each(Object.entries(frameworks))("%s", (_, start) => {
     expect(handler).toHaveBeenCalledTimes(2);
   });
 
+  test("if the handler stops because the turn is lost, the sender is asked to come again", async () => {
+    await using started = await startServer();
+    const handler = vi.fn<Handler>(async (turn, body) => {
+      await started.server.lose(session);
+      await turn.lost;
+      turn.check();
+      return created(turn, body);
+    });
+    await using hook = await start(started.gate, github.delivery, handler);
+    const lost = await post(hook, issue);
+    expect(lost).toMatchObject({ status: 503 });
+    expect(Number(lost.headers.get("retry-after"))).toBeGreaterThan(0);
+  });
+
   test("a sender that hangs up does not fail the turn", async () => {
     await using started = await startServer();
     let finish!: () => void;
@@ -216,28 +270,86 @@ describe.each(Object.entries(frameworks))("%s", (_, start) => {
     expect(handler).not.toHaveBeenCalled();
   });
 
-  test("a duplicate of a response that is too long to be stored gets its status", async () => {
+  test.each([
+    ["body is", 1, 100_000],
+    ["headers and body together are", 8_000, 44_000],
+  ])("a duplicate of a response whose %s too long to be stored gets its status", async (_, path, text) => {
     await using started = await startServer();
     await using hook = await start(started.gate, github.delivery, () => ({
       status: 202,
-      json: { text: "x".repeat(100_000) },
+      headers: { location: "/".repeat(path) },
+      json: { text: "x".repeat(text) },
     }));
-    expect((await post(hook, issue)).text).toHaveLength(100_011);
-    expect(await post(hook, issue)).toMatchObject({ status: 202, text: "" });
+    const first = await post(hook, issue);
+    expect([first.status, first.text.length]).toEqual([202, text + 11]);
+    const second = await post(hook, issue);
+    expect(second).toMatchObject({ status: 202, text: "" });
+    expect(second.headers.get("location")).toBeNull();
   });
 });
 
-test("a handler that never answers keeps its event for a minute after its client has gone", async () => {
-  await using started = await startServer();
-  // The client goes while the handler works, or while the turn is waited for.
-  for (const isEarly of [false, true]) {
+describe.each(Object.entries(frameworks))("%s", (_, start) => {
+  test("a handler that never answers loses its event a minute after its client has gone", async () => {
+    await using started = await startServer();
+    const turns: Turn[] = [];
+    await using hook = await start(started.gate, github.delivery, (turn) => {
+      turns.push(turn);
+      return new Promise(() => {});
+    });
+    const timers = vi.spyOn(globalThis, "setTimeout");
+    const minutes = () => timers.mock.calls.filter(([, ms]) => ms === 60_000);
+    try {
+      const sender = new AbortController();
+      const hungUp = post(hook, issue, sender.signal);
+      await eventually(() => expect(turns).toHaveLength(1));
+      expect(minutes()).toHaveLength(0);
+      sender.abort();
+      await expect(hungUp).rejects.toThrow("aborted");
+      await eventually(() => expect(minutes()).toHaveLength(1));
+      for (const [isOver] of minutes()) isOver();
+      expect(turns[0]?.lostReason).toBe("CLOSED");
+    } finally {
+      timers.mockRestore();
+    }
+  });
+});
+
+/** What a client leaves in its own way: the response of Node, or a signal that is not of this realm. */
+const clients = {
+  response() {
+    const client = new ServerResponse(new IncomingMessage(new Socket()));
+    const leave = () => {
+      client.destroyed = true;
+      client.emit("close");
+    };
+    return { client, leave };
+  },
+  signal() {
+    const client = Object.assign(new EventTarget(), { aborted: false });
+    const leave = () => {
+      client.aborted = true;
+      client.dispatchEvent(new Event("abort"));
+    };
+    return { client: client as unknown as AbortSignal, leave };
+  },
+};
+
+test.each([
+  ["response", "while it works"],
+  ["response", "while its turn is waited for"],
+  ["signal", "while it works"],
+  ["signal", "while its turn is waited for"],
+] as const)(
+  "a handler that never answers, and whose %s ends %s, keeps its event for a minute",
+  async (kind, moment) => {
+    await using started = await startServer();
     const turn = await started.gate.begin(github.delivery(issue.headers, issue.body));
-    const response = new ServerResponse(new IncomingMessage(new Socket()));
+    const { client, leave } = clients[kind]();
     vi.useFakeTimers({ toFake: ["setTimeout", "clearTimeout"] });
     try {
-      response.destroyed = isEarly;
-      endIfAbandoned(turn, response);
-      response.emit("close");
+      if (moment !== "while it works") leave();
+      endIfAbandoned(turn, client);
+      if (moment === "while it works") leave();
       vi.advanceTimersByTime(59_000);
       expect(turn.held).toBe(true);
       turn.check();
@@ -250,7 +362,17 @@ test("a handler that never answers keeps its event for a minute after its client
     expect(turn.lostReason).toBe("CLOSED");
     expect(() => turn.check()).toThrow(TurnLost);
     await eventually(async () => expect(await started.server.turns()).toEqual([]));
-  }
+  },
+);
+
+test("a request of Hono without a signal is handled", async () => {
+  await using started = await startServer();
+  const app = new Hono();
+  app.post("/hook", webhook(started.gate, github.delivery), (c) => c.json({ held: c.get("turn").held }));
+  const body = JSON.stringify(issue.body);
+  const request = new Request("http://localhost/hook", { method: "POST", headers: issue.headers, body });
+  Object.defineProperty(request, "signal", { value: undefined });
+  expect(await (await app.fetch(request)).text()).toBe('{"held":true}');
 });
 
 test("a turn that has ended does not pass its check", async () => {
@@ -258,5 +380,5 @@ test("a turn that has ended does not pass its check", async () => {
   const turn = await started.gate.begin({ team: "T1", event: "E1" });
   turn.check();
   await turn.succeed();
-  expect(() => turn.check()).toThrow("nothing is held any more");
+  expect(() => turn.check()).toThrow("the turn has ended");
 });

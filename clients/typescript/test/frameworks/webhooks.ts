@@ -3,6 +3,7 @@ import { serve } from "@hono/node-server";
 import express from "express";
 import fastify from "fastify";
 import { Hono } from "hono";
+import type { ContentfulStatusCode } from "hono/utils/http-status";
 import * as onExpress from "../../src/express.js";
 import * as onFastify from "../../src/fastify.js";
 import * as onHono from "../../src/hono.js";
@@ -22,6 +23,11 @@ export interface Hook extends AsyncDisposable {
   readonly port: number;
 }
 
+/** As the frameworks' own error handlers do, or those of many applications. */
+function statusOf(error: unknown): ContentfulStatusCode {
+  return (error as { status?: ContentfulStatusCode }).status ?? 500;
+}
+
 type Start = (gate: Gate, make: ByHeaders, handler: Handler, options?: WebhookOptions) => Promise<Hook>;
 
 const startExpress: Start = async (gate, make, handler, options) => {
@@ -33,8 +39,8 @@ const startExpress: Start = async (gate, make, handler, options) => {
       .set({ ...headers })
       .json(json);
   });
-  app.use(((_error, _request, response, _next) => {
-    response.status(500).end();
+  app.use(((error, _request, response, _next) => {
+    response.status(statusOf(error)).end();
   }) satisfies express.ErrorRequestHandler);
   const server = app.listen(0, "127.0.0.1");
   await new Promise((resolve) => server.once("listening", resolve));
@@ -64,7 +70,7 @@ const startHono: Start = async (gate, make, handler, options) => {
     const { status, headers, json } = await handler(c.get("turn"), await c.req.json());
     return Response.json(json, { status, headers: { ...headers } });
   });
-  app.onError((_error, c) => c.text("failed", 500));
+  app.onError((error, c) => c.text("failed", statusOf(error)));
   return new Promise((resolve) => {
     const server = serve({ fetch: app.fetch, port: 0, hostname: "127.0.0.1" }, ({ port }) => {
       const dispose = async () => {

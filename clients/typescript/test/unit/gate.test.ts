@@ -1,28 +1,16 @@
 import { getEventListeners } from "node:events";
+import { create } from "@bufbuild/protobuf";
 import { describe, expect, test, vi } from "vitest";
 import { CallError, Code } from "../../src/call-error.js";
 import { TurnOutcome } from "../../src/gen/oncegate/v1/event_pb.js";
-import { Gate, type GateOptions, Invalid, OutcomeUnknown, Reject, Unavailable } from "../../src/index.js";
-import { FakeTransport } from "./fake-transport.js";
+import { RunTurnResponseSchema } from "../../src/gen/oncegate/v1/turn_service_pb.js";
+import { Gate, Invalid, OutcomeUnknown, Reject, Unavailable } from "../../src/index.js";
+import { deferred, makeGate } from "./fake-transport.js";
 
 const delivery = { team: "T1", event: "E1" };
 const failed = String(TurnOutcome.FAILED);
 const overload = new CallError(Code.RESOURCE_EXHAUSTED, "full", { reason: "LANE_FULL", retryAfterMs: 30 });
 const away = new CallError(Code.UNAVAILABLE, "away");
-
-/** A promise that a test resolves. */
-function deferred() {
-  let resolve!: (value: undefined) => void;
-  const promise = new Promise<undefined>((settle) => {
-    resolve = settle;
-  });
-  return { promise, resolve };
-}
-
-function makeGate(options: GateOptions = {}) {
-  const transport = new FakeTransport();
-  return { transport, gate: new Gate(options, transport) };
-}
 
 describe("a turn whose end cannot be sent is failed", () => {
   test("for a Reject whose detail is no text", async () => {
@@ -89,6 +77,41 @@ test("a hook that throws changes nothing", async () => {
   await gate.close();
 });
 
+test("an asynchronous hook that rejects changes nothing", async () => {
+  const warned = vi.spyOn(process, "emitWarning").mockImplementation(() => {});
+  const { gate } = makeGate({ hooks: { onBegin: () => Promise.reject(new Error("a bug")) } });
+  expect(await gate.turn(delivery, () => 1)).toEqual({ kind: "ran", result: 1 });
+  await vi.waitFor(() => expect(warned).toHaveBeenCalled());
+  expect(warned.mock.calls[0]?.[0]).toContain("Error: a bug");
+  warned.mockRestore();
+});
+
+test("a stored result that cannot be decoded is a duplicate all the same, and not replayed", async () => {
+  const { gate, transport } = makeGate();
+  transport.insteadOfGrant = create(RunTurnResponseSchema, {
+    news: {
+      case: "duplicate",
+      value: {
+        event: { outcome: TurnOutcome.SUCCEEDED },
+        result: Buffer.from("{"),
+        resultType: "application/json",
+      },
+    },
+  }).news;
+  const cause = expect.any(SyntaxError);
+  expect(await gate.turn(delivery, () => 1)).toMatchObject({
+    kind: "duplicate",
+    outcome: "SUCCEEDED",
+    result: undefined,
+    cause,
+  });
+  const once = gate.once(
+    () => delivery,
+    () => 1,
+  );
+  await expect(once()).rejects.toMatchObject({ name: "Duplicate", cause });
+});
+
 test("each turn reports its end once, also if it is lost", async () => {
   const onEnd = vi.fn();
   const { gate, transport } = makeGate({ hooks: { onEnd } });
@@ -99,6 +122,7 @@ test("each turn reports its end once, also if it is lost", async () => {
   const second = await gate.begin(delivery);
   transport.endAnswer = loss;
   await expect(second.succeed(1)).rejects.toMatchObject({ name: "TurnLost", cause: loss });
+  transport.endAnswer = undefined;
   await gate.begin(delivery);
   await gate.close();
   expect(onEnd.mock.calls).toEqual([["LOST"], ["LOST"], ["FAILED"]]);
@@ -163,7 +187,7 @@ describe("adopt", () => {
     await gate.drain(0);
     answer.resolve(undefined);
     await expect(adopted).rejects.toThrow("drained");
-    expect(transport.called("FinishTurn")).toHaveLength(1);
+    await vi.waitFor(() => expect(transport.called("FinishTurn")).toHaveLength(1));
   });
 });
 
@@ -183,6 +207,14 @@ describe("a lease", () => {
     const lease = await gate.lease({ team: "T1", session: "S1" });
     expect(performance.now() - started).toBeGreaterThanOrEqual(60);
     expect(transport.called("RenewSessionLease")).toHaveLength(3);
+    await lease.release();
+  });
+
+  test("of a gate with a longer TTL than any lease has the longest", async () => {
+    const { gate, transport } = makeGate({ ttl: "1h" });
+    const lease = await gate.lease({ team: "T1", session: "S1" });
+    const requests = [transport.requests[0], transport.called("RenewSessionLease")[0]?.request];
+    expect(requests).toMatchObject([{ ttl: { seconds: 900n } }, { ttl: { seconds: 900n } }]);
     await lease.release();
   });
 

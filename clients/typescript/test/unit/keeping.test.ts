@@ -150,6 +150,27 @@ describe("what is due", () => {
   });
 });
 
+describe("a turn whose lease is shorter than a third of its TTL", () => {
+  // The server grants no lease for longer than 15 minutes.
+  const long: Terms = { ttlMs: 3_600_000, graceMs: undefined, keptBy: "renew" };
+  const cut: Measured = { elapsedMs: 0, endsAfterMs: 900_000 };
+
+  test("is renewed in time once it is adopted", () => {
+    const keeping = granted(long, 1000, cut);
+    expect(keeping.trustedEnd).toBe(900_000);
+    expect(keeping.wakeAt).toBe(1000 + 449_500);
+    expect(keeping.next(keeping.wakeAt)).toBe("renew");
+  });
+
+  test("is renewed in time after each renewal", () => {
+    const keeping = granted({ ...long, graceMs: 1_800_000, keptBy: "stream" }, 0, cut);
+    keeping.broke(1000, true);
+    expect(keeping.next(1000)).toBe("renew");
+    keeping.renewed(1000, cut);
+    expect(keeping.next(keeping.wakeAt)).toBe("renew");
+  });
+});
+
 describe("a loss", () => {
   test("comes when the trusted end passes without news, also while a renewal is on its way", () => {
     const keeping = granted();

@@ -1,15 +1,16 @@
 import { create } from "@bufbuild/protobuf";
 import { expect, test } from "vitest";
+import { EventState } from "../../src/gen/oncegate/v1/event_pb.js";
 import {
   type BatchMarkProcessedRequest,
   BatchMarkProcessedResponseSchema,
+  IsProcessedResponseSchema,
 } from "../../src/gen/oncegate/v1/idempotency_service_pb.js";
-import { Gate } from "../../src/index.js";
-import { FakeTransport } from "./fake-transport.js";
+import { makeGate } from "./fake-transport.js";
 
 /** A gate whose server marks everything. */
-function makeGate() {
-  const transport = new FakeTransport();
+function makeMarkingGate() {
+  const { gate, transport } = makeGate();
   transport.answers.BatchMarkProcessed = ({ request }) => {
     const { requests } = request as BatchMarkProcessedRequest;
     const results = requests.map(({ event }) => {
@@ -18,7 +19,7 @@ function makeGate() {
     });
     return create(BatchMarkProcessedResponseSchema, { results });
   };
-  return { transport, gate: new Gate({}, transport) };
+  return { transport, gate };
 }
 
 function delivery(number: number) {
@@ -26,7 +27,7 @@ function delivery(number: number) {
 }
 
 test("a source that pauses gets its items marked meanwhile, and a break does not wait for it", async () => {
-  const { gate, transport } = makeGate();
+  const { gate, transport } = makeMarkingGate();
   async function* live() {
     yield delivery(1);
     yield delivery(2);
@@ -42,7 +43,7 @@ test("a source that pauses gets its items marked meanwhile, and a break does not
 });
 
 test("a source that has all items ready is marked in few requests", async () => {
-  const { gate, transport } = makeGate();
+  const { gate, transport } = makeMarkingGate();
   const all = Array.from({ length: 2500 }, (_, number) => delivery(number));
   let marked = 0;
   for await (const { first } of gate.markAll(all)) marked += Number(first);
@@ -51,12 +52,13 @@ test("a source that has all items ready is marked in few requests", async () => 
 });
 
 test("an item that is invalid fails alone, in its place", async () => {
-  const { gate } = makeGate();
+  const { gate } = makeMarkingGate();
   const deliveries = [
     delivery(1),
     { ...delivery(2), ttl: "soon" as "1s" },
     { ...delivery(3), digest: "ab" as never },
-    delivery(4),
+    { ...delivery(4), event: "x".repeat(1024 * 1024) }, // too large for any request
+    delivery(5),
   ];
   const items = [];
   for await (const item of gate.markAll(deliveries)) items.push([item.eventId, item.error?.name]);
@@ -64,12 +66,13 @@ test("an item that is invalid fails alone, in its place", async () => {
     ["E1", undefined],
     ["", "Invalid"],
     ["", "Invalid"],
-    ["E4", undefined],
+    ["", "Invalid"],
+    ["E5", undefined],
   ]);
 });
 
 test("the error of the source is thrown", async () => {
-  const { gate } = makeGate();
+  const { gate } = makeMarkingGate();
   async function* broken() {
     yield delivery(1);
     throw new Error("no disk");
@@ -78,4 +81,16 @@ test("the error of the source is thrown", async () => {
     for await (const _ of gate.markAll(broken()));
   };
   await expect(read()).rejects.toThrow("no disk");
+});
+
+test("the state of an event is read also if its result cannot be decoded", async () => {
+  const { gate, transport } = makeGate();
+  const stored = { result: Buffer.from("{"), resultType: "application/json" };
+  transport.answers.IsProcessed = () =>
+    create(IsProcessedResponseSchema, { state: EventState.PROCESSED, ...stored });
+  expect(await gate.seen(delivery(1), { includeResult: true })).toMatchObject({
+    state: "PROCESSED",
+    result: undefined,
+    error: expect.any(SyntaxError),
+  });
 });

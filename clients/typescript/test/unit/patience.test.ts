@@ -8,7 +8,21 @@ describe("patience", () => {
     const patience = new Patience(1000, 0, 0);
     expect(patience.givesUpAt).toBe(1000);
     expect(patience.pause(unknown, 940, 0)).toBe(50);
-    expect(patience.pause(unknown, 940, 0)).toBeUndefined();
+    expect(patience.pause(unknown, 1000, 0)).toBeUndefined();
+  });
+
+  test("has its last try when it is over", () => {
+    const patience = new Patience(1000, 0, 0);
+    patience.pause(unknown, 0, 0);
+    expect(patience.pause(unknown, 940, 0)).toBe(60);
+    expect(patience.pause(unknown, 940, 1)).toBe(60);
+  });
+
+  test("gives each try the time for an answer", () => {
+    const patience = new Patience(0, 0, 0);
+    expect(patience.tryEndsAt(0)).toBe(500);
+    expect(new Patience(1000, 0, 0).tryEndsAt(0)).toBe(1000);
+    expect(new Patience(1000, 0, 0).tryEndsAt(1000)).toBe(1500);
   });
 
   test("grows its pauses, up to a second", () => {
@@ -29,6 +43,12 @@ describe("patience", () => {
 
   test("does not cover the wait before the server was heard of", () => {
     expect(new Patience(1000, 60_000, 0).givesUpAt).toBe(1000);
+  });
+
+  test("has time for the answer at the end of the wait, however little it is", () => {
+    const patience = new Patience(0, 60_000, 0);
+    patience.heard(10);
+    expect(patience.givesUpAt).toBe(60_500);
   });
 
   test("begins anew when the server is heard of, and covers the wait", () => {

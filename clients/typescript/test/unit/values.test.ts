@@ -1,6 +1,6 @@
 import { create, type DescMessage, type Message, toBinary } from "@bufbuild/protobuf";
 import { anyPack, durationFromMs } from "@bufbuild/protobuf/wkt";
-import { describe, expect, test } from "vitest";
+import { describe, expect, test, vi } from "vitest";
 import { CallError, Code, readDetails } from "../../src/call-error.js";
 import { header, toBytes } from "../../src/delivery.js";
 import {
@@ -10,6 +10,7 @@ import {
   StatusSchema,
 } from "../../src/gen/oncegate/client/status_pb.js";
 import * as github from "../../src/github.js";
+import * as oncegate from "../../src/index.js";
 import {
   Delivery,
   EpicMismatch,
@@ -22,9 +23,9 @@ import {
   TurnLost,
   Unavailable,
 } from "../../src/index.js";
-import { toSettings } from "../../src/options.js";
+import { toTurnSettings } from "../../src/options.js";
 import * as slack from "../../src/slack.js";
-import { toMs } from "../../src/time.js";
+import { settlesWithin, sleep, toMs } from "../../src/time.js";
 import { cutBytes } from "../../src/wire.js";
 
 describe("times", () => {
@@ -49,23 +50,34 @@ describe("times", () => {
   });
 });
 
+test("a time that is too long for a timer of Node is no time that is over", async () => {
+  vi.useFakeTimers();
+  const never = new Promise(() => {});
+  const isOver = vi.fn();
+  void settlesWithin(never, toMs("1000h", "time")).then(isOver);
+  void sleep(toMs("1000h", "time")).then(isOver);
+  await vi.advanceTimersByTimeAsync(60_000);
+  expect(isOver).not.toHaveBeenCalled();
+  vi.useRealTimers();
+});
+
 describe("the grace", () => {
   test.each([
     ["45s", 22_500],
     ["8s", 5000],
     ["3s", 3000],
   ] as const)("of a TTL of %s is %d ms", (ttl, graceMs) => {
-    expect(toSettings({ ttl }, {}).graceMs).toBe(graceMs);
+    expect(toTurnSettings({ ttl }, {}).graceMs).toBe(graceMs);
   });
 
   test("is at most the TTL, also as an option", () => {
-    expect(toSettings({ ttl: "10s", grace: "1m" }, {}).graceMs).toBe(10_000);
-    expect(toSettings({ ttl: "10s", grace: "1m" }, { grace: 2000 }).graceMs).toBe(2000);
+    expect(toTurnSettings({ ttl: "10s", grace: "1m" }, {}).graceMs).toBe(10_000);
+    expect(toTurnSettings({ ttl: "10s", grace: "1m" }, { grace: 2000 }).graceMs).toBe(2000);
   });
 
   test("of the margin or less is refused: nothing could be trusted", () => {
     for (const grace of [0, 1000]) {
-      const settings = () => toSettings({ ttl: "10s" }, { grace });
+      const settings = () => toTurnSettings({ ttl: "10s" }, { grace });
       expect(settings).toThrow(expect.objectContaining({ name: "Invalid", field: "grace" }));
     }
   });
@@ -130,6 +142,13 @@ describe("errors of calls", () => {
   test("the reason of another service is not oncegate's", () => {
     const info = create(ErrorInfoSchema, { domain: "istio.io", reason: "CLAIM_LOST" });
     expect(readDetails(trailerOf([ErrorInfoSchema, info]))).toEqual({});
+  });
+
+  test("a trailer that is broken says nothing", () => {
+    expect(readDetails(Buffer.from([0xff, 0xff]))).toEqual({});
+    const value = Buffer.from([0xff]);
+    const details = [{ typeUrl: "type.googleapis.com/google.rpc.RetryInfo", value }];
+    expect(readDetails(toBinary(StatusSchema, create(StatusSchema, { details })))).toEqual({});
   });
 
   test.each([
@@ -226,4 +245,9 @@ test("a text is cut between characters", () => {
   expect(cutBytes("abc", 3)).toBe("abc");
   expect(cutBytes("aéé", 4)).toBe("aé");
   expect(cutBytes("a🦀", 4)).toBe("a");
+});
+
+test("turns and leases come from a gate: their classes are exported as types", () => {
+  expect(oncegate).not.toHaveProperty("Turn");
+  expect(oncegate).not.toHaveProperty("Lease");
 });

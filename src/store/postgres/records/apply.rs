@@ -9,8 +9,8 @@ use crate::{
     domain::{By, Detail, LeaseId, SessionKey, Timestamp},
     rules::{Change, Event, EventUpdate, Latest, Notice, Plan, State, Waiter, Writes},
     store::{
-        StoreError,
-        postgres::{Locks, link::Statement, sessions::PRESENCE},
+        PRESENCE, StoreError,
+        postgres::{Locks, link::Statement},
         records::Applied,
     },
 };
@@ -170,7 +170,7 @@ WITH plans AS MATERIALIZED (
     WHERE NOT x.is_new AND e.team_id = ANY (ARRAY[x.team]) AND e.event_id = x.id
 ), updates AS MATERIALIZED (
     SELECT x.* FROM json_to_recordset($7::json)
-        AS x (plan integer, is_gone boolean, team text, id text, was bigint, ",
+        AS x (plan integer, is_gone boolean, team text, id text, was bigint, request uuid, ",
     event_state!(),
     ") JOIN holds USING (plan)
 ), updated_events AS (
@@ -181,11 +181,11 @@ WITH plans AS MATERIALIZED (
     ")
     FROM updates x
     WHERE NOT x.is_gone AND e.team_id = ANY (ARRAY[x.team]) AND e.event_id = x.id
-        AND e.xmin::text::bigint = x.was
+        AND e.xmin::text::bigint = x.was AND e.request_id IS NOT DISTINCT FROM x.request
 ), deleted_events AS (
     DELETE FROM processed_events e USING updates x
     WHERE x.is_gone AND e.team_id = ANY (ARRAY[x.team]) AND e.event_id = x.id
-        AND e.xmin::text::bigint = x.was
+        AND e.xmin::text::bigint = x.was AND e.request_id IS NOT DISTINCT FROM x.request
     RETURNING e.request_id
 ), places AS MATERIALIZED (
     SELECT x.* FROM json_to_recordset($8::json)
@@ -361,7 +361,7 @@ impl Rows {
                 json!({"plan": plan, "team": key.team, "id": key.session, "ticket": ticket})
             }));
         }
-        for EventUpdate { team, was, names, event } in updates {
+        for EventUpdate { team, was, request, names, event } in updates {
             self.forgets |= event.is_none();
             for name in names {
                 let mut row = event.as_ref().map_or_else(|| json!({}), state);
@@ -370,6 +370,7 @@ impl Rows {
                 row["team"] = json!(team);
                 row["id"] = json!(name);
                 row["was"] = json!(was.0);
+                row["request"] = json!(request.map(|request| request.as_uuid().to_string()));
                 self.updates.push(row);
             }
         }

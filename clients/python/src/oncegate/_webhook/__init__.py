@@ -7,8 +7,7 @@ import inspect
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from oncegate._codec import JsonCodec
-from oncegate._webhook._exchange import ANSWERED, Exchange
+from oncegate._webhook._exchange import ANSWERED, Exchange, with_defaults
 from oncegate._webhook._frameworks import with_request
 
 if TYPE_CHECKING:
@@ -21,15 +20,11 @@ if TYPE_CHECKING:
 
 Handler = TypeVar("Handler", bound=Callable[..., Any])
 
-# Senders wait 10 s and longer for an answer.
-PATIENCE = 5.0
-
 
 def async_webhook(
     gate: AsyncGate, make_delivery: Callable[..., Delivery], options: TurnOptions
 ) -> Callable[[Handler], Handler]:
     """See `AsyncGate.webhook`."""
-    chosen: TurnOptions = {"patience": PATIENCE, **options, "codec": JsonCodec()}
 
     def decorate(function: Any) -> Any:
         if not inspect.iscoroutinefunction(function):
@@ -40,13 +35,14 @@ def async_webhook(
             exchange = Exchange.of(args, kwargs)
             delivery = exchange.delivery(make_delivery, await exchange.body_async())
 
-            async def handle(_: AsyncTurn) -> Any:
+            async def handle(turn: AsyncTurn) -> Any:
                 try:
                     value = await function(*args, **kwargs)
                 except Exception as error:  # noqa: BLE001 - `raised` decides
-                    return exchange.raised(error)
+                    return exchange.raised(error, turn)
                 return exchange.handled(value)
 
+            chosen = with_defaults(options, delivery)
             try:
                 return exchange.answer(await gate.run(handle, delivery, **chosen))
             except ANSWERED as error:
@@ -61,7 +57,6 @@ def sync_webhook(
     gate: Gate, make_delivery: Callable[..., Delivery], options: TurnOptions
 ) -> Callable[[Handler], Handler]:
     """See `Gate.webhook`."""
-    chosen: TurnOptions = {"patience": PATIENCE, **options, "codec": JsonCodec()}
 
     def decorate(function: Any) -> Any:
         if inspect.iscoroutinefunction(function):
@@ -72,13 +67,14 @@ def sync_webhook(
             exchange = Exchange.of(args, kwargs)
             delivery = exchange.delivery(make_delivery, exchange.body())
 
-            def handle(_: Turn) -> Any:
+            def handle(turn: Turn) -> Any:
                 try:
                     value = function(*args, **kwargs)
                 except Exception as error:  # noqa: BLE001 - `raised` decides
-                    return exchange.raised(error)
+                    return exchange.raised(error, turn)
                 return exchange.handled(value)
 
+            chosen = with_defaults(options, delivery)
             try:
                 return exchange.answer(gate.run(handle, delivery, **chosen))
             except ANSWERED as error:

@@ -1,15 +1,22 @@
-"""One delivery over HTTP: which outcome of its turn has which response."""
+"""One delivery over HTTP: the response of each outcome of its turn.
+
+A response is stored as the turn's result, for duplicates: JSON with its status, selected headers and
+body in base64, the same in every language. FastAPI's plain values are added as ``value``.
+"""
 
 from __future__ import annotations
 
 import inspect
+from math import ceil
 from typing import TYPE_CHECKING, Any, cast
 
-from oncegate._again import retry_after
+from oncegate._codec import JsonCodec
 from oncegate._errors import (
     Busy,
     Duplicate,
+    EpicMismatch,
     InProgress,
+    Invalid,
     Outcome,
     OutcomeUnknown,
     Overloaded,
@@ -19,12 +26,22 @@ from oncegate._errors import (
     TurnLost,
     Unavailable,
 )
-from oncegate._webhook._frameworks import Framework, find
+from oncegate._retry import retry_after
+from oncegate._webhook._frameworks import Framework, find, status_alone
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from oncegate._delivery import Delivery
+    from oncegate._options import TurnOptions
+    from oncegate._turn import TurnView
+
+# Of a turn, in bytes.
+_LONGEST_RESULT = 64 * 1024
+
+# Senders wait 10 s and longer for a response.
+_PATIENCE = 5.0
+_WAIT_WITHOUT_REDELIVERY = 5.0
 
 _NOTHING: Any = object()
 
@@ -33,7 +50,16 @@ class ResponseError(Exception):
     """The handler returned a status of 500 or more: the turn fails, and that is the response."""
 
 
-ANSWERED = (ResponseError, Unavailable, Overloaded, TurnLost, OutcomeUnknown, PayloadMismatch)
+ANSWERED = (
+    ResponseError,
+    Unavailable,
+    Overloaded,
+    TurnLost,
+    OutcomeUnknown,
+    PayloadMismatch,
+    EpicMismatch,
+    Invalid,
+)
 """Errors of a turn that have a response. The handler's own are the framework's to answer."""
 
 
@@ -44,7 +70,7 @@ class Exchange:
         self._framework = framework
         self._value = _NOTHING
         self._error: Exception | None = None
-        """What the handler raised."""
+        """The error that the handler raised."""
 
     @classmethod
     def of(cls, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Exchange:
@@ -66,20 +92,23 @@ class Exchange:
         return make(body)
 
     def handled(self, value: Any) -> dict[str, Any]:
-        """The handler returned. Returns what a duplicate replays."""
+        """Returns the record of the handler's value, for duplicates. Raises if it fails the turn."""
         self._value = value
-        status = self._framework.status(value)
+        record = self._framework.record(value)
+        status = record["status"]
         if status >= 500:
             raise ResponseError(f"the handler answered {status}")
-        return self._framework.record(value)
+        return record if _can_be_stored(record) else status_alone(status)
 
-    def raised(self, error: Exception) -> dict[str, Any]:
-        """The handler raised. Returns what a duplicate replays, or raises: then the turn fails."""
+    def raised(self, error: Exception, turn: TurnView) -> dict[str, Any]:
+        """Returns the record of the handler's error, for duplicates. Raises if it fails the turn."""
+        if isinstance(error, TurnLost):
+            turn.check()  # raises one that is not the handler's own
         self._error = error
-        record = self._framework.record_error(error)
-        if record is None:
+        status = self._framework.error_status(error)
+        if status is None or status >= 500:
             raise error
-        return record
+        return status_alone(status)
 
     def answer(self, outcome: Outcome[Any]) -> Any:
         """The response of an outcome. Raises an error that the framework answers."""
@@ -88,10 +117,10 @@ class Exchange:
         if self._value is not _NOTHING:
             return self._value
         match outcome:
-            case Duplicate(result) if isinstance(result, dict) and result:
-                return self._framework.replay(cast("dict[str, Any]", result))
+            case Duplicate({"status": int(), "headers": dict(), "body": str()} as record):
+                return self._framework.replay(cast("dict[str, Any]", record))
             case Busy() | InProgress():
-                return self._again(outcome.retry_after)
+                return self._retry_later(outcome.retry_after)
             case _:
                 return self._framework.respond(200, {}, b"")
 
@@ -104,11 +133,29 @@ class Exchange:
                 return self._value
             case PayloadMismatch():
                 return self._framework.respond(422, {}, b"")
+            case EpicMismatch():
+                return self._framework.respond(409, {}, b"")
+            case Invalid():
+                return self._framework.respond(400, {}, b"")
             case _:
-                return self._again(retry_after(error))
+                return self._retry_later(retry_after(error))
 
-    def _again(self, seconds: float) -> Any:
-        return self._framework.respond(503, {"retry-after": str(max(1, round(seconds)))}, b"")
+    def _retry_later(self, seconds: float) -> Any:
+        return self._framework.respond(503, {"retry-after": str(max(1, ceil(seconds)))}, b"")
+
+
+def with_defaults(options: TurnOptions, delivery: Delivery) -> TurnOptions:
+    """The options of a delivery's turn."""
+    wait = 0.0 if delivery.redelivers else _WAIT_WITHOUT_REDELIVERY
+    return {"patience": _PATIENCE, "wait": wait, **options, "codec": JsonCodec()}
+
+
+def _can_be_stored(record: dict[str, Any]) -> bool:
+    try:
+        stored, _ = JsonCodec().encode(record)
+    except (TypeError, ValueError, RecursionError):
+        return False
+    return len(stored) <= _LONGEST_RESULT
 
 
 def _takes_headers(make: Callable[..., Delivery]) -> bool:

@@ -1,8 +1,4 @@
-"""What differs between the frameworks: a request's headers and body, and how a response is made.
-
-A response is recorded as JSON, for duplicates: status, selected headers and body. An exception that the
-framework answers is recorded instead, and raised again: the framework makes the same answer of it.
-"""
+"""The differences between the frameworks: reading a request, and making a response."""
 
 # The framework's own types are incomplete.
 # pyright: reportMissingTypeStubs=false, reportUnknownArgumentType=false
@@ -14,6 +10,7 @@ import inspect
 import sys
 from abc import ABC, abstractmethod
 from base64 import b64decode, b64encode
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, ClassVar
 
 if TYPE_CHECKING:
@@ -23,8 +20,6 @@ if TYPE_CHECKING:
 _RECORDED_HEADERS = frozenset(
     {"content-language", "content-location", "content-type", "etag", "last-modified", "location"}
 )
-# A turn's result has at most 64 KiB. Base64 makes 4 bytes of 3.
-_LONGEST_BODY = 45 * 1024
 
 _REQUEST = "oncegate_request"
 
@@ -34,8 +29,9 @@ class Framework(ABC):
 
     module: ClassVar[str]
 
-    def __init__(self, request: Any) -> None:
+    def __init__(self, request: Any, arguments: list[Any]) -> None:
         self._request = request
+        self._arguments = arguments
 
     @classmethod
     @abstractmethod
@@ -57,45 +53,32 @@ class Framework(ABC):
         return self.body()
 
     @abstractmethod
-    def status(self, value: Any) -> int:
-        """The status of what a handler returned."""
+    def record(self, value: Any) -> dict[str, Any]:
+        """The record of a handler's value: status, selected headers, and body in base64."""
 
     @abstractmethod
-    def record(self, value: Any) -> dict[str, Any]:
-        """What a handler returned, for `replay`."""
+    def error_status(self, error: Exception) -> int | None:
+        """The status of an exception that the framework answers."""
 
     @abstractmethod
     def respond(self, status: int, headers: dict[str, str], body: bytes) -> Any:
         """Makes a response."""
 
-    @abstractmethod
-    def read_error(self, error: Exception) -> tuple[int, Any, Mapping[str, str] | None] | None:
-        """Status, detail and headers of an exception that the framework answers; else ``None``."""
-
-    @abstractmethod
-    def make_error(self, status: int, detail: Any, headers: dict[str, str] | None) -> Exception:
-        """Makes an exception that the framework answers."""
-
-    def record_error(self, error: Exception) -> dict[str, Any] | None:
-        """What a handler raised, for `replay`; ``None`` if that is a failure."""
-        answered = self.read_error(error)
-        if answered is None or answered[0] >= 500:
-            return None
-        status, detail, headers = answered
-        return {"raises": [status, detail, headers and dict(headers)]}
-
     def replay(self, record: dict[str, Any]) -> Any:
-        """Makes the same response again, or raises the same exception."""
-        if "raises" in record:
-            raise self.make_error(*record["raises"])
+        """Makes the same response again."""
         return self.respond(record["status"], record["headers"], b64decode(record["body"]))
 
 
 def _record(status: int, headers: Iterable[tuple[str, str]], body: bytes | None) -> dict[str, Any]:
+    if body is None:
+        return status_alone(status)
     kept = {name: value for name, value in headers if name.lower() in _RECORDED_HEADERS}
-    if body is None or len(body) > _LONGEST_BODY:
-        body, kept = b"", {}  # a duplicate gets the status alone
     return {"status": status, "headers": kept, "body": b64encode(body).decode()}
+
+
+def status_alone(status: int) -> dict[str, Any]:
+    """The record of a response whose body is not stored."""
+    return {"status": status, "headers": {}, "body": ""}
 
 
 class Starlette(Framework):
@@ -118,44 +101,53 @@ class Starlette(Framework):
         body: bytes = await self._request.body()
         return body
 
-    def status(self, value: Any) -> int:
-        from starlette.responses import Response
-
-        return value.status_code if isinstance(value, Response) else 200
-
     def record(self, value: Any) -> dict[str, Any]:
         from starlette.responses import Response
 
         if isinstance(value, Response):
             body = getattr(value, "body", None)  # a stream has none
             return _record(value.status_code, value.headers.items(), body and bytes(body))
+        return self._record_value(value)
+
+    def _record_value(self, value: Any) -> dict[str, Any]:
+        """FastAPI makes the response of a plain value by its route, also for a duplicate."""
         from fastapi.encoders import jsonable_encoder
 
-        return {"value": jsonable_encoder(value)}
+        route, injected = self._request.scope.get("route"), self._injected()
+        status = injected is not None and injected.status_code
+        record = _record(
+            status or getattr(route, "status_code", None) or 200,
+            () if injected is None else injected.headers.items(),
+            b"",
+        )
+        with suppress(TypeError, ValueError, RecursionError):  # else its status alone is replayed
+            record["value"] = jsonable_encoder(value)
+        return record
+
+    def _injected(self) -> Any:
+        """The response whose status and headers a handler of FastAPI may set."""
+        from starlette.responses import Response
+
+        return next((item for item in self._arguments if isinstance(item, Response)), None)
+
+    def error_status(self, error: Exception) -> int | None:
+        from starlette.exceptions import HTTPException
+
+        return error.status_code if isinstance(error, HTTPException) else None
 
     def respond(self, status: int, headers: dict[str, str], body: bytes) -> Any:
         from starlette.responses import Response
 
         return Response(body, status, headers)
 
-    def read_error(self, error: Exception) -> tuple[int, Any, Mapping[str, str] | None] | None:
-        from starlette.exceptions import HTTPException
-
-        if isinstance(error, HTTPException):
-            return error.status_code, error.detail, error.headers
-        return None
-
-    def make_error(self, status: int, detail: Any, headers: dict[str, str] | None) -> Exception:
-        if "fastapi" in sys.modules:  # its exception is one of Starlette's too
-            import fastapi
-
-            return fastapi.HTTPException(status, detail, headers)
-        from starlette.exceptions import HTTPException
-
-        return HTTPException(status, detail, headers)
-
     def replay(self, record: dict[str, Any]) -> Any:
-        return record["value"] if "value" in record else super().replay(record)
+        if "value" not in record:
+            return super().replay(record)
+        injected = self._injected()
+        if injected is not None:
+            injected.status_code = record["status"]
+            injected.headers.update(record["headers"])
+        return record["value"]
 
 
 class Flask(Framework):
@@ -173,11 +165,6 @@ class Flask(Framework):
         body: bytes = self._request.get_data()
         return body
 
-    def status(self, value: Any) -> int:
-        from flask import make_response
-
-        return make_response(value).status_code
-
     def record(self, value: Any) -> dict[str, Any]:
         from flask import make_response
 
@@ -190,24 +177,10 @@ class Flask(Framework):
 
         return Response(body, status, headers)
 
-    def read_error(self, error: Exception) -> tuple[int, Any, Mapping[str, str] | None] | None:
+    def error_status(self, error: Exception) -> int | None:
         from werkzeug.exceptions import HTTPException
 
-        if isinstance(error, HTTPException):
-            return error.get_response().status_code, error.description, None
-        return None
-
-    def make_error(self, status: int, detail: Any, headers: dict[str, str] | None) -> Exception:
-        from werkzeug.exceptions import HTTPException, default_exceptions
-
-        error = default_exceptions.get(status, HTTPException)(detail)
-        error.code = status
-        return error
-
-    def record_error(self, error: Exception) -> dict[str, Any] | None:
-        response = getattr(error, "response", None)  # of abort(response)
-        record = super().record_error(error)
-        return self.record(response) if record and response else record
+        return error.get_response().status_code if isinstance(error, HTTPException) else None
 
 
 class Django(Framework):
@@ -225,10 +198,6 @@ class Django(Framework):
         body: bytes = self._request.body
         return body
 
-    def status(self, value: Any) -> int:
-        status: int = value.status_code
-        return status
-
     def record(self, value: Any) -> dict[str, Any]:
         body = None if value.streaming else value.content
         return _record(value.status_code, value.items(), body)
@@ -238,14 +207,11 @@ class Django(Framework):
 
         return HttpResponse(body, status=status, headers=headers)
 
-    def read_error(self, error: Exception) -> tuple[int, Any, Mapping[str, str] | None] | None:
+    def error_status(self, error: Exception) -> int | None:
         for kind, status in self._answered():
             if isinstance(error, kind):
-                return status, str(error), None
+                return status
         return None
-
-    def make_error(self, status: int, detail: Any, headers: dict[str, str] | None) -> Exception:
-        return next(kind for kind, of in self._answered() if of == status)(detail)
 
     @staticmethod
     def _answered() -> tuple[tuple[type[Exception], int], ...]:
@@ -277,7 +243,7 @@ def find(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Framework:
         if framework.module in sys.modules:
             request = framework.find(arguments)
             if request is not None:
-                return framework(request)
+                return framework(request, arguments)
     raise TypeError("a webhook is a handler of FastAPI, Starlette, Flask or Django")
 
 
@@ -286,7 +252,10 @@ def with_request(endpoint: Callable[..., Any]) -> Callable[..., Any]:
     if "fastapi" in sys.modules:
         from starlette.requests import Request
 
-        signature = inspect.signature(endpoint)
+        try:  # older versions of FastAPI evaluate annotations in the module of the wrapper
+            signature = inspect.signature(endpoint, eval_str=True)
+        except NameError:
+            signature = inspect.signature(endpoint)
         parameter = inspect.Parameter(_REQUEST, inspect.Parameter.KEYWORD_ONLY, annotation=Request)
         parameters = [p for p in signature.parameters.values() if p.kind is not p.VAR_KEYWORD]
         endpoint.__signature__ = signature.replace(  # type: ignore[attr-defined]

@@ -39,19 +39,22 @@ def guard(
 def guard(
     app: Any, gate: Any, *, wait: Time = 600.0, on_busy: Callable[..., Any] | None = None
 ) -> None:
-    """Runs every listener of the app in the turn of what it listens to.
+    """Runs the listeners of the app in the turns of their deliveries.
 
-    The turn begins before the acknowledgement, and only if a listener matches. The answer to Slack:
+    The turn begins before the acknowledgement, and only if a listener matches. Of several that match,
+    one runs. The response to Slack:
 
     - granted: the listener runs and Bolt acknowledges. A listener that raises fails the turn.
     - handled before, or given up: acknowledged, without the listener.
-    - another run has it: refused (503) while Slack will deliver it again, so that a crash of that
-      run loses nothing. The last delivery is acknowledged, and this process asks again for it.
+    - another run has the event: refused (503) while Slack will deliver it again, so that a crash
+      of that run loses nothing. The last delivery is acknowledged, and this process asks again
+      for it.
+    - another run has the interaction or command: acknowledged.
     - the thread is busy: acknowledged. The delivery waits in this process for at most `wait`
       (10 min). For interactions and commands `on_busy` is called first: it takes the arguments
       of a listener. With an `App` at most 256 deliveries wait; more are refused.
-    - the server is away: events are refused while Slack will deliver them again. For the rest,
-      the gate's ``on_unavailable`` decides.
+    - the server is unavailable: events are refused while Slack will deliver them again. For the
+      rest, the gate's ``on_unavailable`` decides.
 
     Options and suggestions have no side effect: they pass without a turn.
 

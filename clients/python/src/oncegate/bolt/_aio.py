@@ -16,19 +16,18 @@ from typing import TYPE_CHECKING, Any
 from slack_bolt.kwargs_injection.async_utils import build_async_required_kwargs
 from slack_bolt.lazy_listener.async_runner import AsyncLazyListenerRunner
 from slack_bolt.lazy_listener.asyncio_runner import AsyncioLazyListenerRunner
-from slack_bolt.listener.async_listener_completion_handler import AsyncListenerCompletionHandler
 from slack_bolt.listener.async_listener_error_handler import AsyncListenerErrorHandler
 from slack_bolt.listener.async_listener_start_handler import AsyncListenerStartHandler
 from slack_bolt.util.utils import get_arg_names_of_callable
 
-from oncegate._again import PATIENCE, Refused, granted, keep_asking
 from oncegate._errors import Busy, OutcomeUnknown, Reject, TurnLost
+from oncegate._retry import PATIENCE, Refused, granted, keep_asking
 from oncegate.bolt._policy import (
     PATIENCE_BEFORE_ACK,
     Action,
     Incoming,
     acknowledged,
-    incoming,
+    read,
     refused,
 )
 
@@ -60,7 +59,7 @@ def guard_async(
 
 @dataclass
 class _Call:
-    """What Bolt asks its runner for."""
+    """A call of Bolt to its runner."""
 
     runner: AsyncioListenerRunner
     request: AsyncBoltRequest
@@ -105,12 +104,12 @@ class _Guard:
         starting_time: float | None = None,
     ) -> BoltResponse | None:
         call = _Call(self._runner, request, response, listener_name, listener, starting_time)
-        came = incoming(request)
-        if came is None:
+        incoming = read(request)
+        if incoming is None:
             return await call.run(self._runner)
         # The turn belongs to a task of its own, because Bolt's ends with the acknowledgement.
         work = _Work(call)
-        turn = self._start(self._in_turn(work, came, 0, PATIENCE_BEFORE_ACK))
+        turn = self._start(self._in_turn(work, incoming, 0, PATIENCE_BEFORE_ACK))
         either: list[asyncio.Future[Any]] = [turn, work.responded]
         await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
         if work.responded.done():
@@ -118,22 +117,22 @@ class _Guard:
         try:
             await turn
         except Refused as answer:
-            match came.action(answer.refusal):
+            match incoming.action(answer.refusal):
                 case Action.ACKNOWLEDGE:
                     return acknowledged()
                 case Action.REFUSE:
                     return refused(answer.refusal)
                 case Action.QUEUE:
-                    self._start(self._queue(call, came, answer.refusal))
+                    self._start(self._queue(call, incoming, answer.refusal))
                     return acknowledged()
         except Exception as error:  # noqa: BLE001 - the task's end is logged
             return refused(error)
         return work.response
 
-    async def _in_turn(self, work: _Work, came: Incoming, wait: float, patience: float) -> None:
+    async def _in_turn(self, work: _Work, incoming: Incoming, wait: float, patience: float) -> None:
         try:
             scope = self._gate.turn(
-                came.delivery, wait=wait, patience=patience, on_unavailable=came.on_unavailable
+                incoming.delivery, wait=wait, patience=patience, on_unavailable=incoming.on_unavailable
             )
             async with granted(scope) as turn:  # the current one for the tasks that Bolt starts too
                 await work.run(turn)
@@ -141,11 +140,11 @@ class _Guard:
             if error is not work.error:  # which Bolt's own error handler has had
                 raise
 
-    async def _queue(self, call: _Call, came: Incoming, refusal: Exception) -> None:
-        if isinstance(refusal, Busy) and not came.is_event and self._on_busy:
+    async def _queue(self, call: _Call, incoming: Incoming, refusal: Exception) -> None:
+        if isinstance(refusal, Busy) and not incoming.delivery.redelivers and self._on_busy:
             await self._report_busy(call.request)
         await keep_asking(
-            lambda wait: self._in_turn(_Work(call), came, wait, PATIENCE), self._wait, refusal
+            lambda wait: self._in_turn(_Work(call), incoming, wait, PATIENCE), self._wait, refusal
         )
 
     async def _report_busy(self, request: AsyncBoltRequest) -> None:
@@ -171,7 +170,7 @@ class _Guard:
 
 
 def _log_failure(task: asyncio.Task[None]) -> None:
-    """Logs what nobody waits for; the turn itself has logged its loss."""
+    """Logs errors of tasks that nothing awaits. The turn itself has logged its loss."""
     error = None if task.cancelled() else task.exception()
     if error and not isinstance(error, Refused | TurnLost | OutcomeUnknown):
         LOG.error("a delivery of Slack failed in its turn", exc_info=error)
@@ -184,56 +183,64 @@ class _Work:
         self._call = call
         self._running = 0
         self._finished = asyncio.Event()
-        self._cancelled = False
+        self._is_over = False
         self._tasks: set[asyncio.Task[Any]] = set()
+        self._ended_by: BaseException | None = None
+        """The end of a part that is no error to Bolt, such as a cancellation."""
         self.error: Exception | None = None
-        """The first error of the listener or of a lazy function."""
+        """The error of a part. Bolt has reported it."""
         self.response: BoltResponse | None = None
         self.responded: asyncio.Future[BoltResponse | None] = asyncio.Future()
         """Resolves once Bolt has a response, if there is work after it."""
 
     async def run(self, turn: AsyncTurn) -> None:
-        """Runs everything. Raises the first error."""
+        """Runs everything. Raises an error of a part."""
         call = self._call
-        self._owner = asyncio.current_task()
         call.request.context["turn"] = turn
         runner = copy.copy(call.runner)
-        runner.listener_start_handler = _Start(self, runner.listener_start_handler)
         runner.listener_error_handler = _Error(self, runner.listener_error_handler)
-        runner.listener_completion_handler = _Completion(self, runner.listener_completion_handler)
+        parts = 0
+        if not runner.process_before_response:  # else the listener runs in this task
+            runner.listener_start_handler = _Start(self, runner.listener_start_handler)
+            parts += 1
         if isinstance(runner.lazy_listener_runner, AsyncioLazyListenerRunner):
             # Others run lazy functions in another process.
             runner.lazy_listener_runner = _Lazy(self, turn, runner.lazy_listener_runner)
-            self._running = len(call.listener.lazy_functions)
-        self._running += 1
+            parts += len(call.listener.lazy_functions)
+        self._running = parts
         try:
             self.response = await call.run(runner)
-            if self._running:
+            if parts:
                 self.responded.set_result(self.response)
                 await self._finished.wait()
-        except asyncio.CancelledError:
-            self._cancelled = True
+        finally:
+            self._is_over = True
             for task in self._tasks:
                 task.cancel()
             await asyncio.gather(*self._tasks, return_exceptions=True)
-            raise
+        if self._ended_by:
+            raise RuntimeError("a listener was ended") from self._ended_by
         if self.error:
             raise self.error
 
     def began(self) -> None:
-        """A part runs in the current task, which ends if the turn is lost."""
-        if self._cancelled:  # before the task's first step
+        """A part runs in the current task, which ends if the turn does."""
+        if self._is_over:  # before the task's first step
             raise asyncio.CancelledError
         task = asyncio.current_task()
-        if task and task is not self._owner:
-            self._tasks.add(task)
+        assert task
+        self._tasks.add(task)
+        task.add_done_callback(self._ended)
 
     def failed(self, error: Exception) -> None:
-        """A part raised."""
-        self.error = self.error or error
+        """A part raised. What one rejects is not done while another one fails."""
+        if self.error is None or isinstance(self.error, Reject):
+            self.error = error
 
-    def ended(self) -> None:
-        """A part ended."""
+    def _ended(self, task: asyncio.Task[Any]) -> None:
+        self._tasks.discard(task)
+        error = asyncio.CancelledError() if task.cancelled() else task.exception()
+        self._ended_by = self._ended_by or error
         self._running -= 1
         if not self._running:
             self._finished.set()
@@ -264,18 +271,6 @@ class _Error(AsyncListenerErrorHandler):
             response.status = 200  # an order of the listener, and not a fault
 
 
-@dataclass
-class _Completion(AsyncListenerCompletionHandler):
-    work: _Work
-    inner: AsyncListenerCompletionHandler
-
-    async def handle(self, request: AsyncBoltRequest, response: BoltResponse | None) -> None:
-        try:
-            await self.inner.handle(request, response)
-        finally:
-            self.work.ended()
-
-
 class _Lazy(AsyncLazyListenerRunner):
     def __init__(self, work: _Work, turn: AsyncTurn, inner: AsyncLazyListenerRunner) -> None:
         self.logger = inner.logger
@@ -285,16 +280,14 @@ class _Lazy(AsyncLazyListenerRunner):
 
     def start(self, function: Callable[..., Awaitable[None]], request: AsyncBoltRequest) -> None:
         @wraps(function)
-        async def in_turn(*args: Any, **kwargs: Any) -> None:
+        async def noted(*args: Any, **kwargs: Any) -> None:
             self._work.began()
             try:
                 await function(*args, **kwargs)
-            except Exception as error:
+            except Exception as error:  # which Bolt logs, and drops
                 self._work.failed(error)
                 if not isinstance(error, Reject):
                     raise
-            finally:
-                self._work.ended()
 
         request.context["turn"] = self._turn
-        self._inner.start(in_turn, request)
+        self._inner.start(noted, request)

@@ -1,17 +1,17 @@
-"""What Slack is answered, and whether this process looks after a delivery itself."""
+"""The response to Slack, and whether this process keeps a delivery until it has its turn."""
 
 from __future__ import annotations
 
 import enum
-import json
 from dataclasses import dataclass
+from math import ceil
 from typing import TYPE_CHECKING, Any
 
 from slack_bolt import BoltResponse
 
 from oncegate import slack
-from oncegate._again import retry_after
 from oncegate._errors import Busy, Dropped, Duplicate, GaveUp, InProgress
+from oncegate._retry import retry_after
 
 if TYPE_CHECKING:
     from slack_bolt import BoltRequest
@@ -30,7 +30,7 @@ _WITHOUT_TURN = frozenset(
 
 
 class Action(enum.Enum):
-    """What to do with a delivery whose turn was not granted."""
+    """The handling of a delivery whose turn was not granted."""
 
     ACKNOWLEDGE = enum.auto()
     """Answer 200: there is nothing left to do."""
@@ -45,46 +45,42 @@ class Incoming:
     """A delivery that needs a turn."""
 
     delivery: Delivery
-    is_event: bool
-    """An event of the Events API; else an interaction or a command, which Slack delivers once."""
-    comes_again: bool
+    can_refuse: bool
+    """Whether Slack delivers it again after a refusal. The last delivery of an event is the only copy,
+    and so is an interaction or a command."""
 
     @property
     def on_unavailable(self) -> OnUnavailable | None:
         """``None``: as the gate is set."""
-        return "raise" if self.comes_again else None
+        return "raise" if self.can_refuse else None
 
     def action(self, refusal: Exception) -> Action:
-        """What to do if the turn is not granted at once."""
+        """The action after a refusal of the first request for the turn."""
         match refusal:
             case Duplicate() | GaveUp() | Dropped():
                 return Action.ACKNOWLEDGE
             case Busy():
                 return Action.QUEUE
-            case InProgress() if not self.is_event:
-                return Action.ACKNOWLEDGE
-            case _ if self.comes_again or not self.is_event:
+            case _ if self.can_refuse:
                 return Action.REFUSE
-            case _:
+            case _ if self.delivery.redelivers:
                 return Action.QUEUE
+            case InProgress():
+                return Action.ACKNOWLEDGE
+            case _:
+                return Action.REFUSE  # which shows the user that it failed
 
 
-def incoming(request: BoltRequest | AsyncBoltRequest) -> Incoming | None:
+def read(request: BoltRequest | AsyncBoltRequest) -> Incoming | None:
     """Reads a request. ``None``: its listener runs without a turn of its own."""
     body: dict[str, Any] = request.body
-    kind = body.get("type")
-    # A lazy function that runs elsewhere, or the next listener of a request that has its turn.
-    belongs_to_turn = request.lazy_only or "turn" in request.context
-    if belongs_to_turn or kind in _WITHOUT_TURN:
+    # A lazy function that another process runs for the one that has the turn.
+    if request.lazy_only or body.get("type") in _WITHOUT_TURN:
         return None
-    is_event = kind == "event_callback"
+    # Bolt has parsed the body. A form that is too large for the server could not be cut.
+    delivery = slack.delivery(body)
     retry = int(next(iter(request.headers.get("x-slack-retry-num", ())), 0))
-    return Incoming(
-        # In Socket Mode, Bolt has the parsed payload only.
-        slack.delivery(request.raw_body or json.dumps(body)),
-        is_event,
-        comes_again=is_event and retry < _LAST_RETRY,
-    )
+    return Incoming(delivery, can_refuse=delivery.redelivers and retry < _LAST_RETRY)
 
 
 def acknowledged() -> BoltResponse:
@@ -94,5 +90,5 @@ def acknowledged() -> BoltResponse:
 
 def refused(refusal: Exception) -> BoltResponse:
     """Slack delivers an event again. In Socket Mode, a response other than 200 is not sent."""
-    after = str(max(1, round(retry_after(refusal))))
+    after = str(max(1, ceil(retry_after(refusal))))
     return BoltResponse(status=503, headers={"retry-after": after})

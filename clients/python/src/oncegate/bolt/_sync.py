@@ -10,26 +10,25 @@ import contextvars
 import copy
 import logging
 import threading
-from concurrent.futures import Executor, Future
+from concurrent.futures import CancelledError, Executor, Future
 from dataclasses import dataclass
-from functools import wraps
-from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
+from functools import partial, wraps
+from typing import TYPE_CHECKING, Any
 
 from slack_bolt.kwargs_injection import build_required_kwargs
-from slack_bolt.lazy_listener import LazyListenerRunner, ThreadLazyListenerRunner
-from slack_bolt.listener.listener_completion_handler import ListenerCompletionHandler
+from slack_bolt.lazy_listener import ThreadLazyListenerRunner
 from slack_bolt.listener.listener_error_handler import ListenerErrorHandler
 from slack_bolt.util.utils import get_arg_names_of_callable
 
-from oncegate._again import PATIENCE, Refused, enter, keep_asking_in_thread
-from oncegate._errors import Busy, OncegateError, OutcomeUnknown, Reject, TurnLost
+from oncegate._errors import Busy, OutcomeUnknown, Reject, TurnLost
+from oncegate._retry import PATIENCE, Refused, enter, keep_asking_in_thread
 from oncegate._turn import current
 from oncegate.bolt._policy import (
     PATIENCE_BEFORE_ACK,
     Action,
     Incoming,
     acknowledged,
-    incoming,
+    read,
     refused,
 )
 
@@ -49,9 +48,6 @@ LOG = logging.getLogger("oncegate")
 # Each is a thread.
 _MOST_QUEUED = 256
 
-P = ParamSpec("P")
-R = TypeVar("R")
-
 
 def guard_sync(app: App, gate: Gate, wait: float, on_busy: Callable[..., object] | None) -> None:
     """See `oncegate.bolt.guard`."""
@@ -60,7 +56,7 @@ def guard_sync(app: App, gate: Gate, wait: float, on_busy: Callable[..., object]
 
 @dataclass
 class _Call:
-    """What Bolt asks its runner for."""
+    """A call of Bolt to its runner."""
 
     runner: ThreadListenerRunner
     request: BoltRequest
@@ -105,46 +101,60 @@ class _Guard:
         starting_time: float | None = None,
     ) -> BoltResponse | None:
         call = _Call(self._runner, request, response, listener_name, listener, starting_time)
-        came = incoming(request)
-        if came is None:
+        incoming = read(request)
+        if incoming is None:
             return call.run(self._runner)
         try:
-            work = self._in_turn(call, came, 0, PATIENCE_BEFORE_ACK)
+            work = self._in_turn(call, incoming, 0, PATIENCE_BEFORE_ACK)
         except Refused as answer:
-            match came.action(answer.refusal):
+            match incoming.action(answer.refusal):
                 case Action.ACKNOWLEDGE:
                     return acknowledged()
-                case Action.QUEUE if self._start_queue(call, came, answer.refusal):
+                case Action.QUEUE if self._start_queue(call, incoming, answer.refusal):
                     return acknowledged()
                 case _:
                     return refused(answer.refusal)
+        except Exception as error:
+            LOG.exception("a delivery of Slack failed in its turn")
+            return refused(error)
         return refused(work.end_error) if work.end_error else work.response
 
-    def _in_turn(self, call: _Call, came: Incoming, wait: float, patience: float) -> _Work:
-        """Begins the turn and the listener. The turn ends with the last part, in its thread."""
+    def _in_turn(self, call: _Call, incoming: Incoming, wait: float, patience: float) -> _Work:
+        """Begins the turn and the listener. The turn ends with the last part."""
         scope = self._gate.turn(
-            came.delivery, wait=wait, patience=patience, on_unavailable=came.on_unavailable
+            incoming.delivery, wait=wait, patience=patience, on_unavailable=incoming.on_unavailable
         )
         work = _Work(call, scope)
         work.run()
         return work
 
-    def _start_queue(self, call: _Call, came: Incoming, refusal: Exception) -> bool:
+    def _start_queue(self, call: _Call, incoming: Incoming, refusal: Exception) -> bool:
         """Waits for the turn in a thread: Bolt's own are for listeners that run. False: too many."""
         if not self._places.acquire(blocking=False):
             LOG.error("%d deliveries of Slack wait for a turn; another one was refused", _MOST_QUEUED)
             return False
-        threading.Thread(target=self._queue, args=(call, came, refusal), daemon=True).start()
+        queue = threading.Thread(
+            target=self._queue,
+            args=(call, incoming, refusal),
+            name="oncegate-slack-queue",
+            daemon=True,
+        )
+        try:
+            queue.start()
+        except RuntimeError:
+            self._places.release()
+            LOG.exception("no thread for a delivery of Slack that waits for a turn; it was refused")
+            return False
         return True
 
-    def _queue(self, call: _Call, came: Incoming, refusal: Exception) -> None:
+    def _queue(self, call: _Call, incoming: Incoming, refusal: Exception) -> None:
         try:
-            if isinstance(refusal, Busy) and not came.is_event and self._on_busy:
+            if isinstance(refusal, Busy) and not incoming.delivery.redelivers and self._on_busy:
                 self._report_busy(call.request)
             keep_asking_in_thread(
-                lambda wait: self._in_turn(call, came, wait, PATIENCE), self._wait, refusal
+                lambda wait: self._in_turn(call, incoming, wait, PATIENCE), self._wait, refusal
             )
-        except OncegateError:
+        except Exception:
             LOG.exception("a delivery of Slack was acknowledged, but not handled")
         finally:
             self._places.release()
@@ -172,8 +182,8 @@ class _Work:
         self._scope = scope
         self._context = contextvars.copy_context()
         self._lock = threading.Lock()
-        self._running = 0
-        self._error: Exception | None = None
+        self._running = 1  # this thread
+        self._error: BaseException | None = None
         self.end_error: Exception | None = None
         """Why the turn did not end as it should."""
         self.response: BoltResponse | None = None
@@ -186,30 +196,58 @@ class _Work:
         call.request.context["turn"] = turn
         runner = copy.copy(call.runner)
         runner.listener_error_handler = _Error(self, runner.listener_error_handler)
-        runner.listener_completion_handler = _Completion(self, runner.listener_completion_handler)
-        runner.listener_executor = _InTurn(self, runner.listener_executor)
-        self._running = 2  # the listener, and this method
+        runner.listener_executor = _Parts(self, runner.listener_executor)
         if isinstance(runner.lazy_listener_runner, ThreadLazyListenerRunner):
             # Others run lazy functions in another process.
             runner.lazy_listener_runner = _Lazy(self, turn, runner.lazy_listener_runner)
-            self._running += len(call.listener.lazy_functions)
         try:
-            self.response = self.in_turn(call.run, runner)
+            self.response = self._context.copy().run(call.run, runner)
         except BaseException as error:
-            self._leave(error)
+            self.failed(error)
             raise
-        self.ended()
+        finally:
+            self._ended()
 
-    def in_turn(self, function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
-        """Calls a function that sees the turn as the current one, in any thread."""
-        return self._context.copy().run(function, *args, **kwargs)
+    def submit(self, executor: Executor, part: Callable[[], object]) -> Future[None]:
+        """Runs a part in another thread, where the turn is the current one too."""
 
-    def failed(self, error: Exception) -> None:
-        """A part raised."""
-        self._error = self._error or error
+        begun = threading.Lock()  # an executor may keep a part that it could not start
 
-    def ended(self) -> None:
-        """A part ended."""
+        def run() -> None:
+            if not begun.acquire(blocking=False):
+                return
+            try:
+                self._context.copy().run(part)
+            except BaseException as error:
+                self.failed(error)
+                LOG.exception("a delivery of Slack failed in its turn")  # Bolt drops the future
+                raise
+            finally:
+                self._ended()
+
+        def done(future: Future[None]) -> None:
+            if future.cancelled() and begun.acquire(blocking=False):
+                self.failed(CancelledError())
+                LOG.error("a listener of Slack was dropped by its executor; its turn fails")
+                self._ended()
+
+        with self._lock:
+            self._running += 1
+        try:
+            future = executor.submit(run)
+        except BaseException:
+            if begun.acquire(blocking=False):
+                self._ended()
+            raise
+        future.add_done_callback(done)
+        return future
+
+    def failed(self, error: BaseException) -> None:
+        """A part raised. What one rejects is not done while another one fails."""
+        if self._error is None or isinstance(self._error, Reject):
+            self._error = error
+
+    def _ended(self) -> None:
         with self._lock:
             self._running -= 1
             running = self._running
@@ -217,6 +255,7 @@ class _Work:
             self._leave(self._error)
 
     def _leave(self, error: BaseException | None) -> None:
+        """Ends the turn, in the thread of its last part."""
         at = error.__traceback__ if error else None
         try:
             self._scope.__exit__(type(error) if error else None, error, at)
@@ -241,44 +280,31 @@ class _Error(ListenerErrorHandler):
 
 
 @dataclass
-class _Completion(ListenerCompletionHandler):
-    work: _Work
-    inner: ListenerCompletionHandler
+class _Parts(Executor):
+    """Bolt starts the listener and the lazy functions in executors."""
 
-    def handle(self, request: BoltRequest, response: BoltResponse | None) -> None:
-        try:
-            self.inner.handle(request, response)
-        finally:
-            self.work.ended()
-
-
-@dataclass
-class _InTurn(Executor):
     work: _Work
     inner: Executor
 
     def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
-        return self.inner.submit(self.work.in_turn, fn, *args, **kwargs)
+        return self.work.submit(self.inner, partial(fn, *args, **kwargs))
 
 
-class _Lazy(LazyListenerRunner):
-    def __init__(self, work: _Work, turn: Turn, inner: LazyListenerRunner) -> None:
-        self.logger = inner.logger
+class _Lazy(ThreadLazyListenerRunner):
+    def __init__(self, work: _Work, turn: Turn, inner: ThreadLazyListenerRunner) -> None:
+        super().__init__(inner.logger, _Parts(work, inner.executor))
         self._work = work
         self._turn = turn
-        self._inner = inner
 
     def start(self, function: Callable[..., None], request: BoltRequest) -> None:
         @wraps(function)
-        def in_turn(*args: Any, **kwargs: Any) -> None:
+        def noted(*args: Any, **kwargs: Any) -> None:
             try:
-                self._work.in_turn(function, *args, **kwargs)
-            except Exception as error:
+                function(*args, **kwargs)
+            except Exception as error:  # which Bolt logs, and drops
                 self._work.failed(error)
                 if not isinstance(error, Reject):
                     raise
-            finally:
-                self._work.ended()
 
         request.context["turn"] = self._turn
-        self._inner.start(in_turn, request)
+        super().start(noted, request)

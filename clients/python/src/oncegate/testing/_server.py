@@ -54,6 +54,7 @@ class Server:
         self._arguments = arguments
         self._process: subprocess.Popen[str] | None = None
         self._watcher: subprocess.Popen[bytes] | None = None
+        self._drains = False
         self._channel = grpc.insecure_channel(
             self.address, options=[("grpc.use_local_subchannel_pool", 1)]
         )
@@ -65,12 +66,26 @@ class Server:
 
     @property
     def log(self) -> str:
-        """What the server has logged so far."""
+        """The log of the server so far."""
         return (self._folder / "log").read_text()
 
     def start(self) -> Self:
-        """Starts the server, after the end of one that drains, and waits until it is ready."""
+        """Starts the server, after the end of one that drains, and waits until it is ready.
+
+        If it does not start, this deletes its database, as `stop` does.
+        """
+        if self._process and self._process.poll() is None and not self._drains:
+            raise RuntimeError("the server runs already; restart() replaces it")
         self._wait()
+        try:
+            self._spawn()
+        except BaseException:
+            self.stop()
+            raise
+        return self
+
+    def _spawn(self) -> None:
+        self._drains = False
         command = [self._binary, "serve", "--listen", self.address]
         command += ["--database-url", f"sqlite://{self._folder / 'oncegate.db'}", *self._arguments]
         # Settings of the tests' own environment are for its clients.
@@ -82,12 +97,12 @@ class Server:
         self._watcher = subprocess.Popen(
             ["sh", "-c", _WATCH, "sh", str(self._process.pid), str(self._folder)],
             stdin=subprocess.PIPE,
+            start_new_session=True,  # Ctrl-C would end it before it is needed
         )
         assert self._process.stdout
         if " listens on " not in self._process.stdout.readline():
             self._wait()
             raise RuntimeError(f"the server did not start:\n{self.log}")
-        return self
 
     def stop(self) -> None:
         """Kills the server and deletes its database."""
@@ -107,6 +122,7 @@ class Server:
 
     def drain(self) -> None:
         """Asks the server to end, by SIGTERM. Turns stay with their holders."""
+        self._drains = True
         self._signal(signal.SIGTERM)
 
     def mute(self) -> None:

@@ -13,6 +13,7 @@ from oncegate._turn import TurnView
 from oncegate._turn_flow import duplicate
 from oncegate._wire import Failure
 from oncegate.v1 import event_pb2 as events
+from oncegate.v1 import idempotency_service_pb2 as idempotency
 from oncegate.v1 import turn_service_pb2 as pb
 
 from .fake import AWAY, FINISHED, TERMS, FakeIo, FakeStream, begun, flow, granted, turn
@@ -87,6 +88,22 @@ async def test_a_grant_to_a_closed_gate_goes_back() -> None:
         await held.begin()
     await io.spawned
     assert io.calls[-1].outcome == events.TURN_OUTCOME_FAILED
+
+
+async def test_a_request_of_a_closed_gate_leaves_its_queue_at_once() -> None:
+    io = FakeIo()
+    held = flow(io)
+
+    def close() -> pb.RunTurnResponse:
+        held.refuse()
+        # The server grants the turn, and counts an attempt, as long as the stream is open.
+        assert stream.cancelled
+        return pb.RunTurnResponse(queued=idempotency.LeaseQueued(position=1))
+
+    stream = FakeStream(io, close)
+    io.streams.append(stream)
+    with pytest.raises(Closed):
+        await held.begin()
 
 
 async def test_patience_lasts_to_its_end() -> None:

@@ -18,7 +18,7 @@ from oncegate._errors import (
     Overloaded,
     Unavailable,
 )
-from oncegate._turn import current
+from oncegate._turn import as_current
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Awaitable, Callable
@@ -53,11 +53,8 @@ async def granted(scope: AsyncTurnScope) -> AsyncGenerator[AsyncTurn, None]:
             turn = await stack.enter_async_context(scope)
         except _REFUSALS as refusal:
             raise Refused(refusal) from refusal
-        token = current.set(turn)
-        try:
+        with as_current(turn):
             yield turn
-        finally:
-            current.reset(token)
 
 
 def enter(scope: AbstractContextManager[Turn]) -> Turn:
@@ -68,7 +65,7 @@ def enter(scope: AbstractContextManager[Turn]) -> Turn:
         raise Refused(refusal) from refusal
 
 
-class Again:
+class Retry:
     """When to ask again for a turn, within `wait` seconds."""
 
     def __init__(self, wait: float, refusal: Exception | None = None) -> None:
@@ -84,10 +81,12 @@ class Again:
 
     def after(self, refusal: Exception) -> bool:
         """Whether to ask again after this answer."""
-        self.pause = retry_after(refusal)
         if isinstance(refusal, Duplicate | GaveUp | Dropped):
             return False
-        if self.pause > self.wait or isinstance(refusal, Closed):
+        self.pause, left = retry_after(refusal), self.wait
+        if not isinstance(refusal, Overloaded):
+            self.pause = min(self.pause, left)  # the last request is at the end of `wait`
+        if left <= 0 or self.pause > left or isinstance(refusal, Closed):
             LOG.error("a delivery that is not sent again was not handled: %s", refusal)
             return False
         return True
@@ -103,13 +102,13 @@ async def keep_asking(
     attempt: Callable[[float], Awaitable[None]], wait: float, refusal: Exception | None = None
 ) -> None:
     """Repeats an attempt, which takes its own wait, until it has its turn or `wait` is over."""
-    again = Again(wait, refusal)
+    retry = Retry(wait, refusal)
     while True:
-        await asyncio.sleep(again.pause)
+        await asyncio.sleep(retry.pause)
         try:
-            return await attempt(again.wait)
+            return await attempt(retry.wait)
         except Refused as refused:
-            if not again.after(refused.refusal):
+            if not retry.after(refused.refusal):
                 return None
 
 
@@ -117,13 +116,13 @@ def keep_asking_in_thread(
     attempt: Callable[[float], object], wait: float, refusal: Exception | None = None
 ) -> None:
     """The same for a thread."""
-    again = Again(wait, refusal)
+    retry = Retry(wait, refusal)
     while True:
-        time.sleep(again.pause)
+        time.sleep(retry.pause)
         try:
-            attempt(again.wait)
+            attempt(retry.wait)
         except Refused as refused:
-            if not again.after(refused.refusal):
+            if not retry.after(refused.refusal):
                 return
         else:
             return

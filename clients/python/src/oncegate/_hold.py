@@ -1,4 +1,4 @@
-"""What turns and leases have in common: how each is granted, kept, carried on and lost.
+"""The base of turns and leases: how each is granted, kept, carried on and lost.
 
 One object is used by two flows of one event loop: the holder's (`begin`, and the end), and `keep`,
 which runs beside the body. Between two awaits nothing else runs, so each decision is taken only once.
@@ -7,13 +7,14 @@ which runs beside the body. Between two awaits nothing else runs, so each decisi
 from __future__ import annotations
 
 import os
+import uuid
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from oncegate import _errors as errors
 from oncegate._clock import span
-from oncegate._io import SHORTEST, Io, Stream, call_until, pauses
+from oncegate._io import SHORTEST, Io, Latch, Stream, call_until, pauses
 from oncegate._wire import Failure
 
 if TYPE_CHECKING:
@@ -27,7 +28,7 @@ QUEUE_SILENCE = 30.0
 
 @dataclass(frozen=True, slots=True)
 class Terms:
-    """What a holder asks for. Times in seconds."""
+    """The times that a holder asks for, in seconds."""
 
     wait: float
     ttl: float
@@ -36,7 +37,7 @@ class Terms:
 
     @property
     def margin(self) -> float:
-        """What is taken off the end of a turn or lease, for clocks and scheduling."""
+        """The time taken off the end of a turn or lease, for clocks and scheduling."""
         return min(1.0, self.ttl / 10)
 
 
@@ -44,10 +45,11 @@ def nothing(*_: object) -> None:
     """A hook that is not set."""
 
 
-class Kept(ABC):
-    """A turn or lease: what its holder may rely on, and the flows that keep it."""
+class Hold(ABC):
+    """A turn or lease: its trusted end, and the flows that keep it."""
 
     lost_error: type[errors.Lost]
+    _request: Any
 
     def __init__(self, io: Io, terms: Terms) -> None:
         self._io = io
@@ -67,17 +69,18 @@ class Kept(ABC):
         self._probe_at = 0.0
         self._sent = 0.0
         self._over = False
-        """Ended or lost: whichever came first."""
+        """Ended or lost. The first of the two counts."""
         self._refused = False
         """The gate was closed before it was granted."""
         self._stopped = io.latch()
-        self._closed = io.latch()
+        self._closed: Latch | None = None
+        """Set when the gate has ended it."""
 
-    # What a turn and a lease do differently.
+    # The differences between a turn and a lease.
 
     @abstractmethod
-    async def _open(self, wait: float, until: float) -> Stream[Any, Any]:
-        """Opens the stream with its request, which is sent in time."""
+    async def _open(self, wait: float) -> Stream[Any, Any]:
+        """Makes the stream, whose first read sends the request."""
 
     @abstractmethod
     def _granted(self, message: Any) -> bool:
@@ -119,19 +122,32 @@ class Kept(ABC):
         """Whether it has ended or was lost."""
         return self._over
 
-    def belongs_here(self, error: BaseException | None = None) -> bool:
-        """Whether this process began it. Raises `WrongProcess` if not, unless there is an `error`."""
-        here = self._pid == os.getpid()
-        if not here and error is None:
-            raise errors.WrongProcess(
-                f"the {self.lost_error.what} stays with the process that began it; "
-                "begin one in this process"
-            )
-        return here
+    def belongs_here(self, error: BaseException | None = None) -> None:
+        """Raises `WrongProcess` in a forked child. The `error` of a body that it leaves comes first."""
+        if self._pid == os.getpid():
+            return
+        raise error or errors.WrongProcess(
+            f"the {self.lost_error.what} stays with the process that began it; "
+            "begin one in this process"
+        )
 
     async def begin(self) -> None:
-        """Waits until it is granted. A broken request is repeated with its request id."""
+        """Waits until it is granted, and asks for another one if it is lost before it is trusted."""
         wait_until = self._io.now() + self.terms.wait
+        pause = pauses()
+        while True:
+            await self._ask(wait_until)
+            try:
+                return await self._admit(self._make_sure())
+            except self.lost_error as lost:
+                if self._io.now() >= wait_until + self.terms.patience:
+                    raise Failure("UNAVAILABLE", "grants are lost on their way") from lost.__cause__
+            self._request.request_id = str(uuid.uuid4())
+            await self._stopped.wait(next(pause))
+            self._refuse_if_closed()
+
+    async def _ask(self, wait_until: float) -> None:
+        """Waits for the grant. A broken request is repeated with its request id."""
         outage: float | None = None
         pause = pauses()
         while True:
@@ -142,12 +158,12 @@ class Kept(ABC):
                 self._sent + 0.5,
             )
             try:
-                self._stream = await self._open(max(0.0, wait_until - self._sent), silent_at)
+                self._stream = stream = await self._open(max(0.0, wait_until - self._sent))
                 self._refuse_if_closed()
-                while not self._granted(await self._stream.read(silent_at)):
+                while not self._granted(await stream.read(silent_at)):
                     heard, outage = True, None
                     silent_at = self._io.now() + QUEUE_SILENCE
-                break
+                return
             except Failure as failure:
                 self._hang_up()
                 self._refuse_if_closed()
@@ -164,10 +180,9 @@ class Kept(ABC):
                 raise
             await self._stopped.wait(delay)
             self._refuse_if_closed()
-        await self._admit(self._make_sure())
 
     async def _admit(self, confirmation: Coroutine[Any, Any, None]) -> None:
-        """It is granted. What the body does not get after all goes back to the server."""
+        """It is granted. If the body does not get it after all, it goes back to the server."""
         try:
             await confirmation
             self._refuse_if_closed()
@@ -181,23 +196,38 @@ class Kept(ABC):
         self.held = True
 
     async def _make_sure(self) -> None:
-        """The grant was long on its way: it is renewed before the body runs."""
+        """A grant that was long on its way is renewed before the body runs."""
         if self.left <= 0:
             await self._carry_on()
 
     async def _carry_on(self) -> None:
-        """Renews for the first time, instead of the stream."""
+        """Renews from now on, instead of the stream."""
         self._hang_up()
+        await self._confirm()
         self.kept_by = "renew"
+
+    async def _confirm(self) -> None:
+        """Renews before the body runs, within the patience, until the trusted end lies ahead."""
+        until = self._io.now() + max(1.0, min(self.terms.ttl, self.terms.patience))
+        pause = pauses()
         try:
-            await self._renew(self._io.now() + max(1.0, min(self.terms.ttl, self.terms.patience)))
+            await self._renew(until)
+            while self.left <= 0:
+                if self._io.now() >= until:
+                    raise Failure("UNAVAILABLE", "renewals are answered after their trusted end")
+                await self._stopped.wait(next(pause))
+                self._refuse_if_closed()
+                await self._renew(until)
         except Failure as failure:
             if failure.lost:
                 raise self.lost_error(failure.reason) from failure.__cause__
             raise
 
     def refuse(self) -> None:
-        """The gate is closed: if it has not begun, its beginning raises `Closed`."""
+        """The gate is closed: if it has not begun, its beginning raises `Closed`.
+
+        The server grants nothing to a cancelled stream. A grant that is on its way lasts for its grace.
+        """
         if not self.held:
             self._refused = True
             self._stopped.set()
@@ -211,6 +241,7 @@ class Kept(ABC):
     async def close(self) -> None:
         """The gate ends it under its holder."""
         if self.held and self._close():
+            self._closed = self._io.latch()
             self.lost_reason = "CLOSED"
             self.on_lost(self.lost_reason)
             await self._give_back("the gate was closed")
@@ -218,7 +249,7 @@ class Kept(ABC):
 
     async def after_close(self, seconds: float) -> None:
         """Waits for the gate's end, if it is the gate that ended it."""
-        if self.lost_reason == "CLOSED":
+        if self._closed is not None:
             await self._closed.wait(seconds)
 
     def _hang_up(self) -> None:
@@ -227,7 +258,7 @@ class Kept(ABC):
             self._stream = None
 
     def _close(self) -> bool:
-        """The holder ends it. False if it was lost before."""
+        """It is over. False if it was before."""
         if self._over:
             return False
         self._over = True
@@ -248,11 +279,11 @@ class Kept(ABC):
                 self._news(await self._stream.read(self._probe_at))
             except Failure as failure:
                 return self._break(failure)
-            if self._settled():
+            if self._is_finished():
                 return False
         return not self._over
 
-    def _settled(self) -> bool:
+    def _is_finished(self) -> bool:
         """The stream has nothing more to say."""
         return False
 
@@ -265,7 +296,7 @@ class Kept(ABC):
             return False
         self._hang_up()
         self.kept_by = "renew"
-        if failure.reason == "DRAINING":  # the server says that it keeps what it granted
+        if failure.reason == "DRAINING":  # the server says that it keeps its grants
             self.trusted_end = self._valid_end
         return True
 
@@ -276,18 +307,18 @@ class Kept(ABC):
             except Failure as failure:
                 self.lose(failure.reason if failure.lost else "EXPIRED")
                 return
-            await self._stopped.wait(self.terms.ttl / 3)
+            if self.left <= 0:  # before max_hold, the server grants less than the margin
+                self.lose("EXPIRED")
+                return
+            # A turn that is longer than its lease has less of the TTL left.
+            await self._stopped.wait(min(self.terms.ttl / 3, self.left / 2))
 
-    def lose(self, reason: str) -> bool:
-        """It ended without its holder. False if it was over before."""
-        if self._over:
-            return False
-        self._over = True
-        self.lost_reason = reason
-        self._stopped.set()
-        self._hang_up()
-        self.on_lost(reason)
-        return True
+    def lose(self, reason: str) -> None:
+        """It ended without its holder, unless it was over before."""
+        if self._close():
+            self.lost_reason = reason
+            self._hang_up()
+            self.on_lost(reason)
 
     # Trust.
 
@@ -295,13 +326,16 @@ class Kept(ABC):
         """Moves the trusted end: the server said how long is left, and how long it took to say so.
 
         `grace`: the server may see a break of the stream that this side does not see, and keeps
-        what the stream kept for so long only.
+        a turn of the stream for so long only.
         """
         lasts = remaining if grace is None else min(remaining, grace)
         self.trusted_end = sent + elapsed + lasts - self.terms.margin
         self._valid_end = self.trusted_end + remaining - lasts
-        now = self._io.now()
-        self._probe_at = now + min(0.4 * self.terms.ttl, 0.9 * (self.trusted_end - now))
+        # A call renews after silence. Early, if it is needed anyway: the trusted end comes before the
+        # server's next renewal.
+        left, third = self.left, self.terms.ttl / 3
+        latest = (0.9 if 0.9 * left > third else 0.5) * left
+        self._probe_at = self._io.now() + min(0.4 * self.terms.ttl, latest)
 
     async def _call_renew(self, method: Any, request: Any, until: float) -> tuple[Any, float]:
         timeout = max(0.5, self.terms.ttl / 20)

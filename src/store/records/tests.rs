@@ -1,0 +1,50 @@
+use super::*;
+use crate::{
+    domain::{Delivered, Mark, RequestId, Ttl, limits::EVENT_TTL},
+    store::{
+        Clock, EventStore, Store as _, Work,
+        memory::{Handle, Memory},
+    },
+};
+
+/// A store that can be written to, and not read.
+struct Unreadable(Handle);
+
+impl Decided for Unreadable {}
+
+impl Records for Unreadable {
+    async fn read(&mut self, _wanted: &Wanted) -> Result<Snapshot, StoreError> {
+        Err(StoreError::unavailable("unreadable"))
+    }
+
+    async fn apply(&mut self, plans: Vec<Plan>) -> Result<Vec<Applied>, StoreError> {
+        self.0.apply(plans).await
+    }
+
+    fn known_time(&self) -> Option<Timestamp> {
+        self.0.known_time()
+    }
+
+    fn ids(&mut self) -> &mut Ids {
+        self.0.ids()
+    }
+}
+
+fn mark(event: &str, request: u128) -> Mark {
+    let key = EventKey { team: "T".to_owned(), event: event.to_owned() };
+    Mark {
+        event: Delivered::new(key, Vec::new(), None, None),
+        ttl: Ttl::parse(None, *EVENT_TTL.end(), &EVENT_TTL).unwrap(),
+        request: RequestId::from_uuid(uuid::Uuid::from_u128(request)),
+    }
+}
+
+#[tokio::test]
+async fn what_is_committed_is_answered_though_the_rest_fails() {
+    let mut store = Unreadable(Memory::new(Clock::Store).connection(Work::Marks));
+    let (first, other, new) = (mark("known", 1), mark("known", 2), mark("new", 3));
+    assert!(matches!(&store.mark(&[&first]).await.unwrap()[..], [Verdict::Decided(_)]));
+    let answers = store.mark(&[&other, &new]).await.unwrap();
+    assert!(matches!(&answers[..], [Verdict::Again, Verdict::Decided(_)]), "{answers:?}");
+    assert!(store.mark(&[&other]).await.is_err(), "nothing of it is decided");
+}
