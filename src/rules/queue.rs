@@ -5,7 +5,7 @@
 //! | none | takes one at the end, if there is room | | nothing | |
 //! | waits | takes it over, once; later it was replaced | is next, unless it wants other work than the session is bound to | removed, or left behind | passed over, and kept |
 //! | left behind | takes it over, and waits again | passed over, and kept | removed, or left behind anew | |
-//! | left behind for as long as [`PLACE_KEPT`] | takes one at the end; this one is removed | passed over, and kept | nothing | |
+//! | left behind for as long as [`PLACE_KEPT`] | takes one at the end; this one is removed | passed over, and kept | removed, or nothing | |
 //!
 //! - At a session that is free, and that nobody waits for, an enqueue finds it free.
 //! - An enqueue that is repeated with its lease finds its place, or the lease that has come since.
@@ -129,7 +129,9 @@ impl Operation for Leave<'_> {
     fn decide(&self, draft: &mut Draft<'_>) -> Result<bool, RuleError> {
         let now = draft.now();
         let mut session = draft.session(self.key);
-        let is_own = |waiter: &Waiter| waiter.lease == self.lease && !is_forgotten(waiter, now);
+        let is_own = |waiter: &Waiter| {
+            waiter.lease == self.lease && !(self.keep && is_forgotten(waiter, now))
+        };
         let Some(place) = session.queue.iter().position(is_own) else { return Ok(false) };
         if self.keep {
             session.queue[place].left_at = Some(now);

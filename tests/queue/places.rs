@@ -253,15 +253,15 @@ async fn a_place_that_has_been_served_is_not_taken_again() {
     assert_eq!(store.count(None).await.unwrap().waiters, 0);
 }
 
-/// Makes the statement that gives a lease back wait for its lock until a gate is opened,
-/// while all others pass, those of whoever waits and looks too.
+/// Makes the first statement that writes a plan wait for its lock until a gate is opened,
+/// while all others pass.
 const GATE: &str = "
 CREATE TABLE gate (closed boolean);
 INSERT INTO gate VALUES (true);
 CREATE SCHEMA slow;
 CREATE FUNCTION slow.pg_try_advisory_xact_lock(bigint) RETURNS boolean LANGUAGE plpgsql AS $$
 BEGIN
-    IF current_query() LIKE '%next_lease%' AND current_query() NOT LIKE '%noted%'
+    IF current_query() LIKE '%left_places%'
             AND pg_catalog.pg_try_advisory_xact_lock(-1) THEN
         WHILE EXISTS (SELECT FROM public.gate) LOOP
             PERFORM pg_sleep(0.001);
@@ -289,9 +289,8 @@ async fn whoever_comes_while_a_session_is_given_back_is_next() {
     let replicas = Replica::start_all(2, &url, &Clock::Store).await;
     let (mut holder, client) = (replicas[0].client().await, replicas[1].client().await);
     let lease = take(&mut holder, acquire("T1", "s", "holder")).await;
-    // The session is marked as waited for, and nobody waits.
-    enqueue(&client, waiting("gone"), 1).await.abort();
-    places(&mut database, 0).await;
+    // The session is marked as waited for, and nobody waits: so it is read before it is released.
+    database.execute("UPDATE oncegate_sessions SET waiting = true").await.unwrap();
 
     database.execute("INSERT INTO gate VALUES (true)").await.unwrap();
     let mut releasing = holder.clone();

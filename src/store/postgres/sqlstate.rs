@@ -41,8 +41,8 @@ fn of_database(error: &PgDatabaseError) -> StoreError {
         ("22012", _) if !in_function => StoreError::Overtaken,
         // serialization_failure, deadlock_detected: another transaction goes first.
         ("40001" | "40P01", _) => StoreError::Overtaken,
-        // unique_violation: another caller took the same place in a queue.
-        ("23505", _) if error.table() == Some("oncegate_waiters") => StoreError::Overtaken,
+        // unique_violation: another caller took the same place in a queue, or added the same row.
+        ("23505", _) if !in_function => StoreError::Overtaken,
         // lock_not_available: somebody outside has locked a row, or a table.
         ("55P03", _) => StoreError::Contended(cause.into()),
         // duplicate_prepared_statement, invalid_sql_statement_name, protocol_violation: on a

@@ -195,7 +195,7 @@ WITH plans AS MATERIALIZED (
 ), present AS (
     INSERT INTO oncegate_replicas AS r (replica, expires_at)
     SELECT $11::uuid, clock.at + $12::bigint * interval '1 microsecond' FROM clock
-    WHERE EXISTS (SELECT FROM places WHERE ticket IS NULL)
+    WHERE EXISTS (SELECT FROM places WHERE left_at IS NULL)
     ON CONFLICT (replica) DO UPDATE SET expires_at = EXCLUDED.expires_at
     WHERE r.expires_at < EXCLUDED.expires_at - $12::bigint * interval '1 microsecond' / 4
 ), placed AS (
@@ -238,7 +238,7 @@ SELECT NULL, NULL, count(sent) FROM (
     UNION ALL
     SELECT pg_notify(",
     channel!(),
-    ", '') FROM deleted_events LIMIT 1) AS notified
+    ", '') FROM (SELECT FROM deleted_events LIMIT 1) AS deleted) AS notified
 "
 );
 

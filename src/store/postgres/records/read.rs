@@ -10,7 +10,7 @@ use super::json::{micros, text, value};
 use crate::{
     domain::{
         Attempts, By, Detail, FencingToken, Labels, LeaseId, PayloadDigest, RequestId, ResumedBy,
-        SessionKey, Timestamp, TurnResult,
+        SessionKey, Timestamp, TurnResult, limits::CLAIM_MEMORY,
     },
     rules::{Event, Latest, Session, Snapshot, State, Version, Waiter, Wanted},
     store::{
@@ -44,12 +44,15 @@ SELECT true AS is_session, a.place, clock.at, clock.floor,
         SELECT json_agg(json_build_array(w.ticket, w.lease_id, w.request_id, w.holder, w.labels,
             w.epic_id, w.ttl_micros, w.digest, ",
     micros!(
-        "COALESCE(w.left_at, CASE WHEN r.expires_at > clock.at THEN NULL
-                ELSE COALESCE(r.expires_at, '-infinity') END)"
+        "COALESCE(w.left_at, CASE WHEN w.there_until > clock.at THEN NULL
+                ELSE COALESCE(w.there_until, '-infinity') END)"
     ),
-    ", (r.expires_at > clock.at) IS TRUE) ORDER BY w.ticket)::text
-        FROM oncegate_waiters w LEFT JOIN oncegate_replicas r USING (replica)
-        WHERE w.team_id = a.team AND w.session_id = a.id) END AS queue
+    ", (w.there_until > clock.at) IS TRUE) ORDER BY w.ticket)::text
+        FROM (
+            SELECT t.*, (SELECT r.expires_at FROM oncegate_replicas r
+                WHERE r.replica = t.replica) AS there_until
+            FROM oncegate_waiters t
+            WHERE t.team_id = a.team AND t.session_id = a.id OFFSET 0) AS w) END AS queue
 FROM clock CROSS JOIN json_to_recordset($2::json)
         AS a (place bigint, team text, id text, queue boolean)
     LEFT JOIN LATERAL (
@@ -268,7 +271,13 @@ impl EventRecord {
             self;
         let Self(.., has_result, is_rejected, result, type_name) = self;
         let (time, expires) = (Timestamp::from_micros(time), Timestamp::from_micros(expires));
-        let state = match until.map(Timestamp::from_micros) {
+        let until = until.map(Timestamp::from_micros);
+        // A claim that runs cannot be made later than now, unless the clock was stepped back since.
+        let (made, kept) = match until {
+            Some(until) if until > time => (time.min(now), expires.min(now.plus(CLAIM_MEMORY))),
+            _ => (time, expires),
+        };
+        let state = match until {
             Some(until) => State::Claimed(claim_end(until, time, expires, now)),
             None => State::Handled(By::of_row(attempt, has_result, is_rejected), {
                 let bytes = result.map(|result| bytes(&result)).transpose()?;
@@ -280,8 +289,8 @@ impl EventRecord {
             names: names.unwrap_or_else(|| vec![event_id]),
             request: request.map(RequestId::from_uuid),
             digest: digest.map(PayloadDigest::from_uuid),
-            time,
-            expire_time: expires,
+            time: made,
+            expire_time: kept,
             state,
             attempts: attempt.map(|claimed| Attempts {
                 claimed,
