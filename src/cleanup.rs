@@ -127,7 +127,7 @@ impl Cleanup {
             let batch = u32::try_from(most).unwrap_or(u32::MAX);
             let sweep = Sweep { kind, scope: scope.clone(), limit: batch };
             let begun = Instant::now();
-            let Swept { rows, busy } = match self.sweeps.call(sweep).await {
+            let Swept { rows, more, busy } = match self.sweeps.call(sweep).await {
                 Err(error) if total > 0 && !scope.dry_run => return Err(error.after_change()),
                 swept => swept?,
             };
@@ -135,7 +135,7 @@ impl Cleanup {
             if !scope.dry_run {
                 self.metrics.swept(kind.label(), rows);
             }
-            if rows < most {
+            if !more {
                 return Ok((total, false));
             }
             if busy {

@@ -292,6 +292,11 @@ impl Sweep {
         matches!((self.kind, self.scope.age), (Kind::Events, Age::AtLeast(_)))
             && !self.scope.dry_run
     }
+
+    /// What became of it where `rows` were found: there may be more if they are as many as asked for.
+    const fn done(&self, rows: u64, busy: bool) -> Swept {
+        Swept { rows, more: rows >= self.limit as u64, busy }
+    }
 }
 
 /// What became of a [`Sweep`].
@@ -299,6 +304,8 @@ impl Sweep {
 pub struct Swept {
     /// How many rows were deleted; or were found, where none were to be.
     pub rows: u64,
+    /// Whether there may be more to do.
+    pub more: bool,
     /// Whether others had work for the store at that moment, on any replica.
     pub busy: bool,
 }

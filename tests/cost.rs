@@ -172,8 +172,9 @@ async fn queue(client: &mut Client) -> i32 {
 /// large ones where none has.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_sweep_leaves_room_for_other_work() {
-    const FILL: &str = "INSERT INTO processed_events (team_id, event_id, processed_at, expires_at)
-        SELECT 'T1', 'old' || n, now() - interval '2 days', now() - interval '1 day'
+    const FILL: &str = "INSERT INTO processed_events
+            (team_id, event_id, processed_at, expires_at, sweep_after)
+        SELECT 'T1', 'old' || n, now() - interval '2 days', now() - interval '1 day', now()
         FROM generate_series(1, 10000) AS n";
     let url = new_database().await;
     let replica = Replica::start(&url, Clock::Store, &["--probe-interval", "1h"]).await;

@@ -76,6 +76,26 @@ macro_rules! running {
     };
 }
 
+/// When a sweep deletes the row of an event that expires at `$expires`: at the end of the hour, or of
+/// the minute if `$is_brief`, which is that it is kept for less than a day. It is indexed, and so coarse
+/// that it usually stays the same while a turn begins, is renewed and ends: then its row is updated
+/// without a write to an index.
+macro_rules! sweep_after {
+    ($expires:expr, $is_brief:expr) => {
+        concat!(
+            "CASE WHEN ",
+            $is_brief,
+            "
+        THEN to_timestamp(floor(date_part('epoch', ",
+            $expires,
+            ") / 60) * 60 + 60)
+        ELSE to_timestamp(floor(date_part('epoch', ",
+            $expires,
+            ") / 3600) * 3600 + 3600) END"
+        )
+    };
+}
+
 /// What is read of an event's row; but its result, which is long.
 macro_rules! event_columns {
     ($row:literal) => {
@@ -194,6 +214,7 @@ pub const STATEMENTS: &[&str] = &[
     upkeep::COUNT_OLD_EVENTS,
     upkeep::COUNT_SESSIONS,
     upkeep::DELETE_EXPIRED_EVENTS,
+    upkeep::SWEEP_EVENTS,
     upkeep::DELETE_OLD_EVENTS,
     upkeep::DELETE_SESSIONS,
     upkeep::COUNT_LEASES,

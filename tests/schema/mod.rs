@@ -26,6 +26,7 @@ mod plans;
 mod shapes;
 mod single;
 mod start;
+mod sweep;
 mod versions;
 
 /// Why a server does not start on the database at `url`.

@@ -25,11 +25,12 @@ const EXPIRED: f64 = 5e6;
 
 /// Events that were marked 25 to 26 hours ago, for 24 hours.
 const FILL_EXPIRED: &str = "
-INSERT INTO processed_events (team_id, event_id, processed_at, expires_at, request_id)
+INSERT INTO processed_events (team_id, event_id, processed_at, expires_at, request_id, sweep_after)
 SELECT 'T' || n % 8,
     'Ev' || lpad(to_hex((extract(epoch FROM at) * 1000000)::bigint), 13, '0')
          || lpad(to_hex(n % 8), 2, '0') || lpad(to_hex(n % 65536), 4, '0'),
-    at, at + interval '24 hours', gen_random_uuid()
+    at, at + interval '24 hours', gen_random_uuid(),
+    date_trunc('hour', at) + interval '25 hours'
 FROM (SELECT n, now() - interval '26 hours' + n * interval '720 microseconds' AS at
       FROM generate_series(1, 5000000) AS n) AS events
 ";

@@ -17,23 +17,27 @@ use crate::{
 /// Events of the last hour, their ids rising with time over eight teams, as
 /// those of the load do.
 const FILL_RISING: &str = "
-INSERT INTO processed_events (team_id, event_id, processed_at, expires_at, request_id)
+INSERT INTO processed_events (team_id, event_id, processed_at, expires_at, request_id,
+    sweep_after)
 SELECT (ARRAY['T024BE7LD', 'T0G9PQBBK', 'T061EG9R6', 'T2ABCDEF1',
               'T3XYZQWE2', 'T4MNBVCX3', 'T5LKJHGF4', 'T6POIUYT5'])[1 + n % 8],
     'Ev' || lpad(to_hex((extract(epoch FROM at) * 1000000)::bigint), 13, '0')
          || lpad(to_hex(n % 8), 2, '0') || lpad(to_hex(n % 65536), 4, '0'),
-    at, at + interval '24 hours', gen_random_uuid()
+    at, at + interval '24 hours', gen_random_uuid(),
+    date_trunc('hour', at) + interval '25 hours'
 FROM (SELECT n, now() - interval '1 hour' + n * interval '360 microseconds' AS at
       FROM generate_series(1, 10000000) AS n) AS events
 ";
 
 /// The same, their ids random.
 const FILL_RANDOM: &str = "
-INSERT INTO processed_events (team_id, event_id, processed_at, expires_at, request_id)
+INSERT INTO processed_events (team_id, event_id, processed_at, expires_at, request_id,
+    sweep_after)
 SELECT (ARRAY['T024BE7LD', 'T0G9PQBBK', 'T061EG9R6', 'T2ABCDEF1',
               'T3XYZQWE2', 'T4MNBVCX3', 'T5LKJHGF4', 'T6POIUYT5'])[1 + n % 8],
     'Ev' || left(md5(n::text), 16) || lpad(to_hex(n % 4096), 3, '0'),
-    at, at + interval '24 hours', gen_random_uuid()
+    at, at + interval '24 hours', gen_random_uuid(),
+    date_trunc('hour', at) + interval '25 hours'
 FROM (SELECT n, now() - interval '1 hour' + n * interval '360 microseconds' AS at
       FROM generate_series(1, 10000000) AS n) AS events
 ";

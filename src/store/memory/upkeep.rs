@@ -23,7 +23,7 @@ impl Upkeep for Handle {
         if sweep.takes_live_marks() {
             self.shared.epoch.fetch_add(1, Ordering::SeqCst);
         }
-        ready(Ok(Swept { rows, busy: false }))
+        ready(Ok(sweep.done(rows, false)))
     }
 
     fn beat(

@@ -31,12 +31,17 @@ use crate::{
 ///
 /// Intervals are added in UTC, which the connection sets, where a day has 24
 /// hours.
-pub(super) const INSERT: &str = "
+pub(super) const INSERT: &str = concat!(
+    "
 WITH clock AS MATERIALIZED (
     SELECT COALESCE($1::timestamptz, clock_timestamp()) AS at
 ), won AS (
-    INSERT INTO processed_events (team_id, event_id, processed_at, expires_at, request_id)
-    SELECT team_id, event_id, (SELECT at FROM clock), (SELECT at FROM clock) + ttl, request_id
+    INSERT INTO processed_events (team_id, event_id, processed_at, expires_at, request_id,
+        sweep_after)
+    SELECT team_id, event_id, (SELECT at FROM clock), (SELECT at FROM clock) + ttl, request_id,
+        ",
+    sweep_after!("(SELECT at FROM clock) + ttl", "ttl < interval '24 hours'"),
+    "
     FROM unnest($2::text[], $3::text[], $4::uuid[], $5::interval[])
         AS a (team_id, event_id, request_id, ttl)
     ON CONFLICT (team_id, event_id) DO NOTHING
@@ -45,19 +50,25 @@ WITH clock AS MATERIALIZED (
 SELECT array_agg(request_id) AS won, (SELECT at FROM clock) AS at,
     COALESCE($1::timestamptz, clock_timestamp()) AS ended
 FROM won
-";
+"
+);
 
 /// [`INSERT`] for a mark that is alone in its batch: where there is no load to
 /// spread it over, an array and a second level cost a quarter of the statement.
-pub(super) const INSERT_ONE: &str = "
-INSERT INTO processed_events (team_id, event_id, processed_at, expires_at, request_id)
-SELECT $2::text, $3::text, at, at + $5::interval, $4::uuid
+pub(super) const INSERT_ONE: &str = concat!(
+    "
+INSERT INTO processed_events (team_id, event_id, processed_at, expires_at, request_id, sweep_after)
+SELECT $2::text, $3::text, at, at + $5::interval, $4::uuid,
+    ",
+    sweep_after!("at + $5::interval", "$5::interval < interval '24 hours'"),
+    "
 FROM (
     SELECT COALESCE($1::timestamptz, clock_timestamp()) AS at OFFSET 0) AS clock
 ON CONFLICT (team_id, event_id) DO NOTHING
 RETURNING ARRAY[request_id] AS won, processed_at AS at,
     COALESCE($1::timestamptz, clock_timestamp()) AS ended
-";
+"
+);
 
 /// A result is long, and read only of those that it is asked for of.
 pub(super) const LOOK: &str = concat!(

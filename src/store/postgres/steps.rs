@@ -54,7 +54,10 @@ pub(super) const SHORTEN_CLAIMS: &str = concat!(
     "
 UPDATE processed_events e
 SET claimed_until = c.at + (e.claimed_until - (e.expires_at - $2::interval)),
-    expires_at = c.at + $2::interval, processed_at = LEAST(e.processed_at, c.at)
+    expires_at = c.at + $2::interval, processed_at = LEAST(e.processed_at, c.at),
+    sweep_after = ",
+    sweep_after!("c.at + $2::interval", "$2::interval < interval '24 hours'"),
+    "
 FROM (
     SELECT a.team_id, a.request_id, u.name,
         COALESCE($1::timestamptz, clock_timestamp()) AS at

@@ -23,7 +23,7 @@ macro_rules! expired_events {
                 - $2::bigint * interval '1 microsecond')
             AND ($3::text IS NULL OR team_id = $3)
             AND ($4::bigint IS NULL OR (SELECT pg_try_advisory_xact_lock($4)))
-        ORDER BY expires_at LIMIT $5::bigint"
+        LIMIT $5::bigint"
     };
 }
 
@@ -74,9 +74,20 @@ macro_rules! count {
     };
 }
 
+/// Whether a replica has work for the database at this moment, whose CPU and disk a sweep needs as
+/// well.
+macro_rules! busy {
+    () => {
+        "EXISTS (
+                SELECT FROM pg_stat_activity
+                WHERE datname = current_database()
+                    AND application_name = current_setting('application_name')
+                    AND state = 'active' AND pid <> pg_backend_pid()) AS busy"
+    };
+}
+
 /// Deletes rows by ctid, the shortest way to a row, passing over those that
-/// are being taken up again just now; and tells whether a replica has work for the
-/// database at that moment, whose CPU and disk it needs as well.
+/// are being taken up again just now.
 macro_rules! delete {
     ($table:literal, $rows:expr) => {
         delete!($table, $rows, "")
@@ -93,11 +104,8 @@ macro_rules! delete {
             " FOR UPDATE SKIP LOCKED)) RETURNING ",
             $returning,
             "
-            SELECT rows, EXISTS (
-                SELECT FROM pg_stat_activity
-                WHERE datname = current_database()
-                    AND application_name = current_setting('application_name')
-                    AND state = 'active' AND pid <> pg_backend_pid()) AS busy",
+            SELECT rows, ",
+            busy!(),
             $further,
             " FROM (SELECT count(*) AS rows FROM gone) AS counted"
         )
@@ -115,7 +123,36 @@ macro_rules! notify {
 pub(super) const COUNT_EXPIRED_EVENTS: &str = count!(expired_events!());
 pub(super) const COUNT_OLD_EVENTS: &str = count!(old_events!());
 pub(super) const COUNT_SESSIONS: &str = count!(idle_sessions!());
+/// Reads the whole table: see [`Link::sweep_expired`].
 pub(super) const DELETE_EXPIRED_EVENTS: &str = delete!("processed_events", expired_events!());
+
+/// Deletes the events whose `sweep_after` has passed, found by its index. A row among them that has
+/// not expired was written by a binary without that column; its `sweep_after` is corrected. `looked`
+/// counts both. Without an election, it takes the events as well that expired in the current hour.
+pub(super) const SWEEP_EVENTS: &str = concat!(
+    "
+WITH clock AS MATERIALIZED (
+    SELECT COALESCE($1::timestamptz, clock_timestamp()) - $2::bigint * interval '1 microsecond' AS at
+), due AS MATERIALIZED (
+    SELECT ctid AS place, expires_at <= (SELECT at FROM clock) AS is_expired FROM processed_events
+    WHERE sweep_after <= (SELECT at FROM clock)
+            + CASE WHEN $4::bigint IS NULL THEN interval '1 hour' ELSE interval '0' END
+        AND (sweep_after <= (SELECT at FROM clock) OR expires_at <= (SELECT at FROM clock))
+        AND ($3::text IS NULL OR team_id = $3)
+        AND ($4::bigint IS NULL OR (SELECT pg_try_advisory_xact_lock($4)))
+    ORDER BY sweep_after LIMIT $5::bigint FOR UPDATE SKIP LOCKED
+), gone AS (
+    DELETE FROM processed_events
+    WHERE ctid = ANY (ARRAY(SELECT place FROM due WHERE is_expired)) RETURNING 1
+), corrected AS (
+    UPDATE processed_events SET sweep_after = ",
+    sweep_after!("expires_at", "expires_at - processed_at < interval '24 hours'"),
+    "
+    WHERE ctid = ANY (ARRAY(SELECT place FROM due WHERE NOT is_expired))
+)
+SELECT (SELECT count(*) FROM gone) AS rows, (SELECT count(*) FROM due) AS looked, ",
+    busy!()
+);
 pub(super) const DELETE_OLD_EVENTS: &str = delete!("processed_events", old_events!(), notify!());
 pub(super) const DELETE_SESSIONS: &str = delete!(
     "oncegate_sessions",
@@ -217,31 +254,18 @@ impl Upkeep for Link {
     async fn sweep(&mut self, sweep: &Sweep) -> Result<Swept, StoreError> {
         let statement = match (sweep.kind, sweep.scope.age, sweep.scope.dry_run) {
             (Kind::Events, Age::Expired, true) => COUNT_EXPIRED_EVENTS,
-            (Kind::Events, Age::Expired, false) => DELETE_EXPIRED_EVENTS,
+            (Kind::Events, Age::Expired, false) => return self.sweep_expired(sweep).await,
             (Kind::Events, Age::AtLeast(_), true) => COUNT_OLD_EVENTS,
             (Kind::Events, Age::AtLeast(_), false) => DELETE_OLD_EVENTS,
             (Kind::Sessions, _, true) => COUNT_SESSIONS,
             (Kind::Sessions, _, false) => DELETE_SESSIONS,
         };
-        let now = self.now();
-        let lock = sweep.scope.elected.then_some(self.locks.sweeper());
-        let rows = self
-            .fetch(|| {
-                sqlx::query(statement)
-                    .bind(now)
-                    .bind(sweep.scope.age.as_micros())
-                    .bind(&sweep.scope.team)
-                    .bind(lock)
-                    .bind(i64::from(sweep.limit))
-            })
-            .await;
+        let swept = self.sweep_by(statement, sweep, sweep.limit).await;
         if sweep.takes_live_marks() {
             // Even if it failed: it may have been committed.
             self.invalidate();
         }
-        let rows = rows?;
-        let busy = rows.first().and_then(|row| row.try_get("busy").ok()).unwrap_or(false);
-        Ok(Swept { rows: only(&rows)?, busy })
+        swept
     }
 
     async fn beat(&mut self) -> Result<Vec<(SessionKey, LeaseId)>, StoreError> {
@@ -259,7 +283,52 @@ impl Upkeep for Link {
     }
 }
 
-/// The one number that a statement answered.
+impl Link {
+    /// Deletes events that have expired: by the index on `sweep_after`, which is all that the
+    /// background sweep does. A cleanup deletes every expired event at once, and reads the table as
+    /// well: a row that a binary without that column wrote may expire long before it.
+    async fn sweep_expired(&mut self, sweep: &Sweep) -> Result<Swept, StoreError> {
+        let found = self.sweep_by(SWEEP_EVENTS, sweep, sweep.limit).await?;
+        if found.more || sweep.scope.elected {
+            return Ok(found);
+        }
+        let left = sweep.limit.saturating_sub(u32::try_from(found.rows).unwrap_or(u32::MAX));
+        match self.sweep_by(DELETE_EXPIRED_EVENTS, sweep, left).await {
+            Ok(others) => Ok(Swept { rows: found.rows + others.rows, ..others }),
+            // The rows that were found are deleted; the next batch meets the error again.
+            Err(_) if found.rows > 0 => Ok(Swept { more: true, ..found }),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Runs a statement of a sweep, for up to `limit` rows.
+    async fn sweep_by(
+        &mut self,
+        statement: &'static str,
+        sweep: &Sweep,
+        limit: u32,
+    ) -> Result<Swept, StoreError> {
+        let now = self.now();
+        let lock = sweep.scope.elected.then_some(self.locks.sweeper());
+        let rows = self
+            .fetch(|| {
+                sqlx::query(statement)
+                    .bind(now)
+                    .bind(sweep.scope.age.as_micros())
+                    .bind(&sweep.scope.team)
+                    .bind(lock)
+                    .bind(i64::from(limit))
+            })
+            .await?;
+        let busy = rows.first().and_then(|row| row.try_get("busy").ok()).unwrap_or(false);
+        let count = only(&rows)?;
+        let looked = rows.first().and_then(|row| row.try_get::<i64, _>("looked").ok());
+        let looked = looked.and_then(|looked| u64::try_from(looked).ok()).unwrap_or(count);
+        Ok(Swept { rows: count, more: looked >= u64::from(limit), busy })
+    }
+}
+
+/// The one number that a statement answered, or the first of them.
 fn only(rows: &[sqlx::postgres::PgRow]) -> Result<u64, StoreError> {
     let count = rows.first().and_then(|row| row.try_get::<i64, _>(0).ok());
     count

@@ -148,7 +148,7 @@ impl Upkeep for Handle {
                 .fetch_one(self.reader().await?)
                 .await
                 .map_err(classify)?;
-            return Ok(Swept { rows: u64::try_from(count).unwrap_or(0), busy: false });
+            return Ok(sweep.done(u64::try_from(count).unwrap_or(0), false));
         }
         let mut writer = self.writer.lock().await;
         if sweep.kind == Kind::Sessions {
@@ -166,7 +166,7 @@ impl Upkeep for Handle {
                 raise_floor(&mut batch, FencingToken(*highest)).await?;
             }
             batch.commit().await.map_err(classify)?;
-            return Ok(Swept { rows: gone.len() as u64, busy: self.writer.is_wanted() });
+            return Ok(sweep.done(gone.len() as u64, self.writer.is_wanted()));
         }
         // One statement is a transaction of its own.
         let done = sqlx::query(statement)
@@ -180,7 +180,7 @@ impl Upkeep for Handle {
             // Even if it failed: it may have been committed.
             self.marks.invalidate();
         }
-        Ok(Swept { rows: done.map_err(classify)?.rows_affected(), busy: self.writer.is_wanted() })
+        Ok(sweep.done(done.map_err(classify)?.rows_affected(), self.writer.is_wanted()))
     }
 
     async fn beat(&mut self) -> Result<Vec<(SessionKey, LeaseId)>, StoreError> {

@@ -36,7 +36,8 @@ macro_rules! event_values {
             ", x.attempt, x.holder, decode(x.result, 'hex'), x.result_type, x.repeated,
         x.resumed_by, ",
             moment_of!("x.rejected"),
-            ", x.detail, x.uncounted, x.interrupted"
+            ", x.detail, x.uncounted, x.interrupted, ",
+            sweep_after!(moment_of!("x.expires"), "x.expires - 86400000000 < x.time")
         )
     };
 }
@@ -44,7 +45,7 @@ macro_rules! event_values {
 macro_rules! event_targets {
     () => {
         "processed_at, expires_at, claimed_until, attempt, holder, result, result_type, repeated,
-        resumed_by, rejected_at, detail, uncounted, interrupted"
+        resumed_by, rejected_at, detail, uncounted, interrupted, sweep_after"
     };
 }
 

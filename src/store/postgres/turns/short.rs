@@ -54,9 +54,11 @@ macro_rules! begin_new {
             " RETURNING lease_id, fencing_token, epic_id, acquired_at, expires_at
 ), claimed AS (
     INSERT INTO processed_events (team_id, event_id, processed_at, expires_at, request_id,
-        claimed_until, attempt, holder, digest)
+        claimed_until, attempt, holder, digest, sweep_after)
     SELECT m.team_id, m.event_id, m.at, m.at + $15::interval, m.request_id,
-        m.at + m.claim_ttl, 1, m.holder, m.digest
+        m.at + m.claim_ttl, 1, m.holder, m.digest, ",
+            sweep_after!("m.at + $15::interval", "$15::interval < interval '24 hours'"),
+            "
     FROM new m WHERE (m.lease_id IN (SELECT lease_id FROM taken)) IS TRUE
     ORDER BY m.team_id COLLATE \"C\", m.event_id COLLATE \"C\"
     ON CONFLICT DO NOTHING
@@ -133,7 +135,9 @@ macro_rules! succeed {
 ), done AS (
     UPDATE processed_events e
     SET claimed_until = NULL, processed_at = m.at, expires_at = m.at + m.ttl, result = m.result,
-        result_type = m.result_type, detail = NULL, interrupted = NULL
+        result_type = m.result_type, detail = NULL, interrupted = NULL, sweep_after = ",
+            sweep_after!("m.at + m.ttl", "m.ttl < interval '24 hours'"),
+            "
     FROM (SELECT * FROM ended ORDER BY team_id COLLATE \"C\", event_id COLLATE \"C\") AS m
     WHERE ",
             same_key!("event_id", "e", "m"),
