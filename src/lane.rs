@@ -26,7 +26,7 @@ use tokio::{
 
 use crate::{
     domain::limits::LEASE_TTL,
-    store::{Connection, StoreError, Verdict},
+    store::{Reset, StoreError, Verdict},
     telemetry::LaneMetrics,
 };
 
@@ -98,7 +98,7 @@ pub trait Op: Send + Sync + 'static {
 }
 
 /// A connection that runs one kind of operation.
-pub trait Executes<O: Op>: Connection {
+pub trait Executes<O: Op>: Reset + Send + 'static {
     /// Runs a batch in one atomic step. `ops` are sorted by key and hold no key
     /// twice. Answers in order.
     fn execute(

@@ -36,7 +36,7 @@ mod turn;
 pub use admin::{AdminChanges, AdminStore, Counts, EventFilter, Events, Page, Standing};
 pub use fence::{Fence, FenceStore};
 pub use records::{Applied, Decided, Records};
-pub use session::{Changed, SessionStore};
+pub use session::{SessionAnswer, SessionBatch, SessionOp, SessionStore};
 pub use turn::{Prolonged, TurnStore, Turned};
 
 /// Why a store could not answer.
@@ -398,10 +398,13 @@ pub trait Upkeep {
 /// One connection to a store: opened when it is first used, and again when it
 /// was lost.
 pub trait Connection:
-    EventStore + SessionStore + TurnStore + AdminStore + AdminChanges + Upkeep + Send + 'static
+    EventStore + SessionStore + TurnStore + AdminStore + AdminChanges + Upkeep + Reset + Send + 'static
 {
-    /// Forgets the state of the connection, after a batch did not end as it
-    /// should.
+}
+
+/// What a batch that panicked may leave in a state that nobody expects.
+pub trait Reset {
+    /// Forgets that state.
     fn reset(&mut self);
 }
 

@@ -129,14 +129,13 @@ impl Operation for Leave<'_> {
     fn decide(&self, draft: &mut Draft<'_>) -> Result<bool, RuleError> {
         let now = draft.now();
         let mut session = draft.session(self.key);
-        let is_own = |waiter: &Waiter| {
-            waiter.lease == self.lease && !(self.keep && is_forgotten(waiter, now))
-        };
+        let is_own = |waiter: &Waiter| waiter.lease == self.lease;
         let Some(place) = session.queue.iter().position(is_own) else { return Ok(false) };
-        if self.keep {
-            session.queue[place].left_at = Some(now);
-        } else {
-            session.queue.remove(place);
+        let counts = !is_forgotten(&session.queue[place], now);
+        match (self.keep, counts) {
+            (true, true) => session.queue[place].left_at = Some(now),
+            (true, false) => return Ok(false),
+            (false, _) => drop(session.queue.remove(place)),
         }
         let is_awaited = waiting(&session.queue).next().is_some();
         if let Some(latest) = &mut session.latest {
@@ -144,7 +143,7 @@ impl Operation for Leave<'_> {
         }
         draft.notify(Notice::Session(self.key.clone()));
         draft.put_session(self.key, session);
-        Ok(true)
+        Ok(counts)
     }
 }
 

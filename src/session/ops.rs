@@ -1,6 +1,9 @@
 //! The operations on sessions that lanes batch.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, Weak},
+    time::Duration,
+};
 
 use tokio::time::Instant;
 
@@ -11,295 +14,75 @@ use super::{
 };
 use crate::{
     domain::{
-        Acquire, Acquired, Decision, Enqueue, Enqueued, Held, Lease, LeaseId, Release, Renew,
-        Renewed, RequestId, SessionKey, SessionRow, StreamId,
+        Acquire, Decision, Enqueue, Enqueued, Held, Lease, LeaseId, Release, Renew, Renewed,
+        RequestId, SessionKey, SessionRow, StreamId,
     },
-    lane::{Executes, Lane, Lanes, Op},
-    store::{Changed, Connection, StoreError, Verdict},
+    lane::{Executes, Lanes, Op},
+    store::{Connection, Reset, SessionAnswer, SessionBatch, SessionOp, StoreError, Verdict},
 };
 
-/// Changes who holds a session. Takes and releases share lanes, and so
-/// statements and commits.
-pub(super) enum Change {
-    Take(Take),
-    GiveBack(GiveBack),
+/// An operation on a session. All kinds share lanes, and so reads, statements and commits.
+pub(super) enum SessionCall {
+    Acquire(AcquireCall),
+    Release(Release),
+    Renew(RenewCall),
+    Enqueue(EnqueueCall),
+    Leave(LeaveCall),
+    HandOn(SessionKey),
 }
 
-/// What became of a session, whoever asked for it.
-#[expect(clippy::large_enum_variant, reason = "an allocation for each grant costs more")]
-pub(super) enum State {
-    Taken(Taken),
-    Ended(Ended),
-}
-
-/// What is told to one who asked for a change.
-pub(super) enum Told {
-    Outcome(Outcome),
+/// The reply to a [`SessionCall`].
+pub(super) enum SessionReply {
+    Acquired(Outcome),
     Released(bool),
+    Renewed(Renewal),
+    Enqueued(Enqueued),
+    Left,
+    HandedOn(Option<SessionRow>),
 }
 
 /// Takes a lease.
-pub(super) struct Take {
+pub(super) struct AcquireCall {
     pub(super) acquire: Acquire,
     pub(super) grants: Arc<Grants>,
 }
 
-/// What the store decided on the request of `asker`, for its stream, if it has one.
-pub(super) struct Taken {
-    row: SessionRow,
-    asker: (RequestId, Option<StreamId>),
-    fresh: bool,
-    /// When the statement began.
-    asked: Instant,
-    /// Of a lease that goes back if nobody accepts it.
-    delivery: Option<Arc<Delivery>>,
-}
-
-/// What a request for a lease comes to.
+/// The result of a request for a lease.
 pub(super) enum Outcome {
     Granted(Grant),
     Held(Measured<Held>),
     EpicMismatch(String),
 }
 
-/// Gives a lease back, and tells the queue.
-pub(super) struct GiveBack {
-    pub(super) release: Release,
-    pub(super) queues: Arc<Queues>,
+/// Extends a lease.
+pub(super) struct RenewCall {
+    pub(super) renew: Renew,
+    /// Up to so long since it was granted; the same for all.
+    pub(super) max_hold: Duration,
 }
 
-impl GiveBack {
-    /// Leaves it to `lanes`: nobody waits for the answer.
-    pub(super) fn post(self, lanes: &Lanes<Change>) {
-        let lane = lanes.of(self.release.key.shard());
-        if lane.post(Change::GiveBack(self)).is_err() {
-            // It ends with its TTL, as a crashed holder's does.
-            tracing::warn!("lane is full; the lease of a disconnected caller expires with its TTL");
-        }
-    }
+/// What became of a lease that was to be extended.
+pub(super) enum Renewal {
+    Renewed(Measured<Lease>),
+    /// It has ended, because it had been held for as long as any may be.
+    HeldTooLong,
+    /// Another stream has taken it over.
+    Replaced,
+    Lost,
 }
 
-/// Whether a lease has been given back.
-pub(super) struct Ended {
-    lease: LeaseId,
-    released: bool,
-    unless_resumed: Option<StreamId>,
-}
-
-impl Op for Change {
-    type Key<'a> = &'a SessionKey;
-    type Row = State;
-    type Answer = Told;
-
-    fn key(&self) -> &SessionKey {
-        match self {
-            Self::Take(take) => &take.acquire.key,
-            Self::GiveBack(give_back) => &give_back.release.key,
-        }
-    }
-
-    fn team(&self) -> &str {
-        &self.key().team
-    }
-
-    fn answer(&self, row: &State) -> Verdict<Told> {
-        match (self, row) {
-            (Self::Take(take), State::Taken(taken)) => take.answer(taken).map(Told::Outcome),
-            (Self::GiveBack(give_back), State::Ended(ended)) => {
-                give_back.answer(ended).map(Told::Released)
-            }
-            // One change of a session at a time.
-            _ => Verdict::Again,
-        }
-    }
-}
-
-impl Take {
-    fn answer(&self, taken: &Taken) -> Verdict<Outcome> {
-        Verdict::Decided(match taken.row.decision(&self.acquire) {
-            // Found while another spoke for the group: not noted as this one's.
-            Decision::Granted(_) if taken.asker != self.asker() => return Verdict::Again,
-            Decision::Granted(lease) => {
-                let lease = Measured::new(lease, taken.asked);
-                Outcome::Granted(Grant::new(lease, taken.fresh, taken.delivery.clone()))
-            }
-            Decision::Held(held) => Outcome::Held(Measured::new(held, taken.asked)),
-            Decision::EpicMismatch(bound) => Outcome::EpicMismatch(bound),
-            // The one who spoke for the group was refused: the next one asks.
-            Decision::Free => return Verdict::Again,
-        })
-    }
-
-    /// Calls that return share an answer, streams do not: the store notes which has the
-    /// lease.
-    const fn asker(&self) -> (RequestId, Option<StreamId>) {
-        (self.acquire.request, self.acquire.stream)
-    }
-
-    fn row(&self, Acquired { row, fresh }: Acquired, asked: Instant) -> State {
-        let Acquire { key, request, stream, .. } = &self.acquire;
-        let delivery = match stream {
-            _ if fresh => Some(self.grants.deliver(key, row.lease.id)),
-            // It has taken the place of the stream that would have given the lease back.
-            Some(stream) if row.live && row.request == *request => {
-                Some(self.grants.deliver_to(key, row.lease.id, *stream))
-            }
-            _ => None,
-        };
-        State::Taken(Taken { row, asker: self.asker(), fresh, asked, delivery })
-    }
-}
-
-impl GiveBack {
-    fn answer(&self, ended: &Ended) -> Verdict<bool> {
-        if ended.lease != self.release.lease {
-            return Verdict::Again;
-        }
-        if !ended.released && ended.unless_resumed != self.release.unless_resumed {
-            // The one who spoke for the group would have spared it.
-            return Verdict::Again;
-        }
-        Verdict::Decided(ended.released)
-    }
-
-    fn row(&self, released: bool) -> State {
-        let Release { lease, unless_resumed, .. } = self.release;
-        State::Ended(Ended { lease, released, unless_resumed })
-    }
-}
-
-impl<S: Connection> Executes<Change> for S {
-    async fn execute(&mut self, ops: &[&Change]) -> Result<Vec<Verdict<State>>, StoreError> {
-        let (mut acquires, mut releases) = (Vec::new(), Vec::new());
-        for op in ops {
-            match op {
-                Change::Take(take) => acquires.push(&take.acquire),
-                Change::GiveBack(give_back) => releases.push(&give_back.release),
-            }
-        }
-        let asked = Instant::now();
-        let Changed { taken, ended, handed } = self.change(&acquires, &releases).await?;
-        let queues = ops.iter().find_map(|op| match op {
-            Change::GiveBack(give_back) => Some(&give_back.queues),
-            Change::Take(_) => None,
-        });
-        if let Some(queues) = queues {
-            for row in handed {
-                queues.deliver(row, asked);
-            }
-        }
-        let (mut taken, mut ended) = (taken.into_iter(), ended.into_iter());
-        let row = |op: &&Change| match op {
-            Change::Take(take) => Some(taken.next()?.map(|acquired| take.row(acquired, asked))),
-            Change::GiveBack(back) => Some(ended.next()?.map(|released| back.row(released))),
-        };
-        // Where the store answered for fewer, so does this.
-        Ok(ops.iter().map_while(row).collect())
-    }
-}
-
-/// Takes a place in a session's queue. Those who wait have lanes of their own: who does
-/// not wait has nothing to do with it.
-pub(super) struct Stand {
+/// Takes a place in a session's queue.
+pub(super) struct EnqueueCall {
     pub(super) enqueue: Enqueue,
+    /// Rises with each place, so that a batch keeps the order in which they came.
+    pub(super) number: u64,
     pub(super) queues: Arc<Queues>,
-    pub(super) leaves: Lane<Leave>,
+    pub(super) lanes: Lanes<SessionCall>,
     pub(super) grants: Arc<Grants>,
 }
 
-impl Op for Stand {
-    type Key<'a> = &'a SessionKey;
-    type Row = (LeaseId, Enqueued);
-    type Answer = Enqueued;
-
-    fn key(&self) -> &SessionKey {
-        &self.enqueue.acquire.key
-    }
-
-    fn team(&self) -> &str {
-        &self.key().team
-    }
-
-    fn answer(&self, (lease, enqueued): &(LeaseId, Enqueued)) -> Verdict<Enqueued> {
-        if let Enqueued::Free = enqueued {
-            // So it is to all who would wait for it.
-            return Verdict::Decided(Enqueued::Free);
-        }
-        if *lease != self.enqueue.lease {
-            // One place at a time.
-            return Verdict::Again;
-        }
-        if let Enqueued::TookOver(_, earlier) = enqueued {
-            self.queues.taken_over(*earlier);
-        }
-        if matches!(enqueued, Enqueued::Waits(_) | Enqueued::TookOver(..) | Enqueued::Given)
-            && !self.queues.is_wanted(*lease)
-        {
-            // Whoever asked has gone, and may have left before the place was there; by
-            // now the lease may have been given.
-            let (key, queues) = (self.key().clone(), Arc::clone(&self.queues));
-            let grants = Some(Arc::clone(&self.grants));
-            let _ = self.leaves.post(Leave { key, lease: *lease, keep: false, queues, grants });
-        }
-        Verdict::Decided(*enqueued)
-    }
-}
-
-impl<S: Connection> Executes<Stand> for S {
-    async fn execute(
-        &mut self,
-        asked: &[&Stand],
-    ) -> Result<Vec<Verdict<(LeaseId, Enqueued)>>, StoreError> {
-        let asked: Vec<&Enqueue> = asked.iter().map(|stand| &stand.enqueue).collect();
-        let placed = self.enqueue(&asked).await?.into_iter().zip(asked);
-        Ok(placed.map(|(placed, enqueue)| placed.map(|placed| (enqueue.lease, placed))).collect())
-    }
-}
-
-/// Hands a session on to whoever is next, if it is free, and reads how it stands.
-pub(super) struct HandOn {
-    pub(super) key: SessionKey,
-    pub(super) queues: Arc<Queues>,
-}
-
-impl Op for HandOn {
-    type Key<'a> = &'a SessionKey;
-    type Row = Option<SessionRow>;
-    type Answer = Option<SessionRow>;
-
-    fn key(&self) -> &SessionKey {
-        &self.key
-    }
-
-    fn team(&self) -> &str {
-        &self.key.team
-    }
-
-    fn answer(&self, row: &Option<SessionRow>) -> Verdict<Option<SessionRow>> {
-        Verdict::Decided(row.clone())
-    }
-}
-
-impl<S: Connection> Executes<HandOn> for S {
-    async fn execute(
-        &mut self,
-        asked: &[&HandOn],
-    ) -> Result<Vec<Verdict<Option<SessionRow>>>, StoreError> {
-        let keys: Vec<&SessionKey> = asked.iter().map(|hand_on| &hand_on.key).collect();
-        let begun = Instant::now();
-        let rows = self.hand_on(&keys).await?;
-        // Here, where nobody's going away can keep it from whom it went to.
-        for (HandOn { key, queues }, row) in asked.iter().zip(&rows) {
-            if let Verdict::Decided(Some(row)) = row {
-                queues.saw(key, row, begun);
-            }
-        }
-        Ok(rows)
-    }
-}
-
 /// Gives up a place.
-pub(super) struct Leave {
+pub(super) struct LeaveCall {
     pub(super) key: SessionKey,
     pub(super) lease: LeaseId,
     /// Whether it is kept for a call that repeats the request.
@@ -310,111 +93,231 @@ pub(super) struct Leave {
     pub(super) grants: Option<Arc<Grants>>,
 }
 
-impl Drop for Leave {
+impl Drop for LeaveCall {
     fn drop(&mut self) {
         // However it ended: if the place is still there, the next heartbeat gives it up.
         self.queues.forget_leaving(self.lease);
     }
 }
 
-impl Op for Leave {
-    type Key<'a> = (&'a SessionKey, LeaseId);
-    /// Whether the place was there.
-    type Row = bool;
-    type Answer = ();
-
-    fn key(&self) -> (&SessionKey, LeaseId) {
-        (&self.key, self.lease)
-    }
-
-    fn team(&self) -> &str {
-        &self.key.team
-    }
-
-    fn answer(&self, was_there: &bool) -> Verdict<()> {
-        self.queues.left(&self.key, self.lease);
-        if !was_there && let Some(grants) = &self.grants {
-            grants.give_back(&self.key, self.lease);
-        }
-        Verdict::Decided(())
-    }
+/// What an operation is, within its session: equal ones share an answer, and a batch runs those
+/// of a session in this order.
+#[derive(PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(super) enum Subject {
+    /// The store notes who renews.
+    Renew(LeaseId, Option<StreamId>),
+    Release(LeaseId, Option<StreamId>),
+    Leave(LeaseId, bool),
+    HandOn,
+    /// Calls that return share an answer, streams do not: the store notes which has the
+    /// lease.
+    Acquire(RequestId, Option<StreamId>),
+    Enqueue(u64),
 }
 
-impl<S: Connection> Executes<Leave> for S {
-    async fn execute(&mut self, asked: &[&Leave]) -> Result<Vec<Verdict<bool>>, StoreError> {
-        let places = |keep| {
-            let places = asked.iter().filter(move |leave| leave.keep == keep);
-            places.map(|leave| (&leave.key, leave.lease)).collect::<Vec<_>>()
+/// What the store answered.
+pub(super) struct Row {
+    answer: SessionAnswer,
+    /// When the statement began.
+    asked: Instant,
+    /// Of a lease that goes back if nobody accepts it.
+    delivery: Option<Arc<Delivery>>,
+}
+
+impl SessionCall {
+    pub(super) const fn session(&self) -> &SessionKey {
+        match self {
+            Self::Acquire(call) => &call.acquire.key,
+            Self::Release(release) => &release.key,
+            Self::Renew(call) => &call.renew.key,
+            Self::Enqueue(call) => &call.enqueue.acquire.key,
+            Self::Leave(call) => &call.key,
+            Self::HandOn(key) => key,
+        }
+    }
+
+    /// Leaves a release to `lanes`: nobody waits for the answer.
+    pub(super) fn post_release(lanes: &Lanes<Self>, release: Release) {
+        if lanes.of(release.key.shard()).post(Self::Release(release)).is_err() {
+            // It ends with its TTL, as a crashed holder's does.
+            tracing::warn!("lane is full; the lease of a disconnected caller expires with its TTL");
+        }
+    }
+
+    const fn as_op(&self) -> SessionOp<'_> {
+        match self {
+            Self::Acquire(call) => SessionOp::Acquire(&call.acquire),
+            Self::Release(release) => SessionOp::Release(release),
+            Self::Renew(call) => SessionOp::Renew(&call.renew, call.max_hold),
+            Self::Enqueue(call) => SessionOp::Enqueue(&call.enqueue),
+            Self::Leave(LeaveCall { key, lease, keep, .. }) => {
+                SessionOp::Leave { key, lease: *lease, keep: *keep }
+            }
+            Self::HandOn(key) => SessionOp::HandOn(key),
+        }
+    }
+
+    fn row(&self, answer: SessionAnswer, asked: Instant) -> Row {
+        let delivery = match (self, &answer) {
+            (Self::Acquire(call), SessionAnswer::Acquired(acquired)) => {
+                let (Acquire { key, request, stream, .. }, row) = (&call.acquire, &acquired.row);
+                match stream {
+                    _ if acquired.fresh => Some(call.grants.deliver(key, row.lease.id)),
+                    // It has taken the place of the stream that would have given the lease back.
+                    Some(stream) if row.live && row.request == *request => {
+                        Some(call.grants.deliver_to(key, row.lease.id, *stream))
+                    }
+                    _ => None,
+                }
+            }
+            _ => None,
         };
-        let (leaving, kept) = (places(false), places(true));
-        let leaving = if leaving.is_empty() { Vec::new() } else { self.leave(&leaving).await? };
-        let kept = if kept.is_empty() { Vec::new() } else { self.keep_places(&kept).await? };
-        let (mut leaving, mut kept) = (leaving.into_iter(), kept.into_iter());
-        let was_there = |leave: &&Leave| if leave.keep { kept.next() } else { leaving.next() };
-        // Where the store answered for fewer, so does this.
-        Ok(asked.iter().map_while(was_there).map(Verdict::Decided).collect())
+        Row { answer, asked, delivery }
     }
 }
 
-/// Lets a lease run on.
-pub(super) struct RunOn {
-    pub(super) renew: Renew,
-    /// For so long at most since it was granted; the same for all.
-    pub(super) max_hold: Duration,
-}
+impl Op for SessionCall {
+    type Key<'a> = (&'a SessionKey, Subject);
+    type Row = Row;
+    type Answer = SessionReply;
 
-/// What becomes of a lease that is to run on.
-pub(super) enum Renewal {
-    Renewed(Measured<Lease>),
-    /// It has ended, because it had been held for as long as any may be.
-    HeldTooLong,
-    /// Another stream has taken it over.
-    Replaced,
-    Lost,
-}
-
-impl Op for RunOn {
-    type Key<'a> = (&'a SessionKey, LeaseId);
-    type Row = (Option<StreamId>, Measured<Renewed>);
-    type Answer = Renewal;
-
-    fn key(&self) -> (&SessionKey, LeaseId) {
-        (&self.renew.key, self.renew.lease)
+    fn key(&self) -> (&SessionKey, Subject) {
+        let subject = match self {
+            Self::Acquire(AcquireCall { acquire, .. }) => {
+                Subject::Acquire(acquire.request, acquire.stream)
+            }
+            Self::Release(release) => Subject::Release(release.lease, release.unless_resumed),
+            Self::Renew(RenewCall { renew, .. }) => Subject::Renew(renew.lease, renew.stream),
+            Self::Enqueue(call) => Subject::Enqueue(call.number),
+            Self::Leave(call) => Subject::Leave(call.lease, call.keep),
+            Self::HandOn(_) => Subject::HandOn,
+        };
+        (self.session(), subject)
     }
 
     fn team(&self) -> &str {
-        &self.renew.key.team
+        &self.session().team
     }
 
-    fn answer(&self, (asker, Measured { value: renewed, asked }): &Self::Row) -> Verdict<Renewal> {
-        if *asker != self.renew.stream {
-            // Who renews is noted.
-            return Verdict::Again;
-        }
-        Verdict::Decided(match renewed {
+    fn answer(&self, row: &Row) -> Verdict<SessionReply> {
+        let Row { answer, asked, delivery } = row;
+        let reply = match (self, answer) {
+            (Self::Acquire(call), SessionAnswer::Acquired(acquired)) => {
+                match acquired.row.decision(&call.acquire) {
+                    Decision::Granted(lease) => {
+                        let lease = Measured::new(lease, *asked);
+                        let grant = Grant::new(lease, acquired.fresh, delivery.clone());
+                        SessionReply::Acquired(Outcome::Granted(grant))
+                    }
+                    Decision::Held(held) => {
+                        SessionReply::Acquired(Outcome::Held(Measured::new(held, *asked)))
+                    }
+                    Decision::EpicMismatch(bound) => {
+                        SessionReply::Acquired(Outcome::EpicMismatch(bound))
+                    }
+                    // The first of the group was refused: the next one asks.
+                    Decision::Free => return Verdict::Again,
+                }
+            }
+            (Self::Release(_), SessionAnswer::Released(released)) => {
+                SessionReply::Released(*released)
+            }
+            (Self::Renew(call), SessionAnswer::Renewed(renewed)) => {
+                SessionReply::Renewed(call.renewal(renewed, *asked))
+            }
+            (Self::Enqueue(call), SessionAnswer::Enqueued(enqueued)) => {
+                call.enqueued(*enqueued);
+                SessionReply::Enqueued(*enqueued)
+            }
+            (Self::Leave(call), SessionAnswer::Left(was_there)) => {
+                call.left(*was_there);
+                SessionReply::Left
+            }
+            (Self::HandOn(_), SessionAnswer::HandedOn(row)) => SessionReply::HandedOn(row.clone()),
+            _ => return Verdict::Unknown,
+        };
+        Verdict::Decided(reply)
+    }
+}
+
+impl RenewCall {
+    fn renewal(&self, renewed: &Renewed, asked: Instant) -> Renewal {
+        match renewed {
             Renewed::Resumed => Renewal::Replaced,
             Renewed::Found(row) if row.live => {
-                Renewal::Renewed(Measured::new(row.lease.clone(), *asked))
+                Renewal::Renewed(Measured::new(row.lease.clone(), asked))
             }
             Renewed::Found(SessionRow { lease, .. }) if lease.held_for() >= self.max_hold => {
                 Renewal::HeldTooLong
             }
             _ => Renewal::Lost,
-        })
+        }
     }
 }
 
-impl<S: Connection> Executes<RunOn> for S {
-    async fn execute(
-        &mut self,
-        ops: &[&RunOn],
-    ) -> Result<Vec<Verdict<<RunOn as Op>::Row>>, StoreError> {
-        let max_hold = ops.first().map_or(Duration::ZERO, |op| op.max_hold);
-        let asked: Vec<&Renew> = ops.iter().map(|op| &op.renew).collect();
-        let begun = Instant::now();
-        let renewed = self.renew(&asked, max_hold).await?.into_iter().zip(asked);
-        let row = |row, asked: &Renew| (asked.stream, Measured::new(row, begun));
-        Ok(renewed.map(|(renewed, asked)| renewed.map(|renewed| row(renewed, asked))).collect())
+impl EnqueueCall {
+    /// Looks after what the store has answered, whether the caller is still there or not.
+    fn enqueued(&self, enqueued: Enqueued) {
+        if let Enqueued::TookOver(_, earlier) = enqueued {
+            self.queues.taken_over(earlier);
+        }
+        let Enqueue { acquire, lease, .. } = &self.enqueue;
+        let has_place =
+            matches!(enqueued, Enqueued::Waits(_) | Enqueued::TookOver(..) | Enqueued::Given);
+        if has_place && !self.queues.is_wanted(*lease) {
+            // The caller has gone, and may have left before the place was there; by now the
+            // lease may have been given.
+            let leave = LeaveCall {
+                key: acquire.key.clone(),
+                lease: *lease,
+                keep: false,
+                queues: Arc::clone(&self.queues),
+                grants: Some(Arc::clone(&self.grants)),
+            };
+            let _ = self.lanes.of(acquire.key.shard()).post(SessionCall::Leave(leave));
+        }
+    }
+}
+
+impl LeaveCall {
+    fn left(&self, was_there: bool) {
+        self.queues.left(&self.key, self.lease);
+        if !was_there && let Some(grants) = &self.grants {
+            grants.give_back(&self.key, self.lease);
+        }
+    }
+}
+
+/// Runs batches of operations on sessions, and tells the queues of this replica what they changed.
+pub(super) struct SessionWorker<S> {
+    pub(super) store: S,
+    pub(super) queues: Weak<Queues>,
+}
+
+impl<S: Connection> Reset for SessionWorker<S> {
+    fn reset(&mut self) {
+        self.store.reset();
+    }
+}
+
+impl<S: Connection> Executes<SessionCall> for SessionWorker<S> {
+    async fn execute(&mut self, calls: &[&SessionCall]) -> Result<Vec<Verdict<Row>>, StoreError> {
+        let ops: Vec<SessionOp<'_>> = calls.iter().map(|call| call.as_op()).collect();
+        let asked = Instant::now();
+        let SessionBatch { answers, handed } = self.store.change_sessions(&ops).await?;
+        // Here, where it reaches the waiters even if the callers of this batch have gone.
+        if let Some(queues) = self.queues.upgrade() {
+            for row in handed {
+                queues.deliver(row, asked);
+            }
+            for (call, answer) in calls.iter().zip(&answers) {
+                if let Verdict::Decided(SessionAnswer::HandedOn(Some(row))) = answer {
+                    queues.saw(call.session(), row, asked);
+                }
+            }
+        }
+        let rows = calls.iter().zip(answers);
+        Ok(rows.map(|(call, answer)| answer.map(|answer| call.row(answer, asked))).collect())
     }
 }
 

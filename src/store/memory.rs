@@ -15,7 +15,8 @@ use tokio::sync::mpsc;
 use tokio_util::task::{TaskTracker, task_tracker::TaskTrackerToken};
 
 use super::{
-    Clock, Connection, Fence, FenceStore, Hint, Invalidations, PRESENCE, Store, StoreError, Work,
+    Clock, Connection, Fence, FenceStore, Hint, Invalidations, PRESENCE, Reset, Store, StoreError,
+    Work,
     records::{Applied, Decided, Records},
 };
 use crate::{
@@ -173,7 +174,9 @@ pub struct Handle {
     _open: TaskTrackerToken,
 }
 
-impl Connection for Handle {
+impl Connection for Handle {}
+
+impl Reset for Handle {
     fn reset(&mut self) {}
 }
 

@@ -16,7 +16,7 @@ use tokio::sync::{Mutex, mpsc};
 use tokio_util::task::TaskTracker;
 use uuid::Uuid;
 
-use super::{Clock, Connection, Hint, Invalidations, Store, StoreError, Work};
+use super::{Clock, Connection, Hint, Invalidations, Reset, Store, StoreError, Work};
 
 /// That two rows have one key, team and `$id`, so that the planner finds the first by it
 /// whatever it thinks of the tables. The team is compared as one of a list, which is of no
@@ -37,23 +37,6 @@ macro_rules! same_key {
             $by,
             ".",
             $id
-        )
-    };
-}
-
-/// Whether the event of `$row`, which has not expired by `$at`, is handled or claimed.
-macro_rules! live_event {
-    ($row:literal, $at:literal) => {
-        concat!(
-            "(",
-            $row,
-            ".expires_at > ",
-            $at,
-            " AND (",
-            $row,
-            ".claimed_until IS NULL OR ",
-            running!($row, $at),
-            "))"
         )
     };
 }
@@ -174,13 +157,11 @@ pub const STATEMENTS: &[&str] = &[
     records::APPLY,
     events::INSERT,
     events::INSERT_ONE,
-    events::LOOK,
     sessions::TAKE,
     sessions::END,
     sessions::TAKE_AND_END,
     sessions::BEAT,
     steps::SHORTEN,
-    sessions::LOOK,
     turns::BEGIN_NEW,
     turns::SUCCEED,
     turns::BEGIN_AND_SUCCEED,
@@ -398,7 +379,9 @@ impl Store for Postgres {
     }
 }
 
-impl Connection for Link {
+impl Connection for Link {}
+
+impl Reset for Link {
     /// A connection whose statement did not end is not used again anyway.
     fn reset(&mut self) {
         self.drawn.clear();

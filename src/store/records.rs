@@ -10,9 +10,6 @@ use crate::{
 
 pub mod answers;
 
-/// How often an operation is decided in one go while other writers are faster.
-const ROUNDS: usize = 3;
-
 /// A connection to a store of records.
 pub trait Records: Send {
     /// Reads what is wanted, as it stands at one moment.
@@ -55,7 +52,7 @@ pub enum Applied {
 
 /// Decides `ops`, in their order, and writes what they come to; several that are about the same
 /// records are written together. Answers in order, each with the tickets of places that it
-/// took: [`Verdict::Again`] where other writers were faster each time.
+/// took: [`Verdict::Again`] where another writer was faster.
 pub(super) async fn execute<S: Records, O: Operation + Sync>(
     store: &mut S,
     ops: &[O],
@@ -65,9 +62,12 @@ where
 {
     let mut answers: Verdicts<O> = ops.iter().map(|_| Verdict::Again).collect();
     let mut open: Vec<usize> = (0..ops.len()).collect();
-    for round in 0..ROUNDS {
-        let is_assumed = round == 0 && ops.iter().all(Operation::is_usually_new);
-        match decide_once(store, ops, &open, is_assumed, &mut answers).await {
+    let assumed = store.known_time().filter(|_| ops.iter().all(Operation::is_usually_new));
+    // A wrong assumption is followed by a read. A conflict after that is for the caller to retry,
+    // if it is still there: an operation of a caller that has gone must not take effect later than
+    // what was asked since.
+    for assumed in assumed.map(Some).into_iter().chain([None]) {
+        match decide_once(store, ops, &open, assumed, &mut answers).await {
             Ok(conflicts) => open = conflicts,
             Err(error) if answers.iter().all(|verdict| matches!(verdict, Verdict::Again)) => {
                 return Err(error);
@@ -92,19 +92,19 @@ where
     Ok(answers)
 }
 
-/// Decides those of `ops` that are `open`, without a look first if it is assumed that there is no
-/// record, and notes what they come to. Answers those whose plans conflict, in order.
+/// Decides those of `ops` that are `open`, and notes what they come to; at the time `assumed`
+/// without a read, as if there were no record. Answers those whose plans conflict, in order.
 async fn decide_once<S: Records, O: Operation + Sync>(
     store: &mut S,
     ops: &[O],
     open: &[usize],
-    is_assumed: bool,
+    assumed: Option<Timestamp>,
     answers: &mut Verdicts<O>,
 ) -> Result<Vec<usize>, StoreError>
 where
     O::Answer: Send,
 {
-    let snapshot = if let Some(now) = store.known_time().filter(|_| is_assumed) {
+    let snapshot = if let Some(now) = assumed {
         Snapshot::empty(now)
     } else {
         let mut wanted = Wanted::default();

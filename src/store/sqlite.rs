@@ -32,7 +32,7 @@ use tokio_util::task::{TaskTracker, task_tracker::TaskTrackerToken};
 use uuid::Uuid;
 
 use self::file::DatabaseFile;
-use super::{Clock, Connection, Hint, Invalidations, Store, StoreError, Work};
+use super::{Clock, Connection, Hint, Invalidations, Reset, Store, StoreError, Work};
 use crate::{
     domain::{Timestamp, limits::CLAIM_MEMORY},
     rules::Ids,
@@ -287,7 +287,9 @@ impl Drop for Handle {
     }
 }
 
-impl Connection for Handle {
+impl Connection for Handle {}
+
+impl Reset for Handle {
     fn reset(&mut self) {
         self.retired.add(self.reader.take());
     }

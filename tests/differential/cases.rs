@@ -99,8 +99,8 @@ async fn a_place_that_was_left_for_too_long_is_gone() {
         vec![take(), wait((1, 0), "P-1"), leave((1, 0), true), kept]
     };
     let (soon, late) = (after(9_999_999), after(10_000_000));
-    come_to([soon.clone(), vec![leave((1, 0), false)]].concat(), "[true]").await;
-    come_to([late.clone(), vec![leave((1, 0), false)]].concat(), "[false]").await;
+    come_to([soon.clone(), vec![leave((1, 0), false)]].concat(), "Decided(Left(true))").await;
+    come_to([late.clone(), vec![leave((1, 0), false)]].concat(), "Decided(Left(false))").await;
     let again = || vec![wait((1, 0), "P-1")];
     come_to([soon, again()].concat(), "waits, place 0").await;
     come_to([late, again()].concat(), "waits, place 1, last: true").await;
@@ -112,7 +112,7 @@ async fn a_place_whose_answer_was_lost_is_found_again_and_the_lease_that_has_com
     come_to(placed.clone(), "waits, place 0").await;
     // The lease has come since.
     let given = [placed, vec![release((0, 0)), wait((1, 0), "P-1")]].concat();
-    come_to(given, "Decided(Given)").await;
+    come_to(given, "Decided(Enqueued(Given))").await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

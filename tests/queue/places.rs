@@ -12,7 +12,10 @@ use oncegate::{
         BindEpicRequest, CloseSessionRequest, HoldSessionLeaseRequest, HoldSessionLeaseResponse,
         admin_service_client::AdminServiceClient, hold_session_lease_response::News,
     },
-    store::{AdminStore as _, SessionStore as _, Store as _, Verdict, Work, postgres::Postgres},
+    store::{
+        AdminStore as _, SessionAnswer, SessionBatch, SessionOp, SessionStore, Store as _, Verdict,
+        Work, postgres::Postgres,
+    },
 };
 use tonic::Streaming;
 
@@ -226,6 +229,10 @@ fn wish() -> Acquire {
     }
 }
 
+async fn change(store: &mut impl SessionStore, op: SessionOp<'_>) -> SessionBatch {
+    store.change_sessions(&[op]).await.unwrap()
+}
+
 /// An answer can be lost for longer than it takes the lease to come.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_place_that_has_been_served_is_not_taken_again() {
@@ -236,18 +243,23 @@ async fn a_place_that_has_been_served_is_not_taken_again() {
     let store = Postgres::new(&url, Duration::from_secs(5), Clock::Store).unwrap();
     let mut store = store.connection(Work::Short);
     let enqueue = Enqueue { acquire: wish(), lease: LeaseId::random(), takes_over: true };
-    let placed = store.enqueue(&[&enqueue]).await.unwrap();
-    let [Verdict::Decided(Enqueued::Waits(_))] = placed[..] else { panic!("{placed:?}") };
-    let again = store.enqueue(&[&enqueue]).await.unwrap();
-    assert_eq!(again, placed);
+    let enqueued = async |store: &mut _| {
+        let batch = change(store, SessionOp::Enqueue(&enqueue)).await;
+        let [Verdict::Decided(SessionAnswer::Enqueued(enqueued))] = batch.answers[..] else {
+            panic!("{batch:?}")
+        };
+        enqueued
+    };
+    let placed = enqueued(&mut store).await;
+    assert!(matches!(placed, Enqueued::Waits(_)), "{placed:?}");
+    assert_eq!(enqueued(&mut store).await, placed);
     give_back(&mut holder, &lease).await;
-    let again = store.enqueue(&[&enqueue]).await.unwrap();
-    assert_eq!(again, [Verdict::Decided(Enqueued::Given)]);
+    assert_eq!(enqueued(&mut store).await, Enqueued::Given);
     let Enqueue { acquire: Acquire { key, .. }, lease, .. } = enqueue;
     let release = Release { key: key.clone(), lease, unless_resumed: None };
-    let changed = store.change(&[], &[&release]).await.unwrap();
-    assert_eq!(changed.ended, [Verdict::Decided(true)]);
-    assert!(changed.handed.is_empty());
+    let batch = change(&mut store, SessionOp::Release(&release)).await;
+    assert_eq!(batch.answers, [Verdict::Decided(SessionAnswer::Released(true))]);
+    assert!(batch.handed.is_empty());
     let row = store.look_sessions(&[&key]).await.unwrap().pop().flatten().unwrap();
     assert!(!row.live && row.queue.is_empty());
     assert_eq!(store.count(None).await.unwrap().waiters, 0);

@@ -15,7 +15,7 @@ use oncegate::{
     rules::{Ids, Plan, Snapshot, Wanted},
     store::{
         AdminStore, Applied, Connection, Counts, Decided, EventFilter, Events, Hint, Invalidations,
-        Page, Records, Store, StoreError, Sweep, Swept, Upkeep, Work,
+        Page, Records, Reset, Store, StoreError, Sweep, Swept, Upkeep, Work,
         memory::{self, Memory},
     },
 };
@@ -204,7 +204,9 @@ pub struct SimConnection {
     link: Arc<Link>,
 }
 
-impl Connection for SimConnection {
+impl Connection for SimConnection {}
+
+impl Reset for SimConnection {
     fn reset(&mut self) {
         self.inner.reset();
     }

@@ -143,7 +143,7 @@ fn a_grant_rests_on_a_floor_below_its_token() {
     assert!(world.holds(&plan));
     world.floor = token;
     assert!(!world.holds(&plan));
-    let (_, (acquired, _)) = world.decide(acquire(1));
+    let (_, acquired) = world.decide(acquire(1));
     assert_eq!(acquired.row.lease.token, FencingToken(token.0 + 1));
 }
 
@@ -154,7 +154,7 @@ fn folded_grants_rest_on_the_lowest_token_and_heed_the_floor_that_they_raise() {
     let token = world.latest().token;
     let close = Op::Close(key("s"));
     let (plan, answers) = world.fold(&[close, Op::Acquire(acquire(2)), Op::Close(key("s"))]);
-    let Answer::Acquired(acquired, _) = &answers[1] else { panic!() };
+    let Answer::Acquired(acquired) = &answers[1] else { panic!() };
     assert_eq!(acquired.row.lease.token, FencingToken(token.0 + 1));
     assert_eq!(plan.token, Some(FencingToken(token.0 + 1)));
     assert!(world.apply(plan));

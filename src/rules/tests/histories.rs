@@ -275,7 +275,7 @@ fn is_true(world: &World, op: &Op, answer: &Answer) {
             let event = row(&finish.turn.event.event);
             assert!(!matches!(event.state, State::Claimed(until) if until > event.time));
         }
-        (Op::Acquire(_), Answer::Acquired(acquired, _)) if acquired.row.live => {
+        (Op::Acquire(_), Answer::Acquired(acquired)) if acquired.row.live => {
             holds(acquired.row.lease.id);
         }
         _ => {}

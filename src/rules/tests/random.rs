@@ -46,7 +46,7 @@ pub(super) enum Op {
 pub(super) enum Answer {
     Marked(EventRow),
     Forgotten(Option<EventRow>),
-    Acquired(Acquired, Option<SessionRow>),
+    Acquired(Acquired),
     Released(Released),
     Renewed(Renewed),
     Bound,
@@ -84,10 +84,7 @@ impl Operation for Op {
         Ok(match self {
             Self::Mark(mark) => Answer::Marked(mark.decide(draft)?),
             Self::Forget(key) => Answer::Forgotten(ForgetEvent(key).decide(draft)?),
-            Self::Acquire(acquire) => {
-                let (acquired, handed) = acquire.decide(draft)?;
-                Answer::Acquired(acquired, handed)
-            }
+            Self::Acquire(acquire) => Answer::Acquired(acquire.decide(draft)?),
             Self::Release(release) => Answer::Released(release.decide(draft)?),
             Self::Renew(renew) => Answer::Renewed(RenewWithin(renew, MAX_HOLD).decide(draft)?),
             Self::Bind(key, epic) => {

@@ -242,7 +242,7 @@ fn begin_of_a_handled_event_is_a_duplicate_with_its_result() {
 fn begin_of_an_event_that_is_taken_finds_the_lease_that_nobody_needs() {
     let (mut world, turn) = running();
     world.run(finish(&turn, succeeded("done")));
-    let own = world.run(acquire(1)).0.row.lease.id;
+    let own = world.run(acquire(1)).row.lease.id;
     assert_eq!(world.run(begin_with_session(1, &["a"])).idle, Some((key("s"), own)));
     assert_eq!(world.run(begin_with_session(2, &["a"])).idle, None, "it is another's");
 }

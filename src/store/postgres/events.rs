@@ -10,15 +10,13 @@ use uuid::Uuid;
 
 use super::{
     Link,
-    answers::{fail, fill, left, slot},
+    answers::{fail, fill, left},
     link::Statement,
     steps::claim_end,
     timestamp::PgTimestamp,
 };
 use crate::{
-    domain::{
-        By, Claim, Detail, EventRow, Mark, PayloadDigest, RequestId, StoredEvent, TurnResult,
-    },
+    domain::{By, Claim, Detail, EventRow, Mark, PayloadDigest, RequestId, StoredEvent},
     store::{EventStore, Look, Looked, StoreError, Verdict, records},
 };
 
@@ -59,25 +57,6 @@ RETURNING ARRAY[request_id] AS won, processed_at AS at,
     COALESCE($1::timestamptz, clock_timestamp()) AS ended
 ";
 
-/// A result is long, and read only of those that it is asked for of.
-pub(super) const LOOK: &str = concat!(
-    "
-SELECT a.ord, clock.at, ",
-    event_columns!("e"),
-    ", CASE WHEN a.with_result THEN e.result END AS result,
-    CASE WHEN a.with_result THEN e.result_type END AS result_type
-FROM (SELECT COALESCE($3::timestamptz, clock_timestamp()) AS at OFFSET 0) AS clock,
-    unnest($1::text[], $2::text[], $4::boolean[]) WITH ORDINALITY
-        AS a (team_id, event_id, with_result, ord)
-CROSS JOIN LATERAL (
-    SELECT * FROM processed_events p
-    WHERE p.team_id = a.team_id AND p.event_id = a.event_id OFFSET 0) AS e
-WHERE ",
-    live_event!("e", "clock.at"),
-    "
-"
-);
-
 impl EventStore for Link {
     async fn mark(&mut self, marks: &[&Mark]) -> Result<Vec<Verdict<EventRow>>, StoreError> {
         let mut verdicts = vec![Verdict::Again; marks.len()];
@@ -101,18 +80,7 @@ impl EventStore for Link {
     }
 
     async fn look_events(&mut self, asked: &[&Look]) -> Result<Vec<Option<Looked>>, StoreError> {
-        let teams: Vec<&str> = asked.iter().map(|look| look.key.team.as_str()).collect();
-        let events: Vec<&str> = asked.iter().map(|look| look.key.event.as_str()).collect();
-        let with_results: Vec<bool> = asked.iter().map(|look| look.with_result).collect();
-        let now = self.now();
-        let rows = self
-            .fetch(|| sqlx::query(LOOK).bind(&teams).bind(&events).bind(now).bind(&with_results))
-            .await?;
-        let mut found = vec![None; asked.len()];
-        for row in rows {
-            *slot(&mut found, row.try_get("ord"))? = Some((event_row(&row)?, turn_result(&row)?));
-        }
-        Ok(found)
+        records::answers::look_events(self, asked).await
     }
 }
 
@@ -229,16 +197,6 @@ pub(super) fn event_row(row: &PgRow) -> Result<EventRow, StoreError> {
             detail: detail.filter(|_| by.has_detail()),
             digest,
         }))
-    };
-    read().map_err(|error: sqlx::Error| StoreError::fault(error))
-}
-
-/// What the turn of a row left, if it is read.
-pub(super) fn turn_result(row: &PgRow) -> Result<Option<TurnResult>, StoreError> {
-    let read = || {
-        let bytes: Option<Vec<u8>> = row.try_get("result")?;
-        let type_name = row.try_get("result_type")?;
-        Ok(bytes.map(|bytes| TurnResult { bytes, type_name }))
     };
     read().map_err(|error: sqlx::Error| StoreError::fault(error))
 }

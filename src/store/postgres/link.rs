@@ -19,6 +19,7 @@ use super::{
     line::{Line, Repeat},
     listener::Heard,
     namespace::Locks,
+    records::Awaited,
     timestamp::PgTimestamp,
 };
 use crate::{
@@ -71,6 +72,7 @@ pub struct Link {
     /// Leases that were drawn for turns whose batch failed, by the request.
     pub(super) drawn: HashMap<RequestId, Uuid>,
     pub(super) ids: Ids,
+    pub(super) awaited: Awaited,
     _open: TaskTrackerToken,
 }
 
@@ -87,6 +89,7 @@ impl Link {
             replica: store.replica,
             drawn: HashMap::new(),
             ids: Ids::Random,
+            awaited: Awaited::default(),
             _open: store.links.token(),
         }
     }

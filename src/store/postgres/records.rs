@@ -3,12 +3,12 @@
 //! The version of a record is the transaction that wrote its row last (`xmin`): whoever changes a
 //! row changes it, whichever version of this binary that is.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::Link;
 use crate::{
-    domain::Timestamp,
-    rules::{Ids, Plan, Snapshot, Wanted},
+    domain::{SessionKey, Timestamp},
+    rules::{Ids, Plan, Session, Snapshot, Wanted},
     store::{
         StoreError,
         records::{Applied, Records},
@@ -22,6 +22,33 @@ mod read;
 pub(super) use apply::APPLY;
 pub(super) use read::READ;
 
+/// The most sessions that are remembered to be waited for.
+const MAX_AWAITED: usize = 1_024;
+
+/// Sessions that somebody waits for, as this connection read them last. The short statements
+/// leave those undecided.
+#[derive(Default)]
+pub(super) struct Awaited(BTreeSet<SessionKey>);
+
+impl Awaited {
+    pub(super) fn contains(&self, key: &SessionKey) -> bool {
+        self.0.contains(key)
+    }
+
+    fn note(&mut self, sessions: &BTreeMap<SessionKey, Session>) {
+        for (key, Session { latest, .. }) in sessions {
+            if !latest.as_ref().is_some_and(|latest| latest.waiting) {
+                self.0.remove(key);
+            } else if self.0.len() < MAX_AWAITED {
+                self.0.insert(key.clone());
+            }
+        }
+    }
+}
+
+/// A plan, and its place among those that are applied together.
+type Numbered<'a> = (usize, &'a Plan);
+
 impl Records for Link {
     async fn read(&mut self, wanted: &Wanted) -> Result<Snapshot, StoreError> {
         let (sessions, events) = read::asked(wanted)?;
@@ -31,6 +58,7 @@ impl Records for Link {
             .await
             .map_err(StoreError::of_read)?;
         let read::Found { snapshot, leases, claims } = read::found(wanted, &rows)?;
+        self.awaited.note(&snapshot.sessions);
         self.shorten(&leases).await;
         self.shorten_claims(&claims).await;
         Ok(snapshot)
@@ -38,7 +66,7 @@ impl Records for Link {
 
     async fn apply(&mut self, plans: Vec<Plan>) -> Result<Vec<Applied>, StoreError> {
         let mut applied = vec![Applied::Conflict; plans.len()];
-        let mut open: Vec<(usize, &Plan)> = plans.iter().enumerate().collect();
+        let mut open: Vec<Numbered<'_>> = plans.iter().enumerate().collect();
         while !open.is_empty() {
             let (now, later) = apart(open);
             self.apply_some(&now, &mut applied).await?;
@@ -62,7 +90,7 @@ impl Link {
     /// very moment.
     async fn apply_some(
         &mut self,
-        plans: &[(usize, &Plan)],
+        plans: &[Numbered<'_>],
         applied: &mut [Applied],
     ) -> Result<(), StoreError> {
         let (now, replica) = (self.now(), self.replica);
@@ -92,7 +120,7 @@ impl Link {
 
 /// Parts plans that write the same rows, as two do that are about names of one event: a statement
 /// can write a row only once. Answers those that are apart, and the rest.
-fn apart(open: Vec<(usize, &Plan)>) -> (Vec<(usize, &Plan)>, Vec<(usize, &Plan)>) {
+fn apart(open: Vec<Numbered<'_>>) -> (Vec<Numbered<'_>>, Vec<Numbered<'_>>) {
     let mut taken: BTreeSet<(&str, &str)> = BTreeSet::new();
     open.into_iter().partition(|(_, plan)| {
         let read = plan.events.keys().map(|key| (key.team.as_str(), key.event.as_str()));

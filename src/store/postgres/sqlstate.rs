@@ -37,12 +37,11 @@ fn of_database(error: &PgDatabaseError) -> StoreError {
         // no such character. All that a caller can give is a text, and its length is
         // checked before, so no other data exception is the caller's.
         ("22021" | "22P05", _) => StoreError::Refused(cause.into()),
-        // division_by_zero: raised by `whole!`.
-        ("22012", _) if !in_function => StoreError::Overtaken,
         // serialization_failure, deadlock_detected: another transaction goes first.
         ("40001" | "40P01", _) => StoreError::Overtaken,
-        // unique_violation: another caller took the same place in a queue, or added the same row.
-        ("23505", _) if !in_function => StoreError::Overtaken,
+        // division_by_zero: raised by `whole!`. unique_violation: another caller took the same place
+        // in a queue, or added the same row.
+        ("22012" | "23505", _) if !in_function => StoreError::Overtaken,
         // lock_not_available: somebody outside has locked a row, or a table.
         ("55P03", _) => StoreError::Contended(cause.into()),
         // duplicate_prepared_statement, invalid_sql_statement_name, protocol_violation: on a

@@ -4,7 +4,7 @@ use std::{collections::BTreeSet, time::Duration};
 
 use oncegate::{
     domain::{Begin, Begun, EventKey, Finish, Kept, LeaseId, Prolong, Release, SessionKey, TurnId},
-    store::{Connection, StoreError, Verdict},
+    store::{Connection, SessionOp, StoreError, Verdict},
 };
 
 use super::{
@@ -110,8 +110,8 @@ impl<C: Connection> Side<C> {
         let mut text = String::new();
         for (key, lease) in idle {
             let release = Release { key, lease, unless_resumed: None };
-            let changed = self.store.change(&[], &[&release]).await?;
-            text += &debug((release, changed.ended, handed(changed.handed)));
+            let batch = self.run(&[SessionOp::Release(&release)]).await?;
+            text += &debug((&release, batch.answers, handed(batch.handed)));
         }
         Ok(text)
     }
