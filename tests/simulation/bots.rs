@@ -91,7 +91,10 @@ struct Bot {
 struct Grant {
     /// Each session or event that it has, and by what.
     parts: Vec<(String, GrantId)>,
+    /// Until when the bot may trust in all of it: counted from when the store was asked.
     until: Instant,
+    /// When one of them is over at the latest: counted from the answer.
+    over: Instant,
 }
 
 impl Bot {
@@ -351,7 +354,8 @@ impl Bot {
             checker.is_new(&what, sent, claim.claim_time, "granted");
             checker.granted(&what, &told);
         });
-        let mut grant = Grant { parts: vec![(what, id)], until };
+        let over = Instant::now() + claim.remaining;
+        let mut grant = Grant { parts: vec![(what, id)], until, over };
         if let Some((on, lease)) = on.zip(turn.lease.as_ref()) {
             let (what, id) = (format!("session {on}"), GrantId::Lease(lease.value.id));
             let until = lease.asked + lease.value.remaining;
@@ -362,6 +366,7 @@ impl Bot {
             });
             grant.parts.push((what, id));
             grant.until = grant.until.min(until);
+            grant.over = grant.over.min(Instant::now() + lease.value.remaining);
         }
         grant
     }
@@ -370,6 +375,10 @@ impl Bot {
         let claim = turn.claim.asked + turn.claim.value.remaining;
         let lease = turn.lease.as_ref().map(|lease| lease.asked + lease.value.remaining);
         grant.until = lease.map_or(claim, |lease| lease.min(claim));
+        let of_claim = turn.claim.value.remaining;
+        let remaining =
+            turn.lease.as_ref().map_or(of_claim, |lease| lease.value.remaining.min(of_claim));
+        grant.over = Instant::now() + remaining;
         self.world.check(|checker| {
             for (what, id) in &grant.parts {
                 let until = match id {
@@ -461,7 +470,7 @@ impl Bot {
                         if let Some(oncegate::domain::EventRow::Processed(row)) = handled {
                             checker.handled(&what, sent, row.expire_time);
                         }
-                        if sent > grant.until && is_sure && grant.is_sure(checker) {
+                        if sent > grant.over && is_sure && grant.is_sure(checker) {
                             checker.violations.push(format!("{what}: ended after its end"));
                         }
                     });

@@ -59,7 +59,7 @@ struct Log {
     numbers_since: Option<Instant>,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Checker {
     pub violations: Vec<String>,
     logs: BTreeMap<String, Log>,
@@ -67,6 +67,8 @@ pub struct Checker {
     stepped: Option<Instant>,
     /// When it was last stepped back.
     stepped_back: Option<Instant>,
+    /// The latest that it showed before a step back: what ended until then may have been swept.
+    shown: Timestamp,
 }
 
 /// A grant, as its caller was told of it.
@@ -75,6 +77,18 @@ pub struct Told {
     pub number: i64,
     pub sent: Instant,
     pub until: Instant,
+}
+
+impl Default for Checker {
+    fn default() -> Self {
+        Self {
+            violations: Vec::new(),
+            logs: BTreeMap::new(),
+            stepped: None,
+            stepped_back: None,
+            shown: Timestamp::from_micros(0),
+        }
+    }
 }
 
 impl Checker {
@@ -194,9 +208,10 @@ impl Checker {
         log.firsts.clear();
     }
 
-    /// The clock is stepped back: what was granted before may last longer.
-    pub fn stepped_back(&mut self) {
+    /// The clock, which shows `shown`, is stepped back: what was granted before may last longer.
+    pub fn stepped_back(&mut self, shown: Timestamp) {
         self.stepped_back = Some(Instant::now());
+        self.shown = self.shown.max(shown);
     }
 
     /// Whether the clock was stepped back within the latest `span`.
@@ -229,13 +244,10 @@ impl Checker {
     /// A turn was granted, or a mark was the first, by a decision at `time` on a call that began
     /// at `sent`.
     pub fn is_new(&mut self, what: &str, sent: Instant, time: Timestamp, who: &str) {
-        let stepped_back = self.stepped_back;
-        let log = self.log(what);
-        // Before a step back the clock may have shown a later time, at which it was swept.
-        if let Some((answered, until)) = log.handled
+        let over = time.max(self.shown);
+        if let Some((answered, until)) = self.log(what).handled
             && answered < sent
-            && time < until
-            && stepped_back.is_none_or(|at| at < answered)
+            && over < until
         {
             let text = format!("{what}: {who} at {time:?}, but is handled until {until:?}");
             self.violated(text);
@@ -252,6 +264,7 @@ impl Checker {
         from: Timestamp,
         until: Timestamp,
     ) -> bool {
+        let over = from.max(self.shown);
         let log = self.log(what);
         // It may have been forgotten before it was answered.
         let is_sure = log.disturbing == 0 && log.disturbed.is_none_or(|at| at < sent);
@@ -260,7 +273,7 @@ impl Checker {
         }
         let twice = log.firsts.iter().find(|(other, start, end)| {
             let is_other = *other != request || *start != from;
-            is_other && *start < until && from < *end
+            is_other && over.max(*start) < until.min(*end)
         });
         let twice = twice.copied();
         log.firsts.push((request, from, until));
@@ -307,9 +320,10 @@ impl Checker {
         }
     }
 
-    /// Until when an event is acknowledged to be handled.
-    pub fn handled_until(&self, what: &str) -> Option<Timestamp> {
-        Some(self.logs.get(what)?.handled?.1)
+    /// Until when an event is acknowledged to be handled, if that was not over by `now`.
+    pub fn handled_until(&self, what: &str, now: Timestamp) -> Option<Timestamp> {
+        let (_, until) = self.logs.get(what)?.handled?;
+        Some(until).filter(|until| *until > now.max(self.shown))
     }
 
     /// What somebody trusts in having.

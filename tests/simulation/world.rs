@@ -49,8 +49,6 @@ pub struct World {
     memory: Memory,
     history: Option<Mutex<Vec<String>>>,
     begun: Instant,
-    /// The latest that the clock showed before it was stepped back.
-    shown: Mutex<Timestamp>,
 }
 
 /// One replica of the server.
@@ -159,10 +157,7 @@ impl World {
             _ => {
                 self.faults.count("clock stepped back");
                 self.close_session(chance).await;
-                self.check(Checker::stepped_back);
-                let mut shown = self.shown.lock().unwrap();
-                *shown = self.clock.now().max(*shown);
-                drop(shown);
+                self.check(|checker| checker.stepped_back(self.clock.now()));
                 let span = chance.millis(100, 4_000);
                 self.note(|| format!("the clock is stepped back by {span:?}"));
                 self.clock.set(self.clock.now().minus(span).as_micros());
@@ -186,16 +181,14 @@ impl World {
         let checker = self.checker.lock().unwrap();
         for number in 0..EVENTS {
             let (what, event) = (format!("event {number}"), event(number));
-            let until = checker.handled_until(&what);
+            let until = checker.handled_until(&what, snapshot.now);
             let is_kept = event.names().any(|name| {
                 let key = EventKey { team: event.key.team.clone(), event: name.to_owned() };
                 snapshot.events.get(&key).is_some_and(|event| {
                     matches!(event.state, State::Handled(..)) && event.is_live(snapshot.now)
                 })
             });
-            // It may have been swept while the clock was ahead.
-            let passed = snapshot.now.max(*self.shown.lock().unwrap());
-            if let Some(until) = until.filter(|until| *until > passed && !is_kept) {
+            if let Some(until) = until.filter(|_| !is_kept) {
                 lost.push(format!("{what}: handled until {until:?}, but is lost"));
             }
         }
@@ -324,7 +317,6 @@ pub async fn run(settings: Settings) -> Report {
         replicas: Mutex::default(),
         history: settings.keeps_history.then(Mutex::default),
         begun: Instant::now(),
-        shown: Mutex::new(Timestamp::from_micros(0)),
     });
     for _ in 0..settings.replicas {
         let replica = world.start_replica(chance.seed());
