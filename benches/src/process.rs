@@ -141,7 +141,7 @@ impl Guarded {
             wait $!
             rm -rf "$directory"
         "#;
-        let directory = tempfile::Builder::new().prefix("oncegate-versus-").tempdir()?;
+        let directory = tempfile::Builder::new().prefix("oncegate-bench-").tempdir()?;
         let mut command = Command::new("sh");
         for (name, _) in env::vars_os() {
             // Nothing but its arguments tells a server what to do.

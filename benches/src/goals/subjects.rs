@@ -93,8 +93,8 @@ impl Drop for Lazy<'_> {
 }
 
 /// Starts oncegate on `database` and empties what is there.
-pub fn fresh(database: &Database<'_>, flags: &[&str]) -> anyhow::Result<Server> {
-    let server = Server::start(&database.url, flags)?;
+pub fn fresh(bench: &Bench, database: &Database<'_>, flags: &[&str]) -> anyhow::Result<Server> {
+    let server = bench.serve(&database.url, flags)?;
     database.execute(EMPTY_ONCEGATE)?;
     database.execute(CHECKPOINT)?;
     Ok(server)
@@ -106,7 +106,7 @@ pub fn oncegate<'a>(bench: &'a Bench, id: &'static str, what: &str, load: GrpcLo
     let database = Lazy::new(bench, "");
     let run = move || {
         let database = database.get()?;
-        let server = fresh(database, &NO_SWEEP)?;
+        let server = fresh(bench, database, &NO_SWEEP)?;
         let run = on(bench, &server, load);
         database.execute(EMPTY_ONCEGATE)?;
         run
@@ -180,7 +180,7 @@ pub fn arrays<'a>(bench: &'a Bench, id: &'static str, items: usize) -> Subject<'
     let database = Lazy::new(bench, "");
     let run = move || {
         // The server makes its schema, and leaves.
-        drop(fresh(database.get()?, &NO_SWEEP)?);
+        drop(fresh(bench, database.get()?, &NO_SWEEP)?);
         let work = rivals::Work::PostgresArrays;
         let load = RivalLoad { work, connections: 2, callers: 2, items };
         let spec = bench.rival(&database.get()?.url, load);

@@ -94,7 +94,7 @@ impl Cluster {
 
     fn name(&self) -> Database<'_> {
         let number = self.made.replace(self.made.get() + 1);
-        let name = format!("versus_{number}");
+        let name = format!("bench_{number}");
         let maintenance = self.server.url();
         let server = maintenance.rsplit_once('/').map_or(&*maintenance, |(server, _)| server);
         Database { cluster: self, url: format!("{server}/{name}"), name }

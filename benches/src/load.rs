@@ -1,7 +1,7 @@
 //! One load: a closed loop of callers in a process of its own, so that what the
 //! client costs is known and taken from nobody else's account.
 //!
-//! `versus load SPEC` runs one and prints its [`Report`]; both are JSON.
+//! `oncegate-bench load SPEC` runs one and prints its [`Report`]; both are JSON.
 
 use std::time::{Duration, Instant};
 

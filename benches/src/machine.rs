@@ -43,7 +43,7 @@ impl Machine {
         let kib: f64 = kib.trim_end_matches(" kB").parse().unwrap_or_default();
         Ok(Self {
             arguments,
-            oncegate: format!("{} ({commit})", env!("CARGO_PKG_VERSION")),
+            oncegate: format!("{} ({commit})", process::version(&bench.program)),
             cpu: field("/proc/cpuinfo", "model name").unwrap_or_else(|| "unknown".to_owned()),
             cores: thread::available_parallelism()?.get(),
             memory_gb: (kib * 1024.0 / 1e9).round(),

@@ -14,6 +14,7 @@ use crate::{
     peers::Peer,
     process, rivals,
     run::{Job, Run, Watched},
+    server::{self, Server},
 };
 
 /// How long the loads run, in seconds.
@@ -27,6 +28,8 @@ pub struct Times {
 
 /// The private servers, and the clock that keeps loads apart.
 pub struct Bench {
+    /// The release build of oncegate.
+    pub program: PathBuf,
     /// PostgreSQL.
     pub cluster: Cluster,
     redis: Result<Peer, String>,
@@ -50,11 +53,13 @@ impl Bench {
     /// Starts whatever is there to be measured.
     #[expect(clippy::disallowed_methods, reason = "keys hold the time as the platforms' ids do")]
     pub fn start(times: Times) -> anyhow::Result<Self> {
+        let program = server::build().context("build oncegate")?;
         let cluster = Cluster::start().context("start PostgreSQL")?;
         let own = cluster.programs().join("pgbench");
         let pgbench = if own.exists() { Ok(own) } else { process::find("pgbench") };
         let epoch = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH)?.as_micros();
         Ok(Self {
+            program,
             cluster,
             redis: peers::redis(),
             etcd: peers::etcd(),
@@ -65,6 +70,11 @@ impl Bench {
             epoch: u64::try_from(epoch)?,
             last_seed: Cell::new(0),
         })
+    }
+
+    /// Starts oncegate on the store at `url`, with further `flags`.
+    pub fn serve(&self, url: &str, flags: &[&str]) -> anyhow::Result<Server> {
+        Server::start(&self.program, url, flags)
     }
 
     /// Redis.

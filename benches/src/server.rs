@@ -1,15 +1,38 @@
 //! The real oncegate, as an operator runs it.
 
-use std::path::Path;
+use std::{
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+};
 
-use anyhow::Context as _;
+use anyhow::{Context as _, ensure};
+use serde_json::Value;
 
 use crate::{
     http,
     process::{self, Guarded},
 };
 
-const PROGRAM: &str = env!("CARGO_BIN_EXE_oncegate");
+/// Builds the server as a release does, without the features that the benchmark's own
+/// dependencies would add. Returns the path of the program.
+pub fn build() -> anyhow::Result<PathBuf> {
+    let arguments =
+        ["build", "--release", "--locked", "--package", "oncegate", "--bin", "oncegate"];
+    let output = Command::new(env!("CARGO"))
+        .args(arguments)
+        .arg("--message-format=json-render-diagnostics")
+        .current_dir(env!("CARGO_MANIFEST_DIR"))
+        .stderr(Stdio::inherit())
+        .output()
+        .context("start cargo")?;
+    ensure!(output.status.success(), "cargo build failed");
+    let messages = String::from_utf8(output.stdout)?;
+    let program = messages.lines().find_map(|line| {
+        let message: Value = serde_json::from_str(line).ok()?;
+        Some(message.get("executable")?.as_str()?.into())
+    });
+    program.context("cargo build reported no executable")
+}
 
 /// One `oncegate serve` that listens.
 pub struct Server {
@@ -20,10 +43,10 @@ pub struct Server {
 }
 
 impl Server {
-    /// Starts a server on the store at `url`, on any free port, with further
+    /// Starts `program` on the store at `url`, on any free port, with further
     /// `flags`. It brings the schema up to date, as every replica does.
-    pub fn start(url: &str, flags: &[&str]) -> anyhow::Result<Self> {
-        let program = Guarded::start(Path::new(PROGRAM), |_| {
+    pub fn start(program: &Path, url: &str, flags: &[&str]) -> anyhow::Result<Self> {
+        let program = Guarded::start(program, |_| {
             let mut arguments = vec!["serve", "--database-url", url];
             arguments.extend(["--listen", "127.0.0.1:0", "--metrics-listen", "127.0.0.1:0"]);
             arguments.extend(flags);

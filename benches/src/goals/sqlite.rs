@@ -6,7 +6,6 @@ use crate::{
     load::Work,
     rivals::Work as Rival,
     run::{self, Job, Watched},
-    server::Server,
 };
 
 pub const SQLITE: Goal = Goal {
@@ -37,7 +36,7 @@ fn served<'a>(bench: &'a Bench, id: &'static str, what: &str, load: GrpcLoad) ->
     let run = move || {
         let directory = tempfile::tempdir()?;
         let url = format!("sqlite://{}", directory.path().join("oncegate.db").display());
-        let server = Server::start(&url, &NO_SWEEP)?;
+        let server = bench.serve(&url, &NO_SWEEP)?;
         let watched = Watched { server: Some(server.pid()), cluster: None };
         bench.grpc(&server.address, load, watched)
     };

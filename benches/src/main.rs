@@ -1,10 +1,10 @@
 //! oncegate beside its rivals, on one machine, in one run:
 //!
 //! ```sh
-//! cargo bench --bench versus               # everything: three quarters of an hour
-//! cargo bench --bench versus -- --quick    # a look: about a minute
-//! cargo bench --bench versus -- --only P1,P5 --rounds 3 --json results.json
-//! cargo bench --bench versus -- --only curve --chart curve.svg
+//! cargo run --release -p oncegate-bench               # everything: three quarters of an hour
+//! cargo run --release -p oncegate-bench -- --quick    # a look: about a minute
+//! cargo run --release -p oncegate-bench -- --only P1,P5 --rounds 3 --json results.json
+//! cargo run --release -p oncegate-bench -- --only curve --chart curve.svg
 //! ```
 //!
 //! It starts a private PostgreSQL with `fsync` and `synchronous_commit` on, and
@@ -61,7 +61,7 @@ mod table;
 
 /// Runs oncegate and its rivals in turn, and tells which goals are met
 #[derive(Debug, Parser)]
-#[command(name = "versus")]
+#[command(name = "oncegate-bench")]
 struct Cli {
     #[command(subcommand)]
     command: Option<Command>,
@@ -83,9 +83,6 @@ struct Cli {
     /// Where to draw the curve over the callers
     #[arg(long, value_name = "FILE.svg")]
     chart: Option<PathBuf>,
-    /// What cargo says to every benchmark
-    #[arg(long, hide = true, global = true)]
-    bench: bool,
 }
 
 #[derive(Debug, Subcommand)]
@@ -140,6 +137,7 @@ fn main() -> anyhow::Result<ExitCode> {
         println!("{}", serde_json::to_string(&job.run()?)?);
         return Ok(ExitCode::SUCCESS);
     }
+    ensure!(!cfg!(debug_assertions), "an unoptimised client measures itself: use --release");
     cli.check()?;
     let results = measure(&cli)?;
     println!("{}", table::render(&results));
@@ -155,9 +153,9 @@ fn main() -> anyhow::Result<ExitCode> {
 }
 
 fn measure(cli: &Cli) -> anyhow::Result<Results> {
-    eprintln!("starting PostgreSQL and the peers");
+    eprintln!("building oncegate; starting PostgreSQL and the peers");
     let bench = Bench::start(cli.times())?;
-    let arguments = std::env::args().skip(1).filter(|argument| argument != "--bench").collect();
+    let arguments = std::env::args().skip(1).collect();
     let machine = Machine::look(&bench, arguments)?;
     for (name, version) in &machine.programs {
         eprintln!("  {name}: {version}");

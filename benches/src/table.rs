@@ -26,7 +26,7 @@ type Written = std::fmt::Result;
 fn machine(results: &Results, page: &mut String) -> Written {
     let machine = &results.machine;
     writeln!(page, "oncegate {}", machine.oncegate)?;
-    writeln!(page, "command: versus {}", machine.arguments.join(" "))?;
+    writeln!(page, "command: oncegate-bench {}", machine.arguments.join(" "))?;
     writeln!(
         page,
         "rounds: {}, each load {} s after {} s; medians over the rounds, then lowest–highest",

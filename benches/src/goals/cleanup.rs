@@ -60,7 +60,7 @@ pub const CLEANUP: Goal = Goal {
     ],
     subjects: |bench| {
         let database = bench.cluster.create()?;
-        drop(Server::start(&database.url, &NO_SWEEP)?);
+        drop(bench.serve(&database.url, &NO_SWEEP)?);
         eprintln!("  filling a table with 5 million expired rows");
         for step in [FILL_EXPIRED, VACUUM, CHECKPOINT] {
             database.execute(step)?;
@@ -112,7 +112,7 @@ fn await_swept(server: &Server, count: f64) -> anyhow::Result<(f64, Instant)> {
 }
 
 fn sweep(bench: &Bench, database: &Database<'_>) -> anyhow::Result<Run> {
-    let server = Server::start(&database.url, &SWEEP)?;
+    let server = bench.serve(&database.url, &SWEEP)?;
     let before = bench.cluster.cpu()?;
     // From the first batch to the last: it is not known when the first began.
     let (first, begun) = await_swept(&server, 0.0)?;
@@ -127,11 +127,11 @@ fn load(bench: &Bench, server: &Server) -> anyhow::Result<Run> {
 }
 
 fn without(bench: &Bench, database: &Database<'_>) -> anyhow::Result<Run> {
-    load(bench, &Server::start(&database.url, &NO_SWEEP)?)
+    load(bench, &bench.serve(&database.url, &NO_SWEEP)?)
 }
 
 fn during(bench: &Bench, database: &Database<'_>) -> anyhow::Result<Run> {
-    let server = Server::start(&database.url, &SWEEP)?;
+    let server = bench.serve(&database.url, &SWEEP)?;
     let (before, _) = await_swept(&server, 0.0)?;
     let run = load(bench, &server)?;
     let rows = swept(&server).context("after the load")?;

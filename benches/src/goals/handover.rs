@@ -5,7 +5,7 @@ use super::{
     Criterion, Goal, Round, Subject, ratio,
     subjects::{self, EMPTY_LEASES, LEASES_TABLE, Lazy, NO_SWEEP},
 };
-use crate::{bench::Bench, handover::Way, rivals::Work as Rival, run::Watched, server::Server};
+use crate::{bench::Bench, handover::Way, rivals::Work as Rival, run::Watched};
 
 pub const HANDOVER: Goal = Goal {
     name: "P6",
@@ -42,8 +42,8 @@ fn p50s(round: &Round<'_>, id: &str, other: &str) -> anyhow::Result<f64> {
 fn oncegate<'a>(bench: &'a Bench, id: &'static str) -> Subject<'a> {
     let database = Lazy::new(bench, "");
     let run = move || {
-        let here = subjects::fresh(database.get()?, &NO_SWEEP)?;
-        let there = Server::start(&database.get()?.url, &NO_SWEEP)?;
+        let here = subjects::fresh(bench, database.get()?, &NO_SWEEP)?;
+        let there = bench.serve(&database.get()?.url, &NO_SWEEP)?;
         let watched = Watched { server: Some(here.pid()), cluster: Some(&bench.cluster) };
         bench.hand_over(Way::Oncegate, [&here.address, &there.address], watched)
     };

@@ -1,6 +1,6 @@
 """Single inserts through asyncpg's pool: what a bot in Python does today.
 
-Takes a load as JSON and prints its report as JSON, as `versus load` does.
+Takes a load as JSON and prints its report as JSON, as `oncegate-bench load` does.
 """
 
 import asyncio

@@ -11,7 +11,6 @@ use crate::{
     bench::{Bench, GrpcLoad},
     cluster::Database,
     load::Work,
-    server::Server,
 };
 
 /// Events of the last hour, their ids rising with time over eight teams, as
@@ -82,7 +81,7 @@ pub const GROWTH: Goal = Goal {
 /// A database with oncegate's schema and 10 million rows.
 fn filled<'a>(bench: &'a Bench, fill: &str) -> anyhow::Result<Database<'a>> {
     let database = bench.cluster.create()?;
-    drop(Server::start(&database.url, &NO_SWEEP)?);
+    drop(bench.serve(&database.url, &NO_SWEEP)?);
     eprintln!("  filling a table with 10 million rows");
     for step in [fill, VACUUM, CHECKPOINT] {
         database.execute(step)?;
@@ -100,7 +99,7 @@ fn full<'a>(
 ) -> Subject<'a> {
     let run = move || {
         let database = bench.cluster.copy(&rows)?;
-        let server = Server::start(&database.url, &NO_SWEEP)?;
+        let server = bench.serve(&database.url, &NO_SWEEP)?;
         database.execute(CHECKPOINT)?;
         let run = subjects::on(bench, &server, load);
         drop(server);
