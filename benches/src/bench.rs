@@ -119,11 +119,22 @@ impl Bench {
 
     /// Runs a load on the gRPC server at `target`.
     pub fn grpc(&self, target: &str, load: GrpcLoad, watched: Watched<'_>) -> anyhow::Result<Run> {
+        self.replicas(&[target], load, watched)
+    }
+
+    /// Runs a load on the gRPC servers at `targets`.
+    pub fn replicas(
+        &self,
+        targets: &[&str],
+        load: GrpcLoad,
+        watched: Watched<'_>,
+    ) -> anyhow::Result<Run> {
         let Times { warmup, seconds } = self.times;
         let GrpcLoad { work, connections, callers, items, timeout_ms } = load;
-        let (target, seed) = (target.to_owned(), self.seed());
+        let targets = targets.iter().map(|&target| target.to_owned()).collect();
+        let seed = self.seed();
         let spec = load::Spec {
-            target,
+            targets,
             work,
             connections,
             callers,

@@ -14,6 +14,7 @@ mod callers;
 mod cleanup;
 mod growth;
 mod handover;
+mod hot_session;
 mod leases;
 mod memory;
 mod sqlite;
@@ -103,6 +104,7 @@ pub const GOALS: &[Goal] = &[
     turns::TURNS,
     sqlite::SQLITE,
     callers::OVERLOAD,
+    hot_session::HOT_SESSION,
     CURVE,
 ];
 

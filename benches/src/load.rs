@@ -31,6 +31,9 @@ pub enum Work {
     /// `AcquireSessionLease` and `ReleaseSessionLease` of a session of the
     /// caller's own; one cycle counts as one.
     Lease,
+    /// The same of one session that all callers share: each waits for it, and releases it at once;
+    /// one hand-over counts as one.
+    HotLease,
     /// `BeginTurn` and `FinishTurn` of a new event, in a session of the caller's own;
     /// one turn counts as one.
     Turn,
@@ -46,8 +49,8 @@ pub enum Work {
 /// One load.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Spec {
-    /// `HOST:PORT`.
-    pub target: String,
+    /// `HOST:PORT` of each replica; the connections take turns among them.
+    pub targets: Vec<String>,
     /// What is done.
     pub work: Work,
     /// Over how many connections.

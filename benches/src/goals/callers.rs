@@ -192,7 +192,7 @@ fn bounded<'a>(bench: &'a Bench, id: &'static str, what: &str, load: GrpcLoad) -
     let run = move || {
         let bound = BOUND.to_string();
         let flags = [&NO_SWEEP[..], &["--max-calls", &bound]].concat();
-        let server: Server = subjects::fresh(bench, database.get()?, &flags)?;
+        let server: Server = subjects::fresh(&database, &flags)?;
         let before = process::resident(server.pid())? / 1e6;
         let run = subjects::on(bench, &server, load)?;
         let figures = [

@@ -42,8 +42,8 @@ fn p50s(round: &Round<'_>, id: &str, other: &str) -> anyhow::Result<f64> {
 fn oncegate<'a>(bench: &'a Bench, id: &'static str) -> Subject<'a> {
     let database = Lazy::new(bench, "");
     let run = move || {
-        let here = subjects::fresh(bench, database.get()?, &NO_SWEEP)?;
-        let there = bench.serve(&database.get()?.url, &NO_SWEEP)?;
+        let here = subjects::fresh(&database, &NO_SWEEP)?;
+        let there = bench.serve(&database.url()?, &NO_SWEEP)?;
         let watched = Watched { server: Some(here.pid()), cluster: Some(&bench.cluster) };
         bench.hand_over(Way::Oncegate, [&here.address, &there.address], watched)
     };

@@ -77,7 +77,7 @@ fn subject<'a>(
 ) -> Subject<'a> {
     let database = Lazy::new(bench, "");
     let run = move || {
-        let server = subjects::fresh(bench, database.get()?, &NO_SWEEP)?;
+        let server = subjects::fresh(&database, &NO_SWEEP)?;
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         measure(&server, &runtime)
     };

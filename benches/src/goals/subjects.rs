@@ -53,6 +53,8 @@ pub const CHECKPOINT: &str = "CHECKPOINT";
 pub const EMPTY_EVENTS: &str = "TRUNCATE processed_events";
 const EMPTY_ONCEGATE: &str = "TRUNCATE processed_events, oncegate_sessions";
 pub const EMPTY_LEASES: &str = "TRUNCATE leases";
+/// Empties a database without tables.
+const NOTHING: &str = "SELECT";
 const EMPTY_BOTS_TABLES: &str = "TRUNCATE processed_events, leases";
 
 /// No sweep falls into a measurement.
@@ -69,6 +71,11 @@ pub struct Lazy<'a> {
 impl<'a> Lazy<'a> {
     pub fn new(bench: &'a Bench, schema: &'static str) -> Self {
         Self { bench, schema, database: OnceCell::new() }
+    }
+
+    /// Where a subject reaches it.
+    pub fn url(&self) -> anyhow::Result<String> {
+        Ok(self.get()?.url.clone())
     }
 
     pub fn get(&self) -> anyhow::Result<&Database<'a>> {
@@ -93,22 +100,25 @@ impl Drop for Lazy<'_> {
 }
 
 /// Starts oncegate on `database` and empties what is there.
-pub fn fresh(bench: &Bench, database: &Database<'_>, flags: &[&str]) -> anyhow::Result<Server> {
-    let server = bench.serve(&database.url, flags)?;
-    database.execute(EMPTY_ONCEGATE)?;
-    database.execute(CHECKPOINT)?;
+pub fn fresh(database: &Lazy<'_>, flags: &[&str]) -> anyhow::Result<Server> {
+    let server = database.bench.serve(&database.url()?, flags)?;
+    database.get()?.execute(EMPTY_ONCEGATE)?;
+    database.get()?.execute(CHECKPOINT)?;
     Ok(server)
 }
 
 /// oncegate, on a database of its own that is emptied before each run, under
 /// one load.
 pub fn oncegate<'a>(bench: &'a Bench, id: &'static str, what: &str, load: GrpcLoad) -> Subject<'a> {
-    let database = Lazy::new(bench, "");
+    served(Lazy::new(bench, ""), id, what, load)
+}
+
+/// The same, on `database`.
+pub fn served<'a>(database: Lazy<'a>, id: &'static str, what: &str, load: GrpcLoad) -> Subject<'a> {
     let run = move || {
-        let database = database.get()?;
-        let server = fresh(bench, database, &NO_SWEEP)?;
-        let run = on(bench, &server, load);
-        database.execute(EMPTY_ONCEGATE)?;
+        let server = fresh(&database, &NO_SWEEP)?;
+        let run = on(database.bench, &server, load);
+        database.get()?.execute(EMPTY_ONCEGATE)?;
         run
     };
     Subject { id, what: what.to_owned(), run: Box::new(run) }
@@ -120,21 +130,20 @@ pub fn on(bench: &Bench, server: &Server, load: GrpcLoad) -> anyhow::Result<Run>
     bench.grpc(&server.address, load, watched)
 }
 
-/// A rival that asks PostgreSQL, on a database of its own with `schema`, which
-/// `empty` empties before each run.
-fn direct<'a>(
-    bench: &'a Bench,
+/// A rival that asks PostgreSQL, on a database that `empty` empties before each run.
+pub fn direct<'a>(
+    database: Lazy<'a>,
     id: &'static str,
     what: &str,
-    (schema, empty): (&'static str, &'static str),
+    empty: &'static str,
     load: RivalLoad,
 ) -> Subject<'a> {
-    let database = Lazy::new(bench, schema);
     let run = move || {
+        let bench = database.bench;
+        let spec = bench.rival(&database.url()?, load);
         let database = database.get()?;
         database.execute(empty)?;
         database.execute(CHECKPOINT)?;
-        let spec = bench.rival(&database.url, load);
         let watched = Watched { server: None, cluster: Some(&bench.cluster) };
         let run = if load.work == rivals::Work::AsyncpgInsert {
             run::python(bench.python()?, rivals::ASYNCPG, &spec, watched)
@@ -156,7 +165,7 @@ pub fn inserts<'a>(
     (connections, callers): (usize, usize),
 ) -> Subject<'a> {
     let load = RivalLoad { work, connections, callers, items: 1 };
-    direct(bench, id, what, (BOTS_TABLE, EMPTY_EVENTS), load)
+    direct(Lazy::new(bench, BOTS_TABLE), id, what, EMPTY_EVENTS, load)
 }
 
 /// Leases by single statements, a connection a caller.
@@ -164,7 +173,15 @@ pub fn statement_leases<'a>(bench: &'a Bench, id: &'static str, callers: usize) 
     let what = format!("SQL: a statement takes, one gives back; {callers} connections");
     let work = rivals::Work::PostgresLease;
     let load = RivalLoad { work, connections: callers, callers, items: 1 };
-    direct(bench, id, &what, (LEASES_TABLE, EMPTY_LEASES), load)
+    direct(Lazy::new(bench, LEASES_TABLE), id, &what, EMPTY_LEASES, load)
+}
+
+/// A lock of PostgreSQL that all callers take in turns, a connection a caller.
+pub fn advisory_lock<'a>(bench: &'a Bench, id: &'static str, callers: usize) -> Subject<'a> {
+    let what = format!("SQL: pg_advisory_lock, {callers} connections");
+    let work = rivals::Work::PostgresAdvisoryLock;
+    let load = RivalLoad { work, connections: callers, callers, items: 1 };
+    direct(Lazy::new(bench, ""), id, &what, NOTHING, load)
 }
 
 /// What a turn does, by four statements, a connection a caller.
@@ -172,7 +189,7 @@ pub fn statement_turns<'a>(bench: &'a Bench, id: &'static str, callers: usize) -
     let what = format!("SQL: look, take, insert, give back; {callers} connections");
     let work = rivals::Work::PostgresTurn;
     let load = RivalLoad { work, connections: callers, callers, items: 1 };
-    direct(bench, id, &what, (BOTS_TABLES, EMPTY_BOTS_TABLES), load)
+    direct(Lazy::new(bench, BOTS_TABLES), id, &what, EMPTY_BOTS_TABLES, load)
 }
 
 /// Arrays, into the very table that oncegate has.
@@ -180,7 +197,7 @@ pub fn arrays<'a>(bench: &'a Bench, id: &'static str, items: usize) -> Subject<'
     let database = Lazy::new(bench, "");
     let run = move || {
         // The server makes its schema, and leaves.
-        drop(fresh(bench, database.get()?, &NO_SWEEP)?);
+        drop(fresh(&database, &NO_SWEEP)?);
         let work = rivals::Work::PostgresArrays;
         let load = RivalLoad { work, connections: 2, callers: 2, items };
         let spec = bench.rival(&database.get()?.url, load);

@@ -2,6 +2,10 @@
 
 use std::{
     collections::VecDeque,
+    sync::{
+        Arc,
+        atomic::{AtomicI64, Ordering},
+    },
     thread,
     time::{Duration, Instant},
 };
@@ -52,14 +56,16 @@ enum Step {
 /// Runs one load, and reports.
 pub fn run(spec: &Spec) -> anyhow::Result<Report> {
     ensure!(spec.callers >= spec.connections, "every connection needs a caller");
+    ensure!(spec.connections >= spec.targets.len(), "every replica needs a connection");
     let begin = Instant::now();
     let from = begin + Duration::from_secs_f64(spec.warmup);
     let until = from + Duration::from_secs_f64(spec.seconds);
+    let fence = Arc::new(AtomicI64::new(0));
     let threads: Vec<_> = (0..spec.connections)
         .map(|number| {
-            let spec = spec.clone();
+            let (spec, fence) = (spec.clone(), Arc::clone(&fence));
             let tally = Tally::new(from, until);
-            thread::spawn(move || connection(&spec, number, tally))
+            thread::spawn(move || connection(&spec, number, fence, tally))
         })
         .collect();
     thread::sleep(from.saturating_duration_since(Instant::now()));
@@ -73,34 +79,46 @@ pub fn run(spec: &Spec) -> anyhow::Result<Report> {
     Ok(Tally::report(tallies, used))
 }
 
-fn connection(spec: &Spec, number: usize, tally: Tally) -> anyhow::Result<Tally> {
+fn connection(
+    spec: &Spec,
+    number: usize,
+    fence: Arc<AtomicI64>,
+    tally: Tally,
+) -> anyhow::Result<Tally> {
     // What does not divide evenly goes to the first connections.
     let extra = usize::from(number < spec.callers % spec.connections);
     let callers = spec.callers / spec.connections + extra;
     let keys = Keys::new(spec.seed, number);
+    let target = &spec.targets[number % spec.targets.len()];
     match spec.work {
-        Work::Mark => drive(spec, callers, Mark::new(keys, Ids::Rising), tally),
-        Work::MarkRandom => drive(spec, callers, Mark::new(keys, Ids::Random), tally),
-        Work::MarkKnown => drive(spec, callers, Mark::new(keys, Ids::Known), tally),
-        Work::Batch => drive(spec, callers, Batch::new(keys, false, spec.items), tally),
-        Work::BatchRandom => drive(spec, callers, Batch::new(keys, true, spec.items), tally),
-        Work::Empty => drive(spec, callers, Empty, tally),
-        Work::Lease => drive(spec, callers, Lease::new(&keys, callers), tally),
-        Work::Turn => drive(spec, callers, turns::Turn::new(keys, callers), tally),
-        Work::FourCalls => drive(spec, callers, turns::FourCalls::new(keys, callers), tally),
-        Work::EtcdPut => drive(spec, callers, etcd::Put::new(keys), tally),
-        Work::EtcdLock => drive(spec, callers, etcd::Lock::new(&keys, callers), tally),
+        Work::Mark => drive(spec, target, callers, Mark::new(keys, Ids::Rising), tally),
+        Work::MarkRandom => drive(spec, target, callers, Mark::new(keys, Ids::Random), tally),
+        Work::MarkKnown => drive(spec, target, callers, Mark::new(keys, Ids::Known), tally),
+        Work::Batch => drive(spec, target, callers, Batch::new(keys, false, spec.items), tally),
+        Work::BatchRandom => {
+            drive(spec, target, callers, Batch::new(keys, true, spec.items), tally)
+        }
+        Work::Empty => drive(spec, target, callers, Empty, tally),
+        Work::Lease => drive(spec, target, callers, Lease::new(&keys, callers), tally),
+        Work::HotLease => drive(spec, target, callers, Lease::hot(&keys, callers, fence), tally),
+        Work::Turn => drive(spec, target, callers, turns::Turn::new(keys, callers), tally),
+        Work::FourCalls => {
+            drive(spec, target, callers, turns::FourCalls::new(keys, callers), tally)
+        }
+        Work::EtcdPut => drive(spec, target, callers, etcd::Put::new(keys), tally),
+        Work::EtcdLock => drive(spec, target, callers, etcd::Lock::new(&keys, callers), tally),
     }
 }
 
 /// Runs the callers of one connection until the load is over.
 fn drive(
     spec: &Spec,
+    target: &str,
     callers: usize,
     mut script: impl Script,
     mut tally: Tally,
 ) -> anyhow::Result<Tally> {
-    let mut connection = Connection::open(&spec.target)?;
+    let mut connection = Connection::open(target)?;
     let timeout = spec.timeout_ms.map(|millis| format!("{millis}m"));
     let timeout = timeout.as_deref();
     let mut message = Vec::new();
@@ -274,6 +292,8 @@ struct Lease {
     acquires: Vec<pb::AcquireSessionLeaseRequest>,
     /// The lease that each caller holds.
     held: Vec<Option<String>>,
+    /// The latest fencing token of the session that all callers share.
+    fence: Option<Arc<AtomicI64>>,
 }
 
 impl Lease {
@@ -287,7 +307,8 @@ impl Lease {
             holder: "bot-7d9f8b6c5-x2x7v".to_owned(),
             ..Default::default()
         };
-        Self { acquires: (0..callers).map(acquire).collect(), held: vec![None; callers] }
+        let acquires = (0..callers).map(acquire).collect();
+        Self { acquires, held: vec![None; callers], fence: None }
     }
 
     /// The same, for callers that wait for their session.
@@ -296,6 +317,27 @@ impl Lease {
             acquire.wait = Some(prost_types::Duration { seconds: 600, nanos: 0 });
         }
         self
+    }
+
+    /// Callers that wait for one session, which those of the other connections share.
+    fn hot(keys: &Keys, callers: usize, fence: Arc<AtomicI64>) -> Self {
+        let (team_id, session) = keys.hot_session();
+        let mut lease = Self::new(keys, callers).waiting();
+        for acquire in &mut lease.acquires {
+            acquire.session = Some(pb::SessionKey {
+                team_id: team_id.to_owned(),
+                key: Some(pb::session_key::Key::SessionId(session.clone())),
+                ..Default::default()
+            });
+        }
+        Self { fence: Some(fence), ..lease }
+    }
+
+    /// Whether a grant is a later one than all that any caller of the session has seen. Every
+    /// caller sees its grant before it releases, so that two holders at once are noticed.
+    fn rises(&self, token: i64) -> bool {
+        let last = self.fence.as_ref().map(|fence| fence.fetch_max(token, Ordering::Relaxed));
+        last.is_none_or(|last| last < token)
     }
 }
 
@@ -319,7 +361,7 @@ impl Script for Lease {
             return Ok(if answer.released { Step::Done(1) } else { Step::Wrong });
         }
         match pb::AcquireSessionLeaseResponse::decode(answer)?.outcome {
-            Some(Lease(lease)) => {
+            Some(Lease(lease)) if self.rises(lease.fencing_token) => {
                 self.held[caller] = Some(lease.lease_id);
                 Ok(Step::More)
             }

@@ -53,6 +53,12 @@ impl Keys {
         write(id, &[(self.seed, 13), (self.connection as u64, 2), (number, 4)]);
     }
 
+    /// The one team and session that all callers of a load share.
+    pub fn hot_session(&self) -> (&'static str, String) {
+        let team = TEAMS[0];
+        (team, format!("{team}:hot:{:013x}", self.seed))
+    }
+
     /// A session of one caller's own.
     pub fn session(&self, caller: usize) -> String {
         format!("{}:C{}:{:013x}.{caller}", self.team(), self.connection, self.seed)

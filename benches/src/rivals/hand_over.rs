@@ -7,7 +7,7 @@ use tokio::runtime::Runtime;
 use tokio_postgres::{Client, NoTls, Statement};
 use uuid::Uuid;
 
-use super::postgres::{GIVE_BACK_LEASE, TAKE_LEASE};
+use super::postgres::{GIVE_BACK_LEASE, LOCK, TAKE_LEASE, UNLOCK};
 use crate::{handover::Party, load::keys::Keys};
 
 /// How often a bot looks whether the session is free: more often is a load on the
@@ -45,8 +45,7 @@ pub struct Advisory {
 
 impl Advisory {
     pub fn connect(url: &str, seed: u64) -> anyhow::Result<Self> {
-        let link =
-            Link::connect(url, "SELECT pg_advisory_lock($1)", "SELECT pg_advisory_unlock($1)")?;
+        let link = Link::connect(url, LOCK, UNLOCK)?;
         Ok(Self { link, key: seed.cast_signed() })
     }
 }

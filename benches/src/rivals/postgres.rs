@@ -40,6 +40,9 @@ UPDATE leases SET expires_at = now()
 WHERE team_id = $1 AND session_id = $2 AND lease_id = $3 AND expires_at > now()
 ";
 
+pub(super) const LOCK: &str = "SELECT pg_advisory_lock($1)";
+pub(super) const UNLOCK: &str = "SELECT pg_advisory_unlock($1)";
+
 /// The events' time to live: 24 hours, the default of oncegate.
 const TTL: Duration = Duration::from_hours(24);
 
@@ -175,6 +178,29 @@ pub(super) async fn leases(spec: &Spec) -> anyhow::Result<Report> {
         let keys = Keys::new(spec.seed, number);
         let connection = Arc::clone(&connections[number % connections.len()]);
         Leases { connection, team: keys.team(), session: keys.session(number) }
+    };
+    drive(spec, (0..spec.callers).map(caller)).await
+}
+
+struct AdvisoryLocks {
+    connection: Arc<Prepared>,
+    key: i64,
+}
+
+impl Caller for AdvisoryLocks {
+    async fn work(&mut self) -> anyhow::Result<Option<u64>> {
+        let Prepared { client, statements } = &*self.connection;
+        client.query_one(&statements[0], &[&self.key]).await?;
+        let row = client.query_one(&statements[1], &[&self.key]).await?;
+        Ok(row.get::<_, bool>(0).then_some(1))
+    }
+}
+
+pub(super) async fn advisory_locks(spec: &Spec) -> anyhow::Result<Report> {
+    let connections = connect(spec, &[LOCK, UNLOCK]).await?;
+    let caller = |number: usize| AdvisoryLocks {
+        connection: Arc::clone(&connections[number]),
+        key: spec.seed.cast_signed(),
     };
     drive(spec, (0..spec.callers).map(caller)).await
 }
