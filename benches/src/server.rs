@@ -1,6 +1,7 @@
 //! The real oncegate, as an operator runs it.
 
 use std::{
+    env,
     path::{Path, PathBuf},
     process::{Command, Stdio},
 };
@@ -13,14 +14,28 @@ use crate::{
     process::{self, Guarded},
 };
 
-/// Builds the server as a release does, without the features that the benchmark's own
-/// dependencies would add. Returns the path of the program.
+/// Builds the server, so that no older one is measured, and returns the path of the program.
 pub fn build() -> anyhow::Result<PathBuf> {
-    let arguments =
-        ["build", "--release", "--locked", "--package", "oncegate", "--bin", "oncegate"];
-    let output = Command::new(env!("CARGO"))
-        .args(arguments)
-        .arg("--message-format=json-render-diagnostics")
+    // With the benchmark's package, cargo chooses the features that it has just built.
+    const ARGUMENTS: [&str; 7] = [
+        "build",
+        "--release",
+        "--locked",
+        "--package=oncegate",
+        concat!("--package=", env!("CARGO_PKG_NAME")),
+        "--bin=oncegate",
+        "--message-format=json-render-diagnostics",
+    ];
+    let mut command = Command::new(env!("CARGO"));
+    for (name, _) in env::vars_os() {
+        // Build scripts that read what `cargo run` sets, such as ring's, would run again.
+        let text = name.to_string_lossy();
+        if text.starts_with("CARGO_MANIFEST_") || text.starts_with("CARGO_PKG_") {
+            command.env_remove(&name);
+        }
+    }
+    let output = command
+        .args(ARGUMENTS)
         .current_dir(env!("CARGO_MANIFEST_DIR"))
         .stderr(Stdio::inherit())
         .output()
