@@ -3,6 +3,7 @@
 
 use std::{
     cell::Cell,
+    net::SocketAddr,
     path::{Path, PathBuf},
 };
 
@@ -65,6 +66,13 @@ impl Cluster {
     /// PostgreSQL's version.
     pub fn version(&self) -> &str {
         &self.about.version
+    }
+
+    /// Where it listens.
+    pub fn address(&self) -> anyhow::Result<SocketAddr> {
+        let url = self.server.url();
+        let address = url.split(['@', '/']).find_map(|part| part.parse().ok());
+        address.with_context(|| format!("no address in {url}"))
     }
 
     /// Where the programs of this very PostgreSQL are.

@@ -12,6 +12,7 @@ use crate::{bench::Bench, run::Run};
 mod batches;
 mod callers;
 mod cleanup;
+mod distance;
 mod growth;
 mod handover;
 mod hot_session;
@@ -105,6 +106,7 @@ pub const GOALS: &[Goal] = &[
     sqlite::SQLITE,
     callers::OVERLOAD,
     hot_session::HOT_SESSION,
+    distance::DISTANCE,
     CURVE,
 ];
 

@@ -53,6 +53,7 @@ mod machine;
 mod peers;
 mod pgbench;
 mod process;
+mod proxy;
 mod results;
 mod rivals;
 mod run;

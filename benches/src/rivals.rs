@@ -37,6 +37,8 @@ pub enum Work {
     /// tokio-postgres: four statements for an event: it is looked up, a lease is taken,
     /// the event is inserted, the lease is given back.
     PostgresTurn,
+    /// tokio-postgres: a statement that reads and writes nothing.
+    PostgresPing,
     /// tokio-postgres: `pg_advisory_lock` of one key that all callers share, and its unlock.
     PostgresAdvisoryLock,
     /// asyncpg: as `SqlxInsert`, from Python.
@@ -81,6 +83,7 @@ pub fn run(spec: &Spec) -> anyhow::Result<Report> {
         Work::PostgresArrays => block_on(postgres::arrays(spec)),
         Work::PostgresLease => block_on(postgres::leases(spec)),
         Work::PostgresTurn => block_on(postgres::turns(spec)),
+        Work::PostgresPing => block_on(postgres::pings(spec)),
         Work::PostgresAdvisoryLock => block_on(postgres::advisory_locks(spec)),
         Work::RedisClaim => redis::claims(spec),
         Work::RedisLock => redis::locks(spec),

@@ -1,6 +1,6 @@
 //! What several goals run.
 
-use std::cell::OnceCell;
+use std::{cell::OnceCell, rc::Rc};
 
 use anyhow::Context as _;
 
@@ -8,7 +8,9 @@ use super::Subject;
 use crate::{
     bench::{Bench, GrpcLoad, RivalLoad},
     cluster::Database,
-    peers, rivals, run,
+    peers,
+    proxy::Proxy,
+    rivals, run,
     run::{Job, Run, Watched},
     server::Server,
 };
@@ -66,16 +68,25 @@ pub struct Lazy<'a> {
     bench: &'a Bench,
     schema: &'static str,
     database: OnceCell<Database<'a>>,
+    /// The network between the database and what is measured.
+    proxy: Option<Rc<Proxy>>,
 }
 
 impl<'a> Lazy<'a> {
     pub fn new(bench: &'a Bench, schema: &'static str) -> Self {
-        Self { bench, schema, database: OnceCell::new() }
+        Self { bench, schema, database: OnceCell::new(), proxy: None }
+    }
+
+    /// The same, for subjects that reach it through `proxy`.
+    pub fn through(mut self, proxy: Rc<Proxy>) -> Self {
+        self.proxy = Some(proxy);
+        self
     }
 
     /// Where a subject reaches it.
     pub fn url(&self) -> anyhow::Result<String> {
-        Ok(self.get()?.url.clone())
+        let url = &self.get()?.url;
+        Ok(self.proxy.as_ref().map_or_else(|| url.clone(), |proxy| proxy.url(url)))
     }
 
     pub fn get(&self) -> anyhow::Result<&Database<'a>> {

@@ -182,6 +182,21 @@ pub(super) async fn leases(spec: &Spec) -> anyhow::Result<Report> {
     drive(spec, (0..spec.callers).map(caller)).await
 }
 
+struct Pings(Arc<Prepared>);
+
+impl Caller for Pings {
+    async fn work(&mut self) -> anyhow::Result<Option<u64>> {
+        let rows = self.0.client.query(&self.0.statements[0], &[]).await?;
+        Ok((rows.len() == 1).then_some(1))
+    }
+}
+
+pub(super) async fn pings(spec: &Spec) -> anyhow::Result<Report> {
+    let connections = connect(spec, &["SELECT"]).await?;
+    let caller = |number: usize| Pings(Arc::clone(&connections[number % connections.len()]));
+    drive(spec, (0..spec.callers).map(caller)).await
+}
+
 struct AdvisoryLocks {
     connection: Arc<Prepared>,
     key: i64,
