@@ -157,7 +157,8 @@ impl SessionCall {
         }
     }
 
-    fn row(&self, answer: SessionAnswer, asked: Instant) -> Row {
+    /// What an answer of the store means; nothing where it is one to another kind of operation.
+    fn row(&self, answer: SessionAnswer, asked: Instant) -> Verdict<Row> {
         let delivery = match (self, &answer) {
             (Self::Acquire(call), SessionAnswer::Acquired(acquired)) => {
                 let (Acquire { key, request, stream, .. }, row) = (&call.acquire, &acquired.row);
@@ -170,9 +171,14 @@ impl SessionCall {
                     _ => None,
                 }
             }
-            _ => None,
+            (Self::Release(_), SessionAnswer::Released(_))
+            | (Self::Renew(_), SessionAnswer::Renewed(_))
+            | (Self::Enqueue(_), SessionAnswer::Enqueued(_))
+            | (Self::Leave(_), SessionAnswer::Left(_))
+            | (Self::HandOn(_), SessionAnswer::HandedOn(_)) => None,
+            _ => return Verdict::Unknown,
         };
-        Row { answer, asked, delivery }
+        Verdict::Decided(Row { answer, asked, delivery })
     }
 }
 
@@ -234,7 +240,8 @@ impl Op for SessionCall {
                 SessionReply::Left
             }
             (Self::HandOn(_), SessionAnswer::HandedOn(row)) => SessionReply::HandedOn(row.clone()),
-            _ => return Verdict::Unknown,
+            // Rows are of the operation's own kind.
+            _ => return Verdict::Again,
         };
         Verdict::Decided(reply)
     }
@@ -316,8 +323,12 @@ impl<S: Connection> Executes<SessionCall> for SessionWorker<S> {
                 }
             }
         }
-        let rows = calls.iter().zip(answers);
-        Ok(rows.map(|(call, answer)| answer.map(|answer| call.row(answer, asked))).collect())
+        let row = |(call, answer): (&&SessionCall, _)| match answer {
+            Verdict::Decided(answer) => call.row(answer, asked),
+            Verdict::Again => Verdict::Again,
+            Verdict::Unknown => Verdict::Unknown,
+        };
+        Ok(calls.iter().zip(answers).map(row).collect())
     }
 }
 
