@@ -93,11 +93,12 @@ impl Checker {
     /// A mark was not the first, at `now`, although its request may have been.
     pub fn not_first(&mut self, subject: &str, request: RequestId, now: Timestamp) {
         let latest = now.max(self.latest_time);
-        let stepped = self.stepped_back;
+        let before_step = self.latest_time;
         let firsts = &self.log(subject).handling.firsts;
         let own = firsts.iter().find(|first| first.request == request && latest < first.until);
-        // After a step back a replica may still remember the mark that had expired before.
-        if let Some(own) = own.filter(|own| stepped.is_none_or(|at| at < own.sent)) {
+        // Until the clock has caught up with a step back, a replica may still remember a mark that
+        // had expired before.
+        if let Some(own) = own.filter(|own| before_step < own.from) {
             let text = format!("{subject}: not the first when repeated: {own:?}");
             self.violated(text);
         }
