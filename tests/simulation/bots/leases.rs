@@ -4,7 +4,7 @@ use std::{pin::pin, time::Duration};
 
 use futures_util::StreamExt as _;
 use oncegate::{
-    domain::{Acquire, Labels, Lease, Renew, RequestId},
+    domain::{Acquire, Labels, Lease, Renew, RequestId, Ttl},
     session::{AcquireOutcome, Caller, Measured, SessionError, StreamEvent},
 };
 use tokio::time::{Instant, sleep, timeout, timeout_at};
@@ -14,14 +14,20 @@ use super::{
     Bot, CALL_TIMEOUT, SESSIONS, is_fault, outcome, session, session_name, ttl,
 };
 
+/// Until when a holder relies on what is left of its grant: no longer than its TTL. After a step
+/// of the clock back more is left than that, until a renewal, which may have no answer.
+pub(super) fn relies_until(asked: Instant, remaining: Duration, ttl: Ttl) -> Instant {
+    asked + remaining.min(ttl.span())
+}
+
 /// What a caller that called at `sent` is answered of a lease.
-pub(super) fn lease_answer(lease: &Measured<Lease>, sent: Instant) -> GrantAnswer {
+pub(super) fn lease_answer(lease: &Measured<Lease>, sent: Instant, ttl: Ttl) -> GrantAnswer {
     GrantAnswer {
         id: GrantId::Lease(lease.value.id),
         number: lease.value.token.0,
         sent,
         asked: lease.asked,
-        until: lease.asked + lease.value.remaining,
+        until: relies_until(lease.asked, lease.value.remaining, ttl),
     }
 }
 
@@ -68,7 +74,9 @@ impl Bot {
             let lease = grant.accept();
             self.world.count("lease");
             self.note(|| format!("has {subject}: token {}", lease.value.token.0));
-            self.check(|checker| checker.granted(&subject, &lease_answer(&lease, sent)));
+            self.check(|checker| {
+                checker.granted(&subject, &lease_answer(&lease, sent, acquire.ttl));
+            });
             return self.keep_lease(&subject, &acquire, &lease.value).await;
         }
     }
@@ -90,7 +98,7 @@ impl Bot {
                 Ok(Ok(renewed)) => {
                     self.world.count("renewed lease");
                     self.note(|| format!("renews {subject}"));
-                    let until = renewed.asked + renewed.value.remaining;
+                    let until = relies_until(renewed.asked, renewed.value.remaining, acquire.ttl);
                     self.check(|checker| checker.renewed(subject, id, renewed.asked, until));
                 }
                 Ok(Err(error)) if !is_fault(error) => {
@@ -137,7 +145,9 @@ impl Bot {
                 if again.value.id != lease.id {
                     self.refused(&grants, "the repeated request was granted another lease");
                 }
-                self.check(|checker| checker.granted(subject, &lease_answer(&again, sent)));
+                self.check(|checker| {
+                    checker.granted(subject, &lease_answer(&again, sent, acquire.ttl));
+                });
                 if again.value.id != lease.id {
                     let other = GrantId::Lease(again.value.id);
                     self.check(|checker| checker.ended(subject, other));
@@ -155,7 +165,7 @@ impl Bot {
     pub(super) async fn hold(&mut self) {
         let (subject, acquire) = self.acquire();
         let (sent, replica) = self.sends();
-        let wait = self.chance.millis(0, 20_000);
+        let (wait, ttl) = (self.chance.millis(0, 20_000), acquire.ttl);
         let events = replica.sessions.hold(acquire, wait, CALL_TIMEOUT, Caller::default());
         let mut events = pin!(events.into_stream());
         let mut over = Instant::now() + wait + CALL_TIMEOUT;
@@ -163,7 +173,7 @@ impl Bot {
         loop {
             match timeout_at(over, events.next()).await {
                 Ok(Some(Ok(StreamEvent::Granted(lease)))) => {
-                    let answer = lease_answer(&lease, sent);
+                    let answer = lease_answer(&lease, sent, ttl);
                     id = Some(answer.id);
                     self.world.count(if has_waited { "hand-over of a lease" } else { "lease" });
                     self.note(|| format!("holds {subject}: token {}", answer.number));
@@ -174,7 +184,7 @@ impl Bot {
                     over = Instant::now() + self.work();
                 }
                 Ok(Some(Ok(StreamEvent::Renewed(lease)))) => {
-                    let GrantAnswer { id, asked, until, .. } = lease_answer(&lease, sent);
+                    let GrantAnswer { id, asked, until, .. } = lease_answer(&lease, sent, ttl);
                     self.world.count("renewed lease");
                     self.check(|checker| {
                         checker.renewed(&subject, id, asked, until);

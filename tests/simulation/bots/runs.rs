@@ -22,7 +22,8 @@ impl Bot {
         let wait = self.chance.millis(0, 15_000);
         let (close, closed) = oneshot::channel();
         let (sent, replica) = self.sends();
-        let events = replica.turns.run(begin, wait, CALL_TIMEOUT, closed, Caller::default());
+        let events =
+            replica.turns.run(begin.clone(), wait, CALL_TIMEOUT, closed, Caller::default());
         let mut events = pin!(events.into_stream());
         let mut over = Instant::now() + wait + CALL_TIMEOUT;
         let (mut close, mut grant, mut has_waited) = (Some(close), None::<Grant>, false);
@@ -31,7 +32,7 @@ impl Bot {
                 Ok(Some(Ok(StreamEvent::Queued(_)))) => has_waited = true,
                 Ok(Some(Ok(StreamEvent::Granted(turn)))) => {
                     self.world.count(if has_waited { "hand-over of a turn" } else { "turn" });
-                    grant = Some(self.granted(number, on, &turn, sent, true));
+                    grant = Some(self.granted(number, on, &begin, &turn, sent, true));
                     over = Instant::now() + self.work();
                 }
                 Ok(Some(Ok(StreamEvent::Renewed(turn)))) => {

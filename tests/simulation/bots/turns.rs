@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use oncegate::{
     domain::{
         Acquire, Begin, Detail, Ending, EventRow, Finish, Labels, Prolong, RequestId, StoredEvent,
-        TurnResult,
+        Ttl, TurnResult,
     },
     turn::{Turn, TurnOutcome},
 };
@@ -14,7 +14,7 @@ use tokio::time::{Instant, sleep, sleep_until, timeout};
 use super::{
     super::checker::{Checker, GrantAnswer, GrantId},
     Bot, CALL_TIMEOUT, EVENTS, SESSIONS, delivered, event_name, is_fault,
-    leases::lease_answer,
+    leases::{lease_answer, relies_until},
     outcome, session, session_name, ttl,
 };
 
@@ -27,6 +27,8 @@ pub(super) struct Grant {
     pub(super) parts: Vec<(String, GrantId)>,
     /// When one of them is over at the latest: counted from the answer.
     over: Instant,
+    claim_ttl: Ttl,
+    lease_ttl: Ttl,
 }
 
 impl Grant {
@@ -87,10 +89,13 @@ impl Bot {
         &self,
         number: u64,
         on: Option<u64>,
+        begin: &Begin,
         turn: &Turn,
         sent: Instant,
         is_new: bool,
     ) -> Grant {
+        let claim_ttl = begin.claim_ttl;
+        let lease_ttl = begin.session.as_ref().map_or(claim_ttl, |acquire| acquire.ttl);
         let subject = event_name(number);
         let claim = &turn.claim.value;
         let answer = GrantAnswer {
@@ -98,7 +103,7 @@ impl Bot {
             number: claim.attempt.into(),
             sent,
             asked: turn.claim.asked,
-            until: turn.claim.asked + claim.remaining,
+            until: relies_until(turn.claim.asked, claim.remaining, claim_ttl),
         };
         self.note(|| format!("has {subject}: attempt {}", claim.attempt));
         self.check(|checker| {
@@ -107,9 +112,10 @@ impl Bot {
             }
             checker.granted(&subject, &answer);
         });
-        let mut grant = Grant { parts: vec![(subject, answer.id)], over: over(turn) };
+        let mut grant =
+            Grant { parts: vec![(subject, answer.id)], over: over(turn), claim_ttl, lease_ttl };
         if let Some((on, lease)) = on.zip(turn.lease.as_ref()) {
-            let (subject, answer) = (session_name(on), lease_answer(lease, sent));
+            let (subject, answer) = (session_name(on), lease_answer(lease, sent, lease_ttl));
             self.check(|checker| {
                 checker.granted(&subject, &answer);
                 checker.writes(&subject, answer.id);
@@ -122,9 +128,13 @@ impl Bot {
     pub(super) fn renewed(&self, grant: &mut Grant, turn: &Turn) {
         self.world.count("renewed turn");
         grant.over = over(turn);
-        let claim = (turn.claim.asked, turn.claim.asked + turn.claim.value.remaining);
-        let lease =
-            turn.lease.as_ref().map(|lease| (lease.asked, lease.asked + lease.value.remaining));
+        let Turn { claim, lease, .. } = turn;
+        let until = relies_until(claim.asked, claim.value.remaining, grant.claim_ttl);
+        let claim = (claim.asked, until);
+        let lease = lease.as_ref().map(|lease| {
+            let until = relies_until(lease.asked, lease.value.remaining, grant.lease_ttl);
+            (lease.asked, until)
+        });
         self.check(|checker| {
             for (subject, id) in &grant.parts {
                 let (asked, until) = match id {
@@ -174,7 +184,7 @@ impl Bot {
             let Ok(Ok(TurnOutcome::Granted(grant))) = answer else { unreachable!() };
             let turn = grant.accept();
             self.world.count("turn");
-            let mut grant = self.granted(number, on, &turn, sent, true);
+            let mut grant = self.granted(number, on, &begin, &turn, sent, true);
             if self.chance.one_in(4) {
                 self.repeat_begin(number, on, &begin, &turn, &mut grant).await;
             }
@@ -200,10 +210,10 @@ impl Bot {
                 let again = again.accept();
                 self.world.count("repeated turn");
                 if again.id == turn.id {
-                    *grant = self.granted(number, on, &again, sent, false);
+                    *grant = self.granted(number, on, begin, &again, sent, false);
                 } else {
                     self.refused(&grant.parts, "the repeated request was granted another turn");
-                    let other = self.granted(number, on, &again, sent, false);
+                    let other = self.granted(number, on, begin, &again, sent, false);
                     self.gave_up(&other);
                 }
             }
@@ -223,7 +233,7 @@ impl Bot {
             let prolong = Prolong {
                 turn: turn.id.clone(),
                 claim_ttl: begin.claim_ttl,
-                lease_ttl: begin.session.as_ref().map_or(begin.claim_ttl, |acquire| acquire.ttl),
+                lease_ttl: grant.lease_ttl,
                 stream: None,
                 interruption: None,
             };

@@ -54,7 +54,7 @@ impl Checker {
         }
     }
 
-    /// A turn was granted, or a mark was the first, by a decision at `time` on a call that began
+    /// A turn was granted, or a mark was the first, at `time` at the latest, on a call that began
     /// at `sent`.
     pub fn must_be_new(&mut self, subject: &str, sent: Instant, time: Timestamp, how: &str) {
         let latest = time.max(self.latest_time);
@@ -67,12 +67,13 @@ impl Checker {
         }
     }
 
-    /// A mark was the first. Answers whether that was not known before.
-    pub fn first(&mut self, subject: &str, mark: FirstMark) -> bool {
+    /// A mark was the first, which was written before `now`. Answers whether that was not known
+    /// before.
+    pub fn first(&mut self, subject: &str, mark: FirstMark, now: Timestamp) -> bool {
         let is_same = |first: &FirstMark| {
             (first.request, first.from, first.until) == (mark.request, mark.from, mark.until)
         };
-        let latest = mark.from.max(self.latest_time);
+        let latest = now.max(self.latest_time);
         let log = self.log(subject);
         // It may have been forgotten before it was answered.
         if !log.is_undisturbed(mark.sent) || log.handling.firsts.iter().any(is_same) {
@@ -93,11 +94,12 @@ impl Checker {
     /// A mark was not the first, at `now`, although its request may have been.
     pub fn not_first(&mut self, subject: &str, request: RequestId, now: Timestamp) {
         let latest = now.max(self.latest_time);
-        let stepped = self.stepped_back;
+        let before_step = self.latest_time;
         let firsts = &self.log(subject).handling.firsts;
         let own = firsts.iter().find(|first| first.request == request && latest < first.until);
-        // After a step back a replica may still remember the mark that had expired before.
-        if let Some(own) = own.filter(|own| stepped.is_none_or(|at| at < own.sent)) {
+        // Until the clock has caught up with a step back, a replica may still remember a mark that
+        // had expired before.
+        if let Some(own) = own.filter(|own| before_step < own.from) {
             let text = format!("{subject}: not the first when repeated: {own:?}");
             self.violated(text);
         }
