@@ -217,7 +217,10 @@ pub async fn change_turns<S: Records>(
                 turned.gave_up += u64::from(gave_up);
                 turned.begun[place - first_begin] = Verdict::Decided(begun);
             }
-            _ => {}
+            Verdict::Again => {}
+            // It may have been committed: decided again, it would be answered otherwise.
+            Verdict::Unknown if place < first_begin => turned.kept[place] = Verdict::Unknown,
+            Verdict::Unknown => turned.begun[place - first_begin] = Verdict::Unknown,
         }
     }
     Ok(turned)
