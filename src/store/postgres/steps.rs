@@ -70,7 +70,7 @@ WHERE e.team_id = ANY (ARRAY[c.team_id]) AND e.event_id = c.name
 );
 
 impl Link {
-    /// Lowers the end of leases that were found to end too late ([`is_overlong`]). What was
+    /// Lowers the end of leases that were found to end too late. What was
     /// decided stands even if this fails: the next look finds them again.
     pub(super) async fn shorten(&mut self, found: &[(&SessionKey, LeaseId)]) {
         if found.is_empty() {
