@@ -70,6 +70,7 @@ impl Operation for ForgetEvent<'_> {
     fn decide(&self, draft: &mut Draft<'_>) -> Result<Self::Answer, RuleError> {
         let (EventKey { team, event }, now) = (self.0, draft.now());
         let Some(found) = draft.event(team, event) else { return Ok(None) };
+        draft.only_once();
         draft.update_event(team, &found, None);
         if let Some(request) = found.request {
             draft.notify(Notice::Forgotten(request));

@@ -12,6 +12,9 @@ use crate::domain::{
 pub struct Plan {
     /// The sessions that it rests on: the version of each, none where it is absent.
     pub sessions: BTreeMap<SessionKey, Option<Version>>,
+    /// The places in queues that it changes or removes. An older version of the server removes one
+    /// without a change of its session.
+    pub places: Vec<Place>,
     /// The names of events that it rests on: the version of each, none where it is absent.
     pub events: BTreeMap<EventKey, Option<Version>>,
     /// The store's clock must have reached this moment: what had ended has.
@@ -20,10 +23,26 @@ pub struct Plan {
     pub until: Timestamp,
     /// The lowest token that it grants: the floor must be below.
     pub token: Option<FencingToken>,
+    /// Whether it must not be written again when its outcome is unknown: by then it would end or
+    /// remove what came after it.
+    pub is_once: bool,
     /// What is written.
     pub writes: Writes,
     /// What other replicas are notified of once it is written.
     pub notices: Vec<Notice>,
+}
+
+/// A place in a queue, as a plan rests on it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Place {
+    /// The session.
+    pub key: SessionKey,
+    /// Its number.
+    pub ticket: i64,
+    /// The lease that it is to end in.
+    pub lease: LeaseId,
+    /// Whether its caller waits; otherwise it was left behind.
+    pub waits: bool,
 }
 
 /// What other replicas are notified of. Each may be lost; what they are about, the records decide.

@@ -162,6 +162,7 @@ impl Operation for ForceRelease<'_> {
         let mut session = draft.session(self.0);
         let live = session.latest.as_mut().filter(|latest| latest.is_live(draft.now()));
         let Some(latest) = live else { return Ok(false) };
+        draft.only_once();
         end(draft, latest)?;
         draft.notify(Notice::Session(self.0.clone()));
         draft.put_session(self.0, session);
@@ -186,6 +187,7 @@ impl Operation for CloseSession<'_> {
         let mut session = draft.session(self.0);
         let is_awaited = waiting(&session.queue).next().is_some();
         let Some(latest) = &mut session.latest else { return Ok(false) };
+        draft.only_once();
         // A token above the clock: the row goes with a sweep, later.
         draft.rests_on(Timestamp::from_micros(latest.token.0));
         if is_awaited || latest.waiting || latest.token.0 > draft.now().as_micros() {

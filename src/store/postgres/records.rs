@@ -39,9 +39,13 @@ impl Awaited {
         for (key, Session { latest, .. }) in sessions {
             if !latest.as_ref().is_some_and(|latest| latest.waiting) {
                 self.0.remove(key);
-            } else if self.0.len() < MAX_AWAITED {
-                self.0.insert(key.clone());
+                continue;
             }
+            if self.0.len() >= MAX_AWAITED {
+                // Those that nobody asks for any more would stay.
+                self.0.clear();
+            }
+            self.0.insert(key.clone());
         }
     }
 }
@@ -96,15 +100,16 @@ impl Link {
         let (now, replica) = (self.now(), self.replica);
         let texts = apply::Texts::of(self.locks, replica, plans)?;
         let statement = || texts.bind(sqlx::query(APPLY).bind(now), replica);
-        let rows = if texts.forgets() {
-            // A second run would find nothing, and answer so.
-            let rows = self.fetch_once(statement).await;
-            // Even if it failed: it may have been committed.
-            self.invalidate();
-            rows
+        // A second run would find deleted what the first has deleted, and answer so.
+        let rows = if texts.is_once() || texts.forgets() {
+            self.fetch_once(statement).await
         } else {
             self.fetch(statement).await
         };
+        if texts.forgets() {
+            // Even if it failed: it may have been committed.
+            self.invalidate();
+        }
         match rows {
             Ok(rows) => apply::note(plans, &rows, applied),
             Err(StoreError::Overtaken) => {

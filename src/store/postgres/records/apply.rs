@@ -7,7 +7,7 @@ use uuid::Uuid;
 use super::json::{micros, moment_of, text};
 use crate::{
     domain::{By, Detail, LeaseId, SessionKey, Timestamp},
-    rules::{Change, Event, EventUpdate, Latest, Notice, Plan, State, Waiter, Writes},
+    rules::{Change, Event, EventUpdate, Latest, Notice, Place, Plan, State, Waiter, Writes},
     store::{
         PRESENCE, StoreError,
         postgres::{Locks, link::Statement},
@@ -83,7 +83,8 @@ macro_rules! session_targets {
 /// names of events that they rest on, sorted, so that two statements lock rows in one order. $5 to
 /// $7: sessions, events under each name, and changes of events under each name. $8: places in
 /// queues, those that have a ticket being there already. $9: tickets of places that are gone.
-/// $10: what is notified. $11: this replica, $12: for how long it counts as there.
+/// $10: what is notified. $11: this replica, $12: for how long it counts as there. $13: the places
+/// that they rest on.
 ///
 /// The rows are locked first, and the clock is read once they are. A row that others insert in
 /// the very moment is not seen: then the INSERT fails, and with it all of the statement.
@@ -91,7 +92,8 @@ pub(in super::super) const APPLY: &str = concat!(
     "
 WITH plans AS MATERIALIZED (
     SELECT * FROM json_to_recordset($2::json)
-        AS x (plan integer, valid_from bigint, valid_until bigint, token bigint, floor bigint)
+        AS x (plan integer, valid_from bigint, valid_until bigint, token bigint, adds boolean,
+            floor bigint)
 ), asked AS MATERIALIZED (
     SELECT x.*, pg_try_advisory_xact_lock(x.lock_key) AS is_free
     FROM json_to_recordset($3::json)
@@ -109,16 +111,32 @@ WITH plans AS MATERIALIZED (
         WHERE t.team_id = x.team AND t.event_id = x.id FOR UPDATE) AS e ON true
     -- The rows of sessions are locked before those of events.
     WHERE (SELECT count(*) FROM sessions) >= 0
+), waiters AS MATERIALIZED (
+    SELECT x.plan, w.ticket IS NOT NULL AS holds
+    FROM json_to_recordset($13::json)
+        AS x (plan integer, team text, id text, ticket bigint, lease uuid, waits boolean)
+    LEFT JOIN LATERAL (
+        SELECT t.ticket FROM oncegate_waiters t
+        WHERE t.team_id = x.team AND t.session_id = x.id AND t.ticket = x.ticket
+            AND t.lease_id = x.lease AND (t.left_at IS NULL OR NOT x.waits) FOR UPDATE) AS w ON true
+    WHERE (SELECT count(*) FROM events) >= 0
 ), clock AS MATERIALIZED (
     SELECT at, ",
     micros!("at"),
     " AS micros
     FROM (SELECT COALESCE($1::timestamptz, clock_timestamp()) AS at
-        FROM (SELECT count(*) AS locked FROM events OFFSET 0) AS l WHERE locked >= 0 OFFSET 0) AS c
+        FROM (SELECT count(*) AS locked FROM waiters OFFSET 0) AS l WHERE locked >= 0 OFFSET 0) AS c
+), latest_floor AS MATERIALIZED (
+    SELECT f.floor FROM oncegate_fence f
+    WHERE f.id AND (SELECT micros FROM clock) IS NOT NULL FOR KEY SHARE
 ), holds AS MATERIALIZED (
     SELECT p.plan, p.floor FROM plans p CROSS JOIN clock
     WHERE clock.micros >= p.valid_from AND clock.micros < p.valid_until
-        AND (p.token IS NULL OR p.token > (SELECT floor FROM oncegate_fence WHERE id))
+        AND (p.token IS NULL OR p.token > CASE
+            -- The row may have been deleted since the snapshot, which has raised the floor.
+            WHEN p.adds THEN (SELECT floor FROM latest_floor)
+            ELSE (SELECT floor FROM oncegate_fence WHERE id) END)
+        AND NOT EXISTS (SELECT FROM waiters w WHERE w.plan = p.plan AND NOT w.holds)
         AND NOT EXISTS (SELECT FROM sessions s WHERE s.plan = p.plan AND NOT s.holds)
         AND NOT EXISTS (SELECT FROM events e WHERE e.plan = p.plan AND NOT e.holds)
 ), put AS MATERIALIZED (
@@ -189,8 +207,9 @@ WITH plans AS MATERIALIZED (
     RETURNING e.request_id
 ), places AS MATERIALIZED (
     SELECT x.* FROM json_to_recordset($8::json)
-        AS x (plan integer, ticket bigint, team text, id text, lease uuid, request uuid,
-            holder text, labels text, epic text, ttl bigint, digest uuid, left_at bigint)
+        AS x (plan integer, nth bigint, ticket bigint, team text, id text, lease uuid,
+            request uuid, holder text, labels text, epic text, ttl bigint, digest uuid,
+            left_at bigint)
     JOIN holds USING (plan)
 ), present AS (
     INSERT INTO oncegate_replicas AS r (replica, expires_at)
@@ -201,11 +220,13 @@ WITH plans AS MATERIALIZED (
 ), placed AS (
     INSERT INTO oncegate_waiters (team_id, session_id, ticket, lease_id, request_id, holder,
         labels, epic_id, ttl_micros, digest, replica)
-    SELECT x.team, x.id, GREATEST(nextval('oncegate_tickets'), (
-            SELECT max(w.ticket) + 1 FROM oncegate_waiters w
+    SELECT x.team, x.id, GREATEST(nextval('oncegate_tickets'), x.behind + (
+            SELECT max(w.ticket) FROM oncegate_waiters w
             WHERE w.team_id = x.team AND w.session_id = x.id)),
         x.lease, x.request, x.holder, x.labels, x.epic, x.ttl, x.digest, $11
-    FROM places x WHERE x.ticket IS NULL
+    -- In the order in which the callers came.
+    FROM (SELECT p.*, row_number() OVER (PARTITION BY p.team, p.id ORDER BY p.nth) AS behind
+        FROM places p WHERE p.ticket IS NULL ORDER BY p.nth OFFSET 0) AS x
     RETURNING lease_id, ticket
 ), changed_places AS (
     UPDATE oncegate_waiters w
@@ -253,7 +274,9 @@ pub(super) struct Texts {
     places: String,
     left: String,
     notices: String,
+    rests_on: String,
     forgets: bool,
+    is_once: bool,
 }
 
 impl Texts {
@@ -263,7 +286,8 @@ impl Texts {
         plans: &[(usize, &Plan)],
     ) -> Result<Self, StoreError> {
         let (mut heads, mut notices) = (Vec::new(), Vec::new());
-        let (mut sessions, mut events) = (Vec::new(), Vec::new());
+        let (mut sessions, mut events, mut rests_on) = (Vec::new(), Vec::new(), Vec::new());
+        let mut is_once = false;
         let mut rows = Rows::default();
         for (plan, of) in plans {
             heads.push(json!({
@@ -271,6 +295,7 @@ impl Texts {
                 "valid_from": of.from.as_micros(),
                 "valid_until": of.until.as_micros(),
                 "token": of.token.map(|token| token.0),
+                "adds": of.sessions.values().any(Option::is_none),
                 "floor": of.writes.floor.map(|floor| floor.0),
             }));
             for (key, version) in &of.sessions {
@@ -280,6 +305,10 @@ impl Texts {
             for (key, version) in &of.events {
                 events.push((&key.team, &key.event, version.map(|version| version.0), *plan));
             }
+            is_once |= of.is_once;
+            rests_on.extend(of.places.iter().map(|Place { key, ticket, lease, waits }| {
+                (&key.team, &key.session, *ticket, lease.as_uuid().to_string(), *waits, *plan)
+            }));
             rows.add(*plan, of);
             notices.extend(
                 of.notices.iter().map(
@@ -289,6 +318,10 @@ impl Texts {
         }
         sessions.sort_unstable();
         events.sort_unstable();
+        rests_on.sort_unstable();
+        let rests_on = rests_on.into_iter().map(|(team, id, ticket, lease, waits, plan)| {
+            json!({"plan": plan, "team": team, "id": id, "ticket": ticket, "lease": lease, "waits": waits})
+        });
         let sessions = sessions.into_iter().map(|(team, id, lock, version, plan)| {
             json!({"plan": plan, "team": team, "id": id, "lock_key": lock, "version": version})
         });
@@ -305,7 +338,9 @@ impl Texts {
             places: text(&rows.places)?,
             left: text(&rows.left)?,
             notices: text(&notices)?,
+            rests_on: text(&rests_on.collect::<Vec<_>>())?,
             forgets: rows.forgets,
+            is_once,
         })
     }
 
@@ -322,6 +357,12 @@ impl Texts {
             .bind(&self.notices)
             .bind(replica)
             .bind(i64::try_from(PRESENCE.as_micros()).unwrap_or(i64::MAX))
+            .bind(&self.rests_on)
+    }
+
+    /// Whether a second run could undo what came after the first.
+    pub(super) const fn is_once(&self) -> bool {
+        self.is_once
     }
 
     /// Whether events are deleted that other replicas may remember.
@@ -355,8 +396,9 @@ impl Rows {
                 Change::Delete => self.sessions.push(session(plan, "delete", key, None)),
                 Change::Keep => {}
             }
-            self.places
-                .extend(write.change.iter().chain(&write.add).map(|at| place(plan, key, at)));
+            for waiter in write.change.iter().chain(&write.add) {
+                self.places.push(place(plan, self.places.len(), key, waiter));
+            }
             self.left.extend(write.remove.iter().map(|ticket| {
                 json!({"plan": plan, "team": key.team, "id": key.session, "ticket": ticket})
             }));
@@ -409,9 +451,10 @@ fn session(plan: usize, kind: &str, key: &SessionKey, latest: Option<&Latest>) -
     row
 }
 
-fn place(plan: usize, key: &SessionKey, waiter: &Waiter) -> Value {
+fn place(plan: usize, nth: usize, key: &SessionKey, waiter: &Waiter) -> Value {
     json!({
         "plan": plan,
+        "nth": nth,
         "ticket": waiter.ticket,
         "team": key.team,
         "id": key.session,
