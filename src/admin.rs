@@ -159,7 +159,7 @@ impl Change {
             Ok(Verdict::Again) => return,
             Ok(Verdict::Decided(Done::Nothing)) => "not found",
             Ok(Verdict::Decided(_)) => "done",
-            Ok(Verdict::Unknown) | Err(_) => "unknown",
+            Ok(Verdict::Failed(_)) | Err(_) => "unknown",
         };
         let (change, team, stored) = match &self.what {
             What::BindEpic(SessionKey { team, session }, _) => ("bind epic", team, session),

@@ -120,16 +120,15 @@ impl StoreError {
 }
 
 /// What a batch says of one of its items.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub enum Verdict<T> {
     /// Decided and committed.
     Decided(T),
     /// Somebody else is deciding on the same session just now, or just did:
     /// nothing was written, ask again.
     Again,
-    /// Its statement got no answer, while others of its batch were decided: it may have been
-    /// committed.
-    Unknown,
+    /// Its statement failed, while others of its batch were decided.
+    Failed(StoreError),
 }
 
 impl<T> Verdict<T> {
@@ -138,7 +137,7 @@ impl<T> Verdict<T> {
         match self {
             Self::Decided(verdict) => Verdict::Decided(words(verdict)),
             Self::Again => Verdict::Again,
-            Self::Unknown => Verdict::Unknown,
+            Self::Failed(error) => Verdict::Failed(error),
         }
     }
 }

@@ -64,9 +64,9 @@ pub(super) async fn run<O: Op, S: Executes<O>>(
             let answer = match row {
                 Ok(Verdict::Decided(row)) => match ops[member].answer(row) {
                     Verdict::Decided(answer) => Ok(answer),
-                    Verdict::Again | Verdict::Unknown => continue,
+                    Verdict::Again | Verdict::Failed(_) => continue,
                 },
-                Ok(Verdict::Again | Verdict::Unknown) => continue,
+                Ok(Verdict::Again | Verdict::Failed(_)) => continue,
                 Err(error) if jobs[open[member].0].persists(error) => continue,
                 Err(error) if ops[member].is_read() => Err(error.clone().of_read()),
                 Err(error) => Err(error.clone()),
@@ -132,8 +132,8 @@ async fn isolate<O: Op, S: Executes<O>>(
     ops: &[&O],
 ) -> Vec<Result<Verdict<O::Row>, StoreError>> {
     let mut answers: Vec<_> = ops.iter().map(|_| None).collect();
-    let mut open = VecDeque::new();
-    open.push_back(0..ops.len());
+    let mut open: VecDeque<Vec<usize>> = VecDeque::new();
+    open.push_back((0..ops.len()).collect());
     let (begun, mut tried, mut succeeded) = (Instant::now(), 0, false);
     // What the rest is answered, once no further part is tried.
     let mut rest: Option<StoreError> = None;
@@ -143,40 +143,63 @@ async fn isolate<O: Op, S: Executes<O>>(
             rest = rest.or_else(|| latest.as_ref().map(untried));
         }
         if let Some(failure) = &rest {
-            answers[part].fill_with(|| Some(Err(failure.clone())));
+            for place in part {
+                answers[place] = Some(Err(failure.clone()));
+            }
             continue;
         }
         tried += 1;
-        let failure = match store.execute(&ops[part.clone()]).await {
+        let asked: Vec<&O> = part.iter().map(|&place| ops[place]).collect();
+        let (failed, failure) = match store.execute(&asked).await {
             Ok(rows) if rows.len() == part.len() => {
-                succeeded = true;
-                for (answer, row) in answers[part].iter_mut().zip(rows) {
-                    *answer = Some(match row {
-                        Verdict::Unknown => Err(StoreError::unknown("no answer for this item")),
+                let (mut failed, mut failure) = (Vec::new(), None);
+                for (place, row) in part.iter().copied().zip(rows) {
+                    answers[place] = Some(match row {
+                        Verdict::Failed(error) => {
+                            failed.push(place);
+                            failure = Some(error.clone());
+                            Err(error)
+                        }
                         row => Ok(row),
                     });
                 }
-                continue;
+                succeeded |= failed.len() < part.len();
+                let Some(failure) = failure else { continue };
+                (failed, failure)
             }
             Err(StoreError::Overtaken) => {
-                answers[part].fill_with(|| Some(Ok(Verdict::Again)));
+                for place in part {
+                    answers[place] = Some(Ok(Verdict::Again));
+                }
                 continue;
             }
-            Ok(_) => StoreError::fault("the store answered for more or fewer than it was asked"),
+            Ok(_) => (
+                part.clone(),
+                StoreError::fault("the store answered for more or fewer than it was asked"),
+            ),
             // A statement before this one may have changed something.
-            Err(failure) if tried > 1 && is_common_to_all(&failure) => failure.after_change(),
-            Err(failure) => failure,
+            Err(failure) if tried > 1 && is_common_to_all(&failure) => {
+                (part.clone(), failure.after_change())
+            }
+            Err(failure) => (part.clone(), failure),
         };
         if is_common_to_all(&failure) {
+            // Those that failed beside others know their own error.
             rest = Some(failure.clone());
         } else if !succeeded && tried >= MAX_FRUITLESS {
             rest = Some(untried(&failure));
         }
-        if part.len() == 1 {
-            answers[part].fill_with(|| Some(Err(failure.clone())));
-        } else {
-            let middle = part.start + part.len() / 2;
-            open.extend([part.start..middle, middle..part.end]);
+        let is_alone = part.len() == 1 || rest.is_some();
+        for &place in &failed {
+            answers[place] = Some(Err(match &answers[place] {
+                Some(Err(own)) => own.clone(),
+                _ => failure.clone(),
+            }));
+        }
+        if !is_alone {
+            let (one, other) = failed.split_at(failed.len() / 2);
+            let halves = [one.to_vec(), other.to_vec()];
+            open.extend(halves.into_iter().filter(|half| !half.is_empty()));
         }
         latest = Some(failure);
     }

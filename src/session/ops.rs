@@ -176,7 +176,7 @@ impl SessionCall {
             | (Self::Enqueue(_), SessionAnswer::Enqueued(_))
             | (Self::Leave(_), SessionAnswer::Left(_))
             | (Self::HandOn(_), SessionAnswer::HandedOn(_)) => None,
-            _ => return Verdict::Unknown,
+            _ => return Verdict::Failed(StoreError::unknown("answer to another operation")),
         };
         Verdict::Decided(Row { answer, asked, delivery })
     }
@@ -326,7 +326,7 @@ impl<S: Connection> Executes<SessionCall> for SessionWorker<S> {
         let row = |(call, answer): (&&SessionCall, _)| match answer {
             Verdict::Decided(answer) => call.row(answer, asked),
             Verdict::Again => Verdict::Again,
-            Verdict::Unknown => Verdict::Unknown,
+            Verdict::Failed(error) => Verdict::Failed(error),
         };
         Ok(calls.iter().zip(answers).map(row).collect())
     }

@@ -42,12 +42,15 @@ pub trait Records: Send {
 pub trait Decided: Records {}
 
 /// What became of a [`Plan`].
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub enum Applied {
     /// It is written; these are the tickets of the places that it adds.
     Written(Vec<(LeaseId, i64)>),
-    /// Something that it rests on has changed: nothing of it is written.
+    /// Something that it rests on has changed: nothing of it is written, unless by an earlier run
+    /// of the same statement.
     Conflict,
+    /// Its statement failed, while other plans were written.
+    Failed(StoreError),
 }
 
 /// Decides `ops`, in their order, and writes what they come to; several that are about the same
@@ -72,15 +75,14 @@ where
             Err(error) if answers.iter().all(|verdict| matches!(verdict, Verdict::Again)) => {
                 return Err(error);
             }
-            // What is decided has been committed: the others are asked again, unless they may
-            // have been.
+            // What is decided has been committed.
             Err(error) => {
-                if let StoreError::OutcomeUnknown(_) = error {
-                    for answer in &mut answers {
-                        if let Verdict::Again = answer {
-                            *answer = Verdict::Unknown;
-                        }
-                    }
+                let undecided = open.iter().filter(|&&place| {
+                    // By now some of those that were open may be decided.
+                    matches!(answers[place], Verdict::Again)
+                });
+                for place in undecided.copied().collect::<Vec<_>>() {
+                    answers[place] = Verdict::Failed(error.clone());
                 }
                 break;
             }
@@ -135,6 +137,7 @@ where
                         answers[place] = Verdict::Decided((answer, tickets.clone()));
                     }
                     Applied::Conflict => conflicts.push(place),
+                    Applied::Failed(error) => answers[place] = Verdict::Failed(error.clone()),
                 }
             }
         }

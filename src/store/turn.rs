@@ -45,8 +45,8 @@ impl Turned {
 
     /// Whether it tells of nothing.
     pub(super) fn is_nothing(&self) -> bool {
-        self.begun.iter().all(|begun| *begun == Verdict::Again)
-            && self.kept.iter().all(|kept| *kept == Verdict::Again)
+        self.begun.iter().all(|begun| matches!(begun, Verdict::Again))
+            && self.kept.iter().all(|kept| matches!(kept, Verdict::Again))
             && self.idle.is_empty()
     }
 }

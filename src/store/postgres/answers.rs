@@ -35,11 +35,8 @@ pub(super) fn fill<T>(verdicts: &mut [Verdict<T>], places: Vec<usize>, found: Ve
     places.into_iter().zip(found).for_each(|(place, verdict)| verdicts[place] = verdict);
 }
 
-/// Notes in `verdicts` that the statement for those that are not decided failed with `error`:
-/// they are asked again, unless it may have been committed.
+/// Notes in `verdicts` that the statement for those that are not decided failed with `error`.
 pub(super) fn fail<T>(verdicts: &mut [Verdict<T>], error: &StoreError) {
-    if matches!(error, StoreError::OutcomeUnknown(_)) {
-        let undecided = verdicts.iter_mut().filter(|verdict| matches!(verdict, Verdict::Again));
-        undecided.for_each(|verdict| *verdict = Verdict::Unknown);
-    }
+    let undecided = verdicts.iter_mut().filter(|verdict| matches!(verdict, Verdict::Again));
+    undecided.for_each(|verdict| *verdict = Verdict::Failed(error.clone()));
 }

@@ -69,14 +69,24 @@ impl Records for Link {
     }
 
     async fn apply(&mut self, plans: Vec<Plan>) -> Result<Vec<Applied>, StoreError> {
-        let mut applied = vec![Applied::Conflict; plans.len()];
+        let mut applied = vec![None; plans.len()];
         let mut open: Vec<Numbered<'_>> = plans.iter().enumerate().collect();
-        while !open.is_empty() {
+        let mut failure = None;
+        while !open.is_empty() && failure.is_none() {
             let (now, later) = apart(open);
-            self.apply_some(&now, &mut applied).await?;
+            failure = self.apply_some(&now, &mut applied).await.err();
             open = later;
         }
-        Ok(applied)
+        match failure {
+            Some(error) if !applied.iter().any(|one| matches!(one, Some(Applied::Written(_)))) => {
+                Err(error)
+            }
+            // What is written has been committed.
+            failure => {
+                let failed = || failure.clone().map_or(Applied::Conflict, Applied::Failed);
+                Ok(applied.into_iter().map(|one| one.unwrap_or_else(failed)).collect())
+            }
+        }
     }
 
     /// The database's clock is known by asking it.
@@ -95,7 +105,7 @@ impl Link {
     async fn apply_some(
         &mut self,
         plans: &[Numbered<'_>],
-        applied: &mut [Applied],
+        applied: &mut [Option<Applied>],
     ) -> Result<(), StoreError> {
         let (now, replica) = (self.now(), self.replica);
         let texts = apply::Texts::of(self.locks, replica, plans)?;
@@ -113,7 +123,12 @@ impl Link {
         match rows {
             Ok(rows) => apply::note(plans, &rows, applied),
             Err(StoreError::Overtaken) => {
-                let [_, _, ..] = plans else { return Ok(()) };
+                let [_, _, ..] = plans else {
+                    for (place, _) in plans {
+                        applied[*place] = Some(Applied::Conflict);
+                    }
+                    return Ok(());
+                };
                 let (one, other) = plans.split_at(plans.len() / 2);
                 Box::pin(self.apply_some(one, applied)).await?;
                 Box::pin(self.apply_some(other, applied)).await

@@ -218,9 +218,11 @@ pub async fn change_turns<S: Records>(
                 turned.begun[place - first_begin] = Verdict::Decided(begun);
             }
             Verdict::Again => {}
-            // It may have been committed: decided again, it would be answered otherwise.
-            Verdict::Unknown if place < first_begin => turned.kept[place] = Verdict::Unknown,
-            Verdict::Unknown => turned.begun[place - first_begin] = Verdict::Unknown,
+            // Its outcome may be unknown: decided again, it would be answered otherwise.
+            Verdict::Failed(error) if place < first_begin => {
+                turned.kept[place] = Verdict::Failed(error);
+            }
+            Verdict::Failed(error) => turned.begun[place - first_begin] = Verdict::Failed(error),
         }
     }
     Ok(turned)

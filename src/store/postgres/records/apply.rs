@@ -521,7 +521,7 @@ fn payload(locks: Locks, replica: Uuid, notice: &Notice) -> String {
 pub(super) fn note(
     plans: &[(usize, &Plan)],
     rows: &[PgRow],
-    applied: &mut [Applied],
+    applied: &mut [Option<Applied>],
 ) -> Result<(), StoreError> {
     let mut tickets: Vec<(LeaseId, i64)> = Vec::new();
     let mut written = Vec::new();
@@ -537,11 +537,14 @@ pub(super) fn note(
         }
     }
     for (place, plan) in plans {
-        if written.iter().any(|plan: &i64| usize::try_from(*plan) == Ok(*place)) {
+        let is_written = written.iter().any(|plan: &i64| usize::try_from(*plan) == Ok(*place));
+        applied[*place] = Some(if is_written {
             let adds = plan.writes.sessions.iter().flat_map(|write| &write.add);
             let of = |lease| tickets.iter().find(|(other, _)| *other == lease).copied();
-            applied[*place] = Applied::Written(adds.filter_map(|at| of(at.lease)).collect());
-        }
+            Applied::Written(adds.filter_map(|at| of(at.lease)).collect())
+        } else {
+            Applied::Conflict
+        });
     }
     Ok(())
 }
