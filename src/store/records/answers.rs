@@ -99,7 +99,12 @@ impl<S: Records> SessionStore for S {
                     changed.handed.extend(handed);
                     changed.ended[place - first_release] = Verdict::Decided(ended);
                 }
-                _ => {}
+                Verdict::Again => {}
+                // It may have been committed: to decide it again would answer otherwise.
+                Verdict::Unknown if place < first_release => {
+                    changed.taken[place] = Verdict::Unknown;
+                }
+                Verdict::Unknown => changed.ended[place - first_release] = Verdict::Unknown,
             }
         }
         Ok(changed)
@@ -230,7 +235,10 @@ impl<S: Records> TurnStore for S {
                     turned.gave_up += u64::from(gave_up);
                     turned.begun[place - first_begin] = Verdict::Decided(begun);
                 }
-                _ => {}
+                Verdict::Again => {}
+                // It may have been committed: to decide it again would answer otherwise.
+                Verdict::Unknown if place < first_begin => turned.kept[place] = Verdict::Unknown,
+                Verdict::Unknown => turned.begun[place - first_begin] = Verdict::Unknown,
             }
         }
         Ok(turned)
