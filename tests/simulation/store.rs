@@ -186,7 +186,7 @@ impl Store for SimStore {
     }
 }
 
-/// Never tells that marks were taken away.
+/// Never reports that marks were removed.
 struct Stale {
     inner: Arc<dyn Invalidations>,
     first: AtomicU64,
