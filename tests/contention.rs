@@ -21,6 +21,7 @@ use crate::harness::{
     Client, Fixture, Replica, TestClock, acquire, granted, mark, postgres, release, seconds,
 };
 
+mod between;
 mod late;
 mod names;
 mod storms;

@@ -106,8 +106,9 @@ impl Drop for LeaveCall {
 pub(super) enum Subject {
     /// The store notes who renews.
     Renew(LeaseId, Option<StreamId>),
-    Release(LeaseId, Option<StreamId>),
+    /// Before what could hand the lease to a caller that has left.
     Leave(LeaseId, bool),
+    Release(LeaseId, Option<StreamId>),
     HandOn,
     /// Calls that return share an answer, streams do not: the store notes which has the
     /// lease.

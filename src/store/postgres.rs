@@ -1,9 +1,8 @@
 //! PostgreSQL: the authority for any number of replicas.
 //!
-//! Architecture Invariant: every decision is one statement, so one round trip
-//! and one commit, and it is run by a task that nobody cancels. No pool: a connection
-//! belongs to one kind of work, or is shared by several where few are allowed, and runs one
-//! statement at a time.
+//! Architecture Invariant: what an operation changes is written by one statement, so in one commit,
+//! which is run by a task that nobody cancels. No pool: a connection belongs to one kind of work, or
+//! is shared by several where few are allowed, and runs one statement at a time.
 
 use std::{
     future::Future,
@@ -383,7 +382,5 @@ impl Connection for Link {}
 
 impl Reset for Link {
     /// A connection whose statement did not end is not used again anyway.
-    fn reset(&mut self) {
-        self.drawn.clear();
-    }
+    fn reset(&mut self) {}
 }

@@ -1,26 +1,27 @@
 //! A place in a queue: never lost without being taken again, and never kept for
 //! nobody.
 
-use std::time::Duration;
+use std::{pin::pin, time::Duration};
 
 use oncegate::{
-    domain::{
-        Acquire, Enqueue, Enqueued, Id, Labels, LeaseId, Release, RequestId, SessionKey, Ttl,
-        limits::LEASE_TTL,
-    },
+    domain::{Acquire, Enqueue, Enqueued, Release},
     grpc::pb::{
         BindEpicRequest, CloseSessionRequest, HoldSessionLeaseRequest, HoldSessionLeaseResponse,
         admin_service_client::AdminServiceClient, hold_session_lease_response::News,
     },
+    session::{AcquireOutcome, Bounds, Sessions},
     store::{
         AdminStore as _, SessionAnswer, SessionBatch, SessionOp, SessionStore, Store as _, Verdict,
-        Work, postgres::Postgres,
+        Work, memory::Memory, postgres::Postgres,
     },
+    telemetry::Metrics,
 };
+use tokio::runtime::Handle;
+use tokio_util::sync::CancellationToken;
 use tonic::Streaming;
 
 use super::*;
-use crate::harness::release;
+use crate::harness::{ops, release};
 
 on_all_stores!(a_closed_session_goes_to_those_who_wait_in_their_order);
 
@@ -214,21 +215,6 @@ async fn a_lease_that_comes_out_of_turn_is_kept() {
     assert!(matches!(told, News::Renewed(_)), "{told:?}");
 }
 
-fn wish() -> Acquire {
-    let id = |text: &str| Id::parse("id", text.to_owned()).unwrap();
-    let key = SessionKey::given(id("T1"), id("s"));
-    Acquire {
-        request: RequestId::for_session(&key, None),
-        key,
-        holder: "waiter".into(),
-        ttl: Ttl::parse(None, *LEASE_TTL.end(), &LEASE_TTL).unwrap(),
-        epic: None,
-        labels: Labels::default(),
-        stream: None,
-        digest: None,
-    }
-}
-
 async fn change(store: &mut impl SessionStore, op: SessionOp<'_>) -> SessionBatch {
     store.change_sessions(&[op]).await.unwrap()
 }
@@ -242,7 +228,7 @@ async fn a_place_that_has_been_served_is_not_taken_again() {
     let lease = take(&mut holder, acquire("T1", "s", "holder")).await;
     let store = Postgres::new(&url, Duration::from_secs(5), Clock::Store).unwrap();
     let mut store = store.connection(Work::Short);
-    let enqueue = Enqueue { acquire: wish(), lease: LeaseId::random(), takes_over: true };
+    let enqueue = ops::enqueue("s", 1);
     let enqueued = async |store: &mut _| {
         let batch = change(store, SessionOp::Enqueue(&enqueue)).await;
         let [Verdict::Decided(SessionAnswer::Enqueued(enqueued))] = batch.answers[..] else {
@@ -324,4 +310,33 @@ async fn whoever_comes_while_a_session_is_given_back_is_next() {
     releasing.await.unwrap();
     assert_eq!(granted(waiter.await.unwrap().unwrap()).holder, "waiter");
     pushing.await.expect("a caller that did not wait got the session first");
+}
+
+/// One batch gives a lease back and has a place left: the lease goes to nobody.
+#[tokio::test]
+async fn no_lease_is_handed_to_a_caller_that_leaves_in_the_same_batch() {
+    let store = Memory::new(Clock::Store);
+    let max_hold = Duration::from_hours(1);
+    let bounds = Bounds { writers: 1, capacity: 16, waiters: 16, max_hold };
+    let (runtimes, stop, metrics) = ([Handle::current()], CancellationToken::new(), Metrics::new());
+    let sessions = Sessions::start(&store, &runtimes, bounds, &stop, &metrics).remove(0);
+    let (first, second) = (ops::acquire("s", 1), ops::acquire("s", 2));
+    let AcquireOutcome::Granted(grant) = sessions.acquire(&first, Duration::ZERO).await.unwrap()
+    else {
+        panic!("not granted")
+    };
+    let lease = grant.accept().value;
+    let mut waiting = Box::pin(sessions.acquire(&second, Duration::from_mins(1)));
+    let look = async || sessions.look(first.key.clone()).await.unwrap().unwrap();
+    let has_place = async { while look().await.queue.is_empty() {} };
+    tokio::select! {
+        _ = &mut waiting => panic!("it does not wait"),
+        () = has_place => {}
+    }
+    let mut releasing = pin!(sessions.release(first.key.clone(), lease.id));
+    assert!(futures_util::poll!(&mut releasing).is_pending());
+    drop(waiting);
+    assert!(releasing.await.unwrap());
+    let row = look().await;
+    assert!(!row.live && row.queue.is_empty() && row.lease.token == lease.token, "{row:?}");
 }

@@ -14,12 +14,8 @@ use crate::{
     store::{AdminStore, Counts, EventFilter, Events, Page, Standing, StoreError},
 };
 
-// $1: the moment, or null for the database's clock. What changes a session does
-// so under its advisory lock, as all that does: $4. Where another has that, the
-// statement answers no row. $5: the replica that asks; the others are notified.
-
-// What lists takes the page as $2 to $5: the team, or null for all; the team and the id
-// that it comes after; the most rows.
+// $1: the moment, or null for the database's clock. What lists takes the page as $2 to $5: the
+// team, or null for all; the team and the id that it comes after; the most rows.
 
 pub(super) const LIST_SESSIONS: &str = concat!(
     "

@@ -1,13 +1,12 @@
 //! What runs one kind of statement over a connection, which it may share.
 
 use std::{
-    collections::HashMap,
     sync::{Arc, Weak},
     time::Duration,
 };
 
 use sqlx::{
-    Execute, Postgres,
+    Postgres,
     postgres::{PgArguments, PgRow},
     query::Query,
 };
@@ -16,14 +15,13 @@ use tokio_util::task::task_tracker::TaskTrackerToken;
 use uuid::Uuid;
 
 use super::{
-    line::{Line, Repeat},
+    line::{Fetched, Line, Repeat},
     listener::Heard,
     namespace::Locks,
     records::Awaited,
     timestamp::PgTimestamp,
 };
 use crate::{
-    domain::RequestId,
     rules::Ids,
     store::{Clock, StoreError},
 };
@@ -69,8 +67,6 @@ pub struct Link {
     pub(super) locks: Locks,
     /// This replica, as the others know it.
     pub(super) replica: Uuid,
-    /// Leases that were drawn for turns whose batch failed, by the request.
-    pub(super) drawn: HashMap<RequestId, Uuid>,
     pub(super) ids: Ids,
     pub(super) awaited: Awaited,
     _open: TaskTrackerToken,
@@ -87,7 +83,6 @@ impl Link {
             starved: Arc::clone(&store.starved),
             locks: store.locks.get().copied().unwrap_or_default(),
             replica: store.replica,
-            drawn: HashMap::new(),
             ids: Ids::Random,
             awaited: Awaited::default(),
             _open: store.links.token(),
@@ -108,23 +103,13 @@ impl Link {
     /// Runs one statement and fetches its rows; without a transaction around
     /// it, its commit is part of it.
     ///
-    /// A connection that turns out to be lost is replaced once, and the
-    /// statement run again: statements carry attempt ids, so a first run that
-    /// did commit after all is found, not repeated.
+    /// A connection that turns out to be lost is replaced once, and the statement run again: a
+    /// first run that did commit after all changes nothing twice.
     pub(super) async fn fetch<'q>(
         &self,
         statement: impl Fn() -> Statement<'q> + Send,
     ) -> Result<Vec<PgRow>, StoreError> {
-        self.run(Repeat::Safe, statement).await
-    }
-
-    /// The same, for a statement that carries no attempt id, and would do more if it
-    /// were run again: it is not.
-    pub(super) async fn fetch_once<'q>(
-        &self,
-        statement: impl Fn() -> Statement<'q> + Send,
-    ) -> Result<Vec<PgRow>, StoreError> {
-        self.run(Repeat::Never, statement).await
+        Ok(self.run(Repeat::Safe, statement).await?.rows)
     }
 
     /// Runs statements, written one after another, that begin a transaction and roll it
@@ -142,16 +127,17 @@ impl Link {
         Ok(())
     }
 
-    async fn run<'q, S: Execute<'q, Postgres> + 'q>(
+    /// The same; and again after a lost connection only if that is safe.
+    pub(super) async fn run<'q>(
         &self,
         repeat: Repeat,
-        statement: impl Fn() -> S + Send,
-    ) -> Result<Vec<PgRow>, StoreError> {
+        statement: impl Fn() -> Statement<'q> + Send,
+    ) -> Result<Fetched, StoreError> {
         let mut line = self.line.lock().await;
-        let rows = line.run(self.timeout, repeat, statement).await;
-        if rows.is_err() && line.is_starved() {
+        let fetched = line.run(self.timeout, repeat, statement).await;
+        if fetched.is_err() && line.is_starved() {
             self.starved.add(&self.line);
         }
-        rows
+        fetched
     }
 }

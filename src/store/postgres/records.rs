@@ -5,7 +5,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::Link;
+use super::{
+    Link,
+    line::{Fetched, Repeat},
+};
 use crate::{
     domain::{SessionKey, Timestamp},
     rules::{Ids, Plan, Session, Snapshot, Wanted},
@@ -110,18 +113,17 @@ impl Link {
         let (now, replica) = (self.now(), self.replica);
         let texts = apply::Texts::of(self.locks, replica, plans)?;
         let statement = || texts.bind(sqlx::query(APPLY).bind(now), replica);
-        // A second run would find deleted what the first has deleted, and answer so.
-        let rows = if texts.is_once() || texts.forgets() {
-            self.fetch_once(statement).await
-        } else {
-            self.fetch(statement).await
-        };
+        let repeat = if texts.is_once() { Repeat::Never } else { Repeat::Safe };
+        let fetched = self.run(repeat, statement).await;
         if texts.forgets() {
             // Even if it failed: it may have been committed.
             self.invalidate();
         }
-        match rows {
-            Ok(rows) => apply::note(plans, &rows, applied),
+        match fetched {
+            Ok(Fetched { rows, is_second }) => {
+                apply::note(plans, &rows, applied)?;
+                if is_second { self.find_written(plans, applied).await } else { Ok(()) }
+            }
             Err(StoreError::Overtaken) => {
                 let [_, _, ..] = plans else {
                     for (place, _) in plans {
@@ -135,6 +137,27 @@ impl Link {
             }
             Err(error) => Err(error),
         }
+    }
+
+    /// Finds those plans written by the first run of a statement that conflict in the second.
+    async fn find_written(
+        &mut self,
+        plans: &[Numbered<'_>],
+        applied: &mut [Option<Applied>],
+    ) -> Result<(), StoreError> {
+        let conflicts = |place: usize| matches!(applied[place], Some(Applied::Conflict));
+        let in_doubt: Vec<_> = plans.iter().filter(|(place, _)| conflicts(*place)).collect();
+        let mut wanted = Wanted::default();
+        for (_, plan) in &in_doubt {
+            plan.wants(&mut wanted);
+        }
+        let found = self.read(&wanted).await.map_err(StoreError::after_change)?;
+        for (place, plan) in in_doubt {
+            if let Some(tickets) = plan.tickets_if_written_in(&found) {
+                applied[*place] = Some(Applied::Written(tickets));
+            }
+        }
+        Ok(())
     }
 }
 

@@ -65,7 +65,7 @@ impl SessionStore for Link {
         asked: &[SessionOp<'_>],
     ) -> Result<SessionBatch, StoreError> {
         let mut batch = SessionBatch::open(asked.len());
-        self.take_and_end(asked, &mut batch.answers).await?;
+        let drawn = self.take_and_end(asked, &mut batch.answers).await?;
         let (places, rest) = left(&batch.answers, asked);
         if rest.is_empty() {
             return Ok(batch);
@@ -74,6 +74,13 @@ impl SessionStore for Link {
             Ok(rest) => {
                 fill(&mut batch.answers, places, rest.answers);
                 batch.handed = rest.handed;
+                for (place, drawn) in drawn {
+                    // A first run of the short statement took it, and its answer was lost.
+                    let answer = &mut batch.answers[place];
+                    if let Verdict::Decided(SessionAnswer::Acquired(acquired)) = answer {
+                        acquired.fresh |= acquired.row.lease.id.as_uuid() == drawn;
+                    }
+                }
             }
             Err(error) if rest.len() == asked.len() => return Err(error),
             // What is decided has been committed.
@@ -92,12 +99,12 @@ impl SessionStore for Link {
 
 impl Link {
     /// Takes free sessions, and ends live leases, where that is all that is asked of a session and
-    /// nobody is known to wait for it.
+    /// nobody is known to wait for it. Answers which leases it drew, by the place of the request.
     async fn take_and_end(
         &mut self,
         asked: &[SessionOp<'_>],
         answers: &mut [Verdict<SessionAnswer>],
-    ) -> Result<(), StoreError> {
+    ) -> Result<Vec<(usize, Uuid)>, StoreError> {
         let (mut acquires, mut releases) = (Vec::new(), Vec::new());
         let (mut taking, mut ending) = (Vec::new(), Vec::new());
         for (place, op) in asked.iter().enumerate() {
@@ -120,7 +127,7 @@ impl Link {
             }
         }
         if acquires.is_empty() && releases.is_empty() {
-            return Ok(());
+            return Ok(Vec::new());
         }
         let arrays = (
             acquire::Arrays::of(self.locks, &acquires),
@@ -149,7 +156,8 @@ impl Link {
             };
             answers[place] = Verdict::Decided(answer);
         }
-        Ok(())
+        let drawn = acquires.iter().map(|&(_, lease)| lease);
+        Ok(taking.into_iter().zip(drawn).collect())
     }
 }
 

@@ -127,8 +127,9 @@ WITH plans AS MATERIALIZED (
     FROM (SELECT COALESCE($1::timestamptz, clock_timestamp()) AS at
         FROM (SELECT count(*) AS locked FROM waiters OFFSET 0) AS l WHERE locked >= 0 OFFSET 0) AS c
 ), latest_floor AS MATERIALIZED (
+    -- KEY SHARE would be content with the row as it was.
     SELECT f.floor FROM oncegate_fence f
-    WHERE f.id AND (SELECT micros FROM clock) IS NOT NULL FOR KEY SHARE
+    WHERE f.id AND (SELECT micros FROM clock) IS NOT NULL FOR SHARE
 ), holds AS MATERIALIZED (
     SELECT p.plan, p.floor FROM plans p CROSS JOIN clock
     WHERE clock.micros >= p.valid_from AND clock.micros < p.valid_until
@@ -188,7 +189,7 @@ WITH plans AS MATERIALIZED (
     WHERE NOT x.is_new AND e.team_id = ANY (ARRAY[x.team]) AND e.event_id = x.id
 ), updates AS MATERIALIZED (
     SELECT x.* FROM json_to_recordset($7::json)
-        AS x (plan integer, is_gone boolean, team text, id text, was bigint, request uuid, ",
+        AS x (plan integer, is_gone boolean, team text, id text, request uuid, ",
     event_state!(),
     ") JOIN holds USING (plan)
 ), updated_events AS (
@@ -199,11 +200,11 @@ WITH plans AS MATERIALIZED (
     ")
     FROM updates x
     WHERE NOT x.is_gone AND e.team_id = ANY (ARRAY[x.team]) AND e.event_id = x.id
-        AND e.xmin::text::bigint = x.was AND e.request_id IS NOT DISTINCT FROM x.request
+        AND e.request_id IS NOT DISTINCT FROM x.request
 ), deleted_events AS (
     DELETE FROM processed_events e USING updates x
     WHERE x.is_gone AND e.team_id = ANY (ARRAY[x.team]) AND e.event_id = x.id
-        AND e.xmin::text::bigint = x.was AND e.request_id IS NOT DISTINCT FROM x.request
+        AND e.request_id IS NOT DISTINCT FROM x.request
     RETURNING e.request_id
 ), places AS MATERIALIZED (
     SELECT x.* FROM json_to_recordset($8::json)
@@ -403,7 +404,7 @@ impl Rows {
                 json!({"plan": plan, "team": key.team, "id": key.session, "ticket": ticket})
             }));
         }
-        for EventUpdate { team, was, request, names, event } in updates {
+        for EventUpdate { team, request, names, event, .. } in updates {
             self.forgets |= event.is_none();
             for name in names {
                 let mut row = event.as_ref().map_or_else(|| json!({}), state);
@@ -411,7 +412,6 @@ impl Rows {
                 row["is_gone"] = json!(event.is_none());
                 row["team"] = json!(team);
                 row["id"] = json!(name);
-                row["was"] = json!(was.0);
                 row["request"] = json!(request.map(|request| request.as_uuid().to_string()));
                 self.updates.push(row);
             }
