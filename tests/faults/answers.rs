@@ -94,7 +94,8 @@ async fn a_hand_over_of_the_first_run_reaches_its_waiter() {
     let mut lossy = lossy().await;
     let (held, next) = lossy.awaited().await;
     let ending = release("s", held);
-    let (answer, batch) = lossy.lose(1, SessionOp::Release(&ending)).await;
+    // The short statement, the read, the write.
+    let (answer, batch) = lossy.lose(2, SessionOp::Release(&ending)).await;
     assert_eq!(answer, SessionAnswer::Released(true));
     let handed: Vec<LeaseId> = batch.handed.iter().map(|row| row.lease.id).collect();
     assert_eq!(handed, [next]);
@@ -106,10 +107,11 @@ async fn a_turn_that_the_first_run_began_is_new_to_its_caller() {
     for (reads, aliases) in [(0, &[][..]), (1, &["alias"])] {
         let mut lossy = lossy().await;
         // The statements are prepared.
-        let before = [begin("before", &[]), begin("before", &["before too"])];
-        for begin in before {
-            let session = Some(acquire("before", 7));
-            lossy.begin(&Begin { session, ..begin }).await;
+        for aliases in [&[][..], &["before too"]] {
+            let session = Some(acquire(&format!("{aliases:?}"), 7));
+            let event = format!("before {aliases:?}");
+            let begun = lossy.begin(&Begin { session, ..begin(&event, aliases) }).await;
+            assert!(matches!(begun, Begun::Granted { .. }), "{begun:?}");
         }
         let asked = begin("Ev1", aliases);
         lossy.proxy.lose_answer_after(reads);
