@@ -135,7 +135,7 @@ async fn make(store: &mut impl Connection, what: &What) -> Result<Verdict<Done>,
         What::ForceRelease(key) => store.force_release(key).await?.map(session),
         What::Close(key) => store.close_session(key).await?.map(session),
         What::Forget(key) => {
-            Verdict::Decided(store.forget_event(key).await?.map_or(Done::Nothing, Done::Event))
+            store.forget_event(key).await?.map(|row| row.map_or(Done::Nothing, Done::Event))
         }
     })
 }

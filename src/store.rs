@@ -95,6 +95,7 @@ impl StoreError {
     pub fn after_change(self) -> Self {
         match self {
             Self::Unavailable(cause) | Self::Contended(cause) => Self::OutcomeUnknown(cause),
+            Self::Overtaken => Self::unknown(Self::Overtaken),
             error => error,
         }
     }

@@ -23,6 +23,7 @@ use crate::harness::{
 
 mod between;
 mod late;
+mod locks;
 mod names;
 mod storms;
 mod turns;

@@ -88,7 +88,8 @@ impl Operation for Enqueue {
     }
 }
 
-/// Hands a session on to the next caller, if it is free and anybody waits.
+/// Hands a session on to the next caller, if it is free and anybody waits. Notes that somebody
+/// waits for one that is held, where that was forgotten: their server counted as gone for a while.
 #[derive(Debug, Clone)]
 pub struct HandOn<'a>(pub &'a SessionKey);
 
@@ -97,11 +98,16 @@ impl Operation for HandOn<'_> {
     type Answer = (Option<SessionRow>, Option<SessionRow>);
 
     fn wants(&self, wanted: &mut Wanted) {
-        wanted.session(self.0);
+        wanted.queue(self.0);
     }
 
     fn decide(&self, draft: &mut Draft<'_>) -> Result<Self::Answer, RuleError> {
         let mut session = draft.session(self.0);
+        let Session { latest: Some(latest), queue } = &mut session else { return Ok((None, None)) };
+        if !latest.waiting && waiting(queue).any(|waiter| waiter.is_there) {
+            latest.waiting = true;
+            draft.put_session(self.0, session.clone());
+        }
         let handed = hand_on(draft, self.0, &mut session)?;
         Ok((session.row(draft.now()), handed))
     }

@@ -107,7 +107,8 @@ impl Session {
     #[must_use]
     pub fn row(&self, now: Timestamp) -> Option<SessionRow> {
         let latest = self.latest.as_ref()?;
-        let waits = self.queue.iter().filter(|waiter| waiter.left_at.is_none());
+        let is_next = |waiter: &&Waiter| waiter.left_at.is_none() && waiter.is_there;
+        let waits = self.queue.iter().filter(is_next);
         Some(SessionRow {
             lease: latest.as_lease(now),
             request: latest.request,

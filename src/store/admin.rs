@@ -156,5 +156,5 @@ pub trait AdminChanges {
     fn forget_event(
         &mut self,
         key: &EventKey,
-    ) -> impl Future<Output = Result<Option<EventRow>, StoreError>> + Send;
+    ) -> impl Future<Output = Result<Verdict<Option<EventRow>>, StoreError>> + Send;
 }

@@ -90,9 +90,6 @@ macro_rules! event_columns {
 /// a replica that has gone by `$at`.
 macro_rules! queue {
     ($row:literal, $at:literal) => {
-        queue!($row, $at, "")
-    };
-    ($row:literal, $at:literal, $but:literal) => {
         concat!(
             "CASE WHEN ",
             $row,
@@ -104,7 +101,6 @@ macro_rules! queue {
             $row,
             ".session_id AND r.expires_at > ",
             $at,
-            $but,
             " ORDER BY w.ticket) END AS queue"
         )
     };

@@ -21,8 +21,7 @@ pub trait Records: Send {
         wanted: &Wanted,
     ) -> impl Future<Output = Result<Snapshot, StoreError>> + Send;
 
-    /// Writes those of `plans` that hold, in their order, each as a whole; all in one atomic
-    /// step. Answers in order.
+    /// Writes those of `plans` that hold, in their order, each as a whole. Answers in order.
     ///
     /// # Errors
     /// [`StoreError`]; then no plan is known to be written.

@@ -148,3 +148,25 @@ async fn rows_that_were_written_apart_are_one_event() {
     let running: i64 = sqlx::query_scalar(running).fetch_one(&mut outside).await.unwrap();
     assert_eq!(running, 0, "a name of the event is still claimed");
 }
+
+/// An event that was renewed meanwhile is not forgotten by a decision from before; that is no
+/// unknown outcome.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_event_that_has_changed_is_forgotten_only_once_it_is_read_again() {
+    let (mut store, mut outside) = stage().await;
+    let begin = begin("Ev1", &[]);
+    store.change_turns(&[&begin], &[]).await.unwrap();
+    let mut locking = outside.begin().await.unwrap();
+    locking.execute("UPDATE processed_events SET holder = 'renewed'").await.unwrap();
+    let event = begin.event.key.clone();
+    let forgetting = tokio::spawn(async move {
+        let answer = store.forget_event(&event).await.unwrap();
+        (answer, store)
+    });
+    blocked(&mut locking, 1).await;
+    locking.commit().await.unwrap();
+    let (answer, mut store) = forgetting.await.unwrap();
+    assert!(matches!(answer, Verdict::Again), "{answer:?}");
+    let forgotten = store.forget_event(&begin.event.key).await.unwrap();
+    assert!(matches!(forgotten, Verdict::Decided(Some(_))), "{forgotten:?}");
+}

@@ -21,7 +21,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::Streaming;
 
 use super::*;
-use crate::harness::{ops, release};
+use crate::harness::{execute, ops, release};
 
 on_all_stores!(a_closed_session_goes_to_those_who_wait_in_their_order);
 
@@ -339,4 +339,27 @@ async fn no_lease_is_handed_to_a_caller_that_leaves_in_the_same_batch() {
     assert!(releasing.await.unwrap());
     let row = look().await;
     assert!(!row.live && row.queue.is_empty() && row.lease.token == lease.token, "{row:?}");
+}
+
+/// The store was away for longer than a heartbeat counts.
+#[tokio::test]
+async fn a_replica_passes_over_none_of_its_own() {
+    let url = new_database().await;
+    let store = Postgres::new(&url, Duration::from_secs(5), Clock::Store).unwrap();
+    store.migrate().await.unwrap();
+    let mut store = store.connection(Work::Leases);
+    let first = change(&mut store, SessionOp::Acquire(&ops::acquire("s", 1))).await;
+    let [Verdict::Decided(SessionAnswer::Acquired(held))] = &first.answers[..] else {
+        panic!("{first:?}")
+    };
+    let waiter = ops::enqueue("s", 2);
+    change(&mut store, SessionOp::Enqueue(&waiter)).await;
+    execute(&url, "UPDATE oncegate_replicas SET expires_at = now() - interval '30 s'").await;
+    // A newcomer takes no place of theirs.
+    change(&mut store, SessionOp::Enqueue(&ops::enqueue("s", 3))).await;
+    execute(&url, "UPDATE oncegate_replicas SET expires_at = now() - interval '30 s'").await;
+    let release = ops::release("s", held.row.lease.id);
+    let released = change(&mut store, SessionOp::Release(&release)).await;
+    let handed: Vec<_> = released.handed.iter().map(|row| row.lease.id).collect();
+    assert_eq!(handed, [waiter.lease]);
 }

@@ -310,3 +310,30 @@ fn a_queue_is_shown_only_while_somebody_may_have_the_session() {
     assert_eq!(world.queue()[1].request, request(3));
     assert_eq!(PLACE_KEPT, Duration::from_secs(10));
 }
+
+/// Their server counted as gone for a while, and somebody else took the session.
+#[test]
+fn a_hand_over_finds_those_who_were_taken_for_gone() {
+    for is_held in [true, false] {
+        let mut world = awaited(2);
+        world.latest_mut().waiting = false;
+        if !is_held {
+            world.wait(30_000);
+        }
+        let (row, handed) = world.run(HandOn(&key("s")));
+        assert!(row.unwrap().waiting);
+        assert_eq!(handed.map(|row| row.lease.id), (!is_held).then(|| lease(200)));
+    }
+    let mut world = awaited(1);
+    world.latest_mut().waiting = false;
+    world.sessions.get_mut(&key("s")).unwrap().queue[0].is_there = false;
+    let (plan, _) = world.decide(HandOn(&key("s")));
+    assert!(plan.is_empty());
+}
+
+#[test]
+fn a_queue_shows_nobody_whose_server_is_gone() {
+    let mut world = awaited(2);
+    world.sessions.get_mut(&key("s")).unwrap().queue[0].is_there = false;
+    assert_eq!(world.sessions[&key("s")].row(world.now).unwrap().queue, [lease(300)]);
+}

@@ -17,7 +17,7 @@ impl AdminStore for Handle {
     ) -> impl Future<Output = Result<Vec<(SessionKey, SessionRow)>, StoreError>> + Send {
         let (now, records) = (self.shared.now(), self.shared.records());
         let listed = records.sessions.iter().filter_map(|(key, session)| {
-            Some((key.clone(), records.seen(session, false, now).row(now)?))
+            Some((key.clone(), records.seen(session, false, self.replica, now).row(now)?))
         });
         let listed = listed.filter(|(key, row)| {
             page.has(&key.team, &key.session) && held.is_none_or(|held| row.live == held)

@@ -59,9 +59,9 @@ type Numbered<'a> = (usize, &'a Plan);
 impl Records for Link {
     async fn read(&mut self, wanted: &Wanted) -> Result<Snapshot, StoreError> {
         let (sessions, events) = read::asked(wanted)?;
-        let now = self.now();
+        let (now, replica) = (self.now(), self.replica);
         let rows = self
-            .fetch(|| sqlx::query(READ).bind(now).bind(&sessions).bind(&events))
+            .fetch(|| sqlx::query(READ).bind(now).bind(&sessions).bind(&events).bind(replica))
             .await
             .map_err(StoreError::of_read)?;
         let read::Found { snapshot, leases, claims } = read::found(wanted, &rows)?;
@@ -122,7 +122,10 @@ impl Link {
         match fetched {
             Ok(Fetched { rows, is_second }) => {
                 apply::note(plans, &rows, applied)?;
-                if is_second { self.find_written(plans, applied).await } else { Ok(()) }
+                if is_second {
+                    self.find_written(plans, applied).await;
+                }
+                Ok(())
             }
             Err(StoreError::Overtaken) => {
                 let [_, _, ..] = plans else {
@@ -140,24 +143,24 @@ impl Link {
     }
 
     /// Finds those plans written by the first run of a statement that conflict in the second.
-    async fn find_written(
-        &mut self,
-        plans: &[Numbered<'_>],
-        applied: &mut [Option<Applied>],
-    ) -> Result<(), StoreError> {
+    async fn find_written(&mut self, plans: &[Numbered<'_>], applied: &mut [Option<Applied>]) {
         let conflicts = |place: usize| matches!(applied[place], Some(Applied::Conflict));
         let in_doubt: Vec<_> = plans.iter().filter(|(place, _)| conflicts(*place)).collect();
         let mut wanted = Wanted::default();
         for (_, plan) in &in_doubt {
             plan.wants(&mut wanted);
         }
-        let found = self.read(&wanted).await.map_err(StoreError::after_change)?;
+        let found = self.read(&wanted).await.map_err(StoreError::after_change);
         for (place, plan) in in_doubt {
-            if let Some(tickets) = plan.tickets_if_written_in(&found) {
-                applied[*place] = Some(Applied::Written(tickets));
+            match &found {
+                Ok(found) => {
+                    if let Some(tickets) = plan.tickets_if_written_in(found) {
+                        applied[*place] = Some(Applied::Written(tickets));
+                    }
+                }
+                Err(error) => applied[*place] = Some(Applied::Failed(error.clone())),
             }
         }
-        Ok(())
     }
 }
 

@@ -183,28 +183,20 @@ impl<'a> Keys<'a> {
 }
 
 pub(super) fn session_row(row: &PgRow) -> Result<SessionRow, StoreError> {
-    named_session_row(row, ["request_id", "holder", "expires_at"])
-}
-
-/// The same, of a row that has these three under other names.
-pub(super) fn named_session_row(
-    row: &PgRow,
-    [request, holder, expires]: [&str; 3],
-) -> Result<SessionRow, StoreError> {
     let read = || {
         let at = row.try_get::<PgTimestamp, _>("at")?.0;
-        let (_, expire_time) = lease_end(row, expires)?;
+        let expire_time = lease_end(row)?;
         let lease = Lease {
             id: LeaseId::from_uuid(row.try_get("lease_id")?),
             token: FencingToken(row.try_get("fencing_token")?),
-            holder: row.try_get(holder)?,
+            holder: row.try_get("holder")?,
             acquire_time: row.try_get::<PgTimestamp, _>("acquired_at")?.0,
             expire_time,
             remaining: expire_time.since(at),
             epic: row.try_get("epic_id")?,
             labels: Labels::from_json(row.try_get("labels")?),
         };
-        let request = RequestId::from_uuid(row.try_get(request)?);
+        let request = RequestId::from_uuid(row.try_get("request_id")?);
         let queue: Option<Vec<Uuid>> = row.try_get("queue")?;
         let queue = queue.unwrap_or_default().into_iter().map(LeaseId::from_uuid).collect();
         let (live, waiting) = (row.try_get("live")?, row.try_get("waiting")?);

@@ -39,8 +39,8 @@ fn of_database(error: &PgDatabaseError) -> StoreError {
         ("22021" | "22P05", _) => StoreError::Refused(cause.into()),
         // serialization_failure, deadlock_detected: another transaction goes first.
         ("40001" | "40P01", _) => StoreError::Overtaken,
-        // division_by_zero: raised by `whole!`. unique_violation: another caller took the same place
-        // in a queue, or added the same row.
+        // division_by_zero: raised by `succeeded!`. unique_violation: another caller took the same
+        // place in a queue, or added the same row.
         ("22012" | "23505", _) if !in_function => StoreError::Overtaken,
         // lock_not_available: somebody outside has locked a row, or a table.
         ("55P03", _) => StoreError::Contended(cause.into()),

@@ -263,10 +263,10 @@ impl<S: Records> AdminChanges for S {
         answer(self, CloseSession(key)).await
     }
 
-    async fn forget_event(&mut self, key: &EventKey) -> Result<Option<EventRow>, StoreError> {
-        match answer(self, ForgetEvent(key)).await? {
-            Verdict::Decided(row) => Ok(row),
-            _ => Err(StoreError::Overtaken),
-        }
+    async fn forget_event(
+        &mut self,
+        key: &EventKey,
+    ) -> Result<Verdict<Option<EventRow>>, StoreError> {
+        answer(self, ForgetEvent(key)).await
     }
 }

@@ -6,7 +6,7 @@ use uuid::Uuid;
 
 use super::json::{micros, moment_of, text};
 use crate::{
-    domain::{By, Detail, LeaseId, SessionKey, Timestamp},
+    domain::{By, Detail, EventKey, LeaseId, SessionKey, Timestamp},
     rules::{Change, Event, EventUpdate, Latest, Notice, Place, Plan, State, Waiter, Writes},
     store::{
         PRESENCE, StoreError,
@@ -79,8 +79,9 @@ macro_rules! session_targets {
 /// Writes plans, each as a whole if all that it rests on is as it was read, and not at all
 /// otherwise. Answers the plans that are written, and the tickets of new places.
 ///
-/// $1: the moment, or null for the database's clock. $2: the plans. $3, $4: the sessions and the
-/// names of events that they rest on, sorted, so that two statements lock rows in one order. $5 to
+/// $1: the moment, or null for the database's clock. $2: the plans. $3: the sessions that they rest
+/// on. $4: the names of events that they rest on or write, each sorted, so that two statements lock
+/// rows in one order. $5 to
 /// $7: sessions, events under each name, and changes of events under each name. $8: places in
 /// queues, those that have a ticket being there already. $9: tickets of places that are gone.
 /// $10: what is notified. $11: this replica, $12: for how long it counts as there. $13: the places
@@ -103,18 +104,26 @@ WITH plans AS MATERIALIZED (
     FROM asked x LEFT JOIN LATERAL (
         SELECT t.xmin::text::bigint AS version FROM oncegate_sessions t
         WHERE x.is_free AND t.team_id = x.team AND t.session_id = x.id FOR UPDATE) AS s ON true
+), open AS MATERIALIZED (
+    -- One whose session another replica has waits for nothing that this one locks next.
+    SELECT p.plan FROM plans p
+    WHERE (SELECT count(*) FROM sessions) >= 0
+        AND NOT EXISTS (SELECT FROM sessions s WHERE s.plan = p.plan AND NOT s.holds)
 ), events AS MATERIALIZED (
-    SELECT x.plan, e.version IS NOT DISTINCT FROM x.version AS holds
-    FROM json_to_recordset($4::json) AS x (plan integer, team text, id text, version bigint)
+    SELECT x.plan, NOT x.is_read OR e.version IS NOT DISTINCT FROM x.version AS holds
+    FROM (
+        SELECT x.* FROM json_to_recordset($4::json)
+            AS x (plan integer, team text, id text, version bigint, is_read boolean)
+        WHERE x.plan IN (SELECT plan FROM open) OFFSET 0) AS x
     LEFT JOIN LATERAL (
         SELECT t.xmin::text::bigint AS version FROM processed_events t
         WHERE t.team_id = x.team AND t.event_id = x.id FOR UPDATE) AS e ON true
-    -- The rows of sessions are locked before those of events.
-    WHERE (SELECT count(*) FROM sessions) >= 0
 ), waiters AS MATERIALIZED (
     SELECT x.plan, w.ticket IS NOT NULL AS holds
-    FROM json_to_recordset($13::json)
-        AS x (plan integer, team text, id text, ticket bigint, lease uuid, waits boolean)
+    FROM (
+        SELECT x.* FROM json_to_recordset($13::json)
+            AS x (plan integer, team text, id text, ticket bigint, lease uuid, waits boolean)
+        WHERE x.plan IN (SELECT plan FROM open) OFFSET 0) AS x
     LEFT JOIN LATERAL (
         SELECT t.ticket FROM oncegate_waiters t
         WHERE t.team_id = x.team AND t.session_id = x.id AND t.ticket = x.ticket
@@ -129,16 +138,15 @@ WITH plans AS MATERIALIZED (
 ), latest_floor AS MATERIALIZED (
     -- KEY SHARE would be content with the row as it was.
     SELECT f.floor FROM oncegate_fence f
-    WHERE f.id AND (SELECT micros FROM clock) IS NOT NULL FOR SHARE
+    WHERE f.id AND (SELECT micros FROM clock) IS NOT NULL FOR SHARE SKIP LOCKED
 ), holds AS MATERIALIZED (
-    SELECT p.plan, p.floor FROM plans p CROSS JOIN clock
+    SELECT p.plan, p.floor FROM plans p JOIN open USING (plan) CROSS JOIN clock
     WHERE clock.micros >= p.valid_from AND clock.micros < p.valid_until
         AND (p.token IS NULL OR p.token > CASE
             -- The row may have been deleted since the snapshot, which has raised the floor.
             WHEN p.adds THEN (SELECT floor FROM latest_floor)
             ELSE (SELECT floor FROM oncegate_fence WHERE id) END)
         AND NOT EXISTS (SELECT FROM waiters w WHERE w.plan = p.plan AND NOT w.holds)
-        AND NOT EXISTS (SELECT FROM sessions s WHERE s.plan = p.plan AND NOT s.holds)
         AND NOT EXISTS (SELECT FROM events e WHERE e.plan = p.plan AND NOT e.holds)
 ), put AS MATERIALIZED (
     SELECT x.* FROM json_to_recordset($5::json)
@@ -152,6 +160,8 @@ WITH plans AS MATERIALIZED (
     SELECT x.team, x.id, ",
     session_values!(),
     " FROM put x WHERE x.kind = 'add'
+    -- Two statements that add the same rows add them in one order.
+    ORDER BY x.team COLLATE \"C\", x.id COLLATE \"C\"
 ), changed_sessions AS (
     UPDATE oncegate_sessions s SET (",
     session_targets!(),
@@ -177,6 +187,7 @@ WITH plans AS MATERIALIZED (
         x.digest, ",
     event_values!(),
     " FROM put_events x WHERE x.is_new
+    ORDER BY x.team COLLATE \"C\", x.id COLLATE \"C\"
 ), replaced_events AS (
     UPDATE processed_events e SET (request_id, names, digest, ",
     event_targets!(),
@@ -304,7 +315,15 @@ impl Texts {
                 sessions.push((&key.team, &key.session, locks.session(key), version, *plan));
             }
             for (key, version) in &of.events {
-                events.push((&key.team, &key.event, version.map(|version| version.0), *plan));
+                let version = version.map(|version| version.0);
+                events.push((&key.team, &key.event, version, true, *plan));
+            }
+            for EventUpdate { team, names, .. } in &of.writes.updates {
+                let unread = names.iter().filter(|name| {
+                    let key = EventKey { team: team.clone(), event: (*name).clone() };
+                    !of.events.contains_key(&key)
+                });
+                events.extend(unread.map(|name| (team, name, None, false, *plan)));
             }
             is_once |= of.is_once;
             rests_on.extend(of.places.iter().map(|Place { key, ticket, lease, waits }| {
@@ -326,8 +345,8 @@ impl Texts {
         let sessions = sessions.into_iter().map(|(team, id, lock, version, plan)| {
             json!({"plan": plan, "team": team, "id": id, "lock_key": lock, "version": version})
         });
-        let events = events.into_iter().map(|(team, id, version, plan)| {
-            json!({"plan": plan, "team": team, "id": id, "version": version})
+        let events = events.into_iter().map(|(team, id, version, is_read, plan)| {
+            json!({"plan": plan, "team": team, "id": id, "version": version, "is_read": is_read})
         });
         Ok(Self {
             plans: text(&heads)?,

@@ -24,7 +24,8 @@ use crate::{
 
 /// Reads sessions and events, all as of one snapshot. $1: the moment, or null for the database's
 /// clock. $2: sessions, each with its place, and whether its queue is wanted even if nobody waits.
-/// $3: names of events, each with its place, and whether its result is wanted.
+/// $3: names of events, each with its place, and whether its result is wanted. $4: this replica: it
+/// is there, whatever its latest heartbeat says.
 ///
 /// LATERAL with OFFSET 0 leaves the planner one way, by the key.
 pub(in super::super) const READ: &str = concat!(
@@ -43,14 +44,11 @@ SELECT true AS is_session, a.place, clock.at, clock.floor,
     CASE WHEN s.waiting OR a.queue THEN (
         SELECT json_agg(json_build_array(w.ticket, w.lease_id, w.request_id, w.holder, w.labels,
             w.epic_id, w.ttl_micros, w.digest, ",
-    micros!(
-        "COALESCE(w.left_at, CASE WHEN w.there_until > clock.at THEN NULL
-                ELSE COALESCE(w.there_until, '-infinity') END)"
-    ),
-    ", (w.there_until > clock.at) IS TRUE) ORDER BY w.ticket)::text
+    micros!("w.left_at"),
+    ", w.is_there) ORDER BY w.ticket)::text
         FROM (
-            SELECT t.*, (SELECT r.expires_at FROM oncegate_replicas r
-                WHERE r.replica = t.replica) AS there_until
+            SELECT t.*, t.replica = $4 OR ((SELECT r.expires_at FROM oncegate_replicas r
+                WHERE r.replica = t.replica) > clock.at) IS TRUE AS is_there
             FROM oncegate_waiters t
             WHERE t.team_id = a.team AND t.session_id = a.id OFFSET 0) AS w) END AS queue
 FROM clock CROSS JOIN json_to_recordset($2::json)

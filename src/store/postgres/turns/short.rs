@@ -146,7 +146,7 @@ macro_rules! succeed {
 }
 
 /// Tells which turns `succeed` ended. Should a claim have lapsed by then, for the rows had to
-/// be waited for, or the event be another's, the statement fails as by `whole!`, and with it
+/// be waited for, or the event be another's, the statement fails, and with it
 /// the end of the lease. $columns come before and after the moment.
 macro_rules! succeeded {
     ($before:literal, $after:literal) => {
