@@ -123,7 +123,7 @@ WITH plans AS MATERIALIZED (
     FROM (
         SELECT x.* FROM json_to_recordset($13::json)
             AS x (plan integer, team text, id text, ticket bigint, lease uuid, waits boolean)
-        WHERE x.plan IN (SELECT plan FROM open) OFFSET 0) AS x
+        WHERE x.plan IN (SELECT plan FROM open) AND (SELECT count(*) FROM events) >= 0 OFFSET 0) AS x
     LEFT JOIN LATERAL (
         SELECT t.ticket FROM oncegate_waiters t
         WHERE t.team_id = x.team AND t.session_id = x.id AND t.ticket = x.ticket
