@@ -218,16 +218,16 @@ impl Sessions {
         leaving: &CancellationToken,
         announce: impl Fn(usize),
     ) -> Result<AcquireOutcome, SessionError> {
-        let until = Instant::now() + wait;
-        let mut first = self.take(acquire).await?;
-        if matches!(&first, Outcome::Held(held) if held.value.holder.is_empty()) {
-            // Free, and about to be handed on; or all who waited have gone.
-            self.hand_on(acquire.key.clone()).await?;
-            first = self.take(acquire).await?;
-        }
+        let now = Instant::now();
+        let first = if !wait.is_zero() && self.queues.has_places(&acquire.key) {
+            // Others wait here: so will this one, most likely.
+            Outcome::Held(Measured::new(Held::default(), now))
+        } else {
+            self.take_or_hand_on(acquire).await?
+        };
         let outcome = match first {
             Outcome::Held(known) if !wait.is_zero() => {
-                self.queue(acquire, until, known, leaving, announce).await?
+                self.queue(acquire, now + wait, known, leaving, announce).await?
             }
             outcome => outcome,
         };
@@ -340,6 +340,17 @@ impl Sessions {
             SessionReply::HandedOn(row) => Ok(row),
             _ => Err(unexpected()),
         }
+    }
+
+    /// Takes the session. If it is free and has waiters, it is handed on before.
+    async fn take_or_hand_on(&self, acquire: &Acquire) -> Result<Outcome, SessionError> {
+        let outcome = self.take(acquire).await?;
+        if !matches!(&outcome, Outcome::Held(held) if held.value.holder.is_empty()) {
+            return Ok(outcome);
+        }
+        self.hand_on(acquire.key.clone()).await?;
+        // All who waited may have gone.
+        Ok(self.take(acquire).await?)
     }
 
     fn take(&self, acquire: &Acquire) -> impl Future<Output = Result<Outcome, CallError>> + use<> {

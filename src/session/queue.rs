@@ -121,6 +121,11 @@ impl Queues {
         self.lock().is_empty()
     }
 
+    /// Whether anybody has a place in the queue of a session, here.
+    pub(super) fn has_places(&self, key: &SessionKey) -> bool {
+        self.lock().contains_key(key)
+    }
+
     /// A session went to somebody, as a statement found that began at `asked`: gives
     /// them its row, if they wait here.
     pub(super) fn deliver(&self, row: SessionRow, asked: Instant) {

@@ -5,9 +5,10 @@ use super::{
         queue::{HandOn, Leave, PLACE_KEPT},
         session::BindEpic,
     },
-    Enqueue, LeaseId, Notice, World, acquire, digest, enqueue, key, lease, release, request,
+    Enqueue, LeaseId, Notice, Waiter, World, acquire, digest, enqueue, key, lease, release,
+    request,
 };
-use crate::domain::{Enqueued, SessionRow, limits::MAX_WAITERS_PER_SESSION};
+use crate::domain::{Enqueued, SessionRow, Timestamp, limits::MAX_WAITERS_PER_SESSION};
 
 /// The session held by request 1, and so many requests, from 2, in its queue: each is to end in
 /// the lease of a hundred times its number.
@@ -324,11 +325,28 @@ fn a_hand_over_finds_those_who_were_taken_for_gone() {
         assert!(row.unwrap().waiting);
         assert_eq!(handed.map(|row| row.lease.id), (!is_held).then(|| lease(200)));
     }
+    let changes: [fn(&mut Waiter); 3] = [
+        |waiter| waiter.is_there = false,
+        |waiter| waiter.epic = Some("other".to_owned()),
+        |waiter| waiter.left_at = Some(Timestamp::from_micros(0)),
+    ];
+    for change in changes {
+        let mut world = awaited(1);
+        let session = world.sessions.get_mut(&key("s")).unwrap();
+        let latest = session.latest.as_mut().unwrap();
+        (latest.waiting, latest.epic) = (false, Some("own".to_owned()));
+        change(&mut session.queue[0]);
+        let (plan, _) = world.decide(HandOn(&key("s")));
+        assert!(plan.is_empty());
+    }
+}
+
+#[test]
+fn enqueue_takes_no_place_where_an_acquire_is_answered_at_once() {
     let mut world = awaited(1);
-    world.latest_mut().waiting = false;
-    world.sessions.get_mut(&key("s")).unwrap().queue[0].is_there = false;
-    let (plan, _) = world.decide(HandOn(&key("s")));
-    assert!(plan.is_empty());
+    assert_eq!(refused(&mut world, &enqueue(1, 900)), Enqueued::Free, "its own");
+    world.latest_mut().epic = Some("E1".to_owned());
+    assert_eq!(refused(&mut world, &bound_to("E2", 9)), Enqueued::Free, "bound");
 }
 
 #[test]
