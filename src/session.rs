@@ -20,8 +20,8 @@ mod events;
 mod grant;
 mod hold;
 mod keeper;
+mod lane_ops;
 mod measured;
-mod ops;
 mod queue;
 mod streams;
 mod wait;
@@ -32,10 +32,10 @@ pub use grant::Grant;
 use grant::Grants;
 pub use hold::HoldEvent;
 pub(crate) use keeper::{Keeper, Renewable};
-pub use measured::Measured;
-use ops::{
+use lane_ops::{
     AcquireCall, Look, Outcome, RenewCall, Renewal, SessionCall, SessionReply, SessionWorker,
 };
+pub use measured::Measured;
 use queue::Queues;
 pub(crate) use streams::{Attendance, Concern, Streams};
 use wait::{beat, hear};
@@ -374,5 +374,5 @@ impl Sessions {
 
 /// A lane answered another kind of operation than it was asked.
 fn unexpected() -> CallError {
-    StoreError::fault("unexpected kind of answer to an operation on a session").into()
+    StoreError::internal("unexpected kind of answer to an operation on a session").into()
 }

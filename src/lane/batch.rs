@@ -51,7 +51,7 @@ pub(super) async fn run<O: Op, S: Executes<O>>(
     let batch = AssertUnwindSafe(isolate(store, &leaders)).catch_unwind().await;
     let rows = batch.unwrap_or_else(|_| {
         store.reset();
-        leaders.iter().map(|_| Err(StoreError::fault("a batch panicked"))).collect()
+        leaders.iter().map(|_| Err(StoreError::internal("a batch panicked"))).collect()
     });
 
     if let Some(writes) = writes {
@@ -64,9 +64,9 @@ pub(super) async fn run<O: Op, S: Executes<O>>(
             let answer = match row {
                 Ok(Verdict::Decided(row)) => match ops[member].answer(row) {
                     Verdict::Decided(answer) => Ok(answer),
-                    Verdict::Again | Verdict::Failed(_) => continue,
+                    Verdict::Retry | Verdict::Failed(_) => continue,
                 },
-                Ok(Verdict::Again | Verdict::Failed(_)) => continue,
+                Ok(Verdict::Retry | Verdict::Failed(_)) => continue,
                 Err(error) if jobs[open[member].0].persists(error) => continue,
                 Err(error) if ops[member].is_read() => Err(error.clone().of_read()),
                 Err(error) => Err(error.clone()),
@@ -89,7 +89,8 @@ fn note<O: Op>(writes: &WriteHealth, ops: &[&O], rows: &[Result<Verdict<O::Row>,
     for (op, row) in ops.iter().zip(rows) {
         match row {
             Ok(_)
-            | Err(StoreError::Refused(_) | StoreError::Contended(_) | StoreError::Overtaken) => {}
+            | Err(StoreError::InvalidData(_) | StoreError::LockTimeout(_) | StoreError::Conflict) =>
+                {}
             Err(error) if is_common_to_all(error) => writes.failed(WriteFailure::OfAll),
             Err(StoreError::Unusable(_)) => writes.failed(WriteFailure::Unusable(hash(op.key()))),
             Err(_) => writes.failed(WriteFailure::Rejected(hash(op.team()))),
@@ -113,7 +114,7 @@ const fn is_common_to_all(error: &StoreError) -> bool {
 /// be another item's fault. Nothing of it was written.
 fn untried(failure: &StoreError) -> StoreError {
     match failure {
-        StoreError::Refused(cause) | StoreError::Rejected(cause) => StoreError::Contended(
+        StoreError::InvalidData(cause) | StoreError::Rejected(cause) => StoreError::LockTimeout(
             format!("not attempted, because too many items of its batch failed: {cause}").into(),
         ),
         failure => failure.clone(),
@@ -167,15 +168,15 @@ async fn isolate<O: Op, S: Executes<O>>(
                 let Some(failure) = failure else { continue };
                 (failed, failure)
             }
-            Err(StoreError::Overtaken) => {
+            Err(StoreError::Conflict) => {
                 for place in part {
-                    answers[place] = Some(Ok(Verdict::Again));
+                    answers[place] = Some(Ok(Verdict::Retry));
                 }
                 continue;
             }
             Ok(_) => (
                 part.clone(),
-                StoreError::fault("the store answered for more or fewer than it was asked"),
+                StoreError::internal("the store answered for more or fewer than it was asked"),
             ),
             // A statement before this one may have changed something.
             Err(failure) if tried > 1 && is_common_to_all(&failure) => {
@@ -203,6 +204,6 @@ async fn isolate<O: Op, S: Executes<O>>(
         }
         latest = Some(failure);
     }
-    let missing = || Err(StoreError::fault("the store returned no answer for an item"));
+    let missing = || Err(StoreError::internal("the store returned no answer for an item"));
     answers.into_iter().map(|answer| answer.unwrap_or_else(missing)).collect()
 }

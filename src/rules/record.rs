@@ -3,8 +3,8 @@
 use std::{sync::Arc, time::Duration};
 
 use crate::domain::{
-    Attempts, By, Claim, Detail, EventRow, FencingToken, Labels, Lease, LeaseId, PayloadDigest,
-    RequestId, ResumedBy, SessionRow, StoredEvent, Timestamp, TurnResult,
+    Attempts, Claim, Detail, EventRow, FencingToken, Labels, Lease, LeaseId, PayloadDigest,
+    ProcessedBy, RequestId, ResumedBy, SessionRow, StoredEvent, Timestamp, TurnResult,
 };
 
 /// Distinguishes one state of a record from another: chosen at random with each write, so that a
@@ -152,7 +152,7 @@ pub enum State {
     /// A run has claimed it until then.
     Claimed(Timestamp),
     /// It is handled.
-    Handled(By, Option<Arc<TurnResult>>),
+    Handled(ProcessedBy, Option<Arc<TurnResult>>),
 }
 
 impl Event {

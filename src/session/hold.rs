@@ -9,7 +9,7 @@ use super::{
     AcquireOutcome, Caller, Measured, SessionError, Sessions,
     events::{EventSender, Events, StreamEvent},
     keeper::{Keeper, Renewable},
-    ops::SessionCall,
+    lane_ops::SessionCall,
     streams::Concern,
 };
 use crate::domain::{Acquire, Held, Lease, Release, Renew, StreamId};

@@ -16,7 +16,7 @@ use tokio_util::task::{TaskTracker, task_tracker::TaskTrackerToken};
 use super::{
     Measured, SessionError,
     grant::{Grant, Grants},
-    ops::{LeaveCall, SessionCall},
+    lane_ops::{LeaveCall, SessionCall},
     streams::Streams,
 };
 use crate::{

@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     Measured, SessionError, Sessions,
-    ops::{EnqueueCall, LeaveCall, Outcome, SessionCall, SessionReply},
+    lane_ops::{EnqueueCall, LeaveCall, Outcome, SessionCall, SessionReply},
     queue::{News, Place, Queues},
     unexpected,
 };

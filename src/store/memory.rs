@@ -28,7 +28,7 @@ use crate::{
 };
 
 mod admin;
-mod upkeep;
+mod maintenance;
 
 /// The most hints that wait for a replica.
 const MOST_HINTS: usize = 1_024;

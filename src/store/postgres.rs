@@ -113,16 +113,17 @@ mod namespace;
 #[macro_use]
 mod resumed;
 mod admin;
-mod answers;
-mod channel;
 mod connect;
 mod events;
 mod fence;
+mod handle;
 mod hints;
 mod line;
-mod link;
-mod listener;
+mod maintenance;
 mod migrate;
+mod notifications;
+mod notify_channel;
+mod ordinality;
 mod records;
 mod sessions;
 mod share;
@@ -130,16 +131,15 @@ mod sqlstate;
 mod steps;
 mod timestamp;
 mod turns;
-mod upkeep;
 
 use connect::Connector;
 pub use connect::{Origin, Source};
+pub use handle::Handle;
+use handle::Starved;
 use line::Line;
-pub use link::Link;
-use link::Starved;
-use listener::Heard;
-pub use listener::MAX_STALENESS;
 use namespace::Locks;
+use notifications::CacheValidity;
+pub use notifications::MAX_STALENESS;
 use share::Plan;
 use sqlstate::classify;
 
@@ -166,18 +166,18 @@ pub const STATEMENTS: &[&str] = &[
     admin::LIST_SESSIONS,
     admin::LIST_EVENTS,
     admin::COUNT,
-    upkeep::COUNT_EXPIRED_EVENTS,
-    upkeep::COUNT_OLD_EVENTS,
-    upkeep::COUNT_SESSIONS,
-    upkeep::DELETE_EXPIRED_EVENTS,
-    upkeep::DELETE_OLD_EVENTS,
-    upkeep::DELETE_SESSIONS,
-    upkeep::COUNT_LEASES,
-    upkeep::PING,
+    maintenance::COUNT_EXPIRED_EVENTS,
+    maintenance::COUNT_OLD_EVENTS,
+    maintenance::COUNT_SESSIONS,
+    maintenance::DELETE_EXPIRED_EVENTS,
+    maintenance::DELETE_OLD_EVENTS,
+    maintenance::DELETE_SESSIONS,
+    maintenance::COUNT_LEASES,
+    maintenance::PING,
     share::LIMITS,
-    channel::PROVE,
-    channel::BACKEND,
-    channel::GREET,
+    notify_channel::PROVE,
+    notify_channel::BACKEND,
+    notify_channel::GREET,
     namespace::INVALIDATIONS,
     namespace::HINTS,
     connect::GREETING,
@@ -195,7 +195,7 @@ pub struct Postgres {
     connector: Connector,
     timeout: Duration,
     clock: Clock,
-    heard: Arc<Heard>,
+    heard: Arc<CacheValidity>,
     /// Those of the schema, once that is known.
     locks: OnceLock<Locks>,
     /// This replica, as the others know it.
@@ -225,7 +225,7 @@ impl Postgres {
     /// When it contradicts itself.
     pub fn at(source: Source, timeout: Duration, clock: Clock) -> Result<Self, StoreError> {
         let connector = Connector::new(source, timeout)?;
-        let heard = Arc::new(Heard::new(clock.clone()));
+        let heard = Arc::new(CacheValidity::new(clock.clone()));
         let (replica, links) = (Uuid::new_v4(), TaskTracker::new());
         let locks = OnceLock::new();
         let line = |connector| Arc::new(Mutex::new(Line::new(connector)));
@@ -264,8 +264,8 @@ impl Postgres {
     /// lock on the tables.
     ///
     /// # Errors
-    /// [`StoreError::Unavailable`] when the database is away, [`StoreError::Overtaken`] while
-    /// another replica migrates, [`StoreError::Contended`] while the tables cannot be locked.
+    /// [`StoreError::Unavailable`] when the database is away, [`StoreError::Conflict`] while
+    /// another replica migrates, [`StoreError::LockTimeout`] while the tables cannot be locked.
     pub async fn migrate(&self) -> Result<(), StoreError> {
         let mut connection = self.connect().await?;
         let schema = migrate::run(&mut connection, self.connector.schema(), self.timeout).await?;
@@ -277,7 +277,7 @@ impl Postgres {
     /// Checks that the schema is one that this binary can use.
     ///
     /// # Errors
-    /// [`StoreError::Fault`] when it is not.
+    /// [`StoreError::Internal`] when it is not.
     pub async fn verify(&self) -> Result<(), StoreError> {
         let mut connection = self.connect().await?;
         let schema = timed(self.timeout, migrate::verify(&mut connection)).await?;
@@ -330,21 +330,21 @@ fn for_short(connector: &Connector, timeout: Duration) -> Connector {
 }
 
 impl Store for Postgres {
-    type Connection = Link;
+    type Connection = Handle;
 
-    fn connection(&self, work: Work) -> Link {
+    fn connection(&self, work: Work) -> Handle {
         let line = match self.plan.shared(work) {
             Some(place) => Arc::clone(&self.shared[place]),
             None => Arc::new(Mutex::new(Line::new(for_short(&self.connector, self.timeout)))),
         };
         let timeout = if work == Work::Scans { PATIENCE } else { self.timeout };
-        Link::new(self, line, timeout)
+        Handle::new(self, line, timeout)
     }
 
     fn invalidations(&self) -> Arc<dyn Invalidations> {
         let heard = Arc::clone(&self.heard);
         let (connector, begins) = (self.connector.clone(), Arc::clone(&self.begins));
-        listener::listen(connector, self.timeout, heard, begins, self.links.token())
+        notifications::listen(connector, self.timeout, heard, begins, self.links.token())
     }
 
     fn hints(&self) -> mpsc::Receiver<Hint> {
@@ -374,9 +374,9 @@ impl Store for Postgres {
     }
 }
 
-impl Connection for Link {}
+impl Connection for Handle {}
 
-impl Reset for Link {
+impl Reset for Handle {
     /// A connection whose statement did not end is not used again anyway.
     fn reset(&mut self) {}
 }

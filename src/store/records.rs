@@ -54,7 +54,7 @@ pub enum Applied {
 
 /// Decides `ops`, in their order, and writes what they come to; several that are about the same
 /// records are written together. Answers in order, each with the tickets of places that it
-/// took: [`Verdict::Again`] where another writer was faster.
+/// took: [`Verdict::Retry`] where another writer was faster.
 pub(super) async fn execute<S: Records, O: Operation + Sync>(
     store: &mut S,
     ops: &[O],
@@ -62,7 +62,7 @@ pub(super) async fn execute<S: Records, O: Operation + Sync>(
 where
     O::Answer: Send,
 {
-    let mut answers: Verdicts<O> = ops.iter().map(|_| Verdict::Again).collect();
+    let mut answers: Verdicts<O> = ops.iter().map(|_| Verdict::Retry).collect();
     let mut open: Vec<usize> = (0..ops.len()).collect();
     let assumed = store.known_time().filter(|_| ops.iter().all(Operation::is_usually_new));
     // A wrong assumption is followed by a read. A conflict after that is for the caller to retry,
@@ -71,14 +71,14 @@ where
     for assumed in assumed.map(Some).into_iter().chain([None]) {
         match decide_once(store, ops, &open, assumed, &mut answers).await {
             Ok(conflicts) => open = conflicts,
-            Err(error) if answers.iter().all(|verdict| matches!(verdict, Verdict::Again)) => {
+            Err(error) if answers.iter().all(|verdict| matches!(verdict, Verdict::Retry)) => {
                 return Err(error);
             }
             // What is decided has been committed.
             Err(error) => {
                 let undecided = open.iter().filter(|&&place| {
                     // By now some of those that were open may be decided.
-                    matches!(answers[place], Verdict::Again)
+                    matches!(answers[place], Verdict::Retry)
                 });
                 for place in undecided.copied().collect::<Vec<_>>() {
                     answers[place] = Verdict::Failed(error.clone());
@@ -118,7 +118,7 @@ where
     let (mut plans, mut decided) = (Vec::new(), Vec::new());
     for group in groups(ops, open) {
         let (plan, of_group) =
-            decide(&snapshot, store.ids(), ops, &group).map_err(StoreError::fault)?;
+            decide(&snapshot, store.ids(), ops, &group).map_err(StoreError::internal)?;
         if plan.is_empty() {
             for (place, answer) in of_group {
                 answers[place] = Verdict::Decided((answer, Vec::new()));
@@ -224,7 +224,7 @@ where
     O::Answer: Send,
 {
     let answer = answers(store, &[op]).await?.pop();
-    answer.ok_or_else(|| StoreError::fault("an operation has no answer"))
+    answer.ok_or_else(|| StoreError::internal("an operation has no answer"))
 }
 
 #[cfg(test)]

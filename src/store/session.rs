@@ -66,7 +66,7 @@ impl SessionBatch {
     /// The batch of `count` operations, none of which is decided.
     #[must_use]
     pub fn open(count: usize) -> Self {
-        Self { answers: vec![Verdict::Again; count], handed: Vec::new() }
+        Self { answers: vec![Verdict::Retry; count], handed: Vec::new() }
     }
 }
 

@@ -5,7 +5,7 @@
 use std::time::Duration;
 
 use oncegate::{
-    domain::{Begun, Ending, Finish, Kept, LeaseId, TurnId},
+    domain::{Begun, Finish, FinishAs, LeaseId, TurnId, TurnLost},
     store::{
         AdminChanges as _, Clock, Connection, SessionAnswer, SessionOp, SessionStore as _,
         Store as _, TurnStore as _, Verdict, Work, postgres::Postgres,
@@ -66,7 +66,7 @@ async fn no_session_is_handed_to_a_place_that_is_gone() {
         locking.execute(gone).await.unwrap();
         locking.commit().await.unwrap();
         let (answer, mut store) = ending.await.unwrap();
-        assert!(matches!(answer, Verdict::Again), "{answer:?}");
+        assert!(matches!(answer, Verdict::Retry), "{answer:?}");
         // Asked again, it finds nobody.
         change(&mut store, SessionOp::Release(&release("s", held))).await;
         let rows = store.look_sessions(&[&key("s")]).await.unwrap();
@@ -114,7 +114,7 @@ async fn no_new_session_has_a_token_below_a_floor_that_was_raised_meanwhile() {
     raise.execute(&mut other).await.unwrap();
     locking.commit().await.unwrap();
     let (answer, mut store) = binding.await.unwrap();
-    assert!(matches!(answer, Verdict::Again), "{answer:?}");
+    assert!(matches!(answer, Verdict::Retry), "{answer:?}");
     store.bind_epic(&key("s"), Some("PROJ-1")).await.unwrap();
     let rows = store.look_sessions(&[&key("s")]).await.unwrap();
     assert!(rows[0].as_ref().unwrap().lease.token.0 > FLOOR, "{rows:?}");
@@ -140,10 +140,10 @@ async fn rows_that_were_written_apart_are_one_event() {
         max_attempts: begin.max_attempts,
         lease: lease.as_ref().map(|lease| (key("turn"), lease.id)),
     };
-    let ending = Ending::Failed(None);
+    let ending = FinishAs::Failed(None);
     let finish = Finish { turn, ending, unless_resumed: None };
     let turned = store.change_turns(&[], &[&finish]).await.unwrap();
-    assert!(matches!(turned.kept[..], [Verdict::Decided(Kept::Done(_))]), "{turned:?}");
+    assert!(matches!(turned.kept[..], [Verdict::Decided(Ok(_))]), "{turned:?}");
     let running = "SELECT count(*) FROM processed_events WHERE claimed_until > now()";
     let running: i64 = sqlx::query_scalar(running).fetch_one(&mut outside).await.unwrap();
     assert_eq!(running, 0, "a name of the event is still claimed");
@@ -166,7 +166,7 @@ async fn an_event_that_has_changed_is_forgotten_only_once_it_is_read_again() {
     blocked(&mut locking, 1).await;
     locking.commit().await.unwrap();
     let (answer, mut store) = forgetting.await.unwrap();
-    assert!(matches!(answer, Verdict::Again), "{answer:?}");
+    assert!(matches!(answer, Verdict::Retry), "{answer:?}");
     let forgotten = store.forget_event(&begin.event.key).await.unwrap();
     assert!(matches!(forgotten, Verdict::Decided(Some(_))), "{forgotten:?}");
 }

@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use oncegate::{
-    domain::{Begin, Begun, Ending, Enqueue, Finish, Kept, TurnId},
+    domain::{Begin, Begun, Enqueue, Finish, FinishAs, TurnId, TurnLost},
     store::{
         Clock, Connection, SessionOp, SessionStore as _, Store as _, TurnStore as _, Upkeep as _,
         Verdict, Work, postgres::Postgres,
@@ -62,7 +62,7 @@ async fn begun(store: &mut impl Connection, asked: &Begin) -> Finish {
         max_attempts: asked.max_attempts,
         lease: lease.as_ref().map(|lease| (key("turn"), lease.id)),
     };
-    Finish { turn, ending: Ending::Failed(None), unless_resumed: None }
+    Finish { turn, ending: FinishAs::Failed(None), unless_resumed: None }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -82,7 +82,7 @@ async fn the_names_of_an_event_are_locked_in_one_order() {
     execute(&url, own).await;
     locking.commit().await.unwrap();
     let kept = ending.await.unwrap();
-    assert!(matches!(kept, Verdict::Decided(Kept::Done(_))), "{kept:?}");
+    assert!(matches!(kept, Verdict::Decided(Ok(_))), "{kept:?}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -126,7 +126,7 @@ async fn a_turn_whose_session_another_replica_works_on_waits_for_no_row() {
     let finishes = [&taken, &free];
     let ending = store.change_turns(&[], &finishes);
     let kept = timeout(SOON, ending).await.expect("it waits").unwrap().kept;
-    assert!(matches!(kept[..], [Verdict::Again, Verdict::Decided(Kept::Done(_))]), "{kept:?}");
+    assert!(matches!(kept[..], [Verdict::Retry, Verdict::Decided(Ok(_))]), "{kept:?}");
     locking.commit().await.unwrap();
     waiting.await.unwrap();
 }

@@ -5,7 +5,7 @@ use std::{ops::RangeInclusive, time::Duration};
 use oncegate::{
     domain::{
         Acquire, Begin, Delivered, Enqueue, EventKey, Interruption, Labels, Mark, PayloadDigest,
-        Prolong, Release, RequestId, SessionKey, StreamId, Ttl, TurnId,
+        Release, RenewTurn, RequestId, SessionKey, StreamId, Ttl, TurnId,
         limits::{CLAIM_MEMORY, CLAIM_TTL, EVENT_TTL, LEASE_TTL},
     },
     store::{Age, Kind, Scope, Sweep},
@@ -186,8 +186,8 @@ fn renew(stream: Option<StreamId>, interruption: Option<Interruption>) -> Op {
         max_attempts: 1,
     };
     let (claim_ttl, lease_ttl) = (minute(&CLAIM_TTL), minute(&LEASE_TTL));
-    let prolong = Prolong { turn, claim_ttl, lease_ttl, stream, interruption };
-    Op::Prolong(vec![Of((0, 0), prolong)], Duration::from_hours(1))
+    let prolong = RenewTurn { turn, claim_ttl, lease_ttl, stream, interruption };
+    Op::RenewTurn(vec![Of((0, 0), prolong)], Duration::from_hours(1))
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -190,7 +190,7 @@ struct Sides {
     clock: Arc<ManualClock>,
     memory: Side<memory::Handle>,
     sqlite: Side<sqlite::Handle>,
-    postgres: Side<postgres::Link>,
+    postgres: Side<postgres::Handle>,
     /// Which of [`OUTCOMES`] there were.
     seen: BTreeSet<&'static str>,
     _directory: TempDir,

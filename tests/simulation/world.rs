@@ -8,7 +8,7 @@ use std::{
 use oncegate::{
     admin::{Admin, Author},
     cleanup::Cleanup,
-    dedup::{Dedup, Known},
+    dedup::{Dedup, DuplicateCache},
     rules::Ids,
     session::{Bounds, Sessions},
     store::{Clock, ManualClock, Store as _, memory::Memory},
@@ -78,7 +78,8 @@ impl World {
         let runtimes = [Handle::current()];
         let max_hold = Duration::from_hours(1);
         let bounds = Bounds { writers: 2, capacity: 1_000, waiters: 1_000, max_hold };
-        let known = Known::new(1_000, Duration::from_mins(1), store.invalidations()).unwrap();
+        let known =
+            DuplicateCache::new(1_000, Duration::from_mins(1), store.invalidations()).unwrap();
         let dedup = Dedup::start(&store, &runtimes, 2, 1_000, Some(known), &metrics);
         let sessions = Sessions::start(&store, &runtimes, bounds, &stop, &metrics);
         let turns = Turns::start(&store, &runtimes, &sessions, bounds, &metrics);

@@ -1,12 +1,12 @@
 use super::{
     super::session::{BindEpic, RenewWithin},
-    Ending, FencingToken, MAX_HOLD, Operation, Plan, Timestamp, TurnId, Version, World, acquire,
+    FencingToken, FinishAs, MAX_HOLD, Operation, Plan, Timestamp, TurnId, Version, World, acquire,
     begin, begin_with_session, begun, event_key, finish, key, mark, prolong,
     random::{Answer, Op},
     release, renew, request, rests_on, succeeded,
 };
 use crate::{
-    domain::{Begun, Kept},
+    domain::Begun,
     rules::EventUpdate,
 };
 
@@ -115,7 +115,7 @@ fn a_decision_on_a_handled_event_rests_on_its_expiry() {
 fn a_decision_on_an_ended_claim_rests_on_its_expiry_alone() {
     let mut world = World::new();
     let turn = begun(&mut world, &begin(1, &["a"]));
-    world.run(finish(&turn, Ending::Failed(None)));
+    world.run(finish(&turn, FinishAs::Failed(None)));
     let plan = plan(&mut world, begin(2, &["a"]));
     let expiry = world.event("a").unwrap().expire_time;
     assert_eq!((plan.from, plan.until), (ALWAYS, expiry));
@@ -201,9 +201,7 @@ fn a_claim_and_its_end_in_one_draft_are_written_once() {
     let mut world = World::new();
     let ops = [Op::Begin(begin(1, &["a", "b"])), Op::Finish(finish(&turn(), succeeded("done")))];
     let (plan, answers) = world.fold(&ops);
-    assert!(
-        matches!(&answers[1], Answer::Finished(answer) if matches!(answer.kept, Kept::Done(_)))
-    );
+    assert!(matches!(&answers[1], Answer::Finished(answer) if matches!(answer.kept, Ok(_))));
     assert_eq!(written(&plan), ["a", "b"]);
     assert!(plan.writes.updates.is_empty() && world.apply(plan));
     assert_eq!(world.event("a"), world.event("b"));
@@ -217,9 +215,9 @@ fn several_changes_of_an_event_in_one_draft_are_written_once() {
     let was = world.event("a").unwrap().version;
     let prolong = prolong(&turn);
     let ops = [
-        Op::Prolong(prolong.clone()),
-        Op::Prolong(prolong),
-        Op::Finish(finish(&turn, Ending::Failed(None))),
+        Op::RenewTurn(prolong.clone()),
+        Op::RenewTurn(prolong),
+        Op::Finish(finish(&turn, FinishAs::Failed(None))),
     ];
     let (plan, _) = world.fold(&ops);
     let [EventUpdate { was: of, names, .. }] = &plan.writes.updates[..] else { panic!() };
@@ -234,7 +232,7 @@ fn several_changes_of_an_event_in_one_draft_are_written_once() {
 fn an_end_and_a_new_claim_in_one_draft_leave_the_claim() {
     let mut world = World::new();
     let turn = begun(&mut world, &begin(1, &["a"]));
-    let end = Op::Finish(finish(&turn, Ending::Failed(None)));
+    let end = Op::Finish(finish(&turn, FinishAs::Failed(None)));
     let (plan, answers) = world.fold(&[end, Op::Begin(begin(2, &["a"]))]);
     assert!(matches!(&answers[1], Answer::Begun(answer)
         if matches!(&answer.begun, Begun::Granted { claim, .. } if claim.attempt == 2)));
@@ -248,7 +246,7 @@ fn an_event_that_was_changed_in_a_draft_is_found_so_under_its_other_names() {
     let turn = begun(&mut world, &begin(1, &["a", "b"]));
     for number in [1, 2] {
         let mut world = world.copy(7);
-        let end = Op::Finish(finish(&turn, Ending::Abandoned));
+        let end = Op::Finish(finish(&turn, FinishAs::Abandoned));
         let (plan, answers) = world.fold(&[end, Op::Begin(begin(number, &["a", "b"]))]);
         let Answer::Begun(answer) = &answers[1] else { panic!() };
         let is_granted = matches!(answer.begun, Begun::Granted { fresh: true, .. });
@@ -280,7 +278,7 @@ fn what_a_draft_puts_and_forgets_leaves_nothing() {
     assert!(world.apply(plan));
     assert!(world.events.is_empty());
     let turn = begun(&mut world, &begin(1, &["a", "b"]));
-    world.run(finish(&turn, Ending::Failed(None)));
+    world.run(finish(&turn, FinishAs::Failed(None)));
     let (plan, _) = world.fold(&ops);
     assert!(world.apply(plan));
     assert!(world.events.is_empty(), "{:?}", world.events);

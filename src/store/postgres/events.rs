@@ -9,14 +9,14 @@ use sqlx::{
 use uuid::Uuid;
 
 use super::{
-    Link,
-    answers::{fail, fill, left},
-    link::Statement,
+    Handle,
+    handle::Statement,
+    ordinality::{fail, fill, left},
     steps::claim_end,
     timestamp::PgTimestamp,
 };
 use crate::{
-    domain::{By, Claim, Detail, EventRow, Mark, PayloadDigest, RequestId, StoredEvent},
+    domain::{Claim, Detail, EventRow, Mark, PayloadDigest, ProcessedBy, RequestId, StoredEvent},
     store::{EventStore, Look, Looked, StoreError, Verdict, records},
 };
 
@@ -57,9 +57,9 @@ RETURNING ARRAY[request_id] AS won, processed_at AS at,
     COALESCE($1::timestamptz, clock_timestamp()) AS ended
 ";
 
-impl EventStore for Link {
+impl EventStore for Handle {
     async fn mark(&mut self, marks: &[&Mark]) -> Result<Vec<Verdict<EventRow>>, StoreError> {
-        let mut verdicts = vec![Verdict::Again; marks.len()];
+        let mut verdicts = vec![Verdict::Retry; marks.len()];
         let is_plain = |mark: &Mark| mark.event.aliases.is_empty() && mark.event.digest.is_none();
         let plain = marks.iter().copied().enumerate().filter(|(_, mark)| is_plain(mark));
         let (places, plain): (Vec<usize>, Vec<&Mark>) = plain.unzip();
@@ -84,7 +84,7 @@ impl EventStore for Link {
     }
 }
 
-impl Link {
+impl Handle {
     /// Marks what has no row.
     async fn insert(&mut self, marks: &[&Mark]) -> Result<Vec<Verdict<EventRow>>, StoreError> {
         let asked = Asked::of(self.now(), marks);
@@ -97,9 +97,9 @@ impl Link {
             Ok((row.try_get("won")?, time("at")?.0, time("ended")?.0))
         };
         let row = rows.first().map(read).transpose();
-        let row = row.map_err(|error: sqlx::Error| StoreError::fault(error))?;
+        let row = row.map_err(|error: sqlx::Error| StoreError::internal(error))?;
         let Some((Some(won), at, ended)): Option<(Option<Vec<Uuid>>, _, _)> = row else {
-            return Ok(vec![Verdict::Again; marks.len()]);
+            return Ok(vec![Verdict::Retry; marks.len()]);
         };
         // RETURNING cannot name a row's place in the arrays, but each attempt has
         // an id of its own.
@@ -108,10 +108,10 @@ impl Link {
         let verdict = |mark: &&Mark| {
             let expire_time = at.after(mark.ttl);
             if expire_time <= ended || !(all || won.contains(&mark.request.as_uuid())) {
-                return Verdict::Again;
+                return Verdict::Retry;
             }
             let request = Some(mark.request);
-            let (process_time, by, detail, digest) = (at, By::Mark, None, None);
+            let (process_time, by, detail, digest) = (at, ProcessedBy::Mark, None, None);
             let event = StoredEvent { process_time, expire_time, request, by, detail, digest };
             Verdict::Decided(EventRow::Processed(event))
         };
@@ -188,7 +188,7 @@ pub(super) fn event_row(row: &PgRow) -> Result<EventRow, StoreError> {
                 detail,
             }));
         }
-        let by = By::of_row(attempt, row.try_get("succeeded")?, row.try_get("rejected")?);
+        let by = ProcessedBy::of_row(attempt, row.try_get("succeeded")?, row.try_get("rejected")?);
         Ok(EventRow::Processed(StoredEvent {
             process_time: time("processed_at")?,
             expire_time: time("expires_at")?,
@@ -198,5 +198,5 @@ pub(super) fn event_row(row: &PgRow) -> Result<EventRow, StoreError> {
             digest,
         }))
     };
-    read().map_err(|error: sqlx::Error| StoreError::fault(error))
+    read().map_err(|error: sqlx::Error| StoreError::internal(error))
 }

@@ -12,7 +12,7 @@ use super::{
     classify,
     connect::{Connector, is_too_many},
 };
-use crate::{store::StoreError, telemetry::Seldom};
+use crate::{store::StoreError, telemetry::LogThrottle};
 
 /// How long a failed connection is left alone; meanwhile calls fail at
 /// once with the reason.
@@ -57,7 +57,7 @@ pub(super) struct Line {
     pause: Duration,
     /// Whether it could not be opened because there are too many connections.
     starved: bool,
-    warnings: Seldom,
+    warnings: LogThrottle,
 }
 
 impl Line {
@@ -69,7 +69,7 @@ impl Line {
             away: None,
             pause: MIN_PAUSE,
             starved: false,
-            warnings: Seldom::default(),
+            warnings: LogThrottle::default(),
         }
     }
 

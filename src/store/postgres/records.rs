@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::{
-    Link,
+    Handle,
     line::{Fetched, Repeat},
 };
 use crate::{
@@ -56,7 +56,7 @@ impl Awaited {
 /// A plan, and its place among those that are applied together.
 type Numbered<'a> = (usize, &'a Plan);
 
-impl Records for Link {
+impl Records for Handle {
     async fn read(&mut self, wanted: &Wanted) -> Result<Snapshot, StoreError> {
         let (sessions, events) = read::asked(wanted)?;
         let (now, replica) = (self.now(), self.replica);
@@ -102,7 +102,7 @@ impl Records for Link {
     }
 }
 
-impl Link {
+impl Handle {
     /// Applies plans that write different rows; by halves, where a row of one was taken in the
     /// very moment.
     async fn apply_some(
@@ -127,7 +127,7 @@ impl Link {
                 }
                 Ok(())
             }
-            Err(StoreError::Overtaken) => {
+            Err(StoreError::Conflict) => {
                 let [_, _, ..] = plans else {
                     for (place, _) in plans {
                         applied[*place] = Some(Applied::Conflict);

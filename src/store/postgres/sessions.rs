@@ -9,10 +9,10 @@ use sqlx::{Row as _, postgres::PgRow};
 use uuid::Uuid;
 
 use super::{
-    Link, Locks,
-    answers::{fail, fill, left, slot},
+    Handle, Locks,
     events::interval,
-    link::Statement,
+    handle::Statement,
+    ordinality::{fail, fill, left, slot},
     steps::lease_end,
     timestamp::PgTimestamp,
 };
@@ -34,7 +34,7 @@ use acquire::Places;
 pub(super) use places::BEAT;
 pub(super) use sql::{END, TAKE, TAKE_AND_END};
 
-impl Link {
+impl Handle {
     /// Reports that this replica is there, and returns the places of callers that wait on it.
     pub(super) async fn report_presence(
         &mut self,
@@ -55,11 +55,11 @@ impl Link {
             Ok((key, LeaseId::from_uuid(row.try_get("lease_id")?)))
         };
         let places: Result<_, sqlx::Error> = rows.iter().map(place).collect();
-        places.map_err(StoreError::fault)
+        places.map_err(StoreError::internal)
     }
 }
 
-impl SessionStore for Link {
+impl SessionStore for Handle {
     async fn change_sessions(
         &mut self,
         asked: &[SessionOp<'_>],
@@ -97,7 +97,7 @@ impl SessionStore for Link {
     }
 }
 
-impl Link {
+impl Handle {
     /// Takes free sessions, and ends live leases, where that is all that is asked of a session and
     /// nobody is known to wait for it. Answers which leases it drew, by the place of the request.
     async fn take_and_end(
@@ -152,7 +152,7 @@ impl Link {
                     let (place, taken) = places.taken(&row)?;
                     (taking[place], SessionAnswer::Acquired(taken))
                 }
-                Err(error) => return Err(StoreError::fault(error)),
+                Err(error) => return Err(StoreError::internal(error)),
             };
             answers[place] = Verdict::Decided(answer);
         }
@@ -202,5 +202,5 @@ pub(super) fn session_row(row: &PgRow) -> Result<SessionRow, StoreError> {
         let (live, waiting) = (row.try_get("live")?, row.try_get("waiting")?);
         Ok(SessionRow { lease, request, live, waiting, queue })
     };
-    read().map_err(|error: sqlx::Error| StoreError::fault(error))
+    read().map_err(|error: sqlx::Error| StoreError::internal(error))
 }

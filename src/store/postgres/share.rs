@@ -128,11 +128,11 @@ pub(super) async fn plan(
     let mut tightest: Option<(usize, usize, String)> = None;
     for row in rows {
         let count = |column| {
-            let count: i64 = row.try_get(column).map_err(StoreError::fault)?;
+            let count: i64 = row.try_get(column).map_err(StoreError::internal)?;
             Ok::<_, StoreError>(usize::try_from(count).unwrap_or(0))
         };
         let (most, used) = (count("most")?, count("used")?);
-        let what: String = row.try_get("what").map_err(StoreError::fault)?;
+        let what: String = row.try_get("what").map_err(StoreError::internal)?;
         if most < LEAST {
             return Err(StoreError::Misconfigured(
                 format!("a replica needs at least {LEAST} connections; {what} is {most}").into(),

@@ -7,7 +7,7 @@ use std::time::Duration;
 use sqlx::{Row as _, postgres::PgRow};
 use uuid::Uuid;
 
-use super::{Link, events::interval, sessions::Keys, timestamp::PgTimestamp};
+use super::{Handle, events::interval, sessions::Keys, timestamp::PgTimestamp};
 use crate::domain::{LeaseId, SessionKey, Timestamp, limits::CLAIM_MEMORY};
 
 /// How long the lease of `$row` ran when it was last written.
@@ -69,7 +69,7 @@ WHERE e.team_id = ANY (ARRAY[c.team_id]) AND e.event_id = c.name
 "
 );
 
-impl Link {
+impl Handle {
     /// Lowers the end of leases that were found to end too late. What was
     /// decided stands even if this fails: the next look finds them again.
     pub(super) async fn shorten(&mut self, found: &[(&SessionKey, LeaseId)]) {

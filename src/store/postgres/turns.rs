@@ -6,12 +6,12 @@ use std::time::Duration;
 use uuid::Uuid;
 
 use super::{
-    Link,
-    answers::{fail, fill, left},
+    Handle,
+    ordinality::{fail, fill, left},
 };
 use crate::{
-    domain::{Begin, Begun, Finish, LeaseId, Prolong},
-    store::{Prolonged, StoreError, TurnStore, Turned, Verdict, records::answers},
+    domain::{Begin, Begun, Finish, LeaseId, RenewTurn},
+    store::{RenewedTurn, StoreError, TurnBatch, TurnStore, Verdict, records::answers},
 };
 
 /// Takes the sessions, if they are free, of turns that are to begin.
@@ -54,20 +54,20 @@ macro_rules! take_session {
 }
 
 mod arrays;
-mod short;
+mod fast_path;
 
 use arrays::Wish;
-pub(super) use short::{BEGIN_AND_SUCCEED, BEGIN_NEW, SUCCEED};
+pub(super) use fast_path::{BEGIN_AND_SUCCEED, BEGIN_NEW, SUCCEED};
 
-impl TurnStore for Link {
+impl TurnStore for Handle {
     async fn change_turns(
         &mut self,
         begins: &[&Begin],
         finishes: &[&Finish],
-    ) -> Result<Turned, StoreError> {
+    ) -> Result<TurnBatch, StoreError> {
         let begins: Vec<Wish<'_>> =
             begins.iter().map(|&begin| (begin, LeaseId::random().as_uuid())).collect();
-        let mut turned = Turned::nothing(begins.len(), finishes.len());
+        let mut turned = TurnBatch::nothing(begins.len(), finishes.len());
         self.begin_and_succeed(&begins, finishes, &mut turned).await?;
         match self.change_others(&begins, finishes, &mut turned).await {
             Err(error) if turned.is_nothing() => return Err(error),
@@ -81,22 +81,22 @@ impl TurnStore for Link {
         Ok(turned)
     }
 
-    async fn prolong_turns(
+    async fn renew_turns(
         &mut self,
-        asked: &[&Prolong],
+        asked: &[&RenewTurn],
         max_hold: Duration,
-    ) -> Result<Vec<Verdict<Prolonged>>, StoreError> {
-        answers::prolong_turns(self, asked, max_hold).await
+    ) -> Result<Vec<Verdict<RenewedTurn>>, StoreError> {
+        answers::renew_turns(self, asked, max_hold).await
     }
 }
 
-impl Link {
+impl Handle {
     /// Begins and ends those that are not decided in `turned` yet.
     async fn change_others(
         &mut self,
         begins: &[Wish<'_>],
         finishes: &[&Finish],
-        turned: &mut Turned,
+        turned: &mut TurnBatch,
     ) -> Result<(), StoreError> {
         let (ended, finishes) = left(&turned.kept, finishes);
         let (begun, begins) = left(&turned.begun, begins);

@@ -5,18 +5,19 @@ use std::time::Duration;
 use super::{Decided, Records, answer, answers, execute};
 use crate::{
     domain::{
-        Begin, Enqueued, EventKey, EventRow, Finish, LeaseId, Mark, Prolong, SessionKey, SessionRow,
+        Begin, Enqueued, EventKey, EventRow, Finish, LeaseId, Mark, RenewTurn, SessionKey,
+        SessionRow,
     },
     rules::{
         Draft, Operation, RuleError, State, Wanted,
         event::ForgetEvent,
         queue::{HandOn, Leave},
         session::{BindEpic, CloseSession, ForceRelease, Released, RenewWithin},
-        turn::{BeginAnswer, FinishAnswer, ProlongWithin},
+        turn::{BeginAnswer, FinishAnswer, RenewTurnWithin},
     },
     store::{
-        AdminChanges, EventStore, Look, Looked, Prolonged, SessionAnswer, SessionBatch, SessionOp,
-        SessionStore, StoreError, TurnStore, Turned, Verdict,
+        AdminChanges, EventStore, Look, Looked, RenewedTurn, SessionAnswer, SessionBatch,
+        SessionOp, SessionStore, StoreError, TurnBatch, TurnStore, Verdict,
     },
 };
 
@@ -152,12 +153,12 @@ impl<S: Decided> SessionStore for S {
 }
 
 /// Lets turns run on.
-pub async fn prolong_turns<S: Records>(
+pub async fn renew_turns<S: Records>(
     store: &mut S,
-    asked: &[&Prolong],
+    asked: &[&RenewTurn],
     max_hold: Duration,
-) -> Result<Vec<Verdict<Prolonged>>, StoreError> {
-    let ops: Vec<_> = asked.iter().map(|prolong| ProlongWithin(prolong, max_hold)).collect();
+) -> Result<Vec<Verdict<RenewedTurn>>, StoreError> {
+    let ops: Vec<_> = asked.iter().map(|prolong| RenewTurnWithin(prolong, max_hold)).collect();
     answers(store, &ops).await
 }
 
@@ -197,8 +198,8 @@ pub async fn change_turns<S: Records>(
     store: &mut S,
     begins: &[&Begin],
     finishes: &[&Finish],
-) -> Result<Turned, StoreError> {
-    let mut turned = Turned::nothing(begins.len(), finishes.len());
+) -> Result<TurnBatch, StoreError> {
+    let mut turned = TurnBatch::nothing(begins.len(), finishes.len());
     let first_begin = finishes.len();
     let finishes = finishes.iter().map(|finish| TurnChange::Finish(finish));
     let begins = begins.iter().map(|begin| TurnChange::Begin(begin));
@@ -217,7 +218,7 @@ pub async fn change_turns<S: Records>(
                 turned.gave_up += u64::from(gave_up);
                 turned.begun[place - first_begin] = Verdict::Decided(begun);
             }
-            Verdict::Again => {}
+            Verdict::Retry => {}
             // Its outcome may be unknown: decided again, it would be answered otherwise.
             Verdict::Failed(error) if place < first_begin => {
                 turned.kept[place] = Verdict::Failed(error);
@@ -233,16 +234,16 @@ impl<S: Decided> TurnStore for S {
         &mut self,
         begins: &[&Begin],
         finishes: &[&Finish],
-    ) -> Result<Turned, StoreError> {
+    ) -> Result<TurnBatch, StoreError> {
         change_turns(self, begins, finishes).await
     }
 
-    async fn prolong_turns(
+    async fn renew_turns(
         &mut self,
-        asked: &[&Prolong],
+        asked: &[&RenewTurn],
         max_hold: Duration,
-    ) -> Result<Vec<Verdict<Prolonged>>, StoreError> {
-        prolong_turns(self, asked, max_hold).await
+    ) -> Result<Vec<Verdict<RenewedTurn>>, StoreError> {
+        renew_turns(self, asked, max_hold).await
     }
 }
 

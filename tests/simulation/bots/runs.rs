@@ -4,7 +4,7 @@ use std::pin::pin;
 
 use futures_util::StreamExt as _;
 use oncegate::{
-    domain::{Ending, EventRow},
+    domain::{EventRow, FinishAs},
     session::{Caller, StreamEvent},
     turn::{Closed, RunEnd},
 };
@@ -66,7 +66,7 @@ impl Bot {
                         break;
                     }
                     let ending = self.ending();
-                    if !matches!(ending, Ending::Failed(_)) {
+                    if !matches!(ending, FinishAs::Failed(_)) {
                         self.check(|checker| checker.may_be_handled(&subject));
                     }
                     self.gave_up(grant);

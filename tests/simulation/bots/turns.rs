@@ -4,8 +4,8 @@ use std::{sync::Arc, time::Duration};
 
 use oncegate::{
     domain::{
-        Acquire, Begin, Detail, Ending, EventRow, Finish, Labels, Prolong, RequestId, StoredEvent,
-        Ttl, TurnResult,
+        Acquire, Begin, Detail, EventRow, Finish, FinishAs, Labels, RenewTurn, RequestId,
+        StoredEvent, Ttl, TurnResult,
     },
     turn::{Turn, TurnOutcome},
 };
@@ -230,7 +230,7 @@ impl Bot {
         let mut is_end_known = true;
         for _ in 0..self.chance.below(3) {
             sleep(self.work()).await;
-            let prolong = Prolong {
+            let prolong = RenewTurn {
                 turn: turn.id.clone(),
                 claim_ttl: begin.claim_ttl,
                 lease_ttl: grant.lease_ttl,
@@ -267,7 +267,7 @@ impl Bot {
 
     /// Ends a turn, with repetitions until there is an answer.
     async fn finish(&mut self, subject: &str, finish: &Finish, grant: &Grant, is_end_known: bool) {
-        let is_failure = matches!(finish.ending, Ending::Failed(_));
+        let is_failure = matches!(finish.ending, FinishAs::Failed(_));
         if !is_failure {
             self.check(|checker| checker.may_be_handled(subject));
         }
@@ -335,12 +335,12 @@ impl Bot {
         });
     }
 
-    pub(super) fn ending(&mut self) -> Ending {
+    pub(super) fn ending(&mut self) -> FinishAs {
         let span = ttl(self.chance.millis(LEAST_HANDLED, 60_000));
         match self.chance.below(4) {
-            0 => Ending::Failed(Detail::optional("detail", "failed".into()).unwrap()),
-            1 => Ending::Rejected(None, span),
-            _ => Ending::Succeeded(Arc::new(TurnResult::default()), span),
+            0 => FinishAs::Failed(Detail::optional("detail", "failed".into()).unwrap()),
+            1 => FinishAs::Rejected(None, span),
+            _ => FinishAs::Succeeded(Arc::new(TurnResult::default()), span),
         }
     }
 }

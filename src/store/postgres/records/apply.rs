@@ -6,11 +6,11 @@ use uuid::Uuid;
 
 use super::json::{micros, moment_of, text};
 use crate::{
-    domain::{By, Detail, EventKey, LeaseId, SessionKey, Timestamp},
+    domain::{Detail, EventKey, LeaseId, ProcessedBy, SessionKey, Timestamp},
     rules::{Change, Event, EventUpdate, Latest, Notice, Place, Plan, State, Waiter, Writes},
     store::{
         PRESENCE, StoreError,
-        postgres::{Locks, link::Statement},
+        postgres::{Locks, handle::Statement},
         records::Applied,
     },
 };
@@ -495,7 +495,7 @@ fn state(event: &Event) -> Value {
         State::Handled(by, result) => (None, Some(*by), result.as_deref()),
     };
     let attempts = event.attempts;
-    let is_rejected = matches!(by, Some(By::Rejected(_)));
+    let is_rejected = matches!(by, Some(ProcessedBy::Rejected(_)));
     let is_resumed = event.resumed.is_repeated();
     json!({
         "time": event.time.as_micros(),
@@ -549,7 +549,7 @@ pub(super) fn note(
             let lease: Option<Uuid> = row.try_get("lease_id")?;
             Ok((row.try_get("plan")?, lease, row.try_get("ticket")?))
         };
-        match read().map_err(|error: sqlx::Error| StoreError::fault(error))? {
+        match read().map_err(|error: sqlx::Error| StoreError::internal(error))? {
             (Some(plan), _, _) => written.push(plan),
             (None, Some(lease), Some(ticket)) => tickets.push((LeaseId::from_uuid(lease), ticket)),
             _ => {}

@@ -9,8 +9,8 @@ use uuid::Uuid;
 use super::json::{micros, text, value};
 use crate::{
     domain::{
-        Attempts, By, Detail, FencingToken, Labels, LeaseId, PayloadDigest, RequestId, ResumedBy,
-        SessionKey, Timestamp, TurnResult, limits::CLAIM_MEMORY,
+        Attempts, Detail, FencingToken, Labels, LeaseId, PayloadDigest, ProcessedBy, RequestId,
+        ResumedBy, SessionKey, Timestamp, TurnResult, limits::CLAIM_MEMORY,
     },
     rules::{Event, Latest, Session, Snapshot, State, Version, Waiter, Wanted},
     store::{
@@ -110,11 +110,11 @@ pub(super) fn found<'a>(wanted: &'a Wanted, rows: &[PgRow]) -> Result<Found<'a>,
             Ok((row.try_get("is_session")?, place, at, row.try_get("floor")?))
         };
         let (is_session, place, at, floor): (Option<bool>, _, _, Option<i64>) =
-            head().map_err(|error: sqlx::Error| StoreError::fault(error))?;
+            head().map_err(|error: sqlx::Error| StoreError::internal(error))?;
         (snapshot.now, snapshot.floor) = (at, FencingToken(floor.unwrap_or_default()));
         let Some((is_session, place)) = is_session.zip(place) else { continue };
-        let place = usize::try_from(place).map_err(StoreError::fault)?;
-        let unexpected = || StoreError::fault("unexpected row in the answer");
+        let place = usize::try_from(place).map_err(StoreError::internal)?;
+        let unexpected = || StoreError::internal("unexpected row in the answer");
         if is_session {
             let latest: Option<SessionRecord> = value(row, "record")?;
             let queue: Option<Vec<PlaceRecord>> = value(row, "queue")?;
@@ -277,7 +277,7 @@ impl EventRecord {
         };
         let state = match until {
             Some(until) => State::Claimed(claim_end(until, time, expires, now)),
-            None => State::Handled(By::of_row(attempt, has_result, is_rejected), {
+            None => State::Handled(ProcessedBy::of_row(attempt, has_result, is_rejected), {
                 let bytes = result.map(|result| bytes(&result)).transpose()?;
                 bytes.map(|bytes| Arc::new(TurnResult { bytes, type_name }))
             }),
@@ -310,5 +310,5 @@ fn bytes(hex: &str) -> Result<Vec<u8>, StoreError> {
         u8::from_str_radix(text, 16).ok()
     };
     let bytes: Option<Vec<u8>> = digits.map(byte).collect();
-    bytes.ok_or_else(|| StoreError::fault("a result is not hexadecimal"))
+    bytes.ok_or_else(|| StoreError::internal("a result is not hexadecimal"))
 }

@@ -67,7 +67,7 @@ impl Call {
         answer: thread::Result<Result<Response<Body>, E>>,
     ) -> Response<ObservedBody> {
         let Ok(Ok(response)) = answer else {
-            let fault = CallError::from(StoreError::fault("a handler panicked"));
+            let fault = CallError::from(StoreError::internal("a handler panicked"));
             return self.refuse(Problem::from(fault));
         };
         self.note(response.headers());

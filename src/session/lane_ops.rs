@@ -223,7 +223,7 @@ impl Op for SessionCall {
                         SessionReply::Acquired(Outcome::EpicMismatch(bound))
                     }
                     // The first of the group was refused: the next one asks.
-                    Decision::Free => return Verdict::Again,
+                    Decision::Free => return Verdict::Retry,
                 }
             }
             (Self::Release(_), SessionAnswer::Released(released)) => {
@@ -242,7 +242,7 @@ impl Op for SessionCall {
             }
             (Self::HandOn(_), SessionAnswer::HandedOn(row)) => SessionReply::HandedOn(row.clone()),
             // Rows are of the operation's own kind.
-            _ => return Verdict::Again,
+            _ => return Verdict::Retry,
         };
         Verdict::Decided(reply)
     }
@@ -326,7 +326,7 @@ impl<S: Connection> Executes<SessionCall> for SessionWorker<S> {
         }
         let row = |(call, answer): (&&SessionCall, _)| match answer {
             Verdict::Decided(answer) => call.row(answer, asked),
-            Verdict::Again => Verdict::Again,
+            Verdict::Retry => Verdict::Retry,
             Verdict::Failed(error) => Verdict::Failed(error),
         };
         Ok(calls.iter().zip(answers).map(row).collect())

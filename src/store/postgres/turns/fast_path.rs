@@ -12,17 +12,17 @@ use uuid::Uuid;
 use super::arrays::{Turns, Wish, Wishes};
 use crate::{
     domain::{
-        Begin, Begun, By, Claim, Ending, EventRow, FencingToken, Finish, Kept, Labels, Lease,
-        LeaseId, StoredEvent, Timestamp, Ttl, TurnId,
+        Begin, Begun, Claim, EventRow, FencingToken, Finish, FinishAs, Labels, Lease, LeaseId,
+        ProcessedBy, StoredEvent, Timestamp, Ttl, TurnId,
     },
     store::{
-        StoreError, Turned, Verdict,
+        StoreError, TurnBatch, Verdict,
         postgres::{
-            Link, Locks,
-            answers::place,
+            Handle, Locks,
             events::interval,
             fence::{new_token, next_token, token_of},
-            link::Statement,
+            handle::Statement,
+            ordinality::place,
             sessions::sql::or_take_over,
             timestamp::PgTimestamp,
         },
@@ -189,14 +189,14 @@ pub(in super::super) const BEGIN_AND_SUCCEED: &str = concat!(
     succeeded!("NULL, NULL, NULL, NULL, NULL, ", ", NULL, NULL")
 );
 
-impl Link {
+impl Handle {
     /// Begins turns of new events, of one name, in free sessions; and ends turns with
     /// success, where nothing stands in the way. Notes in `turned` what came of it.
     pub(super) async fn begin_and_succeed(
         &mut self,
         begins: &[Wish<'_>],
         finishes: &[&Finish],
-        turned: &mut Turned,
+        turned: &mut TurnBatch,
     ) -> Result<(), StoreError> {
         let (beginning, succeeding) =
             (Beginning::of(self.locks, begins), Succeeding::of(self.locks, finishes));
@@ -213,12 +213,12 @@ impl Link {
         };
         let (mut taken, mut claimed) = (Vec::new(), HashMap::new());
         for row in &rows {
-            match row.try_get::<Option<i64>, _>("ord").map_err(StoreError::fault)? {
+            match row.try_get::<Option<i64>, _>("ord").map_err(StoreError::internal)? {
                 Some(ord) => {
-                    let at: PgTimestamp = row.try_get("at").map_err(StoreError::fault)?;
+                    let at: PgTimestamp = row.try_get("at").map_err(StoreError::internal)?;
                     succeeding.done(ord, at.0, turned)?;
                 }
-                None => read(row, &mut taken, &mut claimed).map_err(StoreError::fault)?,
+                None => read(row, &mut taken, &mut claimed).map_err(StoreError::internal)?,
             }
         }
         beginning.done(taken, &claimed, turned)
@@ -275,7 +275,12 @@ impl<'a> Beginning<'a> {
     }
 
     /// Notes which of them were granted.
-    fn done(&self, taken: Taken, claimed: &Claimed, turned: &mut Turned) -> Result<(), StoreError> {
+    fn done(
+        &self,
+        taken: Taken,
+        claimed: &Claimed,
+        turned: &mut TurnBatch,
+    ) -> Result<(), StoreError> {
         let own = self.begins.iter().zip(&self.places);
         let own: HashMap<Uuid, (&Begin, usize)> =
             own.map(|((begin, lease), place)| (*lease, (*begin, *place))).collect();
@@ -284,7 +289,7 @@ impl<'a> Beginning<'a> {
             let found =
                 found.and_then(|(begin, place)| Some((begin, begin.session.as_ref()?, *place)));
             let (begin, acquire, place) =
-                found.ok_or_else(|| StoreError::fault("unexpected row in the answer"))?;
+                found.ok_or_else(|| StoreError::internal("unexpected row in the answer"))?;
             let Some(&claim_time) = claimed.get(&begin.request.as_uuid()) else {
                 turned.idle.push((acquire.key.clone(), lease.id));
                 continue;
@@ -323,7 +328,7 @@ impl<'a> Succeeding<'a> {
         let (mut places, mut ended) = (Vec::new(), Vec::new());
         let (mut results, mut result_types, mut ttls) = (Vec::new(), Vec::new(), Vec::new());
         for (place, finish) in finishes.iter().enumerate() {
-            if let (Ending::Succeeded(result, ttl), Some(_), None) =
+            if let (FinishAs::Succeeded(result, ttl), Some(_), None) =
                 (&finish.ending, &finish.turn.lease, finish.unless_resumed)
             {
                 places.push(place);
@@ -345,20 +350,19 @@ impl<'a> Succeeding<'a> {
     }
 
     /// Notes that the one at `ord` has ended at `at`.
-    fn done(&self, ord: i64, at: Timestamp, turned: &mut Turned) -> Result<(), StoreError> {
+    fn done(&self, ord: i64, at: Timestamp, turned: &mut TurnBatch) -> Result<(), StoreError> {
         let place = place(self.places.len(), Ok(ord))?;
         let (turn, ttl) = self.ended[place];
         let event = StoredEvent {
             process_time: at,
             expire_time: at.after(ttl),
             request: Some(turn.request),
-            by: By::Turn(turn.attempt),
+            by: ProcessedBy::Turn(turn.attempt),
             detail: None,
             // Nobody asks the answer for it.
             digest: None,
         };
-        turned.kept[self.places[place]] =
-            Verdict::Decided(Kept::Done(Some(EventRow::Processed(event))));
+        turned.kept[self.places[place]] = Verdict::Decided(Ok(Some(EventRow::Processed(event))));
         Ok(())
     }
 }

@@ -100,7 +100,7 @@ impl Channel {
     }
 
     fn listener(&mut self) -> Result<&mut PgListener, StoreError> {
-        self.connection.as_mut().ok_or_else(|| StoreError::fault("no connection"))
+        self.connection.as_mut().ok_or_else(|| StoreError::internal("no connection"))
     }
 }
 

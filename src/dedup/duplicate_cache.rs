@@ -25,17 +25,17 @@ use crate::{
 };
 
 /// What is known of an event.
-pub enum Recall {
+pub enum Lookup {
     /// Its live row.
-    Known(StoredEvent),
+    Found(StoredEvent),
     /// Nothing. The store is to be asked; its answer may be remembered with the
     /// question, where there is one.
-    Unknown(Option<Question>),
+    NotFound(Option<CacheTicket>),
 }
 
 /// A question to the store, noted before it is sent.
 #[derive(Clone, Copy)]
-pub struct Question {
+pub struct CacheTicket {
     digest: u128,
     epoch: u64,
     at: Timestamp,
@@ -51,7 +51,7 @@ struct Entry {
 }
 
 /// The marks that are remembered. Bounded: the latest stay.
-pub struct Known {
+pub struct DuplicateCache {
     entries: Cache<u128, Entry>,
     invalidations: Arc<dyn Invalidations>,
     max_age: Duration,
@@ -62,7 +62,7 @@ pub struct Known {
     cleared: AtomicU64,
 }
 
-impl Known {
+impl DuplicateCache {
     /// Remembers up to `capacity` marks, each for `max_age` at most.
     ///
     /// # Errors
@@ -95,24 +95,24 @@ impl Known {
 
     /// What is known of the event `key`.
     #[must_use]
-    pub fn recall(&self, key: &EventKey) -> Recall {
+    pub fn recall(&self, key: &EventKey) -> Lookup {
         let Some(at) = self.invalidations.now() else {
-            return Recall::Unknown(None);
+            return Lookup::NotFound(None);
         };
         let digest = key.digest(self.seed);
         let entry = self.entries.get(&digest);
         // Read last: an entry of this epoch was true a moment ago.
         let epoch = self.invalidations.epoch();
         match entry {
-            Some(entry) if entry.epoch == epoch && at < entry.until => Recall::Known(entry.event),
-            _ => Recall::Unknown(Some(Question { digest, epoch, at })),
+            Some(entry) if entry.epoch == epoch && at < entry.until => Lookup::Found(entry.event),
+            _ => Lookup::NotFound(Some(CacheTicket { digest, epoch, at })),
         }
     }
 
     /// Remembers what a committed row told. It never counts if marks were taken
     /// away since the question: the row may have been read before that.
-    pub fn remember(&self, question: Question, event: StoredEvent) {
-        let Question { digest, epoch, at } = question;
+    pub fn remember(&self, question: CacheTicket, event: StoredEvent) {
+        let CacheTicket { digest, epoch, at } = question;
         if epoch == self.invalidations.epoch() {
             let until = event.expire_time.min(at.plus(self.max_age));
             self.entries.insert(digest, Entry { event, epoch, until });
@@ -145,7 +145,7 @@ mod tests {
     use std::sync::atomic::{AtomicBool, AtomicI64};
 
     use super::*;
-    use crate::domain::By;
+    use crate::domain::ProcessedBy;
     use crate::domain::RequestId;
 
     const MAX_AGE: Duration = Duration::from_millis(1);
@@ -169,9 +169,9 @@ mod tests {
         }
     }
 
-    fn known(capacity: usize) -> (Arc<Store>, Known) {
+    fn known(capacity: usize) -> (Arc<Store>, DuplicateCache) {
         let store = Arc::new(Store::default());
-        let known = Known::new(capacity, MAX_AGE, store.clone()).unwrap();
+        let known = DuplicateCache::new(capacity, MAX_AGE, store.clone()).unwrap();
         (store, known)
     }
 
@@ -183,23 +183,23 @@ mod tests {
         StoredEvent {
             process_time: Timestamp::from_micros(0),
             expire_time: Timestamp::from_micros(expire_micros),
-            by: By::Mark,
+            by: ProcessedBy::Mark,
             detail: None,
             digest: None,
             request: Some(RequestId::for_event(&key("T", "e"), None)),
         }
     }
 
-    fn told(known: &Known, key: &EventKey) -> Option<StoredEvent> {
+    fn told(known: &DuplicateCache, key: &EventKey) -> Option<StoredEvent> {
         match known.recall(key) {
-            Recall::Known(event) => Some(event),
-            Recall::Unknown(_) => None,
+            Lookup::Found(event) => Some(event),
+            Lookup::NotFound(_) => None,
         }
     }
 
-    fn question(known: &Known, key: &EventKey) -> Question {
+    fn question(known: &DuplicateCache, key: &EventKey) -> CacheTicket {
         match known.recall(key) {
-            Recall::Unknown(Some(question)) => question,
+            Lookup::NotFound(Some(question)) => question,
             _ => panic!("nothing to ask"),
         }
     }
@@ -256,7 +256,7 @@ mod tests {
     fn an_answer_that_is_remembered_in_the_very_moment_does_not_count_either() {
         // Between the look at the epoch and the entry, as if preempted there.
         let (store, known) = known(100);
-        let Question { digest, epoch, .. } = question(&known, &key("T", "e"));
+        let CacheTicket { digest, epoch, .. } = question(&known, &key("T", "e"));
         store.epoch.fetch_add(1, Ordering::SeqCst);
         known.tidy();
         let until = Timestamp::from_micros(500);
@@ -270,7 +270,7 @@ mod tests {
         known.remember(question(&known, &key("T", "e")), row(500));
         store.deaf.store(true, Ordering::SeqCst);
         assert!(!known.is_in_use());
-        assert!(matches!(known.recall(&key("T", "e")), Recall::Unknown(None)));
+        assert!(matches!(known.recall(&key("T", "e")), Lookup::NotFound(None)));
         store.deaf.store(false, Ordering::SeqCst);
         assert!(told(&known, &key("T", "e")).is_some(), "nothing was missed");
     }

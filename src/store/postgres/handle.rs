@@ -16,8 +16,8 @@ use uuid::Uuid;
 
 use super::{
     line::{Fetched, Line, Repeat},
-    listener::Heard,
     namespace::Locks,
+    notifications::CacheValidity,
     records::Awaited,
     timestamp::PgTimestamp,
 };
@@ -57,12 +57,12 @@ impl Starved {
 }
 
 /// One user of a connection to PostgreSQL.
-pub struct Link {
+pub struct Handle {
     /// Fair: who waits has it in the order in which they came.
     line: Arc<Mutex<Line>>,
     timeout: Duration,
     clock: Clock,
-    heard: Arc<Heard>,
+    heard: Arc<CacheValidity>,
     starved: Arc<Starved>,
     pub(super) locks: Locks,
     /// This replica, as the others know it.
@@ -72,7 +72,7 @@ pub struct Link {
     _open: TaskTrackerToken,
 }
 
-impl Link {
+impl Handle {
     /// A user of `line`, one of the connections of `store`.
     pub(super) fn new(store: &super::Postgres, line: Arc<Mutex<Line>>, timeout: Duration) -> Self {
         Self {

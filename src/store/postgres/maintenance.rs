@@ -3,7 +3,7 @@
 use sqlx::Row as _;
 
 use super::{
-    Link,
+    Handle,
     fence::{new_token, raise_floor, token_of},
 };
 use crate::{
@@ -213,7 +213,7 @@ pub(super) const PING: &str = concat!(
 ROLLBACK"
 );
 
-impl Upkeep for Link {
+impl Upkeep for Handle {
     async fn sweep(&mut self, sweep: &Sweep) -> Result<Swept, StoreError> {
         let statement = match (sweep.kind, sweep.scope.age, sweep.scope.dry_run) {
             (Kind::Events, Age::Expired, true) => COUNT_EXPIRED_EVENTS,
@@ -264,5 +264,5 @@ fn only(rows: &[sqlx::postgres::PgRow]) -> Result<u64, StoreError> {
     let count = rows.first().and_then(|row| row.try_get::<i64, _>(0).ok());
     count
         .and_then(|count| u64::try_from(count).ok())
-        .ok_or_else(|| StoreError::fault("a count is not a valid number"))
+        .ok_or_else(|| StoreError::internal("a count is not a valid number"))
 }

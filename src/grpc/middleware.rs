@@ -49,7 +49,7 @@ const VERSION_HEADER: HeaderName = HeaderName::from_static("oncegate-version");
 
 /// What the calls of all workers have in common. Cheap to clone.
 #[derive(Clone)]
-pub struct Observe(Arc<Shared>);
+pub struct CallMetrics(Arc<Shared>);
 
 /// One method of the contract, of health or of reflection.
 #[derive(Clone)]
@@ -89,7 +89,7 @@ struct Shared {
     metrics: Metrics,
 }
 
-impl Observe {
+impl CallMetrics {
     /// Lets `most` calls be under way at once, and notes each in `under_way`.
     ///
     /// # Errors
@@ -145,19 +145,19 @@ impl Observe {
 
 /// Everything that one worker answers. Cheap to clone.
 #[derive(Clone)]
-pub struct Gate {
+pub struct GrpcService {
     /// What there are many calls of.
     idempotency: IdempotencyServiceServer<Idempotency>,
     /// Everything else.
     others: Routes,
     half_open: HalfOpen,
-    observe: Observe,
+    observe: CallMetrics,
     /// Whether it answers the contract's calls, or only health and reflection.
     takes_work: bool,
     connection: Arc<Connection>,
 }
 
-impl Gate {
+impl GrpcService {
     /// Answers with `idempotency`, and with `others` what that does not know,
     /// once a call's message is whole; until then the call is in `half_open`.
     #[must_use]
@@ -165,7 +165,7 @@ impl Gate {
         idempotency: IdempotencyServiceServer<Idempotency>,
         others: Routes,
         half_open: HalfOpen,
-        observe: Observe,
+        observe: CallMetrics,
     ) -> Self {
         let connection = Arc::default();
         Self { idempotency, others, half_open, observe, takes_work: true, connection }

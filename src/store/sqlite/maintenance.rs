@@ -190,7 +190,7 @@ impl Upkeep for Handle {
             Ok((SessionKey { team, session }, lease(row, "lease_id")?))
         };
         let places: Result<_, sqlx::Error> = rows.iter().map(place).collect();
-        places.map_err(StoreError::fault)
+        places.map_err(StoreError::internal)
     }
 
     async fn count_leases(&mut self) -> Result<u64, StoreError> {

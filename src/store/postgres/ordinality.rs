@@ -13,11 +13,11 @@ pub(super) fn slot<T>(
 
 /// Which of `count` that is.
 pub(super) fn place(count: usize, ord: Result<i64, sqlx::Error>) -> Result<usize, StoreError> {
-    let place = usize::try_from(ord.map_err(StoreError::fault)? - 1);
+    let place = usize::try_from(ord.map_err(StoreError::internal)? - 1);
     place
         .ok()
         .filter(|place| *place < count)
-        .ok_or_else(|| StoreError::fault("unexpected row in the answer"))
+        .ok_or_else(|| StoreError::internal("unexpected row in the answer"))
 }
 
 /// What a short statement, which serves most of what is asked, left for the full
@@ -25,7 +25,7 @@ pub(super) fn place(count: usize, ord: Result<i64, sqlx::Error>) -> Result<usize
 pub(super) fn left<T, A: Copy>(verdicts: &[Verdict<T>], asked: &[A]) -> (Vec<usize>, Vec<A>) {
     let places = verdicts.iter().zip(asked).enumerate();
     places
-        .filter(|(_, (verdict, _))| matches!(verdict, Verdict::Again))
+        .filter(|(_, (verdict, _))| matches!(verdict, Verdict::Retry))
         .map(|(place, (_, asked))| (place, *asked))
         .unzip()
 }
@@ -37,6 +37,6 @@ pub(super) fn fill<T>(verdicts: &mut [Verdict<T>], places: Vec<usize>, found: Ve
 
 /// Notes in `verdicts` that the statement for those that are not decided failed with `error`.
 pub(super) fn fail<T>(verdicts: &mut [Verdict<T>], error: &StoreError) {
-    let undecided = verdicts.iter_mut().filter(|verdict| matches!(verdict, Verdict::Again));
+    let undecided = verdicts.iter_mut().filter(|verdict| matches!(verdict, Verdict::Retry));
     undecided.for_each(|verdict| *verdict = Verdict::Failed(error.clone()));
 }

@@ -22,7 +22,7 @@ use tokio_util::{
     task::task_tracker::TaskTrackerToken,
 };
 
-use super::{channel::Channel, connect::Connector, namespace};
+use super::{connect::Connector, namespace, notify_channel::Channel};
 use crate::{
     domain::Timestamp,
     store::{Clock, Invalidations, StoreError},
@@ -44,7 +44,7 @@ const MIN_PAUSE: Duration = Duration::from_millis(50);
 const MAX_PAUSE: Duration = Duration::from_secs(10);
 
 /// What is known of marks that were taken away. Times are in microseconds.
-pub(super) struct Heard {
+pub(super) struct CacheValidity {
     clock: Clock,
     epoch: AtomicU64,
     /// What the two below count from, on the monotonic clock.
@@ -56,7 +56,7 @@ pub(super) struct Heard {
     shown: AtomicI64,
 }
 
-impl Heard {
+impl CacheValidity {
     pub(super) fn new(clock: Clock) -> Self {
         Self {
             clock,
@@ -88,7 +88,7 @@ impl Heard {
     }
 }
 
-impl Invalidations for Heard {
+impl Invalidations for CacheValidity {
     fn epoch(&self) -> u64 {
         self.epoch.load(Ordering::SeqCst)
     }
@@ -113,7 +113,7 @@ fn micros(span: Duration) -> i64 {
 
 /// Listens for as long as it is held.
 struct Listening {
-    heard: Arc<Heard>,
+    heard: Arc<CacheValidity>,
     _stop: DropGuard,
 }
 
@@ -131,7 +131,7 @@ impl Invalidations for Listening {
 pub(super) fn listen(
     connector: Connector,
     timeout: Duration,
-    heard: Arc<Heard>,
+    heard: Arc<CacheValidity>,
     begins: Arc<Mutex<()>>,
     open: TaskTrackerToken,
 ) -> Arc<dyn Invalidations> {
@@ -146,7 +146,7 @@ pub(super) fn listen(
 struct Listener {
     connector: Connector,
     timeout: Duration,
-    heard: Arc<Heard>,
+    heard: Arc<CacheValidity>,
     /// Held while it begins.
     begins: Arc<Mutex<()>>,
     /// How long to wait after the next failure.
@@ -207,9 +207,9 @@ mod tests {
     const READING: Timestamp = Timestamp::from_micros(1_790_000_000_000_000);
 
     /// One that has been there for a while.
-    fn heard(clock: Clock) -> Option<Heard> {
+    fn heard(clock: Clock) -> Option<CacheValidity> {
         let start = Instant::now().checked_sub(MAX_STALENESS * 2)?;
-        Some(Heard { start, ..Heard::new(clock) })
+        Some(CacheValidity { start, ..CacheValidity::new(clock) })
     }
 
     #[test]

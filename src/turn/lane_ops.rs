@@ -7,12 +7,12 @@ use tokio::time::Instant;
 use super::grant::{Delivery, Grant, Turn, Unaccepted};
 use crate::{
     domain::{
-        Begin, Begun, Claim, Delivered, EventKey, EventRow, Finish, Interruption, Kept, Lease,
-        Names, Prolong, RequestId, StreamId, TurnId,
+        Begin, Begun, Claim, Delivered, EventKey, EventRow, Finish, Interruption, KeySet, Lease,
+        RenewTurn, RequestId, StreamId, TurnId, TurnLost,
     },
     lane::{Executes, Lane, Lanes, Op},
     session::{Measured, Sessions},
-    store::{Connection, Prolonged, StoreError, Verdict},
+    store::{Connection, RenewedTurn, StoreError, Verdict},
     telemetry::TurnMetrics,
 };
 
@@ -52,7 +52,7 @@ pub(super) enum Change {
 /// event that is taken.
 pub(super) enum Became {
     Begun(Delivered, Asker, Measured<Begun>, Option<Arc<Delivery>>),
-    Finished(Finish, Kept<Option<EventRow>>),
+    Finished(Finish, Result<Option<EventRow>, TurnLost>),
 }
 
 /// Calls that return share an answer, streams do not: the store notes which has the turn.
@@ -62,9 +62,9 @@ const fn asker(begin: &Begin) -> Asker {
     (begin.request, begin.stream)
 }
 
-pub(super) enum Told {
+pub(super) enum TurnReply {
     Begun(Box<Result<Grant, Measured<Begun>>>),
-    Finished(Kept<Option<EventRow>>),
+    Finished(Result<Option<EventRow>, TurnLost>),
 }
 
 impl Change {
@@ -76,7 +76,7 @@ impl Change {
     }
 
     /// Takes the names that it is about, unless another of the batch has.
-    fn take_names<'a>(&'a self, names: &mut Names<'a>) -> bool {
+    fn take_names<'a>(&'a self, names: &mut KeySet<'a>) -> bool {
         match self {
             Self::Begin(begin, _) => names.take_of(&begin.event),
             Self::Finish(finish, _) => {
@@ -91,7 +91,7 @@ impl Op for Change {
     /// The session, or the event of a turn without one: one change of it at a time.
     type Key<'a> = (&'a str, &'a str, bool);
     type Row = Became;
-    type Answer = Told;
+    type Answer = TurnReply;
 
     fn key(&self) -> (&str, &str, bool) {
         let session = match self {
@@ -108,28 +108,33 @@ impl Op for Change {
         &self.event().team
     }
 
-    fn answer(&self, became: &Became) -> Verdict<Told> {
+    fn answer(&self, became: &Became) -> Verdict<TurnReply> {
         match (self, became) {
             // An answer to every other request for the event.
             (
                 Self::Begin(begin, _),
-                Became::Begun(event, _, taken @ Measured { value: Begun::Taken(row, _), .. }, _),
+                Became::Begun(
+                    event,
+                    _,
+                    taken @ Measured { value: Begun::NotAvailable(row, _), .. },
+                    _,
+                ),
             ) if event.is_named_as(&begin.event)
                 && !matches!(row, EventRow::Claimed(claim) if claim.request == begin.request) =>
             {
-                Verdict::Decided(Told::Begun(Box::new(Err(taken.clone()))))
+                Verdict::Decided(TurnReply::Begun(Box::new(Err(taken.clone()))))
             }
             (Self::Begin(begin, _), Became::Begun(_, spoke, outcome, delivery))
                 if *spoke == asker(begin) =>
             {
                 let Measured { value, asked } = outcome;
                 let Begun::Granted { claim, lease, fresh } = value else {
-                    return Verdict::Decided(Told::Begun(Box::new(Err(outcome.clone()))));
+                    return Verdict::Decided(TurnReply::Begun(Box::new(Err(outcome.clone()))));
                 };
                 if begin.event.contradicts(claim.digest) {
-                    let taken = Begun::Taken(EventRow::Claimed(claim.clone()), None);
+                    let taken = Begun::NotAvailable(EventRow::Claimed(claim.clone()), None);
                     let taken = Measured::new(taken, *asked);
-                    return Verdict::Decided(Told::Begun(Box::new(Err(taken))));
+                    return Verdict::Decided(TurnReply::Begun(Box::new(Err(taken))));
                 }
                 let id = turn_id(begin, claim, lease.as_ref());
                 let claim = Measured::new(claim.clone(), *asked);
@@ -137,12 +142,12 @@ impl Op for Change {
                 let turn = Turn { id, claim, lease };
                 let (fresh, delivery) = (*fresh, delivery.clone());
                 let grant = Grant { turn, fresh, delivery, lease: None };
-                Verdict::Decided(Told::Begun(Box::new(Ok(grant))))
+                Verdict::Decided(TurnReply::Begun(Box::new(Ok(grant))))
             }
             (Self::Finish(finish, _), Became::Finished(asked, kept)) if asked == finish => {
-                Verdict::Decided(Told::Finished(kept.clone()))
+                Verdict::Decided(TurnReply::Finished(kept.clone()))
             }
-            _ => Verdict::Again,
+            _ => Verdict::Retry,
         }
     }
 }
@@ -161,7 +166,7 @@ fn turn_id(begin: &Begin, claim: &Claim, lease: Option<&Lease>) -> TurnId {
 
 impl<S: Connection> Executes<Change> for S {
     async fn execute(&mut self, ops: &[&Change]) -> Result<Vec<Verdict<Became>>, StoreError> {
-        let mut names = Names::default();
+        let mut names = KeySet::default();
         let (mut begins, mut finishes) = (Vec::new(), Vec::new());
         for (place, op) in ops.iter().enumerate() {
             if !op.take_names(&mut names) {
@@ -172,7 +177,7 @@ impl<S: Connection> Executes<Change> for S {
                 Change::Finish(finish, lanes) => finishes.push((place, finish, lanes)),
             }
         }
-        let mut verdicts: Vec<_> = ops.iter().map(|_| Verdict::Again).collect();
+        let mut verdicts: Vec<_> = ops.iter().map(|_| Verdict::Retry).collect();
         let wanted: Vec<&Begin> = begins.iter().map(|(_, begin, _)| *begin).collect();
         let ended: Vec<&Finish> = finishes.iter().map(|(_, finish, _)| *finish).collect();
         let asked = Instant::now();
@@ -211,7 +216,7 @@ impl<S: Connection> Executes<Change> for S {
 
 /// Lets a turn run on.
 pub(super) struct RunOn {
-    pub(super) prolong: Prolong,
+    pub(super) prolong: RenewTurn,
     /// For so long at most since its lease was granted; the same for all.
     pub(super) max_hold: Duration,
 }
@@ -219,14 +224,14 @@ pub(super) struct RunOn {
 /// What the store notes of a renewal: who renews, and whether the turn is interrupted.
 type Renewer = (Option<StreamId>, Option<Interruption>);
 
-const fn renewer(prolong: &Prolong) -> Renewer {
+const fn renewer(prolong: &RenewTurn) -> Renewer {
     (prolong.stream, prolong.interruption)
 }
 
 impl Op for RunOn {
     type Key<'a> = (&'a str, &'a str);
-    type Row = (TurnId, Renewer, Measured<Prolonged>);
-    type Answer = Measured<Prolonged>;
+    type Row = (TurnId, Renewer, Measured<RenewedTurn>);
+    type Answer = Measured<RenewedTurn>;
 
     fn key(&self) -> (&str, &str) {
         let event = &self.prolong.turn.event;
@@ -239,7 +244,7 @@ impl Op for RunOn {
 
     fn answer(&self, (turn, by, kept): &Self::Row) -> Verdict<Self::Answer> {
         let is_own = *turn == self.prolong.turn && *by == renewer(&self.prolong);
-        if is_own { Verdict::Decided(kept.clone()) } else { Verdict::Again }
+        if is_own { Verdict::Decided(kept.clone()) } else { Verdict::Retry }
     }
 }
 
@@ -249,10 +254,10 @@ impl<S: Connection> Executes<RunOn> for S {
         ops: &[&RunOn],
     ) -> Result<Vec<Verdict<<RunOn as Op>::Row>>, StoreError> {
         let max_hold = ops.first().map_or(Duration::ZERO, |op| op.max_hold);
-        let asked: Vec<&Prolong> = ops.iter().map(|op| &op.prolong).collect();
+        let asked: Vec<&RenewTurn> = ops.iter().map(|op| &op.prolong).collect();
         let begun = Instant::now();
-        let kept = self.prolong_turns(&asked, max_hold).await?.into_iter().zip(asked);
-        let row = |kept, asked: &Prolong| {
+        let kept = self.renew_turns(&asked, max_hold).await?.into_iter().zip(asked);
+        let row = |kept, asked: &RenewTurn| {
             (asked.turn.clone(), renewer(asked), Measured::new(kept, begun))
         };
         Ok(kept.map(|(kept, asked)| kept.map(|kept| row(kept, asked))).collect())
