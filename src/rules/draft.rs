@@ -195,8 +195,14 @@ impl<'a> Draft<'a> {
         if let Some(event) = &mut event {
             event.version = self.ids.version();
         }
-        let (team, names) = (team.to_owned(), was.names.clone());
-        let update = EventUpdate { team, was: was.version, request: was.request, names, event };
+        let update = EventUpdate {
+            team: team.to_owned(),
+            was: was.version,
+            request: was.request,
+            taken_with: was.names.clone(),
+            names: was.names.clone(),
+            event,
+        };
         for name in &update.names {
             let key = EventKey { team: update.team.clone(), event: name.clone() };
             if let Some(Drafted { now, .. }) = self.events.get_mut(&key)
@@ -273,15 +279,17 @@ impl<'a> Draft<'a> {
         }
         for (key, Drafted { read, now }) in self.events {
             let was = read.as_ref().map(|event| event.version);
-            let request = read.and_then(|event| event.request);
+            let taken = read.map(|event| (event.request, event.names));
             match (was, now) {
                 (was, Some(event)) if was != Some(event.version) => {
                     writes.puts.push((key.clone(), event));
                 }
                 (Some(was), None) => {
                     let EventKey { team, event } = key.clone();
-                    let names = vec![event];
-                    writes.updates.push(EventUpdate { team, was, request, names, event: None });
+                    let (request, taken_with) = taken.unwrap_or_default();
+                    let (names, event) = (vec![event], None);
+                    let update = EventUpdate { team, was, request, taken_with, names, event };
+                    writes.updates.push(update);
                 }
                 _ => {}
             }

@@ -98,6 +98,9 @@ pub struct EventUpdate {
     pub was: Version,
     /// The request that had it.
     pub request: Option<RequestId>,
+    /// All names that it was taken with: the same request may have left a row under one of them
+    /// when it was taken with others.
+    pub taken_with: Vec<String>,
     /// The names under which it is changed.
     pub names: Vec<String>,
     /// What it becomes, names and digest apart; none if it is deleted.

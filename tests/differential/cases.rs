@@ -82,7 +82,8 @@ async fn come_to(ops: Vec<Op>, expected: &str) {
 async fn a_caller_that_waits_for_other_work_is_next_once_the_session_is_bound_to_that() {
     let hand_on = || Op::HandOn(vec![key()]);
     let bind = |epic| Op::Bind(key(), epic);
-    let until = vec![take(), wait((1, 0), "P-2"), release((0, 0)), hand_on()];
+    let waits = vec![take(), bind(Some("P-2")), wait((1, 0), "P-2"), bind(Some("P-1"))];
+    let until = [waits, vec![release((0, 0)), hand_on()]].concat();
     let idle = "live: false, waiting: false";
     come_to(until.clone(), idle).await;
     come_to([until.clone(), vec![bind(Some("P-3")), hand_on()]].concat(), idle).await;

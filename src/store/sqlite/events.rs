@@ -118,7 +118,7 @@ pub(super) async fn write(
     puts: &[(EventKey, Event)],
 ) -> Result<(), StoreError> {
     let (mut changed, mut deleted) = (vec![], vec![]);
-    for EventUpdate { team, was, request, names, event } in updates {
+    for EventUpdate { team, was, request, names, event, .. } in updates {
         let request = request.map(|request| hex(request.as_uuid()));
         match event {
             None => deleted.push(json!([team, was.0, request, names])),

@@ -200,7 +200,8 @@ WITH plans AS MATERIALIZED (
     WHERE NOT x.is_new AND e.team_id = ANY (ARRAY[x.team]) AND e.event_id = x.id
 ), updates AS MATERIALIZED (
     SELECT x.* FROM json_to_recordset($7::json)
-        AS x (plan integer, is_gone boolean, team text, id text, request uuid, ",
+        AS x (plan integer, is_gone boolean, team text, id text, request uuid,
+            taken_with json, ",
     event_state!(),
     ") JOIN holds USING (plan)
 ), updated_events AS (
@@ -212,10 +213,14 @@ WITH plans AS MATERIALIZED (
     FROM updates x
     WHERE NOT x.is_gone AND e.team_id = ANY (ARRAY[x.team]) AND e.event_id = x.id
         AND e.request_id IS NOT DISTINCT FROM x.request
+        AND (e.names IS NULL AND x.taken_with IS NULL
+            OR e.names = ARRAY(SELECT json_array_elements_text(x.taken_with)))
 ), deleted_events AS (
     DELETE FROM processed_events e USING updates x
     WHERE x.is_gone AND e.team_id = ANY (ARRAY[x.team]) AND e.event_id = x.id
         AND e.request_id IS NOT DISTINCT FROM x.request
+        AND (e.names IS NULL AND x.taken_with IS NULL
+            OR e.names = ARRAY(SELECT json_array_elements_text(x.taken_with)))
     RETURNING e.request_id
 ), places AS MATERIALIZED (
     SELECT x.* FROM json_to_recordset($8::json)
@@ -423,7 +428,7 @@ impl Rows {
                 json!({"plan": plan, "team": key.team, "id": key.session, "ticket": ticket})
             }));
         }
-        for EventUpdate { team, request, names, event, .. } in updates {
+        for EventUpdate { team, request, taken_with, names, event, .. } in updates {
             self.forgets |= event.is_none();
             for name in names {
                 let mut row = event.as_ref().map_or_else(|| json!({}), state);
@@ -432,6 +437,7 @@ impl Rows {
                 row["team"] = json!(team);
                 row["id"] = json!(name);
                 row["request"] = json!(request.map(|request| request.as_uuid().to_string()));
+                row["taken_with"] = json!((taken_with.len() > 1).then_some(taken_with));
                 self.updates.push(row);
             }
         }
