@@ -45,7 +45,7 @@ impl FencedRegister {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Team {
     /// Nothing: their rows stay.
-    TurnLost,
+    Kept,
     /// `CloseSession` deletes their rows.
     Closed,
     /// `Cleanup` deletes their rows.
@@ -54,10 +54,10 @@ enum Team {
     New,
 }
 
-const TEAMS: [Team; 4] = [Team::TurnLost, Team::Closed, Team::Swept, Team::New];
+const TEAMS: [Team; 4] = [Team::Kept, Team::Closed, Team::Swept, Team::New];
 
 /// Those that are used before the backup too.
-const OLD_TEAMS: &[Team] = &[Team::TurnLost, Team::Closed, Team::Swept];
+const OLD_TEAMS: &[Team] = &[Team::Kept, Team::Closed, Team::Swept];
 
 /// How a session gets a new token.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -108,7 +108,7 @@ impl Bots {
                 }
             }
             match team {
-                Team::TurnLost | Team::New => {}
+                Team::Kept | Team::New => {}
                 Team::Closed => service.close(&team_id).await,
                 Team::Swept => service.sweep(&team_id).await,
             }

@@ -76,8 +76,8 @@ impl<K: Renewable, L> Keeper<'_, K, L> {
                         look = self.look((sent + pause).min(ends)) => look,
                     };
                     match look {
-                        Look::TurnLost(now) if now == waiters => continue,
-                        Look::TurnLost(now) => {
+                        Look::Kept(now) if now == waiters => continue,
+                        Look::Kept(now) => {
                             waiters = now;
                             self.events.waiting(now);
                             continue;
@@ -122,11 +122,9 @@ impl<K: Renewable, L> Keeper<'_, K, L> {
 
     /// Reads the session's row, until `limit`.
     async fn look(&self, limit: Instant) -> Look {
-        let Some((key, lease)) = self.session else { return Look::TurnLost(0) };
+        let Some((key, lease)) = self.session else { return Look::Kept(0) };
         match timeout_at(limit, self.sessions.look(key.clone())).await {
-            Ok(Ok(Some(row))) if row.live && row.lease.id == lease => {
-                Look::TurnLost(row.queue.len())
-            }
+            Ok(Ok(Some(row))) if row.live && row.lease.id == lease => Look::Kept(row.queue.len()),
             Ok(Ok(_)) => Look::Lost,
             Ok(Err(_)) | Err(_) => Look::Failed,
         }
@@ -136,7 +134,7 @@ impl<K: Renewable, L> Keeper<'_, K, L> {
 /// What a session's row says to the stream that keeps it.
 enum Look {
     /// It is kept, and so many callers wait for it.
-    TurnLost(usize),
+    Kept(usize),
     /// It is not kept any more.
     Lost,
     /// The store did not answer.

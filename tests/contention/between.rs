@@ -5,7 +5,7 @@
 use std::time::Duration;
 
 use oncegate::{
-    domain::{Begun, Finish, FinishAs, LeaseId, TurnId, TurnLost},
+    domain::{Begun, Finish, FinishAs, LeaseId, TurnId},
     store::{
         AdminChanges as _, Clock, Connection, SessionAnswer, SessionOp, SessionStore as _,
         Store as _, TurnStore as _, Verdict, Work, postgres::Postgres,

@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use oncegate::{
-    domain::{Begin, Begun, Enqueue, Finish, FinishAs, TurnId, TurnLost},
+    domain::{Begin, Begun, Enqueue, Finish, FinishAs, TurnId},
     store::{
         Clock, Connection, SessionOp, SessionStore as _, Store as _, TurnStore as _, Upkeep as _,
         Verdict, Work, postgres::Postgres,

@@ -21,7 +21,7 @@ const START: Duration = Duration::from_secs(30);
 pub struct Process {
     child: Child,
     pub address: Address,
-    /// TurnLost open, for what the process prints later.
+    /// Kept open, for what the process prints later.
     _stdout: BufReader<ChildStdout>,
     log: File,
 }

@@ -40,7 +40,7 @@ async fn tokens_rise_after_a_point_in_time_recovery() {
     let target = ask(&primary.url(), "SELECT clock_timestamp()::text").await;
 
     bots.live(&mut service, LOST_ROUNDS, &TEAMS).await;
-    let lost = service.acquire("TurnLost", "held", "lost").await;
+    let lost = service.acquire("Kept", "held", "lost").await;
     let segment = ask(&primary.url(), "SELECT pg_walfile_name(pg_current_wal_lsn())").await;
     execute(&primary.url(), "SELECT pg_switch_wal()").await;
     let archived = format!("SELECT last_archived_wal >= '{segment}' IS TRUE FROM pg_stat_archiver");
@@ -55,7 +55,7 @@ async fn tokens_rise_after_a_point_in_time_recovery() {
     until(&restored.url(), "SELECT NOT pg_is_in_recovery()").await;
     let mut service = Service::start(&restored.url()).await;
     bots.live_on(&mut service).await;
-    let next = service.acquire("TurnLost", "held", "next").await;
+    let next = service.acquire("Kept", "held", "next").await;
     assert!(next.fencing_token > lost.fencing_token, "{lost:?}, and then {next:?}");
 }
 
@@ -83,14 +83,14 @@ async fn tokens_rise_after_a_standby_that_lags_is_promoted() {
     let alone = "SELECT NOT EXISTS (SELECT FROM pg_stat_wal_receiver)";
     until(&standby.url(), alone).await;
     bots.live(&mut service, LOST_ROUNDS, &TEAMS).await;
-    let lost = service.acquire("TurnLost", "held", "lost").await;
+    let lost = service.acquire("Kept", "held", "lost").await;
 
     service.kill();
     primary.stop();
     standby.promote();
     let mut service = Service::start(&standby.url()).await;
     bots.live_on(&mut service).await;
-    let next = service.acquire("TurnLost", "held", "next").await;
+    let next = service.acquire("Kept", "held", "next").await;
     assert!(next.fencing_token > lost.fencing_token, "{lost:?}, and then {next:?}");
 }
 
@@ -109,7 +109,7 @@ async fn tokens_rise_after_a_move_by_logical_replication() {
     let subscribe = format!("CREATE SUBSCRIPTION oncegate CONNECTION '{url}' PUBLICATION oncegate");
     execute(&target.url(), &subscribe).await;
     bots.live(&mut service, LOST_ROUNDS, &TEAMS).await;
-    let kept = service.acquire("TurnLost", "held", "kept").await;
+    let kept = service.acquire("Kept", "held", "kept").await;
 
     service.kill();
     let copied = "SELECT count(*) > 0 AND bool_and(srsubstate = 'r') FROM pg_subscription_rel";
@@ -122,7 +122,7 @@ async fn tokens_rise_after_a_move_by_logical_replication() {
     let mut service = Service::start(&target.url()).await;
     bots.live_on(&mut service).await;
     // A lease is a row: its holder goes on.
-    let asked = service.leases.acquire_session_lease(acquire("TurnLost", "held", "next")).await;
+    let asked = service.leases.acquire_session_lease(acquire("Kept", "held", "next")).await;
     assert_eq!(held(asked.unwrap().into_inner()).holder, "kept");
     let renewed = service.leases.renew_session_lease(renew(&kept)).await.unwrap().into_inner();
     assert_eq!(renewed.lease.unwrap().fencing_token, kept.fencing_token);

@@ -195,7 +195,7 @@ fn an_end_that_is_repeated_is_done_except_for_one_that_was_taken_back() {
     }
     let (mut world, turn) = running();
     let abandoned = finish(&turn, FinishAs::Abandoned);
-    kept(&mut world, &abandoned);
+    kept(&mut world, &abandoned).unwrap();
     assert_eq!(kept(&mut world, &abandoned), Err(TurnLost::Claim));
 }
 
@@ -213,7 +213,7 @@ fn the_last_failure_that_is_repeated_is_done() {
 fn an_end_is_done_only_for_its_own_request_and_until_the_event_expires() {
     let (mut world, turn) = running();
     let finish = finish(&turn, succeeded("done"));
-    kept(&mut world, &finish);
+    kept(&mut world, &finish).unwrap();
     let other = TurnId { request: super::request(9), ..turn };
     assert_eq!(kept(&mut world, &Finish { turn: other, ..finish.clone() }), Err(TurnLost::Claim));
     world.wait(599_999);
@@ -228,7 +228,7 @@ fn an_end_after_another_end_is_lost() {
     for (place, first) in endings.iter().enumerate() {
         for (_, second) in endings.iter().enumerate().filter(|(other, _)| *other != place) {
             let (mut world, turn) = running();
-            kept(&mut world, &finish(&turn, first.clone()));
+            kept(&mut world, &finish(&turn, first.clone())).unwrap();
             assert_eq!(kept(&mut world, &finish(&turn, second.clone())), Err(TurnLost::Claim));
         }
     }

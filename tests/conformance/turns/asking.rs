@@ -2,7 +2,7 @@
 
 use oncegate::grpc::pb::{ThreadKey, run_turn_response::News};
 
-use super::{calls::TurnLost, *};
+use super::{calls::Kept, *};
 
 on_all_stores!(
     what_is_about_a_session_is_ignored_without_one,
@@ -54,9 +54,9 @@ async fn what_is_about_a_session_is_ignored_without_one(f: Fixture) {
 }
 
 async fn what_is_about_a_session_is_ignored_on_a_stream_without_one(f: Fixture) {
-    let mut kept = TurnLost::new(&f, alone("Ev1")).await;
+    let mut kept = Kept::new(&f, alone("Ev1")).await;
     assert_eq!(kept.turn().await.lease, None);
-    let mut other = TurnLost::new(&f, alone("Ev1")).await;
+    let mut other = Kept::new(&f, alone("Ev1")).await;
     assert!(matches!(other.event().await, News::InProgress(_)));
 }
 
@@ -80,7 +80,7 @@ async fn a_sessions_tenant_is_that_of_its_event(mut f: Fixture) {
         channel_id: "C1".into(),
         thread_ts: "17.5".into(),
     }));
-    let mut kept = TurnLost::new(&f, thread).await;
+    let mut kept = Kept::new(&f, thread).await;
     assert_eq!(kept.turn().await.lease.unwrap().session_id, "T1:C1:17.5");
     // Only here: elsewhere nothing else names the tenant.
     let mut alone = acquire("T1", "s", "b");
@@ -101,7 +101,7 @@ async fn an_event_that_was_given_up_is_reported_as_such(mut f: Fixture) {
         assert_eq!((event.state(), event.outcome()), (EventState::Processed, TurnOutcome::GaveUp));
         assert_eq!((event.team_id.as_str(), event.event_id.as_str(), event.attempt), ("T1", id, 1));
         assert_eq!(look(&mut f, id).await, event);
-        let mut kept = TurnLost::new(&f, once(id)).await;
+        let mut kept = Kept::new(&f, once(id)).await;
         let News::GaveUp(told) = kept.event().await else { panic!("not given up") };
         assert_eq!(told.event.unwrap(), event);
         assert_eq!(kept.next().await.unwrap(), None);
@@ -120,7 +120,7 @@ async fn retry_after_is_never_zero(mut f: Fixture) {
         let held_up = busy(begin(&mut turns, wish("Ev2", "b")).await);
         let asked = f.client.acquire_session_lease(acquire("T1", "s", "b")).await.unwrap();
         let refused = held(asked.into_inner());
-        let mut kept = TurnLost::new(&f, wish("Ev1", "b")).await;
+        let mut kept = Kept::new(&f, wish("Ev1", "b")).await;
         let News::InProgress(streamed) = kept.event().await else { panic!("not in progress") };
         spans.extend([claimed.retry_after, held_up.retry_after]);
         spans.extend([refused.retry_after, streamed.retry_after]);

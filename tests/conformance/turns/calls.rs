@@ -17,12 +17,12 @@ on_all_stores!(
 );
 
 /// A turn that a call keeps.
-pub(super) struct TurnLost {
+pub(super) struct Kept {
     steps: mpsc::Sender<RunTurnRequest>,
     events: Streaming<RunTurnResponse>,
 }
 
-impl TurnLost {
+impl Kept {
     pub(super) async fn new(f: &Fixture, request: BeginTurnRequest) -> Self {
         let (steps, sent) = mpsc::channel(4);
         steps.send(RunTurnRequest { step: Some(Step::Begin(request)) }).await.unwrap();
@@ -58,7 +58,7 @@ impl TurnLost {
 
 async fn a_call_keeps_its_turn_until_it_says_how_that_ends(mut f: Fixture) {
     let short = BeginTurnRequest { claim_ttl: seconds(3), ..wish("Ev1", "a") };
-    let mut kept = TurnLost::new(&f, short).await;
+    let mut kept = Kept::new(&f, short).await;
     let mine = kept.turn().await;
     // For longer than its claim and its lease were to run.
     for _ in 0..3 {
@@ -80,7 +80,7 @@ async fn a_call_keeps_its_turn_until_it_says_how_that_ends(mut f: Fixture) {
     assert_eq!(finished.outcome(), TurnOutcome::Succeeded);
     assert_eq!(kept.next().await.unwrap(), None);
     assert_eq!(look(&mut f, "Ev1").await, finished);
-    let mut again = TurnLost::new(&f, wish("Ev1", "b")).await;
+    let mut again = Kept::new(&f, wish("Ev1", "b")).await;
     let News::Duplicate(duplicate) = again.event().await else { panic!("no duplicate") };
     assert_eq!(duplicate.result, b"done");
     assert_eq!(again.next().await.unwrap(), None);
@@ -89,7 +89,7 @@ async fn a_call_keeps_its_turn_until_it_says_how_that_ends(mut f: Fixture) {
 async fn a_call_that_goes_away_has_failed(mut f: Fixture) {
     for attempt in 1..=4 {
         let patient = BeginTurnRequest { wait: seconds(60), ..wish("Ev1", "a") };
-        let mut kept = TurnLost::new(&f, patient).await;
+        let mut kept = Kept::new(&f, patient).await;
         assert_eq!(kept.turn().await.attempt, attempt);
         match attempt {
             // Without a word, or at the end of what it had to say.
@@ -114,13 +114,13 @@ async fn a_call_that_goes_away_has_failed(mut f: Fixture) {
 async fn a_call_that_waits_is_told_its_place_and_then_what_there_is(f: Fixture) {
     let mut turns = turns(&f).await;
     let mine = turn(begin(&mut turns, wish("Ev1", "a")).await);
-    let mut claimed = TurnLost::new(&f, wish("Ev1", "b")).await;
+    let mut claimed = Kept::new(&f, wish("Ev1", "b")).await;
     assert!(matches!(claimed.event().await, News::InProgress(_)));
-    let mut busy = TurnLost::new(&f, wish("Ev2", "b")).await;
+    let mut busy = Kept::new(&f, wish("Ev2", "b")).await;
     assert!(matches!(busy.event().await, News::Busy(_)));
     assert_eq!(busy.next().await.unwrap(), None);
     let patient = BeginTurnRequest { wait: seconds(60), ..wish("Ev2", "b") };
-    let mut waiter = TurnLost::new(&f, patient).await;
+    let mut waiter = Kept::new(&f, patient).await;
     match waiter.event().await {
         News::Queued(queued) => assert_eq!(queued.position, 1),
         other => panic!("{other:?}"),
@@ -141,7 +141,7 @@ async fn a_call_that_says_the_wrong_thing_has_failed(mut f: Fixture) {
     let refused = turns(&f).await.run_turn(ReceiverStream::new(sent)).await.unwrap_err();
     refuses("max_attempts", &refused);
 
-    let mut kept = TurnLost::new(&f, wish("Ev1", "a")).await;
+    let mut kept = Kept::new(&f, wish("Ev1", "a")).await;
     kept.turn().await;
     kept.end(TurnOutcome::GaveUp).await;
     refuses("outcome", &kept.next().await.unwrap_err());

@@ -5,7 +5,7 @@ use oncegate::grpc::pb::{
     run_turn_response::News,
 };
 
-use super::{asking::gave_up, calls::TurnLost, *};
+use super::{asking::gave_up, calls::Kept, *};
 use crate::harness::execute;
 
 on_all_stores!(
@@ -118,7 +118,7 @@ async fn a_rejected_event_is_not_retried(mut f: Fixture) {
 }
 
 async fn a_stream_can_end_with_a_rejection(mut f: Fixture) {
-    let mut kept = TurnLost::new(&f, wish("Ev1", "a")).await;
+    let mut kept = Kept::new(&f, wish("Ev1", "a")).await;
     kept.turn().await;
     kept.end_with(TurnEnd {
         outcome: TurnOutcome::Rejected.into(),
@@ -134,7 +134,7 @@ async fn a_stream_can_end_with_a_rejection(mut f: Fixture) {
         (TurnOutcome::Rejected, "not for us")
     );
     assert_eq!(look(&mut f, "Ev1").await, rejected);
-    let mut again = TurnLost::new(&f, wish("Ev1", "b")).await;
+    let mut again = Kept::new(&f, wish("Ev1", "b")).await;
     let News::Duplicate(duplicate) = again.event().await else { panic!("no duplicate") };
     assert_eq!(duplicate.event.unwrap(), rejected);
 }
@@ -281,8 +281,7 @@ async fn details_and_types_out_of_bounds_are_refused_by_name(f: Fixture) {
     }
     for (field, request) in wrong {
         refuses(field, &turns.finish_turn(request.clone()).await.unwrap_err());
-        let mut kept =
-            TurnLost::new(&f, BeginTurnRequest { session: None, ..wish("Ev2", "b") }).await;
+        let mut kept = Kept::new(&f, BeginTurnRequest { session: None, ..wish("Ev2", "b") }).await;
         let lost = kept.turn().await;
         let FinishTurnRequest { outcome, result, ttl, detail, result_type, .. } = request;
         kept.end_with(TurnEnd { outcome, result, ttl, detail, result_type }).await;
@@ -339,7 +338,7 @@ async fn a_result_is_returned_with_its_type(f: Fixture) {
             f.clock.advance(Duration::from_mins(1));
         }
     }
-    let mut kept = TurnLost::new(&f, wish("kept", "a")).await;
+    let mut kept = Kept::new(&f, wish("kept", "a")).await;
     kept.turn().await;
     kept.end_with(TurnEnd {
         outcome: TurnOutcome::Succeeded.into(),
@@ -349,7 +348,7 @@ async fn a_result_is_returned_with_its_type(f: Fixture) {
     })
     .await;
     assert!(matches!(kept.event().await, News::Finished(_)));
-    let mut again = TurnLost::new(&f, wish("kept", "b")).await;
+    let mut again = Kept::new(&f, wish("kept", "b")).await;
     let News::Duplicate(duplicate) = again.event().await else { panic!("no duplicate") };
     assert_eq!((&*duplicate.result, &*duplicate.result_type), (&b"{}"[..], "application/json"));
 }

@@ -148,7 +148,7 @@ impl<C: Connection> Side<C> {
         verdict: &mut Verdict<Result<T, TurnLost>>,
     ) -> Result<(), StoreError> {
         if let (
-            Verdict::Decided(kept @ (Err(TurnLost::Replaced) | Err(TurnLost::Lease(_)))),
+            Verdict::Decided(kept @ Err(TurnLost::Replaced | TurnLost::Lease(_))),
             Some((key, lease)),
         ) = (verdict, &turn.lease)
         {
