@@ -199,7 +199,7 @@ async fn an_attempt_that_was_interrupted_counts_once_it_is_carried_on() {
     come_to([interrupted.clone(), next()].concat(), "attempt: 2").await;
     for carried_on in [begin(0, Some(StreamId::random())), begin(0, None), renew(None, None)] {
         let ops = [interrupted.clone(), vec![carried_on], next()].concat();
-        come_to(ops, "by: Nobody(1)").await;
+        come_to(ops, "by: GaveUp(1)").await;
     }
 }
 
@@ -210,7 +210,7 @@ async fn attempts_are_counted_for_a_day_after_the_latest_renewal() {
         vec![begin(0, None), wait, renew(None, None), Op::Advance(span), begin(9, None)]
     };
     let micro = Duration::from_micros(1);
-    come_to(after(CLAIM_MEMORY.checked_sub(micro).unwrap()), "by: Nobody(1)").await;
+    come_to(after(CLAIM_MEMORY.checked_sub(micro).unwrap()), "by: GaveUp(1)").await;
     come_to(after(CLAIM_MEMORY), "attempt: 1").await;
 }
 

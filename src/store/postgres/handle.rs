@@ -1,4 +1,4 @@
-//! What runs one kind of statement over a connection, which it may share.
+//! A user of a connection: it runs one kind of statement over it.
 
 use std::{
     sync::{Arc, Weak},

@@ -24,11 +24,14 @@ WITH present AS (
         AND replica <> $2
 ), nobodys AS MATERIALIZED (
     -- A place that is locked is changed just now, by a statement that may wait for this one.
-    SELECT w.team_id, w.session_id, w.ticket FROM oncegate_waiters w
-    WHERE w.replica = ANY (ARRAY(SELECT replica FROM gone))
-        OR (w.replica = '00000000-0000-0000-0000-000000000000'
-            AND w.left_at <= COALESCE($1::timestamptz, clock_timestamp()) - $4::interval)
-    FOR UPDATE SKIP LOCKED
+    SELECT w.* FROM (
+        SELECT replica FROM gone
+        UNION ALL SELECT '00000000-0000-0000-0000-000000000000'::uuid) AS g,
+    LATERAL (
+        SELECT t.team_id, t.session_id, t.ticket FROM oncegate_waiters t
+        WHERE t.replica = g.replica AND (t.left_at IS NULL
+            OR t.left_at <= COALESCE($1::timestamptz, clock_timestamp()) - $4::interval)
+        FOR UPDATE SKIP LOCKED) AS w
 ), forgotten AS (
     DELETE FROM oncegate_waiters w USING nobodys n
     WHERE w.team_id = ANY (ARRAY[n.team_id]) AND w.session_id = n.session_id
