@@ -6,7 +6,7 @@
 
 use std::{
     future::Future,
-    sync::{Arc, OnceLock},
+    sync::{Arc, OnceLock, PoisonError},
     time::Duration,
 };
 
@@ -140,7 +140,7 @@ use line::Line;
 use namespace::Locks;
 use notifications::CacheValidity;
 pub use notifications::MAX_STALENESS;
-use share::Plan;
+use share::{Plan, Which};
 use sqlstate::classify;
 
 /// How long a statement may take that scans a whole table.
@@ -190,6 +190,25 @@ pub const STATEMENTS: &[&str] = &[
     migrate::OLDER_COLUMNS,
 ];
 
+/// Connections that leases and turns share, each by at most one user of either kind.
+#[derive(Default)]
+struct SessionLines {
+    lines: Vec<Arc<Mutex<Line>>>,
+    users: [usize; 2],
+}
+
+impl SessionLines {
+    /// The first that has no user of that kind.
+    fn next(&mut self, kind: usize, new: impl FnOnce() -> Arc<Mutex<Line>>) -> Arc<Mutex<Line>> {
+        let place = self.users[kind];
+        self.users[kind] += 1;
+        if self.lines.len() == place {
+            self.lines.push(new());
+        }
+        Arc::clone(&self.lines[place])
+    }
+}
+
 /// A PostgreSQL database.
 pub struct Postgres {
     connector: Connector,
@@ -202,7 +221,9 @@ pub struct Postgres {
     replica: Uuid,
     plan: Plan,
     /// The connections that several share, opened or not.
-    shared: [Arc<Mutex<Line>>; 3],
+    short: Arc<Mutex<Line>>,
+    scans: Arc<Mutex<Line>>,
+    sessions: std::sync::Mutex<SessionLines>,
     starved: Arc<Starved>,
     /// Held by a listener while it starts, which takes one connection more.
     begins: Arc<Mutex<()>>,
@@ -229,8 +250,8 @@ impl Postgres {
         let (replica, links) = (Uuid::new_v4(), TaskTracker::new());
         let locks = OnceLock::new();
         let line = |connector| Arc::new(Mutex::new(Line::new(connector)));
-        let short = || line(for_short(&connector, timeout));
-        let shared = [short(), line(connector.with([no_jit()])), short()];
+        let short = line(for_short(&connector, timeout));
+        let scans = line(connector.with([no_jit()]));
         let (plan, starved, begins) = (Plan::of(usize::MAX / 8), Arc::default(), Arc::default());
         Ok(Self {
             connector,
@@ -240,7 +261,9 @@ impl Postgres {
             locks,
             replica,
             plan,
-            shared,
+            short,
+            scans,
+            sessions: std::sync::Mutex::default(),
             starved,
             begins,
             links,
@@ -333,9 +356,15 @@ impl Store for Postgres {
     type Connection = Handle;
 
     fn connection(&self, work: Work) -> Handle {
-        let line = match self.plan.shared(work) {
-            Some(place) => Arc::clone(&self.shared[place]),
-            None => Arc::new(Mutex::new(Line::new(for_short(&self.connector, self.timeout)))),
+        let own = || Arc::new(Mutex::new(Line::new(for_short(&self.connector, self.timeout))));
+        let line = match self.plan.line(work) {
+            Which::Own => own(),
+            Which::Short => Arc::clone(&self.short),
+            Which::Scans => Arc::clone(&self.scans),
+            Which::Sessions(kind) => {
+                let sessions = self.sessions.lock();
+                sessions.unwrap_or_else(PoisonError::into_inner).next(kind, own)
+            }
         };
         let timeout = if work == Work::Scans { PATIENCE } else { self.timeout };
         Handle::new(self, line, timeout)
