@@ -19,7 +19,7 @@ const QUEUE: usize = 64;
 const AUDIT: &str = "oncegate::audit";
 
 /// Something that is asked.
-enum Question {
+enum AdminRead {
     Sessions(Page, Option<bool>),
     Events(Page, EventFilter),
     Count(Option<String>),
@@ -32,7 +32,7 @@ enum Answer {
     Counted(Counts),
 }
 
-impl Op for Question {
+impl Op for AdminRead {
     type Key<'a> = ();
     type Row = Answer;
     type Answer = Answer;
@@ -48,18 +48,18 @@ impl Op for Question {
     }
 }
 
-impl<S: Connection> Executes<Question> for S {
-    async fn execute(&mut self, asked: &[&Question]) -> Result<Vec<Verdict<Answer>>, StoreError> {
+impl<S: Connection> Executes<AdminRead> for S {
+    async fn execute(&mut self, asked: &[&AdminRead]) -> Result<Vec<Verdict<Answer>>, StoreError> {
         let mut answers = Vec::with_capacity(asked.len());
         for question in asked {
             answers.push(Verdict::Decided(match question {
-                Question::Sessions(page, held) => {
+                AdminRead::Sessions(page, held) => {
                     Answer::Sessions(self.list_sessions(page, *held).await?)
                 }
-                Question::Events(page, filter) => {
+                AdminRead::Events(page, filter) => {
                     Answer::Events(self.list_events(page, filter).await?)
                 }
-                Question::Count(team) => Answer::Counted(self.count(team.as_deref()).await?),
+                AdminRead::Count(team) => Answer::Counted(self.count(team.as_deref()).await?),
             }));
         }
         Ok(answers)
@@ -135,7 +135,7 @@ async fn make(store: &mut impl Connection, what: &What) -> Result<Verdict<Done>,
         What::ForceRelease(key) => store.force_release(key).await?.map(session),
         What::Close(key) => store.close_session(key).await?.map(session),
         What::Forget(key) => {
-            Verdict::Decided(store.forget_event(key).await?.map_or(Done::Nothing, Done::Event))
+            store.forget_event(key).await?.map(|row| row.map_or(Done::Nothing, Done::Event))
         }
     })
 }
@@ -144,7 +144,7 @@ impl Change {
     /// Notifies the streams of this replica that may have lost what they keep.
     fn hint(&self, verdict: &Result<Verdict<Done>, StoreError>) {
         match (&self.what, verdict) {
-            (_, Ok(Verdict::Again)) | (What::BindEpic(..), _) => {}
+            (_, Ok(Verdict::Retry)) | (What::BindEpic(..), _) => {}
             (What::ForceRelease(key) | What::Close(key), _) => self.streams.session_changed(key),
             (_, Ok(Verdict::Decided(Done::Event(EventRow::Claimed(claim))))) => {
                 self.streams.turn_changed(claim.request);
@@ -156,10 +156,10 @@ impl Change {
     fn log(&self, verdict: &Result<Verdict<Done>, StoreError>) {
         let outcome = match verdict {
             // It is tried again.
-            Ok(Verdict::Again) => return,
+            Ok(Verdict::Retry) => return,
             Ok(Verdict::Decided(Done::Nothing)) => "not found",
             Ok(Verdict::Decided(_)) => "done",
-            Ok(Verdict::Unknown) | Err(_) => "unknown",
+            Ok(Verdict::Failed(_)) | Err(_) => "unknown",
         };
         let (change, team, stored) = match &self.what {
             What::BindEpic(SessionKey { team, session }, _) => ("bind epic", team, session),
@@ -185,7 +185,7 @@ impl Change {
 /// Looks after sessions and events. Cheap to clone.
 #[derive(Clone)]
 pub struct Admin {
-    questions: Lane<Question>,
+    questions: Lane<AdminRead>,
     changes: Lane<Change>,
     sessions: Sessions,
 }
@@ -225,7 +225,7 @@ impl Admin {
         held: Option<bool>,
     ) -> Result<(Vec<(SessionKey, SessionRow)>, bool), CallError> {
         let most = page.limit;
-        match self.questions.call(Question::Sessions(and_next(page), held)).await? {
+        match self.questions.call(AdminRead::Sessions(and_next(page), held)).await? {
             Answer::Sessions(sessions) => Ok(cut(sessions, most)),
             Answer::Events(_) | Answer::Counted(_) => Err(mixed_up()),
         }
@@ -241,7 +241,7 @@ impl Admin {
         filter: EventFilter,
     ) -> Result<(Events, bool), CallError> {
         let most = page.limit;
-        match self.questions.call(Question::Events(and_next(page), filter)).await? {
+        match self.questions.call(AdminRead::Events(and_next(page), filter)).await? {
             Answer::Events(Events { at, rows }) => {
                 let (rows, more) = cut(rows, most);
                 Ok((Events { at, rows }, more))
@@ -255,7 +255,7 @@ impl Admin {
     /// # Errors
     /// [`CallError`].
     pub async fn count(&self, team: Option<String>) -> Result<Counts, CallError> {
-        match self.questions.call(Question::Count(team)).await? {
+        match self.questions.call(AdminRead::Count(team)).await? {
             Answer::Counted(counts) => Ok(counts),
             Answer::Sessions(_) | Answer::Events(_) => Err(mixed_up()),
         }
@@ -333,5 +333,5 @@ fn cut<T>(mut rows: Vec<T>, most: u32) -> (Vec<T>, bool) {
 }
 
 fn mixed_up() -> CallError {
-    StoreError::fault("unexpected kind of answer").into()
+    StoreError::internal("unexpected kind of answer").into()
 }

@@ -9,16 +9,16 @@ use futures_util::future::join_all;
 use tokio::runtime::Handle;
 
 use crate::{
-    domain::{By, Delivered, EventKey, EventRow, Mark, MarkOutcome, Names, StoredEvent},
+    domain::{Delivered, EventKey, EventRow, KeySet, Mark, MarkOutcome, ProcessedBy, StoredEvent},
     lane::{CallError, Executes, Lane, Lanes, MAX_BATCH, Op},
     store::{Connection, Look, Looked, Store, StoreError, Verdict, Work},
     telemetry::Metrics,
 };
 
-mod known;
+mod duplicate_cache;
 
-pub use known::Known;
-use known::{Question, Recall};
+pub use duplicate_cache::DuplicateCache;
+use duplicate_cache::{CacheTicket, Lookup};
 
 /// How often what is remembered is tidied and counted.
 const TIDY_INTERVAL: Duration = Duration::from_secs(1);
@@ -46,12 +46,12 @@ impl<S: Connection> Executes<Mark> for S {
         if ops.iter().all(|mark| mark.event.aliases.is_empty()) {
             return self.mark(ops).await;
         }
-        let mut names = Names::default();
+        let mut names = KeySet::default();
         let now: Vec<bool> = ops.iter().map(|mark| names.take_of(&mark.event)).collect();
         let marks: Vec<&Mark> =
             ops.iter().zip(&now).filter(|(_, now)| **now).map(|(mark, _)| *mark).collect();
         let mut verdicts = self.mark(&marks).await?.into_iter();
-        let verdict = |now| if now { verdicts.next() } else { Some(Verdict::Again) };
+        let verdict = |now| if now { verdicts.next() } else { Some(Verdict::Retry) };
         // Where the store answered for fewer, so does this.
         Ok(now.into_iter().map_while(verdict).collect())
     }
@@ -86,7 +86,7 @@ impl<S: Connection> Executes<Look> for S {
 pub struct Dedup {
     marks: Lanes<Mark>,
     looks: Lane<Look>,
-    known: Option<Arc<Known>>,
+    known: Option<Arc<DuplicateCache>>,
     metrics: Metrics,
 }
 
@@ -99,7 +99,7 @@ impl Dedup {
         runtimes: &[Handle],
         writers: usize,
         capacity: usize,
-        known: Option<Known>,
+        known: Option<DuplicateCache>,
         metrics: &Metrics,
     ) -> Vec<Self> {
         let lane = metrics.write_lane("mark");
@@ -128,8 +128,8 @@ impl Dedup {
     /// [`CallError`]; then it is not known whether the event was marked.
     pub async fn mark(&self, mark: Mark) -> Result<MarkOutcome, CallError> {
         let outcome = match self.recall(&mark.event) {
-            Recall::Known(event) => event.outcome(&mark),
-            Recall::Unknown(question) => {
+            Lookup::Found(event) => event.outcome(&mark),
+            Lookup::NotFound(question) => {
                 let is_plain = mark.event.aliases.is_empty();
                 let outcome = self.marks.of(mark.event.key.shard()).call(mark).await?;
                 self.remember(question, own(&outcome, is_plain));
@@ -144,13 +144,13 @@ impl Dedup {
     pub async fn mark_all(&self, marks: Vec<Mark>) -> Vec<Result<MarkOutcome, CallError>> {
         enum Place {
             Memory(MarkOutcome),
-            Lane(usize, Option<Question>, bool),
+            Lane(usize, Option<CacheTicket>, bool),
         }
 
         let mut shares: Vec<Vec<Mark>> = (0..self.marks.count()).map(|_| Vec::new()).collect();
         let place = |mark: Mark| match self.recall(&mark.event) {
-            Recall::Known(event) => Place::Memory(event.outcome(&mark)),
-            Recall::Unknown(question) => {
+            Lookup::Found(event) => Place::Memory(event.outcome(&mark)),
+            Lookup::NotFound(question) => {
                 let lane = self.marks.index(mark.event.key.shard());
                 let is_plain = mark.event.aliases.is_empty();
                 shares[lane].push(mark);
@@ -177,7 +177,7 @@ impl Dedup {
         let outcomes = places.into_iter().map(|place| match place {
             Place::Memory(outcome) => Ok(outcome),
             Place::Lane(lane, question, is_plain) => {
-                let missing = || Err(StoreError::fault("a lane returned no answer").into());
+                let missing = || Err(StoreError::internal("a lane returned no answer").into());
                 let outcome: MarkOutcome = answers[lane].next().unwrap_or_else(missing)?;
                 self.remember(question, own(&outcome, is_plain));
                 Ok(outcome)
@@ -198,9 +198,9 @@ impl Dedup {
     ) -> Result<Option<Looked>, CallError> {
         let question = match self.recall(&event) {
             // Results are not remembered.
-            Recall::Known(event) if with_result && matches!(event.by, By::Turn(_)) => None,
-            Recall::Known(event) => return Ok(Some((EventRow::Processed(event), None))),
-            Recall::Unknown(question) => question,
+            Lookup::Found(event) if with_result && matches!(event.by, ProcessedBy::Turn(_)) => None,
+            Lookup::Found(event) => return Ok(Some((EventRow::Processed(event), None))),
+            Lookup::NotFound(question) => question,
         };
         let team = &event.key.team;
         let key = |name: &str| EventKey { team: team.clone(), event: name.to_owned() };
@@ -218,16 +218,16 @@ impl Dedup {
     }
 
     /// What is known of the event, by its own name.
-    fn recall(&self, event: &Delivered) -> Recall {
+    fn recall(&self, event: &Delivered) -> Lookup {
         let known = self.known.as_ref();
-        let recall = known.map_or(Recall::Unknown(None), |known| known.recall(&event.key));
-        if matches!(recall, Recall::Known(_)) {
+        let recall = known.map_or(Lookup::NotFound(None), |known| known.recall(&event.key));
+        if matches!(recall, Lookup::Found(_)) {
             self.metrics.known_hits.inc();
         }
         recall
     }
 
-    fn remember(&self, question: Option<Question>, event: Option<&StoredEvent>) {
+    fn remember(&self, question: Option<CacheTicket>, event: Option<&StoredEvent>) {
         if let (Some(known), Some(question), Some(event)) = (&self.known, question, event)
             // An entry's size is what the cache is bounded by.
             && event.detail.is_none()
@@ -255,7 +255,7 @@ fn own(outcome: &MarkOutcome, is_plain: bool) -> Option<&StoredEvent> {
 }
 
 /// Tidies what is remembered and tells how it is, for as long as it is used.
-async fn tidy(known: Weak<Known>, metrics: Metrics) {
+async fn tidy(known: Weak<DuplicateCache>, metrics: Metrics) {
     let mut beat = tokio::time::interval(TIDY_INTERVAL);
     loop {
         beat.tick().await;

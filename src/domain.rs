@@ -18,7 +18,8 @@ mod turn;
 
 pub use conversation::{Conversation, Conversations, SessionScope};
 pub use event::{
-    By, Delivered, EventRow, Mark, MarkOutcome, Names, PayloadDigest, RequestId, StoredEvent,
+    Delivered, EventRow, KeySet, Mark, MarkOutcome, PayloadDigest, ProcessedBy, RequestId,
+    StoredEvent,
 };
 pub use invalid::Invalid;
 pub use key::{EventKey, Field, Id, SessionKey, is_stored_id, split_consumer};
@@ -31,6 +32,6 @@ pub use slack::{SlackAction, SlackEvent, SlackFields, Text};
 pub use stream::{ResumedBy, StreamId};
 pub use time::{Timestamp, Ttl, bounded};
 pub use turn::{
-    Attempts, Begin, Begun, Claim, Detail, Ending, Finish, Interruption, Kept, Prolong, TurnId,
-    TurnResult,
+    Attempts, Begin, Begun, Claim, Detail, Finish, FinishAs, Interruption, RenewTurn, TurnId,
+    TurnLost, TurnResult,
 };

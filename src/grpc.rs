@@ -12,7 +12,7 @@ pub mod codec;
 mod convert;
 mod deadline;
 mod idempotency;
-mod observe;
+mod middleware;
 mod reason;
 mod server_info;
 mod status;
@@ -22,7 +22,7 @@ mod web;
 pub use admin::Administration;
 pub use arriving::HalfOpen;
 pub use idempotency::Idempotency;
-pub use observe::{Connection, Gate, Observe};
+pub use middleware::{CallMetrics, Connection, GrpcService};
 pub use server_info::ServerInfo;
 pub use turn::Turning;
 

@@ -26,7 +26,7 @@ use tokio::{
 
 use crate::{
     domain::limits::LEASE_TTL,
-    store::{Connection, StoreError, Verdict},
+    store::{Reset, StoreError, Verdict},
     telemetry::LaneMetrics,
 };
 
@@ -92,13 +92,13 @@ pub trait Op: Send + Sync + 'static {
     }
 
     /// What the committed `row` means to this operation, whether it was run
-    /// itself or another with its key; [`Verdict::Again`] where that tells
+    /// itself or another with its key; [`Verdict::Retry`] where that tells
     /// nothing yet.
     fn answer(&self, row: &Self::Row) -> Verdict<Self::Answer>;
 }
 
 /// A connection that runs one kind of operation.
-pub trait Executes<O: Op>: Connection {
+pub trait Executes<O: Op>: Reset + Send + 'static {
     /// Runs a batch in one atomic step. `ops` are sorted by key and hold no key
     /// twice. Answers in order.
     fn execute(
@@ -138,7 +138,7 @@ impl<O: Op> Job<O> {
             && self.begun.elapsed() < MAX_PERSISTENCE
             && !matches!(
                 error,
-                StoreError::Refused(_) | StoreError::Rejected(_) | StoreError::Fault(_)
+                StoreError::InvalidData(_) | StoreError::Rejected(_) | StoreError::Internal(_)
             )
     }
 
@@ -189,7 +189,7 @@ impl<O: Op> Lane<O> {
         let answers = self.call_all(vec![op]);
         async {
             let answer = answers.await?.pop();
-            Ok(answer.ok_or_else(|| StoreError::fault("a lane returned no answer"))??)
+            Ok(answer.ok_or_else(|| StoreError::internal("a lane returned no answer"))??)
         }
     }
 

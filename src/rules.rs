@@ -27,7 +27,7 @@ pub mod turn;
 
 pub use draft::{Draft, Snapshot, Wanted};
 pub use ids::Ids;
-pub use plan::{Change, EventUpdate, Notice, Plan, SessionWrite, Writes};
+pub use plan::{Change, EventUpdate, Notice, Place, Plan, SessionWrite, Writes};
 pub use record::{Event, Latest, Session, State, Version, Waiter};
 
 /// Why an operation cannot be decided.

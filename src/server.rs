@@ -11,18 +11,18 @@ use crate::{
     admin::Admin,
     cleanup::Cleanup,
     config::{Address, KnownConfig, LimitConfig, ServeConfig},
-    dedup::{Dedup, Known},
+    dedup::{Dedup, DuplicateCache},
     domain::limits::MAX_REQUEST_BYTES,
     grpc::{
-        Administration, Gate, HalfOpen, Idempotency, Observe, ServerInfo, Turning,
+        Administration, CallMetrics, GrpcService, HalfOpen, Idempotency, ServerInfo, Turning,
         pb::{
             self, admin_service_server::AdminServiceServer,
             idempotency_service_server::IdempotencyServiceServer,
             server_service_server::ServerServiceServer, turn_service_server::TurnServiceServer,
         },
     },
-    listener::Listener,
     session::{Bounds, Sessions},
+    sockets::Listener,
     store::{Clock, Store, StoreError, Work},
     telemetry::Metrics,
     turn::Turns,
@@ -36,7 +36,7 @@ mod open;
 mod probe;
 mod workers;
 
-use drain::{Drain, Ending};
+use drain::{Drain, FinishAs};
 use open::{Opened, close, open};
 pub use open::{describe, fence, migrate, raise_fence};
 use probe::{Health, Probe};
@@ -89,7 +89,7 @@ impl Front {
 pub struct Server {
     addresses: Vec<Address>,
     metrics_address: Option<SocketAddr>,
-    ending: Ending,
+    ending: FinishAs,
     drained: JoinHandle<()>,
 }
 
@@ -127,7 +127,7 @@ impl Server {
         listeners: Vec<Listener>,
         front: Front,
     ) -> anyhow::Result<Self> {
-        let (ending, limit) = (Ending::default(), config.drain_timeout);
+        let (ending, limit) = (FinishAs::default(), config.drain_timeout);
         let started = Self::run(config, listeners, &store, front, ending.clone()).await;
         if started.is_err() {
             ending.stop.cancel();
@@ -141,7 +141,7 @@ impl Server {
         listeners: Vec<Listener>,
         store: &impl Store,
         front: Front,
-        ending: Ending,
+        ending: FinishAs,
     ) -> anyhow::Result<Self> {
         let Front { metrics, metrics_address, health, routes, ended } = front;
         let stop = ending.stop.clone();
@@ -161,7 +161,7 @@ impl Server {
         let turns = Turns::start(store, runtimes, &sessions, bounds, &metrics);
         let KnownConfig { known_events, known_max_age } = config.known;
         let known = (known_events > 0)
-            .then(|| Known::new(known_events, known_max_age, store.invalidations()))
+            .then(|| DuplicateCache::new(known_events, known_max_age, store.invalidations()))
             .transpose()?;
         let dedups = Dedup::start(store, runtimes, config.writers, capacity, known, &metrics);
         tokio::spawn(cleanup.clone().sweep_forever(
@@ -177,7 +177,7 @@ impl Server {
         tokio::spawn(probe.follow(config.probe_interval, ending.asked.clone()));
 
         let under_way = TaskTracker::new();
-        let observe = Observe::new(&metrics, config.limits.max_calls, under_way.clone())?;
+        let observe = CallMetrics::new(&metrics, config.limits.max_calls, under_way.clone())?;
         let timeout = config.limits.call_timeout;
         let admin = Admin::start(store, &runtimes[0], sessions[0].clone(), &metrics);
         let info = ServerInfo { timeout, max_hold: config.max_hold };
@@ -193,7 +193,7 @@ impl Server {
             let service = Idempotency { dedup, sessions, cleanup: cleanup.clone(), timeout };
             let service = bounded!(IdempotencyServiceServer::new(service));
             let half_open = HalfOpen::new(limits.preface_timeout, limits.max_calls, runtimes.len());
-            Gate::new(service, others, half_open, observe.clone())
+            GrpcService::new(service, others, half_open, observe.clone())
         };
         let own_files = OTHER_FILES
             + 2 * latest::MOST

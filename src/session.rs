@@ -11,17 +11,17 @@ use tokio_util::{sync::CancellationToken, task::task_tracker::TaskTrackerToken};
 
 use crate::{
     domain::{Acquire, FencingToken, Held, Lease, LeaseId, Release, Renew, SessionKey, SessionRow},
-    lane::{CallError, Executes, Lane, Lanes, MAX_BATCH, Op},
+    lane::{CallError, Lane, Lanes, MAX_BATCH},
     store::{Store, StoreError, Work},
-    telemetry::{LaneMetrics, Metrics},
+    telemetry::Metrics,
 };
 
 mod events;
 mod grant;
 mod hold;
 mod keeper;
+mod lane_ops;
 mod measured;
-mod ops;
 mod queue;
 mod streams;
 mod wait;
@@ -32,8 +32,10 @@ pub use grant::Grant;
 use grant::Grants;
 pub use hold::HoldEvent;
 pub(crate) use keeper::{Keeper, Renewable};
+use lane_ops::{
+    AcquireCall, Look, Outcome, RenewCall, Renewal, SessionCall, SessionReply, SessionWorker,
+};
 pub use measured::Measured;
-use ops::{Change, GiveBack, HandOn, Leave, Look, Outcome, Renewal, RunOn, Stand, Take, Told};
 use queue::Queues;
 pub(crate) use streams::{Attendance, Concern, Streams};
 use wait::{beat, hear};
@@ -126,12 +128,8 @@ pub struct Bounds {
 /// Takes, renews, gives back and checks leases. Cheap to clone.
 #[derive(Clone)]
 pub struct Sessions {
-    changes: Lanes<Change>,
-    renews: Lane<RunOn>,
+    lanes: Lanes<SessionCall>,
     max_hold: Duration,
-    stands: Lane<Stand>,
-    hand_ons: Lane<HandOn>,
-    leaves: Lane<Leave>,
     looks: Lane<Look>,
     queues: Arc<Queues>,
     grants: Arc<Grants>,
@@ -151,42 +149,37 @@ impl Sessions {
         metrics: &Metrics,
     ) -> Vec<Self> {
         let Bounds { writers, capacity, waiters, max_hold } = bounds;
-        let lane = metrics.write_lane("session");
-        let changes = Lanes::start(store.writers(writers), runtimes, |runtime| {
-            Lane::start(runtime, store.connection(Work::Leases), capacity, BATCH, lane.clone())
-        });
-        let runtime = &runtimes[runtimes.len() - 1];
-        let renews = start_lane(store, runtime, capacity, BATCH, metrics.lane("renew"));
-        let stands = start_lane(store, runtime, capacity, BATCH, metrics.lane("enqueue"));
-        let hand_ons = start_lane(store, runtime, capacity, BATCH, metrics.lane("hand_on"));
-        let leaves = start_lane(store, runtime, capacity, BATCH, metrics.lane("leave"));
-        let looks = start_lane(store, runtime, capacity, MAX_BATCH, metrics.lane("look_session"));
         let streams = Streams::default();
         let queues = Arc::new(Queues::new(waiters, metrics.waiters.clone(), streams.clone()));
+        let lane = metrics.write_lane("session");
+        let lanes = Lanes::start(store.writers(writers), runtimes, |runtime| {
+            let (store, queues) = (store.connection(Work::Leases), Arc::downgrade(&queues));
+            let worker = SessionWorker { store, queues };
+            Lane::start(runtime, worker, capacity, BATCH, lane.clone())
+        });
+        let runtime = &runtimes[runtimes.len() - 1];
+        let look = metrics.lane("look_session");
+        let looks = Lane::start(runtime, store.connection(Work::Short), capacity, MAX_BATCH, look);
         let beating = beat(
             store.connection(Work::Short),
             Arc::downgrade(&queues),
-            leaves.clone(),
+            lanes.clone(),
             stop.clone(),
         );
         runtime.spawn(beating);
         runtime.spawn(hear(store.hints(), Arc::downgrade(&queues), stop.clone()));
         let of = |worker| {
-            let changes = changes.near(worker, runtimes.len());
-            let (near, told) = (changes.clone(), Arc::clone(&queues));
+            let lanes = lanes.near(worker, runtimes.len());
+            let near = lanes.clone();
             let give_back = move |key: &SessionKey, lease, stream| {
                 let unless_resumed = Some(stream);
                 let release = Release { key: key.clone(), lease, unless_resumed };
-                GiveBack { release, queues: Arc::clone(&told) }.post(&near);
+                SessionCall::post_release(&near, release);
             };
             Self {
                 grants: Arc::new(Grants::new(give_back)),
-                changes,
-                renews: renews.clone(),
+                lanes,
                 max_hold,
-                stands: stands.clone(),
-                hand_ons: hand_ons.clone(),
-                leaves: leaves.clone(),
                 looks: looks.clone(),
                 queues: Arc::clone(&queues),
                 streams: streams.clone(),
@@ -225,16 +218,16 @@ impl Sessions {
         leaving: &CancellationToken,
         announce: impl Fn(usize),
     ) -> Result<AcquireOutcome, SessionError> {
-        let until = Instant::now() + wait;
-        let mut first = self.take(acquire).await?;
-        if matches!(&first, Outcome::Held(held) if held.value.holder.is_empty()) {
-            // Free, and about to be handed on; or all who waited have gone.
-            self.hand_on(acquire.key.clone()).await?;
-            first = self.take(acquire).await?;
-        }
+        let now = Instant::now();
+        let first = if !wait.is_zero() && self.queues.has_places(&acquire.key) {
+            // Others wait here: so will this one, most likely.
+            Outcome::Held(Measured::new(Held::default(), now))
+        } else {
+            self.take_or_hand_on(acquire).await?
+        };
         let outcome = match first {
             Outcome::Held(known) if !wait.is_zero() => {
-                self.queue(acquire, until, known, leaving, announce).await?
+                self.queue(acquire, now + wait, known, leaving, announce).await?
             }
             outcome => outcome,
         };
@@ -259,8 +252,11 @@ impl Sessions {
     /// when another stream keeps it, [`SessionError::LeaseLost`] when it has ended
     /// otherwise or is another's.
     pub async fn renew(&self, renew: Renew) -> Result<Measured<Lease>, SessionError> {
-        let run_on = RunOn { renew, max_hold: self.max_hold };
-        match self.renews.call(run_on).await? {
+        let call = RenewCall { renew, max_hold: self.max_hold };
+        let SessionReply::Renewed(renewal) = self.call(SessionCall::Renew(call)).await? else {
+            return Err(unexpected().into());
+        };
+        match renewal {
             Renewal::Renewed(lease) => Ok(lease),
             Renewal::HeldTooLong => Err(SessionError::HeldTooLong(self.max_hold)),
             Renewal::Replaced => Err(SessionError::StreamReplaced),
@@ -274,13 +270,9 @@ impl Sessions {
     /// [`SessionError::Call`]; then it is not known.
     pub async fn release(&self, key: SessionKey, lease: LeaseId) -> Result<bool, SessionError> {
         let release = Release { key, lease, unless_resumed: None };
-        let give_back = GiveBack { release, queues: Arc::clone(&self.queues) };
-        match self.change(Change::GiveBack(give_back)).await? {
-            Told::Released(released) => Ok(released),
-            Told::Outcome(_) => {
-                Err(CallError::from(StoreError::fault("unexpected kind of answer to a release"))
-                    .into())
-            }
+        match self.call(SessionCall::Release(release)).await? {
+            SessionReply::Released(released) => Ok(released),
+            _ => Err(unexpected().into()),
         }
     }
 
@@ -310,7 +302,7 @@ impl Sessions {
     /// Gives back a lease whose turn came to nothing; nobody waits for the answer.
     pub(crate) fn give_back(&self, key: SessionKey, lease: LeaseId) {
         let release = Release { key, lease, unless_resumed: None };
-        GiveBack { release, queues: Arc::clone(&self.queues) }.post(&self.changes);
+        SessionCall::post_release(&self.lanes, release);
     }
 
     /// Counts a call in that holds for as long as it lives; none when there are too many.
@@ -344,36 +336,43 @@ impl Sessions {
     /// # Errors
     /// [`CallError`]; then it is handed on by those who wait, within a second.
     pub async fn hand_on(&self, key: SessionKey) -> Result<Option<SessionRow>, CallError> {
-        self.hand_ons.call(HandOn { key, queues: Arc::clone(&self.queues) }).await
+        match self.call(SessionCall::HandOn(key)).await? {
+            SessionReply::HandedOn(row) => Ok(row),
+            _ => Err(unexpected()),
+        }
+    }
+
+    /// Takes the session. If it is free and has waiters, it is handed on before.
+    async fn take_or_hand_on(&self, acquire: &Acquire) -> Result<Outcome, SessionError> {
+        let outcome = self.take(acquire).await?;
+        if !matches!(&outcome, Outcome::Held(held) if held.value.holder.is_empty()) {
+            return Ok(outcome);
+        }
+        self.hand_on(acquire.key.clone()).await?;
+        // All who waited may have gone.
+        Ok(self.take(acquire).await?)
     }
 
     fn take(&self, acquire: &Acquire) -> impl Future<Output = Result<Outcome, CallError>> + use<> {
-        let take = Take { acquire: acquire.clone(), grants: Arc::clone(&self.grants) };
-        let told = self.change(Change::Take(take));
+        let call = AcquireCall { acquire: acquire.clone(), grants: Arc::clone(&self.grants) };
+        let reply = self.call(SessionCall::Acquire(call));
         async move {
-            match told.await? {
-                Told::Outcome(outcome) => Ok(outcome),
-                Told::Released(_) => {
-                    Err(StoreError::fault("unexpected kind of answer to an acquire").into())
-                }
+            match reply.await? {
+                SessionReply::Acquired(outcome) => Ok(outcome),
+                _ => Err(unexpected()),
             }
         }
     }
 
-    fn change(&self, change: Change) -> impl Future<Output = Result<Told, CallError>> + use<> {
-        self.changes.of(change.key().shard()).call(change)
+    fn call(
+        &self,
+        call: SessionCall,
+    ) -> impl Future<Output = Result<SessionReply, CallError>> + use<> {
+        self.lanes.of(call.session().shard()).call(call)
     }
 }
 
-fn start_lane<O: Op, S: Store>(
-    store: &S,
-    runtime: &Handle,
-    capacity: usize,
-    batch: usize,
-    metrics: LaneMetrics,
-) -> Lane<O>
-where
-    S::Connection: Executes<O>,
-{
-    Lane::start(runtime, store.connection(Work::Short), capacity, batch, metrics)
+/// A lane answered another kind of operation than it was asked.
+fn unexpected() -> CallError {
+    StoreError::internal("unexpected kind of answer to an operation on a session").into()
 }

@@ -33,11 +33,11 @@ mod session;
 pub mod sqlite;
 mod turn;
 
-pub use admin::{AdminChanges, AdminStore, Counts, EventFilter, Events, Page, Standing};
+pub use admin::{AdminChanges, AdminStore, Counts, EventFilter, EventStatus, Events, Page};
 pub use fence::{Fence, FenceStore};
 pub use records::{Applied, Decided, Records};
-pub use session::{Changed, SessionStore};
-pub use turn::{Prolonged, TurnStore, Turned};
+pub use session::{SessionAnswer, SessionBatch, SessionOp, SessionStore};
+pub use turn::{RenewedTurn, TurnBatch, TurnStore};
 
 /// Why a store could not answer.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -52,15 +52,15 @@ pub enum StoreError {
     /// Another client of the database has locked a row of this batch, or the batch failed for
     /// another of its rows: a smaller batch finds which. Nothing was written.
     #[error("locked by another client of the database: {0}")]
-    Contended(Arc<str>),
+    LockTimeout(Arc<str>),
     /// Conflict: a concurrent writer took one of several keys that must be taken together.
     /// Rolled back; retry.
     #[error("conflict with a concurrent writer; rolled back")]
-    Overtaken,
+    Conflict,
     /// The store cannot keep a text of this batch; a smaller batch shows which. The only
     /// error that is a caller's fault.
     #[error("text cannot be stored: {0}")]
-    Refused(Arc<str>),
+    InvalidData(Arc<str>),
     /// A rule that the database's owner added (a CHECK, a trigger, a policy) rejects a row of
     /// this batch; a smaller batch shows which.
     #[error("rejected by a rule of the database: {0}")]
@@ -75,7 +75,7 @@ pub enum StoreError {
     Misconfigured(Arc<str>),
     /// The store's answer makes no sense: a bug, or a schema not ours.
     #[error("store error: {0}")]
-    Fault(Arc<str>),
+    Internal(Arc<str>),
 }
 
 impl StoreError {
@@ -94,7 +94,8 @@ impl StoreError {
     #[must_use]
     pub fn after_change(self) -> Self {
         match self {
-            Self::Unavailable(cause) | Self::Contended(cause) => Self::OutcomeUnknown(cause),
+            Self::Unavailable(cause) | Self::LockTimeout(cause) => Self::OutcomeUnknown(cause),
+            Self::Conflict => Self::unknown(Self::Conflict),
             error => error,
         }
     }
@@ -114,22 +115,21 @@ impl StoreError {
     }
 
     /// The store's answer makes no sense, because of `cause`.
-    pub fn fault(cause: impl std::fmt::Display) -> Self {
-        Self::Fault(cause.to_string().into())
+    pub fn internal(cause: impl std::fmt::Display) -> Self {
+        Self::Internal(cause.to_string().into())
     }
 }
 
 /// What a batch says of one of its items.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub enum Verdict<T> {
     /// Decided and committed.
     Decided(T),
     /// Somebody else is deciding on the same session just now, or just did:
     /// nothing was written, ask again.
-    Again,
-    /// Its statement got no answer, while others of its batch were decided: it may have been
-    /// committed.
-    Unknown,
+    Retry,
+    /// Its statement failed, while others of its batch were decided.
+    Failed(StoreError),
 }
 
 impl<T> Verdict<T> {
@@ -137,8 +137,8 @@ impl<T> Verdict<T> {
     pub fn map<U>(self, words: impl FnOnce(T) -> U) -> Verdict<U> {
         match self {
             Self::Decided(verdict) => Verdict::Decided(words(verdict)),
-            Self::Again => Verdict::Again,
-            Self::Unknown => Verdict::Unknown,
+            Self::Retry => Verdict::Retry,
+            Self::Failed(error) => Verdict::Failed(error),
         }
     }
 }
@@ -352,7 +352,7 @@ pub type Looked = (EventRow, Option<TurnResult>);
 pub trait EventStore {
     /// Marks events, each under all of its names or none. `marks` are sorted by key and
     /// hold no name twice. Answers a live row of each, in order: this attempt's, if it
-    /// has one; [`Verdict::Again`] where another replica took, or swept, the row in the
+    /// has one; [`Verdict::Retry`] where another replica took, or swept, the row in the
     /// very moment.
     ///
     /// # Errors
@@ -405,10 +405,13 @@ pub trait Upkeep {
 /// One connection to a store: opened when it is first used, and again when it
 /// was lost.
 pub trait Connection:
-    EventStore + SessionStore + TurnStore + AdminStore + AdminChanges + Upkeep + Send + 'static
+    EventStore + SessionStore + TurnStore + AdminStore + AdminChanges + Upkeep + Reset + Send + 'static
 {
-    /// Forgets the state of the connection, after a batch did not end as it
-    /// should.
+}
+
+/// What a batch that panicked may leave in a state that nobody expects.
+pub trait Reset {
+    /// Forgets that state.
     fn reset(&mut self);
 }
 

@@ -75,9 +75,9 @@ pub fn init_logs(filter: &str, format: LogFormat) -> anyhow::Result<()> {
 /// Lets through one of many like log lines: the first, and then one every ten
 /// seconds.
 #[derive(Debug, Default)]
-pub struct Seldom(Option<Instant>);
+pub struct LogThrottle(Option<Instant>);
 
-impl Seldom {
+impl LogThrottle {
     /// Whether to log now.
     pub fn now(&mut self) -> bool {
         let due = self.0.is_none_or(|last| last.elapsed() >= Duration::from_secs(10));

@@ -11,8 +11,8 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     domain::{
-        Acquire, Begin, Begun, Claim, Decision, Delivered, Ending, EventRow, Finish, Held, Kept,
-        Prolong, StoredEvent, TurnResult,
+        Acquire, Begin, Begun, Claim, Decision, Delivered, EventRow, Finish, FinishAs, Held,
+        RenewTurn, StoredEvent, TurnLost, TurnResult,
     },
     lane::{CallError, Lane, Lanes},
     session::{self, AcquireOutcome, Measured, SessionError, Sessions},
@@ -21,11 +21,11 @@ use crate::{
 };
 
 mod grant;
-mod ops;
+mod lane_ops;
 mod run;
 
 pub use grant::{Grant, Turn};
-use ops::{Change, RunOn, Told, Turning};
+use lane_ops::{Change, RunOn, TurnReply, Turning};
 pub use run::{Closed, RunEnd, RunEvent};
 
 /// The most turns in one batch: each may lock a session, see [`session::BATCH`].
@@ -162,7 +162,7 @@ impl Turns {
         };
         // An earlier run of this request, with another payload, may have the turn.
         let is_own =
-            matches!(&instead.value, Begun::Taken(row, _) if row.is_claim_of(begin.request));
+            matches!(&instead.value, Begun::NotAvailable(row, _) if row.is_claim_of(begin.request));
         if lease.is_fresh() || !is_own {
             // Before it is answered: a crash in between would leave the session held.
             let id = lease.lease().value.id;
@@ -178,8 +178,8 @@ impl Turns {
         let shard = session.map_or(begin.event.key.shard(), |acquire| acquire.key.shard());
         let change = Change::Begin(Box::new(begin), Arc::clone(&self.turning));
         match self.turning.changes.of(shard).call(change).await? {
-            Told::Begun(told) => Ok(*told),
-            Told::Finished(_) => Err(mixed_up()),
+            TurnReply::Begun(told) => Ok(*told),
+            TurnReply::Finished(_) => Err(mixed_up()),
         }
     }
 
@@ -189,7 +189,7 @@ impl Turns {
         begun: Measured<Begun>,
         event: &Delivered,
     ) -> Result<TurnOutcome, SessionError> {
-        let Measured { value: Begun::Taken(row, result), asked } = begun else {
+        let Measured { value: Begun::NotAvailable(row, result), asked } = begun else {
             return Err(mixed_up().into());
         };
         if event.contradicts(row.digest()) {
@@ -209,7 +209,7 @@ impl Turns {
     /// [`SessionError::HeldTooLong`], and then neither runs
     /// on by this; [`SessionError::StreamReplaced`], and then another stream keeps them;
     /// [`SessionError::Call`], and then it is not known.
-    pub async fn renew(&self, prolong: Prolong) -> Result<Turn, SessionError> {
+    pub async fn renew(&self, prolong: RenewTurn) -> Result<Turn, SessionError> {
         let id = prolong.turn.clone();
         let run_on = RunOn { prolong, max_hold: self.max_hold };
         let Measured { value, asked } = self.renews.call(run_on).await?;
@@ -230,13 +230,13 @@ impl Turns {
         let metrics = &self.turning.metrics;
         // Counted where the event is handled then.
         let handled = match finish.ending {
-            Ending::Succeeded(..) => &metrics.succeeded,
-            Ending::Rejected(..) => &metrics.rejected,
-            Ending::Failed(_) | Ending::Broken | Ending::Abandoned => &metrics.gave_up,
+            FinishAs::Succeeded(..) => &metrics.succeeded,
+            FinishAs::Rejected(..) => &metrics.rejected,
+            FinishAs::Failed(_) | FinishAs::Broken | FinishAs::Abandoned => &metrics.gave_up,
         };
         let lane = self.turning.lane(&finish.turn).clone();
         let told = lane.call(Change::Finish(finish, Arc::clone(&self.turning))).await?;
-        let Told::Finished(ended) = told else { return Err(mixed_up().into()) };
+        let TurnReply::Finished(ended) = told else { return Err(mixed_up().into()) };
         let ended = kept(ended, self.max_hold).inspect_err(|error| {
             if !matches!(error, SessionError::StreamReplaced) {
                 metrics.lost.inc();
@@ -248,16 +248,18 @@ impl Turns {
     }
 }
 
-fn kept<T>(kept: Kept<T>, max_hold: Duration) -> Result<T, SessionError> {
+fn kept<T>(kept: Result<T, TurnLost>, max_hold: Duration) -> Result<T, SessionError> {
     match kept {
-        Kept::Done(done) => Ok(done),
-        Kept::ClaimLost => Err(SessionError::ClaimLost),
-        Kept::LeaseLost(Some(held)) if held >= max_hold => Err(SessionError::HeldTooLong(max_hold)),
-        Kept::LeaseLost(_) => Err(SessionError::LeaseLost),
-        Kept::Resumed => Err(SessionError::StreamReplaced),
+        Ok(done) => Ok(done),
+        Err(TurnLost::Claim) => Err(SessionError::ClaimLost),
+        Err(TurnLost::Lease(Some(held))) if held >= max_hold => {
+            Err(SessionError::HeldTooLong(max_hold))
+        }
+        Err(TurnLost::Lease(_)) => Err(SessionError::LeaseLost),
+        Err(TurnLost::Replaced) => Err(SessionError::StreamReplaced),
     }
 }
 
 fn mixed_up() -> CallError {
-    StoreError::fault("unexpected kind of answer").into()
+    StoreError::internal("unexpected kind of answer").into()
 }

@@ -21,7 +21,9 @@ use crate::harness::{
     Client, Fixture, Replica, TestClock, acquire, granted, mark, postgres, release, seconds,
 };
 
+mod between;
 mod late;
+mod locks;
 mod names;
 mod storms;
 mod turns;

@@ -26,6 +26,7 @@ use crate::harness::{
     sqlite_url,
 };
 
+mod answers;
 mod calls;
 mod connections;
 mod rules;

@@ -33,7 +33,7 @@ const MAY_NAME: [(&str, &[&str]); 17] = [
             "telemetry",
         ],
     ),
-    ("listener", &["config"]),
+    ("sockets", &["config"]),
     (
         "server",
         &[
@@ -46,7 +46,7 @@ const MAY_NAME: [(&str, &[&str]); 17] = [
             "cleanup",
             "admin",
             "grpc",
-            "listener",
+            "sockets",
             "telemetry",
         ],
     ),
@@ -277,7 +277,7 @@ fn what_is_allowed_is_not_a_breach() {
             "// sqlx::query and async\n/// tonic, prost\nconst S: &str = \"clap::Args\";",
         ),
         ("domain/key.rs", "use super::{Id, time::Ttl}; mod tests { use super::super::Invalid; }"),
-        ("store/postgres/link.rs", "use super::super::{Clock, StoreError}; use sqlx::Row as _;"),
+        ("store/postgres/handle.rs", "use super::super::{Clock, StoreError}; use sqlx::Row as _;"),
         ("session/ops.rs", "use crate::{domain::{Id, lane}, store::{Age}, session::queue};"),
         ("telemetry.rs", "#[derive(clap::ValueEnum)] enum E { A }"),
         ("cli/mark.rs", "use clap::Args; use tonic::Status; use crate::grpc::pb;"),

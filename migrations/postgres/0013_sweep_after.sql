@@ -40,8 +40,7 @@ $$;
 CREATE INDEX IF NOT EXISTS processed_events_sweep_after ON processed_events (sweep_after);
 DROP INDEX IF EXISTS processed_events_expires_at;
 
--- Room for the second version of each row of a batch that is claimed together and ends together.
-ALTER TABLE processed_events SET (fillfactor = 50);
-ALTER TABLE oncegate_sessions SET (fillfactor = 50);
+-- Room for the second versions of most rows of a batch that is claimed together and ends together.
+ALTER TABLE processed_events SET (fillfactor = 70);
 
 COMMENT ON COLUMN processed_events.sweep_after IS 'From when a sweep deletes the row: the end of the hour in which it expires, or of the minute if it was kept for less than a day. A sweep that finds a row that has not expired corrects it';

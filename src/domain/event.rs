@@ -138,7 +138,7 @@ impl Delivered {
     /// `request`: its own, whatever became of the others; or that of the event's own name;
     /// or any. What an alias was taken with is another delivery's payload.
     #[must_use]
-    pub fn telling(
+    pub fn answering_record(
         &self,
         request: RequestId,
         mut rows: Vec<(String, EventRow)>,
@@ -159,9 +159,9 @@ impl Delivered {
 
 /// The names that a batch is about: no statement can write one row twice.
 #[derive(Debug, Default)]
-pub struct Names<'a>(HashSet<(&'a str, &'a str)>);
+pub struct KeySet<'a>(HashSet<(&'a str, &'a str)>);
 
-impl<'a> Names<'a> {
+impl<'a> KeySet<'a> {
     /// Takes all names of `event`, unless one of them is taken.
     pub fn take_of(&mut self, event: &'a Delivered) -> bool {
         self.take(&event.key.team, event.names())
@@ -198,7 +198,7 @@ pub struct StoredEvent {
     /// The attempt that won it; none on a row of the older bots.
     pub request: Option<RequestId>,
     /// How it was handled.
-    pub by: By,
+    pub by: ProcessedBy,
     /// Why it was rejected, or why its latest turn failed before it was given up.
     pub detail: Option<Detail>,
     /// Of the payload that it was taken with; none where that did not tell, or in the
@@ -208,7 +208,7 @@ pub struct StoredEvent {
 
 /// How an event was handled.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum By {
+pub enum ProcessedBy {
     /// By a mark.
     Mark,
     /// By a turn: the so-many-th that claimed it.
@@ -216,10 +216,10 @@ pub enum By {
     /// By a turn, whose handler refused the event for good; its attempt number.
     Rejected(u32),
     /// By none of so many turns: it was given up.
-    Nobody(u32),
+    GaveUp(u32),
 }
 
-impl By {
+impl ProcessedBy {
     /// As a row of an event that has been handled has it. `attempt`: none for a mark.
     #[must_use]
     pub fn of_row(attempt: Option<u32>, succeeded: bool, rejected: bool) -> Self {
@@ -227,7 +227,7 @@ impl By {
             None => Self::Mark,
             Some(attempt) if succeeded => Self::Turn(attempt),
             Some(attempt) if rejected => Self::Rejected(attempt),
-            Some(attempts) => Self::Nobody(attempts),
+            Some(attempts) => Self::GaveUp(attempts),
         }
     }
 
@@ -235,7 +235,7 @@ impl By {
     /// binary of the version before does not clear it.
     #[must_use]
     pub const fn has_detail(self) -> bool {
-        matches!(self, Self::Rejected(_) | Self::Nobody(_))
+        matches!(self, Self::Rejected(_) | Self::GaveUp(_))
     }
 }
 
@@ -299,7 +299,7 @@ impl StoredEvent {
     pub fn outcome(self, mark: &Mark) -> MarkOutcome {
         if mark.event.contradicts(self.digest) {
             MarkOutcome::Mismatch
-        } else if self.request == Some(mark.request) && self.by == By::Mark {
+        } else if self.request == Some(mark.request) && self.by == ProcessedBy::Mark {
             MarkOutcome::First(self)
         } else {
             MarkOutcome::Duplicate(self)

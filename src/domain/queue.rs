@@ -26,7 +26,8 @@ pub enum Enqueued {
     Replaced,
     /// The lease has come since, of a place that an earlier run took.
     Given,
-    /// The session is there for the taking.
+    /// An acquire does not wait: the session is free, is the caller's already, or is bound to other
+    /// work.
     Free,
     /// Too many wait already.
     Full,

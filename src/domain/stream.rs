@@ -4,7 +4,7 @@ use uuid::Uuid;
 
 /// Names a stream that keeps a lease or a turn: one call of `HoldSessionLease` or
 /// `RunTurn`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct StreamId(Uuid);
 
 impl StreamId {

@@ -4,8 +4,8 @@
 use std::{sync::Arc, time::Duration};
 
 use super::{
-    Acquire, By, Delivered, EventKey, EventRow, Invalid, Lease, LeaseId, PayloadDigest, RequestId,
-    ResumedBy, SessionKey, SessionRow, StreamId, Timestamp, Ttl,
+    Acquire, Delivered, EventKey, EventRow, Invalid, Lease, LeaseId, PayloadDigest, ProcessedBy,
+    RequestId, ResumedBy, SessionKey, SessionRow, StreamId, Timestamp, Ttl,
     key::optional_text,
     limits::{MAX_DETAIL_BYTES, MAX_RESULT_BYTES, MAX_RESULT_TYPE_BYTES},
 };
@@ -160,7 +160,7 @@ pub enum Begun {
     },
     /// The event is taken: as its row tells, with the result of the turn that handled
     /// it.
-    Taken(EventRow, Option<TurnResult>),
+    NotAvailable(EventRow, Option<TurnResult>),
     /// The event is free, and the session is not, or is bound to other work.
     Busy(SessionRow),
 }
@@ -183,7 +183,7 @@ pub struct TurnId {
 
 /// Lets a turn run on.
 #[derive(Debug, Clone)]
-pub struct Prolong {
+pub struct RenewTurn {
     /// The turn.
     pub turn: TurnId,
     /// How long the claim runs from now.
@@ -217,7 +217,7 @@ impl Interruption {
 
 /// How a turn ends.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Ending {
+pub enum FinishAs {
     /// The event is handled, for so long and with this result.
     Succeeded(Arc<TurnResult>, Ttl),
     /// The handler refuses the event for good: it counts as handled, for so long.
@@ -237,7 +237,7 @@ pub struct Finish {
     /// The turn.
     pub turn: TurnId,
     /// How.
-    pub ending: Ending,
+    pub ending: FinishAs,
     /// End it only if no other call than this stream has carried it on; none: always.
     pub unless_resumed: Option<StreamId>,
 }
@@ -245,19 +245,19 @@ pub struct Finish {
 impl Finish {
     /// Whether the row of the turn's own event tells that it has ended so before.
     #[must_use]
-    pub fn was_done(&self, event: &EventRow) -> bool {
+    pub fn is_already_applied(&self, event: &EventRow) -> bool {
         match (&self.ending, event) {
-            (Ending::Succeeded(..), EventRow::Processed(event)) => {
-                event.by == By::Turn(self.turn.attempt)
+            (FinishAs::Succeeded(..), EventRow::Processed(event)) => {
+                event.by == ProcessedBy::Turn(self.turn.attempt)
             }
-            (Ending::Rejected(..), EventRow::Processed(event)) => {
-                event.by == By::Rejected(self.turn.attempt)
+            (FinishAs::Rejected(..), EventRow::Processed(event)) => {
+                event.by == ProcessedBy::Rejected(self.turn.attempt)
             }
-            (Ending::Failed(_), EventRow::Processed(event)) => {
-                event.by == By::Nobody(self.turn.attempt)
+            (FinishAs::Failed(_), EventRow::Processed(event)) => {
+                event.by == ProcessedBy::GaveUp(self.turn.attempt)
             }
             // One that only lapsed did so later than it was made.
-            (Ending::Failed(_) | Ending::Broken, EventRow::Claimed(claim)) => {
+            (FinishAs::Failed(_) | FinishAs::Broken, EventRow::Claimed(claim)) => {
                 claim.attempt == self.turn.attempt && claim.claim_time == claim.lapse_time
             }
             _ => false,
@@ -265,16 +265,14 @@ impl Finish {
     }
 }
 
-/// What became of a turn that was to run on, or to end.
+/// Why a turn cannot be renewed or finished.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Kept<T> {
-    /// It was done, now or before.
-    Done(T),
+pub enum TurnLost {
     /// The claim has lapsed, or was finished otherwise.
-    ClaimLost,
+    Claim,
     /// The lease has ended. If it ran out, rather than being released or passed on: how long it
     /// was held.
-    LeaseLost(Option<Duration>),
-    /// It runs on, carried on by another call of its holder.
-    Resumed,
+    Lease(Option<Duration>),
+    /// It runs on: another call of its holder keeps it now.
+    Replaced,
 }

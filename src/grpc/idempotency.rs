@@ -199,7 +199,7 @@ impl IdempotencyService for Idempotency {
 /// so that a caller's own retries see it.
 fn all_failed(outcomes: &[Result<MarkOutcome, CallError>]) -> Option<CallError> {
     let systemic = |outcome: &Result<MarkOutcome, CallError>| match outcome {
-        Err(CallError::Store(StoreError::Refused(_) | StoreError::Rejected(_))) | Ok(_) => None,
+        Err(CallError::Store(StoreError::InvalidData(_) | StoreError::Rejected(_))) | Ok(_) => None,
         Err(error) => Some(error.clone()),
     };
     let errors: Vec<CallError> = outcomes.iter().map(systemic).collect::<Option<_>>()?;
@@ -217,7 +217,7 @@ fn batch_result(
     outcomes: &mut impl Iterator<Item = Result<MarkOutcome, CallError>>,
 ) -> pb::BatchMarkProcessedResult {
     let answer = key.map_err(Problem::from).and_then(|key| {
-        let missing = || Err(StoreError::fault("an item without an outcome").into());
+        let missing = || Err(StoreError::internal("an item without an outcome").into());
         let outcome = outcomes.next().unwrap_or_else(missing)?;
         Ok(convert::mark_response(key, outcome)?)
     });

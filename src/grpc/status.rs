@@ -98,11 +98,11 @@ impl Problem {
                 SessionError::Call(CallError::Store(error)) => match error {
                     StoreError::Unavailable(_) => Reason::StoreUnavailable,
                     StoreError::OutcomeUnknown(_) => Reason::OutcomeUnknown,
-                    StoreError::Contended(_) | StoreError::Overtaken => Reason::Contended,
+                    StoreError::LockTimeout(_) | StoreError::Conflict => Reason::Contended,
                     StoreError::Unusable(_) | StoreError::Misconfigured(_) => Reason::StoreUnusable,
                     StoreError::Rejected(_) => Reason::RejectedByDatabase,
-                    StoreError::Refused(_) => Reason::UnstorableText,
-                    StoreError::Fault(_) => Reason::Internal,
+                    StoreError::InvalidData(_) => Reason::UnstorableText,
+                    StoreError::Internal(_) => Reason::Internal,
                 },
             },
         }
@@ -119,7 +119,7 @@ impl Problem {
                 "the connection to the store was lost before its answer; the change may have been \
                  made: repeat the call with the same request_id"
             }
-            StoreError::Contended(_) | StoreError::Overtaken => {
+            StoreError::LockTimeout(_) | StoreError::Conflict => {
                 "another client of the database holds a lock; nothing was changed"
             }
             StoreError::Unusable(_) | StoreError::Misconfigured(_) => {
@@ -130,10 +130,10 @@ impl Problem {
                 "a rule of the database (a CHECK, a trigger or a policy) rejects this; the \
                  server's log has the cause"
             }
-            StoreError::Refused(_) => {
+            StoreError::InvalidData(_) => {
                 "the database's encoding cannot represent a character of a text"
             }
-            StoreError::Fault(cause) => {
+            StoreError::Internal(cause) => {
                 let call = CallTrace::current();
                 telemetry::call::log(call.as_ref(), || tracing::error!(%cause, "internal error"));
                 let id = call.map(|call| call.id()).unwrap_or_default();
@@ -245,13 +245,13 @@ mod tests {
             CallError::Overloaded.into(),
             store(StoreError::unavailable("secret")),
             store(StoreError::unknown("secret")),
-            store(StoreError::Contended("secret".into())),
-            store(StoreError::Overtaken),
+            store(StoreError::LockTimeout("secret".into())),
+            store(StoreError::Conflict),
             store(StoreError::unusable("secret")),
             store(StoreError::Misconfigured("secret".into())),
             store(StoreError::Rejected("secret".into())),
-            store(StoreError::Refused("secret".into())),
-            store(StoreError::fault("secret")),
+            store(StoreError::InvalidData("secret".into())),
+            store(StoreError::internal("secret")),
         ]
         .into_iter()
         .map(Status::from)

@@ -25,7 +25,7 @@ use tonic::{Status, body::Body, codegen::StdError};
 use tonic_web::GrpcWebLayer;
 use tower::{Layer as _, ServiceExt as _, service_fn};
 
-use super::observe::{Gate, ObservedBody, with_version};
+use super::middleware::{GrpcService, ObservedBody, with_version};
 use crate::domain::limits::MAX_REQUEST_BYTES;
 
 /// How a request says that it is a call.
@@ -65,7 +65,7 @@ impl Protocol {
 
 /// Answers a call of gRPC-Web, in the form in which it came.
 pub(super) async fn answer<B>(
-    gate: Gate,
+    gate: GrpcService,
     request: Request<B>,
     kind: &'static str,
 ) -> Result<Response<ObservedBody>, Infallible>

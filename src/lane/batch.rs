@@ -51,7 +51,7 @@ pub(super) async fn run<O: Op, S: Executes<O>>(
     let batch = AssertUnwindSafe(isolate(store, &leaders)).catch_unwind().await;
     let rows = batch.unwrap_or_else(|_| {
         store.reset();
-        leaders.iter().map(|_| Err(StoreError::fault("a batch panicked"))).collect()
+        leaders.iter().map(|_| Err(StoreError::internal("a batch panicked"))).collect()
     });
 
     if let Some(writes) = writes {
@@ -64,9 +64,9 @@ pub(super) async fn run<O: Op, S: Executes<O>>(
             let answer = match row {
                 Ok(Verdict::Decided(row)) => match ops[member].answer(row) {
                     Verdict::Decided(answer) => Ok(answer),
-                    Verdict::Again | Verdict::Unknown => continue,
+                    Verdict::Retry | Verdict::Failed(_) => continue,
                 },
-                Ok(Verdict::Again | Verdict::Unknown) => continue,
+                Ok(Verdict::Retry | Verdict::Failed(_)) => continue,
                 Err(error) if jobs[open[member].0].persists(error) => continue,
                 Err(error) if ops[member].is_read() => Err(error.clone().of_read()),
                 Err(error) => Err(error.clone()),
@@ -89,7 +89,8 @@ fn note<O: Op>(writes: &WriteHealth, ops: &[&O], rows: &[Result<Verdict<O::Row>,
     for (op, row) in ops.iter().zip(rows) {
         match row {
             Ok(_)
-            | Err(StoreError::Refused(_) | StoreError::Contended(_) | StoreError::Overtaken) => {}
+            | Err(StoreError::InvalidData(_) | StoreError::LockTimeout(_) | StoreError::Conflict) =>
+                {}
             Err(error) if is_common_to_all(error) => writes.failed(WriteFailure::OfAll),
             Err(StoreError::Unusable(_)) => writes.failed(WriteFailure::Unusable(hash(op.key()))),
             Err(_) => writes.failed(WriteFailure::Rejected(hash(op.team()))),
@@ -113,7 +114,7 @@ const fn is_common_to_all(error: &StoreError) -> bool {
 /// be another item's fault. Nothing of it was written.
 fn untried(failure: &StoreError) -> StoreError {
     match failure {
-        StoreError::Refused(cause) | StoreError::Rejected(cause) => StoreError::Contended(
+        StoreError::InvalidData(cause) | StoreError::Rejected(cause) => StoreError::LockTimeout(
             format!("not attempted, because too many items of its batch failed: {cause}").into(),
         ),
         failure => failure.clone(),
@@ -132,8 +133,8 @@ async fn isolate<O: Op, S: Executes<O>>(
     ops: &[&O],
 ) -> Vec<Result<Verdict<O::Row>, StoreError>> {
     let mut answers: Vec<_> = ops.iter().map(|_| None).collect();
-    let mut open = VecDeque::new();
-    open.push_back(0..ops.len());
+    let mut open: VecDeque<Vec<usize>> = VecDeque::new();
+    open.push_back((0..ops.len()).collect());
     let (begun, mut tried, mut succeeded) = (Instant::now(), 0, false);
     // What the rest is answered, once no further part is tried.
     let mut rest: Option<StoreError> = None;
@@ -143,43 +144,66 @@ async fn isolate<O: Op, S: Executes<O>>(
             rest = rest.or_else(|| latest.as_ref().map(untried));
         }
         if let Some(failure) = &rest {
-            answers[part].fill_with(|| Some(Err(failure.clone())));
+            for place in part {
+                answers[place] = Some(Err(failure.clone()));
+            }
             continue;
         }
         tried += 1;
-        let failure = match store.execute(&ops[part.clone()]).await {
+        let asked: Vec<&O> = part.iter().map(|&place| ops[place]).collect();
+        let (failed, failure) = match store.execute(&asked).await {
             Ok(rows) if rows.len() == part.len() => {
-                succeeded = true;
-                for (answer, row) in answers[part].iter_mut().zip(rows) {
-                    *answer = Some(match row {
-                        Verdict::Unknown => Err(StoreError::unknown("no answer for this item")),
+                let (mut failed, mut failure) = (Vec::new(), None);
+                for (place, row) in part.iter().copied().zip(rows) {
+                    answers[place] = Some(match row {
+                        Verdict::Failed(error) => {
+                            failed.push(place);
+                            failure = Some(error.clone());
+                            Err(error)
+                        }
                         row => Ok(row),
                     });
                 }
+                succeeded |= failed.len() < part.len();
+                let Some(failure) = failure else { continue };
+                (failed, failure)
+            }
+            Err(StoreError::Conflict) => {
+                for place in part {
+                    answers[place] = Some(Ok(Verdict::Retry));
+                }
                 continue;
             }
-            Err(StoreError::Overtaken) => {
-                answers[part].fill_with(|| Some(Ok(Verdict::Again)));
-                continue;
-            }
-            Ok(_) => StoreError::fault("the store answered for more or fewer than it was asked"),
+            Ok(_) => (
+                part.clone(),
+                StoreError::internal("the store answered for more or fewer than it was asked"),
+            ),
             // A statement before this one may have changed something.
-            Err(failure) if tried > 1 && is_common_to_all(&failure) => failure.after_change(),
-            Err(failure) => failure,
+            Err(failure) if tried > 1 && is_common_to_all(&failure) => {
+                (part.clone(), failure.after_change())
+            }
+            Err(failure) => (part.clone(), failure),
         };
         if is_common_to_all(&failure) {
+            // Those that failed beside others know their own error.
             rest = Some(failure.clone());
         } else if !succeeded && tried >= MAX_FRUITLESS {
             rest = Some(untried(&failure));
         }
-        if part.len() == 1 {
-            answers[part].fill_with(|| Some(Err(failure.clone())));
-        } else {
-            let middle = part.start + part.len() / 2;
-            open.extend([part.start..middle, middle..part.end]);
+        let is_alone = part.len() == 1 || rest.is_some();
+        for &place in &failed {
+            answers[place] = Some(Err(match &answers[place] {
+                Some(Err(own)) => own.clone(),
+                _ => failure.clone(),
+            }));
+        }
+        if !is_alone {
+            let (one, other) = failed.split_at(failed.len() / 2);
+            let halves = [one.to_vec(), other.to_vec()];
+            open.extend(halves.into_iter().filter(|half| !half.is_empty()));
         }
         latest = Some(failure);
     }
-    let missing = || Err(StoreError::fault("the store returned no answer for an item"));
+    let missing = || Err(StoreError::internal("the store returned no answer for an item"));
     answers.into_iter().map(|answer| answer.unwrap_or_else(missing)).collect()
 }

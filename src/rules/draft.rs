@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 
 use super::{
-    Change, Event, EventUpdate, Ids, Notice, Plan, RuleError, Session, SessionWrite, State, Waiter,
-    Writes, queue::PLACE_KEPT,
+    Change, Event, EventUpdate, Ids, Notice, Place, Plan, RuleError, Session, SessionWrite, State,
+    Waiter, Writes, queue::PLACE_KEPT,
 };
 use crate::domain::{EventKey, FencingToken, SessionKey, Timestamp};
 
@@ -81,6 +81,7 @@ pub struct Draft<'a> {
     from: Timestamp,
     until: Timestamp,
     token: Option<FencingToken>,
+    is_once: bool,
     /// Changes of events that were read, under all names that they were taken with.
     updates: Vec<EventUpdate>,
     floor: Option<FencingToken>,
@@ -99,6 +100,7 @@ impl<'a> Draft<'a> {
             from: Timestamp::from_micros(i64::MIN),
             until: Timestamp::from_micros(i64::MAX),
             token: None,
+            is_once: false,
             updates: Vec::new(),
             floor: None,
             notices: Vec::new(),
@@ -193,8 +195,14 @@ impl<'a> Draft<'a> {
         if let Some(event) = &mut event {
             event.version = self.ids.version();
         }
-        let (team, names) = (team.to_owned(), was.names.clone());
-        let update = EventUpdate { team, was: was.version, request: was.request, names, event };
+        let update = EventUpdate {
+            team: team.to_owned(),
+            was: was.version,
+            request: was.request,
+            taken_with: was.names.clone(),
+            names: was.names.clone(),
+            event,
+        };
         for name in &update.names {
             let key = EventKey { team: update.team.clone(), event: name.clone() };
             if let Some(Drafted { now, .. }) = self.events.get_mut(&key)
@@ -229,6 +237,11 @@ impl<'a> Draft<'a> {
         self.floor = self.floor.max(Some(token));
     }
 
+    /// If its outcome is unknown, it must not be written again.
+    pub fn only_once(&mut self) {
+        self.is_once = true;
+    }
+
     /// Notifies other replicas once it is written.
     pub fn notify(&mut self, notice: Notice) {
         self.notices.push(notice);
@@ -256,21 +269,27 @@ impl<'a> Draft<'a> {
         }
         writes.updates.retain(|update| !update.names.is_empty());
         let (mut sessions, mut events) = (BTreeMap::new(), BTreeMap::new());
+        let mut places = Vec::new();
         for (key, drafted) in self.sessions {
-            writes.sessions.extend(drafted.write(&key));
+            if let Some(write) = drafted.write(&key) {
+                places.extend(drafted.places(&key, &write));
+                writes.sessions.push(write);
+            }
             sessions.insert(key, drafted.read.latest.map(|latest| latest.version));
         }
         for (key, Drafted { read, now }) in self.events {
             let was = read.as_ref().map(|event| event.version);
-            let request = read.and_then(|event| event.request);
+            let taken = read.map(|event| (event.request, event.names));
             match (was, now) {
                 (was, Some(event)) if was != Some(event.version) => {
                     writes.puts.push((key.clone(), event));
                 }
                 (Some(was), None) => {
                     let EventKey { team, event } = key.clone();
-                    let names = vec![event];
-                    writes.updates.push(EventUpdate { team, was, request, names, event: None });
+                    let (request, taken_with) = taken.unwrap_or_default();
+                    let (names, event) = (vec![event], None);
+                    let update = EventUpdate { team, was, request, taken_with, names, event };
+                    writes.updates.push(update);
                 }
                 _ => {}
             }
@@ -282,6 +301,8 @@ impl<'a> Draft<'a> {
             from: self.from,
             until: self.until,
             token: self.token,
+            places,
+            is_once: self.is_once,
             writes,
             notices: self.notices,
         }
@@ -312,5 +333,19 @@ impl Drafted<Session> {
                 .collect(),
             remove: read.iter().filter(is_gone).filter_map(|waiter| waiter.ticket).collect(),
         })
+    }
+
+    /// The places that `write` changes or removes, as they were read.
+    fn places(&self, key: &SessionKey, write: &SessionWrite) -> Vec<Place> {
+        let is_touched = |ticket: &i64| {
+            let changed = write.change.iter().filter_map(|waiter| waiter.ticket);
+            changed.chain(write.remove.iter().copied()).any(|touched| touched == *ticket)
+        };
+        let place = |waiter: &Waiter| {
+            let ticket = waiter.ticket.filter(is_touched)?;
+            let (key, lease, waits) = (key.clone(), waiter.lease, waiter.left_at.is_none());
+            Some(Place { key, ticket, lease, waits })
+        };
+        self.read.queue.iter().filter_map(place).collect()
     }
 }

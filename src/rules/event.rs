@@ -11,7 +11,7 @@
 //! another event has taken since.
 
 use super::{Draft, Event, Notice, Operation, RuleError, State, Version, Wanted};
-use crate::domain::{By, Delivered, EventKey, EventRow, Mark, ResumedBy};
+use crate::domain::{Delivered, EventKey, EventRow, Mark, ProcessedBy, ResumedBy};
 
 impl Operation for Mark {
     /// The event's row, with its state: the mark's own, if it is the first.
@@ -33,7 +33,7 @@ impl Operation for Mark {
             let event = draft.event(&key.team, name).filter(|event| event.is_live(now));
             live.extend(event.map(|event| (name.to_owned(), event.row(now))));
         }
-        if let Some(row) = self.event.telling(self.request, live) {
+        if let Some(row) = self.event.answering_record(self.request, live) {
             return Ok(row);
         }
         let event = Event {
@@ -43,7 +43,7 @@ impl Operation for Mark {
             digest: *digest,
             time: now,
             expire_time: now.after(self.ttl),
-            state: State::Handled(By::Mark, None),
+            state: State::Handled(ProcessedBy::Mark, None),
             attempts: None,
             holder: None,
             detail: None,
@@ -70,6 +70,7 @@ impl Operation for ForgetEvent<'_> {
     fn decide(&self, draft: &mut Draft<'_>) -> Result<Self::Answer, RuleError> {
         let (EventKey { team, event }, now) = (self.0, draft.now());
         let Some(found) = draft.event(team, event) else { return Ok(None) };
+        draft.only_once();
         draft.update_event(team, &found, None);
         if let Some(request) = found.request {
             draft.notify(Notice::Forgotten(request));

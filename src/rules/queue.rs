@@ -7,7 +7,7 @@
 //! | left behind | takes it over, and waits again | passed over, and kept | removed, or left behind anew | |
 //! | left behind for as long as [`PLACE_KEPT`] | takes one at the end; this one is removed | passed over, and kept | removed, or nothing | |
 //!
-//! - At a session that is free, and that nobody waits for, an enqueue finds it free.
+//! - An enqueue takes no place where an acquire would not find the session held.
 //! - An enqueue that is repeated with its lease finds its place, or the lease that has come since.
 //! - There is room for [`MAX_WAITERS_PER_SESSION`] waiters whose servers run. A place that is taken
 //!   over needs none.
@@ -16,7 +16,7 @@ use std::time::Duration;
 
 use super::{Draft, Latest, Notice, Operation, RuleError, Session, Waiter, Wanted};
 use crate::domain::{
-    Acquire, Enqueue, Enqueued, LeaseId, ResumedBy, SessionKey, SessionRow, Timestamp,
+    Acquire, Decision, Enqueue, Enqueued, LeaseId, ResumedBy, SessionKey, SessionRow, Timestamp,
     limits::MAX_WAITERS_PER_SESSION,
 };
 
@@ -46,9 +46,10 @@ impl Operation for Enqueue {
         if let Some(ticket) = own.and_then(|own| own.ticket) {
             return Ok(Enqueued::Waits(ticket));
         }
-        if !latest.is_live(now) && !latest.waiting {
+        let decision = session.row(now).map(|row| row.decision(&self.acquire));
+        let (Some(Decision::Held(_)), Some(latest)) = (decision, session.latest.as_mut()) else {
             return Ok(Enqueued::Free);
-        }
+        };
         let place = Waiter {
             ticket: None,
             lease: self.lease,
@@ -88,7 +89,8 @@ impl Operation for Enqueue {
     }
 }
 
-/// Hands a session on to the next caller, if it is free and anybody waits.
+/// Hands a session on to the next caller, if it is free and anybody waits. Notes that somebody
+/// waits for one that is held, where that was forgotten: their server counted as gone for a while.
 #[derive(Debug, Clone)]
 pub struct HandOn<'a>(pub &'a SessionKey);
 
@@ -97,11 +99,16 @@ impl Operation for HandOn<'_> {
     type Answer = (Option<SessionRow>, Option<SessionRow>);
 
     fn wants(&self, wanted: &mut Wanted) {
-        wanted.session(self.0);
+        wanted.queue(self.0);
     }
 
     fn decide(&self, draft: &mut Draft<'_>) -> Result<Self::Answer, RuleError> {
         let mut session = draft.session(self.0);
+        let Session { latest: Some(latest), queue } = &mut session else { return Ok((None, None)) };
+        if !latest.waiting && next(latest.epic.as_ref(), queue).is_some() {
+            latest.waiting = true;
+            draft.put_session(self.0, session.clone());
+        }
         let handed = hand_on(draft, self.0, &mut session)?;
         Ok((session.row(draft.now()), handed))
     }
@@ -129,14 +136,13 @@ impl Operation for Leave<'_> {
     fn decide(&self, draft: &mut Draft<'_>) -> Result<bool, RuleError> {
         let now = draft.now();
         let mut session = draft.session(self.key);
-        let is_own = |waiter: &Waiter| {
-            waiter.lease == self.lease && !(self.keep && is_forgotten(waiter, now))
-        };
+        let is_own = |waiter: &Waiter| waiter.lease == self.lease;
         let Some(place) = session.queue.iter().position(is_own) else { return Ok(false) };
-        if self.keep {
-            session.queue[place].left_at = Some(now);
-        } else {
-            session.queue.remove(place);
+        let counts = !is_forgotten(&session.queue[place], now);
+        match (self.keep, counts) {
+            (true, true) => session.queue[place].left_at = Some(now),
+            (true, false) => return Ok(false),
+            (false, _) => drop(session.queue.remove(place)),
         }
         let is_awaited = waiting(&session.queue).next().is_some();
         if let Some(latest) = &mut session.latest {
@@ -144,7 +150,7 @@ impl Operation for Leave<'_> {
         }
         draft.notify(Notice::Session(self.key.clone()));
         draft.put_session(self.key, session);
-        Ok(true)
+        Ok(counts)
     }
 }
 
@@ -164,11 +170,7 @@ pub(super) fn hand_on(
         return Ok(None);
     }
     let bound = latest.epic.take();
-    let is_next = |waiter: &Waiter| {
-        let differs = waiter.epic.as_ref().zip(bound.as_ref()).is_some_and(|(own, of)| own != of);
-        waiter.left_at.is_none() && waiter.is_there && !differs
-    };
-    let Some(next) = queue.iter().position(is_next) else {
+    let Some(next) = next(bound.as_ref(), queue) else {
         (latest.epic, latest.waiting) = (bound, false);
         draft.put_session(key, session.clone());
         return Ok(None);
@@ -193,6 +195,14 @@ pub(super) fn hand_on(
     draft.notify(Notice::Session(key.clone()));
     draft.put_session(key, session.clone());
     Ok(session.row(now))
+}
+
+/// Which place is next for a session that is bound to that work.
+fn next(bound: Option<&String>, queue: &[Waiter]) -> Option<usize> {
+    queue.iter().position(|waiter| {
+        let differs = waiter.epic.as_ref().zip(bound).is_some_and(|(own, of)| own != of);
+        waiter.left_at.is_none() && waiter.is_there && !differs
+    })
 }
 
 /// Those whose callers wait.

@@ -3,8 +3,8 @@
 use std::{sync::Arc, time::Duration};
 
 use crate::domain::{
-    Attempts, By, Claim, Detail, EventRow, FencingToken, Labels, Lease, LeaseId, PayloadDigest,
-    RequestId, ResumedBy, SessionRow, StoredEvent, Timestamp, TurnResult,
+    Attempts, Claim, Detail, EventRow, FencingToken, Labels, Lease, LeaseId, PayloadDigest,
+    ProcessedBy, RequestId, ResumedBy, SessionRow, StoredEvent, Timestamp, TurnResult,
 };
 
 /// Distinguishes one state of a record from another: chosen at random with each write, so that a
@@ -107,7 +107,8 @@ impl Session {
     #[must_use]
     pub fn row(&self, now: Timestamp) -> Option<SessionRow> {
         let latest = self.latest.as_ref()?;
-        let waits = self.queue.iter().filter(|waiter| waiter.left_at.is_none());
+        let is_next = |waiter: &&Waiter| waiter.left_at.is_none() && waiter.is_there;
+        let waits = self.queue.iter().filter(is_next);
         Some(SessionRow {
             lease: latest.as_lease(now),
             request: latest.request,
@@ -151,7 +152,7 @@ pub enum State {
     /// A run has claimed it until then.
     Claimed(Timestamp),
     /// It is handled.
-    Handled(By, Option<Arc<TurnResult>>),
+    Handled(ProcessedBy, Option<Arc<TurnResult>>),
 }
 
 impl Event {

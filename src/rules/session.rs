@@ -7,8 +7,8 @@
 //! | held, by another | held | gone | nothing | bound | free, with a higher fence | deleted |
 //! | lapsed, nobody waits | granted | found as it ended | nothing | bound | nothing | deleted |
 //! | released, nobody waits | granted | gone | ended before | bound | nothing | deleted |
-//! | free, somebody waits | held: it goes to the first of them | as above | as above | bound | nothing | freed |
-//! | free, nobody who waits can have it | granted | as above | as above | bound, and looked at again for them | nothing | freed |
+//! | free, somebody waits | held, by nobody yet | as above | as above | bound | nothing | freed |
+//! | free, nobody who waits can have it | held until a hand-over finds that; then granted | as above | as above | bound, and looked at again for them | nothing | freed |
 //!
 //! - Bound to other work than an acquire names, a session is refused, held or free.
 //! - A stream whose place another has taken renews nothing; one whose lease another call carries
@@ -38,8 +38,7 @@ pub struct Released {
 }
 
 impl Operation for Acquire {
-    /// What it came to, and the session, if it went to a caller that had waited before.
-    type Answer = (Acquired, Option<SessionRow>);
+    type Answer = Acquired;
 
     fn wants(&self, wanted: &mut Wanted) {
         wanted.session(&self.key);
@@ -48,23 +47,22 @@ impl Operation for Acquire {
     fn decide(&self, draft: &mut Draft<'_>) -> Result<Self::Answer, RuleError> {
         let now = draft.now();
         let mut session = draft.session(&self.key);
-        let handed = hand_on(draft, &self.key, &mut session)?;
         if let Some(row) = session.row(now) {
             match row.decision(self) {
                 Decision::Free => {}
                 Decision::Granted(_) => {
                     note(&mut session, self.stream);
                     draft.put_session(&self.key, session);
-                    return Ok((Acquired { row, fresh: false }, handed));
+                    return Ok(Acquired { row, fresh: false });
                 }
                 Decision::Held(_) | Decision::EpicMismatch(_) => {
-                    return Ok((Acquired { row, fresh: false }, handed));
+                    return Ok(Acquired { row, fresh: false });
                 }
             }
         }
         let row = grant(draft, &mut session, self)?;
         draft.put_session(&self.key, session);
-        Ok((Acquired { row, fresh: true }, handed))
+        Ok(Acquired { row, fresh: true })
     }
 }
 
@@ -164,6 +162,7 @@ impl Operation for ForceRelease<'_> {
         let mut session = draft.session(self.0);
         let live = session.latest.as_mut().filter(|latest| latest.is_live(draft.now()));
         let Some(latest) = live else { return Ok(false) };
+        draft.only_once();
         end(draft, latest)?;
         draft.notify(Notice::Session(self.0.clone()));
         draft.put_session(self.0, session);
@@ -188,6 +187,7 @@ impl Operation for CloseSession<'_> {
         let mut session = draft.session(self.0);
         let is_awaited = waiting(&session.queue).next().is_some();
         let Some(latest) = &mut session.latest else { return Ok(false) };
+        draft.only_once();
         // A token above the clock: the row goes with a sweep, later.
         draft.rests_on(Timestamp::from_micros(latest.token.0));
         if is_awaited || latest.waiting || latest.token.0 > draft.now().as_micros() {

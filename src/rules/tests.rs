@@ -21,8 +21,8 @@ use super::{
     Waiter, Wanted,
 };
 use crate::domain::{
-    Acquire, Begin, Begun, Claim, Delivered, Detail, Ending, Enqueue, EventKey, FencingToken,
-    Finish, Labels, Lease, LeaseId, Mark, PayloadDigest, Prolong, Release, Renew, RequestId,
+    Acquire, Begin, Begun, Claim, Delivered, Detail, Enqueue, EventKey, FencingToken, Finish,
+    FinishAs, Labels, Lease, LeaseId, Mark, PayloadDigest, Release, Renew, RenewTurn, RequestId,
     SessionKey, Timestamp, Ttl, TurnId, TurnResult,
     limits::{CLAIM_TTL, EVENT_TTL, LEASE_TTL},
 };
@@ -313,17 +313,17 @@ fn begun(world: &mut World, begin: &Begin) -> TurnId {
     turn(begin, answer.begun)
 }
 
-fn finish(turn: &TurnId, ending: Ending) -> Finish {
+fn finish(turn: &TurnId, ending: FinishAs) -> Finish {
     Finish { turn: turn.clone(), ending, unless_resumed: None }
 }
 
-fn succeeded(result: &str) -> Ending {
+fn succeeded(result: &str) -> FinishAs {
     let result = TurnResult { bytes: result.into(), type_name: None };
-    Ending::Succeeded(Arc::new(result), ttl(600))
+    FinishAs::Succeeded(Arc::new(result), ttl(600))
 }
 
-fn prolong(turn: &TurnId) -> Prolong {
-    Prolong {
+fn prolong(turn: &TurnId) -> RenewTurn {
+    RenewTurn {
         turn: turn.clone(),
         claim_ttl: ttl(60),
         lease_ttl: ttl(30),

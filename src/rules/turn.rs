@@ -36,9 +36,9 @@ use super::{
     session::{grant, note, release, run_on},
 };
 use crate::domain::{
-    Acquire, Attempts, Begin, Begun, By, Claim, Decision, Detail, Ending, EventRow, Finish, Kept,
-    Lease, LeaseId, Prolong, RequestId, ResumedBy, SessionKey, SessionRow, Timestamp, TurnId,
-    limits::CLAIM_MEMORY,
+    Acquire, Attempts, Begin, Begun, Claim, Decision, Detail, EventRow, Finish, FinishAs, Lease,
+    LeaseId, ProcessedBy, RenewTurn, RequestId, ResumedBy, SessionKey, SessionRow, Timestamp,
+    TurnId, TurnLost, limits::CLAIM_MEMORY,
 };
 
 /// What became of a [`Begin`], and what that brought with it.
@@ -61,7 +61,7 @@ pub struct BeginAnswer {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FinishAnswer {
     /// The event's row, if it is handled.
-    pub kept: Kept<Option<EventRow>>,
+    pub kept: Result<Option<EventRow>, TurnLost>,
     /// The session, if it went to the next caller.
     pub handed: Option<SessionRow>,
 }
@@ -97,14 +97,14 @@ impl Operation for Begin {
                 State::Claimed(_) => found.is_live(now).then_some(None),
             };
             if let Some(result) = result {
-                let begun = Begun::Taken(found.row(now), result);
+                let begun = Begun::NotAvailable(found.row(now), result);
                 return Ok(BeginAnswer { idle: idle(wish.as_ref(), now), ..begun.into() });
             }
             before = Before::of(&found);
             if before.attempts.are_spent(self.max_attempts) {
                 let mut given_up = ended(&found, before.attempts, before.detail, now);
-                given_up.state = State::Handled(By::Nobody(before.attempts.claimed), None);
-                let begun = Begun::Taken(given_up.row(now), None);
+                given_up.state = State::Handled(ProcessedBy::GaveUp(before.attempts.claimed), None);
+                let begun = Begun::NotAvailable(given_up.row(now), None);
                 draft.update_event(team, &found, Some(given_up));
                 let (lapsed, idle) = (before.lapsed, idle(wish.as_ref(), now));
                 return Ok(BeginAnswer { idle, lapsed, gave_up: true, ..begun.into() });
@@ -156,7 +156,7 @@ impl Begin {
         wish: Option<Wish<'_>>,
     ) -> Begun {
         let now = draft.now();
-        let claim_alone = |claim| Begun::Taken(EventRow::Claimed(claim), None);
+        let claim_alone = |claim| Begun::NotAvailable(EventRow::Claimed(claim), None);
         if self.event.contradicts(claim.digest) {
             return claim_alone(claim);
         }
@@ -209,26 +209,26 @@ fn idle(wish: Option<&Wish<'_>>, now: Timestamp) -> Option<(SessionKey, LeaseId)
     }
 }
 
-/// A [`Prolong`], its lease for so long at most since it was granted.
+/// A [`RenewTurn`], its lease for so long at most since it was granted.
 #[derive(Debug, Clone)]
-pub struct ProlongWithin<'a>(pub &'a Prolong, pub Duration);
+pub struct RenewTurnWithin<'a>(pub &'a RenewTurn, pub Duration);
 
-impl Operation for ProlongWithin<'_> {
-    type Answer = Kept<(Claim, Option<Lease>)>;
+impl Operation for RenewTurnWithin<'_> {
+    type Answer = Result<(Claim, Option<Lease>), TurnLost>;
 
     fn wants(&self, wanted: &mut Wanted) {
         wants_turn(&self.0.turn, wanted);
     }
 
     fn decide(&self, draft: &mut Draft<'_>) -> Result<Self::Answer, RuleError> {
-        let Self(Prolong { turn, claim_ttl, lease_ttl, stream, interruption }, max_hold) = self;
+        let Self(RenewTurn { turn, claim_ttl, lease_ttl, stream, interruption }, max_hold) = self;
         let now = draft.now();
         let Own { event, session, .. } = match own(draft, turn) {
             Ok(own) => own,
-            Err(lost) => return Ok(lost.into_kept()),
+            Err(lost) => return Ok(Err(lost)),
         };
         if stream.is_some_and(|stream| event.resumed.replaces(stream)) {
-            return Ok(Kept::Resumed);
+            return Ok(Err(TurnLost::Replaced));
         }
         let is_interrupted = interruption
             .zip(*stream)
@@ -254,7 +254,7 @@ impl Operation for ProlongWithin<'_> {
             }
             draft.put_session(key, session);
         }
-        Ok(Kept::Done((claim, lease)))
+        Ok(Ok((claim, lease)))
     }
 }
 
@@ -270,14 +270,14 @@ impl Operation for Finish {
         let kept = |kept| Ok(FinishAnswer { kept, handed: None });
         let Own { event, attempts, session } = match own(draft, turn) {
             Ok(own) => own,
-            Err(Lost::Claim) => return kept(self.done_before(draft)),
-            Err(lost) => return kept(lost.into_kept()),
+            Err(TurnLost::Claim) => return kept(self.done_before(draft)),
+            Err(lost) => return kept(Err(lost)),
         };
         if let Some(stream) = *unless_resumed {
             let of_lease = session.as_ref().and_then(|(_, session)| session.latest.as_ref());
             let by = [Some(event.resumed), of_lease.map(|latest| latest.resumed)];
             if !by.into_iter().flatten().all(|by| by.leaves_to(stream)) {
-                return kept(Kept::Resumed);
+                return kept(Err(TurnLost::Replaced));
             }
         }
         let ended = self.ending(&event, attempts, ending, now);
@@ -287,7 +287,7 @@ impl Operation for Finish {
         if let Some((key, mut session)) = session {
             handed = release(draft, key, &mut session)?;
         }
-        Ok(FinishAnswer { kept: Kept::Done(handled(row)), handed })
+        Ok(FinishAnswer { kept: Ok(handled(row)), handed })
     }
 }
 
@@ -297,33 +297,33 @@ impl Finish {
         &self,
         event: &Event,
         mut attempts: Attempts,
-        ending: &Ending,
+        ending: &FinishAs,
         now: Timestamp,
     ) -> Event {
         let attempt = attempts.claimed;
         match ending {
-            Ending::Succeeded(result, ttl) => Event {
+            FinishAs::Succeeded(result, ttl) => Event {
                 expire_time: now.after(*ttl),
-                state: State::Handled(By::Turn(attempt), Some(Arc::clone(result))),
+                state: State::Handled(ProcessedBy::Turn(attempt), Some(Arc::clone(result))),
                 ..ended(event, attempts, None, now)
             },
-            Ending::Rejected(detail, ttl) => Event {
+            FinishAs::Rejected(detail, ttl) => Event {
                 expire_time: now.after(*ttl),
-                state: State::Handled(By::Rejected(attempt), None),
+                state: State::Handled(ProcessedBy::Rejected(attempt), None),
                 ..ended(event, attempts, detail.clone(), now)
             },
-            Ending::Failed(detail) => {
+            FinishAs::Failed(detail) => {
                 let mut ended = ended(event, attempts, detail.clone(), now);
                 if attempts.are_spent(self.turn.max_attempts) {
-                    ended.state = State::Handled(By::Nobody(attempt), None);
+                    ended.state = State::Handled(ProcessedBy::GaveUp(attempt), None);
                 }
                 ended
             }
-            Ending::Broken => {
+            FinishAs::Broken => {
                 attempts.uncounted += 1;
                 ended(event, attempts, event.detail.clone(), now)
             }
-            Ending::Abandoned => {
+            FinishAs::Abandoned => {
                 attempts.claimed -= 1;
                 ended(event, attempts, event.detail.clone(), now)
             }
@@ -331,13 +331,13 @@ impl Finish {
     }
 
     /// What is known of a turn whose claim is not live: it may have ended as it is to.
-    fn done_before(&self, draft: &mut Draft<'_>) -> Kept<Option<EventRow>> {
+    fn done_before(&self, draft: &mut Draft<'_>) -> Result<Option<EventRow>, TurnLost> {
         let (EventName { team, event }, now) = (name(&self.turn), draft.now());
         let row = draft.event(team, event).filter(|event| event.expire_time > now);
         let row = row.map(|event| event.row(now));
         match row.filter(|row| row.is_of(self.turn.request)) {
-            Some(row) if self.was_done(&row) => Kept::Done(handled(row)),
-            _ => Kept::ClaimLost,
+            Some(row) if self.is_already_applied(&row) => Ok(handled(row)),
+            _ => Err(TurnLost::Claim),
         }
     }
 }
@@ -366,29 +366,13 @@ struct Own<'a> {
     session: Option<(&'a SessionKey, Session)>,
 }
 
-/// What a turn that does not run has lost.
-enum Lost {
-    Claim,
-    /// If its lease ran out: how long it was held.
-    Lease(Option<Duration>),
-}
-
-impl Lost {
-    fn into_kept<T>(self) -> Kept<T> {
-        match self {
-            Self::Claim => Kept::ClaimLost,
-            Self::Lease(held) => Kept::LeaseLost(held),
-        }
-    }
-}
-
-fn own<'a>(draft: &mut Draft<'_>, turn: &'a TurnId) -> Result<Own<'a>, Lost> {
+fn own<'a>(draft: &mut Draft<'_>, turn: &'a TurnId) -> Result<Own<'a>, TurnLost> {
     let now = draft.now();
     let EventName { team, event } = name(turn);
-    let event = draft.event(team, event).ok_or(Lost::Claim)?;
+    let event = draft.event(team, event).ok_or(TurnLost::Claim)?;
     let attempts = event.attempts.filter(|attempts| attempts.claimed == turn.attempt);
-    let attempts = attempts.ok_or(Lost::Claim)?;
-    live_claim(&event, turn.request, now).ok_or(Lost::Claim)?;
+    let attempts = attempts.ok_or(TurnLost::Claim)?;
+    live_claim(&event, turn.request, now).ok_or(TurnLost::Claim)?;
     let mut session = None;
     if let Some((key, lease)) = &turn.lease {
         let found = draft.session(key);
@@ -396,7 +380,7 @@ fn own<'a>(draft: &mut Draft<'_>, turn: &'a TurnId) -> Result<Own<'a>, Lost> {
         match found.latest.as_ref().filter(is_own) {
             Some(latest) if latest.is_live(now) => session = Some((key, found)),
             ended => {
-                return Err(Lost::Lease(ended.map(|ended| ended.as_lease(now).held_for())));
+                return Err(TurnLost::Lease(ended.map(|ended| ended.as_lease(now).held_for())));
             }
         }
     }

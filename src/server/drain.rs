@@ -9,7 +9,7 @@ use super::{probe::Health, workers::Connections};
 
 /// How long a connection may take to close by itself once its calls are
 /// answered; an idle or mute peer is cut off then.
-pub(super) const GOODBYE: Duration = Duration::from_millis(500);
+pub(super) const CLOSE_TIMEOUT: Duration = Duration::from_millis(500);
 
 /// What it takes to end within a bound.
 pub(super) struct Drain {
@@ -24,7 +24,7 @@ pub(super) struct Drain {
 
 /// How a server is asked to end. Cheap to clone.
 #[derive(Clone, Default)]
-pub(super) struct Ending {
+pub(super) struct FinishAs {
     /// To end in good order.
     pub(super) asked: CancellationToken,
     /// Not to go on serving meanwhile.
@@ -36,7 +36,7 @@ pub(super) struct Ending {
 impl Drain {
     /// Waits to be asked to end, serves on for a while, stops, and waits for what
     /// is under way, and for the store to be `closed`.
-    pub(super) async fn run(self, ending: Ending, closed: impl Future<Output = ()>) {
+    pub(super) async fn run(self, ending: FinishAs, closed: impl Future<Output = ()>) {
         ending.asked.cancelled().await;
         self.health.end().await;
         if !self.lame_duck.is_zero() {
@@ -46,8 +46,8 @@ impl Drain {
         ending.stop.cancel();
         // The last of the time is for what comes after the calls.
         let end = Instant::now() + self.timeout;
-        let until = end - (self.timeout / 8 * 3).min(GOODBYE * 3);
-        let goodbye = GOODBYE.min(self.timeout / 8);
+        let until = end - (self.timeout / 8 * 3).min(CLOSE_TIMEOUT * 3);
+        let goodbye = CLOSE_TIMEOUT.min(self.timeout / 8);
         tracing::info!(calls = self.under_way.len(), "draining");
         self.under_way.close();
         if timeout_at(until, self.under_way.wait()).await.is_err() {

@@ -126,8 +126,8 @@ pub(super) async fn open(
             StoreError::Unavailable(_) | StoreError::OutcomeUnknown(_) => {
                 ("the database", CONNECT_PAUSE)
             }
-            StoreError::Overtaken => ("another migration", CONNECT_PAUSE),
-            StoreError::Contended(_) => ("a lock on the tables", LOCK_PAUSE),
+            StoreError::Conflict => ("another migration", CONNECT_PAUSE),
+            StoreError::LockTimeout(_) => ("a lock on the tables", LOCK_PAUSE),
             _ => return Err(error).with_context(|| format!("cannot use {shown}")),
         };
         let now = Instant::now();

@@ -22,12 +22,12 @@ use tokio::{
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use super::{drain::GOODBYE, latest::EvictingConnections};
+use super::{drain::CLOSE_TIMEOUT, latest::EvictingConnections};
 use crate::{
     config::LimitConfig,
-    grpc::{Connection, Gate},
-    listener::{Listener, Peer, Socket},
-    telemetry::Seldom,
+    grpc::{Connection, GrpcService},
+    sockets::{Listener, Peer, Socket},
+    telemetry::LogThrottle,
 };
 
 /// How often each worker wakes up for nothing.
@@ -89,7 +89,7 @@ impl Drop for Workers {
 }
 
 /// One connection on its way to a worker, and its place among all of them.
-struct Arrival {
+struct Accepted {
     socket: Socket,
     place: Place,
 }
@@ -115,8 +115,8 @@ impl Drop for Place {
 }
 
 /// Where connections for one worker go.
-struct Desk {
-    arrivals: mpsc::Sender<Arrival>,
+struct WorkerQueue {
+    arrivals: mpsc::Sender<Accepted>,
     /// One more than its connections refer to this.
     load: Arc<()>,
 }
@@ -125,7 +125,7 @@ struct Desk {
 /// server is not taken for a dead one.
 struct OverLimit {
     runtime: Handle,
-    gate: Gate,
+    gate: GrpcService,
     connections: EvictingConnections,
 }
 
@@ -155,17 +155,22 @@ pub(super) struct Connections {
 
 impl Connections {
     /// Serves what connects to `listeners`: by `gates[i]` on `runtimes[i]`.
-    pub(super) fn serve(&self, listeners: Vec<Listener>, runtimes: &[Handle], gates: Vec<Gate>) {
+    pub(super) fn serve(
+        &self,
+        listeners: Vec<Listener>,
+        runtimes: &[Handle],
+        gates: Vec<GrpcService>,
+    ) {
         let (Some(runtime), Some(gate)) = (runtimes.first(), gates.first()) else { return };
         let over_limit = OverLimit {
             runtime: runtime.clone(),
             gate: gate.health_only(),
             connections: EvictingConnections::default(),
         };
-        let desk = |(runtime, gate): (&Handle, Gate)| {
+        let desk = |(runtime, gate): (&Handle, GrpcService)| {
             let (arrivals, arriving) = mpsc::channel(ARRIVALS);
             runtime.spawn(self.clone().work(arriving, gate));
-            Desk { arrivals, load: Arc::new(()) }
+            WorkerQueue { arrivals, load: Arc::new(()) }
         };
         let desks = runtimes.iter().zip(gates).map(desk).collect();
         let accepting = self.clone().accept(listeners, desks, over_limit);
@@ -177,11 +182,11 @@ impl Connections {
     async fn accept(
         self,
         mut listeners: Vec<Listener>,
-        desks: Vec<Desk>,
+        desks: Vec<WorkerQueue>,
         mut over_limit: OverLimit,
     ) {
         let room = Arc::new(Semaphore::new(self.limits.max_connections));
-        let mut warnings = Seldom::default();
+        let mut warnings = LogThrottle::default();
         loop {
             let accepting = select_all(listeners.iter().map(|from| Box::pin(from.accept())));
             let (accepted, from, _) = accepting.await;
@@ -207,7 +212,7 @@ impl Connections {
                     );
                 }
                 let connection = self.clone().answer(
-                    Arrival { socket, place: Place::new(&self.open, None) },
+                    Accepted { socket, place: Place::new(&self.open, None) },
                     self.http(),
                     over_limit.gate.clone(),
                 );
@@ -219,14 +224,14 @@ impl Connections {
                 return;
             };
             let place = Place::new(&self.open, Some((Arc::clone(&desk.load), room)));
-            if desk.arrivals.send(Arrival { socket, place }).await.is_err() {
+            if desk.arrivals.send(Accepted { socket, place }).await.is_err() {
                 return;
             }
         }
     }
 
     /// Serves the connections of one worker, on its runtime.
-    async fn work(self, mut arriving: mpsc::Receiver<Arrival>, gate: Gate) {
+    async fn work(self, mut arriving: mpsc::Receiver<Accepted>, gate: GrpcService) {
         let http = self.http();
         while let Some(arrival) = arriving.recv().await {
             self.served.spawn(self.clone().answer(arrival, http.clone(), gate.clone()));
@@ -237,8 +242,8 @@ impl Connections {
     /// until a call was refused on it only because it is over the limit, so that its
     /// caller connects again. A connection that outlives its grace is cut, after its
     /// streams were ended as in a drain: what they keep stays its holder's.
-    async fn answer(self, arrival: Arrival, http: Builder<TokioExecutor>, gate: Gate) {
-        let Arrival { socket, place: _place } = arrival;
+    async fn answer(self, arrival: Accepted, http: Builder<TokioExecutor>, gate: GrpcService) {
+        let Accepted { socket, place: _place } = arrival;
         let Ok(peer) = Peer::new(socket, &self.limits) else { return };
         let connection = Arc::<Connection>::default();
         let gate = gate.on(Arc::clone(&connection));
@@ -265,7 +270,7 @@ impl Connections {
             biased;
             _ = serving => {}
             () = self.cut.cancelled() => {}
-            () = tokio::time::sleep(GOODBYE) => {}
+            () = tokio::time::sleep(CLOSE_TIMEOUT) => {}
         }
     }
 

@@ -9,7 +9,7 @@ use super::{
     AcquireOutcome, Caller, Measured, SessionError, Sessions,
     events::{EventSender, Events, StreamEvent},
     keeper::{Keeper, Renewable},
-    ops::GiveBack,
+    lane_ops::SessionCall,
     streams::Concern,
 };
 use crate::domain::{Acquire, Held, Lease, Release, Renew, StreamId};
@@ -116,7 +116,7 @@ impl Sessions {
         if !outlives_us {
             // If it is lost, a renewal may still be committed.
             let release = Release { key: acquire.key, lease: id, unless_resumed: acquire.stream };
-            GiveBack { release, queues: self.queues }.post(&self.changes);
+            SessionCall::post_release(&self.lanes, release);
         }
     }
 }

@@ -3,7 +3,10 @@
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 
 use prometheus_client::metrics::gauge::Gauge;
@@ -13,12 +16,12 @@ use tokio_util::task::{TaskTracker, task_tracker::TaskTrackerToken};
 use super::{
     Measured, SessionError,
     grant::{Grant, Grants},
-    ops::Leave,
+    lane_ops::{LeaveCall, SessionCall},
     streams::Streams,
 };
 use crate::{
     domain::{Lease, LeaseId, SessionKey, SessionRow, limits::MAX_WAITERS_PER_SESSION},
-    lane::Lane,
+    lane::Lanes,
     store::Hint,
 };
 
@@ -37,6 +40,8 @@ pub(super) struct Queues {
     leaving: Mutex<HashSet<LeaseId>>,
     /// The streams of this replica, which report how many wait.
     streams: Streams,
+    /// How many places there have been.
+    joined: AtomicU64,
 }
 
 /// Where somebody who waits is told what they wait for.
@@ -107,12 +112,18 @@ impl Queues {
             slots: Mutex::default(),
             leaving: Mutex::default(),
             streams,
+            joined: AtomicU64::new(0),
         }
     }
 
     /// Whether anybody waits.
     pub(super) fn is_empty(&self) -> bool {
         self.lock().is_empty()
+    }
+
+    /// Whether anybody has a place in the queue of a session, here.
+    pub(super) fn has_places(&self, key: &SessionKey) -> bool {
+        self.lock().contains_key(key)
     }
 
     /// A session went to somebody, as a statement found that began at `asked`: gives
@@ -221,7 +232,7 @@ impl Queues {
         self: &Arc<Self>,
         key: &SessionKey,
         lease: LeaseId,
-        leaves: &Lane<Leave>,
+        lanes: &Lanes<SessionCall>,
         grants: &Arc<Grants>,
     ) -> Result<Place, SessionError> {
         let mut queues = self.lock();
@@ -240,13 +251,14 @@ impl Queues {
         Ok(Place {
             key: key.clone(),
             lease,
+            number: self.joined.fetch_add(1, Ordering::Relaxed),
             ticket: None,
             may_be_stored: true,
             takes_over: true,
             is_kept: false,
             slot,
             queues: Arc::clone(self),
-            leaves: leaves.clone(),
+            lanes: lanes.clone(),
             grants: Arc::clone(grants),
         })
     }
@@ -257,6 +269,8 @@ impl Queues {
 pub(super) struct Place {
     key: SessionKey,
     lease: LeaseId,
+    /// Rises with each place.
+    number: u64,
     ticket: Option<i64>,
     /// Whether the store may have it in its queue, or have given the lease.
     may_be_stored: bool,
@@ -266,7 +280,7 @@ pub(super) struct Place {
     is_kept: bool,
     slot: Arc<Slot>,
     queues: Arc<Queues>,
-    leaves: Lane<Leave>,
+    lanes: Lanes<SessionCall>,
     grants: Arc<Grants>,
 }
 
@@ -288,6 +302,11 @@ impl Place {
     /// The lease that it is to end in.
     pub(super) const fn lease(&self) -> LeaseId {
         self.lease
+    }
+
+    /// Rises with each place that was joined.
+    pub(super) const fn number(&self) -> u64 {
+        self.number
     }
 
     /// The server ends the wait: it is kept for a call that repeats the request.
@@ -366,7 +385,9 @@ impl Drop for Place {
         if self.may_be_stored {
             let (key, lease, queues) = (self.key.clone(), self.lease, Arc::clone(&self.queues));
             let (keep, grants) = (self.is_kept, Some(Arc::clone(&self.grants)));
-            if self.leaves.post(Leave { key, lease, keep, queues, grants }).is_err() {
+            let lane = self.lanes.of(key.shard());
+            let call = LeaveCall { key, lease, keep, queues, grants };
+            if lane.post(SessionCall::Leave(call)).is_err() {
                 self.queues.left(&self.key, lease);
                 tracing::warn!(
                     "lane is full; the next heartbeat removes a departed waiter from its queue"

@@ -14,12 +14,13 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     Measured, SessionError, Sessions,
-    ops::{Leave, Outcome, Stand},
+    lane_ops::{EnqueueCall, LeaveCall, Outcome, SessionCall, SessionReply},
     queue::{News, Place, Queues},
+    unexpected,
 };
 use crate::{
     domain::{Acquire, Decision, Enqueue, Enqueued, Held, LeaseId},
-    lane::Lane,
+    lane::Lanes,
     store::{Connection, Hint},
 };
 
@@ -53,13 +54,21 @@ impl Sessions {
         let mut takes_over = true;
         loop {
             let (lease, grants) = (LeaseId::random(), &self.grants);
-            let mut place = self.queues.join(&acquire.key, lease, &self.leaves, grants)?;
+            let mut place = self.queues.join(&acquire.key, lease, &self.lanes, grants)?;
             place.takes_over = takes_over;
             let enqueue = Enqueue { acquire: acquire.clone(), lease, takes_over };
-            let (queues, leaves) = (Arc::clone(&self.queues), self.leaves.clone());
-            let grants = Arc::clone(grants);
-            let stand = Stand { enqueue, queues, leaves, grants };
-            let (ticket, is_last) = match self.stands.call(stand).await? {
+            let call = EnqueueCall {
+                enqueue,
+                number: place.number(),
+                queues: Arc::clone(&self.queues),
+                lanes: self.lanes.clone(),
+                grants: Arc::clone(grants),
+            };
+            let SessionReply::Enqueued(enqueued) = self.call(SessionCall::Enqueue(call)).await?
+            else {
+                return Err(unexpected().into());
+            };
+            let (ticket, is_last) = match enqueued {
                 Enqueued::Waits(ticket) => (ticket, true),
                 Enqueued::TookOver(ticket, _) => (ticket, false),
                 // It looks before all others.
@@ -217,7 +226,7 @@ enum Why {
 pub(super) async fn beat(
     mut store: impl Connection,
     queues: Weak<Queues>,
-    leaves: Lane<Leave>,
+    lanes: Lanes<SessionCall>,
     stop: CancellationToken,
 ) {
     let mut idle = MAX_BEATS;
@@ -231,9 +240,10 @@ pub(super) async fn beat(
         match store.beat().await {
             Ok(places) => {
                 for (key, lease) in queues.compare(places, asked) {
-                    let queues = Arc::clone(&queues);
-                    // Should there be no room, there is next time.
-                    let _ = leaves.post(Leave { key, lease, keep: false, queues, grants: None });
+                    let (lane, queues) = (lanes.of(key.shard()), Arc::clone(&queues));
+                    let leave = LeaveCall { key, lease, keep: false, queues, grants: None };
+                    // If the lane is full, the next heartbeat tries again.
+                    let _ = lane.post(SessionCall::Leave(leave));
                 }
             }
             Err(error) => tracing::debug!(%error, "replica heartbeat failed; retrying"),

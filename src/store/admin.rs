@@ -21,7 +21,7 @@ pub struct Page {
 #[derive(Debug, Clone, Copy, Default)]
 pub struct EventFilter {
     /// Those that stand so; all where it does not say.
-    pub standing: Option<Standing>,
+    pub standing: Option<EventStatus>,
     /// Those marked, claimed or finished less than so long ago.
     pub newer_than: Option<Duration>,
     /// Those marked, claimed or finished at least so long ago.
@@ -30,7 +30,7 @@ pub struct EventFilter {
 
 /// How an event on record stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Standing {
+pub enum EventStatus {
     /// A run has claimed it.
     Claimed,
     /// Runs had claimed it, and the next may.
@@ -45,7 +45,7 @@ pub enum Standing {
     GaveUp,
 }
 
-impl Standing {
+impl EventStatus {
     /// As the statements spell it.
     pub(super) const fn label(self) -> &'static str {
         match self {
@@ -156,5 +156,5 @@ pub trait AdminChanges {
     fn forget_event(
         &mut self,
         key: &EventKey,
-    ) -> impl Future<Output = Result<Option<EventRow>, StoreError>> + Send;
+    ) -> impl Future<Output = Result<Verdict<Option<EventRow>>, StoreError>> + Send;
 }

@@ -15,7 +15,8 @@ use tokio::sync::mpsc;
 use tokio_util::task::{TaskTracker, task_tracker::TaskTrackerToken};
 
 use super::{
-    Clock, Connection, Fence, FenceStore, Hint, Invalidations, PRESENCE, Store, StoreError, Work,
+    Clock, Connection, Fence, FenceStore, Hint, Invalidations, PRESENCE, Reset, Store, StoreError,
+    Work,
     records::{Applied, Decided, Records},
 };
 use crate::{
@@ -27,7 +28,7 @@ use crate::{
 };
 
 mod admin;
-mod upkeep;
+mod maintenance;
 
 /// The most hints that wait for a replica.
 const MOST_HINTS: usize = 1_024;
@@ -173,7 +174,9 @@ pub struct Handle {
     _open: TaskTrackerToken,
 }
 
-impl Connection for Handle {
+impl Connection for Handle {}
+
+impl Reset for Handle {
     fn reset(&mut self) {}
 }
 
@@ -188,7 +191,7 @@ impl Records for Handle {
         let mut snapshot = Snapshot { floor: records.floor, ..Snapshot::empty(now) };
         for (key, with_queue) in &wanted.sessions {
             if let Some(session) = records.sessions.get(key) {
-                let session = records.seen(session, *with_queue, now);
+                let session = records.seen(session, *with_queue, self.replica, now);
                 snapshot.sessions.insert(key.clone(), session);
             }
         }
@@ -238,12 +241,13 @@ impl Records for Handle {
 }
 
 impl RecordSet {
-    /// A session as a decision sees it.
-    fn seen(&self, session: &Session, with_queue: bool, now: Timestamp) -> Session {
+    /// A session as a decision of `own` sees it: that replica is there, whatever its latest
+    /// heartbeat says.
+    fn seen(&self, session: &Session, with_queue: bool, own: u64, now: Timestamp) -> Session {
         let is_awaited = session.latest.as_ref().is_some_and(|latest| latest.waiting);
         let is_there = |waiter: &Waiter| {
-            let replica = self.replicas.get(&waiter.lease);
-            replica.and_then(|replica| self.present.get(replica)).is_some_and(|until| *until > now)
+            let Some(replica) = self.replicas.get(&waiter.lease) else { return false };
+            *replica == own || self.present.get(replica).is_some_and(|until| *until > now)
         };
         let queue = session.queue.iter().filter(|_| is_awaited || with_queue);
         let queue = queue.map(|waiter| Waiter { is_there: is_there(waiter), ..waiter.clone() });

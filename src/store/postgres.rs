@@ -1,13 +1,12 @@
 //! PostgreSQL: the authority for any number of replicas.
 //!
-//! Architecture Invariant: every decision is one statement, so one round trip
-//! and one commit, and it is run by a task that nobody cancels. No pool: a connection
-//! belongs to one kind of work, or is shared by several where few are allowed, and runs one
-//! statement at a time.
+//! Architecture Invariant: what an operation changes is written by one statement, so in one commit,
+//! which is run by a task that nobody cancels. No pool: a connection belongs to one kind of work, or
+//! is shared by several where few are allowed, and runs one statement at a time.
 
 use std::{
     future::Future,
-    sync::{Arc, OnceLock},
+    sync::{Arc, OnceLock, PoisonError},
     time::Duration,
 };
 
@@ -16,7 +15,7 @@ use tokio::sync::{Mutex, mpsc};
 use tokio_util::task::TaskTracker;
 use uuid::Uuid;
 
-use super::{Clock, Connection, Hint, Invalidations, Store, StoreError, Work};
+use super::{Clock, Connection, Hint, Invalidations, Reset, Store, StoreError, Work};
 
 /// That two rows have one key, team and `$id`, so that the planner finds the first by it
 /// whatever it thinks of the tables. The team is compared as one of a list, which is of no
@@ -37,23 +36,6 @@ macro_rules! same_key {
             $by,
             ".",
             $id
-        )
-    };
-}
-
-/// Whether the event of `$row`, which has not expired by `$at`, is handled or claimed.
-macro_rules! live_event {
-    ($row:literal, $at:literal) => {
-        concat!(
-            "(",
-            $row,
-            ".expires_at > ",
-            $at,
-            " AND (",
-            $row,
-            ".claimed_until IS NULL OR ",
-            running!($row, $at),
-            "))"
         )
     };
 }
@@ -108,9 +90,6 @@ macro_rules! event_columns {
 /// a replica that has gone by `$at`.
 macro_rules! queue {
     ($row:literal, $at:literal) => {
-        queue!($row, $at, "")
-    };
-    ($row:literal, $at:literal, $but:literal) => {
         concat!(
             "CASE WHEN ",
             $row,
@@ -122,7 +101,6 @@ macro_rules! queue {
             $row,
             ".session_id AND r.expires_at > ",
             $at,
-            $but,
             " ORDER BY w.ticket) END AS queue"
         )
     };
@@ -137,16 +115,17 @@ mod resumed;
 #[macro_use]
 mod sweep_after;
 mod admin;
-mod answers;
-mod channel;
 mod connect;
 mod events;
 mod fence;
+mod handle;
 mod hints;
 mod line;
-mod link;
-mod listener;
+mod maintenance;
 mod migrate;
+mod notifications;
+mod notify_channel;
+mod ordinality;
 mod records;
 mod sessions;
 mod share;
@@ -154,17 +133,16 @@ mod sqlstate;
 mod steps;
 mod timestamp;
 mod turns;
-mod upkeep;
 
 use connect::Connector;
 pub use connect::{Origin, Source};
+pub use handle::Handle;
+use handle::Starved;
 use line::Line;
-pub use link::Link;
-use link::Starved;
-use listener::Heard;
-pub use listener::MAX_STALENESS;
 use namespace::Locks;
-use share::Plan;
+use notifications::CacheValidity;
+pub use notifications::MAX_STALENESS;
+use share::{Plan, Which};
 use sqlstate::classify;
 
 /// How long a statement may take that scans a whole table.
@@ -176,13 +154,11 @@ pub const STATEMENTS: &[&str] = &[
     records::APPLY,
     events::INSERT,
     events::INSERT_ONE,
-    events::LOOK,
     sessions::TAKE,
     sessions::END,
     sessions::TAKE_AND_END,
     sessions::BEAT,
     steps::SHORTEN,
-    sessions::LOOK,
     turns::BEGIN_NEW,
     turns::SUCCEED,
     turns::BEGIN_AND_SUCCEED,
@@ -192,19 +168,19 @@ pub const STATEMENTS: &[&str] = &[
     admin::LIST_SESSIONS,
     admin::LIST_EVENTS,
     admin::COUNT,
-    upkeep::COUNT_EXPIRED_EVENTS,
-    upkeep::COUNT_OLD_EVENTS,
-    upkeep::COUNT_SESSIONS,
-    upkeep::DELETE_EXPIRED_EVENTS,
-    upkeep::SWEEP_EVENTS,
-    upkeep::DELETE_OLD_EVENTS,
-    upkeep::DELETE_SESSIONS,
-    upkeep::COUNT_LEASES,
-    upkeep::PING,
+    maintenance::COUNT_EXPIRED_EVENTS,
+    maintenance::COUNT_OLD_EVENTS,
+    maintenance::COUNT_SESSIONS,
+    maintenance::DELETE_EXPIRED_EVENTS,
+    maintenance::SWEEP_EVENTS,
+    maintenance::DELETE_OLD_EVENTS,
+    maintenance::DELETE_SESSIONS,
+    maintenance::COUNT_LEASES,
+    maintenance::PING,
     share::LIMITS,
-    channel::PROVE,
-    channel::BACKEND,
-    channel::GREET,
+    notify_channel::PROVE,
+    notify_channel::BACKEND,
+    notify_channel::GREET,
     namespace::INVALIDATIONS,
     namespace::HINTS,
     connect::GREETING,
@@ -217,19 +193,40 @@ pub const STATEMENTS: &[&str] = &[
     migrate::OLDER_COLUMNS,
 ];
 
+/// Connections that leases and turns share, each by at most one user of either kind.
+#[derive(Default)]
+struct SessionLines {
+    lines: Vec<Arc<Mutex<Line>>>,
+    users: [usize; 2],
+}
+
+impl SessionLines {
+    /// The first that has no user of that kind.
+    fn next(&mut self, kind: usize, new: impl FnOnce() -> Arc<Mutex<Line>>) -> Arc<Mutex<Line>> {
+        let place = self.users[kind];
+        self.users[kind] += 1;
+        if self.lines.len() == place {
+            self.lines.push(new());
+        }
+        Arc::clone(&self.lines[place])
+    }
+}
+
 /// A PostgreSQL database.
 pub struct Postgres {
     connector: Connector,
     timeout: Duration,
     clock: Clock,
-    heard: Arc<Heard>,
+    heard: Arc<CacheValidity>,
     /// Those of the schema, once that is known.
     locks: OnceLock<Locks>,
     /// This replica, as the others know it.
     replica: Uuid,
     plan: Plan,
     /// The connections that several share, opened or not.
-    shared: [Arc<Mutex<Line>>; 3],
+    short: Arc<Mutex<Line>>,
+    scans: Arc<Mutex<Line>>,
+    sessions: std::sync::Mutex<SessionLines>,
     starved: Arc<Starved>,
     /// Held by a listener while it starts, which takes one connection more.
     begins: Arc<Mutex<()>>,
@@ -252,12 +249,12 @@ impl Postgres {
     /// When it contradicts itself.
     pub fn at(source: Source, timeout: Duration, clock: Clock) -> Result<Self, StoreError> {
         let connector = Connector::new(source, timeout)?;
-        let heard = Arc::new(Heard::new(clock.clone()));
+        let heard = Arc::new(CacheValidity::new(clock.clone()));
         let (replica, links) = (Uuid::new_v4(), TaskTracker::new());
         let locks = OnceLock::new();
         let line = |connector| Arc::new(Mutex::new(Line::new(connector)));
-        let short = || line(for_short(&connector, timeout));
-        let shared = [short(), line(connector.with([no_jit()])), short()];
+        let short = line(for_short(&connector, timeout));
+        let scans = line(connector.with([no_jit()]));
         let (plan, starved, begins) = (Plan::of(usize::MAX / 8), Arc::default(), Arc::default());
         Ok(Self {
             connector,
@@ -267,7 +264,9 @@ impl Postgres {
             locks,
             replica,
             plan,
-            shared,
+            short,
+            scans,
+            sessions: std::sync::Mutex::default(),
             starved,
             begins,
             links,
@@ -291,8 +290,8 @@ impl Postgres {
     /// lock on the tables.
     ///
     /// # Errors
-    /// [`StoreError::Unavailable`] when the database is away, [`StoreError::Overtaken`] while
-    /// another replica migrates, [`StoreError::Contended`] while the tables cannot be locked.
+    /// [`StoreError::Unavailable`] when the database is away, [`StoreError::Conflict`] while
+    /// another replica migrates, [`StoreError::LockTimeout`] while the tables cannot be locked.
     pub async fn migrate(&self) -> Result<(), StoreError> {
         let mut connection = self.connect().await?;
         let schema = migrate::run(&mut connection, self.connector.schema(), self.timeout).await?;
@@ -304,7 +303,7 @@ impl Postgres {
     /// Checks that the schema is one that this binary can use.
     ///
     /// # Errors
-    /// [`StoreError::Fault`] when it is not.
+    /// [`StoreError::Internal`] when it is not.
     pub async fn verify(&self) -> Result<(), StoreError> {
         let mut connection = self.connect().await?;
         let schema = timed(self.timeout, migrate::verify(&mut connection)).await?;
@@ -357,21 +356,27 @@ fn for_short(connector: &Connector, timeout: Duration) -> Connector {
 }
 
 impl Store for Postgres {
-    type Connection = Link;
+    type Connection = Handle;
 
-    fn connection(&self, work: Work) -> Link {
-        let line = match self.plan.shared(work) {
-            Some(place) => Arc::clone(&self.shared[place]),
-            None => Arc::new(Mutex::new(Line::new(for_short(&self.connector, self.timeout)))),
+    fn connection(&self, work: Work) -> Handle {
+        let own = || Arc::new(Mutex::new(Line::new(for_short(&self.connector, self.timeout))));
+        let line = match self.plan.line(work) {
+            Which::Own => own(),
+            Which::Short => Arc::clone(&self.short),
+            Which::Scans => Arc::clone(&self.scans),
+            Which::Sessions(kind) => {
+                let sessions = self.sessions.lock();
+                sessions.unwrap_or_else(PoisonError::into_inner).next(kind, own)
+            }
         };
         let timeout = if work == Work::Scans { PATIENCE } else { self.timeout };
-        Link::new(self, line, timeout)
+        Handle::new(self, line, timeout)
     }
 
     fn invalidations(&self) -> Arc<dyn Invalidations> {
         let heard = Arc::clone(&self.heard);
         let (connector, begins) = (self.connector.clone(), Arc::clone(&self.begins));
-        listener::listen(connector, self.timeout, heard, begins, self.links.token())
+        notifications::listen(connector, self.timeout, heard, begins, self.links.token())
     }
 
     fn hints(&self) -> mpsc::Receiver<Hint> {
@@ -401,9 +406,9 @@ impl Store for Postgres {
     }
 }
 
-impl Connection for Link {
+impl Connection for Handle {}
+
+impl Reset for Handle {
     /// A connection whose statement did not end is not used again anyway.
-    fn reset(&mut self) {
-        self.drawn.clear();
-    }
+    fn reset(&mut self) {}
 }

@@ -10,9 +10,6 @@ use crate::{
 
 pub mod answers;
 
-/// How often an operation is decided in one go while other writers are faster.
-const ROUNDS: usize = 3;
-
 /// A connection to a store of records.
 pub trait Records: Send {
     /// Reads what is wanted, as it stands at one moment.
@@ -24,8 +21,7 @@ pub trait Records: Send {
         wanted: &Wanted,
     ) -> impl Future<Output = Result<Snapshot, StoreError>> + Send;
 
-    /// Writes those of `plans` that hold, in their order, each as a whole; all in one atomic
-    /// step. Answers in order.
+    /// Writes those of `plans` that hold, in their order, each as a whole. Answers in order.
     ///
     /// # Errors
     /// [`StoreError`]; then no plan is known to be written.
@@ -45,17 +41,20 @@ pub trait Records: Send {
 pub trait Decided: Records {}
 
 /// What became of a [`Plan`].
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub enum Applied {
     /// It is written; these are the tickets of the places that it adds.
     Written(Vec<(LeaseId, i64)>),
-    /// Something that it rests on has changed: nothing of it is written.
+    /// Something that it rests on has changed: nothing of it is written, unless by an earlier run
+    /// of the same statement.
     Conflict,
+    /// Its statement failed, while other plans were written.
+    Failed(StoreError),
 }
 
 /// Decides `ops`, in their order, and writes what they come to; several that are about the same
 /// records are written together. Answers in order, each with the tickets of places that it
-/// took: [`Verdict::Again`] where other writers were faster each time.
+/// took: [`Verdict::Retry`] where another writer was faster.
 pub(super) async fn execute<S: Records, O: Operation + Sync>(
     store: &mut S,
     ops: &[O],
@@ -63,24 +62,26 @@ pub(super) async fn execute<S: Records, O: Operation + Sync>(
 where
     O::Answer: Send,
 {
-    let mut answers: Verdicts<O> = ops.iter().map(|_| Verdict::Again).collect();
+    let mut answers: Verdicts<O> = ops.iter().map(|_| Verdict::Retry).collect();
     let mut open: Vec<usize> = (0..ops.len()).collect();
-    for round in 0..ROUNDS {
-        let is_assumed = round == 0 && ops.iter().all(Operation::is_usually_new);
-        match decide_once(store, ops, &open, is_assumed, &mut answers).await {
+    let assumed = store.known_time().filter(|_| ops.iter().all(Operation::is_usually_new));
+    // A wrong assumption is followed by a read. A conflict after that is for the caller to retry,
+    // if it is still there: an operation of a caller that has gone must not take effect later than
+    // what was asked since.
+    for assumed in assumed.map(Some).into_iter().chain([None]) {
+        match decide_once(store, ops, &open, assumed, &mut answers).await {
             Ok(conflicts) => open = conflicts,
-            Err(error) if answers.iter().all(|verdict| matches!(verdict, Verdict::Again)) => {
+            Err(error) if answers.iter().all(|verdict| matches!(verdict, Verdict::Retry)) => {
                 return Err(error);
             }
-            // What is decided has been committed: the others are asked again, unless they may
-            // have been.
+            // What is decided has been committed.
             Err(error) => {
-                if let StoreError::OutcomeUnknown(_) = error {
-                    for answer in &mut answers {
-                        if let Verdict::Again = answer {
-                            *answer = Verdict::Unknown;
-                        }
-                    }
+                let undecided = open.iter().filter(|&&place| {
+                    // By now some of those that were open may be decided.
+                    matches!(answers[place], Verdict::Retry)
+                });
+                for place in undecided.copied().collect::<Vec<_>>() {
+                    answers[place] = Verdict::Failed(error.clone());
                 }
                 break;
             }
@@ -92,19 +93,19 @@ where
     Ok(answers)
 }
 
-/// Decides those of `ops` that are `open`, without a look first if it is assumed that there is no
-/// record, and notes what they come to. Answers those whose plans conflict, in order.
+/// Decides those of `ops` that are `open`, and notes what they come to; at the time `assumed`
+/// without a read, as if there were no record. Answers those whose plans conflict, in order.
 async fn decide_once<S: Records, O: Operation + Sync>(
     store: &mut S,
     ops: &[O],
     open: &[usize],
-    is_assumed: bool,
+    assumed: Option<Timestamp>,
     answers: &mut Verdicts<O>,
 ) -> Result<Vec<usize>, StoreError>
 where
     O::Answer: Send,
 {
-    let snapshot = if let Some(now) = store.known_time().filter(|_| is_assumed) {
+    let snapshot = if let Some(now) = assumed {
         Snapshot::empty(now)
     } else {
         let mut wanted = Wanted::default();
@@ -117,7 +118,7 @@ where
     let (mut plans, mut decided) = (Vec::new(), Vec::new());
     for group in groups(ops, open) {
         let (plan, of_group) =
-            decide(&snapshot, store.ids(), ops, &group).map_err(StoreError::fault)?;
+            decide(&snapshot, store.ids(), ops, &group).map_err(StoreError::internal)?;
         if plan.is_empty() {
             for (place, answer) in of_group {
                 answers[place] = Verdict::Decided((answer, Vec::new()));
@@ -135,6 +136,7 @@ where
                         answers[place] = Verdict::Decided((answer, tickets.clone()));
                     }
                     Applied::Conflict => conflicts.push(place),
+                    Applied::Failed(error) => answers[place] = Verdict::Failed(error.clone()),
                 }
             }
         }
@@ -222,7 +224,7 @@ where
     O::Answer: Send,
 {
     let answer = answers(store, &[op]).await?.pop();
-    answer.ok_or_else(|| StoreError::fault("an operation has no answer"))
+    answer.ok_or_else(|| StoreError::internal("an operation has no answer"))
 }
 
 #[cfg(test)]

@@ -79,20 +79,20 @@ impl Schema {
     /// What a database with these migrations, in their order, still needs.
     ///
     /// # Errors
-    /// [`StoreError::Fault`] when this binary must not use the database.
+    /// [`StoreError::Internal`] when this binary must not use the database.
     pub(super) fn plan(&self, applied: &[Applied]) -> Result<Plan<'_>, StoreError> {
         let newest = self.newest();
         let mut plan = Plan::default();
         for row in applied {
             let version = row.version;
             if !row.success {
-                return Err(StoreError::fault(format!(
+                return Err(StoreError::internal(format!(
                     "migration {version} ran only partly: restore the database from before it"
                 )));
             }
             let min_reader = row.min_reader.unwrap_or(version);
             if version > newest && min_reader > newest {
-                return Err(StoreError::fault(format!(
+                return Err(StoreError::internal(format!(
                     "this binary (oncegate {}, migrations up to {newest}) is older than its \
                      database: migration {version} there needs a binary that knows migration \
                      {min_reader}. Run a newer oncegate, or restore the database from before that \
@@ -121,14 +121,14 @@ impl Schema {
     /// Checks that a database with these migrations can be used as it is.
     ///
     /// # Errors
-    /// [`StoreError::Fault`] when it cannot.
+    /// [`StoreError::Internal`] when it cannot.
     pub(super) fn verify(&self, applied: &[Applied]) -> Result<(), StoreError> {
         let plan = self.plan(applied)?;
         if plan.pending.is_empty() {
             return Ok(());
         }
         let missing: Vec<i64> = plan.pending.iter().map(|step| step.version).collect();
-        Err(StoreError::fault(format!(
+        Err(StoreError::internal(format!(
             "the schema lacks migrations {missing:?} of this binary (oncegate {}): run \
              `oncegate migrate`",
             env!("CARGO_PKG_VERSION")
@@ -144,7 +144,7 @@ impl Schema {
         let known =
             |known: &&Superseded| known.version == row.version && known.checksum == checksum;
         let Some(superseded) = self.superseded.iter().find(known) else {
-            return Err(StoreError::fault(format!(
+            return Err(StoreError::internal(format!(
                 "migration {} ran with a different text than this binary has: a build that is not a \
                  release migrated the database",
                 row.version

@@ -32,7 +32,7 @@ use tokio_util::task::{TaskTracker, task_tracker::TaskTrackerToken};
 use uuid::Uuid;
 
 use self::file::DatabaseFile;
-use super::{Clock, Connection, Hint, Invalidations, Store, StoreError, Work};
+use super::{Clock, Connection, Hint, Invalidations, Reset, Store, StoreError, Work};
 use crate::{
     domain::{Timestamp, limits::CLAIM_MEMORY},
     rules::Ids,
@@ -44,10 +44,10 @@ mod events;
 mod fence;
 mod file;
 mod lock;
+mod maintenance;
 mod migrate;
 mod records;
 mod sessions;
-mod upkeep;
 
 use clock::StoreClock;
 
@@ -86,25 +86,25 @@ pub const STATEMENTS: &[&str] = &[
     admin::LIST_SESSIONS,
     admin::LIST_EVENTS,
     admin::COUNT,
-    upkeep::COUNT_EXPIRED_EVENTS,
-    upkeep::COUNT_OLD_EVENTS,
-    upkeep::COUNT_SESSIONS,
-    upkeep::DELETE_EXPIRED_EVENTS,
-    upkeep::DELETE_OLD_EVENTS,
-    upkeep::DELETE_SESSIONS,
-    upkeep::COUNT_LEASES,
+    maintenance::COUNT_EXPIRED_EVENTS,
+    maintenance::COUNT_OLD_EVENTS,
+    maintenance::COUNT_SESSIONS,
+    maintenance::DELETE_EXPIRED_EVENTS,
+    maintenance::DELETE_OLD_EVENTS,
+    maintenance::DELETE_SESSIONS,
+    maintenance::COUNT_LEASES,
     migrate::APPLIED,
     migrate::RECORD,
-    upkeep::PROBE_EVENTS,
-    upkeep::PROBE_SESSIONS,
-    upkeep::PROBE_WAITERS,
-    upkeep::PROBE_FENCE,
+    maintenance::PROBE_EVENTS,
+    maintenance::PROBE_SESSIONS,
+    maintenance::PROBE_WAITERS,
+    maintenance::PROBE_FENCE,
 ];
 
 /// An embedded database file.
 pub struct Sqlite {
     options: SqliteConnectOptions,
-    marks: Arc<Marks>,
+    marks: Arc<Invalidation>,
     writer: Arc<Writer>,
     retired: Arc<Retired>,
     file: Arc<DatabaseFile>,
@@ -115,7 +115,7 @@ impl Sqlite {
     /// Opens the file that `url` names, and makes it where there is none.
     ///
     /// # Errors
-    /// [`StoreError::Fault`] when the file cannot be opened, or another process
+    /// [`StoreError::Internal`] when the file cannot be opened, or another process
     /// has it.
     pub async fn open(url: &str, clock: Clock) -> Result<Self, StoreError> {
         let (given, may_create) = file::read_url(url)?;
@@ -129,7 +129,7 @@ impl Sqlite {
             .disable_statement_logging();
         let writer = open_writer(&options, &file).await.map_err(|error| file.refused(&error))?;
         file.watch()?;
-        let marks = Arc::new(Marks {
+        let marks = Arc::new(Invalidation {
             clock: StoreClock::new(clock),
             epoch: AtomicU64::new(0),
             file: Arc::clone(&file),
@@ -147,7 +147,7 @@ impl Sqlite {
     /// Brings the schema up to date.
     ///
     /// # Errors
-    /// [`StoreError::Fault`] when the schema is not one of ours.
+    /// [`StoreError::Internal`] when the schema is not one of ours.
     pub async fn migrate(&self) -> Result<(), StoreError> {
         let mut writer = self.writer.lock().await;
         migrate::run(&mut writer).await?;
@@ -157,7 +157,7 @@ impl Sqlite {
     /// Checks that the schema is one that this binary can use.
     ///
     /// # Errors
-    /// [`StoreError::Fault`] when it is not.
+    /// [`StoreError::Internal`] when it is not.
     pub async fn verify(&self) -> Result<(), StoreError> {
         let mut writer = self.writer.lock().await;
         migrate::verify(&mut writer).await?;
@@ -167,10 +167,10 @@ impl Sqlite {
     /// Takes up the file where the process before this one left it: the clock goes on from what
     /// that last wrote, and the places of callers that waited there are kept for a while.
     async fn take_up(&self, writer: &mut SqliteConnection) -> Result<(), StoreError> {
-        let memory = i64::try_from(CLAIM_MEMORY.as_micros()).map_err(StoreError::fault)?;
+        let memory = i64::try_from(CLAIM_MEMORY.as_micros()).map_err(StoreError::internal)?;
         let seen = sqlx::query_scalar(clock::SEEN).bind(memory).fetch_one(&mut *writer).await;
         self.marks.clock.begin_at(Timestamp::from_micros(seen.map_err(classify)?));
-        upkeep::keep_places(writer, self.marks.clock.now()).await
+        maintenance::keep_places(writer, self.marks.clock.now()).await
     }
 }
 
@@ -244,13 +244,13 @@ impl Store for Sqlite {
 }
 
 /// What is to be known of marks that were read: in one process, all of it.
-struct Marks {
+struct Invalidation {
     clock: StoreClock,
     epoch: AtomicU64,
     file: Arc<DatabaseFile>,
 }
 
-impl Marks {
+impl Invalidation {
     /// Marks were taken away, or may have been. Whatever deletes rows of marks
     /// that have not expired calls this before it answers.
     fn invalidate(&self) {
@@ -258,7 +258,7 @@ impl Marks {
     }
 }
 
-impl Invalidations for Marks {
+impl Invalidations for Invalidation {
     fn epoch(&self) -> u64 {
         self.epoch.load(Ordering::SeqCst)
     }
@@ -271,7 +271,7 @@ impl Invalidations for Marks {
 /// The shared writer, and a reader of its own.
 pub struct Handle {
     options: SqliteConnectOptions,
-    marks: Arc<Marks>,
+    marks: Arc<Invalidation>,
     ids: Ids,
     writer: Arc<Writer>,
     reader: Option<SqliteConnection>,
@@ -287,7 +287,9 @@ impl Drop for Handle {
     }
 }
 
-impl Connection for Handle {
+impl Connection for Handle {}
+
+impl Reset for Handle {
     fn reset(&mut self) {
         self.retired.add(self.reader.take());
     }
@@ -308,7 +310,7 @@ impl Handle {
             self.reset();
             return Err(error);
         }
-        self.reader.as_mut().ok_or_else(|| StoreError::fault("no connection"))
+        self.reader.as_mut().ok_or_else(|| StoreError::internal("no connection"))
     }
 }
 
@@ -375,7 +377,7 @@ fn classify(error: sqlx::Error) -> StoreError {
     let sqlx::Error::Database(database) = &error else {
         return match error {
             sqlx::Error::Io(_) | sqlx::Error::WorkerCrashed => StoreError::unknown(error),
-            _ => StoreError::fault(error),
+            _ => StoreError::internal(error),
         };
     };
     let extended: i32 = database.code().and_then(|code| code.parse().ok()).unwrap_or_default();
@@ -391,7 +393,7 @@ fn classify(error: sqlx::Error) -> StoreError {
         // TOOBIG, CONSTRAINT, MISMATCH: a trigger, a CHECK or a changed column.
         18..=20 => StoreError::Rejected(error.to_string().into()),
         // INTERNAL, MISUSE, RANGE: a mistake of ours.
-        2 | 21 | 25 => StoreError::fault(error),
+        2 | 21 | 25 => StoreError::internal(error),
         // Among them ERROR: a table is missing, or a trigger has a mistake.
         _ => StoreError::unusable(error),
     }
@@ -404,7 +406,7 @@ fn hex(uuid: Uuid) -> String {
 
 /// A batch as `json_each` reads it.
 fn json(batch: &impl serde::Serialize) -> Result<String, StoreError> {
-    serde_json::to_string(batch).map_err(StoreError::fault)
+    serde_json::to_string(batch).map_err(StoreError::internal)
 }
 
 /// The answer's place that a `json_each` key names.
@@ -412,7 +414,7 @@ fn slot<T>(answers: &mut [T], key: i64) -> Result<&mut T, StoreError> {
     usize::try_from(key)
         .ok()
         .and_then(|index| answers.get_mut(index))
-        .ok_or_else(|| StoreError::fault("unexpected row in the answer"))
+        .ok_or_else(|| StoreError::internal("unexpected row in the answer"))
 }
 
 /// Runs a statement for all of `rows`, if there are any.

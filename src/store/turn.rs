@@ -4,20 +4,21 @@ use std::{future::Future, time::Duration};
 
 use super::{StoreError, Verdict};
 use crate::domain::{
-    Begin, Begun, Claim, EventRow, Finish, Kept, Lease, LeaseId, Prolong, SessionKey, SessionRow,
+    Begin, Begun, Claim, EventRow, Finish, Lease, LeaseId, RenewTurn, SessionKey, SessionRow,
+    TurnLost,
 };
 
 /// A turn that runs on: its event's claim, and its session's lease.
-pub type Prolonged = Kept<(Claim, Option<Lease>)>;
+pub type RenewedTurn = Result<(Claim, Option<Lease>), TurnLost>;
 
 /// What became of turns that were to begin, and of others that were to end; each in the
 /// order in which they were asked.
 #[derive(Debug)]
-pub struct Turned {
+pub struct TurnBatch {
     /// What each of those that were to begin came to.
     pub begun: Vec<Verdict<Begun>>,
     /// The events' rows of those that were to end, where they are handled.
-    pub kept: Vec<Verdict<Kept<Option<EventRow>>>>,
+    pub kept: Vec<Verdict<Result<Option<EventRow>, TurnLost>>>,
     /// The sessions that went to whoever was next. Those who wait on other replicas
     /// are notified.
     pub handed: Vec<SessionRow>,
@@ -30,12 +31,12 @@ pub struct Turned {
     pub gave_up: u64,
 }
 
-impl Turned {
+impl TurnBatch {
     /// Nothing is decided yet, of so many.
     pub(super) fn nothing(begins: usize, finishes: usize) -> Self {
         Self {
-            begun: vec![Verdict::Again; begins],
-            kept: vec![Verdict::Again; finishes],
+            begun: vec![Verdict::Retry; begins],
+            kept: vec![Verdict::Retry; finishes],
             handed: Vec::new(),
             idle: Vec::new(),
             lapsed: 0,
@@ -45,8 +46,8 @@ impl Turned {
 
     /// Whether it tells of nothing.
     pub(super) fn is_nothing(&self) -> bool {
-        self.begun.iter().all(|begun| *begun == Verdict::Again)
-            && self.kept.iter().all(|kept| *kept == Verdict::Again)
+        self.begun.iter().all(|begun| matches!(begun, Verdict::Retry))
+            && self.kept.iter().all(|kept| matches!(kept, Verdict::Retry))
             && self.idle.is_empty()
     }
 }
@@ -56,7 +57,7 @@ pub trait TurnStore {
     /// Begins turns: claims the event, under all of its names, and takes the session, or
     /// neither. Ends turns: writes what became of the event and hands the session on, or
     /// neither. No name and no session is in either twice, nor in both. Answers in order;
-    /// [`Verdict::Again`] where another is deciding just now.
+    /// [`Verdict::Retry`] where another is deciding just now.
     ///
     /// # Errors
     /// [`StoreError`]; then no turn of the batch is known to have begun or ended.
@@ -64,16 +65,16 @@ pub trait TurnStore {
         &mut self,
         begins: &[&Begin],
         finishes: &[&Finish],
-    ) -> impl Future<Output = Result<Turned, StoreError>> + Send;
+    ) -> impl Future<Output = Result<TurnBatch, StoreError>> + Send;
 
     /// Lets turns run on, claim and lease together, the lease for `max_hold` at most
     /// since it was granted. No event and no session is in `asked` twice.
     ///
     /// # Errors
     /// [`StoreError`]; then no turn is known to run on.
-    fn prolong_turns(
+    fn renew_turns(
         &mut self,
-        asked: &[&Prolong],
+        asked: &[&RenewTurn],
         max_hold: Duration,
-    ) -> impl Future<Output = Result<Vec<Verdict<Prolonged>>, StoreError>> + Send;
+    ) -> impl Future<Output = Result<Vec<Verdict<RenewedTurn>>, StoreError>> + Send;
 }

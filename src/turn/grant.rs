@@ -10,9 +10,9 @@ use std::{
 
 use tokio::{runtime::Handle, time::sleep};
 
-use super::ops::Turning;
+use super::lane_ops::Turning;
 use crate::{
-    domain::{Begin, Claim, Ending, Finish, Lease, StreamId, TurnId},
+    domain::{Begin, Claim, Finish, FinishAs, Lease, StreamId, TurnId},
     session::{self, Measured},
 };
 
@@ -103,7 +103,7 @@ impl Drop for Delivery {
             Unaccepted::Abandoned => {
                 // No row has this stream, so a call that carried the turn on keeps it.
                 let unless_resumed = Some(StreamId::random());
-                self.lanes.post(Finish { turn, ending: Ending::Abandoned, unless_resumed });
+                self.lanes.post(Finish { turn, ending: FinishAs::Abandoned, unless_resumed });
             }
             Unaccepted::Broken(stream, grace) => {
                 let (lanes, unless_resumed) = (Arc::clone(&self.lanes), Some(stream));
@@ -117,7 +117,7 @@ impl Drop for Delivery {
                         biased;
                         () = lanes.sessions.stopping() => {}
                         () = sleep(grace) => {
-                            lanes.post(Finish { turn, ending: Ending::Broken, unless_resumed });
+                            lanes.post(Finish { turn, ending: FinishAs::Broken, unless_resumed });
                         }
                     }
                 });

@@ -13,7 +13,7 @@ use tokio::{
 
 use super::{Turn, TurnOutcome, Turns};
 use crate::{
-    domain::{Begin, Ending, EventRow, Finish, Interruption, Prolong, StreamId},
+    domain::{Begin, EventRow, Finish, FinishAs, Interruption, RenewTurn, StreamId},
     session::{Caller, Concern, EventSender, Events, Keeper, Renewable, SessionError, StreamEvent},
 };
 
@@ -31,7 +31,7 @@ pub enum RunEnd {
 /// How a caller closes its side of the stream that keeps its turn.
 pub enum Closed {
     /// It says how the turn ends.
-    With(Ending),
+    With(FinishAs),
     /// It does not: the turn has failed, unless its holder has carried it on.
     Without,
     /// It was broken off: the event is free again, unless its holder has carried it on.
@@ -133,7 +133,7 @@ impl Turns {
         let renew = |interruption| {
             let turn = id.clone();
             let stream = Some(stream);
-            self.renew(Prolong { turn, claim_ttl, lease_ttl, stream, interruption })
+            self.renew(RenewTurn { turn, claim_ttl, lease_ttl, stream, interruption })
         };
         let ending = how_it_ends(caller, closed, &events, grace, &has_broken);
         let finish = match keeper.keep(ending, || renew(is_broken())).await {
@@ -150,10 +150,10 @@ impl Turns {
             Err(error) => return events.end(Err(error)),
             Ok(Closed::With(ending)) => Finish { turn: id, ending, unless_resumed: None },
             Ok(Closed::Without) => {
-                Finish { turn: id, ending: Ending::Failed(None), unless_resumed: Some(stream) }
+                Finish { turn: id, ending: FinishAs::Failed(None), unless_resumed: Some(stream) }
             }
             Ok(Closed::Broken) => {
-                Finish { turn: id, ending: Ending::Broken, unless_resumed: Some(stream) }
+                Finish { turn: id, ending: FinishAs::Broken, unless_resumed: Some(stream) }
             }
         };
         let finished = self.finish(finish.clone()).await;

@@ -11,7 +11,7 @@ use std::{
 use futures_util::future::join_all;
 use oncegate::{
     domain::{
-        Acquire, Begin, Delivered, Ending, EventKey, Finish, Id, Labels, RequestId, SessionKey,
+        Acquire, Begin, Delivered, EventKey, Finish, FinishAs, Id, Labels, RequestId, SessionKey,
         Ttl, limits,
     },
     grpc::pb::{
@@ -172,9 +172,9 @@ impl Arena {
             let succeeds = random.random_bool(0.3);
             let ttl = Ttl::parse(None, limits::DEFAULT_EVENT_TTL, &limits::EVENT_TTL).unwrap();
             let ending = if succeeds {
-                Ending::Succeeded(Arc::default(), ttl)
+                FinishAs::Succeeded(Arc::default(), ttl)
             } else {
-                Ending::Failed(None)
+                FinishAs::Failed(None)
             };
             self.handled[number].fetch_add(u32::from(succeeds), Ordering::SeqCst);
             turns.finish(Finish { turn: turn.id, ending, unless_resumed: None }).await.unwrap();
@@ -210,7 +210,7 @@ async fn a_twin_that_went_away_takes_no_turn_with_it() {
         // Whichever of them was told of it first.
         drop(gone);
         let Ok(TurnOutcome::Granted(grant)) = stays else { panic!("round {round}") };
-        let ending = Ending::Succeeded(Arc::default(), ttl);
+        let ending = FinishAs::Succeeded(Arc::default(), ttl);
         turns
             .finish(Finish { turn: grant.accept().id, ending, unless_resumed: None })
             .await
@@ -249,7 +249,7 @@ async fn no_turn_stays_with_a_caller_that_went_away() {
                 assert_eq!(handled, 0, "event {number} was handled");
                 let turn = grant.accept().id;
                 turns
-                    .finish(Finish { turn, ending: Ending::Failed(None), unless_resumed: None })
+                    .finish(Finish { turn, ending: FinishAs::Failed(None), unless_resumed: None })
                     .await
                     .unwrap();
             }

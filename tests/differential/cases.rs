@@ -5,7 +5,7 @@ use std::{ops::RangeInclusive, time::Duration};
 use oncegate::{
     domain::{
         Acquire, Begin, Delivered, Enqueue, EventKey, Interruption, Labels, Mark, PayloadDigest,
-        Prolong, Release, RequestId, SessionKey, StreamId, Ttl, TurnId,
+        Release, RenewTurn, RequestId, SessionKey, StreamId, Ttl, TurnId,
         limits::{CLAIM_MEMORY, CLAIM_TTL, EVENT_TTL, LEASE_TTL},
     },
     store::{Age, Kind, Scope, Sweep},
@@ -82,7 +82,8 @@ async fn come_to(ops: Vec<Op>, expected: &str) {
 async fn a_caller_that_waits_for_other_work_is_next_once_the_session_is_bound_to_that() {
     let hand_on = || Op::HandOn(vec![key()]);
     let bind = |epic| Op::Bind(key(), epic);
-    let until = vec![take(), wait((1, 0), "P-2"), release((0, 0)), hand_on()];
+    let waits = vec![take(), bind(Some("P-2")), wait((1, 0), "P-2"), bind(Some("P-1"))];
+    let until = [waits, vec![release((0, 0)), hand_on()]].concat();
     let idle = "live: false, waiting: false";
     come_to(until.clone(), idle).await;
     come_to([until.clone(), vec![bind(Some("P-3")), hand_on()]].concat(), idle).await;
@@ -99,8 +100,8 @@ async fn a_place_that_was_left_for_too_long_is_gone() {
         vec![take(), wait((1, 0), "P-1"), leave((1, 0), true), kept]
     };
     let (soon, late) = (after(9_999_999), after(10_000_000));
-    come_to([soon.clone(), vec![leave((1, 0), false)]].concat(), "[true]").await;
-    come_to([late.clone(), vec![leave((1, 0), false)]].concat(), "[false]").await;
+    come_to([soon.clone(), vec![leave((1, 0), false)]].concat(), "Decided(Left(true))").await;
+    come_to([late.clone(), vec![leave((1, 0), false)]].concat(), "Decided(Left(false))").await;
     let again = || vec![wait((1, 0), "P-1")];
     come_to([soon, again()].concat(), "waits, place 0").await;
     come_to([late, again()].concat(), "waits, place 1, last: true").await;
@@ -112,7 +113,7 @@ async fn a_place_whose_answer_was_lost_is_found_again_and_the_lease_that_has_com
     come_to(placed.clone(), "waits, place 0").await;
     // The lease has come since.
     let given = [placed, vec![release((0, 0)), wait((1, 0), "P-1")]].concat();
-    come_to(given, "Decided(Given)").await;
+    come_to(given, "Decided(Enqueued(Given))").await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -186,8 +187,8 @@ fn renew(stream: Option<StreamId>, interruption: Option<Interruption>) -> Op {
         max_attempts: 1,
     };
     let (claim_ttl, lease_ttl) = (minute(&CLAIM_TTL), minute(&LEASE_TTL));
-    let prolong = Prolong { turn, claim_ttl, lease_ttl, stream, interruption };
-    Op::Prolong(vec![Of((0, 0), prolong)], Duration::from_hours(1))
+    let prolong = RenewTurn { turn, claim_ttl, lease_ttl, stream, interruption };
+    Op::RenewTurn(vec![Of((0, 0), prolong)], Duration::from_hours(1))
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -198,7 +199,7 @@ async fn an_attempt_that_was_interrupted_counts_once_it_is_carried_on() {
     come_to([interrupted.clone(), next()].concat(), "attempt: 2").await;
     for carried_on in [begin(0, Some(StreamId::random())), begin(0, None), renew(None, None)] {
         let ops = [interrupted.clone(), vec![carried_on], next()].concat();
-        come_to(ops, "by: Nobody(1)").await;
+        come_to(ops, "by: GaveUp(1)").await;
     }
 }
 
@@ -209,7 +210,7 @@ async fn attempts_are_counted_for_a_day_after_the_latest_renewal() {
         vec![begin(0, None), wait, renew(None, None), Op::Advance(span), begin(9, None)]
     };
     let micro = Duration::from_micros(1);
-    come_to(after(CLAIM_MEMORY.checked_sub(micro).unwrap()), "by: Nobody(1)").await;
+    come_to(after(CLAIM_MEMORY.checked_sub(micro).unwrap()), "by: GaveUp(1)").await;
     come_to(after(CLAIM_MEMORY), "attempt: 1").await;
 }
 

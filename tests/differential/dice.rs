@@ -12,7 +12,7 @@ use oncegate::{
         limits::{CLAIM_MEMORY, CLAIM_TTL, EVENT_TTL, LEASE_TTL},
     },
     rules::queue::PLACE_KEPT,
-    store::{Age, EventFilter, Kind, Page, Scope, Standing, Sweep},
+    store::{Age, EventFilter, EventStatus, Kind, Page, Scope, Sweep},
 };
 use rand::{RngExt as _, SeedableRng as _, rngs::StdRng, seq::IndexedRandom as _};
 
@@ -323,12 +323,12 @@ impl Dice {
         }
         let standing = self.of(&[
             None,
-            Some(Standing::Claimed),
-            Some(Standing::Free),
-            Some(Standing::Processed),
-            Some(Standing::Succeeded),
-            Some(Standing::Rejected),
-            Some(Standing::GaveUp),
+            Some(EventStatus::Claimed),
+            Some(EventStatus::Free),
+            Some(EventStatus::Processed),
+            Some(EventStatus::Succeeded),
+            Some(EventStatus::Rejected),
+            Some(EventStatus::GaveUp),
         ]);
         let spans = [None, None, Some(Duration::from_secs(5)), Some(Duration::from_mins(1))];
         let (newer_than, older_than) = (self.of(&spans), self.of(&spans));

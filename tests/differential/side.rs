@@ -63,7 +63,7 @@ impl<C: Connection> Side<C> {
             Op::Leave(places, keep) => self.leave(places, *keep).await,
             Op::Renew(asked, max_hold) => self.renew(asked, *max_hold).await,
             Op::Turns(begins, finishes) => self.turns(step.number, begins, finishes).await,
-            Op::Prolong(asked, max_hold) => self.prolong(asked, *max_hold).await,
+            Op::RenewTurn(asked, max_hold) => self.prolong(asked, *max_hold).await,
             Op::Bind(key, epic) => self.bind(key, *epic).await,
             Op::Force(key) => self.store.force_release(key).await.map(debug),
             Op::Close(key) => self.close(key).await,
@@ -147,7 +147,7 @@ fn debug(answer: impl Debug) -> String {
 /// The operations that are not decided yet, and their places.
 fn open<'a, T, A>(verdicts: &[Verdict<T>], asked: &'a [A]) -> (Vec<usize>, Vec<&'a A>) {
     let open = verdicts.iter().zip(asked).enumerate();
-    let open = open.filter(|(_, (verdict, _))| matches!(verdict, Verdict::Again));
+    let open = open.filter(|(_, (verdict, _))| matches!(verdict, Verdict::Retry));
     open.map(|(place, (_, asked))| (place, asked)).unzip()
 }
 
@@ -156,7 +156,7 @@ async fn decided<A: Copy, T: Clone>(
     asked: &[A],
     mut call: impl AsyncFnMut(&[A]) -> Result<Vec<Verdict<T>>, StoreError>,
 ) -> Result<Vec<Verdict<T>>, StoreError> {
-    let mut verdicts = vec![Verdict::Again; asked.len()];
+    let mut verdicts = vec![Verdict::Retry; asked.len()];
     for _ in 0..RUNS {
         let (places, open) = open(&verdicts, asked);
         if places.is_empty() {

@@ -4,8 +4,8 @@ use std::{fmt, time::Duration};
 
 use oncegate::{
     domain::{
-        Acquire, Begin, Delivered, Enqueue, EventKey, Finish, LeaseId, Mark, Prolong, Release,
-        Renew, RequestId, SessionKey,
+        Acquire, Begin, Delivered, Enqueue, EventKey, Finish, LeaseId, Mark, Release, Renew,
+        RenewTurn, RequestId, SessionKey,
     },
     store::{EventFilter, Page, Sweep},
 };
@@ -47,7 +47,7 @@ pub enum Op {
     Leave(Vec<Of<SessionKey>>, bool),
     Renew(Vec<Of<Renew>>, Duration),
     Turns(Vec<Begin>, Vec<Of<Finish>>),
-    Prolong(Vec<Of<Prolong>>, Duration),
+    RenewTurn(Vec<Of<RenewTurn>>, Duration),
     Bind(SessionKey, Option<&'static str>),
     Force(SessionKey),
     Close(SessionKey),

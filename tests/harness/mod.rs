@@ -22,6 +22,7 @@ pub mod copies;
 pub mod files;
 pub mod hole;
 pub mod metrics;
+pub mod ops;
 pub mod postgres;
 pub mod process;
 pub mod proxy;

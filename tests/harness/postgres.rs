@@ -46,7 +46,7 @@ pub async fn cut_connections(url: String) {
     let mut cutter = PgConnection::connect(&url).await.unwrap();
     loop {
         cutter.execute(CUT).await.unwrap();
-        tokio::time::sleep(Duration::from_millis(20)).await;
+        tokio::time::sleep(Duration::from_millis(50)).await;
     }
 }
 

@@ -47,6 +47,8 @@ pub struct Proxy {
     line: watch::Sender<Line>,
     /// How often all connections were forgotten.
     forgotten: watch::Sender<usize>,
+    /// Which of the next answers is lost, from 1; none if 0.
+    loses: Arc<AtomicUsize>,
     connections: Arc<AtomicUsize>,
     given_up: Arc<AtomicUsize>,
 }
@@ -68,19 +70,21 @@ impl Proxy {
             url,
             line: watch::Sender::new(line),
             forgotten: watch::Sender::new(0),
+            loses: Arc::default(),
             connections: Arc::default(),
             given_up: Arc::default(),
         };
         let line = proxy.line.subscribe();
         let forgotten = proxy.forgotten.subscribe();
         let (connections, given_up) = (proxy.connections.clone(), proxy.given_up.clone());
+        let loses = proxy.loses.clone();
         tokio::spawn(async move {
             loop {
                 let (client, _) = listener.accept().await.unwrap();
                 let database = (to.get_host().to_owned(), to.get_port());
                 let (line, connections, given_up) =
                     (line.clone(), connections.clone(), given_up.clone());
-                let forgotten = forgotten.clone();
+                let (forgotten, loses) = (forgotten.clone(), loses.clone());
                 tokio::spawn(async move {
                     let (from_client, to_client) = client.into_split();
                     let Ok((is_listener, startup)) = startup(from_client, name).await else {
@@ -92,8 +96,8 @@ impl Proxy {
                         return;
                     }
                     connections.fetch_add(1, Ordering::SeqCst);
-                    let _ =
-                        meddle(from_client, to_client, startup, database, line, forgotten).await;
+                    let ends = (from_client, to_client);
+                    let _ = meddle(ends, startup, database, line, forgotten, &loses).await;
                     connections.fetch_sub(1, Ordering::SeqCst);
                     given_up.fetch_add(1, Ordering::SeqCst);
                 });
@@ -105,6 +109,12 @@ impl Proxy {
     /// From now on, this becomes of the listener's connections.
     pub fn set(&self, line: Line) {
         self.line.send_replace(line);
+    }
+
+    /// So many answers of the database pass, and the next is lost, with its connection: what it
+    /// answers is committed. All else passes.
+    pub fn lose_answer_after(&self, passing: usize) {
+        self.loses.store(passing + 1, Ordering::SeqCst);
     }
 
     /// From now on, what is sent over the connections that were idle for [`FORGET`] is lost, in
@@ -155,12 +165,12 @@ async fn pass(
 }
 
 async fn meddle(
-    mut from_client: OwnedReadHalf,
-    mut to_client: OwnedWriteHalf,
+    (mut from_client, mut to_client): (OwnedReadHalf, OwnedWriteHalf),
     startup: Vec<u8>,
     database: (String, u16),
     mut line: watch::Receiver<Line>,
     mut forgotten: watch::Receiver<usize>,
+    loses: &AtomicUsize,
 ) -> io::Result<()> {
     forgotten.mark_unchanged();
     let (mut from_database, mut to_database) = TcpStream::connect(database).await?.into_split();
@@ -176,7 +186,7 @@ async fn meddle(
     };
     let ended = tokio::select! {
         ended = ask(&mut from_client, &mut to_database, &asked) => Some(ended),
-        ended = answer(&mut from_database, &mut to_client, &mut line) => Some(ended),
+        ended = answer(&mut from_database, &mut to_client, &mut line, loses) => Some(ended),
         _ = cut.wait_for(|line| *line == Line::Cut) => Some(Ok(())),
         () = idle_when_forgotten => None,
     };
@@ -209,14 +219,24 @@ async fn answer(
     database: &mut OwnedReadHalf,
     client: &mut OwnedWriteHalf,
     line: &mut watch::Receiver<Line>,
+    loses: &AtomicUsize,
 ) -> io::Result<()> {
     const NOTIFICATION: u8 = b'A';
+    const READY: u8 = b'Z';
     loop {
         let kind = database.read_u8().await?;
         let length = database.read_u32().await?;
         let mut message = [&[kind], length.to_be_bytes().as_slice()].concat();
         message.resize(usize::try_from(length).unwrap() + 1, 0);
         database.read_exact(&mut message[5..]).await?;
+        if loses.load(Ordering::SeqCst) == 1 {
+            loses.store(0, Ordering::SeqCst);
+            return Ok(());
+        }
+        if kind == READY {
+            let _ =
+                loses.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1));
+        }
         let lost = match *line.borrow() {
             Line::Open => false,
             Line::Deaf => kind == NOTIFICATION,

@@ -1,23 +1,27 @@
 //! A place in a queue: never lost without being taken again, and never kept for
 //! nobody.
 
-use std::time::Duration;
+use std::{pin::pin, time::Duration};
 
 use oncegate::{
-    domain::{
-        Acquire, Enqueue, Enqueued, Id, Labels, LeaseId, Release, RequestId, SessionKey, Ttl,
-        limits::LEASE_TTL,
-    },
+    domain::{Acquire, Enqueue, Enqueued, Release},
     grpc::pb::{
         BindEpicRequest, CloseSessionRequest, HoldSessionLeaseRequest, HoldSessionLeaseResponse,
         admin_service_client::AdminServiceClient, hold_session_lease_response::News,
     },
-    store::{AdminStore as _, SessionStore as _, Store as _, Verdict, Work, postgres::Postgres},
+    session::{AcquireOutcome, Bounds, Sessions},
+    store::{
+        AdminStore as _, SessionAnswer, SessionBatch, SessionOp, SessionStore, Store as _, Verdict,
+        Work, memory::Memory, postgres::Postgres,
+    },
+    telemetry::Metrics,
 };
+use tokio::runtime::Handle;
+use tokio_util::sync::CancellationToken;
 use tonic::Streaming;
 
 use super::*;
-use crate::harness::release;
+use crate::harness::{execute, ops, release};
 
 on_all_stores!(a_closed_session_goes_to_those_who_wait_in_their_order);
 
@@ -211,19 +215,8 @@ async fn a_lease_that_comes_out_of_turn_is_kept() {
     assert!(matches!(told, News::Renewed(_)), "{told:?}");
 }
 
-fn wish() -> Acquire {
-    let id = |text: &str| Id::parse("id", text.to_owned()).unwrap();
-    let key = SessionKey::given(id("T1"), id("s"));
-    Acquire {
-        request: RequestId::for_session(&key, None),
-        key,
-        holder: "waiter".into(),
-        ttl: Ttl::parse(None, *LEASE_TTL.end(), &LEASE_TTL).unwrap(),
-        epic: None,
-        labels: Labels::default(),
-        stream: None,
-        digest: None,
-    }
+async fn change(store: &mut impl SessionStore, op: SessionOp<'_>) -> SessionBatch {
+    store.change_sessions(&[op]).await.unwrap()
 }
 
 /// An answer can be lost for longer than it takes the lease to come.
@@ -235,19 +228,25 @@ async fn a_place_that_has_been_served_is_not_taken_again() {
     let lease = take(&mut holder, acquire("T1", "s", "holder")).await;
     let store = Postgres::new(&url, Duration::from_secs(5), Clock::Store).unwrap();
     let mut store = store.connection(Work::Short);
-    let enqueue = Enqueue { acquire: wish(), lease: LeaseId::random(), takes_over: true };
-    let placed = store.enqueue(&[&enqueue]).await.unwrap();
-    let [Verdict::Decided(Enqueued::Waits(_))] = placed[..] else { panic!("{placed:?}") };
-    let again = store.enqueue(&[&enqueue]).await.unwrap();
-    assert_eq!(again, placed);
+    let enqueue = ops::enqueue("s", 1);
+    let enqueued = async |store: &mut _| {
+        let batch = change(store, SessionOp::Enqueue(&enqueue)).await;
+        let [Verdict::Decided(SessionAnswer::Enqueued(enqueued))] = batch.answers[..] else {
+            panic!("{batch:?}")
+        };
+        enqueued
+    };
+    let placed = enqueued(&mut store).await;
+    assert!(matches!(placed, Enqueued::Waits(_)), "{placed:?}");
+    assert_eq!(enqueued(&mut store).await, placed);
     give_back(&mut holder, &lease).await;
-    let again = store.enqueue(&[&enqueue]).await.unwrap();
-    assert_eq!(again, [Verdict::Decided(Enqueued::Given)]);
+    assert_eq!(enqueued(&mut store).await, Enqueued::Given);
     let Enqueue { acquire: Acquire { key, .. }, lease, .. } = enqueue;
     let release = Release { key: key.clone(), lease, unless_resumed: None };
-    let changed = store.change(&[], &[&release]).await.unwrap();
-    assert_eq!(changed.ended, [Verdict::Decided(true)]);
-    assert!(changed.handed.is_empty());
+    let batch = change(&mut store, SessionOp::Release(&release)).await;
+    let released = &batch.answers[..];
+    assert!(matches!(released, [Verdict::Decided(SessionAnswer::Released(true))]), "{released:?}");
+    assert!(batch.handed.is_empty());
     let row = store.look_sessions(&[&key]).await.unwrap().pop().flatten().unwrap();
     assert!(!row.live && row.queue.is_empty());
     assert_eq!(store.count(None).await.unwrap().waiters, 0);
@@ -311,4 +310,56 @@ async fn whoever_comes_while_a_session_is_given_back_is_next() {
     releasing.await.unwrap();
     assert_eq!(granted(waiter.await.unwrap().unwrap()).holder, "waiter");
     pushing.await.expect("a caller that did not wait got the session first");
+}
+
+/// One batch gives a lease back and has a place left: the lease goes to nobody.
+#[tokio::test]
+async fn no_lease_is_handed_to_a_caller_that_leaves_in_the_same_batch() {
+    let store = Memory::new(Clock::Store);
+    let max_hold = Duration::from_hours(1);
+    let bounds = Bounds { writers: 1, capacity: 16, waiters: 16, max_hold };
+    let (runtimes, stop, metrics) = ([Handle::current()], CancellationToken::new(), Metrics::new());
+    let sessions = Sessions::start(&store, &runtimes, bounds, &stop, &metrics).remove(0);
+    let (first, second) = (ops::acquire("s", 1), ops::acquire("s", 2));
+    let AcquireOutcome::Granted(grant) = sessions.acquire(&first, Duration::ZERO).await.unwrap()
+    else {
+        panic!("not granted")
+    };
+    let lease = grant.accept().value;
+    let mut waiting = Box::pin(sessions.acquire(&second, Duration::from_mins(1)));
+    let look = async || sessions.look(first.key.clone()).await.unwrap().unwrap();
+    let has_place = async { while look().await.queue.is_empty() {} };
+    tokio::select! {
+        _ = &mut waiting => panic!("it does not wait"),
+        () = has_place => {}
+    }
+    let mut releasing = pin!(sessions.release(first.key.clone(), lease.id));
+    assert!(futures_util::poll!(&mut releasing).is_pending());
+    drop(waiting);
+    assert!(releasing.await.unwrap());
+    let row = look().await;
+    assert!(!row.live && row.queue.is_empty() && row.lease.token == lease.token, "{row:?}");
+}
+
+/// The store was away for longer than a heartbeat counts.
+#[tokio::test]
+async fn a_replica_passes_over_none_of_its_own() {
+    let url = new_database().await;
+    let store = Postgres::new(&url, Duration::from_secs(5), Clock::Store).unwrap();
+    store.migrate().await.unwrap();
+    let mut store = store.connection(Work::Leases);
+    let first = change(&mut store, SessionOp::Acquire(&ops::acquire("s", 1))).await;
+    let [Verdict::Decided(SessionAnswer::Acquired(held))] = &first.answers[..] else {
+        panic!("{first:?}")
+    };
+    let waiter = ops::enqueue("s", 2);
+    change(&mut store, SessionOp::Enqueue(&waiter)).await;
+    execute(&url, "UPDATE oncegate_replicas SET expires_at = now() - interval '30 s'").await;
+    // A newcomer takes no place of theirs.
+    change(&mut store, SessionOp::Enqueue(&ops::enqueue("s", 3))).await;
+    execute(&url, "UPDATE oncegate_replicas SET expires_at = now() - interval '30 s'").await;
+    let release = ops::release("s", held.row.lease.id);
+    let released = change(&mut store, SessionOp::Release(&release)).await;
+    let handed: Vec<_> = released.handed.iter().map(|row| row.lease.id).collect();
+    assert_eq!(handed, [waiter.lease]);
 }

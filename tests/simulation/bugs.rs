@@ -10,7 +10,7 @@ use oncegate::rules::{Plan, Snapshot, State, Wanted};
 pub enum Bug {
     /// A plan does not say what it rests on.
     ForgottenExpectation,
-    /// What has expired is decided by a clock that is ahead.
+    /// One replica decides by a clock that is ahead what has expired.
     WrongClock,
     /// The floor of fencing tokens is not raised when a session is deleted: it matters once the
     /// clock is stepped back.
@@ -94,6 +94,32 @@ impl Bug {
                 plan.writes.puts.retain(|(key, event)| event.names.first() == Some(&key.event));
             }
             _ => {}
+        }
+    }
+
+    /// What the first violation that it leads to says: one of these.
+    #[cfg(test)]
+    pub fn shows_as(self) -> &'static [&'static str] {
+        match self {
+            // What was answered does not last: any of what depends on it may be seen first.
+            Self::ForgottenExpectation | Self::AnswerBeforeCommit => &[
+                "two firsts",
+                "is handled until",
+                "not the first when repeated",
+                "but is lost",
+                "held by two at once",
+                "is lost before its end",
+            ],
+            Self::WrongClock => {
+                &["held by two at once", "is lost before its end", "is handled until"]
+            }
+            Self::FenceReused => &["of Lease("],
+            Self::DeadWaiter => &["held by nobody"],
+            Self::FinishWithoutLease => &["ended after its end"],
+            Self::HalfAlias => &["two firsts", "is handled until"],
+            Self::UncountedAttempt => &["of Turn("],
+            Self::PassedOver => &["went to"],
+            Self::StaleMemory => &["but was forgotten", "not the first when repeated"],
         }
     }
 }

@@ -11,7 +11,7 @@ impl Chance {
         Self(StdRng::seed_from_u64(seed))
     }
 
-    /// Further choices, for somebody else.
+    /// Choices of its own, for another task.
     pub fn fork(&mut self) -> Self {
         Self::of(self.0.random())
     }
@@ -33,12 +33,10 @@ impl Chance {
     }
 
     pub fn pick<'a, T>(&mut self, items: &'a [T]) -> &'a T {
-        let place = self.0.random_range(0..items.len());
-        &items[place]
+        &items[self.place(items)]
     }
 
-    pub fn pick_mut<'a, T>(&mut self, items: &'a mut [T]) -> &'a mut T {
-        let place = self.0.random_range(0..items.len());
-        &mut items[place]
+    pub fn place<T>(&mut self, items: &[T]) -> usize {
+        self.0.random_range(0..items.len())
     }
 }

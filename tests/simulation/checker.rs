@@ -1,15 +1,21 @@
-//! What callers see, and whether it may be. A caller trusts what it was granted from the answer
-//! until the time that it was told has passed since it asked, or until it gives it up.
+//! What callers were answered, compared with the guarantees. A caller relies on a grant from the
+//! answer on, for as long as the answer says, counted from when the store was asked; or until it
+//! gives the grant up.
 
 use std::{collections::BTreeMap, time::Duration};
 
 use oncegate::domain::{LeaseId, RequestId, Timestamp};
 use tokio::time::Instant;
 
+mod events;
+
+pub use events::FirstMark;
+use events::Handling;
+
 /// How many of the latest grants of a session or an event are compared.
 const COMPARED: usize = 64;
 
-/// Names something that was granted.
+/// Names a grant.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum GrantId {
     Lease(LeaseId),
@@ -17,186 +23,240 @@ pub enum GrantId {
     Turn(RequestId, u32),
 }
 
-/// Something that was granted to one caller.
-#[derive(Debug, Clone)]
-struct Held {
-    id: GrantId,
+/// A grant, as its caller was answered.
+pub struct GrantAnswer {
+    pub id: GrantId,
     /// A fencing token, or the number of an attempt.
+    pub number: i64,
+    /// When the caller called.
+    pub sent: Instant,
+    /// When the replica asked the store: the decision came later.
+    pub asked: Instant,
+    /// Until when the caller may rely on it.
+    pub until: Instant,
+}
+
+/// What is known of a grant.
+#[derive(Debug, Clone)]
+struct GrantRecord {
+    id: GrantId,
     number: i64,
     sent: Instant,
     answered: Instant,
-    /// Until when its holder trusts in it, at most.
+    /// When the store was asked for the latest grant or renewal.
+    asked: Instant,
+    /// Until when its holder relies on it, at most.
     until: Instant,
-    /// When it gave it up.
+    /// When its holder gave it up.
     ended: Option<Instant>,
-    /// Whether it may have been taken away, by hand or by a step of the clock.
-    is_shaky: bool,
+    /// Whether an operator or a step of the clock may have ended it early.
+    is_uncertain: bool,
 }
 
-impl Held {
-    fn is_trusted(&self, now: Instant) -> bool {
-        !self.is_shaky && self.ended.is_none() && self.until > now
+impl GrantRecord {
+    /// Whether it has certainly not ended by itself.
+    fn is_valid(&self, now: Instant) -> bool {
+        !self.is_uncertain && self.until > now
+    }
+
+    fn is_relied_on(&self, now: Instant) -> bool {
+        self.is_valid(now) && self.ended.is_none()
     }
 }
 
 /// What is known of a session or an event.
 #[derive(Debug, Default)]
 struct Log {
-    grants: Vec<Held>,
-    /// How many changes by hand are under way.
-    disturbing: usize,
-    /// When the latest change by hand was over.
-    disturbed: Option<Instant>,
-    /// What the latest writer to the resource had.
-    register: i64,
-    /// What is acknowledged to be handled: when that was answered, and until when it is.
-    handled: Option<(Instant, Timestamp)>,
-    /// The latest first marks: who made them, and from when until when they count.
-    firsts: Vec<(RequestId, Timestamp, Timestamp)>,
-    /// When it was forgotten: when that was answered, and when it began by the store's clock.
-    forgotten: Option<(Instant, Timestamp)>,
-    /// Numbers of grants that were answered before are not compared any more.
+    grants: Vec<GrantRecord>,
+    /// How many repairs by an operator are in progress.
+    repairs: usize,
+    /// When the latest repair was over.
+    repaired: Option<Instant>,
+    /// The fencing token of the latest writer to the resource.
+    fence: i64,
+    /// Numbers of grants that were requested before are not compared any more.
     numbers_since: Option<Instant>,
+    handling: Handling,
 }
 
-#[derive(Debug, Default)]
+impl Log {
+    fn grant(&self, id: GrantId) -> Option<&GrantRecord> {
+        self.grants.iter().find(|grant| grant.id == id)
+    }
+
+    fn grant_mut(&mut self, id: GrantId) -> Option<&mut GrantRecord> {
+        self.grants.iter_mut().find(|grant| grant.id == id)
+    }
+
+    /// Whether no repair may have come after a decision that was made after `asked`.
+    fn is_undisturbed(&self, asked: Instant) -> bool {
+        self.repairs == 0 && self.repaired.is_none_or(|at| at < asked)
+    }
+
+    fn disturb(&mut self) {
+        self.grants.iter_mut().for_each(|grant| grant.is_uncertain = true);
+        self.numbers_since = Some(Instant::now());
+        self.handling.disturb();
+    }
+}
+
+#[derive(Debug)]
 pub struct Checker {
     pub violations: Vec<String>,
     logs: BTreeMap<String, Log>,
     /// When the clock was last stepped forward.
-    stepped: Option<Instant>,
-    /// When it was last stepped back.
+    stepped_forward: Option<Instant>,
+    /// When the clock was last stepped back.
     stepped_back: Option<Instant>,
+    /// The latest time that the clock showed before a step back: what ended until then may have
+    /// been swept.
+    latest_time: Timestamp,
 }
 
-/// A grant, as its caller was told of it.
-pub struct Told {
-    pub id: GrantId,
-    pub number: i64,
-    pub sent: Instant,
-    pub until: Instant,
+impl Default for Checker {
+    fn default() -> Self {
+        Self {
+            violations: Vec::new(),
+            logs: BTreeMap::new(),
+            stepped_forward: None,
+            stepped_back: None,
+            latest_time: Timestamp::from_micros(0),
+        }
+    }
 }
 
 impl Checker {
-    fn log(&mut self, what: &str) -> &mut Log {
-        self.logs.entry(what.to_owned()).or_default()
+    fn log(&mut self, subject: &str) -> &mut Log {
+        self.logs.entry(subject.to_owned()).or_default()
     }
 
     fn violated(&mut self, text: String) {
         self.violations.push(text);
     }
 
-    /// Something was granted.
-    pub fn granted(&mut self, what: &str, told: &Told) {
-        let (now, stepped) = (Instant::now(), self.stepped);
-        let log = self.log(what);
+    /// Something was granted, or the grant of a repeated request was found.
+    pub fn granted(&mut self, subject: &str, answer: &GrantAnswer) {
+        let GrantAnswer { id, number, sent, asked, until } = *answer;
+        let stepped = self.stepped_forward;
+        let log = self.log(subject);
+        let is_uncertain =
+            !log.is_undisturbed(asked) || stepped.is_some_and(|stepped| stepped >= asked);
+        let is_turn = matches!(id, GrantId::Turn(..));
+        let numbers_since = log.numbers_since;
         let mut broken = Vec::new();
-        let is_shaky = log.disturbing > 0
-            || log.disturbed.is_some_and(|at| at >= told.sent)
-            || stepped.is_some_and(|at| at >= told.sent);
-        let is_turn = matches!(told.id, GrantId::Turn(..));
-        if let Some(own) = log.grants.iter_mut().find(|held| held.id == told.id) {
-            // The same answer again.
-            if own.number != told.number {
-                broken.push(format!("{:?} has number {} and {}", own.id, own.number, told.number));
+        if let Some(own) = log.grant_mut(id) {
+            if own.number != number {
+                broken.push(format!("{id:?} has number {} and {number}", own.number));
             }
-            (own.until, own.is_shaky) = (told.until, own.is_shaky || is_shaky);
+            (own.asked, own.until, own.is_uncertain) = (asked, until, is_uncertain);
         } else {
             for other in &log.grants {
-                let comes_later = other.answered < told.sent;
-                let counts =
-                    !is_turn || log.numbers_since.is_none_or(|since| other.answered > since);
-                if comes_later && counts && other.number >= told.number {
+                let comes_later = other.answered < sent;
+                let counts = !is_turn || numbers_since.is_none_or(|since| other.sent > since);
+                if comes_later && counts && other.number >= number {
                     broken.push(format!(
-                        "number {} of {:?} is not above {} of {:?}, which was answered before",
-                        told.number, told.id, other.number, other.id
+                        "number {number} of {id:?} is not above {} of {:?}, which was answered \
+                         before",
+                        other.number, other.id
                     ));
                 }
             }
-            log.grants.push(Held {
-                id: told.id,
-                number: told.number,
-                sent: told.sent,
-                answered: now,
-                until: told.until,
-                ended: None,
-                is_shaky,
+            let answered = Instant::now();
+            let ended = None;
+            log.grants.push(GrantRecord {
+                id,
+                number,
+                sent,
+                answered,
+                asked,
+                until,
+                ended,
+                is_uncertain,
             });
             let surplus = log.grants.len().saturating_sub(COMPARED);
             log.grants.drain(..surplus);
         }
         for text in broken {
-            self.violated(format!("{what}: {text}"));
+            self.violated(format!("{subject}: {text}"));
         }
-        self.is_alone(what, told.id);
+        self.must_be_exclusive(subject, id);
     }
 
-    /// Something was renewed.
-    pub fn renewed(&mut self, what: &str, id: GrantId, until: Instant) {
-        if let Some(own) = self.log(what).grants.iter_mut().find(|held| held.id == id) {
-            own.until = until;
+    /// Something was renewed until `until`, by a decision that was made after `asked`.
+    pub fn renewed(&mut self, subject: &str, id: GrantId, asked: Instant, until: Instant) {
+        let stepped = self.stepped_forward;
+        let log = self.log(subject);
+        let is_certain = log.is_undisturbed(asked) && stepped.is_none_or(|stepped| stepped < asked);
+        if let Some(own) = log.grant_mut(id) {
+            (own.asked, own.until, own.is_uncertain) = (asked, until, !is_certain);
         }
-        self.is_alone(what, id);
+        self.must_be_exclusive(subject, id);
     }
 
-    /// Nobody else trusts in having the same.
-    fn is_alone(&mut self, what: &str, id: GrantId) {
+    /// No other caller relies on a grant of the same.
+    fn must_be_exclusive(&mut self, subject: &str, id: GrantId) {
         let now = Instant::now();
-        let log = self.log(what);
-        let Some(own) = log.grants.iter().find(|held| held.id == id) else { return };
-        if !own.is_trusted(now) {
-            return;
-        }
-        let other = log.grants.iter().find(|held| held.id != id && held.is_trusted(now));
+        let log = self.log(subject);
+        let Some(own) = log.grant(id).filter(|own| own.is_relied_on(now)) else { return };
+        let other = log.grants.iter().find(|grant| grant.id != id && grant.is_relied_on(now));
         if let Some(other) = other {
-            let text = format!("{what}: held by two at once: {own:?} and {other:?}");
+            let text = format!("{subject}: held by two at once: {own:?} and {other:?}");
             self.violated(text);
         }
     }
 
-    /// A caller gives up what it was granted, or is told that it is lost.
-    pub fn ended(&mut self, what: &str, id: GrantId) {
+    /// A caller gives a grant up, or learns that it is lost.
+    pub fn ended(&mut self, subject: &str, id: GrantId) {
         let now = Instant::now();
-        if let Some(own) = self.log(what).grants.iter_mut().find(|held| held.id == id) {
+        if let Some(own) = self.log(subject).grant_mut(id) {
             own.ended.get_or_insert(now);
         }
     }
 
-    /// The holder of a session writes to a resource that refuses lower tokens.
-    pub fn writes(&mut self, what: &str, id: GrantId) {
+    /// The server refused a call of the holder of all these grants, as if one had ended.
+    pub fn refused(&mut self, grants: &[(String, GrantId)], why: &str) {
         let now = Instant::now();
-        let log = self.log(what);
-        let Some(own) = log.grants.iter().find(|held| held.id == id).cloned() else { return };
-        if own.number >= log.register {
-            log.register = own.number;
-        } else if own.is_trusted(now) {
-            let text = format!("{what}: the holder {own:?} is below the fence {}", log.register);
+        let is_valid = |(subject, id): &(String, GrantId)| {
+            let grant = self.logs.get(subject).and_then(|log| log.grant(*id));
+            grant.is_some_and(|grant| grant.is_valid(now))
+        };
+        if !grants.is_empty() && grants.iter().all(is_valid) {
+            self.violated(format!("{grants:?} is lost before its end: {why}"));
+        }
+    }
+
+    /// The holder of a session writes to a resource that refuses lower tokens.
+    pub fn writes(&mut self, subject: &str, id: GrantId) {
+        let now = Instant::now();
+        let log = self.log(subject);
+        let Some(own) = log.grant(id).cloned() else { return };
+        if own.number >= log.fence {
+            log.fence = own.number;
+        } else if own.is_relied_on(now) {
+            let text = format!("{subject}: the holder {own:?} is below the fence {}", log.fence);
             self.violated(text);
         }
     }
 
-    /// A change by hand begins.
-    pub fn disturbing(&mut self, what: &str) {
-        let log = self.log(what);
-        log.disturbing += 1;
-        log.grants.iter_mut().for_each(|held| held.is_shaky = true);
-        (log.handled, log.numbers_since) = (None, Some(Instant::now()));
-        log.firsts.clear();
+    /// A repair by an operator begins.
+    pub fn repair_begins(&mut self, subject: &str) {
+        let log = self.log(subject);
+        log.repairs += 1;
+        log.disturb();
     }
 
-    /// A change by hand is over.
-    pub fn disturbed(&mut self, what: &str) {
-        let log = self.log(what);
-        log.disturbing -= 1;
-        log.disturbed = Some(Instant::now());
-        log.grants.iter_mut().for_each(|held| held.is_shaky = true);
-        (log.handled, log.numbers_since) = (None, Some(Instant::now()));
-        log.firsts.clear();
+    /// A repair by an operator is over.
+    pub fn repair_ends(&mut self, subject: &str) {
+        let log = self.log(subject);
+        log.repairs -= 1;
+        log.repaired = Some(Instant::now());
+        log.disturb();
     }
 
-    /// The clock is stepped back: what was granted before may last longer.
-    pub fn stepped_back(&mut self) {
+    /// The clock, which shows `time`, is stepped back: what was granted before may last longer.
+    pub fn step_back(&mut self, time: Timestamp) {
         self.stepped_back = Some(Instant::now());
+        self.latest_time = self.latest_time.max(time);
     }
 
     /// Whether the clock was stepped back within the latest `span`.
@@ -205,117 +265,29 @@ impl Checker {
     }
 
     /// The clock is stepped forward: what was granted before may end early.
-    pub fn stepped_forward(&mut self) {
-        self.stepped = Some(Instant::now());
+    pub fn step_forward(&mut self) {
+        self.stepped_forward = Some(Instant::now());
         let grants = self.logs.values_mut().flat_map(|log| &mut log.grants);
-        grants.for_each(|held| held.is_shaky = true);
+        grants.for_each(|grant| grant.is_uncertain = true);
     }
 
-    /// An event may be handled, or forgotten, from now on: its attempts may be counted anew.
-    pub fn may_be_handled(&mut self, what: &str) {
-        self.log(what).numbers_since = Some(Instant::now());
-    }
-
-    /// An event is acknowledged to be handled.
-    pub fn handled(&mut self, what: &str, sent: Instant, until: Timestamp) {
-        let log = self.log(what);
-        let is_sure = log.disturbing == 0 && log.disturbed.is_none_or(|at| at < sent);
-        log.numbers_since = Some(Instant::now());
-        if is_sure {
-            log.handled = Some((Instant::now(), until));
-        }
-    }
-
-    /// A turn was granted, or a mark was the first, by a decision at `time` on a call that began
-    /// at `sent`.
-    pub fn is_new(&mut self, what: &str, sent: Instant, time: Timestamp, who: &str) {
-        let stepped_back = self.stepped_back;
-        let log = self.log(what);
-        // Before a step back the clock may have shown a later time, at which it was swept.
-        if let Some((answered, until)) = log.handled
-            && answered < sent
-            && time < until
-            && stepped_back.is_none_or(|at| at < answered)
-        {
-            let text = format!("{what}: {who} at {time:?}, but is handled until {until:?}");
-            self.violated(text);
-        }
-    }
-
-    /// A mark was the first, by a call that began at `sent`. Answers whether that was not known
-    /// before.
-    pub fn first(
-        &mut self,
-        what: &str,
-        sent: Instant,
-        request: RequestId,
-        from: Timestamp,
-        until: Timestamp,
-    ) -> bool {
-        let log = self.log(what);
-        // It may have been forgotten before it was answered.
-        let is_sure = log.disturbing == 0 && log.disturbed.is_none_or(|at| at < sent);
-        if !is_sure || log.firsts.contains(&(request, from, until)) {
-            return false;
-        }
-        let twice = log.firsts.iter().find(|(other, start, end)| {
-            let is_other = *other != request || *start != from;
-            is_other && *start < until && from < *end
-        });
-        let twice = twice.copied();
-        log.firsts.push((request, from, until));
-        let surplus = log.firsts.len().saturating_sub(COMPARED);
-        log.firsts.drain(..surplus);
-        if let Some(other) = twice {
-            let own = (request, from, until);
-            self.violated(format!("{what}: two firsts: {own:?} and {other:?}"));
-        }
-        true
-    }
-
-    /// Whether a grant certainly ended when it was to.
-    pub fn was_sure(&self, what: &str, id: GrantId) -> bool {
-        let grants = self.logs.get(what).map(|log| &log.grants);
-        grants.into_iter().flatten().any(|held| {
-            let is_longer = self.stepped_back.is_some_and(|at| at >= held.sent);
-            held.id == id && !held.is_shaky && !is_longer
+    /// Whether a grant certainly ended when its holder was answered that it would.
+    pub fn ended_in_time(&self, subject: &str, id: GrantId) -> bool {
+        self.logs.get(subject).and_then(|log| log.grant(id)).is_some_and(|grant| {
+            let is_longer = self.stepped_back.is_some_and(|at| at >= grant.asked);
+            !grant.is_uncertain && !is_longer
         })
     }
 
-    /// Whether somebody was told of a grant.
-    pub fn knows(&self, what: &str, id: GrantId) -> bool {
-        let grants = self.logs.get(what).map(|log| &log.grants);
-        grants.into_iter().flatten().any(|held| held.id == id)
+    /// Whether a caller was answered a grant.
+    pub fn knows(&self, subject: &str, id: GrantId) -> bool {
+        self.logs.get(subject).is_some_and(|log| log.grant(id).is_some())
     }
 
-    /// An event was forgotten: what was on record before the store's time `before` is gone.
-    pub fn forgotten(&mut self, what: &str, before: Timestamp) {
-        self.log(what).forgotten = Some((Instant::now(), before));
-    }
-
-    /// A call that began at `sent` found an event handled since `time`.
-    pub fn found(&mut self, what: &str, sent: Instant, time: Timestamp) {
-        let stepped = self.stepped.max(self.stepped_back);
-        let log = self.log(what);
-        if let Some((answered, before)) = log.forgotten
-            && answered < sent
-            && time < before
-            && stepped.is_none_or(|at| at < answered)
-        {
-            let text = format!("{what}: handled since {time:?}, but was forgotten at {before:?}");
-            self.violated(text);
-        }
-    }
-
-    /// Until when an event is acknowledged to be handled.
-    pub fn handled_until(&self, what: &str) -> Option<Timestamp> {
-        Some(self.logs.get(what)?.handled?.1)
-    }
-
-    /// What somebody trusts in having.
-    pub fn trusted(&self, what: &str) -> Option<GrantId> {
+    /// What a caller relies on.
+    pub fn relied_on(&self, subject: &str) -> Option<GrantId> {
         let now = Instant::now();
-        let grants = &self.logs.get(what)?.grants;
-        grants.iter().find(|held| held.is_trusted(now)).map(|held| held.id)
+        let grants = &self.logs.get(subject)?.grants;
+        grants.iter().find(|grant| grant.is_relied_on(now)).map(|grant| grant.id)
     }
 }

@@ -15,7 +15,7 @@ use oncegate::{
     rules::{Ids, Plan, Snapshot, Wanted},
     store::{
         AdminStore, Applied, Connection, Counts, Decided, EventFilter, Events, Hint, Invalidations,
-        Page, Records, Store, StoreError, Sweep, Swept, Upkeep, Work,
+        Page, Records, Reset, Store, StoreError, Sweep, Swept, Upkeep, Work,
         memory::{self, Memory},
     },
 };
@@ -91,13 +91,21 @@ pub struct SimStore {
 /// How a replica reaches the store.
 pub struct Link {
     faults: Arc<Faults>,
+    /// Whether the replica is the one that `Bug::WrongClock` is planted in.
+    is_clock_wrong: bool,
     /// No call of a killed replica returns.
     is_dead: AtomicBool,
 }
 
 impl Link {
-    pub fn new(faults: Arc<Faults>) -> Arc<Self> {
-        Arc::new(Self { faults, is_dead: AtomicBool::new(false) })
+    pub fn new(faults: Arc<Faults>, is_first: bool) -> Arc<Self> {
+        let is_clock_wrong = is_first && faults.bug == Some(Bug::WrongClock);
+        Arc::new(Self { faults, is_clock_wrong, is_dead: AtomicBool::new(false) })
+    }
+
+    /// The bug that is planted in this replica.
+    fn bug(&self) -> Option<Bug> {
+        self.faults.bug.filter(|bug| *bug != Bug::WrongClock || self.is_clock_wrong)
     }
 
     pub fn kill(&self) {
@@ -110,7 +118,8 @@ impl Link {
         }
     }
 
-    /// Makes a call, which may fail.
+    /// Makes a call, which may fail. Nothing of it happens before it is polled: a store in memory
+    /// that changed its records when it was called would do so before a failure.
     async fn call<T>(
         &self,
         call: impl Future<Output = Result<T, StoreError>>,
@@ -148,7 +157,7 @@ impl Store for SimStore {
 
     fn invalidations(&self) -> Arc<dyn Invalidations> {
         let inner = self.inner.invalidations();
-        match self.link.faults.bug {
+        match self.link.bug() {
             Some(Bug::StaleMemory) => Arc::new(Stale { inner, first: AtomicU64::new(u64::MAX) }),
             _ => inner,
         }
@@ -177,7 +186,7 @@ impl Store for SimStore {
     }
 }
 
-/// Never tells that marks were taken away.
+/// Never reports that marks were removed.
 struct Stale {
     inner: Arc<dyn Invalidations>,
     first: AtomicU64,
@@ -204,7 +213,9 @@ pub struct SimConnection {
     link: Arc<Link>,
 }
 
-impl Connection for SimConnection {
+impl Connection for SimConnection {}
+
+impl Reset for SimConnection {
     fn reset(&mut self) {
         self.inner.reset();
     }
@@ -214,9 +225,10 @@ impl Decided for SimConnection {}
 
 impl Records for SimConnection {
     async fn read(&mut self, wanted: &Wanted) -> Result<Snapshot, StoreError> {
-        let read = self.link.call(self.inner.read(wanted)).await;
+        let Self { inner, link } = self;
+        let read = link.call(async { inner.read(wanted).await }).await;
         let mut snapshot = read.map_err(StoreError::of_read)?;
-        if let Some(bug) = self.link.faults.bug {
+        if let Some(bug) = self.link.bug() {
             bug.of_snapshot(wanted, &mut snapshot);
         }
         Ok(snapshot)
@@ -224,7 +236,7 @@ impl Records for SimConnection {
 
     async fn apply(&mut self, mut plans: Vec<Plan>) -> Result<Vec<Applied>, StoreError> {
         let faults = &self.link.faults;
-        if let Some(bug) = faults.bug {
+        if let Some(bug) = self.link.bug() {
             for plan in &mut plans {
                 bug.of_plan(plan);
             }
@@ -234,7 +246,8 @@ impl Records for SimConnection {
                 return Ok(plans.iter().map(|_| Applied::Written(Vec::new())).collect());
             }
         }
-        self.link.call(self.inner.apply(plans)).await
+        let Self { inner, link } = self;
+        link.call(async { inner.apply(plans).await }).await
     }
 
     fn known_time(&self) -> Option<Timestamp> {
@@ -248,19 +261,23 @@ impl Records for SimConnection {
 
 impl Upkeep for SimConnection {
     async fn sweep(&mut self, sweep: &Sweep) -> Result<Swept, StoreError> {
-        self.link.call(self.inner.sweep(sweep)).await
+        let Self { inner, link } = self;
+        link.call(async { inner.sweep(sweep).await }).await
     }
 
     async fn beat(&mut self) -> Result<Vec<(SessionKey, LeaseId)>, StoreError> {
-        self.link.call(self.inner.beat()).await
+        let Self { inner, link } = self;
+        link.call(async { inner.beat().await }).await
     }
 
     async fn count_leases(&mut self) -> Result<u64, StoreError> {
-        self.link.call(self.inner.count_leases()).await
+        let Self { inner, link } = self;
+        link.call(async { inner.count_leases().await }).await
     }
 
     async fn ping(&mut self) -> Result<(), StoreError> {
-        self.link.call(self.inner.ping()).await
+        let Self { inner, link } = self;
+        link.call(async { inner.ping().await }).await
     }
 }
 
@@ -270,7 +287,8 @@ impl AdminStore for SimConnection {
         page: &Page,
         held: Option<bool>,
     ) -> Result<Vec<(SessionKey, SessionRow)>, StoreError> {
-        self.link.call(self.inner.list_sessions(page, held)).await
+        let Self { inner, link } = self;
+        link.call(async { inner.list_sessions(page, held).await }).await
     }
 
     async fn list_events(
@@ -278,10 +296,12 @@ impl AdminStore for SimConnection {
         page: &Page,
         filter: &EventFilter,
     ) -> Result<Events, StoreError> {
-        self.link.call(self.inner.list_events(page, filter)).await
+        let Self { inner, link } = self;
+        link.call(async { inner.list_events(page, filter).await }).await
     }
 
     async fn count(&mut self, team: Option<&str>) -> Result<Counts, StoreError> {
-        self.link.call(self.inner.count(team)).await
+        let Self { inner, link } = self;
+        link.call(async { inner.count(team).await }).await
     }
 }

@@ -1,4 +1,4 @@
-//! Replicas over one store, what goes wrong with them, and what must hold when all is well again.
+//! Replicas over one store, and the faults that are injected.
 
 use std::{
     sync::{Arc, Mutex, atomic::Ordering},
@@ -8,11 +8,10 @@ use std::{
 use oncegate::{
     admin::{Admin, Author},
     cleanup::Cleanup,
-    dedup::{Dedup, Known},
-    domain::{EventKey, LeaseId, Timestamp},
-    rules::{Ids, Session, State, Waiter, Wanted},
+    dedup::{Dedup, DuplicateCache},
+    rules::Ids,
     session::{Bounds, Sessions},
-    store::{Clock, ManualClock, Records as _, Store as _, Work, memory::Memory},
+    store::{Clock, ManualClock, Store as _, memory::Memory},
     telemetry::Metrics,
     turn::Turns,
 };
@@ -25,21 +24,27 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     Report, Settings,
-    bots::{self, EVENTS, SESSIONS, event, session},
+    bots::{self, SESSIONS, session, session_name},
     chance::Chance,
-    checker::{Checker, GrantId},
+    checker::Checker,
     store::{Faults, Link, SimStore},
 };
 
 /// The moment at which the store's clock begins.
 const BEGIN: i64 = 1_800_000_000_000_000;
-/// How long things go wrong, and then do not.
-const STORM: Duration = Duration::from_secs(90);
+/// How long faults are injected, and how long they are not.
+const FAULTY: Duration = Duration::from_secs(90);
 const CALM: Duration = Duration::from_mins(1);
-/// How long it takes until all is well again: longer than any lease or claim runs.
-const SETTLE: Duration = Duration::from_secs(30);
-/// The longest that a free session may have somebody who waits for it.
-const STRANDED: Duration = Duration::from_secs(1);
+/// How long the recovery from faults takes: longer than any lease or claim runs.
+const RECOVERY: Duration = Duration::from_secs(30);
+/// How long after the last fault a call may still fail because of it: a late call delays those
+/// behind it.
+const AFTERMATH: Duration = Duration::from_secs(10);
+/// How long a repair by an operator takes at most, unless its replica is killed: then it is
+/// certainly over.
+pub const REPAIR_TIMEOUT: Duration = Duration::from_mins(1);
+
+mod recovery;
 
 pub struct World {
     pub clock: Arc<ManualClock>,
@@ -49,8 +54,8 @@ pub struct World {
     memory: Memory,
     history: Option<Mutex<Vec<String>>>,
     begun: Instant,
-    /// The latest that the clock showed before it was stepped back.
-    shown: Mutex<Timestamp>,
+    /// Since when no faults are injected.
+    calm_since: Mutex<Option<Instant>>,
 }
 
 /// One replica of the server.
@@ -65,14 +70,16 @@ pub struct Replica {
 }
 
 impl World {
-    fn start_replica(&self, seed: u64) -> Arc<Replica> {
-        let link = Link::new(Arc::clone(&self.faults));
+    /// Starts the replica that takes this place among them.
+    fn start_replica(&self, place: usize, seed: u64) -> Arc<Replica> {
+        let link = Link::new(Arc::clone(&self.faults), place == 0);
         let store = SimStore::new(self.memory.replica(Ids::seeded(seed)), Arc::clone(&link));
         let (stop, metrics) = (CancellationToken::new(), Metrics::new());
         let runtimes = [Handle::current()];
         let max_hold = Duration::from_hours(1);
         let bounds = Bounds { writers: 2, capacity: 1_000, waiters: 1_000, max_hold };
-        let known = Known::new(1_000, Duration::from_mins(1), store.invalidations()).unwrap();
+        let known =
+            DuplicateCache::new(1_000, Duration::from_mins(1), store.invalidations()).unwrap();
         let dedup = Dedup::start(&store, &runtimes, 2, 1_000, Some(known), &metrics);
         let sessions = Sessions::start(&store, &runtimes, bounds, &stop, &metrics);
         let turns = Turns::start(&store, &runtimes, &sessions, bounds, &metrics);
@@ -90,7 +97,7 @@ impl World {
         })
     }
 
-    /// A replica to ask.
+    /// A replica to call.
     pub fn replica(&self, chance: &mut Chance) -> Arc<Replica> {
         Arc::clone(chance.pick(&self.replicas.lock().unwrap()))
     }
@@ -103,6 +110,22 @@ impl World {
         }
     }
 
+    /// Counts something that happened.
+    pub fn count(&self, what: &'static str) {
+        self.faults.count(what);
+    }
+
+    /// Whether a call that began at `sent`, and ends now, has met no fault.
+    pub fn is_calm_since(&self, sent: Instant) -> bool {
+        self.calm_since.lock().unwrap().is_some_and(|since| sent > since + AFTERMATH)
+    }
+
+    /// Whether faults are injected from now on.
+    fn inject_faults(&self, are_on: bool) {
+        self.faults.are_on.store(are_on, Ordering::Relaxed);
+        *self.calm_since.lock().unwrap() = (!are_on).then(Instant::now);
+    }
+
     pub fn check(&self, check: impl FnOnce(&mut Checker)) {
         let mut checker = self.checker.lock().unwrap();
         let before = checker.violations.len();
@@ -113,203 +136,66 @@ impl World {
         }
     }
 
-    /// A replica is killed, and another is started in its place.
-    fn kill(&self, chance: &mut Chance) {
-        self.faults.count("replica killed");
+    /// Starts another replica in the place of one, which it answers.
+    fn replace_replica(&self, chance: &mut Chance) -> Arc<Replica> {
+        let seed = chance.seed();
+        let mut replicas = self.replicas.lock().unwrap();
+        let place = chance.place(&replicas);
+        let new = self.start_replica(place, seed);
+        std::mem::replace(&mut replicas[place], new)
+    }
+
+    fn kill_replica(&self, chance: &mut Chance) {
+        self.count("replica killed");
         self.note(|| "a replica is killed".to_owned());
-        let new = self.start_replica(chance.seed());
-        let old = std::mem::replace(chance.pick_mut(&mut self.replicas.lock().unwrap()), new);
-        old.link.kill();
+        self.replace_replica(chance).link.kill();
     }
 
-    /// An operator closes a session: what its tokens rise above is the floor from then on.
-    async fn close_session(&self, chance: &mut Chance) {
+    /// An operator closes a session: the floor of fencing tokens rises to its token.
+    async fn close_session(self: &Arc<Self>, chance: &mut Chance) {
         let (number, replica) = (chance.below(SESSIONS), self.replica(chance));
-        let what = format!("session {number}");
+        let subject = session_name(number);
         let author = Author { actor: "operator".to_owned(), reason: String::new() };
-        self.check(|checker| checker.disturbing(&what));
-        let close = replica.admin.close(session(number), author);
-        if timeout(Duration::from_secs(5), close).await.is_ok() {
-            self.check(|checker| checker.disturbed(&what));
-        }
+        self.check(|checker| checker.repair_begins(&subject));
+        let world = Arc::clone(self);
+        let mut closing = tokio::spawn(async move {
+            let close = replica.admin.close(session(number), author);
+            let _ = timeout(REPAIR_TIMEOUT, close).await;
+            world.check(|checker| checker.repair_ends(&subject));
+        });
+        let _ = timeout(Duration::from_secs(5), &mut closing).await;
     }
 
-    /// Something goes wrong every now and then.
-    async fn go_wrong(&self, chance: &mut Chance) {
+    /// Injects a fault after a while.
+    async fn inject_fault(self: &Arc<Self>, chance: &mut Chance) {
         sleep(chance.millis(2_000, 20_000)).await;
         match chance.below(5) {
-            0 | 1 => self.kill(chance),
+            0 | 1 => self.kill_replica(chance),
             2 => {
-                self.faults.count("replica drained");
+                self.count("replica drained");
                 self.note(|| "a replica is drained".to_owned());
-                let new = self.start_replica(chance.seed());
-                let old =
-                    std::mem::replace(chance.pick_mut(&mut self.replicas.lock().unwrap()), new);
+                let old = self.replace_replica(chance);
                 old.stop.cancel();
                 sleep(Duration::from_secs(5)).await;
                 old.link.kill();
             }
             3 => {
-                self.faults.count("clock stepped forward");
-                self.check(Checker::stepped_forward);
+                self.count("clock stepped forward");
+                self.check(Checker::step_forward);
                 let span = chance.millis(100, 4_000);
                 self.note(|| format!("the clock is stepped forward by {span:?}"));
                 self.clock.set(self.clock.now().plus(span).as_micros());
             }
             _ => {
-                self.faults.count("clock stepped back");
+                self.count("clock stepped back");
                 self.close_session(chance).await;
-                self.check(Checker::stepped_back);
-                let mut shown = self.shown.lock().unwrap();
-                *shown = self.clock.now().max(*shown);
-                drop(shown);
+                self.check(|checker| checker.step_back(self.clock.now()));
                 let span = chance.millis(100, 4_000);
                 self.note(|| format!("the clock is stepped back by {span:?}"));
                 self.clock.set(self.clock.now().minus(span).as_micros());
             }
         }
     }
-
-    /// What was acknowledged is there.
-    async fn nothing_is_lost(&self) {
-        let mut wanted = Wanted::default();
-        for number in 0..EVENTS {
-            let event = event(number);
-            wanted.event(&event.key.team, event.names(), false);
-        }
-        for number in 0..SESSIONS {
-            wanted.session(&session(number));
-        }
-        // The records themselves, which no replica remembers otherwise, as they are now.
-        let snapshot = self.memory.connection(Work::Short).read(&wanted).await.unwrap();
-        let mut lost = Vec::new();
-        let checker = self.checker.lock().unwrap();
-        for number in 0..EVENTS {
-            let (what, event) = (format!("event {number}"), event(number));
-            let until = checker.handled_until(&what);
-            let is_kept = event.names().any(|name| {
-                let key = EventKey { team: event.key.team.clone(), event: name.to_owned() };
-                snapshot.events.get(&key).is_some_and(|event| {
-                    matches!(event.state, State::Handled(..)) && event.is_live(snapshot.now)
-                })
-            });
-            // It may have been swept while the clock was ahead.
-            let passed = snapshot.now.max(*self.shown.lock().unwrap());
-            if let Some(until) = until.filter(|until| *until > passed && !is_kept) {
-                lost.push(format!("{what}: handled until {until:?}, but is lost"));
-            }
-        }
-        for number in 0..SESSIONS {
-            let what = format!("session {number}");
-            let latest =
-                snapshot.sessions.get(&session(number)).and_then(|found| found.latest.as_ref());
-            let Some(GrantId::Lease(lease)) = checker.trusted(&what) else { continue };
-            if !latest.is_some_and(|latest| latest.lease == lease && latest.is_live(snapshot.now)) {
-                lost.push(format!("{what}: {lease:?} is held, but is lost: {latest:?}"));
-            }
-        }
-        drop(checker);
-        self.check(|checker| checker.violations.extend(lost));
-    }
-
-    /// Watches the sessions until all is well again, and for a while after that.
-    async fn watch(&self) {
-        let (begun, began_at) = (Instant::now(), self.clock.now());
-        // A step back lets a replica count as there for longer.
-        let was_stepped = self.checker.lock().unwrap().was_stepped_back(Duration::from_secs(20));
-        let mut store = self.memory.connection(Work::Short);
-        let mut wanted = Wanted::default();
-        (0..SESSIONS).for_each(|number| wanted.queue(&session(number)));
-        let mut watches: Vec<Watch> = (0..SESSIONS).map(|_| Watch::default()).collect();
-        while begun.elapsed() < SETTLE + CALM {
-            sleep(Duration::from_millis(100)).await;
-            let snapshot = store.read(&wanted).await.unwrap();
-            for (number, watch) in (0..SESSIONS).zip(&mut watches) {
-                let what = format!("session {number}");
-                let seen = snapshot.sessions.get(&session(number)).cloned().unwrap_or_default();
-                let mut wrong = Vec::new();
-                if begun.elapsed() > SETTLE {
-                    wrong.extend(watch.strands(&seen, snapshot.now));
-                    wrong.extend(watch.passes_over(&seen));
-                }
-                // By then no place on a replica that is gone is taken for one that is there.
-                let from =
-                    began_at.plus(if was_stepped { SETTLE } else { Duration::from_secs(10) });
-                let checker = self.checker.lock().unwrap();
-                let is_known = |lease| checker.knows(&what, GrantId::Lease(lease));
-                wrong.extend(watch.is_nobodys(&seen, from, snapshot.now, is_known));
-                drop(checker);
-                watch.queue = seen.queue;
-                for text in wrong {
-                    let text = format!("{what}: {text}");
-                    self.check(|checker| checker.violations.push(text));
-                }
-            }
-        }
-    }
-}
-
-/// What was seen of a session before.
-#[derive(Default)]
-struct Watch {
-    queue: Vec<Waiter>,
-    stranded: Option<Instant>,
-    nobodys: Option<Instant>,
-}
-
-impl Watch {
-    /// Whether it is free for too long although somebody waits.
-    fn strands(&mut self, seen: &Session, now: Timestamp) -> Option<String> {
-        let latest = seen.latest.as_ref()?;
-        let fits = |waiter: &&Waiter| is_eligible(waiter, latest.epic.as_ref());
-        let waiter = seen.queue.iter().find(fits).filter(|_| !latest.is_live(now));
-        lasts(&mut self.stranded, waiter.is_some(), STRANDED)
-            .then(|| format!("free, but somebody waits: {seen:?}"))
-    }
-
-    /// Whether it went to somebody before whom another waits.
-    fn passes_over(&self, seen: &Session) -> Option<String> {
-        let latest = seen.latest.as_ref()?;
-        let place = self.queue.iter().position(|waiter| waiter.lease == latest.lease)?;
-        let waits = |waiter: &&Waiter| seen.queue.iter().any(|now| now.lease == waiter.lease);
-        let before = self.queue[..place].iter().filter(waits);
-        let over = before.into_iter().find(|waiter| is_eligible(waiter, None))?;
-        Some(format!("went to {:?} before {over:?}", latest.lease))
-    }
-
-    /// Whether it is held by nobody who knows of it.
-    fn is_nobodys(
-        &mut self,
-        seen: &Session,
-        from: Timestamp,
-        now: Timestamp,
-        is_known: impl Fn(LeaseId) -> bool,
-    ) -> Option<String> {
-        let latest = seen.latest.as_ref()?;
-        let is_nobodys =
-            latest.is_live(now) && latest.acquire_time >= from && !is_known(latest.lease);
-        lasts(&mut self.nobodys, is_nobodys, 2 * STRANDED)
-            .then(|| format!("held by nobody: {latest:?}"))
-    }
-}
-
-/// Whether somebody who waits may have a session that is bound to `epic`.
-fn is_eligible(waiter: &Waiter, epic: Option<&String>) -> bool {
-    let fits = waiter.epic.is_none() || waiter.epic.as_ref() == epic;
-    waiter.left_at.is_none() && waiter.is_there && fits
-}
-
-/// Whether something is so for longer than it may.
-fn lasts(since: &mut Option<Instant>, is_so: bool, most: Duration) -> bool {
-    if !is_so {
-        *since = None;
-        return false;
-    }
-    let lasts = since.get_or_insert_with(Instant::now).elapsed() > most;
-    if lasts {
-        *since = None;
-    }
-    lasts
 }
 
 /// Simulates.
@@ -324,10 +210,10 @@ pub async fn run(settings: Settings) -> Report {
         replicas: Mutex::default(),
         history: settings.keeps_history.then(Mutex::default),
         begun: Instant::now(),
-        shown: Mutex::new(Timestamp::from_micros(0)),
+        calm_since: Mutex::default(),
     });
-    for _ in 0..settings.replicas {
-        let replica = world.start_replica(chance.seed());
+    for place in 0..settings.replicas {
+        let replica = world.start_replica(place, chance.seed());
         world.replicas.lock().unwrap().push(replica);
     }
     let mut bots = JoinSet::new();
@@ -336,16 +222,16 @@ pub async fn run(settings: Settings) -> Report {
     }
     let until = world.begun + settings.span;
     while Instant::now() < until && world.checker.lock().unwrap().violations.is_empty() {
-        world.faults.are_on.store(true, Ordering::Relaxed);
-        let over = Instant::now() + STORM;
+        world.inject_faults(true);
+        let over = Instant::now() + FAULTY;
         while Instant::now() < over {
-            world.go_wrong(&mut chance).await;
-            world.nothing_is_lost().await;
+            world.inject_fault(&mut chance).await;
+            world.check_durability().await;
         }
-        world.kill(&mut chance);
-        world.faults.are_on.store(false, Ordering::Relaxed);
-        world.watch().await;
-        world.nothing_is_lost().await;
+        world.kill_replica(&mut chance);
+        world.inject_faults(false);
+        world.check_recovery().await;
+        world.check_durability().await;
     }
     let dead = bots.try_join_next();
     if let Some(Err(error)) = dead {

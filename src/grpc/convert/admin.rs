@@ -11,7 +11,7 @@ use crate::{
     admin::Author,
     cleanup::Cleaned,
     domain::{EventKey, Id, Invalid, SessionKey, SessionRow, bounded, is_stored_id, limits},
-    store::{Age, Counts, EventFilter, Page, Scope, Standing},
+    store::{Age, Counts, EventFilter, EventStatus, Page, Scope},
 };
 
 /// Stands between team and stored id in a page token; neither has it.
@@ -73,25 +73,25 @@ pub(in crate::grpc) fn events(
     Ok((page(request.team_id, request.page_size, &request.page_token)?, filter))
 }
 
-pub(in crate::grpc) fn standing(state: i32, outcome: i32) -> Result<Option<Standing>, Invalid> {
+pub(in crate::grpc) fn standing(state: i32, outcome: i32) -> Result<Option<EventStatus>, Invalid> {
     let state = match pb::EventState::try_from(state) {
         Ok(pb::EventState::Unspecified) => None,
-        Ok(pb::EventState::NotSeen) => Some(Standing::Free),
-        Ok(pb::EventState::InProgress) => Some(Standing::Claimed),
-        Ok(pb::EventState::Processed) => Some(Standing::Processed),
+        Ok(pb::EventState::NotSeen) => Some(EventStatus::Free),
+        Ok(pb::EventState::InProgress) => Some(EventStatus::Claimed),
+        Ok(pb::EventState::Processed) => Some(EventStatus::Processed),
         Err(_) => return Err(Invalid::new("state", "must be an EventState")),
     };
     let outcome = match pb::TurnOutcome::try_from(outcome) {
         Ok(pb::TurnOutcome::Unspecified) => return Ok(state),
-        Ok(pb::TurnOutcome::Succeeded) => Standing::Succeeded,
-        Ok(pb::TurnOutcome::Rejected) => Standing::Rejected,
-        Ok(pb::TurnOutcome::GaveUp) => Standing::GaveUp,
+        Ok(pb::TurnOutcome::Succeeded) => EventStatus::Succeeded,
+        Ok(pb::TurnOutcome::Rejected) => EventStatus::Rejected,
+        Ok(pb::TurnOutcome::GaveUp) => EventStatus::GaveUp,
         Ok(pb::TurnOutcome::Failed) | Err(_) => {
             return Err(Invalid::new("outcome", "must be SUCCEEDED, REJECTED or GAVE_UP"));
         }
     };
     match state {
-        None | Some(Standing::Processed) => Ok(Some(outcome)),
+        None | Some(EventStatus::Processed) => Ok(Some(outcome)),
         Some(_) => Err(Invalid::new("outcome", "must be unset unless state is PROCESSED")),
     }
 }

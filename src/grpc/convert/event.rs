@@ -3,8 +3,8 @@
 use super::{duration, ids, key::delivered, pb, small, timestamp};
 use crate::{
     domain::{
-        By, Claim, Detail, EventKey, EventRow, Id, Invalid, Mark, MarkOutcome, RequestId, Ttl,
-        TurnResult, limits,
+        Claim, Detail, EventKey, EventRow, Id, Invalid, Mark, MarkOutcome, ProcessedBy, RequestId,
+        Ttl, TurnResult, limits,
     },
     session::SessionError,
     store::Looked,
@@ -32,10 +32,10 @@ pub(in crate::grpc) fn event(key: EventKey, row: EventRow) -> pb::ProcessedEvent
     match row {
         EventRow::Processed(event) => {
             let (outcome, attempt) = match event.by {
-                By::Mark => (pb::TurnOutcome::Unspecified, 1),
-                By::Turn(attempt) => (pb::TurnOutcome::Succeeded, attempt),
-                By::Rejected(attempt) => (pb::TurnOutcome::Rejected, attempt),
-                By::Nobody(attempts) => (pb::TurnOutcome::GaveUp, attempts),
+                ProcessedBy::Mark => (pb::TurnOutcome::Unspecified, 1),
+                ProcessedBy::Turn(attempt) => (pb::TurnOutcome::Succeeded, attempt),
+                ProcessedBy::Rejected(attempt) => (pb::TurnOutcome::Rejected, attempt),
+                ProcessedBy::GaveUp(attempts) => (pb::TurnOutcome::GaveUp, attempts),
             };
             pb::ProcessedEvent {
                 state: pb::EventState::Processed.into(),

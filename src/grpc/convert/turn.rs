@@ -16,8 +16,8 @@ use super::{
 };
 use crate::{
     domain::{
-        Acquire, Begin, By, Claim, Detail, Ending, EventKey, EventRow, Finish, Id, Invalid,
-        Prolong, RequestId, Ttl, TurnResult, bounded, limits,
+        Acquire, Begin, Claim, Detail, EventKey, EventRow, Finish, FinishAs, Id, Invalid,
+        ProcessedBy, RenewTurn, RequestId, Ttl, TurnResult, bounded, limits,
     },
     session::{Measured, StreamEvent},
     telemetry::call,
@@ -88,10 +88,10 @@ pub(in crate::grpc) fn ttls(
     Ok((claim, lease))
 }
 
-pub(in crate::grpc) fn prolong(request: &pb::RenewTurnRequest) -> Result<Prolong, Invalid> {
+pub(in crate::grpc) fn prolong(request: &pb::RenewTurnRequest) -> Result<RenewTurn, Invalid> {
     let (claim_ttl, lease_ttl) = ttls(request.claim_ttl, request.lease_ttl)?;
     let turn = parse_id(&request.turn_id)?;
-    Ok(Prolong { turn, claim_ttl, lease_ttl, stream: None, interruption: None })
+    Ok(RenewTurn { turn, claim_ttl, lease_ttl, stream: None, interruption: None })
 }
 
 pub(in crate::grpc) fn finish(request: pb::FinishTurnRequest) -> Result<Finish, Invalid> {
@@ -101,7 +101,7 @@ pub(in crate::grpc) fn finish(request: pb::FinishTurnRequest) -> Result<Finish, 
     Ok(Finish { turn, ending, unless_resumed: None })
 }
 
-pub(in crate::grpc) fn ending_of(end: pb::TurnEnd) -> Result<Ending, Invalid> {
+pub(in crate::grpc) fn ending_of(end: pb::TurnEnd) -> Result<FinishAs, Invalid> {
     use pb::TurnOutcome::{Failed, Rejected, Succeeded};
     let outcome = end.outcome();
     if !matches!(outcome, Succeeded | Failed | Rejected) {
@@ -122,10 +122,10 @@ pub(in crate::grpc) fn ending_of(end: pb::TurnEnd) -> Result<Ending, Invalid> {
     Ok(match outcome {
         Succeeded => {
             let result = TurnResult::parse(end.result, end.result_type)?;
-            Ending::Succeeded(result.into(), ttl)
+            FinishAs::Succeeded(result.into(), ttl)
         }
-        Rejected => Ending::Rejected(detail, ttl),
-        _ => Ending::Failed(detail),
+        Rejected => FinishAs::Rejected(detail, ttl),
+        _ => FinishAs::Failed(detail),
     })
 }
 
@@ -154,8 +154,8 @@ pub(in crate::grpc) fn begun(key: EventKey, outcome: TurnOutcome, arrived: Insta
             let by = row.by;
             let event = Some(event(key, EventRow::Processed(row)));
             match by {
-                By::Nobody(_) => Outcome::GaveUp(pb::TurnGaveUp { event }),
-                By::Mark | By::Turn(_) | By::Rejected(_) => {
+                ProcessedBy::GaveUp(_) => Outcome::GaveUp(pb::TurnGaveUp { event }),
+                ProcessedBy::Mark | ProcessedBy::Turn(_) | ProcessedBy::Rejected(_) => {
                     let (result, result_type) = result_and_type(Some(result));
                     Outcome::Duplicate(pb::TurnDuplicate { event, result, result_type })
                 }

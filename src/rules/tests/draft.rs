@@ -1,14 +1,11 @@
 use super::{
     super::session::{BindEpic, RenewWithin},
-    Ending, FencingToken, MAX_HOLD, Operation, Plan, Timestamp, TurnId, Version, World, acquire,
+    FencingToken, FinishAs, MAX_HOLD, Operation, Plan, Timestamp, TurnId, Version, World, acquire,
     begin, begin_with_session, begun, event_key, finish, key, mark, prolong,
     random::{Answer, Op},
     release, renew, request, rests_on, succeeded,
 };
-use crate::{
-    domain::{Begun, Kept},
-    rules::EventUpdate,
-};
+use crate::{domain::Begun, rules::EventUpdate};
 
 const NEVER: Timestamp = Timestamp::from_micros(i64::MAX);
 const ALWAYS: Timestamp = Timestamp::from_micros(i64::MIN);
@@ -115,7 +112,7 @@ fn a_decision_on_a_handled_event_rests_on_its_expiry() {
 fn a_decision_on_an_ended_claim_rests_on_its_expiry_alone() {
     let mut world = World::new();
     let turn = begun(&mut world, &begin(1, &["a"]));
-    world.run(finish(&turn, Ending::Failed(None)));
+    world.run(finish(&turn, FinishAs::Failed(None)));
     let plan = plan(&mut world, begin(2, &["a"]));
     let expiry = world.event("a").unwrap().expire_time;
     assert_eq!((plan.from, plan.until), (ALWAYS, expiry));
@@ -143,7 +140,7 @@ fn a_grant_rests_on_a_floor_below_its_token() {
     assert!(world.holds(&plan));
     world.floor = token;
     assert!(!world.holds(&plan));
-    let (_, (acquired, _)) = world.decide(acquire(1));
+    let (_, acquired) = world.decide(acquire(1));
     assert_eq!(acquired.row.lease.token, FencingToken(token.0 + 1));
 }
 
@@ -154,7 +151,7 @@ fn folded_grants_rest_on_the_lowest_token_and_heed_the_floor_that_they_raise() {
     let token = world.latest().token;
     let close = Op::Close(key("s"));
     let (plan, answers) = world.fold(&[close, Op::Acquire(acquire(2)), Op::Close(key("s"))]);
-    let Answer::Acquired(acquired, _) = &answers[1] else { panic!() };
+    let Answer::Acquired(acquired) = &answers[1] else { panic!() };
     assert_eq!(acquired.row.lease.token, FencingToken(token.0 + 1));
     assert_eq!(plan.token, Some(FencingToken(token.0 + 1)));
     assert!(world.apply(plan));
@@ -201,9 +198,7 @@ fn a_claim_and_its_end_in_one_draft_are_written_once() {
     let mut world = World::new();
     let ops = [Op::Begin(begin(1, &["a", "b"])), Op::Finish(finish(&turn(), succeeded("done")))];
     let (plan, answers) = world.fold(&ops);
-    assert!(
-        matches!(&answers[1], Answer::Finished(answer) if matches!(answer.kept, Kept::Done(_)))
-    );
+    assert!(matches!(&answers[1], Answer::Finished(answer) if answer.kept.is_ok()));
     assert_eq!(written(&plan), ["a", "b"]);
     assert!(plan.writes.updates.is_empty() && world.apply(plan));
     assert_eq!(world.event("a"), world.event("b"));
@@ -217,9 +212,9 @@ fn several_changes_of_an_event_in_one_draft_are_written_once() {
     let was = world.event("a").unwrap().version;
     let prolong = prolong(&turn);
     let ops = [
-        Op::Prolong(prolong.clone()),
-        Op::Prolong(prolong),
-        Op::Finish(finish(&turn, Ending::Failed(None))),
+        Op::RenewTurn(prolong.clone()),
+        Op::RenewTurn(prolong),
+        Op::Finish(finish(&turn, FinishAs::Failed(None))),
     ];
     let (plan, _) = world.fold(&ops);
     let [EventUpdate { was: of, names, .. }] = &plan.writes.updates[..] else { panic!() };
@@ -234,7 +229,7 @@ fn several_changes_of_an_event_in_one_draft_are_written_once() {
 fn an_end_and_a_new_claim_in_one_draft_leave_the_claim() {
     let mut world = World::new();
     let turn = begun(&mut world, &begin(1, &["a"]));
-    let end = Op::Finish(finish(&turn, Ending::Failed(None)));
+    let end = Op::Finish(finish(&turn, FinishAs::Failed(None)));
     let (plan, answers) = world.fold(&[end, Op::Begin(begin(2, &["a"]))]);
     assert!(matches!(&answers[1], Answer::Begun(answer)
         if matches!(&answer.begun, Begun::Granted { claim, .. } if claim.attempt == 2)));
@@ -248,7 +243,7 @@ fn an_event_that_was_changed_in_a_draft_is_found_so_under_its_other_names() {
     let turn = begun(&mut world, &begin(1, &["a", "b"]));
     for number in [1, 2] {
         let mut world = world.copy(7);
-        let end = Op::Finish(finish(&turn, Ending::Abandoned));
+        let end = Op::Finish(finish(&turn, FinishAs::Abandoned));
         let (plan, answers) = world.fold(&[end, Op::Begin(begin(number, &["a", "b"]))]);
         let Answer::Begun(answer) = &answers[1] else { panic!() };
         let is_granted = matches!(answer.begun, Begun::Granted { fresh: true, .. });
@@ -280,7 +275,7 @@ fn what_a_draft_puts_and_forgets_leaves_nothing() {
     assert!(world.apply(plan));
     assert!(world.events.is_empty());
     let turn = begun(&mut world, &begin(1, &["a", "b"]));
-    world.run(finish(&turn, Ending::Failed(None)));
+    world.run(finish(&turn, FinishAs::Failed(None)));
     let (plan, _) = world.fold(&ops);
     assert!(world.apply(plan));
     assert!(world.events.is_empty(), "{:?}", world.events);

@@ -1,10 +1,10 @@
 use super::{
-    super::event::ForgetEvent, Ending, EventKey, Notice, World, begin, begun, digest, event_key,
+    super::event::ForgetEvent, EventKey, FinishAs, Notice, World, begin, begun, digest, event_key,
     finish, mark, prolong, request, succeeded,
 };
 use crate::{
-    domain::{By, Claim, EventRow, Mark, MarkOutcome, StoredEvent},
-    rules::turn::ProlongWithin,
+    domain::{Claim, EventRow, Mark, MarkOutcome, ProcessedBy, StoredEvent},
+    rules::turn::RenewTurnWithin,
 };
 
 fn outcome(world: &mut World, mark: &Mark) -> MarkOutcome {
@@ -54,7 +54,7 @@ fn a_mark_of_a_lapsed_claim_is_first_and_forgets_its_attempts() {
 fn a_mark_of_an_ended_claim_is_first_and_forgets_its_attempts() {
     let mut world = World::new();
     let turn = begun(&mut world, &begin(1, &["a"]));
-    world.run(finish(&turn, Ending::Failed(None)));
+    world.run(finish(&turn, FinishAs::Failed(None)));
     assert!(is_first(&mut world, &mark(2, &["a"])));
     assert_eq!(world.event("a").unwrap().attempts, None);
 }
@@ -99,7 +99,7 @@ fn a_mark_is_a_duplicate_if_any_of_its_names_is_handled() {
     world.run(mark(1, &["a"]));
     let (plan, row) = world.decide(mark(2, &["b", "a"]));
     assert!(plan.is_empty());
-    assert!(matches!(row, EventRow::Processed(StoredEvent { by: By::Mark, .. })));
+    assert!(matches!(row, EventRow::Processed(StoredEvent { by: ProcessedBy::Mark, .. })));
     assert_eq!(world.event("b"), None);
 }
 
@@ -138,7 +138,7 @@ fn forgetting_an_event_removes_all_names_that_it_was_recorded_with() {
 fn forgetting_an_event_leaves_a_name_that_another_one_has_taken_since() {
     let mut world = World::new();
     let turn = begun(&mut world, &begin(1, &["a", "b"]));
-    world.run(finish(&turn, Ending::Failed(None)));
+    world.run(finish(&turn, FinishAs::Failed(None)));
     world.run(mark(2, &["b"]));
     forget(&mut world, "a");
     assert_eq!(world.events.keys().collect::<Vec<&EventKey>>(), [&event_key("b")]);
@@ -151,8 +151,8 @@ fn forgetting_a_claim_notifies_the_turn_which_has_lost_it() {
     let (forgotten, notices) = forget(&mut world, "a");
     assert!(matches!(forgotten, Some(EventRow::Claimed(_))));
     assert_eq!(notices, [Notice::Forgotten(request(1))]);
-    let prolonged = world.run(ProlongWithin(&prolong(&turn), super::MAX_HOLD));
-    assert_eq!(prolonged, crate::domain::Kept::ClaimLost);
+    let prolonged = world.run(RenewTurnWithin(&prolong(&turn), super::MAX_HOLD));
+    assert_eq!(prolonged, Err(crate::domain::TurnLost::Claim));
     let next = begin(2, &["a"]);
     assert_eq!(begun(&mut world, &next).attempt, 1, "its attempts are forgotten too");
 }
@@ -170,7 +170,7 @@ fn forgetting_an_expired_event_deletes_it_and_reports_nothing() {
 fn forgetting_a_claim_that_was_taken_back_reports_nothing() {
     let mut world = World::new();
     let turn = begun(&mut world, &begin(1, &["a"]));
-    world.run(finish(&turn, Ending::Abandoned));
+    world.run(finish(&turn, FinishAs::Abandoned));
     assert_eq!(forget(&mut world, "a").0, None);
     assert!(world.events.is_empty());
 }

@@ -4,11 +4,11 @@
 use std::collections::BTreeMap;
 
 use super::{
-    Ending, Event, EventKey, FencingToken, LeaseId, Notice, Plan, SessionKey, State, Version,
+    Event, EventKey, FencingToken, FinishAs, LeaseId, Notice, Plan, SessionKey, State, Version,
     World, key,
     random::{Answer, Chooser, Op},
 };
-use crate::domain::{Begun, Claim, EventRow, Kept};
+use crate::domain::{Begun, Claim, EventRow};
 
 /// A decision that is still to be written.
 struct Pending {
@@ -197,7 +197,7 @@ fn holder_stays(before: &World, after: &World, op: &Op) {
             Op::Finish(finish) => finish.turn.lease == Some((key.clone(), was.lease)),
             // Written so late that it has lapsed by then.
             Op::Renew(renew) => renew.lease == was.lease,
-            Op::Prolong(prolong) => prolong.turn.lease == Some((key.clone(), was.lease)),
+            Op::RenewTurn(prolong) => prolong.turn.lease == Some((key.clone(), was.lease)),
             Op::Force(_) | Op::Close(_) => true,
             _ => false,
         };
@@ -216,7 +216,7 @@ fn claims_stay(before: &World, after: &World, op: &Op) {
             }
             Op::Forget(of) => was.names.contains(&of.event),
             // Written so late that it has lapsed by then.
-            Op::Prolong(prolong) => was.request == Some(prolong.turn.request),
+            Op::RenewTurn(prolong) => was.request == Some(prolong.turn.request),
             _ => false,
         };
         assert!(is_kept || may_end, "{key:?} of {was:?} by {op:?}");
@@ -233,7 +233,7 @@ fn attempts_stay(before: &World, after: &World, op: &Op) {
     for (key, was) in before.events.iter().filter(|(_, event)| event.expire_time > before.now) {
         let now = after.events.get(key).map_or(0, attempt);
         let may_fall = match op {
-            Op::Finish(finish) if finish.ending == Ending::Abandoned => now + 1 == attempt(was),
+            Op::Finish(finish) if finish.ending == FinishAs::Abandoned => now + 1 == attempt(was),
             Op::Mark(_) | Op::Forget(_) => true,
             _ => false,
         };
@@ -271,11 +271,11 @@ fn is_true(world: &World, op: &Op, answer: &Answer) {
             }
         }
         (Op::Finish(finish), Answer::Finished(answer)) => {
-            assert!(matches!(answer.kept, Kept::Done(_)));
+            assert!(answer.kept.is_ok());
             let event = row(&finish.turn.event.event);
             assert!(!matches!(event.state, State::Claimed(until) if until > event.time));
         }
-        (Op::Acquire(_), Answer::Acquired(acquired, _)) if acquired.row.live => {
+        (Op::Acquire(_), Answer::Acquired(acquired)) if acquired.row.live => {
             holds(acquired.row.lease.id);
         }
         _ => {}

@@ -25,10 +25,10 @@ fn bind(world: &mut World, epic: Option<&str>) {
 /// The session free and bound to `E1`, and request 2, which wants `E2`, in its queue.
 fn waiters_without_a_chance() -> World {
     let (mut world, own) = held();
-    bind(&mut world, Some("E1"));
     let mut other = enqueue(2, 200);
     other.acquire.epic = Some("E2".to_owned());
     world.run(other);
+    bind(&mut world, Some("E1"));
     assert_eq!(released(&mut world, own), ENDED);
     assert!(!world.latest().waiting);
     world

@@ -3,14 +3,14 @@ use super::{
         event::ForgetEvent,
         queue::{HandOn, Leave, PLACE_KEPT},
         session::CloseSession,
-        turn::ProlongWithin,
+        turn::RenewTurnWithin,
     },
     Change, Ids, MAX_HOLD, Notice, Operation, Plan, Timestamp, World, acquire, begin,
     begin_with_session, begun, enqueue, event_key, key, lease, mark, prolong,
     random::{Answer, Op},
     release, request, ttl,
 };
-use crate::domain::{Enqueued, Kept};
+use crate::domain::Enqueued;
 
 const ALWAYS: Timestamp = Timestamp::from_micros(i64::MIN);
 
@@ -185,8 +185,8 @@ fn seeded_ids_are_the_same_for_the_same_seed_and_differ_otherwise() {
 fn a_turn_in_one_draft_with_others_is_prolonged_for_as_long_as_asked() {
     let mut world = World::new();
     let turn = begun(&mut world, &begin_with_session(1, &["a"]));
-    let (plan, kept) = world.decide(ProlongWithin(&prolong(&turn), MAX_HOLD));
-    assert!(matches!(kept, Kept::Done((_, Some(_)))));
+    let (plan, kept) = world.decide(RenewTurnWithin(&prolong(&turn), MAX_HOLD));
+    assert!(matches!(kept, Ok((_, Some(_)))));
     assert_eq!((plan.writes.puts.len(), plan.writes.sessions.len()), (1, 1));
     assert_eq!(plan.until, world.now.after(ttl(30)), "the lease ends before the claim");
 }

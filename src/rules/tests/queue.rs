@@ -5,9 +5,10 @@ use super::{
         queue::{HandOn, Leave, PLACE_KEPT},
         session::BindEpic,
     },
-    Enqueue, LeaseId, Notice, World, acquire, digest, enqueue, key, lease, release, request,
+    Enqueue, LeaseId, Notice, Waiter, World, acquire, digest, enqueue, key, lease, release,
+    request,
 };
-use crate::domain::{Enqueued, SessionRow, limits::MAX_WAITERS_PER_SESSION};
+use crate::domain::{Enqueued, SessionRow, Timestamp, limits::MAX_WAITERS_PER_SESSION};
 
 /// The session held by request 1, and so many requests, from 2, in its queue: each is to end in
 /// the lease of a hundred times its number.
@@ -56,7 +57,7 @@ fn refused(world: &mut World, op: &Enqueue) -> Enqueued {
 fn enqueue_at_an_absent_or_free_session_finds_it_free() {
     assert_eq!(refused(&mut World::new(), &enqueue(2, 200)), Enqueued::Free);
     let mut world = World::new();
-    let (acquired, _) = world.run(acquire(1));
+    let acquired = world.run(acquire(1));
     world.run(release(acquired.row.lease.id));
     assert_eq!(refused(&mut world, &enqueue(2, 200)), Enqueued::Free);
 }
@@ -242,7 +243,7 @@ fn a_session_that_no_waiter_can_have_is_there_for_anybody_and_stays_bound() {
     let latest = world.latest();
     assert!(!latest.waiting && latest.epic.as_deref() == Some("E1"));
     assert_eq!(leases(&world), [lease(200)]);
-    assert!(world.run(acquire(9)).0.fresh);
+    assert!(world.run(acquire(9)).fresh);
 }
 
 // Leave.
@@ -309,4 +310,48 @@ fn a_queue_is_shown_only_while_somebody_may_have_the_session() {
     assert!(world.sessions[&key("s")].row(world.now).unwrap().queue.is_empty());
     assert_eq!(world.queue()[1].request, request(3));
     assert_eq!(PLACE_KEPT, Duration::from_secs(10));
+}
+
+/// Their server counted as gone for a while, and somebody else took the session.
+#[test]
+fn a_hand_over_finds_those_who_were_taken_for_gone() {
+    for is_held in [true, false] {
+        let mut world = awaited(2);
+        world.latest_mut().waiting = false;
+        if !is_held {
+            world.wait(30_000);
+        }
+        let (row, handed) = world.run(HandOn(&key("s")));
+        assert!(row.unwrap().waiting);
+        assert_eq!(handed.map(|row| row.lease.id), (!is_held).then(|| lease(200)));
+    }
+    let changes: [fn(&mut Waiter); 3] = [
+        |waiter| waiter.is_there = false,
+        |waiter| waiter.epic = Some("other".to_owned()),
+        |waiter| waiter.left_at = Some(Timestamp::from_micros(0)),
+    ];
+    for change in changes {
+        let mut world = awaited(1);
+        let session = world.sessions.get_mut(&key("s")).unwrap();
+        let latest = session.latest.as_mut().unwrap();
+        (latest.waiting, latest.epic) = (false, Some("own".to_owned()));
+        change(&mut session.queue[0]);
+        let (plan, _) = world.decide(HandOn(&key("s")));
+        assert!(plan.is_empty());
+    }
+}
+
+#[test]
+fn enqueue_takes_no_place_where_an_acquire_is_answered_at_once() {
+    let mut world = awaited(1);
+    assert_eq!(refused(&mut world, &enqueue(1, 900)), Enqueued::Free, "its own");
+    world.latest_mut().epic = Some("E1".to_owned());
+    assert_eq!(refused(&mut world, &bound_to("E2", 9)), Enqueued::Free, "bound");
+}
+
+#[test]
+fn a_queue_shows_nobody_whose_server_is_gone() {
+    let mut world = awaited(2);
+    world.sessions.get_mut(&key("s")).unwrap().queue[0].is_there = false;
+    assert_eq!(world.sessions[&key("s")].row(world.now).unwrap().queue, [lease(300)]);
 }

@@ -9,17 +9,17 @@ use super::{
         event::ForgetEvent,
         queue::{HandOn, Leave},
         session::{BindEpic, CloseSession, ForceRelease, Released, RenewWithin},
-        turn::{BeginAnswer, FinishAnswer, ProlongWithin},
+        turn::{BeginAnswer, FinishAnswer, RenewTurnWithin},
     },
-    Acquire, Begin, Draft, Ending, Enqueue, EventKey, Finish, LeaseId, MAX_HOLD, Mark, Operation,
-    Prolong, Release, Renew, SessionKey, TurnId, Wanted, World, acquire, begin, begin_with_session,
-    detail, digest, enqueue, event_key, finish, key, lease, mark, prolong, release, renew,
-    succeeded, ttl,
+    Acquire, Begin, Draft, Enqueue, EventKey, Finish, FinishAs, LeaseId, MAX_HOLD, Mark, Operation,
+    Release, Renew, RenewTurn, SessionKey, TurnId, Wanted, World, acquire, begin,
+    begin_with_session, detail, digest, enqueue, event_key, finish, key, lease, mark, prolong,
+    release, renew, succeeded, ttl,
 };
 use crate::{
     domain::{
-        Acquired, Begun, Claim, Enqueued, EventRow, Interruption, Kept, Lease, Renewed, SessionRow,
-        StreamId,
+        Acquired, Begun, Claim, Enqueued, EventRow, Interruption, Lease, Renewed, SessionRow,
+        StreamId, TurnLost,
     },
     rules::RuleError,
 };
@@ -38,7 +38,7 @@ pub(super) enum Op {
     HandOn(SessionKey),
     Leave(SessionKey, LeaseId, bool),
     Begin(Begin),
-    Prolong(Prolong),
+    RenewTurn(RenewTurn),
     Finish(Finish),
 }
 
@@ -46,7 +46,7 @@ pub(super) enum Op {
 pub(super) enum Answer {
     Marked(EventRow),
     Forgotten(Option<EventRow>),
-    Acquired(Acquired, Option<SessionRow>),
+    Acquired(Acquired),
     Released(Released),
     Renewed(Renewed),
     Bound,
@@ -54,7 +54,7 @@ pub(super) enum Answer {
     Enqueued(Enqueued),
     HandedOn(Option<SessionRow>, Option<SessionRow>),
     Begun(Box<BeginAnswer>),
-    Prolonged(Kept<(Claim, Option<Lease>)>),
+    RenewedTurn(Result<(Claim, Option<Lease>), TurnLost>),
     Finished(FinishAnswer),
 }
 
@@ -75,7 +75,7 @@ impl Operation for Op {
             Self::HandOn(key) => HandOn(key).wants(wanted),
             &Self::Leave(ref key, lease, keep) => Leave { key, lease, keep }.wants(wanted),
             Self::Begin(begin) => begin.wants(wanted),
-            Self::Prolong(prolong) => ProlongWithin(prolong, MAX_HOLD).wants(wanted),
+            Self::RenewTurn(prolong) => RenewTurnWithin(prolong, MAX_HOLD).wants(wanted),
             Self::Finish(finish) => finish.wants(wanted),
         }
     }
@@ -84,10 +84,7 @@ impl Operation for Op {
         Ok(match self {
             Self::Mark(mark) => Answer::Marked(mark.decide(draft)?),
             Self::Forget(key) => Answer::Forgotten(ForgetEvent(key).decide(draft)?),
-            Self::Acquire(acquire) => {
-                let (acquired, handed) = acquire.decide(draft)?;
-                Answer::Acquired(acquired, handed)
-            }
+            Self::Acquire(acquire) => Answer::Acquired(acquire.decide(draft)?),
             Self::Release(release) => Answer::Released(release.decide(draft)?),
             Self::Renew(renew) => Answer::Renewed(RenewWithin(renew, MAX_HOLD).decide(draft)?),
             Self::Bind(key, epic) => {
@@ -105,8 +102,8 @@ impl Operation for Op {
                 Answer::Done(Leave { key, lease, keep }.decide(draft)?)
             }
             Self::Begin(begin) => Answer::Begun(Box::new(begin.decide(draft)?)),
-            Self::Prolong(prolong) => {
-                Answer::Prolonged(ProlongWithin(prolong, MAX_HOLD).decide(draft)?)
+            Self::RenewTurn(prolong) => {
+                Answer::RenewedTurn(RenewTurnWithin(prolong, MAX_HOLD).decide(draft)?)
             }
             Self::Finish(finish) => Answer::Finished(finish.decide(draft)?),
         })
@@ -187,13 +184,13 @@ impl Chooser {
         Acquire { epic: self.epic(), stream: self.stream(), ..acquire(number) }
     }
 
-    fn ending(&mut self) -> Ending {
+    fn ending(&mut self) -> FinishAs {
         match self.below(5) {
             0 => succeeded("done"),
-            1 => Ending::Rejected(Some(detail("bad")), ttl(600)),
-            2 => Ending::Failed(Some(detail("no"))),
-            3 => Ending::Broken,
-            _ => Ending::Abandoned,
+            1 => FinishAs::Rejected(Some(detail("bad")), ttl(600)),
+            2 => FinishAs::Failed(Some(detail("no"))),
+            3 => FinishAs::Broken,
+            _ => FinishAs::Abandoned,
         }
     }
 
@@ -244,7 +241,7 @@ impl Chooser {
                 Some(turn) => {
                     let (stream, interruption) = (self.stream(), Some(Interruption::Drained));
                     let interruption = interruption.filter(|_| self.one_in(3));
-                    Op::Prolong(Prolong { stream, interruption, ..prolong(&turn) })
+                    Op::RenewTurn(RenewTurn { stream, interruption, ..prolong(&turn) })
                 }
                 None => Op::HandOn(session),
             },

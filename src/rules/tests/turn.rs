@@ -1,15 +1,15 @@
 use super::{
-    super::turn::ProlongWithin, Begin, Begun, Ending, MAX_HOLD, Prolong, TurnId, World, acquire,
-    begin, begin_with_session, begun, detail, digest, enqueue, finish, granted, key, lease, mark,
-    prolong, release, request, succeeded, ttl,
+    super::turn::RenewTurnWithin, Begin, Begun, FinishAs, MAX_HOLD, RenewTurn, TurnId, World,
+    acquire, begin, begin_with_session, begun, detail, digest, enqueue, finish, granted, key,
+    lease, mark, prolong, release, request, succeeded, ttl,
 };
 use crate::domain::{
-    Attempts, By, Claim, EventRow, Interruption, Kept, Lease, ResumedBy, SessionRow, StoredEvent,
-    StreamId, limits::CLAIM_MEMORY,
+    Attempts, Claim, EventRow, Interruption, Lease, ProcessedBy, ResumedBy, SessionRow,
+    StoredEvent, StreamId, TurnLost, limits::CLAIM_MEMORY,
 };
 
-fn renewed(world: &mut World, prolong: &Prolong) -> Kept<(Claim, Option<Lease>)> {
-    world.run(ProlongWithin(prolong, MAX_HOLD))
+fn renewed(world: &mut World, prolong: &RenewTurn) -> Result<(Claim, Option<Lease>), TurnLost> {
+    world.run(RenewTurnWithin(prolong, MAX_HOLD))
 }
 
 /// What a begin is answered that writes nothing.
@@ -17,7 +17,7 @@ fn taken(world: &mut World, begin: &Begin) -> EventRow {
     let (plan, answer) = world.decide(begin);
     assert!(plan.is_empty(), "{plan:?}");
     match answer.begun {
-        Begun::Taken(row, _) => row,
+        Begun::NotAvailable(row, _) => row,
         other => panic!("not taken: {other:?}"),
     }
 }
@@ -172,7 +172,7 @@ fn begin_of_a_lapsed_claim_is_granted_one_attempt_more() {
 #[test]
 fn begin_of_an_ended_claim_is_granted_one_attempt_more() {
     let (mut world, turn) = running();
-    world.run(finish(&turn, Ending::Failed(Some(detail("no")))));
+    world.run(finish(&turn, FinishAs::Failed(Some(detail("no")))));
     let answer = world.run(begin_with_session(2, &["a"]));
     assert!(!answer.lapsed);
     let (claim, ..) = granted(answer.begun);
@@ -182,12 +182,12 @@ fn begin_of_an_ended_claim_is_granted_one_attempt_more() {
 #[test]
 fn begin_of_a_claim_that_lapsed_while_interrupted_does_not_count_it() {
     let (mut world, turn) = running();
-    let drained = Prolong {
+    let drained = RenewTurn {
         stream: Some(StreamId::random()),
         interruption: Some(Interruption::Drained),
         ..prolong(&turn)
     };
-    assert!(matches!(renewed(&mut world, &drained), Kept::Done(_)));
+    assert!(renewed(&mut world, &drained).is_ok());
     world.wait(60_000);
     assert_eq!(interrupted(&world), Some(1));
     begun(&mut world, &begin_with_session(2, &["a"]));
@@ -205,24 +205,30 @@ fn begin_of_a_claim_whose_attempts_are_spent_gives_the_event_up() {
     assert!(answer.gave_up && answer.lapsed);
     assert!(matches!(
         answer.begun,
-        Begun::Taken(EventRow::Processed(StoredEvent { by: By::Nobody(3), .. }), None)
+        Begun::NotAvailable(
+            EventRow::Processed(StoredEvent { by: ProcessedBy::GaveUp(3), .. }),
+            None
+        )
     ));
     assert_eq!(world.event("a"), world.event("b"));
     let EventRow::Processed(event) = taken(&mut world, &begin(5, &["a"])) else { panic!() };
-    assert_eq!((event.by, event.expire_time), (By::Nobody(3), world.now.plus(CLAIM_MEMORY)));
+    assert_eq!(
+        (event.by, event.expire_time),
+        (ProcessedBy::GaveUp(3), world.now.plus(CLAIM_MEMORY))
+    );
 }
 
 #[test]
 fn begin_of_an_ended_claim_whose_attempts_are_spent_gives_the_event_up() {
     let mut world = World::new();
     let turn = begun(&mut world, &begin(1, &["a"]));
-    world.run(finish(&turn, Ending::Failed(Some(detail("no")))));
+    world.run(finish(&turn, FinishAs::Failed(Some(detail("no")))));
     let answer = world.run(Begin { max_attempts: 1, ..begin(2, &["a"]) });
     assert!(answer.gave_up && !answer.lapsed);
-    let Begun::Taken(EventRow::Processed(event), None) = answer.begun else { panic!() };
-    assert_eq!((event.by, event.detail), (By::Nobody(1), Some(detail("no"))));
-    let failed = world.run(finish(&turn, Ending::Failed(None)));
-    assert!(matches!(failed.kept, Kept::Done(Some(EventRow::Processed(_)))));
+    let Begun::NotAvailable(EventRow::Processed(event), None) = answer.begun else { panic!() };
+    assert_eq!((event.by, event.detail), (ProcessedBy::GaveUp(1), Some(detail("no"))));
+    let failed = world.run(finish(&turn, FinishAs::Failed(None)));
+    assert!(matches!(failed.kept, Ok(Some(EventRow::Processed(_)))));
 }
 
 #[test]
@@ -231,18 +237,20 @@ fn begin_of_a_handled_event_is_a_duplicate_with_its_result() {
     world.run(finish(&turn, succeeded("done")));
     let (plan, answer) = world.decide(begin_with_session(1, &["a"]));
     assert!(plan.is_empty());
-    let Begun::Taken(EventRow::Processed(event), Some(result)) = answer.begun else { panic!() };
-    assert_eq!((event.by, result.bytes), (By::Turn(1), b"done".to_vec()));
+    let Begun::NotAvailable(EventRow::Processed(event), Some(result)) = answer.begun else {
+        panic!()
+    };
+    assert_eq!((event.by, result.bytes), (ProcessedBy::Turn(1), b"done".to_vec()));
     world.run(mark(2, &["b"]));
     let answer = world.run(begin(2, &["b"]));
-    assert!(matches!(answer.begun, Begun::Taken(EventRow::Processed(_), None)));
+    assert!(matches!(answer.begun, Begun::NotAvailable(EventRow::Processed(_), None)));
 }
 
 #[test]
 fn begin_of_an_event_that_is_taken_finds_the_lease_that_nobody_needs() {
     let (mut world, turn) = running();
     world.run(finish(&turn, succeeded("done")));
-    let own = world.run(acquire(1)).0.row.lease.id;
+    let own = world.run(acquire(1)).row.lease.id;
     assert_eq!(world.run(begin_with_session(1, &["a"])).idle, Some((key("s"), own)));
     assert_eq!(world.run(begin_with_session(2, &["a"])).idle, None, "it is another's");
 }
@@ -258,7 +266,7 @@ fn begin_of_an_expired_event_starts_at_its_first_attempt() {
 fn begin_under_several_names_heeds_a_live_record_before_others() {
     let mut world = World::new();
     let turn = begun(&mut world, &begin(1, &["a"]));
-    world.run(finish(&turn, Ending::Failed(None)));
+    world.run(finish(&turn, FinishAs::Failed(None)));
     begun(&mut world, &begin(2, &["b"]));
     assert!(taken(&mut world, &begin(3, &["a", "b"])).is_claim_of(request(2)));
 }
@@ -277,7 +285,7 @@ fn begin_under_several_names_counts_from_the_most_attempts() {
     let mut world = World::new();
     for (number, name) in [(1, "a"), (2, "b"), (3, "b")] {
         let turn = begun(&mut world, &begin(number, &[name]));
-        world.run(finish(&turn, Ending::Failed(None)));
+        world.run(finish(&turn, FinishAs::Failed(None)));
     }
     let (claim, ..) = granted(world.run(begin(4, &["a", "b"])).begun);
     assert_eq!(claim.attempt, 3);
@@ -289,7 +297,7 @@ fn begin_under_several_names_counts_from_the_most_attempts() {
 fn renew_by_the_holder_runs_claim_and_lease_on() {
     let (mut world, turn) = running();
     world.wait(20_000);
-    let Kept::Done((claim, Some(lease))) = renewed(&mut world, &prolong(&turn)) else { panic!() };
+    let Ok((claim, Some(lease))) = renewed(&mut world, &prolong(&turn)) else { panic!() };
     assert_eq!(claim.lapse_time, world.now.after(ttl(60)));
     assert_eq!(lease.expire_time, world.now.after(ttl(30)));
     let event = world.event("a").unwrap();
@@ -302,14 +310,14 @@ fn renew_by_the_holder_takes_an_interruption_back() {
     let (mut world, turn) = running();
     let stream = Some(StreamId::random());
     let interruption = Some(Interruption::Broken);
-    renewed(&mut world, &Prolong { stream, interruption, ..prolong(&turn) });
+    renewed(&mut world, &RenewTurn { stream, interruption, ..prolong(&turn) }).unwrap();
     assert_eq!(interrupted(&world), Some(1));
-    renewed(&mut world, &Prolong { stream, ..prolong(&turn) });
+    renewed(&mut world, &RenewTurn { stream, ..prolong(&turn) }).unwrap();
     assert_eq!(interrupted(&world), None);
-    renewed(&mut world, &Prolong { stream, interruption, ..prolong(&turn) });
+    renewed(&mut world, &RenewTurn { stream, interruption, ..prolong(&turn) }).unwrap();
     world.run(begin_with_session(1, &["a"]));
     assert_eq!(interrupted(&world), None, "a call has carried it on");
-    renewed(&mut world, &Prolong { stream, interruption, ..prolong(&turn) });
+    renewed(&mut world, &RenewTurn { stream, interruption, ..prolong(&turn) }).unwrap();
     assert_eq!(interrupted(&world), None, "a call has carried it on");
 }
 
@@ -317,9 +325,9 @@ fn renew_by_the_holder_takes_an_interruption_back() {
 fn renew_by_a_stream_that_was_replaced_changes_nothing() {
     let (mut world, turn) = running();
     world.run(begin_with_session(1, &["a"]).kept_by(StreamId::random()));
-    let by_old = Prolong { stream: Some(StreamId::random()), ..prolong(&turn) };
-    let (plan, kept) = world.decide(ProlongWithin(&by_old, MAX_HOLD));
-    assert!(plan.is_empty() && kept == Kept::Resumed);
+    let by_old = RenewTurn { stream: Some(StreamId::random()), ..prolong(&turn) };
+    let (plan, kept) = world.decide(RenewTurnWithin(&by_old, MAX_HOLD));
+    assert!(plan.is_empty() && kept == Err(TurnLost::Replaced));
 }
 
 #[test]
@@ -327,26 +335,26 @@ fn a_turn_that_is_renewed_after_the_clock_was_stepped_back_runs_on() {
     let mut world = World::new();
     let turn = begun(&mut world, &begin(1, &["a"]));
     world.step_back(61_000);
-    assert!(matches!(renewed(&mut world, &prolong(&turn)), Kept::Done(_)));
+    assert!(renewed(&mut world, &prolong(&turn)).is_ok());
     world.wait(59_999);
     assert!(taken(&mut world, &begin(2, &["a"])).is_claim_of(request(1)));
-    assert!(matches!(renewed(&mut world, &prolong(&turn)), Kept::Done(_)));
+    assert!(renewed(&mut world, &prolong(&turn)).is_ok());
 }
 
 /// Whether a turn neither runs on nor ends, and nothing is written.
-pub(super) fn is_lost(world: &mut World, turn: &TurnId, lost: &Kept<()>) -> bool {
-    let (renew, renewed) = world.decide(ProlongWithin(&prolong(turn), MAX_HOLD));
+pub(super) fn is_lost(world: &mut World, turn: &TurnId, lost: &Result<(), TurnLost>) -> bool {
+    let (renew, renewed) = world.decide(RenewTurnWithin(&prolong(turn), MAX_HOLD));
     let (end, finished) = world.decide(finish(turn, succeeded("late")));
     let is_so = [without_value(&renewed) == *lost, without_value(&finished.kept) == *lost];
     renew.is_empty() && end.is_empty() && is_so == [true, true]
 }
 
-fn without_value<T>(kept: &Kept<T>) -> Kept<()> {
+fn without_value<T>(kept: &Result<T, TurnLost>) -> Result<(), TurnLost> {
     match kept {
-        Kept::Done(_) => Kept::Done(()),
-        Kept::ClaimLost => Kept::ClaimLost,
-        Kept::LeaseLost(held) => Kept::LeaseLost(*held),
-        Kept::Resumed => Kept::Resumed,
+        Ok(_) => Ok(()),
+        Err(TurnLost::Claim) => Err(TurnLost::Claim),
+        Err(TurnLost::Lease(held)) => Err(TurnLost::Lease(*held)),
+        Err(TurnLost::Replaced) => Err(TurnLost::Replaced),
     }
 }
 

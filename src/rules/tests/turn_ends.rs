@@ -1,9 +1,10 @@
 use super::{
-    Begin, Ending, Finish, TurnId, World, begin, begin_with_session, begun, detail, enqueue,
+    Begin, Finish, FinishAs, TurnId, World, begin, begin_with_session, begun, detail, enqueue,
     finish, lease, mark, release, succeeded, ttl, turn::is_lost,
 };
 use crate::domain::{
-    Acquire, By, EventRow, Kept, ResumedBy, StoredEvent, StreamId, limits::CLAIM_MEMORY,
+    Acquire, EventRow, ProcessedBy, ResumedBy, StoredEvent, StreamId, TurnLost,
+    limits::CLAIM_MEMORY,
 };
 use crate::rules::{event::ForgetEvent, session::ForceRelease};
 
@@ -13,13 +14,13 @@ fn running() -> (World, TurnId) {
     (world, turn)
 }
 
-fn kept(world: &mut World, finish: &Finish) -> Kept<Option<EventRow>> {
+fn kept(world: &mut World, finish: &Finish) -> Result<Option<EventRow>, TurnLost> {
     world.run(finish).kept
 }
 
-fn by(kept: Kept<Option<EventRow>>) -> Option<By> {
+fn by(kept: Result<Option<EventRow>, TurnLost>) -> Option<ProcessedBy> {
     match kept {
-        Kept::Done(row) => row.map(|row| match row {
+        Ok(row) => row.map(|row| match row {
             EventRow::Processed(StoredEvent { by, .. }) => by,
             EventRow::Claimed(claim) => panic!("not handled: {claim:?}"),
         }),
@@ -32,30 +33,30 @@ fn attempts(world: &World) -> (u32, u32) {
     (attempts.claimed, attempts.uncounted)
 }
 
-fn rejected(text: &str) -> Ending {
-    Ending::Rejected(Some(detail(text)), ttl(600))
+fn rejected(text: &str) -> FinishAs {
+    FinishAs::Rejected(Some(detail(text)), ttl(600))
 }
 
-const FAILED: Ending = Ending::Failed(None);
+const FAILED: FinishAs = FinishAs::Failed(None);
 
 // What a turn has lost.
 
 #[test]
 fn a_turn_of_an_unknown_or_forgotten_event_is_lost() {
     let (mut world, turn) = running();
-    assert!(is_lost(&mut World::new(), &turn, &Kept::ClaimLost));
+    assert!(is_lost(&mut World::new(), &turn, &Err(TurnLost::Claim)));
     world.run(ForgetEvent(&turn.event));
-    assert!(is_lost(&mut world, &turn, &Kept::ClaimLost));
+    assert!(is_lost(&mut world, &turn, &Err(TurnLost::Claim)));
 }
 
 #[test]
 fn a_turn_of_another_request_or_another_attempt_is_lost() {
     let (mut world, turn) = running();
     let other = TurnId { request: super::request(9), ..turn.clone() };
-    assert!(is_lost(&mut world, &other, &Kept::ClaimLost));
+    assert!(is_lost(&mut world, &other, &Err(TurnLost::Claim)));
     world.wait(60_000);
     begun(&mut world, &begin_with_session(1, &["a", "b"]));
-    assert!(is_lost(&mut world, &turn, &Kept::ClaimLost), "the attempt before");
+    assert!(is_lost(&mut world, &turn, &Err(TurnLost::Claim)), "the attempt before");
 }
 
 #[test]
@@ -63,7 +64,7 @@ fn a_turn_whose_claim_has_lapsed_is_lost_before_anybody_takes_it() {
     let mut world = World::new();
     let turn = begun(&mut world, &begin(1, &["a"]));
     world.wait(60_000);
-    assert!(is_lost(&mut world, &turn, &Kept::ClaimLost));
+    assert!(is_lost(&mut world, &turn, &Err(TurnLost::Claim)));
 }
 
 #[test]
@@ -71,24 +72,24 @@ fn a_turn_of_an_event_that_was_handled_otherwise_is_lost() {
     let (mut world, turn) = running();
     world.wait(60_000);
     world.run(mark(2, &["a"]));
-    assert!(is_lost(&mut world, &turn, &Kept::ClaimLost));
+    assert!(is_lost(&mut world, &turn, &Err(TurnLost::Claim)));
 }
 
 #[test]
 fn a_turn_whose_lease_has_ended_is_lost_and_says_how_long_it_was_held() {
     let (mut world, turn) = running();
     world.wait(30_000);
-    assert!(is_lost(&mut world, &turn, &Kept::LeaseLost(Some(ttl(30).span()))), "it ran out");
+    assert!(is_lost(&mut world, &turn, &Err(TurnLost::Lease(Some(ttl(30).span())))), "it ran out");
     let (mut world, turn) = running();
     world.run(release(turn.lease.clone().unwrap().1));
-    assert!(is_lost(&mut world, &turn, &Kept::LeaseLost(None)), "it was released");
+    assert!(is_lost(&mut world, &turn, &Err(TurnLost::Lease(None))), "it was released");
     let (mut world, turn) = running();
     world.run(ForceRelease(&super::key("s")));
-    assert!(is_lost(&mut world, &turn, &Kept::LeaseLost(None)), "an operator released it");
+    assert!(is_lost(&mut world, &turn, &Err(TurnLost::Lease(None))), "an operator released it");
     let (mut world, turn) = running();
     world.wait(30_000);
     world.run(super::acquire(2));
-    assert!(is_lost(&mut world, &turn, &Kept::LeaseLost(None)), "it passed to another");
+    assert!(is_lost(&mut world, &turn, &Err(TurnLost::Lease(None))), "it passed to another");
 }
 
 // How a turn ends.
@@ -97,7 +98,7 @@ fn a_turn_whose_lease_has_ended_is_lost_and_says_how_long_it_was_held() {
 fn a_success_handles_the_event_under_all_names_and_releases_the_session() {
     let (mut world, turn) = running();
     world.wait(1_000);
-    assert_eq!(by(kept(&mut world, &finish(&turn, succeeded("done")))), Some(By::Turn(1)));
+    assert_eq!(by(kept(&mut world, &finish(&turn, succeeded("done")))), Some(ProcessedBy::Turn(1)));
     let event = world.event("a").unwrap();
     assert_eq!((event.time, event.expire_time), (world.now, world.now.after(ttl(600))));
     assert_eq!(world.event("a"), world.event("b"));
@@ -107,14 +108,17 @@ fn a_success_handles_the_event_under_all_names_and_releases_the_session() {
 #[test]
 fn a_rejection_handles_the_event_with_its_detail() {
     let (mut world, turn) = running();
-    assert_eq!(by(kept(&mut world, &finish(&turn, rejected("bad")))), Some(By::Rejected(1)));
+    assert_eq!(
+        by(kept(&mut world, &finish(&turn, rejected("bad")))),
+        Some(ProcessedBy::Rejected(1))
+    );
     assert_eq!(world.event("a").unwrap().detail, Some(detail("bad")));
 }
 
 #[test]
 fn a_failure_frees_the_event_and_counts() {
     let (mut world, turn) = running();
-    assert_eq!(by(kept(&mut world, &finish(&turn, Ending::Failed(Some(detail("no")))))), None);
+    assert_eq!(by(kept(&mut world, &finish(&turn, FinishAs::Failed(Some(detail("no")))))), None);
     assert_eq!(attempts(&world), (1, 0));
     let event = world.event("a").unwrap();
     assert!(!event.is_live(world.now));
@@ -130,8 +134,8 @@ fn a_failure_of_the_last_attempt_gives_the_event_up() {
     let mut world = World::new();
     for attempt in 1..=3 {
         let turn = begun(&mut world, &begin(attempt, &["a"]));
-        let ended = kept(&mut world, &finish(&turn, Ending::Failed(Some(detail("no")))));
-        assert_eq!(by(ended), (attempt == 3).then_some(By::Nobody(3)));
+        let ended = kept(&mut world, &finish(&turn, FinishAs::Failed(Some(detail("no")))));
+        assert_eq!(by(ended), (attempt == 3).then_some(ProcessedBy::GaveUp(3)));
     }
     assert_eq!(world.event("a").unwrap().detail, Some(detail("no")));
 }
@@ -139,9 +143,9 @@ fn a_failure_of_the_last_attempt_gives_the_event_up() {
 #[test]
 fn a_broken_stream_leaves_the_detail_of_the_turn_before() {
     let (mut world, turn) = running();
-    world.run(finish(&turn, Ending::Failed(Some(detail("no")))));
+    world.run(finish(&turn, FinishAs::Failed(Some(detail("no")))));
     let turn = begun(&mut world, &begin_with_session(2, &["a", "b"]));
-    world.run(finish(&turn, Ending::Broken));
+    world.run(finish(&turn, FinishAs::Broken));
     assert_eq!(world.event("a").unwrap().detail, Some(detail("no")));
 }
 
@@ -151,7 +155,7 @@ fn a_broken_stream_frees_the_event_and_does_not_count() {
     for attempt in 1..=5 {
         let turn = begun(&mut world, &begin(1, &["a"]));
         assert_eq!(turn.attempt, attempt, "attempts that do not count are never spent");
-        assert_eq!(by(kept(&mut world, &finish(&turn, Ending::Broken))), None);
+        assert_eq!(by(kept(&mut world, &finish(&turn, FinishAs::Broken))), None);
         assert_eq!(attempts(&world), (attempt, attempt));
     }
 }
@@ -159,17 +163,19 @@ fn a_broken_stream_frees_the_event_and_does_not_count() {
 #[test]
 fn an_abandoned_turn_frees_the_event_and_takes_its_attempt_back() {
     let (mut world, turn) = running();
-    world.run(finish(&turn, Ending::Failed(Some(detail("no")))));
+    world.run(finish(&turn, FinishAs::Failed(Some(detail("no")))));
     let turn = begun(&mut world, &begin_with_session(2, &["a", "b"]));
     assert_eq!(attempts(&world), (2, 0));
-    assert_eq!(by(kept(&mut world, &finish(&turn, Ending::Abandoned))), None);
+    assert_eq!(by(kept(&mut world, &finish(&turn, FinishAs::Abandoned))), None);
     assert_eq!(attempts(&world), (1, 0));
     assert_eq!(world.event("a").unwrap().detail, Some(detail("no")), "of the turn before");
 }
 
 #[test]
 fn the_end_of_a_turn_hands_its_session_to_the_first_waiter() {
-    for ending in [succeeded("done"), rejected("bad"), FAILED, Ending::Broken, Ending::Abandoned] {
+    for ending in
+        [succeeded("done"), rejected("bad"), FAILED, FinishAs::Broken, FinishAs::Abandoned]
+    {
         let (mut world, turn) = running();
         world.run(enqueue(2, 200));
         let answer = world.run(finish(&turn, ending));
@@ -179,7 +185,7 @@ fn the_end_of_a_turn_hands_its_session_to_the_first_waiter() {
 
 #[test]
 fn an_end_that_is_repeated_is_done_except_for_one_that_was_taken_back() {
-    for ending in [succeeded("done"), rejected("bad"), FAILED, Ending::Broken] {
+    for ending in [succeeded("done"), rejected("bad"), FAILED, FinishAs::Broken] {
         let (mut world, turn) = running();
         let finish = finish(&turn, ending);
         let first = kept(&mut world, &finish);
@@ -188,9 +194,9 @@ fn an_end_that_is_repeated_is_done_except_for_one_that_was_taken_back() {
         assert_eq!(again.kept, first);
     }
     let (mut world, turn) = running();
-    let abandoned = finish(&turn, Ending::Abandoned);
-    kept(&mut world, &abandoned);
-    assert_eq!(kept(&mut world, &abandoned), Kept::ClaimLost);
+    let abandoned = finish(&turn, FinishAs::Abandoned);
+    kept(&mut world, &abandoned).unwrap();
+    assert_eq!(kept(&mut world, &abandoned), Err(TurnLost::Claim));
 }
 
 #[test]
@@ -199,7 +205,7 @@ fn the_last_failure_that_is_repeated_is_done() {
     let once = Begin { max_attempts: 1, ..begin(1, &["a"]) };
     let turn = begun(&mut world, &once);
     let first = kept(&mut world, &finish(&turn, FAILED));
-    assert_eq!(by(first.clone()), Some(By::Nobody(1)));
+    assert_eq!(by(first.clone()), Some(ProcessedBy::GaveUp(1)));
     assert_eq!(kept(&mut world, &finish(&turn, FAILED)), first);
 }
 
@@ -207,13 +213,13 @@ fn the_last_failure_that_is_repeated_is_done() {
 fn an_end_is_done_only_for_its_own_request_and_until_the_event_expires() {
     let (mut world, turn) = running();
     let finish = finish(&turn, succeeded("done"));
-    kept(&mut world, &finish);
+    kept(&mut world, &finish).unwrap();
     let other = TurnId { request: super::request(9), ..turn };
-    assert_eq!(kept(&mut world, &Finish { turn: other, ..finish.clone() }), Kept::ClaimLost);
+    assert_eq!(kept(&mut world, &Finish { turn: other, ..finish.clone() }), Err(TurnLost::Claim));
     world.wait(599_999);
-    assert_eq!(by(kept(&mut world, &finish)), Some(By::Turn(1)));
+    assert_eq!(by(kept(&mut world, &finish)), Some(ProcessedBy::Turn(1)));
     world.wait(1);
-    assert_eq!(kept(&mut world, &finish), Kept::ClaimLost);
+    assert_eq!(kept(&mut world, &finish), Err(TurnLost::Claim));
 }
 
 #[test]
@@ -222,8 +228,8 @@ fn an_end_after_another_end_is_lost() {
     for (place, first) in endings.iter().enumerate() {
         for (_, second) in endings.iter().enumerate().filter(|(other, _)| *other != place) {
             let (mut world, turn) = running();
-            kept(&mut world, &finish(&turn, first.clone()));
-            assert_eq!(kept(&mut world, &finish(&turn, second.clone())), Kept::ClaimLost);
+            kept(&mut world, &finish(&turn, first.clone())).unwrap();
+            assert_eq!(kept(&mut world, &finish(&turn, second.clone())), Err(TurnLost::Claim));
         }
     }
 }
@@ -236,7 +242,7 @@ fn an_end_that_spares_a_turn_carried_on_by_another_call_changes_nothing() {
         let (mut world, turn) = running();
         world.run(Begin { stream, ..begin_with_session(1, &["a", "b"]) });
         let (plan, answer) = world.decide(Finish { unless_resumed, ..finish(&turn, FAILED) });
-        assert!(plan.is_empty() && answer.kept == Kept::Resumed);
+        assert!(plan.is_empty() && answer.kept == Err(TurnLost::Replaced));
         assert_eq!(by(kept(&mut world, &finish(&turn, FAILED))), None, "without that, it ends");
     }
     let (mut world, turn) = running();
@@ -251,7 +257,7 @@ fn an_end_spares_a_turn_without_a_session_that_another_call_carries_on() {
     let turn = begun(&mut world, &begin(1, &["a"]));
     world.run(begin(1, &["a"]));
     let spare = Finish { unless_resumed: Some(StreamId::random()), ..finish(&turn, FAILED) };
-    assert_eq!(kept(&mut world, &spare), Kept::Resumed);
+    assert_eq!(kept(&mut world, &spare), Err(TurnLost::Replaced));
 }
 
 #[test]
@@ -260,7 +266,7 @@ fn an_end_spares_a_turn_whose_lease_alone_was_carried_on() {
     world.run(Acquire { stream: None, ..super::acquire(1) });
     assert_eq!(world.event("a").unwrap().resumed, ResumedBy::Nobody);
     let spare = Finish { unless_resumed: Some(StreamId::random()), ..finish(&turn, FAILED) };
-    assert_eq!(kept(&mut world, &spare), Kept::Resumed);
+    assert_eq!(kept(&mut world, &spare), Err(TurnLost::Replaced));
 }
 
 #[test]

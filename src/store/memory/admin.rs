@@ -4,9 +4,9 @@ use std::future::{Future, ready};
 
 use super::{Handle, RecordSet};
 use crate::{
-    domain::{By, SessionKey, SessionRow, Timestamp},
+    domain::{ProcessedBy, SessionKey, SessionRow, Timestamp},
     rules::{Event, State},
-    store::{AdminStore, Counts, EventFilter, Events, Page, Standing, StoreError},
+    store::{AdminStore, Counts, EventFilter, EventStatus, Events, Page, StoreError},
 };
 
 impl AdminStore for Handle {
@@ -17,7 +17,7 @@ impl AdminStore for Handle {
     ) -> impl Future<Output = Result<Vec<(SessionKey, SessionRow)>, StoreError>> + Send {
         let (now, records) = (self.shared.now(), self.shared.records());
         let listed = records.sessions.iter().filter_map(|(key, session)| {
-            Some((key.clone(), records.seen(session, false, now).row(now)?))
+            Some((key.clone(), records.seen(session, false, self.replica, now).row(now)?))
         });
         let listed = listed.filter(|(key, row)| {
             page.has(&key.team, &key.session) && held.is_none_or(|held| row.live == held)
@@ -93,12 +93,18 @@ impl EventFilter {
     fn takes(&self, event: &Event, now: Timestamp) -> bool {
         let is_known = event.attempts.is_none_or(|attempts| attempts.claimed > 0);
         let stands = match (self.standing, &event.state) {
-            (None, _) | (Some(Standing::Processed), State::Handled(..)) => true,
-            (Some(Standing::Claimed), State::Claimed(until)) => *until > now,
-            (Some(Standing::Free), State::Claimed(until)) => *until <= now,
-            (Some(Standing::Succeeded), State::Handled(by, _)) => matches!(by, By::Turn(_)),
-            (Some(Standing::Rejected), State::Handled(by, _)) => matches!(by, By::Rejected(_)),
-            (Some(Standing::GaveUp), State::Handled(by, _)) => matches!(by, By::Nobody(_)),
+            (None, _) | (Some(EventStatus::Processed), State::Handled(..)) => true,
+            (Some(EventStatus::Claimed), State::Claimed(until)) => *until > now,
+            (Some(EventStatus::Free), State::Claimed(until)) => *until <= now,
+            (Some(EventStatus::Succeeded), State::Handled(by, _)) => {
+                matches!(by, ProcessedBy::Turn(_))
+            }
+            (Some(EventStatus::Rejected), State::Handled(by, _)) => {
+                matches!(by, ProcessedBy::Rejected(_))
+            }
+            (Some(EventStatus::GaveUp), State::Handled(by, _)) => {
+                matches!(by, ProcessedBy::GaveUp(_))
+            }
             _ => false,
         };
         event.expire_time > now

@@ -3,23 +3,19 @@
 use sqlx::{Row as _, postgres::PgRow};
 
 use super::{
-    Link,
+    Handle,
     events::{event_row, interval},
-    link::Statement,
+    handle::Statement,
     sessions::session_row,
     timestamp::PgTimestamp,
 };
 use crate::{
     domain::{EventKey, SessionKey, SessionRow},
-    store::{AdminStore, Counts, EventFilter, Events, Page, Standing, StoreError},
+    store::{AdminStore, Counts, EventFilter, EventStatus, Events, Page, StoreError},
 };
 
-// $1: the moment, or null for the database's clock. What changes a session does
-// so under its advisory lock, as all that does: $4. Where another has that, the
-// statement answers no row. $5: the replica that asks; the others are notified.
-
-// What lists takes the page as $2 to $5: the team, or null for all; the team and the id
-// that it comes after; the most rows.
+// $1: the moment, or null for the database's clock. What lists takes the page as $2 to $5: the
+// team, or null for all; the team and the id that it comes after; the most rows.
 
 pub(super) const LIST_SESSIONS: &str = concat!(
     "
@@ -94,7 +90,7 @@ FROM (SELECT COALESCE($1::timestamptz, clock_timestamp()) AS at OFFSET 0) AS clo
         FROM oncegate_sessions WHERE $2::text IS NULL OR team_id = $2) AS s
 ";
 
-impl AdminStore for Link {
+impl AdminStore for Handle {
     async fn list_sessions(
         &mut self,
         page: &Page,
@@ -118,15 +114,16 @@ impl AdminStore for Link {
         let rows = self
             .fetch(|| {
                 list(LIST_EVENTS, now, page)
-                    .bind(filter.standing.map(Standing::label))
+                    .bind(filter.standing.map(EventStatus::label))
                     .bind(filter.newer_than.map(interval))
                     .bind(filter.older_than.map(interval))
             })
             .await?;
-        let first =
-            rows.first().ok_or_else(|| StoreError::fault("the list statement returned no row"))?;
-        let PgTimestamp(at) = first.try_get("at").map_err(StoreError::fault)?;
-        let there: Option<&str> = first.try_get("team_id").map_err(StoreError::fault)?;
+        let first = rows
+            .first()
+            .ok_or_else(|| StoreError::internal("the list statement returned no row"))?;
+        let PgTimestamp(at) = first.try_get("at").map_err(StoreError::internal)?;
+        let there: Option<&str> = first.try_get("team_id").map_err(StoreError::internal)?;
         let event = |row: &PgRow| {
             let (team, event) = (text(row, "team_id")?, text(row, "event_id")?);
             Ok((EventKey { team, event }, event_row(row)?))
@@ -138,11 +135,12 @@ impl AdminStore for Link {
     async fn count(&mut self, team: Option<&str>) -> Result<Counts, StoreError> {
         let now = self.now();
         let rows = self.fetch(|| sqlx::query(COUNT).bind(now).bind(team)).await?;
-        let row =
-            rows.first().ok_or_else(|| StoreError::fault("the count statement returned no row"))?;
+        let row = rows
+            .first()
+            .ok_or_else(|| StoreError::internal("the count statement returned no row"))?;
         let count = |column| {
-            let count: i64 = row.try_get(column).map_err(StoreError::fault)?;
-            u64::try_from(count).map_err(StoreError::fault)
+            let count: i64 = row.try_get(column).map_err(StoreError::internal)?;
+            u64::try_from(count).map_err(StoreError::internal)
         };
         Ok(Counts {
             events: count("events")?,
@@ -167,5 +165,5 @@ fn list<'q>(statement: &'static str, now: Option<PgTimestamp>, page: &'q Page) -
 
 /// A text of a row that is listed.
 fn text(row: &PgRow, column: &str) -> Result<String, StoreError> {
-    row.try_get(column).map_err(StoreError::fault)
+    row.try_get(column).map_err(StoreError::internal)
 }

@@ -74,7 +74,7 @@ pub(super) struct Connector {
 impl Connector {
     /// A way to a database. Nothing is opened.
     pub(super) fn new(source: Source, limit: Duration) -> Result<Self, StoreError> {
-        source.check().map_err(StoreError::fault)?;
+        source.check().map_err(StoreError::internal)?;
         let keepalive = KEEPALIVE.map(|(name, value)| (name, value.to_owned()));
         let (settings, good) = (keepalive.to_vec(), Arc::new(AtomicUsize::new(0)));
         Ok(Self { source: Arc::new(source), settings, limit, good })

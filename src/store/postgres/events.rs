@@ -9,16 +9,14 @@ use sqlx::{
 use uuid::Uuid;
 
 use super::{
-    Link,
-    answers::{fail, fill, left, slot},
-    link::Statement,
+    Handle,
+    handle::Statement,
+    ordinality::{fail, fill, left},
     steps::claim_end,
     timestamp::PgTimestamp,
 };
 use crate::{
-    domain::{
-        By, Claim, Detail, EventRow, Mark, PayloadDigest, RequestId, StoredEvent, TurnResult,
-    },
+    domain::{Claim, Detail, EventRow, Mark, PayloadDigest, ProcessedBy, RequestId, StoredEvent},
     store::{EventStore, Look, Looked, StoreError, Verdict, records},
 };
 
@@ -70,28 +68,9 @@ RETURNING ARRAY[request_id] AS won, processed_at AS at,
 "
 );
 
-/// A result is long, and read only of those that it is asked for of.
-pub(super) const LOOK: &str = concat!(
-    "
-SELECT a.ord, clock.at, ",
-    event_columns!("e"),
-    ", CASE WHEN a.with_result THEN e.result END AS result,
-    CASE WHEN a.with_result THEN e.result_type END AS result_type
-FROM (SELECT COALESCE($3::timestamptz, clock_timestamp()) AS at OFFSET 0) AS clock,
-    unnest($1::text[], $2::text[], $4::boolean[]) WITH ORDINALITY
-        AS a (team_id, event_id, with_result, ord)
-CROSS JOIN LATERAL (
-    SELECT * FROM processed_events p
-    WHERE p.team_id = a.team_id AND p.event_id = a.event_id OFFSET 0) AS e
-WHERE ",
-    live_event!("e", "clock.at"),
-    "
-"
-);
-
-impl EventStore for Link {
+impl EventStore for Handle {
     async fn mark(&mut self, marks: &[&Mark]) -> Result<Vec<Verdict<EventRow>>, StoreError> {
-        let mut verdicts = vec![Verdict::Again; marks.len()];
+        let mut verdicts = vec![Verdict::Retry; marks.len()];
         let is_plain = |mark: &Mark| mark.event.aliases.is_empty() && mark.event.digest.is_none();
         let plain = marks.iter().copied().enumerate().filter(|(_, mark)| is_plain(mark));
         let (places, plain): (Vec<usize>, Vec<&Mark>) = plain.unzip();
@@ -112,22 +91,11 @@ impl EventStore for Link {
     }
 
     async fn look_events(&mut self, asked: &[&Look]) -> Result<Vec<Option<Looked>>, StoreError> {
-        let teams: Vec<&str> = asked.iter().map(|look| look.key.team.as_str()).collect();
-        let events: Vec<&str> = asked.iter().map(|look| look.key.event.as_str()).collect();
-        let with_results: Vec<bool> = asked.iter().map(|look| look.with_result).collect();
-        let now = self.now();
-        let rows = self
-            .fetch(|| sqlx::query(LOOK).bind(&teams).bind(&events).bind(now).bind(&with_results))
-            .await?;
-        let mut found = vec![None; asked.len()];
-        for row in rows {
-            *slot(&mut found, row.try_get("ord"))? = Some((event_row(&row)?, turn_result(&row)?));
-        }
-        Ok(found)
+        records::answers::look_events(self, asked).await
     }
 }
 
-impl Link {
+impl Handle {
     /// Marks what has no row.
     async fn insert(&mut self, marks: &[&Mark]) -> Result<Vec<Verdict<EventRow>>, StoreError> {
         let asked = Asked::of(self.now(), marks);
@@ -140,9 +108,9 @@ impl Link {
             Ok((row.try_get("won")?, time("at")?.0, time("ended")?.0))
         };
         let row = rows.first().map(read).transpose();
-        let row = row.map_err(|error: sqlx::Error| StoreError::fault(error))?;
+        let row = row.map_err(|error: sqlx::Error| StoreError::internal(error))?;
         let Some((Some(won), at, ended)): Option<(Option<Vec<Uuid>>, _, _)> = row else {
-            return Ok(vec![Verdict::Again; marks.len()]);
+            return Ok(vec![Verdict::Retry; marks.len()]);
         };
         // RETURNING cannot name a row's place in the arrays, but each attempt has
         // an id of its own.
@@ -151,10 +119,10 @@ impl Link {
         let verdict = |mark: &&Mark| {
             let expire_time = at.after(mark.ttl);
             if expire_time <= ended || !(all || won.contains(&mark.request.as_uuid())) {
-                return Verdict::Again;
+                return Verdict::Retry;
             }
             let request = Some(mark.request);
-            let (process_time, by, detail, digest) = (at, By::Mark, None, None);
+            let (process_time, by, detail, digest) = (at, ProcessedBy::Mark, None, None);
             let event = StoredEvent { process_time, expire_time, request, by, detail, digest };
             Verdict::Decided(EventRow::Processed(event))
         };
@@ -231,7 +199,7 @@ pub(super) fn event_row(row: &PgRow) -> Result<EventRow, StoreError> {
                 detail,
             }));
         }
-        let by = By::of_row(attempt, row.try_get("succeeded")?, row.try_get("rejected")?);
+        let by = ProcessedBy::of_row(attempt, row.try_get("succeeded")?, row.try_get("rejected")?);
         Ok(EventRow::Processed(StoredEvent {
             process_time: time("processed_at")?,
             expire_time: time("expires_at")?,
@@ -241,15 +209,5 @@ pub(super) fn event_row(row: &PgRow) -> Result<EventRow, StoreError> {
             digest,
         }))
     };
-    read().map_err(|error: sqlx::Error| StoreError::fault(error))
-}
-
-/// What the turn of a row left, if it is read.
-pub(super) fn turn_result(row: &PgRow) -> Result<Option<TurnResult>, StoreError> {
-    let read = || {
-        let bytes: Option<Vec<u8>> = row.try_get("result")?;
-        let type_name = row.try_get("result_type")?;
-        Ok(bytes.map(|bytes| TurnResult { bytes, type_name }))
-    };
-    read().map_err(|error: sqlx::Error| StoreError::fault(error))
+    read().map_err(|error: sqlx::Error| StoreError::internal(error))
 }

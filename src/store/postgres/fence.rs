@@ -95,6 +95,6 @@ impl Postgres {
             let PgTimestamp(now) = row.try_get("at")?;
             Ok(Fence { floor: token("floor")?, highest: token("highest")?, now })
         };
-        read().map_err(|error: sqlx::Error| StoreError::fault(error))
+        read().map_err(|error: sqlx::Error| StoreError::internal(error))
     }
 }

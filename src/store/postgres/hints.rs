@@ -12,7 +12,7 @@ use tokio::{
 use tokio_util::task::task_tracker::TaskTrackerToken;
 use uuid::Uuid;
 
-use super::{channel::Channel, connect::Connector, namespace, namespace::Locks};
+use super::{connect::Connector, namespace, namespace::Locks, notify_channel::Channel};
 use crate::{
     domain::{LeaseId, RequestId},
     store::{Hint, StoreError},

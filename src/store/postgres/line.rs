@@ -12,7 +12,7 @@ use super::{
     classify,
     connect::{Connector, is_too_many},
 };
-use crate::{store::StoreError, telemetry::Seldom};
+use crate::{store::StoreError, telemetry::LogThrottle};
 
 /// How long a failed connection is left alone; meanwhile calls fail at
 /// once with the reason.
@@ -39,6 +39,13 @@ pub(super) enum Repeat {
     Never,
 }
 
+/// What a statement answered.
+pub(super) struct Fetched {
+    pub(super) rows: Vec<PgRow>,
+    /// Whether it was run twice, and the first run may have been committed.
+    pub(super) is_second: bool,
+}
+
 /// One connection, used by one statement at a time.
 pub(super) struct Line {
     connector: Connector,
@@ -50,7 +57,7 @@ pub(super) struct Line {
     pause: Duration,
     /// Whether it could not be opened because there are too many connections.
     starved: bool,
-    warnings: Seldom,
+    warnings: LogThrottle,
 }
 
 impl Line {
@@ -62,7 +69,7 @@ impl Line {
             away: None,
             pause: MIN_PAUSE,
             starved: false,
-            warnings: Seldom::default(),
+            warnings: LogThrottle::default(),
         }
     }
 
@@ -77,7 +84,7 @@ impl Line {
         limit: Duration,
         repeat: Repeat,
         statement: impl Fn() -> S + Send,
-    ) -> Result<Vec<PgRow>, StoreError> {
+    ) -> Result<Fetched, StoreError> {
         self.check(if repeat == Repeat::Safe { MAX_IDLE } else { Duration::ZERO }).await;
         let mut replaceable = repeat == Repeat::Safe && self.connection.is_some();
         // Whether a run of the statement may have been committed without an answer.
@@ -97,7 +104,7 @@ impl Line {
                 Ok(Ok(rows)) => {
                     self.pause = MIN_PAUSE;
                     self.used = Instant::now();
-                    return Ok(rows);
+                    return Ok(Fetched { rows, is_second: is_unknown });
                 }
                 Ok(Err(failure)) => failure,
                 Err(_) => Failure {

@@ -145,7 +145,7 @@ async fn take_turn(
     let lock = wanted.or(place.schema.as_deref()).unwrap_or_default();
     let lock = sqlx::query_scalar::<_, bool>(LOCK).bind(lock).persistent(false);
     if !lock.fetch_one(&mut *transaction).await.map_err(classify)? {
-        return Err(StoreError::Overtaken);
+        return Err(StoreError::Conflict);
     }
     // While a lock on a table is waited for, other statements wait behind it.
     transaction.execute("SET LOCAL lock_timeout = '200ms'").await.map_err(classify)?;
@@ -218,12 +218,12 @@ impl Place {
 
     fn schema(&self) -> Result<&str, StoreError> {
         if self.schema.as_ref().is_some_and(|name| name.len() > MAX_SCHEMA_BYTES) {
-            return Err(StoreError::fault(format!(
+            return Err(StoreError::internal(format!(
                 "the name of the schema with the tables must be at most {MAX_SCHEMA_BYTES} bytes"
             )));
         }
         self.schema.as_deref().ok_or_else(|| {
-            StoreError::fault(format!(
+            StoreError::internal(format!(
                 "the search path of role {:?} has no schema that exists and that the role may use: \
                  run `oncegate migrate` as a role that may create it, or GRANT USAGE ON SCHEMA",
                 self.role
@@ -237,12 +237,12 @@ impl Place {
         }
         let rows = sqlx::raw_sql(APPLIED).fetch_all(connection).await;
         let rows = rows.map_err(|error| match code(&error).as_deref() {
-            Some("42501") => StoreError::fault(format!(
+            Some("42501") => StoreError::internal(format!(
                 "role {0:?} may not read oncegate_migrations: GRANT SELECT ON \
                  oncegate_migrations TO {0:?}",
                 self.role
             )),
-            Some("42703") => StoreError::fault(
+            Some("42703") => StoreError::internal(
                 "the table oncegate_migrations is not one of oncegate's: rename it, or keep \
                  oncegate's tables in a schema of their own with --database-schema",
             ),
@@ -275,7 +275,7 @@ fn failed(what: &str, error: sqlx::Error) -> StoreError {
     let detail = database.detail().map(|detail| format!(" ({detail})")).unwrap_or_default();
     let advice = match database.code() {
         // A transaction such as that of pg_dump holds a lock on a table.
-        "55P03" => return StoreError::Contended(cause.into()),
+        "55P03" => return StoreError::LockTimeout(cause.into()),
         // 08 the connection, 40 a deadlock, 53 out of resources, 57P the server stops or starts:
         // the next try may succeed.
         code if ["08", "40", "53"].contains(&&code[..2]) || code.starts_with("57P") => {
@@ -290,5 +290,5 @@ fn failed(what: &str, error: sqlx::Error) -> StoreError {
         "42501" => ": run `oncegate migrate` as the owner of the tables",
         _ => "",
     };
-    StoreError::fault(format!("{cause}{detail}{advice}. Nothing was changed"))
+    StoreError::internal(format!("{cause}{detail}{advice}. Nothing was changed"))
 }

@@ -3,12 +3,15 @@
 //! The version of a record is the transaction that wrote its row last (`xmin`): whoever changes a
 //! row changes it, whichever version of this binary that is.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
-use super::Link;
+use super::{
+    Handle,
+    line::{Fetched, Repeat},
+};
 use crate::{
-    domain::Timestamp,
-    rules::{Ids, Plan, Snapshot, Wanted},
+    domain::{SessionKey, Timestamp},
+    rules::{Ids, Plan, Session, Snapshot, Wanted},
     store::{
         StoreError,
         records::{Applied, Records},
@@ -22,29 +25,71 @@ mod read;
 pub(super) use apply::APPLY;
 pub(super) use read::READ;
 
-impl Records for Link {
+/// The most sessions that are remembered to be waited for.
+const MAX_AWAITED: usize = 1_024;
+
+/// Sessions that somebody waits for, as this connection read them last. The short statements
+/// leave those undecided.
+#[derive(Default)]
+pub(super) struct Awaited(BTreeSet<SessionKey>);
+
+impl Awaited {
+    pub(super) fn contains(&self, key: &SessionKey) -> bool {
+        self.0.contains(key)
+    }
+
+    fn note(&mut self, sessions: &BTreeMap<SessionKey, Session>) {
+        for (key, Session { latest, .. }) in sessions {
+            if !latest.as_ref().is_some_and(|latest| latest.waiting) {
+                self.0.remove(key);
+                continue;
+            }
+            if self.0.len() >= MAX_AWAITED {
+                // Those that nobody asks for any more would stay.
+                self.0.clear();
+            }
+            self.0.insert(key.clone());
+        }
+    }
+}
+
+/// A plan, and its place among those that are applied together.
+type Numbered<'a> = (usize, &'a Plan);
+
+impl Records for Handle {
     async fn read(&mut self, wanted: &Wanted) -> Result<Snapshot, StoreError> {
         let (sessions, events) = read::asked(wanted)?;
-        let now = self.now();
+        let (now, replica) = (self.now(), self.replica);
         let rows = self
-            .fetch(|| sqlx::query(READ).bind(now).bind(&sessions).bind(&events))
+            .fetch(|| sqlx::query(READ).bind(now).bind(&sessions).bind(&events).bind(replica))
             .await
             .map_err(StoreError::of_read)?;
         let read::Found { snapshot, leases, claims } = read::found(wanted, &rows)?;
+        self.awaited.note(&snapshot.sessions);
         self.shorten(&leases).await;
         self.shorten_claims(&claims).await;
         Ok(snapshot)
     }
 
     async fn apply(&mut self, plans: Vec<Plan>) -> Result<Vec<Applied>, StoreError> {
-        let mut applied = vec![Applied::Conflict; plans.len()];
-        let mut open: Vec<(usize, &Plan)> = plans.iter().enumerate().collect();
-        while !open.is_empty() {
+        let mut applied = vec![None; plans.len()];
+        let mut open: Vec<Numbered<'_>> = plans.iter().enumerate().collect();
+        let mut failure = None;
+        while !open.is_empty() && failure.is_none() {
             let (now, later) = apart(open);
-            self.apply_some(&now, &mut applied).await?;
+            failure = self.apply_some(&now, &mut applied).await.err();
             open = later;
         }
-        Ok(applied)
+        match failure {
+            Some(error) if !applied.iter().any(|one| matches!(one, Some(Applied::Written(_)))) => {
+                Err(error)
+            }
+            // What is written has been committed.
+            failure => {
+                let failed = || failure.clone().map_or(Applied::Conflict, Applied::Failed);
+                Ok(applied.into_iter().map(|one| one.unwrap_or_else(failed)).collect())
+            }
+        }
     }
 
     /// The database's clock is known by asking it.
@@ -57,30 +102,38 @@ impl Records for Link {
     }
 }
 
-impl Link {
+impl Handle {
     /// Applies plans that write different rows; by halves, where a row of one was taken in the
     /// very moment.
     async fn apply_some(
         &mut self,
-        plans: &[(usize, &Plan)],
-        applied: &mut [Applied],
+        plans: &[Numbered<'_>],
+        applied: &mut [Option<Applied>],
     ) -> Result<(), StoreError> {
         let (now, replica) = (self.now(), self.replica);
         let texts = apply::Texts::of(self.locks, replica, plans)?;
         let statement = || texts.bind(sqlx::query(APPLY).bind(now), replica);
-        let rows = if texts.forgets() {
-            // A second run would find nothing, and answer so.
-            let rows = self.fetch_once(statement).await;
+        let repeat = if texts.is_once() { Repeat::Never } else { Repeat::Safe };
+        let fetched = self.run(repeat, statement).await;
+        if texts.forgets() {
             // Even if it failed: it may have been committed.
             self.invalidate();
-            rows
-        } else {
-            self.fetch(statement).await
-        };
-        match rows {
-            Ok(rows) => apply::note(plans, &rows, applied),
-            Err(StoreError::Overtaken) => {
-                let [_, _, ..] = plans else { return Ok(()) };
+        }
+        match fetched {
+            Ok(Fetched { rows, is_second }) => {
+                apply::note(plans, &rows, applied)?;
+                if is_second {
+                    self.find_written(plans, applied).await;
+                }
+                Ok(())
+            }
+            Err(StoreError::Conflict) => {
+                let [_, _, ..] = plans else {
+                    for (place, _) in plans {
+                        applied[*place] = Some(Applied::Conflict);
+                    }
+                    return Ok(());
+                };
                 let (one, other) = plans.split_at(plans.len() / 2);
                 Box::pin(self.apply_some(one, applied)).await?;
                 Box::pin(self.apply_some(other, applied)).await
@@ -88,11 +141,32 @@ impl Link {
             Err(error) => Err(error),
         }
     }
+
+    /// Finds those plans written by the first run of a statement that conflict in the second.
+    async fn find_written(&mut self, plans: &[Numbered<'_>], applied: &mut [Option<Applied>]) {
+        let conflicts = |place: usize| matches!(applied[place], Some(Applied::Conflict));
+        let in_doubt: Vec<_> = plans.iter().filter(|(place, _)| conflicts(*place)).collect();
+        let mut wanted = Wanted::default();
+        for (_, plan) in &in_doubt {
+            plan.wants(&mut wanted);
+        }
+        let found = self.read(&wanted).await.map_err(StoreError::after_change);
+        for (place, plan) in in_doubt {
+            match &found {
+                Ok(found) => {
+                    if let Some(tickets) = plan.tickets_if_written_in(found) {
+                        applied[*place] = Some(Applied::Written(tickets));
+                    }
+                }
+                Err(error) => applied[*place] = Some(Applied::Failed(error.clone())),
+            }
+        }
+    }
 }
 
 /// Parts plans that write the same rows, as two do that are about names of one event: a statement
 /// can write a row only once. Answers those that are apart, and the rest.
-fn apart(open: Vec<(usize, &Plan)>) -> (Vec<(usize, &Plan)>, Vec<(usize, &Plan)>) {
+fn apart(open: Vec<Numbered<'_>>) -> (Vec<Numbered<'_>>, Vec<Numbered<'_>>) {
     let mut taken: BTreeSet<(&str, &str)> = BTreeSet::new();
     open.into_iter().partition(|(_, plan)| {
         let read = plan.events.keys().map(|key| (key.team.as_str(), key.event.as_str()));

@@ -5,26 +5,24 @@
 //! deciding on: batches never wait for each other. Safety does not rest on the
 //! lock: every write checks the row again, as it is when it is written.
 
-use std::time::Duration;
-
 use sqlx::{Row as _, postgres::PgRow};
 use uuid::Uuid;
 
 use super::{
-    Link, Locks,
-    answers::{fail, fill, left, slot},
+    Handle, Locks,
     events::interval,
-    link::Statement,
+    handle::Statement,
+    ordinality::{fail, fill, left, slot},
     steps::lease_end,
     timestamp::PgTimestamp,
 };
 use crate::{
-    domain::{
-        Acquire, Acquired, Enqueue, Enqueued, FencingToken, Labels, Lease, LeaseId, Release, Renew,
-        Renewed, RequestId, SessionKey, SessionRow,
-    },
+    domain::{FencingToken, Labels, Lease, LeaseId, RequestId, SessionKey, SessionRow},
     rules::queue::PLACE_KEPT,
-    store::{Changed, PRESENCE, SessionStore, StoreError, Verdict, records::answers},
+    store::{
+        PRESENCE, SessionAnswer, SessionBatch, SessionOp, SessionStore, StoreError, Verdict,
+        records::answers,
+    },
 };
 
 mod acquire;
@@ -32,11 +30,11 @@ mod places;
 mod release;
 pub(super) mod sql;
 
-use acquire::{Asked, Places};
+use acquire::Places;
 pub(super) use places::BEAT;
-pub(super) use sql::{END, LOOK, TAKE, TAKE_AND_END};
+pub(super) use sql::{END, TAKE, TAKE_AND_END};
 
-impl Link {
+impl Handle {
     /// Reports that this replica is there, and returns the places of callers that wait on it.
     pub(super) async fn report_presence(
         &mut self,
@@ -57,131 +55,109 @@ impl Link {
             Ok((key, LeaseId::from_uuid(row.try_get("lease_id")?)))
         };
         let places: Result<_, sqlx::Error> = rows.iter().map(place).collect();
-        places.map_err(StoreError::fault)
+        places.map_err(StoreError::internal)
     }
 }
 
-impl SessionStore for Link {
-    async fn change(
+impl SessionStore for Handle {
+    async fn change_sessions(
         &mut self,
-        acquires: &[&Acquire],
-        releases: &[&Release],
-    ) -> Result<Changed, StoreError> {
-        let acquires: Vec<Asked<'_>> =
-            acquires.iter().map(|&acquire| (acquire, LeaseId::random().as_uuid())).collect();
-        let (taken, ended) = self.take_and_end(&acquires, releases).await?;
-        let mut changed = Changed { taken, ended, handed: Vec::new() };
-        match self.change_rest(&acquires, releases, &mut changed).await {
-            Err(error) if changed.is_nothing() => Err(error),
-            // What is decided has been committed.
-            Err(error) => {
-                fail(&mut changed.taken, &error);
-                fail(&mut changed.ended, &error);
-                Ok(changed)
-            }
-            Ok(()) => Ok(changed),
+        asked: &[SessionOp<'_>],
+    ) -> Result<SessionBatch, StoreError> {
+        let mut batch = SessionBatch::open(asked.len());
+        let drawn = self.take_and_end(asked, &mut batch.answers).await?;
+        let (places, rest) = left(&batch.answers, asked);
+        if rest.is_empty() {
+            return Ok(batch);
         }
-    }
-
-    async fn enqueue(&mut self, asked: &[&Enqueue]) -> Result<Vec<Verdict<Enqueued>>, StoreError> {
-        answers::enqueue(self, asked).await
-    }
-
-    async fn hand_on(
-        &mut self,
-        keys: &[&SessionKey],
-    ) -> Result<Vec<Verdict<Option<SessionRow>>>, StoreError> {
-        answers::hand_on(self, keys).await
-    }
-
-    async fn leave(&mut self, places: &[(&SessionKey, LeaseId)]) -> Result<Vec<bool>, StoreError> {
-        answers::leave(self, places, false).await
-    }
-
-    async fn keep_places(
-        &mut self,
-        places: &[(&SessionKey, LeaseId)],
-    ) -> Result<Vec<bool>, StoreError> {
-        answers::leave(self, places, true).await
-    }
-
-    async fn renew(
-        &mut self,
-        asked: &[&Renew],
-        max_hold: Duration,
-    ) -> Result<Vec<Verdict<Renewed>>, StoreError> {
-        answers::renew(self, asked, max_hold).await
+        match answers::change_sessions(self, &rest).await {
+            Ok(rest) => {
+                fill(&mut batch.answers, places, rest.answers);
+                batch.handed = rest.handed;
+                for (place, drawn) in drawn {
+                    // A first run of the short statement took it, and its answer was lost.
+                    let answer = &mut batch.answers[place];
+                    if let Verdict::Decided(SessionAnswer::Acquired(acquired)) = answer {
+                        acquired.fresh |= acquired.row.lease.id.as_uuid() == drawn;
+                    }
+                }
+            }
+            Err(error) if rest.len() == asked.len() => return Err(error),
+            // What is decided has been committed.
+            Err(error) => fail(&mut batch.answers, &error),
+        }
+        Ok(batch)
     }
 
     async fn look_sessions(
         &mut self,
         keys: &[&SessionKey],
     ) -> Result<Vec<Option<SessionRow>>, StoreError> {
-        let teams: Vec<&str> = keys.iter().map(|key| key.team.as_str()).collect();
-        let sessions: Vec<&str> = keys.iter().map(|key| key.session.as_str()).collect();
-        let now = self.now();
-        let rows = self.fetch(|| sqlx::query(LOOK).bind(&teams).bind(&sessions).bind(now)).await?;
-        let mut found = vec![None; keys.len()];
-        for row in rows {
-            *slot(&mut found, row.try_get("ord"))? = Some(session_row(&row)?);
-        }
-        Ok(found)
+        answers::look_sessions(self, keys).await
     }
 }
 
-impl Link {
-    /// Decides what is not decided in `changed` yet.
-    async fn change_rest(
-        &mut self,
-        acquires: &[Asked<'_>],
-        releases: &[&Release],
-        changed: &mut Changed,
-    ) -> Result<(), StoreError> {
-        let (taken, acquires) = left(&changed.taken, acquires);
-        let (ended, releases) = left(&changed.ended, releases);
-        if taken.is_empty() && ended.is_empty() {
-            return Ok(());
-        }
-        let acquires: Vec<&Acquire> = acquires.into_iter().map(|(acquire, _)| acquire).collect();
-        let rest = answers::change(self, &acquires, &releases).await?;
-        fill(&mut changed.taken, taken, rest.taken);
-        fill(&mut changed.ended, ended, rest.ended);
-        changed.handed.extend(rest.handed);
-        Ok(())
-    }
-
-    /// Takes free sessions, and ends live leases.
+impl Handle {
+    /// Takes free sessions, and ends live leases, where that is all that is asked of a session and
+    /// nobody is known to wait for it. Answers which leases it drew, by the place of the request.
     async fn take_and_end(
         &mut self,
-        acquires: &[Asked<'_>],
-        releases: &[&Release],
-    ) -> Result<(Vec<Verdict<Acquired>>, Vec<Verdict<bool>>), StoreError> {
-        let (taking, ending) =
-            (acquire::Arrays::of(self.locks, acquires), release::Arrays::of(self.locks, releases));
+        asked: &[SessionOp<'_>],
+        answers: &mut [Verdict<SessionAnswer>],
+    ) -> Result<Vec<(usize, Uuid)>, StoreError> {
+        let (mut acquires, mut releases) = (Vec::new(), Vec::new());
+        let (mut taking, mut ending) = (Vec::new(), Vec::new());
+        for (place, op) in asked.iter().enumerate() {
+            let before = place.checked_sub(1).and_then(|before| asked.get(before));
+            let next_to = [before, asked.get(place + 1)];
+            let is_shared = next_to.into_iter().flatten().any(|other| other.key() == op.key());
+            if is_shared || self.awaited.contains(op.key()) {
+                continue;
+            }
+            match op {
+                SessionOp::Acquire(acquire) => {
+                    taking.push(place);
+                    acquires.push((*acquire, LeaseId::random().as_uuid()));
+                }
+                SessionOp::Release(release) => {
+                    ending.push(place);
+                    releases.push(*release);
+                }
+                _ => {}
+            }
+        }
+        if acquires.is_empty() && releases.is_empty() {
+            return Ok(Vec::new());
+        }
+        let arrays = (
+            acquire::Arrays::of(self.locks, &acquires),
+            release::Arrays::of(self.locks, &releases),
+        );
+        let (to_take, to_end) = &arrays;
         let now = self.now();
         let rows = self
-            .fetch(|| match (acquires, releases) {
-                (_, []) => taking.bind(sqlx::query(TAKE).bind(now)),
-                ([], _) => ending.bind(sqlx::query(END).bind(now)),
-                _ => ending.bind(taking.bind(sqlx::query(TAKE_AND_END).bind(now))),
+            .fetch(|| match (&acquires[..], &releases[..]) {
+                (_, []) => to_take.bind(sqlx::query(TAKE).bind(now)),
+                ([], _) => to_end.bind(sqlx::query(END).bind(now)),
+                _ => to_end.bind(to_take.bind(sqlx::query(TAKE_AND_END).bind(now))),
             })
             .await?;
 
-        let places = Places::of(acquires);
-        let mut taken = vec![Verdict::Again; acquires.len()];
-        let mut ended = vec![Verdict::Again; releases.len()];
+        let places = Places::of(&acquires);
         for row in rows {
-            match row.try_get("ord") {
-                Ok(Some(ord)) => *slot(&mut ended, Ok(ord))? = Verdict::Decided(true),
+            let (place, answer) = match row.try_get("ord") {
+                Ok(Some(ord)) => (*slot(&mut ending, Ok(ord))?, SessionAnswer::Released(true)),
                 // [`TAKE`] has no such column.
                 Ok(None) | Err(sqlx::Error::ColumnNotFound(_)) => {
-                    let (place, outcome) = places.taken(&row)?;
-                    taken[place] = Verdict::Decided(outcome);
+                    let (place, taken) = places.taken(&row)?;
+                    (taking[place], SessionAnswer::Acquired(taken))
                 }
-                Err(error) => return Err(StoreError::fault(error)),
-            }
+                Err(error) => return Err(StoreError::internal(error)),
+            };
+            answers[place] = Verdict::Decided(answer);
         }
-        Ok((taken, ended))
+        let drawn = acquires.iter().map(|&(_, lease)| lease);
+        Ok(taking.into_iter().zip(drawn).collect())
     }
 }
 
@@ -207,32 +183,24 @@ impl<'a> Keys<'a> {
 }
 
 pub(super) fn session_row(row: &PgRow) -> Result<SessionRow, StoreError> {
-    named_session_row(row, ["request_id", "holder", "expires_at"])
-}
-
-/// The same, of a row that has these three under other names.
-pub(super) fn named_session_row(
-    row: &PgRow,
-    [request, holder, expires]: [&str; 3],
-) -> Result<SessionRow, StoreError> {
     let read = || {
         let at = row.try_get::<PgTimestamp, _>("at")?.0;
-        let (_, expire_time) = lease_end(row, expires)?;
+        let expire_time = lease_end(row)?;
         let lease = Lease {
             id: LeaseId::from_uuid(row.try_get("lease_id")?),
             token: FencingToken(row.try_get("fencing_token")?),
-            holder: row.try_get(holder)?,
+            holder: row.try_get("holder")?,
             acquire_time: row.try_get::<PgTimestamp, _>("acquired_at")?.0,
             expire_time,
             remaining: expire_time.since(at),
             epic: row.try_get("epic_id")?,
             labels: Labels::from_json(row.try_get("labels")?),
         };
-        let request = RequestId::from_uuid(row.try_get(request)?);
+        let request = RequestId::from_uuid(row.try_get("request_id")?);
         let queue: Option<Vec<Uuid>> = row.try_get("queue")?;
         let queue = queue.unwrap_or_default().into_iter().map(LeaseId::from_uuid).collect();
         let (live, waiting) = (row.try_get("live")?, row.try_get("waiting")?);
         Ok(SessionRow { lease, request, live, waiting, queue })
     };
-    read().map_err(|error: sqlx::Error| StoreError::fault(error))
+    read().map_err(|error: sqlx::Error| StoreError::internal(error))
 }

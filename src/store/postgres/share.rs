@@ -38,10 +38,9 @@ const LEAST: usize = Plan { writers: 1, sharing: Sharing::Least }.needed();
 /// How connections are shared. Each form needs fewer than the one before it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Sharing {
-    /// Writers have their own; all other short statements share one.
+    /// Each writer of marks has its own, and one of leases shares with one of turns; all other
+    /// short statements share one.
     Kinds,
-    /// Leases and turns share one, too.
-    Sessions,
     /// All but marks share one.
     Writes,
     /// All share one.
@@ -67,17 +66,16 @@ impl Plan {
     /// The same, within `allowed` connections, as far as that goes.
     fn within(self, allowed: usize) -> Self {
         let fewer = (1..=self.writers).rev().map(Self::of);
-        let shared = [Sharing::Sessions, Sharing::Writes, Sharing::All, Sharing::Least];
+        let shared = [Sharing::Writes, Sharing::All, Sharing::Least];
         let shared = shared.map(|sharing| Self { writers: 1, sharing });
         let mut plans = fewer.chain(shared);
-        plans.find(|plan| plan.needed() <= allowed).unwrap_or(shared[3])
+        plans.find(|plan| plan.needed() <= allowed).unwrap_or(shared[2])
     }
 
     /// How many connections it takes at most.
     const fn needed(self) -> usize {
         let lines = match self.sharing {
-            Sharing::Kinds => 3 * self.writers + 2,
-            Sharing::Sessions => 4,
+            Sharing::Kinds => 2 * self.writers + 2,
             Sharing::Writes => 3,
             Sharing::All | Sharing::Least => 2,
         };
@@ -94,18 +92,33 @@ impl Plan {
         wanted.min(self.writers)
     }
 
-    /// Which of the shared connections has this work; none where it has one of its own.
-    pub(super) const fn shared(self, work: Work) -> Option<usize> {
+    /// Which connection has this work.
+    pub(super) const fn line(self, work: Work) -> Which {
         match (work, self.sharing) {
-            (Work::Scans, _) => Some(1),
-            (Work::Marks, Sharing::Kinds | Sharing::Sessions | Sharing::Writes)
-            | (Work::Leases | Work::Turns, Sharing::Kinds) => None,
-            (Work::Leases | Work::Turns, Sharing::Sessions) => Some(2),
+            (Work::Scans, _) => Which::Scans,
+            (Work::Marks, Sharing::Kinds | Sharing::Writes) => Which::Own,
+            (Work::Leases, Sharing::Kinds) => Which::Sessions(0),
+            (Work::Turns, Sharing::Kinds) => Which::Sessions(1),
             (Work::Short, _)
             | (Work::Leases | Work::Turns, Sharing::Writes)
-            | (Work::Marks | Work::Leases | Work::Turns, Sharing::All | Sharing::Least) => Some(0),
+            | (Work::Marks | Work::Leases | Work::Turns, Sharing::All | Sharing::Least) => {
+                Which::Short
+            }
         }
     }
+}
+
+/// A connection of a replica.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Which {
+    /// One that nobody else uses.
+    Own,
+    /// The next that has no user of this kind yet: leases are 0, turns are 1.
+    Sessions(usize),
+    /// The one for all other statements that find their rows by the key.
+    Short,
+    /// The one for what scans.
+    Scans,
 }
 
 /// Plans for `writers` within what the database allows over `connection`.
@@ -128,11 +141,11 @@ pub(super) async fn plan(
     let mut tightest: Option<(usize, usize, String)> = None;
     for row in rows {
         let count = |column| {
-            let count: i64 = row.try_get(column).map_err(StoreError::fault)?;
+            let count: i64 = row.try_get(column).map_err(StoreError::internal)?;
             Ok::<_, StoreError>(usize::try_from(count).unwrap_or(0))
         };
         let (most, used) = (count("most")?, count("used")?);
-        let what: String = row.try_get("what").map_err(StoreError::fault)?;
+        let what: String = row.try_get("what").map_err(StoreError::internal)?;
         if most < LEAST {
             return Err(StoreError::Misconfigured(
                 format!("a replica needs at least {LEAST} connections; {what} is {most}").into(),
@@ -168,7 +181,7 @@ mod tests {
 
     #[test]
     fn a_plan_fits_what_is_allowed() {
-        assert_eq!(Plan::of(2).needed(), 11);
+        assert_eq!(Plan::of(2).needed(), 9);
         for writers in 1..6 {
             for allowed in LEAST..40 {
                 let plan = Plan::of(writers).within(allowed);
@@ -176,7 +189,7 @@ mod tests {
                 assert!((1..=writers).contains(&plan.writers));
             }
         }
-        assert_eq!(Plan::of(2).within(11).writers, 2);
-        assert_eq!(Plan::of(2).within(10).writers, 1);
+        assert_eq!(Plan::of(2).within(9).writers, 2);
+        assert_eq!(Plan::of(2).within(8).writers, 1);
     }
 }

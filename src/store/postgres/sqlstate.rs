@@ -21,7 +21,7 @@ pub(super) fn classify(error: sqlx::Error) -> StoreError {
         | sqlx::Error::Decode(_)
         | sqlx::Error::Encode(_)
         | sqlx::Error::RowNotFound
-        | sqlx::Error::TypeNotFound { .. } => StoreError::fault(error),
+        | sqlx::Error::TypeNotFound { .. } => StoreError::internal(error),
         _ => StoreError::unavailable(error),
     }
 }
@@ -36,15 +36,14 @@ fn of_database(error: &PgDatabaseError) -> StoreError {
         // character_not_in_repertoire, untranslatable_character: the database's encoding has
         // no such character. All that a caller can give is a text, and its length is
         // checked before, so no other data exception is the caller's.
-        ("22021" | "22P05", _) => StoreError::Refused(cause.into()),
-        // division_by_zero: raised by `whole!`.
-        ("22012", _) if !in_function => StoreError::Overtaken,
+        ("22021" | "22P05", _) => StoreError::InvalidData(cause.into()),
         // serialization_failure, deadlock_detected: another transaction goes first.
-        ("40001" | "40P01", _) => StoreError::Overtaken,
-        // unique_violation: another caller took the same place in a queue, or added the same row.
-        ("23505", _) if !in_function => StoreError::Overtaken,
+        ("40001" | "40P01", _) => StoreError::Conflict,
+        // division_by_zero: raised by `succeeded!`. unique_violation: another caller took the same
+        // place in a queue, or added the same row.
+        ("22012" | "23505", _) if !in_function => StoreError::Conflict,
         // lock_not_available: somebody outside has locked a row, or a table.
-        ("55P03", _) => StoreError::Contended(cause.into()),
+        ("55P03", _) => StoreError::LockTimeout(cause.into()),
         // duplicate_prepared_statement, invalid_sql_statement_name, protocol_violation: on a
         // connection of our own these cannot happen.
         ("42P05" | "26000", _) => proxy(&cause),
@@ -66,7 +65,7 @@ fn of_database(error: &PgDatabaseError) -> StoreError {
         // A trigger of the owner's has a mistake.
         (_, "42") if in_function => StoreError::Rejected(cause.into()),
         // 42 syntax error, undefined column or type: a mistake of ours, or a schema not ours.
-        (_, "42") => StoreError::fault(cause),
+        (_, "42") => StoreError::internal(cause),
         // Among them 54 program_limit_exceeded, as when no transaction ids are left, and XX,
         // damaged data.
         _ => StoreError::unusable(cause),

@@ -7,7 +7,7 @@ use std::time::Duration;
 use sqlx::{Row as _, postgres::PgRow};
 use uuid::Uuid;
 
-use super::{Link, events::interval, sessions::Keys, timestamp::PgTimestamp};
+use super::{Handle, events::interval, sessions::Keys, timestamp::PgTimestamp};
 use crate::domain::{LeaseId, SessionKey, Timestamp, limits::CLAIM_MEMORY};
 
 /// How long the lease of `$row` ran when it was last written.
@@ -72,8 +72,8 @@ WHERE e.team_id = ANY (ARRAY[c.team_id]) AND e.event_id = c.name
 "
 );
 
-impl Link {
-    /// Lowers the end of leases that were found to end too late ([`is_overlong`]). What was
+impl Handle {
+    /// Lowers the end of leases that were found to end too late. What was
     /// decided stands even if this fails: the next look finds them again.
     pub(super) async fn shorten(&mut self, found: &[(&SessionKey, LeaseId)]) {
         if found.is_empty() {
@@ -120,14 +120,14 @@ impl Link {
     }
 }
 
-/// When a row's lease ends, as it is written; and as it counts, which is earlier after the
-/// clock was stepped back.
-pub(super) fn lease_end(row: &PgRow, expires: &str) -> Result<(Timestamp, Timestamp), sqlx::Error> {
+/// When a row's lease ends, as it counts: earlier than it is written after the clock was stepped
+/// back.
+pub(super) fn lease_end(row: &PgRow) -> Result<Timestamp, sqlx::Error> {
     let time = |column| row.try_get::<PgTimestamp, _>(column).map(|time| time.0);
-    let (written, at, since) = (time(expires)?, time("at")?, time("acquired_at")?);
+    let (written, at, since) = (time("expires_at")?, time("at")?, time("acquired_at")?);
     let ttl: Option<i64> = row.try_get("ttl_micros")?;
     let ttl = ttl.map_or(written.since(since), |ttl| Duration::from_micros(ttl.unsigned_abs()));
-    Ok((written, written.trusted(ttl, at)))
+    Ok(written.trusted(ttl, at))
 }
 
 /// Claims that are written to end later than they count ([`claim_end`]), as a statement's

@@ -1,4 +1,4 @@
-//! By what a sweep finds rows: `docs/adr/0010-a-coarse-column-for-sweeps.md`.
+//! By what a sweep finds rows: `docs/adr/0011-a-coarse-column-for-sweeps.md`.
 
 /// When a sweep deletes the row of an event that expires at `$expires`: at the end of the hour, or of
 /// the minute if `$is_brief`, which is that it is kept for less than a day. It is indexed, and so coarse

@@ -1,18 +1,17 @@
-//! Turns in PostgreSQL: the event's row and the session's decide together, in each
-//! statement at once. $1: the moment, or null for the database's clock.
-//!
-//! An event has no advisory lock: its row decides, as for marks. A session has, and
-//! its row is locked besides where a statement writes to the event because of it.
+//! Turns in PostgreSQL: most begin and end by one short statement, which leaves the rest to the
+//! rules.
 
 use std::time::Duration;
 
+use uuid::Uuid;
+
 use super::{
-    Link,
-    answers::{fail, fill, left},
+    Handle,
+    ordinality::{fail, fill, left},
 };
 use crate::{
-    domain::{Begin, Finish, LeaseId, Prolong},
-    store::{Prolonged, StoreError, TurnStore, Turned, Verdict, records::answers},
+    domain::{Begin, Begun, Finish, LeaseId, RenewTurn},
+    store::{RenewedTurn, StoreError, TurnBatch, TurnStore, Verdict, records::answers},
 };
 
 /// Takes the sessions, if they are free, of turns that are to begin.
@@ -55,71 +54,63 @@ macro_rules! take_session {
 }
 
 mod arrays;
-mod short;
+mod fast_path;
 
 use arrays::Wish;
-pub(super) use short::{BEGIN_AND_SUCCEED, BEGIN_NEW, SUCCEED};
+pub(super) use fast_path::{BEGIN_AND_SUCCEED, BEGIN_NEW, SUCCEED};
 
-/// How many leases are kept of batches that failed: of more than are run again in halves.
-const MAX_DRAWN: usize = 4_096;
-
-impl TurnStore for Link {
+impl TurnStore for Handle {
     async fn change_turns(
         &mut self,
         begins: &[&Begin],
         finishes: &[&Finish],
-    ) -> Result<Turned, StoreError> {
-        // One lease for each, whichever statement takes it: so a run that lost its answer
-        // is known by it, or one of a batch that is run again in halves.
-        let mut lease = |begin: &Begin| {
-            self.drawn.remove(&begin.request).unwrap_or_else(|| LeaseId::random().as_uuid())
-        };
-        let begins: Vec<Wish<'_>> = begins.iter().map(|&begin| (begin, lease(begin))).collect();
-        let mut turned = Turned::nothing(begins.len(), finishes.len());
+    ) -> Result<TurnBatch, StoreError> {
+        let begins: Vec<Wish<'_>> =
+            begins.iter().map(|&begin| (begin, LeaseId::random().as_uuid())).collect();
+        let mut turned = TurnBatch::nothing(begins.len(), finishes.len());
         self.begin_and_succeed(&begins, finishes, &mut turned).await?;
         match self.change_others(&begins, finishes, &mut turned).await {
-            // What is decided has been committed: the others are asked again.
-            Err(error) if !turned.is_nothing() => {
+            Err(error) if turned.is_nothing() => return Err(error),
+            // What is decided has been committed.
+            Err(error) => {
                 fail(&mut turned.begun, &error);
                 fail(&mut turned.kept, &error);
-                Ok(turned)
             }
-            // Smaller batches tell whose fault it is, and find what this one has begun.
-            Err(error) => {
-                if self.drawn.len() > MAX_DRAWN {
-                    self.drawn.clear();
-                }
-                self.drawn.extend(begins.iter().map(|(begin, lease)| (begin.request, *lease)));
-                Err(error)
-            }
-            Ok(()) => Ok(turned),
+            Ok(()) => {}
         }
+        Ok(turned)
     }
 
-    async fn prolong_turns(
+    async fn renew_turns(
         &mut self,
-        asked: &[&Prolong],
+        asked: &[&RenewTurn],
         max_hold: Duration,
-    ) -> Result<Vec<Verdict<Prolonged>>, StoreError> {
-        answers::prolong_turns(self, asked, max_hold).await
+    ) -> Result<Vec<Verdict<RenewedTurn>>, StoreError> {
+        answers::renew_turns(self, asked, max_hold).await
     }
 }
 
-impl Link {
+impl Handle {
     /// Begins and ends those that are not decided in `turned` yet.
     async fn change_others(
         &mut self,
         begins: &[Wish<'_>],
         finishes: &[&Finish],
-        turned: &mut Turned,
+        turned: &mut TurnBatch,
     ) -> Result<(), StoreError> {
         let (ended, finishes) = left(&turned.kept, finishes);
         let (begun, begins) = left(&turned.begun, begins);
         if ended.is_empty() && begun.is_empty() {
             return Ok(());
         }
-        let begins: Vec<&Begin> = begins.into_iter().map(|(begin, _)| begin).collect();
-        let rest = answers::change_turns(self, &begins, &finishes).await?;
+        let (begins, drawn): (Vec<&Begin>, Vec<Uuid>) = begins.into_iter().unzip();
+        let mut rest = answers::change_turns(self, &begins, &finishes).await?;
+        for (verdict, drawn) in rest.begun.iter_mut().zip(drawn) {
+            // A first run of the short statement took it, and its answer was lost.
+            if let Verdict::Decided(Begun::Granted { lease: Some(lease), fresh, .. }) = verdict {
+                *fresh |= lease.id.as_uuid() == drawn;
+            }
+        }
         fill(&mut turned.kept, ended, rest.kept);
         fill(&mut turned.begun, begun, rest.begun);
         turned.handed.extend(rest.handed);

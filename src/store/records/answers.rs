@@ -5,19 +5,19 @@ use std::time::Duration;
 use super::{Decided, Records, answer, answers, execute};
 use crate::{
     domain::{
-        Acquire, Acquired, Begin, Enqueue, Enqueued, EventKey, EventRow, Finish, LeaseId, Mark,
-        Prolong, Release, Renew, Renewed, SessionKey, SessionRow,
+        Begin, Enqueued, EventKey, EventRow, Finish, LeaseId, Mark, RenewTurn, SessionKey,
+        SessionRow,
     },
     rules::{
         Draft, Operation, RuleError, State, Wanted,
         event::ForgetEvent,
         queue::{HandOn, Leave},
         session::{BindEpic, CloseSession, ForceRelease, Released, RenewWithin},
-        turn::{BeginAnswer, FinishAnswer, ProlongWithin},
+        turn::{BeginAnswer, FinishAnswer, RenewTurnWithin},
     },
     store::{
-        AdminChanges, Changed, EventStore, Look, Looked, Prolonged, SessionStore, StoreError,
-        TurnStore, Turned, Verdict,
+        AdminChanges, EventStore, Look, Looked, RenewedTurn, SessionAnswer, SessionBatch,
+        SessionOp, SessionStore, StoreError, TurnBatch, TurnStore, Verdict,
     },
 };
 
@@ -27,195 +27,139 @@ impl<S: Decided> EventStore for S {
     }
 
     async fn look_events(&mut self, asked: &[&Look]) -> Result<Vec<Option<Looked>>, StoreError> {
-        let mut wanted = Wanted::default();
-        for Look { key, with_result } in asked {
-            wanted.event(&key.team, [key.event.as_str()], *with_result);
-        }
-        let snapshot = self.read(&wanted).await?;
-        let looked = |look: &&Look| {
-            let event = snapshot.events.get(&look.key)?;
-            let result = match &event.state {
-                State::Handled(_, result) if look.with_result => result.as_deref().cloned(),
-                _ => None,
-            };
-            event.is_live(snapshot.now).then(|| (event.row(snapshot.now), result))
-        };
-        Ok(asked.iter().map(looked).collect())
+        look_events(self, asked).await
     }
 }
 
-/// Takes a lease, or gives one back.
-enum Change<'a> {
-    Acquire(&'a Acquire),
-    Release(&'a Release),
+/// Reads what is on record of events.
+pub async fn look_events<S: Records>(
+    store: &mut S,
+    asked: &[&Look],
+) -> Result<Vec<Option<Looked>>, StoreError> {
+    let mut wanted = Wanted::default();
+    for Look { key, with_result } in asked {
+        wanted.event(&key.team, [key.event.as_str()], *with_result);
+    }
+    let snapshot = store.read(&wanted).await?;
+    let looked = |look: &&Look| {
+        let event = snapshot.events.get(&look.key)?;
+        let result = match &event.state {
+            State::Handled(_, result) if look.with_result => result.as_deref().cloned(),
+            _ => None,
+        };
+        event.is_live(snapshot.now).then(|| (event.row(snapshot.now), result))
+    };
+    Ok(asked.iter().map(looked).collect())
 }
 
-/// What became of a [`Change`].
-enum ChangeAnswer {
-    Acquired((Acquired, Option<SessionRow>)),
-    Released(Released),
-}
-
-impl Operation for Change<'_> {
-    type Answer = ChangeAnswer;
+impl Operation for SessionOp<'_> {
+    /// And the session that it handed on.
+    type Answer = (SessionAnswer, Option<SessionRow>);
 
     fn wants(&self, wanted: &mut Wanted) {
-        match self {
+        match *self {
             Self::Acquire(acquire) => acquire.wants(wanted),
             Self::Release(release) => release.wants(wanted),
+            Self::Renew(renew, max_hold) => RenewWithin(renew, max_hold).wants(wanted),
+            Self::Enqueue(enqueue) => enqueue.wants(wanted),
+            Self::Leave { key, lease, keep } => Leave { key, lease, keep }.wants(wanted),
+            Self::HandOn(key) => HandOn(key).wants(wanted),
         }
     }
 
-    fn decide(&self, draft: &mut Draft<'_>) -> Result<ChangeAnswer, RuleError> {
-        match self {
-            Self::Acquire(acquire) => acquire.decide(draft).map(ChangeAnswer::Acquired),
-            Self::Release(release) => release.decide(draft).map(ChangeAnswer::Released),
-        }
-    }
-}
-
-/// Takes leases, and gives leases back.
-pub async fn change<S: Records>(
-    store: &mut S,
-    acquires: &[&Acquire],
-    releases: &[&Release],
-) -> Result<Changed, StoreError> {
-    let acquires = acquires.iter().map(|acquire| Change::Acquire(acquire));
-    let releases = releases.iter().map(|release| Change::Release(release));
-    let first_release = acquires.len();
-    let mut changed = Changed {
-        taken: vec![Verdict::Again; first_release],
-        ended: vec![Verdict::Again; releases.len()],
-        handed: Vec::new(),
-    };
-    let ops: Vec<Change<'_>> = acquires.chain(releases).collect();
-    for (place, verdict) in answers(store, &ops).await?.into_iter().enumerate() {
-        match verdict {
-            Verdict::Decided(ChangeAnswer::Acquired((row, handed))) => {
-                changed.handed.extend(handed);
-                changed.taken[place] = Verdict::Decided(row);
+    fn decide(&self, draft: &mut Draft<'_>) -> Result<Self::Answer, RuleError> {
+        Ok(match *self {
+            Self::Acquire(acquire) => (SessionAnswer::Acquired(acquire.decide(draft)?), None),
+            Self::Release(release) => {
+                let Released { ended, handed } = release.decide(draft)?;
+                (SessionAnswer::Released(ended), handed)
             }
-            Verdict::Decided(ChangeAnswer::Released(Released { ended, handed })) => {
-                changed.handed.extend(handed);
-                changed.ended[place - first_release] = Verdict::Decided(ended);
+            Self::Renew(renew, max_hold) => {
+                (SessionAnswer::Renewed(RenewWithin(renew, max_hold).decide(draft)?), None)
             }
-            _ => {}
-        }
-    }
-    Ok(changed)
-}
-
-/// Takes places in queues.
-pub async fn enqueue<S: Records>(
-    store: &mut S,
-    asked: &[&Enqueue],
-) -> Result<Vec<Verdict<Enqueued>>, StoreError> {
-    let enqueued = execute(store, asked).await?.into_iter().zip(asked);
-    Ok(enqueued
-        .map(|(verdict, asked)| {
-            verdict.map(|(enqueued, tickets)| {
-                let ticket = tickets.iter().find(|(lease, _)| *lease == asked.lease);
-                ticket.map_or(enqueued, |(_, ticket)| Enqueued::Waits(*ticket))
-            })
+            Self::Enqueue(enqueue) => (SessionAnswer::Enqueued(enqueue.decide(draft)?), None),
+            Self::Leave { key, lease, keep } => {
+                (SessionAnswer::Left(Leave { key, lease, keep }.decide(draft)?), None)
+            }
+            Self::HandOn(key) => {
+                let (row, handed) = HandOn(key).decide(draft)?;
+                (SessionAnswer::HandedOn(row), handed)
+            }
         })
-        .collect())
+    }
 }
 
-/// Hands sessions on.
-pub async fn hand_on<S: Records>(
+/// Runs operations on sessions.
+pub async fn change_sessions<S: Records>(
+    store: &mut S,
+    asked: &[SessionOp<'_>],
+) -> Result<SessionBatch, StoreError> {
+    let mut batch = SessionBatch::open(asked.len());
+    let verdicts = execute(store, asked).await?.into_iter().zip(asked);
+    for ((verdict, asked), open) in verdicts.zip(&mut batch.answers) {
+        *open = verdict.map(|((answer, handed), tickets)| {
+            batch.handed.extend(handed);
+            with_ticket(answer, asked, &tickets)
+        });
+    }
+    Ok(batch)
+}
+
+/// The answer with the ticket that the store gave a new place.
+fn with_ticket(
+    answer: SessionAnswer,
+    asked: &SessionOp<'_>,
+    tickets: &[(LeaseId, i64)],
+) -> SessionAnswer {
+    let (SessionAnswer::Enqueued(enqueued), SessionOp::Enqueue(enqueue)) = (&answer, asked) else {
+        return answer;
+    };
+    let ticket = tickets.iter().find(|(lease, _)| *lease == enqueue.lease);
+    SessionAnswer::Enqueued(match (enqueued, ticket) {
+        (Enqueued::Waits(_), Some((_, ticket))) => Enqueued::Waits(*ticket),
+        // The earlier place is of the same batch.
+        (Enqueued::TookOver(_, was), Some((_, ticket))) => Enqueued::TookOver(*ticket, *was),
+        (enqueued, _) => *enqueued,
+    })
+}
+
+/// Reads how sessions stand.
+pub async fn look_sessions<S: Records>(
     store: &mut S,
     keys: &[&SessionKey],
-) -> Result<Vec<Verdict<Option<SessionRow>>>, StoreError> {
-    let ops: Vec<_> = keys.iter().map(|key| HandOn(key)).collect();
-    let verdicts = answers(store, &ops).await?;
-    Ok(verdicts.into_iter().map(|verdict| verdict.map(|(row, _)| row)).collect())
+) -> Result<Vec<Option<SessionRow>>, StoreError> {
+    let mut wanted = Wanted::default();
+    for key in keys {
+        wanted.session(key);
+    }
+    let snapshot = store.read(&wanted).await?;
+    Ok(keys.iter().map(|key| snapshot.sessions.get(*key)?.row(snapshot.now)).collect())
 }
 
 impl<S: Decided> SessionStore for S {
-    async fn change(
+    async fn change_sessions(
         &mut self,
-        acquires: &[&Acquire],
-        releases: &[&Release],
-    ) -> Result<Changed, StoreError> {
-        change(self, acquires, releases).await
-    }
-
-    async fn enqueue(&mut self, asked: &[&Enqueue]) -> Result<Vec<Verdict<Enqueued>>, StoreError> {
-        enqueue(self, asked).await
-    }
-
-    async fn hand_on(
-        &mut self,
-        keys: &[&SessionKey],
-    ) -> Result<Vec<Verdict<Option<SessionRow>>>, StoreError> {
-        hand_on(self, keys).await
-    }
-
-    async fn leave(&mut self, places: &[(&SessionKey, LeaseId)]) -> Result<Vec<bool>, StoreError> {
-        leave(self, places, false).await
-    }
-
-    async fn keep_places(
-        &mut self,
-        places: &[(&SessionKey, LeaseId)],
-    ) -> Result<Vec<bool>, StoreError> {
-        leave(self, places, true).await
-    }
-
-    async fn renew(
-        &mut self,
-        asked: &[&Renew],
-        max_hold: Duration,
-    ) -> Result<Vec<Verdict<Renewed>>, StoreError> {
-        renew(self, asked, max_hold).await
+        asked: &[SessionOp<'_>],
+    ) -> Result<SessionBatch, StoreError> {
+        change_sessions(self, asked).await
     }
 
     async fn look_sessions(
         &mut self,
         keys: &[&SessionKey],
     ) -> Result<Vec<Option<SessionRow>>, StoreError> {
-        let mut wanted = Wanted::default();
-        for key in keys {
-            wanted.session(key);
-        }
-        let snapshot = self.read(&wanted).await?;
-        Ok(keys.iter().map(|key| snapshot.sessions.get(*key)?.row(snapshot.now)).collect())
+        look_sessions(self, keys).await
     }
 }
 
-/// Lets leases run on.
-pub async fn renew<S: Records>(
-    store: &mut S,
-    asked: &[&Renew],
-    max_hold: Duration,
-) -> Result<Vec<Verdict<Renewed>>, StoreError> {
-    let ops: Vec<_> = asked.iter().map(|renew| RenewWithin(renew, max_hold)).collect();
-    answers(store, &ops).await
-}
-
 /// Lets turns run on.
-pub async fn prolong_turns<S: Records>(
+pub async fn renew_turns<S: Records>(
     store: &mut S,
-    asked: &[&Prolong],
+    asked: &[&RenewTurn],
     max_hold: Duration,
-) -> Result<Vec<Verdict<Prolonged>>, StoreError> {
-    let ops: Vec<_> = asked.iter().map(|prolong| ProlongWithin(prolong, max_hold)).collect();
+) -> Result<Vec<Verdict<RenewedTurn>>, StoreError> {
+    let ops: Vec<_> = asked.iter().map(|prolong| RenewTurnWithin(prolong, max_hold)).collect();
     answers(store, &ops).await
-}
-
-/// Leaves places, which answers only once it is done.
-pub async fn leave<S: Records>(
-    store: &mut S,
-    places: &[(&SessionKey, LeaseId)],
-    keep: bool,
-) -> Result<Vec<bool>, StoreError> {
-    let ops: Vec<_> = places.iter().map(|&(key, lease)| Leave { key, lease, keep }).collect();
-    let verdicts = answers(store, &ops).await?;
-    let left = verdicts.into_iter().map(|verdict| match verdict {
-        Verdict::Decided(was_there) => Ok(was_there),
-        _ => Err(StoreError::Overtaken),
-    });
-    left.collect()
 }
 
 /// Begins a turn, or ends one.
@@ -254,8 +198,8 @@ pub async fn change_turns<S: Records>(
     store: &mut S,
     begins: &[&Begin],
     finishes: &[&Finish],
-) -> Result<Turned, StoreError> {
-    let mut turned = Turned::nothing(begins.len(), finishes.len());
+) -> Result<TurnBatch, StoreError> {
+    let mut turned = TurnBatch::nothing(begins.len(), finishes.len());
     let first_begin = finishes.len();
     let finishes = finishes.iter().map(|finish| TurnChange::Finish(finish));
     let begins = begins.iter().map(|begin| TurnChange::Begin(begin));
@@ -274,7 +218,12 @@ pub async fn change_turns<S: Records>(
                 turned.gave_up += u64::from(gave_up);
                 turned.begun[place - first_begin] = Verdict::Decided(begun);
             }
-            _ => {}
+            Verdict::Retry => {}
+            // Its outcome may be unknown: decided again, it would be answered otherwise.
+            Verdict::Failed(error) if place < first_begin => {
+                turned.kept[place] = Verdict::Failed(error);
+            }
+            Verdict::Failed(error) => turned.begun[place - first_begin] = Verdict::Failed(error),
         }
     }
     Ok(turned)
@@ -285,16 +234,16 @@ impl<S: Decided> TurnStore for S {
         &mut self,
         begins: &[&Begin],
         finishes: &[&Finish],
-    ) -> Result<Turned, StoreError> {
+    ) -> Result<TurnBatch, StoreError> {
         change_turns(self, begins, finishes).await
     }
 
-    async fn prolong_turns(
+    async fn renew_turns(
         &mut self,
-        asked: &[&Prolong],
+        asked: &[&RenewTurn],
         max_hold: Duration,
-    ) -> Result<Vec<Verdict<Prolonged>>, StoreError> {
-        prolong_turns(self, asked, max_hold).await
+    ) -> Result<Vec<Verdict<RenewedTurn>>, StoreError> {
+        renew_turns(self, asked, max_hold).await
     }
 }
 
@@ -315,10 +264,10 @@ impl<S: Records> AdminChanges for S {
         answer(self, CloseSession(key)).await
     }
 
-    async fn forget_event(&mut self, key: &EventKey) -> Result<Option<EventRow>, StoreError> {
-        match answer(self, ForgetEvent(key)).await? {
-            Verdict::Decided(row) => Ok(row),
-            _ => Err(StoreError::Overtaken),
-        }
+    async fn forget_event(
+        &mut self,
+        key: &EventKey,
+    ) -> Result<Verdict<Option<EventRow>>, StoreError> {
+        answer(self, ForgetEvent(key)).await
     }
 }

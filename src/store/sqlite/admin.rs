@@ -13,7 +13,7 @@ use super::{
 };
 use crate::{
     domain::{EventKey, SessionKey, SessionRow, Timestamp},
-    store::{AdminStore, Counts, EventFilter, Events, Page, Standing, StoreError},
+    store::{AdminStore, Counts, EventFilter, EventStatus, Events, Page, StoreError},
 };
 
 // $1: the moment.
@@ -86,7 +86,7 @@ impl AdminStore for Handle {
             .map_err(classify)?;
         let listed = |row: &SqliteRow| {
             let key = || Ok((row.try_get("team_id")?, row.try_get("session_id")?));
-            let (team, id) = key().map_err(|error: sqlx::Error| StoreError::fault(error))?;
+            let (team, id) = key().map_err(|error: sqlx::Error| StoreError::internal(error))?;
             Ok(session(row)?.row(now).map(|row| (SessionKey { team, session: id }, row)))
         };
         rows.iter().filter_map(|row| listed(row).transpose()).collect()
@@ -100,7 +100,7 @@ impl AdminStore for Handle {
         let at = self.now();
         let ago = |span| at.minus(span).as_micros();
         let rows = list(LIST_EVENTS, at, page)
-            .bind(filter.standing.map(Standing::label))
+            .bind(filter.standing.map(EventStatus::label))
             .bind(filter.newer_than.map(ago))
             .bind(filter.older_than.map(ago))
             .fetch_all(self.reader().await?)
@@ -108,7 +108,7 @@ impl AdminStore for Handle {
             .map_err(classify)?;
         let listed = |row: &SqliteRow| {
             let key = || Ok((row.try_get("team_id")?, row.try_get("event_id")?));
-            let (team, id) = key().map_err(|error: sqlx::Error| StoreError::fault(error))?;
+            let (team, id) = key().map_err(|error: sqlx::Error| StoreError::internal(error))?;
             Ok((EventKey { team, event: id }, event(row)?.row(at)))
         };
         Ok(Events { at, rows: rows.iter().map(listed).collect::<Result<_, _>>()? })
@@ -123,8 +123,8 @@ impl AdminStore for Handle {
             .await
             .map_err(classify)?;
         let count = |column| {
-            let count: i64 = row.try_get(column).map_err(StoreError::fault)?;
-            u64::try_from(count).map_err(StoreError::fault)
+            let count: i64 = row.try_get(column).map_err(StoreError::internal)?;
+            u64::try_from(count).map_err(StoreError::internal)
         };
         Ok(Counts {
             events: count("events")?,

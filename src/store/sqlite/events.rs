@@ -8,7 +8,9 @@ use uuid::fmt::Simple;
 
 use super::{classify, hex, json as text, run, sessions::resumed_by, slot};
 use crate::{
-    domain::{Attempts, By, Detail, EventKey, PayloadDigest, RequestId, Timestamp, TurnResult},
+    domain::{
+        Attempts, Detail, EventKey, PayloadDigest, ProcessedBy, RequestId, Timestamp, TurnResult,
+    },
     rules::{Event, EventUpdate, State, Version},
     store::StoreError,
 };
@@ -102,7 +104,7 @@ pub(super) async fn read(
     let rows = sqlx::query(READ).bind(text(&asked)?).fetch_all(reader).await.map_err(classify)?;
     let mut found = vec![None; wanted.len()];
     for row in rows {
-        let key = row.try_get("key").map_err(StoreError::fault)?;
+        let key = row.try_get("key").map_err(StoreError::internal)?;
         *slot(&mut found, key)? = Some(event(&row)?);
     }
     let found = wanted.keys().cloned().zip(found);
@@ -116,7 +118,7 @@ pub(super) async fn write(
     puts: &[(EventKey, Event)],
 ) -> Result<(), StoreError> {
     let (mut changed, mut deleted) = (vec![], vec![]);
-    for EventUpdate { team, was, request, names, event } in updates {
+    for EventUpdate { team, was, request, names, event, .. } in updates {
         let request = request.map(|request| hex(request.as_uuid()));
         match event {
             None => deleted.push(json!([team, was.0, request, names])),
@@ -162,7 +164,7 @@ fn columns(event: &Event) -> Vec<Value> {
     };
     let attempts = event.attempts;
     let uncounted = attempts.map(|attempts| attempts.uncounted).filter(|count| *count > 0);
-    let is_rejected = matches!(by, Some(By::Rejected(_)));
+    let is_rejected = matches!(by, Some(ProcessedBy::Rejected(_)));
     vec![
         json!(event.version.0),
         json!(event.time.as_micros()),
@@ -192,10 +194,10 @@ fn bytes(bytes: &[u8]) -> String {
 
 /// The event of a row.
 pub(super) fn event(row: &SqliteRow) -> Result<Event, StoreError> {
-    let event_id: String = row.try_get("event_id").map_err(StoreError::fault)?;
-    let names: Option<&str> = row.try_get("names").map_err(StoreError::fault)?;
+    let event_id: String = row.try_get("event_id").map_err(StoreError::internal)?;
+    let names: Option<&str> = row.try_get("names").map_err(StoreError::internal)?;
     let names = match names {
-        Some(names) => serde_json::from_str(names).map_err(StoreError::fault)?,
+        Some(names) => serde_json::from_str(names).map_err(StoreError::internal)?,
         None => vec![event_id],
     };
     let read = || {
@@ -208,7 +210,7 @@ pub(super) fn event(row: &SqliteRow) -> Result<Event, StoreError> {
         let state = match until {
             Some(until) => State::Claimed(Timestamp::from_micros(until)),
             None => State::Handled(
-                By::of_row(attempt, row.try_get("succeeded")?, row.try_get("rejected")?),
+                ProcessedBy::of_row(attempt, row.try_get("succeeded")?, row.try_get("rejected")?),
                 turn_result(row)?.map(Arc::new),
             ),
         };
@@ -230,7 +232,7 @@ pub(super) fn event(row: &SqliteRow) -> Result<Event, StoreError> {
             resumed: resumed_by(row)?,
         })
     };
-    read().map_err(|error: sqlx::Error| StoreError::fault(error))
+    read().map_err(|error: sqlx::Error| StoreError::internal(error))
 }
 
 /// What the turn of a row left, if it is read.

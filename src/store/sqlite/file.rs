@@ -20,13 +20,13 @@ use crate::store::StoreError;
 /// Reads the URL of a database file: its path, and whether it may be created.
 ///
 /// # Errors
-/// [`StoreError::Fault`] on a URL that names no file, or that asks for what is not supported.
+/// [`StoreError::Internal`] on a URL that names no file, or that asks for what is not supported.
 pub(super) fn read_url(url: &str) -> Result<(PathBuf, bool), StoreError> {
     let (place, query) = url.split_once('?').unwrap_or((url, ""));
     let place = place.strip_prefix("sqlite:").unwrap_or(place);
     let place = place.strip_prefix("//").unwrap_or(place);
     if place.is_empty() || place.contains(":memory:") || query.contains("mode=memory") {
-        return Err(StoreError::fault(
+        return Err(StoreError::internal(
             "an in-memory database loses every mark at exit: name a file",
         ));
     }
@@ -37,7 +37,7 @@ pub(super) fn read_url(url: &str) -> Result<(PathBuf, bool), StoreError> {
             "mode=rw" => may_create = false,
             _ => {
                 let name = parameter.split('=').next().unwrap_or_default();
-                return Err(StoreError::fault(format!(
+                return Err(StoreError::internal(format!(
                     "--database-url: the parameter {name:?} or its value is not supported: a \
                      sqlite URL takes only mode=rwc, the default, or mode=rw, which does not \
                      create the file"
@@ -46,16 +46,16 @@ pub(super) fn read_url(url: &str) -> Result<(PathBuf, bool), StoreError> {
         }
     }
     let options = SqliteConnectOptions::from_str(&format!("sqlite://{place}"))
-        .map_err(|error| StoreError::fault(format!("cannot read the database URL: {error}")))?;
+        .map_err(|error| StoreError::internal(format!("cannot read the database URL: {error}")))?;
     let path = options.get_filename().display().to_string();
     if path.starts_with('~') {
-        return Err(StoreError::fault(format!(
+        return Err(StoreError::internal(format!(
             "--database-url: {path:?} begins with ~, which only a shell expands: give the whole \
              path, as in sqlite:///home/me/oncegate.db; a file of that name is sqlite://./{path}"
         )));
     }
     if path.chars().any(char::is_control) {
-        return Err(StoreError::fault(format!(
+        return Err(StoreError::internal(format!(
             "--database-url: the path {path:?} contains a line break or another control character"
         )));
     }
@@ -91,9 +91,9 @@ impl DatabaseFile {
     /// Opens the file at `given`, creates it if it `may_create`, and locks it.
     ///
     /// # Errors
-    /// [`StoreError::Fault`] when it cannot be opened, or another process uses it.
+    /// [`StoreError::Internal`] when it cannot be opened, or another process uses it.
     pub(super) fn open(given: &Path, may_create: bool) -> Result<Self, StoreError> {
-        let refused = |problem: String| StoreError::fault(format!("--database-url: {problem}"));
+        let refused = |problem: String| StoreError::internal(format!("--database-url: {problem}"));
         let shown = given.display();
         let given = std::path::absolute(given).map_err(|error| refused(error.to_string()))?;
         if let Some(directory) = given.parent().filter(|directory| !directory.is_dir()) {
@@ -124,7 +124,7 @@ impl DatabaseFile {
         let path = fs::canonicalize(&given)
             .map_err(|error| refused(format!("cannot find {shown}: {error}")))?;
         let lock = FileLock::take(file, &path).map_err(|error| match error {
-            TryLockError::WouldBlock => StoreError::fault(format!(
+            TryLockError::WouldBlock => StoreError::internal(format!(
                 "another process uses {shown}: SQLite allows one process per file; for several \
                  replicas use PostgreSQL (--database-url postgres://…)"
             )),
@@ -143,7 +143,7 @@ impl DatabaseFile {
         let path = self.path.display();
         let is_foreign = matches!(error, sqlx::Error::Database(error)
             if error.code().as_deref() == Some("26"));
-        StoreError::fault(if is_foreign {
+        StoreError::internal(if is_foreign {
             format!("--database-url: {path} is not a SQLite database")
         } else {
             format!(
@@ -156,7 +156,7 @@ impl DatabaseFile {
     /// From now on, [`Self::check`] compares with the files that are there now.
     ///
     /// # Errors
-    /// [`StoreError::Fault`] when one of them cannot be found.
+    /// [`StoreError::Internal`] when one of them cannot be found.
     pub(super) fn watch(&self) -> Result<(), StoreError> {
         let mut paths = vec![self.path.clone(), self.beside("-wal"), self.beside("-shm")];
         if self.given != self.path {
@@ -165,7 +165,10 @@ impl DatabaseFile {
         let watched: io::Result<Vec<_>> =
             paths.into_iter().map(|path| Inode::of(&path).map(|inode| (path, inode))).collect();
         let watched = watched.map_err(|error| {
-            StoreError::fault(format!("cannot stat the files of {}: {error}", self.path.display()))
+            StoreError::internal(format!(
+                "cannot stat the files of {}: {error}",
+                self.path.display()
+            ))
         })?;
         let _ = self.watched.set(watched);
         Ok(())

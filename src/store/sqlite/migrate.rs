@@ -44,7 +44,10 @@ pub(super) async fn run(writer: &mut SqliteConnection) -> Result<(), StoreError>
     }
     for step in &plan.pending {
         transaction.execute(step.sql.clone()).await.map_err(|error| {
-            StoreError::fault(format!("migration {}: {error}. Nothing was changed", step.version))
+            StoreError::internal(format!(
+                "migration {}: {error}. Nothing was changed",
+                step.version
+            ))
         })?;
         record(&mut transaction, step).await?;
     }

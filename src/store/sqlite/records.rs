@@ -188,10 +188,10 @@ async fn versions<K: Ord + Clone>(
         sqlx::query(statement).bind(json(&asked)?).fetch_all(batch).await.map_err(classify)?;
     let mut versions = BTreeMap::new();
     for row in rows {
-        let place: i64 = row.try_get("key").map_err(StoreError::fault)?;
+        let place: i64 = row.try_get("key").map_err(StoreError::internal)?;
         let key = usize::try_from(place).ok().and_then(|place| keys.get(place));
-        let key = key.ok_or_else(|| StoreError::fault("unexpected row in the answer"))?;
-        let version = row.try_get("version").map_err(StoreError::fault)?;
+        let key = key.ok_or_else(|| StoreError::internal("unexpected row in the answer"))?;
+        let version = row.try_get("version").map_err(StoreError::internal)?;
         versions.insert((*key).clone(), Version(version));
     }
     Ok(versions)

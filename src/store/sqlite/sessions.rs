@@ -118,7 +118,7 @@ pub(super) async fn read(
     let rows = sqlx::query(READ).bind(text(&asked)?).fetch_all(reader).await.map_err(classify)?;
     let mut found = vec![None; wanted.len()];
     for row in rows {
-        let key = row.try_get("key").map_err(StoreError::fault)?;
+        let key = row.try_get("key").map_err(StoreError::internal)?;
         *slot(&mut found, key)? = Some(session(&row)?);
     }
     let found = wanted.keys().cloned().zip(found);
@@ -153,7 +153,7 @@ pub(super) async fn write(
         for row in put.fetch_all(batch).await.map_err(classify)? {
             let ticket = || Ok((lease(&row, "lease_id")?, row.try_get("ticket")?));
             let (lease, ticket) =
-                ticket().map_err(|error: sqlx::Error| StoreError::fault(error))?;
+                ticket().map_err(|error: sqlx::Error| StoreError::internal(error))?;
             tickets.insert(lease, ticket);
         }
     }
@@ -203,10 +203,10 @@ fn micros(span: Duration) -> i64 {
 
 /// The session of a row with its queue.
 pub(super) fn session(row: &SqliteRow) -> Result<Session, StoreError> {
-    let latest = latest(row).map_err(StoreError::fault)?;
-    let queue: Option<&str> = row.try_get("queue").map_err(StoreError::fault)?;
+    let latest = latest(row).map_err(StoreError::internal)?;
+    let queue: Option<&str> = row.try_get("queue").map_err(StoreError::internal)?;
     let places: Vec<Place> =
-        serde_json::from_str(queue.unwrap_or("[]")).map_err(StoreError::fault)?;
+        serde_json::from_str(queue.unwrap_or("[]")).map_err(StoreError::internal)?;
     Ok(Session { latest, queue: places.into_iter().map(Place::waiter).collect() })
 }
 

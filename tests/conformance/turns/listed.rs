@@ -2,7 +2,8 @@
 
 use oncegate::{
     domain::{
-        Begin, Begun, Delivered, Ending, EventKey, EventRow, Finish, RequestId, Ttl, TurnId, limits,
+        Begin, Begun, Delivered, EventKey, EventRow, Finish, FinishAs, RequestId, Ttl, TurnId,
+        limits,
     },
     grpc::pb::{ForgetEventRequest, ListEventsRequest, ListEventsResponse},
     store::{
@@ -247,7 +248,7 @@ async fn what_is_listed_can_be_forgotten(mut f: Fixture) {
 }
 
 /// Begins a turn of an event, and ends it.
-async fn begin_and_end(store: &mut impl TurnStore, event: &str, ending: Ending) {
+async fn begin_and_end(store: &mut impl TurnStore, event: &str, ending: FinishAs) {
     let event = EventKey { team: "T1".into(), event: event.into() };
     let request = RequestId::for_event(&event, None);
     let claim_ttl = Ttl::parse(None, limits::DEFAULT_CLAIM_TTL, &limits::CLAIM_TTL).unwrap();
@@ -269,8 +270,8 @@ async fn begin_and_end(store: &mut impl TurnStore, event: &str, ending: Ending) 
 
 async fn what_nobody_was_told_of(store: &impl Store) {
     let mut store = store.connection(Work::Turns);
-    begin_and_end(&mut store, "never", Ending::Abandoned).await;
-    for ending in [Ending::Failed(None), Ending::Abandoned] {
+    begin_and_end(&mut store, "never", FinishAs::Abandoned).await;
+    for ending in [FinishAs::Failed(None), FinishAs::Abandoned] {
         begin_and_end(&mut store, "once", ending).await;
     }
     let page = Page { team: None, after: Default::default(), limit: 9 };

@@ -3,8 +3,8 @@
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use oncegate::domain::{
-    Acquire, Begin, Delivered, Detail, Ending, EventKey, Finish, Interruption, Mark, PayloadDigest,
-    Prolong, RequestId, SessionKey, TurnId, TurnResult, limits::CLAIM_MEMORY,
+    Acquire, Begin, Delivered, Detail, EventKey, Finish, FinishAs, Interruption, Mark,
+    PayloadDigest, RenewTurn, RequestId, SessionKey, TurnId, TurnResult, limits::CLAIM_MEMORY,
 };
 use rand::{RngExt as _, seq::IndexedRandom as _};
 use uuid::Uuid;
@@ -148,12 +148,12 @@ impl Dice {
             0..3 => {
                 let (bytes, name) = self.of(&[(vec![], ""), (vec![1, 2], ""), (vec![3], "text")]);
                 let result = TurnResult::parse(bytes, name.to_owned()).expect("a result");
-                Ending::Succeeded(Arc::new(result), self.event_ttl())
+                FinishAs::Succeeded(Arc::new(result), self.event_ttl())
             }
-            3 => Ending::Rejected(detail, self.event_ttl()),
-            4..6 => Ending::Failed(detail),
-            6 => Ending::Broken,
-            _ => Ending::Abandoned,
+            3 => FinishAs::Rejected(detail, self.event_ttl()),
+            4..6 => FinishAs::Failed(detail),
+            6 => FinishAs::Broken,
+            _ => FinishAs::Abandoned,
         };
         let unless_resumed = self.stream().filter(|_| self.one_in(2));
         Of(grant, Finish { turn, ending, unless_resumed })
@@ -167,8 +167,8 @@ impl Dice {
             let stream = self.stream();
             let why = self.of(&[None, Some(Interruption::Broken), Some(Interruption::Drained)]);
             let interruption = why.filter(|_| stream.is_some());
-            asked.push(Of(grant, Prolong { turn, claim_ttl, lease_ttl, stream, interruption }));
+            asked.push(Of(grant, RenewTurn { turn, claim_ttl, lease_ttl, stream, interruption }));
         }
-        Op::Prolong(asked, self.max_hold())
+        Op::RenewTurn(asked, self.max_hold())
     }
 }

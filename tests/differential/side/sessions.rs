@@ -7,7 +7,7 @@ use oncegate::{
         Acquire, Decision, Enqueue, Enqueued, LeaseId, Release, Renew, Renewed, SessionKey,
         SessionRow,
     },
-    store::{Connection, StoreError, Verdict},
+    store::{Connection, SessionAnswer, SessionBatch, SessionOp, StoreError, Verdict},
 };
 
 use super::{
@@ -15,7 +15,7 @@ use super::{
         names::{handed, without_queue},
         steps::{Of, lease, request},
     },
-    RUNS, Side, debug, decided, open,
+    RUNS, Side, debug, open,
 };
 
 /// Sets `waiting` exactly. When the last waiter leaves, PostgreSQL keeps the flag set until the
@@ -30,6 +30,25 @@ WHERE team_id = $1 AND session_id = $2
 ";
 
 impl<C: Connection> Side<C> {
+    /// Runs operations on sessions until all is decided.
+    pub(super) async fn run(
+        &mut self,
+        asked: &[SessionOp<'_>],
+    ) -> Result<SessionBatch, StoreError> {
+        let mut batch = SessionBatch::open(asked.len());
+        for _ in 0..RUNS {
+            let (places, open) = open(&batch.answers, asked);
+            if places.is_empty() {
+                break;
+            }
+            let open: Vec<SessionOp<'_>> = open.into_iter().copied().collect();
+            let SessionBatch { answers, handed } = self.store.change_sessions(&open).await?;
+            places.into_iter().zip(answers).for_each(|(place, one)| batch.answers[place] = one);
+            batch.handed.extend(handed);
+        }
+        Ok(batch)
+    }
+
     /// A row that was read with its queue, without the waiters of another epic than the session
     /// is bound to: they are passed over, and leave when they poll. Until then the rules do not
     /// show them once they were passed over, and PostgreSQL may. `waiting` says only that there
@@ -62,22 +81,12 @@ impl<C: Connection> Side<C> {
             ..release.clone()
         };
         let releases: Vec<Release> = releases.iter().map(own).collect();
-        let mut taken = vec![Verdict::Again; acquires.len()];
-        let mut ended = vec![Verdict::Again; releases.len()];
-        let mut moved = Vec::new();
-        for _ in 0..RUNS {
-            let (own, open_acquires) = open(&taken, acquires);
-            let (others, open_releases) = open(&ended, &releases);
-            if own.is_empty() && others.is_empty() {
-                break;
-            }
-            let changed = self.store.change(&open_acquires, &open_releases).await?;
-            own.into_iter().zip(changed.taken).for_each(|(place, one)| taken[place] = one);
-            others.into_iter().zip(changed.ended).for_each(|(place, one)| ended[place] = one);
-            moved.extend(changed.handed);
-        }
-        for (item, (verdict, acquire)) in taken.iter_mut().zip(acquires).enumerate() {
-            if let Verdict::Decided(acquired) = verdict {
+        let ops: Vec<SessionOp<'_>> = (acquires.iter().map(SessionOp::Acquire))
+            .chain(releases.iter().map(SessionOp::Release))
+            .collect();
+        let SessionBatch { mut answers, handed: moved } = self.run(&ops).await?;
+        for (item, (verdict, acquire)) in answers.iter_mut().zip(acquires).enumerate() {
+            if let Verdict::Decided(SessionAnswer::Acquired(acquired)) = verdict {
                 if let Decision::Granted(lease) = acquired.row.decision(acquire) {
                     self.leases.insert((number, item), (acquire.key.clone(), lease.id));
                 }
@@ -88,7 +97,7 @@ impl<C: Connection> Side<C> {
                 };
             }
         }
-        text += &debug((taken, ended, handed(moved)));
+        text += &debug((answers, handed(moved)));
         Ok(text)
     }
 
@@ -107,14 +116,16 @@ impl<C: Connection> Side<C> {
     }
 
     pub(super) async fn hand_on(&mut self, keys: &[SessionKey]) -> Result<String, StoreError> {
-        let keys: Vec<&SessionKey> = keys.iter().collect();
-        let store = &mut self.store;
-        let rows = decided(&keys, async |open| store.hand_on(open).await).await?;
-        let rows: Vec<_> = rows
-            .into_iter()
-            .map(|verdict| verdict.map(|row| row.map(|row| self.with_queue(row))))
-            .collect();
-        Ok(format!("handed on: {}", debug(rows)))
+        let ops: Vec<SessionOp<'_>> = keys.iter().map(SessionOp::HandOn).collect();
+        let SessionBatch { answers, handed: moved } = self.run(&ops).await?;
+        let with_queue = |answer| match answer {
+            SessionAnswer::HandedOn(Some(row)) => {
+                SessionAnswer::HandedOn(Some(self.with_queue(row)))
+            }
+            answer => answer,
+        };
+        let answers: Vec<_> = answers.into_iter().map(|verdict| verdict.map(with_queue)).collect();
+        Ok(format!("handed on: {}", debug((answers, handed(moved)))))
     }
 
     pub(super) async fn enqueue(
@@ -135,14 +146,17 @@ impl<C: Connection> Side<C> {
         let idle = keys.iter().zip(rows).filter(|(_, row)| row.as_ref().is_some_and(is_idle));
         let idle: Vec<SessionKey> = idle.map(|(key, _)| (*key).clone()).collect();
         let mut text = if idle.is_empty() { String::new() } else { self.hand_on(&idle).await? };
-        let asked: Vec<&Enqueue> = asked.iter().collect();
-        let store = &mut self.store;
-        let enqueued = decided(&asked, async |open| store.enqueue(open).await).await?;
-        for (Enqueue { acquire, .. }, verdict) in asked.into_iter().zip(enqueued) {
+        let ops: Vec<SessionOp<'_>> = asked.iter().map(SessionOp::Enqueue).collect();
+        let enqueued = self.run(&ops).await?.answers;
+        for (Enqueue { acquire, .. }, verdict) in asked.iter().zip(enqueued) {
             let tickets = self.tickets.entry(acquire.key.clone()).or_default();
             text += &match verdict {
-                Verdict::Decided(Enqueued::Waits(ticket)) => tickets.waits(ticket),
-                Verdict::Decided(Enqueued::TookOver(ticket, was)) => tickets.took_over(ticket, was),
+                Verdict::Decided(SessionAnswer::Enqueued(Enqueued::Waits(ticket))) => {
+                    tickets.waits(ticket)
+                }
+                Verdict::Decided(SessionAnswer::Enqueued(Enqueued::TookOver(ticket, was))) => {
+                    tickets.took_over(ticket, was)
+                }
                 other => debug(other),
             };
         }
@@ -171,12 +185,9 @@ impl<C: Connection> Side<C> {
     ) -> Result<String, StoreError> {
         let places: Vec<(&SessionKey, LeaseId)> =
             places.iter().map(|Of(grant, key)| (key, self.lease(*grant))).collect();
-        let left = if keep {
-            self.store.keep_places(&places).await?
-        } else {
-            self.store.leave(&places).await?
-        };
-        Ok(debug(left))
+        let ops: Vec<SessionOp<'_>> =
+            places.iter().map(|&(key, lease)| SessionOp::Leave { key, lease, keep }).collect();
+        Ok(debug(self.run(&ops).await?.answers))
     }
 
     pub(super) async fn renew(
@@ -187,13 +198,15 @@ impl<C: Connection> Side<C> {
         let own =
             |Of(grant, renew): &Of<Renew>| Renew { lease: self.lease(*grant), ..renew.clone() };
         let asked: Vec<Renew> = asked.iter().map(own).collect();
-        let asked: Vec<&Renew> = asked.iter().collect();
-        let store = &mut self.store;
-        let renewed = decided(&asked, async |open| store.renew(open, max_hold).await).await?;
-        let plain = |renewed| match renewed {
-            Renewed::Found(row) => Renewed::Found(without_queue(row)),
+        let ops: Vec<SessionOp<'_>> =
+            asked.iter().map(|renew| SessionOp::Renew(renew, max_hold)).collect();
+        let plain = |answer| match answer {
+            SessionAnswer::Renewed(Renewed::Found(row)) => {
+                SessionAnswer::Renewed(Renewed::Found(without_queue(row)))
+            }
             other => other,
         };
+        let renewed = self.run(&ops).await?.answers;
         Ok(debug(renewed.into_iter().map(|verdict| verdict.map(plain)).collect::<Vec<_>>()))
     }
 

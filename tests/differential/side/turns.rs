@@ -3,8 +3,10 @@
 use std::{collections::BTreeSet, time::Duration};
 
 use oncegate::{
-    domain::{Begin, Begun, EventKey, Finish, Kept, LeaseId, Prolong, Release, SessionKey, TurnId},
-    store::{Connection, StoreError, Verdict},
+    domain::{
+        Begin, Begun, EventKey, Finish, LeaseId, Release, RenewTurn, SessionKey, TurnId, TurnLost,
+    },
+    store::{Connection, SessionOp, StoreError, Verdict},
 };
 
 use super::{
@@ -44,8 +46,8 @@ impl<C: Connection> Side<C> {
             Some(Finish { turn, ..finish.clone() })
         };
         let finishes: Vec<Finish> = finishes.iter().filter_map(own).collect();
-        let mut begun = vec![Verdict::Again; begins.len()];
-        let mut kept = vec![Verdict::Again; finishes.len()];
+        let mut begun = vec![Verdict::Retry; begins.len()];
+        let mut kept = vec![Verdict::Retry; finishes.len()];
         let (mut moved, mut idle, mut counts) = (Vec::new(), Vec::new(), (0, 0));
         for _ in 0..RUNS {
             let (own, open_begins) = open(&begun, begins);
@@ -85,7 +87,7 @@ impl<C: Connection> Side<C> {
             }
             // No caller gets the digest of a turn that ends, and PostgreSQL's shortest statement
             // does not read it.
-            if let Verdict::Decided(Kept::Done(Some(row))) = verdict {
+            if let Verdict::Decided(Ok(Some(row))) = verdict {
                 *row = row.clone().with_digest(None);
             }
         }
@@ -110,27 +112,27 @@ impl<C: Connection> Side<C> {
         let mut text = String::new();
         for (key, lease) in idle {
             let release = Release { key, lease, unless_resumed: None };
-            let changed = self.store.change(&[], &[&release]).await?;
-            text += &debug((release, changed.ended, handed(changed.handed)));
+            let batch = self.run(&[SessionOp::Release(&release)]).await?;
+            text += &debug((&release, batch.answers, handed(batch.handed)));
         }
         Ok(text)
     }
 
     pub(super) async fn prolong(
         &mut self,
-        asked: &[Of<Prolong>],
+        asked: &[Of<RenewTurn>],
         max_hold: Duration,
     ) -> Result<String, StoreError> {
-        let own = |Of(grant, prolong): &Of<Prolong>| {
+        let own = |Of(grant, prolong): &Of<RenewTurn>| {
             let turn = self.turn(*grant, &prolong.turn)?;
-            Some(Prolong { turn, ..prolong.clone() })
+            Some(RenewTurn { turn, ..prolong.clone() })
         };
-        let asked: Vec<Prolong> = asked.iter().filter_map(own).collect();
-        let asked: Vec<&Prolong> = asked.iter().collect();
+        let asked: Vec<RenewTurn> = asked.iter().filter_map(own).collect();
+        let asked: Vec<&RenewTurn> = asked.iter().collect();
         let store = &mut self.store;
         let mut kept =
-            decided(&asked, async |open| store.prolong_turns(open, max_hold).await).await?;
-        for (verdict, Prolong { turn, stream, .. }) in kept.iter_mut().zip(&asked) {
+            decided(&asked, async |open| store.renew_turns(open, max_hold).await).await?;
+        for (verdict, RenewTurn { turn, stream, .. }) in kept.iter_mut().zip(&asked) {
             if stream.is_some() {
                 self.lose(turn, verdict).await?;
             }
@@ -143,14 +145,16 @@ impl<C: Connection> Side<C> {
     pub(super) async fn lose<T>(
         &mut self,
         turn: &TurnId,
-        verdict: &mut Verdict<Kept<T>>,
+        verdict: &mut Verdict<Result<T, TurnLost>>,
     ) -> Result<(), StoreError> {
-        if let (Verdict::Decided(kept @ (Kept::Resumed | Kept::LeaseLost(_))), Some((key, lease))) =
-            (verdict, &turn.lease)
+        if let (
+            Verdict::Decided(kept @ Err(TurnLost::Replaced | TurnLost::Lease(_))),
+            Some((key, lease)),
+        ) = (verdict, &turn.lease)
         {
             let row = self.store.look_sessions(&[key]).await?.pop().flatten();
             if !row.is_some_and(|row| row.live && row.lease.id == *lease) {
-                *kept = Kept::LeaseLost(None);
+                *kept = Err(TurnLost::Lease(None));
             }
         }
         Ok(())

@@ -42,7 +42,7 @@ impl Origin {
     /// # Errors
     /// When the file cannot be read; the text says which, and nothing of what it holds.
     pub fn read(&self) -> Result<String, StoreError> {
-        self.text().map_err(StoreError::fault)
+        self.text().map_err(StoreError::internal)
     }
 
     fn text(&self) -> Result<String, Problem> {
@@ -103,7 +103,7 @@ impl Source {
     /// # Errors
     /// When the URL or a file cannot be read.
     pub fn describe(&self) -> Result<String, StoreError> {
-        let target = self.read().map_err(StoreError::fault)?;
+        let target = self.read().map_err(StoreError::internal)?;
         let schema = self.schema.as_ref().map(|name| format!(" (schema {name})"));
         Ok(format!("{target}{}", schema.unwrap_or_default()))
     }

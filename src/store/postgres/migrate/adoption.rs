@@ -62,7 +62,7 @@ const ADOPTED: [(&str, &[&str]); 3] = [
 /// Refuses a table that the migrations would break, or could not use.
 ///
 /// # Errors
-/// [`StoreError::Fault`] with every difference, and what to do about it.
+/// [`StoreError::Internal`] with every difference, and what to do about it.
 pub(super) async fn check(connection: &mut PgConnection) -> Result<(), StoreError> {
     let table = sqlx::query(OLDER_TABLE).persistent(false).fetch_optional(&mut *connection).await;
     let Some(table) = table.map_err(classify)? else { return Ok(()) };
@@ -72,7 +72,7 @@ pub(super) async fn check(connection: &mut PgConnection) -> Result<(), StoreErro
     if differences.is_empty() {
         return Ok(());
     }
-    Err(StoreError::fault(format!(
+    Err(StoreError::internal(format!(
         "the table processed_events cannot be adopted, and nothing was changed: {}. It must have \
          team_id and event_id of type text, processed_at of type timestamptz, and PRIMARY KEY \
          (team_id, event_id). Change it, rename it, or keep oncegate's tables in a schema of their \

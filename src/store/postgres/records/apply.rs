@@ -6,11 +6,11 @@ use uuid::Uuid;
 
 use super::json::{micros, moment_of, text};
 use crate::{
-    domain::{By, Detail, LeaseId, SessionKey, Timestamp},
-    rules::{Change, Event, EventUpdate, Latest, Notice, Plan, State, Waiter, Writes},
+    domain::{Detail, EventKey, LeaseId, ProcessedBy, SessionKey, Timestamp},
+    rules::{Change, Event, EventUpdate, Latest, Notice, Place, Plan, State, Waiter, Writes},
     store::{
         PRESENCE, StoreError,
-        postgres::{Locks, link::Statement},
+        postgres::{Locks, handle::Statement},
         records::Applied,
     },
 };
@@ -80,11 +80,13 @@ macro_rules! session_targets {
 /// Writes plans, each as a whole if all that it rests on is as it was read, and not at all
 /// otherwise. Answers the plans that are written, and the tickets of new places.
 ///
-/// $1: the moment, or null for the database's clock. $2: the plans. $3, $4: the sessions and the
-/// names of events that they rest on, sorted, so that two statements lock rows in one order. $5 to
+/// $1: the moment, or null for the database's clock. $2: the plans. $3: the sessions that they rest
+/// on. $4: the names of events that they rest on or write, each sorted, so that two statements lock
+/// rows in one order. $5 to
 /// $7: sessions, events under each name, and changes of events under each name. $8: places in
 /// queues, those that have a ticket being there already. $9: tickets of places that are gone.
-/// $10: what is notified. $11: this replica, $12: for how long it counts as there.
+/// $10: what is notified. $11: this replica, $12: for how long it counts as there. $13: the places
+/// that they rest on.
 ///
 /// The rows are locked first, and the clock is read once they are. A row that others insert in
 /// the very moment is not seen: then the INSERT fails, and with it all of the statement.
@@ -92,7 +94,8 @@ pub(in super::super) const APPLY: &str = concat!(
     "
 WITH plans AS MATERIALIZED (
     SELECT * FROM json_to_recordset($2::json)
-        AS x (plan integer, valid_from bigint, valid_until bigint, token bigint, floor bigint)
+        AS x (plan integer, valid_from bigint, valid_until bigint, token bigint, adds boolean,
+            floor bigint)
 ), asked AS MATERIALIZED (
     SELECT x.*, pg_try_advisory_xact_lock(x.lock_key) AS is_free
     FROM json_to_recordset($3::json)
@@ -102,25 +105,49 @@ WITH plans AS MATERIALIZED (
     FROM asked x LEFT JOIN LATERAL (
         SELECT t.xmin::text::bigint AS version FROM oncegate_sessions t
         WHERE x.is_free AND t.team_id = x.team AND t.session_id = x.id FOR UPDATE) AS s ON true
+), open AS MATERIALIZED (
+    -- One whose session another replica has waits for nothing that this one locks next.
+    SELECT p.plan FROM plans p
+    WHERE (SELECT count(*) FROM sessions) >= 0
+        AND NOT EXISTS (SELECT FROM sessions s WHERE s.plan = p.plan AND NOT s.holds)
 ), events AS MATERIALIZED (
-    SELECT x.plan, e.version IS NOT DISTINCT FROM x.version AS holds
-    FROM json_to_recordset($4::json) AS x (plan integer, team text, id text, version bigint)
+    SELECT x.plan, NOT x.is_read OR e.version IS NOT DISTINCT FROM x.version AS holds
+    FROM (
+        SELECT x.* FROM json_to_recordset($4::json)
+            AS x (plan integer, team text, id text, version bigint, is_read boolean)
+        WHERE x.plan IN (SELECT plan FROM open) OFFSET 0) AS x
     LEFT JOIN LATERAL (
         SELECT t.xmin::text::bigint AS version FROM processed_events t
         WHERE t.team_id = x.team AND t.event_id = x.id FOR UPDATE) AS e ON true
-    -- The rows of sessions are locked before those of events.
-    WHERE (SELECT count(*) FROM sessions) >= 0
+), waiters AS MATERIALIZED (
+    SELECT x.plan, w.ticket IS NOT NULL AS holds
+    FROM (
+        SELECT x.* FROM json_to_recordset($13::json)
+            AS x (plan integer, team text, id text, ticket bigint, lease uuid, waits boolean)
+        WHERE x.plan IN (SELECT plan FROM open) AND (SELECT count(*) FROM events) >= 0 OFFSET 0) AS x
+    LEFT JOIN LATERAL (
+        SELECT t.ticket FROM oncegate_waiters t
+        WHERE t.team_id = x.team AND t.session_id = x.id AND t.ticket = x.ticket
+            AND t.lease_id = x.lease AND (t.left_at IS NULL OR NOT x.waits) FOR UPDATE) AS w ON true
+    WHERE (SELECT count(*) FROM events) >= 0
 ), clock AS MATERIALIZED (
     SELECT at, ",
     micros!("at"),
     " AS micros
     FROM (SELECT COALESCE($1::timestamptz, clock_timestamp()) AS at
-        FROM (SELECT count(*) AS locked FROM events OFFSET 0) AS l WHERE locked >= 0 OFFSET 0) AS c
+        FROM (SELECT count(*) AS locked FROM waiters OFFSET 0) AS l WHERE locked >= 0 OFFSET 0) AS c
+), latest_floor AS MATERIALIZED (
+    -- KEY SHARE would be content with the row as it was.
+    SELECT f.floor FROM oncegate_fence f
+    WHERE f.id AND (SELECT micros FROM clock) IS NOT NULL FOR SHARE SKIP LOCKED
 ), holds AS MATERIALIZED (
-    SELECT p.plan, p.floor FROM plans p CROSS JOIN clock
+    SELECT p.plan, p.floor FROM plans p JOIN open USING (plan) CROSS JOIN clock
     WHERE clock.micros >= p.valid_from AND clock.micros < p.valid_until
-        AND (p.token IS NULL OR p.token > (SELECT floor FROM oncegate_fence WHERE id))
-        AND NOT EXISTS (SELECT FROM sessions s WHERE s.plan = p.plan AND NOT s.holds)
+        AND (p.token IS NULL OR p.token > CASE
+            -- The row may have been deleted since the snapshot, which has raised the floor.
+            WHEN p.adds THEN (SELECT floor FROM latest_floor)
+            ELSE (SELECT floor FROM oncegate_fence WHERE id) END)
+        AND NOT EXISTS (SELECT FROM waiters w WHERE w.plan = p.plan AND NOT w.holds)
         AND NOT EXISTS (SELECT FROM events e WHERE e.plan = p.plan AND NOT e.holds)
 ), put AS MATERIALIZED (
     SELECT x.* FROM json_to_recordset($5::json)
@@ -134,6 +161,8 @@ WITH plans AS MATERIALIZED (
     SELECT x.team, x.id, ",
     session_values!(),
     " FROM put x WHERE x.kind = 'add'
+    -- Two statements that add the same rows add them in one order.
+    ORDER BY x.team COLLATE \"C\", x.id COLLATE \"C\"
 ), changed_sessions AS (
     UPDATE oncegate_sessions s SET (",
     session_targets!(),
@@ -159,6 +188,7 @@ WITH plans AS MATERIALIZED (
         x.digest, ",
     event_values!(),
     " FROM put_events x WHERE x.is_new
+    ORDER BY x.team COLLATE \"C\", x.id COLLATE \"C\"
 ), replaced_events AS (
     UPDATE processed_events e SET (request_id, names, digest, ",
     event_targets!(),
@@ -171,7 +201,8 @@ WITH plans AS MATERIALIZED (
     WHERE NOT x.is_new AND e.team_id = ANY (ARRAY[x.team]) AND e.event_id = x.id
 ), updates AS MATERIALIZED (
     SELECT x.* FROM json_to_recordset($7::json)
-        AS x (plan integer, is_gone boolean, team text, id text, was bigint, request uuid, ",
+        AS x (plan integer, is_gone boolean, team text, id text, request uuid,
+            taken_with json, ",
     event_state!(),
     ") JOIN holds USING (plan)
 ), updated_events AS (
@@ -182,16 +213,21 @@ WITH plans AS MATERIALIZED (
     ")
     FROM updates x
     WHERE NOT x.is_gone AND e.team_id = ANY (ARRAY[x.team]) AND e.event_id = x.id
-        AND e.xmin::text::bigint = x.was AND e.request_id IS NOT DISTINCT FROM x.request
+        AND e.request_id IS NOT DISTINCT FROM x.request
+        AND (e.names IS NULL AND x.taken_with IS NULL
+            OR e.names = ARRAY(SELECT json_array_elements_text(x.taken_with)))
 ), deleted_events AS (
     DELETE FROM processed_events e USING updates x
     WHERE x.is_gone AND e.team_id = ANY (ARRAY[x.team]) AND e.event_id = x.id
-        AND e.xmin::text::bigint = x.was AND e.request_id IS NOT DISTINCT FROM x.request
+        AND e.request_id IS NOT DISTINCT FROM x.request
+        AND (e.names IS NULL AND x.taken_with IS NULL
+            OR e.names = ARRAY(SELECT json_array_elements_text(x.taken_with)))
     RETURNING e.request_id
 ), places AS MATERIALIZED (
     SELECT x.* FROM json_to_recordset($8::json)
-        AS x (plan integer, ticket bigint, team text, id text, lease uuid, request uuid,
-            holder text, labels text, epic text, ttl bigint, digest uuid, left_at bigint)
+        AS x (plan integer, nth bigint, ticket bigint, team text, id text, lease uuid,
+            request uuid, holder text, labels text, epic text, ttl bigint, digest uuid,
+            left_at bigint)
     JOIN holds USING (plan)
 ), present AS (
     INSERT INTO oncegate_replicas AS r (replica, expires_at)
@@ -202,11 +238,13 @@ WITH plans AS MATERIALIZED (
 ), placed AS (
     INSERT INTO oncegate_waiters (team_id, session_id, ticket, lease_id, request_id, holder,
         labels, epic_id, ttl_micros, digest, replica)
-    SELECT x.team, x.id, GREATEST(nextval('oncegate_tickets'), (
-            SELECT max(w.ticket) + 1 FROM oncegate_waiters w
+    SELECT x.team, x.id, GREATEST(nextval('oncegate_tickets'), x.behind + (
+            SELECT max(w.ticket) FROM oncegate_waiters w
             WHERE w.team_id = x.team AND w.session_id = x.id)),
         x.lease, x.request, x.holder, x.labels, x.epic, x.ttl, x.digest, $11
-    FROM places x WHERE x.ticket IS NULL
+    -- In the order in which the callers came.
+    FROM (SELECT p.*, row_number() OVER (PARTITION BY p.team, p.id ORDER BY p.nth) AS behind
+        FROM places p WHERE p.ticket IS NULL ORDER BY p.nth OFFSET 0) AS x
     RETURNING lease_id, ticket
 ), changed_places AS (
     UPDATE oncegate_waiters w
@@ -254,7 +292,9 @@ pub(super) struct Texts {
     places: String,
     left: String,
     notices: String,
+    rests_on: String,
     forgets: bool,
+    is_once: bool,
 }
 
 impl Texts {
@@ -264,7 +304,8 @@ impl Texts {
         plans: &[(usize, &Plan)],
     ) -> Result<Self, StoreError> {
         let (mut heads, mut notices) = (Vec::new(), Vec::new());
-        let (mut sessions, mut events) = (Vec::new(), Vec::new());
+        let (mut sessions, mut events, mut rests_on) = (Vec::new(), Vec::new(), Vec::new());
+        let mut is_once = false;
         let mut rows = Rows::default();
         for (plan, of) in plans {
             heads.push(json!({
@@ -272,6 +313,7 @@ impl Texts {
                 "valid_from": of.from.as_micros(),
                 "valid_until": of.until.as_micros(),
                 "token": of.token.map(|token| token.0),
+                "adds": of.sessions.values().any(Option::is_none),
                 "floor": of.writes.floor.map(|floor| floor.0),
             }));
             for (key, version) in &of.sessions {
@@ -279,8 +321,20 @@ impl Texts {
                 sessions.push((&key.team, &key.session, locks.session(key), version, *plan));
             }
             for (key, version) in &of.events {
-                events.push((&key.team, &key.event, version.map(|version| version.0), *plan));
+                let version = version.map(|version| version.0);
+                events.push((&key.team, &key.event, version, true, *plan));
             }
+            for EventUpdate { team, names, .. } in &of.writes.updates {
+                let unread = names.iter().filter(|name| {
+                    let key = EventKey { team: team.clone(), event: (*name).clone() };
+                    !of.events.contains_key(&key)
+                });
+                events.extend(unread.map(|name| (team, name, None, false, *plan)));
+            }
+            is_once |= of.is_once;
+            rests_on.extend(of.places.iter().map(|Place { key, ticket, lease, waits }| {
+                (&key.team, &key.session, *ticket, lease.as_uuid().to_string(), *waits, *plan)
+            }));
             rows.add(*plan, of);
             notices.extend(
                 of.notices.iter().map(
@@ -290,11 +344,15 @@ impl Texts {
         }
         sessions.sort_unstable();
         events.sort_unstable();
+        rests_on.sort_unstable();
+        let rests_on = rests_on.into_iter().map(|(team, id, ticket, lease, waits, plan)| {
+            json!({"plan": plan, "team": team, "id": id, "ticket": ticket, "lease": lease, "waits": waits})
+        });
         let sessions = sessions.into_iter().map(|(team, id, lock, version, plan)| {
             json!({"plan": plan, "team": team, "id": id, "lock_key": lock, "version": version})
         });
-        let events = events.into_iter().map(|(team, id, version, plan)| {
-            json!({"plan": plan, "team": team, "id": id, "version": version})
+        let events = events.into_iter().map(|(team, id, version, is_read, plan)| {
+            json!({"plan": plan, "team": team, "id": id, "version": version, "is_read": is_read})
         });
         Ok(Self {
             plans: text(&heads)?,
@@ -306,7 +364,9 @@ impl Texts {
             places: text(&rows.places)?,
             left: text(&rows.left)?,
             notices: text(&notices)?,
+            rests_on: text(&rests_on.collect::<Vec<_>>())?,
             forgets: rows.forgets,
+            is_once,
         })
     }
 
@@ -323,6 +383,12 @@ impl Texts {
             .bind(&self.notices)
             .bind(replica)
             .bind(i64::try_from(PRESENCE.as_micros()).unwrap_or(i64::MAX))
+            .bind(&self.rests_on)
+    }
+
+    /// Whether a second run could undo what came after the first.
+    pub(super) const fn is_once(&self) -> bool {
+        self.is_once
     }
 
     /// Whether events are deleted that other replicas may remember.
@@ -356,13 +422,14 @@ impl Rows {
                 Change::Delete => self.sessions.push(session(plan, "delete", key, None)),
                 Change::Keep => {}
             }
-            self.places
-                .extend(write.change.iter().chain(&write.add).map(|at| place(plan, key, at)));
+            for waiter in write.change.iter().chain(&write.add) {
+                self.places.push(place(plan, self.places.len(), key, waiter));
+            }
             self.left.extend(write.remove.iter().map(|ticket| {
                 json!({"plan": plan, "team": key.team, "id": key.session, "ticket": ticket})
             }));
         }
-        for EventUpdate { team, was, request, names, event } in updates {
+        for EventUpdate { team, request, taken_with, names, event, .. } in updates {
             self.forgets |= event.is_none();
             for name in names {
                 let mut row = event.as_ref().map_or_else(|| json!({}), state);
@@ -370,8 +437,8 @@ impl Rows {
                 row["is_gone"] = json!(event.is_none());
                 row["team"] = json!(team);
                 row["id"] = json!(name);
-                row["was"] = json!(was.0);
                 row["request"] = json!(request.map(|request| request.as_uuid().to_string()));
+                row["taken_with"] = json!((taken_with.len() > 1).then_some(taken_with));
                 self.updates.push(row);
             }
         }
@@ -410,9 +477,10 @@ fn session(plan: usize, kind: &str, key: &SessionKey, latest: Option<&Latest>) -
     row
 }
 
-fn place(plan: usize, key: &SessionKey, waiter: &Waiter) -> Value {
+fn place(plan: usize, nth: usize, key: &SessionKey, waiter: &Waiter) -> Value {
     json!({
         "plan": plan,
+        "nth": nth,
         "ticket": waiter.ticket,
         "team": key.team,
         "id": key.session,
@@ -434,7 +502,7 @@ fn state(event: &Event) -> Value {
         State::Handled(by, result) => (None, Some(*by), result.as_deref()),
     };
     let attempts = event.attempts;
-    let is_rejected = matches!(by, Some(By::Rejected(_)));
+    let is_rejected = matches!(by, Some(ProcessedBy::Rejected(_)));
     let is_resumed = event.resumed.is_repeated();
     json!({
         "time": event.time.as_micros(),
@@ -479,7 +547,7 @@ fn payload(locks: Locks, replica: Uuid, notice: &Notice) -> String {
 pub(super) fn note(
     plans: &[(usize, &Plan)],
     rows: &[PgRow],
-    applied: &mut [Applied],
+    applied: &mut [Option<Applied>],
 ) -> Result<(), StoreError> {
     let mut tickets: Vec<(LeaseId, i64)> = Vec::new();
     let mut written = Vec::new();
@@ -488,18 +556,21 @@ pub(super) fn note(
             let lease: Option<Uuid> = row.try_get("lease_id")?;
             Ok((row.try_get("plan")?, lease, row.try_get("ticket")?))
         };
-        match read().map_err(|error: sqlx::Error| StoreError::fault(error))? {
+        match read().map_err(|error: sqlx::Error| StoreError::internal(error))? {
             (Some(plan), _, _) => written.push(plan),
             (None, Some(lease), Some(ticket)) => tickets.push((LeaseId::from_uuid(lease), ticket)),
             _ => {}
         }
     }
     for (place, plan) in plans {
-        if written.iter().any(|plan: &i64| usize::try_from(*plan) == Ok(*place)) {
+        let is_written = written.iter().any(|plan: &i64| usize::try_from(*plan) == Ok(*place));
+        applied[*place] = Some(if is_written {
             let adds = plan.writes.sessions.iter().flat_map(|write| &write.add);
             let of = |lease| tickets.iter().find(|(other, _)| *other == lease).copied();
-            applied[*place] = Applied::Written(adds.filter_map(|at| of(at.lease)).collect());
-        }
+            Applied::Written(adds.filter_map(|at| of(at.lease)).collect())
+        } else {
+            Applied::Conflict
+        });
     }
     Ok(())
 }

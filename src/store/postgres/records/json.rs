@@ -36,7 +36,7 @@ pub(super) use {micros, moment_of};
 
 /// The rows of one array of a statement.
 pub(super) fn text(rows: &impl serde::Serialize) -> Result<String, StoreError> {
-    serde_json::to_string(rows).map_err(StoreError::fault)
+    serde_json::to_string(rows).map_err(StoreError::internal)
 }
 
 /// A value that a row has as JSON, if it has any.
@@ -44,6 +44,6 @@ pub(super) fn value<T: serde::de::DeserializeOwned>(
     row: &PgRow,
     column: &str,
 ) -> Result<Option<T>, StoreError> {
-    let text: Option<&str> = row.try_get(column).map_err(StoreError::fault)?;
-    text.map(|text| serde_json::from_str(text).map_err(StoreError::fault)).transpose()
+    let text: Option<&str> = row.try_get(column).map_err(StoreError::internal)?;
+    text.map(|text| serde_json::from_str(text).map_err(StoreError::internal)).transpose()
 }

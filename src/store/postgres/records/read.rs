@@ -9,8 +9,8 @@ use uuid::Uuid;
 use super::json::{micros, text, value};
 use crate::{
     domain::{
-        Attempts, By, Detail, FencingToken, Labels, LeaseId, PayloadDigest, RequestId, ResumedBy,
-        SessionKey, Timestamp, TurnResult, limits::CLAIM_MEMORY,
+        Attempts, Detail, FencingToken, Labels, LeaseId, PayloadDigest, ProcessedBy, RequestId,
+        ResumedBy, SessionKey, Timestamp, TurnResult, limits::CLAIM_MEMORY,
     },
     rules::{Event, Latest, Session, Snapshot, State, Version, Waiter, Wanted},
     store::{
@@ -24,7 +24,8 @@ use crate::{
 
 /// Reads sessions and events, all as of one snapshot. $1: the moment, or null for the database's
 /// clock. $2: sessions, each with its place, and whether its queue is wanted even if nobody waits.
-/// $3: names of events, each with its place, and whether its result is wanted.
+/// $3: names of events, each with its place, and whether its result is wanted. $4: this replica: it
+/// is there, whatever its latest heartbeat says.
 ///
 /// LATERAL with OFFSET 0 leaves the planner one way, by the key.
 pub(in super::super) const READ: &str = concat!(
@@ -43,14 +44,11 @@ SELECT true AS is_session, a.place, clock.at, clock.floor,
     CASE WHEN s.waiting OR a.queue THEN (
         SELECT json_agg(json_build_array(w.ticket, w.lease_id, w.request_id, w.holder, w.labels,
             w.epic_id, w.ttl_micros, w.digest, ",
-    micros!(
-        "COALESCE(w.left_at, CASE WHEN w.there_until > clock.at THEN NULL
-                ELSE COALESCE(w.there_until, '-infinity') END)"
-    ),
-    ", (w.there_until > clock.at) IS TRUE) ORDER BY w.ticket)::text
+    micros!("w.left_at"),
+    ", w.is_there) ORDER BY w.ticket)::text
         FROM (
-            SELECT t.*, (SELECT r.expires_at FROM oncegate_replicas r
-                WHERE r.replica = t.replica) AS there_until
+            SELECT t.*, t.replica = $4 OR ((SELECT r.expires_at FROM oncegate_replicas r
+                WHERE r.replica = t.replica) > clock.at) IS TRUE AS is_there
             FROM oncegate_waiters t
             WHERE t.team_id = a.team AND t.session_id = a.id OFFSET 0) AS w) END AS queue
 FROM clock CROSS JOIN json_to_recordset($2::json)
@@ -112,11 +110,11 @@ pub(super) fn found<'a>(wanted: &'a Wanted, rows: &[PgRow]) -> Result<Found<'a>,
             Ok((row.try_get("is_session")?, place, at, row.try_get("floor")?))
         };
         let (is_session, place, at, floor): (Option<bool>, _, _, Option<i64>) =
-            head().map_err(|error: sqlx::Error| StoreError::fault(error))?;
+            head().map_err(|error: sqlx::Error| StoreError::internal(error))?;
         (snapshot.now, snapshot.floor) = (at, FencingToken(floor.unwrap_or_default()));
         let Some((is_session, place)) = is_session.zip(place) else { continue };
-        let place = usize::try_from(place).map_err(StoreError::fault)?;
-        let unexpected = || StoreError::fault("unexpected row in the answer");
+        let place = usize::try_from(place).map_err(StoreError::internal)?;
+        let unexpected = || StoreError::internal("unexpected row in the answer");
         if is_session {
             let latest: Option<SessionRecord> = value(row, "record")?;
             let queue: Option<Vec<PlaceRecord>> = value(row, "queue")?;
@@ -279,7 +277,7 @@ impl EventRecord {
         };
         let state = match until {
             Some(until) => State::Claimed(claim_end(until, time, expires, now)),
-            None => State::Handled(By::of_row(attempt, has_result, is_rejected), {
+            None => State::Handled(ProcessedBy::of_row(attempt, has_result, is_rejected), {
                 let bytes = result.map(|result| bytes(&result)).transpose()?;
                 bytes.map(|bytes| Arc::new(TurnResult { bytes, type_name }))
             }),
@@ -312,5 +310,5 @@ fn bytes(hex: &str) -> Result<Vec<u8>, StoreError> {
         u8::from_str_radix(text, 16).ok()
     };
     let bytes: Option<Vec<u8>> = digits.map(byte).collect();
-    bytes.ok_or_else(|| StoreError::fault("a result is not hexadecimal"))
+    bytes.ok_or_else(|| StoreError::internal("a result is not hexadecimal"))
 }

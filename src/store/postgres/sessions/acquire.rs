@@ -83,7 +83,7 @@ impl<'a> Places<'a> {
             let row = SessionRow { lease, request, live: true, waiting: false, queue };
             Ok(Some((place, Acquired { row, fresh: true })))
         };
-        let taken = read().map_err(|error: sqlx::Error| StoreError::fault(error))?;
-        taken.ok_or_else(|| StoreError::fault("unexpected row in the answer"))
+        let taken = read().map_err(|error: sqlx::Error| StoreError::internal(error))?;
+        taken.ok_or_else(|| StoreError::internal("unexpected row in the answer"))
     }
 }

@@ -18,17 +18,30 @@ WITH present AS (
     UPDATE oncegate_replicas r
     SET expires_at = COALESCE($1::timestamptz, clock_timestamp()) + $3::interval
     FROM overlong o WHERE r.replica = o.replica
-), lost AS (
-    DELETE FROM oncegate_replicas
+), gone AS MATERIALIZED (
+    SELECT replica FROM oncegate_replicas
     WHERE expires_at < COALESCE($1::timestamptz, clock_timestamp()) - interval '1 minute'
         AND replica <> $2
-    RETURNING replica
+), nobodys AS MATERIALIZED (
+    -- A place that is locked is changed just now, by a statement that may wait for this one.
+    SELECT w.* FROM (
+        SELECT replica FROM gone
+        UNION ALL SELECT '00000000-0000-0000-0000-000000000000'::uuid) AS g,
+    LATERAL (
+        SELECT t.team_id, t.session_id, t.ticket FROM oncegate_waiters t
+        WHERE t.replica = g.replica AND (t.left_at IS NULL
+            OR t.left_at <= COALESCE($1::timestamptz, clock_timestamp()) - $4::interval)
+        FOR UPDATE SKIP LOCKED) AS w
 ), forgotten AS (
-    DELETE FROM oncegate_waiters w USING lost WHERE w.replica = ANY (ARRAY[lost.replica])
-), left_behind AS (
-    DELETE FROM oncegate_waiters
-    WHERE replica = '00000000-0000-0000-0000-000000000000'
-        AND left_at <= COALESCE($1::timestamptz, clock_timestamp()) - $4::interval
+    DELETE FROM oncegate_waiters w USING nobodys n
+    WHERE w.team_id = ANY (ARRAY[n.team_id]) AND w.session_id = n.session_id
+        AND w.ticket = n.ticket
+), lost AS (
+    -- Once none of its places is left.
+    DELETE FROM oncegate_replicas r USING gone
+    WHERE r.replica = ANY (ARRAY[gone.replica])
+        AND r.expires_at < COALESCE($1::timestamptz, clock_timestamp()) - interval '1 minute'
+        AND NOT EXISTS (SELECT FROM oncegate_waiters w WHERE w.replica = r.replica)
 )
 SELECT team_id, session_id, lease_id FROM oncegate_waiters WHERE replica = $2
 ";

@@ -104,18 +104,3 @@ UNION ALL
 SELECT ord, NULL, NULL, NULL, NULL, NULL, NULL FROM ended
 "
 );
-
-pub(in super::super) const LOOK: &str = concat!(
-    "
-SELECT a.ord, clock.at, s.fencing_token, s.lease_id, s.request_id, s.holder, s.labels, s.epic_id,
-    s.acquired_at, s.expires_at, NOT s.released AND s.expires_at > clock.at AS live, s.waiting,
-    s.ttl_micros, ",
-    queue!("s", "clock.at"),
-    "
-FROM (SELECT COALESCE($3::timestamptz, clock_timestamp()) AS at OFFSET 0) AS clock,
-    unnest($1::text[], $2::text[]) WITH ORDINALITY AS a (team_id, session_id, ord)
-CROSS JOIN LATERAL (
-    SELECT * FROM oncegate_sessions t
-    WHERE t.team_id = a.team_id AND t.session_id = a.session_id OFFSET 0) AS s
-"
-);

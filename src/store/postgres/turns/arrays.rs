@@ -6,7 +6,7 @@ use uuid::Uuid;
 use super::small;
 use crate::{
     domain::{Begin, LeaseId, SessionKey, TurnId, limits::CLAIM_MEMORY},
-    store::postgres::{Locks, events::interval, link::Statement},
+    store::postgres::{Locks, events::interval, handle::Statement},
 };
 
 /// Requests for turns as a statement's arrays, $2 to $14 and $16, and how long attempts

@@ -1,0 +1,172 @@
+//! One call as it is counted, and the body that ends it.
+
+use std::{
+    pin::Pin,
+    task::{Context, Poll},
+    thread,
+    time::Instant,
+};
+
+use http::{HeaderMap, Response};
+use http_body::{Body as HttpBody, Frame, SizeHint};
+use prost::bytes::Bytes;
+use tokio_util::task::task_tracker::TaskTrackerToken;
+use tonic::{Code, Status, body::Body};
+use tonic_types::StatusExt as _;
+
+use super::Method;
+use crate::{
+    grpc::{
+        arriving::Reads,
+        status::{self, Problem},
+    },
+    lane::CallError,
+    store::StoreError,
+    telemetry::call::CallTrace,
+};
+
+/// Where a status has its details: in the headers of an answer without a body.
+const STATUS_DETAILS: &str = "grpc-status-details-bin";
+
+/// One call, from its first byte to its last; whatever ends it, it is counted.
+pub(super) struct Call {
+    pub(super) method: Method,
+    pub(super) trace: CallTrace,
+    begun: Instant,
+    code: Option<Code>,
+    /// Why it failed, if its span is enabled.
+    reason: Option<String>,
+    /// The place of a call that answers once.
+    pub(super) under_way: Option<TaskTrackerToken>,
+}
+
+impl Call {
+    pub(super) fn begin(method: &Method, headers: &HeaderMap) -> Self {
+        method.metrics.started();
+        let trace = CallTrace::begin(&method.metrics, headers);
+        let (method, begun) = (method.clone(), Instant::now());
+        Self { method, trace, begun, code: None, reason: None, under_way: None }
+    }
+
+    /// Notes the status, which is in the headers of an answer without a body
+    /// and in the trailers of any other.
+    fn note(&mut self, headers: &HeaderMap) {
+        if let Some(status) = headers.get(Status::GRPC_STATUS) {
+            self.code = Some(Code::from_bytes(status.as_bytes()));
+            if self.trace.is_enabled() {
+                let info = Status::from_header_map(headers)
+                    .and_then(|status| status.get_details_error_info());
+                self.reason = info.map(|info| info.reason);
+            }
+        }
+    }
+
+    /// Makes what a service answered this call's answer.
+    pub(super) fn answer<E>(
+        mut self,
+        answer: thread::Result<Result<Response<Body>, E>>,
+    ) -> Response<ObservedBody> {
+        let Ok(Ok(response)) = answer else {
+            let fault = CallError::from(StoreError::internal("a handler panicked"));
+            return self.refuse(Problem::from(fault));
+        };
+        self.note(response.headers());
+        // Errors of ours have details.
+        if self.code.is_some_and(|code| code != Code::Ok)
+            && self.method.shape.reads != Reads::Nothing
+            && !response.headers().contains_key(STATUS_DETAILS)
+            && let Some(status) = Status::from_header_map(response.headers())
+        {
+            return self.refuse(status::of_framework(status));
+        }
+        response.map(|body| ObservedBody { body, call: Some(self) })
+    }
+
+    pub(super) fn refuse(mut self, status: impl Into<Status>) -> Response<ObservedBody> {
+        let trace = self.trace.clone();
+        let response = trace.step(|| status.into().into_http());
+        self.note(response.headers());
+        response.map(|body| ObservedBody { body, call: Some(self) })
+    }
+}
+
+impl Drop for Call {
+    fn drop(&mut self) {
+        let code = self.code.unwrap_or(Code::Cancelled);
+        self.method.metrics.handled(code as usize, label(code), self.begun.elapsed());
+        self.trace.end(self.reason.as_deref().unwrap_or(label(code)));
+    }
+}
+
+/// A body that ends its call.
+pub struct ObservedBody {
+    body: Body,
+    call: Option<Call>,
+}
+
+impl From<Body> for ObservedBody {
+    /// A body whose call is counted elsewhere, or is none.
+    fn from(body: Body) -> Self {
+        Self { body, call: None }
+    }
+}
+
+impl HttpBody for ObservedBody {
+    type Data = Bytes;
+    type Error = Status;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+        let Self { body, call } = &mut *self;
+        let frame = match call {
+            // Its work goes on.
+            Some(call) if !call.method.shape.answers_once => {
+                call.trace.step(|| Pin::new(body).poll_frame(context))
+            }
+            _ => Pin::new(body).poll_frame(context),
+        };
+        if let Poll::Ready(Some(Ok(frame))) = &frame
+            && let Some(call) = &mut self.call
+        {
+            match frame.trailers_ref() {
+                Some(trailers) => call.note(trailers),
+                // The work is done; a caller that does not read its answer keeps no place.
+                None => call.under_way = None,
+            }
+        }
+        frame
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+/// A status code as the conventional metrics spell it.
+fn label(code: Code) -> &'static str {
+    match code {
+        Code::Ok => "OK",
+        Code::Cancelled => "Canceled",
+        Code::Unknown => "Unknown",
+        Code::InvalidArgument => "InvalidArgument",
+        Code::DeadlineExceeded => "DeadlineExceeded",
+        Code::NotFound => "NotFound",
+        Code::AlreadyExists => "AlreadyExists",
+        Code::PermissionDenied => "PermissionDenied",
+        Code::ResourceExhausted => "ResourceExhausted",
+        Code::FailedPrecondition => "FailedPrecondition",
+        Code::Aborted => "Aborted",
+        Code::OutOfRange => "OutOfRange",
+        Code::Unimplemented => "Unimplemented",
+        Code::Internal => "Internal",
+        Code::Unavailable => "Unavailable",
+        Code::DataLoss => "DataLoss",
+        Code::Unauthenticated => "Unauthenticated",
+    }
+}

@@ -1,0 +1,42 @@
+//! Which row answers which question of a batch.
+
+use crate::store::{StoreError, Verdict};
+
+/// The place that a row's ordinality, counted from 1, names.
+pub(super) fn slot<T>(
+    answers: &mut [T],
+    ord: Result<i64, sqlx::Error>,
+) -> Result<&mut T, StoreError> {
+    let place = place(answers.len(), ord)?;
+    Ok(&mut answers[place])
+}
+
+/// Which of `count` that is.
+pub(super) fn place(count: usize, ord: Result<i64, sqlx::Error>) -> Result<usize, StoreError> {
+    let place = usize::try_from(ord.map_err(StoreError::internal)? - 1);
+    place
+        .ok()
+        .filter(|place| *place < count)
+        .ok_or_else(|| StoreError::internal("unexpected row in the answer"))
+}
+
+/// What a short statement, which serves most of what is asked, left for the full
+/// one: where it stood, and what was asked.
+pub(super) fn left<T, A: Copy>(verdicts: &[Verdict<T>], asked: &[A]) -> (Vec<usize>, Vec<A>) {
+    let places = verdicts.iter().zip(asked).enumerate();
+    places
+        .filter(|(_, (verdict, _))| matches!(verdict, Verdict::Retry))
+        .map(|(place, (_, asked))| (place, *asked))
+        .unzip()
+}
+
+/// Puts the full statement's verdicts where they belong.
+pub(super) fn fill<T>(verdicts: &mut [Verdict<T>], places: Vec<usize>, found: Vec<Verdict<T>>) {
+    places.into_iter().zip(found).for_each(|(place, verdict)| verdicts[place] = verdict);
+}
+
+/// Notes in `verdicts` that the statement for those that are not decided failed with `error`.
+pub(super) fn fail<T>(verdicts: &mut [Verdict<T>], error: &StoreError) {
+    let undecided = verdicts.iter_mut().filter(|verdict| matches!(verdict, Verdict::Retry));
+    undecided.for_each(|verdict| *verdict = Verdict::Failed(error.clone()));
+}

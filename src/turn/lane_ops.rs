@@ -1,0 +1,265 @@
+//! The operations on turns that lanes batch.
+
+use std::{iter::once, sync::Arc, time::Duration};
+
+use tokio::time::Instant;
+
+use super::grant::{Delivery, Grant, Turn, Unaccepted};
+use crate::{
+    domain::{
+        Begin, Begun, Claim, Delivered, EventKey, EventRow, Finish, Interruption, KeySet, Lease,
+        RenewTurn, RequestId, StreamId, TurnId, TurnLost,
+    },
+    lane::{Executes, Lane, Lanes, Op},
+    session::{Measured, Sessions},
+    store::{Connection, RenewedTurn, StoreError, Verdict},
+    telemetry::TurnMetrics,
+};
+
+/// What turns are begun and ended by.
+pub(super) struct Turning {
+    pub(super) changes: Lanes<Change>,
+    pub(super) sessions: Sessions,
+    pub(super) metrics: TurnMetrics,
+}
+
+impl Turning {
+    pub(super) fn lane(&self, turn: &TurnId) -> &Lane<Change> {
+        let shard = turn.lease.as_ref().map_or(turn.event.shard(), |(key, _)| key.shard());
+        self.changes.of(shard)
+    }
+
+    /// Leaves it to a lane: nobody waits for the answer.
+    pub(super) fn post(self: &Arc<Self>, finish: Finish) {
+        let lane = self.lane(&finish.turn);
+        if lane.post(Change::Finish(finish, Arc::clone(self))).is_err() {
+            // It ends with its TTL, as a crashed holder's does.
+            tracing::warn!(
+                "lane is full; the turn of a disconnected caller ends with its claim TTL"
+            );
+        }
+    }
+}
+
+/// Begins or ends a turn. Both share lanes, so that what one caller asks for is done
+/// in that order.
+pub(super) enum Change {
+    Begin(Box<Begin>, Arc<Turning>),
+    Finish(Finish, Arc<Turning>),
+}
+
+/// What a batch answers for one change: to whoever asked for that very one, but for an
+/// event that is taken.
+pub(super) enum Became {
+    Begun(Delivered, Asker, Measured<Begun>, Option<Arc<Delivery>>),
+    Finished(Finish, Result<Option<EventRow>, TurnLost>),
+}
+
+/// Calls that return share an answer, streams do not: the store notes which has the turn.
+type Asker = (RequestId, Option<StreamId>);
+
+const fn asker(begin: &Begin) -> Asker {
+    (begin.request, begin.stream)
+}
+
+pub(super) enum TurnReply {
+    Begun(Box<Result<Grant, Measured<Begun>>>),
+    Finished(Result<Option<EventRow>, TurnLost>),
+}
+
+impl Change {
+    fn event(&self) -> &EventKey {
+        match self {
+            Self::Begin(begin, _) => &begin.event.key,
+            Self::Finish(finish, _) => &finish.turn.event,
+        }
+    }
+
+    /// Takes the names that it is about, unless another of the batch has.
+    fn take_names<'a>(&'a self, names: &mut KeySet<'a>) -> bool {
+        match self {
+            Self::Begin(begin, _) => names.take_of(&begin.event),
+            Self::Finish(finish, _) => {
+                let EventKey { team, event } = &finish.turn.event;
+                names.take(team, once(event.as_str()))
+            }
+        }
+    }
+}
+
+impl Op for Change {
+    /// The session, or the event of a turn without one: one change of it at a time.
+    type Key<'a> = (&'a str, &'a str, bool);
+    type Row = Became;
+    type Answer = TurnReply;
+
+    fn key(&self) -> (&str, &str, bool) {
+        let session = match self {
+            Self::Begin(begin, _) => begin.session.as_ref().map(|acquire| &acquire.key),
+            Self::Finish(finish, _) => finish.turn.lease.as_ref().map(|(key, _)| key),
+        };
+        match session {
+            Some(key) => (&key.team, &key.session, true),
+            None => (&self.event().team, &self.event().event, false),
+        }
+    }
+
+    fn team(&self) -> &str {
+        &self.event().team
+    }
+
+    fn answer(&self, became: &Became) -> Verdict<TurnReply> {
+        match (self, became) {
+            // An answer to every other request for the event.
+            (
+                Self::Begin(begin, _),
+                Became::Begun(
+                    event,
+                    _,
+                    taken @ Measured { value: Begun::NotAvailable(row, _), .. },
+                    _,
+                ),
+            ) if event.is_named_as(&begin.event)
+                && !matches!(row, EventRow::Claimed(claim) if claim.request == begin.request) =>
+            {
+                Verdict::Decided(TurnReply::Begun(Box::new(Err(taken.clone()))))
+            }
+            (Self::Begin(begin, _), Became::Begun(_, spoke, outcome, delivery))
+                if *spoke == asker(begin) =>
+            {
+                let Measured { value, asked } = outcome;
+                let Begun::Granted { claim, lease, fresh } = value else {
+                    return Verdict::Decided(TurnReply::Begun(Box::new(Err(outcome.clone()))));
+                };
+                if begin.event.contradicts(claim.digest) {
+                    let taken = Begun::NotAvailable(EventRow::Claimed(claim.clone()), None);
+                    let taken = Measured::new(taken, *asked);
+                    return Verdict::Decided(TurnReply::Begun(Box::new(Err(taken))));
+                }
+                let id = turn_id(begin, claim, lease.as_ref());
+                let claim = Measured::new(claim.clone(), *asked);
+                let lease = lease.clone().map(|lease| Measured::new(lease, *asked));
+                let turn = Turn { id, claim, lease };
+                let (fresh, delivery) = (*fresh, delivery.clone());
+                let grant = Grant { turn, fresh, delivery, lease: None };
+                Verdict::Decided(TurnReply::Begun(Box::new(Ok(grant))))
+            }
+            (Self::Finish(finish, _), Became::Finished(asked, kept)) if asked == finish => {
+                Verdict::Decided(TurnReply::Finished(kept.clone()))
+            }
+            _ => Verdict::Retry,
+        }
+    }
+}
+
+/// What names a turn that was granted.
+fn turn_id(begin: &Begin, claim: &Claim, lease: Option<&Lease>) -> TurnId {
+    let held = begin.session.as_ref().zip(lease);
+    TurnId {
+        event: begin.event.key.clone(),
+        request: begin.request,
+        attempt: claim.attempt,
+        lease: held.map(|(acquire, lease)| (acquire.key.clone(), lease.id)),
+        max_attempts: begin.max_attempts,
+    }
+}
+
+impl<S: Connection> Executes<Change> for S {
+    async fn execute(&mut self, ops: &[&Change]) -> Result<Vec<Verdict<Became>>, StoreError> {
+        let mut names = KeySet::default();
+        let (mut begins, mut finishes) = (Vec::new(), Vec::new());
+        for (place, op) in ops.iter().enumerate() {
+            if !op.take_names(&mut names) {
+                continue;
+            }
+            match op {
+                Change::Begin(begin, lanes) => begins.push((place, &**begin, lanes)),
+                Change::Finish(finish, lanes) => finishes.push((place, finish, lanes)),
+            }
+        }
+        let mut verdicts: Vec<_> = ops.iter().map(|_| Verdict::Retry).collect();
+        let wanted: Vec<&Begin> = begins.iter().map(|(_, begin, _)| *begin).collect();
+        let ended: Vec<&Finish> = finishes.iter().map(|(_, finish, _)| *finish).collect();
+        let asked = Instant::now();
+        let turned = self.change_turns(&wanted, &ended).await?;
+        let of_begin = begins.first().map(|(_, _, lanes)| *lanes);
+        if let Some(lanes) = of_begin.or(finishes.first().map(|(_, _, lanes)| *lanes)) {
+            for row in turned.handed {
+                lanes.sessions.deliver(row, asked);
+            }
+            for (key, lease) in turned.idle {
+                lanes.sessions.give_back(key, lease);
+            }
+            lanes.metrics.lapsed.inc_by(turned.lapsed);
+            lanes.metrics.gave_up.inc_by(turned.gave_up);
+        }
+        for ((place, finish, _), kept) in finishes.iter().zip(turned.kept) {
+            verdicts[*place] = kept.map(|kept| Became::Finished((*finish).clone(), kept));
+        }
+        for ((place, begin, lanes), verdict) in begins.iter().zip(turned.begun) {
+            verdicts[*place] = verdict.map(|outcome| {
+                let delivery = match &outcome {
+                    Begun::Granted { claim, lease, fresh } => {
+                        let turn = turn_id(begin, claim, lease.as_ref());
+                        let unaccepted = Unaccepted::of(begin, *fresh);
+                        unaccepted.map(|unaccepted| Delivery::new(turn, unaccepted, lanes))
+                    }
+                    _ => None,
+                };
+                let outcome = Measured::new(outcome, asked);
+                Became::Begun(begin.event.clone(), asker(begin), outcome, delivery)
+            });
+        }
+        Ok(verdicts)
+    }
+}
+
+/// Lets a turn run on.
+pub(super) struct RunOn {
+    pub(super) prolong: RenewTurn,
+    /// For so long at most since its lease was granted; the same for all.
+    pub(super) max_hold: Duration,
+}
+
+/// What the store notes of a renewal: who renews, and whether the turn is interrupted.
+type Renewer = (Option<StreamId>, Option<Interruption>);
+
+const fn renewer(prolong: &RenewTurn) -> Renewer {
+    (prolong.stream, prolong.interruption)
+}
+
+impl Op for RunOn {
+    type Key<'a> = (&'a str, &'a str);
+    type Row = (TurnId, Renewer, Measured<RenewedTurn>);
+    type Answer = Measured<RenewedTurn>;
+
+    fn key(&self) -> (&str, &str) {
+        let event = &self.prolong.turn.event;
+        (&event.team, &event.event)
+    }
+
+    fn team(&self) -> &str {
+        &self.prolong.turn.event.team
+    }
+
+    fn answer(&self, (turn, by, kept): &Self::Row) -> Verdict<Self::Answer> {
+        let is_own = *turn == self.prolong.turn && *by == renewer(&self.prolong);
+        if is_own { Verdict::Decided(kept.clone()) } else { Verdict::Retry }
+    }
+}
+
+impl<S: Connection> Executes<RunOn> for S {
+    async fn execute(
+        &mut self,
+        ops: &[&RunOn],
+    ) -> Result<Vec<Verdict<<RunOn as Op>::Row>>, StoreError> {
+        let max_hold = ops.first().map_or(Duration::ZERO, |op| op.max_hold);
+        let asked: Vec<&RenewTurn> = ops.iter().map(|op| &op.prolong).collect();
+        let begun = Instant::now();
+        let kept = self.renew_turns(&asked, max_hold).await?.into_iter().zip(asked);
+        let row = |kept, asked: &RenewTurn| {
+            (asked.turn.clone(), renewer(asked), Measured::new(kept, begun))
+        };
+        Ok(kept.map(|(kept, asked)| kept.map(|kept| row(kept, asked))).collect())
+    }
+}

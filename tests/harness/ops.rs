@@ -1,0 +1,54 @@
+//! Operations as a store takes them.
+
+use std::time::Duration;
+
+use oncegate::domain::{
+    Acquire, Begin, Delivered, Enqueue, EventKey, Labels, LeaseId, Release, RequestId, SessionKey,
+    Ttl,
+    limits::{CLAIM_TTL, LEASE_TTL},
+};
+use uuid::Uuid;
+
+pub fn key(session: &str) -> SessionKey {
+    SessionKey { team: "T1".into(), session: session.into() }
+}
+
+pub fn request(number: u128) -> RequestId {
+    RequestId::from_uuid(Uuid::from_u128(number))
+}
+
+pub fn acquire(session: &str, number: u128) -> Acquire {
+    Acquire {
+        key: key(session),
+        holder: "bot".into(),
+        request: request(number),
+        ttl: Ttl::parse(None, *LEASE_TTL.end(), &LEASE_TTL).unwrap(),
+        epic: None,
+        labels: Labels::default(),
+        stream: None,
+        digest: None,
+    }
+}
+
+pub fn enqueue(session: &str, number: u128) -> Enqueue {
+    Enqueue { acquire: acquire(session, number), lease: LeaseId::random(), takes_over: true }
+}
+
+pub fn release(session: &str, lease: LeaseId) -> Release {
+    Release { key: key(session), lease, unless_resumed: None }
+}
+
+pub fn begin(event: &str, aliases: &[&str]) -> Begin {
+    let event = EventKey { team: "T1".into(), event: event.into() };
+    let aliases = aliases.iter().map(|&alias| alias.to_owned()).collect();
+    Begin {
+        event: Delivered::new(event, aliases, None, None),
+        request: request(9),
+        holder: "bot".into(),
+        claim_ttl: Ttl::parse(None, *CLAIM_TTL.end(), &CLAIM_TTL).unwrap(),
+        max_attempts: 3,
+        session: Some(acquire("turn", 9)),
+        stream: None,
+        grace: Duration::ZERO,
+    }
+}
