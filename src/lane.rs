@@ -25,6 +25,7 @@ use tokio::{
 };
 
 use crate::{
+    backoff::Backoff,
     domain::limits::LEASE_TTL,
     store::{Reset, StoreError, Verdict},
     telemetry::LaneMetrics,
@@ -300,6 +301,7 @@ async fn drive<O: Op, S: Executes<O>>(
 ) {
     // What the last batch left undecided goes first, and does not wait.
     let mut jobs: Vec<Job<O>> = Vec::new();
+    let mut backoff = Backoff::new(MIN_PAUSE, MAX_PAUSE);
     let mut pause = Duration::ZERO;
     loop {
         if jobs.is_empty() {
@@ -326,7 +328,10 @@ async fn drive<O: Op, S: Executes<O>>(
         metrics.batch(size, begun.elapsed());
         jobs = jobs.into_iter().filter_map(Job::settle).collect();
         let stuck = jobs.iter().map(Job::open).sum::<usize>() >= size;
-        pause = if stuck { (pause * 2).clamp(MIN_PAUSE, MAX_PAUSE) } else { Duration::ZERO };
+        pause = if stuck { backoff.take() } else { Duration::ZERO };
+        if !stuck {
+            backoff.reset();
+        }
     }
 }
 

@@ -8,22 +8,17 @@
 //!
 //! Architecture Invariant: `sqlx` is used below this module and nowhere else.
 
-use std::{
-    future::Future,
-    sync::{
-        Arc,
-        atomic::{AtomicI64, Ordering},
-    },
-    time::Duration,
-};
+use std::{future::Future, sync::Arc, time::Duration};
 
-use tokio::{sync::mpsc, time::Instant};
+use tokio::sync::mpsc;
 
 use crate::domain::{
     EventKey, EventRow, LeaseId, Mark, RequestId, SessionKey, Timestamp, TurnResult,
 };
 
 mod admin;
+mod clock;
+mod error;
 mod fence;
 pub mod memory;
 pub mod postgres;
@@ -34,91 +29,12 @@ pub mod sqlite;
 mod turn;
 
 pub use admin::{AdminChanges, AdminStore, Counts, EventFilter, EventStatus, Events, Page};
+pub use clock::{Clock, ManualClock};
+pub use error::StoreError;
 pub use fence::{Fence, FenceStore};
 pub use records::{Applied, Decided, Records};
 pub use session::{SessionAnswer, SessionBatch, SessionOp, SessionStore};
 pub use turn::{RenewedTurn, TurnBatch, TurnStore};
-
-/// Why a store could not answer.
-#[derive(Debug, Clone, thiserror::Error)]
-pub enum StoreError {
-    /// The store cannot be reached. Nothing was changed.
-    #[error("store unavailable: {0}")]
-    Unavailable(Arc<str>),
-    /// The connection to the store was lost before its answer: the change may have been made.
-    /// A retry with the same attempt id is safe.
-    #[error("outcome unknown: {0}")]
-    OutcomeUnknown(Arc<str>),
-    /// Another client of the database has locked a row of this batch, or the batch failed for
-    /// another of its rows: a smaller batch finds which. Nothing was written.
-    #[error("locked by another client of the database: {0}")]
-    LockTimeout(Arc<str>),
-    /// Conflict: a concurrent writer took one of several keys that must be taken together.
-    /// Rolled back; retry.
-    #[error("conflict with a concurrent writer; rolled back")]
-    Conflict,
-    /// The store cannot keep a text of this batch; a smaller batch shows which. The only
-    /// error that is a caller's fault.
-    #[error("text cannot be stored: {0}")]
-    InvalidData(Arc<str>),
-    /// A rule that the database's owner added (a CHECK, a trigger, a policy) rejects a row of
-    /// this batch; a smaller batch shows which.
-    #[error("rejected by a rule of the database: {0}")]
-    Rejected(Arc<str>),
-    /// The store answers, and cannot do this in the state that it is in, or as it is set
-    /// up: its operator has to act. A smaller batch may tell that it is about one row.
-    #[error("store unusable: {0}")]
-    Unusable(Arc<str>),
-    /// The store or a proxy before it is set up so that the service cannot work: neither a
-    /// restart nor a retry helps.
-    #[error("store misconfigured: {0}")]
-    Misconfigured(Arc<str>),
-    /// The store's answer makes no sense: a bug, or a schema not ours.
-    #[error("store error: {0}")]
-    Internal(Arc<str>),
-}
-
-impl StoreError {
-    /// The store cannot be reached, because of `cause`.
-    pub fn unavailable(cause: impl std::fmt::Display) -> Self {
-        Self::Unavailable(cause.to_string().into())
-    }
-
-    /// The outcome is unknown, because of `cause`.
-    pub fn unknown(cause: impl std::fmt::Display) -> Self {
-        Self::OutcomeUnknown(cause.to_string().into())
-    }
-
-    /// The same error, after something may have been changed: it must not report that nothing
-    /// was.
-    #[must_use]
-    pub fn after_change(self) -> Self {
-        match self {
-            Self::Unavailable(cause) | Self::LockTimeout(cause) => Self::OutcomeUnknown(cause),
-            Self::Conflict => Self::unknown(Self::Conflict),
-            error => error,
-        }
-    }
-
-    /// The same error, of a read: nothing was changed, whatever the outcome.
-    #[must_use]
-    pub fn of_read(self) -> Self {
-        match self {
-            Self::OutcomeUnknown(cause) => Self::Unavailable(cause),
-            error => error,
-        }
-    }
-
-    /// The store's operator has to act, because of `cause`.
-    pub fn unusable(cause: impl std::fmt::Display) -> Self {
-        Self::Unusable(cause.to_string().into())
-    }
-
-    /// The store's answer makes no sense, because of `cause`.
-    pub fn internal(cause: impl std::fmt::Display) -> Self {
-        Self::Internal(cause.to_string().into())
-    }
-}
 
 /// What a batch says of one of its items.
 #[derive(Debug, Clone)]
@@ -139,80 +55,6 @@ impl<T> Verdict<T> {
             Self::Decided(verdict) => Verdict::Decided(words(verdict)),
             Self::Retry => Verdict::Retry,
             Self::Failed(error) => Verdict::Failed(error),
-        }
-    }
-}
-
-/// Who asks the time. Production asks the store; a test sets it.
-#[derive(Debug, Clone, Default)]
-pub enum Clock {
-    /// The store's own clock decides.
-    #[default]
-    Store,
-    /// The clock stands where a test puts it.
-    Manual(Arc<ManualClock>),
-}
-
-/// A clock that a test moves. Like a machine's it shows a time of day, which can be set
-/// forward and back, and measures how much time passes, which cannot.
-#[derive(Debug, Default)]
-pub struct ManualClock {
-    shown: AtomicI64,
-    passed: AtomicI64,
-    /// Since when it also moves by itself.
-    runs_since: Option<Instant>,
-}
-
-impl ManualClock {
-    /// A clock that shows the moment `micros` microseconds after the start of 1970.
-    #[must_use]
-    pub fn at(micros: i64) -> Self {
-        Self { shown: AtomicI64::new(micros), ..Self::default() }
-    }
-
-    /// A clock that shows that moment now, and runs.
-    #[must_use]
-    pub fn running_from(micros: i64) -> Self {
-        Self { runs_since: Some(Instant::now()), ..Self::at(micros) }
-    }
-
-    /// Lets time pass.
-    pub fn advance(&self, span: Duration) {
-        let micros = i64::try_from(span.as_micros()).unwrap_or(i64::MAX);
-        self.passed.fetch_add(micros, Ordering::SeqCst);
-        self.shown.fetch_add(micros, Ordering::SeqCst);
-    }
-
-    /// Sets the time of day, as a step of the clock does: no time passes.
-    pub fn set(&self, micros: i64) {
-        self.shown.store(micros - self.run(), Ordering::SeqCst);
-    }
-
-    /// The time of day.
-    #[must_use]
-    pub fn now(&self) -> Timestamp {
-        Timestamp::from_micros(self.shown.load(Ordering::SeqCst) + self.run())
-    }
-
-    /// How much time has passed, in microseconds.
-    fn passed(&self) -> i64 {
-        self.passed.load(Ordering::SeqCst) + self.run()
-    }
-
-    /// How much time has passed by itself, in microseconds.
-    fn run(&self) -> i64 {
-        let span = self.runs_since.map_or(Duration::ZERO, |since| since.elapsed());
-        i64::try_from(span.as_micros()).unwrap_or(i64::MAX)
-    }
-}
-
-impl Clock {
-    /// The moment a statement is told; none where the store's clock decides.
-    #[must_use]
-    pub fn now(&self) -> Option<Timestamp> {
-        match self {
-            Self::Store => None,
-            Self::Manual(clock) => Some(clock.now()),
         }
     }
 }

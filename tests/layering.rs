@@ -5,14 +5,15 @@ use proc_macro2::{Delimiter, TokenStream, TokenTree};
 use crate::harness::files;
 
 /// Each module at the crate's root, and the others that it may name.
-const MAY_NAME: [(&str, &[&str]); 17] = [
+const MAY_NAME: [(&str, &[&str]); 18] = [
+    ("backoff", &[]),
     ("domain", &[]),
     ("rules", &["domain"]),
     ("telemetry", &[]),
     ("platform", &["domain"]),
     ("config", &["domain", "telemetry"]),
-    ("store", &["domain", "rules", "telemetry"]),
-    ("lane", &["domain", "store", "telemetry"]),
+    ("store", &["backoff", "domain", "rules", "telemetry"]),
+    ("lane", &["backoff", "domain", "store", "telemetry"]),
     ("dedup", &["domain", "store", "lane", "telemetry"]),
     ("session", &["domain", "store", "lane", "telemetry"]),
     ("cleanup", &["domain", "store", "lane", "telemetry"]),
@@ -50,7 +51,7 @@ const MAY_NAME: [(&str, &[&str]); 17] = [
             "telemetry",
         ],
     ),
-    ("cli", &["domain", "platform", "config", "store", "grpc", "server", "telemetry"]),
+    ("cli", &["backoff", "domain", "platform", "config", "store", "grpc", "server", "telemetry"]),
     ("main", &["cli"]),
 ];
 

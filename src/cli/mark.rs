@@ -23,6 +23,7 @@ use super::{
     tell,
 };
 use crate::{
+    backoff::Backoff,
     domain::{
         Id,
         limits::{EVENT_TTL, MAX_ALIASES, MAX_ID_BYTES, MAX_REQUEST_BYTES},
@@ -288,23 +289,22 @@ impl<'a> SlackStream<'a> {
         mut call: impl AsyncFnMut(&mut Self) -> anyhow::Result<T>,
     ) -> anyhow::Result<T> {
         let end = Instant::now() + self.args.client.timeout;
-        let mut pause = FIRST_PAUSE;
+        let mut backoff = Backoff::new(FIRST_PAUSE, LAST_PAUSE);
         loop {
             let error = match timeout_at(end, call(self)).await {
                 Ok(Ok(answer)) => return Ok(answer),
                 Ok(Err(error)) => error,
                 Err(elapsed) => return Err(Status::from_error(Box::new(elapsed)).into()),
             };
-            if exit_of(&error) != Exit::Unavailable || Instant::now() + pause >= end {
+            if exit_of(&error) != Exit::Unavailable || Instant::now() + backoff.pause() >= end {
                 return Err(error);
             }
-            if pause == FIRST_PAUSE {
+            if backoff.is_new() {
                 tell(format_args!("waiting: {}", explain(&error)));
             }
             // Another connection may lead to a server that is there.
             self.client = None;
-            sleep(pause).await;
-            pause = (pause * 2).min(LAST_PAUSE);
+            sleep(backoff.take()).await;
         }
     }
 

@@ -142,7 +142,7 @@ use line::Line;
 use namespace::Locks;
 use notifications::CacheValidity;
 pub use notifications::MAX_STALENESS;
-use share::{Plan, Which};
+use share::{Plan, SessionLines, Which};
 use sqlstate::classify;
 
 /// How long a statement may take that scans a whole table.
@@ -192,25 +192,6 @@ pub const STATEMENTS: &[&str] = &[
     migrate::OLDER_TABLE,
     migrate::OLDER_COLUMNS,
 ];
-
-/// Connections that leases and turns share, each by at most one user of either kind.
-#[derive(Default)]
-struct SessionLines {
-    lines: Vec<Arc<Mutex<Line>>>,
-    users: [usize; 2],
-}
-
-impl SessionLines {
-    /// The first that has no user of that kind.
-    fn next(&mut self, kind: usize, new: impl FnOnce() -> Arc<Mutex<Line>>) -> Arc<Mutex<Line>> {
-        let place = self.users[kind];
-        self.users[kind] += 1;
-        if self.lines.len() == place {
-            self.lines.push(new());
-        }
-        Arc::clone(&self.lines[place])
-    }
-}
 
 /// A PostgreSQL database.
 pub struct Postgres {

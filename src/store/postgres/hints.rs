@@ -14,6 +14,7 @@ use uuid::Uuid;
 
 use super::{connect::Connector, namespace, namespace::Locks, notify_channel::Channel};
 use crate::{
+    backoff::Backoff,
     domain::{LeaseId, RequestId},
     store::{Hint, StoreError},
 };
@@ -46,11 +47,11 @@ impl Listener {
         let (hints, receiver) = mpsc::channel(HINT_BUFFER);
         tokio::spawn(async move {
             let _open = open;
-            let mut pause = MIN_PAUSE;
+            let mut backoff = Backoff::new(MIN_PAUSE, MAX_PAUSE);
             loop {
                 tokio::select! {
                     () = hints.closed() => return,
-                    Err(error) = self.follow(&hints, &mut pause) => {
+                    Err(error) = self.follow(&hints, &mut backoff) => {
                         tracing::debug!(
                             %error,
                             "hint listener disconnected; waiters poll, streams learn by renewals"
@@ -59,7 +60,7 @@ impl Listener {
                 }
                 tokio::select! {
                     () = hints.closed() => return,
-                    () = sleep(pause) => pause = (pause * 2).min(MAX_PAUSE),
+                    () = sleep(backoff.take()) => {}
                 }
             }
         });
@@ -69,13 +70,13 @@ impl Listener {
     async fn follow(
         &self,
         hints: &mpsc::Sender<Hint>,
-        pause: &mut Duration,
+        backoff: &mut Backoff,
     ) -> Result<Infallible, StoreError> {
         let begun = self.begins.lock().await;
         let mut channel =
             Channel::open(&self.connector, "queue", namespace::HINTS, self.timeout).await?;
         drop(begun);
-        *pause = MIN_PAUSE;
+        backoff.reset();
         // What was notified before was not heard.
         let _ = hints.try_send(Hint::Any);
         loop {

@@ -12,7 +12,7 @@ use super::{
     classify,
     connect::{Connector, is_too_many},
 };
-use crate::{store::StoreError, telemetry::LogThrottle};
+use crate::{backoff::Backoff, store::StoreError, telemetry::LogThrottle};
 
 /// How long a failed connection is left alone; meanwhile calls fail at
 /// once with the reason.
@@ -53,8 +53,7 @@ pub(super) struct Line {
     used: Instant,
     /// Until when the store counts as away, and why.
     away: Option<(Instant, StoreError)>,
-    /// How long it is left alone after the next failure.
-    pause: Duration,
+    backoff: Backoff,
     /// Whether it could not be opened because there are too many connections.
     starved: bool,
     warnings: LogThrottle,
@@ -67,7 +66,7 @@ impl Line {
             connection: None,
             used: Instant::now(),
             away: None,
-            pause: MIN_PAUSE,
+            backoff: Backoff::new(MIN_PAUSE, MAX_PAUSE),
             starved: false,
             warnings: LogThrottle::default(),
         }
@@ -102,7 +101,7 @@ impl Line {
             };
             let failure = match timeout(limit, run).await {
                 Ok(Ok(rows)) => {
-                    self.pause = MIN_PAUSE;
+                    self.backoff.reset();
                     self.used = Instant::now();
                     return Ok(Fetched { rows, is_second: is_unknown });
                 }
@@ -125,7 +124,7 @@ impl Line {
                 ConnectionState::Lost => self.back_off(&failure.error),
                 ConnectionState::Stuck => {
                     self.back_off(&failure.error);
-                    self.pause = (self.pause * 2).min(MAX_PAUSE);
+                    self.backoff.grow();
                 }
             }
             if self.warnings.now() {
@@ -223,7 +222,7 @@ impl Line {
     /// Gives up the connection, and makes no other for a while.
     fn back_off(&mut self, error: &StoreError) {
         self.disconnect();
-        self.away = Some((Instant::now() + self.pause, error.clone()));
+        self.away = Some((Instant::now() + self.backoff.pause(), error.clone()));
     }
 }
 

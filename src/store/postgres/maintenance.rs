@@ -123,7 +123,7 @@ macro_rules! notify {
 pub(super) const COUNT_EXPIRED_EVENTS: &str = count!(expired_events!());
 pub(super) const COUNT_OLD_EVENTS: &str = count!(old_events!());
 pub(super) const COUNT_SESSIONS: &str = count!(idle_sessions!());
-/// Reads the whole table: see [`Link::sweep_expired`].
+/// Reads the whole table: see [`Handle::sweep_expired`].
 pub(super) const DELETE_EXPIRED_EVENTS: &str = delete!("processed_events", expired_events!());
 
 /// Deletes the events whose `sweep_after` has passed, found by its index. A row among them that has
@@ -283,7 +283,7 @@ impl Upkeep for Handle {
     }
 }
 
-impl Link {
+impl Handle {
     /// Deletes events that have expired: by the index on `sweep_after`, which is all that the
     /// background sweep does. A cleanup deletes every expired event at once, and reads the table as
     /// well: a row that a binary without that column wrote may expire long before it.

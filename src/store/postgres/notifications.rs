@@ -24,6 +24,7 @@ use tokio_util::{
 
 use super::{connect::Connector, namespace, notify_channel::Channel};
 use crate::{
+    backoff::Backoff,
     domain::Timestamp,
     store::{Clock, Invalidations, StoreError},
 };
@@ -136,9 +137,9 @@ pub(super) fn listen(
     open: TaskTrackerToken,
 ) -> Arc<dyn Invalidations> {
     let stop = CancellationToken::new();
-    let pause = MIN_PAUSE;
-    let told = Arc::clone(&heard);
-    let listener = Listener { connector, timeout, heard: told, begins, pause, _open: open };
+    let backoff = Backoff::new(MIN_PAUSE, MAX_PAUSE);
+    let own = Arc::clone(&heard);
+    let listener = Listener { connector, timeout, heard: own, begins, backoff, _open: open };
     tokio::spawn(listener.run(stop.clone()));
     Arc::new(Listening { heard, _stop: stop.drop_guard() })
 }
@@ -149,8 +150,7 @@ struct Listener {
     heard: Arc<CacheValidity>,
     /// Held while it begins.
     begins: Arc<Mutex<()>>,
-    /// How long to wait after the next failure.
-    pause: Duration,
+    backoff: Backoff,
     _open: TaskTrackerToken,
 }
 
@@ -161,13 +161,12 @@ impl Listener {
             self.heard.lose();
             let Some(Err(error)) = ended else { return };
             // Once an outage: behind some proxies it never works.
-            if self.pause == MIN_PAUSE {
+            if self.backoff.is_new() {
                 tracing::warn!(%error, "invalidation listener down; duplicate cache disabled");
             }
-            if stop.run_until_cancelled(sleep(self.pause)).await.is_none() {
+            if stop.run_until_cancelled(sleep(self.backoff.take())).await.is_none() {
                 return;
             }
-            self.pause = (self.pause * 2).min(MAX_PAUSE);
         }
     }
 
@@ -186,10 +185,10 @@ impl Listener {
                 self.heard.invalidate();
             }
             self.heard.prove(sent, at);
-            if self.pause > MIN_PAUSE {
+            if !self.backoff.is_new() {
                 tracing::info!("invalidation listener connected; duplicate cache enabled");
             }
-            self.pause = MIN_PAUSE;
+            self.backoff.reset();
 
             while let Ok(notified) = timeout_at(sent + BEAT, channel.hear()).await {
                 notified?;

@@ -1,8 +1,11 @@
 //! How many connections a replica opens, and which kinds of work share one.
 
-use sqlx::{PgConnection, Row as _};
+use std::sync::Arc;
 
-use super::classify;
+use sqlx::{PgConnection, Row as _};
+use tokio::sync::Mutex;
+
+use super::{classify, line::Line};
 use crate::store::{StoreError, Work};
 
 /// What may be connected at once: by the role, to the database, to the server; and how many
@@ -119,6 +122,29 @@ pub(super) enum Which {
     Short,
     /// The one for what scans.
     Scans,
+}
+
+/// Connections that leases and turns share, each by at most one user of either kind.
+#[derive(Default)]
+pub(super) struct SessionLines {
+    lines: Vec<Arc<Mutex<Line>>>,
+    users: [usize; 2],
+}
+
+impl SessionLines {
+    /// The first that has no user of that kind.
+    pub(super) fn next(
+        &mut self,
+        kind: usize,
+        new: impl FnOnce() -> Arc<Mutex<Line>>,
+    ) -> Arc<Mutex<Line>> {
+        let place = self.users[kind];
+        self.users[kind] += 1;
+        if self.lines.len() == place {
+            self.lines.push(new());
+        }
+        Arc::clone(&self.lines[place])
+    }
 }
 
 /// Plans for `writers` within what the database allows over `connection`.

@@ -1,0 +1,109 @@
+//! How a turn ends.
+
+use std::sync::Arc;
+
+use super::{
+    super::{Draft, Event, Operation, RuleError, State, Wanted, session::release},
+    EventName, Own, ended, name, own, wants_turn,
+};
+use crate::domain::{
+    Attempts, EventRow, Finish, FinishAs, ProcessedBy, SessionRow, Timestamp, TurnLost,
+};
+
+/// What became of a [`Finish`], and what that brought with it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FinishAnswer {
+    /// The event's row, if it is handled.
+    pub kept: Result<Option<EventRow>, TurnLost>,
+    /// The session, if it went to the next caller.
+    pub handed: Option<SessionRow>,
+}
+
+impl Operation for Finish {
+    type Answer = FinishAnswer;
+
+    fn wants(&self, wanted: &mut Wanted) {
+        wants_turn(&self.turn, wanted);
+    }
+
+    fn decide(&self, draft: &mut Draft<'_>) -> Result<FinishAnswer, RuleError> {
+        let (Self { turn, ending, unless_resumed }, now) = (self, draft.now());
+        let kept = |kept| Ok(FinishAnswer { kept, handed: None });
+        let Own { event, attempts, session } = match own(draft, turn) {
+            Ok(own) => own,
+            Err(TurnLost::Claim) => return kept(self.done_before(draft)),
+            Err(lost) => return kept(Err(lost)),
+        };
+        if let Some(stream) = *unless_resumed {
+            let of_lease = session.as_ref().and_then(|(_, session)| session.latest.as_ref());
+            let by = [Some(event.resumed), of_lease.map(|latest| latest.resumed)];
+            if !by.into_iter().flatten().all(|by| by.leaves_to(stream)) {
+                return kept(Err(TurnLost::Replaced));
+            }
+        }
+        let ended = self.ending(&event, attempts, ending, now);
+        let row = ended.row(now);
+        draft.update_event(&turn.event.team, &event, Some(ended));
+        let mut handed = None;
+        if let Some((key, mut session)) = session {
+            handed = release(draft, key, &mut session)?;
+        }
+        Ok(FinishAnswer { kept: Ok(handled(row)), handed })
+    }
+}
+
+impl Finish {
+    /// What its turn leaves.
+    fn ending(
+        &self,
+        event: &Event,
+        mut attempts: Attempts,
+        ending: &FinishAs,
+        now: Timestamp,
+    ) -> Event {
+        let attempt = attempts.claimed;
+        match ending {
+            FinishAs::Succeeded(result, ttl) => Event {
+                expire_time: now.after(*ttl),
+                state: State::Handled(ProcessedBy::Turn(attempt), Some(Arc::clone(result))),
+                ..ended(event, attempts, None, now)
+            },
+            FinishAs::Rejected(detail, ttl) => Event {
+                expire_time: now.after(*ttl),
+                state: State::Handled(ProcessedBy::Rejected(attempt), None),
+                ..ended(event, attempts, detail.clone(), now)
+            },
+            FinishAs::Failed(detail) => {
+                let mut ended = ended(event, attempts, detail.clone(), now);
+                if attempts.are_spent(self.turn.max_attempts) {
+                    ended.state = State::Handled(ProcessedBy::GaveUp(attempt), None);
+                }
+                ended
+            }
+            FinishAs::Broken => {
+                attempts.uncounted += 1;
+                ended(event, attempts, event.detail.clone(), now)
+            }
+            FinishAs::Abandoned => {
+                attempts.claimed -= 1;
+                ended(event, attempts, event.detail.clone(), now)
+            }
+        }
+    }
+
+    /// What is known of a turn whose claim is not live: it may have ended as it is to.
+    fn done_before(&self, draft: &mut Draft<'_>) -> Result<Option<EventRow>, TurnLost> {
+        let (EventName { team, event }, now) = (name(&self.turn), draft.now());
+        let row = draft.event(team, event).filter(|event| event.expire_time > now);
+        let row = row.map(|event| event.row(now));
+        match row.filter(|row| row.is_of(self.turn.request)) {
+            Some(row) if self.is_already_applied(&row) => Ok(handled(row)),
+            _ => Err(TurnLost::Claim),
+        }
+    }
+}
+
+/// An event's row, if it is handled.
+fn handled(row: EventRow) -> Option<EventRow> {
+    Some(row).filter(|row| matches!(row, EventRow::Processed(_)))
+}
