@@ -30,10 +30,6 @@
 
 use std::{cmp::Reverse, time::Duration};
 
-mod finish;
-
-pub use finish::FinishAnswer;
-
 use super::{
     Draft, Event, Latest, Operation, RuleError, Session, State, Version, Wanted,
     queue::hand_on,
@@ -44,6 +40,10 @@ use crate::domain::{
     ProcessedBy, RenewTurn, RequestId, ResumedBy, SessionKey, SessionRow, Timestamp, TurnId,
     TurnLost, limits::CLAIM_MEMORY,
 };
+
+mod finish;
+
+pub use finish::FinishAnswer;
 
 /// What became of a [`Begin`], and what that brought with it.
 #[derive(Debug, Clone, PartialEq, Eq)]
