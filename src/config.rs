@@ -234,7 +234,7 @@ pub struct ServeConfig {
     /// Number of threads that serve calls; unset: one per core
     #[arg(long, env = "ONCEGATE_WORKERS")]
     pub workers: Option<usize>,
-    /// Number of database connections for each kind of write: marks, leases, turns.
+    /// Number of database connections for marks, and as many again for leases and turns.
     /// Two keep two cores busy; lowered if the database allows fewer; SQLite always has one
     #[arg(long, env = "ONCEGATE_WRITERS", default_value_t = 2)]
     pub writers: usize,

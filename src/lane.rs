@@ -310,7 +310,7 @@ async fn drive<O: Op, S: Executes<O>>(
             };
             jobs.push(job);
         } else {
-            // Whoever comes, and fits, ends the pause; should nobody, that is the wait.
+            // Sleep up to `pause`, or until a job arrives that fits the batch.
             let room = batch.saturating_sub(jobs.iter().map(Job::open).sum());
             let _ = tokio::time::timeout(pause, queue.ready(room)).await;
         }

@@ -14,10 +14,10 @@
 //! | [`turn`] | an event and its session at once |
 //! | [`admin`] | what those who look after the bots ask for |
 //! | [`grpc`] | the wire |
-//! | [`listener`], [`server`] | sockets; the composition root |
+//! | [`sockets`], [`server`] | sockets; the composition root |
 //! | [`cli`] | the commands |
 //!
-//! [`telemetry`] and [`config`] stand beside them. `docs/ARCHITECTURE.md` walks
+//! [`telemetry`], [`config`] and [`backoff`] stand beside them. `docs/ARCHITECTURE.md` walks
 //! one call through all of it.
 //!
 //! What always holds:

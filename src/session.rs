@@ -218,18 +218,10 @@ impl Sessions {
         leaving: &CancellationToken,
         announce: impl Fn(usize),
     ) -> Result<AcquireOutcome, SessionError> {
-        let now = Instant::now();
-        let first = if !wait.is_zero() && self.queues.has_places(&acquire.key) {
-            // Others wait here: so will this one, most likely.
-            Outcome::Held(Measured::new(Held::default(), now))
-        } else {
+        let outcome = if wait.is_zero() {
             self.take_or_hand_on(acquire).await?
-        };
-        let outcome = match first {
-            Outcome::Held(known) if !wait.is_zero() => {
-                self.queue(acquire, now + wait, known, leaving, announce).await?
-            }
-            outcome => outcome,
+        } else {
+            self.take_or_wait(acquire, Instant::now() + wait, leaving, announce).await?
         };
         match outcome {
             Outcome::Granted(grant) => {
@@ -339,6 +331,33 @@ impl Sessions {
         match self.call(SessionCall::HandOn(key)).await? {
             SessionReply::HandedOn(row) => Ok(row),
             _ => Err(unexpected()),
+        }
+    }
+
+    /// Takes the session, or waits for it.
+    async fn take_or_wait(
+        &self,
+        acquire: &Acquire,
+        until: Instant,
+        leaving: &CancellationToken,
+        announce: impl Fn(usize),
+    ) -> Result<Outcome, SessionError> {
+        let Some(known) = self.queues.seen(&acquire.key) else {
+            return match self.take_or_hand_on(acquire).await? {
+                Outcome::Held(known) => self.queue(acquire, until, known, leaving, announce).await,
+                outcome => Ok(outcome),
+            };
+        };
+        // Others wait here: so will this one, most likely.
+        match self.queue(acquire, until, known, leaving, announce).await {
+            // A caller that need not wait needs no place.
+            Err(refusal @ (SessionError::QueueFull | SessionError::TooManyCalls)) => {
+                match self.take_or_hand_on(acquire).await? {
+                    Outcome::Held(_) => Err(refusal),
+                    outcome => Ok(outcome),
+                }
+            }
+            queued => queued,
         }
     }
 

@@ -269,16 +269,22 @@ impl SessionRow {
             }
             _ => {}
         }
+        if self.live || self.waiting { Decision::Held(self.held()) } else { Decision::Free }
+    }
+
+    /// Who holds the session, if anybody does, and how many wait for it.
+    #[must_use]
+    pub fn held(&self) -> Held {
+        let queue_length = self.queue.len();
         if !self.live {
-            let next = Held { queue_length: self.queue.len(), ..Held::default() };
-            return if self.waiting { Decision::Held(next) } else { Decision::Free };
+            return Held { queue_length, ..Held::default() };
         }
-        Decision::Held(Held {
+        Held {
             holder: self.lease.holder.clone(),
             expire_time: Some(self.lease.expire_time),
             remaining: self.lease.remaining,
-            queue_length: self.queue.len(),
-        })
+            queue_length,
+        }
     }
 }
 

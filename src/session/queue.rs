@@ -20,7 +20,7 @@ use super::{
     streams::Streams,
 };
 use crate::{
-    domain::{Lease, LeaseId, SessionKey, SessionRow, limits::MAX_WAITERS_PER_SESSION},
+    domain::{Held, Lease, LeaseId, SessionKey, SessionRow, limits::MAX_WAITERS_PER_SESSION},
     lane::Lanes,
     store::Hint,
 };
@@ -92,6 +92,8 @@ struct Queue {
     order: Vec<LeaseId>,
     /// What was read before is not news.
     as_of: Option<Instant>,
+    /// Who held the session when its row was read last.
+    seen: Option<Measured<Held>>,
 }
 
 impl Queue {
@@ -121,9 +123,9 @@ impl Queues {
         self.lock().is_empty()
     }
 
-    /// Whether anybody has a place in the queue of a session, here.
-    pub(super) fn has_places(&self, key: &SessionKey) -> bool {
-        self.lock().contains_key(key)
+    /// Who held a session when its row was read last, if anybody waits for it here.
+    pub(super) fn seen(&self, key: &SessionKey) -> Option<Measured<Held>> {
+        self.lock().get(key)?.seen.clone()
     }
 
     /// A session went to somebody, as a statement found that began at `asked`: gives
@@ -163,6 +165,9 @@ impl Queues {
         self.deliver(row.clone(), asked);
         let mut queues = self.lock();
         let Some(queue) = queues.get_mut(key) else { return };
+        if queue.seen.as_ref().is_none_or(|seen| seen.asked < asked) {
+            queue.seen = Some(Measured::new(row.held(), asked));
+        }
         let leaving = locked(&self.leaving);
         let order: Vec<_> =
             row.queue.iter().copied().filter(|lease| !leaving.contains(lease)).collect();

@@ -1,8 +1,8 @@
 //! PostgreSQL: the authority for any number of replicas.
 //!
 //! Architecture Invariant: what an operation changes is written by one statement, so in one commit,
-//! which is run by a task that nobody cancels. No pool: a connection belongs to one kind of work, or
-//! is shared by several where few are allowed, and runs one statement at a time.
+//! which is run by a task that nobody cancels. No pool: a connection belongs to one or several
+//! kinds of work, and runs one statement at a time.
 
 use std::{
     future::Future,

@@ -21,6 +21,7 @@ crate::on_both_stores!(
     a_place_is_kept_for_ten_seconds,
     a_newer_call_takes_the_place_of_the_older,
     a_place_taken_over_is_still_looked_after,
+    a_holder_that_repeats_its_request_needs_no_place,
 );
 
 /// Who waits, first to last.
@@ -272,4 +273,32 @@ async fn an_older_call_does_not_take_what_the_newer_was_granted() {
         }
     };
     assert_eq!(status.get_details_error_info().unwrap().reason, "STREAM_REPLACED");
+}
+
+async fn a_holder_that_repeats_its_request_needs_no_place(f: Fixture) {
+    // Half of the calls may wait.
+    let f = f.restarted(&["--max-calls", "4"]).await;
+    let mut client = f.replica.client().await;
+    let ask = |holder: &str, epic: &str| AcquireSessionLeaseRequest {
+        request_id: holder.into(),
+        epic_id: epic.into(),
+        wait: seconds(600),
+        ..acquire("T1", "s", holder)
+    };
+    let held = take(&mut client, ask("holder", "PROJ-1")).await;
+    let waiters = [
+        enqueue(&client, ask("first", "PROJ-1"), 1).await,
+        enqueue(&client, ask("second", "PROJ-1"), 2).await,
+    ];
+    let refused = client.acquire_session_lease(ask("third", "PROJ-1")).await.unwrap_err();
+    assert_eq!(reason(&refused), "TOO_MANY_CALLS");
+    let again = take(&mut client, ask("holder", "PROJ-1")).await;
+    assert_eq!(again.lease_id, held.lease_id);
+    let mismatch = client.acquire_session_lease(ask("third", "PROJ-2")).await.unwrap_err();
+    assert_eq!(reason(&mismatch), "EPIC_MISMATCH");
+    waiters.iter().for_each(JoinHandle::abort);
+}
+
+fn reason(status: &Status) -> String {
+    status.get_details_error_info().unwrap().reason
 }

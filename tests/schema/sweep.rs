@@ -313,7 +313,7 @@ async fn column_and_index_may_be_made_before_the_migration() {
         .flat_map(|block| block.split(";\n"))
         .filter(|statement| !statement.trim().is_empty())
         .collect();
-    assert_eq!(prepare.len(), 2);
+    assert_eq!(prepare.len(), 4);
     let url = database_before(100).await;
     for statement in &prepare {
         execute(&url, statement).await;

@@ -22,6 +22,7 @@ WITH present AS (
     SELECT replica FROM oncegate_replicas
     WHERE expires_at < COALESCE($1::timestamptz, clock_timestamp()) - interval '1 minute'
         AND replica <> $2
+    FOR UPDATE SKIP LOCKED
 ), nobodys AS MATERIALIZED (
     -- A place that is locked is changed just now, by a statement that may wait for this one.
     SELECT w.* FROM (
@@ -40,7 +41,6 @@ WITH present AS (
     -- Once none of its places is left.
     DELETE FROM oncegate_replicas r USING gone
     WHERE r.replica = ANY (ARRAY[gone.replica])
-        AND r.expires_at < COALESCE($1::timestamptz, clock_timestamp()) - interval '1 minute'
         AND NOT EXISTS (SELECT FROM oncegate_waiters w WHERE w.replica = r.replica)
 )
 SELECT team_id, session_id, lease_id FROM oncegate_waiters WHERE replica = $2
