@@ -38,7 +38,7 @@ use lane_ops::{
 pub use measured::Measured;
 use queue::Queues;
 pub(crate) use streams::{Attendance, Concern, Streams};
-use wait::{beat, hear};
+use wait::{hear, heartbeat};
 
 /// The most sessions in one batch that locks them. Every advisory lock takes a
 /// place in a table that all of the database server's clients share, 6,400 by
@@ -160,7 +160,7 @@ impl Sessions {
         let runtime = &runtimes[runtimes.len() - 1];
         let look = metrics.lane("look_session");
         let looks = Lane::start(runtime, store.connection(Work::Short), capacity, MAX_BATCH, look);
-        let beating = beat(
+        let beating = heartbeat(
             store.connection(Work::Short),
             Arc::downgrade(&queues),
             lanes.clone(),

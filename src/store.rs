@@ -227,7 +227,7 @@ pub trait Upkeep {
     ///
     /// # Errors
     /// [`StoreError`].
-    fn beat(
+    fn heartbeat(
         &mut self,
     ) -> impl Future<Output = Result<Vec<(SessionKey, LeaseId)>, StoreError>> + Send;
 

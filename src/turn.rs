@@ -209,9 +209,9 @@ impl Turns {
     /// [`SessionError::HeldTooLong`], and then neither runs
     /// on by this; [`SessionError::StreamReplaced`], and then another stream keeps them;
     /// [`SessionError::Call`], and then it is not known.
-    pub async fn renew(&self, prolong: RenewTurn) -> Result<Turn, SessionError> {
-        let id = prolong.turn.clone();
-        let run_on = RunOn { prolong, max_hold: self.max_hold };
+    pub async fn renew(&self, renew: RenewTurn) -> Result<Turn, SessionError> {
+        let id = renew.turn.clone();
+        let run_on = RunOn { renew, max_hold: self.max_hold };
         let Measured { value, asked } = self.renews.call(run_on).await?;
         let (claim, lease) = kept(value, self.max_hold)?;
         let lease = lease.map(|lease| Measured::new(lease, asked));

@@ -23,7 +23,7 @@ pub(super) use key::{delivered, session_key};
 pub(super) use session::{
     acquire, check, hold, hold_alive, hold_event, lease_held, release, renew, session_lease,
 };
-pub(super) use turn::{begin, begun, ending_of, finish, prolong, run_alive, run_event, turn};
+pub(super) use turn::{begin, begun, ending_of, finish, renew_turn, run_alive, run_event, turn};
 
 fn required<T>(field: &'static str, value: Option<T>) -> Result<T, Invalid> {
     value.ok_or_else(|| Invalid::new(field, "is required"))

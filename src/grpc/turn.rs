@@ -47,9 +47,9 @@ impl TurnService for Turning {
         request: Request<pb::RenewTurnRequest>,
     ) -> Result<Response<pb::RenewTurnResponse>, Status> {
         let deadline = Deadline::of(request.metadata(), self.timeout);
-        let prolong = convert::prolong(&request.into_inner()).map_err(Problem::from)?;
-        call::team(&prolong.turn.event.team);
-        let turn = deadline.bound(self.turns.renew(prolong)).await?;
+        let renew = convert::renew_turn(&request.into_inner()).map_err(Problem::from)?;
+        call::team(&renew.turn.event.team);
+        let turn = deadline.bound(self.turns.renew(renew)).await?;
         let turn = convert::turn(turn, deadline.arrived());
         Ok(Response::new(pb::RenewTurnResponse { turn: Some(turn) }))
     }

@@ -35,7 +35,7 @@ pub(super) struct Queues {
     /// The calls that wait in order to hold, or hold.
     holders: TaskTracker,
     /// Those who wait, by the lease that each is to be given.
-    slots: Mutex<HashMap<LeaseId, Arc<Slot>>>,
+    slots: Mutex<HashMap<LeaseId, Arc<WaiterSlot>>>,
     /// Those who have left, until the store knows.
     leaving: Mutex<HashSet<LeaseId>>,
     /// The streams of this replica, which report how many wait.
@@ -46,7 +46,7 @@ pub(super) struct Queues {
 
 /// Where somebody who waits is told what they wait for.
 #[derive(Default)]
-struct Slot {
+struct WaiterSlot {
     state: Mutex<State>,
     news: Notify,
     /// Positions may have changed.
@@ -57,11 +57,11 @@ struct Slot {
 struct State {
     /// When the store had the place in its queue; none before.
     since: Option<Instant>,
-    news: Option<News>,
+    news: Option<WaiterEvent>,
 }
 
 /// What somebody who waits is told.
-pub(super) enum News {
+pub(super) enum WaiterEvent {
     /// The lease has come: its row, read by a statement that began then.
     Given(SessionRow, Instant),
     /// Another replica says that the lease has come.
@@ -70,11 +70,11 @@ pub(super) enum News {
     Lost,
 }
 
-impl Slot {
-    fn tell(&self, news: News) {
+impl WaiterSlot {
+    fn tell(&self, news: WaiterEvent) {
         let mut state = locked(&self.state);
         // What is known is not given up for a hint.
-        if !matches!(state.news, Some(News::Given(..))) {
+        if !matches!(state.news, Some(WaiterEvent::Given(..))) {
             state.news = Some(news);
             self.news.notify_one();
         }
@@ -85,7 +85,7 @@ impl Slot {
 struct Queue {
     /// Those who wait here, by ticket and lease: a call that takes a place over has the ticket of
     /// the earlier one, which may not have left yet.
-    tickets: BTreeMap<(i64, LeaseId), Arc<Slot>>,
+    tickets: BTreeMap<(i64, LeaseId), Arc<WaiterSlot>>,
     /// Those who have a place here, or are about to have one.
     places: usize,
     /// All who wait, first to last, as far as is known.
@@ -133,7 +133,7 @@ impl Queues {
     pub(super) fn deliver(&self, row: SessionRow, asked: Instant) {
         let slot = locked(&self.slots).get(&row.lease.id).map(Arc::clone);
         if let Some(slot) = slot.filter(|_| row.live) {
-            slot.tell(News::Given(row, asked));
+            slot.tell(WaiterEvent::Given(row, asked));
         }
     }
 
@@ -142,7 +142,7 @@ impl Queues {
         match hint {
             Hint::Handed(lease) => {
                 if let Some(slot) = locked(&self.slots).get(&lease) {
-                    slot.tell(News::Heard);
+                    slot.tell(WaiterEvent::Heard);
                 }
             }
             Hint::TakenOver(lease) => self.taken_over(lease),
@@ -155,7 +155,7 @@ impl Queues {
     /// A newer call may have taken over the place that was to end in `lease`.
     pub(super) fn taken_over(&self, lease: LeaseId) {
         if let Some(slot) = locked(&self.slots).get(&lease) {
-            slot.tell(News::Lost);
+            slot.tell(WaiterEvent::Lost);
         }
     }
 
@@ -206,7 +206,7 @@ impl Queues {
             for (_, slot) in lost {
                 let since = locked(&slot.state).since;
                 if since.is_some_and(|since| since < asked) {
-                    slot.tell(News::Lost);
+                    slot.tell(WaiterEvent::Lost);
                 }
             }
         }
@@ -239,7 +239,7 @@ impl Queues {
         lease: LeaseId,
         lanes: &Lanes<SessionCall>,
         grants: &Arc<Grants>,
-    ) -> Result<Place, SessionError> {
+    ) -> Result<QueueTicket, SessionError> {
         let mut queues = self.lock();
         let length = queues.get(key).map_or(0, |queue| queue.places);
         if length >= MAX_WAITERS_PER_SESSION {
@@ -251,9 +251,9 @@ impl Queues {
         let queue = queues.entry(key.clone()).or_default();
         queue.places += 1;
         self.waiters.inc();
-        let slot = Arc::<Slot>::default();
+        let slot = Arc::<WaiterSlot>::default();
         locked(&self.slots).insert(lease, Arc::clone(&slot));
-        Ok(Place {
+        Ok(QueueTicket {
             key: key.clone(),
             lease,
             number: self.joined.fetch_add(1, Ordering::Relaxed),
@@ -271,7 +271,7 @@ impl Queues {
 
 /// A place in a queue. Dropping it leaves the queue, and gives back the lease, if it
 /// has been given by then.
-pub(super) struct Place {
+pub(super) struct QueueTicket {
     key: SessionKey,
     lease: LeaseId,
     /// Rises with each place.
@@ -283,13 +283,13 @@ pub(super) struct Place {
     pub(super) takes_over: bool,
     /// Whether it is kept, once it is left, for a call that repeats the request.
     is_kept: bool,
-    slot: Arc<Slot>,
+    slot: Arc<WaiterSlot>,
     queues: Arc<Queues>,
     lanes: Lanes<SessionCall>,
     grants: Arc<Grants>,
 }
 
-impl Place {
+impl QueueTicket {
     /// The store has it in its queue: at the end, or where an earlier call was.
     pub(super) fn stand(&mut self, ticket: i64, is_last: bool) {
         self.ticket = Some(ticket);
@@ -352,7 +352,7 @@ impl Place {
     }
 
     /// Waits for news.
-    pub(super) async fn news(&self) -> News {
+    pub(super) async fn news(&self) -> WaiterEvent {
         loop {
             if let Some(news) = locked(&self.slot.state).news.take() {
                 return news;
@@ -366,7 +366,7 @@ fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-impl Drop for Place {
+impl Drop for QueueTicket {
     fn drop(&mut self) {
         if self.may_be_stored {
             locked(&self.queues.leaving).insert(self.lease);

@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 use super::{
     Measured, SessionError, Sessions,
     lane_ops::{EnqueueCall, LeaveCall, Outcome, SessionCall, SessionReply},
-    queue::{News, Place, Queues},
+    queue::{QueueTicket, Queues, WaiterEvent},
     unexpected,
 };
 use crate::{
@@ -30,7 +30,7 @@ const POLL: Duration = Duration::from_millis(500);
 /// How soon it looks again where the session is about to change hands.
 const LEAST_POLL: Duration = Duration::from_millis(10);
 /// How often a replica says that it is there, while anybody waits on it.
-const BEAT: Duration = Duration::from_secs(1);
+const HEARTBEAT: Duration = Duration::from_secs(1);
 /// And how often after that: a place may come to be in the store after whoever asked
 /// for it was told that it failed.
 const MAX_BEATS: u32 = 10;
@@ -103,7 +103,7 @@ impl Sessions {
     /// Waits in a place. None when the store has lost it.
     async fn wait_in(
         &self,
-        mut place: Place,
+        mut place: QueueTicket,
         acquire: &Acquire,
         until: Instant,
         known: &mut Measured<Held>,
@@ -125,11 +125,11 @@ impl Sessions {
             let why = tokio::select! {
                 biased;
                 news = place.news() => match news {
-                    News::Given(row, asked) => {
+                    WaiterEvent::Given(row, asked) => {
                         return Ok(Some(Outcome::Granted(place.redeem(row.lease, asked))));
                     }
-                    News::Heard => Why::Heard,
-                    News::Lost => Why::Lost,
+                    WaiterEvent::Heard => Why::Heard,
+                    WaiterEvent::Lost => Why::Lost,
                 },
                 () = sleep_until(due), if is_first && due < until => Why::Due,
                 () = sleep_until(until) => Why::End,
@@ -223,21 +223,21 @@ enum Why {
 
 /// Tells the store that this replica is there, while anybody waits on it, and puts
 /// right what it and the store know of each other's.
-pub(super) async fn beat(
+pub(super) async fn heartbeat(
     mut store: impl Connection,
     queues: Weak<Queues>,
     lanes: Lanes<SessionCall>,
     stop: CancellationToken,
 ) {
     let mut idle = MAX_BEATS;
-    while stop.run_until_cancelled(sleep(BEAT)).await.is_some() {
+    while stop.run_until_cancelled(sleep(HEARTBEAT)).await.is_some() {
         let Some(queues) = queues.upgrade() else { return };
         idle = if queues.is_empty() { idle.saturating_add(1) } else { 0 };
         if idle >= MAX_BEATS {
             continue;
         }
         let asked = Instant::now();
-        match store.beat().await {
+        match store.heartbeat().await {
             Ok(places) => {
                 for (key, lease) in queues.compare(places, asked) {
                     let (lane, queues) = (lanes.of(key.shard()), Arc::clone(&queues));

@@ -157,7 +157,7 @@ pub const STATEMENTS: &[&str] = &[
     sessions::TAKE,
     sessions::END,
     sessions::TAKE_AND_END,
-    sessions::BEAT,
+    sessions::HEARTBEAT,
     steps::SHORTEN,
     turns::BEGIN_NEW,
     turns::SUCCEED,

@@ -216,7 +216,7 @@ impl<S: Connection> Executes<Change> for S {
 
 /// Lets a turn run on.
 pub(super) struct RunOn {
-    pub(super) prolong: RenewTurn,
+    pub(super) renew: RenewTurn,
     /// For so long at most since its lease was granted; the same for all.
     pub(super) max_hold: Duration,
 }
@@ -224,8 +224,8 @@ pub(super) struct RunOn {
 /// What the store notes of a renewal: who renews, and whether the turn is interrupted.
 type Renewer = (Option<StreamId>, Option<Interruption>);
 
-const fn renewer(prolong: &RenewTurn) -> Renewer {
-    (prolong.stream, prolong.interruption)
+const fn renewer(renew: &RenewTurn) -> Renewer {
+    (renew.stream, renew.interruption)
 }
 
 impl Op for RunOn {
@@ -234,16 +234,16 @@ impl Op for RunOn {
     type Answer = Measured<RenewedTurn>;
 
     fn key(&self) -> (&str, &str) {
-        let event = &self.prolong.turn.event;
+        let event = &self.renew.turn.event;
         (&event.team, &event.event)
     }
 
     fn team(&self) -> &str {
-        &self.prolong.turn.event.team
+        &self.renew.turn.event.team
     }
 
     fn answer(&self, (turn, by, kept): &Self::Row) -> Verdict<Self::Answer> {
-        let is_own = *turn == self.prolong.turn && *by == renewer(&self.prolong);
+        let is_own = *turn == self.renew.turn && *by == renewer(&self.renew);
         if is_own { Verdict::Decided(kept.clone()) } else { Verdict::Retry }
     }
 }
@@ -254,7 +254,7 @@ impl<S: Connection> Executes<RunOn> for S {
         ops: &[&RunOn],
     ) -> Result<Vec<Verdict<<RunOn as Op>::Row>>, StoreError> {
         let max_hold = ops.first().map_or(Duration::ZERO, |op| op.max_hold);
-        let asked: Vec<&RenewTurn> = ops.iter().map(|op| &op.prolong).collect();
+        let asked: Vec<&RenewTurn> = ops.iter().map(|op| &op.renew).collect();
         let begun = Instant::now();
         let kept = self.renew_turns(&asked, max_hold).await?.into_iter().zip(asked);
         let row = |kept, asked: &RenewTurn| {

@@ -334,7 +334,7 @@ async fn a_dead_replica_counts_as_there_for_seconds_after_the_step() {
     let mut other = store().connection(Work::Short);
     assert_eq!(other.count(None).await.unwrap().waiters, 1);
     f.clock.step_back(HOUR);
-    other.beat().await.unwrap();
+    other.heartbeat().await.unwrap();
     f.clock.advance(secs(7));
     assert_eq!(other.count(None).await.unwrap().waiters, 1, "not at once");
     f.clock.advance(secs(1));

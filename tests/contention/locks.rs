@@ -144,9 +144,9 @@ async fn a_heartbeat_does_not_wait_for_places_that_others_change() {
     execute(&stage.url, "UPDATE oncegate_waiters SET left_at = left_at - interval '1 h'").await;
     let count = "SELECT FROM oncegate_waiters FOR UPDATE";
     let mut locking = stage.lock(count).await;
-    timeout(SOON, store.beat()).await.expect("it waits").unwrap();
+    timeout(SOON, store.heartbeat()).await.expect("it waits").unwrap();
     assert_eq!(locking.execute(count).await.unwrap().rows_affected(), 1);
     locking.commit().await.unwrap();
-    store.beat().await.unwrap();
+    store.heartbeat().await.unwrap();
     assert_eq!(stage.outside.execute(count).await.unwrap().rows_affected(), 0);
 }

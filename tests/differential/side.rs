@@ -54,7 +54,7 @@ impl<C: Connection> Side<C> {
     pub async fn take(&mut self, step: &Step) -> String {
         let done = match &step.op {
             // The replica is there: its callers are not passed over.
-            Op::Advance(_) => self.beat().await,
+            Op::Advance(_) => self.heartbeat().await,
             Op::Mark(marks) => self.mark(marks).await,
             Op::Change(acquires, releases) => self.change(step.number, acquires, releases).await,
             Op::Enqueue(asked) => self.enqueue(step.number, asked).await,
@@ -104,8 +104,8 @@ impl<C: Connection> Side<C> {
         Ok(text)
     }
 
-    async fn beat(&mut self) -> Result<String, StoreError> {
-        let mut places = self.store.beat().await?;
+    async fn heartbeat(&mut self) -> Result<String, StoreError> {
+        let mut places = self.store.heartbeat().await?;
         places.sort();
         Ok(debug(places))
     }

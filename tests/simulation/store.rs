@@ -265,9 +265,9 @@ impl Upkeep for SimConnection {
         link.call(async { inner.sweep(sweep).await }).await
     }
 
-    async fn beat(&mut self) -> Result<Vec<(SessionKey, LeaseId)>, StoreError> {
+    async fn heartbeat(&mut self) -> Result<Vec<(SessionKey, LeaseId)>, StoreError> {
         let Self { inner, link } = self;
-        link.call(async { inner.beat().await }).await
+        link.call(async { inner.heartbeat().await }).await
     }
 
     async fn count_leases(&mut self) -> Result<u64, StoreError> {

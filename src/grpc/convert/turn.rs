@@ -88,7 +88,7 @@ pub(in crate::grpc) fn ttls(
     Ok((claim, lease))
 }
 
-pub(in crate::grpc) fn prolong(request: &pb::RenewTurnRequest) -> Result<RenewTurn, Invalid> {
+pub(in crate::grpc) fn renew_turn(request: &pb::RenewTurnRequest) -> Result<RenewTurn, Invalid> {
     let (claim_ttl, lease_ttl) = ttls(request.claim_ttl, request.lease_ttl)?;
     let turn = parse_id(&request.turn_id)?;
     Ok(RenewTurn { turn, claim_ttl, lease_ttl, stream: None, interruption: None })

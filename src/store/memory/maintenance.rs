@@ -26,7 +26,7 @@ impl Upkeep for Handle {
         ready(Ok(sweep.done(rows, false)))
     }
 
-    fn beat(
+    fn heartbeat(
         &mut self,
     ) -> impl Future<Output = Result<Vec<(SessionKey, LeaseId)>, StoreError>> + Send {
         let (now, mut records) = (self.shared.now(), self.shared.records());

@@ -23,7 +23,7 @@ use crate::{
 const HINT_BUFFER: usize = 1_024;
 
 /// How often the connection proves that it hears.
-const BEAT: Duration = Duration::from_secs(5);
+const HEARTBEAT: Duration = Duration::from_secs(5);
 
 /// How long it is left alone after it failed; that doubles while it fails.
 const MIN_PAUSE: Duration = Duration::from_millis(50);
@@ -82,7 +82,7 @@ impl Listener {
         loop {
             let sent = Instant::now();
             channel.prove(self.timeout).await?;
-            while let Ok(notified) = timeout_at(sent + BEAT, channel.hear()).await {
+            while let Ok(notified) = timeout_at(sent + HEARTBEAT, channel.hear()).await {
                 if let Some(hint) = self.read(notified?.payload()) {
                     let _ = hints.try_send(hint);
                 }

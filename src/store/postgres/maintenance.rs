@@ -268,7 +268,7 @@ impl Upkeep for Handle {
         swept
     }
 
-    async fn beat(&mut self) -> Result<Vec<(SessionKey, LeaseId)>, StoreError> {
+    async fn heartbeat(&mut self) -> Result<Vec<(SessionKey, LeaseId)>, StoreError> {
         self.report_presence().await
     }
 

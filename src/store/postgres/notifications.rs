@@ -33,9 +33,9 @@ use crate::{
 /// memory, counted from that replica's answer, when its notification is lost.
 pub const MAX_STALENESS: Duration = Duration::from_secs(3);
 /// How often the connection proves that it hears.
-const BEAT: Duration = Duration::from_secs(1);
+const HEARTBEAT: Duration = Duration::from_secs(1);
 /// How long a proof may take.
-const PATIENCE: Duration = MAX_STALENESS.saturating_sub(BEAT);
+const PATIENCE: Duration = MAX_STALENESS.saturating_sub(HEARTBEAT);
 /// The database's clock is taken to gain a quarter on ours: either may be slewed
 /// by a twelfth, <https://chrony-project.org/doc/4.6/chrony.conf.html#maxslewrate>.
 const DRIFT_DIVISOR: i64 = 4;
@@ -190,7 +190,7 @@ impl Listener {
             }
             self.backoff.reset();
 
-            while let Ok(notified) = timeout_at(sent + BEAT, channel.hear()).await {
+            while let Ok(notified) = timeout_at(sent + HEARTBEAT, channel.hear()).await {
                 notified?;
                 self.heard.invalidate();
             }

@@ -31,7 +31,7 @@ mod release;
 pub(super) mod sql;
 
 use acquire::Places;
-pub(super) use places::BEAT;
+pub(super) use places::HEARTBEAT;
 pub(super) use sql::{END, TAKE, TAKE_AND_END};
 
 impl Handle {
@@ -42,7 +42,7 @@ impl Handle {
         let (now, replica) = (self.now(), self.replica);
         let rows = self
             .fetch(|| {
-                sqlx::query(BEAT)
+                sqlx::query(HEARTBEAT)
                     .bind(now)
                     .bind(replica)
                     .bind(interval(PRESENCE))

@@ -158,7 +158,7 @@ pub async fn renew_turns<S: Records>(
     asked: &[&RenewTurn],
     max_hold: Duration,
 ) -> Result<Vec<Verdict<RenewedTurn>>, StoreError> {
-    let ops: Vec<_> = asked.iter().map(|prolong| RenewTurnWithin(prolong, max_hold)).collect();
+    let ops: Vec<_> = asked.iter().map(|renew| RenewTurnWithin(renew, max_hold)).collect();
     answers(store, &ops).await
 }
 

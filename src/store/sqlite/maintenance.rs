@@ -183,7 +183,7 @@ impl Upkeep for Handle {
         Ok(sweep.done(done.map_err(classify)?.rows_affected(), self.writer.is_wanted()))
     }
 
-    async fn beat(&mut self) -> Result<Vec<(SessionKey, LeaseId)>, StoreError> {
+    async fn heartbeat(&mut self) -> Result<Vec<(SessionKey, LeaseId)>, StoreError> {
         let rows = sqlx::query(PLACES).fetch_all(self.reader().await?).await.map_err(classify)?;
         let place = |row: &SqliteRow| {
             let (team, session) = (row.try_get("team_id")?, row.try_get("session_id")?);

@@ -4,7 +4,7 @@
 /// that have been gone for a minute, and places that were left $4 ago. No other counts as there
 /// for longer than $3 from now: one that is written so was before the clock was stepped back.
 /// Answers the places of those who wait on this one.
-pub(in super::super) const BEAT: &str = "
+pub(in super::super) const HEARTBEAT: &str = "
 WITH present AS (
     INSERT INTO oncegate_replicas (replica, expires_at)
     VALUES ($2::uuid, COALESCE($1::timestamptz, clock_timestamp()) + $3::interval)
