@@ -68,7 +68,7 @@ async fn every_row_is_found_by_its_whole_key() {
         for statement in statements.filter(has_plan).filter(|statement| !reads_many(statement)) {
             let plan = plan(&mut database, statement).await;
             for (place, line) in plan.iter().enumerate() {
-                // BEAT's, which is by the replica alone.
+                // HEARTBEAT's, which is by the replica alone.
                 let is_scan = line.contains("Scan") && !line.contains("_by_replica");
                 if !is_scan || !TABLES.iter().any(|table| line.contains(&format!(" on {table}"))) {
                     continue;
