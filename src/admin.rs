@@ -250,7 +250,7 @@ impl Admin {
         }
     }
 
-    /// Counts what there is, of one team or of all.
+    /// Counts events, sessions and waiters, of one team or of all.
     ///
     /// # Errors
     /// [`CallError`].
@@ -274,7 +274,7 @@ impl Admin {
         self.change(What::BindEpic(key, epic), author).await.map(drop)
     }
 
-    /// Ends a session's lease, whoever holds it. Answers whether there was one.
+    /// Ends a session's lease by force. Answers whether there was one.
     ///
     /// # Errors
     /// [`CallError`]; then it is not known whether it has ended.
@@ -319,7 +319,7 @@ impl Admin {
     }
 }
 
-/// The page, and one row of the next: that tells whether there is one.
+/// The page, and one row of the next: it shows whether there is one.
 fn and_next(page: Page) -> Page {
     Page { limit: page.limit + 1, ..page }
 }

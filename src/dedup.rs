@@ -92,7 +92,7 @@ pub struct Dedup {
 
 impl Dedup {
     /// Starts the lanes: `writers` for marks, at most, each with a queue of
-    /// `capacity` events. What is `known` is told without them. There is one
+    /// `capacity` events. Known duplicates are answered without them. There is one
     /// answer for each of `runtimes`: to be used there, where its lanes are near.
     pub fn start(
         store: &impl Store,
@@ -245,8 +245,8 @@ impl Dedup {
     }
 }
 
-/// The row that told an outcome, if it is that of the event's own name: a duplicate of one
-/// with aliases may be one of those.
+/// The row that an outcome comes from, if it is that of the event's own name: a duplicate of an
+/// event with aliases may be found under one of those.
 fn own(outcome: &MarkOutcome, is_plain: bool) -> Option<&StoredEvent> {
     match outcome {
         MarkOutcome::First(event) => Some(event),
@@ -254,7 +254,7 @@ fn own(outcome: &MarkOutcome, is_plain: bool) -> Option<&StoredEvent> {
     }
 }
 
-/// Tidies what is remembered and tells how it is, for as long as it is used.
+/// Evicts what no longer counts from the cache and updates its metrics, while the cache is used.
 async fn tidy(known: Weak<DuplicateCache>, metrics: Metrics) {
     let mut beat = tokio::time::interval(TIDY_INTERVAL);
     loop {

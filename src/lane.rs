@@ -75,7 +75,7 @@ pub trait Op: Send + Sync + 'static {
     type Key<'a>: Ord + Hash;
     /// What the store answers for one key.
     type Row: Send + Sync;
-    /// What the caller is told.
+    /// The reply to the caller.
     type Answer: Send + 'static;
 
     /// The operation's key. Of equal ones the first comer's is run.
@@ -92,9 +92,8 @@ pub trait Op: Send + Sync + 'static {
         false
     }
 
-    /// What the committed `row` means to this operation, whether it was run
-    /// itself or another with its key; [`Verdict::Retry`] where that tells
-    /// nothing yet.
+    /// What the committed `row` means to this operation, which was run itself, or for which an
+    /// equal one was run; [`Verdict::Retry`] if that does not answer it.
     fn answer(&self, row: &Self::Row) -> Verdict<Self::Answer>;
 }
 

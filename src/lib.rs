@@ -12,7 +12,7 @@
 //! | [`lane`] | the batching actor between callers and a connection |
 //! | [`dedup`], [`session`], [`cleanup`] | events, leases, rows no longer needed |
 //! | [`turn`] | an event and its session at once |
-//! | [`admin`] | what those who look after the bots ask for |
+//! | [`admin`] | the operator API |
 //! | [`grpc`] | the wire |
 //! | [`sockets`], [`server`] | sockets; the composition root |
 //! | [`cli`] | the commands |
@@ -23,8 +23,8 @@
 //! What always holds:
 //!
 //! 1. At most one `first` per team and event in a TTL window, over all callers,
-//!    replicas, crashes and retries; a duplicate is told only while a committed
-//!    winner lives.
+//!    replicas, crashes and retries; a duplicate is reported only while a
+//!    committed winner lives.
 //! 2. An answer leaves only after its commit; an outcome that is not known is
 //!    unavailable, never a guess.
 //! 3. Expiry is exact, by the store's clock, read after any lock wait.

@@ -112,7 +112,7 @@ pub enum AcquireOutcome {
     Held(Measured<Held>),
 }
 
-/// What bounds leases and those who want them.
+/// Bounds of leases and of their callers.
 #[derive(Debug, Clone, Copy)]
 pub struct Bounds {
     /// The most lanes for acquires and releases.
@@ -193,25 +193,23 @@ impl Sessions {
     /// Takes the lease of a session, queueing for up to `wait` while it is held.
     ///
     /// A lease that is granted to a caller that goes away before it accepts is
-    /// given back at once; unless the caller has asked again by then, with the
-    /// same request id, and was told of it.
+    /// given back at once, unless a repetition with the same request id has been answered by then.
     ///
     /// # Errors
     /// [`SessionError::EpicMismatch`] or [`SessionError::QueueFull`], and then
-    /// nothing is held; [`SessionError::Call`], and then a lease may be, until
-    /// its TTL ends, which a repetition with the same request id is told of.
+    /// nothing is held; [`SessionError::Call`], and then a lease may be held until its TTL ends: a
+    /// repetition with the same request id finds it.
     pub async fn acquire(
         &self,
         acquire: &Acquire,
         wait: Duration,
     ) -> Result<AcquireOutcome, SessionError> {
-        self.acquire_telling(acquire, wait, &CancellationToken::new(), |_| ()).await
+        self.acquire_announcing(acquire, wait, &CancellationToken::new(), |_| ()).await
     }
 
-    /// [`Sessions::acquire`], which tells by `announce` what place in the queue the
-    /// caller has, from 1, and again whenever that changes; and which ends the wait, as a
-    /// shutdown does, when `leaving` is cancelled.
-    pub(crate) async fn acquire_telling(
+    /// [`Sessions::acquire`], which reports the caller's position in the queue, from 1, by `announce`
+    /// each time that it changes. When `leaving` is cancelled the wait ends, as at a shutdown.
+    pub(crate) async fn acquire_announcing(
         &self,
         acquire: &Acquire,
         wait: Duration,
@@ -317,16 +315,16 @@ impl Sessions {
         &self.streams
     }
 
-    /// A session went to whoever was next, by a statement that began at `asked`: tells
-    /// them, if they wait here.
+    /// A session went to the next waiter, by a statement that began at `asked`: informs the waiter
+    /// if it waits here.
     pub(crate) fn deliver(&self, row: SessionRow, asked: Instant) {
         self.queues.deliver(row, asked);
     }
 
-    /// Hands a session on to whoever is next, if it is free. Answers how it stands.
+    /// Hands a session on to the next waiter, if it is free. Answers how it stands.
     ///
     /// # Errors
-    /// [`CallError`]; then it is handed on by those who wait, within a second.
+    /// [`CallError`]; then its waiters hand it on within a second.
     pub async fn hand_on(&self, key: SessionKey) -> Result<Option<SessionRow>, CallError> {
         match self.call(SessionCall::HandOn(key)).await? {
             SessionReply::HandedOn(row) => Ok(row),

@@ -78,7 +78,7 @@ impl Listener {
     /// Where it listens, with the port that the system chose.
     ///
     /// # Errors
-    /// When the system does not tell.
+    /// When the system cannot name it.
     pub fn address(&self) -> io::Result<Address> {
         match self {
             Self::Tcp(listener) => listener.local_addr().map(Address::Tcp),
@@ -86,8 +86,8 @@ impl Listener {
         }
     }
 
-    /// Waits for the next connection. It belongs to no runtime yet: whoever
-    /// serves it may be another thread.
+    /// Waits for the next connection. It belongs to no runtime yet: another
+    /// thread may serve it.
     ///
     /// # Errors
     /// When the system has no more to give, as of file descriptors.

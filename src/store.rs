@@ -280,8 +280,8 @@ pub trait Store {
     /// Another connection, not opened yet; or a share of one that others use as well.
     fn connection(&self, work: Work) -> Self::Connection;
 
-    /// Begins to tell when marks are taken away, until it is dropped. On this
-    /// replica that is told before whatever took them is answered.
+    /// Reports when marks are deleted, until it is dropped. What this replica deletes is reported
+    /// before the deletion is answered.
     fn invalidations(&self) -> Arc<dyn Invalidations>;
 
     /// What other replicas notify, until it is dropped.

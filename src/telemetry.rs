@@ -59,7 +59,7 @@ pub fn init_logs(filter: &str, format: LogFormat) -> anyhow::Result<()> {
     let logs = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
-        // It would be told on standard error, and panic where nobody reads that.
+        // They would go to standard error, and panic if that is closed.
         .log_internal_errors(false);
     let started = match (format, terminal) {
         (LogFormat::Json, _) | (LogFormat::Auto, false) => {
@@ -413,7 +413,7 @@ impl Default for Metrics {
     }
 }
 
-/// What one kind of lane tells.
+/// The metrics of one kind of lane.
 #[derive(Clone)]
 pub struct LaneMetrics {
     rows: Histogram,
@@ -442,7 +442,7 @@ impl LaneMetrics {
     }
 }
 
-/// What one gRPC method tells.
+/// The metrics of one gRPC method.
 pub struct MethodMetrics {
     started: Counter,
     seconds: Histogram,

@@ -91,16 +91,16 @@ impl Turns {
     /// # Errors
     /// [`SessionError::EpicMismatch`], [`SessionError::PayloadMismatch`] or
     /// [`SessionError::QueueFull`];
-    /// [`SessionError::Call`], and then the turn may be granted, which a repetition with
-    /// the same request id is told of.
+    /// [`SessionError::Call`], and then the turn may be granted: a repetition with the
+    /// same request id finds it.
     pub async fn begin(&self, begin: Begin, wait: Duration) -> Result<TurnOutcome, SessionError> {
-        self.begin_telling(begin, wait, &CancellationToken::new(), |_| ()).await
+        self.begin_announcing(begin, wait, &CancellationToken::new(), |_| ()).await
     }
 
-    /// [`Turns::begin`], which tells by `announce` what place in the session's queue the
-    /// caller has, from 1, and again whenever that changes; and which ends the wait, as a
-    /// shutdown does, when `leaving` is cancelled.
-    async fn begin_telling(
+    /// [`Turns::begin`], which reports the caller's position in the session's queue, from 1, by
+    /// `announce` each time that it changes. When `leaving` is cancelled the wait ends, as at a
+    /// shutdown.
+    async fn begin_announcing(
         &self,
         begin: Begin,
         wait: Duration,
@@ -145,7 +145,7 @@ impl Turns {
     ) -> Result<TurnOutcome, SessionError> {
         let left = until.saturating_duration_since(Instant::now());
         let acquired =
-            self.turning.sessions.acquire_telling(acquire, left, leaving, announce).await?;
+            self.turning.sessions.acquire_announcing(acquire, left, leaving, announce).await?;
         let lease = match acquired {
             AcquireOutcome::Granted(lease) => lease,
             AcquireOutcome::Held(held) => return Ok(TurnOutcome::Busy(held)),
@@ -172,7 +172,7 @@ impl Turns {
         self.taken(instead, &begin.event)
     }
 
-    /// Asks for a turn. The inner error is what there is instead.
+    /// Asks for a turn. The inner error says why there is none.
     async fn ask(&self, begin: Begin) -> Result<Result<Grant, Measured<Begun>>, CallError> {
         let session = begin.session.as_ref();
         let shard = session.map_or(begin.event.key.shard(), |acquire| acquire.key.shard());

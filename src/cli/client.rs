@@ -165,7 +165,7 @@ pub(super) fn explain(error: &anyhow::Error) -> String {
                 told.push(format!("no answer from the server: {}", root_cause(status)));
                 break;
             }
-            // Many an error tells its cause itself.
+            // Many errors contain their cause.
             None if told.last().is_some_and(|last| last.ends_with(&cause.to_string())) => {}
             None => told.push(cause.to_string()),
         }

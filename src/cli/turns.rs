@@ -58,8 +58,8 @@ enum State {
 }
 
 impl State {
-    /// What stands out at night. Asked for one after the other: what moves on meanwhile
-    /// may be told twice, or not at all.
+    /// The states that need attention. They are listed one after the other: an event that changes
+    /// meanwhile may be listed twice, or not at all.
     const UNSETTLED: &[Self] = &[Self::InProgress, Self::Failed, Self::GaveUp, Self::Rejected];
 
     const fn filter(self) -> (EventState, TurnOutcome) {
@@ -160,8 +160,7 @@ fn told(event: &ProcessedEvent) -> &'static str {
     }
 }
 
-/// The time from one moment to another; none where it is not told, or they are the other
-/// way round.
+/// The time from one moment to another; none if one is missing, or they are the other way round.
 fn between(earlier: Option<Timestamp>, later: Option<Timestamp>) -> Option<Duration> {
     let (earlier, later) = (SystemTime::try_from(earlier?), SystemTime::try_from(later?));
     later.ok()?.duration_since(earlier.ok()?).ok()

@@ -1,4 +1,4 @@
-//! Known duplicates: what the rows of marks told this replica, to be told again
+//! Known duplicates: rows of marks that this replica has read, to be answered again
 //! without asking the store.
 //!
 //! What is remembered counts only while the store would say the same: not past
@@ -109,8 +109,8 @@ impl DuplicateCache {
         }
     }
 
-    /// Remembers what a committed row told. It never counts if marks were taken
-    /// away since the question: the row may have been read before that.
+    /// Remembers a committed row. It never counts if marks were deleted since the ticket was
+    /// issued: the row may have been read before that.
     pub fn remember(&self, question: CacheTicket, event: StoredEvent) {
         let CacheTicket { digest, epoch, at } = question;
         if epoch == self.invalidations.epoch() {
@@ -150,7 +150,7 @@ mod tests {
 
     const MAX_AGE: Duration = Duration::from_millis(1);
 
-    /// A store of which a test says what it tells.
+    /// A store whose answers a test sets.
     #[derive(Default)]
     struct Store {
         epoch: AtomicU64,
@@ -190,7 +190,7 @@ mod tests {
         }
     }
 
-    fn told(known: &DuplicateCache, key: &EventKey) -> Option<StoredEvent> {
+    fn recalled(known: &DuplicateCache, key: &EventKey) -> Option<StoredEvent> {
         match known.recall(key) {
             Lookup::Found(event) => Some(event),
             Lookup::NotFound(_) => None,
@@ -209,9 +209,9 @@ mod tests {
         let (_, known) = known(100);
         let event = row(500);
         known.remember(question(&known, &key("T1", "e")), event.clone());
-        assert_eq!(told(&known, &key("T1", "e")), Some(event));
+        assert_eq!(recalled(&known, &key("T1", "e")), Some(event));
         for other in [key("T2", "e"), key("T1", "f"), key("T", "1e"), key("T1e", "")] {
-            assert_eq!(told(&known, &other), None, "{other:?}");
+            assert_eq!(recalled(&known, &other), None, "{other:?}");
         }
     }
 
@@ -220,9 +220,9 @@ mod tests {
         let (store, known) = known(100);
         known.remember(question(&known, &key("T", "e")), row(500));
         store.now.store(499, Ordering::SeqCst);
-        assert!(told(&known, &key("T", "e")).is_some());
+        assert!(recalled(&known, &key("T", "e")).is_some());
         store.now.store(500, Ordering::SeqCst);
-        assert!(told(&known, &key("T", "e")).is_none());
+        assert!(recalled(&known, &key("T", "e")).is_none());
     }
 
     #[test]
@@ -232,9 +232,9 @@ mod tests {
         store.now.store(700, Ordering::SeqCst);
         known.remember(asked, row(1_000_000));
         store.now.store(999, Ordering::SeqCst);
-        assert!(told(&known, &key("T", "e")).is_some());
+        assert!(recalled(&known, &key("T", "e")).is_some());
         store.now.store(1_000, Ordering::SeqCst);
-        assert!(told(&known, &key("T", "e")).is_none());
+        assert!(recalled(&known, &key("T", "e")).is_none());
     }
 
     #[test]
@@ -246,10 +246,10 @@ mod tests {
         store.epoch.fetch_add(1, Ordering::SeqCst);
         // The row was read, then deleted; its answer comes last.
         known.remember(asked, row(500));
-        assert!(told(&known, &before).is_none());
-        assert!(told(&known, &racing).is_none());
+        assert!(recalled(&known, &before).is_none());
+        assert!(recalled(&known, &racing).is_none());
         known.remember(question(&known, &racing), row(500));
-        assert!(told(&known, &racing).is_some());
+        assert!(recalled(&known, &racing).is_some());
     }
 
     #[test]
@@ -261,7 +261,7 @@ mod tests {
         known.tidy();
         let until = Timestamp::from_micros(500);
         known.entries.insert(digest, Entry { event: row(500), epoch, until });
-        assert!(told(&known, &key("T", "e")).is_none());
+        assert!(recalled(&known, &key("T", "e")).is_none());
     }
 
     #[test]
@@ -272,7 +272,7 @@ mod tests {
         assert!(!known.is_in_use());
         assert!(matches!(known.recall(&key("T", "e")), Lookup::NotFound(None)));
         store.deaf.store(false, Ordering::SeqCst);
-        assert!(told(&known, &key("T", "e")).is_some(), "nothing was missed");
+        assert!(recalled(&known, &key("T", "e")).is_some(), "nothing was missed");
     }
 
     #[test]
@@ -295,8 +295,8 @@ mod tests {
         }
         assert!(known.count() <= 1_000, "{}", known.count());
         // The shards of the cache are not filled evenly.
-        let latest =
-            (9_400..10_000).filter(|event| told(&known, &key("T", &event.to_string())).is_some());
+        let latest = (9_400..10_000)
+            .filter(|event| recalled(&known, &key("T", &event.to_string())).is_some());
         assert_eq!(latest.count(), 600);
     }
 }

@@ -12,8 +12,8 @@ use super::{
 };
 
 /// One attempt at a decision. The row that a decision leaves behind carries the
-/// winner's, so that whoever reads it, now or after a lost reply, in one batch
-/// or in the next, on this replica or another, sees alike who won: the attempt
+/// winner's, so that every reader, now or after a lost reply, in one batch
+/// or in the next, on this replica or another, sees the same winner: the attempt
 /// that finds its own id.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct RequestId(Uuid);
@@ -99,7 +99,7 @@ impl PayloadDigest {
 pub struct Delivered {
     /// The event.
     pub key: EventKey,
-    /// Further names of it, sorted: whoever takes the event takes them all, or none.
+    /// Further names of it, sorted: all are taken with the event, or none.
     pub aliases: Vec<String>,
     /// Of its payload, where it is to be compared.
     pub digest: Option<PayloadDigest>,
@@ -134,9 +134,8 @@ impl Delivered {
         once(&self.key.event).chain(&self.aliases).map(String::as_str)
     }
 
-    /// Which of `rows`, found under names of this event, tells of it to the attempt
-    /// `request`: its own, whatever became of the others; or that of the event's own name;
-    /// or any. What an alias was taken with is another delivery's payload.
+    /// Which of `rows`, found under names of this event, answers the attempt `request`: its own,
+    /// whatever became of the others; or that of the event's own name; or any. What an alias was taken with is another delivery's payload.
     #[must_use]
     pub fn answering_record(
         &self,
@@ -149,8 +148,8 @@ impl Delivered {
         Some(if is_own(&name) { row } else { row.with_digest(None) })
     }
 
-    /// Whether `kept`, in the row that was found, tells of another payload. One that does
-    /// not tell is of any.
+    /// Whether the row that was found has the digest of another payload. Without a digest it matches
+    /// any.
     #[must_use]
     pub fn contradicts(&self, kept: Option<PayloadDigest>) -> bool {
         self.digest.zip(kept).is_some_and(|(given, kept)| given != kept)
@@ -201,8 +200,8 @@ pub struct StoredEvent {
     pub by: ProcessedBy,
     /// Why it was rejected, or why its latest turn failed before it was given up.
     pub detail: Option<Detail>,
-    /// Of the payload that it was taken with; none where that did not tell, or in the
-    /// row of an alias.
+    /// Of the payload that it was taken with; none if the caller gave none, or in the row of an
+    /// alias.
     pub digest: Option<PayloadDigest>,
 }
 
@@ -211,7 +210,7 @@ pub struct StoredEvent {
 pub enum ProcessedBy {
     /// By a mark.
     Mark,
-    /// By a turn: the so-many-th that claimed it.
+    /// By a turn; its attempt number.
     Turn(u32),
     /// By a turn, whose handler refused the event for good; its attempt number.
     Rejected(u32),
@@ -259,7 +258,7 @@ impl EventRow {
         }
     }
 
-    /// Of the payload that it was taken with, where the row tells.
+    /// Of the payload that it was taken with, if the row has it.
     #[must_use]
     pub const fn digest(&self) -> Option<PayloadDigest> {
         match self {
@@ -321,7 +320,7 @@ pub enum MarkOutcome {
 }
 
 impl MarkOutcome {
-    /// The row that told it, if the event is handled.
+    /// The row that it comes from, if the event is handled.
     #[must_use]
     pub const fn event(&self) -> Option<&StoredEvent> {
         match self {

@@ -15,7 +15,7 @@ pub struct Invalid {
 }
 
 impl Invalid {
-    /// The field `field` breaks the rule that `problem` tells.
+    /// The field `field` breaks the rule that `problem` states.
     pub fn new(field: impl Into<Cow<'static, str>>, problem: impl Into<Cow<'static, str>>) -> Self {
         Self { field: field.into(), problem: problem.into(), is_no_key: false }
     }

@@ -68,11 +68,11 @@ pub const WAIT: RangeInclusive<Duration> = Duration::ZERO..=Duration::from_mins(
 /// The most callers that queue for one session, on all replicas.
 pub const MAX_WAITERS_PER_SESSION: usize = 64;
 
-/// How far back `Cleanup` and `ListEvents` may be told to look.
+/// Range of the ages that `Cleanup` and `ListEvents` accept.
 pub const CLEANUP_AGE: RangeInclusive<Duration> = Duration::ZERO..=days(3_650);
 /// The most rows one `Cleanup` deletes, where the caller does not say.
 pub const DEFAULT_CLEANUP_ROWS: u32 = 100_000;
-/// The most rows one `Cleanup` may be told to delete.
+/// The most rows that one `Cleanup` may be asked to delete.
 pub const MAX_CLEANUP_ROWS: u32 = 1_000_000;
 
 /// How many sessions or events one page lists, where the caller does not say.

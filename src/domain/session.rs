@@ -176,11 +176,10 @@ pub struct SessionRow {
     pub request: RequestId,
     /// Whether the lease still ran at that moment.
     pub live: bool,
-    /// Whether somebody may wait for it. Then it is not there for the taking: it
-    /// goes to the first of them.
+    /// Whether it may have waiters. Then only a hand-over grants it, to the first of them.
     pub waiting: bool,
-    /// The leases that those who wait are to be given, first to last, where the store
-    /// was asked for them.
+    /// The leases that its waiters are to be given, first to last, if the store was asked for
+    /// them.
     pub queue: Vec<LeaseId>,
 }
 
@@ -243,16 +242,16 @@ pub struct Held {
     pub queue_length: usize,
 }
 
-/// What a session's row means to somebody who asks for its lease.
+/// What a session's row means to a caller that asks for its lease.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Decision {
-    /// The lease is the asker's.
+    /// The caller has the lease.
     Granted(Lease),
     /// Somebody else's lease runs.
     Held(Held),
-    /// The session is bound to other work, which is told here.
+    /// The session is bound to this other work.
     EpicMismatch(String),
-    /// Nobody's lease runs: the session is there for the taking.
+    /// No lease runs: the session is free.
     Free,
 }
 

@@ -89,7 +89,7 @@ impl Ttl {
 /// Checks that the duration of `field` lies within `range`.
 ///
 /// # Errors
-/// [`Invalid`] on `field`, telling the range.
+/// [`Invalid`] on `field`, with the range.
 pub fn bounded(
     field: &'static str,
     value: Duration,

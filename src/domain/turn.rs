@@ -58,8 +58,8 @@ pub struct Claim {
     pub lapse_time: Timestamp,
     /// How long it still runs.
     pub remaining: Duration,
-    /// Of the payload that it was made with; none where that did not tell, or in the row
-    /// of an alias.
+    /// Of the payload that it was made with; none if the caller gave none, or in the row of an
+    /// alias.
     pub digest: Option<PayloadDigest>,
     /// Why the latest turn failed that reported a failure.
     pub detail: Option<Detail>,
@@ -149,7 +149,7 @@ impl TurnResult {
 /// What became of a [`Begin`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Begun {
-    /// The turn is the asker's; `fresh` unless an earlier answer may have told so.
+    /// The caller has the turn; `fresh` unless an earlier answer may have granted it.
     Granted {
         /// The event.
         claim: Claim,
@@ -158,14 +158,13 @@ pub enum Begun {
         /// Whether this very decision granted it.
         fresh: bool,
     },
-    /// The event is taken: as its row tells, with the result of the turn that handled
-    /// it.
+    /// The event is taken: its row, and the result of the turn that handled it.
     NotAvailable(EventRow, Option<TurnResult>),
     /// The event is free, and the session is not, or is bound to other work.
     Busy(SessionRow),
 }
 
-/// What names a turn to those who renew and finish it.
+/// Identifies a turn in the calls that renew and finish it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TurnId {
     /// The event.
@@ -243,7 +242,7 @@ pub struct Finish {
 }
 
 impl Finish {
-    /// Whether the row of the turn's own event tells that it has ended so before.
+    /// Whether, by the row of its event, the turn has ended so before.
     #[must_use]
     pub fn is_already_applied(&self, event: &EventRow) -> bool {
         match (&self.ending, event) {

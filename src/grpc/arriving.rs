@@ -1,6 +1,6 @@
 //! Calls whose message is still on its way: each has a bound on its time, and
-//! all of them on their number and their memory, so that callers who begin calls
-//! and send nothing more take nothing from those who do.
+//! all of them on their number and their memory, so that callers that begin calls
+//! and send nothing more take nothing from others.
 
 use std::{
     cmp::Reverse,

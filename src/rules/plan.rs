@@ -93,7 +93,7 @@ pub struct EventUpdate {
     /// Its team.
     pub team: String,
     /// The version that it had, and the request: a row under one of its names that has others
-    /// stays. The version alone does not tell the rows of two events apart that were written
+    /// stays. The version alone does not distinguish the rows of two events that were written
     /// before rows had versions.
     pub was: Version,
     /// The request that had it.

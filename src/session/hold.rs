@@ -68,7 +68,7 @@ impl Sessions {
         let mut here = self.streams.attend();
         here.watch(&acquire.key);
         let announce = |position| events.queued(position);
-        let request = self.acquire_telling(&acquire, wait, &caller.leaving, announce);
+        let request = self.acquire_announcing(&acquire, wait, &caller.leaving, announce);
         let grant = match events.answer(&caller, wait + limit, request).await {
             None => return,
             Some(Ok(AcquireOutcome::Granted(grant))) => grant,

@@ -296,7 +296,7 @@ impl LeaveCall {
     }
 }
 
-/// Runs batches of operations on sessions, and tells the queues of this replica what they changed.
+/// Runs batches of operations on sessions, and informs the queues of this replica.
 pub(super) struct SessionWorker<S> {
     pub(super) store: S,
     pub(super) queues: Weak<Queues>,

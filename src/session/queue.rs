@@ -1,5 +1,5 @@
-//! Who waits for which session on this replica. Who is next, over all replicas, is
-//! the store's to say; of those who wait here, the first looks after it for all.
+//! The waiters of this replica, by session. The store decides who is next over all replicas. The
+//! first waiter of a session on this replica polls for all of them.
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
@@ -44,7 +44,7 @@ pub(super) struct Queues {
     joined: AtomicU64,
 }
 
-/// Where somebody who waits is told what they wait for.
+/// Passes events to one waiter.
 #[derive(Default)]
 struct WaiterSlot {
     state: Mutex<State>,
@@ -60,7 +60,7 @@ struct State {
     news: Option<WaiterEvent>,
 }
 
-/// What somebody who waits is told.
+/// An event for a waiter.
 pub(super) enum WaiterEvent {
     /// The lease has come: its row, read by a statement that began then.
     Given(SessionRow, Instant),
@@ -159,7 +159,7 @@ impl Queues {
         }
     }
 
-    /// A session's row was read by a statement that began at `asked`: tells whom it
+    /// A session's row was read by a statement that began at `asked`: informs the waiters that it
     /// concerns.
     pub(super) fn saw(&self, key: &SessionKey, row: &SessionRow, asked: Instant) {
         self.deliver(row.clone(), asked);
@@ -192,9 +192,8 @@ impl Queues {
         self.streams.session_changed(key);
     }
 
-    /// The store has these places of callers who wait here, as it told when it was
-    /// asked at `asked`. Tells those who are not among them, and answers the places
-    /// whose callers have gone.
+    /// The store had these places of this replica's waiters, by a statement that began at `asked`.
+    /// Informs waiters whose place is missing, and returns the places whose callers have gone.
     pub(super) fn compare(
         &self,
         places: Vec<(SessionKey, LeaseId)>,

@@ -24,15 +24,13 @@ use crate::{
     store::{Connection, Hint},
 };
 
-/// The longest that the first in a queue waits before it looks again: how late
-/// it may learn what it was not told, as where a notification is lost.
+/// How often the first in a queue polls: the longest delay if a notification is lost.
 const POLL: Duration = Duration::from_millis(500);
 /// How soon it looks again where the session is about to change hands.
 const LEAST_POLL: Duration = Duration::from_millis(10);
-/// How often a replica says that it is there, while anybody waits on it.
+/// Interval of a replica's heartbeats while callers wait on it.
 const HEARTBEAT: Duration = Duration::from_secs(1);
-/// And how often after that: a place may come to be in the store after whoever asked
-/// for it was told that it failed.
+/// How many more follow: a place may reach the store after its caller got an error.
 const MAX_BEATS: u32 = 10;
 
 /// How long a caller whose wait has ended waits for news of the session: less
@@ -40,7 +38,7 @@ const MAX_BEATS: u32 = 10;
 const LAST_LOOK: Duration = Duration::from_millis(100);
 
 impl Sessions {
-    /// Waits for the session, behind those who came before, on whichever replica.
+    /// Waits for the session, behind callers that came before, on any replica.
     /// `known` is who held it at first.
     pub(super) async fn queue(
         &self,
@@ -149,7 +147,7 @@ impl Sessions {
             let limit = if why == Why::End { asked + LAST_LOOK } else { until };
             let mut row = match timeout_at(limit, looking).await {
                 Ok(Ok(row)) => row,
-                // Who held it before is told rather than nothing.
+                // The last known holder is better than none.
                 _ if why == Why::End => {
                     return Ok(Some(Outcome::Held(known.clone())));
                 }

@@ -83,7 +83,7 @@ pub struct Counts {
     pub waiters: u64,
 }
 
-/// What those who look after the bots read, one thing at a time.
+/// What the operator API reads, one item at a time.
 pub trait AdminStore {
     /// Reads sessions in the order of team and id, byte by byte: those that are held, or
     /// those that are not, or all.
@@ -116,7 +116,7 @@ pub trait AdminStore {
     ) -> impl Future<Output = Result<Counts, StoreError>> + Send;
 }
 
-/// What those who look after the bots change, one thing at a time.
+/// What the operator API changes, one item at a time.
 pub trait AdminChanges {
     /// Binds a session to `epic`, or to nothing, whatever it is bound to; makes the
     /// session where there is none.
@@ -129,8 +129,7 @@ pub trait AdminChanges {
         epic: Option<&str>,
     ) -> impl Future<Output = Result<Verdict<()>, StoreError>> + Send;
 
-    /// Ends a session's lease whoever holds it, and raises its fence. Answers
-    /// whether there was one.
+    /// Ends a session's lease, and raises its fence. Answers whether there was one.
     ///
     /// # Errors
     /// [`StoreError`]; then it is not known to have ended.

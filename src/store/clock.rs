@@ -76,7 +76,7 @@ impl ManualClock {
 }
 
 impl Clock {
-    /// The moment a statement is told; none where the store's clock decides.
+    /// The time that a statement is given; none where the store's clock decides.
     #[must_use]
     pub fn now(&self) -> Option<Timestamp> {
         match self {

@@ -29,7 +29,7 @@ pub enum StoreError {
     #[error("rejected by a rule of the database: {0}")]
     Rejected(Arc<str>),
     /// The store answers, and cannot do this in the state that it is in, or as it is set
-    /// up: its operator has to act. A smaller batch may tell that it is about one row.
+    /// up: its operator has to act. A smaller batch may show that it is about one row.
     #[error("store unusable: {0}")]
     Unusable(Arc<str>),
     /// The store or a proxy before it is set up so that the service cannot work: neither a

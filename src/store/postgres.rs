@@ -86,8 +86,8 @@ macro_rules! event_columns {
     };
 }
 
-/// Those who wait for the session of `$row`, first to last, but for those who wait on
-/// a replica that has gone by `$at`.
+/// The waiters of the session of `$row`, first to last, except those of replicas whose heartbeat
+/// has expired by `$at`.
 macro_rules! queue {
     ($row:literal, $at:literal) => {
         concat!(

@@ -36,9 +36,8 @@ pub enum SessionOp<'a> {
 /// The answer to a [`SessionOp`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum SessionAnswer {
-    /// The session's row as it stands after the decision; what it means to the
-    /// asker [`SessionRow::decision`] tells. A lease that is granted again is noted
-    /// as resumed before it is answered.
+    /// The session's row after the decision; [`SessionRow::decision`] says what it means to the
+    /// caller. A lease that is granted again is noted as resumed before it is answered.
     Acquired(Acquired),
     /// Whether the lease is given back, now or before; not so a lease that was
     /// resumed, where that is to be spared.

@@ -213,7 +213,7 @@ impl Store for Sqlite {
         mpsc::channel(1).1
     }
 
-    /// There is one writer, whoever asks.
+    /// There is one writer.
     fn writers(&self, _wanted: usize) -> usize {
         1
     }

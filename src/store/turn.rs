@@ -19,8 +19,7 @@ pub struct TurnBatch {
     pub begun: Vec<Verdict<Begun>>,
     /// The events' rows of those that were to end, where they are handled.
     pub kept: Vec<Verdict<Result<Option<EventRow>, TurnLost>>>,
-    /// The sessions that went to whoever was next. Those who wait on other replicas
-    /// are notified.
+    /// The sessions that went to the next waiter. Waiters on other replicas are notified.
     pub handed: Vec<SessionRow>,
     /// Leases that are still to be given back: of turns that have ended, and those that
     /// were taken, now or before, for turns that came to nothing.
@@ -44,7 +43,7 @@ impl TurnBatch {
         }
     }
 
-    /// Whether it tells of nothing.
+    /// Whether nothing of it is decided.
     pub(super) fn is_nothing(&self) -> bool {
         self.begun.iter().all(|begun| matches!(begun, Verdict::Retry))
             && self.kept.iter().all(|kept| matches!(kept, Verdict::Retry))

@@ -1,4 +1,4 @@
-//! Turns on their way to those who asked for them.
+//! Turns on their way to their callers.
 
 use std::{
     sync::{

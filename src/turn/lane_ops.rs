@@ -48,8 +48,8 @@ pub(super) enum Change {
     Finish(Finish, Arc<Turning>),
 }
 
-/// What a batch answers for one change: to whoever asked for that very one, but for an
-/// event that is taken.
+/// What a batch answers for one change: to the caller that asked for it. That an event is taken
+/// concerns all callers.
 pub(super) enum Became {
     Begun(Delivered, Asker, Measured<Begun>, Option<Arc<Delivery>>),
     Finished(Finish, Result<Option<EventRow>, TurnLost>),

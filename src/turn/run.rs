@@ -102,7 +102,7 @@ impl Turns {
         }
         let announce = |position| events.queued(position);
         let leaving = caller.leaving.clone();
-        let request = self.begin_telling(begin.kept_by(stream), wait, &leaving, announce);
+        let request = self.begin_announcing(begin.kept_by(stream), wait, &leaving, announce);
         let turn = match events.answer(&caller, wait + limit, request).await {
             None => return,
             Some(Ok(TurnOutcome::Granted(grant))) => {

@@ -62,7 +62,7 @@ impl Run {
             tokio::select! {
                 ended = self.child.wait() => return ended,
                 signal = signals.next() => {
-                    // The terminal has told everybody already.
+                    // The terminal has sent it to the whole group already.
                     let is_keyed = matches!(signal, Signal::INT | Signal::QUIT | Signal::HUP);
                     if self.is_group || !is_keyed {
                         self.send(signal);
@@ -121,8 +121,8 @@ impl Signals {
     }
 }
 
-/// The signals that this process was started to ignore, as a mask; none where the
-/// system does not tell.
+/// The signals that this process was started to ignore, as a mask; none if the
+/// system does not report them.
 fn ignored() -> u64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));

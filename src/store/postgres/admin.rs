@@ -32,12 +32,11 @@ ORDER BY s.team_id, s.session_id LIMIT $5::bigint
 "
 );
 
-/// $6: how they stand, or null for all. $7, $8: less, and at least, how long ago. Where
-/// there is none it still tells the moment.
+/// $6: how they stand, or null for all. $7, $8: less, and at least, how long ago. If
+/// there is none, one row still carries the time.
 ///
 /// LIMIT within LATERAL: so the planner reads by the key, and stops when it has enough.
-/// A claim of no attempt is one that nobody was told of. An event of several names is told
-/// once.
+/// A claim of attempt 0 was answered to nobody. An event of several names is listed once.
 pub(super) const LIST_EVENTS: &str = concat!(
     "
 SELECT clock.at, e.*

@@ -89,8 +89,7 @@ impl Handle {
         }
     }
 
-    /// The moment that a statement is told; null where the database's clock
-    /// decides.
+    /// The time that a statement is given; null where the database's clock decides.
     pub(super) fn now(&self) -> Option<PgTimestamp> {
         self.clock.now().map(PgTimestamp)
     }

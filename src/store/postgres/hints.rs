@@ -25,7 +25,7 @@ const HINT_BUFFER: usize = 1_024;
 /// How often the connection proves that it hears.
 const HEARTBEAT: Duration = Duration::from_secs(5);
 
-/// How long it is left alone after it failed; that doubles while it fails.
+/// Pause after a failure; it doubles while it fails.
 const MIN_PAUSE: Duration = Duration::from_millis(50);
 const MAX_PAUSE: Duration = Duration::from_secs(10);
 

@@ -14,8 +14,7 @@ use super::{
 };
 use crate::{backoff::Backoff, store::StoreError, telemetry::LogThrottle};
 
-/// How long a failed connection is left alone; meanwhile calls fail at
-/// once with the reason.
+/// First pause of a failed connection; meanwhile calls fail at once with the reason.
 const MIN_PAUSE: Duration = Duration::from_millis(50);
 /// The most that grows to while statements get no answer: each that is given up
 /// may leave a backend behind that still works on it.

@@ -20,7 +20,7 @@ macro_rules! own_channel {
     };
 }
 
-/// Where replicas tell each other that marks were taken away.
+/// Where replicas notify each other of deleted marks.
 macro_rules! channel {
     () => {
         own_channel!("oncegate_invalidations")

@@ -40,7 +40,7 @@ const PATIENCE: Duration = MAX_STALENESS.saturating_sub(HEARTBEAT);
 /// by a twelfth, <https://chrony-project.org/doc/4.6/chrony.conf.html#maxslewrate>.
 const DRIFT_DIVISOR: i64 = 4;
 
-/// How long it is left alone after it failed; that doubles while it fails.
+/// Pause after a failure; it doubles while it fails.
 const MIN_PAUSE: Duration = Duration::from_millis(50);
 const MAX_PAUSE: Duration = Duration::from_secs(10);
 

@@ -1,7 +1,7 @@
 //! A channel of notifications: it is known to be heard, or it fails.
 //!
-//! A connection can be lost without a sign, so whoever listens asks for a proof now
-//! and then: a round trip. PostgreSQL sends a backend's answer after the
+//! A connection can be lost without a sign, so a listener asks for a proof now and then: a
+//! round trip. PostgreSQL sends a backend's answer after the
 //! notifications that had reached it (`ProcessNotifyInterrupt` comes before
 //! `ReadyForQuery`,
 //! <https://github.com/postgres/postgres/blob/REL_17_STABLE/src/backend/tcop/postgres.c>).
@@ -52,7 +52,7 @@ impl Channel {
             .acquire_timeout(limit)
             .connect_lazy_with(named);
         let mut connection = within(limit, Box::pin(PgListener::connect_with(&pool))).await?;
-        // A lost connection is told, not replaced in silence.
+        // A lost connection is an error; it is not replaced in silence.
         connection.eager_reconnect(false);
         let mut channel = Self { connection: Some(connection) };
 

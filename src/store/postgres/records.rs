@@ -1,7 +1,7 @@
 //! Records in PostgreSQL: read by one statement, and compared and written by one.
 //!
-//! The version of a record is the transaction that wrote its row last (`xmin`): whoever changes a
-//! row changes it, whichever version of this binary that is.
+//! The version of a record is the transaction that wrote its row last (`xmin`): every
+//! change of a row changes it, also by another version of this binary.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -103,8 +103,8 @@ impl Records for Handle {
 }
 
 impl Handle {
-    /// Applies plans that write different rows; by halves, where a row of one was taken in the
-    /// very moment.
+    /// Applies plans that write different rows; by halves, where a row of one was taken
+    /// meanwhile.
     async fn apply_some(
         &mut self,
         plans: &[Numbered<'_>],

@@ -35,8 +35,8 @@ ORDER BY team_id, session_id LIMIT $5
 );
 
 /// $6: how they stand, or null for all. $7, $8: the moments that they are later than,
-/// and no later than, or null. A claim of no attempt is one that nobody was told of. An
-/// event of several names is told once.
+/// and no later than, or null. A claim of attempt 0 was answered to nobody. An event
+/// of several names is listed once.
 pub(super) const LIST_EVENTS: &str = concat!(
     "SELECT team_id, ",
     event_columns!("false"),

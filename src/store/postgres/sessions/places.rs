@@ -3,7 +3,7 @@
 /// Heartbeat: the replica is present until $3. Deletes the waiters of other replicas
 /// that have been gone for a minute, and places that were left $4 ago. No other counts as there
 /// for longer than $3 from now: one that is written so was before the clock was stepped back.
-/// Answers the places of those who wait on this one.
+/// Returns the places of callers that wait on this one.
 pub(in super::super) const HEARTBEAT: &str = "
 WITH present AS (
     INSERT INTO oncegate_replicas (replica, expires_at)

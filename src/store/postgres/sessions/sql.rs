@@ -26,8 +26,8 @@ macro_rules! or_take_over {
 
 pub(in super::super) use or_take_over;
 
-/// Takes the leases of free sessions, which is what nearly all who ask for one
-/// come to, and tells what they do not know of them.
+/// Takes the leases of free sessions, the usual outcome, and returns the columns that their callers
+/// do not know.
 macro_rules! take {
     () => {
         concat!(
@@ -52,9 +52,8 @@ macro_rules! take {
     };
 }
 
-/// Ends live leases, but for resumed ones where those are to be spared, and
-/// tells which. Its arrays are the parameters that are named: a `take` beside it
-/// has others.
+/// Ends live leases, except resumed ones where those are to be spared, and returns which. The
+/// parameters of its arrays are given by name, because a `take` beside it has others.
 macro_rules! end {
     ($teams:literal, $sessions:literal, $locks:literal, $leases:literal, $spared:literal) => {
         concat!(

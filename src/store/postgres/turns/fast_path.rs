@@ -229,13 +229,13 @@ impl Handle {
     }
 }
 
-/// Leases that were taken, as far as their rows tell what the asker does not know, and when
-/// that was told.
+/// Leases that were taken, with the columns that the caller does not know, and the time of the
+/// answer.
 type Taken = Vec<(Lease, Timestamp)>;
 /// When events were claimed, by attempt.
 type Claimed = HashMap<Uuid, Timestamp>;
 
-/// Reads what a row tells of turns that were to begin.
+/// Reads a row about turns that were to begin.
 fn read(row: &PgRow, taken: &mut Taken, claimed: &mut Claimed) -> Result<(), sqlx::Error> {
     let time = |column| row.try_get::<PgTimestamp, _>(column).map(|time| time.0);
     if let Some(request) = row.try_get::<Option<Uuid>, _>("claimed")? {

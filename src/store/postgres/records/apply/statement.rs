@@ -74,8 +74,8 @@ macro_rules! session_targets {
 /// that are gone. $10: what is notified. $11: this replica. $12: for how long it counts as there.
 /// $13: the places that they rest on.
 ///
-/// The rows are locked first, and the clock is read once they are. A row that others insert in
-/// the very moment is not seen: then the INSERT fails, and with it all of the statement.
+/// The rows are locked first, and the clock is read once they are. A row that others
+/// insert meanwhile is not seen: then the INSERT fails, and with it all of the statement.
 pub(in super::super::super) const APPLY: &str = concat!(
     "
 WITH plans AS MATERIALIZED (
