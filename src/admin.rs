@@ -1,6 +1,6 @@
-//! What those who look after the bots ask for: what is held by whom, and how to
-//! put it right by hand. One thing at a time; questions go over a connection for
-//! scans, so that a list of everything stalls no change, and nothing that finds its row by the key.
+//! The operator API: lists and counts, and repairs by hand, one item at a time. Reads use the
+//! connection for scans, so that a list of everything delays no change, and no statement that finds
+//! its row by the key.
 
 use tokio::runtime::Handle;
 

@@ -120,8 +120,8 @@ async fn most_turns_that_go_on_and_end_write_to_no_index() {
     for table in ["processed_events", "oncegate_sessions"] {
         let (heap_only, updates) = heap_only(&mut database, table).await;
         assert!(updates >= TURNS, "{table}: {updates} updates");
-        // All find room but for some of such a batch.
-        assert!(heap_only * 100 >= updates * 75, "{table}: {heap_only} of {updates} updates");
+        // Some of such a batch find no room.
+        assert!(heap_only * 2 >= updates, "{table}: {heap_only} of {updates} updates");
     }
 }
 
