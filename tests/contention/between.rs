@@ -15,8 +15,9 @@ use sqlx::{Connection as _, Executor as _, PgConnection, Postgres as Db, Transac
 
 use super::late::blocked;
 use crate::harness::{
+    execute,
     ops::{acquire, begin, enqueue, key, release},
-    postgres::new_database,
+    postgres::{gate, new_database},
 };
 
 /// A store, and somebody outside.
@@ -77,29 +78,14 @@ async fn no_session_is_handed_to_a_place_that_is_gone() {
 /// Above the clock.
 const FLOOR: i64 = 1 << 52;
 
-/// The write reads the clock once it has its locks, and then waits.
-const GATE: &str = "
-CREATE TABLE gate (closed boolean);
-INSERT INTO gate VALUES (true);
-CREATE SCHEMA slow;
-CREATE FUNCTION slow.clock_timestamp() RETURNS timestamptz LANGUAGE plpgsql AS $$
-BEGIN
-    IF current_query() LIKE '%added_sessions%' THEN PERFORM FROM public.gate FOR UPDATE; END IF;
-    RETURN pg_catalog.clock_timestamp();
-END $$;
-DO $$ BEGIN
-    EXECUTE format('ALTER DATABASE %I SET search_path = public, slow, pg_catalog',
-        current_database());
-END $$;
-";
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn no_new_session_has_a_token_below_a_floor_that_was_raised_meanwhile() {
     let url = new_database().await;
     let store = Postgres::new(&url, Duration::from_mins(1), Clock::Store).unwrap();
     store.migrate().await.unwrap();
     let mut outside = PgConnection::connect(&url).await.unwrap();
-    outside.execute(sqlx::raw_sql(GATE)).await.unwrap();
+    // The write reads the clock once it has its locks, and then waits.
+    execute(&url, &gate("current_query() LIKE '%added_sessions%'")).await;
     let mut locking = outside.begin().await.unwrap();
     locking.execute("SELECT FROM gate FOR UPDATE").await.unwrap();
     let mut store = store.connection(Work::Leases);

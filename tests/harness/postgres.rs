@@ -287,3 +287,23 @@ pub fn other_user() -> Option<(u32, u32)> {
     };
     Some(find("postgres").or_else(|| find("nobody")).expect("no user to run PostgreSQL as"))
 }
+
+/// SQL that makes statements wait while they read the clock, as long as somebody else has locked
+/// the row of the table `gate`: those for which `condition` holds.
+#[must_use]
+pub fn gate(condition: &str) -> String {
+    format!(
+        "CREATE TABLE gate (closed boolean);
+        INSERT INTO gate VALUES (true);
+        CREATE SCHEMA slow;
+        CREATE FUNCTION slow.clock_timestamp() RETURNS timestamptz LANGUAGE plpgsql AS $$
+        BEGIN
+            IF {condition} THEN PERFORM FROM public.gate FOR UPDATE; END IF;
+            RETURN pg_catalog.clock_timestamp();
+        END $$;
+        DO $$ BEGIN
+            EXECUTE format('ALTER DATABASE %I SET search_path = public, slow, pg_catalog',
+                current_database());
+        END $$"
+    )
+}

@@ -59,30 +59,14 @@ async fn the_outcome_of_a_read_is_never_unknown() {
 }
 
 /// A change that was made before a look at what it left failed.
-/// The change reads first, the look second, and that waits for a row.
-const GATE: &str = "
-CREATE SEQUENCE reads;
-CREATE TABLE gate (closed boolean);
-INSERT INTO gate VALUES (true);
-CREATE SCHEMA slow;
-CREATE FUNCTION slow.clock_timestamp() RETURNS timestamptz LANGUAGE plpgsql AS $$
-BEGIN
-    IF current_query() LIKE '%json_agg%' AND nextval('public.reads') = 2 THEN
-        PERFORM FROM public.gate FOR UPDATE;
-    END IF;
-    RETURN pg_catalog.clock_timestamp();
-END $$;
-DO $$ BEGIN
-    EXECUTE format('ALTER DATABASE %I SET search_path = public, slow, pg_catalog',
-        current_database());
-END $$;
-";
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_change_before_a_failed_look_is_not_denied() {
     let url = postgres::new_database().await;
     let mut outside = PgConnection::connect(&url).await.unwrap();
-    outside.execute(sqlx::raw_sql(GATE)).await.unwrap();
+    // The change reads first, the look second, and that waits.
+    let second = "current_query() LIKE '%json_agg%' AND nextval('public.reads') = 2";
+    execute(&url, "CREATE SEQUENCE reads").await;
+    execute(&url, &postgres::gate(second)).await;
     outside.execute(sqlx::raw_sql("BEGIN; SELECT FROM gate FOR UPDATE")).await.unwrap();
     let replica = Replica::start(&url, Clock::Store, &[]).await;
     let mut admin = AdminServiceClient::new(connect(replica.server.address()).await);
