@@ -112,8 +112,11 @@ impl Sessions {
         let mut announced = 0;
         // The first on each replica looks after the session for all, and the first to
         // come, at once: until then it does not know who waits elsewhere.
-        let mut due = Instant::now();
         let mut has_looked = !place.is_first();
+        let mut due = Instant::now();
+        if has_looked {
+            due += known.value.remaining.clamp(LEAST_POLL, POLL);
+        }
         loop {
             let (is_first, position) = (place.is_first(), place.position());
             if let Some(position) = position.filter(|now| has_looked && *now != announced) {

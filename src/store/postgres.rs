@@ -151,7 +151,10 @@ const PATIENCE: Duration = Duration::from_mins(2);
 /// Every statement that is run, for a test to prepare; a probe's several stand in one text.
 pub const STATEMENTS: &[&str] = &[
     records::READ,
+    records::READ_EVENTS,
+    records::READ_SESSIONS,
     records::APPLY,
+    records::APPLY_SESSIONS,
     events::INSERT,
     events::INSERT_ONE,
     sessions::TAKE,

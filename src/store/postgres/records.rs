@@ -22,8 +22,8 @@ mod apply;
 mod json;
 mod read;
 
-pub(super) use apply::APPLY;
-pub(super) use read::READ;
+pub(super) use apply::{APPLY, APPLY_SESSIONS};
+pub(super) use read::{READ, READ_EVENTS, READ_SESSIONS};
 
 /// The most sessions that are remembered to be waited for.
 const MAX_AWAITED: usize = 1_024;
@@ -58,12 +58,10 @@ type Numbered<'a> = (usize, &'a Plan);
 
 impl Records for Handle {
     async fn read(&mut self, wanted: &Wanted) -> Result<Snapshot, StoreError> {
-        let (sessions, events) = read::asked(wanted)?;
+        let asked = read::Asked::of(wanted);
         let (now, replica) = (self.now(), self.replica);
-        let rows = self
-            .fetch(|| sqlx::query(READ).bind(now).bind(&sessions).bind(&events).bind(replica))
-            .await
-            .map_err(StoreError::of_read)?;
+        let rows = self.fetch(|| asked.statement(now, replica)).await;
+        let rows = rows.map_err(StoreError::of_read)?;
         let read::Found { snapshot, leases, claims } = read::found(wanted, &rows)?;
         self.awaited.note(&snapshot.sessions);
         self.shorten(&leases).await;
@@ -112,9 +110,8 @@ impl Handle {
     ) -> Result<(), StoreError> {
         let (now, replica) = (self.now(), self.replica);
         let texts = apply::Texts::of(self.locks, replica, plans)?;
-        let statement = || texts.bind(sqlx::query(APPLY).bind(now), replica);
         let repeat = if texts.is_once() { Repeat::Never } else { Repeat::Safe };
-        let fetched = self.run(repeat, statement).await;
+        let fetched = self.run(repeat, || texts.statement(now, replica)).await;
         if texts.forgets() {
             // Even if it failed: it may have been committed.
             self.invalidate();

@@ -10,7 +10,7 @@ use crate::{
     rules::{EventUpdate, Notice, Place, Plan},
     store::{
         PRESENCE, StoreError,
-        postgres::{Locks, handle::Statement},
+        postgres::{Locks, handle::Statement, timestamp::PgTimestamp},
         records::Applied,
     },
 };
@@ -19,22 +19,28 @@ mod rows;
 mod statement;
 
 use rows::Rows;
-pub(in super::super) use statement::APPLY;
+pub(in super::super) use statement::{APPLY, APPLY_SESSIONS};
 
 /// Plans as a statement's texts.
 pub(super) struct Texts {
     plans: String,
     sessions: String,
-    events: String,
     put_sessions: String,
-    put_events: String,
-    updates: String,
     places: String,
     left: String,
     notices: String,
     rests_on: String,
+    /// None where no plan is about an event.
+    events: Option<OfEvents>,
     forgets: bool,
     is_once: bool,
+}
+
+/// What plans say of events.
+struct OfEvents {
+    rests_on: String,
+    puts: String,
+    updates: String,
 }
 
 impl Texts {
@@ -91,39 +97,49 @@ impl Texts {
         let sessions = sessions.into_iter().map(|(team, id, lock, version, plan)| {
             json!({"plan": plan, "team": team, "id": id, "lock_key": lock, "version": version})
         });
-        let events = events.into_iter().map(|(team, id, version, is_read, plan)| {
-            json!({"plan": plan, "team": team, "id": id, "version": version, "is_read": is_read})
-        });
+        let about_events = || {
+            let rests_on = events.iter().map(|(team, id, version, is_read, plan)| {
+                json!({"plan": plan, "team": team, "id": id, "version": version, "is_read": is_read})
+            });
+            Ok(OfEvents {
+                rests_on: text(&rests_on.collect::<Vec<_>>())?,
+                puts: text(&rows.events)?,
+                updates: text(&rows.updates)?,
+            })
+        };
         Ok(Self {
             plans: text(&heads)?,
             sessions: text(&sessions.collect::<Vec<_>>())?,
-            events: text(&events.collect::<Vec<_>>())?,
             put_sessions: text(&rows.sessions)?,
-            put_events: text(&rows.events)?,
-            updates: text(&rows.updates)?,
             places: text(&rows.places)?,
             left: text(&rows.left)?,
             notices: text(&notices)?,
             rests_on: text(&rests_on.collect::<Vec<_>>())?,
+            events: (!events.is_empty()).then(about_events).transpose()?,
             forgets: rows.forgets,
             is_once,
         })
     }
 
-    pub(super) fn bind<'q>(&'q self, statement: Statement<'q>, replica: Uuid) -> Statement<'q> {
-        statement
-            .bind(&self.plans)
-            .bind(&self.sessions)
-            .bind(&self.events)
-            .bind(&self.put_sessions)
-            .bind(&self.put_events)
-            .bind(&self.updates)
-            .bind(&self.places)
-            .bind(&self.left)
-            .bind(&self.notices)
-            .bind(replica)
-            .bind(i64::try_from(PRESENCE.as_micros()).unwrap_or(i64::MAX))
-            .bind(&self.rests_on)
+    /// The statement that writes them.
+    pub(super) fn statement(&self, now: Option<PgTimestamp>, replica: Uuid) -> Statement<'_> {
+        let of_sessions = |text| {
+            sqlx::query(text)
+                .bind(now)
+                .bind(&self.plans)
+                .bind(&self.sessions)
+                .bind(&self.put_sessions)
+                .bind(&self.places)
+                .bind(&self.left)
+                .bind(&self.notices)
+                .bind(replica)
+                .bind(i64::try_from(PRESENCE.as_micros()).unwrap_or(i64::MAX))
+                .bind(&self.rests_on)
+        };
+        let Some(OfEvents { rests_on, puts, updates }) = &self.events else {
+            return of_sessions(APPLY_SESSIONS);
+        };
+        of_sessions(APPLY).bind(rests_on).bind(puts).bind(updates)
     }
 
     /// Whether a second run could undo what came after the first.
