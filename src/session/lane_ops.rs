@@ -312,10 +312,10 @@ impl<S: Connection> Executes<SessionCall> for SessionWorker<S> {
     async fn execute(&mut self, calls: &[&SessionCall]) -> Result<Vec<Verdict<Row>>, StoreError> {
         let ops: Vec<SessionOp<'_>> = calls.iter().map(|call| call.as_op()).collect();
         let asked = Instant::now();
-        let SessionBatch { answers, handed } = self.store.change_sessions(&ops).await?;
+        let SessionBatch { answers, handovers } = self.store.change_sessions(&ops).await?;
         // Here, where it reaches the waiters even if the callers of this batch have gone.
         if let Some(queues) = self.queues.upgrade() {
-            for row in handed {
+            for row in handovers {
                 queues.deliver(row, asked);
             }
             for (call, answer) in calls.iter().zip(&answers) {

@@ -52,20 +52,20 @@ pub enum SessionAnswer {
     HandedOn(Option<SessionRow>),
 }
 
-/// What became of a batch of operations on sessions.
+/// The outcomes of a batch of operations on sessions.
 #[derive(Debug)]
 pub struct SessionBatch {
     /// The answers, in the order of the operations.
     pub answers: Vec<Verdict<SessionAnswer>>,
     /// The sessions that went to the next waiter. Waiters on other replicas are notified.
-    pub handed: Vec<SessionRow>,
+    pub handovers: Vec<SessionRow>,
 }
 
 impl SessionBatch {
     /// The batch of `count` operations, none of which is decided.
     #[must_use]
     pub fn open(count: usize) -> Self {
-        Self { answers: vec![Verdict::Retry; count], handed: Vec::new() }
+        Self { answers: vec![Verdict::Retry; count], handovers: Vec::new() }
     }
 }
 

@@ -181,22 +181,22 @@ impl<S: Connection> Executes<Change> for S {
         let wanted: Vec<&Begin> = begins.iter().map(|(_, begin, _)| *begin).collect();
         let ended: Vec<&Finish> = finishes.iter().map(|(_, finish, _)| *finish).collect();
         let asked = Instant::now();
-        let turned = self.change_turns(&wanted, &ended).await?;
+        let batch = self.change_turns(&wanted, &ended).await?;
         let of_begin = begins.first().map(|(_, _, lanes)| *lanes);
         if let Some(lanes) = of_begin.or(finishes.first().map(|(_, _, lanes)| *lanes)) {
-            for row in turned.handed {
+            for row in batch.handovers {
                 lanes.sessions.deliver(row, asked);
             }
-            for (key, lease) in turned.idle {
+            for (key, lease) in batch.orphans {
                 lanes.sessions.give_back(key, lease);
             }
-            lanes.metrics.lapsed.inc_by(turned.lapsed);
-            lanes.metrics.gave_up.inc_by(turned.gave_up);
+            lanes.metrics.lapsed.inc_by(batch.lapsed);
+            lanes.metrics.gave_up.inc_by(batch.gave_up);
         }
-        for ((place, finish, _), kept) in finishes.iter().zip(turned.kept) {
+        for ((place, finish, _), kept) in finishes.iter().zip(batch.finishes) {
             verdicts[*place] = kept.map(|kept| Became::Finished((*finish).clone(), kept));
         }
-        for ((place, begin, lanes), verdict) in begins.iter().zip(turned.begun) {
+        for ((place, begin, lanes), verdict) in begins.iter().zip(batch.begins) {
             verdicts[*place] = verdict.map(|outcome| {
                 let delivery = match &outcome {
                     Begun::Granted { claim, lease, fresh } => {

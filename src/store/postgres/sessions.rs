@@ -73,7 +73,7 @@ impl SessionStore for Handle {
         match answers::change_sessions(self, &rest).await {
             Ok(rest) => {
                 fill(&mut batch.answers, places, rest.answers);
-                batch.handed = rest.handed;
+                batch.handovers = rest.handovers;
                 for (place, drawn) in drawn {
                     // A first run of the short statement took it, and its answer was lost.
                     let answer = &mut batch.answers[place];

@@ -67,18 +67,18 @@ impl TurnStore for Handle {
     ) -> Result<TurnBatch, StoreError> {
         let begins: Vec<Wish<'_>> =
             begins.iter().map(|&begin| (begin, LeaseId::random().as_uuid())).collect();
-        let mut turned = TurnBatch::nothing(begins.len(), finishes.len());
-        self.begin_and_succeed(&begins, finishes, &mut turned).await?;
-        match self.change_others(&begins, finishes, &mut turned).await {
-            Err(error) if turned.is_nothing() => return Err(error),
+        let mut batch = TurnBatch::open(begins.len(), finishes.len());
+        self.begin_and_succeed(&begins, finishes, &mut batch).await?;
+        match self.change_others(&begins, finishes, &mut batch).await {
+            Err(error) if batch.is_open() => return Err(error),
             // What is decided has been committed.
             Err(error) => {
-                fail(&mut turned.begun, &error);
-                fail(&mut turned.kept, &error);
+                fail(&mut batch.begins, &error);
+                fail(&mut batch.finishes, &error);
             }
             Ok(()) => {}
         }
-        Ok(turned)
+        Ok(batch)
     }
 
     async fn renew_turns(
@@ -91,32 +91,32 @@ impl TurnStore for Handle {
 }
 
 impl Handle {
-    /// Begins and ends those that are not decided in `turned` yet.
+    /// Begins and ends those that are not decided in `batch` yet.
     async fn change_others(
         &mut self,
         begins: &[Wish<'_>],
         finishes: &[&Finish],
-        turned: &mut TurnBatch,
+        batch: &mut TurnBatch,
     ) -> Result<(), StoreError> {
-        let (ended, finishes) = left(&turned.kept, finishes);
-        let (begun, begins) = left(&turned.begun, begins);
+        let (ended, finishes) = left(&batch.finishes, finishes);
+        let (begun, begins) = left(&batch.begins, begins);
         if ended.is_empty() && begun.is_empty() {
             return Ok(());
         }
         let (begins, drawn): (Vec<&Begin>, Vec<Uuid>) = begins.into_iter().unzip();
         let mut rest = answers::change_turns(self, &begins, &finishes).await?;
-        for (verdict, drawn) in rest.begun.iter_mut().zip(drawn) {
+        for (verdict, drawn) in rest.begins.iter_mut().zip(drawn) {
             // A first run of the short statement took it, and its answer was lost.
             if let Verdict::Decided(Begun::Granted { lease: Some(lease), fresh, .. }) = verdict {
                 *fresh |= lease.id.as_uuid() == drawn;
             }
         }
-        fill(&mut turned.kept, ended, rest.kept);
-        fill(&mut turned.begun, begun, rest.begun);
-        turned.handed.extend(rest.handed);
-        turned.idle.extend(rest.idle);
-        turned.lapsed += rest.lapsed;
-        turned.gave_up += rest.gave_up;
+        fill(&mut batch.finishes, ended, rest.finishes);
+        fill(&mut batch.begins, begun, rest.begins);
+        batch.handovers.extend(rest.handovers);
+        batch.orphans.extend(rest.orphans);
+        batch.lapsed += rest.lapsed;
+        batch.gave_up += rest.gave_up;
         Ok(())
     }
 }

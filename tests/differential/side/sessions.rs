@@ -42,9 +42,9 @@ impl<C: Connection> Side<C> {
                 break;
             }
             let open: Vec<SessionOp<'_>> = open.into_iter().copied().collect();
-            let SessionBatch { answers, handed } = self.store.change_sessions(&open).await?;
+            let SessionBatch { answers, handovers } = self.store.change_sessions(&open).await?;
             places.into_iter().zip(answers).for_each(|(place, one)| batch.answers[place] = one);
-            batch.handed.extend(handed);
+            batch.handovers.extend(handovers);
         }
         Ok(batch)
     }
@@ -84,7 +84,7 @@ impl<C: Connection> Side<C> {
         let ops: Vec<SessionOp<'_>> = (acquires.iter().map(SessionOp::Acquire))
             .chain(releases.iter().map(SessionOp::Release))
             .collect();
-        let SessionBatch { mut answers, handed: moved } = self.run(&ops).await?;
+        let SessionBatch { mut answers, handovers: moved } = self.run(&ops).await?;
         for (item, (verdict, acquire)) in answers.iter_mut().zip(acquires).enumerate() {
             if let Verdict::Decided(SessionAnswer::Acquired(acquired)) = verdict {
                 if let Decision::Granted(lease) = acquired.row.decision(acquire) {
@@ -117,7 +117,7 @@ impl<C: Connection> Side<C> {
 
     pub(super) async fn hand_on(&mut self, keys: &[SessionKey]) -> Result<String, StoreError> {
         let ops: Vec<SessionOp<'_>> = keys.iter().map(SessionOp::HandOn).collect();
-        let SessionBatch { answers, handed: moved } = self.run(&ops).await?;
+        let SessionBatch { answers, handovers: moved } = self.run(&ops).await?;
         let with_queue = |answer| match answer {
             SessionAnswer::HandedOn(Some(row)) => {
                 SessionAnswer::HandedOn(Some(self.with_queue(row)))

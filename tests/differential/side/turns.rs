@@ -56,10 +56,10 @@ impl<C: Connection> Side<C> {
                 break;
             }
             let turned = self.store.change_turns(&open_begins, &open_finishes).await?;
-            own.into_iter().zip(turned.begun).for_each(|(place, one)| begun[place] = one);
-            others.into_iter().zip(turned.kept).for_each(|(place, one)| kept[place] = one);
-            moved.extend(turned.handed);
-            idle.extend(turned.idle);
+            own.into_iter().zip(turned.begins).for_each(|(place, one)| begun[place] = one);
+            others.into_iter().zip(turned.finishes).for_each(|(place, one)| kept[place] = one);
+            moved.extend(turned.handovers);
+            idle.extend(turned.orphans);
             counts = (counts.0 + turned.lapsed, counts.1 + turned.gave_up);
         }
         for (item, (verdict, begin)) in begun.iter_mut().zip(begins).enumerate() {
@@ -113,7 +113,7 @@ impl<C: Connection> Side<C> {
         for (key, lease) in idle {
             let release = Release { key, lease, unless_resumed: None };
             let batch = self.run(&[SessionOp::Release(&release)]).await?;
-            text += &debug((&release, batch.answers, handed(batch.handed)));
+            text += &debug((&release, batch.answers, handed(batch.handovers)));
         }
         Ok(text)
     }

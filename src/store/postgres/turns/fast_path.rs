@@ -195,12 +195,12 @@ pub(in super::super) const BEGIN_AND_SUCCEED: &str = concat!(
 
 impl Handle {
     /// Begins turns of new events, of one name, in free sessions; and ends turns with
-    /// success, where nothing stands in the way. Notes in `turned` what came of it.
+    /// success, where nothing stands in the way. Notes in `batch` what came of it.
     pub(super) async fn begin_and_succeed(
         &mut self,
         begins: &[Wish<'_>],
         finishes: &[&Finish],
-        turned: &mut TurnBatch,
+        batch: &mut TurnBatch,
     ) -> Result<(), StoreError> {
         let (beginning, succeeding) =
             (Beginning::of(self.locks, begins), Succeeding::of(self.locks, finishes));
@@ -220,12 +220,12 @@ impl Handle {
             match row.try_get::<Option<i64>, _>("ord").map_err(StoreError::internal)? {
                 Some(ord) => {
                     let at: PgTimestamp = row.try_get("at").map_err(StoreError::internal)?;
-                    succeeding.done(ord, at.0, turned)?;
+                    succeeding.done(ord, at.0, batch)?;
                 }
                 None => read(row, &mut taken, &mut claimed).map_err(StoreError::internal)?,
             }
         }
-        beginning.done(taken, &claimed, turned)
+        beginning.done(taken, &claimed, batch)
     }
 }
 
@@ -283,7 +283,7 @@ impl<'a> Beginning<'a> {
         &self,
         taken: Taken,
         claimed: &Claimed,
-        turned: &mut TurnBatch,
+        batch: &mut TurnBatch,
     ) -> Result<(), StoreError> {
         let own = self.begins.iter().zip(&self.places);
         let own: HashMap<Uuid, (&Begin, usize)> =
@@ -295,7 +295,7 @@ impl<'a> Beginning<'a> {
             let (begin, acquire, place) =
                 found.ok_or_else(|| StoreError::internal("unexpected row in the answer"))?;
             let Some(&claim_time) = claimed.get(&begin.request.as_uuid()) else {
-                turned.idle.push((acquire.key.clone(), lease.id));
+                batch.orphans.push((acquire.key.clone(), lease.id));
                 continue;
             };
             let (holder, labels) = (acquire.holder.clone(), acquire.labels.clone());
@@ -311,7 +311,7 @@ impl<'a> Beginning<'a> {
                 detail: None,
             };
             let lease = Some(Lease { holder, labels, ..lease });
-            turned.begun[place] = Verdict::Decided(Begun::Granted { claim, lease, fresh: true });
+            batch.begins[place] = Verdict::Decided(Begun::Granted { claim, lease, fresh: true });
         }
         Ok(())
     }
@@ -354,7 +354,7 @@ impl<'a> Succeeding<'a> {
     }
 
     /// Notes that the one at `ord` has ended at `at`.
-    fn done(&self, ord: i64, at: Timestamp, turned: &mut TurnBatch) -> Result<(), StoreError> {
+    fn done(&self, ord: i64, at: Timestamp, batch: &mut TurnBatch) -> Result<(), StoreError> {
         let place = place(self.places.len(), Ok(ord))?;
         let (turn, ttl) = self.ended[place];
         let event = StoredEvent {
@@ -366,7 +366,7 @@ impl<'a> Succeeding<'a> {
             // Nobody asks the answer for it.
             digest: None,
         };
-        turned.kept[self.places[place]] = Verdict::Decided(Ok(Some(EventRow::Processed(event))));
+        batch.finishes[self.places[place]] = Verdict::Decided(Ok(Some(EventRow::Processed(event))));
         Ok(())
     }
 }
