@@ -13,7 +13,8 @@ use crate::domain::{
 /// What became of a [`Finish`], and what that brought with it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FinishAnswer {
-    /// The event's row, if it is handled.
+    /// The event's row, if it is handled. It carries no digest: no caller needs it, and a store
+    /// that ends a turn by a short statement does not read it.
     pub finished: Result<Option<EventRow>, TurnLost>,
     /// The session, if it went to the next caller.
     pub handover: Option<SessionRow>,
@@ -103,7 +104,7 @@ impl Finish {
     }
 }
 
-/// An event's row, if it is handled.
+/// An event's row without its digest, if it is handled.
 fn handled(row: EventRow) -> Option<EventRow> {
-    Some(row).filter(|row| matches!(row, EventRow::Processed(_)))
+    matches!(row, EventRow::Processed(_)).then(|| row.with_digest(None))
 }
