@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, HashSet};
 
 use sqlx::{Row as _, SqliteConnection};
 
-use super::{Handle, begin, classify, events, fence, json, sessions};
+use super::{Handle, classify, events, fence, rows::text, sessions, writer::begin};
 use crate::{
     domain::{EventKey, FencingToken, LeaseId, SessionKey, Timestamp},
     rules::{Event, EventUpdate, Ids, Plan, Snapshot, Version, Wanted, Writes},
@@ -185,7 +185,7 @@ async fn versions<K: Ord + Clone>(
     }
     let asked: Vec<_> = keys.iter().map(parts).collect();
     let rows =
-        sqlx::query(statement).bind(json(&asked)?).fetch_all(batch).await.map_err(classify)?;
+        sqlx::query(statement).bind(text(&asked)?).fetch_all(batch).await.map_err(classify)?;
     let mut versions = BTreeMap::new();
     for row in rows {
         let place: i64 = row.try_get("key").map_err(StoreError::internal)?;

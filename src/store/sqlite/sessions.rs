@@ -6,7 +6,10 @@ use serde_json::{Value, json};
 use sqlx::{Row as _, SqliteConnection, sqlite::SqliteRow};
 use uuid::{Uuid, fmt::Simple};
 
-use super::{classify, hex, json as text, slot};
+use super::{
+    classify,
+    rows::{hex, run, slot, text},
+};
 use crate::{
     domain::{
         FencingToken, Labels, LeaseId, PayloadDigest, RequestId, ResumedBy, SessionKey, Timestamp,
@@ -141,7 +144,7 @@ pub(super) async fn write(
         gone.extend(remove.iter().copied());
     }
     for (statement, rows) in [(PUT, puts), (DELETE, deletes)] {
-        super::run(batch, statement, rows).await?;
+        run(batch, statement, rows).await?;
     }
     if !gone.is_empty() {
         let delete = sqlx::query(DELETE_PLACES).bind(text(&gone)?);
