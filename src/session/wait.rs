@@ -122,7 +122,7 @@ impl Sessions {
             }
             let why = tokio::select! {
                 biased;
-                news = place.news() => match news {
+                news = place.event() => match news {
                     WaiterEvent::Given(row, asked) => {
                         return Ok(Some(Outcome::Granted(place.redeem(row.lease, asked))));
                     }
