@@ -164,9 +164,11 @@ impl Current {
     fn note(&mut self, plan: &Plan) {
         let Writes { sessions, updates, puts, floor } = &plan.writes;
         self.touched_sessions.extend(sessions.iter().map(|write| write.key.clone()));
-        for EventUpdate { team, names, .. } in updates {
+        for EventUpdate { team, names, was, .. } in updates {
             let key = |event: &String| EventKey { team: team.clone(), event: event.clone() };
-            self.touched_events.extend(names.iter().map(key));
+            // Under another version the name is another event's by now, and stays as it is.
+            let is_of = |key: &EventKey| self.events.get(key) == Some(was);
+            self.touched_events.extend(names.iter().map(key).filter(is_of));
         }
         self.touched_events.extend(puts.iter().map(|(key, _)| key.clone()));
         self.floor = floor.map_or(self.floor, |floor| self.floor.max(floor));
