@@ -46,7 +46,7 @@ pub(super) struct List {
     team: Option<String>,
     /// Only sessions in this state
     #[arg(long, value_enum)]
-    state: Option<State>,
+    state: Option<ListedSessions>,
     /// Maximum number of sessions to print; 0: all
     #[arg(long, value_name = "SESSIONS", default_value_t = 100)]
     limit: u32,
@@ -56,18 +56,18 @@ pub(super) struct List {
 
 /// Which sessions are listed.
 #[derive(Debug, Clone, Copy, ValueEnum)]
-enum State {
+enum ListedSessions {
     /// A caller holds its lease.
     Held,
     /// No caller does.
     Free,
 }
 
-impl From<State> for SessionState {
-    fn from(state: State) -> Self {
+impl From<ListedSessions> for SessionState {
+    fn from(state: ListedSessions) -> Self {
         match state {
-            State::Held => Self::Held,
-            State::Free => Self::Free,
+            ListedSessions::Held => Self::Held,
+            ListedSessions::Free => Self::Free,
         }
     }
 }

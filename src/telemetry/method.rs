@@ -17,7 +17,7 @@ const GRPC_CODES: usize = 17;
 /// One gRPC method, as the conventional `grpc_server_*` metrics label it.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 #[expect(clippy::struct_field_names, reason = "they are the labels' names")]
-struct Method {
+struct MethodLabel {
     grpc_type: &'static str,
     grpc_service: String,
     grpc_method: String,
@@ -25,7 +25,7 @@ struct Method {
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 #[expect(clippy::struct_field_names, reason = "they are the labels' names")]
-struct Handled {
+struct CodeLabel {
     grpc_type: &'static str,
     grpc_service: String,
     grpc_method: String,
@@ -35,9 +35,9 @@ struct Handled {
 /// The metrics of all methods.
 #[derive(Clone)]
 pub(super) struct MethodFamilies {
-    started: Family<Method, Counter>,
-    handled: Family<Handled, Counter>,
-    handling: Histograms<Method>,
+    started: Family<MethodLabel, Counter>,
+    handled: Family<CodeLabel, Counter>,
+    handling: Histograms<MethodLabel>,
 }
 
 impl MethodFamilies {
@@ -70,8 +70,11 @@ impl MethodFamilies {
         service: &str,
         method: &str,
     ) -> MethodMetrics {
-        let label =
-            Method { grpc_type, grpc_service: service.to_owned(), grpc_method: method.to_owned() };
+        let label = MethodLabel {
+            grpc_type,
+            grpc_service: service.to_owned(),
+            grpc_method: method.to_owned(),
+        };
         MethodMetrics {
             started: self.started.get_or_create_owned(&label),
             seconds: self.handling.get_or_create_owned(&label),
@@ -88,8 +91,8 @@ pub struct MethodMetrics {
     seconds: Histogram,
     /// By the number of the status code, each made when it is first met.
     codes: [OnceLock<Counter>; GRPC_CODES],
-    handled: Family<Handled, Counter>,
-    label: Method,
+    handled: Family<CodeLabel, Counter>,
+    label: MethodLabel,
 }
 
 /// The method's full name.
@@ -110,8 +113,8 @@ impl MethodMetrics {
     pub fn handled(&self, code: usize, label: &'static str, took: Duration) {
         if let Some(counter) = self.codes.get(code) {
             let made = || {
-                let Method { grpc_type, grpc_service, grpc_method } = self.label.clone();
-                let label = Handled { grpc_type, grpc_service, grpc_method, grpc_code: label };
+                let MethodLabel { grpc_type, grpc_service, grpc_method } = self.label.clone();
+                let label = CodeLabel { grpc_type, grpc_service, grpc_method, grpc_code: label };
                 self.handled.get_or_create_owned(&label)
             };
             counter.get_or_init(made).inc();

@@ -24,22 +24,22 @@ use super::{
 
 /// A count of one kind of thing, named by one label.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct Lane {
+struct LaneLabel {
     lane: &'static str,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct Outcome {
+struct OutcomeLabel {
     outcome: &'static str,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct Reason {
+struct ReasonLabel {
     reason: &'static str,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct Kind {
+struct KindLabel {
     kind: &'static str,
 }
 
@@ -60,11 +60,11 @@ fn rows() -> Histogram {
 pub struct Metrics {
     registry: Arc<Registry>,
     methods: MethodFamilies,
-    lane_rows: Histograms<Lane>,
-    lane_seconds: Histograms<Lane>,
-    lane_queue: Family<Lane, Gauge>,
-    lane_shed: Family<Lane, Counter>,
-    swept: Family<Kind, Counter>,
+    lane_rows: Histograms<LaneLabel>,
+    lane_seconds: Histograms<LaneLabel>,
+    lane_queue: Family<LaneLabel, Gauge>,
+    lane_shed: Family<LaneLabel, Counter>,
+    swept: Family<KindLabel, Counter>,
     /// Marks that were the first of their event.
     pub first: Counter,
     /// Marks of an event that had been handled.
@@ -125,9 +125,12 @@ pub struct TurnMetrics {
 }
 
 impl TurnMetrics {
-    fn of(begins: &Family<Outcome, Counter>, finishes: &Family<Outcome, Counter>) -> Self {
-        let begun = |outcome| begins.get_or_create_owned(&Outcome { outcome });
-        let ended = |outcome| finishes.get_or_create_owned(&Outcome { outcome });
+    fn of(
+        begins: &Family<OutcomeLabel, Counter>,
+        finishes: &Family<OutcomeLabel, Counter>,
+    ) -> Self {
+        let begun = |outcome| begins.get_or_create_owned(&OutcomeLabel { outcome });
+        let ended = |outcome| finishes.get_or_create_owned(&OutcomeLabel { outcome });
         Self {
             granted: begun("granted"),
             duplicate: begun("duplicate"),
@@ -158,8 +161,8 @@ pub struct ShedMetrics {
 }
 
 impl ShedMetrics {
-    fn of(sheds: &Family<Reason, Counter>) -> Self {
-        let of = |reason| sheds.get_or_create_owned(&Reason { reason });
+    fn of(sheds: &Family<ReasonLabel, Counter>) -> Self {
+        let of = |reason| sheds.get_or_create_owned(&ReasonLabel { reason });
         Self {
             calls: of("calls"),
             connections: of("connections"),
@@ -174,11 +177,11 @@ impl Metrics {
     #[must_use]
     pub fn new() -> Self {
         let mut registry = Registry::default();
-        let marks = Family::<Outcome, Counter>::default();
-        let acquires = Family::<Outcome, Counter>::default();
-        let begins = Family::<Outcome, Counter>::default();
-        let finishes = Family::<Outcome, Counter>::default();
-        let sheds = Family::<Reason, Counter>::default();
+        let marks = Family::<OutcomeLabel, Counter>::default();
+        let acquires = Family::<OutcomeLabel, Counter>::default();
+        let begins = Family::<OutcomeLabel, Counter>::default();
+        let finishes = Family::<OutcomeLabel, Counter>::default();
+        let sheds = Family::<ReasonLabel, Counter>::default();
         let mut metrics = Self {
             registry: Arc::default(),
             methods: MethodFamilies::registered(&mut registry),
@@ -187,14 +190,14 @@ impl Metrics {
             lane_queue: Family::default(),
             lane_shed: Family::default(),
             swept: Family::default(),
-            first: marks.get_or_create_owned(&Outcome { outcome: "first" }),
-            duplicate: marks.get_or_create_owned(&Outcome { outcome: "duplicate" }),
-            mismatch: marks.get_or_create_owned(&Outcome { outcome: "mismatch" }),
+            first: marks.get_or_create_owned(&OutcomeLabel { outcome: "first" }),
+            duplicate: marks.get_or_create_owned(&OutcomeLabel { outcome: "duplicate" }),
+            mismatch: marks.get_or_create_owned(&OutcomeLabel { outcome: "mismatch" }),
             known_hits: Counter::default(),
             known_entries: Gauge::default(),
             known_in_use: Gauge::default(),
-            granted: acquires.get_or_create_owned(&Outcome { outcome: "granted" }),
-            held: acquires.get_or_create_owned(&Outcome { outcome: "held" }),
+            granted: acquires.get_or_create_owned(&OutcomeLabel { outcome: "granted" }),
+            held: acquires.get_or_create_owned(&OutcomeLabel { outcome: "held" }),
             turns: TurnMetrics::of(&begins, &finishes),
             waiters: Gauge::default(),
             leases: Gauge::default(),
@@ -261,7 +264,7 @@ impl Metrics {
     /// The metrics of one kind of lane.
     #[must_use]
     pub fn lane(&self, lane: &'static str) -> LaneMetrics {
-        let label = Lane { lane };
+        let label = LaneLabel { lane };
         LaneMetrics {
             rows: self.lane_rows.get_or_create_owned(&label),
             seconds: self.lane_seconds.get_or_create_owned(&label),
@@ -279,7 +282,7 @@ impl Metrics {
 
     /// Notes rows that a sweep or a `Cleanup` deleted.
     pub fn swept(&self, kind: &'static str, rows: u64) {
-        self.swept.get_or_create(&Kind { kind }).inc_by(rows);
+        self.swept.get_or_create(&KindLabel { kind }).inc_by(rows);
     }
 
     /// Counts the calls of one gRPC method.

@@ -208,9 +208,9 @@ fn micros(span: Duration) -> i64 {
 pub(super) fn session(row: &SqliteRow) -> Result<Session, StoreError> {
     let latest = latest(row).map_err(StoreError::internal)?;
     let queue: Option<&str> = row.try_get("queue").map_err(StoreError::internal)?;
-    let places: Vec<Place> =
+    let places: Vec<PlaceColumns> =
         serde_json::from_str(queue.unwrap_or("[]")).map_err(StoreError::internal)?;
-    Ok(Session { latest, queue: places.into_iter().map(Place::waiter).collect() })
+    Ok(Session { latest, queue: places.into_iter().map(PlaceColumns::waiter).collect() })
 }
 
 fn latest(row: &SqliteRow) -> Result<Option<Latest>, sqlx::Error> {
@@ -237,9 +237,19 @@ fn latest(row: &SqliteRow) -> Result<Option<Latest>, sqlx::Error> {
 
 /// A place as the queue of a row has it: the columns in their order.
 #[derive(serde::Deserialize)]
-struct Place(i64, Uuid, Uuid, String, String, Option<String>, u64, Option<Uuid>, Option<i64>);
+struct PlaceColumns(
+    i64,
+    Uuid,
+    Uuid,
+    String,
+    String,
+    Option<String>,
+    u64,
+    Option<Uuid>,
+    Option<i64>,
+);
 
-impl Place {
+impl PlaceColumns {
     fn waiter(self) -> Waiter {
         let Self(ticket, lease, request, holder, labels, epic, ttl, digest, left_at) = self;
         Waiter {
