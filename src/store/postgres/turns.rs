@@ -14,50 +14,13 @@ use crate::{
     store::{RenewedTurn, StoreError, TurnBatch, TurnStore, Verdict, records::answers},
 };
 
-/// Takes the sessions, if they are free, of turns that are to begin.
-macro_rules! take_session {
-    ($wish:literal, $wishes:literal) => {
-        concat!(
-            "INSERT INTO oncegate_sessions AS s (team_id, session_id, fencing_token, lease_id, request_id,
-        holder, labels, epic_id, acquired_at, expires_at, ttl_micros)
-    SELECT ",
-            $wish,
-            ".team_id, ",
-            $wish,
-            ".session_id, ",
-            new_token!(concat!($wish, ".at")),
-            ", ",
-            $wish,
-            ".lease_id, ",
-            $wish,
-            ".session_request, ",
-            $wish,
-            ".holder, ",
-            $wish,
-            ".labels, ",
-            $wish,
-            ".epic_id, ",
-            $wish,
-            ".at, ",
-            $wish,
-            ".at + ",
-            $wish,
-            ".ttl_micros * interval '1 microsecond', ",
-            $wish,
-            ".ttl_micros
-    FROM ",
-            $wishes,
-            " ",
-            or_take_over!()
-        )
-    };
-}
-
 mod arrays;
 mod fast_path;
 
-use arrays::Wish;
 pub(super) use fast_path::{BEGIN_AND_SUCCEED, BEGIN_NEW, SUCCEED};
+
+/// A request for a turn, with the id that its lease has if the short statement grants one.
+type Drawn<'a> = (&'a Begin, Uuid);
 
 impl TurnStore for Handle {
     async fn change_turns(
@@ -65,7 +28,7 @@ impl TurnStore for Handle {
         begins: &[&Begin],
         finishes: &[&Finish],
     ) -> Result<TurnBatch, StoreError> {
-        let begins: Vec<Wish<'_>> =
+        let begins: Vec<Drawn<'_>> =
             begins.iter().map(|&begin| (begin, LeaseId::random().as_uuid())).collect();
         let mut batch = TurnBatch::open(begins.len(), finishes.len());
         self.begin_and_succeed(&begins, finishes, &mut batch).await?;
@@ -94,7 +57,7 @@ impl Handle {
     /// Begins and ends those that are not decided in `batch` yet.
     async fn change_others(
         &mut self,
-        begins: &[Wish<'_>],
+        begins: &[Drawn<'_>],
         finishes: &[&Finish],
         batch: &mut TurnBatch,
     ) -> Result<(), StoreError> {
@@ -119,9 +82,4 @@ impl Handle {
         batch.gave_up += rest.gave_up;
         Ok(())
     }
-}
-
-/// A small count as the database has it.
-fn small(count: u32) -> i32 {
-    i32::try_from(count).unwrap_or(i32::MAX)
 }
