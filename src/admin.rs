@@ -15,7 +15,7 @@ use crate::{
 /// How many questions, and how many changes, may queue.
 const QUEUE: usize = 64;
 
-/// What changes that are made by hand are logged as.
+/// The target under which changes by operators are logged.
 const AUDIT: &str = "oncegate::audit";
 
 /// Something that is asked.
@@ -75,7 +75,7 @@ pub struct Author {
     pub reason: String,
 }
 
-/// Something that is changed by hand.
+/// A change that an operator asks for.
 struct OperatorChange {
     what: What,
     author: Author,

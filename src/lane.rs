@@ -37,9 +37,9 @@ mod batch;
 /// only makes its callers wait. A batch request of the contract fits in one.
 pub const MAX_BATCH: usize = 1_024;
 
-/// How long a lane waits before it asks again for what a batch left undecided,
-/// while batches decide nothing: the deciding replica's batch takes about as
-/// long, and one that hangs must not be asked at full speed.
+/// The pause before a lane retries what a batch left undecided, while batches decide nothing. The
+/// concurrent writer's batch takes about as long, and a store that hangs must not be asked at full
+/// speed.
 const MIN_PAUSE: Duration = Duration::from_millis(1);
 const MAX_PAUSE: Duration = Duration::from_millis(100);
 
@@ -99,8 +99,8 @@ pub trait Op: Send + Sync + 'static {
 
 /// A connection that runs one kind of operation.
 pub trait Executes<O: Op>: Reset + Send + 'static {
-    /// Runs a batch in one atomic step. `ops` are sorted by key and hold no key
-    /// twice. Answers in order.
+    /// Runs a batch: each operation is decided and written in one atomic step. `ops` are sorted by
+    /// key and hold no key twice. Answers in order.
     fn execute(
         &mut self,
         ops: &[&O],
@@ -334,8 +334,8 @@ async fn drive<O: Op, S: Executes<O>>(
     }
 }
 
-/// Lanes of one kind. Which of them decides on a key is a matter of speed alone:
-/// lanes that meet at a row wait for each other as replicas do.
+/// Lanes of one kind. Which of them decides on a key is a matter of speed alone: lanes that meet at
+/// a record conflict, as replicas do.
 pub struct Lanes<O: Op>(Arc<[Lane<O>]>);
 
 impl<O: Op> Lanes<O> {

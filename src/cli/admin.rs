@@ -1,5 +1,5 @@
-//! `oncegate sessions list|show|bind|release|close`, `oncegate forget` and
-//! `oncegate stats`: what is held by whom, and how to put it right by hand.
+//! `oncegate sessions list|show|bind|release|close`, `oncegate forget` and `oncegate stats`: the
+//! operator API.
 
 use std::{io, time::Duration};
 

@@ -58,7 +58,7 @@ pub(super) async fn run(config: ServeConfig, clock: Clock) -> anyhow::Result<Exi
     }
 }
 
-/// Tells where the service is, and how to try it.
+/// Prints where the service listens, and how to try it.
 fn announce(server: &Server, store: &str) -> io::Result<()> {
     let mut out = io::stdout();
     for address in server.addresses() {

@@ -190,7 +190,7 @@ impl Sessions {
                 (_, Some(Decision::Free) | None) if why == Why::End => {
                     return Ok(Some(Outcome::Held(Measured::new(Held::default(), asked))));
                 }
-                // Were the place in the store's queue, it would not be so.
+                // A place in the store's queue prevents that.
                 (_, Some(Decision::Free) | None) => return Ok(None),
             }
         }
@@ -206,7 +206,7 @@ async fn until_either(one: &CancellationToken, other: &CancellationToken) {
     }
 }
 
-/// Why somebody who waits looks how the session stands.
+/// Why a waiter reads the session's row.
 #[derive(Clone, Copy, PartialEq)]
 enum Why {
     /// It is time to, as the first.
@@ -219,8 +219,8 @@ enum Why {
     End,
 }
 
-/// Tells the store that this replica is there, while anybody waits on it, and puts
-/// right what it and the store know of each other's.
+/// Sends heartbeats while callers wait on this replica, and corrects where the replica and the
+/// store differ about its waiters.
 pub(super) async fn heartbeat(
     mut store: impl Connection,
     queues: Weak<Queues>,

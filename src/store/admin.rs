@@ -1,4 +1,4 @@
-//! What is needed of a database to look after sessions and events by hand.
+//! What the operator API needs of a database.
 
 use std::{future::Future, time::Duration};
 

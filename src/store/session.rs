@@ -1,4 +1,4 @@
-//! What is needed of a database for sessions: who holds them, and who waits.
+//! What sessions need of a database: who holds them, and who waits.
 
 use std::{future::Future, time::Duration};
 

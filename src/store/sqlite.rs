@@ -2,8 +2,8 @@
 //!
 //! All writers share one connection, batch by batch, each batch one transaction
 //! that is synced to disk before it is answered (WAL, `synchronous=FULL`).
-//! Since nothing else writes, a batch reads rows, decides by the domain's own
-//! rules, and writes them back. Readers have connections of their own.
+//! The rules decide on rows that a connection for reading found. The writer compares their versions
+//! before it writes.
 //!
 //! Architecture Invariant: one process a file. A second one is refused at
 //! start, so the process's clock is the store's clock.

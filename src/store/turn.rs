@@ -1,4 +1,4 @@
-//! What is needed of a database for turns: an event and a session at once.
+//! What turns need of a database: an event and a session at once.
 
 use std::{future::Future, time::Duration};
 
@@ -56,7 +56,7 @@ pub trait TurnStore {
     /// Begins turns: claims the event, under all of its names, and takes the session, or
     /// neither. Ends turns: writes what became of the event and hands the session on, or
     /// neither. No name and no session is in either twice, nor in both. Answers in order;
-    /// [`Verdict::Retry`] where another is deciding just now.
+    /// [`Verdict::Retry`] if another writer changed what the decision rests on.
     ///
     /// # Errors
     /// [`StoreError`]; then no turn of the batch is known to have begun or ended.

@@ -29,7 +29,7 @@ pub(in crate::session) enum WaiterEvent {
     Given(SessionRow, Instant),
     /// Another replica says that the lease has come.
     Heard,
-    /// The store has the place no more.
+    /// The store does not have the place any more.
     Lost,
 }
 
