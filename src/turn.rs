@@ -178,7 +178,7 @@ impl Turns {
         let shard = session.map_or(begin.event.key.shard(), |acquire| acquire.key.shard());
         let call = TurnCall::Begin(Box::new(begin), Arc::clone(&self.turning));
         match self.turning.calls.of(shard).call(call).await? {
-            TurnReply::Begun(told) => Ok(*told),
+            TurnReply::Begun(begun) => Ok(*begun),
             TurnReply::Finished(_) => Err(mixed_up()),
         }
     }
@@ -235,8 +235,8 @@ impl Turns {
             FinishAs::Failed(_) | FinishAs::Broken | FinishAs::Abandoned => &metrics.gave_up,
         };
         let lane = self.turning.lane(&finish.turn).clone();
-        let told = lane.call(TurnCall::Finish(finish, Arc::clone(&self.turning))).await?;
-        let TurnReply::Finished(ended) = told else { return Err(mixed_up().into()) };
+        let reply = lane.call(TurnCall::Finish(finish, Arc::clone(&self.turning))).await?;
+        let TurnReply::Finished(ended) = reply else { return Err(mixed_up().into()) };
         let ended = kept(ended, self.max_hold).inspect_err(|error| {
             if !matches!(error, SessionError::StreamReplaced) {
                 metrics.lost.inc();

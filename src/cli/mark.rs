@@ -10,7 +10,7 @@ use tonic::{Code, Status};
 use super::{
     ClientArgs, Exit,
     client::{Consumer, duration, event, id_of, moment, with_consumer, within},
-    tell,
+    report,
 };
 use crate::{
     domain::limits::{EVENT_TTL, MAX_ALIASES, MAX_ID_BYTES, MAX_REQUEST_BYTES},
@@ -139,7 +139,7 @@ async fn stream(args: &Args, path: PathBuf) -> anyhow::Result<Exit> {
     }
     reader.join().map_err(|_| anyhow!("the input could not be read"))??;
     let Tally { first, duplicate, bad } = tally;
-    tell(format_args!("{first} first, {duplicate} duplicate, {bad} bad"));
+    report(format_args!("{first} first, {duplicate} duplicate, {bad} bad"));
     Ok(if bad > 0 { Exit::BadLines } else { Exit::Yes })
 }
 

@@ -130,7 +130,7 @@ fn line(event: &ProcessedEvent, age: Option<Duration>, remaining: Option<Duratio
     let left = remaining.map(|left| format!(", {} left", whole(left))).unwrap_or_default();
     let ago = whole(age.unwrap_or_default());
     let (id, why) = (id_of(event_id, &event.consumer), why(&event.detail));
-    format!("{team_id} {id} {}{by}, attempt {attempt}, {since}{ago} ago{left}{why}", told(event))
+    format!("{team_id} {id} {}{by}, attempt {attempt}, {since}{ago} ago{left}{why}", outcome(event))
 }
 
 /// The first line of a detail, shortened, as the end of a line.
@@ -146,8 +146,8 @@ fn why(detail: &str) -> String {
     format!(": {shown}…")
 }
 
-/// How an event stands, in a word.
-fn told(event: &ProcessedEvent) -> &'static str {
+/// The outcome of an event, in a word.
+fn outcome(event: &ProcessedEvent) -> &'static str {
     match (event.state(), event.outcome()) {
         (EventState::InProgress, _) => "in progress",
         // One that only lapsed did so later than it was claimed.

@@ -89,7 +89,7 @@ pub(super) struct LeaveCall {
     pub(super) keep: bool,
     pub(super) queues: Arc<Queues>,
     /// Gives back the lease, if it had been given by then; none for a place that was
-    /// found without anybody there.
+    /// found without a caller.
     pub(super) grants: Option<Arc<Grants>>,
 }
 
@@ -121,7 +121,7 @@ pub(super) struct Row {
     answer: SessionAnswer,
     /// When the statement began.
     asked: Instant,
-    /// Of a lease that goes back if nobody accepts it.
+    /// Of a lease that is given back if no caller accepts it.
     delivery: Option<Arc<Delivery>>,
 }
 

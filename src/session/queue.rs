@@ -33,33 +33,33 @@ pub(super) struct Queues {
     waiters: Gauge,
     /// The calls that wait in order to hold, or hold.
     holders: TaskTracker,
-    /// Those who wait, by the lease that each is to be given.
+    /// The waiters, by the lease that each is to be given.
     slots: Mutex<HashMap<LeaseId, Arc<WaiterSlot>>>,
-    /// Those who have left, until the store knows.
+    /// Waiters that have left, until the store knows.
     leaving: Mutex<HashSet<LeaseId>>,
     /// The streams of this replica, which report how many wait.
     streams: Streams,
-    /// How many places there have been.
+    /// How many tickets there have been.
     joined: AtomicU64,
 }
 
 #[derive(Default)]
 struct Queue {
-    /// Those who wait here, by ticket and lease: a call that takes a place over has the ticket of
+    /// The waiters here, by ticket and lease: a call that takes a place over has the ticket of
     /// the earlier one, which may not have left yet.
     tickets: BTreeMap<(i64, LeaseId), Arc<WaiterSlot>>,
-    /// Those who have a place here, or are about to have one.
+    /// How many callers have a place here, or are about to have one.
     places: usize,
-    /// All who wait, first to last, as far as is known.
+    /// All waiters of all replicas, first to last, as far as is known.
     order: Vec<LeaseId>,
-    /// What was read before is not news.
+    /// A row that was read before then is stale.
     as_of: Option<Instant>,
     /// Who held the session when its row was read last.
     seen: Option<Measured<Held>>,
 }
 
 impl Queue {
-    /// Somebody has left, or come: positions may have changed.
+    /// A waiter has left or come: positions may have changed.
     fn moved(&mut self, now: Instant) {
         self.as_of = Some(now);
         self.tickets.values().for_each(|slot| slot.notify_moved());
@@ -80,18 +80,18 @@ impl Queues {
         }
     }
 
-    /// Whether anybody waits.
+    /// Whether no caller waits.
     pub(super) fn is_empty(&self) -> bool {
         self.lock().is_empty()
     }
 
-    /// Who held a session when its row was read last, if anybody waits for it here.
+    /// Who held a session when its row was read last, if a caller waits for it here.
     pub(super) fn seen(&self, key: &SessionKey) -> Option<Measured<Held>> {
         self.lock().get(key)?.seen.clone()
     }
 
-    /// A session went to somebody, as a statement found that began at `asked`: gives
-    /// them its row, if they wait here.
+    /// A statement that began at `asked` found that a session was handed on: passes its row to the
+    /// new holder, if that waits here.
     pub(super) fn deliver(&self, row: SessionRow, asked: Instant) {
         let slot = locked(&self.slots).get(&row.lease.id).map(Arc::clone);
         if let Some(slot) = slot.filter(|_| row.live) {
@@ -180,7 +180,7 @@ impl Queues {
         locked(&self.by_session)
     }
 
-    /// Whether somebody still waits for a lease.
+    /// Whether a caller still waits for a lease.
     pub(super) fn is_wanted(&self, lease: LeaseId) -> bool {
         locked(&self.slots).contains_key(&lease)
     }
@@ -192,7 +192,10 @@ impl Queues {
         (count < self.most).then(|| self.holders.token())
     }
 
-    /// Makes room for somebody who is to be given `lease`; none where there is none.
+    /// Adds a waiter that is to be given `lease`.
+    ///
+    /// # Errors
+    /// [`SessionError::QueueFull`], [`SessionError::TooManyCalls`].
     pub(super) fn join(
         self: &Arc<Self>,
         key: &SessionKey,

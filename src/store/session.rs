@@ -10,9 +10,9 @@ use crate::domain::{
 /// An operation on a session.
 #[derive(Debug, Clone, Copy)]
 pub enum SessionOp<'a> {
-    /// Takes the lease of a session that is free and that nobody waits for.
+    /// Takes the lease of a session that is free and that no caller waits for.
     Acquire(&'a Acquire),
-    /// Ends a live lease. A session that somebody waits for goes to them in the same step.
+    /// Ends a live lease. The session goes to the next waiter, if there is one, in the same step.
     Release(&'a Release),
     /// Extends a live lease, up to so long since it was granted.
     Renew(&'a Renew, Duration),

@@ -31,7 +31,7 @@ pub struct TurnBatch {
 }
 
 impl TurnBatch {
-    /// The batch of so many turns, none of which is decided.
+    /// A batch of this size, in which nothing is decided.
     pub(super) fn open(begins: usize, finishes: usize) -> Self {
         Self {
             begins: vec![Verdict::Retry; begins],

@@ -79,7 +79,7 @@ pub struct Metrics {
     pub known_in_use: Gauge,
     /// Leases granted.
     pub granted: Counter,
-    /// Answers that somebody else holds the session.
+    /// Answers that another caller holds the session.
     pub held: Counter,
     /// Turns.
     pub turns: TurnMetrics,

@@ -11,7 +11,7 @@ use crate::{
     cli::{
         Exit,
         client::{duration, exit_of, explain},
-        tell,
+        report,
     },
     grpc::pb::{
         BatchItemError, BatchMarkProcessedRequest, EventKey, MarkProcessedRequest, Reason,
@@ -66,7 +66,7 @@ impl<'a> SlackStream<'a> {
                 return Err(error);
             }
             if backoff.is_new() {
-                tell(format_args!("waiting: {}", explain(&error)));
+                report(format_args!("waiting: {}", explain(&error)));
             }
             // Another connection may lead to a server that is there.
             self.client = None;

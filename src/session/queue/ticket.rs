@@ -97,7 +97,7 @@ impl QueueTicket {
         self.may_be_stored = false;
     }
 
-    /// The lease has come: it is on its way to the one who waited.
+    /// The lease has come, and is on its way to the caller.
     pub(in crate::session) fn redeem(mut self, lease: Lease, asked: Instant) -> Grant {
         self.may_be_stored = false;
         let delivery = self.grants.deliver(&self.key, self.lease);

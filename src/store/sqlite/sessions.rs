@@ -18,7 +18,7 @@ use crate::{
     store::StoreError,
 };
 
-/// Those who wait for the session `$session` of `$team`, first to last, if `$wanted`.
+/// The waiters for the session `$session` of `$team`, first to last, if `$wanted`.
 macro_rules! queue {
     ($team:literal, $session:literal, $wanted:literal) => {
         concat!(
