@@ -15,7 +15,7 @@ use crate::{
 /// How many questions, and how many changes, may queue.
 const QUEUE: usize = 64;
 
-/// What changes that are made by hand are logged as.
+/// The target under which changes by operators are logged.
 const AUDIT: &str = "oncegate::audit";
 
 /// Something that is asked.
@@ -75,8 +75,8 @@ pub struct Author {
     pub reason: String,
 }
 
-/// Something that is changed by hand.
-struct Change {
+/// A change that an operator asks for.
+struct OperatorChange {
     what: What,
     author: Author,
     streams: Streams,
@@ -100,7 +100,7 @@ enum Done {
     Event(EventRow),
 }
 
-impl Op for Change {
+impl Op for OperatorChange {
     type Key<'a> = ();
     type Row = Done;
     type Answer = Done;
@@ -112,8 +112,11 @@ impl Op for Change {
     }
 }
 
-impl<S: Connection> Executes<Change> for S {
-    async fn execute(&mut self, changes: &[&Change]) -> Result<Vec<Verdict<Done>>, StoreError> {
+impl<S: Connection> Executes<OperatorChange> for S {
+    async fn execute(
+        &mut self,
+        changes: &[&OperatorChange],
+    ) -> Result<Vec<Verdict<Done>>, StoreError> {
         let mut verdicts = Vec::with_capacity(changes.len());
         for change in changes {
             let verdict = make(self, &change.what).await;
@@ -140,7 +143,7 @@ async fn make(store: &mut impl Connection, what: &What) -> Result<Verdict<Done>,
     })
 }
 
-impl Change {
+impl OperatorChange {
     /// Notifies the streams of this replica that may have lost what they keep.
     fn hint(&self, verdict: &Result<Verdict<Done>, StoreError>) {
         match (&self.what, verdict) {
@@ -186,7 +189,7 @@ impl Change {
 #[derive(Clone)]
 pub struct Admin {
     questions: Lane<AdminRead>,
-    changes: Lane<Change>,
+    changes: Lane<OperatorChange>,
     sessions: Sessions,
 }
 
@@ -315,7 +318,7 @@ impl Admin {
     async fn change(&self, what: What, author: Author) -> Result<Done, CallError> {
         let streams = self.sessions.streams().clone();
         let call = CallTrace::current();
-        self.changes.call(Change { what, author, streams, call }).await
+        self.changes.call(OperatorChange { what, author, streams, call }).await
     }
 }
 

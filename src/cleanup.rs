@@ -97,8 +97,7 @@ impl Cleanup {
         Ok(Cleaned { events, sessions, more: more_events || more })
     }
 
-    /// Deletes up to `limit` rows of one kind. Tells how many, and whether there
-    /// may be more.
+    /// Deletes up to `limit` rows of one kind. Returns how many, and whether there may be more.
     async fn sweep(
         &self,
         kind: Kind,

@@ -45,7 +45,7 @@ enum Exit {
     /// No: duplicate, not seen, held, lost, not released, stale, bound to
     /// another epic, not on record, not serving.
     No = 10,
-    /// `check`: somebody is working on it.
+    /// `check`: a run is processing the event.
     InProgress = 11,
 }
 
@@ -137,7 +137,7 @@ impl Cli {
                 .downcast_ref::<io::Error>()
                 .is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe);
             if !nobody_reads {
-                tell(format_args!("error: {}", client::explain(&error)));
+                report(format_args!("error: {}", client::explain(&error)));
             }
             client::exit_of(&error).into()
         })
@@ -173,7 +173,7 @@ impl Cli {
 }
 
 /// Tells a person something; nothing depends on whether they can read it.
-fn tell(what: impl std::fmt::Display) {
+fn report(what: impl std::fmt::Display) {
     let _ = writeln!(io::stderr(), "{what}");
 }
 

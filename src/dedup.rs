@@ -142,22 +142,22 @@ impl Dedup {
 
     /// Marks several events, each as [`Dedup::mark`] does. Answers in order.
     pub async fn mark_all(&self, marks: Vec<Mark>) -> Vec<Result<MarkOutcome, CallError>> {
-        enum Place {
-            Memory(MarkOutcome),
+        enum Route {
+            Cache(MarkOutcome),
             Lane(usize, Option<CacheTicket>, bool),
         }
 
         let mut shares: Vec<Vec<Mark>> = (0..self.marks.count()).map(|_| Vec::new()).collect();
-        let place = |mark: Mark| match self.recall(&mark.event) {
-            Lookup::Found(event) => Place::Memory(event.outcome(&mark)),
-            Lookup::NotFound(question) => {
+        let route = |mark: Mark| match self.recall(&mark.event) {
+            Lookup::Found(event) => Route::Cache(event.outcome(&mark)),
+            Lookup::NotFound(ticket) => {
                 let lane = self.marks.index(mark.event.key.shard());
                 let is_plain = mark.event.aliases.is_empty();
                 shares[lane].push(mark);
-                Place::Lane(lane, question, is_plain)
+                Route::Lane(lane, ticket, is_plain)
             }
         };
-        let places: Vec<Place> = marks.into_iter().map(place).collect();
+        let routes: Vec<Route> = marks.into_iter().map(route).collect();
 
         let calls = shares.into_iter().enumerate().map(async |(lane, share)| {
             let count = share.len();
@@ -174,12 +174,12 @@ impl Dedup {
         let mut answers = join_all(calls).await;
 
         // Each lane answered its share in order.
-        let outcomes = places.into_iter().map(|place| match place {
-            Place::Memory(outcome) => Ok(outcome),
-            Place::Lane(lane, question, is_plain) => {
+        let outcomes = routes.into_iter().map(|route| match route {
+            Route::Cache(outcome) => Ok(outcome),
+            Route::Lane(lane, ticket, is_plain) => {
                 let missing = || Err(StoreError::internal("a lane returned no answer").into());
                 let outcome: MarkOutcome = answers[lane].next().unwrap_or_else(missing)?;
-                self.remember(question, own(&outcome, is_plain));
+                self.remember(ticket, own(&outcome, is_plain));
                 Ok(outcome)
             }
         });

@@ -9,7 +9,7 @@
 //! <https://www.postgresql.org/docs/current/runtime-config-wal.html#GUC-COMMIT-DELAY>.
 //!
 //! Architecture Invariant: a caller that goes away never interrupts a batch.
-//! The task that owns the connection is cancelled by nobody; a call that ended
+//! Nothing cancels the task that owns the connection; a call that ended
 //! before its batch began is left out of it.
 
 use std::{future::Future, hash::Hash, sync::Arc, time::Duration};
@@ -37,14 +37,14 @@ mod batch;
 /// only makes its callers wait. A batch request of the contract fits in one.
 pub const MAX_BATCH: usize = 1_024;
 
-/// How long a lane waits before it asks again for what a batch left undecided,
-/// while batches decide nothing: the deciding replica's batch takes about as
-/// long, and one that hangs must not be asked at full speed.
+/// The pause before a lane retries what a batch left undecided, while batches decide nothing. The
+/// concurrent writer's batch takes about as long, and a store that hangs must not be asked at full
+/// speed.
 const MIN_PAUSE: Duration = Duration::from_millis(1);
 const MAX_PAUSE: Duration = Duration::from_millis(100);
 
-/// How long work that nobody waits for is tried again: by then every lease
-/// that it could give back has ended by itself.
+/// How long work without a caller is retried: by then every lease that it could give
+/// back has ended by itself.
 const MAX_PERSISTENCE: Duration = *LEASE_TTL.end();
 
 /// Why a lane did not answer.
@@ -99,8 +99,8 @@ pub trait Op: Send + Sync + 'static {
 
 /// A connection that runs one kind of operation.
 pub trait Executes<O: Op>: Reset + Send + 'static {
-    /// Runs a batch in one atomic step. `ops` are sorted by key and hold no key
-    /// twice. Answers in order.
+    /// Runs a batch: each operation is decided and written in one atomic step. `ops` are sorted by
+    /// key and hold no key twice. Answers in order.
     fn execute(
         &mut self,
         ops: &[&O],
@@ -113,7 +113,7 @@ struct Job<O: Op> {
     ops: Vec<O>,
     /// As far as they are decided, in the order of `ops`.
     answers: Vec<Option<Result<O::Answer, StoreError>>>,
-    /// Where the answers go; nowhere, for work that nobody waits for.
+    /// Where the answers go; none for work without a caller.
     reply: Option<oneshot::Sender<Answers<O>>>,
     begun: Instant,
     /// The job's share of the queue.
@@ -131,7 +131,7 @@ impl<O: Op> Job<O> {
         self.answers.iter().filter(|answer| answer.is_none()).count()
     }
 
-    /// Whether a failed operation is tried again: one that nobody waits for is
+    /// Whether a failed operation is retried: one without a caller is
     /// not lost to a store that is away for a while.
     fn persists(&self, error: &StoreError) -> bool {
         self.reply.is_none()
@@ -211,7 +211,7 @@ impl<O: Op> Lane<O> {
         }
     }
 
-    /// Leaves an operation whose answer nobody waits for.
+    /// Leaves an operation to the lane, without waiting for its answer.
     ///
     /// # Errors
     /// [`CallError::Overloaded`] when the queue is full, [`StoreError::Unavailable`] when the
@@ -334,8 +334,8 @@ async fn drive<O: Op, S: Executes<O>>(
     }
 }
 
-/// Lanes of one kind. Which of them decides on a key is a matter of speed alone:
-/// lanes that meet at a row wait for each other as replicas do.
+/// Lanes of one kind. Which of them decides on a key is a matter of speed alone: lanes that meet at
+/// a record conflict, as replicas do.
 pub struct Lanes<O: Op>(Arc<[Lane<O>]>);
 
 impl<O: Op> Lanes<O> {

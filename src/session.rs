@@ -108,7 +108,7 @@ pub struct Caller {
 pub enum AcquireOutcome {
     /// The session is the caller's, once it accepts.
     Granted(Grant),
-    /// Somebody else holds it.
+    /// Another caller holds it.
     Held(Measured<Held>),
 }
 
@@ -119,7 +119,7 @@ pub struct Bounds {
     pub writers: usize,
     /// The most sessions that queue for one lane.
     pub capacity: usize,
-    /// The most callers that wait, for whichever session.
+    /// The most callers that wait, for all sessions together.
     pub waiters: usize,
     /// How long a lease may be held, however often it is renewed.
     pub max_hold: Duration,
@@ -289,7 +289,7 @@ impl Sessions {
         self.looks.call(Look(key)).await
     }
 
-    /// Gives back a lease whose turn came to nothing; nobody waits for the answer.
+    /// Gives back a lease whose turn did not begin, without waiting for the answer.
     pub(crate) fn give_back(&self, key: SessionKey, lease: LeaseId) {
         let release = Release { key, lease, unless_resumed: None };
         SessionCall::post_release(&self.lanes, release);

@@ -2,9 +2,9 @@
 //!
 //! A store hands out *connections*, each for one kind of work: several may share one
 //! underneath, which runs one statement at a time. A method whose future is dropped leaves
-//! no transaction open. Every method decides a whole batch in one atomic step. The row decides: a
-//! statement is safe to run again with the same attempt ids, which is what lets
-//! a connection repeat one whose outcome was lost.
+//! no transaction open. A method takes a batch, and decides and writes each operation of it in one
+//! atomic step. The row decides: a statement is safe to run again with the same attempt ids, so a
+//! connection repeats one whose outcome was lost.
 //!
 //! Architecture Invariant: `sqlx` is used below this module and nowhere else.
 
@@ -36,23 +36,23 @@ pub use records::{Applied, Decided, Records};
 pub use session::{SessionAnswer, SessionBatch, SessionOp, SessionStore};
 pub use turn::{RenewedTurn, TurnBatch, TurnStore};
 
-/// What a batch says of one of its items.
+/// What became of one item of a batch.
 #[derive(Debug, Clone)]
 pub enum Verdict<T> {
     /// Decided and committed.
     Decided(T),
-    /// Somebody else is deciding on the same session just now, or just did:
-    /// nothing was written, ask again.
+    /// Conflict: a concurrent writer changed what the decision rests on. Nothing was written;
+    /// retry.
     Retry,
     /// Its statement failed, while others of its batch were decided.
     Failed(StoreError),
 }
 
 impl<T> Verdict<T> {
-    /// The verdict, in other words.
-    pub fn map<U>(self, words: impl FnOnce(T) -> U) -> Verdict<U> {
+    /// The verdict with another value.
+    pub fn map<U>(self, value: impl FnOnce(T) -> U) -> Verdict<U> {
         match self {
-            Self::Decided(verdict) => Verdict::Decided(words(verdict)),
+            Self::Decided(decided) => Verdict::Decided(value(decided)),
             Self::Retry => Verdict::Retry,
             Self::Failed(error) => Verdict::Failed(error),
         }
@@ -152,14 +152,14 @@ pub struct Swept {
     pub busy: bool,
 }
 
-/// Tells what a mark that was read a while ago still counts for.
+/// Says whether a mark that was read earlier still counts.
 pub trait Invalidations: Send + Sync + 'static {
-    /// Rises when marks that have not expired were taken away, on this replica
-    /// or another. What was asked for before that counts no more.
+    /// Rises when marks that have not expired were deleted, on this replica or another. Nothing
+    /// that was asked for before counts from then on.
     fn epoch(&self) -> u64;
 
-    /// The latest that the store's clock can show by now; none while marks could
-    /// be taken away unheard: then nothing that was read before counts.
+    /// The latest time that the store's clock can show by now. None while a deletion of marks
+    /// could be missed: then nothing that was read before counts.
     fn now(&self) -> Option<Timestamp>;
 }
 
@@ -170,7 +170,7 @@ pub enum Hint {
     Handed(LeaseId),
     /// A newer call has taken over the place that was to end in this lease.
     TakenOver(LeaseId),
-    /// A lease was ended by hand, or a queue has changed, of a session with this lock key.
+    /// An operator ended a lease, or a queue has changed, of a session with this lock key.
     Session(i64),
     /// The event was forgotten that the turn of this request had claimed.
     Forgotten(RequestId),
@@ -194,8 +194,7 @@ pub type Looked = (EventRow, Option<TurnResult>);
 pub trait EventStore {
     /// Marks events, each under all of its names or none. `marks` are sorted by key and
     /// hold no name twice. Answers a live row of each, in order: this attempt's, if it
-    /// has one; [`Verdict::Retry`] where another replica took, or swept, the row in the
-    /// very moment.
+    /// has one; [`Verdict::Retry`] if another writer changed the row meanwhile.
     ///
     /// # Errors
     /// [`StoreError`]; then no mark of the batch is known to have been made.
@@ -237,10 +236,10 @@ pub trait Upkeep {
     /// [`StoreError`].
     fn count_leases(&mut self) -> impl Future<Output = Result<u64, StoreError>> + Send;
 
-    /// Tells whether the store would take a write.
+    /// Checks that the store accepts writes.
     ///
     /// # Errors
-    /// [`StoreError`], when it would not.
+    /// [`StoreError`], when it does not.
     fn ping(&mut self) -> impl Future<Output = Result<(), StoreError>> + Send;
 }
 
@@ -251,7 +250,7 @@ pub trait Connection:
 {
 }
 
-/// What a batch that panicked may leave in a state that nobody expects.
+/// State that a batch may leave inconsistent when it panics.
 pub trait Reset {
     /// Forgets that state.
     fn reset(&mut self);

@@ -25,7 +25,7 @@ mod lane_ops;
 mod run;
 
 pub use grant::{Grant, Turn};
-use lane_ops::{Change, RunOn, TurnReply, Turning};
+use lane_ops::{RunOn, TurnCall, TurnReply, Turning};
 pub use run::{Closed, RunEnd, RunEvent};
 
 /// The most turns in one batch: each may lock a session, see [`session::BATCH`].
@@ -63,17 +63,17 @@ impl Turns {
     ) -> Vec<Self> {
         let session::Bounds { writers, capacity, max_hold, .. } = bounds;
         let lane = metrics.write_lane("turn");
-        let changes = Lanes::start(store.writers(writers), runtimes, |runtime| {
+        let calls = Lanes::start(store.writers(writers), runtimes, |runtime| {
             Lane::start(runtime, store.connection(Work::Turns), capacity, BATCH, lane.clone())
         });
         let runtime = &runtimes[runtimes.len() - 1];
         let lane = metrics.lane("renew_turn");
         let renews = Lane::start(runtime, store.connection(Work::Short), capacity, BATCH, lane);
         let of = |(worker, sessions): (usize, &Sessions)| {
-            let changes = changes.near(worker, runtimes.len());
+            let calls = calls.near(worker, runtimes.len());
             Self {
                 turning: Arc::new(Turning {
-                    changes,
+                    calls,
                     sessions: sessions.clone(),
                     metrics: metrics.turns.clone(),
                 }),
@@ -176,9 +176,9 @@ impl Turns {
     async fn ask(&self, begin: Begin) -> Result<Result<Grant, Measured<Begun>>, CallError> {
         let session = begin.session.as_ref();
         let shard = session.map_or(begin.event.key.shard(), |acquire| acquire.key.shard());
-        let change = Change::Begin(Box::new(begin), Arc::clone(&self.turning));
-        match self.turning.changes.of(shard).call(change).await? {
-            TurnReply::Begun(told) => Ok(*told),
+        let call = TurnCall::Begin(Box::new(begin), Arc::clone(&self.turning));
+        match self.turning.calls.of(shard).call(call).await? {
+            TurnReply::Begun(begun) => Ok(*begun),
             TurnReply::Finished(_) => Err(mixed_up()),
         }
     }
@@ -235,8 +235,8 @@ impl Turns {
             FinishAs::Failed(_) | FinishAs::Broken | FinishAs::Abandoned => &metrics.gave_up,
         };
         let lane = self.turning.lane(&finish.turn).clone();
-        let told = lane.call(Change::Finish(finish, Arc::clone(&self.turning))).await?;
-        let TurnReply::Finished(ended) = told else { return Err(mixed_up().into()) };
+        let reply = lane.call(TurnCall::Finish(finish, Arc::clone(&self.turning))).await?;
+        let TurnReply::Finished(ended) = reply else { return Err(mixed_up().into()) };
         let ended = kept(ended, self.max_hold).inspect_err(|error| {
             if !matches!(error, SessionError::StreamReplaced) {
                 metrics.lost.inc();

@@ -1,5 +1,5 @@
-//! `oncegate sessions list|show|bind|release|close`, `oncegate forget` and
-//! `oncegate stats`: what is held by whom, and how to put it right by hand.
+//! `oncegate sessions list|show|bind|release|close`, `oncegate forget` and `oncegate stats`: the
+//! operator API.
 
 use std::{io, time::Duration};
 
@@ -12,7 +12,7 @@ use super::{
     ClientArgs, Exit,
     client::{Consumer, Output, event, id_of, moment, seconds, with_consumer},
     lease::Target,
-    tell,
+    report,
 };
 use crate::{
     domain::limits::MAX_PAGE_SIZE,
@@ -46,7 +46,7 @@ pub(super) struct List {
     team: Option<String>,
     /// Only sessions in this state
     #[arg(long, value_enum)]
-    state: Option<State>,
+    state: Option<ListedSessions>,
     /// Maximum number of sessions to print; 0: all
     #[arg(long, value_name = "SESSIONS", default_value_t = 100)]
     limit: u32,
@@ -56,18 +56,18 @@ pub(super) struct List {
 
 /// Which sessions are listed.
 #[derive(Debug, Clone, Copy, ValueEnum)]
-enum State {
+enum ListedSessions {
     /// A caller holds its lease.
     Held,
     /// No caller does.
     Free,
 }
 
-impl From<State> for SessionState {
-    fn from(state: State) -> Self {
+impl From<ListedSessions> for SessionState {
+    fn from(state: ListedSessions) -> Self {
         match state {
-            State::Held => Self::Held,
-            State::Free => Self::Free,
+            ListedSessions::Held => Self::Held,
+            ListedSessions::Free => Self::Free,
         }
     }
 }
@@ -192,7 +192,7 @@ async fn list(args: List) -> anyhow::Result<Exit> {
             return Ok(Exit::Yes);
         }
         if left == 0 {
-            tell("more sessions exist; --limit 0 lists all");
+            report("more sessions exist; --limit 0 lists all");
             return Ok(Exit::Yes);
         }
     }
@@ -237,9 +237,9 @@ async fn release(args: Release) -> anyhow::Result<Exit> {
     let answer = args.client.admin().await?.force_release_session_lease(request).await?;
     let released = answer.into_inner().released;
     let json = json!({ "team_id": team, "session_id": session, "released": released });
-    let told = if released { "released" } else { "not held" };
+    let outcome = if released { "released" } else { "not held" };
     let (json, id) = (with_consumer(json, &consumer.name()), id_of(&session, &consumer.name()));
-    args.client.output.print(&json, format_args!("{told} {team} {id}"))?;
+    args.client.output.print(&json, format_args!("{outcome} {team} {id}"))?;
     Ok(if released { Exit::Yes } else { Exit::No })
 }
 
@@ -253,9 +253,9 @@ async fn close(args: Close) -> anyhow::Result<Exit> {
     let request = args.client.request(message, Duration::ZERO);
     let closed = args.client.admin().await?.close_session(request).await?.into_inner().closed;
     let json = json!({ "team_id": team, "session_id": session, "closed": closed });
-    let told = if closed { "closed" } else { "not on record" };
+    let outcome = if closed { "closed" } else { "not on record" };
     let (json, id) = (with_consumer(json, &consumer.name()), id_of(&session, &consumer.name()));
-    args.client.output.print(&json, format_args!("{told} {team} {id}"))?;
+    args.client.output.print(&json, format_args!("{outcome} {team} {id}"))?;
     Ok(if closed { Exit::Yes } else { Exit::No })
 }
 
@@ -276,10 +276,10 @@ pub(super) async fn forget(args: Forget) -> anyhow::Result<Exit> {
         "process_time": moment(event.process_time),
         "expire_time": moment(event.expire_time),
     });
-    let told = if forgotten { "forgotten" } else { "not on record" };
+    let outcome = if forgotten { "forgotten" } else { "not on record" };
     let consumer = args.consumer.name();
     let (json, id) = (with_consumer(json, &consumer), id_of(&args.event, &consumer));
-    args.client.output.print(&json, format_args!("{told} {} {id}", args.team))?;
+    args.client.output.print(&json, format_args!("{outcome} {} {id}", args.team))?;
     Ok(if forgotten { Exit::Yes } else { Exit::No })
 }
 

@@ -31,7 +31,7 @@ pub(super) async fn run(args: Args) -> anyhow::Result<Exit> {
     let request = args.client.request(message, Duration::ZERO);
     let answer = args.client.connect().await?.is_processed(request).await?.into_inner();
     let state = answer.state();
-    let (told, exit) = match state {
+    let (outcome, exit) = match state {
         EventState::Processed => ("processed", Exit::Yes),
         EventState::InProgress => ("in progress", Exit::InProgress),
         EventState::NotSeen | EventState::Unspecified => ("not seen", Exit::No),
@@ -46,6 +46,6 @@ pub(super) async fn run(args: Args) -> anyhow::Result<Exit> {
     });
     let id = id_of(&event.event_id, &event.consumer);
     let json = with_consumer(json, &event.consumer);
-    args.client.output.print(&json, format_args!("{told} {} {id}", event.team_id))?;
+    args.client.output.print(&json, format_args!("{outcome} {} {id}", event.team_id))?;
     Ok(exit)
 }

@@ -52,7 +52,7 @@ pub(super) enum Output {
 }
 
 impl Output {
-    /// Prints one answer. Fails where nobody reads it any more.
+    /// Prints one answer. Fails if the reader has closed the output.
     pub(super) fn print(self, json: &Value, text: impl std::fmt::Display) -> io::Result<()> {
         match self {
             Self::Text => writeln!(io::stdout(), "{text}"),
@@ -154,23 +154,23 @@ pub(super) fn exit_of(error: &anyhow::Error) -> Exit {
 /// An error as a person reads it: what was done, the answer's code, and what the
 /// server said.
 pub(super) fn explain(error: &anyhow::Error) -> String {
-    let mut told: Vec<String> = Vec::new();
+    let mut parts: Vec<String> = Vec::new();
     for cause in error.chain() {
         match cause.downcast_ref::<Status>() {
             Some(status) if answered(status) => {
-                told.push(format!("{}: {}", name(status.code()), status.message()));
+                parts.push(format!("{}: {}", name(status.code()), status.message()));
                 break;
             }
             Some(status) => {
-                told.push(format!("no answer from the server: {}", root_cause(status)));
+                parts.push(format!("no answer from the server: {}", root_cause(status)));
                 break;
             }
             // Many errors contain their cause.
-            None if told.last().is_some_and(|last| last.ends_with(&cause.to_string())) => {}
-            None => told.push(cause.to_string()),
+            None if parts.last().is_some_and(|last| last.ends_with(&cause.to_string())) => {}
+            None => parts.push(cause.to_string()),
         }
     }
-    told.join(": ")
+    parts.join(": ")
 }
 
 /// Whether a server sent this. What tonic makes of a broken connection, or of

@@ -21,7 +21,7 @@ use super::{
     ClientArgs, Exit, WrongArguments,
     client::{Consumer, exit_of, explain, session},
     lease::Terms,
-    tell,
+    report,
 };
 use crate::{
     config,
@@ -112,7 +112,7 @@ pub(super) async fn run(args: Args) -> anyhow::Result<ExitCode> {
     let keeper = match asked {
         Ok(keeper) => keeper,
         Err(reason) => {
-            tell(reason);
+            report(reason);
             return Ok(ExitCode::from(args.conflict_exit_code));
         }
     };
@@ -184,7 +184,7 @@ impl<'a> Wanted<'a> {
                     return Err(error);
                 }
                 Err(error) if std::mem::take(&mut is_quiet) => {
-                    tell(format_args!("waiting: {}", explain(&error)));
+                    report(format_args!("waiting: {}", explain(&error)));
                 }
                 Ok(_) | Err(_) => {}
             }
@@ -235,7 +235,7 @@ async fn supervise(
         Err(error) => {
             keeper.release().await;
             let (program, _) = args.command.split_first().context("no command")?;
-            tell(format_args!("error: cannot run {}: {error}", program.display()));
+            report(format_args!("error: cannot run {}: {error}", program.display()));
             let is_missing = error.kind() == io::ErrorKind::NotFound;
             return Ok(ExitCode::from(if is_missing { NOT_FOUND } else { CANNOT_RUN }));
         }
@@ -249,7 +249,7 @@ async fn supervise(
     let (exit, is_held) = match kept {
         Ok(ended) => (ended.map(code_of), true),
         Err(Lost { reason, by, is_held }) => {
-            tell(format_args!(
+            report(format_args!(
                 "lost the lease of {}: {reason}; stopping the command",
                 args.session.1
             ));

@@ -10,7 +10,7 @@ use tokio::time::{Instant, timeout_at};
 use super::{
     ClientArgs, Exit,
     client::{Consumer, Output, duration, id_of, moment, seconds, session, with_consumer, within},
-    tell,
+    report,
 };
 use crate::{
     domain::limits::{LEASE_TTL, WAIT},
@@ -192,7 +192,7 @@ async fn hold(args: Wanted) -> anyhow::Result<Exit> {
     let message =
         HoldSessionLeaseRequest { session, holder, request_id, ttl, wait, epic_id, labels };
     let output = args.client.output;
-    // Without a deadline: it is held for as long as somebody runs this.
+    // Without a deadline: the lease is held while this command runs.
     let mut client = args.client.connect().await?;
     let sent = Instant::now();
     let mut events = client.hold_session_lease(message).await?.into_inner();
@@ -204,7 +204,7 @@ async fn hold(args: Wanted) -> anyhow::Result<Exit> {
             None => Ok(events.message().await),
         };
         let Ok(answer) = answer else {
-            tell("the lease is lost: the server did not renew it in time");
+            report("the lease is lost: the server did not renew it in time");
             return Ok(Exit::No);
         };
         let Some(answer) = answer? else { return Ok(Exit::No) };

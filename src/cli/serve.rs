@@ -36,7 +36,7 @@ pub(super) async fn run(config: ServeConfig, clock: Clock) -> anyhow::Result<Exi
         _ = terminate.recv() => return Ok(Exit::Yes),
         _ = interrupt.recv() => return Ok(Exit::Yes),
     };
-    // A service goes on serving when nobody reads where it is.
+    // The server runs on if this output is closed.
     let _ = announce(&server, &store);
 
     tokio::select! {
@@ -58,7 +58,7 @@ pub(super) async fn run(config: ServeConfig, clock: Clock) -> anyhow::Result<Exi
     }
 }
 
-/// Tells where the service is, and how to try it.
+/// Prints where the service listens, and how to try it.
 fn announce(server: &Server, store: &str) -> io::Result<()> {
     let mut out = io::stdout();
     for address in server.addresses() {

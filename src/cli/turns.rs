@@ -26,7 +26,7 @@ pub(super) struct Args {
     team: Option<String>,
     /// Only events in this state. Unset: in progress, then failed, then given up, then rejected
     #[arg(long, value_enum)]
-    state: Option<State>,
+    state: Option<ListedEvents>,
     /// Only events that began or ended less than AGE ago
     #[arg(long, value_name = "AGE", value_parser = within(CLEANUP_AGE))]
     newer_than: Option<Duration>,
@@ -42,7 +42,7 @@ const DETAIL_CHARS: usize = 100;
 
 /// Which events are listed.
 #[derive(Debug, Clone, Copy, ValueEnum)]
-enum State {
+enum ListedEvents {
     /// A run is processing the event.
     InProgress,
     /// Its run failed, or its claim lapsed; the next delivery may process it.
@@ -57,7 +57,7 @@ enum State {
     All,
 }
 
-impl State {
+impl ListedEvents {
     /// The states that need attention. They are listed one after the other: an event that changes
     /// meanwhile may be listed twice, or not at all.
     const UNSETTLED: &[Self] = &[Self::InProgress, Self::Failed, Self::GaveUp, Self::Rejected];
@@ -76,7 +76,7 @@ impl State {
 
 pub(super) async fn run(args: Args) -> anyhow::Result<Exit> {
     let mut client = args.client.admin().await?;
-    let states = args.state.as_ref().map_or(State::UNSETTLED, std::slice::from_ref);
+    let states = args.state.as_ref().map_or(ListedEvents::UNSETTLED, std::slice::from_ref);
     for (state, outcome) in states.iter().map(|state| state.filter()) {
         let mut page_token = String::new();
         loop {
@@ -130,7 +130,7 @@ fn line(event: &ProcessedEvent, age: Option<Duration>, remaining: Option<Duratio
     let left = remaining.map(|left| format!(", {} left", whole(left))).unwrap_or_default();
     let ago = whole(age.unwrap_or_default());
     let (id, why) = (id_of(event_id, &event.consumer), why(&event.detail));
-    format!("{team_id} {id} {}{by}, attempt {attempt}, {since}{ago} ago{left}{why}", told(event))
+    format!("{team_id} {id} {}{by}, attempt {attempt}, {since}{ago} ago{left}{why}", outcome(event))
 }
 
 /// The first line of a detail, shortened, as the end of a line.
@@ -146,8 +146,8 @@ fn why(detail: &str) -> String {
     format!(": {shown}…")
 }
 
-/// How an event stands, in a word.
-fn told(event: &ProcessedEvent) -> &'static str {
+/// The outcome of an event, in a word.
+fn outcome(event: &ProcessedEvent) -> &'static str {
     match (event.state(), event.outcome()) {
         (EventState::InProgress, _) => "in progress",
         // One that only lapsed did so later than it was claimed.

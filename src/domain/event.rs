@@ -214,7 +214,7 @@ pub enum ProcessedBy {
     Turn(u32),
     /// By a turn, whose handler refused the event for good; its attempt number.
     Rejected(u32),
-    /// By none of so many turns: it was given up.
+    /// By no turn: it was given up after this number of attempts.
     GaveUp(u32),
 }
 

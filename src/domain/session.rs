@@ -229,10 +229,10 @@ pub struct Release {
     pub unless_resumed: Option<StreamId>,
 }
 
-/// Somebody else's lease.
+/// Another caller's lease.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Held {
-    /// Who holds it; nobody, where it is about to go to the first in a queue.
+    /// Who holds it; empty while it is about to go to the first in a queue.
     pub holder: String,
     /// When it ends.
     pub expire_time: Option<Timestamp>,
@@ -247,7 +247,7 @@ pub struct Held {
 pub enum Decision {
     /// The caller has the lease.
     Granted(Lease),
-    /// Somebody else's lease runs.
+    /// Another caller's lease runs.
     Held(Held),
     /// The session is bound to this other work.
     EpicMismatch(String),
@@ -271,7 +271,7 @@ impl SessionRow {
         if self.live || self.waiting { Decision::Held(self.held()) } else { Decision::Free }
     }
 
-    /// Who holds the session, if anybody does, and how many wait for it.
+    /// Who holds the session, if it is held, and how many callers wait for it.
     #[must_use]
     pub fn held(&self) -> Held {
         let queue_length = self.queue.len();

@@ -226,7 +226,7 @@ pub enum FinishAs {
     /// The stream that kept the turn has broken: the event is to be handled by another run,
     /// and this attempt does not count.
     Broken,
-    /// The turn was never answered to anybody: it is as if it had not been.
+    /// No caller was answered: the attempt is taken back.
     Abandoned,
 }
 

@@ -109,7 +109,7 @@ impl TurnService for Turning {
             .filter_map(|read: Result<(), Status>| async { read.err().map(Err) });
         let all = stream::select(events.map(Some).chain(stream::iter([None])), complaint.map(Some));
         // The last word is the last.
-        let all = all.take_while(|told| std::future::ready(told.is_some()));
+        let all = all.take_while(|event| std::future::ready(event.is_some()));
         Ok(Response::new(all.filter_map(std::future::ready).boxed()))
     }
 }

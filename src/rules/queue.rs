@@ -109,8 +109,8 @@ impl Operation for HandOn<'_> {
             latest.waiting = true;
             draft.put_session(self.0, session.clone());
         }
-        let handed = hand_on(draft, self.0, &mut session)?;
-        Ok((session.row(draft.now()), handed))
+        let handover = hand_on(draft, self.0, &mut session)?;
+        Ok((session.row(draft.now()), handover))
     }
 }
 

@@ -34,7 +34,7 @@ pub struct Released {
     /// Whether the lease is given back, now or before; not so one that is spared.
     pub ended: bool,
     /// The session, if it went to the next caller.
-    pub handed: Option<SessionRow>,
+    pub handover: Option<SessionRow>,
 }
 
 impl Operation for Acquire {
@@ -76,12 +76,12 @@ impl Operation for Release {
     fn decide(&self, draft: &mut Draft<'_>) -> Result<Released, RuleError> {
         let mut session = draft.session(&self.key);
         let own = session.latest.as_ref().filter(|latest| latest.lease == self.lease);
-        let Some(latest) = own else { return Ok(Released { ended: false, handed: None }) };
+        let Some(latest) = own else { return Ok(Released { ended: false, handover: None }) };
         let is_spared = self.unless_resumed.is_some_and(|stream| !latest.resumed.leaves_to(stream));
         if !latest.is_live(draft.now()) || is_spared {
-            return Ok(Released { ended: latest.released, handed: None });
+            return Ok(Released { ended: latest.released, handover: None });
         }
-        Ok(Released { ended: true, handed: release(draft, &self.key, &mut session)? })
+        Ok(Released { ended: true, handover: release(draft, &self.key, &mut session)? })
     }
 }
 

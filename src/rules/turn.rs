@@ -52,18 +52,18 @@ pub struct BeginAnswer {
     pub begun: Begun,
     /// A lease that an earlier run of the request was given, for a turn that came to nothing:
     /// it is still to be given back.
-    pub idle: Option<(SessionKey, LeaseId)>,
+    pub orphan: Option<(SessionKey, LeaseId)>,
     /// Whether a claim had lapsed before.
     pub lapsed: bool,
     /// Whether the event was given up.
     pub gave_up: bool,
     /// The session, if it went to a caller that had waited before.
-    pub handed: Option<SessionRow>,
+    pub handover: Option<SessionRow>,
 }
 
 impl From<Begun> for BeginAnswer {
     fn from(begun: Begun) -> Self {
-        Self { begun, idle: None, lapsed: false, gave_up: false, handed: None }
+        Self { begun, orphan: None, lapsed: false, gave_up: false, handover: None }
     }
 }
 
@@ -93,7 +93,7 @@ impl Operation for Begin {
             };
             if let Some(result) = result {
                 let begun = Begun::NotAvailable(found.row(now), result);
-                return Ok(BeginAnswer { idle: idle(wish.as_ref(), now), ..begun.into() });
+                return Ok(BeginAnswer { orphan: orphan(wish.as_ref(), now), ..begun.into() });
             }
             before = Before::of(&found);
             if before.attempts.are_spent(self.max_attempts) {
@@ -101,16 +101,16 @@ impl Operation for Begin {
                 given_up.state = State::Handled(ProcessedBy::GaveUp(before.attempts.claimed), None);
                 let begun = Begun::NotAvailable(given_up.row(now), None);
                 draft.update_event(team, &found, Some(given_up));
-                let (lapsed, idle) = (before.lapsed, idle(wish.as_ref(), now));
-                return Ok(BeginAnswer { idle, lapsed, gave_up: true, ..begun.into() });
+                let (lapsed, orphan) = (before.lapsed, orphan(wish.as_ref(), now));
+                return Ok(BeginAnswer { orphan, lapsed, gave_up: true, ..begun.into() });
             }
         }
         let mut lease = None;
         if let Some((acquire, session)) = &mut wish {
-            let handed = hand_on(draft, &acquire.key, session)?;
+            let handover = hand_on(draft, &acquire.key, session)?;
             let busy = session.row(now).filter(|row| row.decision(acquire) != Decision::Free);
             if let Some(busy) = busy {
-                return Ok(BeginAnswer { handed, ..Begun::Busy(busy).into() });
+                return Ok(BeginAnswer { handover, ..Begun::Busy(busy).into() });
             }
             lease = Some(grant(draft, session, acquire)?.lease);
         }
@@ -196,7 +196,7 @@ impl Before {
 }
 
 /// The lease that an earlier run of a request had waited for, whose event is not to be had.
-fn idle(wish: Option<&Wish<'_>>, now: Timestamp) -> Option<(SessionKey, LeaseId)> {
+fn orphan(wish: Option<&Wish<'_>>, now: Timestamp) -> Option<(SessionKey, LeaseId)> {
     let (acquire, session) = wish?;
     match session.row(now)?.decision(acquire) {
         Decision::Granted(lease) => Some((acquire.key.clone(), lease.id)),

@@ -28,14 +28,14 @@ pub(super) enum Opened {
 }
 
 /// Where a store is, as the settings have it.
-enum Place {
+enum StoreLocation {
     /// Its URL.
     Sqlite(String),
     Postgres(Source),
     Memory,
 }
 
-impl Place {
+impl StoreLocation {
     fn of(config: &StoreConfig) -> anyhow::Result<Self> {
         let url = match &config.database_url_file {
             Some(file) => Origin::File(file.clone()),
@@ -81,7 +81,7 @@ impl Place {
 /// # Errors
 /// When it cannot be read.
 pub fn describe(config: &StoreConfig) -> anyhow::Result<String> {
-    Place::of(config)?.describe()
+    StoreLocation::of(config)?.describe()
 }
 
 /// Opens the store and brings its schema up to date; with `writers` for each kind of writing, if
@@ -92,10 +92,10 @@ pub(super) async fn open(
     migrate: bool,
     writers: Option<usize>,
 ) -> anyhow::Result<Opened> {
-    let place = Place::of(config)?;
-    let shown = place.describe()?;
-    let mut store = match place {
-        Place::Sqlite(url) => {
+    let location = StoreLocation::of(config)?;
+    let shown = location.describe()?;
+    let mut store = match location {
+        StoreLocation::Sqlite(url) => {
             let store = Sqlite::open(&url, clock).await?;
             let ready = if migrate { store.migrate().await } else { store.verify().await };
             if let Err(error) = ready {
@@ -104,7 +104,7 @@ pub(super) async fn open(
             }
             return Ok(Opened::Sqlite(store));
         }
-        Place::Memory => {
+        StoreLocation::Memory => {
             if writers.is_some() {
                 tracing::warn!(
                     store = shown,
@@ -114,7 +114,7 @@ pub(super) async fn open(
             }
             return Ok(Opened::Memory(Memory::new(clock)));
         }
-        Place::Postgres(source) => Postgres::at(source, config.store_timeout, clock)?,
+        StoreLocation::Postgres(source) => Postgres::at(source, config.store_timeout, clock)?,
     };
     let until = Instant::now() + config.connect_timeout;
     loop {
@@ -180,7 +180,7 @@ pub async fn migrate(config: &StoreConfig) -> anyhow::Result<()> {
 /// Refuses what would be done to a store of its own, and be lost with it.
 fn outlives_this(config: &StoreConfig) -> anyhow::Result<()> {
     ensure!(
-        !matches!(Place::of(config)?, Place::Memory),
+        !matches!(StoreLocation::of(config)?, StoreLocation::Memory),
         "--database-url: memory: exists only within the server's process; `oncegate fence` \
          cannot reach it"
     );

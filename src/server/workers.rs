@@ -88,27 +88,27 @@ impl Drop for Workers {
     }
 }
 
-/// One connection on its way to a worker, and its place among all of them.
+/// One connection on its way to a worker, and its slot.
 struct Accepted {
     socket: Socket,
-    place: Place,
+    slot: ConnectionSlot,
 }
 
-/// Dropped with its connection.
-struct Place {
+/// What a connection counts towards, until it is dropped with the connection.
+struct ConnectionSlot {
     open: Gauge,
     /// Its worker's, and of `--max-connections`; none where only health is answered.
     _taken: Option<(Arc<()>, OwnedSemaphorePermit)>,
 }
 
-impl Place {
+impl ConnectionSlot {
     fn new(open: &Gauge, taken: Option<(Arc<()>, OwnedSemaphorePermit)>) -> Self {
         open.inc();
         Self { open: open.clone(), _taken: taken }
     }
 }
 
-impl Drop for Place {
+impl Drop for ConnectionSlot {
     fn drop(&mut self) {
         self.open.dec();
     }
@@ -212,7 +212,7 @@ impl Connections {
                     );
                 }
                 let connection = self.clone().answer(
-                    Accepted { socket, place: Place::new(&self.open, None) },
+                    Accepted { socket, slot: ConnectionSlot::new(&self.open, None) },
                     self.http(),
                     over_limit.gate.clone(),
                 );
@@ -223,8 +223,8 @@ impl Connections {
             let Some(desk) = desks.iter().min_by_key(|desk| Arc::strong_count(&desk.load)) else {
                 return;
             };
-            let place = Place::new(&self.open, Some((Arc::clone(&desk.load), room)));
-            if desk.arrivals.send(Accepted { socket, place }).await.is_err() {
+            let slot = ConnectionSlot::new(&self.open, Some((Arc::clone(&desk.load), room)));
+            if desk.arrivals.send(Accepted { socket, slot }).await.is_err() {
                 return;
             }
         }
@@ -243,7 +243,7 @@ impl Connections {
     /// caller connects again. A connection that outlives its grace is cut, after its
     /// streams were ended as in a drain: what they keep stays its holder's.
     async fn answer(self, arrival: Accepted, http: Builder<TokioExecutor>, gate: GrpcService) {
-        let Accepted { socket, place: _place } = arrival;
+        let Accepted { socket, slot: _slot } = arrival;
         let Ok(peer) = Peer::new(socket, &self.limits) else { return };
         let connection = Arc::<Connection>::default();
         let gate = gate.on(Arc::clone(&connection));

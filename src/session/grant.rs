@@ -1,9 +1,9 @@
 //! Leases on their way to their holders.
 //!
 //! A caller may go away at any moment: while its batch runs, while the answer
-//! waits for it, or in between. A lease that nobody accepts is given back,
-//! wherever its answer is dropped; unless another call has carried it on by then, on
-//! whichever replica. That is for the row to say.
+//! waits for it, or in between. A lease that no caller accepts is given back
+//! wherever its answer is dropped, unless another call, on any replica, has carried it
+//! on by then. The row says so.
 
 use std::sync::{
     Arc,
@@ -15,7 +15,7 @@ use crate::domain::{Lease, LeaseId, SessionKey, StreamId};
 
 type GiveBack = dyn Fn(&SessionKey, LeaseId, StreamId) + Send + Sync;
 
-/// Where leases that nobody accepts go.
+/// Gives back leases that no caller accepts.
 pub(super) struct Grants {
     give_back: Box<GiveBack>,
 }

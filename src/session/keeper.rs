@@ -133,7 +133,7 @@ impl<K: Renewable, L> Keeper<'_, K, L> {
 
 /// What a session's row says to the stream that keeps it.
 enum Look {
-    /// It is kept, and so many callers wait for it.
+    /// It is kept, and this number of callers wait for it.
     Kept(usize),
     /// It is not kept any more.
     Lost,

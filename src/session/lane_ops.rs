@@ -89,7 +89,7 @@ pub(super) struct LeaveCall {
     pub(super) keep: bool,
     pub(super) queues: Arc<Queues>,
     /// Gives back the lease, if it had been given by then; none for a place that was
-    /// found without anybody there.
+    /// found without a caller.
     pub(super) grants: Option<Arc<Grants>>,
 }
 
@@ -121,7 +121,7 @@ pub(super) struct Row {
     answer: SessionAnswer,
     /// When the statement began.
     asked: Instant,
-    /// Of a lease that goes back if nobody accepts it.
+    /// Of a lease that is given back if no caller accepts it.
     delivery: Option<Arc<Delivery>>,
 }
 
@@ -312,10 +312,10 @@ impl<S: Connection> Executes<SessionCall> for SessionWorker<S> {
     async fn execute(&mut self, calls: &[&SessionCall]) -> Result<Vec<Verdict<Row>>, StoreError> {
         let ops: Vec<SessionOp<'_>> = calls.iter().map(|call| call.as_op()).collect();
         let asked = Instant::now();
-        let SessionBatch { answers, handed } = self.store.change_sessions(&ops).await?;
+        let SessionBatch { answers, handovers } = self.store.change_sessions(&ops).await?;
         // Here, where it reaches the waiters even if the callers of this batch have gone.
         if let Some(queues) = self.queues.upgrade() {
-            for row in handed {
+            for row in handovers {
                 queues.deliver(row, asked);
             }
             for (call, answer) in calls.iter().zip(&answers) {

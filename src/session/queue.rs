@@ -3,27 +3,26 @@
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
-    sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicU64, Ordering},
-    },
+    sync::{Arc, Mutex, MutexGuard, PoisonError, atomic::AtomicU64},
 };
 
 use prometheus_client::metrics::gauge::Gauge;
-use tokio::{sync::Notify, time::Instant};
+use tokio::time::Instant;
 use tokio_util::task::{TaskTracker, task_tracker::TaskTrackerToken};
 
-use super::{
-    Measured, SessionError,
-    grant::{Grant, Grants},
-    lane_ops::{LeaveCall, SessionCall},
-    streams::Streams,
-};
+use super::{Measured, SessionError, grant::Grants, lane_ops::SessionCall, streams::Streams};
 use crate::{
-    domain::{Held, Lease, LeaseId, SessionKey, SessionRow, limits::MAX_WAITERS_PER_SESSION},
+    domain::{Held, LeaseId, SessionKey, SessionRow, limits::MAX_WAITERS_PER_SESSION},
     lane::Lanes,
     store::Hint,
 };
+
+mod ticket;
+mod waiter;
+
+pub(super) use ticket::QueueTicket;
+pub(super) use waiter::WaiterEvent;
+use waiter::WaiterSlot;
 
 /// The queues of all sessions; an empty one takes no room.
 pub(super) struct Queues {
@@ -34,73 +33,36 @@ pub(super) struct Queues {
     waiters: Gauge,
     /// The calls that wait in order to hold, or hold.
     holders: TaskTracker,
-    /// Those who wait, by the lease that each is to be given.
+    /// The waiters, by the lease that each is to be given.
     slots: Mutex<HashMap<LeaseId, Arc<WaiterSlot>>>,
-    /// Those who have left, until the store knows.
+    /// Waiters that have left, until the store knows.
     leaving: Mutex<HashSet<LeaseId>>,
     /// The streams of this replica, which report how many wait.
     streams: Streams,
-    /// How many places there have been.
+    /// How many tickets there have been.
     joined: AtomicU64,
-}
-
-/// Passes events to one waiter.
-#[derive(Default)]
-struct WaiterSlot {
-    state: Mutex<State>,
-    news: Notify,
-    /// Positions may have changed.
-    moved: Notify,
-}
-
-#[derive(Default)]
-struct State {
-    /// When the store had the place in its queue; none before.
-    since: Option<Instant>,
-    news: Option<WaiterEvent>,
-}
-
-/// An event for a waiter.
-pub(super) enum WaiterEvent {
-    /// The lease has come: its row, read by a statement that began then.
-    Given(SessionRow, Instant),
-    /// Another replica says that the lease has come.
-    Heard,
-    /// The store has the place no more.
-    Lost,
-}
-
-impl WaiterSlot {
-    fn tell(&self, news: WaiterEvent) {
-        let mut state = locked(&self.state);
-        // What is known is not given up for a hint.
-        if !matches!(state.news, Some(WaiterEvent::Given(..))) {
-            state.news = Some(news);
-            self.news.notify_one();
-        }
-    }
 }
 
 #[derive(Default)]
 struct Queue {
-    /// Those who wait here, by ticket and lease: a call that takes a place over has the ticket of
+    /// The waiters here, by ticket and lease: a call that takes a place over has the ticket of
     /// the earlier one, which may not have left yet.
     tickets: BTreeMap<(i64, LeaseId), Arc<WaiterSlot>>,
-    /// Those who have a place here, or are about to have one.
+    /// How many callers have a place here, or are about to have one.
     places: usize,
-    /// All who wait, first to last, as far as is known.
+    /// All waiters of all replicas, first to last, as far as is known.
     order: Vec<LeaseId>,
-    /// What was read before is not news.
+    /// A row that was read before then is stale.
     as_of: Option<Instant>,
     /// Who held the session when its row was read last.
     seen: Option<Measured<Held>>,
 }
 
 impl Queue {
-    /// Somebody has left, or come: positions may have changed.
+    /// A waiter has left or come: positions may have changed.
     fn moved(&mut self, now: Instant) {
         self.as_of = Some(now);
-        self.tickets.values().for_each(|slot| slot.moved.notify_one());
+        self.tickets.values().for_each(|slot| slot.notify_moved());
     }
 }
 
@@ -118,22 +80,22 @@ impl Queues {
         }
     }
 
-    /// Whether anybody waits.
+    /// Whether no caller waits.
     pub(super) fn is_empty(&self) -> bool {
         self.lock().is_empty()
     }
 
-    /// Who held a session when its row was read last, if anybody waits for it here.
+    /// Who held a session when its row was read last, if a caller waits for it here.
     pub(super) fn seen(&self, key: &SessionKey) -> Option<Measured<Held>> {
         self.lock().get(key)?.seen.clone()
     }
 
-    /// A session went to somebody, as a statement found that began at `asked`: gives
-    /// them its row, if they wait here.
+    /// A statement that began at `asked` found that a session was handed on: passes its row to the
+    /// new holder, if that waits here.
     pub(super) fn deliver(&self, row: SessionRow, asked: Instant) {
         let slot = locked(&self.slots).get(&row.lease.id).map(Arc::clone);
         if let Some(slot) = slot.filter(|_| row.live) {
-            slot.tell(WaiterEvent::Given(row, asked));
+            slot.notify(WaiterEvent::Given(row, asked));
         }
     }
 
@@ -142,7 +104,7 @@ impl Queues {
         match hint {
             Hint::Handed(lease) => {
                 if let Some(slot) = locked(&self.slots).get(&lease) {
-                    slot.tell(WaiterEvent::Heard);
+                    slot.notify(WaiterEvent::Heard);
                 }
             }
             Hint::TakenOver(lease) => self.taken_over(lease),
@@ -155,7 +117,7 @@ impl Queues {
     /// A newer call may have taken over the place that was to end in `lease`.
     pub(super) fn taken_over(&self, lease: LeaseId) {
         if let Some(slot) = locked(&self.slots).get(&lease) {
-            slot.tell(WaiterEvent::Lost);
+            slot.notify(WaiterEvent::Lost);
         }
     }
 
@@ -203,9 +165,8 @@ impl Queues {
         for queue in self.lock().values() {
             let lost = queue.tickets.iter().filter(|((_, lease), _)| !kept.contains(lease));
             for (_, slot) in lost {
-                let since = locked(&slot.state).since;
-                if since.is_some_and(|since| since < asked) {
-                    slot.tell(WaiterEvent::Lost);
+                if slot.was_stored_before(asked) {
+                    slot.notify(WaiterEvent::Lost);
                 }
             }
         }
@@ -219,7 +180,7 @@ impl Queues {
         locked(&self.by_session)
     }
 
-    /// Whether somebody still waits for a lease.
+    /// Whether a caller still waits for a lease.
     pub(super) fn is_wanted(&self, lease: LeaseId) -> bool {
         locked(&self.slots).contains_key(&lease)
     }
@@ -231,7 +192,10 @@ impl Queues {
         (count < self.most).then(|| self.holders.token())
     }
 
-    /// Makes room for somebody who is to be given `lease`; none where there is none.
+    /// Adds a waiter that is to be given `lease`.
+    ///
+    /// # Errors
+    /// [`SessionError::QueueFull`], [`SessionError::TooManyCalls`].
     pub(super) fn join(
         self: &Arc<Self>,
         key: &SessionKey,
@@ -252,151 +216,10 @@ impl Queues {
         self.waiters.inc();
         let slot = Arc::<WaiterSlot>::default();
         locked(&self.slots).insert(lease, Arc::clone(&slot));
-        Ok(QueueTicket {
-            key: key.clone(),
-            lease,
-            number: self.joined.fetch_add(1, Ordering::Relaxed),
-            ticket: None,
-            may_be_stored: true,
-            takes_over: true,
-            is_kept: false,
-            slot,
-            queues: Arc::clone(self),
-            lanes: lanes.clone(),
-            grants: Arc::clone(grants),
-        })
-    }
-}
-
-/// A place in a queue. Dropping it leaves the queue, and gives back the lease, if it
-/// has been given by then.
-pub(super) struct QueueTicket {
-    key: SessionKey,
-    lease: LeaseId,
-    /// Rises with each place.
-    number: u64,
-    ticket: Option<i64>,
-    /// Whether the store may have it in its queue, or have given the lease.
-    may_be_stored: bool,
-    /// Whether it may be that of an earlier call. Otherwise a newer one has that.
-    pub(super) takes_over: bool,
-    /// Whether it is kept, once it is left, for a call that repeats the request.
-    is_kept: bool,
-    slot: Arc<WaiterSlot>,
-    queues: Arc<Queues>,
-    lanes: Lanes<SessionCall>,
-    grants: Arc<Grants>,
-}
-
-impl QueueTicket {
-    /// The store has it in its queue: at the end, or where an earlier call was.
-    pub(super) fn stand(&mut self, ticket: i64, is_last: bool) {
-        self.ticket = Some(ticket);
-        locked(&self.slot.state).since = Some(Instant::now());
-        if let Some(queue) = self.queues.lock().get_mut(&self.key) {
-            queue.tickets.insert((ticket, self.lease), Arc::clone(&self.slot));
-            if is_last && !queue.order.contains(&self.lease) {
-                queue.order.push(self.lease);
-            }
-            queue.moved(Instant::now());
-        }
-        self.queues.streams.session_changed(&self.key);
-    }
-
-    /// The lease that it is to end in.
-    pub(super) const fn lease(&self) -> LeaseId {
-        self.lease
-    }
-
-    /// Rises with each place that was joined.
-    pub(super) const fn number(&self) -> u64 {
-        self.number
-    }
-
-    /// The server ends the wait: it is kept for a call that repeats the request.
-    pub(super) fn keep(&mut self) {
-        self.is_kept = true;
-    }
-
-    /// The store does not have it.
-    pub(super) fn forget(mut self) {
-        self.may_be_stored = false;
-    }
-
-    /// The lease has come: it is on its way to the one who waited.
-    pub(super) fn redeem(mut self, lease: Lease, asked: Instant) -> Grant {
-        self.may_be_stored = false;
-        let delivery = self.grants.deliver(&self.key, self.lease);
-        Grant::new(Measured::new(lease, asked), true, Some(delivery))
-    }
-
-    /// Whether it is the first on this replica.
-    pub(super) fn is_first(&self) -> bool {
-        let own = self.ticket.map(|ticket| (ticket, self.lease));
-        let queues = self.queues.lock();
-        let first = queues.get(&self.key).map(|queue| queue.tickets.first_key_value());
-        first.is_none_or(|first| first.map(|(place, _)| place) == own.as_ref())
-    }
-
-    /// Which it is among those of all replicas, from 1, as far as is known.
-    pub(super) fn position(&self) -> Option<usize> {
-        let queues = self.queues.lock();
-        let order = &queues.get(&self.key)?.order;
-        order.iter().position(|lease| *lease == self.lease).map(|before| before + 1)
-    }
-
-    /// Waits until positions may have changed.
-    pub(super) async fn moved(&self) {
-        self.slot.moved.notified().await;
-    }
-
-    /// Waits for news.
-    pub(super) async fn news(&self) -> WaiterEvent {
-        loop {
-            if let Some(news) = locked(&self.slot.state).news.take() {
-                return news;
-            }
-            self.slot.news.notified().await;
-        }
+        Ok(QueueTicket::new(key.clone(), lease, slot, self, lanes, grants))
     }
 }
 
 fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-impl Drop for QueueTicket {
-    fn drop(&mut self) {
-        if self.may_be_stored {
-            locked(&self.queues.leaving).insert(self.lease);
-        }
-        locked(&self.queues.slots).remove(&self.lease);
-        let mut queues = self.queues.lock();
-        self.queues.waiters.dec();
-        if let Some(queue) = queues.get_mut(&self.key) {
-            if let Some(ticket) = self.ticket {
-                queue.tickets.remove(&(ticket, self.lease));
-            }
-            queue.order.retain(|lease| *lease != self.lease);
-            queue.places -= 1;
-            if queue.places == 0 {
-                queues.remove(&self.key);
-            } else {
-                queue.moved(Instant::now());
-            }
-        }
-        drop(queues);
-        if self.may_be_stored {
-            let (key, lease, queues) = (self.key.clone(), self.lease, Arc::clone(&self.queues));
-            let (keep, grants) = (self.is_kept, Some(Arc::clone(&self.grants)));
-            let lane = self.lanes.of(key.shard());
-            let call = LeaveCall { key, lease, keep, queues, grants };
-            if lane.post(SessionCall::Leave(call)).is_err() {
-                self.queues.left(&self.key, lease);
-                tracing::warn!(
-                    "lane is full; the next heartbeat removes a departed waiter from its queue"
-                );
-            }
-        }
-    }
 }

@@ -125,7 +125,7 @@ impl Sessions {
             }
             let why = tokio::select! {
                 biased;
-                news = place.news() => match news {
+                news = place.event() => match news {
                     WaiterEvent::Given(row, asked) => {
                         return Ok(Some(Outcome::Granted(place.redeem(row.lease, asked))));
                     }
@@ -193,7 +193,7 @@ impl Sessions {
                 (_, Some(Decision::Free) | None) if why == Why::End => {
                     return Ok(Some(Outcome::Held(Measured::new(Held::default(), asked))));
                 }
-                // Were the place in the store's queue, it would not be so.
+                // A place in the store's queue prevents that.
                 (_, Some(Decision::Free) | None) => return Ok(None),
             }
         }
@@ -209,7 +209,7 @@ async fn until_either(one: &CancellationToken, other: &CancellationToken) {
     }
 }
 
-/// Why somebody who waits looks how the session stands.
+/// Why a waiter reads the session's row.
 #[derive(Clone, Copy, PartialEq)]
 enum Why {
     /// It is time to, as the first.
@@ -222,8 +222,8 @@ enum Why {
     End,
 }
 
-/// Tells the store that this replica is there, while anybody waits on it, and puts
-/// right what it and the store know of each other's.
+/// Sends heartbeats while callers wait on this replica, and corrects where the replica and the
+/// store differ about its waiters.
 pub(super) async fn heartbeat(
     mut store: impl Connection,
     queues: Weak<Queues>,

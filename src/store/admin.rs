@@ -1,4 +1,4 @@
-//! What is needed of a database to look after sessions and events by hand.
+//! What the operator API needs of a database.
 
 use std::{future::Future, time::Duration};
 
@@ -79,7 +79,7 @@ pub struct Counts {
     pub sessions: u64,
     /// Sessions whose lease runs.
     pub held_sessions: u64,
-    /// Callers that wait for a session, on whichever replica.
+    /// Callers that wait for a session, on all replicas.
     pub waiters: u64,
 }
 
@@ -138,8 +138,8 @@ pub trait AdminChanges {
         key: &SessionKey,
     ) -> impl Future<Output = Result<Verdict<bool>, StoreError>> + Send;
 
-    /// Forgets a session, held or not; but leaves one that somebody waits for to them,
-    /// free, unbound, and with a higher fence. Answers whether there was one.
+    /// Forgets a session, held or not. A session with waiters is freed for them instead: unbound,
+    /// and with a higher fence. Returns whether there was a session.
     ///
     /// # Errors
     /// [`StoreError`]; then it is not known to be gone.

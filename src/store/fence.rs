@@ -1,4 +1,4 @@
-//! What is needed of a database to look at the floor of fencing tokens, and to raise it.
+//! What the fence of tokens needs of a database.
 
 use std::future::Future;
 

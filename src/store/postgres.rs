@@ -142,7 +142,7 @@ use line::Line;
 use namespace::Locks;
 use notifications::CacheValidity;
 pub use notifications::MAX_STALENESS;
-use share::{Plan, SessionLines, Which};
+use share::{ConnectionPlan, SessionLines, Which};
 use sqlstate::classify;
 
 /// How long a statement may take that scans a whole table.
@@ -206,7 +206,7 @@ pub struct Postgres {
     locks: OnceLock<Locks>,
     /// This replica, as the others know it.
     replica: Uuid,
-    plan: Plan,
+    plan: ConnectionPlan,
     /// The connections that several share, opened or not.
     short: Arc<Mutex<Line>>,
     scans: Arc<Mutex<Line>>,
@@ -239,7 +239,8 @@ impl Postgres {
         let line = |connector| Arc::new(Mutex::new(Line::new(connector)));
         let short = line(for_short(&connector, timeout));
         let scans = line(connector.with([no_jit()]));
-        let (plan, starved, begins) = (Plan::of(usize::MAX / 8), Arc::default(), Arc::default());
+        let (plan, starved, begins) =
+            (ConnectionPlan::of(usize::MAX / 8), Arc::default(), Arc::default());
         Ok(Self {
             connector,
             timeout,

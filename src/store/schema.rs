@@ -35,7 +35,7 @@ pub(super) struct Superseded {
 }
 
 /// A migration that a database has, as its row says.
-pub(super) struct Applied {
+pub(super) struct AppliedMigration {
     pub(super) version: i64,
     pub(super) success: bool,
     pub(super) checksum: Vec<u8>,
@@ -51,14 +51,14 @@ pub(super) struct Schema {
 
 /// What a database still needs.
 #[derive(Default)]
-pub(super) struct Plan<'a> {
+pub(super) struct MigrationPlan<'a> {
     /// Migrations to run, in order.
     pub(super) pending: Vec<&'a Step>,
     /// Migrations that have run, but whose row has another checksum or `min_reader`.
     pub(super) to_record: Vec<&'a Step>,
 }
 
-impl Plan<'_> {
+impl MigrationPlan<'_> {
     pub(super) fn is_empty(&self) -> bool {
         self.pending.is_empty() && self.to_record.is_empty()
     }
@@ -80,9 +80,12 @@ impl Schema {
     ///
     /// # Errors
     /// [`StoreError::Internal`] when this binary must not use the database.
-    pub(super) fn plan(&self, applied: &[Applied]) -> Result<Plan<'_>, StoreError> {
+    pub(super) fn plan(
+        &self,
+        applied: &[AppliedMigration],
+    ) -> Result<MigrationPlan<'_>, StoreError> {
         let newest = self.newest();
-        let mut plan = Plan::default();
+        let mut plan = MigrationPlan::default();
         for row in applied {
             let version = row.version;
             if !row.success {
@@ -122,7 +125,7 @@ impl Schema {
     ///
     /// # Errors
     /// [`StoreError::Internal`] when it cannot.
-    pub(super) fn verify(&self, applied: &[Applied]) -> Result<(), StoreError> {
+    pub(super) fn verify(&self, applied: &[AppliedMigration]) -> Result<(), StoreError> {
         let plan = self.plan(applied)?;
         if plan.pending.is_empty() {
             return Ok(());
@@ -139,7 +142,7 @@ impl Schema {
         self.steps.last().map_or(0, |step| step.version)
     }
 
-    fn check_superseded(&self, row: &Applied) -> Result<(), StoreError> {
+    fn check_superseded(&self, row: &AppliedMigration) -> Result<(), StoreError> {
         let checksum = hexadecimal(&row.checksum);
         let known =
             |known: &&Superseded| known.version == row.version && known.checksum == checksum;
@@ -190,19 +193,19 @@ mod tests {
         Schema { steps: (1..=3).map(step).collect(), superseded: SUPERSEDED }
     }
 
-    fn row(version: i64, min_reader: i64) -> Applied {
+    fn row(version: i64, min_reader: i64) -> AppliedMigration {
         let checksum = vec![u8::try_from(version).unwrap()];
-        Applied { version, success: true, checksum, min_reader: Some(min_reader) }
+        AppliedMigration { version, success: true, checksum, min_reader: Some(min_reader) }
     }
 
-    fn planned(rows: &[Applied]) -> (Vec<i64>, Vec<i64>) {
+    fn planned(rows: &[AppliedMigration]) -> (Vec<i64>, Vec<i64>) {
         let schema = schema();
         let plan = schema.plan(rows).unwrap();
         let versions = |steps: &[&Step]| steps.iter().map(|step| step.version).collect();
         (versions(&plan.pending), versions(&plan.to_record))
     }
 
-    fn refused(rows: &[Applied]) -> String {
+    fn refused(rows: &[AppliedMigration]) -> String {
         schema().plan(rows).err().unwrap().to_string()
     }
 
@@ -217,8 +220,8 @@ mod tests {
     #[test]
     fn a_newer_schema_is_used_for_as_long_as_it_says_so() {
         let ours = || vec![row(1, 1), row(2, 2), row(3, 3)];
-        let with = |more: &[Applied]| {
-            let copy = more.iter().map(|row| Applied { checksum: vec![], ..*row });
+        let with = |more: &[AppliedMigration]| {
+            let copy = more.iter().map(|row| AppliedMigration { checksum: vec![], ..*row });
             ours().into_iter().chain(copy).collect::<Vec<_>>()
         };
         for newer in [&[row(4, 3)][..], &[row(4, 1)], &[row(4, 3), row(5, 2), row(9, 3)]] {
@@ -230,19 +233,19 @@ mod tests {
             assert!(why.contains("migrations up to 3") && why.contains("migration 4"), "{why}");
         }
         // One that a binary without the rule has made.
-        let unknown = Applied { min_reader: None, ..row(4, 4) };
+        let unknown = AppliedMigration { min_reader: None, ..row(4, 4) };
         assert!(refused(&with(&[unknown])).contains("needs a binary that knows migration 4"));
     }
 
     #[test]
     fn a_superseded_text_is_recorded_anew_and_any_other_is_refused() {
-        let old = Applied { checksum: OLD_TEXT.to_vec(), min_reader: None, ..row(2, 2) };
+        let old = AppliedMigration { checksum: OLD_TEXT.to_vec(), min_reader: None, ..row(2, 2) };
         assert_eq!(planned(&[row(1, 1), old, row(3, 3)]), (vec![], vec![2]));
-        let foreign = Applied { checksum: OLD_TEXT.to_vec(), ..row(1, 1) };
+        let foreign = AppliedMigration { checksum: OLD_TEXT.to_vec(), ..row(1, 1) };
         assert!(refused(&[foreign]).contains("migration 1 ran with a different text"));
-        let partial = Applied { success: false, ..row(1, 1) };
+        let partial = AppliedMigration { success: false, ..row(1, 1) };
         assert!(refused(&[partial]).contains("only partly"));
-        let unrecorded = Applied { min_reader: None, ..row(1, 1) };
+        let unrecorded = AppliedMigration { min_reader: None, ..row(1, 1) };
         assert_eq!(planned(&[unrecorded]), (vec![2, 3], vec![1]));
     }
 

@@ -1,4 +1,4 @@
-//! What is needed of a database for sessions: who holds them, and who waits.
+//! What sessions need of a database: who holds them, and who waits.
 
 use std::{future::Future, time::Duration};
 
@@ -10,9 +10,9 @@ use crate::domain::{
 /// An operation on a session.
 #[derive(Debug, Clone, Copy)]
 pub enum SessionOp<'a> {
-    /// Takes the lease of a session that is free and that nobody waits for.
+    /// Takes the lease of a session that is free and that no caller waits for.
     Acquire(&'a Acquire),
-    /// Ends a live lease. A session that somebody waits for goes to them in the same step.
+    /// Ends a live lease. The session goes to the next waiter, if there is one, in the same step.
     Release(&'a Release),
     /// Extends a live lease, up to so long since it was granted.
     Renew(&'a Renew, Duration),
@@ -52,20 +52,20 @@ pub enum SessionAnswer {
     HandedOn(Option<SessionRow>),
 }
 
-/// What became of a batch of operations on sessions.
+/// The outcomes of a batch of operations on sessions.
 #[derive(Debug)]
 pub struct SessionBatch {
     /// The answers, in the order of the operations.
     pub answers: Vec<Verdict<SessionAnswer>>,
     /// The sessions that went to the next waiter. Waiters on other replicas are notified.
-    pub handed: Vec<SessionRow>,
+    pub handovers: Vec<SessionRow>,
 }
 
 impl SessionBatch {
     /// The batch of `count` operations, none of which is decided.
     #[must_use]
     pub fn open(count: usize) -> Self {
-        Self { answers: vec![Verdict::Retry; count], handed: Vec::new() }
+        Self { answers: vec![Verdict::Retry; count], handovers: Vec::new() }
     }
 }
 

@@ -2,8 +2,8 @@
 //!
 //! All writers share one connection, batch by batch, each batch one transaction
 //! that is synced to disk before it is answered (WAL, `synchronous=FULL`).
-//! Since nothing else writes, a batch reads rows, decides by the domain's own
-//! rules, and writes them back. Readers have connections of their own.
+//! The rules decide on rows that a connection for reading found. The writer compares their versions
+//! before it writes.
 //!
 //! Architecture Invariant: one process a file. A second one is refused at
 //! start, so the process's clock is the store's clock.
@@ -21,15 +21,11 @@ use std::{
 };
 
 use sqlx::{
-    ConnectOptions as _, Connection as _, Executor as _, SqliteConnection, Transaction,
-    sqlite::{
-        SqliteConnectOptions, SqliteJournalMode, SqliteSynchronous, SqliteTransactionManager,
-    },
+    ConnectOptions as _, Connection as _, Executor as _, SqliteConnection,
+    sqlite::{SqliteConnectOptions, SqliteJournalMode, SqliteSynchronous},
 };
-use sqlx_core::transaction::TransactionManager as _;
-use tokio::sync::{Mutex, MutexGuard, mpsc};
+use tokio::sync::mpsc;
 use tokio_util::task::{TaskTracker, task_tracker::TaskTrackerToken};
-use uuid::Uuid;
 
 use self::file::DatabaseFile;
 use super::{Clock, Connection, Hint, Invalidations, Reset, Store, StoreError, Work};
@@ -47,16 +43,18 @@ mod lock;
 mod maintenance;
 mod migrate;
 mod records;
+mod result_code;
+mod rows;
 mod sessions;
+mod writer;
 
 use clock::StoreClock;
+use result_code::classify;
+use writer::Writer;
 
 /// The page cache of the writing connection, in KiB; negative as `SQLite` wants
 /// it. Filled only as far as the file is large.
 const CACHE_KIB: &str = "-65536";
-
-/// `SQLITE_CONSTRAINT_COMMITHOOK`: the writer's hook refused a commit.
-const COMMIT_REFUSED: i32 = 531;
 
 /// Brings all into the one file. Another process that reads it is not waited for for long.
 const CHECKPOINT: &str = "PRAGMA busy_timeout = 250; PRAGMA wal_checkpoint(TRUNCATE)";
@@ -127,7 +125,7 @@ impl Sqlite {
             .busy_timeout(Duration::from_secs(5))
             .pragma("cache_size", CACHE_KIB)
             .disable_statement_logging();
-        let writer = open_writer(&options, &file).await.map_err(|error| file.refused(&error))?;
+        let writer = Writer::open(&options, &file).await.map_err(|error| file.refused(&error))?;
         file.watch()?;
         let marks = Arc::new(Invalidation {
             clock: StoreClock::new(clock),
@@ -137,7 +135,7 @@ impl Sqlite {
         Ok(Self {
             options,
             marks,
-            writer: Arc::new(Writer::new(writer)),
+            writer: Arc::new(writer),
             retired: Arc::default(),
             file,
             handles: TaskTracker::new(),
@@ -172,20 +170,6 @@ impl Sqlite {
         self.marks.clock.begin_at(Timestamp::from_micros(seen.map_err(classify)?));
         maintenance::keep_places(writer, self.marks.clock.now()).await
     }
-}
-
-/// Opens the connection that writes, and whose commits are refused while the file is not in
-/// place.
-async fn open_writer(
-    options: &SqliteConnectOptions,
-    file: &Arc<DatabaseFile>,
-) -> Result<SqliteConnection, sqlx::Error> {
-    let mut writer = options.connect().await?;
-    // A read, so that all files that belong to the database are there.
-    writer.execute("SELECT count(*) FROM sqlite_schema").await?;
-    let file = Arc::clone(file);
-    writer.lock_handle().await?.set_commit_hook(move || file.check().is_ok());
-    Ok(writer)
 }
 
 impl Store for Sqlite {
@@ -231,7 +215,7 @@ impl Store for Sqlite {
                     reader.close().await?;
                 }
                 let Some(writer) = Arc::into_inner(writer) else { return Ok(()) };
-                let mut writer = writer.connection.into_inner();
+                let mut writer = writer.into_connection();
                 writer.execute(CHECKPOINT).await?;
                 writer.close().await
             };
@@ -326,106 +310,4 @@ impl Retired {
     fn take(&self) -> Vec<SqliteConnection> {
         std::mem::take(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
     }
-}
-
-/// The one connection that writes. Whoever waits has it in the order in which
-/// they came.
-struct Writer {
-    connection: Mutex<SqliteConnection>,
-    waiting: TaskTracker,
-}
-
-impl Writer {
-    fn new(connection: SqliteConnection) -> Self {
-        Self { connection: Mutex::new(connection), waiting: TaskTracker::new() }
-    }
-
-    async fn lock(&self) -> MutexGuard<'_, SqliteConnection> {
-        let _waits = self.waiting.token();
-        self.connection.lock().await
-    }
-
-    /// Whether anybody waits for it.
-    fn is_wanted(&self) -> bool {
-        !self.waiting.is_empty()
-    }
-}
-
-/// Begins a batch's transaction: no other can write until it ends.
-async fn begin(writer: &mut SqliteConnection) -> Result<Transaction<'_, sqlx::Sqlite>, StoreError> {
-    if writer.is_in_transaction() {
-        settle(writer).await.map_err(classify)?;
-    }
-    writer.begin_with("BEGIN IMMEDIATE").await.map_err(classify)
-}
-
-/// Where a COMMIT failed, as on a full disk, `SQLite` has rolled back by itself; sqlx has not
-/// noticed, and would begin no other transaction.
-async fn settle(writer: &mut SqliteConnection) -> Result<(), sqlx::Error> {
-    // By then a rollback that is on its way is done.
-    writer.ping().await?;
-    if writer.is_in_transaction() {
-        writer.execute("BEGIN").await?;
-        SqliteTransactionManager::rollback(writer).await?;
-    }
-    Ok(())
-}
-
-/// Sorts an error by its result code: <https://www.sqlite.org/rescode.html>. None is a
-/// caller's fault: `SQLite` keeps every text.
-fn classify(error: sqlx::Error) -> StoreError {
-    let sqlx::Error::Database(database) = &error else {
-        return match error {
-            sqlx::Error::Io(_) | sqlx::Error::WorkerCrashed => StoreError::unknown(error),
-            _ => StoreError::internal(error),
-        };
-    };
-    let extended: i32 = database.code().and_then(|code| code.parse().ok()).unwrap_or_default();
-    if extended == COMMIT_REFUSED {
-        return StoreError::unavailable("the database file was moved or replaced");
-    }
-    match extended & 0xff {
-        // IOERR: a commit that could not be synced may be in the file after a restart.
-        10 => StoreError::unknown(error),
-        // PERM, BUSY, LOCKED, NOMEM, READONLY, INTERRUPT, CORRUPT, FULL, CANTOPEN, PROTOCOL,
-        // SCHEMA, AUTH, NOTADB: the file's state or the disk's.
-        3 | 5..=9 | 11 | 13..=15 | 17 | 23 | 26 => StoreError::unavailable(error),
-        // TOOBIG, CONSTRAINT, MISMATCH: a trigger, a CHECK or a changed column.
-        18..=20 => StoreError::Rejected(error.to_string().into()),
-        // INTERNAL, MISUSE, RANGE: a mistake of ours.
-        2 | 21 | 25 => StoreError::internal(error),
-        // Among them ERROR: a table is missing, or a trigger has a mistake.
-        _ => StoreError::unusable(error),
-    }
-}
-
-/// 128 bits, as the columns keep them.
-fn hex(uuid: Uuid) -> String {
-    uuid.simple().to_string()
-}
-
-/// A batch as `json_each` reads it.
-fn json(batch: &impl serde::Serialize) -> Result<String, StoreError> {
-    serde_json::to_string(batch).map_err(StoreError::internal)
-}
-
-/// The answer's place that a `json_each` key names.
-fn slot<T>(answers: &mut [T], key: i64) -> Result<&mut T, StoreError> {
-    usize::try_from(key)
-        .ok()
-        .and_then(|index| answers.get_mut(index))
-        .ok_or_else(|| StoreError::internal("unexpected row in the answer"))
-}
-
-/// Runs a statement for all of `rows`, if there are any.
-async fn run(
-    batch: &mut SqliteConnection,
-    statement: &'static str,
-    rows: Vec<serde_json::Value>,
-) -> Result<(), StoreError> {
-    if !rows.is_empty() {
-        let rows = serde_json::Value::from(rows).to_string();
-        sqlx::query(statement).bind(rows).execute(batch).await.map_err(classify)?;
-    }
-    Ok(())
 }

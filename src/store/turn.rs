@@ -1,4 +1,4 @@
-//! What is needed of a database for turns: an event and a session at once.
+//! What turns need of a database: an event and a session at once.
 
 use std::{future::Future, time::Duration};
 
@@ -11,43 +11,43 @@ use crate::domain::{
 /// A turn that runs on: its event's claim, and its session's lease.
 pub type RenewedTurn = Result<(Claim, Option<Lease>), TurnLost>;
 
-/// What became of turns that were to begin, and of others that were to end; each in the
-/// order in which they were asked.
+/// The outcomes of a batch of turns that begin, and of others that end.
 #[derive(Debug)]
 pub struct TurnBatch {
-    /// What each of those that were to begin came to.
-    pub begun: Vec<Verdict<Begun>>,
-    /// The events' rows of those that were to end, where they are handled.
-    pub kept: Vec<Verdict<Result<Option<EventRow>, TurnLost>>>,
+    /// The outcome of each begin, in the order of the requests.
+    pub begins: Vec<Verdict<Begun>>,
+    /// The outcome of each finish, in the order of the requests: the event's row, if it is
+    /// handled.
+    pub finishes: Vec<Verdict<Result<Option<EventRow>, TurnLost>>>,
     /// The sessions that went to the next waiter. Waiters on other replicas are notified.
-    pub handed: Vec<SessionRow>,
-    /// Leases that are still to be given back: of turns that have ended, and those that
-    /// were taken, now or before, for turns that came to nothing.
-    pub idle: Vec<(SessionKey, LeaseId)>,
-    /// How many claims had lapsed before.
+    pub handovers: Vec<SessionRow>,
+    /// Leases without a turn, which the caller must give back: they were taken, now or before, for
+    /// turns that did not begin.
+    pub orphans: Vec<(SessionKey, LeaseId)>,
+    /// How many claims of earlier turns had lapsed.
     pub lapsed: u64,
-    /// How many events were given up, the last of their claims having ended.
+    /// How many events were given up, because their attempts were spent.
     pub gave_up: u64,
 }
 
 impl TurnBatch {
-    /// Nothing is decided yet, of so many.
-    pub(super) fn nothing(begins: usize, finishes: usize) -> Self {
+    /// A batch of this size, in which nothing is decided.
+    pub(super) fn open(begins: usize, finishes: usize) -> Self {
         Self {
-            begun: vec![Verdict::Retry; begins],
-            kept: vec![Verdict::Retry; finishes],
-            handed: Vec::new(),
-            idle: Vec::new(),
+            begins: vec![Verdict::Retry; begins],
+            finishes: vec![Verdict::Retry; finishes],
+            handovers: Vec::new(),
+            orphans: Vec::new(),
             lapsed: 0,
             gave_up: 0,
         }
     }
 
     /// Whether nothing of it is decided.
-    pub(super) fn is_nothing(&self) -> bool {
-        self.begun.iter().all(|begun| matches!(begun, Verdict::Retry))
-            && self.kept.iter().all(|kept| matches!(kept, Verdict::Retry))
-            && self.idle.is_empty()
+    pub(super) fn is_open(&self) -> bool {
+        self.begins.iter().all(|begin| matches!(begin, Verdict::Retry))
+            && self.finishes.iter().all(|finish| matches!(finish, Verdict::Retry))
+            && self.orphans.is_empty()
     }
 }
 
@@ -56,7 +56,7 @@ pub trait TurnStore {
     /// Begins turns: claims the event, under all of its names, and takes the session, or
     /// neither. Ends turns: writes what became of the event and hands the session on, or
     /// neither. No name and no session is in either twice, nor in both. Answers in order;
-    /// [`Verdict::Retry`] where another is deciding just now.
+    /// [`Verdict::Retry`] if another writer changed what the decision rests on.
     ///
     /// # Errors
     /// [`StoreError`]; then no turn of the batch is known to have begun or ended.

@@ -18,21 +18,21 @@ use crate::{
 
 /// What turns are begun and ended by.
 pub(super) struct Turning {
-    pub(super) changes: Lanes<Change>,
+    pub(super) calls: Lanes<TurnCall>,
     pub(super) sessions: Sessions,
     pub(super) metrics: TurnMetrics,
 }
 
 impl Turning {
-    pub(super) fn lane(&self, turn: &TurnId) -> &Lane<Change> {
+    pub(super) fn lane(&self, turn: &TurnId) -> &Lane<TurnCall> {
         let shard = turn.lease.as_ref().map_or(turn.event.shard(), |(key, _)| key.shard());
-        self.changes.of(shard)
+        self.calls.of(shard)
     }
 
     /// Leaves it to a lane: nobody waits for the answer.
     pub(super) fn post(self: &Arc<Self>, finish: Finish) {
         let lane = self.lane(&finish.turn);
-        if lane.post(Change::Finish(finish, Arc::clone(self))).is_err() {
+        if lane.post(TurnCall::Finish(finish, Arc::clone(self))).is_err() {
             // It ends with its TTL, as a crashed holder's does.
             tracing::warn!(
                 "lane is full; the turn of a disconnected caller ends with its claim TTL"
@@ -43,12 +43,12 @@ impl Turning {
 
 /// Begins or ends a turn. Both share lanes, so that what one caller asks for is done
 /// in that order.
-pub(super) enum Change {
+pub(super) enum TurnCall {
     Begin(Box<Begin>, Arc<Turning>),
     Finish(Finish, Arc<Turning>),
 }
 
-/// What a batch answers for one change: to the caller that asked for it. That an event is taken
+/// What a batch answers to one call: to the caller that asked for it. That an event is taken
 /// concerns all callers.
 pub(super) enum Became {
     Begun(Delivered, Asker, Measured<Begun>, Option<Arc<Delivery>>),
@@ -67,7 +67,7 @@ pub(super) enum TurnReply {
     Finished(Result<Option<EventRow>, TurnLost>),
 }
 
-impl Change {
+impl TurnCall {
     fn event(&self) -> &EventKey {
         match self {
             Self::Begin(begin, _) => &begin.event.key,
@@ -87,8 +87,8 @@ impl Change {
     }
 }
 
-impl Op for Change {
-    /// The session, or the event of a turn without one: one change of it at a time.
+impl Op for TurnCall {
+    /// The session, or the event of a turn without one: one call about it at a time.
     type Key<'a> = (&'a str, &'a str, bool);
     type Row = Became;
     type Answer = TurnReply;
@@ -164,8 +164,8 @@ fn turn_id(begin: &Begin, claim: &Claim, lease: Option<&Lease>) -> TurnId {
     }
 }
 
-impl<S: Connection> Executes<Change> for S {
-    async fn execute(&mut self, ops: &[&Change]) -> Result<Vec<Verdict<Became>>, StoreError> {
+impl<S: Connection> Executes<TurnCall> for S {
+    async fn execute(&mut self, ops: &[&TurnCall]) -> Result<Vec<Verdict<Became>>, StoreError> {
         let mut names = KeySet::default();
         let (mut begins, mut finishes) = (Vec::new(), Vec::new());
         for (place, op) in ops.iter().enumerate() {
@@ -173,30 +173,30 @@ impl<S: Connection> Executes<Change> for S {
                 continue;
             }
             match op {
-                Change::Begin(begin, lanes) => begins.push((place, &**begin, lanes)),
-                Change::Finish(finish, lanes) => finishes.push((place, finish, lanes)),
+                TurnCall::Begin(begin, lanes) => begins.push((place, &**begin, lanes)),
+                TurnCall::Finish(finish, lanes) => finishes.push((place, finish, lanes)),
             }
         }
         let mut verdicts: Vec<_> = ops.iter().map(|_| Verdict::Retry).collect();
         let wanted: Vec<&Begin> = begins.iter().map(|(_, begin, _)| *begin).collect();
         let ended: Vec<&Finish> = finishes.iter().map(|(_, finish, _)| *finish).collect();
         let asked = Instant::now();
-        let turned = self.change_turns(&wanted, &ended).await?;
+        let batch = self.change_turns(&wanted, &ended).await?;
         let of_begin = begins.first().map(|(_, _, lanes)| *lanes);
         if let Some(lanes) = of_begin.or(finishes.first().map(|(_, _, lanes)| *lanes)) {
-            for row in turned.handed {
+            for row in batch.handovers {
                 lanes.sessions.deliver(row, asked);
             }
-            for (key, lease) in turned.idle {
+            for (key, lease) in batch.orphans {
                 lanes.sessions.give_back(key, lease);
             }
-            lanes.metrics.lapsed.inc_by(turned.lapsed);
-            lanes.metrics.gave_up.inc_by(turned.gave_up);
+            lanes.metrics.lapsed.inc_by(batch.lapsed);
+            lanes.metrics.gave_up.inc_by(batch.gave_up);
         }
-        for ((place, finish, _), kept) in finishes.iter().zip(turned.kept) {
+        for ((place, finish, _), kept) in finishes.iter().zip(batch.finishes) {
             verdicts[*place] = kept.map(|kept| Became::Finished((*finish).clone(), kept));
         }
-        for ((place, begin, lanes), verdict) in begins.iter().zip(turned.begun) {
+        for ((place, begin, lanes), verdict) in begins.iter().zip(batch.begins) {
             verdicts[*place] = verdict.map(|outcome| {
                 let delivery = match &outcome {
                     Begun::Granted { claim, lease, fresh } => {

@@ -112,7 +112,7 @@ async fn rows_that_were_written_apart_are_one_event() {
     let (mut store, mut outside) = stage().await;
     let begin = begin("Ev1", &["ts1"]);
     let turned = store.change_turns(&[&begin], &[]).await.unwrap();
-    let [Verdict::Decided(Begun::Granted { claim, lease, .. })] = &turned.begun[..] else {
+    let [Verdict::Decided(Begun::Granted { claim, lease, .. })] = &turned.begins[..] else {
         panic!("{turned:?}")
     };
     for name in ["Ev1", "ts1"] {
@@ -129,7 +129,7 @@ async fn rows_that_were_written_apart_are_one_event() {
     let ending = FinishAs::Failed(None);
     let finish = Finish { turn, ending, unless_resumed: None };
     let turned = store.change_turns(&[], &[&finish]).await.unwrap();
-    assert!(matches!(turned.kept[..], [Verdict::Decided(Ok(_))]), "{turned:?}");
+    assert!(matches!(turned.finishes[..], [Verdict::Decided(Ok(_))]), "{turned:?}");
     let running = "SELECT count(*) FROM processed_events WHERE claimed_until > now()";
     let running: i64 = sqlx::query_scalar(running).fetch_one(&mut outside).await.unwrap();
     assert_eq!(running, 0, "a name of the event is still claimed");

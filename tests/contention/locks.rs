@@ -52,7 +52,7 @@ impl Stage {
 /// Begins a turn, and answers how it fails.
 async fn begun(store: &mut impl Connection, asked: &Begin) -> Finish {
     let turned = store.change_turns(&[asked], &[]).await.unwrap();
-    let [Verdict::Decided(Begun::Granted { claim, lease, .. })] = &turned.begun[..] else {
+    let [Verdict::Decided(Begun::Granted { claim, lease, .. })] = &turned.begins[..] else {
         panic!("{turned:?}")
     };
     let turn = TurnId {
@@ -74,7 +74,7 @@ async fn the_names_of_an_event_are_locked_in_one_order() {
     let mut locking =
         stage.lock("SELECT FROM processed_events WHERE event_id = 'A' FOR UPDATE").await;
     let ending = tokio::spawn(async move {
-        store.change_turns(&[], &[&finish]).await.unwrap().kept.pop().unwrap()
+        store.change_turns(&[], &[&finish]).await.unwrap().finishes.pop().unwrap()
     });
     blocked(&mut locking, 1).await;
     // It has not locked its own name yet.
@@ -93,7 +93,7 @@ async fn the_names_of_a_new_event_are_added_in_one_order() {
     let add = "INSERT INTO processed_events (team_id, event_id) VALUES ('T1', 'A')";
     let mut locking = stage.lock(add).await;
     let beginning = tokio::spawn(async move {
-        store.change_turns(&[&begin("Ev1", &["A"])], &[]).await.unwrap().begun.pop().unwrap()
+        store.change_turns(&[&begin("Ev1", &["A"])], &[]).await.unwrap().begins.pop().unwrap()
     });
     blocked(&mut locking, 1).await;
     // It has not added its own name yet.
@@ -125,7 +125,7 @@ async fn a_turn_whose_session_another_replica_works_on_waits_for_no_row() {
     blocked(&mut locking, 1).await;
     let finishes = [&taken, &free];
     let ending = store.change_turns(&[], &finishes);
-    let kept = timeout(SOON, ending).await.expect("it waits").unwrap().kept;
+    let kept = timeout(SOON, ending).await.expect("it waits").unwrap().finishes;
     assert!(matches!(kept[..], [Verdict::Retry, Verdict::Decided(Ok(_))]), "{kept:?}");
     locking.commit().await.unwrap();
     waiting.await.unwrap();

@@ -227,3 +227,32 @@ async fn a_request_with_another_payload_takes_a_place_of_its_own() {
         come_to([placed.clone(), vec![wait(2, digest)]].concat(), "waits, place 1").await;
     }
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_event_is_decided_beside_another_that_had_its_name_before() {
+    let key = |name: &str| EventKey { team: "T1".into(), event: name.to_owned() };
+    let event = |names: &[&str]| {
+        Delivered::new(
+            key(names[0]),
+            names[1..].iter().map(|name| (*name).to_owned()).collect(),
+            None,
+            None,
+        )
+    };
+    let begin = |number, names: &[&str]| Begin {
+        event: event(names),
+        request: request((number, 0)),
+        holder: "h1".into(),
+        claim_ttl: minute(&CLAIM_TTL),
+        max_attempts: 1,
+        session: None,
+        stream: None,
+        grace: Duration::ZERO,
+    };
+    let mark = Mark { event: event(&["e"]), ttl: minute(&EVENT_TTL), request: request((2, 0)) };
+    let lapse = || Op::Advance(Duration::from_mins(1));
+    let taken = vec![Op::Turns(vec![begin(0, &["e", "a"])], vec![]), lapse(), Op::Mark(vec![mark])];
+    // The event that both names were taken with is given up under one, and the other is new.
+    let both = Op::Turns(vec![begin(4, &["a"]), begin(5, &["e"])], vec![]);
+    come_to([taken, vec![lapse(), both]].concat(), "gave_up: 1").await;
+}

@@ -224,13 +224,14 @@ impl Dice {
     fn change(&mut self, granted: &Granted<'_>) -> Op {
         let (mut acquires, mut releases) = (Vec::new(), Vec::new());
         for key in self.some_sessions() {
-            match self.lease_of(granted, &key).filter(|_| !self.one_in(2)) {
-                Some(grant) => {
-                    let unless_resumed = self.stream().filter(|_| !self.one_in(2));
-                    let release = Release { key, lease: lease(grant), unless_resumed };
-                    releases.push(Of(grant, release));
-                }
-                None => acquires.push(self.acquire(key, None)),
+            let grant = self.lease_of(granted, &key).filter(|_| !self.one_in(2));
+            if let Some(grant) = grant {
+                let unless_resumed = self.stream().filter(|_| !self.one_in(2));
+                let release = Release { key: key.clone(), lease: lease(grant), unless_resumed };
+                releases.push(Of(grant, release));
+            }
+            if grant.is_none() || self.one_in(4) {
+                acquires.push(self.acquire(key, None));
             }
         }
         Op::Change(acquires, releases)
@@ -277,9 +278,6 @@ impl Dice {
         let mut places = Vec::new();
         for key in self.some_sessions() {
             if let Some(grant) = self.lease_of(granted, &key) {
-                // A statement whose answer is lost is run again at once, before its server can
-                // leave the place: PostgreSQL would find it without its session as well.
-                self.places.retain(|place| place.lease != lease(grant));
                 places.push(Of(grant, key));
             }
         }

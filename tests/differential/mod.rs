@@ -25,10 +25,10 @@ use tempfile::TempDir;
 use crate::harness::{postgres::new_database, sqlite_url};
 use dice::{Dice, Granted, events, sessions};
 use side::Side;
-use steps::{Of, Op, Step, names};
+use steps::{Op, Step};
 
 /// Each is a sequence of its own.
-const SEEDS: RangeInclusive<u64> = 1..=20;
+const SEEDS: RangeInclusive<u64> = 1..=24;
 /// Names other seeds, as in `400-900`.
 const OTHER_SEEDS: &str = "ONCEGATE_TEST_SEEDS";
 /// How long a sequence is.
@@ -110,9 +110,9 @@ impl Ground {
         let postgres = self.postgres.connection(Work::Short);
         let mut sides = Sides {
             clock: Arc::clone(&self.clock),
-            memory: Side::new(memory, None),
-            sqlite: Side::new(sqlite.connection(Work::Short), None),
-            postgres: Side::new(postgres, Some(database)),
+            memory: Side::new(memory),
+            sqlite: Side::new(sqlite.connection(Work::Short)),
+            postgres: Side::new(postgres),
             seen: BTreeSet::new(),
             _directory: directory,
         };
@@ -207,34 +207,11 @@ impl Sides {
         if let Op::Advance(span) = step.op {
             self.clock.advance(span);
         }
-        let step = &self.parted(step).await;
         let memory = self.memory.take(step).await;
         let sqlite = self.sqlite.take(step).await;
         let postgres = self.postgres.take(step).await;
         self.seen.extend(OUTCOMES.iter().filter(|text| memory.contains(**text)));
         [memory, sqlite, postgres]
-    }
-
-    /// The step without turns of events that are on record together: which of them comes first
-    /// is for a store to say.
-    async fn parted(&mut self, step: &Step) -> Step {
-        let mut step = step.clone();
-        if let Op::Turns(begins, finishes) = &mut step.op
-            && begins.len() + finishes.len() > 1
-        {
-            let mut taken = BTreeSet::new();
-            let mut apart = Vec::new();
-            let of_ends = finishes.iter().map(|Of(_, finish)| vec![finish.turn.event.clone()]);
-            for names in of_ends.chain(begins.iter().map(|begin| names(&begin.event))) {
-                let names = self.postgres.recorded(names).await;
-                apart.push(taken.is_disjoint(&names));
-                taken.extend(names);
-            }
-            let mut apart = apart.into_iter();
-            finishes.retain(|_| apart.next() == Some(true));
-            begins.retain(|_| apart.next() == Some(true));
-        }
-        step
     }
 
     /// How their rows differ.

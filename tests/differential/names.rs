@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use oncegate::domain::{LeaseId, SessionRow};
+use oncegate::domain::LeaseId;
 
 /// Names the ids that a store drew itself in the order in which they appear. Two stores agree if
 /// the same id appears in one wherever the same id appears in the other.
@@ -40,19 +40,8 @@ impl Names {
     }
 }
 
-/// A row that was not read for its queue: the rules have it at hand, PostgreSQL does not look.
-pub fn without_queue(row: SessionRow) -> SessionRow {
-    SessionRow { waiting: false, queue: Vec::new(), ..row }
-}
-
-/// Sessions that were handed on: in which order is not said.
-pub fn handed(rows: Vec<SessionRow>) -> Vec<SessionRow> {
-    let mut rows: Vec<SessionRow> = rows.into_iter().map(without_queue).collect();
-    rows.sort_by_key(|row| row.lease.id);
-    rows
-}
-
-/// Tickets, by the order in which a store gave them: only that counts.
+/// Tickets, by the order in which a store gave them: only that counts. PostgreSQL draws them from a
+/// sequence, which no test resets.
 #[derive(Default)]
 pub struct Tickets(Vec<i64>);
 

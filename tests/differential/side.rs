@@ -4,9 +4,8 @@ use std::{collections::BTreeMap, fmt::Debug};
 
 use oncegate::{
     domain::{EventKey, LeaseId, Mark, SessionKey, TurnId},
-    store::{Connection, EventFilter, Look, Page, StoreError, Sweep, Verdict},
+    store::{Connection, EventFilter, Look, Page, StoreError, Sweep},
 };
-use sqlx::PgConnection;
 
 mod sessions;
 mod turns;
@@ -16,21 +15,13 @@ use super::{
     steps::{Grant, Op, Step, lease},
 };
 
-/// How often an operation is retried while the answer is `Again`: a statement of PostgreSQL may
-/// find in one run what it decides by in the next.
-const RUNS: usize = 4;
-
 const ALL: EventFilter = EventFilter { standing: None, newer_than: None, older_than: None };
 
 /// A store under test.
 pub struct Side<C> {
     store: C,
-    /// A further connection to PostgreSQL.
-    database: Option<PgConnection>,
     names: Names,
     tickets: BTreeMap<SessionKey, Tickets>,
-    /// The epics of waiters, by the lease that each waits for.
-    epics: BTreeMap<LeaseId, Option<String>>,
     /// Leases that were granted, also as places in queues that are to end in one.
     pub leases: BTreeMap<Grant, (SessionKey, LeaseId)>,
     /// Turns that were granted.
@@ -38,13 +29,11 @@ pub struct Side<C> {
 }
 
 impl<C: Connection> Side<C> {
-    pub fn new(store: C, database: Option<PgConnection>) -> Self {
+    pub fn new(store: C) -> Self {
         Self {
             store,
-            database,
             names: Names::default(),
             tickets: BTreeMap::new(),
-            epics: BTreeMap::new(),
             leases: BTreeMap::new(),
             turns: BTreeMap::new(),
         }
@@ -64,12 +53,12 @@ impl<C: Connection> Side<C> {
             Op::Renew(asked, max_hold) => self.renew(asked, *max_hold).await,
             Op::Turns(begins, finishes) => self.turns(step.number, begins, finishes).await,
             Op::RenewTurn(asked, max_hold) => self.prolong(asked, *max_hold).await,
-            Op::Bind(key, epic) => self.bind(key, *epic).await,
+            Op::Bind(key, epic) => self.store.bind_epic(key, *epic).await.map(debug),
             Op::Force(key) => self.store.force_release(key).await.map(debug),
-            Op::Close(key) => self.close(key).await,
+            Op::Close(key) => self.store.close_session(key).await.map(debug),
             Op::Forget(key) => self.store.forget_event(key).await.map(debug),
             Op::Sweep(sweep) => self.sweep(sweep).await,
-            Op::ListSessions(page, held) => self.list_sessions(page, *held).await,
+            Op::ListSessions(page, held) => self.store.list_sessions(page, *held).await.map(debug),
             Op::ListEvents(page, filter) => self.store.list_events(page, filter).await.map(debug),
             Op::Count(team) => self.store.count(team.as_deref()).await.map(debug),
         };
@@ -89,15 +78,12 @@ impl<C: Connection> Side<C> {
         events: &[EventKey],
     ) -> Result<String, StoreError> {
         let page = Page { team: None, after: Default::default(), limit: 1_000 };
-        let mut text = self.list_sessions(&page, None).await?;
+        let mut text = debug(self.store.list_sessions(&page, None).await?);
         text += &debug(self.store.list_events(&page, &ALL).await?);
         text += &debug(self.store.count(None).await?);
         text += &debug(self.store.count_leases().await?);
         let keys: Vec<&SessionKey> = sessions.iter().collect();
-        let looked = self.store.look_sessions(&keys).await?;
-        text += &debug(
-            looked.into_iter().map(|row| row.map(|row| self.with_queue(row))).collect::<Vec<_>>(),
-        );
+        text += &debug(self.store.look_sessions(&keys).await?);
         let looks: Vec<Look> =
             events.iter().map(|key| Look { key: key.clone(), with_result: true }).collect();
         text += &debug(self.store.look_events(&looks.iter().collect::<Vec<_>>()).await?);
@@ -106,6 +92,7 @@ impl<C: Connection> Side<C> {
 
     async fn heartbeat(&mut self) -> Result<String, StoreError> {
         let mut places = self.store.heartbeat().await?;
+        // A store returns them in any order.
         places.sort();
         Ok(debug(places))
     }
@@ -115,23 +102,11 @@ impl<C: Connection> Side<C> {
             self.names.is_chosen(&mark.request.as_uuid());
         }
         let marks: Vec<_> = marks.iter().collect();
-        let store = &mut self.store;
-        Ok(debug(decided(&marks, async |open| store.mark(open).await).await?))
+        Ok(debug(self.store.mark(&marks).await?))
     }
 
     async fn sweep(&mut self, sweep: &Sweep) -> Result<String, StoreError> {
         Ok(debug(self.store.sweep(sweep).await?.rows))
-    }
-
-    async fn list_sessions(
-        &mut self,
-        page: &Page,
-        held: Option<bool>,
-    ) -> Result<String, StoreError> {
-        let rows = self.store.list_sessions(page, held).await?;
-        Ok(debug(
-            rows.into_iter().map(|(key, row)| (key, self.with_queue(row))).collect::<Vec<_>>(),
-        ))
     }
 
     /// This store's lease of a grant; one that there never was where it granted none.
@@ -142,29 +117,4 @@ impl<C: Connection> Side<C> {
 
 fn debug(answer: impl Debug) -> String {
     format!("{answer:?}\n")
-}
-
-/// The operations that are not decided yet, and their places.
-fn open<'a, T, A>(verdicts: &[Verdict<T>], asked: &'a [A]) -> (Vec<usize>, Vec<&'a A>) {
-    let open = verdicts.iter().zip(asked).enumerate();
-    let open = open.filter(|(_, (verdict, _))| matches!(verdict, Verdict::Retry));
-    open.map(|(place, (_, asked))| (place, asked)).unzip()
-}
-
-/// Asks until all is decided.
-async fn decided<A: Copy, T: Clone>(
-    asked: &[A],
-    mut call: impl AsyncFnMut(&[A]) -> Result<Vec<Verdict<T>>, StoreError>,
-) -> Result<Vec<Verdict<T>>, StoreError> {
-    let mut verdicts = vec![Verdict::Retry; asked.len()];
-    for _ in 0..RUNS {
-        let (places, open) = open(&verdicts, asked);
-        if places.is_empty() {
-            break;
-        }
-        let open: Vec<A> = open.into_iter().copied().collect();
-        let found = call(&open).await?;
-        places.into_iter().zip(found).for_each(|(place, verdict)| verdicts[place] = verdict);
-    }
-    Ok(verdicts)
 }

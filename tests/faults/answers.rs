@@ -49,7 +49,7 @@ impl<C: Connection> Lossy<C> {
 
     async fn begin(&mut self, asked: &Begin) -> Begun {
         let turned = self.connection.change_turns(&[asked], &[]).await.unwrap();
-        let [Verdict::Decided(begun)] = &turned.begun[..] else { panic!("{turned:?}") };
+        let [Verdict::Decided(begun)] = &turned.begins[..] else { panic!("{turned:?}") };
         begun.clone()
     }
 
@@ -97,7 +97,7 @@ async fn a_hand_over_of_the_first_run_reaches_its_waiter() {
     // The short statement, the read, the write.
     let (answer, batch) = lossy.lose(2, SessionOp::Release(&ending)).await;
     assert_eq!(answer, SessionAnswer::Released(true));
-    let handed: Vec<LeaseId> = batch.handed.iter().map(|row| row.lease.id).collect();
+    let handed: Vec<LeaseId> = batch.handovers.iter().map(|row| row.lease.id).collect();
     assert_eq!(handed, [next]);
 }
 

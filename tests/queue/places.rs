@@ -246,7 +246,7 @@ async fn a_place_that_has_been_served_is_not_taken_again() {
     let batch = change(&mut store, SessionOp::Release(&release)).await;
     let released = &batch.answers[..];
     assert!(matches!(released, [Verdict::Decided(SessionAnswer::Released(true))]), "{released:?}");
-    assert!(batch.handed.is_empty());
+    assert!(batch.handovers.is_empty());
     let row = store.look_sessions(&[&key]).await.unwrap().pop().flatten().unwrap();
     assert!(!row.live && row.queue.is_empty());
     assert_eq!(store.count(None).await.unwrap().waiters, 0);
@@ -360,6 +360,6 @@ async fn a_replica_passes_over_none_of_its_own() {
     execute(&url, "UPDATE oncegate_replicas SET expires_at = now() - interval '30 s'").await;
     let release = ops::release("s", held.row.lease.id);
     let released = change(&mut store, SessionOp::Release(&release)).await;
-    let handed: Vec<_> = released.handed.iter().map(|row| row.lease.id).collect();
+    let handed: Vec<_> = released.handovers.iter().map(|row| row.lease.id).collect();
     assert_eq!(handed, [waiter.lease]);
 }

@@ -10,7 +10,7 @@ use super::{
         ClientArgs,
         client::{duration, explain},
         lease::left_after_sending,
-        tell,
+        report,
     },
     moment::BootInstant,
 };
@@ -159,6 +159,6 @@ impl Keeper {
                 Ok(Err(status)) => status.message().to_owned(),
                 Err(_) => "the server does not answer".to_owned(),
             };
-        tell(format_args!("cannot release the lease, it expires with its TTL: {problem}"));
+        report(format_args!("cannot release the lease, it expires with its TTL: {problem}"));
     }
 }

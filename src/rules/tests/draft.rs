@@ -198,7 +198,7 @@ fn a_claim_and_its_end_in_one_draft_are_written_once() {
     let mut world = World::new();
     let ops = [Op::Begin(begin(1, &["a", "b"])), Op::Finish(finish(&turn(), succeeded("done")))];
     let (plan, answers) = world.fold(&ops);
-    assert!(matches!(&answers[1], Answer::Finished(answer) if answer.kept.is_ok()));
+    assert!(matches!(&answers[1], Answer::Finished(answer) if answer.finished.is_ok()));
     assert_eq!(written(&plan), ["a", "b"]);
     assert!(plan.writes.updates.is_empty() && world.apply(plan));
     assert_eq!(world.event("a"), world.event("b"));

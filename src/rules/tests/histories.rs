@@ -271,7 +271,7 @@ fn is_true(world: &World, op: &Op, answer: &Answer) {
             }
         }
         (Op::Finish(finish), Answer::Finished(answer)) => {
-            assert!(answer.kept.is_ok());
+            assert!(answer.finished.is_ok());
             let event = row(&finish.turn.event.event);
             assert!(!matches!(event.state, State::Claimed(until) if until > event.time));
         }

@@ -56,8 +56,8 @@ pub(super) fn bound_to(epic: &str, number: u128) -> Acquire {
     Acquire { epic: Some(epic.to_owned()), ..acquire(number) }
 }
 
-pub(super) const NOT_ENDED: Released = Released { ended: false, handed: None };
-pub(super) const ENDED: Released = Released { ended: true, handed: None };
+pub(super) const NOT_ENDED: Released = Released { ended: false, handover: None };
+pub(super) const ENDED: Released = Released { ended: true, handover: None };
 
 // Acquire.
 
@@ -229,7 +229,7 @@ fn release_by_the_holder_hands_the_session_to_the_first_waiter() {
     let (mut world, own) = awaited();
     let released = released(&mut world, own);
     assert!(released.ended);
-    assert_eq!(released.handed.unwrap().lease.id, lease(200));
+    assert_eq!(released.handover.unwrap().lease.id, lease(200));
     assert!(world.latest().is_live(world.now) && world.queue().is_empty());
 }
 

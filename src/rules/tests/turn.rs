@@ -45,7 +45,7 @@ fn begin_of_an_unknown_event_claims_it_under_all_names_and_takes_the_session() {
     let mut world = World::new();
     let begin = begin_with_session(1, &["a", "b"]);
     let answer = world.run(&begin);
-    assert!(!answer.lapsed && !answer.gave_up && answer.idle.is_none());
+    assert!(!answer.lapsed && !answer.gave_up && answer.orphan.is_none());
     let (claim, lease, fresh) = granted(answer.begun);
     assert!(fresh && claim.attempt == 1);
     assert_eq!(lease.unwrap().id, world.latest().lease);
@@ -68,7 +68,7 @@ fn begin_is_busy_where_the_session_is_held_bound_or_about_to_be_handed_on() {
     world.run(acquire(9));
     let busy = |world: &mut World, begin: &Begin| {
         let (_, answer) = world.decide(begin);
-        matches!(answer.begun, Begun::Busy(_)).then_some(answer.handed)
+        matches!(answer.begun, Begun::Busy(_)).then_some(answer.handover)
     };
     assert_eq!(busy(&mut world, &begin_with_session(1, &["a"])), Some(None), "held");
     let mut other_work = begin_with_session(1, &["a"]);
@@ -80,7 +80,7 @@ fn begin_is_busy_where_the_session_is_held_bound_or_about_to_be_handed_on() {
     world.run(enqueue(2, 200));
     world.wait(30_000);
     let (plan, answer) = world.decide(begin_with_session(1, &["a"]));
-    let handed = answer.handed.unwrap();
+    let handed = answer.handover.unwrap();
     assert_eq!(handed.lease.id, lease(200));
     assert_eq!(answer.begun, Begun::Busy(handed));
     assert!(world.apply(plan) && world.event("a").is_none());
@@ -228,7 +228,7 @@ fn begin_of_an_ended_claim_whose_attempts_are_spent_gives_the_event_up() {
     let Begun::NotAvailable(EventRow::Processed(event), None) = answer.begun else { panic!() };
     assert_eq!((event.by, event.detail), (ProcessedBy::GaveUp(1), Some(detail("no"))));
     let failed = world.run(finish(&turn, FinishAs::Failed(None)));
-    assert!(matches!(failed.kept, Ok(Some(EventRow::Processed(_)))));
+    assert!(matches!(failed.finished, Ok(Some(EventRow::Processed(_)))));
 }
 
 #[test]
@@ -251,8 +251,8 @@ fn begin_of_an_event_that_is_taken_finds_the_lease_that_nobody_needs() {
     let (mut world, turn) = running();
     world.run(finish(&turn, succeeded("done")));
     let own = world.run(acquire(1)).row.lease.id;
-    assert_eq!(world.run(begin_with_session(1, &["a"])).idle, Some((key("s"), own)));
-    assert_eq!(world.run(begin_with_session(2, &["a"])).idle, None, "it is another's");
+    assert_eq!(world.run(begin_with_session(1, &["a"])).orphan, Some((key("s"), own)));
+    assert_eq!(world.run(begin_with_session(2, &["a"])).orphan, None, "it is another's");
 }
 
 #[test]
@@ -345,7 +345,7 @@ fn a_turn_that_is_renewed_after_the_clock_was_stepped_back_runs_on() {
 pub(super) fn is_lost(world: &mut World, turn: &TurnId, lost: &Result<(), TurnLost>) -> bool {
     let (renew, renewed) = world.decide(RenewTurnWithin(&prolong(turn), MAX_HOLD));
     let (end, finished) = world.decide(finish(turn, succeeded("late")));
-    let is_so = [without_value(&renewed) == *lost, without_value(&finished.kept) == *lost];
+    let is_so = [without_value(&renewed) == *lost, without_value(&finished.finished) == *lost];
     renew.is_empty() && end.is_empty() && is_so == [true, true]
 }
 

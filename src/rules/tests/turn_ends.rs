@@ -15,7 +15,7 @@ fn running() -> (World, TurnId) {
 }
 
 fn kept(world: &mut World, finish: &Finish) -> Result<Option<EventRow>, TurnLost> {
-    world.run(finish).kept
+    world.run(finish).finished
 }
 
 fn by(kept: Result<Option<EventRow>, TurnLost>) -> Option<ProcessedBy> {
@@ -179,7 +179,7 @@ fn the_end_of_a_turn_hands_its_session_to_the_first_waiter() {
         let (mut world, turn) = running();
         world.run(enqueue(2, 200));
         let answer = world.run(finish(&turn, ending));
-        assert_eq!(answer.handed.unwrap().lease.id, lease(200));
+        assert_eq!(answer.handover.unwrap().lease.id, lease(200));
     }
 }
 
@@ -191,7 +191,7 @@ fn an_end_that_is_repeated_is_done_except_for_one_that_was_taken_back() {
         let first = kept(&mut world, &finish);
         let (plan, again) = world.decide(&finish);
         assert!(plan.is_empty());
-        assert_eq!(again.kept, first);
+        assert_eq!(again.finished, first);
     }
     let (mut world, turn) = running();
     let abandoned = finish(&turn, FinishAs::Abandoned);
@@ -242,7 +242,7 @@ fn an_end_that_spares_a_turn_carried_on_by_another_call_changes_nothing() {
         let (mut world, turn) = running();
         world.run(Begin { stream, ..begin_with_session(1, &["a", "b"]) });
         let (plan, answer) = world.decide(Finish { unless_resumed, ..finish(&turn, FAILED) });
-        assert!(plan.is_empty() && answer.kept == Err(TurnLost::Replaced));
+        assert!(plan.is_empty() && answer.finished == Err(TurnLost::Replaced));
         assert_eq!(by(kept(&mut world, &finish(&turn, FAILED))), None, "without that, it ends");
     }
     let (mut world, turn) = running();

@@ -13,10 +13,11 @@ use crate::domain::{
 /// What became of a [`Finish`], and what that brought with it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FinishAnswer {
-    /// The event's row, if it is handled.
-    pub kept: Result<Option<EventRow>, TurnLost>,
+    /// The event's row, if it is handled. It carries no digest: no caller needs it, and a store
+    /// that ends a turn by a short statement does not read it.
+    pub finished: Result<Option<EventRow>, TurnLost>,
     /// The session, if it went to the next caller.
-    pub handed: Option<SessionRow>,
+    pub handover: Option<SessionRow>,
 }
 
 impl Operation for Finish {
@@ -28,27 +29,27 @@ impl Operation for Finish {
 
     fn decide(&self, draft: &mut Draft<'_>) -> Result<FinishAnswer, RuleError> {
         let (Self { turn, ending, unless_resumed }, now) = (self, draft.now());
-        let kept = |kept| Ok(FinishAnswer { kept, handed: None });
+        let alone = |finished| Ok(FinishAnswer { finished, handover: None });
         let Own { event, attempts, session } = match own(draft, turn) {
             Ok(own) => own,
-            Err(TurnLost::Claim) => return kept(self.done_before(draft)),
-            Err(lost) => return kept(Err(lost)),
+            Err(TurnLost::Claim) => return alone(self.done_before(draft)),
+            Err(lost) => return alone(Err(lost)),
         };
         if let Some(stream) = *unless_resumed {
             let of_lease = session.as_ref().and_then(|(_, session)| session.latest.as_ref());
             let by = [Some(event.resumed), of_lease.map(|latest| latest.resumed)];
             if !by.into_iter().flatten().all(|by| by.leaves_to(stream)) {
-                return kept(Err(TurnLost::Replaced));
+                return alone(Err(TurnLost::Replaced));
             }
         }
         let ended = self.ending(&event, attempts, ending, now);
         let row = ended.row(now);
         draft.update_event(&turn.event.team, &event, Some(ended));
-        let mut handed = None;
+        let mut handover = None;
         if let Some((key, mut session)) = session {
-            handed = release(draft, key, &mut session)?;
+            handover = release(draft, key, &mut session)?;
         }
-        Ok(FinishAnswer { kept: Ok(handled(row)), handed })
+        Ok(FinishAnswer { finished: Ok(handled(row)), handover })
     }
 }
 
@@ -103,7 +104,7 @@ impl Finish {
     }
 }
 
-/// An event's row, if it is handled.
+/// An event's row without its digest, if it is handled.
 fn handled(row: EventRow) -> Option<EventRow> {
-    Some(row).filter(|row| matches!(row, EventRow::Processed(_)))
+    matches!(row, EventRow::Processed(_)).then(|| row.with_digest(None))
 }

@@ -1,4 +1,4 @@
-//! Looking after records in memory by hand.
+//! The operator API on records in memory.
 
 use std::future::{Future, ready};
 

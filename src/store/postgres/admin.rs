@@ -1,4 +1,4 @@
-//! Looking after PostgreSQL's sessions and events by hand.
+//! The operator API on PostgreSQL.
 
 use sqlx::{Row as _, postgres::PgRow};
 

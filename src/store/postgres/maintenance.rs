@@ -112,8 +112,8 @@ macro_rules! delete {
     };
 }
 
-/// Tells every replica, at the commit, that something is gone, if it is: a mark
-/// that has not expired may be among it.
+/// Notifies every replica, at the commit, that rows were deleted. A mark that has not expired may
+/// be among them.
 macro_rules! notify {
     () => {
         concat!(", CASE WHEN rows > 0 THEN pg_notify(", channel!(), ", '') END")

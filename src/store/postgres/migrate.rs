@@ -16,7 +16,7 @@ use sqlx::{
 use super::{classify, connect::MAX_SCHEMA_BYTES, timed};
 use crate::store::{
     StoreError,
-    schema::{Applied, Plan, Schema, Step, Superseded},
+    schema::{AppliedMigration, MigrationPlan, Schema, Step, Superseded},
 };
 
 mod adoption;
@@ -86,9 +86,9 @@ fn schema() -> Schema {
 
 /// Checks that the schema is one that this binary can use, and answers its name.
 pub(super) async fn verify(connection: &mut PgConnection) -> Result<String, StoreError> {
-    let place = Place::of(connection).await?;
-    let name = place.schema()?.to_owned();
-    schema().verify(&place.applied(connection).await?)?;
+    let location = TableLocation::of(connection).await?;
+    let name = location.schema()?.to_owned();
+    schema().verify(&location.applied(connection).await?)?;
     Ok(name)
 }
 
@@ -101,14 +101,14 @@ pub(super) async fn run(
 ) -> Result<String, StoreError> {
     let schema = schema();
     let read = async {
-        let place = Place::of(connection).await?;
+        let location = TableLocation::of(connection).await?;
         // Usually there is nothing to do, and then no privilege is needed for it.
-        let is_up_to_date =
-            place.schema.is_some() && schema.plan(&place.applied(connection).await?)?.is_empty();
-        Ok((place, is_up_to_date))
+        let is_up_to_date = location.schema.is_some()
+            && schema.plan(&location.applied(connection).await?)?.is_empty();
+        Ok((location, is_up_to_date))
     };
-    let (place, is_up_to_date) = timed(limit, read).await?;
-    if let Some(name) = &place.schema
+    let (location, is_up_to_date) = timed(limit, read).await?;
+    if let Some(name) = &location.schema
         && is_up_to_date
     {
         return Ok(name.clone());
@@ -117,7 +117,7 @@ pub(super) async fn run(
         // Each statement has to see what the replica before this one has committed.
         let begin = connection.begin_with("BEGIN ISOLATION LEVEL READ COMMITTED");
         let mut transaction = begin.await.map_err(classify)?;
-        take_turn(&mut transaction, wanted, &place).await?;
+        take_turn(&mut transaction, wanted, &location).await?;
         let (name, plan) = prepare(&schema, &mut transaction).await?;
         Ok((transaction, name, plan))
     };
@@ -140,9 +140,9 @@ pub(super) async fn run(
 async fn take_turn(
     transaction: &mut PgConnection,
     wanted: Option<&str>,
-    place: &Place,
+    location: &TableLocation,
 ) -> Result<(), StoreError> {
-    let lock = wanted.or(place.schema.as_deref()).unwrap_or_default();
+    let lock = wanted.or(location.schema.as_deref()).unwrap_or_default();
     let lock = sqlx::query_scalar::<_, bool>(LOCK).bind(lock).persistent(false);
     if !lock.fetch_one(&mut *transaction).await.map_err(classify)? {
         return Err(StoreError::Conflict);
@@ -150,7 +150,7 @@ async fn take_turn(
     // While a lock on a table is waited for, other statements wait behind it.
     transaction.execute("SET LOCAL lock_timeout = '200ms'").await.map_err(classify)?;
     if let Some(wanted) = wanted
-        && place.schema.is_none()
+        && location.schema.is_none()
     {
         let create = format!("CREATE SCHEMA IF NOT EXISTS \"{wanted}\"");
         let made = transaction.execute(AssertSqlSafe(create)).await;
@@ -163,13 +163,13 @@ async fn take_turn(
 async fn prepare<'a>(
     schema: &'a Schema,
     transaction: &mut PgConnection,
-) -> Result<(String, Plan<'a>), StoreError> {
-    let name = Place::of(transaction).await?.schema()?.to_owned();
+) -> Result<(String, MigrationPlan<'a>), StoreError> {
+    let name = TableLocation::of(transaction).await?.schema()?.to_owned();
     let prepared = transaction.execute(include_str!("migrate/table.sql")).await;
     prepared.map_err(|error| failed("cannot create the table oncegate_migrations", error))?;
     // Another replica may have done it in the meantime.
-    let place = Place { migrated: true, ..Place::of(transaction).await? };
-    let plan = schema.plan(&place.applied(transaction).await?)?;
+    let location = TableLocation { migrated: true, ..TableLocation::of(transaction).await? };
+    let plan = schema.plan(&location.applied(transaction).await?)?;
     if plan.pending.iter().any(|step| step.version == 1) {
         adoption::check(transaction).await?;
     }
@@ -199,14 +199,14 @@ async fn record(transaction: &mut PgConnection, step: &Step) -> Result<(), Store
 }
 
 /// Where a connection finds tables.
-struct Place {
+struct TableLocation {
     /// None where the search path names no schema that exists and may be used.
     schema: Option<String>,
     role: String,
     migrated: bool,
 }
 
-impl Place {
+impl TableLocation {
     async fn of(connection: &mut PgConnection) -> Result<Self, StoreError> {
         let read = async {
             let row = sqlx::raw_sql(PLACE).fetch_one(connection).await?;
@@ -231,7 +231,10 @@ impl Place {
         })
     }
 
-    async fn applied(&self, connection: &mut PgConnection) -> Result<Vec<Applied>, StoreError> {
+    async fn applied(
+        &self,
+        connection: &mut PgConnection,
+    ) -> Result<Vec<AppliedMigration>, StoreError> {
         if !self.migrated {
             return Ok(Vec::new());
         }
@@ -249,7 +252,7 @@ impl Place {
             _ => classify(error),
         })?;
         let read = rows.iter().map(|row| {
-            Ok(Applied {
+            Ok(AppliedMigration {
                 version: row.try_get("version")?,
                 success: row.try_get("success")?,
                 checksum: row.try_get("checksum")?,

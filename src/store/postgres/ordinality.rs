@@ -20,8 +20,7 @@ pub(super) fn place(count: usize, ord: Result<i64, sqlx::Error>) -> Result<usize
         .ok_or_else(|| StoreError::internal("unexpected row in the answer"))
 }
 
-/// What a short statement, which serves most of what is asked, left for the full
-/// one: where it stood, and what was asked.
+/// What a short statement left for the rules: the places in the batch, and what was asked.
 pub(super) fn left<T, A: Copy>(verdicts: &[Verdict<T>], asked: &[A]) -> (Vec<usize>, Vec<A>) {
     let places = verdicts.iter().zip(asked).enumerate();
     places
@@ -30,12 +29,12 @@ pub(super) fn left<T, A: Copy>(verdicts: &[Verdict<T>], asked: &[A]) -> (Vec<usi
         .unzip()
 }
 
-/// Puts the full statement's verdicts where they belong.
+/// Puts the rules' verdicts at their places in the batch.
 pub(super) fn fill<T>(verdicts: &mut [Verdict<T>], places: Vec<usize>, found: Vec<Verdict<T>>) {
     places.into_iter().zip(found).for_each(|(place, verdict)| verdicts[place] = verdict);
 }
 
-/// Notes in `verdicts` that the statement for those that are not decided failed with `error`.
+/// Notes in `verdicts` that all that is not decided failed with `error`.
 pub(super) fn fail<T>(verdicts: &mut [Verdict<T>], error: &StoreError) {
     let undecided = verdicts.iter_mut().filter(|verdict| matches!(verdict, Verdict::Retry));
     undecided.for_each(|verdict| *verdict = Verdict::Failed(error.clone()));

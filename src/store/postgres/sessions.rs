@@ -1,9 +1,9 @@
-//! Sessions in PostgreSQL: the row decides, the advisory lock orders.
+//! Sessions in PostgreSQL: one short statement takes free sessions and ends live leases, and leaves
+//! the rest to the rules.
 //!
-//! Each statement first tries the transaction-scoped advisory lock of every
-//! session it is asked about, and leaves alone those that another replica is
-//! deciding on: batches never wait for each other. Safety does not rest on the
-//! lock: every write checks the row again, as it is when it is written.
+//! The short statement first tries the transaction-scoped advisory lock of each session, and skips
+//! those that another replica is deciding on, so that batches do not wait for each other. Safety
+//! does not rest on the lock: the write checks the row again.
 
 use sqlx::{Row as _, postgres::PgRow};
 use uuid::Uuid;
@@ -73,7 +73,7 @@ impl SessionStore for Handle {
         match answers::change_sessions(self, &rest).await {
             Ok(rest) => {
                 fill(&mut batch.answers, places, rest.answers);
-                batch.handed = rest.handed;
+                batch.handovers = rest.handovers;
                 for (place, drawn) in drawn {
                     // A first run of the short statement took it, and its answer was lost.
                     let answer = &mut batch.answers[place];
@@ -98,8 +98,9 @@ impl SessionStore for Handle {
 }
 
 impl Handle {
-    /// Takes free sessions, and ends live leases, where that is all that is asked of a session and
-    /// nobody is known to wait for it. Answers which leases it drew, by the place of the request.
+    /// Takes free sessions and ends live leases by the short statement. Skips a session that
+    /// another operation of the batch is about, and one for which a caller is known to wait.
+    /// Returns the lease ids that it drew, by the place of the request.
     async fn take_and_end(
         &mut self,
         asked: &[SessionOp<'_>],
@@ -161,7 +162,7 @@ impl Handle {
     }
 }
 
-/// The arrays that every statement has which changes a session.
+/// The sessions of a short statement, as its arrays.
 pub(super) struct Keys<'a> {
     teams: Vec<&'a str>,
     sessions: Vec<&'a str>,

@@ -36,7 +36,7 @@ FROM own, used
 /// One more for a moment, when one begins to listen.
 const SPARE: usize = 1;
 /// The least that all of the service works with.
-const LEAST: usize = Plan { writers: 1, sharing: Sharing::Least }.needed();
+const LEAST: usize = ConnectionPlan { writers: 1, sharing: Sharing::Least }.needed();
 
 /// How connections are shared. Each form needs fewer than the one before it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -54,12 +54,12 @@ enum Sharing {
 
 /// Which connections a replica opens. One that scans is never shared with other work.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Plan {
+pub(super) struct ConnectionPlan {
     writers: usize,
     sharing: Sharing,
 }
 
-impl Plan {
+impl ConnectionPlan {
     /// With `writers` for each kind of writing, if as many connections may be opened as
     /// needed.
     pub(super) const fn of(writers: usize) -> Self {
@@ -154,8 +154,8 @@ impl SessionLines {
 pub(super) async fn plan(
     connection: &mut PgConnection,
     writers: usize,
-) -> Result<Plan, StoreError> {
-    let wanted = Plan::of(writers);
+) -> Result<ConnectionPlan, StoreError> {
+    let wanted = ConnectionPlan::of(writers);
     let rows = match sqlx::query(LIMITS).persistent(false).fetch_all(connection).await {
         Ok(rows) => rows,
         Err(error) => {
@@ -207,15 +207,15 @@ mod tests {
 
     #[test]
     fn a_plan_fits_what_is_allowed() {
-        assert_eq!(Plan::of(2).needed(), 9);
+        assert_eq!(ConnectionPlan::of(2).needed(), 9);
         for writers in 1..6 {
             for allowed in LEAST..40 {
-                let plan = Plan::of(writers).within(allowed);
+                let plan = ConnectionPlan::of(writers).within(allowed);
                 assert!(plan.needed() <= allowed, "{plan:?} in {allowed}");
                 assert!((1..=writers).contains(&plan.writers));
             }
         }
-        assert_eq!(Plan::of(2).within(9).writers, 2);
-        assert_eq!(Plan::of(2).within(8).writers, 1);
+        assert_eq!(ConnectionPlan::of(2).within(9).writers, 2);
+        assert_eq!(ConnectionPlan::of(2).within(8).writers, 1);
     }
 }

@@ -71,8 +71,8 @@ impl Operation for SessionOp<'_> {
         Ok(match *self {
             Self::Acquire(acquire) => (SessionAnswer::Acquired(acquire.decide(draft)?), None),
             Self::Release(release) => {
-                let Released { ended, handed } = release.decide(draft)?;
-                (SessionAnswer::Released(ended), handed)
+                let Released { ended, handover } = release.decide(draft)?;
+                (SessionAnswer::Released(ended), handover)
             }
             Self::Renew(renew, max_hold) => {
                 (SessionAnswer::Renewed(RenewWithin(renew, max_hold).decide(draft)?), None)
@@ -82,8 +82,8 @@ impl Operation for SessionOp<'_> {
                 (SessionAnswer::Left(Leave { key, lease, keep }.decide(draft)?), None)
             }
             Self::HandOn(key) => {
-                let (row, handed) = HandOn(key).decide(draft)?;
-                (SessionAnswer::HandedOn(row), handed)
+                let (row, handover) = HandOn(key).decide(draft)?;
+                (SessionAnswer::HandedOn(row), handover)
             }
         })
     }
@@ -97,8 +97,8 @@ pub async fn change_sessions<S: Records>(
     let mut batch = SessionBatch::open(asked.len());
     let verdicts = execute(store, asked).await?.into_iter().zip(asked);
     for ((verdict, asked), open) in verdicts.zip(&mut batch.answers) {
-        *open = verdict.map(|((answer, handed), tickets)| {
-            batch.handed.extend(handed);
+        *open = verdict.map(|((answer, handover), tickets)| {
+            batch.handovers.extend(handover);
             with_ticket(answer, asked, &tickets)
         });
     }
@@ -199,34 +199,34 @@ pub async fn change_turns<S: Records>(
     begins: &[&Begin],
     finishes: &[&Finish],
 ) -> Result<TurnBatch, StoreError> {
-    let mut turned = TurnBatch::nothing(begins.len(), finishes.len());
+    let mut batch = TurnBatch::open(begins.len(), finishes.len());
     let first_begin = finishes.len();
     let finishes = finishes.iter().map(|finish| TurnChange::Finish(finish));
     let begins = begins.iter().map(|begin| TurnChange::Begin(begin));
     let ops: Vec<TurnChange<'_>> = finishes.chain(begins).collect();
     for (place, verdict) in answers(store, &ops).await?.into_iter().enumerate() {
         match verdict {
-            Verdict::Decided(TurnAnswer::Finished(FinishAnswer { kept, handed })) => {
-                turned.handed.extend(handed);
-                turned.kept[place] = Verdict::Decided(kept);
+            Verdict::Decided(TurnAnswer::Finished(FinishAnswer { finished, handover })) => {
+                batch.handovers.extend(handover);
+                batch.finishes[place] = Verdict::Decided(finished);
             }
             Verdict::Decided(TurnAnswer::Begun(answer)) => {
-                let BeginAnswer { begun, idle, lapsed, gave_up, handed } = answer;
-                turned.handed.extend(handed);
-                turned.idle.extend(idle);
-                turned.lapsed += u64::from(lapsed);
-                turned.gave_up += u64::from(gave_up);
-                turned.begun[place - first_begin] = Verdict::Decided(begun);
+                let BeginAnswer { begun, orphan, lapsed, gave_up, handover } = answer;
+                batch.handovers.extend(handover);
+                batch.orphans.extend(orphan);
+                batch.lapsed += u64::from(lapsed);
+                batch.gave_up += u64::from(gave_up);
+                batch.begins[place - first_begin] = Verdict::Decided(begun);
             }
             Verdict::Retry => {}
             // Its outcome may be unknown: decided again, it would be answered otherwise.
             Verdict::Failed(error) if place < first_begin => {
-                turned.kept[place] = Verdict::Failed(error);
+                batch.finishes[place] = Verdict::Failed(error);
             }
-            Verdict::Failed(error) => turned.begun[place - first_begin] = Verdict::Failed(error),
+            Verdict::Failed(error) => batch.begins[place - first_begin] = Verdict::Failed(error),
         }
     }
-    Ok(turned)
+    Ok(batch)
 }
 
 impl<S: Decided> TurnStore for S {

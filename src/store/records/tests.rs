@@ -98,7 +98,7 @@ async fn a_change_whose_answer_is_lost_is_unknown_beside_one_that_is_decided() {
     store.change_turns(&[&turn("claimed", 1)], &[]).await.unwrap();
     let mut mute = Mute(store);
     let turned = mute.change_turns(&[&turn("claimed", 2), &turn("new", 3)], &[]).await.unwrap();
-    assert!(matches!(turned.begun[0], Verdict::Decided(Begun::NotAvailable(..))), "{turned:?}");
-    let lost = &turned.begun[1];
+    assert!(matches!(turned.begins[0], Verdict::Decided(Begun::NotAvailable(..))), "{turned:?}");
+    let lost = &turned.begins[1];
     assert!(matches!(lost, Verdict::Failed(StoreError::OutcomeUnknown(_))), "{lost:?}");
 }

@@ -1,4 +1,4 @@
-//! Looking after `SQLite`'s sessions and events by hand.
+//! The operator API on `SQLite`.
 
 use sqlx::{
     Row as _, Sqlite,

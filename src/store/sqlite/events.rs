@@ -6,7 +6,11 @@ use serde_json::{Value, json};
 use sqlx::{Row as _, SqliteConnection, sqlite::SqliteRow};
 use uuid::fmt::Simple;
 
-use super::{classify, hex, json as text, run, sessions::resumed_by, slot};
+use super::{
+    classify,
+    rows::{hex, run, slot, text},
+    sessions::resumed_by,
+};
 use crate::{
     domain::{
         Attempts, Detail, EventKey, PayloadDigest, ProcessedBy, RequestId, Timestamp, TurnResult,

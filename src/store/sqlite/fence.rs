@@ -2,7 +2,7 @@
 
 use sqlx::SqliteConnection;
 
-use super::{Sqlite, begin, classify};
+use super::{Sqlite, classify, writer::begin};
 use crate::{
     domain::FencingToken,
     store::{Fence, FenceStore, StoreError},

@@ -3,9 +3,10 @@
 use sqlx::{Row as _, SqliteConnection, sqlite::SqliteRow};
 
 use super::{
-    Handle, begin, classify,
+    Handle, classify,
     fence::raise_floor,
     sessions::{FORGET, KEEP_ALL, NOBODY_WAITS, PLACES, lease},
+    writer::begin,
 };
 use crate::{
     domain::{FencingToken, LeaseId, SessionKey, Timestamp},

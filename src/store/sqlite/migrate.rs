@@ -5,7 +5,7 @@ use sqlx::{Connection as _, Executor as _, Row as _, SqliteConnection};
 use super::classify;
 use crate::store::{
     StoreError,
-    schema::{Applied, Schema, Step},
+    schema::{AppliedMigration, Schema, Step},
 };
 
 pub(super) const APPLIED: &str = "
@@ -55,7 +55,7 @@ pub(super) async fn run(writer: &mut SqliteConnection) -> Result<(), StoreError>
 }
 
 /// The migrations that the file has. Makes their table as it is to be.
-async fn applied(transaction: &mut SqliteConnection) -> Result<Vec<Applied>, StoreError> {
+async fn applied(transaction: &mut SqliteConnection) -> Result<Vec<AppliedMigration>, StoreError> {
     let make = async {
         transaction.execute(include_str!("migrate/table.sql")).await?;
         let has_column = "SELECT count(*) FROM pragma_table_info('oncegate_migrations') \
@@ -66,7 +66,7 @@ async fn applied(transaction: &mut SqliteConnection) -> Result<Vec<Applied>, Sto
         }
         let rows = sqlx::query(APPLIED).fetch_all(transaction).await?;
         let read = rows.iter().map(|row| {
-            Ok(Applied {
+            Ok(AppliedMigration {
                 version: row.try_get("version")?,
                 success: row.try_get("success")?,
                 checksum: row.try_get("checksum")?,

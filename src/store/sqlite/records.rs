@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, HashSet};
 
 use sqlx::{Row as _, SqliteConnection};
 
-use super::{Handle, begin, classify, events, fence, json, sessions};
+use super::{Handle, classify, events, fence, rows::text, sessions, writer::begin};
 use crate::{
     domain::{EventKey, FencingToken, LeaseId, SessionKey, Timestamp},
     rules::{Event, EventUpdate, Ids, Plan, Snapshot, Version, Wanted, Writes},
@@ -164,9 +164,11 @@ impl Current {
     fn note(&mut self, plan: &Plan) {
         let Writes { sessions, updates, puts, floor } = &plan.writes;
         self.touched_sessions.extend(sessions.iter().map(|write| write.key.clone()));
-        for EventUpdate { team, names, .. } in updates {
+        for EventUpdate { team, names, was, .. } in updates {
             let key = |event: &String| EventKey { team: team.clone(), event: event.clone() };
-            self.touched_events.extend(names.iter().map(key));
+            // Under another version the name is another event's by now, and stays as it is.
+            let is_of = |key: &EventKey| self.events.get(key) == Some(was);
+            self.touched_events.extend(names.iter().map(key).filter(is_of));
         }
         self.touched_events.extend(puts.iter().map(|(key, _)| key.clone()));
         self.floor = floor.map_or(self.floor, |floor| self.floor.max(floor));
@@ -185,7 +187,7 @@ async fn versions<K: Ord + Clone>(
     }
     let asked: Vec<_> = keys.iter().map(parts).collect();
     let rows =
-        sqlx::query(statement).bind(json(&asked)?).fetch_all(batch).await.map_err(classify)?;
+        sqlx::query(statement).bind(text(&asked)?).fetch_all(batch).await.map_err(classify)?;
     let mut versions = BTreeMap::new();
     for row in rows {
         let place: i64 = row.try_get("key").map_err(StoreError::internal)?;

@@ -6,7 +6,10 @@ use serde_json::{Value, json};
 use sqlx::{Row as _, SqliteConnection, sqlite::SqliteRow};
 use uuid::{Uuid, fmt::Simple};
 
-use super::{classify, hex, json as text, slot};
+use super::{
+    classify,
+    rows::{hex, run, slot, text},
+};
 use crate::{
     domain::{
         FencingToken, Labels, LeaseId, PayloadDigest, RequestId, ResumedBy, SessionKey, Timestamp,
@@ -15,7 +18,7 @@ use crate::{
     store::StoreError,
 };
 
-/// Those who wait for the session `$session` of `$team`, first to last, if `$wanted`.
+/// The waiters for the session `$session` of `$team`, first to last, if `$wanted`.
 macro_rules! queue {
     ($team:literal, $session:literal, $wanted:literal) => {
         concat!(
@@ -141,7 +144,7 @@ pub(super) async fn write(
         gone.extend(remove.iter().copied());
     }
     for (statement, rows) in [(PUT, puts), (DELETE, deletes)] {
-        super::run(batch, statement, rows).await?;
+        run(batch, statement, rows).await?;
     }
     if !gone.is_empty() {
         let delete = sqlx::query(DELETE_PLACES).bind(text(&gone)?);
@@ -205,9 +208,9 @@ fn micros(span: Duration) -> i64 {
 pub(super) fn session(row: &SqliteRow) -> Result<Session, StoreError> {
     let latest = latest(row).map_err(StoreError::internal)?;
     let queue: Option<&str> = row.try_get("queue").map_err(StoreError::internal)?;
-    let places: Vec<Place> =
+    let places: Vec<PlaceColumns> =
         serde_json::from_str(queue.unwrap_or("[]")).map_err(StoreError::internal)?;
-    Ok(Session { latest, queue: places.into_iter().map(Place::waiter).collect() })
+    Ok(Session { latest, queue: places.into_iter().map(PlaceColumns::waiter).collect() })
 }
 
 fn latest(row: &SqliteRow) -> Result<Option<Latest>, sqlx::Error> {
@@ -234,9 +237,19 @@ fn latest(row: &SqliteRow) -> Result<Option<Latest>, sqlx::Error> {
 
 /// A place as the queue of a row has it: the columns in their order.
 #[derive(serde::Deserialize)]
-struct Place(i64, Uuid, Uuid, String, String, Option<String>, u64, Option<Uuid>, Option<i64>);
+struct PlaceColumns(
+    i64,
+    Uuid,
+    Uuid,
+    String,
+    String,
+    Option<String>,
+    u64,
+    Option<Uuid>,
+    Option<i64>,
+);
 
-impl Place {
+impl PlaceColumns {
     fn waiter(self) -> Waiter {
         let Self(ticket, lease, request, holder, labels, epic, ttl, digest, left_at) = self;
         Waiter {

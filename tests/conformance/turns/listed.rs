@@ -262,7 +262,7 @@ async fn begin_and_end(store: &mut impl TurnStore, event: &str, ending: FinishAs
         stream: None,
         grace: Duration::ZERO,
     };
-    let begun = store.change_turns(&[&wish], &[]).await.unwrap().begun.pop();
+    let begun = store.change_turns(&[&wish], &[]).await.unwrap().begins.pop();
     let Some(Verdict::Decided(Begun::Granted { claim, .. })) = begun else { panic!("{begun:?}") };
     let turn = TurnId { event, request, attempt: claim.attempt, lease: None, max_attempts: 5 };
     store.change_turns(&[], &[&Finish { turn, ending, unless_resumed: None }]).await.unwrap();

@@ -51,8 +51,7 @@ impl<'a> Arrays<'a> {
     }
 }
 
-/// What `take` answers, sorted to the requests that it took a session for: the
-/// row is what its caller asked for, but for what only the store knows.
+/// Finds the request for a row that `take` returns. The row has only what the caller does not know.
 pub(super) struct Places<'a> {
     asked: &'a [Asked<'a>],
     by_lease: HashMap<Uuid, usize>,

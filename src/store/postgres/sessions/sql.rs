@@ -1,6 +1,5 @@
-//! The statements on sessions. The first parameter of those that write is the
-//! moment, or null for the database's clock; the next three arrays are
-//! [`Keys`](super::Keys).
+//! The short statements on sessions. The first parameter is the moment, or null for the database's
+//! clock. The next three are the arrays of [`Keys`](super::Keys).
 
 use crate::store::postgres::fence::{new_token, next_token, token_of};
 
@@ -26,8 +25,7 @@ macro_rules! or_take_over {
 
 pub(in super::super) use or_take_over;
 
-/// Takes the leases of free sessions, the usual outcome, and returns the columns that their callers
-/// do not know.
+/// Takes the leases of free sessions, and returns the columns that their callers do not know.
 macro_rules! take {
     () => {
         concat!(

@@ -3,55 +3,55 @@
 use sqlx::postgres::types::PgInterval;
 use uuid::Uuid;
 
-use super::small;
 use crate::{
-    domain::{Begin, LeaseId, SessionKey, TurnId, limits::CLAIM_MEMORY},
+    domain::{Acquire, Begin, LeaseId, SessionKey, TurnId, limits::CLAIM_MEMORY},
     store::postgres::{Locks, events::interval, handle::Statement},
 };
 
-/// Requests for turns as a statement's arrays, $2 to $14 and $16, and how long attempts
-/// are counted.
-pub(super) struct Wishes<'a> {
+/// A turn in a session that is to begin, with the id that its lease has if it is granted.
+#[derive(Clone, Copy)]
+pub(super) struct BeginRow<'a> {
+    pub(super) begin: &'a Begin,
+    pub(super) acquire: &'a Acquire,
+    pub(super) lease: Uuid,
+}
+
+/// Turns that are to begin as a statement's arrays, $2 to $13 and $15, and how long attempts are
+/// counted.
+pub(super) struct Begins<'a> {
     teams: Vec<&'a str>,
     events: Vec<&'a str>,
     requests: Vec<Uuid>,
     claims: Vec<PgInterval>,
     holders: Vec<&'a str>,
-    most: Vec<i32>,
-    sessions: Vec<Option<&'a str>>,
-    locks: Vec<Option<i64>>,
-    leases: Vec<Option<Uuid>>,
-    attempts: Vec<Option<Uuid>>,
+    sessions: Vec<&'a str>,
+    locks: Vec<i64>,
+    leases: Vec<Uuid>,
+    attempts: Vec<Uuid>,
     epics: Vec<Option<&'a str>>,
-    ttls: Vec<Option<i64>>,
-    labels: Vec<Option<String>>,
+    ttls: Vec<i64>,
+    labels: Vec<String>,
     digests: Vec<Option<Uuid>>,
 }
 
-/// A request for a turn, with the id that its lease has if one is granted.
-pub(super) type Wish<'a> = (&'a Begin, Uuid);
-
-impl<'a> Wishes<'a> {
-    pub(super) fn of(locks: Locks, asked: &[Wish<'a>]) -> Self {
-        let in_session = |&(begin, lease): &Wish<'a>| begin.session.as_ref().map(|_| lease);
-        let leases = asked.iter().map(in_session).collect();
-        let asked = asked.iter().map(|(begin, _)| *begin);
-        let sessions = || asked.clone().map(|begin| begin.session.as_ref());
+impl<'a> Begins<'a> {
+    pub(super) fn of(locks: Locks, rows: &[BeginRow<'a>]) -> Self {
+        let begins = || rows.iter().map(|row| row.begin);
+        let acquires = || rows.iter().map(|row| row.acquire);
         Self {
-            teams: asked.clone().map(|begin| begin.event.key.team.as_str()).collect(),
-            events: asked.clone().map(|begin| begin.event.key.event.as_str()).collect(),
-            requests: asked.clone().map(|begin| begin.request.as_uuid()).collect(),
-            claims: asked.clone().map(|begin| interval(begin.claim_ttl.span())).collect(),
-            holders: asked.clone().map(|begin| begin.holder.as_str()).collect(),
-            most: asked.clone().map(|begin| small(begin.max_attempts)).collect(),
-            sessions: sessions().map(|asked| Some(asked?.key.session.as_str())).collect(),
-            locks: sessions().map(|asked| Some(locks.session(&asked?.key))).collect(),
-            leases,
-            attempts: sessions().map(|asked| Some(asked?.request.as_uuid())).collect(),
-            epics: sessions().map(|asked| asked?.epic.as_deref()).collect(),
-            ttls: sessions().map(|asked| Some(asked?.ttl.as_micros())).collect(),
-            labels: sessions().map(|asked| Some(asked?.labels.to_json())).collect(),
-            digests: asked.map(|begin| Some(begin.event.digest?.as_uuid())).collect(),
+            teams: begins().map(|begin| begin.event.key.team.as_str()).collect(),
+            events: begins().map(|begin| begin.event.key.event.as_str()).collect(),
+            requests: begins().map(|begin| begin.request.as_uuid()).collect(),
+            claims: begins().map(|begin| interval(begin.claim_ttl.span())).collect(),
+            holders: begins().map(|begin| begin.holder.as_str()).collect(),
+            sessions: acquires().map(|acquire| acquire.key.session.as_str()).collect(),
+            locks: acquires().map(|acquire| locks.session(&acquire.key)).collect(),
+            leases: rows.iter().map(|row| row.lease).collect(),
+            attempts: acquires().map(|acquire| acquire.request.as_uuid()).collect(),
+            epics: acquires().map(|acquire| acquire.epic.as_deref()).collect(),
+            ttls: acquires().map(|acquire| acquire.ttl.as_micros()).collect(),
+            labels: acquires().map(|acquire| acquire.labels.to_json()).collect(),
+            digests: begins().map(|begin| Some(begin.event.digest?.as_uuid())).collect(),
         }
     }
 
@@ -62,7 +62,6 @@ impl<'a> Wishes<'a> {
             .bind(&self.requests)
             .bind(&self.claims)
             .bind(&self.holders)
-            .bind(&self.most)
             .bind(&self.sessions)
             .bind(&self.locks)
             .bind(&self.leases)
@@ -75,29 +74,36 @@ impl<'a> Wishes<'a> {
     }
 }
 
+/// A turn in a session, and that session's lease.
+#[derive(Clone, Copy)]
+pub(super) struct TurnRow<'a> {
+    pub(super) turn: &'a TurnId,
+    pub(super) key: &'a SessionKey,
+    pub(super) lease: LeaseId,
+}
+
 /// Turns as a statement's arrays.
 pub(super) struct Turns<'a> {
     teams: Vec<&'a str>,
     events: Vec<&'a str>,
     requests: Vec<Uuid>,
     attempts: Vec<i32>,
-    sessions: Vec<Option<&'a str>>,
-    locks: Vec<Option<i64>>,
-    leases: Vec<Option<Uuid>>,
+    sessions: Vec<&'a str>,
+    locks: Vec<i64>,
+    leases: Vec<Uuid>,
 }
 
 impl<'a> Turns<'a> {
-    pub(super) fn of(locks: Locks, turns: impl Iterator<Item = &'a TurnId> + Clone) -> Self {
-        let sessions = turns.clone().map(|turn| turn.lease.as_ref());
-        let key = |lease: Option<&'a (SessionKey, LeaseId)>| lease.map(|(key, _)| key);
+    pub(super) fn of(locks: Locks, rows: &[TurnRow<'a>]) -> Self {
+        let turns = || rows.iter().map(|row| row.turn);
         Self {
-            teams: turns.clone().map(|turn| turn.event.team.as_str()).collect(),
-            events: turns.clone().map(|turn| turn.event.event.as_str()).collect(),
-            requests: turns.clone().map(|turn| turn.request.as_uuid()).collect(),
-            attempts: turns.map(|turn| small(turn.attempt)).collect(),
-            sessions: sessions.clone().map(|lease| Some(key(lease)?.session.as_str())).collect(),
-            locks: sessions.clone().map(|lease| Some(locks.session(key(lease)?))).collect(),
-            leases: sessions.map(|lease| Some(lease?.1.as_uuid())).collect(),
+            teams: turns().map(|turn| turn.event.team.as_str()).collect(),
+            events: turns().map(|turn| turn.event.event.as_str()).collect(),
+            requests: turns().map(|turn| turn.request.as_uuid()).collect(),
+            attempts: turns().map(|turn| i32::try_from(turn.attempt).unwrap_or(i32::MAX)).collect(),
+            sessions: rows.iter().map(|row| row.key.session.as_str()).collect(),
+            locks: rows.iter().map(|row| locks.session(row.key)).collect(),
+            leases: rows.iter().map(|row| row.lease.as_uuid()).collect(),
         }
     }
 

@@ -1,5 +1,5 @@
-//! Beginning and ending turns by the least work there is for it, where nothing stands in
-//! the way: what nearly all come to.
+//! The short statements on turns: they begin and end most of them, and leave the others to the
+//! rules.
 
 use std::collections::HashMap;
 
@@ -9,10 +9,13 @@ use sqlx::{
 };
 use uuid::Uuid;
 
-use super::arrays::{Turns, Wish, Wishes};
+use super::{
+    Drawn,
+    arrays::{BeginRow, Begins, TurnRow, Turns},
+};
 use crate::{
     domain::{
-        Begin, Begun, Claim, EventRow, FencingToken, Finish, FinishAs, Labels, Lease, LeaseId,
+        Begun, Claim, EventRow, FencingToken, Finish, FinishAs, Labels, Lease, LeaseId,
         ProcessedBy, StoredEvent, Timestamp, Ttl, TurnId,
     },
     store::{
@@ -29,35 +32,40 @@ use crate::{
     },
 };
 
-/// Takes the sessions, and claims the events, of turns of events that have no row in
-/// sessions that are free, which is what nearly all who ask for one come to. Its parameters
-/// are those of [`Wishes`].
+/// Takes the sessions and claims the events of turns whose event has no row and whose session is
+/// free: the usual case. Its parameters are those of [`Begins`].
 ///
-/// `IS TRUE` keeps the planner from a join, which it would make by comparing each with
-/// each, for it expects one.
+/// `IS TRUE` keeps the planner from a join. It expects one row, and would compare each row with
+/// each.
 macro_rules! begin_new {
     () => {
         concat!(
             "new AS MATERIALIZED (
     SELECT a.*, COALESCE($1::timestamptz, clock_timestamp()) AS at
-    FROM unnest($2::text[], $3::text[], $4::uuid[], $5::interval[], $6::text[], $7::integer[],
-            $8::text[], $9::bigint[], $10::uuid[], $11::uuid[], $12::text[], $13::bigint[],
-            $14::text[], $16::uuid[])
-        AS a (team_id, event_id, request_id, claim_ttl, holder, max_attempts,
+    FROM unnest($2::text[], $3::text[], $4::uuid[], $5::interval[], $6::text[],
+            $7::text[], $8::bigint[], $9::uuid[], $10::uuid[], $11::text[], $12::bigint[],
+            $13::text[], $15::uuid[])
+        AS a (team_id, event_id, request_id, claim_ttl, holder,
             session_id, lock_key, lease_id, session_request, epic_id, ttl_micros, labels, digest)
     WHERE (SELECT true FROM processed_events p
             WHERE p.team_id = a.team_id AND p.event_id = a.event_id) IS NULL
         AND pg_try_advisory_xact_lock(a.lock_key)
 ), taken AS (
-    ",
-            take_session!("m", "new m"),
+    INSERT INTO oncegate_sessions AS s (team_id, session_id, fencing_token, lease_id, request_id,
+        holder, labels, epic_id, acquired_at, expires_at, ttl_micros)
+    SELECT m.team_id, m.session_id, ",
+            new_token!("m.at"),
+            ", m.lease_id, m.session_request, m.holder, m.labels, m.epic_id, m.at,
+        m.at + m.ttl_micros * interval '1 microsecond', m.ttl_micros
+    FROM new m ",
+            or_take_over!(),
             " RETURNING lease_id, fencing_token, epic_id, acquired_at, expires_at
 ), claimed AS (
     INSERT INTO processed_events (team_id, event_id, processed_at, expires_at, request_id,
         claimed_until, attempt, holder, digest, sweep_after)
-    SELECT m.team_id, m.event_id, m.at, m.at + $15::interval, m.request_id,
+    SELECT m.team_id, m.event_id, m.at, m.at + $14::interval, m.request_id,
         m.at + m.claim_ttl, 1, m.holder, m.digest, ",
-            sweep_after!("m.at + $15::interval", "$15::interval < interval '24 hours'"),
+            sweep_after!("m.at + $14::interval", "$14::interval < interval '24 hours'"),
             "
     FROM new m WHERE (m.lease_id IN (SELECT lease_id FROM taken)) IS TRUE
     ORDER BY m.team_id COLLATE \"C\", m.event_id COLLATE \"C\"
@@ -68,8 +76,8 @@ macro_rules! begin_new {
     };
 }
 
-/// Tells which leases `begin_new` took, and which events it claimed: a lease without its
-/// event is to be given back.
+/// Returns which leases `begin_new` took, and which events it claimed. A lease without its event
+/// must be given back.
 macro_rules! begun {
     () => {
         "
@@ -83,9 +91,9 @@ SELECT NULL, NULL, NULL, NULL, NULL, NULL, NULL, request_id, processed_at FROM c
     };
 }
 
-/// Ends turns with success whose event has one name and whose claim runs, as does their
-/// lease, and for whose session nobody waits. Its arrays are the parameters that are named:
-/// `begin_new` beside it has others.
+/// Ends turns with success whose event has one name, whose claim and lease run, and for whose
+/// session no caller waits. The parameters of its arrays are given by name, because a `begin_new`
+/// beside it has others.
 macro_rules! succeed {
     ($teams:literal, $sessions:literal, $locks:literal, $leases:literal, $events:literal,
         $ttls:literal, $requests:literal, $attempts:literal, $results:literal, $types:literal) => {
@@ -149,9 +157,9 @@ macro_rules! succeed {
     };
 }
 
-/// Tells which turns `succeed` ended. Should a claim have lapsed by then, for the rows had to
-/// be waited for, or the event be another's, the statement fails, and with it
-/// the end of the lease. $columns come before and after the moment.
+/// Returns which turns `succeed` ended. If a claim has lapsed meanwhile, because the statement
+/// waited for a row, or if the event is another's, the statement fails, and the lease does not end
+/// either. $before and $after are the columns before and after the moment.
 macro_rules! succeeded {
     ($before:literal, $after:literal) => {
         concat!(
@@ -187,20 +195,20 @@ pub(in super::super) const BEGIN_AND_SUCCEED: &str = concat!(
     "WITH ",
     begin_new!(),
     ", ",
-    succeed!("$17", "$18", "$19", "$20", "$21", "$22", "$23", "$24", "$25", "$26"),
+    succeed!("$16", "$17", "$18", "$19", "$20", "$21", "$22", "$23", "$24", "$25"),
     begun!(),
     "UNION ALL",
     succeeded!("NULL, NULL, NULL, NULL, NULL, ", ", NULL, NULL")
 );
 
 impl Handle {
-    /// Begins turns of new events, of one name, in free sessions; and ends turns with
-    /// success, where nothing stands in the way. Notes in `turned` what came of it.
+    /// Begins turns of new events of one name in free sessions, and ends turns with success, by
+    /// one short statement. Notes in `batch` which it decided.
     pub(super) async fn begin_and_succeed(
         &mut self,
-        begins: &[Wish<'_>],
+        begins: &[Drawn<'_>],
         finishes: &[&Finish],
-        turned: &mut TurnBatch,
+        batch: &mut TurnBatch,
     ) -> Result<(), StoreError> {
         let (beginning, succeeding) =
             (Beginning::of(self.locks, begins), Succeeding::of(self.locks, finishes));
@@ -220,12 +228,12 @@ impl Handle {
             match row.try_get::<Option<i64>, _>("ord").map_err(StoreError::internal)? {
                 Some(ord) => {
                     let at: PgTimestamp = row.try_get("at").map_err(StoreError::internal)?;
-                    succeeding.done(ord, at.0, turned)?;
+                    succeeding.done(ord, at.0, batch)?;
                 }
                 None => read(row, &mut taken, &mut claimed).map_err(StoreError::internal)?,
             }
         }
-        beginning.done(taken, &claimed, turned)
+        beginning.done(taken, &claimed, batch)
     }
 }
 
@@ -257,25 +265,27 @@ fn read(row: &PgRow, taken: &mut Taken, claimed: &mut Claimed) -> Result<(), sql
     Ok(())
 }
 
-/// Turns that are to begin, in a session and of an event of one name; and where each
-/// stands.
+/// Turns that are to begin, in a session and of an event of one name, and their places in the batch.
 struct Beginning<'a> {
     places: Vec<usize>,
-    begins: Vec<Wish<'a>>,
-    wishes: Wishes<'a>,
+    rows: Vec<BeginRow<'a>>,
+    arrays: Begins<'a>,
 }
 
 impl<'a> Beginning<'a> {
-    fn of(locks: Locks, begins: &[Wish<'a>]) -> Self {
-        let is_plain = |begin: &Begin| begin.session.is_some() && begin.event.aliases.is_empty();
-        let plain = begins.iter().copied().enumerate().filter(|(_, (begin, _))| is_plain(begin));
-        let (places, begins): (Vec<usize>, Vec<Wish<'a>>) = plain.unzip();
-        let wishes = Wishes::of(locks, &begins);
-        Self { places, begins, wishes }
+    fn of(locks: Locks, begins: &[Drawn<'a>]) -> Self {
+        let row = |(place, &(begin, lease)): (usize, &Drawn<'a>)| {
+            let acquire = begin.session.as_ref().filter(|_| begin.event.aliases.is_empty())?;
+            Some((place, BeginRow { begin, acquire, lease }))
+        };
+        let (places, rows): (Vec<usize>, Vec<BeginRow<'a>>) =
+            begins.iter().enumerate().filter_map(row).unzip();
+        let arrays = Begins::of(locks, &rows);
+        Self { places, rows, arrays }
     }
 
     fn bind<'q>(&'q self, statement: Statement<'q>) -> Statement<'q> {
-        self.wishes.bind(statement)
+        self.arrays.bind(statement)
     }
 
     /// Notes which of them were granted.
@@ -283,19 +293,20 @@ impl<'a> Beginning<'a> {
         &self,
         taken: Taken,
         claimed: &Claimed,
-        turned: &mut TurnBatch,
+        batch: &mut TurnBatch,
     ) -> Result<(), StoreError> {
-        let own = self.begins.iter().zip(&self.places);
-        let own: HashMap<Uuid, (&Begin, usize)> =
-            own.map(|((begin, lease), place)| (*lease, (*begin, *place))).collect();
+        let own: HashMap<Uuid, (&BeginRow<'_>, usize)> = self
+            .rows
+            .iter()
+            .zip(&self.places)
+            .map(|(row, place)| (row.lease, (row, *place)))
+            .collect();
         for (lease, at) in taken {
             let found = own.get(&lease.id.as_uuid());
-            let found =
-                found.and_then(|(begin, place)| Some((begin, begin.session.as_ref()?, *place)));
-            let (begin, acquire, place) =
+            let &(&BeginRow { begin, acquire, .. }, place) =
                 found.ok_or_else(|| StoreError::internal("unexpected row in the answer"))?;
             let Some(&claim_time) = claimed.get(&begin.request.as_uuid()) else {
-                turned.idle.push((acquire.key.clone(), lease.id));
+                batch.orphans.push((acquire.key.clone(), lease.id));
                 continue;
             };
             let (holder, labels) = (acquire.holder.clone(), acquire.labels.clone());
@@ -311,13 +322,13 @@ impl<'a> Beginning<'a> {
                 detail: None,
             };
             let lease = Some(Lease { holder, labels, ..lease });
-            turned.begun[place] = Verdict::Decided(Begun::Granted { claim, lease, fresh: true });
+            batch.begins[place] = Verdict::Decided(Begun::Granted { claim, lease, fresh: true });
         }
         Ok(())
     }
 }
 
-/// Turns in a session that are to end with success; and where each stands.
+/// Turns in a session that are to end with success, and their places in the batch.
 struct Succeeding<'a> {
     places: Vec<usize>,
     ended: Vec<(&'a TurnId, Ttl)>,
@@ -329,20 +340,21 @@ struct Succeeding<'a> {
 
 impl<'a> Succeeding<'a> {
     fn of(locks: Locks, finishes: &[&'a Finish]) -> Self {
-        let (mut places, mut ended) = (Vec::new(), Vec::new());
+        let (mut places, mut ended, mut rows) = (Vec::new(), Vec::new(), Vec::new());
         let (mut results, mut result_types, mut ttls) = (Vec::new(), Vec::new(), Vec::new());
-        for (place, finish) in finishes.iter().enumerate() {
-            if let (FinishAs::Succeeded(result, ttl), Some(_), None) =
-                (&finish.ending, &finish.turn.lease, finish.unless_resumed)
+        for (place, Finish { turn, ending, unless_resumed }) in finishes.iter().enumerate() {
+            if let (FinishAs::Succeeded(result, ttl), Some((key, lease)), None) =
+                (ending, &turn.lease, unless_resumed)
             {
                 places.push(place);
-                ended.push((&finish.turn, *ttl));
+                ended.push((turn, *ttl));
+                rows.push(TurnRow { turn, key, lease: *lease });
                 results.push(&result.bytes);
                 result_types.push(result.type_name.as_deref());
                 ttls.push(interval(ttl.span()));
             }
         }
-        let turns = Turns::of(locks, ended.iter().map(|(turn, _)| *turn));
+        let turns = Turns::of(locks, &rows);
         Self { places, ended, turns, results, result_types, ttls }
     }
 
@@ -354,7 +366,7 @@ impl<'a> Succeeding<'a> {
     }
 
     /// Notes that the one at `ord` has ended at `at`.
-    fn done(&self, ord: i64, at: Timestamp, turned: &mut TurnBatch) -> Result<(), StoreError> {
+    fn done(&self, ord: i64, at: Timestamp, batch: &mut TurnBatch) -> Result<(), StoreError> {
         let place = place(self.places.len(), Ok(ord))?;
         let (turn, ttl) = self.ended[place];
         let event = StoredEvent {
@@ -363,10 +375,10 @@ impl<'a> Succeeding<'a> {
             request: Some(turn.request),
             by: ProcessedBy::Turn(turn.attempt),
             detail: None,
-            // Nobody asks the answer for it.
+            // A finish answers without it.
             digest: None,
         };
-        turned.kept[self.places[place]] = Verdict::Decided(Ok(Some(EventRow::Processed(event))));
+        batch.finishes[self.places[place]] = Verdict::Decided(Ok(Some(EventRow::Processed(event))));
         Ok(())
     }
 }
