@@ -178,7 +178,7 @@ impl Turns {
         let shard = session.map_or(begin.event.key.shard(), |acquire| acquire.key.shard());
         let call = TurnCall::Begin(Box::new(begin), Arc::clone(&self.lanes));
         match self.lanes.calls.of(shard).call(call).await? {
-            TurnReply::Begun(begun) => Ok(*begun),
+            TurnReply::Begun(granted) => Ok(*granted),
             TurnReply::Finished(_) => Err(mixed_up()),
         }
     }
