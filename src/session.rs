@@ -33,7 +33,7 @@ use grant::Grants;
 pub use hold::HoldEvent;
 pub(crate) use keeper::{Keeper, Renewable};
 use lane_ops::{
-    AcquireCall, Look, Outcome, RenewCall, Renewal, SessionCall, SessionReply, SessionWorker,
+    AcquireCall, Outcome, ReadSession, RenewCall, Renewal, SessionCall, SessionReply, SessionWorker,
 };
 pub use measured::Measured;
 use queue::Queues;
@@ -130,7 +130,7 @@ pub struct Bounds {
 pub struct Sessions {
     lanes: Lanes<SessionCall>,
     max_hold: Duration,
-    looks: Lane<Look>,
+    reads: Lane<ReadSession>,
     queues: Arc<Queues>,
     grants: Arc<Grants>,
     streams: Streams,
@@ -159,7 +159,7 @@ impl Sessions {
         });
         let runtime = &runtimes[runtimes.len() - 1];
         let look = metrics.lane("look_session");
-        let looks = Lane::start(runtime, store.connection(Work::Short), capacity, MAX_BATCH, look);
+        let reads = Lane::start(runtime, store.connection(Work::Short), capacity, MAX_BATCH, look);
         let beating = heartbeat(
             store.connection(Work::Short),
             Arc::downgrade(&queues),
@@ -180,7 +180,7 @@ impl Sessions {
                 grants: Arc::new(Grants::new(give_back)),
                 lanes,
                 max_hold,
-                looks: looks.clone(),
+                reads: reads.clone(),
                 queues: Arc::clone(&queues),
                 streams: streams.clone(),
                 stop: stop.clone(),
@@ -286,7 +286,7 @@ impl Sessions {
     /// # Errors
     /// [`CallError`].
     pub async fn look(&self, key: SessionKey) -> Result<Option<SessionRow>, CallError> {
-        self.looks.call(Look(key)).await
+        self.reads.call(ReadSession(key)).await
     }
 
     /// Gives back a lease whose turn did not begin, without waiting for the answer.

@@ -25,7 +25,7 @@ mod lane_ops;
 mod run;
 
 pub use grant::{Grant, Turn};
-use lane_ops::{RunOn, TurnCall, TurnReply, Turning};
+use lane_ops::{RenewTurnCall, TurnCall, TurnLanes, TurnReply};
 pub use run::{Closed, RunEnd, RunEvent};
 
 /// The most turns in one batch: each may lock a session, see [`session::BATCH`].
@@ -46,8 +46,8 @@ pub enum TurnOutcome {
 /// Begins, renews and finishes turns. Cheap to clone.
 #[derive(Clone)]
 pub struct Turns {
-    turning: Arc<Turning>,
-    renews: Lane<RunOn>,
+    lanes: Arc<TurnLanes>,
+    renews: Lane<RenewTurnCall>,
     max_hold: Duration,
 }
 
@@ -72,7 +72,7 @@ impl Turns {
         let of = |(worker, sessions): (usize, &Sessions)| {
             let calls = calls.near(worker, runtimes.len());
             Self {
-                turning: Arc::new(Turning {
+                lanes: Arc::new(TurnLanes {
                     calls,
                     sessions: sessions.clone(),
                     metrics: metrics.turns.clone(),
@@ -125,10 +125,10 @@ impl Turns {
             },
         };
         let count = match &outcome {
-            TurnOutcome::Granted(_) => &self.turning.metrics.granted,
-            TurnOutcome::Duplicate(..) => &self.turning.metrics.duplicate,
-            TurnOutcome::InProgress(_) => &self.turning.metrics.in_progress,
-            TurnOutcome::Busy(_) => &self.turning.metrics.busy,
+            TurnOutcome::Granted(_) => &self.lanes.metrics.granted,
+            TurnOutcome::Duplicate(..) => &self.lanes.metrics.duplicate,
+            TurnOutcome::InProgress(_) => &self.lanes.metrics.in_progress,
+            TurnOutcome::Busy(_) => &self.lanes.metrics.busy,
         };
         count.inc();
         Ok(outcome)
@@ -145,7 +145,7 @@ impl Turns {
     ) -> Result<TurnOutcome, SessionError> {
         let left = until.saturating_duration_since(Instant::now());
         let acquired =
-            self.turning.sessions.acquire_announcing(acquire, left, leaving, announce).await?;
+            self.lanes.sessions.acquire_announcing(acquire, left, leaving, announce).await?;
         let lease = match acquired {
             AcquireOutcome::Granted(lease) => lease,
             AcquireOutcome::Held(held) => return Ok(TurnOutcome::Busy(held)),
@@ -166,7 +166,7 @@ impl Turns {
         if lease.is_fresh() || !is_own {
             // Before it is answered: a crash in between would leave the session held.
             let id = lease.lease().value.id;
-            self.turning.sessions.release(acquire.key.clone(), id).await?;
+            self.lanes.sessions.release(acquire.key.clone(), id).await?;
         }
         let _ = lease.accept();
         self.taken(instead, &begin.event)
@@ -176,9 +176,9 @@ impl Turns {
     async fn ask(&self, begin: Begin) -> Result<Result<Grant, Measured<Begun>>, CallError> {
         let session = begin.session.as_ref();
         let shard = session.map_or(begin.event.key.shard(), |acquire| acquire.key.shard());
-        let call = TurnCall::Begin(Box::new(begin), Arc::clone(&self.turning));
-        match self.turning.calls.of(shard).call(call).await? {
-            TurnReply::Begun(begun) => Ok(*begun),
+        let call = TurnCall::Begin(Box::new(begin), Arc::clone(&self.lanes));
+        match self.lanes.calls.of(shard).call(call).await? {
+            TurnReply::Begun(granted) => Ok(*granted),
             TurnReply::Finished(_) => Err(mixed_up()),
         }
     }
@@ -193,7 +193,7 @@ impl Turns {
             return Err(mixed_up().into());
         };
         if event.contradicts(row.digest()) {
-            self.turning.metrics.mismatch.inc();
+            self.lanes.metrics.mismatch.inc();
             return Err(SessionError::PayloadMismatch);
         }
         Ok(match row {
@@ -211,8 +211,8 @@ impl Turns {
     /// [`SessionError::Call`], and then it is not known.
     pub async fn renew(&self, renew: RenewTurn) -> Result<Turn, SessionError> {
         let id = renew.turn.clone();
-        let run_on = RunOn { renew, max_hold: self.max_hold };
-        let Measured { value, asked } = self.renews.call(run_on).await?;
+        let renewal = RenewTurnCall { renew, max_hold: self.max_hold };
+        let Measured { value, asked } = self.renews.call(renewal).await?;
         let (claim, lease) = kept(value, self.max_hold)?;
         let lease = lease.map(|lease| Measured::new(lease, asked));
         Ok(Turn { id, claim: Measured::new(claim, asked), lease })
@@ -227,15 +227,15 @@ impl Turns {
     /// then nothing is changed; [`SessionError::Call`], and then it is not known, and may
     /// be asked again.
     pub async fn finish(&self, finish: Finish) -> Result<Option<EventRow>, SessionError> {
-        let metrics = &self.turning.metrics;
+        let metrics = &self.lanes.metrics;
         // Counted where the event is handled then.
         let handled = match finish.ending {
             FinishAs::Succeeded(..) => &metrics.succeeded,
             FinishAs::Rejected(..) => &metrics.rejected,
             FinishAs::Failed(_) | FinishAs::Broken | FinishAs::Abandoned => &metrics.gave_up,
         };
-        let lane = self.turning.lane(&finish.turn).clone();
-        let reply = lane.call(TurnCall::Finish(finish, Arc::clone(&self.turning))).await?;
+        let lane = self.lanes.lane(&finish.turn).clone();
+        let reply = lane.call(TurnCall::Finish(finish, Arc::clone(&self.lanes))).await?;
         let TurnReply::Finished(ended) = reply else { return Err(mixed_up().into()) };
         let ended = kept(ended, self.max_hold).inspect_err(|error| {
             if !matches!(error, SessionError::StreamReplaced) {

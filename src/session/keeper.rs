@@ -76,18 +76,18 @@ impl<K: Renewable, L> Keeper<'_, K, L> {
                         look = self.look((sent + pause).min(ends)) => look,
                     };
                     match look {
-                        Look::Kept(now) if now == waiters => continue,
-                        Look::Kept(now) => {
+                        SessionView::Kept(now) if now == waiters => continue,
+                        SessionView::Kept(now) => {
                             waiters = now;
                             self.events.waiting(now);
                             continue;
                         }
-                        Look::Failed => {
+                        SessionView::Failed => {
                             next_look = Instant::now() + LOOK_AGAIN;
                             self.here.expect_change();
                             continue;
                         }
-                        Look::Lost => {}
+                        SessionView::Lost => {}
                     }
                 }
             }
@@ -121,18 +121,20 @@ impl<K: Renewable, L> Keeper<'_, K, L> {
     }
 
     /// Reads the session's row, until `limit`.
-    async fn look(&self, limit: Instant) -> Look {
-        let Some((key, lease)) = self.session else { return Look::Kept(0) };
+    async fn look(&self, limit: Instant) -> SessionView {
+        let Some((key, lease)) = self.session else { return SessionView::Kept(0) };
         match timeout_at(limit, self.sessions.look(key.clone())).await {
-            Ok(Ok(Some(row))) if row.live && row.lease.id == lease => Look::Kept(row.queue.len()),
-            Ok(Ok(_)) => Look::Lost,
-            Ok(Err(_)) | Err(_) => Look::Failed,
+            Ok(Ok(Some(row))) if row.live && row.lease.id == lease => {
+                SessionView::Kept(row.queue.len())
+            }
+            Ok(Ok(_)) => SessionView::Lost,
+            Ok(Err(_)) | Err(_) => SessionView::Failed,
         }
     }
 }
 
 /// What a session's row says to the stream that keeps it.
-enum Look {
+enum SessionView {
     /// It is kept, and this number of callers wait for it.
     Kept(usize),
     /// It is not kept any more.

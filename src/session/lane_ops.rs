@@ -334,9 +334,9 @@ impl<S: Connection> Executes<SessionCall> for SessionWorker<S> {
 }
 
 /// Reads a session's row.
-pub(super) struct Look(pub(super) SessionKey);
+pub(super) struct ReadSession(pub(super) SessionKey);
 
-impl Op for Look {
+impl Op for ReadSession {
     type Key<'a> = &'a SessionKey;
     type Row = Option<SessionRow>;
     type Answer = Option<SessionRow>;
@@ -354,10 +354,10 @@ impl Op for Look {
     }
 }
 
-impl<S: Connection> Executes<Look> for S {
+impl<S: Connection> Executes<ReadSession> for S {
     async fn execute(
         &mut self,
-        ops: &[&Look],
+        ops: &[&ReadSession],
     ) -> Result<Vec<Verdict<Option<SessionRow>>>, StoreError> {
         let keys: Vec<&SessionKey> = ops.iter().map(|look| &look.0).collect();
         Ok(self.look_sessions(&keys).await?.into_iter().map(Verdict::Decided).collect())

@@ -10,7 +10,7 @@ use std::{
 
 use tokio::{runtime::Handle, time::sleep};
 
-use super::lane_ops::Turning;
+use super::lane_ops::TurnLanes;
 use crate::{
     domain::{Begin, Claim, Finish, FinishAs, Lease, StreamId, TurnId},
     session::{self, Measured},
@@ -82,12 +82,12 @@ impl Unaccepted {
 pub(super) struct Delivery {
     turn: TurnId,
     unaccepted: Unaccepted,
-    lanes: Arc<Turning>,
+    lanes: Arc<TurnLanes>,
     accepted: AtomicBool,
 }
 
 impl Delivery {
-    pub(super) fn new(turn: TurnId, unaccepted: Unaccepted, lanes: &Arc<Turning>) -> Arc<Self> {
+    pub(super) fn new(turn: TurnId, unaccepted: Unaccepted, lanes: &Arc<TurnLanes>) -> Arc<Self> {
         let (lanes, accepted) = (Arc::clone(lanes), AtomicBool::new(false));
         Arc::new(Self { turn, unaccepted, lanes, accepted })
     }

@@ -17,13 +17,13 @@ use crate::{
 };
 
 /// What turns are begun and ended by.
-pub(super) struct Turning {
+pub(super) struct TurnLanes {
     pub(super) calls: Lanes<TurnCall>,
     pub(super) sessions: Sessions,
     pub(super) metrics: TurnMetrics,
 }
 
-impl Turning {
+impl TurnLanes {
     pub(super) fn lane(&self, turn: &TurnId) -> &Lane<TurnCall> {
         let shard = turn.lease.as_ref().map_or(turn.event.shard(), |(key, _)| key.shard());
         self.calls.of(shard)
@@ -44,13 +44,13 @@ impl Turning {
 /// Begins or ends a turn. Both share lanes, so that what one caller asks for is done
 /// in that order.
 pub(super) enum TurnCall {
-    Begin(Box<Begin>, Arc<Turning>),
-    Finish(Finish, Arc<Turning>),
+    Begin(Box<Begin>, Arc<TurnLanes>),
+    Finish(Finish, Arc<TurnLanes>),
 }
 
 /// What a batch answers to one call: to the caller that asked for it. That an event is taken
 /// concerns all callers.
-pub(super) enum Became {
+pub(super) enum Committed {
     Begun(Delivered, Asker, Measured<Begun>, Option<Arc<Delivery>>),
     Finished(Finish, Result<Option<EventRow>, TurnLost>),
 }
@@ -90,7 +90,7 @@ impl TurnCall {
 impl Op for TurnCall {
     /// The session, or the event of a turn without one: one call about it at a time.
     type Key<'a> = (&'a str, &'a str, bool);
-    type Row = Became;
+    type Row = Committed;
     type Answer = TurnReply;
 
     fn key(&self) -> (&str, &str, bool) {
@@ -108,12 +108,12 @@ impl Op for TurnCall {
         &self.event().team
     }
 
-    fn answer(&self, became: &Became) -> Verdict<TurnReply> {
-        match (self, became) {
+    fn answer(&self, committed: &Committed) -> Verdict<TurnReply> {
+        match (self, committed) {
             // An answer to every other request for the event.
             (
                 Self::Begin(begin, _),
-                Became::Begun(
+                Committed::Begun(
                     event,
                     _,
                     taken @ Measured { value: Begun::NotAvailable(row, _), .. },
@@ -124,7 +124,7 @@ impl Op for TurnCall {
             {
                 Verdict::Decided(TurnReply::Begun(Box::new(Err(taken.clone()))))
             }
-            (Self::Begin(begin, _), Became::Begun(_, spoke, outcome, delivery))
+            (Self::Begin(begin, _), Committed::Begun(_, spoke, outcome, delivery))
                 if *spoke == asker(begin) =>
             {
                 let Measured { value, asked } = outcome;
@@ -144,7 +144,7 @@ impl Op for TurnCall {
                 let grant = Grant { turn, fresh, delivery, lease: None };
                 Verdict::Decided(TurnReply::Begun(Box::new(Ok(grant))))
             }
-            (Self::Finish(finish, _), Became::Finished(asked, kept)) if asked == finish => {
+            (Self::Finish(finish, _), Committed::Finished(asked, kept)) if asked == finish => {
                 Verdict::Decided(TurnReply::Finished(kept.clone()))
             }
             _ => Verdict::Retry,
@@ -165,7 +165,7 @@ fn turn_id(begin: &Begin, claim: &Claim, lease: Option<&Lease>) -> TurnId {
 }
 
 impl<S: Connection> Executes<TurnCall> for S {
-    async fn execute(&mut self, ops: &[&TurnCall]) -> Result<Vec<Verdict<Became>>, StoreError> {
+    async fn execute(&mut self, ops: &[&TurnCall]) -> Result<Vec<Verdict<Committed>>, StoreError> {
         let mut names = KeySet::default();
         let (mut begins, mut finishes) = (Vec::new(), Vec::new());
         for (place, op) in ops.iter().enumerate() {
@@ -194,7 +194,7 @@ impl<S: Connection> Executes<TurnCall> for S {
             lanes.metrics.gave_up.inc_by(batch.gave_up);
         }
         for ((place, finish, _), kept) in finishes.iter().zip(batch.finishes) {
-            verdicts[*place] = kept.map(|kept| Became::Finished((*finish).clone(), kept));
+            verdicts[*place] = kept.map(|kept| Committed::Finished((*finish).clone(), kept));
         }
         for ((place, begin, lanes), verdict) in begins.iter().zip(batch.begins) {
             verdicts[*place] = verdict.map(|outcome| {
@@ -207,7 +207,7 @@ impl<S: Connection> Executes<TurnCall> for S {
                     _ => None,
                 };
                 let outcome = Measured::new(outcome, asked);
-                Became::Begun(begin.event.clone(), asker(begin), outcome, delivery)
+                Committed::Begun(begin.event.clone(), asker(begin), outcome, delivery)
             });
         }
         Ok(verdicts)
@@ -215,7 +215,7 @@ impl<S: Connection> Executes<TurnCall> for S {
 }
 
 /// Lets a turn run on.
-pub(super) struct RunOn {
+pub(super) struct RenewTurnCall {
     pub(super) renew: RenewTurn,
     /// For so long at most since its lease was granted; the same for all.
     pub(super) max_hold: Duration,
@@ -228,7 +228,7 @@ const fn renewer(renew: &RenewTurn) -> Renewer {
     (renew.stream, renew.interruption)
 }
 
-impl Op for RunOn {
+impl Op for RenewTurnCall {
     type Key<'a> = (&'a str, &'a str);
     type Row = (TurnId, Renewer, Measured<RenewedTurn>);
     type Answer = Measured<RenewedTurn>;
@@ -248,11 +248,11 @@ impl Op for RunOn {
     }
 }
 
-impl<S: Connection> Executes<RunOn> for S {
+impl<S: Connection> Executes<RenewTurnCall> for S {
     async fn execute(
         &mut self,
-        ops: &[&RunOn],
-    ) -> Result<Vec<Verdict<<RunOn as Op>::Row>>, StoreError> {
+        ops: &[&RenewTurnCall],
+    ) -> Result<Vec<Verdict<<RenewTurnCall as Op>::Row>>, StoreError> {
         let max_hold = ops.first().map_or(Duration::ZERO, |op| op.max_hold);
         let asked: Vec<&RenewTurn> = ops.iter().map(|op| &op.renew).collect();
         let begun = Instant::now();

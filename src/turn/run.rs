@@ -88,7 +88,7 @@ impl Turns {
         caller: Caller,
         events: EventSender<Turn, RunEnd>,
     ) {
-        let sessions = &self.turning.sessions;
+        let sessions = &self.lanes.sessions;
         let Some(_running) = sessions.count_in() else {
             return events.end(Err(SessionError::TooManyCalls));
         };
@@ -159,7 +159,7 @@ impl Turns {
         let finished = self.finish(finish.clone()).await;
         if let (Err(SessionError::Call(_)), Some(_)) = (&finished, finish.unless_resumed) {
             // Nobody may ask again: it is done once the store is back.
-            self.turning.post(finish);
+            self.lanes.post(finish);
         }
         events.end(finished.map(RunEnd::Finished));
     }
