@@ -14,7 +14,7 @@ mod steps;
 use std::{collections::BTreeSet, ops::RangeInclusive, sync::Arc, time::Duration};
 
 use oncegate::store::{
-    Clock, ManualClock, Store as _, Work,
+    Clock, ManualClock, Store, Work,
     memory::{self, Memory},
     postgres::{self, Postgres},
     sqlite::{self, Sqlite},
@@ -106,13 +106,12 @@ impl Ground {
         let directory = tempfile::tempdir().unwrap();
         let sqlite = Sqlite::open(&sqlite_url(&directory), manual()).await.unwrap();
         sqlite.migrate().await.unwrap();
-        let memory = Memory::new(manual()).connection(Work::Short);
-        let postgres = self.postgres.connection(Work::Short);
+        let memory = Memory::new(manual());
         let mut sides = Sides {
             clock: Arc::clone(&self.clock),
-            memory: Side::new(memory),
-            sqlite: Side::new(sqlite.connection(Work::Short)),
-            postgres: Side::new(postgres),
+            memory: Side::new(connections(&memory)),
+            sqlite: Side::new(connections(&sqlite)),
+            postgres: Side::new(connections(&self.postgres)),
             seen: BTreeSet::new(),
             _directory: directory,
         };
@@ -183,6 +182,10 @@ impl Ground {
             steps.iter().map(|Step { number, op }| format!("{number}: {op:?}")).collect();
         format!("{}\n{difference}", lines.join("\n"))
     }
+}
+
+fn connections<S: Store>(store: &S) -> [S::Connection; 2] {
+    [store.connection(Work::Short), store.connection(Work::Short)]
 }
 
 /// The same in all stores.

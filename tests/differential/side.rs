@@ -19,7 +19,9 @@ const ALL: EventFilter = EventFilter { standing: None, newer_than: None, older_t
 
 /// A store under test.
 pub struct Side<C> {
-    store: C,
+    /// Two connections that take turns: what one has read, the other has not.
+    connections: [C; 2],
+    taken: usize,
     names: Names,
     tickets: BTreeMap<SessionKey, Tickets>,
     /// Leases that were granted, also as places in queues that are to end in one.
@@ -29,9 +31,10 @@ pub struct Side<C> {
 }
 
 impl<C: Connection> Side<C> {
-    pub fn new(store: C) -> Self {
+    pub fn new(connections: [C; 2]) -> Self {
         Self {
-            store,
+            connections,
+            taken: 0,
             names: Names::default(),
             tickets: BTreeMap::new(),
             leases: BTreeMap::new(),
@@ -39,8 +42,13 @@ impl<C: Connection> Side<C> {
         }
     }
 
+    fn store(&mut self) -> &mut C {
+        &mut self.connections[self.taken % 2]
+    }
+
     /// Takes a step. Returns its answer.
     pub async fn take(&mut self, step: &Step) -> String {
+        self.taken += 1;
         let done = match &step.op {
             // The replica is there: its callers are not passed over.
             Op::Advance(_) => self.heartbeat().await,
@@ -53,14 +61,16 @@ impl<C: Connection> Side<C> {
             Op::Renew(asked, max_hold) => self.renew(asked, *max_hold).await,
             Op::Turns(begins, finishes) => self.turns(step.number, begins, finishes).await,
             Op::RenewTurn(asked, max_hold) => self.prolong(asked, *max_hold).await,
-            Op::Bind(key, epic) => self.store.bind_epic(key, *epic).await.map(debug),
-            Op::Force(key) => self.store.force_release(key).await.map(debug),
-            Op::Close(key) => self.store.close_session(key).await.map(debug),
-            Op::Forget(key) => self.store.forget_event(key).await.map(debug),
+            Op::Bind(key, epic) => self.store().bind_epic(key, *epic).await.map(debug),
+            Op::Force(key) => self.store().force_release(key).await.map(debug),
+            Op::Close(key) => self.store().close_session(key).await.map(debug),
+            Op::Forget(key) => self.store().forget_event(key).await.map(debug),
             Op::Sweep(sweep) => self.sweep(sweep).await,
-            Op::ListSessions(page, held) => self.store.list_sessions(page, *held).await.map(debug),
-            Op::ListEvents(page, filter) => self.store.list_events(page, filter).await.map(debug),
-            Op::Count(team) => self.store.count(team.as_deref()).await.map(debug),
+            Op::ListSessions(page, held) => {
+                self.store().list_sessions(page, *held).await.map(debug)
+            }
+            Op::ListEvents(page, filter) => self.store().list_events(page, filter).await.map(debug),
+            Op::Count(team) => self.store().count(team.as_deref()).await.map(debug),
         };
         let text = done.unwrap_or_else(|error| format!("error: {error}"));
         self.names.rename(&text)
@@ -78,20 +88,20 @@ impl<C: Connection> Side<C> {
         events: &[EventKey],
     ) -> Result<String, StoreError> {
         let page = Page { team: None, after: Default::default(), limit: 1_000 };
-        let mut text = debug(self.store.list_sessions(&page, None).await?);
-        text += &debug(self.store.list_events(&page, &ALL).await?);
-        text += &debug(self.store.count(None).await?);
-        text += &debug(self.store.count_leases().await?);
+        let mut text = debug(self.store().list_sessions(&page, None).await?);
+        text += &debug(self.store().list_events(&page, &ALL).await?);
+        text += &debug(self.store().count(None).await?);
+        text += &debug(self.store().count_leases().await?);
         let keys: Vec<&SessionKey> = sessions.iter().collect();
-        text += &debug(self.store.look_sessions(&keys).await?);
+        text += &debug(self.store().look_sessions(&keys).await?);
         let looks: Vec<Look> =
             events.iter().map(|key| Look { key: key.clone(), with_result: true }).collect();
-        text += &debug(self.store.look_events(&looks.iter().collect::<Vec<_>>()).await?);
+        text += &debug(self.store().look_events(&looks.iter().collect::<Vec<_>>()).await?);
         Ok(text)
     }
 
     async fn heartbeat(&mut self) -> Result<String, StoreError> {
-        let mut places = self.store.heartbeat().await?;
+        let mut places = self.store().heartbeat().await?;
         // A store returns them in any order.
         places.sort();
         Ok(debug(places))
@@ -102,11 +112,11 @@ impl<C: Connection> Side<C> {
             self.names.is_chosen(&mark.request.as_uuid());
         }
         let marks: Vec<_> = marks.iter().collect();
-        Ok(debug(self.store.mark(&marks).await?))
+        Ok(debug(self.store().mark(&marks).await?))
     }
 
     async fn sweep(&mut self, sweep: &Sweep) -> Result<String, StoreError> {
-        Ok(debug(self.store.sweep(sweep).await?.rows))
+        Ok(debug(self.store().sweep(sweep).await?.rows))
     }
 
     /// This store's lease of a grant; one that there never was where it granted none.

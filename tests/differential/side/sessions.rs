@@ -31,7 +31,7 @@ impl<C: Connection> Side<C> {
         let mut ops: Vec<_> = releases.chain(acquires.iter().map(SessionOp::Acquire)).collect();
         // Those on one session follow each other.
         ops.sort_by_key(SessionOp::key);
-        let batch = self.store.change_sessions(&ops).await?;
+        let batch = self.store().change_sessions(&ops).await?;
         for (item, (verdict, op)) in batch.answers.iter().zip(ops).enumerate() {
             if let (
                 Verdict::Decided(SessionAnswer::Acquired(acquired)),
@@ -47,7 +47,7 @@ impl<C: Connection> Side<C> {
 
     pub(super) async fn hand_on(&mut self, keys: &[SessionKey]) -> Result<String, StoreError> {
         let ops: Vec<SessionOp<'_>> = keys.iter().map(SessionOp::HandOn).collect();
-        Ok(debug(self.store.change_sessions(&ops).await?))
+        Ok(debug(self.store().change_sessions(&ops).await?))
     }
 
     pub(super) async fn enqueue(
@@ -62,7 +62,7 @@ impl<C: Connection> Side<C> {
         }
         let mut text = String::new();
         let ops: Vec<SessionOp<'_>> = asked.iter().map(SessionOp::Enqueue).collect();
-        let enqueued = self.store.change_sessions(&ops).await?.answers;
+        let enqueued = self.store().change_sessions(&ops).await?.answers;
         for (Enqueue { acquire, .. }, verdict) in asked.iter().zip(enqueued) {
             let tickets = self.tickets.entry(acquire.key.clone()).or_default();
             text += &match verdict {
@@ -102,7 +102,7 @@ impl<C: Connection> Side<C> {
             places.iter().map(|Of(grant, key)| (key, self.lease(*grant))).collect();
         let ops: Vec<SessionOp<'_>> =
             places.iter().map(|&(key, lease)| SessionOp::Leave { key, lease, keep }).collect();
-        Ok(debug(self.store.change_sessions(&ops).await?))
+        Ok(debug(self.store().change_sessions(&ops).await?))
     }
 
     pub(super) async fn renew(
@@ -115,6 +115,6 @@ impl<C: Connection> Side<C> {
         let asked: Vec<Renew> = asked.iter().map(own).collect();
         let ops: Vec<SessionOp<'_>> =
             asked.iter().map(|renew| SessionOp::Renew(renew, max_hold)).collect();
-        Ok(debug(self.store.change_sessions(&ops).await?))
+        Ok(debug(self.store().change_sessions(&ops).await?))
     }
 }

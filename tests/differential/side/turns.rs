@@ -32,7 +32,7 @@ impl<C: Connection> Side<C> {
         let finishes: Vec<Finish> = finishes.iter().filter_map(own).collect();
         let (wanted, ending): (Vec<&Begin>, Vec<&Finish>) =
             (begins.iter().collect(), finishes.iter().collect());
-        let mut batch = self.store.change_turns(&wanted, &ending).await?;
+        let mut batch = self.store().change_turns(&wanted, &ending).await?;
         let orphans = std::mem::take(&mut batch.orphans);
         for (item, (verdict, begin)) in batch.begins.iter().zip(begins).enumerate() {
             if let Verdict::Decided(Begun::Granted { claim, lease, .. }) = verdict {
@@ -53,7 +53,7 @@ impl<C: Connection> Side<C> {
         // The service gives them back.
         for (key, lease) in orphans {
             let release = Release { key, lease, unless_resumed: None };
-            let batch = self.store.change_sessions(&[SessionOp::Release(&release)]).await?;
+            let batch = self.store().change_sessions(&[SessionOp::Release(&release)]).await?;
             text += &debug((&release, batch));
         }
         Ok(text)
@@ -70,7 +70,7 @@ impl<C: Connection> Side<C> {
         };
         let asked: Vec<RenewTurn> = asked.iter().filter_map(own).collect();
         let asked: Vec<&RenewTurn> = asked.iter().collect();
-        Ok(debug(self.store.renew_turns(&asked, max_hold).await?))
+        Ok(debug(self.store().renew_turns(&asked, max_hold).await?))
     }
 
     /// This store's turn of a grant, as far as `like` does not differ from it on purpose.
