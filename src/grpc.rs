@@ -24,7 +24,7 @@ pub use arriving::HalfOpen;
 pub use idempotency::Idempotency;
 pub use middleware::{CallMetrics, Connection, GrpcService};
 pub use server_info::ServerInfo;
-pub use turn::Turning;
+pub use turn::TurnCalls;
 
 /// The contract's messages, clients and servers, generated from `proto/`.
 #[allow(

@@ -14,7 +14,7 @@ use crate::{
     dedup::{Dedup, DuplicateCache},
     domain::limits::MAX_REQUEST_BYTES,
     grpc::{
-        Administration, CallMetrics, GrpcService, HalfOpen, Idempotency, ServerInfo, Turning,
+        Administration, CallMetrics, GrpcService, HalfOpen, Idempotency, ServerInfo, TurnCalls,
         pb::{
             self, admin_service_server::AdminServiceServer,
             idempotency_service_server::IdempotencyServiceServer,
@@ -188,7 +188,7 @@ impl Server {
             .add_service(bounded!(reflection().build_v1alpha()?));
         let limits = &config.limits;
         let gate = |((dedup, sessions), turns)| {
-            let turns = bounded!(TurnServiceServer::new(Turning { turns, timeout }));
+            let turns = bounded!(TurnServiceServer::new(TurnCalls { turns, timeout }));
             let others = others.clone().add_service(turns).prepare();
             let service = Idempotency { dedup, sessions, cleanup: cleanup.clone(), timeout };
             let service = bounded!(IdempotencyServiceServer::new(service));

@@ -213,7 +213,7 @@ impl Turns {
         let id = renew.turn.clone();
         let renewal = RenewTurnCall { renew, max_hold: self.max_hold };
         let Measured { value, asked } = self.renews.call(renewal).await?;
-        let (claim, lease) = kept(value, self.max_hold)?;
+        let (claim, lease) = or_lost(value, self.max_hold)?;
         let lease = lease.map(|lease| Measured::new(lease, asked));
         Ok(Turn { id, claim: Measured::new(claim, asked), lease })
     }
@@ -237,7 +237,7 @@ impl Turns {
         let lane = self.lanes.lane(&finish.turn).clone();
         let reply = lane.call(TurnCall::Finish(finish, Arc::clone(&self.lanes))).await?;
         let TurnReply::Finished(ended) = reply else { return Err(mixed_up().into()) };
-        let ended = kept(ended, self.max_hold).inspect_err(|error| {
+        let ended = or_lost(ended, self.max_hold).inspect_err(|error| {
             if !matches!(error, SessionError::StreamReplaced) {
                 metrics.lost.inc();
             }
@@ -248,8 +248,8 @@ impl Turns {
     }
 }
 
-fn kept<T>(kept: Result<T, TurnLost>, max_hold: Duration) -> Result<T, SessionError> {
-    match kept {
+fn or_lost<T>(done: Result<T, TurnLost>, max_hold: Duration) -> Result<T, SessionError> {
+    match done {
         Ok(done) => Ok(done),
         Err(TurnLost::Claim) => Err(SessionError::ClaimLost),
         Err(TurnLost::Lease(Some(held))) if held >= max_hold => {

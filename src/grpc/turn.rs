@@ -20,7 +20,7 @@ use crate::{
 };
 
 /// The service, as the server runs it.
-pub struct Turning {
+pub struct TurnCalls {
     /// What it asks.
     pub turns: Turns,
     /// How long one call may take, a wait not counted.
@@ -28,7 +28,7 @@ pub struct Turning {
 }
 
 #[tonic::async_trait]
-impl TurnService for Turning {
+impl TurnService for TurnCalls {
     async fn begin_turn(
         &self,
         request: Request<pb::BeginTurnRequest>,

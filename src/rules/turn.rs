@@ -2,7 +2,7 @@
 //!
 //! | event | begin | renew, by its holder | finish, by its holder |
 //! |---|---|---|---|
-//! | not on record, or expired | claimed, if the session is to be had; else busy | lost | lost |
+//! | not on record, or expired | claimed, if the session is free; else busy | lost | lost |
 //! | claimed, by the same request | granted again if it has its session, which is noted; else in progress | runs on, with its lease | ended |
 //! | claimed, by another | in progress | lost | lost |
 //! | claim lapsed, attempts left | as if it were not on record, one attempt more | lost | lost |
@@ -81,11 +81,11 @@ impl Operation for Begin {
         let now = draft.now();
         let team = &self.event.key.team;
         let found = find(draft, team, self.event.names(), self.request);
-        let mut wish = self.session.as_ref().map(|acquire| (acquire, draft.session(&acquire.key)));
+        let mut asked = self.session.as_ref().map(|acquire| (acquire, draft.session(&acquire.key)));
         let mut before = Before::default();
         if let Some(found) = found {
             if let Some(claim) = live_claim(&found, self.request, now) {
-                return Ok(self.again(draft, &found, claim, wish).into());
+                return Ok(self.again(draft, &found, claim, asked).into());
             }
             let result = match &found.state {
                 State::Handled(_, result) => Some(result.as_deref().cloned()),
@@ -93,7 +93,7 @@ impl Operation for Begin {
             };
             if let Some(result) = result {
                 let begun = Begun::NotAvailable(found.row(now), result);
-                return Ok(BeginAnswer { orphan: orphan(wish.as_ref(), now), ..begun.into() });
+                return Ok(BeginAnswer { orphan: orphan(asked.as_ref(), now), ..begun.into() });
             }
             before = Before::of(&found);
             if before.attempts.are_spent(self.max_attempts) {
@@ -101,12 +101,12 @@ impl Operation for Begin {
                 given_up.state = State::Handled(ProcessedBy::GaveUp(before.attempts.claimed), None);
                 let begun = Begun::NotAvailable(given_up.row(now), None);
                 draft.update_event(team, &found, Some(given_up));
-                let (lapsed, orphan) = (before.lapsed, orphan(wish.as_ref(), now));
+                let (lapsed, orphan) = (before.lapsed, orphan(asked.as_ref(), now));
                 return Ok(BeginAnswer { orphan, lapsed, gave_up: true, ..begun.into() });
             }
         }
         let mut lease = None;
-        if let Some((acquire, session)) = &mut wish {
+        if let Some((acquire, session)) = &mut asked {
             let handover = hand_on(draft, &acquire.key, session)?;
             let busy = session.row(now).filter(|row| row.decision(acquire) != Decision::Free);
             if let Some(busy) = busy {
@@ -114,7 +114,7 @@ impl Operation for Begin {
             }
             lease = Some(grant(draft, session, acquire)?.lease);
         }
-        if let Some((acquire, session)) = wish {
+        if let Some((acquire, session)) = asked {
             draft.put_session(&acquire.key, session);
         }
         let Before { attempts, detail, lapsed } = before;
@@ -138,8 +138,8 @@ impl Operation for Begin {
     }
 }
 
-/// A wish for a session, which was read.
-type Wish<'a> = (&'a Acquire, Session);
+/// A request for a session, and the session as it was read.
+type SessionRequest<'a> = (&'a Acquire, Session);
 
 impl Begin {
     /// A repetition of the request whose claim runs.
@@ -148,7 +148,7 @@ impl Begin {
         draft: &mut Draft<'_>,
         found: &Event,
         claim: Claim,
-        wish: Option<Wish<'_>>,
+        asked: Option<SessionRequest<'_>>,
     ) -> Begun {
         let now = draft.now();
         let claim_alone = |claim| Begun::NotAvailable(EventRow::Claimed(claim), None);
@@ -156,7 +156,7 @@ impl Begin {
             return claim_alone(claim);
         }
         let mut lease = None;
-        if let Some((acquire, mut session)) = wish {
+        if let Some((acquire, mut session)) = asked {
             let decision = session.row(now).map(|row| row.decision(acquire));
             let Some(Decision::Granted(held)) = decision else { return claim_alone(claim) };
             lease = Some(held);
@@ -196,8 +196,8 @@ impl Before {
 }
 
 /// The lease that an earlier run of a request had waited for, whose event is not to be had.
-fn orphan(wish: Option<&Wish<'_>>, now: Timestamp) -> Option<(SessionKey, LeaseId)> {
-    let (acquire, session) = wish?;
+fn orphan(asked: Option<&SessionRequest<'_>>, now: Timestamp) -> Option<(SessionKey, LeaseId)> {
+    let (acquire, session) = asked?;
     match session.row(now)?.decision(acquire) {
         Decision::Granted(lease) => Some((acquire.key.clone(), lease.id)),
         _ => None,

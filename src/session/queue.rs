@@ -172,8 +172,9 @@ impl Queues {
         }
         let slots = locked(&self.slots);
         let leaving = locked(&self.leaving);
-        let is_nobodys = |lease: &LeaseId| !slots.contains_key(lease) && !leaving.contains(lease);
-        places.into_iter().filter(|(_, lease)| is_nobodys(lease)).collect()
+        let has_no_caller =
+            |lease: &LeaseId| !slots.contains_key(lease) && !leaving.contains(lease);
+        places.into_iter().filter(|(_, lease)| has_no_caller(lease)).collect()
     }
 
     fn lock(&self) -> MutexGuard<'_, BTreeMap<SessionKey, Queue>> {

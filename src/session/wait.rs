@@ -110,15 +110,18 @@ impl Sessions {
     ) -> Result<Option<Outcome>, SessionError> {
         let (key, lease) = (&acquire.key, place.lease());
         let mut announced = 0;
-        // The first on each replica looks after the session for all, and the first to
-        // come, at once: until then it does not know who waits elsewhere.
-        let mut has_looked = !place.is_first();
+        // The first waiter of a replica polls the session for all. One that finds no other polls at
+        // once: it does not know who waits on other replicas.
         let mut due = Instant::now();
-        if has_looked {
-            due += known.value.remaining.clamp(LEAST_POLL, POLL);
-        }
+        let mut was_first = place.is_first();
+        let mut has_looked = !was_first;
         loop {
             let (is_first, position) = (place.is_first(), place.position());
+            if is_first && !was_first {
+                let seen = position.and_then(|_| self.queues.seen(key));
+                due = next_poll(seen, Instant::now());
+            }
+            was_first = is_first;
             if let Some(position) = position.filter(|now| has_looked && *now != announced) {
                 announce(position);
                 announced = position;
@@ -200,6 +203,12 @@ impl Sessions {
     }
 }
 
+/// When a waiter polls that becomes the first of its replica: at the end of the lease that its
+/// predecessor saw, or at once if that is not known.
+fn next_poll(seen: Option<Measured<Held>>, now: Instant) -> Instant {
+    seen.map_or(now, |seen| (seen.asked + seen.value.remaining).clamp(now, now + POLL))
+}
+
 /// Waits until one of two is cancelled.
 async fn until_either(one: &CancellationToken, other: &CancellationToken) {
     tokio::select! {
@@ -261,5 +270,29 @@ pub(super) async fn hear(
     while let Some(Some(hint)) = stop.run_until_cancelled(hints.recv()).await {
         let Some(queues) = queues.upgrade() else { return };
         queues.follow(hint);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use tokio::time::Instant;
+
+    use super::{POLL, next_poll};
+    use crate::{domain::Held, session::Measured};
+
+    #[test]
+    fn a_waiter_that_becomes_first_polls_when_the_lease_ends_that_was_seen() {
+        let now = Instant::now();
+        let seen = |millis, ago| {
+            let remaining = Duration::from_millis(millis);
+            let held = Held { remaining, ..Held::default() };
+            Some(Measured::new(held, now - Duration::from_millis(ago)))
+        };
+        assert_eq!(next_poll(seen(450, 440), now), now + Duration::from_millis(10));
+        assert_eq!(next_poll(seen(450, 460), now), now);
+        assert_eq!(next_poll(seen(60_000, 0), now), now + POLL);
+        assert_eq!(next_poll(None, now), now);
     }
 }

@@ -94,6 +94,12 @@ async fn a_caller_that_waits_for_other_work_is_next_once_the_session_is_bound_to
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_connection_hands_on_a_session_whose_waiters_it_has_not_read() {
+    let steps = vec![take(), wait((1, 0), "P-1"), release((0, 0))];
+    come_to(steps, "handovers: [SessionRow").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_place_that_was_left_for_too_long_is_gone() {
     let after = |micros| {
         let kept = Op::Advance(Duration::from_micros(micros));

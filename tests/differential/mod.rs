@@ -184,8 +184,8 @@ impl Ground {
     }
 }
 
-fn connections<S: Store>(store: &S) -> [S::Connection; 2] {
-    [store.connection(Work::Short), store.connection(Work::Short)]
+fn connections<S: Store>(store: &S) -> [S::Connection; 3] {
+    std::array::from_fn(|_| store.connection(Work::Short))
 }
 
 /// The same in all stores.

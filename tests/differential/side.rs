@@ -22,6 +22,8 @@ pub struct Side<C> {
     /// Two connections that take turns: what one has read, the other has not.
     connections: [C; 2],
     taken: usize,
+    /// Compares rows, which neither of the two has read by that.
+    observer: C,
     names: Names,
     tickets: BTreeMap<SessionKey, Tickets>,
     /// Leases that were granted, also as places in queues that are to end in one.
@@ -31,10 +33,11 @@ pub struct Side<C> {
 }
 
 impl<C: Connection> Side<C> {
-    pub fn new(connections: [C; 2]) -> Self {
+    pub fn new([one, other, observer]: [C; 3]) -> Self {
         Self {
-            connections,
+            connections: [one, other],
             taken: 0,
+            observer,
             names: Names::default(),
             tickets: BTreeMap::new(),
             leases: BTreeMap::new(),
@@ -88,15 +91,15 @@ impl<C: Connection> Side<C> {
         events: &[EventKey],
     ) -> Result<String, StoreError> {
         let page = Page { team: None, after: Default::default(), limit: 1_000 };
-        let mut text = debug(self.store().list_sessions(&page, None).await?);
-        text += &debug(self.store().list_events(&page, &ALL).await?);
-        text += &debug(self.store().count(None).await?);
-        text += &debug(self.store().count_leases().await?);
+        let mut text = debug(self.observer.list_sessions(&page, None).await?);
+        text += &debug(self.observer.list_events(&page, &ALL).await?);
+        text += &debug(self.observer.count(None).await?);
+        text += &debug(self.observer.count_leases().await?);
         let keys: Vec<&SessionKey> = sessions.iter().collect();
-        text += &debug(self.store().look_sessions(&keys).await?);
+        text += &debug(self.observer.look_sessions(&keys).await?);
         let looks: Vec<Look> =
             events.iter().map(|key| Look { key: key.clone(), with_result: true }).collect();
-        text += &debug(self.store().look_events(&looks.iter().collect::<Vec<_>>()).await?);
+        text += &debug(self.observer.look_events(&looks.iter().collect::<Vec<_>>()).await?);
         Ok(text)
     }
 

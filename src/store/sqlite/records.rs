@@ -166,7 +166,8 @@ impl Current {
         self.touched_sessions.extend(sessions.iter().map(|write| write.key.clone()));
         for EventUpdate { team, names, was, .. } in updates {
             let key = |event: &String| EventKey { team: team.clone(), event: event.clone() };
-            // Under another version the name is another event's by now, and stays as it is.
+            // Under another version the name is another event's by now, and stays as it is. Rows from
+            // before there were versions share one: then a plan of the other event is retried.
             let is_of = |key: &EventKey| self.events.get(key) == Some(was);
             self.touched_events.extend(names.iter().map(key).filter(is_of));
         }

@@ -49,7 +49,7 @@ pub(super) use session_columns;
 
 // $1: a JSON array with an array for each item.
 
-/// Of each, its team, its id, and whether its queue is wanted even if nobody waits.
+/// Of each, its team, its id, and whether its queue is wanted even without waiters.
 pub(super) const READ: &str = concat!(
     "SELECT a.key, ",
     session_columns!(),
@@ -108,7 +108,7 @@ pub(super) const KEEP_ALL: &str = "UPDATE oncegate_waiters SET left_at = $1 WHER
 /// Places that have been left for long enough, at $1.
 pub(super) const FORGET: &str = "DELETE FROM oncegate_waiters WHERE left_at <= $1";
 
-/// Nobody waits yet in this process.
+/// There are no waiters yet in this process.
 pub(super) const NOBODY_WAITS: &str = "UPDATE oncegate_sessions SET waiting = 0 WHERE waiting";
 
 /// Reads the sessions that are `wanted`.

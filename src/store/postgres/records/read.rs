@@ -217,14 +217,13 @@ impl EventRecord {
             _ => (time, expires),
         };
         let attempt = self.attempt.map(count);
-        let state = match until {
-            Some(until) => State::Claimed(claim_end(until, time, expires, now)),
-            None => {
-                let type_name = self.result_type;
-                let result = self.result.map(|bytes| Arc::new(TurnResult { bytes, type_name }));
-                let by = ProcessedBy::of_row(attempt, self.has_result, self.is_rejected);
-                State::Handled(by, result)
-            }
+        let state = if let Some(until) = until {
+            State::Claimed(claim_end(until, time, expires, now))
+        } else {
+            let type_name = self.result_type;
+            let result = self.result.map(|bytes| Arc::new(TurnResult { bytes, type_name }));
+            let by = ProcessedBy::of_row(attempt, self.has_result, self.is_rejected);
+            State::Handled(by, result)
         };
         Event {
             version: Version(self.event_version),

@@ -106,8 +106,8 @@ macro_rules! lock_events {
     };
 }
 
-/// Then the places in queues, once `$before` is locked, and reads the clock; then tells which plans
-/// hold, as far as `$events` does.
+/// Then the places in queues, once `$before` is locked, and reads the clock; then finds which plans hold,
+/// with their events if `$events` says so.
 macro_rules! hold {
     ($before:literal, $events:literal) => {
         concat!(
@@ -287,7 +287,7 @@ macro_rules! write_places {
     };
 }
 
-/// Raises the floor, tells which plans are written, and notifies; of `$forgotten` events too.
+/// Raises the floor, returns which plans are written, and notifies, also of `$forgotten` events.
 macro_rules! written {
     ($forgotten:expr) => {
         concat!(

@@ -20,7 +20,7 @@ SELECT clock.at, clock.floor, a.place"
     };
 }
 
-/// The columns of a session, and its queue if somebody waits or it is wanted anyway.
+/// The columns of a session, and its queue if it has one or it is wanted anyway.
 macro_rules! session_columns {
     ($replica:literal) => {
         concat!(
@@ -74,7 +74,7 @@ macro_rules! event_row {
     };
 }
 
-/// Reads sessions. $2 to $4: teams, sessions, and whether a queue is wanted even if nobody waits.
+/// Reads sessions. $2 to $4: teams, sessions, and whether the queue is wanted even without waiters.
 /// $5: this replica: it is there, whatever its latest heartbeat says.
 pub(in super::super::super) const READ_SESSIONS: &str = concat!(
     clock!(),
