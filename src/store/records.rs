@@ -9,6 +9,7 @@ use crate::{
 };
 
 pub mod answers;
+pub(super) mod place;
 
 /// A connection to a store of records.
 pub trait Records: Send {

@@ -27,7 +27,7 @@ async fn goes_on_within_a_second(there: &Replica, here: &Replica) {
 }
 
 /// Callers that queue one after another, each on the next of three replicas, are
-/// served in that order; `leaves` tells who goes away while it waits.
+/// served in that order; `leaves` selects the callers that cancel while they wait.
 async fn one_queue_over_three_replicas(rounds: usize, leaves: impl Fn(usize) -> bool) {
     const WAITERS: usize = 60;
     // However slow the machine: no lease ends by itself, and no wait.

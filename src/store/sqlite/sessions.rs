@@ -11,11 +11,9 @@ use super::{
     rows::{hex, run, slot, text},
 };
 use crate::{
-    domain::{
-        FencingToken, Labels, LeaseId, PayloadDigest, RequestId, ResumedBy, SessionKey, Timestamp,
-    },
+    domain::{FencingToken, Labels, LeaseId, RequestId, ResumedBy, SessionKey, Timestamp},
     rules::{Change, Latest, Session, SessionWrite, Version, Waiter},
-    store::StoreError,
+    store::{StoreError, records::place::PlaceRecord},
 };
 
 /// The waiters for the session `$session` of `$team`, first to last, if `$wanted`.
@@ -26,7 +24,7 @@ macro_rules! queue {
             $wanted,
             " THEN (
         SELECT json_group_array(json_array(w.ticket, w.lease_id, w.request_id, w.holder, w.labels,
-            w.epic_id, w.ttl_micros, w.digest, w.left_at) ORDER BY w.ticket)
+            w.epic_id, w.ttl_micros, w.digest, w.left_at, json('true')) ORDER BY w.ticket)
         FROM oncegate_waiters AS w
         WHERE w.team_id = ",
             $team,
@@ -208,9 +206,9 @@ fn micros(span: Duration) -> i64 {
 pub(super) fn session(row: &SqliteRow) -> Result<Session, StoreError> {
     let latest = latest(row).map_err(StoreError::internal)?;
     let queue: Option<&str> = row.try_get("queue").map_err(StoreError::internal)?;
-    let places: Vec<PlaceColumns> =
+    let places: Vec<PlaceRecord> =
         serde_json::from_str(queue.unwrap_or("[]")).map_err(StoreError::internal)?;
-    Ok(Session { latest, queue: places.into_iter().map(PlaceColumns::waiter).collect() })
+    Ok(Session { latest, queue: places.into_iter().map(PlaceRecord::waiter).collect() })
 }
 
 fn latest(row: &SqliteRow) -> Result<Option<Latest>, sqlx::Error> {
@@ -233,38 +231,6 @@ fn latest(row: &SqliteRow) -> Result<Option<Latest>, sqlx::Error> {
         resumed: resumed_by(row)?,
         waiting: row.try_get("waiting")?,
     }))
-}
-
-/// A place as the queue of a row has it: the columns in their order.
-#[derive(serde::Deserialize)]
-struct PlaceColumns(
-    i64,
-    Uuid,
-    Uuid,
-    String,
-    String,
-    Option<String>,
-    u64,
-    Option<Uuid>,
-    Option<i64>,
-);
-
-impl PlaceColumns {
-    fn waiter(self) -> Waiter {
-        let Self(ticket, lease, request, holder, labels, epic, ttl, digest, left_at) = self;
-        Waiter {
-            ticket: Some(ticket),
-            lease: LeaseId::from_uuid(lease),
-            request: RequestId::from_uuid(request),
-            holder,
-            labels: Labels::from_json(&labels),
-            epic,
-            ttl: Duration::from_micros(ttl),
-            digest: digest.map(PayloadDigest::from_uuid),
-            left_at: left_at.map(Timestamp::from_micros),
-            is_there: true,
-        }
-    }
 }
 
 pub(super) fn lease(row: &SqliteRow, column: &str) -> Result<LeaseId, sqlx::Error> {

@@ -33,7 +33,7 @@ async fn one_that_was_stopped_for_too_long_finds_its_lease_lost(mut fixture: Fix
     assert!(!checked.current);
     running.send("-CONT");
     assert_eq!(running.ends(), 12);
-    // Whoever came after it is not disturbed.
+    // The next holder keeps its lease.
     let renewed = fixture.client.renew_session_lease(renew(&next)).await.unwrap().into_inner();
     assert_eq!(renewed.lease.unwrap().fencing_token, next.fencing_token);
 }

@@ -119,7 +119,8 @@ async fn a_turn_that_waited_for_another_payloads_event_leaves_the_session(mut f:
     turn(begin(&mut turns, wish("next", &[])).await);
 }
 
-/// Two calls by one request id wait: one has the turn, and the other is told, and no more.
+/// Two calls with one request id and different payloads wait: one gets the turn, and the other
+/// fails with `PAYLOAD_MISMATCH`, which ends no turn.
 async fn a_twin_of_another_payload_takes_no_turn_away(mut f: Fixture) {
     let mut turns = turns(&f).await;
     let holding = turn(begin(&mut turns, wish("other", &[])).await);

@@ -11,13 +11,14 @@ use crate::{
         Attempts, Detail, EventKey, FencingToken, Labels, LeaseId, PayloadDigest, ProcessedBy,
         RequestId, ResumedBy, SessionKey, Timestamp, TurnResult, limits::CLAIM_MEMORY,
     },
-    rules::{Event, Latest, Session, Snapshot, State, Version, Waiter, Wanted},
+    rules::{Event, Latest, Session, Snapshot, State, Version, Wanted},
     store::{
         StoreError,
         postgres::{
             steps::{Overlong, claim_end},
             timestamp::PgTimestamp,
         },
+        records::place::PlaceRecord,
     },
 };
 
@@ -146,40 +147,6 @@ impl SessionRecord {
             ttl,
             resumed: ResumedBy::of_row(self.repeated, self.resumed_by),
             waiting: self.waiting,
-        }
-    }
-}
-
-/// The columns of a place in a queue, in their order.
-#[derive(serde::Deserialize)]
-struct PlaceRecord(
-    i64,
-    Uuid,
-    Uuid,
-    String,
-    String,
-    Option<String>,
-    i64,
-    Option<Uuid>,
-    Option<i64>,
-    bool,
-);
-
-impl PlaceRecord {
-    fn waiter(self) -> Waiter {
-        let Self(ticket, lease, request, holder, labels, epic, ttl, digest, left_at, is_there) =
-            self;
-        Waiter {
-            ticket: Some(ticket),
-            lease: LeaseId::from_uuid(lease),
-            request: RequestId::from_uuid(request),
-            holder,
-            labels: Labels::from_json(&labels),
-            epic,
-            ttl: Duration::from_micros(ttl.unsigned_abs()),
-            digest: digest.map(PayloadDigest::from_uuid),
-            left_at: left_at.map(Timestamp::from_micros),
-            is_there,
         }
     }
 }
