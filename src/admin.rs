@@ -39,6 +39,14 @@ impl Op for AdminRead {
 
     fn key(&self) {}
 
+    fn team(&self) -> &str {
+        let team = match self {
+            Self::Sessions(page, _) | Self::Events(page, _) => &page.team,
+            Self::Count(team) => team,
+        };
+        team.as_deref().unwrap_or_default()
+    }
+
     fn is_read(&self) -> bool {
         true
     }
@@ -106,6 +114,13 @@ impl Op for OperatorChange {
     type Answer = Done;
 
     fn key(&self) {}
+
+    fn team(&self) -> &str {
+        match &self.what {
+            What::BindEpic(key, _) | What::ForceRelease(key) | What::Close(key) => &key.team,
+            What::Forget(key) => &key.team,
+        }
+    }
 
     fn answer(&self, done: &Done) -> Verdict<Done> {
         Verdict::Decided(done.clone())

@@ -32,6 +32,10 @@ impl Op for Sweep {
 
     fn key(&self) {}
 
+    fn team(&self) -> &str {
+        self.scope.team.as_deref().unwrap_or_default()
+    }
+
     fn is_read(&self) -> bool {
         self.scope.dry_run
     }

@@ -66,6 +66,10 @@ impl Op for Look {
         (&self.key, self.with_result)
     }
 
+    fn team(&self) -> &str {
+        &self.key.team
+    }
+
     fn is_read(&self) -> bool {
         true
     }
@@ -160,14 +164,10 @@ impl Dedup {
         let routes: Vec<Route> = marks.into_iter().map(route).collect();
 
         let calls = shares.into_iter().enumerate().map(async |(lane, share)| {
-            let count = share.len();
-            let answers = if count == 0 {
+            let answers = if share.is_empty() {
                 Vec::new()
             } else {
-                match self.marks.at(lane).call_all(share).await {
-                    Ok(answers) => answers.into_iter().map(|a| a.map_err(Into::into)).collect(),
-                    Err(error) => vec![Err(error); count],
-                }
+                self.marks.at(lane).call_all(share).await
             };
             answers.into_iter()
         });
@@ -206,7 +206,7 @@ impl Dedup {
         let key = |name: &str| EventKey { team: team.clone(), event: name.to_owned() };
         let looks = event.names().map(|name| Look { key: key(name), with_result }).collect();
         let found: Vec<_> =
-            self.looks.call_all(looks).await?.into_iter().collect::<Result<_, _>>()?;
+            self.looks.call_all(looks).await.into_iter().collect::<Result<_, _>>()?;
         let found = found.into_iter().flatten().next();
         match &found {
             Some((EventRow::Processed(row), _)) if event.aliases.is_empty() => {

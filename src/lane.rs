@@ -8,30 +8,32 @@
 //! the delay that PostgreSQL's own has:
 //! <https://www.postgresql.org/docs/current/runtime-config-wal.html#GUC-COMMIT-DELAY>.
 //!
+//! Operations queue by team, and each batch takes of every team in turn ([`queue`]): one team's
+//! backlog never delays another's call by more than a batch.
+//!
 //! Architecture Invariant: a caller that goes away never interrupts a batch.
 //! Nothing cancels the task that owns the connection; a call that ended
 //! before its batch began is left out of it.
 
 use std::{future::Future, hash::Hash, sync::Arc, time::Duration};
 
-use tokio::{
-    runtime::Handle,
-    sync::{
-        OwnedSemaphorePermit, Semaphore,
-        mpsc::{self, error::TrySendError},
-        oneshot,
-    },
-    time::Instant,
-};
+use futures_util::future::join_all;
+use tokio::{runtime::Handle, sync::oneshot, time::Instant};
 
 use crate::{
     backoff::Backoff,
-    domain::limits::LEASE_TTL,
     store::{Reset, StoreError, Verdict},
     telemetry::LaneMetrics,
 };
 
 mod batch;
+mod job;
+mod queue;
+#[cfg(test)]
+mod tests;
+
+use job::Job;
+use queue::{LaneEnd, Queue};
 
 /// The most operations in one batch: beyond it a larger batch gains nothing and
 /// only makes its callers wait. A batch request of the contract fits in one.
@@ -42,10 +44,6 @@ pub const MAX_BATCH: usize = 1_024;
 /// speed.
 const MIN_PAUSE: Duration = Duration::from_millis(1);
 const MAX_PAUSE: Duration = Duration::from_millis(100);
-
-/// How long work without a caller is retried: by then every lease that it could give
-/// back has ended by itself.
-const MAX_PERSISTENCE: Duration = *LEASE_TTL.end();
 
 /// Why a lane did not answer.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -81,7 +79,8 @@ pub trait Op: Send + Sync + 'static {
     /// The operation's key. Of equal ones the first comer's is run.
     fn key(&self) -> Self::Key<'_>;
 
-    /// The team that a write is for, whose rows a rule of the database's owner may reject.
+    /// The team that it is for: lanes are fair between teams, and a rule of the database's owner
+    /// may reject a team's rows. Empty for what is for none.
     #[expect(clippy::unnecessary_literal_bound, reason = "writes return a part of themselves")]
     fn team(&self) -> &str {
         ""
@@ -109,58 +108,17 @@ pub trait Executes<O: Op>: Reset + Send + 'static {
 
 type Answers<O> = Vec<Result<<O as Op>::Answer, StoreError>>;
 
-struct Job<O: Op> {
-    ops: Vec<O>,
-    /// As far as they are decided, in the order of `ops`.
-    answers: Vec<Option<Result<O::Answer, StoreError>>>,
-    /// Where the answers go; none for work without a caller.
-    reply: Option<oneshot::Sender<Answers<O>>>,
-    begun: Instant,
-    /// The job's share of the queue.
-    _room: OwnedSemaphorePermit,
-}
-
-impl<O: Op> Job<O> {
-    /// Whether the work is still to be done: its caller is there, or never was.
-    fn is_wanted(&self) -> bool {
-        self.reply.as_ref().is_none_or(|reply| !reply.is_closed())
-    }
-
-    /// How many of its operations are undecided.
-    fn open(&self) -> usize {
-        self.answers.iter().filter(|answer| answer.is_none()).count()
-    }
-
-    /// Whether a failed operation is retried: one without a caller is
-    /// not lost to a store that is away for a while.
-    fn persists(&self, error: &StoreError) -> bool {
-        self.reply.is_none()
-            && self.begun.elapsed() < MAX_PERSISTENCE
-            && !matches!(
-                error,
-                StoreError::InvalidData(_) | StoreError::Rejected(_) | StoreError::Internal(_)
-            )
-    }
-
-    /// Answers the job if it is decided, and gives it back if it is not.
-    fn settle(self) -> Option<Self> {
-        if self.open() > 0 {
-            return self.is_wanted().then_some(self);
-        }
-        if let Some(reply) = self.reply {
-            // A caller that has gone does not need its answers.
-            let _ = reply.send(self.answers.into_iter().flatten().collect());
-        }
-        None
-    }
-}
-
 /// The callers' end of a lane. Cheap to clone. The lane's task ends when the
 /// last one is dropped and the queue is empty.
-pub struct Lane<O: Op> {
-    jobs: mpsc::Sender<Job<O>>,
-    room: Arc<Semaphore>,
-    metrics: LaneMetrics,
+pub struct Lane<O: Op>(Arc<Callers<O>>);
+
+/// What all clones of a lane share.
+struct Callers<O: Op>(Arc<Queue<O>>);
+
+impl<O: Op> Drop for Callers<O> {
+    fn drop(&mut self) {
+        self.0.close();
+    }
 }
 
 impl<O: Op> Lane<O> {
@@ -173,10 +131,9 @@ impl<O: Op> Lane<O> {
         batch: usize,
         metrics: LaneMetrics,
     ) -> Self {
-        let (jobs, queue) = mpsc::channel(capacity);
-        let queue = Queue { jobs: queue, next: None, metrics: metrics.clone() };
-        runtime.spawn(drive(store, queue, batch, metrics.clone()));
-        Self { jobs, room: Arc::new(Semaphore::new(capacity)), metrics }
+        let queue = Arc::new(Queue::new(capacity, batch, metrics.clone()));
+        runtime.spawn(drive(store, LaneEnd(Arc::clone(&queue)), metrics));
+        Self(Arc::new(Callers(queue)))
     }
 
     /// Asks for one operation, at once; the future waits for its answer. Dropping
@@ -184,30 +141,41 @@ impl<O: Op> Lane<O> {
     /// answer after that. It is small: a call may wait for long.
     ///
     /// # Errors
-    /// [`CallError::Overloaded`] at once when the queue is full.
+    /// [`CallError::Overloaded`] when the queue is full: at once; or later, if another
+    /// team's call took the room before the batch began.
     pub fn call(&self, op: O) -> impl Future<Output = Result<O::Answer, CallError>> + use<O> {
-        let answers = self.call_all(vec![op]);
+        let answers = self.ask(vec![op]);
         async {
             let answer = answers.await?.pop();
             Ok(answer.ok_or_else(|| StoreError::internal("a lane returned no answer"))??)
         }
     }
 
-    /// Asks for several operations, as [`Lane::call`] does for one. Answers each
-    /// by itself, in order.
-    ///
-    /// # Errors
-    /// [`CallError::Overloaded`] at once when the queue has no room for all.
+    /// Asks for several operations, as [`Lane::call`] does for one. Answers each by itself, in
+    /// order. The operations of each team are queued, or refused, together.
     pub fn call_all(
         &self,
         ops: Vec<O>,
-    ) -> impl Future<Output = Result<Answers<O>, CallError>> + use<O> {
-        let (reply, answers) = oneshot::channel();
-        let queued = self.enqueue(ops, Some(reply));
-        async {
-            queued?;
-            // Its task has ended, perhaps in the middle of this job.
-            Ok(answers.await.map_err(|_| StoreError::unknown("the lane has stopped"))?)
+    ) -> impl Future<Output = Vec<Result<O::Answer, CallError>>> + use<O> {
+        let count = ops.len();
+        let parts = by_team(ops).into_iter().map(|(places, ops)| {
+            let answers = self.ask(ops);
+            async { (places, answers.await) }
+        });
+        let parts = join_all(parts);
+        async move {
+            let mut all: Vec<_> = (0..count).map(|_| None).collect();
+            for (places, answers) in parts.await {
+                let answers = match answers {
+                    Ok(answers) => answers.into_iter().map(|a| a.map_err(Into::into)).collect(),
+                    Err(error) => places.iter().map(|_| Err(error.clone())).collect(),
+                };
+                for (place, answer) in places.into_iter().zip(answers) {
+                    all[place] = Some(answer);
+                }
+            }
+            let missing = || Err(StoreError::internal("a lane returned no answer").into());
+            all.into_iter().map(|answer| answer.unwrap_or_else(missing)).collect()
         }
     }
 
@@ -217,120 +185,77 @@ impl<O: Op> Lane<O> {
     /// [`CallError::Overloaded`] when the queue is full, [`StoreError::Unavailable`] when the
     /// lane has stopped.
     pub fn post(&self, op: O) -> Result<(), CallError> {
-        self.enqueue(vec![op], None)
+        self.0.0.push(vec![op], None)
     }
 
-    fn enqueue(
-        &self,
-        ops: Vec<O>,
-        reply: Option<oneshot::Sender<Answers<O>>>,
-    ) -> Result<(), CallError> {
-        let count = u32::try_from(ops.len()).unwrap_or(u32::MAX);
-        let room = Arc::clone(&self.room).try_acquire_many_owned(count).ok();
-        let answers = ops.iter().map(|_| None).collect();
-        let begun = Instant::now();
-        let job = room.map(|room| Job { ops, answers, reply, begun, _room: room });
-        self.metrics.queued(1);
-        let refused = match job.map(|job| self.jobs.try_send(job)) {
-            Some(Ok(())) => return Ok(()),
-            Some(Err(TrySendError::Closed(_))) => {
-                StoreError::unavailable("the lane has stopped").into()
-            }
-            Some(Err(TrySendError::Full(_))) | None => {
-                self.metrics.shed();
-                CallError::Overloaded
-            }
-        };
-        self.metrics.queued(-1);
-        Err(refused)
+    /// Queues operations of one team.
+    fn ask(&self, ops: Vec<O>) -> impl Future<Output = Result<Answers<O>, CallError>> + use<O> {
+        let (reply, answers) = oneshot::channel();
+        let queued = self.0.0.push(ops, Some(reply));
+        async {
+            queued?;
+            // Its task has ended, perhaps in the middle of this job.
+            answers.await.map_err(|_| StoreError::unknown("the lane has stopped"))?
+        }
     }
 }
 
 impl<O: Op> Clone for Lane<O> {
     fn clone(&self) -> Self {
-        Self {
-            jobs: self.jobs.clone(),
-            room: Arc::clone(&self.room),
-            metrics: self.metrics.clone(),
-        }
+        Self(Arc::clone(&self.0))
     }
 }
 
-/// The lane's own end of its queue.
-struct Queue<O: Op> {
-    jobs: mpsc::Receiver<Job<O>>,
-    /// One that came, and did not fit.
-    next: Option<Job<O>>,
-    metrics: LaneMetrics,
+/// Splits operations by team, each part with the places of its operations. What a team is due in
+/// a lane then does not depend on whose operations share a call with its own.
+fn by_team<O: Op>(ops: Vec<O>) -> Vec<(Vec<usize>, Vec<O>)> {
+    let Some(first) = ops.first() else { return Vec::new() };
+    if ops.iter().all(|op| op.team() == first.team()) {
+        return vec![((0..ops.len()).collect(), ops)];
+    }
+    let mut order: Vec<(usize, O)> = ops.into_iter().enumerate().collect();
+    // Stable: a team's operations stay in order.
+    order.sort_by(|(_, a), (_, b)| a.team().cmp(b.team()));
+    let mut parts: Vec<(Vec<usize>, Vec<O>)> = Vec::new();
+    for (place, op) in order {
+        match parts.last_mut().filter(|(_, ops)| ops[0].team() == op.team()) {
+            Some((places, ops)) => {
+                places.push(place);
+                ops.push(op);
+            }
+            None => parts.push((vec![place], vec![op])),
+        }
+    }
+    parts
 }
 
-impl<O: Op> Queue<O> {
-    /// Waits for a job; there is none once nobody can ask for one any more.
-    async fn recv(&mut self) -> Option<Job<O>> {
-        if self.next.is_none() {
-            self.next = self.jobs.recv().await;
-        }
-        self.next.take().inspect(|_| self.metrics.queued(-1))
-    }
-
-    /// The job that is there already, if its operations are `room` at most.
-    fn fitting(&mut self, room: usize) -> Option<Job<O>> {
-        if self.next.is_none() {
-            self.next = self.jobs.try_recv().ok();
-        }
-        self.next.take_if(|job| job.ops.len() <= room).inspect(|_| self.metrics.queued(-1))
-    }
-
-    /// Waits until a job is there whose operations are `room` at most.
-    async fn ready(&mut self, room: usize) {
-        if self.next.is_none() {
-            self.next = self.jobs.recv().await;
-        }
-        if self.next.as_ref().is_none_or(|job| job.ops.len() > room) {
-            std::future::pending::<()>().await;
-        }
-    }
-}
-
-async fn drive<O: Op, S: Executes<O>>(
-    mut store: S,
-    mut queue: Queue<O>,
-    batch: usize,
-    metrics: LaneMetrics,
-) {
-    // What the last batch left undecided goes first, and does not wait.
-    let mut jobs: Vec<Job<O>> = Vec::new();
+async fn drive<O: Op, S: Executes<O>>(mut store: S, queue: LaneEnd<O>, metrics: LaneMetrics) {
     let mut backoff = Backoff::new(MIN_PAUSE, MAX_PAUSE);
     let mut pause = Duration::ZERO;
-    loop {
-        if jobs.is_empty() {
-            let Some(job) = queue.recv().await else {
-                return;
-            };
-            jobs.push(job);
-        } else {
-            // Sleep up to `pause`, or until a job arrives that fits the batch.
-            let room = batch.saturating_sub(jobs.iter().map(Job::open).sum());
-            let _ = tokio::time::timeout(pause, queue.ready(room)).await;
+    while let Some(mut jobs) = queue.next(pause).await {
+        let (mut wanted, mut done) = (Vec::with_capacity(jobs.len()), Vec::new());
+        for job in jobs.drain(..) {
+            if job.is_wanted() { wanted.push(job) } else { done.push(job) }
         }
-        let mut size = jobs.iter().map(Job::open).sum();
-        while let Some(job) = queue.fitting(batch.saturating_sub(size)) {
-            size += job.ops.len();
-            jobs.push(job);
+        let size = wanted.iter().map(Job::slice).sum();
+        let open: usize = wanted.iter().map(Job::open).sum();
+        let mut is_stuck = false;
+        if size > 0 {
+            let begun = Instant::now();
+            batch::run(&mut store, &mut wanted, metrics.writes.as_ref()).await;
+            metrics.batch(size, begun.elapsed());
+            is_stuck = wanted.iter().map(Job::open).sum::<usize>() >= open;
         }
-        jobs.retain(Job::is_wanted);
-        if jobs.is_empty() {
-            continue;
-        }
-        let begun = Instant::now();
-        batch::run(&mut store, &mut jobs, metrics.writes.as_ref()).await;
-        metrics.batch(size, begun.elapsed());
-        jobs = jobs.into_iter().filter_map(Job::settle).collect();
-        let stuck = jobs.iter().map(Job::open).sum::<usize>() >= size;
-        pause = if stuck { backoff.take() } else { Duration::ZERO };
-        if !stuck {
+        pause = if is_stuck { backoff.take() } else { Duration::ZERO };
+        if !is_stuck {
             backoff.reset();
         }
+        for job in wanted {
+            if job.open() > 0 && job.is_wanted() { jobs.push(job) } else { done.push(job) }
+        }
+        // Before the answers: a caller that has one finds the room that it had free.
+        queue.settle(jobs, &done);
+        done.into_iter().for_each(Job::answer);
     }
 }
 

@@ -36,7 +36,7 @@ use lane_ops::{
     AcquireCall, Outcome, ReadSession, RenewCall, Renewal, SessionCall, SessionReply, SessionWorker,
 };
 pub use measured::Measured;
-use queue::Queues;
+use queue::{PlaceTaken, Queues};
 pub(crate) use streams::{Attendance, Concern, Streams};
 use wait::{hear, heartbeat};
 
@@ -82,6 +82,12 @@ pub enum SessionError {
     /// Too many calls wait for sessions, or hold them, on this server.
     #[error("too many calls that wait or hold are in progress on this server")]
     TooManyCalls,
+    /// The team has as many of these calls as it may; what is free is for other teams.
+    #[error(
+        "too many calls of this team that wait or hold are in progress on this server; the free \
+         places are for other teams"
+    )]
+    TooManyOfTeam,
     /// The call took longer than the server lets one take.
     #[error(
         "call not finished within {0:?}; the change may have been made: repeat the call with the \
@@ -295,9 +301,12 @@ impl Sessions {
         SessionCall::post_release(&self.lanes, release);
     }
 
-    /// Counts a call in that holds for as long as it lives; none when there are too many.
-    pub(crate) fn count_in(&self) -> Option<TaskTrackerToken> {
-        self.queues.hold()
+    /// Counts a call of a team in that holds for as long as it lives.
+    ///
+    /// # Errors
+    /// [`SessionError::TooManyCalls`], [`SessionError::TooManyOfTeam`].
+    pub(crate) fn count_in(&self, team: &str) -> Result<PlaceTaken, SessionError> {
+        self.queues.hold(team)
     }
 
     /// Whether the server is about to end.
@@ -349,12 +358,14 @@ impl Sessions {
         // Others wait here: so will this one, most likely.
         match self.queue(acquire, until, known, leaving, announce).await {
             // A caller that need not wait needs no place.
-            Err(refusal @ (SessionError::QueueFull | SessionError::TooManyCalls)) => {
-                match self.take_or_hand_on(acquire).await? {
-                    Outcome::Held(_) => Err(refusal),
-                    outcome => Ok(outcome),
-                }
-            }
+            Err(
+                refusal @ (SessionError::QueueFull
+                | SessionError::TooManyCalls
+                | SessionError::TooManyOfTeam),
+            ) => match self.take_or_hand_on(acquire).await? {
+                Outcome::Held(_) => Err(refusal),
+                outcome => Ok(outcome),
+            },
             queued => queued,
         }
     }

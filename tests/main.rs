@@ -9,6 +9,7 @@ mod contention;
 mod cost;
 mod differential;
 mod docs;
+mod fairness;
 mod faults;
 mod grpc;
 mod harness;

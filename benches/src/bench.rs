@@ -129,11 +129,16 @@ impl Bench {
         load: GrpcLoad,
         watched: Watched<'_>,
     ) -> anyhow::Result<Run> {
+        crate::run::load(&Job::Grpc(self.load(targets, load)), watched)
+    }
+
+    /// A load on the gRPC servers at `targets`.
+    pub fn load(&self, targets: &[&str], load: GrpcLoad) -> load::Spec {
         let Times { warmup, seconds } = self.times;
-        let GrpcLoad { work, connections, callers, items, timeout_ms } = load;
+        let GrpcLoad { work, connections, callers, items, timeout_ms, team } = load;
         let targets = targets.iter().map(|&target| target.to_owned()).collect();
         let seed = self.seed();
-        let spec = load::Spec {
+        load::Spec {
             targets,
             work,
             connections,
@@ -142,9 +147,9 @@ impl Bench {
             seconds,
             warmup,
             timeout_ms,
+            team,
             seed,
-        };
-        crate::run::load(&Job::Grpc(spec), watched)
+        }
     }
 
     /// Has a session handed over between `targets`.
@@ -211,6 +216,8 @@ pub struct GrpcLoad {
     pub callers: usize,
     pub items: usize,
     pub timeout_ms: Option<u64>,
+    /// Whose keys they are, see [`load::Spec::team`].
+    pub team: Option<usize>,
 }
 
 impl GrpcLoad {
@@ -218,7 +225,7 @@ impl GrpcLoad {
     /// time, without a deadline.
     pub const fn new(work: load::Work, callers: usize) -> Self {
         let connections = if callers < 8 { callers } else { 8 };
-        Self { work, connections, callers, items: 1, timeout_ms: None }
+        Self { work, connections, callers, items: 1, timeout_ms: None, team: None }
     }
 }
 

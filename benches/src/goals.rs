@@ -18,6 +18,7 @@ mod handover;
 mod hot_session;
 mod leases;
 mod memory;
+mod neighbour;
 mod sqlite;
 mod subjects;
 mod turns;
@@ -106,6 +107,7 @@ pub const GOALS: &[Goal] = &[
     sqlite::SQLITE,
     callers::OVERLOAD,
     hot_session::HOT_SESSION,
+    neighbour::NEIGHBOUR,
     distance::DISTANCE,
     CURVE,
 ];

@@ -65,6 +65,8 @@ pub struct Spec {
     pub warmup: f64,
     /// The deadline that each call carries, in milliseconds; none: no deadline.
     pub timeout_ms: Option<u64>,
+    /// Whose keys they are: of one team by its number, or of a team for each connection.
+    pub team: Option<usize>,
     /// Keeps the keys of different loads apart.
     pub seed: u64,
 }

@@ -92,7 +92,7 @@ impl Problem {
                 SessionError::PayloadMismatch => Reason::PayloadMismatch,
                 SessionError::Draining => Reason::Draining,
                 SessionError::QueueFull => Reason::QueueFull,
-                SessionError::TooManyCalls => Reason::TooManyCalls,
+                SessionError::TooManyCalls | SessionError::TooManyOfTeam => Reason::TooManyCalls,
                 SessionError::Timeout(_) => Reason::CallTimeout,
                 SessionError::Call(CallError::Overloaded) => Reason::LaneFull,
                 SessionError::Call(CallError::Store(error)) => match error {
@@ -241,6 +241,7 @@ mod tests {
             SessionError::Draining.into(),
             SessionError::QueueFull.into(),
             SessionError::TooManyCalls.into(),
+            SessionError::TooManyOfTeam.into(),
             SessionError::Timeout(second).into(),
             CallError::Overloaded.into(),
             store(StoreError::unavailable("secret")),

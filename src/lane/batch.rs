@@ -24,21 +24,17 @@ const MAX_FRUITLESS: usize = 64;
 /// outside has locked, and all callers of the batch wait for it.
 const MAX_ISOLATION: Duration = Duration::from_secs(3);
 
-/// Runs what is undecided of `jobs` as one batch, and notes the answers.
+/// Runs what the batch takes of `jobs`, and notes the answers.
 pub(super) async fn run<O: Op, S: Executes<O>>(
     store: &mut S,
     jobs: &mut [Job<O>],
     writes: Option<&WriteHealth>,
 ) {
-    let open: Vec<(usize, usize)> = jobs
+    let (open, ops): (Vec<(usize, usize)>, Vec<&O>) = jobs
         .iter()
         .enumerate()
-        .flat_map(|(job, Job { answers, .. })| {
-            let open = answers.iter().enumerate().filter(|(_, answer)| answer.is_none());
-            open.map(move |(op, _)| (job, op))
-        })
-        .collect();
-    let ops: Vec<&O> = open.iter().map(|&(job, op)| &jobs[job].ops[op]).collect();
+        .flat_map(|(job, of)| of.batched().map(move |(op, asked)| ((job, op), asked)))
+        .unzip();
 
     // Equal keys come together, sorted: a statement over arrays must not hold a
     // key twice, and two statements that take their keys in one order cannot
@@ -75,7 +71,7 @@ pub(super) async fn run<O: Op, S: Executes<O>>(
         }
     }
     for ((job, op), answer) in decided {
-        jobs[job].answers[op] = Some(answer);
+        jobs[job].decide(op, answer);
     }
 }
 

@@ -61,8 +61,9 @@ impl Sessions {
         caller: Caller,
         events: EventSender<Measured<Lease>, Measured<Held>>,
     ) {
-        let Some(_holding) = self.queues.hold() else {
-            return events.end(Err(SessionError::TooManyCalls));
+        let _holding = match self.queues.hold(&acquire.key.team) {
+            Ok(holding) => holding,
+            Err(refusal) => return events.end(Err(refusal)),
         };
         // Before the request, so that no change after it is missed.
         let mut here = self.streams.attend();

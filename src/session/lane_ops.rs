@@ -345,6 +345,10 @@ impl Op for ReadSession {
         &self.0
     }
 
+    fn team(&self) -> &str {
+        &self.0.team
+    }
+
     fn is_read(&self) -> bool {
         true
     }

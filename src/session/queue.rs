@@ -8,7 +8,6 @@ use std::{
 
 use prometheus_client::metrics::gauge::Gauge;
 use tokio::time::Instant;
-use tokio_util::task::{TaskTracker, task_tracker::TaskTrackerToken};
 
 use super::{Measured, SessionError, grant::Grants, lane_ops::SessionCall, streams::Streams};
 use crate::{
@@ -17,9 +16,12 @@ use crate::{
     store::Hint,
 };
 
+mod places;
 mod ticket;
 mod waiter;
 
+pub(super) use places::PlaceTaken;
+use places::Places;
 pub(super) use ticket::QueueTicket;
 pub(super) use waiter::WaiterEvent;
 use waiter::WaiterSlot;
@@ -27,12 +29,11 @@ use waiter::WaiterSlot;
 /// The queues of all sessions; an empty one takes no room.
 pub(super) struct Queues {
     by_session: Mutex<BTreeMap<SessionKey, Queue>>,
-    /// The most that wait, or hold by a call, of all sessions together: they must not
-    /// use up the calls that marks and releases need.
-    most: i64,
     waiters: Gauge,
-    /// The calls that wait in order to hold, or hold.
-    holders: TaskTracker,
+    /// How many wait, by team.
+    waiting: Arc<Places>,
+    /// The calls that wait in order to hold, or hold, by team.
+    holding: Arc<Places>,
     /// The waiters, by the lease that each is to be given.
     slots: Mutex<HashMap<LeaseId, Arc<WaiterSlot>>>,
     /// Waiters that have left, until the store knows.
@@ -67,12 +68,14 @@ impl Queue {
 }
 
 impl Queues {
+    /// Queues of at most `most` callers that wait, and as many that hold by a call, of all sessions
+    /// together: they must not use up the calls that marks and releases need.
     pub(super) fn new(most: usize, waiters: Gauge, streams: Streams) -> Self {
         Self {
             by_session: Mutex::default(),
-            most: i64::try_from(most).unwrap_or(i64::MAX),
             waiters,
-            holders: TaskTracker::new(),
+            waiting: Arc::new(Places::new(most)),
+            holding: Arc::new(Places::new(most)),
             slots: Mutex::default(),
             leaving: Mutex::default(),
             streams,
@@ -186,17 +189,19 @@ impl Queues {
         locked(&self.slots).contains_key(&lease)
     }
 
-    /// Counts a call in that holds a lease for as long as it lives; none when there
-    /// are too many.
-    pub(super) fn hold(&self) -> Option<TaskTrackerToken> {
-        let count = i64::try_from(self.holders.len()).unwrap_or(i64::MAX);
-        (count < self.most).then(|| self.holders.token())
+    /// Counts a call of a team in that holds a lease for as long as it lives.
+    ///
+    /// # Errors
+    /// [`SessionError::TooManyCalls`], [`SessionError::TooManyOfTeam`].
+    pub(super) fn hold(&self, team: &str) -> Result<PlaceTaken, SessionError> {
+        self.holding.take(team)
     }
 
     /// Adds a waiter that is to be given `lease`.
     ///
     /// # Errors
-    /// [`SessionError::QueueFull`], [`SessionError::TooManyCalls`].
+    /// [`SessionError::QueueFull`], [`SessionError::TooManyCalls`],
+    /// [`SessionError::TooManyOfTeam`].
     pub(super) fn join(
         self: &Arc<Self>,
         key: &SessionKey,
@@ -209,15 +214,13 @@ impl Queues {
         if length >= MAX_WAITERS_PER_SESSION {
             return Err(SessionError::QueueFull);
         }
-        if self.waiters.get() >= self.most {
-            return Err(SessionError::TooManyCalls);
-        }
+        let place = self.waiting.take(&key.team)?;
         let queue = queues.entry(key.clone()).or_default();
         queue.places += 1;
         self.waiters.inc();
         let slot = Arc::<WaiterSlot>::default();
         locked(&self.slots).insert(lease, Arc::clone(&slot));
-        Ok(QueueTicket::new(key.clone(), lease, slot, self, lanes, grants))
+        Ok(QueueTicket::new(key.clone(), lease, place, slot, self, lanes, grants))
     }
 }
 

@@ -89,8 +89,9 @@ impl Turns {
         events: EventSender<Turn, RunEnd>,
     ) {
         let sessions = &self.lanes.sessions;
-        let Some(_running) = sessions.count_in() else {
-            return events.end(Err(SessionError::TooManyCalls));
+        let _running = match sessions.count_in(&begin.event.key.team) {
+            Ok(running) => running,
+            Err(refusal) => return events.end(Err(refusal)),
         };
         let stream = StreamId::random();
         let (claim_ttl, grace) = (begin.claim_ttl, begin.grace);

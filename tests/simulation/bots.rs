@@ -149,6 +149,7 @@ fn is_fault(error: &SessionError) -> bool {
             | SessionError::Draining
             | SessionError::Timeout(_)
             | SessionError::TooManyCalls
+            | SessionError::TooManyOfTeam
             | SessionError::QueueFull
     )
 }

@@ -53,7 +53,7 @@ const BOTS_TABLES: &str = concat!(bots_table!(), leases_table!());
 /// They are truncated after a run, too, so that no vacuum comes to them later.
 pub const CHECKPOINT: &str = "CHECKPOINT";
 pub const EMPTY_EVENTS: &str = "TRUNCATE processed_events";
-const EMPTY_ONCEGATE: &str = "TRUNCATE processed_events, oncegate_sessions";
+pub const EMPTY_ONCEGATE: &str = "TRUNCATE processed_events, oncegate_sessions";
 pub const EMPTY_LEASES: &str = "TRUNCATE leases";
 /// Empties a database without tables.
 const NOTHING: &str = "SELECT";

@@ -88,7 +88,7 @@ fn connection(
     // What does not divide evenly goes to the first connections.
     let extra = usize::from(number < spec.callers % spec.connections);
     let callers = spec.callers / spec.connections + extra;
-    let keys = Keys::new(spec.seed, number);
+    let keys = Keys::new(spec.seed, number).of(spec.team);
     let target = &spec.targets[number % spec.targets.len()];
     match spec.work {
         Work::Mark => drive(spec, target, callers, Mark::new(keys, Ids::Rising), tally),

@@ -17,6 +17,7 @@ const TEAMS: [&str; 8] = [
 pub struct Keys {
     seed: u64,
     connection: usize,
+    team: usize,
     begun: Instant,
     count: u64,
 }
@@ -25,12 +26,17 @@ impl Keys {
     /// `seed` rises from load to load, by the microseconds between them or more:
     /// rising ids begin with it.
     pub fn new(seed: u64, connection: usize) -> Self {
-        Self { seed, connection, begun: Instant::now(), count: 0 }
+        Self { seed, connection, team: connection, begun: Instant::now(), count: 0 }
+    }
+
+    /// The same keys, of the team of that number.
+    pub fn of(self, team: Option<usize>) -> Self {
+        Self { team: team.unwrap_or(self.team), ..self }
     }
 
     /// The team whose events these are.
     pub fn team(&self) -> &'static str {
-        TEAMS[self.connection % TEAMS.len()]
+        TEAMS[self.team % TEAMS.len()]
     }
 
     /// Writes a new event's id, one that rises with time over all connections,

@@ -5,7 +5,7 @@ use std::sync::{Arc, atomic::Ordering};
 use tokio::time::Instant;
 
 use super::{
-    Queues, locked,
+    PlaceTaken, Queues, locked,
     waiter::{WaiterEvent, WaiterSlot},
 };
 use crate::{
@@ -23,6 +23,7 @@ use crate::{
 pub(in crate::session) struct QueueTicket {
     key: SessionKey,
     lease: LeaseId,
+    _place: PlaceTaken,
     /// Rises with each place.
     number: u64,
     ticket: Option<i64>,
@@ -43,6 +44,7 @@ impl QueueTicket {
     pub(super) fn new(
         key: SessionKey,
         lease: LeaseId,
+        place: PlaceTaken,
         slot: Arc<WaiterSlot>,
         queues: &Arc<Queues>,
         lanes: &Lanes<SessionCall>,
@@ -51,6 +53,7 @@ impl QueueTicket {
         Self {
             key,
             lease,
+            _place: place,
             number: queues.joined.fetch_add(1, Ordering::Relaxed),
             ticket: None,
             may_be_stored: true,

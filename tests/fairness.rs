@@ -1,0 +1,114 @@
+//! A quiet team beside one that keeps the server busy. What counts is how much is ahead of a call,
+//! not how long that takes on the machine of the day.
+
+use futures_util::{StreamExt as _, stream::FuturesUnordered};
+use oncegate::grpc::pb::{AcquireSessionLeaseRequest, BatchMarkProcessedRequest};
+use tonic::Code;
+
+use crate::{
+    harness::{
+        Fixture, acquire, granted, mark,
+        metrics::{metric, metrics_page},
+        seconds,
+    },
+    on_both_stores,
+};
+
+on_both_stores! {
+    a_quiet_team_waits_for_few_rows_of_another_and_is_never_refused,
+    a_full_queue_refuses_the_team_that_filled_it,
+    waiters_of_one_team_leave_places_for_another,
+}
+
+const ONE_LANE: [&str; 8] =
+    ["--writers", "1", "--workers", "1", "--call-timeout", "5m", "--metrics-listen", "127.0.0.1:0"];
+
+/// How many rows the lane of marks has run.
+async fn rows(f: &Fixture) -> u64 {
+    let page = metrics_page(&f.replica).await;
+    let name = r#"oncegate_lane_batch_rows_sum{lane="mark"} "#;
+    let line = page.lines().find_map(|line| line.strip_prefix(name)).expect(name);
+    line.parse::<f64>().unwrap() as u64
+}
+
+fn batch(call: usize) -> BatchMarkProcessedRequest {
+    let event = |item| mark("noisy", &format!("Ev{call}-{item}"));
+    BatchMarkProcessedRequest { requests: (0..1_000).map(event).collect() }
+}
+
+async fn a_quiet_team_waits_for_few_rows_of_another_and_is_never_refused(f: Fixture) {
+    const CALLS: usize = 16;
+    let f = f.restarted(&ONE_LANE).await;
+    let mut noisy: FuturesUnordered<_> = (0..CALLS)
+        .map(|call| {
+            let mut client = f.client.clone();
+            tokio::spawn(async move { client.batch_mark_processed(batch(call)).await })
+        })
+        .collect();
+    // All of them have queued, or been run.
+    noisy.next().await.unwrap().unwrap().unwrap();
+    let mut client = f.client.clone();
+    let mut beside = 0;
+    while rows(&f).await < 1_000 * (CALLS as u64 - 3) {
+        let before = rows(&f).await;
+        let answer = client.mark_processed(mark("quiet", &format!("Ev{beside}"))).await.unwrap();
+        assert!(answer.into_inner().first);
+        let waited_for = rows(&f).await - before;
+        // The batch that ran, its own, and what the two readings of the figure add to that.
+        assert!(waited_for <= 4 * 1_024, "{waited_for}");
+        beside += 1;
+    }
+    assert!(beside >= 3, "{beside} calls beside the noisy ones");
+    while let Some(answer) = noisy.next().await {
+        answer.unwrap().unwrap();
+    }
+}
+
+async fn a_full_queue_refuses_the_team_that_filled_it(f: Fixture) {
+    let capacity = ["--queue-capacity", "4000"];
+    let f = f.restarted(&[&ONE_LANE[..], &capacity].concat()).await;
+    let noisy: Vec<_> = (0..32)
+        .map(|call| {
+            let mut client = f.client.clone();
+            tokio::spawn(async move { client.batch_mark_processed(batch(call)).await })
+        })
+        .collect();
+    let mut client = f.client.clone();
+    for call in 0..20 {
+        let answer = client.mark_processed(mark("quiet", &format!("Ev{call}"))).await;
+        assert!(answer.unwrap().into_inner().first);
+    }
+    let mut refused = 0;
+    for answer in noisy {
+        match answer.await.unwrap() {
+            Ok(answer) => assert_eq!(answer.into_inner().results.len(), 1_000),
+            Err(status) => {
+                assert_eq!(status.code(), Code::ResourceExhausted, "{status:?}");
+                refused += 1;
+            }
+        }
+    }
+    assert!((1..32).contains(&refused), "{refused}");
+}
+
+async fn waiters_of_one_team_leave_places_for_another(f: Fixture) {
+    // 16 places for waiters: 12 for a team that is alone.
+    let f = f.restarted(&["--max-calls", "32", "--metrics-listen", "127.0.0.1:0"]).await;
+    let mut client = f.client.clone();
+    for team in ["noisy", "quiet"] {
+        granted(client.acquire_session_lease(acquire(team, "s", "a")).await.unwrap().into_inner());
+    }
+    let wait = |team: &str| {
+        let mut client = f.client.clone();
+        let request = AcquireSessionLeaseRequest { wait: seconds(60), ..acquire(team, "s", "b") };
+        tokio::spawn(async move { client.acquire_session_lease(request).await })
+    };
+    let noisy: Vec<_> = (0..12).map(|_| wait("noisy")).collect();
+    metric(&f.replica, "oncegate_session_waiters 12").await;
+    let refused = wait("noisy").await.unwrap().unwrap_err();
+    assert_eq!(refused.code(), Code::ResourceExhausted);
+    assert!(refused.message().contains("of this team"), "{refused:?}");
+    let quiet = wait("quiet");
+    metric(&f.replica, "oncegate_session_waiters 13").await;
+    noisy.iter().chain([&quiet]).for_each(tokio::task::JoinHandle::abort);
+}
