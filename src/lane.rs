@@ -160,13 +160,13 @@ impl<O: Op> Lane<O> {
         let count = ops.len();
         let parts = by_team(ops).into_iter().map(|(places, ops)| {
             let answers = self.ask(ops);
-            async { (places, answers.await) }
+            async move { (places, answers.await) }
         });
         let parts = join_all(parts);
         async move {
             let mut all: Vec<_> = (0..count).map(|_| None).collect();
             for (places, answers) in parts.await {
-                let answers = match answers {
+                let answers: Vec<_> = match answers {
                     Ok(answers) => answers.into_iter().map(|a| a.map_err(Into::into)).collect(),
                     Err(error) => places.iter().map(|_| Err(error.clone())).collect(),
                 };

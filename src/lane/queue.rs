@@ -30,8 +30,8 @@ use crate::{store::StoreError, telemetry::LaneMetrics};
 /// A team is quiet if it has no more than one part in so many of a batch in the lane.
 const QUIET: usize = 16;
 /// The most operations of all teams that are not quiet in one batch, while a quiet team uses the
-/// lane. A call of the quiet team then waits for two short batches, the one that runs and its own.
-/// A quarter of the largest batch, at 0.85 of its throughput.
+/// lane beside a team that has more than this queued. A call of the quiet team then waits for two
+/// short batches, the one that runs and its own. A quarter of the largest batch.
 pub(super) const SHORT: usize = 256;
 /// For how long after a batch with operations of a quiet team that team counts as one that uses the
 /// lane.
@@ -139,8 +139,8 @@ impl<O: Op> Waiting<O> {
         let share = (size / self.turns.len().max(1)).max(1);
         let teams: VecDeque<TeamHash> = self.turns.drain(..self.turns.len().min(size)).collect();
         let is_quiet = |backlog: &Backlog<O>| backlog.held <= size / QUIET;
-        let quiet = teams.iter().filter(|team| is_quiet(&self.backlogs[team])).count();
-        if (1..teams.len()).contains(&quiet) {
+        let quiet = teams.iter().filter(|team| is_quiet(&self.backlogs[*team])).count();
+        if quiet > 0 && teams.iter().any(|team| self.backlogs[team].open > SHORT) {
             self.short_until = Some(Instant::now() + IN_USE);
         }
         let is_short = self.is_shared();
@@ -160,7 +160,7 @@ impl<O: Op> Waiting<O> {
             }
         }
         // Then the others in turns. What a batch has no room for is in the next.
-        let mut later = VecDeque::new();
+        let (mut later, mut is_first) = (VecDeque::new(), true);
         while batch.room > 0
             && let Some(team) = rest.pop_front()
         {
@@ -178,13 +178,14 @@ impl<O: Op> Waiting<O> {
             if !backlog.is_in_turn {
                 (backlog.deficit, backlog.is_in_turn) = (backlog.deficit + size, true);
             }
-            if next > room && !is_short && !batch.jobs.is_empty() {
+            if next > room && !is_short && !is_first {
                 // Whole: a part of it now would only keep its caller waiting for longer.
                 later.push_back(team);
             } else if next > backlog.deficit {
                 backlog.is_in_turn = false;
                 rest.push_back(team);
             } else {
+                is_first = false;
                 backlog.deficit -= next.min(room);
                 batch.add(backlog, is_quiet);
                 rest.push_front(team);
@@ -247,21 +248,24 @@ impl<O: Op> Waiting<O> {
         let own = count + self.backlogs.get(&team).map_or(0, |backlog| backlog.held);
         let mut evicted = Vec::new();
         while self.held + count > capacity {
-            let Some((victim, place)) = self.victim(own) else {
+            let Some(victim) = self.victim(own) else {
                 // Where they were.
                 while let Some((place, job)) = evicted.pop() {
                     self.restore(place, job);
                 }
                 return None;
             };
-            evicted.extend(self.evict(victim, place));
+            while self.held + count > capacity
+                && let Some(job) = self.evict(victim, own)
+            {
+                evicted.push(job);
+            }
         }
         Some(evicted)
     }
 
-    /// Of the teams that have more than `own`, the one that has most: its newest job that may be
-    /// evicted.
-    fn victim(&mut self, own: usize) -> Option<(TeamHash, usize)> {
+    /// Of the teams that have more than `own`, and a job that may be evicted, the one that has most.
+    fn victim(&mut self, own: usize) -> Option<TeamHash> {
         // Not to count all teams for each call of one that has most itself.
         if own >= self.most {
             return None;
@@ -269,14 +273,16 @@ impl<O: Op> Waiting<O> {
         self.most = self.backlogs.values().map(|backlog| backlog.held).max().unwrap_or(0);
         let candidates = self.turns.iter().filter_map(|team| {
             let backlog = self.backlogs.get(team).filter(|backlog| backlog.held > own)?;
-            let place = backlog.jobs.iter().rposition(Job::is_evictable)?;
-            Some((backlog.held, *team, place))
+            backlog.jobs.iter().any(Job::is_evictable).then_some((backlog.held, *team))
         });
-        candidates.max_by_key(|(held, ..)| *held).map(|(_, team, place)| (team, place))
+        candidates.max_by_key(|(held, _)| *held).map(|(_, team)| team)
     }
 
-    fn evict(&mut self, team: TeamHash, place: usize) -> Option<(usize, Job<O>)> {
-        let backlog = self.backlogs.get_mut(&team)?;
+    /// Takes the newest job out that may be evicted, while the team has more than `own`. Tells
+    /// where it was.
+    fn evict(&mut self, team: TeamHash, own: usize) -> Option<(usize, Job<O>)> {
+        let backlog = self.backlogs.get_mut(&team).filter(|backlog| backlog.held > own)?;
+        let place = backlog.jobs.iter().rposition(Job::is_evictable)?;
         let job = backlog.jobs.remove(place)?;
         backlog.open -= job.open();
         if backlog.jobs.is_empty() {

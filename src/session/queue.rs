@@ -20,7 +20,7 @@ mod places;
 mod ticket;
 mod waiter;
 
-pub(super) use places::PlaceTaken;
+pub(crate) use places::PlaceTaken;
 use places::Places;
 pub(super) use ticket::QueueTicket;
 pub(super) use waiter::WaiterEvent;

@@ -26,7 +26,7 @@ struct Taken {
 }
 
 /// A place. It is free again when this is dropped.
-pub(in crate::session) struct PlaceTaken {
+pub(crate) struct PlaceTaken {
     team: Arc<str>,
     places: Arc<Places>,
 }
