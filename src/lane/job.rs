@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tokio::{sync::oneshot, time::Instant};
 
-use super::{Answers, CallError, Op, queue::TeamHash};
+use super::{Answers, CallError, Op, turns::TeamHash};
 use crate::{domain::limits::LEASE_TTL, store::StoreError};
 
 /// How long work without a caller is retried: by then every lease that it could give

@@ -6,7 +6,7 @@ use futures_util::FutureExt as _;
 use tokio::{sync::Semaphore, task::JoinHandle};
 
 use super::{
-    queue::{IN_USE, SHORT},
+    turns::{IN_USE, SHORT},
     *,
 };
 use crate::telemetry::Metrics;
