@@ -138,7 +138,7 @@ async fn a_quiet_team_is_in_the_next_batch_which_is_a_short_one() {
     let quiet = calls(&lane, "quiet", 1, 1);
     gate.add_permits(100);
     assert_eq!(refused(quiet).await, 0);
-    assert_eq!(log.batches(), [vec![("noisy", 1_000)], vec![("noisy", 256), ("quiet", 1)]]);
+    assert_eq!(log.batches()[..2], [vec![("noisy", 1_000)], vec![("noisy", 256), ("quiet", 1)]]);
     assert_eq!(refused(noisy).await, 0);
     let rows: usize = log.batches().iter().flatten().map(|(_, count)| count).sum();
     assert_eq!(rows, 16_001);

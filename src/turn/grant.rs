@@ -110,7 +110,8 @@ impl Drop for Delivery {
                 // Without a runtime, as the server has ended, or without a place among the
                 // calls that hold, the turn ends with its TTL.
                 let Ok(runtime) = Handle::try_current() else { return };
-                let Some(place) = lanes.sessions.count_in() else { return };
+                let team = &turn.event.team;
+                let Ok(place) = lanes.sessions.count_in(team) else { return };
                 runtime.spawn(async move {
                     let _place = place;
                     tokio::select! {

@@ -8,9 +8,10 @@ use std::{
 use super::locked;
 use crate::session::SessionError;
 
-/// A team may have this many times the places that are free: one team alone three quarters of all,
-/// two teams three sevenths each. However many teams take all that they may, some places stay
-/// free: <https://doi.org/10.1109/90.664262>.
+/// A team may take a place while it has fewer than this many times the places that are free: one
+/// team alone gets three quarters of all, and a second one finds a quarter free. Several teams that
+/// fill up one after another can take all; what then becomes free goes to teams that have few:
+/// <https://doi.org/10.1109/90.664262>.
 const SHARE: usize = 3;
 
 /// Places for calls, and which teams have them.
@@ -93,10 +94,14 @@ mod tests {
     }
 
     #[test]
-    fn many_teams_that_take_all_they_may_leave_a_place_for_one_more() {
+    fn what_many_teams_leave_goes_to_a_team_that_has_few() {
         let places = Arc::new(Places::new(8_192));
-        let noisy: Vec<_> = (0..100).map(|team| all(&places, &format!("noisy {team}"))).collect();
-        assert!(noisy.iter().all(|places| !places.is_empty()));
+        let mut noisy: Vec<_> =
+            (0..20).map(|team| all(&places, &format!("noisy {team}"))).collect();
+        assert!(matches!(places.take("quiet"), Err(SessionError::TooManyCalls)));
+        noisy[0].pop();
+        assert!(matches!(places.take("noisy 0"), Err(SessionError::TooManyOfTeam)));
+        assert!(matches!(places.take("noisy 1"), Err(SessionError::TooManyOfTeam)));
         assert!(places.take("quiet").is_ok());
     }
 
@@ -104,7 +109,8 @@ mod tests {
     fn few_places_may_all_be_taken() {
         for most in 1..=2 {
             let places = Arc::new(Places::new(most));
-            assert_eq!(all(&places, "one").len(), most);
+            let taken = all(&places, "one");
+            assert_eq!(taken.len(), most);
             assert!(matches!(places.take("other"), Err(SessionError::TooManyCalls)));
         }
     }
