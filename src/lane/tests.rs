@@ -34,12 +34,15 @@ impl Op for Item {
     }
 }
 
-/// Notes the batches that it ran: how many operations each had of each team.
+/// How many operations a batch had of each team.
+type Counts = Vec<(&'static str, usize)>;
+
+/// The batches that a store ran.
 #[derive(Clone, Default)]
-struct Log(Arc<Mutex<Vec<Vec<(&'static str, usize)>>>>);
+struct Log(Arc<Mutex<Vec<Counts>>>);
 
 impl Log {
-    fn batches(&self) -> Vec<Vec<(&'static str, usize)>> {
+    fn batches(&self) -> Vec<Counts> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
@@ -65,7 +68,7 @@ impl Reset for Slow {
 impl Executes<Item> for Slow {
     async fn execute(&mut self, ops: &[&Item]) -> Result<Vec<Verdict<u32>>, StoreError> {
         self.gate.acquire().await.expect("open").forget();
-        let mut batch: Vec<(&'static str, usize)> = Vec::new();
+        let mut batch = Counts::new();
         for op in ops {
             match batch.last_mut() {
                 Some((team, count)) if *team == op.0 => *count += 1,
