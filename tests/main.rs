@@ -28,5 +28,6 @@ mod shutdown;
 mod simulation;
 mod streams;
 mod testbed;
+mod tls;
 mod wording;
 mod workspace;
