@@ -13,6 +13,12 @@ use crate::{
     telemetry::LogFormat,
 };
 
+pub mod exposure;
+mod tls;
+
+use exposure::Protection;
+pub use tls::{TlsClient, TlsConfig};
+
 /// Where the service listens, and where clients look for it.
 pub const DEFAULT_ADDRESS: &str = "127.0.0.1:7411";
 /// The embedded store, in the directory that the service is started in.
@@ -187,9 +193,9 @@ pub struct LimitConfig {
     #[arg(long, env = "ONCEGATE_CALL_TIMEOUT", default_value = "10s",
         value_parser = span)]
     pub call_timeout: Duration,
-    /// Timeout for the HTTP/2 connection preface or the headers of an HTTP/1.1
-    /// request, and for each call from its headers until its first message is
-    /// complete. An idle HTTP/1.1 connection is closed after it
+    /// Timeout for the TLS handshake and the HTTP/2 connection preface or the
+    /// headers of an HTTP/1.1 request, and for each call from its headers until
+    /// its first message is complete. An idle HTTP/1.1 connection is closed after it
     #[arg(long, env = "ONCEGATE_PREFACE_TIMEOUT", default_value = "10s",
         value_parser = span)]
     pub preface_timeout: Duration,
@@ -223,10 +229,18 @@ pub struct ServeConfig {
     /// separate addresses with commas, for several
     #[arg(long, env = "ONCEGATE_LISTEN", default_value = DEFAULT_ADDRESS, value_delimiter = ',')]
     pub listen: Vec<Address>,
-    /// Address for HTTP with /metrics for Prometheus, /livez and /readyz; unset:
-    /// disabled
-    #[arg(long, env = "ONCEGATE_METRICS_LISTEN")]
-    pub metrics_listen: Option<SocketAddr>,
+    /// Address for operations: /metrics for Prometheus, /livez and /readyz over HTTP,
+    /// and gRPC health; without TLS unless --ops-tls is set; unset: disabled
+    #[arg(long, env = "ONCEGATE_OPS_LISTEN")]
+    pub ops_listen: Option<SocketAddr>,
+    /// Serve other machines without TLS or authentication; logged at every start
+    #[arg(long, env = "ONCEGATE_INSECURE")]
+    pub insecure: bool,
+    /// Interval at which certificates and other files are checked for changes; SIGHUP
+    /// checks them at once
+    #[arg(long, env = "ONCEGATE_RELOAD_INTERVAL", default_value = "10s",
+        value_parser = span)]
+    pub reload_interval: Duration,
     /// Migrate the schema at startup; otherwise only check it
     #[arg(long, env = "ONCEGATE_MIGRATE", default_value_t = true, action = ArgAction::Set,
         value_name = "BOOL")]
@@ -271,6 +285,9 @@ pub struct ServeConfig {
     /// The bounds.
     #[command(flatten)]
     pub limits: LimitConfig,
+    /// The certificates.
+    #[command(flatten)]
+    pub tls: TlsConfig,
 }
 
 impl ServeConfig {
@@ -281,12 +298,19 @@ impl ServeConfig {
         self.lame_duck.unwrap_or(if in_a_pod { LAME_DUCK_IN_A_POD } else { Duration::ZERO })
     }
 
+    /// What protects its calls.
+    #[must_use]
+    pub fn protection(&self) -> Protection {
+        Protection { tls: self.tls.tls_cert.is_some(), auth: false, insecure: self.insecure }
+    }
+
     /// Checks what no single flag can: that the settings fit each other.
     ///
     /// # Errors
     /// Naming the flags that do not.
     pub fn validate(&self) -> anyhow::Result<()> {
         let Self { store, known, limits, .. } = self;
+        exposure::check(&self.listen, self.protection())?;
         ensure!(
             MAX_HOLD.contains(&self.max_hold),
             "--max-hold must be {} to {}: the longest TTL must fit",
@@ -326,6 +350,7 @@ impl ServeConfig {
             ("keepalive-timeout", limits.keepalive_timeout),
             ("sweep-interval", self.sweep_interval),
             ("probe-interval", self.probe_interval),
+            ("reload-interval", self.reload_interval),
             ("known-max-age", known.known_max_age),
         ] {
             ensure!(

@@ -28,18 +28,23 @@ use crate::{
     turn::Turns,
 };
 
+mod certificates;
 mod drain;
 mod files;
 mod http;
 mod latest;
 mod open;
 mod probe;
+mod reload;
 mod workers;
 
+use certificates::ListenerTls;
 use drain::{Drain, FinishAs};
+use http::Ops;
 use open::{Opened, close, open};
 pub use open::{describe, fence, migrate, raise_fence};
 use probe::{Health, Probe};
+pub use reload::{Contents, Reloader};
 use workers::{Connections, Workers};
 
 /// Files that are open for other ends than connections and the store, with room
@@ -62,33 +67,44 @@ macro_rules! bounded {
 /// What answers before there is a store: that the process is alive, and not ready.
 struct Front {
     metrics: Metrics,
-    metrics_address: Option<SocketAddr>,
+    ops_address: Option<SocketAddr>,
     health: Health,
     routes: Routes,
+    tls: Option<ListenerTls>,
+    reloader: Reloader,
     ended: CancellationToken,
 }
 
 impl Front {
-    async fn start(metrics_listen: Option<SocketAddr>) -> anyhow::Result<Self> {
+    async fn start(config: &ServeConfig) -> anyhow::Result<Self> {
         let (metrics, ended) = (Metrics::new(), CancellationToken::new());
+        let until_started = ended.clone().drop_guard();
+        metrics.insecure.set(i64::from(config.insecure));
+        let reloader = Reloader::new(config.reload_interval, metrics.reload.clone(), ended.clone());
+        let tls = certificates::follow(&config.tls, &reloader, &metrics.tls).await?;
         let (health, health_service) = tonic_health::server::health_reporter();
         let health = Health::new(health).await;
-        let metrics_address = match metrics_listen {
-            Some(address) => {
-                let (metrics, health) = (metrics.clone(), health.clone());
-                Some(http::serve(address, metrics, health, ended.clone()).await?)
-            }
-            None => None,
-        };
+        let mut ops_address = None;
+        if let Some(address) = config.ops_listen {
+            let pages =
+                http::pages(metrics.clone(), health.clone(), bounded!(health_service.clone()));
+            let tls = tls.as_ref().filter(|_| config.tls.ops_tls);
+            let tls = tls.map(|tls| ListenerTls::new(tls.for_pages(), "ops", &metrics.tls));
+            let ops = Ops { limits: config.limits.clone(), tls };
+            ops_address = Some(ops.serve(address, pages, ended.clone()).await?);
+        }
+        let tls = tls.map(|tls| ListenerTls::new(tls, "grpc", &metrics.tls));
         let routes = Routes::new(bounded!(health_service));
-        Ok(Self { metrics, metrics_address, health, routes, ended })
+        until_started.disarm();
+        Ok(Self { metrics, ops_address, health, routes, tls, reloader, ended })
     }
 }
 
 /// A server that runs.
 pub struct Server {
     addresses: Vec<Address>,
-    metrics_address: Option<SocketAddr>,
+    ops_address: Option<SocketAddr>,
+    reloader: Reloader,
     ending: FinishAs,
     drained: JoinHandle<()>,
 }
@@ -106,7 +122,7 @@ impl Server {
         for address in &config.listen {
             listeners.push(Listener::bind(address).await?);
         }
-        let front = Front::start(config.metrics_listen).await?;
+        let front = Front::start(&config).await?;
         let unless_started = front.ended.clone().drop_guard();
         let store = open(&config.store, clock, config.migrate, Some(config.writers)).await?;
         let started = match store {
@@ -143,7 +159,7 @@ impl Server {
         front: Front,
         ending: FinishAs,
     ) -> anyhow::Result<Self> {
-        let Front { metrics, metrics_address, health, routes, ended } = front;
+        let Front { metrics, ops_address, health, routes, tls, reloader, ended } = front;
         let stop = ending.stop.clone();
         let addresses = listeners.iter().map(Listener::address).collect::<Result<_, _>>()?;
         let workers = Workers::start(config.workers.unwrap_or_else(cores))?;
@@ -204,6 +220,7 @@ impl Server {
         let grace = limits.max_connection_age_grace.unwrap_or(config.max_hold + AGE_GRACE);
         let connections = Connections {
             limits: LimitConfig { max_connections, ..limits.clone() },
+            tls,
             grace,
             open: metrics.connections.clone(),
             stop: stop.clone(),
@@ -221,7 +238,7 @@ impl Server {
             drop(workers);
             ended.cancel();
         });
-        Ok(Self { addresses, metrics_address, ending, drained })
+        Ok(Self { addresses, ops_address, reloader, ending, drained })
     }
 
     /// Where it listens, with the port that the system chose: the first address.
@@ -239,10 +256,16 @@ impl Server {
         &self.addresses
     }
 
-    /// Where it serves its metrics.
+    /// Where it serves metrics and health for operations.
     #[must_use]
-    pub fn metrics_address(&self) -> Option<SocketAddr> {
-        self.metrics_address
+    pub fn ops_address(&self) -> Option<SocketAddr> {
+        self.ops_address
+    }
+
+    /// What reads certificates and other files again.
+    #[must_use]
+    pub fn reloader(&self) -> Reloader {
+        self.reloader.clone()
     }
 
     /// Ends the time in which a server that is to stop goes on serving.

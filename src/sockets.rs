@@ -4,6 +4,7 @@
 use std::{
     fs::{self, DirBuilder, File, Permissions},
     io,
+    net::SocketAddr,
     ops::Range,
     os::unix::fs::{DirBuilderExt as _, FileTypeExt as _, MetadataExt as _, PermissionsExt as _},
     path::{Path, PathBuf},
@@ -17,14 +18,20 @@ use rustix::net::sockopt;
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::{TcpListener, TcpStream, UnixListener, UnixStream},
-    time::Sleep,
+    time::{Instant, Sleep, sleep_until, timeout_at},
 };
+use tokio_rustls::{rustls::pki_types::CertificateDer, server::TlsStream};
 
 use crate::config::{Address, LimitConfig};
 
 mod authority;
+mod tls;
+mod validity;
 
 use authority::AnyAuthority;
+use tls::Handshake;
+pub use tls::{ClientTrust, Refused, Tls, TlsMaterial};
+pub use validity::Validity;
 
 /// The mode of the socket: its owner and group may connect, for a sidecar's
 /// neighbours often run as another user of one group.
@@ -171,12 +178,28 @@ pub enum Socket {
 
 enum Stream {
     Tcp(TcpStream),
+    Tls(Box<TlsStream<TcpStream>>),
     Unix(UnixStream, AnyAuthority),
+}
+
+/// What the server knows of the other end of a connection, from the connection itself.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct PeerIdentity {
+    /// Over TCP: the address from which the peer connected.
+    pub address: Option<SocketAddr>,
+    /// Over a Unix socket: the user that the peer ran as when it connected.
+    pub uid: Option<u32>,
+    /// The peer's own certificate, verified at the handshake.
+    pub certificate: Option<CertificateDer<'static>>,
+    /// Whether the connection uses TLS.
+    pub encrypted: bool,
 }
 
 /// One connection, on the runtime that serves it.
 pub struct Peer {
     stream: Stream,
+    identity: PeerIdentity,
+    trust: Option<ClientTrust>,
     /// What is still to come of the preface, in bytes, and until when: nobody
     /// pings a peer that has not sent it.
     preface: Option<(usize, Pin<Box<Sleep>>)>,
@@ -200,22 +223,59 @@ fn close_if_mute(stream: &std::net::TcpStream, limits: &LimitConfig) -> io::Resu
 }
 
 impl Peer {
-    /// Takes `socket` over to the current runtime, within `limits`.
+    /// Takes `socket` over to the current runtime, within `limits`: with `tls`, once the
+    /// handshake is complete, unless it is a Unix socket. The time for the preface begins here.
     ///
     /// # Errors
-    /// When the system does not let the runtime have it.
-    pub fn new(socket: Socket, limits: &LimitConfig) -> io::Result<Self> {
-        let preface = limits.preface_timeout;
+    /// When the handshake fails, or the system does not let the runtime have the socket.
+    pub async fn accept(
+        socket: Socket,
+        limits: &LimitConfig,
+        tls: Option<&Tls>,
+    ) -> Result<Self, Refused> {
+        let until = Instant::now() + limits.preface_timeout;
+        let opened = Self::open(socket, limits, until).map_err(|error| Refused::by(&error));
+        let Self { stream, mut identity, preface, .. } = opened?;
+        let (stream, trust) = match (stream, tls) {
+            (Stream::Tcp(stream), Some(tls)) => {
+                let shaken = timeout_at(until, tls.handshake(stream)).await;
+                let Handshake { stream, trust } = shaken.unwrap_or(Err(Refused::TimedOut))?;
+                identity.certificate = trust.certificate();
+                identity.encrypted = true;
+                (Stream::Tls(stream), Some(trust))
+            }
+            (stream, _) => (stream, None),
+        };
+        Ok(Self { stream, identity, trust, preface })
+    }
+
+    fn open(socket: Socket, limits: &LimitConfig, until: Instant) -> io::Result<Self> {
+        let mut identity = PeerIdentity::default();
         let stream = match socket {
             Socket::Tcp(stream) => {
                 close_if_mute(&stream, limits)?;
+                identity.address = Some(stream.peer_addr()?);
                 Stream::Tcp(TcpStream::from_std(stream)?)
             }
             Socket::Unix(stream) => {
-                Stream::Unix(UnixStream::from_std(stream)?, AnyAuthority::new())
+                let stream = UnixStream::from_std(stream)?;
+                identity.uid = Some(stream.peer_cred()?.uid());
+                Stream::Unix(stream, AnyAuthority::new())
             }
         };
-        Ok(Self { stream, preface: Some((PREFACE.len(), Box::pin(tokio::time::sleep(preface)))) })
+        let preface = Some((PREFACE.len(), Box::pin(sleep_until(until))));
+        Ok(Self { stream, identity, trust: None, preface })
+    }
+
+    /// Whether its client's certificate is still accepted; none without TLS, and once taken.
+    pub fn take_trust(&mut self) -> Option<ClientTrust> {
+        self.trust.take()
+    }
+
+    /// Who is at the other end.
+    #[must_use]
+    pub fn identity(&self) -> &PeerIdentity {
+        &self.identity
     }
 }
 
@@ -228,6 +288,7 @@ impl AsyncRead for Peer {
         let before = buffer.filled().len();
         let read = match &mut self.stream {
             Stream::Tcp(stream) => Pin::new(stream).poll_read(context, buffer),
+            Stream::Tls(stream) => Pin::new(stream).poll_read(context, buffer),
             Stream::Unix(stream, any_authority) => {
                 any_authority.poll_read(Pin::new(stream), context, buffer)
             }
@@ -252,6 +313,7 @@ impl AsyncWrite for Peer {
     ) -> Poll<io::Result<usize>> {
         match &mut self.stream {
             Stream::Tcp(stream) => Pin::new(stream).poll_write(context, bytes),
+            Stream::Tls(stream) => Pin::new(stream).poll_write(context, bytes),
             Stream::Unix(stream, _) => Pin::new(stream).poll_write(context, bytes),
         }
     }
@@ -263,6 +325,7 @@ impl AsyncWrite for Peer {
     ) -> Poll<io::Result<usize>> {
         match &mut self.stream {
             Stream::Tcp(stream) => Pin::new(stream).poll_write_vectored(context, slices),
+            Stream::Tls(stream) => Pin::new(stream).poll_write_vectored(context, slices),
             Stream::Unix(stream, _) => Pin::new(stream).poll_write_vectored(context, slices),
         }
     }
@@ -274,6 +337,7 @@ impl AsyncWrite for Peer {
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         match &mut self.stream {
             Stream::Tcp(stream) => Pin::new(stream).poll_flush(context),
+            Stream::Tls(stream) => Pin::new(stream).poll_flush(context),
             Stream::Unix(stream, _) => Pin::new(stream).poll_flush(context),
         }
     }
@@ -281,6 +345,7 @@ impl AsyncWrite for Peer {
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         match &mut self.stream {
             Stream::Tcp(stream) => Pin::new(stream).poll_shutdown(context),
+            Stream::Tls(stream) => Pin::new(stream).poll_shutdown(context),
             Stream::Unix(stream, _) => Pin::new(stream).poll_shutdown(context),
         }
     }

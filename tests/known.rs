@@ -42,7 +42,7 @@ on_both_stores!(
     without_room_nothing_is_remembered,
 );
 
-const METRICS: [&str; 2] = ["--metrics-listen", "127.0.0.1:0"];
+const METRICS: [&str; 2] = ["--ops-listen", "127.0.0.1:0"];
 const IN_USE: &str = "oncegate_known_in_use 1";
 const OUT_OF_USE: &str = "oncegate_known_in_use 0";
 

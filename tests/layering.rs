@@ -31,6 +31,7 @@ const MAY_NAME: [(&str, &[&str]); 18] = [
             "turn",
             "cleanup",
             "admin",
+            "sockets",
             "telemetry",
         ],
     ),

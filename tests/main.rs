@@ -29,5 +29,6 @@ mod shutdown;
 mod simulation;
 mod streams;
 mod testbed;
+mod tls;
 mod wording;
 mod workspace;

@@ -199,7 +199,7 @@ async fn an_operator_lists_counts_and_repairs() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_server_on_memory_is_ready_and_forgets_all_when_it_stops() {
-    let flags = ["--metrics-listen", "127.0.0.1:0"];
+    let flags = ["--ops-listen", "127.0.0.1:0"];
     let replica = Replica::start("memory:", Clock::Store, &flags).await;
     let mut health = HealthClient::new(connect(replica.server.address()).await);
     for service in ["readiness", "liveness"] {
@@ -207,7 +207,7 @@ async fn a_server_on_memory_is_ready_and_forgets_all_when_it_stops() {
         let answer = health.check(request).await.unwrap().into_inner();
         assert_eq!(answer.status(), ServingStatus::Serving, "{service}");
     }
-    let ready = page(replica.server.metrics_address().unwrap(), "/readyz").await;
+    let ready = page(replica.server.ops_address().unwrap(), "/readyz").await;
     assert!(ready.starts_with("HTTP/1.1 200"), "{ready}");
 
     let mut client = replica.client().await;

@@ -63,7 +63,7 @@ impl Server {
     pub fn start(program: &Path, url: &str, flags: &[&str]) -> anyhow::Result<Self> {
         let program = Guarded::start(program, |_| {
             let mut arguments = vec!["serve", "--database-url", url];
-            arguments.extend(["--listen", "127.0.0.1:0", "--metrics-listen", "127.0.0.1:0"]);
+            arguments.extend(["--listen", "127.0.0.1:0", "--ops-listen", "127.0.0.1:0"]);
             arguments.extend(flags);
             arguments
         })

@@ -12,8 +12,13 @@ use clap::{Args, ValueEnum};
 use serde_json::Value;
 use tonic::{
     Code, Request, Status,
+    service::interceptor::InterceptedService,
     transport::{Channel, Endpoint, Uri},
 };
+
+mod security;
+
+use security::{SecurityArgs, Token, hint};
 
 use super::{Exit, WrongArguments};
 use crate::{
@@ -27,11 +32,14 @@ use crate::{
 /// How long an answer may be waited for.
 const TIMEOUT: RangeInclusive<Duration> = Duration::from_millis(1)..=Duration::from_hours(24);
 
+/// A connection to a server, which adds the caller's token to each call.
+pub(super) type ServerChannel = InterceptedService<Channel, Token>;
+
 /// Which server is asked, and how its answer is printed.
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Server and output")]
 pub(super) struct ClientArgs {
-    /// Server address: HOST:PORT or `unix:/path`
+    /// Server address: HOST:PORT, `https://HOST:PORT` for TLS, or `unix:/path`
     #[arg(long, env = "ONCEGATE_SERVER", default_value = DEFAULT_ADDRESS, value_parser = server)]
     server: String,
     /// Output format
@@ -40,6 +48,8 @@ pub(super) struct ClientArgs {
     /// Timeout for an answer, excluding the wait for a lease
     #[arg(long, env = "ONCEGATE_TIMEOUT", default_value = "10s", value_parser = within(TIMEOUT))]
     pub(super) timeout: Duration,
+    #[command(flatten)]
+    security: SecurityArgs,
 }
 
 /// How an answer is printed.
@@ -62,24 +72,37 @@ impl Output {
 }
 
 impl ClientArgs {
-    pub(super) async fn channel(&self) -> anyhow::Result<Channel> {
+    pub(super) async fn channel(&self) -> anyhow::Result<ServerChannel> {
         let server = &self.server;
-        let uri =
-            if server.starts_with("unix:") { server.clone() } else { format!("http://{server}") };
-        let endpoint = Endpoint::from_shared(uri)
-            .context("--server")
-            .context(WrongArguments)?
-            .connect_timeout(self.timeout);
-        endpoint.connect().await.map_err(|error| {
-            Status::unavailable(format!("cannot reach {server}: {}", root_cause(&error))).into()
-        })
+        let has_scheme = server.starts_with("unix:") || server.starts_with("https:");
+        let uri = if has_scheme { server.clone() } else { format!("http://{server}") };
+        let endpoint = Endpoint::from_shared(uri).context("--server").context(WrongArguments)?;
+        let mut endpoint = endpoint.connect_timeout(self.timeout);
+        let token = self.security.token(endpoint.uri()).context(WrongArguments)?;
+        if let Some(tls) = self.security.tls(endpoint.uri()).context(WrongArguments)? {
+            let tls = tls.timeout(self.timeout);
+            endpoint = endpoint.tls_config(tls).map_err(|error| {
+                let cause = root_cause(&error);
+                anyhow::anyhow!("--tls-ca, --tls-cert, --tls-key or --tls-server-name: {cause}")
+                    .context(WrongArguments)
+            })?;
+        }
+        let channel = endpoint.connect().await.map_err(|error| {
+            let cause = root_cause(&error);
+            match hint(&cause) {
+                // Another try would fail as well.
+                Some(hint) => anyhow::anyhow!("cannot use {server}: {cause}; {hint}"),
+                None => Status::unavailable(format!("cannot reach {server}: {cause}")).into(),
+            }
+        })?;
+        Ok(InterceptedService::new(channel, token))
     }
 
-    pub(super) async fn connect(&self) -> anyhow::Result<IdempotencyServiceClient<Channel>> {
+    pub(super) async fn connect(&self) -> anyhow::Result<IdempotencyServiceClient<ServerChannel>> {
         Ok(IdempotencyServiceClient::new(self.channel().await?))
     }
 
-    pub(super) async fn admin(&self) -> anyhow::Result<AdminServiceClient<Channel>> {
+    pub(super) async fn admin(&self) -> anyhow::Result<AdminServiceClient<ServerChannel>> {
         Ok(AdminServiceClient::new(self.channel().await?))
     }
 
@@ -93,19 +116,19 @@ impl ClientArgs {
 
 /// Reads `--server`.
 fn server(given: &str) -> Result<String, String> {
-    const EXPECTED: &str = "must be HOST:PORT or unix:/path";
+    const EXPECTED: &str = "must be HOST:PORT, https://HOST:PORT or unix:/path";
     if let Some(path) = given.strip_prefix("unix:") {
         let named = !path.trim_start_matches('/').is_empty();
         return named.then(|| given.to_owned()).ok_or(EXPECTED.into());
     }
-    if given.starts_with("https://") {
-        return Err("TLS is not supported; use HOST:PORT".into());
-    }
-    let given = given.strip_prefix("http://").unwrap_or(given);
+    let (tls, given) = match given.strip_prefix("https://") {
+        Some(given) => ("https://", given),
+        None => ("", given.strip_prefix("http://").unwrap_or(given)),
+    };
     let given = given.trim_end_matches('/');
     let uri: Result<Uri, _> = given.parse();
     match uri.ok().as_ref().and_then(Uri::authority) {
-        Some(authority) if authority.port_u16().is_some() => Ok(given.to_owned()),
+        Some(authority) if authority.port_u16().is_some() => Ok(format!("{tls}{given}")),
         _ => Err(EXPECTED.into()),
     }
 }
@@ -162,7 +185,9 @@ pub(super) fn explain(error: &anyhow::Error) -> String {
                 break;
             }
             Some(status) => {
-                parts.push(format!("no answer from the server: {}", root_cause(status)));
+                let cause = root_cause(status);
+                let hint = hint(&cause).map_or(String::new(), |hint| format!("; {hint}"));
+                parts.push(format!("no answer from the server: {cause}{hint}"));
                 break;
             }
             // Many errors contain their cause.
@@ -259,12 +284,13 @@ mod tests {
             ("localhost:7411", "localhost:7411"),
             ("[::1]:7411", "[::1]:7411"),
             ("http://oncegate.bots:7411/", "oncegate.bots:7411"),
+            ("https://oncegate.bots:7411/", "https://oncegate.bots:7411"),
             ("unix:/run/oncegate.sock", "unix:/run/oncegate.sock"),
             ("unix:///run/oncegate.sock", "unix:///run/oncegate.sock"),
         ] {
             assert_eq!(server(given).as_deref(), Ok(read));
         }
-        for bad in ["", "localhost", "7411", "two words:7411", "unix:", "https://oncegate:7411"] {
+        for bad in ["", "localhost", "7411", "two words:7411", "unix:", "https://oncegate"] {
             assert!(server(bad).is_err(), "{bad}");
         }
     }

@@ -10,7 +10,7 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use super::{Exit, WrongArguments};
 use crate::{
-    config::{Address, ServeConfig, StoreConfig},
+    config::{Address, ServeConfig, StoreConfig, TlsConfig},
     server::{self, Server},
     store::Clock,
 };
@@ -22,12 +22,14 @@ pub(super) async fn run(config: ServeConfig, clock: Clock) -> anyhow::Result<Exi
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut hangup = signal(SignalKind::hangup())?;
-    tokio::spawn(async move {
-        while hangup.recv().await.is_some() {
-            tracing::info!("SIGHUP ignored: oncegate does not reload configuration");
-        }
-    });
 
+    if config.insecure {
+        tracing::warn!(
+            "--insecure is set: other machines may reach this server without TLS or \
+             authentication"
+        );
+    }
+    let tls = config.tls.clone();
     let store = server::describe(&config.store)?;
     tracing::debug!(?config.limits, ?config.listen, store, "starting");
     let starting = Server::start(config, clock);
@@ -36,8 +38,16 @@ pub(super) async fn run(config: ServeConfig, clock: Clock) -> anyhow::Result<Exi
         _ = terminate.recv() => return Ok(Exit::Yes),
         _ = interrupt.recv() => return Ok(Exit::Yes),
     };
+    let reloader = server.reloader();
+    tokio::spawn(async move {
+        // One that came while the server started has read the files as they are.
+        while hangup.recv().await.is_some() {
+            tracing::info!("received SIGHUP; checking certificates and other files for changes");
+            reloader.reload();
+        }
+    });
     // The server runs on if this output is closed.
-    let _ = announce(&server, &store);
+    let _ = announce(&server, &store, &tls);
 
     tokio::select! {
         _ = terminate.recv() => tracing::info!("received SIGTERM; shutting down"),
@@ -59,23 +69,25 @@ pub(super) async fn run(config: ServeConfig, clock: Clock) -> anyhow::Result<Exi
 }
 
 /// Prints where the service listens, and how to try it.
-fn announce(server: &Server, store: &str) -> io::Result<()> {
+fn announce(server: &Server, store: &str, tls: &TlsConfig) -> io::Result<()> {
     let mut out = io::stdout();
     for address in server.addresses() {
         tracing::info!(%address, store, version = env!("CARGO_PKG_VERSION"), "serving");
         writeln!(out, "oncegate {} listens on {address}", env!("CARGO_PKG_VERSION"))?;
     }
     writeln!(out, "store: {store}")?;
-    if let Some(metrics) = server.metrics_address() {
-        writeln!(out, "metrics: http://{metrics}/metrics")?;
+    if let Some(ops) = server.ops_address() {
+        let scheme = if tls.ops_tls { "https" } else { "http" };
+        writeln!(out, "metrics: {scheme}://{ops}/metrics")?;
     }
-    let target = match server.address() {
-        Address::Tcp(address) => address.to_string(),
-        Address::Unix(path) => format!("-unix {}", path.display()),
+    let (security, target) = match server.address() {
+        Address::Tcp(address) if tls.pair().is_none() => ("-plaintext", address.to_string()),
+        Address::Tcp(address) => ("-cacert CA.pem", address.to_string()),
+        Address::Unix(path) => ("-plaintext", format!("-unix {}", path.display())),
     };
     writeln!(
         out,
-        "try: grpcurl -plaintext -d '{{\"event\":{{\"team_id\":\"T1\",\"event_id\":\"Ev1\"}}}}' \
+        "try: grpcurl {security} -d '{{\"event\":{{\"team_id\":\"T1\",\"event_id\":\"Ev1\"}}}}' \
          {target} oncegate.v1.IdempotencyService/MarkProcessed"
     )
 }

@@ -30,6 +30,7 @@ use super::{
 };
 use crate::{
     session::Caller,
+    sockets::PeerIdentity,
     telemetry::{MethodMetrics, Metrics},
 };
 
@@ -74,6 +75,8 @@ struct Shape {
 /// One connection, as its calls and its server know it.
 #[derive(Default)]
 pub struct Connection {
+    /// Who is at the other end.
+    pub peer: PeerIdentity,
     /// Cancelled once a call was refused because there are too many connections.
     pub refused: CancellationToken,
     /// Cancelled when the server ends the connection: its streams end then.

@@ -1,37 +1,52 @@
-//! What is served over HTTP: metrics, and health for who speaks no gRPC.
+//! The listener for operations: metrics, and health over HTTP and gRPC, for those who may not or
+//! cannot use the other one. Its pages hold no caller's data.
 
 use std::{net::SocketAddr, time::Duration};
 
 use anyhow::Context as _;
 use axum::{
     Router,
+    body::Body,
     http::{StatusCode, header::CONTENT_TYPE},
     routing::get,
 };
-use hyper::{body::Incoming, server::conn::http1, service::service_fn};
-use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::net::{TcpListener, TcpStream};
+use hyper::{body::Incoming, service::service_fn};
+use hyper_util::{
+    rt::{TokioExecutor, TokioIo, TokioTimer},
+    server::conn::auto::Builder,
+};
 use tokio_util::sync::CancellationToken;
+use tonic_health::pb::health_server::{Health as HealthService, HealthServer};
 use tower::ServiceExt as _;
 
-use super::{latest::EvictingConnections, probe::Health, workers::ACCEPT_PAUSE};
-use crate::telemetry::Metrics;
+use super::{
+    certificates::ListenerTls, latest::EvictingConnections, probe::Health, workers::ACCEPT_PAUSE,
+};
+use crate::{
+    config::{Address, LimitConfig},
+    sockets::{Listener, Peer, Socket},
+    telemetry::Metrics,
+};
 
 const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 /// How long a peer may take to ask, before and after an answer.
 const ASKING: Duration = Duration::from_mins(1);
+/// The most requests of one connection at once.
+const MAX_STREAMS: u32 = 16;
 
-/// Serves `/metrics`, `/livez` and `/readyz` on `address` until `ended`.
-pub(super) async fn serve(
-    address: SocketAddr,
+/// How its connections are served. Cheap to clone.
+#[derive(Clone)]
+pub(super) struct Ops {
+    pub(super) limits: LimitConfig,
+    pub(super) tls: Option<ListenerTls>,
+}
+
+/// What it answers.
+pub(super) fn pages<H: HealthService>(
     metrics: Metrics,
     health: Health,
-    ended: CancellationToken,
-) -> anyhow::Result<SocketAddr> {
-    let listener = TcpListener::bind(address)
-        .await
-        .with_context(|| format!("cannot serve metrics on {address}"))?;
-    let address = listener.local_addr()?;
+    service: HealthServer<H>,
+) -> Router {
     let page = get(move || async move { ([(CONTENT_TYPE, OPEN_METRICS)], metrics.render()) });
     let ready = get(move || async move {
         if health.is_ready() {
@@ -40,32 +55,63 @@ pub(super) async fn serve(
             (StatusCode::SERVICE_UNAVAILABLE, "not ready\n")
         }
     });
-    let pages = Router::new()
+    Router::new()
         .route("/metrics", page)
         .route("/livez", get(async || "alive\n"))
-        .route("/readyz", ready);
-    tokio::spawn(async move { ended.run_until_cancelled(accept(listener, pages)).await });
-    Ok(address)
+        .route("/readyz", ready)
+        .route_service("/grpc.health.v1.Health/{method}", service)
 }
 
-async fn accept(listener: TcpListener, pages: Router) {
-    let mut connections = EvictingConnections::default();
-    loop {
-        match listener.accept().await {
-            Ok((socket, _)) => {
-                connections.add(tokio::spawn(answer(socket, pages.clone())).abort_handle());
+impl Ops {
+    /// Serves `pages` on `address` until `ended`.
+    pub(super) async fn serve(
+        self,
+        address: SocketAddr,
+        pages: Router,
+        ended: CancellationToken,
+    ) -> anyhow::Result<SocketAddr> {
+        let listener = Listener::bind(&Address::Tcp(address)).await.context("--ops-listen")?;
+        let address = match listener.address()? {
+            Address::Tcp(bound) => bound,
+            Address::Unix(_) => address,
+        };
+        tokio::spawn(async move {
+            ended.run_until_cancelled(self.accept(listener, pages)).await;
+        });
+        Ok(address)
+    }
+
+    async fn accept(self, listener: Listener, pages: Router) {
+        let mut connections = EvictingConnections::default();
+        loop {
+            match listener.accept().await {
+                Ok(socket) => {
+                    let answering = tokio::spawn(self.clone().answer(socket, pages.clone()));
+                    connections.add(answering.abort_handle());
+                }
+                Err(_) => tokio::time::sleep(ACCEPT_PAUSE).await,
             }
-            Err(_) => tokio::time::sleep(ACCEPT_PAUSE).await,
         }
     }
-}
 
-async fn answer(socket: TcpStream, pages: Router) {
-    let mut http = http1::Builder::new();
-    http.timer(TokioTimer::new()).header_read_timeout(ASKING);
-    let answering = service_fn(move |request: hyper::Request<Incoming>| {
-        pages.clone().oneshot(request.map(axum::body::Body::new))
-    });
-    // How a connection ended is its peer's business.
-    let _ = http.serve_connection(TokioIo::new(socket), answering).await;
+    async fn answer(self, socket: Socket, pages: Router) {
+        let tls = self.tls.as_ref();
+        let accepted = Peer::accept(socket, &self.limits, tls.map(|it| &it.tls)).await;
+        if let Some(tls) = tls {
+            tls.ended(&accepted);
+        }
+        let Ok(peer) = accepted else { return };
+        let mut http = Builder::new(TokioExecutor::new());
+        http.http1().timer(TokioTimer::new()).header_read_timeout(ASKING);
+        http.http2()
+            .timer(TokioTimer::new())
+            .max_concurrent_streams(MAX_STREAMS)
+            .keep_alive_interval(self.limits.keepalive_interval)
+            .keep_alive_timeout(self.limits.keepalive_timeout);
+        let answering = service_fn(move |request: hyper::Request<Incoming>| {
+            pages.clone().oneshot(request.map(Body::new))
+        });
+        // How a connection ended is its peer's business.
+        let _ = http.serve_connection(TokioIo::new(peer), answering).await;
+    }
 }

@@ -22,11 +22,11 @@ use tokio::{
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use super::{drain::CLOSE_TIMEOUT, latest::EvictingConnections};
+use super::{certificates::ListenerTls, drain::CLOSE_TIMEOUT, latest::EvictingConnections};
 use crate::{
     config::LimitConfig,
     grpc::{Connection, GrpcService},
-    sockets::{Listener, Peer, Socket},
+    sockets::{ClientTrust, Listener, Peer, Socket},
     telemetry::LogThrottle,
 };
 
@@ -137,10 +137,20 @@ async fn after(span: Option<Duration>) {
     }
 }
 
+/// Returns once a client's certificate is no longer accepted.
+async fn lost(trust: Option<ClientTrust>) {
+    match trust {
+        Some(trust) => trust.lost().await,
+        None => std::future::pending().await,
+    }
+}
+
 /// The connections to a server, and what bounds and ends them. Cheap to clone.
 #[derive(Clone)]
 pub(super) struct Connections {
     pub(super) limits: LimitConfig,
+    /// What TCP connections begin with.
+    pub(super) tls: Option<ListenerTls>,
     /// What the calls of a connection that is too old may still take.
     pub(super) grace: Duration,
     /// How many there are.
@@ -241,16 +251,20 @@ impl Connections {
     /// Serves one connection: to its end, or the server's, or that of its time; or
     /// until a call was refused on it only because it is over the limit, so that its
     /// caller connects again. A connection that outlives its grace is cut, after its
-    /// streams were ended as in a drain: what they keep stays its holder's.
+    /// streams were ended as in a drain: what they keep stays its holder's. One whose client is
+    /// no longer trusted has no grace.
     async fn answer(self, arrival: Accepted, http: Builder<TokioExecutor>, gate: GrpcService) {
         let Accepted { socket, slot: _slot } = arrival;
-        let Ok(peer) = Peer::new(socket, &self.limits) else { return };
-        let connection = Arc::<Connection>::default();
+        let Some(mut peer) = self.peer(socket).await else { return };
+        let trust = peer.take_trust();
+        let connection = Connection { peer: peer.identity().clone(), ..Connection::default() };
+        let connection = Arc::new(connection);
         let gate = gate.on(Arc::clone(&connection));
         let answering = service_fn(move |request| gate.answer(request));
         let mut serving = pin!(http.serve_connection(TokioIo::new(peer), answering));
         let age = self.limits.max_connection_age;
         let age = (!age.is_zero()).then(|| age.mul_f64(rand::random_range(AGE_JITTER)));
+        let mut distrusted = pin!(lost(trust));
         let grace = tokio::select! {
             biased;
             // How a connection ended is its peer's business.
@@ -258,20 +272,36 @@ impl Connections {
             () = self.stop.cancelled() => None,
             () = connection.refused.cancelled() => Some(self.grace),
             () = after(age) => Some(self.grace),
+            () = distrusted.as_mut() => Some(Duration::ZERO),
         };
         serving.as_mut().graceful_shutdown();
         tokio::select! {
             biased;
             _ = serving.as_mut() => return,
             () = self.cut.cancelled() => return,
-            () = after(grace) => connection.leaving.cancel(),
+            () = after(grace) => {}
+            // Once it has come it is not waited for again.
+            () = distrusted, if grace != Some(Duration::ZERO) => {}
         }
+        connection.leaving.cancel();
         tokio::select! {
             biased;
             _ = serving => {}
             () = self.cut.cancelled() => {}
             () = tokio::time::sleep(CLOSE_TIMEOUT) => {}
         }
+    }
+
+    /// The other end of a connection, after its handshake; none where that failed, or the server
+    /// ends meanwhile.
+    async fn peer(&self, socket: Socket) -> Option<Peer> {
+        let tls = self.tls.as_ref();
+        let accepting = Peer::accept(socket, &self.limits, tls.map(|it| &it.tls));
+        let accepted = self.stop.run_until_cancelled(accepting).await?;
+        if let Some(tls) = tls {
+            tls.ended(&accepted);
+        }
+        accepted.ok()
     }
 
     fn http(&self) -> Builder<TokioExecutor> {

@@ -18,7 +18,7 @@ use prometheus_client::{
 };
 
 use super::{
-    WriteHealth,
+    ReloadMetrics, TlsMetrics, WriteHealth,
     method::{MethodFamilies, MethodMetrics},
 };
 
@@ -95,6 +95,12 @@ pub struct Metrics {
     pub connections: Gauge,
     /// Calls refused for load.
     pub shed: ShedMetrics,
+    /// Files that are read again while the server runs.
+    pub reload: ReloadMetrics,
+    /// TLS handshakes and the certificate.
+    pub tls: TlsMetrics,
+    /// Whether the server may be reached without TLS and authentication: 1 or 0.
+    pub insecure: Gauge,
 }
 
 /// What became of turns.
@@ -205,6 +211,9 @@ impl Metrics {
             writes: WriteHealth::default(),
             connections: Gauge::default(),
             shed: ShedMetrics::of(&sheds),
+            reload: ReloadMetrics::default(),
+            tls: TlsMetrics::default(),
+            insecure: Gauge::default(),
         };
 
         let r = registry.sub_registry_with_prefix("oncegate");
@@ -256,6 +265,13 @@ impl Metrics {
         );
         r.register("connections", "Open client connections", metrics.connections.clone());
         r.register("shed", "Calls rejected because of overload, by reason", sheds);
+        metrics.reload.register(r);
+        metrics.tls.register(r);
+        r.register(
+            "insecure",
+            "Whether --insecure is set (1) or not (0)",
+            metrics.insecure.clone(),
+        );
 
         metrics.registry = Arc::new(registry);
         metrics

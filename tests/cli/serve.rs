@@ -72,7 +72,7 @@ async fn a_server_tells_where_it_is_and_how_to_try_it() {
     for (url, shown) in stores(&directory).await {
         let (logs, errors) = pipe().unwrap();
         let mut command = oncegate(&["serve", "--listen", "127.0.0.1:0"]);
-        command.args(["--metrics-listen", "127.0.0.1:0"]).env("ONCEGATE_DATABASE_URL", &url);
+        command.args(["--ops-listen", "127.0.0.1:0"]).env("ONCEGATE_DATABASE_URL", &url);
         command.env("ONCEGATE_LOG", "trace");
         let logs = Lines::of(logs);
         let mut serving = Serving::start(&mut command, errors);

@@ -25,7 +25,7 @@ use crate::{
 #[tokio::test]
 async fn calls_beyond_the_most_are_shed_at_once_and_health_still_answers() {
     let mut f = Fixture::postgres().await;
-    let flags = ["--max-calls", "1", "--metrics-listen", "127.0.0.1:0"];
+    let flags = ["--max-calls", "1", "--ops-listen", "127.0.0.1:0"];
     let full = Replica::start(&f.url, f.clock.store_clock(), &flags).await;
     let mut caller = full.client().await;
 

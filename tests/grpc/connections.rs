@@ -75,8 +75,8 @@ async fn a_refused_client_is_served_by_the_same_channel_once_there_is_room() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn pages_are_served_however_many_connect_and_say_nothing() {
-    let f = Fixture::sqlite().await.restarted(&["--metrics-listen", "127.0.0.1:0"]).await;
-    let address = f.replica.server.metrics_address().unwrap();
+    let f = Fixture::sqlite().await.restarted(&["--ops-listen", "127.0.0.1:0"]).await;
+    let address = f.replica.server.ops_address().unwrap();
     let mut idle = Vec::new();
     for _ in 0..MANY {
         idle.push(TcpStream::connect(address).await.unwrap());

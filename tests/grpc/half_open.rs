@@ -75,7 +75,7 @@ fn shapes(message: &[u8]) -> [Shape; 5] {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_message_that_does_not_become_whole_ends_its_call() {
-    let flags = ["--preface-timeout", "300ms", "--metrics-listen", "127.0.0.1:0"];
+    let flags = ["--preface-timeout", "300ms", "--ops-listen", "127.0.0.1:0"];
     let f = Fixture::sqlite().await.restarted(&flags).await;
     let mut raw = Raw::connect(f.replica.server.address()).await;
     let message = framed(&mark("T1", "Ev1"));
@@ -165,7 +165,7 @@ async fn parts_of_messages_take_bounded_memory() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_answer_that_nobody_reads_keeps_no_place() {
-    let flags = ["--max-calls", "1", "--metrics-listen", "127.0.0.1:0"];
+    let flags = ["--max-calls", "1", "--ops-listen", "127.0.0.1:0"];
     let mut f = Fixture::sqlite().await.restarted(&flags).await;
     let mut client = h2::client::Builder::new();
     client.initial_window_size(0);
@@ -183,7 +183,7 @@ async fn an_answer_that_nobody_reads_keeps_no_place() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_stream_whose_end_nobody_reads_keeps_no_place() {
-    let flags = ["--max-calls", "1", "--metrics-listen", "127.0.0.1:0"];
+    let flags = ["--max-calls", "1", "--ops-listen", "127.0.0.1:0"];
     let mut f = Fixture::sqlite().await.restarted(&flags).await;
     f.client.acquire_session_lease(acquire("T1", "s", "a")).await.unwrap();
     let mut client = h2::client::Builder::new();

@@ -69,7 +69,7 @@ async fn exercise(f: &mut Fixture) {
 async fn calls_are_counted_by_method_and_outcome_and_by_nothing_a_caller_chose() {
     let mut f = Fixture::postgres().await;
     f.replica =
-        Replica::start(&f.url, f.clock.store_clock(), &["--metrics-listen", "127.0.0.1:0"]).await;
+        Replica::start(&f.url, f.clock.store_clock(), &["--ops-listen", "127.0.0.1:0"]).await;
     f.client = f.replica.client().await;
     exercise(&mut f).await;
 
@@ -120,7 +120,7 @@ async fn calls_are_counted_by_method_and_outcome_and_by_nothing_a_caller_chose()
 #[tokio::test]
 async fn metrics_are_served_nowhere_unless_asked_for() {
     let f = Fixture::sqlite().await;
-    assert_eq!(f.replica.server.metrics_address(), None);
+    assert_eq!(f.replica.server.ops_address(), None);
 }
 
 on_both_stores!(turns_are_counted_by_what_became_of_them);
@@ -143,7 +143,7 @@ async fn begin(turns: &mut TurnServiceClient<Channel>, id: &str, digest: &str) -
 }
 
 async fn turns_are_counted_by_what_became_of_them(f: Fixture) {
-    let f = f.restarted(&["--metrics-listen", "127.0.0.1:0"]).await;
+    let f = f.restarted(&["--ops-listen", "127.0.0.1:0"]).await;
     let mut turns = TurnServiceClient::new(connect(f.replica.server.address()).await);
     let end = |turn: Turn, outcome: TurnOutcome| FinishTurnRequest {
         turn_id: turn.turn_id,

@@ -12,7 +12,7 @@ use super::Replica;
 
 /// What a server's metrics page holds now, headers included.
 pub async fn metrics_page(replica: &Replica) -> String {
-    page(replica.server.metrics_address().unwrap(), "/metrics").await
+    page(replica.server.ops_address().unwrap(), "/metrics").await
 }
 
 /// What a server answers over HTTP, headers included.

@@ -18,6 +18,7 @@ use sqlx::{
 use tempfile::TempDir;
 use tonic::transport::{Channel, Endpoint};
 
+pub mod certs;
 pub mod copies;
 pub mod files;
 pub mod hole;

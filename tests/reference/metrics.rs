@@ -61,7 +61,7 @@ pub fn page() -> String {
         rows += &row([code(&name), kind.to_owned(), labels, help.trim_end_matches('.').to_owned()]);
     }
     format!(
-        "`/metrics` of `--metrics-listen`, in the OpenMetrics text format. No label holds a key, a holder or\n\
+        "`/metrics` of `--ops-listen`, in the OpenMetrics text format. No label holds a key, a holder or\n\
         anything else that a caller chose.\n\n{}{rows}",
         head(["metric", "type", "labels", "meaning"])
     )
@@ -75,7 +75,7 @@ fn names(page: &str) -> BTreeSet<&str> {
 
 #[tokio::test]
 async fn each_metric_of_a_server_is_on_the_page() {
-    let f = Fixture::sqlite().await.restarted(&["--metrics-listen", "127.0.0.1:0"]).await;
+    let f = Fixture::sqlite().await.restarted(&["--ops-listen", "127.0.0.1:0"]).await;
     f.client.clone().mark_processed(mark("T1", "Ev1")).await.unwrap();
     let (served, rendered) = (metrics_page(&f.replica).await, rendered());
     let (served, rendered) = (names(&served), names(&rendered));

@@ -175,8 +175,8 @@ async fn a_start_that_is_refused_leaves_one_file() {
     server::migrate(&config(&url, &[]).store).await.unwrap();
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let taken = listener.local_addr().unwrap().to_string();
-    let why = super::refusal(&url, &["--metrics-listen", &taken]).await;
-    assert!(why.contains("cannot serve metrics on"), "{why}");
+    let why = super::refusal(&url, &["--ops-listen", &taken]).await;
+    assert!(why.contains("--ops-listen"), "{why}");
     assert_eq!(files(directory.path()), ["oncegate.db"]);
 }
 

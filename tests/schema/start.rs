@@ -92,7 +92,7 @@ async fn a_server_is_alive_and_not_ready_until_its_store_is_open() {
         listener.local_addr().unwrap()
     };
     let listen = address.to_string();
-    let flags = ["--metrics-listen", &listen, "--connect-timeout", "1h"];
+    let flags = ["--ops-listen", &listen, "--connect-timeout", "1h"];
     let start = Server::start(config("postgres://u@127.0.0.1:1/bots", &flags), Clock::Store);
     let probes = async {
         while TcpStream::connect(address).await.is_err() {

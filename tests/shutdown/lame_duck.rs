@@ -38,9 +38,9 @@ async fn a_server_that_is_to_end_serves_on_but_is_not_ready() {
 #[tokio::test]
 async fn pages_follow_readiness_until_the_end() {
     let directory = tempfile::tempdir().unwrap();
-    let flags = ["--lame-duck", "60s", "--metrics-listen", "127.0.0.1:0"];
+    let flags = ["--lame-duck", "60s", "--ops-listen", "127.0.0.1:0"];
     let replica = Replica::start(&sqlite_url(&directory), Clock::Store, &flags).await;
-    let address = replica.server.metrics_address().unwrap();
+    let address = replica.server.ops_address().unwrap();
     assert!(page(address, "/readyz").await.starts_with("HTTP/1.1 200"));
     let hurry = replica.server.hurry();
     let stopping = tokio::spawn(replica.server.stop());

@@ -47,7 +47,7 @@ impl Replica {
     ) -> anyhow::Result<Self> {
         let listen = format!("unix:{}", socket.display());
         let own = [MODE, "--database-url", url, "--listen", &listen];
-        let own = own.into_iter().chain(["--metrics-listen", "127.0.0.1:0"]);
+        let own = own.into_iter().chain(["--ops-listen", "127.0.0.1:0"]);
         let arguments: Vec<_> = own.map(str::to_owned).chain(flags.iter().cloned()).collect();
         let proxy = Proxy::start(&socket).await?;
         let ahead = has_clock.then(AtomicU64::default);

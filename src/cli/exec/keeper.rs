@@ -3,12 +3,12 @@
 use std::time::Duration;
 
 use tokio::time::timeout;
-use tonic::{Code, Status, transport::Channel};
+use tonic::{Code, Status};
 
 use super::{
     super::{
         ClientArgs,
-        client::{duration, explain},
+        client::{ServerChannel, duration, explain},
         lease::left_after_sending,
         report,
     },
@@ -40,7 +40,7 @@ pub(super) struct Lost {
 
 /// What it takes to keep a lease.
 pub(super) struct Keeper {
-    pub(super) client: IdempotencyServiceClient<Channel>,
+    pub(super) client: IdempotencyServiceClient<ServerChannel>,
     pub(super) args: ClientArgs,
     pub(super) key: SessionKey,
     pub(super) lease: SessionLease,

@@ -3,14 +3,14 @@
 use std::time::Duration;
 
 use tokio::time::{Instant, sleep, timeout_at};
-use tonic::{Code, Status, transport::Channel};
+use tonic::{Code, Status};
 
 use super::{Args, lines::Line};
 use crate::{
     backoff::Backoff,
     cli::{
         Exit,
-        client::{duration, exit_of, explain},
+        client::{ServerChannel, duration, exit_of, explain},
         report,
     },
     grpc::pb::{
@@ -29,7 +29,7 @@ pub(super) struct SlackStream<'a> {
     pub(super) args: &'a Args,
     /// Names the run, so that a line that is tried again is still the same attempt.
     run: String,
-    client: Option<IdempotencyServiceClient<Channel>>,
+    client: Option<IdempotencyServiceClient<ServerChannel>>,
 }
 
 impl<'a> SlackStream<'a> {
@@ -41,7 +41,7 @@ impl<'a> SlackStream<'a> {
 
     pub(super) async fn connected(
         &mut self,
-    ) -> anyhow::Result<&mut IdempotencyServiceClient<Channel>> {
+    ) -> anyhow::Result<&mut IdempotencyServiceClient<ServerChannel>> {
         let client = match self.client.take() {
             Some(client) => client,
             None => self.args.client.connect().await?,
