@@ -80,8 +80,8 @@ async fn a_server_on_another_host_needs_a_certificate_that_is_trusted_and_names_
     for file in ["server.crt", "server.key"] {
         fs::copy(data(file), others.path().join(file)).unwrap();
     }
-    let (misnamed, plain) = (cluster(&others, &name), cluster(plain, &name));
-    let (secured, misnamed, plain) = (secured, &misnamed, &plain);
+    let (misnamed, plain) = (cluster(&others, &name), cluster(&plain, &name));
+    let (secured, misnamed, plain) = (&secured, &misnamed, &plain);
     let (their_root, localhost_root) = (data("other_ca.crt"), data("ca.crt"));
     let default = "the default for a server on another host";
     for (cluster, parameters, refusal) in [
