@@ -25,6 +25,8 @@ use crate::harness::{
     postgres::{Cluster, other_user},
 };
 
+mod off_host;
+
 /// A setting that lives for as long as the tests.
 fn setting(text: String) -> &'static str {
     Box::leak(text.into_boxed_str())

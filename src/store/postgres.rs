@@ -126,6 +126,7 @@ mod migrate;
 mod notifications;
 mod notify_channel;
 mod ordinality;
+mod privileges;
 mod records;
 mod sessions;
 mod share;
@@ -145,7 +146,7 @@ pub use notifications::MAX_STALENESS;
 use share::{ConnectionPlan, SessionLines, Which};
 use sqlstate::classify;
 
-/// How long a statement may take that scans a whole table.
+/// The limit of a statement that scans a whole table.
 const PATIENCE: Duration = Duration::from_mins(2);
 
 /// Every statement that is run, for a test to prepare; a probe's several stand in one text.
@@ -180,6 +181,7 @@ pub const STATEMENTS: &[&str] = &[
     maintenance::DELETE_SESSIONS,
     maintenance::COUNT_LEASES,
     maintenance::PING,
+    privileges::MISSING,
     share::LIMITS,
     notify_channel::PROVE,
     notify_channel::BACKEND,
@@ -233,9 +235,7 @@ impl Postgres {
     /// When it contradicts itself.
     pub fn at(source: Source, timeout: Duration, clock: Clock) -> Result<Self, StoreError> {
         let connector = Connector::new(source, timeout)?;
-        let heard = Arc::new(CacheValidity::new(clock.clone()));
         let (replica, links) = (Uuid::new_v4(), TaskTracker::new());
-        let locks = OnceLock::new();
         let line = |connector| Arc::new(Mutex::new(Line::new(connector)));
         let short = line(for_short(&connector, timeout));
         let scans = line(connector.with([no_jit()]));
@@ -244,9 +244,9 @@ impl Postgres {
         Ok(Self {
             connector,
             timeout,
+            heard: Arc::new(CacheValidity::new(clock.clone())),
             clock,
-            heard,
-            locks,
+            locks: OnceLock::new(),
             replica,
             plan,
             short,
@@ -262,7 +262,7 @@ impl Postgres {
     /// of writing, and the others, take.
     ///
     /// # Errors
-    /// [`StoreError::Misconfigured`] when it never allows for enough,
+    /// [`StoreError::Misconfigured`] when it never allows for enough or the role lacks a privilege,
     /// [`StoreError::Unavailable`] when it is away.
     pub async fn share(&mut self, writers: usize) -> Result<(), StoreError> {
         let mut connection = self.connect().await?;

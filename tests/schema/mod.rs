@@ -23,6 +23,7 @@ mod adoption;
 mod fence;
 mod installs;
 mod plans;
+mod roles;
 mod shapes;
 mod single;
 mod start;

@@ -28,12 +28,14 @@ mod parameters;
 mod source;
 #[cfg(test)]
 mod tests;
+mod tls;
 mod url;
 
-use options::{canonical, is_about_tls, with_tls};
+use options::canonical;
 pub(super) use source::MAX_SCHEMA_BYTES;
 use source::Problem;
 pub use source::{Origin, Source};
+use tls::{Security, Warnings, is_about_tls};
 use url::{Host, Session, Target};
 
 /// What a new connection leads to, where that matters.
@@ -69,6 +71,7 @@ pub(super) struct Connector {
     limit: Duration,
     /// The place of the host that was good last.
     good: Arc<AtomicUsize>,
+    warnings: Warnings,
 }
 
 impl Connector {
@@ -77,7 +80,8 @@ impl Connector {
         source.check().map_err(StoreError::internal)?;
         let keepalive = KEEPALIVE.map(|(name, value)| (name, value.to_owned()));
         let (settings, good) = (keepalive.to_vec(), Arc::new(AtomicUsize::new(0)));
-        Ok(Self { source: Arc::new(source), settings, limit, good })
+        let warnings = Warnings::default();
+        Ok(Self { source: Arc::new(source), settings, limit, good, warnings })
     }
 
     /// The same, for connections with further settings.
@@ -168,14 +172,22 @@ impl Connector {
         host: Option<&Host>,
         limit: Duration,
     ) -> Result<(PgConnection, PgConnectOptions), sqlx::Error> {
-        let (first, fallback) = with_tls(target, self.options(target, host)?);
+        let options = self.options(target, host)?;
+        let security = Security::of(target, &options);
+        let (first, fallback) = security.modes();
         let open = async {
-            let (mut connection, options) = match (first.connect().await, fallback) {
+            let options = security.with_files(&target.tls, options).await?;
+            self.warnings.configured(&security);
+            let mut options = options.ssl_mode(first);
+            let connected = match (options.connect().await, fallback) {
                 (Err(error), Some(other)) if is_about_tls(&error) => {
-                    (other.connect().await?, other)
+                    options = options.ssl_mode(other);
+                    options.connect().await
                 }
-                (connected, _) => (connected?, first),
+                (connected, _) => connected,
             };
+            let mut connection = connected.map_err(|error| security.explain(error))?;
+            self.warnings.opened(&security, options.get_ssl_mode());
             self.greet(target, &mut connection).await?;
             Ok((connection, options))
         };
@@ -223,16 +235,6 @@ impl Connector {
         host: Option<&Host>,
     ) -> Result<PgConnectOptions, sqlx::Error> {
         let mut options = PgConnectOptions::from_str(&canonical(target, host))?;
-        let tls = &target.tls;
-        options = match tls.root.as_deref() {
-            // None beside the system's, whatever the environment names.
-            Some("system") => options.ssl_root_cert_from_pem(Vec::new()),
-            Some(root) => options.ssl_root_cert(root),
-            None => options,
-        };
-        if let (Some(certificate), Some(key)) = (&tls.certificate, &tls.key) {
-            options = options.ssl_client_cert(certificate).ssl_client_key(key);
-        }
         if let Some(capacity) = target.statement_cache {
             options = options.statement_cache_capacity(capacity);
         }

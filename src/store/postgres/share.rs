@@ -5,7 +5,7 @@ use std::sync::Arc;
 use sqlx::{PgConnection, Row as _};
 use tokio::sync::Mutex;
 
-use super::{classify, line::Line};
+use super::{classify, line::Line, privileges};
 use crate::store::{StoreError, Work};
 
 /// What may be connected at once: by the role, to the database, to the server; and how many
@@ -150,11 +150,12 @@ impl SessionLines {
 /// Plans for `writers` within what the database allows over `connection`.
 ///
 /// # Errors
-/// [`StoreError::Misconfigured`] when it never allows for enough.
+/// [`StoreError::Misconfigured`] when it never allows for enough, or the role lacks a privilege.
 pub(super) async fn plan(
     connection: &mut PgConnection,
     writers: usize,
 ) -> Result<ConnectionPlan, StoreError> {
+    privileges::check(connection).await?;
     let wanted = ConnectionPlan::of(writers);
     let rows = match sqlx::query(LIMITS).persistent(false).fetch_all(connection).await {
         Ok(rows) => rows,

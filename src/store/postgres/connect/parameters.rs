@@ -232,6 +232,10 @@ pub(super) fn mode(value: &str) -> Result<TlsMode, BadUrl> {
     bad(format!("has an unknown sslmode{near}: it is one of {}", names.join(", ")))
 }
 
+pub(super) fn mode_name(mode: TlsMode) -> &'static str {
+    MODES.iter().find(|(_, other)| *other == mode).map_or("", |(name, _)| *name)
+}
+
 fn session(value: &str) -> Result<Session, BadUrl> {
     match value {
         "any" => Ok(Session::Any),

@@ -11,8 +11,8 @@ use tokio::{
 use super::{
     Connector, MAX_SCHEMA_BYTES, Session, Source, canonical,
     source::check_schema,
+    tls::Security,
     url::{BadUrl, Host, Target, Tls, TlsMode},
-    with_tls,
 };
 
 /// A URL, and as it is shown.
@@ -207,19 +207,61 @@ fn a_fallback_for_the_name_of_the_application_is_a_default() {
     }
 }
 
+/// How connecting to the first host begins, and how it goes on if TLS fails.
+fn begun(target: &Target) -> String {
+    let options = PgConnectOptions::new_without_pgpass().host(&target.hosts[0].name);
+    let (first, fallback) = Security::of(target, &options).modes();
+    format!("{first:?} {fallback:?}")
+}
+
+#[test]
+fn a_server_on_another_host_is_verified_unless_the_mode_says_otherwise() {
+    let (here, elsewhere) = ("Prefer Some(Disable)", "VerifyFull None");
+    for (host, default) in [
+        ("localhost", here),
+        ("LOCALHOST", here),
+        ("127.0.0.1", here),
+        ("127.8.9.10", here),
+        ("[::1]", here),
+        ("[::ffff:127.0.0.1]", here),
+        ("%2Frun%2Fpostgresql", "Disable None"),
+        ("db", elsewhere),
+        ("localhost.", elsewhere),
+        ("localhost.example", elsewhere),
+        ("db.localhost", elsewhere),
+        ("127.0.0.1.example", elsewhere),
+        ("127.1", elsewhere),
+        ("0.0.0.0", elsewhere),
+        ("10.0.0.1", elsewhere),
+        ("[::]", elsewhere),
+        ("[fd00::1]", elsewhere),
+        ("[fe80::1%25eth0]", elsewhere),
+        ("[::ffff:10.0.0.1]", elsewhere),
+    ] {
+        let target = read(&format!("postgres://{host}/bots"));
+        assert_eq!(begun(&target), default, "{host}");
+        if !target.hosts[0].is_socket() {
+            let target = read(&format!("postgres://{host}/bots?sslmode=disable"));
+            assert_eq!(begun(&target), "Disable None", "{host}");
+            let target = read(&format!("postgres://{host}/bots?sslmode=require"));
+            assert_eq!(begun(&target), "Require None", "{host}");
+        }
+    }
+}
+
 #[test]
 fn the_mode_and_the_root_of_tls_count_together_wherever_they_are_from() {
     let begin = |url: &str, mode: Option<TlsMode>, root: Option<&str>| {
         let root = root.map(str::to_owned);
         let environment = Tls { mode, root, ..Tls::default() };
         let target = Target::parse(url, &environment).ok()?;
-        let (options, fallback) = with_tls(&target, PgConnectOptions::new_without_pgpass());
-        let fallback = fallback.map(|options| options.get_ssl_mode());
-        Some(format!("{:?} {fallback:?}", options.get_ssl_mode()))
+        Some(begun(&target))
     };
     let (require, ca) = (Some(TlsMode::Require), Some("/ca"));
     for (url, mode, root, begun) in [
-        ("postgres://db", None, None, Some("Prefer Some(Disable)")),
+        ("postgres://db", None, None, Some("VerifyFull None")),
+        ("postgres://db", Some(TlsMode::Prefer), None, Some("Require Some(Disable)")),
+        ("postgres://localhost", None, None, Some("Prefer Some(Disable)")),
         ("postgres://db", Some(TlsMode::Allow), None, Some("Disable Some(Require)")),
         ("postgres://db", Some(TlsMode::VerifyFull), None, Some("VerifyFull None")),
         ("postgres://db", require, None, Some("Require None")),

@@ -65,7 +65,7 @@ impl Host {
 
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Tls {
-    /// None: `prefer`.
+    /// None: `verify-full` for a server on another host, `prefer` for one on this host.
     pub(super) mode: Option<TlsMode>,
     /// A file, or `system`.
     pub(super) root: Option<String>,
