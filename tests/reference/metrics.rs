@@ -3,7 +3,7 @@ use std::{
     time::Duration,
 };
 
-use oncegate::telemetry::Metrics;
+use oncegate::{sockets::Refused, telemetry::Metrics};
 
 use super::{code, head, row};
 use crate::harness::{Fixture, mark, metrics::metrics_page};
@@ -17,6 +17,9 @@ fn rendered() -> String {
     let lane = metrics.lane("event");
     lane.shed();
     metrics.swept("event", 0);
+    metrics.reload.of("tls");
+    metrics.tls.handshakes("grpc", Refused::ALL.map(Refused::name));
+    metrics.tls.valid_until(Some(0));
     metrics.render()
 }
 

@@ -148,6 +148,7 @@ async fn a_ticket_does_not_outlive_the_authority() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[expect(clippy::disallowed_methods, reason = "a certificate expires by the machine's clock")]
 async fn a_ticket_does_not_outlive_the_certificate() {
     let files = Files::new();
     let replica = serve(&files.mutual("required"), &[]).await;
