@@ -37,6 +37,7 @@
 //! 9. A stream that breaks ends no turn or lease that its holder has carried on since.
 
 pub mod admin;
+pub mod auth;
 pub mod backoff;
 pub mod cleanup;
 pub mod cli;

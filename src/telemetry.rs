@@ -6,7 +6,10 @@ mod method;
 mod metrics;
 mod write_health;
 
+/// The target of the audit log: what operators changed, and which calls were refused.
+pub const AUDIT: &str = "oncegate::audit";
+
 pub use logs::{LogFormat, LogThrottle, init_logs};
 pub use method::MethodMetrics;
-pub use metrics::{LaneMetrics, Metrics, ShedMetrics, TurnMetrics};
+pub use metrics::{AuthMetrics, LaneMetrics, Metrics, ShedMetrics, TurnMetrics};
 pub use write_health::{WriteFailure, WriteHealth};

@@ -20,7 +20,7 @@ use quick_cache::{
 };
 
 use crate::{
-    domain::{EventKey, StoredEvent, Timestamp},
+    domain::{EventKey, StoredEvent, Team, Timestamp},
     store::Invalidations,
 };
 
@@ -176,7 +176,7 @@ mod tests {
     }
 
     fn key(team: &str, event: &str) -> EventKey {
-        EventKey { team: team.into(), event: event.into() }
+        EventKey { team: Team::stored(team), event: event.into() }
     }
 
     fn row(expire_micros: i64) -> StoredEvent {

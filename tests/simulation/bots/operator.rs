@@ -67,7 +67,12 @@ impl Bot {
                     } else {
                         Age::Expired
                     };
-                    let scope = Scope { team: None, age, dry_run: false, elected: false };
+                    let scope = Scope {
+                        team: TeamFilter::stored(None),
+                        age,
+                        dry_run: false,
+                        elected: false,
+                    };
                     let until = Instant::now() + CALL_TIMEOUT;
                     drop(replica.cleanup.run(&scope, 1_000, until).await);
                 }
