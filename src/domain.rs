@@ -13,6 +13,7 @@ mod queue;
 mod session;
 mod slack;
 mod stream;
+mod team;
 mod time;
 mod turn;
 
@@ -30,6 +31,7 @@ pub use session::{
 };
 pub use slack::{SlackAction, SlackEvent, SlackFields, Text};
 pub use stream::{ResumedBy, StreamId};
+pub use team::TeamScope;
 pub use time::{Timestamp, Ttl, bounded};
 pub use turn::{
     Attempts, Begin, Begun, Claim, Detail, Finish, FinishAs, Interruption, RenewTurn, TurnId,
