@@ -7,6 +7,7 @@
 //! |---|---|
 //! | [`domain`] | values and rules, no I/O |
 //! | [`rules`] | what is decided, as pure functions over records |
+//! | [`auth`] | who calls, and what it may do |
 //! | [`platform`] | what the payloads of Slack and others name |
 //! | [`store`] | what is needed of a database; PostgreSQL and SQLite |
 //! | [`lane`] | the batching actor between callers and a connection |

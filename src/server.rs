@@ -176,6 +176,7 @@ impl Server {
         }
         tokio::spawn(probe.follow(config.probe_interval, ending.asked.clone()));
 
+        let door = None;
         let under_way = TaskTracker::new();
         let observe = CallMetrics::new(&metrics, config.limits.max_calls, under_way.clone(), door)?;
         let timeout = config.limits.call_timeout;

@@ -4,6 +4,7 @@
 use std::{
     fs::{self, DirBuilder, File, Permissions},
     io,
+    net::SocketAddr,
     ops::Range,
     os::unix::fs::{DirBuilderExt as _, FileTypeExt as _, MetadataExt as _, PermissionsExt as _},
     path::{Path, PathBuf},
@@ -14,6 +15,7 @@ use std::{
 
 use anyhow::{Context as _, bail};
 use rustix::net::sockopt;
+use rustls_pki_types::CertificateDer;
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::{TcpListener, TcpStream, UnixListener, UnixStream},
@@ -174,9 +176,23 @@ enum Stream {
     Unix(UnixStream, AnyAuthority),
 }
 
+/// What the server knows of the other end of a connection, from the connection itself.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct PeerIdentity {
+    /// Over TCP: the address from which the peer connected.
+    pub address: Option<SocketAddr>,
+    /// Over a Unix socket: the user that the peer ran as when it connected.
+    pub uid: Option<u32>,
+    /// The peer's own certificate, verified at the handshake.
+    pub certificate: Option<CertificateDer<'static>>,
+    /// Whether the connection uses TLS.
+    pub encrypted: bool,
+}
+
 /// One connection, on the runtime that serves it.
 pub struct Peer {
     stream: Stream,
+    identity: PeerIdentity,
     /// What is still to come of the preface, in bytes, and until when: nobody
     /// pings a peer that has not sent it.
     preface: Option<(usize, Pin<Box<Sleep>>)>,
@@ -206,16 +222,27 @@ impl Peer {
     /// When the system does not let the runtime have it.
     pub fn new(socket: Socket, limits: &LimitConfig) -> io::Result<Self> {
         let preface = limits.preface_timeout;
+        let mut identity = PeerIdentity::default();
         let stream = match socket {
             Socket::Tcp(stream) => {
                 close_if_mute(&stream, limits)?;
+                identity.address = Some(stream.peer_addr()?);
                 Stream::Tcp(TcpStream::from_std(stream)?)
             }
             Socket::Unix(stream) => {
-                Stream::Unix(UnixStream::from_std(stream)?, AnyAuthority::new())
+                let stream = UnixStream::from_std(stream)?;
+                identity.uid = Some(stream.peer_cred()?.uid());
+                Stream::Unix(stream, AnyAuthority::new())
             }
         };
-        Ok(Self { stream, preface: Some((PREFACE.len(), Box::pin(tokio::time::sleep(preface)))) })
+        let preface = Some((PREFACE.len(), Box::pin(tokio::time::sleep(preface))));
+        Ok(Self { stream, identity, preface })
+    }
+
+    /// Who is at the other end.
+    #[must_use]
+    pub fn identity(&self) -> &PeerIdentity {
+        &self.identity
     }
 }
 

@@ -20,7 +20,7 @@ use quick_cache::{
 };
 
 use crate::{
-    domain::{EventKey, StoredEvent, Team, Timestamp},
+    domain::{EventKey, StoredEvent, Timestamp},
     store::Invalidations,
 };
 
@@ -147,6 +147,7 @@ mod tests {
     use super::*;
     use crate::domain::ProcessedBy;
     use crate::domain::RequestId;
+    use crate::domain::Team;
 
     const MAX_AGE: Duration = Duration::from_millis(1);
 

@@ -98,7 +98,8 @@ impl AdminService for Administration {
             caller.read(|teams| convert::force_release(teams, request.into_inner()))?;
         call::team(&key.team);
         let release_and_look = async {
-            let released = self.admin.force_release(key.clone(), claimed.by(caller.principal())).await?;
+            let released =
+                self.admin.force_release(key.clone(), claimed.by(caller.principal())).await?;
             let session = self.session(key).await.map_err(CallError::after_change)?;
             Ok::<_, CallError>((released, session))
         };
@@ -111,8 +112,7 @@ impl AdminService for Administration {
         request: Request<pb::CloseSessionRequest>,
     ) -> Result<Response<pb::CloseSessionResponse>, Status> {
         let (caller, deadline) = (Caller::current()?, self.deadline(&request));
-        let (key, claimed) =
-            caller.read(|teams| convert::close(teams, request.into_inner()))?;
+        let (key, claimed) = caller.read(|teams| convert::close(teams, request.into_inner()))?;
         call::team(&key.team);
         let closed = deadline.bound(self.admin.close(key, claimed.by(caller.principal()))).await?;
         Ok(Response::new(pb::CloseSessionResponse { closed }))
@@ -123,10 +123,10 @@ impl AdminService for Administration {
         request: Request<pb::ForgetEventRequest>,
     ) -> Result<Response<pb::ForgetEventResponse>, Status> {
         let (caller, deadline) = (Caller::current()?, self.deadline(&request));
-        let (key, claimed) =
-            caller.read(|teams| convert::forget(teams, request.into_inner()))?;
+        let (key, claimed) = caller.read(|teams| convert::forget(teams, request.into_inner()))?;
         call::team(&key.team);
-        let forgotten = deadline.bound(self.admin.forget(key.clone(), claimed.by(caller.principal()))).await?;
+        let forgotten =
+            deadline.bound(self.admin.forget(key.clone(), claimed.by(caller.principal()))).await?;
         let event = convert::event(key, forgotten.ok_or(Problem::NotFound("event"))?);
         Ok(Response::new(pb::ForgetEventResponse { event: Some(event) }))
     }

@@ -175,11 +175,11 @@ impl Caller {
 
     /// The events of a stream for `team`, which end with an error when the caller may no longer
     /// use that.
-    pub(super) fn events_while_allowed<T>(
+    pub(super) fn events_while_allowed<T, S: Stream<Item = Result<T, Status>>>(
         &self,
         team: &Team,
-        events: impl Stream<Item = Result<T, Status>>,
-    ) -> impl Stream<Item = Result<T, Status>> {
+        events: S,
+    ) -> impl Stream<Item = Result<T, Status>> + use<T, S> {
         let Some(known) = &self.known else { return Either::Left(events) };
         let denied = known.denied(self.peer.clone(), team.clone()).boxed().shared();
         let last = denied.clone();

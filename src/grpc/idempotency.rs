@@ -149,7 +149,7 @@ impl IdempotencyService for Idempotency {
         let team = key.team.clone();
         let events = events.into_stream().map(move |event| {
             if !matches!(event, Ok(StreamEvent::Queued(_))) {
-                waiting = None;
+                drop(waiting.take());
             }
             event
                 .map(|event| convert::hold_event(&key, event, arrived))
@@ -202,9 +202,8 @@ impl IdempotencyService for Idempotency {
     ) -> Result<Response<pb::CleanupResponse>, Status> {
         let (caller, deadline) = (Caller::current()?, self.deadline(&request));
         let (scope, limit) = caller.read(|teams| convert::cleanup(teams, request.into_inner()))?;
-        let cleaned = deadline
-            .bound(self.cleanup.run(&scope, limit, Instant::now() + deadline.half()))
-            .await;
+        let cleaned =
+            deadline.bound(self.cleanup.run(&scope, limit, Instant::now() + deadline.half())).await;
         audit(&caller, &scope, cleaned.as_ref().ok());
         let cleaned = cleaned?;
         Ok(Response::new(convert::cleanup_response(cleaned)))

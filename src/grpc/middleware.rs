@@ -94,6 +94,14 @@ pub struct Connection {
 /// A call, the length of its metadata, and its caller.
 type Begun = (Call, usize, Option<Arc<Caller>>);
 
+impl Connection {
+    /// A connection of `peer`.
+    #[must_use]
+    pub fn of(peer: PeerIdentity) -> Self {
+        Self { peer, ..Self::default() }
+    }
+}
+
 struct Shared {
     methods: HashMap<String, Method>,
     unknown: Method,

@@ -97,7 +97,7 @@ impl TurnService for TurnCalls {
         let team = key.team.clone();
         let events = events.into_stream().map(move |event| {
             if !matches!(event, Ok(StreamEvent::Queued(_))) {
-                waiting = None;
+                drop(waiting.take());
             }
             event
                 .map(|event| convert::run_event(&key, event, arrived))

@@ -245,7 +245,7 @@ impl Connections {
     async fn answer(self, arrival: Accepted, http: Builder<TokioExecutor>, gate: GrpcService) {
         let Accepted { socket, slot: _slot } = arrival;
         let Ok(peer) = Peer::new(socket, &self.limits) else { return };
-        let connection = Arc::<Connection>::default();
+        let connection = Arc::new(Connection::of(peer.identity().clone()));
         let gate = gate.on(Arc::clone(&connection));
         let answering = service_fn(move |request| gate.answer(request));
         let mut serving = pin!(http.serve_connection(TokioIo::new(peer), answering));

@@ -14,7 +14,7 @@ use tokio::{
 };
 use tokio_util::sync::{CancellationToken, DropGuard};
 
-use super::{StreamCaller, SessionError};
+use super::{SessionError, StreamCaller};
 
 /// How long a request may look for a grant that has just come, and keep its place otherwise, once
 /// the server ends the connection.

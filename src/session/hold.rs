@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::{
-    AcquireOutcome, StreamCaller, Measured, SessionError, Sessions,
+    AcquireOutcome, Measured, SessionError, Sessions, StreamCaller,
     events::{EventSender, Events, StreamEvent},
     keeper::{Keeper, Renewable},
     lane_ops::SessionCall,

@@ -14,7 +14,9 @@ use tokio::{
 use super::{Turn, TurnOutcome, Turns};
 use crate::{
     domain::{Begin, EventRow, Finish, FinishAs, Interruption, RenewTurn, StreamId},
-    session::{StreamCaller, Concern, EventSender, Events, Keeper, Renewable, SessionError, StreamEvent},
+    session::{
+        Concern, EventSender, Events, Keeper, Renewable, SessionError, StreamCaller, StreamEvent,
+    },
 };
 
 /// An event of a stream that waits for a turn and keeps it.

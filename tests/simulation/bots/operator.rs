@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use oncegate::{
     admin::Author,
+    domain::TeamFilter,
     store::{Age, Scope},
 };
 use tokio::time::{Instant, timeout};
@@ -27,7 +28,7 @@ enum Repair {
 impl Bot {
     pub(super) async fn operate(&mut self) {
         let (sent, replica) = self.sends();
-        let author = Author { actor: self.name.clone(), reason: String::new() };
+        let author = Author { principal: None, actor: self.name.clone(), reason: String::new() };
         let on = self.chance.below(SESSIONS);
         let key = session(on);
         let repair = match self.chance.below(6) {
