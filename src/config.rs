@@ -227,6 +227,18 @@ pub struct ServeConfig {
     /// disabled
     #[arg(long, env = "ONCEGATE_METRICS_LISTEN")]
     pub metrics_listen: Option<SocketAddr>,
+    /// TOML file of the principals that may call: their roles, teams and credentials;
+    /// read again when it changes; unset: every caller may do everything
+    #[arg(long, env = "ONCEGATE_AUTH", value_name = "FILE")]
+    pub auth: Option<PathBuf>,
+    /// Serve other machines without TLS or authentication; logged at every start
+    #[arg(long, env = "ONCEGATE_INSECURE")]
+    pub insecure: bool,
+    /// Interval at which certificates and other files are checked for changes; SIGHUP
+    /// checks them at once
+    #[arg(long, env = "ONCEGATE_RELOAD_INTERVAL", default_value = "10s",
+        value_parser = span)]
+    pub reload_interval: Duration,
     /// Migrate the schema at startup; otherwise only check it
     #[arg(long, env = "ONCEGATE_MIGRATE", default_value_t = true, action = ArgAction::Set,
         value_name = "BOOL")]
@@ -326,6 +338,7 @@ impl ServeConfig {
             ("keepalive-timeout", limits.keepalive_timeout),
             ("sweep-interval", self.sweep_interval),
             ("probe-interval", self.probe_interval),
+            ("reload-interval", self.reload_interval),
             ("known-max-age", known.known_max_age),
         ] {
             ensure!(

@@ -28,18 +28,21 @@ use crate::{
     turn::Turns,
 };
 
+mod auth;
 mod drain;
 mod files;
 mod http;
 mod latest;
 mod open;
 mod probe;
+mod reload;
 mod workers;
 
 use drain::{Drain, FinishAs};
 use open::{Opened, close, open};
 pub use open::{describe, fence, migrate, raise_fence};
 use probe::{Health, Probe};
+pub use reload::{Contents, Reloader};
 use workers::{Connections, Workers};
 
 /// Files that are open for other ends than connections and the store, with room
@@ -89,6 +92,7 @@ impl Front {
 pub struct Server {
     addresses: Vec<Address>,
     metrics_address: Option<SocketAddr>,
+    reloader: Reloader,
     ending: FinishAs,
     drained: JoinHandle<()>,
 }
@@ -176,7 +180,13 @@ impl Server {
         }
         tokio::spawn(probe.follow(config.probe_interval, ending.asked.clone()));
 
-        let door = None;
+        let reloader = Reloader::new(config.reload_interval, metrics.reload.clone(), ended.clone());
+        let door = match &config.auth {
+            Some(file) => {
+                Some(auth::follow(file.clone(), config.insecure, &reloader, &metrics).await?)
+            }
+            None => None,
+        };
         let under_way = TaskTracker::new();
         let observe = CallMetrics::new(&metrics, config.limits.max_calls, under_way.clone(), door)?;
         let timeout = config.limits.call_timeout;
@@ -222,7 +232,7 @@ impl Server {
             drop(workers);
             ended.cancel();
         });
-        Ok(Self { addresses, metrics_address, ending, drained })
+        Ok(Self { addresses, metrics_address, reloader, ending, drained })
     }
 
     /// Where it listens, with the port that the system chose: the first address.
@@ -244,6 +254,12 @@ impl Server {
     #[must_use]
     pub fn metrics_address(&self) -> Option<SocketAddr> {
         self.metrics_address
+    }
+
+    /// What reads certificates and other files again.
+    #[must_use]
+    pub fn reloader(&self) -> Reloader {
+        self.reloader.clone()
     }
 
     /// Ends the time in which a server that is to stop goes on serving.

@@ -4,6 +4,7 @@ pub mod call;
 mod logs;
 mod method;
 mod metrics;
+mod reload;
 mod write_health;
 
 /// The target of the audit log: what operators changed, and which calls were refused.
@@ -12,4 +13,5 @@ pub const AUDIT: &str = "oncegate::audit";
 pub use logs::{LogFormat, LogThrottle, init_logs};
 pub use method::MethodMetrics;
 pub use metrics::{AuthMetrics, LaneMetrics, Metrics, ShedMetrics, TurnMetrics};
+pub use reload::{FileMetrics, ReloadMetrics};
 pub use write_health::{WriteFailure, WriteHealth};

@@ -22,7 +22,7 @@ use prometheus_client::{
 };
 
 use super::{
-    WriteHealth,
+    ReloadMetrics, WriteHealth,
     method::{MethodFamilies, MethodMetrics},
 };
 
@@ -106,6 +106,8 @@ pub struct Metrics {
     pub shed: ShedMetrics,
     /// Callers that are authenticated, and those that are refused.
     pub auth: AuthMetrics,
+    /// Files that are read again while the server runs.
+    pub reload: ReloadMetrics,
 }
 
 /// Callers that are authenticated, and those that are refused. Cheap to clone.
@@ -255,6 +257,7 @@ impl Metrics {
             connections: Gauge::default(),
             shed: ShedMetrics::of(&sheds),
             auth: AuthMetrics::default(),
+            reload: ReloadMetrics::default(),
         };
 
         let r = registry.sub_registry_with_prefix("oncegate");
@@ -316,6 +319,8 @@ impl Metrics {
             "Calls of authenticated callers, by principal",
             metrics.auth.calls.clone(),
         );
+
+        metrics.reload.register(r);
 
         metrics.registry = Arc::new(registry);
         metrics

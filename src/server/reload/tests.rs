@@ -1,0 +1,242 @@
+use std::{
+    fs::OpenOptions, io::Write as _, os::unix::fs::symlink, process::Command, sync::Mutex,
+    time::Instant,
+};
+
+use tempfile::TempDir;
+
+use super::*;
+
+fn paths(of: &[&Path]) -> impl Fn(&Contents) -> Vec<PathBuf> + Send + Sync + 'static {
+    let paths: Vec<_> = of.iter().map(|path| path.to_path_buf()).collect();
+    move |_| paths.clone()
+}
+
+/// One file, and what of it is in use.
+struct One {
+    _directory: TempDir,
+    path: PathBuf,
+    in_use: Arc<Mutex<Vec<u8>>>,
+    metrics: FileMetrics,
+}
+
+type Apply = Box<dyn FnMut(&Contents) -> anyhow::Result<()> + Send>;
+
+impl One {
+    /// A file of which only what begins with `good` can be used.
+    fn new() -> (Self, FileSet<Apply>) {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("file");
+        fs::write(&path, "good 1").unwrap();
+        let metrics = ReloadMetrics::default().of("test");
+        let in_use = Arc::<Mutex<Vec<u8>>>::default();
+        let (to, of) = (Arc::clone(&in_use), path.clone());
+        let apply: Apply = Box::new(move |contents| {
+            let bytes = contents.get(&of)?;
+            ensure!(bytes.starts_with(b"good"), "not good");
+            *to.lock().unwrap() = bytes.to_vec();
+            Ok(())
+        });
+        let contents = read_set(&paths(&[&path])).unwrap().unwrap();
+        let set = FileSet::start("test", apply, metrics.clone(), &contents).unwrap();
+        (Self { _directory: directory, path, in_use, metrics }, set)
+    }
+
+    fn look(&self, set: &mut FileSet<Apply>) {
+        set.follow(read_set(&paths(&[&self.path])));
+    }
+
+    fn seen(&self) -> (String, u64, u64, i64) {
+        let in_use = String::from_utf8(self.in_use.lock().unwrap().clone()).unwrap();
+        let FileMetrics { applied, failed, stale } = &self.metrics;
+        (in_use, applied.get(), failed.get(), stale.get())
+    }
+}
+
+#[test]
+fn a_changed_file_is_used_and_a_bad_one_is_reported_once() {
+    let (one, mut set) = One::new();
+    one.look(&mut set);
+    assert_eq!(one.seen(), ("good 1".into(), 0, 0, 0));
+    fs::write(&one.path, "good 2").unwrap();
+    one.look(&mut set);
+    one.look(&mut set);
+    assert_eq!(one.seen(), ("good 2".into(), 1, 0, 0));
+    fs::write(&one.path, "bad").unwrap();
+    one.look(&mut set);
+    one.look(&mut set);
+    assert_eq!(one.seen(), ("good 2".into(), 1, 1, 1));
+    fs::write(&one.path, "worse").unwrap();
+    one.look(&mut set);
+    assert_eq!(one.seen(), ("good 2".into(), 1, 2, 1));
+    // What is in use is good, so it is not applied again.
+    fs::write(&one.path, "good 2").unwrap();
+    one.look(&mut set);
+    assert_eq!(one.seen(), ("good 2".into(), 1, 2, 0));
+    fs::write(&one.path, "bad").unwrap();
+    one.look(&mut set);
+    fs::write(&one.path, "good 3").unwrap();
+    one.look(&mut set);
+    assert_eq!(one.seen(), ("good 3".into(), 2, 3, 0));
+}
+
+#[test]
+fn what_is_no_small_regular_file_changes_nothing_and_holds_nothing_up() {
+    let (one, mut set) = One::new();
+    let replace = |how: &dyn Fn(&Path)| {
+        let _ = fs::remove_file(&one.path);
+        let _ = fs::remove_dir(&one.path);
+        how(&one.path);
+    };
+    let began = Instant::now();
+    let make_pipe =
+        |path: &Path| assert!(Command::new("mkfifo").arg(path).status().unwrap().success());
+    let make_large = |path: &Path| File::create(path).unwrap().set_len(100 << 20).unwrap();
+    let one_byte_too_many = |path: &Path| {
+        File::create(path).unwrap().set_len(MAX_FILE_BYTES + 1).unwrap();
+    };
+    let cases: [(&str, &dyn Fn(&Path)); 7] = [
+        ("not a regular file", &make_pipe),
+        ("not a regular file", &|path| fs::create_dir(path).unwrap()),
+        ("larger than 1024 KiB", &make_large),
+        ("larger than 1024 KiB", &one_byte_too_many),
+        ("No such file", &|_| {}),
+        ("not good", &|path| fs::write(path, "").unwrap()),
+        ("No such device", &|path| {
+            std::os::unix::net::UnixListener::bind(path).unwrap();
+        }),
+    ];
+    for (expected, how) in cases {
+        replace(how);
+        let why = match read_set(&paths(&[&one.path])) {
+            Err(error) => format!("{error:#}"),
+            Ok(_) => "not good".to_owned(),
+        };
+        assert!(why.contains(expected), "{why}");
+        one.look(&mut set);
+        let (in_use, applied, _, stale) = one.seen();
+        assert_eq!((in_use.as_str(), applied, stale), ("good 1", 0, 1), "{expected}");
+    }
+    assert!(began.elapsed() < READ_TIMEOUT, "{:?}", began.elapsed());
+    replace(&|path| fs::write(path, "good 2").unwrap());
+    one.look(&mut set);
+    let (in_use, applied, _, stale) = one.seen();
+    assert_eq!((in_use.as_str(), applied, stale), ("good 2", 1, 0));
+}
+
+#[test]
+fn a_set_that_changes_while_it_is_read_is_not_used() {
+    let directory = tempfile::tempdir().unwrap();
+    let [first, second] = ["first", "second"].map(|name| directory.path().join(name));
+    fs::write(&first, "1").unwrap();
+    fs::write(&second, "1").unwrap();
+    // The first file changes between the reading of both.
+    let files = |contents: &Contents| {
+        if contents.get(&first).is_ok() && contents.get(&second).is_err() {
+            fs::write(&first, "22").unwrap();
+        }
+        let both = [first.clone(), second.clone()];
+        both.into_iter().take(1 + usize::from(contents.get(&first).is_ok())).collect()
+    };
+    assert!(read_set(&files).unwrap().is_none());
+    let contents = read_set(&paths(&[&first, &second])).unwrap().unwrap();
+    assert_eq!(contents.get(&first).unwrap(), b"22");
+    assert!(contents.get(Path::new("third")).is_err());
+}
+
+#[test]
+fn a_volume_of_kubernetes_is_read_as_one() {
+    let directory = tempfile::tempdir().unwrap();
+    let volume = directory.path();
+    for version in ["..1", "..2"] {
+        fs::create_dir(volume.join(version)).unwrap();
+        fs::write(volume.join(version).join("tls.crt"), format!("certificate {version}")).unwrap();
+        fs::write(volume.join(version).join("tls.key"), format!("key {version}")).unwrap();
+    }
+    symlink("..1", volume.join("..data")).unwrap();
+    let [certificate, key] = ["tls.crt", "tls.key"].map(|name| {
+        symlink(Path::new("..data").join(name), volume.join(name)).unwrap();
+        volume.join(name)
+    });
+    let swap = || {
+        symlink("..2", volume.join("..new")).unwrap();
+        fs::rename(volume.join("..new"), volume.join("..data")).unwrap();
+        fs::remove_dir_all(volume.join("..1")).unwrap();
+    };
+    let swapped = Mutex::new(false);
+    let files = |contents: &Contents| {
+        if contents.get(&certificate).is_err() {
+            return vec![certificate.clone()];
+        }
+        if contents.get(&key).is_err() && !std::mem::replace(&mut *swapped.lock().unwrap(), true) {
+            swap();
+        }
+        vec![certificate.clone(), key.clone()]
+    };
+    // The old certificate and the new key.
+    assert!(read_set(&files).unwrap().is_none());
+    let contents = read_set(&files).unwrap().unwrap();
+    assert_eq!(contents.get(&certificate).unwrap(), b"certificate ..2");
+    assert_eq!(contents.get(&key).unwrap(), b"key ..2");
+}
+
+#[test]
+fn a_file_names_others_but_not_without_end() {
+    let directory = tempfile::tempdir().unwrap();
+    let at = |number: usize| directory.path().join(number.to_string());
+    for number in 0..=MAX_FILES {
+        fs::write(at(number), number.to_string()).unwrap();
+    }
+    let chain = |most: usize| {
+        move |contents: &Contents| (0..=contents.0.len().min(most - 1)).map(at).collect()
+    };
+    let contents = read_set(&chain(3)).unwrap().unwrap();
+    assert_eq!(contents.0.len(), 3);
+    let why = read_set(&chain(usize::MAX)).err().unwrap().to_string();
+    assert_eq!(why, "more than 64 files");
+}
+
+#[tokio::test]
+async fn a_request_reads_at_once_and_the_first_reading_must_succeed() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("file");
+    let stop = CancellationToken::new();
+    let reloader = Reloader::new(Duration::from_hours(1), ReloadMetrics::default(), stop.clone());
+    let missing = reloader.watch("test", paths(&[&path]), |_| Ok(())).await.unwrap_err();
+    assert!(format!("{missing:#}").contains("No such file"), "{missing:#}");
+    OpenOptions::new().create_new(true).write(true).open(&path).unwrap().write_all(b"1").unwrap();
+    let (seen, mut sees) = watch::channel(Vec::new());
+    let of = path.clone();
+    let apply = move |contents: &Contents| {
+        seen.send_replace(contents.get(&of)?.to_vec());
+        Ok(())
+    };
+    reloader.watch("test", paths(&[&path]), apply).await.unwrap();
+    assert_eq!(*sees.borrow_and_update(), b"1");
+    fs::write(&path, "2").unwrap();
+    reloader.reload();
+    sees.changed().await.unwrap();
+    assert_eq!(*sees.borrow_and_update(), b"2");
+    // The task ends, and what it held with it.
+    stop.cancel();
+    assert!(sees.changed().await.is_err());
+}
+
+#[tokio::test]
+async fn a_poll_finds_a_change() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("file");
+    fs::write(&path, "1").unwrap();
+    let (interval, metrics) = (Duration::from_millis(5), ReloadMetrics::default());
+    let reloader = Reloader::new(interval, metrics.clone(), CancellationToken::new());
+    let (seen, mut sees) = watch::channel(Vec::new());
+    let of = path.clone();
+    let apply = move |contents: &Contents| {
+        seen.send_replace(contents.get(&of)?.to_vec());
+        Ok(())
+    };
+    reloader.watch("test", paths(&[&path]), apply).await.unwrap();
+    fs::write(&path, "2").unwrap();
+    sees.wait_for(|seen| seen == b"2").await.unwrap();
+    assert_eq!(metrics.of("test").stale.get(), 0);
+}
