@@ -30,20 +30,20 @@ async fn only_a_whole_bearer_token_counts() {
     for values in bad {
         let metadata: Vec<_> = values.iter().map(|value| ("authorization", *value)).collect();
         let mut call = raw.begin(path, &metadata).await;
-        call.send(framed(&[]), true);
+        call.send(framed(&()), true);
         is_unauthenticated(&call.status().await);
     }
     for bad in
         [format!("{good} "), format!("{good}\t"), format!("Bearer  {token}"), format!("{good},x")]
     {
         let mut call = raw.begin(path, &[("authorization", bad.as_str())]).await;
-        call.send(framed(&[]), true);
+        call.send(framed(&()), true);
         // HTTP may have cut the spaces at its ends off.
         let status = call.status().await;
         assert!(matches!(status.code(), Code::Unauthenticated | Code::InvalidArgument), "{bad:?}");
     }
     let mut call = raw.begin(path, &[("authorization", good.as_str())]).await;
-    call.send(framed(&[]), true);
+    call.send(framed(&()), true);
     assert_eq!(call.status().await.code(), Code::InvalidArgument);
 }
 
@@ -55,7 +55,7 @@ async fn a_connection_with_many_refusals_in_a_row_is_closed() {
     let mut raw = Raw::connect(server.address()).await;
     let mut refused = 0;
     while let Some(mut call) = raw.try_begin(path, &[]).await {
-        call.send(framed(&[]), true);
+        call.send(framed(&()), true);
         let status = call.status().await;
         if status.code() != Code::Unauthenticated {
             break;

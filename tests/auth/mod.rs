@@ -8,7 +8,7 @@ use oncegate::{
     grpc::pb,
     store::Clock,
 };
-use prost_reflect::{DescriptorPool, DynamicMessage, MethodDescriptor, prost::Message as _};
+use prost_reflect::{DescriptorPool, DynamicMessage, MethodDescriptor};
 use tempfile::TempDir;
 use tonic::{Code, Request, Status};
 use tonic_types::StatusExt as _;
@@ -107,7 +107,7 @@ async fn call(
     let metadata: Vec<_> =
         authorization.map(|value| ("authorization", value)).into_iter().collect();
     let mut call = raw.begin(path, &metadata).await;
-    call.send(framed(&message.encode_to_vec()), true);
+    call.send(framed(message), true);
     call.status().await
 }
 

@@ -60,7 +60,7 @@ async fn health_is_for_everybody_and_reflection_is_not() {
         let metadata: Vec<_> =
             authorization.map(|value| ("authorization", value)).into_iter().collect();
         let mut call = raw.begin("/grpc.health.v1.Health/Check", &metadata).await;
-        call.send(framed(&[]), true);
+        call.send(framed(&()), true);
         assert_eq!(call.status().await.code(), Code::Ok, "{authorization:?}");
     }
     for version in ["v1", "v1alpha"] {
@@ -68,11 +68,11 @@ async fn health_is_for_everybody_and_reflection_is_not() {
         for (token, code) in [(&probe, Code::PermissionDenied), (&reader, Code::Ok)] {
             let authorization = format!("Bearer {token}");
             let mut call = raw.begin(&path, &[("authorization", authorization.as_str())]).await;
-            call.send(framed(&[]), true);
+            call.send(framed(&()), true);
             assert_eq!(call.status().await.code(), code, "{path}");
         }
     }
     let mut call = raw.begin("/oncegate.v1.NoService/None", &[]).await;
-    call.send(framed(&[]), true);
+    call.send(framed(&()), true);
     is_unauthenticated(&call.status().await);
 }
