@@ -2,27 +2,26 @@
 //! connection for scans, so that a list of everything delays no change, and no statement that finds
 //! its row by the key.
 
+use std::sync::Arc;
+
 use tokio::runtime::Handle;
 
 use crate::{
-    domain::{EventKey, EventRow, SessionKey, SessionRow, split_consumer},
+    domain::{EventKey, EventRow, SessionKey, SessionRow, TeamFilter, split_consumer},
     lane::{CallError, Executes, Lane, Op},
     session::{Sessions, Streams},
     store::{Connection, Counts, EventFilter, Events, Page, Store, StoreError, Verdict, Work},
-    telemetry::{self, Metrics, call::CallTrace},
+    telemetry::{self, AUDIT, Metrics, call::CallTrace},
 };
 
 /// How many questions, and how many changes, may queue.
 const QUEUE: usize = 64;
 
-/// The target under which changes by operators are logged.
-const AUDIT: &str = "oncegate::audit";
-
 /// Something that is asked.
 enum AdminRead {
     Sessions(Page, Option<bool>),
     Events(Page, EventFilter),
-    Count(Option<String>),
+    Count(TeamFilter),
 }
 
 #[derive(Clone)]
@@ -67,7 +66,7 @@ impl<S: Connection> Executes<AdminRead> for S {
                 AdminRead::Events(page, filter) => {
                     Answer::Events(self.list_events(page, filter).await?)
                 }
-                AdminRead::Count(team) => Answer::Counted(self.count(team.as_deref()).await?),
+                AdminRead::Count(team) => Answer::Counted(self.count(team.team()).await?),
             }));
         }
         Ok(answers)
@@ -77,7 +76,9 @@ impl<S: Connection> Executes<AdminRead> for S {
 /// Who asks for a change, and why.
 #[derive(Debug, Clone)]
 pub struct Author {
-    /// Who.
+    /// The principal that was authenticated; none where the server has no `--auth`.
+    pub principal: Option<Arc<str>>,
+    /// Who it says that it acts for.
     pub actor: String,
     /// Why; empty where they did not say.
     pub reason: String,
@@ -193,9 +194,10 @@ impl OperatorChange {
             What::BindEpic(_, epic) => epic.as_deref(),
             _ => None,
         };
-        let Author { actor, reason } = &self.author;
+        let Author { principal, actor, reason } = &self.author;
+        let (team, principal) = (team.as_str(), principal.as_deref());
         telemetry::call::log(self.call.as_ref(), || {
-            tracing::info!(target: AUDIT, team, id, consumer, epic, actor, reason, outcome, "{change}");
+            tracing::info!(target: AUDIT, team, id, consumer, epic, principal, actor, reason, outcome, "{change}");
         });
     }
 }
@@ -272,7 +274,7 @@ impl Admin {
     ///
     /// # Errors
     /// [`CallError`].
-    pub async fn count(&self, team: Option<String>) -> Result<Counts, CallError> {
+    pub async fn count(&self, team: TeamFilter) -> Result<Counts, CallError> {
         match self.questions.call(AdminRead::Count(team)).await? {
             Answer::Counted(counts) => Ok(counts),
             Answer::Sessions(_) | Answer::Events(_) => Err(mixed_up()),

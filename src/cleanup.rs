@@ -6,6 +6,7 @@ use tokio::{runtime::Handle, time::Instant};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
+    domain::TeamFilter,
     lane::{CallError, Executes, Lane, Op},
     store::{Age, Connection, Kind, Scope, Store, StoreError, Sweep, Swept, Verdict, Work},
     telemetry::Metrics,
@@ -160,7 +161,12 @@ impl Cleanup {
         interval: Duration,
         stop: CancellationToken,
     ) {
-        let scope = Scope { team: None, age: Age::Expired, dry_run: false, elected: true };
+        let scope = Scope {
+            team: TeamFilter::stored(None),
+            age: Age::Expired,
+            dry_run: false,
+            elected: true,
+        };
         // Replicas that start together do not sweep together.
         let mut next = Instant::now() + interval.mul_f64(rand::random_range(0.0..1.0));
         while stop.run_until_cancelled(tokio::time::sleep_until(next)).await.is_some() {

@@ -24,6 +24,7 @@ mod lease;
 mod mark;
 mod serve;
 mod server_info;
+mod token;
 mod turns;
 
 use client::ClientArgs;
@@ -126,6 +127,9 @@ enum Command {
     Health(health::Args),
     /// Show the version, limits and features of a server
     ServerInfo(server_info::Args),
+    /// Make tokens for the `--auth` file
+    #[command(subcommand)]
+    Token(token::Command),
 }
 
 impl Cli {
@@ -166,6 +170,7 @@ impl Cli {
                 Command::Cleanup(args) => cleanup::run(args).await,
                 Command::Health(args) => health::run(args).await,
                 Command::ServerInfo(args) => server_info::run(args).await,
+                Command::Token(command) => token::run(&command),
             };
             exit.map(ExitCode::from)
         })

@@ -233,6 +233,10 @@ pub struct ServeConfig {
     /// and gRPC health; without TLS unless --ops-tls is set; unset: disabled
     #[arg(long, env = "ONCEGATE_OPS_LISTEN")]
     pub ops_listen: Option<SocketAddr>,
+    /// TOML file of the principals that may call: their roles, teams and credentials;
+    /// read again when it changes; unset: every caller may do everything
+    #[arg(long, env = "ONCEGATE_AUTH", value_name = "FILE")]
+    pub auth: Option<PathBuf>,
     /// Serve other machines without TLS or authentication; logged at every start
     #[arg(long, env = "ONCEGATE_INSECURE")]
     pub insecure: bool,

@@ -13,6 +13,7 @@ mod queue;
 mod session;
 mod slack;
 mod stream;
+mod team;
 mod time;
 mod turn;
 
@@ -21,7 +22,7 @@ pub use event::{
     Delivered, EventRow, KeySet, Mark, MarkOutcome, PayloadDigest, ProcessedBy, RequestId,
     StoredEvent,
 };
-pub use invalid::Invalid;
+pub use invalid::{Fault, Invalid};
 pub use key::{EventKey, Field, Id, SessionKey, is_stored_id, split_consumer};
 pub use queue::{Enqueue, Enqueued};
 pub use session::{
@@ -30,6 +31,7 @@ pub use session::{
 };
 pub use slack::{SlackAction, SlackEvent, SlackFields, Text};
 pub use stream::{ResumedBy, StreamId};
+pub use team::{Team, TeamFilter, TeamScope};
 pub use time::{Timestamp, Ttl, bounded};
 pub use turn::{
     Attempts, Begin, Begun, Claim, Detail, Finish, FinishAs, Interruption, RenewTurn, TurnId,

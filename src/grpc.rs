@@ -5,12 +5,15 @@
 //! and the composition root, and in the commands that call a server; nothing
 //! below knows them.
 
+mod access;
 mod admin;
 mod alive;
 mod arriving;
+mod caller;
 pub mod codec;
 mod convert;
 mod deadline;
+mod door;
 mod idempotency;
 mod middleware;
 mod reason;
@@ -21,6 +24,7 @@ mod web;
 
 pub use admin::Administration;
 pub use arriving::HalfOpen;
+pub use door::Door;
 pub use idempotency::Idempotency;
 pub use middleware::{CallMetrics, Connection, GrpcService};
 pub use server_info::ServerInfo;

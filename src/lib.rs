@@ -7,6 +7,7 @@
 //! |---|---|
 //! | [`domain`] | values and rules, no I/O |
 //! | [`rules`] | what is decided, as pure functions over records |
+//! | [`auth`] | who calls, and what it may do |
 //! | [`platform`] | what the payloads of Slack and others name |
 //! | [`store`] | what is needed of a database; PostgreSQL and SQLite |
 //! | [`lane`] | the batching actor between callers and a connection |
@@ -37,6 +38,7 @@
 //! 9. A stream that breaks ends no turn or lease that its holder has carried on since.
 
 pub mod admin;
+pub mod auth;
 pub mod backoff;
 pub mod cleanup;
 pub mod cli;

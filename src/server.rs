@@ -28,6 +28,7 @@ use crate::{
     turn::Turns,
 };
 
+mod auth;
 mod certificates;
 mod drain;
 mod files;
@@ -192,8 +193,14 @@ impl Server {
         }
         tokio::spawn(probe.follow(config.probe_interval, ending.asked.clone()));
 
+        let door = match &config.auth {
+            Some(file) => {
+                Some(auth::follow(file.clone(), config.insecure, &reloader, &metrics).await?)
+            }
+            None => None,
+        };
         let under_way = TaskTracker::new();
-        let observe = CallMetrics::new(&metrics, config.limits.max_calls, under_way.clone())?;
+        let observe = CallMetrics::new(&metrics, config.limits.max_calls, under_way.clone(), door)?;
         let timeout = config.limits.call_timeout;
         let admin = Admin::start(store, &runtimes[0], sessions[0].clone(), &metrics);
         let info = ServerInfo { timeout, max_hold: config.max_hold };

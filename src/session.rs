@@ -101,7 +101,7 @@ pub enum SessionError {
 
 /// How the caller of a stream is connected.
 #[derive(Debug, Clone, Default)]
-pub struct Caller {
+pub struct StreamCaller {
     /// Cancelled when the server ends the connection: what the stream keeps stays its
     /// holder's, as in a drain.
     pub leaving: CancellationToken,

@@ -13,7 +13,7 @@ use std::{future::Future, sync::Arc, time::Duration};
 use tokio::sync::mpsc;
 
 use crate::domain::{
-    EventKey, EventRow, LeaseId, Mark, RequestId, SessionKey, Timestamp, TurnResult,
+    EventKey, EventRow, LeaseId, Mark, RequestId, SessionKey, TeamFilter, Timestamp, TurnResult,
 };
 
 mod admin;
@@ -107,7 +107,7 @@ impl Kind {
 #[derive(Debug, Clone)]
 pub struct Scope {
     /// Of this team only.
-    pub team: Option<String>,
+    pub team: TeamFilter,
     /// Which rows.
     pub age: Age,
     /// Count, delete nothing.

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use futures_util::future::join_all;
 use oncegate::{
     config::Address,
-    domain::SessionKey,
+    domain::{SessionKey, Team},
     grpc::pb::{
         BatchMarkProcessedRequest, MarkProcessedRequest, MarkProcessedResponse,
         ReleaseSessionLeaseRequest, RenewSessionLeaseRequest,
@@ -240,7 +240,7 @@ async fn a_session_that_another_is_deciding_on_stalls_nobody_else() {
     let url = postgres::new_database().await;
     let replica = Replica::start(&url, Clock::Store, &["--writers", "1"]).await;
     let mut client = replica.client().await;
-    let key = SessionKey { team: "T1".into(), session: "hot".into() };
+    let key = SessionKey { team: Team::stored("T1"), session: "hot".into() };
     let mut outside = PgConnection::connect(&url).await.unwrap();
     let mut deciding = outside.begin().await.unwrap();
     sqlx::query("SELECT pg_advisory_xact_lock($1)")

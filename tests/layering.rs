@@ -5,10 +5,11 @@ use proc_macro2::{Delimiter, TokenStream, TokenTree};
 use crate::harness::files;
 
 /// Each module at the crate's root, and the others that it may name.
-const MAY_NAME: [(&str, &[&str]); 18] = [
+const MAY_NAME: [(&str, &[&str]); 19] = [
     ("backoff", &[]),
     ("domain", &[]),
     ("rules", &["domain"]),
+    ("auth", &["domain"]),
     ("telemetry", &[]),
     ("platform", &["domain"]),
     ("config", &["domain", "telemetry"]),
@@ -23,6 +24,7 @@ const MAY_NAME: [(&str, &[&str]); 18] = [
         "grpc",
         &[
             "domain",
+            "auth",
             "platform",
             "store",
             "lane",
@@ -40,6 +42,7 @@ const MAY_NAME: [(&str, &[&str]); 18] = [
         "server",
         &[
             "domain",
+            "auth",
             "config",
             "store",
             "dedup",
@@ -52,7 +55,20 @@ const MAY_NAME: [(&str, &[&str]); 18] = [
             "telemetry",
         ],
     ),
-    ("cli", &["backoff", "domain", "platform", "config", "store", "grpc", "server", "telemetry"]),
+    (
+        "cli",
+        &[
+            "auth",
+            "backoff",
+            "domain",
+            "platform",
+            "config",
+            "store",
+            "grpc",
+            "server",
+            "telemetry",
+        ],
+    ),
     ("main", &["cli"]),
 ];
 

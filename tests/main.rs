@@ -2,6 +2,7 @@
 //! Every test has a database of its own, real servers on free ports, and runs
 //! beside the others.
 
+mod auth;
 mod cli;
 mod conformance;
 mod connect;

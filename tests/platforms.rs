@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 
 use oncegate::{
-    domain::{Id, SessionKey, SessionScope},
+    domain::{Id, SessionKey, SessionScope, Team},
     platform::{self, Headers, Named, Platform},
 };
 use rand::{
@@ -59,7 +59,7 @@ fn read(platform: Platform, sent: &Sent) -> Result<Named, platform::Unreadable> 
 
 /// What is read, as the cases write it.
 fn written(named: &Named) -> Value {
-    let team = Id::parse("team_id", "T".to_owned()).unwrap();
+    let team = Team::stored("T");
     let session = |scope| {
         let conversation = named.conversations.of(scope)?;
         Some(SessionKey::of(team.clone(), &conversation).session)

@@ -74,7 +74,11 @@ fn reason(status: &Status) -> Reason {
     assert_eq!(pushback, delay.map(|delay| delay.as_millis().to_string()), "{status:?}");
     assert_eq!(delay.is_some(), may_retry, "{status:?}");
     let names_field = status.get_details_bad_request().is_some();
-    assert_eq!(names_field, matches!(reason, Reason::InvalidField | Reason::NoKey), "{status:?}");
+    assert_eq!(
+        names_field,
+        matches!(reason, Reason::InvalidField | Reason::NoKey | Reason::TeamDenied),
+        "{status:?}"
+    );
     reason
 }
 
@@ -108,6 +112,9 @@ fn expected(reason: Reason) -> (&'static [Code], bool) {
         Reason::CallTimeout => (&[Code::DeadlineExceeded], true),
         Reason::Cancelled => (&[Code::Cancelled], false),
         Reason::Internal => (&[Code::Internal], false),
+        Reason::Unauthenticated => (&[Code::Unauthenticated], false),
+        Reason::TeamDenied | Reason::RoleDenied => (&[Code::PermissionDenied], false),
+        Reason::Quota => (&[Code::ResourceExhausted], true),
     }
 }
 

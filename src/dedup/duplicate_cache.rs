@@ -147,6 +147,7 @@ mod tests {
     use super::*;
     use crate::domain::ProcessedBy;
     use crate::domain::RequestId;
+    use crate::domain::Team;
 
     const MAX_AGE: Duration = Duration::from_millis(1);
 
@@ -176,7 +177,7 @@ mod tests {
     }
 
     fn key(team: &str, event: &str) -> EventKey {
-        EventKey { team: team.into(), event: event.into() }
+        EventKey { team: Team::stored(team), event: event.into() }
     }
 
     fn row(expire_micros: i64) -> StoredEvent {

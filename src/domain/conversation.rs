@@ -1,7 +1,7 @@
 //! Where a delivery belongs.
 
 use super::{
-    Id, SessionKey,
+    SessionKey, Team,
     name::{
         Part::{Closed, Open},
         joined,
@@ -66,7 +66,7 @@ impl SessionKey {
     /// `{team}:view:{view}` or `{team}:user:{user}`. Long parts are replaced by a digest; so is
     /// a channel with a `:` in it unless a thread stands behind it.
     #[must_use]
-    pub fn of(team: Id, conversation: &Conversation) -> Self {
+    pub fn of(team: Team, conversation: &Conversation) -> Self {
         // The key holds the team as well, so that a `:` in it makes nothing ambiguous.
         let owner = Open(team.as_str());
         let session = match conversation {
@@ -77,7 +77,7 @@ impl SessionKey {
             Conversation::View(view) => joined(&[owner, Closed("view"), Closed(view)]),
             Conversation::User(user) => joined(&[owner, Closed("user"), Closed(user)]),
         };
-        Self { team: team.into_string(), session: session.into_string() }
+        Self { team, session: session.into_string() }
     }
 }
 
@@ -88,7 +88,7 @@ mod tests {
 
     #[test]
     fn each_conversation_has_a_session_of_its_own() {
-        let team = Id::parse("team_id", "T1".to_owned()).unwrap();
+        let team = Team::stored("T1");
         let key = |conversation: &Conversation| SessionKey::of(team.clone(), conversation).session;
         let thread = |channel: &str, thread: &str| Conversation::Thread {
             channel: channel.to_owned(),
@@ -105,13 +105,13 @@ mod tests {
     #[test]
     fn a_session_id_does_not_outgrow_an_id() {
         let longest = |letter: &str| letter.repeat(MAX_ID_BYTES);
-        let team = Id::parse("team_id", longest("t")).unwrap();
+        let team = Team::stored(longest("t"));
         for (channel, thread) in [("c", "d"), ("c", "e"), ("d", "d")] {
             let conversation =
                 Conversation::Thread { channel: longest(channel), thread: longest(thread) };
             let key = SessionKey::of(team.clone(), &conversation);
             assert!(key.session.len() <= MAX_ID_BYTES);
-            assert_eq!(key.team, team.as_str());
+            assert_eq!(key.team, team);
         }
     }
 }

@@ -36,7 +36,7 @@ impl RequestId {
     #[must_use]
     pub fn for_turn(key: &SessionKey, event: &EventKey, given: Option<&Id>) -> Self {
         Self(given.map_or_else(Uuid::new_v4, |given| {
-            let parts = [&key.team, &key.session, &event.event, given.as_str()];
+            let parts = [&*key.team, &key.session, &event.event, given.as_str()];
             Uuid::from_u128(hash128(0, parts))
         }))
     }
@@ -333,11 +333,12 @@ impl MarkOutcome {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::domain::Team;
 
     #[test]
     fn an_attempts_id_never_changes() {
         // Rows keep it: a repetition that reaches a newer version must still be known by it.
-        let key = EventKey { team: "T1".into(), event: "Ev1".into() };
+        let key = EventKey { team: Team::stored("T1"), event: "Ev1".into() };
         let given = Id::parse("request_id", "r1".to_owned()).unwrap();
         let request = RequestId::for_event(&key, Some(&given));
         assert_eq!(

@@ -10,14 +10,25 @@ pub struct Invalid {
     pub field: Cow<'static, str>,
     /// What the field must be instead, for a person to read.
     pub problem: Cow<'static, str>,
-    /// Whether nothing is wrong with the delivery, but it names no event, or no session.
-    pub is_no_key: bool,
+    /// What kind of fault it is.
+    pub fault: Fault,
+}
+
+/// A kind of fault in an input.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Fault {
+    /// The field breaks a rule.
+    Field,
+    /// Nothing is wrong with the delivery, but it names no event, or no session.
+    NoKey,
+    /// The field names this team, and its caller may not use it; empty: all teams.
+    TeamDenied(String),
 }
 
 impl Invalid {
     /// The field `field` breaks the rule that `problem` states.
     pub fn new(field: impl Into<Cow<'static, str>>, problem: impl Into<Cow<'static, str>>) -> Self {
-        Self { field: field.into(), problem: problem.into(), is_no_key: false }
+        Self { field: field.into(), problem: problem.into(), fault: Fault::Field }
     }
 
     /// The delivery in the field `field` names no event, or no session.
@@ -25,7 +36,12 @@ impl Invalid {
         field: impl Into<Cow<'static, str>>,
         problem: impl Into<Cow<'static, str>>,
     ) -> Self {
-        Self { is_no_key: true, ..Self::new(field, problem) }
+        Self { fault: Fault::NoKey, ..Self::new(field, problem) }
+    }
+
+    /// The caller may not use `team`, which the field `field` names.
+    pub(super) fn denied(field: &'static str, problem: &'static str, team: String) -> Self {
+        Self { fault: Fault::TeamDenied(team), ..Self::new(field, problem) }
     }
 
     /// The same fault, seen from the message that holds the field's message as

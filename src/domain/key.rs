@@ -3,7 +3,7 @@
 use xxhash_rust::xxh3::Xxh3;
 
 use super::{
-    Conversation, Invalid,
+    Conversation, Invalid, Team,
     limits::{MAX_FIELD_BYTES, MAX_ID_BYTES},
 };
 
@@ -146,7 +146,7 @@ pub fn is_stored_id(stored: &str) -> bool {
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct EventKey {
     /// The tenant.
-    pub team: String,
+    pub team: Team,
     /// The event id as stored.
     pub event: String,
 }
@@ -160,8 +160,8 @@ impl EventKey {
 
     /// The event that the caller names itself.
     #[must_use]
-    pub fn given(team: Id, event: Id) -> Self {
-        Self { team: team.into_string(), event: event.into_string() }
+    pub fn given(team: Team, event: Id) -> Self {
+        Self { team, event: event.into_string() }
     }
 
     /// Spreads keys over the lanes of one process.
@@ -182,7 +182,7 @@ impl EventKey {
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct SessionKey {
     /// The tenant.
-    pub team: String,
+    pub team: Team,
     /// The canonical session id, or an opaque one as given.
     pub session: String,
 }
@@ -196,15 +196,15 @@ impl SessionKey {
 
     /// The session that the caller names itself.
     #[must_use]
-    pub fn given(team: Id, session: Id) -> Self {
-        Self { team: team.into_string(), session: session.into_string() }
+    pub fn given(team: Team, session: Id) -> Self {
+        Self { team, session: session.into_string() }
     }
 
     /// The session of a channel's thread: `{team}:{channel}:{thread}`.
     ///
     /// # Errors
     /// [`Invalid`] on `thread_ts`, when it holds a `:`.
-    pub fn thread(team: Id, channel: Id, thread_ts: Id) -> Result<Self, Invalid> {
+    pub fn thread(team: Team, channel: Id, thread_ts: Id) -> Result<Self, Invalid> {
         check_no_colon("thread_ts", thread_ts.as_str())?;
         let (channel, thread) = (channel.into_string(), thread_ts.into_string());
         Ok(Self::of(team, &Conversation::Thread { channel, thread }))
@@ -255,6 +255,10 @@ mod tests {
         Id::parse("id", value.to_owned()).unwrap()
     }
 
+    fn team() -> Team {
+        Team::stored("T1")
+    }
+
     #[test]
     fn an_id_is_bounded_in_bytes_not_characters() {
         assert!(Id::parse("id", "é".repeat(256)).is_ok());
@@ -272,14 +276,14 @@ mod tests {
 
     #[test]
     fn a_thread_and_its_canonical_id_are_one_session() {
-        let thread = SessionKey::thread(id("T1"), id("C1"), id("17.5")).unwrap();
-        assert_eq!(thread, SessionKey::given(id("T1"), id("T1:C1:17.5")));
+        let thread = SessionKey::thread(team(), id("C1"), id("17.5")).unwrap();
+        assert_eq!(thread, SessionKey::given(team(), id("T1:C1:17.5")));
     }
 
     #[test]
     fn no_two_threads_share_a_canonical_id() {
-        assert!(SessionKey::thread(id("T1"), id("19:x@thread.v2"), id("17.5")).is_ok());
-        let error = SessionKey::thread(id("T1"), id("19"), id("x@thread.v2:17.5")).unwrap_err();
+        assert!(SessionKey::thread(team(), id("19:x@thread.v2"), id("17.5")).is_ok());
+        let error = SessionKey::thread(team(), id("19"), id("x@thread.v2:17.5")).unwrap_err();
         assert_eq!(error.field, "thread_ts");
     }
 
@@ -287,7 +291,7 @@ mod tests {
     fn the_lock_key_never_changes() {
         // Replicas of two versions run side by side during a rollout: they must
         // lock the same number.
-        let key = SessionKey::given(id("T1"), id("T1:C1:17.5"));
+        let key = SessionKey::given(team(), id("T1:C1:17.5"));
         assert_eq!(key.lock_key(), 7_972_541_431_550_012_074);
     }
 }

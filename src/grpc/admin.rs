@@ -5,6 +5,7 @@ use std::time::Duration;
 use tonic::{Request, Response, Status};
 
 use super::{
+    caller::Caller,
     convert,
     deadline::Deadline,
     pb::{self, admin_service_server::AdminService},
@@ -37,8 +38,8 @@ impl AdminService for Administration {
         &self,
         request: Request<pb::GetSessionRequest>,
     ) -> Result<Response<pb::GetSessionResponse>, Status> {
-        let deadline = self.deadline(&request);
-        let key = convert::session_key(request.into_inner().session).map_err(Problem::from)?;
+        let (caller, deadline) = (Caller::current()?, self.deadline(&request));
+        let key = caller.read(|teams| convert::session_key(teams, request.into_inner().session))?;
         call::team(&key.team);
         let session = deadline.bound(self.session(key)).await?;
         let session = Some(session.ok_or(Problem::NotFound("session"))?);
@@ -49,10 +50,10 @@ impl AdminService for Administration {
         &self,
         request: Request<pb::ListSessionsRequest>,
     ) -> Result<Response<pb::ListSessionsResponse>, Status> {
-        let deadline = self.deadline(&request);
-        let (page, held) = convert::sessions(request.into_inner()).map_err(Problem::from)?;
+        let (caller, deadline) = (Caller::current()?, self.deadline(&request));
+        let (page, held) = caller.read(|teams| convert::sessions(teams, request.into_inner()))?;
         let (listed, more) = deadline.bound(self.admin.sessions(page, held)).await?;
-        let last = listed.last().filter(|_| more).map(|(key, _)| (&key.team, &key.session));
+        let last = listed.last().filter(|_| more).map(|(key, _)| (&*key.team, &*key.session));
         let next_page_token = last.map(convert::page_token).unwrap_or_default();
         let sessions = listed.into_iter().map(|(key, row)| convert::session(key, row)).collect();
         Ok(Response::new(pb::ListSessionsResponse { sessions, next_page_token }))
@@ -62,10 +63,10 @@ impl AdminService for Administration {
         &self,
         request: Request<pb::ListEventsRequest>,
     ) -> Result<Response<pb::ListEventsResponse>, Status> {
-        let deadline = self.deadline(&request);
-        let (page, filter) = convert::events(request.into_inner()).map_err(Problem::from)?;
+        let (caller, deadline) = (Caller::current()?, self.deadline(&request));
+        let (page, filter) = caller.read(|teams| convert::events(teams, request.into_inner()))?;
         let (listed, more) = deadline.bound(self.admin.events(page, filter)).await?;
-        let last = listed.rows.last().filter(|_| more).map(|(key, _)| (&key.team, &key.event));
+        let last = listed.rows.last().filter(|_| more).map(|(key, _)| (&*key.team, &*key.event));
         let next_page_token = last.map(convert::page_token).unwrap_or_default();
         let read_time = convert::timestamp(listed.at);
         let events = listed.rows.into_iter().map(|(key, row)| convert::event(key, row)).collect();
@@ -76,11 +77,12 @@ impl AdminService for Administration {
         &self,
         request: Request<pb::BindEpicRequest>,
     ) -> Result<Response<pb::BindEpicResponse>, Status> {
-        let deadline = self.deadline(&request);
-        let (key, epic, author) = convert::bind(request.into_inner()).map_err(Problem::from)?;
+        let (caller, deadline) = (Caller::current()?, self.deadline(&request));
+        let (key, epic, claimed) =
+            caller.read(|teams| convert::bind(teams, request.into_inner()))?;
         call::team(&key.team);
         let bind_and_look = async {
-            self.admin.bind_epic(key.clone(), epic, author).await?;
+            self.admin.bind_epic(key.clone(), epic, claimed.by(caller.principal())).await?;
             self.session(key).await.map_err(CallError::after_change)
         };
         let session = deadline.bound(bind_and_look).await?;
@@ -91,11 +93,13 @@ impl AdminService for Administration {
         &self,
         request: Request<pb::ForceReleaseSessionLeaseRequest>,
     ) -> Result<Response<pb::ForceReleaseSessionLeaseResponse>, Status> {
-        let deadline = self.deadline(&request);
-        let (key, author) = convert::force_release(request.into_inner()).map_err(Problem::from)?;
+        let (caller, deadline) = (Caller::current()?, self.deadline(&request));
+        let (key, claimed) =
+            caller.read(|teams| convert::force_release(teams, request.into_inner()))?;
         call::team(&key.team);
         let release_and_look = async {
-            let released = self.admin.force_release(key.clone(), author).await?;
+            let released =
+                self.admin.force_release(key.clone(), claimed.by(caller.principal())).await?;
             let session = self.session(key).await.map_err(CallError::after_change)?;
             Ok::<_, CallError>((released, session))
         };
@@ -107,10 +111,10 @@ impl AdminService for Administration {
         &self,
         request: Request<pb::CloseSessionRequest>,
     ) -> Result<Response<pb::CloseSessionResponse>, Status> {
-        let deadline = self.deadline(&request);
-        let (key, author) = convert::close(request.into_inner()).map_err(Problem::from)?;
+        let (caller, deadline) = (Caller::current()?, self.deadline(&request));
+        let (key, claimed) = caller.read(|teams| convert::close(teams, request.into_inner()))?;
         call::team(&key.team);
-        let closed = deadline.bound(self.admin.close(key, author)).await?;
+        let closed = deadline.bound(self.admin.close(key, claimed.by(caller.principal()))).await?;
         Ok(Response::new(pb::CloseSessionResponse { closed }))
     }
 
@@ -118,10 +122,11 @@ impl AdminService for Administration {
         &self,
         request: Request<pb::ForgetEventRequest>,
     ) -> Result<Response<pb::ForgetEventResponse>, Status> {
-        let deadline = self.deadline(&request);
-        let (key, author) = convert::forget(request.into_inner()).map_err(Problem::from)?;
+        let (caller, deadline) = (Caller::current()?, self.deadline(&request));
+        let (key, claimed) = caller.read(|teams| convert::forget(teams, request.into_inner()))?;
         call::team(&key.team);
-        let forgotten = deadline.bound(self.admin.forget(key.clone(), author)).await?;
+        let forgotten =
+            deadline.bound(self.admin.forget(key.clone(), claimed.by(caller.principal()))).await?;
         let event = convert::event(key, forgotten.ok_or(Problem::NotFound("event"))?);
         Ok(Response::new(pb::ForgetEventResponse { event: Some(event) }))
     }
@@ -130,8 +135,8 @@ impl AdminService for Administration {
         &self,
         request: Request<pb::GetStatsRequest>,
     ) -> Result<Response<pb::GetStatsResponse>, Status> {
-        let deadline = self.deadline(&request);
-        let team = convert::team(request.into_inner().team_id).map_err(Problem::from)?;
+        let (caller, deadline) = (Caller::current()?, self.deadline(&request));
+        let team = caller.read(|teams| convert::team(teams, request.into_inner().team_id))?;
         let counts = deadline.bound(self.admin.count(team)).await?;
         Ok(Response::new(convert::stats(counts)))
     }

@@ -10,19 +10,23 @@ use tonic_types::StatusExt as _;
 
 use super::{
     alive::with_signs_of_life,
+    caller::Caller,
     convert,
     deadline::Deadline,
     pb::{self, idempotency_service_server::IdempotencyService},
     status::Problem,
 };
 use crate::{
-    cleanup::Cleanup,
+    cleanup::{Cleaned, Cleanup},
     dedup::Dedup,
-    domain::{EventKey, Invalid, MarkOutcome, limits::MAX_BATCH_ITEMS},
+    domain::{EventKey, Invalid, Mark, MarkOutcome, limits::MAX_BATCH_ITEMS},
     lane::CallError,
-    session::{AcquireOutcome, Sessions},
-    store::StoreError,
-    telemetry::call,
+    session::{AcquireOutcome, Sessions, StreamEvent},
+    store::{Age, Scope, StoreError},
+    telemetry::{
+        self, AUDIT,
+        call::{self, CallTrace},
+    },
 };
 
 /// The service, as the server runs it.
@@ -49,8 +53,8 @@ impl IdempotencyService for Idempotency {
         &self,
         request: Request<pb::MarkProcessedRequest>,
     ) -> Result<Response<pb::MarkProcessedResponse>, Status> {
-        let deadline = self.deadline(&request);
-        let mark = convert::mark(request.into_inner()).map_err(Problem::from)?;
+        let (caller, deadline) = (Caller::current()?, self.deadline(&request));
+        let mark = caller.read(|teams| convert::mark(teams, request.into_inner()))?;
         let key = mark.event.key.clone();
         call::team(&key.team);
         let outcome = deadline.bound(self.dedup.mark(mark)).await?;
@@ -62,14 +66,15 @@ impl IdempotencyService for Idempotency {
         &self,
         request: Request<pb::BatchMarkProcessedRequest>,
     ) -> Result<Response<pb::BatchMarkProcessedResponse>, Status> {
-        let deadline = self.deadline(&request);
+        let (caller, deadline) = (Caller::current()?, self.deadline(&request));
         let requests = request.into_inner().requests;
         if requests.is_empty() || requests.len() > MAX_BATCH_ITEMS {
             let problem = format!("must be 1 to {MAX_BATCH_ITEMS}, are {}", requests.len());
             return Err(Problem::from(Invalid::new("requests", problem)).into());
         }
 
-        let items: Vec<_> = requests.into_iter().map(convert::mark).collect();
+        let mark = |request| caller.read(|teams| convert::mark(teams, request));
+        let items: Vec<Result<Mark, Problem>> = requests.into_iter().map(mark).collect();
         let keys: Vec<_> = items
             .iter()
             .map(|item| item.as_ref().map(|mark| mark.event.key.clone()).map_err(Clone::clone))
@@ -93,9 +98,9 @@ impl IdempotencyService for Idempotency {
         &self,
         request: Request<pb::IsProcessedRequest>,
     ) -> Result<Response<pb::IsProcessedResponse>, Status> {
-        let deadline = self.deadline(&request);
+        let (caller, deadline) = (Caller::current()?, self.deadline(&request));
         let pb::IsProcessedRequest { event, include_result } = request.into_inner();
-        let asked = convert::delivered(event, &[]).map_err(Problem::from)?;
+        let asked = caller.read(|teams| convert::delivered(teams, event, &[]))?;
         let key = asked.key.clone();
         call::team(&key.team);
         let looked = deadline.bound(self.dedup.look(asked, include_result)).await?;
@@ -106,12 +111,13 @@ impl IdempotencyService for Idempotency {
         &self,
         request: Request<pb::AcquireSessionLeaseRequest>,
     ) -> Result<Response<pb::AcquireSessionLeaseResponse>, Status> {
-        let deadline = self.deadline(&request);
-        let call = convert::acquire(request.into_inner()).map_err(Problem::from)?;
+        let (caller, deadline) = (Caller::current()?, self.deadline(&request));
+        let call = caller.read(|teams| convert::acquire(teams, request.into_inner()))?;
         let wait = deadline.wait(call.wait);
         call::team(&call.acquire.key.team);
-        let outcome =
-            deadline.after(wait).bound(self.sessions.acquire(&call.acquire, wait)).await?;
+        let acquiring = self.sessions.acquire(&call.acquire, wait);
+        let acquiring = caller.while_allowed(&call.acquire.key.team, wait, acquiring);
+        let outcome = deadline.after(wait).bound(acquiring).await?;
         let outcome = match outcome {
             AcquireOutcome::Granted(grant) => {
                 let lease =
@@ -133,15 +139,23 @@ impl IdempotencyService for Idempotency {
         mut request: Request<pb::HoldSessionLeaseRequest>,
     ) -> Result<Response<Self::HoldSessionLeaseStream>, Status> {
         let arrived = Instant::now();
-        let caller = request.extensions_mut().remove().unwrap_or_default();
-        let call = convert::hold(request.into_inner()).map_err(Problem::from)?;
+        let caller = Caller::current()?;
+        let stream = request.extensions_mut().remove().unwrap_or_default();
+        let call = caller.read(|teams| convert::hold(teams, request.into_inner()))?;
         let key = call.acquire.key.clone();
         call::team(&key.team);
-        let events = self.sessions.hold(call.acquire, call.wait, self.timeout, caller);
-        let events = events.into_stream().map(move |event| match event {
-            Ok(event) => Ok(convert::hold_event(&key, event, arrived)),
-            Err(error) => Err(Problem::from(error).into()),
+        let mut waiting = caller.begin_wait(call.wait)?;
+        let events = self.sessions.hold(call.acquire, call.wait, self.timeout, stream);
+        let team = key.team.clone();
+        let events = events.into_stream().map(move |event| {
+            if !matches!(event, Ok(StreamEvent::Queued(_))) {
+                drop(waiting.take());
+            }
+            event
+                .map(|event| convert::hold_event(&key, event, arrived))
+                .map_err(|error| Problem::from(error).into())
         });
+        let events = caller.events_while_allowed(&team, events);
         let alive = || Ok(convert::hold_alive());
         Ok(Response::new(with_signs_of_life(events, alive).boxed()))
     }
@@ -150,8 +164,8 @@ impl IdempotencyService for Idempotency {
         &self,
         request: Request<pb::RenewSessionLeaseRequest>,
     ) -> Result<Response<pb::RenewSessionLeaseResponse>, Status> {
-        let deadline = self.deadline(&request);
-        let renew = convert::renew(request.into_inner()).map_err(Problem::from)?;
+        let (caller, deadline) = (Caller::current()?, self.deadline(&request));
+        let renew = caller.read(|teams| convert::renew(teams, request.into_inner()))?;
         let key = renew.key.clone();
         call::team(&key.team);
         let lease = deadline.bound(self.sessions.renew(renew)).await?;
@@ -163,8 +177,8 @@ impl IdempotencyService for Idempotency {
         &self,
         request: Request<pb::ReleaseSessionLeaseRequest>,
     ) -> Result<Response<pb::ReleaseSessionLeaseResponse>, Status> {
-        let deadline = self.deadline(&request);
-        let (key, lease) = convert::release(request.into_inner()).map_err(Problem::from)?;
+        let (caller, deadline) = (Caller::current()?, self.deadline(&request));
+        let (key, lease) = caller.read(|teams| convert::release(teams, request.into_inner()))?;
         call::team(&key.team);
         let released = deadline.bound(self.sessions.release(key, lease)).await?;
         Ok(Response::new(pb::ReleaseSessionLeaseResponse { released }))
@@ -174,8 +188,8 @@ impl IdempotencyService for Idempotency {
         &self,
         request: Request<pb::CheckSessionLeaseRequest>,
     ) -> Result<Response<pb::CheckSessionLeaseResponse>, Status> {
-        let deadline = self.deadline(&request);
-        let (key, token) = convert::check(request.into_inner()).map_err(Problem::from)?;
+        let (caller, deadline) = (Caller::current()?, self.deadline(&request));
+        let (key, token) = caller.read(|teams| convert::check(teams, request.into_inner()))?;
         call::team(&key.team);
         let (current, highest) = deadline.bound(self.sessions.check(key, token)).await?;
         let fencing_token = highest.map_or(0, |token| token.0);
@@ -186,13 +200,33 @@ impl IdempotencyService for Idempotency {
         &self,
         request: Request<pb::CleanupRequest>,
     ) -> Result<Response<pb::CleanupResponse>, Status> {
-        let deadline = self.deadline(&request);
-        let (scope, limit) = convert::cleanup(request.into_inner()).map_err(Problem::from)?;
-        let cleaned = deadline
-            .bound(self.cleanup.run(&scope, limit, Instant::now() + deadline.half()))
-            .await?;
+        let (caller, deadline) = (Caller::current()?, self.deadline(&request));
+        let (scope, limit) = caller.read(|teams| convert::cleanup(teams, request.into_inner()))?;
+        let cleaned =
+            deadline.bound(self.cleanup.run(&scope, limit, Instant::now() + deadline.half())).await;
+        audit(&caller, &scope, cleaned.as_ref().ok());
+        let cleaned = cleaned?;
         Ok(Response::new(convert::cleanup_response(cleaned)))
     }
+}
+
+/// Notes in the audit log what a `Cleanup` deleted.
+fn audit(caller: &Caller, scope: &Scope, cleaned: Option<&Cleaned>) {
+    let (team, principal) = (scope.team.team().unwrap_or("*"), caller.principal());
+    let older_than = match scope.age {
+        Age::Expired => None,
+        Age::AtLeast(age) => Some(humantime::format_duration(age).to_string()),
+    };
+    let Cleaned { events, sessions, .. } = cleaned.copied().unwrap_or_default();
+    let (principal, dry_run) = (principal.as_deref(), scope.dry_run);
+    let outcome = if cleaned.is_some() { "done" } else { "unknown" };
+    let call = CallTrace::current();
+    telemetry::call::log(call.as_ref(), || {
+        tracing::info!(
+            target: AUDIT, team, principal, older_than, dry_run, events, sessions, outcome,
+            "clean up"
+        );
+    });
 }
 
 /// The error that left a batch without any answer: then the call itself fails,
@@ -213,10 +247,10 @@ fn all_failed(outcomes: &[Result<MarkOutcome, CallError>]) -> Option<CallError> 
 /// of `outcomes`.
 fn batch_result(
     index: usize,
-    key: Result<EventKey, Invalid>,
+    key: Result<EventKey, Problem>,
     outcomes: &mut impl Iterator<Item = Result<MarkOutcome, CallError>>,
 ) -> pb::BatchMarkProcessedResult {
-    let answer = key.map_err(Problem::from).and_then(|key| {
+    let answer = key.and_then(|key| {
         let missing = || Err(StoreError::internal("an item without an outcome").into());
         let outcome = outcomes.next().unwrap_or_else(missing)?;
         Ok(convert::mark_response(key, outcome)?)

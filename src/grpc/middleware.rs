@@ -11,6 +11,7 @@ use std::{
     sync::Arc,
 };
 
+use anyhow::Context as _;
 use futures_util::FutureExt as _;
 use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, header::CONTENT_TYPE};
 use http_body::Body as HttpBody;
@@ -22,14 +23,17 @@ use tower::Service as _;
 
 use super::{
     Idempotency,
+    access::Access,
     arriving::{Arriving, HalfOpen, Reads},
+    caller::Caller,
+    door::{Callers, Door},
     pb::{self, idempotency_service_server::IdempotencyServiceServer},
     server_info::VERSION,
     status::Problem,
     web::{self, Protocol},
 };
 use crate::{
-    session::Caller,
+    session::StreamCaller,
     sockets::PeerIdentity,
     telemetry::{MethodMetrics, Metrics},
 };
@@ -70,6 +74,7 @@ struct Shape {
     is_work: bool,
     /// Whether it belongs to `IdempotencyService`.
     is_idempotency: bool,
+    access: Access,
 }
 
 /// One connection, as its calls and its server know it.
@@ -77,10 +82,24 @@ struct Shape {
 pub struct Connection {
     /// Who is at the other end.
     pub peer: PeerIdentity,
-    /// Cancelled once a call was refused because there are too many connections.
+    /// Cancelled once a call was refused because there are too many connections, or many calls
+    /// because their callers were not known.
     pub refused: CancellationToken,
     /// Cancelled when the server ends the connection: its streams end then.
     pub leaving: CancellationToken,
+    /// Who calls.
+    callers: Callers,
+}
+
+/// A call, the length of its metadata, and its caller.
+type Begun = (Call, usize, Option<Arc<Caller>>);
+
+impl Connection {
+    /// A connection of `peer`.
+    #[must_use]
+    pub fn of(peer: PeerIdentity) -> Self {
+        Self { peer, ..Self::default() }
+    }
 }
 
 struct Shared {
@@ -90,18 +109,23 @@ struct Shared {
     most: usize,
     under_way: TaskTracker,
     metrics: Metrics,
+    /// None without `--auth`.
+    door: Option<Arc<Door>>,
 }
 
 impl CallMetrics {
     /// Lets `most` calls be under way at once, and notes each in `under_way`.
     ///
+    /// Callers are let in by `door`, and all of them without one.
+    ///
     /// # Errors
-    /// When a compiled-in descriptor cannot be read.
+    /// When a compiled-in descriptor cannot be read, or has a method that no role is given for.
     pub fn new(
         metrics: &Metrics,
         most: usize,
         under_way: TaskTracker,
-    ) -> Result<Self, prost::DecodeError> {
+        door: Option<Arc<Door>>,
+    ) -> anyhow::Result<Self> {
         let mut methods = HashMap::new();
         for descriptors in [
             pb::FILE_DESCRIPTOR_SET,
@@ -122,11 +146,14 @@ impl CallMetrics {
                             };
                         let metrics = Arc::new(metrics.method(kind, &name, method.name()));
                         let path = format!("/{name}/{}", method.name());
+                        let access = Access::to(&name, method.name());
+                        let access = access.with_context(|| format!("{path} has no role"))?;
                         let shape = Shape {
                             reads,
                             answers_once: !method.server_streaming(),
                             is_work: name.starts_with("oncegate."),
                             is_idempotency: name == IdempotencyServiceServer::<Idempotency>::NAME,
+                            access,
                         };
                         methods.insert(path, Method { metrics, shape });
                     }
@@ -139,10 +166,11 @@ impl CallMetrics {
             answers_once: true,
             is_work: false,
             is_idempotency: false,
+            access: Access::UNKNOWN,
         };
         let unknown = Method { metrics: unknown, shape };
         let metrics = metrics.clone();
-        Ok(Self(Arc::new(Shared { methods, unknown, most, under_way, metrics })))
+        Ok(Self(Arc::new(Shared { methods, unknown, most, under_way, metrics, door })))
     }
 }
 
@@ -219,7 +247,7 @@ impl GrpcService {
         B: HttpBody<Data = Bytes> + Send + Unpin + 'static,
         B::Error: Into<tonic::codegen::StdError> + Send + 'static,
     {
-        let (mut call, metadata) = match self.begin(&request) {
+        let (mut call, metadata, caller) = match self.begin(&request) {
             Ok(begun) => begun,
             Err(refusal) => return future::ready(Ok(with_version(*refusal))).left_future(),
         };
@@ -241,25 +269,46 @@ impl GrpcService {
             } else {
                 gate.others.call(request).right_future()
             };
-            let answer = call.trace.follow(AssertUnwindSafe(answer).catch_unwind());
+            let answer = Caller::scope(caller, AssertUnwindSafe(answer).catch_unwind());
+            let answer = call.trace.follow(answer);
             answer.map(|answer| call.answer(answer)).right_future()
         });
         answering.map(|response| Ok(with_version(response))).right_future()
     }
 
-    /// Counts a call in, or refuses it. Answers the length of its metadata as well.
-    fn begin<B>(&self, request: &Request<B>) -> Result<(Call, usize), Box<Response<ObservedBody>>> {
+    /// Counts a call in, or refuses it: after its caller was authenticated, and before anything
+    /// is read of its message. Answers the length of its metadata as well, and its caller.
+    fn begin<B>(&self, request: &Request<B>) -> Result<Begun, Box<Response<ObservedBody>>> {
         if !is_grpc(request.headers()) {
             return Err(Box::new(web::unsupported()));
         }
         let shared = &self.observe.0;
         let method = shared.methods.get(request.uri().path()).unwrap_or(&shared.unknown);
-        let call = Call::begin(method, request.headers());
+        let mut call = Call::begin(method, request.headers());
         let metadata = length(request.headers());
         if metadata > MAX_METADATA_BYTES {
             return Err(Box::new(call.refuse(Problem::Metadata(MAX_METADATA_BYTES))));
         }
-        Ok((call, metadata))
+        match self.authorize(&mut call, request.headers()) {
+            Ok(caller) => Ok((call, metadata, caller)),
+            Err(problem) => Err(Box::new(call.refuse(problem))),
+        }
+    }
+
+    /// Who makes `call`, if the caller may; none if it need not be known.
+    fn authorize(
+        &self,
+        call: &mut Call,
+        headers: &HeaderMap,
+    ) -> Result<Option<Arc<Caller>>, Problem> {
+        let Connection { peer, refused, callers, .. } = &*self.connection;
+        let door = self.observe.0.door.as_ref();
+        let asked = (call.method.shape.access, headers);
+        let caller = callers.admit(door, asked, (peer, &call.trace), refused)?;
+        if let Some(caller) = &caller {
+            call.quota = caller.begin_call(&call.trace)?;
+        }
+        Ok(caller)
     }
 
     /// Counts a call that is refused for load.
@@ -296,7 +345,7 @@ impl GrpcService {
         } else {
             // It is done when its stream is, read or not.
             let leaving = self.connection.leaving.clone();
-            request.extensions_mut().insert(Caller { leaving, place });
+            request.extensions_mut().insert(StreamCaller { leaving, place });
         }
         Ok(request)
     }

@@ -46,9 +46,11 @@ impl Reason {
             | Self::StreamReplaced
             | Self::EpicMismatch
             | Self::PayloadMismatch => (Code::FailedPrecondition, None),
-            Self::QueueFull | Self::TooManyCalls | Self::TooManyConnections | Self::LaneFull => {
-                (Code::ResourceExhausted, Some(AFTER_OVERLOAD))
-            }
+            Self::QueueFull
+            | Self::TooManyCalls
+            | Self::TooManyConnections
+            | Self::LaneFull
+            | Self::Quota => (Code::ResourceExhausted, Some(AFTER_OVERLOAD)),
             Self::MetadataTooLarge => (Code::ResourceExhausted, None),
             Self::MessageTooLarge => (Code::OutOfRange, None),
             Self::Draining => (Code::Unavailable, Some(AFTER_OVERLOAD)),
@@ -59,6 +61,8 @@ impl Reason {
             | Self::RejectedByDatabase => (Code::Unavailable, Some(AFTER_OUTAGE)),
             Self::CallTimeout => (Code::DeadlineExceeded, Some(AFTER_OVERLOAD)),
             Self::Cancelled => (Code::Cancelled, None),
+            Self::Unauthenticated => (Code::Unauthenticated, None),
+            Self::TeamDenied | Self::RoleDenied => (Code::PermissionDenied, None),
             Self::Internal | Self::Unspecified => (Code::Internal, None),
         }
     }

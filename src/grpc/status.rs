@@ -7,7 +7,8 @@ use tonic_types::{ErrorDetails, StatusExt as _};
 
 use super::{pb::Reason, reason::DOMAIN};
 use crate::{
-    domain::Invalid,
+    auth::OverLimit,
+    domain::{Fault, Invalid},
     lane::CallError,
     session::SessionError,
     store::StoreError,
@@ -46,6 +47,12 @@ pub(super) enum Problem {
     Metadata(usize),
     #[error("{0} is not on record")]
     NotFound(&'static str),
+    #[error("unauthenticated")]
+    Unauthenticated,
+    #[error("the caller's role does not allow this method")]
+    Role,
+    #[error("{0}")]
+    Quota(OverLimit),
 }
 
 impl From<CallError> for Problem {
@@ -74,8 +81,11 @@ impl Problem {
     /// The reason, which decides the code and whether to retry.
     pub(super) const fn reason(&self) -> Reason {
         match self {
-            Self::Invalid(invalid) if invalid.is_no_key => Reason::NoKey,
-            Self::Invalid(_) => Reason::InvalidField,
+            Self::Invalid(invalid) => match invalid.fault {
+                Fault::Field => Reason::InvalidField,
+                Fault::NoKey => Reason::NoKey,
+                Fault::TeamDenied(_) => Reason::TeamDenied,
+            },
             Self::Deadline(_) | Self::Slow(_) => Reason::CallTimeout,
             Self::Shed => Reason::TooManyCalls,
             Self::Connections | Self::HalfOpen => Reason::TooManyConnections,
@@ -83,6 +93,9 @@ impl Problem {
             Self::Unreadable(_) => Reason::UnreadableRequest,
             Self::Metadata(_) => Reason::MetadataTooLarge,
             Self::NotFound(_) => Reason::NotFound,
+            Self::Unauthenticated => Reason::Unauthenticated,
+            Self::Role => Reason::RoleDenied,
+            Self::Quota(_) => Reason::Quota,
             Self::Session(error) => match error {
                 SessionError::LeaseLost => Reason::LeaseLost,
                 SessionError::ClaimLost => Reason::ClaimLost,
@@ -212,9 +225,10 @@ pub(super) fn of_framework(status: Status) -> Status {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeSet;
+    use std::collections::{BTreeSet, HashSet};
 
     use super::*;
+    use crate::domain::TeamScope;
 
     /// A problem of each kind, and statuses as the framework makes them.
     fn all() -> Vec<Status> {
@@ -232,6 +246,10 @@ mod tests {
             Problem::Unreadable("cut short".into()),
             Problem::Metadata(1),
             Problem::NotFound("event"),
+            Problem::Unauthenticated,
+            Problem::Role,
+            Problem::Quota(OverLimit::InFlight),
+            TeamScope::Only(HashSet::new()).team("team_id", "T".into()).unwrap_err().into(),
             SessionError::LeaseLost.into(),
             SessionError::ClaimLost.into(),
             SessionError::StreamReplaced.into(),
@@ -281,7 +299,7 @@ mod tests {
         let declared: BTreeSet<i32> =
             (1..i32::MAX).take_while(|number| Reason::try_from(*number).is_ok()).collect();
         assert_eq!(produced, declared);
-        assert!(declared.len() >= 26, "{declared:?}");
+        assert!(declared.len() >= 30, "{declared:?}");
     }
 
     #[test]

@@ -8,6 +8,7 @@ use tonic::{Request, Response, Status, Streaming};
 
 use super::{
     alive::with_signs_of_life,
+    caller::Caller,
     convert,
     deadline::Deadline,
     pb::{self, turn_service_server::TurnService},
@@ -15,6 +16,7 @@ use super::{
 };
 use crate::{
     domain::Invalid,
+    session::StreamEvent,
     telemetry::call,
     turn::{Closed, Turns},
 };
@@ -34,10 +36,13 @@ impl TurnService for TurnCalls {
         request: Request<pb::BeginTurnRequest>,
     ) -> Result<Response<pb::BeginTurnResponse>, Status> {
         let deadline = Deadline::of(request.metadata(), self.timeout);
-        let (begin, wait) = convert::begin(request.into_inner()).map_err(Problem::from)?;
+        let caller = Caller::current()?;
+        let (begin, wait) = caller.read(|teams| convert::begin(teams, request.into_inner()))?;
         let (wait, event) = (deadline.wait(wait), begin.event.key.clone());
         call::team(&event.team);
-        let outcome = deadline.after(wait).bound(self.turns.begin(begin, wait)).await?;
+        let beginning = self.turns.begin(begin, wait);
+        let beginning = caller.while_allowed(&event.team, wait, beginning);
+        let outcome = deadline.after(wait).bound(beginning).await?;
         let outcome = convert::begun(event, outcome, deadline.arrived());
         Ok(Response::new(pb::BeginTurnResponse { outcome: Some(outcome) }))
     }
@@ -47,7 +52,8 @@ impl TurnService for TurnCalls {
         request: Request<pb::RenewTurnRequest>,
     ) -> Result<Response<pb::RenewTurnResponse>, Status> {
         let deadline = Deadline::of(request.metadata(), self.timeout);
-        let renew = convert::renew_turn(&request.into_inner()).map_err(Problem::from)?;
+        let caller = Caller::current()?;
+        let renew = caller.read(|teams| convert::renew_turn(teams, &request.into_inner()))?;
         call::team(&renew.turn.event.team);
         let turn = deadline.bound(self.turns.renew(renew)).await?;
         let turn = convert::turn(turn, deadline.arrived());
@@ -59,7 +65,8 @@ impl TurnService for TurnCalls {
         request: Request<pb::FinishTurnRequest>,
     ) -> Result<Response<pb::FinishTurnResponse>, Status> {
         let deadline = Deadline::of(request.metadata(), self.timeout);
-        let finish = convert::finish(request.into_inner()).map_err(Problem::from)?;
+        let caller = Caller::current()?;
+        let finish = caller.read(|teams| convert::finish(teams, request.into_inner()))?;
         let key = finish.turn.event.clone();
         call::team(&key.team);
         let row = deadline.bound(self.turns.finish(finish)).await?;
@@ -74,21 +81,29 @@ impl TurnService for TurnCalls {
     ) -> Result<Response<Self::RunTurnStream>, Status> {
         use pb::run_turn_request::Step;
         let arrived = Instant::now();
-        let caller = request.extensions_mut().remove().unwrap_or_default();
+        let caller = Caller::current()?;
+        let stream = request.extensions_mut().remove().unwrap_or_default();
         let mut steps = request.into_inner();
         let first = steps.message().await.map_err(status::of_framework)?;
         let Some(Step::Begin(first)) = first.and_then(|first| first.step) else {
             return Err(Problem::from(Invalid::new("begin", "must come first")).into());
         };
-        let (begin, wait) = convert::begin(first).map_err(Problem::from)?;
+        let (begin, wait) = caller.read(|teams| convert::begin(teams, first))?;
         let key = begin.event.key.clone();
         call::team(&key.team);
         let (close, closed) = oneshot::channel();
-        let events = self.turns.run(begin, wait, self.timeout, closed, caller);
-        let events = events.into_stream().map(move |event| match event {
-            Ok(event) => Ok(convert::run_event(&key, event, arrived)),
-            Err(error) => Err(Problem::from(error).into()),
+        let mut waiting = caller.begin_wait(wait)?;
+        let events = self.turns.run(begin, wait, self.timeout, closed, stream);
+        let team = key.team.clone();
+        let events = events.into_stream().map(move |event| {
+            if !matches!(event, Ok(StreamEvent::Queued(_))) {
+                drop(waiting.take());
+            }
+            event
+                .map(|event| convert::run_event(&key, event, arrived))
+                .map_err(|error| Problem::from(error).into())
         });
+        let events = caller.events_while_allowed(&team, events);
         let events = with_signs_of_life(events, || Ok(convert::run_alive()));
         // The caller's steps are read beside the events that it is sent. If one is wrong, the call
         // ends with that, and `close` is dropped: the stream has broken, and the turn keeps its

@@ -6,7 +6,7 @@ use super::{
     Change, Event, EventUpdate, Ids, Notice, Place, Plan, RuleError, Session, SessionWrite, State,
     Waiter, Writes, queue::PLACE_KEPT,
 };
-use crate::domain::{EventKey, FencingToken, SessionKey, Timestamp};
+use crate::domain::{EventKey, FencingToken, SessionKey, Team, Timestamp};
 
 /// The records that operations are about.
 #[derive(Debug, Default)]
@@ -31,12 +31,12 @@ impl Wanted {
     /// An event under each of `names`.
     pub fn event<'a>(
         &mut self,
-        team: &str,
+        team: &Team,
         names: impl IntoIterator<Item = &'a str>,
         with_result: bool,
     ) {
         for name in names {
-            let key = EventKey { team: team.to_owned(), event: name.to_owned() };
+            let key = EventKey { team: team.clone(), event: name.to_owned() };
             *self.events.entry(key).or_default() |= with_result;
         }
     }
@@ -147,8 +147,8 @@ impl<'a> Draft<'a> {
     }
 
     /// Reads an event under one of its names, which the decision then rests on.
-    pub fn event(&mut self, team: &str, name: &str) -> Option<Event> {
-        let key = EventKey { team: team.to_owned(), event: name.to_owned() };
+    pub fn event(&mut self, team: &Team, name: &str) -> Option<Event> {
+        let key = EventKey { team: team.clone(), event: name.to_owned() };
         if let Some(drafted) = self.events.get(&key) {
             return drafted.now.clone();
         }
@@ -164,7 +164,7 @@ impl<'a> Draft<'a> {
         // It may have been changed under another of its names.
         let update = read.as_ref().and_then(|read| {
             let updates = self.updates.iter().filter(|update| update.was == read.version);
-            updates.clone().find(|update| update.team == team && update.names.contains(&key.event))
+            updates.clone().find(|update| update.team == *team && update.names.contains(&key.event))
         });
         let now = match (&read, update) {
             (Some(read), Some(update)) => update.event_under(read.digest),
@@ -176,10 +176,10 @@ impl<'a> Draft<'a> {
 
     /// Writes an event under all of its names, each of which was read; its digest under its own
     /// name alone, since another delivery with that name as its own may have another payload.
-    pub fn put_event(&mut self, team: &str, mut event: Event) {
+    pub fn put_event(&mut self, team: &Team, mut event: Event) {
         event.version = self.ids.version();
         for (place, name) in event.names.iter().enumerate() {
-            let key = EventKey { team: team.to_owned(), event: name.clone() };
+            let key = EventKey { team: team.clone(), event: name.clone() };
             let drafted = self.events.get_mut(&key);
             debug_assert!(drafted.is_some(), "{name} was not read");
             if let Some(drafted) = drafted {
@@ -191,12 +191,12 @@ impl<'a> Draft<'a> {
 
     /// Changes an event that was read, under all names that it was taken with; deletes it if
     /// there is no `event`.
-    pub fn update_event(&mut self, team: &str, was: &Event, mut event: Option<Event>) {
+    pub fn update_event(&mut self, team: &Team, was: &Event, mut event: Option<Event>) {
         if let Some(event) = &mut event {
             event.version = self.ids.version();
         }
         let update = EventUpdate {
-            team: team.to_owned(),
+            team: team.clone(),
             was: was.version,
             request: was.request,
             taken_with: was.names.clone(),

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use super::{Event, Latest, Session, Snapshot, Version, Waiter, Wanted};
 use crate::domain::{
-    EventKey, FencingToken, LeaseId, PayloadDigest, RequestId, SessionKey, Timestamp,
+    EventKey, FencingToken, LeaseId, PayloadDigest, RequestId, SessionKey, Team, Timestamp,
 };
 
 /// What a store writes as a whole if what it rests on still holds, or not at all.
@@ -91,7 +91,7 @@ pub struct SessionWrite {
 #[derive(Debug)]
 pub struct EventUpdate {
     /// Its team.
-    pub team: String,
+    pub team: Team,
     /// The version that it had, and the request: a row under one of its names that has others
     /// stays. The version alone does not distinguish the rows of two events that were written
     /// before rows had versions.

@@ -23,7 +23,7 @@ use super::{
 use crate::domain::{
     Acquire, Begin, Begun, Claim, Delivered, Detail, Enqueue, EventKey, FencingToken, Finish,
     FinishAs, Labels, Lease, LeaseId, Mark, PayloadDigest, Release, Renew, RenewTurn, RequestId,
-    SessionKey, Timestamp, Ttl, TurnId, TurnResult,
+    SessionKey, Team, Timestamp, Ttl, TurnId, TurnResult,
     limits::{CLAIM_TTL, EVENT_TTL, LEASE_TTL},
 };
 
@@ -201,11 +201,11 @@ impl World {
 }
 
 fn key(session: &str) -> SessionKey {
-    SessionKey { team: "T".to_owned(), session: session.to_owned() }
+    SessionKey { team: Team::stored("T"), session: session.to_owned() }
 }
 
 fn event_key(event: &str) -> EventKey {
-    EventKey { team: "T".to_owned(), event: event.to_owned() }
+    EventKey { team: Team::stored("T"), event: event.to_owned() }
 }
 
 fn request(number: u128) -> RequestId {

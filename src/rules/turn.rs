@@ -37,7 +37,7 @@ use super::{
 };
 use crate::domain::{
     Acquire, Attempts, Begin, Begun, Claim, Decision, Detail, EventRow, Lease, LeaseId,
-    ProcessedBy, RenewTurn, RequestId, ResumedBy, SessionKey, SessionRow, Timestamp, TurnId,
+    ProcessedBy, RenewTurn, RequestId, ResumedBy, SessionKey, SessionRow, Team, Timestamp, TurnId,
     TurnLost, limits::CLAIM_MEMORY,
 };
 
@@ -294,7 +294,7 @@ fn own<'a>(draft: &mut Draft<'_>, turn: &'a TurnId) -> Result<Own<'a>, TurnLost>
 }
 
 struct EventName<'a> {
-    team: &'a str,
+    team: &'a Team,
     event: &'a str,
 }
 
@@ -313,7 +313,7 @@ fn wants_turn(turn: &TurnId, wanted: &mut Wanted) {
 /// The record that counts, of an event with these names.
 fn find<'a>(
     draft: &mut Draft<'_>,
-    team: &str,
+    team: &Team,
     names: impl Iterator<Item = &'a str>,
     request: RequestId,
 ) -> Option<Event> {

@@ -257,8 +257,7 @@ impl Connections {
         let Accepted { socket, slot: _slot } = arrival;
         let Some(mut peer) = self.peer(socket).await else { return };
         let trust = peer.take_trust();
-        let connection = Connection { peer: peer.identity().clone(), ..Connection::default() };
-        let connection = Arc::new(connection);
+        let connection = Arc::new(Connection::of(peer.identity().clone()));
         let gate = gate.on(Arc::clone(&connection));
         let answering = service_fn(move |request| gate.answer(request));
         let mut serving = pin!(http.serve_connection(TokioIo::new(peer), answering));

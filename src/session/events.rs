@@ -14,7 +14,7 @@ use tokio::{
 };
 use tokio_util::sync::{CancellationToken, DropGuard};
 
-use super::{Caller, SessionError};
+use super::{SessionError, StreamCaller};
 
 /// How long a request may look for a grant that has just come, and keep its place otherwise, once
 /// the server ends the connection.
@@ -168,7 +168,7 @@ impl<K, L> EventSender<K, L> {
     /// and it has not ended by itself soon after.
     pub(crate) async fn answer<T>(
         &self,
-        caller: &Caller,
+        caller: &StreamCaller,
         limit: Duration,
         request: impl Future<Output = Result<T, SessionError>>,
     ) -> Option<Result<T, SessionError>> {

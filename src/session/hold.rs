@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::{
-    AcquireOutcome, Caller, Measured, SessionError, Sessions,
+    AcquireOutcome, Measured, SessionError, Sessions, StreamCaller,
     events::{EventSender, Events, StreamEvent},
     keeper::{Keeper, Renewable},
     lane_ops::SessionCall,
@@ -45,7 +45,7 @@ impl Sessions {
         acquire: Acquire,
         wait: Duration,
         limit: Duration,
-        caller: Caller,
+        caller: StreamCaller,
     ) -> Events<Measured<Lease>, Measured<Held>> {
         let (events, receiver) = EventSender::channel();
         let acquire = Acquire { stream: Some(StreamId::random()), ..acquire };
@@ -58,7 +58,7 @@ impl Sessions {
         acquire: Acquire,
         wait: Duration,
         limit: Duration,
-        caller: Caller,
+        caller: StreamCaller,
         events: EventSender<Measured<Lease>, Measured<Held>>,
     ) {
         let _holding = match self.queues.hold(&acquire.key.team) {

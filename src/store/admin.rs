@@ -3,13 +3,13 @@
 use std::{future::Future, time::Duration};
 
 use super::{StoreError, Verdict};
-use crate::domain::{EventKey, EventRow, SessionKey, SessionRow, Timestamp};
+use crate::domain::{EventKey, EventRow, SessionKey, SessionRow, TeamFilter, Timestamp};
 
 /// Which part of a list to read.
 #[derive(Debug, Clone)]
 pub struct Page {
     /// Of this team only.
-    pub team: Option<String>,
+    pub team: TeamFilter,
     /// What comes after this team and id. They are never empty, so that all comes after
     /// empty ones.
     pub after: (String, String),

@@ -114,6 +114,12 @@ impl CallTrace {
         span.in_scope(line);
     }
 
+    /// The method.
+    #[must_use]
+    pub fn method(&self) -> &MethodMetrics {
+        &self.0.method
+    }
+
     /// The request id.
     #[must_use]
     pub fn id(&self) -> String {

@@ -3,7 +3,11 @@
 //! Architecture Invariant: no label ever holds a key, a holder or anything else
 //! that a caller chose, so the number of series is bounded.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    collections::BTreeSet,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
 
 use prometheus_client::{
     encoding::{EncodeLabelSet, text},
@@ -36,6 +40,11 @@ struct OutcomeLabel {
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct ReasonLabel {
     reason: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct PrincipalLabel {
+    principal: String,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -95,12 +104,52 @@ pub struct Metrics {
     pub connections: Gauge,
     /// Calls refused for load.
     pub shed: ShedMetrics,
+    /// Callers that are authenticated, and those that are refused.
+    pub auth: AuthMetrics,
     /// Files that are read again while the server runs.
     pub reload: ReloadMetrics,
     /// TLS handshakes and the certificate.
     pub tls: TlsMetrics,
     /// Whether the server may be reached without TLS and authentication: 1 or 0.
     pub insecure: Gauge,
+}
+
+/// Callers that are authenticated, and those that are refused. Cheap to clone.
+#[derive(Debug, Clone, Default)]
+pub struct AuthMetrics {
+    refused: Family<ReasonLabel, Counter>,
+    calls: Family<PrincipalLabel, Counter>,
+    /// The labels of `calls`.
+    principals: Arc<Mutex<BTreeSet<String>>>,
+}
+
+impl AuthMetrics {
+    /// Notes a call, or an item of one, that was refused.
+    pub fn refused(&self, reason: &'static str) {
+        self.refused.get_or_create(&ReasonLabel { reason }).inc();
+    }
+
+    /// The count of a principal's calls. Its name is of the `--auth` file.
+    #[must_use]
+    pub fn calls(&self, principal: &str) -> Counter {
+        self.principals().insert(principal.to_owned());
+        self.calls.get_or_create_owned(&PrincipalLabel { principal: principal.to_owned() })
+    }
+
+    /// Forgets the principals that are not to be kept.
+    pub fn keep(&self, is_kept: impl Fn(&str) -> bool) {
+        self.principals().retain(|principal| {
+            let kept = is_kept(principal);
+            if !kept {
+                self.calls.remove(&PrincipalLabel { principal: principal.clone() });
+            }
+            kept
+        });
+    }
+
+    fn principals(&self) -> MutexGuard<'_, BTreeSet<String>> {
+        self.principals.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 /// What became of turns.
@@ -211,6 +260,7 @@ impl Metrics {
             writes: WriteHealth::default(),
             connections: Gauge::default(),
             shed: ShedMetrics::of(&sheds),
+            auth: AuthMetrics::default(),
             reload: ReloadMetrics::default(),
             tls: TlsMetrics::default(),
             insecure: Gauge::default(),
@@ -265,6 +315,16 @@ impl Metrics {
         );
         r.register("connections", "Open client connections", metrics.connections.clone());
         r.register("shed", "Calls rejected because of overload, by reason", sheds);
+        r.register(
+            "refused_calls",
+            "Calls, or items of a batch, refused by --auth, by reason",
+            metrics.auth.refused.clone(),
+        );
+        r.register(
+            "principal_calls",
+            "Calls of authenticated callers, by principal",
+            metrics.auth.calls.clone(),
+        );
         metrics.reload.register(r);
         metrics.tls.register(r);
         r.register(

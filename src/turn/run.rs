@@ -14,7 +14,9 @@ use tokio::{
 use super::{Turn, TurnOutcome, Turns};
 use crate::{
     domain::{Begin, EventRow, Finish, FinishAs, Interruption, RenewTurn, StreamId},
-    session::{Caller, Concern, EventSender, Events, Keeper, Renewable, SessionError, StreamEvent},
+    session::{
+        Concern, EventSender, Events, Keeper, Renewable, SessionError, StreamCaller, StreamEvent,
+    },
 };
 
 /// An event of a stream that waits for a turn and keeps it.
@@ -72,7 +74,7 @@ impl Turns {
         wait: Duration,
         limit: Duration,
         closed: oneshot::Receiver<Closed>,
-        caller: Caller,
+        caller: StreamCaller,
     ) -> Events<Turn, RunEnd> {
         let (events, receiver) = EventSender::channel();
         tokio::spawn(self.clone().run_turn(begin, wait, limit, closed, caller, events));
@@ -85,7 +87,7 @@ impl Turns {
         wait: Duration,
         limit: Duration,
         closed: oneshot::Receiver<Closed>,
-        caller: Caller,
+        caller: StreamCaller,
         events: EventSender<Turn, RunEnd>,
     ) {
         let sessions = &self.lanes.sessions;
@@ -171,7 +173,7 @@ impl Turns {
 /// # Errors
 /// [`SessionError::Draining`] if the server ends the connection.
 async fn how_it_ends(
-    mut caller: Caller,
+    mut caller: StreamCaller,
     closed: oneshot::Receiver<Closed>,
     events: &EventSender<Turn, RunEnd>,
     grace: Duration,

@@ -15,7 +15,7 @@ use std::{
 
 use futures_util::future::join_all;
 use oncegate::{
-    domain::{Acquire, Id, Labels, Lease, RequestId, SessionKey, Ttl, limits},
+    domain::{Acquire, Id, Labels, Lease, RequestId, SessionKey, Team, Ttl, limits},
     grpc::pb::{AcquireSessionLeaseRequest, MarkProcessedRequest},
     lane::CallError,
     session::{AcquireOutcome, Bounds, SessionError, Sessions},
@@ -109,7 +109,7 @@ impl Arena {
 
     fn key(session: usize) -> SessionKey {
         let id = |text: String| Id::parse("id", text).unwrap();
-        SessionKey::given(id("T1".into()), id(session.to_string()))
+        SessionKey::given(Team::stored("T1"), id(session.to_string()))
     }
 
     fn acquire(session: usize, holder: String, request: Option<String>) -> Acquire {

@@ -12,7 +12,7 @@ use futures_util::future::join_all;
 use oncegate::{
     domain::{
         Acquire, Begin, Delivered, EventKey, Finish, FinishAs, Id, Labels, RequestId, SessionKey,
-        Ttl, limits,
+        Team, Ttl, limits,
     },
     grpc::pb::{
         self, BeginTurnRequest, FinishTurnRequest, Turn, TurnOutcome as Ends,
@@ -125,8 +125,8 @@ impl Arena {
             0 => (format!("Ev{number}"), vec![]),
             _ => (format!("Ev{number}.{name}"), vec![format!("ts{number}")]),
         };
-        let event = EventKey::given(id("T1"), id(&name));
-        let key = SessionKey::given(id("T1"), id(&format!("s{}", number % SESSIONS)));
+        let event = EventKey::given(Team::stored("T1"), id(&name));
+        let key = SessionKey::given(Team::stored("T1"), id(&format!("s{}", number % SESSIONS)));
         let ttl = Ttl::parse(None, limits::DEFAULT_LEASE_TTL, &limits::LEASE_TTL).unwrap();
         let acquire = Acquire {
             request: RequestId::for_session(&key, None),
@@ -196,7 +196,7 @@ async fn a_twin_that_went_away_takes_no_turn_with_it() {
     for round in 0..200_u64 {
         let begin = Begin {
             event: Delivered::new(
-                EventKey { team: "T1".into(), event: round.to_string() },
+                EventKey { team: Team::stored("T1"), event: round.to_string() },
                 Vec::new(),
                 None,
                 None,

@@ -5,7 +5,7 @@ use std::{ops::RangeInclusive, time::Duration};
 use oncegate::{
     domain::{
         Acquire, Begin, Delivered, Enqueue, EventKey, Interruption, Labels, Mark, PayloadDigest,
-        Release, RenewTurn, RequestId, SessionKey, StreamId, Ttl, TurnId,
+        Release, RenewTurn, RequestId, SessionKey, StreamId, Team, TeamFilter, Ttl, TurnId,
         limits::{CLAIM_MEMORY, CLAIM_TTL, EVENT_TTL, LEASE_TTL},
     },
     store::{Age, Kind, Scope, Sweep},
@@ -18,7 +18,7 @@ use super::{
 };
 
 fn key() -> SessionKey {
-    SessionKey { team: "T1".into(), session: "s".into() }
+    SessionKey { team: Team::stored("T1"), session: "s".into() }
 }
 
 fn minute(range: &RangeInclusive<Duration>) -> Ttl {
@@ -124,8 +124,9 @@ async fn a_place_whose_answer_was_lost_is_found_again_and_the_lease_that_has_com
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_lease_that_came_for_a_turn_whose_event_was_handled_meanwhile_is_given_back() {
-    let event =
-        || Delivered::new(EventKey { team: "T1".into(), event: "a".into() }, vec![], None, None);
+    let event = || {
+        Delivered::new(EventKey { team: Team::stored("T1"), event: "a".into() }, vec![], None, None)
+    };
     let acquire = acquire(request((1, 0)), None);
     let begin = Begin {
         event: event(),
@@ -149,7 +150,8 @@ async fn a_lease_that_came_for_a_turn_whose_event_was_handled_meanwhile_is_given
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_place_that_is_kept_outlives_a_swept_or_closed_session() {
     let take = || Op::Change(vec![acquire(request((0, 0)), None)], vec![]);
-    let scope = Scope { team: None, age: Age::Expired, dry_run: false, elected: false };
+    let scope =
+        Scope { team: TeamFilter::stored(None), age: Age::Expired, dry_run: false, elected: false };
     let sweep = Op::Sweep(Sweep { kind: Kind::Sessions, scope, limit: 10 });
     for end in [sweep, Op::Close(key())] {
         let ops = vec![
@@ -167,7 +169,7 @@ async fn a_place_that_is_kept_outlives_a_swept_or_closed_session() {
 
 /// Begins a turn without a session.
 fn begin(number: usize, stream: Option<StreamId>) -> Op {
-    let key = EventKey { team: "T1".into(), event: "a".into() };
+    let key = EventKey { team: Team::stored("T1"), event: "a".into() };
     Op::Turns(
         vec![Begin {
             event: Delivered::new(key, vec![], None, None),
@@ -186,7 +188,7 @@ fn begin(number: usize, stream: Option<StreamId>) -> Op {
 /// Renews the turn that step 0 began.
 fn renew(stream: Option<StreamId>, interruption: Option<Interruption>) -> Op {
     let turn = TurnId {
-        event: EventKey { team: "T1".into(), event: "a".into() },
+        event: EventKey { team: Team::stored("T1"), event: "a".into() },
         request: request((0, 0)),
         attempt: 1,
         lease: None,
@@ -236,7 +238,7 @@ async fn a_request_with_another_payload_takes_a_place_of_its_own() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_event_is_decided_beside_another_that_had_its_name_before() {
-    let key = |name: &str| EventKey { team: "T1".into(), event: name.to_owned() };
+    let key = |name: &str| EventKey { team: Team::stored("T1"), event: name.to_owned() };
     let event = |names: &[&str]| {
         Delivered::new(
             key(names[0]),

@@ -8,7 +8,7 @@ use std::{
 use oncegate::{
     domain::{
         Acquire, Begin, Enqueue, EventKey, Id, Labels, LeaseId, Release, Renew, RequestId,
-        SessionKey, StreamId, Ttl, TurnId,
+        SessionKey, StreamId, Team, TeamFilter, Ttl, TurnId,
         limits::{CLAIM_MEMORY, CLAIM_TTL, EVENT_TTL, LEASE_TTL},
     },
     rules::queue::PLACE_KEPT,
@@ -29,14 +29,16 @@ const SPANS: [u64; 6] = [1, 2, 5, 10, 30, 60];
 
 /// All sessions that sequences are about.
 pub fn sessions() -> Vec<SessionKey> {
-    let of =
-        |team: &str| SESSIONS.map(|name| SessionKey { team: team.into(), session: name.into() });
+    let of = |team: &str| {
+        SESSIONS.map(|name| SessionKey { team: Team::stored(team), session: name.into() })
+    };
     TEAMS[1..].iter().flat_map(|team| of(team)).collect()
 }
 
 /// All names of events that sequences are about.
 pub fn events() -> Vec<EventKey> {
-    let of = |team: &str| EVENTS.map(|name| EventKey { team: team.into(), event: name.into() });
+    let of =
+        |team: &str| EVENTS.map(|name| EventKey { team: Team::stored(team), event: name.into() });
     TEAMS[1..].iter().flat_map(|team| of(team)).collect()
 }
 
@@ -141,7 +143,7 @@ impl Dice {
     }
 
     fn session(&mut self) -> SessionKey {
-        SessionKey { team: self.of(&TEAMS).into(), session: self.of(&SESSIONS).into() }
+        SessionKey { team: Team::stored(self.of(&TEAMS)), session: self.of(&SESSIONS).into() }
     }
 
     /// One or several, sorted, none twice.
@@ -152,7 +154,7 @@ impl Dice {
     }
 
     fn event(&mut self) -> EventKey {
-        EventKey { team: self.of(&TEAMS).into(), event: self.of(&EVENTS).into() }
+        EventKey { team: Team::stored(self.of(&TEAMS)), event: self.of(&EVENTS).into() }
     }
 
     /// What the caller says of its attempt: often what another has said before.
@@ -298,7 +300,7 @@ impl Dice {
     fn sweep(&mut self) -> Sweep {
         let age = self.of(&[None, None, Some(0), Some(5), Some(60)]);
         let age = age.map_or(Age::Expired, |age| Age::AtLeast(Duration::from_secs(age)));
-        let team = self.of(&[None, Some("T1".to_owned())]);
+        let team = TeamFilter::stored(self.of(&[None, Some("T1")]).map(Team::stored));
         let (dry_run, elected) = (self.one_in(2), false);
         // Which rows go first is up to the store: so all go, or none.
         let limit = if dry_run { self.of(&[2, 1_000]) } else { 1_000 };
@@ -308,7 +310,8 @@ impl Dice {
 
     fn page(&mut self, ids: &[&str]) -> Page {
         let after = (self.of(&["", "T1", "T2"]).to_owned(), self.of(ids).to_owned());
-        Page { team: self.of(&[None, Some("T1".to_owned())]), after, limit: self.of(&[2, 50]) }
+        let team = TeamFilter::stored(self.of(&[None, Some("T1")]).map(Team::stored));
+        Page { team, after, limit: self.of(&[2, 50]) }
     }
 
     fn list_sessions(&mut self) -> Op {

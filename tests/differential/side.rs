@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, fmt::Debug};
 
 use oncegate::{
-    domain::{EventKey, LeaseId, Mark, SessionKey, TurnId},
+    domain::{EventKey, LeaseId, Mark, SessionKey, TeamFilter, TurnId},
     store::{Connection, EventFilter, Look, Page, StoreError, Sweep},
 };
 
@@ -90,7 +90,7 @@ impl<C: Connection> Side<C> {
         sessions: &[SessionKey],
         events: &[EventKey],
     ) -> Result<String, StoreError> {
-        let page = Page { team: None, after: Default::default(), limit: 1_000 };
+        let page = Page { team: TeamFilter::stored(None), after: Default::default(), limit: 1_000 };
         let mut text = debug(self.observer.list_sessions(&page, None).await?);
         text += &debug(self.observer.list_events(&page, &ALL).await?);
         text += &debug(self.observer.count(None).await?);

@@ -4,13 +4,13 @@ use std::time::Duration;
 
 use oncegate::domain::{
     Acquire, Begin, Delivered, Enqueue, EventKey, Labels, LeaseId, Release, RequestId, SessionKey,
-    Ttl,
+    Team, Ttl,
     limits::{CLAIM_TTL, LEASE_TTL},
 };
 use uuid::Uuid;
 
 pub fn key(session: &str) -> SessionKey {
-    SessionKey { team: "T1".into(), session: session.into() }
+    SessionKey { team: Team::stored("T1"), session: session.into() }
 }
 
 pub fn request(number: u128) -> RequestId {
@@ -39,7 +39,7 @@ pub fn release(session: &str, lease: LeaseId) -> Release {
 }
 
 pub fn begin(event: &str, aliases: &[&str]) -> Begin {
-    let event = EventKey { team: "T1".into(), event: event.into() };
+    let event = EventKey { team: Team::stored("T1"), event: event.into() };
     let aliases = aliases.iter().map(|&alias| alias.to_owned()).collect();
     Begin {
         event: Delivered::new(event, aliases, None, None),

@@ -167,6 +167,11 @@ pub(super) async fn provoke(store: Store, wanted: Reason) -> Option<Status> {
         | Reason::Internal
         // The caller that ended a call gets no answer to it.
         | Reason::Cancelled
+        // `tests/auth` provokes these.
+        | Reason::Unauthenticated
+        | Reason::TeamDenied
+        | Reason::RoleDenied
+        | Reason::Quota
         | Reason::Unspecified => return None,
     })
 }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use oncegate::{
-    domain::SessionKey,
+    domain::{SessionKey, Team},
     grpc::pb::{
         AcquireSessionLeaseResponse, CleanupRequest, acquire_session_lease_response::Outcome,
     },
@@ -59,7 +59,7 @@ async fn locks_of_two_schemas_are_others() {
     let public = Replica::start(&url, Clock::Store, &[]).await;
     let own = Replica::start(&url, Clock::Store, &["--database-schema", "bots"]).await;
     // All advisory locks that a call takes in `public` are held by somebody else.
-    let key = SessionKey { team: "T".into(), session: "S".into() }.lock_key();
+    let key = SessionKey { team: Team::stored("T"), session: "S".into() }.lock_key();
     let mut database = PgConnection::connect(&url).await.unwrap();
     for lock in [key, 0x6f6e_6365_6761_7465] {
         let hold = format!("SELECT pg_advisory_lock({lock})");

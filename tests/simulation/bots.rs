@@ -3,7 +3,7 @@
 use std::{fmt::Display, sync::Arc, time::Duration};
 
 use oncegate::{
-    domain::{Delivered, EventKey, Id, SessionKey, Ttl, limits},
+    domain::{Delivered, EventKey, Id, SessionKey, Team, Ttl, limits},
     session::SessionError,
 };
 use tokio::time::{Instant, sleep};
@@ -35,7 +35,7 @@ fn ttl(span: Duration) -> Ttl {
 
 /// An event; every third one has an alias.
 pub fn event(number: u64) -> Delivered {
-    let key = |name: &str| EventKey::given(id("T".into()), id(format!("{name}{number}")));
+    let key = |name: &str| EventKey::given(Team::stored("T"), id(format!("{name}{number}")));
     let aliases =
         if number.is_multiple_of(3) { vec![format!("alias{number}")] } else { Vec::new() };
     Delivered::new(key("event"), aliases, None, None)
@@ -43,7 +43,7 @@ pub fn event(number: u64) -> Delivered {
 
 /// The same event, sometimes delivered with its alias first, or alone.
 fn delivered(number: u64, chance: &mut Chance) -> Delivered {
-    let key = EventKey::given(id("T".into()), id(format!("alias{number}")));
+    let key = EventKey::given(Team::stored("T"), id(format!("alias{number}")));
     match chance.below(3) {
         0 if number.is_multiple_of(3) => {
             Delivered::new(key, vec![format!("event{number}")], None, None)
@@ -54,7 +54,7 @@ fn delivered(number: u64, chance: &mut Chance) -> Delivered {
 }
 
 pub fn session(number: u64) -> SessionKey {
-    SessionKey::given(id("T".into()), id(format!("session{number}")))
+    SessionKey::given(Team::stored("T"), id(format!("session{number}")))
 }
 
 /// What the checker and the history call an event.

@@ -155,7 +155,8 @@ impl World {
     async fn close_session(self: &Arc<Self>, chance: &mut Chance) {
         let (number, replica) = (chance.below(SESSIONS), self.replica(chance));
         let subject = session_name(number);
-        let author = Author { actor: "operator".to_owned(), reason: String::new() };
+        let author =
+            Author { principal: None, actor: "operator".to_owned(), reason: String::new() };
         self.check(|checker| checker.repair_begins(&subject));
         let world = Arc::clone(self);
         let mut closing = tokio::spawn(async move {

@@ -1,6 +1,6 @@
 //! The operator API and cleanup.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use super::{
     duration, ids,
@@ -10,19 +10,24 @@ use super::{
 use crate::{
     admin::Author,
     cleanup::Cleaned,
-    domain::{EventKey, Id, Invalid, SessionKey, SessionRow, bounded, is_stored_id, limits},
+    domain::{
+        EventKey, Id, Invalid, SessionKey, SessionRow, TeamFilter, TeamScope, bounded,
+        is_stored_id, limits,
+    },
     store::{Age, Counts, EventFilter, EventStatus, Page, Scope},
 };
 
 /// Stands between team and stored id in a page token; neither has it.
 pub(in crate::grpc) const TOKEN_SEPARATOR: char = '\u{1f}';
 
-pub(in crate::grpc) fn team(given: String) -> Result<Option<String>, Invalid> {
-    Ok(Id::optional("team_id", given)?.map(Id::into_string))
+/// One team, or all.
+pub(in crate::grpc) fn team(teams: &TeamScope, given: String) -> Result<TeamFilter, Invalid> {
+    teams.filter("team_id", given)
 }
 
-/// Which part of a list to read.
-pub(in crate::grpc) fn page(team_id: String, size: i32, token: &str) -> Result<Page, Invalid> {
+/// Which part of a list to read. The token is a position, and permits nothing: one of another team's
+/// list is where to begin in the caller's.
+fn page(teams: &TeamScope, team_id: String, size: i32, token: &str) -> Result<Page, Invalid> {
     let limit = match u32::try_from(size) {
         Ok(0) => limits::DEFAULT_PAGE_SIZE,
         Ok(size) if size <= limits::MAX_PAGE_SIZE => size,
@@ -38,16 +43,17 @@ pub(in crate::grpc) fn page(team_id: String, size: i32, token: &str) -> Result<P
         None if token.is_empty() => Default::default(),
         _ => return Err(Invalid::new("page_token", "must be the next_page_token of a page")),
     };
-    Ok(Page { team: team(team_id)?, after, limit })
+    Ok(Page { team: team(teams, team_id)?, after, limit })
 }
 
 /// Where the page after the one that ends with this team and id begins.
-pub(in crate::grpc) fn page_token((team, id): (&String, &String)) -> String {
+pub(in crate::grpc) fn page_token((team, id): (&str, &str)) -> String {
     format!("{team}{TOKEN_SEPARATOR}{id}")
 }
 
 /// Which sessions to list: those that are held, or those that are not, or all.
 pub(in crate::grpc) fn sessions(
+    teams: &TeamScope,
     request: pb::ListSessionsRequest,
 ) -> Result<(Page, Option<bool>), Invalid> {
     let held = match request.state() {
@@ -58,11 +64,12 @@ pub(in crate::grpc) fn sessions(
         pb::SessionState::Held => Some(true),
         pb::SessionState::Free => Some(false),
     };
-    Ok((page(request.team_id, request.page_size, &request.page_token)?, held))
+    Ok((page(teams, request.team_id, request.page_size, &request.page_token)?, held))
 }
 
 /// Which events to list.
 pub(in crate::grpc) fn events(
+    teams: &TeamScope,
     request: pb::ListEventsRequest,
 ) -> Result<(Page, EventFilter), Invalid> {
     let filter = EventFilter {
@@ -70,7 +77,7 @@ pub(in crate::grpc) fn events(
         newer_than: age("newer_than", request.newer_than)?,
         older_than: age("older_than", request.older_than)?,
     };
-    Ok((page(request.team_id, request.page_size, &request.page_token)?, filter))
+    Ok((page(teams, request.team_id, request.page_size, &request.page_token)?, filter))
 }
 
 pub(in crate::grpc) fn standing(state: i32, outcome: i32) -> Result<Option<EventStatus>, Invalid> {
@@ -104,45 +111,66 @@ pub(in crate::grpc) fn age(
     age.map(|age| bounded(field, age, &limits::CLEANUP_AGE)).transpose()
 }
 
-pub(in crate::grpc) fn author(actor: String, reason: String) -> Result<Author, Invalid> {
+/// Who a caller says that it acts for, and why.
+pub(in crate::grpc) struct Claimed {
+    actor: String,
+    reason: String,
+}
+
+impl Claimed {
+    /// The same, beside the `principal` that was authenticated.
+    pub(in crate::grpc) fn by(self, principal: Option<Arc<str>>) -> Author {
+        let Self { actor, reason } = self;
+        Author { principal, actor, reason }
+    }
+}
+
+fn claimed(actor: String, reason: String) -> Result<Claimed, Invalid> {
     let reason = Id::optional("reason", reason)?.map(Id::into_string).unwrap_or_default();
-    Ok(Author { actor: Id::parse("actor", actor)?.into_string(), reason })
+    Ok(Claimed { actor: Id::parse("actor", actor)?.into_string(), reason })
 }
 
 pub(in crate::grpc) fn bind(
+    teams: &TeamScope,
     request: pb::BindEpicRequest,
-) -> Result<(SessionKey, Option<String>, Author), Invalid> {
-    let key = session_key(request.session)?;
+) -> Result<(SessionKey, Option<String>, Claimed), Invalid> {
+    let key = session_key(teams, request.session)?;
     let epic = Id::optional("epic_id", request.epic_id)?.map(Id::into_string);
-    Ok((key, epic, author(request.actor, request.reason)?))
+    Ok((key, epic, claimed(request.actor, request.reason)?))
 }
 
 pub(in crate::grpc) fn force_release(
+    teams: &TeamScope,
     request: pb::ForceReleaseSessionLeaseRequest,
-) -> Result<(SessionKey, Author), Invalid> {
-    let key = session_key(request.session)?;
+) -> Result<(SessionKey, Claimed), Invalid> {
+    let key = session_key(teams, request.session)?;
     let reason = Id::parse("reason", request.reason)?.into_string();
-    Ok((key, author(request.actor, reason)?))
+    Ok((key, claimed(request.actor, reason)?))
 }
 
 pub(in crate::grpc) fn close(
+    teams: &TeamScope,
     request: pb::CloseSessionRequest,
-) -> Result<(SessionKey, Author), Invalid> {
-    Ok((session_key(request.session)?, author(request.actor, request.reason)?))
+) -> Result<(SessionKey, Claimed), Invalid> {
+    Ok((session_key(teams, request.session)?, claimed(request.actor, request.reason)?))
 }
 
 pub(in crate::grpc) fn forget(
+    teams: &TeamScope,
     request: pb::ForgetEventRequest,
-) -> Result<(EventKey, Author), Invalid> {
-    Ok((event_key(request.event)?, author(request.actor, request.reason)?))
+) -> Result<(EventKey, Claimed), Invalid> {
+    Ok((event_key(teams, request.event)?, claimed(request.actor, request.reason)?))
 }
 
 /// What to delete, and the most rows of it.
-pub(in crate::grpc) fn cleanup(request: pb::CleanupRequest) -> Result<(Scope, u32), Invalid> {
-    let team = team(request.team_id)?;
+pub(in crate::grpc) fn cleanup(
+    teams: &TeamScope,
+    request: pb::CleanupRequest,
+) -> Result<(Scope, u32), Invalid> {
+    let team = team(teams, request.team_id)?;
     let age = age("older_than", request.older_than)?.map_or(Age::Expired, Age::AtLeast);
     // The stores count in microseconds: less than one is none.
-    if matches!(age, Age::AtLeast(age) if age.as_micros() == 0) && team.is_none() {
+    if matches!(age, Age::AtLeast(age) if age.as_micros() == 0) && team.team().is_none() {
         return Err(Invalid::new("team_id", "is required where older_than is zero"));
     }
     let limit = match u32::try_from(request.max_rows) {
@@ -161,7 +189,7 @@ pub(in crate::grpc) fn session(key: SessionKey, row: SessionRow) -> pb::Session 
     let lease = row.lease;
     let (session_id, consumer) = ids(&key.session);
     pb::Session {
-        team_id: key.team,
+        team_id: key.team.into_string(),
         session_id,
         consumer,
         state: state.into(),

@@ -4,14 +4,17 @@ use super::{duration, ids, key::delivered, pb, small, timestamp};
 use crate::{
     domain::{
         Claim, Detail, EventKey, EventRow, Id, Invalid, Mark, MarkOutcome, ProcessedBy, RequestId,
-        Ttl, TurnResult, limits,
+        TeamScope, Ttl, TurnResult, limits,
     },
     session::SessionError,
     store::Looked,
 };
 
-pub(in crate::grpc) fn mark(request: pb::MarkProcessedRequest) -> Result<Mark, Invalid> {
-    let event = delivered(request.event, &request.payload_digest)?;
+pub(in crate::grpc) fn mark(
+    teams: &TeamScope,
+    request: pb::MarkProcessedRequest,
+) -> Result<Mark, Invalid> {
+    let event = delivered(teams, request.event, &request.payload_digest)?;
     let ttl = event_ttl(request.ttl)?;
     let request_id = Id::optional("request_id", request.request_id)?;
     let request = RequestId::for_event(&event.key, request_id.as_ref());
@@ -24,7 +27,7 @@ pub(in crate::grpc) fn event_ttl(ttl: Option<prost_types::Duration>) -> Result<T
 
 fn named(key: EventKey) -> pb::ProcessedEvent {
     let (event_id, consumer) = ids(&key.event);
-    pb::ProcessedEvent { team_id: key.team, event_id, consumer, ..Default::default() }
+    pb::ProcessedEvent { team_id: key.team.into_string(), event_id, consumer, ..Default::default() }
 }
 
 pub(in crate::grpc) fn event(key: EventKey, row: EventRow) -> pb::ProcessedEvent {

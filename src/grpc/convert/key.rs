@@ -4,21 +4,23 @@ use super::{pb, required};
 use crate::{
     domain::{
         Conversations, Delivered, EventKey, Field, Id, Invalid, PayloadDigest, SessionKey,
-        SessionScope, SlackEvent, limits,
+        SessionScope, SlackEvent, Team, TeamScope, limits,
     },
     platform::{self, Headers, Named, Platform, Unreadable},
 };
 
 /// The event of a delivery, with the digest that is given beside it.
 pub(in crate::grpc) fn delivered(
+    teams: &TeamScope,
     key: Option<pb::EventKey>,
     payload_digest: &[u8],
 ) -> Result<Delivered, Invalid> {
-    Ok(delivery(key, payload_digest)?.0)
+    Ok(delivery(teams, key, payload_digest)?.0)
 }
 
 /// The event of a delivery, and the conversations that its payload names, if it has one.
 pub(super) fn delivery(
+    teams: &TeamScope,
     key: Option<pb::EventKey>,
     payload_digest: &[u8],
 ) -> Result<(Delivered, Option<Conversations>), Invalid> {
@@ -41,7 +43,7 @@ pub(super) fn delivery(
                 split(with_event(named, || no_event(&given))?)
             }
         };
-        let event = EventKey::given(required_team(team.or(of_payload))?, names.remove(0));
+        let event = EventKey::given(required_team(teams, team.or(of_payload))?, names.remove(0));
         let aliases = aliases(names, key.aliases)?;
         let consumer = Id::optional("consumer", key.consumer)?;
         Ok((Delivered::new(event, aliases, consumer.as_ref(), digest), conversations))
@@ -78,26 +80,30 @@ fn aliases(derived: Vec<Id>, given: Vec<String>) -> Result<Vec<String>, Invalid>
     all.map(|alias| Ok(alias?.into_string())).collect()
 }
 
-fn required_team(team: Option<Id>) -> Result<Id, Invalid> {
-    team.ok_or_else(|| Invalid::new("team_id", "must not be empty"))
+fn required_team(teams: &TeamScope, team: Option<Id>) -> Result<Team, Invalid> {
+    let team = team.ok_or_else(|| Invalid::new("team_id", "must not be empty"))?;
+    teams.team_of("team_id", team)
 }
 
 /// An event on record, which its aliases belong to.
-pub(super) fn event_key(key: Option<pb::EventKey>) -> Result<EventKey, Invalid> {
+pub(super) fn event_key(teams: &TeamScope, key: Option<pb::EventKey>) -> Result<EventKey, Invalid> {
     if key.as_ref().is_some_and(|key| !key.aliases.is_empty()) {
         return Err(Invalid::new("event.aliases", "must be empty: one name stands for all"));
     }
-    Ok(delivered(key, &[])?.key)
+    Ok(delivered(teams, key, &[])?.key)
 }
 
 /// The session of a request.
-pub(in crate::grpc) fn session_key(key: Option<pb::SessionKey>) -> Result<SessionKey, Invalid> {
+pub(in crate::grpc) fn session_key(
+    teams: &TeamScope,
+    key: Option<pb::SessionKey>,
+) -> Result<SessionKey, Invalid> {
     let read = |key: pb::SessionKey| {
         let field = match key.key {
             Some(pb::session_key::Key::Delivery(_)) => "delivery",
             _ => "slack_payload",
         };
-        let session = session(key, None)?;
+        let session = session(teams, key, None)?;
         session.ok_or_else(|| Invalid::no_key(field, "names no conversation"))
     };
     read(required("session", key)?).map_err(|invalid: Invalid| invalid.within("session"))
@@ -106,14 +112,16 @@ pub(in crate::grpc) fn session_key(key: Option<pb::SessionKey>) -> Result<Sessio
 /// The session of a turn, if its payload names one. `event` is the turn's own, with what its
 /// payload names.
 pub(super) fn turn_session(
+    teams: &TeamScope,
     mut key: pb::SessionKey,
     event: &EventKey,
     conversations: Option<&Conversations>,
 ) -> Result<Option<SessionKey>, Invalid> {
     if key.team_id.is_empty() {
-        key.team_id.clone_from(&event.team);
+        key.team_id = event.team.to_string();
     }
-    let session = session(key, conversations).map_err(|invalid| invalid.within("session"))?;
+    let session =
+        session(teams, key, conversations).map_err(|invalid| invalid.within("session"))?;
     if session.as_ref().is_some_and(|session| session.team != event.team) {
         return Err(Invalid::new("session.team_id", "must be the event's team_id"));
     }
@@ -123,6 +131,7 @@ pub(super) fn turn_session(
 /// The session that `key` names; none if that is a payload without a conversation. An empty
 /// payload stands for the event's, which names `conversations`.
 fn session(
+    teams: &TeamScope,
     key: pb::SessionKey,
     conversations: Option<&Conversations>,
 ) -> Result<Option<SessionKey>, Invalid> {
@@ -133,12 +142,13 @@ fn session(
     let (of_payload, named) = match key.key.ok_or_else(no_arm_of_session)? {
         pb::session_key::Key::SessionId(id) => {
             no_scope(scope)?;
-            let session = SessionKey::given(required_team(team)?, Id::parse("session_id", id)?);
+            let session =
+                SessionKey::given(required_team(teams, team)?, Id::parse("session_id", id)?);
             return Ok(Some(session.of_consumer(consumer.as_ref())));
         }
         pb::session_key::Key::Thread(pb::ThreadKey { channel_id, thread_ts }) => {
             no_scope(scope)?;
-            let team = required_team(team)?;
+            let team = required_team(teams, team)?;
             let thread = || {
                 let channel = Id::parse("channel_id", channel_id)?;
                 SessionKey::thread(team, channel, Id::parse("thread_ts", thread_ts)?)
@@ -148,7 +158,7 @@ fn session(
         }
         pb::session_key::Key::Slack(slack) => {
             let conversation = slack_event(slack)?.conversation(scope.unwrap_or_default())?;
-            let session = SessionKey::of(required_team(team)?, &conversation);
+            let session = SessionKey::of(required_team(teams, team)?, &conversation);
             return Ok(Some(session.of_consumer(consumer.as_ref())));
         }
         pb::session_key::Key::SlackPayload(body) => match of_event() {
@@ -166,7 +176,7 @@ fn session(
             }
         },
     };
-    let team = required_team(team.or(of_payload))?;
+    let team = required_team(teams, team.or(of_payload))?;
     let conversation = named.of(scope.unwrap_or_default());
     let session = conversation.map(|conversation| SessionKey::of(team, &conversation));
     Ok(session.map(|session| session.of_consumer(consumer.as_ref())))

@@ -8,7 +8,7 @@ use super::{duration, ids, key::session_key, length, pb, timestamp};
 use crate::{
     domain::{
         Acquire, FencingToken, Held, Id, Invalid, Labels, Lease, LeaseId, Renew, RequestId,
-        SessionKey, Ttl, bounded, limits,
+        SessionKey, TeamScope, Ttl, bounded, limits,
     },
     session::{HoldEvent, Measured, StreamEvent},
 };
@@ -30,9 +30,10 @@ pub(in crate::grpc) struct AcquireCall {
 }
 
 pub(in crate::grpc) fn acquire(
+    teams: &TeamScope,
     mut request: pb::AcquireSessionLeaseRequest,
 ) -> Result<AcquireCall, Invalid> {
-    let key = session_key(request.session.take())?;
+    let key = session_key(teams, request.session.take())?;
     acquire_of(key, request)
 }
 
@@ -55,37 +56,39 @@ pub(super) fn acquire_of(
 }
 
 /// The same request, to be kept.
-pub(in crate::grpc) fn hold(request: pb::HoldSessionLeaseRequest) -> Result<AcquireCall, Invalid> {
+pub(in crate::grpc) fn hold(
+    teams: &TeamScope,
+    request: pb::HoldSessionLeaseRequest,
+) -> Result<AcquireCall, Invalid> {
     let pb::HoldSessionLeaseRequest { session, holder, request_id, ttl, wait, epic_id, labels } =
         request;
-    acquire(pb::AcquireSessionLeaseRequest {
-        session,
-        holder,
-        request_id,
-        ttl,
-        wait,
-        epic_id,
-        labels,
-    })
+    let request =
+        pb::AcquireSessionLeaseRequest { session, holder, request_id, ttl, wait, epic_id, labels };
+    acquire(teams, request)
 }
 
-pub(in crate::grpc) fn renew(request: pb::RenewSessionLeaseRequest) -> Result<Renew, Invalid> {
-    let key = session_key(request.session)?;
+pub(in crate::grpc) fn renew(
+    teams: &TeamScope,
+    request: pb::RenewSessionLeaseRequest,
+) -> Result<Renew, Invalid> {
+    let key = session_key(teams, request.session)?;
     let lease = LeaseId::parse(&request.lease_id)?;
     Ok(Renew { key, lease, ttl: lease_ttl(request.ttl)?, stream: None })
 }
 
 pub(in crate::grpc) fn release(
+    teams: &TeamScope,
     request: pb::ReleaseSessionLeaseRequest,
 ) -> Result<(SessionKey, LeaseId), Invalid> {
-    let key = session_key(request.session)?;
+    let key = session_key(teams, request.session)?;
     Ok((key, LeaseId::parse(&request.lease_id)?))
 }
 
 pub(in crate::grpc) fn check(
+    teams: &TeamScope,
     request: pb::CheckSessionLeaseRequest,
 ) -> Result<(SessionKey, FencingToken), Invalid> {
-    let key = session_key(request.session)?;
+    let key = session_key(teams, request.session)?;
     if request.fencing_token < 1 {
         return Err(Invalid::new("fencing_token", "must be 1 or more"));
     }
@@ -102,7 +105,7 @@ pub(in crate::grpc) fn session_lease(
     let lease = lease.value;
     let (session_id, consumer) = ids(&key.session);
     pb::SessionLease {
-        team_id: key.team,
+        team_id: key.team.into_string(),
         session_id,
         consumer,
         lease_id: lease.id.as_uuid().to_string(),

@@ -17,18 +17,21 @@ use super::{
 use crate::{
     domain::{
         Acquire, Begin, Claim, Detail, EventKey, EventRow, Finish, FinishAs, Id, Invalid,
-        ProcessedBy, RenewTurn, RequestId, Ttl, TurnResult, bounded, limits,
+        ProcessedBy, RenewTurn, RequestId, TeamScope, Ttl, TurnResult, bounded, limits,
     },
     session::{Measured, StreamEvent},
     telemetry::call,
     turn::{RunEnd, RunEvent, Turn, TurnOutcome},
 };
 
-pub(in crate::grpc) fn begin(request: pb::BeginTurnRequest) -> Result<(Begin, Duration), Invalid> {
-    let (event, conversations) = delivery(request.event, &request.payload_digest)?;
+pub(in crate::grpc) fn begin(
+    teams: &TeamScope,
+    request: pb::BeginTurnRequest,
+) -> Result<(Begin, Duration), Invalid> {
+    let (event, conversations) = delivery(teams, request.event, &request.payload_digest)?;
     let session = request
         .session
-        .map(|key| turn_session(key, &event.key, conversations.as_ref()))
+        .map(|key| turn_session(teams, key, &event.key, conversations.as_ref()))
         .transpose()?
         .flatten();
     let id = Id::optional("request_id", request.request_id)?;
@@ -88,14 +91,20 @@ pub(in crate::grpc) fn ttls(
     Ok((claim, lease))
 }
 
-pub(in crate::grpc) fn renew_turn(request: &pb::RenewTurnRequest) -> Result<RenewTurn, Invalid> {
+pub(in crate::grpc) fn renew_turn(
+    teams: &TeamScope,
+    request: &pb::RenewTurnRequest,
+) -> Result<RenewTurn, Invalid> {
     let (claim_ttl, lease_ttl) = ttls(request.claim_ttl, request.lease_ttl)?;
-    let turn = parse_id(&request.turn_id)?;
+    let turn = parse_id(teams, &request.turn_id)?;
     Ok(RenewTurn { turn, claim_ttl, lease_ttl, stream: None, interruption: None })
 }
 
-pub(in crate::grpc) fn finish(request: pb::FinishTurnRequest) -> Result<Finish, Invalid> {
-    let turn = parse_id(&request.turn_id)?;
+pub(in crate::grpc) fn finish(
+    teams: &TeamScope,
+    request: pb::FinishTurnRequest,
+) -> Result<Finish, Invalid> {
+    let turn = parse_id(teams, &request.turn_id)?;
     let pb::FinishTurnRequest { outcome, result, ttl, detail, result_type, .. } = request;
     let ending = ending_of(pb::TurnEnd { outcome, result, ttl, detail, result_type })?;
     Ok(Finish { turn, ending, unless_resumed: None })

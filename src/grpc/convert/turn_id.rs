@@ -4,7 +4,9 @@ use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use prost::Message as _;
 use uuid::Uuid;
 
-use crate::domain::{EventKey, Invalid, LeaseId, RequestId, SessionKey, TurnId, is_stored_id};
+use crate::domain::{
+    EventKey, Fault, Invalid, LeaseId, RequestId, SessionKey, TeamScope, TurnId, is_stored_id,
+};
 
 /// What a turn id holds, so that any replica can finish any turn without looking it
 /// up. The lease id in it is known to the holder only.
@@ -29,7 +31,7 @@ struct Token {
 pub(in crate::grpc) fn write_id(id: &TurnId) -> String {
     let lease = id.lease.as_ref();
     let token = Token {
-        team: id.event.team.clone(),
+        team: id.event.team.to_string(),
         event: id.event.event.clone(),
         request: id.request.as_uuid().as_bytes().to_vec(),
         session: lease.map(|(key, _)| key.session.clone()).unwrap_or_default(),
@@ -40,14 +42,19 @@ pub(in crate::grpc) fn write_id(id: &TurnId) -> String {
     URL_SAFE_NO_PAD.encode(token.encode_to_vec())
 }
 
-pub(in crate::grpc) fn parse_id(id: &str) -> Result<TurnId, Invalid> {
+/// Reads a turn id. Nothing signs it: a forged one can name turns of the caller's own teams only,
+/// and ends a lease only if it has the lease's id, which its holder alone knows.
+pub(in crate::grpc) fn parse_id(teams: &TeamScope, id: &str) -> Result<TurnId, Invalid> {
+    let unreadable = || Invalid::new("turn_id", "must be a turn_id that BeginTurn returned");
+    let token = decode(id).ok_or_else(unreadable)?;
+    let team = teams.team("turn_id", token.team).map_err(|invalid| match invalid.fault {
+        Fault::TeamDenied(_) => invalid,
+        Fault::Field | Fault::NoKey => unreadable(),
+    })?;
+    let Token { event, session, max_attempts, attempt, .. } = token;
     let read = || {
-        let token = Token::decode(&*URL_SAFE_NO_PAD.decode(id).ok()?).ok()?;
         let request = RequestId::from_uuid(Uuid::from_slice(&token.request).ok()?);
-        let Token { team, event, session, max_attempts, attempt, .. } = token;
-        if !(is_stored_id(&team) && is_stored_id(&event)) {
-            return None;
-        }
+        let event = Some(event).filter(|event| is_stored_id(event))?;
         let lease = if session.is_empty() {
             None
         } else {
@@ -57,5 +64,9 @@ pub(in crate::grpc) fn parse_id(id: &str) -> Result<TurnId, Invalid> {
         };
         Some(TurnId { event: EventKey { team, event }, request, attempt, lease, max_attempts })
     };
-    read().ok_or_else(|| Invalid::new("turn_id", "must be a turn_id that BeginTurn returned"))
+    read().ok_or_else(unreadable)
+}
+
+fn decode(id: &str) -> Option<Token> {
+    Token::decode(&*URL_SAFE_NO_PAD.decode(id).ok()?).ok()
 }

@@ -16,6 +16,7 @@ use tonic_types::StatusExt as _;
 
 use super::Method;
 use crate::{
+    auth::Place,
     grpc::{
         arriving::Reads,
         status::{self, Problem},
@@ -38,6 +39,8 @@ pub(super) struct Call {
     reason: Option<String>,
     /// The place of a call that answers once.
     pub(super) under_way: Option<TaskTrackerToken>,
+    /// Its place among the calls of its principal.
+    pub(super) quota: Option<Place>,
 }
 
 impl Call {
@@ -45,7 +48,7 @@ impl Call {
         method.metrics.started();
         let trace = CallTrace::begin(&method.metrics, headers);
         let (method, begun) = (method.clone(), Instant::now());
-        Self { method, trace, begun, code: None, reason: None, under_way: None }
+        Self { method, trace, begun, code: None, reason: None, under_way: None, quota: None }
     }
 
     /// Notes the status, which is in the headers of an answer without a body
@@ -133,7 +136,10 @@ impl HttpBody for ObservedBody {
             match frame.trailers_ref() {
                 Some(trailers) => call.note(trailers),
                 // The work is done; a caller that does not read its answer keeps no place.
-                None => call.under_way = None,
+                None if call.method.shape.answers_once => {
+                    (call.under_way, call.quota) = (None, None);
+                }
+                None => {}
             }
         }
         frame

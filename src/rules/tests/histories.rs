@@ -8,7 +8,7 @@ use super::{
     World, key,
     random::{Answer, Chooser, Op},
 };
-use crate::domain::{Begun, Claim, EventRow};
+use crate::domain::{Begun, Claim, EventRow, Team};
 
 /// A decision that is still to be written.
 struct Pending {
@@ -244,7 +244,7 @@ fn attempts_stay(before: &World, after: &World, op: &Op) {
 /// What is on record agrees with the answer that it was written for.
 fn is_true(world: &World, op: &Op, answer: &Answer) {
     let row = |name: &str| {
-        let key = EventKey { team: "T".to_owned(), event: name.to_owned() };
+        let key = EventKey { team: Team::stored("T"), event: name.to_owned() };
         &world.events[&key]
     };
     let holds = |lease: LeaseId| {

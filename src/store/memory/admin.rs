@@ -80,8 +80,7 @@ impl Page {
     /// Whether something is on the page, its length apart.
     fn has(&self, team: &str, id: &str) -> bool {
         let (after_team, after_id) = &self.after;
-        self.team.as_ref().is_none_or(|of| of == team)
-            && (team, id) > (after_team.as_str(), after_id.as_str())
+        self.team.covers(team) && (team, id) > (after_team.as_str(), after_id.as_str())
     }
 
     fn most(&self) -> usize {

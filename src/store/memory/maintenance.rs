@@ -86,7 +86,6 @@ impl RecordSet {
     /// Deletes what a sweep takes, or counts it.
     fn sweep(&mut self, sweep: &Sweep, now: Timestamp) -> u64 {
         let limit = usize::try_from(sweep.limit).unwrap_or(usize::MAX);
-        let is_of_team = |team: &String| sweep.scope.team.as_ref().is_none_or(|of| of == team);
         let before = match sweep.scope.age {
             Age::Expired => now,
             Age::AtLeast(age) => now.minus(age),
@@ -101,7 +100,7 @@ impl RecordSet {
                 let due = self
                     .events
                     .iter()
-                    .filter(|(key, event)| is_of_team(&key.team) && is_due(event));
+                    .filter(|(key, event)| sweep.scope.team.covers(&key.team) && is_due(event));
                 let due: Vec<EventKey> = due.take(limit).map(|(key, _)| key.clone()).collect();
                 if !sweep.scope.dry_run {
                     for key in &due {
@@ -122,7 +121,7 @@ impl RecordSet {
                 let due = self
                     .sessions
                     .iter()
-                    .filter(|(key, session)| is_of_team(&key.team) && is_due(session));
+                    .filter(|(key, session)| sweep.scope.team.covers(&key.team) && is_due(session));
                 let due: Vec<(SessionKey, FencingToken)> = due
                     .take(limit)
                     .filter_map(|(key, session)| {

@@ -10,7 +10,7 @@ use super::{
     timestamp::PgTimestamp,
 };
 use crate::{
-    domain::{EventKey, SessionKey, SessionRow},
+    domain::{EventKey, SessionKey, SessionRow, Team},
     store::{AdminStore, Counts, EventFilter, EventStatus, Events, Page, StoreError},
 };
 
@@ -99,7 +99,7 @@ impl AdminStore for Handle {
         let rows = self.fetch(|| list(LIST_SESSIONS, now, page).bind(held)).await?;
         let session = |row: &PgRow| {
             let (team, session) = (text(row, "team_id")?, text(row, "session_id")?);
-            Ok((SessionKey { team, session }, session_row(row)?))
+            Ok((SessionKey { team: Team::stored(team), session }, session_row(row)?))
         };
         rows.iter().map(session).collect()
     }
@@ -125,7 +125,7 @@ impl AdminStore for Handle {
         let there: Option<&str> = first.try_get("team_id").map_err(StoreError::internal)?;
         let event = |row: &PgRow| {
             let (team, event) = (text(row, "team_id")?, text(row, "event_id")?);
-            Ok((EventKey { team, event }, event_row(row)?))
+            Ok((EventKey { team: Team::stored(team), event }, event_row(row)?))
         };
         let rows = if there.is_some() { &rows[..] } else { &[] };
         Ok(Events { at, rows: rows.iter().map(event).collect::<Result<_, _>>()? })
@@ -156,7 +156,7 @@ fn list<'q>(statement: &'static str, now: Option<PgTimestamp>, page: &'q Page) -
     let (team, id) = &page.after;
     sqlx::query(statement)
         .bind(now)
-        .bind(&page.team)
+        .bind(page.team.team())
         .bind(team)
         .bind(id)
         .bind(i64::from(page.limit))

@@ -158,7 +158,7 @@ impl<'a> Asked<'a> {
     fn bind_one(&'a self, mark: &'a Mark) -> Statement<'a> {
         sqlx::query(INSERT_ONE)
             .bind(self.now)
-            .bind(&mark.event.key.team)
+            .bind(mark.event.key.team.as_str())
             .bind(&mark.event.key.event)
             .bind(mark.request.as_uuid())
             .bind(interval(mark.ttl.span()))

@@ -315,7 +315,7 @@ impl Handle {
                 sqlx::query(statement)
                     .bind(now)
                     .bind(sweep.scope.age.as_micros())
-                    .bind(&sweep.scope.team)
+                    .bind(sweep.scope.team.team())
                     .bind(lock)
                     .bind(i64::from(limit))
             })

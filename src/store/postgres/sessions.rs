@@ -17,7 +17,7 @@ use super::{
     timestamp::PgTimestamp,
 };
 use crate::{
-    domain::{FencingToken, Labels, Lease, LeaseId, RequestId, SessionKey, SessionRow},
+    domain::{FencingToken, Labels, Lease, LeaseId, RequestId, SessionKey, SessionRow, Team},
     rules::queue::PLACE_KEPT,
     store::{
         PRESENCE, SessionAnswer, SessionBatch, SessionOp, SessionStore, StoreError, Verdict,
@@ -50,8 +50,10 @@ impl Handle {
             })
             .await?;
         let place = |row: &PgRow| {
-            let key =
-                SessionKey { team: row.try_get("team_id")?, session: row.try_get("session_id")? };
+            let key = SessionKey {
+                team: Team::stored(row.try_get::<String, _>("team_id")?),
+                session: row.try_get("session_id")?,
+            };
             Ok((key, LeaseId::from_uuid(row.try_get("lease_id")?)))
         };
         let places: Result<_, sqlx::Error> = rows.iter().map(place).collect();

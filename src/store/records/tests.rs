@@ -1,7 +1,7 @@
 use super::*;
 use crate::{
     domain::{
-        Begin, Begun, Delivered, Mark, RequestId, Ttl,
+        Begin, Begun, Delivered, Mark, RequestId, Team, Ttl,
         limits::{CLAIM_TTL, EVENT_TTL},
     },
     store::{
@@ -34,7 +34,7 @@ impl Records for Unreadable {
 }
 
 fn mark(event: &str, request: u128) -> Mark {
-    let key = EventKey { team: "T".to_owned(), event: event.to_owned() };
+    let key = EventKey { team: Team::stored("T"), event: event.to_owned() };
     Mark {
         event: Delivered::new(key, Vec::new(), None, None),
         ttl: Ttl::parse(None, *EVENT_TTL.end(), &EVENT_TTL).unwrap(),

@@ -12,7 +12,7 @@ use super::{
     sessions::{queue, session, session_columns},
 };
 use crate::{
-    domain::{EventKey, SessionKey, SessionRow, Timestamp},
+    domain::{EventKey, SessionKey, SessionRow, Team, Timestamp},
     store::{AdminStore, Counts, EventFilter, EventStatus, Events, Page, StoreError},
 };
 
@@ -85,7 +85,9 @@ impl AdminStore for Handle {
             .await
             .map_err(classify)?;
         let listed = |row: &SqliteRow| {
-            let key = || Ok((row.try_get("team_id")?, row.try_get("session_id")?));
+            let key = || {
+                Ok((Team::stored(row.try_get::<String, _>("team_id")?), row.try_get("session_id")?))
+            };
             let (team, id) = key().map_err(|error: sqlx::Error| StoreError::internal(error))?;
             Ok(session(row)?.row(now).map(|row| (SessionKey { team, session: id }, row)))
         };
@@ -107,7 +109,9 @@ impl AdminStore for Handle {
             .await
             .map_err(classify)?;
         let listed = |row: &SqliteRow| {
-            let key = || Ok((row.try_get("team_id")?, row.try_get("event_id")?));
+            let key = || {
+                Ok((Team::stored(row.try_get::<String, _>("team_id")?), row.try_get("event_id")?))
+            };
             let (team, id) = key().map_err(|error: sqlx::Error| StoreError::internal(error))?;
             Ok((EventKey { team, event: id }, event(row)?.row(at)))
         };
@@ -145,7 +149,7 @@ fn list<'q>(
     let (team, id) = &page.after;
     sqlx::query(statement)
         .bind(now.as_micros())
-        .bind(&page.team)
+        .bind(page.team.team())
         .bind(team)
         .bind(id)
         .bind(page.limit)

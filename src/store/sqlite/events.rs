@@ -104,7 +104,7 @@ pub(super) async fn read(
     wanted: &BTreeMap<EventKey, bool>,
 ) -> Result<BTreeMap<EventKey, Event>, StoreError> {
     let asked: Vec<_> =
-        wanted.iter().map(|(key, result)| (&key.team, &key.event, result)).collect();
+        wanted.iter().map(|(key, result)| (key.team.as_str(), &key.event, result)).collect();
     let rows = sqlx::query(READ).bind(text(&asked)?).fetch_all(reader).await.map_err(classify)?;
     let mut found = vec![None; wanted.len()];
     for row in rows {
@@ -125,10 +125,10 @@ pub(super) async fn write(
     for EventUpdate { team, was, request, names, event, .. } in updates {
         let request = request.map(|request| hex(request.as_uuid()));
         match event {
-            None => deleted.push(json!([team, was.0, request, names])),
+            None => deleted.push(json!([team.as_str(), was.0, request, names])),
             Some(event) => {
                 let mut row = columns(event);
-                row.extend([json!(team), json!(was.0), json!(request), json!(names)]);
+                row.extend([json!(team.as_str()), json!(was.0), json!(request), json!(names)]);
                 changed.push(Value::from(row));
             }
         }
@@ -156,7 +156,13 @@ fn row(key: &EventKey, event: &Event) -> Value {
     let request = event.request.map(|request| hex(request.as_uuid()));
     let digest = event.digest.map(|digest| hex(digest.as_uuid()));
     let mut row = columns(event);
-    row.extend([json!(key.team), json!(key.event), json!(request), json!(names), json!(digest)]);
+    row.extend([
+        json!(key.team.as_str()),
+        json!(key.event),
+        json!(request),
+        json!(names),
+        json!(digest),
+    ]);
     Value::from(row)
 }
 

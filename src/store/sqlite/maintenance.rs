@@ -9,7 +9,7 @@ use super::{
     writer::begin,
 };
 use crate::{
-    domain::{FencingToken, LeaseId, SessionKey, Timestamp},
+    domain::{FencingToken, LeaseId, SessionKey, Team, Timestamp},
     rules::queue::PLACE_KEPT,
     store::{Age, Kind, StoreError, Sweep, Swept, Upkeep},
 };
@@ -144,7 +144,7 @@ impl Upkeep for Handle {
             let count: i64 = sqlx::query_scalar(statement)
                 .bind(now)
                 .bind(sweep.scope.age.as_micros())
-                .bind(&sweep.scope.team)
+                .bind(sweep.scope.team.team())
                 .bind(sweep.limit)
                 .fetch_one(self.reader().await?)
                 .await
@@ -157,7 +157,7 @@ impl Upkeep for Handle {
             let gone: Vec<i64> = sqlx::query_scalar(statement)
                 .bind(now)
                 .bind(sweep.scope.age.as_micros())
-                .bind(&sweep.scope.team)
+                .bind(sweep.scope.team.team())
                 .bind(sweep.limit)
                 .fetch_all(&mut *batch)
                 .await
@@ -173,7 +173,7 @@ impl Upkeep for Handle {
         let done = sqlx::query(statement)
             .bind(now)
             .bind(sweep.scope.age.as_micros())
-            .bind(&sweep.scope.team)
+            .bind(sweep.scope.team.team())
             .bind(sweep.limit)
             .execute(&mut *writer)
             .await;
@@ -187,8 +187,9 @@ impl Upkeep for Handle {
     async fn heartbeat(&mut self) -> Result<Vec<(SessionKey, LeaseId)>, StoreError> {
         let rows = sqlx::query(PLACES).fetch_all(self.reader().await?).await.map_err(classify)?;
         let place = |row: &SqliteRow| {
-            let (team, session) = (row.try_get("team_id")?, row.try_get("session_id")?);
-            Ok((SessionKey { team, session }, lease(row, "lease_id")?))
+            let (team, session) =
+                (row.try_get::<String, _>("team_id")?, row.try_get("session_id")?);
+            Ok((SessionKey { team: Team::stored(team), session }, lease(row, "lease_id")?))
         };
         let places: Result<_, sqlx::Error> = rows.iter().map(place).collect();
         places.map_err(StoreError::internal)

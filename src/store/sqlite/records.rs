@@ -100,7 +100,7 @@ impl Handle {
             return Ok(vec![Applied::Written(Vec::new()); added.len()]);
         }
         // Nothing else writes meanwhile: an event that is not there by now was not added.
-        let of_event = |key: &&EventKey| (key.team.clone(), key.event.clone());
+        let of_event = |key: &&EventKey| (key.team.to_string(), key.event.clone());
         let keys: Vec<&EventKey> = added.iter().map(|&(key, _)| key).collect();
         let now = versions(&mut writer, events::VERSIONS, &keys, of_event).await?;
         let applied = added.iter().map(|&(key, event)| {
@@ -136,8 +136,8 @@ impl Current {
         let sessions: Vec<&SessionKey> =
             plans.iter().flat_map(|plan| plan.sessions.keys()).collect();
         let events: Vec<&EventKey> = plans.iter().flat_map(|plan| plan.events.keys()).collect();
-        let of_session = |key: &&SessionKey| (key.team.clone(), key.session.clone());
-        let of_event = |key: &&EventKey| (key.team.clone(), key.event.clone());
+        let of_session = |key: &&SessionKey| (key.team.to_string(), key.session.clone());
+        let of_event = |key: &&EventKey| (key.team.to_string(), key.event.clone());
         Ok(Self {
             now,
             floor: FencingToken(floor),

@@ -115,7 +115,7 @@ pub(super) async fn read(
     wanted: &BTreeMap<SessionKey, bool>,
 ) -> Result<BTreeMap<SessionKey, Session>, StoreError> {
     let asked: Vec<_> =
-        wanted.iter().map(|(key, queue)| (&key.team, &key.session, queue)).collect();
+        wanted.iter().map(|(key, queue)| (key.team.as_str(), &key.session, queue)).collect();
     let rows = sqlx::query(READ).bind(text(&asked)?).fetch_all(reader).await.map_err(classify)?;
     let mut found = vec![None; wanted.len()];
     for row in rows {
@@ -136,7 +136,7 @@ pub(super) async fn write(
         match latest {
             Change::Keep => {}
             Change::Put(latest) => puts.push(columns(key, latest)),
-            Change::Delete => deletes.push(json!([key.team, key.session])),
+            Change::Delete => deletes.push(json!([key.team.as_str(), key.session])),
         }
         places.extend(change.iter().chain(add).map(|waiter| place_columns(key, waiter)));
         gone.extend(remove.iter().copied());
@@ -163,7 +163,7 @@ pub(super) async fn write(
 
 fn columns(key: &SessionKey, latest: &Latest) -> Value {
     json!([
-        key.team,
+        key.team.as_str(),
         key.session,
         latest.version.0,
         latest.token.0,
@@ -185,7 +185,7 @@ fn columns(key: &SessionKey, latest: &Latest) -> Value {
 fn place_columns(key: &SessionKey, waiter: &Waiter) -> Value {
     json!([
         waiter.ticket,
-        key.team,
+        key.team.as_str(),
         key.session,
         hex(waiter.lease.as_uuid()),
         hex(waiter.request.as_uuid()),

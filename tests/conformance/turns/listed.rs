@@ -2,8 +2,8 @@
 
 use oncegate::{
     domain::{
-        Begin, Begun, Delivered, EventKey, EventRow, Finish, FinishAs, RequestId, Ttl, TurnId,
-        limits,
+        Begin, Begun, Delivered, EventKey, EventRow, Finish, FinishAs, RequestId, Team, TeamFilter,
+        Ttl, TurnId, limits,
     },
     grpc::pb::{ForgetEventRequest, ListEventsRequest, ListEventsResponse},
     store::{
@@ -249,7 +249,7 @@ async fn what_is_listed_can_be_forgotten(mut f: Fixture) {
 
 /// Begins a turn of an event, and ends it.
 async fn begin_and_end(store: &mut impl TurnStore, event: &str, ending: FinishAs) {
-    let event = EventKey { team: "T1".into(), event: event.into() };
+    let event = EventKey { team: Team::stored("T1"), event: event.into() };
     let request = RequestId::for_event(&event, None);
     let claim_ttl = Ttl::parse(None, limits::DEFAULT_CLAIM_TTL, &limits::CLAIM_TTL).unwrap();
     let wish = Begin {
@@ -274,7 +274,7 @@ async fn what_nobody_was_told_of(store: &impl Store) {
     for ending in [FinishAs::Failed(None), FinishAs::Abandoned] {
         begin_and_end(&mut store, "once", ending).await;
     }
-    let page = Page { team: None, after: Default::default(), limit: 9 };
+    let page = Page { team: TeamFilter::stored(None), after: Default::default(), limit: 9 };
     let listed = store.list_events(&page, &EventFilter::default()).await.unwrap().rows;
     let [(key, EventRow::Claimed(claim))] = &listed[..] else { panic!("{listed:?}") };
     assert_eq!((key.event.as_str(), claim.attempt), ("once", 1));

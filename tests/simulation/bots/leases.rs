@@ -5,7 +5,7 @@ use std::{pin::pin, time::Duration};
 use futures_util::StreamExt as _;
 use oncegate::{
     domain::{Acquire, Labels, Lease, Renew, RequestId, Ttl},
-    session::{AcquireOutcome, Caller, Measured, SessionError, StreamEvent},
+    session::{AcquireOutcome, Measured, SessionError, StreamCaller, StreamEvent},
 };
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 
@@ -166,7 +166,7 @@ impl Bot {
         let (subject, acquire) = self.acquire();
         let (sent, replica) = self.sends();
         let (wait, ttl) = (self.chance.millis(0, 20_000), acquire.ttl);
-        let events = replica.sessions.hold(acquire, wait, CALL_TIMEOUT, Caller::default());
+        let events = replica.sessions.hold(acquire, wait, CALL_TIMEOUT, StreamCaller::default());
         let mut events = pin!(events.into_stream());
         let mut over = Instant::now() + wait + CALL_TIMEOUT;
         let (mut id, mut has_waited) = (None, false);

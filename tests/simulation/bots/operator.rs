@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use oncegate::{
     admin::Author,
+    domain::TeamFilter,
     store::{Age, Scope},
 };
 use tokio::time::{Instant, timeout};
@@ -27,7 +28,7 @@ enum Repair {
 impl Bot {
     pub(super) async fn operate(&mut self) {
         let (sent, replica) = self.sends();
-        let author = Author { actor: self.name.clone(), reason: String::new() };
+        let author = Author { principal: None, actor: self.name.clone(), reason: String::new() };
         let on = self.chance.below(SESSIONS);
         let key = session(on);
         let repair = match self.chance.below(6) {
@@ -67,7 +68,12 @@ impl Bot {
                     } else {
                         Age::Expired
                     };
-                    let scope = Scope { team: None, age, dry_run: false, elected: false };
+                    let scope = Scope {
+                        team: TeamFilter::stored(None),
+                        age,
+                        dry_run: false,
+                        elected: false,
+                    };
                     let until = Instant::now() + CALL_TIMEOUT;
                     drop(replica.cleanup.run(&scope, 1_000, until).await);
                 }

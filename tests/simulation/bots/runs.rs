@@ -5,7 +5,7 @@ use std::pin::pin;
 use futures_util::StreamExt as _;
 use oncegate::{
     domain::{EventRow, FinishAs},
-    session::{Caller, StreamEvent},
+    session::{StreamCaller, StreamEvent},
     turn::{Closed, RunEnd},
 };
 use tokio::{
@@ -23,7 +23,7 @@ impl Bot {
         let (close, closed) = oneshot::channel();
         let (sent, replica) = self.sends();
         let events =
-            replica.turns.run(begin.clone(), wait, CALL_TIMEOUT, closed, Caller::default());
+            replica.turns.run(begin.clone(), wait, CALL_TIMEOUT, closed, StreamCaller::default());
         let mut events = pin!(events.into_stream());
         let mut over = Instant::now() + wait + CALL_TIMEOUT;
         let (mut close, mut grant, mut has_waited) = (Some(close), None::<Grant>, false);

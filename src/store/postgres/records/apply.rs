@@ -92,14 +92,14 @@ impl Texts {
         events.sort_unstable();
         rests_on.sort_unstable();
         let rests_on = rests_on.into_iter().map(|(team, id, ticket, lease, waits, plan)| {
-            json!({"plan": plan, "team": team, "id": id, "ticket": ticket, "lease": lease, "waits": waits})
+            json!({"plan": plan, "team": team.as_str(), "id": id, "ticket": ticket, "lease": lease, "waits": waits})
         });
         let sessions = sessions.into_iter().map(|(team, id, lock, version, plan)| {
-            json!({"plan": plan, "team": team, "id": id, "lock_key": lock, "version": version})
+            json!({"plan": plan, "team": team.as_str(), "id": id, "lock_key": lock, "version": version})
         });
         let about_events = || {
             let rests_on = events.iter().map(|(team, id, version, is_read, plan)| {
-                json!({"plan": plan, "team": team, "id": id, "version": version, "is_read": is_read})
+                json!({"plan": plan, "team": team.as_str(), "id": id, "version": version, "is_read": is_read})
             });
             Ok(OfEvents {
                 rests_on: text(&rests_on.collect::<Vec<_>>())?,

@@ -36,7 +36,7 @@ impl Rows {
                 self.places.push(place(plan, self.places.len(), key, waiter));
             }
             self.left.extend(write.remove.iter().map(|ticket| {
-                json!({"plan": plan, "team": key.team, "id": key.session, "ticket": ticket})
+                json!({"plan": plan, "team": key.team.as_str(), "id": key.session, "ticket": ticket})
             }));
         }
         for EventUpdate { team, request, taken_with, names, event, .. } in updates {
@@ -45,7 +45,7 @@ impl Rows {
                 let mut row = event.as_ref().map_or_else(|| json!({}), state);
                 row["plan"] = json!(plan);
                 row["is_gone"] = json!(event.is_none());
-                row["team"] = json!(team);
+                row["team"] = json!(team.as_str());
                 row["id"] = json!(name);
                 row["request"] = json!(request.map(|request| request.as_uuid().to_string()));
                 row["taken_with"] = json!((taken_with.len() > 1).then_some(taken_with));
@@ -57,7 +57,7 @@ impl Rows {
             let mut row = state(event);
             row["plan"] = json!(plan);
             row["is_new"] = json!(!is_there);
-            row["team"] = json!(key.team);
+            row["team"] = json!(key.team.as_str());
             row["id"] = json!(key.event);
             row["request"] = json!(event.request.map(|request| request.as_uuid().to_string()));
             row["names"] = json!((event.names.len() > 1).then_some(&event.names));
@@ -68,7 +68,7 @@ impl Rows {
 }
 
 fn session(plan: usize, kind: &str, key: &SessionKey, latest: Option<&Latest>) -> Value {
-    let mut row = json!({"plan": plan, "kind": kind, "team": key.team, "id": key.session});
+    let mut row = json!({"plan": plan, "kind": kind, "team": key.team.as_str(), "id": key.session});
     if let Some(latest) = latest {
         row["token"] = json!(latest.token.0);
         row["lease"] = json!(latest.lease.as_uuid().to_string());
@@ -92,7 +92,7 @@ fn place(plan: usize, nth: usize, key: &SessionKey, waiter: &Waiter) -> Value {
         "plan": plan,
         "nth": nth,
         "ticket": waiter.ticket,
-        "team": key.team,
+        "team": key.team.as_str(),
         "id": key.session,
         "lease": waiter.lease.as_uuid().to_string(),
         "request": waiter.request.as_uuid().to_string(),

@@ -1,0 +1,224 @@
+//! Who makes a call, and what it may do. The task that works on a call knows its caller.
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant, SystemTime},
+};
+
+use futures_util::{FutureExt as _, Stream, StreamExt as _, future::Either, stream};
+use http::HeaderValue;
+use prometheus_client::metrics::counter::Counter;
+use tokio::task_local;
+use tonic::Status;
+
+use super::{
+    door::{Door, Refusal},
+    status::Problem,
+};
+use crate::{
+    auth::{Place, Principal, Role},
+    domain::{Fault, Invalid, Team, TeamScope},
+    sockets::PeerIdentity,
+    telemetry::call::CallTrace,
+};
+
+/// The least role of the calls that wait for a session or keep it.
+const LASTING: Role = Role::Bot;
+/// How often the end of a credential is looked for at least: the system's clock may step.
+const MAX_SLEEP: Duration = Duration::from_secs(10);
+
+task_local! {
+    static CALLER: Option<Arc<Caller>>;
+}
+
+/// The caller of a call.
+pub(super) struct Caller {
+    peer: PeerIdentity,
+    /// None where the server has no `--auth`: then a caller may do everything.
+    known: Option<Known>,
+}
+
+/// A caller that was authenticated.
+struct Known {
+    principal: Arc<Principal>,
+    /// Counts its calls.
+    calls: Counter,
+    /// The values of `authorization` that it was authenticated by.
+    authorization: Vec<HeaderValue>,
+    expires: Option<SystemTime>,
+    door: Arc<Door>,
+    /// That of the policy that knows it.
+    generation: u64,
+}
+
+impl Caller {
+    /// A caller of a server without `--auth`.
+    pub(super) fn unknown(peer: PeerIdentity) -> Self {
+        Self { peer, known: None }
+    }
+
+    /// A caller that the policy of `generation` knows as `principal` until `expires`.
+    pub(super) fn known(
+        peer: PeerIdentity,
+        authorization: Vec<HeaderValue>,
+        (principal, calls): (Arc<Principal>, Counter),
+        expires: Option<SystemTime>,
+        (door, generation): (Arc<Door>, u64),
+    ) -> Self {
+        let known = Some(Known { principal, calls, authorization, expires, door, generation });
+        Self { peer, known }
+    }
+
+    /// Runs `work` as a call of `caller`.
+    pub(super) fn scope<F: Future>(
+        caller: Option<Arc<Self>>,
+        work: F,
+    ) -> impl Future<Output = F::Output> {
+        CALLER.scope(caller, work)
+    }
+
+    /// The caller of the call that this task works on.
+    ///
+    /// # Errors
+    /// If there is none: nobody has checked who calls.
+    pub(super) fn current() -> Result<Arc<Self>, Problem> {
+        let current = CALLER.try_with(Option::clone).ok().flatten();
+        current.ok_or(Problem::Unauthenticated)
+    }
+
+    /// The principal's name; none where the server has no `--auth`.
+    pub(super) fn principal(&self) -> Option<Arc<str>> {
+        self.known.as_ref().map(|known| Arc::clone(&known.principal.name))
+    }
+
+    /// The role, the highest where the server has no `--auth`.
+    pub(super) fn role(&self) -> Role {
+        self.known.as_ref().map_or(Role::Admin, |known| known.principal.role)
+    }
+
+    /// Reads a request by the teams that its caller may use. There is no other way to a
+    /// [`TeamScope`], so that each team that is denied is noted.
+    pub(super) fn read<T>(
+        &self,
+        read: impl FnOnce(&TeamScope) -> Result<T, Invalid>,
+    ) -> Result<T, Problem> {
+        let teams = self.known.as_ref().map_or(&TeamScope::All, |known| &known.principal.teams);
+        read(teams).map_err(|invalid| {
+            if let Fault::TeamDenied(team) = &invalid.fault {
+                self.refuse(Refusal::Team(team), CallTrace::current().as_ref());
+            }
+            invalid.into()
+        })
+    }
+
+    /// Whether a call on the same connection, with these headers, is certainly this caller's.
+    pub(super) fn is_same<'a>(
+        &self,
+        mut authorization: impl Iterator<Item = &'a HeaderValue>,
+    ) -> bool {
+        let Some(known) = &self.known else { return true };
+        known.generation == known.door.generation()
+            && known.authorization.iter().all(|had| authorization.next() == Some(had))
+            && authorization.next().is_none()
+            && known.expires.is_none_or(|expires| SystemTime::now() < expires)
+    }
+
+    /// Counts a refusal of `call`, or of an item in it.
+    pub(super) fn refuse(&self, refusal: Refusal<'_>, call: Option<&CallTrace>) {
+        if let Some(known) = &self.known {
+            known.door.refuse(refusal, Some(&known.principal), &self.peer, call);
+        }
+    }
+
+    /// Counts `call` in.
+    pub(super) fn begin_call(&self, call: &CallTrace) -> Result<Option<Place>, Problem> {
+        let Some(known) = &self.known else { return Ok(None) };
+        known.calls.inc();
+        known.principal.begin_call(Instant::now()).map(Some).map_err(|over| {
+            self.refuse(Refusal::Quota(over), Some(call));
+            Problem::Quota(over)
+        })
+    }
+
+    /// Counts a call in that waits for a session, if it does.
+    pub(super) fn begin_wait(&self, wait: Duration) -> Result<Option<Place>, Problem> {
+        let Some(known) = self.known.as_ref().filter(|_| !wait.is_zero()) else { return Ok(None) };
+        known.principal.begin_wait().map(Some).map_err(|over| {
+            self.refuse(Refusal::Quota(over), CallTrace::current().as_ref());
+            Problem::Quota(over)
+        })
+    }
+
+    /// Does `work`, which may `wait` for a session of `team`, for as long as the caller may use
+    /// that.
+    pub(super) fn while_allowed<T, E: Into<Problem>>(
+        &self,
+        team: &Team,
+        wait: Duration,
+        work: impl Future<Output = Result<T, E>>,
+    ) -> impl Future<Output = Result<T, Problem>> {
+        let Some(known) = self.known.as_ref().filter(|_| !wait.is_zero()) else {
+            return work.map(|done| done.map_err(Into::into)).left_future();
+        };
+        let place = self.begin_wait(wait);
+        let denied = known.denied(self.peer.clone(), team.clone()).boxed();
+        let waiting = async move {
+            let _place = place?;
+            tokio::select! {
+                biased;
+                done = work => done.map_err(Into::into),
+                () = denied => Err(Problem::Unauthenticated),
+            }
+        };
+        waiting.right_future()
+    }
+
+    /// The events of a stream for `team`, which end with an error when the caller may no longer
+    /// use that.
+    pub(super) fn events_while_allowed<T, S: Stream<Item = Result<T, Status>>>(
+        &self,
+        team: &Team,
+        events: S,
+    ) -> impl Stream<Item = Result<T, Status>> + use<T, S> {
+        let Some(known) = &self.known else { return Either::Left(events) };
+        let denied = known.denied(self.peer.clone(), team.clone()).boxed().shared();
+        let last = denied.clone();
+        let last = stream::once(async { last.now_or_never() });
+        let last = last.filter_map(|denied| async move {
+            denied.map(|()| Err(Status::from(Problem::Unauthenticated)))
+        });
+        Either::Right(events.take_until(denied).chain(last))
+    }
+}
+
+impl Known {
+    /// Waits until the caller may no longer use sessions of `team`: the policy does not know it
+    /// any more, or gives it a lower role or other teams, or its credential has expired.
+    fn denied(&self, peer: PeerIdentity, team: Team) -> impl Future<Output = ()> + use<> {
+        let (door, expires) = (Arc::clone(&self.door), self.expires);
+        let authorization = self.authorization.clone();
+        let (mut generation, mut principal) = (self.generation, Some(Arc::clone(&self.principal)));
+        async move {
+            let mut changes = door.changes();
+            loop {
+                let now = SystemTime::now();
+                let is_valid = expires.is_none_or(|expires| now < expires);
+                if door.generation() != generation {
+                    generation = door.generation();
+                    let known = door.authenticate(authorization.iter(), &peer, now);
+                    principal = known.ok().map(|known| known.principal);
+                }
+                let may = principal.as_ref().is_some_and(|principal| {
+                    principal.role >= LASTING && principal.teams.contains(&team)
+                });
+                if !is_valid || !may {
+                    return;
+                }
+                let left = expires.and_then(|expires| expires.duration_since(now).ok());
+                let pause = left.map_or(Duration::MAX, |left| left.min(MAX_SLEEP));
+                // Without an end it waits for a change alone.
+                let _ = tokio::time::timeout(pause, changes.changed()).await;
+            }
+        }
+    }
+}
