@@ -16,6 +16,7 @@ mod jwks;
 mod jwt;
 mod order;
 mod signer;
+mod timing;
 mod usage;
 
 /// The time of every test: 1,800,000,000 s, 2027-01-15.
