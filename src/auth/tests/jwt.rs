@@ -65,12 +65,12 @@ fn what_another_key_signed_or_what_was_changed_is_refused() {
     for alg in Alg::ALL {
         assert_eq!(by_bearer(&policy, &thief.usual(alg, &claims)), Err(Unknown), "{alg:?}");
         let token = signer.usual(alg, &claims);
-        let (signed, signature) = token.rsplit_once('.').unwrap();
-        let (header, _) = signed.split_once('.').unwrap();
+        let (body, signature) = token.rsplit_once('.').unwrap();
+        let (header, _) = body.split_once('.').unwrap();
         let admin = encode(claims.replace("acme", "other"));
         let changed = format!("{header}.{admin}.{signature}");
         assert_eq!(by_bearer(&policy, &changed), Err(Unknown), "{alg:?}");
-        let zeros = format!("{signed}.{}", encode(vec![0; 64]));
+        let zeros = format!("{body}.{}", encode(vec![0; 64]));
         assert_eq!(by_bearer(&policy, &zeros), Err(Unknown), "{alg:?}");
     }
     let der = signer.usual(Alg::Es256Der, &claims);
