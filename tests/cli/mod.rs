@@ -24,6 +24,7 @@ mod memory;
 mod serve;
 mod slack;
 mod tls;
+mod token;
 mod turns;
 mod urls;
 
