@@ -1,6 +1,10 @@
 //! A database URL's secrets are nowhere in what the binary prints.
 
-use std::thread;
+use std::{
+    fs::{self, Permissions},
+    os::unix::fs::PermissionsExt as _,
+    thread,
+};
 
 use tempfile::tempdir;
 
@@ -84,11 +88,43 @@ fn no_part_of_a_password_is_printed_whatever_the_shape_of_the_url() {
             });
         }
     });
-    std::fs::write(&file, "postgres://u:s3cretA/s3cretB@127.0.0.1:1/d\n").unwrap();
+    fs::write(&file, "postgres://u:s3cretA/s3cretB@127.0.0.1:1/d\n").unwrap();
     let mut command = oncegate(&["migrate", "--database-url-file"]);
     let ran = run(command.arg(&file), "");
     ran.complained(1, "the URL in --database-url-file contains an @");
     assert!(!ran.err.contains("s3cret"), "{ran:?}");
+}
+
+#[test]
+fn no_part_of_a_file_with_a_secret_is_printed() {
+    let folder = tempdir().unwrap();
+    let path = folder.path().join("secret");
+    let (url, password) = ("ONCEGATE_DATABASE_URL_FILE", "ONCEGATE_DATABASE_PASSWORD_FILE");
+    for (variable, content, part) in [
+        (url, &b"postgres://u:s3cretA@127.0.0.1:1/d\npostgres://u:s3cretB@h/d\n"[..], "one line"),
+        (url, b"postgres://u:s3cret\xff@127.0.0.1:1/d\n", "not valid UTF-8"),
+        (url, b"s3cret\n", "--database-url-file"),
+        (password, b"s3cretA\ns3cretB\n", "one line"),
+        (password, b"s3cret\xff\n", "not valid UTF-8"),
+        (password, b"s3cret\0\n", "one line"),
+        (password, b"s3cret\n", "127.0.0.1"),
+        // sqlx reads this one, and warns of a line with the line.
+        ("PGPASSFILE", b"127.0.0.1:1:d:s3cret\n", "127.0.0.1"),
+        ("PGPASSFILE", b"127.0.0.1:1:d:u:s3cretA\\s3cretB\n", "127.0.0.1"),
+        ("PGPASSFILE", b"s3cret\n", "127.0.0.1"),
+    ] {
+        fs::write(&path, content).unwrap();
+        fs::set_permissions(&path, Permissions::from_mode(0o600)).unwrap();
+        let mut command = oncegate(&["migrate", "--connect-timeout", "10ms"]);
+        command.env(variable, &path).env("ONCEGATE_LOG", "trace,sqlx_postgres::options=trace");
+        if variable != url {
+            command.env("ONCEGATE_DATABASE_URL", "postgres://u@127.0.0.1:1/d");
+        }
+        let ran = run(&mut command, "");
+        let content = content.escape_ascii();
+        assert!(ran.code == Some(1) && ran.err.contains(part), "{content}: {ran:?}");
+        assert!(!ran.err.contains("s3cret") && !ran.out.contains("s3cret"), "{content}: {ran:?}");
+    }
 }
 
 #[test]

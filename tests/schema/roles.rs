@@ -3,14 +3,17 @@
 
 use std::{fs, path::Path, time::Duration};
 
+use futures_util::stream;
 use oncegate::{
     domain::FencingToken,
     grpc::pb::{
         BatchMarkProcessedRequest, BeginTurnRequest, BindEpicRequest, CheckSessionLeaseRequest,
         CleanupRequest, CloseSessionRequest, FinishTurnRequest, ForceReleaseSessionLeaseRequest,
-        ForgetEventRequest, GetSessionRequest, GetStatsRequest, IsProcessedRequest,
-        ListEventsRequest, ListSessionsRequest, RenewTurnRequest, TurnOutcome,
-        admin_service_client::AdminServiceClient, begin_turn_response::Outcome,
+        ForgetEventRequest, GetSessionRequest, GetStatsRequest, HoldSessionLeaseRequest,
+        IsProcessedRequest, ListEventsRequest, ListSessionsRequest, RenewTurnRequest,
+        RunTurnRequest, TurnEnd, TurnOutcome, admin_service_client::AdminServiceClient,
+        begin_turn_response::Outcome, hold_session_lease_response::News as HoldNews,
+        run_turn_request::Step, run_turn_response::News as RunNews,
         turn_service_client::TurnServiceClient,
     },
     server,
@@ -109,11 +112,47 @@ async fn operate(here: &Replica, there: &Replica) {
         turns.finish_turn(finish).await.unwrap();
     }
 
+    hold_and_run(here).await;
     administer(here).await;
     for older_than in [None, seconds(0)] {
         let sweep = CleanupRequest { team_id: "T".into(), older_than, ..Default::default() };
         client.cleanup(sweep).await.unwrap();
     }
+}
+
+/// A lease and a turn that live as long as their calls.
+async fn hold_and_run(here: &Replica) {
+    let mut client = here.client().await;
+    let hold = HoldSessionLeaseRequest {
+        session: session("T", "held"),
+        holder: "a".into(),
+        ..Default::default()
+    };
+    let mut held = client.hold_session_lease(hold).await.unwrap().into_inner();
+    let news = held.message().await.unwrap().unwrap().news;
+    assert!(matches!(news, Some(HoldNews::Granted(_))), "{news:?}");
+    drop(held);
+    // The server releases it, which the next one waits for.
+    let mut waiting = acquire("T", "held", "b");
+    waiting.wait = seconds(60);
+    granted(client.acquire_session_lease(waiting).await.unwrap().into_inner());
+
+    let begin = BeginTurnRequest {
+        event: event("T", "run"),
+        session: session("T", "run"),
+        holder: "a".into(),
+        ..Default::default()
+    };
+    let end = TurnEnd { outcome: TurnOutcome::Succeeded.into(), ..Default::default() };
+    let steps = [Step::Begin(begin), Step::End(end)];
+    let steps = steps.map(|step| RunTurnRequest { step: Some(step) });
+    let mut turns = TurnServiceClient::new(connect(here.server.address()).await);
+    let mut run = turns.run_turn(stream::iter(steps)).await.unwrap().into_inner();
+    let mut news = Vec::new();
+    while let Some(message) = run.message().await.unwrap() {
+        news.push(message.news.unwrap());
+    }
+    assert!(matches!(news[..], [RunNews::Granted(_), RunNews::Finished(_)]), "{news:?}");
 }
 
 async fn administer(here: &Replica) {
