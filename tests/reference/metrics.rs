@@ -17,8 +17,8 @@ fn rendered() -> String {
     let lane = metrics.lane("event");
     lane.shed();
     metrics.swept("event", 0);
-    metrics.reload.of("tls");
-    metrics.tls.handshakes("grpc", Refused::ALL.map(Refused::name));
+    let _ = metrics.reload.of("tls");
+    let _ = metrics.tls.handshakes("grpc", Refused::ALL.map(Refused::name));
     metrics.tls.valid_until(Some(0));
     metrics.render()
 }
