@@ -43,7 +43,7 @@ impl Op for AdminRead {
             Self::Sessions(page, _) | Self::Events(page, _) => &page.team,
             Self::Count(team) => team,
         };
-        team.as_deref().unwrap_or_default()
+        team.team().unwrap_or_default()
     }
 
     fn is_read(&self) -> bool {

@@ -34,7 +34,7 @@ impl Op for Sweep {
     fn key(&self) {}
 
     fn team(&self) -> &str {
-        self.scope.team.as_deref().unwrap_or_default()
+        self.scope.team.team().unwrap_or_default()
     }
 
     fn is_read(&self) -> bool {

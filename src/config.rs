@@ -305,7 +305,11 @@ impl ServeConfig {
     /// What protects its calls.
     #[must_use]
     pub fn protection(&self) -> Protection {
-        Protection { tls: self.tls.tls_cert.is_some(), auth: self.auth.is_some(), insecure: self.insecure }
+        Protection {
+            tls: self.tls.tls_cert.is_some(),
+            auth: self.auth.is_some(),
+            insecure: self.insecure,
+        }
     }
 
     /// Checks what no single flag can: that the settings fit each other.

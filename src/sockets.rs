@@ -15,7 +15,6 @@ use std::{
 
 use anyhow::{Context as _, bail};
 use rustix::net::sockopt;
-use rustls_pki_types::CertificateDer;
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::{TcpListener, TcpStream, UnixListener, UnixStream},

@@ -12,11 +12,11 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
-use rustls::{
-    CertificateError,
+use sqlx::postgres::{PgConnectOptions, PgSslMode};
+use tokio_rustls::rustls::{
+    self, CertificateError,
     pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject as _},
 };
-use sqlx::postgres::{PgConnectOptions, PgSslMode};
 
 use super::{
     is_code, parameters,
