@@ -1,9 +1,14 @@
 //! TLS: what the server shows and asks for, and the handshake of one connection.
 
-use std::{io, sync::Arc};
+use std::{io, sync::Arc, time::Duration};
 
 use anyhow::{Context as _, bail, ensure};
-use tokio::{net::TcpStream, sync::watch};
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::TcpStream,
+    sync::watch,
+    time::timeout,
+};
 use tokio_rustls::{
     TlsAcceptor,
     rustls::{
@@ -20,6 +25,9 @@ use crate::config::TlsClient;
 
 /// HTTP/2 for gRPC; HTTP/1.1 for gRPC-Web and pages.
 const PROTOCOLS: [&[u8]; 2] = [b"h2", b"http/1.1"];
+
+/// How long a client may take to close after its handshake failed.
+const LINGER: Duration = Duration::from_millis(500);
 
 /// The server's certificate and key, and what it asks of clients.
 #[derive(Debug)]
@@ -140,7 +148,13 @@ impl Tls {
         let material = Arc::clone(&self.in_use.borrow());
         let accepting = TlsAcceptor::from(Arc::clone(&material.config)).accept(stream);
         // It is large, and most connections are past it.
-        let stream = Box::pin(accepting).await.map_err(|error| Refused::by(&error))?;
+        let stream = match Box::pin(accepting.into_fallible()).await {
+            Ok(stream) => stream,
+            Err((error, stream)) => {
+                let _ = timeout(LINGER, linger(stream)).await;
+                return Err(Refused::by(&error));
+            }
+        };
         let (_, session) = stream.get_ref();
         if self.needs_protocol && session.alpn_protocol().is_none() {
             return Err(Refused::Protocol);
@@ -156,6 +170,15 @@ impl Tls {
         let in_use = self.in_use.subscribe();
         Ok(Handshake { stream: Box::new(stream), trust: ClientTrust { chain, material, in_use } })
     }
+}
+
+/// Reads on after the alert that says what is wrong: a socket that is closed with something
+/// unread in it takes the alert back.
+async fn linger(mut stream: TcpStream) -> io::Result<()> {
+    stream.shutdown().await?;
+    let mut bytes = [0; 1024];
+    while stream.read(&mut bytes).await? > 0 {}
+    Ok(())
 }
 
 /// A handshake that has succeeded.

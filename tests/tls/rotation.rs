@@ -74,13 +74,13 @@ async fn a_poll_finds_the_swap_of_a_kubernetes_volume() {
         ["tls.crt", "tls.key"].map(|name| volume.join(name).display().to_string());
     let flags = ["--tls-cert", &certificate, "--tls-key", &key].map(str::to_owned);
     let replica = serve(&flags, &["--reload-interval", "20ms"]).await;
-    let line = "oncegate_certificate_not_after_seconds";
-    metric(&replica, &format!("{line} 3502828800")).await;
+    let line = "oncegate_certificate_not_after_seconds{}";
+    metric(&replica, &format!("{line} 3502915200")).await;
     put("..2", 2085);
     symlink("..2", volume.join("..data_tmp")).unwrap();
     fs::rename(volume.join("..data_tmp"), volume.join("..data")).unwrap();
     fs::remove_dir_all(volume.join("..1")).unwrap();
-    metric(&replica, &format!("{line} 3629059200")).await;
+    metric(&replica, &format!("{line} 3629145600")).await;
     metric(&replica, &reloads("failed", 0)).await;
 }
 

@@ -205,21 +205,21 @@ async fn a_request_reads_at_once_and_the_first_reading_must_succeed() {
     let missing = reloader.watch("test", paths(&[&path]), |_| Ok(())).await.unwrap_err();
     assert!(format!("{missing:#}").contains("No such file"), "{missing:#}");
     OpenOptions::new().create_new(true).write(true).open(&path).unwrap().write_all(b"1").unwrap();
-    let (seen, mut sees) = watch::channel(Vec::new());
+    let (seen, mut updates) = watch::channel(Vec::new());
     let of = path.clone();
     let apply = move |contents: &Contents| {
         seen.send_replace(contents.get(&of)?.to_vec());
         Ok(())
     };
     reloader.watch("test", paths(&[&path]), apply).await.unwrap();
-    assert_eq!(*sees.borrow_and_update(), b"1");
+    assert_eq!(*updates.borrow_and_update(), b"1");
     fs::write(&path, "2").unwrap();
     reloader.reload();
-    sees.changed().await.unwrap();
-    assert_eq!(*sees.borrow_and_update(), b"2");
+    updates.changed().await.unwrap();
+    assert_eq!(*updates.borrow_and_update(), b"2");
     // The task ends, and what it held with it.
     stop.cancel();
-    assert!(sees.changed().await.is_err());
+    assert!(updates.changed().await.is_err());
 }
 
 #[tokio::test]
@@ -229,7 +229,7 @@ async fn a_poll_finds_a_change() {
     fs::write(&path, "1").unwrap();
     let (interval, metrics) = (Duration::from_millis(5), ReloadMetrics::default());
     let reloader = Reloader::new(interval, metrics.clone(), CancellationToken::new());
-    let (seen, mut sees) = watch::channel(Vec::new());
+    let (seen, mut updates) = watch::channel(Vec::new());
     let of = path.clone();
     let apply = move |contents: &Contents| {
         seen.send_replace(contents.get(&of)?.to_vec());
@@ -237,6 +237,6 @@ async fn a_poll_finds_a_change() {
     };
     reloader.watch("test", paths(&[&path]), apply).await.unwrap();
     fs::write(&path, "2").unwrap();
-    sees.wait_for(|seen| seen == b"2").await.unwrap();
+    updates.wait_for(|seen| seen == b"2").await.unwrap();
     assert_eq!(metrics.of("test").stale.get(), 0);
 }
