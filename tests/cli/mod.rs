@@ -23,6 +23,7 @@ mod live;
 mod memory;
 mod serve;
 mod slack;
+mod token;
 mod turns;
 mod urls;
 

@@ -24,7 +24,7 @@ fn ask(
 ) -> Result<String, Unauthenticated> {
     let certificate = uris.map(with_uris);
     let header = letter.map(|letter| format!("Bearer {}", token(letter)));
-    let values: Vec<&[u8]> = header.iter().map(|header| header.as_bytes()).collect();
+    let values: Vec<&[u8]> = header.iter().map(String::as_bytes).collect();
     who(policy, &Credentials { certificate: certificate.as_ref(), authorization: &values, uid })
 }
 
