@@ -10,6 +10,7 @@ mod cost;
 mod differential;
 mod docs;
 mod faults;
+mod fuzzing;
 mod grpc;
 mod harness;
 mod hold;

@@ -27,7 +27,8 @@ pub fn mutate(chance: &mut Chance, value: &mut Value) {
             let inner = place.take();
             let depth = [1, 2, 60, 125, 130, 2_000][chance.below(6)];
             // Text: a value of this depth would end the stack of its own destructor.
-            *place = if depth > 130 { Value::from("[".repeat(depth)) } else { nested(inner, depth) };
+            *place =
+                if depth > 130 { Value::from("[".repeat(depth)) } else { nested(inner, depth) };
         }
         _ => *place = odd(chance),
     }

@@ -4,9 +4,11 @@
 
 mod chance;
 mod data;
+mod frames;
 mod json;
 mod messages;
 mod mutate;
+mod policy;
 mod remembered;
 mod run;
 mod server;
@@ -62,11 +64,9 @@ fn main() -> ExitCode {
 async fn all(args: &Args, seed: u64) -> Result<(), Failure> {
     println!("seed {seed}");
     let begun = Instant::now();
-    let chosen = |name: &str| args.target.as_ref().is_none_or(|target| target == name);
-    let mut targets = targets::all();
-    targets.retain(|target| chosen(target.name()));
+    let targets = targets::chosen(args.target.as_deref());
     assert!(!targets.is_empty(), "there is no such target");
-    let shares: u64 = targets.iter().map(|target| target.share()).sum();
+    let shares: u64 = targets.iter().map(|target| target.share().max(1)).sum();
     let mut inputs = 0;
     for mut target in targets {
         let mut run = Run::new(&mut *target, seed);

@@ -51,7 +51,8 @@ impl Contract {
         ];
         let pools = sets.map(|set| DescriptorPool::decode(set).expect("a descriptor")).to_vec();
         let methods = pools.iter().flat_map(DescriptorPool::services);
-        let methods: Vec<_> = methods.flat_map(|service| service.methods().collect::<Vec<_>>()).collect();
+        let methods: Vec<_> =
+            methods.flat_map(|service| service.methods().collect::<Vec<_>>()).collect();
         Self { pools, methods, payloads }
     }
 

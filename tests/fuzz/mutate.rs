@@ -63,7 +63,8 @@ fn once(chance: &mut Chance, input: &mut Vec<u8>, others: &[Vec<u8>]) {
         8 if at < input.len() => {
             let step = u8::try_from(chance.between(1, 3)).unwrap_or(1);
             let is_up = chance.one_in(2);
-            input[at] = if is_up { input[at].wrapping_add(step) } else { input[at].wrapping_sub(step) };
+            input[at] =
+                if is_up { input[at].wrapping_add(step) } else { input[at].wrapping_sub(step) };
         }
         9 if !others.is_empty() => {
             let other = chance.pick(others);

@@ -11,7 +11,7 @@ pub const LEASE: &str = "LEASE-LEASE-LEASE-LEASE-LEASE-LEASE-";
 /// What a placeholder of a turn begins and goes on with.
 const TURN: &str = "TURN-";
 /// How long turns of short names are.
-pub const TURN_LENGTHS: [usize; 4] = [35, 66, 43, 74];
+pub const TURN_LENGTHS: [usize; 4] = [40, 70, 43, 74];
 
 /// A placeholder for a turn of this length.
 pub fn turn(length: usize) -> String {
@@ -34,9 +34,9 @@ impl Remembered {
     pub fn fill_in(&self, input: &mut [u8]) {
         let names = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let lease = names.get(&LEASE.len()).map(|name| (LEASE.to_owned(), name.clone()));
-        let turns = TURN_LENGTHS.iter().filter_map(|length| {
-            names.get(length).map(|name| (turn(*length), name.clone()))
-        });
+        let turns = TURN_LENGTHS
+            .iter()
+            .filter_map(|length| names.get(length).map(|name| (turn(*length), name.clone())));
         let mut all: Vec<_> = lease.into_iter().chain(turns).collect();
         // A placeholder begins with every shorter one.
         all.sort_by_key(|(placeholder, _)| std::cmp::Reverse(placeholder.len()));

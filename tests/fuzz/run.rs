@@ -10,6 +10,8 @@ use std::{
 
 use futures_util::{FutureExt as _, StreamExt as _, stream};
 
+use xxhash_rust::xxh3::Xxh3Default;
+
 use crate::{ALLOCATED, chance::Chance, data, target::Target};
 
 /// How many inputs are given at once, and how many of them are under way.
@@ -63,15 +65,17 @@ pub struct Run<'a> {
     left: Option<usize>,
     /// The most that a block allocated.
     peak: usize,
+    /// Of all inputs: runs with equal inputs have the same.
+    digest: Xxh3Default,
 }
 
 impl<'a> Run<'a> {
     pub fn new(target: &'a mut dyn Target, seed: u64) -> Self {
-        Self { target, seed, left: None, peak: 0 }
+        Self { target, seed, left: None, peak: 0, digest: Xxh3Default::new() }
     }
 
     pub fn share(&self) -> u64 {
-        self.target.share()
+        self.target.share().max(1)
     }
 
     /// Runs one input, from a file.
@@ -108,10 +112,11 @@ impl<'a> Run<'a> {
             self.left_over(at)?;
         }
         println!(
-            "{}: {count} inputs in {:.1} s, at most {} KiB by {BLOCK} inputs",
+            "{}: {count} inputs (digest {:016x}), at most {} KiB by {BLOCK} of them, {:.1} s",
             self.target.name(),
-            begun.elapsed().as_secs_f64(),
+            self.digest.digest(),
             self.peak >> 10,
+            begun.elapsed().as_secs_f64(),
         );
         Ok(())
     }
@@ -121,6 +126,7 @@ impl<'a> Run<'a> {
         let inputs: Vec<Vec<u8>> = (from..end)
             .map(|number| self.target.input(&mut Chance::of(self.seed, name, number)))
             .collect();
+        inputs.iter().for_each(|input| self.digest.update(input));
         let before = reset();
         let target = &*self.target;
         let results: Vec<Result<(), String>> = stream::iter(&inputs)
@@ -147,11 +153,8 @@ impl<'a> Run<'a> {
         if panics.is_empty() {
             return Ok(());
         }
-        let repeat = format!(
-            "--target {name} --seed {} --skip {from} --inputs {}",
-            self.seed,
-            end - from
-        );
+        let repeat =
+            format!("--target {name} --seed {} --skip {from} --inputs {}", self.seed, end - from);
         Err(Failure { what: format!("{name}: {}", panics.join("; ")), repeat })
     }
 
