@@ -38,7 +38,9 @@ impl Running {
         let folder = tempfile::tempdir().expect("a folder");
         let unix = folder.path().join("fuzz.sock");
         let listen = format!("127.0.0.1:0,unix:{}", unix.display());
-        let flags = ["fuzz", "--database-url", "memory:", "--listen", &listen, "--workers", "1"];
+        let mut flags = vec!["fuzz", "--database-url", "memory:", "--listen", &listen];
+        // A body that never becomes whole holds up the others of its block.
+        flags.extend(["--workers", "1", "--preface-timeout", "250ms"]);
         let config = Flags::parse_from(flags).serve;
         let server = Server::start(config, Clock::Store).await.expect("a server");
         let Address::Tcp(tcp) = *server.address() else { panic!("not TCP") };

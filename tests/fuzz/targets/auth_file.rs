@@ -28,11 +28,11 @@ impl AuthFile {
         let at = between.unwrap_or(input.len());
         let (file, jwks) = (&input[..at], input.get(at + BETWEEN.len()..).unwrap_or_default());
         if let Err(error) = Policy::files(file) {
-            self.judge(&format!("{error:#} {error:?}"))?;
+            self.judge(&format!("{error:#}"))?;
         }
         let policy = match policy::parse(file, jwks) {
             Ok(policy) => policy,
-            Err(error) => return self.judge(&format!("{error:#} {error:?}")),
+            Err(error) => return self.judge(&format!("{error:#}")),
         };
         let header = format!("Bearer {}", policy::token());
         let credentials =
