@@ -12,6 +12,7 @@ mod differential;
 mod docs;
 mod fairness;
 mod faults;
+mod fuzzing;
 mod grpc;
 mod harness;
 mod hold;

@@ -1,0 +1,107 @@
+//! A policy, and the credentials that it accepts. All keys are fixed, so that the same seed
+//! gives the same inputs.
+
+use std::{path::Path, time::Duration, time::SystemTime};
+
+use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
+use oncegate::auth::{Credentials, Policy, Unauthenticated, token::Digest};
+use ring::signature::{ED25519, Ed25519KeyPair, KeyPair as _, UnparsedPublicKey};
+use serde_json::{Value, json};
+
+pub const ISSUER: &str = "https://kubernetes.default.svc.cluster.local";
+pub const SUBJECT: &str = "system:serviceaccount:bots:acme";
+pub const SPIFFE: &str = "spiffe://prod/ns/bots/sa/acme";
+pub const SEED: [u8; 32] = [7; 32];
+const IAT: u64 = 1_800_000_000;
+const JWKS: &str = "/jwks";
+
+/// The token of the principal `a`.
+pub fn token() -> String {
+    format!("once_{}", "a".repeat(43))
+}
+
+pub fn digest() -> String {
+    Digest::of(token().as_bytes()).to_hex()
+}
+
+fn pair() -> Ed25519KeyPair {
+    Ed25519KeyPair::from_seed_unchecked(&SEED).expect("a key")
+}
+
+/// A file with every field.
+pub fn file() -> String {
+    format!(
+        "[[principal]]\nname = 'a'\nrole = 'bot'\nteams = ['T1']\ntoken_sha256 = ['{}']\n\
+         spiffe = ['{SPIFFE}', 'spiffe://prod/jobs/*']\nservice_account = ['bots/acme']\n\
+         unix_uid = [7]\nrate = '2000/s'\nburst = 4000\nin_flight = 512\nwaiters = 256\n\
+         [[principal]]\nname = 'b'\nrole = 'reader'\nteams = ['*']\nunix_uid = [8]\n\
+         [jwt.cluster]\nissuer = '{ISSUER}'\naudience = 'oncegate'\njwks = '{JWKS}'\n",
+        digest()
+    )
+}
+
+pub fn jwks() -> Value {
+    let x = URL_SAFE_NO_PAD.encode(pair().public_key());
+    json!({ "keys": [
+        { "kty": "OKP", "kid": "EdDSA", "crv": "Ed25519", "x": x },
+        { "kty": "RSA", "kid": "other", "use": "enc", "alg": "RSA-OAEP", "n": "AQAB", "e": "x" },
+    ]})
+}
+
+pub fn parse(file: &[u8], jwks: &[u8]) -> anyhow::Result<Policy> {
+    Policy::parse(file, &|_: &Path| Ok(jwks.to_vec()), None)
+}
+
+pub fn claims() -> Value {
+    json!({
+        "iss": ISSUER,
+        "aud": ["oncegate"],
+        "sub": SUBJECT,
+        "iat": IAT,
+        "nbf": IAT,
+        "exp": IAT + 3_600,
+        "kubernetes.io": {
+            "namespace": "bots",
+            "pod": { "name": "acme-0", "uid": "2" },
+            "serviceaccount": { "name": "acme", "uid": "3" },
+        },
+    })
+}
+
+/// A token of these texts, signed.
+pub fn sign(header: &[u8], claims: &[u8]) -> String {
+    let signed = format!("{}.{}", URL_SAFE_NO_PAD.encode(header), URL_SAFE_NO_PAD.encode(claims));
+    let signature = URL_SAFE_NO_PAD.encode(pair().sign(signed.as_bytes()));
+    format!("{signed}.{signature}")
+}
+
+/// Whether the issuer signed this token, with these claims, by other means than the server's.
+pub fn is_genuine(token: &str) -> bool {
+    let Some((signed, signature)) = token.rsplit_once('.') else { return false };
+    let Some((_, claims)) = signed.split_once('.') else { return false };
+    let (Ok(signature), Ok(claims)) =
+        (URL_SAFE_NO_PAD.decode(signature), URL_SAFE_NO_PAD.decode(claims))
+    else {
+        return false;
+    };
+    let key = UnparsedPublicKey::new(&ED25519, pair().public_key().as_ref().to_vec());
+    if key.verify(signed.as_bytes(), &signature).is_err() {
+        return false;
+    }
+    let claims = match serde_json::from_slice::<Value>(&claims) {
+        Ok(claims) => claims,
+        // The server skips what it does not read: deep values, and text that is not UTF-8.
+        Err(_) => return true,
+    };
+    let is_for_us = claims["aud"] == "oncegate"
+        || claims["aud"].as_array().is_some_and(|all| all.contains(&json!("oncegate")));
+    let ends = claims["exp"].as_u64().is_some_and(|exp| exp > IAT - 60);
+    let is_acme = claims["iss"] == ISSUER && claims["sub"] == SUBJECT;
+    is_acme && is_for_us && ends
+}
+
+/// Who presents `credentials`, at the time of the tokens.
+pub fn who(policy: &Policy, credentials: &Credentials<'_>) -> Result<String, Unauthenticated> {
+    let now = SystemTime::UNIX_EPOCH + Duration::from_secs(IAT);
+    Ok(policy.authenticate(credentials, now)?.principal.name.to_string())
+}
