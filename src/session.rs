@@ -16,6 +16,7 @@ use crate::{
     telemetry::Metrics,
 };
 
+mod caller;
 mod events;
 mod grant;
 mod hold;
@@ -26,6 +27,7 @@ mod queue;
 mod streams;
 mod wait;
 
+pub use caller::StreamCaller;
 pub(crate) use events::EventSender;
 pub use events::{Events, StreamEvent};
 pub use grant::Grant;
@@ -76,6 +78,12 @@ pub enum SessionError {
          renew it, or repeat the request_id, over another connection"
     )]
     Draining,
+    /// The caller may no longer use the stream; a lease or turn that was granted goes on.
+    #[error(
+        "the caller's credential is no longer accepted; a granted lease or turn is still valid: \
+         renew it, or repeat the request_id, with a credential that is"
+    )]
+    Denied,
     /// Too many callers wait for this session already.
     #[error("too many callers are waiting for this session")]
     QueueFull,
@@ -97,17 +105,6 @@ pub enum SessionError {
     /// The lane or the store failed.
     #[error(transparent)]
     Call(#[from] CallError),
-}
-
-/// How the caller of a stream is connected.
-#[derive(Debug, Clone, Default)]
-pub struct StreamCaller {
-    /// Cancelled when the server ends the connection: what the stream keeps stays its
-    /// holder's, as in a drain.
-    pub leaving: CancellationToken,
-    /// The call's place among those under way, until the stream has sent its last event or
-    /// has broken.
-    pub place: Option<TaskTrackerToken>,
 }
 
 /// The answer to a request for a lease.

@@ -5,11 +5,10 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
-use futures_util::{FutureExt as _, Stream, StreamExt as _, future::Either, stream};
+use futures_util::FutureExt as _;
 use http::HeaderValue;
 use prometheus_client::metrics::counter::Counter;
 use tokio::task_local;
-use tonic::Status;
 
 use super::{
     door::{Door, Refusal},
@@ -18,6 +17,7 @@ use super::{
 use crate::{
     auth::{Place, Principal, Role},
     domain::{Fault, Invalid, Team, TeamScope},
+    session::StreamCaller,
     sockets::PeerIdentity,
     telemetry::call::CallTrace,
 };
@@ -173,21 +173,10 @@ impl Caller {
         waiting.right_future()
     }
 
-    /// The events of a stream for `team`, which end with an error when the caller may no longer
-    /// use that.
-    pub(super) fn events_while_allowed<T, S: Stream<Item = Result<T, Status>>>(
-        &self,
-        team: &Team,
-        events: S,
-    ) -> impl Stream<Item = Result<T, Status>> + use<T, S> {
-        let Some(known) = &self.known else { return Either::Left(events) };
-        let denied = known.denied(self.peer.clone(), team.clone()).boxed().shared();
-        let last = denied.clone();
-        let last = stream::once(async { last.now_or_never() });
-        let last = last.filter_map(|denied| async move {
-            denied.map(|()| Err(Status::from(Problem::Unauthenticated)))
-        });
-        Either::Right(events.take_until(denied).chain(last))
+    /// The caller of a stream for `team`, for as long as it may use that.
+    pub(super) fn of_stream(&self, team: &Team, stream: StreamCaller) -> StreamCaller {
+        let Some(known) = &self.known else { return stream };
+        stream.until(known.denied(self.peer.clone(), team.clone()))
     }
 }
 

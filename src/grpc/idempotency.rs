@@ -145,8 +145,8 @@ impl IdempotencyService for Idempotency {
         let key = call.acquire.key.clone();
         call::team(&key.team);
         let mut waiting = caller.begin_wait(call.wait)?;
+        let stream = caller.of_stream(&key.team, stream);
         let events = self.sessions.hold(call.acquire, call.wait, self.timeout, stream);
-        let team = key.team.clone();
         let events = events.into_stream().map(move |event| {
             if !matches!(event, Ok(StreamEvent::Queued(_))) {
                 drop(waiting.take());
@@ -155,7 +155,6 @@ impl IdempotencyService for Idempotency {
                 .map(|event| convert::hold_event(&key, event, arrived))
                 .map_err(|error| Problem::from(error).into())
         });
-        let events = caller.events_while_allowed(&team, events);
         let alive = || Ok(convert::hold_alive());
         Ok(Response::new(with_signs_of_life(events, alive).boxed()))
     }

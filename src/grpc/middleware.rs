@@ -345,7 +345,7 @@ impl GrpcService {
         } else {
             // It is done when its stream is, read or not.
             let leaving = self.connection.leaving.clone();
-            request.extensions_mut().insert(StreamCaller { leaving, place });
+            request.extensions_mut().insert(StreamCaller::new(leaving, place));
         }
         Ok(request)
     }

@@ -93,8 +93,8 @@ impl TurnService for TurnCalls {
         call::team(&key.team);
         let (close, closed) = oneshot::channel();
         let mut waiting = caller.begin_wait(wait)?;
+        let stream = caller.of_stream(&key.team, stream);
         let events = self.turns.run(begin, wait, self.timeout, closed, stream);
-        let team = key.team.clone();
         let events = events.into_stream().map(move |event| {
             if !matches!(event, Ok(StreamEvent::Queued(_))) {
                 drop(waiting.take());
@@ -103,7 +103,6 @@ impl TurnService for TurnCalls {
                 .map(|event| convert::run_event(&key, event, arrived))
                 .map_err(|error| Problem::from(error).into())
         });
-        let events = caller.events_while_allowed(&team, events);
         let events = with_signs_of_life(events, || Ok(convert::run_alive()));
         // The caller's steps are read beside the events that it is sent. If one is wrong, the call
         // ends with that, and `close` is dropped: the stream has broken, and the turn keeps its

@@ -175,10 +175,11 @@ impl<K, L> EventSender<K, L> {
         tokio::select! {
             biased;
             () = self.closed() => None,
-            () = async {
-                caller.leaving.cancelled().await;
+            why = async {
+                let why = caller.left().await;
                 sleep(LEAVING_LOOK).await;
-            } => Some(Err(SessionError::Draining)),
+                why
+            } => Some(Err(why)),
             answer = timeout(limit, request) => {
                 Some(answer.unwrap_or(Err(SessionError::Timeout(limit))))
             }

@@ -39,6 +39,7 @@ impl Sessions {
     ///
     /// The lease outlives this replica and the caller's connection: when the server ends
     /// either, the last event is [`SessionError::Draining`] and the lease stays its holder's.
+    /// So it does, after [`SessionError::Denied`], when the caller may no longer use the stream.
     #[must_use]
     pub fn hold(
         &self,
@@ -69,14 +70,14 @@ impl Sessions {
         let mut here = self.streams.attend();
         here.watch(&acquire.key);
         let announce = |position| events.queued(position);
-        let request = self.acquire_announcing(&acquire, wait, &caller.leaving, announce);
+        let request = self.acquire_announcing(&acquire, wait, caller.leaving(), announce);
         let grant = match events.answer(&caller, wait + limit, request).await {
             None => return,
             Some(Ok(AcquireOutcome::Granted(grant))) => grant,
             Some(Ok(AcquireOutcome::Held(_)))
-                if self.stop.is_cancelled() || caller.leaving.is_cancelled() =>
+                if self.stop.is_cancelled() || caller.leaving().is_cancelled() =>
             {
-                return events.end(Err(SessionError::Draining));
+                return events.end(Err(caller.why_left()));
             }
             Some(Ok(AcquireOutcome::Held(held))) => return events.end(Ok(held)),
             Some(Err(error)) => return events.end(Err(error)),
@@ -100,7 +101,7 @@ impl Sessions {
             tokio::select! {
                 biased;
                 // First: then the server breaks the stream.
-                () = caller.leaving.cancelled() => Err(SessionError::Draining),
+                why = caller.left() => Err(why),
                 () = events.closed() => Ok(()),
             }
         };
@@ -110,7 +111,7 @@ impl Sessions {
                 self.renew(Renew { key: key.clone(), lease: id, ttl: *ttl, stream: *stream })
             })
             .await;
-        let outlives_us = matches!(ended, Err(SessionError::Draining));
+        let outlives_us = matches!(ended, Err(SessionError::Draining | SessionError::Denied));
         if let Err(error) = ended {
             events.end(Err(error));
         }

@@ -66,7 +66,8 @@ impl Turns {
     /// ends, uncounted, unless its holder has carried it on.
     ///
     /// The turn outlives this replica and the caller's connection: when the server ends either,
-    /// the last event is [`SessionError::Draining`] and the turn stays its holder's.
+    /// the last event is [`SessionError::Draining`] and the turn stays its holder's. So it does,
+    /// after [`SessionError::Denied`], when the caller may no longer use the stream.
     #[must_use]
     pub fn run(
         &self,
@@ -104,7 +105,7 @@ impl Turns {
             here.watch(&acquire.key);
         }
         let announce = |position| events.queued(position);
-        let leaving = caller.leaving.clone();
+        let leaving = caller.leaving().clone();
         let request = self.begin_announcing(begin.kept_by(stream), wait, &leaving, announce);
         let turn = match events.answer(&caller, wait + limit, request).await {
             None => return,
@@ -116,7 +117,7 @@ impl Turns {
                 grant.accept()
             }
             Some(Ok(TurnOutcome::Busy(_))) if sessions.is_stopping() || leaving.is_cancelled() => {
-                return events.end(Err(SessionError::Draining));
+                return events.end(Err(caller.why_left()));
             }
             Some(Ok(instead)) => return events.end(Ok(RunEnd::Instead(instead))),
             Some(Err(error)) => return events.end(Err(error)),
@@ -140,13 +141,13 @@ impl Turns {
         };
         let ending = how_it_ends(caller, closed, &events, grace, &has_broken);
         let finish = match keeper.keep(ending, || renew(is_broken())).await {
-            Err(SessionError::Draining) => {
+            Err(why @ (SessionError::Draining | SessionError::Denied)) => {
                 // The turn stays its holder's. If the store does not answer at once, an
                 // attempt that lapses counts.
                 let last = renew(is_broken().or(Some(Interruption::Drained)));
                 let error = match timeout(LAST_RENEWAL, last).await {
                     Ok(Err(error)) if !matches!(error, SessionError::Call(_)) => error,
-                    _ => SessionError::Draining,
+                    _ => why,
                 };
                 return events.end(Err(error));
             }
@@ -171,7 +172,8 @@ impl Turns {
 /// How a stream ends: as its caller says, or once its grace is over after it `has_broken`.
 ///
 /// # Errors
-/// [`SessionError::Draining`] if the server ends the connection.
+/// [`SessionError::Draining`] if the server ends the connection, [`SessionError::Denied`] if the
+/// caller may no longer use the stream.
 async fn how_it_ends(
     mut caller: StreamCaller,
     closed: oneshot::Receiver<Closed>,
@@ -182,7 +184,7 @@ async fn how_it_ends(
     tokio::select! {
         biased;
         // First: then the server breaks the stream.
-        () = caller.leaving.cancelled() => return Err(SessionError::Draining),
+        why = caller.left() => return Err(why),
         how = closed => if let Ok(how) = how {
             return Ok(how);
         },
