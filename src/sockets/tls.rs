@@ -211,7 +211,7 @@ impl ClientTrust {
         };
         if self.in_use.wait_for(is_lost).await.is_err() {
             // The server has ended, and says so elsewhere.
-            std::future::pending().await
+            std::future::pending::<()>().await;
         }
     }
 }

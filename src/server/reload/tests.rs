@@ -20,6 +20,7 @@ struct One {
     metrics: FileMetrics,
 }
 
+type How<'a> = &'a dyn Fn(&Path);
 type Apply = Box<dyn FnMut(&Contents) -> anyhow::Result<()> + Send>;
 
 impl One {
@@ -95,7 +96,7 @@ fn what_is_no_small_regular_file_changes_nothing_and_holds_nothing_up() {
     let one_byte_too_many = |path: &Path| {
         File::create(path).unwrap().set_len(MAX_FILE_BYTES + 1).unwrap();
     };
-    let cases: [(&str, &dyn Fn(&Path)); 7] = [
+    let cases: [(&str, How); 7] = [
         ("not a regular file", &make_pipe),
         ("not a regular file", &|path| fs::create_dir(path).unwrap()),
         ("larger than 1024 KiB", &make_large),
