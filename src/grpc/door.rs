@@ -208,6 +208,7 @@ impl Callers {
             }
             Problem::Unauthenticated
         })?;
+        self.refused.store(0, Ordering::Relaxed);
         if !access.allows(caller.role()) {
             caller.refuse(Refusal::Role, Some(call));
             return Err(Problem::Role);
@@ -233,7 +234,6 @@ impl Callers {
                 let generation = door.generation();
                 let Authenticated { principal, expires } =
                     door.authenticate(authorization(), peer, SystemTime::now())?;
-                self.refused.store(0, Ordering::Relaxed);
                 let calls = door.metrics.calls(&principal.name);
                 let kept = authorization().cloned().collect();
                 let door = (Arc::clone(door), generation);
