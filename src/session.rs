@@ -7,7 +7,7 @@
 use std::{sync::Arc, time::Duration};
 
 use tokio::{runtime::Handle, time::Instant};
-use tokio_util::{sync::CancellationToken, task::task_tracker::TaskTrackerToken};
+use tokio_util::sync::CancellationToken;
 
 use crate::{
     domain::{Acquire, FencingToken, Held, Lease, LeaseId, Release, Renew, SessionKey, SessionRow},

@@ -10,7 +10,7 @@ use std::{
     path::{Path, PathBuf},
     pin::Pin,
     task::{Context, Poll},
-    time::Duration,
+    time::{Duration, SystemTime},
 };
 
 use anyhow::{Context as _, bail};
@@ -191,6 +191,8 @@ pub struct PeerIdentity {
     pub uid: Option<u32>,
     /// The peer's own certificate, verified at the handshake.
     pub certificate: Option<CertificateDer<'static>>,
+    /// When that certificate ends, which the handshake alone looks at.
+    pub certificate_ends: Option<SystemTime>,
     /// Whether the connection uses TLS.
     pub encrypted: bool,
 }
@@ -241,6 +243,8 @@ impl Peer {
                 let shaken = timeout_at(until, tls.handshake(stream)).await;
                 let Handshake { stream, trust } = shaken.unwrap_or(Err(Refused::TimedOut))?;
                 identity.certificate = trust.certificate();
+                identity.certificate_ends =
+                    identity.certificate.as_deref().and_then(|of| Validity::of(of)?.end());
                 identity.encrypted = true;
                 (Stream::Tls(stream), Some(trust))
             }

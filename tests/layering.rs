@@ -84,6 +84,10 @@ const WALLS: [(&str, &[&str]); 5] = [
 /// What values and rules have no use for: I/O, waiting, and the time.
 const NOT_IN_DOMAIN: [&str; 10] =
     ["async", "await", "tokio", "fs", "io", "net", "env", "Instant", "SystemTime", "tracing"];
+/// What deciding who calls has no use for: moments come in as values.
+const NOT_IN_AUTH: [&str; 7] = ["async", "await", "tokio", "fs", "io", "net", "tracing"];
+/// Teams that nobody checks: what reads requests must ask for them by the caller's scope.
+const UNCHECKED: [&str; 2] = ["Team", "TeamFilter"];
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Token {
@@ -223,6 +227,13 @@ fn breaches(path: &str, source: &str) -> Vec<String> {
         if matches!(module, "domain" | "rules" | "platform") && NOT_IN_DOMAIN.contains(&name) {
             found.push(format!("{path}: {name} is not for values and rules"));
         }
+        if module == "auth" && !place.starts_with("auth/tests") && NOT_IN_AUTH.contains(&name) {
+            found.push(format!("{path}: {name} is not for deciding who calls"));
+        }
+        let stored = after(&row, at).and_then(|at| word(row.get(at))) == Some("stored");
+        if matches!(module, "grpc" | "cli") && UNCHECKED.contains(&name) && stored {
+            found.push(format!("{path}: {name}::stored takes a team that nobody has checked"));
+        }
     }
     found
 }
@@ -281,6 +292,16 @@ fn a_breach_is_found_however_it_is_spelled() {
         ("grpc/idempotency.rs", "use crate::{lane::CallError, server::Server};"),
         ("server.rs", "use crate::cli::Cli;"),
         ("main.rs", "use oncegate::server::Server;"),
+        ("auth/jwks.rs", "fn f() { std::fs::read(\"\"); }"),
+        ("auth/token.rs", "pub async fn f() {}"),
+        ("auth.rs", "use crate::sockets::PeerIdentity;"),
+        ("auth/file.rs", "use super::super::config::ServeConfig;"),
+        ("sockets/tls.rs", "use crate::auth::Policy;"),
+        ("sockets.rs", "use crate::{config::Address, grpc::Connection};"),
+        ("server/auth.rs", "use crate::lane::Lane;"),
+        ("grpc/convert/key.rs", "fn f() { Team::stored(\"T\"); }"),
+        ("grpc/admin.rs", "fn f() { crate::domain::TeamFilter::stored(None); }"),
+        ("cli/forget.rs", "use crate::domain::Team; fn f() { Team::stored(\"T\"); }"),
         ("novelty.rs", "struct S;"),
     ] {
         assert_eq!(breaches(path, source).len(), 1, "{path}: {source}");
@@ -299,6 +320,8 @@ fn what_is_allowed_is_not_a_breach() {
         ("session/ops.rs", "use crate::{domain::{Id, lane}, store::{Age}, session::queue};"),
         ("telemetry.rs", "#[derive(clap::ValueEnum)] enum E { A }"),
         ("cli/mark.rs", "use clap::Args; use tonic::Status; use crate::grpc::pb;"),
+        ("cleanup.rs", "use crate::domain::TeamFilter; fn f() { TeamFilter::stored(None); }"),
+        ("auth/usage.rs", "use std::time::Instant; use crate::domain::TeamScope;"),
         ("lib.rs", "pub mod cleanup; pub mod store;"),
     ] {
         assert_eq!(breaches(path, source), Vec::<String>::new(), "{path}: {source}");

@@ -165,9 +165,10 @@ impl Caller {
         let waiting = async move {
             let _place = place?;
             tokio::select! {
+                // First: the lease that it waits for may come free by the same revocation.
                 biased;
-                done = work => done.map_err(Into::into),
                 () = denied => Err(Problem::Unauthenticated),
+                done = work => done.map_err(Into::into),
             }
         };
         waiting.right_future()

@@ -125,12 +125,19 @@ impl Door {
         if !authorization.is_empty() && is_remote && !peer.encrypted && !self.insecure {
             return Err(Refusal::Plaintext);
         }
+        // Connections outlive certificates.
+        let is_valid = peer.certificate_ends.is_none_or(|end| now < end);
         let credentials = Credentials {
-            certificate: peer.certificate.as_ref(),
+            certificate: peer.certificate.as_ref().filter(|_| is_valid),
             authorization: &authorization,
             uid: peer.uid,
         };
-        self.policy().authenticate(&credentials, now).map_err(Refusal::Unauthenticated)
+        let mut known =
+            self.policy().authenticate(&credentials, now).map_err(Refusal::Unauthenticated)?;
+        if is_valid {
+            known.expires = known.expires.into_iter().chain(peer.certificate_ends).min();
+        }
+        Ok(known)
     }
 
     /// Counts a refusal, and writes it to the audit log unless the principal had one there
@@ -208,6 +215,7 @@ impl Callers {
             }
             Problem::Unauthenticated
         })?;
+        self.refused.store(0, Ordering::Relaxed);
         if !access.allows(caller.role()) {
             caller.refuse(Refusal::Role, Some(call));
             return Err(Problem::Role);
@@ -233,7 +241,6 @@ impl Callers {
                 let generation = door.generation();
                 let Authenticated { principal, expires } =
                     door.authenticate(authorization(), peer, SystemTime::now())?;
-                self.refused.store(0, Ordering::Relaxed);
                 let calls = door.metrics.calls(&principal.name);
                 let kept = authorization().cloned().collect();
                 let door = (Arc::clone(door), generation);

@@ -122,6 +122,18 @@ impl Problem {
         }
     }
 
+    /// When a retry may succeed; none if a retry of the same call cannot.
+    fn retry_after(&self) -> Option<Duration> {
+        match self {
+            // Whole milliseconds, as the pushback has them, and none too few.
+            Self::Quota(OverLimit::Rate { retry_after }) => {
+                let millis = retry_after.as_nanos().div_ceil(1_000_000);
+                Some(Duration::from_millis(u64::try_from(millis).unwrap_or(u64::MAX)))
+            }
+            _ => self.reason().retry_after(),
+        }
+    }
+
     /// The message. The store's own words are for the server's log only.
     fn message(&self) -> Cow<'static, str> {
         let Self::Session(SessionError::Call(CallError::Store(error))) = self else {
@@ -174,25 +186,25 @@ impl Problem {
 
 impl From<Problem> for Status {
     fn from(problem: Problem) -> Self {
-        let reason = problem.reason();
+        let (reason, after) = (problem.reason(), problem.retry_after());
         let (message, metadata) = (problem.message(), problem.metadata());
         let mut details = ErrorDetails::with_error_info(reason.name(), DOMAIN, metadata);
         if let Problem::Invalid(Invalid { field, problem, .. }) = problem {
             details.add_bad_request_violation(field, problem);
         }
-        detailed(reason.code(), message, reason, details, MetadataMap::new())
+        detailed(reason.code(), message, after, details, MetadataMap::new())
     }
 }
 
-/// A status with `details`, and when to retry it.
+/// A status with `details`, to be retried `after` some time.
 fn detailed(
     code: Code,
     message: impl Into<String>,
-    reason: Reason,
+    after: Option<Duration>,
     mut details: ErrorDetails,
     mut metadata: MetadataMap,
 ) -> Status {
-    if let Some(after) = reason.retry_after() {
+    if let Some(after) = after {
         details.set_retry_info(Some(after));
         if let Ok(millis) = after.as_millis().to_string().parse() {
             metadata.insert(PUSHBACK, millis);
@@ -221,7 +233,7 @@ pub(super) fn of_framework(status: Status) -> Status {
         _ => status.message().to_owned().into(),
     };
     let details = ErrorDetails::with_error_info(reason.name(), DOMAIN, []);
-    detailed(code, message, reason, details, status.metadata().clone())
+    detailed(code, message, reason.retry_after(), details, status.metadata().clone())
 }
 
 #[cfg(test)]
@@ -250,6 +262,7 @@ mod tests {
             Problem::Unauthenticated,
             Problem::Role,
             Problem::Quota(OverLimit::InFlight),
+            Problem::Quota(OverLimit::Rate { retry_after: Duration::from_micros(1_500) }),
             TeamScope::Only(HashSet::new()).team("team_id", "T".into()).unwrap_err().into(),
             SessionError::LeaseLost.into(),
             SessionError::ClaimLost.into(),

@@ -294,7 +294,8 @@ impl Connections {
     /// The other end of a connection, after its handshake; none where that failed, or the server
     /// ends meanwhile.
     async fn peer(&self, socket: Socket) -> Option<Peer> {
-        let tls = self.tls.as_ref();
+        // Unix sockets have no handshake.
+        let tls = self.tls.as_ref().filter(|_| matches!(socket, Socket::Tcp(_)));
         let accepting = Peer::accept(socket, &self.limits, tls.map(|it| &it.tls));
         let accepted = self.stop.run_until_cancelled(accepting).await?;
         if let Some(tls) = tls {

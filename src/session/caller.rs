@@ -21,7 +21,7 @@ pub struct StreamCaller {
     /// Whether the caller may no longer use the stream.
     denied: Arc<AtomicBool>,
     /// Ends the watch that [`StreamCaller::until`] began.
-    watch: Option<Arc<DropGuard>>,
+    _watch: Option<Arc<DropGuard>>,
     /// The call's place among those under way, until the stream has sent its last event or
     /// has broken.
     pub place: Option<TaskTrackerToken>,
@@ -47,7 +47,7 @@ impl StreamCaller {
                 leave.cancel();
             }
         });
-        Self { leaving, watch: Some(Arc::new(ended.drop_guard())), ..self }
+        Self { leaving, _watch: Some(Arc::new(ended.drop_guard())), ..self }
     }
 
     /// Cancelled when the stream is to end whatever its caller does.

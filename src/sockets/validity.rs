@@ -1,6 +1,8 @@
 //! When a certificate is valid, read from its DER form: rustls and webpki check it, and do not
 //! say it. <https://www.rfc-editor.org/rfc/rfc5280.html#section-4.1>
 
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
 use tokio_rustls::rustls::pki_types::UnixTime;
 
 const INTEGER: u8 = 0x02;
@@ -35,6 +37,12 @@ impl Validity {
         let (not_before, rest) = time(validity)?;
         let (not_after, _) = time(rest)?;
         Some(Self { not_before, not_after })
+    }
+
+    /// The first moment after it; none where a clock cannot say it.
+    pub(super) fn end(self) -> Option<SystemTime> {
+        let seconds = u64::try_from(self.not_after).ok()?;
+        UNIX_EPOCH.checked_add(Duration::from_secs(seconds.checked_add(1)?))
     }
 
     /// Whether it is valid at `now`.

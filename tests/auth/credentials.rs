@@ -2,6 +2,12 @@
 
 use std::os::unix::fs::MetadataExt as _;
 
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::TcpStream,
+    time::timeout,
+};
+
 use super::*;
 use crate::harness::mark;
 
@@ -66,6 +72,82 @@ async fn a_connection_with_many_refusals_in_a_row_is_closed() {
     assert!(refused >= 99, "{refused}");
     let mut client = server.client().await;
     client.mark_processed(with(&token, mark("T1", "Ev1"))).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn refusals_between_good_calls_do_not_close_the_connection() {
+    let token = new_token();
+    let server = Guarded::start(&principal("bot", "bot", &["*"], &[&token])).await;
+    let path = "/oncegate.v1.IdempotencyService/MarkProcessed";
+    let mut raw = Raw::connect(server.address()).await;
+    let good = format!("Bearer {token}");
+    for _ in 0..4 {
+        for _ in 0..60 {
+            let mut call = raw.begin(path, &[]).await;
+            call.send(framed(&()), true);
+            is_unauthenticated(&call.status().await);
+        }
+        let mut call = raw.begin(path, &[("authorization", good.as_str())]).await;
+        call.send(framed(&()), true);
+        assert_eq!(call.status().await.code(), Code::InvalidArgument);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_header_of_a_megabyte_is_refused() {
+    let token = new_token();
+    let server = Guarded::start(&principal("bot", "bot", &["*"], &[&token])).await;
+    let path = "/oncegate.v1.IdempotencyService/MarkProcessed";
+    for size in [10_000, 17_000, 100_000, 1_000_000] {
+        let mut raw = Raw::connect(server.address()).await;
+        let long = format!("Bearer {token}{}", "a".repeat(size));
+        let Some(mut call) = raw.try_begin(path, &[("authorization", long.as_str())]).await else {
+            continue;
+        };
+        call.send(framed(&mark("T1", "Ev1")), true);
+        let status = call.status().await;
+        assert_ne!(status.code(), Code::Ok, "{size}");
+    }
+    let mut client = server.client().await;
+    assert!(
+        client.mark_processed(with(&token, mark("T1", "Ev1"))).await.unwrap().into_inner().first
+    );
+}
+
+/// Over HTTP/1.1, in which a header is what is between its colon and its line's end.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn control_bytes_in_a_header_are_refused() {
+    let token = new_token();
+    let server = Guarded::start(&principal("bot", "bot", &["*"], &[&token])).await;
+    let Address::Tcp(address) = *server.address() else { panic!("not TCP") };
+    let body = framed(&mark("T1", "Ev1"));
+    for (value, is_good) in [
+        (format!("Bearer {token}"), true),
+        (format!("Bearer {token}\0"), false),
+        (format!("Bearer {token}\x07"), false),
+        (format!("Bearer \x1b{token}"), false),
+        (format!("Bearer {token}\x7f"), false),
+        (format!("Bearer {token}\rx: y"), false),
+        (format!("Bearer {token}\r\n folded"), false),
+        (format!("Bearer\t{token}"), false),
+        (format!("Bearer {token}\u{85}"), false),
+    ] {
+        let head = format!(
+            "POST /oncegate.v1.IdempotencyService/MarkProcessed HTTP/1.1\r\nHost: x\r\n\
+             Content-Type: application/grpc-web+proto\r\nAuthorization: {value}\r\n\
+             Connection: close\r\nContent-Length: {}\r\n\r\n",
+            body.len()
+        );
+        let mut peer = TcpStream::connect(address).await.unwrap();
+        peer.write_all(&[head.as_bytes(), &body].concat()).await.unwrap();
+        let mut answer = Vec::new();
+        timeout(PATIENCE, peer.read_to_end(&mut answer)).await.unwrap().unwrap();
+        let answer = String::from_utf8_lossy(&answer);
+        let is_ok = answer.starts_with("HTTP/1.1 200") && answer.contains("grpc-status:0");
+        assert_eq!(is_ok, is_good, "{value:?}: {answer}");
+        let is_refused = answer.starts_with("HTTP/1.1 400") || answer.contains("grpc-status:16");
+        assert_ne!(is_ok, is_refused, "{value:?}: {answer}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

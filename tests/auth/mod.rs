@@ -18,7 +18,10 @@ use crate::harness::{
     raw::{Raw, framed},
 };
 
+mod audit;
 mod credentials;
+mod issuer;
+mod limits;
 mod revoked;
 mod roles;
 mod teams;
@@ -109,6 +112,18 @@ async fn call(
     let mut call = raw.begin(path, &metadata).await;
     call.send(framed(message), true);
     call.status().await
+}
+
+/// The same over any connection, again and again until it is refused.
+async fn until_refused(client: &mut Client, token: &str) -> Status {
+    for call in 0..3_000 {
+        let request = with(token, crate::harness::mark("T1", &format!("again-{call}")));
+        if let Err(status) = client.mark_processed(request).await {
+            return status;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    panic!("it is still accepted");
 }
 
 /// The reason of an error.

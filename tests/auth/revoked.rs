@@ -119,33 +119,19 @@ async fn tokens_are_rotated_without_a_failed_call() {
         assert!(caller.await.unwrap() > 0);
     }
     server.replace(&principal("bot", "bot", &["T1"], &[&new]));
-    let mut refused = false;
-    for _ in 0..1_000 {
-        refused = probe.mark_processed(with(&old, mark("T1", "late"))).await.is_err();
-        if refused {
-            break;
-        }
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
-    assert!(refused, "the old token is still accepted");
+    is_unauthenticated(&until_refused(&mut probe, &old).await);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_principal_has_limits_of_its_own() {
-    let (busy, quiet) = (new_token(), new_token());
-    let limited =
-        principal("busy", "bot", &["T1"], &[&busy]) + "rate = \"1/s\"\nburst = 2\nwaiters = 1\n";
-    let file = limited + &principal("quiet", "bot", &["T1"], &[&quiet]);
-    let server = Guarded::start(&file).await;
-    let mut client = server.client().await;
-    let mut last = Ok(());
-    for call in 0..5 {
-        last = client.mark_processed(with(&busy, mark("T1", &call.to_string()))).await.map(drop);
-    }
-    let status = last.unwrap_err();
-    assert_eq!((status.code(), reason(&status).as_str()), (Code::ResourceExhausted, "QUOTA"));
-    assert!(status.get_details_retry_info().is_some());
-    for call in 0..5 {
-        client.mark_processed(with(&quiet, mark("T1", &format!("q{call}")))).await.unwrap();
-    }
+async fn a_revoked_token_is_refused_on_the_connection_that_had_shown_it() {
+    let (revoked, kept) = (new_token(), new_token());
+    let stays = principal("kept", "bot", &["T1"], &[&kept]);
+    let server = Guarded::start(&(principal("gone", "bot", &["T1"], &[&revoked]) + &stays)).await;
+    let mut known = server.client().await;
+    known.mark_processed(with(&revoked, mark("T1", "a"))).await.unwrap();
+    server.replace(&stays);
+    // Another connection says when the new file is in force.
+    is_unauthenticated(&until_refused(&mut server.client().await, &revoked).await);
+    is_unauthenticated(&known.mark_processed(with(&revoked, mark("T1", "b"))).await.unwrap_err());
+    known.mark_processed(with(&kept, mark("T1", "c"))).await.unwrap();
 }

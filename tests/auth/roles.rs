@@ -1,5 +1,9 @@
 //! Each role with each method.
 
+use tonic_reflection::pb::v1::{
+    ServerReflectionRequest, server_reflection_request::MessageRequest,
+};
+
 use super::*;
 
 const ROLES: [&str; 4] = ["probe", "reader", "bot", "admin"];
@@ -68,7 +72,10 @@ async fn health_is_for_everybody_and_reflection_is_not() {
         for (token, code) in [(&probe, Code::PermissionDenied), (&reader, Code::Ok)] {
             let authorization = format!("Bearer {token}");
             let mut call = raw.begin(&path, &[("authorization", authorization.as_str())]).await;
-            call.send(framed(&()), true);
+            let list = MessageRequest::ListServices(String::new());
+            let list =
+                ServerReflectionRequest { message_request: Some(list), ..Default::default() };
+            call.send(framed(&list), true);
             assert_eq!(call.status().await.code(), code, "{path}");
         }
     }

@@ -8,6 +8,21 @@ use oncegate::{sockets::Refused, telemetry::Metrics};
 use super::{code, head, row};
 use crate::harness::{Fixture, mark, metrics::metrics_page};
 
+/// Why `--auth` refuses a call.
+const REFUSALS: [&str; 11] = [
+    "missing",
+    "malformed",
+    "unknown",
+    "expired",
+    "conflicting",
+    "plaintext_token",
+    "role_denied",
+    "team_denied",
+    "rate",
+    "in_flight",
+    "waiters",
+];
+
 /// A page of metrics with a series of each kind: those without one are not rendered.
 fn rendered() -> String {
     let metrics = Metrics::new();
@@ -18,6 +33,10 @@ fn rendered() -> String {
     lane.shed();
     metrics.swept("event", 0);
     let _ = metrics.reload.of("tls");
+    let _ = metrics.auth.calls("bots");
+    for reason in REFUSALS {
+        metrics.auth.refused(reason);
+    }
     let _ = metrics.tls.handshakes("grpc", Refused::ALL.map(Refused::name));
     metrics.tls.valid_until(Some(0));
     metrics.render()

@@ -33,6 +33,10 @@ class Reason(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     REASON_CALL_TIMEOUT: _ClassVar[Reason]
     REASON_CANCELLED: _ClassVar[Reason]
     REASON_INTERNAL: _ClassVar[Reason]
+    REASON_UNAUTHENTICATED: _ClassVar[Reason]
+    REASON_TEAM_DENIED: _ClassVar[Reason]
+    REASON_ROLE_DENIED: _ClassVar[Reason]
+    REASON_QUOTA: _ClassVar[Reason]
 REASON_UNSPECIFIED: Reason
 REASON_INVALID_FIELD: Reason
 REASON_NO_KEY: Reason
@@ -60,3 +64,7 @@ REASON_REJECTED_BY_DATABASE: Reason
 REASON_CALL_TIMEOUT: Reason
 REASON_CANCELLED: Reason
 REASON_INTERNAL: Reason
+REASON_UNAUTHENTICATED: Reason
+REASON_TEAM_DENIED: Reason
+REASON_ROLE_DENIED: Reason
+REASON_QUOTA: Reason

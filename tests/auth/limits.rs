@@ -1,0 +1,113 @@
+//! What one principal may use of a server.
+
+use oncegate::grpc::pb::{AcquireSessionLeaseRequest, HoldSessionLeaseRequest};
+use tokio::time::timeout;
+use tonic::Streaming;
+
+use super::*;
+use crate::harness::{acquire, mark, seconds, session};
+
+type Holding = Streaming<pb::HoldSessionLeaseResponse>;
+
+async fn hold(client: &mut Client, token: &str, holder: &str) -> Result<Holding, Status> {
+    let request = HoldSessionLeaseRequest {
+        session: session("T1", "s"),
+        holder: holder.into(),
+        wait: seconds(60),
+        ..Default::default()
+    };
+    let mut events = client.hold_session_lease(with(token, request)).await?.into_inner();
+    events.message().await?;
+    Ok(events)
+}
+
+fn is_over_quota(status: &Status) {
+    assert_eq!((status.code(), reason(status).as_str()), (Code::ResourceExhausted, "QUOTA"));
+    assert!(status.get_details_retry_info().is_some(), "{status:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_rate_is_one_principals_own() {
+    let (busy, quiet) = (new_token(), new_token());
+    let limited = principal("busy", "bot", &["T1"], &[&busy]) + "rate = \"1/s\"\nburst = 2\n";
+    let file = limited + &principal("quiet", "bot", &["T1"], &[&quiet]);
+    let server = Guarded::start(&file).await;
+    // A connection of its own for each call: the limit is of the principal.
+    let mut refused = None;
+    for call in 0..100 {
+        let mut client = server.client().await;
+        let request = with(&busy, mark("T1", &call.to_string()));
+        refused = client.mark_processed(request).await.err();
+        if refused.is_some() {
+            break;
+        }
+    }
+    let status = refused.expect("refused");
+    is_over_quota(&status);
+    // At one call a second, the next is due within one.
+    let delay = status.get_details_retry_info().and_then(|info| info.retry_delay).unwrap();
+    assert!(delay > Duration::ZERO && delay <= Duration::from_secs(1), "{delay:?}");
+    let mut client = server.client().await;
+    for call in 0..5 {
+        client.mark_processed(with(&quiet, mark("T1", &format!("q{call}")))).await.unwrap();
+    }
+    // It is enough to wait for as long as the answer says.
+    tokio::time::sleep(delay).await;
+    client.mark_processed(with(&busy, mark("T1", "late"))).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn calls_in_flight_are_limited_until_they_end() {
+    let (busy, quiet) = (new_token(), new_token());
+    let limited = principal("busy", "bot", &["T1"], &[&busy]) + "in_flight = 2\n";
+    let file = limited + &principal("quiet", "bot", &["T1"], &[&quiet]);
+    let server = Guarded::start(&file).await;
+    let (mut client, mut other) = (server.client().await, server.client().await);
+    let first = hold(&mut client, &busy, "a").await.unwrap();
+    let _second = hold(&mut other, &busy, "b").await.unwrap();
+    for client in [&mut client, &mut other] {
+        let request = with(&busy, mark("T1", "x"));
+        is_over_quota(&client.mark_processed(request).await.unwrap_err());
+        client.mark_processed(with(&quiet, mark("T1", "y"))).await.unwrap();
+    }
+    drop(first);
+    let free = async {
+        while client.mark_processed(with(&busy, mark("T1", "z"))).await.is_err() {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    timeout(PATIENCE, free).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn callers_that_wait_are_limited_until_they_are_served() {
+    let token = new_token();
+    let file = principal("busy", "bot", &["T1"], &[&token]) + "waiters = 1\n";
+    let server = Guarded::start(&file).await;
+    let mut client = server.client().await;
+    let first = hold(&mut client, &token, "a").await.unwrap();
+    // It has its lease, so it does not count.
+    let mut second = hold(&mut client, &token, "b").await.unwrap();
+    is_over_quota(&hold(&mut client, &token, "c").await.unwrap_err());
+    let waits = AcquireSessionLeaseRequest { wait: seconds(60), ..acquire("T1", "s", "c") };
+    let refused = client.acquire_session_lease(with(&token, waits.clone())).await.unwrap_err();
+    is_over_quota(&refused);
+    // Without a wait it is answered.
+    client.acquire_session_lease(with(&token, acquire("T1", "s", "c"))).await.unwrap();
+    drop(first);
+    let served = async {
+        loop {
+            let news = second.message().await.unwrap().unwrap().news;
+            if let Some(pb::hold_session_lease_response::News::Granted(_)) = news {
+                break;
+            }
+        }
+    };
+    timeout(PATIENCE, served).await.unwrap();
+    let third = tokio::spawn({
+        let (mut client, token) = (client.clone(), token.clone());
+        async move { client.acquire_session_lease(with(&token, waits)).await }
+    });
+    drop(second);
+    timeout(PATIENCE, third).await.unwrap().unwrap().unwrap();
+}
