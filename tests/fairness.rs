@@ -21,7 +21,7 @@ on_both_stores! {
 }
 
 const ONE_LANE: [&str; 8] =
-    ["--writers", "1", "--workers", "1", "--call-timeout", "5m", "--metrics-listen", "127.0.0.1:0"];
+    ["--writers", "1", "--workers", "1", "--call-timeout", "5m", "--ops-listen", "127.0.0.1:0"];
 
 /// How many rows the lane of marks has run.
 async fn rows(f: &Fixture) -> f64 {
@@ -37,7 +37,7 @@ fn batch(call: usize) -> BatchMarkProcessedRequest {
 }
 
 async fn a_quiet_team_waits_for_few_rows_of_another_and_is_never_refused(f: Fixture) {
-    const CALLS: usize = 16;
+    const CALLS: usize = 32;
     let f = f.restarted(&ONE_LANE).await;
     let mut noisy: FuturesUnordered<_> = (0..CALLS)
         .map(|call| {
@@ -49,7 +49,7 @@ async fn a_quiet_team_waits_for_few_rows_of_another_and_is_never_refused(f: Fixt
     noisy.next().await.unwrap().unwrap().unwrap();
     let mut client = f.client.clone();
     let mut beside = 0;
-    while rows(&f).await < 13_000.0 {
+    while rows(&f).await < 28_000.0 {
         let before = rows(&f).await;
         let answer = client.mark_processed(mark("quiet", &format!("Ev{beside}"))).await.unwrap();
         assert!(answer.into_inner().first);
@@ -93,7 +93,7 @@ async fn a_full_queue_refuses_the_team_that_filled_it(f: Fixture) {
 
 async fn waiters_of_one_team_leave_places_for_another(f: Fixture) {
     // 16 places for waiters: 12 for a team that is alone.
-    let f = f.restarted(&["--max-calls", "32", "--metrics-listen", "127.0.0.1:0"]).await;
+    let f = f.restarted(&["--max-calls", "32", "--ops-listen", "127.0.0.1:0"]).await;
     let mut client = f.client.clone();
     for team in ["noisy", "quiet"] {
         granted(client.acquire_session_lease(acquire(team, "s", "a")).await.unwrap().into_inner());

@@ -185,7 +185,7 @@ async fn administer(here: &Replica) {
 async fn the_service_does_all_its_work_with_the_privileges_of_the_document() {
     let (_cluster, url) = prepared().await;
     let service = of_role(&url, "service");
-    let sweep = ["--sweep-interval", "50ms", "--metrics-listen", "127.0.0.1:0"];
+    let sweep = ["--sweep-interval", "50ms", "--ops-listen", "127.0.0.1:0"];
     let flags = [&FLAGS[..], &sweep].concat();
     let here = Replica::start(&service, Clock::Store, &flags).await;
     let there = Replica::start(&service, Clock::Store, &flags).await;
