@@ -78,11 +78,9 @@ pub enum SessionError {
          renew it, or repeat the request_id, over another connection"
     )]
     Draining,
-    /// The caller may no longer use the stream; a lease or turn that was granted goes on.
-    #[error(
-        "the caller's credential is no longer accepted; a granted lease or turn is still valid: \
-         renew it, or repeat the request_id, with a credential that is"
-    )]
+    /// The caller may no longer use the stream; a lease or turn that was granted goes on. The
+    /// caller gets no detail.
+    #[error("unauthenticated")]
     Denied,
     /// Too many callers wait for this session already.
     #[error("too many callers are waiting for this session")]

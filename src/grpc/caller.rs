@@ -11,7 +11,7 @@ use prometheus_client::metrics::counter::Counter;
 use tokio::task_local;
 
 use super::{
-    door::{Door, Refusal},
+    door::{Door, Refusal, wall_clock},
     status::Problem,
 };
 use crate::{
@@ -120,7 +120,7 @@ impl Caller {
         known.generation == known.door.generation()
             && known.authorization.iter().all(|had| authorization.next() == Some(had))
             && authorization.next().is_none()
-            && known.expires.is_none_or(|expires| SystemTime::now() < expires)
+            && known.expires.is_none_or(|expires| wall_clock() < expires)
     }
 
     /// Counts a refusal of `call`, or of an item in it.
@@ -191,7 +191,7 @@ impl Known {
         async move {
             let mut changes = door.changes();
             loop {
-                let now = SystemTime::now();
+                let now = wall_clock();
                 let is_valid = expires.is_none_or(|expires| now < expires);
                 if door.generation() != generation {
                     generation = door.generation();

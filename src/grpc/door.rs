@@ -28,6 +28,12 @@ const MAX_REFUSED: u32 = 100;
 /// Who is refused whom no policy knows, in the audit log.
 const ANONYMOUS: &str = "anonymous";
 
+/// The time by which credentials end.
+#[expect(clippy::disallowed_methods, reason = "tokens and certificates end by the wall clock")]
+pub(super) fn wall_clock() -> SystemTime {
+    SystemTime::now()
+}
+
 /// Decides by the policy in force who calls.
 pub struct Door {
     policy: watch::Sender<Arc<Policy>>,
@@ -240,7 +246,7 @@ impl Callers {
                 // Before the policy: a newer policy is only looked at once more.
                 let generation = door.generation();
                 let Authenticated { principal, expires } =
-                    door.authenticate(authorization(), peer, SystemTime::now())?;
+                    door.authenticate(authorization(), peer, wall_clock())?;
                 let calls = door.metrics.calls(&principal.name);
                 let kept = authorization().cloned().collect();
                 let door = (Arc::clone(door), generation);

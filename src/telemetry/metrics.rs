@@ -124,6 +124,19 @@ pub struct AuthMetrics {
 }
 
 impl AuthMetrics {
+    fn register(&self, r: &mut Registry) {
+        r.register(
+            "refused_calls",
+            "Calls, or items of a batch, refused by --auth, by reason",
+            self.refused.clone(),
+        );
+        r.register(
+            "principal_calls",
+            "Calls of authenticated callers, by principal",
+            self.calls.clone(),
+        );
+    }
+
     /// Notes a call, or an item of one, that was refused.
     pub fn refused(&self, reason: &'static str) {
         self.refused.get_or_create(&ReasonLabel { reason }).inc();
@@ -315,16 +328,7 @@ impl Metrics {
         );
         r.register("connections", "Open client connections", metrics.connections.clone());
         r.register("shed", "Calls rejected because of overload, by reason", sheds);
-        r.register(
-            "refused_calls",
-            "Calls, or items of a batch, refused by --auth, by reason",
-            metrics.auth.refused.clone(),
-        );
-        r.register(
-            "principal_calls",
-            "Calls of authenticated callers, by principal",
-            metrics.auth.calls.clone(),
-        );
+        metrics.auth.register(r);
         metrics.reload.register(r);
         metrics.tls.register(r);
         r.register(

@@ -6,10 +6,13 @@ use std::sync::{
 };
 
 use oncegate::grpc::pb::{
-    BeginTurnRequest, HoldSessionLeaseRequest, RunTurnRequest, hold_session_lease_response::News,
+    BeginTurnRequest, HoldSessionLeaseRequest, HoldSessionLeaseResponse,
+    ReleaseSessionLeaseRequest, RenewSessionLeaseRequest, RunTurnRequest, SessionLease,
+    acquire_session_lease_response::Outcome, hold_session_lease_response::News,
     run_turn_request::Step, turn_service_client::TurnServiceClient,
 };
 use tokio::time::timeout;
+use tonic::Streaming;
 
 use super::*;
 use crate::harness::{acquire, event, mark, seconds, session};
@@ -18,6 +21,7 @@ fn hold(holder: &str) -> HoldSessionLeaseRequest {
     HoldSessionLeaseRequest {
         session: session("T1", "s"),
         holder: holder.into(),
+        ttl: seconds(2),
         wait: seconds(60),
         ..Default::default()
     }
@@ -72,15 +76,73 @@ async fn what_a_revoked_caller_holds_ends() {
     is_unauthenticated(&timeout(PATIENCE, ended).await.unwrap());
     is_unauthenticated(&timeout(PATIENCE, waiting).await.unwrap().unwrap().unwrap_err());
     is_unauthenticated(&client.mark_processed(with(&revoked, mark("T1", "x"))).await.unwrap_err());
-    // The lease is released, as of any stream that ends, and goes to the caller that is still known.
-    let granted = async {
+    // Nobody renews the lease, so it ends, and goes to the caller that is still known.
+    timeout(PATIENCE, granted(&mut other)).await.unwrap();
+}
+
+async fn granted(holding: &mut Streaming<HoldSessionLeaseResponse>) -> SessionLease {
+    loop {
+        if let Some(News::Granted(lease)) = holding.message().await.unwrap().unwrap().news {
+            return lease.lease.unwrap();
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_revoked_caller_that_does_not_read_keeps_nothing() {
+    let (revoked, kept) = (new_token(), new_token());
+    let stays = principal("kept", "bot", &["T1"], &[&kept]);
+    let server = Guarded::start(&(principal("gone", "bot", &["T1"], &[&revoked]) + &stays)).await;
+    let mut mute = h2::client::Builder::new();
+    mute.initial_window_size(0);
+    let mut raw = Raw::connect_as(mute, server.address()).await;
+    let authorization = format!("Bearer {revoked}");
+    let path = "/oncegate.v1.IdempotencyService/HoldSessionLease";
+    let mut call = raw.begin(path, &[("authorization", authorization.as_str())]).await;
+    call.send(framed(&hold("a")), true);
+    let mut client = server.client().await;
+    // The session is held once it cannot be acquired.
+    while is_free(&mut client, &kept).await {}
+    let mut other = client.hold_session_lease(with(&kept, hold("c"))).await.unwrap().into_inner();
+    server.replace(&stays);
+    timeout(PATIENCE, granted(&mut other)).await.unwrap();
+    drop(call);
+}
+
+/// Whether nobody holds the session. Holds it for a moment.
+async fn is_free(client: &mut Client, token: &str) -> bool {
+    let answer = client.acquire_session_lease(with(token, acquire("T1", "s", "c"))).await.unwrap();
+    let Some(Outcome::Lease(lease)) = answer.into_inner().outcome else { return false };
+    let release =
+        ReleaseSessionLeaseRequest { session: session("T1", "s"), lease_id: lease.lease_id };
+    client.release_session_lease(with(token, release)).await.unwrap();
+    true
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_holder_whose_token_was_replaced_renews_with_the_new_one() {
+    let (old, new) = (new_token(), new_token());
+    let server = Guarded::start(&principal("bot", "bot", &["T1"], &[&old, &new])).await;
+    let mut client = server.client().await;
+    let request = HoldSessionLeaseRequest { ttl: seconds(60), ..hold("a") };
+    let mut holding = client.hold_session_lease(with(&old, request)).await.unwrap().into_inner();
+    let lease = granted(&mut holding).await;
+    server.replace(&principal("bot", "bot", &["T1"], &[&new]));
+    let ended = async {
         loop {
-            if let Some(News::Granted(_)) = other.message().await.unwrap().unwrap().news {
-                break;
+            if let Err(status) = holding.message().await {
+                break status;
             }
         }
     };
-    timeout(PATIENCE, granted).await.unwrap();
+    is_unauthenticated(&timeout(PATIENCE, ended).await.unwrap());
+    let renew = RenewSessionLeaseRequest {
+        session: session("T1", "s"),
+        lease_id: lease.lease_id.clone(),
+        ttl: seconds(60),
+    };
+    let renewed = client.renew_session_lease(with(&new, renew)).await.unwrap().into_inner();
+    assert_eq!(renewed.lease.unwrap().fencing_token, lease.fencing_token);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
