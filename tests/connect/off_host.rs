@@ -144,7 +144,7 @@ async fn a_connection_without_encryption_is_logged_once() {
         let url = format!("postgres://postgres@{host}:{}/postgres?sslmode={mode}", port(cluster));
         let server = Process::start(&url, &[]).await;
         server.terminate();
-        let (_, log) = server.end(std::time::Duration::from_secs(60)).await;
+        let (_, log) = server.end(std::time::Duration::from_mins(1)).await;
         let found = [weak, bare, bare_all].map(|text| log.matches(text).count());
         assert_eq!(found, counts, "{host} {mode}: {log}");
     }

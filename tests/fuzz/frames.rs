@@ -159,7 +159,9 @@ fn http1(chance: &mut Chance) -> Vec<u8> {
             }
             1 => sent.extend(b"upgrade: h2c\r\nconnection: upgrade, http2-settings\r\n\r\n"),
             2 => {
-                sent.extend([b"x: y\r\n".repeat(chance.between(1, 200)), b"\r\n".to_vec()].concat())
+                sent.extend(
+                    [b"x: y\r\n".repeat(chance.between(1, 200)), b"\r\n".to_vec()].concat(),
+                );
             }
             _ => {
                 sent.extend(format!("content-length: {}\r\n\r\n", body.len()).bytes());

@@ -191,8 +191,8 @@ fn duration(chance: &mut Chance, to: &mut Vec<u8>) {
 /// Writes a number as protobuf does.
 pub fn varint(mut value: u64, to: &mut Vec<u8>) {
     while value >= 0x80 {
-        to.push((value & 0x7f) as u8 | 0x80);
+        to.push(value.to_le_bytes()[0] | 0x80);
         value >>= 7;
     }
-    to.push(value as u8);
+    to.push(value.to_le_bytes()[0]);
 }

@@ -126,7 +126,9 @@ impl<'a> Run<'a> {
         let inputs: Vec<Vec<u8>> = (from..end)
             .map(|number| self.target.input(&mut Chance::of(self.seed, name, number)))
             .collect();
-        inputs.iter().for_each(|input| self.digest.update(input));
+        for input in &inputs {
+            self.digest.update(input);
+        }
         let before = reset();
         let target = &*self.target;
         let results: Vec<Result<(), String>> = stream::iter(&inputs)
@@ -138,7 +140,7 @@ impl<'a> Run<'a> {
         self.peak = self.peak.max(peak);
         if let Some(index) = results.iter().position(Result::is_err) {
             let what = results.into_iter().nth(index).and_then(Result::err).unwrap_or_default();
-            return Err(self.failure(what, &inputs[index]));
+            return Err(self.failure(&what, &inputs[index]));
         }
         let panics = panics();
         if panics.is_empty() && peak <= self.target.bound() {
@@ -146,7 +148,7 @@ impl<'a> Run<'a> {
         }
         for input in &inputs {
             if let Some(what) = self.fault(input).await {
-                return Err(self.failure(what, input));
+                return Err(self.failure(&what, input));
             }
         }
         // Many inputs at once may need more than one of them.
@@ -173,7 +175,7 @@ impl<'a> Run<'a> {
         result.err()
     }
 
-    fn failure(&self, what: String, input: &[u8]) -> Failure {
+    fn failure(&self, what: &str, input: &[u8]) -> Failure {
         let name = self.target.name();
         let path = data::save(name, input);
         Failure {

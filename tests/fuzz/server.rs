@@ -110,7 +110,7 @@ async fn read(mut rest: RecvStream, first: bool, answer: &mut Answer) -> Result<
         let _ = rest.flow_control().release_capacity(data.len());
         answer.body.extend_from_slice(&data);
         // Base64 is not looked into.
-        let is_text = answer.body.first().is_some_and(|flag| flag.is_ascii_alphanumeric());
+        let is_text = answer.body.first().is_some_and(u8::is_ascii_alphanumeric);
         if first && (is_text || message(&answer.body).is_some()) {
             return Ok(());
         }

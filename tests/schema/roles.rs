@@ -89,7 +89,7 @@ async fn operate(here: &Replica, there: &Replica) {
         CheckSessionLeaseRequest { session: session("T", "s"), fencing_token: lease.fencing_token };
     assert!(client.check_session_lease(check).await.unwrap().into_inner().current);
     client.release_session_lease(release(&lease)).await.unwrap();
-    tokio::time::timeout(Duration::from_secs(60), waiter).await.unwrap().unwrap();
+    tokio::time::timeout(Duration::from_mins(1), waiter).await.unwrap().unwrap();
 
     // Turns.
     let mut turns = TurnServiceClient::new(connect(here.server.address()).await);
@@ -206,7 +206,7 @@ async fn the_service_does_all_its_work_with_the_privileges_of_the_document() {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     };
-    tokio::time::timeout(Duration::from_secs(60), swept).await.unwrap();
+    tokio::time::timeout(Duration::from_mins(1), swept).await.unwrap();
     metric(&here, "oncegate_store_up 1").await;
 
     let settings = config(&service, &FLAGS).store;

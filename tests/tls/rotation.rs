@@ -106,7 +106,7 @@ async fn what_cannot_be_used_changes_nothing() {
         &|| fs::write(&path, "").unwrap(),
         &|| {
             fs::write(&path, "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n")
-                .unwrap()
+                .unwrap();
         },
         &|| fs::write(&path, "-----BEGIN CERTIFICATE-----\nsecret").unwrap(),
         &|| fs::create_dir(&path).unwrap(),

@@ -47,7 +47,7 @@ impl Http2 {
             Ok::<_, String>(())
         };
         timeout(PATIENCE, ended).await.map_err(|_| "the connection does not end".to_owned())??;
-        if self.count.fetch_add(1, Ordering::Relaxed) % LOOK == 0 {
+        if self.count.fetch_add(1, Ordering::Relaxed).is_multiple_of(LOOK) {
             look(caller).await?;
         }
         Ok(())
@@ -57,16 +57,16 @@ impl Http2 {
 /// Sends all, and reads to the end.
 async fn exchange(mut socket: impl AsyncRead + AsyncWrite + Unpin, sent: &[u8]) {
     let (mut from, mut to) = tokio::io::split(&mut socket);
-    let send = async {
+    let writing = async {
         // An error says that the server has closed the connection, as it may.
         let _ = to.write_all(sent).await;
         let _ = to.shutdown().await;
     };
-    let read = async {
+    let reading = async {
         let mut buffer = [0; 4_096];
         while let Ok(1..) = from.read(&mut buffer).await {}
     };
-    tokio::join!(send, read);
+    tokio::join!(writing, reading);
 }
 
 /// The connection beside the others answers.

@@ -79,7 +79,7 @@ fn check(input: &[u8]) -> Result<(), String> {
     match named {
         Ok(named) => {
             let ids = named.names.iter().chain(&named.team);
-            for id in ids.map(|id| id.as_str()) {
+            for id in ids.map(oncegate::domain::Id::as_str) {
                 if id.is_empty() || id.len() > MAX_ID_BYTES || id.contains(char::is_control) {
                     return Err(format!("not an id: {id:?}"));
                 }
