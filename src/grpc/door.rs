@@ -258,3 +258,37 @@ impl Callers {
         Ok(caller)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_token_over_plaintext_from_another_host_is_not_even_looked_up() {
+        let token = format!("Bearer {}", crate::auth::token::generate().unwrap());
+        let token = HeaderValue::from_str(&token).unwrap();
+        let refused = |address: Option<&str>, encrypted, insecure, headers: &[&HeaderValue]| {
+            let door = Door::new(Policy::default(), insecure, AuthMetrics::default());
+            let address = address.map(|address| format!("{address}:7411").parse().unwrap());
+            let peer = PeerIdentity { address, encrypted, ..PeerIdentity::default() };
+            let refused = door.authenticate(headers.iter().copied(), &peer, SystemTime::now());
+            refused.err().expect("no policy knows it").reason()
+        };
+        for (address, is_remote) in [
+            (Some("203.0.113.5"), true),
+            (Some("[2001:db8::5]"), true),
+            (Some("[::ffff:203.0.113.5]"), true),
+            (Some("127.0.0.1"), false),
+            (Some("127.8.8.8"), false),
+            (Some("[::1]"), false),
+            (Some("[::ffff:127.0.0.1]"), false),
+            (None, false),
+        ] {
+            let reason = if is_remote { "plaintext_token" } else { "unknown" };
+            assert_eq!(refused(address, false, false, &[&token]), reason, "{address:?}");
+            assert_eq!(refused(address, true, false, &[&token]), "unknown", "{address:?}");
+            assert_eq!(refused(address, false, true, &[&token]), "unknown", "{address:?}");
+            assert_eq!(refused(address, false, false, &[]), "missing", "{address:?}");
+        }
+    }
+}

@@ -111,3 +111,22 @@ async fn callers_that_wait_are_limited_until_they_are_served() {
     drop(second);
     timeout(PATIENCE, third).await.unwrap().unwrap().unwrap();
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_is_refused_takes_no_place_of_other_calls() {
+    let (token, reader) = (new_token(), new_token());
+    let file = principal("bot", "bot", &["T1"], &[&token])
+        + &principal("reads", "reader", &["*"], &[&reader]);
+    let server = Guarded::start_with(&file, &["--max-calls", "1"]).await;
+    let _all = hold(&mut server.client().await, &token, "a").await.unwrap();
+    let mut raw = Raw::connect(server.address()).await;
+    let path = "/oncegate.v1.IdempotencyService/MarkProcessed";
+    let (good, low) = (format!("Bearer {token}"), format!("Bearer {reader}"));
+    // Refused at its headers: no message follows them.
+    is_unauthenticated(&raw.begin(path, &[]).await.status().await);
+    let low = raw.begin(path, &[("authorization", low.as_str())]).await.status().await;
+    assert_eq!(reason(&low), "ROLE_DENIED");
+    let mut call = raw.begin(path, &[("authorization", good.as_str())]).await;
+    call.send(framed(&mark("T1", "a")), true);
+    assert_eq!(reason(&call.status().await), "TOO_MANY_CALLS");
+}
