@@ -100,7 +100,8 @@ fn expected(reason: Reason) -> (&'static [Code], bool) {
         Reason::QueueFull
         | Reason::TooManyCalls
         | Reason::TooManyConnections
-        | Reason::LaneFull => (&[Code::ResourceExhausted], true),
+        | Reason::LaneFull
+        | Reason::Quota => (&[Code::ResourceExhausted], true),
         Reason::MetadataTooLarge => (&[Code::ResourceExhausted], false),
         Reason::MessageTooLarge => (&[Code::OutOfRange, Code::ResourceExhausted], false),
         Reason::Draining
@@ -114,7 +115,6 @@ fn expected(reason: Reason) -> (&'static [Code], bool) {
         Reason::Internal => (&[Code::Internal], false),
         Reason::Unauthenticated => (&[Code::Unauthenticated], false),
         Reason::TeamDenied | Reason::RoleDenied => (&[Code::PermissionDenied], false),
-        Reason::Quota => (&[Code::ResourceExhausted], true),
     }
 }
 

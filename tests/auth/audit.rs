@@ -109,7 +109,7 @@ async fn no_credential_is_logged() {
     let (token, unknown) = (new_token(), new_token());
     let file = principal("bot", "bot", &["T1"], &[&token]) + &issuer.file(&keys);
     let (process, _directory) = start(&file, &["--log", "trace"]).await;
-    let now = std::time::SystemTime::now();
+    let now = now();
     let (jwt, foreign, expired) = (
         issuer.token(now + Duration::from_mins(5)),
         Issuer::new().token(now + Duration::from_mins(5)),

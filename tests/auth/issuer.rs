@@ -37,7 +37,8 @@ impl Issuer {
         format!(
             "[[principal]]\nname = \"pod\"\nrole = \"bot\"\nteams = [\"T1\"]\n\
              service_account = [\"bots/acme\"]\n\
-             [jwt.cluster]\nissuer = {URL:?}\naudience = \"oncegate\"\njwks = {jwks:?}\n"
+             [jwt.cluster]\nissuer = {URL:?}\naudience = \"oncegate\"\njwks = \"{}\"\n",
+            jwks.display()
         )
     }
 
@@ -66,7 +67,7 @@ async fn what_a_token_allowed_ends_as_it_expires() {
     let server = Guarded::start(&issuer.file(&keys)).await;
     let (mut client, mut other) = (server.client().await, server.client().await);
     // Whole seconds.
-    let until = SystemTime::now() + Duration::from_secs(5);
+    let until = now() + Duration::from_secs(5);
     let token = issuer.token(until);
     client.mark_processed(with(&token, mark("T1", "a"))).await.unwrap();
     let request = HoldSessionLeaseRequest {
@@ -89,7 +90,7 @@ async fn what_a_token_allowed_ends_as_it_expires() {
         }
     };
     is_unauthenticated(&timeout(PATIENCE, ended).await.unwrap());
-    assert!(SystemTime::now() + Duration::from_secs(1) >= until, "before its time");
+    assert!(now() + Duration::from_secs(1) >= until, "before its time");
     match timeout(PATIENCE, waiting).await.unwrap().unwrap() {
         Err(status) => is_unauthenticated(&status),
         // The lease that the stream held came first.
@@ -97,6 +98,6 @@ async fn what_a_token_allowed_ends_as_it_expires() {
     }
     // On the connection that has shown it before.
     is_unauthenticated(&client.mark_processed(with(&token, mark("T1", "b"))).await.unwrap_err());
-    let renewed = issuer.token(SystemTime::now() + Duration::from_mins(5));
+    let renewed = issuer.token(now() + Duration::from_mins(5));
     client.mark_processed(with(&renewed, mark("T1", "c"))).await.unwrap();
 }

@@ -95,7 +95,7 @@ async fn callers_that_wait_are_limited_until_they_are_served() {
     // Without a wait it is answered.
     client.acquire_session_lease(with(&token, acquire("T1", "s", "c"))).await.unwrap();
     drop(first);
-    let served = async {
+    let granting = async {
         loop {
             let news = second.message().await.unwrap().unwrap().news;
             if let Some(pb::hold_session_lease_response::News::Granted(_)) = news {
@@ -103,7 +103,7 @@ async fn callers_that_wait_are_limited_until_they_are_served() {
             }
         }
     };
-    timeout(PATIENCE, served).await.unwrap();
+    timeout(PATIENCE, granting).await.unwrap();
     let third = tokio::spawn({
         let (mut client, token) = (client.clone(), token.clone());
         async move { client.acquire_session_lease(with(&token, waits)).await }

@@ -1,6 +1,10 @@
 //! Who may call what: servers with `--auth`, over real gRPC.
 
-use std::{fs, path::PathBuf, time::Duration};
+use std::{
+    fs,
+    path::PathBuf,
+    time::{Duration, SystemTime},
+};
 
 use oncegate::{
     auth::token::{self, Digest},
@@ -124,6 +128,12 @@ async fn until_refused(client: &mut Client, token: &str) -> Status {
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
     panic!("it is still accepted");
+}
+
+/// The time by which tokens expire.
+#[expect(clippy::disallowed_methods, reason = "a token expires by the machine's clock")]
+fn now() -> SystemTime {
+    SystemTime::now()
 }
 
 /// The reason of an error.

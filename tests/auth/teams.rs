@@ -19,11 +19,10 @@ fn request(method: &str, team: &str) -> Option<Value> {
     let lease = "6f2cfa0e-3d7c-4f5a-9d24-5d0cfe3e1f10";
     let begin = json!({"event": event, "holder": "a"});
     Some(match method {
-        "GetServerInfo" => return None,
         "MarkProcessed" | "IsProcessed" => json!({"event": event}),
         "ForgetEvent" => json!({"event": event, "actor": "a"}),
-        // Its items are answered one by one.
-        "BatchMarkProcessed" => return None,
+        // The items of the batch are answered one by one.
+        "GetServerInfo" | "BatchMarkProcessed" => return None,
         "AcquireSessionLease" | "HoldSessionLease" => json!({"session": session, "holder": "a"}),
         "RenewSessionLease" | "ReleaseSessionLease" => {
             json!({"session": session, "leaseId": lease})
@@ -151,8 +150,8 @@ async fn a_turn_id_and_a_page_token_give_no_permission() {
         holder: "b".into(),
         ..Default::default()
     };
-    let begun = turns.begin_turn(with(&other, begin)).await.unwrap().into_inner();
-    let Some(begin_turn_response::Outcome::Granted(granted)) = begun.outcome else { panic!() };
+    let answer = turns.begin_turn(with(&other, begin)).await.unwrap().into_inner();
+    let Some(begin_turn_response::Outcome::Granted(granted)) = answer.outcome else { panic!() };
     let turn_id = granted.turn.unwrap().turn_id;
     let finish = || FinishTurnRequest {
         turn_id: turn_id.clone(),

@@ -93,7 +93,7 @@ async fn operate(here: &Replica, there: &Replica) {
 
     // Turns.
     let mut turns = TurnServiceClient::new(connect(here.server.address()).await);
-    for (id, outcome) in
+    for (id, end) in
         [("t1", TurnOutcome::Succeeded), ("t2", TurnOutcome::Failed), ("t3", TurnOutcome::Rejected)]
     {
         let begin = BeginTurnRequest {
@@ -102,12 +102,12 @@ async fn operate(here: &Replica, there: &Replica) {
             holder: "a".into(),
             ..Default::default()
         };
-        let begun = turns.begin_turn(begin).await.unwrap().into_inner().outcome.unwrap();
-        let Outcome::Granted(begun) = begun else { panic!("{begun:?}") };
-        let turn_id = begun.turn.unwrap().turn_id;
+        let outcome = turns.begin_turn(begin).await.unwrap().into_inner().outcome.unwrap();
+        let Outcome::Granted(granted) = outcome else { panic!("{outcome:?}") };
+        let turn_id = granted.turn.unwrap().turn_id;
         let renewal = RenewTurnRequest { turn_id: turn_id.clone(), ..Default::default() };
         turns.renew_turn(renewal).await.unwrap();
-        let outcome = outcome.into();
+        let outcome = end.into();
         let finish = FinishTurnRequest { turn_id, outcome, ..Default::default() };
         turns.finish_turn(finish).await.unwrap();
     }
@@ -128,10 +128,10 @@ async fn hold_and_run(here: &Replica) {
         holder: "a".into(),
         ..Default::default()
     };
-    let mut held = client.hold_session_lease(hold).await.unwrap().into_inner();
-    let news = held.message().await.unwrap().unwrap().news;
+    let mut stream = client.hold_session_lease(hold).await.unwrap().into_inner();
+    let news = stream.message().await.unwrap().unwrap().news;
     assert!(matches!(news, Some(HoldNews::Granted(_))), "{news:?}");
-    drop(held);
+    drop(stream);
     // The server releases it, which the next one waits for.
     let mut waiting = acquire("T", "held", "b");
     waiting.wait = seconds(60);
