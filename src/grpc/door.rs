@@ -271,8 +271,8 @@ mod tests {
             let door = Door::new(Policy::default(), insecure, AuthMetrics::default());
             let address = address.map(|address| format!("{address}:7411").parse().unwrap());
             let peer = PeerIdentity { address, encrypted, ..PeerIdentity::default() };
-            let refused = door.authenticate(headers.iter().copied(), &peer, SystemTime::now());
-            refused.err().expect("no policy knows it").reason()
+            let refused = door.authenticate(headers.iter().copied(), &peer, wall_clock());
+            refused.expect_err("no policy knows it").reason()
         };
         for (address, is_remote) in [
             (Some("203.0.113.5"), true),
