@@ -8,7 +8,7 @@
 //! the delay that PostgreSQL's own has:
 //! <https://www.postgresql.org/docs/current/runtime-config-wal.html#GUC-COMMIT-DELAY>.
 //!
-//! Operations queue by team, and each batch takes of every team in turn ([`turns`]): one team's
+//! Operations queue by team, and each batch takes of every team in turn (`turns`): one team's
 //! backlog never delays another's call by more than a batch.
 //!
 //! Architecture Invariant: a caller that goes away never interrupts a batch.

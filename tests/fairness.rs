@@ -38,7 +38,9 @@ fn batch(call: usize) -> BatchMarkProcessedRequest {
 
 async fn a_quiet_team_waits_for_few_rows_of_another_and_is_never_refused(f: Fixture) {
     const CALLS: usize = 32;
-    let f = f.restarted(&ONE_LANE).await;
+    // All of them have room.
+    let room = ["--queue-capacity", "40000"];
+    let f = f.restarted(&[&ONE_LANE[..], &room].concat()).await;
     let mut noisy: FuturesUnordered<_> = (0..CALLS)
         .map(|call| {
             let mut client = f.client.clone();

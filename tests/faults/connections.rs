@@ -8,7 +8,7 @@ use oncegate::{
         CloseSessionRequest, ForceReleaseSessionLeaseRequest, ForgetEventRequest,
         admin_service_client::AdminServiceClient,
     },
-    server::{self, Server},
+    server::Server,
     store::Clock,
 };
 use sqlx::{AssertSqlSafe, Connection as _, Executor as _, PgConnection};
@@ -17,7 +17,7 @@ use tonic_health::pb::health_check_response::ServingStatus;
 
 use super::{calls::call_all, follow};
 use crate::harness::{
-    Replica, config, connect, event, execute, mark,
+    Replica, config, connect, event, mark,
     postgres::new_database,
     proxy::{Line, Proxy},
     session,
@@ -75,24 +75,6 @@ async fn connections_that_were_ended_fail_no_call() {
             }
         }
     }
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_role_with_the_documented_privileges_serves_all_calls() {
-    let url = new_database().await;
-    server::migrate(&config(&url, &[]).store).await.unwrap();
-    let role = format!("role_{}", url.rsplit('/').next().unwrap());
-    let page = include_str!("../../docs/operations.md");
-    let grants = page.split("```sql\n").nth(1).unwrap().split("```").next().unwrap();
-    let grants = grants.replace("TO bots", &format!("TO {role}"));
-    execute(&url, &format!("CREATE ROLE {role} LOGIN; {grants}")).await;
-    let own = url.replacen("postgres@", &format!("{role}@"), 1);
-    let flags = ["--migrate", "false", "--probe-interval", "50ms", "--sweep-interval", "50ms"];
-    let replica = Replica::start(&own, Clock::Store, &flags).await;
-    call_all(&replica, "all").await.unwrap();
-    follow(replica.server.address(), "readiness", ServingStatus::Serving).await;
-    replica.server.stop().await.unwrap();
-    execute(&url, &format!("DROP OWNED BY {role}; DROP ROLE {role}")).await;
 }
 
 /// A role that may have `limit` connections, and its own new database, for which the URL is.
