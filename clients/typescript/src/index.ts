@@ -1,4 +1,3 @@
-export type { AccessOptions } from "./access.js";
 export { CallError } from "./call-error.js";
 export { type Codec, type Encoded, jsonCodec, jsonCodecOf } from "./codec.js";
 export {

@@ -59,7 +59,7 @@ export class Lease extends Hold {
         this.#stream = undefined;
         // Its release also ends the stream.
         if (!this.isOpen) return;
-        if (error?.loss) this.lose(error.loss, error);
+        if (error?.lost) this.lose(error.lost, error);
         else this.broke(error);
       },
     };

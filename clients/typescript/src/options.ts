@@ -1,6 +1,5 @@
 import { hostname } from "node:os";
 import { basename } from "node:path";
-import type { AccessOptions } from "./access.js";
 import { type Codec, jsonCodec } from "./codec.js";
 import { Invalid, type LostReason } from "./errors.js";
 import { marginMs } from "./keeping.js";
@@ -30,7 +29,9 @@ export interface Hooks {
   onEnd?(outcome: EndOutcome): void;
 }
 
-export interface GateOptions extends AccessOptions {
+export interface GateOptions {
+  /** `HOST:PORT` or `unix:/path`. Default: `ONCEGATE_SERVER`, else 127.0.0.1:7411. */
+  readonly server?: string | undefined;
   /** The application: each consumer handles an event once. Default: all callers share. */
   readonly consumer?: string | undefined;
   /** Whether all consumers take turns in a conversation. Default: each has its own sessions. */

@@ -1,5 +1,4 @@
 import { create } from "@bufbuild/protobuf";
-import { Access } from "./access.js";
 import { type SessionInit, toSession } from "./delivery.js";
 import { Gate } from "./gate.js";
 import {
@@ -68,7 +67,7 @@ export class Server {
   /** @internal */
   constructor(process: ServerProcess, consumer: string) {
     this.#process = process;
-    this.#transport = new GrpcTransport(new Access({ server: process.address }));
+    this.#transport = new GrpcTransport(process.address);
     this.#consumer = consumer;
   }
 

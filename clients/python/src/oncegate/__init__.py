@@ -11,7 +11,6 @@ from oncegate._codec import Codec, JsonCodec, PydanticCodec
 from oncegate._delivery import Delivery, Session
 from oncegate._errors import (
     Busy,
-    Denied,
     Dropped,
     Duplicate,
     EpicMismatch,
@@ -20,7 +19,6 @@ from oncegate._errors import (
     Internal,
     Invalid,
     LeaseLost,
-    Misconfigured,
     NotGranted,
     OncegateError,
     Outcome,
@@ -46,7 +44,6 @@ __all__ = [
     "Busy",
     "Codec",
     "Delivery",
-    "Denied",
     "Dropped",
     "Duplicate",
     "EpicMismatch",
@@ -60,7 +57,6 @@ __all__ = [
     "Lease",
     "LeaseLost",
     "MarkItem",
-    "Misconfigured",
     "NotGranted",
     "OncegateError",
     "Outcome",
