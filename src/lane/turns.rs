@@ -132,8 +132,8 @@ impl<O: Op> Waiting<O> {
         })
     }
 
-    /// Takes the jobs of the next batch, each with its slice. Tells how many of them no batch has
-    /// had a part of before.
+    /// Takes the jobs of the next batch, each with its slice. Returns also how many of them begin
+    /// with this batch.
     pub(super) fn take(&mut self, size: usize) -> (Vec<Job<O>>, i64) {
         let share = (size / self.turns.len().max(1)).max(1);
         let teams: VecDeque<TeamHash> = self.turns.drain(..self.turns.len().min(size)).collect();
@@ -277,8 +277,8 @@ impl<O: Op> Waiting<O> {
         candidates.max_by_key(|(held, _)| *held).map(|(_, team)| team)
     }
 
-    /// Takes the newest job out that may be evicted, while the team has more than `own`. Tells
-    /// where it was.
+    /// Takes the newest job out that may be evicted, while the team has more than `own`.
+    /// Returns its place too.
     fn evict(&mut self, team: TeamHash, own: usize) -> Option<(usize, Job<O>)> {
         let backlog = self.backlogs.get_mut(&team).filter(|backlog| backlog.held > own)?;
         let place = backlog.jobs.iter().rposition(Job::is_evictable)?;

@@ -62,7 +62,7 @@ impl Contents {
     }
 }
 
-/// Tells contents apart, and errors.
+/// Identifies a content, or an error.
 type Fingerprint = [u8; 32];
 
 /// What reading a set came to; none where it changed meanwhile.

@@ -128,8 +128,8 @@ impl Tls {
         Self { needs_protocol: false, ..self.clone() }
     }
 
-    /// Uses `new` from now on. Connections go on, but those whose client's certificate it does
-    /// not accept are told to end.
+    /// Uses `new` from now on. Connections stay open, except those whose client certificate it
+    /// does not accept.
     ///
     /// # Errors
     /// When its certificate is not valid now, while the one in use is.

@@ -1,6 +1,6 @@
 //! A quiet team beside one with many large batches under way.
 //!
-//! Callers that are refused stay away for as long as the server tells them to.
+//! A refused caller backs off for the time in the answer.
 
 use std::thread;
 
