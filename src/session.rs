@@ -376,13 +376,16 @@ impl Sessions {
         Ok(self.take(acquire).await?)
     }
 
-    fn take(&self, acquire: &Acquire) -> impl Future<Output = Result<Outcome, CallError>> + use<> {
-        let call = AcquireCall { acquire: acquire.clone(), grants: Arc::clone(&self.grants) };
-        let reply = self.call(SessionCall::Acquire(call));
-        async move {
-            match reply.await? {
-                SessionReply::Acquired(outcome) => Ok(outcome),
-                _ => Err(unexpected()),
+    /// Takes the session, if it is free; or carries on the lease of the same request.
+    async fn take(&self, acquire: &Acquire) -> Result<Outcome, CallError> {
+        let mut resumes = None;
+        loop {
+            let acquire = Acquire { resumes, ..acquire.clone() };
+            let call = AcquireCall { acquire, grants: Arc::clone(&self.grants) };
+            match self.call(SessionCall::Acquire(call)).await? {
+                SessionReply::Acquired(outcome) => return Ok(outcome),
+                SessionReply::Found(lease) => resumes = Some(lease),
+                _ => return Err(unexpected()),
             }
         }
     }

@@ -108,7 +108,7 @@ impl Turns {
         announce: impl Fn(usize),
     ) -> Result<TurnOutcome, SessionError> {
         let until = Instant::now() + wait;
-        let outcome = match self.ask(begin.clone()).await? {
+        let outcome = match self.ask(&begin).await? {
             Ok(grant) => TurnOutcome::Granted(Box::new(grant)),
             Err(instead) => match (&instead.value, &begin.session) {
                 (Begun::Busy(row), Some(acquire)) => match row.decision(acquire) {
@@ -150,7 +150,7 @@ impl Turns {
             AcquireOutcome::Granted(lease) => lease,
             AcquireOutcome::Held(held) => return Ok(TurnOutcome::Busy(held)),
         };
-        let instead = match self.ask(Begin { session: None, ..begin.clone() }).await? {
+        let instead = match self.ask(&Begin { session: None, ..begin.clone() }).await? {
             Ok(mut grant) => {
                 let held = lease.lease();
                 grant.turn.id.lease = Some((acquire.key.clone(), held.value.id));
@@ -173,13 +173,18 @@ impl Turns {
     }
 
     /// Asks for a turn. The inner error says why there is none.
-    async fn ask(&self, begin: Begin) -> Result<Result<Grant, Measured<Begun>>, CallError> {
+    async fn ask(&self, begin: &Begin) -> Result<Result<Grant, Measured<Begun>>, CallError> {
         let session = begin.session.as_ref();
         let shard = session.map_or(begin.event.key.shard(), |acquire| acquire.key.shard());
-        let call = TurnCall::Begin(Box::new(begin), Arc::clone(&self.lanes));
-        match self.lanes.calls.of(shard).call(call).await? {
-            TurnReply::Begun(granted) => Ok(*granted),
-            TurnReply::Finished(_) => Err(mixed_up()),
+        let mut resumes = None;
+        loop {
+            let begin = Box::new(Begin { resumes, ..begin.clone() });
+            let call = TurnCall::Begin(begin, Arc::clone(&self.lanes));
+            match self.lanes.calls.of(shard).call(call).await? {
+                TurnReply::Begun(granted) => return Ok(*granted),
+                TurnReply::Found(attempt) => resumes = Some(attempt),
+                TurnReply::Finished(_) => return Err(mixed_up()),
+            }
         }
     }
 

@@ -13,7 +13,7 @@ use oncegate::{
         MarkProcessedResponse, SessionLease, acquire_session_lease_response::Outcome,
         batch_mark_processed_result::Result as Item,
     },
-    store::Clock,
+    store::{Clock, postgres::Postgres},
 };
 use rand::{SeedableRng as _, rngs::StdRng, seq::SliceRandom as _};
 
@@ -22,6 +22,7 @@ use crate::harness::{
 };
 
 mod between;
+mod gone;
 mod late;
 mod locks;
 mod names;
@@ -44,6 +45,14 @@ impl Crowd {
         let replicas = Replica::start_all(REPLICAS, &url, clock).await;
         Self { callers: callers(&replicas).await, replicas }
     }
+}
+
+/// One for each replica: a store counts as one replica to the others.
+async fn stores(url: &str, clock: &TestClock) -> Vec<Postgres> {
+    let store = || Postgres::new(url, Duration::from_secs(5), clock.store_clock()).unwrap();
+    let stores: Vec<_> = std::iter::repeat_with(store).take(REPLICAS).collect();
+    stores[0].migrate().await.unwrap();
+    stores
 }
 
 async fn callers(replicas: &[Replica]) -> Vec<Client> {

@@ -9,9 +9,10 @@ pub struct Enqueue {
     pub acquire: Acquire,
     /// The lease that is to be given.
     pub lease: LeaseId,
-    /// Take the place that an earlier call with the same request has or had on a replica, rather
-    /// than one at the end.
-    pub takes_over: bool,
+    /// Take over the place that an earlier call with the same request has or had, if it is still
+    /// the one that was to end in this lease. A call names what it has found ([`Enqueued::Taken`]):
+    /// one that reaches the store late, and whose caller has gone, takes no newer call's place.
+    pub takes_over: Option<LeaseId>,
 }
 
 /// What became of an [`Enqueue`].
@@ -22,8 +23,8 @@ pub enum Enqueued {
     /// It has the place of an earlier call with the same request, which was to be given this
     /// lease.
     TookOver(i64, LeaseId),
-    /// A newer call with the same request has its place.
-    Replaced,
+    /// Another call with the same request has a place, which is to end in this lease.
+    Taken(LeaseId),
     /// The lease has come since, of a place that an earlier run took.
     Given,
     /// An acquire does not wait: the session is free, is the caller's already, or is bound to other

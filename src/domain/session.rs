@@ -133,6 +133,12 @@ pub struct Acquire {
     pub labels: Labels,
     /// The stream that is to keep it; none for a call that returns.
     pub stream: Option<StreamId>,
+    /// The lease of the same request that this call has found, and carries on.
+    ///
+    /// An operation may reach the store after its caller has gone, and after a newer call with the
+    /// same request. So none carries on what its caller has not seen: the newer call's lease would
+    /// then be spared when that gives it back.
+    pub resumes: Option<LeaseId>,
     /// Of the payload of the event that it is wanted for, if that is given: a call with the same
     /// request and another payload does not repeat this one.
     pub digest: Option<PayloadDigest>,
@@ -188,8 +194,7 @@ pub struct SessionRow {
 pub struct Acquired {
     /// The session's row, after the decision.
     pub row: SessionRow,
-    /// Whether this very decision granted the lease, rather than found it. A
-    /// lease that is found by a repetition of its request is noted as resumed.
+    /// Whether this very decision granted the lease, rather than found it.
     pub fresh: bool,
 }
 

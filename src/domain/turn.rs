@@ -27,6 +27,9 @@ pub struct Begin {
     pub session: Option<Acquire>,
     /// The stream that is to keep the turn; none for a call that returns.
     pub stream: Option<StreamId>,
+    /// The attempt of the same request that this call has found, and carries on
+    /// ([`Acquire::resumes`]).
+    pub resumes: Option<u32>,
     /// How long the turn stays its holder's once that stream has broken.
     pub grace: Duration,
 }

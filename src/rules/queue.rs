@@ -3,8 +3,8 @@
 //! | place | an enqueue of the same request | a hand-over | it is left | its server is gone |
 //! |---|---|---|---|---|
 //! | none | takes one at the end, if there is room | | nothing | |
-//! | waits | takes it over, once; later it was replaced | is next, unless it wants other work than the session is bound to | removed, or left behind | passed over, and kept |
-//! | left behind | takes it over, and waits again | passed over, and kept | removed, or left behind anew | |
+//! | waits | takes it over if it names its lease, and is told that otherwise | is next, unless it wants other work than the session is bound to | removed, or left behind | passed over, and kept |
+//! | left behind | the same: it waits again | passed over, and kept | removed, or left behind anew | |
 //! | left behind for as long as [`PLACE_KEPT`] | takes one at the end; this one is removed | passed over, and kept | removed, or nothing | |
 //!
 //! - An enqueue takes no place where an acquire would not find the session held.
@@ -67,8 +67,8 @@ impl Operation for Enqueue {
             .iter_mut()
             .find(|waiter| waiter.request == *request && waiter.digest == *digest);
         let enqueued = if let Some(earlier) = earlier {
-            if !self.takes_over {
-                return Ok(Enqueued::Replaced);
+            if self.takes_over != Some(earlier.lease) {
+                return Ok(Enqueued::Taken(earlier.lease));
             }
             let ticket = earlier.ticket;
             let was = std::mem::replace(earlier, Waiter { ticket, ..place });

@@ -3,7 +3,7 @@
 //! | session | acquire | renew, with its lease | release, with its lease | bind | force a release | close |
 //! |---|---|---|---|---|---|---|
 //! | absent | granted | gone | nothing | made, bound, free | nothing | nothing |
-//! | held, by the same request or lease | granted again, which is noted | runs on | free, and handed on if somebody waits | bound | free, with a higher fence | deleted |
+//! | held, by the same request or lease | granted again, and noted if it names the lease | runs on | free, and handed on if somebody waits | bound | free, with a higher fence | deleted |
 //! | held, by another | held | gone | nothing | bound | free, with a higher fence | deleted |
 //! | lapsed, nobody waits | granted | found as it ended | nothing | bound | nothing | deleted |
 //! | released, nobody waits | granted | gone | ended before | bound | nothing | deleted |
@@ -50,9 +50,11 @@ impl Operation for Acquire {
         if let Some(row) = session.row(now) {
             match row.decision(self) {
                 Decision::Free => {}
-                Decision::Granted(_) => {
-                    note(&mut session, self.stream);
-                    draft.put_session(&self.key, session);
+                Decision::Granted(lease) => {
+                    if self.resumes == Some(lease.id) {
+                        note(&mut session, self.stream);
+                        draft.put_session(&self.key, session);
+                    }
                     return Ok(Acquired { row, fresh: false });
                 }
                 Decision::Held(_) | Decision::EpicMismatch(_) => {

@@ -243,13 +243,29 @@ fn acquire(number: u128) -> Acquire {
         epic: None,
         labels: Labels::default(),
         stream: None,
+        resumes: None,
         digest: None,
     }
 }
 
 /// The same request as [`acquire`], to end in the lease of that number.
 fn enqueue(number: u128, of: u128) -> Enqueue {
-    Enqueue { acquire: acquire(number), lease: lease(of), takes_over: true }
+    Enqueue { acquire: acquire(number), lease: lease(of), takes_over: None }
+}
+
+/// The same, once it has found the lease that the request has.
+fn acquire_again(number: u128, lease: LeaseId) -> Acquire {
+    Acquire { resumes: Some(lease), ..acquire(number) }
+}
+
+/// The same as [`enqueue`], once it has found the place that is to end in the lease `earlier`.
+fn enqueue_again(number: u128, of: u128, earlier: u128) -> Enqueue {
+    Enqueue { takes_over: Some(lease(earlier)), ..enqueue(number, of) }
+}
+
+/// The same as `begin`, once it has found its first attempt.
+fn begin_again(begin: Begin) -> Begin {
+    Begin { resumes: Some(1), ..begin }
 }
 
 fn release(lease: LeaseId) -> Release {
@@ -279,6 +295,7 @@ fn begin(number: u128, names: &[&str]) -> Begin {
         max_attempts: 3,
         session: None,
         stream: None,
+        resumes: None,
         grace: Duration::ZERO,
     }
 }

@@ -3,7 +3,7 @@
 //! | event | begin | renew, by its holder | finish, by its holder |
 //! |---|---|---|---|
 //! | not on record, or expired | claimed, if the session is free; else busy | lost | lost |
-//! | claimed, by the same request | granted again if it has its session, which is noted; else in progress | runs on, with its lease | ended |
+//! | claimed, by the same request | granted again if it has its session, and noted if it names the attempt; else in progress | runs on, with its lease | ended |
 //! | claimed, by another | in progress | lost | lost |
 //! | claim lapsed, attempts left | as if it were not on record, one attempt more | lost | lost |
 //! | claim ended, attempts left | as if it were not on record, one attempt more | lost | done if it ended so, or lost |
@@ -155,13 +155,19 @@ impl Begin {
         if self.event.contradicts(claim.digest) {
             return claim_alone(claim);
         }
+        let is_noted = self.resumes == Some(claim.attempt);
         let mut lease = None;
         if let Some((acquire, mut session)) = asked {
             let decision = session.row(now).map(|row| row.decision(acquire));
             let Some(Decision::Granted(held)) = decision else { return claim_alone(claim) };
             lease = Some(held);
-            note(&mut session, self.stream);
-            draft.put_session(&acquire.key, session);
+            if is_noted {
+                note(&mut session, self.stream);
+                draft.put_session(&acquire.key, session);
+            }
+        }
+        if !is_noted {
+            return Begun::Granted { claim, lease, fresh: false };
         }
         let attempts = found.attempts.map(|own| Attempts { interrupted: None, ..own });
         let repeated = Event { resumed: ResumedBy::of(self.stream), attempts, ..found.clone() };

@@ -34,6 +34,8 @@ pub(super) enum SessionCall {
 /// The reply to a [`SessionCall`].
 pub(super) enum SessionReply {
     Acquired(Outcome),
+    /// The request has this lease already: it is the caller's once that carries it on.
+    Found(LeaseId),
     Released(bool),
     Renewed(Renewal),
     Enqueued(Enqueued),
@@ -111,8 +113,8 @@ pub(super) enum Subject {
     Release(LeaseId, Option<StreamId>),
     HandOn,
     /// Calls that return share an answer, streams do not: the store notes which has the
-    /// lease.
-    Acquire(RequestId, Option<StreamId>),
+    /// lease, of those that name it.
+    Acquire(RequestId, Option<StreamId>, Option<LeaseId>),
     Enqueue(u64),
 }
 
@@ -162,11 +164,11 @@ impl SessionCall {
     fn row(&self, answer: SessionAnswer, asked: Instant) -> Verdict<Row> {
         let delivery = match (self, &answer) {
             (Self::Acquire(call), SessionAnswer::Acquired(acquired)) => {
-                let (Acquire { key, request, stream, .. }, row) = (&call.acquire, &acquired.row);
+                let (Acquire { key, stream, resumes, .. }, row) = (&call.acquire, &acquired.row);
                 match stream {
                     _ if acquired.fresh => Some(call.grants.deliver(key, row.lease.id)),
                     // It has taken the place of the stream that would have given the lease back.
-                    Some(stream) if row.live && row.request == *request => {
+                    Some(stream) if row.live && *resumes == Some(row.lease.id) => {
                         Some(call.grants.deliver_to(key, row.lease.id, *stream))
                     }
                     _ => None,
@@ -191,7 +193,7 @@ impl Op for SessionCall {
     fn key(&self) -> (&SessionKey, Subject) {
         let subject = match self {
             Self::Acquire(AcquireCall { acquire, .. }) => {
-                Subject::Acquire(acquire.request, acquire.stream)
+                Subject::Acquire(acquire.request, acquire.stream, acquire.resumes)
             }
             Self::Release(release) => Subject::Release(release.lease, release.unless_resumed),
             Self::Renew(RenewCall { renew, .. }) => Subject::Renew(renew.lease, renew.stream),
@@ -211,6 +213,11 @@ impl Op for SessionCall {
         let reply = match (self, answer) {
             (Self::Acquire(call), SessionAnswer::Acquired(acquired)) => {
                 match acquired.row.decision(&call.acquire) {
+                    Decision::Granted(lease)
+                        if !acquired.fresh && call.acquire.resumes != Some(lease.id) =>
+                    {
+                        SessionReply::Found(lease.id)
+                    }
                     Decision::Granted(lease) => {
                         let lease = Measured::new(lease, *asked);
                         let grant = Grant::new(lease, acquired.fresh, delivery.clone());

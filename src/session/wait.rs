@@ -49,11 +49,11 @@ impl Sessions {
         announce: impl Fn(usize),
     ) -> Result<Outcome, SessionError> {
         // A call takes over its request's place once. If it loses that, a newer call has it.
-        let mut takes_over = true;
+        let (mut takes_over, mut is_newest) = (None, true);
         loop {
             let (lease, grants) = (LeaseId::random(), &self.grants);
             let mut place = self.queues.join(&acquire.key, lease, &self.lanes, grants)?;
-            place.takes_over = takes_over;
+            place.is_newest = is_newest;
             let enqueue = Enqueue { acquire: acquire.clone(), lease, takes_over };
             let call = EnqueueCall {
                 enqueue,
@@ -71,9 +71,12 @@ impl Sessions {
                 Enqueued::TookOver(ticket, _) => (ticket, false),
                 // It looks before all others.
                 Enqueued::Given => (i64::MIN, true),
-                Enqueued::Replaced => {
+                Enqueued::Taken(by) => {
                     place.forget();
-                    return Err(SessionError::StreamReplaced);
+                    if !is_newest || takes_over.replace(by).is_some() {
+                        return Err(SessionError::StreamReplaced);
+                    }
+                    continue;
                 }
                 Enqueued::Full => {
                     place.forget();
@@ -94,7 +97,7 @@ impl Sessions {
             if let Some(outcome) = outcome {
                 return Ok(outcome);
             }
-            takes_over = false;
+            (takes_over, is_newest) = (None, false);
         }
     }
 
@@ -167,7 +170,7 @@ impl Sessions {
             let mut stands = false;
             if let Some(row) = &mut row {
                 self.queues.saw(key, row, asked);
-                stands = place.takes_over && row.queue.contains(&lease);
+                stands = place.is_newest && row.queue.contains(&lease);
                 row.queue.retain(|waiter| *waiter != lease);
             }
             let decision = row.as_ref().map(|row| row.decision(acquire));

@@ -68,11 +68,13 @@ pub(super) enum Unaccepted {
 
 impl Unaccepted {
     /// None if another call has the turn and ends it.
-    pub(super) fn of(begin: &Begin, fresh: bool) -> Option<Self> {
+    pub(super) fn of(begin: &Begin, claim: &Claim, fresh: bool) -> Option<Self> {
         match begin.stream {
             _ if fresh => Some(Self::Abandoned),
-            Some(stream) => Some(Self::Broken(stream, begin.grace)),
-            None => None,
+            Some(stream) if begin.resumes == Some(claim.attempt) => {
+                Some(Self::Broken(stream, begin.grace))
+            }
+            _ => None,
         }
     }
 }

@@ -55,15 +55,18 @@ pub(super) enum Committed {
     Finished(Finish, Result<Option<EventRow>, TurnLost>),
 }
 
-/// Calls that return share an answer, streams do not: the store notes which has the turn.
-type Asker = (RequestId, Option<StreamId>);
+/// Calls that return share an answer, streams do not: the store notes which has the turn, of those
+/// that name it.
+type Asker = (RequestId, Option<StreamId>, Option<u32>);
 
 const fn asker(begin: &Begin) -> Asker {
-    (begin.request, begin.stream)
+    (begin.request, begin.stream, begin.resumes)
 }
 
 pub(super) enum TurnReply {
     Begun(Box<Result<Grant, Measured<Begun>>>),
+    /// The request has this attempt already: it is the caller's once that carries it on.
+    Found(u32),
     Finished(Result<Option<EventRow>, TurnLost>),
 }
 
@@ -136,6 +139,9 @@ impl Op for TurnCall {
                     let taken = Measured::new(taken, *asked);
                     return Verdict::Decided(TurnReply::Begun(Box::new(Err(taken))));
                 }
+                if !fresh && begin.resumes != Some(claim.attempt) {
+                    return Verdict::Decided(TurnReply::Found(claim.attempt));
+                }
                 let id = turn_id(begin, claim, lease.as_ref());
                 let claim = Measured::new(claim.clone(), *asked);
                 let lease = lease.clone().map(|lease| Measured::new(lease, *asked));
@@ -201,7 +207,7 @@ impl<S: Connection> Executes<TurnCall> for S {
                 let delivery = match &outcome {
                     Begun::Granted { claim, lease, fresh } => {
                         let turn = turn_id(begin, claim, lease.as_ref());
-                        let unaccepted = Unaccepted::of(begin, *fresh);
+                        let unaccepted = Unaccepted::of(begin, claim, *fresh);
                         unaccepted.map(|unaccepted| Delivery::new(turn, unaccepted, lanes))
                     }
                     _ => None,

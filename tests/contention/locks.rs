@@ -137,7 +137,7 @@ async fn a_heartbeat_does_not_wait_for_places_that_others_change() {
     let mut store = stage.connection();
     store.change_sessions(&[SessionOp::Acquire(&acquire("s", 1))]).await.unwrap();
     let Enqueue { acquire, lease, .. } = enqueue("s", 2);
-    let waiter = Enqueue { acquire, lease, takes_over: true };
+    let waiter = Enqueue { acquire, lease, takes_over: None };
     store.change_sessions(&[SessionOp::Enqueue(&waiter)]).await.unwrap();
     let leave = SessionOp::Leave { key: &key("s"), lease, keep: true };
     store.change_sessions(&[leave]).await.unwrap();

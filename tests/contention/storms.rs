@@ -19,14 +19,14 @@ use oncegate::{
     grpc::pb::{AcquireSessionLeaseRequest, MarkProcessedRequest},
     lane::CallError,
     session::{AcquireOutcome, Bounds, SessionError, Sessions},
-    store::{Clock, Store, StoreError, postgres::Postgres, sqlite::Sqlite},
+    store::{Clock, Store, StoreError, sqlite::Sqlite},
     telemetry::Metrics,
 };
 use rand::{RngExt as _, SeedableRng as _, rngs::StdRng};
 use tokio::{runtime::Handle, time::timeout};
 use tokio_util::sync::CancellationToken;
 
-use super::{Crowd, REPLICAS};
+use super::{Crowd, stores};
 use crate::harness::{
     Client, Fixture, TestClock, acquire, granted, mark, postgres, release, seconds, sqlite_url,
 };
@@ -89,9 +89,9 @@ struct Arena {
 }
 
 impl Arena {
-    /// Its leases never end by themselves: the clock stands still.
-    fn new(replicas: usize, store: &impl Store, is_rough: bool) -> Arc<Self> {
-        let start = || {
+    /// A replica on each of `stores`. Its leases never end by themselves: the clock stands still.
+    fn new(stores: &[impl Store], is_rough: bool) -> Arc<Self> {
+        let start = |store| {
             let runtimes = [Handle::current()];
             let stop = CancellationToken::new();
             let metrics = Metrics::new();
@@ -100,7 +100,7 @@ impl Arena {
             Sessions::start(store, &runtimes, bounds, &stop, &metrics).remove(0)
         };
         Arc::new(Self {
-            replicas: std::iter::repeat_with(start).take(replicas).collect(),
+            replicas: stores.iter().map(start).collect(),
             held: Default::default(),
             tokens: Default::default(),
             is_rough,
@@ -123,6 +123,7 @@ impl Arena {
             epic: None,
             labels: Labels::default(),
             stream: None,
+            resumes: None,
             digest: None,
         }
     }
@@ -227,16 +228,10 @@ impl Arena {
     }
 }
 
-async fn store(url: &str, clock: &TestClock) -> Postgres {
-    let store = Postgres::new(url, Duration::from_secs(5), clock.store_clock()).unwrap();
-    store.migrate().await.unwrap();
-    store
-}
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn no_lease_stays_with_a_caller_that_went_away_on_three_replicas() {
-    let store = store(&postgres::new_database().await, &TestClock::new()).await;
-    let arena = Arena::new(REPLICAS, &store, false);
+    let stores = stores(&postgres::new_database().await, &TestClock::new()).await;
+    let arena = Arena::new(&stores, false);
     arena.storm(0, 100).await;
     arena.is_free().await;
 }
@@ -247,7 +242,7 @@ async fn no_lease_stays_with_a_caller_that_went_away_in_the_embedded_store() {
     let clock = TestClock::new().store_clock();
     let store = Sqlite::open(&sqlite_url(&directory), clock).await.unwrap();
     store.migrate().await.unwrap();
-    let arena = Arena::new(1, &store, false);
+    let arena = Arena::new(&[store], false);
     arena.storm(0, 100).await;
     arena.is_free().await;
 }
@@ -255,7 +250,7 @@ async fn no_lease_stays_with_a_caller_that_went_away_in_the_embedded_store() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn while_connections_are_cut_a_session_still_has_one_holder() {
     let (url, clock) = (postgres::new_database().await, TestClock::new());
-    let arena = Arena::new(REPLICAS, &store(&url, &clock).await, true);
+    let arena = Arena::new(&stores(&url, &clock).await, true);
     let cutting = tokio::spawn(postgres::cut_connections(url));
     for round in 0..8 {
         arena.storm(round * RUNS, 12).await;

@@ -28,7 +28,7 @@ use tokio::{runtime::Handle, time::timeout};
 use tokio_util::sync::CancellationToken;
 use tonic::{Code, Response, Status, transport::Channel};
 
-use super::{CALLERS, REPLICAS};
+use super::{CALLERS, REPLICAS, stores};
 use crate::harness::{
     Replica, TestClock, connect, event, postgres,
     proxy::{Line, Proxy},
@@ -99,9 +99,9 @@ struct Arena {
 }
 
 impl Arena {
-    /// Its claims never lapse: the clock stands still.
-    fn new(store: &Postgres) -> Self {
-        let start = || {
+    /// A replica on each of `stores`. Its claims never lapse: the clock stands still.
+    fn new(stores: &[Postgres]) -> Self {
+        let start = |store| {
             let (runtimes, stop) = ([Handle::current()], CancellationToken::new());
             let metrics = Metrics::new();
             let max_hold = Duration::from_hours(1);
@@ -111,7 +111,7 @@ impl Arena {
             turns.into_iter().zip(sessions).next().unwrap()
         };
         Self {
-            replicas: std::iter::repeat_with(start).take(REPLICAS).collect(),
+            replicas: stores.iter().map(start).collect(),
             handled: Default::default(),
             working: Default::default(),
         }
@@ -136,6 +136,7 @@ impl Arena {
             epic: None,
             labels: Labels::default(),
             stream: None,
+            resumes: None,
             digest: None,
         };
         Begin {
@@ -146,6 +147,7 @@ impl Arena {
             max_attempts: 100,
             session: Some(acquire),
             stream: None,
+            resumes: None,
             grace: Duration::ZERO,
         }
     }
@@ -186,11 +188,8 @@ impl Arena {
 /// Of two calls with one request id in one batch, one goes away: the other's turn is its.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_twin_that_went_away_takes_no_turn_with_it() {
-    let clock = TestClock::new();
-    let url = postgres::new_database().await;
-    let store = Postgres::new(&url, Duration::from_secs(5), clock.store_clock()).unwrap();
-    store.migrate().await.unwrap();
-    let arena = Arena::new(&store);
+    let stores = stores(&postgres::new_database().await, &TestClock::new()).await;
+    let arena = Arena::new(&stores);
     let (turns, _) = &arena.replicas[0];
     let ttl = Ttl::parse(None, limits::DEFAULT_EVENT_TTL, &limits::EVENT_TTL).unwrap();
     for round in 0..200_u64 {
@@ -220,11 +219,8 @@ async fn a_twin_that_went_away_takes_no_turn_with_it() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn no_turn_stays_with_a_caller_that_went_away() {
-    let clock = TestClock::new();
-    let url = postgres::new_database().await;
-    let store = Postgres::new(&url, Duration::from_secs(5), clock.store_clock()).unwrap();
-    store.migrate().await.unwrap();
-    let arena = Arc::new(Arena::new(&store));
+    let stores = stores(&postgres::new_database().await, &TestClock::new()).await;
+    let arena = Arc::new(Arena::new(&stores));
     for storm in 0..20_u64 {
         let runs = (0..48_u64).map(|run| {
             let arena = Arc::clone(&arena);

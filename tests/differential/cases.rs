@@ -34,6 +34,7 @@ fn acquire(request: RequestId, epic: Option<&str>) -> Acquire {
         epic: epic.map(str::to_owned),
         labels: Labels::default(),
         stream: None,
+        resumes: None,
         digest: None,
     }
 }
@@ -51,13 +52,13 @@ fn release(grant: Grant) -> Op {
 /// Takes a place in the queue.
 fn wait(grant: Grant, epic: &str) -> Op {
     let acquire = acquire(request(grant), Some(epic));
-    Op::Enqueue(vec![Enqueue { acquire, lease: lease(grant), takes_over: false }])
+    Op::Enqueue(vec![Enqueue { acquire, lease: lease(grant), takes_over: None }])
 }
 
 /// Takes over the place of the same request.
 fn take_over(number: usize, of: Grant) -> Op {
-    let (acquire, lease) = (acquire(request(of), None), lease((number, 0)));
-    Op::Enqueue(vec![Enqueue { acquire, lease, takes_over: true }])
+    let (acquire, takes_over) = (acquire(request(of), None), Some(lease(of)));
+    Op::Enqueue(vec![Enqueue { acquire, lease: lease((number, 0)), takes_over }])
 }
 
 fn leave(grant: Grant, keep: bool) -> Op {
@@ -136,9 +137,10 @@ async fn a_lease_that_came_for_a_turn_whose_event_was_handled_meanwhile_is_given
         max_attempts: 2,
         session: Some(acquire.clone()),
         stream: None,
+        resumes: None,
         grace: Duration::ZERO,
     };
-    let enqueue = Enqueue { acquire, lease: lease((2, 0)), takes_over: false };
+    let enqueue = Enqueue { acquire, lease: lease((2, 0)), takes_over: None };
     let mark = Mark { event: event(), ttl: minute(&EVENT_TTL), request: request((3, 0)) };
     let busy = vec![take(), Op::Turns(vec![begin.clone()], vec![])];
     come_to(busy.clone(), "Busy(").await;
@@ -179,6 +181,7 @@ fn begin(number: usize, stream: Option<StreamId>) -> Op {
             max_attempts: 1,
             session: None,
             stream,
+            resumes: None,
             grace: Duration::ZERO,
         }],
         vec![],
@@ -227,7 +230,8 @@ async fn a_request_with_another_payload_takes_a_place_of_its_own() {
     let payload = |number: u128| Some(PayloadDigest::from_uuid(Uuid::from_u128(number)));
     let wait = |number, digest| {
         let acquire = Acquire { digest, ..acquire(request((1, 0)), None) };
-        Op::Enqueue(vec![Enqueue { acquire, lease: lease((number, 0)), takes_over: true }])
+        let takes_over = Some(lease((1, 0)));
+        Op::Enqueue(vec![Enqueue { acquire, lease: lease((number, 0)), takes_over }])
     };
     let placed = vec![take(), wait(1, payload(1))];
     come_to([placed.clone(), vec![wait(2, payload(1))]].concat(), "took over").await;
@@ -255,6 +259,7 @@ async fn an_event_is_decided_beside_another_that_had_its_name_before() {
         max_attempts: 1,
         session: None,
         stream: None,
+        resumes: None,
         grace: Duration::ZERO,
     };
     let mark = Mark { event: event(&["e"]), ttl: minute(&EVENT_TTL), request: request((2, 0)) };

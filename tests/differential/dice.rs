@@ -212,6 +212,7 @@ impl Dice {
             epic: self.epic().map(str::to_owned),
             labels: Labels::parse(labels).expect("labels"),
             stream: self.stream(),
+            resumes: None,
             digest: None,
         }
     }
@@ -239,6 +240,13 @@ impl Dice {
         Op::Change(acquires, releases)
     }
 
+    /// The place that the request took last, if it names that.
+    fn place_of(&mut self, acquire: &Acquire) -> Option<LeaseId> {
+        let of_request = |place: &&Enqueue| place.acquire.request == acquire.request;
+        let latest = self.places.iter().rev().find(of_request).map(|place| place.lease);
+        latest.filter(|_| !self.one_in(3))
+    }
+
     fn enqueue(&mut self) -> Op {
         let mut asked = Vec::new();
         // As if its answer was lost.
@@ -250,7 +258,8 @@ impl Dice {
         let wishes: Vec<Acquire> =
             self.begins.iter().rev().take(6).filter_map(|begin| begin.session.clone()).collect();
         if !wishes.is_empty() && self.one_in(3) {
-            let (acquire, takes_over) = (self.of(&wishes), !self.one_in(3));
+            let acquire = self.of(&wishes);
+            let takes_over = self.place_of(&acquire);
             let enqueue = Enqueue { acquire, lease: lease((self.number, 0)), takes_over };
             self.places.push(enqueue.clone());
             return Op::Enqueue(vec![enqueue]);
@@ -261,7 +270,8 @@ impl Dice {
             let mut acquire = self.acquire(key, event.as_ref());
             acquire.digest = self.digest().filter(|_| event.is_some());
             let lease = lease((self.number, item));
-            asked.push(Enqueue { acquire, lease, takes_over: !self.one_in(3) });
+            let takes_over = self.place_of(&acquire);
+            asked.push(Enqueue { acquire, lease, takes_over });
         }
         if self.crowd && self.one_in(8) {
             self.crowd = false;

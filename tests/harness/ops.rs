@@ -26,12 +26,13 @@ pub fn acquire(session: &str, number: u128) -> Acquire {
         epic: None,
         labels: Labels::default(),
         stream: None,
+        resumes: None,
         digest: None,
     }
 }
 
 pub fn enqueue(session: &str, number: u128) -> Enqueue {
-    Enqueue { acquire: acquire(session, number), lease: LeaseId::random(), takes_over: true }
+    Enqueue { acquire: acquire(session, number), lease: LeaseId::random(), takes_over: None }
 }
 
 pub fn release(session: &str, lease: LeaseId) -> Release {
@@ -49,6 +50,7 @@ pub fn begin(event: &str, aliases: &[&str]) -> Begin {
         max_attempts: 3,
         session: Some(acquire("turn", 9)),
         stream: None,
+        resumes: None,
         grace: Duration::ZERO,
     }
 }

@@ -27,6 +27,9 @@ use tokio::{
 /// one sooner.
 const FORGET: Duration = Duration::from_secs(2);
 
+/// Instead of how many more requests pass: one waits.
+const HELD: usize = usize::MAX;
+
 /// What becomes of a listener's connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Line {
@@ -49,6 +52,8 @@ pub struct Proxy {
     forgotten: watch::Sender<usize>,
     /// Which of the next answers is lost, from 1; none if 0.
     loses: Arc<AtomicUsize>,
+    /// How many more requests pass before all wait; none if all pass.
+    passing: watch::Sender<Option<usize>>,
     connections: Arc<AtomicUsize>,
     given_up: Arc<AtomicUsize>,
 }
@@ -71,13 +76,14 @@ impl Proxy {
             line: watch::Sender::new(line),
             forgotten: watch::Sender::new(0),
             loses: Arc::default(),
+            passing: watch::Sender::new(None),
             connections: Arc::default(),
             given_up: Arc::default(),
         };
         let line = proxy.line.subscribe();
         let forgotten = proxy.forgotten.subscribe();
         let (connections, given_up) = (proxy.connections.clone(), proxy.given_up.clone());
-        let loses = proxy.loses.clone();
+        let (loses, passing) = (proxy.loses.clone(), proxy.passing.clone());
         tokio::spawn(async move {
             loop {
                 let (client, _) = listener.accept().await.unwrap();
@@ -85,6 +91,7 @@ impl Proxy {
                 let (line, connections, given_up) =
                     (line.clone(), connections.clone(), given_up.clone());
                 let (forgotten, loses) = (forgotten.clone(), loses.clone());
+                let passing = passing.clone();
                 tokio::spawn(async move {
                     let (from_client, to_client) = client.into_split();
                     let Ok((is_listener, startup)) = startup(from_client, name).await else {
@@ -97,7 +104,8 @@ impl Proxy {
                     }
                     connections.fetch_add(1, Ordering::SeqCst);
                     let ends = (from_client, to_client);
-                    let _ = meddle(ends, startup, database, line, forgotten, &loses).await;
+                    let _ =
+                        meddle(ends, startup, database, line, forgotten, &loses, &passing).await;
                     connections.fetch_sub(1, Ordering::SeqCst);
                     given_up.fetch_add(1, Ordering::SeqCst);
                 });
@@ -115,6 +123,22 @@ impl Proxy {
     /// answers is committed. All else passes.
     pub fn lose_answer_after(&self, passing: usize) {
         self.loses.store(passing + 1, Ordering::SeqCst);
+    }
+
+    /// So many requests pass, and the next ones wait until [`Proxy::let_pass`].
+    pub fn hold_after(&self, passing: usize) {
+        self.passing.send_replace(Some(passing));
+    }
+
+    /// Waits until a request waits.
+    pub async fn holds(&self) {
+        let mut passing = self.passing.subscribe();
+        passing.wait_for(|passing| *passing == Some(HELD)).await.unwrap();
+    }
+
+    /// What waits passes, and all that comes.
+    pub fn let_pass(&self) {
+        self.passing.send_replace(None);
     }
 
     /// From now on, what is sent over the connections that were idle for [`FORGET`] is lost, in
@@ -171,6 +195,7 @@ async fn meddle(
     mut line: watch::Receiver<Line>,
     mut forgotten: watch::Receiver<usize>,
     loses: &AtomicUsize,
+    passing: &watch::Sender<Option<usize>>,
 ) -> io::Result<()> {
     forgotten.mark_unchanged();
     let (mut from_database, mut to_database) = TcpStream::connect(database).await?.into_split();
@@ -185,7 +210,7 @@ async fn meddle(
         }
     };
     let ended = tokio::select! {
-        ended = ask(&mut from_client, &mut to_database, &asked) => Some(ended),
+        ended = ask(&mut from_client, &mut to_database, passing, &asked) => Some(ended),
         ended = answer(&mut from_database, &mut to_client, &mut line, loses) => Some(ended),
         _ = cut.wait_for(|line| *line == Line::Cut) => Some(Ok(())),
         () = idle_when_forgotten => None,
@@ -201,6 +226,7 @@ async fn meddle(
 async fn ask(
     client: &mut OwnedReadHalf,
     database: &mut OwnedWriteHalf,
+    passing: &watch::Sender<Option<usize>>,
     asked: &Mutex<Instant>,
 ) -> io::Result<()> {
     let mut bytes = vec![0; 16 * 1024];
@@ -210,6 +236,26 @@ async fn ask(
             return Ok(());
         }
         *asked.lock().unwrap() = Instant::now();
+        let mut is_held = false;
+        passing.send_if_modified(|passing| match passing {
+            Some(0) => {
+                is_held = true;
+                *passing = Some(HELD);
+                true
+            }
+            Some(left) if *left != HELD => {
+                *left -= 1;
+                true
+            }
+            Some(_) => {
+                is_held = true;
+                false
+            }
+            None => false,
+        });
+        if is_held {
+            let _ = passing.subscribe().wait_for(Option::is_none).await;
+        }
         database.write_all(&bytes[..count]).await?;
     }
 }

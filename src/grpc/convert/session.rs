@@ -50,8 +50,17 @@ pub(super) fn acquire_of(
     let epic = Id::optional("epic_id", request.epic_id)?.map(Id::into_string);
     let labels = Labels::parse(request.labels)?;
     let attempt = RequestId::for_session(&key, request_id.as_ref());
-    let acquire =
-        Acquire { key, holder, request: attempt, ttl, epic, labels, stream: None, digest: None };
+    let acquire = Acquire {
+        key,
+        holder,
+        request: attempt,
+        ttl,
+        epic,
+        labels,
+        stream: None,
+        resumes: None,
+        digest: None,
+    };
     Ok(AcquireCall { acquire, wait })
 }
 

@@ -71,7 +71,17 @@ pub(in crate::grpc) fn begin(
         }
     };
     let (request, stream) = (attempt, None);
-    let begin = Begin { event, request, holder, claim_ttl, max_attempts, session, stream, grace };
+    let begin = Begin {
+        event,
+        request,
+        holder,
+        claim_ttl,
+        max_attempts,
+        session,
+        stream,
+        resumes: None,
+        grace,
+    };
     Ok((begin, wait))
 }
 

@@ -6,7 +6,7 @@ use super::{
         turn::RenewTurnWithin,
     },
     Change, Ids, MAX_HOLD, Notice, Operation, Plan, Timestamp, World, acquire, begin,
-    begin_with_session, begun, enqueue, event_key, key, lease, mark, prolong,
+    begin_with_session, begun, enqueue, enqueue_again, event_key, key, lease, mark, prolong,
     random::{Answer, Op},
     release, request, ttl,
 };
@@ -38,7 +38,7 @@ fn a_place_that_is_taken_over_is_changed() {
     world.run(acquire(1));
     world.run(enqueue(2, 200));
     let ticket = world.queue()[0].ticket;
-    let plan = plan(&mut world, enqueue(2, 201));
+    let plan = plan(&mut world, enqueue_again(2, 201, 200));
     let [write] = &plan.writes.sessions[..] else { panic!() };
     assert_eq!((write.add.len(), write.change.len(), write.remove.len()), (0, 1, 0));
     assert_eq!((write.change[0].lease, write.change[0].ticket), (lease(201), ticket));
@@ -90,7 +90,7 @@ fn a_place_that_is_taken_and_left_in_one_draft_is_never_added() {
 fn a_place_that_is_taken_over_in_one_draft_is_added_once() {
     let mut world = World::new();
     world.run(acquire(1));
-    let ops = [Op::Enqueue(enqueue(2, 200)), Op::Enqueue(enqueue(2, 201))];
+    let ops = [Op::Enqueue(enqueue(2, 200)), Op::Enqueue(enqueue_again(2, 201, 200))];
     let (plan, answers) = world.fold(&ops);
     assert_eq!(answers[1], Answer::Enqueued(Enqueued::TookOver(0, lease(200))));
     let [write] = &plan.writes.sessions[..] else { panic!() };

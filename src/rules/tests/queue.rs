@@ -5,8 +5,8 @@ use super::{
         queue::{HandOn, Leave, PLACE_KEPT},
         session::BindEpic,
     },
-    Enqueue, LeaseId, Notice, Waiter, World, acquire, digest, enqueue, key, lease, release,
-    request,
+    Enqueue, LeaseId, Notice, Waiter, World, acquire, digest, enqueue, enqueue_again, key, lease,
+    release, request,
 };
 use crate::domain::{Enqueued, SessionRow, Timestamp, limits::MAX_WAITERS_PER_SESSION};
 
@@ -85,17 +85,18 @@ fn enqueue_at_a_free_session_that_somebody_waits_for_takes_the_last_place() {
 fn enqueue_by_the_same_request_takes_the_earlier_place_over() {
     let mut world = awaited(2);
     let ticket = world.queue()[0].ticket.unwrap();
-    let (enqueued, notices) = world.run_noting(enqueue(2, 201));
+    let (enqueued, notices) = world.run_noting(enqueue_again(2, 201, 200));
     assert_eq!(enqueued, Enqueued::TookOver(ticket, lease(200)));
     assert_eq!(notices, [Notice::TakenOver(lease(200)), Notice::Session(key("s"))]);
     assert_eq!(leases(&world), [lease(201), lease(300)]);
 }
 
 #[test]
-fn enqueue_that_does_not_take_over_was_replaced() {
+fn enqueue_that_does_not_name_the_place_of_its_request_takes_none() {
     let mut world = awaited(1);
-    let again = Enqueue { takes_over: false, ..enqueue(2, 201) };
-    assert_eq!(refused(&mut world, &again), Enqueued::Replaced);
+    for again in [enqueue(2, 201), enqueue_again(2, 201, 199)] {
+        assert_eq!(refused(&mut world, &again), Enqueued::Taken(lease(200)));
+    }
     assert_eq!(leases(&world), [lease(200)]);
 }
 
@@ -129,7 +130,7 @@ fn enqueue_by_the_request_that_was_left_behind_waits_again_in_its_place() {
     let mut world = awaited(2);
     leave(&mut world, 200, true);
     world.wait(u64::try_from(PLACE_KEPT.as_millis()).unwrap() - 1);
-    let enqueued = world.run(enqueue(2, 201));
+    let enqueued = world.run(enqueue_again(2, 201, 200));
     assert!(matches!(enqueued, Enqueued::TookOver(_, earlier) if earlier == lease(200)));
     assert_eq!((world.queue()[0].lease, world.queue()[0].left_at), (lease(201), None));
 }

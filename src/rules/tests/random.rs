@@ -179,9 +179,10 @@ impl Chooser {
         session.latest.as_ref().map_or(lease(9_999), |latest| latest.lease)
     }
 
-    fn acquire(&mut self) -> Acquire {
+    fn acquire(&mut self, world: &World) -> Acquire {
         let number = self.number();
-        Acquire { epic: self.epic(), stream: self.stream(), ..acquire(number) }
+        let resumes = Some(self.lease(world, false)).filter(|_| self.one_in(2));
+        Acquire { epic: self.epic(), stream: self.stream(), resumes, ..acquire(number) }
     }
 
     fn ending(&mut self) -> FinishAs {
@@ -201,6 +202,7 @@ impl Chooser {
         if self.one_in(4) {
             begin.event.digest = Some(digest(self.number()));
         }
+        begin.resumes = Some(1).filter(|_| self.one_in(2));
         match self.stream() {
             Some(stream) => begin.kept_by(stream),
             None => begin,
@@ -215,7 +217,7 @@ impl Chooser {
                 Op::Mark(mark(number, &names))
             }
             1 => Op::Forget(event_key(self.names()[0])),
-            2 | 3 => Op::Acquire(self.acquire()),
+            2 | 3 => Op::Acquire(self.acquire(world)),
             4 => {
                 let unless_resumed = self.stream();
                 Op::Release(Release { unless_resumed, ..release(self.lease(world, false)) })
@@ -231,7 +233,8 @@ impl Chooser {
                 self.lease += 1;
                 let mut enqueue = enqueue(self.number(), self.lease);
                 enqueue.acquire.epic = self.epic();
-                enqueue.takes_over = !self.one_in(3);
+                let place = self.lease(world, true);
+                enqueue.takes_over = Some(place).filter(|_| self.one_in(2));
                 Op::Enqueue(enqueue)
             }
             12 => Op::HandOn(session),
@@ -250,7 +253,7 @@ impl Chooser {
                     let unless_resumed = self.stream();
                     Op::Finish(Finish { unless_resumed, ..finish(&turn, self.ending()) })
                 }
-                None => Op::Acquire(self.acquire()),
+                None => Op::Acquire(self.acquire(world)),
             },
         }
     }

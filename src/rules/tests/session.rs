@@ -3,8 +3,8 @@ use super::{
         queue::HandOn,
         session::{Released, RenewWithin},
     },
-    Acquire, LeaseId, MAX_HOLD, Release, Renew, World, acquire, enqueue, key, lease, release,
-    renew, ttl,
+    Acquire, LeaseId, MAX_HOLD, Release, Renew, World, acquire, acquire_again, enqueue, key, lease,
+    release, renew, ttl,
 };
 use crate::{
     domain::{Decision, FencingToken, Renewed, ResumedBy, SessionRow, StreamId, Timestamp},
@@ -73,13 +73,25 @@ fn acquire_of_an_absent_session_is_granted() {
 }
 
 #[test]
-fn acquire_of_a_session_held_by_the_same_request_is_granted_again_and_noted() {
+fn acquire_of_a_session_held_by_the_same_request_is_granted_again_and_noted_if_it_names_the_lease()
+{
     let (mut world, lease) = held();
     let stream = StreamId::random();
     for (by, noted) in [(Some(stream), ResumedBy::Stream(stream)), (None, ResumedBy::Call)] {
-        let acquired = world.run(Acquire { stream: by, ..acquire(1) });
+        let acquired = world.run(Acquire { stream: by, ..acquire_again(1, lease) });
         assert_eq!((acquired.row.lease.id, acquired.fresh), (lease, false));
         assert_eq!(world.latest().resumed, noted);
+    }
+}
+
+/// Its caller may have gone, and the lease may be a newer call's.
+#[test]
+fn acquire_that_does_not_name_the_lease_of_its_request_notes_nothing() {
+    let (mut world, held) = held();
+    for resumes in [None, Some(lease(200))] {
+        let (plan, acquired) = world.decide(Acquire { resumes, ..acquire(1) });
+        assert!(plan.is_empty());
+        assert_eq!((acquired.row.lease.id, acquired.fresh), (held, false));
     }
 }
 
@@ -200,7 +212,7 @@ fn renew_after_the_release_is_gone() {
 fn renew_by_a_stream_that_was_replaced_changes_nothing() {
     let (mut world, lease) = held();
     let (old, new) = (StreamId::random(), StreamId::random());
-    world.run(Acquire { stream: Some(new), ..acquire(1) });
+    world.run(Acquire { stream: Some(new), ..acquire_again(1, lease) });
     let before = world.latest().clone();
     let renew = |stream| Renew { stream: Some(stream), ..renew(lease) };
     assert_eq!(renewed(&mut world, &renew(old)), Renewed::Resumed);

@@ -1,7 +1,7 @@
 use super::{
     super::turn::RenewTurnWithin, Begin, Begun, FinishAs, MAX_HOLD, RenewTurn, TurnId, World,
-    acquire, begin, begin_with_session, begun, detail, digest, enqueue, finish, granted, key,
-    lease, mark, prolong, release, request, succeeded, ttl,
+    acquire, begin, begin_again, begin_with_session, begun, detail, digest, enqueue, finish,
+    granted, key, lease, mark, prolong, release, request, succeeded, ttl,
 };
 use crate::domain::{
     Attempts, Claim, EventRow, Interruption, Lease, ProcessedBy, ResumedBy, SessionRow,
@@ -97,11 +97,11 @@ fn begin_is_busy_with_the_lease_that_an_earlier_run_of_the_request_waited_for() 
 }
 
 #[test]
-fn begin_again_by_the_same_request_is_granted_again_and_noted() {
+fn begin_again_by_the_same_request_is_granted_again_and_noted_if_it_names_the_attempt() {
     let (mut world, turn) = running();
     let stream = StreamId::random();
     for (stream, noted) in [(None, ResumedBy::Call), (Some(stream), ResumedBy::Stream(stream))] {
-        let again = Begin { stream, ..begin_with_session(1, &["a"]) };
+        let again = Begin { stream, ..begin_again(begin_with_session(1, &["a"])) };
         let (claim, held, fresh) = granted(world.run(&again).begun);
         assert!(!fresh && claim.attempt == turn.attempt);
         assert_eq!(Some((key("s"), held.unwrap().id)), turn.lease);
@@ -110,11 +110,23 @@ fn begin_again_by_the_same_request_is_granted_again_and_noted() {
     }
 }
 
+/// Its caller may have gone, and the turn may be a newer call's.
+#[test]
+fn begin_that_does_not_name_the_attempt_of_its_request_notes_nothing() {
+    let (mut world, turn) = running();
+    for resumes in [None, Some(turn.attempt + 1)] {
+        let (plan, answer) = world.decide(Begin { resumes, ..begin_with_session(1, &["a"]) });
+        assert!(plan.is_empty());
+        let (claim, _, fresh) = granted(answer.begun);
+        assert!(!fresh && claim.attempt == turn.attempt);
+    }
+}
+
 #[test]
 fn begin_again_under_an_alias_is_granted_again_under_all_names() {
     let mut world = World::new();
     begun(&mut world, &begin(1, &["a", "b"]));
-    let (_, _, fresh) = granted(world.run(begin(1, &["b"])).begun);
+    let (_, _, fresh) = granted(world.run(begin_again(begin(1, &["b"]))).begun);
     assert!(!fresh);
     assert_eq!(world.event("a"), world.event("b"));
     assert_eq!(world.event("a").unwrap().resumed, ResumedBy::Call);
@@ -315,7 +327,7 @@ fn renew_by_the_holder_takes_an_interruption_back() {
     renewed(&mut world, &RenewTurn { stream, ..prolong(&turn) }).unwrap();
     assert_eq!(interrupted(&world), None);
     renewed(&mut world, &RenewTurn { stream, interruption, ..prolong(&turn) }).unwrap();
-    world.run(begin_with_session(1, &["a"]));
+    world.run(begin_again(begin_with_session(1, &["a"])));
     assert_eq!(interrupted(&world), None, "a call has carried it on");
     renewed(&mut world, &RenewTurn { stream, interruption, ..prolong(&turn) }).unwrap();
     assert_eq!(interrupted(&world), None, "a call has carried it on");
@@ -324,7 +336,7 @@ fn renew_by_the_holder_takes_an_interruption_back() {
 #[test]
 fn renew_by_a_stream_that_was_replaced_changes_nothing() {
     let (mut world, turn) = running();
-    world.run(begin_with_session(1, &["a"]).kept_by(StreamId::random()));
+    world.run(begin_again(begin_with_session(1, &["a"])).kept_by(StreamId::random()));
     let by_old = RenewTurn { stream: Some(StreamId::random()), ..prolong(&turn) };
     let (plan, kept) = world.decide(RenewTurnWithin(&by_old, MAX_HOLD));
     assert!(plan.is_empty() && kept == Err(TurnLost::Replaced));

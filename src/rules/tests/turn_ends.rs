@@ -1,10 +1,9 @@
 use super::{
-    Begin, Finish, FinishAs, TurnId, World, begin, begin_with_session, begun, detail, enqueue,
-    finish, lease, mark, release, succeeded, ttl, turn::is_lost,
+    Begin, Finish, FinishAs, TurnId, World, acquire_again, begin, begin_again, begin_with_session,
+    begun, detail, enqueue, finish, lease, mark, release, succeeded, ttl, turn::is_lost,
 };
 use crate::domain::{
-    Acquire, EventRow, ProcessedBy, ResumedBy, StoredEvent, StreamId, TurnLost,
-    limits::CLAIM_MEMORY,
+    EventRow, ProcessedBy, ResumedBy, StoredEvent, StreamId, TurnLost, limits::CLAIM_MEMORY,
 };
 use crate::rules::{event::ForgetEvent, session::ForceRelease};
 
@@ -240,13 +239,13 @@ fn an_end_that_spares_a_turn_carried_on_by_another_call_changes_nothing() {
     let unless_resumed = Some(own);
     for stream in [None, Some(StreamId::random())] {
         let (mut world, turn) = running();
-        world.run(Begin { stream, ..begin_with_session(1, &["a", "b"]) });
+        world.run(Begin { stream, ..begin_again(begin_with_session(1, &["a", "b"])) });
         let (plan, answer) = world.decide(Finish { unless_resumed, ..finish(&turn, FAILED) });
         assert!(plan.is_empty() && answer.finished == Err(TurnLost::Replaced));
         assert_eq!(by(kept(&mut world, &finish(&turn, FAILED))), None, "without that, it ends");
     }
     let (mut world, turn) = running();
-    world.run(begin_with_session(1, &["a", "b"]).kept_by(own));
+    world.run(begin_again(begin_with_session(1, &["a", "b"])).kept_by(own));
     assert_eq!(world.event("a").unwrap().resumed, ResumedBy::Stream(own));
     assert_eq!(by(kept(&mut world, &Finish { unless_resumed, ..finish(&turn, FAILED) })), None);
 }
@@ -255,7 +254,7 @@ fn an_end_that_spares_a_turn_carried_on_by_another_call_changes_nothing() {
 fn an_end_spares_a_turn_without_a_session_that_another_call_carries_on() {
     let mut world = World::new();
     let turn = begun(&mut world, &begin(1, &["a"]));
-    world.run(begin(1, &["a"]));
+    world.run(begin_again(begin(1, &["a"])));
     let spare = Finish { unless_resumed: Some(StreamId::random()), ..finish(&turn, FAILED) };
     assert_eq!(kept(&mut world, &spare), Err(TurnLost::Replaced));
 }
@@ -263,7 +262,7 @@ fn an_end_spares_a_turn_without_a_session_that_another_call_carries_on() {
 #[test]
 fn an_end_spares_a_turn_whose_lease_alone_was_carried_on() {
     let (mut world, turn) = running();
-    world.run(Acquire { stream: None, ..super::acquire(1) });
+    world.run(acquire_again(1, world.latest().lease));
     assert_eq!(world.event("a").unwrap().resumed, ResumedBy::Nobody);
     let spare = Finish { unless_resumed: Some(StreamId::random()), ..finish(&turn, FAILED) };
     assert_eq!(kept(&mut world, &spare), Err(TurnLost::Replaced));

@@ -29,8 +29,8 @@ pub(in crate::session) struct QueueTicket {
     ticket: Option<i64>,
     /// Whether the store may have it in its queue, or have given the lease.
     may_be_stored: bool,
-    /// Whether it may be that of an earlier call. Otherwise a newer one has that.
-    pub(in crate::session) takes_over: bool,
+    /// Whether no call of the same request is known to be newer.
+    pub(in crate::session) is_newest: bool,
     /// Whether it is kept, once it is left, for a call that repeats the request.
     is_kept: bool,
     slot: Arc<WaiterSlot>,
@@ -57,7 +57,7 @@ impl QueueTicket {
             number: queues.joined.fetch_add(1, Ordering::Relaxed),
             ticket: None,
             may_be_stored: true,
-            takes_over: true,
+            is_newest: true,
             is_kept: false,
             slot,
             queues: Arc::clone(queues),

@@ -118,7 +118,8 @@ impl Handle {
                 continue;
             }
             match op {
-                SessionOp::Acquire(acquire) => {
+                // What it has found is not free.
+                SessionOp::Acquire(acquire) if acquire.resumes.is_none() => {
                     taking.push(place);
                     acquires.push((*acquire, LeaseId::random().as_uuid()));
                 }

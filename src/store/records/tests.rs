@@ -87,6 +87,7 @@ fn turn(event: &str, request: u128) -> Begin {
         max_attempts: 1,
         session: None,
         stream: None,
+        resumes: None,
         grace: std::time::Duration::ZERO,
     }
 }

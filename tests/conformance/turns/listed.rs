@@ -260,6 +260,7 @@ async fn begin_and_end(store: &mut impl TurnStore, event: &str, ending: FinishAs
         max_attempts: 5,
         session: None,
         stream: None,
+        resumes: None,
         grace: Duration::ZERO,
     };
     let begun = store.change_turns(&[&wish], &[]).await.unwrap().begins.pop();

@@ -76,6 +76,7 @@ impl Dice {
             max_attempts: self.of(&[1, 2, 2, 3, 5]),
             session: acquire.map(|acquire| Acquire { stream, ..acquire }),
             stream,
+            resumes: None,
             grace: Duration::from_secs(5),
         }
     }

@@ -32,6 +32,7 @@ impl<C: Connection> Side<C> {
         // Those on one session follow each other.
         ops.sort_by_key(SessionOp::key);
         let batch = self.store().change_sessions(&ops).await?;
+        let mut again = Vec::new();
         for (item, (verdict, op)) in batch.answers.iter().zip(ops).enumerate() {
             if let (
                 Verdict::Decided(SessionAnswer::Acquired(acquired)),
@@ -40,9 +41,18 @@ impl<C: Connection> Side<C> {
                 && let Decision::Granted(lease) = acquired.row.decision(acquire)
             {
                 self.leases.insert((number, item), (acquire.key.clone(), lease.id));
+                if !acquired.fresh {
+                    again.push(Acquire { resumes: Some(lease.id), ..acquire.clone() });
+                }
             }
         }
-        Ok(debug(batch))
+        let mut text = debug(batch);
+        // The service carries on what it finds.
+        for acquire in again {
+            let batch = self.store().change_sessions(&[SessionOp::Acquire(&acquire)]).await?;
+            text += &debug(batch);
+        }
+        Ok(text)
     }
 
     pub(super) async fn hand_on(&mut self, keys: &[SessionKey]) -> Result<String, StoreError> {

@@ -49,7 +49,14 @@ impl<C: Connection> Side<C> {
                 self.turns.insert((number, item), turn);
             }
         }
-        let mut text = debug(batch);
+        let mut text = debug(&batch);
+        // The service carries on what it finds.
+        for (verdict, begin) in batch.begins.iter().zip(begins) {
+            if let Verdict::Decided(Begun::Granted { claim, fresh: false, .. }) = verdict {
+                let again = Begin { resumes: Some(claim.attempt), ..begin.clone() };
+                text += &debug(self.store().change_turns(&[&again], &[]).await?);
+            }
+        }
         // The service gives them back.
         for (key, lease) in orphans {
             let release = Release { key, lease, unless_resumed: None };

@@ -45,6 +45,7 @@ impl Bot {
             epic,
             labels: Labels::default(),
             stream: None,
+            resumes: None,
             digest: None,
         };
         (session_name(number), acquire)

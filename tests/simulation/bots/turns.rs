@@ -64,6 +64,7 @@ impl Bot {
                 epic: None,
                 labels: Labels::default(),
                 stream: None,
+                resumes: None,
                 digest: None,
             }
         });
@@ -79,6 +80,7 @@ impl Bot {
             max_attempts: 100,
             session: acquire,
             stream: None,
+            resumes: None,
             grace: self.chance.millis(0, 3_000),
         };
         (number, on, begin)

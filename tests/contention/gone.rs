@@ -1,0 +1,199 @@
+//! Callers that have gone, and whose operation reaches the database after what they asked anew on
+//! another replica.
+
+use std::time::Duration;
+
+use oncegate::{
+    domain::{
+        Acquire, Begin, Delivered, EventKey, Id, Labels, LeaseId, RequestId, SessionKey, Team, Ttl,
+        limits,
+    },
+    session::{AcquireOutcome, Bounds, Grant, Sessions},
+    store::postgres::Postgres,
+    telemetry::Metrics,
+    turn::{TurnOutcome, Turns},
+};
+use tokio::{runtime::Handle, task::JoinHandle, time::sleep};
+use tokio_util::sync::CancellationToken;
+
+use crate::harness::{
+    TestClock, postgres,
+    proxy::{Line, Proxy},
+};
+
+/// For as long as the test needs.
+const LONG: Duration = Duration::from_mins(1);
+
+/// Two replicas, of which the first is behind the proxy. The clock stands still: nothing ends by
+/// itself.
+struct Stage {
+    proxy: Proxy,
+    replicas: [(Turns, Sessions); 2],
+}
+
+impl Stage {
+    async fn new() -> Self {
+        let (url, clock) = (postgres::new_database().await, TestClock::new());
+        let proxy = Proxy::start_for("oncegate", &url, Line::Open).await;
+        let start = async |url: &str| {
+            let store = Postgres::new(url, LONG, clock.store_clock()).unwrap();
+            store.migrate().await.unwrap();
+            let (runtimes, stop) = ([Handle::current()], CancellationToken::new());
+            let metrics = Metrics::new();
+            let bounds = Bounds { writers: 1, capacity: 64, waiters: 64, max_hold: LONG };
+            let sessions = Sessions::start(&store, &runtimes, bounds, &stop, &metrics);
+            let turns = Turns::start(&store, &runtimes, &sessions, bounds, &metrics);
+            turns.into_iter().zip(sessions).next().unwrap()
+        };
+        let replicas = [start(&proxy.url).await, start(&url).await];
+        Self { proxy, replicas }
+    }
+
+    fn sessions(&self, replica: usize) -> Sessions {
+        self.replicas[replica].1.clone()
+    }
+
+    /// Acquires a session on a replica, with a wait.
+    fn ask(&self, replica: usize, acquire: &Acquire) -> JoinHandle<Option<Grant>> {
+        let (sessions, acquire) = (self.sessions(replica), acquire.clone());
+        tokio::spawn(async move {
+            match sessions.acquire(&acquire, LONG).await.unwrap() {
+                AcquireOutcome::Granted(grant) => Some(grant),
+                AcquireOutcome::Held(_) => None,
+            }
+        })
+    }
+
+    /// A caller on the first replica goes away while its request with this number waits before
+    /// the database.
+    async fn goes_away<T>(&self, caller: JoinHandle<T>) {
+        self.proxy.holds().await;
+        caller.abort();
+        assert!(caller.await.is_err());
+    }
+
+    /// What has waited before the database is done.
+    async fn passes(&self) {
+        self.proxy.let_pass();
+        let taken = self.ask(0, &acquire("after", "after")).await.unwrap();
+        drop(taken.unwrap().accept());
+    }
+
+    /// Waits until so many callers wait for a session, and answers which.
+    async fn queue(&self, session: &str, count: usize) -> Vec<LeaseId> {
+        loop {
+            let row = self.sessions(1).look(key(session)).await.unwrap().unwrap();
+            if row.queue.len() == count {
+                return row.queue;
+            }
+            sleep(Duration::from_millis(1)).await;
+        }
+    }
+
+    async fn release(&self, grant: Grant) {
+        let lease = grant.accept().value;
+        let released = self.sessions(1).release(key("s"), lease.id).await.unwrap();
+        assert!(released);
+    }
+}
+
+fn id(text: &str) -> Id {
+    Id::parse("id", text.to_owned()).unwrap()
+}
+
+fn key(session: &str) -> SessionKey {
+    SessionKey::given(Team::stored("T1"), id(session))
+}
+
+fn acquire(session: &str, request: &str) -> Acquire {
+    let key = key(session);
+    Acquire {
+        request: RequestId::for_session(&key, Some(&id(request))),
+        key,
+        holder: request.to_owned(),
+        ttl: Ttl::parse(None, limits::DEFAULT_LEASE_TTL, &limits::LEASE_TTL).unwrap(),
+        epic: None,
+        labels: Labels::default(),
+        stream: None,
+        resumes: None,
+        digest: None,
+    }
+}
+
+fn begin(event: &str, request: &str) -> Begin {
+    let event = EventKey::given(Team::stored("T1"), id(event));
+    Begin {
+        request: RequestId::for_event(&event, Some(&id(request))),
+        event: Delivered::new(event, Vec::new(), None, None),
+        holder: request.to_owned(),
+        claim_ttl: Ttl::parse(None, limits::DEFAULT_CLAIM_TTL, &limits::CLAIM_TTL).unwrap(),
+        max_attempts: 5,
+        session: None,
+        stream: None,
+        resumes: None,
+        grace: Duration::ZERO,
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_late_acquire_keeps_no_lease_that_came_since() {
+    let stage = Stage::new().await;
+    let holder = stage.ask(1, &acquire("s", "holder")).await.unwrap().unwrap();
+    stage.proxy.hold_after(0);
+    let gone = stage.ask(0, &acquire("s", "again"));
+    stage.goes_away(gone).await;
+    let again = stage.ask(1, &acquire("s", "again"));
+    stage.queue("s", 1).await;
+    stage.release(holder).await;
+    let grant = again.await.unwrap().unwrap();
+    stage.passes().await;
+    // This caller has gone as well, before it could be told.
+    drop(grant);
+    assert!(stage.ask(1, &acquire("s", "next")).await.unwrap().is_some());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_late_enqueue_takes_no_place_that_came_since() {
+    let stage = Stage::new().await;
+    // From then on, each statement is one request.
+    let first = stage.ask(1, &acquire("first", "holder")).await.unwrap().unwrap();
+    let waits = stage.ask(0, &acquire("first", "again"));
+    stage.queue("first", 1).await;
+    waits.abort();
+    stage.queue("first", 0).await;
+    drop(first);
+    let holder = stage.ask(1, &acquire("s", "holder")).await.unwrap().unwrap();
+    // The two of the acquire that finds the session held.
+    stage.proxy.hold_after(2);
+    let gone = stage.ask(0, &acquire("s", "again"));
+    stage.goes_away(gone).await;
+    let again = stage.ask(1, &acquire("s", "again"));
+    let queue = stage.queue("s", 1).await;
+    stage.passes().await;
+    assert_eq!(stage.queue("s", 1).await, queue);
+    stage.release(holder).await;
+    assert!(again.await.unwrap().is_some());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_late_begin_keeps_no_turn_that_came_since() {
+    let stage = Stage::new().await;
+    let ask = |replica: usize, begin: Begin| {
+        let turns = stage.replicas[replica].0.clone();
+        tokio::spawn(async move {
+            match turns.begin(begin, Duration::ZERO).await.unwrap() {
+                TurnOutcome::Granted(grant) => Some(grant),
+                _ => None,
+            }
+        })
+    };
+    stage.proxy.hold_after(0);
+    stage.goes_away(ask(0, begin("e", "again"))).await;
+    let grant = ask(1, begin("e", "again")).await.unwrap().unwrap();
+    stage.proxy.let_pass();
+    assert!(ask(0, begin("after", "after")).await.unwrap().is_some());
+    drop(grant);
+    // After what was left to the lane.
+    assert!(ask(1, begin("after that", "after that")).await.unwrap().is_some());
+    assert!(ask(1, begin("e", "next")).await.unwrap().is_some());
+}
