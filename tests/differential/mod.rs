@@ -52,7 +52,7 @@ const OUTCOMES: [&str; 25] = [
     "Decided(Enqueued(Full))",
     "Decided(Enqueued(Given))",
     "Decided(Renewed(Gone))",
-    "Decided(Enqueued(Replaced))",
+    "Decided(Enqueued(Taken(",
     "Err(Replaced)",
     "detail: Some",
     "Ok((",
