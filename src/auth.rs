@@ -121,6 +121,7 @@ pub struct Policy {
     accounts: HashMap<ServiceAccount, Arc<Principal>>,
     uids: HashMap<u32, Arc<Principal>>,
     issuers: Vec<Issuer>,
+    stale: Vec<String>,
 }
 
 /// A Kubernetes service account, and the `[jwt.NAME]` that may vouch for it.
@@ -141,7 +142,8 @@ impl fmt::Debug for Policy {
 impl Policy {
     /// Reads a content of the `--auth` file. `files` returns the content of a file that
     /// [`Policy::files`] lists. A principal of `previous` with the same name keeps its
-    /// [`Usage`].
+    /// [`Usage`], and an issuer whose JWK set cannot be used keeps the keys that it had there:
+    /// otherwise one bad set would keep every revocation from being in force.
     ///
     /// # Errors
     /// What is wrong, with the principal and the field, and without any value.
@@ -159,6 +161,12 @@ impl Policy {
     /// As [`Policy::parse`].
     pub fn files(auth_file: &[u8]) -> anyhow::Result<Vec<PathBuf>> {
         Ok(file::parse(auth_file)?.issuers.into_values().map(|issuer| issuer.jwks).collect())
+    }
+
+    /// Which JWK sets could not be used, and why: their issuers have the keys of before.
+    #[must_use]
+    pub fn stale(&self) -> &[String] {
+        &self.stale
     }
 
     /// Every principal, by name.

@@ -1,6 +1,6 @@
 //! The composition root: builds the service on its store, serves, drains.
 
-use std::{net::SocketAddr, thread, time::Duration};
+use std::{net::SocketAddr, sync::Arc, thread, time::Duration};
 
 use anyhow::Context as _;
 use tokio::task::JoinHandle;
@@ -14,7 +14,8 @@ use crate::{
     dedup::{Dedup, DuplicateCache},
     domain::limits::MAX_REQUEST_BYTES,
     grpc::{
-        Administration, CallMetrics, GrpcService, HalfOpen, Idempotency, ServerInfo, TurnCalls,
+        Administration, CallMetrics, Door, GrpcService, HalfOpen, Idempotency, ServerInfo,
+        TurnCalls,
         pb::{
             self, admin_service_server::AdminServiceServer,
             idempotency_service_server::IdempotencyServiceServer,
@@ -72,6 +73,7 @@ struct Front {
     health: Health,
     routes: Routes,
     tls: Option<ListenerTls>,
+    door: Option<Arc<Door>>,
     reloader: Reloader,
     ended: CancellationToken,
 }
@@ -83,6 +85,12 @@ impl Front {
         metrics.insecure.set(i64::from(config.insecure));
         let reloader = Reloader::new(config.reload_interval, metrics.reload.clone(), ended.clone());
         let tls = certificates::follow(&config.tls, &reloader, &metrics.tls).await?;
+        let door = match &config.auth {
+            Some(file) => {
+                Some(auth::follow(file.clone(), config.insecure, &reloader, &metrics).await?)
+            }
+            None => None,
+        };
         let (health, health_service) = tonic_health::server::health_reporter();
         let health = Health::new(health).await;
         let mut ops_address = None;
@@ -97,7 +105,7 @@ impl Front {
         let tls = tls.map(|tls| ListenerTls::new(tls, "grpc", &metrics.tls));
         let routes = Routes::new(bounded!(health_service));
         until_started.disarm();
-        Ok(Self { metrics, ops_address, health, routes, tls, reloader, ended })
+        Ok(Self { metrics, ops_address, health, routes, tls, door, reloader, ended })
     }
 }
 
@@ -160,7 +168,7 @@ impl Server {
         front: Front,
         ending: FinishAs,
     ) -> anyhow::Result<Self> {
-        let Front { metrics, ops_address, health, routes, tls, reloader, ended } = front;
+        let Front { metrics, ops_address, health, routes, tls, door, reloader, ended } = front;
         let stop = ending.stop.clone();
         let addresses = listeners.iter().map(Listener::address).collect::<Result<_, _>>()?;
         let workers = Workers::start(config.workers.unwrap_or_else(cores))?;
@@ -193,12 +201,6 @@ impl Server {
         }
         tokio::spawn(probe.follow(config.probe_interval, ending.asked.clone()));
 
-        let door = match &config.auth {
-            Some(file) => {
-                Some(auth::follow(file.clone(), config.insecure, &reloader, &metrics).await?)
-            }
-            None => None,
-        };
         let under_way = TaskTracker::new();
         let observe = CallMetrics::new(&metrics, config.limits.max_calls, under_way.clone(), door)?;
         let timeout = config.limits.call_timeout;

@@ -34,7 +34,7 @@ pub(super) struct Issuer {
     /// What `iss` must be.
     pub(super) url: String,
     pub(super) audience: String,
-    pub(super) keys: Keys,
+    pub(super) keys: Arc<Keys>,
 }
 
 #[derive(Deserialize)]

@@ -97,12 +97,17 @@ impl Caller {
     }
 
     /// Reads a request by the teams that its caller may use. There is no other way to a
-    /// [`TeamScope`], so that each team that is denied is noted.
+    /// [`TeamScope`], so that each team that is denied is noted. A request may come long after
+    /// its headers: its caller is authenticated again if the policy has changed meanwhile.
     pub(super) fn read<T>(
         &self,
         read: impl FnOnce(&TeamScope) -> Result<T, Invalid>,
     ) -> Result<T, Problem> {
-        let teams = self.known.as_ref().map_or(&TeamScope::All, |known| &known.principal.teams);
+        let principal = match &self.known {
+            Some(known) => Some(known.now(&self.peer)?),
+            None => None,
+        };
+        let teams = principal.as_ref().map_or(&TeamScope::All, |principal| &principal.teams);
         read(teams).map_err(|invalid| {
             if let Fault::TeamDenied(team) = &invalid.fault {
                 self.refuse(Refusal::Team(team), CallTrace::current().as_ref());
@@ -182,6 +187,28 @@ impl Caller {
 }
 
 impl Known {
+    /// Who it is by the policy in force, if the role still allows the call.
+    fn now(&self, peer: &PeerIdentity) -> Result<Arc<Principal>, Problem> {
+        if self.generation == self.door.generation() {
+            return Ok(Arc::clone(&self.principal));
+        }
+        let known = self.door.authenticate(self.authorization.iter(), peer, wall_clock());
+        let refused = |refusal| {
+            self.door.refuse(refusal, Some(&self.principal), peer, CallTrace::current().as_ref());
+        };
+        match known {
+            Ok(known) if known.principal.role >= self.principal.role => Ok(known.principal),
+            Ok(_) => {
+                refused(Refusal::Role);
+                Err(Problem::Role)
+            }
+            Err(refusal) => {
+                refused(refusal);
+                Err(Problem::Unauthenticated)
+            }
+        }
+    }
+
     /// Waits until the caller may no longer use sessions of `team`: the policy does not know it
     /// any more, or gives it a lower role or other teams, or its credential has expired.
     fn denied(&self, peer: PeerIdentity, team: Team) -> impl Future<Output = ()> + use<> {

@@ -2,7 +2,7 @@
 
 use std::{path::PathBuf, sync::Arc};
 
-use anyhow::Context as _;
+use anyhow::{Context as _, ensure};
 
 use super::reload::Reloader;
 use crate::{auth::Policy, grpc::Door, telemetry::Metrics};
@@ -33,7 +33,9 @@ pub(super) async fn follow(
         let previous = following.policy();
         let policy = Policy::parse(contents.get(&path)?, &named, Some(&previous))
             .with_context(|| format!("cannot use {}", path.display()))?;
+        let stale = policy.stale().join("; ");
         following.replace(policy);
+        ensure!(stale.is_empty(), "{stale}");
         Ok(())
     };
     reloader.watch("auth", files, apply).await.context("--auth")?;

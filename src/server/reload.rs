@@ -15,7 +15,7 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{Context as _, anyhow, bail, ensure};
+use anyhow::{anyhow, bail, ensure};
 use rustix::fs::OFlags;
 use sha2::{Digest as _, Sha256};
 use tokio::{
@@ -36,23 +36,32 @@ const READ_TIMEOUT: Duration = Duration::from_secs(5);
 const START_TRIES: usize = 20;
 const START_PAUSE: Duration = Duration::from_millis(50);
 
-/// What a set of files holds.
+/// What a set of files holds; of those that cannot be read, why.
 #[derive(Default)]
-pub struct Contents(BTreeMap<PathBuf, Vec<u8>>);
+pub struct Contents(BTreeMap<PathBuf, Result<Vec<u8>, String>>);
 
 impl Contents {
     /// The bytes of the file at `path`.
     ///
     /// # Errors
-    /// When it is none of the set.
+    /// When it is none of the set, or could not be read.
     pub fn get(&self, path: &Path) -> anyhow::Result<&[u8]> {
-        let found = self.0.get(path).map(Vec::as_slice);
-        found.with_context(|| format!("{} has not been read", path.display()))
+        match self.0.get(path) {
+            Some(Ok(bytes)) => Ok(bytes),
+            Some(Err(why)) => bail!("{why}"),
+            None => bail!("{} has not been read", path.display()),
+        }
+    }
+
+    /// Why one of the files could not be read, if so.
+    fn failure(&self) -> Option<&str> {
+        self.0.values().find_map(|read| read.as_ref().err()).map(String::as_str)
     }
 
     fn digest(&self) -> Fingerprint {
         let mut hash = Sha256::new();
-        for (path, bytes) in &self.0 {
+        for (path, read) in &self.0 {
+            let bytes = read.as_ref().map_or_else(String::as_bytes, Vec::as_slice);
             for part in [path.as_os_str().as_encoded_bytes(), bytes] {
                 hash.update(part.len().to_be_bytes());
                 hash.update(part);
@@ -93,8 +102,8 @@ impl Reloader {
 
     /// Reads a set of files, named `what` in logs and metrics, and lets `apply` use it; from then
     /// on again whenever it has changed. `files` names them, given those that were read so far: a
-    /// file may name others. What `apply` fails to use changes nothing; its error is logged, so
-    /// it must not quote the files.
+    /// file may name others. `apply` leaves what it fails to use as it was; its error is logged,
+    /// so it must not quote the files.
     ///
     /// # Errors
     /// When the files cannot be read or used now.
@@ -114,6 +123,9 @@ impl Reloader {
             ensure!(tries < START_TRIES, "the files keep changing while they are read");
             sleep(START_PAUSE).await;
         };
+        if let Some(why) = contents.failure() {
+            bail!("{why}");
+        }
         let metrics = self.metrics.of(what);
         let mut set = FileSet::start(what, apply, metrics, &contents)?;
         let (mut requests, stop) = (self.requests.subscribe(), self.stop.clone());
@@ -160,7 +172,10 @@ impl<F: Fn(&Contents) -> Vec<PathBuf> + Send + Sync + 'static> Reader<F> {
         let (answer, reading) = oneshot::channel();
         thread::Builder::new().name("reload".into()).spawn(move || {
             // A file may vanish between two steps of a swap: the second time it is missing.
-            let read = read_set(&*files).or_else(|_| read_set(&*files));
+            let mut read = read_set(&*files);
+            if matches!(&read, Ok(Some(contents)) if contents.failure().is_some()) {
+                read = read_set(&*files);
+            }
             let _ = answer.send(read);
         })?;
         Ok(reading)
@@ -185,11 +200,12 @@ fn read_set(files: &impl Fn(&Contents) -> Vec<PathBuf>) -> ReadSet {
         }
         for path in named {
             ensure!(contents.0.len() < MAX_FILES, "more than {MAX_FILES} files");
-            let read = read_file(&path);
-            let (bytes, version) =
-                read.with_context(|| format!("cannot read {}", path.display()))?;
-            versions.insert(path.clone(), version);
-            contents.0.insert(path, bytes);
+            let read = read_file(&path).map(|(bytes, version)| {
+                versions.insert(path.clone(), version);
+                bytes
+            });
+            let why = |error| format!("cannot read {}: {error:#}", path.display());
+            contents.0.insert(path.clone(), read.map_err(why));
         }
     }
     let unchanged = |(path, read): (&PathBuf, &Version)| {
@@ -272,7 +288,7 @@ impl<A: FnMut(&Contents) -> anyhow::Result<()>> FileSet<A> {
                     tracing::error!(
                         what = self.what,
                         error = format!("{error:#}"),
-                        "cannot use the changed files; the previous content stays in use"
+                        "cannot use the changed files; what cannot be used keeps its previous content"
                     );
                 }
             }

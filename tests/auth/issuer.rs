@@ -1,6 +1,9 @@
 //! A service account's token, until it expires.
 
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::{
+    path::Path,
+    time::{SystemTime, UNIX_EPOCH},
+};
 
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use oncegate::grpc::pb::{AcquireSessionLeaseRequest, HoldSessionLeaseRequest};
@@ -12,7 +15,7 @@ use serde_json::json;
 use tokio::time::timeout;
 
 use super::*;
-use crate::harness::{acquire, mark, seconds, session};
+use crate::harness::{acquire, mark, metrics::metrics_page, seconds, session};
 
 const URL: &str = "https://issuer.test";
 /// How long a token is accepted after its `exp`.
@@ -100,4 +103,30 @@ async fn what_a_token_allowed_ends_as_it_expires() {
     is_unauthenticated(&client.mark_processed(with(&token, mark("T1", "b"))).await.unwrap_err());
     let renewed = issuer.token(now() + Duration::from_mins(5));
     client.mark_processed(with(&renewed, mark("T1", "c"))).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_key_set_that_cannot_be_used_keeps_its_keys_and_delays_no_revocation() {
+    let (issuer, keys, revoked) = (Issuer::new(), tempfile::tempdir().unwrap(), new_token());
+    let file = issuer.file(&keys);
+    let both = principal("gone", "bot", &["T1"], &[&revoked]) + &file;
+    let server = Guarded::start_with(&both, &["--ops-listen", "127.0.0.1:0"]).await;
+    let mut client = server.client().await;
+    client.mark_processed(with(&revoked, mark("T1", "a"))).await.unwrap();
+    let pod = issuer.token(now() + Duration::from_mins(5));
+    for spoil in [
+        |path: &Path| fs::write(path, "{").unwrap(),
+        |path: &Path| {
+            fs::remove_file(path).unwrap();
+        },
+    ] {
+        spoil(&keys.path().join("jwks.json"));
+        server.replace(&both);
+        client.mark_processed(with(&pod, mark("T1", "b"))).await.unwrap();
+    }
+    server.replace(&file);
+    is_unauthenticated(&until_refused(&mut client, &revoked).await);
+    client.mark_processed(with(&pod, mark("T1", "c"))).await.unwrap();
+    let page = metrics_page(&server.replica).await;
+    assert!(page.contains("oncegate_config_stale{what=\"auth\"} 1"), "{page}");
 }

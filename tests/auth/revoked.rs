@@ -197,3 +197,40 @@ async fn a_revoked_token_is_refused_on_the_connection_that_had_shown_it() {
     is_unauthenticated(&known.mark_processed(with(&revoked, mark("T1", "b"))).await.unwrap_err());
     known.mark_processed(with(&kept, mark("T1", "c"))).await.unwrap();
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_caller_is_revoked_between_the_headers_of_a_call_and_its_message() {
+    let (revoked, kept) = (new_token(), new_token());
+    let stays = principal("kept", "bot", &["T1"], &[&kept]);
+    let server = Guarded::start(&(principal("gone", "bot", &["T1"], &[&revoked]) + &stays)).await;
+    let mut raw = Raw::connect(server.address()).await;
+    let authorization = format!("Bearer {revoked}");
+    let path = "/oncegate.v1.IdempotencyService/MarkProcessed";
+    let mut call = raw.begin(path, &[("authorization", authorization.as_str())]).await;
+    // Its headers have come once a later call on the connection is answered.
+    let mut other = raw.begin(path, &[("authorization", authorization.as_str())]).await;
+    other.send(framed(&mark("T1", "a")), true);
+    assert_eq!(other.status().await.code(), Code::Ok);
+    server.replace(&stays);
+    is_unauthenticated(&until_refused(&mut server.client().await, &revoked).await);
+    call.send(framed(&mark("T1", "b")), true);
+    is_unauthenticated(&call.status().await);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_caller_loses_its_role_between_the_headers_of_a_call_and_its_message() {
+    let token = new_token();
+    let server = Guarded::start(&principal("bot", "bot", &["T1"], &[&token])).await;
+    let mut raw = Raw::connect(server.address()).await;
+    let authorization = format!("Bearer {token}");
+    let path = "/oncegate.v1.IdempotencyService/MarkProcessed";
+    let mut call = raw.begin(path, &[("authorization", authorization.as_str())]).await;
+    let mut other = raw.begin(path, &[("authorization", authorization.as_str())]).await;
+    other.send(framed(&mark("T1", "a")), true);
+    assert_eq!(other.status().await.code(), Code::Ok);
+    server.replace(&principal("bot", "reader", &["T1"], &[&token]));
+    let refused = until_refused(&mut server.client().await, &token).await;
+    assert_eq!(reason(&refused), "ROLE_DENIED");
+    call.send(framed(&mark("T1", "b")), true);
+    assert_eq!(reason(&call.status().await), "ROLE_DENIED");
+}

@@ -5,7 +5,7 @@ use std::{fs, path::PathBuf, sync::Arc};
 use oncegate::config::Address;
 use rcgen::{
     BasicConstraints, CertificateParams, CertifiedIssuer, DnType, ExtendedKeyUsagePurpose, IsCa,
-    KeyPair, KeyUsagePurpose, date_time_ymd,
+    KeyPair, KeyUsagePurpose, SanType, date_time_ymd,
 };
 use tempfile::TempDir;
 use tokio::net::TcpStream;
@@ -56,6 +56,13 @@ pub fn named(name: &str) -> CertificateParams {
 pub fn client(name: &str) -> CertificateParams {
     let mut params = named(name);
     params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
+    params
+}
+
+/// A client with this SPIFFE ID.
+pub fn workload(id: &str) -> CertificateParams {
+    let mut params = client("workload");
+    params.subject_alt_names.push(SanType::URI(id.try_into().unwrap()));
     params
 }
 

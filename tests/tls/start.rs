@@ -2,8 +2,13 @@
 
 use oncegate::{server::Server, store::Clock};
 
-use super::serve;
-use crate::harness::{certs::Files, config, metrics::metrics_page, process::Process};
+use super::{call, serve};
+use crate::harness::{
+    certs::{Files, workload},
+    config,
+    metrics::metrics_page,
+    process::Process,
+};
 
 /// How starting with these flags ends.
 async fn started(flags: &[&str]) -> Result<(), String> {
@@ -44,6 +49,37 @@ async fn other_machines_are_served_only_as_the_table_says() {
     let why = started(&["--listen", "127.0.0.1:0,0.0.0.0:0"]).await.unwrap_err();
     assert!(why.contains("0.0.0.0:0"), "{why}");
     started(&["--ops-listen", "0.0.0.0:0"]).await.unwrap();
+}
+
+/// Served to all, with a client that its certificate names.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn tls_and_authentication_together_serve_other_machines() {
+    let files = Files::new();
+    files.put(
+        "auth.toml",
+        "[[principal]]\nname = \"bot\"\nrole = \"bot\"\nteams = [\"T1\"]\n\
+         spiffe = [\"spiffe://acme/ns/bots/sa/bot\"]\n",
+    );
+    let auth = files.shown("auth.toml");
+    let replica =
+        serve(&files.mutual("required"), &["--listen", "0.0.0.0:0", "--auth", &auth]).await;
+    let own = files.clients.sign(&workload("spiffe://acme/ns/bots/sa/bot"));
+    call(&files, &replica, Some(&own)).await.unwrap();
+    let other = files.clients.sign(&workload("spiffe://acme/ns/bots/sa/other"));
+    let refused = call(&files, &replica, Some(&other)).await.unwrap_err();
+    assert!(refused.contains("UNAUTHENTICATED"), "{refused}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_bad_auth_file_ends_the_start_before_the_store_is_touched() {
+    let directory = tempfile::tempdir().unwrap();
+    let (auth, store) = (directory.path().join("auth.toml"), directory.path().join("marks.db"));
+    std::fs::write(&auth, "principal = 1").unwrap();
+    let url = format!("sqlite:{}", store.display());
+    let config = config(&url, &["--auth", auth.to_str().unwrap()]);
+    let Err(error) = Server::start(config, Clock::Store).await else { panic!("it starts") };
+    assert!(format!("{error:#}").contains("--auth"), "{error:#}");
+    assert!(!store.exists());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

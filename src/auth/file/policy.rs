@@ -20,7 +20,20 @@ impl File {
             if let Some(other) = policy.issuers.iter().find(|known| known.url == entry.url) {
                 bail!("jwt.{} and jwt.{name}: have the same issuer", other.name);
             }
-            policy.issuers.push(load(name, entry, files)?);
+            let former = previous.and_then(|previous| {
+                let is_same = |former: &&Issuer| former.name == name && former.url == entry.url;
+                previous.issuers.iter().find(is_same)
+            });
+            let keys = match load(&name, &entry, files) {
+                Ok(keys) => Arc::new(keys),
+                Err(error) => {
+                    let Some(former) = former else { return Err(error) };
+                    policy.stale.push(format!("{error:#}"));
+                    Arc::clone(&former.keys)
+                }
+            };
+            let IssuerEntry { url, audience, .. } = entry;
+            policy.issuers.push(Issuer { name, url, audience, keys });
         }
         for entry in self.principals {
             add(&mut policy, entry, previous)?;
@@ -30,14 +43,12 @@ impl File {
 }
 
 fn load(
-    name: Arc<str>,
-    entry: IssuerEntry,
+    name: &str,
+    entry: &IssuerEntry,
     files: &dyn Fn(&Path) -> anyhow::Result<Vec<u8>>,
-) -> anyhow::Result<Issuer> {
-    let IssuerEntry { url, audience, jwks } = entry;
-    let keys = files(&jwks).and_then(|bytes| Keys::parse(&bytes));
-    let keys = keys.with_context(|| format!("jwt.{name}: jwks"))?;
-    Ok(Issuer { name, url, audience, keys })
+) -> anyhow::Result<Keys> {
+    let keys = files(&entry.jwks).and_then(|bytes| Keys::parse(&bytes));
+    keys.with_context(|| format!("jwt.{name}: jwks"))
 }
 
 fn add(policy: &mut Policy, entry: Entry, previous: Option<&Policy>) -> anyhow::Result<()> {

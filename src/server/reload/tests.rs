@@ -109,10 +109,8 @@ fn what_is_no_small_regular_file_changes_nothing_and_holds_nothing_up() {
     ];
     for (expected, how) in cases {
         replace(how);
-        let why = match read_set(&paths(&[&one.path])) {
-            Err(error) => format!("{error:#}"),
-            Ok(_) => "not good".to_owned(),
-        };
+        let contents = read_set(&paths(&[&one.path])).unwrap().unwrap();
+        let why = contents.failure().unwrap_or("not good").to_owned();
         assert!(why.contains(expected), "{why}");
         one.look(&mut set);
         let (in_use, applied, _, stale) = one.seen();
