@@ -58,13 +58,19 @@ class AioStream:
     """One stream."""
 
     def __init__(
-        self, call: Any, first: Any, loop: asyncio.AbstractEventLoop, silent: Callable[[], None]
+        self,
+        call: Any,
+        first: Any,
+        loop: asyncio.AbstractEventLoop,
+        silent: Callable[[], None],
+        is_outdated: Callable[[], bool],
     ) -> None:
         self._call: Any = call
         self._first = first
         """The first message, until it is sent."""
         self._loop = loop
         self._silent = silent
+        self._is_outdated = is_outdated
         self._cancelled = False
         self._writing: asyncio.Timeout | None = None
 
@@ -80,7 +86,7 @@ class AioStream:
                 message = await call.read()
         except grpc.aio.AioRpcError as error:
             self._call = None
-            raise failure_of(error) from error
+            raise self._ended_by(error) from error
         except asyncio.CancelledError:
             # Either the stream was cancelled, or the task that reads it.
             if self._cancelled and cancellations() == before:
@@ -124,6 +130,12 @@ class AioStream:
         if self._call is not None:
             self._call.cancel()
             self._call = None  # gRPC's thread runs as long as there is a call
+
+    def _ended_by(self, error: grpc.aio.AioRpcError) -> Failure:
+        failure = failure_of(error)
+        if failure.code == "UNAUTHENTICATED" and self._is_outdated():
+            return Failure("UNAVAILABLE", "the token of the stream was replaced")
+        return failure
 
     def _open_call(self) -> Any:
         if self._call is None:
