@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from typing import TYPE_CHECKING, Any
 
 import grpc.aio
@@ -105,16 +106,18 @@ class AioStream:
         try:
             # Not by an alarm: gRPC leaves a write waiting if the call is cancelled while it connects.
             async with asyncio.timeout(max(0.0, until - _clock.now())) as self._writing:
-                await call.write(message)
+                # Not by `call.write`: if the server has ended the call, it replaces the server's status
+                # by INTERNAL. The next read has the status.
+                await call.wait_for_connection()
+                with contextlib.suppress(grpc.aio.InternalError):
+                    await call._cython_call.send_serialized_message(message.SerializeToString())
         except TimeoutError:
             if self._cancelled:
                 raise Failure("UNAVAILABLE", "the stream has ended") from None
             self._time_out()
             raise Failure("UNAVAILABLE", "the server did not answer in time") from None
         except grpc.aio.AioRpcError as error:
-            raise failure_of(error) from error
-        except asyncio.InvalidStateError as error:
-            raise Failure("UNAVAILABLE", "the stream has ended") from error
+            raise self._ended_by(error) from error
         except asyncio.CancelledError:
             if self._cancelled and cancellations() == before:
                 raise Failure("UNAVAILABLE", "the stream has ended") from None

@@ -15,6 +15,9 @@ from google.rpc import error_details_pb2, status_pb2
 
 from oncegate import AsyncGate, Delivery, Denied, Gate, Misconfigured, TurnLost, Unavailable
 from oncegate import _access as access
+from oncegate._aio_stream import AioStream
+from oncegate._wire import RUN_TURN, Failure
+from oncegate.v1 import turn_service_pb2 as turns
 
 from .certificates import CLIENT, Authority, Pair
 from .peer import Peer, Refusal
@@ -160,6 +163,29 @@ async def test_a_denied_call_is_not_repeated(refusal: Refusal, reason: str) -> N
     assert (marked.value.reason, begun.value.reason) == (reason, reason)
     assert len(peer.tokens) == 2
     assert "planted" not in repr(begun.value) + repr(begun.value.__cause__)
+
+
+async def test_no_beginning_of_a_turn_that_is_denied_is_repeated() -> None:
+    """Often the server refuses the call before its first message is sent."""
+    with Peer(refusal=UNKNOWN) as peer:
+        async with AsyncGate(peer.address, token="planted") as gate:
+            for _ in range(300):
+                with pytest.raises(Denied):
+                    async with gate.turn(DELIVERY):
+                        pytest.fail("there is no turn")
+    assert len(peer.tokens) == 300
+
+
+async def test_a_message_to_a_call_that_was_denied_says_why() -> None:
+    with Peer(refusal=UNKNOWN) as peer:
+        async with AsyncGate(peer.address, token="planted") as gate:
+            io = gate._runtime.io()
+            stream = await io.open(RUN_TURN, turns.RunTurnRequest(), more=True)
+            assert isinstance(stream, AioStream)
+            assert await stream._call.code() is UNKNOWN.code
+            with pytest.raises(Failure) as caught:
+                await stream.read(io.now() + 5)
+    assert caught.value.denied
 
 
 async def test_a_turn_whose_caller_is_denied_is_lost(caplog: pytest.LogCaptureFixture) -> None:
