@@ -5,10 +5,12 @@ Files are read again, so that what they hold can be exchanged while the process 
 
 from __future__ import annotations
 
+import contextlib
 import ipaddress
 import logging
 import os
 import ssl
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, TypedDict, cast
@@ -16,7 +18,7 @@ from typing import TYPE_CHECKING, TypedDict, cast
 from oncegate._wire import DEFAULT_SERVER, Failure
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Generator, Mapping
 
 LOG = logging.getLogger("oncegate")
 
@@ -198,9 +200,10 @@ class Access:
                 context.load_verify_locations(cadata=found.ca.decode("ascii", "replace"))
             except (ssl.SSLError, ValueError):
                 raise _wrong("tls_ca", f"{ca.path} holds no certificate in PEM") from None
-        if cert and key:
+        if cert and key and found.cert and found.key:
             try:
-                context.load_cert_chain(cert.path, key.path, password="")
+                with _as_file(found.cert) as cert_path, _as_file(found.key) as key_path:
+                    context.load_cert_chain(cert_path, key_path, password="")
             except (ssl.SSLError, ValueError, OSError) as error:
                 reason = getattr(error, "reason", None) or "no PEM"
                 files = f"{cert.path} and {key.path}"
@@ -241,6 +244,25 @@ class Rotation:
 def metadata_of(token: Token | None) -> Metadata | None:
     """What is sent with a call."""
     return None if token is None else token.metadata()
+
+
+@contextlib.contextmanager
+def _as_file(content: bytes) -> Generator[str]:
+    """A file with what was read: `ssl` takes a certificate and a key from files only.
+
+    On Linux it is in memory, so that no key is written to a disk.
+    """
+    if sys.platform == "linux":
+        with open(os.memfd_create("oncegate"), "wb", buffering=0) as file:
+            file.write(content)
+            yield f"/proc/self/fd/{file.fileno()}"
+    else:
+        import tempfile
+
+        with tempfile.TemporaryDirectory() as folder:  # which no other user can read
+            path = Path(folder, "pem")
+            path.write_bytes(content)
+            yield str(path)
 
 
 def _wrong(option: str, problem: str) -> Failure:

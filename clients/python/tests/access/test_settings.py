@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from oncegate import AsyncGate, Gate, Misconfigured
-from oncegate._access import LOOK_AGAIN, Access, Rotation, metadata_of
+from oncegate._access import LOOK_AGAIN, Access, Rotation, _File, metadata_of
 from oncegate._wire import Failure
 
 from .certificates import CLIENT, Authority, Pair
@@ -169,6 +169,37 @@ def test_files_that_hold_no_certificate(ca: Authority, client: Pair, tmp_path: P
         with pytest.raises(Failure) as caught:
             Access("https://gate:1", options).certificates()
         assert caught.value.field == option
+
+
+@pytest.mark.parametrize("exchanged_after", ["tls_cert", "tls_key"])
+def test_what_is_checked_is_what_is_used(
+    exchanged_after: str, ca: Authority, client: Pair, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The pair is exchanged between the reads of its two files, or before it is checked."""
+    cert, key = tmp_path / "cert", tmp_path / "key"
+    cert.write_bytes(client.cert.read_bytes())
+    key.write_bytes(client.key.read_bytes())
+    new = ca.issue(f"exchanged-{exchanged_after}", CLIENT)
+    read = _File.read
+
+    def exchanging(file: _File) -> bytes:
+        content = read(file)
+        if file.option == exchanged_after:
+            cert.write_bytes(new.cert.read_bytes())
+            key.write_bytes(new.key.read_bytes())
+        return content
+
+    monkeypatch.setattr(_File, "read", exchanging)
+    access = Access("https://gate:1", {"tls_cert": cert, "tls_key": key})
+    if exchanged_after == "tls_cert":
+        with pytest.raises(Failure, match="are not a certificate and its key") as caught:
+            access.certificates()
+        assert caught.value.field == "tls_cert"
+    else:
+        found = access.certificates()
+        old = client.cert.read_bytes().strip(), client.key.read_bytes().strip()
+        assert (found.cert, found.key) == old
+    assert access.certificates().key == new.key.read_bytes().strip()
 
 
 def test_a_pair_is_exchanged_as_a_whole(ca: Authority, client: Pair, tmp_path: Path) -> None:
