@@ -31,6 +31,9 @@ export interface AccessOptions {
   readonly insecure?: boolean | undefined;
 }
 
+/** Reports a file that cannot be used now, by the option that names it. */
+export type Warn = (option: string, problem: string) => void;
+
 /** The contents of the files. */
 export interface Certificates {
   readonly ca: Buffer | undefined;
@@ -68,11 +71,11 @@ export class Access {
   readonly #cert: File | undefined;
   readonly #key: File | undefined;
   readonly #tokenFile: File | undefined;
-  readonly #warn: (message: string) => void;
+  readonly #warn: Warn;
   #token: string | undefined;
 
-  /** @param warn is told once that the token's file cannot be read any more */
-  constructor(options: AccessOptions, warn: (message: string) => void = () => {}) {
+  /** @param warn is called for each token that is an old one */
+  constructor(options: AccessOptions, warn: Warn = () => {}) {
     this.#warn = warn;
     const address = options.server || process.env.ONCEGATE_SERVER || "127.0.0.1:7411";
     [this.target, this.isTls] = toTarget(address);
@@ -113,8 +116,8 @@ export class Access {
     try {
       this.#token = toToken(readFile(this.#tokenFile).toString().trim(), "tokenFile");
     } catch (error) {
-      if (this.#token === undefined) throw error;
-      this.#warn(`${describe(error)}; the token that was read before stays in use`);
+      if (this.#token === undefined || !(error instanceof Misconfigured)) throw error;
+      this.#warn(error.option, `${error.message}; the token that was read before stays in use`);
     }
     return this.#token;
   }
@@ -152,12 +155,12 @@ export const lookAgainMs = 10_000;
 /** The certificates that the channels of one gate are made with. */
 export class Rotation {
   readonly #access: Access;
-  readonly #warn: (message: string) => void;
+  readonly #warn: Warn;
   readonly #lookAgainMs: number;
   #used: Certificates | undefined;
   #lookedAt = Number.NEGATIVE_INFINITY;
 
-  constructor(access: Access, warn: (message: string) => void, everyMs = lookAgainMs) {
+  constructor(access: Access, warn: Warn, everyMs = lookAgainMs) {
     this.#access = access;
     this.#warn = warn;
     this.#lookAgainMs = everyMs;
@@ -179,7 +182,8 @@ export class Rotation {
       this.#used = found;
       return true;
     } catch (error) {
-      this.#warn(`${describe(error)}; the certificates that were read before stay in use`);
+      if (!(error instanceof Misconfigured)) throw error;
+      this.#warn(error.option, `${error.message}; the certificates that were read before stay in use`);
       return false;
     }
   }

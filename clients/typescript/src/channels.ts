@@ -1,5 +1,5 @@
 import * as grpc from "@grpc/grpc-js";
-import { type Access, Rotation } from "./access.js";
+import { type Access, Rotation, type Warn } from "./access.js";
 import { IdempotencyService } from "./gen/oncegate/v1/idempotency_service_pb.js";
 import { TurnService } from "./gen/oncegate/v1/turn_service_pb.js";
 
@@ -42,7 +42,7 @@ export class Channels {
   #calls: Channel | undefined;
   #streams: Channel[] = [];
 
-  constructor(access: Access, warn: (message: string) => void, lookAgainMs?: number) {
+  constructor(access: Access, warn: Warn, lookAgainMs?: number) {
     this.#access = access;
     this.#rotation = new Rotation(access, warn, lookAgainMs);
   }

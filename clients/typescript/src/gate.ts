@@ -1,4 +1,4 @@
-import { Access } from "./access.js";
+import { Access, type Warn } from "./access.js";
 import { CallError, Code } from "./call-error.js";
 import { Cancellation } from "./cancellation.js";
 import { Core } from "./core.js";
@@ -44,7 +44,7 @@ export class Gate {
   constructor(options: GateOptions, transport: Transport);
   constructor(options: GateOptions = {}, transport?: Transport) {
     const consumer = options.consumer ?? "";
-    const warn = (message: string) => this.#core.warn("files", message);
+    const warn: Warn = (option, problem) => this.#core.warn(`file:${option}`, problem);
     const connect = () => new GrpcTransport(new Access(options, warn), warn);
     const holder = options.holder ?? defaultHolder(consumer);
     this.#options = options;

@@ -9,7 +9,7 @@ import {
   toBinary,
 } from "@bufbuild/protobuf";
 import * as grpc from "@grpc/grpc-js";
-import type { Access } from "./access.js";
+import type { Access, Warn } from "./access.js";
 import { CallError, Code, readDetails } from "./call-error.js";
 import { Channels } from "./channels.js";
 import { describe } from "./describe.js";
@@ -23,10 +23,10 @@ export class GrpcTransport implements Transport {
   #closed = false;
 
   /**
-   * @param warn is told of files that cannot be read again
+   * @param warn is called if a file cannot be read again
    * @param lookAgainMs how often the certificates are compared with their files
    */
-  constructor(access: Access, warn: (message: string) => void = () => {}, lookAgainMs?: number) {
+  constructor(access: Access, warn: Warn = () => {}, lookAgainMs?: number) {
     this.#access = access;
     this.#channels = new Channels(access, warn, lookAgainMs);
   }

@@ -150,6 +150,27 @@ test("a token file that changes between two calls", async () => {
   expect(peer.tokens).toEqual(["Bearer planted-first", "Bearer planted-second", "Bearer planted-second"]);
 });
 
+test("each file that cannot be read again is a warning of its own", async () => {
+  const [tlsCert, tlsKey] = [join(folder, "broken.pem"), join(folder, "broken.key")];
+  copyFileSync(client.cert, tlsCert);
+  copyFileSync(client.key, tlsKey);
+  await using peer = await Peer.start({ pair, clientCa: ca.cert });
+  await using gate = new Gate({ server: peer.address, tlsCa: ca.cert, tlsCert, tlsKey, tokenFile });
+  await gate.mark(delivery);
+  const emit = vi.spyOn(process, "emitWarning").mockImplementation(() => {});
+  rmSync(tokenFile);
+  rmSync(tlsKey);
+  await gate.mark(delivery);
+  await gate.mark(delivery);
+  const texts = emit.mock.calls.map(([text]) => String(text));
+  emit.mockRestore();
+  expect(texts).toEqual([
+    expect.stringMatching(/^tokenFile: .*; the token that was read before stays in use$/),
+    expect.stringMatching(/^tlsKey: .*; the certificates that were read before stay in use$/),
+  ]);
+  expect(peer.tokens).toEqual(Array(3).fill("Bearer planted-first"));
+});
+
 test("no token is sent unless one is set", async () => {
   await using peer = await Peer.start();
   await using gate = new Gate({ server: peer.address });
