@@ -1,5 +1,6 @@
 import { fromBinary } from "@bufbuild/protobuf";
 import {
+  Denied,
   EpicMismatch,
   Internal,
   Invalid,
@@ -24,11 +25,13 @@ export const Code = {
   UNKNOWN: 2,
   INVALID_ARGUMENT: 3,
   DEADLINE_EXCEEDED: 4,
+  PERMISSION_DENIED: 7,
   RESOURCE_EXHAUSTED: 8,
   FAILED_PRECONDITION: 9,
   OUT_OF_RANGE: 11,
   INTERNAL: 13,
   UNAVAILABLE: 14,
+  UNAUTHENTICATED: 16,
 } as const;
 
 /** The gRPC status of a call that failed. */
@@ -57,6 +60,16 @@ export class CallError extends Error {
   get lost(): LostReason | undefined {
     const { reason } = this;
     return reason === "CLAIM_LOST" || reason === "LEASE_LOST" || reason === "MAX_HOLD" ? reason : undefined;
+  }
+
+  /** Whether the server does not accept the caller. */
+  get isDenied(): boolean {
+    return this.code === Code.UNAUTHENTICATED || this.code === Code.PERMISSION_DENIED;
+  }
+
+  /** Why what is held is lost by this, if it is. */
+  get loss(): LostReason | undefined {
+    return this.lost ?? (this.isDenied ? "DENIED" : undefined);
   }
 
   /** Whether a limit is reached that a later call may find free. */
@@ -97,6 +110,10 @@ export class CallError extends Error {
     if (this.isTransient)
       return new Unavailable(`oncegate is unavailable: ${this.message}`, this.retryAfterMs, cause);
     switch (this.code) {
+      case Code.UNAUTHENTICATED:
+        return new Denied(this.reason || "UNAUTHENTICATED", this.message, cause);
+      case Code.PERMISSION_DENIED:
+        return new Denied(this.reason || "PERMISSION_DENIED", this.message, cause);
       case Code.RESOURCE_EXHAUSTED:
         if (this.retryAfterMs !== undefined) return new Overloaded(this.message, this.retryAfterMs, cause);
         return new Invalid(this.field, this.message, cause);

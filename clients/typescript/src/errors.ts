@@ -6,6 +6,8 @@ export type LostReason =
   | "LEASE_LOST"
   /** The server's maximum lifetime, renewals included. */
   | "MAX_HOLD"
+  /** The server does not accept the caller any more: its token or certificate, its role or its team. */
+  | "DENIED"
   /** The trusted end passed without news from the server. */
   | "EXPIRED"
   /** The gate was closed, its drain was over, or the client of a webhook has gone. */
@@ -152,6 +154,34 @@ export class Overloaded extends OncegateError {
     options?: ErrorOptions,
   ) {
     super(`${message}; try again after ${Math.ceil(retryAfterMs)} ms`, options);
+  }
+}
+
+/** The server does not know the caller, or the caller may not do this. A retry does not help. */
+export class Denied extends OncegateError {
+  constructor(
+    /**
+     * TEAM_DENIED, ROLE_DENIED or another reason of the contract; without one, UNAUTHENTICATED or
+     * PERMISSION_DENIED.
+     */
+    readonly reason: string,
+    message: string,
+    options?: ErrorOptions,
+  ) {
+    super(
+      `the server denies the call (${reason}): ${message}; check the gate's token or certificate, and its role and teams in the server's --auth file`,
+      options,
+    );
+  }
+}
+
+/** An option of the gate, or the file that it names, cannot be used. Fix it. */
+export class Misconfigured extends OncegateError {
+  constructor(
+    readonly option: string,
+    problem: string,
+  ) {
+    super(`${option}: ${problem}; fix the options of the gate`);
   }
 }
 

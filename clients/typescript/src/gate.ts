@@ -1,3 +1,4 @@
+import { Access, type Warn } from "./access.js";
 import { CallError, Code } from "./call-error.js";
 import { Cancellation } from "./cancellation.js";
 import { Core } from "./core.js";
@@ -43,10 +44,11 @@ export class Gate {
   constructor(options: GateOptions, transport: Transport);
   constructor(options: GateOptions = {}, transport?: Transport) {
     const consumer = options.consumer ?? "";
-    const server = options.server ?? process.env.ONCEGATE_SERVER ?? "127.0.0.1:7411";
+    const warn: Warn = (option, problem) => this.#core.warn(`file:${option}`, problem);
+    const connect = () => new GrpcTransport(new Access(options, warn), warn);
     const holder = options.holder ?? defaultHolder(consumer);
     this.#options = options;
-    this.#core = new Core(transport ?? new GrpcTransport(server), monotonic, options.hooks ?? {}, holder);
+    this.#core = new Core(transport ?? connect(), monotonic, options.hooks ?? {}, holder);
     this.#consumers = { event: consumer, session: options.shareSessions ? "" : consumer };
     this.#marks = new Marks(this.#core, consumer, toTurnSettings(options, {}).patienceMs);
   }

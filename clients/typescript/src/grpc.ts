@@ -9,83 +9,30 @@ import {
   toBinary,
 } from "@bufbuild/protobuf";
 import * as grpc from "@grpc/grpc-js";
+import type { Access, Warn } from "./access.js";
 import { CallError, Code, readDetails } from "./call-error.js";
+import { Channels } from "./channels.js";
 import { describe } from "./describe.js";
 import { Invalid, Unavailable } from "./errors.js";
-import { IdempotencyService } from "./gen/oncegate/v1/idempotency_service_pb.js";
-import { TurnService } from "./gen/oncegate/v1/turn_service_pb.js";
 import type { CallOptions, Receiver, Stream, Transport } from "./transport.js";
 
-/** Below the server's limit of 1,024 calls a connection. */
-const streamsPerChannel = 900;
-
-/** Each unary call is repeatable, by its request id, turn id or lease id. */
-const unaryRetries = {
-  maxAttempts: 5,
-  initialBackoff: "0.1s",
-  maxBackoff: "2s",
-  backoffMultiplier: 2,
-  retryableStatusCodes: ["UNAVAILABLE"],
-};
-
-const unaryNames = [IdempotencyService, TurnService].flatMap((service) =>
-  service.methods
-    .filter((method) => method.methodKind === "unary")
-    .map((method) => ({ service: service.typeName, method: method.name })),
-);
-
-function channelOptions(server: string): grpc.ChannelOptions {
-  return {
-    "grpc.keepalive_time_ms": 20_000,
-    "grpc.keepalive_timeout_ms": 10_000,
-    "grpc.initial_reconnect_backoff_ms": 100,
-    "grpc.max_reconnect_backoff_ms": 2000,
-    // grpc-js shares connections of equal channels in a process: streams and calls would not be apart.
-    "grpc.use_local_subchannel_pool": 1,
-    "grpc.service_config": JSON.stringify({
-      loadBalancingConfig: [server.startsWith("dns:") ? { round_robin: {} } : { pick_first: {} }],
-      methodConfig: [{ name: unaryNames, retryPolicy: unaryRetries }],
-    }),
-  };
-}
-
-interface StreamChannel {
-  readonly client: grpc.Client;
-  live: number;
-}
-
-/** The transport of Node: grpc-js, with channels that are made on first use. */
+/** The transport of Node: grpc-js. */
 export class GrpcTransport implements Transport {
-  readonly #server: string;
-  #calls: grpc.Client | undefined;
-  readonly #streams: StreamChannel[] = [];
+  readonly #access: Access;
+  readonly #channels: Channels;
   #closed = false;
 
-  /** @param server `HOST:PORT`, `unix:/path` or a target of gRPC such as `dns:///name:port`. */
-  constructor(server: string) {
-    this.#server = server;
+  /**
+   * @param warn is called if a file cannot be read again
+   * @param lookAgainMs how often the certificates are compared with their files
+   */
+  constructor(access: Access, warn: Warn = () => {}, lookAgainMs?: number) {
+    this.#access = access;
+    this.#channels = new Channels(access, warn, lookAgainMs);
   }
 
   #refuseIfClosed(): void {
     if (this.#closed) throw new Unavailable("the gate is closed", undefined);
-  }
-
-  #client(): grpc.Client {
-    return new grpc.Client(this.#server, grpc.credentials.createInsecure(), channelOptions(this.#server));
-  }
-
-  #callClient(): grpc.Client {
-    this.#calls ??= this.#client();
-    return this.#calls;
-  }
-
-  #streamChannel(): StreamChannel {
-    let channel = this.#streams.find(({ live }) => live < streamsPerChannel);
-    if (!channel) {
-      channel = { client: this.#client(), live: 0 };
-      this.#streams.push(channel);
-    }
-    return channel;
   }
 
   unary<I extends DescMessage, O extends DescMessage>(
@@ -97,16 +44,19 @@ export class GrpcTransport implements Transport {
       this.#refuseIfClosed();
       signal?.throwIfAborted();
       const data = encode(method.input, request);
-      const client = over === "streams" ? this.#streamChannel().client : this.#callClient();
+      // Over TLS a call must not wait for a connection: only a call that fails says why there is none.
+      const metadata = metadataOf(this.#access.token(), { waitForReady: !this.#access.isTls });
+      const { client, done } = over === "streams" ? this.#channels.forStream() : this.#channels.forCall();
       const abort = () => call.cancel();
       const call = client.makeUnaryRequest(
         path(method),
         unchanged,
         (data: Buffer) => fromBinary(method.output, data),
         data,
-        new grpc.Metadata({ waitForReady: true }),
+        metadata,
         { deadline: Date.now() + deadlineMs },
         (error, response) => {
+          done();
           signal?.removeEventListener("abort", abort);
           if (response) resolve(response);
           else if (signal?.aborted) reject(signal.reason);
@@ -124,21 +74,22 @@ export class GrpcTransport implements Transport {
   ): Stream<MessageShape<I>, MessageShape<O>> {
     this.#refuseIfClosed();
     const data = encode(method.input, first);
-    const channel = this.#streamChannel();
+    const token = this.#access.token();
+    const metadata = metadataOf(token);
+    const { client, done } = this.#channels.forStream();
     const deserialize = (data: Buffer) => fromBinary(method.output, data);
-    channel.live += 1;
     const call =
       method.methodKind === "bidi_streaming"
-        ? channel.client.makeBidiStreamRequest(path(method), unchanged, deserialize)
-        : channel.client.makeServerStreamRequest(path(method), unchanged, deserialize, data);
-    const ended = () => {
-      channel.live -= 1;
-    };
+        ? client.makeBidiStreamRequest(path(method), unchanged, deserialize, metadata)
+        : client.makeServerStreamRequest(path(method), unchanged, deserialize, data, metadata);
     const stream = new GrpcStream(
       call,
       (message: MessageShape<I>) => encode(method.input, message),
       receiver,
-      ended,
+      {
+        ended: done,
+        isOutdated: () => this.#access.hasReplaced(token),
+      },
     );
     if (method.methodKind === "bidi_streaming") stream.write(data);
     return stream;
@@ -146,8 +97,7 @@ export class GrpcTransport implements Transport {
 
   close(): void {
     this.#closed = true;
-    this.#calls?.close();
-    for (const { client } of this.#streams) client.close();
+    this.#channels.close();
   }
 }
 
@@ -159,7 +109,12 @@ class GrpcStream<I, O> implements Stream<I, O> {
   receiver: Receiver<O>;
   #cancelled = false;
 
-  constructor(call: Call<O>, encode: (message: I) => Buffer, receiver: Receiver<O>, ended: () => void) {
+  constructor(
+    call: Call<O>,
+    encode: (message: I) => Buffer,
+    receiver: Receiver<O>,
+    owner: { ended(): void; isOutdated(): boolean },
+  ) {
     this.#call = call;
     this.#encode = encode;
     this.receiver = receiver;
@@ -169,10 +124,11 @@ class GrpcStream<I, O> implements Stream<I, O> {
     // The status follows every error, and says the same.
     call.on("error", () => {});
     call.on("status", (status: grpc.StatusObject) => {
-      ended();
-      if (!this.#cancelled) {
-        this.receiver.end(status.code === grpc.status.OK ? undefined : toCallError(status));
-      }
+      owner.ended();
+      if (this.#cancelled) return;
+      if (status.code === Code.UNAUTHENTICATED && owner.isOutdated())
+        this.receiver.end(new CallError(Code.UNAVAILABLE, "the token of the stream was replaced"));
+      else this.receiver.end(status.code === grpc.status.OK ? undefined : toCallError(status));
     });
   }
 
@@ -210,7 +166,19 @@ function encode<D extends DescMessage>(schema: D, message: MessageShape<D>): Buf
 
 const unchanged = (data: Buffer) => data;
 
+function metadataOf(token: string | undefined, options: grpc.MetadataOptions = {}): grpc.Metadata {
+  const metadata = new grpc.Metadata(options);
+  if (token !== undefined) metadata.set("authorization", `Bearer ${token}`);
+  return metadata;
+}
+
 function toCallError(status: grpc.StatusObject): CallError {
   const [trailer] = status.metadata.get("grpc-status-details-bin");
-  return new CallError(status.code, status.details, readDetails(trailer as Buffer | undefined));
+  return new CallError(status.code, explain(status), readDetails(trailer as Buffer | undefined));
+}
+
+/** What Node says of a server's certificate; otherwise its messages are those of an outage. */
+function explain({ code, details }: grpc.StatusObject): string {
+  if (code !== grpc.status.UNAVAILABLE || !/Last error: .*certificate/.test(details)) return details;
+  return `its certificate is not from a CA of tlsCa, or not valid for its name (${details})`;
 }

@@ -1,3 +1,4 @@
+export type { AccessOptions } from "./access.js";
 export { CallError } from "./call-error.js";
 export { type Codec, type Encoded, jsonCodec, jsonCodecOf } from "./codec.js";
 export {

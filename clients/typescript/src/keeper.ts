@@ -84,7 +84,7 @@ export class Keeper {
       this.#state.renewed(sent, measured);
     } catch (error) {
       const status = error instanceof CallError ? error : undefined;
-      if (status?.lost) return this.lose(status.lost, status);
+      if (status?.loss) return this.lose(status.loss, status);
       this.#failed += 1;
       this.#state.notRenewed(this.#clock.now(), status?.retryAfterMs);
     }

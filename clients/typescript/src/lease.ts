@@ -59,7 +59,7 @@ export class Lease extends Hold {
         this.#stream = undefined;
         // Its release also ends the stream.
         if (!this.isOpen) return;
-        if (error?.lost) this.lose(error.lost, error);
+        if (error?.loss) this.lose(error.loss, error);
         else this.broke(error);
       },
     };

@@ -1,5 +1,6 @@
 import { hostname } from "node:os";
 import { basename } from "node:path";
+import type { AccessOptions } from "./access.js";
 import { type Codec, jsonCodec } from "./codec.js";
 import { Invalid, type LostReason } from "./errors.js";
 import { marginMs } from "./keeping.js";
@@ -29,9 +30,7 @@ export interface Hooks {
   onEnd?(outcome: EndOutcome): void;
 }
 
-export interface GateOptions {
-  /** `HOST:PORT` or `unix:/path`. Default: `ONCEGATE_SERVER`, else 127.0.0.1:7411. */
-  readonly server?: string | undefined;
+export interface GateOptions extends AccessOptions {
   /** The application: each consumer handles an event once. Default: all callers share. */
   readonly consumer?: string | undefined;
   /** Whether all consumers take turns in a conversation. Default: each has its own sessions. */

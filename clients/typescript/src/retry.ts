@@ -1,5 +1,5 @@
 import type { DescMessage, DescMethodUnary, MessageShape } from "@bufbuild/protobuf";
-import { CallError } from "./call-error.js";
+import { CallError, Code } from "./call-error.js";
 import type { Core } from "./core.js";
 import { leastTryMs, Patience } from "./patience.js";
 import { type Clock, sleep } from "./time.js";
@@ -21,8 +21,8 @@ export const shortTries: Plan = (attempt, leftMs) => ({
 });
 
 /**
- * Repeats an attempt while the server is unavailable or overloaded. Throws the latest error, or the
- * reason of the caller's signal.
+ * Repeats an attempt while the server is unavailable or overloaded. Throws the latest error that says more
+ * than that the time was over, or the reason of the caller's signal.
  */
 export async function repeat<T>(
   patience: Patience,
@@ -30,13 +30,15 @@ export async function repeat<T>(
   caller: { readonly signal?: AbortSignal | undefined },
   attempt: (number: number) => Promise<T>,
 ): Promise<T> {
+  let cause: CallError | undefined;
   for (let number = 0; ; number += 1) {
     try {
       return await attempt(number);
     } catch (error) {
       if (!(error instanceof CallError && error.isRetryable)) throw error;
+      if (cause === undefined || error.code !== Code.DEADLINE_EXCEEDED) cause = error;
       const pause = patience.pause(error, clock.now(), Math.random());
-      if (pause === undefined) throw error;
+      if (pause === undefined) throw cause;
       await sleep(pause, caller.signal);
     }
   }

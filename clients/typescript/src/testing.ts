@@ -1,4 +1,5 @@
 import { create } from "@bufbuild/protobuf";
+import { Access } from "./access.js";
 import { type SessionInit, toSession } from "./delivery.js";
 import { Gate } from "./gate.js";
 import {
@@ -67,7 +68,7 @@ export class Server {
   /** @internal */
   constructor(process: ServerProcess, consumer: string) {
     this.#process = process;
-    this.#transport = new GrpcTransport(process.address);
+    this.#transport = new GrpcTransport(new Access({ server: process.address }));
     this.#consumer = consumer;
   }
 

@@ -233,7 +233,7 @@ export class Turn extends Hold {
     if (this.#answer) this.#answer(error);
     // FinishTurn also ends the stream.
     else if (!this.isOpen) return;
-    else if (error?.lost) this.lose(error.lost, error);
+    else if (error?.loss) this.lose(error.loss, error);
     else this.broke(error);
   }
 

@@ -11,6 +11,7 @@ from oncegate._codec import Codec, JsonCodec, PydanticCodec
 from oncegate._delivery import Delivery, Session
 from oncegate._errors import (
     Busy,
+    Denied,
     Dropped,
     Duplicate,
     EpicMismatch,
@@ -19,6 +20,7 @@ from oncegate._errors import (
     Internal,
     Invalid,
     LeaseLost,
+    Misconfigured,
     NotGranted,
     OncegateError,
     Outcome,
@@ -44,6 +46,7 @@ __all__ = [
     "Busy",
     "Codec",
     "Delivery",
+    "Denied",
     "Dropped",
     "Duplicate",
     "EpicMismatch",
@@ -57,6 +60,7 @@ __all__ = [
     "Lease",
     "LeaseLost",
     "MarkItem",
+    "Misconfigured",
     "NotGranted",
     "OncegateError",
     "Outcome",

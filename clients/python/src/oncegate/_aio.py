@@ -29,8 +29,9 @@ Handler = TypeVar("Handler", bound=Callable[..., Any])
 class AsyncGate:
     """The client for asyncio. One a process; connects on first use, and once in each event loop.
 
-    `server`: ``host:port``, ``dns:///name:port`` or ``unix:/path``; by default ``ONCEGATE_SERVER`` of
-    the environment, else ``127.0.0.1:7411``. Options: `GateOptions`.
+    `server`: ``host:port``, ``https://host:port``, ``dns:///name:port`` or ``unix:/path``; by default
+    ``ONCEGATE_SERVER`` of the environment, else ``127.0.0.1:7411``. Options: `GateOptions`, and for TLS
+    and tokens `AccessOptions`. Raises `Misconfigured`.
     """
 
     def __init__(self, server: str | None = None, **options: Unpack[GateOptions]) -> None:
@@ -59,7 +60,7 @@ class AsyncGate:
 
         Raises:
             NotGranted: `Duplicate`, `GaveUp`, `InProgress`, `Busy` or `Dropped`: there is no turn.
-            Unavailable, Overloaded, EpicMismatch, PayloadMismatch, Invalid: From its beginning.
+            Unavailable, Overloaded, Denied, EpicMismatch, PayloadMismatch, Invalid: From its beginning.
             TurnLost, OutcomeUnknown: From its end.
         """
         if isinstance(delivery, Delivery):
@@ -129,7 +130,7 @@ class AsyncGate:
         Raises:
             Busy: Another holder has it, and ``wait`` is over.
             LeaseLost: From its end.
-            Unavailable, Overloaded, EpicMismatch, Invalid: From its beginning.
+            Unavailable, Overloaded, Denied, EpicMismatch, Invalid: From its beginning.
         """
         entry = LeaseEntry(self._options, session, id, thread, options)
         return AsyncLeaseScope(self._runtime, entry)
@@ -138,7 +139,7 @@ class AsyncGate:
         """Marks an event as processed, at most once: a crash afterwards loses it.
 
         `ttl`: how long it stays processed, 1 s to 30 days; the delivery's, else 24 h, by default.
-        Raises `Unavailable`, `Overloaded`, `PayloadMismatch` or `Invalid`.
+        Raises `Unavailable`, `Overloaded`, `Denied`, `PayloadMismatch` or `Invalid`.
         """
         options = self._options
         request = options.mark(delivery, ttl)

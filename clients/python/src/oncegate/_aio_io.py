@@ -12,6 +12,7 @@ import grpc.aio
 
 from oncegate import _clock
 from oncegate import _errors as errors
+from oncegate._access import Rotation, metadata_of
 from oncegate._aio_stream import AioStream, cancellations, failure_of
 from oncegate._connections import Connections
 from oncegate._wire import CHANNEL_OPTIONS, Failure, Method, Req, Res
@@ -19,6 +20,7 @@ from oncegate._wire import CHANNEL_OPTIONS, Failure, Method, Req, Res
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
 
+    from oncegate._access import Access
     from oncegate._hold import Hold
     from oncegate._io import Latch, Stream
 
@@ -61,7 +63,9 @@ class AioLatch:
 class AioIo:
     """Time, calls and channels of one event loop, and the turns and leases that use them."""
 
-    def __init__(self, server: str) -> None:
+    def __init__(self, access: Access) -> None:
+        self._access = access
+        self._rotation = Rotation(access)
         self._loop = asyncio.get_running_loop()
         self._flows: set[Hold] = set()
         """Those that begin, that run, and that end."""
@@ -71,9 +75,27 @@ class AioIo:
         self._closed = asyncio.Event()
         self._pause: asyncio.Event | None = None
         self._connections = Connections(
-            lambda: grpc.aio.insecure_channel(server, options=CHANNEL_OPTIONS),
+            self._channel,
             lambda channel: self.spawn(channel.close()),
         )
+
+    def _channel(self) -> Any:
+        target, options = self._access.target, [*CHANNEL_OPTIONS]
+        if not self._access.is_tls:
+            if self._access.avoids_proxy:
+                options.append(("grpc.enable_http_proxy", 0))
+            return grpc.aio.insecure_channel(target, options=options)
+        if self._access.server_name is not None:
+            options.append(("grpc.ssl_target_name_override", self._access.server_name))
+        found = self._rotation.certificates()
+        credentials = grpc.ssl_channel_credentials(found.ca, found.key, found.cert)
+        return grpc.aio.secure_channel(target, credentials, options=options)
+
+    def _connect(self) -> Connections:
+        """The connections for one more call or stream: new ones if the certificates have changed."""
+        if self._rotation.has_changed(self.now()):
+            self._connections.replace()
+        return self._connections
 
     def now(self) -> float:
         """See `oncegate._clock`."""
@@ -96,8 +118,11 @@ class AioIo:
         """Makes one call."""
         await self._resumed()
         before = cancellations()
-        connection = self._connections.for_call()
-        call = connection.stub(method, "unary_unary")(request, timeout=timeout)
+        token = self._access.token()
+        connection = self._connect().for_call()
+        call = connection.stub(method, "unary_unary")(
+            request, timeout=timeout, metadata=metadata_of(token)
+        )
         self._open.add(call)
         try:
             response: Res = await call
@@ -117,13 +142,20 @@ class AioIo:
     async def open(self, method: Method[Any, Res], request: Any, *, more: bool) -> Stream[Any, Res]:
         """Makes a stream; see `Io`."""
         await self._resumed()
-        connection = self._connections.for_stream()
+        token = self._access.token()
+        connection = self._connect().for_stream()
         if more:
-            call = connection.stub(method, "stream_stream")()
+            call = connection.stub(method, "stream_stream")(metadata=metadata_of(token))
         else:
-            call = connection.stub(method, "unary_stream")(request)
+            call = connection.stub(method, "unary_stream")(request, metadata=metadata_of(token))
         first = request if more else None
-        stream = AioStream(call, first, self._loop, lambda: self._connections.suspect(connection))
+        stream = AioStream(
+            call,
+            first,
+            self._loop,
+            lambda: self._connections.suspect(connection),
+            lambda: self._access.has_replaced(token),
+        )
         self._open.add(stream)
 
         def done(_: Any) -> None:

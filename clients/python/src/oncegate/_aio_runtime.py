@@ -23,7 +23,7 @@ class AioRuntime:
         self.hooks = options.hooks
         self._closed = False
         self._ios: dict[asyncio.AbstractEventLoop, AioIo] = {}
-        self._server = options.server
+        self._access = options.access
         self._pid: int | None = None
         """The process that has used grpc.aio."""
 
@@ -45,7 +45,7 @@ class AioRuntime:
             for other in list(self._ios):  # as other threads add theirs
                 if other.is_closed():
                     self._ios.pop(other, None)
-            io = self._ios[loop] = AioIo(self._server)
+            io = self._ios[loop] = AioIo(self._access)
             if self._closed:  # by another thread, whose drain may have missed this one
                 self._ios.pop(loop, None)
                 raise errors.Closed

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from typing import TYPE_CHECKING, Any
 
 import grpc.aio
@@ -58,13 +59,19 @@ class AioStream:
     """One stream."""
 
     def __init__(
-        self, call: Any, first: Any, loop: asyncio.AbstractEventLoop, silent: Callable[[], None]
+        self,
+        call: Any,
+        first: Any,
+        loop: asyncio.AbstractEventLoop,
+        silent: Callable[[], None],
+        is_outdated: Callable[[], bool],
     ) -> None:
         self._call: Any = call
         self._first = first
         """The first message, until it is sent."""
         self._loop = loop
         self._silent = silent
+        self._is_outdated = is_outdated
         self._cancelled = False
         self._writing: asyncio.Timeout | None = None
 
@@ -80,7 +87,7 @@ class AioStream:
                 message = await call.read()
         except grpc.aio.AioRpcError as error:
             self._call = None
-            raise failure_of(error) from error
+            raise self._ended_by(error) from error
         except asyncio.CancelledError:
             # Either the stream was cancelled, or the task that reads it.
             if self._cancelled and cancellations() == before:
@@ -99,16 +106,18 @@ class AioStream:
         try:
             # Not by an alarm: gRPC leaves a write waiting if the call is cancelled while it connects.
             async with asyncio.timeout(max(0.0, until - _clock.now())) as self._writing:
-                await call.write(message)
+                # Not by `call.write`: if the server has ended the call, it replaces the server's status
+                # by INTERNAL. The next read has the status.
+                await call.wait_for_connection()
+                with contextlib.suppress(grpc.aio.InternalError):
+                    await call._cython_call.send_serialized_message(message.SerializeToString())
         except TimeoutError:
             if self._cancelled:
                 raise Failure("UNAVAILABLE", "the stream has ended") from None
             self._time_out()
             raise Failure("UNAVAILABLE", "the server did not answer in time") from None
         except grpc.aio.AioRpcError as error:
-            raise failure_of(error) from error
-        except asyncio.InvalidStateError as error:
-            raise Failure("UNAVAILABLE", "the stream has ended") from error
+            raise self._ended_by(error) from error
         except asyncio.CancelledError:
             if self._cancelled and cancellations() == before:
                 raise Failure("UNAVAILABLE", "the stream has ended") from None
@@ -124,6 +133,12 @@ class AioStream:
         if self._call is not None:
             self._call.cancel()
             self._call = None  # gRPC's thread runs as long as there is a call
+
+    def _ended_by(self, error: grpc.aio.AioRpcError) -> Failure:
+        failure = failure_of(error)
+        if failure.code == "UNAUTHENTICATED" and self._is_outdated():
+            return Failure("UNAVAILABLE", "the token of the stream was replaced")
+        return failure
 
     def _open_call(self) -> Any:
         if self._call is None:

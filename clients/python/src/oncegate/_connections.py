@@ -79,6 +79,15 @@ class Connections:
             elif connection in self._streams:
                 self._streams.remove(connection)
 
+    def replace(self) -> None:
+        """Others are opened for what comes. Those that are in use close after their last call."""
+        with self._lock:
+            self._streams, self._calls = [], None
+            unused = [connection for connection in self._all if connection.live == 0]
+            for connection in unused:
+                self._all.remove(connection)
+                self._close(connection.channel)
+
     def close(self) -> list[Any]:
         """Forgets all connections, and returns their channels."""
         with self._lock:

@@ -100,8 +100,8 @@ class Lost(OncegateError):
     def __init__(self, reason: str, value: Any = None) -> None:
         super().__init__(f"the {self.what} was lost ({reason}); stop working, another run may have it")
         self.reason = reason
-        """``"CLAIM_LOST"``, ``"LEASE_LOST"``, ``"MAX_HOLD"``, ``"EXPIRED"``, ``"CLOSED"`` or, if its
-        scope had been left, ``"ENDED"``."""
+        """``"CLAIM_LOST"``, ``"LEASE_LOST"``, ``"MAX_HOLD"``, ``"DENIED"``, ``"EXPIRED"``, ``"CLOSED"``
+        or, if its scope had been left, ``"ENDED"``."""
         self.value = value
         """What the handler returned although the turn was lost. It was not stored."""
 
@@ -160,6 +160,31 @@ class Overloaded(OncegateError):
         super().__init__(f"the server is overloaded: {message}; retry in {retry_after:.1f} s")
         self.retry_after = retry_after
         """Seconds after which to try again."""
+
+
+class Denied(OncegateError):
+    """The server does not know the caller, or the caller may not do this. A retry does not help."""
+
+    __match_args__ = ("reason",)
+
+    def __init__(self, reason: str, message: str) -> None:
+        super().__init__(
+            f"the server denies the call ({reason}): {message}; check the gate's token or certificate, "
+            "and its role and teams in the server's --auth file"
+        )
+        self.reason = reason
+        """``"TEAM_DENIED"``, ``"ROLE_DENIED"`` or another reason of the contract; without one,
+        ``"UNAUTHENTICATED"`` or ``"PERMISSION_DENIED"``."""
+
+
+class Misconfigured(OncegateError):
+    """An option of the gate, or the file that it names, cannot be used: fix it."""
+
+    __match_args__ = ("option",)
+
+    def __init__(self, option: str, problem: str) -> None:
+        super().__init__(f"{option}: {problem}; fix the settings of the gate")
+        self.option = option
 
 
 class EpicMismatch(OncegateError):

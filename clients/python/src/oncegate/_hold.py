@@ -291,8 +291,8 @@ class Hold(ABC):
         """The stream ended. Returns whether there is something to carry on."""
         if self._over:
             return False
-        if failure.lost:
-            self.lose(failure.reason)
+        if failure.loss:
+            self.lose(failure.loss)
             return False
         self._hang_up()
         self.kept_by = "renew"
@@ -305,7 +305,7 @@ class Hold(ABC):
             try:
                 await self._renew(self.trusted_end)
             except Failure as failure:
-                self.lose(failure.reason if failure.lost else "EXPIRED")
+                self.lose(failure.loss or "EXPIRED")
                 return
             if self.left <= 0:  # before max_hold, the server grants less than the margin
                 self.lose("EXPIRED")

@@ -110,9 +110,11 @@ async def call_until(
 ) -> tuple[Res, float]:
     """Repeats a call that is safe to repeat until it has an answer. The last attempt is at `until`.
 
-    Returns the answer, and when the call that got it was sent. Raises the last `Failure`.
+    Returns the answer, and when the call that got it was sent. Raises the last `Failure` that says
+    more than that the time was over.
     """
     pause = pauses()
+    cause: Failure | None = None
     while True:
         sent = io.now()
         try:
@@ -120,6 +122,8 @@ async def call_until(
         except Failure as failure:
             left = until - io.now()
             delay = failure.retry_after or min(next(pause), left)
+            if failure.code != "DEADLINE_EXCEEDED" or cause is None:
+                cause = failure
             if not failure.retryable or left <= 0 or delay > left:
-                raise
+                raise cause from cause.__cause__
         await io.sleep(delay)

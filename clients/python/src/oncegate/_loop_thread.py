@@ -22,6 +22,8 @@ from oncegate._aio_io import CLOSING, AioIo
 if TYPE_CHECKING:
     from collections.abc import Coroutine
 
+    from oncegate._access import Access
+
 T = TypeVar("T")
 LOG = logging.getLogger("oncegate")
 
@@ -46,7 +48,7 @@ def _without_calls(flow: Coroutine[Any, Any, T]) -> T:
 class LoopThread:
     """Runs coroutines for blocking callers."""
 
-    def __init__(self, server: str) -> None:
+    def __init__(self, access: Access) -> None:
         self._lock = threading.Lock()
         self._is_closed = False
         self._loop = asyncio.new_event_loop()
@@ -54,7 +56,7 @@ class LoopThread:
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._run, name="oncegate", daemon=True)
         self._thread.start()
-        self.io = self.run(self._make(server))
+        self.io = self.run(self._make(access))
 
     def _run(self) -> None:
         try:
@@ -67,8 +69,8 @@ class LoopThread:
         await self._ending.wait()
         await self._leave()
 
-    async def _make(self, server: str) -> AioIo:
-        return AioIo(server)
+    async def _make(self, access: Access) -> AioIo:
+        return AioIo(access)
 
     def run(self, flow: Coroutine[Any, Any, T], *, to_its_end: bool = False) -> T:
         """Runs a coroutine, and waits for it. Ctrl-C cancels it, unless it is to run `to_its_end`."""

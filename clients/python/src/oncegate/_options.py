@@ -9,11 +9,12 @@ import sys
 import uuid
 from typing import TYPE_CHECKING, Literal, TypeAlias, TypedDict, TypeVar
 
+from oncegate._access import Access, AccessOptions
 from oncegate._clock import Time, duration, seconds
 from oncegate._codec import Codec, JsonCodec
 from oncegate._errors import Invalid
 from oncegate._hold import Terms
-from oncegate._wire import server_address
+from oncegate._wire import Failure
 from oncegate.v1 import idempotency_service_pb2 as idempotency
 from oncegate.v1 import turn_service_pb2 as turns
 
@@ -104,7 +105,7 @@ class LeaseOptions(TypedDict, total=False):
     patience: Time | None
 
 
-class GateOptions(TypedDict, total=False):
+class GateOptions(AccessOptions, total=False):
     """Options of a gate. Times are seconds or timedeltas."""
 
     consumer: str
@@ -155,7 +156,10 @@ class Options:
 
     def __init__(self, server: str | None, options: GateOptions) -> None:
         known(options, GateOptions)
-        self.server = server_address(server)
+        try:
+            self.access = Access(server, options)
+        except Failure as failure:
+            raise failure.error() from None
         self.consumer = options.get("consumer", "")
         self.share_sessions = options.get("share_sessions", False)
         self.holder = options.get("holder")

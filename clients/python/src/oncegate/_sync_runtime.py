@@ -25,7 +25,7 @@ class SyncRuntime:
 
     def __init__(self, options: Options) -> None:
         self.hooks = options.hooks
-        self._server = options.server
+        self._access = options.access
         self._closed = False
         self._start()
         os.register_at_fork(
@@ -63,7 +63,7 @@ class SyncRuntime:
             if self._loop is None:
                 from oncegate._loop_thread import LoopThread
 
-                self._loop = LoopThread(self._server)
+                self._loop = LoopThread(self._access)
             return self._loop
 
     def drain(self, seconds: float) -> None:

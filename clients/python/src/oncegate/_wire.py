@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
@@ -124,12 +123,10 @@ def read_code(code: int) -> str:
     return _CODES[code] if 0 <= code < len(_CODES) else "UNKNOWN"
 
 
-def server_address(server: str | None) -> str:
-    """The address to connect to."""
-    return server or os.environ.get("ONCEGATE_SERVER") or DEFAULT_SERVER
-
-
 _LOST = frozenset({"CLAIM_LOST", "LEASE_LOST", "MAX_HOLD"})
+_DENIED = frozenset({"UNAUTHENTICATED", "PERMISSION_DENIED"})
+_UNTRUSTED = ("CERTIFICATE_VERIFY_FAILED", "Hostname Verification Check failed")
+"""What gRPC says of a server's certificate; otherwise its messages are those of an outage."""
 _RETRYABLE = frozenset({"UNAVAILABLE", "DEADLINE_EXCEEDED", "CANCELLED"})
 
 
@@ -160,6 +157,16 @@ class Failure(Exception):
         return self.reason in _LOST
 
     @property
+    def denied(self) -> bool:
+        """The server does not accept the caller."""
+        return self.code in _DENIED
+
+    @property
+    def loss(self) -> str:
+        """Why something that is held is lost by this; empty if it is not."""
+        return self.reason if self.lost else "DENIED" if self.denied else ""
+
+    @property
     def retryable(self) -> bool:
         """The same request may succeed later. An error without a reason is the transport's."""
         if self.code == "RESOURCE_EXHAUSTED":
@@ -186,6 +193,10 @@ class Failure(Exception):
                 return errors.PayloadMismatch()
             case "INVALID_ARGUMENT" | "OUT_OF_RANGE" | "RESOURCE_EXHAUSTED" | "NOT_FOUND":
                 return errors.Invalid(self.field, self.message)
+            case "MISCONFIGURED":
+                return errors.Misconfigured(self.field, self.message)
+            case _ if self.denied:
+                return errors.Denied(self.reason or self.code, self.message)
             case _ if self.retryable:
                 return errors.Unavailable(self.message, self.retry_after or 1.0)
             case _:
@@ -198,7 +209,10 @@ def read_failure(code: str, message: str | None, trailers: Iterable[tuple[str, A
     from google.rpc import error_details_pb2 as details  # pyright: ignore[reportMissingTypeStubs]
     from google.rpc import status_pb2  # pyright: ignore[reportMissingTypeStubs]
 
-    failure = Failure(code, message or code.lower())
+    message = message or code.lower()
+    if any(sign in message for sign in _UNTRUSTED):
+        message = f"its certificate is not from a CA of tls_ca, or not valid for its name ({message})"
+    failure = Failure(code, message)
     for name, value in trailers:
         if name != "grpc-status-details-bin":
             continue

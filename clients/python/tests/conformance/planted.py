@@ -111,8 +111,8 @@ PATCHES: dict[str, Changed | Together | Replaced] = {
     "silence-is-not-probed": Changed(Hold._trust, "min(0.4 * self.terms.ttl, latest)", "3600"),
     "no-renewal-after-a-break": Changed(
         Hold._break,
-        "if failure.lost:",
-        "failure.reason = failure.reason or 'EXPIRED'\n    if True:",
+        "if failure.loss:\n        self.lose(failure.loss)",
+        "if True:\n        self.lose(failure.loss or 'EXPIRED')",
     ),
     "renewal-dies": Changed(Hold._keep_renewing, "while not self._over:", "for _ in range(1):"),
     "loss-does-not-interrupt": Changed(Hold.lose, "self.on_lost(reason)", "pass"),

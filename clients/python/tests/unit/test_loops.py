@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from oncegate import AsyncGate, Delivery, Gate, TurnLost
+from oncegate._access import Access
 from oncegate._aio_io import AioIo
 from oncegate._aio_scopes import AsyncTurn
 from oncegate._errors import Closed
@@ -154,8 +155,8 @@ async def test_a_loop_that_comes_while_its_gate_is_drained_gets_no_channels(
     class Late(AioIo):
         """Is made when another thread has looked at the event loops."""
 
-        def __init__(self, server: str) -> None:
-            super().__init__(server)
+        def __init__(self, access: Access) -> None:
+            super().__init__(access)
             gate._runtime._closed = True
 
     monkeypatch.setattr("oncegate._aio_io.AioIo", Late)

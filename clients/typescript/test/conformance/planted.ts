@@ -50,8 +50,8 @@ export const changes: { readonly [bug: string]: Change } = {
   },
   impatient: {
     file: "retry.ts",
-    was: "if (pause === undefined) throw error;",
-    now: "if (pause !== 0) throw error;",
+    was: "if (pause === undefined) throw cause;",
+    now: "if (pause !== 0) throw cause;",
   },
   "no-wait": {
     file: "requests.ts",
@@ -141,7 +141,7 @@ export const changes: { readonly [bug: string]: Change } = {
     now: "throw error instanceof CallError ? error.toError() : error;",
   },
   "single-channel": {
-    file: "grpc.ts",
+    file: "channels.ts",
     was: "const streamsPerChannel = 900;",
     now: "const streamsPerChannel = Infinity;",
   },
