@@ -136,8 +136,8 @@ pub struct Acquire {
     /// The lease of the same request that this call has found, and carries on.
     ///
     /// An operation may reach the store after its caller has gone, and after a newer call with the
-    /// same request. So none carries on what its caller has not seen: the newer call's lease would
-    /// then be spared when that gives it back.
+    /// same request. So none carries on a lease that was granted since: it would then be spared when
+    /// the newer call gives it back.
     pub resumes: Option<LeaseId>,
     /// Of the payload of the event that it is wanted for, if that is given: a call with the same
     /// request and another payload does not repeat this one.

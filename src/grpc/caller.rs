@@ -11,6 +11,7 @@ use prometheus_client::metrics::counter::Counter;
 use tokio::task_local;
 
 use super::{
+    access::Access,
     door::{Door, Refusal, wall_clock},
     status::Problem,
 };
@@ -28,7 +29,7 @@ const LASTING: Role = Role::Bot;
 const MAX_SLEEP: Duration = Duration::from_secs(10);
 
 task_local! {
-    static CALLER: Option<Arc<Caller>>;
+    static CALLER: (Option<Arc<Caller>>, Access);
 }
 
 /// The caller of a call.
@@ -69,21 +70,39 @@ impl Caller {
         Self { peer, known }
     }
 
-    /// Runs `work` as a call of `caller`.
+    /// Runs `work` as a call of `caller` that needs `access`.
     pub(super) fn scope<F: Future>(
         caller: Option<Arc<Self>>,
+        access: Access,
         work: F,
     ) -> impl Future<Output = F::Output> {
-        CALLER.scope(caller, work)
+        CALLER.scope((caller, access), work)
     }
 
-    /// The caller of the call that this task works on.
+    /// The caller of the call that this task works on. Its message may come long after its headers:
+    /// if the policy has changed meanwhile, or the credential has expired, it is authenticated
+    /// again.
     ///
     /// # Errors
-    /// If there is none: nobody has checked who calls.
+    /// If there is none: nobody has checked who calls; or if it may not call any more.
     pub(super) fn current() -> Result<Arc<Self>, Problem> {
-        let current = CALLER.try_with(Option::clone).ok().flatten();
-        current.ok_or(Problem::Unauthenticated)
+        let Ok((Some(caller), access)) = CALLER.try_with(Clone::clone) else {
+            return Err(Problem::Unauthenticated);
+        };
+        let Some(known) = caller.known.as_ref().filter(|known| !known.is_current()) else {
+            return Ok(caller);
+        };
+        let call = CallTrace::current();
+        let again = known.door.admit(known.authorization.clone(), &caller.peer);
+        let again = again.map_err(|refusal| {
+            caller.refuse(refusal, call.as_ref());
+            Problem::Unauthenticated
+        })?;
+        if !access.allows(again.role()) {
+            again.refuse(Refusal::Role, call.as_ref());
+            return Err(Problem::Role);
+        }
+        Ok(Arc::new(again))
     }
 
     /// The principal's name; none where the server has no `--auth`.
@@ -97,17 +116,12 @@ impl Caller {
     }
 
     /// Reads a request by the teams that its caller may use. There is no other way to a
-    /// [`TeamScope`], so that each team that is denied is noted. A request may come long after
-    /// its headers: its caller is authenticated again if the policy has changed meanwhile.
+    /// [`TeamScope`], so that each team that is denied is noted.
     pub(super) fn read<T>(
         &self,
         read: impl FnOnce(&TeamScope) -> Result<T, Invalid>,
     ) -> Result<T, Problem> {
-        let principal = match &self.known {
-            Some(known) => Some(known.now(&self.peer)?),
-            None => None,
-        };
-        let teams = principal.as_ref().map_or(&TeamScope::All, |principal| &principal.teams);
+        let teams = self.known.as_ref().map_or(&TeamScope::All, |known| &known.principal.teams);
         read(teams).map_err(|invalid| {
             if let Fault::TeamDenied(team) = &invalid.fault {
                 self.refuse(Refusal::Team(team), CallTrace::current().as_ref());
@@ -122,10 +136,9 @@ impl Caller {
         mut authorization: impl Iterator<Item = &'a HeaderValue>,
     ) -> bool {
         let Some(known) = &self.known else { return true };
-        known.generation == known.door.generation()
+        known.is_current()
             && known.authorization.iter().all(|had| authorization.next() == Some(had))
             && authorization.next().is_none()
-            && known.expires.is_none_or(|expires| wall_clock() < expires)
     }
 
     /// Counts a refusal of `call`, or of an item in it.
@@ -187,26 +200,10 @@ impl Caller {
 }
 
 impl Known {
-    /// Who it is by the policy in force, if the role still allows the call.
-    fn now(&self, peer: &PeerIdentity) -> Result<Arc<Principal>, Problem> {
-        if self.generation == self.door.generation() {
-            return Ok(Arc::clone(&self.principal));
-        }
-        let known = self.door.authenticate(self.authorization.iter(), peer, wall_clock());
-        let refused = |refusal| {
-            self.door.refuse(refusal, Some(&self.principal), peer, CallTrace::current().as_ref());
-        };
-        match known {
-            Ok(known) if known.principal.role >= self.principal.role => Ok(known.principal),
-            Ok(_) => {
-                refused(Refusal::Role);
-                Err(Problem::Role)
-            }
-            Err(refusal) => {
-                refused(refusal);
-                Err(Problem::Unauthenticated)
-            }
-        }
+    /// Whether the policy in force still says the same of it.
+    fn is_current(&self) -> bool {
+        self.generation == self.door.generation()
+            && self.expires.is_none_or(|expires| wall_clock() < expires)
     }
 
     /// Waits until the caller may no longer use sessions of `team`: the policy does not know it

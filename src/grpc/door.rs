@@ -96,7 +96,7 @@ impl Door {
         Arc::clone(&self.policy.borrow())
     }
 
-    /// Puts `policy` into force: for the next call of each connection, and for streams and
+    /// Puts `policy` into force: for the next message of each connection, and for streams and
     /// waiting calls at once.
     pub fn replace(&self, policy: Policy) {
         let mut throttles = self.throttles();
@@ -144,6 +144,21 @@ impl Door {
             known.expires = known.expires.into_iter().chain(peer.certificate_ends).min();
         }
         Ok(known)
+    }
+
+    /// The caller that presents these headers on the connection of `peer`.
+    pub(super) fn admit(
+        self: &Arc<Self>,
+        authorization: Vec<HeaderValue>,
+        peer: &PeerIdentity,
+    ) -> Result<Caller, Refusal<'static>> {
+        // Before the policy: a newer policy is only looked at once more.
+        let generation = self.generation();
+        let Authenticated { principal, expires } =
+            self.authenticate(authorization.iter(), peer, wall_clock())?;
+        let calls = self.metrics.calls(&principal.name);
+        let door = (Arc::clone(self), generation);
+        Ok(Caller::known(peer.clone(), authorization, (principal, calls), expires, door))
     }
 
     /// Counts a refusal, and writes it to the audit log unless the principal had one there
@@ -242,16 +257,7 @@ impl Callers {
         }
         let caller = match door {
             None => Caller::unknown(peer.clone()),
-            Some(door) => {
-                // Before the policy: a newer policy is only looked at once more.
-                let generation = door.generation();
-                let Authenticated { principal, expires } =
-                    door.authenticate(authorization(), peer, wall_clock())?;
-                let calls = door.metrics.calls(&principal.name);
-                let kept = authorization().cloned().collect();
-                let door = (Arc::clone(door), generation);
-                Caller::known(peer.clone(), kept, (principal, calls), expires, door)
-            }
+            Some(door) => door.admit(authorization().cloned().collect(), peer)?,
         };
         let caller = Arc::new(caller);
         *latest = Some(Arc::clone(&caller));

@@ -269,7 +269,8 @@ impl GrpcService {
             } else {
                 gate.others.call(request).right_future()
             };
-            let answer = Caller::scope(caller, AssertUnwindSafe(answer).catch_unwind());
+            let access = call.method.shape.access;
+            let answer = Caller::scope(caller, access, AssertUnwindSafe(answer).catch_unwind());
             let answer = call.trace.follow(answer);
             answer.map(|answer| call.answer(answer)).right_future()
         });

@@ -2,9 +2,9 @@
 
 use std::{path::PathBuf, sync::Arc};
 
-use anyhow::{Context as _, ensure};
+use anyhow::Context as _;
 
-use super::reload::Reloader;
+use super::reload::{Applied, Reloader};
 use crate::{auth::Policy, grpc::Door, telemetry::Metrics};
 
 /// A door that follows the file at `path`, and the JWKS files that it names. If it is `insecure`,
@@ -35,8 +35,7 @@ pub(super) async fn follow(
             .with_context(|| format!("cannot use {}", path.display()))?;
         let stale = policy.stale().join("; ");
         following.replace(policy);
-        ensure!(stale.is_empty(), "{stale}");
-        Ok(())
+        Ok(if stale.is_empty() { Applied::Whole } else { Applied::AllBut(stale) })
     };
     reloader.watch("auth", files, apply).await.context("--auth")?;
     Ok(door)

@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use super::reload::{Contents, Reloader};
+use super::reload::{Applied, Contents, Reloader};
 use crate::{
     config::TlsConfig,
     sockets::{Refused, Tls, TlsMaterial},
@@ -35,7 +35,7 @@ pub(super) async fn follow(
             None => *set = Some(Tls::new(material)),
         }
         metrics.valid_until(validity.map(|validity| validity.not_after));
-        Ok(())
+        Ok(Applied::Whole)
     };
     reloader.watch("tls", move |_| files.clone(), apply).await?;
     let tls = in_use.lock().unwrap_or_else(PoisonError::into_inner).clone();

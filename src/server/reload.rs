@@ -71,6 +71,14 @@ impl Contents {
     }
 }
 
+/// How much of a content is in use.
+pub enum Applied {
+    /// All of it.
+    Whole,
+    /// All but this, which is as it was before.
+    AllBut(String),
+}
+
 /// Identifies a content, or an error.
 type Fingerprint = [u8; 32];
 
@@ -102,8 +110,9 @@ impl Reloader {
 
     /// Reads a set of files, named `what` in logs and metrics, and lets `apply` use it; from then
     /// on again whenever it has changed. `files` names them, given those that were read so far: a
-    /// file may name others. `apply` leaves what it fails to use as it was; its error is logged,
-    /// so it must not quote the files.
+    /// file may name others. What `apply` fails to use changes nothing. It may use a part of what
+    /// has changed, and return why not all. What it returns is logged, so it must not quote the
+    /// files.
     ///
     /// # Errors
     /// When the files cannot be read or used now.
@@ -111,7 +120,7 @@ impl Reloader {
         &self,
         what: &'static str,
         files: impl Fn(&Contents) -> Vec<PathBuf> + Send + Sync + 'static,
-        apply: impl FnMut(&Contents) -> anyhow::Result<()> + Send + 'static,
+        apply: impl FnMut(&Contents) -> anyhow::Result<Applied> + Send + 'static,
     ) -> anyhow::Result<()> {
         let mut reader = Reader { files: Arc::new(files), reading: None };
         let mut tries = 0;
@@ -234,19 +243,24 @@ struct FileSet<A> {
     apply: A,
     metrics: FileMetrics,
     applied: Fingerprint,
+    /// Whether a part of that is not in use.
+    is_partial: bool,
     /// What was logged last.
     failed: Option<Fingerprint>,
 }
 
-impl<A: FnMut(&Contents) -> anyhow::Result<()>> FileSet<A> {
+impl<A: FnMut(&Contents) -> anyhow::Result<Applied>> FileSet<A> {
     fn start(
         what: &'static str,
         mut apply: A,
         metrics: FileMetrics,
         contents: &Contents,
     ) -> anyhow::Result<Self> {
-        apply(contents)?;
-        Ok(Self { what, apply, metrics, applied: contents.digest(), failed: None })
+        if let Applied::AllBut(problem) = apply(contents)? {
+            bail!(problem);
+        }
+        let (applied, is_partial) = (contents.digest(), false);
+        Ok(Self { what, apply, metrics, applied, is_partial, failed: None })
     }
 
     /// Logs the next failure even if it is an old one.
@@ -262,6 +276,9 @@ impl<A: FnMut(&Contents) -> anyhow::Result<()>> FileSet<A> {
             Ok(Some(contents)) => {
                 let digest = contents.digest();
                 if digest == self.applied {
+                    if self.is_partial {
+                        return;
+                    }
                     if self.metrics.stale.set(0) == 1 {
                         tracing::info!(what = self.what, "files hold the content in use again");
                     }
@@ -274,8 +291,19 @@ impl<A: FnMut(&Contents) -> anyhow::Result<()>> FileSet<A> {
             Err(error) => (Sha256::digest(format!("{error:#}")).into(), Err(error)),
         };
         match applied {
-            Ok(()) => {
-                self.applied = fingerprint;
+            Ok(Applied::AllBut(problem)) => {
+                (self.applied, self.is_partial) = (fingerprint, true);
+                self.failed = None;
+                self.metrics.failed.inc();
+                self.metrics.stale.set(1);
+                tracing::error!(
+                    what = self.what,
+                    error = problem,
+                    "files have changed; a part of their content cannot be used"
+                );
+            }
+            Ok(Applied::Whole) => {
+                (self.applied, self.is_partial) = (fingerprint, false);
                 self.failed = None;
                 self.metrics.applied.inc();
                 self.metrics.stale.set(0);
@@ -288,7 +316,7 @@ impl<A: FnMut(&Contents) -> anyhow::Result<()>> FileSet<A> {
                     tracing::error!(
                         what = self.what,
                         error = format!("{error:#}"),
-                        "cannot use the changed files; what cannot be used keeps its previous content"
+                        "cannot use the changed files; the previous content stays in use"
                     );
                 }
             }

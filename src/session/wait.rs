@@ -48,35 +48,38 @@ impl Sessions {
         leaving: &CancellationToken,
         announce: impl Fn(usize),
     ) -> Result<Outcome, SessionError> {
-        // A call takes over its request's place once. If it loses that, a newer call has it.
-        let (mut takes_over, mut is_newest) = (None, true);
+        // A call that has lost its request's place was replaced: a newer call has it.
+        let mut is_newest = true;
         loop {
             let (lease, grants) = (LeaseId::random(), &self.grants);
             let mut place = self.queues.join(&acquire.key, lease, &self.lanes, grants)?;
             place.is_newest = is_newest;
-            let enqueue = Enqueue { acquire: acquire.clone(), lease, takes_over };
-            let call = EnqueueCall {
-                enqueue,
-                number: place.number(),
-                queues: Arc::clone(&self.queues),
-                lanes: self.lanes.clone(),
-                grants: Arc::clone(grants),
-            };
-            let SessionReply::Enqueued(enqueued) = self.call(SessionCall::Enqueue(call)).await?
-            else {
-                return Err(unexpected().into());
+            let mut takes_over = None;
+            let enqueued = loop {
+                let call = EnqueueCall {
+                    enqueue: Enqueue { acquire: acquire.clone(), lease, takes_over },
+                    number: place.number(),
+                    queues: Arc::clone(&self.queues),
+                    lanes: self.lanes.clone(),
+                    grants: Arc::clone(grants),
+                };
+                match self.call(SessionCall::Enqueue(call)).await? {
+                    // Each time that another has been faster.
+                    SessionReply::Enqueued(Enqueued::Taken(by)) if is_newest => {
+                        takes_over = Some(by);
+                    }
+                    SessionReply::Enqueued(enqueued) => break enqueued,
+                    _ => return Err(unexpected().into()),
+                }
             };
             let (ticket, is_last) = match enqueued {
                 Enqueued::Waits(ticket) => (ticket, true),
                 Enqueued::TookOver(ticket, _) => (ticket, false),
                 // It looks before all others.
                 Enqueued::Given => (i64::MIN, true),
-                Enqueued::Taken(by) => {
+                Enqueued::Taken(_) => {
                     place.forget();
-                    if !is_newest || takes_over.replace(by).is_some() {
-                        return Err(SessionError::StreamReplaced);
-                    }
-                    continue;
+                    return Err(SessionError::StreamReplaced);
                 }
                 Enqueued::Full => {
                     place.forget();
@@ -97,7 +100,7 @@ impl Sessions {
             if let Some(outcome) = outcome {
                 return Ok(outcome);
             }
-            (takes_over, is_newest) = (None, false);
+            is_newest = false;
         }
     }
 

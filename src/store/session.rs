@@ -37,7 +37,8 @@ pub enum SessionOp<'a> {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum SessionAnswer {
     /// The session's row after the decision; [`SessionRow::decision`] says what it means to the
-    /// caller. A lease that is granted again is noted as resumed before it is answered.
+    /// caller. A lease that is granted again to a call that names it is noted as resumed before it
+    /// is answered.
     Acquired(Acquired),
     /// Whether the lease is given back, now or before; not so a lease that was
     /// resumed, where that is to be spared.

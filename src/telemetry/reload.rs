@@ -44,7 +44,7 @@ impl ReloadMetrics {
         );
         registry.register(
             "config_stale",
-            "Whether a changed file cannot be used, so that its previous content stays in use (1)",
+            "Whether a changed file, or a part of it, cannot be used, so that what it held before stays in use (1)",
             self.stale.clone(),
         );
     }

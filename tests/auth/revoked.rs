@@ -207,7 +207,9 @@ async fn a_caller_is_revoked_between_the_headers_of_a_call_and_its_message() {
     let authorization = format!("Bearer {revoked}");
     let path = "/oncegate.v1.IdempotencyService/MarkProcessed";
     let mut call = raw.begin(path, &[("authorization", authorization.as_str())]).await;
-    // Its headers have come once a later call on the connection is answered.
+    let path_of_batch = "/oncegate.v1.IdempotencyService/BatchMarkProcessed";
+    let mut batch = raw.begin(path_of_batch, &[("authorization", authorization.as_str())]).await;
+    // Their headers have come once a later call on the connection is answered.
     let mut other = raw.begin(path, &[("authorization", authorization.as_str())]).await;
     other.send(framed(&mark("T1", "a")), true);
     assert_eq!(other.status().await.code(), Code::Ok);
@@ -215,6 +217,9 @@ async fn a_caller_is_revoked_between_the_headers_of_a_call_and_its_message() {
     is_unauthenticated(&until_refused(&mut server.client().await, &revoked).await);
     call.send(framed(&mark("T1", "b")), true);
     is_unauthenticated(&call.status().await);
+    let requests = vec![mark("T1", "c"), mark("T1", "d")];
+    batch.send(framed(&pb::BatchMarkProcessedRequest { requests }), true);
+    is_unauthenticated(&batch.status().await);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

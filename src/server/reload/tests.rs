@@ -21,7 +21,7 @@ struct One {
 }
 
 type How<'a> = &'a dyn Fn(&Path);
-type Apply = Box<dyn FnMut(&Contents) -> anyhow::Result<()> + Send>;
+type Apply = Box<dyn FnMut(&Contents) -> anyhow::Result<Applied> + Send>;
 
 impl One {
     /// A file of which only what begins with `good` can be used.
@@ -36,7 +36,7 @@ impl One {
             let bytes = contents.get(&of)?;
             ensure!(bytes.starts_with(b"good"), "not good");
             *to.lock().unwrap() = bytes.to_vec();
-            Ok(())
+            Ok(if bytes.ends_with(b"but") { Applied::AllBut("but".into()) } else { Applied::Whole })
         });
         let contents = read_set(&paths(&[&path])).unwrap().unwrap();
         let set = FileSet::start("test", apply, metrics.clone(), &contents).unwrap();
@@ -79,6 +79,18 @@ fn a_changed_file_is_used_and_a_bad_one_is_reported_once() {
     fs::write(&one.path, "good 3").unwrap();
     one.look(&mut set);
     assert_eq!(one.seen(), ("good 3".into(), 2, 3, 0));
+}
+
+#[test]
+fn what_is_used_in_part_is_used_once_and_what_was_before_is_used_again() {
+    let (one, mut set) = One::new();
+    fs::write(&one.path, "good 2 but").unwrap();
+    one.look(&mut set);
+    one.look(&mut set);
+    assert_eq!(one.seen(), ("good 2 but".into(), 0, 1, 1));
+    fs::write(&one.path, "good 1").unwrap();
+    one.look(&mut set);
+    assert_eq!(one.seen(), ("good 1".into(), 1, 1, 0));
 }
 
 #[test]
@@ -201,14 +213,15 @@ async fn a_request_reads_at_once_and_the_first_reading_must_succeed() {
     let path = directory.path().join("file");
     let stop = CancellationToken::new();
     let reloader = Reloader::new(Duration::from_hours(1), ReloadMetrics::default(), stop.clone());
-    let missing = reloader.watch("test", paths(&[&path]), |_| Ok(())).await.unwrap_err();
+    let missing =
+        reloader.watch("test", paths(&[&path]), |_| Ok(Applied::Whole)).await.unwrap_err();
     assert!(format!("{missing:#}").contains("No such file"), "{missing:#}");
     OpenOptions::new().create_new(true).write(true).open(&path).unwrap().write_all(b"1").unwrap();
     let (seen, mut updates) = watch::channel(Vec::new());
     let of = path.clone();
     let apply = move |contents: &Contents| {
         seen.send_replace(contents.get(&of)?.to_vec());
-        Ok(())
+        Ok(Applied::Whole)
     };
     reloader.watch("test", paths(&[&path]), apply).await.unwrap();
     assert_eq!(*updates.borrow_and_update(), b"1");
@@ -232,7 +245,7 @@ async fn a_poll_finds_a_change() {
     let of = path.clone();
     let apply = move |contents: &Contents| {
         seen.send_replace(contents.get(&of)?.to_vec());
-        Ok(())
+        Ok(Applied::Whole)
     };
     reloader.watch("test", paths(&[&path]), apply).await.unwrap();
     fs::write(&path, "2").unwrap();
