@@ -3,7 +3,7 @@
 //! | place | an enqueue of the same request | a hand-over | it is left | its server is gone |
 //! |---|---|---|---|---|
 //! | none | takes one at the end, if there is room | | nothing | |
-//! | waits | takes it over if it names its lease, and is told that otherwise | is next, unless it wants other work than the session is bound to | removed, or left behind | passed over, and kept |
+//! | waits | takes it over if it names its lease; otherwise is answered that lease | is next, unless it wants other work than the session is bound to | removed, or left behind | passed over, and kept |
 //! | left behind | the same: it waits again | passed over, and kept | removed, or left behind anew | |
 //! | left behind for as long as [`PLACE_KEPT`] | takes one at the end; this one is removed | passed over, and kept | removed, or nothing | |
 //!
