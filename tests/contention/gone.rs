@@ -4,10 +4,7 @@
 use std::time::Duration;
 
 use oncegate::{
-    domain::{
-        Acquire, Begin, Delivered, EventKey, Id, Labels, LeaseId, RequestId, SessionKey, Team, Ttl,
-        limits,
-    },
+    domain::{Acquire, Begin, Id, LeaseId, RequestId},
     session::{AcquireOutcome, Bounds, Grant, Sessions},
     store::postgres::Postgres,
     telemetry::Metrics,
@@ -17,7 +14,7 @@ use tokio::{runtime::Handle, task::JoinHandle, time::sleep};
 use tokio_util::sync::CancellationToken;
 
 use crate::harness::{
-    TestClock, postgres,
+    TestClock, ops, postgres,
     proxy::{Line, Proxy},
 };
 
@@ -82,7 +79,7 @@ impl Stage {
     /// Waits until so many callers wait for a session, and answers which.
     async fn queue(&self, session: &str, count: usize) -> Vec<LeaseId> {
         loop {
-            let row = self.sessions(1).look(key(session)).await.unwrap().unwrap();
+            let row = self.sessions(1).look(ops::key(session)).await.unwrap().unwrap();
             if row.queue.len() == count {
                 return row.queue;
             }
@@ -92,47 +89,24 @@ impl Stage {
 
     async fn release(&self, grant: Grant) {
         let lease = grant.accept().value;
-        let released = self.sessions(1).release(key("s"), lease.id).await.unwrap();
+        let released = self.sessions(1).release(ops::key("s"), lease.id).await.unwrap();
         assert!(released);
     }
 }
 
-fn id(text: &str) -> Id {
-    Id::parse("id", text.to_owned()).unwrap()
+/// A call of this name, each time with one request id.
+fn acquire(session: &str, name: &str) -> Acquire {
+    let key = ops::key(session);
+    let request = Id::parse("request_id", name.to_owned()).unwrap();
+    let request = RequestId::for_session(&key, Some(&request));
+    Acquire { request, ..ops::acquire(session, 0) }
 }
 
-fn key(session: &str) -> SessionKey {
-    SessionKey::given(Team::stored("T1"), id(session))
-}
-
-fn acquire(session: &str, request: &str) -> Acquire {
-    let key = key(session);
-    Acquire {
-        request: RequestId::for_session(&key, Some(&id(request))),
-        key,
-        holder: request.to_owned(),
-        ttl: Ttl::parse(None, limits::DEFAULT_LEASE_TTL, &limits::LEASE_TTL).unwrap(),
-        epic: None,
-        labels: Labels::default(),
-        stream: None,
-        resumes: None,
-        digest: None,
-    }
-}
-
-fn begin(event: &str, request: &str) -> Begin {
-    let event = EventKey::given(Team::stored("T1"), id(event));
-    Begin {
-        request: RequestId::for_event(&event, Some(&id(request))),
-        event: Delivered::new(event, Vec::new(), None, None),
-        holder: request.to_owned(),
-        claim_ttl: Ttl::parse(None, limits::DEFAULT_CLAIM_TTL, &limits::CLAIM_TTL).unwrap(),
-        max_attempts: 5,
-        session: None,
-        stream: None,
-        resumes: None,
-        grace: Duration::ZERO,
-    }
+fn begin(event: &str, name: &str) -> Begin {
+    let begin = ops::begin(event, &[]);
+    let request = Id::parse("request_id", name.to_owned()).unwrap();
+    let request = RequestId::for_event(&begin.event.key, Some(&request));
+    Begin { request, session: None, ..begin }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

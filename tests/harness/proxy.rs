@@ -27,9 +27,6 @@ use tokio::{
 /// one sooner.
 const FORGET: Duration = Duration::from_secs(2);
 
-/// Instead of how many more requests pass: one waits.
-const HELD: usize = usize::MAX;
-
 /// What becomes of a listener's connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Line {
@@ -52,8 +49,8 @@ pub struct Proxy {
     forgotten: watch::Sender<usize>,
     /// Which of the next answers is lost, from 1; none if 0.
     loses: Arc<AtomicUsize>,
-    /// How many more requests pass before all wait; none if all pass.
-    passing: watch::Sender<Option<usize>>,
+    /// How many more requests pass before all wait, below 0 once one waits; none if all pass.
+    passing: watch::Sender<Option<i64>>,
     connections: Arc<AtomicUsize>,
     given_up: Arc<AtomicUsize>,
 }
@@ -126,14 +123,14 @@ impl Proxy {
     }
 
     /// So many requests pass, and the next ones wait until [`Proxy::let_pass`].
-    pub fn hold_after(&self, passing: usize) {
+    pub fn hold_after(&self, passing: i64) {
         self.passing.send_replace(Some(passing));
     }
 
     /// Waits until a request waits.
     pub async fn holds(&self) {
         let mut passing = self.passing.subscribe();
-        passing.wait_for(|passing| *passing == Some(HELD)).await.unwrap();
+        passing.wait_for(|passing| passing.is_some_and(|left| left < 0)).await.unwrap();
     }
 
     /// What waits passes, and all that comes.
@@ -195,7 +192,7 @@ async fn meddle(
     mut line: watch::Receiver<Line>,
     mut forgotten: watch::Receiver<usize>,
     loses: &AtomicUsize,
-    passing: &watch::Sender<Option<usize>>,
+    passing: &watch::Sender<Option<i64>>,
 ) -> io::Result<()> {
     forgotten.mark_unchanged();
     let (mut from_database, mut to_database) = TcpStream::connect(database).await?.into_split();
@@ -226,7 +223,7 @@ async fn meddle(
 async fn ask(
     client: &mut OwnedReadHalf,
     database: &mut OwnedWriteHalf,
-    passing: &watch::Sender<Option<usize>>,
+    passing: &watch::Sender<Option<i64>>,
     asked: &Mutex<Instant>,
 ) -> io::Result<()> {
     let mut bytes = vec![0; 16 * 1024];
@@ -237,21 +234,11 @@ async fn ask(
         }
         *asked.lock().unwrap() = Instant::now();
         let mut is_held = false;
-        passing.send_if_modified(|passing| match passing {
-            Some(0) => {
-                is_held = true;
-                *passing = Some(HELD);
-                true
-            }
-            Some(left) if *left != HELD => {
-                *left -= 1;
-                true
-            }
-            Some(_) => {
-                is_held = true;
-                false
-            }
-            None => false,
+        passing.send_if_modified(|passing| {
+            let Some(left) = passing else { return false };
+            *left -= 1;
+            is_held = *left < 0;
+            true
         });
         if is_held {
             let _ = passing.subscribe().wait_for(Option::is_none).await;

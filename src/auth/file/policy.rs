@@ -20,20 +20,8 @@ impl File {
             if let Some(other) = policy.issuers.iter().find(|known| known.url == entry.url) {
                 bail!("jwt.{} and jwt.{name}: have the same issuer", other.name);
             }
-            let former = previous.and_then(|previous| {
-                let is_same = |former: &&Issuer| former.name == name && former.url == entry.url;
-                previous.issuers.iter().find(is_same)
-            });
-            let keys = match load(&name, &entry, files) {
-                Ok(keys) => Arc::new(keys),
-                Err(error) => {
-                    let Some(former) = former else { return Err(error) };
-                    policy.stale.push(format!("{error:#}"));
-                    Arc::clone(&former.keys)
-                }
-            };
-            let IssuerEntry { url, audience, .. } = entry;
-            policy.issuers.push(Issuer { name, url, audience, keys });
+            let issuer = load(name, entry, files, previous, &mut policy.stale)?;
+            policy.issuers.push(issuer);
         }
         for entry in self.principals {
             add(&mut policy, entry, previous)?;
@@ -43,12 +31,25 @@ impl File {
 }
 
 fn load(
-    name: &str,
-    entry: &IssuerEntry,
+    name: Arc<str>,
+    entry: IssuerEntry,
     files: &dyn Fn(&Path) -> anyhow::Result<Vec<u8>>,
-) -> anyhow::Result<Keys> {
-    let keys = files(&entry.jwks).and_then(|bytes| Keys::parse(&bytes));
-    keys.with_context(|| format!("jwt.{name}: jwks"))
+    previous: Option<&Policy>,
+    stale: &mut Vec<String>,
+) -> anyhow::Result<Issuer> {
+    let IssuerEntry { url, audience, jwks } = entry;
+    let keys = files(&jwks).and_then(|bytes| Keys::parse(&bytes));
+    let is_same = |former: &&Issuer| former.name == name && former.url == url;
+    let former = previous.and_then(|previous| previous.issuers.iter().find(is_same));
+    let keys = match (keys.with_context(|| format!("jwt.{name}: jwks")), former) {
+        (Ok(keys), _) => Arc::new(keys),
+        (Err(error), None) => return Err(error),
+        (Err(error), Some(former)) => {
+            stale.push(format!("{error:#}"));
+            Arc::clone(&former.keys)
+        }
+    };
+    Ok(Issuer { name, url, audience, keys })
 }
 
 fn add(policy: &mut Policy, entry: Entry, previous: Option<&Policy>) -> anyhow::Result<()> {
