@@ -384,7 +384,7 @@ impl Sessions {
             let call = AcquireCall { acquire, grants: Arc::clone(&self.grants) };
             match self.call(SessionCall::Acquire(call)).await? {
                 SessionReply::Acquired(outcome) => return Ok(outcome),
-                SessionReply::Found(lease) => resumes = Some(lease),
+                SessionReply::Found(found) => resumes = Some(found),
                 _ => return Err(unexpected()),
             }
         }

@@ -182,7 +182,7 @@ impl Turns {
             let call = TurnCall::Begin(begin, Arc::clone(&self.lanes));
             match self.lanes.calls.of(shard).call(call).await? {
                 TurnReply::Begun(granted) => return Ok(*granted),
-                TurnReply::Found(attempt) => resumes = Some(attempt),
+                TurnReply::Found(found) => resumes = Some(found),
                 TurnReply::Finished(_) => return Err(mixed_up()),
             }
         }
@@ -237,7 +237,7 @@ impl Turns {
         let handled = match finish.ending {
             FinishAs::Succeeded(..) => &metrics.succeeded,
             FinishAs::Rejected(..) => &metrics.rejected,
-            FinishAs::Failed(_) | FinishAs::Broken | FinishAs::Abandoned => &metrics.gave_up,
+            FinishAs::Failed(_) | FinishAs::Broken | FinishAs::Abandoned(_) => &metrics.gave_up,
         };
         let lane = self.lanes.lane(&finish.turn).clone();
         let reply = lane.call(TurnCall::Finish(finish, Arc::clone(&self.lanes))).await?;

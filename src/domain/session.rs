@@ -5,7 +5,8 @@ use std::{collections::BTreeMap, time::Duration};
 use uuid::Uuid;
 
 use super::{
-    Id, Invalid, PayloadDigest, RequestId, SessionKey, StreamId, Timestamp, Ttl, limits::MAX_LABELS,
+    Found, Id, Invalid, Obtained, PayloadDigest, RequestId, SessionKey, StreamId, Timestamp, Ttl,
+    limits::MAX_LABELS,
 };
 
 /// Names one lease; known to its holder only.
@@ -134,11 +135,7 @@ pub struct Acquire {
     /// The stream that is to keep it; none for a call that returns.
     pub stream: Option<StreamId>,
     /// The lease of the same request that this call has found, and carries on.
-    ///
-    /// An operation may reach the store after its caller has gone, and after a newer call with the
-    /// same request. So none carries on a lease that was granted since: it would then be spared when
-    /// the newer call gives it back.
-    pub resumes: Option<LeaseId>,
+    pub resumes: Option<Found<LeaseId>>,
     /// Of the payload of the event that it is wanted for, if that is given: a call with the same
     /// request and another payload does not repeat this one.
     pub digest: Option<PayloadDigest>,
@@ -194,8 +191,8 @@ pub struct SessionRow {
 pub struct Acquired {
     /// The session's row, after the decision.
     pub row: SessionRow,
-    /// Whether this very decision granted the lease, rather than found it.
-    pub fresh: bool,
+    /// How the request came to the lease, where it has it.
+    pub obtained: Obtained,
 }
 
 /// Lets a lease run on.

@@ -23,7 +23,7 @@ impl StreamId {
 
 /// Who has carried a lease or a turn on, other than the call that it was granted to: the
 /// last that did. A stream that breaks ends what it kept only if nobody else has.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum ResumedBy {
     /// Nobody has.
     Nobody,
@@ -79,4 +79,38 @@ impl ResumedBy {
     pub fn replaces(self, stream: StreamId) -> bool {
         matches!(self, Self::Stream(other) if other != stream)
     }
+}
+
+/// What a call has found that its request was granted before: a lease, by its id, or a claim, by
+/// its time. The call has it once it carries it on, and names this to do so.
+///
+/// An operation may reach the store after its caller has gone, and after a newer call with the same
+/// request. It carries on nothing that was granted, or that another call has carried on, since: it
+/// would take the place of that call, and would end or keep what that call has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Found<T> {
+    /// What was found.
+    pub id: T,
+    /// Who had carried it on by then.
+    pub resumed: ResumedBy,
+}
+
+impl<T: PartialEq> Found<T> {
+    /// Whether what was found is still as it was, or was carried on since by `stream` itself, whose
+    /// answer was lost.
+    #[must_use]
+    pub fn is_current(&self, id: &T, resumed: ResumedBy, stream: Option<StreamId>) -> bool {
+        self.id == *id && (resumed == self.resumed || resumed == ResumedBy::of(stream))
+    }
+}
+
+/// How a call came to a lease or a turn that its request has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Obtained {
+    /// It was granted just now.
+    Granted,
+    /// It had been granted before, and this call carries it on.
+    Resumed,
+    /// It had been granted before, and was last carried on as this says: it is not this call's.
+    Found(ResumedBy),
 }

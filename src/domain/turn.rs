@@ -4,8 +4,9 @@
 use std::{sync::Arc, time::Duration};
 
 use super::{
-    Acquire, Delivered, EventKey, EventRow, Invalid, Lease, LeaseId, PayloadDigest, ProcessedBy,
-    RequestId, ResumedBy, SessionKey, SessionRow, StreamId, Timestamp, Ttl,
+    Acquire, Delivered, EventKey, EventRow, Found, Invalid, Lease, LeaseId, Obtained,
+    PayloadDigest, ProcessedBy, RequestId, ResumedBy, SessionKey, SessionRow, StreamId, Timestamp,
+    Ttl,
     key::optional_text,
     limits::{MAX_DETAIL_BYTES, MAX_RESULT_BYTES, MAX_RESULT_TYPE_BYTES},
 };
@@ -27,9 +28,8 @@ pub struct Begin {
     pub session: Option<Acquire>,
     /// The stream that is to keep the turn; none for a call that returns.
     pub stream: Option<StreamId>,
-    /// The attempt of the same request that this call has found, and carries on
-    /// ([`Acquire::resumes`]).
-    pub resumes: Option<u32>,
+    /// The claim of the same request that this call has found, by its time, and carries on.
+    pub resumes: Option<Found<Timestamp>>,
     /// How long the turn stays its holder's once that stream has broken.
     pub grace: Duration,
 }
@@ -158,8 +158,8 @@ pub enum Begun {
         claim: Claim,
         /// The session.
         lease: Option<Lease>,
-        /// Whether this very decision granted it.
-        fresh: bool,
+        /// How the request came to it.
+        obtained: Obtained,
     },
     /// The event is taken: its row, and the result of the turn that handled it.
     NotAvailable(EventRow, Option<TurnResult>),
@@ -229,8 +229,9 @@ pub enum FinishAs {
     /// The stream that kept the turn has broken: the event is to be handled by another run,
     /// and this attempt does not count.
     Broken,
-    /// No caller was answered: the attempt is taken back.
-    Abandoned,
+    /// No caller was answered: the attempt, claimed at this time, is taken back. The next has its
+    /// number.
+    Abandoned(Timestamp),
 }
 
 /// Ends a turn.

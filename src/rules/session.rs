@@ -3,7 +3,7 @@
 //! | session | acquire | renew, with its lease | release, with its lease | bind | force a release | close |
 //! |---|---|---|---|---|---|---|
 //! | absent | granted | gone | nothing | made, bound, free | nothing | nothing |
-//! | held, by the same request or lease | granted again, and noted if it names the lease | runs on | free, and handed on if somebody waits | bound | free, with a higher fence | deleted |
+//! | held, by the same request or lease | granted again, and noted if it names the lease as it is | runs on | free, and handed on if somebody waits | bound | free, with a higher fence | deleted |
 //! | held, by another | held | gone | nothing | bound | free, with a higher fence | deleted |
 //! | lapsed, nobody waits | granted | found as it ended | nothing | bound | nothing | deleted |
 //! | released, nobody waits | granted | gone | ended before | bound | nothing | deleted |
@@ -24,8 +24,8 @@ use super::{
     queue::{hand_on, waiting},
 };
 use crate::domain::{
-    Acquire, Acquired, Decision, Labels, Release, Renew, Renewed, ResumedBy, SessionKey,
-    SessionRow, StreamId, Timestamp, Ttl,
+    Acquire, Acquired, Decision, Found, Labels, Obtained, Release, Renew, Renewed, ResumedBy,
+    SessionKey, SessionRow, StreamId, Timestamp, Ttl,
 };
 
 /// What became of a [`Release`].
@@ -47,24 +47,25 @@ impl Operation for Acquire {
     fn decide(&self, draft: &mut Draft<'_>) -> Result<Self::Answer, RuleError> {
         let now = draft.now();
         let mut session = draft.session(&self.key);
-        if let Some(row) = session.row(now) {
+        let resumed = session.latest.as_ref().map(|latest| latest.resumed);
+        if let Some((row, resumed)) = session.row(now).zip(resumed) {
+            let is_current =
+                |found: Found<_>| found.is_current(&row.lease.id, resumed, self.stream);
             match row.decision(self) {
                 Decision::Free => {}
-                Decision::Granted(lease) => {
-                    if self.resumes == Some(lease.id) {
-                        note(&mut session, self.stream);
-                        draft.put_session(&self.key, session);
-                    }
-                    return Ok(Acquired { row, fresh: false });
+                Decision::Granted(_) if self.resumes.is_some_and(is_current) => {
+                    note(&mut session, self.stream);
+                    draft.put_session(&self.key, session);
+                    return Ok(Acquired { row, obtained: Obtained::Resumed });
                 }
-                Decision::Held(_) | Decision::EpicMismatch(_) => {
-                    return Ok(Acquired { row, fresh: false });
+                Decision::Granted(_) | Decision::Held(_) | Decision::EpicMismatch(_) => {
+                    return Ok(Acquired { row, obtained: Obtained::Found(resumed) });
                 }
             }
         }
         let row = grant(draft, &mut session, self)?;
         draft.put_session(&self.key, session);
-        Ok(Acquired { row, fresh: true })
+        Ok(Acquired { row, obtained: Obtained::Granted })
     }
 }
 

@@ -22,8 +22,8 @@ use super::{
 };
 use crate::domain::{
     Acquire, Begin, Begun, Claim, Delivered, Detail, Enqueue, EventKey, FencingToken, Finish,
-    FinishAs, Labels, Lease, LeaseId, Mark, PayloadDigest, Release, Renew, RenewTurn, RequestId,
-    SessionKey, Team, Timestamp, Ttl, TurnId, TurnResult,
+    FinishAs, Found, Labels, Lease, LeaseId, Mark, Obtained, PayloadDigest, Release, Renew,
+    RenewTurn, RequestId, SessionKey, Team, Timestamp, Ttl, TurnId, TurnResult,
     limits::{CLAIM_TTL, EVENT_TTL, LEASE_TTL},
 };
 
@@ -253,9 +253,10 @@ fn enqueue(number: u128, of: u128) -> Enqueue {
     Enqueue { acquire: acquire(number), lease: lease(of), takes_over: None }
 }
 
-/// The same, once it has found the lease that the request has.
-fn acquire_again(number: u128, lease: LeaseId) -> Acquire {
-    Acquire { resumes: Some(lease), ..acquire(number) }
+/// The same, once it has found the lease of its request, as it is.
+fn acquire_again(world: &World, number: u128) -> Acquire {
+    let Latest { lease, resumed, .. } = *world.latest();
+    Acquire { resumes: Some(Found { id: lease, resumed }), ..acquire(number) }
 }
 
 /// The same as [`enqueue`], once it has found the place that is to end in the lease `earlier`.
@@ -263,9 +264,10 @@ fn enqueue_again(number: u128, of: u128, earlier: u128) -> Enqueue {
     Enqueue { takes_over: Some(lease(earlier)), ..enqueue(number, of) }
 }
 
-/// The same as `begin`, once it has found its first attempt.
-fn begin_again(begin: Begin) -> Begin {
-    Begin { resumes: Some(1), ..begin }
+/// The same as `begin`, once it has found the claim of its request, as it is.
+fn begin_again(world: &World, begin: Begin) -> Begin {
+    let Event { time, resumed, .. } = world.events[&begin.event.key].clone();
+    Begin { resumes: Some(Found { id: time, resumed }), ..begin }
 }
 
 fn release(lease: LeaseId) -> Release {
@@ -306,9 +308,9 @@ fn begin_with_session(number: u128, names: &[&str]) -> Begin {
 }
 
 /// What was granted.
-fn granted(begun: Begun) -> (Claim, Option<Lease>, bool) {
+fn granted(begun: Begun) -> (Claim, Option<Lease>, Obtained) {
     match begun {
-        Begun::Granted { claim, lease, fresh } => (claim, lease, fresh),
+        Begun::Granted { claim, lease, obtained } => (claim, lease, obtained),
         other => panic!("not granted: {other:?}"),
     }
 }

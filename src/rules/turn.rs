@@ -3,7 +3,7 @@
 //! | event | begin | renew, by its holder | finish, by its holder |
 //! |---|---|---|---|
 //! | not on record, or expired | claimed, if the session is free; else busy | lost | lost |
-//! | claimed, by the same request | granted again if it has its session, and noted if it names the attempt; else in progress | runs on, with its lease | ended |
+//! | claimed, by the same request | granted again if it has its session, and noted if it names the claim as it is; else in progress | runs on, with its lease | ended |
 //! | claimed, by another | in progress | lost | lost |
 //! | claim lapsed, attempts left | as if it were not on record, one attempt more | lost | lost |
 //! | claim ended, attempts left | as if it were not on record, one attempt more | lost | done if it ended so, or lost |
@@ -23,7 +23,7 @@
 //! | succeeded, rejected | handled | |
 //! | failed | free, or given up if its attempts are spent | counts |
 //! | its stream broke | free | does not count |
-//! | abandoned: nobody was answered | free | is taken back |
+//! | abandoned: nobody was answered, and it is the claim that it names | free | is taken back |
 //!
 //! An event of several names is one: what is found under one of them counts, a live record before
 //! others, then this request's own, then the one with the most attempts.
@@ -36,9 +36,9 @@ use super::{
     session::{grant, note, run_on},
 };
 use crate::domain::{
-    Acquire, Attempts, Begin, Begun, Claim, Decision, Detail, EventRow, Lease, LeaseId,
-    ProcessedBy, RenewTurn, RequestId, ResumedBy, SessionKey, SessionRow, Team, Timestamp, TurnId,
-    TurnLost, limits::CLAIM_MEMORY,
+    Acquire, Attempts, Begin, Begun, Claim, Decision, Detail, EventRow, Found, Lease, LeaseId,
+    Obtained, ProcessedBy, RenewTurn, RequestId, ResumedBy, SessionKey, SessionRow, Team,
+    Timestamp, TurnId, TurnLost, limits::CLAIM_MEMORY,
 };
 
 mod finish;
@@ -134,7 +134,10 @@ impl Operation for Begin {
         };
         let EventRow::Claimed(claim) = claimed.row(now) else { unreachable!("it is claimed") };
         draft.put_event(team, claimed);
-        Ok(BeginAnswer { lapsed, ..Begun::Granted { claim, lease, fresh: true }.into() })
+        Ok(BeginAnswer {
+            lapsed,
+            ..Begun::Granted { claim, lease, obtained: Obtained::Granted }.into()
+        })
     }
 }
 
@@ -155,7 +158,9 @@ impl Begin {
         if self.event.contradicts(claim.digest) {
             return claim_alone(claim);
         }
-        let is_noted = self.resumes == Some(claim.attempt);
+        let is_current =
+            |seen: Found<_>| seen.is_current(&claim.claim_time, found.resumed, self.stream);
+        let is_noted = self.resumes.is_some_and(is_current);
         let mut lease = None;
         if let Some((acquire, mut session)) = asked {
             let decision = session.row(now).map(|row| row.decision(acquire));
@@ -167,12 +172,12 @@ impl Begin {
             }
         }
         if !is_noted {
-            return Begun::Granted { claim, lease, fresh: false };
+            return Begun::Granted { claim, lease, obtained: Obtained::Found(found.resumed) };
         }
         let attempts = found.attempts.map(|own| Attempts { interrupted: None, ..own });
         let repeated = Event { resumed: ResumedBy::of(self.stream), attempts, ..found.clone() };
         draft.update_event(&self.event.key.team, found, Some(repeated));
-        Begun::Granted { claim, lease, fresh: false }
+        Begun::Granted { claim, lease, obtained: Obtained::Resumed }
     }
 }
 

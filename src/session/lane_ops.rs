@@ -14,8 +14,8 @@ use super::{
 };
 use crate::{
     domain::{
-        Acquire, Decision, Enqueue, Enqueued, Held, Lease, LeaseId, Release, Renew, Renewed,
-        RequestId, SessionKey, SessionRow, StreamId,
+        Acquire, Decision, Enqueue, Enqueued, Found, Held, Lease, LeaseId, Obtained, Release,
+        Renew, Renewed, RequestId, SessionKey, SessionRow, StreamId,
     },
     lane::{Executes, Lanes, Op},
     store::{Connection, Reset, SessionAnswer, SessionBatch, SessionOp, StoreError, Verdict},
@@ -35,7 +35,7 @@ pub(super) enum SessionCall {
 pub(super) enum SessionReply {
     Acquired(Outcome),
     /// The request has this lease already: it is the caller's once that carries it on.
-    Found(LeaseId),
+    Found(Found<LeaseId>),
     Released(bool),
     Renewed(Renewal),
     Enqueued(Enqueued),
@@ -114,7 +114,7 @@ pub(super) enum Subject {
     HandOn,
     /// Calls that return share an answer, streams do not: the store notes which has the
     /// lease, of those that name it.
-    Acquire(RequestId, Option<StreamId>, Option<LeaseId>),
+    Acquire(RequestId, Option<StreamId>, Option<Found<LeaseId>>),
     Enqueue(u64),
 }
 
@@ -164,14 +164,14 @@ impl SessionCall {
     fn row(&self, answer: SessionAnswer, asked: Instant) -> Verdict<Row> {
         let delivery = match (self, &answer) {
             (Self::Acquire(call), SessionAnswer::Acquired(acquired)) => {
-                let (Acquire { key, stream, resumes, .. }, row) = (&call.acquire, &acquired.row);
-                match stream {
-                    _ if acquired.fresh => Some(call.grants.deliver(key, row.lease.id)),
+                let (Acquire { key, stream, .. }, lease) = (&call.acquire, acquired.row.lease.id);
+                match (acquired.obtained, stream) {
+                    (Obtained::Granted, _) => Some(call.grants.deliver(key, lease)),
                     // It has taken the place of the stream that would have given the lease back.
-                    Some(stream) if row.live && *resumes == Some(row.lease.id) => {
-                        Some(call.grants.deliver_to(key, row.lease.id, *stream))
+                    (Obtained::Resumed, Some(stream)) => {
+                        Some(call.grants.deliver_to(key, lease, *stream))
                     }
-                    _ => None,
+                    (Obtained::Resumed, None) | (Obtained::Found(_), _) => None,
                 }
             }
             (Self::Release(_), SessionAnswer::Released(_))
@@ -213,16 +213,17 @@ impl Op for SessionCall {
         let reply = match (self, answer) {
             (Self::Acquire(call), SessionAnswer::Acquired(acquired)) => {
                 match acquired.row.decision(&call.acquire) {
-                    Decision::Granted(lease)
-                        if !acquired.fresh && call.acquire.resumes != Some(lease.id) =>
-                    {
-                        SessionReply::Found(lease.id)
-                    }
-                    Decision::Granted(lease) => {
-                        let lease = Measured::new(lease, *asked);
-                        let grant = Grant::new(lease, acquired.fresh, delivery.clone());
-                        SessionReply::Acquired(Outcome::Granted(grant))
-                    }
+                    Decision::Granted(lease) => match acquired.obtained {
+                        Obtained::Found(resumed) => {
+                            SessionReply::Found(Found { id: lease.id, resumed })
+                        }
+                        obtained @ (Obtained::Granted | Obtained::Resumed) => {
+                            let lease = Measured::new(lease, *asked);
+                            let is_fresh = obtained == Obtained::Granted;
+                            let grant = Grant::new(lease, is_fresh, delivery.clone());
+                            SessionReply::Acquired(Outcome::Granted(grant))
+                        }
+                    },
                     Decision::Held(held) => {
                         SessionReply::Acquired(Outcome::Held(Measured::new(held, *asked)))
                     }

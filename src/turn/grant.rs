@@ -12,7 +12,7 @@ use tokio::{runtime::Handle, time::sleep};
 
 use super::lane_ops::TurnLanes;
 use crate::{
-    domain::{Begin, Claim, Finish, FinishAs, Lease, StreamId, TurnId},
+    domain::{Begin, Claim, Finish, FinishAs, Lease, Obtained, StreamId, Timestamp, TurnId},
     session::{self, Measured},
 };
 
@@ -60,21 +60,19 @@ impl Grant {
 
 /// What becomes of a turn that no caller accepts.
 pub(super) enum Unaccepted {
-    /// No other call has it: it is given up.
-    Abandoned,
+    /// No other call has it, claimed at this time: it is given up.
+    Abandoned(Timestamp),
     /// This stream took it over and has broken: it fails after the grace.
     Broken(StreamId, Duration),
 }
 
 impl Unaccepted {
     /// None if another call has the turn and ends it.
-    pub(super) fn of(begin: &Begin, claim: &Claim, fresh: bool) -> Option<Self> {
-        match begin.stream {
-            _ if fresh => Some(Self::Abandoned),
-            Some(stream) if begin.resumes == Some(claim.attempt) => {
-                Some(Self::Broken(stream, begin.grace))
-            }
-            _ => None,
+    pub(super) fn of(begin: &Begin, claim: &Claim, obtained: Obtained) -> Option<Self> {
+        match (obtained, begin.stream) {
+            (Obtained::Granted, _) => Some(Self::Abandoned(claim.claim_time)),
+            (Obtained::Resumed, Some(stream)) => Some(Self::Broken(stream, begin.grace)),
+            (Obtained::Resumed, None) | (Obtained::Found(_), _) => None,
         }
     }
 }
@@ -102,10 +100,11 @@ impl Drop for Delivery {
         }
         let turn = self.turn.clone();
         match self.unaccepted {
-            Unaccepted::Abandoned => {
+            Unaccepted::Abandoned(claim_time) => {
                 // No row has this stream, so a call that carried the turn on keeps it.
                 let unless_resumed = Some(StreamId::random());
-                self.lanes.post(Finish { turn, ending: FinishAs::Abandoned, unless_resumed });
+                let ending = FinishAs::Abandoned(claim_time);
+                self.lanes.post(Finish { turn, ending, unless_resumed });
             }
             Unaccepted::Broken(stream, grace) => {
                 let (lanes, unless_resumed) = (Arc::clone(&self.lanes), Some(stream));

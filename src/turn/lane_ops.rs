@@ -7,8 +7,8 @@ use tokio::time::Instant;
 use super::grant::{Delivery, Grant, Turn, Unaccepted};
 use crate::{
     domain::{
-        Begin, Begun, Claim, Delivered, EventKey, EventRow, Finish, Interruption, KeySet, Lease,
-        RenewTurn, RequestId, StreamId, TurnId, TurnLost,
+        Begin, Begun, Claim, Delivered, EventKey, EventRow, Finish, Found, Interruption, KeySet,
+        Lease, Obtained, RenewTurn, RequestId, StreamId, Timestamp, TurnId, TurnLost,
     },
     lane::{Executes, Lane, Lanes, Op},
     session::{Measured, Sessions},
@@ -57,7 +57,7 @@ pub(super) enum Committed {
 
 /// Calls that return share an answer, streams do not: the store notes which has the turn, of those
 /// that name it.
-type Asker = (RequestId, Option<StreamId>, Option<u32>);
+type Asker = (RequestId, Option<StreamId>, Option<Found<Timestamp>>);
 
 const fn asker(begin: &Begin) -> Asker {
     (begin.request, begin.stream, begin.resumes)
@@ -65,8 +65,8 @@ const fn asker(begin: &Begin) -> Asker {
 
 pub(super) enum TurnReply {
     Begun(Box<Result<Grant, Measured<Begun>>>),
-    /// The request has this attempt already: it is the caller's once that carries it on.
-    Found(u32),
+    /// The request has this claim already: it is the caller's once that carries it on.
+    Found(Found<Timestamp>),
     Finished(Result<Option<EventRow>, TurnLost>),
 }
 
@@ -131,7 +131,7 @@ impl Op for TurnCall {
                 if *spoke == asker(begin) =>
             {
                 let Measured { value, asked } = outcome;
-                let Begun::Granted { claim, lease, fresh } = value else {
+                let Begun::Granted { claim, lease, obtained } = value else {
                     return Verdict::Decided(TurnReply::Begun(Box::new(Err(outcome.clone()))));
                 };
                 if begin.event.contradicts(claim.digest) {
@@ -139,14 +139,15 @@ impl Op for TurnCall {
                     let taken = Measured::new(taken, *asked);
                     return Verdict::Decided(TurnReply::Begun(Box::new(Err(taken))));
                 }
-                if !fresh && begin.resumes != Some(claim.attempt) {
-                    return Verdict::Decided(TurnReply::Found(claim.attempt));
+                if let Obtained::Found(resumed) = *obtained {
+                    let found = Found { id: claim.claim_time, resumed };
+                    return Verdict::Decided(TurnReply::Found(found));
                 }
                 let id = turn_id(begin, claim, lease.as_ref());
                 let claim = Measured::new(claim.clone(), *asked);
                 let lease = lease.clone().map(|lease| Measured::new(lease, *asked));
                 let turn = Turn { id, claim, lease };
-                let (fresh, delivery) = (*fresh, delivery.clone());
+                let (fresh, delivery) = (*obtained == Obtained::Granted, delivery.clone());
                 let grant = Grant { turn, fresh, delivery, lease: None };
                 Verdict::Decided(TurnReply::Begun(Box::new(Ok(grant))))
             }
@@ -205,9 +206,9 @@ impl<S: Connection> Executes<TurnCall> for S {
         for ((place, begin, lanes), verdict) in begins.iter().zip(batch.begins) {
             verdicts[*place] = verdict.map(|outcome| {
                 let delivery = match &outcome {
-                    Begun::Granted { claim, lease, fresh } => {
+                    Begun::Granted { claim, lease, obtained } => {
                         let turn = turn_id(begin, claim, lease.as_ref());
-                        let unaccepted = Unaccepted::of(begin, claim, *fresh);
+                        let unaccepted = Unaccepted::of(begin, claim, *obtained);
                         unaccepted.map(|unaccepted| Delivery::new(turn, unaccepted, lanes))
                     }
                     _ => None,

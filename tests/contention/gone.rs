@@ -4,11 +4,11 @@
 use std::time::Duration;
 
 use oncegate::{
-    domain::{Acquire, Begin, Id, LeaseId, RequestId},
+    domain::{Acquire, Begin, Id, LeaseId, Renew, RenewTurn, RequestId, StreamId},
     session::{AcquireOutcome, Bounds, Grant, Sessions},
     store::postgres::Postgres,
     telemetry::Metrics,
-    turn::{TurnOutcome, Turns},
+    turn::{self, TurnOutcome, Turns},
 };
 use tokio::{runtime::Handle, task::JoinHandle, time::sleep};
 use tokio_util::sync::CancellationToken;
@@ -48,6 +48,21 @@ impl Stage {
 
     fn sessions(&self, replica: usize) -> Sessions {
         self.replicas[replica].1.clone()
+    }
+
+    fn turns(&self, replica: usize) -> Turns {
+        self.replicas[replica].0.clone()
+    }
+
+    /// Begins a turn on a replica.
+    fn begin(&self, replica: usize, begin: Begin) -> JoinHandle<Option<Box<turn::Grant>>> {
+        let turns = self.turns(replica);
+        tokio::spawn(async move {
+            match turns.begin(begin, Duration::ZERO).await.unwrap() {
+                TurnOutcome::Granted(grant) => Some(grant),
+                _ => None,
+            }
+        })
     }
 
     /// Acquires a session on a replica, with a wait.
@@ -152,22 +167,64 @@ async fn a_late_enqueue_takes_no_place_that_came_since() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_late_begin_keeps_no_turn_that_came_since() {
     let stage = Stage::new().await;
-    let ask = |replica: usize, begin: Begin| {
-        let turns = stage.replicas[replica].0.clone();
-        tokio::spawn(async move {
-            match turns.begin(begin, Duration::ZERO).await.unwrap() {
-                TurnOutcome::Granted(grant) => Some(grant),
-                _ => None,
-            }
-        })
-    };
     stage.proxy.hold_after(0);
-    stage.goes_away(ask(0, begin("e", "again"))).await;
-    let grant = ask(1, begin("e", "again")).await.unwrap().unwrap();
+    stage.goes_away(stage.begin(0, begin("e", "again"))).await;
+    let grant = stage.begin(1, begin("e", "again")).await.unwrap().unwrap();
     stage.proxy.let_pass();
-    assert!(ask(0, begin("after", "after")).await.unwrap().is_some());
+    assert!(stage.begin(0, begin("after", "after")).await.unwrap().is_some());
     drop(grant);
     // After what was left to the lane.
-    assert!(ask(1, begin("after that", "after that")).await.unwrap().is_some());
-    assert!(ask(1, begin("e", "next")).await.unwrap().is_some());
+    assert!(stage.begin(1, begin("after that", "after that")).await.unwrap().is_some());
+    assert!(stage.begin(1, begin("e", "next")).await.unwrap().is_some());
+}
+
+/// A stream that has found the lease of its request goes away, and what takes it over comes late.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_late_stream_takes_no_lease_from_a_newer_one() {
+    let stage = Stage::new().await;
+    let stream = |session: &str| {
+        let stream = StreamId::random();
+        (stream, Acquire { stream: Some(stream), ..acquire(session, "again") })
+    };
+    // From then on, each statement is one request.
+    for _ in 0..2 {
+        let _ = stage.ask(0, &stream("first").1).await.unwrap().unwrap().accept();
+    }
+    let _ = stage.ask(1, &acquire("s", "again")).await.unwrap().unwrap().accept();
+    // The two by which it finds the lease.
+    stage.proxy.hold_after(2);
+    stage.goes_away(stage.ask(0, &stream("s").1)).await;
+    let (newer, acquire) = stream("s");
+    let lease = stage.ask(1, &acquire).await.unwrap().unwrap().accept().value;
+    stage.passes().await;
+    let renew = Renew { key: acquire.key, lease: lease.id, ttl: acquire.ttl, stream: Some(newer) };
+    stage.sessions(1).renew(renew).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_late_stream_takes_no_turn_from_a_newer_one() {
+    let stage = Stage::new().await;
+    let stream = |event: &str| {
+        let stream = StreamId::random();
+        (stream, begin(event, "again").kept_by(stream))
+    };
+    for _ in 0..2 {
+        let _ = stage.begin(0, stream("first").1).await.unwrap().unwrap().accept();
+    }
+    let _ = stage.begin(1, begin("e", "again")).await.unwrap().unwrap().accept();
+    stage.proxy.hold_after(1);
+    stage.goes_away(stage.begin(0, stream("e").1)).await;
+    let (newer, begin) = stream("e");
+    let claim_ttl = begin.claim_ttl;
+    let turn = stage.begin(1, begin).await.unwrap().unwrap().accept();
+    stage.proxy.let_pass();
+    assert!(stage.begin(0, stream("after").1).await.unwrap().is_some());
+    let renew = RenewTurn {
+        turn: turn.id,
+        claim_ttl,
+        lease_ttl: claim_ttl,
+        stream: Some(newer),
+        interruption: None,
+    };
+    stage.turns(1).renew(renew).await.unwrap();
 }

@@ -7,8 +7,8 @@ use std::{
 
 use oncegate::{
     domain::{
-        Acquire, Begin, Enqueue, EventKey, Id, Labels, LeaseId, Release, Renew, RequestId,
-        SessionKey, StreamId, Team, TeamFilter, Ttl, TurnId,
+        Acquire, Begin, Enqueue, EventKey, Found, Id, Labels, LeaseId, Release, Renew, RequestId,
+        ResumedBy, SessionKey, StreamId, Team, TeamFilter, Timestamp, Ttl, TurnId,
         limits::{CLAIM_MEMORY, CLAIM_TTL, EVENT_TTL, LEASE_TTL},
     },
     rules::queue::PLACE_KEPT,
@@ -46,6 +46,8 @@ pub fn events() -> Vec<EventKey> {
 pub struct Granted<'a> {
     pub leases: &'a BTreeMap<Grant, (SessionKey, LeaseId)>,
     pub turns: &'a BTreeMap<Grant, TurnId>,
+    /// When these were claimed: the same in each store.
+    pub claim_times: &'a BTreeMap<Grant, Timestamp>,
 }
 
 /// Draws steps.
@@ -198,6 +200,12 @@ impl Dice {
         Some(stream).filter(|_| !self.one_in(2))
     }
 
+    /// What a call names, at times: something that was not found so.
+    fn found<T>(&mut self, id: T) -> Option<Found<T>> {
+        let resumed = if self.one_in(3) { ResumedBy::Nobody } else { ResumedBy::of(self.stream()) };
+        Some(Found { id, resumed }).filter(|_| self.one_in(3))
+    }
+
     fn acquire(&mut self, key: SessionKey, event: Option<&EventKey>) -> Acquire {
         let attempt = Some(self.attempt());
         let labels = self.of(&[vec![], vec![("bot".to_owned(), "b".to_owned())]]);
@@ -212,7 +220,7 @@ impl Dice {
             epic: self.epic().map(str::to_owned),
             labels: Labels::parse(labels).expect("labels"),
             stream: self.stream(),
-            resumes: None,
+            resumes: self.found(LeaseId::random()),
             digest: None,
         }
     }

@@ -41,7 +41,7 @@ const START: i64 = 1_790_000_000_000_000;
 /// The most runs in which a sequence that fails is made shorter.
 const MAX_RUNS: usize = 150;
 /// What the sequences come to among other things, as the answers spell it.
-const OUTCOMES: [&str; 25] = [
+const OUTCOMES: [&str; 28] = [
     "Busy(",
     "by: Mark",
     "by: GaveUp",
@@ -59,8 +59,11 @@ const OUTCOMES: [&str; 25] = [
     "Ok(None",
     "Ok(Some",
     "Found(",
-    "fresh: false",
-    "fresh: true",
+    "obtained: Found(Call",
+    "obtained: Found(Nobody",
+    "obtained: Found(Stream",
+    "obtained: Granted",
+    "obtained: Resumed",
     "Granted {",
     "Err(Lease(None",
     "Err(Lease(Some",
@@ -141,8 +144,8 @@ impl Ground {
         let mut sides = self.sides().await;
         let (mut dice, mut steps) = (Dice::new(seed), Vec::new());
         while steps.len() < STEPS {
-            let Side { leases, turns, .. } = &sides.memory;
-            let step = dice.step(&Granted { leases, turns });
+            let Side { leases, turns, claim_times, .. } = &sides.memory;
+            let step = dice.step(&Granted { leases, turns, claim_times });
             let mut difference = sides.take(&step).await;
             steps.push(step);
             if difference.is_none() && steps.len().is_multiple_of(INTERVAL) {

@@ -3,7 +3,9 @@
 use std::{collections::BTreeMap, fmt::Debug};
 
 use oncegate::{
-    domain::{EventKey, LeaseId, Mark, SessionKey, TeamFilter, TurnId},
+    domain::{
+        EventKey, Found, LeaseId, Mark, ResumedBy, SessionKey, TeamFilter, Timestamp, TurnId,
+    },
     store::{Connection, EventFilter, Look, Page, StoreError, Sweep},
 };
 
@@ -30,6 +32,8 @@ pub struct Side<C> {
     pub leases: BTreeMap<Grant, (SessionKey, LeaseId)>,
     /// Turns that were granted.
     pub turns: BTreeMap<Grant, TurnId>,
+    /// When they were claimed.
+    pub claim_times: BTreeMap<Grant, Timestamp>,
 }
 
 impl<C: Connection> Side<C> {
@@ -42,6 +46,7 @@ impl<C: Connection> Side<C> {
             tickets: BTreeMap::new(),
             leases: BTreeMap::new(),
             turns: BTreeMap::new(),
+            claim_times: BTreeMap::new(),
         }
     }
 
@@ -130,4 +135,9 @@ impl<C: Connection> Side<C> {
 
 fn debug(answer: impl Debug) -> String {
     format!("{answer:?}\n")
+}
+
+/// What a call names that has found something: as `drawn` says, who had carried it on by then.
+fn found<T>(id: T, resumed: ResumedBy, drawn: Option<Found<T>>) -> Found<T> {
+    Found { id, resumed: drawn.map_or(resumed, |drawn| drawn.resumed) }
 }

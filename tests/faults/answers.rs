@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use oncegate::{
-    domain::{Begin, Begun, Enqueued, FencingToken, LeaseId},
+    domain::{Begin, Begun, Enqueued, FencingToken, LeaseId, Obtained, ResumedBy},
     store::{
         Clock, Connection, SessionAnswer, SessionBatch, SessionOp, Store as _, Verdict, Work,
         postgres::Postgres,
@@ -73,10 +73,11 @@ async fn a_lease_that_the_first_run_took_is_new_to_its_caller() {
     let (answer, _) = lossy.lose(0, SessionOp::Acquire(&asked)).await;
     let SessionAnswer::Acquired(acquired) = answer else { panic!("{answer:?}") };
     // Otherwise nobody gives it back if the caller has gone.
-    assert!(acquired.fresh && acquired.row.live, "{acquired:?}");
+    assert!(acquired.obtained == Obtained::Granted && acquired.row.live, "{acquired:?}");
     let (again, _) = lossy.change(SessionOp::Acquire(&asked)).await;
     let SessionAnswer::Acquired(again) = again else { panic!("{again:?}") };
-    assert!(!again.fresh && again.row.lease.id == acquired.row.lease.id);
+    assert_eq!(again.row.lease.id, acquired.row.lease.id);
+    assert_eq!(again.obtained, Obtained::Found(ResumedBy::Nobody));
 }
 
 #[tokio::test]
@@ -116,9 +117,11 @@ async fn a_turn_that_the_first_run_began_is_new_to_its_caller() {
         let asked = begin("Ev1", aliases);
         lossy.proxy.lose_answer_after(reads);
         let begun = lossy.begin(&asked).await;
-        let Begun::Granted { claim, lease, fresh } = begun else { panic!("{begun:?}") };
-        assert!(fresh && claim.attempt == 1, "{claim:?}");
+        let Begun::Granted { claim, lease, obtained } = begun else { panic!("{begun:?}") };
+        assert_eq!((obtained, claim.attempt), (Obtained::Granted, 1), "{claim:?}");
         assert!(lease.unwrap().token > FencingToken(0));
-        assert!(matches!(lossy.begin(&asked).await, Begun::Granted { fresh: false, .. }));
+        let again = lossy.begin(&asked).await;
+        let found = Obtained::Found(ResumedBy::Nobody);
+        assert!(matches!(again, Begun::Granted { obtained, .. } if obtained == found), "{again:?}");
     }
 }

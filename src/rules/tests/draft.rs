@@ -5,7 +5,10 @@ use super::{
     random::{Answer, Op},
     release, renew, request, rests_on, succeeded,
 };
-use crate::{domain::Begun, rules::EventUpdate};
+use crate::{
+    domain::{Begun, Obtained},
+    rules::EventUpdate,
+};
 
 const NEVER: Timestamp = Timestamp::from_micros(i64::MAX);
 const ALWAYS: Timestamp = Timestamp::from_micros(i64::MIN);
@@ -243,10 +246,10 @@ fn an_event_that_was_changed_in_a_draft_is_found_so_under_its_other_names() {
     let turn = begun(&mut world, &begin(1, &["a", "b"]));
     for number in [1, 2] {
         let mut world = world.copy(7);
-        let end = Op::Finish(finish(&turn, FinishAs::Abandoned));
+        let end = Op::Finish(finish(&turn, FinishAs::Abandoned(world.now)));
         let (plan, answers) = world.fold(&[end, Op::Begin(begin(number, &["a", "b"]))]);
         let Answer::Begun(answer) = &answers[1] else { panic!() };
-        let is_granted = matches!(answer.begun, Begun::Granted { fresh: true, .. });
+        let is_granted = matches!(answer.begun, Begun::Granted { obtained: Obtained::Granted, .. });
         assert!(is_granted, "{number}: {:?}", answer.begun);
         assert!(world.apply(plan));
         for name in ["a", "b"] {

@@ -170,7 +170,7 @@ fn forgetting_an_expired_event_deletes_it_and_reports_nothing() {
 fn forgetting_a_claim_that_was_taken_back_reports_nothing() {
     let mut world = World::new();
     let turn = begun(&mut world, &begin(1, &["a"]));
-    world.run(finish(&turn, FinishAs::Abandoned));
+    world.run(finish(&turn, FinishAs::Abandoned(world.now)));
     assert_eq!(forget(&mut world, "a").0, None);
     assert!(world.events.is_empty());
 }

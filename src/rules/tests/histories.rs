@@ -4,11 +4,11 @@
 use std::collections::BTreeMap;
 
 use super::{
-    Event, EventKey, FencingToken, FinishAs, LeaseId, Notice, Plan, SessionKey, State, Version,
-    World, key,
+    Event, EventKey, FencingToken, Finish, FinishAs, LeaseId, Notice, Plan, SessionKey, State,
+    Version, World, key,
     random::{Answer, Chooser, Op},
 };
-use crate::domain::{Begun, Claim, EventRow, Team};
+use crate::domain::{Begun, Claim, EventRow, Obtained, Team};
 
 /// A decision that is still to be written.
 struct Pending {
@@ -233,7 +233,7 @@ fn attempts_stay(before: &World, after: &World, op: &Op) {
     for (key, was) in before.events.iter().filter(|(_, event)| event.expire_time > before.now) {
         let now = after.events.get(key).map_or(0, attempt);
         let may_fall = match op {
-            Op::Finish(finish) if finish.ending == FinishAs::Abandoned => now + 1 == attempt(was),
+            Op::Finish(Finish { ending: FinishAs::Abandoned(_), .. }) => now + 1 == attempt(was),
             Op::Mark(_) | Op::Forget(_) => true,
             _ => false,
         };
@@ -258,13 +258,14 @@ fn is_true(world: &World, op: &Op, answer: &Answer) {
             }
         }
         (Op::Begin(begin), Answer::Begun(answer)) => {
-            if let Begun::Granted { claim, lease, fresh } = &answer.begun {
+            if let Begun::Granted { claim, lease, obtained } = &answer.begun {
                 let has_claim = |name: &str| is_claim(row(name), claim);
                 let mut names = begin
                     .event
                     .names()
                     .filter(|name| world.events.contains_key(&super::event_key(name)));
-                assert!(if *fresh { names.all(has_claim) } else { names.any(has_claim) });
+                let is_new = *obtained == Obtained::Granted;
+                assert!(if is_new { names.all(has_claim) } else { names.any(has_claim) });
                 if let Some(lease) = lease {
                     holds(lease.id);
                 }

@@ -18,8 +18,8 @@ use super::{
 };
 use crate::{
     domain::{
-        Acquired, Begun, Claim, Enqueued, EventRow, Interruption, Lease, Renewed, SessionRow,
-        StreamId, TurnLost,
+        Acquired, Begun, Claim, Enqueued, EventRow, Found, Interruption, Lease, Renewed, ResumedBy,
+        SessionRow, StreamId, Timestamp, TurnLost,
     },
     rules::RuleError,
 };
@@ -181,28 +181,41 @@ impl Chooser {
 
     fn acquire(&mut self, world: &World) -> Acquire {
         let number = self.number();
-        let resumes = Some(self.lease(world, false)).filter(|_| self.one_in(2));
+        let id = self.lease(world, false);
+        let resumes = Some(Found { id, resumed: self.resumed() }).filter(|_| self.one_in(2));
         Acquire { epic: self.epic(), stream: self.stream(), resumes, ..acquire(number) }
     }
 
-    fn ending(&mut self) -> FinishAs {
+    /// Who is said to have carried something on.
+    fn resumed(&mut self) -> ResumedBy {
+        if self.one_in(2) { ResumedBy::Nobody } else { ResumedBy::of(self.stream()) }
+    }
+
+    /// When this event was claimed, or another time.
+    fn claim_time(&mut self, world: &World, event: &EventKey) -> Timestamp {
+        let event = world.events.get(event).filter(|_| !self.one_in(4));
+        event.map_or(world.now, |event| event.time)
+    }
+
+    fn ending(&mut self, world: &World, turn: &TurnId) -> FinishAs {
         match self.below(5) {
             0 => succeeded("done"),
             1 => FinishAs::Rejected(Some(detail("bad")), ttl(600)),
             2 => FinishAs::Failed(Some(detail("no"))),
             3 => FinishAs::Broken,
-            _ => FinishAs::Abandoned,
+            _ => FinishAs::Abandoned(self.claim_time(world, &turn.event)),
         }
     }
 
-    fn begin(&mut self) -> Begin {
+    fn begin(&mut self, world: &World) -> Begin {
         let (number, names) = (self.number(), self.names());
         let mut begin =
             if self.one_in(2) { begin(number, &names) } else { begin_with_session(number, &names) };
         if self.one_in(4) {
             begin.event.digest = Some(digest(self.number()));
         }
-        begin.resumes = Some(1).filter(|_| self.one_in(2));
+        let id = self.claim_time(world, &begin.event.key);
+        begin.resumes = Some(Found { id, resumed: self.resumed() }).filter(|_| self.one_in(2));
         match self.stream() {
             Some(stream) => begin.kept_by(stream),
             None => begin,
@@ -239,7 +252,7 @@ impl Chooser {
             }
             12 => Op::HandOn(session),
             13 => Op::Leave(session, self.lease(world, true), self.one_in(2)),
-            14..=16 => Op::Begin(self.begin()),
+            14..=16 => Op::Begin(self.begin(world)),
             17 => match self.turn() {
                 Some(turn) => {
                     let (stream, interruption) = (self.stream(), Some(Interruption::Drained));
@@ -251,7 +264,10 @@ impl Chooser {
             _ => match self.turn() {
                 Some(turn) => {
                     let unless_resumed = self.stream();
-                    Op::Finish(Finish { unless_resumed, ..finish(&turn, self.ending()) })
+                    Op::Finish(Finish {
+                        unless_resumed,
+                        ..finish(&turn, self.ending(world, &turn))
+                    })
                 }
                 None => Op::Acquire(self.acquire(world)),
             },

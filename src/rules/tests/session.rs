@@ -7,7 +7,10 @@ use super::{
     release, renew, ttl,
 };
 use crate::{
-    domain::{Decision, FencingToken, Renewed, ResumedBy, SessionRow, StreamId, Timestamp},
+    domain::{
+        Decision, FencingToken, Found, Obtained, Renewed, ResumedBy, SessionRow, StreamId,
+        Timestamp,
+    },
     rules::{Draft, Operation as _, RuleError, Wanted},
 };
 
@@ -27,14 +30,14 @@ pub(super) fn awaited() -> (World, LeaseId) {
 
 pub(super) fn acquired(world: &mut World, acquire: &Acquire) -> LeaseId {
     let acquired = world.run(acquire);
-    assert!(acquired.fresh, "{acquired:?}");
+    assert_eq!(acquired.obtained, Obtained::Granted, "{acquired:?}");
     acquired.row.lease.id
 }
 
 /// What an acquire finds, which writes nothing.
 pub(super) fn found(world: &mut World, acquire: &Acquire) -> Decision {
     let (plan, acquired) = world.decide(acquire);
-    assert!(plan.is_empty() && !acquired.fresh);
+    assert!(plan.is_empty() && acquired.obtained != Obtained::Granted);
     acquired.row.decision(acquire)
 }
 
@@ -65,7 +68,7 @@ pub(super) const ENDED: Released = Released { ended: true, handover: None };
 fn acquire_of_an_absent_session_is_granted() {
     let mut world = World::new();
     let acquired = world.run(acquire(1));
-    assert!(acquired.fresh && acquired.row.live);
+    assert!(acquired.obtained == Obtained::Granted && acquired.row.live);
     let latest = world.latest();
     assert_eq!(latest.token.0, world.now.as_micros());
     assert_eq!(latest.expire_time, world.now.after(ttl(30)));
@@ -78,20 +81,42 @@ fn acquire_of_a_session_held_by_the_same_request_is_granted_again_and_noted_if_i
     let (mut world, lease) = held();
     let stream = StreamId::random();
     for (by, noted) in [(Some(stream), ResumedBy::Stream(stream)), (None, ResumedBy::Call)] {
-        let acquired = world.run(Acquire { stream: by, ..acquire_again(1, lease) });
-        assert_eq!((acquired.row.lease.id, acquired.fresh), (lease, false));
+        let acquired = world.run(Acquire { stream: by, ..acquire_again(&world, 1) });
+        assert_eq!((acquired.row.lease.id, acquired.obtained), (lease, Obtained::Resumed));
         assert_eq!(world.latest().resumed, noted);
     }
 }
 
 /// Its caller may have gone, and the lease may be a newer call's.
 #[test]
-fn acquire_that_does_not_name_the_lease_of_its_request_notes_nothing() {
+fn acquire_that_does_not_name_the_lease_of_its_request_as_it_is_notes_nothing() {
     let (mut world, held) = held();
-    for resumes in [None, Some(lease(200))] {
-        let (plan, acquired) = world.decide(Acquire { resumes, ..acquire(1) });
-        assert!(plan.is_empty());
-        assert_eq!((acquired.row.lease.id, acquired.fresh), (held, false));
+    let late = acquire_again(&world, 1);
+    let (older, newer) = (Some(StreamId::random()), Some(StreamId::random()));
+    world.run(Acquire { stream: newer, ..late.clone() });
+    let resumed = world.latest().resumed;
+    let other = Some(Found { id: lease(200), resumed });
+    for resumes in [None, other, late.resumes] {
+        for stream in [None, older] {
+            let (plan, acquired) = world.decide(Acquire { stream, resumes, ..acquire(1) });
+            assert!(plan.is_empty());
+            let found = Obtained::Found(ResumedBy::of(newer));
+            assert_eq!((acquired.row.lease.id, acquired.obtained), (held, found));
+        }
+    }
+}
+
+/// The answer to the first run of it was lost.
+#[test]
+fn acquire_that_has_carried_the_lease_on_itself_has_it() {
+    let (mut world, lease) = held();
+    for stream in [None, Some(StreamId::random())] {
+        let again = Acquire { stream, ..acquire_again(&world, 1) };
+        for _ in 0..2 {
+            let acquired = world.run(&again);
+            assert_eq!((acquired.row.lease.id, acquired.obtained), (lease, Obtained::Resumed));
+            assert_eq!(world.latest().resumed, ResumedBy::of(stream));
+        }
     }
 }
 
@@ -212,7 +237,7 @@ fn renew_after_the_release_is_gone() {
 fn renew_by_a_stream_that_was_replaced_changes_nothing() {
     let (mut world, lease) = held();
     let (old, new) = (StreamId::random(), StreamId::random());
-    world.run(Acquire { stream: Some(new), ..acquire_again(1, lease) });
+    world.run(Acquire { stream: Some(new), ..acquire_again(&world, 1) });
     let before = world.latest().clone();
     let renew = |stream| Renew { stream: Some(stream), ..renew(lease) };
     assert_eq!(renewed(&mut world, &renew(old)), Renewed::Resumed);

@@ -1,11 +1,13 @@
+use std::time::Duration;
+
 use super::{
     super::turn::RenewTurnWithin, Begin, Begun, FinishAs, MAX_HOLD, RenewTurn, TurnId, World,
     acquire, begin, begin_again, begin_with_session, begun, detail, digest, enqueue, finish,
     granted, key, lease, mark, prolong, release, request, succeeded, ttl,
 };
 use crate::domain::{
-    Attempts, Claim, EventRow, Interruption, Lease, ProcessedBy, ResumedBy, SessionRow,
-    StoredEvent, StreamId, TurnLost, limits::CLAIM_MEMORY,
+    Attempts, Claim, EventRow, Found, Interruption, Lease, Obtained, ProcessedBy, ResumedBy,
+    SessionRow, StoredEvent, StreamId, TurnLost, limits::CLAIM_MEMORY,
 };
 
 fn renewed(world: &mut World, prolong: &RenewTurn) -> Result<(Claim, Option<Lease>), TurnLost> {
@@ -46,8 +48,8 @@ fn begin_of_an_unknown_event_claims_it_under_all_names_and_takes_the_session() {
     let begin = begin_with_session(1, &["a", "b"]);
     let answer = world.run(&begin);
     assert!(!answer.lapsed && !answer.gave_up && answer.orphan.is_none());
-    let (claim, lease, fresh) = granted(answer.begun);
-    assert!(fresh && claim.attempt == 1);
+    let (claim, lease, obtained) = granted(answer.begun);
+    assert_eq!((claim.attempt, obtained), (1, Obtained::Granted));
     assert_eq!(lease.unwrap().id, world.latest().lease);
     assert_eq!(world.event("a"), world.event("b"));
     let event = world.event("a").unwrap();
@@ -97,13 +99,13 @@ fn begin_is_busy_with_the_lease_that_an_earlier_run_of_the_request_waited_for() 
 }
 
 #[test]
-fn begin_again_by_the_same_request_is_granted_again_and_noted_if_it_names_the_attempt() {
+fn begin_again_by_the_same_request_is_granted_again_and_noted_if_it_names_the_claim() {
     let (mut world, turn) = running();
     let stream = StreamId::random();
     for (stream, noted) in [(None, ResumedBy::Call), (Some(stream), ResumedBy::Stream(stream))] {
-        let again = Begin { stream, ..begin_again(begin_with_session(1, &["a"])) };
-        let (claim, held, fresh) = granted(world.run(&again).begun);
-        assert!(!fresh && claim.attempt == turn.attempt);
+        let again = Begin { stream, ..begin_again(&world, begin_with_session(1, &["a"])) };
+        let (claim, held, obtained) = granted(world.run(&again).begun);
+        assert_eq!((claim.attempt, obtained), (turn.attempt, Obtained::Resumed));
         assert_eq!(Some((key("s"), held.unwrap().id)), turn.lease);
         assert_eq!(world.event("a").unwrap().resumed, noted);
         assert_eq!(world.latest().resumed, noted);
@@ -112,13 +114,36 @@ fn begin_again_by_the_same_request_is_granted_again_and_noted_if_it_names_the_at
 
 /// Its caller may have gone, and the turn may be a newer call's.
 #[test]
-fn begin_that_does_not_name_the_attempt_of_its_request_notes_nothing() {
+fn begin_that_does_not_name_the_claim_of_its_request_as_it_is_notes_nothing() {
     let (mut world, turn) = running();
-    for resumes in [None, Some(turn.attempt + 1)] {
-        let (plan, answer) = world.decide(Begin { resumes, ..begin_with_session(1, &["a"]) });
-        assert!(plan.is_empty());
-        let (claim, _, fresh) = granted(answer.begun);
-        assert!(!fresh && claim.attempt == turn.attempt);
+    let late = begin_again(&world, begin_with_session(1, &["a"]));
+    let (older, newer) = (Some(StreamId::random()), Some(StreamId::random()));
+    world.run(Begin { stream: newer, ..late.clone() });
+    let resumed = ResumedBy::of(newer);
+    // Of an attempt that was taken back: the next has its number.
+    let other = Some(Found { id: world.now.plus(Duration::from_secs(1)), resumed });
+    for resumes in [None, other, late.resumes] {
+        for stream in [None, older] {
+            let again = Begin { stream, resumes, ..begin_with_session(1, &["a"]) };
+            let (plan, answer) = world.decide(again);
+            assert!(plan.is_empty());
+            let (claim, _, obtained) = granted(answer.begun);
+            assert_eq!((claim.attempt, obtained), (turn.attempt, Obtained::Found(resumed)));
+        }
+    }
+}
+
+/// The answer to the first run of it was lost.
+#[test]
+fn begin_that_has_carried_the_turn_on_itself_has_it() {
+    let (mut world, _) = running();
+    for stream in [None, Some(StreamId::random())] {
+        let again = Begin { stream, ..begin_again(&world, begin_with_session(1, &["a"])) };
+        for _ in 0..2 {
+            let (_, _, obtained) = granted(world.run(&again).begun);
+            assert_eq!(obtained, Obtained::Resumed);
+            assert_eq!(world.latest().resumed, ResumedBy::of(stream));
+        }
     }
 }
 
@@ -126,8 +151,9 @@ fn begin_that_does_not_name_the_attempt_of_its_request_notes_nothing() {
 fn begin_again_under_an_alias_is_granted_again_under_all_names() {
     let mut world = World::new();
     begun(&mut world, &begin(1, &["a", "b"]));
-    let (_, _, fresh) = granted(world.run(begin_again(begin(1, &["b"]))).begun);
-    assert!(!fresh);
+    let again = begin_again(&world, begin(1, &["b"]));
+    let (_, _, obtained) = granted(world.run(again).begun);
+    assert_eq!(obtained, Obtained::Resumed);
     assert_eq!(world.event("a"), world.event("b"));
     assert_eq!(world.event("a").unwrap().resumed, ResumedBy::Call);
 }
@@ -175,8 +201,8 @@ fn begin_of_a_lapsed_claim_is_granted_one_attempt_more() {
         world.wait(60_000);
         let answer = world.run(begin_with_session(number, &["a"]));
         assert!(answer.lapsed);
-        let (claim, _, fresh) = granted(answer.begun);
-        assert!(fresh && claim.attempt == 2);
+        let (claim, _, obtained) = granted(answer.begun);
+        assert_eq!((claim.attempt, obtained), (2, Obtained::Granted));
         assert_eq!(attempts(&world), (2, 0));
     }
 }
@@ -327,7 +353,7 @@ fn renew_by_the_holder_takes_an_interruption_back() {
     renewed(&mut world, &RenewTurn { stream, ..prolong(&turn) }).unwrap();
     assert_eq!(interrupted(&world), None);
     renewed(&mut world, &RenewTurn { stream, interruption, ..prolong(&turn) }).unwrap();
-    world.run(begin_again(begin_with_session(1, &["a"])));
+    world.run(begin_again(&world, begin_with_session(1, &["a"])));
     assert_eq!(interrupted(&world), None, "a call has carried it on");
     renewed(&mut world, &RenewTurn { stream, interruption, ..prolong(&turn) }).unwrap();
     assert_eq!(interrupted(&world), None, "a call has carried it on");
@@ -336,7 +362,7 @@ fn renew_by_the_holder_takes_an_interruption_back() {
 #[test]
 fn renew_by_a_stream_that_was_replaced_changes_nothing() {
     let (mut world, turn) = running();
-    world.run(begin_again(begin_with_session(1, &["a"])).kept_by(StreamId::random()));
+    world.run(begin_again(&world, begin_with_session(1, &["a"])).kept_by(StreamId::random()));
     let by_old = RenewTurn { stream: Some(StreamId::random()), ..prolong(&turn) };
     let (plan, kept) = world.decide(RenewTurnWithin(&by_old, MAX_HOLD));
     assert!(plan.is_empty() && kept == Err(TurnLost::Replaced));

@@ -165,16 +165,22 @@ fn an_abandoned_turn_frees_the_event_and_takes_its_attempt_back() {
     world.run(finish(&turn, FinishAs::Failed(Some(detail("no")))));
     let turn = begun(&mut world, &begin_with_session(2, &["a", "b"]));
     assert_eq!(attempts(&world), (2, 0));
-    assert_eq!(by(kept(&mut world, &finish(&turn, FinishAs::Abandoned))), None);
+    let ending = FinishAs::Abandoned(world.now);
+    assert_eq!(by(kept(&mut world, &finish(&turn, ending))), None);
     assert_eq!(attempts(&world), (1, 0));
     assert_eq!(world.event("a").unwrap().detail, Some(detail("no")), "of the turn before");
 }
 
 #[test]
 fn the_end_of_a_turn_hands_its_session_to_the_first_waiter() {
-    for ending in
-        [succeeded("done"), rejected("bad"), FAILED, FinishAs::Broken, FinishAs::Abandoned]
-    {
+    let endings = [
+        succeeded("done"),
+        rejected("bad"),
+        FAILED,
+        FinishAs::Broken,
+        FinishAs::Abandoned(running().0.now),
+    ];
+    for ending in endings {
         let (mut world, turn) = running();
         world.run(enqueue(2, 200));
         let answer = world.run(finish(&turn, ending));
@@ -193,9 +199,24 @@ fn an_end_that_is_repeated_is_done_except_for_one_that_was_taken_back() {
         assert_eq!(again.finished, first);
     }
     let (mut world, turn) = running();
-    let abandoned = finish(&turn, FinishAs::Abandoned);
+    let abandoned = finish(&turn, FinishAs::Abandoned(world.now));
     kept(&mut world, &abandoned).unwrap();
     assert_eq!(kept(&mut world, &abandoned), Err(TurnLost::Claim));
+}
+
+/// Its answer was lost, and the attempt that it took back has been made again since.
+#[test]
+fn taking_an_attempt_back_again_leaves_the_next_that_has_its_number() {
+    let mut world = World::new();
+    let turn = begun(&mut world, &begin(1, &["a"]));
+    let abandoned = finish(&turn, FinishAs::Abandoned(world.now));
+    kept(&mut world, &abandoned).unwrap();
+    world.wait(1);
+    assert_eq!(begun(&mut world, &begin(1, &["a"])), turn);
+    let (plan, again) = world.decide(&abandoned);
+    assert!(plan.is_empty());
+    assert_eq!(again.finished, Err(TurnLost::Claim));
+    assert!(world.event("a").unwrap().is_live(world.now));
 }
 
 #[test]
@@ -239,13 +260,13 @@ fn an_end_that_spares_a_turn_carried_on_by_another_call_changes_nothing() {
     let unless_resumed = Some(own);
     for stream in [None, Some(StreamId::random())] {
         let (mut world, turn) = running();
-        world.run(Begin { stream, ..begin_again(begin_with_session(1, &["a", "b"])) });
+        world.run(Begin { stream, ..begin_again(&world, begin_with_session(1, &["a", "b"])) });
         let (plan, answer) = world.decide(Finish { unless_resumed, ..finish(&turn, FAILED) });
         assert!(plan.is_empty() && answer.finished == Err(TurnLost::Replaced));
         assert_eq!(by(kept(&mut world, &finish(&turn, FAILED))), None, "without that, it ends");
     }
     let (mut world, turn) = running();
-    world.run(begin_again(begin_with_session(1, &["a", "b"])).kept_by(own));
+    world.run(begin_again(&world, begin_with_session(1, &["a", "b"])).kept_by(own));
     assert_eq!(world.event("a").unwrap().resumed, ResumedBy::Stream(own));
     assert_eq!(by(kept(&mut world, &Finish { unless_resumed, ..finish(&turn, FAILED) })), None);
 }
@@ -254,7 +275,7 @@ fn an_end_that_spares_a_turn_carried_on_by_another_call_changes_nothing() {
 fn an_end_spares_a_turn_without_a_session_that_another_call_carries_on() {
     let mut world = World::new();
     let turn = begun(&mut world, &begin(1, &["a"]));
-    world.run(begin_again(begin(1, &["a"])));
+    world.run(begin_again(&world, begin(1, &["a"])));
     let spare = Finish { unless_resumed: Some(StreamId::random()), ..finish(&turn, FAILED) };
     assert_eq!(kept(&mut world, &spare), Err(TurnLost::Replaced));
 }
@@ -262,7 +283,7 @@ fn an_end_spares_a_turn_without_a_session_that_another_call_carries_on() {
 #[test]
 fn an_end_spares_a_turn_whose_lease_alone_was_carried_on() {
     let (mut world, turn) = running();
-    world.run(acquire_again(1, world.latest().lease));
+    world.run(acquire_again(&world, 1));
     assert_eq!(world.event("a").unwrap().resumed, ResumedBy::Nobody);
     let spare = Finish { unless_resumed: Some(StreamId::random()), ..finish(&turn, FAILED) };
     assert_eq!(kept(&mut world, &spare), Err(TurnLost::Replaced));

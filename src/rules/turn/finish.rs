@@ -35,6 +35,9 @@ impl Operation for Finish {
             Err(TurnLost::Claim) => return alone(self.done_before(draft)),
             Err(lost) => return alone(Err(lost)),
         };
+        if matches!(ending, FinishAs::Abandoned(claim_time) if *claim_time != event.time) {
+            return alone(Err(TurnLost::Claim));
+        }
         if let Some(stream) = *unless_resumed {
             let of_lease = session.as_ref().and_then(|(_, session)| session.latest.as_ref());
             let by = [Some(event.resumed), of_lease.map(|latest| latest.resumed)];
@@ -85,7 +88,7 @@ impl Finish {
                 attempts.uncounted += 1;
                 ended(event, attempts, event.detail.clone(), now)
             }
-            FinishAs::Abandoned => {
+            FinishAs::Abandoned(_) => {
                 attempts.claimed -= 1;
                 ended(event, attempts, event.detail.clone(), now)
             }

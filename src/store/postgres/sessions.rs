@@ -17,7 +17,9 @@ use super::{
     timestamp::PgTimestamp,
 };
 use crate::{
-    domain::{FencingToken, Labels, Lease, LeaseId, RequestId, SessionKey, SessionRow, Team},
+    domain::{
+        FencingToken, Labels, Lease, LeaseId, Obtained, RequestId, SessionKey, SessionRow, Team,
+    },
     rules::queue::PLACE_KEPT,
     store::{
         PRESENCE, SessionAnswer, SessionBatch, SessionOp, SessionStore, StoreError, Verdict,
@@ -79,8 +81,10 @@ impl SessionStore for Handle {
                 for (place, drawn) in drawn {
                     // A first run of the short statement took it, and its answer was lost.
                     let answer = &mut batch.answers[place];
-                    if let Verdict::Decided(SessionAnswer::Acquired(acquired)) = answer {
-                        acquired.fresh |= acquired.row.lease.id.as_uuid() == drawn;
+                    if let Verdict::Decided(SessionAnswer::Acquired(acquired)) = answer
+                        && acquired.row.lease.id.as_uuid() == drawn
+                    {
+                        acquired.obtained = Obtained::Granted;
                     }
                 }
             }

@@ -10,7 +10,7 @@ use super::{
     ordinality::{fail, fill, left},
 };
 use crate::{
-    domain::{Begin, Begun, Finish, LeaseId, RenewTurn},
+    domain::{Begin, Begun, Finish, LeaseId, Obtained, RenewTurn},
     store::{RenewedTurn, StoreError, TurnBatch, TurnStore, Verdict, records::answers},
 };
 
@@ -70,8 +70,10 @@ impl Handle {
         let mut rest = answers::change_turns(self, &begins, &finishes).await?;
         for (verdict, drawn) in rest.begins.iter_mut().zip(drawn) {
             // A first run of the short statement took it, and its answer was lost.
-            if let Verdict::Decided(Begun::Granted { lease: Some(lease), fresh, .. }) = verdict {
-                *fresh |= lease.id.as_uuid() == drawn;
+            if let Verdict::Decided(Begun::Granted { lease: Some(lease), obtained, .. }) = verdict
+                && lease.id.as_uuid() == drawn
+            {
+                *obtained = Obtained::Granted;
             }
         }
         fill(&mut batch.finishes, ended, rest.finishes);

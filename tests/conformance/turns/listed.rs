@@ -3,7 +3,7 @@
 use oncegate::{
     domain::{
         Begin, Begun, Delivered, EventKey, EventRow, Finish, FinishAs, RequestId, Team, TeamFilter,
-        Ttl, TurnId, limits,
+        Timestamp, Ttl, TurnId, limits,
     },
     grpc::pb::{ForgetEventRequest, ListEventsRequest, ListEventsResponse},
     store::{
@@ -248,7 +248,11 @@ async fn what_is_listed_can_be_forgotten(mut f: Fixture) {
 }
 
 /// Begins a turn of an event, and ends it.
-async fn begin_and_end(store: &mut impl TurnStore, event: &str, ending: FinishAs) {
+async fn begin_and_end(
+    store: &mut impl TurnStore,
+    event: &str,
+    ending: impl Fn(Timestamp) -> FinishAs,
+) {
     let event = EventKey { team: Team::stored("T1"), event: event.into() };
     let request = RequestId::for_event(&event, None);
     let claim_ttl = Ttl::parse(None, limits::DEFAULT_CLAIM_TTL, &limits::CLAIM_TTL).unwrap();
@@ -266,15 +270,15 @@ async fn begin_and_end(store: &mut impl TurnStore, event: &str, ending: FinishAs
     let begun = store.change_turns(&[&wish], &[]).await.unwrap().begins.pop();
     let Some(Verdict::Decided(Begun::Granted { claim, .. })) = begun else { panic!("{begun:?}") };
     let turn = TurnId { event, request, attempt: claim.attempt, lease: None, max_attempts: 5 };
+    let ending = ending(claim.claim_time);
     store.change_turns(&[], &[&Finish { turn, ending, unless_resumed: None }]).await.unwrap();
 }
 
 async fn what_nobody_was_told_of(store: &impl Store) {
     let mut store = store.connection(Work::Turns);
     begin_and_end(&mut store, "never", FinishAs::Abandoned).await;
-    for ending in [FinishAs::Failed(None), FinishAs::Abandoned] {
-        begin_and_end(&mut store, "once", ending).await;
-    }
+    begin_and_end(&mut store, "once", |_| FinishAs::Failed(None)).await;
+    begin_and_end(&mut store, "once", FinishAs::Abandoned).await;
     let page = Page { team: TeamFilter::stored(None), after: Default::default(), limit: 9 };
     let listed = store.list_events(&page, &EventFilter::default()).await.unwrap().rows;
     let [(key, EventRow::Claimed(claim))] = &listed[..] else { panic!("{listed:?}") };

@@ -4,7 +4,8 @@ use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use oncegate::domain::{
     Acquire, Begin, Delivered, Detail, EventKey, Finish, FinishAs, Interruption, Mark,
-    PayloadDigest, RenewTurn, RequestId, SessionKey, TurnId, TurnResult, limits::CLAIM_MEMORY,
+    PayloadDigest, RenewTurn, RequestId, SessionKey, Timestamp, TurnId, TurnResult,
+    limits::CLAIM_MEMORY,
 };
 use rand::{RngExt as _, seq::IndexedRandom as _};
 use uuid::Uuid;
@@ -76,7 +77,7 @@ impl Dice {
             max_attempts: self.of(&[1, 2, 2, 3, 5]),
             session: acquire.map(|acquire| Acquire { stream, ..acquire }),
             stream,
-            resumes: None,
+            resumes: self.found(Timestamp::from_micros(0)),
             grace: Duration::from_secs(5),
         }
     }
@@ -109,7 +110,7 @@ impl Dice {
             turns.iter().map(|(_, turn)| turn.event.clone()).collect();
         let held = turns.iter().filter_map(|(_, turn)| turn.lease.clone());
         let mut taken: BTreeSet<SessionKey> = held.map(|(key, _)| key).collect();
-        let finishes: Vec<_> = turns.into_iter().map(|turn| self.finish(turn)).collect();
+        let finishes: Vec<_> = turns.into_iter().map(|turn| self.finish(granted, turn)).collect();
         let mut begins = Vec::new();
         let lately: Vec<Begin> = self.begins.iter().rev().take(4).cloned().collect();
         if finishes.is_empty() && !lately.is_empty() && self.one_in(3) {
@@ -139,7 +140,7 @@ impl Dice {
         Op::Turns(begins, finishes)
     }
 
-    pub(super) fn finish(&mut self, (grant, mut turn): (Grant, TurnId)) -> Of<Finish> {
+    fn finish(&mut self, granted: &Granted<'_>, (grant, mut turn): (Grant, TurnId)) -> Of<Finish> {
         if self.one_in(12) {
             turn.attempt += 1;
         }
@@ -154,7 +155,11 @@ impl Dice {
             3 => FinishAs::Rejected(detail, self.event_ttl()),
             4..6 => FinishAs::Failed(detail),
             6 => FinishAs::Broken,
-            _ => FinishAs::Abandoned,
+            _ => {
+                let times: Vec<Timestamp> = granted.claim_times.values().copied().collect();
+                let own = granted.claim_times[&grant];
+                FinishAs::Abandoned(if self.one_in(4) { self.of(&times) } else { own })
+            }
         };
         let unless_resumed = self.stream().filter(|_| self.one_in(2));
         Of(grant, Finish { turn, ending, unless_resumed })

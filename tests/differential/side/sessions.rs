@@ -3,13 +3,13 @@
 use std::time::Duration;
 
 use oncegate::{
-    domain::{Acquire, Decision, Enqueue, Enqueued, LeaseId, Release, Renew, SessionKey},
+    domain::{Acquire, Decision, Enqueue, Enqueued, LeaseId, Obtained, Release, Renew, SessionKey},
     store::{Connection, SessionAnswer, SessionOp, StoreError, Verdict},
 };
 
 use super::{
     super::steps::{Of, lease, request},
-    Side, debug,
+    Side, debug, found,
 };
 
 impl<C: Connection> Side<C> {
@@ -41,13 +41,14 @@ impl<C: Connection> Side<C> {
                 && let Decision::Granted(lease) = acquired.row.decision(acquire)
             {
                 self.leases.insert((number, item), (acquire.key.clone(), lease.id));
-                if !acquired.fresh {
-                    again.push(Acquire { resumes: Some(lease.id), ..acquire.clone() });
+                if let Obtained::Found(resumed) = acquired.obtained {
+                    let resumes = Some(found(lease.id, resumed, acquire.resumes));
+                    again.push(Acquire { resumes, ..acquire.clone() });
                 }
             }
         }
         let mut text = debug(batch);
-        // The service carries on what it finds.
+        // The service carries on what it finds, unless it has changed by then.
         for acquire in again {
             let batch = self.store().change_sessions(&[SessionOp::Acquire(&acquire)]).await?;
             text += &debug(batch);

@@ -3,13 +3,13 @@
 use std::time::Duration;
 
 use oncegate::{
-    domain::{Begin, Begun, Finish, Release, RenewTurn, TurnId},
+    domain::{Begin, Begun, Finish, Obtained, Release, RenewTurn, TurnId},
     store::{Connection, SessionOp, StoreError, Verdict},
 };
 
 use super::{
     super::steps::{Grant, Of},
-    Side, debug,
+    Side, debug, found,
 };
 
 impl<C: Connection> Side<C> {
@@ -47,13 +47,20 @@ impl<C: Connection> Side<C> {
                     max_attempts: begin.max_attempts,
                 };
                 self.turns.insert((number, item), turn);
+                self.claim_times.insert((number, item), claim.claim_time);
             }
         }
         let mut text = debug(&batch);
-        // The service carries on what it finds.
+        // The service carries on what it finds, unless it has changed by then.
         for (verdict, begin) in batch.begins.iter().zip(begins) {
-            if let Verdict::Decided(Begun::Granted { claim, fresh: false, .. }) = verdict {
-                let again = Begin { resumes: Some(claim.attempt), ..begin.clone() };
+            if let Verdict::Decided(Begun::Granted {
+                claim,
+                obtained: Obtained::Found(resumed),
+                ..
+            }) = verdict
+            {
+                let resumes = Some(found(claim.claim_time, *resumed, begin.resumes));
+                let again = Begin { resumes, ..begin.clone() };
                 text += &debug(self.store().change_turns(&[&again], &[]).await?);
             }
         }

@@ -2,7 +2,7 @@
 
 use std::{pin::pin, time::Duration};
 
-use futures_util::StreamExt as _;
+use futures_util::{Stream, StreamExt as _};
 use oncegate::{
     domain::{Acquire, Labels, Lease, Renew, RequestId, Ttl},
     session::{AcquireOutcome, Measured, SessionError, StreamCaller, StreamEvent},
@@ -165,8 +165,15 @@ impl Bot {
 
     pub(super) async fn hold(&mut self) {
         let (subject, acquire) = self.acquire();
-        let (sent, replica) = self.sends();
         let (wait, ttl) = (self.chance.millis(0, 20_000), acquire.ttl);
+        while self.chance.one_in(3) {
+            // The connection breaks, and it asks again.
+            let (_, replica) = self.sends();
+            let caller = StreamCaller::default();
+            let events = replica.sessions.hold(acquire.clone(), wait, CALL_TIMEOUT, caller);
+            self.breaks_off(events.into_stream()).await;
+        }
+        let (sent, replica) = self.sends();
         let events = replica.sessions.hold(acquire, wait, CALL_TIMEOUT, StreamCaller::default());
         let mut events = pin!(events.into_stream());
         let mut over = Instant::now() + wait + CALL_TIMEOUT;
@@ -214,6 +221,12 @@ impl Bot {
         if let Some(id) = id {
             self.check(|checker| checker.ended(&subject, id));
         }
+    }
+
+    /// Follows a stream for a moment, and goes away.
+    pub(super) async fn breaks_off(&mut self, events: impl Stream) {
+        let moment = self.chance.millis(0, 300);
+        let _ = timeout(moment, events.for_each(async |_| ())).await;
     }
 
     /// An error ended the stream that kept these grants.

@@ -20,6 +20,15 @@ impl Bot {
         let (number, on, begin) = self.begin();
         let subject = event_name(number);
         let wait = self.chance.millis(0, 15_000);
+        let mut is_first = true;
+        while self.chance.one_in(3) {
+            // The connection breaks, and it asks again.
+            is_first = false;
+            let (_, replica) = self.sends();
+            let ((_close, closed), caller) = (oneshot::channel(), StreamCaller::default());
+            let events = replica.turns.run(begin.clone(), wait, CALL_TIMEOUT, closed, caller);
+            self.breaks_off(events.into_stream()).await;
+        }
         let (close, closed) = oneshot::channel();
         let (sent, replica) = self.sends();
         let events =
@@ -32,7 +41,7 @@ impl Bot {
                 Ok(Some(Ok(StreamEvent::Queued(_)))) => has_waited = true,
                 Ok(Some(Ok(StreamEvent::Granted(turn)))) => {
                     self.world.count(if has_waited { "hand-over of a turn" } else { "turn" });
-                    grant = Some(self.granted(number, on, &begin, &turn, sent, true));
+                    grant = Some(self.granted(number, on, &begin, &turn, sent, is_first));
                     over = Instant::now() + self.work();
                 }
                 Ok(Some(Ok(StreamEvent::Renewed(turn)))) => {

@@ -7,7 +7,7 @@ use uuid::Uuid;
 
 use super::{Keys, Locks, Statement};
 use crate::{
-    domain::{Acquire, Acquired, FencingToken, Lease, LeaseId, SessionRow},
+    domain::{Acquire, Acquired, FencingToken, Lease, LeaseId, Obtained, SessionRow},
     store::{StoreError, postgres::timestamp::PgTimestamp},
 };
 
@@ -80,7 +80,7 @@ impl<'a> Places<'a> {
             };
             let (request, queue) = (acquire.request, Vec::new());
             let row = SessionRow { lease, request, live: true, waiting: false, queue };
-            Ok(Some((place, Acquired { row, fresh: true })))
+            Ok(Some((place, Acquired { row, obtained: Obtained::Granted })))
         };
         let taken = read().map_err(|error: sqlx::Error| StoreError::internal(error))?;
         taken.ok_or_else(|| StoreError::internal("unexpected row in the answer"))

@@ -15,7 +15,7 @@ use super::{
 };
 use crate::{
     domain::{
-        Begun, Claim, EventRow, FencingToken, Finish, FinishAs, Labels, Lease, LeaseId,
+        Begun, Claim, EventRow, FencingToken, Finish, FinishAs, Labels, Lease, LeaseId, Obtained,
         ProcessedBy, StoredEvent, Timestamp, Ttl, TurnId,
     },
     store::{
@@ -322,7 +322,8 @@ impl<'a> Beginning<'a> {
                 detail: None,
             };
             let lease = Some(Lease { holder, labels, ..lease });
-            batch.begins[place] = Verdict::Decided(Begun::Granted { claim, lease, fresh: true });
+            batch.begins[place] =
+                Verdict::Decided(Begun::Granted { claim, lease, obtained: Obtained::Granted });
         }
         Ok(())
     }
