@@ -384,7 +384,7 @@ impl Sessions {
             let call = AcquireCall { acquire, grants: Arc::clone(&self.grants) };
             match self.call(SessionCall::Acquire(call)).await? {
                 SessionReply::Acquired(outcome) => return Ok(outcome),
-                SessionReply::Found(found) => resumes = Some(found),
+                SessionReply::Found(seen) => resumes = Some(seen),
                 _ => return Err(unexpected()),
             }
         }

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, time::Duration};
 use uuid::Uuid;
 
 use super::{
-    Found, Id, Invalid, Obtained, PayloadDigest, RequestId, SessionKey, StreamId, Timestamp, Ttl,
+    Id, Invalid, Obtained, PayloadDigest, RequestId, Seen, SessionKey, StreamId, Timestamp, Ttl,
     limits::MAX_LABELS,
 };
 
@@ -135,7 +135,7 @@ pub struct Acquire {
     /// The stream that is to keep it; none for a call that returns.
     pub stream: Option<StreamId>,
     /// The lease of the same request that this call has found, and carries on.
-    pub resumes: Option<Found<LeaseId>>,
+    pub resumes: Option<Seen<LeaseId>>,
     /// Of the payload of the event that it is wanted for, if that is given: a call with the same
     /// request and another payload does not repeat this one.
     pub digest: Option<PayloadDigest>,
@@ -191,8 +191,8 @@ pub struct SessionRow {
 pub struct Acquired {
     /// The session's row, after the decision.
     pub row: SessionRow,
-    /// How the request came to the lease, where it has it.
-    pub obtained: Obtained,
+    /// How the request came to the lease; none where it does not have it.
+    pub obtained: Option<Obtained>,
 }
 
 /// Lets a lease run on.

@@ -85,22 +85,23 @@ impl ResumedBy {
 /// its time. The call has it once it carries it on, and names this to do so.
 ///
 /// An operation may reach the store after its caller has gone, and after a newer call with the same
-/// request. It carries on nothing that was granted, or that another call has carried on, since: it
-/// would take the place of that call, and would end or keep what that call has.
+/// request. It carries on nothing that was granted, or that another has carried on, since: it would
+/// take the place of that call, and would end or keep what that call has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Found<T> {
+pub struct Seen<T> {
     /// What was found.
     pub id: T,
-    /// Who had carried it on by then.
+    /// Who had carried it on by then. Calls that return are not told apart.
     pub resumed: ResumedBy,
 }
 
-impl<T: PartialEq> Found<T> {
+impl<T: PartialEq> Seen<T> {
     /// Whether what was found is still as it was, or was carried on since by `stream` itself, whose
     /// answer was lost.
     #[must_use]
     pub fn is_current(&self, id: &T, resumed: ResumedBy, stream: Option<StreamId>) -> bool {
-        self.id == *id && (resumed == self.resumed || resumed == ResumedBy::of(stream))
+        let is_own = stream.is_some_and(|own| resumed == ResumedBy::Stream(own));
+        self.id == *id && (resumed == self.resumed || is_own)
     }
 }
 
@@ -109,8 +110,27 @@ impl<T: PartialEq> Found<T> {
 pub enum Obtained {
     /// It was granted just now.
     Granted,
-    /// It had been granted before, and this call carries it on.
-    Resumed,
+    /// It had been granted before, and was last carried on as this says. Now this call carries it
+    /// on.
+    Resumed(ResumedBy),
     /// It had been granted before, and was last carried on as this says: it is not this call's.
     Found(ResumedBy),
+}
+
+impl Obtained {
+    /// Whether it was granted just now.
+    #[must_use]
+    pub fn is_new(self) -> bool {
+        self == Self::Granted
+    }
+
+    /// `stream`, where it has taken over what it must end if it breaks before it is answered. What
+    /// the holder has carried on by a call ends by no stream: that call may be newer than this one.
+    #[must_use]
+    pub fn taken_over(self, stream: Option<StreamId>) -> Option<StreamId> {
+        match self {
+            Self::Resumed(ResumedBy::Nobody | ResumedBy::Stream(_)) => stream,
+            Self::Granted | Self::Resumed(ResumedBy::Call) | Self::Found(_) => None,
+        }
+    }
 }

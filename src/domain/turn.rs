@@ -4,9 +4,8 @@
 use std::{sync::Arc, time::Duration};
 
 use super::{
-    Acquire, Delivered, EventKey, EventRow, Found, Invalid, Lease, LeaseId, Obtained,
-    PayloadDigest, ProcessedBy, RequestId, ResumedBy, SessionKey, SessionRow, StreamId, Timestamp,
-    Ttl,
+    Acquire, Delivered, EventKey, EventRow, Invalid, Lease, LeaseId, Obtained, PayloadDigest,
+    ProcessedBy, RequestId, ResumedBy, Seen, SessionKey, SessionRow, StreamId, Timestamp, Ttl,
     key::optional_text,
     limits::{MAX_DETAIL_BYTES, MAX_RESULT_BYTES, MAX_RESULT_TYPE_BYTES},
 };
@@ -29,7 +28,7 @@ pub struct Begin {
     /// The stream that is to keep the turn; none for a call that returns.
     pub stream: Option<StreamId>,
     /// The claim of the same request that this call has found, by its time, and carries on.
-    pub resumes: Option<Found<Timestamp>>,
+    pub resumes: Option<Seen<Timestamp>>,
     /// How long the turn stays its holder's once that stream has broken.
     pub grace: Duration,
 }
@@ -152,7 +151,7 @@ impl TurnResult {
 /// What became of a [`Begin`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Begun {
-    /// The caller has the turn; `fresh` unless an earlier answer may have granted it.
+    /// The request has the turn; `obtained` says whether this call does.
     Granted {
         /// The event.
         claim: Claim,
@@ -229,8 +228,8 @@ pub enum FinishAs {
     /// The stream that kept the turn has broken: the event is to be handled by another run,
     /// and this attempt does not count.
     Broken,
-    /// No caller was answered: the attempt, claimed at this time, is taken back. The next has its
-    /// number.
+    /// No caller was answered: the attempt, claimed at this time, is taken back. The next attempt has
+    /// the same number, so the time tells them apart.
     Abandoned(Timestamp),
 }
 

@@ -24,7 +24,7 @@ use super::{
     queue::{hand_on, waiting},
 };
 use crate::domain::{
-    Acquire, Acquired, Decision, Found, Labels, Obtained, Release, Renew, Renewed, ResumedBy,
+    Acquire, Acquired, Decision, Labels, LeaseId, Obtained, Release, Renew, Renewed, ResumedBy,
     SessionKey, SessionRow, StreamId, Timestamp, Ttl,
 };
 
@@ -47,25 +47,36 @@ impl Operation for Acquire {
     fn decide(&self, draft: &mut Draft<'_>) -> Result<Self::Answer, RuleError> {
         let now = draft.now();
         let mut session = draft.session(&self.key);
-        let resumed = session.latest.as_ref().map(|latest| latest.resumed);
-        if let Some((row, resumed)) = session.row(now).zip(resumed) {
-            let is_current =
-                |found: Found<_>| found.is_current(&row.lease.id, resumed, self.stream);
+        if let Some(row) = session.row(now) {
             match row.decision(self) {
                 Decision::Free => {}
-                Decision::Granted(_) if self.resumes.is_some_and(is_current) => {
-                    note(&mut session, self.stream);
-                    draft.put_session(&self.key, session);
-                    return Ok(Acquired { row, obtained: Obtained::Resumed });
+                Decision::Granted(lease) => {
+                    let obtained = self.again(draft, session, lease.id);
+                    return Ok(Acquired { row, obtained: Some(obtained) });
                 }
-                Decision::Granted(_) | Decision::Held(_) | Decision::EpicMismatch(_) => {
-                    return Ok(Acquired { row, obtained: Obtained::Found(resumed) });
+                Decision::Held(_) | Decision::EpicMismatch(_) => {
+                    return Ok(Acquired { row, obtained: None });
                 }
             }
         }
         let row = grant(draft, &mut session, self)?;
         draft.put_session(&self.key, session);
-        Ok(Acquired { row, obtained: Obtained::Granted })
+        Ok(Acquired { row, obtained: Some(Obtained::Granted) })
+    }
+}
+
+impl Acquire {
+    /// A repetition of the request that has this lease.
+    fn again(&self, draft: &mut Draft<'_>, mut session: Session, lease: LeaseId) -> Obtained {
+        let resumed = session.latest.as_ref().map_or(ResumedBy::Nobody, |latest| latest.resumed);
+        match self.resumes {
+            Some(seen) if seen.is_current(&lease, resumed, self.stream) => {
+                note(&mut session, self.stream);
+                draft.put_session(&self.key, session);
+                Obtained::Resumed(seen.resumed)
+            }
+            _ => Obtained::Found(resumed),
+        }
     }
 }
 

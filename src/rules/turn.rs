@@ -36,9 +36,9 @@ use super::{
     session::{grant, note, run_on},
 };
 use crate::domain::{
-    Acquire, Attempts, Begin, Begun, Claim, Decision, Detail, EventRow, Found, Lease, LeaseId,
-    Obtained, ProcessedBy, RenewTurn, RequestId, ResumedBy, SessionKey, SessionRow, Team,
-    Timestamp, TurnId, TurnLost, limits::CLAIM_MEMORY,
+    Acquire, Attempts, Begin, Begun, Claim, Decision, Detail, EventRow, Lease, LeaseId, Obtained,
+    ProcessedBy, RenewTurn, RequestId, ResumedBy, SessionKey, SessionRow, Team, Timestamp, TurnId,
+    TurnLost, limits::CLAIM_MEMORY,
 };
 
 mod finish;
@@ -158,26 +158,30 @@ impl Begin {
         if self.event.contradicts(claim.digest) {
             return claim_alone(claim);
         }
-        let is_current =
-            |seen: Found<_>| seen.is_current(&claim.claim_time, found.resumed, self.stream);
-        let is_noted = self.resumes.is_some_and(is_current);
+        let seen = self
+            .resumes
+            .filter(|seen| seen.is_current(&claim.claim_time, found.resumed, self.stream));
         let mut lease = None;
         if let Some((acquire, mut session)) = asked {
             let decision = session.row(now).map(|row| row.decision(acquire));
             let Some(Decision::Granted(held)) = decision else { return claim_alone(claim) };
             lease = Some(held);
-            if is_noted {
+            // A lease that a call has carried on alone is still that call's.
+            let is_apart = |latest: &Latest| {
+                latest.resumed == ResumedBy::Call && found.resumed != ResumedBy::Call
+            };
+            if seen.is_some() && !session.latest.as_ref().is_some_and(is_apart) {
                 note(&mut session, self.stream);
                 draft.put_session(&acquire.key, session);
             }
         }
-        if !is_noted {
+        let Some(seen) = seen else {
             return Begun::Granted { claim, lease, obtained: Obtained::Found(found.resumed) };
-        }
+        };
         let attempts = found.attempts.map(|own| Attempts { interrupted: None, ..own });
         let repeated = Event { resumed: ResumedBy::of(self.stream), attempts, ..found.clone() };
         draft.update_event(&self.event.key.team, found, Some(repeated));
-        Begun::Granted { claim, lease, obtained: Obtained::Resumed }
+        Begun::Granted { claim, lease, obtained: Obtained::Resumed(seen.resumed) }
     }
 }
 

@@ -14,8 +14,8 @@ use super::{
 };
 use crate::{
     domain::{
-        Acquire, Decision, Enqueue, Enqueued, Found, Held, Lease, LeaseId, Obtained, Release,
-        Renew, Renewed, RequestId, SessionKey, SessionRow, StreamId,
+        Acquire, Decision, Enqueue, Enqueued, Held, Lease, LeaseId, Obtained, Release, Renew,
+        Renewed, RequestId, Seen, SessionKey, SessionRow, StreamId,
     },
     lane::{Executes, Lanes, Op},
     store::{Connection, Reset, SessionAnswer, SessionBatch, SessionOp, StoreError, Verdict},
@@ -35,7 +35,7 @@ pub(super) enum SessionCall {
 pub(super) enum SessionReply {
     Acquired(Outcome),
     /// The request has this lease already: it is the caller's once that carries it on.
-    Found(Found<LeaseId>),
+    Found(Seen<LeaseId>),
     Released(bool),
     Renewed(Renewal),
     Enqueued(Enqueued),
@@ -114,7 +114,7 @@ pub(super) enum Subject {
     HandOn,
     /// Calls that return share an answer, streams do not: the store notes which has the
     /// lease, of those that name it.
-    Acquire(RequestId, Option<StreamId>, Option<Found<LeaseId>>),
+    Acquire(RequestId, Option<StreamId>, Option<Seen<LeaseId>>),
     Enqueue(u64),
 }
 
@@ -165,14 +165,14 @@ impl SessionCall {
         let delivery = match (self, &answer) {
             (Self::Acquire(call), SessionAnswer::Acquired(acquired)) => {
                 let (Acquire { key, stream, .. }, lease) = (&call.acquire, acquired.row.lease.id);
-                match (acquired.obtained, stream) {
-                    (Obtained::Granted, _) => Some(call.grants.deliver(key, lease)),
-                    // It has taken the place of the stream that would have given the lease back.
-                    (Obtained::Resumed, Some(stream)) => {
-                        Some(call.grants.deliver_to(key, lease, *stream))
+                acquired.obtained.and_then(|obtained| {
+                    if obtained.is_new() {
+                        return Some(call.grants.deliver(key, lease));
                     }
-                    (Obtained::Resumed, None) | (Obtained::Found(_), _) => None,
-                }
+                    // It has taken the place of the stream that would have given the lease back.
+                    let stream = obtained.taken_over(*stream)?;
+                    Some(call.grants.deliver_to(key, lease, stream))
+                })
             }
             (Self::Release(_), SessionAnswer::Released(_))
             | (Self::Renew(_), SessionAnswer::Renewed(_))
@@ -214,12 +214,12 @@ impl Op for SessionCall {
             (Self::Acquire(call), SessionAnswer::Acquired(acquired)) => {
                 match acquired.row.decision(&call.acquire) {
                     Decision::Granted(lease) => match acquired.obtained {
-                        Obtained::Found(resumed) => {
-                            SessionReply::Found(Found { id: lease.id, resumed })
+                        Some(Obtained::Found(resumed)) => {
+                            SessionReply::Found(Seen { id: lease.id, resumed })
                         }
-                        obtained @ (Obtained::Granted | Obtained::Resumed) => {
+                        obtained => {
                             let lease = Measured::new(lease, *asked);
-                            let is_fresh = obtained == Obtained::Granted;
+                            let is_fresh = obtained.is_some_and(Obtained::is_new);
                             let grant = Grant::new(lease, is_fresh, delivery.clone());
                             SessionReply::Acquired(Outcome::Granted(grant))
                         }

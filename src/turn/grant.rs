@@ -69,11 +69,11 @@ pub(super) enum Unaccepted {
 impl Unaccepted {
     /// None if another call has the turn and ends it.
     pub(super) fn of(begin: &Begin, claim: &Claim, obtained: Obtained) -> Option<Self> {
-        match (obtained, begin.stream) {
-            (Obtained::Granted, _) => Some(Self::Abandoned(claim.claim_time)),
-            (Obtained::Resumed, Some(stream)) => Some(Self::Broken(stream, begin.grace)),
-            (Obtained::Resumed, None) | (Obtained::Found(_), _) => None,
+        if obtained.is_new() {
+            return Some(Self::Abandoned(claim.claim_time));
         }
+        let stream = obtained.taken_over(begin.stream)?;
+        Some(Self::Broken(stream, begin.grace))
     }
 }
 

@@ -7,8 +7,8 @@ use tokio::time::Instant;
 use super::grant::{Delivery, Grant, Turn, Unaccepted};
 use crate::{
     domain::{
-        Begin, Begun, Claim, Delivered, EventKey, EventRow, Finish, Found, Interruption, KeySet,
-        Lease, Obtained, RenewTurn, RequestId, StreamId, Timestamp, TurnId, TurnLost,
+        Begin, Begun, Claim, Delivered, EventKey, EventRow, Finish, Interruption, KeySet, Lease,
+        Obtained, RenewTurn, RequestId, Seen, StreamId, Timestamp, TurnId, TurnLost,
     },
     lane::{Executes, Lane, Lanes, Op},
     session::{Measured, Sessions},
@@ -57,7 +57,7 @@ pub(super) enum Committed {
 
 /// Calls that return share an answer, streams do not: the store notes which has the turn, of those
 /// that name it.
-type Asker = (RequestId, Option<StreamId>, Option<Found<Timestamp>>);
+type Asker = (RequestId, Option<StreamId>, Option<Seen<Timestamp>>);
 
 const fn asker(begin: &Begin) -> Asker {
     (begin.request, begin.stream, begin.resumes)
@@ -66,7 +66,7 @@ const fn asker(begin: &Begin) -> Asker {
 pub(super) enum TurnReply {
     Begun(Box<Result<Grant, Measured<Begun>>>),
     /// The request has this claim already: it is the caller's once that carries it on.
-    Found(Found<Timestamp>),
+    Found(Seen<Timestamp>),
     Finished(Result<Option<EventRow>, TurnLost>),
 }
 
@@ -140,14 +140,14 @@ impl Op for TurnCall {
                     return Verdict::Decided(TurnReply::Begun(Box::new(Err(taken))));
                 }
                 if let Obtained::Found(resumed) = *obtained {
-                    let found = Found { id: claim.claim_time, resumed };
+                    let found = Seen { id: claim.claim_time, resumed };
                     return Verdict::Decided(TurnReply::Found(found));
                 }
                 let id = turn_id(begin, claim, lease.as_ref());
                 let claim = Measured::new(claim.clone(), *asked);
                 let lease = lease.clone().map(|lease| Measured::new(lease, *asked));
                 let turn = Turn { id, claim, lease };
-                let (fresh, delivery) = (*obtained == Obtained::Granted, delivery.clone());
+                let (fresh, delivery) = (obtained.is_new(), delivery.clone());
                 let grant = Grant { turn, fresh, delivery, lease: None };
                 Verdict::Decided(TurnReply::Begun(Box::new(Ok(grant))))
             }

@@ -180,29 +180,43 @@ async fn a_late_begin_keeps_no_turn_that_came_since() {
 
 /// A stream that has found the lease of its request goes away, and what takes it over comes late.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_late_stream_takes_no_lease_from_a_newer_one() {
+async fn a_late_stream_takes_no_lease_from_a_newer_call() {
     let stage = Stage::new().await;
-    let stream = |session: &str| {
-        let stream = StreamId::random();
-        (stream, Acquire { stream: Some(stream), ..acquire(session, "again") })
-    };
+    let again = |session: &str, stream| Acquire { stream, ..acquire(session, "again") };
+    let stream = || Some(StreamId::random());
     // From then on, each statement is one request.
     for _ in 0..2 {
-        let _ = stage.ask(0, &stream("first").1).await.unwrap().unwrap().accept();
+        let _ = stage.ask(0, &again("first", stream())).await.unwrap().unwrap().accept();
     }
-    let _ = stage.ask(1, &acquire("s", "again")).await.unwrap().unwrap().accept();
-    // The two by which it finds the lease.
-    stage.proxy.hold_after(2);
-    stage.goes_away(stage.ask(0, &stream("s").1)).await;
-    let (newer, acquire) = stream("s");
-    let lease = stage.ask(1, &acquire).await.unwrap().unwrap().accept().value;
+    let late = async |session: &str| {
+        // The two by which it finds the lease.
+        stage.proxy.hold_after(2);
+        stage.goes_away(stage.ask(0, &again(session, stream()))).await;
+    };
+    let _ = stage.ask(1, &again("alone", None)).await.unwrap().unwrap().accept();
+    late("alone").await;
     stage.passes().await;
-    let renew = Renew { key: acquire.key, lease: lease.id, ttl: acquire.ttl, stream: Some(newer) };
-    stage.sessions(1).renew(renew).await.unwrap();
+    // So it does take over, and gives the lease back.
+    assert!(stage.ask(1, &acquire("alone", "next")).await.unwrap().is_some());
+
+    for (session, newer) in [("stream", stream()), ("call", None)] {
+        let _ = stage.ask(1, &again(session, None)).await.unwrap().unwrap().accept();
+        if newer.is_none() {
+            // The calls of its holder look alike.
+            let _ = stage.ask(1, &again(session, None)).await.unwrap().unwrap().accept();
+        }
+        late(session).await;
+        let acquire = again(session, newer);
+        let lease = stage.ask(1, &acquire).await.unwrap().unwrap().accept().value;
+        stage.passes().await;
+        let Acquire { key, ttl, .. } = acquire;
+        let renew = Renew { key, lease: lease.id, ttl, stream: newer };
+        stage.sessions(1).renew(renew).await.unwrap();
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_late_stream_takes_no_turn_from_a_newer_one() {
+async fn a_late_stream_takes_no_turn_from_a_newer_stream() {
     let stage = Stage::new().await;
     let stream = |event: &str| {
         let stream = StreamId::random();

@@ -7,8 +7,8 @@ use std::{
 
 use oncegate::{
     domain::{
-        Acquire, Begin, Enqueue, EventKey, Found, Id, Labels, LeaseId, Release, Renew, RequestId,
-        ResumedBy, SessionKey, StreamId, Team, TeamFilter, Timestamp, Ttl, TurnId,
+        Acquire, Begin, Enqueue, EventKey, Id, Labels, LeaseId, Release, Renew, RequestId,
+        ResumedBy, Seen, SessionKey, StreamId, Team, TeamFilter, Timestamp, Ttl, TurnId,
         limits::{CLAIM_MEMORY, CLAIM_TTL, EVENT_TTL, LEASE_TTL},
     },
     rules::queue::PLACE_KEPT,
@@ -201,9 +201,9 @@ impl Dice {
     }
 
     /// What a call names, at times: something that was not found so.
-    fn found<T>(&mut self, id: T) -> Option<Found<T>> {
+    fn found<T>(&mut self, id: T) -> Option<Seen<T>> {
         let resumed = if self.one_in(3) { ResumedBy::Nobody } else { ResumedBy::of(self.stream()) };
-        Some(Found { id, resumed }).filter(|_| self.one_in(3))
+        Some(Seen { id, resumed }).filter(|_| self.one_in(3))
     }
 
     fn acquire(&mut self, key: SessionKey, event: Option<&EventKey>) -> Acquire {

@@ -41,7 +41,7 @@ const START: i64 = 1_790_000_000_000_000;
 /// The most runs in which a sequence that fails is made shorter.
 const MAX_RUNS: usize = 150;
 /// What the sequences come to among other things, as the answers spell it.
-const OUTCOMES: [&str; 28] = [
+const OUTCOMES: [&str; 31] = [
     "Busy(",
     "by: Mark",
     "by: GaveUp",
@@ -61,9 +61,12 @@ const OUTCOMES: [&str; 28] = [
     "Found(",
     "obtained: Found(Call",
     "obtained: Found(Nobody",
-    "obtained: Found(Stream",
     "obtained: Granted",
-    "obtained: Resumed",
+    "obtained: Resumed(",
+    "obtained: Some(Found(Call",
+    "obtained: Some(Found(Nobody",
+    "obtained: Some(Found(Stream",
+    "obtained: Some(Resumed(",
     "Granted {",
     "Err(Lease(None",
     "Err(Lease(Some",

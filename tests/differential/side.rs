@@ -3,9 +3,7 @@
 use std::{collections::BTreeMap, fmt::Debug};
 
 use oncegate::{
-    domain::{
-        EventKey, Found, LeaseId, Mark, ResumedBy, SessionKey, TeamFilter, Timestamp, TurnId,
-    },
+    domain::{EventKey, LeaseId, Mark, ResumedBy, Seen, SessionKey, TeamFilter, Timestamp, TurnId},
     store::{Connection, EventFilter, Look, Page, StoreError, Sweep},
 };
 
@@ -138,6 +136,6 @@ fn debug(answer: impl Debug) -> String {
 }
 
 /// What a call names that has found something: as `drawn` says, who had carried it on by then.
-fn found<T>(id: T, resumed: ResumedBy, drawn: Option<Found<T>>) -> Found<T> {
-    Found { id, resumed: drawn.map_or(resumed, |drawn| drawn.resumed) }
+fn found<T>(id: T, resumed: ResumedBy, drawn: Option<Seen<T>>) -> Seen<T> {
+    Seen { id, resumed: drawn.map_or(resumed, |drawn| drawn.resumed) }
 }

@@ -73,11 +73,11 @@ async fn a_lease_that_the_first_run_took_is_new_to_its_caller() {
     let (answer, _) = lossy.lose(0, SessionOp::Acquire(&asked)).await;
     let SessionAnswer::Acquired(acquired) = answer else { panic!("{answer:?}") };
     // Otherwise nobody gives it back if the caller has gone.
-    assert!(acquired.obtained == Obtained::Granted && acquired.row.live, "{acquired:?}");
+    assert!(acquired.obtained == Some(Obtained::Granted) && acquired.row.live, "{acquired:?}");
     let (again, _) = lossy.change(SessionOp::Acquire(&asked)).await;
     let SessionAnswer::Acquired(again) = again else { panic!("{again:?}") };
     assert_eq!(again.row.lease.id, acquired.row.lease.id);
-    assert_eq!(again.obtained, Obtained::Found(ResumedBy::Nobody));
+    assert_eq!(again.obtained, Some(Obtained::Found(ResumedBy::Nobody)));
 }
 
 #[tokio::test]

@@ -233,7 +233,9 @@ fn attempts_stay(before: &World, after: &World, op: &Op) {
     for (key, was) in before.events.iter().filter(|(_, event)| event.expire_time > before.now) {
         let now = after.events.get(key).map_or(0, attempt);
         let may_fall = match op {
-            Op::Finish(Finish { ending: FinishAs::Abandoned(_), .. }) => now + 1 == attempt(was),
+            Op::Finish(Finish { ending: FinishAs::Abandoned(claimed), .. }) => {
+                *claimed == was.time && now + 1 == attempt(was)
+            }
             Op::Mark(_) | Op::Forget(_) => true,
             _ => false,
         };

@@ -244,7 +244,7 @@ fn a_session_that_no_waiter_can_have_is_there_for_anybody_and_stays_bound() {
     let latest = world.latest();
     assert!(!latest.waiting && latest.epic.as_deref() == Some("E1"));
     assert_eq!(leases(&world), [lease(200)]);
-    assert_eq!(world.run(acquire(9)).obtained, Obtained::Granted);
+    assert_eq!(world.run(acquire(9)).obtained, Some(Obtained::Granted));
 }
 
 // Leave.

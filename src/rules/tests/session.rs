@@ -8,8 +8,7 @@ use super::{
 };
 use crate::{
     domain::{
-        Decision, FencingToken, Found, Obtained, Renewed, ResumedBy, SessionRow, StreamId,
-        Timestamp,
+        Decision, FencingToken, Obtained, Renewed, ResumedBy, Seen, SessionRow, StreamId, Timestamp,
     },
     rules::{Draft, Operation as _, RuleError, Wanted},
 };
@@ -30,14 +29,14 @@ pub(super) fn awaited() -> (World, LeaseId) {
 
 pub(super) fn acquired(world: &mut World, acquire: &Acquire) -> LeaseId {
     let acquired = world.run(acquire);
-    assert_eq!(acquired.obtained, Obtained::Granted, "{acquired:?}");
+    assert_eq!(acquired.obtained, Some(Obtained::Granted), "{acquired:?}");
     acquired.row.lease.id
 }
 
 /// What an acquire finds, which writes nothing.
 pub(super) fn found(world: &mut World, acquire: &Acquire) -> Decision {
     let (plan, acquired) = world.decide(acquire);
-    assert!(plan.is_empty() && acquired.obtained != Obtained::Granted);
+    assert!(plan.is_empty() && acquired.obtained.is_none());
     acquired.row.decision(acquire)
 }
 
@@ -68,7 +67,7 @@ pub(super) const ENDED: Released = Released { ended: true, handover: None };
 fn acquire_of_an_absent_session_is_granted() {
     let mut world = World::new();
     let acquired = world.run(acquire(1));
-    assert!(acquired.obtained == Obtained::Granted && acquired.row.live);
+    assert!(acquired.obtained == Some(Obtained::Granted) && acquired.row.live);
     let latest = world.latest();
     assert_eq!(latest.token.0, world.now.as_micros());
     assert_eq!(latest.expire_time, world.now.after(ttl(30)));
@@ -80,10 +79,13 @@ fn acquire_of_a_session_held_by_the_same_request_is_granted_again_and_noted_if_i
 {
     let (mut world, lease) = held();
     let stream = StreamId::random();
+    let mut before = ResumedBy::Nobody;
     for (by, noted) in [(Some(stream), ResumedBy::Stream(stream)), (None, ResumedBy::Call)] {
         let acquired = world.run(Acquire { stream: by, ..acquire_again(&world, 1) });
-        assert_eq!((acquired.row.lease.id, acquired.obtained), (lease, Obtained::Resumed));
+        let resumed = Some(Obtained::Resumed(before));
+        assert_eq!((acquired.row.lease.id, acquired.obtained), (lease, resumed));
         assert_eq!(world.latest().resumed, noted);
+        before = noted;
     }
 }
 
@@ -95,12 +97,12 @@ fn acquire_that_does_not_name_the_lease_of_its_request_as_it_is_notes_nothing() 
     let (older, newer) = (Some(StreamId::random()), Some(StreamId::random()));
     world.run(Acquire { stream: newer, ..late.clone() });
     let resumed = world.latest().resumed;
-    let other = Some(Found { id: lease(200), resumed });
+    let other = Some(Seen { id: lease(200), resumed });
     for resumes in [None, other, late.resumes] {
         for stream in [None, older] {
             let (plan, acquired) = world.decide(Acquire { stream, resumes, ..acquire(1) });
             assert!(plan.is_empty());
-            let found = Obtained::Found(ResumedBy::of(newer));
+            let found = Some(Obtained::Found(ResumedBy::of(newer)));
             assert_eq!((acquired.row.lease.id, acquired.obtained), (held, found));
         }
     }
@@ -110,14 +112,27 @@ fn acquire_that_does_not_name_the_lease_of_its_request_as_it_is_notes_nothing() 
 #[test]
 fn acquire_that_has_carried_the_lease_on_itself_has_it() {
     let (mut world, lease) = held();
-    for stream in [None, Some(StreamId::random())] {
-        let again = Acquire { stream, ..acquire_again(&world, 1) };
-        for _ in 0..2 {
-            let acquired = world.run(&again);
-            assert_eq!((acquired.row.lease.id, acquired.obtained), (lease, Obtained::Resumed));
-            assert_eq!(world.latest().resumed, ResumedBy::of(stream));
-        }
+    let stream = Some(StreamId::random());
+    let again = Acquire { stream, ..acquire_again(&world, 1) };
+    for _ in 0..2 {
+        let acquired = world.run(&again);
+        let resumed = Some(Obtained::Resumed(ResumedBy::Nobody));
+        assert_eq!((acquired.row.lease.id, acquired.obtained), (lease, resumed));
+        assert_eq!(world.latest().resumed, ResumedBy::of(stream));
     }
+}
+
+/// Another call that returned may be the newer one: a late stream ends nothing of it.
+#[test]
+fn a_stream_ends_nothing_that_a_call_had_carried_on_before_it() {
+    let (stream, other) = (StreamId::random(), StreamId::random());
+    let taken_over = |resumed| Obtained::Resumed(resumed).taken_over(Some(stream));
+    assert_eq!(taken_over(ResumedBy::Call), None);
+    for resumed in [ResumedBy::Nobody, ResumedBy::Stream(other), ResumedBy::Stream(stream)] {
+        assert_eq!(taken_over(resumed), Some(stream));
+    }
+    assert_eq!(Obtained::Resumed(ResumedBy::Nobody).taken_over(None), None);
+    assert_eq!(Obtained::Found(ResumedBy::Nobody).taken_over(Some(stream)), None);
 }
 
 #[test]

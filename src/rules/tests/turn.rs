@@ -1,12 +1,13 @@
 use std::time::Duration;
 
 use super::{
-    super::turn::RenewTurnWithin, Begin, Begun, FinishAs, MAX_HOLD, RenewTurn, TurnId, World,
-    acquire, begin, begin_again, begin_with_session, begun, detail, digest, enqueue, finish,
-    granted, key, lease, mark, prolong, release, request, succeeded, ttl,
+    super::{session::RenewWithin, turn::RenewTurnWithin},
+    Begin, Begun, FinishAs, MAX_HOLD, RenewTurn, TurnId, World, acquire, begin, begin_again,
+    begin_with_session, begun, detail, digest, enqueue, finish, granted, key, lease, mark, prolong,
+    release, renew, request, succeeded, ttl,
 };
 use crate::domain::{
-    Attempts, Claim, EventRow, Found, Interruption, Lease, Obtained, ProcessedBy, ResumedBy,
+    Attempts, Claim, EventRow, Interruption, Lease, Obtained, ProcessedBy, ResumedBy, Seen,
     SessionRow, StoredEvent, StreamId, TurnLost, limits::CLAIM_MEMORY,
 };
 
@@ -102,10 +103,12 @@ fn begin_is_busy_with_the_lease_that_an_earlier_run_of_the_request_waited_for() 
 fn begin_again_by_the_same_request_is_granted_again_and_noted_if_it_names_the_claim() {
     let (mut world, turn) = running();
     let stream = StreamId::random();
+    let mut before = ResumedBy::Nobody;
     for (stream, noted) in [(None, ResumedBy::Call), (Some(stream), ResumedBy::Stream(stream))] {
         let again = Begin { stream, ..begin_again(&world, begin_with_session(1, &["a"])) };
         let (claim, held, obtained) = granted(world.run(&again).begun);
-        assert_eq!((claim.attempt, obtained), (turn.attempt, Obtained::Resumed));
+        assert_eq!((claim.attempt, obtained), (turn.attempt, Obtained::Resumed(before)));
+        before = noted;
         assert_eq!(Some((key("s"), held.unwrap().id)), turn.lease);
         assert_eq!(world.event("a").unwrap().resumed, noted);
         assert_eq!(world.latest().resumed, noted);
@@ -121,7 +124,7 @@ fn begin_that_does_not_name_the_claim_of_its_request_as_it_is_notes_nothing() {
     world.run(Begin { stream: newer, ..late.clone() });
     let resumed = ResumedBy::of(newer);
     // Of an attempt that was taken back: the next has its number.
-    let other = Some(Found { id: world.now.plus(Duration::from_secs(1)), resumed });
+    let other = Some(Seen { id: world.now.plus(Duration::from_secs(1)), resumed });
     for resumes in [None, other, late.resumes] {
         for stream in [None, older] {
             let again = Begin { stream, resumes, ..begin_with_session(1, &["a"]) };
@@ -137,14 +140,25 @@ fn begin_that_does_not_name_the_claim_of_its_request_as_it_is_notes_nothing() {
 #[test]
 fn begin_that_has_carried_the_turn_on_itself_has_it() {
     let (mut world, _) = running();
-    for stream in [None, Some(StreamId::random())] {
-        let again = Begin { stream, ..begin_again(&world, begin_with_session(1, &["a"])) };
-        for _ in 0..2 {
-            let (_, _, obtained) = granted(world.run(&again).begun);
-            assert_eq!(obtained, Obtained::Resumed);
-            assert_eq!(world.latest().resumed, ResumedBy::of(stream));
-        }
+    let stream = Some(StreamId::random());
+    let again = Begin { stream, ..begin_again(&world, begin_with_session(1, &["a"])) };
+    for _ in 0..2 {
+        let (_, _, obtained) = granted(world.run(&again).begun);
+        assert_eq!(obtained, Obtained::Resumed(ResumedBy::Nobody));
+        assert_eq!(world.event("a").unwrap().resumed, ResumedBy::of(stream));
+        assert_eq!(world.latest().resumed, ResumedBy::of(stream));
     }
+}
+
+/// By a stream that found the claim before, and came late.
+#[test]
+fn begin_again_leaves_a_lease_that_a_call_has_carried_on_alone() {
+    let (mut world, turn) = running();
+    let late = begin_again(&world, begin_with_session(1, &["a"])).kept_by(StreamId::random());
+    let (_, lease) = turn.lease.unwrap();
+    world.run(RenewWithin(&renew(lease), MAX_HOLD));
+    world.run(late);
+    assert_eq!(world.latest().resumed, ResumedBy::Call);
 }
 
 #[test]
@@ -153,7 +167,7 @@ fn begin_again_under_an_alias_is_granted_again_under_all_names() {
     begun(&mut world, &begin(1, &["a", "b"]));
     let again = begin_again(&world, begin(1, &["b"]));
     let (_, _, obtained) = granted(world.run(again).begun);
-    assert_eq!(obtained, Obtained::Resumed);
+    assert_eq!(obtained, Obtained::Resumed(ResumedBy::Nobody));
     assert_eq!(world.event("a"), world.event("b"));
     assert_eq!(world.event("a").unwrap().resumed, ResumedBy::Call);
 }

@@ -84,7 +84,7 @@ impl SessionStore for Handle {
                     if let Verdict::Decided(SessionAnswer::Acquired(acquired)) = answer
                         && acquired.row.lease.id.as_uuid() == drawn
                     {
-                        acquired.obtained = Obtained::Granted;
+                        acquired.obtained = Some(Obtained::Granted);
                     }
                 }
             }

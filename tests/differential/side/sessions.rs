@@ -41,7 +41,7 @@ impl<C: Connection> Side<C> {
                 && let Decision::Granted(lease) = acquired.row.decision(acquire)
             {
                 self.leases.insert((number, item), (acquire.key.clone(), lease.id));
-                if let Obtained::Found(resumed) = acquired.obtained {
+                if let Some(Obtained::Found(resumed)) = acquired.obtained {
                     let resumes = Some(found(lease.id, resumed, acquire.resumes));
                     again.push(Acquire { resumes, ..acquire.clone() });
                 }

@@ -53,6 +53,10 @@ impl Bot {
 
     pub(super) async fn lease(&mut self) {
         let (subject, acquire) = self.acquire();
+        self.lease_of(subject, acquire).await;
+    }
+
+    async fn lease_of(&mut self, subject: String, acquire: Acquire) {
         let wait = self.wait();
         for _ in 0..3 {
             let (sent, replica) = self.sends();
@@ -172,6 +176,10 @@ impl Bot {
             let caller = StreamCaller::default();
             let events = replica.sessions.hold(acquire.clone(), wait, CALL_TIMEOUT, caller);
             self.breaks_off(events.into_stream()).await;
+            if self.chance.one_in(3) {
+                // By a call that returns.
+                return self.lease_of(subject, acquire).await;
+            }
         }
         let (sent, replica) = self.sends();
         let events = replica.sessions.hold(acquire, wait, CALL_TIMEOUT, StreamCaller::default());

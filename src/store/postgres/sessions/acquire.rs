@@ -80,7 +80,7 @@ impl<'a> Places<'a> {
             };
             let (request, queue) = (acquire.request, Vec::new());
             let row = SessionRow { lease, request, live: true, waiting: false, queue };
-            Ok(Some((place, Acquired { row, obtained: Obtained::Granted })))
+            Ok(Some((place, Acquired { row, obtained: Some(Obtained::Granted) })))
         };
         let taken = read().map_err(|error: sqlx::Error| StoreError::internal(error))?;
         taken.ok_or_else(|| StoreError::internal("unexpected row in the answer"))
