@@ -149,6 +149,7 @@ impl Bench {
             timeout_ms,
             team,
             seed,
+            access: load::Access::default(),
         }
     }
 

@@ -19,6 +19,7 @@ mod hot_session;
 mod leases;
 mod memory;
 mod neighbour;
+mod security;
 mod sqlite;
 mod subjects;
 mod turns;
@@ -108,6 +109,7 @@ pub const GOALS: &[Goal] = &[
     callers::OVERLOAD,
     hot_session::HOT_SESSION,
     neighbour::NEIGHBOUR,
+    security::SECURITY,
     distance::DISTANCE,
     CURVE,
 ];

@@ -11,6 +11,9 @@ use serde::{Deserialize, Serialize};
 pub mod grpc;
 mod http2;
 pub mod keys;
+mod socket;
+
+pub use socket::Tls;
 
 /// What the callers do, over and over.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -69,6 +72,18 @@ pub struct Spec {
     pub team: Option<usize>,
     /// Keeps the keys of different loads apart.
     pub seed: u64,
+    /// How the callers prove who they are.
+    #[serde(default)]
+    pub access: Access,
+}
+
+/// What callers show to a server.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub struct Access {
+    /// A bearer token.
+    pub token: Option<String>,
+    /// A client certificate; without it, the connection is plaintext.
+    pub tls: Option<Tls>,
 }
 
 /// What became of a load.

@@ -19,8 +19,10 @@ use crate::{
 
 /// Marks, by eight callers of one team.
 const QUIET: GrpcLoad = GrpcLoad { connections: 1, team: Some(0), ..GrpcLoad::new(Work::Mark, 8) };
-/// Batches of 1,000, 256 of them under way, all of another team.
-const NOISY: GrpcLoad = GrpcLoad { items: 1_000, team: Some(1), ..GrpcLoad::new(Work::Batch, 256) };
+/// Batches of 1,000, 256 of them under way, all of another team: each over a connection of its own,
+/// whose window has no room for several.
+const NOISY: GrpcLoad =
+    GrpcLoad { items: 1_000, team: Some(1), connections: 256, ..GrpcLoad::new(Work::Batch, 256) };
 
 pub const NEIGHBOUR: Goal = Goal {
     name: "P14",

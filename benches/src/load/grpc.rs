@@ -118,7 +118,7 @@ fn drive(
     mut script: impl Script,
     mut tally: Tally,
 ) -> anyhow::Result<Tally> {
-    let mut connection = Connection::open(target)?;
+    let mut connection = Connection::open_with(target, &spec.access)?;
     let timeout = spec.timeout_ms.map(|millis| format!("{millis}m"));
     let timeout = timeout.as_deref();
     let mut message = Vec::new();

@@ -8,14 +8,11 @@
 //! for a success, one without for an error, which is what every gRPC server
 //! sends.
 
-use std::{
-    collections::VecDeque,
-    io::{self, ErrorKind, Read as _, Write as _},
-    net::TcpStream,
-    time::Duration,
-};
+use std::{collections::VecDeque, time::Duration};
 
 use anyhow::{Context as _, bail, ensure};
+
+use super::{Access, socket::Socket};
 
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 const FRAME_HEADER: usize = 9;
@@ -59,7 +56,7 @@ struct Call {
 
 /// One connection.
 pub struct Connection {
-    socket: TcpStream,
+    socket: Socket,
     input: Vec<u8>,
     filled: usize,
     output: Vec<u8>,
@@ -79,16 +76,19 @@ pub struct Connection {
 impl Connection {
     /// Connects to `target`, `HOST:PORT`.
     pub fn open(target: &str) -> anyhow::Result<Self> {
-        let socket = TcpStream::connect(target).with_context(|| format!("connect to {target}"))?;
-        socket.set_nodelay(true)?;
+        Self::open_with(target, &Access::default())
+    }
+
+    /// The same, with a caller's credentials.
+    pub fn open_with(target: &str, access: &Access) -> anyhow::Result<Self> {
         let mut connection = Self {
-            socket,
+            socket: Socket::connect(target, access.tls.as_ref())?,
             input: vec![0; 256 * 1024],
             filled: 0,
             output: PREFACE.to_vec(),
             calls: VecDeque::new(),
             oldest: 1,
-            headers: HeaderTable::new(target),
+            headers: HeaderTable::new(target, access),
             window: FIRST_WINDOW,
             stream_window: FIRST_WINDOW,
             consumed: 0,
@@ -158,18 +158,12 @@ impl Connection {
     /// Sends what is to be sent, and waits for something to come; until
     /// `patience` ends, if that is given.
     pub fn exchange(&mut self, patience: Option<Duration>) -> anyhow::Result<()> {
-        self.socket.write_all(&self.output)?;
-        self.output.clear();
         if self.filled == self.input.len() {
             self.input.resize(self.filled * 2, 0);
         }
-        self.socket.set_read_timeout(patience)?;
-        match self.socket.read(&mut self.input[self.filled..]) {
-            Ok(0) => bail!("the peer closed the connection"),
-            Ok(count) => self.filled += count,
-            Err(error) if is_timeout(&error) => {}
-            Err(error) => return Err(error.into()),
-        }
+        let input = &mut self.input[self.filled..];
+        self.filled += self.socket.exchange(&self.output, input, patience)?;
+        self.output.clear();
         Ok(())
     }
 
@@ -281,10 +275,6 @@ fn u24(length: usize) -> [u8; 3] {
     [a, b, c]
 }
 
-fn is_timeout(error: &io::Error) -> bool {
-    matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut)
-}
-
 struct Frame<'a> {
     kind: u8,
     flags: u8,
@@ -307,25 +297,39 @@ impl<'a> Frame<'a> {
 /// What the peer's decoder remembers: every header is spelled out once and
 /// named by its number from then on, as real clients do.
 struct HeaderTable {
+    /// In the static table.
+    scheme: u8,
     authority: String,
+    authorization: Option<String>,
     /// Oldest first.
     known: Vec<(&'static str, String)>,
 }
 
 impl HeaderTable {
-    fn new(authority: &str) -> Self {
-        Self { authority: authority.to_owned(), known: Vec::new() }
+    fn new(authority: &str, Access { token, tls }: &Access) -> Self {
+        const HTTP: u8 = 0x86;
+        const HTTPS: u8 = 0x87;
+        Self {
+            scheme: if tls.is_some() { HTTPS } else { HTTP },
+            authority: authority.to_owned(),
+            authorization: token.as_ref().map(|token| format!("Bearer {token}")),
+            known: Vec::new(),
+        }
     }
 
     fn encode(&mut self, path: &str, timeout: Option<&str>, out: &mut Vec<u8>) {
-        // In the static table: POST, http.
-        out.extend([0x83, 0x86]);
+        const POST: u8 = 0x83; // in the static table
+        out.extend([POST, self.scheme]);
         let authority = std::mem::take(&mut self.authority);
         self.header(":authority", &authority, out);
         self.authority = authority;
         self.header(":path", path, out);
         self.header("content-type", "application/grpc", out);
         self.header("te", "trailers", out);
+        if let Some(authorization) = self.authorization.take() {
+            self.header("authorization", &authorization, out);
+            self.authorization = Some(authorization);
+        }
         if let Some(timeout) = timeout {
             self.header("grpc-timeout", timeout, out);
         }
