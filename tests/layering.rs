@@ -18,7 +18,7 @@ const MAY_NAME: [(&str, &[&str]); 19] = [
     ("dedup", &["domain", "store", "lane", "telemetry"]),
     ("session", &["domain", "store", "lane", "telemetry"]),
     ("cleanup", &["domain", "store", "lane", "telemetry"]),
-    ("turn", &["domain", "store", "lane", "session", "telemetry"]),
+    ("turn", &["backoff", "domain", "store", "lane", "session", "telemetry"]),
     ("admin", &["domain", "store", "lane", "session", "telemetry"]),
     (
         "grpc",

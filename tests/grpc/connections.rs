@@ -66,7 +66,9 @@ async fn a_refused_client_is_served_by_the_same_channel_once_there_is_room() {
     drop(f.client);
     let served = async {
         while let Err(status) = refused.mark_processed(mark("T1", "Ev2")).await {
-            assert_ne!(status.code(), Code::Internal, "{status:?}");
+            // The library sends a call on a connection that has just been told to go, and fails it.
+            let goes_away = format!("{status:?}").contains(r#"GoAway(b"", NO_ERROR, Remote)"#);
+            assert!(status.code() != Code::Internal || goes_away, "{status:?}");
             sleep(Duration::from_millis(20)).await;
         }
     };
