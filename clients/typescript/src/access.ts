@@ -131,10 +131,12 @@ export class Access {
   certificates(): Certificates {
     const [ca, cert, key] = [this.#ca, this.#cert, this.#key].map((file) => file && readFile(file));
     if (this.#ca && ca) {
+      // Each of them: TLS would leave out what it cannot read, without a word.
+      const certificates = ca.toString("latin1").match(pemCertificate) ?? [""];
       try {
-        new X509Certificate(ca);
+        for (const certificate of certificates) new X509Certificate(certificate);
       } catch {
-        throw new Misconfigured("tlsCa", `${this.#ca.path} holds no certificate in PEM`);
+        throw new Misconfigured("tlsCa", `${this.#ca.path} holds no certificate in PEM, or a damaged one`);
       }
     }
     if (cert && key) {
@@ -148,6 +150,8 @@ export class Access {
     return { ca, cert, key };
   }
 }
+
+const pemCertificate = /-----BEGIN CERTIFICATE-----[^-]*(?:-----END CERTIFICATE-----)?/g;
 
 /** Milliseconds between two looks at the certificates, while calls are made. */
 export const lookAgainMs = 10_000;

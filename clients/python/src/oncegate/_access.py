@@ -197,17 +197,21 @@ class Access:
         ca, cert, key = self._tls
         if ca and found.ca:
             try:
-                context.load_verify_locations(cadata=found.ca.decode("ascii", "replace"))
+                # Text around the certificates may be in any encoding.
+                context.load_verify_locations(cadata=found.ca.decode("ascii", "ignore"))
             except (ssl.SSLError, ValueError):
                 raise _wrong("tls_ca", f"{ca.path} holds no certificate in PEM") from None
         if cert and key and found.cert and found.key:
             try:
                 with _as_file(found.cert) as cert_path, _as_file(found.key) as key_path:
                     context.load_cert_chain(cert_path, key_path, password="")
-            except (ssl.SSLError, ValueError, OSError) as error:
+            except (ssl.SSLError, ValueError) as error:
                 reason = getattr(error, "reason", None) or "no PEM"
                 files = f"{cert.path} and {key.path}"
                 problem = f"{files} are not a certificate and its key: {reason}"
+                raise _wrong("tls_cert", problem) from None
+            except OSError as error:  # which SSLError is too
+                problem = f"{cert.path} and {key.path} cannot be checked: {error.strerror}"
                 raise _wrong("tls_cert", problem) from None
 
 
@@ -250,9 +254,10 @@ def metadata_of(token: Token | None) -> Metadata | None:
 def _as_file(content: bytes) -> Generator[str]:
     """A file with what was read: `ssl` takes a certificate and a key from files only.
 
-    On Linux it is in memory, so that no key is written to a disk.
+    On Linux it is in memory, so that no key is written to a disk; but not where Python was built
+    for a glibc before 2.27.
     """
-    if sys.platform == "linux":
+    if sys.platform == "linux" and hasattr(os, "memfd_create"):
         with open(os.memfd_create("oncegate"), "wb", buffering=0) as file:
             file.write(content)
             yield f"/proc/self/fd/{file.fileno()}"

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import os
+import ssl
 from pathlib import Path
 from typing import Any
 
@@ -158,10 +160,13 @@ def test_a_token_is_not_shown(token_file: Path) -> None:
 def test_files_that_hold_no_certificate(ca: Authority, client: Pair, tmp_path: Path) -> None:
     garbage = tmp_path / "garbage"
     garbage.write_text("hello")
+    der = tmp_path / "der"
+    der.write_bytes(ssl.PEM_cert_to_DER_cert(ca.pair.cert.read_text()))
     wrong: list[tuple[dict[str, Any], str]] = [
         ({"tls_ca": tmp_path / "none"}, "tls_ca"),
         ({"tls_ca": tmp_path}, "tls_ca"),
         ({"tls_ca": garbage}, "tls_ca"),
+        ({"tls_ca": der}, "tls_ca"),
         ({"tls_cert": client.cert, "tls_key": ca.pair.key}, "tls_cert"),
         ({"tls_cert": garbage, "tls_key": client.key}, "tls_cert"),
     ]
@@ -169,6 +174,19 @@ def test_files_that_hold_no_certificate(ca: Authority, client: Pair, tmp_path: P
         with pytest.raises(Failure) as caught:
             Access("https://gate:1", options).certificates()
         assert caught.value.field == option
+
+
+def test_a_certificate_with_a_comment(ca: Authority, tmp_path: Path) -> None:
+    commented = tmp_path / "commented"
+    commented.write_text("# Zertifizierungsstelle für Bots\n" + ca.pair.cert.read_text(), "utf-8")
+    assert Access("https://gate:1", {"tls_ca": commented}).certificates().ca
+
+
+def test_a_system_without_files_in_memory(client: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Interpreters that are built for old versions of glibc have none on Linux either."""
+    monkeypatch.delattr(os, "memfd_create", raising=False)
+    options = {"tls_cert": client.cert, "tls_key": client.key}
+    assert Access("https://gate:1", options).certificates().key
 
 
 @pytest.mark.parametrize("exchanged_after", ["tls_cert", "tls_key"])

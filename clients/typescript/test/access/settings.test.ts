@@ -1,4 +1,5 @@
-import { mkdirSync, mkdtempSync, rmSync, unlinkSync, writeFileSync } from "node:fs";
+import { X509Certificate } from "node:crypto";
+import { mkdirSync, mkdtempSync, readFileSync, rmSync, unlinkSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { inspect } from "node:util";
@@ -175,10 +176,17 @@ test("a token is not shown", () => {
 test("files that hold no certificate", () => {
   const garbage = join(folder, "garbage");
   writeFileSync(garbage, "hello");
+  const pem = readFileSync(ca.pair.cert, "utf8");
+  const der = join(folder, "der");
+  writeFileSync(der, new X509Certificate(pem).raw);
+  const cut = join(folder, "cut");
+  writeFileSync(cut, `${pem}\n${pem.slice(0, pem.length / 2)}`);
   const wrong: [AccessOptions, string][] = [
     [{ tlsCa: join(folder, "none") }, "tlsCa"],
     [{ tlsCa: folder }, "tlsCa"],
     [{ tlsCa: garbage }, "tlsCa"],
+    [{ tlsCa: der }, "tlsCa"],
+    [{ tlsCa: cut }, "tlsCa"],
     [{ tlsCert: client.cert, tlsKey: ca.pair.key }, "tlsCert"],
     [{ tlsCert: garbage, tlsKey: client.key }, "tlsCert"],
   ];
@@ -186,6 +194,13 @@ test("files that hold no certificate", () => {
     const access = new Access({ server: "https://gate:1", ...options });
     expect(misconfigured(() => access.certificates()).option).toBe(option);
   }
+});
+
+test("a certificate with a comment", () => {
+  const commented = join(folder, "commented");
+  writeFileSync(commented, `# Zertifizierungsstelle für Bots\n${readFileSync(ca.pair.cert, "utf8")}`);
+  const access = new Access({ server: "https://gate:1", tlsCa: commented });
+  expect(access.certificates().ca).toBeDefined();
 });
 
 test("a pair is exchanged as a whole", async () => {
