@@ -229,7 +229,7 @@ pub enum FinishAs {
     /// and this attempt does not count.
     Broken,
     /// No caller was answered: the attempt, claimed at this time, is taken back. The next attempt has
-    /// the same number, so the time tells them apart.
+    /// the same number, so the time distinguishes them.
     Abandoned(Timestamp),
 }
 
