@@ -73,7 +73,6 @@ pub struct Spec {
     /// Keeps the keys of different loads apart.
     pub seed: u64,
     /// How the callers prove who they are.
-    #[serde(default)]
     pub access: Access,
 }
 

@@ -140,8 +140,8 @@ impl Op for TurnCall {
                     return Verdict::Decided(TurnReply::Begun(Box::new(Err(taken))));
                 }
                 if let Obtained::Found(resumed) = *obtained {
-                    let found = Seen { id: claim.claim_time, resumed };
-                    return Verdict::Decided(TurnReply::Found(found));
+                    let seen = Seen { id: claim.claim_time, resumed };
+                    return Verdict::Decided(TurnReply::Found(seen));
                 }
                 let id = turn_id(begin, claim, lease.as_ref());
                 let claim = Measured::new(claim.clone(), *asked);

@@ -201,7 +201,7 @@ impl Dice {
     }
 
     /// What a call names, at times: something that was not found so.
-    fn found<T>(&mut self, id: T) -> Option<Seen<T>> {
+    fn seen<T>(&mut self, id: T) -> Option<Seen<T>> {
         let resumed = if self.one_in(3) { ResumedBy::Nobody } else { ResumedBy::of(self.stream()) };
         Some(Seen { id, resumed }).filter(|_| self.one_in(3))
     }
@@ -220,7 +220,7 @@ impl Dice {
             epic: self.epic().map(str::to_owned),
             labels: Labels::parse(labels).expect("labels"),
             stream: self.stream(),
-            resumes: self.found(LeaseId::random()),
+            resumes: self.seen(LeaseId::random()),
             digest: None,
         }
     }

@@ -136,6 +136,6 @@ fn debug(answer: impl Debug) -> String {
 }
 
 /// What a call names that has found something: as `drawn` says, who had carried it on by then.
-fn found<T>(id: T, resumed: ResumedBy, drawn: Option<Seen<T>>) -> Seen<T> {
+fn seen<T>(id: T, resumed: ResumedBy, drawn: Option<Seen<T>>) -> Seen<T> {
     Seen { id, resumed: drawn.map_or(resumed, |drawn| drawn.resumed) }
 }

@@ -56,13 +56,13 @@ pub enum Socket {
 impl Socket {
     /// Connects to `target`, `HOST:PORT`.
     pub fn connect(target: &str, tls: Option<&Tls>) -> anyhow::Result<Self> {
-        let socket = TcpStream::connect(target).with_context(|| format!("connect to {target}"))?;
+        let mut socket =
+            TcpStream::connect(target).with_context(|| format!("connect to {target}"))?;
         socket.set_nodelay(true)?;
         let Some(tls) = tls else { return Ok(Self::Plain(socket)) };
         let (host, _) = target.rsplit_once(':').context("a target without a port")?;
         let name = ServerName::try_from(host.to_owned())?;
         let mut connection = ClientConnection::new(Arc::new(tls.config()?), name)?;
-        let mut socket = socket;
         while connection.is_handshaking() {
             connection.complete_io(&mut socket).context("TLS handshake")?;
         }
