@@ -130,6 +130,11 @@ impl Caller {
         })
     }
 
+    /// Whether the caller may use a team. [`Caller::read`] is what denies one.
+    pub(super) fn may_use(&self, team: &str) -> bool {
+        self.known.as_ref().is_none_or(|known| known.principal.teams.contains(team))
+    }
+
     /// Whether a call on the same connection, with these headers, is certainly this caller's.
     pub(super) fn is_same<'a>(
         &self,

@@ -24,6 +24,7 @@ pub mod files;
 pub mod hole;
 pub mod metrics;
 pub mod ops;
+pub mod outsider;
 pub mod postgres;
 pub mod process;
 pub mod proxy;
