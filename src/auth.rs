@@ -48,7 +48,7 @@ pub mod token;
 mod usage;
 
 pub use principal::{Principal, PrincipalLimits, Rate, Role};
-pub use usage::{OverLimit, Place, Usage};
+pub use usage::{OverLimit, Usage, UsageGuard};
 
 use jwt::Issuer;
 use token::{Bearer, Digest};
