@@ -29,6 +29,7 @@ pub mod postgres;
 pub mod process;
 pub mod proxy;
 pub mod raw;
+pub mod web;
 pub mod wire;
 
 pub type Client = IdempotencyServiceClient<Channel>;
