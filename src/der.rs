@@ -35,14 +35,13 @@ mod tests {
     fn lengths_of_every_form_are_read() {
         for length in [0, 1, 0x7f, 0x80, 0xff, 0x100, 0xffff, 0x1_0000] {
             let content = vec![7; length];
-            let head = match length {
-                ..0x80 => vec![u8::try_from(length).unwrap()],
-                _ => {
-                    let digits = length.to_be_bytes();
-                    let zeros = digits.iter().take_while(|digit| **digit == 0).count();
-                    let digits = digits[zeros..].to_vec();
-                    [vec![0x80 | u8::try_from(digits.len()).unwrap()], digits].concat()
-                }
+            let head = if length < 0x80 {
+                vec![u8::try_from(length).unwrap()]
+            } else {
+                let digits = length.to_be_bytes();
+                let zeros = digits.iter().take_while(|digit| **digit == 0).count();
+                let digits = digits[zeros..].to_vec();
+                [vec![0x80 | u8::try_from(digits.len()).unwrap()], digits].concat()
             };
             let whole = [&[0x04], &*head, &content, b"rest"].concat();
             assert_eq!(element(&whole), Some((0x04, &*content, &b"rest"[..])), "{length}");

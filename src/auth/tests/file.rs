@@ -154,7 +154,7 @@ fn the_file_as_a_whole_is_checked() {
 fn an_issuer_without_a_good_key_set_has_its_former_keys_or_none() {
     let signer = Signer::new("rsa.pem");
     let pod = signer.usual(Alg::EdDsa, &claims().to_string());
-    let (text, good) = (signer.file(), signer.jwks().to_string());
+    let (text, good) = (Signer::file(), signer.jwks().to_string());
     let read = |jwks: &str, previous: &Policy| {
         Policy::parse(text.as_bytes(), &|_| Ok(jwks.into()), Some(previous)).unwrap()
     };

@@ -122,8 +122,8 @@ impl Signer {
         ]})
     }
 
-    /// A file in which `a` is the service account `bots/acme` of this issuer.
-    pub(super) fn file(&self) -> String {
+    /// A file in which `a` is the service account `bots/acme` of an issuer with the keys in `/jwks`.
+    pub(super) fn file() -> String {
         format!(
             "{}[jwt.cluster]\nissuer = '{ISSUER}'\naudience = 'oncegate'\njwks = '/jwks'\n",
             two("service_account = ['bots/acme']", "service_account = ['bots/other']")
@@ -135,7 +135,7 @@ impl Signer {
             assert_eq!(path, Path::new("/jwks"));
             Ok(self.jwks().to_string().into_bytes())
         };
-        Policy::parse(self.file().as_bytes(), &files, None).unwrap()
+        Policy::parse(Self::file().as_bytes(), &files, None).unwrap()
     }
 }
 
