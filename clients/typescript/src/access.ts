@@ -32,6 +32,9 @@ export interface AccessOptions {
   readonly insecure?: boolean | undefined;
 }
 
+/** The variables of a process. */
+export type Environment = Readonly<Record<string, string | undefined>>;
+
 /** Reports a file that cannot be used any more. */
 export type Warn = (problem: string) => void;
 
@@ -50,7 +53,7 @@ interface File {
 }
 
 /** As the command line has them: `ONCEGATE_TLS_CERT` is the server's own. */
-const environment = {
+const variables = {
   tlsCa: "ONCEGATE_TLS_CA",
   tlsCert: "ONCEGATE_CLIENT_CERT",
   tlsKey: "ONCEGATE_CLIENT_KEY",
@@ -91,29 +94,34 @@ export class Access {
    * @param warn is called if a file cannot be used any more
    * @param everyMs how often the certificates are compared with their files
    */
-  constructor(options: AccessOptions, warn: Warn = () => {}, everyMs = lookAgainMs) {
-    const address = textOf(options, "server") ?? (process.env.ONCEGATE_SERVER || "127.0.0.1:7411");
+  constructor(
+    options: AccessOptions,
+    warn: Warn = () => {},
+    env: Environment = process.env,
+    everyMs = lookAgainMs,
+  ) {
+    const address = textOf(options, "server") ?? (env.ONCEGATE_SERVER || "127.0.0.1:7411");
     [this.target, this.isTls] = parseAddress(address);
     if (this.isTls) {
-      this.serverName = textOf(options, "tlsServerName") ?? fromEnvironment("tlsServerName");
+      this.serverName = textOf(options, "tlsServerName") ?? variable(env, "tlsServerName");
       const [cert, key] = [toFile(options, "tlsCert"), toFile(options, "tlsKey")];
       const isOwnPair = cert !== undefined || key !== undefined;
-      this.#ca = toFile(options, "tlsCa") ?? fileFromEnvironment("tlsCa");
-      this.#cert = isOwnPair ? cert : fileFromEnvironment("tlsCert");
-      this.#key = isOwnPair ? key : fileFromEnvironment("tlsKey");
+      this.#ca = toFile(options, "tlsCa") ?? variableFile(env, "tlsCa");
+      this.#cert = isOwnPair ? cert : variableFile(env, "tlsCert");
+      this.#key = isOwnPair ? key : variableFile(env, "tlsKey");
     } else {
-      for (const option of tlsOptions) refuseWithoutTls(this.target, options, option);
+      for (const option of tlsOptions) refuseWithoutTls(this.target, options, env, option);
     }
     if (!this.#cert !== !this.#key)
       throw new Misconfigured(
         this.#cert ? "tlsKey" : "tlsCert",
         "a client certificate needs both tlsCert and tlsKey",
       );
-    this.#rotation = new Rotation(() => this.certificates(), warn, everyMs);
+    this.#rotation = new Rotation((used) => this.certificates(used), warn, everyMs);
     this.#tokenOutage = new Outage(warn, "the token that was read before stays in use");
     const token = textOf(options, "token");
     const tokenFile = toFile(options, "tokenFile");
-    if (token === undefined) this.#tokenFile = tokenFile ?? fileFromEnvironment("tokenFile");
+    if (token === undefined) this.#tokenFile = tokenFile ?? variableFile(env, "tokenFile");
     else if (tokenFile) throw new Misconfigured("token", "set either token or tokenFile");
     else this.#token = toToken(token.trim(), "token");
     const hasToken = this.#token !== undefined || this.#tokenFile !== undefined;
@@ -131,7 +139,7 @@ export class Access {
   token(): string | undefined {
     if (!this.#tokenFile) return this.#token;
     try {
-      this.#token = toToken(readFile(this.#tokenFile).toString().trim(), "tokenFile");
+      this.#token = toToken(readFile(this.#tokenFile).toString("latin1").trim(), "tokenFile");
       this.#tokenOutage.over();
     } catch (error) {
       if (this.#token === undefined || !(error instanceof Misconfigured)) throw error;
@@ -146,14 +154,17 @@ export class Access {
     return new Credentials(this, token, this.isTls ? this.#rotation.certificates(now, atOnce) : undefined);
   }
 
-  /** Maybe because of the certificates. */
+  /** A call has failed, maybe because the server does not accept the certificates any more. */
   connectionFailed(): void {
     this.#rotation.lookSoon();
   }
 
-  /** What the files hold. */
-  certificates(): Certificates {
+  /** What the files hold. If it is what is `used`, it was checked before. */
+  certificates(used?: Certificates): Certificates {
     const [ca, cert, key] = [this.#ca, this.#cert, this.#key].map((file) => file && readFile(file));
+    const found = { ca, cert, key };
+    // A check of all public CAs holds the event loop up for 0.1 s.
+    if (used && isSame(found, used, "ca", "cert", "key")) return used;
     if (this.#ca && ca) {
       // Each of them: TLS would leave out what it cannot read, without a word.
       const certificates = ca.toString("latin1").match(pemCertificate) ?? [""];
@@ -171,11 +182,12 @@ export class Access {
         throw new Misconfigured("tlsCert", `${files} are not a certificate and its key: ${describe(error)}`);
       }
     }
-    return { ca, cert, key };
+    return found;
   }
 }
 
-const pemCertificate = /-----BEGIN CERTIFICATE-----[^-]*(?:-----END CERTIFICATE-----)?/g;
+/** With the rest of the lines of its markers: TLS finds no marker that shares a line with something else. */
+const pemCertificate = /^.*-----BEGIN CERTIFICATE-----[^-]*(?:-----END CERTIFICATE-----.*)?/gm;
 
 /** What one call or stream proves itself by. */
 export class Credentials {
@@ -195,8 +207,8 @@ export class Credentials {
   }
 
   /**
-   * What its failure means. A caller that is not known is one for good only with the newest token and
-   * client certificate: with older ones the call is worth another try.
+   * What its failure means. UNAUTHENTICATED is final only with the newest token and client certificate: with
+   * older ones the call is worth another try.
    */
   judge(error: CallError, now: number): CallError {
     const isBroken = error.code === Code.UNAVAILABLE || error.code === Code.DEADLINE_EXCEEDED;
@@ -237,14 +249,14 @@ class Outage {
 
 /** The certificates that a gate uses. */
 export class Rotation {
-  readonly #read: () => Certificates;
+  readonly #read: (used: Certificates | undefined) => Certificates;
   readonly #everyMs: number;
   readonly #outage: Outage;
   #used: Certificates | undefined;
   #lookedAt = 0;
   #isHurried = false;
 
-  constructor(read: () => Certificates, warn: Warn, everyMs = lookAgainMs) {
+  constructor(read: (used: Certificates | undefined) => Certificates, warn: Warn, everyMs = lookAgainMs) {
     this.#read = read;
     this.#everyMs = everyMs;
     this.#outage = new Outage(warn, "the certificates that were read before stay in use");
@@ -257,9 +269,8 @@ export class Rotation {
     this.#lookedAt = now;
     this.#isHurried = false;
     try {
-      const found = this.#read();
+      this.#used = this.#read(this.#used);
       this.#outage.over();
-      if (!this.#used || !isSame(found, this.#used, "ca", "cert", "key")) this.#used = found;
     } catch (error) {
       if (!this.#used || !(error instanceof Misconfigured)) throw error;
       this.#outage.warn(error);
@@ -285,21 +296,26 @@ function isSame(
 }
 
 /** A setting. An empty one is a mistake, such as a variable that is not set. */
-function textOf(options: AccessOptions, option: keyof typeof environment | "server" | "token") {
+function textOf(options: AccessOptions, option: keyof typeof variables | "server" | "token") {
   const text = options[option] ?? undefined;
   if (text === "") throw new Misconfigured(option, "it is empty; set it, or leave it out");
   return text;
 }
 
-function fromEnvironment(option: keyof typeof environment): string | undefined {
-  return process.env[environment[option]] || undefined;
+function variable(env: Environment, option: keyof typeof variables): string | undefined {
+  return env[variables[option]] || undefined;
 }
 
 /** A setting that has no effect is a mistake, also one of the environment of a whole pod. */
-function refuseWithoutTls(target: string, options: AccessOptions, option: (typeof tlsOptions)[number]): void {
+function refuseWithoutTls(
+  target: string,
+  options: AccessOptions,
+  env: Environment,
+  option: (typeof tlsOptions)[number],
+): void {
   const isOption = textOf(options, option) !== undefined;
-  if (!isOption && fromEnvironment(option) === undefined) return;
-  const setting = isOption ? "the option" : environment[option];
+  if (!isOption && variable(env, option) === undefined) return;
+  const setting = isOption ? "the option" : variables[option];
   throw new Misconfigured(
     option,
     `${setting} needs TLS, and the server ${target} has none; use https://HOST:PORT`,
@@ -311,8 +327,8 @@ function toFile(options: AccessOptions, option: FileOption): File | undefined {
   return path === undefined ? undefined : { option, path };
 }
 
-function fileFromEnvironment(option: FileOption): File | undefined {
-  const path = fromEnvironment(option);
+function variableFile(env: Environment, option: FileOption): File | undefined {
+  const path = variable(env, option);
   return path === undefined ? undefined : { option, path };
 }
 

@@ -2,7 +2,7 @@ import { BlockList, isIP, isIPv6 } from "node:net";
 import { Misconfigured } from "./errors.js";
 
 /** The schemes of gRPC that are passed on. */
-const plaintext = ["dns", "ipv4", "ipv6", "unix", "unix-abstract"];
+const plaintext = ["dns", "ipv4", "ipv6", "unix"];
 
 /** gRPC's target, and whether it is reached over TLS. Throws Misconfigured for what is no address. */
 export function parseAddress(address: string): [target: string, isTls: boolean] {
@@ -20,7 +20,7 @@ export function parseAddress(address: string): [target: string, isTls: boolean] 
 
 /** Whether what is sent in plaintext stays on this host. */
 export function isLocal(target: string): boolean {
-  if (/^unix(-abstract)?:/.test(target)) return true;
+  if (target.startsWith("unix:")) return true;
   return target
     .replace(/^(dns:\/\/\/|dns:|ipv4:|ipv6:)/, "")
     .split(",")

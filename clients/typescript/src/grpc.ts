@@ -122,8 +122,8 @@ class GrpcStream<I, O> implements Stream<I, O> {
     call.on("status", (status: grpc.StatusObject) => {
       owner.ended();
       if (this.#cancelled) return;
-      const isInOrder = status.code === grpc.status.OK;
-      this.receiver.end(isInOrder ? undefined : toCallError(status, owner.credentials));
+      const isOk = status.code === grpc.status.OK;
+      this.receiver.end(isOk ? undefined : toCallError(status, owner.credentials));
     });
   }
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import re
 import ssl
 import stat
 import sys
@@ -37,6 +38,9 @@ ENVIRONMENT = {
 MAX_TOKEN = 8 * 1024
 
 MAX_FILE = 1024 * 1024
+
+_HIDDEN = re.compile(r"^.+-----BEGIN CERTIFICATE-----", re.MULTILINE)
+"""A certificate that TLS does not find: its line begins with something else."""
 
 LOOK_AGAIN = 10.0
 """Seconds between two looks at the certificates, while calls are made."""
@@ -122,12 +126,18 @@ class Access:
     All methods raise a `Failure`, which is not repeated, if a setting or its file cannot be used.
     """
 
-    def __init__(self, server: str | None, options: Mapping[str, object]) -> None:
-        address = _text({"server": server}, "server") or os.environ.get("ONCEGATE_SERVER")
+    def __init__(
+        self,
+        server: str | None,
+        options: Mapping[str, object],
+        environment: Mapping[str, str] = os.environ,
+    ) -> None:
+        self._environment = environment
+        address = _text({"server": server}, "server") or environment.get("ONCEGATE_SERVER")
         self.target, self.is_tls = parse(address or DEFAULT_SERVER)
         self.server_name = _text(options, "tls_server_name")
         if self.server_name is None:
-            self.server_name = os.environ.get(ENVIRONMENT["tls_server_name"]) or None
+            self.server_name = environment.get(ENVIRONMENT["tls_server_name"]) or None
         self._tls = self._tls_files(options)
         self._rotation = Rotation(self.certificates)
         self._token: Token | None = None
@@ -152,22 +162,25 @@ class Access:
             for name in ("tls_ca", "tls_cert", "tls_key", "tls_server_name"):
                 self._refuse_without_tls(options, name)
             return (None, None, None)
-        ca, cert, key = (
-            _file(options, name, environment=False) for name in ("tls_ca", "tls_cert", "tls_key")
-        )
-        ca = ca or _file(options, "tls_ca")
+        ca, cert, key = (_file(options, name) for name in ("tls_ca", "tls_cert", "tls_key"))
+        ca = ca or self._file("tls_ca")
         if cert is None and key is None:
-            cert, key = _file(options, "tls_cert"), _file(options, "tls_key")
+            cert, key = self._file("tls_cert"), self._file("tls_key")
         if (cert is None) != (key is None):
             missing = "tls_cert" if cert is None else "tls_key"
             raise _wrong(missing, "a client certificate needs both tls_cert and tls_key")
         return ca, cert, key
 
+    def _file(self, name: str) -> _File | None:
+        """A file that the environment names."""
+        path = self._environment.get(ENVIRONMENT[name])
+        return _File(name, path) if path else None
+
     def _refuse_without_tls(self, options: Mapping[str, object], name: str) -> None:
         """A setting that has no effect is a mistake, also one of the environment of a whole pod."""
         if _text(options, name) is not None:
             setting = "the option"
-        elif os.environ.get(ENVIRONMENT[name]):
+        elif self._environment.get(ENVIRONMENT[name]):
             setting = ENVIRONMENT[name]
         else:
             return
@@ -178,7 +191,7 @@ class Access:
     def _read_token(self, options: Mapping[str, object]) -> None:
         token = _text(options, "token")
         if token is None:
-            self._token_file = _file(options, "token_file")
+            self._token_file = _file(options, "token_file") or self._file("token_file")
         elif _text(options, "token_file") is not None:
             raise _wrong("token", "set either token or token_file")
         else:
@@ -205,14 +218,16 @@ class Access:
         return Credentials(self, token, certificates)
 
     def connection_failed(self) -> None:
-        """Maybe because of the certificates."""
+        """A call has failed, maybe because the server does not accept the certificates any more."""
         self._rotation.look_soon()
 
-    def certificates(self) -> Certificates:
-        """What the files hold."""
+    def certificates(self, used: Certificates | None = None) -> Certificates:
+        """What the files hold. If it is what is `used`, it was checked before."""
         ca, cert, key = (None if file is None else file.read() for file in self._tls)
         found = Certificates(ca, cert, key)
-        self._check(found)
+        if used is not None and found == used:
+            return used
+        self._check(found)  # which holds the event loop up for 0.1 s if all public CAs are there
         return found
 
     def _check(self, found: Certificates) -> None:
@@ -220,11 +235,15 @@ class Access:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         ca, cert, key = self._tls
         if ca and found.ca:
+            # Text around the certificates may be in any encoding.
+            text = found.ca.decode("ascii", "replace").replace("\ufffd", "?")
             try:
-                # Text around the certificates may be in any encoding.
-                context.load_verify_locations(cadata=found.ca.decode("ascii", "ignore"))
+                if _HIDDEN.search(text):
+                    raise ValueError
+                context.load_verify_locations(cadata=text)
             except (ssl.SSLError, ValueError):
-                raise _wrong("tls_ca", f"{ca.path} holds no certificate in PEM") from None
+                problem = f"{ca.path} holds no certificate in PEM, or a damaged one"
+                raise _wrong("tls_ca", problem) from None
         if cert and key and found.cert and found.key:
             try:
                 with _as_file(found.cert) as cert_path, _as_file(found.key) as key_path:
@@ -260,7 +279,7 @@ class Outage:
 class Rotation:
     """The certificates that a gate uses, in all its event loops and threads."""
 
-    def __init__(self, read: Callable[[], Certificates]) -> None:
+    def __init__(self, read: Callable[[Certificates | None], Certificates]) -> None:
         self._read = read
         self._used: Certificates | None = None
         self._looked = 0.0
@@ -275,16 +294,15 @@ class Rotation:
             return used
         self._looked, self._is_hurried = now, False
         try:
-            found = self._read()
+            found = self._read(used)
         except Failure as failure:
             if used is None:
                 raise
             self._outage.warn(failure)
             return used
         self._outage.over()
-        if used is None or found != used:
-            self._used = used = found
-        return used
+        self._used = found
+        return found
 
     def look_soon(self) -> None:
         """The next look comes earlier."""
@@ -306,8 +324,8 @@ class Credentials:
         return None if self._token is None else self._token.metadata()
 
     def judge(self, failure: Failure, now: float) -> Failure:
-        """What its failure means. A caller that is not known is one for good only with the newest token
-        and client certificate: with older ones the call is worth another try."""
+        """What its failure means. UNAUTHENTICATED is final only with the newest token and client
+        certificate: with older ones the call is worth another try."""
         if failure.code in ("UNAVAILABLE", "DEADLINE_EXCEEDED") and not failure.reason:
             self._access.connection_failed()
         if failure.code != "UNAUTHENTICATED":
@@ -376,8 +394,6 @@ def _text(options: Mapping[str, object], name: str) -> str | None:
     return text
 
 
-def _file(options: Mapping[str, object], name: str, *, environment: bool = True) -> _File | None:
+def _file(options: Mapping[str, object], name: str) -> _File | None:
     path = _text(options, name)
-    if path is None and environment:
-        path = os.environ.get(ENVIRONMENT[name])
-    return _File(name, path) if path else None
+    return None if path is None else _File(name, path)

@@ -7,7 +7,7 @@ import re
 
 from oncegate._wire import Failure
 
-_PLAINTEXT = ("dns", "ipv4", "ipv6", "unix", "unix-abstract")
+_PLAINTEXT = ("dns", "ipv4", "ipv6", "unix")
 """The schemes of gRPC that are passed on."""
 
 _SCHEME = re.compile(r"([a-z][a-z0-9+.-]*):(.*)", re.IGNORECASE | re.DOTALL)
@@ -32,11 +32,10 @@ def parse(address: str) -> tuple[str, bool]:
 
 def is_local(target: str) -> bool:
     """Whether what is sent in plaintext stays on this host."""
-    if target.startswith(("unix:", "unix-abstract:")):
+    if target.startswith("unix:"):
         return True
-    for scheme in ("dns:///", "dns:", "ipv4:", "ipv6:"):
-        target = target.removeprefix(scheme)
-    return all(_is_loopback(address) for address in target.split(","))
+    addresses = re.sub("^(?:dns:///|dns:|ipv4:|ipv6:)", "", target).split(",")
+    return all(_is_loopback(address) for address in addresses)
 
 
 def _is_host_and_port(text: str) -> bool:

@@ -227,7 +227,7 @@ def read_failure(code: str, message: str | None, trailers: Iterable[tuple[str, A
     from google.rpc import status_pb2  # pyright: ignore[reportMissingTypeStubs]
 
     message = message or code.lower()
-    failure = Failure(code, _explained(message))
+    failure = Failure(code, _explained(message) if code == "UNAVAILABLE" else message)
     for name, value in trailers:
         if name != "grpc-status-details-bin":
             continue

@@ -71,6 +71,7 @@ def test_what_grpc_says_of_certificates(message: str, meaning: str) -> None:
     failure = read_failure("UNAVAILABLE", message, ())
     assert failure.message.startswith(meaning)
     assert message in failure.message
+    assert read_failure("INTERNAL", message, ()).message == message
 
 
 def test_a_late_timer_does_not_count() -> None:

@@ -125,7 +125,7 @@ test("a new client certificate is used without a restart", async () => {
   const renewed = ca.issue("renewed", forClient);
   await using peer = await Peer.start({ pair, clientCa: ca.cert });
   const options: GateOptions = { server: peer.address, tlsCa: ca.cert, tlsCert, tlsKey };
-  const transport = new GrpcTransport(new Access(options, () => {}, 0));
+  const transport = new GrpcTransport(new Access(options, () => {}, process.env, 0));
   await using gate = new (Gate as new (options: GateOptions, transport: GrpcTransport) => Gate)(
     options,
     transport,

@@ -105,6 +105,7 @@ test.each([
   "xds:///gate:1",
   "evil:1/localhost",
   "unix:",
+  "unix-abstract:planted",
   "dns:///",
   " gate:1",
   "gate:1\n",
@@ -124,6 +125,8 @@ describe.each([
   "127.0.0.1.evil:1",
   "ipv4:127.0.0.1:1,10.0.0.1:1",
   "dns://10.0.0.1/localhost:1",
+  "dns:///ipv4:127.0.0.1:1",
+  "unix-abstract:1",
   "[::ffff:10.0.0.1]:1",
 ])("a plaintext server %s", (server) => {
   test("gets no token, unless it is allowed to", () => {
@@ -275,7 +278,7 @@ test.each(["tokenFile", "tlsCa"])("a %s that is no file", (option) => {
   expect(use(link)).toBeDefined();
 });
 
-test.each([undefined, "", " \n", "planted two", "planted\0"])(
+test.each([undefined, "", " \n", "planted two", "planted\0", "\ufeffplanted"])(
   "a token file that never held one: %#",
   (text) => {
     unlinkSync(tokenFile);
@@ -301,12 +304,18 @@ test("files that hold no certificate", () => {
   writeFileSync(der, new X509Certificate(pem).raw);
   const cut = join(folder, "cut");
   writeFileSync(cut, `${pem}\n${pem.slice(0, pem.length / 2)}`);
+  const glued = join(folder, "glued"); // as `cat` joins files without a last newline
+  writeFileSync(glued, pem.trim() + pem);
+  const marked = join(folder, "marked"); // a byte order mark, as in a file of Windows
+  writeFileSync(marked, `${pem}\ufeff${pem}`);
   const wrong: [AccessOptions, string][] = [
     [{ tlsCa: join(folder, "none") }, "tlsCa"],
     [{ tlsCa: folder }, "tlsCa"],
     [{ tlsCa: garbage }, "tlsCa"],
     [{ tlsCa: der }, "tlsCa"],
     [{ tlsCa: cut }, "tlsCa"],
+    [{ tlsCa: glued }, "tlsCa"],
+    [{ tlsCa: marked }, "tlsCa"],
     [{ tlsCert: client.cert, tlsKey: ca.pair.key }, "tlsCert"],
     [{ tlsCert: garbage, tlsKey: client.key }, "tlsCert"],
   ];
@@ -318,7 +327,9 @@ test("files that hold no certificate", () => {
 
 test("a certificate with a comment", () => {
   const commented = join(folder, "commented");
-  writeFileSync(commented, `# Zertifizierungsstelle für Bots\n${readFileSync(ca.pair.cert, "utf8")}`);
+  const pem = readFileSync(ca.pair.cert, "utf8");
+  const windows = pem.replaceAll("\n", " \r\n").trim();
+  writeFileSync(commented, `# Zertifizierungsstelle für Bots\n${pem}-- the same --\n${windows}`);
   const access = new Access({ server: "https://gate:1", tlsCa: commented });
   expect(access.certificates().ca).toBeDefined();
 });
@@ -329,7 +340,7 @@ test("a pair is exchanged as a whole", () => {
   copyFileSync(client.key, tlsKey);
   const warn = vi.fn();
   const access = new Access({ server: "https://gate:1", tlsCert, tlsKey });
-  const rotation = new Rotation(() => access.certificates(), warn);
+  const rotation = new Rotation((used) => access.certificates(used), warn);
   const first = rotation.certificates(0);
   const renewed = ca.issue("renewed", forClient);
   copyFileSync(renewed.cert, tlsCert);
@@ -344,6 +355,24 @@ test("a pair is exchanged as a whole", () => {
   expect(rotation.certificates(6 * lookAgainMs)).toBe(second);
   expect(warn).toHaveBeenCalledTimes(2); // the next one
   expect(String(warn.mock.lastCall)).toContain("the certificates that were read before stay in use");
+});
+
+test("certificates that have not changed are not checked again", () => {
+  const tlsCa = join(folder, "unchecked");
+  copyFileSync(ca.cert, tlsCa);
+  const access = new Access({ server: "https://gate:1", tlsCa });
+  const seen: unknown[] = [];
+  const rotation = new Rotation((used) => {
+    seen.push(used);
+    return access.certificates(used);
+  }, vi.fn());
+  const first = rotation.certificates(0);
+  expect(rotation.certificates(lookAgainMs)).toBe(first);
+  expect(seen).toEqual([undefined, first]);
+  writeFileSync(tlsCa, "no certificate");
+  const unchecked = { ca: readFileSync(tlsCa), cert: undefined, key: undefined };
+  expect(access.certificates(unchecked)).toBe(unchecked);
+  expect(misconfigured(() => access.certificates(first)).option).toBe("tlsCa");
 });
 
 test("when the certificates are compared with their files", () => {
