@@ -48,7 +48,7 @@ pub mod token;
 mod usage;
 
 pub use principal::{Principal, PrincipalLimits, Rate, Role};
-pub use usage::{OverLimit, Place, Usage};
+pub use usage::{OverLimit, Usage, UsageGuard};
 
 use jwt::Issuer;
 use token::{Bearer, Digest};
@@ -142,8 +142,8 @@ impl fmt::Debug for Policy {
 impl Policy {
     /// Reads a content of the `--auth` file. `files` returns the content of a file that
     /// [`Policy::files`] lists. A principal of `previous` with the same name keeps its
-    /// [`Usage`], and an issuer whose JWK set cannot be used keeps the keys that it had there:
-    /// otherwise one bad set would keep every revocation from being in force.
+    /// [`Usage`], and an issuer whose JWK set cannot be used keeps the keys that it had there, if
+    /// any: otherwise one bad set would keep every revocation from being in force.
     ///
     /// # Errors
     /// What is wrong, with the principal and the field, and without any value.
@@ -163,7 +163,7 @@ impl Policy {
         Ok(file::parse(auth_file)?.issuers.into_values().map(|issuer| issuer.jwks).collect())
     }
 
-    /// Which JWK sets could not be used, and why: their issuers have the keys of before.
+    /// Which JWK sets could not be used, and why: their issuers have the keys of before, or none.
     #[must_use]
     pub fn stale(&self) -> &[String] {
         &self.stale

@@ -144,6 +144,15 @@ impl Dedup {
         Ok(outcome)
     }
 
+    /// Refuses `count` marks of a team that would not be queued now, as [`Dedup::mark_all`] would, before they are
+    /// read. It does not ask which of them are known, and would be answered without a lane.
+    ///
+    /// # Errors
+    /// [`CallError::Overloaded`].
+    pub fn check_room(&self, team: &str, count: usize) -> Result<(), CallError> {
+        self.marks.check_room(team, count)
+    }
+
     /// Marks several events, each as [`Dedup::mark`] does. Answers in order.
     pub async fn mark_all(&self, marks: Vec<Mark>) -> Vec<Result<MarkOutcome, CallError>> {
         enum Route {

@@ -189,6 +189,11 @@ impl<O: Op> Lane<O> {
         self.0.0.push(vec![op], None)
     }
 
+    /// Whether `count` operations of a team are sure to be refused now.
+    fn would_refuse(&self, team: &str, count: usize) -> bool {
+        self.0.0.would_refuse(team, count)
+    }
+
     /// Queues operations of one team.
     fn ask(&self, ops: Vec<O>) -> impl Future<Output = Result<Answers<O>, CallError>> + use<O> {
         let (reply, answers) = oneshot::channel();
@@ -298,6 +303,20 @@ impl<O: Op> Lanes<O> {
     #[must_use]
     pub fn of(&self, shard: u64) -> &Lane<O> {
         self.at(self.index(shard))
+    }
+
+    /// Refuses a call of `count` operations of a team if each lane is sure to refuse an equal share of them. To
+    /// know that before they are read saves most of what a refusal costs.
+    ///
+    /// # Errors
+    /// [`CallError::Overloaded`].
+    pub fn check_room(&self, team: &str, count: usize) -> Result<(), CallError> {
+        let share = count / self.0.len();
+        if share == 0 || !self.0.iter().all(|lane| lane.would_refuse(team, share)) {
+            return Ok(());
+        }
+        self.0[0].0.0.shed();
+        Err(CallError::Overloaded)
     }
 
     /// The lane at `index`, counted around.

@@ -44,6 +44,7 @@ pub mod cleanup;
 pub mod cli;
 pub mod config;
 pub mod dedup;
+mod der;
 pub mod domain;
 pub mod grpc;
 pub mod lane;

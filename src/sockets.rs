@@ -30,7 +30,7 @@ mod validity;
 
 use authority::AnyAuthority;
 use tls::Handshake;
-pub use tls::{ClientTrust, Refused, Tls, TlsMaterial};
+pub use tls::{ClientTrust, HandshakeError, Tls, TlsMaterial};
 pub use validity::Validity;
 
 /// The mode of the socket: its owner and group may connect, for a sidecar's
@@ -234,14 +234,15 @@ impl Peer {
         socket: Socket,
         limits: &LimitConfig,
         tls: Option<&Tls>,
-    ) -> Result<Self, Refused> {
+    ) -> Result<Self, HandshakeError> {
         let until = Instant::now() + limits.preface_timeout;
-        let opened = Self::open(socket, limits, until).map_err(|error| Refused::by(&error));
+        let opened = Self::open(socket, limits, until).map_err(|error| HandshakeError::by(&error));
         let Self { stream, mut identity, preface, .. } = opened?;
         let (stream, trust) = match (stream, tls) {
             (Stream::Tcp(stream), Some(tls)) => {
                 let shaken = timeout_at(until, tls.handshake(stream)).await;
-                let Handshake { stream, trust } = shaken.unwrap_or(Err(Refused::TimedOut))?;
+                let Handshake { stream, trust } =
+                    shaken.unwrap_or(Err(HandshakeError::TimedOut))?;
                 identity.certificate = trust.certificate();
                 identity.certificate_ends =
                     identity.certificate.as_deref().and_then(|of| Validity::of(of)?.end());

@@ -1,14 +1,21 @@
 //! A quiet team beside one that keeps the server busy. What counts is how much is ahead of a call,
 //! not how long that takes on the machine of the day.
 
+use std::time::Duration;
+
 use futures_util::{StreamExt as _, stream::FuturesUnordered};
-use oncegate::grpc::pb::{AcquireSessionLeaseRequest, BatchMarkProcessedRequest};
+use oncegate::grpc::pb::{
+    AcquireSessionLeaseRequest, BatchMarkProcessedRequest,
+    batch_mark_processed_result::Result as BatchResult,
+};
+use tokio::time::Instant;
 use tonic::Code;
 
 use crate::{
     harness::{
         Fixture, acquire, granted, mark,
         metrics::{metric, metrics_page},
+        outsider::Outsider,
         seconds,
     },
     on_both_stores,
@@ -17,6 +24,7 @@ use crate::{
 on_both_stores! {
     a_quiet_team_waits_for_few_rows_of_another_and_is_never_refused,
     a_full_queue_refuses_the_team_that_filled_it,
+    of_a_team_that_fills_the_queue_no_further_batch_is_read,
     waiters_of_one_team_leave_places_for_another,
 }
 
@@ -92,6 +100,37 @@ async fn a_full_queue_refuses_the_team_that_filled_it(f: Fixture) {
         }
     }
     assert!((1..32).contains(&refused), "{refused}");
+}
+
+async fn of_a_team_that_fills_the_queue_no_further_batch_is_read(f: Fixture) {
+    let capacity = ["--queue-capacity", "1000"];
+    let f = f.restarted(&[&ONE_LANE[..], &capacity].concat()).await;
+    let outsider = Outsider::at(&f.url).await;
+    let filling = {
+        let mut client = f.client.clone();
+        tokio::spawn(async move { client.batch_mark_processed(batch(0)).await })
+    };
+    // Each of its items is invalid: only a batch that is read is answered so.
+    let unreadable = |team: &str| BatchMarkProcessedRequest {
+        requests: (0..1_000).map(|_| mark(team, "")).collect(),
+    };
+    let mut client = f.client.clone();
+    let until = Instant::now() + Duration::from_secs(30);
+    loop {
+        let refused = client.batch_mark_processed(unreadable("noisy")).await;
+        match refused {
+            Err(status) => {
+                assert_eq!(status.code(), Code::ResourceExhausted, "{status:?}");
+                break;
+            }
+            // The first has not come yet.
+            Ok(_) => assert!(Instant::now() < until, "it was read"),
+        }
+    }
+    let read = client.batch_mark_processed(unreadable("")).await.unwrap().into_inner();
+    assert!(read.results.iter().all(|item| matches!(item.result, Some(BatchResult::Error(_)))));
+    drop(outsider);
+    filling.await.unwrap().unwrap();
 }
 
 async fn waiters_of_one_team_leave_places_for_another(f: Fixture) {

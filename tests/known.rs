@@ -1,7 +1,7 @@
 //! Known duplicates, answered from memory: never once the row would say
 //! otherwise, but for as long as the docs say.
 
-use std::{str::FromStr as _, time::Duration};
+use std::time::Duration;
 
 use oncegate::{
     grpc::pb::{
@@ -11,10 +11,7 @@ use oncegate::{
     },
     store::{Clock, postgres::MAX_STALENESS},
 };
-use sqlx::{
-    Connection as _, Executor as _, PgConnection, SqliteConnection, postgres::PgListener,
-    sqlite::SqliteConnectOptions,
-};
+use sqlx::{Connection as _, Executor as _, PgConnection, postgres::PgListener};
 use tokio::time::{Instant, interval, timeout};
 use tonic::{Code, Request};
 
@@ -22,6 +19,7 @@ use crate::{
     harness::{
         Client, Fixture, Replica, connect, event, mark,
         metrics::{metric, metrics_page},
+        outsider::Outsider,
         postgres::{new_database, new_database_with},
         proxy::{Line, Proxy},
         seconds,
@@ -91,26 +89,6 @@ async fn hits(replica: &Replica) -> u64 {
     let page = metrics_page(replica).await;
     let count = page.lines().find_map(|line| line.strip_prefix("oncegate_known_hits_total "));
     count.unwrap().parse().unwrap()
-}
-
-/// Keeps everybody else from marking until it is dropped.
-enum Outsider {
-    Postgres { _locking: PgConnection },
-    Sqlite { _locking: SqliteConnection },
-}
-
-impl Outsider {
-    async fn at(url: &str) -> Self {
-        if url.starts_with("sqlite:") {
-            let options = SqliteConnectOptions::from_str(url).unwrap();
-            let mut locking = SqliteConnection::connect_with(&options).await.unwrap();
-            locking.execute("BEGIN IMMEDIATE").await.unwrap();
-            return Self::Sqlite { _locking: locking };
-        }
-        let mut locking = PgConnection::connect(url).await.unwrap();
-        locking.execute("BEGIN; LOCK TABLE processed_events").await.unwrap();
-        Self::Postgres { _locking: locking }
-    }
 }
 
 async fn an_event_of_several_names_is_known_by_its_own(f: Fixture) {

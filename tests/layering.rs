@@ -5,11 +5,12 @@ use proc_macro2::{Delimiter, TokenStream, TokenTree};
 use crate::harness::files;
 
 /// Each module at the crate's root, and the others that it may name.
-const MAY_NAME: [(&str, &[&str]); 19] = [
+const MAY_NAME: [(&str, &[&str]); 20] = [
     ("backoff", &[]),
+    ("der", &[]),
     ("domain", &[]),
     ("rules", &["domain"]),
-    ("auth", &["domain"]),
+    ("auth", &["der", "domain"]),
     ("telemetry", &[]),
     ("platform", &["domain"]),
     ("config", &["domain", "telemetry"]),
@@ -37,7 +38,7 @@ const MAY_NAME: [(&str, &[&str]); 19] = [
             "telemetry",
         ],
     ),
-    ("sockets", &["config"]),
+    ("sockets", &["config", "der"]),
     (
         "server",
         &[

@@ -5,7 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::usage::{OverLimit, Place, Usage};
+use super::usage::{OverLimit, Usage, UsageGuard};
 use crate::domain::TeamScope;
 
 /// What a principal may call. Each role may do all that the roles before it may.
@@ -84,7 +84,7 @@ impl Principal {
     ///
     /// # Errors
     /// The limit that the call would exceed. A refused call counts against no limit.
-    pub fn begin_call(&self, now: Instant) -> Result<Place, OverLimit> {
+    pub fn begin_call(&self, now: Instant) -> Result<UsageGuard, OverLimit> {
         let place = self.usage.in_flight(self.limits.in_flight).ok_or(OverLimit::InFlight)?;
         if let Some(rate) = self.limits.rate {
             self.usage.admit(rate, now).map_err(|retry_after| OverLimit::Rate { retry_after })?;
@@ -96,7 +96,7 @@ impl Principal {
     ///
     /// # Errors
     /// [`OverLimit::Waiters`].
-    pub fn begin_wait(&self) -> Result<Place, OverLimit> {
+    pub fn begin_wait(&self) -> Result<UsageGuard, OverLimit> {
         self.usage.waiting(self.limits.waiters).ok_or(OverLimit::Waiters)
     }
 }

@@ -85,14 +85,14 @@ impl Usage {
 
     /// One more call in flight, unless there are `most`.
     #[must_use]
-    pub fn in_flight(&self, most: Option<u32>) -> Option<Place> {
-        Place::taken(&self.in_flight, most)
+    pub fn in_flight(&self, most: Option<u32>) -> Option<UsageGuard> {
+        UsageGuard::taken(&self.in_flight, most)
     }
 
     /// One more waiter, unless there are `most`.
     #[must_use]
-    pub fn waiting(&self, most: Option<u32>) -> Option<Place> {
-        Place::taken(&self.waiting, most)
+    pub fn waiting(&self, most: Option<u32>) -> Option<UsageGuard> {
+        UsageGuard::taken(&self.waiting, most)
     }
 
     /// Calls in flight, and waiters, now.
@@ -111,9 +111,9 @@ struct Count(AtomicU32);
 
 /// One call in flight, or one waiter, until it is dropped.
 #[derive(Debug)]
-pub struct Place(Arc<Count>);
+pub struct UsageGuard(Arc<Count>);
 
-impl Place {
+impl UsageGuard {
     fn taken(count: &Arc<Count>, most: Option<u32>) -> Option<Self> {
         let most = most.unwrap_or(u32::MAX);
         let more = |now: u32| now.checked_add(1).filter(|more| *more <= most);
@@ -122,7 +122,7 @@ impl Place {
     }
 }
 
-impl Drop for Place {
+impl Drop for UsageGuard {
     fn drop(&mut self) {
         self.0.0.fetch_sub(1, Ordering::Relaxed);
     }

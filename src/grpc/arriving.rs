@@ -47,11 +47,11 @@ struct Bounds {
     timeout: Duration,
     most: usize,
     most_bytes: usize,
-    waiting: Mutex<Waiting>,
+    waiting: Mutex<HalfOpenCalls>,
 }
 
 #[derive(Default)]
-struct Waiting {
+struct HalfOpenCalls {
     next: u64,
     bytes: usize,
     /// By their tickets: the oldest is the first.
@@ -67,7 +67,7 @@ struct Part {
 
 impl Bounds {
     /// The call to end, if there are too many or they have too many bytes.
-    fn one_too_many(&self, waiting: &Waiting) -> Option<u64> {
+    fn one_too_many(&self, waiting: &HalfOpenCalls) -> Option<u64> {
         if waiting.calls.len() > self.most {
             return waiting.calls.keys().next().copied();
         }
@@ -87,7 +87,7 @@ impl HalfOpen {
         Self(Arc::new(Bounds { timeout, most, most_bytes, waiting: Mutex::default() }))
     }
 
-    fn waiting(&self) -> MutexGuard<'_, Waiting> {
+    fn waiting(&self) -> MutexGuard<'_, HalfOpenCalls> {
         self.0.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 

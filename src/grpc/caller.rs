@@ -16,7 +16,7 @@ use super::{
     status::Problem,
 };
 use crate::{
-    auth::{Place, Principal, Role},
+    auth::{Principal, Role, UsageGuard},
     domain::{Fault, Invalid, Team, TeamScope},
     session::StreamCaller,
     sockets::PeerIdentity,
@@ -50,6 +50,8 @@ struct Known {
     door: Arc<Door>,
     /// That of the policy that knows it.
     generation: u64,
+    /// Its place among the calls in flight, if the call was begun by another principal.
+    place: Option<UsageGuard>,
 }
 
 impl Caller {
@@ -66,8 +68,9 @@ impl Caller {
         expires: Option<SystemTime>,
         (door, generation): (Arc<Door>, u64),
     ) -> Self {
-        let known = Some(Known { principal, calls, authorization, expires, door, generation });
-        Self { peer, known }
+        let known =
+            Known { principal, calls, authorization, expires, door, generation, place: None };
+        Self { peer, known: Some(known) }
     }
 
     /// Runs `work` as a call of `caller` that needs `access`.
@@ -81,7 +84,7 @@ impl Caller {
 
     /// The caller of the call that this task works on. Its message may come long after its headers:
     /// if the policy has changed meanwhile, or the credential has expired, it is authenticated
-    /// again.
+    /// again. If the credential is of another principal now, the call counts as one of that.
     ///
     /// # Errors
     /// If there is none: nobody has checked who calls; or if it may not call any more.
@@ -94,13 +97,17 @@ impl Caller {
         };
         let call = CallTrace::current();
         let again = known.door.admit(known.authorization.clone(), &caller.peer);
-        let again = again.map_err(|refusal| {
+        let mut again = again.map_err(|refusal| {
             caller.refuse(refusal, call.as_ref());
             Problem::Unauthenticated
         })?;
-        if !access.allows(again.role()) {
-            again.refuse(Refusal::Role, call.as_ref());
-            return Err(Problem::Role);
+        if again.has_usage_of(&caller) {
+            again.check_role(access, call.as_ref())?;
+        } else {
+            let place = again.begin_call(access, call.as_ref())?;
+            if let Some(known) = &mut again.known {
+                known.place = place;
+            }
         }
         Ok(Arc::new(again))
     }
@@ -108,11 +115,6 @@ impl Caller {
     /// The principal's name; none where the server has no `--auth`.
     pub(super) fn principal(&self) -> Option<Arc<str>> {
         self.known.as_ref().map(|known| Arc::clone(&known.principal.name))
-    }
-
-    /// The role, the highest where the server has no `--auth`.
-    pub(super) fn role(&self) -> Role {
-        self.known.as_ref().map_or(Role::Admin, |known| known.principal.role)
     }
 
     /// Reads a request by the teams that its caller may use. There is no other way to a
@@ -128,6 +130,11 @@ impl Caller {
             }
             invalid.into()
         })
+    }
+
+    /// Whether the caller may use a team. [`Caller::read`] is what denies one.
+    pub(super) fn may_use(&self, team: &str) -> bool {
+        self.known.as_ref().is_none_or(|known| known.principal.teams.contains(team))
     }
 
     /// Whether a call on the same connection, with these headers, is certainly this caller's.
@@ -148,18 +155,44 @@ impl Caller {
         }
     }
 
-    /// Counts `call` in.
-    pub(super) fn begin_call(&self, call: &CallTrace) -> Result<Option<Place>, Problem> {
+    /// Counts a call in that needs `access`. The role is checked last, so that calls that it does
+    /// not allow count against the rate as well.
+    pub(super) fn begin_call(
+        &self,
+        access: Access,
+        call: Option<&CallTrace>,
+    ) -> Result<Option<UsageGuard>, Problem> {
         let Some(known) = &self.known else { return Ok(None) };
         known.calls.inc();
-        known.principal.begin_call(Instant::now()).map(Some).map_err(|over| {
-            self.refuse(Refusal::Quota(over), Some(call));
+        let place = known.principal.begin_call(Instant::now()).map_err(|over| {
+            self.refuse(Refusal::Quota(over), call);
             Problem::Quota(over)
-        })
+        })?;
+        self.check_role(access, call)?;
+        Ok(Some(place))
+    }
+
+    fn check_role(&self, access: Access, call: Option<&CallTrace>) -> Result<(), Problem> {
+        let role = self.known.as_ref().map_or(Role::Admin, |known| known.principal.role);
+        if access.allows(role) {
+            return Ok(());
+        }
+        self.refuse(Refusal::Role, call);
+        Err(Problem::Role)
+    }
+
+    /// Whether the calls of both count together.
+    fn has_usage_of(&self, other: &Self) -> bool {
+        match (&self.known, &other.known) {
+            (Some(known), Some(other)) => {
+                Arc::ptr_eq(&known.principal.usage, &other.principal.usage)
+            }
+            _ => false,
+        }
     }
 
     /// Counts a call in that waits for a session, if it does.
-    pub(super) fn begin_wait(&self, wait: Duration) -> Result<Option<Place>, Problem> {
+    pub(super) fn begin_wait(&self, wait: Duration) -> Result<Option<UsageGuard>, Problem> {
         let Some(known) = self.known.as_ref().filter(|_| !wait.is_zero()) else { return Ok(None) };
         known.principal.begin_wait().map(Some).map_err(|over| {
             self.refuse(Refusal::Quota(over), CallTrace::current().as_ref());

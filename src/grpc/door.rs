@@ -42,8 +42,9 @@ pub struct Door {
     /// Whether bearer tokens are accepted over plaintext from other hosts.
     insecure: bool,
     metrics: AuthMetrics,
-    /// One of each principal's refusals in ten seconds is logged.
-    throttles: Mutex<HashMap<Arc<str>, LogThrottle>>,
+    /// One of each principal's refusals for each reason in ten seconds is logged. Both are of a
+    /// bounded number: the names of the policy in force, and the labels.
+    throttles: Mutex<HashMap<(Arc<str>, &'static str), LogThrottle>>,
 }
 
 /// Why a call is refused, or an item of it.
@@ -100,7 +101,7 @@ impl Door {
     /// waiting calls at once.
     pub fn replace(&self, policy: Policy) {
         let mut throttles = self.throttles();
-        throttles.retain(|name, _| policy.principals().any(|known| known.name == *name));
+        throttles.retain(|(name, _), _| policy.principals().any(|known| known.name == *name));
         drop(throttles);
         self.metrics.keep(|name| policy.principals().any(|known| &*known.name == name));
         self.policy.send_modify(|current| {
@@ -161,8 +162,8 @@ impl Door {
         Ok(Caller::known(peer.clone(), authorization, (principal, calls), expires, door))
     }
 
-    /// Counts a refusal, and writes it to the audit log unless the principal had one there
-    /// just before.
+    /// Counts a refusal, and writes it to the audit log unless the principal had one for the same
+    /// reason there just before.
     pub(super) fn refuse(
         &self,
         refusal: Refusal<'_>,
@@ -173,7 +174,7 @@ impl Door {
         let reason = refusal.reason();
         self.metrics.refused(reason);
         let name = principal.map_or_else(|| Arc::from(ANONYMOUS), |known| Arc::clone(&known.name));
-        if !self.throttles().entry(Arc::clone(&name)).or_default().now() {
+        if !self.throttles().entry((Arc::clone(&name), reason)).or_default().now() {
             return;
         }
         let team = match refusal {
@@ -188,7 +189,9 @@ impl Door {
         });
     }
 
-    fn throttles(&self) -> std::sync::MutexGuard<'_, HashMap<Arc<str>, LogThrottle>> {
+    fn throttles(
+        &self,
+    ) -> std::sync::MutexGuard<'_, HashMap<(Arc<str>, &'static str), LogThrottle>> {
         self.throttles.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -216,7 +219,7 @@ pub(super) struct Callers {
 }
 
 impl Callers {
-    /// Who makes a call with these `headers`, which needs `access`.
+    /// Who makes a call with these `headers`; none if the call's `access` does not need to know.
     pub(super) fn admit(
         &self,
         door: Option<&Arc<Door>>,
@@ -237,10 +240,6 @@ impl Callers {
             Problem::Unauthenticated
         })?;
         self.refused.store(0, Ordering::Relaxed);
-        if !access.allows(caller.role()) {
-            caller.refuse(Refusal::Role, Some(call));
-            return Err(Problem::Role);
-        }
         Ok(Some(caller))
     }
 

@@ -72,6 +72,9 @@ impl IdempotencyService for Idempotency {
             let problem = format!("must be 1 to {MAX_BATCH_ITEMS}, are {}", requests.len());
             return Err(Problem::from(Invalid::new("requests", problem)).into());
         }
+        if let Some(team) = only_team(&requests).filter(|team| caller.may_use(team)) {
+            self.dedup.check_room(team, requests.len()).map_err(Problem::from)?;
+        }
 
         let mark = |request| caller.read(|teams| convert::mark(teams, request));
         let items: Vec<Result<Mark, Problem>> = requests.into_iter().map(mark).collect();
@@ -226,6 +229,14 @@ fn audit(caller: &Caller, scope: &Scope, cleaned: Option<&Cleaned>) {
             "clean up"
         );
     });
+}
+
+/// The team that all items of a batch name; none if a payload names it, or there are several.
+fn only_team(requests: &[pb::MarkProcessedRequest]) -> Option<&str> {
+    let mut teams =
+        requests.iter().map(|request| request.event.as_ref().map(|event| &*event.team_id));
+    let first = teams.next()??;
+    (!first.is_empty() && teams.all(|team| team == Some(first))).then_some(first)
 }
 
 /// The error that left a batch without any answer: then the call itself fails,

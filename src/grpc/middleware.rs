@@ -304,10 +304,10 @@ impl GrpcService {
     ) -> Result<Option<Arc<Caller>>, Problem> {
         let Connection { peer, refused, callers, .. } = &*self.connection;
         let door = self.observe.0.door.as_ref();
-        let asked = (call.method.shape.access, headers);
-        let caller = callers.admit(door, asked, (peer, &call.trace), refused)?;
+        let access = call.method.shape.access;
+        let caller = callers.admit(door, (access, headers), (peer, &call.trace), refused)?;
         if let Some(caller) = &caller {
-            call.quota = caller.begin_call(&call.trace)?;
+            call.quota = caller.begin_call(access, Some(&call.trace))?;
         }
         Ok(caller)
     }

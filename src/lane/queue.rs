@@ -45,12 +45,26 @@ impl<O: Op> Queue<O> {
         }
     }
 
+    fn team(&self, name: &str) -> TeamHash {
+        TeamHash(self.hasher.hash_one(name))
+    }
+
+    /// Whether `count` more operations of a team are sure to be refused.
+    pub(super) fn would_refuse(&self, team: &str, count: usize) -> bool {
+        self.lock().would_refuse(self.capacity, self.team(team), count)
+    }
+
+    /// Counts a call that was refused without being queued.
+    pub(super) fn shed(&self) {
+        self.metrics.shed();
+    }
+
     /// Queues a call's operations, which are of one team.
     ///
     /// # Errors
     /// [`CallError::Overloaded`], [`StoreError::Unavailable`] if the lane has stopped.
     pub(super) fn push(&self, ops: Vec<O>, reply: Option<Reply<O>>) -> Result<(), CallError> {
-        let team = TeamHash(self.hasher.hash_one(ops.first().map_or("", Op::team)));
+        let team = self.team(ops.first().map_or("", Op::team));
         let (now, count) = (Instant::now(), ops.len());
         let job = Job::new(team, ops, reply, now);
         let mut waiting = self.lock();
@@ -59,7 +73,7 @@ impl<O: Op> Queue<O> {
         }
         let Some(evicted) = waiting.make_room(self.capacity, team, count) else {
             drop(waiting);
-            self.metrics.shed();
+            self.shed();
             return Err(CallError::Overloaded);
         };
         waiting.put(None, job);

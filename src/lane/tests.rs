@@ -128,7 +128,7 @@ async fn one_team_has_its_calls_run_whole_and_in_order() {
     let (lane, log, gate) = lane(16_384, 1_024, "");
     let noisy = calls(&lane, "noisy", 5, 500);
     settle().await;
-    gate.add_permits(100);
+    gate.add_permits(1_000);
     assert_eq!(refused(noisy).await, 0);
     assert_eq!(log.batches(), [[("noisy", 1_000)], [("noisy", 1_000)], [("noisy", 500)]]);
 }
@@ -139,9 +139,9 @@ async fn a_quiet_team_is_in_the_next_batch_which_is_a_short_one() {
     let noisy = calls(&lane, "noisy", 16, 1_000);
     settle().await;
     let quiet = calls(&lane, "quiet", 1, 1);
-    gate.add_permits(100);
+    gate.add_permits(1_000);
     assert_eq!(refused(quiet).await, 0);
-    assert_eq!(log.batches()[..2], [vec![("noisy", 1_000)], vec![("noisy", 256), ("quiet", 1)]]);
+    assert_eq!(log.batches()[..2], [vec![("noisy", 1_000)], vec![("noisy", SHORT), ("quiet", 1)]]);
     assert_eq!(refused(noisy).await, 0);
     let rows: usize = log.batches().iter().flatten().map(|(_, count)| count).sum();
     assert_eq!(rows, 16_001);
@@ -154,7 +154,7 @@ async fn a_quiet_team_is_in_the_next_batch_however_many_others_have_a_backlog() 
     let noisy: Vec<Calls> = TEAMS.iter().map(|team| calls(&lane, team, 2, 1_000)).collect();
     settle().await;
     let quiet = calls(&lane, "quiet", 1, 5);
-    gate.add_permits(100);
+    gate.add_permits(1_000);
     assert_eq!(refused(quiet).await, 0);
     let batches = log.batches();
     assert!(batches[1].contains(&("quiet", 5)), "{batches:?}");
@@ -188,7 +188,7 @@ async fn more_teams_than_a_batch_has_room_for_take_turns() {
     let (lane, log, gate) = lane(64, 4, "");
     let all: Vec<Calls> = TEAMS.iter().map(|team| calls(&lane, team, 3, 1)).collect();
     settle().await;
-    gate.add_permits(100);
+    gate.add_permits(1_000);
     for calls in all {
         assert_eq!(refused(calls).await, 0);
     }
@@ -204,7 +204,7 @@ async fn operations_that_a_team_retries_leave_room_for_a_quiet_team() {
     let quiet = calls(&lane, "quiet", 1, 1);
     gate.add_permits(2);
     assert_eq!(refused(quiet).await, 0);
-    assert_eq!(log.batches(), [vec![("stuck", 256)], vec![("quiet", 1), ("stuck", 255)]]);
+    assert_eq!(log.batches(), [vec![("stuck", 256)], vec![("quiet", 1), ("stuck", SHORT)]]);
     stuck.iter().for_each(JoinHandle::abort);
 }
 
@@ -239,10 +239,36 @@ async fn a_full_queue_refuses_the_team_that_has_most() {
     let quiet = calls(&lane, "quiet", 4, 200);
     // One eviction was enough for all of it, and there is no room for more of the noisy one.
     assert_eq!(refused(calls(&lane, "noisy", 1, 201)).await, 1);
-    gate.add_permits(100);
+    gate.add_permits(1_000);
     assert_eq!(refused(quiet).await, 0);
     assert_eq!(log.first("quiet"), Some(2));
     assert_eq!(refused(noisy).await, 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn only_what_is_sure_to_be_refused_is_refused_before_it_is_queued() {
+    let (lane, _, gate) = lane(2_000, 1_024, "");
+    let lanes = Lanes([lane.clone()].into());
+    let noisy = calls(&lane, "noisy", 1, 1_000);
+    settle().await;
+    assert!(lanes.check_room("noisy", 1_000).is_ok());
+    let more = calls(&lane, "noisy", 1, 1_000);
+    settle().await;
+    assert!(lanes.check_room("noisy", 1).is_err());
+    // As much as the noisy team has may come in its place.
+    assert!(lanes.check_room("quiet", 1_999).is_ok());
+    assert!(lanes.check_room("quiet", 2_000).is_err());
+    // What is left of the noisy team is in a batch. After one call that found that, others are refused at once.
+    let quiet = calls(&lane, "quiet", 1, 500);
+    assert_eq!(refused(more).await, 1);
+    assert!(lanes.check_room("other", 600).is_ok());
+    assert_eq!(refused(calls(&lane, "other", 1, 600)).await, 1);
+    assert!(lanes.check_room("other", 600).is_err());
+    // Until there is room.
+    gate.add_permits(1_000);
+    assert_eq!(refused(noisy).await, 0);
+    assert_eq!(refused(quiet).await, 0);
+    assert!(lanes.check_room("other", 600).is_ok());
 }
 
 #[tokio::test(start_paused = true)]
@@ -258,7 +284,7 @@ async fn the_newest_call_is_evicted_and_none_that_has_begun() {
     assert_eq!(refused(second).await, 1);
     // Only the call is left that is in a batch.
     assert_eq!(refused(calls(&lane, "last", 1, 901)).await, 1);
-    gate.add_permits(100);
+    gate.add_permits(1_000);
     assert_eq!(refused(first).await, 0);
     assert_eq!(refused(quiet).await, 0);
     assert_eq!(refused(other).await, 0);
@@ -273,7 +299,7 @@ async fn teams_that_share_the_room_equally_evict_nobody() {
     // What may be evicted for it is not enough.
     assert_eq!(refused(calls(&lane, "third", 1, 900)).await, 1);
     // What was looked at for it is still there, and in order.
-    gate.add_permits(100);
+    gate.add_permits(1_000);
     assert_eq!(refused(one).await, 0);
     assert_eq!(refused(other).await, 0);
 }
@@ -285,7 +311,7 @@ async fn work_without_a_caller_is_not_evicted() {
     settle().await;
     (0..90).for_each(|number| lane.post(Item("noisy", 1_000 + number)).unwrap());
     assert_eq!(refused(calls(&lane, "quiet", 1, 1)).await, 1);
-    gate.add_permits(100);
+    gate.add_permits(1_000);
     assert_eq!(refused(noisy).await, 0);
     tokio::time::sleep(Duration::from_secs(1)).await;
     assert_eq!(log.batches().iter().flatten().map(|(_, count)| count).sum::<usize>(), 100);
@@ -307,7 +333,7 @@ async fn a_call_with_items_of_several_teams_is_charged_to_each() {
     let quiet = calls(&lane, "quiet", 1, 1);
     gate.add_permits(1_000);
     assert_eq!(refused(quiet).await, 0);
-    assert_eq!(log.batches()[1], [("front", 4), ("noisy", 59), ("quiet", 1)]);
+    assert_eq!(log.batches()[1], [("front", 4), ("noisy", SHORT), ("quiet", 1)]);
     for (number, call) in (0..).zip(mixed) {
         let answers: Vec<u32> = call.await.unwrap().into_iter().map(Result::unwrap).collect();
         assert_eq!(answers[0], number);
@@ -325,12 +351,13 @@ async fn batches_are_short_for_as_long_as_a_quiet_team_may_call_again() {
     gate.add_permits(1_000);
     assert_eq!(refused(quiet).await, 0);
     assert_eq!(refused(noisy).await, 0);
-    assert_eq!(log.batches().len(), 1 + 4);
+    let short = 1_000_usize.div_ceil(SHORT);
+    assert_eq!(log.batches().len(), 1 + short);
     assert_eq!(refused(calls(&lane, "noisy", 1, 1_000)).await, 0);
-    assert_eq!(log.batches().len(), 1 + 4 + 4);
+    assert_eq!(log.batches().len(), 1 + 2 * short);
     tokio::time::sleep(2 * IN_USE).await;
     assert_eq!(refused(calls(&lane, "noisy", 1, 1_000)).await, 0);
-    assert_eq!(log.batches().len(), 1 + 4 + 4 + 1);
+    assert_eq!(log.batches().len(), 1 + 2 * short + 1);
 }
 
 #[tokio::test(start_paused = true)]

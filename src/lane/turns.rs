@@ -18,8 +18,9 @@ use super::{Op, job::Job};
 const QUIET: usize = 16;
 /// The most operations of all teams that are not quiet in one batch, while a quiet team uses the
 /// lane beside a team that has more than this queued. A call of the quiet team then waits for two
-/// short batches, the one that runs and its own. A quarter of the largest batch.
-pub(super) const SHORT: usize = 256;
+/// short batches, the one that runs and its own. A row costs about as much in a batch of this size
+/// as in the largest (P14 in `docs/performance.md`).
+pub(super) const SHORT: usize = 32;
 /// For how long after a batch with operations of a quiet team that team counts as one that uses the
 /// lane.
 pub(super) const IN_USE: Duration = Duration::from_secs(1);
@@ -37,7 +38,8 @@ pub(super) struct Waiting<O: Op> {
     turns: VecDeque<TeamHash>,
     /// For how many operations there is a job, waiting or in a batch.
     held: usize,
-    /// No team has more than this: what it was when they were last counted, or has become since.
+    /// No team that has more than this has a job that may be evicted: so when it was last looked, or for what
+    /// has come since.
     most: usize,
     /// Until when a quiet team counts as one that uses the lane beside others.
     short_until: Option<Instant>,
@@ -236,6 +238,17 @@ impl<O: Op> Waiting<O> {
         }
     }
 
+    /// Whether `count` more operations of a team are sure to be refused: there is no room, and no other team has
+    /// more that may be evicted.
+    pub(super) fn would_refuse(&self, capacity: usize, team: TeamHash, count: usize) -> bool {
+        self.held + count > capacity && self.with(team, count) >= self.most
+    }
+
+    /// How many operations a team would have with `count` more.
+    fn with(&self, team: TeamHash, count: usize) -> usize {
+        count + self.backlogs.get(&team).map_or(0, |backlog| backlog.held)
+    }
+
     /// Makes room for `count` operations of a team. Returns the jobs that it evicts for that; none
     /// if there is no room without those of teams that have no more than this one would.
     pub(super) fn make_room(
@@ -244,7 +257,7 @@ impl<O: Op> Waiting<O> {
         team: TeamHash,
         count: usize,
     ) -> Option<Vec<(usize, Job<O>)>> {
-        let own = count + self.backlogs.get(&team).map_or(0, |backlog| backlog.held);
+        let own = self.with(team, count);
         let mut evicted = Vec::new();
         while self.held + count > capacity {
             let Some(victim) = self.victim(own) else {
@@ -265,16 +278,17 @@ impl<O: Op> Waiting<O> {
 
     /// Of the teams that have more than `own`, and a job that may be evicted, the one that has most.
     fn victim(&mut self, own: usize) -> Option<TeamHash> {
-        // Not to count all teams for each call of one that has most itself.
+        // Not to look at all teams for each call of one that has most itself.
         if own >= self.most {
             return None;
         }
-        self.most = self.backlogs.values().map(|backlog| backlog.held).max().unwrap_or(0);
         let candidates = self.turns.iter().filter_map(|team| {
             let backlog = self.backlogs.get(team).filter(|backlog| backlog.held > own)?;
             backlog.jobs.iter().any(Job::is_evictable).then_some((backlog.held, *team))
         });
-        candidates.max_by_key(|(held, _)| *held).map(|(_, team)| team)
+        let victim = candidates.max_by_key(|(held, _)| *held);
+        self.most = victim.map_or(own, |(held, _)| held);
+        victim.map(|(_, team)| team)
     }
 
     /// Takes the newest job out that may be evicted, while the team has more than `own`.

@@ -35,7 +35,11 @@ pub(super) async fn follow(
             .with_context(|| format!("cannot use {}", path.display()))?;
         let stale = policy.stale().join("; ");
         following.replace(policy);
-        Ok(if stale.is_empty() { Applied::Whole } else { Applied::AllBut(stale) })
+        Ok(if stale.is_empty() {
+            Applied::Whole
+        } else {
+            Applied::AllBut(format!("cannot use all of {}: {stale}", path.display()))
+        })
     };
     reloader.watch("auth", files, apply).await.context("--auth")?;
     Ok(door)

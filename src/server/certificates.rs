@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use super::reload::{Applied, Contents, Reloader};
 use crate::{
     config::TlsConfig,
-    sockets::{Refused, Tls, TlsMaterial},
+    sockets::{HandshakeError, Tls, TlsMaterial},
     telemetry::{HandshakeMetrics, LogThrottle, TlsMetrics},
 };
 
@@ -52,12 +52,12 @@ pub(super) struct ListenerTls {
 
 impl ListenerTls {
     pub(super) fn new(tls: Tls, listener: &'static str, metrics: &TlsMetrics) -> Self {
-        let metrics = metrics.handshakes(listener, Refused::ALL.map(Refused::name));
+        let metrics = metrics.handshakes(listener, HandshakeError::ALL.map(HandshakeError::name));
         Self { tls, metrics, warnings: Arc::default() }
     }
 
     /// Notes how a handshake ended.
-    pub(super) fn ended<T>(&self, how: &Result<T, Refused>) {
+    pub(super) fn ended<T>(&self, how: &Result<T, HandshakeError>) {
         match how {
             Ok(_) => {
                 self.metrics.completed.inc();
@@ -65,7 +65,8 @@ impl ListenerTls {
             Err(refused) => {
                 self.metrics.failed(refused.name());
                 // Not of those that only look whether the port is open.
-                let is_worth = !matches!(refused, Refused::Closed | Refused::TimedOut);
+                let is_worth =
+                    !matches!(refused, HandshakeError::Closed | HandshakeError::TimedOut);
                 let mut warnings = self.warnings.lock().unwrap_or_else(PoisonError::into_inner);
                 if is_worth && warnings.now() {
                     let reason = refused.name();

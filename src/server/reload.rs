@@ -5,14 +5,17 @@
 //! applied, so a file that changes in between cannot be used unseen.
 
 use std::{
-    collections::BTreeMap,
-    fs::{self, File},
+    collections::{BTreeMap, BTreeSet, HashMap},
+    fs::File,
     io::Read as _,
-    os::unix::fs::{MetadataExt as _, OpenOptionsExt as _},
+    os::unix::fs::OpenOptionsExt as _,
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{
+        Arc, Mutex, PoisonError,
+        mpsc::{self, RecvTimeoutError, TryRecvError},
+    },
     thread,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use anyhow::{anyhow, bail, ensure};
@@ -20,7 +23,7 @@ use rustix::fs::OFlags;
 use sha2::{Digest as _, Sha256};
 use tokio::{
     sync::{oneshot, watch},
-    time::{MissedTickBehavior, interval, sleep, timeout},
+    time::{MissedTickBehavior, interval, sleep},
 };
 use tokio_util::sync::CancellationToken;
 
@@ -30,14 +33,18 @@ use crate::telemetry::{FileMetrics, ReloadMetrics};
 const MAX_FILE_BYTES: u64 = 1024 * 1024;
 /// The most files of one set.
 const MAX_FILES: usize = 64;
-/// How long to wait for the file system, which may be mounted from elsewhere.
+/// How long to wait for the file system, which may be mounted from elsewhere: for all files
+/// together that are read at once.
 const READ_TIMEOUT: Duration = Duration::from_secs(5);
+const TIMED_OUT: &str = "timed out waiting for the file system";
+/// How often a set is read at most until it is the same twice in a row.
+const MAX_PASSES: usize = 3;
 /// How often to look, at startup, whether files that were changing have stopped to.
 const START_TRIES: usize = 20;
 const START_PAUSE: Duration = Duration::from_millis(50);
 
 /// What a set of files holds; of those that cannot be read, why.
-#[derive(Default)]
+#[derive(Default, PartialEq, Eq)]
 pub struct Contents(BTreeMap<PathBuf, Result<Vec<u8>, String>>);
 
 impl Contents {
@@ -75,7 +82,7 @@ impl Contents {
 pub enum Applied {
     /// All of it.
     Whole,
-    /// All but this, which is as it was before.
+    /// All but this, which is as it was before, or is not in use if it is new.
     AllBut(String),
 }
 
@@ -119,10 +126,10 @@ impl Reloader {
     pub async fn watch(
         &self,
         what: &'static str,
-        files: impl Fn(&Contents) -> Vec<PathBuf> + Send + Sync + 'static,
+        files: impl Fn(&Contents) -> Vec<PathBuf> + Send + 'static,
         apply: impl FnMut(&Contents) -> anyhow::Result<Applied> + Send + 'static,
     ) -> anyhow::Result<()> {
-        let mut reader = Reader { files: Arc::new(files), reading: None };
+        let mut reader = Reader::new(files);
         let mut tries = 0;
         let contents = loop {
             if let Some(contents) = reader.read().await? {
@@ -156,85 +163,117 @@ impl Reloader {
     }
 }
 
-/// Reads one set of files, on a thread that nobody waits for without end.
-struct Reader<F> {
-    files: Arc<F>,
-    /// A reading that has taken too long so far.
-    reading: Option<oneshot::Receiver<ReadSet>>,
-}
+/// Reads one set of files, on a thread: a file system may keep it waiting.
+struct Reader<F>(Arc<Mutex<SetReader<F>>>);
 
-impl<F: Fn(&Contents) -> Vec<PathBuf> + Send + Sync + 'static> Reader<F> {
-    async fn read(&mut self) -> ReadSet {
-        let reading = match &mut self.reading {
-            Some(reading) => reading,
-            none => none.insert(Self::begin(Arc::clone(&self.files))?),
-        };
-        let Ok(read) = timeout(READ_TIMEOUT, reading).await else {
-            bail!("timed out waiting for the file system");
-        };
-        self.reading = None;
-        read.map_err(|_| anyhow!("reading failed"))?
+impl<F: Fn(&Contents) -> Vec<PathBuf> + Send + 'static> Reader<F> {
+    fn new(files: F) -> Self {
+        let pending = HashMap::new();
+        Self(Arc::new(Mutex::new(SetReader { files, read: Arc::new(read_file), pending })))
     }
 
-    /// Not as a blocking task of the runtime, whose end would wait for it.
-    fn begin(files: Arc<F>) -> anyhow::Result<oneshot::Receiver<ReadSet>> {
+    async fn read(&mut self) -> ReadSet {
         let (answer, reading) = oneshot::channel();
+        let set = Arc::clone(&self.0);
+        // Not as a blocking task of the runtime, whose end would wait for it.
         thread::Builder::new().name("reload".into()).spawn(move || {
-            // A file may vanish between two steps of a swap: the second time it is missing.
-            let mut read = read_set(&*files);
-            if matches!(&read, Ok(Some(contents)) if contents.failure().is_some()) {
-                read = read_set(&*files);
+            let _ = answer.send(set.lock().unwrap_or_else(PoisonError::into_inner).read());
+        })?;
+        reading.await.map_err(|_| anyhow!("reading failed"))?
+    }
+}
+
+/// How one file is read.
+type ReadFile = Arc<dyn Fn(&Path) -> anyhow::Result<Vec<u8>> + Send + Sync>;
+type FileRead = anyhow::Result<Vec<u8>>;
+
+/// Reads each file of a set on a thread of its own: one that hangs, as on a mount whose server
+/// does not answer, keeps no other from being read.
+struct SetReader<F> {
+    files: F,
+    read: ReadFile,
+    /// Files whose threads have taken too long so far. A file has one thread at most.
+    pending: HashMap<PathBuf, mpsc::Receiver<FileRead>>,
+}
+
+impl<F: Fn(&Contents) -> Vec<PathBuf>> SetReader<F> {
+    /// Reads the set until it is the same twice in a row; none if it keeps changing. A file may
+    /// vanish between two steps of a swap, or be of another version than the file before it.
+    fn read(&mut self) -> ReadSet {
+        let mut last = self.pass()?;
+        for _ in 1..MAX_PASSES {
+            let next = self.pass()?;
+            if next == last {
+                return Ok(Some(next));
             }
-            let _ = answer.send(read);
+            last = next;
+        }
+        Ok(None)
+    }
+
+    fn pass(&mut self) -> anyhow::Result<Contents> {
+        // What comes late may have changed since, so it is read again.
+        self.pending.retain(|_, reading| matches!(reading.try_recv(), Err(TryRecvError::Empty)));
+        let mut contents = Contents::default();
+        loop {
+            let mut named = BTreeSet::from_iter((self.files)(&contents));
+            named.retain(|path| !contents.0.contains_key(path));
+            if named.is_empty() {
+                return Ok(contents);
+            }
+            ensure!(contents.0.len() + named.len() <= MAX_FILES, "more than {MAX_FILES} files");
+            let begun: Vec<_> = named.into_iter().map(|path| (self.begin(&path), path)).collect();
+            let until = Instant::now() + READ_TIMEOUT;
+            for (reading, path) in begun {
+                let read = reading.and_then(|reading| self.finish(&path, reading, until));
+                let why = |error| format!("cannot read {}: {error:#}", path.display());
+                let read = read.map_err(why);
+                contents.0.insert(path, read);
+            }
+        }
+    }
+
+    fn begin(&self, path: &Path) -> anyhow::Result<mpsc::Receiver<FileRead>> {
+        ensure!(!self.pending.contains_key(path), TIMED_OUT);
+        ensure!(self.pending.len() < MAX_FILES, "too many other files do not answer");
+        let (answer, reading) = mpsc::channel();
+        let (read, path) = (Arc::clone(&self.read), path.to_owned());
+        thread::Builder::new().name("reload-file".into()).spawn(move || {
+            let _ = answer.send(read(&path));
         })?;
         Ok(reading)
     }
-}
 
-/// Which version of a file it is, as far as the file system shows it.
-type Version = (u64, u64, u64, i64, i64);
-
-fn version(file: &fs::Metadata) -> Version {
-    (file.dev(), file.ino(), file.size(), file.mtime(), file.mtime_nsec())
-}
-
-fn read_set(files: &impl Fn(&Contents) -> Vec<PathBuf>) -> ReadSet {
-    let mut contents = Contents::default();
-    let mut versions = BTreeMap::new();
-    loop {
-        let mut named = files(&contents);
-        named.retain(|path| !contents.0.contains_key(path));
-        if named.is_empty() {
-            break;
-        }
-        for path in named {
-            ensure!(contents.0.len() < MAX_FILES, "more than {MAX_FILES} files");
-            let read = read_file(&path).map(|(bytes, version)| {
-                versions.insert(path.clone(), version);
-                bytes
-            });
-            let why = |error| format!("cannot read {}: {error:#}", path.display());
-            contents.0.insert(path.clone(), read.map_err(why));
+    fn finish(
+        &mut self,
+        path: &Path,
+        reading: mpsc::Receiver<FileRead>,
+        until: Instant,
+    ) -> FileRead {
+        let left = until.saturating_duration_since(Instant::now());
+        match reading.recv_timeout(left) {
+            Ok(read) => read,
+            Err(RecvTimeoutError::Disconnected) => bail!("reading failed"),
+            Err(RecvTimeoutError::Timeout) => {
+                self.pending.insert(path.to_owned(), reading);
+                bail!(TIMED_OUT)
+            }
         }
     }
-    let unchanged = |(path, read): (&PathBuf, &Version)| {
-        fs::metadata(path).is_ok_and(|found| version(&found) == *read)
-    };
-    Ok(versions.iter().all(unchanged).then_some(contents))
 }
 
-fn read_file(path: &Path) -> anyhow::Result<(Vec<u8>, Version)> {
+fn read_file(path: &Path) -> FileRead {
     // A pipe without a writer would keep this waiting.
     let flags = OFlags::NONBLOCK | OFlags::NOCTTY;
     let file = File::options().read(true).custom_flags(flags.bits().cast_signed()).open(path)?;
-    let before = file.metadata()?;
-    ensure!(before.is_file(), "not a regular file");
-    ensure!(before.len() <= MAX_FILE_BYTES, "larger than {} KiB", MAX_FILE_BYTES / 1024);
+    let found = file.metadata()?;
+    ensure!(found.is_file(), "not a regular file");
+    ensure!(found.len() <= MAX_FILE_BYTES, "larger than {} KiB", MAX_FILE_BYTES / 1024);
     let mut bytes = Vec::new();
     let mut limited = file.take(MAX_FILE_BYTES + 1);
     limited.read_to_end(&mut bytes)?;
     ensure!(limited.limit() > 0, "larger than {} KiB", MAX_FILE_BYTES / 1024);
-    Ok((bytes, version(&before)))
+    Ok(bytes)
 }
 
 /// What is in use of one set of files, and what could not be used.

@@ -144,7 +144,7 @@ impl Tls {
     }
 
     /// Answers a client's handshake.
-    pub(super) async fn handshake(&self, stream: TcpStream) -> Result<Handshake, Refused> {
+    pub(super) async fn handshake(&self, stream: TcpStream) -> Result<Handshake, HandshakeError> {
         let material = Arc::clone(&self.in_use.borrow());
         let accepting = TlsAcceptor::from(Arc::clone(&material.config)).accept(stream);
         // It is large, and most connections are past it.
@@ -152,12 +152,12 @@ impl Tls {
             Ok(stream) => stream,
             Err((error, stream)) => {
                 let _ = timeout(LINGER, linger(stream)).await;
-                return Err(Refused::by(&error));
+                return Err(HandshakeError::by(&error));
             }
         };
         let (_, session) = stream.get_ref();
         if self.needs_protocol && session.alpn_protocol().is_none() {
-            return Err(Refused::Protocol);
+            return Err(HandshakeError::Protocol);
         }
         let chain = session.peer_certificates().unwrap_or_default();
         let chain: Vec<_> = chain.iter().map(|one| one.clone().into_owned()).collect();
@@ -165,7 +165,7 @@ impl Tls {
         if session.handshake_kind() == Some(HandshakeKind::Resumed)
             && material.verify(&chain).is_err()
         {
-            return Err(Refused::ClientCertificate);
+            return Err(HandshakeError::ClientCertificate);
         }
         let in_use = self.in_use.subscribe();
         Ok(Handshake { stream: Box::new(stream), trust: ClientTrust { chain, material, in_use } })
@@ -218,7 +218,7 @@ impl ClientTrust {
 
 /// Why a connection was not taken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Refused {
+pub enum HandshakeError {
     /// It took too long.
     TimedOut,
     /// The client went away, as those do that only look whether the port is open.
@@ -237,7 +237,7 @@ pub enum Refused {
     Other,
 }
 
-impl Refused {
+impl HandshakeError {
     /// Every reason.
     pub const ALL: [Self; 8] = [
         Self::TimedOut,

@@ -5,6 +5,8 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use tokio_rustls::rustls::pki_types::UnixTime;
 
+use crate::der::expect;
+
 const INTEGER: u8 = 0x02;
 const UTC_TIME: u8 = 0x17;
 const GENERALIZED_TIME: u8 = 0x18;
@@ -24,16 +26,16 @@ pub struct Validity {
 impl Validity {
     /// Reads it; none where `certificate` is not in the form of RFC 5280.
     pub(super) fn of(certificate: &[u8]) -> Option<Self> {
-        let (certificate, _) = value(certificate, SEQUENCE)?;
-        let (mut fields, _) = value(certificate, SEQUENCE)?;
-        if let Some((_, rest)) = value(fields, EXPLICIT_0) {
+        let (certificate, _) = expect(certificate, SEQUENCE)?;
+        let (mut fields, _) = expect(certificate, SEQUENCE)?;
+        if let Some((_, rest)) = expect(fields, EXPLICIT_0) {
             fields = rest;
         }
         // The serial number, the algorithm of the signature, the issuer.
         for tag in [INTEGER, SEQUENCE, SEQUENCE] {
-            (_, fields) = value(fields, tag)?;
+            (_, fields) = expect(fields, tag)?;
         }
-        let (validity, _) = value(fields, SEQUENCE)?;
+        let (validity, _) = expect(fields, SEQUENCE)?;
         let (not_before, rest) = time(validity)?;
         let (not_after, _) = time(rest)?;
         Some(Self { not_before, not_after })
@@ -52,29 +54,11 @@ impl Validity {
     }
 }
 
-/// The value with which `der` begins, if it has this tag, and what follows it.
-fn value(der: &[u8], tag: u8) -> Option<(&[u8], &[u8])> {
-    let (&found, rest) = der.split_first()?;
-    let (&first, rest) = rest.split_first()?;
-    if found != tag {
-        return None;
-    }
-    let (length, rest) = match first {
-        0..=0x7f => (usize::from(first), rest),
-        0x81..=0x84 => {
-            let (bytes, rest) = rest.split_at_checked(usize::from(first & 0x7f))?;
-            (bytes.iter().fold(0, |length, byte| length << 8 | usize::from(*byte)), rest)
-        }
-        _ => return None,
-    };
-    rest.split_at_checked(length)
-}
-
 /// A point in time, in seconds since 1970, and what follows it.
 fn time(der: &[u8]) -> Option<(i64, &[u8])> {
-    let ((text, rest), year_digits) = match value(der, UTC_TIME) {
+    let ((text, rest), year_digits) = match expect(der, UTC_TIME) {
         Some(found) => (found, 2),
-        None => (value(der, GENERALIZED_TIME)?, 4),
+        None => (expect(der, GENERALIZED_TIME)?, 4),
     };
     let (digits, zone) = text.split_at_checked(year_digits + 10)?;
     if zone != b"Z" || !digits.iter().all(u8::is_ascii_digit) {

@@ -1,6 +1,8 @@
 //! What a server says of those that it refuses, and what it never says.
 
-use oncegate::grpc::pb::{BindEpicRequest, admin_service_client::AdminServiceClient};
+use oncegate::grpc::pb::{
+    BindEpicRequest, CleanupRequest, admin_service_client::AdminServiceClient,
+};
 use serde_json::Value;
 
 use super::{issuer::Issuer, *};
@@ -12,6 +14,7 @@ use crate::harness::{
 };
 
 const MARK: &str = "oncegate.v1.IdempotencyService/MarkProcessed";
+const CLEANUP: &str = "oncegate.v1.IdempotencyService/Cleanup";
 
 /// The audit log.
 fn audited(log: &str) -> Vec<Value> {
@@ -36,11 +39,13 @@ async fn the_audit_log_says_who_was_refused_what() {
         + &principal("ops", "admin", &["T1"], &[&admin]);
     let (process, _directory) = start(&file, &[]).await;
     let mut client = process.client().await;
-    // Of many refusals of one principal, the first is noted.
+    // Of many refusals of one principal for one reason, the first is noted.
     for _ in 0..3 {
         client.mark_processed(mark("T1", "a")).await.unwrap_err();
+        client.mark_processed(with(&new_token(), mark("T1", "a"))).await.unwrap_err();
         client.mark_processed(with(&reader, mark("T1", "a"))).await.unwrap_err();
         client.mark_processed(with(&bot, mark("T2", "a"))).await.unwrap_err();
+        client.cleanup(with(&bot, CleanupRequest::default())).await.unwrap_err();
     }
     let mut operator = AdminServiceClient::new(connect(&process.address).await);
     let bind = BindEpicRequest {
@@ -63,8 +68,10 @@ async fn the_audit_log_says_who_was_refused_what() {
         said,
         [
             ["anonymous", "127.0.0.1", MARK, "-", "missing"],
+            ["anonymous", "127.0.0.1", MARK, "-", "unknown"],
             ["reads", "127.0.0.1", MARK, "-", "role_denied"],
             ["bots/acme", "127.0.0.1", MARK, "T2", "team_denied"],
+            ["bots/acme", "127.0.0.1", CLEANUP, "-", "role_denied"],
         ]
     );
     // The name that the caller gives itself stands beside the one that it has proved.
@@ -89,6 +96,7 @@ async fn metrics_count_calls_by_principal_and_refusals_by_reason() {
     for line in [
         "oncegate_principal_calls_total{principal=\"stays\"} 2",
         "oncegate_principal_calls_total{principal=\"gone\"} 1",
+        "oncegate_principal_calls_total{principal=\"reads\"} 1",
         "oncegate_refused_calls_total{reason=\"team_denied\"} 1",
         "oncegate_refused_calls_total{reason=\"role_denied\"} 1",
         "oncegate_refused_calls_total{reason=\"missing\"} 1",

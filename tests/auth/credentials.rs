@@ -2,14 +2,19 @@
 
 use std::os::unix::fs::MetadataExt as _;
 
+use base64::{Engine as _, engine::general_purpose::STANDARD};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::TcpStream,
     time::timeout,
 };
+use tonic_health::pb::HealthCheckResponse;
 
 use super::*;
-use crate::harness::mark;
+use crate::harness::{
+    mark,
+    web::{BINARY, Body, TEXT, answer, over},
+};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn only_a_whole_bearer_token_counts() {
@@ -119,7 +124,6 @@ async fn a_header_of_a_megabyte_is_refused() {
 async fn control_bytes_in_a_header_are_refused() {
     let token = new_token();
     let server = Guarded::start(&principal("bot", "bot", &["*"], &[&token])).await;
-    let Address::Tcp(address) = *server.address() else { panic!("not TCP") };
     let body = framed(&mark("T1", "Ev1"));
     for (value, is_good) in [
         (format!("Bearer {token}"), true),
@@ -138,16 +142,57 @@ async fn control_bytes_in_a_header_are_refused() {
              Connection: close\r\nContent-Length: {}\r\n\r\n",
             body.len()
         );
-        let mut peer = TcpStream::connect(address).await.unwrap();
-        peer.write_all(&[head.as_bytes(), &body].concat()).await.unwrap();
-        let mut answer = Vec::new();
-        timeout(PATIENCE, peer.read_to_end(&mut answer)).await.unwrap().unwrap();
-        let answer = String::from_utf8_lossy(&answer);
+        let answer = posted(&server, &[head.as_bytes(), &body].concat()).await;
         let is_ok = answer.starts_with("HTTP/1.1 200") && answer.contains("grpc-status:0");
         assert_eq!(is_ok, is_good, "{value:?}: {answer}");
         let is_refused = answer.starts_with("HTTP/1.1 400") || answer.contains("grpc-status:16");
         assert_ne!(is_ok, is_refused, "{value:?}: {answer}");
     }
+}
+
+/// The status of a call of gRPC-Web is in the body of an HTTP 200.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn grpc_web_needs_a_credential_too() {
+    let token = new_token();
+    let server = Guarded::start(&principal("bot", "bot", &["*"], &[&token])).await;
+    let Address::Tcp(address) = *server.address() else { panic!("not TCP") };
+    let mut requests = over(TcpStream::connect(address).await.unwrap()).await;
+    let (path, good) = ("/oncegate.v1.IdempotencyService/MarkProcessed", format!("Bearer {token}"));
+    let (health, marked) = ("/grpc.health.v1.Health/Check", framed(&mark("T1", "Ev1")));
+    for kind in [BINARY, TEXT] {
+        for (path, message, credential) in
+            [(path, &marked, None), (path, &marked, Some(&good)), (health, &framed(&()), None)]
+        {
+            let body = if kind == TEXT { STANDARD.encode(message).into() } else { message.clone() };
+            let mut request =
+                http::Request::post(path).header("host", "x").header("content-type", kind);
+            if let Some(value) = credential {
+                request = request.header("authorization", value);
+            }
+            requests.ready().await.unwrap();
+            let answering = requests.send_request(request.body(Body::from(body)).unwrap());
+            let answered = timeout(PATIENCE, answering).await.unwrap().unwrap().map(Body::new);
+            // It checks that HTTP says 200, and has no status of gRPC.
+            let (message, status) = answer::<HealthCheckResponse>(answered).await;
+            if path == health || credential.is_some() {
+                assert_eq!(status.code(), Code::Ok, "{kind} {path}: {status:?}");
+                assert!(message.is_some());
+            } else {
+                is_unauthenticated(&status);
+                assert!(message.is_none());
+            }
+        }
+    }
+}
+
+/// What is answered to a request over HTTP/1.1.
+async fn posted(server: &Guarded, request: &[u8]) -> String {
+    let Address::Tcp(address) = *server.address() else { panic!("not TCP") };
+    let mut peer = TcpStream::connect(address).await.unwrap();
+    peer.write_all(request).await.unwrap();
+    let mut answer = Vec::new();
+    timeout(PATIENCE, peer.read_to_end(&mut answer)).await.unwrap().unwrap();
+    String::from_utf8_lossy(&answer).into_owned()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

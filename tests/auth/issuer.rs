@@ -7,6 +7,7 @@ use std::{
 
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use oncegate::grpc::pb::{AcquireSessionLeaseRequest, HoldSessionLeaseRequest};
+use oncegate::server::Server;
 use ring::{
     rand::SystemRandom,
     signature::{Ed25519KeyPair, KeyPair as _},
@@ -15,11 +16,13 @@ use serde_json::json;
 use tokio::time::timeout;
 
 use super::*;
-use crate::harness::{acquire, mark, metrics::metrics_page, seconds, session};
+use crate::harness::{acquire, config, mark, metrics::metric, seconds, session};
 
 const URL: &str = "https://issuer.test";
 /// How long a token is accepted after its `exp`.
 const LEEWAY: u64 = 60;
+/// What the metrics say while a part of the files is not in use.
+const STALE: &str = "oncegate_config_stale{what=\"auth\"} 1";
 
 /// What signs tokens of the service account `bots/acme`.
 pub(super) struct Issuer(Ed25519KeyPair);
@@ -127,6 +130,44 @@ async fn a_key_set_that_cannot_be_used_keeps_its_keys_and_delays_no_revocation()
     server.replace(&file);
     is_unauthenticated(&until_refused(&mut client, &revoked).await);
     client.mark_processed(with(&pod, mark("T1", "c"))).await.unwrap();
-    let page = metrics_page(&server.replica).await;
-    assert!(page.contains("oncegate_config_stale{what=\"auth\"} 1"), "{page}");
+    metric(&server.replica, STALE).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_new_issuer_whose_key_set_cannot_be_used_delays_no_revocation() {
+    let (issuer, keys) = (Issuer::new(), tempfile::tempdir().unwrap());
+    let (kept, revoked) = (new_token(), new_token());
+    let stays = principal("kept", "bot", &["T1"], &[&kept]);
+    let both = stays.clone() + &principal("gone", "bot", &["T1"], &[&revoked]);
+    let server = Guarded::start_with(&both, &["--ops-listen", "127.0.0.1:0"]).await;
+    let mut client = server.client().await;
+    client.mark_processed(with(&revoked, mark("T1", "a"))).await.unwrap();
+    let with_issuer = stays + &issuer.file(&keys);
+    let set = keys.path().join("jwks.json");
+    let good = fs::read(&set).unwrap();
+    fs::write(&set, "{").unwrap();
+    server.replace(&with_issuer);
+    is_unauthenticated(&until_refused(&mut client, &revoked).await);
+    metric(&server.replica, STALE).await;
+    // Without keys, no token is one of that issuer.
+    let pod = issuer.token(now() + Duration::from_mins(5));
+    is_unauthenticated(&client.mark_processed(with(&pod, mark("T1", "b"))).await.unwrap_err());
+    client.mark_processed(with(&kept, mark("T1", "c"))).await.unwrap();
+    fs::write(&set, good).unwrap();
+    server.replica.server.reloader().reload();
+    metric(&server.replica, &STALE.replace("} 1", "} 0")).await;
+    client.mark_processed(with(&pod, mark("T1", "d"))).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_does_not_start_with_a_key_set_that_cannot_be_used() {
+    let keys = tempfile::tempdir().unwrap();
+    let file = keys.path().join("auth.toml");
+    fs::write(&file, Issuer::new().file(&keys)).unwrap();
+    fs::write(keys.path().join("jwks.json"), "{").unwrap();
+    let flags = ["--auth", file.to_str().unwrap()];
+    let error = Server::start(config("memory:", &flags), Clock::Store).await.err();
+    let error = format!("{:#}", error.expect("it starts"));
+    assert!(error.contains("--auth: cannot use all of "), "{error}");
+    assert!(error.contains("auth.toml: jwt.cluster: jwks: line 1"), "{error}");
 }

@@ -5,7 +5,7 @@ use tokio::time::timeout;
 use tonic::Streaming;
 
 use super::*;
-use crate::harness::{acquire, mark, seconds, session};
+use crate::harness::{acquire, mark, metrics::metric, seconds, session};
 
 type Holding = Streaming<pb::HoldSessionLeaseResponse>;
 
@@ -54,6 +54,59 @@ async fn a_rate_is_one_principals_own() {
     // It is enough to wait for as long as the answer says.
     tokio::time::sleep(delay).await;
     client.mark_processed(with(&busy, mark("T1", "late"))).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn calls_that_the_role_does_not_allow_count_against_the_rate() {
+    let reader = new_token();
+    let file = principal("reads", "reader", &["*"], &[&reader]) + "rate = \"1/s\"\nburst = 2\n";
+    let server = Guarded::start(&file).await;
+    let mut client = server.client().await;
+    let mut reasons = Vec::new();
+    while reasons.len() < 100 && reasons.last().is_none_or(|reason| reason != "QUOTA") {
+        let refused = client.mark_processed(with(&reader, mark("T1", "a"))).await.unwrap_err();
+        reasons.push(reason(&refused));
+    }
+    // The burst is answered for its role, and then the rate comes first.
+    assert!(reasons.len() > 2 && reasons.pop().unwrap() == "QUOTA", "{reasons:?}");
+    assert!(reasons.iter().all(|reason| reason == "ROLE_DENIED"), "{reasons:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_call_that_changes_its_principal_on_its_way_is_the_new_ones() {
+    const CALLS: usize = 20;
+    let (token, gone) = (new_token(), new_token());
+    let before = principal("first", "bot", &["T1"], &[&token])
+        + &principal("gone", "bot", &["T1"], &[&gone]);
+    let server = Guarded::start_with(&before, &["--ops-listen", "127.0.0.1:0"]).await;
+    let mut raw = Raw::connect(server.address()).await;
+    let authorization = format!("Bearer {token}");
+    let path = "/oncegate.v1.IdempotencyService/MarkProcessed";
+    let mut calls = Vec::new();
+    for _ in 0..CALLS {
+        calls.push(raw.begin(path, &[("authorization", authorization.as_str())]).await);
+    }
+    // Their headers have come once a later call on the connection is answered.
+    let mut later = raw.begin(path, &[("authorization", authorization.as_str())]).await;
+    later.send(framed(&mark("T1", "a")), true);
+    assert_eq!(later.status().await.code(), Code::Ok);
+    let after = principal("second", "bot", &["T1"], &[&token]) + "rate = \"1/s\"\nburst = 2\n";
+    server.replace(&after);
+    is_unauthenticated(&until_refused(&mut server.client().await, &gone).await);
+    for call in &mut calls {
+        call.send(framed(&mark("T1", "b")), true);
+    }
+    let mut refused = 0;
+    for call in calls {
+        let status = call.status().await;
+        if status.code() != Code::Ok {
+            is_over_quota(&status);
+            refused += 1;
+        }
+    }
+    assert!((1..=CALLS - 2).contains(&refused), "{refused}");
+    let count = format!("oncegate_principal_calls_total{{principal=\"second\"}} {CALLS}");
+    metric(&server.replica, &count).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -5,8 +5,14 @@ use std::{path::Path, time::Duration, time::SystemTime};
 
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use oncegate::auth::{Credentials, Policy, Unauthenticated, token::Digest};
-use ring::signature::{ED25519, Ed25519KeyPair, KeyPair as _, UnparsedPublicKey};
+use ring::{
+    rsa::PublicKeyComponents as RsaPublicKeyComponents,
+    signature::{ED25519, Ed25519KeyPair, KeyPair as _, RsaKeyPair, UnparsedPublicKey},
+};
+use rustls_pki_types::{PrivatePkcs8KeyDer, SubjectPublicKeyInfoDer, pem::PemObject as _};
 use serde_json::{Value, json};
+
+use crate::data;
 
 pub const ISSUER: &str = "https://kubernetes.default.svc.cluster.local";
 pub const SUBJECT: &str = "system:serviceaccount:bots:acme";
@@ -40,10 +46,25 @@ pub fn file() -> String {
     )
 }
 
+/// The algorithms of keys, each of which is the id of its key as well.
+pub const ALGORITHMS: [&str; 4] = ["RS256", "PS256", "ES256", "EdDSA"];
+
+/// A key for each algorithm: those of `tests/data/jwt`, and the one that [`sign`] uses.
 pub fn jwks() -> Value {
-    let x = URL_SAFE_NO_PAD.encode(pair().public_key());
+    let encode = |bytes: &[u8]| URL_SAFE_NO_PAD.encode(bytes);
+    let rsa = PrivatePkcs8KeyDer::from_pem_slice(data::text("jwt/rsa.pem").as_bytes());
+    let rsa = RsaKeyPair::from_pkcs8(rsa.expect("a key").secret_pkcs8_der()).expect("a key");
+    let n = encode(&RsaPublicKeyComponents::<Vec<u8>>::from(rsa.public()).n);
+    let ec = SubjectPublicKeyInfoDer::from_pem_slice(data::text("jwt/ec_public.pem").as_bytes());
+    let ec = ec.expect("a key");
+    // The point is at its end.
+    let (rest, y) = ec.split_last_chunk::<32>().expect("a key");
+    let (_, x) = rest.split_last_chunk::<32>().expect("a key");
     json!({ "keys": [
-        { "kty": "OKP", "kid": "EdDSA", "crv": "Ed25519", "x": x },
+        { "kty": "RSA", "kid": "RS256", "use": "sig", "alg": "RS256", "n": n, "e": "AQAB" },
+        { "kty": "RSA", "kid": "PS256", "use": "sig", "alg": "PS256", "n": n, "e": "AQAB" },
+        { "kty": "EC", "kid": "ES256", "crv": "P-256", "x": encode(x), "y": encode(y) },
+        { "kty": "OKP", "kid": "EdDSA", "crv": "Ed25519", "x": encode(pair().public_key().as_ref()) },
         { "kty": "RSA", "kid": "other", "use": "enc", "alg": "RSA-OAEP", "n": "AQAB", "e": "x" },
     ]})
 }
@@ -75,7 +96,7 @@ pub fn sign(header: &[u8], claims: &[u8]) -> String {
     format!("{signed}.{signature}")
 }
 
-/// Whether the issuer signed this token, with these claims, by other means than the server's.
+/// Whether [`sign`] signed this token, with these claims, by other means than the server's.
 pub fn is_genuine(token: &str) -> bool {
     let Some((signed, signature)) = token.rsplit_once('.') else { return false };
     let Some((_, claims)) = signed.split_once('.') else { return false };

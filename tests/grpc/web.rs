@@ -1,12 +1,11 @@
 //! gRPC-Web, over HTTP/1.1 and HTTP/2.
 
-use std::{collections::HashMap, time::Duration};
+use std::time::Duration;
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use futures_util::StreamExt as _;
-use http::{HeaderMap, Request, Response, StatusCode};
-use hyper::client::conn::http1::{SendRequest, handshake};
-use hyper_util::rt::TokioIo;
+use http::{Request, Response, StatusCode};
+use hyper::client::conn::http1::SendRequest;
 use oncegate::{
     config::Address,
     grpc::pb::{
@@ -14,9 +13,9 @@ use oncegate::{
         MarkProcessedRequest, MarkProcessedResponse, hold_session_lease_response::News,
     },
 };
-use prost::Message;
+use prost::Message as _;
 use tokio::{
-    io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _},
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::{TcpStream, UnixStream},
     time::{sleep, timeout},
 };
@@ -24,14 +23,14 @@ use tonic::{Status, codec::CompressionEncoding};
 use tonic_types::StatusExt as _;
 
 use super::{SERVICE, channel, post};
-use crate::harness::{Fixture, acquire, granted, held, mark, raw::framed, session};
+use crate::harness::{
+    Fixture, acquire, granted, held, mark,
+    raw::framed,
+    session,
+    web::{BINARY, Body, TEXT, answer, frames, over},
+};
 
 const PATIENCE: Duration = Duration::from_secs(30);
-const BINARY: &str = "application/grpc-web+proto";
-const TEXT: &str = "application/grpc-web-text";
-
-type Body = axum::body::Body;
-
 fn path(method: &str) -> String {
     format!("/{SERVICE}/{method}")
 }
@@ -48,12 +47,6 @@ async fn connect(f: &Fixture) -> SendRequest<Body> {
     over(TcpStream::connect(tcp(f)).await.unwrap()).await
 }
 
-async fn over(io: impl AsyncRead + AsyncWrite + Send + Unpin + 'static) -> SendRequest<Body> {
-    let (requests, connection) = handshake(TokioIo::new(io)).await.unwrap();
-    tokio::spawn(connection);
-    requests
-}
-
 /// Posts a request, as soon as the connection takes one.
 async fn send(
     requests: &mut SendRequest<Body>,
@@ -65,45 +58,6 @@ async fn send(
     let request = Request::post(path(method)).header("host", "x").header("content-type", kind);
     let answering = requests.send_request(request.body(body.into()).unwrap());
     timeout(PATIENCE, answering).await.expect("no answer").unwrap().map(Body::new)
-}
-
-/// The frames of a body: messages, and the trailers.
-fn frames(mut bytes: &[u8]) -> (Vec<Vec<u8>>, Option<HeaderMap>) {
-    let (mut messages, mut trailers) = (Vec::new(), None);
-    while let Some(([flag, length @ ..], rest)) = bytes.split_first_chunk::<5>() {
-        let (frame, rest) = rest.split_at(u32::from_be_bytes(*length) as usize);
-        bytes = rest;
-        if *flag == 0x80 {
-            let text = std::str::from_utf8(frame).unwrap();
-            let lines = text.lines().map(|line| line.split_once(':').unwrap());
-            let fields: HashMap<String, String> =
-                lines.map(|(name, value)| (name.to_owned(), value.trim().to_owned())).collect();
-            trailers = Some(HeaderMap::try_from(&fields).unwrap());
-        } else {
-            messages.push(frame.to_vec());
-        }
-    }
-    assert!(bytes.is_empty(), "cut short");
-    (messages, trailers)
-}
-
-/// What was answered: the message, if there is one, and the status in the body.
-async fn answer<M: Message + Default>(response: Response<Body>) -> (Option<M>, Status) {
-    assert_eq!(response.status(), StatusCode::OK);
-    assert!(response.headers().contains_key("oncegate-version"));
-    assert!(!response.headers().contains_key("grpc-status"), "{:?}", response.headers());
-    assert!(response.headers().keys().all(|name| !name.as_str().starts_with("access-control")));
-    let is_text = response.headers()["content-type"].to_str().unwrap().contains("-text");
-    let bytes = axum::body::to_bytes(response.into_body(), usize::MAX).await.unwrap();
-    // Each piece of the text is padded by itself.
-    let bytes = if is_text {
-        bytes.chunks(4).flat_map(|four| STANDARD.decode(four).unwrap()).collect()
-    } else {
-        bytes.to_vec()
-    };
-    let (messages, trailers) = frames(&bytes);
-    let status = Status::from_header_map(&trailers.expect("trailers")).expect("a status");
-    (messages.first().map(|message| M::decode(&**message).unwrap()), status)
 }
 
 /// Marks an event. Answers whether it was the first.

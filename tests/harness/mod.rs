@@ -24,10 +24,12 @@ pub mod files;
 pub mod hole;
 pub mod metrics;
 pub mod ops;
+pub mod outsider;
 pub mod postgres;
 pub mod process;
 pub mod proxy;
 pub mod raw;
+pub mod web;
 pub mod wire;
 
 pub type Client = IdempotencyServiceClient<Channel>;

@@ -3,7 +3,7 @@ use std::{
     time::Duration,
 };
 
-use oncegate::{sockets::Refused, telemetry::Metrics};
+use oncegate::{sockets::HandshakeError, telemetry::Metrics};
 
 use super::{code, head, row};
 use crate::harness::{Fixture, mark, metrics::metrics_page};
@@ -37,7 +37,7 @@ fn rendered() -> String {
     for reason in REFUSALS {
         metrics.auth.refused(reason);
     }
-    let _ = metrics.tls.handshakes("grpc", Refused::ALL.map(Refused::name));
+    let _ = metrics.tls.handshakes("grpc", HandshakeError::ALL.map(HandshakeError::name));
     metrics.tls.valid_until(Some(0));
     metrics.render()
 }

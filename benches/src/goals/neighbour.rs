@@ -1,4 +1,6 @@
-//! A quiet team beside one with many large batches under way.
+//! A quiet team beside one with many large batches under way: on one server, and apart, where the other team has
+//! a server and a database of its own on the same machine. What the quiet team waits for there are the processors
+//! and the disk, which no order of a server's calls can give it.
 //!
 //! A refused caller backs off for the time in the answer.
 
@@ -15,6 +17,7 @@ use crate::{
     bench::{Bench, GrpcLoad},
     load::Work,
     run::{self, Job, Run, Watched},
+    server::Server,
 };
 
 /// Marks, by eight callers of one team.
@@ -35,6 +38,12 @@ pub const NEIGHBOUR: Goal = Goal {
         ratio("p99 of the quiet team: beside ÷ alone", AtMost(3.0), |round| {
             Ok(round.run("beside")?.load.p99_us / round.run("alone")?.load.p99_us)
         }),
+        ratio("p50 of the quiet team: beside ÷ apart", None, |round| {
+            Ok(round.run("beside")?.load.p50_us / round.run("apart")?.load.p50_us)
+        }),
+        ratio("p99 of the quiet team: beside ÷ apart", None, |round| {
+            Ok(round.run("beside")?.load.p99_us / round.run("apart")?.load.p99_us)
+        }),
         Criterion {
             what: "calls of the quiet team that were refused",
             unit: "calls",
@@ -50,7 +59,8 @@ pub const NEIGHBOUR: Goal = Goal {
         Ok(vec![
             subjects::oncegate(bench, "alone", "oncegate: marks, 8 callers of one team", QUIET),
             shedding(subjects::oncegate(bench, "noisy", noisy, NOISY)),
-            beside(bench),
+            both(bench, "apart"),
+            both(bench, "beside"),
         ])
     },
 };
@@ -61,13 +71,16 @@ fn shedding(subject: Subject<'_>) -> Subject<'_> {
     Subject { id, what, run: Box::new(move || Ok(Run { sheds: true, ..run()? })) }
 }
 
-/// Both at once; the figures are of the quiet team, if they are not said to be of the other.
-fn beside(bench: &Bench) -> Subject<'_> {
-    let database = Lazy::new(bench, "");
+/// Both at once, `beside` each other on one server or `apart`; the figures are of the quiet team, if they are not
+/// said to be of the other.
+fn both<'a>(bench: &'a Bench, id: &'static str) -> Subject<'a> {
+    let databases = [Lazy::new(bench, ""), Lazy::new(bench, "")];
     let run = move || {
-        let server = subjects::fresh(&database, &NO_SWEEP)?;
-        let job = |load| Job::Grpc(bench.load(&[&server.address], load));
-        let (quiet, noisy) = (job(QUIET), job(NOISY));
+        let server = subjects::fresh(&databases[0], &NO_SWEEP)?;
+        let other =
+            (id == "apart").then(|| subjects::fresh(&databases[1], &NO_SWEEP)).transpose()?;
+        let job = |server: &Server, load| Job::Grpc(bench.load(&[&server.address], load));
+        let (quiet, noisy) = (job(&server, QUIET), job(other.as_ref().unwrap_or(&server), NOISY));
         let watched = Watched { server: Some(server.pid()), cluster: Some(&bench.cluster) };
         let (quiet, noisy) = thread::scope(|scope| {
             let noisy = scope.spawn(|| run::load(&noisy, Watched::default()));
@@ -81,9 +94,14 @@ fn beside(bench: &Bench) -> Subject<'_> {
             ("noisy_rate", noisy.load.rate),
             ("noisy_refused", noisy.load.failed as f64),
         ];
-        database.get()?.execute(subjects::EMPTY_ONCEGATE)?;
+        for database in &databases[..if other.is_some() { 2 } else { 1 }] {
+            database.get()?.execute(subjects::EMPTY_ONCEGATE)?;
+        }
         Ok(Run { figures: figures.into(), sheds: true, ..quiet })
     };
-    let what = "the same, beside 256 batches of 1,000 of another team".to_owned();
-    Subject { id: "beside", what, run: Box::new(run) }
+    let what = match id {
+        "apart" => "the same, beside 256 batches of 1,000 that another server has",
+        _ => "the same, beside 256 batches of 1,000 of another team",
+    };
+    Subject { id, what: what.to_owned(), run: Box::new(run) }
 }

@@ -1,4 +1,6 @@
-//! How many URIs the subject alternative name of a certificate has: just enough DER.
+//! How many URIs the subject alternative name of a certificate has.
+
+use crate::der::{element, expect};
 
 const SEQUENCE: u8 = 0x30;
 const OBJECT_IDENTIFIER: u8 = 0x06;
@@ -56,30 +58,4 @@ fn in_names(mut names: &[u8]) -> Option<usize> {
         names = rest;
     }
     Some(count)
-}
-
-/// The content of the first element, which must have the tag, and what follows it.
-fn expect(bytes: &[u8], wanted: u8) -> Option<(&[u8], &[u8])> {
-    let (tag, content, rest) = element(bytes)?;
-    (tag == wanted).then_some((content, rest))
-}
-
-/// The tag and the content of the first element, and what follows it.
-fn element(bytes: &[u8]) -> Option<(u8, &[u8], &[u8])> {
-    let (&tag, bytes) = bytes.split_first()?;
-    let (&first, mut bytes) = bytes.split_first()?;
-    let length = if first < 0x80 {
-        usize::from(first)
-    } else {
-        // A certificate is shorter than 2^24 bytes.
-        let digits = usize::from(first & 0x7f);
-        if !(1..=3).contains(&digits) {
-            return None;
-        }
-        let (number, rest) = bytes.split_at_checked(digits)?;
-        bytes = rest;
-        number.iter().fold(0, |sum, byte| sum << 8 | usize::from(*byte))
-    };
-    let (content, rest) = bytes.split_at_checked(length)?;
-    Some((tag, content, rest))
 }

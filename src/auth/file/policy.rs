@@ -20,7 +20,7 @@ impl File {
             if let Some(other) = policy.issuers.iter().find(|known| known.url == entry.url) {
                 bail!("jwt.{} and jwt.{name}: have the same issuer", other.name);
             }
-            let issuer = load(name, entry, files, previous, &mut policy.stale)?;
+            let issuer = load(name, entry, files, previous, &mut policy.stale);
             policy.issuers.push(issuer);
         }
         for entry in self.principals {
@@ -30,26 +30,28 @@ impl File {
     }
 }
 
+/// An issuer, with the keys of its set. If that cannot be used, it keeps its former keys; a new
+/// one has none, so that its tokens are refused. The rest of the file is in force in any case: it
+/// may revoke something.
 fn load(
     name: Arc<str>,
     entry: IssuerEntry,
     files: &dyn Fn(&Path) -> anyhow::Result<Vec<u8>>,
     previous: Option<&Policy>,
     stale: &mut Vec<String>,
-) -> anyhow::Result<Issuer> {
+) -> Issuer {
     let IssuerEntry { url, audience, jwks } = entry;
     let keys = files(&jwks).and_then(|bytes| Keys::parse(&bytes));
-    let is_same = |former: &&Issuer| former.name == name && former.url == url;
-    let former = previous.and_then(|previous| previous.issuers.iter().find(is_same));
-    let keys = match (keys.with_context(|| format!("jwt.{name}: jwks")), former) {
-        (Ok(keys), _) => Arc::new(keys),
-        (Err(error), None) => return Err(error),
-        (Err(error), Some(former)) => {
-            stale.push(format!("{error:#}"));
-            Arc::clone(&former.keys)
+    let keys = match keys {
+        Ok(keys) => Arc::new(keys),
+        Err(error) => {
+            stale.push(format!("jwt.{name}: jwks: {error:#}"));
+            let is_same = |former: &&Issuer| former.name == name && former.url == url;
+            let former = previous.and_then(|previous| previous.issuers.iter().find(is_same));
+            former.map(|former| Arc::clone(&former.keys)).unwrap_or_default()
         }
     };
-    Ok(Issuer { name, url, audience, keys })
+    Issuer { name, url, audience, keys }
 }
 
 fn add(policy: &mut Policy, entry: Entry, previous: Option<&Policy>) -> anyhow::Result<()> {

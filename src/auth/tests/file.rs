@@ -1,6 +1,9 @@
 //! The file: each mistake is an error that names the place and no value.
 
-use super::*;
+use super::{
+    signer::{Alg, ISSUER, Signer, claims},
+    *,
+};
 use crate::{
     auth::{PrincipalLimits, Rate, Role},
     domain::TeamScope,
@@ -128,7 +131,6 @@ fn the_file_as_a_whole_is_checked() {
         (format!("{one}[jwt.k]\nissuer = 'i'\naudience = 'o'"), "jwt.k: jwks: is required"),
         (format!("{one}{}", jwt.replace("'/k'", "'k'")), "jwt.k: jwks: must be an absolute path"),
         (format!("{one}{jwt}leeway = 1"), "jwt.k: unknown field leeway"),
-        (format!("{one}{jwt}"), "jwt.k: jwks: /k was not expected"),
         (
             two("unix_uid = [7]", "unix_uid = [7]"),
             "principal b: unix_uid: overlaps with that of principal a",
@@ -146,6 +148,40 @@ fn the_file_as_a_whole_is_checked() {
     }
     let bytes = Policy::parse(b"\xff", &no_files, None).unwrap_err();
     assert_eq!(bytes.to_string(), "the file must be UTF-8");
+}
+
+#[test]
+fn an_issuer_without_a_good_key_set_has_its_former_keys_or_none() {
+    let signer = Signer::new("rsa.pem");
+    let pod = signer.usual(Alg::EdDsa, &claims().to_string());
+    let (text, good) = (signer.file(), signer.jwks().to_string());
+    let read = |jwks: &str, previous: &Policy| {
+        Policy::parse(text.as_bytes(), &|_| Ok(jwks.into()), Some(previous)).unwrap()
+    };
+    let stale = ["jwt.cluster: jwks: line 1: is no JWK set in JSON".to_owned()];
+    // A new one has none, also when the file is read again.
+    let before = policy(&two("unix_uid = [1]", "unix_uid = [2]"));
+    let first = read("{", &before);
+    let again = read("{", &first);
+    for policy in [&first, &again] {
+        assert_eq!(policy.stale(), stale);
+        assert_eq!(by_bearer(policy, &pod), Err(Unauthenticated::Unknown));
+    }
+    // What else the file says is in force.
+    assert_eq!(by_uid(&before, 1), Ok("a".into()));
+    assert_eq!(by_uid(&first, 1), Err(Unauthenticated::Unknown));
+    let better = read(&good, &again);
+    assert!(better.stale().is_empty());
+    assert_eq!(by_bearer(&better, &pod), Ok("a".into()));
+    // Now there are former keys.
+    let kept = read("{", &better);
+    assert_eq!(kept.stale(), stale);
+    assert_eq!(by_bearer(&kept, &pod), Ok("a".into()));
+    // Not those of another issuer that took its name.
+    let text = text.replace(ISSUER, "https://other.test");
+    let other = Policy::parse(text.as_bytes(), &|_| Ok("{".into()), Some(&better)).unwrap();
+    assert_eq!(other.stale(), stale);
+    assert_eq!(by_bearer(&other, &pod), Err(Unauthenticated::Unknown));
 }
 
 #[test]

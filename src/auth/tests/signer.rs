@@ -122,17 +122,20 @@ impl Signer {
         ]})
     }
 
-    /// The policy of a file in which `a` is the service account `bots/acme` of this issuer.
-    pub(super) fn policy(&self) -> Policy {
-        let text = format!(
+    /// A file in which `a` is the service account `bots/acme` of this issuer.
+    pub(super) fn file(&self) -> String {
+        format!(
             "{}[jwt.cluster]\nissuer = '{ISSUER}'\naudience = 'oncegate'\njwks = '/jwks'\n",
             two("service_account = ['bots/acme']", "service_account = ['bots/other']")
-        );
+        )
+    }
+
+    pub(super) fn policy(&self) -> Policy {
         let files = |path: &Path| {
             assert_eq!(path, Path::new("/jwks"));
             Ok(self.jwks().to_string().into_bytes())
         };
-        Policy::parse(text.as_bytes(), &files, None).unwrap()
+        Policy::parse(self.file().as_bytes(), &files, None).unwrap()
     }
 }
 

@@ -16,7 +16,7 @@ use tonic_types::StatusExt as _;
 
 use super::Method;
 use crate::{
-    auth::Place,
+    auth::UsageGuard,
     grpc::{
         arriving::Reads,
         status::{self, Problem},
@@ -40,7 +40,7 @@ pub(super) struct Call {
     /// The place of a call that answers once.
     pub(super) under_way: Option<TaskTrackerToken>,
     /// Its place among the calls of its principal.
-    pub(super) quota: Option<Place>,
+    pub(super) quota: Option<UsageGuard>,
 }
 
 impl Call {

@@ -1,15 +1,29 @@
 use std::{
-    fs::OpenOptions, io::Write as _, os::unix::fs::symlink, process::Command, sync::Mutex,
-    time::Instant,
+    fs::{self, OpenOptions},
+    io::Write as _,
+    os::unix::fs::symlink,
+    process::Command,
+    sync::{
+        RwLock,
+        atomic::{AtomicUsize, Ordering},
+    },
 };
 
 use tempfile::TempDir;
 
 use super::*;
 
-fn paths(of: &[&Path]) -> impl Fn(&Contents) -> Vec<PathBuf> + Send + Sync + 'static {
+fn paths(of: &[&Path]) -> impl Fn(&Contents) -> Vec<PathBuf> + Send + 'static {
     let paths: Vec<_> = of.iter().map(|path| path.to_path_buf()).collect();
     move |_| paths.clone()
+}
+
+fn set_of<F: Fn(&Contents) -> Vec<PathBuf>>(files: F) -> SetReader<F> {
+    SetReader { files, read: Arc::new(read_file), pending: HashMap::new() }
+}
+
+fn read_set(files: impl Fn(&Contents) -> Vec<PathBuf>) -> ReadSet {
+    set_of(files).read()
 }
 
 /// One file, and what of it is in use.
@@ -38,13 +52,13 @@ impl One {
             *to.lock().unwrap() = bytes.to_vec();
             Ok(if bytes.ends_with(b"but") { Applied::AllBut("but".into()) } else { Applied::Whole })
         });
-        let contents = read_set(&paths(&[&path])).unwrap().unwrap();
+        let contents = read_set(paths(&[&path])).unwrap().unwrap();
         let set = FileSet::start("test", apply, metrics.clone(), &contents).unwrap();
         (Self { _directory: directory, path, in_use, metrics }, set)
     }
 
     fn look(&self, set: &mut FileSet<Apply>) {
-        set.follow(read_set(&paths(&[&self.path])));
+        set.follow(read_set(paths(&[&self.path])));
     }
 
     fn seen(&self) -> (String, u64, u64, i64) {
@@ -121,7 +135,7 @@ fn what_is_no_small_regular_file_changes_nothing_and_holds_nothing_up() {
     ];
     for (expected, how) in cases {
         replace(how);
-        let contents = read_set(&paths(&[&one.path])).unwrap().unwrap();
+        let contents = read_set(paths(&[&one.path])).unwrap().unwrap();
         let why = contents.failure().unwrap_or("not good").to_owned();
         assert!(why.contains(expected), "{why}");
         one.look(&mut set);
@@ -139,20 +153,101 @@ fn what_is_no_small_regular_file_changes_nothing_and_holds_nothing_up() {
 fn a_set_that_changes_while_it_is_read_is_not_used() {
     let directory = tempfile::tempdir().unwrap();
     let [first, second] = ["first", "second"].map(|name| directory.path().join(name));
-    fs::write(&first, "1").unwrap();
-    fs::write(&second, "1").unwrap();
-    // The first file changes between the reading of both.
+    fs::write(&first, "0").unwrap();
+    fs::write(&second, "0").unwrap();
+    // The first file changes between the reading of both, as often as `left` says.
+    let left = AtomicUsize::new(MAX_PASSES);
     let files = |contents: &Contents| {
-        if contents.get(&first).is_ok() && contents.get(&second).is_err() {
-            fs::write(&first, "22").unwrap();
+        let is_between = contents.get(&first).is_ok() && contents.get(&second).is_err();
+        if is_between && left.load(Ordering::Relaxed) > 0 {
+            fs::write(&first, left.fetch_sub(1, Ordering::Relaxed).to_string()).unwrap();
         }
         let both = [first.clone(), second.clone()];
         both.into_iter().take(1 + usize::from(contents.get(&first).is_ok())).collect()
     };
-    assert!(read_set(&files).unwrap().is_none());
-    let contents = read_set(&paths(&[&first, &second])).unwrap().unwrap();
-    assert_eq!(contents.get(&first).unwrap(), b"22");
+    assert!(read_set(files).unwrap().is_none());
+    left.store(1, Ordering::Relaxed);
+    fs::write(&first, "0").unwrap();
+    let contents = read_set(files).unwrap().unwrap();
+    assert_eq!(contents.get(&first).unwrap(), b"1");
     assert!(contents.get(Path::new("third")).is_err());
+}
+
+#[test]
+fn a_file_that_hangs_keeps_no_other_from_being_read() {
+    let directory = tempfile::tempdir().unwrap();
+    let [good, hung, other] = ["good", "hung", "other"].map(|name| directory.path().join(name));
+    for path in [&good, &hung, &other] {
+        fs::write(path, "1").unwrap();
+    }
+    // Who reads a hung file waits for this.
+    let mount = Arc::new(RwLock::new(()));
+    let began = Arc::<AtomicUsize>::default();
+    let (of, count) = (Arc::clone(&mount), Arc::clone(&began));
+    let read: ReadFile = Arc::new(move |path| {
+        if !path.ends_with("good") {
+            count.fetch_add(1, Ordering::Relaxed);
+            drop(of.read().unwrap());
+        }
+        read_file(path)
+    });
+    // Hung files are named before and after the good one.
+    let mut set = SetReader { read, ..set_of(paths(&[&good, &hung, &other])) };
+    let is_hung = |contents: &Contents| {
+        [&hung, &other].map(|path| contents.get(path).unwrap_err().to_string().contains(TIMED_OUT))
+    };
+    let unmounted = mount.write().unwrap();
+    let start = Instant::now();
+    let contents = set.read().unwrap().unwrap();
+    assert_eq!((contents.get(&good).unwrap(), is_hung(&contents)), (&b"1"[..], [true; 2]));
+    // Both shared one limit.
+    assert!(start.elapsed() < 2 * READ_TIMEOUT, "{:?}", start.elapsed());
+    // From then on nothing waits for them, and no more threads do.
+    let start = Instant::now();
+    for content in ["2", "3", "4"] {
+        fs::write(&good, content).unwrap();
+        let contents = set.read().unwrap().unwrap();
+        let read = contents.get(&good).unwrap();
+        assert_eq!((read, is_hung(&contents)), (content.as_bytes(), [true; 2]));
+    }
+    assert!(start.elapsed() < READ_TIMEOUT, "{:?}", start.elapsed());
+    assert_eq!(began.load(Ordering::Relaxed), 2);
+    // What has changed meanwhile is read again.
+    fs::write(&hung, "5").unwrap();
+    drop(unmounted);
+    let contents = loop {
+        if let Some(contents) = set.read().unwrap().filter(|read| read.failure().is_none()) {
+            break contents;
+        }
+    };
+    assert_eq!([&hung, &other].map(|path| contents.get(path).unwrap()), [b"5", b"1"]);
+}
+
+#[test]
+fn files_that_hang_have_a_bounded_number_of_threads() {
+    let mount = Arc::new(RwLock::new(()));
+    let of = Arc::clone(&mount);
+    let read: ReadFile = Arc::new(move |path| {
+        drop(of.read().unwrap());
+        read_file(path)
+    });
+    // Each reading names other files.
+    let reading = AtomicUsize::new(0);
+    let files = |_: &Contents| {
+        let name = |file| format!("/none/{}-{file}", reading.load(Ordering::Relaxed)).into();
+        (0..MAX_FILES).map(name).collect()
+    };
+    let mut set = SetReader { read, ..set_of(files) };
+    let unmounted = mount.write().unwrap();
+    assert!(set.read().unwrap().unwrap().failure().unwrap().contains(TIMED_OUT));
+    reading.store(1, Ordering::Relaxed);
+    let contents = set.read().unwrap().unwrap();
+    assert!(contents.failure().unwrap().contains("too many other files"));
+    assert_eq!(set.pending.len(), MAX_FILES);
+    drop(unmounted);
+    // Their threads end.
+    let is_free = |contents: Contents| contents.failure().unwrap().contains("No such file");
+    while !set.read().unwrap().is_some_and(is_free) {}
 }
 
 #[test]
@@ -184,9 +279,9 @@ fn a_volume_of_kubernetes_is_read_as_one() {
         }
         vec![certificate.clone(), key.clone()]
     };
-    // The old certificate and the new key.
-    assert!(read_set(&files).unwrap().is_none());
-    let contents = read_set(&files).unwrap().unwrap();
+    // Not the old certificate and the new key.
+    let contents = read_set(files).unwrap().unwrap();
+    assert!(*swapped.lock().unwrap());
     assert_eq!(contents.get(&certificate).unwrap(), b"certificate ..2");
     assert_eq!(contents.get(&key).unwrap(), b"key ..2");
 }
@@ -201,9 +296,9 @@ fn a_file_names_others_but_not_without_end() {
     let chain = |most: usize| {
         move |contents: &Contents| (0..=contents.0.len().min(most - 1)).map(at).collect()
     };
-    let contents = read_set(&chain(3)).unwrap().unwrap();
+    let contents = read_set(chain(3)).unwrap().unwrap();
     assert_eq!(contents.0.len(), 3);
-    let why = read_set(&chain(usize::MAX)).err().unwrap().to_string();
+    let why = read_set(chain(usize::MAX)).err().unwrap().to_string();
     assert_eq!(why, "more than 64 files");
 }
 

@@ -31,7 +31,10 @@ impl AuthFile {
             self.judge(&format!("{error:#}"))?;
         }
         let policy = match policy::parse(file, jwks) {
-            Ok(policy) => policy,
+            Ok(policy) => {
+                policy.stale().iter().try_for_each(|problem| self.judge(problem))?;
+                policy
+            }
             Err(error) => return self.judge(&format!("{error:#}")),
         };
         let header = format!("Bearer {}", policy::token());

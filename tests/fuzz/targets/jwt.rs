@@ -2,7 +2,7 @@
 
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use futures_util::{FutureExt as _, future::BoxFuture};
-use oncegate::auth::{Credentials, Policy};
+use oncegate::auth::{Credentials, Policy, Unauthenticated};
 use serde_json::{Value, json};
 
 use crate::{chance::Chance, data, json, mutate::mutate, policy, target::Target};
@@ -17,28 +17,41 @@ impl Jwt {
     pub fn new() -> Self {
         let jwks = policy::jwks().to_string();
         let policy = policy::parse(policy::file().as_bytes(), jwks.as_bytes()).expect("a policy");
-        let rsa = ["rs256", "ps256"].map(|name| data::text(&format!("jwt/{name}.jwt")));
-        let own =
-            policy::sign(header().to_string().as_bytes(), policy::claims().to_string().as_bytes());
-        let tokens = [policy::token(), own].into_iter().chain(rsa);
+        let own = policy::sign(
+            header("EdDSA", "EdDSA").to_string().as_bytes(),
+            policy::claims().to_string().as_bytes(),
+        );
+        let others = ["rs256", "ps256", "es256"].map(|name| data::text(&format!("jwt/{name}.jwt")));
+        let tokens = [policy::token(), own].into_iter().chain(others);
         let corpus = tokens.map(|token| format!("Bearer {}", token.trim_end()).into_bytes());
-        Self { policy, corpus: corpus.collect() }
+        let target = Self { policy, corpus: corpus.collect() };
+        for seed in &target.corpus {
+            // Otherwise its mutations end at the look-up of the key.
+            let who = target.who(seed);
+            assert_eq!(who.as_deref(), Ok("a"), "{}", String::from_utf8_lossy(seed));
+        }
+        target
+    }
+
+    fn who(&self, input: &[u8]) -> Result<String, Unauthenticated> {
+        let credentials = Credentials { authorization: &[input], ..Credentials::default() };
+        policy::who(&self.policy, &credentials)
     }
 
     fn check(&self, input: &[u8]) -> Result<(), String> {
-        let credentials = Credentials { authorization: &[input], ..Credentials::default() };
-        let Ok(name) = policy::who(&self.policy, &credentials) else { return Ok(()) };
+        let Ok(name) = self.who(input) else { return Ok(()) };
         let text = String::from_utf8_lossy(input);
         let token = text.trim_end().rsplit(' ').next().unwrap_or_default();
-        if name == "a" && (token == policy::token() || policy::is_genuine(token)) {
+        let is_seed = self.corpus.iter().any(|seed| seed == input);
+        if name == "a" && (is_seed || policy::is_genuine(token)) {
             return Ok(());
         }
         Err(format!("accepted as {name}"))
     }
 }
 
-fn header() -> Value {
-    json!({ "alg": "EdDSA", "kid": "EdDSA" })
+fn header(alg: &str, kid: &str) -> Value {
+    json!({ "alg": alg, "kid": kid })
 }
 
 impl Target for Jwt {
@@ -56,12 +69,13 @@ impl Target for Jwt {
             mutate(chance, &mut input, &self.corpus);
             return input;
         }
-        let (mut head, mut claims) = (header(), policy::claims());
+        let (mut head, mut claims) = (header("EdDSA", "EdDSA"), policy::claims());
         let place = if chance.one_in(3) { &mut head } else { &mut claims };
         json::mutate(chance, place);
-        if chance.one_in(8) {
-            let algorithms = ["none", "HS256", "RS256", "PS256", "ES256", "eddsa"];
-            head = json!({ "alg": *chance.pick(&algorithms), "kid": "EdDSA" });
+        if chance.one_in(4) {
+            let kid = *chance.pick(&policy::ALGORITHMS);
+            let others = ["none", "HS256", "RS256", "PS256", "ES256", "EdDSA", "eddsa"];
+            head = header(if chance.one_in(2) { kid } else { *chance.pick(&others) }, kid);
         }
         let (mut head, mut claims) =
             (head.to_string().into_bytes(), claims.to_string().into_bytes());
@@ -75,7 +89,8 @@ impl Target for Jwt {
         let token = if chance.one_in(2) {
             policy::sign(&head, &claims)
         } else {
-            let genuine = String::from_utf8_lossy(&self.corpus[1]);
+            let genuine: &Vec<u8> = chance.pick(&self.corpus[1..]);
+            let genuine = String::from_utf8_lossy(genuine);
             let signature = genuine.rsplit('.').next().unwrap_or_default();
             let encode = |part: &[u8]| URL_SAFE_NO_PAD.encode(part);
             format!("{}.{}.{signature}", encode(&head), encode(&claims))
