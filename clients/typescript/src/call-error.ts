@@ -42,6 +42,8 @@ export class CallError extends Error {
   readonly retryAfterMs: number | undefined;
   /** The invalid field; empty if none is. */
   readonly field: string;
+  /** Whether there is a newer token or client certificate: it is worth a try at once. */
+  readonly isOutdated: boolean;
 
   constructor(
     readonly code: number,
@@ -54,6 +56,7 @@ export class CallError extends Error {
     this.info = details.info ?? {};
     this.retryAfterMs = details.retryAfterMs;
     this.field = details.field ?? "";
+    this.isOutdated = details.isOutdated ?? false;
   }
 
   /** Why the turn or lease of the call is lost, if the server says so. */
@@ -133,6 +136,7 @@ export interface Details {
   info?: { [key: string]: string };
   retryAfterMs?: number;
   field?: string;
+  isOutdated?: boolean;
 }
 
 /** Reads the trailer `grpc-status-details-bin`. One that is broken, such as a proxy's, says nothing. */

@@ -1,5 +1,5 @@
 import * as grpc from "@grpc/grpc-js";
-import { type Access, Rotation, type Warn } from "./access.js";
+import type { Access, Certificates } from "./access.js";
 import { IdempotencyService } from "./gen/oncegate/v1/idempotency_service_pb.js";
 import { TurnService } from "./gen/oncegate/v1/turn_service_pb.js";
 
@@ -37,24 +37,24 @@ export interface Lent {
 /** The channels of one gate, made on first use: one for calls, and others for streams. */
 export class Channels {
   readonly #access: Access;
-  readonly #rotation: Rotation;
   readonly #open = new Set<Channel>();
+  /** Those of the channels that calls and streams get. */
+  #certificates: Certificates | undefined;
   #calls: Channel | undefined;
   #streams: Channel[] = [];
 
-  constructor(access: Access, warn: Warn, lookAgainMs?: number) {
+  constructor(access: Access) {
     this.#access = access;
-    this.#rotation = new Rotation(access, warn, lookAgainMs);
   }
 
-  forCall(): Lent {
-    this.#renew();
+  forCall(certificates: Certificates | undefined): Lent {
+    this.#use(certificates);
     this.#calls ??= this.#make();
     return this.#lend(this.#calls);
   }
 
-  forStream(): Lent {
-    this.#renew();
+  forStream(certificates: Certificates | undefined): Lent {
+    this.#use(certificates);
     let channel = this.#streams.find(({ live }) => live < streamsPerChannel);
     if (!channel) {
       channel = this.#make();
@@ -77,8 +77,9 @@ export class Channels {
   }
 
   /** If the certificates have changed, what comes gets other channels: those of gRPC keep what they began with. */
-  #renew(): void {
-    if (!this.#access.isTls || !this.#rotation.hasChanged(performance.now())) return;
+  #use(certificates: Certificates | undefined): void {
+    if (certificates === this.#certificates) return;
+    this.#certificates = certificates;
     this.#calls = undefined;
     this.#streams = [];
     for (const channel of this.#open) this.#closeIfUnused(channel);
@@ -99,7 +100,7 @@ export class Channels {
 
   #credentials(): grpc.ChannelCredentials {
     if (!this.#access.isTls) return grpc.credentials.createInsecure();
-    const { ca, cert, key } = this.#rotation.certificates();
+    const { ca, cert, key } = this.#certificates ?? {};
     return grpc.credentials.createSsl(ca ?? null, key ?? null, cert ?? null);
   }
 

@@ -59,9 +59,14 @@ export class Core implements Owner {
 
   /** A warning of the process, once for each key. */
   warn(key: string, message: string): void {
-    this.debug(message);
-    if (this.#warned.has(key)) return;
+    if (this.#warned.has(key)) this.debug(message);
+    else this.report(message);
     this.#warned.add(key);
+  }
+
+  /** A warning of the process. */
+  report(message: string): void {
+    this.debug(message);
     process.emitWarning(message, "OncegateWarning");
   }
 }

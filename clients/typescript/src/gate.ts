@@ -1,4 +1,4 @@
-import { Access, type Warn } from "./access.js";
+import { Access } from "./access.js";
 import { CallError, Code } from "./call-error.js";
 import { Cancellation } from "./cancellation.js";
 import { Core } from "./core.js";
@@ -44,8 +44,7 @@ export class Gate {
   constructor(options: GateOptions, transport: Transport);
   constructor(options: GateOptions = {}, transport?: Transport) {
     const consumer = options.consumer ?? "";
-    const warn: Warn = (option, problem) => this.#core.warn(`file:${option}`, problem);
-    const connect = () => new GrpcTransport(new Access(options, warn), warn);
+    const connect = () => new GrpcTransport(new Access(options, (problem) => this.#core.report(problem)));
     const holder = options.holder ?? defaultHolder(consumer);
     this.#options = options;
     this.#core = new Core(transport ?? connect(), monotonic, options.hooks ?? {}, holder);

@@ -9,7 +9,7 @@ import {
   toBinary,
 } from "@bufbuild/protobuf";
 import * as grpc from "@grpc/grpc-js";
-import type { Access, Warn } from "./access.js";
+import type { Access, Credentials } from "./access.js";
 import { CallError, Code, readDetails } from "./call-error.js";
 import { Channels } from "./channels.js";
 import { describe } from "./describe.js";
@@ -22,13 +22,9 @@ export class GrpcTransport implements Transport {
   readonly #channels: Channels;
   #closed = false;
 
-  /**
-   * @param warn is called if a file cannot be read again
-   * @param lookAgainMs how often the certificates are compared with their files
-   */
-  constructor(access: Access, warn: Warn = () => {}, lookAgainMs?: number) {
+  constructor(access: Access) {
     this.#access = access;
-    this.#channels = new Channels(access, warn, lookAgainMs);
+    this.#channels = new Channels(access);
   }
 
   #refuseIfClosed(): void {
@@ -45,8 +41,11 @@ export class GrpcTransport implements Transport {
       signal?.throwIfAborted();
       const data = encode(method.input, request);
       // Over TLS a call must not wait for a connection: only a call that fails says why there is none.
-      const metadata = metadataOf(this.#access.token(), { waitForReady: !this.#access.isTls });
-      const { client, done } = over === "streams" ? this.#channels.forStream() : this.#channels.forCall();
+      const credentials = this.#access.credentials(performance.now());
+      const metadata = metadataOf(credentials, { waitForReady: !this.#access.isTls });
+      const { certificates } = credentials;
+      const { client, done } =
+        over === "streams" ? this.#channels.forStream(certificates) : this.#channels.forCall(certificates);
       const abort = () => call.cancel();
       const call = client.makeUnaryRequest(
         path(method),
@@ -60,7 +59,7 @@ export class GrpcTransport implements Transport {
           signal?.removeEventListener("abort", abort);
           if (response) resolve(response);
           else if (signal?.aborted) reject(signal.reason);
-          else reject(error ? toCallError(error) : new CallError(Code.UNKNOWN, "no answer"));
+          else reject(error ? toCallError(error, credentials) : new CallError(Code.UNKNOWN, "no answer"));
         },
       );
       signal?.addEventListener("abort", abort, { once: true });
@@ -74,9 +73,9 @@ export class GrpcTransport implements Transport {
   ): Stream<MessageShape<I>, MessageShape<O>> {
     this.#refuseIfClosed();
     const data = encode(method.input, first);
-    const token = this.#access.token();
-    const metadata = metadataOf(token);
-    const { client, done } = this.#channels.forStream();
+    const credentials = this.#access.credentials(performance.now());
+    const metadata = metadataOf(credentials);
+    const { client, done } = this.#channels.forStream(credentials.certificates);
     const deserialize = (data: Buffer) => fromBinary(method.output, data);
     const call =
       method.methodKind === "bidi_streaming"
@@ -86,10 +85,7 @@ export class GrpcTransport implements Transport {
       call,
       (message: MessageShape<I>) => encode(method.input, message),
       receiver,
-      {
-        ended: done,
-        isOutdated: () => this.#access.hasReplaced(token),
-      },
+      { ended: done, credentials },
     );
     if (method.methodKind === "bidi_streaming") stream.write(data);
     return stream;
@@ -113,7 +109,7 @@ class GrpcStream<I, O> implements Stream<I, O> {
     call: Call<O>,
     encode: (message: I) => Buffer,
     receiver: Receiver<O>,
-    owner: { ended(): void; isOutdated(): boolean },
+    owner: { ended(): void; readonly credentials: Credentials },
   ) {
     this.#call = call;
     this.#encode = encode;
@@ -126,9 +122,8 @@ class GrpcStream<I, O> implements Stream<I, O> {
     call.on("status", (status: grpc.StatusObject) => {
       owner.ended();
       if (this.#cancelled) return;
-      if (status.code === Code.UNAUTHENTICATED && owner.isOutdated())
-        this.receiver.end(new CallError(Code.UNAVAILABLE, "the token of the stream was replaced"));
-      else this.receiver.end(status.code === grpc.status.OK ? undefined : toCallError(status));
+      const isOk = status.code === grpc.status.OK;
+      this.receiver.end(isOk ? undefined : toCallError(status, owner.credentials));
     });
   }
 
@@ -166,19 +161,30 @@ function encode<D extends DescMessage>(schema: D, message: MessageShape<D>): Buf
 
 const unchanged = (data: Buffer) => data;
 
-function metadataOf(token: string | undefined, options: grpc.MetadataOptions = {}): grpc.Metadata {
+function metadataOf({ authorization }: Credentials, options: grpc.MetadataOptions = {}): grpc.Metadata {
   const metadata = new grpc.Metadata(options);
-  if (token !== undefined) metadata.set("authorization", `Bearer ${token}`);
+  if (authorization !== undefined) metadata.set("authorization", authorization);
   return metadata;
 }
 
-function toCallError(status: grpc.StatusObject): CallError {
+function toCallError(status: grpc.StatusObject, credentials: Credentials): CallError {
   const [trailer] = status.metadata.get("grpc-status-details-bin");
-  return new CallError(status.code, explain(status), readDetails(trailer as Buffer | undefined));
+  const error = new CallError(status.code, explain(status), readDetails(trailer as Buffer | undefined));
+  return credentials.judge(error, performance.now());
 }
 
-/** What Node says of a server's certificate; otherwise its messages are those of an outage. */
+/** The alerts of TLS by which the server refuses a client's certificate, or misses one: RFC 8446, section 6. */
+const certificateAlerts = new Set([42, 43, 44, 45, 46, 48, 49, 116]);
+
+/** What Node says of certificates; otherwise its messages are those of an outage. */
 function explain({ code, details }: grpc.StatusObject): string {
-  if (code !== grpc.status.UNAVAILABLE || !/Last error: .*certificate/.test(details)) return details;
-  return `its certificate is not from a CA of tlsCa, or not valid for its name (${details})`;
+  if (code !== grpc.status.UNAVAILABLE) return details;
+  // An alert comes from the server, whatever its name says of certificates.
+  const alert = /\bSSL alert number (\d+)/.exec(details)?.[1];
+  if (alert !== undefined) {
+    if (!certificateAlerts.has(Number(alert))) return details;
+    return `it does not accept the client certificate of tlsCert, or needs one (${details})`;
+  }
+  if (!/Last error: .*certificate/.test(details)) return details;
+  return `its certificate is not from a CA of tlsCa, not valid for its name, or expired (${details})`;
 }

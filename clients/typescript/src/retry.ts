@@ -31,11 +31,16 @@ export async function repeat<T>(
   attempt: (number: number) => Promise<T>,
 ): Promise<T> {
   let cause: CallError | undefined;
+  let hasRenewed = false;
   for (let number = 0; ; number += 1) {
     try {
       return await attempt(number);
     } catch (error) {
       if (!(error instanceof CallError && error.isRetryable)) throw error;
+      if (error.isOutdated && !hasRenewed) {
+        hasRenewed = true;
+        continue;
+      }
       if (cause === undefined || error.code !== Code.DEADLINE_EXCEEDED) cause = error;
       const pause = patience.pause(error, clock.now(), Math.random());
       if (pause === undefined) throw cause;

@@ -78,7 +78,10 @@ interface Serving {
 /** Starts a server. Resolves when it serves. */
 async function serve(command: readonly string[], listen: string, watchdog: ChildProcess): Promise<Serving> {
   const [binary, ...args] = command as [string, ...string[]];
-  const child = spawn(binary, [...args, "--listen", listen], { stdio: ["ignore", "pipe", "pipe"] });
+  const child = spawn(binary, [...args, "--listen", listen], {
+    env: ownEnvironment(),
+    stdio: ["ignore", "pipe", "pipe"],
+  });
   const guard = watchdog.stdin as Writable;
   if (child.pid !== undefined) guard.write(`${child.pid}\n`);
   // Another process may get its id.
@@ -96,6 +99,11 @@ async function serve(command: readonly string[], listen: string, watchdog: Child
   });
   letExit(child);
   return { child, address };
+}
+
+/** Without the settings of other servers. */
+function ownEnvironment(): NodeJS.ProcessEnv {
+  return Object.fromEntries(Object.entries(process.env).filter(([name]) => !name.startsWith("ONCEGATE_")));
 }
 
 /** Lets this process end while the child runs. */

@@ -34,7 +34,8 @@ export async function startServer({ gate: options = {}, args = [] }: StartOption
   const child = await ServerProcess.start(await findBinary(), args);
   const server = new Server(child, options.shareSessions ? "" : (options.consumer ?? ""));
   try {
-    const gate = new Gate({ ...options, server: server.address });
+    const own = { ...options, server: server.address };
+    const gate = new Gate(own, transportTo(own));
     const dispose = async () => {
       try {
         await gate.close();
@@ -47,6 +48,12 @@ export async function startServer({ gate: options = {}, args = [] }: StartOption
     await server.stop();
     throw error;
   }
+}
+
+/** The environment is that of another server. */
+function transportTo(options: GateOptions): Transport {
+  const warn = (problem: string) => process.emitWarning(problem, "OncegateWarning");
+  return new GrpcTransport(new Access(options, warn, {}));
 }
 
 /** A turn that is open. */
@@ -68,7 +75,7 @@ export class Server {
   /** @internal */
   constructor(process: ServerProcess, consumer: string) {
     this.#process = process;
-    this.#transport = new GrpcTransport(new Access({ server: process.address }));
+    this.#transport = transportTo({ server: process.address });
     this.#consumer = consumer;
   }
 

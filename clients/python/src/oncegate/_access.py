@@ -6,19 +6,21 @@ Files are read again, so that what they hold can be exchanged while the process 
 from __future__ import annotations
 
 import contextlib
-import ipaddress
 import logging
 import os
+import re
 import ssl
+import stat
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, TypedDict, cast
 
+from oncegate._address import is_local, parse
 from oncegate._wire import DEFAULT_SERVER, Failure
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Mapping
+    from collections.abc import Callable, Generator, Mapping
 
 LOG = logging.getLogger("oncegate")
 
@@ -35,8 +37,16 @@ ENVIRONMENT = {
 
 MAX_TOKEN = 8 * 1024
 
+MAX_FILE = 1024 * 1024
+
+_HIDDEN = re.compile(r"^.+-----BEGIN CERTIFICATE-----", re.MULTILINE)
+"""A certificate that TLS does not find: its line begins with something else."""
+
 LOOK_AGAIN = 10.0
 """Seconds between two looks at the certificates, while calls are made."""
+
+LOOK_SOON = 1.0
+"""The same after a connection has failed: the server may not accept the old ones any more."""
 
 
 class AccessOptions(TypedDict, total=False):
@@ -102,7 +112,7 @@ class _File:
         """What it holds, without white space around it. Never empty."""
         problem = "it is empty"
         try:
-            content = Path(self.path).read_bytes().strip()
+            content = _content(self.path).strip()
         except OSError as error:
             content, problem = b"", error.strerror or type(error).__name__
         if not content:
@@ -116,51 +126,73 @@ class Access:
     All methods raise a `Failure`, which is not repeated, if a setting or its file cannot be used.
     """
 
-    def __init__(self, server: str | None, options: Mapping[str, object]) -> None:
-        address = server or os.environ.get("ONCEGATE_SERVER") or DEFAULT_SERVER
-        self.target, self.is_tls = _target(address)
+    def __init__(
+        self,
+        server: str | None,
+        options: Mapping[str, object],
+        environment: Mapping[str, str] = os.environ,
+    ) -> None:
+        self._environment = environment
+        address = _text({"server": server}, "server") or environment.get("ONCEGATE_SERVER")
+        self.target, self.is_tls = parse(address or DEFAULT_SERVER)
         self.server_name = _text(options, "tls_server_name")
-        if self.is_tls and self.server_name is None:
-            self.server_name = os.environ.get(ENVIRONMENT["tls_server_name"]) or None
+        if self.server_name is None:
+            self.server_name = environment.get(ENVIRONMENT["tls_server_name"]) or None
         self._tls = self._tls_files(options)
+        self._rotation = Rotation(self.certificates)
         self._token: Token | None = None
-        self._token_is_old = False
+        self._token_outage = Outage("the token that was read before stays in use")
         self._token_file: _File | None = None
         self._read_token(options)
         has_token = self._token is not None or self._token_file is not None
-        is_local = _is_local(self.target)
-        if has_token and not self.is_tls and not is_local and not options.get("insecure"):
+        is_here = is_local(self.target)
+        if has_token and not self.is_tls and not is_here and not options.get("insecure"):
             raise _wrong(
                 "server",
                 f"a token must not be sent in plaintext to {self.target}; "
                 "use https://, or set insecure=True",
             )
-        self.avoids_proxy = has_token and not self.is_tls and is_local
+        self.avoids_proxy = has_token and not self.is_tls and is_here
         """An HTTP proxy of the environment would carry the token to another host."""
 
     def _tls_files(
         self, options: Mapping[str, object]
     ) -> tuple[_File | None, _File | None, _File | None]:
-        names = ("tls_ca", "tls_cert", "tls_key")
         if not self.is_tls:
-            for name in (*names, "tls_server_name"):
-                if options.get(name) is not None:
-                    raise _wrong(name, f"the server {self.target} has no TLS; use https://")
+            for name in ("tls_ca", "tls_cert", "tls_key", "tls_server_name"):
+                self._refuse_without_tls(options, name)
             return (None, None, None)
-        has_own_pair = options.get("tls_cert") is not None or options.get("tls_key") is not None
-        ca = _file(options, "tls_ca")
-        cert = _file(options, "tls_cert", environment=not has_own_pair)
-        key = _file(options, "tls_key", environment=not has_own_pair)
+        ca, cert, key = (_file(options, name) for name in ("tls_ca", "tls_cert", "tls_key"))
+        ca = ca or self._file("tls_ca")
+        if cert is None and key is None:
+            cert, key = self._file("tls_cert"), self._file("tls_key")
         if (cert is None) != (key is None):
             missing = "tls_cert" if cert is None else "tls_key"
             raise _wrong(missing, "a client certificate needs both tls_cert and tls_key")
         return ca, cert, key
 
+    def _file(self, name: str) -> _File | None:
+        """A file that the environment names."""
+        path = self._environment.get(ENVIRONMENT[name])
+        return _File(name, path) if path else None
+
+    def _refuse_without_tls(self, options: Mapping[str, object], name: str) -> None:
+        """A setting that has no effect is a mistake, also one of the environment of a whole pod."""
+        if _text(options, name) is not None:
+            setting = "the option"
+        elif self._environment.get(ENVIRONMENT[name]):
+            setting = ENVIRONMENT[name]
+        else:
+            return
+        raise _wrong(
+            name, f"{setting} needs TLS, and the server {self.target} has none; use https://HOST:PORT"
+        )
+
     def _read_token(self, options: Mapping[str, object]) -> None:
         token = _text(options, "token")
         if token is None:
-            self._token_file = _file(options, "token_file")
-        elif options.get("token_file") is not None:
+            self._token_file = _file(options, "token_file") or self._file("token_file")
+        elif _text(options, "token_file") is not None:
             raise _wrong("token", "set either token or token_file")
         else:
             self._token = Token(token.strip(), "token")
@@ -171,24 +203,31 @@ class Access:
             return self._token
         try:
             self._token = Token(self._token_file.read().decode(errors="replace"), "token_file")
-            self._token_is_old = False
         except Failure as failure:
             if self._token is None:
                 raise
-            if not self._token_is_old:
-                self._token_is_old = True
-                LOG.warning("%s; the token that was read before stays in use", failure.message)
+            self._token_outage.warn(failure)
+        else:
+            self._token_outage.over()
         return self._token
 
-    def has_replaced(self, token: Token | None) -> bool:
-        """Whether the next call would have another token than that one."""
-        return self._token_file is not None and self.token() != token
+    def credentials(self, now: float, *, at_once: bool = False) -> Credentials:
+        """For the next call or stream. `at_once`: after a look at the files of the certificates."""
+        token = self.token()
+        certificates = self._rotation.certificates(now, at_once=at_once) if self.is_tls else None
+        return Credentials(self, token, certificates)
 
-    def certificates(self) -> Certificates:
-        """What the files hold."""
+    def connection_failed(self) -> None:
+        """A call has failed, maybe because the server does not accept the certificates any more."""
+        self._rotation.look_soon()
+
+    def certificates(self, used: Certificates | None = None) -> Certificates:
+        """What the files hold. If it is what is `used`, it was checked before."""
         ca, cert, key = (None if file is None else file.read() for file in self._tls)
         found = Certificates(ca, cert, key)
-        self._check(found)
+        if used is not None and found == used:
+            return used
+        self._check(found)  # which holds the event loop up for 0.1 s if all public CAs are there
         return found
 
     def _check(self, found: Certificates) -> None:
@@ -196,11 +235,15 @@ class Access:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         ca, cert, key = self._tls
         if ca and found.ca:
+            # Text around the certificates may be in any encoding.
+            text = found.ca.decode("ascii", "replace").replace("\ufffd", "?")
             try:
-                # Text around the certificates may be in any encoding.
-                context.load_verify_locations(cadata=found.ca.decode("ascii", "ignore"))
+                if _HIDDEN.search(text):
+                    raise ValueError
+                context.load_verify_locations(cadata=text)
             except (ssl.SSLError, ValueError):
-                raise _wrong("tls_ca", f"{ca.path} holds no certificate in PEM") from None
+                problem = f"{ca.path} holds no certificate in PEM, or a damaged one"
+                raise _wrong("tls_ca", problem) from None
         if cert and key and found.cert and found.key:
             try:
                 with _as_file(found.cert) as cert_path, _as_file(found.key) as key_path:
@@ -215,39 +258,101 @@ class Access:
                 raise _wrong("tls_cert", problem) from None
 
 
-class Rotation:
-    """The certificates that one event loop's channels are made with."""
+class Outage:
+    """Warns of files that cannot be used: once for each, until they can be used again."""
 
-    def __init__(self, access: Access) -> None:
-        self._access = access
+    def __init__(self, consequence: str) -> None:
+        self._consequence = consequence
+        self._warned = set[str]()
+
+    def warn(self, failure: Failure) -> None:
+        """They cannot be used."""
+        if failure.field not in self._warned:
+            self._warned.add(failure.field)
+            LOG.warning("%s; %s", failure.error(), self._consequence)
+
+    def over(self) -> None:
+        """They can be used."""
+        self._warned.clear()
+
+
+class Rotation:
+    """The certificates that a gate uses, in all its event loops and threads."""
+
+    def __init__(self, read: Callable[[Certificates | None], Certificates]) -> None:
+        self._read = read
         self._used: Certificates | None = None
         self._looked = 0.0
+        self._is_hurried = False
+        self._outage = Outage("the certificates that were read before stay in use")
 
-    def certificates(self) -> Certificates:
-        """For a new channel. Files that cannot be used now leave the last ones in use."""
-        if self._used is None:
-            self._used = self._access.certificates()
-        return self._used
-
-    def has_changed(self, now: float) -> bool:
-        """Whether the files hold others: then a new channel is needed."""
-        if self._used is None or now - self._looked < LOOK_AGAIN:
-            return False
-        self._looked = now
+    def certificates(self, now: float, *, at_once: bool = False) -> Certificates:
+        """For the next call. Files that cannot be used now leave the last ones in use."""
+        pause = min(LOOK_SOON, LOOK_AGAIN) if self._is_hurried else LOOK_AGAIN
+        used = self._used
+        if used is not None and not at_once and now - self._looked < pause:
+            return used
+        self._looked, self._is_hurried = now, False
         try:
-            found = self._access.certificates()
+            found = self._read(used)
         except Failure as failure:
-            LOG.warning("%s; the certificates that were read before stay in use", failure.message)
-            return False
-        if found == self._used:
-            return False
+            if used is None:
+                raise
+            self._outage.warn(failure)
+            return used
+        self._outage.over()
         self._used = found
-        return True
+        return found
+
+    def look_soon(self) -> None:
+        """The next look comes earlier."""
+        self._is_hurried = True
 
 
-def metadata_of(token: Token | None) -> Metadata | None:
-    """What is sent with a call."""
-    return None if token is None else token.metadata()
+class Credentials:
+    """What one call or stream proves itself by."""
+
+    __slots__ = ("_access", "_token", "certificates")
+
+    def __init__(self, access: Access, token: Token | None, certificates: Certificates | None) -> None:
+        self._access = access
+        self._token = token
+        self.certificates = certificates
+
+    def metadata(self) -> Metadata | None:
+        """What is sent with the call."""
+        return None if self._token is None else self._token.metadata()
+
+    def judge(self, failure: Failure, now: float) -> Failure:
+        """What its failure means. UNAUTHENTICATED is final only with the newest token and client
+        certificate: with older ones the call is worth another try."""
+        if failure.code in ("UNAVAILABLE", "DEADLINE_EXCEEDED") and not failure.reason:
+            self._access.connection_failed()
+        if failure.code != "UNAUTHENTICATED":
+            return failure
+        newest = self._access.credentials(now, at_once=True)
+        if newest._identity() == self._identity():
+            return failure
+        return Failure("UNAVAILABLE", "the token or client certificate was replaced", outdated=True)
+
+    def _identity(self) -> tuple[Token | None, bytes | None, bytes | None]:
+        found = self.certificates
+        if found is None:
+            return (self._token, None, None)
+        return (self._token, found.cert, found.key)
+
+
+def _content(path: str) -> bytes:
+    """What a regular file holds. Raises OSError."""
+    # A pipe without a writer would keep this waiting.
+    extra = getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOCTTY", 0)
+    with open(path, "rb", opener=lambda name, flags: os.open(name, flags | extra)) as file:
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            raise OSError(0, "it is not a regular file")
+        content = file.read(MAX_FILE + 1)
+    if len(content) > MAX_FILE:
+        raise OSError(0, "it is larger than 1 MiB")
+    return content
 
 
 @contextlib.contextmanager
@@ -275,45 +380,20 @@ def _wrong(option: str, problem: str) -> Failure:
 
 
 def _text(options: Mapping[str, object], name: str) -> str | None:
-    value = options.get(name)
-    return None if value is None else str(value)
-
-
-def _file(options: Mapping[str, object], name: str, *, environment: bool = True) -> _File | None:
+    """A setting. An empty one is a mistake, such as a variable that is not set."""
     given = options.get(name)
-    path = "" if given is None else os.fspath(cast("str | os.PathLike[str]", given))
-    if not path and environment:
-        path = os.environ.get(ENVIRONMENT[name], "")
-    return _File(name, path) if path else None
+    if given is None:
+        return None
+    text = (
+        os.fspath(cast("str | os.PathLike[str]", given))
+        if isinstance(given, os.PathLike)
+        else str(given)
+    )
+    if not text:
+        raise _wrong(name, "it is empty; set it, or leave it out")
+    return text
 
 
-def _target(address: str) -> tuple[str, bool]:
-    """gRPC's target, and whether it is reached over TLS."""
-    scheme, separator, rest = address.partition("://")
-    if not separator or scheme not in ("http", "https"):
-        return address, False
-    host = rest.rstrip("/")
-    if not host.rpartition(":")[2].isdecimal() or any(character in host for character in "/@?# "):
-        # Not shown: it may hold a password.
-        raise _wrong("server", f"the server must be {scheme}://HOST:PORT")
-    return host, scheme == "https"
-
-
-def _is_local(target: str) -> bool:
-    """Whether what is sent in plaintext stays on this host."""
-    if target.startswith(("unix:", "unix-abstract:")):
-        return True
-    for scheme in ("dns:///", "dns:", "ipv4:", "ipv6:"):
-        target = target.removeprefix(scheme)
-    return all(_is_loopback(address) for address in target.split(","))
-
-
-def _is_loopback(address: str) -> bool:
-    if address.startswith("["):
-        host = address[1:].partition("]")[0]
-    else:
-        host = address if address.count(":") > 1 else address.partition(":")[0]
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host.lower() == "localhost"
+def _file(options: Mapping[str, object], name: str) -> _File | None:
+    path = _text(options, name)
+    return None if path is None else _File(name, path)

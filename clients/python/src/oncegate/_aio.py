@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+import os
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from contextlib import AsyncExitStack
-from typing import TYPE_CHECKING, Any, Generic, ParamSpec, Self, TypeVar, Unpack, overload
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, ParamSpec, Self, TypeVar, Unpack, overload
 
 from oncegate import _errors as errors
 from oncegate import _marks
@@ -34,8 +35,10 @@ class AsyncGate:
     and tokens `AccessOptions`. Raises `Misconfigured`.
     """
 
+    _environment: ClassVar[Mapping[str, str]] = os.environ
+
     def __init__(self, server: str | None = None, **options: Unpack[GateOptions]) -> None:
-        self._options = Options(server, options)
+        self._options = Options(server, options, self._environment)
         self._runtime = AioRuntime(self._options)
 
     async def __aenter__(self) -> Self:

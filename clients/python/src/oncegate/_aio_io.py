@@ -12,7 +12,6 @@ import grpc.aio
 
 from oncegate import _clock
 from oncegate import _errors as errors
-from oncegate._access import Rotation, metadata_of
 from oncegate._aio_stream import AioStream, cancellations, failure_of
 from oncegate._connections import Connections
 from oncegate._wire import CHANNEL_OPTIONS, Failure, Method, Req, Res
@@ -20,7 +19,7 @@ from oncegate._wire import CHANNEL_OPTIONS, Failure, Method, Req, Res
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
 
-    from oncegate._access import Access
+    from oncegate._access import Access, Certificates, Credentials
     from oncegate._hold import Hold
     from oncegate._io import Latch, Stream
 
@@ -65,7 +64,8 @@ class AioIo:
 
     def __init__(self, access: Access) -> None:
         self._access = access
-        self._rotation = Rotation(access)
+        self._certificates: Certificates | None = None
+        """Those of the channels that are open."""
         self._loop = asyncio.get_running_loop()
         self._flows: set[Hold] = set()
         """Those that begin, that run, and that end."""
@@ -87,15 +87,18 @@ class AioIo:
             return grpc.aio.insecure_channel(target, options=options)
         if self._access.server_name is not None:
             options.append(("grpc.ssl_target_name_override", self._access.server_name))
-        found = self._rotation.certificates()
+        found = self._certificates
+        assert found is not None, "TLS has certificates"
         credentials = grpc.ssl_channel_credentials(found.ca, found.key, found.cert)
         return grpc.aio.secure_channel(target, credentials, options=options)
 
-    def _connect(self) -> Connections:
-        """The connections for one more call or stream: new ones if the certificates have changed."""
-        if self._rotation.has_changed(self.now()):
+    def _connect(self) -> tuple[Connections, Credentials]:
+        """For one more call or stream: other connections if the certificates have changed."""
+        credentials = self._access.credentials(self.now())
+        if credentials.certificates != self._certificates:
+            self._certificates = credentials.certificates
             self._connections.replace()
-        return self._connections
+        return self._connections, credentials
 
     def now(self) -> float:
         """See `oncegate._clock`."""
@@ -118,10 +121,10 @@ class AioIo:
         """Makes one call."""
         await self._resumed()
         before = cancellations()
-        token = self._access.token()
-        connection = self._connect().for_call()
+        connections, credentials = self._connect()
+        connection = connections.for_call()
         call = connection.stub(method, "unary_unary")(
-            request, timeout=timeout, metadata=metadata_of(token)
+            request, timeout=timeout, metadata=credentials.metadata()
         )
         self._open.add(call)
         try:
@@ -129,7 +132,7 @@ class AioIo:
         except grpc.aio.AioRpcError as error:
             if error.code() is grpc.StatusCode.DEADLINE_EXCEEDED:
                 self._connections.suspect(connection)
-            raise failure_of(error) from error
+            raise failure_of(error, credentials) from error
         except asyncio.CancelledError:
             if (self._pause or self._closed.is_set()) and cancellations() == before:
                 raise Failure("UNAVAILABLE", "the channel was closed") from None
@@ -142,19 +145,19 @@ class AioIo:
     async def open(self, method: Method[Any, Res], request: Any, *, more: bool) -> Stream[Any, Res]:
         """Makes a stream; see `Io`."""
         await self._resumed()
-        token = self._access.token()
-        connection = self._connect().for_stream()
+        connections, credentials = self._connect()
+        connection, metadata = connections.for_stream(), credentials.metadata()
         if more:
-            call = connection.stub(method, "stream_stream")(metadata=metadata_of(token))
+            call = connection.stub(method, "stream_stream")(metadata=metadata)
         else:
-            call = connection.stub(method, "unary_stream")(request, metadata=metadata_of(token))
+            call = connection.stub(method, "unary_stream")(request, metadata=metadata)
         first = request if more else None
         stream = AioStream(
             call,
             first,
             self._loop,
             lambda: self._connections.suspect(connection),
-            lambda: self._access.has_replaced(token),
+            credentials,
         )
         self._open.add(stream)
 

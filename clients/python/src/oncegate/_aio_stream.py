@@ -15,10 +15,14 @@ from oncegate._wire import Failure, read_failure
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from oncegate._access import Credentials
 
-def failure_of(error: grpc.aio.AioRpcError) -> Failure:
+
+def failure_of(error: grpc.aio.AioRpcError, credentials: Credentials) -> Failure:
+    """What the error of a call with these credentials means."""
     trailers = [(name, value) for name, value in error.trailing_metadata() or ()]
     failure = read_failure(error.code().name, error.details(), trailers)
+    failure = credentials.judge(failure, _clock.now())
     # Its frames would keep the call alive, and with it gRPC's thread.
     failure.__cause__ = error.with_traceback(None)
     return failure
@@ -64,14 +68,14 @@ class AioStream:
         first: Any,
         loop: asyncio.AbstractEventLoop,
         silent: Callable[[], None],
-        is_outdated: Callable[[], bool],
+        credentials: Credentials,
     ) -> None:
         self._call: Any = call
         self._first = first
         """The first message, until it is sent."""
         self._loop = loop
         self._silent = silent
-        self._is_outdated = is_outdated
+        self._credentials = credentials
         self._cancelled = False
         self._writing: asyncio.Timeout | None = None
 
@@ -87,7 +91,7 @@ class AioStream:
                 message = await call.read()
         except grpc.aio.AioRpcError as error:
             self._call = None
-            raise self._ended_by(error) from error
+            raise failure_of(error, self._credentials) from error
         except asyncio.CancelledError:
             # Either the stream was cancelled, or the task that reads it.
             if self._cancelled and cancellations() == before:
@@ -117,7 +121,7 @@ class AioStream:
             self._time_out()
             raise Failure("UNAVAILABLE", "the server did not answer in time") from None
         except grpc.aio.AioRpcError as error:
-            raise self._ended_by(error) from error
+            raise failure_of(error, self._credentials) from error
         except asyncio.CancelledError:
             if self._cancelled and cancellations() == before:
                 raise Failure("UNAVAILABLE", "the stream has ended") from None
@@ -133,12 +137,6 @@ class AioStream:
         if self._call is not None:
             self._call.cancel()
             self._call = None  # gRPC's thread runs as long as there is a call
-
-    def _ended_by(self, error: grpc.aio.AioRpcError) -> Failure:
-        failure = failure_of(error)
-        if failure.code == "UNAUTHENTICATED" and self._is_outdated():
-            return Failure("UNAVAILABLE", "the token of the stream was replaced")
-        return failure
 
     def _open_call(self) -> Any:
         if self._call is None:

@@ -150,6 +150,7 @@ class Hold(ABC):
         """Waits for the grant. A broken request is repeated with its request id."""
         outage: float | None = None
         pause = pauses()
+        renewed = False
         while True:
             self._sent = self._io.now()
             heard = False
@@ -167,6 +168,9 @@ class Hold(ABC):
             except Failure as failure:
                 self._hang_up()
                 self._refuse_if_closed()
+                if failure.outdated and not renewed:
+                    renewed = True
+                    continue
                 if outage is None:
                     outage = self._io.now() if heard else self._sent
                 left = outage + self.terms.patience - self._io.now()

@@ -115,11 +115,15 @@ async def call_until(
     """
     pause = pauses()
     cause: Failure | None = None
+    renewed = False
     while True:
         sent = io.now()
         try:
             return await io.call(method, request, max(SHORTEST, min(timeout, until - sent))), sent
         except Failure as failure:
+            if failure.outdated and not renewed:
+                renewed = True
+                continue
             left = until - io.now()
             delay = failure.retry_after or min(next(pause), left)
             if failure.code != "DEADLINE_EXCEEDED" or cause is None:

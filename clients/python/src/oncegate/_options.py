@@ -154,10 +154,12 @@ def _check_grace(terms: Terms) -> None:
 class Options:
     """The options of a gate, and the requests that they make. Times in seconds."""
 
-    def __init__(self, server: str | None, options: GateOptions) -> None:
+    def __init__(
+        self, server: str | None, options: GateOptions, environment: Mapping[str, str] = os.environ
+    ) -> None:
         known(options, GateOptions)
         try:
-            self.access = Access(server, options)
+            self.access = Access(server, options, environment)
         except Failure as failure:
             raise failure.error() from None
         self.consumer = options.get("consumer", "")

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterable, Iterator
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack
-from typing import TYPE_CHECKING, Any, Generic, ParamSpec, Self, TypeVar, Unpack, overload
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, ParamSpec, Self, TypeVar, Unpack, overload
 
 from oncegate import _errors as errors
 from oncegate import _marks
@@ -34,8 +35,10 @@ class Gate:
     and tokens `AccessOptions`. Raises `Misconfigured`.
     """
 
+    _environment: ClassVar[Mapping[str, str]] = os.environ
+
     def __init__(self, server: str | None = None, **options: Unpack[GateOptions]) -> None:
-        self._options = Options(server, options)
+        self._options = Options(server, options, self._environment)
         self._runtime = SyncRuntime(self._options)
 
     def __enter__(self) -> Self:

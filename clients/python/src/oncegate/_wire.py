@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
@@ -125,8 +126,21 @@ def read_code(code: int) -> str:
 
 _LOST = frozenset({"CLAIM_LOST", "LEASE_LOST", "MAX_HOLD"})
 _DENIED = frozenset({"UNAUTHENTICATED", "PERMISSION_DENIED"})
-_UNTRUSTED = ("CERTIFICATE_VERIFY_FAILED", "Hostname Verification Check failed")
-"""What gRPC says of a server's certificate; otherwise its messages are those of an outage."""
+_EXPLANATIONS = (
+    (
+        re.compile("CERTIFICATE_VERIFY_FAILED|Hostname Verification Check failed"),
+        "its certificate is not from a CA of tls_ca, not valid for its name, or expired",
+    ),
+    # An alert. With TLS 1.3 it comes after the handshake, and gRPC says no more than that it came.
+    (
+        re.compile(
+            "ALERT_(?:BAD_|UNSUPPORTED_|NO_)?CERTIFICATE|ALERT_(?:UNKNOWN_CA|ACCESS_DENIED)"
+            "|TSI_DATA_CORRUPTED"
+        ),
+        "it does not accept the client certificate of tls_cert, or needs one",
+    ),
+)
+"""What gRPC says of certificates; otherwise its messages are those of an outage."""
 _RETRYABLE = frozenset({"UNAVAILABLE", "DEADLINE_EXCEEDED", "CANCELLED"})
 
 
@@ -142,6 +156,7 @@ class Failure(Exception):
         field: str = "",
         metadata: dict[str, str] | None = None,
         retry_after: float | None = None,
+        outdated: bool = False,
     ) -> None:
         super().__init__(message)
         self.code = code
@@ -150,6 +165,8 @@ class Failure(Exception):
         self.field = field
         self.metadata = metadata or {}
         self.retry_after = retry_after
+        self.outdated = outdated
+        """There is a newer token or client certificate: it is worth a try at once."""
 
     @property
     def lost(self) -> bool:
@@ -210,9 +227,7 @@ def read_failure(code: str, message: str | None, trailers: Iterable[tuple[str, A
     from google.rpc import status_pb2  # pyright: ignore[reportMissingTypeStubs]
 
     message = message or code.lower()
-    if any(sign in message for sign in _UNTRUSTED):
-        message = f"its certificate is not from a CA of tls_ca, or not valid for its name ({message})"
-    failure = Failure(code, message)
+    failure = Failure(code, _explained(message) if code == "UNAVAILABLE" else message)
     for name, value in trailers:
         if name != "grpc-status-details-bin":
             continue
@@ -226,3 +241,10 @@ def read_failure(code: str, message: str | None, trailers: Iterable[tuple[str, A
             elif item.Unpack(retry):
                 failure.retry_after = span(retry.retry_delay)
     return failure
+
+
+def _explained(message: str) -> str:
+    for sign, meaning in _EXPLANATIONS:
+        if sign.search(message):
+            return f"{meaning} ({message})"
+    return message

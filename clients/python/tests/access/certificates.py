@@ -4,9 +4,24 @@ from __future__ import annotations
 
 import subprocess
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 SERVER = "subjectAltName=DNS:localhost,IP:127.0.0.1"
+_SETTINGS = """
+[ca]
+default_ca = this
+[this]
+database = index
+new_certs_dir = .
+serial = serial
+default_md = sha256
+policy = names
+unique_subject = no
+[names]
+commonName = supplied
+"""
+
 CLIENT = "subjectAltName=URI:spiffe://test/bot\nextendedKeyUsage=clientAuth"
 
 
@@ -30,15 +45,18 @@ class Authority:
     def cert(self) -> Path:
         return self.pair.cert
 
-    def issue(self, name: str, extensions: str) -> Pair:
-        """A certificate of this CA, valid for two days."""
+    def issue(self, name: str, extensions: str, lasts: timedelta = timedelta(days=2)) -> Pair:
+        """A certificate of this CA."""
         pair = self._pair(name)
-        signing, settings = self._folder / f"{name}.csr", self._folder / f"{name}.ext"
-        settings.write_text(extensions + "\n")
-        self._run("req", *self._request(pair, name), "-out", signing)
+        (self._folder / "index").touch()
+        (self._folder / "settings").write_text(_SETTINGS)
+        (self._folder / f"{name}.ext").write_text(extensions + "\n")
+        self._run("req", *self._request(pair, name), "-out", f"{name}.csr")
+        ends = f"{datetime.now(UTC) + lasts:%Y%m%d%H%M%SZ}"
         self._run(
-            *("x509", "-req", "-in", signing, "-extfile", settings, "-days", "2", "-out", pair.cert),
-            *("-CA", self.cert, "-CAkey", self.pair.key, "-CAcreateserial"),
+            *("ca", "-batch", "-notext", "-rand_serial", "-config", "settings", "-out", pair.cert),
+            *("-cert", self.cert, "-keyfile", self.pair.key, "-in", f"{name}.csr"),
+            *("-extfile", f"{name}.ext", "-startdate", "20200101000000Z", "-enddate", ends),
         )
         return pair
 
@@ -50,6 +68,5 @@ class Authority:
         curve = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256")
         return (*curve, "-nodes", "-keyout", pair.key, "-subj", f"/CN={name}")
 
-    @staticmethod
-    def _run(*arguments: str | Path) -> None:
-        subprocess.run(["openssl", *arguments], check=True, capture_output=True)
+    def _run(self, *arguments: str | Path) -> None:
+        subprocess.run(["openssl", *arguments], check=True, capture_output=True, cwd=self._folder)

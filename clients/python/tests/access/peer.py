@@ -28,6 +28,9 @@ class Refusal:
     details: bytes = b""
 
 
+UNKNOWN = Refusal(grpc.StatusCode.UNAUTHENTICATED, "unknown caller")
+
+
 @dataclass
 class Peer:
     """The server. Without a `pair` it has no TLS; with a `client_ca` it wants client certificates."""
@@ -39,6 +42,10 @@ class Peer:
     certificates: list[bytes] = field(default_factory=list)
     """The client certificate of each call."""
     refusal: Refusal | None = None
+    unknown: set[str | bytes] = field(default_factory=set)
+    """The callers that it does not know: values of ``authorization``, and certificates."""
+    on_call: Callable[[], object] = lambda: None
+    """Runs before a call is looked at."""
 
     def __post_init__(self) -> None:
         self._server = grpc.server(
@@ -79,11 +86,15 @@ class Peer:
 
     def record(self, context: grpc.ServicerContext) -> None:
         """Looks at a call, and refuses it if it is to be refused."""
-        with self._called:
-            self.tokens.append(_text(dict(context.invocation_metadata()).get("authorization")))
-            self._called.notify_all()
+        self.on_call()
+        token = _text(dict(context.invocation_metadata()).get("authorization"))
         certificates: Any = context.auth_context().get("x509_pem_cert", [])
         self.certificates += certificates
+        with self._called:
+            self.tokens.append(token)
+            self._called.notify_all()
+        if not self.unknown.isdisjoint([token, *certificates]):
+            refuse(context, UNKNOWN)
         if self.refusal is not None:
             refuse(context, self.refusal)
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
 import os
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +21,10 @@ from oncegate._aio_stream import AioStream
 from oncegate._wire import RUN_TURN, Failure
 from oncegate.v1 import turn_service_pb2 as turns
 
-from .certificates import CLIENT, Authority, Pair
-from .peer import Peer, Refusal
+from .certificates import CLIENT, SERVER, Authority, Pair
+from .peer import UNKNOWN, Peer, Refusal
 
 DELIVERY = Delivery("T1", "E1")
-UNKNOWN = Refusal(grpc.StatusCode.UNAUTHENTICATED, "unknown caller")
 
 
 def denied(reason: str) -> Refusal:
@@ -77,14 +78,18 @@ async def test_a_name_that_the_certificate_does_not_have(ca: Authority, pair: Pa
             assert (await gate.mark(DELIVERY)).first
 
 
+async def test_a_server_certificate_that_has_expired(ca: Authority) -> None:
+    with Peer(ca.issue("expired-server", SERVER, timedelta(days=-1))) as peer:
+        async with AsyncGate(peer.address, tls_ca=ca.cert, patience=3) as gate:
+            with pytest.raises(Unavailable, match=r"its certificate is .* expired"):
+                await gate.mark(DELIVERY)
+
+
 async def test_a_client_certificate(ca: Authority, pair: Pair, client: Pair) -> None:
     with Peer(pair, client_ca=ca.cert.read_bytes()) as peer:
         own: Any = {"tls_cert": client.cert, "tls_key": client.key}
         async with AsyncGate(peer.address, tls_ca=ca.cert, **own) as gate:
             assert (await gate.mark(DELIVERY)).first
-        async with AsyncGate(peer.address, tls_ca=ca.cert, patience=0.5) as gate:
-            with pytest.raises(Unavailable):
-                await gate.mark(DELIVERY)
     assert peer.certificates == [client.cert.read_bytes()]
 
 
@@ -213,6 +218,126 @@ async def test_a_turn_outlives_the_token_that_it_began_with(token_file: Path) ->
                     peer.refusal = UNKNOWN
     assert turn.kept_by == "renew"
     assert set(peer.tokens[1:]) == {"Bearer planted-second"}
+
+
+class Exchanged:
+    """The files of a client certificate that is exchanged."""
+
+    def __init__(self, folder: Path, ca: Authority, client: Pair) -> None:
+        self.options: Any = {f"tls_{name}": folder / name for name in ("ca", "cert", "key")}
+        self.options["tls_ca"].write_bytes(ca.cert.read_bytes())
+        self.old, self.new = client, ca.issue(f"new-{folder.name}", CLIENT)
+        self.put(self.old)
+
+    def put(self, pair: Pair) -> None:
+        self.options["tls_cert"].write_bytes(pair.cert.read_bytes())
+        self.options["tls_key"].write_bytes(pair.key.read_bytes())
+
+
+@pytest.fixture
+def exchanged(tmp_path: Path, ca: Authority, client: Pair) -> Exchanged:
+    return Exchanged(tmp_path, ca, client)
+
+
+async def test_a_turn_outlives_the_client_certificate_that_it_began_with(
+    exchanged: Exchanged, ca: Authority, pair: Pair
+) -> None:
+    """The stream ends when it expires, and the files have another one."""
+    old, new = exchanged.old.cert.read_bytes(), exchanged.new.cert.read_bytes()
+    with Peer(pair, client_ca=ca.cert.read_bytes()) as peer:
+        async with AsyncGate(peer.address, **exchanged.options) as gate:
+            async with gate.turn(DELIVERY) as turn:
+                await gate.mark(DELIVERY)
+                peer.unknown = {old}
+                exchanged.put(exchanged.new)
+                peer.end_turns(UNKNOWN)
+                await asyncio.to_thread(peer.wait_for, 3)
+                turn.check()
+    assert turn.kept_by == "renew"
+    assert peer.certificates == [old, old, new, new]
+
+
+async def test_a_turn_is_lost_if_the_new_client_certificate_is_refused_too(
+    exchanged: Exchanged, ca: Authority, pair: Pair
+) -> None:
+    old, new = exchanged.old.cert.read_bytes(), exchanged.new.cert.read_bytes()
+    with Peer(pair, client_ca=ca.cert.read_bytes()) as peer:
+        async with AsyncGate(peer.address, **exchanged.options) as gate:
+            with pytest.raises(TurnLost) as lost:
+                async with gate.turn(DELIVERY):
+                    peer.unknown = {old, new}
+                    exchanged.put(exchanged.new)
+                    peer.end_turns(UNKNOWN)
+                    await asyncio.sleep(30)
+    assert lost.value.reason == "DENIED"
+    assert peer.certificates == [old, new]
+
+
+async def test_a_turn_whose_client_certificate_is_the_newest_is_lost(
+    exchanged: Exchanged, ca: Authority, pair: Pair
+) -> None:
+    with Peer(pair, client_ca=ca.cert.read_bytes()) as peer:
+        async with AsyncGate(peer.address, **exchanged.options) as gate:
+            with pytest.raises(TurnLost) as lost:
+                async with gate.turn(DELIVERY):
+                    # Other CAs for the server are no other proof of the client.
+                    exchanged.options["tls_ca"].write_bytes(ca.cert.read_bytes() + b"\n# again\n")
+                    peer.end_turns(UNKNOWN)
+                    await asyncio.sleep(30)
+    assert lost.value.reason == "DENIED"
+    assert len(peer.certificates) == 1
+
+
+@pytest.mark.parametrize("patience", [0, 10])
+async def test_calls_and_beginnings_use_a_new_client_certificate_at_once(
+    patience: int, exchanged: Exchanged, ca: Authority, pair: Pair
+) -> None:
+    """The connection is an old one, and the certificates were compared just now."""
+    old, new = exchanged.old.cert.read_bytes(), exchanged.new.cert.read_bytes()
+    with Peer(pair, client_ca=ca.cert.read_bytes()) as peer:
+        for begins in (False, True):
+            exchanged.put(exchanged.old)
+            peer.unknown = set()
+            async with AsyncGate(peer.address, **exchanged.options, patience=patience) as gate:
+                await gate.mark(DELIVERY)
+                peer.unknown = {old}
+                exchanged.put(exchanged.new)
+                peer.certificates.clear()
+                if begins:
+                    async with gate.turn(DELIVERY) as turn:
+                        assert turn.held
+                else:
+                    assert (await gate.mark(DELIVERY)).first
+            assert peer.certificates[:2] == [old, new]
+
+
+async def test_a_call_whose_token_was_replaced_meanwhile(token_file: Path) -> None:
+    newer = (f"planted-{number}" for number in itertools.count(2))
+    with Peer(on_call=lambda: token_file.write_text(next(newer))) as peer:
+        async with AsyncGate(peer.address, token_file=token_file, patience=0) as gate:
+            peer.unknown = {"Bearer planted-first"}
+            assert (await gate.mark(DELIVERY)).first
+            assert peer.tokens == ["Bearer planted-first", "Bearer planted-2"]
+            # A file that changes with each read: one try at once, then as in an outage.
+            peer.refusal = UNKNOWN
+            with pytest.raises(Unavailable, match="was replaced"):
+                await gate.mark(DELIVERY)
+    assert 2 <= len(peer.tokens[2:]) < 10
+
+
+def test_the_last_certificates_serve_all_event_loops(
+    exchanged: Exchanged, ca: Authority, pair: Pair
+) -> None:
+    with Peer(pair, client_ca=ca.cert.read_bytes()) as peer:
+        gate = AsyncGate(peer.address, **exchanged.options)
+
+        async def mark() -> None:
+            assert (await gate.mark(DELIVERY)).first
+            await gate._runtime._ios.pop(asyncio.get_running_loop()).close()
+
+        asyncio.run(mark())
+        exchanged.options["tls_key"].unlink()
+        asyncio.run(mark())
 
 
 async def test_a_file_that_cannot_be_used_is_said_at_once(tmp_path: Path) -> None:

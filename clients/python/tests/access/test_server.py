@@ -7,16 +7,17 @@ import signal
 import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from oncegate import AsyncGate, Delivery, Denied, Gate, TurnLost, Unavailable
+from oncegate import AsyncGate, Delivery, Denied, Gate, LeaseLost, TurnLost, Unavailable
 from oncegate.testing import Server
 from oncegate.testing._server import find_binary
 
-from .certificates import Authority, Pair
+from .certificates import CLIENT, Authority, Pair
 
 FIRST, SECOND = Delivery("T1", "E1"), Delivery("T2", "E2")
 
@@ -130,6 +131,62 @@ async def test_a_client_certificate(mutual: Server, ca: Authority, client: Pair)
         with pytest.raises(Denied) as denied:
             await gate.mark(SECOND)
         assert denied.value.reason == "TEAM_DENIED"
-    async with AsyncGate(address, tls_ca=ca.cert, patience=1) as gate:
-        with pytest.raises(Unavailable):
-            await gate.mark(FIRST)
+
+
+@pytest.mark.parametrize("which", ["missing", "of another CA", "expired"])
+async def test_a_client_certificate_that_the_server_does_not_accept(
+    which: str, mutual: Server, ca: Authority, other_ca: Authority
+) -> None:
+    """It is told apart from a server that this client does not accept."""
+    own: Any = {}
+    if which != "missing":
+        is_expired = which == "expired"
+        lasts = timedelta(days=-1 if is_expired else 1)
+        pair = (ca if is_expired else other_ca).issue(f"{which}-client", CLIENT, lasts)
+        own = {"tls_cert": pair.cert, "tls_key": pair.key}
+    address = https(mutual)
+    for _ in range(3):  # at times the connection is lost before the server's alert is read
+        async with AsyncGate(address, tls_ca=ca.cert, patience=3, **own) as gate:
+            with pytest.raises(Unavailable) as caught:
+                await gate.mark(FIRST)
+        if "does not accept the client certificate of tls_cert, or needs one" in str(caught.value):
+            break
+    else:
+        pytest.fail(f"it is not told apart: {caught.value}")
+    assert "tls_ca" not in str(caught.value)
+
+
+@pytest.mark.parametrize("is_renewed", [True, False])
+async def test_a_turn_and_a_lease_whose_client_certificate_expires(
+    is_renewed: bool, mutual: Server, ca: Authority, tmp_path: Path
+) -> None:
+    cert, key = tmp_path / "cert", tmp_path / "key"
+
+    def put(pair: Pair) -> None:
+        cert.write_bytes(pair.cert.read_bytes())
+        key.write_bytes(pair.key.read_bytes())
+
+    new = ca.issue(f"new-{is_renewed}", CLIENT)
+    put(ca.issue(f"short-{is_renewed}", CLIENT, timedelta(seconds=5)))
+    lost: list[str | None] = []
+    own: Any = {"tls_ca": ca.cert, "tls_cert": cert, "tls_key": key}
+    async with AsyncGate(https(mutual), **own) as gate:
+
+        async def outlast(scope: Any) -> None:
+            try:
+                async with scope as held:
+                    if is_renewed:
+                        put(new)
+                    # The stream ends with the certificate. Its files were compared less than 10 s ago.
+                    async with asyncio.timeout(20):
+                        while held.kept_by == "stream" and held.left > 0:  # noqa: ASYNC110
+                            await asyncio.sleep(0.05)
+                        await asyncio.sleep(0.5)
+                    held.check()
+            except (TurnLost, LeaseLost) as error:
+                lost.append(error.reason)
+            else:
+                lost.append(None)
+
+        await asyncio.gather(outlast(gate.turn(FIRST)), outlast(gate.lease("T1", "conversation")))
+    assert lost == ([None, None] if is_renewed else ["DENIED", "DENIED"])

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from oncegate import Delivery, Duplicate, Gate, Ran, Session, TurnLost, Unavailable
+from oncegate._access import ENVIRONMENT
 from oncegate.testing import (
     AsyncServedGate,
     RunningTurn,
@@ -47,6 +48,22 @@ async def test_the_fixture_is_a_gate_with_its_server(gate: AsyncServedGate) -> N
 def test_the_fixture_for_threads(sync_gate: ServedGate) -> None:
     assert sync_gate.run(lambda turn: turn.attempt, DELIVERY) == Ran(1)
     assert isinstance(sync_gate.run(lambda _: 2, DELIVERY), Duplicate)
+
+
+@pytest.fixture
+def foreign_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """That of a pod, for another server."""
+    for name in (*ENVIRONMENT.values(), "ONCEGATE_TLS_CERT", "ONCEGATE_LISTEN"):
+        monkeypatch.setenv(name, "/no/such/file")
+
+
+@pytest.mark.usefixtures("foreign_environment")
+class TestAnEnvironmentForAnotherServer:
+    async def test_is_not_for_the_fixture(self, gate: AsyncServedGate) -> None:
+        assert (await gate.mark(DELIVERY)).first
+
+    def test_is_not_for_the_fixture_for_threads(self, sync_gate: ServedGate) -> None:
+        assert sync_gate.mark(DELIVERY).first
 
 
 def test_each_server_has_a_database_of_its_own() -> None:

@@ -24,11 +24,12 @@ from oncegate import (
 from oncegate import _marks as marks
 from oncegate._codec import decode, encode
 from oncegate._connections import Connections
-from oncegate._io import CATCH_UP, postponed_until
+from oncegate._io import CATCH_UP, call_until, postponed_until
 from oncegate._options import Options
 from oncegate._retry import Retry
-from oncegate._wire import STREAMS_PER_CHANNEL, Failure, read_failure
+from oncegate._wire import RENEW_TURN, STREAMS_PER_CHANNEL, Failure, read_failure
 from oncegate.v1 import event_pb2, idempotency_service_pb2, session_pb2
+from oncegate.v1 import turn_service_pb2 as turns
 
 from .fake import FakeIo
 
@@ -50,9 +51,46 @@ def test_pydantic_restores_a_dataclass() -> None:
     assert decode(codec, *encode(codec, Receipt(4))) == Receipt(4)
 
 
+@pytest.mark.parametrize(
+    ("message", "meaning"),
+    [
+        (
+            "SSL routines:OPENSSL_internal:CERTIFICATE_VERIFY_FAILED: certificate has expired",
+            "its certificate",
+        ),
+        ("UNAUTHENTICATED: Hostname Verification Check failed.", "its certificate"),
+        ("SSL routines:OPENSSL_internal:SSLV3_ALERT_CERTIFICATE_EXPIRED: OK", "it does not accept"),
+        ("SSL routines:OPENSSL_internal:SSLV3_ALERT_BAD_CERTIFICATE: OK", "it does not accept"),
+        ("SSL routines:OPENSSL_internal:TLSV1_ALERT_UNKNOWN_CA: OK", "it does not accept"),
+        ("Unwrap failed (TSI_DATA_CORRUPTED)", "it does not accept"),
+        ("SSL routines:OPENSSL_internal:TLSV1_ALERT_PROTOCOL_VERSION: Invalid certificate", "SSL"),
+        ("Failed to connect to remote host: Connection refused", "Failed"),
+    ],
+)
+def test_what_grpc_says_of_certificates(message: str, meaning: str) -> None:
+    failure = read_failure("UNAVAILABLE", message, ())
+    assert failure.message.startswith(meaning)
+    assert message in failure.message
+    assert read_failure("INTERNAL", message, ()).message == message
+
+
 def test_a_late_timer_does_not_count() -> None:
     assert postponed_until(100.0, 100.1) is None
     assert postponed_until(100.0, 101.0) == 101.0 + CATCH_UP
+
+
+async def test_a_call_with_an_old_token_is_repeated_at_once_and_once() -> None:
+    io = FakeIo()
+    outdated = Failure("UNAVAILABLE", "replaced", outdated=True)
+    request, response = turns.RenewTurnRequest(), turns.RenewTurnResponse()
+    answers: list[Any] = [outdated, response]
+    io.answer = lambda _: answers.pop(0)
+    assert await call_until(io, RENEW_TURN, request, io.now()) == (response, 1000.0)
+    io.answer = lambda _: outdated
+    io.calls.clear()
+    with pytest.raises(Failure, match="replaced"):
+        await call_until(io, RENEW_TURN, request, io.now())
+    assert len(io.calls) == 2
 
 
 def test_batches_are_cut_by_count_and_bytes() -> None:

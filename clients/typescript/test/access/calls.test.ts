@@ -1,4 +1,4 @@
-import { copyFileSync, mkdtempSync, renameSync, rmSync, writeFileSync } from "node:fs";
+import { appendFileSync, copyFileSync, mkdtempSync, renameSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
@@ -6,16 +6,15 @@ import { inspect } from "node:util";
 import { create, toBinary } from "@bufbuild/protobuf";
 import { anyPack } from "@bufbuild/protobuf/wkt";
 import * as grpc from "@grpc/grpc-js";
-import { afterAll, afterEach, beforeAll, beforeEach, expect, test, vi } from "vitest";
-import { Access } from "../../src/access.js";
+import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test, vi } from "vitest";
+import { Access, lookAgainMs } from "../../src/access.js";
 import { ErrorInfoSchema, StatusSchema } from "../../src/gen/oncegate/client/status_pb.js";
 import { GrpcTransport } from "../../src/grpc.js";
 import { Denied, Gate, type GateOptions, Misconfigured, TurnLost, Unavailable } from "../../src/index.js";
 import { Authority, der, forClient, forServer, type Pair } from "./certificates.js";
-import { Peer, type Refusal } from "./peer.js";
+import { Peer, type Refusal, unknown } from "./peer.js";
 
 const delivery = { team: "T1", event: "E1" };
-const unknown: Refusal = { code: grpc.status.UNAUTHENTICATED, details: "unknown caller" };
 
 let folder: string;
 let ca: Authority;
@@ -103,13 +102,19 @@ test("a name that the certificate does not have", async () => {
   expect((await gate.mark(delivery)).first).toBe(true);
 });
 
+test("a server certificate that has expired", async () => {
+  await using peer = await Peer.start({ pair: ca.issue("expired-server", forServer, -3600) });
+  await using gate = new Gate({ server: peer.address, tlsCa: ca.cert, patience: "3s" });
+  const error = await errorOf(gate.mark(delivery));
+  expect(error).toBeInstanceOf(Unavailable);
+  expect(error.message).toMatch(/its certificate is .* expired/);
+});
+
 test("a client certificate", async () => {
   await using peer = await Peer.start({ pair, clientCa: ca.cert });
   const options: GateOptions = { server: peer.address, tlsCa: ca.cert };
   await using gate = new Gate({ ...options, tlsCert: client.cert, tlsKey: client.key });
   expect((await gate.mark(delivery)).first).toBe(true);
-  await using unnamed = new Gate({ ...options, patience: "500ms" });
-  expect(await errorOf(unnamed.mark(delivery))).toBeInstanceOf(Unavailable);
   expect(peer.certificates).toEqual([der(client.cert)]);
 });
 
@@ -120,7 +125,7 @@ test("a new client certificate is used without a restart", async () => {
   const renewed = ca.issue("renewed", forClient);
   await using peer = await Peer.start({ pair, clientCa: ca.cert });
   const options: GateOptions = { server: peer.address, tlsCa: ca.cert, tlsCert, tlsKey };
-  const transport = new GrpcTransport(new Access(options), () => {}, 0);
+  const transport = new GrpcTransport(new Access(options, () => {}, process.env, 0));
   await using gate = new (Gate as new (options: GateOptions, transport: GrpcTransport) => Gate)(
     options,
     transport,
@@ -158,17 +163,23 @@ test("each file that cannot be read again is a warning of its own", async () => 
   await using gate = new Gate({ server: peer.address, tlsCa: ca.cert, tlsCert, tlsKey, tokenFile });
   await gate.mark(delivery);
   const emit = vi.spyOn(process, "emitWarning").mockImplementation(() => {});
+  const now = performance.now.bind(performance);
+  const clock = vi.spyOn(performance, "now").mockImplementation(() => now() + 2 * lookAgainMs);
   rmSync(tokenFile);
   rmSync(tlsKey);
   await gate.mark(delivery);
   await gate.mark(delivery);
+  writeFileSync(tokenFile, "planted-first\n");
+  await gate.mark(delivery);
+  rmSync(tokenFile); // a second outage
+  await gate.mark(delivery);
   const texts = emit.mock.calls.map(([text]) => String(text));
   emit.mockRestore();
-  expect(texts).toEqual([
-    expect.stringMatching(/^tokenFile: .*; the token that was read before stays in use$/),
-    expect.stringMatching(/^tlsKey: .*; the certificates that were read before stay in use$/),
-  ]);
-  expect(peer.tokens).toEqual(Array(3).fill("Bearer planted-first"));
+  clock.mockRestore();
+  const oldToken = expect.stringMatching(/^tokenFile: .*; the token that was read before stays in use$/);
+  const oldPair = expect.stringMatching(/^tlsKey: .*; the certificates that were read before stay in use$/);
+  expect(texts).toEqual([oldToken, oldPair, oldToken]);
+  expect(peer.tokens).toEqual(Array(5).fill("Bearer planted-first"));
 });
 
 test("no token is sent unless one is set", async () => {
@@ -236,6 +247,119 @@ test("a turn outlives the token that it began with", async () => {
   expect(error).toBeInstanceOf(Denied); // its end: the result is not stored
   expect(new Set(peer.tokens.slice(1))).toEqual(new Set(["Bearer planted-second"]));
 }, 20_000);
+
+describe("a client certificate that was exchanged", () => {
+  let renewed: Pair;
+  let options: GateOptions & { tlsCa: string; tlsCert: string; tlsKey: string };
+  let peer: Peer;
+
+  function put({ cert, key }: Pair): void {
+    copyFileSync(cert, options.tlsCert);
+    copyFileSync(key, options.tlsKey);
+  }
+
+  beforeAll(() => {
+    renewed = ca.issue("renewed-in-use", forClient);
+  });
+
+  beforeEach(async () => {
+    const own = mkdtempSync(join(folder, "exchanged-"));
+    peer = await Peer.start({ pair, clientCa: ca.cert });
+    options = {
+      server: peer.address,
+      tlsCa: join(own, "ca"),
+      tlsCert: join(own, "cert"),
+      tlsKey: join(own, "key"),
+    };
+    copyFileSync(ca.cert, options.tlsCa);
+    put(client);
+  });
+
+  afterEach(() => peer[Symbol.asyncDispose]());
+
+  // As when the old one expires: the server ends the stream, and the files have another one.
+  test("a turn outlives the one that it began with", async () => {
+    await using gate = new Gate(options);
+    const outcome = await gate.turn(delivery, async (turn) => {
+      await gate.mark(delivery);
+      peer.unknown = [der(client.cert)];
+      put(renewed);
+      peer.endTurns(unknown);
+      while (turn.keptBy === "stream" && turn.held) await sleep(5);
+      turn.check();
+      return turn.keptBy;
+    });
+    expect(outcome).toMatchObject({ kind: "ran", result: "renew" });
+    const [old, fresh] = [der(client.cert), der(renewed.cert)];
+    expect(peer.certificates).toEqual([old, old, fresh, fresh]);
+  });
+
+  async function expectLost(change: () => void): Promise<void> {
+    await using gate = new Gate(options);
+    const error = await errorOf(
+      gate.turn(delivery, async (turn) => {
+        change();
+        peer.endTurns(unknown);
+        expect(await turn.lost).toBe("DENIED");
+        turn.signal.throwIfAborted();
+      }),
+    );
+    expect(error).toBeInstanceOf(TurnLost);
+    expect(error).toMatchObject({ reason: "DENIED" });
+  }
+
+  test("a turn is lost if the new one is refused too", async () => {
+    await expectLost(() => {
+      peer.unknown = [der(client.cert), der(renewed.cert)];
+      put(renewed);
+    });
+    expect(peer.certificates).toEqual([der(client.cert), der(renewed.cert)]);
+  });
+
+  test("a turn is lost if there is no newer one", async () => {
+    // Other CAs for the server are no other proof of the client.
+    await expectLost(() => appendFileSync(options.tlsCa, "\n# again\n"));
+    expect(peer.certificates).toEqual([der(client.cert)]);
+  });
+
+  // The connection is an old one, and the certificates were compared just now.
+  test.each([
+    ["call", 0],
+    ["call", "10s"],
+    ["turn", 0],
+    ["turn", "10s"],
+  ] as const)("a %s uses the new one at once, with a patience of %s", async (what, patience) => {
+    await using gate = new Gate({ ...options, patience });
+    await gate.turn(delivery, () => gate.mark(delivery));
+    const [old, fresh] = [der(client.cert), der(renewed.cert)];
+    peer.unknown = [old];
+    put(renewed);
+    peer.certificates.length = 0;
+    if (what === "call") expect((await gate.mark(delivery)).first).toBe(true);
+    else expect(await gate.turn(delivery, (turn) => turn.held)).toMatchObject({ result: true });
+    expect(peer.certificates.slice(0, 2)).toEqual([old, fresh]);
+  });
+});
+
+test("a call whose token was replaced meanwhile", async () => {
+  await using peer = await Peer.start();
+  await using gate = new Gate({ server: peer.address, tokenFile, patience: 0 });
+  let number = 1;
+  peer.onCall = () => {
+    number += 1;
+    writeFileSync(tokenFile, `planted-${number}`);
+  };
+  peer.unknown = ["Bearer planted-first"];
+  expect((await gate.mark(delivery)).first).toBe(true);
+  expect(peer.tokens).toEqual(["Bearer planted-first", "Bearer planted-2"]);
+  // A file that changes with each read: one try at once, then as in an outage.
+  peer.refusal = unknown;
+  const error = await errorOf(gate.mark(delivery));
+  expect(error).toBeInstanceOf(Unavailable);
+  expect(error.message).toContain("was replaced");
+  expect(peer.tokens.length).toBeGreaterThanOrEqual(4);
+  expect(peer.tokens.length).toBeLessThan(12);
+});
 
 test("a file that cannot be used is said at once", async () => {
   await using gate = new Gate({ server: "https://localhost:1", tlsCa: join(folder, "none") });

@@ -25,6 +25,8 @@ export interface Refusal {
   readonly metadata?: grpc.Metadata;
 }
 
+export const unknown: Refusal = { code: grpc.status.UNAUTHENTICATED, details: "unknown caller" };
+
 export interface PeerOptions {
   /** Undefined: no TLS. */
   readonly pair?: Pair;
@@ -41,6 +43,10 @@ export class Peer {
   /** The client certificate of each call, in DER. */
   readonly certificates: (string | undefined)[] = [];
   refusal: Refusal | undefined;
+  /** The callers that it does not know: values of `authorization`, and certificates in DER. */
+  unknown: string[] = [];
+  /** Runs before a call is looked at. */
+  onCall: () => void = () => {};
   readonly #server = new grpc.Server();
   readonly #turns = new Set<grpc.ServerDuplexStream<Buffer, Buffer>>();
   readonly #scheme: string;
@@ -57,8 +63,9 @@ export class Peer {
     this.#unary(renewTurn.parent.typeName, "RenewTurn", RenewTurnResponseSchema, { turn: granted() });
     this.#unary(finishTurn.parent.typeName, "FinishTurn", FinishTurnResponseSchema, {});
     this.#add(TurnService.typeName, "RunTurn", true, (call: grpc.ServerDuplexStream<Buffer, Buffer>) => {
-      if (this.#refuses(call)) {
-        end(call, this.refusal as Refusal);
+      const refusal = this.#refusalOf(call);
+      if (refusal) {
+        end(call, refusal);
         return;
       }
       this.#turns.add(call);
@@ -104,12 +111,14 @@ export class Peer {
     this.#server.forceShutdown();
   }
 
-  #refuses(call: AnyCall): boolean {
-    const [token] = call.metadata.get("authorization");
-    this.tokens.push(token?.toString());
-    const certificate = call.getAuthContext().sslPeerCertificate?.raw;
-    this.certificates.push(certificate?.toString("base64"));
-    return this.refusal !== undefined;
+  #refusalOf(call: AnyCall): Refusal | undefined {
+    this.onCall();
+    const token = call.metadata.get("authorization")[0]?.toString();
+    this.tokens.push(token);
+    const certificate = call.getAuthContext().sslPeerCertificate?.raw?.toString("base64");
+    this.certificates.push(certificate);
+    const isKnown = !this.unknown.some((caller) => caller === token || caller === certificate);
+    return isKnown ? this.refusal : unknown;
   }
 
   #unary<D extends DescMessage>(service: string, method: string, schema: D, answer: Init<D>): void {
@@ -118,7 +127,8 @@ export class Peer {
       method,
       false,
       (call: grpc.ServerUnaryCall<Buffer, Buffer>, done: grpc.sendUnaryData<Buffer>) => {
-        if (this.#refuses(call)) done(this.refusal as Refusal);
+        const refusal = this.#refusalOf(call);
+        if (refusal) done(refusal);
         else done(null, encoded(schema, answer));
       },
     );

@@ -9,6 +9,9 @@ With pytest::
         assert gate.server.turns("T1") == []
 
 Anywhere else, ``with Server() as server, Gate(server.address) as gate``.
+
+The fixtures and the server ignore the settings of another server in the environment, such as
+``ONCEGATE_TLS_CA``. A `Gate` of your own reads them: unset them for it.
 """
 
 from __future__ import annotations

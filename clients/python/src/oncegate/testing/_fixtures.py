@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 import pytest
@@ -20,15 +21,21 @@ else:
         _async_fixture = pytest.fixture
 
 
+_ENVIRONMENT = MappingProxyType[str, str]({})
+"""Not that of the process, whose settings are those of another server."""
+
+
 class ServedGate(Gate):
     """A gate with a server of its own."""
 
+    _environment = _ENVIRONMENT
     server: Server
 
 
 class AsyncServedGate(AsyncGate):
     """A gate with a server of its own."""
 
+    _environment = _ENVIRONMENT
     server: Server
 
 
