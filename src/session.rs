@@ -384,7 +384,7 @@ impl Sessions {
             let call = AcquireCall { acquire, grants: Arc::clone(&self.grants) };
             match self.call(SessionCall::Acquire(call)).await? {
                 SessionReply::Acquired(outcome) => return Ok(outcome),
-                SessionReply::Found(seen) => resumes = Some(seen),
+                SessionReply::Found(prior) => resumes = Some(prior),
                 _ => return Err(unexpected()),
             }
         }

@@ -5,8 +5,8 @@ use std::{collections::BTreeMap, time::Duration};
 use uuid::Uuid;
 
 use super::{
-    Id, Invalid, Obtained, PayloadDigest, RequestId, Seen, SessionKey, StreamId, Timestamp, Ttl,
-    limits::MAX_LABELS,
+    Id, Invalid, Obtained, PayloadDigest, PriorGrant, RequestId, SessionKey, StreamId, Timestamp,
+    Ttl, limits::MAX_LABELS,
 };
 
 /// Names one lease; known to its holder only.
@@ -135,7 +135,7 @@ pub struct Acquire {
     /// The stream that is to keep it; none for a call that returns.
     pub stream: Option<StreamId>,
     /// The lease of the same request that this call has found, and carries on.
-    pub resumes: Option<Seen<LeaseId>>,
+    pub resumes: Option<PriorGrant<LeaseId>>,
     /// Of the payload of the event that it is wanted for, if that is given: a call with the same
     /// request and another payload does not repeat this one.
     pub digest: Option<PayloadDigest>,

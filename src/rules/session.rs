@@ -51,7 +51,7 @@ impl Operation for Acquire {
             match row.decision(self) {
                 Decision::Free => {}
                 Decision::Granted(lease) => {
-                    let obtained = self.again(draft, session, lease.id);
+                    let obtained = self.repeat(draft, session, lease.id);
                     return Ok(Acquired { row, obtained: Some(obtained) });
                 }
                 Decision::Held(_) | Decision::EpicMismatch(_) => {
@@ -67,13 +67,13 @@ impl Operation for Acquire {
 
 impl Acquire {
     /// A repetition of the request that has this lease.
-    fn again(&self, draft: &mut Draft<'_>, mut session: Session, lease: LeaseId) -> Obtained {
-        let resumed = session.latest.as_ref().map_or(ResumedBy::Nobody, |latest| latest.resumed);
+    fn repeat(&self, draft: &mut Draft<'_>, mut session: Session, lease: LeaseId) -> Obtained {
+        let resumed = session.resumed();
         match self.resumes {
-            Some(seen) if seen.is_current(&lease, resumed, self.stream) => {
+            Some(prior) if prior.is_current(&lease, resumed, self.stream) => {
                 note(&mut session, self.stream);
                 draft.put_session(&self.key, session);
-                Obtained::Resumed(seen.resumed)
+                Obtained::Resumed(prior.resumed)
             }
             _ => Obtained::Found(resumed),
         }

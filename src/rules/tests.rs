@@ -11,6 +11,7 @@ mod random;
 mod session;
 mod turn;
 mod turn_ends;
+mod turn_repeats;
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
@@ -22,8 +23,8 @@ use super::{
 };
 use crate::domain::{
     Acquire, Begin, Begun, Claim, Delivered, Detail, Enqueue, EventKey, FencingToken, Finish,
-    FinishAs, Labels, Lease, LeaseId, Mark, Obtained, PayloadDigest, Release, Renew, RenewTurn,
-    RequestId, Seen, SessionKey, Team, Timestamp, Ttl, TurnId, TurnResult,
+    FinishAs, Labels, Lease, LeaseId, Mark, Obtained, PayloadDigest, PriorGrant, Release, Renew,
+    RenewTurn, RequestId, SessionKey, Team, Timestamp, Ttl, TurnId, TurnResult,
     limits::{CLAIM_TTL, EVENT_TTL, LEASE_TTL},
 };
 
@@ -256,7 +257,7 @@ fn enqueue(number: u128, of: u128) -> Enqueue {
 /// The same, once it has found the lease of its request, as it is.
 fn acquire_again(world: &World, number: u128) -> Acquire {
     let Latest { lease, resumed, .. } = *world.latest();
-    Acquire { resumes: Some(Seen { id: lease, resumed }), ..acquire(number) }
+    Acquire { resumes: Some(PriorGrant { id: lease, resumed }), ..acquire(number) }
 }
 
 /// The same as [`enqueue`], once it has found the place that is to end in the lease `earlier`.
@@ -267,7 +268,7 @@ fn enqueue_again(number: u128, of: u128, earlier: u128) -> Enqueue {
 /// The same as `begin`, once it has found the claim of its request, as it is.
 fn begin_again(world: &World, begin: Begin) -> Begin {
     let Event { time, resumed, .. } = world.events[&begin.event.key].clone();
-    Begin { resumes: Some(Seen { id: time, resumed }), ..begin }
+    Begin { resumes: Some(PriorGrant { id: time, resumed }), ..begin }
 }
 
 fn release(lease: LeaseId) -> Release {

@@ -14,8 +14,8 @@ use super::{
 };
 use crate::{
     domain::{
-        Acquire, Decision, Enqueue, Enqueued, Held, Lease, LeaseId, Obtained, Release, Renew,
-        Renewed, RequestId, Seen, SessionKey, SessionRow, StreamId,
+        Acquire, Decision, Enqueue, Enqueued, Held, Lease, LeaseId, Obtained, PriorGrant, Release,
+        Renew, Renewed, RequestId, SessionKey, SessionRow, StreamId,
     },
     lane::{Executes, Lanes, Op},
     store::{Connection, Reset, SessionAnswer, SessionBatch, SessionOp, StoreError, Verdict},
@@ -35,7 +35,7 @@ pub(super) enum SessionCall {
 pub(super) enum SessionReply {
     Acquired(Outcome),
     /// The request has this lease already: it is the caller's once that carries it on.
-    Found(Seen<LeaseId>),
+    Found(PriorGrant<LeaseId>),
     Released(bool),
     Renewed(Renewal),
     Enqueued(Enqueued),
@@ -114,7 +114,7 @@ pub(super) enum Subject {
     HandOn,
     /// Calls that return share an answer, streams do not: the store notes which has the
     /// lease, of those that name it.
-    Acquire(RequestId, Option<StreamId>, Option<Seen<LeaseId>>),
+    Acquire(RequestId, Option<StreamId>, Option<PriorGrant<LeaseId>>),
     Enqueue(u64),
 }
 
@@ -215,7 +215,7 @@ impl Op for SessionCall {
                 match acquired.row.decision(&call.acquire) {
                     Decision::Granted(lease) => match acquired.obtained {
                         Some(Obtained::Found(resumed)) => {
-                            SessionReply::Found(Seen { id: lease.id, resumed })
+                            SessionReply::Found(PriorGrant { id: lease.id, resumed })
                         }
                         obtained => {
                             let lease = Measured::new(lease, *asked);

@@ -7,8 +7,8 @@ use std::{
 
 use oncegate::{
     domain::{
-        Acquire, Begin, Enqueue, EventKey, Id, Labels, LeaseId, Release, Renew, RequestId,
-        ResumedBy, Seen, SessionKey, StreamId, Team, TeamFilter, Timestamp, Ttl, TurnId,
+        Acquire, Begin, Enqueue, EventKey, Id, Labels, LeaseId, PriorGrant, Release, Renew,
+        RequestId, ResumedBy, SessionKey, StreamId, Team, TeamFilter, Timestamp, Ttl, TurnId,
         limits::{CLAIM_MEMORY, CLAIM_TTL, EVENT_TTL, LEASE_TTL},
     },
     rules::queue::PLACE_KEPT,
@@ -201,9 +201,9 @@ impl Dice {
     }
 
     /// What a call names, at times: something that was not found so.
-    fn seen<T>(&mut self, id: T) -> Option<Seen<T>> {
+    fn prior<T>(&mut self, id: T) -> Option<PriorGrant<T>> {
         let resumed = if self.one_in(3) { ResumedBy::Nobody } else { ResumedBy::of(self.stream()) };
-        Some(Seen { id, resumed }).filter(|_| self.one_in(3))
+        Some(PriorGrant { id, resumed }).filter(|_| self.one_in(3))
     }
 
     fn acquire(&mut self, key: SessionKey, event: Option<&EventKey>) -> Acquire {
@@ -220,7 +220,7 @@ impl Dice {
             epic: self.epic().map(str::to_owned),
             labels: Labels::parse(labels).expect("labels"),
             stream: self.stream(),
-            resumes: self.seen(LeaseId::random()),
+            resumes: self.prior(LeaseId::random()),
             digest: None,
         }
     }

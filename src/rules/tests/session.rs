@@ -8,7 +8,8 @@ use super::{
 };
 use crate::{
     domain::{
-        Decision, FencingToken, Obtained, Renewed, ResumedBy, Seen, SessionRow, StreamId, Timestamp,
+        Decision, FencingToken, Obtained, PriorGrant, Renewed, ResumedBy, SessionRow, StreamId,
+        Timestamp,
     },
     rules::{Draft, Operation as _, RuleError, Wanted},
 };
@@ -97,7 +98,7 @@ fn acquire_that_does_not_name_the_lease_of_its_request_as_it_is_notes_nothing() 
     let (older, newer) = (Some(StreamId::random()), Some(StreamId::random()));
     world.run(Acquire { stream: newer, ..late.clone() });
     let resumed = world.latest().resumed;
-    let other = Some(Seen { id: lease(200), resumed });
+    let other = Some(PriorGrant { id: lease(200), resumed });
     for resumes in [None, other, late.resumes] {
         for stream in [None, older] {
             let (plan, acquired) = world.decide(Acquire { stream, resumes, ..acquire(1) });
@@ -120,19 +121,6 @@ fn acquire_that_has_carried_the_lease_on_itself_has_it() {
         assert_eq!((acquired.row.lease.id, acquired.obtained), (lease, resumed));
         assert_eq!(world.latest().resumed, ResumedBy::of(stream));
     }
-}
-
-/// Another call that returned may be the newer one: a late stream ends nothing of it.
-#[test]
-fn a_stream_ends_nothing_that_a_call_had_carried_on_before_it() {
-    let (stream, other) = (StreamId::random(), StreamId::random());
-    let taken_over = |resumed| Obtained::Resumed(resumed).taken_over(Some(stream));
-    assert_eq!(taken_over(ResumedBy::Call), None);
-    for resumed in [ResumedBy::Nobody, ResumedBy::Stream(other), ResumedBy::Stream(stream)] {
-        assert_eq!(taken_over(resumed), Some(stream));
-    }
-    assert_eq!(Obtained::Resumed(ResumedBy::Nobody).taken_over(None), None);
-    assert_eq!(Obtained::Found(ResumedBy::Nobody).taken_over(Some(stream)), None);
 }
 
 #[test]

@@ -77,7 +77,7 @@ impl Dice {
             max_attempts: self.of(&[1, 2, 2, 3, 5]),
             session: acquire.map(|acquire| Acquire { stream, ..acquire }),
             stream,
-            resumes: self.seen(Timestamp::from_micros(0)),
+            resumes: self.prior(Timestamp::from_micros(0)),
             grace: Duration::from_secs(5),
         }
     }

@@ -9,7 +9,7 @@ use oncegate::{
 
 use super::{
     super::steps::{Of, lease, request},
-    Side, debug, seen,
+    Side, debug, prior,
 };
 
 impl<C: Connection> Side<C> {
@@ -42,7 +42,7 @@ impl<C: Connection> Side<C> {
             {
                 self.leases.insert((number, item), (acquire.key.clone(), lease.id));
                 if let Some(Obtained::Found(resumed)) = acquired.obtained {
-                    let resumes = Some(seen(lease.id, resumed, acquire.resumes));
+                    let resumes = Some(prior(lease.id, resumed, acquire.resumes));
                     again.push(Acquire { resumes, ..acquire.clone() });
                 }
             }
