@@ -178,8 +178,7 @@ impl Turns {
         let shard = session.map_or(begin.event.key.shard(), |acquire| acquire.key.shard());
         let mut resumes = None;
         loop {
-            let begin = Box::new(Begin { resumes, ..begin.clone() });
-            let call = TurnCall::Begin(begin, Arc::clone(&self.lanes));
+            let call = TurnCall::Begin(Box::new(begin.anew(resumes)), Arc::clone(&self.lanes));
             match self.lanes.calls.of(shard).call(call).await? {
                 TurnReply::Begun(granted) => return Ok(*granted),
                 TurnReply::Found(prior) => resumes = Some(prior),

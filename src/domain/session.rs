@@ -126,6 +126,9 @@ pub struct Acquire {
     pub holder: String,
     /// The attempt.
     pub request: RequestId,
+    /// The id that the lease gets, drawn for this operation: a further run of it knows by this that
+    /// an earlier one, whose answer was lost, was granted the lease.
+    pub lease: LeaseId,
     /// How long the lease runs.
     pub ttl: Ttl,
     /// The work to bind the session to.
@@ -139,6 +142,14 @@ pub struct Acquire {
     /// Of the payload of the event that it is wanted for, if that is given: a call with the same
     /// request and another payload does not repeat this one.
     pub digest: Option<PayloadDigest>,
+}
+
+impl Acquire {
+    /// The same, by a further operation, which carries on what was found.
+    #[must_use]
+    pub fn anew(&self, resumes: Option<PriorGrant<LeaseId>>) -> Self {
+        Self { lease: LeaseId::random(), resumes, ..self.clone() }
+    }
 }
 
 /// A lease, as its holder knows it.

@@ -35,6 +35,13 @@ pub struct Begin {
 }
 
 impl Begin {
+    /// The same, by a further operation, which carries on what was found.
+    #[must_use]
+    pub fn anew(&self, resumes: Option<PriorGrant<Timestamp>>) -> Self {
+        let session = self.session.as_ref().map(|acquire| acquire.anew(None));
+        Self { session, resumes, ..self.clone() }
+    }
+
     /// The same, for a turn that `stream` is to keep.
     #[must_use]
     pub fn kept_by(mut self, stream: StreamId) -> Self {

@@ -70,6 +70,8 @@ impl Acquire {
     fn repeat(&self, draft: &mut Draft<'_>, mut session: Session, lease: LeaseId) -> Obtained {
         let resumed = session.resumed();
         match self.resumes {
+            // By an earlier run of this operation, whose answer was lost.
+            _ if lease == self.lease && resumed == ResumedBy::Nobody => Obtained::Granted,
             Some(prior) if prior.is_current(&lease, resumed, self.stream) => {
                 note(&mut session, self.stream);
                 draft.put_session(&self.key, session);
@@ -227,10 +229,13 @@ pub(super) fn grant(
     let now = draft.now();
     let latest = session.latest.take();
     let token = draft.token(latest.as_ref().map(|latest| latest.token))?;
+    // An earlier run of the operation was granted it, and it has ended: others may know it by now.
+    let is_spent = latest.as_ref().is_some_and(|latest| latest.lease == acquire.lease);
+    let lease = if is_spent { draft.ids().lease() } else { acquire.lease };
     let bound = latest.and_then(|latest| latest.epic);
     let granted = Latest {
         version: Version(0),
-        lease: draft.ids().lease(),
+        lease,
         token,
         holder: acquire.holder.clone(),
         labels: acquire.labels.clone(),

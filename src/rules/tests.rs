@@ -234,12 +234,13 @@ fn ttl(seconds: u64) -> Ttl {
 
 const MAX_HOLD: Duration = Duration::from_mins(1);
 
-/// The session `s`, for 30 seconds.
+/// The session `s`, for 30 seconds; each time another operation.
 fn acquire(number: u128) -> Acquire {
     Acquire {
         key: key("s"),
         holder: format!("holder {number}"),
         request: request(number),
+        lease: LeaseId::random(),
         ttl: ttl(30),
         epic: None,
         labels: Labels::default(),
@@ -251,7 +252,7 @@ fn acquire(number: u128) -> Acquire {
 
 /// The same request as [`acquire`], to end in the lease of that number.
 fn enqueue(number: u128, of: u128) -> Enqueue {
-    Enqueue { acquire: acquire(number), lease: lease(of), takes_over: None }
+    Enqueue { acquire: Acquire { lease: lease(of), ..acquire(number) }, takes_over: None }
 }
 
 /// The same, once it has found the lease of its request, as it is.

@@ -158,12 +158,17 @@ impl Begin {
         if self.event.contradicts(claim.digest) {
             return claim_alone(claim);
         }
-        let (mut lease, mut resumed) = (None, found.resumed);
+        let (mut lease, mut resumed, mut is_own) = (None, found.resumed, false);
         if let Some((acquire, session)) = &asked {
             let decision = session.row(now).map(|row| row.decision(acquire));
             let Some(Decision::Granted(held)) = decision else { return claim_alone(claim) };
             resumed = resumed.with_lease(session.resumed());
+            is_own = held.id == acquire.lease && resumed == ResumedBy::Nobody;
             lease = Some(held);
+        }
+        if is_own {
+            // By an earlier run of this operation, whose answer was lost.
+            return Begun::Granted { claim, lease, obtained: Obtained::Granted };
         }
         let is_current =
             |prior: &PriorGrant<_>| prior.is_current(&claim.claim_time, resumed, self.stream);

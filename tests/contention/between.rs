@@ -42,7 +42,7 @@ async fn awaited(store: &mut impl Connection) -> (LeaseId, LeaseId) {
         panic!("not granted")
     };
     change(store, SessionOp::Enqueue(&waiter)).await;
-    (held.row.lease.id, waiter.lease)
+    (held.row.lease.id, waiter.acquire.lease)
 }
 
 /// Locks the rows of all sessions.

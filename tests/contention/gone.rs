@@ -10,7 +10,11 @@ use oncegate::{
     telemetry::Metrics,
     turn::{self, TurnOutcome, Turns},
 };
-use tokio::{runtime::Handle, task::JoinHandle, time::sleep};
+use tokio::{
+    runtime::Handle,
+    task::JoinHandle,
+    time::{sleep, timeout},
+};
 use tokio_util::sync::CancellationToken;
 
 use crate::harness::{
@@ -222,6 +226,52 @@ async fn a_late_begin_keeps_no_turn_that_came_since() {
     // After what was left to the lane.
     assert!(stage.begin(1, begin("after that", "after that")).await.unwrap().is_some());
     assert!(stage.begin(1, begin("e", "next")).await.unwrap().is_some());
+}
+
+/// A caller on the first replica is granted a session, and neither that answer reaches the replica
+/// nor what its statement finds when it is run again: by then, somebody waits. Answers both callers,
+/// before the replica knows more.
+async fn unanswered(stage: &Stage) -> (JoinHandle<Option<Grant>>, JoinHandle<Option<Grant>>) {
+    stage.prepares().await;
+    let holder = stage.ask(1, &acquire("s", "holder")).await.unwrap().unwrap();
+    // So the first replica reads before it takes the session the next time.
+    let waits = stage.ask(1, &acquire("s", "waits"));
+    stage.queue("s", 1).await;
+    let held = stage.sessions(0).acquire(&acquire("s", "other"), Duration::ZERO).await.unwrap();
+    assert!(matches!(held, AcquireOutcome::Held(_)));
+    waits.abort();
+    stage.queue("s", 0).await;
+    stage.release(holder).await;
+    // The read passes; and so does the write, but not its answer.
+    stage.proxy.hold_after(2);
+    stage.proxy.lose_answer_after(1);
+    let caller = stage.ask(0, &acquire("s", "caller"));
+    stage.proxy.holds().await;
+    let next = stage.ask(1, &acquire("s", "next"));
+    stage.queue("s", 1).await;
+    (caller, next)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_lease_whose_grant_was_not_answered_is_new_to_its_caller() {
+    let stage = Stage::new().await;
+    let (caller, next) = unanswered(&stage).await;
+    stage.proxy.let_pass();
+    let grant = caller.await.unwrap().unwrap();
+    assert!(grant.is_fresh());
+    // It has gone before it could be told.
+    drop(grant);
+    assert!(timeout(LONG, next).await.unwrap().unwrap().is_some());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_lease_whose_grant_was_not_answered_is_given_back_if_its_caller_has_gone() {
+    let stage = Stage::new().await;
+    let (caller, next) = unanswered(&stage).await;
+    caller.abort();
+    assert!(caller.await.is_err());
+    stage.proxy.let_pass();
+    assert!(timeout(LONG, next).await.unwrap().unwrap().is_some());
 }
 
 /// A stream that has found the lease of its request goes away, and what takes it over comes late.

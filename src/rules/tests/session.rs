@@ -123,6 +123,33 @@ fn acquire_that_has_carried_the_lease_on_itself_has_it() {
     }
 }
 
+/// The answer to the run that was granted it was lost.
+#[test]
+fn acquire_that_is_run_again_has_the_lease_that_it_was_granted() {
+    let (mut world, asked) = (World::new(), acquire(1));
+    let lease = acquired(&mut world, &asked);
+    assert_eq!(lease, asked.lease);
+    let again = |world: &mut World| {
+        let (plan, again) = world.decide(&asked);
+        assert!(plan.is_empty() && again.row.lease.id == lease);
+        again.obtained
+    };
+    assert_eq!(again(&mut world), Some(Obtained::Granted));
+    renewed(&mut world, &renew(lease));
+    assert_eq!(again(&mut world), Some(Obtained::Found(ResumedBy::Call)));
+}
+
+/// Whoever has carried that lease on may still give it back.
+#[test]
+fn acquire_that_is_run_again_after_the_end_of_its_lease_is_granted_another() {
+    let (mut world, asked) = (World::new(), acquire(1));
+    let lease = acquired(&mut world, &asked);
+    released(&mut world, lease);
+    let other = acquired(&mut world, &asked);
+    assert_ne!(other, lease);
+    assert_eq!(is_nothing(&mut world, &release(lease)), NOT_ENDED);
+}
+
 #[test]
 fn acquire_of_a_session_held_by_another_request_is_held() {
     let (mut world, _) = held();

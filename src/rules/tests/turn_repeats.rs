@@ -61,6 +61,24 @@ fn begin_that_has_carried_the_turn_on_itself_has_it() {
     }
 }
 
+/// The answer to the run that was granted it was lost.
+#[test]
+fn begin_that_is_run_again_has_the_turn_that_it_was_granted() {
+    let (mut world, asked) = (World::new(), begin_with_session(1, &["a"]));
+    let turn = begun(&mut world, &asked);
+    let (_, lease) = turn.lease.unwrap();
+    let again = |world: &mut World, asked: &Begin| {
+        let (plan, answer) = world.decide(asked);
+        assert!(plan.is_empty());
+        granted(answer.begun).2
+    };
+    assert_eq!(again(&mut world, &asked), Obtained::Granted);
+    let other = begin_with_session(1, &["a"]);
+    assert_eq!(again(&mut world, &other), Obtained::Found(ResumedBy::Nobody));
+    world.run(RenewWithin(&renew(lease), MAX_HOLD));
+    assert_eq!(again(&mut world, &asked), Obtained::Found(ResumedBy::Call));
+}
+
 /// By a stream that found the turn when the call had renewed its lease, or before that.
 #[test]
 fn begin_again_takes_a_lease_over_that_a_call_has_carried_on_alone() {

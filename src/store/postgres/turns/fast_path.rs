@@ -9,14 +9,11 @@ use sqlx::{
 };
 use uuid::Uuid;
 
-use super::{
-    Drawn,
-    arrays::{BeginRow, Begins, TurnRow, Turns},
-};
+use super::arrays::{BeginRow, Begins, TurnRow, Turns};
 use crate::{
     domain::{
-        Begun, Claim, EventRow, FencingToken, Finish, FinishAs, Labels, Lease, LeaseId, Obtained,
-        ProcessedBy, StoredEvent, Timestamp, Ttl, TurnId,
+        Begin, Begun, Claim, EventRow, FencingToken, Finish, FinishAs, Labels, Lease, LeaseId,
+        Obtained, ProcessedBy, StoredEvent, Timestamp, Ttl, TurnId,
     },
     store::{
         StoreError, TurnBatch, Verdict,
@@ -206,7 +203,7 @@ impl Handle {
     /// one short statement. Notes in `batch` which it decided.
     pub(super) async fn begin_and_succeed(
         &mut self,
-        begins: &[Drawn<'_>],
+        begins: &[&Begin],
         finishes: &[&Finish],
         batch: &mut TurnBatch,
     ) -> Result<(), StoreError> {
@@ -273,10 +270,10 @@ struct Beginning<'a> {
 }
 
 impl<'a> Beginning<'a> {
-    fn of(locks: Locks, begins: &[Drawn<'a>]) -> Self {
-        let row = |(place, &(begin, lease)): (usize, &Drawn<'a>)| {
+    fn of(locks: Locks, begins: &[&'a Begin]) -> Self {
+        let row = |(place, &begin): (usize, &&'a Begin)| {
             let acquire = begin.session.as_ref().filter(|_| begin.event.aliases.is_empty())?;
-            Some((place, BeginRow { begin, acquire, lease }))
+            Some((place, BeginRow { begin, acquire }))
         };
         let (places, rows): (Vec<usize>, Vec<BeginRow<'a>>) =
             begins.iter().enumerate().filter_map(row).unzip();
@@ -295,15 +292,15 @@ impl<'a> Beginning<'a> {
         claimed: &Claimed,
         batch: &mut TurnBatch,
     ) -> Result<(), StoreError> {
-        let own: HashMap<Uuid, (&BeginRow<'_>, usize)> = self
+        let own: HashMap<LeaseId, (&BeginRow<'_>, usize)> = self
             .rows
             .iter()
             .zip(&self.places)
-            .map(|(row, place)| (row.lease, (row, *place)))
+            .map(|(row, place)| (row.acquire.lease, (row, *place)))
             .collect();
         for (lease, at) in taken {
-            let found = own.get(&lease.id.as_uuid());
-            let &(&BeginRow { begin, acquire, .. }, place) =
+            let found = own.get(&lease.id);
+            let &(&BeginRow { begin, acquire }, place) =
                 found.ok_or_else(|| StoreError::internal("unexpected row in the answer"))?;
             let Some(&claim_time) = claimed.get(&begin.request.as_uuid()) else {
                 batch.orphans.push((acquire.key.clone(), lease.id));
