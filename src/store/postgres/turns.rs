@@ -24,9 +24,9 @@ impl TurnStore for Handle {
         finishes: &[&Finish],
     ) -> Result<TurnBatch, StoreError> {
         let mut batch = TurnBatch::open(begins.len(), finishes.len());
-        self.begin_and_succeed(begins, finishes, &mut batch).await?;
+        let mut alone = self.begin_and_succeed(begins, finishes, &mut batch).await?;
         match self.change_others(begins, finishes, &mut batch).await {
-            Err(error) if batch.is_open() => return Err(error),
+            Err(error) if batch.is_open() && alone.is_empty() => return Err(error),
             // What is decided has been committed.
             Err(error) => {
                 fail(&mut batch.begins, &error);
@@ -34,6 +34,10 @@ impl TurnStore for Handle {
             }
             Ok(()) => {}
         }
+        // Otherwise the rules have found it: if the event is taken, they say that it is an orphan;
+        // if not, the caller goes on with it.
+        alone.retain(|(place, _)| matches!(batch.begins[*place], Verdict::Failed(_)));
+        batch.orphans.extend(alone.into_iter().map(|(_, lease)| lease));
         Ok(batch)
     }
 
