@@ -30,7 +30,7 @@ pub use session::{
     Renewed, SessionRow,
 };
 pub use slack::{SlackAction, SlackEvent, SlackFields, Text};
-pub use stream::{Obtained, ResumedBy, Seen, StreamId};
+pub use stream::{Obtained, PriorGrant, ResumedBy, StreamId};
 pub use team::{Team, TeamFilter, TeamScope};
 pub use time::{Timestamp, Ttl, bounded};
 pub use turn::{

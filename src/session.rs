@@ -31,11 +31,11 @@ pub use caller::StreamCaller;
 pub(crate) use events::EventSender;
 pub use events::{Events, StreamEvent};
 pub use grant::Grant;
-use grant::Grants;
+use grant::{AcquireCall, Grants};
 pub use hold::HoldEvent;
 pub(crate) use keeper::{Keeper, Renewable};
 use lane_ops::{
-    AcquireCall, Outcome, ReadSession, RenewCall, Renewal, SessionCall, SessionReply, SessionWorker,
+    Outcome, ReadSession, RenewCall, Renewal, SessionCall, SessionReply, SessionWorker,
 };
 pub use measured::Measured;
 use queue::{PlaceTaken, Queues};
@@ -380,11 +380,10 @@ impl Sessions {
     async fn take(&self, acquire: &Acquire) -> Result<Outcome, CallError> {
         let mut resumes = None;
         loop {
-            let acquire = Acquire { resumes, ..acquire.clone() };
-            let call = AcquireCall { acquire, grants: Arc::clone(&self.grants) };
+            let call = AcquireCall::new(acquire.anew(resumes), &self.grants);
             match self.call(SessionCall::Acquire(call)).await? {
                 SessionReply::Acquired(outcome) => return Ok(outcome),
-                SessionReply::Found(seen) => resumes = Some(seen),
+                SessionReply::Found(prior) => resumes = Some(prior),
                 _ => return Err(unexpected()),
             }
         }

@@ -6,14 +6,10 @@
 
 use std::{sync::Arc, time::Duration};
 
-use tokio::{
-    runtime::Handle,
-    time::{Instant, sleep},
-};
+use tokio::{runtime::Handle, time::Instant};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    backoff::Backoff,
     domain::{
         Acquire, Begin, Begun, Claim, Decision, Delivered, EventRow, Finish, FinishAs, Held,
         RenewTurn, StoredEvent, TurnLost, TurnResult,
@@ -181,18 +177,11 @@ impl Turns {
         let session = begin.session.as_ref();
         let shard = session.map_or(begin.event.key.shard(), |acquire| acquire.key.shard());
         let mut resumes = None;
-        // While a clock that was stepped back catches up, each look may find another time.
-        let mut pauses = Backoff::new(Duration::from_millis(1), Duration::from_millis(100));
         loop {
-            let begin = Box::new(Begin { resumes, ..begin.clone() });
-            let call = TurnCall::Begin(begin, Arc::clone(&self.lanes));
+            let call = TurnCall::Begin(Box::new(begin.anew(resumes)), Arc::clone(&self.lanes));
             match self.lanes.calls.of(shard).call(call).await? {
                 TurnReply::Begun(granted) => return Ok(*granted),
-                TurnReply::Found(seen) => {
-                    if resumes.replace(seen).is_some() {
-                        sleep(pauses.take()).await;
-                    }
-                }
+                TurnReply::Found(prior) => resumes = Some(prior),
                 TurnReply::Finished(_) => return Err(mixed_up()),
             }
         }

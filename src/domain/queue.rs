@@ -5,10 +5,8 @@ use super::{Acquire, LeaseId};
 /// Takes a place in a session's queue.
 #[derive(Debug, Clone)]
 pub struct Enqueue {
-    /// What is wanted.
+    /// What is wanted, with the lease that is to be given.
     pub acquire: Acquire,
-    /// The lease that is to be given.
-    pub lease: LeaseId,
     /// Take over the place that an earlier call with the same request has or had, if it is still
     /// the one that was to end in this lease. A call names what it has found ([`Enqueued::Taken`]):
     /// one that reaches the store late, and whose caller has gone, takes no newer call's place.

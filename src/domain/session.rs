@@ -5,8 +5,8 @@ use std::{collections::BTreeMap, time::Duration};
 use uuid::Uuid;
 
 use super::{
-    Id, Invalid, Obtained, PayloadDigest, RequestId, Seen, SessionKey, StreamId, Timestamp, Ttl,
-    limits::MAX_LABELS,
+    Id, Invalid, Obtained, PayloadDigest, PriorGrant, RequestId, SessionKey, StreamId, Timestamp,
+    Ttl, limits::MAX_LABELS,
 };
 
 /// Names one lease; known to its holder only.
@@ -126,6 +126,9 @@ pub struct Acquire {
     pub holder: String,
     /// The attempt.
     pub request: RequestId,
+    /// The id that the lease gets, drawn for this operation: a further run of it knows by this that
+    /// an earlier one, whose answer was lost, was granted the lease.
+    pub lease: LeaseId,
     /// How long the lease runs.
     pub ttl: Ttl,
     /// The work to bind the session to.
@@ -135,10 +138,18 @@ pub struct Acquire {
     /// The stream that is to keep it; none for a call that returns.
     pub stream: Option<StreamId>,
     /// The lease of the same request that this call has found, and carries on.
-    pub resumes: Option<Seen<LeaseId>>,
+    pub resumes: Option<PriorGrant<LeaseId>>,
     /// Of the payload of the event that it is wanted for, if that is given: a call with the same
     /// request and another payload does not repeat this one.
     pub digest: Option<PayloadDigest>,
+}
+
+impl Acquire {
+    /// The same, by a further operation, which carries on what was found.
+    #[must_use]
+    pub fn anew(&self, resumes: Option<PriorGrant<LeaseId>>) -> Self {
+        Self { lease: LeaseId::random(), resumes, ..self.clone() }
+    }
 }
 
 /// A lease, as its holder knows it.

@@ -68,6 +68,13 @@ impl ResumedBy {
         }
     }
 
+    /// Who has carried a turn on last, of which the event's row says this, and the row of its
+    /// session's lease says `lease`: what is carried on alone is the lease.
+    #[must_use]
+    pub fn with_lease(self, lease: Self) -> Self {
+        if self == Self::Call || lease == Self::Nobody { self } else { lease }
+    }
+
     /// Whether nobody has carried on what `stream` keeps but itself.
     #[must_use]
     pub fn leaves_to(self, stream: StreamId) -> bool {
@@ -81,21 +88,22 @@ impl ResumedBy {
     }
 }
 
-/// What a call has found that its request was granted before: a lease, by its id, or a claim, by
-/// its time. The call has it once it carries it on, and names this to do so.
+/// What the request of a call was granted before, as the call has found it: a lease, by its id, or
+/// a claim, by its time. The call has it once it carries it on, and names this to do so.
 ///
 /// An operation may reach the store after its caller has gone, and after a newer call with the same
 /// request. It carries on nothing that was granted, or that another has carried on, since: it would
 /// take the place of that call, and would end or keep what that call has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Seen<T> {
+pub struct PriorGrant<T> {
     /// What was found.
     pub id: T,
-    /// Who had carried it on by then. Calls that return are not told apart.
+    /// Who had carried it on by then. Calls that return look alike: the row does not distinguish
+    /// them.
     pub resumed: ResumedBy,
 }
 
-impl<T: PartialEq> Seen<T> {
+impl<T: PartialEq> PriorGrant<T> {
     /// Whether what was found is still as it was, or was carried on since by `stream` itself, whose
     /// answer was lost.
     #[must_use]
@@ -132,5 +140,40 @@ impl Obtained {
             Self::Resumed(ResumedBy::Nobody | ResumedBy::Stream(_)) => stream,
             Self::Granted | Self::Resumed(ResumedBy::Call) | Self::Found(_) => None,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Another call that returned may be the newer one: a late stream ends nothing of it.
+    #[test]
+    fn a_stream_that_is_not_answered_ends_nothing_that_a_call_had_carried_on() {
+        let (stream, other) = (StreamId::random(), StreamId::random());
+        let taken_over = |resumed| Obtained::Resumed(resumed).taken_over(Some(stream));
+        assert_eq!(taken_over(ResumedBy::Call), None);
+        for resumed in [ResumedBy::Nobody, ResumedBy::Stream(other), ResumedBy::Stream(stream)] {
+            assert_eq!(taken_over(resumed), Some(stream));
+        }
+        assert_eq!(Obtained::Resumed(ResumedBy::Nobody).taken_over(None), None);
+        for not_taken in [Obtained::Granted, Obtained::Found(ResumedBy::Nobody)] {
+            assert_eq!(not_taken.taken_over(Some(stream)), None);
+        }
+    }
+
+    #[test]
+    fn a_turn_was_carried_on_as_its_event_says_unless_its_lease_was_alone() {
+        let [first, second] = [(); 2].map(|()| ResumedBy::Stream(StreamId::random()));
+        let (nobody, call) = (ResumedBy::Nobody, ResumedBy::Call);
+        for event in [nobody, call, first] {
+            assert_eq!(event.with_lease(nobody), event, "the lease was granted since, or never");
+            assert_eq!(event.with_lease(event), event);
+            assert_eq!(event.with_lease(call), call, "alone");
+        }
+        assert_eq!(nobody.with_lease(first), first, "alone");
+        assert_eq!(first.with_lease(second), second, "alone, or it would be the same");
+        // A call that renews the turn notes that of its event.
+        assert_eq!(call.with_lease(first), call);
     }
 }

@@ -5,7 +5,8 @@ use std::{sync::Arc, time::Duration};
 
 use super::{
     Acquire, Delivered, EventKey, EventRow, Invalid, Lease, LeaseId, Obtained, PayloadDigest,
-    ProcessedBy, RequestId, ResumedBy, Seen, SessionKey, SessionRow, StreamId, Timestamp, Ttl,
+    PriorGrant, ProcessedBy, RequestId, ResumedBy, SessionKey, SessionRow, StreamId, Timestamp,
+    Ttl,
     key::optional_text,
     limits::{MAX_DETAIL_BYTES, MAX_RESULT_BYTES, MAX_RESULT_TYPE_BYTES},
 };
@@ -28,12 +29,19 @@ pub struct Begin {
     /// The stream that is to keep the turn; none for a call that returns.
     pub stream: Option<StreamId>,
     /// The claim of the same request that this call has found, by its time, and carries on.
-    pub resumes: Option<Seen<Timestamp>>,
+    pub resumes: Option<PriorGrant<Timestamp>>,
     /// How long the turn stays its holder's once that stream has broken.
     pub grace: Duration,
 }
 
 impl Begin {
+    /// The same, by a further operation, which carries on what was found.
+    #[must_use]
+    pub fn anew(&self, resumes: Option<PriorGrant<Timestamp>>) -> Self {
+        let session = self.session.as_ref().map(|acquire| acquire.anew(None));
+        Self { session, resumes, ..self.clone() }
+    }
+
     /// The same, for a turn that `stream` is to keep.
     #[must_use]
     pub fn kept_by(mut self, stream: StreamId) -> Self {

@@ -33,16 +33,16 @@ impl Operation for Enqueue {
     }
 
     fn decide(&self, draft: &mut Draft<'_>) -> Result<Enqueued, RuleError> {
-        let Acquire { key, holder, request, ttl, epic, labels, digest, .. } = &self.acquire;
+        let Acquire { key, holder, request, lease, ttl, epic, labels, digest, .. } = &self.acquire;
         let now = draft.now();
         let mut session = draft.session(key);
         let Some(latest) = session.latest.as_mut() else { return Ok(Enqueued::Free) };
         // An earlier run of this very call, whose answer was lost.
-        if latest.lease == self.lease && latest.is_live(now) {
+        if latest.lease == *lease && latest.is_live(now) {
             return Ok(Enqueued::Given);
         }
         session.queue.retain(|waiter| !is_forgotten(waiter, now));
-        let own = session.queue.iter().find(|waiter| waiter.lease == self.lease);
+        let own = session.queue.iter().find(|waiter| waiter.lease == *lease);
         if let Some(ticket) = own.and_then(|own| own.ticket) {
             return Ok(Enqueued::Waits(ticket));
         }
@@ -52,7 +52,7 @@ impl Operation for Enqueue {
         };
         let place = Waiter {
             ticket: None,
-            lease: self.lease,
+            lease: *lease,
             request: *request,
             holder: holder.clone(),
             labels: labels.clone(),

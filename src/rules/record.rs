@@ -103,6 +103,12 @@ impl Latest {
 }
 
 impl Session {
+    /// Who has carried its lease on.
+    #[must_use]
+    pub fn resumed(&self) -> ResumedBy {
+        self.latest.as_ref().map_or(ResumedBy::Nobody, |latest| latest.resumed)
+    }
+
     /// How the session stands at `now`; none where there is none.
     #[must_use]
     pub fn row(&self, now: Timestamp) -> Option<SessionRow> {

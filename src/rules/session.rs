@@ -51,7 +51,7 @@ impl Operation for Acquire {
             match row.decision(self) {
                 Decision::Free => {}
                 Decision::Granted(lease) => {
-                    let obtained = self.again(draft, session, lease.id);
+                    let obtained = self.repeat(draft, session, lease.id);
                     return Ok(Acquired { row, obtained: Some(obtained) });
                 }
                 Decision::Held(_) | Decision::EpicMismatch(_) => {
@@ -67,13 +67,15 @@ impl Operation for Acquire {
 
 impl Acquire {
     /// A repetition of the request that has this lease.
-    fn again(&self, draft: &mut Draft<'_>, mut session: Session, lease: LeaseId) -> Obtained {
-        let resumed = session.latest.as_ref().map_or(ResumedBy::Nobody, |latest| latest.resumed);
+    fn repeat(&self, draft: &mut Draft<'_>, mut session: Session, lease: LeaseId) -> Obtained {
+        let resumed = session.resumed();
         match self.resumes {
-            Some(seen) if seen.is_current(&lease, resumed, self.stream) => {
+            // By an earlier run of this operation, whose answer was lost.
+            _ if lease == self.lease && resumed == ResumedBy::Nobody => Obtained::Granted,
+            Some(prior) if prior.is_current(&lease, resumed, self.stream) => {
                 note(&mut session, self.stream);
                 draft.put_session(&self.key, session);
-                Obtained::Resumed(seen.resumed)
+                Obtained::Resumed(prior.resumed)
             }
             _ => Obtained::Found(resumed),
         }
@@ -227,10 +229,13 @@ pub(super) fn grant(
     let now = draft.now();
     let latest = session.latest.take();
     let token = draft.token(latest.as_ref().map(|latest| latest.token))?;
+    // An earlier run of the operation was granted it, and it has ended: others may know it by now.
+    let is_spent = latest.as_ref().is_some_and(|latest| latest.lease == acquire.lease);
+    let lease = if is_spent { draft.ids().lease() } else { acquire.lease };
     let bound = latest.and_then(|latest| latest.epic);
     let granted = Latest {
         version: Version(0),
-        lease: draft.ids().lease(),
+        lease,
         token,
         holder: acquire.holder.clone(),
         labels: acquire.labels.clone(),

@@ -11,6 +11,7 @@ mod random;
 mod session;
 mod turn;
 mod turn_ends;
+mod turn_repeats;
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
@@ -22,8 +23,8 @@ use super::{
 };
 use crate::domain::{
     Acquire, Begin, Begun, Claim, Delivered, Detail, Enqueue, EventKey, FencingToken, Finish,
-    FinishAs, Labels, Lease, LeaseId, Mark, Obtained, PayloadDigest, Release, Renew, RenewTurn,
-    RequestId, Seen, SessionKey, Team, Timestamp, Ttl, TurnId, TurnResult,
+    FinishAs, Labels, Lease, LeaseId, Mark, Obtained, PayloadDigest, PriorGrant, Release, Renew,
+    RenewTurn, RequestId, SessionKey, Team, Timestamp, Ttl, TurnId, TurnResult,
     limits::{CLAIM_TTL, EVENT_TTL, LEASE_TTL},
 };
 
@@ -233,12 +234,13 @@ fn ttl(seconds: u64) -> Ttl {
 
 const MAX_HOLD: Duration = Duration::from_mins(1);
 
-/// The session `s`, for 30 seconds.
+/// The session `s`, for 30 seconds; each time another operation.
 fn acquire(number: u128) -> Acquire {
     Acquire {
         key: key("s"),
         holder: format!("holder {number}"),
         request: request(number),
+        lease: LeaseId::random(),
         ttl: ttl(30),
         epic: None,
         labels: Labels::default(),
@@ -250,13 +252,13 @@ fn acquire(number: u128) -> Acquire {
 
 /// The same request as [`acquire`], to end in the lease of that number.
 fn enqueue(number: u128, of: u128) -> Enqueue {
-    Enqueue { acquire: acquire(number), lease: lease(of), takes_over: None }
+    Enqueue { acquire: Acquire { lease: lease(of), ..acquire(number) }, takes_over: None }
 }
 
 /// The same, once it has found the lease of its request, as it is.
 fn acquire_again(world: &World, number: u128) -> Acquire {
     let Latest { lease, resumed, .. } = *world.latest();
-    Acquire { resumes: Some(Seen { id: lease, resumed }), ..acquire(number) }
+    Acquire { resumes: Some(PriorGrant { id: lease, resumed }), ..acquire(number) }
 }
 
 /// The same as [`enqueue`], once it has found the place that is to end in the lease `earlier`.
@@ -267,7 +269,7 @@ fn enqueue_again(number: u128, of: u128, earlier: u128) -> Enqueue {
 /// The same as `begin`, once it has found the claim of its request, as it is.
 fn begin_again(world: &World, begin: Begin) -> Begin {
     let Event { time, resumed, .. } = world.events[&begin.event.key].clone();
-    Begin { resumes: Some(Seen { id: time, resumed }), ..begin }
+    Begin { resumes: Some(PriorGrant { id: time, resumed }), ..begin }
 }
 
 fn release(lease: LeaseId) -> Release {

@@ -37,8 +37,8 @@ use super::{
 };
 use crate::domain::{
     Acquire, Attempts, Begin, Begun, Claim, Decision, Detail, EventRow, Lease, LeaseId, Obtained,
-    ProcessedBy, RenewTurn, RequestId, ResumedBy, SessionKey, SessionRow, Team, Timestamp, TurnId,
-    TurnLost, limits::CLAIM_MEMORY,
+    PriorGrant, ProcessedBy, RenewTurn, RequestId, ResumedBy, SessionKey, SessionRow, Team,
+    Timestamp, TurnId, TurnLost, limits::CLAIM_MEMORY,
 };
 
 mod finish;
@@ -85,7 +85,7 @@ impl Operation for Begin {
         let mut before = Before::default();
         if let Some(found) = found {
             if let Some(claim) = live_claim(&found, self.request, now) {
-                return Ok(self.again(draft, &found, claim, asked).into());
+                return Ok(self.repeat(draft, &found, claim, asked).into());
             }
             let result = match &found.state {
                 State::Handled(_, result) => Some(result.as_deref().cloned()),
@@ -146,7 +146,7 @@ type SessionRequest<'a> = (&'a Acquire, Session);
 
 impl Begin {
     /// A repetition of the request whose claim runs.
-    fn again(
+    fn repeat(
         &self,
         draft: &mut Draft<'_>,
         found: &Event,
@@ -158,30 +158,31 @@ impl Begin {
         if self.event.contradicts(claim.digest) {
             return claim_alone(claim);
         }
-        let seen = self
-            .resumes
-            .filter(|seen| seen.is_current(&claim.claim_time, found.resumed, self.stream));
-        let mut lease = None;
-        if let Some((acquire, mut session)) = asked {
+        let (mut lease, mut resumed, mut is_own) = (None, found.resumed, false);
+        if let Some((acquire, session)) = &asked {
             let decision = session.row(now).map(|row| row.decision(acquire));
             let Some(Decision::Granted(held)) = decision else { return claim_alone(claim) };
+            resumed = resumed.with_lease(session.resumed());
+            is_own = held.id == acquire.lease && resumed == ResumedBy::Nobody;
             lease = Some(held);
-            // A lease that a call has carried on alone is still that call's.
-            let is_apart = |latest: &Latest| {
-                latest.resumed == ResumedBy::Call && found.resumed != ResumedBy::Call
-            };
-            if seen.is_some() && !session.latest.as_ref().is_some_and(is_apart) {
-                note(&mut session, self.stream);
-                draft.put_session(&acquire.key, session);
-            }
         }
-        let Some(seen) = seen else {
-            return Begun::Granted { claim, lease, obtained: Obtained::Found(found.resumed) };
+        if is_own {
+            // By an earlier run of this operation, whose answer was lost.
+            return Begun::Granted { claim, lease, obtained: Obtained::Granted };
+        }
+        let is_current =
+            |prior: &PriorGrant<_>| prior.is_current(&claim.claim_time, resumed, self.stream);
+        let Some(prior) = self.resumes.filter(is_current) else {
+            return Begun::Granted { claim, lease, obtained: Obtained::Found(resumed) };
         };
+        if let Some((acquire, mut session)) = asked {
+            note(&mut session, self.stream);
+            draft.put_session(&acquire.key, session);
+        }
         let attempts = found.attempts.map(|own| Attempts { interrupted: None, ..own });
         let repeated = Event { resumed: ResumedBy::of(self.stream), attempts, ..found.clone() };
         draft.update_event(&self.event.key.team, found, Some(repeated));
-        Begun::Granted { claim, lease, obtained: Obtained::Resumed(seen.resumed) }
+        Begun::Granted { claim, lease, obtained: Obtained::Resumed(prior.resumed) }
     }
 }
 

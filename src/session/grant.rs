@@ -11,7 +11,7 @@ use std::sync::{
 };
 
 use super::Measured;
-use crate::domain::{Lease, LeaseId, SessionKey, StreamId};
+use crate::domain::{Acquire, Lease, LeaseId, SessionKey, StreamId};
 
 type GiveBack = dyn Fn(&SessionKey, LeaseId, StreamId) + Send + Sync;
 
@@ -47,6 +47,35 @@ impl Grants {
     ) -> Arc<Delivery> {
         let (key, grants) = (key.clone(), Arc::clone(self));
         Arc::new(Delivery { key, lease, stream, accepted: AtomicBool::new(false), grants })
+    }
+}
+
+/// Takes a lease.
+pub(super) struct AcquireCall {
+    pub(super) acquire: Acquire,
+    pub(super) grants: Arc<Grants>,
+    /// Whether its latest run was not decided: that run, or one before, may have been granted the
+    /// lease all the same, and its answer lost.
+    is_in_doubt: AtomicBool,
+}
+
+impl AcquireCall {
+    pub(super) fn new(acquire: Acquire, grants: &Arc<Grants>) -> Self {
+        Self { acquire, grants: Arc::clone(grants), is_in_doubt: AtomicBool::new(false) }
+    }
+
+    /// Notes whether a run of it was decided.
+    pub(super) fn ran(&self, is_decided: bool) {
+        self.is_in_doubt.store(!is_decided, Ordering::Relaxed);
+    }
+}
+
+impl Drop for AcquireCall {
+    fn drop(&mut self) {
+        if *self.is_in_doubt.get_mut() {
+            // Its caller has gone.
+            self.grants.give_back(&self.acquire.key, self.acquire.lease);
+        }
     }
 }
 

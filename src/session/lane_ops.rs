@@ -9,13 +9,13 @@ use tokio::time::Instant;
 
 use super::{
     Measured,
-    grant::{Delivery, Grant, Grants},
+    grant::{AcquireCall, Delivery, Grant, Grants},
     queue::Queues,
 };
 use crate::{
     domain::{
-        Acquire, Decision, Enqueue, Enqueued, Held, Lease, LeaseId, Obtained, Release, Renew,
-        Renewed, RequestId, Seen, SessionKey, SessionRow, StreamId,
+        Acquire, Decision, Enqueue, Enqueued, Held, Lease, LeaseId, Obtained, PriorGrant, Release,
+        Renew, Renewed, RequestId, SessionKey, SessionRow, StreamId,
     },
     lane::{Executes, Lanes, Op},
     store::{Connection, Reset, SessionAnswer, SessionBatch, SessionOp, StoreError, Verdict},
@@ -35,18 +35,12 @@ pub(super) enum SessionCall {
 pub(super) enum SessionReply {
     Acquired(Outcome),
     /// The request has this lease already: it is the caller's once that carries it on.
-    Found(Seen<LeaseId>),
+    Found(PriorGrant<LeaseId>),
     Released(bool),
     Renewed(Renewal),
     Enqueued(Enqueued),
     Left,
     HandedOn(Option<SessionRow>),
-}
-
-/// Takes a lease.
-pub(super) struct AcquireCall {
-    pub(super) acquire: Acquire,
-    pub(super) grants: Arc<Grants>,
 }
 
 /// The result of a request for a lease.
@@ -114,7 +108,7 @@ pub(super) enum Subject {
     HandOn,
     /// Calls that return share an answer, streams do not: the store notes which has the
     /// lease, of those that name it.
-    Acquire(RequestId, Option<StreamId>, Option<Seen<LeaseId>>),
+    Acquire(RequestId, Option<StreamId>, Option<PriorGrant<LeaseId>>),
     Enqueue(u64),
 }
 
@@ -136,6 +130,13 @@ impl SessionCall {
             Self::Enqueue(call) => &call.enqueue.acquire.key,
             Self::Leave(call) => &call.key,
             Self::HandOn(key) => key,
+        }
+    }
+
+    /// Notes whether it was decided.
+    fn ran(&self, is_decided: bool) {
+        if let Self::Acquire(call) = self {
+            call.ran(is_decided);
         }
     }
 
@@ -215,7 +216,7 @@ impl Op for SessionCall {
                 match acquired.row.decision(&call.acquire) {
                     Decision::Granted(lease) => match acquired.obtained {
                         Some(Obtained::Found(resumed)) => {
-                            SessionReply::Found(Seen { id: lease.id, resumed })
+                            SessionReply::Found(PriorGrant { id: lease.id, resumed })
                         }
                         obtained => {
                             let lease = Measured::new(lease, *asked);
@@ -277,20 +278,20 @@ impl EnqueueCall {
         if let Enqueued::TookOver(_, earlier) = enqueued {
             self.queues.taken_over(earlier);
         }
-        let Enqueue { acquire, lease, .. } = &self.enqueue;
+        let Acquire { key, lease, .. } = &self.enqueue.acquire;
         let has_place =
             matches!(enqueued, Enqueued::Waits(_) | Enqueued::TookOver(..) | Enqueued::Given);
         if has_place && !self.queues.is_wanted(*lease) {
             // The caller has gone, and may have left before the place was there; by now the
             // lease may have been given.
             let leave = LeaveCall {
-                key: acquire.key.clone(),
+                key: key.clone(),
                 lease: *lease,
                 keep: false,
                 queues: Arc::clone(&self.queues),
                 grants: Some(Arc::clone(&self.grants)),
             };
-            let _ = self.lanes.of(acquire.key.shard()).post(SessionCall::Leave(leave));
+            let _ = self.lanes.of(key.shard()).post(SessionCall::Leave(leave));
         }
     }
 }
@@ -320,7 +321,14 @@ impl<S: Connection> Executes<SessionCall> for SessionWorker<S> {
     async fn execute(&mut self, calls: &[&SessionCall]) -> Result<Vec<Verdict<Row>>, StoreError> {
         let ops: Vec<SessionOp<'_>> = calls.iter().map(|call| call.as_op()).collect();
         let asked = Instant::now();
-        let SessionBatch { answers, handovers } = self.store.change_sessions(&ops).await?;
+        let changed = self.store.change_sessions(&ops).await;
+        if let Err(StoreError::Conflict) = changed {
+            calls.iter().for_each(|call| call.ran(false));
+        }
+        let SessionBatch { answers, handovers } = changed?;
+        for (call, answer) in calls.iter().zip(&answers) {
+            call.ran(!matches!(answer, Verdict::Retry));
+        }
         // Here, where it reaches the waiters even if the callers of this batch have gone.
         if let Some(queues) = self.queues.upgrade() {
             for row in handovers {

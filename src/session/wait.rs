@@ -19,7 +19,7 @@ use super::{
     unexpected,
 };
 use crate::{
-    domain::{Acquire, Decision, Enqueue, Enqueued, Held, LeaseId},
+    domain::{Acquire, Decision, Enqueue, Enqueued, Held},
     lane::Lanes,
     store::{Connection, Hint},
 };
@@ -51,13 +51,13 @@ impl Sessions {
         // A call that has lost its request's place was replaced: a newer call has it.
         let mut is_newest = true;
         loop {
-            let (lease, grants) = (LeaseId::random(), &self.grants);
-            let mut place = self.queues.join(&acquire.key, lease, &self.lanes, grants)?;
+            let (wanted, grants) = (acquire.anew(None), &self.grants);
+            let mut place = self.queues.join(&acquire.key, wanted.lease, &self.lanes, grants)?;
             place.is_newest = is_newest;
             let mut takes_over = None;
             let enqueued = loop {
                 let call = EnqueueCall {
-                    enqueue: Enqueue { acquire: acquire.clone(), lease, takes_over },
+                    enqueue: Enqueue { acquire: wanted.clone(), takes_over },
                     number: place.number(),
                     queues: Arc::clone(&self.queues),
                     lanes: self.lanes.clone(),

@@ -8,7 +8,7 @@ use super::grant::{Delivery, Grant, Turn, Unaccepted};
 use crate::{
     domain::{
         Begin, Begun, Claim, Delivered, EventKey, EventRow, Finish, Interruption, KeySet, Lease,
-        Obtained, RenewTurn, RequestId, Seen, StreamId, Timestamp, TurnId, TurnLost,
+        Obtained, PriorGrant, RenewTurn, RequestId, StreamId, Timestamp, TurnId, TurnLost,
     },
     lane::{Executes, Lane, Lanes, Op},
     session::{Measured, Sessions},
@@ -57,7 +57,7 @@ pub(super) enum Committed {
 
 /// Calls that return share an answer, streams do not: the store notes which has the turn, of those
 /// that name it.
-type Asker = (RequestId, Option<StreamId>, Option<Seen<Timestamp>>);
+type Asker = (RequestId, Option<StreamId>, Option<PriorGrant<Timestamp>>);
 
 const fn asker(begin: &Begin) -> Asker {
     (begin.request, begin.stream, begin.resumes)
@@ -66,7 +66,7 @@ const fn asker(begin: &Begin) -> Asker {
 pub(super) enum TurnReply {
     Begun(Box<Result<Grant, Measured<Begun>>>),
     /// The request has this claim already: it is the caller's once that carries it on.
-    Found(Seen<Timestamp>),
+    Found(PriorGrant<Timestamp>),
     Finished(Result<Option<EventRow>, TurnLost>),
 }
 
@@ -140,8 +140,8 @@ impl Op for TurnCall {
                     return Verdict::Decided(TurnReply::Begun(Box::new(Err(taken))));
                 }
                 if let Obtained::Found(resumed) = *obtained {
-                    let seen = Seen { id: claim.claim_time, resumed };
-                    return Verdict::Decided(TurnReply::Found(seen));
+                    let prior = PriorGrant { id: claim.claim_time, resumed };
+                    return Verdict::Decided(TurnReply::Found(prior));
                 }
                 let id = turn_id(begin, claim, lease.as_ref());
                 let claim = Measured::new(claim.clone(), *asked);

@@ -26,6 +26,7 @@ use crate::{
 };
 
 mod fence;
+mod repeats;
 
 on_both_stores!(
     a_dead_holders_lease_ends_a_ttl_after_the_first_look,

@@ -5,7 +5,7 @@
 use std::time::Duration;
 
 use oncegate::{
-    domain::{Begun, Finish, FinishAs, LeaseId, TurnId},
+    domain::{Begin, Begun, Finish, FinishAs, LeaseId, TurnId},
     store::{
         AdminChanges as _, Clock, Connection, SessionAnswer, SessionOp, SessionStore as _,
         Store as _, TurnStore as _, Verdict, Work, postgres::Postgres,
@@ -16,7 +16,7 @@ use sqlx::{Connection as _, Executor as _, PgConnection, Postgres as Db, Transac
 use super::late::blocked;
 use crate::harness::{
     execute,
-    ops::{acquire, begin, enqueue, key, release},
+    ops::{acquire, begin, enqueue, key, release, request},
     postgres::{gate, new_database},
 };
 
@@ -42,7 +42,7 @@ async fn awaited(store: &mut impl Connection) -> (LeaseId, LeaseId) {
         panic!("not granted")
     };
     change(store, SessionOp::Enqueue(&waiter)).await;
-    (held.row.lease.id, waiter.lease)
+    (held.row.lease.id, waiter.acquire.lease)
 }
 
 /// Locks the rows of all sessions.
@@ -155,4 +155,45 @@ async fn an_event_that_has_changed_is_forgotten_only_once_it_is_read_again() {
     assert!(matches!(answer, Verdict::Retry), "{answer:?}");
     let forgotten = store.forget_event(&begin.event.key).await.unwrap();
     assert!(matches!(forgotten, Verdict::Decided(Some(_))), "{forgotten:?}");
+}
+
+/// The event is another's when the turn's session is taken, and free by the time of the answer. The
+/// caller goes on with that lease, so nothing else may give it back.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_lease_that_came_before_its_event_is_free_stays_its_callers() {
+    let url = new_database().await;
+    let stores =
+        [(); 2].map(|()| Postgres::new(&url, Duration::from_mins(1), Clock::Store).unwrap());
+    for store in &stores {
+        store.migrate().await.unwrap();
+    }
+    let mut outside = PgConnection::connect(&url).await.unwrap();
+    execute(&url, &gate("current_query() LIKE '%new AS MATERIALIZED%'")).await;
+    let mut locking = outside.begin().await.unwrap();
+    locking.execute("SELECT FROM gate FOR UPDATE").await.unwrap();
+    let [mut first, mut other] = stores.each_ref().map(|store| store.connection(Work::Turns));
+    let beginning = tokio::spawn(async move {
+        let asked = begin("Ev1", &[]);
+        (first.change_turns(&[&asked], &[]).await.unwrap(), asked)
+    });
+    blocked(&mut locking, 1).await;
+    let theirs = Begin { request: request(1), session: None, ..begin("Ev1", &["ts1"]) };
+    let turned = other.change_turns(&[&theirs], &[]).await.unwrap();
+    let [Verdict::Decided(Begun::Granted { claim, .. })] = &turned.begins[..] else {
+        panic!("{turned:?}")
+    };
+    let turn = TurnId {
+        event: theirs.event.key.clone(),
+        request: theirs.request,
+        attempt: claim.attempt,
+        lease: None,
+        max_attempts: theirs.max_attempts,
+    };
+    let finish = Finish { turn, ending: FinishAs::Failed(None), unless_resumed: None };
+    other.change_turns(&[], &[&finish]).await.unwrap();
+    locking.commit().await.unwrap();
+    let (turned, asked) = beginning.await.unwrap();
+    let [Verdict::Decided(Begun::Busy(row))] = &turned.begins[..] else { panic!("{turned:?}") };
+    assert!(row.live && Some(row.lease.id) == asked.session.map(|acquire| acquire.lease));
+    assert!(turned.orphans.is_empty(), "{turned:?}");
 }

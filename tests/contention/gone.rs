@@ -5,12 +5,16 @@ use std::time::Duration;
 
 use oncegate::{
     domain::{Acquire, Begin, Id, LeaseId, Renew, RenewTurn, RequestId, StreamId},
-    session::{AcquireOutcome, Bounds, Grant, Sessions},
+    session::{AcquireOutcome, Bounds, Grant, SessionError, Sessions},
     store::postgres::Postgres,
     telemetry::Metrics,
     turn::{self, TurnOutcome, Turns},
 };
-use tokio::{runtime::Handle, task::JoinHandle, time::sleep};
+use tokio::{
+    runtime::Handle,
+    task::JoinHandle,
+    time::{sleep, timeout},
+};
 use tokio_util::sync::CancellationToken;
 
 use crate::harness::{
@@ -67,13 +71,34 @@ impl Stage {
 
     /// Acquires a session on a replica, with a wait.
     fn ask(&self, replica: usize, acquire: &Acquire) -> JoinHandle<Option<Grant>> {
+        let asking = self.asking(replica, acquire);
+        tokio::spawn(async { asking.await.unwrap() })
+    }
+
+    /// The same, which may end with an error.
+    fn asking(
+        &self,
+        replica: usize,
+        acquire: &Acquire,
+    ) -> impl Future<Output = Result<Option<Grant>, SessionError>> + Send + use<> {
         let (sessions, acquire) = (self.sessions(replica), acquire.clone());
-        tokio::spawn(async move {
-            match sessions.acquire(&acquire, LONG).await.unwrap() {
+        async move {
+            Ok(match sessions.acquire(&acquire, LONG).await? {
                 AcquireOutcome::Granted(grant) => Some(grant),
                 AcquireOutcome::Held(_) => None,
-            }
-        })
+            })
+        }
+    }
+
+    /// A caller on the first replica waits for a session, and goes away. From then on, each
+    /// statement of such a caller is one request.
+    async fn prepares(&self) {
+        let first = self.ask(1, &acquire("first", "holder")).await.unwrap().unwrap();
+        let waits = self.ask(0, &acquire("first", "again"));
+        self.queue("first", 1).await;
+        waits.abort();
+        self.queue("first", 0).await;
+        drop(first);
     }
 
     /// A caller on the first replica goes away while its request with this number waits before
@@ -89,6 +114,15 @@ impl Stage {
         self.proxy.let_pass();
         let taken = self.ask(0, &acquire("after", "after")).await.unwrap();
         drop(taken.unwrap().accept());
+    }
+
+    /// The same of turns, and what that has left to the lane.
+    async fn turns_pass(&self) {
+        self.proxy.let_pass();
+        for event in ["after", "after that"] {
+            let begun = self.begin(0, begin(event, "after")).await.unwrap();
+            let _ = begun.unwrap().accept();
+        }
     }
 
     /// Waits until so many callers wait for a session, and answers which.
@@ -144,13 +178,7 @@ async fn a_late_acquire_keeps_no_lease_that_came_since() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_late_enqueue_takes_no_place_that_came_since() {
     let stage = Stage::new().await;
-    // From then on, each statement is one request.
-    let first = stage.ask(1, &acquire("first", "holder")).await.unwrap().unwrap();
-    let waits = stage.ask(0, &acquire("first", "again"));
-    stage.queue("first", 1).await;
-    waits.abort();
-    stage.queue("first", 0).await;
-    drop(first);
+    stage.prepares().await;
     let holder = stage.ask(1, &acquire("s", "holder")).await.unwrap().unwrap();
     // The two of the acquire that finds the session held.
     stage.proxy.hold_after(2);
@@ -162,6 +190,28 @@ async fn a_late_enqueue_takes_no_place_that_came_since() {
     assert_eq!(stage.queue("s", 1).await, queue);
     stage.release(holder).await;
     assert!(again.await.unwrap().is_some());
+}
+
+/// A call finds the place of its request, and comes late to take it over: a newer one has it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_late_take_over_finds_the_place_that_came_since() {
+    let stage = Stage::new().await;
+    stage.prepares().await;
+    let holder = stage.ask(1, &acquire("s", "holder")).await.unwrap().unwrap();
+    let first = tokio::spawn(stage.asking(1, &acquire("s", "again")));
+    let place = stage.queue("s", 1).await;
+    // The two of the acquire that finds the session held, and the one that finds the place.
+    stage.proxy.hold_after(3);
+    let last = stage.ask(0, &acquire("s", "again"));
+    stage.proxy.holds().await;
+    let second = tokio::spawn(stage.asking(1, &acquire("s", "again")));
+    let is_replaced = |ended| matches!(ended, Err(SessionError::StreamReplaced));
+    assert!(is_replaced(first.await.unwrap()));
+    assert_ne!(stage.queue("s", 1).await, place);
+    stage.proxy.let_pass();
+    assert!(is_replaced(second.await.unwrap()));
+    stage.release(holder).await;
+    assert!(last.await.unwrap().is_some());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -176,6 +226,52 @@ async fn a_late_begin_keeps_no_turn_that_came_since() {
     // After what was left to the lane.
     assert!(stage.begin(1, begin("after that", "after that")).await.unwrap().is_some());
     assert!(stage.begin(1, begin("e", "next")).await.unwrap().is_some());
+}
+
+/// A caller on the first replica is granted a session, and neither that answer reaches the replica
+/// nor what its statement finds when it is run again: by then, somebody waits. Answers both callers,
+/// before the replica knows more.
+async fn unanswered(stage: &Stage) -> (JoinHandle<Option<Grant>>, JoinHandle<Option<Grant>>) {
+    stage.prepares().await;
+    let holder = stage.ask(1, &acquire("s", "holder")).await.unwrap().unwrap();
+    // So the first replica reads before it takes the session the next time.
+    let waits = stage.ask(1, &acquire("s", "waits"));
+    stage.queue("s", 1).await;
+    let held = stage.sessions(0).acquire(&acquire("s", "other"), Duration::ZERO).await.unwrap();
+    assert!(matches!(held, AcquireOutcome::Held(_)));
+    waits.abort();
+    stage.queue("s", 0).await;
+    stage.release(holder).await;
+    // The read passes; and so does the write, but not its answer.
+    stage.proxy.hold_after(2);
+    stage.proxy.lose_answer_after(1);
+    let caller = stage.ask(0, &acquire("s", "caller"));
+    stage.proxy.holds().await;
+    let next = stage.ask(1, &acquire("s", "next"));
+    stage.queue("s", 1).await;
+    (caller, next)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_lease_whose_grant_was_not_answered_is_new_to_its_caller() {
+    let stage = Stage::new().await;
+    let (caller, next) = unanswered(&stage).await;
+    stage.proxy.let_pass();
+    let grant = caller.await.unwrap().unwrap();
+    assert!(grant.is_fresh());
+    // It has gone before it could be told.
+    drop(grant);
+    assert!(timeout(LONG, next).await.unwrap().unwrap().is_some());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_lease_whose_grant_was_not_answered_is_given_back_if_its_caller_has_gone() {
+    let stage = Stage::new().await;
+    let (caller, next) = unanswered(&stage).await;
+    caller.abort();
+    assert!(caller.await.is_err());
+    stage.proxy.let_pass();
+    assert!(timeout(LONG, next).await.unwrap().unwrap().is_some());
 }
 
 /// A stream that has found the lease of its request goes away, and what takes it over comes late.
@@ -215,30 +311,42 @@ async fn a_late_stream_takes_no_lease_from_a_newer_call() {
     }
 }
 
+/// The same of a turn.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_late_stream_takes_no_turn_from_a_newer_stream() {
+async fn a_late_stream_takes_no_turn_from_a_newer_call() {
     let stage = Stage::new().await;
-    let stream = |event: &str| {
-        let stream = StreamId::random();
-        (stream, begin(event, "again").kept_by(stream))
+    let again = |event: &str, stream: Option<StreamId>| {
+        let begin = begin(event, "again");
+        Begin { stream, ..begin }
     };
+    let stream = || Some(StreamId::random());
+    // From then on, each statement is one request.
     for _ in 0..2 {
-        let _ = stage.begin(0, stream("first").1).await.unwrap().unwrap().accept();
+        let _ = stage.begin(0, again("first", stream())).await.unwrap().unwrap().accept();
     }
-    let _ = stage.begin(1, begin("e", "again")).await.unwrap().unwrap().accept();
-    stage.proxy.hold_after(1);
-    stage.goes_away(stage.begin(0, stream("e").1)).await;
-    let (newer, begin) = stream("e");
-    let claim_ttl = begin.claim_ttl;
-    let turn = stage.begin(1, begin).await.unwrap().unwrap().accept();
-    stage.proxy.let_pass();
-    assert!(stage.begin(0, stream("after").1).await.unwrap().is_some());
-    let renew = RenewTurn {
-        turn: turn.id,
-        claim_ttl,
-        lease_ttl: claim_ttl,
-        stream: Some(newer),
-        interruption: None,
+    let late = async |event: &str| {
+        // The one by which it finds the claim.
+        stage.proxy.hold_after(1);
+        stage.goes_away(stage.begin(0, again(event, stream()))).await;
     };
-    stage.turns(1).renew(renew).await.unwrap();
+    let _ = stage.begin(1, again("alone", None)).await.unwrap().unwrap().accept();
+    late("alone").await;
+    stage.turns_pass().await;
+    // So it does take over, and gives the turn up.
+    assert!(stage.begin(1, begin("alone", "next")).await.unwrap().is_some());
+
+    for (event, newer) in [("stream", stream()), ("call", None)] {
+        let _ = stage.begin(1, again(event, None)).await.unwrap().unwrap().accept();
+        if newer.is_none() {
+            // The calls of its holder look alike.
+            let _ = stage.begin(1, again(event, None)).await.unwrap().unwrap().accept();
+        }
+        late(event).await;
+        let begin = again(event, newer);
+        let (claim_ttl, lease_ttl) = (begin.claim_ttl, begin.claim_ttl);
+        let turn = stage.begin(1, begin).await.unwrap().unwrap().accept().id;
+        stage.turns_pass().await;
+        let renew = RenewTurn { turn, claim_ttl, lease_ttl, stream: newer, interruption: None };
+        stage.turns(1).renew(renew).await.unwrap();
+    }
 }

@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use oncegate::{
-    domain::{Begin, Begun, Enqueue, Finish, FinishAs, TurnId},
+    domain::{Begin, Begun, Finish, FinishAs, TurnId},
     store::{
         Clock, Connection, SessionOp, SessionStore as _, Store as _, TurnStore as _, Upkeep as _,
         Verdict, Work, postgres::Postgres,
@@ -136,10 +136,9 @@ async fn a_heartbeat_does_not_wait_for_places_that_others_change() {
     let mut stage = Stage::new().await;
     let mut store = stage.connection();
     store.change_sessions(&[SessionOp::Acquire(&acquire("s", 1))]).await.unwrap();
-    let Enqueue { acquire, lease, .. } = enqueue("s", 2);
-    let waiter = Enqueue { acquire, lease, takes_over: None };
+    let waiter = enqueue("s", 2);
     store.change_sessions(&[SessionOp::Enqueue(&waiter)]).await.unwrap();
-    let leave = SessionOp::Leave { key: &key("s"), lease, keep: true };
+    let leave = SessionOp::Leave { key: &key("s"), lease: waiter.acquire.lease, keep: true };
     store.change_sessions(&[leave]).await.unwrap();
     execute(&stage.url, "UPDATE oncegate_waiters SET left_at = left_at - interval '1 h'").await;
     let count = "SELECT FROM oncegate_waiters FOR UPDATE";

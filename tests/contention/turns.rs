@@ -11,8 +11,8 @@ use std::{
 use futures_util::future::join_all;
 use oncegate::{
     domain::{
-        Acquire, Begin, Delivered, EventKey, Finish, FinishAs, Id, Labels, RequestId, SessionKey,
-        Team, Ttl, limits,
+        Acquire, Begin, Delivered, EventKey, Finish, FinishAs, Id, Labels, LeaseId, RequestId,
+        SessionKey, Team, Ttl, limits,
     },
     grpc::pb::{
         self, BeginTurnRequest, FinishTurnRequest, Turn, TurnOutcome as Ends,
@@ -132,6 +132,7 @@ impl Arena {
             request: RequestId::for_session(&key, None),
             key,
             holder: "run".into(),
+            lease: LeaseId::random(),
             ttl,
             epic: None,
             labels: Labels::default(),

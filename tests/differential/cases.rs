@@ -4,8 +4,9 @@ use std::{ops::RangeInclusive, time::Duration};
 
 use oncegate::{
     domain::{
-        Acquire, Begin, Delivered, Enqueue, EventKey, Interruption, Labels, Mark, PayloadDigest,
-        Release, RenewTurn, RequestId, SessionKey, StreamId, Team, TeamFilter, Ttl, TurnId,
+        Acquire, Begin, Delivered, Enqueue, EventKey, Interruption, Labels, LeaseId, Mark,
+        PayloadDigest, Release, RenewTurn, RequestId, SessionKey, StreamId, Team, TeamFilter, Ttl,
+        TurnId,
         limits::{CLAIM_MEMORY, CLAIM_TTL, EVENT_TTL, LEASE_TTL},
     },
     store::{Age, Kind, Scope, Sweep},
@@ -30,6 +31,7 @@ fn acquire(request: RequestId, epic: Option<&str>) -> Acquire {
         key: key(),
         holder: "h1".into(),
         request,
+        lease: LeaseId::random(),
         ttl: minute(&LEASE_TTL),
         epic: epic.map(str::to_owned),
         labels: Labels::default(),
@@ -51,14 +53,14 @@ fn release(grant: Grant) -> Op {
 
 /// Takes a place in the queue.
 fn wait(grant: Grant, epic: &str) -> Op {
-    let acquire = acquire(request(grant), Some(epic));
-    Op::Enqueue(vec![Enqueue { acquire, lease: lease(grant), takes_over: None }])
+    let acquire = Acquire { lease: lease(grant), ..acquire(request(grant), Some(epic)) };
+    Op::Enqueue(vec![Enqueue { acquire, takes_over: None }])
 }
 
 /// Takes over the place of the same request.
 fn take_over(number: usize, of: Grant) -> Op {
-    let (acquire, takes_over) = (acquire(request(of), None), Some(lease(of)));
-    Op::Enqueue(vec![Enqueue { acquire, lease: lease((number, 0)), takes_over }])
+    let acquire = Acquire { lease: lease((number, 0)), ..acquire(request(of), None) };
+    Op::Enqueue(vec![Enqueue { acquire, takes_over: Some(lease(of)) }])
 }
 
 fn leave(grant: Grant, keep: bool) -> Op {
@@ -140,7 +142,8 @@ async fn a_lease_that_came_for_a_turn_whose_event_was_handled_meanwhile_is_given
         resumes: None,
         grace: Duration::ZERO,
     };
-    let enqueue = Enqueue { acquire, lease: lease((2, 0)), takes_over: None };
+    let acquire = Acquire { lease: lease((2, 0)), ..acquire };
+    let enqueue = Enqueue { acquire, takes_over: None };
     let mark = Mark { event: event(), ttl: minute(&EVENT_TTL), request: request((3, 0)) };
     let busy = vec![take(), Op::Turns(vec![begin.clone()], vec![])];
     come_to(busy.clone(), "Busy(").await;
@@ -229,9 +232,9 @@ async fn attempts_are_counted_for_a_day_after_the_latest_renewal() {
 async fn a_request_with_another_payload_takes_a_place_of_its_own() {
     let payload = |number: u128| Some(PayloadDigest::from_uuid(Uuid::from_u128(number)));
     let wait = |number, digest| {
-        let acquire = Acquire { digest, ..acquire(request((1, 0)), None) };
-        let takes_over = Some(lease((1, 0)));
-        Op::Enqueue(vec![Enqueue { acquire, lease: lease((number, 0)), takes_over }])
+        let lease_of = lease((number, 0));
+        let acquire = Acquire { digest, lease: lease_of, ..acquire(request((1, 0)), None) };
+        Op::Enqueue(vec![Enqueue { acquire, takes_over: Some(lease((1, 0))) }])
     };
     let placed = vec![take(), wait(1, payload(1))];
     come_to([placed.clone(), vec![wait(2, payload(1))]].concat(), "took over").await;

@@ -7,8 +7,8 @@ use std::{
 
 use oncegate::{
     domain::{
-        Acquire, Begin, Enqueue, EventKey, Id, Labels, LeaseId, Release, Renew, RequestId,
-        ResumedBy, Seen, SessionKey, StreamId, Team, TeamFilter, Timestamp, Ttl, TurnId,
+        Acquire, Begin, Enqueue, EventKey, Id, Labels, LeaseId, PriorGrant, Release, Renew,
+        RequestId, ResumedBy, SessionKey, StreamId, Team, TeamFilter, Timestamp, Ttl, TurnId,
         limits::{CLAIM_MEMORY, CLAIM_TTL, EVENT_TTL, LEASE_TTL},
     },
     rules::queue::PLACE_KEPT,
@@ -60,6 +60,8 @@ pub struct Dice {
     /// When something may end, in the same way.
     ends: BTreeSet<u64>,
     streams: Vec<StreamId>,
+    /// The leases that were asked for.
+    acquires: Vec<Acquire>,
     /// The places that were asked for.
     places: Vec<Enqueue>,
     /// The turns that were asked for.
@@ -79,6 +81,7 @@ impl Dice {
             now: 0,
             ends: BTreeSet::new(),
             streams,
+            acquires: Vec::new(),
             places: Vec::new(),
             begins: Vec::new(),
             crowd,
@@ -201,9 +204,9 @@ impl Dice {
     }
 
     /// What a call names, at times: something that was not found so.
-    fn seen<T>(&mut self, id: T) -> Option<Seen<T>> {
+    fn prior<T>(&mut self, id: T) -> Option<PriorGrant<T>> {
         let resumed = if self.one_in(3) { ResumedBy::Nobody } else { ResumedBy::of(self.stream()) };
-        Some(Seen { id, resumed }).filter(|_| self.one_in(3))
+        Some(PriorGrant { id, resumed }).filter(|_| self.one_in(3))
     }
 
     fn acquire(&mut self, key: SessionKey, event: Option<&EventKey>) -> Acquire {
@@ -216,11 +219,12 @@ impl Dice {
             },
             key,
             holder: self.of(&HOLDERS).into(),
+            lease: LeaseId::random(),
             ttl: self.lease_ttl(),
             epic: self.epic().map(str::to_owned),
             labels: Labels::parse(labels).expect("labels"),
             stream: self.stream(),
-            resumes: self.seen(LeaseId::random()),
+            resumes: self.prior(LeaseId::random()),
             digest: None,
         }
     }
@@ -242,7 +246,16 @@ impl Dice {
                 releases.push(Of(grant, release));
             }
             if grant.is_none() || self.one_in(4) {
-                acquires.push(self.acquire(key, None));
+                let lately = self.acquires.iter().rev().take(6).filter(|lately| lately.key == key);
+                let lately: Vec<Acquire> = lately.cloned().collect();
+                if !lately.is_empty() && self.one_in(4) {
+                    // As if its answer was lost.
+                    acquires.push(self.of(&lately));
+                } else {
+                    let acquire = self.acquire(key, None);
+                    self.acquires.push(acquire.clone());
+                    acquires.push(acquire);
+                }
             }
         }
         Op::Change(acquires, releases)
@@ -251,7 +264,7 @@ impl Dice {
     /// The place that the request took last, if it names that.
     fn place_of(&mut self, acquire: &Acquire) -> Option<LeaseId> {
         let of_request = |place: &&Enqueue| place.acquire.request == acquire.request;
-        let latest = self.places.iter().rev().find(of_request).map(|place| place.lease);
+        let latest = self.places.iter().rev().find(of_request).map(|place| place.acquire.lease);
         latest.filter(|_| !self.one_in(3))
     }
 
@@ -266,9 +279,9 @@ impl Dice {
         let wishes: Vec<Acquire> =
             self.begins.iter().rev().take(6).filter_map(|begin| begin.session.clone()).collect();
         if !wishes.is_empty() && self.one_in(3) {
-            let acquire = self.of(&wishes);
+            let acquire = Acquire { lease: lease((self.number, 0)), ..self.of(&wishes) };
             let takes_over = self.place_of(&acquire);
-            let enqueue = Enqueue { acquire, lease: lease((self.number, 0)), takes_over };
+            let enqueue = Enqueue { acquire, takes_over };
             self.places.push(enqueue.clone());
             return Op::Enqueue(vec![enqueue]);
         }
@@ -277,9 +290,9 @@ impl Dice {
             let event = Some(event).filter(|event| event.team == key.team && !self.one_in(2));
             let mut acquire = self.acquire(key, event.as_ref());
             acquire.digest = self.digest().filter(|_| event.is_some());
-            let lease = lease((self.number, item));
+            acquire.lease = lease((self.number, item));
             let takes_over = self.place_of(&acquire);
-            asked.push(Enqueue { acquire, lease, takes_over });
+            asked.push(Enqueue { acquire, takes_over });
         }
         if self.crowd && self.one_in(8) {
             self.crowd = false;

@@ -3,7 +3,9 @@
 use std::{collections::BTreeMap, fmt::Debug};
 
 use oncegate::{
-    domain::{EventKey, LeaseId, Mark, ResumedBy, Seen, SessionKey, TeamFilter, Timestamp, TurnId},
+    domain::{
+        EventKey, LeaseId, Mark, PriorGrant, ResumedBy, SessionKey, TeamFilter, Timestamp, TurnId,
+    },
     store::{Connection, EventFilter, Look, Page, StoreError, Sweep},
 };
 
@@ -136,6 +138,6 @@ fn debug(answer: impl Debug) -> String {
 }
 
 /// What a call names that has found something: as `drawn` says, who had carried it on by then.
-fn seen<T>(id: T, resumed: ResumedBy, drawn: Option<Seen<T>>) -> Seen<T> {
-    Seen { id, resumed: drawn.map_or(resumed, |drawn| drawn.resumed) }
+fn prior<T>(id: T, resumed: ResumedBy, drawn: Option<PriorGrant<T>>) -> PriorGrant<T> {
+    PriorGrant { id, resumed: drawn.map_or(resumed, |drawn| drawn.resumed) }
 }

@@ -62,7 +62,7 @@ impl<C: Connection> Lossy<C> {
         };
         let waiter = enqueue("s", 2);
         self.change(SessionOp::Enqueue(&waiter)).await;
-        (held.row.lease.id, waiter.lease)
+        (held.row.lease.id, waiter.acquire.lease)
     }
 }
 
@@ -74,7 +74,7 @@ async fn a_lease_that_the_first_run_took_is_new_to_its_caller() {
     let SessionAnswer::Acquired(acquired) = answer else { panic!("{answer:?}") };
     // Otherwise nobody gives it back if the caller has gone.
     assert!(acquired.obtained == Some(Obtained::Granted) && acquired.row.live, "{acquired:?}");
-    let (again, _) = lossy.change(SessionOp::Acquire(&asked)).await;
+    let (again, _) = lossy.change(SessionOp::Acquire(&asked.anew(None))).await;
     let SessionAnswer::Acquired(again) = again else { panic!("{again:?}") };
     assert_eq!(again.row.lease.id, acquired.row.lease.id);
     assert_eq!(again.obtained, Some(Obtained::Found(ResumedBy::Nobody)));
@@ -120,7 +120,7 @@ async fn a_turn_that_the_first_run_began_is_new_to_its_caller() {
         let Begun::Granted { claim, lease, obtained } = begun else { panic!("{begun:?}") };
         assert_eq!((obtained, claim.attempt), (Obtained::Granted, 1), "{claim:?}");
         assert!(lease.unwrap().token > FencingToken(0));
-        let again = lossy.begin(&asked).await;
+        let again = lossy.begin(&asked.anew(None)).await;
         let found = Obtained::Found(ResumedBy::Nobody);
         assert!(matches!(again, Begun::Granted { obtained, .. } if obtained == found), "{again:?}");
     }

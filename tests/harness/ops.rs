@@ -17,11 +17,13 @@ pub fn request(number: u128) -> RequestId {
     RequestId::from_uuid(Uuid::from_u128(number))
 }
 
+/// Each time another operation.
 pub fn acquire(session: &str, number: u128) -> Acquire {
     Acquire {
         key: key(session),
         holder: "bot".into(),
         request: request(number),
+        lease: LeaseId::random(),
         ttl: Ttl::parse(None, *LEASE_TTL.end(), &LEASE_TTL).unwrap(),
         epic: None,
         labels: Labels::default(),
@@ -32,7 +34,7 @@ pub fn acquire(session: &str, number: u128) -> Acquire {
 }
 
 pub fn enqueue(session: &str, number: u128) -> Enqueue {
-    Enqueue { acquire: acquire(session, number), lease: LeaseId::random(), takes_over: None }
+    Enqueue { acquire: acquire(session, number), takes_over: None }
 }
 
 pub fn release(session: &str, lease: LeaseId) -> Release {

@@ -4,7 +4,7 @@
 use std::{pin::pin, time::Duration};
 
 use oncegate::{
-    domain::{Acquire, Enqueue, Enqueued, Release},
+    domain::{Acquire, Enqueued, Release},
     grpc::pb::{
         BindEpicRequest, CloseSessionRequest, HoldSessionLeaseRequest, HoldSessionLeaseResponse,
         admin_service_client::AdminServiceClient, hold_session_lease_response::News,
@@ -241,7 +241,7 @@ async fn a_place_that_has_been_served_is_not_taken_again() {
     assert_eq!(enqueued(&mut store).await, placed);
     give_back(&mut holder, &lease).await;
     assert_eq!(enqueued(&mut store).await, Enqueued::Given);
-    let Enqueue { acquire: Acquire { key, .. }, lease, .. } = enqueue;
+    let Acquire { key, lease, .. } = enqueue.acquire;
     let release = Release { key: key.clone(), lease, unless_resumed: None };
     let batch = change(&mut store, SessionOp::Release(&release)).await;
     let released = &batch.answers[..];
@@ -361,5 +361,5 @@ async fn a_replica_passes_over_none_of_its_own() {
     let release = ops::release("s", held.row.lease.id);
     let released = change(&mut store, SessionOp::Release(&release)).await;
     let handed: Vec<_> = released.handovers.iter().map(|row| row.lease.id).collect();
-    assert_eq!(handed, [waiter.lease]);
+    assert_eq!(handed, [waiter.acquire.lease]);
 }

@@ -16,6 +16,7 @@ use crate::{
 on_both_stores!(
     a_cut_stream_does_not_end_a_turn_that_was_renewed_since,
     a_cut_stream_does_not_end_a_turn_whose_lease_was_renewed_since,
+    a_stream_that_begins_a_turn_again_ends_it_whoever_renewed_its_lease_before,
     a_dead_stream_does_not_end_a_turn_that_was_renewed_before_it_was_found,
     a_dead_stream_does_not_end_a_turn_that_was_begun_again_by_another,
     a_dead_stream_does_not_end_a_turn_that_was_begun_again_without_one,
@@ -81,6 +82,17 @@ async fn a_cut_stream_does_not_end_a_turn_whose_lease_was_renewed_since(f: Fixtu
     stage.wire.cut();
     let turn = stage.first.turn.clone();
     stage.goes_on(&turn).await;
+}
+
+async fn a_stream_that_begins_a_turn_again_ends_it_whoever_renewed_its_lease_before(f: Fixture) {
+    let stage = Stage::new(f, wish("Ev1", "first")).await;
+    let renewal = crate::harness::renew(stage.first.turn.lease.as_ref().unwrap());
+    stage.f.client.clone().renew_session_lease(renewal).await.unwrap();
+    stage.wire.cut();
+    let again = Run::begin(stage.channel().await, wish("Ev1", "first")).await;
+    assert_eq!(again.turn.turn_id, stage.first.turn.turn_id);
+    drop(again);
+    stage.second.gets_the_turn().await;
 }
 
 async fn a_dead_stream_does_not_end_a_turn_that_was_renewed_before_it_was_found(f: Fixture) {

@@ -54,6 +54,7 @@ pub(super) fn acquire_of(
         key,
         holder,
         request: attempt,
+        lease: LeaseId::random(),
         ttl,
         epic,
         labels,

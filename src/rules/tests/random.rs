@@ -18,8 +18,8 @@ use super::{
 };
 use crate::{
     domain::{
-        Acquired, Begun, Claim, Enqueued, EventRow, Interruption, Lease, Renewed, ResumedBy, Seen,
-        SessionRow, StreamId, Timestamp, TurnLost,
+        Acquired, Begun, Claim, Enqueued, EventRow, Interruption, Lease, PriorGrant, Renewed,
+        ResumedBy, SessionRow, StreamId, Timestamp, TurnLost,
     },
     rules::RuleError,
 };
@@ -182,7 +182,7 @@ impl Chooser {
     fn acquire(&mut self, world: &World) -> Acquire {
         let number = self.number();
         let id = self.lease(world, false);
-        let resumes = Some(Seen { id, resumed: self.resumed() }).filter(|_| self.one_in(2));
+        let resumes = Some(PriorGrant { id, resumed: self.resumed() }).filter(|_| self.one_in(2));
         Acquire { epic: self.epic(), stream: self.stream(), resumes, ..acquire(number) }
     }
 
@@ -215,7 +215,7 @@ impl Chooser {
             begin.event.digest = Some(digest(self.number()));
         }
         let id = self.claim_time(world, &begin.event.key);
-        begin.resumes = Some(Seen { id, resumed: self.resumed() }).filter(|_| self.one_in(2));
+        begin.resumes = Some(PriorGrant { id, resumed: self.resumed() }).filter(|_| self.one_in(2));
         match self.stream() {
             Some(stream) => begin.kept_by(stream),
             None => begin,

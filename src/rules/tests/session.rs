@@ -8,7 +8,8 @@ use super::{
 };
 use crate::{
     domain::{
-        Decision, FencingToken, Obtained, Renewed, ResumedBy, Seen, SessionRow, StreamId, Timestamp,
+        Decision, FencingToken, Obtained, PriorGrant, Renewed, ResumedBy, SessionRow, StreamId,
+        Timestamp,
     },
     rules::{Draft, Operation as _, RuleError, Wanted},
 };
@@ -97,7 +98,7 @@ fn acquire_that_does_not_name_the_lease_of_its_request_as_it_is_notes_nothing() 
     let (older, newer) = (Some(StreamId::random()), Some(StreamId::random()));
     world.run(Acquire { stream: newer, ..late.clone() });
     let resumed = world.latest().resumed;
-    let other = Some(Seen { id: lease(200), resumed });
+    let other = Some(PriorGrant { id: lease(200), resumed });
     for resumes in [None, other, late.resumes] {
         for stream in [None, older] {
             let (plan, acquired) = world.decide(Acquire { stream, resumes, ..acquire(1) });
@@ -122,17 +123,31 @@ fn acquire_that_has_carried_the_lease_on_itself_has_it() {
     }
 }
 
-/// Another call that returned may be the newer one: a late stream ends nothing of it.
+/// The answer to the run that was granted it was lost.
 #[test]
-fn a_stream_ends_nothing_that_a_call_had_carried_on_before_it() {
-    let (stream, other) = (StreamId::random(), StreamId::random());
-    let taken_over = |resumed| Obtained::Resumed(resumed).taken_over(Some(stream));
-    assert_eq!(taken_over(ResumedBy::Call), None);
-    for resumed in [ResumedBy::Nobody, ResumedBy::Stream(other), ResumedBy::Stream(stream)] {
-        assert_eq!(taken_over(resumed), Some(stream));
-    }
-    assert_eq!(Obtained::Resumed(ResumedBy::Nobody).taken_over(None), None);
-    assert_eq!(Obtained::Found(ResumedBy::Nobody).taken_over(Some(stream)), None);
+fn acquire_that_is_run_again_has_the_lease_that_it_was_granted() {
+    let (mut world, asked) = (World::new(), acquire(1));
+    let lease = acquired(&mut world, &asked);
+    assert_eq!(lease, asked.lease);
+    let again = |world: &mut World| {
+        let (plan, again) = world.decide(&asked);
+        assert!(plan.is_empty() && again.row.lease.id == lease);
+        again.obtained
+    };
+    assert_eq!(again(&mut world), Some(Obtained::Granted));
+    renewed(&mut world, &renew(lease));
+    assert_eq!(again(&mut world), Some(Obtained::Found(ResumedBy::Call)));
+}
+
+/// Whoever has carried that lease on may still give it back.
+#[test]
+fn acquire_that_is_run_again_after_the_end_of_its_lease_is_granted_another() {
+    let (mut world, asked) = (World::new(), acquire(1));
+    let lease = acquired(&mut world, &asked);
+    released(&mut world, lease);
+    let other = acquired(&mut world, &asked);
+    assert_ne!(other, lease);
+    assert_eq!(is_nothing(&mut world, &release(lease)), NOT_ENDED);
 }
 
 #[test]

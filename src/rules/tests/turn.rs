@@ -1,14 +1,11 @@
-use std::time::Duration;
-
 use super::{
-    super::{session::RenewWithin, turn::RenewTurnWithin},
-    Begin, Begun, FinishAs, MAX_HOLD, RenewTurn, TurnId, World, acquire, begin, begin_again,
-    begin_with_session, begun, detail, digest, enqueue, finish, granted, key, lease, mark, prolong,
-    release, renew, request, succeeded, ttl,
+    super::turn::RenewTurnWithin, Begin, Begun, FinishAs, MAX_HOLD, RenewTurn, TurnId, World,
+    acquire, begin, begin_again, begin_with_session, begun, detail, digest, enqueue, finish,
+    granted, key, lease, mark, prolong, request, succeeded, ttl,
 };
 use crate::domain::{
-    Attempts, Claim, EventRow, Interruption, Lease, Obtained, ProcessedBy, ResumedBy, Seen,
-    SessionRow, StoredEvent, StreamId, TurnLost, limits::CLAIM_MEMORY,
+    Attempts, Claim, EventRow, Interruption, Lease, Obtained, ProcessedBy, ResumedBy, SessionRow,
+    StoredEvent, StreamId, TurnLost, limits::CLAIM_MEMORY,
 };
 
 fn renewed(world: &mut World, prolong: &RenewTurn) -> Result<(Claim, Option<Lease>), TurnLost> {
@@ -16,7 +13,7 @@ fn renewed(world: &mut World, prolong: &RenewTurn) -> Result<(Claim, Option<Leas
 }
 
 /// What a begin is answered that writes nothing.
-fn taken(world: &mut World, begin: &Begin) -> EventRow {
+pub(super) fn taken(world: &mut World, begin: &Begin) -> EventRow {
     let (plan, answer) = world.decide(begin);
     assert!(plan.is_empty(), "{plan:?}");
     match answer.begun {
@@ -35,7 +32,7 @@ fn interrupted(world: &World) -> Option<u32> {
 }
 
 /// A turn of event `a` with the session, by request 1.
-fn running() -> (World, TurnId) {
+pub(super) fn running() -> (World, TurnId) {
     let mut world = World::new();
     let turn = begun(&mut world, &begin_with_session(1, &["a"]));
     (world, turn)
@@ -97,98 +94,6 @@ fn begin_is_busy_with_the_lease_that_an_earlier_run_of_the_request_waited_for() 
     assert!(plan.is_empty());
     assert!(matches!(answer.begun, Begun::Busy(SessionRow { live: true, request: of, .. })
         if of == request(1)));
-}
-
-#[test]
-fn begin_again_by_the_same_request_is_granted_again_and_noted_if_it_names_the_claim() {
-    let (mut world, turn) = running();
-    let stream = StreamId::random();
-    let mut before = ResumedBy::Nobody;
-    for (stream, noted) in [(None, ResumedBy::Call), (Some(stream), ResumedBy::Stream(stream))] {
-        let again = Begin { stream, ..begin_again(&world, begin_with_session(1, &["a"])) };
-        let (claim, held, obtained) = granted(world.run(&again).begun);
-        assert_eq!((claim.attempt, obtained), (turn.attempt, Obtained::Resumed(before)));
-        before = noted;
-        assert_eq!(Some((key("s"), held.unwrap().id)), turn.lease);
-        assert_eq!(world.event("a").unwrap().resumed, noted);
-        assert_eq!(world.latest().resumed, noted);
-    }
-}
-
-/// Its caller may have gone, and the turn may be a newer call's.
-#[test]
-fn begin_that_does_not_name_the_claim_of_its_request_as_it_is_notes_nothing() {
-    let (mut world, turn) = running();
-    let late = begin_again(&world, begin_with_session(1, &["a"]));
-    let (older, newer) = (Some(StreamId::random()), Some(StreamId::random()));
-    world.run(Begin { stream: newer, ..late.clone() });
-    let resumed = ResumedBy::of(newer);
-    // Of an attempt that was taken back: the next has its number.
-    let other = Some(Seen { id: world.now.plus(Duration::from_secs(1)), resumed });
-    for resumes in [None, other, late.resumes] {
-        for stream in [None, older] {
-            let again = Begin { stream, resumes, ..begin_with_session(1, &["a"]) };
-            let (plan, answer) = world.decide(again);
-            assert!(plan.is_empty());
-            let (claim, _, obtained) = granted(answer.begun);
-            assert_eq!((claim.attempt, obtained), (turn.attempt, Obtained::Found(resumed)));
-        }
-    }
-}
-
-/// The answer to the first run of it was lost.
-#[test]
-fn begin_that_has_carried_the_turn_on_itself_has_it() {
-    let (mut world, _) = running();
-    let stream = Some(StreamId::random());
-    let again = Begin { stream, ..begin_again(&world, begin_with_session(1, &["a"])) };
-    for _ in 0..2 {
-        let (_, _, obtained) = granted(world.run(&again).begun);
-        assert_eq!(obtained, Obtained::Resumed(ResumedBy::Nobody));
-        assert_eq!(world.event("a").unwrap().resumed, ResumedBy::of(stream));
-        assert_eq!(world.latest().resumed, ResumedBy::of(stream));
-    }
-}
-
-/// By a stream that found the claim before, and came late.
-#[test]
-fn begin_again_leaves_a_lease_that_a_call_has_carried_on_alone() {
-    let (mut world, turn) = running();
-    let late = begin_again(&world, begin_with_session(1, &["a"])).kept_by(StreamId::random());
-    let (_, lease) = turn.lease.unwrap();
-    world.run(RenewWithin(&renew(lease), MAX_HOLD));
-    world.run(late);
-    assert_eq!(world.latest().resumed, ResumedBy::Call);
-}
-
-#[test]
-fn begin_again_under_an_alias_is_granted_again_under_all_names() {
-    let mut world = World::new();
-    begun(&mut world, &begin(1, &["a", "b"]));
-    let again = begin_again(&world, begin(1, &["b"]));
-    let (_, _, obtained) = granted(world.run(again).begun);
-    assert_eq!(obtained, Obtained::Resumed(ResumedBy::Nobody));
-    assert_eq!(world.event("a"), world.event("b"));
-    assert_eq!(world.event("a").unwrap().resumed, ResumedBy::Call);
-}
-
-#[test]
-fn begin_again_without_its_session_is_in_progress() {
-    let (mut world, turn) = running();
-    world.run(release(turn.lease.unwrap().1));
-    let row = taken(&mut world, &begin_with_session(1, &["a"]));
-    assert!(row.is_claim_of(request(1)));
-}
-
-#[test]
-fn begin_again_with_another_payload_is_in_progress() {
-    let mut world = World::new();
-    let mut own = begin(1, &["a"]);
-    own.event.digest = Some(digest(1));
-    begun(&mut world, &own);
-    own.event.digest = Some(digest(2));
-    let row = taken(&mut world, &own);
-    assert!(own.event.contradicts(row.digest()));
 }
 
 #[test]

@@ -35,8 +35,8 @@ impl Operation for Finish {
             Err(TurnLost::Claim) => return alone(self.done_before(draft)),
             Err(lost) => return alone(Err(lost)),
         };
-        // While a clock that was stepped back catches up, the time may be read differently: the claim
-        // then ends with its TTL.
+        // A claim that was shortened or renewed after the clock was stepped back has another time: it
+        // ends with its TTL.
         if matches!(ending, FinishAs::Abandoned(claim_time) if *claim_time != event.time) {
             return alone(Err(TurnLost::Claim));
         }

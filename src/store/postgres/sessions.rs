@@ -17,9 +17,7 @@ use super::{
     timestamp::PgTimestamp,
 };
 use crate::{
-    domain::{
-        FencingToken, Labels, Lease, LeaseId, Obtained, RequestId, SessionKey, SessionRow, Team,
-    },
+    domain::{FencingToken, Labels, Lease, LeaseId, RequestId, SessionKey, SessionRow, Team},
     rules::queue::PLACE_KEPT,
     store::{
         PRESENCE, SessionAnswer, SessionBatch, SessionOp, SessionStore, StoreError, Verdict,
@@ -69,7 +67,7 @@ impl SessionStore for Handle {
         asked: &[SessionOp<'_>],
     ) -> Result<SessionBatch, StoreError> {
         let mut batch = SessionBatch::open(asked.len());
-        let drawn = self.take_and_end(asked, &mut batch.answers).await?;
+        self.take_and_end(asked, &mut batch.answers).await?;
         let (places, rest) = left(&batch.answers, asked);
         if rest.is_empty() {
             return Ok(batch);
@@ -78,15 +76,6 @@ impl SessionStore for Handle {
             Ok(rest) => {
                 fill(&mut batch.answers, places, rest.answers);
                 batch.handovers = rest.handovers;
-                for (place, drawn) in drawn {
-                    // A first run of the short statement took it, and its answer was lost.
-                    let answer = &mut batch.answers[place];
-                    if let Verdict::Decided(SessionAnswer::Acquired(acquired)) = answer
-                        && acquired.row.lease.id.as_uuid() == drawn
-                    {
-                        acquired.obtained = Some(Obtained::Granted);
-                    }
-                }
             }
             Err(error) if rest.len() == asked.len() => return Err(error),
             // What is decided has been committed.
@@ -106,12 +95,11 @@ impl SessionStore for Handle {
 impl Handle {
     /// Takes free sessions and ends live leases by the short statement. Skips a session that
     /// another operation of the batch is about, and one for which a caller is known to wait.
-    /// Returns the lease ids that it drew, by the place of the request.
     async fn take_and_end(
         &mut self,
         asked: &[SessionOp<'_>],
         answers: &mut [Verdict<SessionAnswer>],
-    ) -> Result<Vec<(usize, Uuid)>, StoreError> {
+    ) -> Result<(), StoreError> {
         let (mut acquires, mut releases) = (Vec::new(), Vec::new());
         let (mut taking, mut ending) = (Vec::new(), Vec::new());
         for (place, op) in asked.iter().enumerate() {
@@ -125,7 +113,7 @@ impl Handle {
                 // What it has found is not free.
                 SessionOp::Acquire(acquire) if acquire.resumes.is_none() => {
                     taking.push(place);
-                    acquires.push((*acquire, LeaseId::random().as_uuid()));
+                    acquires.push(*acquire);
                 }
                 SessionOp::Release(release) => {
                     ending.push(place);
@@ -135,7 +123,7 @@ impl Handle {
             }
         }
         if acquires.is_empty() && releases.is_empty() {
-            return Ok(Vec::new());
+            return Ok(());
         }
         let arrays = (
             acquire::Arrays::of(self.locks, &acquires),
@@ -164,8 +152,7 @@ impl Handle {
             };
             answers[place] = Verdict::Decided(answer);
         }
-        let drawn = acquires.iter().map(|&(_, lease)| lease);
-        Ok(taking.into_iter().zip(drawn).collect())
+        Ok(())
     }
 }
 

@@ -3,14 +3,12 @@
 
 use std::time::Duration;
 
-use uuid::Uuid;
-
 use super::{
     Handle,
     ordinality::{fail, fill, left},
 };
 use crate::{
-    domain::{Begin, Begun, Finish, LeaseId, Obtained, RenewTurn},
+    domain::{Begin, Finish, RenewTurn},
     store::{RenewedTurn, StoreError, TurnBatch, TurnStore, Verdict, records::answers},
 };
 
@@ -19,21 +17,16 @@ mod fast_path;
 
 pub(super) use fast_path::{BEGIN_AND_SUCCEED, BEGIN_NEW, SUCCEED};
 
-/// A request for a turn, with the id that its lease has if the short statement grants one.
-type Drawn<'a> = (&'a Begin, Uuid);
-
 impl TurnStore for Handle {
     async fn change_turns(
         &mut self,
         begins: &[&Begin],
         finishes: &[&Finish],
     ) -> Result<TurnBatch, StoreError> {
-        let begins: Vec<Drawn<'_>> =
-            begins.iter().map(|&begin| (begin, LeaseId::random().as_uuid())).collect();
         let mut batch = TurnBatch::open(begins.len(), finishes.len());
-        self.begin_and_succeed(&begins, finishes, &mut batch).await?;
-        match self.change_others(&begins, finishes, &mut batch).await {
-            Err(error) if batch.is_open() => return Err(error),
+        let mut alone = self.begin_and_succeed(begins, finishes, &mut batch).await?;
+        match self.change_others(begins, finishes, &mut batch).await {
+            Err(error) if batch.is_open() && alone.is_empty() => return Err(error),
             // What is decided has been committed.
             Err(error) => {
                 fail(&mut batch.begins, &error);
@@ -41,6 +34,10 @@ impl TurnStore for Handle {
             }
             Ok(()) => {}
         }
+        // Otherwise the rules have found it: if the event is taken, they say that it is an orphan;
+        // if not, the caller goes on with it.
+        alone.retain(|(place, _)| matches!(batch.begins[*place], Verdict::Failed(_)));
+        batch.orphans.extend(alone.into_iter().map(|(_, lease)| lease));
         Ok(batch)
     }
 
@@ -57,7 +54,7 @@ impl Handle {
     /// Begins and ends those that are not decided in `batch` yet.
     async fn change_others(
         &mut self,
-        begins: &[Drawn<'_>],
+        begins: &[&Begin],
         finishes: &[&Finish],
         batch: &mut TurnBatch,
     ) -> Result<(), StoreError> {
@@ -66,16 +63,7 @@ impl Handle {
         if ended.is_empty() && begun.is_empty() {
             return Ok(());
         }
-        let (begins, drawn): (Vec<&Begin>, Vec<Uuid>) = begins.into_iter().unzip();
-        let mut rest = answers::change_turns(self, &begins, &finishes).await?;
-        for (verdict, drawn) in rest.begins.iter_mut().zip(drawn) {
-            // A first run of the short statement took it, and its answer was lost.
-            if let Verdict::Decided(Begun::Granted { lease: Some(lease), obtained, .. }) = verdict
-                && lease.id.as_uuid() == drawn
-            {
-                *obtained = Obtained::Granted;
-            }
-        }
+        let rest = answers::change_turns(self, &begins, &finishes).await?;
         fill(&mut batch.finishes, ended, rest.finishes);
         fill(&mut batch.begins, begun, rest.begins);
         batch.handovers.extend(rest.handovers);

@@ -114,7 +114,7 @@ fn with_ticket(
     let (SessionAnswer::Enqueued(enqueued), SessionOp::Enqueue(enqueue)) = (&answer, asked) else {
         return answer;
     };
-    let ticket = tickets.iter().find(|(lease, _)| *lease == enqueue.lease);
+    let ticket = tickets.iter().find(|(lease, _)| *lease == enqueue.acquire.lease);
     SessionAnswer::Enqueued(match (enqueued, ticket) {
         (Enqueued::Waits(_), Some((_, ticket))) => Enqueued::Waits(*ticket),
         // The earlier place is of the same batch.

@@ -77,7 +77,7 @@ impl Dice {
             max_attempts: self.of(&[1, 2, 2, 3, 5]),
             session: acquire.map(|acquire| Acquire { stream, ..acquire }),
             stream,
-            resumes: self.seen(Timestamp::from_micros(0)),
+            resumes: self.prior(Timestamp::from_micros(0)),
             grace: Duration::from_secs(5),
         }
     }
@@ -121,9 +121,13 @@ impl Dice {
                 self.begins.push(again.clone());
                 return Op::Turns(vec![again], finishes);
             }
-            // A retry, perhaps by another stream, or by a call.
-            let stream = if self.one_in(2) { begin.stream } else { self.stream() };
-            let session = begin.session.map(|acquire| Acquire { stream, ..acquire });
+            if self.one_in(2) {
+                // As if its answer was lost.
+                return Op::Turns(vec![begin], finishes);
+            }
+            // A retry, by another stream or by a call.
+            let stream = self.stream();
+            let session = begin.session.map(|acquire| Acquire { stream, ..acquire.anew(None) });
             return Op::Turns(vec![Begin { session, stream, ..begin }], finishes);
         }
         if finishes.is_empty() || self.one_in(4) {

@@ -9,7 +9,7 @@ use oncegate::{
 
 use super::{
     super::steps::{Of, lease, request},
-    Side, debug, seen,
+    Side, debug, prior,
 };
 
 impl<C: Connection> Side<C> {
@@ -42,7 +42,7 @@ impl<C: Connection> Side<C> {
             {
                 self.leases.insert((number, item), (acquire.key.clone(), lease.id));
                 if let Some(Obtained::Found(resumed)) = acquired.obtained {
-                    let resumes = Some(seen(lease.id, resumed, acquire.resumes));
+                    let resumes = Some(prior(lease.id, resumed, acquire.resumes));
                     again.push(Acquire { resumes, ..acquire.clone() });
                 }
             }
@@ -66,10 +66,10 @@ impl<C: Connection> Side<C> {
         number: usize,
         asked: &[Enqueue],
     ) -> Result<String, StoreError> {
-        for (item, Enqueue { acquire, lease, .. }) in asked.iter().enumerate() {
+        for (item, Enqueue { acquire, .. }) in asked.iter().enumerate() {
             self.names.is_chosen(&acquire.request.as_uuid());
-            self.names.is_chosen(&lease.as_uuid());
-            self.leases.insert((number, item), (acquire.key.clone(), *lease));
+            self.names.is_chosen(&acquire.lease.as_uuid());
+            self.leases.insert((number, item), (acquire.key.clone(), acquire.lease));
         }
         let mut text = String::new();
         let ops: Vec<SessionOp<'_>> = asked.iter().map(SessionOp::Enqueue).collect();
@@ -97,7 +97,8 @@ impl<C: Connection> Side<C> {
     ) -> Result<String, StoreError> {
         let mut text = String::new();
         for item in 0..count {
-            let mut enqueue = Enqueue { lease: lease((number, item)), ..first.clone() };
+            let mut enqueue = first.clone();
+            enqueue.acquire.lease = lease((number, item));
             enqueue.acquire.request = request((number, item));
             text += &self.enqueue(number, &[enqueue]).await?;
         }

@@ -9,7 +9,7 @@ use oncegate::{
 
 use super::{
     super::steps::{Grant, Of},
-    Side, debug, seen,
+    Side, debug, prior,
 };
 
 impl<C: Connection> Side<C> {
@@ -59,7 +59,7 @@ impl<C: Connection> Side<C> {
                 ..
             }) = verdict
             {
-                let resumes = Some(seen(claim.claim_time, *resumed, begin.resumes));
+                let resumes = Some(prior(claim.claim_time, *resumed, begin.resumes));
                 let again = Begin { resumes, ..begin.clone() };
                 text += &debug(self.store().change_turns(&[&again], &[]).await?);
             }

@@ -28,6 +28,10 @@ impl Bot {
             let ((_close, closed), caller) = (oneshot::channel(), StreamCaller::default());
             let events = replica.turns.run(begin.clone(), wait, CALL_TIMEOUT, closed, caller);
             self.breaks_off(events.into_stream()).await;
+            if self.chance.one_in(3) {
+                // By a call that returns.
+                return self.turn_of(number, on, begin, false).await;
+            }
         }
         let (close, closed) = oneshot::channel();
         let (sent, replica) = self.sends();

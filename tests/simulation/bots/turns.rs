@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use oncegate::{
     domain::{
-        Acquire, Begin, Detail, EventRow, Finish, FinishAs, Labels, RenewTurn, RequestId,
+        Acquire, Begin, Detail, EventRow, Finish, FinishAs, Labels, LeaseId, RenewTurn, RequestId,
         StoredEvent, Ttl, TurnResult,
     },
     turn::{Turn, TurnOutcome},
@@ -60,6 +60,7 @@ impl Bot {
                 request: RequestId::for_turn(&key, &event.key, Some(&given)),
                 key,
                 holder: self.name.clone(),
+                lease: LeaseId::random(),
                 ttl: ttl(lease_ttl),
                 epic: None,
                 labels: Labels::default(),
@@ -159,6 +160,17 @@ impl Bot {
 
     pub(super) async fn turn(&mut self) {
         let (number, on, begin) = self.begin();
+        self.turn_of(number, on, begin, true).await;
+    }
+
+    /// A turn by calls that return, whose request is new or not.
+    pub(super) async fn turn_of(
+        &mut self,
+        number: u64,
+        on: Option<u64>,
+        begin: Begin,
+        is_new: bool,
+    ) {
         let wait = self.wait();
         for _ in 0..3 {
             let (sent, replica) = self.sends();
@@ -186,7 +198,7 @@ impl Bot {
             let Ok(Ok(TurnOutcome::Granted(grant))) = answer else { unreachable!() };
             let turn = grant.accept();
             self.world.count("turn");
-            let mut grant = self.granted(number, on, &begin, &turn, sent, true);
+            let mut grant = self.granted(number, on, &begin, &turn, sent, is_new);
             if self.chance.one_in(4) {
                 self.repeat_begin(number, on, &begin, &turn, &mut grant).await;
             }

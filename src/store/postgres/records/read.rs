@@ -178,14 +178,20 @@ impl EventRecord {
     fn event(self, key: &EventKey, now: Timestamp) -> Event {
         let (time, expires) = (self.processed_at.0, self.kept_until.0);
         let until = self.claimed_until.map(|until| until.0);
-        // A claim that runs cannot be made later than now, unless the clock was stepped back since.
-        let (made, kept) = match until {
-            Some(until) if until > time => (time.min(now), expires.min(now.plus(CLAIM_MEMORY))),
+        let ends = until.map(|until| claim_end(until, time, expires, now));
+        let (made, kept) = match (until, ends) {
+            (Some(until), Some(ends)) if until > time => {
+                // The clock was stepped back since, by so much that the claim is shortened: it
+                // would look as if it had ended before it was made. Otherwise the time, which names
+                // the claim, must not differ from read to read while the clock catches up.
+                let made = if ends < until { time.min(now) } else { time };
+                (made, expires.min(now.plus(CLAIM_MEMORY)))
+            }
             _ => (time, expires),
         };
         let attempt = self.attempt.map(count);
-        let state = if let Some(until) = until {
-            State::Claimed(claim_end(until, time, expires, now))
+        let state = if let Some(ends) = ends {
+            State::Claimed(ends)
         } else {
             let type_name = self.result_type;
             let result = self.result.map(|bytes| Arc::new(TurnResult { bytes, type_name }));

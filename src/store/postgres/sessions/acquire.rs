@@ -11,9 +11,6 @@ use crate::{
     store::{StoreError, postgres::timestamp::PgTimestamp},
 };
 
-/// A request for a lease, with the id that the lease has if it is granted.
-pub(super) type Asked<'a> = (&'a Acquire, Uuid);
-
 /// Requests for leases as a statement's arrays, from $2 to $10.
 pub(super) struct Arrays<'a> {
     keys: Keys<'a>,
@@ -26,11 +23,11 @@ pub(super) struct Arrays<'a> {
 }
 
 impl<'a> Arrays<'a> {
-    pub(super) fn of(locks: Locks, asked: &[Asked<'a>]) -> Self {
-        let acquires = asked.iter().map(|&(acquire, _)| acquire);
+    pub(super) fn of(locks: Locks, asked: &[&'a Acquire]) -> Self {
+        let acquires = asked.iter().copied();
         Self {
             keys: Keys::of(locks, acquires.clone().map(|acquire| &acquire.key)),
-            leases: asked.iter().map(|&(_, lease)| lease).collect(),
+            leases: acquires.clone().map(|acquire| acquire.lease.as_uuid()).collect(),
             requests: acquires.clone().map(|acquire| acquire.request.as_uuid()).collect(),
             holders: acquires.clone().map(|acquire| acquire.holder.as_str()).collect(),
             labels: acquires.clone().map(|acquire| acquire.labels.to_json()).collect(),
@@ -53,23 +50,23 @@ impl<'a> Arrays<'a> {
 
 /// Finds the request for a row that `take` returns. The row has only what the caller does not know.
 pub(super) struct Places<'a> {
-    asked: &'a [Asked<'a>],
-    by_lease: HashMap<Uuid, usize>,
+    asked: &'a [&'a Acquire],
+    by_lease: HashMap<LeaseId, usize>,
 }
 
 impl<'a> Places<'a> {
-    pub(super) fn of(asked: &'a [Asked<'a>]) -> Self {
-        Self { asked, by_lease: asked.iter().map(|&(_, lease)| lease).zip(0..).collect() }
+    pub(super) fn of(asked: &'a [&'a Acquire]) -> Self {
+        Self { asked, by_lease: asked.iter().map(|acquire| acquire.lease).zip(0..).collect() }
     }
 
     pub(super) fn taken(&self, row: &PgRow) -> Result<(usize, Acquired), StoreError> {
         let read = || {
-            let lease_id: Uuid = row.try_get("lease_id")?;
-            let Some(&place) = self.by_lease.get(&lease_id) else { return Ok(None) };
-            let (acquire, _) = self.asked[place];
+            let id = LeaseId::from_uuid(row.try_get("lease_id")?);
+            let Some(&place) = self.by_lease.get(&id) else { return Ok(None) };
+            let acquire = self.asked[place];
             let expire_time = row.try_get::<PgTimestamp, _>("expires_at")?.0;
             let lease = Lease {
-                id: LeaseId::from_uuid(lease_id),
+                id,
                 token: FencingToken(row.try_get("fencing_token")?),
                 holder: acquire.holder.clone(),
                 acquire_time: row.try_get::<PgTimestamp, _>("acquired_at")?.0,

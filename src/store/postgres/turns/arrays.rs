@@ -8,12 +8,11 @@ use crate::{
     store::postgres::{Locks, events::interval, handle::Statement},
 };
 
-/// A turn in a session that is to begin, with the id that its lease has if it is granted.
+/// A turn that is to begin, and the request for its session.
 #[derive(Clone, Copy)]
 pub(super) struct BeginRow<'a> {
     pub(super) begin: &'a Begin,
     pub(super) acquire: &'a Acquire,
-    pub(super) lease: Uuid,
 }
 
 /// Turns that are to begin as a statement's arrays, $2 to $13 and $15, and how long attempts are
@@ -46,7 +45,7 @@ impl<'a> Begins<'a> {
             holders: begins().map(|begin| begin.holder.as_str()).collect(),
             sessions: acquires().map(|acquire| acquire.key.session.as_str()).collect(),
             locks: acquires().map(|acquire| locks.session(&acquire.key)).collect(),
-            leases: rows.iter().map(|row| row.lease).collect(),
+            leases: acquires().map(|acquire| acquire.lease.as_uuid()).collect(),
             attempts: acquires().map(|acquire| acquire.request.as_uuid()).collect(),
             epics: acquires().map(|acquire| acquire.epic.as_deref()).collect(),
             ttls: acquires().map(|acquire| acquire.ttl.as_micros()).collect(),

@@ -9,14 +9,11 @@ use sqlx::{
 };
 use uuid::Uuid;
 
-use super::{
-    Drawn,
-    arrays::{BeginRow, Begins, TurnRow, Turns},
-};
+use super::arrays::{BeginRow, Begins, TurnRow, Turns};
 use crate::{
     domain::{
-        Begun, Claim, EventRow, FencingToken, Finish, FinishAs, Labels, Lease, LeaseId, Obtained,
-        ProcessedBy, StoredEvent, Timestamp, Ttl, TurnId,
+        Begin, Begun, Claim, EventRow, FencingToken, Finish, FinishAs, Labels, Lease, LeaseId,
+        Obtained, ProcessedBy, SessionKey, StoredEvent, Timestamp, Ttl, TurnId,
     },
     store::{
         StoreError, TurnBatch, Verdict,
@@ -76,8 +73,8 @@ macro_rules! begin_new {
     };
 }
 
-/// Returns which leases `begin_new` took, and which events it claimed. A lease without its event
-/// must be given back.
+/// Returns which leases `begin_new` took, and which events it claimed. There may be a lease without
+/// its event.
 macro_rules! begun {
     () => {
         "
@@ -203,18 +200,19 @@ pub(in super::super) const BEGIN_AND_SUCCEED: &str = concat!(
 
 impl Handle {
     /// Begins turns of new events of one name in free sessions, and ends turns with success, by
-    /// one short statement. Notes in `batch` which it decided.
+    /// one short statement. Notes in `batch` which it decided, and returns the leases that it took
+    /// without their events.
     pub(super) async fn begin_and_succeed(
         &mut self,
-        begins: &[Drawn<'_>],
+        begins: &[&Begin],
         finishes: &[&Finish],
         batch: &mut TurnBatch,
-    ) -> Result<(), StoreError> {
+    ) -> Result<Vec<Alone>, StoreError> {
         let (beginning, succeeding) =
             (Beginning::of(self.locks, begins), Succeeding::of(self.locks, finishes));
         let now = self.now();
         let rows = match (&*beginning.places, &*succeeding.places) {
-            ([], []) => return Ok(()),
+            ([], []) => return Ok(Vec::new()),
             (_, []) => self.fetch(|| beginning.bind(sqlx::query(BEGIN_NEW).bind(now))).await?,
             ([], _) => self.fetch(|| succeeding.bind(sqlx::query(SUCCEED).bind(now))).await?,
             _ => {
@@ -240,6 +238,8 @@ impl Handle {
 /// Leases that were taken, with the columns that the caller does not know, and the time of the
 /// answer.
 type Taken = Vec<(Lease, Timestamp)>;
+/// The place of a turn in its batch, and the lease that was taken without the turn's event.
+type Alone = (usize, (SessionKey, LeaseId));
 /// When events were claimed, by attempt.
 type Claimed = HashMap<Uuid, Timestamp>;
 
@@ -273,10 +273,10 @@ struct Beginning<'a> {
 }
 
 impl<'a> Beginning<'a> {
-    fn of(locks: Locks, begins: &[Drawn<'a>]) -> Self {
-        let row = |(place, &(begin, lease)): (usize, &Drawn<'a>)| {
+    fn of(locks: Locks, begins: &[&'a Begin]) -> Self {
+        let row = |(place, &begin): (usize, &&'a Begin)| {
             let acquire = begin.session.as_ref().filter(|_| begin.event.aliases.is_empty())?;
-            Some((place, BeginRow { begin, acquire, lease }))
+            Some((place, BeginRow { begin, acquire }))
         };
         let (places, rows): (Vec<usize>, Vec<BeginRow<'a>>) =
             begins.iter().enumerate().filter_map(row).unzip();
@@ -294,19 +294,20 @@ impl<'a> Beginning<'a> {
         taken: Taken,
         claimed: &Claimed,
         batch: &mut TurnBatch,
-    ) -> Result<(), StoreError> {
-        let own: HashMap<Uuid, (&BeginRow<'_>, usize)> = self
+    ) -> Result<Vec<Alone>, StoreError> {
+        let mut alone = Vec::new();
+        let own: HashMap<LeaseId, (&BeginRow<'_>, usize)> = self
             .rows
             .iter()
             .zip(&self.places)
-            .map(|(row, place)| (row.lease, (row, *place)))
+            .map(|(row, place)| (row.acquire.lease, (row, *place)))
             .collect();
         for (lease, at) in taken {
-            let found = own.get(&lease.id.as_uuid());
-            let &(&BeginRow { begin, acquire, .. }, place) =
+            let found = own.get(&lease.id);
+            let &(&BeginRow { begin, acquire }, place) =
                 found.ok_or_else(|| StoreError::internal("unexpected row in the answer"))?;
             let Some(&claim_time) = claimed.get(&begin.request.as_uuid()) else {
-                batch.orphans.push((acquire.key.clone(), lease.id));
+                alone.push((place, (acquire.key.clone(), lease.id)));
                 continue;
             };
             let (holder, labels) = (acquire.holder.clone(), acquire.labels.clone());
@@ -325,7 +326,7 @@ impl<'a> Beginning<'a> {
             batch.begins[place] =
                 Verdict::Decided(Begun::Granted { claim, lease, obtained: Obtained::Granted });
         }
-        Ok(())
+        Ok(alone)
     }
 }
 
