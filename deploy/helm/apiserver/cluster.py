@@ -51,7 +51,7 @@ class Cluster:
     def start(self) -> None:
         client, peer = (f"http://127.0.0.1:{free_port()}" for _ in range(2))
         self.run("etcd", f"--data-dir={self.folder / 'etcd'}", f"--listen-client-urls={client}",
-                 f"--advertise-client-urls={client}", f"--listen-peer-urls={peer}", "--unsafe-no-fsync")  # fmt: skip
+                 f"--advertise-client-urls={client}", f"--listen-peer-urls={peer}")  # fmt: skip
         key = self.folder / "service-accounts.key"
         subprocess.run(["openssl", "genrsa", "-out", key, "2048"], check=True, capture_output=True)
         tokens = self.folder / "tokens.csv"

@@ -25,7 +25,12 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
         one.make_namespace("bots", "restricted")
         for name in ("install", "failing"):
             one.make_namespace(name, "restricted")
-        priority = {"apiVersion": "scheduling.k8s.io/v1", "kind": "PriorityClass", "metadata": {"name": "bots"}, "value": 1}
+        priority = {
+            "apiVersion": "scheduling.k8s.io/v1",
+            "kind": "PriorityClass",
+            "metadata": {"name": "bots"},
+            "value": 1,
+        }
         made = one.call("POST", "/apis/scheduling.k8s.io/v1/priorityclasses", priority)
         assert made.status == 201, made
         yield one
@@ -62,7 +67,8 @@ def test_dry_run(values: Path, cluster: Cluster) -> None:
 @pytest.mark.parametrize("values", VALUES, ids=[path.stem for path in VALUES])
 def test_restricted_admission(values: Path, cluster: Cluster) -> None:
     answers = [cluster.create(pod, "bots", dry_run=True) for pod in as_pods(values)]
-    assert [answer for answer in answers if answer.status != 201 or answer.warnings] == [] and answers
+    assert [answer for answer in answers if answer.status != 201 or answer.warnings] == []
+    assert answers
 
 
 def test_dry_run_is_strict(cluster: Cluster) -> None:
@@ -70,7 +76,8 @@ def test_dry_run_is_strict(cluster: Cluster) -> None:
     (sidecar,) = deployment["spec"]["template"]["spec"]["initContainers"]
     sidecar["restartPolicyy"] = sidecar.pop("restartPolicy")
     answer = cluster.create(deployment, "bots", dry_run=True)
-    assert answer.status == 400 and 'unknown field "spec.template.spec.initContainers[0].restartPolicyy"' in repr(answer)
+    assert answer.status == 400
+    assert 'unknown field "spec.template.spec.initContainers[0].restartPolicyy"' in repr(answer)
 
 
 def server(change: Callable[[Object], object]) -> Callable[[Object], object]:
@@ -102,15 +109,21 @@ def helm(cluster: Cluster, namespace: str, *arguments: str | Path) -> subprocess
 
 
 def test_install_test_upgrade_rollback(cluster: Cluster) -> None:
-    values = ["--values", CHART / "ci/shared-tls-auth.yaml"]
+    values: list[str | Path] = ["--values", CHART / "ci/shared-tls-auth.yaml"]
     deployment = ("Deployment", "install", "gate-oncegate")
+
+    def replicas() -> object:
+        found = cluster.get(*deployment)
+        return found and found["spec"]["replicas"]
+
     with Finisher(cluster, "Job", "install", "gate-oncegate-migrate") as job:
         done = helm(cluster, "install", "install", "gate", CHART, *values)
         assert done.returncode == 0, (done.stderr, job.refused)
-        assert len(job.ended) == 1 and "helm test gate --namespace install" in done.stdout
+        assert len(job.ended) == 1
+        assert "helm test gate --namespace install" in done.stdout
         # While the Job ran there was nothing of the release, but what the Job itself needs.
         assert job.beside == {"NetworkPolicy gate-oncegate-migrate", "ServiceAccount bots", "ServiceAccount default"}
-        assert cluster.get(*deployment)["spec"]["replicas"] == 3
+        assert replicas() == 3
 
         with Finisher(cluster, "Pod", "install", "gate-oncegate-test") as test:
             done = helm(cluster, "install", "test", "gate")
@@ -118,18 +131,22 @@ def test_install_test_upgrade_rollback(cluster: Cluster) -> None:
 
         done = helm(cluster, "install", "upgrade", "gate", CHART, *values, "--set", "replicas=4")
         assert done.returncode == 0, (done.stderr, job.refused)
-        assert len(job.ended) == 2 and cluster.get(*deployment)["spec"]["replicas"] == 4
+        assert len(job.ended) == 2
+        assert replicas() == 4
 
         done = helm(cluster, "install", "rollback", "gate", "1")
         assert done.returncode == 0, done.stderr
-        assert len(job.ended) == 2 and cluster.get(*deployment)["spec"]["replicas"] == 3
+        assert len(job.ended) == 2
+        assert replicas() == 3
 
     with Finisher(cluster, "Pod", "install", "gate-oncegate-test", succeeds=False) as test:
         done = helm(cluster, "install", "test", "gate")
-        assert done.returncode != 0 and len(test.ended) == 1
+        assert done.returncode != 0
+        assert len(test.ended) == 1
 
     done = helm(cluster, "install", "uninstall", "gate")
-    assert done.returncode == 0 and cluster.get(*deployment) is None
+    assert done.returncode == 0
+    assert cluster.get(*deployment) is None
 
 
 def test_a_failed_migration_stops_the_install(cluster: Cluster) -> None:
@@ -142,11 +159,11 @@ def test_a_failed_migration_stops_the_install(cluster: Cluster) -> None:
 
 
 def test_sidecar_install(cluster: Cluster) -> None:
-    values = ["--values", CHART / "ci/sidecar-auth-metrics.yaml"]
-    done = helm(cluster, "install", "install", "bot", CHART, *values)
+    done = helm(cluster, "install", "install", "bot", CHART, "--values", CHART / "ci/sidecar-auth-metrics.yaml")
     assert done.returncode == 0, done.stderr
     found = cluster.get("Deployment", "install", "bot-oncegate-bot")
-    assert found and found["spec"]["template"]["spec"]["initContainers"][0]["restartPolicy"] == "Always"
+    assert found
+    assert found["spec"]["template"]["spec"]["initContainers"][0]["restartPolicy"] == "Always"
 
 
 def test_tokens_of_service_accounts(cluster: Cluster, tmp_path: Path) -> None:

@@ -59,11 +59,6 @@ def containers(pod: Object) -> list[Object]:
     return [*pod.get("initContainers", []), *pod["containers"]]
 
 
-def values_of(path: Path) -> Object:
-    defaults = yaml.safe_load((CHART / "values.yaml").read_text())
-    return merged(defaults, yaml.safe_load(path.read_text()))
-
-
 def merged(under: Any, over: Any) -> Any:
     if isinstance(under, dict) and isinstance(over, dict):
         return {key: merged(under.get(key), over[key]) if key in over else under[key] for key in {**under, **over}}

@@ -32,7 +32,7 @@ class Pod:
 
     def make_volume(self, volume: Object, secrets: Secrets) -> Path:
         """As the kubelet does: for the group of the pod, and only with what the Secret has."""
-        path = self.folder / volume["name"]
+        path = self.folder / str(volume["name"])
         path.mkdir(parents=True)
         group = self.spec["securityContext"]["fsGroup"]
         if "emptyDir" in volume:
@@ -71,7 +71,11 @@ class Pod:
         options: dict[str, Any] = {"env": {"KUBERNETES_SERVICE_HOST": "10.0.0.1", **variables}, "cwd": "/"}
         if IS_ROOT:
             context = {**self.spec["securityContext"], **container["securityContext"]}
-            options |= {"user": context["runAsUser"], "group": context["runAsGroup"], "extra_groups": [context["fsGroup"]]}
+            options |= {
+                "user": context["runAsUser"],
+                "group": context["runAsGroup"],
+                "extra_groups": [context["fsGroup"]],
+            }
         return options
 
     def start(self, container: Object, log: Path) -> subprocess.Popen[str]:

@@ -116,26 +116,26 @@ def has_secret_in_the_open(container: Object, _: Object) -> bool:
 
 POLICIES: dict[str, Policy] = {
     "non-root": every_container(
-        lambda one, pod: effective("runAsNonRoot")(one, pod) is True and effective("runAsUser")(one, pod) not in (None, 0)
+        lambda one, pod: (
+            effective("runAsNonRoot")(one, pod) is True and effective("runAsUser")(one, pod) not in (None, 0)
+        )
     ),
     "read-only root": every_container(lambda one, _: own(one, "readOnlyRootFilesystem") is True),
     "no privileges": every_container(
         lambda one, _: own(one, "allowPrivilegeEscalation") is False and not own(one, "privileged")
     ),
     "no capabilities": every_container(lambda one, _: own(one, "capabilities") == {"drop": ["ALL"]}),
-    "seccomp": every_container(
-        lambda one, pod: effective("seccompProfile")(one, pod) == {"type": "RuntimeDefault"}
-    ),
+    "seccomp": every_container(lambda one, pod: effective("seccompProfile")(one, pod) == {"type": "RuntimeDefault"}),
     "pinned image": every_container(is_pinned),
-    "resources": every_container(
-        lambda one, _: {"cpu", "memory"} <= set(one.get("resources", {}).get("requests", {}))
-    ),
+    "resources": every_container(lambda one, _: {"cpu", "memory"} <= set(one.get("resources", {}).get("requests", {}))),
     "no secret in the open": every_container(lambda one, pod: not has_secret_in_the_open(one, pod)),
     "no token": every_pod(lambda pod: pod.get("automountServiceAccountToken") is False),
     "no variables of Services": every_pod(lambda pod: pod.get("enableServiceLinks") is False),
     "nothing of the node": every_pod(
-        lambda pod: not any(pod.get(name) for name in ("hostNetwork", "hostPID", "hostIPC"))
-        and not any("hostPath" in volume for volume in pod.get("volumes", []))
+        lambda pod: (
+            not any(pod.get(name) for name in ("hostNetwork", "hostPID", "hostIPC"))
+            and not any("hostPath" in volume for volume in pod.get("volumes", []))
+        )
     ),
     "probes": unprobed,
     "disruption budget": without_budget,

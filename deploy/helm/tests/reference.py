@@ -55,7 +55,11 @@ def readme() -> str:
     rows = []
     for path, meaning in described(schema()):
         default = default_of(path)
-        shown = "" if default in (None, "", [], {}) else f"`{json.dumps(default) if not isinstance(default, str) else default}`"
+        shown = (
+            ""
+            if default in (None, "", [], {})
+            else f"`{json.dumps(default) if not isinstance(default, str) else default}`"
+        )
         rows.append(f"| `{path}` | {shown} | {meaning} |")
     return "\n".join(
         [
@@ -64,15 +68,14 @@ def readme() -> str:
             f"<!-- {NOTICE} -->",
             "",
             "Installs oncegate for the bots of a cluster, or as a sidecar of a bot:",
-            "[Kubernetes](../../../docs/operations/kubernetes.md) says how. Any value that is not in this table is refused.",
+            "[Kubernetes](../../../docs/operations/kubernetes.md) says how. Other values are refused.",
             "",
             "| value | default | meaning |",
             "|---|---|---|",
             *rows,
             "",
-            "The flags that `settings` may have are in",
-            "[configuration](../../../docs/reference/configuration.md); those that have a value of their own above, and",
-            "those that would show a secret, are refused.",
+            "The flags that `settings` may have are in [configuration](../../../docs/reference/configuration.md). It",
+            "refuses those that have a value of their own above, and those that would show a secret.",
             "",
         ]
     )

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-import kubernetes_validate
+import kubernetes_validate  # type: ignore[import-untyped]
 
 PACKAGE = Path(kubernetes_validate.__file__).parent / "kubernetes-json-schema"
 DEFINITIONS = "#/$defs/"

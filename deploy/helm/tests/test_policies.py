@@ -74,7 +74,8 @@ def test_the_sidecar_is_native(values: Path) -> None:
         assert not found
         return
     (sidecar,) = found
-    assert sidecar["restartPolicy"] == "Always" and {"startupProbe", "livenessProbe"} <= set(sidecar)
+    assert sidecar["restartPolicy"] == "Always"
+    assert {"startupProbe", "livenessProbe"} <= set(sidecar)
     ((_, pod),) = [(owner, one) for owner, one in pods(rendered) if owner["kind"] == "Deployment"]
     (listen,) = [one.partition("=")[2] for one in sidecar["args"] if one.startswith("--listen=")]
     (bot,) = pod["containers"]
@@ -106,5 +107,6 @@ def test_a_network_policy_for_each_pod(values: Path) -> None:
     if "server" in wanted:
         rules = components["server"]["spec"]["ingress"]
         # Calls always have a rule, and never one for everybody.
-        assert rules[0]["ports"] == [{"protocol": "TCP", "port": "grpc"}] and all(rule["from"] for rule in rules)
+        assert rules[0]["ports"] == [{"protocol": "TCP", "port": "grpc"}]
+        assert all(rule["from"] for rule in rules)
         assert len(rules) == (2 if values.stem == "shared-autoscaling" else 1)

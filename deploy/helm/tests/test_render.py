@@ -8,9 +8,23 @@ from pathlib import Path
 import pytest
 import schemas
 import yaml
-from chart import CHART, KUBERNETES, ROOT, VALUES, Object, containers, helm, objects, of_kind, pods, render, run, template
+from chart import (
+    CHART,
+    KUBERNETES,
+    ROOT,
+    VALUES,
+    Object,
+    containers,
+    helm,
+    objects,
+    of_kind,
+    pods,
+    render,
+    run,
+    template,
+)
 
-# Of the Prometheus operator. No schema of Kubernetes knows them: `test_monitoring` reads them.
+# Of the Prometheus operator. No schema of Kubernetes knows them: `operator_takes` reads them with its own types.
 FOREIGN = {"ServiceMonitor", "PrometheusRule"}
 
 
@@ -51,12 +65,14 @@ def test_the_schemas_are_strict(schema_location: str) -> None:
     assert wrong != text
     for version in schemas.VERSIONS:
         code, summary = conform(wrong, schema_location, version)
-        assert code != 0 and summary["invalid"] == 1
+        assert code != 0
+        assert summary["invalid"] == 1
 
 
 def test_an_older_kubernetes_is_refused() -> None:
     done = run("helm", "template", CHART, "--values", VALUES[0], "--kube-version", "1.28.0")
-    assert done.returncode != 0 and "chart requires kubeVersion" in done.stderr
+    assert done.returncode != 0
+    assert "chart requires kubeVersion" in done.stderr
 
 
 def test_version_is_that_of_cargo() -> None:
@@ -73,11 +89,29 @@ def copy_with(files: bool, folder: Path) -> Path:
     shutil.rmtree(chart / "files", ignore_errors=True)
     if files:
         (chart / "files/dashboards").mkdir(parents=True)
-        rule = {"alert": "OncegateDown", "expr": 'up{job="oncegate"} == 0', "annotations": {"summary": "{{ $labels.pod }}"}}
+        rule = {
+            "alert": "OncegateDown",
+            "expr": 'up{job="oncegate"} == 0',
+            "annotations": {"summary": "{{ $labels.pod }}"},
+        }
         (chart / "files/rules.yaml").write_text(yaml.safe_dump({"groups": [{"name": "oncegate", "rules": [rule]}]}))
         for name in ("overview", "store"):
             (chart / f"files/dashboards/{name}.json").write_text(json.dumps({"uid": name, "panels": []}, indent=2))
     return chart
+
+
+def operator_takes(text: str) -> int | str:
+    """How many objects of the Prometheus operator there are, or what is wrong with one."""
+    done = subprocess.run(["monitors"], input=text, capture_output=True, text=True, timeout=60)
+    return int(done.stdout) if done.returncode == 0 else done.stderr
+
+
+def test_the_prometheus_operator_takes_them(tmp_path: Path) -> None:
+    text = template(CHART / "ci/shared-autoscaling.yaml", chart=copy_with(True, tmp_path))
+    assert operator_takes(text) == 2
+    assert operator_takes(template(CHART / "ci/shared-autoscaling.yaml")) == 1 + (CHART / "files/rules.yaml").exists()
+    for right, wrong in (("jobLabel:", "joblabel:"), ("path: /metrics", "pathh: /metrics"), ("expr:", "expression:")):
+        assert "unknown field" in str(operator_takes(text.replace(right, wrong)))
 
 
 def test_monitoring(tmp_path: Path) -> None:
@@ -98,11 +132,12 @@ def test_monitoring(tmp_path: Path) -> None:
     for name, found in dashboards.items():
         assert found["metadata"]["labels"]["grafana_dashboard"] == "1"
         ((file, text),) = found["data"].items()
-        assert json.loads(text)["uid"] + ".json" == file and name.endswith(file.removesuffix(".json"))
+        assert json.loads(text)["uid"] + ".json" == file
+        assert name.endswith(file.removesuffix(".json"))
 
 
 def is_selected(found: Object, selector: Object) -> bool:
-    return selector["matchLabels"].items() <= found["metadata"]["labels"].items()
+    return bool(selector["matchLabels"].items() <= found["metadata"]["labels"].items())
 
 
 def test_the_chart_has_the_alerts_and_dashboards_of_the_project() -> None:
@@ -121,7 +156,8 @@ def test_the_chart_has_the_alerts_and_dashboards_of_the_project() -> None:
 def test_a_chart_without_them_renders(tmp_path: Path) -> None:
     rendered = render(CHART / "ci/shared-autoscaling.yaml", chart=copy_with(False, tmp_path))
     assert of_kind(rendered, "ServiceMonitor")
-    assert not of_kind(rendered, "PrometheusRule") and not of_kind(rendered, "ConfigMap")
+    assert not of_kind(rendered, "PrometheusRule")
+    assert not of_kind(rendered, "ConfigMap")
 
 
 def test_services(values: Path) -> None:
@@ -135,7 +171,8 @@ def test_services(values: Path) -> None:
     ports = {port["name"]: port["containerPort"] for port in container["ports"]}
     tls = any(argument.startswith("--tls-cert=") for argument in container["args"])
     plain, headless = services
-    assert headless["spec"]["clusterIP"] == "None" and "clusterIP" not in plain["spec"]
+    assert headless["spec"]["clusterIP"] == "None"
+    assert "clusterIP" not in plain["spec"]
     for service in services:
         assert service["spec"]["selector"].items() <= deployment["spec"]["template"]["metadata"]["labels"].items()
         grpc = service["spec"]["ports"][0]
@@ -169,7 +206,8 @@ def test_the_job_comes_before_the_replicas(values: Path) -> None:
     jobs = of_kind(rendered, "Job")
     serving = [one for _, pod in pods(rendered) for one in containers(pod) if one.get("args", [""])[0] == "serve"]
     migrates = {argument for one in serving for argument in one["args"] if argument.startswith("--migrate")}
-    assert len(migrates) == 1 and len(jobs) == (migrates == {"--migrate=false"} and values.stem != "shared-ipv6")
+    assert len(migrates) == 1
+    assert len(jobs) == (migrates == {"--migrate=false"} and values.stem != "shared-ipv6")
     for job in jobs:
         annotations = job["metadata"]["annotations"]
         assert annotations["helm.sh/hook"] == "pre-install,pre-upgrade"

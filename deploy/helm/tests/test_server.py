@@ -72,7 +72,9 @@ def certificates(work: Path) -> Secrets:
 
 
 def service_names() -> list[str]:
-    rendered = [one for path in sorted((CHART / "ci").glob("shared-*.yaml")) for one in of_kind(render(path), "Service")]
+    rendered = [
+        one for path in sorted((CHART / "ci").glob("shared-*.yaml")) for one in of_kind(render(path), "Service")
+    ]
     return sorted({one["metadata"]["name"] for one in rendered})
 
 

@@ -76,12 +76,15 @@ def test_refused(change: Any, message: str, tmp_path: Path) -> None:
 def test_a_sidecar_needs_them_too(missing: str, tmp_path: Path) -> None:
     values = {key: value for key, value in SIDECAR.items() if key != missing}
     code, error = outcome(values, tmp_path)
-    assert code != 0 and f"{missing}." in error and "is required" in error
+    assert code != 0
+    assert f"{missing}." in error
+    assert "is required" in error
 
 
 def test_without_values_it_says_what_is_missing() -> None:
     done = run("helm", "template", "gate", CHART, "--kube-version", KUBERNETES)
-    assert done.returncode != 0 and "is required" in done.stderr
+    assert done.returncode != 0
+    assert "is required" in done.stderr
 
 
 @pytest.mark.parametrize(
@@ -115,7 +118,8 @@ def test_the_chart_of_a_bot_has_the_sidecar(tmp_path: Path) -> None:
     rendered = list(yaml.safe_load_all(helm("template", "bot", bot, "--kube-version", KUBERNETES)))
     (pod,) = [one for one in rendered if one["kind"] == "Pod"]
     (sidecar,) = pod["spec"]["initContainers"]
-    assert sidecar["restartPolicy"] == "Always" and sidecar["image"] == "registry.example/oncegate:0.1.0"
+    assert sidecar["restartPolicy"] == "Always"
+    assert sidecar["image"] == "registry.example/oncegate:0.1.0"
     mounted = {one["name"] for each in (sidecar, *pod["spec"]["containers"]) for one in each["volumeMounts"]}
     assert mounted == {one["name"] for one in pod["spec"]["volumes"]}
     # Besides the pod only the Job that migrates, and its policy.
