@@ -118,7 +118,7 @@ def prepare(values: Path, url: str, binary: Path) -> None:
     if values.stem == "shared-roles":
         with psycopg.connect(url, autocommit=True) as connection:
             for role in ("owner", "service"):
-                if not connection.execute("SELECT FROM pg_roles WHERE rolname = %s", [f"oncegate_{role}"]).fetchone():
+                if not connection.execute("SELECT 1 FROM pg_roles WHERE rolname = %s", [f"oncegate_{role}"]).fetchone():
                     connection.execute(f"CREATE ROLE oncegate_{role} LOGIN".encode())
             connection.execute(documented_roles().encode())
     if values.stem == "shared-ipv6":
