@@ -109,4 +109,6 @@ def test_a_network_policy_for_each_pod(values: Path) -> None:
         # Calls always have a rule, and never one for everybody.
         assert rules[0]["ports"] == [{"protocol": "TCP", "port": "grpc"}]
         assert all(rule["from"] for rule in rules)
+        if values.stem != "shared-autoscaling":
+            assert rules[0]["from"] == [{"podSelector": {}}]
         assert len(rules) == (2 if values.stem == "shared-autoscaling" else 1)

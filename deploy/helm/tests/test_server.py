@@ -88,9 +88,8 @@ unix_uid = [1000]
 """
 
 
-def secrets(url: str, certificates: Secrets) -> Secrets:
+def secrets(values: Path, url: str, certificates: Secrets) -> Secrets:
     """Those that the files in ci/ name."""
-    auth = {"auth.toml": AUTH.encode(), "principals.toml": AUTH.encode()}
     as_role = {
         role: {"uri": re.sub("://[^@/]*@", f"://oncegate_{role}@", url).encode(), "password": b"secret"}
         for role in ("owner", "service")
@@ -99,7 +98,7 @@ def secrets(url: str, certificates: Secrets) -> Secrets:
         "oncegate-tls": certificates["server"],
         "oncegate-clients": {"ca.crt": certificates["server"]["ca.crt"]},
         "oncegate-test-client": certificates["client"],
-        "oncegate-auth": auth,
+        "oncegate-auth": {"principals.toml" if values.stem == "shared-mutual-tls" else "auth.toml": AUTH.encode()},
         "oncegate-database": {"url": url.encode()},
         "oncegate-owner": as_role["owner"],
         "oncegate-service": as_role["service"],
@@ -158,7 +157,7 @@ def folder() -> Iterator[Path]:
 
 
 def test_the_server_runs(values: Path, binary: Path, certificates: Secrets, database: str, folder: Path) -> None:
-    given = secrets(database, certificates)
+    given = secrets(values, database, certificates)
     rendered = render(values)
     (deployment,) = of_kind(rendered, "Deployment")
     pod = Pod(deployment["spec"]["template"]["spec"], given, folder / "server", binary)
