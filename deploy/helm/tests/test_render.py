@@ -212,3 +212,13 @@ def test_the_job_comes_before_the_replicas(values: Path) -> None:
         assert annotations["helm.sh/hook"] == "pre-install,pre-upgrade"
         # A hook runs before the release's ServiceAccount exists.
         assert "serviceAccountName" not in job["spec"]["template"]["spec"]
+
+
+def test_settings_of_the_sidecar_win() -> None:
+    rendered = render(CHART / "ci/sidecar-auth-metrics.yaml")
+    (sidecar,) = [one for _, pod in pods(rendered) for one in pod.get("initContainers", [])]
+    arguments = set(sidecar["args"])
+    assert {"--max-calls=512", "--max-connection-age=0s", "--writers=2", "--workers=1"} <= arguments
+    (server,) = [one for _, pod in pods(render(CHART / "ci/shared-autoscaling.yaml")) for one in pod["containers"]][:1]
+    # Not 1e+06.
+    assert {"--max-connections=1000000", "--max-calls=16384", "--max-connection-age=5m"} <= set(server["args"])
