@@ -109,7 +109,7 @@ def test_the_prometheus_operator_takes_them(tmp_path: Path) -> None:
     text = template(CHART / "ci/shared-autoscaling.yaml", chart=copy_with(True, tmp_path))
     assert operator_takes(text) == 2
     assert operator_takes(template(CHART / "ci/shared-autoscaling.yaml")) == 1 + (CHART / "files/rules.yaml").exists()
-    for right, wrong in (("jobLabel:", "joblabel:"), ("path: /metrics", "pathh: /metrics"), ("expr:", "expression:")):
+    for right, wrong in (("jobLabel:", "jobLabels:"), ("path: /metrics", "pathh: /metrics"), ("expr:", "expression:")):
         assert "unknown field" in str(operator_takes(text.replace(right, wrong)))
 
 
