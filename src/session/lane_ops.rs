@@ -323,7 +323,9 @@ impl<S: Connection> Executes<SessionCall> for SessionWorker<S> {
         let asked = Instant::now();
         let changed = self.store.change_sessions(&ops).await;
         if let Err(StoreError::Conflict) = changed {
-            calls.iter().for_each(|call| call.ran(false));
+            for call in calls {
+                call.ran(false);
+            }
         }
         let SessionBatch { answers, handovers } = changed?;
         for (call, answer) in calls.iter().zip(&answers) {

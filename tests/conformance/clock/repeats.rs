@@ -30,7 +30,7 @@ async fn finds(mut store: impl Connection, clock: &ManualClock, step: Duration) 
     loop {
         sleep(Duration::from_millis(2)).await;
         match begin(&mut store, &Begin { resumes, ..asked.clone() }).await {
-            (id, Obtained::Found(resumed)) => resumes = Some(PriorGrant { id, resumed }),
+            (id, Obtained::Found(by)) => resumes = Some(PriorGrant { id, resumed: by }),
             (_, obtained) => {
                 assert_eq!(obtained, Obtained::Resumed(ResumedBy::Nobody));
                 return finds;

@@ -75,7 +75,8 @@ impl Target for Jwt {
         if chance.one_in(4) {
             let kid = *chance.pick(&policy::ALGORITHMS);
             let others = ["none", "HS256", "RS256", "PS256", "ES256", "EdDSA", "eddsa"];
-            head = header(if chance.one_in(2) { kid } else { chance.pick(&others) }, kid);
+            let alg: &str = if chance.one_in(2) { kid } else { chance.pick::<&str>(&others) };
+            head = header(alg, kid);
         }
         let (mut head, mut claims) =
             (head.to_string().into_bytes(), claims.to_string().into_bytes());

@@ -1,0 +1,16 @@
+{{- /* Egress to the cluster's DNS and to PostgreSQL. */ -}}
+{{- define "oncegate.egress" -}}
+- to:
+    - namespaceSelector:
+        matchLabels:
+          kubernetes.io/metadata.name: kube-system
+  ports:
+    - {protocol: UDP, port: 53}
+    - {protocol: TCP, port: 53}
+- ports:
+    - {protocol: TCP, port: {{ .Values.networkPolicy.databasePort }}}
+  {{- with .Values.networkPolicy.database }}
+  to:
+    {{- toYaml . | nindent 4 }}
+  {{- end }}
+{{- end -}}
