@@ -290,10 +290,10 @@ impl Sessions {
         self.reads.call(ReadSession(key)).await
     }
 
-    /// Gives back a lease whose turn did not begin, without waiting for the answer.
-    pub(crate) fn give_back(&self, key: SessionKey, lease: LeaseId) {
-        let release = Release { key, lease, unless_resumed: None };
-        SessionCall::post_release(&self.lanes, release);
+    /// Gives back a lease whose turn did not begin, without waiting for the answer. A call that has carried it on
+    /// meanwhile keeps it: its caller may have been answered an error, and have asked again.
+    pub(crate) fn give_back(&self, key: &SessionKey, lease: LeaseId) {
+        self.grants.give_back(key, lease);
     }
 
     /// Counts a call of a team in that holds for as long as it lives.

@@ -361,6 +361,36 @@ async fn batches_are_short_for_as_long_as_a_quiet_team_may_call_again() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_team_alone_has_long_batches_whatever_the_size_of_its_calls() {
+    let (lane, log, gate) = lane(16_384, 1_024, "");
+    let first = calls(&lane, "bot", 1, 50);
+    settle().await;
+    let more = calls(&lane, "bot", 3, 50);
+    gate.add_permits(100);
+    assert_eq!(refused(first).await, 0);
+    assert_eq!(refused(more).await, 0);
+    assert_eq!(log.batches(), [[("bot", 50)], [("bot", 150)]]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn teams_with_a_backlog_take_turns_by_short_batches() {
+    let (lane, log, gate) = lane(16_384, 1_024, "");
+    let first = calls(&lane, "a", 1, 1_000);
+    settle().await;
+    let others: Vec<Calls> = ["b", "c", "d"].map(|team| calls(&lane, team, 2, 1_000)).into();
+    let quiet = calls(&lane, "quiet", 1, 1);
+    gate.add_permits(5);
+    assert_eq!(refused(quiet).await, 0);
+    tokio::time::sleep(10 * TOOK).await;
+    let turns: Vec<_> = log.batches()[1..].iter().map(|batch| batch[0]).collect();
+    assert_eq!(turns, [("b", SHORT), ("c", SHORT), ("d", SHORT), ("b", SHORT)]);
+    gate.add_permits(10_000);
+    for calls in others.into_iter().chain([first]) {
+        assert_eq!(refused(calls).await, 0);
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_lane_ends_with_its_callers_and_answers_what_had_queued() {
     let (lane, log, gate) = lane(16_384, 1_024, "");
     let queued = calls(&lane, "noisy", 3, 1_000);

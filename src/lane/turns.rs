@@ -141,7 +141,8 @@ impl<O: Op> Waiting<O> {
         let teams: VecDeque<TeamHash> = self.turns.drain(..self.turns.len().min(size)).collect();
         let is_quiet = |backlog: &Backlog<O>| backlog.held <= size / QUIET;
         let quiet = teams.iter().filter(|team| is_quiet(&self.backlogs[*team])).count();
-        if quiet > 0 && teams.iter().any(|team| self.backlogs[team].open > SHORT) {
+        let is_large = |backlog: &Backlog<O>| !is_quiet(backlog) && backlog.open > SHORT;
+        if quiet > 0 && teams.iter().any(|team| is_large(&self.backlogs[team])) {
             self.short_until = Some(Instant::now() + IN_USE);
         }
         let is_short = self.is_shared();
@@ -177,8 +178,10 @@ impl<O: Op> Waiting<O> {
                 continue;
             };
             if !backlog.is_in_turn {
-                (backlog.deficit, backlog.is_in_turn) = (backlog.deficit + size, true);
+                (backlog.deficit, backlog.is_in_turn) = (backlog.deficit + others, true);
             }
+            // A short batch takes parts of jobs, so that a turn is one of it.
+            let next = if is_short { next.min(room) } else { next };
             if next > room && !is_short && !is_first {
                 // Whole: a part of it now would only keep its caller waiting for longer.
                 later.push_back(team);

@@ -322,14 +322,16 @@ impl<S: Connection> Executes<SessionCall> for SessionWorker<S> {
         let ops: Vec<SessionOp<'_>> = calls.iter().map(|call| call.as_op()).collect();
         let asked = Instant::now();
         let changed = self.store.change_sessions(&ops).await;
-        if let Err(StoreError::Conflict) = changed {
+        if let Err(StoreError::Conflict | StoreError::OutcomeUnknown(_)) = changed {
             for call in calls {
                 call.ran(false);
             }
         }
         let SessionBatch { answers, handovers } = changed?;
         for (call, answer) in calls.iter().zip(&answers) {
-            call.ran(!matches!(answer, Verdict::Retry));
+            let in_doubt =
+                matches!(answer, Verdict::Retry | Verdict::Failed(StoreError::OutcomeUnknown(_)));
+            call.ran(!in_doubt);
         }
         // Here, where it reaches the waiters even if the callers of this batch have gone.
         if let Some(queues) = self.queues.upgrade() {

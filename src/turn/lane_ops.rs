@@ -195,7 +195,7 @@ impl<S: Connection> Executes<TurnCall> for S {
                 lanes.sessions.deliver(row, asked);
             }
             for (key, lease) in batch.orphans {
-                lanes.sessions.give_back(key, lease);
+                lanes.sessions.give_back(&key, lease);
             }
             lanes.metrics.lapsed.inc_by(batch.lapsed);
             lanes.metrics.gave_up.inc_by(batch.gave_up);
