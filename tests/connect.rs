@@ -23,6 +23,7 @@ use tokio::sync::RwLock;
 use crate::harness::{
     Client, Replica, config, mark,
     postgres::{Cluster, other_user},
+    secrets::plant,
 };
 
 mod off_host;
@@ -229,13 +230,14 @@ async fn guarded_cluster(folder: &TempDir) -> Cluster {
     let hba = folder.path().join("hba");
     fs::write(&hba, "host all postgres all trust\nhost all all all scram-sha-256\n").unwrap();
     let cluster = Cluster::start_with(settings(vec![format!("hba_file={}", hba.display())]));
-    execute(&cluster.url(), "CREATE ROLE app SUPERUSER LOGIN PASSWORD 'old'").await;
+    execute(&cluster.url(), "CREATE ROLE app SUPERUSER LOGIN PASSWORD 'planted-old'").await;
+    plant("planted-old");
     cluster
 }
 
 /// Changes the password, and ends all connections that were opened with the former one.
 async fn rotate(cluster: &Cluster, password: &str) {
-    let change = format!("ALTER ROLE app PASSWORD '{password}'");
+    let change = format!("ALTER ROLE app PASSWORD '{}'", plant(password));
     execute(&cluster.url(), &change).await;
 }
 
@@ -268,8 +270,8 @@ async fn a_password_that_is_changed_under_load_costs_no_call() {
     let (password, url_file) = (folder.path().join("password"), folder.path().join("url"));
     let url = format!("postgres://app@127.0.0.1:{}/postgres", port(&cluster));
     let with_password = |password: &str| url.replace("app@", &format!("app:{password}@"));
-    fs::write(&password, "old\n").unwrap();
-    fs::write(&url_file, format!("{}\n", with_password("old"))).unwrap();
+    fs::write(&password, "planted-old\n").unwrap();
+    fs::write(&url_file, format!("{}\n", with_password("planted-old"))).unwrap();
 
     let by_password = ["--database-password-file", password.to_str().unwrap(), "--writers", "1"];
     let by_password = Replica::start(&url, Clock::Store, &by_password).await;
@@ -283,7 +285,7 @@ async fn a_password_that_is_changed_under_load_costs_no_call() {
         let client = if caller % 2 == 0 { by_password.client() } else { by_url.client() }.await;
         callers.push(tokio::spawn(load(client, caller, Arc::clone(&pause), Arc::clone(&done))));
     }
-    for next in ["n/e%w", "n3", "n4"] {
+    for next in ["planted-n/e%w", "planted-3", "planted-4"] {
         // A connection that is opened between the two changes is refused, so no call may need one:
         // all connections are open, and calls begin only after the second change.
         for replica in [&by_password, &by_url] {

@@ -1,5 +1,7 @@
 //! What a server says of those that it refuses, and what it never says.
 
+use std::{env, os::unix::process::ExitStatusExt as _, process::Command};
+
 use oncegate::grpc::pb::{
     BindEpicRequest, CleanupRequest, admin_service_client::AdminServiceClient,
 };
@@ -10,6 +12,7 @@ use crate::harness::{
     mark,
     metrics::{metric, metrics_page},
     process::Process,
+    secrets::watch_logs,
     session,
 };
 
@@ -109,6 +112,23 @@ async fn metrics_count_calls_by_principal_and_refusals_by_reason() {
     is_unauthenticated(&until_refused(&mut client, &gone).await);
     let page = metrics_page(&server.replica).await;
     assert!(!page.contains("principal=\"gone\""), "{page}");
+}
+
+/// Runs itself, and logs a secret then.
+#[test]
+#[expect(clippy::disallowed_methods, reason = "it asks whether it was run by itself")]
+fn a_secret_in_a_log_ends_the_suite() {
+    const NAME: &str = "auth::audit::a_secret_in_a_log_ends_the_suite";
+    const LEAK: &str = "ONCEGATE_TEST_LEAK";
+    if env::var_os(LEAK).is_some() {
+        watch_logs();
+        tracing::info!(secret = plant("planted-secret"), "a leak");
+        return;
+    }
+    let mut again = Command::new(env::current_exe().unwrap());
+    let ended = again.args([NAME, "--exact"]).env(LEAK, "1").output().unwrap();
+    assert_eq!(ended.status.signal(), Some(6), "{ended:?}");
+    assert!(String::from_utf8_lossy(&ended.stderr).contains("planted-secret"), "{ended:?}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

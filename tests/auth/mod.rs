@@ -20,6 +20,7 @@ use tonic_types::StatusExt as _;
 use crate::harness::{
     Client, Replica, connect,
     raw::{Raw, framed},
+    secrets::plant,
 };
 
 mod audit;
@@ -83,7 +84,7 @@ fn principal(name: &str, role: &str, teams: &[&str], tokens: &[&str]) -> String 
 }
 
 fn new_token() -> String {
-    token::generate().unwrap()
+    plant(token::generate().unwrap())
 }
 
 /// A request with a token.

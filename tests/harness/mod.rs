@@ -29,6 +29,7 @@ pub mod postgres;
 pub mod process;
 pub mod proxy;
 pub mod raw;
+pub mod secrets;
 pub mod web;
 pub mod wire;
 
@@ -77,6 +78,7 @@ pub struct Replica {
 impl Replica {
     /// Starts a server on the database at `url`, with further flags.
     pub async fn start(url: &str, clock: Clock, flags: &[&str]) -> Self {
+        secrets::watch_logs();
         let server = Server::start(config(url, flags), clock).await.unwrap();
         Self { server }
     }

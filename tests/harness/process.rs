@@ -12,7 +12,7 @@ use std::{
 
 use oncegate::config::Address;
 
-use super::{Client, connect};
+use super::{Client, connect, secrets};
 
 /// How long a process may take to listen, or to refuse to.
 const START: Duration = Duration::from_secs(30);
@@ -59,7 +59,9 @@ impl Process {
         let status = ended(&mut child, START).await;
         let _ = child.kill();
         let _ = child.wait();
-        (status.expect("it started"), read(&log))
+        let log = read(&log);
+        secrets::check(&log);
+        (status.expect("it started"), log)
     }
 
     /// A client with a connection of its own.
@@ -119,6 +121,7 @@ impl Drop for Process {
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
+        secrets::check(&self.log());
     }
 }
 
