@@ -202,7 +202,7 @@ impl Bot {
             if self.chance.one_in(4) {
                 self.repeat_begin(number, on, &begin, &turn, &mut grant).await;
             }
-            return self.keep_turn(number, &begin, turn, grant).await;
+            return self.keep_turn(number, &begin, turn, grant, is_new).await;
         }
     }
 
@@ -238,10 +238,16 @@ impl Bot {
         }
     }
 
-    async fn keep_turn(&mut self, number: u64, begin: &Begin, turn: Turn, mut grant: Grant) {
+    /// Renews a turn, and ends it. `is_end_known`: no stream that broke off may make it longer.
+    async fn keep_turn(
+        &mut self,
+        number: u64,
+        begin: &Begin,
+        turn: Turn,
+        mut grant: Grant,
+        mut is_end_known: bool,
+    ) {
         let subject = event_name(number);
-        // Whether no renewal without an answer may have made it longer.
-        let mut is_end_known = true;
         for _ in 0..self.chance.below(3) {
             sleep(self.work()).await;
             let prolong = RenewTurn {
@@ -261,6 +267,7 @@ impl Bot {
                     return self.gave_up(&grant);
                 }
                 Ok(Err(_)) | Err(_) => {
+                    // It may have made it longer.
                     is_end_known = false;
                     self.failed(sent, "renew", &outcome(&answer));
                 }
