@@ -139,7 +139,7 @@ fn acquire_that_is_run_again_has_the_lease_that_it_was_granted() {
     assert_eq!(again(&mut world), Some(Obtained::Found(ResumedBy::Call)));
 }
 
-/// Whoever has carried that lease on may still give it back.
+/// The caller that has carried that lease on may still give it back.
 #[test]
 fn acquire_that_is_run_again_after_the_end_of_its_lease_is_granted_another() {
     let (mut world, asked) = (World::new(), acquire(1));

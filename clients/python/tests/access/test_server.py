@@ -137,7 +137,7 @@ async def test_a_client_certificate(mutual: Server, ca: Authority, client: Pair)
 async def test_a_client_certificate_that_the_server_does_not_accept(
     which: str, mutual: Server, ca: Authority, other_ca: Authority
 ) -> None:
-    """It is told apart from a server that this client does not accept."""
+    """The message differs from that of a server that this client does not accept."""
     own: Any = {}
     if which != "missing":
         is_expired = which == "expired"

@@ -129,7 +129,7 @@ test("a client certificate", async () => {
   await expectDenied(gate.mark(second), "TEAM_DENIED");
 });
 
-// It is told apart from a server that this client does not accept.
+// The message differs from that of a server that this client does not accept.
 test.each(["missing", "of another CA", "expired", "for servers"])(
   "a client certificate that the server does not accept: %s",
   async (which) => {
