@@ -18,8 +18,8 @@ use super::{Op, job::Job};
 const QUIET: usize = 16;
 /// The most operations of all teams that are not quiet in one batch, while a quiet team uses the
 /// lane beside a team that has more than this queued. A call of the quiet team then waits for two
-/// short batches, the one that runs and its own. A row costs about as much in a batch of this size
-/// as in the largest (P14 in `docs/performance.md`).
+/// short batches, the one that runs and its own. The benchmark's P14 measures both sides of this
+/// choice: the latency of the quiet team, and the rate of the other.
 pub(super) const SHORT: usize = 32;
 /// For how long after a batch with operations of a quiet team that team counts as one that uses the
 /// lane.
