@@ -7,12 +7,13 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use anyhow::Context as _;
 use oncegate::auth::token::{self, Digest};
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair, SanType};
 use tempfile::TempDir;
 
 use super::{
-    Bound::{AtLeast, AtMost},
+    Bound::{AtLeast, AtMost, None},
     Goal, Round, Subject, ratio,
     subjects::{EMPTY_ONCEGATE, Lazy, NO_SWEEP, fresh},
 };
@@ -48,6 +49,18 @@ pub const SECURITY: Goal = Goal {
         ratio("one caller, p50: mTLS ÷ open", AtMost(1.15), |round| {
             p50s(round, "alone, mTLS", "alone, open")
         }),
+        ratio("new events, server CPU per mark: token ÷ open", None, |round| {
+            server_cpus(round, "new, token", "new, open")
+        }),
+        ratio("new events, server CPU per mark: mTLS ÷ open", None, |round| {
+            server_cpus(round, "new, mTLS", "new, open")
+        }),
+        ratio("known events, server CPU per mark: token ÷ open", None, |round| {
+            server_cpus(round, "known, token", "known, open")
+        }),
+        ratio("known events, server CPU per mark: mTLS ÷ open", None, |round| {
+            server_cpus(round, "known, mTLS", "known, open")
+        }),
     ],
     subjects: |bench| {
         let new = GrpcLoad::new(Work::Mark, 256);
@@ -69,6 +82,16 @@ pub const SECURITY: Goal = Goal {
 
 fn p50s(round: &Round<'_>, id: &str, other: &str) -> anyhow::Result<f64> {
     Ok(round.run(id)?.load.p50_us / round.run(other)?.load.p50_us)
+}
+
+/// What a mark costs the server, whatever the client does with the processors.
+fn server_cpus(round: &Round<'_>, id: &str, other: &str) -> anyhow::Result<f64> {
+    let per_mark = |id| {
+        let run = round.run(id)?;
+        let used = run.server_cpu.context("the server's CPU was not measured")?;
+        anyhow::Ok(used / run.load.done as f64)
+    };
+    Ok(per_mark(id)? / per_mark(other)?)
 }
 
 /// How callers reach the server.
