@@ -3,7 +3,7 @@
 use std::{
     sync::{
         Arc,
-        atomic::{AtomicU32, Ordering},
+        atomic::{AtomicU32, AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -11,7 +11,7 @@ use std::{
 use futures_util::future::join_all;
 use oncegate::{
     domain::{
-        Acquire, Begin, Delivered, EventKey, Finish, FinishAs, Id, Labels, LeaseId, RequestId,
+        Acquire, Begin, Delivered, EventKey, Finish, FinishAs, Id, Labels, OwnLease, RequestId,
         SessionKey, Team, Ttl, limits,
     },
     grpc::pb::{
@@ -24,7 +24,10 @@ use oncegate::{
     turn::{TurnOutcome, Turns},
 };
 use rand::{RngExt as _, SeedableRng as _, rngs::StdRng};
-use tokio::{runtime::Handle, time::timeout};
+use tokio::{
+    runtime::Handle,
+    time::{sleep, timeout},
+};
 use tokio_util::sync::CancellationToken;
 use tonic::{Code, Response, Status, transport::Channel};
 
@@ -132,7 +135,7 @@ impl Arena {
             request: RequestId::for_session(&key, None),
             key,
             holder: "run".into(),
-            lease: LeaseId::random(),
+            lease: OwnLease::random(),
             ttl,
             epic: None,
             labels: Labels::default(),
@@ -262,18 +265,24 @@ async fn no_turn_stays_with_a_caller_that_went_away() {
 }
 
 /// What a caller says that has no answer for certain: the same again.
-async fn until_known<T>(mut ask: impl AsyncFnMut() -> Result<Response<T>, Status>) -> T {
+async fn until_known<T>(
+    answered: &AtomicUsize,
+    mut ask: impl AsyncFnMut() -> Result<Response<T>, Status>,
+) -> T {
     loop {
         match ask().await {
-            Ok(answer) => return answer.into_inner(),
+            Ok(answer) => {
+                answered.fetch_add(1, Ordering::SeqCst);
+                return answer.into_inner();
+            }
             Err(status) => assert_eq!(status.code(), Code::Unavailable, "{status:?}"),
         }
-        tokio::time::sleep(Duration::from_millis(5)).await;
+        sleep(Duration::from_millis(5)).await;
     }
 }
 
 /// Handles events in a session, each once, whatever answers are lost.
-async fn handle_events(mut turns: Client, caller: usize) {
+async fn handle_events(mut turns: Client, caller: usize, answered: &AtomicUsize) {
     for number in 0..6 {
         let name = format!("{caller}.{number}");
         let aliases = if number % 4 == 0 { vec![format!("ts:{name}")] } else { Vec::new() };
@@ -286,7 +295,7 @@ async fn handle_events(mut turns: Client, caller: usize) {
             wait: seconds(60),
             ..Default::default()
         };
-        let begun = until_known(async || turns.begin_turn(wish("r1")).await).await;
+        let begun = until_known(answered, async || turns.begin_turn(wish("r1")).await).await;
         let Some(Outcome::Granted(granted)) = begun.outcome else { panic!("{begun:?}") };
         let turn = granted.turn.unwrap();
         assert_eq!(turn.attempt, 1, "{name}");
@@ -297,8 +306,8 @@ async fn handle_events(mut turns: Client, caller: usize) {
             ttl: None,
             ..Default::default()
         };
-        until_known(async || turns.finish_turn(end.clone()).await).await;
-        let again = until_known(async || turns.begin_turn(wish("r2")).await).await;
+        until_known(answered, async || turns.finish_turn(end.clone()).await).await;
+        let again = until_known(answered, async || turns.begin_turn(wish("r2")).await).await;
         let Some(Outcome::Duplicate(duplicate)) = again.outcome else { panic!("{again:?}") };
         assert_eq!(duplicate.result, name.as_bytes());
     }
@@ -308,18 +317,29 @@ async fn handle_events(mut turns: Client, caller: usize) {
 async fn while_answers_are_lost_every_turn_is_begun_and_ended_once() {
     let proxy = Proxy::start_for("oncegate", &postgres::new_database().await, Line::Open).await;
     let replicas = Replica::start_all(REPLICAS, &proxy.url, &Clock::Store).await;
+    let answered = Arc::new(AtomicUsize::new(0));
+    let progress = Arc::clone(&answered);
     let losing = tokio::spawn(async move {
-        // What is committed while the line is mute is told to nobody.
-        for (line, millis) in [(Line::Open, 200), (Line::Mute, 10), (Line::Cut, 1)].iter().cycle() {
-            proxy.set(*line);
-            tokio::time::sleep(Duration::from_millis(*millis)).await;
+        loop {
+            proxy.set(Line::Open);
+            // On a slow machine too, some calls are answered each time.
+            let before = progress.load(Ordering::SeqCst);
+            sleep(Duration::from_millis(200)).await;
+            while progress.load(Ordering::SeqCst) == before {
+                sleep(Duration::from_millis(10)).await;
+            }
+            // What is committed meanwhile is not answered.
+            proxy.set(Line::Mute);
+            sleep(Duration::from_millis(10)).await;
+            proxy.set(Line::Cut);
+            sleep(Duration::from_millis(1)).await;
         }
     });
     let addresses = replicas.iter().map(|replica| replica.server.address());
     let clients = join_all(addresses.map(connect)).await;
     let callers = clients.iter().cycle().take(CALLERS / 2).enumerate();
-    let handling =
-        callers.map(|(caller, client)| handle_events(Client::new(client.clone()), caller));
+    let handling = callers
+        .map(|(caller, client)| handle_events(Client::new(client.clone()), caller, &answered));
     timeout(Duration::from_mins(5), join_all(handling)).await.expect("it takes for ever");
     losing.abort();
 }
