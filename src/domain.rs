@@ -26,8 +26,8 @@ pub use invalid::{Fault, Invalid};
 pub use key::{EventKey, Field, Id, SessionKey, is_stored_id, split_consumer};
 pub use queue::{Enqueue, Enqueued};
 pub use session::{
-    Acquire, Acquired, Decision, FencingToken, Held, Labels, Lease, LeaseId, Release, Renew,
-    Renewed, SessionRow,
+    Acquire, Acquired, Decision, FencingToken, Held, Labels, Lease, LeaseId, OwnLease, Release,
+    Renew, Renewed, SessionRow,
 };
 pub use slack::{SlackAction, SlackEvent, SlackFields, Text};
 pub use stream::{Obtained, PriorGrant, ResumedBy, StreamId};

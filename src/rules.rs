@@ -52,6 +52,10 @@ pub trait Operation {
         false
     }
 
+    /// Marks ids that it may have been granted, by a decision that was written without an answer and
+    /// has been changed since: they are not granted any more.
+    fn spend(&self) {}
+
     /// Decides it on `draft`.
     ///
     /// # Errors
@@ -68,6 +72,10 @@ impl<O: Operation> Operation for &O {
 
     fn is_usually_new(&self) -> bool {
         (*self).is_usually_new()
+    }
+
+    fn spend(&self) {
+        (*self).spend();
     }
 
     fn decide(&self, draft: &mut Draft<'_>) -> Result<Self::Answer, RuleError> {

@@ -25,6 +25,9 @@ pub enum Enqueued {
     Taken(LeaseId),
     /// The lease has come since, of a place that an earlier run took.
     Given,
+    /// The lease may have come and ended, of a place that an earlier run took: the caller asks for
+    /// a place for another lease.
+    Spent,
     /// An acquire does not wait: the session is free, is the caller's already, or is bound to other
     /// work.
     Free,

@@ -1,6 +1,10 @@
 //! The lease of a session.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::BTreeMap,
+    sync::atomic::{AtomicBool, Ordering},
+    time::Duration,
+};
 
 use uuid::Uuid;
 
@@ -40,6 +44,54 @@ impl LeaseId {
     #[must_use]
     pub const fn as_uuid(self) -> Uuid {
         self.0
+    }
+}
+
+/// The id that the lease of an operation gets, drawn for it: a further run of the operation knows by
+/// this that an earlier one, whose answer was lost, was granted the lease.
+///
+/// It is granted once. If an answer was lost, and the lease has ended since, another call had found
+/// and carried on the lease: a release by that call, sent again, must not end a new one.
+#[derive(Debug)]
+pub struct OwnLease {
+    id: LeaseId,
+    is_spent: AtomicBool,
+}
+
+impl OwnLease {
+    /// A new id.
+    #[must_use]
+    pub fn random() -> Self {
+        LeaseId::random().into()
+    }
+
+    /// The id.
+    #[must_use]
+    pub const fn id(&self) -> LeaseId {
+        self.id
+    }
+
+    /// Marks it as possibly granted, without an answer: it is not granted any more.
+    pub fn spend(&self) {
+        self.is_spent.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether it may have been granted.
+    #[must_use]
+    pub fn is_spent(&self) -> bool {
+        self.is_spent.load(Ordering::Relaxed)
+    }
+}
+
+impl From<LeaseId> for OwnLease {
+    fn from(id: LeaseId) -> Self {
+        Self { id, is_spent: AtomicBool::new(false) }
+    }
+}
+
+impl Clone for OwnLease {
+    fn clone(&self) -> Self {
+        Self { id: self.id, is_spent: AtomicBool::new(self.is_spent()) }
     }
 }
 
@@ -126,9 +178,8 @@ pub struct Acquire {
     pub holder: String,
     /// The attempt.
     pub request: RequestId,
-    /// The id that the lease gets, drawn for this operation: a further run of it knows by this that
-    /// an earlier one, whose answer was lost, was granted the lease.
-    pub lease: LeaseId,
+    /// The id that the lease gets.
+    pub lease: OwnLease,
     /// How long the lease runs.
     pub ttl: Ttl,
     /// The work to bind the session to.
@@ -148,7 +199,7 @@ impl Acquire {
     /// The same, by a further operation, which carries on what was found.
     #[must_use]
     pub fn anew(&self, resumes: Option<PriorGrant<LeaseId>>) -> Self {
-        Self { lease: LeaseId::random(), resumes, ..self.clone() }
+        Self { lease: OwnLease::random(), resumes, ..self.clone() }
     }
 }
 

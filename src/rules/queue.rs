@@ -8,7 +8,8 @@
 //! | left behind for as long as [`PLACE_KEPT`] | takes one at the end; this one is removed | passed over, and kept | removed, or nothing | |
 //!
 //! - An enqueue takes no place where an acquire would not find the session held.
-//! - An enqueue that is repeated with its lease finds its place, or the lease that has come since.
+//! - An enqueue that is repeated with its lease finds its place, or the lease that has come since. If
+//!   that may have ended, it takes no place for it again.
 //! - There is room for [`MAX_WAITERS_PER_SESSION`] waiters whose servers run. A place that is taken
 //!   over needs none.
 
@@ -32,19 +33,26 @@ impl Operation for Enqueue {
         wanted.queue(&self.acquire.key);
     }
 
+    fn spend(&self) {
+        self.acquire.lease.spend();
+    }
+
     fn decide(&self, draft: &mut Draft<'_>) -> Result<Enqueued, RuleError> {
         let Acquire { key, holder, request, lease, ttl, epic, labels, digest, .. } = &self.acquire;
-        let now = draft.now();
+        let (now, lease) = (draft.now(), lease.id());
         let mut session = draft.session(key);
         let Some(latest) = session.latest.as_mut() else { return Ok(Enqueued::Free) };
         // An earlier run of this very call, whose answer was lost.
-        if latest.lease == *lease && latest.is_live(now) {
+        if latest.lease == lease && latest.is_live(now) {
             return Ok(Enqueued::Given);
         }
         session.queue.retain(|waiter| !is_forgotten(waiter, now));
-        let own = session.queue.iter().find(|waiter| waiter.lease == *lease);
+        let own = session.queue.iter().find(|waiter| waiter.lease == lease);
         if let Some(ticket) = own.and_then(|own| own.ticket) {
             return Ok(Enqueued::Waits(ticket));
+        }
+        if self.acquire.lease.is_spent() {
+            return Ok(Enqueued::Spent);
         }
         let decision = session.row(now).map(|row| row.decision(&self.acquire));
         let (Some(Decision::Held(_)), Some(latest)) = (decision, session.latest.as_mut()) else {
@@ -52,7 +60,7 @@ impl Operation for Enqueue {
         };
         let place = Waiter {
             ticket: None,
-            lease: *lease,
+            lease,
             request: *request,
             holder: holder.clone(),
             labels: labels.clone(),

@@ -44,6 +44,10 @@ impl Operation for Acquire {
         wanted.session(&self.key);
     }
 
+    fn spend(&self) {
+        self.lease.spend();
+    }
+
     fn decide(&self, draft: &mut Draft<'_>) -> Result<Self::Answer, RuleError> {
         let now = draft.now();
         let mut session = draft.session(&self.key);
@@ -71,7 +75,7 @@ impl Acquire {
         let resumed = session.resumed();
         match self.resumes {
             // By an earlier run of this operation, whose answer was lost.
-            _ if lease == self.lease && resumed == ResumedBy::Nobody => Obtained::Granted,
+            _ if lease == self.lease.id() && resumed == ResumedBy::Nobody => Obtained::Granted,
             Some(prior) if prior.is_current(&lease, resumed, self.stream) => {
                 note(&mut session, self.stream);
                 draft.put_session(&self.key, session);
@@ -229,9 +233,8 @@ pub(super) fn grant(
     let now = draft.now();
     let latest = session.latest.take();
     let token = draft.token(latest.as_ref().map(|latest| latest.token))?;
-    // An earlier run of the operation was granted it, and it has ended: others may know it by now.
-    let is_spent = latest.as_ref().is_some_and(|latest| latest.lease == acquire.lease);
-    let lease = if is_spent { draft.ids().lease() } else { acquire.lease };
+    let own = &acquire.lease;
+    let lease = if own.is_spent() { draft.ids().lease() } else { own.id() };
     let bound = latest.and_then(|latest| latest.epic);
     let granted = Latest {
         version: Version(0),

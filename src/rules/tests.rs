@@ -23,8 +23,8 @@ use super::{
 };
 use crate::domain::{
     Acquire, Begin, Begun, Claim, Delivered, Detail, Enqueue, EventKey, FencingToken, Finish,
-    FinishAs, Labels, Lease, LeaseId, Mark, Obtained, PayloadDigest, PriorGrant, Release, Renew,
-    RenewTurn, RequestId, SessionKey, Team, Timestamp, Ttl, TurnId, TurnResult,
+    FinishAs, Labels, Lease, LeaseId, Mark, Obtained, OwnLease, PayloadDigest, PriorGrant, Release,
+    Renew, RenewTurn, RequestId, SessionKey, Team, Timestamp, Ttl, TurnId, TurnResult,
     limits::{CLAIM_TTL, EVENT_TTL, LEASE_TTL},
 };
 
@@ -240,7 +240,7 @@ fn acquire(number: u128) -> Acquire {
         key: key("s"),
         holder: format!("holder {number}"),
         request: request(number),
-        lease: LeaseId::random(),
+        lease: OwnLease::random(),
         ttl: ttl(30),
         epic: None,
         labels: Labels::default(),
@@ -252,7 +252,7 @@ fn acquire(number: u128) -> Acquire {
 
 /// The same request as [`acquire`], to end in the lease of that number.
 fn enqueue(number: u128, of: u128) -> Enqueue {
-    Enqueue { acquire: Acquire { lease: lease(of), ..acquire(number) }, takes_over: None }
+    Enqueue { acquire: Acquire { lease: lease(of).into(), ..acquire(number) }, takes_over: None }
 }
 
 /// The same, once it has found the lease of its request, as it is.

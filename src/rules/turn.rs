@@ -77,6 +77,12 @@ impl Operation for Begin {
         }
     }
 
+    fn spend(&self) {
+        if let Some(acquire) = &self.session {
+            acquire.lease.spend();
+        }
+    }
+
     fn decide(&self, draft: &mut Draft<'_>) -> Result<BeginAnswer, RuleError> {
         let now = draft.now();
         let team = &self.event.key.team;
@@ -163,7 +169,7 @@ impl Begin {
             let decision = session.row(now).map(|row| row.decision(acquire));
             let Some(Decision::Granted(held)) = decision else { return claim_alone(claim) };
             resumed = resumed.with_lease(session.resumed());
-            is_own = held.id == acquire.lease && resumed == ResumedBy::Nobody;
+            is_own = held.id == acquire.lease.id() && resumed == ResumedBy::Nobody;
             lease = Some(held);
         }
         if is_own {

@@ -74,7 +74,7 @@ impl Drop for AcquireCall {
     fn drop(&mut self) {
         if *self.is_in_doubt.get_mut() {
             // Its caller has gone.
-            self.grants.give_back(&self.acquire.key, self.acquire.lease);
+            self.grants.give_back(&self.acquire.key, self.acquire.lease.id());
         }
     }
 }

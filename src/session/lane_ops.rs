@@ -279,14 +279,15 @@ impl EnqueueCall {
             self.queues.taken_over(earlier);
         }
         let Acquire { key, lease, .. } = &self.enqueue.acquire;
+        let lease = lease.id();
         let has_place =
             matches!(enqueued, Enqueued::Waits(_) | Enqueued::TookOver(..) | Enqueued::Given);
-        if has_place && !self.queues.is_wanted(*lease) {
+        if has_place && !self.queues.is_wanted(lease) {
             // The caller has gone, and may have left before the place was there; by now the
             // lease may have been given.
             let leave = LeaveCall {
                 key: key.clone(),
-                lease: *lease,
+                lease,
                 keep: false,
                 queues: Arc::clone(&self.queues),
                 grants: Some(Arc::clone(&self.grants)),

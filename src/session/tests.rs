@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::{
-    domain::{Labels, RequestId, Team, Ttl, limits::LEASE_TTL},
+    domain::{Labels, OwnLease, RequestId, Team, Ttl, limits::LEASE_TTL},
     store::{Clock, memory::Memory},
 };
 
@@ -27,7 +27,7 @@ async fn a_lease_of_a_turn_that_failed_is_given_back_unless_its_request_was_repe
             key: key.clone(),
             holder: "bot".into(),
             request,
-            lease: LeaseId::random(),
+            lease: OwnLease::random(),
             ttl: Ttl::parse(None, *LEASE_TTL.end(), &LEASE_TTL).unwrap(),
             epic: None,
             labels: Labels::default(),

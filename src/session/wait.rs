@@ -52,7 +52,8 @@ impl Sessions {
         let mut is_newest = true;
         loop {
             let (wanted, grants) = (acquire.anew(None), &self.grants);
-            let mut place = self.queues.join(&acquire.key, wanted.lease, &self.lanes, grants)?;
+            let mut place =
+                self.queues.join(&acquire.key, wanted.lease.id(), &self.lanes, grants)?;
             place.is_newest = is_newest;
             let mut takes_over = None;
             let enqueued = loop {
@@ -64,7 +65,7 @@ impl Sessions {
                     grants: Arc::clone(grants),
                 };
                 match self.call(SessionCall::Enqueue(call)).await? {
-                    // Each time that another has been faster.
+                    // Each time that another has been faster. It has not spent its lease.
                     SessionReply::Enqueued(Enqueued::Taken(by)) if is_newest => {
                         takes_over = Some(by);
                     }
@@ -81,6 +82,8 @@ impl Sessions {
                     place.forget();
                     return Err(SessionError::StreamReplaced);
                 }
+                // The place is given up, if it is there after all.
+                Enqueued::Spent => continue,
                 Enqueued::Full => {
                     place.forget();
                     return Err(SessionError::QueueFull);

@@ -57,9 +57,9 @@ impl StoreError {
     #[must_use]
     pub fn after_change(self) -> Self {
         match self {
+            error @ (Self::OutcomeUnknown(_) | Self::Misconfigured(_) | Self::Internal(_)) => error,
             Self::Unavailable(cause) | Self::LockTimeout(cause) => Self::OutcomeUnknown(cause),
-            Self::Conflict => Self::unknown(Self::Conflict),
-            error => error,
+            error => Self::unknown(error),
         }
     }
 

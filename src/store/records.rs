@@ -46,9 +46,10 @@ pub trait Decided: Records {}
 pub enum Applied {
     /// It is written; these are the tickets of the places that it adds.
     Written(Vec<(LeaseId, i64)>),
-    /// Something that it rests on has changed: nothing of it is written, unless by an earlier run
-    /// of the same statement.
+    /// Something that it rests on has changed: nothing of it is written.
     Conflict,
+    /// The same, but an earlier run of the same statement may have written it.
+    ConflictAfterLoss,
     /// Its statement failed, while other plans were written.
     Failed(StoreError),
 }
@@ -137,6 +138,10 @@ where
                         answers[place] = Verdict::Decided((answer, tickets.clone()));
                     }
                     Applied::Conflict => conflicts.push(place),
+                    Applied::ConflictAfterLoss => {
+                        ops[place].spend();
+                        conflicts.push(place);
+                    }
                     Applied::Failed(error) => answers[place] = Verdict::Failed(error.clone()),
                 }
             }

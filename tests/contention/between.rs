@@ -42,7 +42,7 @@ async fn awaited(store: &mut impl Connection) -> (LeaseId, LeaseId) {
         panic!("not granted")
     };
     change(store, SessionOp::Enqueue(&waiter)).await;
-    (held.row.lease.id, waiter.acquire.lease)
+    (held.row.lease.id, waiter.acquire.lease.id())
 }
 
 /// Locks the rows of all sessions.
@@ -194,6 +194,6 @@ async fn a_lease_that_came_before_its_event_is_free_stays_its_callers() {
     locking.commit().await.unwrap();
     let (turned, asked) = beginning.await.unwrap();
     let [Verdict::Decided(Begun::Busy(row))] = &turned.begins[..] else { panic!("{turned:?}") };
-    assert!(row.live && Some(row.lease.id) == asked.session.map(|acquire| acquire.lease));
+    assert!(row.live && Some(row.lease.id) == asked.session.map(|acquire| acquire.lease.id()));
     assert!(turned.orphans.is_empty(), "{turned:?}");
 }

@@ -138,7 +138,7 @@ async fn a_heartbeat_does_not_wait_for_places_that_others_change() {
     store.change_sessions(&[SessionOp::Acquire(&acquire("s", 1))]).await.unwrap();
     let waiter = enqueue("s", 2);
     store.change_sessions(&[SessionOp::Enqueue(&waiter)]).await.unwrap();
-    let leave = SessionOp::Leave { key: &key("s"), lease: waiter.acquire.lease, keep: true };
+    let leave = SessionOp::Leave { key: &key("s"), lease: waiter.acquire.lease.id(), keep: true };
     store.change_sessions(&[leave]).await.unwrap();
     execute(&stage.url, "UPDATE oncegate_waiters SET left_at = left_at - interval '1 h'").await;
     let count = "SELECT FROM oncegate_waiters FOR UPDATE";

@@ -15,7 +15,7 @@ use std::{
 
 use futures_util::future::join_all;
 use oncegate::{
-    domain::{Acquire, Id, Labels, Lease, LeaseId, RequestId, SessionKey, Team, Ttl, limits},
+    domain::{Acquire, Id, Labels, Lease, OwnLease, RequestId, SessionKey, Team, Ttl, limits},
     grpc::pb::{AcquireSessionLeaseRequest, MarkProcessedRequest},
     lane::CallError,
     session::{AcquireOutcome, Bounds, SessionError, Sessions},
@@ -119,7 +119,7 @@ impl Arena {
             request: RequestId::for_session(&key, request.as_ref()),
             key,
             holder,
-            lease: LeaseId::random(),
+            lease: OwnLease::random(),
             ttl: Ttl::parse(None, limits::DEFAULT_LEASE_TTL, &limits::LEASE_TTL).unwrap(),
             epic: None,
             labels: Labels::default(),

@@ -4,7 +4,7 @@ use std::{ops::RangeInclusive, time::Duration};
 
 use oncegate::{
     domain::{
-        Acquire, Begin, Delivered, Enqueue, EventKey, Interruption, Labels, LeaseId, Mark,
+        Acquire, Begin, Delivered, Enqueue, EventKey, Interruption, Labels, Mark, OwnLease,
         PayloadDigest, Release, RenewTurn, RequestId, SessionKey, StreamId, Team, TeamFilter, Ttl,
         TurnId,
         limits::{CLAIM_MEMORY, CLAIM_TTL, EVENT_TTL, LEASE_TTL},
@@ -31,7 +31,7 @@ fn acquire(request: RequestId, epic: Option<&str>) -> Acquire {
         key: key(),
         holder: "h1".into(),
         request,
-        lease: LeaseId::random(),
+        lease: OwnLease::random(),
         ttl: minute(&LEASE_TTL),
         epic: epic.map(str::to_owned),
         labels: Labels::default(),
@@ -53,13 +53,13 @@ fn release(grant: Grant) -> Op {
 
 /// Takes a place in the queue.
 fn wait(grant: Grant, epic: &str) -> Op {
-    let acquire = Acquire { lease: lease(grant), ..acquire(request(grant), Some(epic)) };
+    let acquire = Acquire { lease: lease(grant).into(), ..acquire(request(grant), Some(epic)) };
     Op::Enqueue(vec![Enqueue { acquire, takes_over: None }])
 }
 
 /// Takes over the place of the same request.
 fn take_over(number: usize, of: Grant) -> Op {
-    let acquire = Acquire { lease: lease((number, 0)), ..acquire(request(of), None) };
+    let acquire = Acquire { lease: lease((number, 0)).into(), ..acquire(request(of), None) };
     Op::Enqueue(vec![Enqueue { acquire, takes_over: Some(lease(of)) }])
 }
 
@@ -142,7 +142,7 @@ async fn a_lease_that_came_for_a_turn_whose_event_was_handled_meanwhile_is_given
         resumes: None,
         grace: Duration::ZERO,
     };
-    let acquire = Acquire { lease: lease((2, 0)), ..acquire };
+    let acquire = Acquire { lease: lease((2, 0)).into(), ..acquire };
     let enqueue = Enqueue { acquire, takes_over: None };
     let mark = Mark { event: event(), ttl: minute(&EVENT_TTL), request: request((3, 0)) };
     let busy = vec![take(), Op::Turns(vec![begin.clone()], vec![])];
@@ -233,7 +233,7 @@ async fn a_request_with_another_payload_takes_a_place_of_its_own() {
     let payload = |number: u128| Some(PayloadDigest::from_uuid(Uuid::from_u128(number)));
     let wait = |number, digest| {
         let lease_of = lease((number, 0));
-        let acquire = Acquire { digest, lease: lease_of, ..acquire(request((1, 0)), None) };
+        let acquire = Acquire { digest, lease: lease_of.into(), ..acquire(request((1, 0)), None) };
         Op::Enqueue(vec![Enqueue { acquire, takes_over: Some(lease((1, 0))) }])
     };
     let placed = vec![take(), wait(1, payload(1))];

@@ -7,8 +7,9 @@ use std::{
 
 use oncegate::{
     domain::{
-        Acquire, Begin, Enqueue, EventKey, Id, Labels, LeaseId, PriorGrant, Release, Renew,
-        RequestId, ResumedBy, SessionKey, StreamId, Team, TeamFilter, Timestamp, Ttl, TurnId,
+        Acquire, Begin, Enqueue, EventKey, Id, Labels, LeaseId, OwnLease, PriorGrant, Release,
+        Renew, RequestId, ResumedBy, SessionKey, StreamId, Team, TeamFilter, Timestamp, Ttl,
+        TurnId,
         limits::{CLAIM_MEMORY, CLAIM_TTL, EVENT_TTL, LEASE_TTL},
     },
     rules::queue::PLACE_KEPT,
@@ -219,7 +220,7 @@ impl Dice {
             },
             key,
             holder: self.of(&HOLDERS).into(),
-            lease: LeaseId::random(),
+            lease: OwnLease::random(),
             ttl: self.lease_ttl(),
             epic: self.epic().map(str::to_owned),
             labels: Labels::parse(labels).expect("labels"),
@@ -264,7 +265,8 @@ impl Dice {
     /// The place that the request took last, if it names that.
     fn place_of(&mut self, acquire: &Acquire) -> Option<LeaseId> {
         let of_request = |place: &&Enqueue| place.acquire.request == acquire.request;
-        let latest = self.places.iter().rev().find(of_request).map(|place| place.acquire.lease);
+        let latest =
+            self.places.iter().rev().find(of_request).map(|place| place.acquire.lease.id());
         latest.filter(|_| !self.one_in(3))
     }
 
@@ -279,7 +281,7 @@ impl Dice {
         let wishes: Vec<Acquire> =
             self.begins.iter().rev().take(6).filter_map(|begin| begin.session.clone()).collect();
         if !wishes.is_empty() && self.one_in(3) {
-            let acquire = Acquire { lease: lease((self.number, 0)), ..self.of(&wishes) };
+            let acquire = Acquire { lease: lease((self.number, 0)).into(), ..self.of(&wishes) };
             let takes_over = self.place_of(&acquire);
             let enqueue = Enqueue { acquire, takes_over };
             self.places.push(enqueue.clone());
@@ -290,7 +292,7 @@ impl Dice {
             let event = Some(event).filter(|event| event.team == key.team && !self.one_in(2));
             let mut acquire = self.acquire(key, event.as_ref());
             acquire.digest = self.digest().filter(|_| event.is_some());
-            acquire.lease = lease((self.number, item));
+            acquire.lease = lease((self.number, item)).into();
             let takes_over = self.place_of(&acquire);
             asked.push(Enqueue { acquire, takes_over });
         }

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use oncegate::domain::{
-    Acquire, Begin, Delivered, Enqueue, EventKey, Labels, LeaseId, Release, RequestId, SessionKey,
-    Team, Ttl,
+    Acquire, Begin, Delivered, Enqueue, EventKey, Labels, LeaseId, OwnLease, Release, RequestId,
+    SessionKey, Team, Ttl,
     limits::{CLAIM_TTL, LEASE_TTL},
 };
 use uuid::Uuid;
@@ -23,7 +23,7 @@ pub fn acquire(session: &str, number: u128) -> Acquire {
         key: key(session),
         holder: "bot".into(),
         request: request(number),
-        lease: LeaseId::random(),
+        lease: OwnLease::random(),
         ttl: Ttl::parse(None, *LEASE_TTL.end(), &LEASE_TTL).unwrap(),
         epic: None,
         labels: Labels::default(),

@@ -21,6 +21,7 @@ use tokio::{
         tcp::{OwnedReadHalf, OwnedWriteHalf},
     },
     sync::watch,
+    time::timeout,
 };
 
 /// How long a connection is idle before the proxy may forget it: no NAT is known to forget
@@ -130,7 +131,8 @@ impl Proxy {
     /// Waits until a request waits.
     pub async fn holds(&self) {
         let mut passing = self.passing.subscribe();
-        passing.wait_for(|passing| passing.is_some_and(|left| left < 0)).await.unwrap();
+        let one_waits = passing.wait_for(|passing| passing.is_some_and(|left| left < 0));
+        timeout(Duration::from_mins(1), one_waits).await.expect("no request came").unwrap();
     }
 
     /// What waits passes, and all that comes.

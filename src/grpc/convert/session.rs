@@ -7,8 +7,8 @@ use tokio::time::Instant;
 use super::{duration, ids, key::session_key, length, pb, timestamp};
 use crate::{
     domain::{
-        Acquire, FencingToken, Held, Id, Invalid, Labels, Lease, LeaseId, Renew, RequestId,
-        SessionKey, TeamScope, Ttl, bounded, limits,
+        Acquire, FencingToken, Held, Id, Invalid, Labels, Lease, LeaseId, OwnLease, Renew,
+        RequestId, SessionKey, TeamScope, Ttl, bounded, limits,
     },
     session::{HoldEvent, Measured, StreamEvent},
 };
@@ -54,7 +54,7 @@ pub(super) fn acquire_of(
         key,
         holder,
         request: attempt,
-        lease: LeaseId::random(),
+        lease: OwnLease::random(),
         ttl,
         epic,
         labels,

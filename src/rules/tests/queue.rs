@@ -350,6 +350,14 @@ fn enqueue_takes_no_place_where_an_acquire_is_answered_at_once() {
     assert_eq!(refused(&mut world, &bound_to("E2", 9)), Enqueued::Free, "bound");
 }
 
+/// The lease of its place came and has ended, while the answer was lost.
+#[test]
+fn enqueue_that_is_run_again_after_the_end_of_its_lease_takes_no_place_for_it() {
+    let (mut world, asked) = (awaited(1), enqueue(9, 900));
+    asked.acquire.lease.spend();
+    assert_eq!(refused(&mut world, &asked), Enqueued::Spent);
+}
+
 #[test]
 fn a_queue_shows_nobody_whose_server_is_gone() {
     let mut world = awaited(2);

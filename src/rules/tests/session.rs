@@ -128,7 +128,7 @@ fn acquire_that_has_carried_the_lease_on_itself_has_it() {
 fn acquire_that_is_run_again_has_the_lease_that_it_was_granted() {
     let (mut world, asked) = (World::new(), acquire(1));
     let lease = acquired(&mut world, &asked);
-    assert_eq!(lease, asked.lease);
+    assert_eq!(lease, asked.lease.id());
     let again = |world: &mut World| {
         let (plan, again) = world.decide(&asked);
         assert!(plan.is_empty() && again.row.lease.id == lease);
@@ -145,6 +145,9 @@ fn acquire_that_is_run_again_after_the_end_of_its_lease_is_granted_another() {
     let (mut world, asked) = (World::new(), acquire(1));
     let lease = acquired(&mut world, &asked);
     released(&mut world, lease);
+    let next = acquired(&mut world, &acquire(2));
+    released(&mut world, next);
+    asked.lease.spend();
     let other = acquired(&mut world, &asked);
     assert_ne!(other, lease);
     assert_eq!(is_nothing(&mut world, &release(lease)), NOT_ENDED);

@@ -34,6 +34,9 @@ const CHECK_TIMEOUT: Duration = Duration::from_secs(1);
 pub(super) enum Repeat {
     /// It carries attempt ids, or changes nothing: a first run is found, not repeated.
     Safe,
+    /// It may grant an id, and no id is granted twice: if an answer is lost, there are no rows, and
+    /// its caller finds what it did.
+    NotIfLost,
     /// It would do more. So its connection is checked before, however short it was idle.
     Never,
 }
@@ -41,8 +44,8 @@ pub(super) enum Repeat {
 /// What a statement answered.
 pub(super) struct Fetched {
     pub(super) rows: Vec<PgRow>,
-    /// Whether it was run twice, and the first run may have been committed.
-    pub(super) is_second: bool,
+    /// Whether the answer to a first run was lost, which may have been committed.
+    pub(super) is_after_loss: bool,
 }
 
 /// One connection, used by one statement at a time.
@@ -83,8 +86,8 @@ impl Line {
         repeat: Repeat,
         statement: impl Fn() -> S + Send,
     ) -> Result<Fetched, StoreError> {
-        self.check(if repeat == Repeat::Safe { MAX_IDLE } else { Duration::ZERO }).await;
-        let mut replaceable = repeat == Repeat::Safe && self.connection.is_some();
+        self.check(if repeat == Repeat::Never { Duration::ZERO } else { MAX_IDLE }).await;
+        let mut replaceable = repeat != Repeat::Never && self.connection.is_some();
         // Whether a run of the statement may have been committed without an answer.
         let mut is_unknown = false;
         loop {
@@ -102,7 +105,7 @@ impl Line {
                 Ok(Ok(rows)) => {
                     self.backoff.reset();
                     self.used = Instant::now();
-                    return Ok(Fetched { rows, is_second: is_unknown });
+                    return Ok(Fetched { rows, is_after_loss: is_unknown });
                 }
                 Ok(Err(failure)) => failure,
                 Err(_) => Failure {
@@ -117,6 +120,9 @@ impl Line {
                 ConnectionState::Intact => {}
                 ConnectionState::Lost if std::mem::take(&mut replaceable) => {
                     self.disconnect();
+                    if is_unknown && repeat == Repeat::NotIfLost {
+                        return Ok(Fetched { rows: Vec::new(), is_after_loss: true });
+                    }
                     continue;
                 }
                 // Whatever state it is in, nobody uses it again.

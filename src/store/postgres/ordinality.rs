@@ -34,6 +34,16 @@ pub(super) fn fill<T>(verdicts: &mut [Verdict<T>], places: Vec<usize>, found: Ve
     places.into_iter().zip(found).for_each(|(place, verdict)| verdicts[place] = verdict);
 }
 
+/// Notes in `verdicts` that what failed may have been done before, by a statement whose answer was
+/// lost.
+pub(super) fn doubt<T>(verdicts: &mut [Verdict<T>]) {
+    for verdict in verdicts {
+        if let Verdict::Failed(error) = verdict {
+            *error = error.clone().after_change();
+        }
+    }
+}
+
 /// Notes in `verdicts` that all that is not decided failed with `error`.
 pub(super) fn fail<T>(verdicts: &mut [Verdict<T>], error: &StoreError) {
     let undecided = verdicts.iter_mut().filter(|verdict| matches!(verdict, Verdict::Retry));

@@ -79,9 +79,7 @@ impl Records for Handle {
             open = later;
         }
         match failure {
-            Some(error) if !applied.iter().any(|one| matches!(one, Some(Applied::Written(_)))) => {
-                Err(error)
-            }
+            Some(error) if !applied.iter().flatten().any(may_be_written) => Err(error),
             // What is written has been committed.
             failure => {
                 let failed = || failure.clone().map_or(Applied::Conflict, Applied::Failed);
@@ -117,9 +115,9 @@ impl Handle {
             self.invalidate();
         }
         match fetched {
-            Ok(Fetched { rows, is_second }) => {
+            Ok(Fetched { rows, is_after_loss }) => {
                 apply::note(plans, &rows, applied)?;
-                if is_second {
+                if is_after_loss {
                     self.find_written(plans, applied).await;
                 }
                 Ok(())
@@ -151,14 +149,18 @@ impl Handle {
         for (place, plan) in in_doubt {
             match &found {
                 Ok(found) => {
-                    if let Some(tickets) = plan.tickets_if_written_in(found) {
-                        applied[*place] = Some(Applied::Written(tickets));
-                    }
+                    let tickets = plan.tickets_if_written_in(found);
+                    let is_written = tickets.map(Applied::Written);
+                    applied[*place] = Some(is_written.unwrap_or(Applied::ConflictAfterLoss));
                 }
                 Err(error) => applied[*place] = Some(Applied::Failed(error.clone())),
             }
         }
     }
+}
+
+const fn may_be_written(applied: &Applied) -> bool {
+    matches!(applied, Applied::Written(_) | Applied::ConflictAfterLoss)
 }
 
 /// Parts plans that write the same rows, as two do that are about names of one event: a statement

@@ -12,13 +12,14 @@ use super::{
     Handle, Locks,
     events::interval,
     handle::Statement,
-    ordinality::{fail, fill, left, slot},
+    line::{Fetched, Repeat},
+    ordinality::{doubt, fail, fill, left, slot},
     steps::lease_end,
     timestamp::PgTimestamp,
 };
 use crate::{
     domain::{FencingToken, Labels, Lease, LeaseId, RequestId, SessionKey, SessionRow, Team},
-    rules::queue::PLACE_KEPT,
+    rules::{Operation as _, queue::PLACE_KEPT},
     store::{
         PRESENCE, SessionAnswer, SessionBatch, SessionOp, SessionStore, StoreError, Verdict,
         records::answers,
@@ -67,7 +68,7 @@ impl SessionStore for Handle {
         asked: &[SessionOp<'_>],
     ) -> Result<SessionBatch, StoreError> {
         let mut batch = SessionBatch::open(asked.len());
-        self.take_and_end(asked, &mut batch.answers).await?;
+        let is_lost = self.take_and_end(asked, &mut batch.answers).await?;
         let (places, rest) = left(&batch.answers, asked);
         if rest.is_empty() {
             return Ok(batch);
@@ -77,9 +78,14 @@ impl SessionStore for Handle {
                 fill(&mut batch.answers, places, rest.answers);
                 batch.handovers = rest.handovers;
             }
-            Err(error) if rest.len() == asked.len() => return Err(error),
+            Err(error) if rest.len() == asked.len() => {
+                return Err(if is_lost { error.after_change() } else { error });
+            }
             // What is decided has been committed.
             Err(error) => fail(&mut batch.answers, &error),
+        }
+        if is_lost {
+            doubt(&mut batch.answers);
         }
         Ok(batch)
     }
@@ -95,11 +101,12 @@ impl SessionStore for Handle {
 impl Handle {
     /// Takes free sessions and ends live leases by the short statement. Skips a session that
     /// another operation of the batch is about, and one for which a caller is known to wait.
+    /// Answers whether the statement's answer was lost: then it may have done all of it.
     async fn take_and_end(
         &mut self,
         asked: &[SessionOp<'_>],
         answers: &mut [Verdict<SessionAnswer>],
-    ) -> Result<(), StoreError> {
+    ) -> Result<bool, StoreError> {
         let (mut acquires, mut releases) = (Vec::new(), Vec::new());
         let (mut taking, mut ending) = (Vec::new(), Vec::new());
         for (place, op) in asked.iter().enumerate() {
@@ -111,7 +118,9 @@ impl Handle {
             }
             match op {
                 // What it has found is not free.
-                SessionOp::Acquire(acquire) if acquire.resumes.is_none() => {
+                SessionOp::Acquire(acquire)
+                    if acquire.resumes.is_none() && !acquire.lease.is_spent() =>
+                {
                     taking.push(place);
                     acquires.push(*acquire);
                 }
@@ -123,7 +132,7 @@ impl Handle {
             }
         }
         if acquires.is_empty() && releases.is_empty() {
-            return Ok(());
+            return Ok(false);
         }
         let arrays = (
             acquire::Arrays::of(self.locks, &acquires),
@@ -131,13 +140,17 @@ impl Handle {
         );
         let (to_take, to_end) = &arrays;
         let now = self.now();
-        let rows = self
-            .fetch(|| match (&acquires[..], &releases[..]) {
+        let Fetched { rows, is_after_loss } = self
+            .run(Repeat::NotIfLost, || match (&acquires[..], &releases[..]) {
                 (_, []) => to_take.bind(sqlx::query(TAKE).bind(now)),
                 ([], _) => to_end.bind(sqlx::query(END).bind(now)),
                 _ => to_end.bind(to_take.bind(sqlx::query(TAKE_AND_END).bind(now))),
             })
             .await?;
+        if is_after_loss {
+            acquires.iter().for_each(|acquire| acquire.spend());
+            return Ok(true);
+        }
 
         let places = Places::of(&acquires);
         for row in rows {
@@ -152,7 +165,7 @@ impl Handle {
             };
             answers[place] = Verdict::Decided(answer);
         }
-        Ok(())
+        Ok(false)
     }
 }
 

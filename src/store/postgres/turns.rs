@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::{
     Handle,
-    ordinality::{fail, fill, left},
+    ordinality::{doubt, fail, fill, left},
 };
 use crate::{
     domain::{Begin, Finish, RenewTurn},
@@ -24,15 +24,22 @@ impl TurnStore for Handle {
         finishes: &[&Finish],
     ) -> Result<TurnBatch, StoreError> {
         let mut batch = TurnBatch::open(begins.len(), finishes.len());
-        let mut alone = self.begin_and_succeed(begins, finishes, &mut batch).await?;
+        let short = self.begin_and_succeed(begins, finishes, &mut batch).await?;
+        let (is_lost, mut alone) = (short.is_none(), short.unwrap_or_default());
         match self.change_others(begins, finishes, &mut batch).await {
-            Err(error) if batch.is_open() && alone.is_empty() => return Err(error),
+            Err(error) if batch.is_open() && alone.is_empty() => {
+                return Err(if is_lost { error.after_change() } else { error });
+            }
             // What is decided has been committed.
             Err(error) => {
                 fail(&mut batch.begins, &error);
                 fail(&mut batch.finishes, &error);
             }
             Ok(()) => {}
+        }
+        if is_lost {
+            doubt(&mut batch.begins);
+            doubt(&mut batch.finishes);
         }
         // Otherwise the rules have found it: if the event is taken, they say that it is an orphan;
         // if not, the caller goes on with it.

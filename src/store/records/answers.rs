@@ -67,6 +67,14 @@ impl Operation for SessionOp<'_> {
         }
     }
 
+    fn spend(&self) {
+        match self {
+            Self::Acquire(acquire) => acquire.spend(),
+            Self::Enqueue(enqueue) => enqueue.spend(),
+            _ => {}
+        }
+    }
+
     fn decide(&self, draft: &mut Draft<'_>) -> Result<Self::Answer, RuleError> {
         Ok(match *self {
             Self::Acquire(acquire) => (SessionAnswer::Acquired(acquire.decide(draft)?), None),
@@ -114,7 +122,7 @@ fn with_ticket(
     let (SessionAnswer::Enqueued(enqueued), SessionOp::Enqueue(enqueue)) = (&answer, asked) else {
         return answer;
     };
-    let ticket = tickets.iter().find(|(lease, _)| *lease == enqueue.acquire.lease);
+    let ticket = tickets.iter().find(|(lease, _)| *lease == enqueue.acquire.lease.id());
     SessionAnswer::Enqueued(match (enqueued, ticket) {
         (Enqueued::Waits(_), Some((_, ticket))) => Enqueued::Waits(*ticket),
         // The earlier place is of the same batch.
@@ -182,6 +190,12 @@ impl Operation for TurnChange<'_> {
         match self {
             Self::Begin(begin) => begin.wants(wanted),
             Self::Finish(finish) => finish.wants(wanted),
+        }
+    }
+
+    fn spend(&self) {
+        if let Self::Begin(begin) = self {
+            begin.spend();
         }
     }
 

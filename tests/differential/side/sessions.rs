@@ -68,8 +68,8 @@ impl<C: Connection> Side<C> {
     ) -> Result<String, StoreError> {
         for (item, Enqueue { acquire, .. }) in asked.iter().enumerate() {
             self.names.is_chosen(&acquire.request.as_uuid());
-            self.names.is_chosen(&acquire.lease.as_uuid());
-            self.leases.insert((number, item), (acquire.key.clone(), acquire.lease));
+            self.names.is_chosen(&acquire.lease.id().as_uuid());
+            self.leases.insert((number, item), (acquire.key.clone(), acquire.lease.id()));
         }
         let mut text = String::new();
         let ops: Vec<SessionOp<'_>> = asked.iter().map(SessionOp::Enqueue).collect();
@@ -98,7 +98,7 @@ impl<C: Connection> Side<C> {
         let mut text = String::new();
         for item in 0..count {
             let mut enqueue = first.clone();
-            enqueue.acquire.lease = lease((number, item));
+            enqueue.acquire.lease = lease((number, item)).into();
             enqueue.acquire.request = request((number, item));
             text += &self.enqueue(number, &[enqueue]).await?;
         }

@@ -4,7 +4,7 @@ use std::{pin::pin, time::Duration};
 
 use futures_util::{Stream, StreamExt as _};
 use oncegate::{
-    domain::{Acquire, Labels, Lease, LeaseId, Renew, RequestId, Ttl},
+    domain::{Acquire, Labels, Lease, OwnLease, Renew, RequestId, Ttl},
     session::{AcquireOutcome, Measured, SessionError, StreamCaller, StreamEvent},
 };
 use tokio::time::{Instant, sleep, timeout, timeout_at};
@@ -41,7 +41,7 @@ impl Bot {
             request: RequestId::for_session(&key, Some(&given)),
             key,
             holder: self.name.clone(),
-            lease: LeaseId::random(),
+            lease: OwnLease::random(),
             ttl: ttl(self.chance.millis(3_000, 15_000)),
             epic,
             labels: Labels::default(),

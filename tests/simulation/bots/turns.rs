@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use oncegate::{
     domain::{
-        Acquire, Begin, Detail, EventRow, Finish, FinishAs, Labels, LeaseId, RenewTurn, RequestId,
+        Acquire, Begin, Detail, EventRow, Finish, FinishAs, Labels, OwnLease, RenewTurn, RequestId,
         StoredEvent, Ttl, TurnResult,
     },
     turn::{Turn, TurnOutcome},
@@ -60,7 +60,7 @@ impl Bot {
                 request: RequestId::for_turn(&key, &event.key, Some(&given)),
                 key,
                 holder: self.name.clone(),
-                lease: LeaseId::random(),
+                lease: OwnLease::random(),
                 ttl: ttl(lease_ttl),
                 epic: None,
                 labels: Labels::default(),

@@ -27,7 +27,7 @@ impl<'a> Arrays<'a> {
         let acquires = asked.iter().copied();
         Self {
             keys: Keys::of(locks, acquires.clone().map(|acquire| &acquire.key)),
-            leases: acquires.clone().map(|acquire| acquire.lease.as_uuid()).collect(),
+            leases: acquires.clone().map(|acquire| acquire.lease.id().as_uuid()).collect(),
             requests: acquires.clone().map(|acquire| acquire.request.as_uuid()).collect(),
             holders: acquires.clone().map(|acquire| acquire.holder.as_str()).collect(),
             labels: acquires.clone().map(|acquire| acquire.labels.to_json()).collect(),
@@ -56,7 +56,7 @@ pub(super) struct Places<'a> {
 
 impl<'a> Places<'a> {
     pub(super) fn of(asked: &'a [&'a Acquire]) -> Self {
-        Self { asked, by_lease: asked.iter().map(|acquire| acquire.lease).zip(0..).collect() }
+        Self { asked, by_lease: asked.iter().map(|acquire| acquire.lease.id()).zip(0..).collect() }
     }
 
     pub(super) fn taken(&self, row: &PgRow) -> Result<(usize, Acquired), StoreError> {

@@ -3,8 +3,7 @@
 
 use crate::store::postgres::fence::{new_token, next_token, token_of};
 
-/// The row of a session that exists passes to a new holder, if it is free. An operation whose earlier
-/// run had the lease, which has ended since, is left to the rules: they give it another id.
+/// The row of a session that exists passes to a new holder, if it is free.
 macro_rules! or_take_over {
     () => {
         concat!(
@@ -19,8 +18,7 @@ macro_rules! or_take_over {
                 SELECT at, at + (EXCLUDED.expires_at - EXCLUDED.acquired_at)
                 FROM (SELECT COALESCE($1::timestamptz, clock_timestamp()) AS at OFFSET 0) AS clock)
         WHERE (s.released OR s.expires_at <= COALESCE($1::timestamptz, clock_timestamp()))
-            AND (s.epic_id = EXCLUDED.epic_id) IS NOT FALSE AND NOT s.waiting
-            AND s.lease_id <> EXCLUDED.lease_id"
+            AND (s.epic_id = EXCLUDED.epic_id) IS NOT FALSE AND NOT s.waiting"
         )
     };
 }

@@ -45,7 +45,7 @@ impl<'a> Begins<'a> {
             holders: begins().map(|begin| begin.holder.as_str()).collect(),
             sessions: acquires().map(|acquire| acquire.key.session.as_str()).collect(),
             locks: acquires().map(|acquire| locks.session(&acquire.key)).collect(),
-            leases: acquires().map(|acquire| acquire.lease.as_uuid()).collect(),
+            leases: acquires().map(|acquire| acquire.lease.id().as_uuid()).collect(),
             attempts: acquires().map(|acquire| acquire.request.as_uuid()).collect(),
             epics: acquires().map(|acquire| acquire.epic.as_deref()).collect(),
             ttls: acquires().map(|acquire| acquire.ttl.as_micros()).collect(),

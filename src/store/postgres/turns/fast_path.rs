@@ -15,6 +15,7 @@ use crate::{
         Begin, Begun, Claim, EventRow, FencingToken, Finish, FinishAs, Labels, Lease, LeaseId,
         Obtained, ProcessedBy, SessionKey, StoredEvent, Timestamp, Ttl, TurnId,
     },
+    rules::Operation as _,
     store::{
         StoreError, TurnBatch, Verdict,
         postgres::{
@@ -22,6 +23,7 @@ use crate::{
             events::interval,
             fence::{new_token, next_token, token_of},
             handle::Statement,
+            line::{Fetched, Repeat},
             ordinality::place,
             sessions::sql::or_take_over,
             timestamp::PgTimestamp,
@@ -201,26 +203,29 @@ pub(in super::super) const BEGIN_AND_SUCCEED: &str = concat!(
 impl Handle {
     /// Begins turns of new events of one name in free sessions, and ends turns with success, by
     /// one short statement. Notes in `batch` which it decided, and returns the leases that it took
-    /// without their events.
+    /// without their events; nothing if its answer was lost: then it may have done all of it.
     pub(super) async fn begin_and_succeed(
         &mut self,
         begins: &[&Begin],
         finishes: &[&Finish],
         batch: &mut TurnBatch,
-    ) -> Result<Vec<Alone>, StoreError> {
+    ) -> Result<Option<Vec<Alone>>, StoreError> {
         let (beginning, succeeding) =
             (Beginning::of(self.locks, begins), Succeeding::of(self.locks, finishes));
         let now = self.now();
-        let rows = match (&*beginning.places, &*succeeding.places) {
-            ([], []) => return Ok(Vec::new()),
-            (_, []) => self.fetch(|| beginning.bind(sqlx::query(BEGIN_NEW).bind(now))).await?,
-            ([], _) => self.fetch(|| succeeding.bind(sqlx::query(SUCCEED).bind(now))).await?,
-            _ => {
-                let both =
-                    || succeeding.bind(beginning.bind(sqlx::query(BEGIN_AND_SUCCEED).bind(now)));
-                self.fetch(both).await?
-            }
+        if beginning.places.is_empty() && succeeding.places.is_empty() {
+            return Ok(Some(Vec::new()));
+        }
+        let statement = || match (&*beginning.places, &*succeeding.places) {
+            (_, []) => beginning.bind(sqlx::query(BEGIN_NEW).bind(now)),
+            ([], _) => succeeding.bind(sqlx::query(SUCCEED).bind(now)),
+            _ => succeeding.bind(beginning.bind(sqlx::query(BEGIN_AND_SUCCEED).bind(now))),
         };
+        let Fetched { rows, is_after_loss } = self.run(Repeat::NotIfLost, statement).await?;
+        if is_after_loss {
+            beginning.rows.iter().for_each(|row| row.begin.spend());
+            return Ok(None);
+        }
         let (mut taken, mut claimed) = (Vec::new(), HashMap::new());
         for row in &rows {
             match row.try_get::<Option<i64>, _>("ord").map_err(StoreError::internal)? {
@@ -231,7 +236,7 @@ impl Handle {
                 None => read(row, &mut taken, &mut claimed).map_err(StoreError::internal)?,
             }
         }
-        beginning.done(taken, &claimed, batch)
+        beginning.done(taken, &claimed, batch).map(Some)
     }
 }
 
@@ -276,7 +281,7 @@ impl<'a> Beginning<'a> {
     fn of(locks: Locks, begins: &[&'a Begin]) -> Self {
         let row = |(place, &begin): (usize, &&'a Begin)| {
             let acquire = begin.session.as_ref().filter(|_| begin.event.aliases.is_empty())?;
-            Some((place, BeginRow { begin, acquire }))
+            (!acquire.lease.is_spent()).then_some((place, BeginRow { begin, acquire }))
         };
         let (places, rows): (Vec<usize>, Vec<BeginRow<'a>>) =
             begins.iter().enumerate().filter_map(row).unzip();
@@ -300,7 +305,7 @@ impl<'a> Beginning<'a> {
             .rows
             .iter()
             .zip(&self.places)
-            .map(|(row, place)| (row.acquire.lease, (row, *place)))
+            .map(|(row, place)| (row.acquire.lease.id(), (row, *place)))
             .collect();
         for (lease, at) in taken {
             let found = own.get(&lease.id);
