@@ -81,7 +81,8 @@ def test_metrics_without_a_use(record_property: pytest.Function) -> None:
 
 def test_the_dashboard_is_generated() -> None:
     generated = runpy.run_path(str(ROOT / "deploy/grafana/generate"))["text"]()
-    assert DASHBOARD.read_text() == generated, "run deploy/grafana/generate"
+    for path in (DASHBOARD, ROOT / "deploy/helm/oncegate/files/dashboards/oncegate.json"):
+        assert path.read_text() == generated, "run deploy/grafana/generate"
 
 
 def test_the_dashboard_follows_the_conventions() -> None:

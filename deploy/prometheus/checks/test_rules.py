@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 import pytest
-from project import CASES, RULES, RUNBOOKS, Json, load, promtool, promtool_test, rules
+from project import CASES, ROOT, RULES, RUNBOOKS, Json, load, promtool, promtool_test, rules
 
 ALERTS = rules("alert")
 NAMES = sorted({alert["alert"] for alert in ALERTS})
@@ -66,6 +66,11 @@ def test_an_alert_has_a_runbook(name: str) -> None:
         if alert["alert"] == name:
             assert alert["labels"]["severity"] in lines[2]
     assert f"[{name}]({name}.md)" in (RUNBOOKS / "README.md").read_text()
+
+
+def test_the_chart_has_the_same_rules() -> None:
+    copy_of_chart = ROOT / "deploy/helm/oncegate/files/rules.yaml"
+    assert copy_of_chart.read_bytes() == RULES.read_bytes(), f"cp {RULES} {copy_of_chart}"
 
 
 def test_a_runbook_has_an_alert() -> None:
