@@ -144,7 +144,8 @@ def test_runbooks_have_an_address(tmp_path: Path) -> None:
 
     path = "docs/operations/alerts/OncegateDown.md"
     assert runbook() == path
-    assert runbook("--set", "prometheusRule.runbookBase=https://git.example/oncegate") == f"https://git.example/oncegate/{path}"
+    base = "https://git.example/oncegate"
+    assert runbook("--set", f"prometheusRule.runbookBase={base}") == f"{base}/{path}"
 
 
 def is_selected(found: Object, selector: Object) -> bool:
