@@ -305,7 +305,7 @@ async fn the_column_comes_without_a_rewrite_and_a_day_ahead() {
 /// An operator of a large table prepares it, as the documentation says.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn column_and_index_may_be_made_before_the_migration() {
-    let page = include_str!("../../docs/operations.md");
+    let page = include_str!("../../docs/operations/upgrade.md");
     let prepare: Vec<&str> = page
         .split("```sql\n")
         .filter_map(|block| block.split("```").next())

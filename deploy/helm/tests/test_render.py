@@ -91,7 +91,7 @@ def copy_with(files: bool, folder: Path) -> Path:
         rule = {
             "alert": "OncegateDown",
             "expr": 'up{job="oncegate"} == 0',
-            "annotations": {"summary": "{{ $labels.pod }}"},
+            "annotations": {"summary": "{{ $labels.pod }}", "runbook_url": "docs/operations/alerts/OncegateDown.md"},
         }
         (chart / "files/rules.yaml").write_text(yaml.safe_dump({"groups": [{"name": "oncegate", "rules": [rule]}]}))
         for name in ("overview", "store"):
@@ -135,12 +135,25 @@ def test_monitoring(tmp_path: Path) -> None:
         assert name.endswith(file.removesuffix(".json"))
 
 
+def test_runbooks_have_an_address(tmp_path: Path) -> None:
+    chart = copy_with(True, tmp_path)
+
+    def runbook(*arguments: str) -> str:
+        (rule,) = of_kind(render(CHART / "ci/shared-autoscaling.yaml", *arguments, chart=chart), "PrometheusRule")
+        return str(rule["spec"]["groups"][0]["rules"][0]["annotations"]["runbook_url"])
+
+    path = "docs/operations/alerts/OncegateDown.md"
+    assert runbook() == path
+    base = "https://git.example/oncegate"
+    assert runbook("--set", f"prometheusRule.runbookBase={base}") == f"{base}/{path}"
+
+
 def is_selected(found: Object, selector: Object) -> bool:
     return bool(selector["matchLabels"].items() <= found["metadata"]["labels"].items())
 
 
 def test_the_chart_has_the_alerts_and_dashboards_of_the_project() -> None:
-    """Once the project has them, the chart has the same files: link them."""
+    """The chart has copies: Helm packs no file outside of it."""
     sources = {CHART / "files/rules.yaml": ROOT / "deploy/prometheus/rules.yaml"}
     for path in (ROOT / "deploy/grafana").glob("*.json"):
         sources[CHART / "files/dashboards" / path.name] = path
