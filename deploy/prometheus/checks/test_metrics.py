@@ -7,7 +7,21 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
-from project import DASHBOARD, OF_TARGETS, ROOT, RULES, SCRAPE, Json, documented, load, promtool_test, rules, selectors
+from project import (
+    DASHBOARD,
+    OF_TARGETS,
+    ROOT,
+    RULES,
+    RUNBOOKS,
+    SCRAPE,
+    Json,
+    documented,
+    load,
+    promtool,
+    promtool_test,
+    rules,
+    selectors,
+)
 
 # Metrics that docs/reference/metrics.md does not have yet. Delete what it has.
 ANNOUNCED = Path(__file__).with_name("announced.txt")
@@ -37,6 +51,12 @@ def shown() -> list[tuple[str, str]]:
     return found + [(note["name"], note["expr"]) for note in board()["annotations"]["list"]]
 
 
+def queries() -> list[tuple[str, str]]:
+    """Each query of a runbook, one in a line, with the runbook's name."""
+    blocks = [(page.stem, re.findall(r"```promql\n(.*?)```", page.read_text(), re.S)) for page in RUNBOOKS.glob("*.md")]
+    return [(name, query) for name, found in blocks for block in found for query in block.splitlines()]
+
+
 def filled(expr: str) -> str:
     for name, value in VARIABLES.items():
         expr = expr.replace(name, value)
@@ -51,7 +71,8 @@ EXPRESSIONS = [
 def test_metrics_and_their_labels_exist() -> None:
     known = documented()
     assert len(known) > 25
-    for name, expr in EXPRESSIONS + shown():
+    assert len(queries()) > 20
+    for name, expr in EXPRESSIONS + shown() + queries():
         for metric, labels in selectors(expr):
             if metric in announced():
                 continue
@@ -64,6 +85,13 @@ def test_recorded_metrics_exist() -> None:
     for name, expr in EXPRESSIONS + shown():
         used = set(re.findall(r"\b(?:job|instance):\w+(?::\w+)?", re.sub(r'"[^"]*"', "", expr)))
         assert used <= recorded, f"{name}: {used - recorded}"
+
+
+def test_queries_of_runbooks_are_valid(tmp_path: Path) -> None:
+    found = [{"record": f"query:{name}:{at}", "expr": expr} for at, (name, expr) in enumerate(queries())]
+    (tmp_path / "rules.yaml").write_text(json.dumps({"groups": [{"name": "queries", "rules": found}]}))
+    passed, output = promtool("check", "rules", tmp_path / "rules.yaml")
+    assert passed, output
 
 
 def test_no_metric_is_announced_that_exists() -> None:

@@ -1,6 +1,7 @@
 """Each alert has a runbook, a case in which it fires, and a brief peak in which it does not."""
 
 import re
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -57,6 +58,16 @@ def test_an_alert_has_a_runbook(name: str) -> None:
         if alert["alert"] == name:
             assert alert["labels"]["severity"] in lines[2]
     assert f"[{name}]({name}.md)" in (RUNBOOKS / "README.md").read_text()
+
+
+def test_commands_of_the_page(tmp_path: Path) -> None:
+    (tmp_path / "deploy").symlink_to(ROOT / "deploy")
+    (block,) = re.findall(r"```sh\n(.*?)```", (RUNBOOKS / "README.md").read_text(), re.S)
+    done = subprocess.run(["bash", "-euo", "pipefail", "-c", block], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    urls = re.findall("runbook_url: (.*)", (tmp_path / "oncegate.yaml").read_text())
+    assert len(urls) == len(ALERTS)
+    assert all(url.startswith("https://git.example/oncegate/docs/operations/alerts/Oncegate") for url in urls)
 
 
 def test_the_chart_has_the_same_rules() -> None:
