@@ -17,6 +17,7 @@ mod admin;
 mod check;
 mod cleanup;
 mod client;
+mod doctor;
 mod exec;
 mod fence;
 mod health;
@@ -94,6 +95,9 @@ enum Command {
     Serve(Box<ServeConfig>),
     /// Migrate the database schema, and exit
     Migrate(StoreConfig),
+    /// Check the store that `serve` would use with the same settings
+    #[command(after_help = doctor::EXIT_CODES)]
+    Doctor(Box<doctor::Args>),
     /// Show the floor of fencing tokens, or raise it after a restore
     #[command(subcommand)]
     Fence(fence::Command),
@@ -159,6 +163,7 @@ impl Cli {
                 Command::Exec(args) => return exec::run(args).await,
                 Command::Serve(config) => serve::run(*config, self.clock).await,
                 Command::Migrate(config) => serve::migrate(config).await,
+                Command::Doctor(args) => doctor::run(*args).await,
                 Command::Fence(command) => fence::run(command).await,
                 Command::Mark(args) => mark::run(args).await,
                 Command::Check(args) => check::run(args).await,

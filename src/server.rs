@@ -44,7 +44,7 @@ use certificates::ListenerTls;
 use drain::{Drain, FinishAs};
 use http::Ops;
 use open::{Opened, close, open};
-pub use open::{describe, fence, migrate, raise_fence};
+pub use open::{describe, doctor, fence, migrate, raise_fence};
 use probe::{Health, Probe};
 pub use reload::{Contents, Reloader};
 use workers::{Connections, Workers};

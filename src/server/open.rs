@@ -10,6 +10,7 @@ use crate::{
     domain::FencingToken,
     store::{
         Clock, Fence, FenceStore, Store, StoreError,
+        doctor::{self, Check, Planned},
         memory::Memory,
         postgres::{Origin, Postgres, Source},
         sqlite::Sqlite,
@@ -175,6 +176,23 @@ pub async fn migrate(config: &StoreConfig) -> anyhow::Result<()> {
         Opened::Memory(store) => close(store).await,
     }
     Ok(())
+}
+
+/// Checks the store as a server that is `planned` would use it.
+///
+/// # Errors
+/// When the settings name no store.
+pub async fn doctor(config: &StoreConfig, planned: Planned) -> anyhow::Result<Vec<Check>> {
+    Ok(match StoreLocation::of(config)? {
+        StoreLocation::Sqlite(url) => Sqlite::examine(&url, planned).await,
+        StoreLocation::Postgres(source) => {
+            let store = Postgres::at(source, config.store_timeout, Clock::Store)?;
+            let checks = store.examine(planned).await;
+            close(store).await;
+            checks
+        }
+        StoreLocation::Memory => doctor::memory(),
+    })
 }
 
 /// Refuses what would be done to a store of its own, and be lost with it.
