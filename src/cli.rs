@@ -6,7 +6,7 @@ use std::{
 };
 
 use anyhow::Context as _;
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 
 use crate::{
     config::{LogConfig, ServeConfig, StoreConfig},
@@ -20,6 +20,7 @@ mod client;
 mod doctor;
 mod exec;
 mod fence;
+mod given;
 mod health;
 mod lease;
 mod mark;
@@ -86,6 +87,9 @@ pub struct Cli {
     /// The clock of the service that is run: [`Clock::Store`] but in tests.
     #[arg(skip)]
     pub clock: Clock,
+    /// The settings that differ from their defaults.
+    #[arg(skip)]
+    given: String,
 }
 
 #[derive(Debug, Subcommand)]
@@ -137,6 +141,16 @@ enum Command {
 }
 
 impl Cli {
+    /// Reads the command line and the environment; ends the process if they are wrong.
+    #[must_use]
+    pub fn read() -> Self {
+        let mut command = Self::command();
+        command.build();
+        let matches = command.clone().get_matches();
+        let cli = Self::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
+        Self { given: given::given(&command, &matches), ..cli }
+    }
+
     /// Runs the command.
     #[must_use]
     pub fn run(self) -> ExitCode {
@@ -161,7 +175,7 @@ impl Cli {
             let exit = match self.command {
                 // Ends as its command does.
                 Command::Exec(args) => return exec::run(args).await,
-                Command::Serve(config) => serve::run(*config, self.clock).await,
+                Command::Serve(config) => serve::run(*config, self.clock, &self.given).await,
                 Command::Migrate(config) => serve::migrate(config).await,
                 Command::Doctor(args) => doctor::run(*args).await,
                 Command::Fence(command) => fence::run(command).await,

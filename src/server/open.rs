@@ -9,7 +9,7 @@ use crate::{
     config::StoreConfig,
     domain::FencingToken,
     store::{
-        Clock, Fence, FenceStore, Store, StoreError,
+        Clock, Durability, Fence, FenceStore, Store, StoreError, StoreInfo,
         doctor::{self, Check, Planned},
         memory::Memory,
         postgres::{Origin, Postgres, Source},
@@ -26,6 +26,23 @@ pub(super) enum Opened {
     Postgres(Postgres),
     Sqlite(Sqlite),
     Memory(Memory),
+}
+
+impl Opened {
+    /// What a server was opened on.
+    pub(super) async fn info(&self) -> Result<StoreInfo, StoreError> {
+        match self {
+            Self::Postgres(store) => {
+                store.info().cloned().ok_or_else(|| StoreError::internal("its version is unknown"))
+            }
+            Self::Sqlite(store) => store.info().await,
+            Self::Memory(_) => Ok(StoreInfo {
+                kind: "memory",
+                version: String::new(),
+                durability: Durability::Memory,
+            }),
+        }
+    }
 }
 
 /// Where a store is, as the settings have it.
