@@ -6,7 +6,7 @@ use std::{
 };
 
 use anyhow::Context as _;
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 
 use crate::{
     config::{LogConfig, ServeConfig, StoreConfig},
@@ -17,8 +17,10 @@ mod admin;
 mod check;
 mod cleanup;
 mod client;
+mod doctor;
 mod exec;
 mod fence;
+mod given;
 mod health;
 mod lease;
 mod mark;
@@ -85,6 +87,9 @@ pub struct Cli {
     /// The clock of the service that is run: [`Clock::Store`] but in tests.
     #[arg(skip)]
     pub clock: Clock,
+    /// The settings that differ from their defaults.
+    #[arg(skip)]
+    given: String,
 }
 
 #[derive(Debug, Subcommand)]
@@ -94,6 +99,9 @@ enum Command {
     Serve(Box<ServeConfig>),
     /// Migrate the database schema, and exit
     Migrate(StoreConfig),
+    /// Check the store that `serve` would use with the same settings
+    #[command(after_help = doctor::EXIT_CODES)]
+    Doctor(Box<doctor::Args>),
     /// Show the floor of fencing tokens, or raise it after a restore
     #[command(subcommand)]
     Fence(fence::Command),
@@ -133,6 +141,16 @@ enum Command {
 }
 
 impl Cli {
+    /// Reads the command line and the environment; ends the process if they are wrong.
+    #[must_use]
+    pub fn read() -> Self {
+        let mut command = Self::command();
+        command.build();
+        let matches = command.clone().get_matches();
+        let cli = Self::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
+        Self { given: given::given(&command, &matches), ..cli }
+    }
+
     /// Runs the command.
     #[must_use]
     pub fn run(self) -> ExitCode {
@@ -157,8 +175,9 @@ impl Cli {
             let exit = match self.command {
                 // Ends as its command does.
                 Command::Exec(args) => return exec::run(args).await,
-                Command::Serve(config) => serve::run(*config, self.clock).await,
+                Command::Serve(config) => serve::run(*config, self.clock, &self.given).await,
                 Command::Migrate(config) => serve::migrate(config).await,
+                Command::Doctor(args) => doctor::run(*args).await,
                 Command::Fence(command) => fence::run(command).await,
                 Command::Mark(args) => mark::run(args).await,
                 Command::Check(args) => check::run(args).await,

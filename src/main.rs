@@ -2,12 +2,10 @@
 
 use std::process::ExitCode;
 
-use clap::Parser as _;
-
 /// A call is many small allocations, on the thread that frees them.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
-    oncegate::cli::Cli::parse().run()
+    oncegate::cli::Cli::read().run()
 }

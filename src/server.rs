@@ -24,7 +24,7 @@ use crate::{
     },
     session::{Bounds, Sessions},
     sockets::Listener,
-    store::{Clock, Store, StoreError, Work},
+    store::{Clock, Durability, Store, StoreError, StoreInfo, Work},
     telemetry::Metrics,
     turn::Turns,
 };
@@ -44,7 +44,7 @@ use certificates::ListenerTls;
 use drain::{Drain, FinishAs};
 use http::Ops;
 use open::{Opened, close, open};
-pub use open::{describe, fence, migrate, raise_fence};
+pub use open::{describe, doctor, fence, migrate, raise_fence};
 use probe::{Health, Probe};
 pub use reload::{Contents, Reloader};
 use workers::{Connections, Workers};
@@ -114,6 +114,7 @@ pub struct Server {
     addresses: Vec<Address>,
     ops_address: Option<SocketAddr>,
     reloader: Reloader,
+    store: StoreInfo,
     ending: FinishAs,
     drained: JoinHandle<()>,
 }
@@ -134,10 +135,12 @@ impl Server {
         let front = Front::start(&config).await?;
         let unless_started = front.ended.clone().drop_guard();
         let store = open(&config.store, clock, config.migrate, Some(config.writers)).await?;
+        let info = store.info().await?;
+        report_durability(info.durability, &front.metrics);
         let started = match store {
-            Opened::Postgres(store) => Self::on(store, config, listeners, front).await,
-            Opened::Sqlite(store) => Self::on(store, config, listeners, front).await,
-            Opened::Memory(store) => Self::on(store, config, listeners, front).await,
+            Opened::Postgres(store) => Self::on(store, info, config, listeners, front).await,
+            Opened::Sqlite(store) => Self::on(store, info, config, listeners, front).await,
+            Opened::Memory(store) => Self::on(store, info, config, listeners, front).await,
         };
         if started.is_ok() {
             unless_started.disarm();
@@ -148,12 +151,13 @@ impl Server {
     /// Runs on `store`, which is closed if that fails.
     async fn on(
         store: impl Store,
+        info: StoreInfo,
         config: ServeConfig,
         listeners: Vec<Listener>,
         front: Front,
     ) -> anyhow::Result<Self> {
         let (ending, limit) = (FinishAs::default(), config.drain_timeout);
-        let started = Self::run(config, listeners, &store, front, ending.clone()).await;
+        let started = Self::run(config, listeners, (&store, info), front, ending.clone()).await;
         if started.is_err() {
             ending.stop.cancel();
             let _ = tokio::time::timeout(limit, close(store)).await;
@@ -164,7 +168,7 @@ impl Server {
     async fn run(
         config: ServeConfig,
         listeners: Vec<Listener>,
-        store: &impl Store,
+        (store, info): (&impl Store, StoreInfo),
         front: Front,
         ending: FinishAs,
     ) -> anyhow::Result<Self> {
@@ -205,9 +209,9 @@ impl Server {
         let observe = CallMetrics::new(&metrics, config.limits.max_calls, under_way.clone(), door)?;
         let timeout = config.limits.call_timeout;
         let admin = Admin::start(store, &runtimes[0], sessions[0].clone(), &metrics);
-        let info = ServerInfo { timeout, max_hold: config.max_hold };
+        let about = ServerInfo { timeout, max_hold: config.max_hold };
         let others = routes
-            .add_service(bounded!(ServerServiceServer::new(info)))
+            .add_service(bounded!(ServerServiceServer::new(about)))
             .add_service(bounded!(AdminServiceServer::new(Administration { admin, timeout })))
             .add_service(bounded!(reflection().build_v1()?))
             .add_service(bounded!(reflection().build_v1alpha()?));
@@ -247,7 +251,7 @@ impl Server {
             drop(workers);
             ended.cancel();
         });
-        Ok(Self { addresses, ops_address, reloader, ending, drained })
+        Ok(Self { addresses, ops_address, reloader, store: info, ending, drained })
     }
 
     /// Where it listens, with the port that the system chose: the first address.
@@ -271,6 +275,12 @@ impl Server {
         self.ops_address
     }
 
+    /// Its store.
+    #[must_use]
+    pub fn store(&self) -> &StoreInfo {
+        &self.store
+    }
+
     /// What reads certificates and other files again.
     #[must_use]
     pub fn reloader(&self) -> Reloader {
@@ -291,6 +301,15 @@ impl Server {
     pub async fn stop(self) -> anyhow::Result<()> {
         self.ending.asked.cancel();
         Ok(self.drained.await?)
+    }
+}
+
+/// Warns once if a crash of the store can lose what was answered.
+fn report_durability(durability: Durability, metrics: &Metrics) {
+    metrics.durability.found(durability.reason(), durability == Durability::Durable);
+    // Of one in memory, it was warned when it was opened.
+    if let (Some(loss), false) = (durability.loss(), durability == Durability::Memory) {
+        tracing::warn!(reason = durability.reason(), "the store is not durable: {loss}");
     }
 }
 

@@ -18,6 +18,8 @@ use crate::domain::{
 
 mod admin;
 mod clock;
+pub mod doctor;
+mod durability;
 mod error;
 mod fence;
 pub mod memory;
@@ -30,6 +32,7 @@ mod turn;
 
 pub use admin::{AdminChanges, AdminStore, Counts, EventFilter, EventStatus, Events, Page};
 pub use clock::{Clock, ManualClock};
+pub use durability::{Durability, StoreInfo};
 pub use error::StoreError;
 pub use fence::{Fence, FenceStore};
 pub use records::{Applied, Decided, Records};

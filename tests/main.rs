@@ -10,6 +10,7 @@ mod contention;
 mod cost;
 mod differential;
 mod docs;
+mod doctor;
 mod fairness;
 mod faults;
 mod fuzzing;

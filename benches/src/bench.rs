@@ -26,6 +26,17 @@ pub struct Times {
     pub seconds: f64,
 }
 
+/// How marks come and go in the goal about the size of the table.
+#[derive(Debug, Clone, Copy)]
+pub struct Churn {
+    /// How often.
+    pub rounds: usize,
+    /// How many, each time.
+    pub marks: u64,
+    /// How long they live, in seconds.
+    pub ttl_s: i64,
+}
+
 /// The private servers, and the clock that keeps loads apart.
 pub struct Bench {
     /// The release build of oncegate.
@@ -38,6 +49,8 @@ pub struct Bench {
     pgbench: Result<PathBuf, String>,
     /// How long the loads run.
     pub times: Times,
+    /// How marks come and go.
+    pub churn: Churn,
     begun: Instant,
     /// Microseconds since 1970 at `begun`.
     epoch: u64,
@@ -52,7 +65,7 @@ fn there<T>(program: &Result<T, String>) -> anyhow::Result<&T> {
 impl Bench {
     /// Starts whatever is there to be measured.
     #[expect(clippy::disallowed_methods, reason = "keys hold the time as the platforms' ids do")]
-    pub fn start(times: Times) -> anyhow::Result<Self> {
+    pub fn start(times: Times, churn: Churn) -> anyhow::Result<Self> {
         let program = server::build().context("build oncegate")?;
         let cluster = Cluster::start().context("start PostgreSQL")?;
         let own = cluster.programs().join("pgbench");
@@ -66,6 +79,7 @@ impl Bench {
             python: python(),
             pgbench,
             times,
+            churn,
             begun: Instant::now(),
             epoch: u64::try_from(epoch)?,
             last_seed: Cell::new(0),
@@ -149,6 +163,8 @@ impl Bench {
             timeout_ms,
             team,
             seed,
+            most: None,
+            ttl_s: None,
             access: load::Access::default(),
         }
     }

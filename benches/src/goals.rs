@@ -11,6 +11,7 @@ use crate::{bench::Bench, run::Run};
 
 mod batches;
 mod callers;
+mod churn;
 mod cleanup;
 mod distance;
 mod growth;
@@ -25,6 +26,7 @@ mod subjects;
 mod turns;
 
 pub use callers::CURVE;
+pub use churn::CHURN;
 
 /// One thing that is measured.
 pub struct Subject<'a> {
@@ -112,6 +114,7 @@ pub const GOALS: &[Goal] = &[
     security::SECURITY,
     distance::DISTANCE,
     CURVE,
+    CHURN,
 ];
 
 /// What the subjects of one goal came to in one round; the error says why

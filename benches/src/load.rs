@@ -72,6 +72,10 @@ pub struct Spec {
     pub team: Option<usize>,
     /// Keeps the keys of different loads apart.
     pub seed: u64,
+    /// After how many the load is over, before its time is; none: its time decides.
+    pub most: Option<u64>,
+    /// How long events of a batch are remembered, in seconds; none: the server's default.
+    pub ttl_s: Option<i64>,
     /// How the callers prove who they are.
     pub access: Access,
 }
@@ -119,6 +123,7 @@ pub struct Report {
 pub struct Tally {
     from: Instant,
     until: Instant,
+    most: u64,
     done: u64,
     failed: u64,
     wrong: u64,
@@ -132,6 +137,7 @@ impl Tally {
         Self {
             from,
             until,
+            most: u64::MAX,
             done: 0,
             failed: 0,
             wrong: 0,
@@ -140,8 +146,16 @@ impl Tally {
         }
     }
 
-    /// Whether the load is over.
-    pub fn over(&self, now: Instant) -> bool {
+    /// The same, until `most` are done.
+    pub fn at_most(self, most: Option<u64>) -> Self {
+        Self { most: most.unwrap_or(u64::MAX), ..self }
+    }
+
+    /// Whether the load is over. One that ends by its count ends its time.
+    pub fn over(&mut self, now: Instant) -> bool {
+        if self.done >= self.most {
+            self.until = self.until.min(now);
+        }
         now >= self.until
     }
 
@@ -178,7 +192,7 @@ impl Tally {
             report.done += tally.done;
             report.failed += tally.failed;
             report.wrong += tally.wrong;
-            report.seconds = (tally.until - tally.from).as_secs_f64();
+            report.seconds = report.seconds.max((tally.until - tally.from).as_secs_f64());
             sum.add(&tally.latencies);
             let slowest = tally.slowest_failure.as_secs_f64() * 1e6;
             report.max_failed_us = report.max_failed_us.max(slowest);

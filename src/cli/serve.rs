@@ -12,10 +12,11 @@ use super::{Exit, WrongArguments};
 use crate::{
     config::{Address, ServeConfig, StoreConfig, TlsConfig},
     server::{self, Server},
-    store::Clock,
+    store::{Clock, StoreInfo},
 };
 
-pub(super) async fn run(config: ServeConfig, clock: Clock) -> anyhow::Result<Exit> {
+/// Serves until a signal ends it. `given`: the settings that differ from their defaults.
+pub(super) async fn run(config: ServeConfig, clock: Clock, given: &str) -> anyhow::Result<Exit> {
     // The server checks them too, but cannot say that it was the arguments.
     config.validate().context(WrongArguments)?;
     // Before anything can be under way, so that no signal is missed.
@@ -38,6 +39,16 @@ pub(super) async fn run(config: ServeConfig, clock: Clock) -> anyhow::Result<Exi
         _ = terminate.recv() => return Ok(Exit::Yes),
         _ = interrupt.recv() => return Ok(Exit::Yes),
     };
+    let StoreInfo { kind, version, durability } = server.store();
+    tracing::info!(
+        version = env!("CARGO_PKG_VERSION"),
+        settings = given,
+        store,
+        store_kind = kind,
+        store_version = version,
+        store_durable = durability.loss().is_none(),
+        "configuration"
+    );
     let reloader = server.reloader();
     tokio::spawn(async move {
         // One that came while the server started has read the files as they are.

@@ -9,7 +9,8 @@ use crate::{
     config::StoreConfig,
     domain::FencingToken,
     store::{
-        Clock, Fence, FenceStore, Store, StoreError,
+        Clock, Durability, Fence, FenceStore, Store, StoreError, StoreInfo,
+        doctor::{self, Check, Planned},
         memory::Memory,
         postgres::{Origin, Postgres, Source},
         sqlite::Sqlite,
@@ -25,6 +26,23 @@ pub(super) enum Opened {
     Postgres(Postgres),
     Sqlite(Sqlite),
     Memory(Memory),
+}
+
+impl Opened {
+    /// What a server was opened on.
+    pub(super) async fn info(&self) -> Result<StoreInfo, StoreError> {
+        match self {
+            Self::Postgres(store) => {
+                store.info().cloned().ok_or_else(|| StoreError::internal("its version is unknown"))
+            }
+            Self::Sqlite(store) => store.info().await,
+            Self::Memory(_) => Ok(StoreInfo {
+                kind: "memory",
+                version: String::new(),
+                durability: Durability::Memory,
+            }),
+        }
+    }
 }
 
 /// Where a store is, as the settings have it.
@@ -175,6 +193,23 @@ pub async fn migrate(config: &StoreConfig) -> anyhow::Result<()> {
         Opened::Memory(store) => close(store).await,
     }
     Ok(())
+}
+
+/// Checks the store as a server that is `planned` would use it.
+///
+/// # Errors
+/// When the settings name no store.
+pub async fn doctor(config: &StoreConfig, planned: Planned) -> anyhow::Result<Vec<Check>> {
+    Ok(match StoreLocation::of(config)? {
+        StoreLocation::Sqlite(url) => Sqlite::examine(&url, planned).await,
+        StoreLocation::Postgres(source) => {
+            let store = Postgres::at(source, config.store_timeout, Clock::Store)?;
+            let checks = store.examine(planned).await;
+            close(store).await;
+            checks
+        }
+        StoreLocation::Memory => doctor::memory(),
+    })
 }
 
 /// Refuses what would be done to a store of its own, and be lost with it.

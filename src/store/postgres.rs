@@ -15,7 +15,7 @@ use tokio::sync::{Mutex, mpsc};
 use tokio_util::task::TaskTracker;
 use uuid::Uuid;
 
-use super::{Clock, Connection, Hint, Invalidations, Reset, Store, StoreError, Work};
+use super::{Clock, Connection, Hint, Invalidations, Reset, Store, StoreError, StoreInfo, Work};
 
 /// That two rows have one key, team and `$id`, so that the planner finds the first by it
 /// whatever it thinks of the tables. The team is compared as one of a list, which is of no
@@ -114,8 +114,10 @@ mod namespace;
 mod resumed;
 #[macro_use]
 mod sweep_after;
+mod about;
 mod admin;
 mod connect;
+mod doctor;
 mod events;
 mod fence;
 mod handle;
@@ -129,12 +131,14 @@ mod ordinality;
 mod privileges;
 mod records;
 mod sessions;
+mod settings;
 mod share;
 mod sqlstate;
 mod steps;
 mod timestamp;
 mod turns;
 
+use about::About;
 use connect::Connector;
 pub use connect::{Origin, Source};
 pub use handle::Handle;
@@ -143,6 +147,7 @@ use line::Line;
 use namespace::Locks;
 use notifications::CacheValidity;
 pub use notifications::MAX_STALENESS;
+use settings::{for_short, no_jit};
 use share::{ConnectionPlan, SessionLines, Which};
 use sqlstate::classify;
 
@@ -182,6 +187,13 @@ pub const STATEMENTS: &[&str] = &[
     maintenance::COUNT_LEASES,
     maintenance::PING,
     privileges::MISSING,
+    privileges::MAY_MIGRATE,
+    about::ABOUT,
+    doctor::TLS,
+    doctor::SETTINGS,
+    doctor::STANDBYS,
+    doctor::TABLES,
+    doctor::AGE,
     share::LIMITS,
     notify_channel::PROVE,
     notify_channel::BACKEND,
@@ -217,6 +229,8 @@ pub struct Postgres {
     /// Held by a listener while it starts, which takes one connection more.
     begins: Arc<Mutex<()>>,
     links: TaskTracker,
+    /// What it is, once that is known.
+    info: Option<StoreInfo>,
 }
 
 impl Postgres {
@@ -255,6 +269,7 @@ impl Postgres {
             starved,
             begins,
             links,
+            info: None,
         })
     }
 
@@ -267,8 +282,15 @@ impl Postgres {
     pub async fn share(&mut self, writers: usize) -> Result<(), StoreError> {
         let mut connection = self.connect().await?;
         self.plan = timed(self.timeout, share::plan(&mut connection, writers)).await?;
+        self.info = Some(timed(self.timeout, About::of(&mut connection)).await?.info());
         let _ = connection.close().await;
         Ok(())
+    }
+
+    /// What it is, once [`Self::share`] has found out.
+    #[must_use]
+    pub fn info(&self) -> Option<&StoreInfo> {
+        self.info.as_ref()
     }
 
     /// Brings the schema up to date, unless another replica does so, or a transaction holds a
@@ -312,32 +334,6 @@ async fn timed<T>(
 ) -> Result<T, StoreError> {
     let done = tokio::time::timeout(limit, Box::pin(work)).await;
     done.unwrap_or_else(|_| Err(StoreError::unavailable("timed out waiting for the answer")))
-}
-
-/// Machine code for a statement takes 100 ms to make, and none here runs for so long
-/// that it would be worth it: but the planner goes by costs that it only guesses.
-fn no_jit() -> (&'static str, String) {
-    ("jit", "off".to_owned())
-}
-
-/// How a connection is opened for statements that find their rows by the key. Settings that
-/// a proxy does not pass on are lost without harm to an answer.
-fn for_short(connector: &Connector, timeout: Duration) -> Connector {
-    let lock_timeout = format!("{}ms", (timeout / 10).as_millis().max(1));
-    connector.with([
-        // How long a statement waits for a row that somebody outside has locked:
-        // it gives up by itself, for one that we gave up would go on waiting.
-        // Short enough to find the row by halves, long enough for a slow commit.
-        ("lock_timeout", lock_timeout),
-        // Every statement finds its rows by the key. A plan is kept for as long
-        // as the connection, and on a table that is small by then, the planner
-        // would rather read the whole, every time until it is analyzed.
-        ("enable_seqscan", "off".to_owned()),
-        // So the plan is the same whatever the arrays hold. By default the planner
-        // makes one for each batch, at a third of what the batch costs.
-        ("plan_cache_mode", "force_generic_plan".to_owned()),
-        no_jit(),
-    ])
 }
 
 impl Store for Postgres {

@@ -58,6 +58,16 @@ pub(super) struct MigrationPlan<'a> {
     pub(super) to_record: Vec<&'a Step>,
 }
 
+/// Where a database that this binary can use stands.
+pub(super) struct SchemaState {
+    /// The newest migration that has run; none if it has no tables.
+    pub(super) applied: Option<i64>,
+    /// The newest that this binary has.
+    pub(super) known: i64,
+    /// Those that have not run.
+    pub(super) pending: Vec<i64>,
+}
+
 impl MigrationPlan<'_> {
     pub(super) fn is_empty(&self) -> bool {
         self.pending.is_empty() && self.to_record.is_empty()
@@ -136,6 +146,16 @@ impl Schema {
              `oncegate migrate`",
             env!("CARGO_PKG_VERSION")
         )))
+    }
+
+    /// Where a database with these migrations stands.
+    ///
+    /// # Errors
+    /// [`StoreError::Internal`] when this binary must not use the database.
+    pub(super) fn state(&self, applied: &[AppliedMigration]) -> Result<SchemaState, StoreError> {
+        let pending = self.plan(applied)?.pending.iter().map(|step| step.version).collect();
+        let newest = applied.iter().map(|row| row.version).max();
+        Ok(SchemaState { applied: newest, known: self.newest(), pending })
     }
 
     fn newest(&self) -> i64 {

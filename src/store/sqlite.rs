@@ -36,6 +36,7 @@ use crate::{
 
 mod admin;
 mod clock;
+mod doctor;
 mod events;
 mod fence;
 mod file;
@@ -93,6 +94,7 @@ pub const STATEMENTS: &[&str] = &[
     maintenance::COUNT_LEASES,
     migrate::APPLIED,
     migrate::RECORD,
+    doctor::JOURNAL,
     maintenance::PROBE_EVENTS,
     maintenance::PROBE_SESSIONS,
     maintenance::PROBE_WAITERS,

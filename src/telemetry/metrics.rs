@@ -22,7 +22,7 @@ use prometheus_client::{
 };
 
 use super::{
-    ReloadMetrics, TlsMetrics, WriteHealth,
+    DurabilityMetrics, ReloadMetrics, TlsMetrics, WriteHealth,
     method::{MethodFamilies, MethodMetrics},
 };
 
@@ -110,6 +110,8 @@ pub struct Metrics {
     pub reload: ReloadMetrics,
     /// TLS handshakes and the certificate.
     pub tls: TlsMetrics,
+    /// Whether what the store commits survives a crash.
+    pub durability: DurabilityMetrics,
     /// Whether the server may be reached without TLS and authentication: 1 or 0.
     pub insecure: Gauge,
 }
@@ -276,6 +278,7 @@ impl Metrics {
             auth: AuthMetrics::default(),
             reload: ReloadMetrics::default(),
             tls: TlsMetrics::default(),
+            durability: DurabilityMetrics::default(),
             insecure: Gauge::default(),
         };
 
@@ -331,6 +334,7 @@ impl Metrics {
         metrics.auth.register(r);
         metrics.reload.register(r);
         metrics.tls.register(r);
+        metrics.durability.register(r);
         r.register(
             "insecure",
             "Whether --insecure is set (1) or not (0)",

@@ -7,10 +7,11 @@ use std::{
 };
 
 use oncegate::domain::limits::{DEFAULT_EVENT_TTL, DEFAULT_LEASE_TTL, EVENT_TTL, LEASE_TTL};
+use serde_json::Value;
 use tempfile::{TempDir, tempdir};
 
 use super::{Lines, oncegate, run};
-use crate::harness::{Fixture, postgres, sqlite_url};
+use crate::harness::{Fixture, execute, postgres, sqlite_url};
 
 /// A server that runs as a process of its own.
 struct Serving {
@@ -95,6 +96,70 @@ async fn a_server_tells_where_it_is_and_how_to_try_it() {
         assert_eq!(serving.stop(), Some(0));
         while let Some(line) = logs.next() {
             assert!(!line.contains("open-sesame"), "{line}");
+        }
+    }
+}
+
+/// Starts a server, and stops it; returns its log.
+fn logged(command: &mut Command, errors: PipeWriter, logs: &Lines) -> Vec<String> {
+    let mut serving = Serving::start(command, errors);
+    assert_eq!(serving.stop(), Some(0));
+    // Each end of the pipe that is still open would keep the log from ending.
+    *command = oncegate(&[]);
+    std::iter::from_fn(|| logs.next()).collect()
+}
+
+#[tokio::test]
+async fn a_server_logs_its_settings_once_and_no_secret() {
+    let directory = tempdir().unwrap();
+    for (url, shown) in stores(&directory).await {
+        let (logs, errors) = pipe().unwrap();
+        let logs = Lines::of(logs);
+        let mut command = oncegate(&["serve", "--listen", "127.0.0.1:0", "--writers", "3"]);
+        command.args(["--sweep-interval", "30s", "--log-format", "json"]);
+        command.env("ONCEGATE_DATABASE_URL", &url).env("ONCEGATE_MAX_HOLD", "2h");
+        let logged = logged(&mut command, errors, &logs);
+        let lines = logged.iter().map(|line| serde_json::from_str::<Value>(line).unwrap());
+        let is_it = |line: &Value| line["message"] == "configuration";
+        let lines = lines.filter(is_it).collect::<Vec<_>>();
+        let [line] = &lines[..] else { panic!("{logged:?}") };
+        assert_eq!(line["level"], "INFO");
+        let settings = line["settings"].as_str().unwrap();
+        let expected = "--listen=127.0.0.1:0 --writers=3 --max-hold=2h --log-format=json";
+        assert_eq!(settings, expected);
+        assert_eq!(line["version"], env!("CARGO_PKG_VERSION"));
+        assert_eq!(line["store"], shown.as_str());
+        let kind = if url.starts_with("sqlite") { "SQLite" } else { "PostgreSQL" };
+        assert_eq!(line["store_kind"], kind);
+        assert!(line["store_version"].as_str().unwrap().contains('.'), "{line}");
+        assert!(!logged.iter().any(|line| line.contains("open-sesame")), "{logged:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_server_warns_once_of_a_store_that_is_not_durable() {
+    let cluster = tokio::task::spawn_blocking(|| postgres::Cluster::start_with(&[])).await.unwrap();
+    let durable = cluster.url();
+    let directory = tempdir().unwrap();
+    let off = cluster.url_of("off");
+    execute(&durable, "CREATE DATABASE off").await;
+    execute(&durable, "ALTER DATABASE off SET synchronous_commit = off").await;
+    for (url, reason) in [
+        (durable.as_str(), None),
+        (&sqlite_url(&directory), None),
+        (&off, Some("synchronous_commit")),
+    ] {
+        let (logs, errors) = pipe().unwrap();
+        let logs = Lines::of(logs);
+        let mut command = oncegate(&["serve", "--listen", "127.0.0.1:0", "--database-url", url]);
+        command.args(["--log-format", "json"]);
+        let logged = logged(&mut command, errors, &logs);
+        let warned = logged.iter().filter(|line| line.contains("the store is not durable"));
+        let warned = warned.collect::<Vec<_>>();
+        assert_eq!(warned.len(), usize::from(reason.is_some()), "{logged:?}");
+        if let (Some(reason), [line]) = (reason, &warned[..]) {
+            let line: Value = serde_json::from_str(line).unwrap();
+            assert_eq!((&line["level"], &line["reason"]), (&"WARN".into(), &reason.into()));
         }
     }
 }

@@ -150,6 +150,43 @@ async fn a_connection_without_encryption_is_logged_once() {
     }
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn doctor_reports_how_connections_are_secured() {
+    let name = own_name();
+    let (ours, plain) = (open_folder(), open_folder());
+    let root = certify(&ours, &name);
+    let (secured, plain) = (cluster(&ours, &name), cluster(&plain, &name));
+    for (cluster, host, parameters, expected) in [
+        (&secured, name.as_str(), format!("sslrootcert={root}"), "ok      tls: TLSv1."),
+        (&secured, "127.0.0.1", "sslmode=require".into(), "ok      tls: TLSv1."),
+        (&secured, &name, "sslmode=require".into(), "warning tls: TLSv1."),
+        (
+            &plain,
+            &name,
+            "sslmode=disable".into(),
+            "warning tls: connections to another host are not",
+        ),
+        (
+            &plain,
+            &name,
+            "sslmode=prefer".into(),
+            "warning tls: connections to another host are not",
+        ),
+        (&plain, "127.0.0.1", String::new(), "ok      tls: not encrypted, and on this machine"),
+    ] {
+        let url = format!("postgres://postgres@{host}:{}/postgres?{parameters}", port(cluster));
+        let ran = Command::new(env!("CARGO_BIN_EXE_oncegate"))
+            .env_clear()
+            .args(["doctor", "--database-url", &url])
+            .output()
+            .unwrap();
+        let printed = String::from_utf8(ran.stdout).unwrap();
+        let line = printed.lines().find(|line| line.contains(" tls: ")).unwrap();
+        assert!(line.starts_with(expected), "{url}: {line}");
+        assert_eq!(line.contains("sslmode=verify-full"), line.starts_with("warning"), "{line}");
+    }
+}
+
 /// A key, as it is found where line breaks were lost on the way through a variable.
 fn one_line(key: &str) -> String {
     key.trim_end().replace('\n', " ")

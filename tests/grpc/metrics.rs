@@ -2,10 +2,13 @@
 
 use std::{collections::HashMap, time::Duration};
 
-use oncegate::grpc::pb::{
-    AcquireSessionLeaseRequest, BatchMarkProcessedRequest, BeginTurnRequest, CleanupRequest,
-    FinishTurnRequest, MarkProcessedRequest, ReleaseSessionLeaseRequest, Turn, TurnOutcome,
-    begin_turn_response::Outcome, turn_service_client::TurnServiceClient,
+use oncegate::{
+    grpc::pb::{
+        AcquireSessionLeaseRequest, BatchMarkProcessedRequest, BeginTurnRequest, CleanupRequest,
+        FinishTurnRequest, MarkProcessedRequest, ReleaseSessionLeaseRequest, Turn, TurnOutcome,
+        begin_turn_response::Outcome, turn_service_client::TurnServiceClient,
+    },
+    store::Clock,
 };
 use tonic::transport::Channel;
 
@@ -14,6 +17,7 @@ use crate::{
     harness::{
         Fixture, Replica, acquire, connect, event, granted, held, mark,
         metrics::{metric, metrics_page},
+        postgres::Cluster,
         seconds, session,
     },
     on_both_stores,
@@ -184,4 +188,17 @@ async fn turns_are_counted_by_what_became_of_them(f: Fixture) {
         let line = format!(r#"oncegate_turns_finished_total{{outcome="{outcome}"}} {count}"#);
         metric(&f.replica, &line).await;
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_store_that_a_crash_can_empty_is_counted() {
+    let ops = ["--ops-listen", "127.0.0.1:0"];
+    let f = Fixture::sqlite().await.restarted(&ops).await;
+    metric(&f.replica, "oncegate_store_durable{reason=\"none\"} 1").await;
+    let f = Fixture::memory().await.restarted(&ops).await;
+    metric(&f.replica, "oncegate_store_durable{reason=\"memory\"} 0").await;
+    let cluster =
+        tokio::task::spawn_blocking(|| Cluster::start_with(&["fsync=off"])).await.unwrap();
+    let replica = Replica::start(&cluster.url(), Clock::Store, &ops).await;
+    metric(&replica, "oncegate_store_durable{reason=\"fsync\"} 0").await;
 }

@@ -3,7 +3,7 @@ use std::{
     time::Duration,
 };
 
-use oncegate::{sockets::HandshakeError, telemetry::Metrics};
+use oncegate::{sockets::HandshakeError, store::Durability, telemetry::Metrics};
 
 use super::{code, head, row};
 use crate::harness::{Fixture, mark, metrics::metrics_page};
@@ -39,6 +39,9 @@ fn rendered() -> String {
     }
     let _ = metrics.tls.handshakes("grpc", HandshakeError::ALL.map(HandshakeError::name));
     metrics.tls.valid_until(Some(0));
+    for durability in Durability::ALL {
+        metrics.durability.found(durability.reason(), false);
+    }
     metrics.render()
 }
 

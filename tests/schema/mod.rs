@@ -20,6 +20,7 @@ use tempfile::TempDir;
 use crate::harness::{Fixture, Replica, config, execute, mark, postgres::new_database, sqlite_url};
 
 mod adoption;
+mod autovacuum;
 mod fence;
 mod installs;
 mod plans;

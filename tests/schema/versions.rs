@@ -17,7 +17,7 @@ use crate::harness::{Replica, config, mark, postgres::new_database, sqlite_url};
 
 /// The migrations of a database that was made while the tables still had the names that an
 /// application may have: 0001, 0005 and 0006 are as they were.
-async fn migrate_with_shared_names(url: &str) {
+pub(super) async fn migrate_with_shared_names(url: &str) {
     const TABLE: &str = "CREATE TABLE oncegate_migrations (
         version BIGINT PRIMARY KEY, description TEXT NOT NULL,
         installed_on TIMESTAMPTZ NOT NULL DEFAULT now(), success BOOLEAN NOT NULL,

@@ -64,13 +64,16 @@ pub fn run(spec: &Spec) -> anyhow::Result<Report> {
     let threads: Vec<_> = (0..spec.connections)
         .map(|number| {
             let (spec, fence) = (spec.clone(), Arc::clone(&fence));
-            let tally = Tally::new(from, until);
+            let share = spec.most.map(|most| most.div_ceil(spec.connections as u64));
+            let tally = Tally::new(from, until).at_most(share);
             thread::spawn(move || connection(&spec, number, fence, tally))
         })
         .collect();
     thread::sleep(from.saturating_duration_since(Instant::now()));
     let before = process_cpu()?;
-    thread::sleep(until.saturating_duration_since(Instant::now()));
+    if spec.most.is_none() {
+        thread::sleep(until.saturating_duration_since(Instant::now()));
+    }
     let used = process_cpu()? - before;
     let tallies = threads
         .into_iter()
@@ -94,10 +97,8 @@ fn connection(
         Work::Mark => drive(spec, target, callers, Mark::new(keys, Ids::Rising), tally),
         Work::MarkRandom => drive(spec, target, callers, Mark::new(keys, Ids::Random), tally),
         Work::MarkKnown => drive(spec, target, callers, Mark::new(keys, Ids::Known), tally),
-        Work::Batch => drive(spec, target, callers, Batch::new(keys, false, spec.items), tally),
-        Work::BatchRandom => {
-            drive(spec, target, callers, Batch::new(keys, true, spec.items), tally)
-        }
+        Work::Batch => drive(spec, target, callers, Batch::new(keys, false, spec), tally),
+        Work::BatchRandom => drive(spec, target, callers, Batch::new(keys, true, spec), tally),
         Work::Empty => drive(spec, target, callers, Empty, tally),
         Work::Lease => drive(spec, target, callers, Lease::new(&keys, callers), tally),
         Work::HotLease => drive(spec, target, callers, Lease::hot(&keys, callers, fence), tally),
@@ -245,10 +246,11 @@ struct Batch {
 }
 
 impl Batch {
-    fn new(keys: Keys, random: bool, items: usize) -> Self {
+    fn new(keys: Keys, random: bool, spec: &Spec) -> Self {
         let event = Some(event_key(keys.team()));
-        let item = pb::MarkProcessedRequest { event, ..Default::default() };
-        let request = pb::BatchMarkProcessedRequest { requests: vec![item; items] };
+        let ttl = spec.ttl_s.map(|seconds| prost_types::Duration { seconds, nanos: 0 });
+        let item = pb::MarkProcessedRequest { event, ttl, ..Default::default() };
+        let request = pb::BatchMarkProcessedRequest { requests: vec![item; spec.items] };
         Self { keys, random, request }
     }
 }

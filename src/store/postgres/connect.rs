@@ -35,6 +35,7 @@ use options::canonical;
 pub(super) use source::MAX_SCHEMA_BYTES;
 use source::Problem;
 pub use source::{Origin, Source};
+pub(super) use tls::is_off_host;
 use tls::{Security, Warnings, is_about_tls};
 use url::{Host, Session, Target};
 
@@ -89,6 +90,11 @@ impl Connector {
         let mut connector = self.clone();
         connector.settings.extend(settings);
         connector
+    }
+
+    /// What each connection is set to.
+    pub(super) fn settings(&self) -> &[(&'static str, String)] {
+        &self.settings
     }
 
     pub(super) fn schema(&self) -> Option<&str> {

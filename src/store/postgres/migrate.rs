@@ -16,7 +16,7 @@ use sqlx::{
 use super::{classify, connect::MAX_SCHEMA_BYTES, timed};
 use crate::store::{
     StoreError,
-    schema::{AppliedMigration, MigrationPlan, Schema, Step, Superseded},
+    schema::{AppliedMigration, MigrationPlan, Schema, SchemaState, Step, Superseded},
 };
 
 mod adoption;
@@ -90,6 +90,13 @@ pub(super) async fn verify(connection: &mut PgConnection) -> Result<String, Stor
     let name = location.schema()?.to_owned();
     schema().verify(&location.applied(connection).await?)?;
     Ok(name)
+}
+
+/// Where the schema stands, unless this binary must not use it.
+pub(super) async fn state(connection: &mut PgConnection) -> Result<SchemaState, StoreError> {
+    let location = TableLocation::of(connection).await?;
+    location.schema()?;
+    schema().state(&location.applied(connection).await?)
 }
 
 /// Brings the schema up to date, and answers its name. `wanted` is made if it is missing. All but

@@ -28,6 +28,35 @@ WHERE NOT has_sequence_privilege('oncegate_tickets', 'USAGE')
 ORDER BY missing
 ";
 
+/// What a migration needs: may the role create tables, and which of ours does it not own?
+pub(super) const MAY_MIGRATE: &str = "
+SELECT has_schema_privilege(n.oid, 'CREATE') AS may_create, current_user::text AS role,
+    n.nspname::text AS schema, (
+        SELECT string_agg(c.relname::text, ', ' ORDER BY c.relname) FROM pg_class c
+        WHERE c.relnamespace = n.oid AND c.relkind IN ('r', 'p') AND c.relname IN ('processed_events',
+                'oncegate_sessions', 'oncegate_waiters', 'oncegate_replicas', 'oncegate_fence',
+                'oncegate_migrations')
+            AND NOT pg_has_role(c.relowner, 'USAGE')) AS not_owned
+FROM pg_namespace n WHERE n.nspname = current_schema()
+";
+
+/// Why the role cannot migrate, if it cannot.
+pub(super) async fn why_no_migration(
+    connection: &mut PgConnection,
+) -> Result<Option<String>, StoreError> {
+    let row = sqlx::query(MAY_MIGRATE).persistent(false).fetch_one(connection).await;
+    let row = row.map_err(classify)?;
+    let text = |column| row.try_get::<Option<String>, _>(column).map_err(classify);
+    let (role, schema) = (text("role")?.unwrap_or_default(), text("schema")?.unwrap_or_default());
+    if let Some(tables) = text("not_owned")? {
+        return Ok(Some(format!("the role {role:?} does not own {tables}")));
+    }
+    if row.try_get("may_create").map_err(classify)? {
+        return Ok(None);
+    }
+    Ok(Some(format!("the role {role:?} may not create tables in the schema {schema:?}")))
+}
+
 /// Checks that the role may do what the service does, so that a missing GRANT is found at startup and
 /// not by the first call that needs it.
 ///

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use sqlx::{PgConnection, Row as _};
+use sqlx::{PgConnection, Row as _, postgres::PgRow};
 use tokio::sync::Mutex;
 
 use super::{classify, line::Line, privileges};
@@ -36,7 +36,7 @@ FROM own, used
 /// One more for a moment, when one begins to listen.
 const SPARE: usize = 1;
 /// The least that all of the service works with.
-const LEAST: usize = ConnectionPlan { writers: 1, sharing: Sharing::Least }.needed();
+pub(super) const LEAST: usize = ConnectionPlan { writers: 1, sharing: Sharing::Least }.needed();
 
 /// How connections are shared. Each form needs fewer than the one before it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -76,7 +76,7 @@ impl ConnectionPlan {
     }
 
     /// How many connections it takes at most.
-    const fn needed(self) -> usize {
+    pub(super) const fn needed(self) -> usize {
         let lines = match self.sharing {
             Sharing::Kinds => 2 * self.writers + 2,
             Sharing::Writes => 3,
@@ -147,6 +147,32 @@ impl SessionLines {
     }
 }
 
+/// A limit on connections.
+pub(super) struct ConnectionLimit {
+    pub(super) what: String,
+    pub(super) most: usize,
+    /// How many are open, but for the one that asks.
+    pub(super) used: usize,
+}
+
+/// What limits the connections of this role.
+pub(super) async fn limits(
+    connection: &mut PgConnection,
+) -> Result<Vec<ConnectionLimit>, StoreError> {
+    let rows = sqlx::query(LIMITS).persistent(false).fetch_all(connection).await;
+    let read = |row: &PgRow| {
+        let count =
+            |column| row.try_get::<i64, _>(column).map(|count| usize::try_from(count).unwrap_or(0));
+        Ok(ConnectionLimit {
+            what: row.try_get("what")?,
+            most: count("most")?,
+            used: count("used")?,
+        })
+    };
+    let limits = rows.map_err(classify)?.iter().map(read).collect::<Result<_, sqlx::Error>>();
+    limits.map_err(classify)
+}
+
 /// Plans for `writers` within what the database allows over `connection`.
 ///
 /// # Errors
@@ -157,22 +183,15 @@ pub(super) async fn plan(
 ) -> Result<ConnectionPlan, StoreError> {
     privileges::check(connection).await?;
     let wanted = ConnectionPlan::of(writers);
-    let rows = match sqlx::query(LIMITS).persistent(false).fetch_all(connection).await {
-        Ok(rows) => rows,
+    let limits = match limits(connection).await {
+        Ok(limits) => limits,
         Err(error) => {
-            let error = classify(error);
             tracing::debug!(%error, "cannot read the database's connection limits");
             return Ok(wanted);
         }
     };
     let mut tightest: Option<(usize, usize, String)> = None;
-    for row in rows {
-        let count = |column| {
-            let count: i64 = row.try_get(column).map_err(StoreError::internal)?;
-            Ok::<_, StoreError>(usize::try_from(count).unwrap_or(0))
-        };
-        let (most, used) = (count("most")?, count("used")?);
-        let what: String = row.try_get("what").map_err(StoreError::internal)?;
+    for ConnectionLimit { what, most, used } in limits {
         if most < LEAST {
             return Err(StoreError::Misconfigured(
                 format!("a replica needs at least {LEAST} connections; {what} is {most}").into(),

@@ -55,6 +55,12 @@ impl Drop for FileLock {
     }
 }
 
+/// Whether another process uses the database at `path`.
+pub(super) fn is_taken(path: &Path) -> bool {
+    let opened = File::options().read(true).write(true).open(path);
+    opened.is_ok_and(|file| matches!(FileLock::take(file, path), Err(TryLockError::WouldBlock)))
+}
+
 /// Locks of Linux that belong to an open file description, which has its own even among
 /// those of one process: <https://man7.org/linux/man-pages/man2/F_GETLK.2const.html>.
 #[cfg(target_os = "linux")]

@@ -5,7 +5,7 @@ use sqlx::{Connection as _, Executor as _, Row as _, SqliteConnection};
 use super::classify;
 use crate::store::{
     StoreError,
-    schema::{AppliedMigration, Schema, Step},
+    schema::{AppliedMigration, Schema, SchemaState, Step},
 };
 
 pub(super) const APPLIED: &str = "
@@ -26,11 +26,21 @@ fn schema() -> Schema {
 
 /// Checks that the schema is one that this binary can use.
 pub(super) async fn verify(writer: &mut SqliteConnection) -> Result<(), StoreError> {
+    schema().verify(&read(writer).await?)
+}
+
+/// Where the schema stands, unless this binary must not use it.
+pub(super) async fn state(writer: &mut SqliteConnection) -> Result<SchemaState, StoreError> {
+    schema().state(&read(writer).await?)
+}
+
+/// The migrations that the file has. Nothing is changed.
+async fn read(writer: &mut SqliteConnection) -> Result<Vec<AppliedMigration>, StoreError> {
     // The column may be missing: so the table is made as it has to be, and no more.
     let mut transaction = writer.begin().await.map_err(classify)?;
     let applied = applied(&mut transaction).await?;
     transaction.rollback().await.map_err(classify)?;
-    schema().verify(&applied)
+    Ok(applied)
 }
 
 /// Brings the schema up to date.

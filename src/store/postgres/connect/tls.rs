@@ -41,8 +41,7 @@ pub(super) struct Security {
 impl Security {
     pub(super) fn of(target: &Target, options: &PgConnectOptions) -> Self {
         let (name, port) = (options.get_host().to_owned(), Some(options.get_port()));
-        let is_socket = options.get_socket().is_some() || name.starts_with('/');
-        let is_off_host = !is_socket && !is_loopback(&name);
+        let (is_socket, is_off_host) = (is_socket(options), is_off_host(options));
         let mode = match target.tls.mode {
             // A Unix socket has no TLS, whatever is configured.
             _ if is_socket => TlsMode::Disable,
@@ -142,6 +141,15 @@ impl Security {
         };
         sqlx::Error::Tls(Box::new(Problem(text)))
     }
+}
+
+fn is_socket(options: &PgConnectOptions) -> bool {
+    options.get_socket().is_some() || options.get_host().starts_with('/')
+}
+
+/// Whether a connection may lead to another host.
+pub(in super::super) fn is_off_host(options: &PgConnectOptions) -> bool {
+    !is_socket(options) && !is_loopback(options.get_host())
 }
 
 /// Whether a name can only lead to this host. Any name but `localhost` may be resolved elsewhere

@@ -1,0 +1,61 @@
+//! The schema and its tables.
+
+use oncegate::store::Clock;
+use tempfile::tempdir;
+
+use super::{doctor, migrate};
+use crate::harness::{Replica, execute, postgres::new_database, sqlite_url};
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_schema_that_is_behind_or_ahead_is_found_on_both_stores() {
+    let directory = tempdir().unwrap();
+    let file = sqlite_url(&directory);
+    Replica::start(&file, Clock::Store, &[]).await.server.stop().await.unwrap();
+    for url in [new_database().await, file] {
+        if url.starts_with("postgres") {
+            let none = ["no tables of oncegate", "oncegate migrate"];
+            doctor(&url, &[]).await.has("schema", "warning", &none);
+            doctor(&url, &["--migrate", "false"]).await.has("schema", "failed", &none);
+            migrate(&url).await;
+        }
+        doctor(&url, &["--migrate", "false"]).await.has("schema", "ok", &["up to date"]);
+
+        execute(&url, "DELETE FROM oncegate_migrations WHERE version >= 13").await;
+        let behind = ["behind: migrations [13, 14] are missing", "oncegate migrate"];
+        let diagnosis = doctor(&url, &[]).await;
+        diagnosis.has("schema", "warning", &behind);
+        diagnosis.has("writable", "warning", &["not checked"]);
+        doctor(&url, &["--migrate", "false"]).await.has("schema", "failed", &behind);
+        migrate(&url).await;
+
+        let newer = "INSERT INTO oncegate_migrations
+            (version, description, success, checksum, execution_time, min_reader)
+            VALUES (1001, 'newer', true, 'x', 0, ";
+        execute(&url, &format!("{newer} 1)")).await;
+        let diagnosis = doctor(&url, &[]).await;
+        diagnosis.has("schema", "warning", &["ahead: migration 1001"]);
+        diagnosis.has("writable", "ok", &[]);
+        execute(&url, "UPDATE oncegate_migrations SET min_reader = 1001 WHERE version = 1001")
+            .await;
+        doctor(&url, &[]).await.has("schema", "failed", &["older than its database", "1001"]);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn dead_rows_that_vacuum_does_not_remove_are_found() {
+    let url = new_database().await;
+    migrate(&url).await;
+    doctor(&url, &[]).await.has("vacuum", "ok", &["dead rows"]);
+    execute(
+        &url,
+        "ALTER TABLE processed_events SET (autovacuum_enabled = off);
+        INSERT INTO processed_events (team_id, event_id)
+            SELECT 'T', n::text FROM generate_series(1, 110000) AS n;
+        DELETE FROM processed_events",
+    )
+    .await;
+    let late = ["processed_events 1100", "run VACUUM"];
+    doctor(&url, &[]).await.has("vacuum", "warning", &late);
+    execute(&url, "VACUUM processed_events").await;
+    doctor(&url, &[]).await.has("vacuum", "ok", &[]);
+}
