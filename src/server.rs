@@ -43,7 +43,7 @@ mod workers;
 use certificates::ListenerTls;
 use drain::{Drain, FinishAs};
 use http::Ops;
-use open::{Opened, close, open};
+use open::{Opened, Served, close, open};
 pub use open::{describe, fence, migrate, raise_fence};
 use probe::{Health, Probe};
 pub use reload::{Contents, Reloader};
@@ -133,7 +133,8 @@ impl Server {
         }
         let front = Front::start(&config).await?;
         let unless_started = front.ended.clone().drop_guard();
-        let store = open(&config.store, clock, config.migrate, Some(config.writers)).await?;
+        let served = Served { writers: config.writers, metrics: front.metrics.store.clone() };
+        let store = open(&config.store, clock, config.migrate, Some(served)).await?;
         let started = match store {
             Opened::Postgres(store) => Self::on(store, config, listeners, front).await,
             Opened::Sqlite(store) => Self::on(store, config, listeners, front).await,
@@ -240,7 +241,8 @@ impl Server {
         connections.serve(listeners, runtimes, gates);
 
         let (lame_duck, timeout) = (config.lame_duck(), config.drain_timeout);
-        let drain = Drain { health, under_way, connections, lame_duck, timeout };
+        let gauge = metrics.draining.clone();
+        let drain = Drain { health, gauge, under_way, connections, lame_duck, timeout };
         let draining = drain.run(ending.clone(), store.closed());
         let drained = tokio::spawn(async move {
             draining.await;

@@ -8,7 +8,11 @@
 //!
 //! Architecture Invariant: `sqlx` is used below this module and nowhere else.
 
-use std::{future::Future, sync::Arc, time::Duration};
+use std::{
+    future::{Future, ready},
+    sync::Arc,
+    time::Duration,
+};
 
 use tokio::sync::mpsc;
 
@@ -20,6 +24,7 @@ mod admin;
 mod clock;
 mod error;
 mod fence;
+mod figures;
 pub mod memory;
 pub mod postgres;
 mod records;
@@ -32,6 +37,7 @@ pub use admin::{AdminChanges, AdminStore, Counts, EventFilter, EventStatus, Even
 pub use clock::{Clock, ManualClock};
 pub use error::StoreError;
 pub use fence::{Fence, FenceStore};
+pub use figures::Figures;
 pub use records::{Applied, Decided, Records};
 pub use session::{SessionAnswer, SessionBatch, SessionOp, SessionStore};
 pub use turn::{RenewedTurn, TurnBatch, TurnStore};
@@ -235,6 +241,14 @@ pub trait Upkeep {
     /// # Errors
     /// [`StoreError`].
     fn count_leases(&mut self) -> impl Future<Output = Result<u64, StoreError>> + Send;
+
+    /// Reads the state of the store for metrics. By default nothing is known.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    fn figures(&mut self) -> impl Future<Output = Result<Figures, StoreError>> + Send {
+        ready(Ok(Figures::default()))
+    }
 
     /// Checks that the store accepts writes.
     ///

@@ -16,6 +16,7 @@ use tokio_util::task::TaskTracker;
 use uuid::Uuid;
 
 use super::{Clock, Connection, Hint, Invalidations, Reset, Store, StoreError, Work};
+use crate::telemetry::StoreMetrics;
 
 /// That two rows have one key, team and `$id`, so that the planner finds the first by it
 /// whatever it thinks of the tables. The team is compared as one of a list, which is of no
@@ -118,6 +119,7 @@ mod admin;
 mod connect;
 mod events;
 mod fence;
+mod figures;
 mod handle;
 mod hints;
 mod line;
@@ -181,6 +183,8 @@ pub const STATEMENTS: &[&str] = &[
     maintenance::DELETE_SESSIONS,
     maintenance::COUNT_LEASES,
     maintenance::PING,
+    figures::FIGURES,
+    figures::CLOCK,
     privileges::MISSING,
     share::LIMITS,
     notify_channel::PROVE,
@@ -226,19 +230,24 @@ impl Postgres {
     /// # Errors
     /// When `url` cannot be read.
     pub fn new(url: &str, timeout: Duration, clock: Clock) -> Result<Self, StoreError> {
-        Self::at(Source::at(url), timeout, clock)
+        Self::at(Source::at(url), timeout, clock, &StoreMetrics::default())
     }
 
-    /// The same, of a database that is connected to as `source` says.
+    /// The same, of a database that is connected to as `source` says, counted by `metrics`.
     ///
     /// # Errors
     /// When it contradicts itself.
-    pub fn at(source: Source, timeout: Duration, clock: Clock) -> Result<Self, StoreError> {
-        let connector = Connector::new(source, timeout)?;
+    pub fn at(
+        source: Source,
+        timeout: Duration,
+        clock: Clock,
+        metrics: &StoreMetrics,
+    ) -> Result<Self, StoreError> {
+        let connector = Connector::new(source, timeout, metrics.of_connections())?;
         let (replica, links) = (Uuid::new_v4(), TaskTracker::new());
         let line = |connector| Arc::new(Mutex::new(Line::new(connector)));
-        let short = line(for_short(&connector, timeout));
-        let scans = line(connector.with([no_jit()]));
+        let short = line(connector.for_short(timeout));
+        let scans = line(connector.for_scans());
         let (plan, starved, begins) =
             (ConnectionPlan::of(usize::MAX / 8), Arc::default(), Arc::default());
         Ok(Self {
@@ -314,37 +323,11 @@ async fn timed<T>(
     done.unwrap_or_else(|_| Err(StoreError::unavailable("timed out waiting for the answer")))
 }
 
-/// Machine code for a statement takes 100 ms to make, and none here runs for so long
-/// that it would be worth it: but the planner goes by costs that it only guesses.
-fn no_jit() -> (&'static str, String) {
-    ("jit", "off".to_owned())
-}
-
-/// How a connection is opened for statements that find their rows by the key. Settings that
-/// a proxy does not pass on are lost without harm to an answer.
-fn for_short(connector: &Connector, timeout: Duration) -> Connector {
-    let lock_timeout = format!("{}ms", (timeout / 10).as_millis().max(1));
-    connector.with([
-        // How long a statement waits for a row that somebody outside has locked:
-        // it gives up by itself, for one that we gave up would go on waiting.
-        // Short enough to find the row by halves, long enough for a slow commit.
-        ("lock_timeout", lock_timeout),
-        // Every statement finds its rows by the key. A plan is kept for as long
-        // as the connection, and on a table that is small by then, the planner
-        // would rather read the whole, every time until it is analyzed.
-        ("enable_seqscan", "off".to_owned()),
-        // So the plan is the same whatever the arrays hold. By default the planner
-        // makes one for each batch, at a third of what the batch costs.
-        ("plan_cache_mode", "force_generic_plan".to_owned()),
-        no_jit(),
-    ])
-}
-
 impl Store for Postgres {
     type Connection = Handle;
 
     fn connection(&self, work: Work) -> Handle {
-        let own = || Arc::new(Mutex::new(Line::new(for_short(&self.connector, self.timeout))));
+        let own = || Arc::new(Mutex::new(Line::new(self.connector.for_short(self.timeout))));
         let line = match self.plan.line(work) {
             Which::Own => own(),
             Which::Short => Arc::clone(&self.short),

@@ -96,7 +96,10 @@ impl Call {
 impl Drop for Call {
     fn drop(&mut self) {
         let code = self.code.unwrap_or(Code::Cancelled);
-        self.method.metrics.handled(code as usize, label(code), self.begun.elapsed());
+        let (metrics, elapsed, wait) =
+            (&self.method.metrics, self.begun.elapsed(), self.trace.waited());
+        let took = elapsed.saturating_sub(wait);
+        metrics.handled(code as usize, label(code), took);
         self.trace.end(self.reason.as_deref().unwrap_or(label(code)));
     }
 }

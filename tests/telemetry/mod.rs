@@ -1,0 +1,8 @@
+//! What a server says of itself: its metrics page.
+
+mod exposition;
+mod store;
+mod times;
+
+const SERVICE: &str = "oncegate.v1.IdempotencyService";
+const OPS: [&str; 2] = ["--ops-listen", "127.0.0.1:0"];
