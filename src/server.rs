@@ -83,6 +83,7 @@ impl Front {
         let (metrics, ended) = (Metrics::new(), CancellationToken::new());
         let until_started = ended.clone().drop_guard();
         metrics.insecure.set(i64::from(config.insecure));
+        metrics.slow.log_from(config.slow_call);
         let reloader = Reloader::new(config.reload_interval, metrics.reload.clone(), ended.clone());
         let tls = certificates::follow(&config.tls, &reloader, &metrics.tls).await?;
         let door = match &config.auth {

@@ -10,6 +10,7 @@ mod metrics;
 #[cfg(target_os = "linux")]
 mod process;
 mod reload;
+mod slow;
 mod store;
 mod tls;
 mod write_health;
@@ -24,6 +25,7 @@ pub use logs::{LogFormat, LogThrottle, init_logs};
 pub use method::{MethodMetrics, UNARY};
 pub use metrics::{Metrics, ShedMetrics, TurnMetrics};
 pub use reload::{FileMetrics, ReloadMetrics};
+pub use slow::{Ended, SlowCalls};
 pub use store::{Counted, ErrorClass, StoreConnectionMetrics, StoreMetrics, TableFigures};
 pub use tls::{HandshakeMetrics, TlsMetrics};
 pub use write_health::{WriteFailure, WriteHealth};

@@ -308,6 +308,7 @@ impl GrpcService {
         let caller = callers.admit(door, (access, headers), (peer, &call.trace), refused)?;
         if let Some(caller) = &caller {
             call.quota = caller.begin_call(access, Some(&call.trace))?;
+            call.caller = Some(Arc::clone(caller));
         }
         Ok(caller)
     }

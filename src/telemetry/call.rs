@@ -51,6 +51,8 @@ struct Inner {
     span: Span,
     /// Made for a line of the log.
     late_span: OnceLock<Span>,
+    /// A hash of its team; 0 while that is not known.
+    team: AtomicU64,
     /// How long it has waited in the queue of a session, in microseconds.
     waited: AtomicU64,
 }
@@ -87,6 +89,7 @@ impl CallTrace {
             traceparent: traceparent.cloned(),
             span: Span::none(),
             late_span: OnceLock::new(),
+            team: AtomicU64::new(0),
             waited: AtomicU64::new(0),
         };
         if tracing::enabled!(target: TARGET, tracing::Level::DEBUG) {
@@ -126,6 +129,13 @@ impl CallTrace {
     #[must_use]
     pub fn method(&self) -> &MethodMetrics {
         &self.0.method
+    }
+
+    /// A hash of its team, if that is known.
+    #[must_use]
+    pub fn team(&self) -> Option<String> {
+        let team = self.0.team.load(Ordering::Relaxed);
+        (team != 0).then(|| format!("{team:016x}"))
     }
 
     /// How long it has waited in the queue of a session.
@@ -213,8 +223,12 @@ impl Drop for WaitTimer {
 
 /// Notes the team of the call that this task works on: a hash of it, for it is the caller's.
 pub fn team(team: &str) {
-    record(|span| {
-        span.record("team", format_args!("{:016x}", xxh3_64(team.as_bytes())).to_string());
+    let _ = CALL.try_with(|call| {
+        let hash = xxh3_64(team.as_bytes());
+        call.0.team.store(hash, Ordering::Relaxed);
+        if call.is_enabled() {
+            call.0.span.record("team", format_args!("{hash:016x}").to_string());
+        }
     });
 }
 

@@ -2,7 +2,11 @@
 //!
 //! A series is made when a method is first called: a page then holds only what is used.
 
-use std::{fmt, sync::OnceLock, time::Duration};
+use std::{
+    fmt,
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
 
 use prometheus_client::{
     encoding::EncodeLabelSet,
@@ -10,7 +14,7 @@ use prometheus_client::{
     registry::{Registry, Unit},
 };
 
-use super::metrics::seconds;
+use super::{SlowCalls, metrics::seconds};
 
 /// How many status codes gRPC has:
 /// <https://grpc.io/docs/guides/status-codes/>.
@@ -102,6 +106,7 @@ impl MethodFamilies {
         grpc_type: &'static str,
         service: &str,
         method: &str,
+        slow: Arc<SlowCalls>,
     ) -> MethodMetrics {
         let (grpc_service, grpc_method) = (service.to_owned(), method.to_owned());
         MethodMetrics {
@@ -112,6 +117,7 @@ impl MethodFamilies {
             waits: OnceLock::new(),
             open: OnceLock::new(),
             codes: [const { OnceLock::new() }; GRPC_CODES],
+            slow,
         }
     }
 }
@@ -126,6 +132,8 @@ pub struct MethodMetrics {
     open: OnceLock<Gauge>,
     /// By the number of the status code.
     codes: [OnceLock<Counter>; GRPC_CODES],
+    /// Where its slow calls are logged.
+    pub slow: Arc<SlowCalls>,
 }
 
 /// The method's full name.

@@ -20,7 +20,7 @@ use prometheus_client::{
 #[cfg(target_os = "linux")]
 use super::process::ProcessCollector;
 use super::{
-    AuthMetrics, LaneMetrics, ReloadMetrics, StoreMetrics, TextFormat, TlsMetrics,
+    AuthMetrics, LaneMetrics, ReloadMetrics, SlowCalls, StoreMetrics, TextFormat, TlsMetrics,
     WriteHealth,
     lane::LaneFamilies,
     method::{MethodFamilies, MethodMetrics},
@@ -58,6 +58,8 @@ pub(super) fn seconds() -> Histogram {
 pub struct Metrics {
     registry: Arc<Registry>,
     methods: MethodFamilies,
+    /// The log of slow calls.
+    pub slow: Arc<SlowCalls>,
     lanes: LaneFamilies,
     swept: Family<KindLabel, Counter>,
     /// Marks that were the first of their event.
@@ -196,6 +198,7 @@ impl Metrics {
         let mut metrics = Self {
             registry: Arc::default(),
             methods,
+            slow: Arc::default(),
             lanes: LaneFamilies::registered(r),
             swept: Family::default(),
             first: marks.get_or_create_owned(&OutcomeLabel { outcome: "first" }),
@@ -296,7 +299,7 @@ impl Metrics {
     /// Counts the calls of one gRPC method.
     #[must_use]
     pub fn method(&self, grpc_type: &'static str, service: &str, method: &str) -> MethodMetrics {
-        self.methods.method(grpc_type, service, method)
+        self.methods.method(grpc_type, service, method, Arc::clone(&self.slow))
     }
 
     /// All metrics.

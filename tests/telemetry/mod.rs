@@ -1,6 +1,7 @@
-//! What a server says of itself: its metrics page.
+//! What a server says of itself: its metrics page and its log of slow calls.
 
 mod exposition;
+mod slow;
 mod store;
 mod times;
 
