@@ -2,7 +2,9 @@
 
 mod exposition;
 mod slow;
+#[expect(clippy::float_cmp, reason = "counts are whole numbers")]
 mod store;
+#[expect(clippy::float_cmp, reason = "counts are whole numbers")]
 mod times;
 
 const SERVICE: &str = "oncegate.v1.IdempotencyService";

@@ -93,9 +93,10 @@ async fn the_state_of_the_schema_and_the_clock_is_read(f: Fixture) {
 
     // The store's clock is the test's.
     let offset = "oncegate_store_clock_offset_seconds";
-    for ahead in [0, 90] {
-        f.clock.set(i64::try_from((now() * 1e6) as i128).unwrap() + ahead * 1_000_000);
-        let ahead = ahead as f64;
+    for ahead in [0_u32, 90] {
+        let since = Duration::from_secs_f64(now() + f64::from(ahead));
+        f.clock.set(i64::try_from(since.as_micros()).unwrap());
+        let ahead = f64::from(ahead);
         metric_is(&f.replica, offset, |offset| (ahead - 30.0..ahead + 1.0).contains(&offset)).await;
     }
 }
