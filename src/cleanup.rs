@@ -8,7 +8,9 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     domain::TeamFilter,
     lane::{CallError, Executes, Lane, Op},
-    store::{Age, Connection, Kind, Scope, Store, StoreError, Sweep, Swept, Verdict, Work},
+    store::{
+        Age, Connection, Figures, Kind, Scope, Store, StoreError, Sweep, Swept, Verdict, Work,
+    },
     telemetry::Metrics,
 };
 
@@ -171,6 +173,7 @@ impl Cleanup {
         let mut next = Instant::now() + interval.mul_f64(rand::random_range(0.0..1.0));
         while stop.run_until_cancelled(tokio::time::sleep_until(next)).await.is_some() {
             next = Instant::now() + interval;
+            let mut has_failed = false;
             // One kind that cannot be swept does not keep the other.
             for kind in [Kind::Events, Kind::Sessions] {
                 let swept = self.sweep(kind, &scope, u32::MAX, next);
@@ -180,6 +183,7 @@ impl Cleanup {
                         tracing::info!(kind = kind.label(), rows, "deleted expired or idle rows");
                     }
                     Some(Err(error)) => {
+                        has_failed = true;
                         tracing::warn!(kind = kind.label(), %error, "sweep failed; will retry");
                     }
                     None => return,
@@ -188,6 +192,37 @@ impl Cleanup {
             if let Some(Ok(leases)) = stop.run_until_cancelled(store.count_leases()).await {
                 self.metrics.leases.set(i64::try_from(leases).unwrap_or(i64::MAX));
             }
+            if !has_failed {
+                self.metrics.store.swept();
+            }
+            match stop.run_until_cancelled(store.figures()).await {
+                Some(Ok(figures)) => self.note(figures),
+                Some(Err(error)) => {
+                    tracing::debug!(%error, "cannot read the state of the store; will retry");
+                }
+                None => return,
+            }
+        }
+    }
+
+    /// Shows the state of the store in the metrics.
+    fn note(&self, figures: Figures) {
+        let Figures { clock, sweep_lag, schema_version, xid_age, tables } = figures;
+        let metrics = &self.metrics.store;
+        if let Some((at, took)) = clock {
+            metrics.clock_read(at.as_micros(), took);
+        }
+        if let Some(lag) = sweep_lag {
+            metrics.sweep_lag(lag);
+        }
+        if let Some(version) = schema_version {
+            metrics.schema_version(version);
+        }
+        if let Some(age) = xid_age {
+            metrics.xid_age(age);
+        }
+        for table in &tables {
+            metrics.table(table);
         }
     }
 }

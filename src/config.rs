@@ -268,6 +268,11 @@ pub struct ServeConfig {
     #[arg(long, env = "ONCEGATE_PROBE_INTERVAL", default_value = "1s",
         value_parser = span)]
     pub probe_interval: Duration,
+    /// Log calls that take at least this long, without their wait for a session:
+    /// at most 10 in 10s; 0s: none
+    #[arg(long, env = "ONCEGATE_SLOW_CALL", default_value = "1s",
+        value_parser = span)]
+    pub slow_call: Duration,
     /// How long to keep serving after SIGTERM, while not ready, until load
     /// balancers stop routing here; a second SIGTERM ends it; unset: 5s in a
     /// Kubernetes pod, 0s elsewhere

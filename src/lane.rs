@@ -248,7 +248,7 @@ async fn drive<O: Op, S: Executes<O>>(mut store: S, queue: LaneEnd<O>, metrics: 
         let mut is_stuck = false;
         if size > 0 {
             let begun = Instant::now();
-            batch::run(&mut store, &mut wanted, metrics.writes.as_ref()).await;
+            batch::run(&mut store, &mut wanted, &metrics).await;
             metrics.batch(size, begun.elapsed());
             is_stuck = wanted.iter().map(Job::open).sum::<usize>() >= open;
         }

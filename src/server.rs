@@ -43,7 +43,7 @@ mod workers;
 use certificates::ListenerTls;
 use drain::{Drain, FinishAs};
 use http::Ops;
-use open::{Opened, close, open};
+use open::{Opened, Served, close, open};
 pub use open::{describe, doctor, fence, migrate, raise_fence};
 use probe::{Health, Probe};
 pub use reload::{Contents, Reloader};
@@ -83,6 +83,7 @@ impl Front {
         let (metrics, ended) = (Metrics::new(), CancellationToken::new());
         let until_started = ended.clone().drop_guard();
         metrics.insecure.set(i64::from(config.insecure));
+        metrics.slow.log_from(config.slow_call);
         let reloader = Reloader::new(config.reload_interval, metrics.reload.clone(), ended.clone());
         let tls = certificates::follow(&config.tls, &reloader, &metrics.tls).await?;
         let door = match &config.auth {
@@ -134,7 +135,8 @@ impl Server {
         }
         let front = Front::start(&config).await?;
         let unless_started = front.ended.clone().drop_guard();
-        let store = open(&config.store, clock, config.migrate, Some(config.writers)).await?;
+        let served = Served { writers: config.writers, metrics: front.metrics.store.clone() };
+        let store = open(&config.store, clock, config.migrate, Some(served)).await?;
         let info = store.info().await?;
         report_durability(info.durability, &front.metrics);
         let started = match store {
@@ -244,7 +246,8 @@ impl Server {
         connections.serve(listeners, runtimes, gates);
 
         let (lame_duck, timeout) = (config.lame_duck(), config.drain_timeout);
-        let drain = Drain { health, under_way, connections, lame_duck, timeout };
+        let gauge = metrics.draining.clone();
+        let drain = Drain { health, gauge, under_way, connections, lame_duck, timeout };
         let draining = drain.run(ending.clone(), store.closed());
         let drained = tokio::spawn(async move {
             draining.await;

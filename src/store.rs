@@ -8,7 +8,11 @@
 //!
 //! Architecture Invariant: `sqlx` is used below this module and nowhere else.
 
-use std::{future::Future, sync::Arc, time::Duration};
+use std::{
+    future::{Future, ready},
+    sync::Arc,
+    time::Duration,
+};
 
 use tokio::sync::mpsc;
 
@@ -22,6 +26,7 @@ pub mod doctor;
 mod durability;
 mod error;
 mod fence;
+mod figures;
 pub mod memory;
 pub mod postgres;
 mod records;
@@ -35,6 +40,7 @@ pub use clock::{Clock, ManualClock};
 pub use durability::{Durability, StoreInfo};
 pub use error::StoreError;
 pub use fence::{Fence, FenceStore};
+pub use figures::Figures;
 pub use records::{Applied, Decided, Records};
 pub use session::{SessionAnswer, SessionBatch, SessionOp, SessionStore};
 pub use turn::{RenewedTurn, TurnBatch, TurnStore};
@@ -238,6 +244,14 @@ pub trait Upkeep {
     /// # Errors
     /// [`StoreError`].
     fn count_leases(&mut self) -> impl Future<Output = Result<u64, StoreError>> + Send;
+
+    /// Reads the state of the store for metrics. By default nothing is known.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    fn figures(&mut self) -> impl Future<Output = Result<Figures, StoreError>> + Send {
+        ready(Ok(Figures::default()))
+    }
 
     /// Checks that the store accepts writes.
     ///

@@ -31,6 +31,7 @@ mod schema;
 mod shutdown;
 mod simulation;
 mod streams;
+mod telemetry;
 mod testbed;
 mod tls;
 mod wording;

@@ -35,7 +35,7 @@ use super::{
 use crate::{
     session::StreamCaller,
     sockets::PeerIdentity,
-    telemetry::{MethodMetrics, Metrics},
+    telemetry::{MethodMetrics, Metrics, UNARY},
 };
 
 mod call;
@@ -139,7 +139,7 @@ impl CallMetrics {
                     for method in &service.method {
                         let (kind, reads) =
                             match (method.client_streaming(), method.server_streaming()) {
-                                (false, false) => ("unary", Reads::OnlyMessage),
+                                (false, false) => (UNARY, Reads::OnlyMessage),
                                 (true, false) => ("client_stream", Reads::FirstMessage),
                                 (false, true) => ("server_stream", Reads::OnlyMessage),
                                 (true, true) => ("bidi_stream", Reads::FirstMessage),
@@ -160,7 +160,7 @@ impl CallMetrics {
                 }
             }
         }
-        let unknown = Arc::new(metrics.method("unary", "unknown", "unknown"));
+        let unknown = Arc::new(metrics.method(UNARY, "unknown", "unknown"));
         let shape = Shape {
             reads: Reads::Nothing,
             answers_once: true,
@@ -308,6 +308,7 @@ impl GrpcService {
         let caller = callers.admit(door, (access, headers), (peer, &call.trace), refused)?;
         if let Some(caller) = &caller {
             call.quota = caller.begin_call(access, Some(&call.trace))?;
+            call.caller = Some(Arc::clone(caller));
         }
         Ok(caller)
     }

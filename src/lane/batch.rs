@@ -13,7 +13,7 @@ use tokio::time::Instant;
 use super::{Executes, Job, Op};
 use crate::{
     store::{StoreError, Verdict},
-    telemetry::{WriteFailure, WriteHealth},
+    telemetry::{LaneMetrics, WriteFailure, WriteHealth},
 };
 
 /// How many statements look for the item that a batch fails for, while all of them fail: six
@@ -28,7 +28,7 @@ const MAX_ISOLATION: Duration = Duration::from_secs(3);
 pub(super) async fn run<O: Op, S: Executes<O>>(
     store: &mut S,
     jobs: &mut [Job<O>],
-    writes: Option<&WriteHealth>,
+    metrics: &LaneMetrics,
 ) {
     let (open, ops): (Vec<(usize, usize)>, Vec<&O>) = jobs
         .iter()
@@ -50,7 +50,7 @@ pub(super) async fn run<O: Op, S: Executes<O>>(
         leaders.iter().map(|_| Err(StoreError::internal("a batch panicked"))).collect()
     });
 
-    if let Some(writes) = writes {
+    if let Some(writes) = &metrics.writes {
         note(writes, &leaders, &rows);
     }
 
@@ -65,7 +65,12 @@ pub(super) async fn run<O: Op, S: Executes<O>>(
                 Ok(Verdict::Retry | Verdict::Failed(_)) => continue,
                 Err(error) if jobs[open[member].0].persists(error) => continue,
                 Err(error) if ops[member].is_read() => Err(error.clone().of_read()),
-                Err(error) => Err(error.clone()),
+                Err(error) => {
+                    if matches!(error, StoreError::OutcomeUnknown(_)) {
+                        metrics.unknown_outcomes.inc();
+                    }
+                    Err(error.clone())
+                }
             };
             decided.push((open[member], answer));
         }

@@ -2,6 +2,7 @@
 
 use std::{future::Future, time::Duration};
 
+use prometheus_client::metrics::gauge::Gauge;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
@@ -14,6 +15,8 @@ pub(super) const CLOSE_TIMEOUT: Duration = Duration::from_millis(500);
 /// What it takes to end within a bound.
 pub(super) struct Drain {
     pub(super) health: Health,
+    /// Whether it has been asked to end: 1 or 0.
+    pub(super) gauge: Gauge,
     /// The calls.
     pub(super) under_way: TaskTracker,
     pub(super) connections: Connections,
@@ -38,6 +41,7 @@ impl Drain {
     /// is under way, and for the store to be `closed`.
     pub(super) async fn run(self, ending: FinishAs, closed: impl Future<Output = ()>) {
         ending.asked.cancelled().await;
+        self.gauge.set(1);
         self.health.end().await;
         if !self.lame_duck.is_zero() {
             tracing::info!(lame_duck = ?self.lame_duck, "readiness is off; still serving during the lame-duck period");

@@ -7,7 +7,10 @@ use anyhow::Context as _;
 use axum::{
     Router,
     body::Body,
-    http::{StatusCode, header::CONTENT_TYPE},
+    http::{
+        HeaderMap, StatusCode,
+        header::{ACCEPT, CONTENT_TYPE, VARY},
+    },
     routing::get,
 };
 use hyper::{body::Incoming, service::service_fn};
@@ -25,10 +28,9 @@ use super::{
 use crate::{
     config::{Address, LimitConfig},
     sockets::{Listener, Peer, Socket},
-    telemetry::Metrics,
+    telemetry::{Metrics, TextFormat},
 };
 
-const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 /// How long a peer may take to ask, before and after an answer.
 const ASKING: Duration = Duration::from_mins(1);
 /// The most requests of one connection at once.
@@ -47,7 +49,12 @@ pub(super) fn pages<H: HealthService>(
     health: Health,
     service: HealthServer<H>,
 ) -> Router {
-    let page = get(move || async move { ([(CONTENT_TYPE, OPEN_METRICS)], metrics.render()) });
+    let page = get(move |headers: HeaderMap| async move {
+        let accepted = headers.get_all(ACCEPT).iter().filter_map(|value| value.to_str().ok());
+        let format = TextFormat::of_accept(accepted);
+        let headers = [(CONTENT_TYPE, format.content_type()), (VARY, "accept")];
+        (headers, metrics.render(format))
+    });
     let ready = get(move || async move {
         if health.is_ready() {
             (StatusCode::OK, "ready\n")

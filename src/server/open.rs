@@ -15,6 +15,7 @@ use crate::{
         postgres::{Origin, Postgres, Source},
         sqlite::Sqlite,
     },
+    telemetry::StoreMetrics,
 };
 
 /// How long to wait before the database is tried again at start.
@@ -102,13 +103,19 @@ pub fn describe(config: &StoreConfig) -> anyhow::Result<String> {
     StoreLocation::of(config)?.describe()
 }
 
-/// Opens the store and brings its schema up to date; with `writers` for each kind of writing, if
-/// a server is to run on it.
+/// A server that is to run on a store.
+pub(super) struct Served {
+    /// The most connections for each kind of writing.
+    pub(super) writers: usize,
+    pub(super) metrics: StoreMetrics,
+}
+
+/// Opens the store and brings its schema up to date; for a server, if one is to run on it.
 pub(super) async fn open(
     config: &StoreConfig,
     clock: Clock,
     migrate: bool,
-    writers: Option<usize>,
+    served: Option<Served>,
 ) -> anyhow::Result<Opened> {
     let location = StoreLocation::of(config)?;
     let shown = location.describe()?;
@@ -123,7 +130,7 @@ pub(super) async fn open(
             return Ok(Opened::Sqlite(store));
         }
         StoreLocation::Memory => {
-            if writers.is_some() {
+            if served.is_some() {
                 tracing::warn!(
                     store = shown,
                     "records are kept in memory only; every mark, lease and turn is lost when \
@@ -132,11 +139,16 @@ pub(super) async fn open(
             }
             return Ok(Opened::Memory(Memory::new(clock)));
         }
-        StoreLocation::Postgres(source) => Postgres::at(source, config.store_timeout, clock)?,
+        StoreLocation::Postgres(source) => {
+            let metrics = served.as_ref().map(|served| served.metrics.clone());
+            Postgres::at(source, config.store_timeout, clock, &metrics.unwrap_or_default())?
+        }
     };
     let until = Instant::now() + config.connect_timeout;
     loop {
-        let Err(error) = prepare(&mut store, migrate, writers).await else {
+        let Err(error) =
+            prepare(&mut store, migrate, served.as_ref().map(|served| served.writers)).await
+        else {
             return Ok(Opened::Postgres(store));
         };
         // Services that start together find each other in any order.
@@ -203,7 +215,8 @@ pub async fn doctor(config: &StoreConfig, planned: Planned) -> anyhow::Result<Ve
     Ok(match StoreLocation::of(config)? {
         StoreLocation::Sqlite(url) => Sqlite::examine(&url, planned).await,
         StoreLocation::Postgres(source) => {
-            let store = Postgres::at(source, config.store_timeout, Clock::Store)?;
+            let store =
+                Postgres::at(source, config.store_timeout, Clock::Store, &StoreMetrics::default())?;
             let checks = store.examine(planned).await;
             close(store).await;
             checks

@@ -12,7 +12,10 @@ use super::{
     lane_ops::SessionCall,
     streams::Concern,
 };
-use crate::domain::{Acquire, Held, Lease, Release, Renew, StreamId};
+use crate::{
+    domain::{Acquire, Held, Lease, Release, Renew, StreamId},
+    telemetry::call::inherit,
+};
 
 /// An event of a stream that waits for a lease and keeps it. The last one is that another has
 /// the session, and the wait is over.
@@ -50,7 +53,8 @@ impl Sessions {
     ) -> Events<Measured<Lease>, Measured<Held>> {
         let (events, receiver) = EventSender::channel();
         let acquire = Acquire { stream: Some(StreamId::random()), ..acquire };
-        tokio::spawn(self.clone().run_hold(acquire, wait, limit, caller, events));
+        let holding = self.clone().run_hold(acquire, wait, limit, caller, events);
+        tokio::spawn(inherit(holding));
         receiver
     }
 

@@ -22,6 +22,7 @@ use crate::{
     domain::{Acquire, Decision, Enqueue, Enqueued, Held},
     lane::Lanes,
     store::{Connection, Hint},
+    telemetry::call::WaitTimer,
 };
 
 /// How often the first in a queue polls: the longest delay if a notification is lost.
@@ -50,6 +51,7 @@ impl Sessions {
     ) -> Result<Outcome, SessionError> {
         // A call that has lost its request's place was replaced: a newer call has it.
         let mut is_newest = true;
+        let mut timer = WaitTimer::of_current();
         loop {
             let (wanted, grants) = (acquire.anew(None), &self.grants);
             let mut place =
@@ -98,8 +100,10 @@ impl Sessions {
                 }
             };
             place.stand(ticket, is_last);
+            timer.resume();
             let outcome =
                 self.wait_in(place, acquire, until, &mut known, leaving, &announce).await?;
+            timer.pause();
             if let Some(outcome) = outcome {
                 return Ok(outcome);
             }

@@ -16,6 +16,7 @@ use tokio_util::task::TaskTracker;
 use uuid::Uuid;
 
 use super::{Clock, Connection, Hint, Invalidations, Reset, Store, StoreError, StoreInfo, Work};
+use crate::telemetry::StoreMetrics;
 
 /// That two rows have one key, team and `$id`, so that the planner finds the first by it
 /// whatever it thinks of the tables. The team is compared as one of a list, which is of no
@@ -120,6 +121,7 @@ mod connect;
 mod doctor;
 mod events;
 mod fence;
+mod figures;
 mod handle;
 mod hints;
 mod line;
@@ -131,7 +133,6 @@ mod ordinality;
 mod privileges;
 mod records;
 mod sessions;
-mod settings;
 mod share;
 mod sqlstate;
 mod steps;
@@ -147,7 +148,6 @@ use line::Line;
 use namespace::Locks;
 use notifications::CacheValidity;
 pub use notifications::MAX_STALENESS;
-use settings::{for_short, no_jit};
 use share::{ConnectionPlan, SessionLines, Which};
 use sqlstate::classify;
 
@@ -186,6 +186,8 @@ pub const STATEMENTS: &[&str] = &[
     maintenance::DELETE_SESSIONS,
     maintenance::COUNT_LEASES,
     maintenance::PING,
+    figures::FIGURES,
+    figures::CLOCK,
     privileges::MISSING,
     privileges::MAY_MIGRATE,
     about::ABOUT,
@@ -240,19 +242,24 @@ impl Postgres {
     /// # Errors
     /// When `url` cannot be read.
     pub fn new(url: &str, timeout: Duration, clock: Clock) -> Result<Self, StoreError> {
-        Self::at(Source::at(url), timeout, clock)
+        Self::at(Source::at(url), timeout, clock, &StoreMetrics::default())
     }
 
-    /// The same, of a database that is connected to as `source` says.
+    /// The same, of a database that is connected to as `source` says, counted by `metrics`.
     ///
     /// # Errors
     /// When it contradicts itself.
-    pub fn at(source: Source, timeout: Duration, clock: Clock) -> Result<Self, StoreError> {
-        let connector = Connector::new(source, timeout)?;
+    pub fn at(
+        source: Source,
+        timeout: Duration,
+        clock: Clock,
+        metrics: &StoreMetrics,
+    ) -> Result<Self, StoreError> {
+        let connector = Connector::new(source, timeout, metrics.of_connections())?;
         let (replica, links) = (Uuid::new_v4(), TaskTracker::new());
         let line = |connector| Arc::new(Mutex::new(Line::new(connector)));
-        let short = line(for_short(&connector, timeout));
-        let scans = line(connector.with([no_jit()]));
+        let short = line(connector.for_short(timeout));
+        let scans = line(connector.for_scans());
         let (plan, starved, begins) =
             (ConnectionPlan::of(usize::MAX / 8), Arc::default(), Arc::default());
         Ok(Self {
@@ -340,7 +347,7 @@ impl Store for Postgres {
     type Connection = Handle;
 
     fn connection(&self, work: Work) -> Handle {
-        let own = || Arc::new(Mutex::new(Line::new(for_short(&self.connector, self.timeout))));
+        let own = || Arc::new(Mutex::new(Line::new(self.connector.for_short(self.timeout))));
         let line = match self.plan.line(work) {
             Which::Own => own(),
             Which::Short => Arc::clone(&self.short),

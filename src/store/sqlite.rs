@@ -92,6 +92,7 @@ pub const STATEMENTS: &[&str] = &[
     maintenance::DELETE_OLD_EVENTS,
     maintenance::DELETE_SESSIONS,
     maintenance::COUNT_LEASES,
+    maintenance::FIGURES,
     migrate::APPLIED,
     migrate::RECORD,
     doctor::JOURNAL,

@@ -7,11 +7,16 @@
 use std::{
     fmt,
     future::Future,
-    sync::{Arc, OnceLock},
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
 };
 
+use futures_util::FutureExt as _;
 use http::{HeaderMap, HeaderValue};
-use tokio::task_local;
+use tokio::{task_local, time::Instant};
 use tracing::{Instrument as _, Span, field::Empty};
 use xxhash_rust::xxh3::xxh3_64;
 
@@ -46,6 +51,10 @@ struct Inner {
     span: Span,
     /// Made for a line of the log.
     late_span: OnceLock<Span>,
+    /// A hash of its team; 0 while that is not known.
+    team: AtomicU64,
+    /// How long it has waited in the queue of a session, in microseconds.
+    waited: AtomicU64,
 }
 
 /// A span of a call, with the fields that are known as it begins.
@@ -80,6 +89,8 @@ impl CallTrace {
             traceparent: traceparent.cloned(),
             span: Span::none(),
             late_span: OnceLock::new(),
+            team: AtomicU64::new(0),
+            waited: AtomicU64::new(0),
         };
         if tracing::enabled!(target: TARGET, tracing::Level::DEBUG) {
             call.span = span!(DEBUG, call);
@@ -120,6 +131,19 @@ impl CallTrace {
         &self.0.method
     }
 
+    /// A hash of its team, if that is known.
+    #[must_use]
+    pub fn team(&self) -> Option<String> {
+        let team = self.0.team.load(Ordering::Relaxed);
+        (team != 0).then(|| format!("{team:016x}"))
+    }
+
+    /// How long it has waited in the queue of a session.
+    #[must_use]
+    pub fn waited(&self) -> Duration {
+        Duration::from_micros(self.0.waited.load(Ordering::Relaxed))
+    }
+
     /// The request id.
     #[must_use]
     pub fn id(&self) -> String {
@@ -149,10 +173,62 @@ pub fn log(call: Option<&CallTrace>, line: impl FnOnce()) {
     }
 }
 
+/// Runs `work`, which is to be a task of its own, as the call that this task works on: what it
+/// waits is a wait of that call.
+pub fn inherit<F: Future>(work: F) -> impl Future<Output = F::Output> {
+    match CallTrace::current() {
+        Some(call) => CALL.scope(call, work).left_future(),
+        None => work.right_future(),
+    }
+}
+
+/// Times the waits of the call that this task works on in the queue of a session, until it is
+/// dropped. All of them together are one wait in the metrics.
+pub struct WaitTimer {
+    call: Option<CallTrace>,
+    total: Option<Duration>,
+    since: Option<Instant>,
+}
+
+impl WaitTimer {
+    /// It does not wait yet.
+    #[must_use]
+    pub fn of_current() -> Self {
+        Self { call: CallTrace::current(), total: None, since: None }
+    }
+
+    /// The call waits from now on.
+    pub fn resume(&mut self) {
+        self.since = Some(Instant::now());
+    }
+
+    /// It does not wait any more.
+    pub fn pause(&mut self) {
+        if let Some(since) = self.since.take() {
+            self.total = Some(self.total.unwrap_or_default() + since.elapsed());
+        }
+    }
+}
+
+impl Drop for WaitTimer {
+    fn drop(&mut self) {
+        self.pause();
+        if let (Some(call), Some(total)) = (&self.call, self.total) {
+            let micros = u64::try_from(total.as_micros()).unwrap_or(u64::MAX);
+            call.0.waited.fetch_add(micros, Ordering::Relaxed);
+            call.0.method.waited(total);
+        }
+    }
+}
+
 /// Notes the team of the call that this task works on: a hash of it, for it is the caller's.
 pub fn team(team: &str) {
-    record(|span| {
-        span.record("team", format_args!("{:016x}", xxh3_64(team.as_bytes())).to_string());
+    let _ = CALL.try_with(|call| {
+        let hash = xxh3_64(team.as_bytes());
+        call.0.team.store(hash, Ordering::Relaxed);
+        if call.is_enabled() {
+            call.0.span.record("team", format_args!("{hash:016x}").to_string());
+        }
     });
 }
 

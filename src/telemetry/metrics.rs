@@ -3,14 +3,10 @@
 //! Architecture Invariant: no label ever holds a key, a holder or anything else
 //! that a caller chose, so the number of series is bounded.
 
-use std::{
-    collections::BTreeSet,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Duration,
-};
+use std::sync::Arc;
 
 use prometheus_client::{
-    encoding::{EncodeLabelSet, text},
+    encoding::{EncodeLabelSet, prometheus_text, text},
     metrics::{
         counter::Counter,
         family::Family,
@@ -18,20 +14,25 @@ use prometheus_client::{
         histogram::{Histogram, exponential_buckets},
         info::Info,
     },
-    registry::{Registry, Unit},
+    registry::Registry,
 };
 
+#[cfg(target_os = "linux")]
+use super::process::ProcessCollector;
 use super::{
-    DurabilityMetrics, ReloadMetrics, TlsMetrics, WriteHealth,
+    AuthMetrics, DurabilityMetrics, LaneMetrics, ReloadMetrics, SlowCalls, StoreMetrics,
+    TextFormat, TlsMetrics, WriteHealth,
+    lane::LaneFamilies,
     method::{MethodFamilies, MethodMetrics},
 };
 
-/// A count of one kind of thing, named by one label.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct LaneLabel {
-    lane: &'static str,
-}
+/// The commit that this binary was built from, where the build says so.
+const REVISION: &str = match option_env!("ONCEGATE_REVISION") {
+    Some(revision) => revision,
+    None => "unknown",
+};
 
+/// A count of one kind of thing, named by one label.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct OutcomeLabel {
     outcome: &'static str,
@@ -43,25 +44,13 @@ struct ReasonLabel {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct PrincipalLabel {
-    principal: String,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct KindLabel {
     kind: &'static str,
 }
 
-pub(super) type Histograms<L> = Family<L, Histogram, fn() -> Histogram>;
-
 /// 50 µs to 26 s, a factor of two apart.
 pub(super) fn seconds() -> Histogram {
     Histogram::new(exponential_buckets(0.000_05, 2.0, 20))
-}
-
-/// 1 to 1,024, a factor of two apart.
-fn rows() -> Histogram {
-    Histogram::new(exponential_buckets(1.0, 2.0, 11))
 }
 
 /// Every metric of one server. Cheap to clone.
@@ -69,10 +58,9 @@ fn rows() -> Histogram {
 pub struct Metrics {
     registry: Arc<Registry>,
     methods: MethodFamilies,
-    lane_rows: Histograms<LaneLabel>,
-    lane_seconds: Histograms<LaneLabel>,
-    lane_queue: Family<LaneLabel, Gauge>,
-    lane_shed: Family<LaneLabel, Counter>,
+    /// The log of slow calls.
+    pub slow: Arc<SlowCalls>,
+    lanes: LaneFamilies,
     swept: Family<KindLabel, Counter>,
     /// Marks that were the first of their event.
     pub first: Counter,
@@ -114,57 +102,10 @@ pub struct Metrics {
     pub durability: DurabilityMetrics,
     /// Whether the server may be reached without TLS and authentication: 1 or 0.
     pub insecure: Gauge,
-}
-
-/// Callers that are authenticated, and those that are refused. Cheap to clone.
-#[derive(Debug, Clone, Default)]
-pub struct AuthMetrics {
-    refused: Family<ReasonLabel, Counter>,
-    calls: Family<PrincipalLabel, Counter>,
-    /// The labels of `calls`.
-    principals: Arc<Mutex<BTreeSet<String>>>,
-}
-
-impl AuthMetrics {
-    fn register(&self, r: &mut Registry) {
-        r.register(
-            "refused_calls",
-            "Calls, or items of a batch, refused by --auth, by reason",
-            self.refused.clone(),
-        );
-        r.register(
-            "principal_calls",
-            "Calls of authenticated callers, by principal",
-            self.calls.clone(),
-        );
-    }
-
-    /// Notes a call, or an item of one, that was refused.
-    pub fn refused(&self, reason: &'static str) {
-        self.refused.get_or_create(&ReasonLabel { reason }).inc();
-    }
-
-    /// The count of a principal's calls. Its name is of the `--auth` file.
-    #[must_use]
-    pub fn calls(&self, principal: &str) -> Counter {
-        self.principals().insert(principal.to_owned());
-        self.calls.get_or_create_owned(&PrincipalLabel { principal: principal.to_owned() })
-    }
-
-    /// Forgets the principals that are not to be kept.
-    pub fn keep(&self, is_kept: impl Fn(&str) -> bool) {
-        self.principals().retain(|principal| {
-            let kept = is_kept(principal);
-            if !kept {
-                self.calls.remove(&PrincipalLabel { principal: principal.clone() });
-            }
-            kept
-        });
-    }
-
-    fn principals(&self) -> MutexGuard<'_, BTreeSet<String>> {
-        self.principals.lock().unwrap_or_else(PoisonError::into_inner)
-    }
+    /// Whether the server is about to end: 1 or 0.
+    pub draining: Gauge,
+    /// The store.
+    pub store: StoreMetrics,
 }
 
 /// What became of turns.
@@ -252,13 +193,15 @@ impl Metrics {
         let begins = Family::<OutcomeLabel, Counter>::default();
         let finishes = Family::<OutcomeLabel, Counter>::default();
         let sheds = Family::<ReasonLabel, Counter>::default();
+        #[cfg(target_os = "linux")]
+        registry.register_collector(Box::new(ProcessCollector));
+        let methods = MethodFamilies::registered(&mut registry);
+        let r = registry.sub_registry_with_prefix("oncegate");
         let mut metrics = Self {
             registry: Arc::default(),
-            methods: MethodFamilies::registered(&mut registry),
-            lane_rows: Family::new_with_constructor(rows),
-            lane_seconds: Family::new_with_constructor(seconds),
-            lane_queue: Family::default(),
-            lane_shed: Family::default(),
+            methods,
+            slow: Arc::default(),
+            lanes: LaneFamilies::registered(r),
             swept: Family::default(),
             first: marks.get_or_create_owned(&OutcomeLabel { outcome: "first" }),
             duplicate: marks.get_or_create_owned(&OutcomeLabel { outcome: "duplicate" }),
@@ -280,11 +223,12 @@ impl Metrics {
             tls: TlsMetrics::default(),
             durability: DurabilityMetrics::default(),
             insecure: Gauge::default(),
+            draining: Gauge::default(),
+            store: StoreMetrics::default(),
         };
 
-        let r = registry.sub_registry_with_prefix("oncegate");
-        let build = Info::new([("version", env!("CARGO_PKG_VERSION"))]);
-        r.register("build", "Version of this binary", build);
+        let build = Info::new([("version", env!("CARGO_PKG_VERSION")), ("revision", REVISION)]);
+        r.register("build", "Version of this binary, and the commit that it was built from", build);
         r.register("marks", "Marks answered, by outcome", marks);
         r.register(
             "known_hits",
@@ -300,19 +244,6 @@ impl Metrics {
         r.register("acquires", "Lease requests answered, by outcome", acquires);
         r.register("turns_begun", "Turn requests answered, by outcome", begins);
         r.register("turns_finished", "Turns ended, by outcome", finishes);
-        r.register("lane_batch_rows", "Rows per batch", metrics.lane_rows.clone());
-        r.register_with_unit(
-            "lane_batch",
-            "Store time per batch, including its commit",
-            Unit::Seconds,
-            metrics.lane_seconds.clone(),
-        );
-        r.register("lane_queue_depth", "Calls queued per lane", metrics.lane_queue.clone());
-        r.register(
-            "lane_shed",
-            "Calls rejected because the queue of the lane was full",
-            metrics.lane_shed.clone(),
-        );
         r.register("swept_rows", "Rows deleted, by kind", metrics.swept.clone());
         r.register(
             "session_waiters",
@@ -340,6 +271,12 @@ impl Metrics {
             "Whether --insecure is set (1) or not (0)",
             metrics.insecure.clone(),
         );
+        r.register(
+            "draining",
+            "Whether the server is about to end and not ready any more (1) or not (0)",
+            metrics.draining.clone(),
+        );
+        metrics.store.register(r);
 
         metrics.registry = Arc::new(registry);
         metrics
@@ -348,20 +285,14 @@ impl Metrics {
     /// The metrics of one kind of lane.
     #[must_use]
     pub fn lane(&self, lane: &'static str) -> LaneMetrics {
-        let label = LaneLabel { lane };
-        LaneMetrics {
-            rows: self.lane_rows.get_or_create_owned(&label),
-            seconds: self.lane_seconds.get_or_create_owned(&label),
-            queue: self.lane_queue.get_or_create_owned(&label),
-            shed: self.lane_shed.get_or_create_owned(&label),
-            writes: None,
-        }
+        self.lanes.lane(lane, self.store.unknown_outcomes.clone(), None)
     }
 
     /// The metrics of one kind of lane that writes whatever it is asked for.
     #[must_use]
     pub fn write_lane(&self, lane: &'static str) -> LaneMetrics {
-        LaneMetrics { writes: Some(self.writes.clone()), ..self.lane(lane) }
+        let writes = Some(self.writes.clone());
+        self.lanes.lane(lane, self.store.unknown_outcomes.clone(), writes)
     }
 
     /// Notes rows that a sweep or a `Cleanup` deleted.
@@ -372,15 +303,18 @@ impl Metrics {
     /// Counts the calls of one gRPC method.
     #[must_use]
     pub fn method(&self, grpc_type: &'static str, service: &str, method: &str) -> MethodMetrics {
-        self.methods.method(grpc_type, service, method)
+        self.methods.method(grpc_type, service, method, Arc::clone(&self.slow))
     }
 
-    /// All metrics in the `OpenMetrics` text format.
+    /// All metrics.
     #[must_use]
-    pub fn render(&self) -> String {
+    pub fn render(&self, format: TextFormat) -> String {
         let mut page = String::new();
         // Writing to a String cannot fail.
-        let _ = text::encode(&mut page, &self.registry);
+        let _ = match format {
+            TextFormat::Prometheus => prometheus_text::encode(&mut page, &self.registry),
+            TextFormat::OpenMetrics => text::encode(&mut page, &self.registry),
+        };
         page
     }
 }
@@ -388,34 +322,5 @@ impl Metrics {
 impl Default for Metrics {
     fn default() -> Self {
         Self::new()
-    }
-}
-
-/// The metrics of one kind of lane.
-#[derive(Clone)]
-pub struct LaneMetrics {
-    rows: Histogram,
-    seconds: Histogram,
-    queue: Gauge,
-    shed: Counter,
-    /// Of a lane that writes.
-    pub writes: Option<WriteHealth>,
-}
-
-impl LaneMetrics {
-    /// A call joined (1) or left (−1) the queue.
-    pub fn queued(&self, change: i64) {
-        self.queue.inc_by(change);
-    }
-
-    /// A call was refused.
-    pub fn shed(&self) {
-        self.shed.inc();
-    }
-
-    /// A batch of `rows` was run.
-    pub fn batch(&self, rows: usize, took: Duration) {
-        self.rows.observe(f64::from(u32::try_from(rows).unwrap_or(u32::MAX)));
-        self.seconds.observe(took.as_secs_f64());
     }
 }

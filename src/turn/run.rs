@@ -17,6 +17,7 @@ use crate::{
     session::{
         Concern, EventSender, Events, Keeper, Renewable, SessionError, StreamCaller, StreamEvent,
     },
+    telemetry::call::inherit,
 };
 
 /// An event of a stream that waits for a turn and keeps it.
@@ -78,7 +79,8 @@ impl Turns {
         caller: StreamCaller,
     ) -> Events<Turn, RunEnd> {
         let (events, receiver) = EventSender::channel();
-        tokio::spawn(self.clone().run_turn(begin, wait, limit, closed, caller, events));
+        let running = self.clone().run_turn(begin, wait, limit, closed, caller, events);
+        tokio::spawn(inherit(running));
         receiver
     }
 

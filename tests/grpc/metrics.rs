@@ -5,8 +5,9 @@ use std::{collections::HashMap, time::Duration};
 use oncegate::{
     grpc::pb::{
         AcquireSessionLeaseRequest, BatchMarkProcessedRequest, BeginTurnRequest, CleanupRequest,
-        FinishTurnRequest, MarkProcessedRequest, ReleaseSessionLeaseRequest, Turn, TurnOutcome,
-        begin_turn_response::Outcome, turn_service_client::TurnServiceClient,
+        FinishTurnRequest, HoldSessionLeaseRequest, MarkProcessedRequest,
+        ReleaseSessionLeaseRequest, Turn, TurnOutcome, begin_turn_response::Outcome,
+        turn_service_client::TurnServiceClient,
     },
     store::Clock,
 };
@@ -16,7 +17,7 @@ use super::{SERVICE, channel, refusal};
 use crate::{
     harness::{
         Fixture, Replica, acquire, connect, event, granted, held, mark,
-        metrics::{metric, metrics_page},
+        metrics::{metric, metric_is, metrics_page},
         postgres::Cluster,
         seconds, session,
     },
@@ -58,6 +59,17 @@ async fn exercise(f: &mut Fixture) {
     for _ in 0..2 {
         held(f.client.acquire_session_lease(request.clone()).await.unwrap().into_inner());
     }
+    // A stream that waits, and goes away.
+    let hold = HoldSessionLeaseRequest {
+        session: session(&team, &session_id),
+        holder: chosen("other-holder"),
+        epic_id: chosen("epic"),
+        wait: seconds(60),
+        ..Default::default()
+    };
+    let mut events = f.client.hold_session_lease(hold).await.unwrap().into_inner();
+    events.message().await.unwrap();
+    drop(events);
     let release = ReleaseSessionLeaseRequest {
         session: session(&team, &session_id),
         lease_id: lease.lease_id,
@@ -72,10 +84,15 @@ async fn exercise(f: &mut Fixture) {
 #[tokio::test]
 async fn calls_are_counted_by_method_and_outcome_and_by_nothing_a_caller_chose() {
     let mut f = Fixture::postgres().await;
-    f.replica =
-        Replica::start(&f.url, f.clock.store_clock(), &["--ops-listen", "127.0.0.1:0"]).await;
+    let flags = ["--ops-listen", "127.0.0.1:0", "--sweep-interval", "50ms"];
+    f.replica = Replica::start(&f.url, f.clock.store_clock(), &flags).await;
     f.client = f.replica.client().await;
     exercise(&mut f).await;
+    // What is read of the tables is on the page as well.
+    metric_is(&f.replica, "oncegate_xid_age", |age| age > 0.0).await;
+    let hold = format!(r#"{{grpc_service="{SERVICE}",grpc_method="HoldSessionLease"}}"#);
+    metric(&f.replica, &format!("oncegate_streams{hold} 0")).await;
+    metric(&f.replica, &format!("oncegate_wait_seconds_count{hold} 1")).await;
 
     let call = |service: &str, method: &str| {
         format!(r#"grpc_type="unary",grpc_service="{service}",grpc_method="{method}""#)
@@ -113,12 +130,15 @@ async fn calls_are_counted_by_method_and_outcome_and_by_nothing_a_caller_chose()
         "oncegate_store_up 1",
         "oncegate_session_waiters 0",
         r#"oncegate_shed_total{reason="calls"} 0"#,
-        "# EOF",
     ] {
         assert!(lines.contains(&line), "no {line} in\n{page}");
     }
-    assert!(page.contains("content-type: application/openmetrics-text"));
     assert!(!page.contains(CHOSEN), "a caller's text in\n{page}");
+    for name in
+        ["oncegate_table_bytes{", "process_cpu_seconds_total ", "oncegate_lane_batch_rows_sum{"]
+    {
+        assert!(page.contains(name), "no {name} in\n{page}");
+    }
 }
 
 #[tokio::test]

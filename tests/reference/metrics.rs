@@ -3,7 +3,11 @@ use std::{
     time::Duration,
 };
 
-use oncegate::{sockets::HandshakeError, store::Durability, telemetry::Metrics};
+use oncegate::{
+    sockets::HandshakeError,
+    store::Durability,
+    telemetry::{Metrics, TableFigures, TextFormat, UNARY},
+};
 
 use super::{code, head, row};
 use crate::harness::{Fixture, mark, metrics::metrics_page};
@@ -26,11 +30,15 @@ const REFUSALS: [&str; 11] = [
 /// A page of metrics with a series of each kind: those without one are not rendered.
 fn rendered() -> String {
     let metrics = Metrics::new();
-    let method = metrics.method("unary", "service", "Method");
-    method.started();
-    method.handled(0, "OK", Duration::ZERO);
+    for kind in [UNARY, "server_stream"] {
+        let method = metrics.method(kind, "service", "Method");
+        method.started();
+        method.handled(0, "OK", Duration::ZERO);
+        method.waited(Duration::ZERO);
+    }
     let lane = metrics.lane("event");
     lane.shed();
+    lane.batch(1, Duration::ZERO);
     metrics.swept("event", 0);
     let _ = metrics.reload.of("tls");
     let _ = metrics.auth.calls("bots");
@@ -42,7 +50,16 @@ fn rendered() -> String {
     for durability in Durability::ALL {
         metrics.durability.found(durability.reason(), false);
     }
-    metrics.render()
+    let store = &metrics.store;
+    let _ = store.of_connections();
+    store.clock_read(0, Duration::ZERO);
+    store.swept();
+    store.sweep_lag(Duration::ZERO);
+    store.schema_version(1);
+    store.xid_age(1);
+    let table = "processed_events";
+    store.table(&TableFigures { table, bytes: 1, dead_rows: 0, last_autovacuum: Some(0.0) });
+    metrics.render(TextFormat::Prometheus)
 }
 
 /// The labels of a series, such as `a="x",b="y"`.
@@ -71,23 +88,18 @@ pub fn page() -> String {
         let shown = values.into_iter().map(|(label, mut values)| {
             values.sort_unstable();
             // Those that are all there at start, which a caller or a version does not choose.
-            let all = matches!(label, "outcome" | "reason");
+            let all = matches!(label, "class" | "outcome" | "reason" | "state");
             let values = values.into_iter().map(|value| value.trim_matches('"'));
             let values = if all { values.collect::<Vec<_>>().join(", ") } else { String::new() };
             format!("`{label}` {values}").trim_end().to_owned()
         });
         let labels = shown.collect::<Vec<_>>().join("; ");
-        // A counter's series ends in `_total`, an info's in `_info`.
-        let name = match kind {
-            "counter" => format!("{name}_total"),
-            "info" => format!("{name}_info"),
-            _ => name.to_owned(),
-        };
-        rows += &row([code(&name), kind.to_owned(), labels, help.trim_end_matches('.').to_owned()]);
+        rows += &row([code(name), kind.to_owned(), labels, help.trim_end_matches('.').to_owned()]);
     }
     format!(
-        "`/metrics` of `--ops-listen`, in the OpenMetrics text format. No label holds a key, a holder or\n\
-        anything else that a caller chose.\n\n{}{rows}",
+        "`/metrics` of `--ops-listen`, in the text format of Prometheus, or in the OpenMetrics format if\n\
+        the header `Accept` of the request prefers it. The series of a method, of its waits and of a lane's batches\n\
+        begin with the first one. No label holds a key, a holder or anything else that a caller chose.\n\n{}{rows}",
         head(["metric", "type", "labels", "meaning"])
     )
 }

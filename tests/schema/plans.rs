@@ -10,6 +10,9 @@ use crate::harness::{config, postgres::new_database};
 const SETTINGS: &str = "SET enable_seqscan = off; SET plan_cache_mode = force_generic_plan;
     SET jit = off";
 
+/// Of the statement for metrics, which is planned each time.
+const OLDEST: &str = "min(sweep_after)";
+
 const TABLES: [&str; 4] =
     ["processed_events", "oncegate_sessions", "oncegate_waiters", "oncegate_fence"];
 
@@ -52,7 +55,9 @@ async fn plan(database: &mut PgConnection, statement: &str) -> Vec<String> {
 fn reads_many(statement: &str) -> bool {
     const COUNT: &str = "SELECT count(*) FROM oncegate_sessions";
     const HIGHEST: &str = "SELECT max(fencing_token) FROM oncegate_sessions";
-    ["LIMIT $", "AS all_rows", COUNT, HIGHEST].iter().any(|spelled| statement.contains(spelled))
+    ["LIMIT $", "AS all_rows", OLDEST, COUNT, HIGHEST]
+        .iter()
+        .any(|spelled| statement.contains(spelled))
 }
 
 #[tokio::test]
@@ -85,4 +90,20 @@ async fn every_row_is_found_by_its_whole_key() {
             }
         }
     }
+}
+
+#[tokio::test]
+async fn the_oldest_event_is_found_without_reading_the_table() {
+    let url = new_database().await;
+    server::migrate(&config(&url, &[]).store).await.unwrap();
+    let mut database = PgConnection::connect(&url).await.unwrap();
+    // Sequential scans are allowed where it runs.
+    database.execute("SET jit = off").await.unwrap();
+    fill(&mut database, 10_000).await;
+    let statement = STATEMENTS.iter().find(|statement| statement.contains(OLDEST)).unwrap();
+    let plan = plan(&mut database, statement).await;
+    let of_events = |line: &&String| line.contains(" on processed_events");
+    let scans: Vec<_> = plan.iter().filter(of_events).collect();
+    let [scan] = scans[..] else { panic!("{plan:#?}") };
+    assert!(scan.contains("using processed_events_sweep_after"), "{plan:#?}");
 }

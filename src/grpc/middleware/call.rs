@@ -2,6 +2,7 @@
 
 use std::{
     pin::Pin,
+    sync::Arc,
     task::{Context, Poll},
     thread,
     time::Instant,
@@ -19,11 +20,12 @@ use crate::{
     auth::UsageGuard,
     grpc::{
         arriving::Reads,
+        caller::Caller,
         status::{self, Problem},
     },
     lane::CallError,
     store::StoreError,
-    telemetry::call::CallTrace,
+    telemetry::{Ended, call::CallTrace},
 };
 
 /// Where a status has its details: in the headers of an answer without a body.
@@ -41,6 +43,8 @@ pub(super) struct Call {
     pub(super) under_way: Option<TaskTrackerToken>,
     /// Its place among the calls of its principal.
     pub(super) quota: Option<UsageGuard>,
+    /// Who made it, once it was let in.
+    pub(super) caller: Option<Arc<Caller>>,
 }
 
 impl Call {
@@ -48,7 +52,8 @@ impl Call {
         method.metrics.started();
         let trace = CallTrace::begin(&method.metrics, headers);
         let (method, begun) = (method.clone(), Instant::now());
-        Self { method, trace, begun, code: None, reason: None, under_way: None, quota: None }
+        let (code, reason, under_way, quota, caller) = Default::default();
+        Self { method, trace, begun, code, reason, under_way, quota, caller }
     }
 
     /// Notes the status, which is in the headers of an answer without a body
@@ -96,7 +101,21 @@ impl Call {
 impl Drop for Call {
     fn drop(&mut self) {
         let code = self.code.unwrap_or(Code::Cancelled);
-        self.method.metrics.handled(code as usize, label(code), self.begun.elapsed());
+        let (metrics, elapsed, wait) =
+            (&self.method.metrics, self.begun.elapsed(), self.trace.waited());
+        let took = elapsed.saturating_sub(wait);
+        metrics.handled(code as usize, label(code), took);
+        if metrics.is_unary() && metrics.slow.includes(took) {
+            let principal = self.caller.as_ref().and_then(|caller| caller.principal());
+            let principal = principal.as_deref();
+            metrics.slow.log(&Ended {
+                call: &self.trace,
+                code: label(code),
+                elapsed,
+                wait,
+                principal,
+            });
+        }
         self.trace.end(self.reason.as_deref().unwrap_or(label(code)));
     }
 }

@@ -21,7 +21,11 @@ use sqlx::{
 };
 use tokio::time::{sleep, timeout};
 
-use crate::store::StoreError;
+use super::sqlstate::error_class;
+use crate::{
+    store::StoreError,
+    telemetry::{Counted, StoreConnectionMetrics},
+};
 
 mod options;
 mod parameters;
@@ -73,23 +77,59 @@ pub(super) struct Connector {
     /// The place of the host that was good last.
     good: Arc<AtomicUsize>,
     warnings: Warnings,
+    pub(super) metrics: StoreConnectionMetrics,
+}
+
+/// Machine code for a statement takes 100 ms to make, and none here runs for so long
+/// that it would be worth it: but the planner goes by costs that it only guesses.
+fn no_jit() -> (&'static str, String) {
+    ("jit", "off".to_owned())
 }
 
 impl Connector {
     /// A way to a database. Nothing is opened.
-    pub(super) fn new(source: Source, limit: Duration) -> Result<Self, StoreError> {
+    pub(super) fn new(
+        source: Source,
+        limit: Duration,
+        metrics: StoreConnectionMetrics,
+    ) -> Result<Self, StoreError> {
         source.check().map_err(StoreError::internal)?;
         let keepalive = KEEPALIVE.map(|(name, value)| (name, value.to_owned()));
         let (settings, good) = (keepalive.to_vec(), Arc::new(AtomicUsize::new(0)));
         let warnings = Warnings::default();
-        Ok(Self { source: Arc::new(source), settings, limit, good, warnings })
+        Ok(Self { source: Arc::new(source), settings, limit, good, warnings, metrics })
     }
 
     /// The same, for connections with further settings.
-    pub(super) fn with(&self, settings: impl IntoIterator<Item = (&'static str, String)>) -> Self {
+    fn with(&self, settings: impl IntoIterator<Item = (&'static str, String)>) -> Self {
         let mut connector = self.clone();
         connector.settings.extend(settings);
         connector
+    }
+
+    /// How a connection is opened for statements that find their rows by the key. Settings that
+    /// a proxy does not pass on are lost without harm to an answer.
+    pub(super) fn for_short(&self, timeout: Duration) -> Self {
+        let lock_timeout = format!("{}ms", (timeout / 10).as_millis().max(1));
+        self.with([
+            // How long a statement waits for a row that somebody outside has locked:
+            // it gives up by itself, for one that we gave up would go on waiting.
+            // Short enough to find the row by halves, long enough for a slow commit.
+            ("lock_timeout", lock_timeout),
+            // Every statement finds its rows by the key. A plan is kept for as long
+            // as the connection, and on a table that is small by then, the planner
+            // would rather read the whole, every time until it is analyzed.
+            ("enable_seqscan", "off".to_owned()),
+            // So the plan is the same whatever the arrays hold. By default the planner
+            // makes one for each batch, at a third of what the batch costs.
+            ("plan_cache_mode", "force_generic_plan".to_owned()),
+            no_jit(),
+        ])
+    }
+
+    /// The same, for connections whose statements scan whole tables.
+    pub(super) fn for_scans(&self) -> Self {
+        self.with([no_jit()])
     }
 
     /// What each connection is set to.
@@ -110,6 +150,7 @@ impl Connector {
     pub(super) async fn connect_with_options(
         &self,
     ) -> Result<(PgConnection, PgConnectOptions), sqlx::Error> {
+        let _connecting = Counted::one(&self.metrics.connecting);
         let mut opened = self.connect_as_written().await;
         for _ in 0..MAX_VACANCY_TRIES {
             match &opened {
@@ -118,6 +159,9 @@ impl Connector {
             }
             sleep(VACANCY_PAUSE).await;
             opened = self.connect_as_written().await;
+        }
+        if let Err(error) = &opened {
+            self.metrics.failed(error_class(error));
         }
         opened
     }

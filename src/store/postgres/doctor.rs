@@ -6,8 +6,8 @@ use sqlx::{Connection as _, Executor as _, PgConnection, postgres::PgConnectOpti
 use tokio::time::{Instant, timeout};
 
 use super::{
-    Postgres, about::About, classify, connect::is_off_host, for_short, maintenance::PING, migrate,
-    namespace, notify_channel::Channel, privileges, share, timed,
+    Postgres, about::About, classify, connect::is_off_host, maintenance::PING, migrate, namespace,
+    notify_channel::Channel, privileges, share, timed,
 };
 use crate::store::{
     StoreError,
@@ -46,7 +46,7 @@ impl Postgres {
         findings: &mut Findings,
         planned: Planned,
     ) -> Result<(), Unanswered> {
-        let connector = for_short(&self.connector, self.timeout);
+        let connector = self.connector.for_short(self.timeout);
         let mut opened = None;
         let begun = Instant::now();
         let reach = async {

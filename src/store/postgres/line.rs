@@ -11,8 +11,13 @@ use tokio::time::timeout;
 use super::{
     classify,
     connect::{Connector, is_too_many},
+    sqlstate::error_class,
 };
-use crate::{backoff::Backoff, store::StoreError, telemetry::LogThrottle};
+use crate::{
+    backoff::Backoff,
+    store::StoreError,
+    telemetry::{Counted, ErrorClass, LogThrottle},
+};
 
 /// First pause of a failed connection; meanwhile calls fail at once with the reason.
 const MIN_PAUSE: Duration = Duration::from_millis(50);
@@ -48,10 +53,18 @@ pub(super) struct Fetched {
     pub(super) is_after_loss: bool,
 }
 
+/// A connection that counts as open.
+struct OpenConnection {
+    to: PgConnection,
+    _counted: Counted,
+}
+
 /// One connection, used by one statement at a time.
 pub(super) struct Line {
     connector: Connector,
-    connection: Option<PgConnection>,
+    connection: Option<OpenConnection>,
+    /// Whether it was open before.
+    was_open: bool,
     used: Instant,
     /// Until when the store counts as away, and why.
     away: Option<(Instant, StoreError)>,
@@ -66,6 +79,7 @@ impl Line {
         Self {
             connector,
             connection: None,
+            was_open: false,
             used: Instant::now(),
             away: None,
             backoff: Backoff::new(MIN_PAUSE, MAX_PAUSE),
@@ -97,9 +111,12 @@ impl Line {
                 // a panic, is not used again.
                 let mut connection = self.connected().await?;
                 is_sent = true;
-                let ended = connection.fetch_all(statement()).await;
+                let ended = connection.to.fetch_all(statement()).await;
                 self.connection = Some(connection);
-                ended.map_err(Failure::of)
+                ended.map_err(|error| {
+                    self.connector.metrics.failed(error_class(&error));
+                    Failure::of(error)
+                })
             };
             let failure = match timeout(limit, run).await {
                 Ok(Ok(rows)) => {
@@ -108,11 +125,14 @@ impl Line {
                     return Ok(Fetched { rows, is_after_loss: is_unknown });
                 }
                 Ok(Err(failure)) => failure,
-                Err(_) => Failure {
-                    error: StoreError::unavailable("timed out waiting for the answer"),
-                    state: ConnectionState::Stuck,
-                    is_answer: false,
-                },
+                Err(_) => {
+                    self.connector.metrics.failed(ErrorClass::Timeout);
+                    Failure {
+                        error: StoreError::unavailable("timed out waiting for the answer"),
+                        state: ConnectionState::Stuck,
+                        is_answer: false,
+                    }
+                }
             };
             is_unknown |= is_sent && !failure.is_answer;
             match failure.state {
@@ -151,7 +171,7 @@ impl Line {
         // transaction may be open.
         if ended.is_err()
             && let Some(mut connection) = self.connection.take()
-            && matches!(timeout(limit, connection.execute("ROLLBACK")).await, Ok(Ok(_)))
+            && matches!(timeout(limit, connection.to.execute("ROLLBACK")).await, Ok(Ok(_)))
         {
             self.connection = Some(connection);
         }
@@ -185,7 +205,7 @@ impl Line {
             return;
         }
         if let Some(connection) = &mut self.connection
-            && !matches!(timeout(CHECK_TIMEOUT, connection.ping()).await, Ok(Ok(())))
+            && !matches!(timeout(CHECK_TIMEOUT, connection.to.ping()).await, Ok(Ok(())))
         {
             tracing::debug!("idle connection lost; reconnecting");
             self.disconnect();
@@ -193,7 +213,7 @@ impl Line {
     }
 
     /// Takes the connection, which is opened if there is none.
-    async fn connected(&mut self) -> Result<PgConnection, Failure> {
+    async fn connected(&mut self) -> Result<OpenConnection, Failure> {
         if let Some(connection) = self.connection.take() {
             return Ok(connection);
         }
@@ -203,9 +223,13 @@ impl Line {
             return Err(Failure::away(error.clone()));
         }
         match self.connector.connect().await {
-            Ok(connection) => {
+            Ok(to) => {
                 (self.away, self.starved) = (None, false);
-                Ok(connection)
+                let metrics = &self.connector.metrics;
+                if std::mem::replace(&mut self.was_open, true) {
+                    metrics.reconnects.inc();
+                }
+                Ok(OpenConnection { to, _counted: Counted::one(&metrics.open) })
             }
             Err(error) => {
                 self.starved = is_too_many(&error);

@@ -8,7 +8,7 @@ use super::{
 };
 use crate::{
     domain::{LeaseId, SessionKey},
-    store::{Age, Kind, StoreError, Sweep, Swept, Upkeep},
+    store::{Age, Figures, Kind, StoreError, Sweep, Swept, Upkeep},
 };
 
 // The rows that a sweep is about. $1: the moment, or null for the database's
@@ -276,6 +276,10 @@ impl Upkeep for Handle {
         let now = self.now();
         let rows = self.fetch(|| sqlx::query(COUNT_LEASES).bind(now)).await?;
         only(&rows)
+    }
+
+    async fn figures(&mut self) -> Result<Figures, StoreError> {
+        self.read_figures().await
     }
 
     async fn ping(&mut self) -> Result<(), StoreError> {

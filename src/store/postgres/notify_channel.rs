@@ -16,7 +16,7 @@ use tokio::{runtime, time::timeout};
 use uuid::Uuid;
 
 use super::{classify, connect::Connector, timestamp::PgTimestamp};
-use crate::{domain::Timestamp, store::StoreError};
+use crate::{domain::Timestamp, store::StoreError, telemetry::Counted};
 
 pub(super) const PROVE: &str = "SELECT clock_timestamp()";
 
@@ -28,6 +28,7 @@ pub(super) const GREET: &str = "SELECT pg_notify($1, '')";
 pub(super) struct Channel {
     /// None only while it is dropped.
     connection: Option<PgListener>,
+    _counted: Counted,
 }
 
 impl Channel {
@@ -54,7 +55,8 @@ impl Channel {
         let mut connection = within(limit, Box::pin(PgListener::connect_with(&pool))).await?;
         // A lost connection is an error; it is not replaced in silence.
         connection.eager_reconnect(false);
-        let mut channel = Self { connection: Some(connection) };
+        let counted = Counted::one(&connector.metrics.open);
+        let mut channel = Self { connection: Some(connection), _counted: counted };
 
         if backend(channel.listener()?, limit).await? == backend(&mut other, limit).await? {
             return Err(StoreError::unavailable("a proxy uses transaction pooling"));

@@ -5,9 +5,11 @@
 //! An unknown code is the database's condition, never the data's: a caller that
 //! is blamed for an outage drops its event for good.
 
+use std::io;
+
 use sqlx::postgres::PgDatabaseError;
 
-use crate::store::StoreError;
+use crate::{store::StoreError, telemetry::ErrorClass};
 
 /// Sorts an error of sqlx.
 pub(super) fn classify(error: sqlx::Error) -> StoreError {
@@ -23,6 +25,32 @@ pub(super) fn classify(error: sqlx::Error) -> StoreError {
         | sqlx::Error::RowNotFound
         | sqlx::Error::TypeNotFound { .. } => StoreError::internal(error),
         _ => StoreError::unavailable(error),
+    }
+}
+
+/// The class of an error, for metrics.
+pub(super) fn error_class(error: &sqlx::Error) -> ErrorClass {
+    let code = match error {
+        sqlx::Error::Database(database) => database.code(),
+        sqlx::Error::Io(error) if error.kind() == io::ErrorKind::TimedOut => {
+            return ErrorClass::Timeout;
+        }
+        sqlx::Error::Io(_)
+        | sqlx::Error::Tls(_)
+        | sqlx::Error::Protocol(_)
+        | sqlx::Error::WorkerCrashed => return ErrorClass::Connection,
+        _ => return ErrorClass::Other,
+    };
+    let code = code.as_deref().unwrap_or_default();
+    match (code, code.get(..2).unwrap_or_default()) {
+        ("40001" | "40P01" | "22012" | "23505", _) => ErrorClass::Conflict,
+        // lock_not_available, query_canceled: by a timeout of the server's.
+        ("55P03" | "57014", _) => ErrorClass::Timeout,
+        ("25006", _) => ErrorClass::ReadOnly,
+        ("42501", _) | (_, "28") => ErrorClass::Privileges,
+        (_, "53" | "54") => ErrorClass::Capacity,
+        (_, "08" | "57") => ErrorClass::Connection,
+        _ => ErrorClass::Other,
     }
 }
 

@@ -1,5 +1,7 @@
 //! Sweeping and probing `SQLite`.
 
+use std::time::Duration;
+
 use sqlx::{Row as _, SqliteConnection, sqlite::SqliteRow};
 
 use super::{
@@ -11,7 +13,7 @@ use super::{
 use crate::{
     domain::{FencingToken, LeaseId, SessionKey, Team, Timestamp},
     rules::queue::PLACE_KEPT,
-    store::{Age, Kind, StoreError, Sweep, Swept, Upkeep},
+    store::{Age, Figures, Kind, StoreError, Sweep, Swept, Upkeep},
 };
 
 // The rows that a sweep is about. $1: the moment. $2: how long ago, in
@@ -81,6 +83,12 @@ pub(super) const DELETE_SESSIONS: &str = concat!(
 
 pub(super) const COUNT_LEASES: &str = "
 SELECT count(*) FROM oncegate_sessions WHERE NOT released AND expires_at > $1
+";
+
+/// When the next event is due for deletion, and the newest migration.
+pub(super) const FIGURES: &str = "
+SELECT (SELECT min(expires_at) FROM processed_events) AS next,
+    (SELECT max(version) FROM oncegate_migrations) AS schema_version
 ";
 
 /// What a probe does to a table: all that calls do, to a row of a team that no caller can
@@ -203,6 +211,19 @@ impl Upkeep for Handle {
             .await
             .map_err(classify)?;
         Ok(u64::try_from(count).unwrap_or(0))
+    }
+
+    async fn figures(&mut self) -> Result<Figures, StoreError> {
+        let row = sqlx::query(FIGURES).fetch_one(self.reader().await?).await.map_err(classify)?;
+        let now = self.now();
+        let next: Option<i64> = row.try_get("next").map_err(StoreError::internal)?;
+        let lag = next.map_or(0, |next| now.as_micros().saturating_sub(next));
+        Ok(Figures {
+            clock: Some((now, Duration::ZERO)),
+            sweep_lag: Some(Duration::from_micros(u64::try_from(lag).unwrap_or(0))),
+            schema_version: row.try_get("schema_version").map_err(StoreError::internal)?,
+            ..Figures::default()
+        })
     }
 
     async fn ping(&mut self) -> Result<(), StoreError> {

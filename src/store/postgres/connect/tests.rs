@@ -14,6 +14,7 @@ use super::{
     tls::Security,
     url::{BadUrl, Host, Target, Tls, TlsMode},
 };
+use crate::telemetry::StoreMetrics;
 
 /// A URL, and as it is shown.
 const READ: &[(&str, &str)] = &[
@@ -362,7 +363,8 @@ async fn a_password_that_was_changed_after_it_was_read_is_read_once_more() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("postgres://u@{}/d?sslmode=disable", listener.local_addr().unwrap());
     let source = Source { password_file: Some(path.clone()), ..Source::at(&url) };
-    let connector = Connector::new(source, Duration::from_secs(30)).unwrap();
+    let metrics = StoreMetrics::default().of_connections();
+    let connector = Connector::new(source, Duration::from_secs(30), metrics).unwrap();
     let (connected, sent) = tokio::join!(connector.connect(), change_meanwhile(listener, &path));
     assert_eq!(sent, ["old", "new"]);
     connected.unwrap();
