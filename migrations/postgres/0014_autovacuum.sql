@@ -17,20 +17,16 @@ BEGIN
         FROM (VALUES
             -- Inserts count too, so that rows which are marked once and not changed are frozen in small steps.
             ('processed_events', 'autovacuum_vacuum_scale_factor', '0.01'),
-            ('processed_events', 'autovacuum_vacuum_threshold', '50000'),
             ('processed_events', 'autovacuum_vacuum_insert_scale_factor', '0.02'),
             ('processed_events', 'autovacuum_analyze_scale_factor', '0.02'),
             -- A sweep deletes faster than a vacuum that pauses can follow.
             ('processed_events', 'autovacuum_vacuum_cost_delay', '0'),
             ('oncegate_sessions', 'autovacuum_vacuum_scale_factor', '0.02'),
-            ('oncegate_sessions', 'autovacuum_vacuum_threshold', '1000'),
             ('oncegate_sessions', 'autovacuum_analyze_scale_factor', '0.02'),
             ('oncegate_sessions', 'autovacuum_vacuum_cost_delay', '0'),
             -- Small, and changed with every wait and every heartbeat.
             ('oncegate_waiters', 'autovacuum_vacuum_scale_factor', '0.01'),
-            ('oncegate_waiters', 'autovacuum_vacuum_threshold', '100'),
-            ('oncegate_replicas', 'autovacuum_vacuum_scale_factor', '0.01'),
-            ('oncegate_replicas', 'autovacuum_vacuum_threshold', '100')
+            ('oncegate_replicas', 'autovacuum_vacuum_scale_factor', '0.01')
         ) AS parameters (name, parameter, value)
         WHERE NOT EXISTS (
             SELECT FROM pg_class, unnest(reloptions) AS option

@@ -191,6 +191,7 @@ pub const STATEMENTS: &[&str] = &[
     privileges::MISSING,
     privileges::MAY_MIGRATE,
     about::ABOUT,
+    doctor::READ_ONLY,
     doctor::TLS,
     doctor::SETTINGS,
     doctor::STANDBYS,

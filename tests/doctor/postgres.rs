@@ -159,4 +159,10 @@ async fn a_database_that_takes_no_writes_or_shows_another_time_is_found() {
     execute(&url, "ALTER DATABASE bots SET default_transaction_read_only = on").await;
     let diagnosis = doctor(&url, &[]).await;
     diagnosis.has("writable", "failed", &["read-only", "connect to the primary"]);
+
+    // Where there is no schema yet, too.
+    let empty = create(&cluster, "empty").await;
+    execute(&empty, "ALTER DATABASE empty SET default_transaction_read_only = on").await;
+    let diagnosis = doctor(&empty, &[]).await;
+    diagnosis.has("writable", "failed", &["read-only", "connect to the primary"]);
 }

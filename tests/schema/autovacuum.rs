@@ -20,7 +20,7 @@ async fn parameters(url: &str) -> BTreeMap<String, Vec<String>> {
 }
 
 fn expected() -> BTreeMap<String, Vec<String>> {
-    let small = &["autovacuum_vacuum_scale_factor=0.01", "autovacuum_vacuum_threshold=100"][..];
+    let small = &["autovacuum_vacuum_scale_factor=0.01"][..];
     [
         (
             "processed_events",
@@ -29,7 +29,6 @@ fn expected() -> BTreeMap<String, Vec<String>> {
                 "autovacuum_vacuum_cost_delay=0",
                 "autovacuum_vacuum_insert_scale_factor=0.02",
                 "autovacuum_vacuum_scale_factor=0.01",
-                "autovacuum_vacuum_threshold=50000",
             ][..],
         ),
         (
@@ -38,7 +37,6 @@ fn expected() -> BTreeMap<String, Vec<String>> {
                 "autovacuum_analyze_scale_factor=0.02",
                 "autovacuum_vacuum_cost_delay=0",
                 "autovacuum_vacuum_scale_factor=0.02",
-                "autovacuum_vacuum_threshold=1000",
             ],
         ),
         ("oncegate_waiters", small),

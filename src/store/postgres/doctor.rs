@@ -26,6 +26,12 @@ enum Use {
     None,
 }
 
+/// Whether nothing can be written, whatever the schema.
+pub(super) const READ_ONLY: &str =
+    "SELECT pg_is_in_recovery() OR current_setting('transaction_read_only')::boolean";
+
+const CONNECT_TO_PRIMARY: &str = "connect to the primary";
+
 /// The first version that has all that the statements use.
 const OLDEST: i32 = 130_000;
 
@@ -154,7 +160,12 @@ async fn is_writable(
     use_of_schema: Use,
 ) -> Result<Finding, StoreError> {
     if use_of_schema != Use::Serve {
-        return Ok(Finding::warning("not checked: the probe needs an up-to-date schema"));
+        let read = sqlx::query_scalar::<_, bool>(READ_ONLY).persistent(false).fetch_one(database);
+        return Ok(if read.await.map_err(classify)? {
+            Finding::failed("the server is a standby or read-only").advise(CONNECT_TO_PRIMARY)
+        } else {
+            Finding::warning("not checked: the probe needs an up-to-date schema")
+        });
     }
     let Err(error) = sqlx::raw_sql(PING).execute(&mut *database).await.map_err(classify) else {
         return Ok(Finding::ok("the probe wrote to each table and rolled back"));
@@ -162,7 +173,7 @@ async fn is_writable(
     database.execute("ROLLBACK").await.map_err(classify)?;
     let finding = Finding::failed(error.to_string());
     Ok(if error.to_string().contains("SQLSTATE 25006") {
-        finding.advise("the server is a standby or read-only; connect to the primary")
+        finding.advise(CONNECT_TO_PRIMARY)
     } else {
         finding
     })
