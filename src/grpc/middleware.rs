@@ -308,7 +308,9 @@ impl GrpcService {
         let caller = callers.admit(door, (access, headers), (peer, &call.trace), refused)?;
         if let Some(caller) = &caller {
             call.quota = caller.begin_call(access, Some(&call.trace))?;
-            call.caller = Some(Arc::clone(caller));
+            if call.method.metrics.is_unary() {
+                call.caller = Some(Arc::clone(caller));
+            }
         }
         Ok(caller)
     }

@@ -74,7 +74,7 @@ async fn a_poll_finds_the_swap_of_a_kubernetes_volume() {
         ["tls.crt", "tls.key"].map(|name| volume.join(name).display().to_string());
     let flags = ["--tls-cert", &certificate, "--tls-key", &key].map(str::to_owned);
     let replica = serve(&flags, &["--reload-interval", "20ms"]).await;
-    let line = "oncegate_certificate_not_after_seconds{}";
+    let line = "oncegate_certificate_not_after_seconds";
     metric(&replica, &format!("{line} 3502915200")).await;
     put("..2", 2085);
     symlink("..2", volume.join("..data_tmp")).unwrap();

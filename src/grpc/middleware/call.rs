@@ -43,7 +43,7 @@ pub(super) struct Call {
     pub(super) under_way: Option<TaskTrackerToken>,
     /// Its place among the calls of its principal.
     pub(super) quota: Option<UsageGuard>,
-    /// Who made it, once it was let in.
+    /// Who made a call that answers once, for the log of slow ones.
     pub(super) caller: Option<Arc<Caller>>,
 }
 

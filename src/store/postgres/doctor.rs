@@ -30,8 +30,6 @@ enum Use {
 pub(super) const READ_ONLY: &str =
     "SELECT pg_is_in_recovery() OR current_setting('transaction_read_only')::boolean";
 
-const CONNECT_TO_PRIMARY: &str = "connect to the primary";
-
 /// The first version that has all that the statements use.
 const OLDEST: i32 = 130_000;
 
@@ -162,7 +160,7 @@ async fn is_writable(
     if use_of_schema != Use::Serve {
         let read = sqlx::query_scalar::<_, bool>(READ_ONLY).persistent(false).fetch_one(database);
         return Ok(if read.await.map_err(classify)? {
-            Finding::failed("the server is a standby or read-only").advise(CONNECT_TO_PRIMARY)
+            Finding::failed("the server is a standby or read-only").advise("connect to the primary")
         } else {
             Finding::warning("not checked: the probe needs an up-to-date schema")
         });
@@ -173,7 +171,7 @@ async fn is_writable(
     database.execute("ROLLBACK").await.map_err(classify)?;
     let finding = Finding::failed(error.to_string());
     Ok(if error.to_string().contains("SQLSTATE 25006") {
-        finding.advise(CONNECT_TO_PRIMARY)
+        finding.advise("connect to the primary")
     } else {
         finding
     })
