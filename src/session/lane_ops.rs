@@ -278,16 +278,15 @@ impl EnqueueCall {
         if let Enqueued::TookOver(_, earlier) = enqueued {
             self.queues.taken_over(earlier);
         }
-        let Acquire { key, lease, .. } = &self.enqueue.acquire;
-        let lease = lease.id();
+        let Acquire { key, lease: own, .. } = &self.enqueue.acquire;
         let has_place =
             matches!(enqueued, Enqueued::Waits(_) | Enqueued::TookOver(..) | Enqueued::Given);
-        if has_place && !self.queues.is_wanted(lease) {
+        if has_place && !self.queues.is_wanted(own.id()) {
             // The caller has gone, and may have left before the place was there; by now the
             // lease may have been given.
             let leave = LeaveCall {
                 key: key.clone(),
-                lease,
+                lease: own.id(),
                 keep: false,
                 queues: Arc::clone(&self.queues),
                 grants: Some(Arc::clone(&self.grants)),

@@ -37,7 +37,7 @@ async fn lossy() -> Lossy<impl Connection> {
     };
     let ((connection, store), (other, _)) = (connect(&proxy.url), connect(&url));
     store.migrate().await.unwrap();
-    let mut lossy = Lossy { connection, other, proxy };
+    let mut lossy = Lossy { proxy, connection, other };
     let (before, other) = (acquire("before", 1), release("before", LeaseId::random()));
     lossy.change(SessionOp::Acquire(&before)).await;
     lossy.change(SessionOp::Release(&other)).await;
@@ -276,7 +276,7 @@ async fn what_cannot_be_found_may_have_been_done() {
 
     let (mut to_begin, beginning) = (lossy().await, begin("Ev1", &[]));
     to_begin.prepare_turns().await;
-    let begin = async |to: &mut _| try_to_begin(to, &beginning).await;
-    let begun = to_begin.lose_before(0, begin, cut).await;
+    let try_it = async |to: &mut _| try_to_begin(to, &beginning).await;
+    let begun = to_begin.lose_before(0, try_it, cut).await;
     assert!(matches!(begun, Err(StoreError::OutcomeUnknown(_))), "{begun:?}");
 }

@@ -148,7 +148,9 @@ impl Handle {
             })
             .await?;
         if is_after_loss {
-            acquires.iter().for_each(|acquire| acquire.spend());
+            for acquire in &acquires {
+                acquire.spend();
+            }
             return Ok(true);
         }
 

@@ -223,7 +223,9 @@ impl Handle {
         };
         let Fetched { rows, is_after_loss } = self.run(Repeat::NotIfLost, statement).await?;
         if is_after_loss {
-            beginning.rows.iter().for_each(|row| row.begin.spend());
+            for row in &beginning.rows {
+                row.begin.spend();
+            }
             return Ok(None);
         }
         let (mut taken, mut claimed) = (Vec::new(), HashMap::new());
