@@ -135,6 +135,7 @@ mod records;
 mod sessions;
 mod share;
 mod sqlstate;
+mod statements;
 mod steps;
 mod timestamp;
 mod turns;
@@ -150,68 +151,10 @@ use notifications::CacheValidity;
 pub use notifications::MAX_STALENESS;
 use share::{ConnectionPlan, SessionLines, Which};
 use sqlstate::classify;
+pub use statements::STATEMENTS;
 
 /// The limit of a statement that scans a whole table.
 const PATIENCE: Duration = Duration::from_mins(2);
-
-/// Every statement that is run, for a test to prepare; a probe's several stand in one text.
-pub const STATEMENTS: &[&str] = &[
-    records::READ,
-    records::READ_EVENTS,
-    records::READ_SESSIONS,
-    records::APPLY,
-    records::APPLY_SESSIONS,
-    events::INSERT,
-    events::INSERT_ONE,
-    sessions::TAKE,
-    sessions::END,
-    sessions::TAKE_AND_END,
-    sessions::HEARTBEAT,
-    steps::SHORTEN,
-    turns::BEGIN_NEW,
-    turns::SUCCEED,
-    turns::BEGIN_AND_SUCCEED,
-    steps::SHORTEN_CLAIMS,
-    fence::FENCE,
-    fence::RAISE,
-    admin::LIST_SESSIONS,
-    admin::LIST_EVENTS,
-    admin::COUNT,
-    maintenance::COUNT_EXPIRED_EVENTS,
-    maintenance::COUNT_OLD_EVENTS,
-    maintenance::COUNT_SESSIONS,
-    maintenance::DELETE_EXPIRED_EVENTS,
-    maintenance::SWEEP_EVENTS,
-    maintenance::DELETE_OLD_EVENTS,
-    maintenance::DELETE_SESSIONS,
-    maintenance::COUNT_LEASES,
-    maintenance::PING,
-    figures::FIGURES,
-    figures::CLOCK,
-    privileges::MISSING,
-    privileges::MAY_MIGRATE,
-    about::ABOUT,
-    doctor::READ_ONLY,
-    doctor::TLS,
-    doctor::SETTINGS,
-    doctor::STANDBYS,
-    doctor::TABLES,
-    doctor::AGE,
-    share::LIMITS,
-    notify_channel::PROVE,
-    notify_channel::BACKEND,
-    notify_channel::GREET,
-    namespace::INVALIDATIONS,
-    namespace::HINTS,
-    connect::GREETING,
-    migrate::PLACE,
-    migrate::APPLIED,
-    migrate::LOCK,
-    migrate::OWN_TABLES,
-    migrate::RECORD,
-    migrate::OLDER_TABLE,
-    migrate::OLDER_COLUMNS,
-];
 
 /// A PostgreSQL database.
 pub struct Postgres {

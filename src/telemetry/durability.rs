@@ -1,15 +1,11 @@
 //! Whether what the store commits survives a crash.
 
 use prometheus_client::{
-    encoding::EncodeLabelSet,
     metrics::{family::Family, gauge::Gauge},
     registry::Registry,
 };
 
-#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct ReasonLabel {
-    reason: &'static str,
-}
+use super::metrics::ReasonLabel;
 
 /// Of one server. Cheap to clone.
 #[derive(Debug, Clone, Default)]

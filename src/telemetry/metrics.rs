@@ -39,8 +39,8 @@ struct OutcomeLabel {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct ReasonLabel {
-    reason: &'static str,
+pub(super) struct ReasonLabel {
+    pub(super) reason: &'static str,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -285,13 +285,16 @@ impl Metrics {
     /// The metrics of one kind of lane.
     #[must_use]
     pub fn lane(&self, lane: &'static str) -> LaneMetrics {
-        self.lanes.lane(lane, self.store.unknown_outcomes.clone(), None)
+        self.lane_of(lane, None)
     }
 
     /// The metrics of one kind of lane that writes whatever it is asked for.
     #[must_use]
     pub fn write_lane(&self, lane: &'static str) -> LaneMetrics {
-        let writes = Some(self.writes.clone());
+        self.lane_of(lane, Some(self.writes.clone()))
+    }
+
+    fn lane_of(&self, lane: &'static str, writes: Option<WriteHealth>) -> LaneMetrics {
         self.lanes.lane(lane, self.store.unknown_outcomes.clone(), writes)
     }
 

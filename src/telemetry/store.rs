@@ -11,7 +11,7 @@ use prometheus_client::{
     registry::{Registry, Unit},
 };
 
-/// The least accurate measurement of the store's clock that is used: half of what it took.
+/// How long a reading of the store's clock may take: it is known to half of that.
 const MAX_CLOCK_READING: Duration = Duration::from_millis(250);
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
