@@ -15,9 +15,11 @@ use crate::{
 
 pub mod exposure;
 mod tls;
+mod traces;
 
 use exposure::Protection;
 pub use tls::{TlsClient, TlsConfig};
+pub use traces::TraceConfig;
 
 /// Where the service listens, and where clients look for it.
 pub const DEFAULT_ADDRESS: &str = "127.0.0.1:7411";
@@ -297,6 +299,9 @@ pub struct ServeConfig {
     /// The certificates.
     #[command(flatten)]
     pub tls: TlsConfig,
+    /// The traces.
+    #[command(flatten)]
+    pub traces: TraceConfig,
 }
 
 impl ServeConfig {

@@ -10,6 +10,7 @@ mod admin;
 mod alive;
 mod arriving;
 mod caller;
+pub mod code;
 pub mod codec;
 mod convert;
 mod deadline;

@@ -23,7 +23,7 @@ use tokio::{runtime::Handle, sync::oneshot, time::Instant};
 use crate::{
     backoff::Backoff,
     store::{Reset, StoreError, Verdict},
-    telemetry::LaneMetrics,
+    telemetry::{BatchSpan, LaneMetrics},
 };
 
 mod batch;
@@ -248,6 +248,8 @@ async fn drive<O: Op, S: Executes<O>>(mut store: S, queue: LaneEnd<O>, metrics: 
         let mut is_stuck = false;
         if size > 0 {
             let begun = Instant::now();
+            let queued = wanted.iter_mut().filter_map(Job::span);
+            let _span = BatchSpan::begin(queued, metrics.lane(), size);
             batch::run(&mut store, &mut wanted, &metrics).await;
             metrics.batch(size, begun.elapsed());
             is_stuck = wanted.iter().map(Job::open).sum::<usize>() >= open;

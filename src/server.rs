@@ -25,7 +25,7 @@ use crate::{
     session::{Bounds, Sessions},
     sockets::Listener,
     store::{Clock, Durability, Store, StoreError, StoreInfo, Work},
-    telemetry::Metrics,
+    telemetry::{Metrics, Traces},
     turn::Turns,
 };
 
@@ -38,6 +38,7 @@ mod latest;
 mod open;
 mod probe;
 mod reload;
+mod traces;
 mod workers;
 
 use certificates::ListenerTls;
@@ -74,6 +75,7 @@ struct Front {
     routes: Routes,
     tls: Option<ListenerTls>,
     door: Option<Arc<Door>>,
+    traces: Option<Traces>,
     reloader: Reloader,
     ended: CancellationToken,
 }
@@ -92,6 +94,7 @@ impl Front {
             }
             None => None,
         };
+        let traces = traces::start(&config.traces, &metrics.traces)?;
         let (health, health_service) = tonic_health::server::health_reporter();
         let health = Health::new(health).await;
         let mut ops_address = None;
@@ -106,7 +109,7 @@ impl Front {
         let tls = tls.map(|tls| ListenerTls::new(tls, "grpc", &metrics.tls));
         let routes = Routes::new(bounded!(health_service));
         until_started.disarm();
-        Ok(Self { metrics, ops_address, health, routes, tls, door, reloader, ended })
+        Ok(Self { metrics, ops_address, health, routes, tls, door, traces, reloader, ended })
     }
 }
 
@@ -174,7 +177,8 @@ impl Server {
         front: Front,
         ending: FinishAs,
     ) -> anyhow::Result<Self> {
-        let Front { metrics, ops_address, health, routes, tls, door, reloader, ended } = front;
+        let Front { metrics, ops_address, health, routes, tls, door, traces, reloader, ended } =
+            front;
         let stop = ending.stop.clone();
         let addresses = listeners.iter().map(Listener::address).collect::<Result<_, _>>()?;
         let workers = Workers::start(config.workers.unwrap_or_else(cores))?;
@@ -208,7 +212,9 @@ impl Server {
         tokio::spawn(probe.follow(config.probe_interval, ending.asked.clone()));
 
         let under_way = TaskTracker::new();
-        let observe = CallMetrics::new(&metrics, config.limits.max_calls, under_way.clone(), door)?;
+        let max_calls = config.limits.max_calls;
+        let observe =
+            CallMetrics::new(&metrics, max_calls, under_way.clone(), door, traces.clone())?;
         let timeout = config.limits.call_timeout;
         let admin = Admin::start(store, &runtimes[0], sessions[0].clone(), &metrics);
         let about = ServerInfo { timeout, max_hold: config.max_hold };
@@ -252,6 +258,9 @@ impl Server {
         let drained = tokio::spawn(async move {
             draining.await;
             drop(workers);
+            if let Some(traces) = traces {
+                traces::stop(traces).await;
+            }
             ended.cancel();
         });
         Ok(Self { addresses, ops_address, reloader, store: info, ending, drained })

@@ -1,4 +1,4 @@
-//! Logs and metrics.
+//! Logs, metrics and traces.
 
 mod auth;
 pub mod call;
@@ -14,6 +14,8 @@ mod reload;
 mod slow;
 mod store;
 mod tls;
+mod traceparent;
+mod traces;
 mod write_health;
 
 /// The target of the audit log: what operators changed, and which calls were refused.
@@ -30,4 +32,5 @@ pub use reload::{FileMetrics, ReloadMetrics};
 pub use slow::{Ended, SlowCalls};
 pub use store::{Counted, ErrorClass, StoreConnectionMetrics, StoreMetrics, TableFigures};
 pub use tls::{HandshakeMetrics, TlsMetrics};
+pub use traces::{BatchSpan, CallStatus, QueuedSpan, TraceMetrics, Traces};
 pub use write_health::{WriteFailure, WriteHealth};

@@ -74,12 +74,13 @@ const MAY_NAME: [(&str, &[&str]); 20] = [
 ];
 
 /// Libraries, by how their names begin, and the only modules that may use them.
-const WALLS: [(&str, &[&str]); 5] = [
+const WALLS: [(&str, &[&str]); 6] = [
     ("sqlx", &["store"]),
     ("hyper", &["server", "cli"]),
     ("tonic", &["grpc", "server", "cli"]),
     ("prost", &["grpc", "server", "cli"]),
     ("clap", &["config", "cli", "main"]),
+    ("opentelemetry", &["telemetry", "server"]),
 ];
 
 /// What values and rules have no use for: I/O, waiting, and the time.

@@ -23,9 +23,12 @@ use security::{SecurityArgs, Token, hint};
 use super::{Exit, WrongArguments};
 use crate::{
     config::{self, DEFAULT_ADDRESS},
-    grpc::pb::{
-        EventKey, SessionKey, admin_service_client::AdminServiceClient, event_key,
-        idempotency_service_client::IdempotencyServiceClient, session_key,
+    grpc::{
+        code,
+        pb::{
+            EventKey, SessionKey, admin_service_client::AdminServiceClient, event_key,
+            idempotency_service_client::IdempotencyServiceClient, session_key,
+        },
     },
 };
 
@@ -181,7 +184,7 @@ pub(super) fn explain(error: &anyhow::Error) -> String {
     for cause in error.chain() {
         match cause.downcast_ref::<Status>() {
             Some(status) if answered(status) => {
-                parts.push(format!("{}: {}", name(status.code()), status.message()));
+                parts.push(format!("{}: {}", code::name(status.code()), status.message()));
                 break;
             }
             Some(status) => {
@@ -202,18 +205,6 @@ pub(super) fn explain(error: &anyhow::Error) -> String {
 /// its own timeout, has many codes, but always a source.
 fn answered(status: &Status) -> bool {
     status.source().is_none()
-}
-
-/// A code as the contract spells it, such as `INVALID_ARGUMENT`.
-fn name(code: Code) -> String {
-    let mut name = String::new();
-    for letter in format!("{code:?}").chars() {
-        if letter.is_uppercase() && !name.is_empty() {
-            name.push('_');
-        }
-        name.push(letter.to_ascii_uppercase());
-    }
-    name
 }
 
 /// Which application's events and sessions are meant.
@@ -301,11 +292,5 @@ mod tests {
         for bad in ["foo", "30", ""] {
             assert_eq!(within(TIMEOUT)(bad).unwrap_err(), "must be a duration such as 30s or 5m");
         }
-    }
-
-    #[test]
-    fn codes_are_spelled_as_in_the_contract() {
-        assert_eq!(name(Code::InvalidArgument), "INVALID_ARGUMENT");
-        assert_eq!(name(Code::Ok), "OK");
     }
 }

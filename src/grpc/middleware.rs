@@ -35,7 +35,7 @@ use super::{
 use crate::{
     session::StreamCaller,
     sockets::PeerIdentity,
-    telemetry::{MethodMetrics, Metrics, UNARY},
+    telemetry::{MethodMetrics, Metrics, Traces, UNARY},
 };
 
 mod call;
@@ -111,12 +111,14 @@ struct Shared {
     metrics: Metrics,
     /// None without `--auth`.
     door: Option<Arc<Door>>,
+    /// None without `--otlp-endpoint`.
+    traces: Option<Traces>,
 }
 
 impl CallMetrics {
     /// Lets `most` calls be under way at once, and notes each in `under_way`.
     ///
-    /// Callers are let in by `door`, and all of them without one.
+    /// Callers are let in by `door`, and all of them without one; calls are traced by `traces`.
     ///
     /// # Errors
     /// When a compiled-in descriptor cannot be read, or has a method that no role is given for.
@@ -125,6 +127,7 @@ impl CallMetrics {
         most: usize,
         under_way: TaskTracker,
         door: Option<Arc<Door>>,
+        traces: Option<Traces>,
     ) -> anyhow::Result<Self> {
         let mut methods = HashMap::new();
         for descriptors in [
@@ -170,7 +173,7 @@ impl CallMetrics {
         };
         let unknown = Method { metrics: unknown, shape };
         let metrics = metrics.clone();
-        Ok(Self(Arc::new(Shared { methods, unknown, most, under_way, metrics, door })))
+        Ok(Self(Arc::new(Shared { methods, unknown, most, under_way, metrics, door, traces })))
     }
 }
 
@@ -285,7 +288,7 @@ impl GrpcService {
         }
         let shared = &self.observe.0;
         let method = shared.methods.get(request.uri().path()).unwrap_or(&shared.unknown);
-        let mut call = Call::begin(method, request.headers());
+        let mut call = Call::begin(method, request.headers(), shared.traces.as_ref());
         let metadata = length(request.headers());
         if metadata > MAX_METADATA_BYTES {
             return Err(Box::new(call.refuse(Problem::Metadata(MAX_METADATA_BYTES))));

@@ -5,7 +5,7 @@ use std::time::Duration;
 use tokio::{sync::oneshot, time::Instant};
 
 use super::{Answers, CallError, Op, turns::TeamHash};
-use crate::{domain::limits::LEASE_TTL, store::StoreError};
+use crate::{domain::limits::LEASE_TTL, store::StoreError, telemetry::QueuedSpan};
 
 /// How long work without a caller is retried: by then every lease that it could give
 /// back has ended by itself.
@@ -29,10 +29,18 @@ pub(super) struct Job<O: Op> {
     /// None for work without a caller.
     reply: Option<Reply<O>>,
     queued_at: Instant,
+    /// What it tells of its call's trace.
+    span: Option<QueuedSpan>,
 }
 
 impl<O: Op> Job<O> {
-    pub(super) fn new(team: TeamHash, ops: Vec<O>, reply: Option<Reply<O>>, now: Instant) -> Self {
+    pub(super) fn new(
+        team: TeamHash,
+        ops: Vec<O>,
+        reply: Option<Reply<O>>,
+        now: Instant,
+        span: Option<QueuedSpan>,
+    ) -> Self {
         Self {
             team,
             answers: ops.iter().map(|_| None).collect(),
@@ -42,6 +50,7 @@ impl<O: Op> Job<O> {
             has_begun: false,
             reply,
             queued_at: now,
+            span,
         }
     }
 
@@ -69,6 +78,11 @@ impl<O: Op> Job<O> {
     pub(super) const fn begin(&mut self, slice: usize) {
         self.slice = slice;
         self.has_begun = true;
+    }
+
+    /// What it tells of its call's trace, if the call is sampled.
+    pub(super) const fn span(&mut self) -> Option<&mut QueuedSpan> {
+        self.span.as_mut()
     }
 
     /// Whether the work is still to be done: its caller is there, or never was.

@@ -21,7 +21,10 @@ use super::{
     job::{Job, Reply},
     turns::{TeamHash, Waiting},
 };
-use crate::{store::StoreError, telemetry::LaneMetrics};
+use crate::{
+    store::StoreError,
+    telemetry::{LaneMetrics, call},
+};
 
 /// Both ends of a queue.
 pub(super) struct Queue<O: Op> {
@@ -66,7 +69,7 @@ impl<O: Op> Queue<O> {
     pub(super) fn push(&self, ops: Vec<O>, reply: Option<Reply<O>>) -> Result<(), CallError> {
         let team = self.team(ops.first().map_or("", Op::team));
         let (now, count) = (Instant::now(), ops.len());
-        let job = Job::new(team, ops, reply, now);
+        let job = Job::new(team, ops, reply, now, call::queued(self.metrics.lane()));
         let mut waiting = self.lock();
         if waiting.has_stopped {
             return Err(StoreError::unavailable("the lane has stopped").into());

@@ -2,7 +2,8 @@
 //!
 //! Each call has a request id and, if the filter lets `oncegate::call=debug` through, a span
 //! from its first byte to its last. Otherwise the span is made only for a line that the call
-//! writes, so that every such line has the request id.
+//! writes, so that every such line has the request id. A call that is sampled has a span that is
+//! exported as well, and its lines have the ids of that.
 
 use std::{
     fmt,
@@ -16,11 +17,16 @@ use std::{
 
 use futures_util::FutureExt as _;
 use http::{HeaderMap, HeaderValue};
+use opentelemetry::Value;
 use tokio::{task_local, time::Instant};
 use tracing::{Instrument as _, Span, field::Empty};
 use xxhash_rust::xxh3::xxh3_64;
 
-use super::MethodMetrics;
+use super::{
+    CallStatus, MethodMetrics, Traces,
+    traceparent::{TRACEPARENT, TraceParent},
+    traces::{CallSpan, QueuedSpan},
+};
 
 /// What enables a span for each call.
 pub const TARGET: &str = "oncegate::call";
@@ -28,8 +34,6 @@ pub const TARGET: &str = "oncegate::call";
 const REQUEST_ID: &str = "x-request-id";
 /// The longest one, in bytes.
 const MAX_REQUEST_ID_BYTES: usize = 128;
-/// The caller's span: <https://www.w3.org/TR/trace-context/#traceparent-header>.
-const TRACEPARENT: &str = "traceparent";
 
 task_local! {
     static CALL: CallTrace;
@@ -47,6 +51,8 @@ struct Inner {
     random: u64,
     /// Valid.
     traceparent: Option<HeaderValue>,
+    /// The span that is exported, of a sampled call.
+    exported: Option<Box<CallSpan>>,
     /// Disabled unless [`TARGET`] is enabled.
     span: Span,
     /// Made for a line of the log.
@@ -60,15 +66,16 @@ struct Inner {
 /// A span of a call, with the fields that are known as it begins.
 macro_rules! span {
     ($level:ident, $call:expr) => {{
-        let parent = $call.traceparent.as_ref().and_then(parent);
+        let parent = $call.traceparent.as_ref().and_then(TraceParent::of);
         tracing::span!(
             target: TARGET,
             tracing::Level::$level,
             "call",
             method = %$call.method,
             request_id = %$call,
-            trace_id = parent.map(|(trace_id, _)| trace_id),
-            parent_id = parent.map(|(_, parent_id)| parent_id),
+            trace_id = $call.trace_id(),
+            span_id = $call.exported.as_ref().map(|span| span.span_id()),
+            parent_id = parent.map(|parent| parent.span_id),
             team = Empty,
             attempt = Empty,
             outcome = Empty,
@@ -77,16 +84,23 @@ macro_rules! span {
 }
 
 impl CallTrace {
-    /// A call of `method` begins, with these headers.
+    /// A call of `method` begins, with these headers. It is exported to `traces` if it is sampled.
     #[must_use]
-    pub fn begin(method: &Arc<MethodMetrics>, headers: &HeaderMap) -> Self {
+    pub fn begin(
+        method: &Arc<MethodMetrics>,
+        headers: &HeaderMap,
+        traces: Option<&Traces>,
+    ) -> Self {
         let given = headers.get(REQUEST_ID).filter(|id| is_request_id(id.as_bytes()));
-        let traceparent = headers.get(TRACEPARENT).filter(|header| parent(header).is_some());
+        let header = headers.get(TRACEPARENT);
+        let parent = header.and_then(TraceParent::of);
+        let exported = traces.and_then(|traces| traces.begin(method, parent, headers));
         let mut call = Inner {
             method: Arc::clone(method),
             given: given.cloned(),
             random: rand::random(),
-            traceparent: traceparent.cloned(),
+            traceparent: header.filter(|_| parent.is_some()).cloned(),
+            exported: exported.map(Box::new),
             span: Span::none(),
             late_span: OnceLock::new(),
             team: AtomicU64::new(0),
@@ -95,6 +109,7 @@ impl CallTrace {
         if tracing::enabled!(target: TARGET, tracing::Level::DEBUG) {
             call.span = span!(DEBUG, call);
         }
+        call.export("oncegate.request_id", call.to_string());
         Self(Arc::new(call))
     }
 
@@ -152,15 +167,18 @@ impl CallTrace {
 
     /// Whether it has a span, whose fields are worth recording.
     #[must_use]
-    pub fn is_enabled(&self) -> bool {
-        !self.0.span.is_disabled()
+    pub fn is_recorded(&self) -> bool {
+        !self.0.span.is_disabled() || self.0.exported.is_some()
     }
 
-    /// The call ends with this status code, or for this reason.
-    pub fn end(&self, outcome: &str) {
-        if self.is_enabled() {
-            self.0.span.record("outcome", outcome);
+    /// The call ends.
+    pub fn end(&self, status: &CallStatus<'_>) {
+        if !self.0.span.is_disabled() {
+            self.0.span.record("outcome", status.reason.unwrap_or(status.code));
             tracing::debug!(target: TARGET, parent: &self.0.span, "call ended");
+        }
+        if let Some(span) = &self.0.exported {
+            span.end(status);
         }
     }
 }
@@ -205,7 +223,11 @@ impl WaitTimer {
     /// It does not wait any more.
     pub fn pause(&mut self) {
         if let Some(since) = self.since.take() {
-            self.total = Some(self.total.unwrap_or_default() + since.elapsed());
+            let waited = since.elapsed();
+            self.total = Some(self.total.unwrap_or_default() + waited);
+            if let Some(span) = self.call.as_ref().and_then(|call| call.0.exported.as_ref()) {
+                span.waited(waited);
+            }
         }
     }
 }
@@ -226,25 +248,41 @@ pub fn team(team: &str) {
     let _ = CALL.try_with(|call| {
         let hash = xxh3_64(team.as_bytes());
         call.0.team.store(hash, Ordering::Relaxed);
-        if call.is_enabled() {
-            call.0.span.record("team", format_args!("{hash:016x}").to_string());
+        if call.is_recorded() {
+            let hash = format!("{hash:016x}");
+            call.0.span.record("team", &hash);
+            call.0.export("oncegate.team", hash);
         }
     });
+}
+
+/// Operations of the call that this task works on wait in the queue of `lane` from now on.
+#[must_use]
+pub fn queued(lane: &'static str) -> Option<QueuedSpan> {
+    CALL.try_with(|call| call.0.exported.as_ref().map(|span| span.queued(lane))).ok().flatten()
 }
 
 /// Notes the attempt of a turn.
 pub fn attempt(attempt: i32) {
-    record(|span| {
-        span.record("attempt", attempt);
+    let _ = CALL.try_with(|call| {
+        call.0.span.record("attempt", attempt);
+        call.0.export("oncegate.attempt", i64::from(attempt));
     });
 }
 
-fn record(record: impl FnOnce(&Span)) {
-    let _ = CALL.try_with(|call| {
-        if call.is_enabled() {
-            record(&call.0.span);
+impl Inner {
+    /// The trace that it belongs to, if that is known.
+    fn trace_id(&self) -> Option<String> {
+        let parent = || Some(TraceParent::of(self.traceparent.as_ref()?)?.trace_id.to_owned());
+        self.exported.as_ref().map(|span| span.trace_id()).or_else(parent)
+    }
+
+    /// Notes something in the span that is exported.
+    fn export(&self, name: &'static str, value: impl Into<Value>) {
+        if let Some(span) = &self.exported {
+            span.set(name, value);
         }
-    });
+    }
 }
 
 /// The request id.
@@ -263,60 +301,9 @@ fn is_request_id(id: &[u8]) -> bool {
         && id.iter().all(|byte| byte.is_ascii_alphanumeric() || b"-._~:/+=@".contains(byte))
 }
 
-/// The trace id and the parent's span id.
-fn parent(header: &HeaderValue) -> Option<(&str, &str)> {
-    let header = header.to_str().ok()?;
-    let mut parts = header.splitn(5, '-');
-    let (version, trace_id, parent_id, flags) =
-        (parts.next()?, parts.next()?, parts.next()?, parts.next()?);
-    let is_hex = |text: &str, length: usize| {
-        text.len() == length && text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
-    };
-    let is_id = |text: &str, length| is_hex(text, length) && text.bytes().any(|byte| byte != b'0');
-    // Later versions may have more parts.
-    let is_version =
-        is_hex(version, 2) && version != "ff" && (version != "00" || parts.next().is_none());
-    (is_version && is_id(trace_id, 32) && is_id(parent_id, 16) && is_hex(flags, 2))
-        .then_some((trace_id, parent_id))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_traceparent_is_taken_only_if_it_is_one() {
-        let (trace_id, parent_id) = ("4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7");
-        let read = |text: &str| parent(&text.parse().unwrap()).map(|(id, _)| id.to_owned());
-        for good in ["00-T-P-01", "00-T-P-00", "01-T-P-01", "cc-T-P-01-more"] {
-            let good = good.replace('T', trace_id).replace('P', parent_id);
-            assert_eq!(read(&good).as_deref(), Some(trace_id), "{good}");
-        }
-        let (no_trace, no_parent) = ("0".repeat(32), "0".repeat(16));
-        for bad in [
-            "",
-            "00",
-            "00-T-P",
-            "00-T-P-1",
-            "00-T-P-01-more",
-            "ff-T-P-01",
-            "0-T-P-01",
-            "00-P-T-01",
-            "00-T-P-0g",
-            "00-Z-P-01",
-            "00-T-Y-01",
-            "00 T P 01",
-        ] {
-            let bad = bad
-                .replace('T', trace_id)
-                .replace('P', parent_id)
-                .replace('Z', &no_trace)
-                .replace('Y', &no_parent);
-            assert_eq!(read(&bad), None, "{bad}");
-        }
-        let upper = format!("00-{}-{parent_id}-01", trace_id.to_uppercase());
-        assert_eq!(read(&upper), None);
-    }
 
     #[test]
     fn a_request_id_fits_in_a_line() {

@@ -97,6 +97,12 @@ pub struct LaneMetrics {
 }
 
 impl LaneMetrics {
+    /// The kind of lane.
+    #[must_use]
+    pub const fn lane(&self) -> &'static str {
+        self.label.lane
+    }
+
     /// A call joined (1) or left (−1) the queue.
     pub fn queued(&self, change: i64) {
         self.queue.inc_by(change);

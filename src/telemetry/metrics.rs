@@ -21,7 +21,7 @@ use prometheus_client::{
 use super::process::ProcessCollector;
 use super::{
     AuthMetrics, DurabilityMetrics, LaneMetrics, ReloadMetrics, SlowCalls, StoreMetrics,
-    TextFormat, TlsMetrics, WriteHealth,
+    TextFormat, TlsMetrics, TraceMetrics, WriteHealth,
     lane::LaneFamilies,
     method::{MethodFamilies, MethodMetrics},
 };
@@ -100,6 +100,8 @@ pub struct Metrics {
     pub tls: TlsMetrics,
     /// Whether what the store commits survives a crash.
     pub durability: DurabilityMetrics,
+    /// Spans that are exported.
+    pub traces: TraceMetrics,
     /// Whether the server may be reached without TLS and authentication: 1 or 0.
     pub insecure: Gauge,
     /// Whether the server is about to end: 1 or 0.
@@ -222,6 +224,7 @@ impl Metrics {
             reload: ReloadMetrics::default(),
             tls: TlsMetrics::default(),
             durability: DurabilityMetrics::default(),
+            traces: TraceMetrics::default(),
             insecure: Gauge::default(),
             draining: Gauge::default(),
             store: StoreMetrics::default(),
@@ -276,6 +279,7 @@ impl Metrics {
             "Whether the server is about to end and not ready any more (1) or not (0)",
             metrics.draining.clone(),
         );
+        metrics.traces.register(r);
         metrics.store.register(r);
 
         metrics.registry = Arc::new(registry);

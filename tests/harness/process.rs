@@ -30,8 +30,13 @@ impl Process {
     /// Starts a server on the store at `url`, on any free port unless `flags`
     /// say otherwise, and returns once it listens.
     pub async fn start(url: &str, flags: &[&str]) -> Self {
+        Self::start_in(&[], url, flags).await
+    }
+
+    /// The same, with these variables in its environment, and no others.
+    pub async fn start_in(environment: &[(&str, &str)], url: &str, flags: &[&str]) -> Self {
         let log = tempfile::tempfile().unwrap();
-        let mut child = serve(url, flags, &log);
+        let mut child = serve(environment, url, flags, &log);
         let mut stdout = BufReader::new(child.stdout.take().unwrap());
         let (told, first_line) = mpsc::channel();
         thread::spawn(move || {
@@ -55,7 +60,7 @@ impl Process {
     /// what it said.
     pub async fn refused(url: &str, flags: &[&str]) -> (ExitStatus, String) {
         let log = tempfile::tempfile().unwrap();
-        let mut child = serve(url, flags, &log);
+        let mut child = serve(&[], url, flags, &log);
         let status = ended(&mut child, START).await;
         let _ = child.kill();
         let _ = child.wait();
@@ -125,9 +130,9 @@ impl Drop for Process {
     }
 }
 
-fn serve(url: &str, flags: &[&str], log: &File) -> Child {
+fn serve(environment: &[(&str, &str)], url: &str, flags: &[&str], log: &File) -> Child {
     let mut command = Command::new(env!("CARGO_BIN_EXE_oncegate"));
-    command.env_clear().args(["serve", "--database-url", url]);
+    command.env_clear().envs(environment.iter().copied()).args(["serve", "--database-url", url]);
     if !flags.contains(&"--listen") {
         command.args(["--listen", "127.0.0.1:0"]);
     }

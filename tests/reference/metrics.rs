@@ -46,6 +46,8 @@ fn rendered() -> String {
         metrics.auth.refused(reason);
     }
     let _ = metrics.tls.handshakes("grpc", HandshakeError::ALL.map(HandshakeError::name));
+    metrics.traces.exported(0);
+    metrics.traces.failed(0);
     metrics.tls.valid_until(Some(0));
     for durability in Durability::ALL {
         metrics.durability.found(durability.reason(), false);

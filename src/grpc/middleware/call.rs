@@ -21,11 +21,12 @@ use crate::{
     grpc::{
         arriving::Reads,
         caller::Caller,
+        code::{self, label},
         status::{self, Problem},
     },
     lane::CallError,
     store::StoreError,
-    telemetry::{Ended, call::CallTrace},
+    telemetry::{CallStatus, Ended, Traces, call::CallTrace},
 };
 
 /// Where a status has its details: in the headers of an answer without a body.
@@ -37,7 +38,7 @@ pub(super) struct Call {
     pub(super) trace: CallTrace,
     begun: Instant,
     code: Option<Code>,
-    /// Why it failed, if its span is enabled.
+    /// Why it failed, if it has a span.
     reason: Option<String>,
     /// The place of a call that answers once.
     pub(super) under_way: Option<TaskTrackerToken>,
@@ -48,9 +49,9 @@ pub(super) struct Call {
 }
 
 impl Call {
-    pub(super) fn begin(method: &Method, headers: &HeaderMap) -> Self {
+    pub(super) fn begin(method: &Method, headers: &HeaderMap, traces: Option<&Traces>) -> Self {
         method.metrics.started();
-        let trace = CallTrace::begin(&method.metrics, headers);
+        let trace = CallTrace::begin(&method.metrics, headers, traces);
         let (method, begun) = (method.clone(), Instant::now());
         let (code, reason, under_way, quota, caller) = Default::default();
         Self { method, trace, begun, code, reason, under_way, quota, caller }
@@ -61,7 +62,7 @@ impl Call {
     fn note(&mut self, headers: &HeaderMap) {
         if let Some(status) = headers.get(Status::GRPC_STATUS) {
             self.code = Some(Code::from_bytes(status.as_bytes()));
-            if self.trace.is_enabled() {
+            if self.trace.is_recorded() {
                 let info = Status::from_header_map(headers)
                     .and_then(|status| status.get_details_error_info());
                 self.reason = info.map(|info| info.reason);
@@ -116,7 +117,11 @@ impl Drop for Call {
                 principal,
             });
         }
-        self.trace.end(self.reason.as_deref().unwrap_or(label(code)));
+        self.trace.end(&CallStatus {
+            code: code::name(code),
+            reason: self.reason.as_deref(),
+            is_server_fault: code::is_server_fault(code),
+        });
     }
 }
 
@@ -170,28 +175,5 @@ impl HttpBody for ObservedBody {
 
     fn size_hint(&self) -> SizeHint {
         self.body.size_hint()
-    }
-}
-
-/// A status code as the conventional metrics spell it.
-fn label(code: Code) -> &'static str {
-    match code {
-        Code::Ok => "OK",
-        Code::Cancelled => "Canceled",
-        Code::Unknown => "Unknown",
-        Code::InvalidArgument => "InvalidArgument",
-        Code::DeadlineExceeded => "DeadlineExceeded",
-        Code::NotFound => "NotFound",
-        Code::AlreadyExists => "AlreadyExists",
-        Code::PermissionDenied => "PermissionDenied",
-        Code::ResourceExhausted => "ResourceExhausted",
-        Code::FailedPrecondition => "FailedPrecondition",
-        Code::Aborted => "Aborted",
-        Code::OutOfRange => "OutOfRange",
-        Code::Unimplemented => "Unimplemented",
-        Code::Internal => "Internal",
-        Code::Unavailable => "Unavailable",
-        Code::DataLoss => "DataLoss",
-        Code::Unauthenticated => "Unauthenticated",
     }
 }

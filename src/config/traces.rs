@@ -1,0 +1,71 @@
+//! Traces: where they go, and of which calls.
+
+use clap::Args;
+use http::Uri;
+
+/// Where traces go, and of which calls.
+#[derive(Debug, Clone, Args)]
+pub struct TraceConfig {
+    /// URL of an OpenTelemetry collector that takes OTLP over gRPC, such as
+    /// `http://localhost:4317`; unset: no traces
+    #[arg(long, env = "ONCEGATE_OTLP_ENDPOINT", value_name = "URL", value_parser = endpoint)]
+    pub otlp_endpoint: Option<Uri>,
+    /// Share of calls that are traced, 0 to 1. It applies to calls without `traceparent`; of the
+    /// others those are traced whose caller records its own span
+    #[arg(long, env = "ONCEGATE_TRACE_RATIO", default_value_t = 0.01, value_parser = ratio)]
+    pub trace_ratio: f64,
+    /// What the spans call the service.
+    #[arg(long, env = "OTEL_SERVICE_NAME", default_value = "oncegate", hide = true)]
+    pub otel_service_name: String,
+}
+
+fn endpoint(given: &str) -> Result<Uri, String> {
+    let wrong = || "must be a URL such as http://localhost:4317 or https://collector:4317";
+    let uri: Uri = given.parse().map_err(|_| wrong())?;
+    let is_right = matches!(uri.scheme_str(), Some("http" | "https"))
+        && uri.host().is_some_and(|host| !host.is_empty())
+        && uri.path_and_query().is_none_or(|rest| rest == "/");
+    if !is_right {
+        return Err(wrong().into());
+    }
+    // They would be shown in logs.
+    if uri.authority().is_some_and(|authority| authority.as_str().contains('@')) {
+        return Err("must not have credentials: set OTEL_EXPORTER_OTLP_HEADERS".into());
+    }
+    Ok(uri)
+}
+
+fn ratio(given: &str) -> Result<f64, String> {
+    let ratio = given.parse().ok().filter(|ratio| (0.0..=1.0).contains(ratio));
+    ratio.ok_or_else(|| "must be a number from 0 to 1, such as 0.01".into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_endpoint_is_a_url_of_a_host() {
+        for good in ["http://localhost:4317", "https://collector.example:4317/", "http://[::1]:1"] {
+            assert!(endpoint(good).is_ok(), "{good}");
+        }
+        for bad in [
+            "",
+            "localhost:4317",
+            "grpc://localhost:4317",
+            "http://",
+            "http://localhost:4318/v1/traces",
+            "http://user:word@localhost:4317",
+        ] {
+            assert!(endpoint(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_ratio_is_a_share() {
+        assert_eq!(ratio("0.25"), Ok(0.25));
+        for bad in ["", "-0.1", "1.1", "NaN", "inf", "1%"] {
+            assert!(ratio(bad).is_err(), "{bad}");
+        }
+    }
+}
