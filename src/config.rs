@@ -329,6 +329,7 @@ impl ServeConfig {
     pub fn validate(&self) -> anyhow::Result<()> {
         let Self { store, known, limits, .. } = self;
         exposure::check(&self.listen, self.protection())?;
+        self.traces.validate()?;
         ensure!(
             MAX_HOLD.contains(&self.max_hold),
             "--max-hold must be {} to {}: the longest TTL must fit",

@@ -16,6 +16,7 @@ mod store;
 mod tls;
 mod traceparent;
 mod traces;
+mod window;
 mod write_health;
 
 /// The target of the audit log: what operators changed, and which calls were refused.

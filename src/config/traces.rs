@@ -1,5 +1,6 @@
 //! Traces: where they go, and of which calls.
 
+use anyhow::ensure;
 use clap::Args;
 use http::Uri;
 
@@ -11,12 +12,24 @@ pub struct TraceConfig {
     #[arg(long, env = "ONCEGATE_OTLP_ENDPOINT", value_name = "URL", value_parser = endpoint)]
     pub otlp_endpoint: Option<Uri>,
     /// Share of calls that are traced, 0 to 1. It applies to calls without `traceparent`; of the
-    /// others those are traced whose caller records its own span
+    /// others those are traced whose caller records its own span. At most 1,000 calls are traced in a second
     #[arg(long, env = "ONCEGATE_TRACE_RATIO", default_value_t = 0.01, value_parser = ratio)]
     pub trace_ratio: f64,
     /// What the spans call the service.
-    #[arg(long, env = "OTEL_SERVICE_NAME", default_value = "oncegate", hide = true)]
-    pub otel_service_name: String,
+    #[arg(long, env = "OTEL_SERVICE_NAME", hide = true)]
+    pub otel_service_name: Option<String>,
+}
+
+impl TraceConfig {
+    /// Checks what an error of the command line would show.
+    pub(super) fn validate(&self) -> anyhow::Result<()> {
+        let authority = self.otlp_endpoint.as_ref().and_then(Uri::authority);
+        ensure!(
+            !authority.is_some_and(|authority| authority.as_str().contains('@')),
+            "--otlp-endpoint must not have credentials: set OTEL_EXPORTER_OTLP_HEADERS"
+        );
+        Ok(())
+    }
 }
 
 fn endpoint(given: &str) -> Result<Uri, String> {
@@ -24,15 +37,9 @@ fn endpoint(given: &str) -> Result<Uri, String> {
     let uri: Uri = given.parse().map_err(|_| wrong())?;
     let is_right = matches!(uri.scheme_str(), Some("http" | "https"))
         && uri.host().is_some_and(|host| !host.is_empty())
+        && uri.port_u16().is_some()
         && uri.path_and_query().is_none_or(|rest| rest == "/");
-    if !is_right {
-        return Err(wrong().into());
-    }
-    // They would be shown in logs.
-    if uri.authority().is_some_and(|authority| authority.as_str().contains('@')) {
-        return Err("must not have credentials: set OTEL_EXPORTER_OTLP_HEADERS".into());
-    }
-    Ok(uri)
+    if is_right { Ok(uri) } else { Err(wrong().into()) }
 }
 
 fn ratio(given: &str) -> Result<f64, String> {
@@ -54,11 +61,18 @@ mod tests {
             "localhost:4317",
             "grpc://localhost:4317",
             "http://",
+            "http://localhost",
             "http://localhost:4318/v1/traces",
-            "http://user:word@localhost:4317",
         ] {
             assert!(endpoint(bad).is_err(), "{bad}");
         }
+        let with_credentials = TraceConfig {
+            otlp_endpoint: endpoint("http://user:word@localhost:4317").ok(),
+            trace_ratio: 0.01,
+            otel_service_name: None,
+        };
+        let error = with_credentials.validate().unwrap_err().to_string();
+        assert!(!error.contains("word"), "{error}");
     }
 
     #[test]

@@ -288,7 +288,8 @@ impl GrpcService {
         }
         let shared = &self.observe.0;
         let method = shared.methods.get(request.uri().path()).unwrap_or(&shared.unknown);
-        let mut call = Call::begin(method, request.headers(), shared.traces.as_ref());
+        let traces = shared.traces.as_ref().filter(|_| method.shape.is_work);
+        let mut call = Call::begin(method, request.headers(), traces);
         let metadata = length(request.headers());
         if metadata > MAX_METADATA_BYTES {
             return Err(Box::new(call.refuse(Problem::Metadata(MAX_METADATA_BYTES))));

@@ -29,8 +29,8 @@ pub(super) struct Job<O: Op> {
     /// None for work without a caller.
     reply: Option<Reply<O>>,
     queued_at: Instant,
-    /// What it tells of its call's trace.
-    span: Option<QueuedSpan>,
+    /// Its part of the call's trace.
+    span: Option<Box<QueuedSpan>>,
 }
 
 impl<O: Op> Job<O> {
@@ -39,7 +39,7 @@ impl<O: Op> Job<O> {
         ops: Vec<O>,
         reply: Option<Reply<O>>,
         now: Instant,
-        span: Option<QueuedSpan>,
+        span: Option<Box<QueuedSpan>>,
     ) -> Self {
         Self {
             team,
@@ -80,9 +80,9 @@ impl<O: Op> Job<O> {
         self.has_begun = true;
     }
 
-    /// What it tells of its call's trace, if the call is sampled.
-    pub(super) const fn span(&mut self) -> Option<&mut QueuedSpan> {
-        self.span.as_mut()
+    /// Its part of the call's trace, if the call is sampled.
+    pub(super) fn span(&mut self) -> Option<&mut QueuedSpan> {
+        self.span.as_deref_mut()
     }
 
     /// Whether the work is still to be done: its caller is there, or never was.

@@ -52,7 +52,7 @@ struct Inner {
     /// Valid.
     traceparent: Option<HeaderValue>,
     /// The span that is exported, of a sampled call.
-    exported: Option<Box<CallSpan>>,
+    sampled: Option<Box<CallSpan>>,
     /// Disabled unless [`TARGET`] is enabled.
     span: Span,
     /// Made for a line of the log.
@@ -74,7 +74,7 @@ macro_rules! span {
             method = %$call.method,
             request_id = %$call,
             trace_id = $call.trace_id(),
-            span_id = $call.exported.as_ref().map(|span| span.span_id()),
+            span_id = $call.sampled.as_ref().map(|span| span.span_id()),
             parent_id = parent.map(|parent| parent.span_id),
             team = Empty,
             attempt = Empty,
@@ -94,13 +94,13 @@ impl CallTrace {
         let given = headers.get(REQUEST_ID).filter(|id| is_request_id(id.as_bytes()));
         let header = headers.get(TRACEPARENT);
         let parent = header.and_then(TraceParent::of);
-        let exported = traces.and_then(|traces| traces.begin(method, parent, headers));
+        let sampled = traces.and_then(|traces| traces.begin(method, parent, headers));
         let mut call = Inner {
             method: Arc::clone(method),
             given: given.cloned(),
             random: rand::random(),
             traceparent: header.filter(|_| parent.is_some()).cloned(),
-            exported: exported.map(Box::new),
+            sampled: sampled.map(Box::new),
             span: Span::none(),
             late_span: OnceLock::new(),
             team: AtomicU64::new(0),
@@ -109,7 +109,9 @@ impl CallTrace {
         if tracing::enabled!(target: TARGET, tracing::Level::DEBUG) {
             call.span = span!(DEBUG, call);
         }
-        call.export("oncegate.request_id", call.to_string());
+        if let Some(span) = &call.sampled {
+            span.set("oncegate.request_id", call.to_string());
+        }
         Self(Arc::new(call))
     }
 
@@ -168,7 +170,7 @@ impl CallTrace {
     /// Whether it has a span, whose fields are worth recording.
     #[must_use]
     pub fn is_recorded(&self) -> bool {
-        !self.0.span.is_disabled() || self.0.exported.is_some()
+        !self.0.span.is_disabled() || self.0.sampled.is_some()
     }
 
     /// The call ends.
@@ -177,7 +179,7 @@ impl CallTrace {
             self.0.span.record("outcome", status.reason.unwrap_or(status.code));
             tracing::debug!(target: TARGET, parent: &self.0.span, "call ended");
         }
-        if let Some(span) = &self.0.exported {
+        if let Some(span) = &self.0.sampled {
             span.end(status);
         }
     }
@@ -225,7 +227,7 @@ impl WaitTimer {
         if let Some(since) = self.since.take() {
             let waited = since.elapsed();
             self.total = Some(self.total.unwrap_or_default() + waited);
-            if let Some(span) = self.call.as_ref().and_then(|call| call.0.exported.as_ref()) {
+            if let Some(span) = self.call.as_ref().and_then(|call| call.0.sampled.as_ref()) {
                 span.waited(waited);
             }
         }
@@ -251,22 +253,22 @@ pub fn team(team: &str) {
         if call.is_recorded() {
             let hash = format!("{hash:016x}");
             call.0.span.record("team", &hash);
-            call.0.export("oncegate.team", hash);
+            call.0.note("oncegate.team", hash);
         }
     });
 }
 
 /// Operations of the call that this task works on wait in the queue of `lane` from now on.
 #[must_use]
-pub fn queued(lane: &'static str) -> Option<QueuedSpan> {
-    CALL.try_with(|call| call.0.exported.as_ref().map(|span| span.queued(lane))).ok().flatten()
+pub fn queued(lane: &'static str) -> Option<Box<QueuedSpan>> {
+    CALL.try_with(|call| call.0.sampled.as_ref()?.queued(lane)).ok().flatten()
 }
 
 /// Notes the attempt of a turn.
 pub fn attempt(attempt: i32) {
     let _ = CALL.try_with(|call| {
         call.0.span.record("attempt", attempt);
-        call.0.export("oncegate.attempt", i64::from(attempt));
+        call.0.note("oncegate.attempt", i64::from(attempt));
     });
 }
 
@@ -274,12 +276,12 @@ impl Inner {
     /// The trace that it belongs to, if that is known.
     fn trace_id(&self) -> Option<String> {
         let parent = || Some(TraceParent::of(self.traceparent.as_ref()?)?.trace_id.to_owned());
-        self.exported.as_ref().map(|span| span.trace_id()).or_else(parent)
+        self.sampled.as_ref().map(|span| span.trace_id()).or_else(parent)
     }
 
     /// Notes something in the span that is exported.
-    fn export(&self, name: &'static str, value: impl Into<Value>) {
-        if let Some(span) = &self.exported {
+    fn note(&self, name: &'static str, value: impl Into<Value>) {
+        if let Some(span) = &self.sampled {
             span.set(name, value);
         }
     }

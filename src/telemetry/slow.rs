@@ -1,14 +1,11 @@
 //! The log of slow calls.
 
 use std::{
-    sync::{
-        Mutex, PoisonError,
-        atomic::{AtomicU64, Ordering},
-    },
+    sync::atomic::{AtomicU64, Ordering},
     time::{Duration, Instant},
 };
 
-use super::call::CallTrace;
+use super::{call::CallTrace, window::Window};
 
 /// At most this number of calls are logged in one window.
 const MAX_LINES: u32 = 10;
@@ -19,15 +16,7 @@ const WINDOW: Duration = Duration::from_secs(10);
 pub struct SlowCalls {
     /// In nanoseconds.
     limit: AtomicU64,
-    window: Mutex<Window>,
-}
-
-#[derive(Debug, Default)]
-struct Window {
-    begun: Option<Instant>,
-    lines: u32,
-    /// Slow calls since the last line, which have none.
-    left_out: u64,
+    lines: Window,
 }
 
 /// One call that has ended.
@@ -47,7 +36,7 @@ pub struct Ended<'a> {
 impl Default for SlowCalls {
     /// Logs none.
     fn default() -> Self {
-        Self { limit: AtomicU64::new(u64::MAX), window: Mutex::default() }
+        Self { limit: AtomicU64::new(u64::MAX), lines: Window::new(WINDOW, MAX_LINES) }
     }
 }
 
@@ -66,7 +55,7 @@ impl SlowCalls {
 
     /// Logs a slow call, unless too many others were logged just before.
     pub fn log(&self, ended: &Ended<'_>) {
-        let Some(left_out) = self.admit(Instant::now()) else { return };
+        let Some(left_out) = self.lines.admit(Instant::now()) else { return };
         let Ended { call, code, elapsed, wait, principal } = ended;
         call.log(|| {
             tracing::warn!(
@@ -79,20 +68,6 @@ impl SlowCalls {
                 "slow call"
             );
         });
-    }
-
-    /// Admits a line: how many calls before it have none.
-    fn admit(&self, now: Instant) -> Option<u64> {
-        let mut window = self.window.lock().unwrap_or_else(PoisonError::into_inner);
-        if window.begun.is_none_or(|begun| now.duration_since(begun) >= WINDOW) {
-            (window.begun, window.lines) = (Some(now), 0);
-        }
-        if window.lines >= MAX_LINES {
-            window.left_out += 1;
-            return None;
-        }
-        window.lines += 1;
-        Some(std::mem::take(&mut window.left_out))
     }
 }
 
@@ -117,16 +92,5 @@ mod tests {
         assert!(slow.includes(Duration::from_millis(250)));
         slow.log_from(Duration::ZERO);
         assert!(!slow.includes(Duration::MAX));
-    }
-
-    #[test]
-    fn of_many_slow_calls_few_are_logged_and_the_next_line_says_how_many_are_not() {
-        let (slow, begun) = (SlowCalls::default(), Instant::now());
-        let admitted: Vec<_> = (0..100).map(|_| slow.admit(begun)).collect();
-        let lines = usize::try_from(MAX_LINES).unwrap();
-        assert_eq!(admitted[..lines], vec![Some(0); lines]);
-        assert_eq!(admitted[lines..], vec![None; 100 - lines]);
-        assert_eq!(slow.admit(begun + WINDOW), Some(90));
-        assert_eq!(slow.admit(begun + WINDOW), Some(0));
     }
 }

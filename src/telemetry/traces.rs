@@ -1,15 +1,18 @@
 //! Traces: a span for each sampled call, a child of it for each of its waits, and a span for each
 //! batch of the store that is linked to the calls that it was run for.
 //!
-//! The spans are made by hand rather than from those of `tracing`: a call that is not sampled
+//! The spans are made here rather than from those of `tracing`: a call that is not sampled
 //! costs no more than the decision. Their names and attributes are those of
 //! <https://opentelemetry.io/docs/specs/semconv/rpc/rpc-spans/>, and `oncegate.*` for what only
 //! oncegate has.
 
 use std::{
     collections::HashSet,
-    sync::{Mutex, MutexGuard, PoisonError},
-    time::{Duration, SystemTime},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU32, Ordering},
+    },
+    time::{Duration, Instant, SystemTime},
 };
 
 use http::HeaderMap;
@@ -30,11 +33,18 @@ use prometheus_client::{
     registry::Registry,
 };
 
-use super::traceparent::TraceParent;
+use super::{traceparent::TraceParent, window::Window};
 
 /// What the caller's tracing system adds to its span:
 /// <https://www.w3.org/TR/trace-context/#tracestate-header>.
 const TRACESTATE: &str = "tracestate";
+/// The longest one that is kept, in bytes: what the specification asks for at least.
+const MAX_TRACESTATE_BYTES: usize = 512;
+/// The most calls of a replica that are traced in a second. Callers may sample all of theirs, and
+/// what the collector cannot take would be dropped here and there.
+const MAX_CALLS: u32 = 1_000;
+/// The most waits of one call that have a span: a call may wait for days.
+const MAX_WAITS: u32 = 32;
 
 /// Decides which calls are traced, and sends their spans to the collector. Cheap to clone.
 #[derive(Clone)]
@@ -43,16 +53,20 @@ pub struct Traces {
     tracer: SdkTracer,
     /// The share of calls without a caller's span that are traced.
     ratio: f64,
+    calls: Arc<Window>,
+    metrics: TraceMetrics,
 }
 
 impl Traces {
     /// Traces `ratio` of the calls that bring no caller's span, and makes spans by `provider`,
     /// which records each of them.
     #[must_use]
-    pub fn new(provider: SdkTracerProvider, ratio: f64) -> Self {
+    pub fn new(provider: SdkTracerProvider, ratio: f64, metrics: TraceMetrics) -> Self {
         let scope = InstrumentationScope::builder("oncegate");
         let scope = scope.with_version(env!("CARGO_PKG_VERSION")).build();
-        Self { tracer: provider.tracer_with_scope(scope), provider, ratio }
+        let tracer = provider.tracer_with_scope(scope);
+        let calls = Arc::new(Window::new(Duration::from_secs(1), MAX_CALLS));
+        Self { provider, tracer, ratio: ratio.clamp(0.0, 1.0), calls, metrics }
     }
 
     /// Sends what is left, for at most `timeout`, and ends; spans that end later are lost. Blocks.
@@ -78,6 +92,10 @@ impl Traces {
         if !is_sampled {
             return None;
         }
+        if self.calls.admit(Instant::now()).is_none() {
+            self.metrics.calls_left_out.inc();
+            return None;
+        }
         let parent = match parent {
             Some(parent) => Context::new().with_remote_span_context(remote(parent, headers)?),
             None => Context::new(),
@@ -88,7 +106,7 @@ impl Traces {
             [KeyValue::new("rpc.system.name", "grpc"), KeyValue::new("rpc.method", method)];
         let span = builder.with_attributes(attributes).start_with_context(&self.tracer, &parent);
         let (tracer, context) = (self.tracer.clone(), span.span_context().clone());
-        Some(CallSpan { tracer, context, span: Mutex::new(span) })
+        Some(CallSpan { tracer, context, span: Mutex::new(span), waits: AtomicU32::new(0) })
     }
 }
 
@@ -107,6 +125,8 @@ pub(super) struct CallSpan {
     tracer: SdkTracer,
     context: SpanContext,
     span: Mutex<Span>,
+    /// How often it has waited.
+    waits: AtomicU32,
 }
 
 impl CallSpan {
@@ -132,6 +152,10 @@ impl CallSpan {
         if let Some(reason) = status.reason {
             span.set_attribute(KeyValue::new("oncegate.reason", reason.to_owned()));
         }
+        let waits = self.waits.load(Ordering::Relaxed);
+        if waits > MAX_WAITS {
+            span.set_attribute(KeyValue::new("oncegate.waits", i64::from(waits)));
+        }
         if status.is_server_fault {
             span.set_attribute(KeyValue::new("error.type", status.code));
             span.set_status(Status::error(""));
@@ -140,23 +164,26 @@ impl CallSpan {
     }
 
     /// The call has waited in the queue of a session, until now.
-    pub(super) fn waited(&self, span: Duration) {
-        let begun = time::now().checked_sub(span).unwrap_or(SystemTime::UNIX_EPOCH);
-        drop(self.child(SpanBuilder::from_name("session.wait").with_start_time(begun)));
+    pub(super) fn waited(&self, duration: Duration) {
+        let begun = time::now().checked_sub(duration).unwrap_or(SystemTime::UNIX_EPOCH);
+        drop(self.wait(SpanBuilder::from_name("session.wait").with_start_time(begun)));
     }
 
     /// Operations of the call wait in the queue of a lane from now on.
-    pub(super) fn queued(&self, lane: &'static str) -> QueuedSpan {
-        let wait = self.child(
-            SpanBuilder::from_name("lane.wait")
-                .with_attributes([KeyValue::new("oncegate.lane", lane)]),
-        );
-        QueuedSpan { tracer: self.tracer.clone(), call: self.context.clone(), wait: Some(wait) }
+    pub(super) fn queued(&self, lane: &'static str) -> Option<Box<QueuedSpan>> {
+        let builder = SpanBuilder::from_name("lane.wait");
+        let wait = self.wait(builder.with_attributes([KeyValue::new("oncegate.lane", lane)]))?;
+        let call = without_state(&self.context);
+        Some(Box::new(QueuedSpan { tracer: self.tracer.clone(), call, wait: Some(wait) }))
     }
 
-    fn child(&self, builder: SpanBuilder) -> Span {
-        let parent = Context::new().with_remote_span_context(self.context.clone());
-        builder.start_with_context(&self.tracer, &parent)
+    /// A wait begins; none if the call has had too many.
+    fn wait(&self, builder: SpanBuilder) -> Option<Span> {
+        if self.waits.fetch_add(1, Ordering::Relaxed) >= MAX_WAITS {
+            return None;
+        }
+        let parent = Context::new().with_remote_span_context(without_state(&self.context));
+        Some(builder.start_with_context(&self.tracer, &parent))
     }
 
     fn span(&self) -> MutexGuard<'_, Span> {
@@ -210,7 +237,8 @@ impl BatchSpan {
 
 /// The caller's span.
 fn remote(parent: TraceParent<'_>, headers: &HeaderMap) -> Option<SpanContext> {
-    let state = headers.get(TRACESTATE).and_then(|state| state.to_str().ok()?.parse().ok());
+    let state = headers.get(TRACESTATE).filter(|state| state.len() <= MAX_TRACESTATE_BYTES);
+    let state = state.and_then(|state| state.to_str().ok()?.parse().ok());
     Some(SpanContext::new(
         TraceId::from_hex(parent.trace_id).ok()?,
         SpanId::from_hex(parent.span_id).ok()?,
@@ -220,6 +248,17 @@ fn remote(parent: TraceParent<'_>, headers: &HeaderMap) -> Option<SpanContext> {
     ))
 }
 
+/// The same span, without what its caller's tracing system added: that is sent once.
+fn without_state(context: &SpanContext) -> SpanContext {
+    SpanContext::new(
+        context.trace_id(),
+        context.span_id(),
+        context.trace_flags(),
+        false,
+        TraceState::NONE,
+    )
+}
+
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct OutcomeLabel {
     outcome: &'static str,
@@ -227,14 +266,22 @@ struct OutcomeLabel {
 
 /// What became of spans. Without a series until some have been sent. Cheap to clone.
 #[derive(Debug, Clone, Default)]
-pub struct TraceMetrics(Family<OutcomeLabel, Counter>);
+pub struct TraceMetrics {
+    spans: Family<OutcomeLabel, Counter>,
+    calls_left_out: Counter,
+}
 
 impl TraceMetrics {
     pub(super) fn register(&self, registry: &mut Registry) {
         registry.register(
             "trace_spans",
             "Spans sent to --otlp-endpoint, by outcome",
-            self.0.clone(),
+            self.spans.clone(),
+        );
+        registry.register(
+            "trace_calls_left_out",
+            "Sampled calls without a span, because too many are traced in a second",
+            self.calls_left_out.clone(),
         );
     }
 
@@ -243,12 +290,17 @@ impl TraceMetrics {
         self.add("exported", count);
     }
 
-    /// `count` spans are lost.
+    /// The collector has not taken `count` spans, which are lost.
     pub fn failed(&self, count: u64) {
         self.add("failed", count);
     }
 
+    /// A span is lost, because too many are to be sent.
+    pub fn dropped(&self) {
+        self.add("dropped", 1);
+    }
+
     fn add(&self, outcome: &'static str, count: u64) {
-        self.0.get_or_create(&OutcomeLabel { outcome }).inc_by(count);
+        self.spans.get_or_create(&OutcomeLabel { outcome }).inc_by(count);
     }
 }

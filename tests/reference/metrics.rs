@@ -48,6 +48,7 @@ fn rendered() -> String {
     let _ = metrics.tls.handshakes("grpc", HandshakeError::ALL.map(HandshakeError::name));
     metrics.traces.exported(0);
     metrics.traces.failed(0);
+    metrics.traces.dropped();
     metrics.tls.valid_until(Some(0));
     for durability in Durability::ALL {
         metrics.durability.found(durability.reason(), false);

@@ -85,7 +85,9 @@ pub fn attributes(attributes: &[KeyValue]) -> HashMap<String, String> {
         other => panic!("unexpected {other:?}"),
     };
     let value = |of: &KeyValue| text(of.value.as_ref().unwrap().value.as_ref().unwrap());
-    attributes.iter().map(|of| (of.key.clone(), value(of))).collect()
+    let by_name: HashMap<_, _> = attributes.iter().map(|of| (of.key.clone(), value(of))).collect();
+    assert_eq!(by_name.len(), attributes.len(), "{attributes:?}");
+    by_name
 }
 
 /// Whether a span says that it failed.

@@ -2,14 +2,17 @@
 
 use std::{fmt::Write as _, time::Duration};
 
-use oncegate::grpc::pb::{
-    AcquireSessionLeaseRequest, BatchMarkProcessedRequest, HoldSessionLeaseRequest,
-    MarkProcessedRequest,
+use oncegate::grpc::{
+    code,
+    pb::{
+        AcquireSessionLeaseRequest, BatchMarkProcessedRequest, BeginTurnRequest,
+        HoldSessionLeaseRequest, MarkProcessedRequest, turn_service_client::TurnServiceClient,
+    },
 };
 use opentelemetry_proto::tonic::trace::v1::{Span, span::SpanKind};
 use serde_json::Value;
-use tokio::net::TcpListener;
-use tonic::{Request, metadata::MetadataValue};
+use tokio::net::TcpSocket;
+use tonic::{Code, Request, metadata::MetadataValue};
 
 use super::{
     OPS, SERVICE,
@@ -17,7 +20,7 @@ use super::{
 };
 use crate::{
     harness::{
-        Fixture, Replica, TestClock, acquire, copies::until, granted, held, mark,
+        Fixture, Replica, TestClock, acquire, connect, copies::until, event, granted, held, mark,
         metrics::metric_is, outsider::Outsider, postgres::new_database, process::Process, release,
         seconds, session,
     },
@@ -31,6 +34,8 @@ on_both_stores!(
     a_sampled_call_has_a_span_with_its_wait_and_its_batch,
     calls_are_sampled_as_their_callers_are_and_others_by_the_ratio,
     failed_calls_say_why,
+    faults_of_the_server_are_errors,
+    a_turn_has_its_attempt_and_few_of_many_waits,
     a_wait_for_a_session_is_a_span,
     a_stream_is_one_span_to_its_end
 );
@@ -152,6 +157,48 @@ async fn failed_calls_say_why(f: Fixture) {
     assert_eq!(of_call["oncegate.reason"], "INVALID_FIELD");
     // The caller's fault is none of the server's.
     assert!(!has_failed(call) && !of_call.contains_key("error.type"));
+}
+
+async fn faults_of_the_server_are_errors(f: Fixture) {
+    let (collector, endpoint) = Collector::start().await;
+    let flags = ["--otlp-endpoint", &endpoint, "--trace-ratio", "1"];
+    let flags = flags.into_iter().chain(["--store-timeout", "200ms", "--call-timeout", "5s"]);
+    let mut f = f.restarted(&flags.collect::<Vec<_>>()).await;
+    let outsider = Outsider::at(&f.url).await;
+    let status = f.client.mark_processed(mark("T1", "Ev1")).await.unwrap_err();
+    assert!(matches!(status.code(), Code::Unavailable | Code::DeadlineExceeded), "{status:?}");
+    drop(outsider);
+    end(f).await;
+    let call = collector.named(&name("MarkProcessed")).remove(0);
+    let of_call = attributes(&call.attributes);
+    assert_eq!(of_call["rpc.response.status_code"], code::name(status.code()));
+    assert_eq!(of_call["error.type"], code::name(status.code()));
+    assert!(has_failed(&call));
+}
+
+async fn a_turn_has_its_attempt_and_few_of_many_waits(f: Fixture) {
+    let (mut f, collector) = tracing(f, "0").await;
+    let begin = BeginTurnRequest {
+        event: event("T1", "Ev1"),
+        session: session("T1", "s"),
+        holder: "a".into(),
+        ..Default::default()
+    };
+    let mut turns = TurnServiceClient::new(connect(f.replica.server.address()).await);
+    turns.begin_turn(traced(begin, true)).await.unwrap();
+    drop(turns);
+    // Each of its teams is a part of its own.
+    let requests = (0..40).map(|team| mark(&format!("T{team}"), "Ev1")).collect();
+    let batch = BatchMarkProcessedRequest { requests };
+    f.client.batch_mark_processed(traced(batch, true)).await.unwrap();
+    end(f).await;
+    let turn = collector.named("oncegate.v1.TurnService/BeginTurn").remove(0);
+    assert_eq!(attributes(&turn.attributes)["oncegate.attempt"], "1");
+    let batch = collector.named(&name("BatchMarkProcessed")).remove(0);
+    assert_eq!(attributes(&batch.attributes)["oncegate.waits"], "40");
+    let mut waits = collector.named("lane.wait");
+    waits.retain(|wait| wait.parent_span_id == batch.span_id);
+    assert_eq!(waits.len(), 32);
 }
 
 async fn a_wait_for_a_session_is_a_span(f: Fixture) {
@@ -279,10 +326,12 @@ async fn the_environment_names_the_process_and_a_slow_call_is_logged_with_the_id
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_collector_that_is_away_costs_no_call() {
+async fn an_unavailable_collector_is_logged_once() {
     let url = new_database().await;
-    let closed = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
-    let endpoint = format!("http://{closed}");
+    // Nothing else can listen there.
+    let closed = TcpSocket::new_v4().unwrap();
+    closed.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    let endpoint = format!("http://{}", closed.local_addr().unwrap());
     let flags = ["--otlp-endpoint", &endpoint, "--trace-ratio", "1"];
     let process = Process::start(&url, &flags).await;
     process.client().await.mark_processed(mark("T1", "Ev1")).await.unwrap();

@@ -111,7 +111,7 @@ impl Drop for Call {
             let principal = principal.as_deref();
             metrics.slow.log(&Ended {
                 call: &self.trace,
-                code: label(code),
+                code: code::name(code),
                 elapsed,
                 wait,
                 principal,
