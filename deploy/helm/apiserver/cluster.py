@@ -8,6 +8,8 @@ import threading
 import time
 import urllib.error
 import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +31,8 @@ PATHS = {
     "ServiceAccount": ("api/v1", "serviceaccounts"),
     "ServiceMonitor": ("apis/monitoring.coreos.com/v1", "servicemonitors"),
 }
+# Of the Prometheus operator, whose resources this cluster has only in `prometheus_operator`.
+FOREIGN = ("ServiceMonitor", "PrometheusRule")
 ISSUER = "https://kubernetes.default.svc.cluster.local"
 TOKEN = "administrator"
 
@@ -138,9 +142,24 @@ class Cluster:
         query = "?fieldValidation=Strict" + ("&dryRun=All" if dry_run else "")
         return self.call("POST", self.path(found["kind"], namespace) + query, found)
 
+    def apply(self, found: Object, namespace: str) -> Answer:
+        """A server-side apply, as a dry run."""
+        path = self.path(found["kind"], namespace, found["metadata"]["name"])
+        query = "?fieldManager=test&fieldValidation=Strict&dryRun=All"
+        return self.call("PATCH", path + query, found, "application/apply-patch+yaml")
+
     def get(self, kind: str, namespace: str, name: str) -> Object | None:
         answer = self.call("GET", self.path(kind, namespace, name))
         return answer.body if answer.status == 200 else None
+
+    def list_of(self, kind: str, namespace: str) -> list[Object]:
+        """Empty too if the cluster has no such kind."""
+        answer = self.call("GET", self.path(kind, namespace))
+        assert answer.status == 200 or (answer.status == 404 and kind in FOREIGN), answer
+        return list(answer.body["items"]) if answer.status == 200 else []
+
+    def names(self, namespace: str) -> set[str]:
+        return {f"{kind} {one['metadata']['name']}" for kind in PATHS for one in self.list_of(kind, namespace)}
 
     def make_namespace(self, name: str, level: str = "") -> None:
         labels = {f"pod-security.kubernetes.io/{mode}": level for mode in ("enforce", "warn") if level}
@@ -156,6 +175,12 @@ class Cluster:
         path = self.path(kind, namespace, name) + "/status"
         return self.call("PATCH", path, {"status": status}, "application/merge-patch+json")
 
+    def scale(self, namespace: str, deployment: str, replicas: int) -> None:
+        """As an autoscaler does."""
+        path = self.path("Deployment", namespace, deployment) + "/scale"
+        answer = self.call("PATCH", path, {"spec": {"replicas": replicas}}, "application/merge-patch+json")
+        assert answer.status == 200, answer
+
     def token(self, namespace: str, account: str, audience: str) -> str:
         spec = {"audiences": [audience], "expirationSeconds": 3600}
         body = {"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": spec}
@@ -165,16 +190,50 @@ class Cluster:
         assert claims["aud"] == [audience]
         return str(made.body["status"]["token"])
 
+    def call_until(self, status: int, method: str, path: str) -> None:
+        until = time.monotonic() + 30
+        while (answer := self.call(method, path)).status != status:
+            assert time.monotonic() < until, answer
+            time.sleep(0.1)
+
+
+@contextmanager
+def prometheus_operator(cluster: Cluster) -> Iterator[None]:
+    """Its kinds, without their schemas: deploy/helm/test reads what the chart renders with the operator's types."""
+    definitions = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions"
+    free = {"type": "object", "x-kubernetes-preserve-unknown-fields": True}
+    names = {kind: PATHS[kind][1] for kind in FOREIGN}
+    for kind, plural in names.items():
+        version = {"name": "v1", "served": True, "storage": True, "schema": {"openAPIV3Schema": free}}
+        spec = {
+            "group": "monitoring.coreos.com",
+            "scope": "Namespaced",
+            "names": {"kind": kind, "plural": plural, "singular": kind.lower()},
+            "versions": [version],
+        }
+        metadata = {"name": f"{plural}.monitoring.coreos.com"}
+        body = {"apiVersion": "apiextensions.k8s.io/v1", "kind": "CustomResourceDefinition"}
+        made = cluster.call("POST", definitions, {**body, "metadata": metadata, "spec": spec})
+        assert made.status == 201, made
+    for kind in names:
+        cluster.call_until(200, "GET", cluster.path(kind, "bots"))
+    try:
+        yield
+    finally:
+        for kind, plural in names.items():
+            cluster.call("DELETE", f"{definitions}/{plural}.monitoring.coreos.com")
+            cluster.call_until(404, "GET", cluster.path(kind, "bots"))
+
 
 class Finisher(threading.Thread):
-    """Ends a Job or a Pod of a name whenever there is one, as its controller or the kubelet would."""
+    """Ends each Job or each Pod of a namespace, as its controller or the kubelet would."""
 
-    def __init__(self, cluster: Cluster, kind: str, namespace: str, name: str, succeeds: bool = True) -> None:
+    def __init__(self, cluster: Cluster, kind: str, namespace: str, succeeds: bool = True) -> None:
         super().__init__(daemon=True)
-        self.cluster, self.kind, self.namespace, self.object = cluster, kind, namespace, name
-        self.succeeds = succeeds
+        self.cluster, self.kind, self.namespace, self.succeeds = cluster, kind, namespace, succeeds
         self.ended: list[str] = []
         self.refused: Answer | None = None
+        # What else there was meanwhile.
         self.beside: set[str] = set()
         self.stopped = threading.Event()
 
@@ -188,17 +247,18 @@ class Finisher(threading.Thread):
 
     def run(self) -> None:
         while not self.stopped.wait(0.1):
-            found = self.cluster.get(self.kind, self.namespace, self.object)
-            if found is None or found["metadata"]["uid"] in self.ended:
-                continue
-            for kind in ("Deployment", "ServiceAccount", "NetworkPolicy"):
-                listed = self.cluster.call("GET", self.cluster.path(kind, self.namespace)).body["items"]
-                self.beside |= {f"{kind} {one['metadata']['name']}" for one in listed}
-            answer = self.cluster.patch_status(self.kind, self.namespace, self.object, self.status())
-            if answer.status == 200:
-                self.ended.append(found["metadata"]["uid"])
-            elif answer.status != 404:
-                self.refused = answer
+            for found in self.cluster.list_of(self.kind, self.namespace):
+                if found["metadata"]["uid"] not in self.ended:
+                    self.end(found["metadata"])
+
+    def end(self, metadata: Object) -> None:
+        names = self.cluster.names(self.namespace)
+        self.beside |= {name for name in names if not name.startswith((f"{self.kind} ", "Secret sh.helm.release."))}
+        answer = self.cluster.patch_status(self.kind, self.namespace, metadata["name"], self.status())
+        if answer.status == 200:
+            self.ended.append(metadata["uid"])
+        elif answer.status != 404:
+            self.refused = answer
 
     def status(self) -> Object:
         now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())

@@ -1,50 +1,27 @@
-"""The chart at a real kube-apiserver."""
+"""What a real kube-apiserver says of the objects of the chart and of the Kustomize base, and of its tokens."""
 
 import copy
 import json
 import os
+import re
 import subprocess
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from chart import CHART, VALUES, Object, of_kind, pods, render
-from cluster import ISSUER, Cluster, Finisher
+from chart import CHART, ROOT, Object, objects, of_kind, pods, render, run
+from cluster import FOREIGN, ISSUER, Cluster
 from kubelet import free_port
-
-# Of the Prometheus operator, whose resources this cluster does not have.
-FOREIGN = ("ServiceMonitor", "PrometheusRule")
-
-
-@pytest.fixture(scope="session")
-def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
-    one = Cluster(tmp_path_factory.mktemp("cluster"))
-    try:
-        one.start()
-        one.make_namespace("bots", "restricted")
-        for name in ("install", "failing"):
-            one.make_namespace(name, "restricted")
-        priority = {
-            "apiVersion": "scheduling.k8s.io/v1",
-            "kind": "PriorityClass",
-            "metadata": {"name": "bots"},
-            "value": 1,
-        }
-        made = one.call("POST", "/apis/scheduling.k8s.io/v1/priorityclasses", priority)
-        assert made.status == 201, made
-        yield one
-    finally:
-        one.stop()
 
 
 def of_this_cluster(values: Path) -> list[Object]:
     return [found for found in render(values) if found["kind"] not in FOREIGN]
 
 
-def as_pods(values: Path) -> Iterator[Object]:
+def as_pods(rendered: list[Object]) -> Iterator[Object]:
     """What the controllers of the objects would make."""
-    for found, spec in pods(render(values)):
+    for found, spec in pods(rendered):
         template = found if found["kind"] == "Pod" else found["spec"]["template"]
         metadata = {"name": "one", "labels": template["metadata"]["labels"]}
         yield {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": account_of_this_cluster(spec)}
@@ -55,7 +32,6 @@ def account_of_this_cluster(spec: Object) -> Object:
     return {**spec, "serviceAccountName": "bots"} if "serviceAccountName" in spec else spec
 
 
-@pytest.mark.parametrize("values", VALUES, ids=[path.stem for path in VALUES])
 def test_dry_run(values: Path, cluster: Cluster) -> None:
     """Strict: a field that the server does not know is an error. Nor does Pod Security warn of a Deployment or Job."""
     rendered = of_this_cluster(values)
@@ -64,9 +40,15 @@ def test_dry_run(values: Path, cluster: Cluster) -> None:
     assert len(answers) == len(rendered) > 0
 
 
-@pytest.mark.parametrize("values", VALUES, ids=[path.stem for path in VALUES])
+def test_server_side_apply(values: Path, cluster: Cluster) -> None:
+    """As Helm 4, Argo CD and Flux do: lists are merged by their keys, which must be unique."""
+    answers = [cluster.apply(found, "bots") for found in of_this_cluster(values)]
+    assert [answer for answer in answers if answer.status != 201 or answer.warnings] == []
+    assert answers
+
+
 def test_restricted_admission(values: Path, cluster: Cluster) -> None:
-    answers = [cluster.create(pod, "bots", dry_run=True) for pod in as_pods(values)]
+    answers = [cluster.create(pod, "bots", dry_run=True) for pod in as_pods(render(values))]
     assert [answer for answer in answers if answer.status != 201 or answer.warnings] == []
     assert answers
 
@@ -78,6 +60,24 @@ def test_dry_run_is_strict(cluster: Cluster) -> None:
     answer = cluster.create(deployment, "bots", dry_run=True)
     assert answer.status == 400
     assert 'unknown field "spec.template.spec.initContainers[0].restartPolicyy"' in repr(answer)
+
+
+def test_the_kustomize_base(cluster: Cluster) -> None:
+    done = run("kustomize", "build", ROOT / "deploy/kustomize/base")
+    assert done.returncode == 0, done.stderr
+    built = objects(done.stdout)
+    answers = [cluster.create(found, "bots", dry_run=True) for found in [*built, *as_pods(built)]]
+    assert [answer for answer in answers if answer.status != 201 or answer.warnings] == []
+    assert len(answers) == len(built) + 1
+
+
+def test_the_version_is_that_of_the_module(cluster: Cluster) -> None:
+    """Without it Helm refuses the chart, and templates that ask for the minor version see none."""
+    module = (ROOT / "deploy/helm/tools/apiserver/go.mod").read_text()
+    (version,) = re.findall(r"^\s*k8s\.io/kubernetes (v\S+)", module, re.MULTILINE)
+    said = cluster.call("GET", "/version").body
+    major, minor, _ = version.removeprefix("v").split(".")
+    assert (said["gitVersion"], said["major"], said["minor"]) == (version, major, minor)
 
 
 def server(change: Callable[[Object], object]) -> Callable[[Object], object]:
@@ -96,74 +96,11 @@ def server(change: Callable[[Object], object]) -> Callable[[Object], object]:
     ],
 )
 def test_admission_refuses(change: Callable[[Object], object], message: str, cluster: Cluster) -> None:
-    pod = copy.deepcopy(next(as_pods(CHART / "ci/shared-tls-auth.yaml")))
+    pod = copy.deepcopy(next(as_pods(render(CHART / "ci/shared-tls-auth.yaml"))))
     assert cluster.create(pod, "bots", dry_run=True).status == 201
     change(pod["spec"])
     answer = cluster.create(pod, "bots", dry_run=True)
     assert answer.status == 403 and "violates PodSecurity" in repr(answer) and message in repr(answer), answer
-
-
-def helm(cluster: Cluster, namespace: str, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
-    command = ["helm", *map(str, arguments), "--namespace", namespace, "--kubeconfig", str(cluster.kubeconfig())]
-    return subprocess.run(command, capture_output=True, text=True, timeout=120)
-
-
-def test_install_test_upgrade_rollback(cluster: Cluster) -> None:
-    values: list[str | Path] = ["--values", CHART / "ci/shared-tls-auth.yaml"]
-    deployment = ("Deployment", "install", "gate-oncegate")
-
-    def replicas() -> object:
-        found = cluster.get(*deployment)
-        return found and found["spec"]["replicas"]
-
-    with Finisher(cluster, "Job", "install", "gate-oncegate-migrate") as job:
-        done = helm(cluster, "install", "install", "gate", CHART, *values)
-        assert done.returncode == 0, (done.stderr, job.refused)
-        assert len(job.ended) == 1
-        assert "helm test gate --namespace install" in done.stdout
-        # While the Job ran there was nothing of the release, but what the Job itself needs.
-        assert job.beside == {"NetworkPolicy gate-oncegate-migrate", "ServiceAccount bots", "ServiceAccount default"}
-        assert replicas() == 3
-
-        with Finisher(cluster, "Pod", "install", "gate-oncegate-test") as test:
-            done = helm(cluster, "install", "test", "gate")
-            assert done.returncode == 0 and len(test.ended) == 1, (done.stderr, test.refused)
-
-        done = helm(cluster, "install", "upgrade", "gate", CHART, *values, "--set", "replicas=4")
-        assert done.returncode == 0, (done.stderr, job.refused)
-        assert len(job.ended) == 2
-        assert replicas() == 4
-
-        done = helm(cluster, "install", "rollback", "gate", "1")
-        assert done.returncode == 0, done.stderr
-        assert len(job.ended) == 2
-        assert replicas() == 3
-
-    with Finisher(cluster, "Pod", "install", "gate-oncegate-test", succeeds=False) as test:
-        done = helm(cluster, "install", "test", "gate")
-        assert done.returncode != 0
-        assert len(test.ended) == 1
-
-    done = helm(cluster, "install", "uninstall", "gate")
-    assert done.returncode == 0
-    assert cluster.get(*deployment) is None
-
-
-def test_a_failed_migration_stops_the_install(cluster: Cluster) -> None:
-    with Finisher(cluster, "Job", "failing", "gate-oncegate-migrate", succeeds=False) as job:
-        done = helm(cluster, "failing", "install", "gate", CHART, "--values", CHART / "ci/shared-tls-auth.yaml")
-        assert done.returncode != 0 and "failed pre-install" in done.stderr, (done.stderr, job.refused)
-    assert cluster.get("Deployment", "failing", "gate-oncegate") is None
-    # It is kept, for its log.
-    assert cluster.get("Job", "failing", "gate-oncegate-migrate") is not None
-
-
-def test_sidecar_install(cluster: Cluster) -> None:
-    done = helm(cluster, "install", "install", "bot", CHART, "--values", CHART / "ci/sidecar-auth-metrics.yaml")
-    assert done.returncode == 0, done.stderr
-    found = cluster.get("Deployment", "install", "bot-oncegate-bot")
-    assert found
-    assert found["spec"]["template"]["spec"]["initContainers"][0]["restartPolicy"] == "Always"
 
 
 def test_tokens_of_service_accounts(cluster: Cluster, tmp_path: Path) -> None:

@@ -101,9 +101,16 @@ def test_a_network_policy_for_each_pod(values: Path) -> None:
     wanted = {"server"} if "shared" in values.stem else set()
     if of_kind(rendered, "Job"):
         wanted.add("migrate")
+    if of_kind(rendered, "Pod"):
+        wanted.add("test")
     assert set(components) == wanted
     for one in policies:
         assert one["spec"]["policyTypes"] == ["Ingress", "Egress"]
+    if "test" in wanted:
+        (call,) = components["test"]["spec"]["egress"][1:]
+        assert call["to"] == [{"podSelector": components["server"]["spec"]["podSelector"]}]
+        (service, _) = of_kind(rendered, "Service")
+        assert [port["port"] for port in call["ports"]] == [service["spec"]["ports"][0]["port"]]
     if "server" in wanted:
         rules = components["server"]["spec"]["ingress"]
         # Calls always have a rule, and never one for everybody.

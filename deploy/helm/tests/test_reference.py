@@ -11,7 +11,7 @@ from typing import Any
 import reference
 import schemas
 import yaml
-from chart import CHART, Object, objects, run
+from chart import CHART, Object, objects, of_kind, run
 from policies import POLICIES
 
 # Flags of `oncegate serve` that the chart sets by other values, or keeps from its users.
@@ -87,25 +87,53 @@ def test_kustomize_base(tmp_path: Path) -> None:
     assert found == wanted, reference.NOTICE
 
 
-def test_an_overlay_of_the_base(tmp_path: Path) -> None:
-    """The one in docs/operations/kubernetes.md."""
+def documented_overlays() -> tuple[str, str]:
+    """Those in docs/operations/kubernetes.md: the only install of a namespace, and a second one."""
     text = (CHART.parents[2] / "docs/operations/kubernetes.md").read_text()
-    block = next(part for part in text.split("```yaml\n") if "kind: Kustomization" in part).split("```")[0]
-    overlay = tmp_path / "overlays/bots"
+    one, two = (part.split("```")[0] for part in text.split("```yaml\n") if "kind: Kustomization" in part)
+    return one, two
+
+
+def built(kustomization: str, folder: Path) -> str:
+    overlay = folder / "overlays/bots"
     overlay.mkdir(parents=True)
-    (overlay / "kustomization.yaml").write_text(block)
-    (tmp_path / "base").mkdir()
+    (overlay / "kustomization.yaml").write_text(kustomization)
+    (folder / "base").mkdir()
     for path in reference.BASE.iterdir():
-        (tmp_path / "base" / path.name).write_text(path.read_text())
+        (folder / "base" / path.name).write_text(path.read_text())
     done = run("kustomize", "build", overlay)
     assert done.returncode == 0, done.stderr
-    built: list[Object] = objects(done.stdout)
-    assert {one["metadata"]["namespace"] for one in built} == {"bots"}
-    assert "registry.example/oncegate:0.1.0" in done.stdout
-    assert [name for name, policy in POLICIES.items() if policy(built)] == []
+    return done.stdout
+
+
+def test_overlays_of_the_base(tmp_path: Path) -> None:
     location = schemas.write(tmp_path / "schemas")
-    for version in schemas.VERSIONS:
-        command = ["kubeconform", "-strict", "-schema-location", location, "-kubernetes-version", version]
-        checked = subprocess.run(command, input=done.stdout, capture_output=True, text=True)
-        assert checked.returncode == 0, checked.stdout
-    assert yaml.safe_load(block)["images"]
+    for number, overlay in enumerate(documented_overlays()):
+        text = built(overlay, tmp_path / str(number))
+        found: list[Object] = objects(text)
+        assert {one["metadata"]["namespace"] for one in found} == {"bots"}
+        assert "registry.example/oncegate:0.1.0" in text
+        assert [name for name, policy in POLICIES.items() if policy(found)] == []
+        for version in schemas.VERSIONS:
+            command = ["kubeconform", "-strict", "-schema-location", location, "-kubernetes-version", version]
+            checked = subprocess.run(command, input=text, capture_output=True, text=True)
+            assert checked.returncode == 0, checked.stdout
+        assert yaml.safe_load(overlay)["images"]
+
+
+def test_two_overlays_in_one_namespace(tmp_path: Path) -> None:
+    """What selects pods selects those of its own install."""
+    installs = [objects(built(overlay, tmp_path / str(at))) for at, overlay in enumerate(documented_overlays())]
+    names = [{(one["kind"], one["metadata"]["name"]) for one in found} for found in installs]
+    assert not names[0] & names[1]
+    labels = [of_kind(found, "Deployment")[0]["spec"]["template"]["metadata"]["labels"] for found in installs]
+    for number, found in enumerate(installs):
+        selectors = [
+            one["spec"].get("podSelector") or one["spec"]["selector"]
+            for one in found
+            if one["kind"] in ("Deployment", "NetworkPolicy", "PodDisruptionBudget", "Service")
+        ]
+        assert len(selectors) == 5
+        for selector in selectors:
+            wanted = selector.get("matchLabels", selector)
+            assert [wanted.items() <= one.items() for one in labels] == [number == 0, number == 1]

@@ -11,6 +11,7 @@ import yaml
 from chart import (
     CHART,
     KUBERNETES,
+    RELEASE,
     ROOT,
     VALUES,
     Object,
@@ -118,7 +119,8 @@ def test_monitoring(tmp_path: Path) -> None:
     (monitor,) = of_kind(rendered, "ServiceMonitor")
     (headless,) = [found for found in of_kind(rendered, "Service") if is_selected(found, monitor["spec"]["selector"])]
     assert monitor["metadata"]["labels"]["release"] == "prometheus"
-    assert headless["metadata"]["labels"][monitor["spec"]["jobLabel"]] == "oncegate"
+    # The rules take a `job` for an install.
+    assert headless["metadata"]["labels"][monitor["spec"]["jobLabel"]] == RELEASE
     (endpoint,) = monitor["spec"]["endpoints"]
     assert endpoint == {"port": "ops", "path": "/metrics", "interval": "15s"}
     assert endpoint["port"] in [port["name"] for port in headless["spec"]["ports"]]
@@ -145,7 +147,8 @@ def test_runbooks_have_an_address(tmp_path: Path) -> None:
     path = "docs/operations/alerts/OncegateDown.md"
     assert runbook() == path
     base = "https://git.example/oncegate"
-    assert runbook("--set", f"prometheusRule.runbookBase={base}") == f"{base}/{path}"
+    for end in ("", "/", "//"):
+        assert runbook("--set", f"prometheusRule.runbookBase={base}{end}") == f"{base}/{path}"
 
 
 def is_selected(found: Object, selector: Object) -> bool:
@@ -193,6 +196,33 @@ def test_services(values: Path) -> None:
         assert grpc["appProtocol"] == ("grpc" if override else "https" if tls else "kubernetes.io/h2c")
     # Metrics have no TLS, so they are not where clients connect.
     assert [port["name"] for port in plain["spec"]["ports"]] == ["grpc"]
+
+
+@pytest.mark.parametrize(
+    ("version", "wanted", "rendered"),
+    [
+        ("1.31.0", "PreferSameZone", "PreferClose"),
+        ("1.33.9-gke.100", "PreferSameZone", "PreferClose"),
+        ("1.34.0", "PreferSameZone", "PreferSameZone"),
+        ("1.34.0-eks-1", "PreferSameNode", "PreferSameNode"),
+        ("1.37.0", "PreferSameNode", "PreferSameNode"),
+        ("1.29.0", "", None),
+    ],
+)
+def test_traffic_distribution(version: str, wanted: str, rendered: str | None) -> None:
+    """By the name that the cluster knows and does not warn of."""
+    arguments = ["--kube-version", version, "--set", f"service.trafficDistribution={wanted}"]
+    plain, headless = of_kind(render(CHART / "ci/shared-tls-auth.yaml", *arguments), "Service")
+    assert plain["spec"].get("trafficDistribution") == rendered
+    assert "trafficDistribution" not in headless["spec"]
+
+
+@pytest.mark.parametrize(("version", "wanted"), [("1.30.9", "PreferSameZone"), ("1.33.9", "PreferSameNode")])
+def test_traffic_distribution_that_the_cluster_does_not_have(version: str, wanted: str) -> None:
+    arguments = ["--kube-version", version, "--set", f"service.trafficDistribution={wanted}"]
+    done = run("helm", "template", "gate", CHART, "--values", CHART / "ci/shared-tls-auth.yaml", *arguments)
+    assert done.returncode != 0
+    assert f"service.trafficDistribution: {wanted} needs Kubernetes 1.3" in done.stderr
 
 
 def test_autoscaling_replaces_the_number_of_replicas() -> None:

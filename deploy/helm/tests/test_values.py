@@ -55,6 +55,14 @@ REFUSED = [
     ({"shutdown": {"drainSeconds": "10s"}}, "/shutdown/drainSeconds"),
     ({"insecure": "no"}, "/insecure"),
     ({"podLabels": {"version": 2}}, "/podLabels/version"),
+    ({"service": {"trafficDistribution": "PreferClose"}}, "/service/trafficDistribution"),
+    ({"prometheusRule": {"runbookBase": "git.example/oncegate"}}, "/prometheusRule/runbookBase"),
+    ({"prometheusRule": {"runbookBase": "https://"}}, "/prometheusRule/runbookBase"),
+    # The chart's own labels would stand twice, and which of them counts is a matter of the parser.
+    ({"podLabels": {"app.kubernetes.io/component": "bot"}}, "/podLabels"),
+    ({"serviceMonitor": {"labels": {"app.kubernetes.io/name": "x"}}}, "/serviceMonitor/labels"),
+    ({"prometheusRule": {"labels": {"helm.sh/chart": "x"}}}, "/prometheusRule/labels"),
+    ({"dashboards": {"labels": {"app.kubernetes.io/managed-by": "x"}}}, "/dashboards/labels"),
     # What does not fit together.
     ({"image": {"repository": ""}}, "image.repository is required"),
     ({"database": {"secretName": ""}}, "database.secretName is required"),
@@ -70,6 +78,17 @@ REFUSED = [
 def test_refused(change: Any, message: str, tmp_path: Path) -> None:
     code, error = outcome(merged(LEAST, change), tmp_path)
     assert code != 0 and message in error, error
+
+
+@pytest.mark.parametrize("name", ["1gate", "gate.bots"])
+def test_a_name_that_no_service_may_have(name: str) -> None:
+    """Helm takes it, and Kubernetes would refuse the Services when the migration has run."""
+    command: list[str | Path] = ["helm", "template", name, CHART, "--kube-version", KUBERNETES, "--values"]
+    done = run(*command, CHART / "ci/shared-tls-auth.yaml")
+    assert done.returncode != 0 and "set fullnameOverride" in done.stderr
+    assert run(*command, CHART / "ci/shared-tls-auth.yaml", "--set", "fullnameOverride=gate").returncode == 0
+    # A sidecar has no Service.
+    assert run(*command, CHART / "ci/sidecar-example.yaml").returncode == 0
 
 
 @pytest.mark.parametrize("missing", ["image", "database"])
@@ -94,6 +113,7 @@ def test_without_values_it_says_what_is_missing() -> None:
         {"insecure": True, "tls": {"secretName": ""}, "auth": {"secretName": ""}},
         {"insecure": True, "auth": {"secretName": ""}},
         {"tls": {"clients": "required"}, "test": {"enabled": False}},
+        {"podLabels": {"app.kubernetes.io/part-of": "bots"}},
         # As the subchart of another one.
         {"global": {"anything": 1}, "enabled": True},
     ],

@@ -61,6 +61,22 @@ labels:
 {{ include "oncegate.fullname" . }}.{{ .Release.Namespace }}.svc
 {{- end -}}
 
+{{- /* Before 1.34 PreferSameZone has a name that newer versions warn of. Where it is off by default, Kubernetes drops
+       it without a word. */ -}}
+{{- define "oncegate.trafficDistribution" -}}
+{{- $wanted := .Values.service.trafficDistribution -}}
+{{- $is := .Capabilities.KubeVersion.Version -}}
+{{- if semverCompare ">=1.34-0" $is -}}
+{{ $wanted }}
+{{- else if eq $wanted "PreferSameNode" -}}
+{{- fail (printf "service.trafficDistribution: PreferSameNode needs Kubernetes 1.34, this is %s" $is) -}}
+{{- else if semverCompare ">=1.31-0" $is -}}
+PreferClose
+{{- else -}}
+{{- fail (printf "service.trafficDistribution: %s needs Kubernetes 1.31, this is %s" $wanted $is) -}}
+{{- end -}}
+{{- end -}}
+
 {{- /* What every container has, whatever it runs. */ -}}
 {{- define "oncegate.container" -}}
 image: {{ include "oncegate.image" . }}

@@ -1,5 +1,4 @@
-{{- /* Egress to the cluster's DNS and to PostgreSQL. */ -}}
-{{- define "oncegate.egress" -}}
+{{- define "oncegate.egress.dns" -}}
 - to:
     - namespaceSelector:
         matchLabels:
@@ -7,6 +6,11 @@
   ports:
     - {protocol: UDP, port: 53}
     - {protocol: TCP, port: 53}
+{{- end -}}
+
+{{- /* Egress to the cluster's DNS and to PostgreSQL. */ -}}
+{{- define "oncegate.egress" -}}
+{{ include "oncegate.egress.dns" . }}
 - ports:
     - {protocol: TCP, port: {{ .Values.networkPolicy.databasePort }}}
   {{- with .Values.networkPolicy.database }}

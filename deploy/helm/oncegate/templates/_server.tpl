@@ -1,6 +1,10 @@
 {{- /* What would let the server refuse to start, or start without protection, fails here already. */ -}}
 {{- define "oncegate.check" -}}
 {{- $v := .Values -}}
+{{- $name := include "oncegate.fullname" . -}}
+{{- if not (regexMatch "^[a-z]([-a-z0-9]*[a-z0-9])?$" $name) -}}
+{{- fail (printf "%s is no name for a Service: set fullnameOverride to one that begins with a letter and has no dots" $name) -}}
+{{- end -}}
 {{- if not $v.insecure -}}
 {{- if not $v.tls.secretName -}}
 {{- fail "tls.secretName is required: a server for other machines needs TLS. Name a Secret with tls.crt and tls.key, or accept the risk with insecure: true" -}}
