@@ -33,6 +33,7 @@ pub use caller::StreamCaller;
 pub(crate) use events::EventSender;
 pub use events::{Events, StreamEvent};
 pub use grant::Grant;
+pub(crate) use grant::LatestRun;
 use grant::{AcquireCall, Grants};
 pub use hold::HoldEvent;
 pub(crate) use keeper::{Keeper, Renewable};

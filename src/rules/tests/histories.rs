@@ -211,8 +211,10 @@ fn claims_stay(before: &World, after: &World, op: &Op) {
         let same = |now: &&Event| now.request == was.request && attempt(now) == attempt(was);
         let is_kept = after.events.get(key).filter(same).is_some_and(|now| now.is_live(after.now));
         let may_end = match op {
-            Op::Finish(finish) => {
-                was.request == Some(finish.turn.request) && attempt(was) == finish.turn.attempt
+            Op::Finish(Finish { turn, ending, .. }) => {
+                // One that was not answered does not know its attempt.
+                let is_its = attempt(was) == turn.attempt || *ending == FinishAs::Unanswered;
+                was.request == Some(turn.request) && is_its
             }
             Op::Forget(of) => was.names.contains(&of.event),
             // Written so late that it has lapsed by then.
@@ -235,6 +237,9 @@ fn attempts_stay(before: &World, after: &World, op: &Op) {
         let may_fall = match op {
             Op::Finish(Finish { ending: FinishAs::Abandoned(claimed), .. }) => {
                 *claimed == was.time && now + 1 == attempt(was)
+            }
+            Op::Finish(Finish { turn, ending: FinishAs::Unanswered, .. }) => {
+                was.request == Some(turn.request) && now + 1 == attempt(was)
             }
             Op::Mark(_) | Op::Forget(_) => true,
             _ => false,

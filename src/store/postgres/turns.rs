@@ -24,10 +24,9 @@ impl TurnStore for Handle {
         finishes: &[&Finish],
     ) -> Result<TurnBatch, StoreError> {
         let mut batch = TurnBatch::open(begins.len(), finishes.len());
-        let short = self.begin_and_succeed(begins, finishes, &mut batch).await?;
-        let (is_lost, mut alone) = (short.is_none(), short.unwrap_or_default());
+        let is_lost = self.begin_and_succeed(begins, finishes, &mut batch).await?;
         match self.change_others(begins, finishes, &mut batch).await {
-            Err(error) if batch.is_open() && alone.is_empty() => {
+            Err(error) if batch.is_open() => {
                 return Err(if is_lost { error.after_change() } else { error });
             }
             // What is decided has been committed.
@@ -41,10 +40,6 @@ impl TurnStore for Handle {
             doubt(&mut batch.begins);
             doubt(&mut batch.finishes);
         }
-        // Otherwise the rules have found it: if the event is taken, they say that it is an orphan;
-        // if not, the caller goes on with it.
-        alone.retain(|(place, _)| matches!(batch.begins[*place], Verdict::Failed(_)));
-        batch.orphans.extend(alone.into_iter().map(|(_, lease)| lease));
         Ok(batch)
     }
 
