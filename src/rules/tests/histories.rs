@@ -1,11 +1,11 @@
 //! What holds through any history of operations, some of which are decided on records that
 //! others have changed since.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::{
-    Event, EventKey, FencingToken, Finish, FinishAs, LeaseId, Notice, Plan, SessionKey, State,
-    Version, World, key,
+    Event, EventKey, FencingToken, Finish, FinishAs, LeaseId, Notice, Operation as _, Plan,
+    SessionKey, State, Version, World, key,
     random::{Answer, Chooser, Op},
 };
 use crate::domain::{Begun, Claim, EventRow, Obtained, Team};
@@ -23,6 +23,8 @@ struct History {
     chooser: Chooser,
     /// The highest token of each session so far, also of those that were deleted.
     tokens: BTreeMap<SessionKey, FencingToken>,
+    /// All leases that were granted.
+    leases: BTreeSet<LeaseId>,
     grants: usize,
     conflicts: usize,
 }
@@ -47,6 +49,12 @@ impl History {
             self.conflicts += 1;
             assert_eq!(self.world.events, before.events);
             assert_eq!(self.world.sessions, before.sessions);
+            if self.chooser.one_in(2) {
+                // An earlier run may have written it, as far as is known.
+                op.spend();
+                let (plan, answer) = self.world.decide(&op);
+                self.write(Pending { op, answer, plan });
+            }
             return;
         }
         self.chooser.note(&op, &answer);
@@ -66,6 +74,8 @@ impl History {
             let highest = self.tokens.entry(key.clone()).or_default();
             if was.is_none_or(|was| was.lease != latest.lease) {
                 assert!(latest.token > *highest, "{latest:?} after {highest:?}");
+                let is_new = latest.released || self.leases.insert(latest.lease);
+                assert!(is_new, "{latest:?} is granted twice");
                 self.grants += usize::from(!latest.released);
             }
             assert!(latest.token >= *highest);
@@ -100,6 +110,7 @@ impl History {
             world: World::new(),
             chooser: Chooser::of(seed),
             tokens: BTreeMap::new(),
+            leases: BTreeSet::new(),
             grants: 0,
             conflicts: 0,
         };

@@ -80,6 +80,15 @@ impl Operation for Op {
         }
     }
 
+    fn spend(&self) {
+        match self {
+            Self::Acquire(acquire) => acquire.spend(),
+            Self::Enqueue(enqueue) => enqueue.spend(),
+            Self::Begin(begin) => begin.spend(),
+            _ => {}
+        }
+    }
+
     fn decide(&self, draft: &mut Draft<'_>) -> Result<Answer, RuleError> {
         Ok(match self {
             Self::Mark(mark) => Answer::Marked(mark.decide(draft)?),
@@ -218,6 +227,7 @@ impl Chooser {
         if let Some(acquire) = begin.session.as_mut().filter(|_| self.one_in(4)) {
             // As if an earlier run of it had been granted the lease.
             acquire.lease = self.lease(world, false).into();
+            acquire.lease.spend();
         }
         let id = self.claim_time(world, &begin.event.key);
         begin.resumes = Some(PriorGrant { id, resumed: self.resumed() }).filter(|_| self.one_in(2));

@@ -9,7 +9,10 @@ use sqlx::{
 };
 use uuid::Uuid;
 
-use super::arrays::{BeginRow, Begins, TurnRow, Turns};
+use super::{
+    Unanswered,
+    arrays::{BeginRow, Begins, TurnRow, Turns},
+};
 use crate::{
     domain::{
         Begin, Begun, Claim, EventRow, FencingToken, Finish, FinishAs, Labels, Lease, LeaseId,
@@ -202,19 +205,19 @@ pub(in super::super) const BEGIN_AND_SUCCEED: &str = concat!(
 
 impl Handle {
     /// Begins turns of new events of one name in free sessions, and ends turns with success, by
-    /// one short statement. Notes in `batch` which it decided. Answers whether the statement's answer
-    /// was lost: then it may have done all of it.
+    /// one short statement. Notes in `batch` which it decided. If the statement's answer was lost,
+    /// answers all that it may have done.
     pub(super) async fn begin_and_succeed(
         &mut self,
         begins: &[&Begin],
         finishes: &[&Finish],
         batch: &mut TurnBatch,
-    ) -> Result<bool, StoreError> {
+    ) -> Result<Unanswered, StoreError> {
         let (beginning, succeeding) =
             (Beginning::of(self.locks, begins), Succeeding::of(self.locks, finishes));
         let now = self.now();
         if beginning.places.is_empty() && succeeding.places.is_empty() {
-            return Ok(false);
+            return Ok(Unanswered::default());
         }
         let statement = || match (&*beginning.places, &*succeeding.places) {
             (_, []) => beginning.bind(sqlx::query(BEGIN_NEW).bind(now)),
@@ -226,7 +229,7 @@ impl Handle {
             for row in &beginning.rows {
                 row.begin.spend();
             }
-            return Ok(true);
+            return Ok(Unanswered { begins: beginning.places, finishes: succeeding.places });
         }
         let (mut taken, mut claimed) = (Vec::new(), HashMap::new());
         for row in &rows {
@@ -239,7 +242,7 @@ impl Handle {
             }
         }
         beginning.done(taken, &claimed, batch)?;
-        Ok(false)
+        Ok(Unanswered::default())
     }
 }
 
