@@ -154,6 +154,8 @@ impl IdempotencyService for Idempotency {
         let stream = caller.of_stream(&key.team, stream);
         let events = self.sessions.hold(call.acquire, call.wait, self.timeout, stream);
         let events = events.into_stream().map(move |event| {
+            // It has the call's place in flight, if the call was begun by another principal.
+            let _in_flight = &caller;
             if !matches!(event, Ok(StreamEvent::Queued(_))) {
                 drop(waiting.take());
             }
