@@ -144,13 +144,44 @@ impl Dedup {
         Ok(outcome)
     }
 
-    /// Refuses `count` marks of a team that would not be queued now, as [`Dedup::mark_all`] would, before they are
-    /// read. It does not ask which of them are known, and would be answered without a lane.
+    /// Whether there may be room for `count` new marks of a team. If not, [`Dedup::read_known`] reads
+    /// them.
+    #[must_use]
+    pub fn may_have_room(&self, team: &str, count: usize) -> bool {
+        self.marks.may_have_room(team, count)
+    }
+
+    /// Reads `items`, marks of a team for which there is no room: refuses them unless they are known
+    /// duplicates, which need none, or few enough are not. It reads at most twice as many new ones as
+    /// there is room for, so that a refusal stays cheap.
     ///
     /// # Errors
     /// [`CallError::Overloaded`].
-    pub fn check_room(&self, team: &str, count: usize) -> Result<(), CallError> {
-        self.marks.check_room(team, count)
+    pub fn read_known<E>(
+        &self,
+        team: &str,
+        items: impl ExactSizeIterator<Item = Result<Mark, E>>,
+    ) -> Result<Vec<Result<Mark, E>>, CallError> {
+        let Some(known) = self.known.as_ref().filter(|known| known.is_in_use()) else {
+            self.marks.check_room(team, items.len())?;
+            return Ok(items.collect());
+        };
+        let mut read = Vec::with_capacity(items.len());
+        let mut new: usize = 0;
+        for item in items {
+            let is_known = item.as_ref().is_ok_and(|Mark { event, .. }| {
+                matches!(known.recall(&event.key), Lookup::Found(_))
+            });
+            read.push(item);
+            if !is_known {
+                new += 1;
+                if new.is_power_of_two() {
+                    self.marks.check_room(team, new)?;
+                }
+            }
+        }
+        self.marks.check_room(team, new)?;
+        Ok(read)
     }
 
     /// Marks several events, each as [`Dedup::mark`] does. Answers in order.

@@ -307,14 +307,21 @@ impl<O: Op> Lanes<O> {
         self.at(self.index(shard))
     }
 
-    /// Refuses a call of `count` operations of a team if each lane is sure to refuse an equal share of them. To
-    /// know that before they are read saves most of what a refusal costs.
+    /// Whether there may be room for `count` operations of a team: not if each lane is sure to refuse an
+    /// equal share of them.
+    #[must_use]
+    pub fn may_have_room(&self, team: &str, count: usize) -> bool {
+        let share = count / self.0.len();
+        share == 0 || !self.0.iter().all(|lane| lane.would_refuse(team, share))
+    }
+
+    /// Refuses a call of `count` operations of a team for which there is no room. To know that before
+    /// they are read saves most of what a refusal costs.
     ///
     /// # Errors
     /// [`CallError::Overloaded`].
     pub fn check_room(&self, team: &str, count: usize) -> Result<(), CallError> {
-        let share = count / self.0.len();
-        if share == 0 || !self.0.iter().all(|lane| lane.would_refuse(team, share)) {
+        if self.may_have_room(team, count) {
             return Ok(());
         }
         self.0[0].0.0.shed();

@@ -52,8 +52,8 @@ pub trait Operation {
         false
     }
 
-    /// Marks ids that it may have been granted, by a decision that was written without an answer and
-    /// has been changed since: they are not granted any more.
+    /// Marks ids that it may have been granted by a run that did not decide it: they are not granted
+    /// any more.
     fn spend(&self) {}
 
     /// Decides it on `draft`.

@@ -25,7 +25,7 @@ mod lane_ops;
 mod run;
 
 pub use grant::{Grant, Turn};
-use lane_ops::{RenewTurnCall, TurnCall, TurnLanes, TurnReply};
+use lane_ops::{BeginCall, RenewTurnCall, TurnCall, TurnLanes, TurnReply};
 pub use run::{Closed, RunEnd, RunEvent};
 
 /// The most turns in one batch: each may lock a session, see [`session::BATCH`].
@@ -178,7 +178,7 @@ impl Turns {
         let shard = session.map_or(begin.event.key.shard(), |acquire| acquire.key.shard());
         let mut resumes = None;
         loop {
-            let call = TurnCall::Begin(Box::new(begin.anew(resumes)), Arc::clone(&self.lanes));
+            let call = TurnCall::Begin(BeginCall::new(begin.anew(resumes), &self.lanes));
             match self.lanes.calls.of(shard).call(call).await? {
                 TurnReply::Begun(granted) => return Ok(*granted),
                 TurnReply::Found(prior) => resumes = Some(prior),
@@ -236,7 +236,10 @@ impl Turns {
         let handled = match finish.ending {
             FinishAs::Succeeded(..) => &metrics.succeeded,
             FinishAs::Rejected(..) => &metrics.rejected,
-            FinishAs::Failed(_) | FinishAs::Broken | FinishAs::Abandoned(_) => &metrics.gave_up,
+            FinishAs::Failed(_)
+            | FinishAs::Broken
+            | FinishAs::Abandoned(_)
+            | FinishAs::Unanswered => &metrics.gave_up,
         };
         let lane = self.lanes.lane(&finish.turn).clone();
         let reply = lane.call(TurnCall::Finish(finish, Arc::clone(&self.lanes))).await?;

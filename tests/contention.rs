@@ -28,6 +28,7 @@ mod locks;
 mod names;
 mod storms;
 mod turns;
+mod unanswered;
 
 const REPLICAS: usize = 3;
 const CALLERS: usize = 64;

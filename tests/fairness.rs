@@ -13,7 +13,7 @@ use tonic::Code;
 
 use crate::{
     harness::{
-        Fixture, acquire, granted, mark,
+        Client, Fixture, acquire, granted, mark,
         metrics::{metric, metrics_page},
         outsider::Outsider,
         seconds,
@@ -25,6 +25,7 @@ on_both_stores! {
     a_quiet_team_waits_for_few_rows_of_another_and_is_never_refused,
     a_full_queue_refuses_the_team_that_filled_it,
     of_a_team_that_fills_the_queue_no_further_batch_is_read,
+    known_duplicates_need_no_room_in_a_full_queue,
     waiters_of_one_team_leave_places_for_another,
 }
 
@@ -102,6 +103,23 @@ async fn a_full_queue_refuses_the_team_that_filled_it(f: Fixture) {
     assert!((1..32).contains(&refused), "{refused}");
 }
 
+/// Each of its items is invalid: only a batch that is read is answered so.
+fn unreadable(team: &str) -> BatchMarkProcessedRequest {
+    BatchMarkProcessedRequest { requests: (0..1_000).map(|_| mark(team, "")).collect() }
+}
+
+/// Waits until there is no room for a batch of the noisy team, which then is not read.
+async fn full(client: &mut Client) {
+    let until = Instant::now() + Duration::from_secs(30);
+    loop {
+        match client.batch_mark_processed(unreadable("noisy")).await {
+            Err(status) => break assert_eq!(status.code(), Code::ResourceExhausted, "{status:?}"),
+            // The one that fills the queue has not come yet.
+            Ok(_) => assert!(Instant::now() < until, "it was read"),
+        }
+    }
+}
+
 async fn of_a_team_that_fills_the_queue_no_further_batch_is_read(f: Fixture) {
     let capacity = ["--queue-capacity", "1000"];
     let f = f.restarted(&[&ONE_LANE[..], &capacity].concat()).await;
@@ -110,25 +128,35 @@ async fn of_a_team_that_fills_the_queue_no_further_batch_is_read(f: Fixture) {
         let mut client = f.client.clone();
         tokio::spawn(async move { client.batch_mark_processed(batch(0)).await })
     };
-    // Each of its items is invalid: only a batch that is read is answered so.
-    let unreadable = |team: &str| BatchMarkProcessedRequest {
-        requests: (0..1_000).map(|_| mark(team, "")).collect(),
-    };
     let mut client = f.client.clone();
-    let until = Instant::now() + Duration::from_secs(30);
-    loop {
-        let refused = client.batch_mark_processed(unreadable("noisy")).await;
-        match refused {
-            Err(status) => {
-                assert_eq!(status.code(), Code::ResourceExhausted, "{status:?}");
-                break;
-            }
-            // The first has not come yet.
-            Ok(_) => assert!(Instant::now() < until, "it was read"),
-        }
-    }
+    full(&mut client).await;
     let read = client.batch_mark_processed(unreadable("")).await.unwrap().into_inner();
     assert!(read.results.iter().all(|item| matches!(item.result, Some(BatchResult::Error(_)))));
+    drop(outsider);
+    filling.await.unwrap().unwrap();
+}
+
+async fn known_duplicates_need_no_room_in_a_full_queue(f: Fixture) {
+    let capacity = ["--queue-capacity", "1000"];
+    let f = f.restarted(&[&ONE_LANE[..], &capacity].concat()).await;
+    metric(&f.replica, "oncegate_known_in_use 1").await;
+    let mut client = f.client.clone();
+    client.batch_mark_processed(batch(1)).await.unwrap();
+    let outsider = Outsider::at(&f.url).await;
+    let filling = {
+        let mut client = f.client.clone();
+        tokio::spawn(async move { client.batch_mark_processed(batch(0)).await })
+    };
+    full(&mut client).await;
+    let known = client.batch_mark_processed(batch(1)).await.unwrap().into_inner();
+    for result in known.results {
+        let Some(BatchResult::Response(response)) = result.result else { panic!("{result:?}") };
+        assert!(!response.first);
+    }
+    let mut with_new = batch(1);
+    with_new.requests[999] = mark("noisy", "new");
+    let refused = client.batch_mark_processed(with_new).await.unwrap_err();
+    assert_eq!(refused.code(), Code::ResourceExhausted, "{refused:?}");
     drop(outsider);
     filling.await.unwrap().unwrap();
 }

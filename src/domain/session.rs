@@ -71,7 +71,8 @@ impl OwnLease {
         self.id
     }
 
-    /// Marks it as possibly granted, without an answer: it is not granted any more.
+    /// Marks it as granted, or possibly granted, by a run that did not decide the operation: it is not
+    /// granted any more. A further run goes on with the lease, if it finds it.
     pub fn spend(&self) {
         self.is_spent.store(true, Ordering::Relaxed);
     }

@@ -239,6 +239,10 @@ pub enum FinishAs {
     /// No caller was answered: the attempt, claimed at this time, is taken back. The next attempt has
     /// the same number, so the time distinguishes them.
     Abandoned(Timestamp),
+    /// The caller has gone before a run of its begin was answered, which may have been granted the
+    /// turn, or its lease alone: that is given back. The turn is known by its lease; which attempt it
+    /// is, is not known.
+    Unanswered,
 }
 
 /// Ends a turn.

@@ -72,12 +72,15 @@ impl IdempotencyService for Idempotency {
             let problem = format!("must be 1 to {MAX_BATCH_ITEMS}, are {}", requests.len());
             return Err(Problem::from(Invalid::new("requests", problem)).into());
         }
-        if let Some(team) = only_team(&requests).filter(|team| caller.may_use(team)) {
-            self.dedup.check_room(team, requests.len()).map_err(Problem::from)?;
-        }
-
+        let team = only_team(&requests).filter(|team| caller.may_use(team));
+        let is_full = |team: &&str| !self.dedup.may_have_room(team, requests.len());
+        let full = team.filter(is_full).map(str::to_owned);
         let mark = |request| caller.read(|teams| convert::mark(teams, request));
-        let items: Vec<Result<Mark, Problem>> = requests.into_iter().map(mark).collect();
+        let items = requests.into_iter().map(mark);
+        let items: Vec<Result<Mark, Problem>> = match full {
+            None => items.collect(),
+            Some(team) => self.dedup.read_known(&team, items).map_err(Problem::from)?,
+        };
         let keys: Vec<_> = items
             .iter()
             .map(|item| item.as_ref().map(|mark| mark.event.key.clone()).map_err(Clone::clone))
@@ -151,6 +154,8 @@ impl IdempotencyService for Idempotency {
         let stream = caller.of_stream(&key.team, stream);
         let events = self.sessions.hold(call.acquire, call.wait, self.timeout, stream);
         let events = events.into_stream().map(move |event| {
+            // It has the call's place in flight, if the call was begun by another principal.
+            let _in_flight = &caller;
             if !matches!(event, Ok(StreamEvent::Queued(_))) {
                 drop(waiting.take());
             }

@@ -96,6 +96,8 @@ impl TurnService for TurnCalls {
         let stream = caller.of_stream(&key.team, stream);
         let events = self.turns.run(begin, wait, self.timeout, closed, stream);
         let events = events.into_stream().map(move |event| {
+            // It has the call's place in flight, if the call was begun by another principal.
+            let _in_flight = &caller;
             if !matches!(event, Ok(StreamEvent::Queued(_))) {
                 drop(waiting.take());
             }

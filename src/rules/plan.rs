@@ -8,7 +8,7 @@ use crate::domain::{
 };
 
 /// What a store writes as a whole if what it rests on still holds, or not at all.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Plan {
     /// The sessions that it rests on: the version of each, none where it is absent.
     pub sessions: BTreeMap<SessionKey, Option<Version>>,
@@ -59,7 +59,7 @@ pub enum Notice {
 }
 
 /// What a plan writes.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub struct Writes {
     /// Sessions and their queues.
     pub sessions: Vec<SessionWrite>,
@@ -73,7 +73,7 @@ pub struct Writes {
 }
 
 /// A session, as a plan writes it.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct SessionWrite {
     /// Which.
     pub key: SessionKey,
@@ -88,7 +88,7 @@ pub struct SessionWrite {
 }
 
 /// An event, as a plan changes it.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct EventUpdate {
     /// Its team.
     pub team: Team,
@@ -108,7 +108,7 @@ pub struct EventUpdate {
 }
 
 /// What becomes of a row.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub enum Change<T> {
     /// It stays as it is.
     Keep,

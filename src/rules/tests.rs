@@ -12,6 +12,7 @@ mod session;
 mod turn;
 mod turn_ends;
 mod turn_repeats;
+mod turn_unanswered;
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 

@@ -2,7 +2,7 @@
 //!
 //! | event | begin | renew, by its holder | finish, by its holder |
 //! |---|---|---|---|
-//! | not on record, or expired | claimed, if the session is free; else busy | lost | lost |
+//! | not on record, or expired | claimed, if the session is free, or its own by an earlier run; else busy | lost | lost |
 //! | claimed, by the same request | granted again if it has its session, and noted if it names the claim as it is; else in progress | runs on, with its lease | ended |
 //! | claimed, by another | in progress | lost | lost |
 //! | claim lapsed, attempts left | as if it were not on record, one attempt more | lost | lost |
@@ -24,6 +24,9 @@
 //! | failed | free, or given up if its attempts are spent | counts |
 //! | its stream broke | free | does not count |
 //! | abandoned: nobody was answered, and it is the claim that it names | free | is taken back |
+//! | unanswered: its begin may have been granted it, and its caller has gone | free | is taken back |
+//!
+//! What an unanswered begin has is known by its lease, which it may have been granted without the event.
 //!
 //! An event of several names is one: what is found under one of them counts, a live record before
 //! others, then this request's own, then the one with the most attempts.
@@ -114,11 +117,15 @@ impl Operation for Begin {
         let mut lease = None;
         if let Some((acquire, session)) = &mut asked {
             let handover = hand_on(draft, &acquire.key, session)?;
-            let busy = session.row(now).filter(|row| row.decision(acquire) != Decision::Free);
-            if let Some(busy) = busy {
-                return Ok(BeginAnswer { handover, ..Begun::Busy(busy).into() });
-            }
-            lease = Some(grant(draft, session, acquire)?.lease);
+            let row = session.row(now).filter(|row| row.decision(acquire) != Decision::Free);
+            lease = match row {
+                // An earlier run of this operation took it, without the event.
+                Some(row) if has_own(session, acquire, now) => Some(row.lease),
+                Some(busy) => {
+                    return Ok(BeginAnswer { handover, ..Begun::Busy(busy).into() });
+                }
+                None => Some(grant(draft, session, acquire)?.lease),
+            };
         }
         if let Some((acquire, session)) = asked {
             draft.put_session(&acquire.key, session);
@@ -169,7 +176,7 @@ impl Begin {
             let decision = session.row(now).map(|row| row.decision(acquire));
             let Some(Decision::Granted(held)) = decision else { return claim_alone(claim) };
             resumed = resumed.with_lease(session.resumed());
-            is_own = held.id == acquire.lease.id() && resumed == ResumedBy::Nobody;
+            is_own = has_own(session, acquire, now) && resumed == ResumedBy::Nobody;
             lease = Some(held);
         }
         if is_own {
@@ -215,6 +222,15 @@ impl Before {
         let attempts = if lapsed { attempts.lapsed() } else { attempts };
         Self { attempts, detail: found.detail.clone(), lapsed }
     }
+}
+
+/// Whether an earlier run of an operation was granted the session, and no other call has carried the
+/// lease on.
+fn has_own(session: &Session, acquire: &Acquire, now: Timestamp) -> bool {
+    session.latest.as_ref().is_some_and(|latest| {
+        let is_own = latest.lease == acquire.lease.id() && latest.request == acquire.request;
+        is_own && latest.resumed == ResumedBy::Nobody && latest.is_live(now)
+    })
 }
 
 /// The lease that an earlier run of a request had waited for, whose event is not to be had.

@@ -39,9 +39,9 @@ const READ_TIMEOUT: Duration = Duration::from_secs(5);
 const TIMED_OUT: &str = "timed out waiting for the file system";
 /// How often a set is read at most until it is the same twice in a row.
 const MAX_PASSES: usize = 3;
-/// How often to look, at startup, whether files that were changing have stopped to.
-const START_TRIES: usize = 20;
-const START_PAUSE: Duration = Duration::from_millis(50);
+/// How often to look whether files that were changing have stopped to.
+const TRIES: usize = 20;
+const PAUSE: Duration = Duration::from_millis(50);
 
 /// What a set of files holds; of those that cannot be read, why.
 #[derive(Default, PartialEq, Eq)]
@@ -130,15 +130,7 @@ impl Reloader {
         apply: impl FnMut(&Contents) -> anyhow::Result<Applied> + Send + 'static,
     ) -> anyhow::Result<()> {
         let mut reader = Reader::new(files);
-        let mut tries = 0;
-        let contents = loop {
-            if let Some(contents) = reader.read().await? {
-                break contents;
-            }
-            tries += 1;
-            ensure!(tries < START_TRIES, "the files keep changing while they are read");
-            sleep(START_PAUSE).await;
-        };
+        let contents = reader.read().await?;
         if let Some(why) = contents.failure() {
             bail!("{why}");
         }
@@ -172,7 +164,21 @@ impl<F: Fn(&Contents) -> Vec<PathBuf> + Send + 'static> Reader<F> {
         Self(Arc::new(Mutex::new(SetReader { files, read: Arc::new(read_file), pending })))
     }
 
-    async fn read(&mut self) -> ReadSet {
+    /// Reads the set once it has stopped changing.
+    ///
+    /// # Errors
+    /// When it cannot be read, or does not stop for a second.
+    async fn read(&mut self) -> anyhow::Result<Contents> {
+        for _ in 0..TRIES {
+            if let Some(contents) = self.try_read().await? {
+                return Ok(contents);
+            }
+            sleep(PAUSE).await;
+        }
+        bail!("the files keep changing while they are read")
+    }
+
+    async fn try_read(&mut self) -> ReadSet {
         let (answer, reading) = oneshot::channel();
         let set = Arc::clone(&self.0);
         // Not as a blocking task of the runtime, whose end would wait for it.
@@ -308,11 +314,9 @@ impl<A: FnMut(&Contents) -> anyhow::Result<Applied>> FileSet<A> {
     }
 
     /// Uses what was read, if it has changed.
-    fn follow(&mut self, read: ReadSet) {
+    fn follow(&mut self, read: anyhow::Result<Contents>) {
         let (fingerprint, applied) = match read {
-            // It is read again.
-            Ok(None) => return,
-            Ok(Some(contents)) => {
+            Ok(contents) => {
                 let digest = contents.digest();
                 if digest == self.applied {
                     if self.is_partial {

@@ -11,7 +11,10 @@ use std::sync::{
 };
 
 use super::Measured;
-use crate::domain::{Acquire, Lease, LeaseId, SessionKey, StreamId};
+use crate::{
+    domain::{Acquire, Lease, LeaseId, OwnLease, SessionKey, StreamId},
+    store::{StoreError, Verdict},
+};
 
 type GiveBack = dyn Fn(&SessionKey, LeaseId, StreamId) + Send + Sync;
 
@@ -50,30 +53,52 @@ impl Grants {
     }
 }
 
+/// Notes how the latest run of an operation ended that asks for a lease of its own.
+#[derive(Default)]
+pub(crate) struct LatestRun {
+    is_decided: AtomicBool,
+}
+
+impl LatestRun {
+    /// A run was answered this.
+    pub(crate) fn answered<T>(&self, own: &OwnLease, verdict: &Verdict<T>) {
+        if let Verdict::Failed(error) = verdict {
+            return self.failed(own, error);
+        }
+        self.is_decided.store(matches!(verdict, Verdict::Decided(_)), Ordering::Relaxed);
+    }
+
+    /// A run failed, with all others of its batch.
+    pub(crate) fn failed(&self, own: &OwnLease, error: &StoreError) {
+        if matches!(error, StoreError::OutcomeUnknown(_)) {
+            own.spend();
+        }
+        self.is_decided.store(false, Ordering::Relaxed);
+    }
+
+    /// Whether the operation, which ends now, may have been granted the lease by a run without an
+    /// answer.
+    pub(crate) fn may_have_been_granted(&mut self, own: &OwnLease) -> bool {
+        own.is_spent() && !*self.is_decided.get_mut()
+    }
+}
+
 /// Takes a lease.
 pub(super) struct AcquireCall {
     pub(super) acquire: Acquire,
     pub(super) grants: Arc<Grants>,
-    /// Whether its latest run was not decided: that run, or one before, may have been granted the
-    /// lease all the same, and its answer lost.
-    is_in_doubt: AtomicBool,
+    pub(super) latest_run: LatestRun,
 }
 
 impl AcquireCall {
     pub(super) fn new(acquire: Acquire, grants: &Arc<Grants>) -> Self {
-        Self { acquire, grants: Arc::clone(grants), is_in_doubt: AtomicBool::new(false) }
-    }
-
-    /// Notes whether a run of it was decided.
-    pub(super) fn ran(&self, is_decided: bool) {
-        self.is_in_doubt.store(!is_decided, Ordering::Relaxed);
+        Self { acquire, grants: Arc::clone(grants), latest_run: LatestRun::default() }
     }
 }
 
 impl Drop for AcquireCall {
     fn drop(&mut self) {
-        if *self.is_in_doubt.get_mut() {
-            // Its caller has gone.
+        if self.latest_run.may_have_been_granted(&self.acquire.lease) {
             self.grants.give_back(&self.acquire.key, self.acquire.lease.id());
         }
     }
@@ -134,5 +159,32 @@ impl Grant {
             delivery.accepted.store(true, Ordering::Relaxed);
         }
         self.lease
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Whether it is known to have no lease once its runs have ended so.
+    fn gives_back(runs: &[Verdict<()>], is_spent: bool) -> bool {
+        let (own, mut latest) = (OwnLease::random(), LatestRun::default());
+        if is_spent {
+            own.spend();
+        }
+        runs.iter().for_each(|verdict| latest.answered(&own, verdict));
+        latest.may_have_been_granted(&own)
+    }
+
+    #[test]
+    fn an_operation_gives_back_what_no_run_of_it_was_answered() {
+        let away = || Verdict::Failed(StoreError::unavailable("away"));
+        let unknown = || Verdict::Failed(StoreError::unknown("lost"));
+        assert!(!gives_back(&[], false));
+        assert!(!gives_back(&[Verdict::Retry, away()], false), "it was granted nothing");
+        assert!(gives_back(&[unknown()], false));
+        assert!(gives_back(&[unknown(), away()], false), "the later run wrote nothing");
+        assert!(gives_back(&[Verdict::Retry, away()], true), "the store has noted it");
+        assert!(!gives_back(&[unknown(), Verdict::Decided(())], true));
     }
 }

@@ -133,13 +133,6 @@ impl SessionCall {
         }
     }
 
-    /// Notes whether it was decided.
-    fn ran(&self, is_decided: bool) {
-        if let Self::Acquire(call) = self {
-            call.ran(is_decided);
-        }
-    }
-
     /// Leaves a release to `lanes`: nobody waits for the answer.
     pub(super) fn post_release(lanes: &Lanes<Self>, release: Release) {
         if lanes.of(release.key.shard()).post(Self::Release(release)).is_err() {
@@ -322,17 +315,17 @@ impl<S: Connection> Executes<SessionCall> for SessionWorker<S> {
         let ops: Vec<SessionOp<'_>> = calls.iter().map(|call| call.as_op()).collect();
         let asked = Instant::now();
         let changed = self.store.change_sessions(&ops).await;
-        if let Err(StoreError::Conflict | StoreError::OutcomeUnknown(_)) = changed {
-            for call in calls {
-                call.ran(false);
+        let acquires = calls.iter().enumerate().filter_map(|(place, call)| match call {
+            SessionCall::Acquire(call) => Some((place, call)),
+            _ => None,
+        });
+        for (place, AcquireCall { acquire, latest_run, .. }) in acquires {
+            match &changed {
+                Ok(batch) => latest_run.answered(&acquire.lease, &batch.answers[place]),
+                Err(error) => latest_run.failed(&acquire.lease, error),
             }
         }
         let SessionBatch { answers, handovers } = changed?;
-        for (call, answer) in calls.iter().zip(&answers) {
-            let in_doubt =
-                matches!(answer, Verdict::Retry | Verdict::Failed(StoreError::OutcomeUnknown(_)));
-            call.ran(!in_doubt);
-        }
         // Here, where it reaches the waiters even if the callers of this batch have gone.
         if let Some(queues) = self.queues.upgrade() {
             for row in handovers {

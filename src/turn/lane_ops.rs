@@ -7,11 +7,12 @@ use tokio::time::Instant;
 use super::grant::{Delivery, Grant, Turn, Unaccepted};
 use crate::{
     domain::{
-        Begin, Begun, Claim, Delivered, EventKey, EventRow, Finish, Interruption, KeySet, Lease,
-        Obtained, PriorGrant, RenewTurn, RequestId, StreamId, Timestamp, TurnId, TurnLost,
+        Acquire, Begin, Begun, Claim, Delivered, EventKey, EventRow, Finish, FinishAs,
+        Interruption, KeySet, Lease, Obtained, PriorGrant, RenewTurn, RequestId, StreamId,
+        Timestamp, TurnId, TurnLost,
     },
     lane::{Executes, Lane, Lanes, Op},
-    session::{Measured, Sessions},
+    session::{LatestRun, Measured, Sessions},
     store::{Connection, RenewedTurn, StoreError, Verdict},
     telemetry::TurnMetrics,
 };
@@ -44,8 +45,38 @@ impl TurnLanes {
 /// Begins or ends a turn. Both share lanes, so that what one caller asks for is done
 /// in that order.
 pub(super) enum TurnCall {
-    Begin(Box<Begin>, Arc<TurnLanes>),
+    Begin(Box<BeginCall>),
     Finish(Finish, Arc<TurnLanes>),
+}
+
+/// Begins a turn.
+pub(super) struct BeginCall {
+    begin: Begin,
+    lanes: Arc<TurnLanes>,
+    latest_run: LatestRun,
+}
+
+impl BeginCall {
+    pub(super) fn new(begin: Begin, lanes: &Arc<TurnLanes>) -> Box<Self> {
+        Box::new(Self { begin, lanes: Arc::clone(lanes), latest_run: LatestRun::default() })
+    }
+}
+
+impl Drop for BeginCall {
+    fn drop(&mut self) {
+        let Self { begin: Begin { event, request, max_attempts, session, .. }, latest_run, .. } =
+            self;
+        let Some(Acquire { key, lease, .. }) = session else { return };
+        if latest_run.may_have_been_granted(lease) {
+            let lease = Some((key.clone(), lease.id()));
+            let (event, request, max_attempts) = (event.key.clone(), *request, *max_attempts);
+            // Which attempt it is, is not known.
+            let turn = TurnId { event, request, attempt: 0, lease, max_attempts };
+            // No row has this stream, so a call that carried the turn on keeps it.
+            let unless_resumed = Some(StreamId::random());
+            self.lanes.post(Finish { turn, ending: FinishAs::Unanswered, unless_resumed });
+        }
+    }
 }
 
 /// What a batch answers to one call: to the caller that asked for it. That an event is taken
@@ -73,7 +104,7 @@ pub(super) enum TurnReply {
 impl TurnCall {
     fn event(&self) -> &EventKey {
         match self {
-            Self::Begin(begin, _) => &begin.event.key,
+            Self::Begin(call) => &call.begin.event.key,
             Self::Finish(finish, _) => &finish.turn.event,
         }
     }
@@ -81,7 +112,7 @@ impl TurnCall {
     /// Takes the names that it is about, unless another of the batch has.
     fn take_names<'a>(&'a self, names: &mut KeySet<'a>) -> bool {
         match self {
-            Self::Begin(begin, _) => names.take_of(&begin.event),
+            Self::Begin(call) => names.take_of(&call.begin.event),
             Self::Finish(finish, _) => {
                 let EventKey { team, event } = &finish.turn.event;
                 names.take(team, once(event.as_str()))
@@ -98,7 +129,7 @@ impl Op for TurnCall {
 
     fn key(&self) -> (&str, &str, bool) {
         let session = match self {
-            Self::Begin(begin, _) => begin.session.as_ref().map(|acquire| &acquire.key),
+            Self::Begin(call) => call.begin.session.as_ref().map(|acquire| &acquire.key),
             Self::Finish(finish, _) => finish.turn.lease.as_ref().map(|(key, _)| key),
         };
         match session {
@@ -115,21 +146,22 @@ impl Op for TurnCall {
         match (self, committed) {
             // An answer to every other request for the event.
             (
-                Self::Begin(begin, _),
+                Self::Begin(call),
                 Committed::Begun(
                     event,
                     _,
                     taken @ Measured { value: Begun::NotAvailable(row, _), .. },
                     _,
                 ),
-            ) if event.is_named_as(&begin.event)
-                && !matches!(row, EventRow::Claimed(claim) if claim.request == begin.request) =>
+            ) if event.is_named_as(&call.begin.event)
+                && !matches!(row, EventRow::Claimed(claim) if claim.request == call.begin.request) =>
             {
                 Verdict::Decided(TurnReply::Begun(Box::new(Err(taken.clone()))))
             }
-            (Self::Begin(begin, _), Committed::Begun(_, spoke, outcome, delivery))
-                if *spoke == asker(begin) =>
+            (Self::Begin(call), Committed::Begun(_, spoke, outcome, delivery))
+                if *spoke == asker(&call.begin) =>
             {
+                let begin = &call.begin;
                 let Measured { value, asked } = outcome;
                 let Begun::Granted { claim, lease, obtained } = value else {
                     return Verdict::Decided(TurnReply::Begun(Box::new(Err(outcome.clone()))));
@@ -180,16 +212,24 @@ impl<S: Connection> Executes<TurnCall> for S {
                 continue;
             }
             match op {
-                TurnCall::Begin(begin, lanes) => begins.push((place, &**begin, lanes)),
+                TurnCall::Begin(call) => begins.push((place, &**call)),
                 TurnCall::Finish(finish, lanes) => finishes.push((place, finish, lanes)),
             }
         }
         let mut verdicts: Vec<_> = ops.iter().map(|_| Verdict::Retry).collect();
-        let wanted: Vec<&Begin> = begins.iter().map(|(_, begin, _)| *begin).collect();
+        let wanted: Vec<&Begin> = begins.iter().map(|(_, call)| &call.begin).collect();
         let ended: Vec<&Finish> = finishes.iter().map(|(_, finish, _)| *finish).collect();
         let asked = Instant::now();
-        let batch = self.change_turns(&wanted, &ended).await?;
-        let of_begin = begins.first().map(|(_, _, lanes)| *lanes);
+        let changed = self.change_turns(&wanted, &ended).await;
+        for (item, (_, BeginCall { begin, latest_run, .. })) in begins.iter().enumerate() {
+            let Some(Acquire { lease, .. }) = &begin.session else { continue };
+            match &changed {
+                Ok(batch) => latest_run.answered(lease, &batch.begins[item]),
+                Err(error) => latest_run.failed(lease, error),
+            }
+        }
+        let batch = changed?;
+        let of_begin = begins.first().map(|(_, call)| &call.lanes);
         if let Some(lanes) = of_begin.or(finishes.first().map(|(_, _, lanes)| *lanes)) {
             for row in batch.handovers {
                 lanes.sessions.deliver(row, asked);
@@ -203,7 +243,7 @@ impl<S: Connection> Executes<TurnCall> for S {
         for ((place, finish, _), kept) in finishes.iter().zip(batch.finishes) {
             verdicts[*place] = kept.map(|kept| Committed::Finished((*finish).clone(), kept));
         }
-        for ((place, begin, lanes), verdict) in begins.iter().zip(batch.begins) {
+        for ((place, BeginCall { begin, lanes, .. }), verdict) in begins.iter().zip(batch.begins) {
             verdicts[*place] = verdict.map(|outcome| {
                 let delivery = match &outcome {
                     Begun::Granted { claim, lease, obtained } => {

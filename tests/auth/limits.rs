@@ -133,6 +133,46 @@ async fn calls_in_flight_are_limited_until_they_end() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stream_that_changes_its_principal_on_its_way_is_in_flight_as_the_new_ones() {
+    let (token, other, gone) = (new_token(), new_token(), new_token());
+    let before = principal("first", "bot", &["T1"], &[&token])
+        + &principal("gone", "bot", &["T1"], &[&gone]);
+    let server = Guarded::start(&before).await;
+    let mut raw = Raw::connect(server.address()).await;
+    let authorization = format!("Bearer {token}");
+    let metadata = [("authorization", authorization.as_str())];
+    let path = "/oncegate.v1.IdempotencyService/HoldSessionLease";
+    let mut call = raw.begin(path, &metadata).await;
+    // Its headers have come once a later call on the connection is answered.
+    let path = "/oncegate.v1.IdempotencyService/MarkProcessed";
+    let mut later = raw.begin(path, &metadata).await;
+    later.send(framed(&mark("T1", "a")), true);
+    assert_eq!(later.status().await.code(), Code::Ok);
+    let after = principal("second", "bot", &["T1"], &[&token, &other]) + "in_flight = 1\n";
+    server.replace(&after);
+    let mut client = server.client().await;
+    is_unauthenticated(&until_refused(&mut client, &gone).await);
+    let session = session("T1", "s");
+    let request = HoldSessionLeaseRequest { session, holder: "a".into(), ..Default::default() };
+    call.send(framed(&request), true);
+    let refused = timeout(PATIENCE, until_refused(&mut client, &other)).await.unwrap();
+    is_over_quota(&refused);
+    // For as long as it lives.
+    for _ in 0..20 {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+        let request = with(&other, mark("T1", "x"));
+        is_over_quota(&client.mark_processed(request).await.unwrap_err());
+    }
+    drop(call);
+    let free = async {
+        while client.mark_processed(with(&other, mark("T1", "z"))).await.is_err() {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    timeout(PATIENCE, free).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn callers_that_wait_are_limited_until_they_are_served() {
     let token = new_token();
     let file = principal("busy", "bot", &["T1"], &[&token]) + "waiters = 1\n";

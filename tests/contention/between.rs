@@ -5,7 +5,7 @@
 use std::time::Duration;
 
 use oncegate::{
-    domain::{Begin, Begun, Finish, FinishAs, LeaseId, TurnId},
+    domain::{Begin, Begun, Finish, FinishAs, LeaseId, Obtained, TurnId},
     store::{
         AdminChanges as _, Clock, Connection, SessionAnswer, SessionOp, SessionStore as _,
         Store as _, TurnStore as _, Verdict, Work, postgres::Postgres,
@@ -158,9 +158,9 @@ async fn an_event_that_has_changed_is_forgotten_only_once_it_is_read_again() {
 }
 
 /// The event is another's when the turn's session is taken, and free by the time of the answer. The
-/// caller goes on with that lease, so nothing else may give it back.
+/// begin goes on with that lease, so nothing else may give it back.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_lease_that_came_before_its_event_is_free_stays_its_callers() {
+async fn a_begin_goes_on_with_the_lease_that_came_before_its_event_was_free() {
     let url = new_database().await;
     let stores =
         [(); 2].map(|()| Postgres::new(&url, Duration::from_mins(1), Clock::Store).unwrap());
@@ -193,7 +193,14 @@ async fn a_lease_that_came_before_its_event_is_free_stays_its_callers() {
     other.change_turns(&[], &[&finish]).await.unwrap();
     locking.commit().await.unwrap();
     let (turned, asked) = beginning.await.unwrap();
-    let [Verdict::Decided(Begun::Busy(row))] = &turned.begins[..] else { panic!("{turned:?}") };
-    assert!(row.live && Some(row.lease.id) == asked.session.map(|acquire| acquire.lease.id()));
+    let [Verdict::Decided(Begun::Granted { claim, lease: Some(lease), obtained })] =
+        &turned.begins[..]
+    else {
+        panic!("{turned:?}")
+    };
+    assert_eq!((claim.attempt, *obtained), (2, Obtained::Granted));
+    let own = asked.session.unwrap().lease;
+    assert_eq!(lease.id, own.id());
+    assert!(own.is_spent(), "if it is not answered, its call gives it back");
     assert!(turned.orphans.is_empty(), "{turned:?}");
 }

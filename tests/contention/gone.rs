@@ -27,13 +27,13 @@ const LONG: Duration = Duration::from_mins(1);
 
 /// Two replicas, of which the first is behind the proxy. The clock stands still: nothing ends by
 /// itself.
-struct Stage {
-    proxy: Proxy,
+pub(super) struct Stage {
+    pub(super) proxy: Proxy,
     replicas: [(Turns, Sessions); 2],
 }
 
 impl Stage {
-    async fn new() -> Self {
+    pub(super) async fn new() -> Self {
         let (url, clock) = (postgres::new_database().await, TestClock::new());
         let proxy = Proxy::start_for("oncegate", &url, Line::Open).await;
         let start = async |url: &str| {
@@ -54,12 +54,16 @@ impl Stage {
         self.replicas[replica].1.clone()
     }
 
-    fn turns(&self, replica: usize) -> Turns {
+    pub(super) fn turns(&self, replica: usize) -> Turns {
         self.replicas[replica].0.clone()
     }
 
     /// Begins a turn on a replica.
-    fn begin(&self, replica: usize, begin: Begin) -> JoinHandle<Option<Box<turn::Grant>>> {
+    pub(super) fn begin(
+        &self,
+        replica: usize,
+        begin: Begin,
+    ) -> JoinHandle<Option<Box<turn::Grant>>> {
         let turns = self.turns(replica);
         tokio::spawn(async move {
             match turns.begin(begin, Duration::ZERO).await.unwrap() {
@@ -151,7 +155,7 @@ fn acquire(session: &str, name: &str) -> Acquire {
     Acquire { request, ..ops::acquire(session, 0) }
 }
 
-fn begin(event: &str, name: &str) -> Begin {
+pub(super) fn begin(event: &str, name: &str) -> Begin {
     let begin = ops::begin(event, &[]);
     let request = Id::parse("request_id", name.to_owned()).unwrap();
     let request = RequestId::for_event(&begin.event.key, Some(&request));

@@ -12,7 +12,7 @@ use std::{
 
 use oncegate::{
     domain::{LeaseId, SessionKey, SessionRow, Timestamp},
-    rules::{Ids, Plan, Snapshot, Wanted},
+    rules::{Ids, Plan, SessionWrite, Snapshot, Wanted},
     store::{
         AdminStore, Applied, Connection, Counts, Decided, EventFilter, Events, Hint, Invalidations,
         Page, Records, Reset, Store, StoreError, Sweep, Swept, Upkeep, Work,
@@ -38,6 +38,9 @@ enum Fault {
     FailsBefore,
     FailsAfter,
 }
+
+/// How long until a statement whose answer was lost is run again, in milliseconds.
+const RECONNECTION: (u64, u64) = (0, 3_000);
 
 impl Faults {
     pub fn new(chance: Chance, bug: Option<Bug>) -> Self {
@@ -71,6 +74,13 @@ impl Faults {
             self.count("late call");
         }
         (before, fault, after)
+    }
+
+    /// Whether the answer to a write is lost, which is then run again; and when.
+    fn loses_answer(&self) -> Option<Duration> {
+        let mut chance = self.chance.lock().unwrap();
+        let is_lost = self.are_on.load(Ordering::Relaxed) && chance.one_in(30);
+        is_lost.then(|| chance.millis(RECONNECTION.0, RECONNECTION.1))
     }
 
     fn loses_hint(&self) -> bool {
@@ -246,8 +256,13 @@ impl Records for SimConnection {
                 return Ok(plans.iter().map(|_| Applied::Written(Vec::new())).collect());
             }
         }
-        let Self { inner, link } = self;
-        link.call(async { inner.apply(plans).await }).await
+        let lost = plans.iter().all(grants).then(|| self.link.faults.loses_answer()).flatten();
+        let Some(pause) = lost else { return self.write(plans).await };
+        self.write(plans.clone()).await?;
+        self.link.faults.count("lost answer");
+        sleep(pause).await;
+        let again = self.write(plans.clone()).await.map_err(StoreError::after_change)?;
+        self.find_written(&plans, again).await
     }
 
     fn known_time(&self) -> Option<Timestamp> {
@@ -256,6 +271,51 @@ impl Records for SimConnection {
 
     fn ids(&mut self) -> &mut Ids {
         self.inner.ids()
+    }
+}
+
+/// Whether a plan grants a lease to its caller, or adds a place in a queue. What ends or renews a lease
+/// is not written again here: if another has the session by then, the caller is answered that the
+/// lease is gone, and the checker could not know better.
+fn grants(plan: &Plan) -> bool {
+    let sessions = &plan.writes.sessions;
+    let is_grant = |write: &SessionWrite| {
+        write.remove.is_empty() && (plan.token.is_some() || !write.add.is_empty())
+    };
+    !plan.is_once && !sessions.is_empty() && sessions.iter().all(is_grant)
+}
+
+impl SimConnection {
+    async fn write(&mut self, plans: Vec<Plan>) -> Result<Vec<Applied>, StoreError> {
+        let Self { inner, link } = self;
+        link.call(async { inner.apply(plans).await }).await
+    }
+
+    /// Finds those plans written by the first run of a write that conflict in the second, as the
+    /// store for PostgreSQL does.
+    async fn find_written(
+        &mut self,
+        plans: &[Plan],
+        mut applied: Vec<Applied>,
+    ) -> Result<Vec<Applied>, StoreError> {
+        for (plan, applied) in plans.iter().zip(&mut applied) {
+            if !matches!(applied, Applied::Conflict) {
+                continue;
+            }
+            let mut wanted = Wanted::default();
+            plan.wants(&mut wanted);
+            *applied = match self.read(&wanted).await {
+                Ok(found) => match plan.tickets_if_written_in(&found) {
+                    Some(tickets) => Applied::Written(tickets),
+                    None => {
+                        self.link.faults.count("conflict after a lost answer");
+                        Applied::ConflictAfterLoss
+                    }
+                },
+                Err(error) => Applied::Failed(error.after_change()),
+            };
+        }
+        Ok(applied)
     }
 }
 

@@ -1,11 +1,11 @@
 //! What holds through any history of operations, some of which are decided on records that
 //! others have changed since.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::{
-    Event, EventKey, FencingToken, Finish, FinishAs, LeaseId, Notice, Plan, SessionKey, State,
-    Version, World, key,
+    Event, EventKey, FencingToken, Finish, FinishAs, LeaseId, Notice, Operation as _, Plan,
+    SessionKey, State, Version, World, key,
     random::{Answer, Chooser, Op},
 };
 use crate::domain::{Begun, Claim, EventRow, Obtained, Team};
@@ -23,6 +23,8 @@ struct History {
     chooser: Chooser,
     /// The highest token of each session so far, also of those that were deleted.
     tokens: BTreeMap<SessionKey, FencingToken>,
+    /// All leases that were granted.
+    leases: BTreeSet<LeaseId>,
     grants: usize,
     conflicts: usize,
 }
@@ -47,6 +49,12 @@ impl History {
             self.conflicts += 1;
             assert_eq!(self.world.events, before.events);
             assert_eq!(self.world.sessions, before.sessions);
+            if self.chooser.one_in(2) {
+                // An earlier run may have written it, as far as is known.
+                op.spend();
+                let (plan, answer) = self.world.decide(&op);
+                self.write(Pending { op, answer, plan });
+            }
             return;
         }
         self.chooser.note(&op, &answer);
@@ -66,6 +74,8 @@ impl History {
             let highest = self.tokens.entry(key.clone()).or_default();
             if was.is_none_or(|was| was.lease != latest.lease) {
                 assert!(latest.token > *highest, "{latest:?} after {highest:?}");
+                let is_new = latest.released || self.leases.insert(latest.lease);
+                assert!(is_new, "{latest:?} is granted twice");
                 self.grants += usize::from(!latest.released);
             }
             assert!(latest.token >= *highest);
@@ -100,6 +110,7 @@ impl History {
             world: World::new(),
             chooser: Chooser::of(seed),
             tokens: BTreeMap::new(),
+            leases: BTreeSet::new(),
             grants: 0,
             conflicts: 0,
         };
@@ -211,8 +222,10 @@ fn claims_stay(before: &World, after: &World, op: &Op) {
         let same = |now: &&Event| now.request == was.request && attempt(now) == attempt(was);
         let is_kept = after.events.get(key).filter(same).is_some_and(|now| now.is_live(after.now));
         let may_end = match op {
-            Op::Finish(finish) => {
-                was.request == Some(finish.turn.request) && attempt(was) == finish.turn.attempt
+            Op::Finish(Finish { turn, ending, .. }) => {
+                // One that was not answered does not know its attempt.
+                let is_its = attempt(was) == turn.attempt || *ending == FinishAs::Unanswered;
+                was.request == Some(turn.request) && is_its
             }
             Op::Forget(of) => was.names.contains(&of.event),
             // Written so late that it has lapsed by then.
@@ -235,6 +248,9 @@ fn attempts_stay(before: &World, after: &World, op: &Op) {
         let may_fall = match op {
             Op::Finish(Finish { ending: FinishAs::Abandoned(claimed), .. }) => {
                 *claimed == was.time && now + 1 == attempt(was)
+            }
+            Op::Finish(Finish { turn, ending: FinishAs::Unanswered, .. }) => {
+                was.request == Some(turn.request) && now + 1 == attempt(was)
             }
             Op::Mark(_) | Op::Forget(_) => true,
             _ => false,

@@ -80,6 +80,15 @@ impl Operation for Op {
         }
     }
 
+    fn spend(&self) {
+        match self {
+            Self::Acquire(acquire) => acquire.spend(),
+            Self::Enqueue(enqueue) => enqueue.spend(),
+            Self::Begin(begin) => begin.spend(),
+            _ => {}
+        }
+    }
+
     fn decide(&self, draft: &mut Draft<'_>) -> Result<Answer, RuleError> {
         Ok(match self {
             Self::Mark(mark) => Answer::Marked(mark.decide(draft)?),
@@ -198,11 +207,12 @@ impl Chooser {
     }
 
     fn ending(&mut self, world: &World, turn: &TurnId) -> FinishAs {
-        match self.below(5) {
+        match self.below(6) {
             0 => succeeded("done"),
             1 => FinishAs::Rejected(Some(detail("bad")), ttl(600)),
             2 => FinishAs::Failed(Some(detail("no"))),
             3 => FinishAs::Broken,
+            4 => FinishAs::Unanswered,
             _ => FinishAs::Abandoned(self.claim_time(world, &turn.event)),
         }
     }
@@ -213,6 +223,11 @@ impl Chooser {
             if self.one_in(2) { begin(number, &names) } else { begin_with_session(number, &names) };
         if self.one_in(4) {
             begin.event.digest = Some(digest(self.number()));
+        }
+        if let Some(acquire) = begin.session.as_mut().filter(|_| self.one_in(4)) {
+            // As if an earlier run of it had been granted the lease.
+            acquire.lease = self.lease(world, false).into();
+            acquire.lease.spend();
         }
         let id = self.claim_time(world, &begin.event.key);
         begin.resumes = Some(PriorGrant { id, resumed: self.resumed() }).filter(|_| self.one_in(2));

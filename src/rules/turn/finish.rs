@@ -4,10 +4,10 @@ use std::sync::Arc;
 
 use super::{
     super::{Draft, Event, Operation, RuleError, State, Wanted, session::release},
-    EventName, Own, ended, name, own, wants_turn,
+    EventName, Own, ended, live_claim, name, own, wants_turn,
 };
 use crate::domain::{
-    Attempts, EventRow, Finish, FinishAs, ProcessedBy, SessionRow, Timestamp, TurnLost,
+    Attempts, EventRow, Finish, FinishAs, ProcessedBy, ResumedBy, SessionRow, Timestamp, TurnLost,
 };
 
 /// What became of a [`Finish`], and what that brought with it.
@@ -28,7 +28,10 @@ impl Operation for Finish {
     }
 
     fn decide(&self, draft: &mut Draft<'_>) -> Result<FinishAnswer, RuleError> {
-        let (Self { turn, ending, unless_resumed }, now) = (self, draft.now());
+        let (Self { turn, ending, .. }, now) = (self, draft.now());
+        if matches!(ending, FinishAs::Unanswered) {
+            return self.give_back(draft);
+        }
         let alone = |finished| Ok(FinishAnswer { finished, handover: None });
         let Own { event, attempts, session } = match own(draft, turn) {
             Ok(own) => own,
@@ -40,12 +43,9 @@ impl Operation for Finish {
         if matches!(ending, FinishAs::Abandoned(claim_time) if *claim_time != event.time) {
             return alone(Err(TurnLost::Claim));
         }
-        if let Some(stream) = *unless_resumed {
-            let of_lease = session.as_ref().and_then(|(_, session)| session.latest.as_ref());
-            let by = [Some(event.resumed), of_lease.map(|latest| latest.resumed)];
-            if !by.into_iter().flatten().all(|by| by.leaves_to(stream)) {
-                return alone(Err(TurnLost::Replaced));
-            }
+        let of_lease = session.as_ref().map(|(_, session)| session.resumed());
+        if !self.may_end(&[Some(event.resumed), of_lease]) {
+            return alone(Err(TurnLost::Replaced));
         }
         let ended = self.ending(&event, attempts, ending, now);
         let row = ended.row(now);
@@ -59,6 +59,37 @@ impl Operation for Finish {
 }
 
 impl Finish {
+    /// Whether nobody else has carried on what it ends.
+    fn may_end(&self, resumed: &[Option<ResumedBy>]) -> bool {
+        let Some(stream) = self.unless_resumed else { return true };
+        resumed.iter().flatten().all(|by| by.leaves_to(stream))
+    }
+
+    /// Gives back what a begin was granted that was not answered: the lease, with the claim or alone.
+    fn give_back(&self, draft: &mut Draft<'_>) -> Result<FinishAnswer, RuleError> {
+        let (EventName { team, event }, now) = (name(&self.turn), draft.now());
+        let lost = |lost| Ok(FinishAnswer { finished: Err(lost), handover: None });
+        let Some((key, lease)) = &self.turn.lease else { return lost(TurnLost::Claim) };
+        let mut session = draft.session(key);
+        let own = session.latest.as_ref().filter(|latest| latest.lease == *lease);
+        if !own.is_some_and(|latest| latest.is_live(now)) {
+            return lost(TurnLost::Lease(None));
+        }
+        let claimed = draft.event(team, event);
+        let claimed = claimed.filter(|event| live_claim(event, self.turn.request, now).is_some());
+        let of_event = claimed.as_ref().map(|event| event.resumed);
+        if !self.may_end(&[Some(session.resumed()), of_event]) {
+            return lost(TurnLost::Replaced);
+        }
+        if let Some((event, attempts)) = claimed.as_ref().and_then(|own| Some((own, own.attempts?)))
+        {
+            let ended = self.ending(event, attempts, &self.ending, now);
+            draft.update_event(team, event, Some(ended));
+        }
+        let handover = release(draft, key, &mut session)?;
+        Ok(FinishAnswer { finished: Ok(None), handover })
+    }
+
     /// What its turn leaves.
     fn ending(
         &self,
@@ -90,7 +121,7 @@ impl Finish {
                 attempts.uncounted += 1;
                 ended(event, attempts, event.detail.clone(), now)
             }
-            FinishAs::Abandoned(_) => {
+            FinishAs::Abandoned(_) | FinishAs::Unanswered => {
                 attempts.claimed -= 1;
                 ended(event, attempts, event.detail.clone(), now)
             }

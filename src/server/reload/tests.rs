@@ -58,7 +58,7 @@ impl One {
     }
 
     fn look(&self, set: &mut FileSet<Apply>) {
-        set.follow(read_set(paths(&[&self.path])));
+        set.follow(read_set(paths(&[&self.path])).map(|read| read.expect("it stands still")));
     }
 
     fn seen(&self) -> (String, u64, u64, i64) {
@@ -248,6 +248,26 @@ fn files_that_hang_have_a_bounded_number_of_threads() {
     // Their threads end.
     let is_free = |contents: Contents| contents.failure().unwrap().contains("No such file");
     while !set.read().unwrap().is_some_and(is_free) {}
+}
+
+/// A write of them may be too slow for ever.
+#[tokio::test(start_paused = true)]
+async fn files_that_do_not_stop_changing_are_reported() {
+    let (one, mut set) = One::new();
+    let reads = AtomicUsize::new(0);
+    let read: ReadFile = Arc::new(move |_| {
+        let read = reads.fetch_add(1, Ordering::Relaxed);
+        Ok(format!("good {read}").into_bytes())
+    });
+    let changing = SetReader { read, ..set_of(paths(&[&one.path])) };
+    let mut reader = Reader(Arc::new(Mutex::new(changing)));
+    let read = reader.read().await;
+    let why = read.as_ref().err().map(ToString::to_string);
+    assert_eq!(why.as_deref(), Some("the files keep changing while they are read"));
+    set.follow(read);
+    assert_eq!(one.seen(), ("good 1".into(), 0, 1, 1));
+    one.look(&mut set);
+    assert_eq!(one.seen(), ("good 1".into(), 0, 1, 0), "they have stopped");
 }
 
 #[test]

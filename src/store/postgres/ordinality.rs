@@ -34,18 +34,21 @@ pub(super) fn fill<T>(verdicts: &mut [Verdict<T>], places: Vec<usize>, found: Ve
     places.into_iter().zip(found).for_each(|(place, verdict)| verdicts[place] = verdict);
 }
 
-/// Notes in `verdicts` that what failed may have been done before, by a statement whose answer was
-/// lost.
-pub(super) fn doubt<T>(verdicts: &mut [Verdict<T>]) {
-    for verdict in verdicts {
-        if let Verdict::Failed(error) = verdict {
+/// Notes in `verdicts` that those at `places` may have been done before, if they failed: by a
+/// statement whose answer was lost.
+pub(super) fn doubt<T>(verdicts: &mut [Verdict<T>], places: &[usize]) {
+    for &place in places {
+        if let Verdict::Failed(error) = &mut verdicts[place] {
             *error = error.clone().after_change();
         }
     }
 }
 
-/// Notes in `verdicts` that all that is not decided failed with `error`.
+/// Notes in `verdicts` that all that is not decided failed with `error`, unless it is to be retried.
 pub(super) fn fail<T>(verdicts: &mut [Verdict<T>], error: &StoreError) {
+    if matches!(error, StoreError::Conflict) {
+        return;
+    }
     let undecided = verdicts.iter_mut().filter(|verdict| matches!(verdict, Verdict::Retry));
     undecided.for_each(|verdict| *verdict = Verdict::Failed(error.clone()));
 }

@@ -68,7 +68,7 @@ impl SessionStore for Handle {
         asked: &[SessionOp<'_>],
     ) -> Result<SessionBatch, StoreError> {
         let mut batch = SessionBatch::open(asked.len());
-        let is_lost = self.take_and_end(asked, &mut batch.answers).await?;
+        let unanswered = self.take_and_end(asked, &mut batch.answers).await?;
         let (places, rest) = left(&batch.answers, asked);
         if rest.is_empty() {
             return Ok(batch);
@@ -78,15 +78,11 @@ impl SessionStore for Handle {
                 fill(&mut batch.answers, places, rest.answers);
                 batch.handovers = rest.handovers;
             }
-            Err(error) if rest.len() == asked.len() => {
-                return Err(if is_lost { error.after_change() } else { error });
-            }
+            Err(error) if rest.len() == asked.len() && unanswered.is_empty() => return Err(error),
             // What is decided has been committed.
             Err(error) => fail(&mut batch.answers, &error),
         }
-        if is_lost {
-            doubt(&mut batch.answers);
-        }
+        doubt(&mut batch.answers, &unanswered);
         Ok(batch)
     }
 
@@ -100,13 +96,13 @@ impl SessionStore for Handle {
 
 impl Handle {
     /// Takes free sessions and ends live leases by the short statement. Skips a session that
-    /// another operation of the batch is about, and one for which a caller is known to wait.
-    /// Answers whether the statement's answer was lost: then it may have done all of it.
+    /// another operation of the batch is about, and one for which a caller is known to wait. If the
+    /// statement's answer was lost, answers the places of all that it may have done.
     async fn take_and_end(
         &mut self,
         asked: &[SessionOp<'_>],
         answers: &mut [Verdict<SessionAnswer>],
-    ) -> Result<bool, StoreError> {
+    ) -> Result<Vec<usize>, StoreError> {
         let (mut acquires, mut releases) = (Vec::new(), Vec::new());
         let (mut taking, mut ending) = (Vec::new(), Vec::new());
         for (place, op) in asked.iter().enumerate() {
@@ -132,7 +128,7 @@ impl Handle {
             }
         }
         if acquires.is_empty() && releases.is_empty() {
-            return Ok(false);
+            return Ok(Vec::new());
         }
         let arrays = (
             acquire::Arrays::of(self.locks, &acquires),
@@ -151,7 +147,8 @@ impl Handle {
             for acquire in &acquires {
                 acquire.spend();
             }
-            return Ok(true);
+            taking.append(&mut ending);
+            return Ok(taking);
         }
 
         let places = Places::of(&acquires);
@@ -167,7 +164,7 @@ impl Handle {
             };
             answers[place] = Verdict::Decided(answer);
         }
-        Ok(false)
+        Ok(Vec::new())
     }
 }
 

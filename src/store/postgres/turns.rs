@@ -17,6 +17,19 @@ mod fast_path;
 
 pub(super) use fast_path::{BEGIN_AND_SUCCEED, BEGIN_NEW, SUCCEED};
 
+/// The places in a batch of what a statement may have done whose answer was lost.
+#[derive(Default)]
+struct Unanswered {
+    begins: Vec<usize>,
+    finishes: Vec<usize>,
+}
+
+impl Unanswered {
+    fn is_empty(&self) -> bool {
+        self.begins.is_empty() && self.finishes.is_empty()
+    }
+}
+
 impl TurnStore for Handle {
     async fn change_turns(
         &mut self,
@@ -24,12 +37,9 @@ impl TurnStore for Handle {
         finishes: &[&Finish],
     ) -> Result<TurnBatch, StoreError> {
         let mut batch = TurnBatch::open(begins.len(), finishes.len());
-        let short = self.begin_and_succeed(begins, finishes, &mut batch).await?;
-        let (is_lost, mut alone) = (short.is_none(), short.unwrap_or_default());
+        let unanswered = self.begin_and_succeed(begins, finishes, &mut batch).await?;
         match self.change_others(begins, finishes, &mut batch).await {
-            Err(error) if batch.is_open() && alone.is_empty() => {
-                return Err(if is_lost { error.after_change() } else { error });
-            }
+            Err(error) if batch.is_open() && unanswered.is_empty() => return Err(error),
             // What is decided has been committed.
             Err(error) => {
                 fail(&mut batch.begins, &error);
@@ -37,14 +47,8 @@ impl TurnStore for Handle {
             }
             Ok(()) => {}
         }
-        if is_lost {
-            doubt(&mut batch.begins);
-            doubt(&mut batch.finishes);
-        }
-        // Otherwise the rules have found it: if the event is taken, they say that it is an orphan;
-        // if not, the caller goes on with it.
-        alone.retain(|(place, _)| matches!(batch.begins[*place], Verdict::Failed(_)));
-        batch.orphans.extend(alone.into_iter().map(|(_, lease)| lease));
+        doubt(&mut batch.begins, &unanswered.begins);
+        doubt(&mut batch.finishes, &unanswered.finishes);
         Ok(batch)
     }
 

@@ -9,11 +9,14 @@ use sqlx::{
 };
 use uuid::Uuid;
 
-use super::arrays::{BeginRow, Begins, TurnRow, Turns};
+use super::{
+    Unanswered,
+    arrays::{BeginRow, Begins, TurnRow, Turns},
+};
 use crate::{
     domain::{
         Begin, Begun, Claim, EventRow, FencingToken, Finish, FinishAs, Labels, Lease, LeaseId,
-        Obtained, ProcessedBy, SessionKey, StoredEvent, Timestamp, Ttl, TurnId,
+        Obtained, ProcessedBy, StoredEvent, Timestamp, Ttl, TurnId,
     },
     rules::Operation as _,
     store::{
@@ -202,19 +205,19 @@ pub(in super::super) const BEGIN_AND_SUCCEED: &str = concat!(
 
 impl Handle {
     /// Begins turns of new events of one name in free sessions, and ends turns with success, by
-    /// one short statement. Notes in `batch` which it decided, and returns the leases that it took
-    /// without their events; nothing if its answer was lost: then it may have done all of it.
+    /// one short statement. Notes in `batch` which it decided. If the statement's answer was lost,
+    /// answers all that it may have done.
     pub(super) async fn begin_and_succeed(
         &mut self,
         begins: &[&Begin],
         finishes: &[&Finish],
         batch: &mut TurnBatch,
-    ) -> Result<Option<Vec<Alone>>, StoreError> {
+    ) -> Result<Unanswered, StoreError> {
         let (beginning, succeeding) =
             (Beginning::of(self.locks, begins), Succeeding::of(self.locks, finishes));
         let now = self.now();
         if beginning.places.is_empty() && succeeding.places.is_empty() {
-            return Ok(Some(Vec::new()));
+            return Ok(Unanswered::default());
         }
         let statement = || match (&*beginning.places, &*succeeding.places) {
             (_, []) => beginning.bind(sqlx::query(BEGIN_NEW).bind(now)),
@@ -226,7 +229,7 @@ impl Handle {
             for row in &beginning.rows {
                 row.begin.spend();
             }
-            return Ok(None);
+            return Ok(Unanswered { begins: beginning.places, finishes: succeeding.places });
         }
         let (mut taken, mut claimed) = (Vec::new(), HashMap::new());
         for row in &rows {
@@ -238,15 +241,14 @@ impl Handle {
                 None => read(row, &mut taken, &mut claimed).map_err(StoreError::internal)?,
             }
         }
-        beginning.done(taken, &claimed, batch).map(Some)
+        beginning.done(taken, &claimed, batch)?;
+        Ok(Unanswered::default())
     }
 }
 
 /// Leases that were taken, with the columns that the caller does not know, and the time of the
 /// answer.
 type Taken = Vec<(Lease, Timestamp)>;
-/// The place of a turn in its batch, and the lease that was taken without the turn's event.
-type Alone = (usize, (SessionKey, LeaseId));
 /// When events were claimed, by attempt.
 type Claimed = HashMap<Uuid, Timestamp>;
 
@@ -295,14 +297,14 @@ impl<'a> Beginning<'a> {
         self.arrays.bind(statement)
     }
 
-    /// Notes which of them were granted.
+    /// Notes which of them were granted. One that took its session without its event goes on with
+    /// the lease by the rules, or gives it back.
     fn done(
         &self,
         taken: Taken,
         claimed: &Claimed,
         batch: &mut TurnBatch,
-    ) -> Result<Vec<Alone>, StoreError> {
-        let mut alone = Vec::new();
+    ) -> Result<(), StoreError> {
         let own: HashMap<LeaseId, (&BeginRow<'_>, usize)> = self
             .rows
             .iter()
@@ -314,7 +316,7 @@ impl<'a> Beginning<'a> {
             let &(&BeginRow { begin, acquire }, place) =
                 found.ok_or_else(|| StoreError::internal("unexpected row in the answer"))?;
             let Some(&claim_time) = claimed.get(&begin.request.as_uuid()) else {
-                alone.push((place, (acquire.key.clone(), lease.id)));
+                begin.spend();
                 continue;
             };
             let (holder, labels) = (acquire.holder.clone(), acquire.labels.clone());
@@ -333,7 +335,7 @@ impl<'a> Beginning<'a> {
             batch.begins[place] =
                 Verdict::Decided(Begun::Granted { claim, lease, obtained: Obtained::Granted });
         }
-        Ok(alone)
+        Ok(())
     }
 }
 
