@@ -172,7 +172,9 @@ mod tests {
         if is_spent {
             own.spend();
         }
-        runs.iter().for_each(|verdict| latest.answered(&own, verdict));
+        for verdict in runs {
+            latest.answered(&own, verdict);
+        }
         latest.may_have_been_granted(&own)
     }
 

@@ -110,9 +110,13 @@ impl Bug {
                 "held by two at once",
                 "is lost before its end",
             ],
-            Self::WrongClock => {
-                &["held by two at once", "is lost before its end", "is handled until"]
-            }
+            // A lease or claim of that replica ends later than its holder counts.
+            Self::WrongClock => &[
+                "held by two at once",
+                "is lost before its end",
+                "is handled until",
+                "ended after its end",
+            ],
             Self::FenceReused => &["of Lease("],
             Self::DeadWaiter => &["held by nobody"],
             Self::FinishWithoutLease => &["ended after its end"],

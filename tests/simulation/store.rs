@@ -305,13 +305,13 @@ impl SimConnection {
             let mut wanted = Wanted::default();
             plan.wants(&mut wanted);
             *applied = match self.read(&wanted).await {
-                Ok(found) => match plan.tickets_if_written_in(&found) {
-                    Some(tickets) => Applied::Written(tickets),
-                    None => {
+                Ok(found) => plan.tickets_if_written_in(&found).map_or_else(
+                    || {
                         self.link.faults.count("conflict after a lost answer");
                         Applied::ConflictAfterLoss
-                    }
-                },
+                    },
+                    Applied::Written,
+                ),
                 Err(error) => Applied::Failed(error.after_change()),
             };
         }
