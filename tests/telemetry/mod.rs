@@ -1,6 +1,10 @@
 //! What a server says of itself: its metrics page and its log of slow calls.
 
 mod exposition;
+#[expect(clippy::float_cmp, reason = "counts are whole numbers")]
+mod figures;
+#[expect(clippy::float_cmp, reason = "limits are whole numbers")]
+mod limits;
 mod slow;
 #[expect(clippy::float_cmp, reason = "counts are whole numbers")]
 mod store;
