@@ -204,7 +204,7 @@ async fn errors_are_classed_as_they_are_treated() {
     )
     .await;
     let error = f.client.mark_processed(mark("T1", "Ev1")).await.unwrap_err();
-    assert_eq!(error.code(), Code::FailedPrecondition, "{error}");
+    assert_eq!(error.code(), Code::Unavailable, "{error}");
     metric_is(&f.replica, r#"oncegate_store_errors_total{class="other"}"#, |n| n >= 1.0).await;
     let page = metrics_page(&f.replica).await;
     assert_eq!(value(&page, r#"oncegate_store_errors_total{class="conflict"}"#), Some(0.0));
