@@ -6,7 +6,6 @@ import runpy
 from itertools import pairwise
 from pathlib import Path
 
-import pytest
 from project import (
     DASHBOARD,
     OF_TARGETS,
@@ -28,7 +27,14 @@ from project import (
 # Of the job and the instance that the scrape is given.
 TARGET = 'job="oncegate",instance="a:9464"'
 # Variables of Grafana.
-VARIABLES = {"$__rate_interval": "5m", "$__range": "1h", "$job": ".*", "$namespace": ".*", "$instance": ".*", "$principal": ".*"}
+VARIABLES = {
+    "$__rate_interval": "5m",
+    "$__range": "1h",
+    "$job": ".*",
+    "$namespace": ".*",
+    "$instance": ".*",
+    "$principal": ".*",
+}
 
 
 # It has no series before the first autovacuum, and the labels of another one of tables.
@@ -121,7 +127,8 @@ def recorded_labels() -> dict[str, dict[str, set[str]]]:
 
 def values_of(metric: str, label: str) -> set[str]:
     """All values that a label can have: those of the scrape, of the reference and of the contract."""
-    found = recorded_labels()[LATER.get(metric, metric)].get(label, set()) | documented()[metric].values.get(label, set())
+    recorded, listed = recorded_labels()[LATER.get(metric, metric)], documented()[metric].values
+    found = recorded.get(label, set()) | listed.get(label, set())
     if label in ("grpc_method", "grpc_service"):
         contract = "".join(path.read_text() for path in (ROOT / "proto").rglob("*.proto"))
         if label == "grpc_method":
@@ -144,7 +151,8 @@ def test_the_scrape_has_the_metrics_of_the_rules() -> None:
 
 def test_values_of_labels_exist() -> None:
     cases = [(path.stem, path.read_text()) for path in (RULES.parent / "tests").glob("*.yaml")]
-    seen, wrong = 0, []
+    seen = 0
+    wrong: list[str] = []
     for name, expr in EXPRESSIONS + queries() + cases + [(name, filled(expr)) for name, expr in shown()]:
         for metric, label, wanted in matchers(expr):
             if label in OF_TARGETS or label in ("version", "revision") or wanted == ".*":
