@@ -71,15 +71,12 @@ impl TlsMetrics {
     /// The certificate in use is valid from when until when, in seconds since 1970, if that is
     /// known.
     pub fn valid(&self, validity: Option<(i64, i64)>) {
-        match validity {
-            Some((first, last)) => {
-                self.not_before.get_or_create(&NoLabels {}).set(first);
-                self.not_after.get_or_create(&NoLabels {}).set(last);
-            }
-            None => {
-                self.not_before.clear();
-                self.not_after.clear();
-            }
+        if let Some((first, last)) = validity {
+            self.not_before.get_or_create(&NoLabels {}).set(first);
+            self.not_after.get_or_create(&NoLabels {}).set(last);
+        } else {
+            self.not_before.clear();
+            self.not_after.clear();
         }
     }
 }

@@ -56,7 +56,7 @@ pub(super) struct Table {
 }
 
 /// Of transaction ids, or of those of several transactions that lock a row.
-pub(super) struct Age {
+pub(super) struct OldestId {
     /// Since the oldest one that is not frozen.
     pub(super) age: i64,
     /// From when PostgreSQL freezes by itself.
@@ -87,10 +87,10 @@ pub(super) fn tables(rows: &[PgRow]) -> Result<Vec<Table>, StoreError> {
 }
 
 /// What [`AGES`] answers: of transactions and of multixacts.
-pub(super) fn ages(row: &PgRow) -> Result<[Age; 2], StoreError> {
+pub(super) fn ages(row: &PgRow) -> Result<[OldestId; 2], StoreError> {
     let age = |age, freeze, database| {
         let (age, freeze) = (row.try_get(age)?, row.try_get(freeze)?);
-        Ok::<_, sqlx::Error>(Age { age, freeze, database: row.try_get(database)? })
+        Ok::<_, sqlx::Error>(OldestId { age, freeze, database: row.try_get(database)? })
     };
     let both = || {
         let multixacts = age("multixact_age", "freeze_multixact", "oldest_multixact")?;

@@ -101,7 +101,7 @@ pub(super) async fn prepared(
     other.execute("ROLLBACK").await.map_err(classify)?;
     let _ = timeout(PREPARED_TIMEOUT, other.close()).await;
     match again {
-        Ok(Ok(_)) => Ok(Finding::ok("a prepared statement can be run again")),
+        Ok(Ok(())) => Ok(Finding::ok("a prepared statement can be run again")),
         Ok(Err(error)) => match classify(error) {
             StoreError::Misconfigured(why) => Ok(Finding::failed(&*why)),
             error => Err(error),

@@ -7,7 +7,7 @@ use tokio::time::Instant;
 
 use super::{
     super::{
-        figures::{self, Age, CLOCK, Table},
+        figures::{self, CLOCK, OldestId, Table},
         timestamp::PgTimestamp,
     },
     About, classify,
@@ -161,8 +161,8 @@ pub(super) async fn transaction_ids(database: &mut PgConnection) -> Result<Findi
 }
 
 /// Of ids of one kind.
-fn age(of: &Age, kind: &str) -> Finding {
-    let Age { age, freeze, database } = of;
+fn age(of: &OldestId, kind: &str) -> Finding {
+    let OldestId { age, freeze, database } = of;
     let advice = "look for long transactions, prepared transactions and replication slots, and run \
                   VACUUM FREEZE in that database";
     let found = format!(
@@ -186,7 +186,7 @@ mod tests {
     #[test]
     fn an_age_is_judged_by_when_rows_are_frozen() {
         let of = |number, freeze| {
-            age(&Age { age: number, freeze, database: "bots".to_owned() }, "transaction")
+            age(&OldestId { age: number, freeze, database: "bots".to_owned() }, "transaction")
         };
         let freeze = 200_000_000;
         for (number, severity) in [
