@@ -11,7 +11,7 @@ use crate::{
     store::{
         Age, Connection, Figures, Kind, Scope, Store, StoreError, Sweep, Swept, Verdict, Work,
     },
-    telemetry::Metrics,
+    telemetry::{LogThrottle, Metrics},
 };
 
 /// The most rows that one transaction deletes, so that none holds its locks,
@@ -69,6 +69,15 @@ pub struct Cleaned {
     pub more: bool,
 }
 
+/// What the batches of one kind came to.
+struct Total {
+    rows: u64,
+    /// Whether there may be more.
+    more: bool,
+    /// Whether no other replica swept meanwhile, so that this one has done it.
+    elected: bool,
+}
+
 /// Deletes rows in bounded batches. Cheap to clone.
 #[derive(Clone)]
 pub struct Cleanup {
@@ -95,23 +104,24 @@ impl Cleanup {
         limit: u32,
         until: Instant,
     ) -> Result<Cleaned, CallError> {
-        let (events, more_events) = self.sweep(Kind::Events, scope, limit, until).await?;
+        let swept = self.sweep(Kind::Events, scope, limit, until).await?;
+        let (events, more_events) = (swept.rows, swept.more);
         let left = limit.saturating_sub(u32::try_from(events).unwrap_or(u32::MAX));
         let swept = self.sweep(Kind::Sessions, scope, left, until).await;
-        let (sessions, more) = swept.map_err(|error| {
+        let swept = swept.map_err(|error| {
             if events > 0 && !scope.dry_run { error.after_change() } else { error }
         })?;
-        Ok(Cleaned { events, sessions, more: more_events || more })
+        Ok(Cleaned { events, sessions: swept.rows, more: more_events || swept.more })
     }
 
-    /// Deletes up to `limit` rows of one kind. Returns how many, and whether there may be more.
+    /// Deletes up to `limit` rows of one kind.
     async fn sweep(
         &self,
         kind: Kind,
         scope: &Scope,
         limit: u32,
         until: Instant,
-    ) -> Result<(u64, bool), CallError> {
+    ) -> Result<Total, CallError> {
         let mut total = 0;
         // Only what has expired is found by an index. Every other batch looks
         // through the table, and should find much.
@@ -125,7 +135,7 @@ impl Cleanup {
             let left = u64::from(limit) - total;
             // One batch is always due: or one kind could keep another from it.
             if left == 0 || (batches > 0 && Instant::now() >= until) {
-                return Ok((total, true));
+                return Ok(Total { rows: total, more: true, elected: true });
             }
             batches += 1;
             // Counting is one statement, or it would count the same rows again.
@@ -133,7 +143,7 @@ impl Cleanup {
             let batch = u32::try_from(most).unwrap_or(u32::MAX);
             let sweep = Sweep { kind, scope: scope.clone(), limit: batch };
             let begun = Instant::now();
-            let Swept { rows, more, busy } = match self.sweeps.call(sweep).await {
+            let Swept { rows, more, busy, elected } = match self.sweeps.call(sweep).await {
                 Err(error) if total > 0 && !scope.dry_run => return Err(error.after_change()),
                 swept => swept?,
             };
@@ -142,7 +152,7 @@ impl Cleanup {
                 self.metrics.swept(kind.label(), rows);
             }
             if !more {
-                return Ok((total, false));
+                return Ok(Total { rows: total, more: false, elected });
             }
             if busy {
                 // The longer it takes, the larger the bites: it must end one day.
@@ -169,60 +179,76 @@ impl Cleanup {
             dry_run: false,
             elected: true,
         };
+        self.metrics.store.sweeping(interval);
+        let mut log = FiguresLog::default();
         // Replicas that start together do not sweep together.
         let mut next = Instant::now() + interval.mul_f64(rand::random_range(0.0..1.0));
         while stop.run_until_cancelled(tokio::time::sleep_until(next)).await.is_some() {
             next = Instant::now() + interval;
-            let mut has_failed = false;
+            let (mut is_done, mut events) = (true, None);
             // One kind that cannot be swept does not keep the other.
             for kind in [Kind::Events, Kind::Sessions] {
                 let swept = self.sweep(kind, &scope, u32::MAX, next);
-                match stop.run_until_cancelled(swept).await {
-                    Some(Ok((0, _))) => {}
-                    Some(Ok((rows, _))) => {
+                let Some(swept) = stop.run_until_cancelled(swept).await else { return };
+                match &swept {
+                    Ok(Total { rows: 0, .. }) => {}
+                    Ok(Total { rows, .. }) => {
                         tracing::info!(kind = kind.label(), rows, "deleted expired or idle rows");
                     }
-                    Some(Err(error)) => {
-                        has_failed = true;
+                    Err(error) => {
                         tracing::warn!(kind = kind.label(), %error, "sweep failed; will retry");
                     }
-                    None => return,
+                }
+                is_done &= swept.as_ref().is_ok_and(|total| total.elected);
+                if kind == Kind::Events {
+                    events = swept.ok();
                 }
             }
-            if let Some(Ok(leases)) = stop.run_until_cancelled(store.count_leases()).await {
-                self.metrics.leases.set(i64::try_from(leases).unwrap_or(i64::MAX));
-            }
-            if !has_failed {
+            if is_done {
                 self.metrics.store.swept();
             }
-            match stop.run_until_cancelled(store.figures()).await {
-                Some(Ok(figures)) => self.note(figures),
-                Some(Err(error)) => {
-                    tracing::debug!(%error, "cannot read the state of the store; will retry");
-                }
-                None => return,
-            }
+            // To look for the oldest event walks over all that were deleted since the last vacuum.
+            // There is no need to after a sweep that left none, and while another replica sweeps.
+            let (lag, with_lag) = match events {
+                Some(Total { elected: true, more: false, .. }) => (Some(Duration::ZERO), false),
+                Some(Total { elected: false, .. }) => (None, false),
+                _ => (None, true),
+            };
+            let read = async { (store.count_leases().await, store.figures(with_lag).await) };
+            let Some((leases, figures)) = stop.run_until_cancelled(read).await else { return };
+            let figures = Figures { sweep_lag: lag.or(figures.sweep_lag), ..figures };
+            log.note(leases.as_ref().err().or(figures.error.as_ref()));
+            self.note(leases.ok(), figures);
         }
     }
 
-    /// Shows the state of the store in the metrics.
-    fn note(&self, figures: Figures) {
-        let Figures { clock, sweep_lag, schema_version, xid_age, tables } = figures;
+    /// Shows the state of the store in the metrics: what is not known is not shown.
+    fn note(&self, leases: Option<u64>, figures: Figures) {
+        let Figures { clock, sweep_lag, schema_version, xid_age, tables, error: _ } = figures;
         let metrics = &self.metrics.store;
-        if let Some((at, took)) = clock {
-            metrics.clock_read(at.as_micros(), took);
-        }
-        if let Some(lag) = sweep_lag {
-            metrics.sweep_lag(lag);
-        }
-        if let Some(version) = schema_version {
-            metrics.schema_version(version);
-        }
-        if let Some(age) = xid_age {
-            metrics.xid_age(age);
-        }
-        for table in &tables {
-            metrics.table(table);
+        metrics.leases(leases);
+        metrics.clock_read(clock.map(|(at, took)| (at.as_micros(), took)));
+        metrics.sweep_lag(sweep_lag);
+        metrics.schema_version(schema_version);
+        metrics.xid_age(xid_age);
+        metrics.tables(&tables);
+    }
+}
+
+/// Logs once that figures cannot be read, until they can.
+#[derive(Default)]
+struct FiguresLog {
+    is_failing: bool,
+    lines: LogThrottle,
+}
+
+impl FiguresLog {
+    fn note(&mut self, error: Option<&StoreError>) {
+        let was_failing = std::mem::replace(&mut self.is_failing, error.is_some());
+        if let Some(error) = error.filter(|_| !was_failing)
+            && self.lines.now()
+        {
+            tracing::warn!(%error, "cannot read the state of the store; its metrics are not shown");
         }
     }
 }

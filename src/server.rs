@@ -192,6 +192,9 @@ impl Server {
             waiters: config.limits.max_calls.div_ceil(2),
             max_hold: config.max_hold,
         };
+        let limit = |count: usize| i64::try_from(count).unwrap_or(i64::MAX);
+        metrics.limits.waiters.set(limit(bounds.waiters));
+        metrics.limits.calls.set(limit(config.limits.max_calls));
         let sessions = Sessions::start(store, runtimes, bounds, &stop, &metrics);
         let turns = Turns::start(store, runtimes, &sessions, bounds, &metrics);
         let KnownConfig { known_events, known_max_age } = config.known;
@@ -238,6 +241,7 @@ impl Server {
             + 3 * config.writers
             + OTHER_STORE_CONNECTIONS;
         let max_connections = files::connections(limits.max_connections, own_files);
+        metrics.limits.connections.set(limit(max_connections));
         let grace = limits.max_connection_age_grace.unwrap_or(config.max_hold + AGE_GRACE);
         let connections = Connections {
             limits: LimitConfig { max_connections, ..limits.clone() },

@@ -98,7 +98,7 @@ impl Sessions {
     ) -> Vec<Self> {
         let Bounds { writers, capacity, waiters, max_hold } = bounds;
         let streams = Streams::default();
-        let queues = Arc::new(Queues::new(waiters, metrics.waiters.clone(), streams.clone()));
+        let queues = Arc::new(Queues::new(waiters, metrics, streams.clone()));
         let lane = metrics.write_lane("session");
         let lanes = Lanes::start(store.writers(writers), runtimes, |runtime| {
             let (store, queues) = (store.connection(Work::Leases), Arc::downgrade(&queues));

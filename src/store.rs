@@ -146,7 +146,7 @@ impl Sweep {
 
     /// What became of it where `rows` were found: there may be more if they are as many as asked for.
     const fn done(&self, rows: u64, busy: bool) -> Swept {
-        Swept { rows, more: rows >= self.limit as u64, busy }
+        Swept { rows, more: rows >= self.limit as u64, busy, elected: true }
     }
 }
 
@@ -159,6 +159,8 @@ pub struct Swept {
     pub more: bool,
     /// Whether others had work for the store at that moment, on any replica.
     pub busy: bool,
+    /// Whether it was done: not while another replica sweeps, if it was only to be done then.
+    pub elected: bool,
 }
 
 /// Says whether a mark that was read earlier still counts.
@@ -245,12 +247,11 @@ pub trait Upkeep {
     /// [`StoreError`].
     fn count_leases(&mut self) -> impl Future<Output = Result<u64, StoreError>> + Send;
 
-    /// Reads the state of the store for metrics. By default nothing is known.
-    ///
-    /// # Errors
-    /// [`StoreError`].
-    fn figures(&mut self) -> impl Future<Output = Result<Figures, StoreError>> + Send {
-        ready(Ok(Figures::default()))
+    /// Reads the state of the store for metrics; how long the oldest event has been due only if
+    /// `with_lag`. By default nothing is known.
+    fn figures(&mut self, with_lag: bool) -> impl Future<Output = Figures> + Send {
+        let _ = with_lag;
+        ready(Figures::default())
     }
 
     /// Checks that the store accepts writes.

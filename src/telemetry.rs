@@ -28,7 +28,7 @@ pub use format::TextFormat;
 pub use lane::LaneMetrics;
 pub use logs::{LogFormat, LogThrottle, init_logs};
 pub use method::{MethodMetrics, UNARY};
-pub use metrics::{Metrics, ShedMetrics, TurnMetrics};
+pub use metrics::{LimitMetrics, Metrics, ShedMetrics, TurnMetrics};
 pub use reload::{FileMetrics, ReloadMetrics};
 pub use slow::{Ended, SlowCalls};
 pub use store::{Counted, ErrorClass, StoreConnectionMetrics, StoreMetrics, TableFigures};

@@ -66,7 +66,8 @@ pub(super) async fn run<O: Op, S: Executes<O>>(
                 Err(error) if jobs[open[member].0].persists(error) => continue,
                 Err(error) if ops[member].is_read() => Err(error.clone().of_read()),
                 Err(error) => {
-                    if matches!(error, StoreError::OutcomeUnknown(_)) {
+                    let is_asked = jobs[open[member].0].has_caller();
+                    if is_asked && matches!(error, StoreError::OutcomeUnknown(_)) {
                         metrics.unknown_outcomes.inc();
                     }
                     Err(error.clone())

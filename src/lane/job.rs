@@ -90,6 +90,11 @@ impl<O: Op> Job<O> {
         self.reply.as_ref().is_none_or(|reply| !reply.is_closed())
     }
 
+    /// Whether a caller waits for its answer.
+    pub(super) fn has_caller(&self) -> bool {
+        self.reply.as_ref().is_some_and(|reply| !reply.is_closed())
+    }
+
     /// Whether it may be refused after all: nothing of it was run, and a caller hears of it.
     pub(super) const fn is_evictable(&self) -> bool {
         !self.has_begun && self.reply.is_some()

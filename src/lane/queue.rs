@@ -38,6 +38,7 @@ pub(super) struct Queue<O: Op> {
 
 impl<O: Op> Queue<O> {
     pub(super) fn new(capacity: usize, batch: usize, metrics: LaneMetrics) -> Self {
+        metrics.has_room(capacity);
         Self {
             waiting: Mutex::new(Waiting::new()),
             arrived: Notify::new(),
@@ -81,15 +82,15 @@ impl<O: Op> Queue<O> {
         };
         waiting.put(None, job);
         waiting.hold(team, count);
+        self.metrics.took(count);
         let is_idle = std::mem::take(&mut waiting.is_idle);
         // Jobs are dropped without the lock: what is in them may call this lane.
         drop(waiting);
         if is_idle {
             self.arrived.notify_one();
         }
-        self.metrics.queued(1);
         for (_, job) in evicted {
-            self.metrics.queued(-1);
+            self.metrics.freed(job.size());
             self.metrics.shed();
             job.refuse();
         }
@@ -120,10 +121,8 @@ impl<O: Op> LaneEnd<O> {
             {
                 let mut waiting = queue.lock();
                 if due.is_none() || waiting.would_begin(queue.batch) {
-                    let (jobs, first_time) = waiting.take(queue.batch);
+                    let jobs = waiting.take(queue.batch);
                     if !jobs.is_empty() {
-                        drop(waiting);
-                        queue.metrics.queued(-first_time);
                         return Some(jobs);
                     }
                     if !waiting.has_callers {
@@ -151,15 +150,16 @@ impl<O: Op> LaneEnd<O> {
         }
         for job in done {
             waiting.release(job.team, job.size());
+            self.0.metrics.freed(job.size());
         }
     }
 }
 
 impl<O: Op> Drop for LaneEnd<O> {
     fn drop(&mut self) {
-        let jobs = self.0.lock().stop();
-        let queued = jobs.iter().filter(|job| !job.has_begun()).count();
-        self.0.metrics.queued(-i64::try_from(queued).unwrap_or(0));
+        let (held, jobs) = self.0.lock().stop();
+        self.0.metrics.freed(held);
+        self.0.metrics.ended(self.0.capacity);
         // Without the lock: what is in them may call this lane.
         drop(jobs);
     }

@@ -67,8 +67,6 @@ struct Backlog<O: Op> {
 /// A batch that is put together.
 struct Batch<O: Op> {
     jobs: Vec<Job<O>>,
-    /// How many of these no batch has had a part of before.
-    first_time: i64,
     /// How many more operations it may have.
     room: usize,
     /// How many of those may be of teams that are not quiet.
@@ -90,7 +88,6 @@ impl<O: Op> Batch<O> {
         if !is_quiet {
             self.others -= slice;
         }
-        self.first_time += i64::from(!job.has_begun());
         job.begin(slice);
         self.jobs.push(job);
     }
@@ -110,12 +107,12 @@ impl<O: Op> Waiting<O> {
         }
     }
 
-    /// Takes all jobs out: nothing runs any more.
-    pub(super) fn stop(&mut self) -> Vec<Job<O>> {
+    /// Takes all jobs out: nothing runs any more. Returns also how many operations had room.
+    pub(super) fn stop(&mut self) -> (usize, Vec<Job<O>>) {
         self.has_stopped = true;
         self.turns.clear();
-        self.held = 0;
-        self.backlogs.drain().flat_map(|(_, backlog)| backlog.jobs).collect()
+        let jobs = self.backlogs.drain().flat_map(|(_, backlog)| backlog.jobs).collect();
+        (std::mem::take(&mut self.held), jobs)
     }
 
     /// Whether quiet teams use the lane beside others, so that batches are short.
@@ -134,9 +131,8 @@ impl<O: Op> Waiting<O> {
         })
     }
 
-    /// Takes the jobs of the next batch, each with its slice. Returns also how many of them begin
-    /// with this batch.
-    pub(super) fn take(&mut self, size: usize) -> (Vec<Job<O>>, i64) {
+    /// Takes the jobs of the next batch, each with its slice.
+    pub(super) fn take(&mut self, size: usize) -> Vec<Job<O>> {
         let share = (size / self.turns.len().max(1)).max(1);
         let teams: VecDeque<TeamHash> = self.turns.drain(..self.turns.len().min(size)).collect();
         let is_quiet = |backlog: &Backlog<O>| backlog.held <= size / QUIET;
@@ -147,7 +143,7 @@ impl<O: Op> Waiting<O> {
         }
         let is_short = self.is_shared();
         let others = if is_short { size.min(SHORT) } else { size };
-        let mut batch = Batch { jobs: Vec::new(), first_time: 0, room: size, others };
+        let mut batch = Batch { jobs: Vec::new(), room: size, others };
 
         // First who has little: all of theirs.
         let mut rest = VecDeque::new();
@@ -198,7 +194,7 @@ impl<O: Op> Waiting<O> {
         later.append(&mut rest);
         later.retain(|team| self.backlogs.get(team).is_some_and(|of| !of.jobs.is_empty()));
         self.turns.append(&mut later);
-        (batch.jobs, batch.first_time)
+        batch.jobs
     }
 
     /// Adds a job to its team's at `place`; at the end if there is none.

@@ -34,7 +34,7 @@ pub(super) async fn follow(
             Some(tls) => tls.replace(material)?,
             None => *set = Some(Tls::new(material)),
         }
-        metrics.valid_until(validity.map(|validity| validity.not_after));
+        metrics.valid(validity.map(|validity| (validity.not_before, validity.not_after)));
         Ok(Applied::Whole)
     };
     reloader.watch("tls", move |_| files.clone(), apply).await?;

@@ -14,6 +14,7 @@ use crate::{
     domain::{Held, LeaseId, SessionKey, SessionRow, limits::MAX_WAITERS_PER_SESSION},
     lane::Lanes,
     store::Hint,
+    telemetry::{Metrics, ShedMetrics},
 };
 
 mod places;
@@ -30,6 +31,8 @@ use waiter::WaiterSlot;
 pub(super) struct Queues {
     by_session: Mutex<BTreeMap<SessionKey, Queue>>,
     waiters: Gauge,
+    /// Callers that find no place.
+    shed: ShedMetrics,
     /// How many wait, by team.
     waiting: Arc<Places>,
     /// The calls that wait in order to hold, or hold, by team.
@@ -70,10 +73,11 @@ impl Queue {
 impl Queues {
     /// Queues of at most `most` callers that wait, and as many that hold by a call, of all sessions
     /// together: they must not use up the calls that marks and releases need.
-    pub(super) fn new(most: usize, waiters: Gauge, streams: Streams) -> Self {
+    pub(super) fn new(most: usize, metrics: &Metrics, streams: Streams) -> Self {
         Self {
             by_session: Mutex::default(),
-            waiters,
+            waiters: metrics.waiters.clone(),
+            shed: metrics.shed.clone(),
             waiting: Arc::new(Places::new(most)),
             holding: Arc::new(Places::new(most)),
             slots: Mutex::default(),
@@ -194,7 +198,15 @@ impl Queues {
     /// # Errors
     /// [`SessionError::TooManyCalls`], [`SessionError::TooManyOfTeam`].
     pub(super) fn hold(&self, team: &str) -> Result<PlaceTaken, SessionError> {
-        self.holding.take(team)
+        self.holding.take(team).inspect_err(|_| {
+            self.shed.streams.inc();
+        })
+    }
+
+    /// The error of a caller that the queue of its session has no place for.
+    pub(super) fn refuse_waiter(&self, error: SessionError) -> SessionError {
+        self.shed.waiters.inc();
+        error
     }
 
     /// Adds a waiter that is to be given `lease`.
@@ -212,9 +224,9 @@ impl Queues {
         let mut queues = self.lock();
         let length = queues.get(key).map_or(0, |queue| queue.places);
         if length >= MAX_WAITERS_PER_SESSION {
-            return Err(SessionError::QueueFull);
+            return Err(self.refuse_waiter(SessionError::QueueFull));
         }
-        let place = self.waiting.take(&key.team)?;
+        let place = self.waiting.take(&key.team).map_err(|error| self.refuse_waiter(error))?;
         let queue = queues.entry(key.clone()).or_default();
         queue.places += 1;
         self.waiters.inc();

@@ -88,7 +88,7 @@ impl Sessions {
                 Enqueued::Spent => continue,
                 Enqueued::Full => {
                     place.forget();
-                    return Err(SessionError::QueueFull);
+                    return Err(self.queues.refuse_waiter(SessionError::QueueFull));
                 }
                 Enqueued::Free => {
                     place.forget();

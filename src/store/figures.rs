@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::StoreError;
 use crate::{domain::Timestamp, telemetry::TableFigures};
 
 /// The state of a store, as far as it is known.
@@ -13,8 +14,10 @@ pub struct Figures {
     pub sweep_lag: Option<Duration>,
     /// The newest migration.
     pub schema_version: Option<i64>,
-    /// The age of the oldest transaction id of the database.
+    /// The age of the oldest transaction id of all databases of the server.
     pub xid_age: Option<i64>,
     /// The tables.
     pub tables: Vec<TableFigures>,
+    /// Why something of this could not be read, the last time that it was tried.
+    pub error: Option<StoreError>,
 }

@@ -203,7 +203,7 @@ impl Postgres {
         let (replica, links) = (Uuid::new_v4(), TaskTracker::new());
         let line = |connector| Arc::new(Mutex::new(Line::new(connector)));
         let short = line(connector.for_short(timeout));
-        let scans = line(connector.for_scans());
+        let scans = line(connector.for_scans(timeout));
         let (plan, starved, begins) =
             (ConnectionPlan::of(usize::MAX / 8), Arc::default(), Arc::default());
         Ok(Self {

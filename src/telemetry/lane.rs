@@ -34,6 +34,7 @@ pub(super) struct LaneFamilies {
     rows: Histograms<LaneLabel>,
     seconds: Histograms<LaneLabel>,
     queue: Family<LaneLabel, Gauge>,
+    capacity: Family<LaneLabel, Gauge>,
     shed: Family<LaneLabel, Counter>,
 }
 
@@ -43,6 +44,7 @@ impl LaneFamilies {
             rows: Family::new_with_constructor(rows),
             seconds: Family::new_with_constructor(seconds),
             queue: Family::default(),
+            capacity: Family::default(),
             shed: Family::default(),
         };
         r.register("lane_batch_rows", "Rows per batch", families.rows.clone());
@@ -52,7 +54,16 @@ impl LaneFamilies {
             Unit::Seconds,
             families.seconds.clone(),
         );
-        r.register("lane_queue_depth", "Calls queued per lane", families.queue.clone());
+        r.register(
+            "lane_queue_depth",
+            "Operations queued or in a batch, of all lanes of a kind; a call may have several",
+            families.queue.clone(),
+        );
+        r.register(
+            "lane_queue_capacity",
+            "Room for such operations; beyond it calls are rejected",
+            families.capacity.clone(),
+        );
         r.register(
             "lane_shed",
             "Calls rejected because the queue of the lane was full",
@@ -71,6 +82,7 @@ impl LaneFamilies {
         let label = LaneLabel { lane };
         LaneMetrics {
             queue: self.queue.get_or_create_owned(&label),
+            capacity: self.capacity.get_or_create_owned(&label),
             shed: self.shed.get_or_create_owned(&label),
             batches: Arc::default(),
             families: self.clone(),
@@ -89,6 +101,7 @@ pub struct LaneMetrics {
     families: LaneFamilies,
     label: LaneLabel,
     queue: Gauge,
+    capacity: Gauge,
     shed: Counter,
     /// Operations whose caller is answered that their outcome is unknown.
     pub unknown_outcomes: Counter,
@@ -103,9 +116,24 @@ impl LaneMetrics {
         self.label.lane
     }
 
-    /// A call joined (1) or left (−1) the queue.
-    pub fn queued(&self, change: i64) {
-        self.queue.inc_by(change);
+    /// A lane has room for so many operations.
+    pub fn has_room(&self, capacity: usize) {
+        self.capacity.inc_by(signed(capacity));
+    }
+
+    /// A lane with so much room has ended.
+    pub fn ended(&self, capacity: usize) {
+        self.capacity.dec_by(signed(capacity));
+    }
+
+    /// Operations took room.
+    pub fn took(&self, operations: usize) {
+        self.queue.inc_by(signed(operations));
+    }
+
+    /// The room of operations is free.
+    pub fn freed(&self, operations: usize) {
+        self.queue.dec_by(signed(operations));
     }
 
     /// A call was refused.
@@ -122,4 +150,8 @@ impl LaneMetrics {
         of_rows.observe(f64::from(u32::try_from(rows).unwrap_or(u32::MAX)));
         seconds.observe(took.as_secs_f64());
     }
+}
+
+fn signed(count: usize) -> i64 {
+    i64::try_from(count).unwrap_or(i64::MAX)
 }

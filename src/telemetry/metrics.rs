@@ -82,8 +82,6 @@ pub struct Metrics {
     pub turns: TurnMetrics,
     /// Callers that wait for a session on this replica.
     pub waiters: Gauge,
-    /// Leases that run, over all replicas, as last counted.
-    pub leases: Gauge,
     /// Whether the store would take a write: 1 or 0.
     pub store_up: Gauge,
     /// What the latest writes of calls came to; readiness follows it.
@@ -92,6 +90,8 @@ pub struct Metrics {
     pub connections: Gauge,
     /// Calls refused for load.
     pub shed: ShedMetrics,
+    /// Beyond which they are.
+    pub limits: LimitMetrics,
     /// Callers that are authenticated, and those that are refused.
     pub auth: AuthMetrics,
     /// Files that are read again while the server runs.
@@ -171,6 +171,38 @@ pub struct ShedMetrics {
     pub half_open: Counter,
     /// Their message was not complete in time.
     pub slow: Counter,
+    /// Too many waited for a session.
+    pub waiters: Counter,
+    /// Too many streams held a session, or waited in order to.
+    pub streams: Counter,
+}
+
+/// Bounds that calls are refused beyond.
+#[derive(Debug, Clone, Default)]
+pub struct LimitMetrics {
+    /// Of calls under way.
+    pub calls: Gauge,
+    /// Of connections.
+    pub connections: Gauge,
+    /// Of callers that wait for a session.
+    pub waiters: Gauge,
+}
+
+impl LimitMetrics {
+    fn register(&self, r: &mut Registry) {
+        r.register("calls_limit", "Maximum number of calls under way", self.calls.clone());
+        r.register(
+            "connections_limit",
+            "Maximum number of client connections",
+            self.connections.clone(),
+        );
+        r.register(
+            "session_waiters_limit",
+            "Maximum number of callers waiting for a session on this replica; one team has three \
+             quarters of it at most",
+            self.waiters.clone(),
+        );
+    }
 }
 
 impl ShedMetrics {
@@ -181,6 +213,8 @@ impl ShedMetrics {
             connections: of("connections"),
             half_open: of("half_open"),
             slow: of("slow"),
+            waiters: of("waiters"),
+            streams: of("streams"),
         }
     }
 }
@@ -215,11 +249,11 @@ impl Metrics {
             held: acquires.get_or_create_owned(&OutcomeLabel { outcome: "held" }),
             turns: TurnMetrics::of(&begins, &finishes),
             waiters: Gauge::default(),
-            leases: Gauge::default(),
             store_up: Gauge::default(),
             writes: WriteHealth::default(),
             connections: Gauge::default(),
             shed: ShedMetrics::of(&sheds),
+            limits: LimitMetrics::default(),
             auth: AuthMetrics::default(),
             reload: ReloadMetrics::default(),
             tls: TlsMetrics::default(),
@@ -254,17 +288,13 @@ impl Metrics {
             metrics.waiters.clone(),
         );
         r.register(
-            "leases_held",
-            "Leases held on all replicas, counted at each sweep",
-            metrics.leases.clone(),
-        );
-        r.register(
             "store_up",
             "Whether the store accepts writes (1) or not (0)",
             metrics.store_up.clone(),
         );
         r.register("connections", "Open client connections", metrics.connections.clone());
         r.register("shed", "Calls rejected because of overload, by reason", sheds);
+        metrics.limits.register(r);
         metrics.auth.register(r);
         metrics.reload.register(r);
         metrics.tls.register(r);

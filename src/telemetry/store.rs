@@ -32,8 +32,9 @@ struct TableLabel {
     table: &'static str,
 }
 
-/// A gauge without a series until its value is known.
+/// A gauge without a series while its value is not known.
 type KnownGauge = Family<NoLabels, Gauge<f64, AtomicU64>>;
+type KnownCount = Family<NoLabels, Gauge>;
 
 /// Why a statement failed, or a connection could not be opened.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -88,13 +89,16 @@ pub struct StoreMetrics {
     /// Operations whose caller was answered that their outcome is unknown.
     pub unknown_outcomes: Counter,
     clock_offset: KnownGauge,
+    leases: KnownCount,
     sweep_lag: KnownGauge,
+    sweep_interval: KnownGauge,
     last_sweep: KnownGauge,
     table_bytes: Family<TableLabel, Gauge>,
+    table_live_rows: Family<TableLabel, Gauge>,
     table_dead_rows: Family<TableLabel, Gauge>,
     table_autovacuum: Family<TableLabel, Gauge<f64, AtomicU64>>,
-    xid_age: Family<NoLabels, Gauge>,
-    schema_version: Family<NoLabels, Gauge>,
+    xid_age: KnownCount,
+    schema_version: KnownCount,
 }
 
 /// Of the connections to a database server. Cheap to clone.
@@ -116,6 +120,8 @@ pub struct TableFigures {
     pub table: &'static str,
     /// Its size with its indexes, in bytes.
     pub bytes: i64,
+    /// Rows that are not deleted, as the database estimates.
+    pub live_rows: i64,
     /// Rows that are deleted and take room until the next vacuum.
     pub dead_rows: i64,
     /// When autovacuum was last done with it, in seconds since 1970; none if never.
@@ -147,27 +153,47 @@ impl StoreMetrics {
         );
         r.register_with_unit(
             "store_clock_offset",
-            "The store's clock minus the clock of this machine, measured at each sweep",
+            "The store's clock minus the clock of this machine, measured at each sweep; absent \
+             while it cannot be read",
             Unit::Seconds,
             self.clock_offset.clone(),
         );
+        r.register(
+            "leases_held",
+            "Leases held on all replicas, counted at each sweep; absent while they cannot be counted",
+            self.leases.clone(),
+        );
         r.register_with_unit(
             "sweep_lag",
-            "How long the oldest expired event has been due for deletion, after each sweep",
+            "How long the oldest expired event has been due for deletion, after each sweep of this \
+             replica; absent while that is not known",
             Unit::Seconds,
             self.sweep_lag.clone(),
         );
         r.register_with_unit(
+            "sweep_interval",
+            "Interval of the sweeps of this replica",
+            Unit::Seconds,
+            self.sweep_interval.clone(),
+        );
+        r.register_with_unit(
             "last_sweep_timestamp",
-            "End of the last sweep of this replica that succeeded, since 1970",
+            "End of the last sweep that this replica has done, since 1970; its start before the \
+             first one",
             Unit::Seconds,
             self.last_sweep.clone(),
         );
         r.register_with_unit(
             "table",
-            "Size of a table with its indexes, read at each sweep; of PostgreSQL only",
+            "Size of a table with its indexes, read at each sweep, and absent while it cannot be \
+             read; of PostgreSQL only",
             Unit::Bytes,
             self.table_bytes.clone(),
+        );
+        r.register(
+            "table_live_rows",
+            "Rows of a table, as PostgreSQL estimates; of PostgreSQL only",
+            self.table_live_rows.clone(),
         );
         r.register(
             "table_dead_rows",
@@ -183,8 +209,8 @@ impl StoreMetrics {
         );
         r.register(
             "xid_age",
-            "Age of the oldest transaction id of the database, in transactions: at 2 billion it \
-             takes no more writes; of PostgreSQL only",
+            "Age of the oldest transaction id of all databases of the server, in transactions: at 2 \
+             billion it takes no more writes; of PostgreSQL only",
             self.xid_age.clone(),
         );
         r.register(
@@ -209,8 +235,13 @@ impl StoreMetrics {
         }
     }
 
-    /// The store's clock was read, in microseconds since 1970, within `took` until now.
-    pub fn clock_read(&self, micros: i64, took: Duration) {
+    /// The store's clock was read, in microseconds since 1970, within the given time until now;
+    /// or it could not be.
+    pub fn clock_read(&self, read: Option<(i64, Duration)>) {
+        let Some((micros, took)) = read else {
+            self.clock_offset.clear();
+            return;
+        };
         if took <= MAX_CLOCK_READING {
             #[expect(clippy::cast_precision_loss, reason = "exact for 285 years")]
             let store = micros as f64 / 1e6;
@@ -219,34 +250,70 @@ impl StoreMetrics {
         }
     }
 
-    /// A sweep succeeded.
+    /// Sweeps begin, one in each `interval`.
+    pub fn sweeping(&self, interval: Duration) {
+        self.sweep_interval.get_or_create(&NoLabels {}).set(interval.as_secs_f64());
+        self.swept();
+    }
+
+    /// A sweep was done.
     pub fn swept(&self) {
         self.last_sweep.get_or_create(&NoLabels {}).set(now());
     }
 
-    /// How long the oldest row that the next sweep would delete has been due.
-    pub fn sweep_lag(&self, lag: Duration) {
-        self.sweep_lag.get_or_create(&NoLabels {}).set(lag.as_secs_f64());
+    /// How many leases are held, if they could be counted.
+    pub fn leases(&self, count: Option<u64>) {
+        show_count(&self.leases, count.map(|count| i64::try_from(count).unwrap_or(i64::MAX)));
     }
 
-    /// The newest migration of the database.
-    pub fn schema_version(&self, version: i64) {
-        self.schema_version.get_or_create(&NoLabels {}).set(version);
-    }
-
-    /// The age of the oldest transaction id.
-    pub fn xid_age(&self, age: i64) {
-        self.xid_age.get_or_create(&NoLabels {}).set(age);
-    }
-
-    /// The state of a table.
-    pub fn table(&self, figures: &TableFigures) {
-        let label = TableLabel { table: figures.table };
-        self.table_bytes.get_or_create(&label).set(figures.bytes);
-        self.table_dead_rows.get_or_create(&label).set(figures.dead_rows);
-        if let Some(at) = figures.last_autovacuum {
-            self.table_autovacuum.get_or_create(&label).set(at);
+    /// How long the oldest row that the next sweep would delete has been due, if that is known.
+    pub fn sweep_lag(&self, lag: Option<Duration>) {
+        if let Some(lag) = lag {
+            self.sweep_lag.get_or_create(&NoLabels {}).set(lag.as_secs_f64());
+        } else {
+            self.sweep_lag.clear();
         }
+    }
+
+    /// The newest migration of the database, if it could be read.
+    pub fn schema_version(&self, version: Option<i64>) {
+        show_count(&self.schema_version, version);
+    }
+
+    /// The age of the oldest transaction id, if it could be read.
+    pub fn xid_age(&self, age: Option<i64>) {
+        show_count(&self.xid_age, age);
+    }
+
+    /// The state of the tables; none, if it could not be read.
+    pub fn tables(&self, tables: &[TableFigures]) {
+        // What is not shown again is not known any more.
+        if tables.is_empty() {
+            self.table_bytes.clear();
+            self.table_live_rows.clear();
+            self.table_dead_rows.clear();
+            self.table_autovacuum.clear();
+        }
+        for figures in tables {
+            let label = TableLabel { table: figures.table };
+            self.table_bytes.get_or_create(&label).set(figures.bytes);
+            self.table_live_rows.get_or_create(&label).set(figures.live_rows);
+            self.table_dead_rows.get_or_create(&label).set(figures.dead_rows);
+            if let Some(at) = figures.last_autovacuum {
+                self.table_autovacuum.get_or_create(&label).set(at);
+            } else {
+                self.table_autovacuum.remove(&label);
+            }
+        }
+    }
+}
+
+/// Shows a count, or no series while it is not known.
+fn show_count(gauge: &KnownCount, count: Option<i64>) {
+    if let Some(count) = count {
+        gauge.get_or_create(&NoLabels {}).set(count);
+    } else {
+        gauge.clear();
     }
 }
 

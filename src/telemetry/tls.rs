@@ -21,7 +21,8 @@ struct NoLabels {}
 #[derive(Debug, Clone, Default)]
 pub struct TlsMetrics {
     handshakes: Family<HandshakeLabels, Counter>,
-    /// One series, or none.
+    /// One series each, or none.
+    not_before: Family<NoLabels, Gauge>,
     not_after: Family<NoLabels, Gauge>,
 }
 
@@ -39,6 +40,12 @@ impl TlsMetrics {
             "tls_handshakes",
             "TLS handshakes, by listener and outcome",
             self.handshakes.clone(),
+        );
+        registry.register_with_unit(
+            "certificate_not_before",
+            "Begin of the validity of the server's certificate, since 1970; absent without TLS",
+            Unit::Seconds,
+            self.not_before.clone(),
         );
         registry.register_with_unit(
             "certificate_not_after",
@@ -61,13 +68,15 @@ impl TlsMetrics {
         HandshakeMetrics { completed: count("completed"), failed }
     }
 
-    /// The certificate in use is valid until then, in seconds since 1970, if that is known.
-    pub fn valid_until(&self, not_after: Option<i64>) {
-        match not_after {
-            Some(second) => {
-                self.not_after.get_or_create(&NoLabels {}).set(second);
-            }
-            None => self.not_after.clear(),
+    /// The certificate in use is valid from when until when, in seconds since 1970, if that is
+    /// known.
+    pub fn valid(&self, validity: Option<(i64, i64)>) {
+        if let Some((first, last)) = validity {
+            self.not_before.get_or_create(&NoLabels {}).set(first);
+            self.not_after.get_or_create(&NoLabels {}).set(last);
+        } else {
+            self.not_before.clear();
+            self.not_after.clear();
         }
     }
 }

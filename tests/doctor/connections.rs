@@ -92,6 +92,49 @@ async fn settings_that_a_proxy_drops_are_named_and_how_to_set_them() {
     doctor(&proxied, &[]).await.has("settings", "ok", &set);
 }
 
+/// A proxy whose second backend does not have the statements that were prepared on the first, as
+/// PgBouncer with `max_prepared_statements = 0`: of each connection from the second run on.
+async fn losing_statements(url: &str) -> String {
+    /// The end of the portal's name, and the begin of the statement's, in a Bind message.
+    const BIND: &[u8] = b"\0sqlx_s_";
+    let to = PgConnectOptions::from_str(url).unwrap();
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let here = to.clone().host("127.0.0.1").port(port).ssl_mode(PgSslMode::Disable);
+    tokio::spawn(async move {
+        loop {
+            let (client, _) = listener.accept().await.unwrap();
+            let database = TcpStream::connect((to.get_host(), to.get_port())).await.unwrap();
+            let (mut from_client, mut to_client) = client.into_split();
+            let (mut from_database, mut to_database) = database.into_split();
+            tokio::spawn(async move { io::copy(&mut from_database, &mut to_client).await });
+            tokio::spawn(async move {
+                let (mut runs, mut bytes) = (0, vec![0; 65_536]);
+                while let Ok(count @ 1..) = from_client.read(&mut bytes).await {
+                    let sent = &mut bytes[..count];
+                    let place = sent.windows(BIND.len()).position(|part| part == BIND);
+                    if let Some(place) = place {
+                        runs += 1;
+                        sent[place + 1] = if runs > 1 { b'x' } else { b's' };
+                    }
+                    to_database.write_all(sent).await.unwrap();
+                }
+            });
+        }
+    });
+    here.to_url_lossy().to_string()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_proxy_that_loses_prepared_statements_is_found() {
+    let url = new_database().await;
+    migrate(&url).await;
+    doctor(&url, &[]).await.has("prepared statements", "ok", &["can be run again"]);
+    let diagnosis = doctor(&losing_statements(&url).await, &[]).await;
+    let advice = ["max_prepared_statements above 0", "26000"];
+    diagnosis.has("prepared statements", "failed", &advice);
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_connection_budget_that_is_too_small_is_found() {
     let settings = &["fsync=off", "max_connections=23", "superuser_reserved_connections=3"];
@@ -100,8 +143,11 @@ async fn a_connection_budget_that_is_too_small_is_found() {
     migrate(&url).await;
     execute(&url, "CREATE ROLE bot LOGIN IN ROLE pg_read_all_stats; GRANT ALL ON ALL TABLES IN SCHEMA public TO bot; GRANT ALL ON ALL SEQUENCES IN SCHEMA public TO bot").await;
     let bot = url.replace("postgres@", "bot@");
-    let fits = ["2 replicas open up to 18 of 20 (the server's max_connections)"];
-    doctor(&bot, &["--replicas", "2"]).await.has("connections", "ok", &fits);
+    let fits = ["1 replica opens up to 9 of 20 (the server's max_connections)"];
+    doctor(&bot, &[]).await.has("connections", "ok", &fits);
+    // They fit, but not one more beside them.
+    let full = ["2 replicas open up to 18 of 20", "rolling update", "27"];
+    doctor(&bot, &["--replicas", "2"]).await.has("connections", "warning", &full);
     let over = ["3 replicas open up to 27 of 20", "lower --writers"];
     doctor(&bot, &["--replicas", "3"]).await.has("connections", "warning", &over);
     let fewer = ["3 replicas open up to 21 of 20"];
@@ -113,7 +159,7 @@ async fn a_connection_budget_that_is_too_small_is_found() {
     for _ in 0..14 {
         others.push(PgConnection::connect(&bot).await.unwrap());
     }
-    let crowded = ["1 replica opens up to 9 of 20", " are left", "needs 9"];
+    let crowded = ["1 replica opens up to 9 of 20", " of others", "close other"];
     doctor(&bot, &[]).await.has("connections", "warning", &crowded);
     for mut other in others {
         other.execute("SELECT 1").await.unwrap();

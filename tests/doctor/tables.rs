@@ -1,10 +1,15 @@
 //! The schema and its tables.
 
 use oncegate::store::Clock;
+use sqlx::{Connection as _, Executor as _, PgConnection, query_as};
 use tempfile::tempdir;
 
 use super::{doctor, migrate};
-use crate::harness::{Replica, execute, postgres::new_database, sqlite_url};
+use crate::harness::{
+    Replica, execute,
+    postgres::{Cluster, new_database},
+    sqlite_url,
+};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_schema_that_is_behind_or_ahead_is_found_on_both_stores() {
@@ -42,6 +47,35 @@ async fn a_schema_that_is_behind_or_ahead_is_found_on_both_stores() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_schema_that_a_server_would_make_is_no_failure() {
+    let url = new_database().await;
+    let named = ["--database-schema", "bots"];
+    let diagnosis = doctor(&url, &named).await;
+    diagnosis.has("schema", "warning", &["the schema \"bots\" does not exist", "oncegate migrate"]);
+    diagnosis.has("privileges", "ok", &["may make the schema"]);
+    assert_eq!(diagnosis.code, Some(0), "{}", diagnosis.printed);
+    let checked = [named.as_slice(), &["--migrate", "false"]].concat();
+    doctor(&url, &checked).await.has("schema", "failed", &["\"bots\" does not exist"]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_oldest_database_of_the_server_decides_the_age() {
+    let cluster = tokio::task::spawn_blocking(|| Cluster::start_with(&["fsync=off"])).await;
+    let url = cluster.unwrap().url();
+    let mut database = PgConnection::connect(&url).await.unwrap();
+    let call = "DO $$ BEGIN FOR n IN 1..3000 LOOP PERFORM txid_current(); COMMIT; END LOOP; END $$";
+    database.execute(call).await.unwrap();
+    // Of this database alone it is young.
+    database.execute("VACUUM (FREEZE)").await.unwrap();
+    let ages = "SELECT min(age(datfrozenxid))::bigint, max(age(datfrozenxid))::bigint
+        FROM pg_database";
+    let (youngest, oldest): (i64, i64) = query_as(ages).fetch_one(&mut database).await.unwrap();
+    assert!(youngest < 1_000 && oldest >= 3_000, "{youngest} {oldest}");
+    let found = [&*format!("{oldest} since"), "database \"template", "multixact"];
+    doctor(&url, &[]).await.has("transaction ids", "ok", &found);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn dead_rows_that_vacuum_does_not_remove_are_found() {
     let url = new_database().await;
     migrate(&url).await;
@@ -57,5 +91,8 @@ async fn dead_rows_that_vacuum_does_not_remove_are_found() {
     let late = ["processed_events 1100", "run VACUUM"];
     doctor(&url, &[]).await.has("vacuum", "warning", &late);
     execute(&url, "VACUUM processed_events").await;
+    let off = ["autovacuum is off for processed_events", "RESET (autovacuum_enabled)"];
+    doctor(&url, &[]).await.has("vacuum", "warning", &off);
+    execute(&url, "ALTER TABLE processed_events RESET (autovacuum_enabled)").await;
     doctor(&url, &[]).await.has("vacuum", "ok", &[]);
 }

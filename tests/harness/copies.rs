@@ -1,8 +1,11 @@
 //! Copies of a cluster: backups, standbys and dumps.
 
 use std::{
+    fs::Permissions,
     io::Write as _,
-    process::Stdio,
+    os::unix::fs::PermissionsExt as _,
+    path::Path,
+    process::{Child, Stdio},
     time::{Duration, Instant},
 };
 
@@ -38,6 +41,14 @@ impl Cluster {
         run(cluster.command_of("touch").arg(cluster.data().join("recovery.signal")));
         cluster.resume();
         cluster
+    }
+
+    /// Writes its log to `place` as it comes, with `pg_receivewal`.
+    pub fn follow_log(&self, place: &Path) -> Child {
+        std::fs::set_permissions(place, Permissions::from_mode(0o777)).unwrap();
+        let mut receive = self.command("pg_receivewal");
+        receive.args(["-d", &self.url(), "--no-sync", "-D"]).arg(place);
+        receive.stderr(Stdio::null()).spawn().unwrap()
     }
 
     fn copy_files(&self, options: &[&str]) -> TempDir {

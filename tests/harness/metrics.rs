@@ -51,6 +51,15 @@ pub async fn metric_is(replica: &Replica, series: &str, is_right: impl Fn(f64) -
     }
 }
 
+/// Waits until a series is not shown.
+pub async fn metric_is_gone(replica: &Replica, series: &str) {
+    let until = Instant::now() + Duration::from_secs(30);
+    while let Some(value) = value(&metrics_page(replica).await, series) {
+        assert!(Instant::now() < until, "{series} is still {value}");
+        sleep(Duration::from_millis(5)).await;
+    }
+}
+
 /// Waits until a metric has a value: `line` as the page shows it. A call is
 /// counted when its last byte has left, a moment after its caller may have it.
 pub async fn metric(replica: &Replica, line: &str) {

@@ -49,19 +49,21 @@ fn rendered() -> String {
     metrics.traces.exported(0);
     metrics.traces.failed(0);
     metrics.traces.dropped();
-    metrics.tls.valid_until(Some(0));
+    metrics.tls.valid(Some((0, 0)));
     for durability in Durability::ALL {
         metrics.durability.found(durability.reason(), false);
     }
     let store = &metrics.store;
     let _ = store.of_connections();
-    store.clock_read(0, Duration::ZERO);
-    store.swept();
-    store.sweep_lag(Duration::ZERO);
-    store.schema_version(1);
-    store.xid_age(1);
+    store.clock_read(Some((0, Duration::ZERO)));
+    store.leases(Some(0));
+    store.sweeping(Duration::ZERO);
+    store.sweep_lag(Some(Duration::ZERO));
+    store.schema_version(Some(1));
+    store.xid_age(Some(1));
     let table = "processed_events";
-    store.table(&TableFigures { table, bytes: 1, dead_rows: 0, last_autovacuum: Some(0.0) });
+    let (last_autovacuum, bytes, live_rows, dead_rows) = (Some(0.0), 1, 0, 0);
+    store.tables(&[TableFigures { table, bytes, live_rows, dead_rows, last_autovacuum }]);
     metrics.render(TextFormat::Prometheus)
 }
 

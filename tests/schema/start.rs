@@ -13,7 +13,13 @@ use tokio::{
 };
 
 use super::refusal;
-use crate::harness::{Replica, config, execute, mark, metrics::page, postgres::new_database};
+use crate::harness::{
+    Replica, config,
+    copies::until,
+    execute, mark,
+    metrics::page,
+    postgres::{Cluster, new_database},
+};
 
 /// Far more than a start takes that is bounded.
 const BOUND: Duration = Duration::from_secs(40);
@@ -52,6 +58,33 @@ async fn calls_succeed_while_a_migration_waits_for_a_long_reader() {
         let why = refusal(&url, &[]).await;
         assert!(why.contains("migration 9 failed") && why.contains("resumed_by"), "{why}");
     }
+}
+
+/// Autovacuum gives its lock up for a statement that waits longer than `deadlock_timeout`.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_migration_ends_an_autovacuum() {
+    let settings = &["fsync=off", "autovacuum_naptime=1s"];
+    let cluster = tokio::task::spawn_blocking(|| Cluster::start_with(settings)).await.unwrap();
+    let url = cluster.url();
+    let settings = config(&url, &["--connect-timeout", "15s"]).store;
+    server::migrate(&settings).await.unwrap();
+    // So slow that it would take minutes.
+    execute(
+        &url,
+        "DELETE FROM oncegate_migrations WHERE version = 14;
+        ALTER TABLE processed_events
+            SET (autovacuum_vacuum_cost_delay = 100, autovacuum_vacuum_cost_limit = 1);
+        INSERT INTO processed_events (team_id, event_id)
+            SELECT 'T', n::text FROM generate_series(1, 150000) AS n;
+        DELETE FROM processed_events",
+    )
+    .await;
+    let vacuums = "SELECT count(*) > 0 FROM pg_stat_activity
+        WHERE backend_type = 'autovacuum worker' AND query LIKE '%public.processed_events%'";
+    until(&url, vacuums).await;
+    server::migrate(&settings).await.unwrap();
+    let applied = "SELECT count(*) = 1 FROM oncegate_migrations WHERE version = 14";
+    until(&url, applied).await;
 }
 
 #[tokio::test]

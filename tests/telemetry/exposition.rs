@@ -44,6 +44,20 @@ async fn the_page_is_in_the_format_that_is_asked_for() {
             ),
             TEXT,
         ),
+        // Of the ranges that a type is in, the most specific one counts.
+        (Some("*/*;q=0.9, text/plain;q=0.2, application/openmetrics-text;q=0.5"), OPEN_METRICS),
+        (Some("text/*;q=0.8,text/plain;q=0.1,application/openmetrics-text;q=0.5"), OPEN_METRICS),
+        (
+            Some(
+                "application/openmetrics-text;q=0.9,\
+                 application/openmetrics-text;version=1.0.0;q=0.1,text/plain;q=0.5",
+            ),
+            TEXT,
+        ),
+        // A value may be quoted, with what separates others.
+        (Some(r#"application/openmetrics-text;version="1.0.0""#), OPEN_METRICS),
+        (Some(r#"application/openmetrics-text;version="0.0.1,2""#), TEXT),
+        (Some(r#"text/plain;note="a,application/openmetrics-text;q=1",*/*;q=0.1"#), TEXT),
         // Another version only, or none.
         (Some("application/openmetrics-text;version=0.0.1"), TEXT),
         (Some("application/openmetrics-text;q=0"), TEXT),

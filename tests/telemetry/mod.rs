@@ -2,6 +2,10 @@
 
 mod collector;
 mod exposition;
+#[expect(clippy::float_cmp, reason = "counts are whole numbers")]
+mod figures;
+#[expect(clippy::float_cmp, reason = "limits are whole numbers")]
+mod limits;
 mod slow;
 #[expect(clippy::float_cmp, reason = "counts are whole numbers")]
 mod store;

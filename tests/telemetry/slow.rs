@@ -12,7 +12,13 @@ use tonic::{Request, metadata::MetadataValue};
 
 use super::SERVICE;
 use crate::harness::{
-    acquire, execute, held, mark, postgres::new_database, process::Process, seconds, secrets::plant,
+    acquire, execute, held, mark,
+    postgres::new_database,
+    process::Process,
+    raw::{Raw, framed},
+    seconds,
+    secrets::plant,
+    sqlite_url,
 };
 
 const TRACE_ID: &str = "4bf92f3577b34da6a3ce929d0e0e4736";
@@ -89,6 +95,27 @@ async fn a_slow_call_is_logged_with_what_it_was() {
     let span = &line["span"];
     assert_eq!(span["method"], format!("{SERVICE}/MarkProcessed"));
     assert_eq!((&span["request_id"], &span["trace_id"]), (&"slow-1".into(), &TRACE_ID.into()));
+}
+
+/// The time that an answer waits for its caller is the caller's.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_caller_that_does_not_read_is_not_a_slow_call() {
+    let directory = tempfile::tempdir().unwrap();
+    let process = Process::start(&sqlite_url(&directory), &["--log-format", "json"]).await;
+    let mut mute = h2::client::Builder::new();
+    mute.initial_window_size(0);
+    let mut raw = Raw::connect_as(mute, &process.address).await;
+    let mut call = raw.begin(&format!("/{SERVICE}/MarkProcessed"), &[]).await;
+    call.send(framed(&mark("T1", "Ev1")), true);
+    sleep(Duration::from_millis(1_500)).await;
+    drop((call, raw));
+    // It was marked, and long ago.
+    let again = process.client().await.mark_processed(mark("T1", "Ev1")).await.unwrap();
+    assert!(!again.into_inner().first);
+    process.terminate();
+    sleep(Duration::from_millis(500)).await;
+    assert!(process.log().contains("draining"), "{}", process.log());
+    assert!(lines(&process).is_empty(), "{}", process.log());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -265,7 +265,7 @@ async fn a_batch_is_linked_to_each_of_its_calls_once() {
     )
     .await;
     calls.extend((1..=3).map(call));
-    metric_is(&replica, r#"oncegate_lane_queue_depth{lane="mark"}"#, |n| n == 6.0).await;
+    metric_is(&replica, r#"oncegate_lane_queue_depth{lane="mark"}"#, |n| n == 8.0).await;
     drop(outsider);
     for call in calls {
         call.await.unwrap();

@@ -48,6 +48,8 @@ def promtool_test(folder: Path, with_rules: Json, cases: Json) -> tuple[bool, st
 class Metric:
     kind: str
     labels: set[str]
+    # As far as the reference lists them.
+    values: dict[str, set[str]]
 
     def series(self, name: str) -> list[str]:
         parts = ("_bucket", "_sum", "_count")
@@ -59,7 +61,10 @@ def documented() -> dict[str, Metric]:
     found: dict[str, Metric] = {}
     for line in (ROOT / "docs/reference/metrics.md").read_text().splitlines():
         if row := re.match(r"\| `(\w+)` \| (\w+) \|(.*?)\| ", line):
-            metric = Metric(row[2], set(re.findall(r"`(\w+)`", row[3])))
+            labels = {
+                part[1]: set(part[2].split(", ")) - {""} for part in re.finditer(r"`(\w+)` ?([^;|]*)", row[3].strip())
+            }
+            metric = Metric(row[2], set(labels), labels)
             found |= dict.fromkeys(metric.series(row[1]), metric)
     return found
 
@@ -73,3 +78,24 @@ def selectors(expr: str) -> list[tuple[str, set[str]]]:
         for name, matchers in re.findall(pattern, without_strings)
         if not name.endswith(":")
     ]
+
+
+def matchers(expr: str) -> list[tuple[str, str, str]]:
+    """Each metric that an expression selects by labels, with a label and its value."""
+    return [
+        (metric, label, value)
+        for metric, labels in re.findall(r"(?<![\w:])((?:oncegate|grpc_server|process)_\w+)\{([^}]*)\}", expr)
+        for label, value in re.findall(r'(\w+)\s*[=!]=?~?\s*"([^"]*)"', labels)
+    ]
+
+
+def aggregations(expr: str) -> list[tuple[set[str], str]]:
+    """What an expression aggregates: the labels that are kept, and the expression within."""
+    found = []
+    for start in re.finditer(r"\bby \(([\w, ]*)\) \(", expr):
+        depth, at = 1, start.end()
+        while depth:
+            depth += {"(": 1, ")": -1}.get(expr[at], 0)
+            at += 1
+        found.append((set(start[1].replace(",", " ").split()), expr[start.end() : at - 1]))
+    return found

@@ -6,7 +6,6 @@ import runpy
 from itertools import pairwise
 from pathlib import Path
 
-import pytest
 from project import (
     DASHBOARD,
     OF_TARGETS,
@@ -15,8 +14,10 @@ from project import (
     RUNBOOKS,
     SCRAPE,
     Json,
+    aggregations,
     documented,
     load,
+    matchers,
     promtool,
     promtool_test,
     rules,
@@ -26,7 +27,18 @@ from project import (
 # Of the job and the instance that the scrape is given.
 TARGET = 'job="oncegate",instance="a:9464"'
 # Variables of Grafana.
-VARIABLES = {"$__rate_interval": "5m", "$__range": "1h", "$job": ".*", "$instance": ".*", "$principal": ".*"}
+VARIABLES = {
+    "$__rate_interval": "5m",
+    "$__range": "1h",
+    "$job": ".*",
+    "$namespace": ".*",
+    "$instance": ".*",
+    "$principal": ".*",
+}
+
+
+# It has no series before the first autovacuum, and the labels of another one of tables.
+LATER = {"oncegate_table_last_autovacuum_timestamp_seconds": "oncegate_table_dead_rows"}
 
 
 def board() -> Json:
@@ -95,12 +107,92 @@ def test_codes_are_spelt_as_the_server_spells_them() -> None:
             assert set(values.split("|")) <= codes, f"{name}: {values}"
 
 
-def test_metrics_without_a_use(record_property: pytest.Function) -> None:
-    """For information: it never fails."""
+def test_every_metric_has_a_use() -> None:
     used = {metric for _, expr in EXPRESSIONS + shown() for metric, _ in selectors(expr)}
     names = {re.sub("_(bucket|sum|count)$", "", name) for name in documented()}
-    unused = sorted(name for name in names if not any(name in metric for metric in used))
-    print("metrics that no rule and no panel uses:", ", ".join(unused) or "none")
+    unused = {name for name in names if not any(name in metric for metric in used)}
+    assert unused == set(), "no rule and no panel shows them"
+
+
+def recorded_labels() -> dict[str, dict[str, set[str]]]:
+    """The labels of each metric of the scrape, with their values."""
+    found: dict[str, dict[str, set[str]]] = {}
+    for line in SCRAPE.read_text().splitlines():
+        if part := re.match(r"(\w+)(?:\{(.*?)\})? \S+", line):
+            labels = found.setdefault(part[1], {})
+            for label, value in re.findall(r'(\w+)="([^"]*)"', part[2] or ""):
+                labels.setdefault(label, set()).add(value)
+    return found
+
+
+def values_of(metric: str, label: str) -> set[str]:
+    """All values that a label can have: those of the scrape, of the reference and of the contract."""
+    recorded, listed = recorded_labels()[LATER.get(metric, metric)], documented()[metric].values
+    found = recorded.get(label, set()) | listed.get(label, set())
+    if label in ("grpc_method", "grpc_service"):
+        contract = "".join(path.read_text() for path in (ROOT / "proto").rglob("*.proto"))
+        if label == "grpc_method":
+            found |= set(re.findall(r"^\s*rpc (\w+)\(", contract, re.M))
+        else:
+            found |= {f"oncegate.v1.{name}" for name in re.findall(r"^service (\w+)", contract, re.M)}
+            found.add("another.Service")  # of a program that is not oncegate, in a case
+    if label == "grpc_code":
+        source = (ROOT / "src/grpc/middleware/call.rs").read_text()
+        found |= set(re.findall(r'Code::\w+ => "(\w+)"', source))
+    return found
+
+
+def test_the_scrape_has_the_metrics_of_the_rules() -> None:
+    recorded = recorded_labels()
+    for name, expr in EXPRESSIONS + shown() + queries():
+        for metric, _ in selectors(expr):
+            assert LATER.get(metric, metric) in recorded, f"{name}: {metric} is not in the scrape"
+
+
+def test_values_of_labels_exist() -> None:
+    cases = [(path.stem, path.read_text()) for path in (RULES.parent / "tests").glob("*.yaml")]
+    seen = 0
+    wrong: list[str] = []
+    for name, expr in EXPRESSIONS + queries() + cases + [(name, filled(expr)) for name, expr in shown()]:
+        for metric, label, wanted in matchers(expr):
+            if label in OF_TARGETS or label in ("version", "revision") or wanted == ".*":
+                continue
+            known = values_of(metric, label)
+            for value in [wanted] if "+" in wanted else wanted.split("|"):
+                seen += 1
+                if not any(re.fullmatch(value, one) for one in known):
+                    wrong.append(f"{name}: {metric} has no {label}={value}")
+    assert wrong == []
+    assert seen > 100
+
+
+def test_aggregations_are_by_labels_that_exist() -> None:
+    seen = 0
+    for name, expr in EXPRESSIONS + shown() + queries():
+        for labels, inner in aggregations(expr):
+            for metric, _ in selectors(inner):
+                seen += 1
+                known = documented()[metric].labels | OF_TARGETS
+                assert labels <= known, f"{name}: {metric} has no label {labels - known}"
+    assert seen > 100
+
+
+def test_a_wrong_label_or_value_is_found() -> None:
+    ((labels, inner),) = aggregations("sum by (job, rason) (rate(oncegate_shed_total[5m]))")
+    assert labels == {"job", "rason"}
+    assert selectors(inner) == [("oncegate_shed_total", set())]
+    assert not labels <= documented()["oncegate_shed_total"].labels | OF_TARGETS
+    assert matchers('oncegate_shed_total{reason!="slwo"}') == [("oncegate_shed_total", "reason", "slwo")]
+    assert "slow" in values_of("oncegate_shed_total", "reason")
+    assert "slwo" not in values_of("oncegate_shed_total", "reason")
+
+
+def test_the_objectives_are_about_the_same_methods() -> None:
+    page = (ROOT / "docs/operations/slo.md").read_text()
+    of_rules = {wanted for _, expr in EXPRESSIONS for _, label, wanted in matchers(expr) if "IsProcessed" in wanted}
+    of_page = set(re.findall(r'grpc_method=~"([^"]*IsProcessed[^"]*)"', page))
+    assert len(of_rules) == 1
+    assert of_page == of_rules
 
 
 def test_the_dashboard_is_generated() -> None:
@@ -113,13 +205,14 @@ def test_the_dashboard_follows_the_conventions() -> None:
     found = board()
     assert found["uid"] == "oncegate"
     names = [variable["name"] for variable in found["templating"]["list"]]
-    assert names == ["datasource", "job", "instance", "principal"]
+    assert names == ["datasource", "job", "namespace", "instance", "principal"]
     rows = [panel["title"] for panel in found["panels"] if panel["type"] == "row"]
     assert [row.split()[0].strip(",:") for row in rows] == ["Calls", "Store", "Marks", "Tenants", "Process"]
     for panel in panels():
         assert panel["fieldConfig"]["defaults"]["unit"]
         assert all(part["datasource"]["uid"] == "${datasource}" for part in [panel, *panel["targets"]])
-        assert all('job=~"$job"' in target["expr"] for target in panel["targets"]), panel["title"]
+        chosen = 'job=~"$job", namespace=~"$namespace"'
+        assert all(chosen in target["expr"] for target in panel["targets"]), panel["title"]
     places = sorted((panel["gridPos"]["y"], panel["gridPos"]["x"]) for panel in found["panels"])
     assert all(one != other for one, other in pairwise(places))
 

@@ -5,7 +5,7 @@ use std::{
     sync::Arc,
     task::{Context, Poll},
     thread,
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use http::{HeaderMap, Response};
@@ -37,6 +37,8 @@ pub(super) struct Call {
     pub(super) method: Method,
     pub(super) trace: CallTrace,
     begun: Instant,
+    /// How long its work took: how long its answer then waits for a caller to read it is not ours.
+    worked: Option<Duration>,
     code: Option<Code>,
     /// Why it failed, if it has a span.
     reason: Option<String>,
@@ -53,8 +55,8 @@ impl Call {
         method.metrics.started();
         let trace = CallTrace::begin(&method.metrics, headers, traces);
         let (method, begun) = (method.clone(), Instant::now());
-        let (code, reason, under_way, quota, caller) = Default::default();
-        Self { method, trace, begun, code, reason, under_way, quota, caller }
+        let (worked, code, reason, under_way, quota, caller) = Default::default();
+        Self { method, trace, begun, worked, code, reason, under_way, quota, caller }
     }
 
     /// Notes the status, which is in the headers of an answer without a body
@@ -75,6 +77,7 @@ impl Call {
         mut self,
         answer: thread::Result<Result<Response<Body>, E>>,
     ) -> Response<ObservedBody> {
+        self.worked = Some(self.begun.elapsed());
         let Ok(Ok(response)) = answer else {
             let fault = CallError::from(StoreError::internal("a handler panicked"));
             return self.refuse(Problem::from(fault));
@@ -102,8 +105,8 @@ impl Call {
 impl Drop for Call {
     fn drop(&mut self) {
         let code = self.code.unwrap_or(Code::Cancelled);
-        let (metrics, elapsed, wait) =
-            (&self.method.metrics, self.begun.elapsed(), self.trace.waited());
+        let elapsed = self.worked.unwrap_or_else(|| self.begun.elapsed());
+        let (metrics, wait) = (&self.method.metrics, self.trace.waited());
         let took = elapsed.saturating_sub(wait);
         metrics.handled(code as usize, label(code), took);
         if metrics.is_unary() && metrics.slow.includes(took) {

@@ -128,8 +128,11 @@ impl Connector {
     }
 
     /// The same, for connections whose statements scan whole tables.
-    pub(super) fn for_scans(&self) -> Self {
-        self.with([no_jit()])
+    pub(super) fn for_scans(&self, timeout: Duration) -> Self {
+        let lock_timeout = format!("{}ms", timeout.as_millis().max(1));
+        // No statement of these waits for a row, but a table may be locked: all that is to scan
+        // would wait behind the one that waits for it.
+        self.with([("lock_timeout", lock_timeout), no_jit()])
     }
 
     /// What each connection is set to.

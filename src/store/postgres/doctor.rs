@@ -7,13 +7,14 @@ use tokio::time::{Instant, timeout};
 
 use super::{
     Postgres, about::About, classify, connect::is_off_host, maintenance::PING, migrate, namespace,
-    notify_channel::Channel, privileges, share, timed,
+    notify_channel::Channel, privileges, timed,
 };
 use crate::store::{
     StoreError,
     doctor::{Check, Finding, Findings, Planned, Unanswered, schema},
 };
 
+mod budget;
 mod session;
 mod state;
 
@@ -22,6 +23,8 @@ mod state;
 enum Use {
     Serve,
     Migrate,
+    /// Make it, and its tables.
+    Create,
     /// It does not start.
     None,
 }
@@ -30,11 +33,18 @@ enum Use {
 pub(super) const READ_ONLY: &str =
     "SELECT pg_is_in_recovery() OR current_setting('transaction_read_only')::boolean";
 
+/// Whether the role may make a schema.
+pub(super) const MAY_CREATE: &str = "SELECT has_database_privilege(current_database(), 'CREATE')";
+
+/// $1: the name of a schema.
+pub(super) const SCHEMA_EXISTS: &str =
+    "SELECT EXISTS (SELECT FROM pg_namespace WHERE nspname = $1)";
+
 /// The first version that has all that the statements use.
 const OLDEST: i32 = 130_000;
 
-pub(super) use session::{SETTINGS, TLS};
-pub(super) use state::{AGE, STANDBYS, TABLES};
+pub(super) use session::{PREPARED, SETTINGS, TLS};
+pub(super) use state::{AUTOVACUUM, STANDBYS};
 
 impl Postgres {
     /// Checks the database as a server that is `planned` would use it.
@@ -70,11 +80,21 @@ impl Postgres {
         };
         findings.add("version", version).await?;
         // Before this opens others.
-        findings.add("connections", connections(database, planned)).await?;
+        findings.add("connections", budget::connections(database, planned)).await?;
         findings.add("settings", session::settings(database, connector.settings())).await?;
+        findings.add("prepared statements", session::prepared(database, &connector)).await?;
 
         let mut use_of_schema = Use::None;
         let read = async {
+            if planned.migrate
+                && let Some(name) = missing_schema(database, connector.schema()).await?
+            {
+                use_of_schema = Use::Create;
+                let found = format!("the schema {name:?} does not exist");
+                return Ok(Finding::warning(found).advise(
+                    "`oncegate serve` makes it when it starts, or run `oncegate migrate`",
+                ));
+            }
             let state = migrate::state(database).await;
             if let Err(error @ StoreError::Unavailable(_)) = state {
                 return Err(error);
@@ -96,7 +116,14 @@ impl Postgres {
         findings.add("vacuum", state::vacuum(database)).await?;
         findings.add("transaction ids", state::transaction_ids(database)).await?;
         let _ = timeout(self.timeout, connection.close()).await;
-        findings.add("listen", self.hears()).await
+        let listen = async {
+            if use_of_schema == Use::Create {
+                // A channel is named after its schema.
+                return Ok(Finding::warning("not checked: there is no schema yet"));
+            }
+            self.hears().await
+        };
+        findings.add("listen", listen).await
     }
 
     /// Listens as a server does, to a channel that only this check notifies.
@@ -111,6 +138,17 @@ impl Postgres {
             ),
         })
     }
+}
+
+/// The schema that is `wanted`, if there is none of that name.
+async fn missing_schema<'a>(
+    database: &mut PgConnection,
+    wanted: Option<&'a str>,
+) -> Result<Option<&'a str>, StoreError> {
+    let Some(name) = wanted else { return Ok(None) };
+    let exists = sqlx::query_scalar(SCHEMA_EXISTS).bind(name).persistent(false);
+    let exists: bool = exists.fetch_one(database).await.map_err(classify)?;
+    Ok((!exists).then_some(name))
 }
 
 /// Where a connection leads, without a secret.
@@ -138,6 +176,17 @@ fn version(about: &About) -> Finding {
 async fn may(database: &mut PgConnection, use_of_schema: Use) -> Result<Finding, StoreError> {
     match use_of_schema {
         Use::None => Ok(Finding::warning("not checked: the schema cannot be used as it is")),
+        Use::Create => {
+            let may = sqlx::query_scalar(MAY_CREATE).persistent(false).fetch_one(database);
+            Ok(if may.await.map_err(classify)? {
+                Finding::ok("the role may make the schema")
+            } else {
+                Finding::failed("the role may not make the schema").advise(
+                    "GRANT CREATE ON DATABASE to the role, or make the schema and GRANT CREATE and \
+                     USAGE ON SCHEMA",
+                )
+            })
+        }
         Use::Migrate => Ok(match privileges::why_no_migration(database).await? {
             None => Finding::ok("the role may migrate the schema"),
             Some(why) => Finding::failed(why).advise(
@@ -175,39 +224,6 @@ async fn is_writable(
     } else {
         finding
     })
-}
-
-/// Whether all replicas can have their connections.
-async fn connections(database: &mut PgConnection, planned: Planned) -> Result<Finding, StoreError> {
-    let needed = share::ConnectionPlan::of(planned.writers).needed();
-    let wanted = needed * planned.replicas;
-    let limits = share::limits(database).await?;
-    let lowest = limits.iter().min_by_key(|limit| limit.most);
-    let left = limits.iter().map(|limit| limit.most.saturating_sub(limit.used)).min();
-    let (Some(share::ConnectionLimit { what, most, used }), Some(left)) = (lowest, left) else {
-        return Err(StoreError::internal("the database reports no limit"));
-    };
-    let replicas = match planned.replicas {
-        1 => "1 replica opens".to_owned(),
-        count => format!("{count} replicas open"),
-    };
-    let found = format!("{replicas} up to {wanted} of {most} ({what}); {used} are in use");
-    if *most < share::LEAST {
-        let advice = format!("a replica needs at least {}", share::LEAST);
-        return Ok(Finding::failed(found).advise(advice));
-    }
-    if *most < wanted {
-        return Ok(Finding::warning(found).advise(
-            "raise the limit or lower --writers; otherwise kinds of work share connections",
-        ));
-    }
-    if left < needed {
-        return Ok(Finding::warning(found).advise(format!(
-            "{left} are left, and one more replica, as during a rolling update, needs {needed}: \
-             close other connections or raise the limit"
-        )));
-    }
-    Ok(Finding::ok(found))
 }
 
 #[cfg(test)]

@@ -51,6 +51,8 @@ pub(super) struct Fetched {
     pub(super) rows: Vec<PgRow>,
     /// Whether the answer to a first run was lost, which may have been committed.
     pub(super) is_after_loss: bool,
+    /// How long the answer took, without a wait for the connection.
+    pub(super) took: Duration,
 }
 
 /// A connection that counts as open.
@@ -111,18 +113,20 @@ impl Line {
                 // a panic, is not used again.
                 let mut connection = self.connected().await?;
                 is_sent = true;
+                let sent = Instant::now();
                 let ended = connection.to.fetch_all(statement()).await;
+                let took = sent.elapsed();
                 self.connection = Some(connection);
-                ended.map_err(|error| {
+                ended.map(|rows| (rows, took)).map_err(|error| {
                     self.connector.metrics.failed(error_class(&error));
                     Failure::of(error)
                 })
             };
             let failure = match timeout(limit, run).await {
-                Ok(Ok(rows)) => {
+                Ok(Ok((rows, took))) => {
                     self.backoff.reset();
                     self.used = Instant::now();
-                    return Ok(Fetched { rows, is_after_loss: is_unknown });
+                    return Ok(Fetched { rows, is_after_loss: is_unknown, took });
                 }
                 Ok(Err(failure)) => failure,
                 Err(_) => {
@@ -141,7 +145,8 @@ impl Line {
                 ConnectionState::Lost if std::mem::take(&mut replaceable) => {
                     self.disconnect();
                     if is_unknown && repeat == Repeat::NotIfLost {
-                        return Ok(Fetched { rows: Vec::new(), is_after_loss: true });
+                        let (rows, took) = Default::default();
+                        return Ok(Fetched { rows, is_after_loss: true, took });
                     }
                     continue;
                 }

@@ -16,13 +16,22 @@ use crate::{
 // the lock that elects the sweeper, or null where no election is asked for. $5:
 // the most rows.
 
+/// Whether this sweep is to be done: it is asked for the lock once, for all of the statement.
+macro_rules! election {
+    () => {
+        "WITH election AS MATERIALIZED (
+    SELECT $4::bigint IS NULL OR pg_try_advisory_xact_lock($4) AS won
+)"
+    };
+}
+
 macro_rules! expired_events {
     () => {
         "FROM processed_events
         WHERE expires_at <= (SELECT COALESCE($1::timestamptz, clock_timestamp())
                 - $2::bigint * interval '1 microsecond')
             AND ($3::text IS NULL OR team_id = $3)
-            AND ($4::bigint IS NULL OR (SELECT pg_try_advisory_xact_lock($4)))
+            AND (SELECT won FROM election)
         LIMIT $5::bigint"
     };
 }
@@ -38,7 +47,7 @@ macro_rules! old_events {
             running!("processed_events", "COALESCE($1::timestamptz, clock_timestamp())"),
             " IS NOT TRUE
             AND ($3::text IS NULL OR team_id = $3)
-            AND ($4::bigint IS NULL OR (SELECT pg_try_advisory_xact_lock($4)))
+            AND (SELECT won FROM election)
         LIMIT $5::bigint"
         )
     };
@@ -61,7 +70,7 @@ macro_rules! idle_sessions {
             AND fencing_token <= (SELECT ",
             token_of!("COALESCE($1::timestamptz, clock_timestamp())"),
             ")
-            AND ($4::bigint IS NULL OR (SELECT pg_try_advisory_xact_lock($4)))
+            AND (SELECT won FROM election)
         LIMIT $5::bigint"
         )
     };
@@ -70,7 +79,14 @@ macro_rules! idle_sessions {
 /// Counts rows without touching them.
 macro_rules! count {
     ($rows:expr) => {
-        concat!("SELECT count(*) AS rows, false AS busy FROM (SELECT 1 ", $rows, ") AS doomed")
+        concat!(
+            election!(),
+            "
+SELECT count(*) AS rows, false AS busy, (SELECT won FROM election) AS elected
+FROM (SELECT 1 ",
+            $rows,
+            ") AS doomed"
+        )
     };
 }
 
@@ -97,14 +113,15 @@ macro_rules! delete {
     };
     ($table:literal, $rows:expr, $further:expr, $returning:expr) => {
         concat!(
-            "WITH gone AS (DELETE FROM ",
+            election!(),
+            ", gone AS (DELETE FROM ",
             $table,
             " WHERE ctid = ANY (ARRAY(SELECT ctid ",
             $rows,
             " FOR UPDATE SKIP LOCKED)) RETURNING ",
             $returning,
             "
-            SELECT rows, ",
+            SELECT rows, (SELECT won FROM election) AS elected, ",
             busy!(),
             $further,
             " FROM (SELECT count(*) AS rows FROM gone) AS counted"
@@ -130,8 +147,8 @@ pub(super) const DELETE_EXPIRED_EVENTS: &str = delete!("processed_events", expir
 /// not expired was written by a binary without that column; its `sweep_after` is corrected. `looked`
 /// counts both. Without an election, it takes the events as well that expired in the current hour.
 pub(super) const SWEEP_EVENTS: &str = concat!(
-    "
-WITH clock AS MATERIALIZED (
+    election!(),
+    ", clock AS MATERIALIZED (
     SELECT COALESCE($1::timestamptz, clock_timestamp()) - $2::bigint * interval '1 microsecond' AS at
 ), due AS MATERIALIZED (
     SELECT ctid AS place, expires_at <= (SELECT at FROM clock) AS is_expired FROM processed_events
@@ -139,7 +156,7 @@ WITH clock AS MATERIALIZED (
             + CASE WHEN $4::bigint IS NULL THEN interval '1 hour' ELSE interval '0' END
         AND (sweep_after <= (SELECT at FROM clock) OR expires_at <= (SELECT at FROM clock))
         AND ($3::text IS NULL OR team_id = $3)
-        AND ($4::bigint IS NULL OR (SELECT pg_try_advisory_xact_lock($4)))
+        AND (SELECT won FROM election)
     ORDER BY sweep_after LIMIT $5::bigint FOR UPDATE SKIP LOCKED
 ), gone AS (
     DELETE FROM processed_events
@@ -150,7 +167,8 @@ WITH clock AS MATERIALIZED (
     "
     WHERE ctid = ANY (ARRAY(SELECT place FROM due WHERE NOT is_expired))
 )
-SELECT (SELECT count(*) FROM gone) AS rows, (SELECT count(*) FROM due) AS looked, ",
+SELECT (SELECT count(*) FROM gone) AS rows, (SELECT count(*) FROM due) AS looked,
+    (SELECT won FROM election) AS elected, ",
     busy!()
 );
 pub(super) const DELETE_OLD_EVENTS: &str = delete!("processed_events", old_events!(), notify!());
@@ -278,8 +296,8 @@ impl Upkeep for Handle {
         only(&rows)
     }
 
-    async fn figures(&mut self) -> Result<Figures, StoreError> {
-        self.read_figures().await
+    async fn figures(&mut self, with_lag: bool) -> Figures {
+        self.read_figures(with_lag).await
     }
 
     async fn ping(&mut self) -> Result<(), StoreError> {
@@ -324,11 +342,12 @@ impl Handle {
                     .bind(i64::from(limit))
             })
             .await?;
-        let busy = rows.first().and_then(|row| row.try_get("busy").ok()).unwrap_or(false);
+        let is = |column| rows.first().and_then(|row| row.try_get(column).ok());
+        let (busy, elected) = (is("busy").unwrap_or(false), is("elected").unwrap_or(false));
         let count = only(&rows)?;
         let looked = rows.first().and_then(|row| row.try_get::<i64, _>("looked").ok());
         let looked = looked.and_then(|looked| u64::try_from(looked).ok()).unwrap_or(count);
-        Ok(Swept { rows: count, more: looked >= u64::from(limit), busy })
+        Ok(Swept { rows: count, more: looked >= u64::from(limit), busy, elected })
     }
 }
 

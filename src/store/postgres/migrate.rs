@@ -1,8 +1,9 @@
 //! Brings the schema up to date, in one transaction: all of it, or nothing.
 //!
 //! Replicas that start together take turns by an advisory lock that ends with the transaction.
-//! Neither that lock nor one on a table is waited for here: its holder may keep it for long,
-//! and behind a migration that waits, every statement of other replicas would wait. Nothing
+//! Neither that lock nor one that keeps others from a table is waited for here: its holder may
+//! keep it for long, and behind a migration that waits, every statement of other replicas would
+//! wait. A running autovacuum is ended before, by a lock that no such statement waits for. Nothing
 //! outlives the transaction, neither a lock nor a prepared statement, so a proxy that pools
 //! transactions does no harm.
 
@@ -64,6 +65,13 @@ FROM oncegate_migrations AS m ORDER BY version
 pub(super) const LOCK: &str =
     "SELECT pg_try_advisory_xact_lock(hashtextextended('oncegate migrations ' || $1, 0))";
 
+/// For how long a vacuum is waited for, until the end of the transaction. Autovacuum gives way to
+/// a statement that has waited for `deadlock_timeout`, unless it prevents a wraparound.
+pub(super) const WAIT_FOR_VACUUM: &str = "
+SELECT set_config('lock_timeout', (1500 + setting::bigint)::text, true)
+FROM pg_settings WHERE name = 'deadlock_timeout'
+";
+
 /// The tables that migrations change, as far as they are there.
 pub(super) const OWN_TABLES: &str = "
 SELECT string_agg(c.oid::regclass::text, ', ' ORDER BY c.relname)
@@ -79,6 +87,12 @@ VALUES ($1, $2, true, $3, 0, $4)
 ON CONFLICT (version) DO UPDATE
 SET checksum = EXCLUDED.checksum, min_reader = EXCLUDED.min_reader
 ";
+
+/// While a lock on a table is waited for, other statements wait behind it.
+pub(super) const BRIEFLY: &str = "SET LOCAL lock_timeout = '200ms'";
+
+/// For how long all vacuums are waited for: there are three workers by default, and five tables.
+const MAX_VACUUM_WAIT: Duration = Duration::from_secs(10);
 
 fn schema() -> Schema {
     Schema::new(&sqlx::migrate!("migrations/postgres"), SUPERSEDED)
@@ -128,7 +142,7 @@ pub(super) async fn run(
         let (name, plan) = prepare(&schema, &mut transaction).await?;
         Ok((transaction, name, plan))
     };
-    let (mut transaction, name, plan) = timed(limit, preparation).await?;
+    let (mut transaction, name, plan) = timed(limit + MAX_VACUUM_WAIT, preparation).await?;
     for step in &plan.to_record {
         record(&mut transaction, step).await?;
     }
@@ -154,8 +168,7 @@ async fn take_turn(
     if !lock.fetch_one(&mut *transaction).await.map_err(classify)? {
         return Err(StoreError::Conflict);
     }
-    // While a lock on a table is waited for, other statements wait behind it.
-    transaction.execute("SET LOCAL lock_timeout = '200ms'").await.map_err(classify)?;
+    transaction.execute(BRIEFLY).await.map_err(classify)?;
     if let Some(wanted) = wanted
         && location.schema.is_none()
     {
@@ -184,12 +197,21 @@ async fn prepare<'a>(
         let own = sqlx::query_scalar(OWN_TABLES).persistent(false).fetch_one(&mut *transaction);
         let own: Option<String> = own.await.map_err(classify)?;
         if let Some(own) = own {
-            let lock = format!("LOCK TABLE {own} IN ACCESS EXCLUSIVE MODE");
-            let locked = transaction.execute(AssertSqlSafe(lock)).await;
-            locked.map_err(|error| failed(&format!("cannot lock {own}"), error))?;
+            let wait = sqlx::raw_sql(WAIT_FOR_VACUUM).execute(&mut *transaction);
+            wait.await.map_err(classify)?;
+            // Calls go on meanwhile; and no other vacuum begins after it.
+            lock(transaction, &own, "SHARE UPDATE EXCLUSIVE").await?;
+            transaction.execute(BRIEFLY).await.map_err(classify)?;
+            lock(transaction, &own, "ACCESS EXCLUSIVE").await?;
         }
     }
     Ok((name, plan))
+}
+
+async fn lock(transaction: &mut PgConnection, tables: &str, mode: &str) -> Result<(), StoreError> {
+    let lock = format!("LOCK TABLE {tables} IN {mode} MODE");
+    let locked = transaction.execute(AssertSqlSafe(lock)).await;
+    locked.map(drop).map_err(|error| failed(&format!("cannot lock {tables}"), error))
 }
 
 async fn record(transaction: &mut PgConnection, step: &Step) -> Result<(), StoreError> {

@@ -115,7 +115,7 @@ impl Handle {
             self.invalidate();
         }
         match fetched {
-            Ok(Fetched { rows, is_after_loss }) => {
+            Ok(Fetched { rows, is_after_loss, .. }) => {
                 apply::note(plans, &rows, applied)?;
                 if is_after_loss {
                     self.find_written(plans, applied).await;

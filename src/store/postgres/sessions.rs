@@ -136,7 +136,7 @@ impl Handle {
         );
         let (to_take, to_end) = &arrays;
         let now = self.now();
-        let Fetched { rows, is_after_loss } = self
+        let Fetched { rows, is_after_loss, .. } = self
             .run(Repeat::NotIfLost, || match (&acquires[..], &releases[..]) {
                 (_, []) => to_take.bind(sqlx::query(TAKE).bind(now)),
                 ([], _) => to_end.bind(sqlx::query(END).bind(now)),

@@ -9,27 +9,30 @@ use super::{classify, line::Line, privileges};
 use crate::store::{StoreError, Work};
 
 /// What may be connected at once: by the role, to the database, to the server; and how many
-/// are, but for this one.
+/// are, but for this one, and how many of those are replicas'.
 pub(super) const LIMITS: &str = "
 WITH own AS MATERIALIZED (
     SELECT oid, rolsuper, rolconnlimit FROM pg_roles WHERE rolname = session_user
 ), used AS MATERIALIZED (
     SELECT count(*) FILTER (WHERE usesysid = (SELECT oid FROM own)) AS by_role,
         count(*) FILTER (WHERE datname = current_database()) AS to_database,
-        count(*) AS to_server
+        count(*) AS to_server,
+        count(*) FILTER (WHERE usesysid = (SELECT oid FROM own) AND datname = current_database()
+            AND starts_with(application_name, current_setting('application_name'))) AS replicas
     FROM pg_stat_activity WHERE usesysid IS NOT NULL AND pid <> pg_backend_pid()
 )
-SELECT 'the role''s CONNECTION LIMIT' AS what, rolconnlimit::bigint AS most, by_role AS used
+SELECT 'the role''s CONNECTION LIMIT' AS what, rolconnlimit::bigint AS most, by_role AS used,
+    replicas
 FROM own, used WHERE rolconnlimit >= 0 AND NOT rolsuper
 UNION ALL
-SELECT 'the database''s CONNECTION LIMIT', datconnlimit, to_database
+SELECT 'the database''s CONNECTION LIMIT', datconnlimit, to_database, replicas
 FROM pg_database, own, used
 WHERE datname = current_database() AND datconnlimit >= 0 AND NOT rolsuper
 UNION ALL
 SELECT 'the server''s max_connections', current_setting('max_connections')::bigint
     - CASE WHEN rolsuper THEN 0 ELSE current_setting('superuser_reserved_connections')::bigint
         + COALESCE(current_setting('reserved_connections', true)::bigint, 0) END,
-    to_server
+    to_server, replicas
 FROM own, used
 ";
 
@@ -153,6 +156,8 @@ pub(super) struct ConnectionLimit {
     pub(super) most: usize,
     /// How many are open, but for the one that asks.
     pub(super) used: usize,
+    /// How many of these are replicas', and not others'.
+    pub(super) replicas: usize,
 }
 
 /// What limits the connections of this role.
@@ -167,6 +172,7 @@ pub(super) async fn limits(
             what: row.try_get("what")?,
             most: count("most")?,
             used: count("used")?,
+            replicas: count("replicas")?,
         })
     };
     let limits = rows.map_err(classify)?.iter().map(read).collect::<Result<_, sqlx::Error>>();
@@ -191,7 +197,7 @@ pub(super) async fn plan(
         }
     };
     let mut tightest: Option<(usize, usize, String)> = None;
-    for ConnectionLimit { what, most, used } in limits {
+    for ConnectionLimit { what, most, used, .. } in limits {
         if most < LEAST {
             return Err(StoreError::Misconfigured(
                 format!("a replica needs at least {LEAST} connections; {what} is {most}").into(),

@@ -30,8 +30,8 @@ pub(super) fn classify(error: sqlx::Error) -> StoreError {
 
 /// The class of an error, for metrics.
 pub(super) fn error_class(error: &sqlx::Error) -> ErrorClass {
-    let code = match error {
-        sqlx::Error::Database(database) => database.code(),
+    let database = match error {
+        sqlx::Error::Database(database) => database,
         sqlx::Error::Io(error) if error.kind() == io::ErrorKind::TimedOut => {
             return ErrorClass::Timeout;
         }
@@ -41,16 +41,25 @@ pub(super) fn error_class(error: &sqlx::Error) -> ErrorClass {
         | sqlx::Error::WorkerCrashed => return ErrorClass::Connection,
         _ => return ErrorClass::Other,
     };
+    let code = database.code();
     let code = code.as_deref().unwrap_or_default();
-    match (code, code.get(..2).unwrap_or_default()) {
-        ("40001" | "40P01" | "22012" | "23505", _) => ErrorClass::Conflict,
-        // lock_not_available, query_canceled: by a timeout of the server's.
-        ("55P03" | "57014", _) => ErrorClass::Timeout,
-        ("25006", _) => ErrorClass::ReadOnly,
-        ("42501", _) | (_, "28") => ErrorClass::Privileges,
-        (_, "53" | "54") => ErrorClass::Capacity,
-        (_, "08" | "57") => ErrorClass::Connection,
-        _ => ErrorClass::Other,
+    match database.try_downcast_ref::<PgDatabaseError>().map(of_database) {
+        // One rule says what an error means; a class is finer only of what makes the store
+        // unavailable or unusable.
+        Some(StoreError::Conflict) => ErrorClass::Conflict,
+        Some(StoreError::LockTimeout(_)) => ErrorClass::Timeout,
+        Some(StoreError::Rejected(_) | StoreError::InvalidData(_) | StoreError::Internal(_)) => {
+            ErrorClass::Other
+        }
+        _ => match (code, code.get(..2).unwrap_or_default()) {
+            // query_canceled: by a timeout of the server's.
+            ("57014", _) => ErrorClass::Timeout,
+            ("25006", _) => ErrorClass::ReadOnly,
+            ("42501", _) | (_, "28") => ErrorClass::Privileges,
+            (_, "53" | "54") => ErrorClass::Capacity,
+            (_, "08" | "57") => ErrorClass::Connection,
+            _ => ErrorClass::Other,
+        },
     }
 }
 

@@ -213,17 +213,24 @@ impl Upkeep for Handle {
         Ok(u64::try_from(count).unwrap_or(0))
     }
 
-    async fn figures(&mut self) -> Result<Figures, StoreError> {
-        let row = sqlx::query(FIGURES).fetch_one(self.reader().await?).await.map_err(classify)?;
+    async fn figures(&mut self, with_lag: bool) -> Figures {
         let now = self.now();
-        let next: Option<i64> = row.try_get("next").map_err(StoreError::internal)?;
-        let lag = next.map_or(0, |next| now.as_micros().saturating_sub(next));
-        Ok(Figures {
-            clock: Some((now, Duration::ZERO)),
-            sweep_lag: Some(Duration::from_micros(u64::try_from(lag).unwrap_or(0))),
-            schema_version: row.try_get("schema_version").map_err(StoreError::internal)?,
-            ..Figures::default()
-        })
+        let read = async {
+            let row = sqlx::query(FIGURES).fetch_one(self.reader().await?).await;
+            let row = row.map_err(classify)?;
+            let next: Option<i64> = row.try_get("next").map_err(StoreError::internal)?;
+            let lag = next.map_or(0, |next| now.as_micros().saturating_sub(next));
+            let lag = Duration::from_micros(u64::try_from(lag).unwrap_or(0));
+            Ok((lag, row.try_get("schema_version").map_err(StoreError::internal)?))
+        };
+        let clock = Some((now, Duration::ZERO));
+        match read.await {
+            Ok((lag, schema_version)) => {
+                let sweep_lag = with_lag.then_some(lag);
+                Figures { clock, sweep_lag, schema_version, ..Figures::default() }
+            }
+            Err(error) => Figures { error: Some(error), ..Figures::default() },
+        }
     }
 
     async fn ping(&mut self) -> Result<(), StoreError> {

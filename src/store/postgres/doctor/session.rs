@@ -1,11 +1,15 @@
 //! A connection: how it is secured, and whether it is set as a server needs it.
 
+use std::time::Duration;
+
 use sqlx::{
-    PgConnection, Row as _,
+    Connection as _, Executor as _, PgConnection, Row as _,
     postgres::{PgConnectOptions, PgSslMode},
 };
 
-use super::{classify, is_off_host};
+use tokio::time::timeout;
+
+use super::{super::connect::Connector, classify, is_off_host};
 use crate::store::{StoreError, doctor::Finding};
 
 pub(in super::super) const TLS: &str =
@@ -15,6 +19,12 @@ pub(in super::super) const TLS: &str =
 pub(in super::super) const SETTINGS: &str = "
 SELECT name, setting, current_user::text AS role FROM pg_settings WHERE name = ANY ($1)
 ";
+
+/// How long a second backend may take to answer.
+const PREPARED_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// Prepared under a name, as those of a server are.
+pub(in super::super) const PREPARED: &str = "SELECT $1::bigint";
 
 pub(super) async fn tls(
     database: &mut PgConnection,
@@ -74,4 +84,35 @@ pub(super) async fn settings(
         lost.iter().map(|(name, value, _)| format!("ALTER ROLE \"{role}\" SET {name} = '{value}'"));
     Ok(Finding::warning(format!("a proxy drops the settings of connections: {}", found.join(", ")))
         .advise(cure.collect::<Vec<_>>().join("; ")))
+}
+
+/// Whether a statement that was prepared can be run again. A proxy that pools transactions may
+/// run it on another backend: so one is kept in use meanwhile.
+pub(super) async fn prepared(
+    database: &mut PgConnection,
+    connector: &Connector,
+) -> Result<Finding, StoreError> {
+    let mut other = connector.connect().await.map_err(classify)?;
+    run_prepared(database).await.map_err(classify)?;
+    // The backend that was used last is the first to be used again.
+    other.execute("BEGIN").await.map_err(classify)?;
+    // A pool of one backend has none for it.
+    let again = timeout(PREPARED_TIMEOUT, run_prepared(database)).await;
+    other.execute("ROLLBACK").await.map_err(classify)?;
+    let _ = timeout(PREPARED_TIMEOUT, other.close()).await;
+    match again {
+        Ok(Ok(())) => Ok(Finding::ok("a prepared statement can be run again")),
+        Ok(Err(error)) => match classify(error) {
+            StoreError::Misconfigured(why) => Ok(Finding::failed(&*why)),
+            error => Err(error),
+        },
+        Err(_) => Err(StoreError::unavailable(
+            "no second connection gets an answer while a transaction is open on the first: does a \
+             proxy pool them on one backend?",
+        )),
+    }
+}
+
+async fn run_prepared(database: &mut PgConnection) -> Result<(), sqlx::Error> {
+    sqlx::query(PREPARED).bind(1_i64).fetch_one(database).await.map(drop)
 }

@@ -6,12 +6,16 @@ use sqlx::{PgConnection, Row as _};
 use tokio::time::Instant;
 
 use super::{
-    super::{notify_channel::PROVE, timestamp::PgTimestamp},
+    super::{
+        figures::{self, CLOCK, OldestId, Table},
+        timestamp::PgTimestamp,
+    },
     About, classify,
 };
 use crate::{
     domain::Timestamp,
-    store::{StoreError, doctor::Finding},
+    store::{Durability, StoreError, doctor::Finding},
+    telemetry::TableFigures,
 };
 
 /// How far the database's clock may be from this machine's.
@@ -23,22 +27,19 @@ const UNFROZEN: i64 = 300_000_000;
 /// PostgreSQL refuses writes 3,000,000 transactions before 2^31.
 const LAST: i64 = (1 << 31) - 100_000_000;
 
-pub(in super::super) const STANDBYS: &str = "SELECT count(*) FROM pg_stat_replication";
-
-pub(in super::super) const TABLES: &str = "
-SELECT c.relname::text AS name, COALESCE(s.n_dead_tup, 0) AS dead, COALESCE(s.n_live_tup, 0) AS live,
-    current_setting('autovacuum', true) IS DISTINCT FROM 'off' AS is_on
-FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
-LEFT JOIN pg_stat_all_tables s ON s.relid = c.oid
-WHERE n.nspname = current_schema() AND c.relname IN ('processed_events', 'oncegate_sessions',
-    'oncegate_waiters', 'oncegate_replicas', 'oncegate_fence')
-ORDER BY dead DESC, name
+/// Backups and subscribers to changes are clients of the log too: those by their names, these by
+/// their slots. A role may not see more of a client than that it is there.
+pub(in super::super) const STANDBYS: &str = "
+SELECT COALESCE(array_agg(COALESCE(r.application_name, '?') ORDER BY r.application_name), '{}') AS names
+FROM pg_stat_replication r
+WHERE COALESCE(r.state, 'streaming') IN ('streaming', 'catchup')
+    AND COALESCE(r.application_name, '') !~ '(basebackup|receivewal|receive_wal)'
+    AND NOT EXISTS (
+        SELECT FROM pg_replication_slots s WHERE s.active_pid = r.pid AND s.slot_type = 'logical')
 ";
 
-pub(in super::super) const AGE: &str = "
-SELECT age(datfrozenxid)::bigint AS age, current_setting('autovacuum_freeze_max_age')::bigint AS freeze
-FROM pg_database WHERE datname = current_database()
-";
+pub(in super::super) const AUTOVACUUM: &str =
+    "SELECT current_setting('autovacuum', true) IS DISTINCT FROM 'off'";
 
 pub(super) async fn durability(
     database: &mut PgConnection,
@@ -46,21 +47,34 @@ pub(super) async fn durability(
 ) -> Result<Finding, StoreError> {
     if let Some(loss) = about.durability.loss() {
         let name = about.durability.reason();
-        return Ok(Finding::failed(loss).advise(format!("set {name} = on")));
+        // Some file systems and storages write pages as a whole.
+        return Ok(if about.durability == Durability::FullPageWrites {
+            Finding::warning(loss).advise(format!(
+                "set {name} = on, unless the storage never tears a page, as that of ZFS, Aurora \
+                 and Neon"
+            ))
+        } else {
+            Finding::failed(loss).advise(format!("set {name} = on"))
+        });
     }
     let commit = about.synchronous_commit.as_deref().unwrap_or("unknown");
     let names = about.standby_names.as_deref().unwrap_or_default();
-    let standbys: i64 = sqlx::query_scalar(STANDBYS)
+    let standbys: Vec<String> = sqlx::query_scalar(STANDBYS)
         .persistent(false)
         .fetch_one(database)
         .await
         .map_err(classify)?;
+    let of = match &standbys[..] {
+        [] => String::new(),
+        names => format!(" ({})", names.join(", ")),
+    };
     let found = format!(
-        "fsync and full_page_writes on, synchronous_commit {commit}; {standbys} standbys, \
-         synchronous_standby_names '{names}'"
+        "fsync and full_page_writes on, synchronous_commit {commit}; {} standbys{of}, \
+         synchronous_standby_names '{names}'",
+        standbys.len()
     );
     let is_synchronous = !names.is_empty() && commit != "local";
-    if standbys > 0 && !is_synchronous {
+    if !standbys.is_empty() && !is_synchronous {
         return Ok(Finding::warning(found).advise(
             "a failover can lose marks and leases that were answered: set \
              synchronous_standby_names, and synchronous_commit = on",
@@ -72,7 +86,8 @@ pub(super) async fn durability(
 #[expect(clippy::disallowed_methods, reason = "compares the store's clock with this machine's")]
 pub(super) async fn clock(database: &mut PgConnection) -> Result<Finding, StoreError> {
     let (sent, begun) = (SystemTime::now(), Instant::now());
-    let row = sqlx::query(PROVE).persistent(false).fetch_one(database).await;
+    let clock = sqlx::query(CLOCK).bind(None::<PgTimestamp>).persistent(false);
+    let row = clock.fetch_one(database).await;
     let trip = begun.elapsed();
     let PgTimestamp(at) = row.and_then(|row| row.try_get(0)).map_err(classify)?;
     let sent = sent.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
@@ -101,50 +116,63 @@ fn offset(at: Timestamp, here: Duration, trip: Duration) -> Finding {
 }
 
 pub(super) async fn vacuum(database: &mut PgConnection) -> Result<Finding, StoreError> {
-    let rows = sqlx::query(TABLES).persistent(false).fetch_all(database).await.map_err(classify)?;
-    let mut found = Vec::new();
-    let (mut is_late, mut is_on) = (false, true);
-    for row in &rows {
-        let count = |column| row.try_get::<i64, _>(column).map_err(classify);
-        let (dead, live) = (count("dead")?, count("live")?);
-        let name: String = row.try_get("name").map_err(classify)?;
-        is_on = row.try_get("is_on").map_err(classify)?;
-        is_late |= dead > DEAD_ROWS.max(live / 5);
-        found.push(format!("{name} {dead}"));
-    }
-    let found = match found.split_first() {
+    let is_on = sqlx::query_scalar(AUTOVACUUM).persistent(false).fetch_one(&mut *database);
+    let is_on: bool = is_on.await.map_err(classify)?;
+    let rows = sqlx::query(figures::TABLES).bind(&figures::NAMES[..]).persistent(false);
+    let rows = rows.fetch_all(database).await.map_err(classify)?;
+    let tables = figures::tables(&rows)?;
+    let is_late =
+        |table: &Table| table.figures.dead_rows > DEAD_ROWS.max(table.figures.live_rows / 5);
+    let found = match tables.first() {
         None => "no tables yet".to_owned(),
-        Some((most, _)) => format!("dead rows, the most: {most}"),
+        Some(Table { figures: TableFigures { table, dead_rows, .. }, .. }) => {
+            format!("dead rows, the most: {table} {dead_rows}")
+        }
     };
     if !is_on {
         return Ok(
             Finding::warning(format!("autovacuum is off; {found}")).advise("set autovacuum = on")
         );
     }
-    if is_late {
+    if tables.iter().any(is_late) {
         return Ok(Finding::warning(found).advise(
             "vacuum does not keep up: look for long transactions, prepared transactions and \
-             replication slots, and run VACUUM",
+             replication slots, and for tables with autovacuum_enabled = off; and run VACUUM",
         ));
+    }
+    let off = tables.iter().filter(|table| !table.is_vacuumed).map(|table| table.figures.table);
+    let off = off.collect::<Vec<_>>();
+    if let Some(first) = off.first() {
+        let found = format!("autovacuum is off for {}; {found}", off.join(", "));
+        return Ok(Finding::warning(found)
+            .advise(format!("ALTER TABLE {first} RESET (autovacuum_enabled), and so for each")));
     }
     Ok(Finding::ok(found))
 }
 
 pub(super) async fn transaction_ids(database: &mut PgConnection) -> Result<Finding, StoreError> {
-    let row = sqlx::query(AGE).persistent(false).fetch_one(database).await.map_err(classify)?;
-    let count = |column| row.try_get::<i64, _>(column).map_err(classify);
-    Ok(age(count("age")?, count("freeze")?))
+    let row = sqlx::query(figures::AGES).persistent(false).fetch_one(database).await;
+    let [transactions, multixacts] = figures::ages(&row.map_err(classify)?)?;
+    let (one, other) = (age(&transactions, "transaction"), age(&multixacts, "multixact"));
+    // The worse one decides; both are said.
+    let severity = one.severity.max(other.severity);
+    let found = format!("{}; {}", one.found, other.found);
+    Ok(Finding { severity, found, advice: one.advice.or(other.advice) })
 }
 
-/// `age` of the oldest row that is not frozen; `freeze`: from when PostgreSQL freezes by itself.
-fn age(age: i64, freeze: i64) -> Finding {
+/// Of ids of one kind.
+fn age(of: &OldestId, kind: &str) -> Finding {
+    let OldestId { age, freeze, database } = of;
     let advice = "look for long transactions, prepared transactions and replication slots, and run \
-                  VACUUM FREEZE";
-    let found = format!("{age} since the oldest row that is not frozen, of 2147483648");
-    if age > LAST {
+                  VACUUM FREEZE in that database";
+    let found = format!(
+        "{age} since the oldest {kind} id that is not frozen, in the database {database:?}, of \
+         2147483648"
+    );
+    if *age > LAST {
         return Finding::failed(found).advise(advice);
     }
-    if age > freeze.saturating_add(UNFROZEN) {
+    if *age > freeze.saturating_add(UNFROZEN) {
         return Finding::warning(found).advise(advice);
     }
     Finding::ok(found)
@@ -157,6 +185,9 @@ mod tests {
 
     #[test]
     fn an_age_is_judged_by_when_rows_are_frozen() {
+        let of = |number, freeze| {
+            age(&OldestId { age: number, freeze, database: "bots".to_owned() }, "transaction")
+        };
         let freeze = 200_000_000;
         for (number, severity) in [
             (0, Severity::Ok),
@@ -165,9 +196,9 @@ mod tests {
             (LAST, Severity::Warning),
             (LAST + 1, Severity::Failed),
         ] {
-            assert_eq!(age(number, freeze).severity, severity, "{number}");
+            assert_eq!(of(number, freeze).severity, severity, "{number}");
         }
-        assert_eq!(age(1_200_000_000, 1_000_000_000).severity, Severity::Ok);
+        assert_eq!(of(1_200_000_000, 1_000_000_000).severity, Severity::Ok);
     }
 
     #[test]

@@ -224,7 +224,7 @@ impl Handle {
             ([], _) => succeeding.bind(sqlx::query(SUCCEED).bind(now)),
             _ => succeeding.bind(beginning.bind(sqlx::query(BEGIN_AND_SUCCEED).bind(now))),
         };
-        let Fetched { rows, is_after_loss } = self.run(Repeat::NotIfLost, statement).await?;
+        let Fetched { rows, is_after_loss, .. } = self.run(Repeat::NotIfLost, statement).await?;
         if is_after_loss {
             for row in &beginning.rows {
                 row.begin.spend();
