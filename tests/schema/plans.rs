@@ -69,7 +69,9 @@ async fn every_row_is_found_by_its_whole_key() {
     for rows in [0, 1, 20, 1_000] {
         fill(&mut database, rows).await;
         let statements = STATEMENTS.iter().flat_map(|text| text.split(";\n"));
-        let has_plan = |statement: &&str| !["BEGIN", "ROLLBACK"].contains(statement);
+        let has_plan = |statement: &&str| {
+            !["BEGIN", "ROLLBACK"].contains(statement) && !statement.starts_with("SET LOCAL")
+        };
         for statement in statements.filter(has_plan).filter(|statement| !reads_many(statement)) {
             let plan = plan(&mut database, statement).await;
             for (place, line) in plan.iter().enumerate() {
