@@ -2,7 +2,6 @@
 
 mod collector;
 mod exposition;
-#[expect(clippy::float_cmp, reason = "counts are whole numbers")]
 mod figures;
 #[expect(clippy::float_cmp, reason = "limits are whole numbers")]
 mod limits;
