@@ -165,12 +165,13 @@ async fn a_database_that_stops_and_starts_again_is_followed() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn connections_cut_under_load_change_no_answer() {
     const EVENTS: usize = 60;
+    const CUT_PAUSE: Duration = Duration::from_millis(50);
     let url = postgres::new_database().await;
     let replicas = [
         Replica::start(&url, Clock::Store, &[]).await,
         Replica::start(&url, Clock::Store, &[]).await,
     ];
-    let cutting = tokio::spawn(postgres::cut_connections(url));
+    let cutting = tokio::spawn(postgres::cut_connections(url, || tokio::time::sleep(CUT_PAUSE)));
     let callers = (0..16).map(|caller| {
         let replica = &replicas[caller % replicas.len()];
         async move {

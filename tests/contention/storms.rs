@@ -205,6 +205,19 @@ impl Arena {
         }
     }
 
+    /// Waits for a while, and then for a holder: however slow the machine is, some come to work.
+    async fn goes_on(self: Arc<Self>) {
+        let tokens = || self.tokens.each_ref().map(|token| token.load(Ordering::SeqCst));
+        let before = tokens();
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        let worked = async {
+            while tokens() == before {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        let _ = timeout(Duration::from_secs(1), worked).await;
+    }
+
     /// Checks that every session can be had, and that some were.
     async fn is_free(&self) {
         let mut worked_on = 0;
@@ -252,7 +265,8 @@ async fn no_lease_stays_with_a_caller_that_went_away_in_the_embedded_store() {
 async fn while_connections_are_cut_a_session_still_has_one_holder() {
     let (url, clock) = (postgres::new_database().await, TestClock::new());
     let arena = Arena::new(&stores(&url, &clock).await, true);
-    let cutting = tokio::spawn(postgres::cut_connections(url));
+    let cut = Arc::clone(&arena);
+    let cutting = tokio::spawn(postgres::cut_connections(url, move || Arc::clone(&cut).goes_on()));
     for round in 0..8 {
         arena.storm(round * RUNS, 12).await;
         // What a lost answer left behind ends.

@@ -92,7 +92,7 @@ async fn a_streams_span_ends_with_it() {
     assert!(!process.log().contains("\"stream\""), "{}", process.log());
     drop(events);
     let span = ended(&process, "stream").await;
-    assert_eq!((&span["outcome"], span["team"].is_string()), (&"Canceled".into(), true), "{span}");
+    assert_eq!((&span["outcome"], span["team"].is_string()), (&"CANCELLED".into(), true), "{span}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -39,14 +39,14 @@ pub async fn new_database_with(options: &str) -> String {
     query.map_or(format!("{base}/{name}"), |query| format!("{base}/{name}?{query}"))
 }
 
-/// Cuts the service's connections to a database again and again.
-pub async fn cut_connections(url: String) {
+/// Cuts the service's connections to a database again and again, with a pause after each time.
+pub async fn cut_connections<F: Future<Output = ()>>(url: String, pause: impl Fn() -> F) {
     const CUT: &str = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity
         WHERE application_name = 'oncegate' AND datname = current_database()";
     let mut cutter = PgConnection::connect(&url).await.unwrap();
     loop {
         cutter.execute(CUT).await.unwrap();
-        tokio::time::sleep(Duration::from_millis(50)).await;
+        pause().await;
     }
 }
 

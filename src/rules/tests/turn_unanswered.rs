@@ -2,8 +2,8 @@
 //! with what it has, or gives it back.
 
 use super::{
-    Acquire, Begin, Finish, FinishAs, Operation as _, TurnId, World, acquire_again, begin_again,
-    begin_with_session, begun, enqueue, finish, granted, key, lease, mark, request,
+    Acquire, Begin, Finish, FinishAs, Operation as _, TurnId, World, acquire, acquire_again,
+    begin_again, begin_with_session, begun, enqueue, finish, granted, key, lease, mark, request,
 };
 use crate::domain::{Begun, Obtained, StreamId, TurnLost};
 
@@ -114,8 +114,29 @@ fn an_unanswered_begin_gives_back_only_what_its_own_lease_stands_for() {
     // The same request, by another call.
     let other = begin_with_session(1, &["a", "b"]);
     assert_eq!(lost(&mut world, &give_back(&other)), TurnLost::Lease(None));
+}
+
+#[test]
+fn the_claim_of_an_unanswered_begin_is_given_back_after_its_lease_has_ended() {
+    let (mut world, begin) = alone();
     world.wait(30_000);
-    assert_eq!(lost(&mut world, &give_back(&begin)), TurnLost::Lease(None), "it has ended");
+    assert_eq!(lost(&mut world, &give_back(&begin)), TurnLost::Lease(None), "no claim");
+    let claimed = || {
+        let (mut world, begin) = alone();
+        begun(&mut world, &begin);
+        world.wait(30_000);
+        assert!(!world.latest().is_live(world.now));
+        (world, begin)
+    };
+    let (mut world, begin) = claimed();
+    let answer = world.run(give_back(&begin));
+    assert!(matches!(answer.finished, Ok(None)) && answer.handover.is_none(), "{answer:?}");
+    let event = world.event("a").unwrap();
+    assert_eq!((event.is_live(world.now), event.attempts.unwrap().claimed), (false, 0));
+    // Another call has the session: the lease stands for nothing any more.
+    let (mut world, begin) = claimed();
+    world.run(acquire(2));
+    assert_eq!(lost(&mut world, &give_back(&begin)), TurnLost::Lease(None));
 }
 
 #[test]

@@ -66,27 +66,31 @@ impl Finish {
     }
 
     /// Gives back what a begin was granted that was not answered: the lease, with the claim or alone.
+    /// A lease that has lapsed still stands for the claim, until another call has the session.
     fn give_back(&self, draft: &mut Draft<'_>) -> Result<FinishAnswer, RuleError> {
         let (EventName { team, event }, now) = (name(&self.turn), draft.now());
         let lost = |lost| Ok(FinishAnswer { finished: Err(lost), handover: None });
         let Some((key, lease)) = &self.turn.lease else { return lost(TurnLost::Claim) };
         let mut session = draft.session(key);
         let own = session.latest.as_ref().filter(|latest| latest.lease == *lease);
-        if !own.is_some_and(|latest| latest.is_live(now)) {
+        let Some(own) = own.filter(|latest| !latest.released) else {
             return lost(TurnLost::Lease(None));
-        }
+        };
+        let is_live = own.is_live(now);
         let claimed = draft.event(team, event);
         let claimed = claimed.filter(|event| live_claim(event, self.turn.request, now).is_some());
         let of_event = claimed.as_ref().map(|event| event.resumed);
         if !self.may_end(&[Some(session.resumed()), of_event]) {
             return lost(TurnLost::Replaced);
         }
-        if let Some((event, attempts)) = claimed.as_ref().and_then(|own| Some((own, own.attempts?)))
-        {
+        let claimed = claimed.as_ref().and_then(|event| Some((event, event.attempts?)));
+        if let Some((event, attempts)) = claimed {
             let ended = self.ending(event, attempts, &self.ending, now);
             draft.update_event(team, event, Some(ended));
+        } else if !is_live {
+            return lost(TurnLost::Lease(None));
         }
-        let handover = release(draft, key, &mut session)?;
+        let handover = if is_live { release(draft, key, &mut session)? } else { None };
         Ok(FinishAnswer { finished: Ok(None), handover })
     }
 
