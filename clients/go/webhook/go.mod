@@ -1,0 +1,20 @@
+module github.com/oncegate/oncegate/clients/go/webhook
+
+go 1.25.0
+
+require (
+	github.com/oncegate/oncegate/clients/go v0.0.0
+	go.uber.org/goleak v1.3.0
+)
+
+require (
+	golang.org/x/net v0.57.0 // indirect
+	golang.org/x/sys v0.47.0 // indirect
+	golang.org/x/text v0.40.0 // indirect
+	google.golang.org/genproto/googleapis/rpc v0.0.0-20260706201446-f0a921348800 // indirect
+	google.golang.org/grpc v1.84.0 // indirect
+	google.golang.org/protobuf v1.36.12 // indirect
+)
+
+// Of a clone; a module that requires this one does not see it.
+replace github.com/oncegate/oncegate/clients/go => ../
