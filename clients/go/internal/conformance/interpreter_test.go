@@ -146,7 +146,10 @@ func (i *interpreter) finish(r *running, step object) error {
 		return mismatchf("finished after %v with %s, expected %v", r.took, shown(result), atLeast)
 	}
 	if expected, ok := step["expect"]; ok {
-		return i.expectations.match(expected, result)
+		if err := i.expectations.match(expected, result); err != nil {
+			return fmt.Errorf("%w\nof %s", err, shown(result))
+		}
+		return nil
 	}
 	if !isSuccess(r.step, result) {
 		return mismatchf("the result is %s", shown(result))

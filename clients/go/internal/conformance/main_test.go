@@ -21,11 +21,29 @@ func TestMain(m *testing.M) {
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(1)
 	}
-	// Nothing that a gate has started outlives it.
-	goleak.VerifyTestMain(m, goleak.Cleanup(func(code int) {
-		database.close()
-		os.Exit(code)
-	}), goleak.IgnoreAnyFunction("github.com/oncegate/oncegate/clients/go/internal/conformance.(*lineProcess).read"))
+	for variable, run := range modes {
+		if arguments, ok := os.LookupEnv(variable); ok {
+			if err := run(arguments); err != nil {
+				fmt.Fprintln(os.Stderr, "Error:", err)
+				os.Exit(1)
+			}
+			return
+		}
+	}
+	goleak.VerifyTestMain(program{m}) // nothing that a gate has started outlives it
+}
+
+// modes are what this program does with a bug in it, as planted_test.go asks.
+var modes = map[string]func(arguments string) error{
+	scenarioVariable: runOneScenario,
+	randomVariable:   runRandom,
+}
+
+type program struct{ *testing.M }
+
+func (p program) Run() int {
+	defer database.close()
+	return p.M.Run()
 }
 
 func runScenario(s *scenario, store string) error {

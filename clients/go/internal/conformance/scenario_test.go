@@ -33,17 +33,15 @@ type scenario struct {
 	Steps      []object
 }
 
-func loadScenario(t testing.TB, path string) scenario {
-	t.Helper()
-	s := scenario{file: strings.TrimSuffix(filepath.Base(path), ".json"), Stores: slices.Clone(stores), Replicas: 1}
+func readScenario(path string) (scenario, error) {
+	s := scenario{
+		file: strings.TrimSuffix(filepath.Base(path), ".json"), Stores: slices.Clone(stores), Replicas: 1,
+	}
 	content, err := os.ReadFile(path)
 	if err == nil {
 		err = json.Unmarshal(content, &s)
 	}
-	if err != nil {
-		t.Fatalf("%s: %v", path, err)
-	}
-	return s
+	return s, err
 }
 
 func loadScenarios(t testing.TB) []scenario {
@@ -54,7 +52,9 @@ func loadScenarios(t testing.TB) []scenario {
 	}
 	all := make([]scenario, len(paths))
 	for i, path := range paths {
-		all[i] = loadScenario(t, path)
+		if all[i], err = readScenario(path); err != nil {
+			t.Fatalf("%s: %v", path, err)
+		}
 	}
 	return all
 }
