@@ -13,7 +13,7 @@ var (
 	ErrNotGranted = errors.New("not granted")
 	// ErrDuplicate: the event has been handled; acknowledge it.
 	ErrDuplicate = errors.New("duplicate")
-	// ErrGaveUp: all attempts failed, and nobody has handled the event; acknowledge it, and alert a person.
+	// ErrGaveUp: all attempts failed, and no run has handled the event; acknowledge it, and alert a person.
 	ErrGaveUp = errors.New("gave up")
 	// ErrInProgress: another run handles the event; refuse the delivery if its sender redelivers.
 	ErrInProgress = errors.New("in progress")
@@ -56,7 +56,7 @@ const (
 	Ran Kind = iota
 	// Duplicate: the event has been handled; acknowledge it.
 	Duplicate
-	// GaveUp: all attempts failed, and nobody has handled the event.
+	// GaveUp: all attempts failed, and no run has handled the event.
 	GaveUp
 	// InProgress: another run handles the event.
 	InProgress
@@ -163,7 +163,7 @@ func (e *OutcomeUnknownError) Is(target error) bool { return target == ErrOutcom
 
 func (e *OutcomeUnknownError) Unwrap() error { return e.cause }
 
-// Error is any other error of a call. [errors.Is] tells its kind.
+// Error is any other error of a call. [errors.Is] reports its kind.
 type Error struct {
 	// RetryAfter says when to try again, for [ErrUnavailable] and [ErrOverloaded].
 	RetryAfter time.Duration

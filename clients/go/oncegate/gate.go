@@ -181,7 +181,7 @@ func (g *Gate) Close() {
 	})
 }
 
-// refuse grants no new turns and leases: their beginnings return ErrClosed. It returns what there is.
+// refuse grants no new turns and leases: their beginnings return ErrClosed. It returns the turns and leases that there are.
 func (g *Gate) refuse() []*hold {
 	g.mu.Lock()
 	g.refusing = true

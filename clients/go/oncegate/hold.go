@@ -244,7 +244,7 @@ func (h *hold) confirm(ctx context.Context) error {
 	}
 }
 
-// pause ends early if nobody wants it any more.
+// pause ends early if it is not wanted any more.
 func (h *hold) pause(ctx context.Context, delay time.Duration) error {
 	timer := time.NewTimer(delay)
 	defer timer.Stop()
@@ -256,7 +256,7 @@ func (h *hold) pause(ctx context.Context, delay time.Duration) error {
 	return h.unwanted(ctx)
 }
 
-// unwanted says why nobody wants it any more: the gate was closed, or the caller has gone.
+// unwanted returns why it is not wanted any more: the gate was closed, or the caller was cancelled.
 func (h *hold) unwanted(ctx context.Context) error {
 	h.mu.Lock()
 	defer h.mu.Unlock()
