@@ -131,7 +131,8 @@ func startSecured(t *testing.T, arguments ...string) *secured {
 
 func (s *secured) gate(t *testing.T, options ...oncegate.GateOption) *oncegate.Gate {
 	t.Helper()
-	gate, err := oncegate.New(append(options, oncegate.WithServer(s.address), oncegate.Patience(time.Second))...)
+	defaults := []oncegate.GateOption{oncegate.WithServer(s.address), oncegate.Patience(time.Second)}
+	gate, err := oncegate.New(append(defaults, options...)...)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -280,4 +281,30 @@ func TestADrainThatIsCut(t *testing.T) {
 		t.Errorf("%v, %s", err, turn.LostReason())
 	}
 	<-gate.Done()
+}
+
+func TestAClientCertificateThatIsReplaced(t *testing.T) {
+	s := startSecured(t, "--tls-client-ca", "CA")
+	cert, key := newAuthority(t).issue("client") // which the server does not trust
+	gate := s.gate(t, oncegate.WithTLSCA(s.ca.file), oncegate.WithTLSCert(cert, key), oncegate.WithToken(s.first),
+		oncegate.Patience(20*time.Second))
+	marked := make(chan error, 1)
+	go func() {
+		_, err := gate.Mark(context.Background(), deliveryOf("T1"))
+		marked <- err
+	}()
+	select {
+	case err := <-marked:
+		t.Fatalf("with a certificate of another authority: %v", err)
+	case <-time.After(500 * time.Millisecond):
+	}
+	newCert, newKey := s.ca.issue("client")
+	for from, to := range map[string]string{newCert: cert, newKey: key} {
+		if err := os.Rename(from, to); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := <-marked; err != nil {
+		t.Error(err)
+	}
 }
