@@ -1,6 +1,7 @@
 """The Web API methods that a Bolt bot calls. Records every call."""
 
 import asyncio
+import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -42,13 +43,16 @@ class WebApi:
             released.set()
 
     async def serve(self, request: web.Request) -> web.Response:
-        """One call, with its arguments as JSON or as a form."""
+        """One call, with its arguments as JSON, which may be missing, or as a form, which may have the token."""
         method = request.match_info["method"]
-        token = self._tokens["app" if method in APP_METHODS else "bot"]
-        if request.headers.get("Authorization") != token:
+        if request.content_type == "application/json":
+            arguments = json.loads(await request.read() or "{}")
+        else:
+            arguments = dict(await request.post())
+        in_form = str(arguments.pop("token", ""))
+        token = request.headers.get("Authorization", f"Bearer {in_form}")
+        if token != self._tokens["app" if method in APP_METHODS else "bot"]:
             return web.json_response({"ok": False, "error": "invalid_auth"})
-        json = request.content_type == "application/json"
-        arguments = await request.json() if json else dict(await request.post())
         call = Call(method, arguments)
         self.calls.append(call)
         self._on_call(call)

@@ -1,10 +1,10 @@
-module github.com/oncegate/oncegate/clients/go
+module github.com/oncegate/oncegate/clients/go/webhook
 
 go 1.25.0
 
-tool (
-	google.golang.org/grpc/cmd/protoc-gen-go-grpc
-	google.golang.org/protobuf/cmd/protoc-gen-go
+require (
+	github.com/oncegate/oncegate/clients/go v0.0.0
+	go.uber.org/goleak v1.3.0
 )
 
 require (
@@ -13,6 +13,8 @@ require (
 	golang.org/x/text v0.40.0 // indirect
 	google.golang.org/genproto/googleapis/rpc v0.0.0-20260706201446-f0a921348800 // indirect
 	google.golang.org/grpc v1.84.0 // indirect
-	google.golang.org/grpc/cmd/protoc-gen-go-grpc v1.6.2 // indirect
 	google.golang.org/protobuf v1.36.12 // indirect
 )
+
+// Of a clone; a module that requires this one does not see it.
+replace github.com/oncegate/oncegate/clients/go => ../

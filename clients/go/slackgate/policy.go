@@ -1,0 +1,98 @@
+package slackgate
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"time"
+
+	"github.com/oncegate/oncegate/clients/go/oncegate"
+)
+
+// An action is the handling of a delivery whose turn was not granted.
+type action int
+
+const (
+	// acknowledge: there is nothing left to do.
+	acknowledge action = iota
+	// refuse: Slack delivers again, or shows the user that it failed.
+	refuse
+	// queue: acknowledge; this process has the only copy now, and waits for the turn.
+	queue
+)
+
+func actionAfter(refusal error, d *delivered) action {
+	switch {
+	case isFinal(refusal):
+		return acknowledge
+	case errors.Is(refusal, oncegate.ErrBusy):
+		return queue
+	case d.canRefuse:
+		return refuse
+	case !isRefusal(refusal):
+		return refuse // asking again does not help
+	case !d.SentOnce:
+		return queue
+	case errors.Is(refusal, oncegate.ErrInProgress):
+		return acknowledge
+	}
+	return refuse // which shows the user that it failed
+}
+
+// isFinal: nobody need handle the event any more.
+func isFinal(refusal error) bool {
+	return errors.Is(refusal, oncegate.ErrDuplicate) || errors.Is(refusal, oncegate.ErrGaveUp) ||
+		errors.Is(refusal, oncegate.ErrDropped)
+}
+
+// isRefusal: there may be a turn later.
+func isRefusal(err error) bool {
+	return errors.Is(err, oncegate.ErrNotGranted) || errors.Is(err, oncegate.ErrOverloaded) ||
+		errors.Is(err, oncegate.ErrUnavailable) && !errors.Is(err, oncegate.ErrClosed)
+}
+
+func retryAfter(refusal error) time.Duration {
+	var notGranted *oncegate.NotGrantedError
+	var other *oncegate.Error
+	switch {
+	case errors.As(refusal, &notGranted):
+		return notGranted.RetryAfter
+	case errors.As(refusal, &other):
+		return other.RetryAfter
+	}
+	return time.Second
+}
+
+// keepAsking repeats the request for a turn until there is an answer, or the wait is over.
+func (g *Guard) keepAsking(ctx context.Context, d *delivered, refusal error) {
+	until := time.Now().Add(g.wait)
+	pause := time.Duration(0) // the queue of a busy conversation is joined at once
+	if !errors.Is(refusal, oncegate.ErrBusy) {
+		pause = retryAfter(refusal)
+	}
+	for {
+		select {
+		case <-time.After(pause):
+		case <-g.gate.Done():
+		}
+		options := append(g.options[:len(g.options):len(g.options)],
+			oncegate.Wait(min(longestWait, max(0, time.Until(until)))), oncegate.Patience(patienceAfterAck))
+		turn, err := g.gate.Begin(ctx, d.Delivery, options...)
+		if err == nil {
+			_ = handle(turn, d)
+			return
+		}
+		if isFinal(err) {
+			return
+		}
+		left := time.Until(until)
+		pause = retryAfter(err)
+		if !errors.Is(err, oncegate.ErrOverloaded) {
+			pause = min(pause, left) // the last request is at the end of the wait
+		}
+		if !isRefusal(err) || left <= 0 || pause > left {
+			slog.Error("a delivery that is not sent again was not handled", "error", err)
+			return
+		}
+	}
+}

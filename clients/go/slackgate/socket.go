@@ -1,0 +1,41 @@
+package slackgate
+
+import (
+	"context"
+	"log/slog"
+	"time"
+
+	"github.com/slack-go/slack/socketmode"
+
+	"github.com/oncegate/oncegate/clients/go/oncegate"
+)
+
+// A SocketHandler handles what came over Socket Mode. It need not acknowledge, but may, such as with a
+// response for the user.
+type SocketHandler func(ctx context.Context, event *socketmode.Event, client *socketmode.Client) error
+
+// Socket guards a handler of Socket Mode, for [socketmode.SocketmodeHandler]. Guard one handler of an event:
+// each would be refused while another one runs.
+func (g *Guard) Socket(handler SocketHandler) socketmode.SocketmodeHandlerFunc {
+	return func(event *socketmode.Event, client *socketmode.Client) {
+		request := event.Request
+		if request == nil || request.EnvelopeID == "" { // the client's own, such as that it has connected
+			if err := handler(context.Background(), event, client); err != nil {
+				slog.Error("a handler of Socket Mode failed", "error", err)
+			}
+			return
+		}
+		d := oncegate.Slack(request.Payload)
+		g.run(context.Background(), &delivered{
+			Delivery:  d,
+			canRefuse: !d.SentOnce && request.RetryAttempt < lastRetry,
+			handle:    func(ctx context.Context) error { return handler(ctx, event, client) },
+			ack: func() {
+				if err := client.Ack(*request); err != nil {
+					slog.Warn("an acknowledgement was not sent; Slack delivers again", "error", err)
+				}
+			},
+			refuse: func(time.Duration) {}, // Slack delivers again what is not acknowledged
+		})
+	}
+}
