@@ -230,7 +230,9 @@ impl Bot {
         let grant = Grant {
             token: lease.fencing_token,
             attempt: turn.attempt,
-            since: micros(lease.acquire_time.as_ref())?,
+            // The token is the time of the grant. A replica whose clock is behind, as it may be
+            // here by a step, lowers the row's time to its own.
+            since: micros(lease.acquire_time.as_ref())?.max(lease.fencing_token),
             until: micros(lease.expire_time.as_ref())?,
         };
         self.tell(FromBot::Granted(call, grant)).await;
