@@ -244,11 +244,16 @@ struct FiguresLog {
 
 impl FiguresLog {
     fn note(&mut self, error: Option<&StoreError>) {
-        let was_failing = std::mem::replace(&mut self.is_failing, error.is_some());
-        if let Some(error) = error.filter(|_| !was_failing)
-            && self.lines.now()
-        {
-            tracing::warn!(%error, "cannot read the state of the store; its metrics are not shown");
+        match error {
+            None => self.is_failing = false,
+            Some(error) if !self.is_failing && self.lines.now() => {
+                self.is_failing = true;
+                tracing::warn!(
+                    %error,
+                    "cannot read the state of the store; its metrics are not shown"
+                );
+            }
+            Some(_) => {}
         }
     }
 }

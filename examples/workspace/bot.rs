@@ -230,8 +230,8 @@ impl Bot {
         let grant = Grant {
             token: lease.fencing_token,
             attempt: turn.attempt,
-            // The token is the time of the grant. A replica whose clock is behind, as it may be
-            // here by a step, lowers the row's time to its own.
+            // A token is never below the time of its grant. A statement that was sent some steps
+            // ago reads the beginning of a newer lease as its own, earlier time.
             since: micros(lease.acquire_time.as_ref())?.max(lease.fencing_token),
             until: micros(lease.expire_time.as_ref())?,
         };

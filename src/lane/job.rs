@@ -87,7 +87,7 @@ impl<O: Op> Job<O> {
 
     /// Whether the work is still to be done: its caller is there, or never was.
     pub(super) fn is_wanted(&self) -> bool {
-        self.reply.as_ref().is_none_or(|reply| !reply.is_closed())
+        self.reply.is_none() || self.has_caller()
     }
 
     /// Whether a caller waits for its answer.

@@ -38,7 +38,7 @@ pub(super) struct Queue<O: Op> {
 
 impl<O: Op> Queue<O> {
     pub(super) fn new(capacity: usize, batch: usize, metrics: LaneMetrics) -> Self {
-        metrics.has_room(capacity);
+        metrics.started(capacity);
         Self {
             waiting: Mutex::new(Waiting::new()),
             arrived: Notify::new(),

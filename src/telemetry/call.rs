@@ -17,7 +17,7 @@ use std::{
 
 use futures_util::FutureExt as _;
 use http::{HeaderMap, HeaderValue};
-use opentelemetry::Value;
+use opentelemetry::{Value, trace::TraceId};
 use tokio::{task_local, time::Instant};
 use tracing::{Instrument as _, Span, field::Empty};
 use xxhash_rust::xxh3::xxh3_64;
@@ -50,7 +50,7 @@ struct Inner {
     /// Otherwise.
     random: u64,
     /// Valid.
-    traceparent: Option<HeaderValue>,
+    parent: Option<TraceParent>,
     /// The span that is exported, of a sampled call.
     sampled: Option<Box<CallSpan>>,
     /// Disabled unless [`TARGET`] is enabled.
@@ -66,16 +66,15 @@ struct Inner {
 /// A span of a call, with the fields that are known as it begins.
 macro_rules! span {
     ($level:ident, $call:expr) => {{
-        let parent = $call.traceparent.as_ref().and_then(TraceParent::of);
         tracing::span!(
             target: TARGET,
             tracing::Level::$level,
             "call",
             method = %$call.method,
             request_id = %$call,
-            trace_id = $call.trace_id(),
-            span_id = $call.sampled.as_ref().map(|span| span.span_id()),
-            parent_id = parent.map(|parent| parent.span_id),
+            trace_id = $call.trace_id().map(display),
+            span_id = $call.sampled.as_ref().map(|span| display(span.span_id())),
+            parent_id = $call.parent.map(|parent| display(parent.span_id)),
             team = Empty,
             attempt = Empty,
             outcome = Empty,
@@ -92,14 +91,13 @@ impl CallTrace {
         traces: Option<&Traces>,
     ) -> Self {
         let given = headers.get(REQUEST_ID).filter(|id| is_request_id(id.as_bytes()));
-        let header = headers.get(TRACEPARENT);
-        let parent = header.and_then(TraceParent::of);
+        let parent = headers.get(TRACEPARENT).and_then(TraceParent::of);
         let sampled = traces.and_then(|traces| traces.begin(method, parent, headers));
         let mut call = Inner {
             method: Arc::clone(method),
             given: given.cloned(),
             random: rand::random(),
-            traceparent: header.filter(|_| parent.is_some()).cloned(),
+            parent,
             sampled: sampled.map(Box::new),
             span: Span::none(),
             late_span: OnceLock::new(),
@@ -274,9 +272,9 @@ pub fn attempt(attempt: i32) {
 
 impl Inner {
     /// The trace that it belongs to, if that is known.
-    fn trace_id(&self) -> Option<String> {
-        let parent = || Some(TraceParent::of(self.traceparent.as_ref()?)?.trace_id.to_owned());
-        self.sampled.as_ref().map(|span| span.trace_id()).or_else(parent)
+    fn trace_id(&self) -> Option<TraceId> {
+        let own = self.sampled.as_ref().map(|span| span.trace_id());
+        own.or_else(|| self.parent.map(|parent| parent.trace_id))
     }
 
     /// Notes something in the span that is exported.

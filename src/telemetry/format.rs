@@ -53,7 +53,8 @@ impl<'a> Range<'a> {
 
     /// What it says of `kind` in this version, if that is in it, which `wildcards` may name too.
     fn prefers(&self, kind: &str, version: &str, wildcards: &[&str]) -> Option<Preference> {
-        let wildcard = wildcards.iter().position(|wildcard| self.kind == *wildcard);
+        let wildcard =
+            wildcards.iter().position(|wildcard| self.kind.eq_ignore_ascii_case(wildcard));
         let specificity = match (self.version, wildcard) {
             (None, Some(place)) => u8::try_from(place).unwrap_or(u8::MAX),
             _ if !self.kind.eq_ignore_ascii_case(kind) => return None,

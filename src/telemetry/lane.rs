@@ -117,7 +117,7 @@ impl LaneMetrics {
     }
 
     /// A lane has room for so many operations.
-    pub fn has_room(&self, capacity: usize) {
+    pub fn started(&self, capacity: usize) {
         self.capacity.inc_by(signed(capacity));
     }
 

@@ -1,6 +1,7 @@
 //! The caller's span: <https://www.w3.org/TR/trace-context/#traceparent-header>.
 
 use http::HeaderValue;
+use opentelemetry::trace::{SpanId, TraceId};
 
 /// The name of the header.
 pub(super) const TRACEPARENT: &str = "traceparent";
@@ -9,18 +10,16 @@ const SAMPLED: u8 = 1;
 
 /// A valid header.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct TraceParent<'a> {
-    /// 32 hexadecimal digits.
-    pub(super) trace_id: &'a str,
-    /// 16 hexadecimal digits.
-    pub(super) span_id: &'a str,
+pub(super) struct TraceParent {
+    pub(super) trace_id: TraceId,
+    pub(super) span_id: SpanId,
     /// Whether the caller records its span.
     pub(super) is_sampled: bool,
 }
 
-impl<'a> TraceParent<'a> {
+impl TraceParent {
     /// Reads the header; none if it is not valid.
-    pub(super) fn of(header: &'a HeaderValue) -> Option<Self> {
+    pub(super) fn of(header: &HeaderValue) -> Option<Self> {
         let mut parts = header.to_str().ok()?.splitn(5, '-');
         let (version, trace_id, span_id, flags) =
             (parts.next()?, parts.next()?, parts.next()?, parts.next()?);
@@ -31,7 +30,11 @@ impl<'a> TraceParent<'a> {
             return None;
         }
         let flags = u8::from_str_radix(flags, 16).ok()?;
-        Some(Self { trace_id, span_id, is_sampled: flags & SAMPLED != 0 })
+        Some(Self {
+            trace_id: TraceId::from_hex(trace_id).ok()?,
+            span_id: SpanId::from_hex(span_id).ok()?,
+            is_sampled: flags & SAMPLED != 0,
+        })
     }
 }
 
@@ -53,7 +56,8 @@ mod tests {
         let is_sampled = |text: &str| {
             let header = text.parse().unwrap();
             let parent = TraceParent::of(&header)?;
-            assert_eq!((parent.trace_id, parent.span_id), (trace_id, span_id), "{text}");
+            assert_eq!(parent.trace_id.to_string(), trace_id, "{text}");
+            assert_eq!(parent.span_id.to_string(), span_id, "{text}");
             Some(parent.is_sampled)
         };
         for (good, sampled) in [

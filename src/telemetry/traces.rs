@@ -82,7 +82,7 @@ impl Traces {
     pub(super) fn begin(
         &self,
         method: &impl ToString,
-        parent: Option<TraceParent<'_>>,
+        parent: Option<TraceParent>,
         headers: &HeaderMap,
     ) -> Option<CallSpan> {
         let is_sampled = match parent {
@@ -97,7 +97,7 @@ impl Traces {
             return None;
         }
         let parent = match parent {
-            Some(parent) => Context::new().with_remote_span_context(remote(parent, headers)?),
+            Some(parent) => Context::new().with_remote_span_context(remote(parent, headers)),
             None => Context::new(),
         };
         let method = method.to_string();
@@ -130,14 +130,12 @@ pub(super) struct CallSpan {
 }
 
 impl CallSpan {
-    /// The trace, as 32 hexadecimal digits.
-    pub(super) fn trace_id(&self) -> String {
-        self.context.trace_id().to_string()
+    pub(super) fn trace_id(&self) -> TraceId {
+        self.context.trace_id()
     }
 
-    /// The span, as 16 hexadecimal digits.
-    pub(super) fn span_id(&self) -> String {
-        self.context.span_id().to_string()
+    pub(super) fn span_id(&self) -> SpanId {
+        self.context.span_id()
     }
 
     /// Notes something about the call.
@@ -236,16 +234,16 @@ impl BatchSpan {
 }
 
 /// The caller's span.
-fn remote(parent: TraceParent<'_>, headers: &HeaderMap) -> Option<SpanContext> {
+fn remote(parent: TraceParent, headers: &HeaderMap) -> SpanContext {
     let state = headers.get(TRACESTATE).filter(|state| state.len() <= MAX_TRACESTATE_BYTES);
     let state = state.and_then(|state| state.to_str().ok()?.parse().ok());
-    Some(SpanContext::new(
-        TraceId::from_hex(parent.trace_id).ok()?,
-        SpanId::from_hex(parent.span_id).ok()?,
+    SpanContext::new(
+        parent.trace_id,
+        parent.span_id,
         TraceFlags::SAMPLED,
         true,
         state.unwrap_or(TraceState::NONE),
-    ))
+    )
 }
 
 /// The same span, without what its caller's tracing system added: that is sent once.
@@ -264,7 +262,7 @@ struct OutcomeLabel {
     outcome: &'static str,
 }
 
-/// What became of spans. Without a series until some have been sent. Cheap to clone.
+/// What became of spans, whose outcomes have no series before the first. Cheap to clone.
 #[derive(Debug, Clone, Default)]
 pub struct TraceMetrics {
     spans: Family<OutcomeLabel, Counter>,

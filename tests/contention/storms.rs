@@ -205,7 +205,8 @@ impl Arena {
         }
     }
 
-    /// Waits for a while, and then for a holder: however slow the machine is, some come to work.
+    /// Waits for 50 ms, and then for up to 1 s until a lease was granted: a slow machine gets more
+    /// time between two cuts.
     async fn goes_on(self: Arc<Self>) {
         let tokens = || self.tokens.each_ref().map(|token| token.load(Ordering::SeqCst));
         let before = tokens();

@@ -34,13 +34,16 @@ pub(super) fn fill<T>(verdicts: &mut [Verdict<T>], places: Vec<usize>, found: Ve
     places.into_iter().zip(found).for_each(|(place, verdict)| verdicts[place] = verdict);
 }
 
-/// Notes in `verdicts` that those at `places` may have been done before, if they failed: by a
-/// statement whose answer was lost.
+/// Notes in `verdicts` that those at `places` may have been done before, by a statement whose answer
+/// was lost, if they failed or are undecided: a later run would not know of the doubt.
 pub(super) fn doubt<T>(verdicts: &mut [Verdict<T>], places: &[usize]) {
     for &place in places {
-        if let Verdict::Failed(error) = &mut verdicts[place] {
-            *error = error.clone().after_change();
-        }
+        let error = match &verdicts[place] {
+            Verdict::Decided(_) => continue,
+            Verdict::Failed(error) => error.clone(),
+            Verdict::Retry => StoreError::Conflict,
+        };
+        verdicts[place] = Verdict::Failed(error.after_change());
     }
 }
 
