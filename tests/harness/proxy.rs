@@ -5,7 +5,7 @@ use std::{
     str::FromStr as _,
     sync::{
         Arc, Mutex,
-        atomic::{AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     time::{Duration, Instant},
 };
@@ -27,6 +27,10 @@ use tokio::{
 /// How long a connection is idle before the proxy may forget it: no NAT is known to forget
 /// one sooner.
 const FORGET: Duration = Duration::from_secs(2);
+
+/// What a request holds that makes or uses a prepared statement. Others are not counted, held or
+/// lost: when a connection is checked or a channel opened depends on how busy the machine is.
+const PREPARED: &[u8] = b"sqlx_s_";
 
 /// What becomes of a listener's connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -117,13 +121,14 @@ impl Proxy {
         self.line.send_replace(line);
     }
 
-    /// So many answers of the database pass, and the next is lost, with its connection: what it
-    /// answers is committed. All else passes.
+    /// So many answers of the database to prepared statements pass, and the next is lost, with its
+    /// connection: what it answers is committed. All else passes.
     pub fn lose_answer_after(&self, passing: usize) {
         self.loses.store(passing + 1, Ordering::SeqCst);
     }
 
-    /// So many requests pass, and the next ones wait until [`Proxy::let_pass`].
+    /// So many requests with prepared statements pass, and the next ones wait until
+    /// [`Proxy::let_pass`].
     pub fn hold_after(&self, passing: i64) {
         self.passing.send_replace(Some(passing));
     }
@@ -200,7 +205,7 @@ async fn meddle(
     let (mut from_database, mut to_database) = TcpStream::connect(database).await?.into_split();
     to_database.write_all(&startup).await?;
     let mut cut = line.clone();
-    let asked = Mutex::new(Instant::now());
+    let (asked, counts) = (Mutex::new(Instant::now()), AtomicBool::new(false));
     let idle_when_forgotten = async {
         while forgotten.changed().await.is_ok() {
             if asked.lock().unwrap().elapsed() >= FORGET {
@@ -209,8 +214,8 @@ async fn meddle(
         }
     };
     let ended = tokio::select! {
-        ended = ask(&mut from_client, &mut to_database, passing, &asked) => Some(ended),
-        ended = answer(&mut from_database, &mut to_client, &mut line, loses) => Some(ended),
+        ended = ask(&mut from_client, &mut to_database, passing, &asked, &counts) => Some(ended),
+        ended = answer(&mut from_database, &mut to_client, &mut line, loses, &counts) => Some(ended),
         _ = cut.wait_for(|line| *line == Line::Cut) => Some(Ok(())),
         () = idle_when_forgotten => None,
     };
@@ -221,12 +226,13 @@ async fn meddle(
     }
 }
 
-/// Hands the client's messages on, and notes when.
+/// Hands the client's messages on, and notes when, and whether they count.
 async fn ask(
     client: &mut OwnedReadHalf,
     database: &mut OwnedWriteHalf,
     passing: &watch::Sender<Option<i64>>,
     asked: &Mutex<Instant>,
+    counts: &AtomicBool,
 ) -> io::Result<()> {
     let mut bytes = vec![0; 16 * 1024];
     loop {
@@ -235,9 +241,11 @@ async fn ask(
             return Ok(());
         }
         *asked.lock().unwrap() = Instant::now();
+        let is_prepared = bytes[..count].windows(PREPARED.len()).any(|part| part == PREPARED);
+        counts.store(is_prepared, Ordering::SeqCst);
         let mut is_held = false;
         passing.send_if_modified(|passing| {
-            let Some(left) = passing else { return false };
+            let Some(left) = passing.as_mut().filter(|_| is_prepared) else { return false };
             *left -= 1;
             is_held = *left < 0;
             true
@@ -255,6 +263,7 @@ async fn answer(
     client: &mut OwnedWriteHalf,
     line: &mut watch::Receiver<Line>,
     loses: &AtomicUsize,
+    counts: &AtomicBool,
 ) -> io::Result<()> {
     const NOTIFICATION: u8 = b'A';
     const READY: u8 = b'Z';
@@ -264,11 +273,12 @@ async fn answer(
         let mut message = [&[kind], length.to_be_bytes().as_slice()].concat();
         message.resize(usize::try_from(length).unwrap() + 1, 0);
         database.read_exact(&mut message[5..]).await?;
-        if loses.load(Ordering::SeqCst) == 1 {
+        let counts = counts.load(Ordering::SeqCst);
+        if counts && loses.load(Ordering::SeqCst) == 1 {
             loses.store(0, Ordering::SeqCst);
             return Ok(());
         }
-        if kind == READY {
+        if counts && kind == READY {
             let _ =
                 loses.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1));
         }
