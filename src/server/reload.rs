@@ -169,11 +169,13 @@ impl<F: Fn(&Contents) -> Vec<PathBuf> + Send + 'static> Reader<F> {
     /// # Errors
     /// When it cannot be read, or does not stop for a second.
     async fn read(&mut self) -> anyhow::Result<Contents> {
-        for _ in 0..TRIES {
+        for attempt in 0..TRIES {
+            if attempt > 0 {
+                sleep(PAUSE).await;
+            }
             if let Some(contents) = self.try_read().await? {
                 return Ok(contents);
             }
-            sleep(PAUSE).await;
         }
         bail!("the files keep changing while they are read")
     }

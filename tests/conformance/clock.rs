@@ -37,6 +37,7 @@ on_both_stores!(
     a_holder_that_renews_keeps_its_lease_over_the_step,
     a_run_that_renews_keeps_its_turn_over_the_step,
     no_lease_is_held_longer_because_of_the_step,
+    a_clock_that_is_a_moment_behind_does_not_change_when_a_lease_was_granted,
     a_restart_does_not_shorten_the_step,
 );
 
@@ -266,6 +267,14 @@ async fn no_lease_is_held_longer_because_of_the_step(mut f: Fixture) {
         f.clock.advance(Duration::from_mins(14));
     }
     assert!(f.client.renew_session_lease(again).await.is_err(), "at minute 70");
+}
+
+/// As that of a statement which read the time just before another's commit.
+async fn a_clock_that_is_a_moment_behind_does_not_change_when_a_lease_was_granted(mut f: Fixture) {
+    let lease = take(&mut f.client, brief("a")).await;
+    f.clock.step_back(Duration::from_millis(500));
+    let renewed = f.client.renew_session_lease(renew(&lease)).await.unwrap().into_inner();
+    assert_eq!(renewed.lease.unwrap().acquire_time, lease.acquire_time);
 }
 
 async fn a_restart_does_not_shorten_the_step(mut f: Fixture) {

@@ -229,7 +229,7 @@ impl Upkeep for Handle {
                 let sweep_lag = with_lag.then_some(lag);
                 Figures { clock, sweep_lag, schema_version, ..Figures::default() }
             }
-            Err(error) => Figures { error: Some(error), ..Figures::default() },
+            Err(error) => Figures { clock, error: Some(error), ..Figures::default() },
         }
     }
 

@@ -140,8 +140,7 @@ impl SessionRecord {
             labels: Labels::from_json(&self.labels),
             epic: self.epic_id,
             request: RequestId::from_uuid(self.request_id),
-            // It cannot be later than now, unless the clock was stepped back since.
-            acquire_time: acquired.min(now),
+            acquire_time: acquired.trusted(Duration::ZERO, now),
             expire_time: if self.released { expires } else { expires.trusted(written_for, now) },
             released: self.released,
             ttl,
