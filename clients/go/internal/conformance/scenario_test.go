@@ -3,6 +3,8 @@ package conformance
 import (
 	"encoding/hex"
 	"encoding/json"
+	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
@@ -65,6 +67,20 @@ func (s *scenario) runsOn(store string) bool {
 
 func (s *scenario) isPossible() bool {
 	return !slices.ContainsFunc(s.Needs, func(need string) bool { return !slices.Contains(capabilities, need) })
+}
+
+// notePass notes for clients/behaviour that the scenario has passed.
+func (s *scenario) notePass(store string) error {
+	results := os.Getenv("ONCEGATE_SCENARIO_RESULTS")
+	if results == "" {
+		return nil
+	}
+	file, err := os.OpenFile(filepath.Join(results, "go"), os.O_APPEND|os.O_CREATE|os.O_WRONLY, 0o644)
+	if err != nil {
+		return err
+	}
+	_, err = fmt.Fprintf(file, "%s\t%s\n", s.file, store)
+	return errors.Join(err, file.Close())
 }
 
 // read returns a value that a step writes: JSON, a repeated text, or raw bytes.

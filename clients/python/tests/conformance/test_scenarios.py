@@ -30,3 +30,4 @@ def test_a_scenario_has_the_form_of_the_schema(path: Path) -> None:
 @pytest.mark.parametrize(("scenario", "form", "store"), RUNS)
 def test_scenario(scenario: Scenario, form: str, store: str) -> None:
     run(scenario, form, store)
+    scenario.note_pass(store)

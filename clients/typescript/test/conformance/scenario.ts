@@ -1,7 +1,7 @@
 /** Scenarios as they stand in `clients/conformance/scenarios`, and the values in them. */
 
-import { readdirSync, readFileSync } from "node:fs";
-import { basename } from "node:path";
+import { appendFileSync, readdirSync, readFileSync } from "node:fs";
+import { basename, join } from "node:path";
 import { fileURLToPath } from "node:url";
 
 export type Json = null | boolean | number | string | Json[] | JsonObject;
@@ -43,6 +43,12 @@ export function loadAll(): Scenario[] {
 
 export function canRun(scenario: Scenario, store: Store): boolean {
   return scenario.stores.includes(store) && scenario.needs.every((need) => capabilities.has(need));
+}
+
+/** Notes for `clients/behaviour` that it has passed. */
+export function notePass(scenario: Scenario, store: Store): void {
+  const results = process.env.ONCEGATE_SCENARIO_RESULTS;
+  if (results) appendFileSync(join(results, "typescript"), `${scenario.file}\t${store}\n`);
 }
 
 /** A value as a step writes it: JSON, a repeated text, or raw bytes. */
