@@ -46,6 +46,7 @@ class FakeSlack:
     async def __aenter__(self) -> Self:
         app = web.Application()
         app.router.add_route("*", "/api/{method}", self.web_api.serve)
+        app.router.add_route("*", "/bots/{bot}/api/{method}", self.web_api.serve)
         app.router.add_get("/link", self.socket_mode.serve)
         self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
         await self._runner.setup()
@@ -72,6 +73,11 @@ class FakeSlack:
             "SLACK_BOT_TOKEN": BOT_TOKEN,
             "SLACK_SIGNING_SECRET": SIGNING_SECRET,
         } | ({"SLACK_APP_TOKEN": APP_TOKEN} if self._transport is self.socket_mode else {})
+
+    def environment_of(self, bot: str) -> dict[str, str]:
+        """The same, with a URL of its own, so that its calls are known by its name."""
+        url = f"http://127.0.0.1:{self._port}/bots/{bot}/api/"
+        return self.environment | {"SLACK_API_URL": url}
 
     def mention(self, text: str, thread: str | None = None, *, lose_ack: bool = False) -> Delivery:
         """A person mentions the bot, at the top of the channel or in a thread."""

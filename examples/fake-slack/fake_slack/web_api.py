@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,6 +22,10 @@ class Call:
 
     method: str
     arguments: dict[str, Any]
+    bot: str
+    """Which bot, where each has a URL of its own."""
+    time: float
+    """When it came, by the monotonic clock."""
 
 
 class WebApi:
@@ -53,7 +58,7 @@ class WebApi:
         token = request.headers.get("Authorization", f"Bearer {in_form}")
         if token != self._tokens["app" if method in APP_METHODS else "bot"]:
             return web.json_response({"ok": False, "error": "invalid_auth"})
-        call = Call(method, arguments)
+        call = Call(method, arguments, request.match_info.get("bot", ""), time.monotonic())
         self.calls.append(call)
         self._on_call(call)
         if held := self._held.get(method):
