@@ -167,14 +167,11 @@ func (t *Turn) endStream(end *pb.TurnEnd, until moment) (finished bool, err erro
 	<-t.answered
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if t.endFailure == nil {
-		return true, nil
-	}
 	var failed *failure
-	if errors.As(t.endFailure, &failed) && (failed.lost() || !failed.retryable()) {
+	if !t.finished && errors.As(t.endFailure, &failed) && (failed.lost() || !failed.retryable()) {
 		return false, failed
 	}
-	return false, nil
+	return t.finished, nil
 }
 
 // duringEnd lets the gate wait for an end before it closes its connections.
