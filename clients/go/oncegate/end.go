@@ -88,7 +88,9 @@ func (t *Turn) settle(end *pb.TurnEnd, value any) error {
 	}
 	if !t.finish("") {
 		err := t.lost(orElse(t.LostReason(), "ENDED"), nil)
-		err.Value = value
+		t.mu.Lock()
+		err.Outcome, err.Value = t.outcome, value
+		t.mu.Unlock()
 		return err
 	}
 	ttl := t.delivery.TTL
@@ -194,6 +196,9 @@ func (t *Turn) isDetached() bool {
 }
 
 func (t *Turn) reportEnd(outcome string) {
+	t.mu.Lock()
+	t.outcome = outcome
+	t.mu.Unlock()
 	if t.config.hooks.OnEnd != nil {
 		t.config.hooks.OnEnd(outcome)
 	}

@@ -128,6 +128,8 @@ type LostError struct {
 	// Reason is CLAIM_LOST, LEASE_LOST or MAX_HOLD, as the server says; DENIED, EXPIRED (the trusted end has
 	// passed), CLOSED (the gate was closed) or ENDED (the holder had ended it before).
 	Reason string
+	// Outcome of the first end, if a second one returns ENDED: SUCCEEDED, REJECTED, FAILED, LOST or UNKNOWN.
+	Outcome string
 	// Value is what the handler returned all the same. It was not stored.
 	Value any
 	cause error

@@ -309,6 +309,9 @@ func TestASecondEnd(t *testing.T) {
 			t.Errorf("%s: %v", what, err)
 		}
 	}
+	if errors.As(turn.Succeed(1), &lost); lost.Outcome != "REJECTED" {
+		t.Errorf("the first end is %q", lost.Outcome)
+	}
 }
 
 func TestAListOfAddresses(t *testing.T) {
