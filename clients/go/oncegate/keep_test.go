@@ -114,6 +114,24 @@ func TestTheTrustedEndMoves(t *testing.T) {
 	}
 }
 
+// After a suspension of the machine, the trusted end is nearer than a timer of Go knows.
+func TestTheTrustedEndComesNearer(t *testing.T) {
+	h := newHold(t, &scripted{})
+	h.trustedEnd = now() + time.Hour
+	h.watch()
+	h.mu.Lock()
+	h.trustedEnd = now()
+	h.mu.Unlock()
+	var lost *LostError
+	if err := h.Check(); !errors.As(err, &lost) || lost.Reason != "EXPIRED" {
+		t.Errorf("at once: %v", err)
+	}
+	<-h.ctx.Done()
+	if late := now() - h.trustedEnd; late > 10*watchEvery {
+		t.Errorf("it is lost %v after its trusted end", late)
+	}
+}
+
 // A renewal that waits for the server ends with the turn, and so does its goroutine.
 func TestARenewalEndsWithItsTurn(t *testing.T) {
 	renewing := make(chan struct{})
