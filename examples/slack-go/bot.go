@@ -5,10 +5,13 @@ package main
 import (
 	"cmp"
 	"context"
+	"errors"
 	"log"
 	"net/http"
 	"os"
+	"os/signal"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/oncegate/oncegate/clients/go/oncegate"
@@ -24,20 +27,38 @@ type bot struct {
 	think time.Duration
 }
 
+// drainTime is less than what Kubernetes and systemd wait for after SIGTERM: 30 s and 90 s.
+const drainTime = 25 * time.Second
+
 func main() {
+	stopped, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	context.AfterFunc(stopped, stop) // a second signal ends the process at once
+	if err := run(stopped); err != nil {
+		log.Fatal(err)
+	}
+}
+
+// run serves until stopped ends. Then it takes no new events, and ends those that it has.
+func run(stopped context.Context) error {
 	think, err := time.ParseDuration(cmp.Or(os.Getenv("THINK_SECONDS"), "5") + "s")
 	if err != nil {
-		log.Fatal(err)
+		return err
 	}
 	b := &bot{think: think, api: slack.New(os.Getenv("SLACK_BOT_TOKEN"),
 		slack.OptionAPIURL(cmp.Or(os.Getenv("SLACK_API_URL"), slack.APIURL)),
 		slack.OptionAppLevelToken(os.Getenv("SLACK_APP_TOKEN")))}
 	gate, err := oncegate.New()
 	if err != nil {
-		log.Fatal(err)
+		return err
 	}
 	defer gate.Close()
 	guard := slackgate.New(gate)
+	drain := func(limited context.Context) {
+		// Also those that wait for their thread: Slack does not deliver them again.
+		if err := errors.Join(guard.Join(limited), gate.Drain(limited)); err != nil {
+			log.Print("some events have not ended: ", err)
+		}
+	}
 
 	if os.Getenv("SLACK_APP_TOKEN") != "" {
 		handler := socketmode.NewSocketmodeHandler(socketmode.New(b.api))
@@ -49,14 +70,55 @@ func main() {
 		}
 		handler.HandleEvents(slackevents.AppMention, mention)
 		handler.HandleDefault(func(*socketmode.Event, *socketmode.Client) {})
-		log.Fatal(handler.RunEventLoop())
+		return serveSocket(stopped, handler, drain)
 	}
 	events := guard.Events(os.Getenv("SLACK_SIGNING_SECRET"), b.answer)
 	if os.Getenv("GUARD") == "off" {
 		events = http.HandlerFunc(b.unguardedHTTP)
 	}
-	http.Handle("POST /slack/events", events)
-	log.Fatal(http.ListenAndServe(":"+cmp.Or(os.Getenv("PORT"), "3000"), nil))
+	mux := http.NewServeMux()
+	mux.Handle("POST /slack/events", events)
+	server := &http.Server{Addr: ":" + cmp.Or(os.Getenv("PORT"), "3000"), Handler: mux}
+	return serveHTTP(stopped, server, drain)
+}
+
+// serveSocket keeps the connection while the bot drains: acknowledgements need it. Slack delivers events that are
+// not acknowledged again, to another process.
+func serveSocket(stopped context.Context, handler *socketmode.SocketmodeHandler, drain func(context.Context)) error {
+	connection, disconnect := context.WithCancel(context.Background())
+	defer disconnect()
+	ended := make(chan error, 1)
+	go func() { ended <- handler.Client.RunContext(connection) }()
+	for {
+		select {
+		case event := <-handler.Client.Events:
+			handler.DispatchEvent(event)
+		case err := <-ended:
+			return err
+		case <-stopped.Done():
+			limited, cancel := context.WithTimeout(context.Background(), drainTime)
+			defer cancel()
+			drain(limited)
+			disconnect()
+			<-ended
+			return nil
+		}
+	}
+}
+
+func serveHTTP(stopped context.Context, server *http.Server, drain func(context.Context)) error {
+	ended := make(chan error, 1)
+	go func() { ended <- server.ListenAndServe() }()
+	select {
+	case err := <-ended:
+		return err
+	case <-stopped.Done():
+	}
+	limited, cancel := context.WithTimeout(context.Background(), drainTime)
+	defer cancel()
+	err := server.Shutdown(limited) // waits for the requests that it has
+	drain(limited)
+	return err
 }
 
 // answer handles a mention. ctx ends if its turn is lost.

@@ -150,7 +150,7 @@ func (a *access) readTokenSetting(options *accessOptions) error {
 	if options.token == nil {
 		path, _, err := options.setting("WithTokenFile", options.tokenFile, "ONCEGATE_TOKEN_FILE")
 		if err == nil && path != "" {
-			a.tokenFile = &file{"WithTokenFile", path}
+			a.tokenFile = newFile("WithTokenFile", path)
 		}
 		return err
 	}

@@ -42,9 +42,14 @@ func parseTarget(address string) (target, error) {
 			return target{name: scheme + ":" + rest}, nil
 		}
 	case "ipv4", "ipv6":
-		if rest != "" {
-			return target{name: scheme + ":" + rest, addresses: strings.Split(rest, ",")}, nil
+		addresses := strings.Split(rest, ",")
+		for _, address := range addresses {
+			ip, err := netip.ParseAddrPort(address)
+			if err != nil || ip.Port() == 0 || ip.Addr().Is4() != (scheme == "ipv4") {
+				return target{}, noAddress(scheme + ":IP:PORT,…")
+			}
 		}
+		return target{name: scheme + ":" + rest, addresses: addresses}, nil
 	}
 	if !isHostAndPort(address) {
 		return target{}, noAddress("HOST:PORT, https://HOST:PORT, unix:PATH or dns:///NAME:PORT")

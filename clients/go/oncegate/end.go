@@ -88,7 +88,9 @@ func (t *Turn) settle(end *pb.TurnEnd, value any) error {
 	}
 	if !t.finish("") {
 		err := t.lost(orElse(t.LostReason(), "ENDED"), nil)
-		err.Value = value
+		t.mu.Lock()
+		err.Outcome, err.Value = t.outcome, value
+		t.mu.Unlock()
 		return err
 	}
 	ttl := t.delivery.TTL
@@ -167,14 +169,11 @@ func (t *Turn) endStream(end *pb.TurnEnd, until moment) (finished bool, err erro
 	<-t.answered
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if t.endFailure == nil {
-		return true, nil
-	}
 	var failed *failure
-	if errors.As(t.endFailure, &failed) && (failed.lost() || !failed.retryable()) {
+	if !t.finished && errors.As(t.endFailure, &failed) && (failed.lost() || !failed.retryable()) {
 		return false, failed
 	}
-	return false, nil
+	return t.finished, nil
 }
 
 // duringEnd lets the gate wait for an end before it closes its connections.
@@ -197,6 +196,9 @@ func (t *Turn) isDetached() bool {
 }
 
 func (t *Turn) reportEnd(outcome string) {
+	t.mu.Lock()
+	t.outcome = outcome
+	t.mu.Unlock()
 	if t.config.hooks.OnEnd != nil {
 		t.config.hooks.OnEnd(outcome)
 	}

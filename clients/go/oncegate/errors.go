@@ -126,8 +126,10 @@ type LostError struct {
 	// Lease: it was a lease, and not a turn.
 	Lease bool
 	// Reason is CLAIM_LOST, LEASE_LOST or MAX_HOLD, as the server says; DENIED, EXPIRED (the trusted end has
-	// passed), CLOSED (the gate was closed) or, from Check alone, ENDED (the holder has ended it).
+	// passed), CLOSED (the gate was closed) or ENDED (the holder had ended it before).
 	Reason string
+	// Outcome of the first end, if a second one returns ENDED: SUCCEEDED, REJECTED, FAILED, LOST or UNKNOWN.
+	Outcome string
 	// Value is what the handler returned all the same. It was not stored.
 	Value any
 	cause error
@@ -137,6 +139,9 @@ func (e *LostError) Error() string {
 	what := "turn"
 	if e.Lease {
 		what = "lease"
+	}
+	if e.Reason == "ENDED" {
+		return fmt.Sprintf("the %s has ended; write before its end, and end it once", what)
 	}
 	return fmt.Sprintf("the %s was lost (%s); stop working, another run may have it", what, e.Reason)
 }

@@ -3,6 +3,7 @@ package oncegate
 import (
 	"context"
 	"errors"
+	"log/slog"
 	"sync"
 	"time"
 )
@@ -134,6 +135,7 @@ func (g *Gate) start(h *hold, begin func() error) error {
 	g.mu.Lock()
 	if g.refusing {
 		g.mu.Unlock()
+		h.stop()
 		return ErrClosed
 	}
 	g.holds[h] = true
@@ -141,12 +143,14 @@ func (g *Gate) start(h *hold, begin func() error) error {
 	g.mu.Unlock()
 	err := begin()
 	if err == nil {
+		h.watch()
 		go func() {
 			defer g.done()
 			h.keep()
 		}()
 		return nil
 	}
+	h.stop()
 	g.forget(h)
 	g.done()
 	return err
@@ -199,6 +203,9 @@ func (g *Gate) refuse() []*hold {
 
 // Done is closed once the gate grants nothing any more, because it drains or is closed.
 func (g *Gate) Done() <-chan struct{} { return g.closing }
+
+// Logger is the gate's, for what is built upon it, such as a middleware.
+func (g *Gate) Logger() *slog.Logger { return g.config.log }
 
 // waitUntil waits until the condition holds, or ctx has ended. The condition has the lock.
 func (g *Gate) waitUntil(ctx context.Context, holds func() bool) error {

@@ -38,9 +38,11 @@ type hold struct {
 
 	ctx    context.Context // of the body
 	cancel context.CancelCauseFunc
-	// stopped is closed when it is over, or refused.
-	stopped chan struct{}
-	// answered is closed by the keeper, once the stream has answered an end, or has broken.
+	// life ends when it is over or refused, and with the gate. stop ends it.
+	life context.Context
+	stop context.CancelFunc
+	// answered is closed by the keeper once it does not read the stream any more, whatever the cause: an end
+	// waits for it. Then finished says whether the stream has answered the end, and endFailure how it broke.
 	answered chan struct{}
 
 	mu sync.Mutex
@@ -50,11 +52,13 @@ type hold struct {
 	over       bool
 	lostReason string
 	// refused: the gate was closed before it was granted.
-	refused    bool
-	hasStopped bool
+	refused bool
 	// hangUp breaks the stream; nil without one.
 	hangUp     context.CancelFunc
+	finished   bool
 	endFailure error
+	// unwatch stops the alarm of watch.
+	unwatch    func()
 	sent       moment
 	trustedEnd moment
 	// validEnd is the trusted end of what no stream keeps: that of the server, without the grace.
@@ -67,13 +71,15 @@ type hold struct {
 
 func (h *hold) init(g *Gate, ctx context.Context, c config) {
 	h.gate, h.config = g, c
-	h.stopped, h.answered = make(chan struct{}), make(chan struct{})
+	h.answered = make(chan struct{})
+	h.life, h.stop = context.WithCancel(g.ctx)
+	h.unwatch = func() {}
 	h.ctx, h.cancel = context.WithCancelCause(ctx)
 }
 
 // begin waits until it is granted, and asks for another one if it is lost before it is trusted.
 func (h *hold) begin(ctx context.Context) error {
-	defer context.AfterFunc(ctx, h.breakStream)()
+	defer context.AfterFunc(ctx, h.abandon)()
 	waitUntil := now() + h.config.wait
 	var pauses pauses
 	for {
@@ -187,6 +193,16 @@ func (h *hold) breakStream() {
 	}
 }
 
+// abandon: the caller does not wait any more. It may come after the grant: then it is the holder's to end.
+func (h *hold) abandon() {
+	h.mu.Lock()
+	held := h.held
+	h.mu.Unlock()
+	if !held { // nor will it be: admit looks at the caller's context
+		h.breakStream()
+	}
+}
+
 // admit gives it to the body, after confirm. What the body does not get after all goes back to the server.
 func (h *hold) admit(ctx context.Context, confirm func(context.Context) error) error {
 	err := confirm(ctx)
@@ -194,10 +210,10 @@ func (h *hold) admit(ctx context.Context, confirm func(context.Context) error) e
 		h.breakStream()
 		return err
 	}
+	h.mu.Lock()
 	if err == nil {
 		err = ctx.Err()
 	}
-	h.mu.Lock()
 	if err == nil && h.refused {
 		err = ErrClosed
 	}
@@ -250,7 +266,7 @@ func (h *hold) pause(ctx context.Context, delay time.Duration) error {
 	defer timer.Stop()
 	select {
 	case <-timer.C:
-	case <-h.stopped:
+	case <-h.life.Done():
 	case <-ctx.Done():
 	}
 	return h.unwanted(ctx)
@@ -282,14 +298,6 @@ func (h *hold) refuse() {
 	}
 }
 
-// stop wakes those that pause. The caller has the lock.
-func (h *hold) stop() {
-	if !h.hasStopped {
-		h.hasStopped = true
-		close(h.stopped)
-	}
-}
-
 // finish makes it over, with the reason of its loss if it is one. False if it was over before.
 func (h *hold) finish(lostReason string) bool {
 	h.mu.Lock()
@@ -299,6 +307,7 @@ func (h *hold) finish(lostReason string) bool {
 	}
 	h.over, h.lostReason = true, lostReason
 	h.stop()
+	h.unwatch()
 	return true
 }
 

@@ -5,6 +5,9 @@ import (
 	"time"
 )
 
+// watchEvery is how soon the end of a suspension of the machine is noticed.
+const watchEvery = time.Second
+
 // keep keeps it until it is lost, or its holder has ended it.
 func (h *hold) keep() {
 	if h.readNews() {
@@ -14,6 +17,7 @@ func (h *hold) keep() {
 
 // readNews reads the stream to its end. It returns whether there is something to carry on then.
 func (h *hold) readNews() bool {
+	defer close(h.answered)
 	for {
 		h.mu.Lock()
 		isOpen, isOver, probeAt := h.hangUp != nil, h.over, h.probeAt
@@ -26,7 +30,9 @@ func (h *hold) readNews() bool {
 		case err != nil:
 			return h.broke(err)
 		case finished:
-			close(h.answered)
+			h.mu.Lock()
+			h.finished = true
+			h.mu.Unlock()
 			return false
 		}
 	}
@@ -37,15 +43,14 @@ func (h *hold) broke(err error) bool {
 	var failed *failure
 	errors.As(err, &failed)
 	h.mu.Lock()
+	h.endFailure = err
 	if h.over {
-		h.endFailure = err
 		h.mu.Unlock()
-		close(h.answered)
 		return false
 	}
 	if failed != nil && failed.loss() != "" {
 		h.mu.Unlock()
-		h.lose(failed.loss())
+		h.lose(failed.loss()) // unless its holder ends it now; then the end finds endFailure
 		return false
 	}
 	h.renewing = true
@@ -69,7 +74,7 @@ func (h *hold) keepRenewing() {
 		if over {
 			return
 		}
-		if err := h.flow.renew(h.gate.ctx, trustedEnd); err != nil {
+		if err := h.flow.renew(h.life, trustedEnd); err != nil {
 			h.lose(lossBy(err))
 			return
 		}
@@ -82,9 +87,27 @@ func (h *hold) keepRenewing() {
 		timer := time.NewTimer(min(h.config.ttl/3, left/2))
 		select {
 		case <-timer.C:
-		case <-h.stopped:
+		case <-h.life.Done():
 		}
 		timer.Stop()
+	}
+}
+
+// watch loses it at its trusted end, whatever the keeper waits for: its own timers do not count the time for
+// which the machine was suspended, and a file may hang.
+func (h *hold) watch() {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if !h.over {
+		h.unwatch = ringAt(min(h.trustedEnd, now()+watchEvery), func() { h.gate.track(h.lookAtClock) })
+	}
+}
+
+func (h *hold) lookAtClock() {
+	if h.left() <= 0 {
+		h.lose("EXPIRED")
+	} else {
+		h.watch()
 	}
 }
 

@@ -80,7 +80,7 @@ func (l *link) dial(found *certificates) (*connection, error) {
 		}
 		static.InitialState(state)
 		options = append(options, grpc.WithResolvers(static))
-		name = "oncegate:///"
+		name = "oncegate:///" + addresses[0] // the authority of the calls; a server refuses an empty one
 	}
 	conn, err := grpc.NewClient(name, options...)
 	if err != nil {

@@ -15,7 +15,12 @@ import (
 	"time"
 )
 
-const maxFile = 1024 * 1024
+const (
+	maxFile = 1024 * 1024
+
+	// readTime is how long a read may take: a file system of the network may not answer at all.
+	readTime = 2 * time.Second
+)
 
 // How long after a look at the files of the certificates another one follows, while calls are made; and
 // after a connection has failed.
@@ -55,10 +60,10 @@ type rotation struct {
 func newRotation(log *slog.Logger, ca, cert, key string) *rotation {
 	r := &rotation{outage: outage{log: log, then: "the certificates that were read before stay in use"}}
 	if ca != "" {
-		r.ca = &file{"WithTLSCA", ca}
+		r.ca = newFile("WithTLSCA", ca)
 	}
 	if cert != "" {
-		r.cert, r.key = &file{"WithTLSCert", cert}, &file{"WithTLSCert", key}
+		r.cert, r.key = newFile("WithTLSCert", cert), newFile("WithTLSCert", key)
 	}
 	return r
 }
@@ -133,12 +138,24 @@ func (r *rotation) read() (*certificates, error) {
 	return found, nil
 }
 
-// A file that an option names.
-type file struct{ option, path string }
+// A file that an option names. It is read by one goroutine at a time.
+type file struct {
+	option, path string
+	load         func(path string) ([]byte, error)
+	// loading is a read that was not done in time; nil without one.
+	loading chan loaded
+}
+
+type loaded struct {
+	content []byte
+	err     error
+}
+
+func newFile(option, path string) *file { return &file{option: option, path: path, load: readRegular} }
 
 // read returns what it holds, without white space around it. Never empty.
 func (f *file) read() ([]byte, error) {
-	content, err := readRegular(f.path)
+	content, err := f.inTime()
 	content = bytes.TrimSpace(content)
 	if err == nil && len(content) == 0 {
 		err = errors.New("it is empty")
@@ -151,6 +168,31 @@ func (f *file) read() ([]byte, error) {
 		return nil, misconfigured(f.option, "cannot use the file %s: %v", f.path, err)
 	}
 	return content, nil
+}
+
+// inTime waits for readTime. As long as a read hangs, there is no other one, and its file cannot be used.
+func (f *file) inTime() ([]byte, error) {
+	if f.loading != nil {
+		select {
+		case <-f.loading: // what it holds now is read below
+		default:
+			return nil, errors.New("it cannot be read in time")
+		}
+	}
+	f.loading = make(chan loaded, 1)
+	go func(done chan<- loaded) {
+		content, err := f.load(f.path)
+		done <- loaded{content, err}
+	}(f.loading)
+	timer := time.NewTimer(readTime)
+	defer timer.Stop()
+	select {
+	case done := <-f.loading:
+		f.loading = nil
+		return done.content, done.err
+	case <-timer.C:
+		return nil, errors.New("it cannot be read in time")
+	}
 }
 
 func readRegular(path string) ([]byte, error) {

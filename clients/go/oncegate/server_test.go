@@ -16,6 +16,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -91,6 +92,16 @@ func newToken(t *testing.T) (token, line string) {
 	return lines[0], lines[1]
 }
 
+func freeAddress(t *testing.T) string {
+	t.Helper()
+	free, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer free.Close()
+	return free.Addr().String()
+}
+
 // A secured server has two principals, each with a token and a team of its own.
 type secured struct {
 	ca            *authority
@@ -113,12 +124,7 @@ func startSecured(t *testing.T, arguments ...string) *secured {
 	if err := os.WriteFile(auth, []byte(principals), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	free, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	address := free.Addr().String()
-	_ = free.Close()
+	address := freeAddress(t)
 	cert, key := s.ca.issue("server")
 	all := []string{"--listen", address, "--tls-cert", cert, "--tls-key", key, "--auth", auth}
 	for _, argument := range arguments {
@@ -263,6 +269,65 @@ func TestAClosedGate(t *testing.T) {
 	_, marked := gate.Mark(t.Context(), deliveryOf("T1"))
 	for _, err := range []error{err, marked} {
 		if !errors.Is(err, oncegate.ErrClosed) || !errors.Is(err, oncegate.ErrUnavailable) {
+			t.Error(err)
+		}
+	}
+}
+
+func TestAnEndDuringAClose(t *testing.T) {
+	_, server := oncegatetest.Start(t)
+	for round := range 50 {
+		gate := server.Gate()
+		turn, err := gate.Begin(t.Context(), oncegate.Delivery{Team: "T1", Event: fmt.Sprint(round)})
+		if err != nil {
+			t.Fatal(err)
+		}
+		var closing sync.WaitGroup
+		closing.Go(gate.Close)
+		if err := turn.Succeed(round); err != nil && !errors.Is(err, oncegate.ErrLost) {
+			t.Errorf("round %d: %v", round, err)
+		}
+		closing.Wait()
+	}
+	if turns := server.Turns("T1"); len(turns) != 0 {
+		t.Errorf("%v", turns)
+	}
+}
+
+func TestASecondEnd(t *testing.T) {
+	gate, _ := oncegatetest.Start(t)
+	turn, err := gate.Begin(t.Context(), deliveryOf("T1"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := turn.Reject("no topic"); err != nil {
+		t.Error(err)
+	}
+	var lost *oncegate.LostError
+	for what, err := range map[string]error{"Check": turn.Check(), "Succeed": turn.Succeed(1)} {
+		if !errors.As(err, &lost) || lost.Reason != "ENDED" || strings.Contains(err.Error(), "another run") {
+			t.Errorf("%s: %v", what, err)
+		}
+	}
+	if errors.As(turn.Succeed(1), &lost); lost.Outcome != "REJECTED" {
+		t.Errorf("the first end is %q", lost.Outcome)
+	}
+}
+
+func TestAListOfAddresses(t *testing.T) {
+	address := freeAddress(t)
+	oncegatetest.Start(t, "--listen", address)
+	for _, list := range []string{address, "127.0.0.1:1," + address} { // nothing listens on port 1
+		gate, err := oncegate.New(oncegate.WithServer("ipv4:" + list))
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(gate.Close)
+		turn, err := gate.Begin(t.Context(), oncegate.Delivery{Team: "T1", Event: list})
+		if err != nil {
+			t.Fatalf("%s: %v", list, err)
+		}
+		if err := turn.Succeed(nil); err != nil {
 			t.Error(err)
 		}
 	}

@@ -42,7 +42,8 @@ func TestAddresses(t *testing.T) {
 		"https://", "https://gate", "https://me:planted@gate:1", "http://gate:1/path", "https://:7411", ":7411",
 		"gate", "gate:", "gate:0", "gate:65536", "::1:7411", "[::1]", "[127.0.0.1]:1", "[]:1",
 		"https://gate:1,planted:1", "https:gate:1", "grpc://gate:1", "tcp://planted:1", "xds:///gate:1",
-		"evil:1/localhost", "unix:", "unix-abstract:planted", "dns:///", " gate:1", "gate:1\n",
+		"ipv4:", "ipv4:gate:1", "ipv4:127.0.0.1", "ipv4:127.0.0.1:0", "ipv4:127.0.0.1:1,", "ipv4:[::1]:1",
+		"ipv6:127.0.0.1:1", "ipv6:::1", "evil:1/localhost", "unix:", "unix-abstract:planted", "dns:///", " gate:1", "gate:1\n",
 	} {
 		if _, err := parseTarget(address); !errors.Is(err, ErrMisconfigured) || strings.Contains(err.Error(), "planted") {
 			t.Errorf("%q: %v", address, err)

@@ -26,6 +26,7 @@ type Turn struct {
 	team     string
 	attempt  int
 	detached bool
+	outcome  string // of its end, once that is over
 }
 
 func newTurn(g *Gate, ctx context.Context, c config, d Delivery) *Turn {

@@ -47,6 +47,7 @@ type Server struct {
 
 	mu      sync.Mutex
 	process *exec.Cmd
+	drains  bool
 	stdout  io.ReadCloser
 	watcher *exec.Cmd
 	pipe    io.Closer
@@ -72,7 +73,7 @@ func Start(t testing.TB, arguments ...string) (*oncegate.Gate, *Server) {
 	t.Cleanup(func() { _ = conn.Close() })
 	s.admin = pb.NewAdminServiceClient(conn)
 	t.Cleanup(s.Kill)
-	s.start()
+	s.Start()
 	return s.Gate(), s
 }
 
@@ -114,10 +115,16 @@ func (s *Server) Log() string {
 
 func (s *Server) logFile() string { return filepath.Join(s.folder, "log") }
 
-func (s *Server) start() {
+// Start starts the server again on the same database: after [Server.Kill], or after [Server.Drain], whose end
+// it waits for.
+func (s *Server) Start() {
 	s.t.Helper()
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if s.process != nil && !s.drains {
+		s.t.Fatal("the server runs already; Restart replaces it")
+	}
+	s.wait()
 	if err := s.spawn(); err != nil {
 		s.t.Fatalf("the server did not start: %v\n%s", err, s.Log())
 	}
@@ -130,6 +137,7 @@ func (s *Server) spawn() error {
 	}
 	defer log.Close()
 	database := "sqlite://" + filepath.Join(s.folder, "oncegate.db")
+	s.drains = false
 	arguments := append([]string{"serve", "--listen", s.Address(), "--database-url", database}, s.arguments...)
 	s.process = exec.Command(s.binary, arguments...)
 	s.process.Stderr = log
@@ -161,6 +169,8 @@ func (s *Server) spawn() error {
 
 // Kill ends the server by SIGKILL, and waits until it is gone.
 func (s *Server) Kill() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	s.signal(syscall.SIGKILL)
 	s.wait()
 }
@@ -169,29 +179,40 @@ func (s *Server) Kill() {
 func (s *Server) Restart() {
 	s.t.Helper()
 	s.Kill()
-	s.start()
+	s.Start()
 }
 
-// Drain asks the server to end, by SIGTERM. Turns stay with their holders.
-func (s *Server) Drain() { s.signal(syscall.SIGTERM) }
-
-// Mute stops the server's process: its connections stay open, and nothing answers.
-func (s *Server) Mute() { s.signal(syscall.SIGSTOP) }
-
-// Unmute lets the process of a muted server continue.
-func (s *Server) Unmute() { s.signal(syscall.SIGCONT) }
-
-func (s *Server) signal(signal os.Signal) {
+// Drain asks the server to end, by SIGTERM. Turns stay with their holders. [Server.Start] waits for its end.
+func (s *Server) Drain() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	s.drains = true
+	s.signal(syscall.SIGTERM)
+}
+
+// Mute stops the server's process: its connections stay open, and nothing answers.
+func (s *Server) Mute() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.signal(syscall.SIGSTOP)
+}
+
+// Unmute lets the process of a muted server continue.
+func (s *Server) Unmute() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.signal(syscall.SIGCONT)
+}
+
+// signal is called with the lock.
+func (s *Server) signal(signal os.Signal) {
 	if s.process != nil {
 		_ = s.process.Process.Signal(signal) // fails if it has ended
 	}
 }
 
+// wait is called with the lock. A server that does not end in time is killed.
 func (s *Server) wait() {
-	s.mu.Lock()
-	defer s.mu.Unlock()
 	if s.process != nil {
 		timer := time.AfterFunc(20*time.Second, func() { _ = s.process.Process.Kill() })
 		_ = s.process.Wait()

@@ -3,6 +3,7 @@ package oncegatetest_test
 import (
 	"context"
 	"errors"
+	"strings"
 	"testing"
 	"time"
 
@@ -77,13 +78,19 @@ func TestWaitersAreSeen(t *testing.T) {
 
 func TestTurnsOutliveTheServer(t *testing.T) {
 	gate, server := oncegatetest.Start(t)
-	for _, end := range []func(){server.Kill, server.Drain, func() { server.Mute(); server.Kill() }} {
+	for _, replace := range []func(){
+		server.Restart,
+		func() { server.Mute(); server.Restart() },
+		func() { server.Drain(); server.Start() },
+	} {
 		turn := begin(t, gate)
-		end()
-		server.Restart()
+		replace()
 		if err := turn.Succeed(nil); err != nil {
 			t.Errorf("%v\n%s", err, server.Log())
 		}
 		delivery.Event += "+"
+	}
+	if strings.Count(server.Log(), `"stopped"`) != 1 { // which only a drain comes to
+		t.Errorf("the server was not drained:\n%s", server.Log())
 	}
 }

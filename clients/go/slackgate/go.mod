@@ -3,13 +3,13 @@ module github.com/oncegate/oncegate/clients/go/slackgate
 go 1.26
 
 require (
+	github.com/gorilla/websocket v1.5.3
 	github.com/oncegate/oncegate/clients/go v0.0.0
 	github.com/slack-go/slack v0.35.0
 	go.uber.org/goleak v1.3.0
 )
 
 require (
-	github.com/gorilla/websocket v1.5.3 // indirect
 	golang.org/x/net v0.57.0 // indirect
 	golang.org/x/sys v0.47.0 // indirect
 	golang.org/x/text v0.40.0 // indirect

@@ -7,6 +7,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net/http"
 	"net/http/httptest"
 	"strconv"
@@ -16,9 +17,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/slack-go/slack"
 	"github.com/slack-go/slack/slackevents"
-	"github.com/slack-go/slack/socketmode"
 	"go.uber.org/goleak"
 
 	"github.com/oncegate/oncegate/clients/go/oncegate"
@@ -53,6 +52,9 @@ func post(handler http.Handler, body string, headers ...string) *httptest.Respon
 	return recorder
 }
 
+// errPanic makes the handler panic.
+var errPanic = errors.New("a bug of the handler")
+
 // A bot counts the runs of its handler, which do not end before they may.
 type bot struct {
 	runs    atomic.Int32
@@ -62,10 +64,64 @@ type bot struct {
 
 func newBot() *bot { return &bot{entered: make(chan string, 10), leave: make(chan error, 10)} }
 
-func (b *bot) handle(ctx context.Context, _ slackevents.EventsAPIEvent) error {
+func (b *bot) handle(ctx context.Context, _ slackevents.EventsAPIEvent) error { return b.work(ctx) }
+
+func (b *bot) work(ctx context.Context) error {
 	b.runs.Add(1)
 	b.entered <- oncegate.TurnOf(ctx).ID()
-	return <-b.leave
+	err := <-b.leave
+	if err == errPanic {
+		panic(err)
+	}
+	return err
+}
+
+func (b *bot) ran(t *testing.T, times int32) {
+	t.Helper()
+	if runs := b.runs.Load(); runs != times {
+		t.Errorf("%d runs, expected %d", runs, times)
+	}
+}
+
+func (b *bot) join(t *testing.T, guard *slackgate.Guard) {
+	t.Helper()
+	if err := guard.Join(t.Context()); err != nil {
+		t.Error(err)
+	}
+}
+
+// queueing makes a gate that reports when a turn is in a queue.
+func queueing(server *oncegatetest.Server) (*oncegate.Gate, <-chan int) {
+	queued := make(chan int, 100)
+	return server.Gate(oncegate.WithHooks(oncegate.Hooks{OnQueued: func(position int) { queued <- position }})), queued
+}
+
+type syncLog struct {
+	mu   sync.Mutex
+	text strings.Builder
+}
+
+func (l *syncLog) Write(data []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.text.Write(data)
+}
+
+func (l *syncLog) has(t *testing.T, texts ...string) {
+	t.Helper()
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for _, text := range texts {
+		if !strings.Contains(l.text.String(), text) {
+			t.Errorf("%q is not in the log: %s", text, &l.text)
+		}
+	}
+}
+
+// logging makes a gate with a log.
+func logging(server *oncegatetest.Server) (*oncegate.Gate, *syncLog) {
+	log := &syncLog{}
+	return server.Gate(oncegate.WithLogger(slog.New(slog.NewTextHandler(log, nil)))), log
 }
 
 func status(t *testing.T, what string, recorder *httptest.ResponseRecorder, expected int) {
@@ -91,9 +147,7 @@ func TestAnEventIsHandledOnce(t *testing.T) {
 	b.leave <- nil
 	status(t, "the first", <-first, http.StatusOK)
 	status(t, "a duplicate", post(handler, event, "X-Slack-Retry-Num", "1"), http.StatusOK)
-	if b.runs.Load() != 1 {
-		t.Errorf("%d runs", b.runs.Load())
-	}
+	b.ran(t, 1)
 }
 
 func TestAnErrorIsDeliveredAgain(t *testing.T) {
@@ -106,13 +160,12 @@ func TestAnErrorIsDeliveredAgain(t *testing.T) {
 	b.leave <- oncegate.Reject("no topic")
 	status(t, "rejected", post(handler, event), http.StatusOK)
 	status(t, "a duplicate", post(handler, event), http.StatusOK)
-	if b.runs.Load() != 2 {
-		t.Errorf("%d runs", b.runs.Load())
-	}
+	b.ran(t, 2)
 }
 
 func TestABusyThreadQueues(t *testing.T) {
-	gate, server := oncegatetest.Start(t)
+	_, server := oncegatetest.Start(t)
+	gate, queued := queueing(server)
 	b := newBot()
 	guard := slackgate.New(gate)
 	handler := guard.Events(secret, b.handle)
@@ -120,20 +173,17 @@ func TestABusyThreadQueues(t *testing.T) {
 	first.Go(func() { post(handler, mention("Ev1")) })
 	held := <-b.entered
 	status(t, "the second", post(handler, mention("Ev2")), http.StatusOK)
-	for deadline := time.Now().Add(10 * time.Second); server.Waiting("T1") != 1; time.Sleep(20 * time.Millisecond) {
-		if time.Now().After(deadline) {
-			t.Fatal("it does not wait")
-		}
-	}
+	<-queued
 	b.leave <- nil
 	first.Wait()
 	if next := <-b.entered; next == held {
 		t.Error("the second has the first one's turn")
 	}
 	b.leave <- nil
-	guard.Join()
-	if turns := server.Turns("T1"); len(turns) != 0 || b.runs.Load() != 2 {
-		t.Errorf("%d runs, %v", b.runs.Load(), turns)
+	b.join(t, guard)
+	b.ran(t, 2)
+	if turns := server.Turns("T1"); len(turns) != 0 {
+		t.Errorf("%v", turns)
 	}
 }
 
@@ -148,7 +198,108 @@ func TestAClosedGateEndsTheQueue(t *testing.T) {
 	guard := slackgate.New(gate)
 	status(t, "busy", post(guard.Events(secret, newBot().handle), mention("Ev2")), http.StatusOK)
 	gate.Close()
-	guard.Join() // or the test hangs
+	newBot().join(t, guard) // or the test hangs
+}
+
+func TestJoinIsLimited(t *testing.T) {
+	gate, _ := oncegatetest.Start(t)
+	b := newBot()
+	guard := slackgate.New(gate, slackgate.AckFirst())
+	status(t, "acknowledged first", post(guard.Events(secret, b.handle), mention("Ev1")), http.StatusOK)
+	<-b.entered
+	limited, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+	defer cancel()
+	if err := guard.Join(limited); !errors.Is(err, context.DeadlineExceeded) {
+		t.Error(err)
+	}
+	b.leave <- nil
+	b.join(t, guard)
+}
+
+func TestTheLastRetryWaitsForTheRunBeforeIt(t *testing.T) {
+	gate, _ := oncegatetest.Start(t)
+	for _, result := range []error{nil, errors.New("no disk")} {
+		b := newBot()
+		guard := slackgate.New(gate)
+		handler := guard.Events(secret, b.handle)
+		event := mention(fmt.Sprint("Ev-", result))
+		first := make(chan *httptest.ResponseRecorder)
+		go func() { first <- post(handler, event) }()
+		<-b.entered
+		for _, retry := range []string{"1", "2"} {
+			refused := post(handler, event, "X-Slack-Retry-Num", retry)
+			status(t, "retry "+retry, refused, http.StatusServiceUnavailable)
+			if refused.Header().Get("Retry-After") == "" {
+				t.Error("no Retry-After")
+			}
+		}
+		status(t, "the last retry", post(handler, event, "X-Slack-Retry-Num", "3"), http.StatusOK)
+		b.leave <- result
+		if result == nil {
+			status(t, "the first", <-first, http.StatusOK)
+			b.join(t, guard)
+			b.ran(t, 1)
+		} else {
+			status(t, "the first", <-first, http.StatusServiceUnavailable)
+			<-b.entered
+			b.leave <- nil
+			b.join(t, guard)
+			b.ran(t, 2)
+		}
+	}
+}
+
+func TestTheLastRetryWaitsForTheServer(t *testing.T) {
+	gate, server := oncegatetest.Start(t)
+	server.Kill()
+	b := newBot()
+	guard := slackgate.New(gate)
+	handler := guard.Events(secret, b.handle)
+	status(t, "unavailable", post(handler, mention("Ev1"), "X-Slack-Retry-Num", "3"), http.StatusOK)
+	server.Start()
+	b.leave <- nil
+	b.join(t, guard)
+	b.ran(t, 1)
+}
+
+func TestAPanicFailsTheTurn(t *testing.T) {
+	_, server := oncegatetest.Start(t)
+	for name, test := range map[string]struct {
+		options []slackgate.Option
+		status  int
+	}{
+		"before the answer": {nil, http.StatusServiceUnavailable},
+		"after the answer":  {[]slackgate.Option{slackgate.AckFirst()}, http.StatusOK},
+	} {
+		gate, log := logging(server)
+		b := newBot()
+		guard := slackgate.New(gate, test.options...)
+		b.leave <- errPanic
+		status(t, name, post(guard.Events(secret, b.handle), mention(name)), test.status)
+		b.join(t, guard)
+		log.has(t, "a bug of the handler", "guard_test.go")
+		if seen, err := gate.Seen(t.Context(), oncegate.Slack([]byte(mention(name)))); err != nil || seen.State != "NOT_SEEN" {
+			t.Errorf("%s: the event is %s, %v", name, seen.State, err)
+		}
+	}
+}
+
+func TestATurnThatItsHandlerHasEnded(t *testing.T) {
+	gate, _ := oncegatetest.Start(t)
+	for name, test := range map[string]struct {
+		end    func(*oncegate.Turn) error
+		status int
+	}{
+		"succeeded": {func(turn *oncegate.Turn) error { return turn.Succeed(1) }, http.StatusOK},
+		"rejected":  {func(turn *oncegate.Turn) error { return turn.Reject("no topic") }, http.StatusOK},
+		"failed": {func(turn *oncegate.Turn) error { turn.Fail("no disk"); return nil },
+			http.StatusServiceUnavailable},
+	} {
+		handler := slackgate.New(gate).Events(secret, func(ctx context.Context, _ slackevents.EventsAPIEvent) error {
+			return test.end(oncegate.TurnOf(ctx))
+		})
+		status(t, name, post(handler, mention(name)), test.status)
+	}
 }
 
 func TestWithoutTheServer(t *testing.T) {
@@ -157,9 +308,7 @@ func TestWithoutTheServer(t *testing.T) {
 	b := newBot()
 	handler := slackgate.New(gate).Events(secret, b.handle)
 	status(t, "unavailable", post(handler, mention("Ev1")), http.StatusServiceUnavailable)
-	if b.runs.Load() != 0 {
-		t.Error("it ran")
-	}
+	b.ran(t, 0)
 }
 
 func TestTheRequestURL(t *testing.T) {
@@ -169,37 +318,9 @@ func TestTheRequestURL(t *testing.T) {
 	if asked.Code != http.StatusOK || asked.Body.String() != "abc" {
 		t.Errorf("the challenge: %d %s", asked.Code, asked.Body)
 	}
+	long := post(handler, strings.Repeat("x", 4<<20+1))
+	status(t, "a body that is too long", long, http.StatusRequestEntityTooLarge)
+	status(t, "no event", post(handler, "payload=x"), http.StatusBadRequest)
 	status(t, "a forged signature", post(handler, mention("Ev1"), "X-Slack-Signature", "v0="+strings.Repeat("0", 64)),
 		http.StatusUnauthorized)
-}
-
-func TestSocketMode(t *testing.T) {
-	gate, _ := oncegatetest.Start(t)
-	client := socketmode.New(slack.New("xoxb-x", slack.OptionAppLevelToken("xapp-x")))
-	handler := socketmode.NewSocketmodeHandler(client)
-	ran := make(chan int64, 10)
-	handler.HandleEvents(slackevents.AppMention, slackgate.New(gate).Socket(
-		func(ctx context.Context, _ *socketmode.Event, _ *socketmode.Client) error {
-			ran <- oncegate.TurnOf(ctx).Fence()
-			return nil
-		}))
-	body := []byte(mention("Ev1"))
-	parsed, err := slackevents.ParseEvent(body, slackevents.OptionNoVerifyToken())
-	if err != nil {
-		t.Fatal(err)
-	}
-	event := socketmode.Event{
-		Type: socketmode.EventTypeEventsAPI, Data: parsed,
-		Request: &socketmode.Request{Type: "events_api", EnvelopeID: "e1", Payload: body},
-	}
-	handler.DispatchEvent(event)
-	if fence := <-ran; fence == 0 {
-		t.Error("there is no turn")
-	}
-	handler.DispatchEvent(event)
-	select {
-	case <-ran:
-		t.Error("a duplicate ran")
-	case <-time.After(500 * time.Millisecond):
-	}
 }

@@ -3,6 +3,7 @@ package slackgate
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"io"
 	"math"
 	"net/http"
@@ -27,7 +28,15 @@ type EventHandler func(ctx context.Context, event slackevents.EventsAPIEvent) er
 func (g *Guard) Events(signingSecret string, handler EventHandler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxBody))
-		if err != nil || !isSigned(r.Header, body, signingSecret) {
+		var tooLong *http.MaxBytesError
+		switch {
+		case errors.As(err, &tooLong):
+			http.Error(w, "the body is too long", http.StatusRequestEntityTooLarge)
+			return
+		case err != nil:
+			http.Error(w, "the body cannot be read", http.StatusBadRequest)
+			return
+		case !isSigned(r.Header, body, signingSecret):
 			http.Error(w, "the signature is not that of Slack", http.StatusUnauthorized)
 			return
 		}

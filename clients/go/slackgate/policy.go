@@ -3,7 +3,6 @@ package slackgate
 import (
 	"context"
 	"errors"
-	"log/slog"
 	"time"
 
 	"github.com/oncegate/oncegate/clients/go/oncegate"
@@ -79,7 +78,7 @@ func (g *Guard) keepAsking(ctx context.Context, d *delivered, refusal error) {
 			oncegate.Wait(min(longestWait, max(0, time.Until(until)))), oncegate.Patience(patienceAfterAck))
 		turn, err := g.gate.Begin(ctx, d.Delivery, options...)
 		if err == nil {
-			_ = handle(turn, d)
+			_ = g.handle(turn, d)
 			return
 		}
 		if isFinal(err) {
@@ -91,7 +90,7 @@ func (g *Guard) keepAsking(ctx context.Context, d *delivered, refusal error) {
 			pause = min(pause, left) // the last request is at the end of the wait
 		}
 		if !isRefusal(err) || left <= 0 || pause > left {
-			slog.Error("a delivery that is not sent again was not handled", "error", err)
+			g.gate.Logger().Error("a delivery that is not sent again was not handled", "error", err)
 			return
 		}
 	}

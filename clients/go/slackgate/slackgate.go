@@ -9,13 +9,19 @@
 // dies in the middle, or the handler returns an error, Slack delivers the event again. What comes meanwhile
 // is refused, so that Slack tries again.
 //
-// A message of a busy thread is acknowledged, and waits in this process, which has the only copy then.
+// A message of a busy thread is acknowledged, and waits in this process, which has the only copy then. At the
+// end of the process, wait for those by Join before the gate is drained.
+//
+// A handler that panics fails its turn, as if it had returned an error; the panic is logged with its stack, and
+// the process lives on, as with net/http. A handler may end its turn itself, by Turn.Succeed or Turn.Reject, and
+// return no error: that is acknowledged, too. What goes wrong is logged by the gate's logger.
 package slackgate
 
 import (
 	"context"
 	"errors"
-	"log/slog"
+	"fmt"
+	"runtime/debug"
 	"sync"
 	"time"
 
@@ -26,6 +32,7 @@ const (
 	// Slack wants its answer within 3 s.
 	patienceBeforeAck = 2500 * time.Millisecond
 	patienceAfterAck  = 30 * time.Second
+	ackTimeout        = 10 * time.Second
 
 	// lastRetry: Slack delivers an event that is not acknowledged three more times.
 	lastRetry = 3
@@ -40,7 +47,11 @@ type Guard struct {
 	ackFirst bool
 	onBusy   func(ctx context.Context, d oncegate.Delivery)
 	options  []oncegate.TurnOption
-	running  sync.WaitGroup
+
+	mu sync.Mutex
+	// running deliveries, those that wait included. A sync.WaitGroup would not allow new ones during Join.
+	running  int
+	hasEnded *sync.Cond
 }
 
 // An Option is an option of a guard.
@@ -65,15 +76,52 @@ func Turn(options ...oncegate.TurnOption) Option { return func(g *Guard) { g.opt
 // New makes a guard.
 func New(gate *oncegate.Gate, options ...Option) *Guard {
 	g := &Guard{gate: gate, wait: longestWait}
+	g.hasEnded = sync.NewCond(&g.mu)
 	for _, option := range options {
 		option(g)
 	}
 	return g
 }
 
-// Join waits for the deliveries that were acknowledged, and run or wait in this process. Close or drain
-// the gate before: then they end.
-func (g *Guard) Join() { g.running.Wait() }
+// Join waits for the deliveries that run or wait in this process, or until ctx has ended, whose error it returns
+// then. Those that wait for their turn end without it if the gate is drained or closed before.
+func (g *Guard) Join(ctx context.Context) error {
+	defer context.AfterFunc(ctx, func() {
+		g.mu.Lock()
+		defer g.mu.Unlock()
+		g.hasEnded.Broadcast()
+	})()
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	for g.running > 0 {
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		g.hasEnded.Wait()
+	}
+	return nil
+}
+
+// begun counts a delivery that runs, until the returned function is called.
+func (g *Guard) begun() (ended func()) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.running++
+	return func() {
+		g.mu.Lock()
+		defer g.mu.Unlock()
+		g.running--
+		g.hasEnded.Broadcast()
+	}
+}
+
+func (g *Guard) spawn(work func()) {
+	ended := g.begun()
+	go func() {
+		defer ended()
+		work()
+	}()
+}
 
 // A delivered is one delivery, and how to answer it.
 type delivered struct {
@@ -86,6 +134,7 @@ type delivered struct {
 
 // run begins the turn before the answer to Slack, and answers.
 func (g *Guard) run(ctx context.Context, d *delivered) {
+	defer g.begun()()
 	options := append(g.options[:len(g.options):len(g.options)],
 		oncegate.Wait(0), oncegate.Patience(patienceBeforeAck))
 	if d.canRefuse {
@@ -95,9 +144,9 @@ func (g *Guard) run(ctx context.Context, d *delivered) {
 	switch {
 	case err == nil && g.ackFirst:
 		d.ack()
-		g.running.Go(func() { _ = handle(turn, d) })
+		g.spawn(func() { _ = g.handle(turn, d) })
 	case err == nil:
-		if handle(turn, d) == nil {
+		if g.handle(turn, d) == nil {
 			d.ack()
 		} else {
 			d.refuse(time.Second)
@@ -115,19 +164,19 @@ func (g *Guard) refused(ctx context.Context, d *delivered, refusal error) {
 		d.refuse(retryAfter(refusal))
 	case queue:
 		d.ack()
-		g.running.Go(func() {
+		g.spawn(func() {
 			if g.onBusy != nil && d.SentOnce && errors.Is(refusal, oncegate.ErrBusy) {
-				g.onBusy(ctx, d.Delivery)
+				_ = g.protect(func() error { g.onBusy(ctx, d.Delivery); return nil })
 			}
 			g.keepAsking(ctx, d, refusal)
 		})
 	}
 }
 
-// handle runs the handler, and ends the turn. Rejected is handled.
-func handle(turn *oncegate.Turn, d *delivered) error {
-	defer turn.Close() // also if the handler panics
-	err := d.handle(turn.Context())
+// handle runs the handler, and ends the turn. Rejected is handled, and so is what the handler has ended itself.
+func (g *Guard) handle(turn *oncegate.Turn, d *delivered) error {
+	defer turn.Close() // also if the handler ends its goroutine
+	err := g.protect(func() error { return d.handle(turn.Context()) })
 	if detail, ok := oncegate.Rejected(err); ok {
 		err = turn.Reject(detail)
 	} else if err == nil {
@@ -135,9 +184,29 @@ func handle(turn *oncegate.Turn, d *delivered) error {
 	} else {
 		turn.Fail(err.Error())
 	}
-	// The turn itself has logged its loss.
-	if err != nil && !errors.Is(err, oncegate.ErrLost) {
-		slog.Error("a delivery of Slack failed in its turn", "error", err)
+	var lost *oncegate.LostError
+	if errors.As(err, &lost) && (lost.Outcome == "SUCCEEDED" || lost.Outcome == "REJECTED") {
+		return nil
+	}
+	// The turn itself has logged its loss, and protect a panic.
+	var panicked *panicError
+	if err != nil && !errors.Is(err, oncegate.ErrLost) && !errors.As(err, &panicked) {
+		g.gate.Logger().Error("a delivery of Slack failed in its turn", "error", err)
 	}
 	return err
+}
+
+type panicError struct{ value any }
+
+func (e *panicError) Error() string { return fmt.Sprintf("panic: %v", e.value) }
+
+// protect makes a panic of the author's code an error: it must not end the deliveries of other conversations.
+func (g *Guard) protect(call func() error) (err error) {
+	defer func() {
+		if value := recover(); value != nil {
+			g.gate.Logger().Error("a handler of Slack panicked", "panic", value, "stack", string(debug.Stack()))
+			err = &panicError{value}
+		}
+	}()
+	return call()
 }

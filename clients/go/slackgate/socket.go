@@ -2,7 +2,7 @@ package slackgate
 
 import (
 	"context"
-	"log/slog"
+	"errors"
 	"time"
 
 	"github.com/slack-go/slack/socketmode"
@@ -20,8 +20,10 @@ func (g *Guard) Socket(handler SocketHandler) socketmode.SocketmodeHandlerFunc {
 	return func(event *socketmode.Event, client *socketmode.Client) {
 		request := event.Request
 		if request == nil || request.EnvelopeID == "" { // the client's own, such as that it has connected
-			if err := handler(context.Background(), event, client); err != nil {
-				slog.Error("a handler of Socket Mode failed", "error", err)
+			err := g.protect(func() error { return handler(context.Background(), event, client) })
+			var panicked *panicError
+			if err != nil && !errors.As(err, &panicked) {
+				g.gate.Logger().Error("a handler of Socket Mode failed", "error", err)
 			}
 			return
 		}
@@ -31,8 +33,11 @@ func (g *Guard) Socket(handler SocketHandler) socketmode.SocketmodeHandlerFunc {
 			canRefuse: !d.SentOnce && request.RetryAttempt < lastRetry,
 			handle:    func(ctx context.Context) error { return handler(ctx, event, client) },
 			ack: func() {
-				if err := client.Ack(*request); err != nil {
-					slog.Warn("an acknowledgement was not sent; Slack delivers again", "error", err)
+				// Without a connection, the client waits for one.
+				ctx, cancel := context.WithTimeout(context.Background(), ackTimeout)
+				defer cancel()
+				if err := client.AckCtx(ctx, request.EnvelopeID, nil); err != nil {
+					g.gate.Logger().Warn("an acknowledgement was not sent; Slack delivers again", "error", err)
 				}
 			},
 			refuse: func(time.Duration) {}, // Slack delivers again what is not acknowledged

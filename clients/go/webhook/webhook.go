@@ -8,7 +8,8 @@
 // A status below 500 ends the turn, and a duplicate gets the same status, headers and body, or the status
 // alone if their record is longer than 64 KiB, which takes a body of about 47 KiB. A status of 500 or more,
 // or a panic, fails the turn. While another run has the event or its conversation, or the server is
-// unavailable, the sender gets 503 with Retry-After.
+// unavailable, the sender gets 503 with Retry-After. A body of more than 32 MiB gets 413. If the handler has
+// ended its turn itself, such as by Reject, its response is sent, and a duplicate does not get it.
 //
 // A response is sent once the turn has ended; it cannot be flushed before. The handler's context does not
 // end with its client's connection, because the response is also for the redelivery.
@@ -53,12 +54,12 @@ func Guard(gate *oncegate.Gate, delivery Maker, options ...oncegate.TurnOption) 
 		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxBody))
 			if err != nil {
-				http.Error(w, "the body cannot be read", http.StatusBadRequest)
+				unread(err).send(w)
 				return
 			}
 			turn, err := begin(r.Context(), gate, delivery(r.Header, body), options)
 			if err != nil {
-				instead(err).send(w)
+				instead(err, gate.Logger()).send(w)
 				return
 			}
 			defer turn.Close() // also if the handler panics
@@ -66,7 +67,7 @@ func Guard(gate *oncegate.Gate, delivery Maker, options ...oncegate.TurnOption) 
 			request := r.WithContext(turn.Context())
 			request.Body = io.NopCloser(bytes.NewReader(body))
 			next.ServeHTTP(handled, request)
-			handled.end(turn).send(w)
+			handled.end(turn, gate.Logger()).send(w)
 		})
 	}
 }
@@ -83,7 +84,10 @@ func begin(
 	}
 	all = append(append(all, options...), oncegate.ResultCodec(oncegate.JSON{}))
 	turn, err := gate.Begin(ctx, d, all...)
-	stop()
+	if !stop() && err == nil { // the client has gone, and the context of the turn with it
+		turn.Fail("its sender has gone")
+		err = context.Canceled
+	}
 	if err != nil {
 		cancel()
 		return nil, err
@@ -115,7 +119,7 @@ func (r *reply) Write(data []byte) (int, error) {
 }
 
 // end ends the turn by what was answered, and returns what to answer then.
-func (r *reply) end(turn *oncegate.Turn) *reply {
+func (r *reply) end(turn *oncegate.Turn, log *slog.Logger) *reply {
 	r.WriteHeader(http.StatusOK)
 	if r.status >= http.StatusInternalServerError {
 		turn.Fail(fmt.Sprintf("the handler answered %d", r.status))
@@ -127,7 +131,7 @@ func (r *reply) end(turn *oncegate.Turn) *reply {
 		return r // the handler has ended it itself, such as by Reject
 	}
 	if err != nil {
-		return instead(err)
+		return instead(err, log)
 	}
 	return r
 }
@@ -155,8 +159,16 @@ func again(after time.Duration) *reply {
 	return r
 }
 
+func unread(err error) *reply {
+	var tooLong *http.MaxBytesError
+	if errors.As(err, &tooLong) {
+		return respond(http.StatusRequestEntityTooLarge, fmt.Sprintf("the body has more than %d bytes", tooLong.Limit))
+	}
+	return respond(http.StatusBadRequest, "the body cannot be read")
+}
+
 // instead is what a request is answered without its handler, or in place of what that has answered.
-func instead(err error) *reply {
+func instead(err error, log *slog.Logger) *reply {
 	var refused *oncegate.NotGrantedError
 	var e *oncegate.Error
 	switch {
@@ -181,6 +193,6 @@ func instead(err error) *reply {
 		// The redelivery finds out whether the event is handled.
 		return again(0)
 	}
-	slog.Error("a webhook's turn failed", "error", err)
+	log.Error("a webhook's turn failed", "error", err)
 	return respond(http.StatusInternalServerError, "internal error")
 }

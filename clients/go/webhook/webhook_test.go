@@ -5,10 +5,14 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"log/slog"
 	"net/http"
 	"net/http/httptest"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
+	"testing/iotest"
 	"time"
 
 	"go.uber.org/goleak"
@@ -220,5 +224,89 @@ func TestByBody(t *testing.T) {
 	}
 	if calls != 1 {
 		t.Errorf("%d calls", calls)
+	}
+}
+
+func serve(handler http.Handler, request *http.Request, id string) *httptest.ResponseRecorder {
+	request.Header.Set("X-GitHub-Delivery", id)
+	recorder := httptest.NewRecorder()
+	handler.ServeHTTP(recorder, request)
+	return recorder
+}
+
+func newRequest(body io.Reader) *http.Request { return httptest.NewRequest("POST", "/", body) }
+
+func TestABodyThatIsTooLong(t *testing.T) {
+	gate, _ := oncegatetest.Start(t)
+	guarded := webhook.Guard(gate, oncegate.GitHub)(http.NotFoundHandler())
+	zeros, err := os.Open("/dev/zero")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer zeros.Close()
+	for body, status := range map[io.Reader]int{
+		io.LimitReader(zeros, 32<<20+1):       http.StatusRequestEntityTooLarge,
+		iotest.ErrReader(io.ErrUnexpectedEOF): http.StatusBadRequest,
+	} {
+		if recorder := serve(guarded, newRequest(body), "d1"); recorder.Code != status {
+			t.Errorf("%d %s, expected %d", recorder.Code, recorder.Body, status)
+		}
+	}
+}
+
+// The client may go at any time, also between the grant and the handler.
+func TestAClientThatGoesAtTheGrant(t *testing.T) {
+	_, server := oncegatetest.Start(t)
+	goes := func() {}
+	gate := server.Gate(oncegate.WithHooks(oncegate.Hooks{OnBegin: func(oncegate.Delivery) { goes() }}))
+	calls := 0
+	guarded := webhook.Guard(gate, oncegate.GitHub)(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+		if calls++; r.Context().Err() != nil {
+			t.Errorf("the handler begins with a context that has ended: %v", r.Context().Err())
+		}
+	}))
+	client, cancel := context.WithCancel(t.Context())
+	goes = cancel
+	body := fmt.Sprintf(issue, 1)
+	if recorder := serve(guarded, newRequest(strings.NewReader(body)).WithContext(client), "d1"); calls != 0 {
+		t.Errorf("%d %s after %d calls", recorder.Code, recorder.Body, calls)
+	}
+	if turns := server.Turns(""); len(turns) != 0 {
+		t.Errorf("%v", turns)
+	}
+	if recorder := serve(guarded, newRequest(strings.NewReader(body)), "d1"); recorder.Code != http.StatusOK || calls != 1 {
+		t.Errorf("the redelivery gets %d after %d calls", recorder.Code, calls)
+	}
+}
+
+func TestATurnThatItsHandlerHasEnded(t *testing.T) {
+	calls := 0
+	s := newSite(t, func(w http.ResponseWriter, r *http.Request) {
+		calls++
+		if err := oncegate.TurnOf(r.Context()).Reject("no topic"); err != nil {
+			t.Error(err)
+		}
+		w.WriteHeader(http.StatusAccepted)
+	})
+	for _, expected := range []string{"202 ", "200 "} {
+		if got := text(s.deliver("d1", 1)); got != expected || calls != 1 {
+			t.Errorf("%s after %d calls, expected %s", got, calls, expected)
+		}
+	}
+}
+
+func TestErrorsAreLoggedByTheGate(t *testing.T) {
+	var logged strings.Builder
+	gate, err := oncegate.New(
+		oncegate.WithLogger(slog.New(slog.NewTextHandler(&logged, nil))),
+		oncegate.WithServer("127.0.0.1:1"), oncegate.WithTokenFile(filepath.Join(t.TempDir(), "none")))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer gate.Close()
+	guarded := webhook.Guard(gate, oncegate.GitHub)(http.NotFoundHandler())
+	recorder := serve(guarded, newRequest(strings.NewReader(fmt.Sprintf(issue, 1))), "d1")
+	if recorder.Code != http.StatusInternalServerError || !strings.Contains(logged.String(), "WithTokenFile") {
+		t.Errorf("%d, logged: %s", recorder.Code, &logged)
 	}
 }

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"slices"
 	"time"
 )
 
@@ -51,7 +52,7 @@ func (i *interpreter) run() error {
 		}
 	}
 	if len(i.background) > 0 {
-		return fmt.Errorf("no step awaits %v", maps.Keys(i.background))
+		return fmt.Errorf("no step awaits %v", slices.Sorted(maps.Keys(i.background)))
 	}
 	return nil
 }
