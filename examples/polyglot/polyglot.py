@@ -6,6 +6,7 @@ bots worked in one thread at once.
 
 import argparse
 import asyncio
+import contextlib
 import json
 import os
 import random
@@ -16,7 +17,7 @@ import sys
 import time
 from asyncio.subprocess import PIPE, Process
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Iterable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -27,7 +28,7 @@ from fake_slack import Delivery, FakeSlack
 from fake_slack.web_api import Call
 
 STATUS, POST = "assistant.threads.setStatus", "chat.postMessage"
-THREADS = 20
+THREADS = 60
 THINK_SECONDS = 0.2
 """How long a bot works on a message."""
 TIME_SCALE = 0.1
@@ -35,6 +36,8 @@ TIME_SCALE = 0.1
 DOWN = 1.0
 """Seconds before a process that was killed is started again."""
 BETWEEN_KILLS = 1.0
+LAST_ANSWER_WITHIN = 60.0
+"""Seconds after the last delivery: a thread whose bot was killed is free after 22.5 s."""
 END_WITHIN = 2.0
 """Seconds from a post within which its turn has ended, unless its bot was killed."""
 
@@ -104,6 +107,7 @@ class Bot:
     """One bot: a process that is started again after it was killed."""
 
     name: str
+    url: str
     command: list[str]
     port: int
     environment: dict[str, str]
@@ -140,76 +144,116 @@ class Message:
     delivery: Delivery
     sent: float
 
+    @property
+    def answer(self) -> str:
+        return f"You said: {self.text}"
+
     def answers(self, calls: Iterable[Call]) -> list[Call]:
-        return [call for call in calls if call.arguments["text"] == f"You said: {self.text}"]
+        return [call for call in calls if call.arguments.get("text") == self.answer]
+
+    def was_accepted_by(self, bot: Bot) -> bool:
+        return self.delivery.accepted and self.delivery.attempts[-1].receiver == bot.url
 
 
-async def kill_in_turn(
-    bots: list[Bot], replicas: Replicas, chance: random.Random, kills: Counter[str]
-) -> None:
-    """Kills one process after the other, each once the one before is ready again."""
-    processes: list[tuple[str, Callable[[], Awaitable[None]]]] = []
-    for bot in bots:
+@dataclass
+class World:
+    """One workspace, its bots, and the replicas of oncegate that they share."""
 
-        async def restart(bot: Bot = bot) -> None:
-            await bot.kill()
-            await asyncio.sleep(DOWN)
-            await bot.start()
+    slack: FakeSlack
+    replicas: Replicas
+    bots: dict[str, Bot] = field(default_factory=dict)
+    messages: list[Message] = field(default_factory=list)
 
-        processes.append((bot.name, restart))
-    for number in range(replicas.count):
+    @property
+    def answered(self) -> set[str]:
+        return set(self.slack.answers)
 
-        async def again(number: int = number) -> None:
-            await replicas.kill_and_restart(number, DOWN)
+    def waiting(self) -> list[Message]:
+        """The messages without an answer."""
+        answered = self.answered
+        return [message for message in self.messages if message.answer not in answered]
 
-        processes.append((f"replica {number}", again))
-    while True:
-        for name, kill_and_restart in chance.sample(processes, len(processes)):
-            await asyncio.sleep(chance.uniform(0, 2 * BETWEEN_KILLS))
-            kills[name] += 1
-            await kill_and_restart()
+    def alone_has(self, bot: Bot) -> bool:
+        return any(message.was_accepted_by(bot) for message in self.waiting())
 
 
-async def send(
-    slack: FakeSlack, count: int, seconds: float, chance: random.Random
-) -> list[Message]:
+class Killer:
+    """Kills one process after the other, each once the one before is ready again.
+
+    No bot is killed while it alone has a message: one that waits for a busy thread is acknowledged,
+    so Slack does not deliver it again.
+    """
+
+    def __init__(self, world: World, chance: random.Random) -> None:
+        self._world = world
+        self._chance = chance
+        self._stopping = False
+        self.kills = Counter[str]()
+
+    async def stop(self, running: asyncio.Task[None]) -> None:
+        """Ends it once all processes are ready."""
+        self._stopping = True
+        await running
+
+    async def run(self) -> None:
+        world = self._world
+        processes: list[Bot | int] = [*world.bots.values(), *range(world.replicas.count)]
+        while not self._stopping:
+            for process in self._chance.sample(processes, len(processes)):
+                await asyncio.sleep(self._chance.uniform(0, 2 * BETWEEN_KILLS))
+                if self._stopping:
+                    return
+                if isinstance(process, Bot):
+                    await self._kill_and_restart(process)
+                else:
+                    await world.replicas.kill_and_restart(process, DOWN)
+                    self.kills["a replica of oncegate"] += 1
+
+    async def _kill_and_restart(self, bot: Bot) -> None:
+        await self._world.slack.until(lambda: not self._world.alone_has(bot))
+        await bot.kill()
+        self.kills[bot.name] += 1
+        await asyncio.sleep(DOWN)
+        await bot.start()
+
+
+async def send(world: World, count: int, seconds: float, chance: random.Random) -> None:
     """Sends messages to the threads at random, spread over the time."""
-    messages, threads = [], dict[int, str]()
+    threads = dict[int, str]()
     for number in range(count):
         thread = chance.randrange(THREADS)
         text = f"message {number} in thread {thread}"
-        delivery = slack.mention(text, threads.get(thread))
+        delivery = world.slack.mention(text, threads.get(thread))
         threads.setdefault(thread, delivery.thread)
-        messages.append(Message(text, delivery, time.monotonic()))
+        world.messages.append(Message(text, delivery, time.monotonic()))
         await asyncio.sleep(chance.uniform(0, 2 * seconds / count))
-    return messages
 
 
-def wrong_answers(messages: list[Message], calls: list[Call], bots: dict[str, Bot]) -> list[str]:
+def wrong_answers(world: World) -> list[str]:
     """Messages that were not answered, or more often than the deaths of bots explain."""
     wrong = []
-    for message in messages:
-        answers = message.answers(calls)
+    posts = world.slack.calls(POST)
+    for message in world.messages:
+        answers = message.answers(posts)
         if not answers:
-            attempts = [(attempt.receiver, attempt.outcome) for attempt in message.delivery.attempts]
+            attempts = [(each.receiver, each.outcome) for each in message.delivery.attempts]
             wrong.append(f"{message.text!r} was not answered: {attempts}")
         for first, second in pairwise(answers):
-            if not bots[first.bot].was_killed(
-                first.time, min(second.time, first.time + END_WITHIN)
-            ):
+            until = min(second.time, first.time + END_WITHIN)
+            if not world.bots[first.bot].was_killed(first.time, until):
                 wrong.append(f"{message.text!r} was answered by {first.bot}, and by {second.bot}")
     return wrong
 
 
-def overlaps(calls: list[Call], bots: dict[str, Bot]) -> list[str]:
+def overlaps(world: World) -> list[str]:
     """Threads in which a bot began although another one worked and lived."""
     working = dict[str, Call]()
     wrong = []
-    for call in calls:
+    for call in world.slack.calls(STATUS, POST):
         thread = call.arguments["thread_ts"]
         before = working.pop(thread, None)
         if call.method == STATUS:
-            if before and not bots[before.bot].was_killed(before.time, call.time):
+            if before and not world.bots[before.bot].was_killed(before.time, call.time):
                 wrong.append(f"{thread}: {call.bot} began while {before.bot} worked")
             working[thread] = call
         elif not before or before.bot != call.bot:
@@ -217,73 +261,61 @@ def overlaps(calls: list[Call], bots: dict[str, Bot]) -> list[str]:
     return wrong
 
 
-def table(rows: list[tuple[str, str]]) -> str:
-    width = max(len(name) for name, _ in rows)
-    return "\n".join(f"{name:<{width}}  {value}" for name, value in rows)
+def figures(world: World, kills: Counter[str], took: float) -> str:
+    posts = world.slack.calls(POST)
+    attempts = [attempt for message in world.messages for attempt in message.delivery.attempts]
+    refused = Counter(attempt.outcome for attempt in attempts if attempt.outcome != "ok")
+    answers = [message.answers(posts) for message in world.messages]
+    waits = sorted(
+        1000 * (found[0].time - message.sent)
+        for message, found in zip(world.messages, answers)
+        if found
+    )
+    rows = {
+        "messages": f"{len(world.messages)} in {THREADS} threads, in {took:.0f} s",
+        "deliveries": f"{len(attempts)}, not accepted: {dict(refused)}",
+        "killed": f"{sum(kills.values())}: {dict(kills)}",
+        "answered": f"{len(waits)}, by {dict(Counter(call.bot for call in posts))}",
+        "answered again": f"{len(posts) - len(waits)}, each after a kill right after the post",
+        "until answered": f"p50 {statistics.median(waits):.0f} ms, longest {waits[-1]:.0f} ms",
+    }
+    return "\n".join(f"{name:<15} {value}" for name, value in rows.items())
 
 
-async def run(arguments: argparse.Namespace, folder: Path) -> int:
+async def run(arguments: argparse.Namespace) -> int:
     chance = random.Random(arguments.seed)
     commands = dict(bot.split("=", 1) for bot in arguments.bot)
     ports = dict(zip(commands, free_ports(len(commands))))
-    kills = Counter[str]()
     async with AsyncExitStack() as stack:
         replicas = Replicas(arguments.testbed, 2)
         await replicas.start(stack)
-        urls = [f"http://127.0.0.1:{port}/slack/events" for port in ports.values()]
-        slack = await stack.enter_async_context(FakeSlack(urls, time_scale=TIME_SCALE))
-        bots = {}
+        urls = {name: f"http://127.0.0.1:{port}/slack/events" for name, port in ports.items()}
+        slack = await stack.enter_async_context(FakeSlack(urls.values(), time_scale=TIME_SCALE))
+        world = World(slack, replicas)
         for name, command in commands.items():
             environment = slack.environment_of(name) | {
                 "PORT": str(ports[name]),
                 "THINK_SECONDS": str(THINK_SECONDS),
                 "ONCEGATE_SERVER": f"ipv4:{','.join(replicas.addresses)}",
             }
-            log = folder / f"{name}.log"
-            bots[name] = Bot(name, shlex.split(command), ports[name], environment, log)
-            stack.push_async_callback(bots[name].kill)
-            await bots[name].start()
-        killing = asyncio.create_task(kill_in_turn(list(bots.values()), replicas, chance, kills))
+            log = arguments.logs / f"{name}.log"
+            bot = Bot(name, urls[name], shlex.split(command), ports[name], environment, log)
+            world.bots[name] = bot
+            stack.push_async_callback(bot.kill)
+            await bot.start()
+        killer = Killer(world, chance)
+        killing = asyncio.create_task(killer.run())
         began = time.monotonic()
-        messages = await send(slack, arguments.messages, arguments.seconds, chance)
-        while not all(message.delivery.ended for message in messages):
-            if killing.done():
-                await killing  # raises why
-            await asyncio.sleep(0.1)
-        killing.cancel()
+        await send(world, arguments.messages, arguments.seconds, chance)
+        await killer.stop(killing)
+        await slack.until(lambda: all(message.delivery.ended for message in world.messages))
+        with contextlib.suppress(TimeoutError):  # what is still not answered is reported
+            await slack.until(lambda: not world.waiting(), LAST_ANSWER_WITHIN)
         took = time.monotonic() - began
-        calls = slack.calls(STATUS, POST)
-    posts = [call for call in calls if call.method == POST]
-    waits = sorted(
-        1000 * (answers[0].time - message.sent)
-        for message in messages
-        if (answers := message.answers(posts))
-    )
-    attempts = [attempt for message in messages for attempt in message.delivery.attempts]
-    by_bot = Counter(call.bot for call in posts)
-    refused = Counter(attempt.outcome for attempt in attempts if attempt.outcome != "ok")
-    per_message = Counter(call.arguments["text"] for call in posts)
-    again = sum(per_message.values()) - len(per_message)
-    print(
-        table(
-            [
-                ("messages", f"{len(messages)} in {THREADS} threads, in {took:.0f} s"),
-                ("deliveries", f"{len(attempts)}, of which not accepted: {dict(refused)}"),
-                ("answered", f"{len(waits)}, by {dict(by_bot)}"),
-                (
-                    "answered again",
-                    f"{again}, because the bot was killed between the post and its turn's end",
-                ),
-                ("killed", f"{sum(kills.values())}: {dict(kills)}"),
-                (
-                    "until answered",
-                    f"p50 {statistics.median(waits):.0f} ms, longest {waits[-1]:.0f} ms",
-                ),
-            ]
-        )
-    )
-    wrong = wrong_answers(messages, posts, bots) + overlaps(calls, bots)
-    wrong += [f"{name} has answered nothing" for name in bots if not by_bot[name]]
+    print(figures(world, killer.kills, took))
+    answered_by = {call.bot for call in slack.calls(POST)}
+    wrong = wrong_answers(world) + overlaps(world)
+    wrong += [f"{name} has answered nothing" for name in world.bots if name not in answered_by]
     for line in wrong:
         print(f"WRONG: {line}")
     return 1 if wrong else 0
@@ -296,12 +328,12 @@ def main() -> None:
         "--testbed", required=True, help="the program that runs oncegate and PostgreSQL"
     )
     parser.add_argument("--logs", required=True, type=Path, help="a folder for the bots' logs")
-    parser.add_argument("--messages", type=int, default=300)
-    parser.add_argument("--seconds", type=float, default=60)
+    parser.add_argument("--messages", type=int, default=200)
+    parser.add_argument("--seconds", type=float, default=40)
     parser.add_argument("--seed", type=int, default=random.randrange(1 << 32))
     arguments = parser.parse_args()
     print(f"seed {arguments.seed}", flush=True)
-    sys.exit(asyncio.run(run(arguments, arguments.logs)))
+    sys.exit(asyncio.run(run(arguments)))
 
 
 main()
