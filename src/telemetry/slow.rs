@@ -25,7 +25,8 @@ pub struct Ended<'a> {
     pub call: &'a CallTrace,
     /// The name of its status code.
     pub code: &'static str,
-    /// From its first byte to its last.
+    /// From its first byte until its answer was ready: what the caller takes to read it is the
+    /// caller's.
     pub elapsed: Duration,
     /// How much of that it waited for a session.
     pub wait: Duration,

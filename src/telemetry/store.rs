@@ -238,16 +238,14 @@ impl StoreMetrics {
     /// The store's clock was read, in microseconds since 1970, within the given time until now;
     /// or it could not be.
     pub fn clock_read(&self, read: Option<(i64, Duration)>) {
-        let Some((micros, took)) = read else {
+        let Some((micros, took)) = read.filter(|(_, took)| *took <= MAX_CLOCK_READING) else {
             self.clock_offset.clear();
             return;
         };
-        if took <= MAX_CLOCK_READING {
-            #[expect(clippy::cast_precision_loss, reason = "exact for 285 years")]
-            let store = micros as f64 / 1e6;
-            let here = now() - took.as_secs_f64() / 2.0;
-            self.clock_offset.get_or_create(&NoLabels {}).set(store - here);
-        }
+        #[expect(clippy::cast_precision_loss, reason = "exact for 285 years")]
+        let store = micros as f64 / 1e6;
+        let here = now() - took.as_secs_f64() / 2.0;
+        self.clock_offset.get_or_create(&NoLabels {}).set(store - here);
     }
 
     /// Sweeps begin, one in each `interval`.

@@ -169,4 +169,10 @@ async fn a_connection_budget_that_is_too_small_is_found() {
     execute(&url, "ALTER ROLE bot CONNECTION LIMIT 3").await;
     let never = ["of 3 (the role's CONNECTION LIMIT)", "a replica needs at least 4"];
     doctor(&bot, &[]).await.has("connections", "failed", &never);
+
+    // A replica has all but one.
+    execute(&url, "ALTER ROLE bot CONNECTION LIMIT 1").await;
+    let diagnosis = doctor(&bot, &[]).await;
+    diagnosis.has("prepared statements", "warning", &["not checked", "too many connections"]);
+    diagnosis.has("transaction ids", "ok", &[]);
 }

@@ -122,5 +122,6 @@ async fn the_clock_is_read_beside_long_scans() {
     let ahead = Duration::from_secs_f64(now() + 90.0);
     f.clock.set(i64::try_from(ahead.as_micros()).unwrap());
     metric_is(&f.replica, offset, |offset| (60.0..91.0).contains(&offset)).await;
+    assert!(calls.iter().all(|call| !call.is_finished()), "a call has failed");
     calls.iter().for_each(tokio::task::JoinHandle::abort);
 }

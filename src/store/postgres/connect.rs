@@ -130,8 +130,8 @@ impl Connector {
     /// The same, for connections whose statements scan whole tables.
     pub(super) fn for_scans(&self, timeout: Duration) -> Self {
         let lock_timeout = format!("{}ms", timeout.as_millis().max(1));
-        // No statement of these waits for a row, but a table may be locked: all that is to scan
-        // would wait behind the one that waits for it.
+        // A table may be locked, or the fence's row by another sweep: all that is to scan would wait
+        // behind the one that waits for it. A sweep that gave up is made again.
         self.with([("lock_timeout", lock_timeout), no_jit()])
     }
 

@@ -82,7 +82,8 @@ impl Postgres {
         // Before this opens others.
         findings.add("connections", budget::connections(database, planned)).await?;
         findings.add("settings", session::settings(database, connector.settings())).await?;
-        findings.add("prepared statements", session::prepared(database, &connector)).await?;
+        let prepared = session::prepared(database, &connector, self.timeout / 2);
+        findings.add("prepared statements", prepared).await?;
 
         let mut use_of_schema = Use::None;
         let read = async {

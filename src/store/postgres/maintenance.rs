@@ -293,7 +293,7 @@ impl Upkeep for Handle {
     async fn count_leases(&mut self) -> Result<u64, StoreError> {
         let now = self.now();
         let rows = self.fetch(|| sqlx::query(COUNT_LEASES).bind(now)).await?;
-        only(&rows)
+        count(&rows)
     }
 
     async fn figures(&mut self, with_lag: bool) -> Figures {
@@ -344,7 +344,7 @@ impl Handle {
             .await?;
         let is = |column| rows.first().and_then(|row| row.try_get(column).ok());
         let (busy, elected) = (is("busy").unwrap_or(false), is("elected").unwrap_or(false));
-        let count = only(&rows)?;
+        let count = count(&rows)?;
         let looked = rows.first().and_then(|row| row.try_get::<i64, _>("looked").ok());
         let looked = looked.and_then(|looked| u64::try_from(looked).ok()).unwrap_or(count);
         Ok(Swept { rows: count, more: looked >= u64::from(limit), busy, elected })
@@ -352,7 +352,7 @@ impl Handle {
 }
 
 /// The one number that a statement answered, or the first of them.
-fn only(rows: &[sqlx::postgres::PgRow]) -> Result<u64, StoreError> {
+fn count(rows: &[sqlx::postgres::PgRow]) -> Result<u64, StoreError> {
     let count = rows.first().and_then(|row| row.try_get::<i64, _>(0).ok());
     count
         .and_then(|count| u64::try_from(count).ok())

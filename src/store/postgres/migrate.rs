@@ -66,9 +66,10 @@ pub(super) const LOCK: &str =
     "SELECT pg_try_advisory_xact_lock(hashtextextended('oncegate migrations ' || $1, 0))";
 
 /// For how long a vacuum is waited for, until the end of the transaction. Autovacuum gives way to
-/// a statement that has waited for `deadlock_timeout`, unless it prevents a wraparound.
+/// a statement that has waited for `deadlock_timeout`, unless it prevents a wraparound. Less than
+/// [`MAX_VACUUM_WAIT`], so that the database says what could not be locked.
 pub(super) const WAIT_FOR_VACUUM: &str = "
-SELECT set_config('lock_timeout', (1500 + setting::bigint)::text, true)
+SELECT set_config('lock_timeout', least(1500 + setting::bigint, 9000)::text, true)
 FROM pg_settings WHERE name = 'deadlock_timeout'
 ";
 

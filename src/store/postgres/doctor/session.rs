@@ -20,7 +20,7 @@ pub(in super::super) const SETTINGS: &str = "
 SELECT name, setting, current_user::text AS role FROM pg_settings WHERE name = ANY ($1)
 ";
 
-/// How long a second backend may take to answer.
+/// How long a second backend may take to answer, at most.
 const PREPARED_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Prepared under a name, as those of a server are.
@@ -87,19 +87,29 @@ pub(super) async fn settings(
 }
 
 /// Whether a statement that was prepared can be run again. A proxy that pools transactions may
-/// run it on another backend: so one is kept in use meanwhile.
+/// run it on another backend: so one is kept in use meanwhile. The check is to end within four times
+/// `limit`.
 pub(super) async fn prepared(
     database: &mut PgConnection,
     connector: &Connector,
+    limit: Duration,
 ) -> Result<Finding, StoreError> {
-    let mut other = connector.connect().await.map_err(classify)?;
+    let limit = limit.min(PREPARED_TIMEOUT);
+    let mut other = match connector.connect().await {
+        Ok(other) => other,
+        // The replicas may have all but one of the connections.
+        Err(error) => {
+            let found = format!("not checked, as there is no second connection: {error}");
+            return Ok(Finding::warning(found));
+        }
+    };
     run_prepared(database).await.map_err(classify)?;
     // The backend that was used last is the first to be used again.
     other.execute("BEGIN").await.map_err(classify)?;
     // A pool of one backend has none for it.
-    let again = timeout(PREPARED_TIMEOUT, run_prepared(database)).await;
+    let again = timeout(limit, run_prepared(database)).await;
     other.execute("ROLLBACK").await.map_err(classify)?;
-    let _ = timeout(PREPARED_TIMEOUT, other.close()).await;
+    let _ = timeout(limit, other.close()).await;
     match again {
         Ok(Ok(())) => Ok(Finding::ok("a prepared statement can be run again")),
         Ok(Err(error)) => match classify(error) {
