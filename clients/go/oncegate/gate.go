@@ -175,7 +175,8 @@ func (g *Gate) Close() {
 		ending, cancel := context.WithTimeout(context.Background(), endingTime)
 		defer cancel()
 		hasNone := func() bool { return g.tasks == 0 }
-		_ = g.waitUntil(ending, hasNone)
+		// An end that its holder has begun may not be a task yet, but what it ends is still held.
+		_ = g.waitUntil(ending, func() bool { return hasNone() && len(g.holds) == 0 })
 		g.mu.Lock()
 		g.isDown = true
 		g.mu.Unlock()

@@ -57,6 +57,8 @@ type hold struct {
 	hangUp     context.CancelFunc
 	finished   bool
 	endFailure error
+	// reported is closed once its loss has been reported to the hooks.
+	reported chan struct{}
 	// unwatch stops the alarm of watch.
 	unwatch    func()
 	sent       moment
@@ -71,7 +73,7 @@ type hold struct {
 
 func (h *hold) init(g *Gate, ctx context.Context, c config) {
 	h.gate, h.config = g, c
-	h.answered = make(chan struct{})
+	h.answered, h.reported = make(chan struct{}), make(chan struct{})
 	h.life, h.stop = context.WithCancel(g.ctx)
 	h.unwatch = func() {}
 	h.ctx, h.cancel = context.WithCancelCause(ctx)
@@ -298,13 +300,19 @@ func (h *hold) refuse() {
 	}
 }
 
-// finish makes it over, with the reason of its loss if it is one. False if it was over before.
+// finish makes it over, with the reason of its loss if it is one. False if it was over before. Its holder, who
+// gives no reason, then learns of a loss after the hooks.
 func (h *hold) finish(lostReason string) bool {
 	h.mu.Lock()
-	defer h.mu.Unlock()
 	if h.over {
+		isLate := lostReason == "" && h.lostReason != ""
+		h.mu.Unlock()
+		if isLate {
+			<-h.reported
+		}
 		return false
 	}
+	defer h.mu.Unlock()
 	h.over, h.lostReason = true, lostReason
 	h.stop()
 	h.unwatch()
@@ -331,6 +339,7 @@ func (h *hold) close() {
 }
 
 func (h *hold) reportLoss(reason string) {
+	defer close(h.reported)
 	h.cancel(ErrLost)
 	what := "turn"
 	if h.isLease {

@@ -155,6 +155,48 @@ func TestARenewalEndsWithItsTurn(t *testing.T) {
 	}
 }
 
+func TestAnEndReturnsAfterTheHooksOfALoss(t *testing.T) {
+	h := newHold(t, &scripted{})
+	entered, leave := make(chan struct{}), make(chan struct{})
+	h.config.hooks.OnLost = func(string) {
+		close(entered)
+		<-leave
+	}
+	go h.lose("EXPIRED")
+	<-entered
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		h.finish("")
+	}()
+	select {
+	case <-ended:
+		t.Error("its holder learns of the loss before the hooks")
+	case <-time.After(100 * time.Millisecond):
+	}
+	close(leave)
+	<-ended
+}
+
+// An end that its holder has begun is given its time, also before it has sent anything.
+func TestACloseWaitsForAnEndThatBegins(t *testing.T) {
+	h := newHold(t, &scripted{})
+	h.gate.holds[h] = true
+	h.finish("")
+	closed := make(chan struct{})
+	go func() {
+		defer close(closed)
+		h.gate.Close()
+	}()
+	select {
+	case <-closed:
+		t.Error("the gate is closed under an end")
+	case <-time.After(100 * time.Millisecond):
+	}
+	h.gate.forget(h)
+	<-closed
+}
+
 func TestAFileThatHangs(t *testing.T) {
 	withoutEnvironment(t)
 	var logged strings.Builder

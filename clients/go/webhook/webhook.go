@@ -84,8 +84,8 @@ func begin(
 	}
 	all = append(append(all, options...), oncegate.ResultCodec(oncegate.JSON{}))
 	turn, err := gate.Begin(ctx, d, all...)
-	if !stop() && err == nil { // the client has gone, and the context of the turn with it
-		turn.Fail("its sender has gone")
+	if !stop() && err == nil { // the client has disconnected, which ends the context of the turn
+		turn.Fail("its client has disconnected")
 		err = context.Canceled
 	}
 	if err != nil {
@@ -141,7 +141,7 @@ func (r *reply) send(w http.ResponseWriter) {
 		w.Header()[name] = values
 	}
 	w.WriteHeader(r.status)
-	_, _ = w.Write(r.body.Bytes()) // fails if the client has gone
+	_, _ = w.Write(r.body.Bytes()) // fails if the client has disconnected
 }
 
 func respond(status int, text string) *reply {

@@ -175,36 +175,21 @@ func TestWithoutTheServer(t *testing.T) {
 }
 
 func TestTheHandlerOutlivesItsClient(t *testing.T) {
-	entered, leave, finished := make(chan struct{}), make(chan struct{}), make(chan error, 1)
-	s := newSite(t, func(_ http.ResponseWriter, r *http.Request) {
-		close(entered)
-		<-leave
-		finished <- r.Context().Err()
-	})
-	ctx, cancel := context.WithCancel(t.Context())
-	request, _ := http.NewRequestWithContext(ctx, "POST", s.URL, strings.NewReader(fmt.Sprintf(issue, 1)))
-	request.Header.Set("X-GitHub-Delivery", "d1")
-	gone := make(chan struct{})
-	go func() {
-		defer close(gone)
-		if _, err := s.Client().Do(request); err == nil {
-			t.Error("the client has not gone")
+	gate, _ := oncegatetest.Start(t)
+	client, disconnect := context.WithCancel(t.Context())
+	calls := 0
+	guarded := webhook.Guard(gate, oncegate.GitHub)(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+		calls++
+		disconnect()
+		<-client.Done()
+		if err := r.Context().Err(); err != nil {
+			t.Errorf("the handler's context: %v", err)
 		}
-	}()
-	<-entered
-	cancel()
-	<-gone
-	time.Sleep(200 * time.Millisecond) // net/http has noticed
-	close(leave)
-	if err := <-finished; err != nil {
-		t.Errorf("the handler's context: %v", err)
-	}
-	for deadline := time.Now().Add(5 * time.Second); ; {
-		if got := text(s.deliver("d1", 1)); got == "200 " {
-			return
-		} else if time.Now().After(deadline) {
-			t.Fatalf("the redelivery gets %s", got)
-		}
+	}))
+	serve(guarded, newRequest(strings.NewReader(fmt.Sprintf(issue, 1))).WithContext(client), "d1")
+	redelivery := serve(guarded, newRequest(strings.NewReader(fmt.Sprintf(issue, 1))), "d1")
+	if redelivery.Code != http.StatusOK || calls != 1 {
+		t.Errorf("the redelivery gets %d after %d calls", redelivery.Code, calls)
 	}
 }
 
