@@ -135,15 +135,37 @@ mod tests {
             ("ipv4:10.0.0.1:1,10.0.0.2:1", "10.0.0.1:1,10.0.0.2:1", false),
             ("[fe80::1%eth0]:7411", "[fe80::1%eth0]:7411", false),
         ] {
-            let target = Target::parse(address).unwrap_or_else(|error| panic!("{address}: {error}"));
+            let target =
+                Target::parse(address).unwrap_or_else(|error| panic!("{address}: {error}"));
             assert_eq!((target.name().as_str(), target.tls()), (name, tls), "{address}");
         }
         for address in [
-            "https://", "https://gate", "https://me:planted@gate:1", "http://gate:1/path",
-            "https://:7411", ":7411", "gate", "gate:", "gate:0", "gate:65536", "::1:7411", "[::1]",
-            "[127.0.0.1]:1", "[]:1", "https://gate:1,planted:1", "https:gate:1", "grpc://gate:1",
-            "tcp://planted:1", "xds:///gate:1", "evil:1/localhost", "unix:", "unix-abstract:planted",
-            "dns:///", " gate:1", "gate:1\n", "gate:+1",
+            "https://",
+            "https://gate",
+            "https://me:planted@gate:1",
+            "http://gate:1/path",
+            "https://:7411",
+            ":7411",
+            "gate",
+            "gate:",
+            "gate:0",
+            "gate:65536",
+            "::1:7411",
+            "[::1]",
+            "[127.0.0.1]:1",
+            "[]:1",
+            "https://gate:1,planted:1",
+            "https:gate:1",
+            "grpc://gate:1",
+            "tcp://planted:1",
+            "xds:///gate:1",
+            "evil:1/localhost",
+            "unix:",
+            "unix-abstract:planted",
+            "dns:///",
+            " gate:1",
+            "gate:1\n",
+            "gate:+1",
         ] {
             let error = Target::parse(address).expect_err(address);
             assert!(matches!(error, Error::Misconfigured { option: "server", .. }), "{address}");

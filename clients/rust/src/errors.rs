@@ -82,7 +82,10 @@ impl fmt::Display for NotGranted {
                 write!(f, "ask again in {retry_after:?}")
             }
             Self::Dropped => {
-                write!(f, "the server is unavailable, and the event is dropped, as its author chose")
+                write!(
+                    f,
+                    "the server is unavailable, and the event is dropped, as its author chose"
+                )
             }
         }
     }
@@ -322,14 +325,12 @@ impl fmt::Display for Error {
             Self::Misconfigured { option, problem } => {
                 write!(f, "{option}: {problem}; fix the settings of the gate")
             }
-            Self::EpicMismatch { bound, .. } => write!(
-                f,
-                "the session is bound to epic {bound}; use another session, or BindEpic"
-            ),
-            Self::PayloadMismatch { .. } => write!(
-                f,
-                "another payload has the same name; name the two events differently"
-            ),
+            Self::EpicMismatch { bound, .. } => {
+                write!(f, "the session is bound to epic {bound}; use another session, or BindEpic")
+            }
+            Self::PayloadMismatch { .. } => {
+                write!(f, "another payload has the same name; name the two events differently")
+            }
             Self::Invalid { message, .. } => write!(f, "{message}; fix the caller"),
             Self::Undecodable { result_type, problem } => write!(
                 f,
@@ -337,7 +338,10 @@ impl fmt::Display for Error {
                  it as what the other run returned"
             ),
             Self::Unencodable { problem } => {
-                write!(f, "the result cannot be encoded: {problem}; return what the codec can store")
+                write!(
+                    f,
+                    "the result cannot be encoded: {problem}; return what the codec can store"
+                )
             }
             Self::Rejected { detail } => write!(f, "rejected: {detail}"),
             Self::Internal { message, .. } => write!(f, "{message}; report it"),

@@ -60,14 +60,8 @@ const EXPLANATIONS: [(&str, &str); 3] = [
         "its certificate is not from a CA of tls_ca, not valid for its name, or expired",
     ),
     // Alerts. With TLS 1.3 they come after the handshake.
-    (
-        "received fatal alert",
-        "it does not accept the client certificate of tls_cert, or needs one",
-    ),
-    (
-        "CertificateRequired",
-        "it does not accept the client certificate of tls_cert, or needs one",
-    ),
+    ("received fatal alert", "it does not accept the client certificate of tls_cert, or needs one"),
+    ("CertificateRequired", "it does not accept the client certificate of tls_cert, or needs one"),
 ];
 
 impl Failure {
@@ -190,10 +184,9 @@ impl Failure {
             return Error::Unavailable { retry_after, message, source };
         }
         match code {
-            Code::InvalidArgument
-            | Code::OutOfRange
-            | Code::ResourceExhausted
-            | Code::NotFound => Error::Invalid { field, message, source },
+            Code::InvalidArgument | Code::OutOfRange | Code::ResourceExhausted | Code::NotFound => {
+                Error::Invalid { field, message, source }
+            }
             _ => Error::Internal { message: format!("{code:?}: {message}"), source },
         }
     }

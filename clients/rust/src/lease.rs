@@ -83,11 +83,8 @@ impl LeaseRequest {
     pub async fn acquire(self) -> Result<Lease, Error> {
         let hold = Hold::new(self.gate.inner.clone(), self.config, true);
         let request = hold.config.hold_request(&self.session);
-        let flow = Arc::new(LeaseFlow {
-            hold,
-            request: Mutex::new(request),
-            lease: Mutex::default(),
-        });
+        let flow =
+            Arc::new(LeaseFlow { hold, request: Mutex::new(request), lease: Mutex::default() });
         hold::start(&flow, hold::begin(&flow)).await.map_err(Problem::public)?;
         Ok(Lease { flow })
     }

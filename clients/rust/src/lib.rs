@@ -39,12 +39,7 @@ mod lease;
 mod link;
 mod marks;
 mod options;
-#[expect(
-    missing_docs,
-    clippy::pedantic,
-    clippy::allow_attributes,
-    reason = "generated from the contract"
-)]
+#[allow(dead_code, missing_docs, clippy::pedantic, reason = "generated from the contract")]
 mod pb {
     include!("pb/oncegate.v1.rs");
 }

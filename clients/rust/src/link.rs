@@ -162,23 +162,19 @@ impl Link {
             .keep_alive_timeout(Duration::from_secs(10));
         if let Some(certificates) = certificates {
             let name = self.access.server_name.as_deref().unwrap_or(host_of(host));
-            endpoint = endpoint
-                .tls_config(certificates.config.clone().domain_name(name))
-                .map_err(|error| {
+            endpoint = endpoint.tls_config(certificates.config.clone().domain_name(name)).map_err(
+                |error| {
                     let cause = std::error::Error::source(&error);
                     let cause = cause.map(ToString::to_string).unwrap_or_default();
                     misconfigured("tls_ca", format!("TLS cannot be set up: {error}: {cause}"))
-                })?;
+                },
+            )?;
         }
         Ok(endpoint.connect_with_connector_lazy(Connector { target: target.clone() }))
     }
 
     /// Makes one call.
-    async fn call<R, F>(
-        &self,
-        time: Duration,
-        make: &impl Fn(Transport) -> F,
-    ) -> Result<R, Problem>
+    async fn call<R, F>(&self, time: Duration, make: &impl Fn(Transport) -> F) -> Result<R, Problem>
     where
         F: Future<Output = Result<tonic::Response<R>, Status>>,
     {
@@ -347,7 +343,10 @@ impl Service<Uri> for Connector {
                 }
             };
             connected.map(TokioIo::new).map_err(|error| {
-                io::Error::new(error.kind(), format!("cannot connect to {}: {error}", target.name()))
+                io::Error::new(
+                    error.kind(),
+                    format!("cannot connect to {}: {error}", target.name()),
+                )
             })
         })
     }

@@ -19,7 +19,8 @@ use crate::{
     link::{CALL_TIMEOUT, Transport},
     pb::{
         self, BatchMarkProcessedRequest, IsProcessedRequest, MarkProcessedRequest,
-        batch_mark_processed_result::Result as Answer, idempotency_service_client::IdempotencyServiceClient,
+        batch_mark_processed_result::Result as Answer,
+        idempotency_service_client::IdempotencyServiceClient,
     },
     turn::outcome_name,
 };

@@ -73,10 +73,9 @@ pub fn standard_webhooks(team: &str, headers: &HeaderMap, body: &[u8]) -> Delive
 }
 
 fn from_platform(platform: pb::Platform, body: &[u8]) -> Delivery {
-    Delivery {
-        payload: Some(Payload { platform, headers: HashMap::new(), body: cut(body) }),
-        ..Delivery::default()
-    }
+    let mut delivery = Delivery::default();
+    delivery.payload = Some(Payload { platform, headers: HashMap::new(), body: cut(body) });
+    delivery
 }
 
 impl Delivery {

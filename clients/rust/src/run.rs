@@ -3,7 +3,7 @@
 use std::{collections::HashMap, fmt, future::Future, sync::Arc, time::Duration};
 
 use crate::{
-    Busy, Codec, Delivery, Duplicate, Error, GaveUp, Gate, InProgress, Json, NotGranted,
+    Busy, Codec, Delivery, Duplicate, Error, Gate, GaveUp, InProgress, Json, NotGranted,
     OnUnavailable, Stored, Turn,
     failure::Problem,
     hold::{self, Hold},

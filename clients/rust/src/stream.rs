@@ -42,7 +42,8 @@ impl<M> Stream<M> {
     {
         let usage = link.acquire(true)?;
         let cancelled = CancellationToken::new();
-        let transport = Transport { cancelled: Some(cancelled.clone()), ..usage.transport() };
+        let mut transport = usage.transport();
+        transport.cancelled = Some(cancelled.clone());
         Ok(Self {
             _cancel: cancelled.drop_guard(),
             source: Source::Opening(Box::pin(start(transport))),
