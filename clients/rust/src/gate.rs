@@ -222,7 +222,7 @@ impl Gate {
     }
 
     /// Carries on a turn that another process began, and left by
-    /// [`TurnScope::detach`](crate::TurnScope::detach). It ends as any turn.
+    /// [`Turn::detach`](crate::Turn::detach). It ends as any turn.
     pub fn adopt(&self, turn_id: impl Into<String>) -> TurnRequest {
         TurnRequest::new(self.clone(), Delivery::default(), Some(turn_id.into()))
     }

@@ -75,7 +75,7 @@ pub struct OnceRequest<C = Json> {
 }
 
 /// A turn that its holder has to end, by [`succeed`](Self::succeed), [`reject`](Self::reject),
-/// [`fail`](Self::fail) or [`detach`](Self::detach). If it is dropped, the turn fails, in the
+/// [`fail`](Self::fail) or [`detach`](Turn::detach). If it is dropped, the turn fails, in the
 /// background. It has what a [`Turn`] has.
 #[must_use = "the turn fails when it is dropped"]
 pub struct TurnScope<C = Json> {
@@ -381,16 +381,6 @@ impl<C> TurnScope<C> {
         if let Some(answered) = self.turn.fail(detail) {
             let _ = answered.await; // without an answer, its keeper has ended with its runtime
         }
-    }
-
-    /// Leaves the turn to another process, which has the TTL to [`Gate::adopt`] the returned id; it is
-    /// empty if the turn is not held. The turn is over here.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::TurnLost`], or [`Error::Unavailable`] and the like: then the turn has failed.
-    pub async fn detach(self) -> Result<String, Error> {
-        self.turn.detach().await
     }
 }
 

@@ -223,8 +223,14 @@ impl Turn {
         Some(answered)
     }
 
-    /// Leaves the turn to another process.
-    pub(crate) async fn detach(&self) -> Result<String, Error> {
+    /// Leaves the turn to another process, which has the TTL to [`Gate::adopt`](crate::Gate::adopt) the
+    /// returned id; it is empty if the turn is not held. The turn is over here, and what its handler
+    /// returns does not end it.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::TurnLost`]; or [`Error::Unavailable`] and the like, and the turn stays here.
+    pub async fn detach(&self) -> Result<String, Error> {
         self.check()?;
         if !self.held() {
             return Ok(String::new());
