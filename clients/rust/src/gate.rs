@@ -324,6 +324,7 @@ impl GateInner {
     pub(crate) fn forget(&self, hold: &Hold) {
         let forgotten = locked(&self.state).holds.remove(&address_of(hold));
         drop(forgotten);
+        hold.forgotten.cancel();
         self.is_changed.notify_waiters();
     }
 

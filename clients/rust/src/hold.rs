@@ -83,6 +83,8 @@ pub(crate) struct Hold {
     pub(crate) refused: CancellationToken,
     /// It was lost.
     pub(crate) lost: CancellationToken,
+    /// It is not held any more, and the server has been told as well as it could be.
+    pub(crate) forgotten: CancellationToken,
 }
 
 #[derive(Default)]
@@ -286,6 +288,7 @@ impl Hold {
             orders: Mutex::new(Some(orders)),
             refused: CancellationToken::new(),
             lost: CancellationToken::new(),
+            forgotten: CancellationToken::new(),
         })
     }
 

@@ -112,12 +112,12 @@ impl Lease {
     }
 
     /// Ends the lease, and waits for the server's answer; if there is none within 5 s, the session is
-    /// free when the TTL ends.
+    /// free when the TTL ends. It does nothing if the lease has ended.
     ///
     /// # Errors
     ///
     /// [`Error::LeaseLost`] if the lease was lost.
-    pub async fn release(self) -> Result<(), Error> {
+    pub async fn release(&self) -> Result<(), Error> {
         let hold = &self.flow.hold;
         if !hold.finish(None) {
             return match hold.state().loss {

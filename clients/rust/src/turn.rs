@@ -74,6 +74,11 @@ macro_rules! view {
             self.$($hold)+.state().loss
         }
 
+        /// Waits until it has ended, also in the background: after what held it was dropped.
+        pub async fn ended(&self) {
+            self.$($hold)+.forgotten.cancelled().await;
+        }
+
         /// Is cancelled as soon as it is lost, for what takes a token.
         #[must_use]
         pub fn lost_token(&self) -> tokio_util::sync::CancellationToken {

@@ -182,7 +182,17 @@ impl Hooks for Recorder {
 #[derive(Clone)]
 enum Held {
     Turn(Turn),
-    Lease(Rc<RefCell<Option<Lease>>>, Value),
+    Lease(Rc<Lease>),
+}
+
+/// What turns and leases tell of themselves.
+macro_rules! look {
+    ($held:expr, $name:ident => $value:expr) => {
+        match $held {
+            Held::Turn($name) => $value,
+            Held::Lease($name) => $value,
+        }
+    };
 }
 
 /// One open turn or lease. Its body waits for the step that ends it.
@@ -191,8 +201,10 @@ struct Scope {
     task: RefCell<Option<JoinHandle<Value>>>,
     left: RefCell<Option<Value>>,
     held: RefCell<Option<Held>>,
-    /// The library has dropped the body.
+    /// The body has been dropped.
     interrupted: Cell<bool>,
+    /// It is not dropped, and has to look itself.
+    goes_on: bool,
 }
 
 struct Local {
@@ -222,7 +234,7 @@ impl Scope {
     ) -> Result<Value, Fault> {
         let turn = match &held {
             Held::Turn(turn) => Some(turn.clone()),
-            Held::Lease(..) => None,
+            Held::Lease(_) => None,
         };
         let _ = entered.send(granted(&held));
         *self.held.borrow_mut() = Some(held);
@@ -243,9 +255,23 @@ impl Scope {
         } else if let Some(ending) = self.ending.borrow_mut().take() {
             let _ = ending.send(step);
         }
-        let left = task.await.unwrap_or_else(|_| cancelled());
+        let left = match task.await {
+            Ok(left) => left,
+            Err(_) => {
+                self.has_ended().await;
+                cancelled()
+            }
+        };
         *self.left.borrow_mut() = Some(left.clone());
         left
+    }
+
+    /// What is dropped ends in the background.
+    async fn has_ended(&self) {
+        let held = self.held.borrow().clone();
+        if let Some(held) = held {
+            look!(&held, it => it.ended().await);
+        }
     }
 
     fn held(&self) -> Held {
@@ -253,33 +279,20 @@ impl Scope {
     }
 }
 
-/// What turns and leases tell of themselves.
-macro_rules! look {
-    ($held:expr, $name:ident => $value:expr, $gone:expr) => {
-        match $held {
-            Held::Turn($name) => $value,
-            Held::Lease(lease, _) => match lease.borrow().as_ref() {
-                Some($name) => $value,
-                None => $gone,
-            },
-        }
-    };
-}
-
 fn granted(held: &Held) -> Value {
     let attempt = match held {
         Held::Turn(turn) => Some(turn.attempt()),
-        Held::Lease(..) => None,
+        Held::Lease(_) => None,
     };
-    let (fence, held) = look!(held, it => (it.fence(), it.held()), (None, false));
+    let (fence, held) = look!(held, it => (it.fence(), it.held()));
     json!({"granted": {"attempt": attempt, "fence": fence, "held": held}})
 }
 
 fn state(scope: &Scope) -> Value {
     let held = scope.held();
-    let (attempt, gone) = match &held {
-        Held::Turn(turn) => (Some(turn.attempt()), Value::Null),
-        Held::Lease(_, last) => (None, last.clone()),
+    let attempt = match &held {
+        Held::Turn(turn) => Some(turn.attempt()),
+        Held::Lease(_) => None,
     };
     look!(&held, it => {
         let lost = it.lost_reason();
@@ -291,9 +304,9 @@ fn state(scope: &Scope) -> Value {
             "fence": it.fence(),
             "waiters": it.waiters(),
             "left_ms": it.left().map(in_millis),
-            "interrupted": lost.is_some(),
+            "interrupted": if scope.goes_on { lost.is_some() } else { scope.interrupted.get() },
         })
-    }, gone)
+    })
 }
 
 /// The caller cancels it after a time.
@@ -349,7 +362,7 @@ impl Local {
             return self.check(&step);
         }
         if has("run") {
-            return in_time(&step, self.run(&step)).await;
+            return self.run(&step).await;
         }
         if has("once") {
             return self.once(&step).await;
@@ -391,7 +404,7 @@ impl Local {
 
     fn check(&self, step: &Value) -> Value {
         let held = self.scope(&step["check"]).held();
-        match look!(&held, it => it.check(), Ok(())) {
+        match look!(&held, it => it.check()) {
             Ok(()) => json!({"ok": true}),
             Err(error) => failed(&error.into()),
         }
@@ -406,6 +419,7 @@ impl Local {
             left: RefCell::default(),
             held: RefCell::default(),
             interrupted: Cell::new(false),
+            goes_on: step["ignores_loss"] == true,
         });
         self.scopes.borrow_mut().insert(text(&step["as"]), scope.clone());
         let local = self.clone();
@@ -418,7 +432,11 @@ impl Local {
                     local.turn(&step, &opened, entered, ended).await
                 }
             };
-            in_time(&step, work).await
+            let left = in_time(&step, work).await;
+            if left == cancelled() {
+                opened.has_ended().await;
+            }
+            left
         });
         *scope.task.borrow_mut() = Some(task);
         match has_entered.await {
@@ -476,18 +494,12 @@ impl Local {
             Ok(lease) => lease,
             Err(error) => return failed(&error.into()),
         };
-        let lost = lease.lost_token();
-        let shared = Rc::new(RefCell::new(Some(lease)));
-        let held = Held::Lease(shared.clone(), Value::Null);
+        let lease = Rc::new(lease);
         let returned = tokio::select! {
             biased;
-            returned = scope.body(held, entered, ended) => Some(returned),
-            () = lost.cancelled() => None,
+            returned = scope.body(Held::Lease(lease.clone()), entered, ended) => Some(returned),
+            _ = lease.lost() => None,
         };
-        // What a state step may ask for later.
-        let last = state(scope);
-        *scope.held.borrow_mut() = Some(Held::Lease(shared.clone(), last));
-        let lease = shared.borrow_mut().take().expect("it is not released yet");
         if let Err(error) = lease.release().await {
             return failed(&error.into());
         }
@@ -513,11 +525,21 @@ impl Local {
 
     async fn run(&self, step: &Value) -> Value {
         let request = with_turn_options(self.gate.turn(delivery(&step["run"])), step);
-        let handler = |turn: Turn| async move {
-            sleep(millis(&step["body_ms"])).await;
-            body_of(step, Some(&turn))
+        let entered = RefCell::new(None);
+        let handler = |turn: Turn| {
+            *entered.borrow_mut() = Some(turn.clone());
+            async move {
+                sleep(millis(&step["body_ms"])).await;
+                body_of(step, Some(&turn))
+            }
         };
-        outcome(request.codec(Written).run(handler).await)
+        let run = request.codec(Written).run(handler);
+        let left = in_time(step, async { outcome(run.await) }).await;
+        let turn = entered.take();
+        if let Some(turn) = turn.filter(|_| left == cancelled()) {
+            turn.ended().await;
+        }
+        left
     }
 
     async fn once(&self, step: &Value) -> Value {
