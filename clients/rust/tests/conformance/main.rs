@@ -90,9 +90,7 @@ async fn run_all(filter: &str) -> ExitCode {
             verdicts.push((name, random::random_runs_keep_the_rules(store).await));
         }
     }
-    if wants("planted") {
-        verdicts.extend(planted::bugs_are_found().await);
-    }
+    verdicts.extend(planted::bugs_are_found(filter).await);
     database.stop();
 
     let failed = verdicts.iter().filter(|(_, verdict)| verdict.is_err()).count();
