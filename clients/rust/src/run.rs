@@ -276,8 +276,8 @@ impl<C> OnceRequest<C> {
         let (turn, codec) = self.turn.enter().await;
         let error = match turn {
             Ok(turn) => {
-                let handled = handle(TurnScope { turn, codec }, handler).await?;
-                return handled.map_err(|(_, error)| error);
+                let came = handle(TurnScope { turn, codec }, handler).await?;
+                return came.map_err(|(_, error)| error);
             }
             Err(error) => error,
         };

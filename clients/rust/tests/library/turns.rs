@@ -106,7 +106,8 @@ async fn a_loss_is_reported() {
     server.lose(&Session::new("T1", "S1")).await;
     let lost = turn.lost().await;
     assert!(matches!(lost, Error::TurnLost { reason: LossReason::LeaseLost, .. }), "{lost}");
-    let Err(Error::TurnLost { value: Some(value), .. }) = turn.succeed(&"late").await else {
+    let Err(Error::TurnLost { value: Some(value), .. }) = turn.succeed(&"late".to_owned()).await
+    else {
         panic!("it is not lost")
     };
     assert_eq!(value.decode::<String>().expect("a text").as_deref(), Some("late"));

@@ -58,7 +58,8 @@ impl Site {
             }
         });
         let mut guarded = guard.layer(service);
-        let ready = guarded.ready().await.expect("it is ready");
+        let ready = ServiceExt::<Request<Full<Bytes>>>::ready(&mut guarded);
+        let ready = ready.await.expect("it is ready");
         let (parts, body) = ready.call(request).await.expect("a response").into_parts();
         let body = body.collect().await.expect("a body").to_bytes();
         (parts.status, parts.headers, String::from_utf8_lossy(&body).into_owned())
