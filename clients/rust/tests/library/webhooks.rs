@@ -16,7 +16,7 @@ use oncegate_client::{
     testing::{self, Server},
     webhook::Guard,
 };
-use tower::{Layer as _, Service as _, ServiceExt as _, service_fn};
+use tower::{Layer as _, Service as _, ServiceExt, service_fn};
 
 type Reply = Response<Full<Bytes>>;
 
