@@ -86,7 +86,7 @@ impl Failure {
     pub(crate) fn read(status: Status) -> Self {
         let mut failure = Self::new(status.code(), status.message());
         if failure.message.is_empty() {
-            failure.message = status.code().description().to_owned();
+            status.code().description().clone_into(&mut failure.message);
         }
         let details = status.get_error_details();
         if let Some(info) = details.error_info().filter(|info| info.domain == "oncegate") {

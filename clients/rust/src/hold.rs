@@ -88,6 +88,7 @@ pub(crate) struct Hold {
 }
 
 #[derive(Default)]
+#[expect(clippy::struct_excessive_bools, reason = "each says a thing of its own")]
 pub(crate) struct State {
     /// The body has got it.
     pub(crate) held: bool,

@@ -85,7 +85,8 @@ impl LeaseRequest {
         let request = hold.config.hold_request(&self.session);
         let flow =
             Arc::new(LeaseFlow { hold, request: Mutex::new(request), lease: Mutex::default() });
-        hold::start(&flow, hold::begin(&flow)).await.map_err(Problem::public)?;
+        let begun = Box::pin(hold::start(&flow, hold::begin(&flow))).await; // it is large
+        begun.map_err(Problem::public)?;
         Ok(Lease { flow })
     }
 }
@@ -199,7 +200,7 @@ impl Flow for LeaseFlow {
                 Ok(true)
             }
             Some(News::Queued(queued)) => {
-                self.hold.config.queued(&queued);
+                self.hold.config.queued(queued);
                 Ok(false)
             }
             Some(News::Held(held)) => Err(Error::from(busy(held)).into()),
@@ -213,7 +214,7 @@ impl Flow for LeaseFlow {
                 let sent = self.hold.state().sent;
                 self.read(renewed.lease.as_ref(), sent);
             }
-            Some(News::Waiting(waiting)) => self.hold.set_waiters(&waiting),
+            Some(News::Waiting(waiting)) => self.hold.set_waiters(waiting),
             _ => {}
         }
     }

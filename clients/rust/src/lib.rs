@@ -39,7 +39,7 @@ mod lease;
 mod link;
 mod marks;
 mod options;
-#[allow(dead_code, missing_docs, clippy::pedantic, reason = "generated from the contract")]
+#[allow(dead_code, missing_docs, clippy::all, clippy::pedantic, reason = "it is generated")]
 mod pb {
     include!("pb/oncegate.v1.rs");
 }

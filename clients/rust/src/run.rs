@@ -251,7 +251,8 @@ impl<C> TurnRequest<C> {
             started(&flow, begun)?;
             Ok(Turn { flow })
         };
-        (turn.await, codec)
+        // It is large, and the future of a handler is not to be.
+        (Box::pin(turn).await, codec)
     }
 }
 
@@ -314,16 +315,14 @@ where
             scope.succeed(&value).await?;
             Ok(Ok(value))
         }
-        Err(error) => match scope.turn.rejection() {
-            Some(detail) => {
+        Err(error) => {
+            if let Some(detail) = scope.turn.rejection() {
                 scope.reject(detail.clone()).await?;
-                Ok(Err((detail, error)))
+                return Ok(Err((detail, error)));
             }
-            None => {
-                scope.fail(format!("{error:#}")).await;
-                Err(error)
-            }
-        },
+            scope.fail(format!("{error:#}")).await;
+            Err(error)
+        }
     }
 }
 

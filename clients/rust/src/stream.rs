@@ -27,7 +27,7 @@ pub(crate) struct Stream<M> {
 
 enum Source<M> {
     Opening(Opening<M>),
-    Open(Streaming<M>),
+    Open(Box<Streaming<M>>),
 }
 
 impl<M> Stream<M> {
@@ -81,7 +81,7 @@ impl<M> Source<M> {
     async fn next(&mut self) -> Result<Option<M>, Status> {
         loop {
             match self {
-                Self::Opening(opening) => *self = Self::Open(opening.await?.into_inner()),
+                Self::Opening(opening) => *self = Self::Open(Box::new(opening.await?.into_inner())),
                 Self::Open(streaming) => return streaming.message().await,
             }
         }

@@ -261,7 +261,7 @@ impl Server {
     ///
     /// If the server does not answer.
     pub async fn waiting(&self, team: &str) -> u64 {
-        let request = GetStatsRequest { team_id: team.to_owned(), ..Default::default() };
+        let request = GetStatsRequest { team_id: team.to_owned() };
         let stats = self.answer(&request, get_stats).await;
         u64::try_from(stats.waiters).unwrap_or_default()
     }
@@ -296,7 +296,6 @@ impl Server {
                     }),
                     actor: "test".to_owned(),
                     reason: "lose".to_owned(),
-                    ..Default::default()
                 };
                 self.answer(&release, force_release).await;
             }

@@ -318,8 +318,8 @@ impl TurnFlow {
         self.hold.trust(remaining, elapsed, sent, grace);
     }
 
-    fn grace(&self) -> Option<Duration> {
-        Some(self.hold.config.grace())
+    fn grace(&self) -> Duration {
+        self.hold.config.grace()
     }
 
     /// Sends an end over the stream. False if it has not been answered.
@@ -380,11 +380,11 @@ impl Flow for TurnFlow {
                     state.id = id.unwrap_or_default();
                     state.sent
                 };
-                self.read(granted.turn, sent, self.grace());
+                self.read(granted.turn, sent, Some(self.grace()));
                 return Ok(true);
             }
             Some(News::Queued(queued)) => {
-                self.hold.config.queued(&queued);
+                self.hold.config.queued(queued);
                 return Ok(false);
             }
             Some(News::Duplicate(duplicate)) => {
@@ -417,9 +417,9 @@ impl Flow for TurnFlow {
         match news.news {
             Some(News::Renewed(renewed)) => {
                 let sent = self.hold.state().sent;
-                self.read(renewed.turn, sent, self.grace());
+                self.read(renewed.turn, sent, Some(self.grace()));
             }
-            Some(News::Waiting(waiting)) => self.hold.set_waiters(&waiting),
+            Some(News::Waiting(waiting)) => self.hold.set_waiters(waiting),
             _ => {}
         }
     }
@@ -518,13 +518,13 @@ pub(crate) fn short(mut detail: String) -> String {
 }
 
 impl Hold {
-    pub(crate) fn set_waiters(&self, waiting: &pb::SessionWaiting) {
+    pub(crate) fn set_waiters(&self, waiting: pb::SessionWaiting) {
         self.state().waiters = u32::try_from(waiting.waiters).unwrap_or_default();
     }
 }
 
 impl crate::options::Config {
-    pub(crate) fn queued(&self, queued: &pb::LeaseQueued) {
+    pub(crate) fn queued(&self, queued: pb::LeaseQueued) {
         self.hooks.on_queued(u32::try_from(queued.position).unwrap_or_default());
     }
 }

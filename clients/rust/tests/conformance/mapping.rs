@@ -83,8 +83,8 @@ pub(crate) struct DateCodec;
 
 impl Codec<Date> for DateCodec {
     fn encode(&self, date: &Date) -> Result<Stored, BoxError> {
-        let data = date.to_string().into_bytes();
-        Ok(Stored { data, result_type: "text/x-date".to_owned() })
+        let text = date.to_string();
+        Ok(Stored { data: text.into_bytes(), result_type: "text/x-date".to_owned() })
     }
 
     fn decode(&self, stored: &Stored) -> Result<Date, BoxError> {

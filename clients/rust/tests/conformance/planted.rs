@@ -47,6 +47,7 @@ const ENTERED: &str = "{
             }";
 
 /// Changes of one text of a file: the bugs that it plants, the file, the text, and what replaces it.
+#[expect(clippy::too_many_lines, reason = "it is a list")]
 fn changes() -> Vec<(&'static [&'static str], &'static str, &'static str, String)> {
     let own = str::to_owned;
     vec![
@@ -239,8 +240,8 @@ fn changes() -> Vec<(&'static [&'static str], &'static str, &'static str, String
         (
             &["own-error-is-masked"],
             "run.rs",
-            r#"                scope.fail(format!("{error:#}")).await;"#,
-            own(r#"                if crate::planted("own-error-is-masked") {
+            r#"scope.fail(format!("{error:#}")).await;"#,
+            own(r#"if crate::planted("own-error-is-masked") {
                     let outcome = TurnOutcome::Failed.into();
                     let end = TurnEnd { outcome, ..TurnEnd::default() };
                     scope.turn.settle(end, &Stored::default()).await?;
@@ -300,7 +301,7 @@ fn tables(manifest: &str, name: &str) -> String {
         }
         is_wanted
     });
-    lines.map(|line| format!("{line}\n")).collect()
+    lines.collect::<Vec<_>>().join("\n")
 }
 
 /// Makes a copy of this package with the bugs, as a workspace of its own.
@@ -356,11 +357,11 @@ async fn build(copied: &Path) -> Result<PathBuf, String> {
         .await
         .map_err(|error| error.to_string())?;
     let messages = String::from_utf8_lossy(&output.stdout);
-    let programs = messages.lines().filter_map(|line| {
+    let mut programs = messages.lines().filter_map(|line| {
         let message: Value = serde_json::from_str(line).ok()?;
         message["executable"].as_str().map(PathBuf::from)
     });
-    let program = programs.last().filter(|_| output.status.success());
+    let program = programs.next_back().filter(|_| output.status.success());
     program.ok_or_else(|| String::from_utf8_lossy(&output.stderr).into_owned())
 }
 

@@ -130,7 +130,7 @@ fn trusted_end(turn: &Turn) -> Instant {
         let (left, overdue) = (turn.left().unwrap_or_default(), turn.overdue());
         let now = Instant::now();
         if now - before < Duration::from_millis(5) {
-            return now + left - overdue;
+            return (now + left).checked_sub(overdue).expect("it was lately");
         }
     }
 }
@@ -234,7 +234,7 @@ async fn run(options: &Value) -> Result<Value, String> {
     let runs = usize::try_from(number(&options["runs"])).expect("few");
     let planned = plans(runs, &mut StdRng::seed_from_u64(seed));
     let work = deliver(planned, &testbed.replicas, &history);
-    let faults = with_faults(&testbed, &history, (seed, &kinds, faulty), &sessions, work).await?;
+    let done = with_faults(&testbed, &history, (seed, &kinds, faulty), &sessions, work).await?;
     if options["settles"] == true {
         settle(runs, &testbed.replicas, &history).await;
     }
@@ -253,7 +253,7 @@ async fn run(options: &Value) -> Result<Value, String> {
         *answers.entry(answer.kind()).or_default() += 1;
     }
     let mut counts = BTreeMap::<String, u32>::new();
-    for kind in faults {
+    for kind in done {
         *counts.entry(kind).or_default() += 1;
     }
     Ok(json!({

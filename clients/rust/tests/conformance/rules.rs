@@ -292,18 +292,20 @@ fn sound_history() -> History {
     history
 }
 
+/// A change of a history.
+type Change = fn(&mut Events);
+
 /// A sound history breaks no rule, and each change of it breaks its rule.
 pub(crate) fn find_what_breaks_them() -> crate::Verdict {
     let sound = broken(&sound_history(), true);
     if !sound.is_empty() {
         return Err(format!("a sound history breaks {sound:?}"));
     }
-    type Change = fn(&mut Events);
     let changes: [(&str, Change); 13] = [
         ("each-run-has-one-answer", |events| events.planned.push(9)),
-        ("one-success", |events| events.answers[1].event = "event-0".to_owned()),
+        ("one-success", |events| "event-0".clone_into(&mut events.answers[1].event)),
         ("duplicates-replay-the-success", |events| {
-            events.answers[1].event = "event-0".to_owned();
+            "event-0".clone_into(&mut events.answers[1].event);
         }),
         ("no-entry-once-settled", |events| {
             events.bodies[0].entered += Duration::from_secs(4);
@@ -316,7 +318,8 @@ pub(crate) fn find_what_breaks_them() -> crate::Verdict {
         ("the-server-has-the-answers", |events| events.records[0].1["result"] = json!("other")),
         ("fences-rise", |events| events.bodies[1].fence = 1),
         ("no-entry-after-the-end", |events| {
-            events.bodies[0].trusted_at_entry = events.bodies[0].entered - Duration::from_secs(1);
+            events.bodies[0].trusted_at_entry = events.bodies[0].entered;
+            events.bodies[0].entered += Duration::from_secs(1);
         }),
         ("no-write-after-the-end", |events| {
             events.bodies[0].writes[0].trusted -= Duration::from_secs(10);

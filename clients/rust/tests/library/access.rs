@@ -64,14 +64,14 @@ impl Secured {
     async fn start(asks_for_certificates: bool) -> Self {
         let ca = Authority::new();
         let ((first, first_line), (second, second_line)) = (new_token(), new_token());
-        let mut principals = String::new();
-        for (name, team, line) in [("first", "T1", first_line), ("second", "T2", second_line)] {
-            principals += &format!(
+        let principals = [("first", "T1", first_line), ("second", "T2", second_line)];
+        let principals = principals.map(|(name, team, line)| {
+            format!(
                 "[[principal]]\nname = \"{name}\"\nrole = \"bot\"\nteams = [\"{team}\"]\n{line}\n"
-            );
-        }
+            )
+        });
         let auth = ca.folder.path().join("auth.toml");
-        fs::write(&auth, principals).expect("it is written");
+        fs::write(&auth, principals.concat()).expect("it is written");
         let free = TcpListener::bind("127.0.0.1:0").expect("a free port");
         let address = free.local_addr().expect("an address").to_string();
         drop(free);

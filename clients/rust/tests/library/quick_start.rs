@@ -24,10 +24,12 @@ macro_rules! println {
     };
 }
 
+#[expect(clippy::unused_async, reason = "a bot's would wait")]
 async fn answer(body: &[u8]) -> Result<String, Error> {
     Ok(String::from_utf8_lossy(body).to_uppercase())
 }
 
+#[expect(clippy::unused_async, reason = "a bot's would wait")]
 async fn save(_reply: &str, fence: Option<i64>) -> Result<(), Error> {
     assert!(fence.is_some());
     Ok(())
