@@ -1,0 +1,377 @@
+//! A gate's connections.
+
+use std::{
+    future::Future,
+    io,
+    pin::Pin,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicUsize, Ordering},
+    },
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use h2::Reason;
+use http::{HeaderValue, Uri, header};
+use hyper_util::rt::TokioIo;
+use rand::seq::SliceRandom as _;
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::{TcpStream, UnixStream},
+    time::{sleep, timeout},
+};
+use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
+use tonic::{
+    Code, Status,
+    body::Body,
+    transport::{Channel, Endpoint},
+};
+use tower_service::Service;
+
+use crate::{
+    Error,
+    access::{Access, Credentials},
+    address::{Target, host_of},
+    clock::{Moment, Pauses, now},
+    errors::misconfigured,
+    failure::{Failure, Problem},
+    locked,
+    rotation::Certificates,
+};
+
+/// The server allows 1,024 calls on a connection.
+const STREAMS_PER_CONNECTION: usize = 900;
+
+pub(crate) const CALL_TIMEOUT: Duration = Duration::from_secs(10);
+/// The least time for the last attempt of a call.
+pub(crate) const SHORTEST: Duration = Duration::from_millis(100);
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// A gate's connections: streams apart from calls, which must not wait behind them.
+pub(crate) struct Link {
+    access: Access,
+    /// Ends all calls when the gate is closed.
+    pub(crate) closed: CancellationToken,
+    connections: Mutex<Connections>,
+}
+
+#[derive(Default)]
+struct Connections {
+    /// Of the connections that are open.
+    certificates: Option<Arc<Certificates>>,
+    streams: Vec<Arc<Connection>>,
+    calls: Option<Arc<Connection>>,
+}
+
+/// One channel of gRPC, with the number of its calls and streams. It closes with its last use.
+struct Connection {
+    channel: Channel,
+    live: AtomicUsize,
+}
+
+/// One call or stream of a connection.
+pub(crate) struct Usage {
+    connection: Arc<Connection>,
+    pub(crate) credentials: Credentials,
+}
+
+impl Drop for Usage {
+    fn drop(&mut self) {
+        self.connection.live.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+impl Usage {
+    /// What sends one request.
+    pub(crate) fn transport(&self) -> Transport {
+        Transport {
+            channel: self.connection.channel.clone(),
+            authorization: self.credentials.header(),
+            timeout: None,
+            cancelled: None,
+        }
+    }
+}
+
+impl Link {
+    pub(crate) fn new(access: Access) -> Self {
+        Self { access, closed: CancellationToken::new(), connections: Mutex::default() }
+    }
+
+    /// A connection for one more call or stream: another one if the certificates have changed.
+    pub(crate) fn acquire(&self, for_stream: bool) -> Result<Usage, Error> {
+        let credentials = self.access.credentials(false)?;
+        let mut open = locked(&self.connections);
+        if self.closed.is_cancelled() {
+            return Err(Error::Closed);
+        }
+        let address = |found: &Option<Arc<Certificates>>| found.as_ref().map(Arc::as_ptr);
+        if address(&credentials.certificates) != address(&open.certificates) {
+            // Those that are in use close after their last call.
+            *open = Connections {
+                certificates: credentials.certificates.clone(),
+                ..Connections::default()
+            };
+        }
+        let connection = if let Some(found) = open.room_for(for_stream) {
+            found
+        } else {
+            let channel = self.dial(credentials.certificates.as_deref())?;
+            let made = Arc::new(Connection { channel, live: AtomicUsize::new(0) });
+            if for_stream {
+                open.streams.push(made.clone());
+            } else {
+                open.calls = Some(made.clone());
+            }
+            made
+        };
+        connection.live.fetch_add(1, Ordering::Relaxed);
+        Ok(Usage { connection, credentials })
+    }
+
+    /// Takes a connection that was silent out of use: it may be dead without a notice.
+    pub(crate) fn suspect(&self, usage: &Usage) {
+        let mut open = locked(&self.connections);
+        let is_other = |connection: &Arc<Connection>| !Arc::ptr_eq(connection, &usage.connection);
+        open.calls = open.calls.take().filter(is_other);
+        open.streams.retain(is_other);
+    }
+
+    /// Ends all calls, and closes the connections with their last use.
+    pub(crate) fn close(&self) {
+        self.closed.cancel();
+        *locked(&self.connections) = Connections::default();
+    }
+
+    pub(crate) fn judge(&self, usage: &Usage, failure: Failure) -> Failure {
+        self.access.judge(&usage.credentials, failure)
+    }
+
+    fn dial(&self, certificates: Option<&Certificates>) -> Result<Channel, Error> {
+        let target = &self.access.target;
+        let host = match target {
+            Target::Hosts { hosts, .. } => hosts[0].as_str(),
+            Target::Socket(_) => "localhost",
+        };
+        let scheme = if target.tls() { "https" } else { "http" };
+        let mut endpoint = Endpoint::from_shared(format!("{scheme}://{host}"))
+            .unwrap_or_else(|_| Endpoint::from_static("http://localhost")) // an address with a zone
+            .http2_keep_alive_interval(Duration::from_secs(20))
+            .keep_alive_timeout(Duration::from_secs(10));
+        if let Some(certificates) = certificates {
+            let name = self.access.server_name.as_deref().unwrap_or(host_of(host));
+            endpoint = endpoint.tls_config(certificates.config.clone().domain_name(name)).map_err(
+                |error| {
+                    let cause = std::error::Error::source(&error);
+                    let cause = cause.map(ToString::to_string).unwrap_or_default();
+                    misconfigured("tls_ca", format!("TLS cannot be set up: {error}: {cause}"))
+                },
+            )?;
+        }
+        Ok(endpoint.connect_with_connector_lazy(Connector { target: target.clone() }))
+    }
+
+    /// Makes one call.
+    async fn call<R, F>(&self, time: Duration, make: &impl Fn(Transport) -> F) -> Result<R, Problem>
+    where
+        F: Future<Output = Result<tonic::Response<R>, Status>>,
+    {
+        let usage = self.acquire(false)?;
+        let transport = Transport { timeout: Some(time), ..usage.transport() };
+        let answer = tokio::select! {
+            biased;
+            answer = timeout(time, make(transport)) => answer,
+            () = self.closed.cancelled() => return Err(Error::Closed.into()),
+        };
+        let failure = match answer {
+            Ok(Ok(response)) => return Ok(response.into_inner()),
+            Ok(Err(status)) => Failure::read(status),
+            Err(_) => Failure::new(Code::DeadlineExceeded, "the server did not answer in time"),
+        };
+        if failure.code == Code::DeadlineExceeded {
+            self.suspect(&usage);
+        }
+        Err(self.judge(&usage, failure).into())
+    }
+
+    /// Repeats a call that is safe to repeat until it has an answer. The last attempt is at `until`.
+    /// Returns the answer, and when the call that got it was sent; or the last failure that says more
+    /// than that the time was over.
+    pub(crate) async fn call_until<R, F>(
+        &self,
+        until: Moment,
+        time: Duration,
+        make: impl Fn(Transport) -> F,
+    ) -> Result<(R, Moment), Problem>
+    where
+        F: Future<Output = Result<tonic::Response<R>, Status>>,
+    {
+        let mut pauses = Pauses::default();
+        let mut cause: Option<Box<Failure>> = None;
+        let mut is_renewed = false;
+        loop {
+            let sent = now();
+            let time = time.min(until - sent).max(SHORTEST);
+            let failure = match self.call(time, &make).await {
+                Ok(answer) => return Ok((answer, sent)),
+                Err(Problem::Failed(failure)) => failure,
+                Err(problem) => return Err(problem),
+            };
+            if failure.outdated && !is_renewed {
+                is_renewed = true;
+                continue;
+            }
+            let left = until.left();
+            let delay = failure.retry_after.unwrap_or_else(|| pauses.next().min(left));
+            let is_final = !failure.retryable() || left.is_zero() || delay > left;
+            if failure.code != Code::DeadlineExceeded || cause.is_none() {
+                cause = Some(failure);
+            }
+            if is_final && let Some(cause) = cause {
+                return Err(Problem::Failed(cause));
+            }
+            tokio::select! {
+                () = sleep(delay) => {}
+                () = self.closed.cancelled() => return Err(Error::Closed.into()),
+            }
+        }
+    }
+}
+
+impl Connections {
+    fn room_for(&self, for_stream: bool) -> Option<Arc<Connection>> {
+        if !for_stream {
+            return self.calls.clone();
+        }
+        let has_room = |connection: &&Arc<Connection>| {
+            connection.live.load(Ordering::Relaxed) < STREAMS_PER_CONNECTION
+        };
+        self.streams.iter().find(has_room).cloned()
+    }
+}
+
+/// Sends a request with the token, and cancels its stream if it is asked to.
+#[derive(Clone)]
+pub(crate) struct Transport {
+    channel: Channel,
+    authorization: Option<HeaderValue>,
+    pub(crate) timeout: Option<Duration>,
+    pub(crate) cancelled: Option<CancellationToken>,
+}
+
+impl Service<http::Request<Body>> for Transport {
+    type Response = http::Response<Body>;
+    type Error = tonic::transport::Error;
+    type Future = <Channel as Service<http::Request<Body>>>::Future;
+
+    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
+        self.channel.poll_ready(context)
+    }
+
+    fn call(&mut self, mut request: http::Request<Body>) -> Self::Future {
+        if let Some(value) = &self.authorization {
+            request.headers_mut().insert(header::AUTHORIZATION, value.clone());
+        }
+        if let Some(timeout) = self.timeout {
+            // At most 8 digits, of milliseconds.
+            let millis = timeout.as_millis().min(99_999_999);
+            if let Ok(value) = HeaderValue::from_str(&format!("{millis}m")) {
+                request.headers_mut().insert("grpc-timeout", value);
+            }
+        }
+        if let Some(token) = &self.cancelled {
+            let cancelled = Box::pin(token.clone().cancelled_owned());
+            request = request.map(|body| Body::new(CancellableBody { body, cancelled }));
+        }
+        self.channel.call(request)
+    }
+}
+
+/// The messages of a stream. hyper ends a stream that was dropped only once its messages end; and
+/// their usual end is a half-close, which fails a turn. A reset leaves it to its holder.
+struct CancellableBody {
+    body: Body,
+    cancelled: Pin<Box<WaitForCancellationFutureOwned>>,
+}
+
+impl http_body::Body for CancellableBody {
+    type Data = Bytes;
+    type Error = Box<dyn std::error::Error + Send + Sync>;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<http_body::Frame<Bytes>, Self::Error>>> {
+        if self.cancelled.as_mut().poll(context).is_ready() {
+            return Poll::Ready(Some(Err(h2::Error::from(Reason::CANCEL).into())));
+        }
+        Pin::new(&mut self.body).poll_frame(context).map_err(Into::into)
+    }
+}
+
+/// Connects to the server: to any of its addresses that answers.
+#[derive(Clone)]
+struct Connector {
+    target: Target,
+}
+
+trait Io: AsyncRead + AsyncWrite + Send + Unpin {}
+
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> Io for T {}
+
+impl Service<Uri> for Connector {
+    type Response = TokioIo<Box<dyn Io>>;
+    type Error = io::Error;
+    type Future = Pin<Box<dyn Future<Output = io::Result<Self::Response>> + Send>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, _: Uri) -> Self::Future {
+        let target = self.target.clone();
+        Box::pin(async move {
+            let connected = match &target {
+                Target::Socket(path) => timeout(CONNECT_TIMEOUT, UnixStream::connect(path))
+                    .await
+                    .unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
+                    .map(|stream| Box::new(stream) as Box<dyn Io>),
+                Target::Hosts { hosts, .. } => {
+                    connect_to_any(hosts).await.map(|stream| Box::new(stream) as _)
+                }
+            };
+            connected.map(TokioIo::new).map_err(|error| {
+                io::Error::new(
+                    error.kind(),
+                    format!("cannot connect to {}: {error}", target.name()),
+                )
+            })
+        })
+    }
+}
+
+async fn connect_to_any(hosts: &[String]) -> io::Result<TcpStream> {
+    let mut addresses = Vec::new();
+    let mut problem = io::Error::from(io::ErrorKind::AddrNotAvailable);
+    for host in hosts {
+        match tokio::net::lookup_host(host).await {
+            Ok(found) => addresses.extend(found),
+            Err(error) => problem = error,
+        }
+    }
+    // Each connection takes another one, so that replicas share the load.
+    addresses.shuffle(&mut rand::rng());
+    for address in addresses {
+        match timeout(CONNECT_TIMEOUT, TcpStream::connect(address)).await {
+            Ok(Ok(stream)) => {
+                stream.set_nodelay(true)?;
+                return Ok(stream);
+            }
+            Ok(Err(error)) => problem = error,
+            Err(_) => problem = io::ErrorKind::TimedOut.into(),
+        }
+    }
+    Err(problem)
+}

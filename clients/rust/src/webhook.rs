@@ -1,0 +1,370 @@
+//! Guards the handlers of webhooks: each delivery is handled once, in its conversation's turn.
+//!
+//! ```no_run
+//! # use oncegate_client::{Gate, github, webhook::Guard};
+//! # use tower::{Layer, service_fn};
+//! # fn example(gate: Gate) {
+//! let guard = Guard::new(gate, |request| github(&request.headers, &request.body));
+//! # let handler = service_fn(|_: http::Request<http_body_util::Full<bytes::Bytes>>| async {
+//! #     Ok::<_, std::convert::Infallible>(http::Response::new(http_body_util::Full::<bytes::Bytes>::default()))
+//! # });
+//! let guarded = guard.layer(handler); // or .layer(guard), in axum
+//! # let _ = guarded; }
+//! ```
+//!
+//! Verify the sender's signature before the guard. The handler's turn is
+//! `request.extensions().get::<Turn>()`.
+//!
+//! A status below 500 ends the turn, and a duplicate gets the same status, headers and body, or the status
+//! alone if their record is longer than 64 KiB, which takes a body of about 47 KiB. A status of 500 or more,
+//! an error of the handler or a panic fails the turn. While another run has the event or its conversation, or
+//! the server is unavailable, the sender gets 503 with `Retry-After`.
+//!
+//! A response is sent once the turn has ended. If the sender's connection ends before, what serves it drops
+//! the handler, and the turn fails at once: the redelivery gets the event. If the turn is lost, the handler
+//! is dropped.
+
+use std::{
+    collections::BTreeMap,
+    future::Future,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use base64::{Engine as _, engine::general_purpose::STANDARD as BASE64};
+use bytes::Bytes;
+use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, header, request};
+use http_body_util::{BodyExt as _, Full, LengthLimitError, Limited};
+use serde_json::{Value, json};
+use sha2::{Digest as _, Sha256};
+use tower_layer::Layer;
+use tower_service::Service;
+
+use crate::{Delivery, Duplicate, Error, Gate, NotGranted, Stored, Turn, TurnRequest, TurnScope};
+
+type BoxError = Box<dyn std::error::Error + Send + Sync>;
+
+/// Senders wait 10 s and longer.
+const PATIENCE: Duration = Duration::from_secs(5);
+const WAIT_WITHOUT_REDELIVERY: Duration = Duration::from_secs(5);
+
+/// More than GitHub sends.
+const MAX_BODY: usize = 32 << 20;
+
+/// Of a turn, in bytes.
+const LONGEST_RESULT: usize = 64 * 1024;
+
+/// What belongs to a response, and not to the exchange that it was made in.
+const RECORDED: [header::HeaderName; 6] = [
+    header::CONTENT_LANGUAGE,
+    header::CONTENT_LOCATION,
+    header::CONTENT_TYPE,
+    header::ETAG,
+    header::LAST_MODIFIED,
+    header::LOCATION,
+];
+
+/// A request, as what names its delivery sees it.
+#[derive(Debug, Clone)]
+pub struct Received {
+    /// Its headers.
+    pub headers: HeaderMap,
+    /// Its method and path, with the query: `POST /pay?x=1`.
+    pub target: String,
+    /// Its body.
+    pub body: Bytes,
+}
+
+type Name = dyn Fn(&Received) -> Option<Delivery> + Send + Sync;
+type Options = dyn Fn(TurnRequest) -> TurnRequest + Send + Sync;
+
+/// A [`Layer`] that runs a handler in the turn of the request's delivery.
+#[derive(Clone)]
+pub struct Guard {
+    gate: Gate,
+    name: Arc<Name>,
+    options: Arc<Options>,
+}
+
+/// A handler behind a [`Guard`].
+#[derive(Debug, Clone)]
+pub struct Guarded<S> {
+    guard: Guard,
+    inner: S,
+}
+
+impl Guard {
+    /// A guard that names a delivery by a function, such as [`github`](crate::github).
+    pub fn new(gate: Gate, name: impl Fn(&Received) -> Delivery + Send + Sync + 'static) -> Self {
+        Self {
+            gate,
+            name: Arc::new(move |request| Some(name(request))),
+            options: Arc::new(|turn| turn),
+        }
+    }
+
+    /// A guard of requests with an `Idempotency-Key`, of the caller that a function names, such as its
+    /// account. The same key with another method, path or body gets 422. A request without a key is
+    /// handled without a turn.
+    pub fn idempotency_key(
+        gate: Gate,
+        caller: impl Fn(&Received) -> String + Send + Sync + 'static,
+    ) -> Self {
+        let name = move |request: &Received| {
+            let key = request.headers.get("idempotency-key")?.to_str().ok()?.trim();
+            // Of RFC 8941: a string in quotes.
+            let key = key.strip_prefix('"').and_then(|key| key.strip_suffix('"')).unwrap_or(key);
+            let mut content = request.target.clone().into_bytes();
+            content.push(b'\n');
+            content.extend_from_slice(&request.body);
+            let delivery =
+                Delivery::new(caller(request), key).digest(Sha256::digest(&content).to_vec());
+            (!key.is_empty()).then_some(delivery)
+        };
+        Self { gate, name: Arc::new(name), options: Arc::new(|turn| turn) }
+    }
+
+    /// Sets options of each turn, such as [`TurnRequest::wait`]. A delivery that is not sent again waits
+    /// 5 s for its conversation, unless they say otherwise.
+    #[must_use]
+    pub fn with(
+        mut self,
+        options: impl Fn(TurnRequest) -> TurnRequest + Send + Sync + 'static,
+    ) -> Self {
+        self.options = Arc::new(options);
+        self
+    }
+}
+
+impl std::fmt::Debug for Guard {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Guard").field("gate", &self.gate).finish_non_exhaustive()
+    }
+}
+
+impl<S> Layer<S> for Guard {
+    type Service = Guarded<S>;
+
+    fn layer(&self, inner: S) -> Guarded<S> {
+        Guarded { guard: self.clone(), inner }
+    }
+}
+
+impl<S, B, R> Service<Request<B>> for Guarded<S>
+where
+    S: Service<Request<Full<Bytes>>, Response = Response<R>> + Clone + Send + 'static,
+    S::Future: Send,
+    S::Error: Send,
+    B: http_body::Body<Data = Bytes> + Send + 'static,
+    B::Error: Into<BoxError>,
+    R: http_body::Body<Data = Bytes> + Send + 'static,
+    R::Error: Into<BoxError>,
+{
+    type Response = Response<Full<Bytes>>;
+    type Error = S::Error;
+    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, S::Error>> + Send>>;
+
+    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
+        self.inner.poll_ready(context)
+    }
+
+    fn call(&mut self, request: Request<B>) -> Self::Future {
+        let guard = self.guard.clone();
+        // The one that is ready is used, and its copy is left.
+        let next = self.inner.clone();
+        let inner = std::mem::replace(&mut self.inner, next);
+        Box::pin(async move { handle(guard, inner, request).await })
+    }
+}
+
+async fn handle<S, B, R>(
+    guard: Guard,
+    mut inner: S,
+    request: Request<B>,
+) -> Result<Response<Full<Bytes>>, S::Error>
+where
+    S: Service<Request<Full<Bytes>>, Response = Response<R>>,
+    B: http_body::Body<Data = Bytes> + Send + 'static,
+    B::Error: Into<BoxError>,
+    R: http_body::Body<Data = Bytes>,
+    R::Error: Into<BoxError>,
+{
+    let (parts, body) = request.into_parts();
+    let body = match Limited::new(body, MAX_BODY).collect().await {
+        Ok(body) => body.to_bytes(),
+        Err(error) if error.is::<LengthLimitError>() => {
+            return Ok(respond(StatusCode::PAYLOAD_TOO_LARGE, "the body is too large"));
+        }
+        Err(_) => return Ok(respond(StatusCode::BAD_REQUEST, "the body cannot be read")),
+    };
+    let received = received(&parts, body.clone());
+    let request = Request::from_parts(parts, Full::new(body));
+    let Some(delivery) = (guard.name)(&received) else {
+        let response = inner.call(request).await?;
+        return Ok(whole(response).await.unwrap_or_else(|response| response));
+    };
+    let sent_once = delivery.is_sent_once();
+    let mut turn = guard.gate.turn(delivery).patience(PATIENCE);
+    if sent_once {
+        turn = turn.wait(WAIT_WITHOUT_REDELIVERY);
+    }
+    let turn = match (guard.options)(turn).begin().await {
+        Ok(turn) => turn,
+        Err(error) => return Ok(instead(&error)),
+    };
+    let mut request = request;
+    request.extensions_mut().insert::<Turn>(turn.turn().clone());
+    let handled = async {
+        match inner.call(request).await {
+            Ok(response) => Ok(whole(response).await),
+            Err(error) => Err(error),
+        }
+    };
+    // A handler that is dropped, or panics, drops the turn, which fails it.
+    let response = tokio::select! {
+        biased;
+        response = handled => response,
+        lost = turn.lost() => return Ok(instead(&lost)),
+    };
+    match response {
+        Ok(Ok(response)) => Ok(end(turn, response).await),
+        Ok(Err(response)) => {
+            turn.fail("the handler's body cannot be read").await;
+            Ok(response)
+        }
+        Err(error) => {
+            turn.fail("the handler failed").await;
+            Err(error)
+        }
+    }
+}
+
+fn received(parts: &request::Parts, body: Bytes) -> Received {
+    Received {
+        headers: parts.headers.clone(),
+        target: format!("{} {}", parts.method, parts.uri),
+        body,
+    }
+}
+
+/// A response with all of its body; or what is sent instead.
+async fn whole<R>(response: Response<R>) -> Result<Response<Full<Bytes>>, Response<Full<Bytes>>>
+where
+    R: http_body::Body<Data = Bytes>,
+    R::Error: Into<BoxError>,
+{
+    let (parts, body) = response.into_parts();
+    match body.collect().await {
+        Ok(body) => Ok(Response::from_parts(parts, Full::new(body.to_bytes()))),
+        Err(error) => {
+            let error: BoxError = error.into();
+            tracing::error!(%error, "the body of a handler's response cannot be read");
+            Err(respond(StatusCode::INTERNAL_SERVER_ERROR, "internal error"))
+        }
+    }
+}
+
+/// Ends the turn by what was answered, and returns what to answer then.
+async fn end(turn: TurnScope, response: Response<Full<Bytes>>) -> Response<Full<Bytes>> {
+    if response.status().is_server_error() {
+        turn.fail(format!("the handler answered {}", response.status().as_u16())).await;
+        return response;
+    }
+    let (parts, body) = response.into_parts();
+    let Ok(body) = body.collect().await.map(http_body_util::Collected::to_bytes);
+    let record = record_of(parts.status, &parts.headers, &body);
+    let ended = match turn.rejection() {
+        Some(detail) => turn.reject(detail).await,
+        None => turn.succeed(&record).await,
+    };
+    match ended {
+        Ok(()) => Response::from_parts(parts, Full::new(body)),
+        Err(error) => instead(&error),
+    }
+}
+
+/// A response as the turn stores it, for duplicates: the same JSON in every language.
+fn record_of(status: StatusCode, headers: &HeaderMap, body: &[u8]) -> Value {
+    let recorded = RECORDED.iter().filter_map(|name| {
+        let value = headers.get(name)?.to_str().ok()?;
+        Some((name.as_str().to_owned(), value.to_owned()))
+    });
+    let headers: BTreeMap<_, _> = recorded.collect();
+    let record =
+        json!({"status": status.as_u16(), "headers": headers, "body": BASE64.encode(body)});
+    if record.to_string().len() > LONGEST_RESULT {
+        // A duplicate of a long response gets the status alone.
+        return json!({"status": status.as_u16(), "headers": {}, "body": ""});
+    }
+    record
+}
+
+/// What a duplicate gets: 200 if it was handled otherwise, such as by a mark.
+fn replayed(result: &Stored) -> Response<Full<Bytes>> {
+    let replay = || {
+        let record: Value = result.decode().ok()??;
+        let status = u16::try_from(record["status"].as_u64()?).ok()?;
+        let status = StatusCode::from_u16(status).ok().filter(|status| status.as_u16() >= 200)?;
+        let body = BASE64.decode(record["body"].as_str()?).ok()?;
+        let mut response = Response::new(Full::new(Bytes::from(body)));
+        *response.status_mut() = status;
+        for (name, value) in record["headers"].as_object().into_iter().flatten() {
+            let name = header::HeaderName::try_from(name.as_str()).ok()?;
+            let value = HeaderValue::from_str(value.as_str()?).ok()?;
+            response.headers_mut().insert(name, value);
+        }
+        Some(response)
+    };
+    replay().unwrap_or_else(|| respond(StatusCode::OK, ""))
+}
+
+fn respond(status: StatusCode, text: &'static str) -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::new(Bytes::from_static(text.as_bytes())));
+    *response.status_mut() = status;
+    let plain = HeaderValue::from_static("text/plain; charset=utf-8");
+    response.headers_mut().insert(header::CONTENT_TYPE, plain);
+    response
+}
+
+fn again(after: Duration) -> Response<Full<Bytes>> {
+    let mut response = respond(StatusCode::SERVICE_UNAVAILABLE, "retry later");
+    let seconds = after.as_secs() + u64::from(after.subsec_nanos() > 0);
+    response.headers_mut().insert(header::RETRY_AFTER, seconds.max(1).into());
+    response
+}
+
+/// What a request is answered without its handler, or in place of what that has answered.
+fn instead(error: &Error) -> Response<Full<Bytes>> {
+    if let Some(why) = error.not_granted() {
+        match why {
+            NotGranted::Duplicate(Duplicate { result, .. }) => return replayed(result),
+            NotGranted::GaveUp(_) | NotGranted::Dropped => return respond(StatusCode::OK, ""),
+            NotGranted::InProgress(_) | NotGranted::Busy(_) => {}
+        }
+    }
+    if let Some(after) = error.retry_after() {
+        return again(after);
+    }
+    match error {
+        Error::PayloadMismatch { .. } => {
+            respond(StatusCode::UNPROCESSABLE_ENTITY, "the key was used with another payload")
+        }
+        Error::EpicMismatch { .. } => {
+            respond(StatusCode::CONFLICT, "the conversation belongs to other work")
+        }
+        Error::Invalid { .. } => {
+            tracing::warn!(%error, "a webhook's delivery is invalid");
+            respond(StatusCode::BAD_REQUEST, "the delivery is invalid")
+        }
+        // The redelivery finds out whether the event is handled.
+        Error::TurnLost { .. } | Error::OutcomeUnknown { .. } | Error::Closed => {
+            again(Duration::ZERO)
+        }
+        _ => {
+            tracing::error!(%error, "a webhook's turn failed");
+            respond(StatusCode::INTERNAL_SERVER_ERROR, "internal error")
+        }
+    }
+}

@@ -1,0 +1,195 @@
+//! Ends of turns, and the server of tests.
+
+use std::time::Duration;
+
+use oncegate_client::{
+    Delivery, Error, LossReason, NotGranted, Outcome, Session, Turn,
+    testing::{self, Server},
+};
+use serde::{Deserialize, Serialize};
+
+fn delivery() -> Delivery {
+    Delivery::new("T1", "E1").session("S1")
+}
+
+/// The attempt of the next delivery, once the event is free.
+async fn next_attempt(gate: &oncegate_client::Gate) -> u32 {
+    let turn = gate.turn(delivery()).begin().await.expect("the event is free");
+    let attempt = turn.attempt();
+    turn.fail("only to look").await;
+    attempt
+}
+
+#[tokio::test]
+async fn a_turn_that_is_dropped_fails() {
+    let (gate, server) = testing::start().await;
+    let scope = gate.turn(delivery()).begin().await.expect("a turn");
+    let turn: Turn = scope.turn().clone();
+    drop(scope);
+    turn.ended().await;
+    assert_eq!(server.turns("T1").await, []);
+    assert_eq!(next_attempt(&gate).await, 2);
+    gate.close().await;
+}
+
+#[tokio::test]
+async fn a_run_that_is_dropped_fails() {
+    let (gate, server) = testing::start().await;
+    let (entered, has_entered) = tokio::sync::oneshot::channel();
+    let run = gate.turn(delivery()).run(|turn| async move {
+        let _ = entered.send(turn);
+        std::future::pending::<Result<(), Error>>().await
+    });
+    let task = tokio::spawn(run);
+    let turn = has_entered.await.expect("the body runs");
+    task.abort();
+    turn.ended().await;
+    assert_eq!(server.turns("T1").await, []);
+    assert!(matches!(turn.check(), Err(Error::TurnLost { reason: LossReason::Ended, .. })));
+}
+
+#[tokio::test]
+async fn a_panic_fails_the_turn() {
+    let (gate, server) = testing::start().await;
+    let (entered, has_entered) = tokio::sync::oneshot::channel();
+    let run = gate.turn(delivery()).run(|turn| async move {
+        let _ = entered.send(turn);
+        panic!("a bug");
+        #[expect(unreachable_code, reason = "the type of the result")]
+        Ok::<(), Error>(())
+    });
+    assert!(tokio::spawn(run).await.is_err_and(|error| error.is_panic()));
+    has_entered.await.expect("the body has run").ended().await;
+    assert_eq!(server.turns("T1").await, []);
+    assert_eq!(next_attempt(&gate).await, 2);
+}
+
+#[derive(Debug, PartialEq, Serialize, Deserialize)]
+struct Receipt {
+    amount: u32,
+}
+
+#[tokio::test]
+async fn a_typed_duplicate() {
+    let (gate, _server) = testing::start().await;
+    for _ in 0..2 {
+        let book = |_| async { Ok::<_, Error>(Receipt { amount: 5 }) };
+        assert_eq!(gate.once(delivery()).run(book).await.expect("it ran"), Receipt { amount: 5 });
+    }
+    let other = gate.turn(delivery()).run(|_| async { Ok::<Vec<String>, Error>(Vec::new()) }).await;
+    assert!(matches!(other, Err(Error::Undecodable { .. })), "{other:?}");
+    let Err(Error::NotGranted(why)) = gate.turn(delivery()).begin().await else {
+        panic!("it is no duplicate")
+    };
+    let NotGranted::Duplicate(duplicate) = *why else { panic!("{why}") };
+    assert_eq!(duplicate.result.decode().expect("a receipt"), Some(Receipt { amount: 5 }));
+}
+
+#[tokio::test]
+async fn a_rejected_event_comes_no_more() {
+    let (gate, _server) = testing::start().await;
+    let reject = |turn: Turn| async move { Err::<(), _>(turn.reject("it has no command")) };
+    let outcome = gate.turn(delivery()).run(reject).await.expect("an outcome");
+    assert_eq!(outcome, Outcome::Rejected { detail: "it has no command".to_owned() });
+    let outcome = gate.turn(delivery()).run(reject).await.expect("an outcome");
+    let Outcome::Duplicate(duplicate) = outcome else { panic!("{outcome:?}") };
+    assert_eq!(duplicate.outcome.as_deref(), Some("REJECTED"));
+    assert_eq!(duplicate.detail, "it has no command");
+}
+
+#[tokio::test]
+async fn a_loss_is_reported() {
+    let (gate, server) = testing::start().await;
+    let turn = gate.turn(delivery()).begin().await.expect("a turn");
+    let turns = server.turns("T1").await;
+    assert_eq!((turns.len(), turns[0].event.as_str(), turns[0].attempt), (1, "E1", 1));
+    server.lose(&Session::new("T1", "S1")).await;
+    let lost = turn.lost().await;
+    assert!(matches!(lost, Error::TurnLost { reason: LossReason::LeaseLost, .. }), "{lost}");
+    let Err(Error::TurnLost { value: Some(value), .. }) = turn.succeed(&"late".to_owned()).await
+    else {
+        panic!("it is not lost")
+    };
+    assert_eq!(value.decode::<String>().expect("a text").as_deref(), Some("late"));
+}
+
+#[tokio::test]
+async fn a_closed_gate() {
+    let (gate, server) = testing::start().await;
+    let turn = gate.turn(delivery()).begin().await.expect("a turn");
+    gate.close().await;
+    gate.close().await;
+    assert_eq!(turn.lost_reason(), Some(LossReason::Closed));
+    assert_eq!(server.turns("T1").await, []);
+    assert!(matches!(gate.turn(delivery()).begin().await, Err(Error::Closed)));
+    assert!(matches!(gate.mark(delivery()).await, Err(Error::Closed)));
+    gate.done().await;
+}
+
+#[tokio::test]
+async fn a_drain_that_is_too_short() {
+    let (gate, _server) = testing::start().await;
+    let turn = gate.turn(delivery()).begin().await.expect("a turn");
+    assert!(!gate.drain(Duration::from_millis(100)).await);
+    assert_eq!(turn.lost_reason(), Some(LossReason::Closed));
+}
+
+#[tokio::test]
+async fn turns_outlive_the_server() {
+    let (gate, server) = testing::start().await;
+    for (event, end) in ["kill", "drain", "mute"].into_iter().enumerate() {
+        let delivery = Delivery::new("T1", format!("E{event}")).session("S1");
+        let turn = gate.turn(delivery).begin().await.expect("a turn");
+        match end {
+            "kill" => server.kill().await,
+            "drain" => server.drain(),
+            _ => server.mute(),
+        }
+        server.restart().await;
+        let ended = turn.succeed(&()).await;
+        assert!(ended.is_ok(), "{end}: {ended:?}\n{}", server.log());
+    }
+}
+
+#[tokio::test]
+async fn a_lease_waits_and_is_released() {
+    let (gate, server) = testing::start().await;
+    let session = || Session::new("T1", "S1");
+    let lease = gate.lease(session()).acquire().await.expect("a lease");
+    let waiting = gate.lease(session()).wait(Duration::from_secs(30)).acquire();
+    let waiting = tokio::spawn(waiting);
+    let deadline = tokio::time::Instant::now() + Duration::from_secs(10);
+    while server.waiting("T1").await != 1 {
+        assert!(tokio::time::Instant::now() < deadline, "nobody waits");
+    }
+    let first = lease.fence();
+    drop(lease);
+    let second = waiting.await.expect("no panic").expect("a lease");
+    assert!(second.fence() > first);
+    second.release().await.expect("it is released");
+    second.release().await.expect("it does nothing");
+}
+
+#[tokio::test]
+async fn nothing_is_left_of_a_gate() {
+    let server = Server::start([]).await;
+    let before = tokio::runtime::Handle::current().metrics().num_alive_tasks();
+    let gate = server.gate();
+    let turn = gate.turn(delivery()).begin().await.expect("a turn");
+    let _queued = gate.turn(Delivery::new("T1", "E2").session("S1")).begin().await;
+    turn.succeed(&()).await.expect("it succeeds");
+    let dropped = gate.turn(Delivery::new("T1", "E3").session("S1")).begin().await;
+    drop(dropped.expect("a turn"));
+    gate.close().await;
+    drop(gate);
+    // The tasks of the connections end on their own.
+    let deadline = tokio::time::Instant::now() + Duration::from_secs(10);
+    loop {
+        let alive = tokio::runtime::Handle::current().metrics().num_alive_tasks();
+        if alive <= before {
+            return;
+        }
+        assert!(tokio::time::Instant::now() < deadline, "{alive} tasks are left, of {before}");
+        tokio::task::yield_now().await;
+    }
+}

@@ -1,0 +1,175 @@
+//! The guard of webhooks.
+
+use std::{
+    convert::Infallible,
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    },
+};
+
+use bytes::Bytes;
+use http::{Request, Response, StatusCode};
+use http_body_util::{BodyExt as _, Full};
+use oncegate_client::{
+    Gate, Turn, github,
+    testing::{self, Server},
+    webhook::Guard,
+};
+use tower::{Layer as _, Service as _, ServiceExt, service_fn};
+
+type Reply = Response<Full<Bytes>>;
+
+struct Site {
+    server: Server,
+    gate: Gate,
+    calls: Arc<AtomicU32>,
+}
+
+impl Site {
+    async fn start() -> Self {
+        let (gate, server) = testing::start().await;
+        Self { server, gate, calls: Arc::default() }
+    }
+
+    fn by_github(&self) -> Guard {
+        Guard::new(self.gate.clone(), |request| github(&request.headers, &request.body))
+    }
+
+    /// What a delivery of GitHub is answered by a handler behind the guard.
+    async fn deliver<F>(
+        &self,
+        guard: Guard,
+        request: Request<Full<Bytes>>,
+        handler: impl Fn(u32, Turn) -> F + Clone + Send + Sync + 'static,
+    ) -> (StatusCode, http::HeaderMap, String)
+    where
+        F: Future<Output = Reply> + Send,
+    {
+        let calls = self.calls.clone();
+        let service = service_fn(move |request: Request<Full<Bytes>>| {
+            let call = calls.fetch_add(1, Ordering::SeqCst) + 1;
+            let turn = request.extensions().get::<Turn>().cloned();
+            let handler = handler.clone();
+            async move {
+                let body = request.into_body().collect().await.expect("a body").to_bytes();
+                assert!(!body.is_empty());
+                Ok::<_, Infallible>(handler(call, turn.expect("a turn")).await)
+            }
+        });
+        let mut guarded = guard.layer(service);
+        let ready = ServiceExt::<Request<Full<Bytes>>>::ready(&mut guarded);
+        let ready = ready.await.expect("it is ready");
+        let (parts, body) = ready.call(request).await.expect("a response").into_parts();
+        let body = body.collect().await.expect("a body").to_bytes();
+        (parts.status, parts.headers, String::from_utf8_lossy(&body).into_owned())
+    }
+
+    fn calls(&self) -> u32 {
+        self.calls.load(Ordering::SeqCst)
+    }
+}
+
+fn issue(delivery: &str) -> Request<Full<Bytes>> {
+    let body = r#"{"action": "opened", "issue": {"number": 1},
+        "repository": {"full_name": "octo/repo", "owner": {"id": 7}}, "installation": {"id": 9}}"#;
+    let request = Request::post("/github").header("X-GitHub-Delivery", delivery);
+    request.body(Full::new(Bytes::from(body))).expect("a request")
+}
+
+fn reply(status: u16, body: impl Into<Bytes>) -> Reply {
+    let response = Response::builder().status(status);
+    response.body(Full::new(body.into())).expect("a response")
+}
+
+#[tokio::test]
+async fn a_duplicate_gets_the_same_response() {
+    let site = Site::start().await;
+    let create = |_, turn: Turn| async move {
+        assert!(turn.fence().is_some());
+        let mut response = reply(201, "created");
+        let headers = response.headers_mut();
+        headers.insert("location", "/issues/1".parse().expect("a value"));
+        headers.insert("x-request-id", "of this exchange".parse().expect("a value"));
+        response
+    };
+    let (status, headers, body) = site.deliver(site.by_github(), issue("d1"), create).await;
+    assert_eq!((status.as_u16(), body.as_str()), (201, "created"));
+    assert!(headers.contains_key("x-request-id"));
+    let (status, headers, body) = site.deliver(site.by_github(), issue("d1"), create).await;
+    assert_eq!((status.as_u16(), body.as_str()), (201, "created"));
+    assert_eq!(headers["location"], "/issues/1");
+    assert!(!headers.contains_key("x-request-id"));
+    assert_eq!(site.calls(), 1);
+}
+
+#[tokio::test]
+async fn a_long_response_is_replayed_by_its_status() {
+    let site = Site::start().await;
+    let long = |_, _| async { reply(202, "x".repeat(50_000)) };
+    assert_eq!(site.deliver(site.by_github(), issue("d1"), long).await.2.len(), 50_000);
+    let (status, _, body) = site.deliver(site.by_github(), issue("d1"), long).await;
+    assert_eq!((status.as_u16(), body.as_str()), (202, ""));
+}
+
+#[tokio::test]
+async fn a_failure_is_handled_again() {
+    let site = Site::start().await;
+    let once_bad = |call, turn: Turn| async move {
+        assert_eq!(turn.attempt(), call);
+        if call == 1 { reply(500, "no disk") } else { reply(200, "done") }
+    };
+    let (status, _, body) = site.deliver(site.by_github(), issue("d1"), once_bad).await;
+    assert_eq!((status.as_u16(), body.as_str()), (500, "no disk"));
+    let (status, _, body) = site.deliver(site.by_github(), issue("d1"), once_bad).await;
+    assert_eq!((status.as_u16(), body.as_str()), (200, "done"));
+}
+
+#[tokio::test]
+async fn others_are_asked_to_come_again() {
+    let site = Site::start().await;
+    let by_github = || site.by_github().with(|turn| turn.wait(std::time::Duration::ZERO));
+    let (entered, mut has_entered) = tokio::sync::mpsc::channel(1);
+    let waits = move |_, _| {
+        let entered = entered.clone();
+        async move {
+            let _ = entered.send(()).await;
+            std::future::pending::<Reply>().await
+        }
+    };
+    let others = async {
+        has_entered.recv().await.expect("it is handled");
+        for delivery in ["d1", "d2"] {
+            let unwanted = |_, _| async { reply(200, "it ran") };
+            let (status, headers, _) = site.deliver(by_github(), issue(delivery), unwanted).await;
+            assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE, "{delivery}");
+            assert!(headers.contains_key("retry-after"));
+        }
+    };
+    tokio::select! {
+        _ = site.deliver(by_github(), issue("d1"), waits) => panic!("it is answered"),
+        () = others => {}
+    }
+    assert_eq!(site.calls(), 1);
+    site.gate.close().await;
+    assert_eq!(site.server.turns("").await, [], "a handler that was dropped has failed");
+}
+
+#[tokio::test]
+async fn an_idempotency_key_is_of_one_payload() {
+    let site = Site::start().await;
+    let guard = || Guard::idempotency_key(site.gate.clone(), |_| "account".to_owned());
+    let pay = |key: &str, body: &str| {
+        let request = Request::post("/pay").header("Idempotency-Key", key);
+        request.body(Full::new(Bytes::from(body.to_owned()))).expect("a request")
+    };
+    let paid = |_, _| async { reply(200, "paid") };
+    for _ in 0..2 {
+        let (status, _, body) = site.deliver(guard(), pay("\"k1\"", "5"), paid).await;
+        assert_eq!((status.as_u16(), body.as_str()), (200, "paid"));
+    }
+    let (status, ..) = site.deliver(guard(), pay("k1", "6"), paid).await;
+    assert_eq!(status, StatusCode::UNPROCESSABLE_ENTITY);
+    site.deliver(guard(), pay("k2", "5"), paid).await;
+    assert_eq!(site.calls(), 2);
+}
