@@ -272,7 +272,7 @@ public final class Delivery {
 
   /** The conversation in a request that also has the event; null: none. */
   @Nullable SessionKey sessionKey(String sessionConsumer) {
-    if (sessionId != null && !sessionId.isEmpty()) {
+    if (sessionId != null && (channel != null || !sessionId.isEmpty())) {
       Session session = channel == null ? Session.of(team, sessionId) : Session.thread(team, channel, sessionId);
       return session.key(sessionConsumer);
     }

@@ -20,7 +20,7 @@ final class ScenariosTest {
                     .map(scenario -> arguments(store, scenario.file(), scenario)));
   }
 
-  @ParameterizedTest(name = "{0}/{1}")
+  @ParameterizedTest(name = "{0} {1}")
   @MethodSource("scenarios")
   @Execution(ExecutionMode.CONCURRENT)
   void passes(String store, String file, Scenario scenario) throws Exception {
