@@ -16,17 +16,20 @@ final class Clock {
   /** {@code /proc/uptime} counts in 10 ms. A difference that is larger than this is a suspension. */
   private static final long COARSE = TimeUnit.MILLISECONDS.toNanos(100);
 
+  /** Two readings that are further apart say nothing of each other: the process stood still between them. */
+  private static final long TOGETHER = TimeUnit.MILLISECONDS.toNanos(20);
+
   private static final Clock CLOCK = new Clock(open());
 
   private final long began = System.nanoTime();
   private final byte[] line = new byte[32];
   private @Nullable RandomAccessFile uptime;
-  private long offset;
+  private final long offset;
   private long suspended;
 
   private Clock(@Nullable RandomAccessFile uptime) {
     this.uptime = uptime;
-    offset = readUptime() - began;
+    offset = readAhead();
   }
 
   /** Now, in nanoseconds; more than 0. */
@@ -35,14 +38,25 @@ final class Clock {
   }
 
   private synchronized long read() {
-    long now = System.nanoTime();
     if (uptime != null) {
-      long asleep = readUptime() - now - offset;
-      if (uptime != null && asleep > suspended + COARSE) {
-        suspended = asleep;
+      long ahead = readAhead();
+      if (uptime != null && ahead - offset > suspended + COARSE) {
+        suspended = ahead - offset;
       }
     }
-    return now - began + suspended + TimeUnit.SECONDS.toNanos(1);
+    return System.nanoTime() - began + suspended + TimeUnit.SECONDS.toNanos(1);
+  }
+
+  /** How much more the uptime is than the time of Java. */
+  private long readAhead() {
+    while (true) {
+      long before = System.nanoTime();
+      long read = readUptime();
+      long after = System.nanoTime();
+      if (uptime == null || after - before < TOGETHER) {
+        return read - after;
+      }
+    }
   }
 
   private static @Nullable RandomAccessFile open() {

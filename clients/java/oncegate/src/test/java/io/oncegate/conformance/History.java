@@ -71,6 +71,9 @@ final class History {
 
     long trusted;
 
+    /** By what it was kept then, and why it was lost. */
+    String kept = "";
+
     Body(Plan plan, int attempt, long fence, long entered, long trustedAtEntry) {
       run = plan.run();
       event = plan.event();

@@ -81,6 +81,7 @@ record Plan(
     } finally {
       body.left = System.nanoTime();
       body.trusted = trustedEnd(turn);
+      body.kept = turn.keptBy() + ", lost: " + turn.lostReason();
       history.note(() -> history.bodies.add(body));
     }
   }

@@ -269,8 +269,14 @@ final class Rules {
           if (stopped > after.entered && !history.isForced(before, after)) {
             report.accept(
                 String.format(
-                    "%s: run %d entered %s before run %d stopped",
-                    after.session, after.run, millis(stopped - after.entered), before.run));
+                    "%s: run %d (fence %d) entered %s before run %d (fence %d, kept by %s) stopped",
+                    after.session,
+                    after.run,
+                    after.fence,
+                    millis(stopped - after.entered),
+                    before.run,
+                    before.fence,
+                    before.kept));
           }
         });
   }
