@@ -27,6 +27,16 @@ public final class Session {
     return new Session(team, ts, channel);
   }
 
+  /** The tenant. */
+  public String team() {
+    return team;
+  }
+
+  /** The session's canonical id: for a thread, of tenant, channel and thread. */
+  public String canonicalId() {
+    return channel == null ? id : team + ":" + channel + ":" + id;
+  }
+
   SessionKey key(String consumer) {
     SessionKey.Builder key = SessionKey.newBuilder().setTeamId(team).setConsumer(consumer);
     if (channel != null) {
@@ -53,6 +63,6 @@ public final class Session {
 
   @Override
   public String toString() {
-    return team + ":" + (channel == null ? "" : channel + ":") + id;
+    return channel == null ? team + ":" + id : canonicalId();
   }
 }

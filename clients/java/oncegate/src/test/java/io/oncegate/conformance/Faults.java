@@ -181,9 +181,13 @@ final class Faults {
       Map<String, Object> lost = Json.object(answer);
       if (Boolean.TRUE.equals(lost.get("released"))) {
         History.Forced forced =
-            new History.Forced(session, Json.number(lost.get("fence_before")), Json.number(lost.get("fence")));
+            new History.Forced(session, fence(lost, "fence_before"), fence(lost, "fence"));
         history.note(() -> history.forced.add(forced));
       }
+    }
+
+    private static long fence(Map<String, Object> lost, String name) {
+      return lost.get(name) instanceof Number fence ? fence.longValue() : 0;
     }
 
     /** Stops this whole process: neither timers nor messages are seen meanwhile. */

@@ -55,7 +55,7 @@ final class Json {
   }
 
   static int number(@Nullable Object value) {
-    return value instanceof Number number ? number.intValue() : 0;
+    return value instanceof Number number ? Math.toIntExact(number.longValue()) : 0;
   }
 
   /** A value that a step writes: JSON, a repeated text, or raw bytes. */
