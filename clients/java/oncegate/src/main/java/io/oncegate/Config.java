@@ -1,6 +1,5 @@
 package io.oncegate;
 
-import com.google.protobuf.ByteString;
 import io.oncegate.v1.BeginTurnRequest;
 import io.oncegate.v1.EventKey;
 import io.oncegate.v1.HoldSessionLeaseRequest;
@@ -146,10 +145,6 @@ final class Config implements Cloneable {
   }
 
   void queued(LeaseQueued queued) {
-    hooks.onQueued((int) queued.getPosition());
-  }
-
-  static boolean isStored(ByteString data, String resultType) {
-    return !data.isEmpty() || !resultType.isEmpty();
+    hooks.onQueued(queued.getPosition());
   }
 }

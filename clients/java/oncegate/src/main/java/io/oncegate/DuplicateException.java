@@ -34,6 +34,7 @@ public final class DuplicateException extends NotGrantedException {
   }
 
   /** The same, for a type with arguments. */
+  @SuppressWarnings("TypeParameterUnusedInFormals")
   public <T> @Nullable T result(Type type) {
     return stored.decode(type);
   }

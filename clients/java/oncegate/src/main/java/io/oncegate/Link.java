@@ -14,10 +14,11 @@ import io.grpc.StatusOr;
 import io.grpc.netty.shaded.io.grpc.netty.NettyChannelBuilder;
 import io.grpc.netty.shaded.io.netty.channel.ChannelOption;
 import io.grpc.netty.shaded.io.netty.channel.EventLoopGroup;
+import io.grpc.netty.shaded.io.netty.channel.MultiThreadIoEventLoopGroup;
 import io.grpc.netty.shaded.io.netty.channel.epoll.Epoll;
 import io.grpc.netty.shaded.io.netty.channel.epoll.EpollDomainSocketChannel;
-import io.grpc.netty.shaded.io.netty.channel.epoll.EpollEventLoopGroup;
-import io.grpc.netty.shaded.io.netty.channel.nio.NioEventLoopGroup;
+import io.grpc.netty.shaded.io.netty.channel.epoll.EpollIoHandler;
+import io.grpc.netty.shaded.io.netty.channel.nio.NioIoHandler;
 import io.grpc.netty.shaded.io.netty.channel.socket.nio.NioSocketChannel;
 import io.grpc.netty.shaded.io.netty.channel.unix.DomainSocketAddress;
 import io.grpc.netty.shaded.io.netty.util.concurrent.DefaultThreadFactory;
@@ -108,7 +109,9 @@ final class Link {
     }
     if (loop == null) {
       DefaultThreadFactory threads = new DefaultThreadFactory("oncegate-network", true);
-      loop = isUnix ? new EpollEventLoopGroup(1, threads) : new NioEventLoopGroup(1, threads);
+      loop =
+          new MultiThreadIoEventLoopGroup(
+              1, threads, isUnix ? EpollIoHandler.newFactory() : NioIoHandler.newFactory());
     }
     NettyChannelBuilder builder;
     if (address.socket != null) {
@@ -233,7 +236,7 @@ final class Link {
           nanos -> connection.channel.awaitTermination(nanos, TimeUnit.NANOSECONDS), CALL_TIMEOUT);
     }
     if (group != null) {
-      group.shutdownGracefully(0, 1, TimeUnit.SECONDS);
+      var unused = group.shutdownGracefully(0, 1, TimeUnit.SECONDS);
       Waiting.uninterruptibly(nanos -> group.awaitTermination(nanos, TimeUnit.NANOSECONDS), CALL_TIMEOUT);
     }
   }

@@ -38,7 +38,7 @@ final class Payload {
   /** Slack delivers events again, but not interactions and commands. */
   static boolean isSlackEvent(byte[] body) {
     JsonElement read = parse(body); // a form, and a command's payload that is text, are no events
-    return hasType(read) || read instanceof JsonObject && hasType(((JsonObject) read).get("payload"));
+    return hasType(read) || (read instanceof JsonObject && hasType(((JsonObject) read).get("payload")));
   }
 
   private static boolean hasType(@Nullable JsonElement element) {

@@ -52,7 +52,7 @@ final class PrivateKeys {
       try {
         return KeyFactory.getInstance(kind).generatePrivate(new PKCS8EncodedKeySpec(der));
       } catch (GeneralSecurityException e) {
-        continue; // it is one of another kind, or Java does not know this kind
+        // It is one of another kind, or Java does not know this kind.
       }
     }
     throw new InvalidKeyException("the private key is damaged, or of an unknown kind");
@@ -85,7 +85,7 @@ final class PrivateKeys {
     }
     int length = 0;
     for (int i = 0; i < (first & 0x7f); i++) {
-      length = length << 8 | der[at + 2 + i] & 0xff;
+      length = (length << 8) | (der[at + 2 + i] & 0xff);
     }
     return length;
   }

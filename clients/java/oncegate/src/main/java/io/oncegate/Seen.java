@@ -50,6 +50,7 @@ public final class Seen {
   }
 
   /** The same, for a type with arguments. */
+  @SuppressWarnings("TypeParameterUnusedInFormals")
   public <T> @Nullable T result(Type type) {
     return stored().decode(type);
   }

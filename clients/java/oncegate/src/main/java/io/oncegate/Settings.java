@@ -66,7 +66,7 @@ final class Settings {
     String ca = given.readTls(address, "tlsCa", given.tlsCa, "ONCEGATE_TLS_CA");
     String cert = given.readTls(address, "tlsCert", given.tlsCert, "ONCEGATE_CLIENT_CERT");
     String key = given.readTls(address, "tlsCert", given.tlsKey, "ONCEGATE_CLIENT_KEY");
-    if (given.tlsCert != null && given.tlsKey == null || given.tlsKey != null && given.tlsCert == null) {
+    if ((given.tlsCert == null) != (given.tlsKey == null)) {
       throw new MisconfiguredException("tlsCert", "a client certificate needs both its certificate and its key");
     }
     if ((cert == null) != (key == null)) {
