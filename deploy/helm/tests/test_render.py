@@ -271,10 +271,10 @@ def test_settings_of_the_sidecar_win() -> None:
 
 
 @pytest.mark.parametrize("ratio", [0.05, 0.000001, 1])
-@pytest.mark.parametrize(("values", "of"), [("shared-tls-auth", "containers"), ("sidecar-example", "initContainers")])
-def test_a_setting_keeps_its_fraction(values: str, of: str, ratio: float, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("case", "of"), [("shared-tls-auth", "containers"), ("sidecar-example", "initContainers")])
+def test_a_setting_keeps_its_fraction(case: str, of: str, ratio: float, tmp_path: Path) -> None:
     (tmp_path / "values.yaml").write_text(json.dumps({"settings": {"trace-ratio": ratio}}))
-    rendered = render(CHART / f"ci/{values}.yaml", "--values", tmp_path / "values.yaml")
+    rendered = render(CHART / f"ci/{case}.yaml", "--values", tmp_path / "values.yaml")
     (server,) = [one for _, pod in pods(rendered) for one in pod.get(of, []) if one.get("args", [""])[0] == "serve"]
     (found,) = [argument for argument in server["args"] if argument.startswith("--trace-ratio=")]
     assert float(found.removeprefix("--trace-ratio=")) == ratio
