@@ -207,6 +207,9 @@ def test_services(values: Path) -> None:
         ("1.34.0-eks-1", "PreferSameNode", "PreferSameNode"),
         ("1.37.0", "PreferSameNode", "PreferSameNode"),
         ("1.29.0", "", None),
+        # Its name before 1.34.
+        ("1.31.0", "PreferClose", "PreferClose"),
+        ("1.34.0", "PreferClose", "PreferSameZone"),
     ],
 )
 def test_traffic_distribution(version: str, wanted: str, rendered: str | None) -> None:
@@ -265,3 +268,25 @@ def test_settings_of_the_sidecar_win() -> None:
     (server,) = [one for _, pod in pods(render(CHART / "ci/shared-autoscaling.yaml")) for one in pod["containers"]][:1]
     # Not 1e+06.
     assert {"--max-connections=1000000", "--max-calls=16384", "--max-connection-age=5m"} <= set(server["args"])
+
+
+@pytest.mark.parametrize("ratio", [0.05, 0.000001, 1])
+@pytest.mark.parametrize(("case", "of"), [("shared-tls-auth", "containers"), ("sidecar-example", "initContainers")])
+def test_a_setting_keeps_its_fraction(case: str, of: str, ratio: float, tmp_path: Path) -> None:
+    (tmp_path / "values.yaml").write_text(json.dumps({"settings": {"trace-ratio": ratio}}))
+    rendered = render(CHART / f"ci/{case}.yaml", "--values", tmp_path / "values.yaml")
+    (server,) = [one for _, pod in pods(rendered) for one in pod.get(of, []) if one.get("args", [""])[0] == "serve"]
+    (found,) = [argument for argument in server["args"] if argument.startswith("--trace-ratio=")]
+    assert float(found.removeprefix("--trace-ratio=")) == ratio
+
+
+def test_further_egress_is_that_of_every_pod(tmp_path: Path) -> None:
+    """A proxy or a resolver elsewhere is in the way of the Job and of the test too."""
+    rule = {"ports": [{"protocol": "TCP", "port": 4317}], "to": [{"ipBlock": {"cidr": "192.0.2.0/24"}}]}
+    (tmp_path / "values.yaml").write_text(json.dumps({"networkPolicy": {"extraEgress": [rule]}}))
+    rendered = render(CHART / "ci/shared-roles.yaml", "--values", tmp_path / "values.yaml")
+    policies = of_kind(rendered, "NetworkPolicy")
+    components = {one["metadata"]["labels"]["app.kubernetes.io/component"] for one in policies}
+    assert components == {"server", "test", "migrate"}
+    for one in policies:
+        assert one["spec"]["egress"][-1] == rule, one["metadata"]["name"]

@@ -55,7 +55,7 @@ REFUSED = [
     ({"shutdown": {"drainSeconds": "10s"}}, "/shutdown/drainSeconds"),
     ({"insecure": "no"}, "/insecure"),
     ({"podLabels": {"version": 2}}, "/podLabels/version"),
-    ({"service": {"trafficDistribution": "PreferClose"}}, "/service/trafficDistribution"),
+    ({"service": {"trafficDistribution": "PreferNear"}}, "/service/trafficDistribution"),
     ({"prometheusRule": {"runbookBase": "git.example/oncegate"}}, "/prometheusRule/runbookBase"),
     ({"prometheusRule": {"runbookBase": "https://"}}, "/prometheusRule/runbookBase"),
     # The chart's own labels would stand twice, and which of them counts is a matter of the parser.

@@ -61,10 +61,10 @@ labels:
 {{ include "oncegate.fullname" . }}.{{ .Release.Namespace }}.svc
 {{- end -}}
 
-{{- /* Before 1.34 PreferSameZone has a name that newer versions warn of. Where it is off by default, Kubernetes drops
+{{- /* Before 1.34 PreferSameZone has a name that newer versions warn of; a release may still have it as value. Where it is off by default, Kubernetes drops
        it without a word. */ -}}
 {{- define "oncegate.trafficDistribution" -}}
-{{- $wanted := .Values.service.trafficDistribution -}}
+{{- $wanted := .Values.service.trafficDistribution | replace "PreferClose" "PreferSameZone" -}}
 {{- $is := .Capabilities.KubeVersion.Version -}}
 {{- if semverCompare ">=1.34-0" $is -}}
 {{ $wanted }}

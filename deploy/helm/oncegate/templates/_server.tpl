@@ -24,10 +24,12 @@
 {{- end -}}
 {{- end -}}
 
-{{- /* Flags from a map of settings. A whole number must not become 1.6384e+04. */ -}}
+{{- /* Flags from a map of settings. A whole number must not become 1.6384e+04, nor a fraction a whole number. */ -}}
 {{- define "oncegate.settings" -}}
 {{- range $flag, $value := . }}
-- --{{ $flag }}={{ ternary (printf "%.0f" (float64 $value)) (toString $value) (kindIs "float64" $value) }}
+{{- $whole := false }}
+{{- if kindIs "float64" $value }}{{ $whole = eq (floor $value) $value }}{{ end }}
+- --{{ $flag }}={{ if $whole }}{{ printf "%.0f" $value }}{{ else }}{{ toString $value }}{{ end }}
 {{- end }}
 {{- end -}}
 
