@@ -346,9 +346,10 @@ public abstract class Hold implements AutoCloseable {
   private boolean broke(Failure failed) {
     LostReason loss = failed.loss();
     synchronized (lock) {
+      // An end that is sent from now on must not wait for an answer of this stream.
+      endFailure = failed;
+      answered.countDown();
       if (over) {
-        endFailure = failed;
-        answered.countDown();
         return false;
       }
       if (loss == null) {
