@@ -3,6 +3,7 @@ package io.oncegate.conformance;
 import static org.junit.jupiter.params.provider.Arguments.arguments;
 
 import java.util.stream.Stream;
+import org.junit.jupiter.api.BeforeAll;
 import org.junit.jupiter.api.parallel.Execution;
 import org.junit.jupiter.api.parallel.ExecutionMode;
 import org.junit.jupiter.params.ParameterizedTest;
@@ -11,6 +12,11 @@ import org.junit.jupiter.params.provider.MethodSource;
 
 /** All scenarios on both stores. */
 final class ScenariosTest {
+  @BeforeAll
+  static void warmUp() {
+    Program.warmUp();
+  }
+
   static Stream<Arguments> scenarios() {
     return Scenario.STORES.stream()
         .flatMap(
