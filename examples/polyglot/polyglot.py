@@ -8,10 +8,8 @@ import argparse
 import asyncio
 import contextlib
 import json
-import os
 import random
 import shlex
-import socket
 import statistics
 import sys
 import time
@@ -25,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from fake_slack import Delivery, FakeSlack
+from fake_slack.processes import INHERITED, PORTS, is_listening
 from fake_slack.web_api import Call
 
 STATUS, POST = "assistant.threads.setStatus", "chat.postMessage"
@@ -40,27 +39,6 @@ LAST_ANSWER_WITHIN = 60.0
 """Seconds after the last delivery: a thread whose bot was killed is free after 22.5 s."""
 END_WITHIN = 2.0
 """Seconds from a post within which its turn has ended, unless its bot was killed."""
-
-# A developer's own tokens would connect the bots to the real Slack.
-INHERITED = {name: value for name, value in os.environ.items() if not name.startswith("SLACK_")}
-
-
-def free_ports(count: int) -> list[int]:
-    """Ports that are free now; all are held until the last is known, so that no two are equal."""
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    ports = [held.getsockname()[1] for held in sockets]
-    for held in sockets:
-        held.close()
-    return ports
-
-
-async def is_listening(port: int) -> bool:
-    try:
-        _, writer = await asyncio.open_connection("127.0.0.1", port)
-    except OSError:
-        return False
-    writer.close()
-    return True
 
 
 class Replicas:
@@ -121,7 +99,7 @@ class Bot:
                 *self.command, stdout=log, stderr=log, env=INHERITED | self.environment
             )
         async with asyncio.timeout(60):
-            while not await is_listening(self.port):
+            while not is_listening(self.port):
                 if self.process.returncode is not None:
                     sys.exit(f"{self.name} has ended before it was ready: see {self.log}")
                 await asyncio.sleep(0.05)
@@ -285,7 +263,7 @@ def figures(world: World, kills: Counter[str], took: float) -> str:
 async def run(arguments: argparse.Namespace) -> int:
     chance = random.Random(arguments.seed)
     commands = dict(bot.split("=", 1) for bot in arguments.bot)
-    ports = dict(zip(commands, free_ports(len(commands))))
+    ports = dict(zip(commands, PORTS))
     async with AsyncExitStack() as stack:
         replicas = Replicas(arguments.testbed, 2)
         await replicas.start(stack)

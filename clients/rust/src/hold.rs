@@ -368,7 +368,7 @@ impl Hold {
         self.gate.forget(self);
     }
 
-    /// Only whoever has made it over may command its keeper. False if there is none.
+    /// Only the call that ended it may send commands to its keeper. False if there is none.
     pub(crate) fn command(&self, command: Command) -> bool {
         let keeper = locked(&self.commands).take();
         keeper.is_some_and(|keeper| keeper.send(command).is_ok())

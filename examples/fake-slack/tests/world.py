@@ -1,38 +1,17 @@
 """A fake Slack, a real oncegate, and replicas of a bot, each a process that can be killed."""
 
 import asyncio
-import os
-import socket
-import zlib
 from asyncio.subprocess import Process
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import AsyncExitStack
-from itertools import cycle
 from pathlib import Path
 from typing import Self
 
 from fake_slack import FakeSlack
+from fake_slack.processes import INHERITED, PORTS, is_listening
 
 TIME_SCALE = 0.1
 REPLICAS = 2
-# A developer's own tokens would connect the bots to the real Slack.
-INHERITED = {name: value for name, value in os.environ.items() if not name.startswith("SLACK_")}
-
-
-def is_listening(port: int) -> bool:
-    with socket.socket() as client:
-        return client.connect_ex(("127.0.0.1", port)) == 0
-
-
-def free_ports() -> Iterator[int]:
-    """Ports that no other process of these tests takes, below those of outgoing connections."""
-    run = zlib.crc32(os.environ.get("PYTEST_XDIST_TESTRUNUID", "").encode()) % 20
-    worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")) % 10
-    first = 10_000 + 1_000 * run + 100 * worker
-    return (port for port in cycle(range(first, first + 100)) if not is_listening(port))
-
-
-PORTS = free_ports()
 
 
 class World:

@@ -189,7 +189,7 @@ public final class TurnRequest {
     }
   }
 
-  /** Whether an exception tells of an interruption or a loss. */
+  /** Whether an exception reports an interruption or a loss. */
   private static boolean isInterruption(Throwable problem) {
     Throwable cause = problem;
     for (int depth = 0; cause != null && depth < 16; depth++) {
