@@ -73,6 +73,7 @@ public final class Bot {
             server.stop(); // waits for the requests that it has
             drain(app, gate);
           });
+      app.start(); // connects to oncegate; SocketModeApp does it itself
       server.start();
       server.join();
     }

@@ -89,6 +89,11 @@ final class Dispatch {
     return current;
   }
 
+  /** Whether the current thread handles a request. */
+  static boolean isRunning() {
+    return CURRENT.get() != null;
+  }
+
   /** Lets the app answer the request, and ends the turn. */
   Response answerBy(Callable<Response> app) throws Exception {
     Dispatch outer = CURRENT.get();

@@ -24,10 +24,13 @@ import com.slack.api.bolt.response.Response;
 import com.slack.api.model.event.Event;
 import com.slack.api.model.event.FunctionExecutedEvent;
 import com.slack.api.model.event.MessageEvent;
+import io.oncegate.Delivery;
+import io.oncegate.DeniedException;
 import io.oncegate.Gate;
-import io.oncegate.LostException;
+import io.oncegate.OncegateException;
 import io.oncegate.RejectException;
 import io.oncegate.Turn;
+import java.lang.System.Logger.Level;
 import java.time.Duration;
 import java.util.function.Supplier;
 import java.util.regex.Pattern;
@@ -101,6 +104,25 @@ public class GuardedApp extends App {
    */
   public boolean join(Duration atMost) throws InterruptedException {
     return guard.join(atMost);
+  }
+
+  /**
+   * Starts the app, as Bolt's own servers do, and connects the gate: a process that has just started may need longer for
+   * that than the 3 s in which Slack expects its first answer. If the server is unavailable, that is logged.
+   */
+  @Override
+  public App start() {
+    super.start();
+    if (!Dispatch.isRunning()) { // else a request has started the app, and waits for its answer
+      try {
+        guard.gate.seen(Delivery.of("oncegate", "start"));
+      } catch (DeniedException e) {
+        // It is connected. The gate need not have this tenant.
+      } catch (OncegateException e) {
+        Guard.LOG.log(Level.WARNING, "the gate is not connected; deliveries are refused until its server is available", e);
+      }
+    }
+    return this;
   }
 
   @Override

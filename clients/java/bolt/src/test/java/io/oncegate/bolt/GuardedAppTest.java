@@ -72,11 +72,11 @@ final class GuardedAppTest {
   }
 
   private GuardedApp app(Gate gate, GuardOptions options) {
-    gate.seen(Delivery.of("T1", "Ev0")); // to connect may take longer than the patience before an acknowledgement
     GuardedApp app = new GuardedApp(slack.config(), gate, options);
     app.event(AppMentionEvent.class, (payload, context) -> bot.handle(context));
     app.command("/deploy", (request, context) -> bot.handle(context));
     app.blockAction("approve", (request, context) -> bot.handle(context));
+    app.start();
     return app;
   }
 
@@ -467,6 +467,21 @@ final class GuardedAppTest {
     Exception refused = assertThrows(Exception.class, () -> post(app, mention("Ev1")));
     assertTrue(refused.toString().contains("another thread"), refused.toString());
     bot.ran(0);
+  }
+
+  @Test
+  void anAppStartsWithoutTheServer() throws Exception {
+    server.kill();
+    try (Gate gate = Gate.builder().server(server.address()).patience(Duration.ofMillis(10)).build()) {
+      GuardedApp app = app(gate, new GuardOptions());
+      assertEquals(App.Status.Running, app.status());
+      refused(post(app, mention("Ev1")));
+      server.start();
+      bot.leave();
+      accepted(post(app, mention("Ev1"), 3)); // it waits for the connection
+      join(app);
+      bot.ran(1);
+    }
   }
 
   @Test
