@@ -26,8 +26,8 @@ import org.eclipse.jetty.server.Server;
 import org.eclipse.jetty.server.handler.GracefulHandler;
 
 /**
- * A Slack bot that answers every mention in its thread once, also over redelivery and crashes. A crash after the post may
- * repeat it.
+ * A Slack bot that answers every mention in its thread once, also over redelivery and crashes. A crash after the post
+ * may repeat it.
  *
  * <p>Over Socket Mode if SLACK_APP_TOKEN is set, otherwise over HTTP on PORT.
  */

@@ -40,8 +40,8 @@ public final class GuardOptions {
   /**
    * Acknowledges such requests when their turn has begun, and not after their handler: for handlers of commands and
    * interactions that take longer than the 3 s of Slack, or of events that take longer than the 6 min in which Slack
-   * delivers again. The handler runs in another thread, and its response is not sent: it answers by {@code ctx.respond}.
-   * If the process dies in the middle, the event is lost.
+   * delivers again. The handler runs in another thread, and its response is not sent: it answers by {@code
+   * ctx.respond}. If the process dies in the middle, the event is lost.
    *
    * @param types the types of request; none: all
    */

@@ -54,8 +54,8 @@ import java.util.regex.Pattern;
  *   <li>granted: that of the handler, after it has returned. If it throws, or answers with a status other than 2xx, the
  *       turn fails. {@link RejectException} refuses the event for good, and is acknowledged.
  *   <li>handled before, or given up: acknowledged, without the handler.
- *   <li>another run has the event: refused with status 503 while Slack will deliver it again, so that a crash of that run
- *       loses nothing. The last delivery is acknowledged, and this process asks again for it.
+ *   <li>another run has the event: refused with status 503 while Slack will deliver it again, so that a crash of that
+ *       run loses nothing. The last delivery is acknowledged, and this process asks again for it.
  *   <li>another run has the interaction or command: acknowledged.
  *   <li>the thread is busy: acknowledged. The delivery waits in this process, which has the only copy then, for at most
  *       {@link GuardOptions#waitFor}.
@@ -64,8 +64,8 @@ import java.util.regex.Pattern;
  * </ul>
  *
  * <p>Bolt for Java acknowledges when the handler returns. If the process is killed before, or if the handler needs more
- * than 3 s, Slack delivers an event again; it refuses what comes while the handler works. A handler of a command or an
- * interaction that takes longer needs {@link GuardOptions#ackFirst}. So does one that hands its work to {@code
+ * than 3 s, Slack delivers an event again; the guard refuses what comes while the handler works. A handler of a command
+ * or an interaction that takes longer needs {@link GuardOptions#ackFirst}. So does one that hands its work to {@code
  * app.executorService()}: its turn ends when it returns.
  *
  * <p>If the turn is lost, the handler's thread is interrupted. What it returns then is not stored, and Slack delivers
@@ -99,16 +99,17 @@ public class GuardedApp extends App {
   }
 
   /**
-   * Waits for the deliveries that run or wait in this process. False if some still do after that time. At the end of the
-   * process, call it before the gate is drained: those that wait for their turn end without it when the gate is closed.
+   * Waits for the deliveries that run or wait in this process. False if some still do after that time. At the end of
+   * the process, call it before the gate is drained: those that wait for their turn end without it when the gate is
+   * closed.
    */
   public boolean join(Duration atMost) throws InterruptedException {
     return guard.join(atMost);
   }
 
   /**
-   * Starts the app, as Bolt's own servers do, and connects the gate: a process that has just started may need longer for
-   * that than the 3 s in which Slack expects its first answer. If the server is unavailable, that is logged.
+   * Starts the app, as Bolt's own servers do, and connects the gate: a process that has just started may need longer
+   * for that than the 3 s in which Slack expects its first answer. If the server is unavailable, that is logged.
    */
   @Override
   public App start() {
@@ -119,7 +120,8 @@ public class GuardedApp extends App {
       } catch (DeniedException e) {
         // It is connected. The gate need not have this tenant.
       } catch (OncegateException e) {
-        Guard.LOG.log(Level.WARNING, "the gate is not connected; deliveries are refused until its server is available", e);
+        Guard.LOG.log(
+            Level.WARNING, "the gate is not connected; deliveries are refused until its server is available", e);
       }
     }
     return this;

@@ -22,9 +22,9 @@ import kotlinx.coroutines.CoroutineScope
  * Runs a handler in the turn of an event and its conversation. What it returns is stored, and duplicates get it.
  *
  * The turn ends when the handler and all that it has launched have ended. If the turn is lost, they are cancelled, and
- * [io.oncegate.TurnLostException] is thrown. If the caller is cancelled, so are they, and the turn fails at once: the next
- * delivery gets the event. [RejectException] refuses the event for good; another exception fails the turn, and comes out
- * as it is. The caller's dispatcher is not blocked.
+ * [io.oncegate.TurnLostException] is thrown. If the caller is cancelled, so are they, and the turn fails at once: the
+ * next delivery gets the event. [RejectException] refuses the event for good; another exception fails the turn, and
+ * comes out as it is. The caller's dispatcher is not blocked.
  *
  * Throws what [TurnRequest.begin] and [Turn.succeed] throw, except that what is not granted is returned.
  *
@@ -48,8 +48,8 @@ public suspend fun <T> Gate.turn(
 
 /**
  * Runs a handler once for the event, and returns its stored result to duplicates. The conversation is ignored. Null if
- * nothing was stored, or if the handler rejected the event. Throws [NotGrantedException] while another run has the event;
- * otherwise as [turn].
+ * nothing was stored, or if the handler rejected the event. Throws [NotGrantedException] while another run has the
+ * event; otherwise as [turn].
  */
 @OptIn(ExperimentalStdlibApi::class)
 public suspend inline fun <reified T> Gate.once(
@@ -87,7 +87,7 @@ private suspend fun Gate.beginTurn(delivery: Delivery, wait: Duration, options: 
 private suspend fun <T> handle(turn: Turn, handler: suspend CoroutineScope.(Turn) -> T): Outcome<T> =
     when (val body = runIn(turn) { handler(turn) }) {
         is Body.Returned -> {
-            end { turn.succeed(body.value) }
+            end { turn.succeed(body.value.takeUnless { it is Unit }) }
             Ran(body.value)
         }
         is Body.Failed -> {

@@ -29,8 +29,8 @@ public class Duplicate internal constructor(@PublishedApi internal val refusal: 
     public val detail: String get() = refusal.detail()
 
     /**
-     * What the run returned that handled the event; null if nothing was stored. Throws [io.oncegate.ResultException] if it
-     * cannot be read as this type.
+     * What the run returned that handled the event; null if nothing was stored. Throws [io.oncegate.ResultException] if
+     * it cannot be read as this type.
      */
     @OptIn(ExperimentalStdlibApi::class)
     public inline fun <reified T> result(): T? = refusal.result(typeOf<T>().javaType)

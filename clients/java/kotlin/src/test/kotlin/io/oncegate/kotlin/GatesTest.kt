@@ -11,6 +11,7 @@ import io.oncegate.LostReason
 import io.oncegate.RejectException
 import io.oncegate.Session
 import io.oncegate.TurnLostException
+import io.oncegate.TurnRequest
 import io.oncegate.Unavailability
 import io.oncegate.testing.OncegateServer
 import java.time.Duration as JavaDuration
@@ -66,7 +67,9 @@ class GatesTest {
 
                 override fun onBegin(delivery: Delivery) = begun.release()
             }
-        Gate.builder().server(server.address()).hooks(hooks).build().use { gate -> withTimeout(100.seconds) { body(gate) } }
+        Gate.builder().server(server.address()).hooks(hooks).build().use { gate ->
+            withTimeout(100.seconds) { body(gate) }
+        }
     }
 
     private suspend inline fun <reified E : Throwable> assertThrows(call: () -> Unit): E {
@@ -127,11 +130,8 @@ class GatesTest {
         assertEquals(1, gaveUp.attempts)
         assertTrue("no disk" in gaveUp.detail)
         server.kill()
-        val dropped =
-            gate.turn(Delivery.of("T1", "E4"), options = { patience(JavaDuration.ZERO).onUnavailable(Unavailability.DROP) }) {
-                "ran"
-            }
-        assertEquals(Dropped, dropped)
+        val drop: TurnRequest.() -> Unit = { patience(JavaDuration.ZERO).onUnavailable(Unavailability.DROP) }
+        assertEquals(Dropped, gate.turn(Delivery.of("T1", "E4"), options = drop) { "ran" })
     }
 
     @Test
@@ -329,7 +329,8 @@ class GatesTest {
         assertEquals(replies, again)
         assertEquals(listOf(Reply("hello")), again)
         assertNull(gate.once<Reply>(Delivery.of("T1", "E2")) { throw RejectException("no topic") })
-        gate.turn(delivery.session("S1")) {} // a duplicate
+        gate.turn(Delivery.of("T1", "E4")) {}
+        assertNull((gate.turn(Delivery.of("T1", "E4")) {} as Duplicate).result<Any>()) // Unit is not stored
         gate.once(Delivery.of("T1", "E3").session("S1")) { turn ->
             assertEquals(0, turn.fence()) // without the conversation
             assertThrows<InProgressException> { gate.once(Delivery.of("T1", "E3")) { "ran" } }
@@ -360,7 +361,7 @@ class GatesTest {
                 }
             }
         assertEquals(LostReason.LEASE_LOST, lost.reason())
-        val caller = launch(start = CoroutineStart.UNDISPATCHED) { gate.lease(session, wait = 60.seconds) { awaitCancellation() } }
+        val caller = launch { gate.lease(session, wait = 60.seconds) { awaitCancellation() } }
         while (caller.isActive && gate.isFree()) yield()
         caller.cancelAndJoin()
         assertTrue(gate.isFree())
