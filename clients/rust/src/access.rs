@@ -211,7 +211,9 @@ impl Token {
 
     /// The token for the next call. While its file cannot be used, the last one stays in use.
     fn read(&mut self) -> Result<Option<Arc<str>>, Error> {
-        let Some(file) = &self.file else { return Ok(self.current.clone()) };
+        let Some(file) = &self.file else {
+            return Ok(self.current.clone());
+        };
         let found = file
             .read()
             .and_then(|content| checked("token_file", &String::from_utf8_lossy(&content)));

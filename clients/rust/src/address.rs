@@ -75,7 +75,9 @@ impl Target {
 }
 
 fn split_scheme(address: &str) -> (String, &str) {
-    let Some((scheme, rest)) = address.split_once(':') else { return (String::new(), "") };
+    let Some((scheme, rest)) = address.split_once(':') else {
+        return (String::new(), "");
+    };
     let is_scheme = scheme.starts_with(|char: char| char.is_ascii_alphabetic())
         && scheme.chars().all(|char| char.is_ascii_alphanumeric() || "+.-".contains(char));
     if is_scheme { (scheme.to_ascii_lowercase(), rest) } else { (String::new(), "") }
@@ -87,7 +89,9 @@ fn no_address(form: &str) -> Error {
 }
 
 fn is_host_and_port(text: &str) -> bool {
-    let Some((host, port)) = text.rsplit_once(':') else { return false };
+    let Some((host, port)) = text.rsplit_once(':') else {
+        return false;
+    };
     let has_port = port.len() <= 5
         && port.bytes().all(|byte| byte.is_ascii_digit())
         && port.parse::<u16>().is_ok_and(|port| port > 0);
@@ -95,7 +99,9 @@ fn is_host_and_port(text: &str) -> bool {
         return false;
     }
     if let Some(inside) = host.strip_prefix('[') {
-        let Some(inside) = inside.strip_suffix(']') else { return false };
+        let Some(inside) = inside.strip_suffix(']') else {
+            return false;
+        };
         let ip = inside.split_once('%').map_or(inside, |(ip, _)| ip);
         return ip.parse::<Ipv6Addr>().is_ok();
     }

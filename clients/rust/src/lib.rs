@@ -27,6 +27,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 mod access;
 mod address;
+mod begin;
 mod clock;
 mod codec;
 mod delivery;
@@ -39,6 +40,7 @@ mod lease;
 mod link;
 mod marks;
 mod options;
+mod outcome;
 #[allow(dead_code, missing_docs, clippy::all, clippy::pedantic, reason = "it is generated")]
 mod pb {
     include!("pb/oncegate.v1.rs");
@@ -46,10 +48,13 @@ mod pb {
 mod platforms;
 mod rotation;
 mod run;
+mod scope;
 mod stream;
 #[cfg(feature = "testing")]
 pub mod testing;
 mod turn;
+mod turn_flow;
+mod view;
 #[cfg(feature = "webhook")]
 pub mod webhook;
 
@@ -60,9 +65,12 @@ pub use gate::{Gate, GateBuilder};
 pub use lease::{Lease, LeaseRequest};
 pub use marks::{Mark, MarkAll, MarkItem, Seen};
 pub use options::{Hooks, OnUnavailable};
+pub use outcome::Outcome;
 pub use platforms::{discord, github, slack, standard_webhooks, stripe, teams, telegram};
-pub use run::{OnceRequest, Outcome, TurnRequest, TurnScope};
-pub use turn::{KeptBy, Turn};
+pub use run::{OnceRequest, TurnRequest};
+pub use scope::TurnScope;
+pub use turn::Turn;
+pub use view::KeptBy;
 
 /// What a panic of another thread left is used as it is: no change in here is done by halves.
 fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

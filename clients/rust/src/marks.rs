@@ -22,7 +22,7 @@ use crate::{
         batch_mark_processed_result::Result as Answer,
         idempotency_service_client::IdempotencyServiceClient,
     },
-    turn::outcome_name,
+    turn_flow::outcome_name,
 };
 
 const MAX_ITEMS: usize = 1000;
@@ -91,7 +91,11 @@ impl Gate {
         let response = self
             .patiently(|transport| {
                 let request = request.clone();
-                async move { IdempotencyServiceClient::new(transport).mark_processed(request).await }
+                async move {
+                    IdempotencyServiceClient::new(transport)
+                        .mark_processed(request)
+                        .await
+                }
             })
             .await?;
         Ok(mark_of(response))
@@ -180,7 +184,9 @@ impl<I: Iterator<Item = Delivery>> MarkAll<I> {
 
     /// The next batch of the deliveries; empty if there are no more.
     fn batch(&mut self) -> Batch {
-        let Some(deliveries) = &mut self.deliveries else { return Batch::default() };
+        let Some(deliveries) = &mut self.deliveries else {
+            return Batch::default();
+        };
         for delivery in deliveries {
             let request = self.gate.inner.config.mark_request(&delivery);
             let is_full = !self.next.fits(&request);
@@ -214,7 +220,9 @@ impl<I: Iterator<Item = Delivery>> futures_core::Stream for MarkAll<I> {
                 self.running = Some(Box::pin(async move { batch.mark(&gate).await }));
                 continue;
             };
-            let Poll::Ready(marked) = running.as_mut().poll(context) else { return Poll::Pending };
+            let Poll::Ready(marked) = running.as_mut().poll(context) else {
+                return Poll::Pending;
+            };
             self.running = None;
             match marked {
                 Ok(items) => self.answers = items.into(),

@@ -140,6 +140,11 @@ impl Config {
         }
     }
 
+    /// Reports a place in the queue.
+    pub(crate) fn queued(&self, queued: pb::LeaseQueued) {
+        self.hooks.on_queued(u32::try_from(queued.position).unwrap_or_default());
+    }
+
     pub(crate) fn mark_request(&self, delivery: &Delivery) -> pb::MarkProcessedRequest {
         pb::MarkProcessedRequest {
             event: Some(delivery.event_key(&self.consumer)),

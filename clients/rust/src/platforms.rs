@@ -90,7 +90,9 @@ impl Delivery {
 
 fn is_slack_event(body: &[u8]) -> bool {
     // A form, and a command's payload that is text, are no events.
-    let Ok(value) = serde_json::from_slice::<Value>(body) else { return false };
+    let Ok(value) = serde_json::from_slice::<Value>(body) else {
+        return false;
+    };
     let is_callback = |value: &Value| value["type"] == "event_callback";
     is_callback(&value) || is_callback(&value["payload"])
 }
