@@ -24,6 +24,7 @@ where
     let hold = flow.hold();
     // What is dropped, or not granted, is not held any more.
     let entry = hold.gate.enter(hold)?;
+    let _awaited = hold.gate.calls.token(); // until its keeper runs
     let stream = begin.await?;
     entry.keep();
     if let Some(orders) = locked(&hold.orders).take() {
@@ -126,7 +127,7 @@ async fn ask_once<F: Flow>(
     mut silent_at: Moment,
     heard: &mut bool,
 ) -> Result<Stream<F::News>, Problem> {
-    let mut stream = flow.open(wait)?;
+    let mut stream = flow.open(wait).await?;
     loop {
         let news = stream.read(silent_at).await?;
         if flow.answer(news)? {

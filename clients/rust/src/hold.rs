@@ -2,7 +2,8 @@
 //! holder uses it, and the keeper, a task that runs beside the body.
 
 use std::{
-    sync::{Arc, Mutex, MutexGuard},
+    future::Future,
+    sync::{Arc, Mutex, MutexGuard, Weak},
     time::Duration,
 };
 
@@ -11,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     Error, LossReason,
-    clock::{Moment, now},
+    clock::{Moment, now, ring_at},
     failure::Problem,
     gate::GateInner,
     locked,
@@ -27,7 +28,10 @@ pub(crate) trait Flow: Send + Sync + Sized + 'static {
 
     fn hold(&self) -> &Arc<Hold>;
     /// Makes the stream, and sends the request.
-    fn open(&self, wait: Duration) -> Result<Stream<Self::News>, Problem>;
+    fn open(
+        &self,
+        wait: Duration,
+    ) -> impl Future<Output = Result<Stream<Self::News>, Problem>> + Send;
     /// Reads a message of a stream that is not granted yet: whether it is the grant.
     fn answer(&self, news: Self::News) -> Result<bool, Problem>;
     /// Reads a message of a stream that is granted.
@@ -90,6 +94,8 @@ pub(crate) struct State {
     /// Ended or lost. The first of the two counts.
     pub(crate) over: bool,
     pub(crate) loss: Option<LossReason>,
+    /// The status that it was lost by.
+    loss_source: Option<tonic::Status>,
     /// Another process carries it on.
     pub(crate) detached: bool,
     pub(crate) sent: Moment,
@@ -104,7 +110,8 @@ pub(crate) struct State {
     pub(crate) id: String,
     pub(crate) team: String,
     pub(crate) attempt: u32,
-    pub(crate) rejection: Option<String>,
+    /// Why the handler refused the event, and whether that error is still kept.
+    pub(crate) rejection: Option<(String, Weak<()>)>,
 }
 
 impl Hold {
@@ -167,10 +174,12 @@ impl Hold {
     }
 
     /// It ended without its holder, unless it was over before.
-    pub(crate) fn lose(&self, reason: LossReason) -> bool {
+    pub(crate) fn lose(&self, reason: LossReason, source: Option<tonic::Status>) -> bool {
         let is_lost = self.finish(Some(reason));
         if is_lost {
+            self.state().loss_source = source;
             self.report_loss(reason);
+            self.gate.forget(self);
         }
         is_lost
     }
@@ -180,22 +189,23 @@ impl Hold {
         let held = self.state().held;
         if held && self.finish(Some(LossReason::Closed)) {
             self.report_loss(LossReason::Closed);
-            self.command(Command::GiveBack {
-                detail: "the gate was closed".to_owned(),
-                answer: None,
-            });
+            let detail = "the gate was closed".to_owned();
+            // Its keeper forgets it once the server knows.
+            if !self.command(Command::GiveBack { detail, answer: None }) {
+                self.gate.forget(self);
+            }
         }
     }
 
     fn report_loss(&self, reason: LossReason) {
         self.lost.cancel();
         let what = if self.is_lease { "lease" } else { "turn" };
-        tracing::warn!(%reason, "a {what} was lost");
+        let status = self.state().loss_source.as_ref().map(ToString::to_string);
+        tracing::warn!(%reason, status, "a {what} was lost");
         self.config.hooks.on_lost(reason);
         if !self.is_lease {
             self.config.hooks.on_end("LOST");
         }
-        self.gate.forget(self);
     }
 
     /// Only the call that ended it may send commands to its keeper. False if there is none.
@@ -214,20 +224,23 @@ impl Hold {
 
     /// Why it is over.
     pub(crate) fn over_by(&self) -> Error {
-        let reason = self.state().loss.unwrap_or(LossReason::Ended);
-        self.lost_by(reason, None)
+        let state = self.state();
+        let (reason, source) = (state.loss.unwrap_or(LossReason::Ended), state.loss_source.clone());
+        drop(state);
+        self.lost_by(reason, source)
     }
 
+    /// Its errors have no source.
     pub(crate) fn check(&self) -> Result<(), Error> {
         let state = self.state();
-        if state.over {
-            drop(state);
-            return Err(self.over_by());
-        }
-        if state.held && state.trusted_end.is_over() {
-            return Err(self.lost_by(LossReason::Expired, None));
-        }
-        Ok(())
+        let reason = if state.over {
+            state.loss.unwrap_or(LossReason::Ended)
+        } else if state.held && state.trusted_end.is_over() {
+            LossReason::Expired
+        } else {
+            return Ok(());
+        };
+        Err(self.lost_by(reason, None))
     }
 
     /// Moves the trusted end: the server said how long is left, and how long it took to say so.
@@ -273,6 +286,16 @@ impl Hold {
     /// How long one renewal may take before it is repeated.
     pub(crate) fn renew_timeout(&self) -> Duration {
         (self.config.ttl / 20).max(Duration::from_millis(500))
+    }
+
+    /// Waits until the trusted end has passed without news. A renewal moves it.
+    pub(crate) async fn expired(&self) {
+        loop {
+            ring_at(self.trusted_end()).await;
+            if self.trusted_end().is_over() {
+                return;
+            }
+        }
     }
 
     pub(crate) fn trusted_end(&self) -> Moment {

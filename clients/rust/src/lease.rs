@@ -182,7 +182,7 @@ impl Flow for LeaseFlow {
         &self.hold
     }
 
-    fn open(&self, wait: Duration) -> Result<Stream<Self::News>, Problem> {
+    async fn open(&self, wait: Duration) -> Result<Stream<Self::News>, Problem> {
         let request = {
             let mut request = locked(&self.request);
             request.wait = duration(wait);
@@ -191,6 +191,7 @@ impl Flow for LeaseFlow {
         Stream::open(&self.hold.gate.link, None, move |transport| async move {
             IdempotencyServiceClient::new(transport).hold_session_lease(request).await
         })
+        .await
     }
 
     fn answer(&self, answer: Self::News) -> Result<bool, Problem> {

@@ -25,6 +25,9 @@
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+#[cfg(not(unix))]
+compile_error!("oncegate-client is for Unix: its files and sockets are");
+
 mod access;
 mod address;
 mod begin;
@@ -60,7 +63,9 @@ pub mod webhook;
 
 pub use codec::{Bytes, Codec, Json, Stored};
 pub use delivery::{Delivery, Scope, Session};
-pub use errors::{Busy, Duplicate, Error, GaveUp, InProgress, LossReason, NotGranted};
+#[doc(hidden)]
+pub use errors::Kept;
+pub use errors::{Busy, Duplicate, Error, GaveUp, InProgress, LossReason, NotGranted, Secret};
 pub use gate::{Gate, GateBuilder};
 pub use lease::{Lease, LeaseRequest};
 pub use marks::{Mark, MarkAll, MarkItem, Seen};

@@ -6,6 +6,7 @@ use crate::{Busy, Duplicate, GaveUp, InProgress};
 
 /// What came of a delivery.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 #[must_use = "it says whether the event was handled"]
 pub enum Outcome<T> {
     /// The handler ran, and returned this.

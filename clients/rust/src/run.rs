@@ -127,7 +127,8 @@ impl<C> TurnRequest<C> {
     ///
     /// If the turn is lost, the handler's future is dropped, and the result is [`Error::TurnLost`]. If
     /// the handler returns [`Turn::reject`], the event is never delivered again; another error fails
-    /// the turn, and comes out as it is. If the future of `run` is dropped, the turn fails at once.
+    /// the turn, and comes out as it is. If the future of `run` is dropped, the turn fails at once, unless
+    /// its end has begun.
     ///
     /// ```no_run
     /// # use std::time::Duration;
@@ -164,9 +165,13 @@ impl<C> TurnRequest<C> {
                 Err((detail, _)) => Ok(Outcome::Rejected { detail }),
             },
             Err(Error::NotGranted(why)) => Ok(match *why {
-                NotGranted::Duplicate(Duplicate { result, outcome, detail }) => {
-                    let result = result.decode_with(&codec)?;
-                    Outcome::Duplicate(Duplicate { result, outcome, detail })
+                // It is a duplicate all the same, and is to be acknowledged.
+                NotGranted::Duplicate(Duplicate { result, outcome, detail, .. }) => {
+                    let (result, undecodable) = match result.decode_with(&codec) {
+                        Ok(result) => (result, None),
+                        Err(error) => (None, Some(error.to_string())),
+                    };
+                    Outcome::Duplicate(Duplicate { result, undecodable, outcome, detail })
                 }
                 NotGranted::GaveUp(why) => Outcome::GaveUp(why),
                 NotGranted::InProgress(why) => Outcome::InProgress(why),
@@ -189,6 +194,7 @@ impl<C> TurnRequest<C> {
                 None => begin::start(&flow, begin::begin(&flow)).await,
             };
             started(&flow, begun)?;
+            flow.forget_request();
             Ok(Turn { flow })
         };
         // It is large, and the future of a handler is not to be.
@@ -222,12 +228,17 @@ impl<C> OnceRequest<C> {
             }
             Err(error) => error,
         };
-        let Some(NotGranted::Duplicate(Duplicate { result, .. })) = error.not_granted() else {
+        let Some(NotGranted::Duplicate(Duplicate { result, outcome, .. })) = error.not_granted()
+        else {
             return Err(error.into());
         };
         match result.decode_with(&codec)? {
             Some(value) => Ok(value),
-            None => codec.decode(result).map_err(|_| error.into()),
+            // What returns nothing has nothing stored.
+            None if outcome.as_deref() == Some("SUCCEEDED") => {
+                codec.decode(result).map_err(|_| error.into())
+            }
+            None => Err(error.into()),
         }
     }
 }
@@ -252,11 +263,12 @@ where
     };
     match returned {
         Ok(value) => {
-            scope.succeed(&value).await?;
+            let ending = scope.succeed(&value); // it does not keep the value
+            ending.await?;
             Ok(Ok(value))
         }
         Err(error) => {
-            if let Some(detail) = scope.turn.rejection() {
+            if let Some(detail) = scope.turn.rejection(&error) {
                 scope.reject(detail.clone()).await?;
                 return Ok(Err((detail, error)));
             }

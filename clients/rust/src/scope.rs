@@ -1,6 +1,6 @@
 //! Turns as scopes.
 
-use std::fmt;
+use std::{fmt, future::Future};
 
 use crate::{
     Codec, Error, Json, Stored, Turn,
@@ -31,24 +31,27 @@ impl<C> TurnScope<C> {
     /// [`Error::TurnLost`] or [`Error::OutcomeUnknown`], with the result as their value; or
     /// [`Error::Invalid`] for a result that is too large, and [`Error::Unencodable`], which fail the
     /// turn.
-    pub async fn succeed<T>(self, result: &T) -> Result<(), Error>
+    pub fn succeed<T>(self, result: &T) -> impl Future<Output = Result<(), Error>> + use<T, C>
     where
         C: Codec<T>,
     {
-        let stored = match self.codec.encode(result) {
-            Ok(stored) => stored,
-            Err(problem) => {
-                self.fail(format!("the result cannot be encoded: {problem}")).await;
-                return Err(Error::Unencodable { problem });
-            }
-        };
-        let end = TurnEnd {
-            outcome: TurnOutcome::Succeeded.into(),
-            result: stored.data.clone(),
-            result_type: stored.result_type.clone(),
-            ..TurnEnd::default()
-        };
-        self.turn.settle(end, &stored).await
+        let encoded = self.codec.encode(result); // the future does not borrow it
+        async move {
+            let stored = match encoded {
+                Ok(stored) => stored,
+                Err(problem) => {
+                    self.fail(format!("the result cannot be encoded: {problem}")).await;
+                    return Err(Error::Unencodable { problem });
+                }
+            };
+            let end = TurnEnd {
+                outcome: TurnOutcome::Succeeded.into(),
+                result: stored.data.clone(),
+                result_type: stored.result_type.clone(),
+                ..TurnEnd::default()
+            };
+            self.turn.settle(end, &stored).await
+        }
     }
 
     /// Ends the turn: the event is refused for good, and never delivered again.

@@ -1,12 +1,13 @@
 //! Turns.
 
-use std::{sync::Arc, time::Duration};
+use std::{fmt, sync::Arc, time::Duration};
 
 use tokio::sync::oneshot;
 
 use crate::{
     Delivery, Error, Stored,
     clock::now,
+    errors::{Kept, Secret},
     failure::Problem,
     hold::{Command, Flow},
     options::duration,
@@ -65,9 +66,9 @@ impl Turn {
     /// ```
     #[must_use = "return it as the handler's error"]
     pub fn reject(&self, detail: impl Into<String>) -> Error {
-        let detail = detail.into();
-        self.flow.hold.state().rejection = Some(detail.clone());
-        Error::Rejected { detail }
+        let (detail, is_kept) = (detail.into(), Kept::default());
+        self.flow.hold.state().rejection = Some((detail.clone(), is_kept.downgrade()));
+        Error::Rejected { detail, is_kept }
     }
 
     /// Ends the turn for good. The result is what the handler returned.
@@ -109,7 +110,11 @@ impl Turn {
             }
             Problem::Final(_) => None, // the gate was closed
         };
-        let unknown = Error::OutcomeUnknown { turn_id: self.id(), value: result.clone(), source };
+        let unknown = Error::OutcomeUnknown {
+            turn_id: Secret::new(self.id()),
+            value: result.clone(),
+            source,
+        };
         ("UNKNOWN".to_owned(), Err(unknown))
     }
 
@@ -161,8 +166,18 @@ impl Turn {
         state.held && !state.detached
     }
 
-    pub(crate) fn rejection(&self) -> Option<String> {
-        self.flow.hold.state().rejection.clone()
+    /// Why the handler refused the event, if its error is that, or still has that within it, or says so.
+    pub(crate) fn rejection(&self, error: &impl fmt::Display) -> Option<String> {
+        let (detail, kept) = self.flow.hold.state().rejection.clone()?;
+        let is_it = kept.strong_count() > 0
+            || format!("{error:#}").contains(&format!("rejected: {detail}"));
+        is_it.then_some(detail)
+    }
+
+    /// The latest reason for which the handler refused the event.
+    #[cfg(feature = "webhook")]
+    pub(crate) fn latest_rejection(&self) -> Option<String> {
+        self.flow.hold.state().rejection.clone().map(|(detail, _)| detail)
     }
 }
 

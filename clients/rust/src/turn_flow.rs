@@ -74,6 +74,11 @@ impl TurnFlow {
         self.hold.trust(remaining, elapsed, sent, grace);
     }
 
+    /// It was granted for good: a large payload need not be kept twice.
+    pub(crate) fn forget_request(&self) {
+        *locked(&self.request) = BeginTurnRequest::default();
+    }
+
     fn grace(&self) -> Duration {
         self.hold.config.grace()
     }
@@ -111,7 +116,7 @@ impl Flow for TurnFlow {
         &self.hold
     }
 
-    fn open(&self, wait: Duration) -> Result<Stream<Self::News>, Problem> {
+    async fn open(&self, wait: Duration) -> Result<Stream<Self::News>, Problem> {
         let begin = {
             let mut request = locked(&self.request);
             request.wait = duration(wait);
@@ -125,6 +130,7 @@ impl Flow for TurnFlow {
         Stream::open(&self.hold.gate.link, Some(requests), move |transport| async move {
             TurnServiceClient::new(transport).run_turn(ReceiverStream::new(sent)).await
         })
+        .await
     }
 
     fn answer(&self, answer: Self::News) -> Result<bool, Problem> {
@@ -147,6 +153,7 @@ impl Flow for TurnFlow {
                 let event = duplicate.event.unwrap_or_default();
                 NotGranted::Duplicate(Duplicate {
                     result: Stored { data: duplicate.result, result_type: duplicate.result_type },
+                    undecodable: None,
                     outcome: outcome_name(event.outcome()),
                     detail: event.detail,
                 })

@@ -2,6 +2,7 @@
 
 /// How a turn or lease is kept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum KeptBy {
     /// The server renews it over a stream.
     Stream,
@@ -12,7 +13,8 @@ pub enum KeptBy {
 /// What turns and leases have in common.
 macro_rules! view {
     ($($hold:tt)+) => {
-        /// Whether it is held. False if the handler runs unguarded, and after its end.
+        /// Whether it is held. False if the handler runs unguarded, and after its end. It does not look at
+        /// the clock: before an outside write, call `check`.
         #[must_use]
         pub fn held(&self) -> bool {
             let state = self.$($hold)+.state();

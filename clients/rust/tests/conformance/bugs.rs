@@ -120,8 +120,8 @@ pub(crate) fn changes() -> Vec<(&'static [&'static str], &'static str, &'static 
         (
             &["renewal-dies"],
             "keep.rs",
-            "() = sleep((hold.config.ttl / 3).min(left / 2)) => {}",
-            own(r#"() = sleep(if crate::planted("renewal-dies") {
+            "() = sleep_until(now() + (hold.config.ttl / 3).min(left / 2)) => {}",
+            own(r#"() = sleep_until(now() + if crate::planted("renewal-dies") {
                 std::time::Duration::from_secs(3600)
             } else {
                 (hold.config.ttl / 3).min(left / 2)

@@ -74,15 +74,21 @@ impl Client {
     }
 
     /// Leaves what is still open, and closes the gate.
-    pub(crate) async fn close(self) {
+    pub(crate) async fn close(self) -> Result<(), String> {
         match self {
             Self::Local { steps, thread } => {
                 drop(steps);
                 let thread = thread.into_inner().expect("it is not poisoned");
                 let joined = tokio::task::spawn_blocking(|| thread.map(thread::JoinHandle::join));
-                let _ = joined.await;
+                match joined.await {
+                    Ok(Some(Err(_)) | None) | Err(_) => Err("a client panicked".to_owned()),
+                    Ok(Some(Ok(()))) => Ok(()),
+                }
             }
-            Self::Child { lines, .. } => lines.close().await,
+            Self::Child { lines, .. } => {
+                lines.close().await;
+                Ok(())
+            }
         }
     }
 }

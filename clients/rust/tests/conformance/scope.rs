@@ -87,11 +87,13 @@ impl Scope {
         } else if let Some(ending) = self.ending.borrow_mut().take() {
             let _ = ending.send(step);
         }
-        let left = if let Ok(left) = task.await {
-            left
-        } else {
-            self.has_ended().await;
-            cancelled()
+        let left = match task.await {
+            Ok(left) => left,
+            Err(error) if error.is_panic() => unexpected(&error.to_string()),
+            Err(_) => {
+                self.has_ended().await;
+                cancelled()
+            }
         };
         *self.left.borrow_mut() = Some(left.clone());
         left
