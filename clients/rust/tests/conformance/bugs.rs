@@ -113,7 +113,7 @@ pub(crate) fn changes() -> Vec<(&'static [&'static str], &'static str, &'static 
             "keep.rs",
             "hold.state().renewing = true;",
             own(r#"if crate::planted("no-renewal-after-a-break") {
-                    return lost(flow, LossReason::Expired, commands).await;
+                    return lost(flow, LossReason::Expired, None, commands).await;
                 }
                 hold.state().renewing = true;"#),
         ),
