@@ -4,6 +4,7 @@ use std::{
     error::Error as StdError,
     fmt,
     future::Future,
+    mem,
     pin::Pin,
     sync::Arc,
     task::{Context, Poll},
@@ -13,7 +14,7 @@ use http::{Request, Response, header};
 use tonic::{Status, body::Body, transport::Channel};
 use tower_service::Service;
 
-use crate::{Error, Gate, access::Access, failure::Failure, link};
+use crate::{Error, Gate, access::Access, failure::Failure, link::Connector};
 
 /// A connection of its own to a gate's server, with the gate's certificates and token: for stubs that
 /// are generated from the contract, such as the administration's. It repeats nothing, and connects
@@ -33,10 +34,10 @@ impl Gate {
     /// cannot be used.
     pub async fn connect(&self) -> Result<Connection, Error> {
         let access = self.inner.link.access();
-        let credentials = access.credentials(true)?;
-        let (endpoint, connector) = link::dial(access, credentials.certificates.as_deref())?;
-        let channel = endpoint
-            .connect_with_connector(connector)
+        let credentials = access.credentials(true).await?;
+        let channel = access
+            .endpoint(&credentials)
+            .connect_with_connector(Connector::new(access.target.clone()))
             .await
             .map_err(|error| Failure::read(Status::from_error(error.into())).public())?;
         Ok(Connection { channel, access: access.clone() })
@@ -53,15 +54,16 @@ impl Service<Request<Body>> for Connection {
     }
 
     fn call(&mut self, mut request: Request<Body>) -> Self::Future {
-        let token = match self.access.credentials(false) {
-            Ok(credentials) => credentials.header(),
-            Err(error) => return Box::pin(async { Err(error.into()) }),
-        };
-        if let Some(token) = token {
-            request.headers_mut().insert(header::AUTHORIZATION, token);
-        }
-        let answer = self.channel.call(request);
-        Box::pin(async { Ok(answer.await?) })
+        let access = self.access.clone();
+        // What is ready is this channel, not its copy.
+        let next = self.channel.clone();
+        let mut channel = mem::replace(&mut self.channel, next);
+        Box::pin(async move {
+            if let Some(token) = access.credentials(false).await?.header() {
+                request.headers_mut().insert(header::AUTHORIZATION, token);
+            }
+            Ok(channel.call(request).await?)
+        })
     }
 }
 

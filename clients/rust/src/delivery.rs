@@ -39,6 +39,7 @@ pub(crate) enum SessionName {
 
 /// How much of a payload's conversation is one session.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
 pub enum Scope {
     /// The thread.
     #[default]
