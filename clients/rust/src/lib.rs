@@ -46,6 +46,8 @@ mod pb {
 mod platforms;
 mod rotation;
 mod run;
+#[cfg(feature = "slack")]
+pub mod slack;
 mod stream;
 #[cfg(feature = "testing")]
 pub mod testing;
