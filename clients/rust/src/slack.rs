@@ -44,7 +44,7 @@ use http_body_util::Full;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use sha2::Sha256;
-use tokio::time::{Instant, sleep, timeout_at};
+use tokio::time::{Instant, sleep, timeout};
 use tokio_util::task::TaskTracker;
 use tower_service::Service;
 
@@ -187,10 +187,10 @@ impl Guard {
     /// drains and closes the gate. False if some have not ended: they have failed. Take no new deliveries
     /// meanwhile.
     pub async fn drain(&self, time: Duration) -> bool {
-        let until = Instant::now() + time;
+        let began = Instant::now();
         self.running.close();
-        let all = timeout_at(until, self.running.wait()).await.is_ok();
-        self.gate.drain(until.saturating_duration_since(Instant::now())).await && all
+        let all = timeout(time, self.running.wait()).await.is_ok();
+        self.gate.drain(time.saturating_sub(began.elapsed())).await && all
     }
 
     /// Begins the turn before the answer to Slack. A caller that does not wait ends nothing.
@@ -244,7 +244,8 @@ impl Guard {
 
     /// Repeats the request for a turn until there is an answer, or the wait is over.
     async fn keep_asking(self, delivered: Delivered, refusal: Error) {
-        let until = Instant::now() + self.wait;
+        let began = Instant::now();
+        let left = || self.wait.saturating_sub(began.elapsed());
         let mut pause = match refusal.not_granted() {
             Some(NotGranted::Busy(_)) => Duration::ZERO, // its queue is joined at once
             _ => refusal.retry_after().unwrap_or(A_MOMENT),
@@ -254,7 +255,7 @@ impl Guard {
                 () = sleep(pause) => {}
                 () = self.gate.done() => {}
             }
-            let wait = until.saturating_duration_since(Instant::now()).min(LONGEST_WAIT);
+            let wait = left().min(LONGEST_WAIT);
             let request = (self.options)(self.gate.turn(delivered.delivery.clone()));
             let error = match request.wait(wait).patience(PATIENCE_AFTER_ACK).begin().await {
                 Ok(turn) => {
@@ -264,7 +265,7 @@ impl Guard {
                 Err(error) if is_final(&error) => return,
                 Err(error) => error,
             };
-            let left = until.saturating_duration_since(Instant::now());
+            let left = left();
             pause = error.retry_after().unwrap_or(Duration::MAX);
             if error.retry_after().is_some() && !matches!(error, Error::Overloaded { .. }) {
                 pause = pause.min(left); // the last request is at the end of the wait

@@ -97,6 +97,7 @@ async fn serve_http(
 ) -> anyhow::Result<()> {
     let port = setting("PORT").unwrap_or("3000".into()).parse()?;
     let listener = TcpListener::bind(("0.0.0.0", port)).await?;
+    tracing::info!("listening on port {}", listener.local_addr()?.port());
     let server =
         axum::serve(listener, app).with_graceful_shutdown(stopped.clone().cancelled_owned());
     let server = tokio::spawn(server.into_future());

@@ -82,7 +82,10 @@ async fn connect(slack: &WebApi, app_token: &str) -> Connection {
             anyhow::Ok(connect_async(url).await?.0)
         };
         match connection.await {
-            Ok(connection) => return connection,
+            Ok(connection) => {
+                tracing::info!("connected to Slack");
+                return connection;
+            }
             Err(error) => tracing::warn!("cannot connect to Slack; retrying in 1 s: {error:#}"),
         }
         sleep(Duration::from_secs(1)).await;
