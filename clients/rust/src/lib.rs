@@ -29,6 +29,7 @@ mod access;
 mod address;
 mod clock;
 mod codec;
+mod connection;
 mod delivery;
 mod errors;
 mod failure;
@@ -56,6 +57,7 @@ mod turn;
 pub mod webhook;
 
 pub use codec::{Bytes, Codec, Json, Stored};
+pub use connection::Connection;
 pub use delivery::{Delivery, Scope, Session};
 pub use errors::{Busy, Duplicate, Error, GaveUp, InProgress, LossReason, NotGranted};
 pub use gate::{Gate, GateBuilder};

@@ -51,7 +51,7 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// A gate's connections: streams apart from calls, which must not wait behind them.
 pub(crate) struct Link {
-    access: Access,
+    access: Arc<Access>,
     /// Ends all calls when the gate is closed.
     pub(crate) closed: CancellationToken,
     connections: Mutex<Connections>,
@@ -97,7 +97,11 @@ impl Usage {
 
 impl Link {
     pub(crate) fn new(access: Access) -> Self {
-        Self { access, closed: CancellationToken::new(), connections: Mutex::default() }
+        Self {
+            access: Arc::new(access),
+            closed: CancellationToken::new(),
+            connections: Mutex::default(),
+        }
     }
 
     /// A connection for one more call or stream: another one if the certificates have changed.
@@ -118,7 +122,8 @@ impl Link {
         let connection = if let Some(found) = open.room_for(for_stream) {
             found
         } else {
-            let channel = self.dial(credentials.certificates.as_deref())?;
+            let (endpoint, connector) = dial(&self.access, credentials.certificates.as_deref())?;
+            let channel = endpoint.connect_with_connector_lazy(connector);
             let made = Arc::new(Connection { channel, live: AtomicUsize::new(0) });
             if for_stream {
                 open.streams.push(made.clone());
@@ -145,32 +150,12 @@ impl Link {
         *locked(&self.connections) = Connections::default();
     }
 
-    pub(crate) fn judge(&self, usage: &Usage, failure: Failure) -> Failure {
-        self.access.judge(&usage.credentials, failure)
+    pub(crate) fn access(&self) -> &Arc<Access> {
+        &self.access
     }
 
-    fn dial(&self, certificates: Option<&Certificates>) -> Result<Channel, Error> {
-        let target = &self.access.target;
-        let host = match target {
-            Target::Hosts { hosts, .. } => hosts[0].as_str(),
-            Target::Socket(_) => "localhost",
-        };
-        let scheme = if target.tls() { "https" } else { "http" };
-        let mut endpoint = Endpoint::from_shared(format!("{scheme}://{host}"))
-            .unwrap_or_else(|_| Endpoint::from_static("http://localhost")) // an address with a zone
-            .http2_keep_alive_interval(Duration::from_secs(20))
-            .keep_alive_timeout(Duration::from_secs(10));
-        if let Some(certificates) = certificates {
-            let name = self.access.server_name.as_deref().unwrap_or(host_of(host));
-            endpoint = endpoint.tls_config(certificates.config.clone().domain_name(name)).map_err(
-                |error| {
-                    let cause = std::error::Error::source(&error);
-                    let cause = cause.map(ToString::to_string).unwrap_or_default();
-                    misconfigured("tls_ca", format!("TLS cannot be set up: {error}: {cause}"))
-                },
-            )?;
-        }
-        Ok(endpoint.connect_with_connector_lazy(Connector { target: target.clone() }))
+    pub(crate) fn judge(&self, usage: &Usage, failure: Failure) -> Failure {
+        self.access.judge(&usage.credentials, failure)
     }
 
     /// Makes one call.
@@ -238,6 +223,34 @@ impl Link {
             }
         }
     }
+}
+
+/// How to reach the server.
+pub(crate) fn dial(
+    access: &Access,
+    certificates: Option<&Certificates>,
+) -> Result<(Endpoint, Connector), Error> {
+    let target = &access.target;
+    let host = match target {
+        Target::Hosts { hosts, .. } => hosts[0].as_str(),
+        Target::Socket(_) => "localhost",
+    };
+    let scheme = if target.tls() { "https" } else { "http" };
+    let mut endpoint = Endpoint::from_shared(format!("{scheme}://{host}"))
+        .unwrap_or_else(|_| Endpoint::from_static("http://localhost")) // an address with a zone
+        .http2_keep_alive_interval(Duration::from_secs(20))
+        .keep_alive_timeout(Duration::from_secs(10));
+    if let Some(certificates) = certificates {
+        let name = access.server_name.as_deref().unwrap_or(host_of(host));
+        endpoint = endpoint.tls_config(certificates.config.clone().domain_name(name)).map_err(
+            |error| {
+                let cause = std::error::Error::source(&error);
+                let cause = cause.map(ToString::to_string).unwrap_or_default();
+                misconfigured("tls_ca", format!("TLS cannot be set up: {error}: {cause}"))
+            },
+        )?;
+    }
+    Ok((endpoint, Connector { target: target.clone() }))
 }
 
 impl Connections {
@@ -313,11 +326,11 @@ impl http_body::Body for CancellableBody {
 
 /// Connects to the server: to any of its addresses that answers.
 #[derive(Clone)]
-struct Connector {
+pub(crate) struct Connector {
     target: Target,
 }
 
-trait Io: AsyncRead + AsyncWrite + Send + Unpin {}
+pub(crate) trait Io: AsyncRead + AsyncWrite + Send + Unpin {}
 
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> Io for T {}
 
