@@ -7,7 +7,7 @@ use bytes::Bytes;
 use crate::{pb, platforms::Payload};
 
 /// One delivery of an event: what names the event and its conversation, and whether its sender
-/// redelivers. [`slack`](crate::slack), [`github`](crate::github) and so on make one of a
+/// redelivers. [`slack`](fn@crate::slack), [`github`](crate::github) and so on make one of a
 /// platform's payload; [`Delivery::new`] one by hand.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Delivery {

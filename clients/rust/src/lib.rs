@@ -53,6 +53,8 @@ mod platforms;
 mod rotation;
 mod run;
 mod scope;
+#[cfg(feature = "slack")]
+pub mod slack;
 mod stream;
 #[cfg(feature = "testing")]
 pub mod testing;

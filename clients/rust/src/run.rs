@@ -244,10 +244,10 @@ impl<C> OnceRequest<C> {
 }
 
 /// What the handler returned, or why it refused the event, with its error.
-type Handled<T, E> = Result<T, (String, E)>;
+pub(crate) type Handled<T, E> = Result<T, (String, E)>;
 
 /// Runs a handler in a turn, and ends the turn.
-async fn handle<C, T, E, F>(
+pub(crate) async fn handle<C, T, E, F>(
     scope: TurnScope<C>,
     handler: impl FnOnce(Turn) -> F,
 ) -> Result<Handled<T, E>, E>

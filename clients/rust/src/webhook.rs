@@ -42,9 +42,10 @@ use sha2::{Digest as _, Sha256};
 use tower_layer::Layer;
 use tower_service::Service;
 
-use crate::{Delivery, Duplicate, Error, Gate, NotGranted, Stored, Turn, TurnRequest, TurnScope};
-
-type BoxError = Box<dyn std::error::Error + Send + Sync>;
+use crate::{
+    Delivery, Duplicate, Error, Gate, NotGranted, Stored, Turn, TurnRequest, TurnScope,
+    errors::BoxError,
+};
 
 /// Senders wait 10 s and longer.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -80,6 +81,7 @@ pub struct Received {
 
 /// `None`: the handler runs without a turn. An error is the text of an answer 400.
 type Name = dyn Fn(&Received) -> Result<Option<Delivery>, &'static str> + Send + Sync;
+
 /// Shows no values of headers, and no body: they may be secret.
 impl std::fmt::Debug for Received {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -90,7 +92,7 @@ impl std::fmt::Debug for Received {
     }
 }
 
-type Options = dyn Fn(TurnRequest) -> TurnRequest + Send + Sync;
+pub(crate) type Options = dyn Fn(TurnRequest) -> TurnRequest + Send + Sync;
 
 /// A [`Layer`] that runs a handler in the turn of the request's delivery.
 #[derive(Clone)]
@@ -208,12 +210,9 @@ where
     R::Error: Into<BoxError>,
 {
     let (parts, body) = request.into_parts();
-    let body = match Limited::new(body, MAX_BODY).collect().await {
-        Ok(body) => body.to_bytes(),
-        Err(error) if error.is::<LengthLimitError>() => {
-            return Ok(respond(StatusCode::PAYLOAD_TOO_LARGE, "the body is too large"));
-        }
-        Err(_) => return Ok(respond(StatusCode::BAD_REQUEST, "the body cannot be read")),
+    let body = match read(body, MAX_BODY).await {
+        Ok(body) => body,
+        Err(response) => return Ok(response),
     };
     let received = received(&parts, body.clone());
     let request = Request::from_parts(parts, Full::new(body));
@@ -258,6 +257,21 @@ where
             turn.fail("the handler failed").await;
             Err(error)
         }
+    }
+}
+
+/// The body of a request of at most so many bytes; or what is answered instead.
+pub(crate) async fn read<B>(body: B, limit: usize) -> Result<Bytes, Response<Full<Bytes>>>
+where
+    B: http_body::Body<Data = Bytes>,
+    B::Error: Into<BoxError>,
+{
+    match Limited::new(body, limit).collect().await {
+        Ok(body) => Ok(body.to_bytes()),
+        Err(error) if error.is::<LengthLimitError>() => {
+            Err(respond(StatusCode::PAYLOAD_TOO_LARGE, "the body is too large"))
+        }
+        Err(_) => Err(respond(StatusCode::BAD_REQUEST, "the body cannot be read")),
     }
 }
 
@@ -345,15 +359,15 @@ fn replayed(result: &Stored) -> Response<Full<Bytes>> {
     replay().unwrap_or_else(|| respond(StatusCode::OK, ""))
 }
 
-fn respond(status: StatusCode, text: &'static str) -> Response<Full<Bytes>> {
-    let mut response = Response::new(Full::new(Bytes::from_static(text.as_bytes())));
+pub(crate) fn respond(status: StatusCode, text: impl Into<Bytes>) -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::new(text.into()));
     *response.status_mut() = status;
     let plain = HeaderValue::from_static("text/plain; charset=utf-8");
     response.headers_mut().insert(header::CONTENT_TYPE, plain);
     response
 }
 
-fn again(after: Duration) -> Response<Full<Bytes>> {
+pub(crate) fn again(after: Duration) -> Response<Full<Bytes>> {
     let mut response = respond(StatusCode::SERVICE_UNAVAILABLE, "retry later");
     let seconds = after.as_secs() + u64::from(after.subsec_nanos() > 0);
     response.headers_mut().insert(header::RETRY_AFTER, seconds.max(1).into());
