@@ -14,7 +14,8 @@ final class ChildClient implements Client {
   private boolean isDead;
 
   ChildClient(String name, String server, Map<String, Object> options) throws IOException {
-    process = new LineProcess(Program.command("", "child", Json.GSON.toJson(List.of(name, server, options))));
+    String classPath = System.getProperty("java.class.path");
+    process = new LineProcess(Program.command(classPath, "child", Json.GSON.toJson(List.of(name, server, options))));
   }
 
   @Override

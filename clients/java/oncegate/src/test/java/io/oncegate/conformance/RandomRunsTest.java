@@ -22,7 +22,8 @@ final class RandomRunsTest {
     String given = System.getenv("ONCEGATE_TEST_SEED");
     long seed = given == null ? System.nanoTime() : Long.parseLong(given);
     RandomRuns.Report report =
-        Program.randomRuns("", new RandomRuns.Options(store, RUNS, seed, List.of(), 0, true));
+        Program.randomRuns(
+            System.getProperty("java.class.path"), new RandomRuns.Options(store, RUNS, seed, List.of(), 0, true));
     System.out.println(Json.GSON.toJson(report));
     Map<String, Integer> least =
         Map.of(

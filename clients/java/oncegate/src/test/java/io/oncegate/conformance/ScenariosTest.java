@@ -31,5 +31,6 @@ final class ScenariosTest {
   @Execution(ExecutionMode.CONCURRENT)
   void passes(String store, String file, Scenario scenario) throws Exception {
     scenario.run(store);
+    scenario.notePass(store);
   }
 }
