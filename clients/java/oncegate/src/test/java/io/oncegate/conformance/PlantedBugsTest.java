@@ -37,7 +37,7 @@ final class PlantedBugsTest {
   }
 
   @BeforeAll
-  static void prepare() throws IOException {
+  static void prepare() throws Exception {
     Program.warmUp();
     Testbed.databaseUrl(); // which all of them share
   }

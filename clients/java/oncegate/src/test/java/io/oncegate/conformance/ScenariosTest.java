@@ -13,7 +13,7 @@ import org.junit.jupiter.params.provider.MethodSource;
 /** All scenarios on both stores. */
 final class ScenariosTest {
   @BeforeAll
-  static void warmUp() {
+  static void warmUp() throws Exception {
     Program.warmUp();
   }
 
