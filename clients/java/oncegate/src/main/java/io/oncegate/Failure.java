@@ -8,8 +8,10 @@ import com.google.rpc.RetryInfo;
 import io.grpc.Metadata;
 import io.grpc.Status;
 import io.grpc.Status.Code;
+import io.grpc.netty.shaded.io.netty.handler.ssl.NotSslRecordException;
 import io.grpc.protobuf.StatusProto;
 import java.time.Duration;
+import java.util.Locale;
 import java.util.Map;
 import java.util.concurrent.TimeUnit;
 import javax.net.ssl.SSLException;
@@ -94,8 +96,8 @@ final class Failure extends Exception {
           retryAfter = Durations.nanos(detail.unpack(RetryInfo.class).getRetryDelay());
         }
       }
-    } catch (InvalidProtocolBufferException e) {
-      // Details that this library cannot read say nothing.
+    } catch (InvalidProtocolBufferException | RuntimeException e) {
+      // Details that this library cannot read, or that are those of another status, say nothing.
     }
     String problem = status.getDescription() == null ? status.getCode().name() : firstLine(status.getDescription());
     if (status.getCode() == Code.UNAVAILABLE) {
@@ -131,6 +133,12 @@ final class Failure extends Exception {
       return problem;
     }
     String said = firstLine(String.valueOf(deepest.getMessage()));
+    if (deepest instanceof NotSslRecordException) {
+      return "it speaks no TLS at this port";
+    }
+    if (alert != null && !isOfCertificate(alert)) {
+      return "the TLS handshake failed (" + firstLine(alert) + ")";
+    }
     if (alert != null) {
       return "it does not accept the client certificate of tlsCert, or needs one (" + firstLine(alert) + ")";
     }
@@ -138,6 +146,16 @@ final class Failure extends Exception {
       return "its certificate is not from a CA of tlsCa, not valid for its name, or expired (" + said + ")";
     }
     return said.equals(problem) ? problem : problem + ": " + said;
+  }
+
+  /** Whether an alert of TLS says that the server does not accept a certificate. */
+  private static boolean isOfCertificate(String alert) {
+    String text = alert.toLowerCase(Locale.ROOT);
+    return text.contains("certificate")
+        || text.contains("unknown_ca")
+        || text.contains("unknown ca")
+        || text.contains("access_denied")
+        || text.contains("access denied");
   }
 
   /** The loss that the server reports: the turn or lease has ended; null if nothing is lost. */

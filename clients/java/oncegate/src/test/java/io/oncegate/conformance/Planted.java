@@ -89,8 +89,8 @@ final class Planted {
     plant(
         "end-after-loss",
         "Turn",
-        "if (!finish(null)) {\n      throw lostBy(reasonOfEnd(), value, null);",
-        "if (!finish(null) && id().isEmpty()) {\n      throw lostBy(reasonOfEnd(), value, null);");
+        "if (!finishByHolder()) {\n      throw lostBy(reasonOfEnd(), value, null);",
+        "if (!finishByHolder() && id().isEmpty()) {\n      throw lostBy(reasonOfEnd(), value, null);");
     plant(
         "end-is-not-repeated",
         "Turn",
@@ -100,7 +100,7 @@ final class Planted {
     plant(
         "unknown-is-success",
         "Turn",
-        "outcome[0] = \"UNKNOWN\";\n                throw new OutcomeUnknownException(id(), value, failed.getCause());",
+        "throw new OutcomeUnknownException(id(), value, failed.getCause());",
         "return;");
     CHANGES.put(
         "success-is-failure",
@@ -120,11 +120,14 @@ final class Planted {
         "Turn",
         "setOutcome(TurnOutcome.TURN_OUTCOME_REJECTED)",
         "setOutcome(TurnOutcome.TURN_OUTCOME_FAILED)");
-    plant(
+    CHANGES.put(
         "own-error-is-masked",
-        "Turn",
-        "config.log.log(Level.DEBUG, \"the end of a turn failed\", e);",
-        "throw e instanceof Failure ? ((Failure) e).published() : (OncegateException) e;");
+        List.of(
+            new Change(
+                "Turn",
+                "config.log.log(Level.DEBUG, \"the end of a turn failed\", e);",
+                "throw e instanceof Failure ? ((Failure) e).published() : (OncegateException) e;"),
+            new Change("TurnRequest", "problem.addSuppressed(e);", "throw e;")));
     plant("single-channel", "Link", "STREAMS_PER_CONNECTION = 900", "STREAMS_PER_CONNECTION = 1 << 30");
     plant("lease-is-not-released", "Lease", "gate.track(() -> giveBack(\"\"));", "breakStream();");
   }
