@@ -11,6 +11,7 @@ import io.grpc.Status.Code;
 import io.grpc.netty.shaded.io.netty.handler.ssl.NotSslRecordException;
 import io.grpc.protobuf.StatusProto;
 import java.time.Duration;
+import java.util.List;
 import java.util.Locale;
 import java.util.Map;
 import java.util.concurrent.TimeUnit;
@@ -20,6 +21,10 @@ import org.jspecify.annotations.Nullable;
 /** A call that ended with an error, in terms of the contract. Internal: authors of bots see {@link #published}. */
 final class Failure extends Exception {
   private static final long serialVersionUID = 1;
+
+  /** In the names of the alerts by which servers refuse a client's certificate, or its lack. */
+  private static final List<String> OF_CERTIFICATE =
+      List.of("certificate", "unknown ca", "access denied", "decrypt error", "handshake failure");
 
   final Code code;
   final String problem;
@@ -150,12 +155,8 @@ final class Failure extends Exception {
 
   /** Whether an alert of TLS says that the server does not accept a certificate. */
   private static boolean isOfCertificate(String alert) {
-    String text = alert.toLowerCase(Locale.ROOT);
-    return text.contains("certificate")
-        || text.contains("unknown_ca")
-        || text.contains("unknown ca")
-        || text.contains("access_denied")
-        || text.contains("access denied");
+    String text = alert.toLowerCase(Locale.ROOT).replace('_', ' ');
+    return OF_CERTIFICATE.stream().anyMatch(text::contains);
   }
 
   /** The loss that the server reports: the turn or lease has ended; null if nothing is lost. */

@@ -24,8 +24,11 @@ import java.util.concurrent.TimeUnit;
 import java.util.concurrent.TimeoutException;
 import org.junit.jupiter.api.Test;
 import org.junit.jupiter.api.io.TempDir;
+import org.junit.jupiter.api.parallel.Execution;
+import org.junit.jupiter.api.parallel.ExecutionMode;
 
-/** TLS, client certificates and tokens, against the real server. */
+/** TLS, client certificates and tokens, against the real server. Most of it is waiting. */
+@Execution(ExecutionMode.CONCURRENT)
 final class AccessTest {
   private static final Delivery OF_FIRST = Delivery.of("T1", "E1");
   private static final Delivery OF_SECOND = Delivery.of("T2", "E1");
