@@ -1,0 +1,264 @@
+package io.oncegate.bolt;
+
+import com.slack.api.app_backend.events.EventHandler;
+import com.slack.api.bolt.App;
+import com.slack.api.bolt.AppConfig;
+import com.slack.api.bolt.handler.BoltEventHandler;
+import com.slack.api.bolt.handler.builtin.AttachmentActionHandler;
+import com.slack.api.bolt.handler.builtin.BlockActionHandler;
+import com.slack.api.bolt.handler.builtin.DialogCancellationHandler;
+import com.slack.api.bolt.handler.builtin.DialogSubmissionHandler;
+import com.slack.api.bolt.handler.builtin.GlobalShortcutHandler;
+import com.slack.api.bolt.handler.builtin.MessageShortcutHandler;
+import com.slack.api.bolt.handler.builtin.SlashCommandHandler;
+import com.slack.api.bolt.handler.builtin.ViewClosedHandler;
+import com.slack.api.bolt.handler.builtin.ViewSubmissionHandler;
+import com.slack.api.bolt.handler.builtin.WorkflowStepEditHandler;
+import com.slack.api.bolt.handler.builtin.WorkflowStepExecuteHandler;
+import com.slack.api.bolt.handler.builtin.WorkflowStepSaveHandler;
+import com.slack.api.bolt.middleware.Middleware;
+import com.slack.api.bolt.middleware.builtin.Assistant;
+import com.slack.api.bolt.middleware.builtin.WorkflowStep;
+import com.slack.api.bolt.request.Request;
+import com.slack.api.bolt.response.Response;
+import com.slack.api.model.event.Event;
+import com.slack.api.model.event.FunctionExecutedEvent;
+import com.slack.api.model.event.MessageEvent;
+import io.oncegate.Delivery;
+import io.oncegate.DeniedException;
+import io.oncegate.Gate;
+import io.oncegate.OncegateException;
+import io.oncegate.RejectException;
+import io.oncegate.Turn;
+import java.lang.System.Logger.Level;
+import java.time.Duration;
+import java.util.function.Supplier;
+import java.util.regex.Pattern;
+
+/**
+ * An app of Bolt whose handlers run in the turns of their deliveries: each event is handled once, and those of a thread
+ * one at a time, over all processes. It works over HTTP and Socket Mode.
+ *
+ * <pre>{@code
+ * App app = new GuardedApp(config, gate);
+ * app.event(AppMentionEvent.class, (payload, ctx) -> {
+ *   Turn turn = Turns.of(ctx);
+ *   …
+ *   return ctx.ack();
+ * });
+ * }</pre>
+ *
+ * <p>The turn begins when the first handler matches. The answer to Slack:
+ *
+ * <ul>
+ *   <li>granted: that of the handler, after it has returned. If it throws, or answers with a status other than 2xx, the
+ *       turn fails. {@link RejectException} refuses the event for good, and is acknowledged.
+ *   <li>handled before, or given up: acknowledged, without the handler.
+ *   <li>another run has the event: refused with status 503 while Slack will deliver it again, so that a crash of that
+ *       run loses nothing. The last delivery is acknowledged, and this process asks again for it.
+ *   <li>another run has the interaction or command: acknowledged.
+ *   <li>the thread is busy: acknowledged. The delivery waits in this process, which has the only copy then, for at most
+ *       {@link GuardOptions#waitFor}.
+ *   <li>the server is unavailable: events are refused while Slack will deliver them again. For the rest, the gate's
+ *       {@link Gate.Builder#onUnavailable} decides.
+ * </ul>
+ *
+ * <p>Bolt for Java acknowledges when the handler returns. If the process is killed before, or if the handler needs more
+ * than 3 s, Slack delivers an event again; the guard refuses what comes while the handler works. A handler of a command
+ * or an interaction that takes longer needs {@link GuardOptions#ackFirst}. So does one that hands its work to {@code
+ * app.executorService()}: its turn ends when it returns.
+ *
+ * <p>If the turn is lost, the handler's thread is interrupted. What it returns then is not stored, and Slack delivers
+ * again. A handler may end its turn itself by {@link Turn#succeed} or {@link Turn#reject}; one that ends it by {@link
+ * Turn#fail} must not answer with 2xx.
+ *
+ * <p>Not guarded are suggestions, which only ask, and what a middleware does itself. {@link Assistant}, {@link
+ * WorkflowStep} and the handlers of {@link #event(EventHandler)} do their work where the guard cannot see its end, and
+ * are not accepted.
+ */
+public class GuardedApp extends App {
+  private final Guard guard;
+
+  /** A handler that Bolt itself puts around the author's. */
+  private boolean isInner;
+
+  /** An app with the settings of the environment. */
+  public GuardedApp(Gate gate) {
+    this(new AppConfig(), gate);
+  }
+
+  /** An app with these settings. */
+  public GuardedApp(AppConfig config, Gate gate) {
+    this(config, gate, new GuardOptions());
+  }
+
+  /** The same, with options of the guard. */
+  public GuardedApp(AppConfig config, Gate gate, GuardOptions options) {
+    super(config);
+    guard = new Guard(gate, options);
+  }
+
+  /**
+   * Waits for the deliveries that run or wait in this process. False if some still do after that time. At the end of
+   * the process, call it before the gate is drained: those that wait for their turn end without it when the gate is
+   * closed.
+   */
+  public boolean join(Duration atMost) throws InterruptedException {
+    return guard.join(atMost);
+  }
+
+  /**
+   * Starts the app, as Bolt's own servers do, and connects the gate: a process that has just started may need longer
+   * for that than the 3 s in which Slack expects its first answer. If the server is unavailable, that is logged.
+   */
+  @Override
+  public App start() {
+    super.start();
+    if (!Dispatch.isRunning()) { // else a request has started the app, and waits for its answer
+      try {
+        guard.gate.seen(Delivery.of("oncegate", "start"));
+      } catch (DeniedException e) {
+        // It is connected. The gate need not have this tenant.
+      } catch (OncegateException e) {
+        Guard.LOG.log(
+            Level.WARNING, "the gate is not connected; deliveries are refused until its server is available", e);
+      }
+    }
+    return this;
+  }
+
+  @Override
+  @SuppressWarnings("rawtypes")
+  public Response run(Request request) throws Exception {
+    return new Dispatch(guard, request).answerBy(() -> super.run(request));
+  }
+
+  @Override
+  @SuppressWarnings("deprecation")
+  public App use(Middleware middleware) {
+    if (middleware instanceof Assistant || middleware instanceof WorkflowStep) {
+      throw unguarded(middleware.getClass().getSimpleName(), "handle its events by app.event and app.message");
+    }
+    return super.use(middleware);
+  }
+
+  @Override
+  public App event(EventHandler<?> handler) {
+    throw unguarded("event(EventHandler)", "use event(Class, BoltEventHandler)");
+  }
+
+  private static UnsupportedOperationException unguarded(String what, String instead) {
+    return new UnsupportedOperationException(what + " works in a thread where it has no turn; " + instead);
+  }
+
+  /** All handlers of events come here. */
+  @Override
+  protected <E extends Event> App event(
+      Class<E> eventClass, boolean allowMultipleEventHandlers, BoltEventHandler<E> handler) {
+    return super.event(eventClass, allowMultipleEventHandlers, isInner ? handler : guarded(handler));
+  }
+
+  private static <E extends Event> BoltEventHandler<E> guarded(BoltEventHandler<E> handler) {
+    return (payload, context) -> Dispatch.current().handle(context, () -> handler.apply(payload, context));
+  }
+
+  /** Registers a handler that Bolt calls only if it matches: only then has it a turn. */
+  private App inner(Supplier<App> registration) {
+    isInner = true;
+    try {
+      return registration.get();
+    } finally {
+      isInner = false;
+    }
+  }
+
+  @Override
+  public App message(Pattern pattern, BoltEventHandler<MessageEvent> handler) {
+    return inner(() -> super.message(pattern, guarded(handler)));
+  }
+
+  @Override
+  public App function(String callbackId, BoltEventHandler<FunctionExecutedEvent> handler) {
+    return inner(() -> super.function(callbackId, guarded(handler)));
+  }
+
+  @Override
+  public App function(Pattern callbackId, BoltEventHandler<FunctionExecutedEvent> handler) {
+    return inner(() -> super.function(callbackId, guarded(handler)));
+  }
+
+  @Override
+  public App command(Pattern pattern, SlashCommandHandler handler) {
+    return super.command(
+        pattern, (request, context) -> Dispatch.current().handle(context, () -> handler.apply(request, context)));
+  }
+
+  @Override
+  public App blockAction(Pattern pattern, BlockActionHandler handler) {
+    return super.blockAction(
+        pattern, (request, context) -> Dispatch.current().handle(context, () -> handler.apply(request, context)));
+  }
+
+  @Override
+  public App globalShortcut(Pattern pattern, GlobalShortcutHandler handler) {
+    return super.globalShortcut(
+        pattern, (request, context) -> Dispatch.current().handle(context, () -> handler.apply(request, context)));
+  }
+
+  @Override
+  public App messageShortcut(Pattern pattern, MessageShortcutHandler handler) {
+    return super.messageShortcut(
+        pattern, (request, context) -> Dispatch.current().handle(context, () -> handler.apply(request, context)));
+  }
+
+  @Override
+  public App viewSubmission(Pattern pattern, ViewSubmissionHandler handler) {
+    return super.viewSubmission(
+        pattern, (request, context) -> Dispatch.current().handle(context, () -> handler.apply(request, context)));
+  }
+
+  @Override
+  public App viewClosed(Pattern pattern, ViewClosedHandler handler) {
+    return super.viewClosed(
+        pattern, (request, context) -> Dispatch.current().handle(context, () -> handler.apply(request, context)));
+  }
+
+  @Override
+  @Deprecated
+  public App workflowStepEdit(Pattern pattern, WorkflowStepEditHandler handler) {
+    return super.workflowStepEdit(
+        pattern, (request, context) -> Dispatch.current().handle(context, () -> handler.apply(request, context)));
+  }
+
+  @Override
+  @Deprecated
+  public App workflowStepSave(Pattern pattern, WorkflowStepSaveHandler handler) {
+    return super.workflowStepSave(
+        pattern, (request, context) -> Dispatch.current().handle(context, () -> handler.apply(request, context)));
+  }
+
+  @Override
+  @Deprecated
+  public App workflowStepExecute(Pattern pattern, WorkflowStepExecuteHandler handler) {
+    return super.workflowStepExecute(
+        pattern, (request, context) -> Dispatch.current().handle(context, () -> handler.apply(request, context)));
+  }
+
+  @Override
+  public App attachmentAction(Pattern pattern, AttachmentActionHandler handler) {
+    return super.attachmentAction(
+        pattern, (request, context) -> Dispatch.current().handle(context, () -> handler.apply(request, context)));
+  }
+
+  @Override
+  public App dialogSubmission(Pattern pattern, DialogSubmissionHandler handler) {
+    return super.dialogSubmission(
+        pattern, (request, context) -> Dispatch.current().handle(context, () -> handler.apply(request, context)));
+  }
+
+  @Override
+  public App dialogCancellation(Pattern pattern, DialogCancellationHandler handler) {
+    return super.dialogCancellation(
+        pattern, (request, context) -> Dispatch.current().handle(context, () -> handler.apply(request, context)));
+  }
+}

@@ -1,0 +1,74 @@
+package io.oncegate.bolt;
+
+import io.oncegate.BusyException;
+import io.oncegate.DroppedException;
+import io.oncegate.DuplicateException;
+import io.oncegate.GateClosedException;
+import io.oncegate.GaveUpException;
+import io.oncegate.InProgressException;
+import io.oncegate.NotGrantedException;
+import io.oncegate.OncegateException;
+import io.oncegate.OverloadedException;
+import io.oncegate.UnavailableException;
+import java.time.Duration;
+
+/** What becomes of a delivery whose turn was not granted. */
+enum Policy {
+  /** There is nothing left to do. */
+  ACKNOWLEDGE,
+  /** Slack delivers again, or shows the user that it failed. */
+  REFUSE,
+  /** Acknowledge; this process has the only copy now, and waits for the turn. */
+  QUEUE,
+  /** Asking again does not help: Bolt logs the exception, and answers 500. */
+  THROW;
+
+  /**
+   * What follows from a refusal.
+   *
+   * @param canRefuse Slack delivers again what is refused now
+   */
+  static Policy after(OncegateException refusal, boolean isSentOnce, boolean canRefuse) {
+    if (isFinal(refusal)) {
+      return ACKNOWLEDGE;
+    } else if (refusal instanceof BusyException) {
+      return QUEUE;
+    } else if (refusal instanceof GateClosedException) {
+      return REFUSE; // another process may do it
+    } else if (!isTemporary(refusal)) {
+      return THROW;
+    } else if (canRefuse) {
+      return REFUSE;
+    } else if (!isSentOnce) {
+      return QUEUE;
+    }
+    return refusal instanceof InProgressException ? ACKNOWLEDGE : REFUSE; // the user sees that it failed
+  }
+
+  /** No run need handle the event any more. */
+  static boolean isFinal(OncegateException refusal) {
+    return refusal instanceof DuplicateException
+        || refusal instanceof GaveUpException
+        || refusal instanceof DroppedException;
+  }
+
+  /** There may be a turn later. */
+  static boolean isTemporary(OncegateException refusal) {
+    return refusal instanceof NotGrantedException
+        || refusal instanceof OverloadedException
+        || (refusal instanceof UnavailableException && !(refusal instanceof GateClosedException));
+  }
+
+  static Duration retryAfter(OncegateException refusal) {
+    if (refusal instanceof InProgressException) {
+      return ((InProgressException) refusal).retryAfter();
+    } else if (refusal instanceof BusyException) {
+      return ((BusyException) refusal).retryAfter();
+    } else if (refusal instanceof OverloadedException) {
+      return ((OverloadedException) refusal).retryAfter();
+    } else if (refusal instanceof UnavailableException) {
+      return ((UnavailableException) refusal).retryAfter();
+    }
+    return Duration.ofSeconds(1);
+  }
+}
