@@ -7,12 +7,14 @@ import static org.junit.jupiter.api.Assertions.assertTrue;
 import java.util.List;
 import java.util.Map;
 import java.util.TreeSet;
+import org.junit.jupiter.api.Tag;
 import org.junit.jupiter.api.parallel.Execution;
 import org.junit.jupiter.api.parallel.ExecutionMode;
 import org.junit.jupiter.params.ParameterizedTest;
 import org.junit.jupiter.params.provider.ValueSource;
 
 /** Both stores at once; no other class runs beside them. The seed repeats a failure: {@code ONCEGATE_TEST_SEED=7 mvn test -Dtest=RandomRunsTest}. */
+@Tag("faults")
 final class RandomRunsTest {
   private static final int RUNS = 500;
 
