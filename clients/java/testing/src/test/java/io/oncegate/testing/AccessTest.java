@@ -144,7 +144,12 @@ final class AccessTest {
       Secured.replace(file, server.first);
       Gate gate =
           server.open(
-              server.gate().tlsCa(server.authority.file).tokenFile(file).ttl(Duration.ofSeconds(9)).interruptOnLoss(false));
+              server
+                  .gate()
+                  .tlsCa(server.authority.file)
+                  .tokenFile(file)
+                  .ttl(Duration.ofSeconds(9))
+                  .interruptOnLoss(false));
       Gate second = server.open(server.gate().tlsCa(server.authority.file).token(server.first));
       String id;
       try (Turn turn = second.turn(OF_FIRST).ttl(Duration.ofSeconds(30)).begin()) {

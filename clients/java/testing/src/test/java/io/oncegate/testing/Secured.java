@@ -53,10 +53,11 @@ final class Secured implements AutoCloseable {
   }
 
   private static String principal(String name, String team, Token token) {
-    return "[[principal]]\nname = \"" + name + "\"\nrole = \"bot\"\nteams = [\"" + team + "\"]\n" + token.line() + "\n";
+    return String.format(
+        "[[principal]]%nname = \"%s\"%nrole = \"bot\"%nteams = [\"%s\"]%n%s%n", name, team, token.line());
   }
 
-  /** Gives the first principal another token, once the file has it: the server does not know the former one any more. */
+  /** Gives the first principal another token, once the file has it: the server then refuses the former one. */
   void replaceFirst(Path file) throws IOException {
     Token next = Token.create();
     replace(file, next.text());
