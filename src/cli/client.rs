@@ -75,7 +75,7 @@ impl ClientArgs {
         let server = &self.server;
         let problem = match timeout(self.timeout, connecting).await {
             Ok(Ok(connection)) => return Ok(connection),
-            Ok(Err(Error::Misconfigured { option, problem })) => {
+            Ok(Err(Error::Misconfigured { option, problem, .. })) => {
                 return Err(misconfigured(option, &problem).context(WrongArguments));
             }
             Ok(Err(error)) => root_cause(&error),
