@@ -27,9 +27,11 @@ import com.slack.api.model.event.MessageEvent;
 import io.oncegate.Delivery;
 import io.oncegate.DeniedException;
 import io.oncegate.Gate;
+import io.oncegate.InvalidException;
 import io.oncegate.OncegateException;
 import io.oncegate.RejectException;
 import io.oncegate.Turn;
+import io.oncegate.Unavailability;
 import java.lang.System.Logger.Level;
 import java.time.Duration;
 import java.util.function.Supplier;
@@ -115,16 +117,21 @@ public class GuardedApp extends App {
   public App start() {
     super.start();
     if (!Dispatch.isRunning()) { // else a request has started the app, and waits for its answer
-      try {
-        guard.gate.seen(Delivery.of("oncegate", "start"));
-      } catch (DeniedException e) {
-        // It is connected. The gate need not have this tenant.
-      } catch (OncegateException e) {
-        Guard.LOG.log(
-            Level.WARNING, "the gate is not connected; deliveries are refused until its server is available", e);
-      }
+      connect();
     }
     return this;
+  }
+
+  /** Asks for the turn of no event. The server refuses it and stores nothing, and all that a turn needs is loaded. */
+  private void connect() {
+    try {
+      guard.gate.turn(Delivery.of("", "")).onUnavailable(Unavailability.RAISE).begin().close();
+    } catch (InvalidException | DeniedException e) {
+      // It is connected.
+    } catch (OncegateException e) {
+      Guard.LOG.log(
+          Level.WARNING, "the gate is not connected; deliveries are refused until its server is available", e);
+    }
   }
 
   @Override
