@@ -74,9 +74,10 @@ const MAY_NAME: [(&str, &[&str]); 20] = [
 ];
 
 /// Libraries, by how their names begin, and the only modules that may use them.
-const WALLS: [(&str, &[&str]); 6] = [
+const WALLS: [(&str, &[&str]); 7] = [
     ("sqlx", &["store"]),
     ("hyper", &["server", "cli"]),
+    ("oncegate_client", &["cli"]),
     ("tonic", &["grpc", "server", "cli"]),
     ("prost", &["grpc", "server", "cli"]),
     ("clap", &["config", "cli", "main"]),

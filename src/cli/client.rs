@@ -7,18 +7,15 @@ use std::{
     time::Duration,
 };
 
-use anyhow::Context as _;
 use clap::{Args, ValueEnum};
+use oncegate_client::{Connection, Error, Gate};
 use serde_json::Value;
-use tonic::{
-    Code, Request, Status,
-    service::interceptor::InterceptedService,
-    transport::{Channel, Endpoint, Uri},
-};
+use tokio::time::timeout;
+use tonic::{Code, Request, Status};
 
 mod security;
 
-use security::{SecurityArgs, Token, hint};
+use security::{SecurityArgs, hint, misconfigured};
 
 use super::{Exit, WrongArguments};
 use crate::{
@@ -35,15 +32,12 @@ use crate::{
 /// How long an answer may be waited for.
 const TIMEOUT: RangeInclusive<Duration> = Duration::from_millis(1)..=Duration::from_hours(24);
 
-/// A connection to a server, which adds the caller's token to each call.
-pub(super) type ServerChannel = InterceptedService<Channel, Token>;
-
 /// Which server is asked, and how its answer is printed.
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Server and output")]
 pub(super) struct ClientArgs {
-    /// Server address: HOST:PORT, `https://HOST:PORT` for TLS, or `unix:/path`
-    #[arg(long, env = "ONCEGATE_SERVER", default_value = DEFAULT_ADDRESS, value_parser = server)]
+    /// Server address: HOST:PORT, `https://HOST:PORT` for TLS, `unix:/path`, or `dns:///NAME:PORT`
+    #[arg(long, env = "ONCEGATE_SERVER", default_value = DEFAULT_ADDRESS)]
     server: String,
     /// Output format
     #[arg(long, env = "ONCEGATE_OUTPUT", value_enum, default_value = "text")]
@@ -75,38 +69,31 @@ impl Output {
 }
 
 impl ClientArgs {
-    pub(super) async fn channel(&self) -> anyhow::Result<ServerChannel> {
+    pub(super) async fn connection(&self) -> anyhow::Result<Connection> {
+        let builder = self.security.apply(Gate::builder().server(&self.server));
+        let connecting = async { builder.build()?.connect().await };
         let server = &self.server;
-        let has_scheme = server.starts_with("unix:") || server.starts_with("https:");
-        let uri = if has_scheme { server.clone() } else { format!("http://{server}") };
-        let endpoint = Endpoint::from_shared(uri).context("--server").context(WrongArguments)?;
-        let mut endpoint = endpoint.connect_timeout(self.timeout);
-        let token = self.security.token(endpoint.uri()).context(WrongArguments)?;
-        if let Some(tls) = self.security.tls(endpoint.uri()).context(WrongArguments)? {
-            let tls = tls.timeout(self.timeout);
-            endpoint = endpoint.tls_config(tls).map_err(|error| {
-                let cause = root_cause(&error);
-                anyhow::anyhow!("--tls-ca, --tls-cert, --tls-key or --tls-server-name: {cause}")
-                    .context(WrongArguments)
-            })?;
-        }
-        let channel = endpoint.connect().await.map_err(|error| {
-            let cause = root_cause(&error);
-            match hint(&cause) {
-                // Another try would fail as well.
-                Some(hint) => anyhow::anyhow!("cannot use {server}: {cause}; {hint}"),
-                None => Status::unavailable(format!("cannot reach {server}: {cause}")).into(),
+        let problem = match timeout(self.timeout, connecting).await {
+            Ok(Ok(connection)) => return Ok(connection),
+            Ok(Err(Error::Misconfigured { option, problem, .. })) => {
+                return Err(misconfigured(option, &problem).context(WrongArguments));
             }
-        })?;
-        Ok(InterceptedService::new(channel, token))
+            Ok(Err(error)) => root_cause(&error),
+            Err(elapsed) => elapsed.to_string(),
+        };
+        match hint(&problem) {
+            // Another try would fail as well.
+            Some(hint) => anyhow::bail!("cannot use {server}: {problem}; {hint}"),
+            None => Err(Status::unavailable(format!("cannot reach {server}: {problem}")).into()),
+        }
     }
 
-    pub(super) async fn connect(&self) -> anyhow::Result<IdempotencyServiceClient<ServerChannel>> {
-        Ok(IdempotencyServiceClient::new(self.channel().await?))
+    pub(super) async fn connect(&self) -> anyhow::Result<IdempotencyServiceClient<Connection>> {
+        Ok(IdempotencyServiceClient::new(self.connection().await?))
     }
 
-    pub(super) async fn admin(&self) -> anyhow::Result<AdminServiceClient<ServerChannel>> {
-        Ok(AdminServiceClient::new(self.channel().await?))
+    pub(super) async fn admin(&self) -> anyhow::Result<AdminServiceClient<Connection>> {
+        Ok(AdminServiceClient::new(self.connection().await?))
     }
 
     /// A request with the deadline of a call that may also wait for `wait`.
@@ -114,25 +101,6 @@ impl ClientArgs {
         let mut request = Request::new(message);
         request.set_timeout(self.timeout + wait);
         request
-    }
-}
-
-/// Reads `--server`.
-fn server(given: &str) -> Result<String, String> {
-    const EXPECTED: &str = "must be HOST:PORT, https://HOST:PORT or unix:/path";
-    if let Some(path) = given.strip_prefix("unix:") {
-        let named = !path.trim_start_matches('/').is_empty();
-        return named.then(|| given.to_owned()).ok_or(EXPECTED.into());
-    }
-    let (tls, given) = match given.strip_prefix("https://") {
-        Some(given) => ("https://", given),
-        None => ("", given.strip_prefix("http://").unwrap_or(given)),
-    };
-    let given = given.trim_end_matches('/');
-    let uri: Result<Uri, _> = given.parse();
-    match uri.ok().as_ref().and_then(Uri::authority) {
-        Some(authority) if authority.port_u16().is_some() => Ok(format!("{tls}{given}")),
-        _ => Err(EXPECTED.into()),
     }
 }
 
@@ -268,23 +236,6 @@ pub(super) fn seconds(span: Option<prost_types::Duration>) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_server_is_a_host_with_a_port_or_a_socket() {
-        for (given, read) in [
-            ("localhost:7411", "localhost:7411"),
-            ("[::1]:7411", "[::1]:7411"),
-            ("http://oncegate.bots:7411/", "oncegate.bots:7411"),
-            ("https://oncegate.bots:7411/", "https://oncegate.bots:7411"),
-            ("unix:/run/oncegate.sock", "unix:/run/oncegate.sock"),
-            ("unix:///run/oncegate.sock", "unix:///run/oncegate.sock"),
-        ] {
-            assert_eq!(server(given).as_deref(), Ok(read));
-        }
-        for bad in ["", "localhost", "7411", "two words:7411", "unix:", "https://oncegate"] {
-            assert!(server(bad).is_err(), "{bad}");
-        }
-    }
 
     #[test]
     fn a_duration_has_a_unit() {

@@ -22,7 +22,7 @@ pub(super) struct Args {
 pub(super) async fn run(args: Args) -> anyhow::Result<Exit> {
     let message = HealthCheckRequest { service: args.service.clone() };
     let request = args.client.request(message, Duration::ZERO);
-    let answer = HealthClient::new(args.client.channel().await?).check(request).await;
+    let answer = HealthClient::new(args.client.connection().await?).check(request).await;
     let status = match answer {
         Ok(answer) => answer.into_inner().status(),
         Err(status) if status.code() == Code::NotFound => ServingStatus::ServiceUnknown,

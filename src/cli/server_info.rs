@@ -17,7 +17,7 @@ pub(super) struct Args {
 
 pub(super) async fn run(args: Args) -> anyhow::Result<Exit> {
     let request = args.client.request(GetServerInfoRequest {}, Duration::ZERO);
-    let mut client = ServerServiceClient::new(args.client.channel().await?);
+    let mut client = ServerServiceClient::new(args.client.connection().await?);
     let info = client.get_server_info(request).await?.into_inner();
     let limits = limits(info.limits.unwrap_or_default());
     let mut text = format!("version {}\nfeatures {}", info.version, info.features.join(" "));

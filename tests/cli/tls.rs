@@ -69,15 +69,17 @@ async fn a_failed_connection_names_the_flag_that_may_be_wrong() {
     files.put("nothing.pem", "");
     let [other, nothing] = ["other-ca.pem", "nothing.pem"].map(|name| files.shown(name));
     mark(&https, &["--tls-ca", &other]).complained(1, "set --tls-ca");
-    mark(&https, &["--tls-ca", &nothing]).complained(1, "set --tls-ca");
-    mark(&https, &["--tls-ca", "/none.pem"]).complained(2, "--tls-ca: cannot read /none.pem");
+    mark(&https, &["--tls-ca", &nothing]).complained(2, "--tls-ca: cannot use the file");
+    mark(&https, &["--tls-ca", "/none.pem"])
+        .complained(2, "--tls-ca: cannot use the file /none.pem");
     let other_name = ["--tls-ca", &ca, "--tls-server-name", "oncegate.bots"];
     mark(&https, &other_name).complained(1, "set --tls-server-name");
     // Plaintext to a port with TLS.
     let ran = mark(&format!("localhost:{port}"), &[]);
     assert_eq!(ran.code, Some(4), "{}", ran.err);
     assert!(ran.err.contains("--server https://HOST:PORT"), "{}", ran.err);
-    mark(&format!("localhost:{port}"), &["--tls-ca", &ca]).complained(2, "--tls-ca needs TLS");
+    mark(&format!("localhost:{port}"), &["--tls-ca", &ca])
+        .complained(2, "--tls-ca: the option needs TLS");
     // TLS to a port without.
     let plain = serve(&[]).await;
     let https =
@@ -96,10 +98,12 @@ async fn a_token_is_sent_but_never_shown_and_not_in_the_clear() {
     assert_eq!(ran.code, Some(0), "{}", ran.err);
     assert!(!ran.err.contains("s3cret"), "{}", ran.err);
     let ran = mark("192.0.2.1:7411", &["--token-file", &token]);
-    ran.complained(2, "a token is not sent to 192.0.2.1 without TLS");
+    ran.complained(2, "--server: a token must not be sent in plaintext to 192.0.2.1:7411");
+    assert!(ran.err.contains("or set --insecure"), "{}", ran.err);
     fs::write(files.path("token"), "").unwrap();
-    mark(&https, &["--token-file", &token]).complained(2, "does not hold one token");
-    mark(&https, &["--token-file", "/none"]).complained(2, "--token-file: cannot read /none");
+    mark(&https, &["--token-file", &token]).complained(2, "--token-file: cannot use the file");
+    mark(&https, &["--token-file", "/none"])
+        .complained(2, "--token-file: cannot use the file /none");
     // There is no way to give one in the arguments, where other users see it.
     let ran = mark(&https, &["--token", "s3cret"]);
     assert_eq!(ran.code, Some(2), "{}", ran.err);

@@ -1,18 +1,33 @@
 //! How a gate proves who it is.
 
-use std::{path::PathBuf, sync::Arc, sync::Mutex};
+use std::{
+    ffi::OsString,
+    path::PathBuf,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use http::HeaderValue;
-use tonic::Code;
+use tokio::{task::spawn_blocking, time::timeout};
+use tonic::{
+    Code,
+    transport::{ClientTlsConfig, Endpoint},
+};
 
 use crate::{
     Error,
-    address::{DEFAULT_SERVER, Target},
+    address::{DEFAULT_SERVER, Target, host_of},
     errors::{misconfigured, or_else},
     failure::Failure,
     locked,
-    rotation::{Certificates, File, Outage, Rotation},
+    rotation::{Certificates, File, Outage, Rotation, is_usable},
 };
+
+/// How long files may take to be read.
+const READ_TIME: Duration = Duration::from_secs(2);
 
 /// What the author has set; the environment has the rest.
 #[derive(Clone, Default)]
@@ -31,15 +46,18 @@ pub(crate) struct AccessOptions {
 /// again and again, so that what they hold can be exchanged while the process runs.
 pub(crate) struct Access {
     pub(crate) target: Target,
-    pub(crate) server_name: Option<String>,
+    /// Connects in plaintext.
+    endpoint: Endpoint,
     tls: Option<Rotation>,
-    token: Mutex<Token>,
+    token: Token,
+    /// A file system does not answer: what was read last stays in use until it does.
+    hangs: AtomicBool,
 }
 
 struct Token {
-    current: Option<Arc<str>>,
     file: Option<File>,
-    outage: Outage,
+    current: Mutex<Option<Arc<str>>>,
+    outage: Mutex<Outage>,
 }
 
 /// What one call or stream proves itself by.
@@ -49,11 +67,11 @@ pub(crate) struct Credentials {
     pub(crate) certificates: Option<Arc<Certificates>>,
 }
 
-type Environment<'a> = &'a dyn Fn(&str) -> Option<String>;
+type Environment<'a> = &'a dyn Fn(&str) -> Option<OsString>;
 
 #[expect(clippy::disallowed_methods, reason = "the settings of a client library")]
-pub(crate) fn environment(name: &str) -> Option<String> {
-    std::env::var(name).ok()
+pub(crate) fn environment(name: &str) -> Option<OsString> {
+    std::env::var_os(name)
 }
 
 /// What the option says, else the environment, with what said it. An empty option is a mistake, such
@@ -61,9 +79,9 @@ pub(crate) fn environment(name: &str) -> Option<String> {
 fn setting(
     environment: Environment<'_>,
     option: &'static str,
-    given: Option<String>,
+    given: Option<OsString>,
     variable: &'static str,
-) -> Result<Option<(String, &'static str)>, Error> {
+) -> Result<Option<(OsString, &'static str)>, Error> {
     match given {
         Some(value) if value.is_empty() => {
             Err(misconfigured(option, "it is empty; set it, or leave it out"))
@@ -76,16 +94,20 @@ fn setting(
     }
 }
 
-fn text(path: Option<PathBuf>) -> Option<String> {
-    path.map(|path| path.to_string_lossy().into_owned())
+fn text(option: &'static str, value: OsString) -> Result<String, Error> {
+    value.into_string().map_err(|_| misconfigured(option, "it is not Unicode"))
 }
 
 impl Access {
     pub(crate) fn new(options: AccessOptions, env: Environment<'_>) -> Result<Self, Error> {
-        let server = setting(env, "server", options.server, "ONCEGATE_SERVER")?;
-        let target = Target::parse(server.as_ref().map_or(DEFAULT_SERVER, |(value, _)| value))?;
+        let given = options.server.map(OsString::from);
+        let target = match setting(env, "server", given, "ONCEGATE_SERVER")? {
+            Some((address, _)) => Target::parse(&text("server", address)?)?,
+            None => Target::parse(DEFAULT_SERVER)?,
+        };
+        let endpoint = target.endpoint()?;
 
-        let with_tls = |option, given, variable| {
+        let with_tls = |option, given: Option<OsString>, variable| {
             let found = setting(env, option, given, variable)?;
             // A setting without effect is a mistake, also one of the environment of a whole pod.
             match found {
@@ -100,12 +122,21 @@ impl Access {
             }
         };
         // A client certificate that is set by options wins over one of the environment.
-        let ca = with_tls("tls_ca", text(options.tls_ca), "ONCEGATE_TLS_CA")?;
-        let cert = with_tls("tls_cert", text(options.tls_cert), "ONCEGATE_CLIENT_CERT")?;
-        let key = with_tls("tls_cert", text(options.tls_key), "ONCEGATE_CLIENT_KEY")?;
-        let server_name =
-            with_tls("tls_server_name", options.tls_server_name, "ONCEGATE_TLS_SERVER_NAME")?;
-        let file = |option, path| File { option, path };
+        let ca = with_tls("tls_ca", options.tls_ca.map(Into::into), "ONCEGATE_TLS_CA")?;
+        let cert = with_tls("tls_cert", options.tls_cert.map(Into::into), "ONCEGATE_CLIENT_CERT")?;
+        let key = with_tls("tls_cert", options.tls_key.map(Into::into), "ONCEGATE_CLIENT_KEY")?;
+        let given = options.tls_server_name.map(OsString::from);
+        let server_name = with_tls("tls_server_name", given, "ONCEGATE_TLS_SERVER_NAME")?;
+        let (name_option, server_name) = match (server_name, &target) {
+            (Some(name), _) => ("tls_server_name", text("tls_server_name", name)?),
+            (None, Target::Hosts { hosts, .. }) => ("server", host_of(&hosts[0]).to_owned()),
+            (None, Target::Socket(_)) => ("server", String::new()),
+        };
+        if target.tls() && !is_usable(ClientTlsConfig::new().domain_name(&server_name)) {
+            let problem = format!("{server_name} is no name that a certificate can be valid for");
+            return Err(misconfigured(name_option, problem));
+        }
+        let file = |option, path: OsString| File { option, path: path.into() };
         let pair = match (cert, key) {
             (Some(cert), Some(key)) => Some((file("tls_cert", cert), file("tls_cert", key))),
             (None, None) => None,
@@ -115,7 +146,7 @@ impl Access {
             }
         };
         let ca = ca.map(|path| file("tls_ca", path));
-        let tls = target.tls().then(|| Rotation::new(ca, pair));
+        let tls = target.tls().then(|| Rotation::new(endpoint.clone(), server_name, ca, pair));
 
         let token = Token::new(options.token, options.token_file, env)?;
         if token.is_set() && !target.tls() && !target.is_local() && !options.insecure {
@@ -125,12 +156,39 @@ impl Access {
             );
             return Err(misconfigured("server", problem));
         }
-        Ok(Self { target, server_name, tls, token: Mutex::new(token) })
+        Ok(Self { target, endpoint, tls, token, hangs: AtomicBool::new(false) })
     }
 
     /// What is for the next call or stream. `at_once`: after a look at the files of the certificates.
-    pub(crate) fn credentials(&self, at_once: bool) -> Result<Credentials, Error> {
-        let token = locked(&self.token).read()?;
+    ///
+    /// A file may hang: what was read last is used after [`READ_TIME`], and from then on at once, until
+    /// the file answers.
+    pub(crate) async fn credentials(self: &Arc<Self>, at_once: bool) -> Result<Credentials, Error> {
+        let is_due = self.tls.as_ref().is_some_and(|tls| tls.is_due(at_once));
+        if self.token.file.is_none() && !is_due {
+            return self.read(at_once);
+        }
+        if !self.hangs.load(Ordering::Relaxed) {
+            let access = self.clone();
+            let reading = spawn_blocking(move || {
+                let found = access.read(at_once);
+                access.hangs.store(false, Ordering::Relaxed);
+                found
+            });
+            match timeout(READ_TIME, reading).await {
+                Ok(Ok(found)) => return found,
+                Ok(Err(_)) => return Err(Error::Closed), // its runtime ends
+                Err(_) => self.hangs.store(true, Ordering::Relaxed),
+            }
+        }
+        self.last().ok_or_else(|| {
+            let option = if self.token.file.is_some() { "token_file" } else { "tls_ca" };
+            misconfigured(option, "cannot use its file: it cannot be read within 2 s")
+        })
+    }
+
+    fn read(&self, at_once: bool) -> Result<Credentials, Error> {
+        let token = self.token.read()?;
         let certificates = match &self.tls {
             Some(tls) => Some(tls.current(at_once)?),
             None => None,
@@ -138,9 +196,27 @@ impl Access {
         Ok(Credentials { token, certificates })
     }
 
+    /// What was read last, if all of it was.
+    fn last(&self) -> Option<Credentials> {
+        let token = locked(&self.token.current).clone();
+        let certificates = self.tls.as_ref().map(Rotation::last);
+        if self.token.file.is_some() && token.is_none() {
+            return None;
+        }
+        match certificates {
+            Some(None) => None,
+            found => Some(Credentials { token, certificates: found.flatten() }),
+        }
+    }
+
+    /// What connects with these credentials.
+    pub(crate) fn endpoint<'a>(&'a self, credentials: &'a Credentials) -> &'a Endpoint {
+        credentials.certificates.as_ref().map_or(&self.endpoint, |found| &found.endpoint)
+    }
+
     /// Says what a failure means. UNAUTHENTICATED is final only with the newest token and client
     /// certificate: with older ones the call is worth another try.
-    pub(crate) fn judge(&self, used: &Credentials, failure: Failure) -> Failure {
+    pub(crate) async fn judge(self: &Arc<Self>, used: &Credentials, failure: Failure) -> Failure {
         let is_outage = matches!(failure.code, Code::Unavailable | Code::DeadlineExceeded);
         if let Some(tls) = self.tls.as_ref().filter(|_| failure.reason.is_empty() && is_outage) {
             tls.look_soon(); // the server may not accept the old ones any more
@@ -148,7 +224,7 @@ impl Access {
         if failure.code != Code::Unauthenticated {
             return failure;
         }
-        match self.credentials(true) {
+        match self.credentials(true).await {
             Ok(newest) if !newest.is_same_identity(used) => {
                 let message = "the token or client certificate was replaced";
                 let mut replaced = Failure::unavailable(message);
@@ -186,13 +262,13 @@ impl Token {
         env: Environment<'_>,
     ) -> Result<Self, Error> {
         let mut made = Self {
-            current: None,
             file: None,
-            outage: Outage::new("the token that was read before stays in use"),
+            current: Mutex::default(),
+            outage: Mutex::new(Outage::new("the token that was read before stays in use")),
         };
         let Some(token) = token else {
-            let path = setting(env, "token_file", text(file), "ONCEGATE_TOKEN_FILE")?;
-            made.file = path.map(|(path, _)| File { option: "token_file", path });
+            let path = setting(env, "token_file", file.map(Into::into), "ONCEGATE_TOKEN_FILE")?;
+            made.file = path.map(|(path, _)| File { option: "token_file", path: path.into() });
             return Ok(made);
         };
         if file.is_some() {
@@ -201,29 +277,36 @@ impl Token {
         if token.is_empty() {
             return Err(misconfigured("token", "it is empty; set it, or leave it out"));
         }
-        made.current = Some(checked("token", token.trim())?);
+        made.current = Mutex::new(Some(checked("token", token.trim())?));
         Ok(made)
     }
 
     fn is_set(&self) -> bool {
-        self.current.is_some() || self.file.is_some()
+        locked(&self.current).is_some() || self.file.is_some()
     }
 
     /// The token for the next call. While its file cannot be used, the last one stays in use.
-    fn read(&mut self) -> Result<Option<Arc<str>>, Error> {
-        let Some(file) = &self.file else { return Ok(self.current.clone()) };
+    fn read(&self) -> Result<Option<Arc<str>>, Error> {
+        let Some(file) = &self.file else {
+            return Ok(locked(&self.current).clone());
+        };
         let found = file
             .read()
             .and_then(|content| checked("token_file", &String::from_utf8_lossy(&content)));
         match found {
             Ok(token) => {
-                self.current = Some(token);
-                self.outage.over();
+                *locked(&self.current) = Some(token.clone());
+                locked(&self.outage).over();
+                Ok(Some(token))
             }
-            Err(error) if self.current.is_none() => return Err(error),
-            Err(error) => self.outage.warn(&error),
+            Err(error) => match locked(&self.current).clone() {
+                Some(token) => {
+                    locked(&self.outage).warn(&error);
+                    Ok(Some(token))
+                }
+                None => Err(error),
+            },
         }
-        Ok(self.current.clone())
     }
 }
 
@@ -241,7 +324,7 @@ mod tests {
 
     use super::*;
 
-    fn none(_: &str) -> Option<String> {
+    fn none(_: &str) -> Option<OsString> {
         None
     }
 
@@ -269,6 +352,11 @@ mod tests {
             ("tls_cert", options(|o| (o.server, o.tls_cert) = (secure(), Some("".into())))),
             ("tls_cert", options(|o| (o.server, o.tls_cert) = (secure(), Some("c".into())))),
             ("tls_cert", options(|o| o.tls_cert = Some("c".into()))),
+            ("server", options(|o| o.server = Some("https://a b:1".to_owned()))),
+            (
+                "tls_server_name",
+                options(|o| (o.server, o.tls_server_name) = (secure(), Some("a b".to_owned()))),
+            ),
         ] {
             let Err(error) = Access::new(options, &none) else { panic!("{option} is taken") };
             let text = error.to_string();
@@ -285,7 +373,7 @@ mod tests {
         ] {
             assert!(Access::new(options, &none).is_ok());
         }
-        let of_pod = |name: &str| (name == "ONCEGATE_TLS_CA").then(|| "/ca.pem".to_owned());
+        let of_pod = |name: &str| (name == "ONCEGATE_TLS_CA").then(|| "/ca.pem".into());
         let Err(error) = Access::new(AccessOptions::default(), &of_pod) else {
             panic!("a setting of the environment without effect is taken")
         };
@@ -298,7 +386,7 @@ mod tests {
         let path = folder.path().join("token");
         let access = Access::new(options(|o| o.token_file = Some(path.clone())), &none)
             .unwrap_or_else(|error| panic!("{error}"));
-        let token = || access.credentials(false).map(|found| found.token);
+        let token = || access.read(false).map(|found| found.token);
         assert!(matches!(token(), Err(Error::Misconfigured { option: "token_file", .. })));
         for (content, expected) in [
             ("first\n", "first"),

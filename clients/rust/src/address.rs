@@ -1,6 +1,11 @@
 //! Where the server is.
 
-use std::net::{IpAddr, Ipv6Addr};
+use std::{
+    net::{IpAddr, Ipv6Addr},
+    time::Duration,
+};
+
+use tonic::transport::Endpoint;
 
 use crate::{Error, errors::misconfigured};
 
@@ -31,7 +36,7 @@ impl Target {
                 }
             }
             "unix" if !rest.trim_matches('/').is_empty() => {
-                return Ok(Self::Socket(rest.trim_start_matches("//").to_owned()));
+                return Ok(Self::Socket(rest.strip_prefix("//").unwrap_or(rest).to_owned()));
             }
             "dns" => {
                 let name = rest.strip_prefix("///").unwrap_or(rest);
@@ -51,6 +56,28 @@ impl Target {
             return Err(no_address("HOST:PORT, https://HOST:PORT, unix:PATH or dns:///NAME:PORT"));
         }
         plaintext(vec![address.to_owned()])
+    }
+
+    /// What connects to it, yet without TLS. Its scheme decides on TLS, so nothing stands in for an
+    /// address that is none for HTTP.
+    pub(crate) fn endpoint(&self) -> Result<Endpoint, Error> {
+        let uri = match self {
+            // The zone is for the connection alone.
+            Self::Hosts { hosts, tls } => {
+                let scheme = if *tls { "https" } else { "http" };
+                let (host, port) = hosts[0].rsplit_once(':').unwrap_or_default();
+                match host.split_once('%') {
+                    Some((ip, _)) => format!("{scheme}://{ip}]:{port}"),
+                    None => format!("{scheme}://{host}:{port}"),
+                }
+            }
+            Self::Socket(_) => "http://localhost".to_owned(),
+        };
+        let endpoint = Endpoint::from_shared(uri);
+        let endpoint = endpoint.map_err(|_| no_address("a host and a port in ASCII"))?;
+        Ok(endpoint
+            .http2_keep_alive_interval(Duration::from_secs(20))
+            .keep_alive_timeout(Duration::from_secs(10)))
     }
 
     pub(crate) fn tls(&self) -> bool {
@@ -75,7 +102,9 @@ impl Target {
 }
 
 fn split_scheme(address: &str) -> (String, &str) {
-    let Some((scheme, rest)) = address.split_once(':') else { return (String::new(), "") };
+    let Some((scheme, rest)) = address.split_once(':') else {
+        return (String::new(), "");
+    };
     let is_scheme = scheme.starts_with(|char: char| char.is_ascii_alphabetic())
         && scheme.chars().all(|char| char.is_ascii_alphanumeric() || "+.-".contains(char));
     if is_scheme { (scheme.to_ascii_lowercase(), rest) } else { (String::new(), "") }
@@ -87,7 +116,9 @@ fn no_address(form: &str) -> Error {
 }
 
 fn is_host_and_port(text: &str) -> bool {
-    let Some((host, port)) = text.rsplit_once(':') else { return false };
+    let Some((host, port)) = text.rsplit_once(':') else {
+        return false;
+    };
     let has_port = port.len() <= 5
         && port.bytes().all(|byte| byte.is_ascii_digit())
         && port.parse::<u16>().is_ok_and(|port| port > 0);
@@ -95,7 +126,9 @@ fn is_host_and_port(text: &str) -> bool {
         return false;
     }
     if let Some(inside) = host.strip_prefix('[') {
-        let Some(inside) = inside.strip_suffix(']') else { return false };
+        let Some(inside) = inside.strip_suffix(']') else {
+            return false;
+        };
         let ip = inside.split_once('%').map_or(inside, |(ip, _)| ip);
         return ip.parse::<Ipv6Addr>().is_ok();
     }
@@ -106,7 +139,8 @@ fn is_host_and_port(text: &str) -> bool {
 /// The host of HOST:PORT, without brackets.
 pub(crate) fn host_of(text: &str) -> &str {
     let host = text.rsplit_once(':').map_or(text, |(host, _)| host);
-    host.trim_start_matches('[').trim_end_matches(']')
+    let host = host.trim_start_matches('[').trim_end_matches(']');
+    host.split_once('%').map_or(host, |(ip, _)| ip)
 }
 
 fn is_loopback(host: &str) -> bool {
@@ -130,6 +164,7 @@ mod tests {
             ("HTTPS://gate:7411", "gate:7411", true),
             ("unix:/run/oncegate.sock", "unix:/run/oncegate.sock", false),
             ("unix:///run/oncegate.sock", "unix:/run/oncegate.sock", false),
+            ("unix:////run/oncegate.sock", "unix://run/oncegate.sock", false),
             ("UNIX:/run/Oncegate.sock", "unix:/run/Oncegate.sock", false),
             ("dns:///gate:7411", "gate:7411", false),
             ("ipv4:10.0.0.1:1,10.0.0.2:1", "10.0.0.1:1,10.0.0.2:1", false),
@@ -138,6 +173,9 @@ mod tests {
             let target =
                 Target::parse(address).unwrap_or_else(|error| panic!("{address}: {error}"));
             assert_eq!((target.name().as_str(), target.tls()), (name, tls), "{address}");
+            let endpoint = target.endpoint().unwrap_or_else(|error| panic!("{address}: {error}"));
+            let scheme = if tls { "https" } else { "http" };
+            assert_eq!(endpoint.uri().scheme_str(), Some(scheme), "{address}");
         }
         for address in [
             "https://",
@@ -171,6 +209,20 @@ mod tests {
             assert!(matches!(error, Error::Misconfigured { option: "server", .. }), "{address}");
             assert!(!error.to_string().contains("planted"), "{error}");
         }
+    }
+
+    #[test]
+    fn what_is_no_uri_does_not_become_another_one() {
+        for address in
+            ["https://g\u{e4}te:7411", "https://a%41:1", "https://a\"b:1", "https://{a}:1"]
+        {
+            let made = Target::parse(address).and_then(|target| target.endpoint());
+            if let Ok(endpoint) = made {
+                assert_eq!(endpoint.uri().scheme_str(), Some("https"), "{address}");
+            }
+        }
+        let refused = Target::parse("https://g\u{e4}te:7411").and_then(|target| target.endpoint());
+        assert!(matches!(refused, Err(Error::Misconfigured { option: "server", .. })));
     }
 
     #[test]

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use crate::{pb, platforms::Payload};
 
 /// One delivery of an event: what names the event and its conversation, and whether its sender
-/// redelivers. [`slack`](crate::slack), [`github`](crate::github) and so on make one of a
+/// redelivers. [`slack`](fn@crate::slack), [`github`](crate::github) and so on make one of a
 /// platform's payload; [`Delivery::new`] one by hand.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Delivery {
@@ -39,6 +39,7 @@ pub(crate) enum SessionName {
 
 /// How much of a payload's conversation is one session.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
 pub enum Scope {
     /// The thread.
     #[default]

@@ -1,6 +1,10 @@
 //! What can come of a call, other than its answer.
 
-use std::{fmt, time::Duration};
+use std::{
+    fmt,
+    sync::{Arc, Weak},
+    time::Duration,
+};
 
 use crate::codec::Stored;
 
@@ -25,9 +29,12 @@ pub enum NotGranted {
 
 /// The event has been handled. In an [`Outcome`](crate::Outcome), its result is decoded.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Duplicate<R = Stored> {
     /// What the run returned that handled the event.
     pub result: R,
+    /// Why its result cannot be decoded, such as after a change of its type; the result is then `None`.
+    pub undecodable: Option<String>,
     /// How that run ended: `SUCCEEDED` or `REJECTED`; `None` if the event was only marked.
     pub outcome: Option<String>,
     /// Why it was rejected.
@@ -35,7 +42,8 @@ pub struct Duplicate<R = Stored> {
 }
 
 /// All attempts failed.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct GaveUp {
     /// How many there were.
     pub attempts: u32,
@@ -44,7 +52,8 @@ pub struct GaveUp {
 }
 
 /// Another run handles the event.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct InProgress {
     /// Its name.
     pub holder: String,
@@ -55,7 +64,8 @@ pub struct InProgress {
 }
 
 /// Another holder has the conversation.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Busy {
     /// Its name. Empty while the conversation passes to the first in the queue.
     pub holder: String,
@@ -133,6 +143,39 @@ impl fmt::Display for LossReason {
     }
 }
 
+/// A text that a log is not to have: its `Debug` does not show it.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Secret(String);
+
+impl Secret {
+    pub(crate) fn new(text: String) -> Self {
+        Self(text)
+    }
+
+    /// The text.
+    #[must_use]
+    pub fn expose(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("…")
+    }
+}
+
+/// Says whether an error still exists, in whatever it was put.
+#[doc(hidden)]
+#[derive(Debug, Clone, Default)]
+pub struct Kept(Arc<()>);
+
+impl Kept {
+    pub(crate) fn downgrade(&self) -> Weak<()> {
+        Arc::downgrade(&self.0)
+    }
+}
+
 /// What can come of a call. One that a gRPC status caused has it as its source.
 #[derive(Debug)]
 #[non_exhaustive]
@@ -140,6 +183,7 @@ pub enum Error {
     /// There is no turn or lease, as is to be expected.
     NotGranted(Box<NotGranted>),
     /// The turn ended without its holder: stop working, another run may have it.
+    #[non_exhaustive]
     TurnLost {
         /// Why.
         reason: LossReason,
@@ -149,6 +193,7 @@ pub enum Error {
         source: Option<tonic::Status>,
     },
     /// The lease ended without its holder: stop working, another holder may have it.
+    #[non_exhaustive]
     LeaseLost {
         /// Why.
         reason: LossReason,
@@ -156,15 +201,17 @@ pub enum Error {
         source: Option<tonic::Status>,
     },
     /// The end of a turn was sent, and no answer came. `Gate::seen` reports later.
+    #[non_exhaustive]
     OutcomeUnknown {
-        /// The turn's id.
-        turn_id: String,
+        /// The turn's id. Keep it secret.
+        turn_id: Secret,
         /// What the handler returned.
         value: Stored,
         /// The last failure.
         source: Option<tonic::Status>,
     },
     /// No server answered within the patience. Nothing is held, as far as is known.
+    #[non_exhaustive]
     Unavailable {
         /// When to try again.
         retry_after: Duration,
@@ -176,6 +223,7 @@ pub enum Error {
     /// The gate is closed. It is unavailable for good.
     Closed,
     /// A limit of the server was reached, and the patience is over.
+    #[non_exhaustive]
     Overloaded {
         /// When to try again.
         retry_after: Duration,
@@ -185,6 +233,7 @@ pub enum Error {
         source: Option<tonic::Status>,
     },
     /// The server does not know the caller, or the caller may not do this.
+    #[non_exhaustive]
     Denied {
         /// `TEAM_DENIED`, `ROLE_DENIED` or another reason of the contract; without one,
         /// `UNAUTHENTICATED` or `PERMISSION_DENIED`.
@@ -195,6 +244,7 @@ pub enum Error {
         source: Option<tonic::Status>,
     },
     /// An option of the gate, or the file that it names, cannot be used.
+    #[non_exhaustive]
     Misconfigured {
         /// The option.
         option: &'static str,
@@ -202,6 +252,7 @@ pub enum Error {
         problem: String,
     },
     /// The session is bound to another epic.
+    #[non_exhaustive]
     EpicMismatch {
         /// To this one.
         bound: String,
@@ -209,11 +260,13 @@ pub enum Error {
         source: Option<tonic::Status>,
     },
     /// The event is on record with another digest.
+    #[non_exhaustive]
     PayloadMismatch {
         /// What the server said.
         source: Option<tonic::Status>,
     },
     /// The request breaks a rule of the contract; fix the caller.
+    #[non_exhaustive]
     Invalid {
         /// The field's path; empty if the message has no field.
         field: String,
@@ -223,6 +276,7 @@ pub enum Error {
         source: Option<tonic::Status>,
     },
     /// The result of a duplicate is none of the handler's type.
+    #[non_exhaustive]
     Undecodable {
         /// The type of the result, as it was stored.
         result_type: String,
@@ -230,16 +284,21 @@ pub enum Error {
         problem: BoxError,
     },
     /// The handler's result cannot be encoded. The turn has failed.
+    #[non_exhaustive]
     Unencodable {
         /// What the codec says.
         problem: BoxError,
     },
     /// The handler refused the event for good; made by [`Turn::reject`](crate::Turn::reject).
+    #[non_exhaustive]
     Rejected {
         /// Why.
         detail: String,
+        #[doc(hidden)]
+        is_kept: Kept,
     },
     /// A fault of the server, or an answer that this library does not know; report it.
+    #[non_exhaustive]
     Internal {
         /// What happened.
         message: String,
@@ -343,7 +402,7 @@ impl fmt::Display for Error {
                     "the result cannot be encoded: {problem}; return what the codec can store"
                 )
             }
-            Self::Rejected { detail } => write!(f, "rejected: {detail}"),
+            Self::Rejected { detail, .. } => write!(f, "rejected: {detail}"),
             Self::Internal { message, .. } => write!(f, "{message}; report it"),
         }
     }

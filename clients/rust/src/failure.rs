@@ -2,7 +2,7 @@
 
 use std::{collections::HashMap, time::Duration};
 
-use tonic::{Code, Status};
+use tonic::{Code, Status, TimeoutExpired};
 use tonic_types::StatusExt as _;
 
 use crate::errors::{Error, LossReason};
@@ -98,6 +98,8 @@ impl Failure {
             failure.field.clone_from(&violation.field);
         }
         failure.retry_after = details.retry_info().and_then(|info| info.retry_delay);
+        // Zero says nothing; it would be a loop without a pause.
+        failure.retry_after = failure.retry_after.filter(|delay| !delay.is_zero());
         if failure.reason.is_empty() {
             failure.read_transport(&status);
         }
@@ -109,11 +111,13 @@ impl Failure {
     fn read_transport(&mut self, status: &Status) {
         let mut chain = String::new();
         let mut cause = std::error::Error::source(status);
+        let mut is_timeout = false;
         while let Some(error) = cause {
+            is_timeout |= error.is::<TimeoutExpired>();
             chain = format!("{chain}: {error}");
             cause = error.source();
         }
-        if self.code == Code::Cancelled && self.message == "Timeout expired" {
+        if self.code == Code::Cancelled && is_timeout {
             self.code = Code::DeadlineExceeded;
         }
         let explanation = EXPLANATIONS.iter().find(|(sign, _)| chain.contains(sign));

@@ -21,7 +21,7 @@ use crate::{
     hold::Hold,
     link::Link,
     locked,
-    options::{Config, holder_name},
+    options::{Caught, Config, holder_name},
 };
 
 /// How long ends may go on before the connections are closed.
@@ -39,7 +39,7 @@ pub(crate) struct GateInner {
     pub(crate) link: Arc<Link>,
     /// What `close` waits for: keepers, and ends without one.
     pub(crate) tasks: TaskTracker,
-    /// Calls in the futures of their callers.
+    /// Calls, and beginnings, in the futures of their callers.
     pub(crate) calls: TaskTracker,
     state: Mutex<State>,
     /// One of the following has changed: the holds.
@@ -162,9 +162,9 @@ impl GateBuilder {
         self
     }
 
-    /// What to observe.
+    /// What to observe. A panic of a hook is logged, and has no other effect.
     pub fn hooks(mut self, hooks: impl Hooks + 'static) -> Self {
-        self.config.hooks = Arc::new(hooks);
+        self.config.hooks = Arc::new(Caught(hooks));
         self
     }
 
@@ -246,9 +246,10 @@ impl Gate {
             }
             inner.tasks.close();
             inner.calls.close();
+            // A beginning that is refused may give back what it was granted.
             let ends = async {
-                inner.tasks.wait().await;
                 inner.calls.wait().await;
+                inner.tasks.wait().await;
             };
             let _ = timeout(ENDING_TIME, ends).await;
             inner.link.close();

@@ -1,9 +1,9 @@
-//! What a turn and a lease have in common: how each is granted, kept, carried on and lost. The
+//! What a turn and a lease have in common: whether it is held, until when, and how it was lost. The
 //! holder uses it, and the keeper, a task that runs beside the body.
 
 use std::{
     future::Future,
-    sync::{Arc, Mutex, MutexGuard},
+    sync::{Arc, Mutex, MutexGuard, Weak},
     time::Duration,
 };
 
@@ -12,18 +12,14 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     Error, LossReason,
-    clock::{Moment, Pauses, now},
-    failure::{Failure, Problem},
+    clock::{Moment, now, ring_at},
+    failure::Problem,
     gate::GateInner,
-    keep::keep,
     locked,
     options::Config,
-    pb::TurnEnd,
+    pb::{SessionWaiting, TurnEnd},
     stream::Stream,
 };
-
-/// In a queue the server says something every 20 s.
-const QUEUE_SILENCE: Duration = Duration::from_secs(30);
 
 /// What a turn and a lease do differently.
 pub(crate) trait Flow: Send + Sync + Sized + 'static {
@@ -32,7 +28,10 @@ pub(crate) trait Flow: Send + Sync + Sized + 'static {
 
     fn hold(&self) -> &Arc<Hold>;
     /// Makes the stream, and sends the request.
-    fn open(&self, wait: Duration) -> Result<Stream<Self::News>, Problem>;
+    fn open(
+        &self,
+        wait: Duration,
+    ) -> impl Future<Output = Result<Stream<Self::News>, Problem>> + Send;
     /// Reads a message of a stream that is not granted yet: whether it is the grant.
     fn answer(&self, news: Self::News) -> Result<bool, Problem>;
     /// Reads a message of a stream that is granted.
@@ -78,7 +77,7 @@ pub(crate) struct Hold {
     state: Mutex<State>,
     commands: Mutex<Option<oneshot::Sender<Command>>>,
     /// For the keeper, once there is one.
-    orders: Mutex<Option<oneshot::Receiver<Command>>>,
+    pub(crate) orders: Mutex<Option<oneshot::Receiver<Command>>>,
     /// It was refused before it was granted.
     pub(crate) refused: CancellationToken,
     /// It was lost.
@@ -95,6 +94,8 @@ pub(crate) struct State {
     /// Ended or lost. The first of the two counts.
     pub(crate) over: bool,
     pub(crate) loss: Option<LossReason>,
+    /// The status that it was lost by.
+    loss_source: Option<tonic::Status>,
     /// Another process carries it on.
     pub(crate) detached: bool,
     pub(crate) sent: Moment,
@@ -109,172 +110,8 @@ pub(crate) struct State {
     pub(crate) id: String,
     pub(crate) team: String,
     pub(crate) attempt: u32,
-    pub(crate) rejection: Option<String>,
-}
-
-/// Begins a turn or lease, and keeps it from its grant on.
-pub(crate) async fn start<F, B>(flow: &Arc<F>, begin: B) -> Result<(), Problem>
-where
-    F: Flow,
-    B: Future<Output = Result<Option<Stream<F::News>>, Problem>>,
-{
-    let hold = flow.hold();
-    // What is dropped, or not granted, is not held any more.
-    let entry = hold.gate.enter(hold)?;
-    let stream = begin.await?;
-    entry.keep();
-    if let Some(orders) = locked(&hold.orders).take() {
-        hold.gate.tasks.spawn(keep(flow.clone(), stream, orders));
-    }
-    Ok(())
-}
-
-/// Waits until it is granted, and asks for another one if it is lost before it is trusted.
-pub(crate) async fn begin<F: Flow>(flow: &Arc<F>) -> Result<Option<Stream<F::News>>, Problem> {
-    let hold = flow.hold();
-    let wait_until = now() + hold.config.wait;
-    let mut pauses = Pauses::default();
-    loop {
-        let mut unadmitted = Unadmitted { flow, stream: Some(ask(flow, wait_until).await?) };
-        match flow.make_sure(&mut unadmitted.stream).await {
-            Ok(()) => {
-                hold.admit()?;
-                return Ok(unadmitted.release());
-            }
-            Err(Problem::Final(error)) if error.is_lost() => drop(unadmitted.release()),
-            Err(problem) => return Err(problem),
-        }
-        if now() >= wait_until + hold.config.patience {
-            return Err(Failure::unavailable("grants are lost on their way").into());
-        }
-        flow.start_over();
-        hold.pause(pauses.next()).await?;
-    }
-}
-
-/// A grant that the body has not got yet. If it does not get it after all, it goes back to the server.
-struct Unadmitted<'a, F: Flow> {
-    flow: &'a Arc<F>,
-    stream: Option<Stream<F::News>>,
-}
-
-impl<F: Flow> Unadmitted<'_, F> {
-    fn release(mut self) -> Option<Stream<F::News>> {
-        let stream = self.stream.take();
-        std::mem::forget(self);
-        stream
-    }
-}
-
-impl<F: Flow> Drop for Unadmitted<'_, F> {
-    fn drop(&mut self) {
-        let (flow, stream) = (self.flow.clone(), self.stream.take());
-        let gate = self.flow.hold().gate.clone();
-        gate.spawn(async move {
-            flow.give_back(stream, "its holder did not begin".to_owned()).await;
-        });
-    }
-}
-
-/// Waits for the grant. A broken request is repeated with its request id.
-async fn ask<F: Flow>(flow: &Arc<F>, wait_until: Moment) -> Result<Stream<F::News>, Problem> {
-    let hold = flow.hold();
-    let patience = hold.config.patience;
-    let mut pauses = Pauses::default();
-    let mut outage: Option<Moment> = None; // since when the server is not heard of
-    let mut is_renewed = false;
-    loop {
-        let sent = now();
-        let mut heard = false;
-        let silent_at = (outage.unwrap_or(sent) + patience).max(sent + Duration::from_millis(500));
-        hold.state().sent = sent;
-        let asked = tokio::select! {
-            biased;
-            () = hold.refused.cancelled() => return Err(Error::Closed.into()),
-            asked = ask_once(flow, wait_until - sent, silent_at, &mut heard) => asked,
-        };
-        let failure = match asked {
-            Ok(stream) => return Ok(stream),
-            Err(Problem::Failed(failure)) => failure,
-            Err(problem) => return Err(problem),
-        };
-        if failure.outdated && !is_renewed {
-            is_renewed = true;
-            continue;
-        }
-        if heard {
-            outage = Some(now());
-        }
-        let until = *outage.get_or_insert(sent) + patience;
-        let left = until.left();
-        // The last attempt is at the end of the patience, unless the server asks for more.
-        let delay = failure.retry_after.unwrap_or_else(|| pauses.next().min(left));
-        if !failure.retryable() || left.is_zero() || delay > left {
-            return Err(Problem::Failed(failure));
-        }
-        hold.pause(delay).await?;
-    }
-}
-
-/// Sends the request, and reads the answers.
-async fn ask_once<F: Flow>(
-    flow: &Arc<F>,
-    wait: Duration,
-    mut silent_at: Moment,
-    heard: &mut bool,
-) -> Result<Stream<F::News>, Problem> {
-    let mut stream = flow.open(wait)?;
-    loop {
-        let news = stream.read(silent_at).await?;
-        if flow.answer(news)? {
-            return Ok(stream);
-        }
-        *heard = true;
-        silent_at = now() + QUEUE_SILENCE;
-    }
-}
-
-/// Renews from now on, instead of the stream.
-pub(crate) async fn carry_on<F: Flow>(
-    flow: &F,
-    stream: &mut Option<Stream<F::News>>,
-) -> Result<(), Problem> {
-    *stream = None;
-    confirm(flow).await?;
-    flow.hold().state().renewing = true;
-    Ok(())
-}
-
-/// Renews before the body runs, within the patience, until the trusted end lies ahead.
-pub(crate) async fn confirm<F: Flow>(flow: &F) -> Result<(), Problem> {
-    let hold = flow.hold();
-    let until = now() + hold.config.ttl.min(hold.config.patience).max(Duration::from_secs(1));
-    let mut pauses = Pauses::default();
-    loop {
-        let renewed = tokio::select! {
-            biased;
-            () = hold.refused.cancelled() => return Err(Error::Closed.into()),
-            renewed = flow.renew(until) => renewed,
-        };
-        match renewed {
-            Err(Problem::Failed(failure)) => {
-                return Err(match failure.lost() {
-                    Some(reason) => hold.lost_by(reason, failure.source).into(),
-                    None => Problem::Failed(failure),
-                });
-            }
-            Err(problem) => return Err(problem),
-            Ok(()) => {}
-        }
-        if !hold.state().trusted_end.is_over() {
-            return Ok(());
-        }
-        if until.is_over() {
-            let message = "renewals are answered after their trusted end";
-            return Err(Failure::unavailable(message).into());
-        }
-        hold.pause(pauses.next()).await?;
-    }
+    /// Why the handler refused the event, and whether that error is still kept.
+    pub(crate) rejection: Option<(String, Weak<()>)>,
 }
 
 impl Hold {
@@ -308,7 +145,7 @@ impl Hold {
     }
 
     /// Ends early if it is not wanted any more.
-    async fn pause(&self, delay: Duration) -> Result<(), Problem> {
+    pub(crate) async fn pause(&self, delay: Duration) -> Result<(), Problem> {
         tokio::select! {
             biased;
             () = self.refused.cancelled() => Err(Error::Closed.into()),
@@ -337,10 +174,12 @@ impl Hold {
     }
 
     /// It ended without its holder, unless it was over before.
-    pub(crate) fn lose(&self, reason: LossReason) -> bool {
+    pub(crate) fn lose(&self, reason: LossReason, source: Option<tonic::Status>) -> bool {
         let is_lost = self.finish(Some(reason));
         if is_lost {
+            self.state().loss_source = source;
             self.report_loss(reason);
+            self.gate.forget(self);
         }
         is_lost
     }
@@ -350,22 +189,23 @@ impl Hold {
         let held = self.state().held;
         if held && self.finish(Some(LossReason::Closed)) {
             self.report_loss(LossReason::Closed);
-            self.command(Command::GiveBack {
-                detail: "the gate was closed".to_owned(),
-                answer: None,
-            });
+            let detail = "the gate was closed".to_owned();
+            // Its keeper forgets it once the server knows.
+            if !self.command(Command::GiveBack { detail, answer: None }) {
+                self.gate.forget(self);
+            }
         }
     }
 
     fn report_loss(&self, reason: LossReason) {
         self.lost.cancel();
         let what = if self.is_lease { "lease" } else { "turn" };
-        tracing::warn!(%reason, "a {what} was lost");
+        let status = self.state().loss_source.as_ref().map(ToString::to_string);
+        tracing::warn!(%reason, status, "a {what} was lost");
         self.config.hooks.on_lost(reason);
         if !self.is_lease {
             self.config.hooks.on_end("LOST");
         }
-        self.gate.forget(self);
     }
 
     /// Only the call that ended it may send commands to its keeper. False if there is none.
@@ -384,20 +224,23 @@ impl Hold {
 
     /// Why it is over.
     pub(crate) fn over_by(&self) -> Error {
-        let reason = self.state().loss.unwrap_or(LossReason::Ended);
-        self.lost_by(reason, None)
+        let state = self.state();
+        let (reason, source) = (state.loss.unwrap_or(LossReason::Ended), state.loss_source.clone());
+        drop(state);
+        self.lost_by(reason, source)
     }
 
+    /// Its errors have no source.
     pub(crate) fn check(&self) -> Result<(), Error> {
         let state = self.state();
-        if state.over {
-            drop(state);
-            return Err(self.over_by());
-        }
-        if state.held && state.trusted_end.is_over() {
-            return Err(self.lost_by(LossReason::Expired, None));
-        }
-        Ok(())
+        let reason = if state.over {
+            state.loss.unwrap_or(LossReason::Ended)
+        } else if state.held && state.trusted_end.is_over() {
+            LossReason::Expired
+        } else {
+            return Ok(());
+        };
+        Err(self.lost_by(reason, None))
     }
 
     /// Moves the trusted end: the server said how long is left, and how long it took to say so.
@@ -432,6 +275,10 @@ impl Hold {
         state.trusted_end = state.valid_end;
     }
 
+    pub(crate) fn set_waiters(&self, waiting: SessionWaiting) {
+        self.state().waiters = u32::try_from(waiting.waiters).unwrap_or_default();
+    }
+
     pub(crate) fn probe_at(&self) -> Moment {
         self.state().probe_at
     }
@@ -439,6 +286,16 @@ impl Hold {
     /// How long one renewal may take before it is repeated.
     pub(crate) fn renew_timeout(&self) -> Duration {
         (self.config.ttl / 20).max(Duration::from_millis(500))
+    }
+
+    /// Waits until the trusted end has passed without news. A renewal moves it.
+    pub(crate) async fn expired(&self) {
+        loop {
+            ring_at(self.trusted_end()).await;
+            if self.trusted_end().is_over() {
+                return;
+            }
+        }
     }
 
     pub(crate) fn trusted_end(&self) -> Moment {

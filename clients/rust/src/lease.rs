@@ -9,9 +9,10 @@ use tokio::sync::oneshot;
 
 use crate::{
     Error, Gate, Session,
+    begin::{self, confirm},
     clock::{Moment, now},
     failure::Problem,
-    hold::{self, Command, Flow, Hold, confirm},
+    hold::{Command, Flow, Hold},
     link::{CALL_TIMEOUT, SHORTEST},
     locked,
     options::{Config, duration, new_request_id, span},
@@ -21,7 +22,8 @@ use crate::{
         idempotency_service_client::IdempotencyServiceClient,
     },
     stream::Stream,
-    turn::{busy, view},
+    turn_flow::busy,
+    view::view,
 };
 
 /// For a release.
@@ -85,7 +87,7 @@ impl LeaseRequest {
         let request = hold.config.hold_request(&self.session);
         let flow =
             Arc::new(LeaseFlow { hold, request: Mutex::new(request), lease: Mutex::default() });
-        let begun = Box::pin(hold::start(&flow, hold::begin(&flow))).await; // it is large
+        let begun = Box::pin(begin::start(&flow, begin::begin(&flow))).await; // it is large
         begun.map_err(Problem::public)?;
         Ok(Lease { flow })
     }
@@ -180,7 +182,7 @@ impl Flow for LeaseFlow {
         &self.hold
     }
 
-    fn open(&self, wait: Duration) -> Result<Stream<Self::News>, Problem> {
+    async fn open(&self, wait: Duration) -> Result<Stream<Self::News>, Problem> {
         let request = {
             let mut request = locked(&self.request);
             request.wait = duration(wait);
@@ -189,6 +191,7 @@ impl Flow for LeaseFlow {
         Stream::open(&self.hold.gate.link, None, move |transport| async move {
             IdempotencyServiceClient::new(transport).hold_session_lease(request).await
         })
+        .await
     }
 
     fn answer(&self, answer: Self::News) -> Result<bool, Problem> {

@@ -25,10 +25,15 @@
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+#[cfg(not(unix))]
+compile_error!("oncegate-client is for Unix: its files and sockets are");
+
 mod access;
 mod address;
+mod begin;
 mod clock;
 mod codec;
+mod connection;
 mod delivery;
 mod errors;
 mod failure;
@@ -39,6 +44,7 @@ mod lease;
 mod link;
 mod marks;
 mod options;
+mod outcome;
 #[allow(dead_code, missing_docs, clippy::all, clippy::pedantic, reason = "it is generated")]
 mod pb {
     include!("pb/oncegate.v1.rs");
@@ -46,23 +52,34 @@ mod pb {
 mod platforms;
 mod rotation;
 mod run;
+mod scope;
+#[cfg(feature = "slack")]
+pub mod slack;
 mod stream;
 #[cfg(feature = "testing")]
 pub mod testing;
 mod turn;
+mod turn_flow;
+mod view;
 #[cfg(feature = "webhook")]
 pub mod webhook;
 
 pub use codec::{Bytes, Codec, Json, Stored};
+pub use connection::Connection;
 pub use delivery::{Delivery, Scope, Session};
-pub use errors::{Busy, Duplicate, Error, GaveUp, InProgress, LossReason, NotGranted};
+#[doc(hidden)]
+pub use errors::Kept;
+pub use errors::{Busy, Duplicate, Error, GaveUp, InProgress, LossReason, NotGranted, Secret};
 pub use gate::{Gate, GateBuilder};
 pub use lease::{Lease, LeaseRequest};
 pub use marks::{Mark, MarkAll, MarkItem, Seen};
 pub use options::{Hooks, OnUnavailable};
+pub use outcome::Outcome;
 pub use platforms::{discord, github, slack, standard_webhooks, stripe, teams, telegram};
-pub use run::{OnceRequest, Outcome, TurnRequest, TurnScope};
-pub use turn::{KeptBy, Turn};
+pub use run::{OnceRequest, TurnRequest};
+pub use scope::TurnScope;
+pub use turn::Turn;
+pub use view::KeptBy;
 
 /// What a panic of another thread left is used as it is: no change in here is done by halves.
 fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

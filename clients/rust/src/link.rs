@@ -6,7 +6,7 @@ use std::{
     pin::Pin,
     sync::{
         Arc, Mutex,
-        atomic::{AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     task::{Context, Poll},
     time::Duration,
@@ -23,19 +23,14 @@ use tokio::{
     time::{sleep, timeout},
 };
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
-use tonic::{
-    Code, Status,
-    body::Body,
-    transport::{Channel, Endpoint},
-};
+use tonic::{Code, Status, body::Body, transport::Channel};
 use tower_service::Service;
 
 use crate::{
     Error,
     access::{Access, Credentials},
-    address::{Target, host_of},
+    address::Target,
     clock::{Moment, Pauses, now},
-    errors::misconfigured,
     failure::{Failure, Problem},
     locked,
     rotation::Certificates,
@@ -48,10 +43,12 @@ pub(crate) const CALL_TIMEOUT: Duration = Duration::from_secs(10);
 /// The least time for the last attempt of a call.
 pub(crate) const SHORTEST: Duration = Duration::from_millis(100);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// For an address that is not the last one.
+const NEXT_ADDRESS: Duration = Duration::from_secs(1);
 
 /// A gate's connections: streams apart from calls, which must not wait behind them.
 pub(crate) struct Link {
-    access: Access,
+    access: Arc<Access>,
     /// Ends all calls when the gate is closed.
     pub(crate) closed: CancellationToken,
     connections: Mutex<Connections>,
@@ -65,9 +62,12 @@ struct Connections {
     calls: Option<Arc<Connection>>,
 }
 
-/// One channel of gRPC, with the number of its calls and streams. It closes with its last use.
+/// One channel of gRPC, with the number of its calls and streams. Once it is out of use, it closes with its
+/// last call.
 struct Connection {
     channel: Channel,
+    /// It was connected once.
+    is_established: Arc<AtomicBool>,
     live: AtomicUsize,
 }
 
@@ -97,12 +97,13 @@ impl Usage {
 
 impl Link {
     pub(crate) fn new(access: Access) -> Self {
+        let access = Arc::new(access);
         Self { access, closed: CancellationToken::new(), connections: Mutex::default() }
     }
 
     /// A connection for one more call or stream: another one if the certificates have changed.
-    pub(crate) fn acquire(&self, for_stream: bool) -> Result<Usage, Error> {
-        let credentials = self.access.credentials(false)?;
+    pub(crate) async fn acquire(&self, for_stream: bool) -> Result<Usage, Error> {
+        let credentials = self.access.credentials(false).await?;
         let mut open = locked(&self.connections);
         if self.closed.is_cancelled() {
             return Err(Error::Closed);
@@ -118,8 +119,7 @@ impl Link {
         let connection = if let Some(found) = open.room_for(for_stream) {
             found
         } else {
-            let channel = self.dial(credentials.certificates.as_deref())?;
-            let made = Arc::new(Connection { channel, live: AtomicUsize::new(0) });
+            let made = Arc::new(self.dial(&credentials));
             if for_stream {
                 open.streams.push(made.clone());
             } else {
@@ -131,8 +131,23 @@ impl Link {
         Ok(Usage { connection, credentials })
     }
 
-    /// Takes a connection that was silent out of use: it may be dead without a notice.
+    /// Takes a connection that was silent out of use: it may be dead without a notice. One that is still
+    /// being made stays, or none would be in time.
     pub(crate) fn suspect(&self, usage: &Usage) {
+        if usage.connection.is_established.load(Ordering::Relaxed) {
+            self.discard(usage);
+        }
+    }
+
+    /// Takes a connection out of use that failed by itself: what runs it may have ended with its runtime.
+    fn discard_broken(&self, usage: &Usage, failure: &Failure) {
+        let is_own = matches!(failure.code, Code::Unknown | Code::Internal);
+        if is_own && failure.reason.is_empty() {
+            self.discard(usage);
+        }
+    }
+
+    fn discard(&self, usage: &Usage) {
         let mut open = locked(&self.connections);
         let is_other = |connection: &Arc<Connection>| !Arc::ptr_eq(connection, &usage.connection);
         open.calls = open.calls.take().filter(is_other);
@@ -145,32 +160,21 @@ impl Link {
         *locked(&self.connections) = Connections::default();
     }
 
-    pub(crate) fn judge(&self, usage: &Usage, failure: Failure) -> Failure {
-        self.access.judge(&usage.credentials, failure)
+    pub(crate) fn access(&self) -> &Arc<Access> {
+        &self.access
     }
 
-    fn dial(&self, certificates: Option<&Certificates>) -> Result<Channel, Error> {
-        let target = &self.access.target;
-        let host = match target {
-            Target::Hosts { hosts, .. } => hosts[0].as_str(),
-            Target::Socket(_) => "localhost",
-        };
-        let scheme = if target.tls() { "https" } else { "http" };
-        let mut endpoint = Endpoint::from_shared(format!("{scheme}://{host}"))
-            .unwrap_or_else(|_| Endpoint::from_static("http://localhost")) // an address with a zone
-            .http2_keep_alive_interval(Duration::from_secs(20))
-            .keep_alive_timeout(Duration::from_secs(10));
-        if let Some(certificates) = certificates {
-            let name = self.access.server_name.as_deref().unwrap_or(host_of(host));
-            endpoint = endpoint.tls_config(certificates.config.clone().domain_name(name)).map_err(
-                |error| {
-                    let cause = std::error::Error::source(&error);
-                    let cause = cause.map(ToString::to_string).unwrap_or_default();
-                    misconfigured("tls_ca", format!("TLS cannot be set up: {error}: {cause}"))
-                },
-            )?;
-        }
-        Ok(endpoint.connect_with_connector_lazy(Connector { target: target.clone() }))
+    pub(crate) async fn judge(&self, usage: &Usage, failure: Failure) -> Failure {
+        self.discard_broken(usage, &failure);
+        self.access.judge(&usage.credentials, failure).await
+    }
+
+    fn dial(&self, credentials: &Credentials) -> Connection {
+        let connector = Connector::new(self.access.target.clone());
+        let is_established = connector.is_established.clone();
+        let endpoint = self.access.endpoint(credentials);
+        let channel = endpoint.connect_with_connector_lazy(connector);
+        Connection { channel, is_established, live: AtomicUsize::new(0) }
     }
 
     /// Makes one call.
@@ -178,7 +182,7 @@ impl Link {
     where
         F: Future<Output = Result<tonic::Response<R>, Status>>,
     {
-        let usage = self.acquire(false)?;
+        let usage = self.acquire(false).await?;
         let transport = Transport { timeout: Some(time), ..usage.transport() };
         let answer = tokio::select! {
             biased;
@@ -193,7 +197,7 @@ impl Link {
         if failure.code == Code::DeadlineExceeded {
             self.suspect(&usage);
         }
-        Err(self.judge(&usage, failure).into())
+        Err(self.judge(&usage, failure).await.into())
     }
 
     /// Repeats a call that is safe to repeat until it has an answer. The last attempt is at `until`.
@@ -313,11 +317,18 @@ impl http_body::Body for CancellableBody {
 
 /// Connects to the server: to any of its addresses that answers.
 #[derive(Clone)]
-struct Connector {
+pub(crate) struct Connector {
     target: Target,
+    is_established: Arc<AtomicBool>,
 }
 
-trait Io: AsyncRead + AsyncWrite + Send + Unpin {}
+impl Connector {
+    pub(crate) fn new(target: Target) -> Self {
+        Self { target, is_established: Arc::default() }
+    }
+}
+
+pub(crate) trait Io: AsyncRead + AsyncWrite + Send + Unpin {}
 
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> Io for T {}
 
@@ -331,7 +342,7 @@ impl Service<Uri> for Connector {
     }
 
     fn call(&mut self, _: Uri) -> Self::Future {
-        let target = self.target.clone();
+        let (target, is_established) = (self.target.clone(), self.is_established.clone());
         Box::pin(async move {
             let connected = match &target {
                 Target::Socket(path) => timeout(CONNECT_TIMEOUT, UnixStream::connect(path))
@@ -342,6 +353,7 @@ impl Service<Uri> for Connector {
                     connect_to_any(hosts).await.map(|stream| Box::new(stream) as _)
                 }
             };
+            is_established.fetch_or(connected.is_ok(), Ordering::Relaxed);
             connected.map(TokioIo::new).map_err(|error| {
                 io::Error::new(
                     error.kind(),
@@ -363,8 +375,10 @@ async fn connect_to_any(hosts: &[String]) -> io::Result<TcpStream> {
     }
     // Each connection takes another one, so that replicas share the load.
     addresses.shuffle(&mut rand::rng());
-    for address in addresses {
-        match timeout(CONNECT_TIMEOUT, TcpStream::connect(address)).await {
+    let count = addresses.len();
+    for (index, address) in addresses.into_iter().enumerate() {
+        let time = if index + 1 < count { NEXT_ADDRESS } else { CONNECT_TIMEOUT };
+        match timeout(time, TcpStream::connect(address)).await {
             Ok(Ok(stream)) => {
                 stream.set_nodelay(true)?;
                 return Ok(stream);

@@ -15,6 +15,7 @@ use tonic::{Code, Response, Status};
 use crate::{
     Delivery, Error, Gate, Stored,
     clock::now,
+    errors::invalid,
     failure::{Failure, Problem},
     link::{CALL_TIMEOUT, Transport},
     pb::{
@@ -22,7 +23,7 @@ use crate::{
         batch_mark_processed_result::Result as Answer,
         idempotency_service_client::IdempotencyServiceClient,
     },
-    turn::outcome_name,
+    turn_flow::outcome_name,
 };
 
 const MAX_ITEMS: usize = 1000;
@@ -32,6 +33,7 @@ const ITEM_OVERHEAD: usize = 8;
 
 /// The answer for one delivery.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 #[must_use = "it says whether the event is to be handled"]
 pub struct Mark {
     /// This mark is the first; handle the event.
@@ -42,6 +44,7 @@ pub struct Mark {
 
 /// The answer for one delivery of many.
 #[derive(Debug)]
+#[non_exhaustive]
 #[must_use = "it says whether the event is to be handled"]
 pub struct MarkItem {
     /// The delivery.
@@ -52,6 +55,7 @@ pub struct MarkItem {
 
 /// What the server knows of an event.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Seen {
     /// `NOT_SEEN`, `IN_PROGRESS` or `PROCESSED`.
     pub state: String,
@@ -91,7 +95,11 @@ impl Gate {
         let response = self
             .patiently(|transport| {
                 let request = request.clone();
-                async move { IdempotencyServiceClient::new(transport).mark_processed(request).await }
+                async move {
+                    IdempotencyServiceClient::new(transport)
+                        .mark_processed(request)
+                        .await
+                }
             })
             .await?;
         Ok(mark_of(response))
@@ -162,7 +170,7 @@ type Running = Pin<Box<dyn Future<Output = Result<Vec<MarkItem>, Error>> + Send>
 #[must_use = "nothing is marked until it is read"]
 pub struct MarkAll<I> {
     gate: Gate,
-    /// `None` after an error.
+    /// `None` after their end, and after an error.
     deliveries: Option<I>,
     next: Batch,
     running: Option<Running>,
@@ -180,7 +188,9 @@ impl<I: Iterator<Item = Delivery>> MarkAll<I> {
 
     /// The next batch of the deliveries; empty if there are no more.
     fn batch(&mut self) -> Batch {
-        let Some(deliveries) = &mut self.deliveries else { return Batch::default() };
+        let Some(deliveries) = &mut self.deliveries else {
+            return Batch::default();
+        };
         for delivery in deliveries {
             let request = self.gate.inner.config.mark_request(&delivery);
             let is_full = !self.next.fits(&request);
@@ -190,6 +200,7 @@ impl<I: Iterator<Item = Delivery>> MarkAll<I> {
                 return full;
             }
         }
+        self.deliveries = None; // its end is reached once
         std::mem::take(&mut self.next)
     }
 }
@@ -214,7 +225,9 @@ impl<I: Iterator<Item = Delivery>> futures_core::Stream for MarkAll<I> {
                 self.running = Some(Box::pin(async move { batch.mark(&gate).await }));
                 continue;
             };
-            let Poll::Ready(marked) = running.as_mut().poll(context) else { return Poll::Pending };
+            let Poll::Ready(marked) = running.as_mut().poll(context) else {
+                return Poll::Pending;
+            };
             self.running = None;
             match marked {
                 Ok(items) => self.answers = items.into(),
@@ -259,6 +272,12 @@ impl Batch {
     }
 
     async fn mark(self, gate: &Gate) -> Result<Vec<MarkItem>, Error> {
+        if let [delivery] = &*self.deliveries
+            && self.size > MAX_BYTES
+        {
+            let problem = invalid("event", "the delivery is larger than 1 MiB");
+            return Ok(vec![MarkItem { delivery: delivery.clone(), mark: Err(problem) }]);
+        }
         let request = BatchMarkProcessedRequest { requests: self.requests };
         let response = gate
             .patiently(|transport| {

@@ -10,6 +10,7 @@ use crate::{
 
 /// What happens to a turn while the server is unavailable, after the patience.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
 pub enum OnUnavailable {
     /// [`Error::Unavailable`]. The default: where the sender redelivers, a refusal costs only
     /// delay.
@@ -31,6 +32,36 @@ pub trait Hooks: Send + Sync {
     fn on_lost(&self, _reason: LossReason) {}
     /// A turn ended: `SUCCEEDED`, `FAILED`, `REJECTED`, `LOST` or `UNKNOWN`.
     fn on_end(&self, _outcome: &str) {}
+}
+
+/// Hooks whose panics stay theirs: they are called where a turn or the gate ends.
+pub(crate) struct Caught<H>(pub(crate) H);
+
+impl<H: Hooks> Caught<H> {
+    fn call(&self, hook: impl FnOnce(&H)) {
+        let called = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| hook(&self.0)));
+        if called.is_err() {
+            tracing::error!("a hook of the gate panicked");
+        }
+    }
+}
+
+impl<H: Hooks> Hooks for Caught<H> {
+    fn on_begin(&self, delivery: &Delivery) {
+        self.call(|hooks| hooks.on_begin(delivery));
+    }
+
+    fn on_queued(&self, position: u32) {
+        self.call(|hooks| hooks.on_queued(position));
+    }
+
+    fn on_lost(&self, reason: LossReason) {
+        self.call(|hooks| hooks.on_lost(reason));
+    }
+
+    fn on_end(&self, outcome: &str) {
+        self.call(|hooks| hooks.on_end(outcome));
+    }
 }
 
 struct NoHooks;
@@ -140,6 +171,11 @@ impl Config {
         }
     }
 
+    /// Reports a place in the queue.
+    pub(crate) fn queued(&self, queued: pb::LeaseQueued) {
+        self.hooks.on_queued(u32::try_from(queued.position).unwrap_or_default());
+    }
+
     pub(crate) fn mark_request(&self, delivery: &Delivery) -> pb::MarkProcessedRequest {
         pb::MarkProcessedRequest {
             event: Some(delivery.event_key(&self.consumer)),
@@ -152,7 +188,7 @@ impl Config {
 
 /// The name of this process, unless the author sets one.
 pub(crate) fn holder_name(consumer: &str) -> String {
-    let program = env::args().next().unwrap_or_default();
+    let program = env::args_os().next().unwrap_or_default();
     let program = Path::new(&program).file_name().unwrap_or_default().to_string_lossy();
     let host = rustix::system::uname();
     let host = host.nodename().to_string_lossy();

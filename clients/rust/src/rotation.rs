@@ -5,6 +5,7 @@ use std::{
     fs,
     io::Read as _,
     os::unix::fs::OpenOptionsExt as _,
+    path::{Path, PathBuf},
     sync::{Arc, Mutex},
     time::Duration,
 };
@@ -30,7 +31,7 @@ pub(crate) struct Certificates {
     ca: Vec<u8>,
     cert: Vec<u8>,
     key: Vec<u8>,
-    pub(crate) config: ClientTlsConfig,
+    pub(crate) endpoint: Endpoint,
 }
 
 impl Certificates {
@@ -41,6 +42,9 @@ impl Certificates {
 
 /// The certificates that a gate uses.
 pub(crate) struct Rotation {
+    /// Without TLS.
+    endpoint: Endpoint,
+    server_name: String,
     ca: Option<File>,
     pair: Option<(File, File)>,
     state: Mutex<State>,
@@ -54,25 +58,45 @@ struct State {
 }
 
 impl Rotation {
-    pub(crate) fn new(ca: Option<File>, pair: Option<(File, File)>) -> Self {
+    pub(crate) fn new(
+        endpoint: Endpoint,
+        server_name: String,
+        ca: Option<File>,
+        pair: Option<(File, File)>,
+    ) -> Self {
         let outage = Outage::new("the certificates that were read before stay in use");
         let state = State { used: None, looked: Moment::default(), is_hurried: false, outage };
-        Self { ca, pair, state: Mutex::new(state) }
+        Self { endpoint, server_name, ca, pair, state: Mutex::new(state) }
+    }
+
+    /// Whether the files are to be looked at.
+    pub(crate) fn is_due(&self, at_once: bool) -> bool {
+        let state = locked(&self.state);
+        let pause = if state.is_hurried { LOOK_SOON } else { LOOK_AGAIN };
+        at_once || state.used.is_none() || now() - state.looked >= pause
+    }
+
+    /// What was read last.
+    pub(crate) fn last(&self) -> Option<Arc<Certificates>> {
+        locked(&self.state).used.clone()
     }
 
     /// What is for the next call. Files that cannot be used now leave the last ones in use.
     pub(crate) fn current(&self, at_once: bool) -> Result<Arc<Certificates>, Error> {
-        let mut state = locked(&self.state);
-        let pause = if state.is_hurried { LOOK_SOON } else { LOOK_AGAIN };
-        if let Some(used) = &state.used
-            && !at_once
-            && now() - state.looked < pause
-        {
-            return Ok(used.clone());
+        let is_due = self.is_due(at_once);
+        let last = {
+            let mut state = locked(&self.state);
+            if is_due {
+                (state.looked, state.is_hurried) = (now(), false);
+            }
+            state.used.clone()
+        };
+        if let Some(last) = last.as_ref().filter(|_| !is_due) {
+            return Ok(last.clone());
         }
-        state.looked = now();
-        state.is_hurried = false;
-        match (self.read(state.used.as_ref()), &state.used) {
+        let found = self.read(last.as_ref()); // without the lock: a file may hang
+        let mut state = locked(&self.state);
+        match (found, last) {
             (Ok(found), _) => {
                 state.outage.over();
                 state.used = Some(found.clone());
@@ -80,7 +104,6 @@ impl Rotation {
             }
             (Err(error), None) => Err(error),
             (Err(error), Some(used)) => {
-                let used = used.clone();
                 state.outage.warn(&error);
                 Ok(used)
             }
@@ -109,7 +132,7 @@ impl Rotation {
                 let config = config.ca_certificate(Certificate::from_pem(&ca));
                 let has_one = String::from_utf8_lossy(&ca).contains("-----BEGIN CERTIFICATE-----");
                 if !has_one || !is_usable(config.clone()) {
-                    let problem = format!("{} holds no certificate in PEM", file.path);
+                    let problem = format!("{} holds no certificate in PEM", file.path.display());
                     return Err(misconfigured(file.option, problem));
                 }
                 config
@@ -123,24 +146,32 @@ impl Rotation {
             if !is_usable(alone) {
                 let problem = format!(
                     "{} and {} are not a certificate and its key",
-                    cert_file.path, key_file.path
+                    cert_file.path.display(),
+                    key_file.path.display()
                 );
                 return Err(misconfigured(cert_file.option, problem));
             }
         }
-        Ok(Arc::new(Certificates { ca, cert, key, config }))
+        // The roots of the system are read here, once.
+        let config = config.domain_name(&self.server_name);
+        let endpoint = self.endpoint.clone().tls_config(config).map_err(|error| {
+            let cause = std::error::Error::source(&error);
+            let cause = cause.map(ToString::to_string).unwrap_or_default();
+            misconfigured("tls_ca", format!("TLS cannot be set up: {error}: {cause}"))
+        })?;
+        Ok(Arc::new(Certificates { ca, cert, key, endpoint }))
     }
 }
 
 /// Whether tonic takes these certificates.
-fn is_usable(config: ClientTlsConfig) -> bool {
+pub(crate) fn is_usable(config: ClientTlsConfig) -> bool {
     Endpoint::from_static("https://oncegate").tls_config(config).is_ok()
 }
 
 /// A file that an option names.
 pub(crate) struct File {
     pub(crate) option: &'static str,
-    pub(crate) path: String,
+    pub(crate) path: PathBuf,
 }
 
 impl File {
@@ -151,12 +182,15 @@ impl File {
             if content.is_empty() { Err("it is empty".to_owned()) } else { Ok(content.to_vec()) }
         });
         content.map_err(|problem| {
-            misconfigured(self.option, format!("cannot use the file {}: {problem}", self.path))
+            misconfigured(
+                self.option,
+                format!("cannot use the file {}: {problem}", self.path.display()),
+            )
         })
     }
 }
 
-fn read_regular(path: &str) -> Result<Vec<u8>, String> {
+fn read_regular(path: &Path) -> Result<Vec<u8>, String> {
     // A pipe without a writer would keep this waiting.
     let flags = rustix::fs::OFlags::NONBLOCK.bits();
     let flags = i32::try_from(flags).unwrap_or_default();

@@ -1,62 +1,11 @@
-//! Turns as functions and as scopes.
+//! Requests for turns, and turns as functions.
 
 use std::{collections::HashMap, fmt, future::Future, sync::Arc, time::Duration};
 
 use crate::{
-    Busy, Codec, Delivery, Duplicate, Error, Gate, GaveUp, InProgress, Json, NotGranted,
-    OnUnavailable, Stored, Turn,
-    failure::Problem,
-    hold::{self, Hold},
-    options::Config,
-    pb::{TurnEnd, TurnOutcome},
-    turn::{TurnFlow, short},
+    Codec, Delivery, Duplicate, Error, Gate, Json, NotGranted, OnUnavailable, Outcome, Turn,
+    TurnScope, begin, failure::Problem, hold::Hold, options::Config, turn_flow::TurnFlow,
 };
-
-/// What came of a delivery.
-#[derive(Debug, Clone, PartialEq, Eq)]
-#[must_use = "it says whether the event was handled"]
-pub enum Outcome<T> {
-    /// The handler ran, and returned this.
-    Ran(T),
-    /// The handler ran, and refused the event for good.
-    Rejected {
-        /// Why.
-        detail: String,
-    },
-    /// The event has been handled; acknowledge it. The result is what the run returned that handled
-    /// it; `None` if it returned nothing.
-    Duplicate(Duplicate<Option<T>>),
-    /// All attempts failed, and no run has handled the event; acknowledge it, and alert a person.
-    GaveUp(GaveUp),
-    /// Another run handles the event; refuse the delivery if its sender redelivers.
-    InProgress(InProgress),
-    /// Another turn has the conversation, and the wait is over.
-    Busy(Busy),
-    /// The server is unavailable, and the gate is to drop events then.
-    Dropped,
-}
-
-impl<T> Outcome<T> {
-    /// What the handler returned, or the run that handled a duplicate.
-    #[must_use]
-    pub fn value(self) -> Option<T> {
-        match self {
-            Self::Ran(value) => Some(value),
-            Self::Duplicate(duplicate) => duplicate.result,
-            _ => None,
-        }
-    }
-
-    /// When to ask again, if another run has the event or the conversation.
-    #[must_use]
-    pub fn retry_after(&self) -> Option<Duration> {
-        match self {
-            Self::InProgress(other) => Some(other.retry_after),
-            Self::Busy(busy) => Some(busy.retry_after),
-            _ => None,
-        }
-    }
-}
 
 /// A request for a turn; [`Gate::turn`] and [`Gate::adopt`] make one.
 #[must_use = "a request does nothing until `run` or `begin`"]
@@ -72,15 +21,6 @@ pub struct TurnRequest<C = Json> {
 #[must_use = "a request does nothing until `run`"]
 pub struct OnceRequest<C = Json> {
     pub(crate) turn: TurnRequest<C>,
-}
-
-/// A turn that its holder has to end, by [`succeed`](Self::succeed), [`reject`](Self::reject),
-/// [`fail`](Self::fail) or [`detach`](Turn::detach). If it is dropped, the turn fails, in the
-/// background. It has what a [`Turn`] has.
-#[must_use = "the turn fails when it is dropped"]
-pub struct TurnScope<C = Json> {
-    turn: Turn,
-    codec: C,
 }
 
 /// Options of one turn.
@@ -187,7 +127,8 @@ impl<C> TurnRequest<C> {
     ///
     /// If the turn is lost, the handler's future is dropped, and the result is [`Error::TurnLost`]. If
     /// the handler returns [`Turn::reject`], the event is never delivered again; another error fails
-    /// the turn, and comes out as it is. If the future of `run` is dropped, the turn fails at once.
+    /// the turn, and comes out as it is. If the future of `run` is dropped, the turn fails at once, unless
+    /// its end has begun.
     ///
     /// ```no_run
     /// # use std::time::Duration;
@@ -224,9 +165,13 @@ impl<C> TurnRequest<C> {
                 Err((detail, _)) => Ok(Outcome::Rejected { detail }),
             },
             Err(Error::NotGranted(why)) => Ok(match *why {
-                NotGranted::Duplicate(Duplicate { result, outcome, detail }) => {
-                    let result = result.decode_with(&codec)?;
-                    Outcome::Duplicate(Duplicate { result, outcome, detail })
+                // It is a duplicate all the same, and is to be acknowledged.
+                NotGranted::Duplicate(Duplicate { result, outcome, detail, .. }) => {
+                    let (result, undecodable) = match result.decode_with(&codec) {
+                        Ok(result) => (result, None),
+                        Err(error) => (None, Some(error.to_string())),
+                    };
+                    Outcome::Duplicate(Duplicate { result, undecodable, outcome, detail })
                 }
                 NotGranted::GaveUp(why) => Outcome::GaveUp(why),
                 NotGranted::InProgress(why) => Outcome::InProgress(why),
@@ -245,10 +190,11 @@ impl<C> TurnRequest<C> {
             let hold = Hold::new(gate.inner.clone(), config, false);
             let flow = TurnFlow::new(hold, delivery);
             let begun = match adopts {
-                Some(id) => hold::start(&flow, flow.adopt(id)).await,
-                None => hold::start(&flow, hold::begin(&flow)).await,
+                Some(id) => begin::start(&flow, flow.adopt(id)).await,
+                None => begin::start(&flow, begin::begin(&flow)).await,
             };
             started(&flow, begun)?;
+            flow.forget_request();
             Ok(Turn { flow })
         };
         // It is large, and the future of a handler is not to be.
@@ -282,21 +228,26 @@ impl<C> OnceRequest<C> {
             }
             Err(error) => error,
         };
-        let Some(NotGranted::Duplicate(Duplicate { result, .. })) = error.not_granted() else {
+        let Some(NotGranted::Duplicate(Duplicate { result, outcome, .. })) = error.not_granted()
+        else {
             return Err(error.into());
         };
         match result.decode_with(&codec)? {
             Some(value) => Ok(value),
-            None => codec.decode(result).map_err(|_| error.into()),
+            // What returns nothing has nothing stored.
+            None if outcome.as_deref() == Some("SUCCEEDED") => {
+                codec.decode(result).map_err(|_| error.into())
+            }
+            None => Err(error.into()),
         }
     }
 }
 
 /// What the handler returned, or why it refused the event, with its error.
-type Handled<T, E> = Result<T, (String, E)>;
+pub(crate) type Handled<T, E> = Result<T, (String, E)>;
 
 /// Runs a handler in a turn, and ends the turn.
-async fn handle<C, T, E, F>(
+pub(crate) async fn handle<C, T, E, F>(
     scope: TurnScope<C>,
     handler: impl FnOnce(Turn) -> F,
 ) -> Result<Handled<T, E>, E>
@@ -312,94 +263,18 @@ where
     };
     match returned {
         Ok(value) => {
-            scope.succeed(&value).await?;
+            let ending = scope.succeed(&value); // it does not keep the value
+            ending.await?;
             Ok(Ok(value))
         }
         Err(error) => {
-            if let Some(detail) = scope.turn.rejection() {
+            if let Some(detail) = scope.turn.rejection(&error) {
                 scope.reject(detail.clone()).await?;
                 return Ok(Err((detail, error)));
             }
             scope.fail(format!("{error:#}")).await;
             Err(error)
         }
-    }
-}
-
-impl<C> TurnScope<C> {
-    /// The turn, to be looked at elsewhere.
-    #[must_use]
-    pub fn turn(&self) -> &Turn {
-        &self.turn
-    }
-
-    /// Ends the turn: the event is handled, and duplicates get the result. Nothing is stored for `()`.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::TurnLost`] or [`Error::OutcomeUnknown`], with the result as their value; or
-    /// [`Error::Invalid`] for a result that is too large, and [`Error::Unencodable`], which fail the
-    /// turn.
-    pub async fn succeed<T>(self, result: &T) -> Result<(), Error>
-    where
-        C: Codec<T>,
-    {
-        let stored = match self.codec.encode(result) {
-            Ok(stored) => stored,
-            Err(problem) => {
-                self.fail(format!("the result cannot be encoded: {problem}")).await;
-                return Err(Error::Unencodable { problem });
-            }
-        };
-        let end = TurnEnd {
-            outcome: TurnOutcome::Succeeded.into(),
-            result: stored.data.clone(),
-            result_type: stored.result_type.clone(),
-            ..TurnEnd::default()
-        };
-        self.turn.settle(end, &stored).await
-    }
-
-    /// Ends the turn: the event is refused for good, and never delivered again.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::TurnLost`] or [`Error::OutcomeUnknown`].
-    pub async fn reject(self, detail: impl Into<String>) -> Result<(), Error> {
-        let end = TurnEnd {
-            outcome: TurnOutcome::Rejected.into(),
-            detail: short(detail.into()),
-            ..TurnEnd::default()
-        };
-        self.turn.settle(end, &Stored::default()).await
-    }
-
-    /// Ends the turn: the next delivery gets the event. It does nothing if the turn is over. An end
-    /// that does not reach the server within 2 s is made up for by the TTL.
-    pub async fn fail(self, detail: impl Into<String>) {
-        if let Some(answered) = self.turn.fail(detail) {
-            let _ = answered.await; // without an answer, its keeper has ended with its runtime
-        }
-    }
-}
-
-impl<C> Drop for TurnScope<C> {
-    fn drop(&mut self) {
-        self.turn.fail("its holder did not end it");
-    }
-}
-
-impl<C> std::ops::Deref for TurnScope<C> {
-    type Target = Turn;
-
-    fn deref(&self) -> &Turn {
-        &self.turn
-    }
-}
-
-impl<C> fmt::Debug for TurnScope<C> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("TurnScope").field(&self.turn).finish()
     }
 }
 

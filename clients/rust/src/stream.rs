@@ -7,6 +7,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use tonic::{Response, Status, Streaming};
 
 use crate::{
+    Error,
     clock::{Moment, ring_at},
     failure::{Failure, Problem},
     link::{Link, Transport, Usage},
@@ -32,7 +33,7 @@ enum Source<M> {
 
 impl<M> Stream<M> {
     /// Opens a stream by a function, which gets what sends its request.
-    pub(crate) fn open<F>(
+    pub(crate) async fn open<F>(
         link: &Arc<Link>,
         requests: Option<mpsc::Sender<RunTurnRequest>>,
         start: impl FnOnce(Transport) -> F,
@@ -40,7 +41,7 @@ impl<M> Stream<M> {
     where
         F: Future<Output = Result<Response<Streaming<M>>, Status>> + Send + 'static,
     {
-        let usage = link.acquire(true)?;
+        let usage = link.acquire(true).await?;
         let cancelled = CancellationToken::new();
         let mut transport = usage.transport();
         transport.cancelled = Some(cancelled.clone());
@@ -59,6 +60,7 @@ impl<M> Stream<M> {
         let next = tokio::select! {
             biased;
             next = self.source.next() => next,
+            () = self.link.closed.cancelled() => return Err(Error::Closed.into()),
             () = ring_at(until) => {
                 self.link.suspect(&self.usage);
                 return Err(Failure::unavailable("the server did not answer in time").into());
@@ -67,7 +69,7 @@ impl<M> Stream<M> {
         match next {
             Ok(Some(message)) => Ok(message),
             Ok(None) => Err(Failure::unavailable("the server ended the stream").into()),
-            Err(status) => Err(self.link.judge(&self.usage, Failure::read(status)).into()),
+            Err(status) => Err(self.link.judge(&self.usage, Failure::read(status)).await.into()),
         }
     }
 

@@ -53,10 +53,11 @@ const START_TIME: Duration = Duration::from_secs(60);
 /// restarts.
 #[derive(Debug)]
 pub struct Server {
+    // Dropped first: the server ends before its folder does.
+    running: Mutex<Option<Running>>,
     folder: TempDir,
     arguments: Vec<String>,
     admin: Gate,
-    running: Mutex<Option<Running>>,
 }
 
 #[derive(Debug)]

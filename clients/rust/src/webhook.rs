@@ -42,9 +42,10 @@ use sha2::{Digest as _, Sha256};
 use tower_layer::Layer;
 use tower_service::Service;
 
-use crate::{Delivery, Duplicate, Error, Gate, NotGranted, Stored, Turn, TurnRequest, TurnScope};
-
-type BoxError = Box<dyn std::error::Error + Send + Sync>;
+use crate::{
+    Delivery, Duplicate, Error, Gate, NotGranted, Stored, Turn, TurnRequest, TurnScope,
+    errors::BoxError,
+};
 
 /// Senders wait 10 s and longer.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -67,7 +68,8 @@ const RECORDED: [header::HeaderName; 6] = [
 ];
 
 /// A request, as what names its delivery sees it.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
+#[non_exhaustive]
 pub struct Received {
     /// Its headers.
     pub headers: HeaderMap,
@@ -77,8 +79,20 @@ pub struct Received {
     pub body: Bytes,
 }
 
-type Name = dyn Fn(&Received) -> Option<Delivery> + Send + Sync;
-type Options = dyn Fn(TurnRequest) -> TurnRequest + Send + Sync;
+/// `None`: the handler runs without a turn. An error is the text of an answer 400.
+type Name = dyn Fn(&Received) -> Result<Option<Delivery>, &'static str> + Send + Sync;
+
+/// Shows no values of headers, and no body: they may be secret.
+impl std::fmt::Debug for Received {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let headers: Vec<_> = self.headers.keys().collect();
+        let mut shown = f.debug_struct("Received");
+        shown.field("target", &self.target).field("headers", &headers);
+        shown.field("body", &self.body.len()).finish()
+    }
+}
+
+pub(crate) type Options = dyn Fn(TurnRequest) -> TurnRequest + Send + Sync;
 
 /// A [`Layer`] that runs a handler in the turn of the request's delivery.
 #[derive(Clone)]
@@ -100,20 +114,23 @@ impl Guard {
     pub fn new(gate: Gate, name: impl Fn(&Received) -> Delivery + Send + Sync + 'static) -> Self {
         Self {
             gate,
-            name: Arc::new(move |request| Some(name(request))),
+            name: Arc::new(move |request| Ok(Some(name(request)))),
             options: Arc::new(|turn| turn),
         }
     }
 
     /// A guard of requests with an `Idempotency-Key`, of the caller that a function names, such as its
-    /// account. The same key with another method, path or body gets 422. A request without a key is
-    /// handled without a turn.
+    /// account. The same key with another method, path or body gets 422, and a key that cannot be used 400.
+    /// A request without a key is handled without a turn.
     pub fn idempotency_key(
         gate: Gate,
         caller: impl Fn(&Received) -> String + Send + Sync + 'static,
     ) -> Self {
         let name = move |request: &Received| {
-            let key = request.headers.get("idempotency-key")?.to_str().ok()?.trim();
+            let mut keys = request.headers.get_all("idempotency-key").iter();
+            let Some(key) = keys.next() else { return Ok(None) };
+            let unusable = "the Idempotency-Key must be one text in ASCII";
+            let key = key.to_str().map_err(|_| unusable)?.trim();
             // Of RFC 8941: a string in quotes.
             let key = key.strip_prefix('"').and_then(|key| key.strip_suffix('"')).unwrap_or(key);
             let mut content = request.target.clone().into_bytes();
@@ -121,7 +138,8 @@ impl Guard {
             content.extend_from_slice(&request.body);
             let delivery =
                 Delivery::new(caller(request), key).digest(Sha256::digest(&content).to_vec());
-            (!key.is_empty()).then_some(delivery)
+            // Whoever sends a key relies on it.
+            if key.is_empty() || keys.next().is_some() { Err(unusable) } else { Ok(Some(delivery)) }
         };
         Self { gate, name: Arc::new(name), options: Arc::new(|turn| turn) }
     }
@@ -192,18 +210,19 @@ where
     R::Error: Into<BoxError>,
 {
     let (parts, body) = request.into_parts();
-    let body = match Limited::new(body, MAX_BODY).collect().await {
-        Ok(body) => body.to_bytes(),
-        Err(error) if error.is::<LengthLimitError>() => {
-            return Ok(respond(StatusCode::PAYLOAD_TOO_LARGE, "the body is too large"));
-        }
-        Err(_) => return Ok(respond(StatusCode::BAD_REQUEST, "the body cannot be read")),
+    let body = match read(body, MAX_BODY).await {
+        Ok(body) => body,
+        Err(response) => return Ok(response),
     };
     let received = received(&parts, body.clone());
     let request = Request::from_parts(parts, Full::new(body));
-    let Some(delivery) = (guard.name)(&received) else {
-        let response = inner.call(request).await?;
-        return Ok(whole(response).await.unwrap_or_else(|response| response));
+    let delivery = match (guard.name)(&received) {
+        Ok(Some(delivery)) => delivery,
+        Ok(None) => {
+            let response = inner.call(request).await?;
+            return Ok(whole(response).await.unwrap_or_else(|response| response));
+        }
+        Err(problem) => return Ok(respond(StatusCode::BAD_REQUEST, problem)),
     };
     let sent_once = delivery.is_sent_once();
     let mut turn = guard.gate.turn(delivery).patience(PATIENCE);
@@ -241,10 +260,30 @@ where
     }
 }
 
+/// The body of a request of at most so many bytes; or what is answered instead.
+pub(crate) async fn read<B>(body: B, limit: usize) -> Result<Bytes, Response<Full<Bytes>>>
+where
+    B: http_body::Body<Data = Bytes>,
+    B::Error: Into<BoxError>,
+{
+    match Limited::new(body, limit).collect().await {
+        Ok(body) => Ok(body.to_bytes()),
+        Err(error) if error.is::<LengthLimitError>() => {
+            Err(respond(StatusCode::PAYLOAD_TOO_LARGE, "the body is too large"))
+        }
+        Err(_) => Err(respond(StatusCode::BAD_REQUEST, "the body cannot be read")),
+    }
+}
+
 fn received(parts: &request::Parts, body: Bytes) -> Received {
     Received {
         headers: parts.headers.clone(),
-        target: format!("{} {}", parts.method, parts.uri),
+        // Without the host, which is in the URI with HTTP/2.
+        target: format!(
+            "{} {}",
+            parts.method,
+            parts.uri.path_and_query().map_or("/", |it| it.as_str())
+        ),
         body,
     }
 }
@@ -275,7 +314,7 @@ async fn end(turn: TurnScope, response: Response<Full<Bytes>>) -> Response<Full<
     let (parts, body) = response.into_parts();
     let Ok(body) = body.collect().await.map(http_body_util::Collected::to_bytes);
     let record = record_of(parts.status, &parts.headers, &body);
-    let ended = match turn.rejection() {
+    let ended = match turn.latest_rejection() {
         Some(detail) => turn.reject(detail).await,
         None => turn.succeed(&record).await,
     };
@@ -320,15 +359,15 @@ fn replayed(result: &Stored) -> Response<Full<Bytes>> {
     replay().unwrap_or_else(|| respond(StatusCode::OK, ""))
 }
 
-fn respond(status: StatusCode, text: &'static str) -> Response<Full<Bytes>> {
-    let mut response = Response::new(Full::new(Bytes::from_static(text.as_bytes())));
+pub(crate) fn respond(status: StatusCode, text: impl Into<Bytes>) -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::new(text.into()));
     *response.status_mut() = status;
     let plain = HeaderValue::from_static("text/plain; charset=utf-8");
     response.headers_mut().insert(header::CONTENT_TYPE, plain);
     response
 }
 
-fn again(after: Duration) -> Response<Full<Bytes>> {
+pub(crate) fn again(after: Duration) -> Response<Full<Bytes>> {
     let mut response = respond(StatusCode::SERVICE_UNAVAILABLE, "retry later");
     let seconds = after.as_secs() + u64::from(after.subsec_nanos() > 0);
     response.headers_mut().insert(header::RETRY_AFTER, seconds.max(1).into());

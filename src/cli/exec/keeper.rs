@@ -2,13 +2,14 @@
 
 use std::time::Duration;
 
+use oncegate_client::Connection;
 use tokio::time::timeout;
 use tonic::{Code, Status};
 
 use super::{
     super::{
         ClientArgs,
-        client::{ServerChannel, duration, explain},
+        client::{duration, explain},
         lease::left_after_sending,
         report,
     },
@@ -40,7 +41,7 @@ pub(super) struct Lost {
 
 /// What it takes to keep a lease.
 pub(super) struct Keeper {
-    pub(super) client: IdempotencyServiceClient<ServerChannel>,
+    pub(super) client: IdempotencyServiceClient<Connection>,
     pub(super) args: ClientArgs,
     pub(super) key: SessionKey,
     pub(super) lease: SessionLease,

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use oncegate_client::Connection;
 use tokio::time::{Instant, sleep, timeout_at};
 use tonic::{Code, Status};
 
@@ -10,7 +11,7 @@ use crate::{
     backoff::Backoff,
     cli::{
         Exit,
-        client::{ServerChannel, duration, exit_of, explain},
+        client::{duration, exit_of, explain},
         report,
     },
     grpc::pb::{
@@ -29,7 +30,7 @@ pub(super) struct SlackStream<'a> {
     pub(super) args: &'a Args,
     /// Names the run, so that a line that is tried again is still the same attempt.
     run: String,
-    client: Option<IdempotencyServiceClient<ServerChannel>>,
+    client: Option<IdempotencyServiceClient<Connection>>,
 }
 
 impl<'a> SlackStream<'a> {
@@ -41,7 +42,7 @@ impl<'a> SlackStream<'a> {
 
     pub(super) async fn connected(
         &mut self,
-    ) -> anyhow::Result<&mut IdempotencyServiceClient<ServerChannel>> {
+    ) -> anyhow::Result<&mut IdempotencyServiceClient<Connection>> {
         let client = match self.client.take() {
             Some(client) => client,
             None => self.args.client.connect().await?,

@@ -91,6 +91,7 @@ impl Answer {
             Ok(Outcome::InProgress(_)) => "in progress",
             Ok(Outcome::Busy(_)) => "busy",
             Ok(Outcome::Dropped) => "dropped",
+            Ok(_) => "another outcome",
             Err(fault) => return crate::mapping::text(&error_fields(fault)["kind"]),
         }
         .to_owned()

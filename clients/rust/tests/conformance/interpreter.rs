@@ -70,7 +70,7 @@ pub(crate) async fn run_scenario(scenario: &Scenario, store: &str) -> Result<(),
         turn_ids: HashMap::new(),
         expectations: Expectations::default(),
     };
-    let ran = interpreter.run().await;
+    let mut ran = interpreter.run().await;
     for running in interpreter.background.into_values() {
         running.task.abort();
         let _ = running.task.await;
@@ -78,7 +78,7 @@ pub(crate) async fn run_scenario(scenario: &Scenario, store: &str) -> Result<(),
     for client in interpreter.clients.into_values() {
         // A step that is late may still use it.
         if let Some(client) = Arc::into_inner(client) {
-            client.close().await;
+            ran = ran.and(client.close().await);
         }
     }
     testbed.close().await;

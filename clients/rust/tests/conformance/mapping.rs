@@ -264,19 +264,23 @@ pub(crate) fn outcome(ran: Result<Outcome<Value>, Fault>) -> Value {
     match outcome {
         Outcome::Ran(value) => json!({"ran": value}),
         Outcome::Rejected { .. } => json!({"ran": null}),
-        Outcome::Duplicate(Duplicate { result, outcome, detail }) => {
+        Outcome::Duplicate(Duplicate { undecodable: Some(problem), .. }) => {
+            json!({"error": {"kind": "unexpected", "message": problem}})
+        }
+        Outcome::Duplicate(Duplicate { result, outcome, detail, .. }) => {
             json!({"duplicate": {"result": result, "outcome": outcome, "detail": detail}})
         }
         Outcome::GaveUp(why) => answer(&NotGranted::GaveUp(why)),
         Outcome::InProgress(why) => answer(&NotGranted::InProgress(why)),
         Outcome::Busy(why) => answer(&NotGranted::Busy(why)),
         Outcome::Dropped => answer(&NotGranted::Dropped),
+        other => json!({"error": {"kind": "unexpected", "message": format!("{other:?}")}}),
     }
 }
 
 fn answer(why: &NotGranted) -> Value {
     match why {
-        NotGranted::Duplicate(Duplicate { result, outcome, detail }) => {
+        NotGranted::Duplicate(Duplicate { result, outcome, detail, .. }) => {
             let result = result.decode_with(&Written).expect("what a scenario has stored");
             json!({"duplicate": {"result": result, "outcome": outcome, "detail": detail}})
         }

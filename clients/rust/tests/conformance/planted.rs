@@ -11,10 +11,11 @@ use std::{
 };
 
 use serde_json::{Value, json};
-use tokio::{process::Command, sync::Semaphore, task::JoinSet};
+use tokio::{process::Command, sync::OnceCell};
 
 use crate::{
-    Verdict,
+    Test, Verdict,
+    bugs::{IS_PLANTED, changes},
     mapping::text,
     scenario::{Scenario, folder},
     testbed,
@@ -23,249 +24,9 @@ use crate::{
 /// A random run in which the bug has no effect is repeated with the next seed.
 const SEEDS: u64 = 10;
 const RUN_SIZE: u32 = 120;
-const AT_ONCE: usize = 8;
 
 /// Names the bug of a process.
 const SWITCH: &str = "ONCEGATE_TEST_PLANTED";
-
-const IS_PLANTED: &str = r#"
-/// Whether this process has a bug.
-pub(crate) fn planted(name: &str) -> bool {
-    static BUG: std::sync::LazyLock<Option<String>> =
-        std::sync::LazyLock::new(|| std::env::var("ONCEGATE_TEST_PLANTED").ok());
-    BUG.as_deref() == Some(name)
-}
-"#;
-
-/// A grant that the server has not made.
-const ENTERED: &str = "{
-                let sent = self.hold.state().sent;
-                let remaining = duration(Duration::from_secs(60));
-                let turn = pb::Turn { attempt: 1, remaining, ..pb::Turn::default() };
-                self.read(Some(turn), sent, None);
-                return Ok(true);
-            }";
-
-/// Changes of one text of a file: the bugs that it plants, the file, the text, and what replaces it.
-#[expect(clippy::too_many_lines, reason = "it is a list")]
-fn changes() -> Vec<(&'static [&'static str], &'static str, &'static str, String)> {
-    let own = str::to_owned;
-    vec![
-        (
-            &["enters-on-busy"],
-            "turn.rs",
-            "Some(News::Busy(held)) => busy(held),",
-            format!(
-                r#"Some(News::Busy(_)) if crate::planted("enters-on-busy") => {ENTERED}
-            Some(News::Busy(held)) => busy(held),"#
-            ),
-        ),
-        (
-            &["enters-on-duplicate"],
-            "turn.rs",
-            "Some(News::Duplicate(duplicate)) => {",
-            format!(
-                r#"Some(News::Duplicate(_)) if crate::planted("enters-on-duplicate") => {ENTERED}
-            Some(News::Duplicate(duplicate)) => {{"#
-            ),
-        ),
-        (
-            &["fails-open"],
-            "run.rs",
-            "OnUnavailable::Raise => {}",
-            own(r#"OnUnavailable::Raise if crate::planted("fails-open") => return Ok(()),
-            OnUnavailable::Raise => {}"#),
-        ),
-        (
-            &["impatient"],
-            "hold.rs",
-            "if !failure.retryable() || left.is_zero() || delay > left {",
-            own(r#"if !failure.retryable() || left.is_zero() || delay > left
-            || crate::planted("impatient") && !delay.is_zero() {"#),
-        ),
-        (
-            &["no-wait"],
-            "turn.rs",
-            "request.wait = duration(wait);",
-            own(
-                r#"request.wait = duration(if crate::planted("no-wait") { Duration::ZERO } else { wait });"#,
-            ),
-        ),
-        (
-            &["new-request-id-per-retry"],
-            "turn.rs",
-            "            request.clone()\n        };\n        let (requests, sent)",
-            own(r#"            if crate::planted("new-request-id-per-retry") {
-                request.request_id = new_request_id();
-            }
-            request.clone()
-        };
-        let (requests, sent)"#),
-        ),
-        (
-            &["no-consumer"],
-            "delivery.rs",
-            "consumer: self.consumer_or(consumer).to_owned(),",
-            own(r#"consumer: if crate::planted("no-consumer") {
-                String::new()
-            } else {
-                self.consumer_or(consumer).to_owned()
-            },"#),
-        ),
-        (
-            &["counts-from-receipt", "ignores-elapsed"],
-            "hold.rs",
-            "state.trusted_end = sent + elapsed + lasts",
-            own(r#"let from = if crate::planted("counts-from-receipt") { now() } else { sent };
-        let elapsed = if crate::planted("ignores-elapsed") { Duration::ZERO } else { elapsed };
-        state.trusted_end = from + elapsed + lasts"#),
-        ),
-        (
-            &["ignores-grace"],
-            "hold.rs",
-            "let lasts = grace.map_or(",
-            own(r#"let lasts = grace.filter(|_| !crate::planted("ignores-grace")).map_or("#),
-        ),
-        (
-            &["silence-is-not-probed"],
-            "hold.rs",
-            "state.probe_at = now() + (ttl * 2 / 5).min(latest);",
-            own(r#"state.probe_at = now() + (ttl * 2 / 5).min(latest);
-        if crate::planted("silence-is-not-probed") {
-            state.probe_at = now() + Duration::from_secs(3600);
-        }"#),
-        ),
-        (
-            &["no-renewal-after-a-break"],
-            "keep.rs",
-            "hold.state().renewing = true;",
-            own(r#"if crate::planted("no-renewal-after-a-break") {
-                    return lost(flow, LossReason::Expired, commands).await;
-                }
-                hold.state().renewing = true;"#),
-        ),
-        (
-            &["renewal-dies"],
-            "keep.rs",
-            "() = sleep((hold.config.ttl / 3).min(left / 2)) => {}",
-            own(r#"() = sleep(if crate::planted("renewal-dies") {
-                std::time::Duration::from_secs(3600)
-            } else {
-                (hold.config.ttl / 3).min(left / 2)
-            }) => {}"#),
-        ),
-        (
-            &["loss-does-not-interrupt"],
-            "hold.rs",
-            "let is_lost = self.finish(Some(reason));",
-            own(
-                r#"let is_lost = !crate::planted("loss-does-not-interrupt") && self.finish(Some(reason));"#,
-            ),
-        ),
-        (
-            &["check-ignores-the-clock"],
-            "hold.rs",
-            "if state.held && state.trusted_end.is_over() {",
-            own(
-                r#"if state.held && state.trusted_end.is_over() && !crate::planted("check-ignores-the-clock") {"#,
-            ),
-        ),
-        (
-            &["end-after-loss"],
-            "turn.rs",
-            "return Err(hold.over_by().with_value(result));",
-            own(r#"if crate::planted("end-after-loss") {
-                return match self.flow.end(None, end, now() + FINISH_EFFORT).await {
-                    Ok(()) => Ok(()),
-                    Err(problem) => self.unsettled(problem, result).1,
-                };
-            }
-            return Err(hold.over_by().with_value(result));"#),
-        ),
-        (
-            &[],
-            "turn.rs",
-            "        if let Some(stream) = stream\n            && self.end_stream(",
-            own("        let had_stream = stream.is_some();
-        if let Some(stream) = stream\n            && self.end_stream("),
-        ),
-        (
-            &["end-is-not-repeated"],
-            "turn.rs",
-            "let request = FinishTurnRequest {",
-            own(r#"if had_stream && crate::planted("end-is-not-repeated") {
-            return Err(Failure::unavailable("no answer").into());
-        }
-        let request = FinishTurnRequest {"#),
-        ),
-        (
-            &["unknown-is-success"],
-            "turn.rs",
-            r#"("UNKNOWN".to_owned(), Err(unknown))"#,
-            own(r#"if crate::planted("unknown-is-success") {
-            return ("SUCCEEDED".to_owned(), Ok(()));
-        }
-        ("UNKNOWN".to_owned(), Err(unknown))"#),
-        ),
-        (
-            &["success-is-failure"],
-            "run.rs",
-            "        self.turn.settle(end, &stored).await",
-            own(r#"        let mut end = end;
-        if crate::planted("success-is-failure") {
-            end = TurnEnd { outcome: TurnOutcome::Failed.into(), ..TurnEnd::default() };
-        }
-        self.turn.settle(end, &stored).await"#),
-        ),
-        (
-            &["error-is-success"],
-            "turn.rs",
-            "        if let Err(problem) = self.end(stream, end, now() + FAIL_EFFORT).await {",
-            own(r#"        let mut end = end;
-        if crate::planted("error-is-success") {
-            end = TurnEnd { outcome: TurnOutcome::Succeeded.into(), ..TurnEnd::default() };
-        }
-        if let Err(problem) = self.end(stream, end, now() + FAIL_EFFORT).await {"#),
-        ),
-        (
-            &["reject-is-failure"],
-            "run.rs",
-            "outcome: TurnOutcome::Rejected.into(),",
-            own(r#"outcome: if crate::planted("reject-is-failure") {
-                TurnOutcome::Failed.into()
-            } else {
-                TurnOutcome::Rejected.into()
-            },"#),
-        ),
-        (
-            &["own-error-is-masked"],
-            "run.rs",
-            r#"scope.fail(format!("{error:#}")).await;"#,
-            own(r#"if crate::planted("own-error-is-masked") {
-                    let outcome = TurnOutcome::Failed.into();
-                    let end = TurnEnd { outcome, ..TurnEnd::default() };
-                    scope.turn.settle(end, &Stored::default()).await?;
-                }
-                scope.fail(format!("{error:#}")).await;"#),
-        ),
-        (
-            &["single-channel"],
-            "link.rs",
-            "connection.live.load(Ordering::Relaxed) < STREAMS_PER_CONNECTION",
-            own(r#"crate::planted("single-channel")
-                || connection.live.load(Ordering::Relaxed) < STREAMS_PER_CONNECTION"#),
-        ),
-        (
-            &["lease-is-not-released"],
-            "lease.rs",
-            "let until = now() + RELEASE_EFFORT;",
-            own(r#"if crate::planted("lease-is-not-released") {
-            return;
-        }
-        let until = now() + RELEASE_EFFORT;"#),
-        ),
-    ]
-}
 
 /// What this program says as one with a bug.
 pub(crate) fn report(ran: Result<(), String>) -> ExitCode {
@@ -316,6 +77,12 @@ fn plant(copied: &Path) -> Result<(), String> {
         }
         sources.insert(path, source.replace(was, &now));
     }
+    // With a feature more, cargo gives it another name than this program's, and the same dependencies.
+    let manifest = copied.join("Cargo.toml");
+    sources.insert(
+        manifest.clone(),
+        read(manifest)?.replacen("[features]\n", "[features]\nplanted = []\n", 1),
+    );
     let library = copied.join("src/lib.rs");
     sources.insert(library.clone(), read(library)? + IS_PLANTED);
     for (path, source) in sources {
@@ -327,9 +94,19 @@ fn plant(copied: &Path) -> Result<(), String> {
 /// Builds the copy, and returns its program.
 async fn build(copied: &Path) -> Result<PathBuf, String> {
     let target = Path::new(env!("CARGO_TARGET_TMPDIR")).parent().unwrap_or(copied);
-    let output = Command::new(env!("CARGO"))
+    let mut command = Command::new(env!("CARGO"));
+    // What cargo has set for this test would be news to ring's build script, and all that is built upon it
+    // would be compiled anew, here and by the next cargo.
+    for (name, _) in std::env::vars_os() {
+        let is_of_test = ["CARGO_MANIFEST", "CARGO_PKG_", "CARGO_PRIMARY_", "CARGO_CRATE_"];
+        if is_of_test.iter().any(|start| name.to_string_lossy().starts_with(start)) {
+            command.env_remove(name);
+        }
+    }
+    let output = command
         .current_dir(copied)
-        .args(["test", "--offline", "--no-run", "--test", "conformance", "--features", "testing"])
+        .args(["test", "--offline", "--locked", "--no-run", "--test", "conformance"])
+        .arg("--all-features")
         .args(["--message-format", "json-render-diagnostics"])
         .env("CARGO_TARGET_DIR", target)
         .output()
@@ -414,43 +191,41 @@ async fn is_found(program: &Path, bug: &Value) -> Verdict {
     Ok(format!("by {}", shown.join(", ")))
 }
 
-/// Each bug of `planted.json` whose name contains the filter.
-pub(crate) async fn bugs_are_found(filter: &str) -> Vec<(String, Verdict)> {
-    let bugs = fs::read_to_string(folder().join("planted.json")).unwrap_or_default();
-    let bugs: Vec<Value> = serde_json::from_str(&bugs).unwrap_or_default();
-    let named = |bug: &Value| format!("planted/{}", text(&bug["name"]));
-    let mut wanted: Vec<_> =
-        bugs.iter().filter(|bug| named(bug).contains(filter)).cloned().collect();
-    if wanted.is_empty() {
-        return Vec::new();
-    }
+/// A test that builds the program with the bugs, and one for each bug of `planted.json`.
+pub(crate) fn tests() -> Vec<Test> {
+    let bugs = fs::read_to_string(folder().join("planted.json")).expect("the list of bugs");
+    let mut bugs: Vec<Value> = serde_json::from_str(&bugs).expect("a list in JSON");
+    let program = Arc::new(OnceCell::new());
     let mut planted: Vec<_> = changes().iter().flat_map(|(names, ..)| *names).copied().collect();
     let mut listed: Vec<_> = bugs.iter().map(|bug| text(&bug["name"])).collect();
     planted.sort_unstable();
     listed.sort_unstable();
-    if planted != listed {
-        let problem = format!("planted are {planted:?}, listed {listed:?}");
-        return vec![("planted".to_owned(), Err(problem))];
-    }
-    let copied = Path::new(env!("CARGO_TARGET_TMPDIR")).join("oncegate-client-planted");
-    let program = match plant(&copied) {
-        Ok(()) => build(&copied).await,
-        Err(problem) => Err(problem),
+    let differ = format!("planted are {planted:?}, listed {listed:?}");
+    let are_all = planted == listed;
+    let built = program.clone();
+    let making = async move {
+        built.get_or_init(made).await.as_ref().map_err(Clone::clone)?;
+        if are_all { Ok(String::new()) } else { Err(differ) }
     };
-    let program = match program {
-        Ok(program) => Arc::new(program),
-        Err(problem) => return vec![("planted".to_owned(), Err(problem))],
-    };
-    let room = Arc::new(Semaphore::new(AT_ONCE));
-    let mut tests = JoinSet::new();
+    let mut tests: Vec<Test> = vec![("planted".to_owned(), Box::pin(making))];
     // First those that take longest: many turns, and random runs.
-    wanted.sort_by_key(|bug| (bug["name"] != "single-channel", bug.get("random").is_none()));
-    for bug in wanted {
-        let (program, room, name) = (program.clone(), room.clone(), named(&bug));
-        tests.spawn(async move {
-            let _room = room.acquire().await;
-            (name, is_found(&program, &bug).await)
-        });
+    bugs.sort_by_key(|bug| (bug["name"] != "single-channel", bug.get("random").is_none()));
+    for bug in bugs {
+        let program = program.clone();
+        let name = format!("planted/{}", text(&bug["name"]));
+        let test = async move {
+            match program.get_or_init(made).await {
+                Ok(program) => is_found(program, &bug).await,
+                Err(_) => Err("the program with the bugs is not built".to_owned()),
+            }
+        };
+        tests.push((name, Box::pin(test)));
     }
-    tests.join_all().await
+    tests
+}
+
+async fn made() -> Result<PathBuf, String> {
+    let copied = Path::new(env!("CARGO_TARGET_TMPDIR")).join("oncegate-client-planted");
+    plant(&copied)?;
+    build(&copied).await
 }

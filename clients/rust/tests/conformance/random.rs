@@ -10,7 +10,7 @@ use std::{
 use oncegate_client::{Delivery, Gate, Turn};
 use rand::{RngExt as _, SeedableRng as _, rngs::StdRng, seq::IndexedRandom as _};
 use serde_json::{Value, json};
-use tokio::{sync::oneshot, task::JoinSet, time::sleep};
+use tokio::{process::Command, sync::oneshot, task::JoinSet, time::sleep};
 
 use crate::{
     Verdict,
@@ -18,7 +18,7 @@ use crate::{
     history::{Answer, Body, History, Write},
     mapping::{Fault, number, text},
     rules,
-    testbed::Testbed,
+    testbed::{Testbed, share_database},
     variable,
 };
 
@@ -266,11 +266,24 @@ async fn run(options: &Value) -> Result<Value, String> {
     }))
 }
 
-/// For `planted`: the options are JSON, and so is what it prints.
+/// The options are JSON, and so is what it prints.
 pub(crate) async fn runs_of(options: &str) -> Result<(), String> {
     let options = serde_json::from_str(options).map_err(|error| error.to_string())?;
     println!("{}", run(&options).await?);
     Ok(())
+}
+
+/// In a process of its own: it stands still at times, and other tests are not to.
+async fn run_apart(options: &Value) -> Result<Value, String> {
+    let program = std::env::current_exe().map_err(|error| error.to_string())?;
+    let mut command = Command::new(program);
+    command.args(["random-runs", &options.to_string()]).kill_on_drop(true);
+    share_database(&mut command);
+    let output = command.output().await.map_err(|error| error.to_string())?;
+    if !output.status.success() {
+        return Err(String::from_utf8_lossy(&output.stderr).into_owned());
+    }
+    serde_json::from_slice(&output.stdout).map_err(|error| error.to_string())
 }
 
 pub(crate) async fn random_runs_keep_the_rules(store: &str) -> Verdict {
@@ -281,7 +294,7 @@ pub(crate) async fn random_runs_keep_the_rules(store: &str) -> Verdict {
         None => u64::from(now.subsec_nanos()),
     };
     let options = json!({"store": store, "runs": RUN_COUNT, "seed": seed, "settles": true});
-    let report = run(&options).await?;
+    let report = run_apart(&options).await?;
     let mut problems: Vec<String> =
         report["broken"].as_array().into_iter().flatten().map(text).collect();
     // Less would prove little.

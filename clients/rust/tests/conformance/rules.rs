@@ -312,7 +312,8 @@ pub(crate) fn find_what_breaks_them() -> crate::Verdict {
         }),
         ("a-refused-run-has-no-body", |events| events.answers[0].came = Ok(Outcome::Dropped)),
         ("given-up-after-failures", |events| {
-            let why = GaveUp { attempts: 2, detail: String::new() };
+            let mut why = GaveUp::default();
+            why.attempts = 2;
             events.answers[0].came = Ok(Outcome::GaveUp(why));
         }),
         ("the-server-has-the-answers", |events| events.records[0].1["result"] = json!("other")),

@@ -2,6 +2,7 @@
 
 use std::{
     fs,
+    io::Write as _,
     path::{Path, PathBuf},
 };
 
@@ -57,6 +58,16 @@ impl Scenario {
     pub(crate) fn is_possible(&self) -> bool {
         let needs = self.texts("needs").unwrap_or_default();
         needs.iter().all(|need| CAPABILITIES.contains(&need.as_str()))
+    }
+
+    /// Notes for `clients/behaviour` that it has passed.
+    pub(crate) fn note_pass(&self, store: &str) -> Result<(), String> {
+        let Some(results) = crate::variable("ONCEGATE_SCENARIO_RESULTS") else { return Ok(()) };
+        let path = Path::new(&results).join("rust");
+        let line = format!("{}\t{store}\n", self.file);
+        let file = fs::OpenOptions::new().append(true).create(true).open(&path);
+        let noted = file.and_then(|mut file| file.write_all(line.as_bytes()));
+        noted.map_err(|error| format!("{}: {error}", path.display()))
     }
 
     pub(crate) fn replicas(&self) -> usize {

@@ -1,6 +1,7 @@
-//! Tests with the real server: access, ends of turns, webhooks, and the quick start of the README.
+//! Tests with the real server: access, ends of turns, webhooks, Slack, and the quick start of the README.
 
 mod access;
 mod quick_start;
+mod slack;
 mod turns;
 mod webhooks;

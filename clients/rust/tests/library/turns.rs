@@ -3,10 +3,11 @@
 use std::time::Duration;
 
 use oncegate_client::{
-    Delivery, Error, LossReason, NotGranted, Outcome, Session, Turn,
+    Delivery, Error, Hooks, KeptBy, LossReason, NotGranted, Outcome, Session, Turn,
     testing::{self, Server},
 };
 use serde::{Deserialize, Serialize};
+use tokio::time::timeout;
 
 fn delivery() -> Delivery {
     Delivery::new("T1", "E1").session("S1")
@@ -77,6 +78,10 @@ async fn a_typed_duplicate() {
         assert_eq!(gate.once(delivery()).run(book).await.expect("it ran"), Receipt { amount: 5 });
     }
     let other = gate.turn(delivery()).run(|_| async { Ok::<Vec<String>, Error>(Vec::new()) }).await;
+    let Ok(Outcome::Duplicate(other)) = other else { panic!("{other:?}") };
+    assert_eq!((other.result, other.outcome.as_deref()), (None, Some("SUCCEEDED")));
+    assert!(other.undecodable.is_some());
+    let other = gate.once(delivery()).run(|_| async { Ok::<Vec<String>, Error>(Vec::new()) }).await;
     assert!(matches!(other, Err(Error::Undecodable { .. })), "{other:?}");
     let Err(Error::NotGranted(why)) = gate.turn(delivery()).begin().await else {
         panic!("it is no duplicate")
@@ -95,6 +100,87 @@ async fn a_rejected_event_comes_no_more() {
     let Outcome::Duplicate(duplicate) = outcome else { panic!("{outcome:?}") };
     assert_eq!(duplicate.outcome.as_deref(), Some("REJECTED"));
     assert_eq!(duplicate.detail, "it has no command");
+    // It has not run, although nothing is what a run that returns nothing stores.
+    let once = gate.once(delivery()).run(|_| async { Ok::<(), Error>(()) }).await;
+    assert!(matches!(once, Err(Error::NotGranted(_))), "{once:?}");
+}
+
+#[derive(Debug)]
+enum Own {
+    Gate(Error),
+    Down,
+}
+
+impl From<Error> for Own {
+    fn from(error: Error) -> Self {
+        Self::Gate(error)
+    }
+}
+
+impl std::fmt::Display for Own {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("it has failed")
+    }
+}
+
+impl std::error::Error for Own {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            Self::Gate(error) => Some(error),
+            Self::Down => None,
+        }
+    }
+}
+
+#[tokio::test]
+async fn only_the_error_that_is_returned_counts() {
+    let (gate, _server) = testing::start().await;
+    let fail = |turn: Turn| async move {
+        drop(turn.reject("it has no command"));
+        Err::<(), _>(Own::Down)
+    };
+    let failed = gate.turn(delivery()).run(fail).await;
+    assert!(matches!(failed, Err(Own::Down)), "{failed:?}");
+    let wrap = |turn: Turn| async move { Err::<(), Own>(turn.reject("no command").into()) };
+    let outcome = gate.turn(delivery()).run(wrap).await.expect("an outcome");
+    assert_eq!(outcome, Outcome::Rejected { detail: "no command".to_owned() });
+}
+
+/// Its result need not be shared between threads.
+#[tokio::test]
+async fn a_result_that_is_not_sync() {
+    let (gate, _server) = testing::start().await;
+    let run = gate.turn(delivery()).run(|_| async { Ok::<_, Error>(std::cell::Cell::new(5)) });
+    let outcome = tokio::spawn(run).await.expect("no panic").expect("an outcome");
+    assert!(matches!(outcome, Outcome::Ran(cell) if cell.get() == 5));
+}
+
+struct Panicking;
+
+impl Hooks for Panicking {
+    fn on_begin(&self, _: &Delivery) {
+        panic!("a bug of on_begin");
+    }
+
+    fn on_lost(&self, _: LossReason) {
+        panic!("a bug of on_lost");
+    }
+
+    fn on_end(&self, _: &str) {
+        panic!("a bug of on_end");
+    }
+}
+
+#[tokio::test]
+async fn hooks_that_panic() {
+    let (_, server) = testing::start().await;
+    let gate = server.builder().hooks(Panicking).build().expect("a gate");
+    gate.turn(delivery()).begin().await.expect("a turn").succeed(&()).await.expect("it succeeds");
+    let other = Delivery::new("T1", "E2").session("S1");
+    let turn = gate.turn(other.clone()).begin().await.expect("a turn");
+    gate.close().await;
+    assert_eq!(turn.lost_reason(), Some(LossReason::Closed));
+    assert_eq!(server.turns("T1").await, []);
 }
 
 #[tokio::test]
@@ -134,20 +220,66 @@ async fn a_drain_that_is_too_short() {
     assert_eq!(turn.lost_reason(), Some(LossReason::Closed));
 }
 
+/// Waits until the turn is renewed by calls.
+async fn is_renewed(turn: &Turn) {
+    while turn.kept_by() != KeptBy::Renew {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
 #[tokio::test]
 async fn turns_outlive_the_server() {
     let (gate, server) = testing::start().await;
-    for (event, end) in ["kill", "drain", "mute"].into_iter().enumerate() {
-        let delivery = Delivery::new("T1", format!("E{event}")).session("S1");
-        let turn = gate.turn(delivery).begin().await.expect("a turn");
+    for end in ["kill", "drain", "mute"] {
+        let delivery = Delivery::new("T1", end).session("S1");
+        let ttl = Duration::from_secs(if end == "mute" { 5 } else { 45 });
+        let turn = gate.turn(delivery).ttl(ttl).begin().await.expect("a turn");
         match end {
-            "kill" => server.kill().await,
-            "drain" => server.drain(),
-            _ => server.mute(),
+            "kill" => {
+                server.kill().await;
+                server.restart().await;
+            }
+            "drain" => {
+                server.drain();
+                // Its stream ends with DRAINING.
+                timeout(Duration::from_secs(20), is_renewed(&turn)).await.expect("it is renewed");
+                server.restart().await;
+            }
+            _ => {
+                server.mute();
+                // The silence is noticed after two fifths of the TTL.
+                timeout(Duration::from_secs(20), is_renewed(&turn)).await.expect("it is renewed");
+                server.unmute();
+            }
         }
-        server.restart().await;
         let ended = turn.succeed(&()).await;
         assert!(ended.is_ok(), "{end}: {ended:?}\n{}", server.log());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_gate_is_closed_under_a_beginning() {
+    let (gate, server) = testing::start().await;
+    let session = |index: u32| Session::new("T1", format!("S{index}"));
+    for round in 0..5 {
+        let closing = server.gate();
+        let begun: Vec<_> = (0..20)
+            .map(|index| {
+                let request = closing.lease(session(index));
+                tokio::spawn(async move { request.acquire().await.is_ok() })
+            })
+            .collect();
+        // They are somewhere on their way.
+        tokio::time::sleep(Duration::from_millis(2 * round)).await;
+        closing.close().await;
+        for task in begun {
+            let _ = task.await.expect("no panic");
+        }
+        for index in 0..20 {
+            let free = gate.lease(session(index)).wait(Duration::from_secs(5)).acquire().await;
+            let lease = free.unwrap_or_else(|error| panic!("session {index} is held: {error}"));
+            lease.release().await.expect("it is released");
+        }
     }
 }
 
@@ -173,12 +305,21 @@ async fn a_lease_waits_and_is_released() {
 #[tokio::test]
 async fn nothing_is_left_of_a_gate() {
     let server = Server::start([]).await;
+    assert_eq!(server.waiting("T1").await, 0); // connects
     let before = tokio::runtime::Handle::current().metrics().num_alive_tasks();
     let gate = server.gate();
     let turn = gate.turn(delivery()).begin().await.expect("a turn");
-    let _queued = gate.turn(Delivery::new("T1", "E2").session("S1")).begin().await;
+    let queued = gate.turn(Delivery::new("T1", "E2").session("S1")).wait(Duration::from_secs(60));
+    let queued = tokio::spawn(queued.begin());
+    while server.waiting("T1").await != 1 {
+        tokio::task::yield_now().await;
+    }
+    queued.abort();
+    assert!(queued.await.is_err_and(|error| error.is_cancelled()));
     turn.succeed(&()).await.expect("it succeeds");
-    let dropped = gate.turn(Delivery::new("T1", "E3").session("S1")).begin().await;
+    // The server may hear of the one that has left the queue after it has granted the session to it.
+    let last = gate.turn(Delivery::new("T1", "E3").session("S1")).wait(Duration::from_secs(60));
+    let dropped = last.begin().await;
     drop(dropped.expect("a turn"));
     gate.close().await;
     drop(gate);

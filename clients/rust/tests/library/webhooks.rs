@@ -172,4 +172,56 @@ async fn an_idempotency_key_is_of_one_payload() {
     assert_eq!(status, StatusCode::UNPROCESSABLE_ENTITY);
     site.deliver(guard(), pay("k2", "5"), paid).await;
     assert_eq!(site.calls(), 2);
+    // HTTP/2 has the host in the URI.
+    let mut absolute = pay("k1", "5");
+    *absolute.uri_mut() = "https://shop.example/pay".parse().expect("a URI");
+    assert_eq!(site.deliver(guard(), absolute, paid).await.0, StatusCode::OK);
+    let mut other = pay("k1", "5");
+    *other.uri_mut() = "/pay?x=1".parse().expect("a URI");
+    assert_eq!(site.deliver(guard(), other, paid).await.0, StatusCode::UNPROCESSABLE_ENTITY);
+    // A caller that sends a key relies on it.
+    let mut twice = pay("k3", "5");
+    twice.headers_mut().append("Idempotency-Key", "k4".parse().expect("a value"));
+    let mut no_text = pay("k3", "5");
+    let bytes = http::HeaderValue::from_bytes(b"k\xe4y").expect("a value");
+    no_text.headers_mut().insert("Idempotency-Key", bytes);
+    for request in [pay("", "5"), pay("\"\"", "5"), twice, no_text] {
+        assert_eq!(site.deliver(guard(), request, paid).await.0, StatusCode::BAD_REQUEST);
+    }
+    assert_eq!(site.calls(), 2);
+}
+
+#[tokio::test]
+async fn nothing_of_a_request_is_shown() {
+    let site = Site::start().await;
+    let guard = Guard::new(site.gate.clone(), |request| {
+        let shown = format!("{request:?}");
+        assert!(shown.contains("x-github-delivery") && !shown.contains("d1"), "{shown}");
+        assert!(!shown.contains("octo"), "{shown}");
+        let delivery = github(&request.headers, &request.body);
+        assert!(!format!("{delivery:?}").contains("octo"), "{delivery:?}");
+        delivery
+    });
+    let done = |_, _| async { reply(200, "done") };
+    assert_eq!(site.deliver(guard, issue("d1"), done).await.0, StatusCode::OK);
+}
+
+#[tokio::test]
+async fn a_handler_that_panics_fails_the_turn() {
+    let site = Site::start().await;
+    let panics = |call, _| async move {
+        assert!(call > 1, "a bug");
+        reply(200, "done")
+    };
+    let site = Arc::new(site);
+    let first = site.clone();
+    let first =
+        tokio::spawn(async move { first.deliver(first.by_github(), issue("d1"), panics).await.0 });
+    assert!(first.await.is_err_and(|error| error.is_panic()));
+    // Its turn ends in the background.
+    let mut status = StatusCode::SERVICE_UNAVAILABLE;
+    while status == StatusCode::SERVICE_UNAVAILABLE {
+        status = site.deliver(site.by_github(), issue("d1"), panics).await.0;
+    }
+    assert_eq!((status, site.calls()), (StatusCode::OK, 2));
 }

@@ -18,7 +18,8 @@ final class Address {
   private static final Pattern SCHEME = Pattern.compile("(?is)^([a-z][a-z0-9+.-]*):(.*)$");
   private static final Pattern HOST_PORT =
       Pattern.compile("^(?:\\[([^\\]]*)\\]|([^\\s:/@?#,\\[\\]\\\\]+)):([0-9]{1,5})$");
-  private static final Pattern IPV4 = Pattern.compile("^[0-9]{1,3}(?:\\.[0-9]{1,3}){3}$");
+  private static final Pattern IPV4 =
+      Pattern.compile("^(?:(?:25[0-5]|2[0-4][0-9]|1?[0-9]{1,2})(?:\\.(?!$)|$)){4}$");
   private static final Pattern IPV6 = Pattern.compile("^[0-9a-fA-F:.]*:[0-9a-fA-F:.]*(?:%[0-9A-Za-z_.-]+)?$");
 
   /** For messages: without a scheme, or with that of gRPC. */
@@ -75,7 +76,7 @@ final class Address {
       case "ipv4":
       case "ipv6":
         List<String> list = List.of(rest.split(",", -1));
-        if (list.stream().allMatch(Address::isIpAndPort)) {
+        if (list.stream().allMatch(each -> isIpAndPort(each, scheme.equals("ipv6")))) {
           return new Address(scheme + ":" + rest, false, Link.uri(LIST_SCHEME, rest).toString(), null, list);
         }
         break;
@@ -114,8 +115,8 @@ final class Address {
     return port >= 1 && port <= 65535 && (found.group(1) == null || isIpv6(found.group(1)));
   }
 
-  private static boolean isIpAndPort(String text) {
-    return isHostAndPort(text) && (text.startsWith("[") || IPV4.matcher(hostOf(text)).matches());
+  private static boolean isIpAndPort(String text, boolean isIpv6) {
+    return isHostAndPort(text) && (isIpv6 ? text.startsWith("[") : IPV4.matcher(hostOf(text)).matches());
   }
 
   private static boolean isIpv6(String text) {

@@ -19,6 +19,8 @@ final class Clock {
   /** Two readings that are further apart say nothing of each other: the process stood still between them. */
   private static final long TOGETHER = TimeUnit.MILLISECONDS.toNanos(20);
 
+  private static final int ATTEMPTS = 3;
+
   private static final Clock CLOCK = new Clock(open());
 
   private final long began = System.nanoTime();
@@ -49,14 +51,18 @@ final class Clock {
 
   /** How much more the uptime is than the time of Java. */
   private long readAhead() {
-    while (true) {
+    long ahead = Long.MAX_VALUE;
+    for (int attempt = 0; attempt < ATTEMPTS; attempt++) {
       long before = System.nanoTime();
       long read = readUptime();
       long after = System.nanoTime();
+      // One that was held up between its readings shows too little: that is no suspension.
+      ahead = read - after;
       if (uptime == null || after - before < TOGETHER) {
-        return read - after;
+        break;
       }
     }
+    return ahead;
   }
 
   private static @Nullable RandomAccessFile open() {

@@ -27,11 +27,13 @@ public interface Codec {
       this.resultType = resultType;
     }
 
-    byte[] data() {
-      return data;
+    /** The bytes. */
+    public byte[] data() {
+      return data.clone();
     }
 
-    String resultType() {
+    /** The name of their type. */
+    public String resultType() {
       return resultType;
     }
   }

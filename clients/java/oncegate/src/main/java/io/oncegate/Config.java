@@ -46,8 +46,11 @@ final class Config implements Cloneable {
     }
   }
 
-  /** Refuses a grace of which the margin leaves nothing. */
+  /** Refuses a TTL of nothing, and a grace of which the margin leaves nothing. */
   void check() {
+    if (ttlNanos() <= 0) {
+      throw new InvalidException("a ttl of " + ttl + " is too short", "ttl", null);
+    }
     if (grace() <= margin()) {
       throw new InvalidException(
           "a grace of "

@@ -141,7 +141,7 @@ public final class Delivery {
   /** Only the header of this name. */
   private static Map<String, String> pick(Map<String, String> headers, String name) {
     for (Map.Entry<String, String> header : headers.entrySet()) {
-      if (header.getKey().equalsIgnoreCase(name) && !header.getValue().isEmpty()) {
+      if (name.equalsIgnoreCase(header.getKey()) && !header.getValue().isEmpty()) {
         return Map.of(name, header.getValue());
       }
     }

@@ -5,19 +5,20 @@ import java.util.concurrent.TimeUnit;
 
 /** Between the durations of the contract, of Java, and nanoseconds. */
 final class Durations {
+  private static final java.time.Duration YEAR = java.time.Duration.ofDays(365);
+
   private Durations() {}
 
   static long nanos(Duration duration) {
     return TimeUnit.SECONDS.toNanos(duration.getSeconds()) + duration.getNanos();
   }
 
-  /** Saturates: some 292 years. */
+  /** At most a year, so that sums do not overflow; at least 0. */
   static long nanos(java.time.Duration duration) {
-    try {
-      return duration.toNanos();
-    } catch (ArithmeticException e) {
-      return duration.isNegative() ? Long.MIN_VALUE : Long.MAX_VALUE;
+    if (duration.isNegative()) {
+      return 0;
     }
+    return duration.compareTo(YEAR) > 0 ? YEAR.toNanos() : duration.toNanos();
   }
 
   static Duration of(long nanos) {

@@ -8,8 +8,11 @@ import com.google.rpc.RetryInfo;
 import io.grpc.Metadata;
 import io.grpc.Status;
 import io.grpc.Status.Code;
+import io.grpc.netty.shaded.io.netty.handler.ssl.NotSslRecordException;
 import io.grpc.protobuf.StatusProto;
 import java.time.Duration;
+import java.util.List;
+import java.util.Locale;
 import java.util.Map;
 import java.util.concurrent.TimeUnit;
 import javax.net.ssl.SSLException;
@@ -18,6 +21,10 @@ import org.jspecify.annotations.Nullable;
 /** A call that ended with an error, in terms of the contract. Internal: authors of bots see {@link #published}. */
 final class Failure extends Exception {
   private static final long serialVersionUID = 1;
+
+  /** In the names of the alerts by which servers refuse a client's certificate, or its lack. */
+  private static final List<String> OF_CERTIFICATE =
+      List.of("certificate", "unknown ca", "access denied", "decrypt error", "handshake failure");
 
   final Code code;
   final String problem;
@@ -94,8 +101,8 @@ final class Failure extends Exception {
           retryAfter = Durations.nanos(detail.unpack(RetryInfo.class).getRetryDelay());
         }
       }
-    } catch (InvalidProtocolBufferException e) {
-      // Details that this library cannot read say nothing.
+    } catch (InvalidProtocolBufferException | RuntimeException e) {
+      // Details that this library cannot read, or that are those of another status, say nothing.
     }
     String problem = status.getDescription() == null ? status.getCode().name() : firstLine(status.getDescription());
     if (status.getCode() == Code.UNAVAILABLE) {
@@ -131,6 +138,12 @@ final class Failure extends Exception {
       return problem;
     }
     String said = firstLine(String.valueOf(deepest.getMessage()));
+    if (deepest instanceof NotSslRecordException) {
+      return "it speaks no TLS at this port";
+    }
+    if (alert != null && !isOfCertificate(alert)) {
+      return "the TLS handshake failed (" + firstLine(alert) + ")";
+    }
     if (alert != null) {
       return "it does not accept the client certificate of tlsCert, or needs one (" + firstLine(alert) + ")";
     }
@@ -138,6 +151,12 @@ final class Failure extends Exception {
       return "its certificate is not from a CA of tlsCa, not valid for its name, or expired (" + said + ")";
     }
     return said.equals(problem) ? problem : problem + ": " + said;
+  }
+
+  /** Whether an alert of TLS says that the server does not accept a certificate. */
+  private static boolean isOfCertificate(String alert) {
+    String text = alert.toLowerCase(Locale.ROOT).replace('_', ' ');
+    return OF_CERTIFICATE.stream().anyMatch(text::contains);
   }
 
   /** The loss that the server reports: the turn or lease has ended; null if nothing is lost. */

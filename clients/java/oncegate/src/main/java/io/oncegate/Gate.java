@@ -22,6 +22,8 @@ import java.util.Set;
 import java.util.Spliterator;
 import java.util.Spliterators;
 import java.util.concurrent.CompletableFuture;
+import java.util.concurrent.CountDownLatch;
+import java.util.concurrent.RejectedExecutionException;
 import java.util.concurrent.SynchronousQueue;
 import java.util.concurrent.ThreadPoolExecutor;
 import java.util.concurrent.TimeUnit;
@@ -51,25 +53,34 @@ public final class Gate implements AutoCloseable {
   /** How long ends may go on before the connections are closed. */
   private static final long ENDING_TIME = TimeUnit.SECONDS.toNanos(2);
 
+  /** How long the threads may take to end afterwards: one may be in a look-up of names. */
+  private static final long THREADS_TIME = TimeUnit.SECONDS.toNanos(10);
+
+  /** How often the trusted ends are looked at. */
+  private static final long WATCH_EVERY = TimeUnit.MILLISECONDS.toNanos(500);
+
   private static final long LEAST_PATIENCE = TimeUnit.MILLISECONDS.toNanos(500);
-  private static final long LONG = Long.MAX_VALUE / 2;
 
   final Config config;
   final String holder;
   final Link link;
   private final ThreadPoolExecutor threads;
   private final CompletableFuture<Void> closing = new CompletableFuture<>();
+  private final CountDownLatch unwatched = new CountDownLatch(1);
   private final Object closeLock = new Object();
 
   // Guarded by this.
   private final Set<Hold> holds = new HashSet<>(); // those that begin, and those that are held
   private final Set<String> warned = new HashSet<>();
   private int tasks; // what close() waits for
+  private boolean isWatching;
   private boolean refusing;
   private boolean isDown;
 
   private Gate(Builder builder) {
     config = builder.config.copy();
+    config.log = Guarded.logger(config.log);
+    config.hooks = Guarded.hooks(config.hooks, config.log);
     config.check();
     holder = config.holder();
     AtomicInteger count = new AtomicInteger();
@@ -80,12 +91,8 @@ public final class Gate implements AutoCloseable {
             5,
             TimeUnit.SECONDS,
             new SynchronousQueue<>(),
-            work -> {
-              Thread thread = new Thread(work, "oncegate-" + count.incrementAndGet());
-              thread.setDaemon(true);
-              return thread;
-            });
-    link = new Link(new Settings(builder.settings, config.log), threads);
+            work -> Threads.make(work, "oncegate-" + count.incrementAndGet(), config.log));
+    link = new Link(new Settings(builder.settings, config.log), threads, config.log);
   }
 
   /** A gate whose settings are those of the environment. */
@@ -190,15 +197,16 @@ public final class Gate implements AutoCloseable {
       for (Hold hold : refuse()) {
         spawn(hold::closeByGate);
       }
-      BooleanSupplier hasNone = () -> tasks == 0;
-      await(hasNone, ENDING_TIME);
+      // A holder that has just ended its turn has not sent the end yet.
+      await(() -> tasks == 0 && holds.isEmpty(), ENDING_TIME);
       synchronized (this) {
         isDown = true;
       }
+      unwatched.countDown();
       link.close();
-      await(hasNone, LONG);
+      await(() -> tasks == 0, THREADS_TIME);
       threads.shutdown();
-      Waiting.uninterruptibly(nanos -> threads.awaitTermination(nanos, TimeUnit.NANOSECONDS), LONG);
+      Waiting.uninterruptibly(nanos -> threads.awaitTermination(nanos, TimeUnit.NANOSECONDS), THREADS_TIME);
     }
   }
 
@@ -250,14 +258,8 @@ public final class Gate implements AutoCloseable {
     boolean begun = false;
     try {
       beginning.begin();
-      threads.execute(
-          () -> {
-            try {
-              hold.keep();
-            } finally {
-              done();
-            }
-          });
+      watch();
+      keep(hold);
       begun = true;
     } catch (InterruptedException e) {
       Thread.currentThread().interrupt();
@@ -267,6 +269,54 @@ public final class Gate implements AutoCloseable {
         forget(hold);
         done();
       }
+    }
+  }
+
+  private void keep(Hold hold) {
+    try {
+      threads.execute(
+          () -> {
+            try {
+              hold.keep();
+            } finally {
+              done();
+            }
+          });
+    } catch (RuntimeException | Error e) { // no thread can be made
+      hold.leave();
+      throw e;
+    }
+  }
+
+  /** Looks at the trusted ends while something is held: a keeper may stand still, such as by a file that hangs. */
+  private void watch() {
+    synchronized (this) {
+      if (isWatching) {
+        return;
+      }
+      isWatching = true;
+    }
+    try {
+      threads.execute(this::lookAtClocks);
+    } catch (RejectedExecutionException | OutOfMemoryError e) { // the keepers do without
+      synchronized (this) {
+        isWatching = false;
+      }
+    }
+  }
+
+  private void lookAtClocks() {
+    while (true) {
+      List<Hold> present;
+      synchronized (this) {
+        if (holds.isEmpty() || unwatched.getCount() == 0) {
+          isWatching = false;
+          return;
+        }
+        present = new ArrayList<>(holds);
+      }
+      present.forEach(Hold::lookAtClock);
+      Waiting.uninterruptibly(nanos -> unwatched.await(nanos, TimeUnit.NANOSECONDS), WATCH_EVERY);
     }
   }
 
@@ -284,14 +334,19 @@ public final class Gate implements AutoCloseable {
       }
       tasks++;
     }
-    threads.execute(
+    Runnable tracked =
         () -> {
           try {
             work.run();
           } finally {
             done();
           }
-        });
+        };
+    try {
+      threads.execute(tracked);
+    } catch (RejectedExecutionException | OutOfMemoryError e) { // no thread can be made
+      tracked.run();
+    }
   }
 
   /** Runs something that {@link #close} waits for, in its caller's thread. */
@@ -333,7 +388,7 @@ public final class Gate implements AutoCloseable {
       tasks++;
     }
     try {
-      return link.callUntil(method, request, until, Link.CALL_TIMEOUT, true).message;
+      return link.callUntil(method, request, until, Link.CALL_TIMEOUT, true, link.down).message;
     } catch (Failure failed) {
       throw failed.published();
     } catch (InterruptedException e) {

@@ -24,11 +24,16 @@ public abstract class Hold implements AutoCloseable {
   final Config config;
   private final CompletableFuture<LostReason> lost = new CompletableFuture<>();
 
-  /** It is over, or refused. */
-  private final CountDownLatch stopped = new CountDownLatch(1);
+  /** Stopped once it is over, or refused. */
+  final Stop stopped = new Stop();
 
-  /** The stream has answered an end, or has broken. */
+  /** The stream is not read any more: it has answered an end, or has broken. */
   final CountDownLatch answered = new CountDownLatch(1);
+
+  /** The hooks know of the loss. */
+  private final CountDownLatch reported = new CountDownLatch(1);
+
+  private volatile @Nullable Thread reporter;
 
   final Object lock = new Object();
 
@@ -47,7 +52,8 @@ public abstract class Hold implements AutoCloseable {
   /** That of the server; null without one. */
   private @Nullable Stream<?, ?> open;
 
-  private @Nullable Exception endFailure;
+  private @Nullable Failure endFailure;
+  private boolean finished;
   private long sent;
   private long trustedEnd;
 
@@ -63,6 +69,7 @@ public abstract class Hold implements AutoCloseable {
   private @Nullable Thread body;
 
   private boolean interruptedBody;
+  private boolean wasPast; // at the watcher's last look
 
   Hold(Gate gate, Config config) {
     this.gate = gate;
@@ -207,7 +214,8 @@ public abstract class Hold implements AutoCloseable {
     }
   }
 
-  final boolean hasStream() {
+  /** Whether a stream keeps it. */
+  boolean hasStream() {
     synchronized (lock) {
       return open != null;
     }
@@ -281,7 +289,7 @@ public abstract class Hold implements AutoCloseable {
 
   /** Ends early if it is not wanted any more. */
   private void pause(long nanos) throws InterruptedException {
-    if (stopped.await(nanos, TimeUnit.NANOSECONDS)) {
+    if (stopped.await(nanos)) {
       throwIfRefused();
     }
   }
@@ -306,7 +314,7 @@ public abstract class Hold implements AutoCloseable {
       }
       refused = true;
     }
-    stopped.countDown();
+    stopped.stop();
     breakStream();
   }
 
@@ -314,24 +322,60 @@ public abstract class Hold implements AutoCloseable {
 
   /** Keeps it until it is lost, or its holder has ended it. */
   final void keep() {
-    if (readStream()) {
-      keepRenewing();
+    try {
+      boolean isLeft;
+      try {
+        isLeft = readStream();
+      } finally {
+        answered.countDown(); // an end waits for it
+      }
+      if (isLeft) {
+        keepRenewing();
+      }
+    } catch (RuntimeException | Error e) {
+      config.log.log(Level.ERROR, "the thread that keeps a turn or lease has failed", e);
+      lose(LostReason.EXPIRED);
     }
+  }
+
+  /** It was granted, and nothing can keep it: gives it back. */
+  final void leave() {
+    leaveBody();
+    breakStream();
+    if (finish(null)) {
+      giveBack("no thread can keep it");
+    }
+  }
+
+  /** Loses it if its keeper has not, although its trusted end has passed at two looks. */
+  final void lookAtClock() {
+    synchronized (lock) {
+      boolean isPast = granted && !over && trustedEnd <= Clock.now();
+      if (!isPast || !wasPast) {
+        // After a standstill of the process its keeper first reads what came meanwhile.
+        wasPast = isPast;
+        return;
+      }
+    }
+    lose(LostReason.EXPIRED);
   }
 
   /** Reads the stream to its end. Returns whether there is something to carry on then. */
   private boolean readStream() {
     while (true) {
+      boolean isOpen = hasStream();
       long until;
       synchronized (lock) {
-        if (open == null) {
+        if (!isOpen) {
           return !over;
         }
         until = probeAt;
       }
       try {
         if (readNews(until)) {
-          answered.countDown();
+          synchronized (lock) {
+            finished = true;
+          }
           return false;
         }
       } catch (Failure failed) {
@@ -398,7 +442,7 @@ public abstract class Hold implements AutoCloseable {
       }
       // A turn that is longer than its lease has less of the TTL left.
       long every = Math.min(config.ttlNanos() / 3, left / 2);
-      Waiting.uninterruptibly(nanos -> stopped.await(nanos, TimeUnit.NANOSECONDS), every);
+      Waiting.uninterruptibly(stopped::await, every);
     }
   }
 
@@ -448,7 +492,14 @@ public abstract class Hold implements AutoCloseable {
     }
   }
 
-  final @Nullable Exception endFailure() {
+  /** Whether the stream has answered an end. */
+  final boolean isFinished() {
+    synchronized (lock) {
+      return finished;
+    }
+  }
+
+  final @Nullable Failure endFailure() {
     synchronized (lock) {
       return endFailure;
     }
@@ -464,9 +515,28 @@ public abstract class Hold implements AutoCloseable {
       }
       over = true;
       lostReason = reason;
+      if (reason != null) {
+        reporter = Thread.currentThread();
+      }
     }
-    stopped.countDown();
+    stopped.stop();
     return true;
+  }
+
+  /** Makes it over by its holder. False if it was over before; the hooks then know of a loss. */
+  final boolean finishByHolder() {
+    if (finish(null)) {
+      return true;
+    }
+    if (lostReason() != null && reporter != Thread.currentThread()) {
+      Waiting.uninterruptibly(
+          nanos -> {
+            reported.await();
+            return true;
+          },
+          0);
+    }
+    return false;
   }
 
   /** It ended without its holder, unless it was over before. */
@@ -480,8 +550,11 @@ public abstract class Hold implements AutoCloseable {
   /** The gate ends it under its holder. */
   final void closeByGate() {
     if (isGuarded() && finish(LostReason.CLOSED)) {
-      reportLoss(LostReason.CLOSED);
-      giveBack("the gate was closed");
+      try {
+        reportLoss(LostReason.CLOSED);
+      } finally {
+        giveBack("the gate was closed");
+      }
     }
   }
 
@@ -498,6 +571,7 @@ public abstract class Hold implements AutoCloseable {
     if (!isLease()) {
       config.hooks.onEnd("LOST");
     }
+    reported.countDown();
     lost.complete(reason);
   }
 

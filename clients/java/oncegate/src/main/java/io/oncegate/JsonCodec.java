@@ -2,6 +2,7 @@ package io.oncegate;
 
 import com.google.gson.Gson;
 import com.google.gson.GsonBuilder;
+import com.google.gson.JsonIOException;
 import com.google.gson.JsonParseException;
 import com.google.gson.ToNumberPolicy;
 import java.lang.reflect.Type;
@@ -29,7 +30,11 @@ final class JsonCodec implements Codec {
     if (value instanceof byte[]) {
       return new Encoded((byte[]) value, BYTES);
     }
-    return new Encoded(gson.toJson(value).getBytes(StandardCharsets.UTF_8), JSON);
+    try {
+      return new Encoded(gson.toJson(value).getBytes(StandardCharsets.UTF_8), JSON);
+    } catch (JsonIOException e) {
+      throw new ResultException("a result of " + value.getClass().getName() + " needs a codec of its own", e);
+    }
   }
 
   @Override

@@ -44,7 +44,7 @@ public final class Lease extends Hold {
    */
   public void release() {
     leaveBody();
-    if (!finish(null)) {
+    if (!finishByHolder()) {
       LostReason reason = lostReason();
       if (reason != null) {
         throw lostBy(reason, null);
@@ -153,7 +153,8 @@ public final class Lease extends Hold {
             renewal,
             until - Link.SHORTEST,
             renewTimeout(),
-            interruptible);
+            interruptible,
+            stopped);
     read(answer.message.getLease(), answer.sent);
   }
 
@@ -174,7 +175,7 @@ public final class Lease extends Hold {
           release,
           Clock.now() + RELEASE_EFFORT,
           Link.CALL_TIMEOUT);
-    } catch (Failure | OncegateException e) {
+    } catch (Failure | RuntimeException e) {
       config.log.log(
           Level.WARNING, "the release of a lease failed; the server frees it when its TTL ends", e);
     } finally {

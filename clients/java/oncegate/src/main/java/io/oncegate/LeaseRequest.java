@@ -57,7 +57,7 @@ public final class LeaseRequest {
    */
   public Lease acquire() {
     config.check();
-    Lease lease = new Lease(gate, config, session);
+    Lease lease = new Lease(gate, config.copy(), session);
     try {
       gate.start(lease, lease::begin);
     } catch (Failure failed) {

@@ -21,7 +21,6 @@ import io.grpc.netty.shaded.io.netty.channel.epoll.EpollIoHandler;
 import io.grpc.netty.shaded.io.netty.channel.nio.NioIoHandler;
 import io.grpc.netty.shaded.io.netty.channel.socket.nio.NioSocketChannel;
 import io.grpc.netty.shaded.io.netty.channel.unix.DomainSocketAddress;
-import io.grpc.netty.shaded.io.netty.util.concurrent.DefaultThreadFactory;
 import java.net.InetSocketAddress;
 import java.net.SocketAddress;
 import java.net.URI;
@@ -32,6 +31,7 @@ import java.util.List;
 import java.util.Set;
 import java.util.concurrent.CountDownLatch;
 import java.util.concurrent.Executor;
+import java.util.concurrent.ThreadFactory;
 import java.util.concurrent.TimeUnit;
 import org.jspecify.annotations.Nullable;
 
@@ -47,7 +47,10 @@ final class Link {
 
   private final Settings settings;
   private final Executor offload;
-  private final CountDownLatch down = new CountDownLatch(1);
+  private final System.Logger log;
+  /** Stopped once all calls and streams are to end. */
+  final Stop down = new Stop();
+
 
   // Guarded by this.
   private @Nullable EventLoopGroup loop;
@@ -64,9 +67,10 @@ final class Link {
     NameResolverRegistry.getDefaultRegistry().register(new ListResolver());
   }
 
-  Link(Settings settings, Executor offload) {
+  Link(Settings settings, Executor offload, System.Logger log) {
     this.settings = settings;
     this.offload = offload;
+    this.log = log;
   }
 
   /** One channel of gRPC, with the number of its calls and streams. */
@@ -108,10 +112,12 @@ final class Link {
       throw new MisconfiguredException("server", "a Unix socket needs Linux on x86-64 or 64-bit ARM");
     }
     if (loop == null) {
-      DefaultThreadFactory threads = new DefaultThreadFactory("oncegate-network", true);
+      ThreadFactory threads = work -> Threads.make(work, "oncegate-network", log);
       loop =
           new MultiThreadIoEventLoopGroup(
-              1, threads, isUnix ? EpollIoHandler.newFactory() : NioIoHandler.newFactory());
+              1,
+              threads,
+              isUnix ? EpollIoHandler.newFactory() : NioIoHandler.newFactory());
     }
     NettyChannelBuilder builder;
     if (address.socket != null) {
@@ -200,12 +206,18 @@ final class Link {
       calls = null;
     }
     streams.remove(connection);
+    closeUnused(connection);
   }
 
   /** A call or stream has ended. */
   synchronized void release(Connection connection) {
     connection.live--;
     closeUnused(connection);
+  }
+
+  /** How many connections there are, for tests. */
+  synchronized int size() {
+    return all.size();
   }
 
   private void closeUnused(Connection connection) {
@@ -227,7 +239,7 @@ final class Link {
       open.addAll(closing);
       group = loop;
     }
-    down.countDown();
+    down.stop();
     for (Connection connection : open) {
       connection.channel.shutdownNow();
     }
@@ -242,11 +254,11 @@ final class Link {
   }
 
   boolean isDown() {
-    return down.getCount() == 0;
+    return down.isStopped();
   }
 
   /** Makes one call. */
-  private <Q, A> A call(MethodDescriptor<Q, A> method, Q request, long timeout, boolean interruptible)
+  private <Q, A> A call(MethodDescriptor<Q, A> method, Q request, long timeout, boolean interruptible, Stop stop)
       throws Failure, InterruptedException {
     Access access = acquire(false);
     ClientCall<Q, A> call =
@@ -257,21 +269,24 @@ final class Link {
     call.request(2);
     call.sendMessage(request);
     call.halfClose();
-    // Its deadline, or the end of its channel, ends the call.
-    if (interruptible) {
-      try {
+    stop.add(call);
+    try {
+      // Its deadline, the end of its channel, or the stop ends the call.
+      if (interruptible) {
         answer.closed.await();
-      } catch (InterruptedException e) {
-        call.cancel("its caller was interrupted", e);
-        throw e;
+      } else {
+        Waiting.uninterruptibly(
+            nanos -> {
+              answer.closed.await();
+              return true;
+            },
+            0);
       }
-    } else {
-      Waiting.uninterruptibly(
-          nanos -> {
-            answer.closed.await();
-            return true;
-          },
-          0);
+    } catch (InterruptedException e) {
+      call.cancel("its caller was interrupted", e);
+      throw e;
+    } finally {
+      stop.remove(call);
     }
     A message = answer.message;
     if (answer.status.isOk() && message != null) {
@@ -315,10 +330,10 @@ final class Link {
 
   /**
    * Repeats a call that is safe to repeat until it has an answer. The last attempt is at {@code until}. It throws the
-   * last failure that says more than that the time was over.
+   * last failure that says more than that the time was over. A stop ends it earlier.
    */
   <Q, A> Answer<A> callUntil(
-      MethodDescriptor<Q, A> method, Q request, long until, long timeout, boolean interruptible)
+      MethodDescriptor<Q, A> method, Q request, long until, long timeout, boolean interruptible, Stop stop)
       throws Failure, InterruptedException {
     Pauses pauses = new Pauses();
     Failure cause = null;
@@ -328,7 +343,7 @@ final class Link {
       Failure failed;
       try {
         long lasts = Math.max(SHORTEST, Math.min(timeout, until - sent));
-        return new Answer<>(call(method, request, lasts, interruptible), sent);
+        return new Answer<>(call(method, request, lasts, interruptible, stop), sent);
       } catch (Failure e) {
         failed = e;
       }
@@ -344,12 +359,13 @@ final class Link {
       if (!failed.retryable() || left <= 0 || delay > left) {
         throw cause;
       }
-      boolean isDown =
-          interruptible
-              ? down.await(delay, TimeUnit.NANOSECONDS)
-              : Waiting.uninterruptibly(nanos -> down.await(nanos, TimeUnit.NANOSECONDS), delay);
-      if (isDown) {
+      boolean isStopped =
+          interruptible ? stop.await(delay) : Waiting.uninterruptibly(stop::await, delay);
+      if (isDown()) {
         throw new GateClosedException();
+      }
+      if (isStopped) {
+        throw cause;
       }
     }
   }
@@ -357,7 +373,7 @@ final class Link {
   /** The same, by a thread whose interruption does not end it. */
   <Q, A> Answer<A> callUntil(MethodDescriptor<Q, A> method, Q request, long until, long timeout) throws Failure {
     try {
-      return callUntil(method, request, until, timeout, false);
+      return callUntil(method, request, until, timeout, false, down);
     } catch (InterruptedException e) {
       throw new AssertionError(e);
     }
@@ -372,7 +388,7 @@ final class Link {
 
     @Override
     protected int priority() {
-      return 5;
+      return 0; // the scheme of the highest one is the default of the process
     }
 
     @Override

@@ -9,7 +9,11 @@ public abstract class LostException extends OncegateException {
   private final LostReason reason;
 
   LostException(String what, LostReason reason, @Nullable Throwable cause) {
-    super("the " + what + " was lost (" + reason + "); stop working, another run may have it", cause);
+    super(
+        reason == LostReason.ENDED
+            ? "the " + what + " has ended; do not use it any more"
+            : "the " + what + " was lost (" + reason + "); stop working, another run may have it",
+        cause);
     this.reason = reason;
   }
 

@@ -1,12 +1,12 @@
 package io.oncegate;
 
+import com.google.gson.Gson;
 import com.google.gson.JsonArray;
 import com.google.gson.JsonElement;
 import com.google.gson.JsonObject;
 import com.google.gson.JsonParseException;
-import com.google.gson.JsonParser;
 import com.google.gson.JsonPrimitive;
-import com.google.gson.Strictness;
+import com.google.gson.TypeAdapter;
 import com.google.gson.stream.JsonReader;
 import com.google.gson.stream.JsonToken;
 import com.google.protobuf.ByteString;
@@ -22,6 +22,7 @@ final class Payload {
   /** A body of more bytes is cut: no longer texts, and no longer lists, than the following. */
   static final int LARGE_BODY = 200 * 1024;
 
+  private static final TypeAdapter<JsonElement> ELEMENTS = new Gson().getAdapter(JsonElement.class);
   private static final int LONG_TEXT = 1024;
   private static final int LONG_LIST = 16;
 
@@ -81,9 +82,8 @@ final class Payload {
   /** The JSON of a body; null if it is none. */
   private static @Nullable JsonElement parse(byte[] body) {
     JsonReader reader = new JsonReader(new StringReader(new String(body, StandardCharsets.UTF_8)));
-    reader.setStrictness(Strictness.STRICT);
     try {
-      JsonElement value = JsonParser.parseReader(reader);
+      JsonElement value = ELEMENTS.read(reader); // JsonParser would make the reader lenient
       return reader.peek() == JsonToken.END_DOCUMENT ? value : null;
     } catch (JsonParseException | IOException e) {
       return null;

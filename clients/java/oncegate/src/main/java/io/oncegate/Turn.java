@@ -214,7 +214,12 @@ public final class Turn extends Hold {
             .build();
     var answer =
         gate.link.callUntil(
-            TurnServiceGrpc.getRenewTurnMethod(), renewal, until - Link.SHORTEST, renewTimeout(), interruptible);
+            TurnServiceGrpc.getRenewTurnMethod(),
+            renewal,
+            until - Link.SHORTEST,
+            renewTimeout(),
+            interruptible,
+            stopped);
     read(answer.message.getTurn(), answer.sent, 0);
   }
 
@@ -266,7 +271,7 @@ public final class Turn extends Hold {
    */
   public void fail(String detail) {
     leaveBody();
-    if (isGuarded() && !isDetached() && finish(null)) {
+    if (isGuarded() && !isDetached() && finishByHolder()) {
       duringEnd(() -> giveBack(detail));
       config.hooks.onEnd("FAILED");
     }
@@ -323,21 +328,21 @@ public final class Turn extends Hold {
     if (!isGuarded() || isDetached()) {
       return; // nothing is to be ended, or another process does
     }
-    if (!finish(null)) {
+    if (!finishByHolder()) {
       throw lostBy(reasonOfEnd(), value, null);
     }
     Duration lasts = config.eventTtl != null ? config.eventTtl : delivery == null ? null : delivery.ttl();
     if (lasts != null) {
       end.setTtl(Durations.of(lasts));
     }
-    String[] outcome = {String.valueOf(outcomeName(end.getOutcome()))};
+    String[] outcome = {"UNKNOWN"};
     try {
       duringEnd(
           () -> {
             try {
               end(end.build(), Clock.now() + Math.max(trustedLeft(), FINISH_EFFORT));
-            } catch (GateClosedException e) {
-              outcome[0] = "UNKNOWN";
+              outcome[0] = String.valueOf(outcomeName(end.getOutcome()));
+            } catch (RuntimeException e) { // such as that of a gate that is closed
               throw new OutcomeUnknownException(id(), value, e);
             } catch (Failure failed) {
               LostReason reason = failed.lost();
@@ -346,7 +351,6 @@ public final class Turn extends Hold {
                 throw lostBy(reason, value, failed);
               }
               if (failed.retryable()) {
-                outcome[0] = "UNKNOWN";
                 throw new OutcomeUnknownException(id(), value, failed.getCause());
               }
               // The server refuses the end itself, such as a result that is too large.
@@ -366,7 +370,7 @@ public final class Turn extends Hold {
         TurnEnd.newBuilder().setOutcome(TurnOutcome.TURN_OUTCOME_FAILED).setDetail(shortened(detail)).build();
     try {
       end(end, Clock.now() + FAIL_EFFORT);
-    } catch (Failure | OncegateException e) {
+    } catch (Failure | RuntimeException e) {
       config.log.log(Level.DEBUG, "the end of a turn failed", e);
     }
   }
@@ -403,19 +407,13 @@ public final class Turn extends Hold {
     long due = Clock.now() + left;
     if (!awaitAnswer(left) && !awaitAnswer(Waiting.catchUp(due))) {
       stream().cancel();
-      awaitAnswer(Long.MAX_VALUE / 2);
+      awaitAnswer(ANSWER_TIME);
     }
-    Exception failure = endFailure();
-    if (failure == null) {
-      return true;
+    Failure failed = endFailure();
+    if (failed != null && (failed.lost() != null || !failed.retryable())) {
+      throw failed;
     }
-    if (failure instanceof Failure) {
-      Failure failed = (Failure) failure;
-      if (failed.lost() != null || !failed.retryable()) {
-        throw failed;
-      }
-    }
-    return false;
+    return isFinished();
   }
 
   private boolean awaitAnswer(long nanos) {

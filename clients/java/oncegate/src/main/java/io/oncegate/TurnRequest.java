@@ -2,6 +2,7 @@ package io.oncegate;
 
 import java.io.InterruptedIOException;
 import java.lang.reflect.Type;
+import java.net.SocketTimeoutException;
 import java.nio.channels.ClosedByInterruptException;
 import java.time.Duration;
 import java.util.Map;
@@ -82,7 +83,7 @@ public final class TurnRequest {
    */
   public Turn begin() {
     config.check();
-    Turn turn = new Turn(gate, config, delivery);
+    Turn turn = new Turn(gate, config.copy(), delivery); // what is set later is for another turn
     try {
       gate.start(turn, turn::begin);
     } catch (Failure failed) {
@@ -177,15 +178,29 @@ public final class TurnRequest {
         return new Outcome.Ran<>(null, rejection.detail());
       } catch (Throwable problem) {
         LostReason reason = turn.lostReason();
-        boolean isByLoss = reason != null && isInterruption(problem);
-        turn.fail(problem.toString());
-        if (isByLoss) {
-          throw turn.lostBy(reason, null);
+        try {
+          turn.fail(described(problem));
+        } catch (RuntimeException | Error e) {
+          problem.addSuppressed(e);
+        }
+        if (reason != null && isInterruption(problem)) {
+          TurnLostException lost = turn.lostBy(reason, null);
+          lost.addSuppressed(problem);
+          throw lost;
         }
         throw problem;
       }
       turn.succeed(value);
       return new Outcome.Ran<>(value, null);
+    }
+  }
+
+  /** What the author's own exception says of itself, if it does not fail. */
+  private static String described(Throwable problem) {
+    try {
+      return String.valueOf(problem.toString()); // which may be null
+    } catch (RuntimeException | Error e) {
+      return problem.getClass().getName();
     }
   }
 
@@ -195,7 +210,7 @@ public final class TurnRequest {
     for (int depth = 0; cause != null && depth < 16; depth++) {
       if (cause instanceof InterruptedException
           || cause instanceof ClosedByInterruptException
-          || cause instanceof InterruptedIOException
+          || (cause instanceof InterruptedIOException && !(cause instanceof SocketTimeoutException))
           || cause instanceof LostException
           || cause instanceof CancelledException) {
         return true;

@@ -14,7 +14,8 @@ final class ChildClient implements Client {
   private boolean isDead;
 
   ChildClient(String name, String server, Map<String, Object> options) throws IOException {
-    process = new LineProcess(Program.command("", "child", Json.GSON.toJson(List.of(name, server, options))));
+    String classPath = System.getProperty("java.class.path");
+    process = new LineProcess(Program.command(classPath, "child", Json.GSON.toJson(List.of(name, server, options))));
   }
 
   @Override
@@ -41,9 +42,10 @@ final class ChildClient implements Client {
 
   /** The process of a ChildClient. It ends when its standard input does. */
   static void run(String arguments) throws Exception {
-    Program.warmUp();
     List<Object> given = Json.list(Json.parse(arguments));
-    LocalClient client = new LocalClient((String) given.get(0), (String) given.get(1), Json.object(given.get(2)));
+    String server = (String) given.get(1);
+    Program.warmUp(server);
+    LocalClient client = new LocalClient((String) given.get(0), server, Json.object(given.get(2)));
     print(Json.of("ready", true));
     BufferedReader lines = new BufferedReader(new InputStreamReader(System.in, StandardCharsets.UTF_8));
     for (String line = lines.readLine(); line != null; line = lines.readLine()) {

@@ -395,7 +395,7 @@ final class LocalClient implements Client {
                     ran.incrementAndGet();
                   }
                 } catch (InterruptedException | OncegateException e) {
-                  // It is not counted.
+                  entered.countDown(); // it is not counted, and the others do not wait for it
                 }
               });
       thread.setDaemon(true);

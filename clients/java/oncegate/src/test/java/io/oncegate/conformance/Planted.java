@@ -1,7 +1,13 @@
 package io.oncegate.conformance;
 
+import io.oncegate.Gate;
+import java.io.File;
 import java.io.IOException;
 import java.io.StringWriter;
+import java.lang.reflect.InvocationTargetException;
+import java.lang.reflect.Method;
+import java.net.URL;
+import java.net.URLClassLoader;
 import java.nio.file.Files;
 import java.nio.file.Path;
 import java.util.HashMap;
@@ -11,6 +17,7 @@ import java.util.Map;
 import javax.tools.JavaCompiler;
 import javax.tools.StandardJavaFileManager;
 import javax.tools.ToolProvider;
+import org.jspecify.annotations.Nullable;
 
 /** The bugs of clients/conformance/planted.json, as changes of the library's source. */
 final class Planted {
@@ -82,8 +89,8 @@ final class Planted {
     plant(
         "end-after-loss",
         "Turn",
-        "if (!finish(null)) {\n      throw lostBy(reasonOfEnd(), value, null);",
-        "if (!finish(null) && id().isEmpty()) {\n      throw lostBy(reasonOfEnd(), value, null);");
+        "if (!finishByHolder()) {\n      throw lostBy(reasonOfEnd(), value, null);",
+        "if (!finishByHolder() && id().isEmpty()) {\n      throw lostBy(reasonOfEnd(), value, null);");
     plant(
         "end-is-not-repeated",
         "Turn",
@@ -93,7 +100,7 @@ final class Planted {
     plant(
         "unknown-is-success",
         "Turn",
-        "outcome[0] = \"UNKNOWN\";\n                throw new OutcomeUnknownException(id(), value, failed.getCause());",
+        "throw new OutcomeUnknownException(id(), value, failed.getCause());",
         "return;");
     CHANGES.put(
         "success-is-failure",
@@ -113,11 +120,14 @@ final class Planted {
         "Turn",
         "setOutcome(TurnOutcome.TURN_OUTCOME_REJECTED)",
         "setOutcome(TurnOutcome.TURN_OUTCOME_FAILED)");
-    plant(
+    CHANGES.put(
         "own-error-is-masked",
-        "Turn",
-        "config.log.log(Level.DEBUG, \"the end of a turn failed\", e);",
-        "throw e instanceof Failure ? ((Failure) e).published() : (OncegateException) e;");
+        List.of(
+            new Change(
+                "Turn",
+                "config.log.log(Level.DEBUG, \"the end of a turn failed\", e);",
+                "throw e instanceof Failure ? ((Failure) e).published() : (OncegateException) e;"),
+            new Change("TurnRequest", "problem.addSuppressed(e);", "throw e;")));
     plant("single-channel", "Link", "STREAMS_PER_CONNECTION = 900", "STREAMS_PER_CONNECTION = 1 << 30");
     plant("lease-is-not-released", "Lease", "gate.track(() -> giveBack(\"\"));", "breakStream();");
   }
@@ -173,6 +183,57 @@ final class Planted {
           throw new IllegalStateException(problems.toString());
         }
       }
+    }
+  }
+
+  /** The class path of the library with a bug, for a process. */
+  static String classPath(Path folder) {
+    return folder + File.pathSeparator + System.getProperty("java.class.path");
+  }
+
+  /**
+   * The library with a bug, and these tests over it, in this process: a process of its own would first load gRPC for
+   * seconds.
+   */
+  static final class Library extends URLClassLoader {
+    Library(Path folder) throws IOException {
+      super(new URL[] {folder.toUri().toURL(), placeOf(Gate.class), placeOf(Planted.class)}, Gate.class.getClassLoader());
+    }
+
+    private static URL placeOf(Class<?> type) {
+      return type.getProtectionDomain().getCodeSource().getLocation();
+    }
+
+    /** Loads anew what a bug may be in, or may see; the rest is that of this process. */
+    @Override
+    protected Class<?> loadClass(String name, boolean resolve) throws ClassNotFoundException {
+      if (!name.startsWith("io.oncegate.") || name.startsWith("io.oncegate.v1.")) {
+        return super.loadClass(name, resolve);
+      }
+      synchronized (getClassLoadingLock(name)) {
+        Class<?> loaded = findLoadedClass(name);
+        return loaded == null ? findClass(name) : loaded;
+      }
+    }
+
+    private @Nullable Object call(Class<?> type, String method, String argument) throws Exception {
+      Method called = loadClass(type.getName()).getDeclaredMethod(method, String.class);
+      called.setAccessible(true);
+      try {
+        return called.invoke(null, argument);
+      } catch (InvocationTargetException e) {
+        throw e.getCause() instanceof Exception cause ? cause : e;
+      }
+    }
+
+    /** What a scenario says of it; null: it passes. */
+    @Nullable String problem(Path scenario) throws Exception {
+      return (String) call(Scenario.class, "problem", scenario.toString());
+    }
+
+    RandomRuns.Report randomRuns(RandomRuns.Options options) throws Exception {
+      return RandomRuns.Report.read(
+          (String) call(RandomRuns.class, "report", Json.GSON.toJson(options)));
     }
   }
 }

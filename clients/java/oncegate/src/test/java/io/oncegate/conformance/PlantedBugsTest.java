@@ -12,6 +12,8 @@ import java.util.List;
 import java.util.Map;
 import java.util.regex.Pattern;
 import java.util.stream.Stream;
+import org.junit.jupiter.api.BeforeAll;
+import org.junit.jupiter.api.Tag;
 import org.junit.jupiter.api.Test;
 import org.junit.jupiter.api.io.TempDir;
 import org.junit.jupiter.api.parallel.Execution;
@@ -21,6 +23,7 @@ import org.junit.jupiter.params.provider.Arguments;
 import org.junit.jupiter.params.provider.MethodSource;
 
 /** Each planted bug turns its scenarios red, and some turn random runs red. So a green one means something. */
+@Tag("faults")
 final class PlantedBugsTest {
   /** A random run in which the bug has no effect is repeated with the next seed. */
   private static final int SEEDS = 10;
@@ -35,6 +38,12 @@ final class PlantedBugsTest {
     return bugs().stream().map(bug -> arguments(Json.object(bug).get("name"), bug));
   }
 
+  @BeforeAll
+  static void prepare() throws Exception {
+    Program.warmUp();
+    Testbed.databaseUrl(); // which all of them share
+  }
+
   @Test
   void areAllPlanted() throws IOException {
     assertEquals(bugs().size(), Planted.count());
@@ -45,11 +54,17 @@ final class PlantedBugsTest {
   @Execution(ExecutionMode.CONCURRENT)
   void isFound(String name, Map<String, Object> bug, @TempDir Path planted) throws Exception {
     Planted.compile(name, planted);
+    try (Planted.Library library = new Planted.Library(planted)) {
+      find(bug, planted, library);
+    }
+  }
+
+  private static void find(Map<String, Object> bug, Path planted, Planted.Library library) throws Exception {
     int shown = 0;
     for (Map.Entry<String, Object> red : Json.object(bug.get("red")).entrySet()) {
       Path file = Scenario.path("scenarios/" + red.getKey() + ".json");
       if (Scenario.read(file).isPossible()) { // else random runs find it
-        turnsRed(planted, file, Json.number(red.getValue()));
+        turnsRed(library, file, Json.number(red.getValue()));
         shown++;
       }
     }
@@ -57,6 +72,7 @@ final class PlantedBugsTest {
       Map<String, Object> random = Json.object(bug.get("random"));
       breaks(
           planted,
+          library,
           (String) random.get("rule"),
           Json.list(random.get("faults")).stream().map(fault -> (String) fault).toList());
       shown++;
@@ -64,21 +80,24 @@ final class PlantedBugsTest {
     assertTrue(shown > 0, "nothing shows it");
   }
 
-  private static void turnsRed(Path planted, Path file, int step) throws Exception {
-    Program.Ended ended = Program.run(planted.toString(), "scenario", file.toString());
-    Pattern differs = Pattern.compile("^Error: step " + step + ": .*\\nMismatch: ", Pattern.MULTILINE);
-    boolean isRed =
-        ended.code() == 1 && differs.matcher(ended.errors()).lookingAt() && !ended.errors().contains("\"unexpected\"");
-    assertTrue(isRed, file.getFileName() + " is not red at step " + step + ":\n" + ended.errors());
+  private static void turnsRed(Planted.Library library, Path file, int step) throws Exception {
+    String problem = library.problem(file);
+    Pattern differs = Pattern.compile("^step " + step + ": .*\\nMismatch: ");
+    boolean isRed = problem != null && differs.matcher(problem).lookingAt() && !problem.contains("\"unexpected\"");
+    assertTrue(isRed, file.getFileName() + " is not red at step " + step + ":\n" + problem);
   }
 
-  private static void breaks(Path planted, String rule, List<String> faults) throws Exception {
+  private static void breaks(Path planted, Planted.Library library, String rule, List<String> faults)
+      throws Exception {
     for (int seed = 0; seed < SEEDS; seed++) {
       // The replica without faults grants what the holders of the other one may have lost.
+      RandomRuns.Options options = new RandomRuns.Options("postgres", RUNS, seed, faults, 1, false);
+      // A pause stops the whole process.
       RandomRuns.Report report =
-          Program.randomRuns(
-              planted.toString(), new RandomRuns.Options("postgres", RUNS, seed, faults, 1, false));
-      if (report.broken().stream().anyMatch(broken -> broken.startsWith(rule + ": "))) {
+          faults.contains("pause")
+              ? Program.randomRuns(Planted.classPath(planted), options)
+              : library.randomRuns(options);
+      if (report.breaks(rule)) {
         return;
       }
     }

@@ -41,7 +41,15 @@ final class RandomRuns {
       Map<String, Integer> answers,
       Map<String, Integer> faults,
       int forced,
-      List<String> broken) {}
+      List<String> broken) {
+    static Report read(String written) {
+      return Json.GSON.fromJson(written, Report.class);
+    }
+
+    boolean breaks(String rule) {
+      return broken.stream().anyMatch(problem -> problem.startsWith(rule + ": "));
+    }
+  }
 
   private final Options options;
   private final Testbed testbed;
@@ -52,7 +60,12 @@ final class RandomRuns {
     this.testbed = testbed;
   }
 
-  static Report run(Options options) throws Exception {
+  /** Runs what options in JSON say, and returns the report in JSON. */
+  static String report(String options) throws Exception {
+    return Json.GSON.toJson(run(Json.GSON.fromJson(options, Options.class)));
+  }
+
+  private static Report run(Options options) throws Exception {
     int replicas = options.store().equals("postgres") ? 2 : 1;
     try (Testbed testbed = Testbed.start(options.store(), replicas, List.of())) {
       try {

@@ -4,10 +4,12 @@ import java.io.IOException;
 import java.io.UncheckedIOException;
 import java.nio.file.Files;
 import java.nio.file.Path;
+import java.nio.file.StandardOpenOption;
 import java.util.List;
 import java.util.Map;
 import java.util.Set;
 import java.util.stream.Stream;
+import org.jspecify.annotations.Nullable;
 
 /** A scenario as it stands in clients/conformance/scenarios. */
 record Scenario(
@@ -70,6 +72,18 @@ record Scenario(
     return stores.contains(store) && isPossible();
   }
 
+  /** Notes for {@code clients/behaviour} that it has passed. */
+  void notePass(String store) throws IOException {
+    String results = System.getenv("ONCEGATE_SCENARIO_RESULTS");
+    if (results != null && !results.isEmpty()) {
+      Files.writeString(
+          Path.of(results, "java"),
+          file + "\t" + store + "\n",
+          StandardOpenOption.CREATE,
+          StandardOpenOption.APPEND);
+    }
+  }
+
   void run(String store) throws Exception {
     try (Testbed testbed = Testbed.start(store, replicas, server)) {
       try (Interpreter interpreter = new Interpreter(this, testbed)) {
@@ -77,6 +91,16 @@ record Scenario(
       } catch (StepFailed e) {
         throw new StepFailed(e.getMessage() + "\nlog of the server:\n" + testbed.log(), e);
       }
+    }
+  }
+
+  /** What a scenario says of a library with a bug: the problem, or null if it passes. */
+  static @Nullable String problem(String path) throws Exception {
+    try {
+      read(Path.of(path)).run("sqlite");
+      return null;
+    } catch (StepFailed e) {
+      return e.getMessage();
     }
   }
 }

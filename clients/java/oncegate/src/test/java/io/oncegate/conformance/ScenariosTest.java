@@ -13,7 +13,7 @@ import org.junit.jupiter.params.provider.MethodSource;
 /** All scenarios on both stores. */
 final class ScenariosTest {
   @BeforeAll
-  static void warmUp() {
+  static void warmUp() throws Exception {
     Program.warmUp();
   }
 
@@ -31,5 +31,6 @@ final class ScenariosTest {
   @Execution(ExecutionMode.CONCURRENT)
   void passes(String store, String file, Scenario scenario) throws Exception {
     scenario.run(store);
+    scenario.notePass(store);
   }
 }

@@ -14,6 +14,9 @@ final class Testbed extends LineProcess {
   /** One database server for all scenarios, unless there is one already. It ends with this process. */
   private static @Nullable LineProcess database;
 
+  /** Its address, for what other class loaders have loaded. */
+  private static final String DATABASE_PROPERTY = "oncegate.test.database";
+
   final List<String> replicas = new ArrayList<>();
 
   private Testbed(List<String> command) throws IOException {
@@ -42,10 +45,14 @@ final class Testbed extends LineProcess {
     if (given != null && !given.isEmpty()) {
       return given;
     }
-    if (database == null) {
-      database = new LineProcess(List.of(program(), "postgres"));
+    String started = System.getProperty(DATABASE_PROPERTY);
+    if (started != null) {
+      return started;
     }
-    return (String) Json.object(database.greeting.get("ready")).get("url");
+    database = new LineProcess(List.of(program(), "postgres"));
+    String url = (String) Json.object(database.greeting.get("ready")).get("url");
+    System.setProperty(DATABASE_PROPERTY, url);
+    return url;
   }
 
   /** The environment of another program that shares the database. */

@@ -58,7 +58,7 @@ public final class OncegateServer
   private final List<String> arguments;
   private final boolean durable;
   private final List<Gate> gates = Collections.synchronizedList(new ArrayList<>());
-  private boolean isOfClass;
+  private @Nullable String ofClass; // the id of the class whose tests it is for
 
   // Guarded by this.
   private @Nullable Path folder;
@@ -84,14 +84,16 @@ public final class OncegateServer
 
   /** Starts it, unless it runs. */
   public synchronized OncegateServer start() {
-    if (process != null) {
+    if (process != null && process.isAlive()) {
       return this;
     }
+    await(); // it may have crashed
+    String binary = binary();
     try {
       if (folder == null) {
         folder = Files.createTempDirectory("oncegate-");
       }
-      spawn(folder);
+      spawn(binary, folder);
     } catch (IOException e) {
       String log = log();
       close();
@@ -100,8 +102,8 @@ public final class OncegateServer
     return this;
   }
 
-  private void spawn(Path files) throws IOException {
-    List<String> command = new ArrayList<>(List.of(binary(), "serve", "--listen", address, "--database-url"));
+  private void spawn(String binary, Path files) throws IOException {
+    List<String> command = new ArrayList<>(List.of(binary, "serve", "--listen", address, "--database-url"));
     command.add(durable ? "sqlite://" + files.resolve("oncegate.db") : "memory:");
     command.addAll(arguments);
     ProcessBuilder builder = new ProcessBuilder(command);
@@ -331,7 +333,9 @@ public final class OncegateServer
 
   @Override
   public void beforeAll(ExtensionContext context) {
-    isOfClass = true;
+    if (ofClass == null) { // else the class is nested in that one
+      ofClass = context.getUniqueId();
+    }
     start();
   }
 
@@ -342,13 +346,16 @@ public final class OncegateServer
 
   @Override
   public void afterEach(ExtensionContext context) {
-    if (!isOfClass) {
+    if (ofClass == null) {
       close();
     }
   }
 
   @Override
   public void afterAll(ExtensionContext context) {
-    close();
+    if (context.getUniqueId().equals(ofClass)) {
+      close();
+      ofClass = null;
+    }
   }
 }

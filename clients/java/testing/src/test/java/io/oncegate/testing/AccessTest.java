@@ -14,7 +14,6 @@ import io.oncegate.MisconfiguredException;
 import io.oncegate.Turn;
 import io.oncegate.TurnLostException;
 import io.oncegate.UnavailableException;
-import java.io.IOException;
 import java.nio.file.Files;
 import java.nio.file.Path;
 import java.nio.file.StandardCopyOption;
@@ -24,29 +23,26 @@ import java.util.concurrent.TimeUnit;
 import java.util.concurrent.TimeoutException;
 import org.junit.jupiter.api.Test;
 import org.junit.jupiter.api.io.TempDir;
+import org.junit.jupiter.api.parallel.Execution;
+import org.junit.jupiter.api.parallel.ExecutionMode;
 
-/** TLS, client certificates and tokens, against the real server. */
+/** TLS, client certificates and tokens, against the real server. Most of it is waiting. */
+@Execution(ExecutionMode.CONCURRENT)
 final class AccessTest {
   private static final Delivery OF_FIRST = Delivery.of("T1", "E1");
   private static final Delivery OF_SECOND = Delivery.of("T2", "E1");
 
   @TempDir Path folder;
 
-  private void replace(Path file, String content) throws IOException {
-    Path next = folder.resolve("next");
-    Files.writeString(next, content);
-    Files.move(next, file, StandardCopyOption.ATOMIC_MOVE, StandardCopyOption.REPLACE_EXISTING);
-  }
-
   @Test
   void tokenIsReadForEachCall() throws Exception {
     try (Secured server = new Secured(folder, false)) {
       Path file = folder.resolve("token");
-      replace(file, server.first + "\n");
+      Secured.replace(file, server.first + "\n");
       Gate gate = server.open(server.gate().tlsCa(server.authority.file).tokenFile(file));
       assertTrue(gate.mark(OF_FIRST).first());
       assertEquals("TEAM_DENIED", assertThrows(DeniedException.class, () -> gate.mark(OF_SECOND)).reason());
-      replace(file, server.second + "\n");
+      Secured.replace(file, server.second + "\n");
       try (Turn turn = gate.turn(OF_SECOND).begin()) {
         turn.succeed(null);
       }
@@ -60,12 +56,12 @@ final class AccessTest {
   void turnOutlivesItsToken() throws Exception {
     try (Secured server = new Secured(folder, false)) {
       Path file = folder.resolve("token");
-      replace(file, server.first);
-      Gate gate = server.open(server.gate().tlsCa(server.authority.file).tokenFile(file).ttl(Duration.ofSeconds(3)));
+      Secured.replace(file, server.first);
+      Gate gate = server.open(server.gate().tlsCa(server.authority.file).tokenFile(file));
       Turn turn = gate.turn(OF_FIRST).begin();
-      replace(file, server.second); // which may not renew it
+      Secured.replace(file, server.second); // which may not renew it
       assertThrows(DeniedException.class, turn::detach);
-      replace(file, server.first);
+      Secured.replace(file, server.first);
       turn.succeed("done");
       assertEquals("done", gate.seen(OF_FIRST).result(String.class));
     }
@@ -145,21 +141,47 @@ final class AccessTest {
   void turnIsLostIfItsHolderIsDenied() throws Exception {
     try (Secured server = new Secured(folder, false)) {
       Path file = folder.resolve("token");
-      replace(file, server.first);
+      Secured.replace(file, server.first);
       Gate gate =
           server.open(
-              server.gate().tlsCa(server.authority.file).tokenFile(file).ttl(Duration.ofSeconds(3)).interruptOnLoss(false));
+              server
+                  .gate()
+                  .tlsCa(server.authority.file)
+                  .tokenFile(file)
+                  .ttl(Duration.ofSeconds(9))
+                  .interruptOnLoss(false));
       Gate second = server.open(server.gate().tlsCa(server.authority.file).token(server.first));
       String id;
       try (Turn turn = second.turn(OF_FIRST).ttl(Duration.ofSeconds(30)).begin()) {
         id = turn.detach();
       }
       try (Turn turn = gate.adopt(id)) { // it is renewed by calls
-        replace(file, server.second);
-        assertEquals(LostReason.DENIED, turn.lost().get(10, TimeUnit.SECONDS));
+        Secured.replace(file, server.second);
+        assertEquals(LostReason.DENIED, turn.lost().get(30, TimeUnit.SECONDS));
         assertFalse(turn.held());
         assertEquals(
             LostReason.DENIED, assertThrows(TurnLostException.class, turn::check).reason());
+      }
+    }
+  }
+
+  /** The server ends the stream of a token that it does not know any more, and the file holds the next one. */
+  @Test
+  void turnOutlivesATokenThatIsWithdrawn() throws Exception {
+    try (Secured server = new Secured(folder, false)) {
+      Path file = folder.resolve("token");
+      Secured.replace(file, server.first);
+      Gate gate = server.open(server.gate().tlsCa(server.authority.file).tokenFile(file).interruptOnLoss(false));
+      Gate other =
+          server.open(server.gate().tlsCa(server.authority.file).token(server.first).interruptOnLoss(false));
+      try (Turn turn = gate.turn(OF_FIRST).begin();
+          Turn lost = other.turn(Delivery.of("T1", "E2")).begin()) {
+        server.replaceFirst(file);
+        // The other gate has no newer token.
+        assertEquals(LostReason.DENIED, lost.lost().get(30, TimeUnit.SECONDS));
+        turn.check();
+        turn.succeed("done");
+        assertEquals("done", gate.seen(OF_FIRST).result(String.class));
       }
     }
   }

@@ -1,0 +1,326 @@
+package io.oncegate;
+
+import static org.junit.jupiter.api.Assertions.assertEquals;
+import static org.junit.jupiter.api.Assertions.assertFalse;
+import static org.junit.jupiter.api.Assertions.assertNull;
+import static org.junit.jupiter.api.Assertions.assertThrows;
+import static org.junit.jupiter.api.Assertions.assertTrue;
+import static org.junit.jupiter.params.provider.Arguments.arguments;
+
+import io.grpc.Metadata;
+import io.grpc.Status;
+import io.oncegate.conformance.QuietLogger;
+import java.time.Duration;
+import java.util.ArrayList;
+import java.util.List;
+import java.util.concurrent.CompletableFuture;
+import java.util.concurrent.CountDownLatch;
+import java.util.concurrent.TimeUnit;
+import java.util.concurrent.TimeoutException;
+import org.jspecify.annotations.Nullable;
+import org.junit.jupiter.api.AfterEach;
+import org.junit.jupiter.api.Test;
+import org.junit.jupiter.params.ParameterizedTest;
+import org.junit.jupiter.params.provider.Arguments;
+import org.junit.jupiter.params.provider.MethodSource;
+
+/** How a turn is kept and lost, with a stream and renewals that the test scripts. */
+final class HoldTest {
+  private static final Failure CLAIM_LOST = Failure.of(Status.Code.FAILED_PRECONDITION, "lost", "CLAIM_LOST", null);
+  private static final long SECOND = TimeUnit.SECONDS.toNanos(1);
+
+  private final List<Gate> gates = new ArrayList<>();
+
+  @AfterEach
+  void close() {
+    gates.forEach(Gate::close);
+  }
+
+  private Gate gate(Hooks hooks) {
+    Gate gate = Gate.builder().environment(name -> null).server("127.0.0.1:1").hooks(hooks).logger(new QuietLogger()).build();
+    gates.add(gate);
+    return gate;
+  }
+
+  private interface News {
+    boolean read(Scripted hold) throws Failure;
+  }
+
+  private interface Renewal {
+    void renew(Scripted hold) throws Failure, InterruptedException;
+  }
+
+  /** A hold over a stream of the test's own. */
+  private static final class Scripted extends Hold {
+    News news = hold -> false;
+    Renewal renewal = hold -> {};
+    boolean isStream;
+    final CompletableFuture<String> givenBack = new CompletableFuture<>();
+
+    Scripted(Gate gate) {
+      super(gate, gate.config.copy());
+      config.interrupts = false;
+      enter();
+      trust(SECOND * 3600, 0, Clock.now(), 0);
+    }
+
+    void trustFor(long nanos) {
+      trust(nanos + config.margin(), 0, Clock.now(), 0);
+    }
+
+    @Override
+    Stream<?, ?> open(long wait) {
+      throw new AssertionError();
+    }
+
+    @Override
+    boolean hasStream() {
+      return isStream;
+    }
+
+    @Override
+    boolean readAnswer(long until) {
+      throw new AssertionError();
+    }
+
+    @Override
+    boolean readNews(long until) throws Failure {
+      return news.read(this);
+    }
+
+    @Override
+    void makeSure() {}
+
+    @Override
+    void renew(long until, boolean interruptible) throws Failure, InterruptedException {
+      renewal.renew(this);
+    }
+
+    @Override
+    void giveBack(String detail) {
+      givenBack.complete(detail);
+    }
+
+    @Override
+    void startOver() {}
+
+    @Override
+    boolean isLease() {
+      return false;
+    }
+
+    @Override
+    LostException lostBy(LostReason reason, @Nullable Failure failure) {
+      return new TurnLostException(reason, null, null);
+    }
+
+    @Override
+    public void close() {
+      finishByHolder();
+    }
+  }
+
+  private static Arguments news(String name, News news) {
+    return arguments(name, news);
+  }
+
+  static java.util.stream.Stream<Arguments> endsOfStreams() {
+    return java.util.stream.Stream.of(
+        news("finished", hold -> true),
+        news(
+            "broken after the end",
+            hold -> {
+              hold.finish(null);
+              throw Failure.unavailable("broken");
+            }),
+        news(
+            "broken",
+            hold -> {
+              throw Failure.unavailable("broken");
+            }),
+        news(
+            "lost",
+            hold -> {
+              throw CLAIM_LOST;
+            }),
+        news(
+            "a fault of the library",
+            hold -> {
+              throw new IllegalStateException("a fault");
+            }));
+  }
+
+  private static void keep(Scripted hold) {
+    hold.renewal =
+        h -> {
+          throw Failure.unavailable("no server");
+        };
+    hold.isStream = true;
+    hold.keep();
+  }
+
+  /** An end waits for the keeper's answer. */
+  @ParameterizedTest(name = "{0}")
+  @MethodSource("endsOfStreams")
+  void keeperAlwaysAnswersAnEnd(String name, News news) {
+    Scripted hold = new Scripted(gate(new Hooks() {}));
+    hold.news = news;
+    keep(hold);
+    assertEquals(0, hold.answered.getCount());
+    assertEquals(name.equals("finished"), hold.isFinished());
+    assertEquals(name.equals("finished"), hold.held());
+  }
+
+  @Test
+  void endLearnsOfALossAtTheSameTime() {
+    Scripted hold = new Scripted(gate(new Hooks() {}));
+    hold.news =
+        h -> {
+          throw CLAIM_LOST;
+        };
+    keep(hold);
+    assertEquals(CLAIM_LOST, hold.endFailure());
+    assertEquals(LostReason.CLAIM_LOST, hold.lostReason());
+  }
+
+  /** Its keeper may stand still, such as by a file that hangs. */
+  @Test
+  void trustedEndDoesNotWaitForTheKeeper() throws Exception {
+    Gate gate = gate(new Hooks() {});
+    Scripted hold = new Scripted(gate);
+    CountDownLatch hangs = new CountDownLatch(1);
+    hold.renewal = h -> hangs.await();
+    gate.start(hold, () -> hold.trustFor(SECOND / 10));
+    hold.check();
+    assertEquals(LostReason.EXPIRED, hold.lost().get(10, TimeUnit.SECONDS));
+    assertTrue(hold.left().isNegative());
+    hangs.countDown();
+  }
+
+  @Test
+  void trustedEndMoves() throws Exception {
+    Gate gate = gate(new Hooks() {});
+    Scripted hold = new Scripted(gate);
+    CountDownLatch hangs = new CountDownLatch(1);
+    hold.renewal =
+        h -> {
+          h.trustFor(SECOND * 3600);
+          hangs.await();
+        };
+    gate.start(hold, () -> hold.trustFor(SECOND / 10));
+    assertThrows(TimeoutException.class, () -> hold.lost().get(2, TimeUnit.SECONDS));
+    hangs.countDown();
+  }
+
+  /** After a suspension of the machine, the trusted end is nearer than a timer of Java knows. */
+  @Test
+  void trustedEndComesNearer() throws Exception {
+    Gate gate = gate(new Hooks() {});
+    Scripted hold = new Scripted(gate);
+    CountDownLatch hangs = new CountDownLatch(1);
+    hold.renewal = h -> hangs.await();
+    gate.start(hold, () -> {});
+    hold.trustFor(0);
+    assertEquals(LostReason.EXPIRED, assertThrows(TurnLostException.class, hold::check).reason());
+    assertEquals(LostReason.EXPIRED, hold.lost().get(10, TimeUnit.SECONDS));
+    hangs.countDown();
+  }
+
+  @Test
+  void endReturnsAfterTheHooksOfALoss() throws Exception {
+    CountDownLatch entered = new CountDownLatch(1);
+    CountDownLatch leave = new CountDownLatch(1);
+    Scripted hold =
+        new Scripted(
+            gate(
+                new Hooks() {
+                  @Override
+                  public void onLost(LostReason reason) {
+                    entered.countDown();
+                    Waiting.uninterruptibly(nanos -> leave.await(nanos, TimeUnit.NANOSECONDS), 60 * SECOND);
+                  }
+                }));
+    CompletableFuture<Void> lost = CompletableFuture.runAsync(() -> hold.lose(LostReason.EXPIRED));
+    entered.await();
+    CompletableFuture<Boolean> ended = CompletableFuture.supplyAsync(hold::finishByHolder);
+    assertThrows(TimeoutException.class, () -> ended.get(100, TimeUnit.MILLISECONDS));
+    leave.countDown();
+    assertFalse(ended.get());
+    lost.get();
+  }
+
+  /** An end that its holder has begun is given its time, also before it has sent anything. */
+  @Test
+  void closeWaitsForAnEndThatBegins() throws Exception {
+    Gate gate = gate(new Hooks() {});
+    Scripted hold = new Scripted(gate);
+    gate.start(hold, () -> {});
+    hold.finish(null);
+    CompletableFuture<Void> closed = CompletableFuture.runAsync(gate::close);
+    assertThrows(TimeoutException.class, () -> closed.get(100, TimeUnit.MILLISECONDS));
+    assertFalse(gate.link.isDown());
+    gate.forget(hold);
+    closed.get();
+  }
+
+  @Test
+  void hooksThatFailChangeNothing() throws Exception {
+    Gate gate =
+        gate(
+            new Hooks() {
+              @Override
+              public void onLost(LostReason reason) {
+                throw new IllegalStateException("a fault of the hook");
+              }
+            });
+    Scripted hold = new Scripted(gate);
+    gate.start(hold, () -> {});
+    hold.closeByGate();
+    assertEquals(LostReason.CLOSED, hold.lost().get(10, TimeUnit.SECONDS));
+    assertEquals("the gate was closed", hold.givenBack.get(10, TimeUnit.SECONDS));
+    assertTrue(gate.drain(Duration.ofSeconds(10)));
+  }
+
+  /** What a call brings after its turn has ended does not matter any more. */
+  @Test
+  void renewalEndsWithItsTurn() throws Exception {
+    Stop stop = new Stop();
+    CountDownLatch cancelled = new CountDownLatch(1);
+    io.grpc.ClientCall<Object, Object> call =
+        new io.grpc.ClientCall<>() {
+          @Override
+          public void start(Listener<Object> listener, Metadata headers) {}
+
+          @Override
+          public void request(int count) {}
+
+          @Override
+          public void cancel(@Nullable String message, @Nullable Throwable cause) {
+            cancelled.countDown();
+          }
+
+          @Override
+          public void halfClose() {}
+
+          @Override
+          public void sendMessage(Object message) {}
+        };
+    stop.add(call);
+    assertFalse(stop.await(1));
+    stop.stop();
+    assertTrue(cancelled.await(10, TimeUnit.SECONDS));
+    assertTrue(stop.await(1));
+  }
+
+  /** The details of a status may be those of another one, if a proxy has rewritten it. */
+  @Test
+  void detailsOfAnotherStatusSayNothing() {
+    Metadata trailers = new Metadata();
+    trailers.put(
+        Metadata.Key.of("grpc-status-details-bin", Metadata.BINARY_BYTE_MARSHALLER),
+        com.google.rpc.Status.newBuilder().setCode(5).build().toByteArray());
+    Failure failure = Failure.read(Status.UNAVAILABLE.withDescription("rewritten"), trailers);
+    assertTrue(failure.retryable());
+    assertNull(failure.loss());
+  }
+}
