@@ -18,6 +18,8 @@ pub struct Run {
 struct Thread {
     /// The highest token that has written.
     fence: i64,
+    /// Whose it is.
+    fenced_by: Option<Run>,
     /// Those that were granted, and whose effect is not answered: so they cannot have
     /// ended, and nobody else may be granted the thread before they lapse.
     working: Vec<Run>,
@@ -87,11 +89,13 @@ impl Log {
         if run.grant.token <= thread.fence {
             self.seen.refused += 1;
             if run.grant.until > now {
-                self.wrongs.push(format!("fenced off by {}, but alive: {run:?}", thread.fence));
+                let by = &thread.fenced_by;
+                self.wrongs.push(format!("fenced off by {by:?}, but alive: {run:?}"));
             }
             return Verdict::Refused;
         }
         thread.fence = run.grant.token;
+        thread.fenced_by = Some(run.clone());
         let event = &mut self.events[run.message];
         if let Some(before) = event.writer.replace(run.clone()) {
             // Once more, by a run that took over from one that lapsed before it had ended.

@@ -10,7 +10,6 @@ use std::{
 use clap::{Args, ValueEnum};
 use oncegate_client::{Connection, Error, Gate};
 use serde_json::Value;
-use tokio::time::timeout;
 use tonic::{Code, Request, Status};
 
 mod security;
@@ -71,15 +70,14 @@ impl Output {
 impl ClientArgs {
     pub(super) async fn connection(&self) -> anyhow::Result<Connection> {
         let builder = self.security.apply(Gate::builder().server(&self.server));
-        let connecting = async { builder.build()?.connect().await };
+        let connecting = async { builder.build()?.connect(self.timeout).await };
         let server = &self.server;
-        let problem = match timeout(self.timeout, connecting).await {
-            Ok(Ok(connection)) => return Ok(connection),
-            Ok(Err(Error::Misconfigured { option, problem, .. })) => {
+        let problem = match connecting.await {
+            Ok(connection) => return Ok(connection),
+            Err(Error::Misconfigured { option, problem, .. }) => {
                 return Err(misconfigured(option, &problem).context(WrongArguments));
             }
-            Ok(Err(error)) => root_cause(&error),
-            Err(elapsed) => elapsed.to_string(),
+            Err(error) => root_cause(&error),
         };
         match hint(&problem) {
             // Another try would fail as well.

@@ -3,15 +3,13 @@
 use std::{
     ffi::OsString,
     path::PathBuf,
-    sync::{
-        Arc, Mutex,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::{Arc, Mutex},
+    thread,
     time::Duration,
 };
 
 use http::HeaderValue;
-use tokio::{task::spawn_blocking, time::timeout};
+use tokio::{sync::oneshot, time::timeout};
 use tonic::{
     Code,
     transport::{ClientTlsConfig, Endpoint},
@@ -20,10 +18,11 @@ use tonic::{
 use crate::{
     Error,
     address::{DEFAULT_SERVER, Target, host_of},
+    clock::{Moment, now},
     errors::{misconfigured, or_else},
     failure::Failure,
     locked,
-    rotation::{Certificates, File, Outage, Rotation, is_usable},
+    rotation::{Certificates, File, LOOK_AGAIN, Outage, Rotation, is_usable},
 };
 
 /// How long files may take to be read.
@@ -50,8 +49,8 @@ pub(crate) struct Access {
     endpoint: Endpoint,
     tls: Option<Rotation>,
     token: Token,
-    /// A file system does not answer: what was read last stays in use until it does.
-    hangs: AtomicBool,
+    /// Since when a file system has not answered: what was read last stays in use until it does.
+    hung: Mutex<Option<Moment>>,
 }
 
 struct Token {
@@ -156,7 +155,7 @@ impl Access {
             );
             return Err(misconfigured("server", problem));
         }
-        Ok(Self { target, endpoint, tls, token, hangs: AtomicBool::new(false) })
+        Ok(Self { target, endpoint, tls, token, hung: Mutex::default() })
     }
 
     /// What is for the next call or stream. `at_once`: after a look at the files of the certificates.
@@ -165,26 +164,51 @@ impl Access {
     /// the file answers.
     pub(crate) async fn credentials(self: &Arc<Self>, at_once: bool) -> Result<Credentials, Error> {
         let is_due = self.tls.as_ref().is_some_and(|tls| tls.is_due(at_once));
-        if self.token.file.is_none() && !is_due {
-            return self.read(at_once);
+        if self.token.file.is_none()
+            && !is_due
+            && let Some(last) = self.last()
+        {
+            return Ok(last);
         }
-        if !self.hangs.load(Ordering::Relaxed) {
-            let access = self.clone();
-            let reading = spawn_blocking(move || {
-                let found = access.read(at_once);
-                access.hangs.store(false, Ordering::Relaxed);
-                found
-            });
-            match timeout(READ_TIME, reading).await {
-                Ok(Ok(found)) => return found,
-                Ok(Err(_)) => return Err(Error::Closed), // its runtime ends
-                Err(_) => self.hangs.store(true, Ordering::Relaxed),
-            }
+        if self.may_read()
+            && let Some(found) = self.read_in_time(at_once).await
+        {
+            return found;
         }
         self.last().ok_or_else(|| {
             let option = if self.token.file.is_some() { "token_file" } else { "tls_ca" };
             misconfigured(option, "cannot use its file: it cannot be read within 2 s")
         })
+    }
+
+    /// Whether the files may be read: one that hangs is tried again only now and then.
+    fn may_read(&self) -> bool {
+        let mut hung = locked(&self.hung);
+        if hung.is_some_and(|since| now() - since < LOOK_AGAIN) {
+            return false;
+        }
+        if hung.is_some() {
+            *hung = Some(now());
+        }
+        true
+    }
+
+    /// Reads the files in a thread of its own, which keeps neither the runtime nor the process.
+    async fn read_in_time(self: &Arc<Self>, at_once: bool) -> Option<Result<Credentials, Error>> {
+        let (answer, mut answered) = oneshot::channel();
+        let access = self.clone();
+        let reading = move || {
+            let _ = answer.send(access.read(at_once));
+            *locked(&access.hung) = None; // last: then a caller that gave up has noted it
+        };
+        thread::Builder::new().name("oncegate-files".to_owned()).spawn(reading).ok()?;
+        if let Ok(found) = timeout(READ_TIME, &mut answered).await {
+            return found.ok();
+        }
+        *locked(&self.hung) = Some(now());
+        let found = answered.try_recv().ok()?; // in this moment
+        *locked(&self.hung) = None;
+        Some(found)
     }
 
     fn read(&self, at_once: bool) -> Result<Credentials, Error> {

@@ -1,4 +1,4 @@
-//! Connections for calls that the library has no word for.
+//! Connections for calls that the library has no method for.
 
 use std::{
     error::Error as StdError,
@@ -8,9 +8,11 @@ use std::{
     pin::Pin,
     sync::Arc,
     task::{Context, Poll},
+    time::Duration,
 };
 
 use http::{Request, Response, header};
+use tokio::time::timeout;
 use tonic::{Status, body::Body, transport::Channel};
 use tower_service::Service;
 
@@ -18,7 +20,8 @@ use crate::{Error, Gate, access::Access, failure::Failure, link::Connector};
 
 /// A connection of its own to a gate's server, with the gate's certificates and token: for stubs that
 /// are generated from the contract, such as the administration's. It repeats nothing, and connects
-/// again by itself after a break. [`Gate::close`] does not end its calls. [`Gate::connect`] makes one.
+/// again by itself after a break, with the certificates of its beginning: after they were replaced, make another
+/// one. [`Gate::close`] does not end its calls. [`Gate::connect`] makes one.
 #[derive(Clone)]
 pub struct Connection {
     channel: Channel,
@@ -26,21 +29,24 @@ pub struct Connection {
 }
 
 impl Gate {
-    /// Connects to the server, without repetition.
+    /// Connects to the server once, for at most this time.
     ///
     /// # Errors
     ///
     /// [`Error::Unavailable`] if there is no connection, or [`Error::Misconfigured`] if an option
     /// cannot be used.
-    pub async fn connect(&self) -> Result<Connection, Error> {
+    pub async fn connect(&self, time: Duration) -> Result<Connection, Error> {
         let access = self.inner.link.access();
         let credentials = access.credentials(true).await?;
-        let channel = access
-            .endpoint(&credentials)
-            .connect_with_connector(Connector::new(access.target.clone()))
-            .await
-            .map_err(|error| Failure::read(Status::from_error(error.into())).public())?;
-        Ok(Connection { channel, access: access.clone() })
+        let connector = Connector::new(access.target.clone()).within(time);
+        let connecting = access.endpoint(&credentials).connect_with_connector(connector);
+        let connected = timeout(time, connecting).await;
+        let failure = match connected {
+            Ok(Ok(channel)) => return Ok(Connection { channel, access: access.clone() }),
+            Ok(Err(error)) => Failure::read(Status::from_error(error.into())),
+            Err(_) => Failure::unavailable(format!("there is no connection within {time:?}")),
+        };
+        Err(failure.public())
     }
 }
 

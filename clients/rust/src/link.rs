@@ -320,11 +320,17 @@ impl http_body::Body for CancellableBody {
 pub(crate) struct Connector {
     target: Target,
     is_established: Arc<AtomicBool>,
+    time: Duration,
 }
 
 impl Connector {
     pub(crate) fn new(target: Target) -> Self {
-        Self { target, is_established: Arc::default() }
+        Self { target, is_established: Arc::default(), time: CONNECT_TIMEOUT }
+    }
+
+    /// With another time for the last address.
+    pub(crate) fn within(self, time: Duration) -> Self {
+        Self { time, ..self }
     }
 }
 
@@ -342,15 +348,15 @@ impl Service<Uri> for Connector {
     }
 
     fn call(&mut self, _: Uri) -> Self::Future {
-        let (target, is_established) = (self.target.clone(), self.is_established.clone());
+        let Self { target, is_established, time } = self.clone();
         Box::pin(async move {
             let connected = match &target {
-                Target::Socket(path) => timeout(CONNECT_TIMEOUT, UnixStream::connect(path))
+                Target::Socket(path) => timeout(time, UnixStream::connect(path))
                     .await
                     .unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
                     .map(|stream| Box::new(stream) as Box<dyn Io>),
                 Target::Hosts { hosts, .. } => {
-                    connect_to_any(hosts).await.map(|stream| Box::new(stream) as _)
+                    connect_to_any(hosts, time).await.map(|stream| Box::new(stream) as _)
                 }
             };
             is_established.fetch_or(connected.is_ok(), Ordering::Relaxed);
@@ -364,23 +370,24 @@ impl Service<Uri> for Connector {
     }
 }
 
-async fn connect_to_any(hosts: &[String]) -> io::Result<TcpStream> {
+async fn connect_to_any(hosts: &[String], time: Duration) -> io::Result<TcpStream> {
     let mut addresses = Vec::new();
     let mut problem = io::Error::from(io::ErrorKind::AddrNotAvailable);
     for host in hosts {
-        match tokio::net::lookup_host(host).await {
-            Ok(found) => addresses.extend(found),
-            Err(error) => problem = error,
+        match timeout(time, tokio::net::lookup_host(host)).await {
+            Ok(Ok(found)) => addresses.extend(found),
+            Ok(Err(error)) => problem = error,
+            Err(_) => problem = io::ErrorKind::TimedOut.into(),
         }
     }
     // Each connection takes another one, so that replicas share the load.
     addresses.shuffle(&mut rand::rng());
     let count = addresses.len();
     for (index, address) in addresses.into_iter().enumerate() {
-        let time = if index + 1 < count { NEXT_ADDRESS } else { CONNECT_TIMEOUT };
+        let time = if index + 1 < count { NEXT_ADDRESS } else { time };
         match timeout(time, TcpStream::connect(address)).await {
             Ok(Ok(stream)) => {
-                stream.set_nodelay(true)?;
+                let _ = stream.set_nodelay(true); // it works without
                 return Ok(stream);
             }
             Ok(Err(error)) => problem = error,

@@ -23,7 +23,7 @@ const MAX_FILE: u64 = 1024 * 1024;
 
 /// How long after a look at the files of the certificates another one follows, while calls are
 /// made; and after a connection has failed.
-const LOOK_AGAIN: Duration = Duration::from_secs(10);
+pub(crate) const LOOK_AGAIN: Duration = Duration::from_secs(10);
 const LOOK_SOON: Duration = Duration::from_secs(1);
 
 /// What the files hold.
@@ -53,6 +53,8 @@ pub(crate) struct Rotation {
 struct State {
     used: Option<Arc<Certificates>>,
     looked: Moment,
+    /// When the look began that `used` is of.
+    used_since: Moment,
     is_hurried: bool,
     outage: Outage,
 }
@@ -65,7 +67,13 @@ impl Rotation {
         pair: Option<(File, File)>,
     ) -> Self {
         let outage = Outage::new("the certificates that were read before stay in use");
-        let state = State { used: None, looked: Moment::default(), is_hurried: false, outage };
+        let state = State {
+            used: None,
+            looked: Moment::default(),
+            used_since: Moment::default(),
+            is_hurried: false,
+            outage,
+        };
         Self { endpoint, server_name, ca, pair, state: Mutex::new(state) }
     }
 
@@ -84,10 +92,11 @@ impl Rotation {
     /// What is for the next call. Files that cannot be used now leave the last ones in use.
     pub(crate) fn current(&self, at_once: bool) -> Result<Arc<Certificates>, Error> {
         let is_due = self.is_due(at_once);
+        let began = now();
         let last = {
             let mut state = locked(&self.state);
             if is_due {
-                (state.looked, state.is_hurried) = (now(), false);
+                (state.looked, state.is_hurried) = (began, false);
             }
             state.used.clone()
         };
@@ -99,8 +108,14 @@ impl Rotation {
         match (found, last) {
             (Ok(found), _) => {
                 state.outage.over();
-                state.used = Some(found.clone());
-                Ok(found)
+                // A slow look does not undo a later one.
+                match &state.used {
+                    Some(newer) if state.used_since > began => Ok(newer.clone()),
+                    _ => {
+                        (state.used, state.used_since) = (Some(found.clone()), began);
+                        Ok(found)
+                    }
+                }
             }
             (Err(error), None) => Err(error),
             (Err(error), Some(used)) => {

@@ -24,8 +24,11 @@
 //! middle, or the handler returns an error or panics, Slack delivers the event again. What comes meanwhile is
 //! refused, so that Slack tries again.
 //!
-//! A message of a busy thread is acknowledged, and waits in this process, which has the only copy then. At the
-//! end of the process, [`Guard::drain`] waits for those, too.
+//! A message of a busy thread is acknowledged, and waits in this process, which has the only copy then: a crash,
+//! or an error of its handler, loses it. At the end of the process, [`Guard::drain`] waits for those, too.
+//!
+//! All events of the app come to one handler. A payload that its type cannot decode is refused, and delivered
+//! three more times: an enum with `#[serde(other)]` decodes the types that are of no interest.
 
 use std::{
     convert::Infallible,
@@ -58,9 +61,9 @@ use crate::{
 /// Slack wants its answer within 3 s.
 const PATIENCE_BEFORE_ACK: Duration = Duration::from_millis(2500);
 const PATIENCE_AFTER_ACK: Duration = Duration::from_secs(30);
-/// That the server accepts.
+/// The longest wait that the server accepts.
 const LONGEST_WAIT: Duration = Duration::from_secs(600);
-const A_MOMENT: Duration = Duration::from_secs(1);
+const DEFAULT_RETRY_AFTER: Duration = Duration::from_secs(1);
 
 /// Slack delivers an event that is not acknowledged three more times.
 const LAST_RETRY: u64 = 3;
@@ -156,7 +159,7 @@ impl Guard {
 
     /// The request URL of the Events API: verifies the signature, answers `url_verification`, and runs the
     /// handler in its event's turn. The handler does not end with the request, which Slack gives up after 3 s.
-    /// An empty secret has signed nothing.
+    /// An empty secret refuses every request.
     pub fn events<T, E, F>(
         &self,
         signing_secret: impl Into<Arc<str>>,
@@ -195,10 +198,13 @@ impl Guard {
 
     /// Begins the turn before the answer to Slack. A caller that does not wait ends nothing.
     async fn run(&self, delivered: Delivered) -> Answer {
+        if delivered.can_refuse && self.running.is_closed() {
+            return Answer::Refuse(DEFAULT_RETRY_AFTER); // another process takes it, or a later one
+        }
         let guard = self.clone();
         let running = self.running.spawn(async move { guard.begin(delivered).await });
         // A panic has failed the turn.
-        running.await.unwrap_or(Answer::Refuse(A_MOMENT))
+        running.await.unwrap_or(Answer::Refuse(DEFAULT_RETRY_AFTER))
     }
 
     async fn begin(self, delivered: Delivered) -> Answer {
@@ -215,7 +221,7 @@ impl Guard {
             }
             Ok(turn) => {
                 let is_handled = (delivered.body)(turn).await;
-                if is_handled { Answer::Acknowledge } else { Answer::Refuse(A_MOMENT) }
+                if is_handled { Answer::Acknowledge } else { Answer::Refuse(DEFAULT_RETRY_AFTER) }
             }
             Err(refusal) => self.refused(delivered, refusal),
         }
@@ -231,10 +237,14 @@ impl Guard {
         }
         if !is_busy {
             if delivered.can_refuse || after.is_none() {
-                return Answer::Refuse(after.unwrap_or(A_MOMENT)); // also if asking again does not help
+                return Answer::Refuse(after.unwrap_or(DEFAULT_RETRY_AFTER)); // it may be in vain
             }
             if sent_once {
-                return if is_running { Answer::Acknowledge } else { Answer::Refuse(A_MOMENT) };
+                return if is_running {
+                    Answer::Acknowledge
+                } else {
+                    Answer::Refuse(DEFAULT_RETRY_AFTER)
+                };
             }
         }
         // This process has the only copy now.
@@ -248,7 +258,7 @@ impl Guard {
         let left = || self.wait.saturating_sub(began.elapsed());
         let mut pause = match refusal.not_granted() {
             Some(NotGranted::Busy(_)) => Duration::ZERO, // its queue is joined at once
-            _ => refusal.retry_after().unwrap_or(A_MOMENT),
+            _ => refusal.retry_after().unwrap_or(DEFAULT_RETRY_AFTER),
         };
         loop {
             tokio::select! {
@@ -291,13 +301,19 @@ where
     F: Future<Output = Result<(), E>> + Send + 'static,
 {
     Arc::new(move |payload| {
-        let payload: T = serde_json::from_value(payload)?;
+        let text = |value: &Value| value["type"].as_str().unwrap_or_default().to_owned();
+        let (kind, event) = (text(&payload), text(&payload["event"]));
+        let payload: T = serde_json::from_value(payload).inspect_err(|error| {
+            // Not its text, which quotes what people write.
+            let problem = error.classify();
+            tracing::error!(kind, event, ?problem, "a payload of Slack cannot be decoded");
+        })?;
         let handler = handler.clone();
         Ok(Box::new(move |turn| {
             Box::pin(async move {
                 let ended = handle(turn, |turn| handler(payload, turn)).await;
                 if let Err(error) = &ended {
-                    tracing::error!(%error, "a delivery of Slack failed in its turn");
+                    tracing::error!("a delivery of Slack failed in its turn: {error:#}");
                 }
                 ended.is_ok()
             })
@@ -319,7 +335,10 @@ impl Events {
         if !is_signed(&parts.headers, &body, &self.secret) {
             return respond(StatusCode::UNAUTHORIZED, "the signature is not that of Slack");
         }
-        let payload: Value = serde_json::from_slice(&body).unwrap_or_default();
+        let Ok(payload) = serde_json::from_slice::<Value>(&body) else {
+            // Such as a form of an interaction: what is not handled must not be acknowledged.
+            return respond(StatusCode::BAD_REQUEST, "this is no event of the Events API");
+        };
         if payload["type"] == "url_verification" {
             let challenge = payload["challenge"].as_str().unwrap_or_default().to_owned();
             return respond(StatusCode::OK, challenge);
@@ -332,10 +351,7 @@ impl Events {
                 delivery,
                 body,
             },
-            Err(error) => {
-                tracing::error!(%error, "a payload of Slack cannot be decoded");
-                return respond(StatusCode::BAD_REQUEST, "the payload cannot be decoded");
-            }
+            Err(_) => return respond(StatusCode::BAD_REQUEST, "the payload cannot be decoded"),
         };
         match self.guard.run(delivered).await {
             Answer::Acknowledge => respond(StatusCode::OK, ""),
@@ -372,13 +388,9 @@ impl Socket {
         let envelope = message["envelope_id"].as_str()?.to_owned();
         let retry = message["retry_attempt"].as_u64().unwrap_or_default();
         let delivery = crate::slack(text.as_bytes());
-        let body = (self.handler)(message["payload"].take())
-            .inspect_err(|error| tracing::error!(%error, "a payload of Slack cannot be decoded"));
-        let delivered = Delivered {
-            can_refuse: !delivery.is_sent_once() && retry < LAST_RETRY,
-            delivery,
-            body: body.ok()?,
-        };
+        let body = (self.handler)(message["payload"].take()).ok()?;
+        let can_refuse = !delivery.is_sent_once() && retry < LAST_RETRY;
+        let delivered = Delivered { can_refuse, delivery, body };
         match self.guard.run(delivered).await {
             Answer::Acknowledge => Some(json!({ "envelope_id": envelope }).to_string()),
             Answer::Refuse(_) => None,

@@ -31,8 +31,8 @@ pub(in crate::cli) struct SecurityArgs {
     /// Name that the server's certificate must have; unset: the host of --server
     #[arg(long, env = "ONCEGATE_TLS_SERVER_NAME", value_name = "NAME")]
     tls_server_name: Option<String>,
-    /// File with the token that is sent with every call, read again for each; it is
-    /// sent only over TLS, to this machine, or over a Unix socket
+    /// File with the token that is sent with every call, read again for each; without
+    /// --insecure it is sent only over TLS, to this machine, or over a Unix socket
     #[arg(long, env = "ONCEGATE_TOKEN_FILE", value_name = "FILE")]
     token_file: Option<PathBuf>,
     /// Send the token in plaintext to another machine, such as behind a proxy that adds TLS
