@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use tokio::{
     net::TcpStream,
     sync::mpsc,
-    time::{sleep, timeout},
+    time::{Instant, sleep, timeout},
 };
 use tokio_tungstenite::{
     MaybeTlsStream, WebSocketStream, connect_async, tungstenite::protocol::Message,
@@ -19,6 +19,11 @@ use crate::web_api::WebApi;
 
 type Connection = WebSocketStream<MaybeTlsStream<TcpStream>>;
 
+/// How long a connection may take to be made, and what is left to be sent at the end.
+const CONNECT_TIME: Duration = Duration::from_secs(10);
+const END_TIME: Duration = Duration::from_secs(2);
+/// From one connection to the next: Slack limits how often an app connects.
+const RECONNECT_PAUSE: Duration = Duration::from_secs(1);
 /// Slack pings every few seconds.
 const LONGEST_SILENCE: Duration = Duration::from_secs(30);
 
@@ -40,14 +45,18 @@ pub async fn serve<F>(
             connection = connect(slack, app_token) => connection,
             () = &mut drained => return,
         };
+        let connected = Instant::now();
         loop {
             tokio::select! {
                 () = &mut drained => {
                     drop(acks);
-                    while let Some(ack) = to_send.recv().await {
-                        let _ = connection.send(Message::text(ack)).await;
-                    }
-                    let _ = connection.close(None).await;
+                    let end = async {
+                        while let Some(ack) = to_send.recv().await {
+                            let _ = connection.send(Message::text(ack)).await;
+                        }
+                        let _ = connection.close(None).await;
+                    };
+                    let _ = timeout(END_TIME, end).await;
                     return;
                 }
                 // One that is lost with its connection is made up for by a redelivery.
@@ -71,6 +80,7 @@ pub async fn serve<F>(
                 },
             }
         }
+        sleep(RECONNECT_PAUSE.saturating_sub(connected.elapsed())).await;
     }
 }
 
@@ -81,14 +91,15 @@ async fn connect(slack: &WebApi, app_token: &str) -> Connection {
             let url = opened["url"].as_str().context("apps.connections.open: there is no url")?;
             anyhow::Ok(connect_async(url).await?.0)
         };
-        match connection.await {
+        let connection = timeout(CONNECT_TIME, connection).await;
+        match connection.context("it takes too long").flatten() {
             Ok(connection) => {
                 tracing::info!("connected to Slack");
                 return connection;
             }
             Err(error) => tracing::warn!("cannot connect to Slack; retrying in 1 s: {error:#}"),
         }
-        sleep(Duration::from_secs(1)).await;
+        sleep(RECONNECT_PAUSE).await;
     }
 }
 

@@ -382,6 +382,20 @@ async fn the_request_url_verifies_who_asks() {
 }
 
 #[tokio::test]
+async fn a_form_is_not_acknowledged() {
+    let (gate, _server) = testing::start().await;
+    let guard = Guard::new(gate.clone());
+    // Whatever the handler takes.
+    let events = guard.events(SECRET, |_: Value, _| async { Ok::<_, BoxError>(()) });
+    let click = "payload=%7B%22type%22%3A%22block_actions%22%2C%22trigger_id%22%3A%221.2.x%22%2C\
+                 %22team%22%3A%7B%22id%22%3A%22T1%22%7D%7D";
+    let reply = answer(events, signed(click, SECRET, 0)).await;
+    assert_eq!(reply.status, StatusCode::BAD_REQUEST);
+    let state = gate.seen(&oncegate_client::slack(click.as_bytes())).await.unwrap().state;
+    assert_eq!(state, "NOT_SEEN");
+}
+
+#[tokio::test]
 async fn an_envelope_is_acknowledged_after_its_handler() {
     let server = Server::start([]).await;
     let (gate, mut is_queued) = queueing(&server);
