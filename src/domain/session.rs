@@ -101,6 +101,11 @@ impl Clone for OwnLease {
 pub struct FencingToken(pub i64);
 
 impl FencingToken {
+    /// For how long after its token a session's row is not swept, in microseconds. A grant in a
+    /// session without a row may not see the floor that a sweep has raised, and must be above
+    /// it by its clock, which it read before it waited for the sweep. So the time of a statement, with room.
+    pub const UNSWEPT_MICROS: i64 = 10_000_000;
+
     /// The highest token: 2^53 - 1, the highest integer that JavaScript and JSON readers
     /// keep exactly. The clock reaches it in the year 2255. A grant beyond it is refused.
     pub const MAX: Self = Self((1 << 53) - 1);

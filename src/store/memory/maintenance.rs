@@ -115,7 +115,7 @@ impl RecordSet {
                     session.latest.as_ref().is_some_and(|latest| {
                         latest.epic.is_none()
                             && latest.expire_time <= before
-                            && latest.token.0 <= now.as_micros()
+                            && latest.token.0 <= now.as_micros() - FencingToken::UNSWEPT_MICROS
                     }) && !waits
                 };
                 let due = self

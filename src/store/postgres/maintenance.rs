@@ -69,7 +69,7 @@ macro_rules! idle_sessions {
             AND ($3::text IS NULL OR team_id = $3)
             AND fencing_token <= (SELECT ",
             token_of!("COALESCE($1::timestamptz, clock_timestamp())"),
-            ")
+            " - 10000000) -- FencingToken::UNSWEPT_MICROS
             AND (SELECT won FROM election)
         LIMIT $5::bigint"
         )

@@ -36,7 +36,7 @@ macro_rules! old_events {
 }
 
 // A released lease ended when it was released, so one test serves all. $4: the moment, as a
-// token: a row whose token is above that stays, as in PostgreSQL.
+// token: a row stays for FencingToken::UNSWEPT_MICROS after its token, as in PostgreSQL.
 macro_rules! idle_sessions {
     () => {
         "FROM oncegate_sessions
@@ -44,7 +44,7 @@ macro_rules! idle_sessions {
                 SELECT 1 FROM oncegate_waiters AS w
                 WHERE w.team_id = oncegate_sessions.team_id
                     AND w.session_id = oncegate_sessions.session_id AND w.left_at IS NULL)
-            AND expires_at <= $1 - $2 AND ($3 IS NULL OR team_id = $3) AND fencing_token <= $1 LIMIT $4"
+            AND expires_at <= $1 - $2 AND ($3 IS NULL OR team_id = $3) AND fencing_token <= $1 - 10000000 LIMIT $4"
     };
 }
 
