@@ -138,7 +138,7 @@ impl Guard {
             content.extend_from_slice(&request.body);
             let delivery =
                 Delivery::new(caller(request), key).digest(Sha256::digest(&content).to_vec());
-            // Whoever sends a key relies on it.
+            // A caller that sends a key relies on it.
             if key.is_empty() || keys.next().is_some() { Err(unusable) } else { Ok(Some(delivery)) }
         };
         Self { gate, name: Arc::new(name), options: Arc::new(|turn| turn) }

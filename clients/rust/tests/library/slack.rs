@@ -43,7 +43,7 @@ enum Leave {
     Panic,
 }
 
-/// A bot whose handler reports each run, and ends it as it is told.
+/// A bot whose handler reports each run, and ends it as the test says.
 struct Bot {
     entered: mpsc::Sender<String>,
     has_entered: mpsc::Receiver<String>,
