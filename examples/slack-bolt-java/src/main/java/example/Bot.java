@@ -58,7 +58,7 @@ public final class Bot {
           new SocketModeApp(appToken, app, SocketModeClient.Backend.JavaWebSocket, CONCURRENCY);
       atTheEnd(
           () -> {
-            drain(app, gate); // acknowledgements need the connection
+            drain(app, gate, DRAIN_TIME.toNanos() + System.nanoTime()); // acknowledgements need the connection
             socket.close();
           });
       socket.start();
@@ -70,8 +70,9 @@ public final class Bot {
       server.setStopTimeout(DRAIN_TIME.toMillis());
       atTheEnd(
           () -> {
+            long until = DRAIN_TIME.toNanos() + System.nanoTime();
             server.stop(); // waits for the requests that it has
-            drain(app, gate);
+            drain(app, gate, until);
           });
       app.start(); // connects to oncegate; SocketModeApp does it itself
       server.start();
@@ -114,8 +115,9 @@ public final class Bot {
   }
 
   /** Also those that wait for their thread: Slack does not deliver them again. */
-  private static void drain(App app, Gate gate) throws InterruptedException {
-    boolean isIdle = !(app instanceof GuardedApp guarded) || guarded.join(DRAIN_TIME);
+  private static void drain(App app, Gate gate, long until) throws InterruptedException {
+    Duration left = Duration.ofNanos(Math.max(0, until - System.nanoTime()));
+    boolean isIdle = !(app instanceof GuardedApp guarded) || guarded.join(left);
     if (!gate.drain(Duration.ZERO) || !isIdle) {
       System.err.println("some events have not ended");
     }

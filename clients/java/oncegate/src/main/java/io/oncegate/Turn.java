@@ -277,6 +277,17 @@ public final class Turn extends Hold {
     }
   }
 
+  /** Ends the turn as {@link #fail(String)} does, with what an exception says of itself. */
+  public void fail(Throwable problem) {
+    String detail;
+    try {
+      detail = String.valueOf(problem.toString()); // which may be null
+    } catch (RuntimeException | Error e) {
+      detail = problem.getClass().getName();
+    }
+    fail(detail);
+  }
+
   /** Fails the turn, unless it is over. */
   @Override
   public void close() {

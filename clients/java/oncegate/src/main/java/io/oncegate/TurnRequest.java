@@ -179,7 +179,7 @@ public final class TurnRequest {
       } catch (Throwable problem) {
         LostReason reason = turn.lostReason();
         try {
-          turn.fail(described(problem));
+          turn.fail(problem);
         } catch (RuntimeException | Error e) {
           problem.addSuppressed(e);
         }
@@ -192,15 +192,6 @@ public final class TurnRequest {
       }
       turn.succeed(value);
       return new Outcome.Ran<>(value, null);
-    }
-  }
-
-  /** What the author's own exception says of itself, if it does not fail. */
-  private static String described(Throwable problem) {
-    try {
-      return String.valueOf(problem.toString()); // which may be null
-    } catch (RuntimeException | Error e) {
-      return problem.getClass().getName();
     }
   }
 

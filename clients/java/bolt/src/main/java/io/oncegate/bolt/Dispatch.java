@@ -134,7 +134,7 @@ final class Dispatch {
     if (problem instanceof RejectException) {
       return reject(begun, (RejectException) problem) ? Response.ok() : refusal(Duration.ofSeconds(1));
     }
-    begun.fail(problem.toString());
+    begun.fail(problem);
     throw problem; // which Bolt logs, and answers with status 500
   }
 
@@ -181,7 +181,7 @@ final class Dispatch {
               Turn granted;
               try {
                 granted = asked.begin();
-              } catch (RuntimeException refusal) {
+              } catch (RuntimeException | Error refusal) {
                 begun.completeExceptionally(refusal);
                 return;
               }
@@ -306,11 +306,15 @@ final class Dispatch {
     try (granted) { // also after an error
       Turns.put(context, granted);
       try {
-        finish(granted, handler.run());
+        Response response = handler.run();
+        finish(granted, response);
+        if (!isHandled(response)) {
+          LOG.log(Level.ERROR, "a handler of Slack did not handle a delivery that Slack does not send again");
+        }
       } catch (RejectException rejection) {
         reject(granted, rejection);
       } catch (Exception e) {
-        granted.fail(e.toString());
+        granted.fail(e);
         LOG.log(Level.ERROR, "a handler of Slack failed in its turn, after the acknowledgement", e);
       }
     }
@@ -318,12 +322,16 @@ final class Dispatch {
 
   /** Ends the turn as the answer says. False: Slack has to deliver again, although the handler has succeeded. */
   private boolean finish(Turn begun, @Nullable Response response) {
-    Integer status = response == null ? null : response.getStatusCode();
-    if (status == null || status < 200 || status > 299) {
-      begun.fail("the handler answered with status " + status);
+    if (!isHandled(response)) {
+      begun.fail("the handler answered with status " + (response == null ? null : response.getStatusCode()));
       return true;
     }
     return end(begun, () -> begun.succeed(null));
+  }
+
+  private static boolean isHandled(@Nullable Response response) {
+    Integer status = response == null ? null : response.getStatusCode();
+    return status != null && status >= 200 && status <= 299;
   }
 
   private static boolean reject(Turn begun, RejectException rejection) {

@@ -82,6 +82,9 @@ final class Guard {
             }
           });
       return true;
+    } catch (Error e) { // such as no memory for a thread
+      ended();
+      throw e;
     } catch (RejectedExecutionException e) {
       ended();
       LOG.log(

@@ -96,7 +96,7 @@ private suspend fun <T> handle(turn: Turn, handler: suspend CoroutineScope.(Turn
                 end { turn.reject(problem.detail()) }
                 Rejected(problem.detail())
             } else {
-                end { turn.fail(problem.toString()) }
+                end { turn.fail(problem) }
                 if (isByLoss(turn, problem)) turn.check() // throws the loss
                 throw problem
             }

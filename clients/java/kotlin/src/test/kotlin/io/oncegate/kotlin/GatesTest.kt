@@ -290,6 +290,16 @@ class GatesTest {
         assertEquals("no disk", thrown.message)
     }
 
+    class Mute : Exception() {
+        override fun toString(): String = error("no text")
+    }
+
+    @Test
+    fun `an error without a text ends the turn`() = test { gate ->
+        assertThrows<Mute> { gate.turn(delivery) { throw Mute() } }
+        assertTrue(gate.turn(delivery) { "ran" } is Ran)
+    }
+
     @Test
     fun `a closed gate cancels the body`() = test { gate ->
         val entered = CompletableDeferred<Unit>()
