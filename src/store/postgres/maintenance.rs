@@ -358,3 +358,15 @@ fn count(rows: &[sqlx::postgres::PgRow]) -> Result<u64, StoreError> {
         .and_then(|count| u64::try_from(count).ok())
         .ok_or_else(|| StoreError::internal("a count is not a valid number"))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::FencingToken;
+
+    #[test]
+    fn a_session_stays_for_as_long_as_the_rule_says() {
+        let stays = format!("- {}", FencingToken::UNSWEPT_MICROS);
+        assert!([DELETE_SESSIONS, COUNT_SESSIONS].iter().all(|sql| sql.contains(&stays)));
+    }
+}

@@ -264,3 +264,15 @@ async fn forget_places(
     let forget = sqlx::query(FORGET).bind(now.minus(PLACE_KEPT).as_micros());
     forget.execute(connection).await.map(drop).map_err(classify)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::FencingToken;
+
+    #[test]
+    fn a_session_stays_for_as_long_as_the_rule_says() {
+        let stays = format!("- {}", FencingToken::UNSWEPT_MICROS);
+        assert!([DELETE_SESSIONS, COUNT_SESSIONS].iter().all(|sql| sql.contains(&stays)));
+    }
+}
