@@ -60,7 +60,7 @@ pub struct SocketFile {
     path: PathBuf,
     inode: u64,
     /// Held while the socket is in use, so that no second server takes it.
-    _lock: File,
+    lock: File,
 }
 
 impl Listener {
@@ -149,7 +149,7 @@ async fn bind_unix(path: &Path) -> anyhow::Result<Listener> {
     fs::set_permissions(&fresh, Permissions::from_mode(SOCKET_MODE))?;
     let inode = fs::symlink_metadata(&fresh)?.ino();
     fs::rename(&fresh, path)?;
-    Ok(Listener::Unix(listener, SocketFile { path: path.to_owned(), inode, _lock: lock }))
+    Ok(Listener::Unix(listener, SocketFile { path: path.to_owned(), inode, lock }))
 }
 
 fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
@@ -164,6 +164,8 @@ impl Drop for SocketFile {
         if fs::symlink_metadata(&self.path).is_ok_and(|found| found.ino() == self.inode) {
             let _ = fs::remove_file(&self.path);
         }
+        // A child that was forked, and has not executed its program yet, has the file as well.
+        let _ = self.lock.unlock();
     }
 }
 
@@ -353,5 +355,23 @@ impl AsyncWrite for Peer {
             Stream::Tls(stream) => Pin::new(stream).poll_shutdown(context),
             Stream::Unix(stream, _) => Pin::new(stream).poll_shutdown(context),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_socket_is_free_though_a_process_that_was_forked_has_its_lock() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("oncegate.sock");
+        let Listener::Unix(listener, file) = bind_unix(&path).await.unwrap() else {
+            panic!("it is a Unix socket")
+        };
+        // As a child has it until it executes its program.
+        let _of_child = file.lock.try_clone().unwrap();
+        drop((listener, file));
+        bind_unix(&path).await.unwrap();
     }
 }
