@@ -68,6 +68,15 @@ impl RawCall {
         let _ = self.body.send_data(bytes.into(), last);
     }
 
+    /// Waits until the call, a stream, is answered; it lives for as long as what is returned.
+    pub async fn answered(self) -> (RecvStream, SendStream<Bytes>) {
+        let Self { answer, body } = self;
+        let answer = timeout(PATIENCE, answer).await.expect("no answer").expect("no reset");
+        let refused = Status::from_header_map(answer.headers());
+        assert!(refused.is_none(), "{refused:?}");
+        (answer.into_body(), body)
+    }
+
     /// How the call ended. What it sends is kept open until then.
     pub async fn status(self) -> Status {
         let Self { answer, body } = self;
