@@ -31,7 +31,8 @@ use crate::domain::{
 /// What became of a [`Release`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Released {
-    /// Whether the lease is given back, now or before; not so one that is spared.
+    /// Whether the lease is given back, now or before; not so one that is spared. So it is also if
+    /// another caller has the session, and the answer of the run that gave it back was lost.
     pub ended: bool,
     /// The session, if it went to the next caller.
     pub handover: Option<SessionRow>,
@@ -93,14 +94,22 @@ impl Operation for Release {
         wanted.session(&self.key);
     }
 
+    fn spend(&self) {
+        self.doubt.lose();
+    }
+
     fn decide(&self, draft: &mut Draft<'_>) -> Result<Released, RuleError> {
+        self.doubt.decide(false);
         let mut session = draft.session(&self.key);
         let own = session.latest.as_ref().filter(|latest| latest.lease == self.lease);
-        let Some(latest) = own else { return Ok(Released { ended: false, handover: None }) };
+        let Some(latest) = own else {
+            return Ok(Released { ended: self.doubt.may_be_done(), handover: None });
+        };
         let is_spared = self.unless_resumed.is_some_and(|stream| !latest.resumed.leaves_to(stream));
         if !latest.is_live(draft.now()) || is_spared {
             return Ok(Released { ended: latest.released, handover: None });
         }
+        self.doubt.decide(true);
         Ok(Released { ended: true, handover: release(draft, &self.key, &mut session)? })
     }
 }
