@@ -99,9 +99,12 @@ async fn a_grant_that_is_under_way_is_not_below_the_raised_floor() {
             request_id, holder, labels, acquired_at, expires_at)
         VALUES ('T1', 's', 7, gen_random_uuid(), gen_random_uuid(), 'a', '{}', now(), now())";
     sqlx::query(grant).execute(&mut *granting).await.unwrap();
-    let raising =
-        tokio::spawn(async move { server::raise_fence(&settings, FencingToken(5)).await });
-    blocked(&mut granting, 1).await;
+    let raise = async move { server::raise_fence(&settings, FencingToken(5)).await };
+    let mut raising = tokio::spawn(raise);
+    tokio::select! {
+        () = blocked(&mut granting, 1) => {}
+        raised = &mut raising => panic!("it does not wait: {raised:?}"),
+    }
     granting.commit().await.unwrap();
     let raised = raising.await.unwrap().unwrap();
     assert_eq!((raised.floor.0, raised.highest.0), (5, 7));
