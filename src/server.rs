@@ -42,7 +42,7 @@ mod traces;
 mod workers;
 
 use certificates::ListenerTls;
-use drain::{Drain, FinishAs};
+use drain::{Drain, ShutdownSignals};
 use http::Ops;
 use open::{Opened, Served, close, open};
 pub use open::{describe, doctor, fence, migrate, raise_fence};
@@ -119,7 +119,7 @@ pub struct Server {
     ops_address: Option<SocketAddr>,
     reloader: Reloader,
     store: StoreInfo,
-    ending: FinishAs,
+    ending: ShutdownSignals,
     drained: JoinHandle<()>,
 }
 
@@ -161,7 +161,7 @@ impl Server {
         listeners: Vec<Listener>,
         front: Front,
     ) -> anyhow::Result<Self> {
-        let (ending, limit) = (FinishAs::default(), config.drain_timeout);
+        let (ending, limit) = (ShutdownSignals::default(), config.drain_timeout);
         let started = Self::run(config, listeners, (&store, info), front, ending.clone()).await;
         if started.is_err() {
             ending.stop.cancel();
@@ -175,7 +175,7 @@ impl Server {
         listeners: Vec<Listener>,
         (store, info): (&impl Store, StoreInfo),
         front: Front,
-        ending: FinishAs,
+        ending: ShutdownSignals,
     ) -> anyhow::Result<Self> {
         let Front { metrics, ops_address, health, routes, tls, door, traces, reloader, ended } =
             front;

@@ -2,18 +2,18 @@
 //!
 //! | session | acquire | renew, with its lease | release, with its lease | bind | force a release | close |
 //! |---|---|---|---|---|---|---|
-//! | absent | granted | gone | nothing | made, bound, free | nothing | nothing |
-//! | held, by the same request or lease | granted again, and noted if it names the lease as it is | runs on | free, and handed on if somebody waits | bound | free, with a higher fence | deleted |
-//! | held, by another | held | gone | nothing | bound | free, with a higher fence | deleted |
-//! | lapsed, nobody waits | granted | found as it ended | nothing | bound | nothing | deleted |
-//! | released, nobody waits | granted | gone | ended before | bound | nothing | deleted |
-//! | free, somebody waits | held, by nobody yet | as above | as above | bound | nothing | freed |
-//! | free, nobody who waits can have it | held until a hand-over finds that; then granted | as above | as above | bound, and looked at again for them | nothing | freed |
+//! | absent | granted | lost | nothing | made, bound, free | nothing | nothing |
+//! | held, by the same request or lease | granted again, and noted if it names the lease as it is | runs on | free, and handed on if callers wait | bound | free, with a higher fence | deleted |
+//! | held, by another | held | lost | nothing | bound | free, with a higher fence | deleted |
+//! | lapsed, no caller waits | granted | found as it ended | nothing | bound | nothing | deleted |
+//! | released, no caller waits | granted | lost | ended before | bound | nothing | deleted |
+//! | free, callers wait | reserved for the next waiter | as above | as above | bound | nothing | freed |
+//! | free, no waiter can acquire it | held until a hand-over finds that; then granted | as above | as above | bound, and looked at again for them | nothing | freed |
 //!
 //! - Bound to other work than an acquire names, a session is refused, held or free.
 //! - A stream whose place another has taken renews nothing; one whose lease another call carries
 //!   on releases nothing.
-//! - Where somebody waits, a close frees a session, held or not, instead of deleting it: unbound,
+//! - Where callers wait, a close frees a session, held or not, instead of deleting it: unbound,
 //!   with a higher fence, and theirs. So it does where the fence is above the clock, which the
 //!   floor of all sessions would be raised to.
 
