@@ -151,15 +151,15 @@ impl fmt::Debug for Secret {
 
 /// What is answered from memory.
 #[derive(Debug, Clone, Args)]
-pub struct KnownConfig {
+pub struct DuplicateCacheConfig {
     /// Maximum number of events in the duplicate cache, which answers their
     /// duplicates without the store; 0: no cache
-    #[arg(long, env = "ONCEGATE_KNOWN_EVENTS", default_value_t = 100_000)]
-    pub known_events: usize,
+    #[arg(long, env = "ONCEGATE_DUPLICATE_CACHE_ENTRIES", default_value_t = 100_000)]
+    pub duplicate_cache_entries: usize,
     /// Maximum time that an event stays in the duplicate cache, even if its TTL is longer
-    #[arg(long, env = "ONCEGATE_KNOWN_MAX_AGE", default_value = "5m",
+    #[arg(long, env = "ONCEGATE_DUPLICATE_CACHE_MAX_AGE", default_value = "5m",
         value_parser = span)]
-    pub known_max_age: Duration,
+    pub duplicate_cache_max_age: Duration,
 }
 
 /// What bounds the service: connections, calls, time.
@@ -280,9 +280,9 @@ pub struct ServeConfig {
     /// The database.
     #[command(flatten)]
     pub store: StoreConfig,
-    /// The memory.
+    /// The duplicate cache.
     #[command(flatten)]
-    pub known: KnownConfig,
+    pub duplicate_cache: DuplicateCacheConfig,
     /// The bounds.
     #[command(flatten)]
     pub limits: LimitConfig,

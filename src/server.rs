@@ -10,7 +10,7 @@ use tonic::{codec::CompressionEncoding::Gzip, service::Routes};
 use crate::{
     admin::Admin,
     cleanup::Cleanup,
-    config::{Address, KnownConfig, LimitConfig, ServeConfig},
+    config::{Address, DuplicateCacheConfig, LimitConfig, ServeConfig},
     dedup::{Dedup, DuplicateCache},
     domain::limits::MAX_REQUEST_BYTES,
     grpc::{
@@ -197,9 +197,12 @@ impl Server {
         metrics.limits.calls.set(limit(config.limits.max_calls));
         let sessions = Sessions::start(store, runtimes, bounds, &stop, &metrics);
         let turns = Turns::start(store, runtimes, &sessions, bounds, &metrics);
-        let KnownConfig { known_events, known_max_age } = config.known;
-        let known = (known_events > 0)
-            .then(|| DuplicateCache::new(known_events, known_max_age, store.invalidations()))
+        let DuplicateCacheConfig {
+            duplicate_cache_entries: entries,
+            duplicate_cache_max_age: max_age,
+        } = config.duplicate_cache;
+        let known = (entries > 0)
+            .then(|| DuplicateCache::new(entries, max_age, store.invalidations()))
             .transpose()?;
         let dedups = Dedup::start(store, runtimes, config.writers, capacity, known, &metrics);
         tokio::spawn(cleanup.clone().sweep_forever(

@@ -23,7 +23,7 @@ impl ServeConfig {
     /// # Errors
     /// Naming the flags that do not.
     pub fn validate(&self) -> anyhow::Result<()> {
-        let Self { store, known, limits, .. } = self;
+        let Self { store, duplicate_cache: cache, limits, .. } = self;
         exposure::check(&self.listen, self.protection())?;
         self.traces.validate()?;
         ensure!(
@@ -40,7 +40,7 @@ impl ServeConfig {
             ("max-calls", limits.max_calls, MAX_COUNT),
             ("queue-capacity", limits.queue_capacity, MAX_COUNT),
             // There may be none.
-            ("known-events", known.known_events.max(1), MAX_COUNT),
+            ("duplicate-cache-entries", cache.duplicate_cache_entries.max(1), MAX_COUNT),
         ] {
             ensure!(count > 0, "--{flag} must be 1 or more");
             ensure!(count <= most, "--{flag} must be {most} or less, is {count}");
@@ -66,7 +66,7 @@ impl ServeConfig {
             ("sweep-interval", self.sweep_interval),
             ("probe-interval", self.probe_interval),
             ("reload-interval", self.reload_interval),
-            ("known-max-age", known.known_max_age),
+            ("duplicate-cache-max-age", cache.duplicate_cache_max_age),
         ] {
             ensure!(
                 span >= LEAST_SPAN,
