@@ -23,7 +23,7 @@ use crate::harness::{
 
 mod between;
 mod gone;
-pub(crate) mod late;
+mod late;
 mod locks;
 mod names;
 mod storms;

@@ -21,7 +21,7 @@ impl ServeConfig {
     /// Checks the settings.
     ///
     /// # Errors
-    /// Naming the flags that do not.
+    /// Naming the flags that do not fit.
     pub fn validate(&self) -> anyhow::Result<()> {
         let Self { store, duplicate_cache: cache, limits, .. } = self;
         exposure::check(&self.listen, self.protection())?;

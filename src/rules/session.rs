@@ -31,8 +31,8 @@ use crate::domain::{
 /// What became of a [`Release`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Released {
-    /// Whether the lease is given back, now or before; not so one that is spared. So it is also if
-    /// another caller has the session, and the answer of the run that gave it back was lost.
+    /// Whether the lease is given back, now or before; not so one that is spared. It is also given back
+    /// if another caller has the session, and an earlier run may have given it back.
     pub ended: bool,
     /// The session, if it went to the next caller.
     pub handover: Option<SessionRow>,

@@ -126,7 +126,7 @@ pub(super) fn fence(fence: Fence) -> Finding {
     let ahead = format_duration(Duration::from_secs(ahead.as_secs().max(1)));
     Finding::warning(format!("fencing tokens are {ahead} ahead of the clock")).advise(
         "until the clock has passed them, a failover or restore that loses leases needs \
-         `oncegate fence raise`, whatever the clock shows",
+         `oncegate fence raise`, even if the clock is right",
     )
 }
 

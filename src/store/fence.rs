@@ -18,8 +18,8 @@ pub struct Fence {
 }
 
 impl Fence {
-    /// How far tokens are above the store's clock, which they are not below. Until the clock has
-    /// passed them, it does not make up for tokens that a failover or a restore has lost.
+    /// How far tokens are ahead of the store's clock. Until the clock has passed them, new tokens
+    /// may repeat those that a failover or a restore has lost.
     #[must_use]
     pub fn ahead(&self) -> Duration {
         let ahead = self.floor.max(self.highest).0.saturating_sub(self.now.as_micros());
@@ -31,7 +31,7 @@ impl Fence {
 pub(super) fn no_row() -> StoreError {
     StoreError::internal(
         "the table oncegate_fence has no row: stop the servers, run INSERT INTO oncegate_fence (id, floor) \
-         VALUES (true, 0), and then `oncegate fence raise`",
+         VALUES (true, 0) as the owner of the tables, and then `oncegate fence raise`",
     )
 }
 
@@ -44,7 +44,7 @@ pub trait FenceStore {
     fn fence(&self) -> impl Future<Output = Result<Fence, StoreError>> + Send;
 
     /// Raises it to `floor`, unless it is higher. Answers what it is then. The next grant
-    /// of every session is above it.
+    /// of every session is above it, but for grants that are under way.
     ///
     /// # Errors
     /// [`StoreError`]; then it is not known to be raised.

@@ -15,9 +15,9 @@ const CHECKS: [&str; 15] = [
     "writable",
     "durability",
     "clock",
-    "fence",
     "vacuum",
     "transaction ids",
+    "fence",
     "listen",
 ];
 

@@ -350,7 +350,7 @@ fn hot_session(keys: &Keys) -> pb::SessionKey {
     }
 }
 
-/// Whether nothing shows that a grant is not later than all others.
+/// Whether the grant is later than all that were seen; true without a fence.
 fn rises(fence: Option<&Fence>, token: i64) -> bool {
     fence.is_none_or(|fence| fence.rises(token))
 }

@@ -322,3 +322,26 @@ fn a_success_that_is_run_again_without_its_record_is_not_claimed() {
     asked.spend();
     assert_eq!(kept(&mut world, &asked), Err(TurnLost::Claim));
 }
+
+/// The run had not been written: the claim has lapsed, and no other run has the event.
+#[test]
+fn a_failure_that_was_not_written_is_not_claimed() {
+    let (mut world, turn) = running();
+    let asked = finish(&turn, FAILED);
+    let _ = world.decide(&asked);
+    asked.spend();
+    world.wait(120_000);
+    assert_eq!(kept(&mut world, &asked), Err(TurnLost::Claim));
+}
+
+/// Nor had this one: another run has the event, and the turn still has its session.
+#[test]
+fn a_failure_that_left_its_session_was_not_written() {
+    let (mut world, turn) = running();
+    let asked = finish(&turn, FAILED);
+    let _ = world.decide(&asked);
+    asked.spend();
+    world.run(ForgetEvent(&turn.event));
+    begun(&mut world, &begin(2, &["a"]));
+    assert_eq!(kept(&mut world, &asked), Err(TurnLost::Claim));
+}

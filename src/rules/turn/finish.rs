@@ -143,12 +143,22 @@ impl Finish {
     fn done_before(&self, draft: &mut Draft<'_>) -> Result<Option<EventRow>, TurnLost> {
         let (EventName { team, event }, now) = (name(&self.turn), draft.now());
         let row = draft.event(team, event).filter(|event| event.expire_time > now);
-        let row = row.map(|event| event.row(now));
-        match row.filter(|row| row.is_of(self.turn.request)) {
-            Some(row) if self.is_already_applied(&row) => Ok(handled(row)),
-            _ if self.doubt.may_be_done() => Ok(None),
+        match row.map(|event| event.row(now)) {
+            Some(row) if row.is_of(self.turn.request) => {
+                self.is_already_applied(&row).then(|| handled(row)).ok_or(TurnLost::Claim)
+            }
+            // Another run has the event.
+            Some(_) if self.doubt.may_be_done() && !self.has_lease(draft) => Ok(None),
             _ => Err(TurnLost::Claim),
         }
+    }
+
+    /// Whether its session was not given back.
+    fn has_lease(&self, draft: &mut Draft<'_>) -> bool {
+        self.turn.lease.as_ref().is_some_and(|(key, lease)| {
+            let latest = draft.session(key).latest;
+            latest.is_some_and(|latest| latest.lease == *lease && !latest.released)
+        })
     }
 }
 

@@ -114,12 +114,19 @@ impl Postgres {
             findings.add("durability", state::durability(database, about)).await?;
         }
         findings.add("clock", state::clock(database)).await?;
-        if use_of_schema == Use::Serve {
-            let read = async { Ok(fence(self.read_fence(database).await?)) };
-            findings.add("fence", read).await?;
-        }
         findings.add("vacuum", state::vacuum(database)).await?;
         findings.add("transaction ids", state::transaction_ids(database)).await?;
+        if use_of_schema == Use::Serve {
+            // It reads the whole table of sessions.
+            let read = async {
+                match timeout(self.timeout, self.read_fence(database)).await {
+                    Ok(read) => Ok(fence(read?)),
+                    Err(_) => Ok(Finding::warning("the highest token was not found in time")
+                        .advise("run `oncegate fence show` with a longer --store-timeout")),
+                }
+            };
+            findings.add("fence", read).await?;
+        }
         let _ = timeout(self.timeout, connection.close()).await;
         let listen = async {
             if use_of_schema == Use::Create {

@@ -60,9 +60,6 @@ SELECT floor, COALESCE((SELECT max(fencing_token) FROM oncegate_sessions), 0) AS
 FROM oncegate_fence WHERE id
 ";
 
-/// Waits for the statements that write sessions: those after it read the raised floor.
-pub(super) const EXCLUDE_GRANTS: &str = "LOCK TABLE oncegate_sessions IN SHARE MODE";
-
 /// $1: what the floor is raised to, unless it is higher.
 pub(super) const RAISE: &str = "
 UPDATE oncegate_fence SET floor = $1::bigint WHERE id AND floor < $1
@@ -79,11 +76,8 @@ impl FenceStore for Postgres {
     async fn raise_fence(&self, floor: FencingToken) -> Result<Fence, StoreError> {
         let mut connection = self.connect().await?;
         let raise = async {
-            let mut raising = connection.begin().await.map_err(classify)?;
-            for statement in [sqlx::query(EXCLUDE_GRANTS), sqlx::query(RAISE).bind(floor.0)] {
-                statement.execute(&mut *raising).await.map_err(classify)?;
-            }
-            raising.commit().await.map_err(classify)?;
+            let raise = sqlx::query(RAISE).bind(floor.0).execute(&mut connection);
+            raise.await.map_err(classify)?;
             self.read_fence(&mut connection).await
         };
         let fence = timed(self.timeout, raise).await;

@@ -24,7 +24,6 @@ pub const STATEMENTS: &[&str] = &[
     turns::BEGIN_AND_SUCCEED,
     steps::SHORTEN_CLAIMS,
     fence::FENCE,
-    fence::EXCLUDE_GRANTS,
     fence::RAISE,
     admin::LIST_SESSIONS,
     admin::LIST_EVENTS,

@@ -794,8 +794,8 @@ pub struct ReleaseSessionLeaseRequest {
 /// Reports whether the lease was released.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ReleaseSessionLeaseResponse {
-    /// True if this lease was released, by this call or by an earlier one, and no caller has
-    /// acquired the session since. False if it had already ended or passed to another holder.
+    /// True if this call released the lease, or an earlier one did and no caller has acquired the
+    /// session since. False if it had already ended or passed to another holder.
     #[prost(bool, tag = "1")]
     pub released: bool,
 }

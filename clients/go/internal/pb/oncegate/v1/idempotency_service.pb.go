@@ -1311,8 +1311,8 @@ func (x *ReleaseSessionLeaseRequest) GetLeaseId() string {
 // Reports whether the lease was released.
 type ReleaseSessionLeaseResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// True if this lease was released, by this call or by an earlier one, and no caller has
-	// acquired the session since. False if it had already ended or passed to another holder.
+	// True if this call released the lease, or an earlier one did and no caller has acquired the
+	// session since. False if it had already ended or passed to another holder.
 	Released      bool `protobuf:"varint,1,opt,name=released,proto3" json:"released,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache

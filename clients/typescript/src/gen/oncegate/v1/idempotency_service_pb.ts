@@ -696,8 +696,8 @@ export const ReleaseSessionLeaseRequestSchema: GenMessage<ReleaseSessionLeaseReq
  */
 export type ReleaseSessionLeaseResponse = Message<"oncegate.v1.ReleaseSessionLeaseResponse"> & {
   /**
-   * True if this lease was released, by this call or by an earlier one, and no caller has
-   * acquired the session since. False if it had already ended or passed to another holder.
+   * True if this call released the lease, or an earlier one did and no caller has acquired the
+   * session since. False if it had already ended or passed to another holder.
    *
    * @generated from field: bool released = 1;
    */
