@@ -152,9 +152,15 @@ async fn breaks(program: &Path, bug: &str, rule: &str, faults: &Value) -> Result
     let mut last = String::new();
     for seed in 0..SEEDS {
         // The replica without faults grants what the holders of the other one may have lost.
-        let options = json!({
+        let mut options = json!({
             "store": "postgres", "runs": RUN_SIZE, "seed": seed, "kinds": faults, "faulty": 1,
         });
+        if bug == "ignores-grace" {
+            // Its effect is between the grace, with the time until the next grant, and the TTL: on a slow machine
+            // there would be nothing between 1 s and 2 s.
+            options["ttl_ms"] = 6000.into();
+            options["grace_ms"] = 1000.into();
+        }
         let (is_done, report, said) =
             execute(program, bug, ["random-runs", &options.to_string()]).await?;
         if !is_done {
