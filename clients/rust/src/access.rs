@@ -335,6 +335,9 @@ mod tests {
         ] {
             assert!(Access::new(options, &none).is_ok());
         }
+        let plain = options(|o| (o.server, o.token) = (remote(), planted()));
+        let Err(error) = Access::new(plain, &none) else { panic!("a token in plaintext is taken") };
+        assert!(error.to_string().contains("; use https://, or set insecure;"), "{error}");
         let of_pod = |name: &str| (name == "ONCEGATE_TLS_CA").then(|| "/ca.pem".into());
         let Err(error) = Access::new(AccessOptions::default(), &of_pod) else {
             panic!("a setting of the environment without effect is taken")

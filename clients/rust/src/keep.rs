@@ -240,5 +240,19 @@ mod tests {
         keeper.abort();
         hold.forgotten.cancelled().await;
         assert_eq!(hold.state().loss, Some(LossReason::Closed));
+        assert_eq!(hold.state().ended, Some(EndOutcome::Lost));
+    }
+
+    #[tokio::test]
+    async fn an_end_whose_keeper_vanishes_is_unknown() {
+        let gate = Gate::builder().server("127.0.0.1:1").build().expect("a gate");
+        let (hold, keeper) = held(&gate);
+        let keeper = tokio::spawn(keeper);
+        tokio::task::yield_now().await;
+        assert!(hold.finish(None));
+        keeper.abort();
+        hold.forgotten.cancelled().await;
+        assert_eq!(hold.state().ended, Some(EndOutcome::Unknown));
+        assert_eq!(hold.state().loss, None);
     }
 }

@@ -5,7 +5,7 @@ use std::{fmt, sync::Arc, time::Duration};
 use tokio::sync::oneshot;
 
 use crate::{
-    Delivery, EndOutcome, Error, Stored,
+    Delivery, Error, Stored,
     clock::now,
     errors::{Cause, Kept, Secret},
     failure::Problem,
@@ -164,8 +164,9 @@ impl Turn {
     /// Another run may have the event: it was lost, or nobody knows how it ended.
     #[cfg(feature = "slack")]
     pub(crate) fn is_uncertain(&self) -> bool {
+        use crate::EndOutcome::{Lost, Unknown};
         let state = self.flow.hold.state();
-        state.loss.is_some() || matches!(state.ended, Some(EndOutcome::Lost | EndOutcome::Unknown))
+        state.loss.is_some() || matches!(state.ended, Some(Lost | Unknown))
     }
 
     /// The latest reason for which the handler refused the event.

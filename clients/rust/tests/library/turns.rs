@@ -235,6 +235,8 @@ async fn a_loss_is_reported() {
     server.lose(&Session::new("T1", "S1")).await;
     let lost = turn.lost().await;
     assert!(matches!(lost, Error::TurnLost { reason: LossReason::LeaseLost, .. }), "{lost}");
+    let cause = std::error::Error::source(&lost).expect("what the server said");
+    assert!(cause.to_string().contains("lease lost"), "{cause}");
     let Err(Error::TurnLost { value: Some(value), .. }) = turn.succeed(&"late".to_owned()).await
     else {
         panic!("it is not lost")
