@@ -24,7 +24,7 @@ impl Socket {
         let delivery = crate::slack(text.as_bytes());
         let run = (self.handler)(message["payload"].take()).ok()?;
         let can_refuse = !delivery.is_sent_once() && retry < LAST_RETRY;
-        let delivered = Delivered { can_refuse, delivery, run };
+        let delivered = Delivered { delivery, can_refuse, run };
         match self.guard.run(delivered).await {
             Answer::Acknowledge => Some(json!({ "envelope_id": envelope }).to_string()),
             Answer::Refuse(_) => None,

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use http::StatusCode;
 use oncegate_client::{
-    EventState, Session,
+    EventState, Gate, Session,
     slack::{Guard, Socket},
     testing::{self, Server},
 };
@@ -107,31 +107,42 @@ async fn without_a_wait_a_busy_thread_is_delivered_again() {
     bot.runs_no_more();
 }
 
+/// After a loss by force, the event is free when its TTL has ended.
+fn with_short_turns(gate: Gate) -> Guard {
+    Guard::new(gate).with(|turn| turn.ttl(Duration::from_secs(5)))
+}
+
 #[tokio::test]
-async fn a_turn_that_is_lost_after_the_acknowledgement_is_asked_for_again() {
+async fn an_event_that_waited_is_asked_for_again_after_a_loss() {
     let server = Server::start([]).await;
-    for (event, is_busy) in [("1", true), ("2", false)] {
-        let (gate, mut is_queued) = queueing(&server);
-        let mut bot = Bot::new();
-        let guard = if is_busy { Guard::new(gate) } else { Guard::new(gate).ack_first() };
-        let events = bot.events(&guard);
-        if is_busy {
-            let lease = server.gate().lease(thread()).acquire().await.expect("a lease");
-            assert_eq!(post(&events, event, 0).await.status, StatusCode::OK);
-            is_queued.recv().await;
-            lease.release().await.expect("it is released");
-        } else {
-            assert_eq!(post(&events, event, 0).await.status, StatusCode::OK);
-        }
-        assert_eq!(bot.runs().await, event);
-        server.lose(&thread()).await;
-        assert_eq!(bot.runs().await, event);
-        bot.leaves(Leave::Done).await;
-        drained(&guard).await;
-        let events = bot.events(&Guard::new(server.gate()));
-        assert_eq!(post(&events, event, 1).await.status, StatusCode::OK, "a duplicate");
-        bot.runs_no_more();
-    }
+    let (gate, mut is_queued) = queueing(&server);
+    let mut bot = Bot::new();
+    let guard = with_short_turns(gate);
+    let lease = server.gate().lease(thread()).acquire().await.expect("a lease");
+    assert_eq!(post(&bot.events(&guard), "1", 0).await.status, StatusCode::OK);
+    is_queued.recv().await;
+    lease.release().await.expect("it is released");
+    is_handled_after_a_loss(&mut bot, &guard, &server).await;
+}
+
+#[tokio::test]
+async fn an_event_that_was_acknowledged_first_is_asked_for_again_after_a_loss() {
+    let server = Server::start([]).await;
+    let mut bot = Bot::new();
+    let guard = with_short_turns(server.gate()).ack_first();
+    assert_eq!(post(&bot.events(&guard), "1", 0).await.status, StatusCode::OK);
+    is_handled_after_a_loss(&mut bot, &guard, &server).await;
+}
+
+async fn is_handled_after_a_loss(bot: &mut Bot, guard: &Guard, server: &Server) {
+    assert_eq!(bot.runs().await, "1");
+    server.lose(&thread()).await;
+    assert_eq!(bot.runs().await, "1");
+    bot.leaves(Leave::Done).await;
+    drained(guard).await;
+    let events = bot.events(&Guard::new(server.gate()));
+    assert_eq!(post(&events, "1", 1).await.status, StatusCode::OK, "a duplicate");
+    bot.runs_no_more();
 }
 
 /// That of [`mention`].
