@@ -4,8 +4,8 @@ use std::{fmt, time::Duration};
 
 use crate::{EventOutcome, codec::Stored, errors::or_else};
 
-/// Why there is no turn or lease. A scope has it as [`Error::NotGranted`], and `run` returns the
-/// same as variants of [`Outcome`](crate::Outcome).
+/// Why there is no turn or lease. A scope has it as [`Error::NotGranted`](crate::Error::NotGranted), and `run`
+/// returns the same as variants of [`Outcome`](crate::Outcome).
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum NotGranted {

@@ -262,8 +262,8 @@ async fn run(options: &Value) -> Result<Value, String> {
         // On a slow machine a fault takes longer than the deliveries.
         let mut next = runs / DELIVERIES_OF_EVENT + 1;
         while options["settles"] == true && next < MOST_EVENTS {
-            let faults = history.events().faults.clone();
-            if kinds.iter().all(|kind| faults.contains(kind)) {
+            let happened = history.events().faults.clone();
+            if kinds.iter().all(|kind| happened.contains(kind)) {
                 break;
             }
             let more = again((next..next + AT_ONCE).collect(), &history, &mut chance);
