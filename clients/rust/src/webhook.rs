@@ -20,6 +20,9 @@
 //! an error of the handler or a panic fails the turn. While another run has the event or its conversation, or
 //! the server is unavailable, the sender gets 503 with `Retry-After`.
 //!
+//! The bodies of requests, of at most 32 MiB, and of guarded responses are read into memory: a route that streams
+//! is none for a guard.
+//!
 //! A response is sent once the turn has ended. If the sender's connection ends before, what serves it drops
 //! the handler, and the turn fails at once: the redelivery gets the event. If the turn is lost, the handler
 //! is dropped.

@@ -172,8 +172,9 @@ pub(crate) fn changes() -> Vec<(&'static [&'static str], &'static str, &'static 
         (
             &["unknown-is-success"],
             "turn.rs",
-            "ended.map_err(|problem| self.unsettled(problem, result))",
-            own(r#"match ended.map_err(|problem| self.unsettled(problem, result)) {
+            ";\n        ended.map_err(|problem| self.unsettled(problem, result))",
+            own(r#";
+        match ended.map_err(|problem| self.unsettled(problem, result)) {
             Err(Error::OutcomeUnknown { .. }) if crate::planted("unknown-is-success") => Ok(()),
             ended => ended,
         }"#),
