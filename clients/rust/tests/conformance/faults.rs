@@ -1,6 +1,6 @@
 //! Random faults.
 
-use std::{process::Command, time::Duration};
+use std::{ops::Range, process::Command, time::Duration};
 
 use rand::{
     RngExt as _, SeedableRng as _, rngs::StdRng, seq::IndexedRandom as _, seq::SliceRandom as _,
@@ -34,20 +34,31 @@ struct Faulter {
     chance: StdRng,
     history: std::sync::Arc<History>,
     sessions: Vec<String>,
+    refusal: Range<u64>,
     stop: watch::Receiver<bool>,
 }
 
-/// Runs work under faults of these kinds, in so many replicas.
+/// Which faults there are.
+pub(crate) struct Chosen {
+    pub(crate) seed: u64,
+    pub(crate) kinds: Vec<String>,
+    /// In so many replicas.
+    pub(crate) faulty: usize,
+    /// For how many milliseconds connections are refused.
+    pub(crate) refusal: Range<u64>,
+}
+
+/// Runs work under faults.
 pub(crate) async fn with_faults(
     testbed: &std::sync::Arc<Testbed>,
     history: &std::sync::Arc<History>,
-    (seed, kinds, faulty): (u64, &[String], usize),
+    Chosen { seed, kinds, faulty, refusal }: &Chosen,
     sessions: &[String],
     work: impl Future<Output = ()>,
 ) -> Result<(), String> {
     let (stop, stopped) = watch::channel(false);
     let mut faulters = JoinSet::new();
-    let groups = (0..faulty).flat_map(|replica| [(replica, &NETWORK[..]), (replica, &SERVER[..])]);
+    let groups = (0..*faulty).flat_map(|replica| [(replica, &NETWORK[..]), (replica, &SERVER[..])]);
     for (replica, group) in groups.chain([(0, &CLIENT[..])]) {
         let chosen = group.iter().filter(|kind| kinds.iter().any(|wanted| wanted == *kind));
         let chosen: Vec<_> = chosen.map(|kind| (*kind).to_owned()).collect();
@@ -61,6 +72,7 @@ pub(crate) async fn with_faults(
             chance: StdRng::seed_from_u64(seed.wrapping_add(1 + faulters.len() as u64)),
             history: history.clone(),
             sessions: sessions.to_vec(),
+            refusal: refusal.clone(),
             stop: stopped.clone(),
         };
         faulters.spawn(faulter.run());
@@ -70,7 +82,7 @@ pub(crate) async fn with_faults(
     for faulted in faulters.join_all().await {
         faulted?;
     }
-    for replica in 0..faulty {
+    for replica in 0..*faulty {
         // One may still be armed.
         testbed.ask("cut", &json!({"replica": replica})).await?;
     }
@@ -143,7 +155,7 @@ impl Faulter {
             "refuse" => {
                 self.ask("refuse", json!({})).await?;
                 self.ask("cut", json!({})).await?;
-                self.sleep(100, 2500).await;
+                self.sleep(self.refusal.start, self.refusal.end).await;
                 self.ask("accept", json!({})).await?;
             }
             _ => {

@@ -64,8 +64,8 @@ fn manifest(original: &str, workspace: &str) -> Result<String, String> {
     }
     let own = original.replacen("[features]\n", "[features]\nplanted = []\n", 1).replace(lints, "");
     let sections = workspace.split("\n[").filter(|section| section.starts_with("profile."));
-    let profiles: String = sections.map(|section| format!("[{section}\n")).collect();
-    Ok(format!("{own}\n[workspace]\n\n{profiles}"))
+    let profiles: Vec<_> = sections.map(|section| format!("[{section}\n")).collect();
+    Ok(format!("{own}\n[workspace]\n\n{}", profiles.concat()))
 }
 
 /// Makes a copy of this package with the bugs.
@@ -173,10 +173,11 @@ async fn breaks(program: &Path, bug: &str, rule: &str, faults: &Value) -> Result
             "store": "postgres", "runs": RUN_SIZE, "seed": seed, "kinds": faults, "faulty": 1,
         });
         if bug == "ignores-grace" {
-            // Its effect is between the grace, with the time until the next grant, and the TTL: on a slow machine
-            // there would be nothing between 1 s and 2 s.
+            // Its effect is between the grace, with the time until the next grant, and the TTL, unless the holder
+            // connects before. With a TTL of 2 s, and refusals that end before the grace does, it takes luck.
             options["ttl_ms"] = 6000.into();
             options["grace_ms"] = 1000.into();
+            options["refusal_ms"] = json!([1500, 2500]);
         }
         let (is_done, report, said) =
             execute(program, bug, ["random-runs", &options.to_string()]).await?;

@@ -14,7 +14,7 @@ use tokio::{process::Command, sync::oneshot, task::JoinSet, time::sleep};
 
 use crate::{
     Verdict,
-    faults::{KINDS, TEAM, with_faults},
+    faults::{Chosen, KINDS, TEAM, with_faults},
     history::{Answer, Body, History, Write},
     mapping::{Fault, number, text},
     rules,
@@ -238,7 +238,7 @@ fn number_of(event: &str) -> usize {
 
 /// Options: `store`, `runs`, `seed`, `kinds` (all, if empty), `faulty` (how many replicas have faults; all,
 /// if 0), `settles` (each kind of fault happens, and what is not settled after the faults is delivered again),
-/// `ttl_ms` and `grace_ms`. Returns what happened.
+/// `ttl_ms`, `grace_ms` and `refusal_ms`. Returns what happened.
 async fn run(options: &Value) -> Result<Value, String> {
     let store = text(&options["store"]);
     let replicas = if store == "postgres" { 2 } else { 1 };
@@ -250,6 +250,9 @@ async fn run(options: &Value) -> Result<Value, String> {
     let faulty =
         options["faulty"].as_u64().map_or(replicas, |count| usize::try_from(count).expect("few"));
     let seed = options["seed"].as_u64().unwrap_or_default();
+    let refusal = &options["refusal_ms"];
+    let refusal = refusal[0].as_u64().unwrap_or(100)..refusal[1].as_u64().unwrap_or(2500);
+    let chosen = Chosen { seed, kinds, faulty, refusal };
     let began = Instant::now();
     let times = Times::of(options);
     let history = Arc::new(History::new(times.ttl / 10, MAX_ATTEMPTS as usize));
@@ -263,7 +266,7 @@ async fn run(options: &Value) -> Result<Value, String> {
         let mut next = runs / DELIVERIES_OF_EVENT + 1;
         while options["settles"] == true && next < MOST_EVENTS {
             let happened = history.events().faults.clone();
-            if kinds.iter().all(|kind| happened.contains(kind)) {
+            if chosen.kinds.iter().all(|kind| happened.contains(kind)) {
                 break;
             }
             let more = again((next..next + AT_ONCE).collect(), &history, &mut chance);
@@ -271,7 +274,7 @@ async fn run(options: &Value) -> Result<Value, String> {
             next += AT_ONCE;
         }
     };
-    with_faults(&testbed, &history, (seed, &kinds, faulty), &sessions, work).await?;
+    with_faults(&testbed, &history, &chosen, &sessions, work).await?;
     if options["settles"] == true {
         settle(&testbed.replicas, times, &history).await;
     }
