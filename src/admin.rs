@@ -1,4 +1,4 @@
-//! The operator API: lists and counts, and repairs by hand, one item at a time. Reads use the
+//! The operator API: lists, counts, and an operator's repairs, one item at a time. Reads use the
 //! connection for scans, so that a list of everything delays no change, and no statement that finds
 //! its row by the key.
 

@@ -1,4 +1,4 @@
-//! Rows that are no longer needed leave: in the background, and when asked.
+//! Deletes rows that have expired, in the background and on request.
 
 use std::time::Duration;
 

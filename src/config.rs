@@ -3,19 +3,15 @@
 
 use std::{fmt, net::SocketAddr, path::PathBuf, str::FromStr, time::Duration};
 
-use anyhow::ensure;
 use clap::{ArgAction, Args};
 use humantime::format_duration;
-use tokio::sync::Semaphore;
 
-use crate::{
-    domain::limits::{MAX_BATCH_ITEMS, MAX_HOLD},
-    telemetry::LogFormat,
-};
+use crate::telemetry::LogFormat;
 
 pub mod exposure;
 mod tls;
 mod traces;
+mod validate;
 
 use exposure::Protection;
 pub use tls::{TlsClient, TlsConfig};
@@ -29,14 +25,8 @@ pub const DEFAULT_DATABASE_URL: &str = "sqlite://oncegate.db";
 /// How long endpoints of a pod that is no longer ready may still get calls.
 const LAME_DUCK_IN_A_POD: Duration = Duration::from_secs(5);
 
-/// The shortest span, unless 0s has a meaning.
-const LEAST_SPAN: Duration = Duration::from_millis(10);
 /// The longest span.
 const MAX_SPAN: Duration = Duration::from_hours(30 * 24);
-/// The most of what is counted by a semaphore.
-const MAX_COUNT: usize = Semaphore::MAX_PERMITS;
-/// The most threads, and connections to the database of one kind.
-const MAX_WORKERS: usize = 1_024;
 
 /// Reads a duration.
 pub(crate) fn duration(given: &str) -> Result<Duration, String> {
@@ -161,15 +151,15 @@ impl fmt::Debug for Secret {
 
 /// What is answered from memory.
 #[derive(Debug, Clone, Args)]
-pub struct KnownConfig {
+pub struct DuplicateCacheConfig {
     /// Maximum number of events in the duplicate cache, which answers their
     /// duplicates without the store; 0: no cache
-    #[arg(long, env = "ONCEGATE_KNOWN_EVENTS", default_value_t = 100_000)]
-    pub known_events: usize,
+    #[arg(long, env = "ONCEGATE_DUPLICATE_CACHE_ENTRIES", default_value_t = 100_000)]
+    pub duplicate_cache_entries: usize,
     /// Maximum time that an event stays in the duplicate cache, even if its TTL is longer
-    #[arg(long, env = "ONCEGATE_KNOWN_MAX_AGE", default_value = "5m",
+    #[arg(long, env = "ONCEGATE_DUPLICATE_CACHE_MAX_AGE", default_value = "5m",
         value_parser = span)]
-    pub known_max_age: Duration,
+    pub duplicate_cache_max_age: Duration,
 }
 
 /// What bounds the service: connections, calls, time.
@@ -290,9 +280,9 @@ pub struct ServeConfig {
     /// The database.
     #[command(flatten)]
     pub store: StoreConfig,
-    /// The memory.
+    /// The duplicate cache.
     #[command(flatten)]
-    pub known: KnownConfig,
+    pub duplicate_cache: DuplicateCacheConfig,
     /// The bounds.
     #[command(flatten)]
     pub limits: LimitConfig,
@@ -320,66 +310,6 @@ impl ServeConfig {
             auth: self.auth.is_some(),
             insecure: self.insecure,
         }
-    }
-
-    /// Checks what no single flag can: that the settings fit each other.
-    ///
-    /// # Errors
-    /// Naming the flags that do not.
-    pub fn validate(&self) -> anyhow::Result<()> {
-        let Self { store, known, limits, .. } = self;
-        exposure::check(&self.listen, self.protection())?;
-        self.traces.validate()?;
-        ensure!(
-            MAX_HOLD.contains(&self.max_hold),
-            "--max-hold must be {} to {}: the longest TTL must fit",
-            format_duration(*MAX_HOLD.start()),
-            format_duration(*MAX_HOLD.end())
-        );
-        for (flag, count, most) in [
-            ("workers", self.workers.unwrap_or(1), MAX_WORKERS),
-            ("writers", self.writers, MAX_WORKERS),
-            ("max-connections", limits.max_connections, MAX_COUNT),
-            ("max-streams", usize::try_from(limits.max_streams)?, MAX_COUNT),
-            ("max-calls", limits.max_calls, MAX_COUNT),
-            ("queue-capacity", limits.queue_capacity, MAX_COUNT),
-            // There may be none.
-            ("known-events", known.known_events.max(1), MAX_COUNT),
-        ] {
-            ensure!(count > 0, "--{flag} must be 1 or more");
-            ensure!(count <= most, "--{flag} must be {most} or less, is {count}");
-        }
-        ensure!(
-            limits.queue_capacity >= MAX_BATCH_ITEMS,
-            "--queue-capacity must be {MAX_BATCH_ITEMS} or more: one batch must fit"
-        );
-        ensure!(
-            store.store_timeout < limits.call_timeout,
-            "--store-timeout must be shorter than --call-timeout; otherwise calls time out before \
-             the server detects that the store is unavailable"
-        );
-        let off_or = |span: Duration| if span.is_zero() { LEAST_SPAN } else { span };
-        for (flag, span) in [
-            ("connect-timeout", off_or(store.connect_timeout)),
-            ("store-timeout", store.store_timeout),
-            ("call-timeout", limits.call_timeout),
-            ("preface-timeout", limits.preface_timeout),
-            ("max-connection-age", off_or(limits.max_connection_age)),
-            ("keepalive-interval", limits.keepalive_interval),
-            ("keepalive-timeout", limits.keepalive_timeout),
-            ("sweep-interval", self.sweep_interval),
-            ("probe-interval", self.probe_interval),
-            ("reload-interval", self.reload_interval),
-            ("known-max-age", known.known_max_age),
-        ] {
-            ensure!(
-                span >= LEAST_SPAN,
-                "--{flag} must be {} or more, is {}",
-                format_duration(LEAST_SPAN),
-                format_duration(span)
-            );
-        }
-        Ok(())
     }
 }
 

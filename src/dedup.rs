@@ -262,7 +262,7 @@ impl Dedup {
         let known = self.known.as_ref();
         let recall = known.map_or(Lookup::NotFound(None), |known| known.recall(&event.key));
         if matches!(recall, Lookup::Found(_)) {
-            self.metrics.known_hits.inc();
+            self.metrics.duplicate_cache_hits.inc();
         }
         recall
     }
@@ -303,7 +303,7 @@ async fn tidy(known: Weak<DuplicateCache>, metrics: Metrics) {
             return;
         };
         known.tidy();
-        metrics.known_entries.set(i64::try_from(known.count()).unwrap_or(i64::MAX));
-        metrics.known_in_use.set(known.is_in_use().into());
+        metrics.duplicate_cache_entries.set(i64::try_from(known.count()).unwrap_or(i64::MAX));
+        metrics.duplicate_cache_in_use.set(known.is_in_use().into());
     }
 }

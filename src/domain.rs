@@ -4,6 +4,7 @@
 //! rule that needs the time is given it.
 
 mod conversation;
+mod doubt;
 mod event;
 mod invalid;
 mod key;
@@ -18,6 +19,7 @@ mod time;
 mod turn;
 
 pub use conversation::{Conversation, Conversations, SessionScope};
+pub use doubt::Doubt;
 pub use event::{
     Delivered, EventRow, KeySet, Mark, MarkOutcome, PayloadDigest, ProcessedBy, RequestId,
     StoredEvent,

@@ -1,9 +1,8 @@
 //! The wire: the contract's messages on one side, the domain's values on the
 //! other.
 //!
-//! Architecture Invariant: `tonic` and `prost` are used here, in the listener
-//! and the composition root, and in the commands that call a server; nothing
-//! below knows them.
+//! Architecture Invariant: `tonic` and `prost` are used here, in `server` and in
+//! `cli`; `tests/layering.rs` checks it.
 
 mod access;
 mod admin;

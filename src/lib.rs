@@ -9,7 +9,7 @@
 //! | [`rules`] | what is decided, as pure functions over records |
 //! | [`auth`] | who calls, and what it may do |
 //! | [`platform`] | what the payloads of Slack and others name |
-//! | [`store`] | what is needed of a database; PostgreSQL and SQLite |
+//! | [`store`] | what is needed of a database; PostgreSQL, SQLite and memory |
 //! | [`lane`] | the batching actor between callers and a connection |
 //! | [`dedup`], [`session`], [`cleanup`] | events, leases, rows no longer needed |
 //! | [`turn`] | an event and its session at once |
@@ -18,10 +18,10 @@
 //! | [`sockets`], [`server`] | sockets; the composition root |
 //! | [`cli`] | the commands |
 //!
-//! [`telemetry`], [`config`] and [`backoff`] stand beside them. `docs/ARCHITECTURE.md` walks
-//! one call through all of it.
+//! [`telemetry`], [`config`], [`backoff`] and `der`, which reads certificates, stand beside them.
+//! `docs/ARCHITECTURE.md` walks one call through all of it.
 //!
-//! What always holds:
+//! What always holds, with the numbers of `docs/concepts.md`:
 //!
 //! 1. At most one `first` per team and event in a TTL window, over all callers,
 //!    replicas, crashes and retries; a duplicate is reported only while a
@@ -32,10 +32,10 @@
 //! 4. At most one live lease per session; its fencing tokens rise forever.
 //! 5. Renew and release work for the exact, unexpired holder; a stale one
 //!    changes nothing.
-//! 6. A caller that went away never ends up holding.
+//! 6. A caller that disconnects never ends up holding.
 //! 7. A bad or repeated item never fails its neighbours in a batch.
-//! 8. Everything is bounded, and a drain ends in time whatever the peers do.
-//! 9. A stream that breaks ends no turn or lease that its holder has carried on since.
+//! 8. A stream that breaks ends no turn or lease that its holder has carried on since.
+//! 9. Everything is bounded, and a drain ends in time whatever the peers do.
 
 pub mod admin;
 pub mod auth;

@@ -52,8 +52,8 @@ pub trait Operation {
         false
     }
 
-    /// Marks ids that it may have been granted by a run that did not decide it: they are not granted
-    /// any more.
+    /// The answer of its latest run was lost, so that it may be done: ids that it may have been granted
+    /// are not granted any more.
     fn spend(&self) {}
 
     /// Decides it on `draft`.

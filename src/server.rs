@@ -10,7 +10,7 @@ use tonic::{codec::CompressionEncoding::Gzip, service::Routes};
 use crate::{
     admin::Admin,
     cleanup::Cleanup,
-    config::{Address, KnownConfig, LimitConfig, ServeConfig},
+    config::{Address, DuplicateCacheConfig, LimitConfig, ServeConfig},
     dedup::{Dedup, DuplicateCache},
     domain::limits::MAX_REQUEST_BYTES,
     grpc::{
@@ -42,7 +42,7 @@ mod traces;
 mod workers;
 
 use certificates::ListenerTls;
-use drain::{Drain, FinishAs};
+use drain::{Drain, ShutdownSignals};
 use http::Ops;
 use open::{Opened, Served, close, open};
 pub use open::{describe, doctor, fence, migrate, raise_fence};
@@ -119,7 +119,7 @@ pub struct Server {
     ops_address: Option<SocketAddr>,
     reloader: Reloader,
     store: StoreInfo,
-    ending: FinishAs,
+    ending: ShutdownSignals,
     drained: JoinHandle<()>,
 }
 
@@ -161,7 +161,7 @@ impl Server {
         listeners: Vec<Listener>,
         front: Front,
     ) -> anyhow::Result<Self> {
-        let (ending, limit) = (FinishAs::default(), config.drain_timeout);
+        let (ending, limit) = (ShutdownSignals::default(), config.drain_timeout);
         let started = Self::run(config, listeners, (&store, info), front, ending.clone()).await;
         if started.is_err() {
             ending.stop.cancel();
@@ -175,7 +175,7 @@ impl Server {
         listeners: Vec<Listener>,
         (store, info): (&impl Store, StoreInfo),
         front: Front,
-        ending: FinishAs,
+        ending: ShutdownSignals,
     ) -> anyhow::Result<Self> {
         let Front { metrics, ops_address, health, routes, tls, door, traces, reloader, ended } =
             front;
@@ -197,9 +197,12 @@ impl Server {
         metrics.limits.calls.set(limit(config.limits.max_calls));
         let sessions = Sessions::start(store, runtimes, bounds, &stop, &metrics);
         let turns = Turns::start(store, runtimes, &sessions, bounds, &metrics);
-        let KnownConfig { known_events, known_max_age } = config.known;
-        let known = (known_events > 0)
-            .then(|| DuplicateCache::new(known_events, known_max_age, store.invalidations()))
+        let DuplicateCacheConfig {
+            duplicate_cache_entries: entries,
+            duplicate_cache_max_age: max_age,
+        } = config.duplicate_cache;
+        let known = (entries > 0)
+            .then(|| DuplicateCache::new(entries, max_age, store.invalidations()))
             .transpose()?;
         let dedups = Dedup::start(store, runtimes, config.writers, capacity, known, &metrics);
         tokio::spawn(cleanup.clone().sweep_forever(

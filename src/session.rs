@@ -121,7 +121,7 @@ impl Sessions {
             let near = lanes.clone();
             let give_back = move |key: &SessionKey, lease, stream| {
                 let unless_resumed = Some(stream);
-                let release = Release { key: key.clone(), lease, unless_resumed };
+                let release = Release::new(key.clone(), lease, unless_resumed);
                 SessionCall::post_release(&near, release);
             };
             Self {
@@ -207,7 +207,7 @@ impl Sessions {
     /// # Errors
     /// [`SessionError::Call`]; then it is not known.
     pub async fn release(&self, key: SessionKey, lease: LeaseId) -> Result<bool, SessionError> {
-        let release = Release { key, lease, unless_resumed: None };
+        let release = Release::new(key, lease, None);
         match self.call(SessionCall::Release(release)).await? {
             SessionReply::Released(released) => Ok(released),
             _ => Err(unexpected().into()),

@@ -1,8 +1,8 @@
 //! One event, worked on under one session's lease: begun together, finished together.
 //!
 //! A turn closes what a mark and a lease leave open between them: an event that is
-//! marked and whose thread is busy is burnt; one whose run crashes is lost; one that is
-//! marked afterwards runs twice.
+//! marked while its thread is busy is lost; so is one whose run crashes after the mark; one
+//! that is marked afterwards may run twice.
 
 use std::{sync::Arc, time::Duration};
 

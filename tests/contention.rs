@@ -23,7 +23,7 @@ use crate::harness::{
 
 mod between;
 mod gone;
-mod late;
+pub(crate) mod late;
 mod locks;
 mod names;
 mod storms;

@@ -31,8 +31,16 @@ CREATE TRIGGER counted AFTER INSERT OR UPDATE ON oncegate_sessions
 ";
 
 /// One lane for each kind of work, and no probe, which writes too.
-const ONE_LANE: [&str; 8] =
-    ["--workers", "1", "--writers", "1", "--known-events", "0", "--probe-interval", "1h"];
+const ONE_LANE: [&str; 8] = [
+    "--workers",
+    "1",
+    "--writers",
+    "1",
+    "--duplicate-cache-entries",
+    "0",
+    "--probe-interval",
+    "1h",
+];
 
 async fn counted(database: &mut PgConnection) -> i64 {
     sqlx::query_scalar("SELECT last_value FROM statements").fetch_one(database).await.unwrap()

@@ -139,7 +139,7 @@ async fn of_a_team_that_fills_the_queue_no_further_batch_is_read(f: Fixture) {
 async fn known_duplicates_need_no_room_in_a_full_queue(f: Fixture) {
     let capacity = ["--queue-capacity", "1000"];
     let f = f.restarted(&[&ONE_LANE[..], &capacity].concat()).await;
-    metric(&f.replica, "oncegate_known_in_use 1").await;
+    metric(&f.replica, "oncegate_duplicate_cache_in_use 1").await;
     let mut client = f.client.clone();
     client.batch_mark_processed(batch(1)).await.unwrap();
     let outsider = Outsider::at(&f.url).await;

@@ -41,8 +41,8 @@ on_both_stores!(
 );
 
 const METRICS: [&str; 2] = ["--ops-listen", "127.0.0.1:0"];
-const IN_USE: &str = "oncegate_known_in_use 1";
-const OUT_OF_USE: &str = "oncegate_known_in_use 0";
+const IN_USE: &str = "oncegate_duplicate_cache_in_use 1";
+const OUT_OF_USE: &str = "oncegate_duplicate_cache_in_use 0";
 
 /// The fixture, once it answers from memory.
 async fn remembering(f: Fixture) -> Fixture {
@@ -87,7 +87,8 @@ async fn clean(client: &mut Client) -> i64 {
 /// How many answers came from memory so far.
 async fn hits(replica: &Replica) -> u64 {
     let page = metrics_page(replica).await;
-    let count = page.lines().find_map(|line| line.strip_prefix("oncegate_known_hits_total "));
+    let count =
+        page.lines().find_map(|line| line.strip_prefix("oncegate_duplicate_cache_hits_total "));
     count.unwrap().parse().unwrap()
 }
 
@@ -189,11 +190,12 @@ async fn a_sweep_of_what_has_expired_leaves_the_memory_alone(f: Fixture) {
     assert_eq!(swept.into_inner().deleted_events, 1);
     assert!(!is_new(&mut f.client, "Ev1").await);
     assert_eq!(hits(&f.replica).await, 1);
-    metric(&f.replica, "oncegate_known_entries 2").await;
+    metric(&f.replica, "oncegate_duplicate_cache_entries 2").await;
 }
 
 async fn without_room_nothing_is_remembered(f: Fixture) {
-    let mut f = f.restarted(&[METRICS.as_slice(), &["--known-events", "0"]].concat()).await;
+    let mut f =
+        f.restarted(&[METRICS.as_slice(), &["--duplicate-cache-entries", "0"]].concat()).await;
     assert!(is_new(&mut f.client, "Ev1").await);
     for _ in 0..3 {
         assert!(!is_new(&mut f.client, "Ev1").await);

@@ -213,7 +213,7 @@ async fn a_server_on_memory_is_ready_and_forgets_all_when_it_stops() {
     let mut client = replica.client().await;
     assert!(first(&mut client, "Ev1").await);
     assert!(!first(&mut client, "Ev1").await);
-    metric(&replica, "oncegate_known_in_use 1").await;
+    metric(&replica, "oncegate_duplicate_cache_in_use 1").await;
     // Another server has a store of its own, in the same process too.
     let other = Replica::start("memory:", Clock::Store, &[]).await;
     assert!(first(&mut other.client().await, "Ev1").await);

@@ -40,6 +40,8 @@ pub enum Work {
     /// `BeginTurn` and `FinishTurn` of a new event, in a session of the caller's own;
     /// one turn counts as one.
     Turn,
+    /// The same in one session that all callers share: each waits for it, and finishes at once.
+    HotTurn,
     /// `IsProcessed`, `AcquireSessionLease`, `MarkProcessed` and `ReleaseSessionLease`:
     /// the calls that a turn replaces; the four count as one.
     FourCalls,

@@ -24,9 +24,9 @@ pub(super) enum Command {
     Show(Args),
     /// Raise the floor: the next token of every session is above it
     #[command(long_about = "Raise the floor: the next token of every session is above it.\n\n\
-        Needed in one case only, because tokens could decrease: the database was restored to an \
-        earlier state, and its clock was stepped back behind the lost grants. Run this command \
-        before you restart the service.")]
+        Needed if a failover or a restore has lost tokens that are above the clock, because tokens \
+        could decrease then: the clock was stepped back, or has not passed a floor that was raised. \
+        Run this command before you restart the service.")]
     Raise {
         /// The new floor. Unset: one day (86400000000) above the current floor, all tokens on
         /// record and the store's clock

@@ -1,10 +1,10 @@
-//! Known duplicates: rows of marks that this replica has read, to be answered again
-//! without asking the store.
+//! The duplicate cache: rows of marks that this replica has read, from which it answers
+//! duplicates without the store.
 //!
-//! What is remembered counts only while the store would say the same: not past
-//! the row's expiry, not once marks were taken away, and not while that could
-//! happen unheard ([`Invalidations`]). Nothing here waits, and no lock is held
-//! for longer than it takes to copy an entry.
+//! An entry counts only while the store would answer the same: not past the row's
+//! expiry, not once marks were deleted, and not while a deletion may have been
+//! missed ([`Invalidations`]). Nothing here waits, and no lock is held for longer
+//! than it takes to copy an entry.
 
 use std::{
     sync::{

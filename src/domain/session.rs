@@ -9,8 +9,8 @@ use std::{
 use uuid::Uuid;
 
 use super::{
-    Id, Invalid, Obtained, PayloadDigest, PriorGrant, RequestId, SessionKey, StreamId, Timestamp,
-    Ttl, limits::MAX_LABELS,
+    Doubt, Id, Invalid, Obtained, PayloadDigest, PriorGrant, RequestId, SessionKey, StreamId,
+    Timestamp, Ttl, limits::MAX_LABELS,
 };
 
 /// Names one lease; known to its holder only.
@@ -102,8 +102,9 @@ pub struct FencingToken(pub i64);
 
 impl FencingToken {
     /// For how long after its token a session's row is not swept, in microseconds. A grant in a
-    /// session without a row may not see the floor that a sweep has raised, and must be above
-    /// it by its clock, which it read before it waited for the sweep. So the time of a statement, with room.
+    /// session without a row may not see the floor that a sweep has raised, and must be above it by its
+    /// clock, which it read before it waited for the sweep. It is unless the token was ahead of the clock,
+    /// or the clock was stepped back: this is how far.
     pub const UNSWEPT_MICROS: i64 = 10_000_000;
 
     /// The highest token: 2^53 - 1, the highest integer that JavaScript and JSON readers
@@ -297,6 +298,15 @@ pub struct Release {
     pub lease: LeaseId,
     /// End it only if no other call than this stream has carried it on; none: always.
     pub unless_resumed: Option<StreamId>,
+    pub(crate) doubt: Doubt,
+}
+
+impl Release {
+    /// Gives a lease back; `unless_resumed` by another call than this stream.
+    #[must_use]
+    pub fn new(key: SessionKey, lease: LeaseId, unless_resumed: Option<StreamId>) -> Self {
+        Self { key, lease, unless_resumed, doubt: Doubt::default() }
+    }
 }
 
 /// Another caller's lease.

@@ -4,9 +4,9 @@
 use std::{sync::Arc, time::Duration};
 
 use super::{
-    Acquire, Delivered, EventKey, EventRow, Invalid, Lease, LeaseId, Obtained, PayloadDigest,
-    PriorGrant, ProcessedBy, RequestId, ResumedBy, SessionKey, SessionRow, StreamId, Timestamp,
-    Ttl,
+    Acquire, Delivered, Doubt, EventKey, EventRow, Invalid, Lease, LeaseId, Obtained,
+    PayloadDigest, PriorGrant, ProcessedBy, RequestId, ResumedBy, SessionKey, SessionRow, StreamId,
+    Timestamp, Ttl,
     key::optional_text,
     limits::{MAX_DETAIL_BYTES, MAX_RESULT_BYTES, MAX_RESULT_TYPE_BYTES},
 };
@@ -254,9 +254,16 @@ pub struct Finish {
     pub ending: FinishAs,
     /// End it only if no other call than this stream has carried it on; none: always.
     pub unless_resumed: Option<StreamId>,
+    pub(crate) doubt: Doubt,
 }
 
 impl Finish {
+    /// Ends a turn; `unless_resumed` by another call than this stream.
+    #[must_use]
+    pub fn new(turn: TurnId, ending: FinishAs, unless_resumed: Option<StreamId>) -> Self {
+        Self { turn, ending, unless_resumed, doubt: Doubt::default() }
+    }
+
     /// Whether, by the row of its event, the turn has ended so before.
     #[must_use]
     pub fn is_already_applied(&self, event: &EventRow) -> bool {

@@ -1,5 +1,5 @@
-//! The door: each call is authenticated before it takes a place of `--max-calls`, and refusals are
-//! counted and audited.
+//! Authentication and the limits of principals: each call is authenticated before it takes a slot
+//! of `--max-calls`, and refusals are counted and audited.
 
 use std::{
     collections::HashMap,

@@ -2,18 +2,18 @@
 //!
 //! | session | acquire | renew, with its lease | release, with its lease | bind | force a release | close |
 //! |---|---|---|---|---|---|---|
-//! | absent | granted | gone | nothing | made, bound, free | nothing | nothing |
-//! | held, by the same request or lease | granted again, and noted if it names the lease as it is | runs on | free, and handed on if somebody waits | bound | free, with a higher fence | deleted |
-//! | held, by another | held | gone | nothing | bound | free, with a higher fence | deleted |
-//! | lapsed, nobody waits | granted | found as it ended | nothing | bound | nothing | deleted |
-//! | released, nobody waits | granted | gone | ended before | bound | nothing | deleted |
-//! | free, somebody waits | held, by nobody yet | as above | as above | bound | nothing | freed |
-//! | free, nobody who waits can have it | held until a hand-over finds that; then granted | as above | as above | bound, and looked at again for them | nothing | freed |
+//! | absent | granted | lost | nothing | made, bound, free | nothing | nothing |
+//! | held, by the same request or lease | granted again, and noted if it names the lease as it is | runs on | free, and handed on if callers wait | bound | free, with a higher fence | deleted |
+//! | held, by another | held | lost | nothing | bound | free, with a higher fence | deleted |
+//! | lapsed, no caller waits | granted | found as it ended | nothing | bound | nothing | deleted |
+//! | released, no caller waits | granted | lost | ended before | bound | nothing | deleted |
+//! | free, callers wait | reserved for the next waiter | as above | as above | bound | nothing | freed |
+//! | free, no waiter can acquire it | held until a hand-over finds that; then granted | as above | as above | bound, and looked at again for them | nothing | freed |
 //!
 //! - Bound to other work than an acquire names, a session is refused, held or free.
 //! - A stream whose place another has taken renews nothing; one whose lease another call carries
 //!   on releases nothing.
-//! - Where somebody waits, a close frees a session, held or not, instead of deleting it: unbound,
+//! - Where callers wait, a close frees a session, held or not, instead of deleting it: unbound,
 //!   with a higher fence, and theirs. So it does where the fence is above the clock, which the
 //!   floor of all sessions would be raised to.
 
@@ -31,7 +31,8 @@ use crate::domain::{
 /// What became of a [`Release`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Released {
-    /// Whether the lease is given back, now or before; not so one that is spared.
+    /// Whether the lease is given back, now or before; not so one that is spared. So it is also if
+    /// another caller has the session, and the answer of the run that gave it back was lost.
     pub ended: bool,
     /// The session, if it went to the next caller.
     pub handover: Option<SessionRow>,
@@ -93,14 +94,22 @@ impl Operation for Release {
         wanted.session(&self.key);
     }
 
+    fn spend(&self) {
+        self.doubt.lose();
+    }
+
     fn decide(&self, draft: &mut Draft<'_>) -> Result<Released, RuleError> {
+        self.doubt.decide(false);
         let mut session = draft.session(&self.key);
         let own = session.latest.as_ref().filter(|latest| latest.lease == self.lease);
-        let Some(latest) = own else { return Ok(Released { ended: false, handover: None }) };
+        let Some(latest) = own else {
+            return Ok(Released { ended: self.doubt.may_be_done(), handover: None });
+        };
         let is_spared = self.unless_resumed.is_some_and(|stream| !latest.resumed.leaves_to(stream));
         if !latest.is_live(draft.now()) || is_spared {
             return Ok(Released { ended: latest.released, handover: None });
         }
+        self.doubt.decide(true);
         Ok(Released { ended: true, handover: release(draft, &self.key, &mut session)? })
     }
 }

@@ -274,7 +274,7 @@ fn begin_again(world: &World, begin: Begin) -> Begin {
 }
 
 fn release(lease: LeaseId) -> Release {
-    Release { key: key("s"), lease, unless_resumed: None }
+    Release::new(key("s"), lease, None)
 }
 
 fn renew(lease: LeaseId) -> Renew {
@@ -336,7 +336,7 @@ fn begun(world: &mut World, begin: &Begin) -> TurnId {
 }
 
 fn finish(turn: &TurnId, ending: FinishAs) -> Finish {
-    Finish { turn: turn.clone(), ending, unless_resumed: None }
+    Finish::new(turn.clone(), ending, None)
 }
 
 fn succeeded(result: &str) -> FinishAs {

@@ -7,7 +7,7 @@
 //! | claimed, by another | in progress | lost | lost |
 //! | claim lapsed, attempts left | as if it were not on record, one attempt more | lost | lost |
 //! | claim ended, attempts left | as if it were not on record, one attempt more | lost | done if it ended so, or lost |
-//! | claim lapsed or ended, attempts spent | given up: handled by nobody | lost | done if it ended so, or lost |
+//! | claim lapsed or ended, attempts spent | given up: not handled | lost | done if it ended so, or lost |
 //! | handled | duplicate | lost | done if it ended so, or lost |
 //!
 //! - Another payload than the claim's is no repetition: in progress.
@@ -23,7 +23,7 @@
 //! | succeeded, rejected | handled | |
 //! | failed | free, or given up if its attempts are spent | counts |
 //! | its stream broke | free | does not count |
-//! | abandoned: nobody was answered, and it is the claim that it names | free | is taken back |
+//! | abandoned: no caller was answered, and it is the claim that it names | free | is taken back |
 //! | unanswered: its begin may have been granted it, and its caller has gone | free | is taken back |
 //!
 //! What an unanswered begin has is known by its lease, which it may have been granted without the event.

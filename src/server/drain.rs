@@ -1,4 +1,4 @@
-//! How a server ends in good order.
+//! How a server shuts down within a bound.
 
 use std::{future::Future, time::Duration};
 
@@ -20,17 +20,17 @@ pub(super) struct Drain {
     /// The calls.
     pub(super) under_way: TaskTracker,
     pub(super) connections: Connections,
-    /// How long to go on serving, no longer ready.
+    /// How long to keep serving, no longer ready.
     pub(super) lame_duck: Duration,
     pub(super) timeout: Duration,
 }
 
-/// How a server is asked to end. Cheap to clone.
+/// The requests to a server to shut down. Cheap to clone.
 #[derive(Clone, Default)]
-pub(super) struct FinishAs {
-    /// To end in good order.
+pub(super) struct ShutdownSignals {
+    /// To shut down: first the lame-duck period, then the drain.
     pub(super) asked: CancellationToken,
-    /// Not to go on serving meanwhile.
+    /// To end the lame-duck period.
     pub(super) hurry: CancellationToken,
     /// To take no more connections and no new waits.
     pub(super) stop: CancellationToken,
@@ -39,7 +39,7 @@ pub(super) struct FinishAs {
 impl Drain {
     /// Waits to be asked to end, serves on for a while, stops, and waits for what
     /// is under way, and for the store to be `closed`.
-    pub(super) async fn run(self, ending: FinishAs, closed: impl Future<Output = ()>) {
+    pub(super) async fn run(self, ending: ShutdownSignals, closed: impl Future<Output = ()>) {
         ending.asked.cancelled().await;
         self.gauge.set(1);
         self.health.end().await;

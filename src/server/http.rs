@@ -1,5 +1,5 @@
-//! The listener for operations: metrics, and health over HTTP and gRPC, for those who may not or
-//! cannot use the other one. Its pages hold no caller's data.
+//! The listener for operations: metrics, and health over HTTP and gRPC, for Prometheus and probes,
+//! which cannot use the other port or have no credentials for it. Its pages hold no caller's data.
 
 use std::{net::SocketAddr, time::Duration};
 

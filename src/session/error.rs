@@ -1,10 +1,10 @@
-//! Why a session's lease could not be had, or kept.
+//! Why a session's lease was not acquired, or was lost.
 
 use std::time::Duration;
 
 use crate::lane::CallError;
 
-/// Why a session's lease could not be had, or kept.
+/// Why a session's lease was not acquired, or was lost.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum SessionError {
     /// The lease has ended, was released, or is another's.

@@ -121,7 +121,7 @@ impl Sessions {
         }
         if !outlives_us {
             // If it is lost, a renewal may still be committed.
-            let release = Release { key: acquire.key, lease: id, unless_resumed: acquire.stream };
+            let release = Release::new(acquire.key, id, acquire.stream);
             SessionCall::post_release(&self.lanes, release);
         }
     }

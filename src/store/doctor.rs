@@ -2,9 +2,10 @@
 
 use std::time::Duration;
 
+use humantime::format_duration;
 use tokio::time::timeout;
 
-use super::{Durability, StoreError, schema::SchemaState};
+use super::{Durability, Fence, StoreError, schema::SchemaState};
 
 /// How a server would use the store.
 #[derive(Debug, Clone, Copy)]
@@ -114,6 +115,19 @@ impl Findings {
         self.checks.push(Check { name, finding });
         ended
     }
+}
+
+/// What is found of the fence.
+pub(super) fn fence(fence: Fence) -> Finding {
+    let ahead = fence.ahead();
+    if ahead.is_zero() {
+        return Finding::ok("no fencing token is ahead of the clock");
+    }
+    let ahead = format_duration(Duration::from_secs(ahead.as_secs().max(1)));
+    Finding::warning(format!("fencing tokens are {ahead} ahead of the clock")).advise(
+        "until the clock has passed them, a failover or restore that loses leases needs \
+         `oncegate fence raise`, whatever the clock shows",
+    )
 }
 
 /// What is found of a schema.

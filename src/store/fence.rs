@@ -1,6 +1,6 @@
 //! What the fence of tokens needs of a database.
 
-use std::future::Future;
+use std::{future::Future, time::Duration};
 
 use super::StoreError;
 use crate::domain::{FencingToken, Timestamp};
@@ -15,6 +15,24 @@ pub struct Fence {
     pub highest: FencingToken,
     /// The store's clock.
     pub now: Timestamp,
+}
+
+impl Fence {
+    /// How far tokens are above the store's clock, which they are not below. Until the clock has
+    /// passed them, it does not make up for tokens that a failover or a restore has lost.
+    #[must_use]
+    pub fn ahead(&self) -> Duration {
+        let ahead = self.floor.max(self.highest).0.saturating_sub(self.now.as_micros());
+        Duration::from_micros(u64::try_from(ahead).unwrap_or_default())
+    }
+}
+
+/// The table has lost its row: grants would follow the clock alone.
+pub(super) fn no_row() -> StoreError {
+    StoreError::internal(
+        "the table oncegate_fence has no row: stop the servers, run INSERT INTO oncegate_fence (id, floor) \
+         VALUES (true, 0), and then `oncegate fence raise`",
+    )
 }
 
 /// The floor of fencing tokens.

@@ -69,11 +69,11 @@ pub struct Metrics {
     /// Marks of an event that is on record with another payload.
     pub mismatch: Counter,
     /// Marks and looks answered from memory.
-    pub known_hits: Counter,
+    pub duplicate_cache_hits: Counter,
     /// Marks that are remembered.
-    pub known_entries: Gauge,
+    pub duplicate_cache_entries: Gauge,
     /// Whether known duplicates are answered from memory: 1 or 0.
-    pub known_in_use: Gauge,
+    pub duplicate_cache_in_use: Gauge,
     /// Leases granted.
     pub granted: Counter,
     /// Answers that another caller holds the session.
@@ -242,9 +242,9 @@ impl Metrics {
             first: marks.get_or_create_owned(&OutcomeLabel { outcome: "first" }),
             duplicate: marks.get_or_create_owned(&OutcomeLabel { outcome: "duplicate" }),
             mismatch: marks.get_or_create_owned(&OutcomeLabel { outcome: "mismatch" }),
-            known_hits: Counter::default(),
-            known_entries: Gauge::default(),
-            known_in_use: Gauge::default(),
+            duplicate_cache_hits: Counter::default(),
+            duplicate_cache_entries: Gauge::default(),
+            duplicate_cache_in_use: Gauge::default(),
             granted: acquires.get_or_create_owned(&OutcomeLabel { outcome: "granted" }),
             held: acquires.get_or_create_owned(&OutcomeLabel { outcome: "held" }),
             turns: TurnMetrics::of(&begins, &finishes),
@@ -268,15 +268,19 @@ impl Metrics {
         r.register("build", "Version of this binary, and the commit that it was built from", build);
         r.register("marks", "Marks answered, by outcome", marks);
         r.register(
-            "known_hits",
+            "duplicate_cache_hits",
             "Marks and checks answered from the duplicate cache",
-            metrics.known_hits.clone(),
+            metrics.duplicate_cache_hits.clone(),
         );
-        r.register("known_entries", "Events in the duplicate cache", metrics.known_entries.clone());
         r.register(
-            "known_in_use",
+            "duplicate_cache_entries",
+            "Events in the duplicate cache",
+            metrics.duplicate_cache_entries.clone(),
+        );
+        r.register(
+            "duplicate_cache_in_use",
             "Whether the duplicate cache is in use (1) or disabled (0)",
-            metrics.known_in_use.clone(),
+            metrics.duplicate_cache_in_use.clone(),
         );
         r.register("acquires", "Lease requests answered, by outcome", acquires);
         r.register("turns_begun", "Turn requests answered, by outcome", begins);

@@ -104,7 +104,7 @@ impl Drop for Delivery {
                 // No row has this stream, so a call that carried the turn on keeps it.
                 let unless_resumed = Some(StreamId::random());
                 let ending = FinishAs::Abandoned(claim_time);
-                self.lanes.post(Finish { turn, ending, unless_resumed });
+                self.lanes.post(Finish::new(turn, ending, unless_resumed));
             }
             Unaccepted::Broken(stream, grace) => {
                 let (lanes, unless_resumed) = (Arc::clone(&self.lanes), Some(stream));
@@ -119,7 +119,7 @@ impl Drop for Delivery {
                         biased;
                         () = lanes.sessions.stopping() => {}
                         () = sleep(grace) => {
-                            lanes.post(Finish { turn, ending: FinishAs::Broken, unless_resumed });
+                            lanes.post(Finish::new(turn, FinishAs::Broken, unless_resumed));
                         }
                     }
                 });

@@ -74,7 +74,7 @@ impl Drop for BeginCall {
             let turn = TurnId { event, request, attempt: 0, lease, max_attempts };
             // No row has this stream, so a call that carried the turn on keeps it.
             let unless_resumed = Some(StreamId::random());
-            self.lanes.post(Finish { turn, ending: FinishAs::Unanswered, unless_resumed });
+            self.lanes.post(Finish::new(turn, FinishAs::Unanswered, unless_resumed));
         }
     }
 }

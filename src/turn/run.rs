@@ -154,13 +154,9 @@ impl Turns {
                 return events.end(Err(error));
             }
             Err(error) => return events.end(Err(error)),
-            Ok(Closed::With(ending)) => Finish { turn: id, ending, unless_resumed: None },
-            Ok(Closed::Without) => {
-                Finish { turn: id, ending: FinishAs::Failed(None), unless_resumed: Some(stream) }
-            }
-            Ok(Closed::Broken) => {
-                Finish { turn: id, ending: FinishAs::Broken, unless_resumed: Some(stream) }
-            }
+            Ok(Closed::With(ending)) => Finish::new(id, ending, None),
+            Ok(Closed::Without) => Finish::new(id, FinishAs::Failed(None), Some(stream)),
+            Ok(Closed::Broken) => Finish::new(id, FinishAs::Broken, Some(stream)),
         };
         let finished = self.finish(finish.clone()).await;
         if let (Err(SessionError::Call(_)), Some(_)) = (&finished, finish.unless_resumed) {

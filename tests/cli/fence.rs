@@ -2,11 +2,15 @@
 
 use oncegate::{domain::FencingToken, server};
 use serde_json::json;
+use sqlx::{Connection as _, PgConnection};
 use tempfile::tempdir;
 
 use super::{Ran, oncegate, run};
-use crate::harness::{
-    Replica, TestClock, acquire, config, execute, granted, postgres::new_database, sqlite_url,
+use crate::{
+    contention::late::blocked,
+    harness::{
+        Replica, TestClock, acquire, config, execute, granted, postgres::new_database, sqlite_url,
+    },
 };
 
 fn fence(url: &str, arguments: &[&str]) -> Ran {
@@ -81,6 +85,29 @@ async fn is_shown_and_raised(url: &str) {
     execute(url, "DELETE FROM oncegate_fence").await;
     let refused = fence(url, &["show"]);
     assert_eq!(refused.code, Some(1), "{refused:?}");
+    assert!(refused.err.contains("oncegate_fence has no row"), "{refused:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_grant_that_is_under_way_is_not_below_the_raised_floor() {
+    let url = new_database().await;
+    let settings = config(&url, &[]).store;
+    server::migrate(&settings).await.unwrap();
+    let mut outside = PgConnection::connect(&url).await.unwrap();
+    let mut granting = outside.begin().await.unwrap();
+    let grant = "INSERT INTO oncegate_sessions (team_id, session_id, fencing_token, lease_id,
+            request_id, holder, labels, acquired_at, expires_at)
+        VALUES ('T1', 's', 7, gen_random_uuid(), gen_random_uuid(), 'a', '{}', now(), now())";
+    sqlx::query(grant).execute(&mut *granting).await.unwrap();
+    let raise = async move { server::raise_fence(&settings, FencingToken(5)).await };
+    let mut raising = tokio::spawn(raise);
+    tokio::select! {
+        () = blocked(&mut granting, 1) => {}
+        raised = &mut raising => panic!("it does not wait: {raised:?}"),
+    }
+    granting.commit().await.unwrap();
+    let raised = raising.await.unwrap().unwrap();
+    assert_eq!((raised.floor.0, raised.highest.0), (5, 7));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -305,7 +305,10 @@ async fn a_server_that_cannot_serve_says_why() {
     for (flags, why) in [
         (["--writers", "0"], "--writers must be 1 or more"),
         (["--max-connections", "0"], "--max-connections must be 1 or more"),
-        (["--known-max-age", "0s"], "--known-max-age must be 10ms or more, is 0s"),
+        (
+            ["--duplicate-cache-max-age", "0s"],
+            "--duplicate-cache-max-age must be 10ms or more, is 0s",
+        ),
         (["--max-streams", "0"], "--max-streams must be 1 or more"),
         (["--max-calls", "0"], "--max-calls must be 1 or more"),
         (["--queue-capacity", "999"], "--queue-capacity must be 1000 or more"),

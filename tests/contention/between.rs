@@ -127,7 +127,7 @@ async fn rows_that_were_written_apart_are_one_event() {
         lease: lease.as_ref().map(|lease| (key("turn"), lease.id)),
     };
     let ending = FinishAs::Failed(None);
-    let finish = Finish { turn, ending, unless_resumed: None };
+    let finish = Finish::new(turn, ending, None);
     let turned = store.change_turns(&[], &[&finish]).await.unwrap();
     assert!(matches!(turned.finishes[..], [Verdict::Decided(Ok(_))]), "{turned:?}");
     let running = "SELECT count(*) FROM processed_events WHERE claimed_until > now()";
@@ -189,7 +189,7 @@ async fn a_begin_goes_on_with_the_lease_that_came_before_its_event_was_free() {
         lease: None,
         max_attempts: theirs.max_attempts,
     };
-    let finish = Finish { turn, ending: FinishAs::Failed(None), unless_resumed: None };
+    let finish = Finish::new(turn, FinishAs::Failed(None), None);
     other.change_turns(&[], &[&finish]).await.unwrap();
     locking.commit().await.unwrap();
     let (turned, asked) = beginning.await.unwrap();

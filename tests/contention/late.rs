@@ -90,7 +90,7 @@ async fn lock<'a>(outside: &'a mut PgConnection, name: &str) -> Transaction<'a, 
 }
 
 /// Waits until so many statements wait for a lock.
-pub(super) async fn blocked(locking: &mut Transaction<'_, Postgres>, count: i64) {
+pub(crate) async fn blocked(locking: &mut Transaction<'_, Postgres>, count: i64) {
     const BLOCKED: &str = "SELECT count(*) FROM pg_stat_activity
         WHERE datname = current_database() AND wait_event_type = 'Lock'";
     // What the first look sees is kept for the transaction.

@@ -62,7 +62,7 @@ async fn begun(store: &mut impl Connection, asked: &Begin) -> Finish {
         max_attempts: asked.max_attempts,
         lease: lease.as_ref().map(|lease| (key("turn"), lease.id)),
     };
-    Finish { turn, ending: FinishAs::Failed(None), unless_resumed: None }
+    Finish::new(turn, FinishAs::Failed(None), None)
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

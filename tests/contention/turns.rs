@@ -183,7 +183,7 @@ impl Arena {
                 FinishAs::Failed(None)
             };
             self.handled[number].fetch_add(u32::from(succeeds), Ordering::SeqCst);
-            turns.finish(Finish { turn: turn.id, ending, unless_resumed: None }).await.unwrap();
+            turns.finish(Finish::new(turn.id, ending, None)).await.unwrap();
             return;
         }
     }
@@ -214,10 +214,7 @@ async fn a_twin_that_went_away_takes_no_turn_with_it() {
         drop(gone);
         let Ok(TurnOutcome::Granted(grant)) = stays else { panic!("round {round}") };
         let ending = FinishAs::Succeeded(Arc::default(), ttl);
-        turns
-            .finish(Finish { turn: grant.accept().id, ending, unless_resumed: None })
-            .await
-            .unwrap();
+        turns.finish(Finish::new(grant.accept().id, ending, None)).await.unwrap();
     }
 }
 
@@ -248,10 +245,7 @@ async fn no_turn_stays_with_a_caller_that_went_away() {
             TurnOutcome::Granted(grant) => {
                 assert_eq!(handled, 0, "event {number} was handled");
                 let turn = grant.accept().id;
-                turns
-                    .finish(Finish { turn, ending: FinishAs::Failed(None), unless_resumed: None })
-                    .await
-                    .unwrap();
+                turns.finish(Finish::new(turn, FinishAs::Failed(None), None)).await.unwrap();
             }
             TurnOutcome::Duplicate(..) => assert_eq!(handled, 1, "event {number}"),
             TurnOutcome::InProgress(claim) => panic!("event {number}: {claim:?}"),

@@ -47,7 +47,7 @@ fn take() -> Op {
 }
 
 fn release(grant: Grant) -> Op {
-    let release = Release { key: key(), lease: lease(grant), unless_resumed: None };
+    let release = Release::new(key(), lease(grant), None);
     Op::Change(vec![], vec![Of(grant, release)])
 }
 

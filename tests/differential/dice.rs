@@ -243,7 +243,7 @@ impl Dice {
             let grant = self.lease_of(granted, &key).filter(|_| !self.one_in(2));
             if let Some(grant) = grant {
                 let unless_resumed = self.stream().filter(|_| !self.one_in(2));
-                let release = Release { key: key.clone(), lease: lease(grant), unless_resumed };
+                let release = Release::new(key.clone(), lease(grant), unless_resumed);
                 releases.push(Of(grant, release));
             }
             if grant.is_none() || self.one_in(4) {

@@ -8,7 +8,8 @@ use tempfile::{tempdir, tempdir_in};
 use super::doctor;
 use crate::harness::{Replica, mark, sqlite_url};
 
-const CHECKS: [&str; 6] = ["file", "file system", "space", "journal", "schema", "writable"];
+const CHECKS: [&str; 7] =
+    ["file", "file system", "space", "journal", "schema", "writable", "fence"];
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_file_is_checked_when_no_server_has_it() {

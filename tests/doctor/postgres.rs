@@ -3,7 +3,7 @@
 use super::{command, doctor, migrate};
 use crate::harness::{copies::until, execute, postgres::Cluster};
 
-const CHECKS: [&str; 14] = [
+const CHECKS: [&str; 15] = [
     "reachable",
     "tls",
     "version",
@@ -15,6 +15,7 @@ const CHECKS: [&str; 14] = [
     "writable",
     "durability",
     "clock",
+    "fence",
     "vacuum",
     "transaction ids",
     "listen",

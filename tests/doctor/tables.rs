@@ -1,12 +1,18 @@
 //! The schema and its tables.
 
-use oncegate::store::Clock;
+use std::time::Duration;
+
+use oncegate::{
+    domain::FencingToken,
+    server,
+    store::{Clock, Fence},
+};
 use sqlx::{Connection as _, Executor as _, PgConnection, query_as};
 use tempfile::tempdir;
 
 use super::{doctor, migrate};
 use crate::harness::{
-    Replica, execute,
+    Replica, config, execute,
     postgres::{Cluster, new_database},
     sqlite_url,
 };
@@ -102,4 +108,23 @@ async fn dead_rows_that_vacuum_does_not_remove_are_found() {
     doctor(&url, &[]).await.has("vacuum", "warning", &off);
     execute(&url, "ALTER TABLE processed_events RESET (autovacuum_enabled)").await;
     doctor(&url, &[]).await.has("vacuum", "ok", &[]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn tokens_ahead_of_the_clock_are_found() {
+    let directory = tempdir().unwrap();
+    for url in [new_database().await, sqlite_url(&directory)] {
+        let settings = config(&url, &[]).store;
+        migrate(&url).await;
+        doctor(&url, &[]).await.has("fence", "ok", &["no fencing token is ahead"]);
+        let Fence { floor, now, .. } = server::fence(&settings).await.unwrap();
+        assert!(floor.0 < now.as_micros());
+        let ahead = FencingToken(now.plus(Duration::from_hours(2)).as_micros());
+        server::raise_fence(&settings, ahead).await.unwrap();
+        let parts = ["1h 59m", "ahead of the clock", "oncegate fence raise"];
+        doctor(&url, &[]).await.has("fence", "warning", &parts);
+        execute(&url, "DELETE FROM oncegate_fence").await;
+        let parts = ["oncegate_fence has no row", "INSERT INTO oncegate_fence"];
+        doctor(&url, &[]).await.has("fence", "failed", &parts);
+    }
 }

@@ -236,7 +236,7 @@ async fn a_lease_of_a_turn_that_has_ended_since_is_followed_by_another() {
             lease: Some((key("turn"), own)),
             max_attempts: asked.max_attempts,
         };
-        let finish = Finish { turn, ending: FinishAs::Failed(None), unless_resumed: None };
+        let finish = Finish::new(turn, FinishAs::Failed(None), None);
         let beginning = async |to: &mut _| begin_at_last(to, &asked).await;
         let begun = lossy.lose_before(reads, beginning, async |_, other| {
             fail(other, &finish).await;

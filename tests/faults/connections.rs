@@ -32,7 +32,7 @@ async fn connections_that_are_lost_while_idle_fail_no_call() {
     let proxy = Proxy::start_for("oncegate", &url, Line::Open).await;
     // A call that waits for the timeout of its statement comes too late, however slow all else is.
     let timeouts = ["--store-timeout", "60s", "--call-timeout", "120s"];
-    let flags = ["--probe-interval", "1h", "--known-events", "0"];
+    let flags = ["--probe-interval", "1h", "--duplicate-cache-entries", "0"];
     let replica = Replica::start(&proxy.url, Clock::Store, &[&flags[..], &timeouts].concat()).await;
     let call = |round: &'static str| timeout(Duration::from_secs(50), call_all(&replica, round));
     for round in ["before", "between", "after"] {
@@ -135,7 +135,7 @@ async fn too_few_connections_are_refused_at_start() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_replica_starts_with_the_last_connection() {
     let (_, own) = limited(5).await;
-    let start = || Server::start(config(&own, &["--known-events", "0"]), Clock::Store);
+    let start = || Server::start(config(&own, &["--duplicate-cache-entries", "0"]), Clock::Store);
     start().await.unwrap().stop().await.unwrap();
     let held = join_all((0..4).map(|_| PgConnection::connect(&own))).await;
     assert!(held.iter().all(Result::is_ok));
@@ -148,7 +148,7 @@ async fn a_replica_starts_with_the_last_connection() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn readiness_is_off_while_a_connection_that_is_needed_is_refused() {
     let (url, own) = limited(20).await;
-    let flags = ["--probe-interval", "50ms", "--known-events", "0", "--writers", "1"];
+    let flags = ["--probe-interval", "50ms", "--duplicate-cache-entries", "0", "--writers", "1"];
     let replica = Replica::start(&own, Clock::Store, &flags).await;
     let address = replica.server.address();
     let mut client = replica.client().await;

@@ -38,7 +38,7 @@ pub fn enqueue(session: &str, number: u128) -> Enqueue {
 }
 
 pub fn release(session: &str, lease: LeaseId) -> Release {
-    Release { key: key(session), lease, unless_resumed: None }
+    Release::new(key(session), lease, None)
 }
 
 pub fn begin(event: &str, aliases: &[&str]) -> Begin {

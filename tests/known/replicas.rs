@@ -11,11 +11,11 @@ async fn what_another_replicas_cleanup_takes_is_new_once_that_is_heard_of() {
     for (replica, client) in [(&a, &mut at_a), (&b, &mut at_b)] {
         assert!(!is_new(client, "Ev1").await);
         assert!(!is_new(client, "Ev1").await);
-        metric(replica, "oncegate_known_entries 1").await;
+        metric(replica, "oncegate_duplicate_cache_entries 1").await;
     }
     assert_eq!((hits(&a).await, hits(&b).await), (2, 1));
     assert_eq!(clean(&mut at_b).await, 1);
-    metric(&a, "oncegate_known_entries 0").await;
+    metric(&a, "oncegate_duplicate_cache_entries 0").await;
     assert!(is_new(&mut at_a, "Ev1").await);
     assert!(!is_new(&mut at_b, "Ev1").await);
 }
@@ -28,10 +28,10 @@ async fn what_is_forgotten_on_another_replica_is_new_once_that_is_heard_of() {
     assert!(is_new(&mut at_a, "Ev1").await);
     for (replica, client) in [(&a, &mut at_a), (&b, &mut at_b)] {
         assert!(!is_new(client, "Ev1").await);
-        metric(replica, "oncegate_known_entries 1").await;
+        metric(replica, "oncegate_duplicate_cache_entries 1").await;
     }
     forget(&b, "Ev1").await;
-    metric(&a, "oncegate_known_entries 0").await;
+    metric(&a, "oncegate_duplicate_cache_entries 0").await;
     assert!(is_new(&mut at_a, "Ev1").await);
     assert!(!is_new(&mut at_b, "Ev1").await);
 }
@@ -68,12 +68,12 @@ async fn a_listener_that_is_cut_off_remembers_nothing_of_before() {
     let url = new_database().await;
     let (replica, mut client) = replica(&url).await;
     assert!(is_new(&mut client, "Ev1").await);
-    metric(&replica, "oncegate_known_entries 1").await;
+    metric(&replica, "oncegate_duplicate_cache_entries 1").await;
     let mut database = PgConnection::connect(&url).await.unwrap();
     let pid = listener(&mut database).await.unwrap();
     let cut = sqlx::query("SELECT pg_terminate_backend($1)").bind(pid);
     cut.execute(&mut database).await.unwrap();
-    metric(&replica, "oncegate_known_entries 0").await;
+    metric(&replica, "oncegate_duplicate_cache_entries 0").await;
     metric(&replica, IN_USE).await;
     let other = listener(&mut database).await;
     assert!(other.is_some_and(|other| other != pid), "{other:?}");

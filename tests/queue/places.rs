@@ -242,7 +242,7 @@ async fn a_place_that_has_been_served_is_not_taken_again() {
     give_back(&mut holder, &lease).await;
     assert_eq!(enqueued(&mut store).await, Enqueued::Given);
     let Acquire { key, lease, .. } = enqueue.acquire;
-    let release = Release { key: key.clone(), lease: lease.id(), unless_resumed: None };
+    let release = Release::new(key.clone(), lease.id(), None);
     let batch = change(&mut store, SessionOp::Release(&release)).await;
     let released = &batch.answers[..];
     assert!(matches!(released, [Verdict::Decided(SessionAnswer::Released(true))]), "{released:?}");

@@ -122,7 +122,7 @@ pub(super) async fn provoke(store: Store, wanted: Reason) -> Option<Status> {
         Reason::StoreUnavailable => match store {
             Store::Postgres => stopped().await,
             Store::Sqlite => {
-                let mut f = store.serve(&["--known-events", "0"]).await;
+                let mut f = store.serve(&["--duplicate-cache-entries", "0"]).await;
                 f.client.mark_processed(mark("T1", "Ev1")).await.unwrap();
                 let file = f.url.strip_prefix("sqlite://").unwrap();
                 std::fs::rename(file, format!("{file}.away")).unwrap();

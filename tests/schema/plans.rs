@@ -70,7 +70,8 @@ async fn every_row_is_found_by_its_whole_key() {
         fill(&mut database, rows).await;
         let statements = STATEMENTS.iter().flat_map(|text| text.split(";\n"));
         let has_plan = |statement: &&str| {
-            !["BEGIN", "ROLLBACK"].contains(statement) && !statement.starts_with("SET LOCAL")
+            let has_none = |begin: &&str| statement.starts_with(begin);
+            !["BEGIN", "ROLLBACK", "SET LOCAL", "LOCK TABLE"].iter().any(has_none)
         };
         for statement in statements.filter(has_plan).filter(|statement| !reads_many(statement)) {
             let plan = plan(&mut database, statement).await;

@@ -190,8 +190,8 @@ async fn the_service_does_all_its_work_with_the_privileges_of_the_document() {
     let here = Replica::start(&service, Clock::Store, &flags).await;
     let there = Replica::start(&service, Clock::Store, &flags).await;
     // They listen to each other.
-    metric(&here, "oncegate_known_in_use 1").await;
-    metric(&there, "oncegate_known_in_use 1").await;
+    metric(&here, "oncegate_duplicate_cache_in_use 1").await;
+    metric(&there, "oncegate_duplicate_cache_in_use 1").await;
     operate(&here, &there).await;
 
     // The sweeper deletes what has expired by then.

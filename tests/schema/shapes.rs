@@ -109,7 +109,7 @@ async fn a_table_with_a_unique_index_that_contains_the_key_is_adopted() {
                 {KEY}, UNIQUE ({columns}))"
         );
         execute(&url, &table).await;
-        let replica = Replica::start(&url, Clock::Store, &["--known-events", "0"]).await;
+        let replica = Replica::start(&url, Clock::Store, &["--duplicate-cache-entries", "0"]).await;
         let mut client = replica.client().await;
         for first in [true, false] {
             let marked = client.mark_processed(mark("T", "Ev1")).await.unwrap();

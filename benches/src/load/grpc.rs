@@ -60,10 +60,10 @@ pub fn run(spec: &Spec) -> anyhow::Result<Report> {
     let begin = Instant::now();
     let from = begin + Duration::from_secs_f64(spec.warmup);
     let until = from + Duration::from_secs_f64(spec.seconds);
-    let fence = Arc::new(AtomicI64::new(0));
+    let fence = Fence::default();
     let threads: Vec<_> = (0..spec.connections)
         .map(|number| {
-            let (spec, fence) = (spec.clone(), Arc::clone(&fence));
+            let (spec, fence) = (spec.clone(), fence.clone());
             let share = spec.most.map(|most| most.div_ceil(spec.connections as u64));
             let tally = Tally::new(from, until).at_most(share);
             thread::spawn(move || connection(&spec, number, fence, tally))
@@ -82,12 +82,7 @@ pub fn run(spec: &Spec) -> anyhow::Result<Report> {
     Ok(Tally::report(tallies, used))
 }
 
-fn connection(
-    spec: &Spec,
-    number: usize,
-    fence: Arc<AtomicI64>,
-    tally: Tally,
-) -> anyhow::Result<Tally> {
+fn connection(spec: &Spec, number: usize, fence: Fence, tally: Tally) -> anyhow::Result<Tally> {
     // What does not divide evenly goes to the first connections.
     let extra = usize::from(number < spec.callers % spec.connections);
     let callers = spec.callers / spec.connections + extra;
@@ -103,6 +98,9 @@ fn connection(
         Work::Lease => drive(spec, target, callers, Lease::new(&keys, callers), tally),
         Work::HotLease => drive(spec, target, callers, Lease::hot(&keys, callers, fence), tally),
         Work::Turn => drive(spec, target, callers, turns::Turn::new(keys, callers), tally),
+        Work::HotTurn => {
+            drive(spec, target, callers, turns::Turn::hot(keys, callers, fence), tally)
+        }
         Work::FourCalls => {
             drive(spec, target, callers, turns::FourCalls::new(keys, callers), tally)
         }
@@ -294,8 +292,8 @@ struct Lease {
     acquires: Vec<pb::AcquireSessionLeaseRequest>,
     /// The lease that each caller holds.
     held: Vec<Option<String>>,
-    /// The latest fencing token of the session that all callers share.
-    fence: Option<Arc<AtomicI64>>,
+    /// That of the session, if all callers share one.
+    fence: Option<Fence>,
 }
 
 impl Lease {
@@ -322,25 +320,39 @@ impl Lease {
     }
 
     /// Callers that wait for one session, which those of the other connections share.
-    fn hot(keys: &Keys, callers: usize, fence: Arc<AtomicI64>) -> Self {
-        let (team_id, session) = keys.hot_session();
+    fn hot(keys: &Keys, callers: usize, fence: Fence) -> Self {
         let mut lease = Self::new(keys, callers).waiting();
         for acquire in &mut lease.acquires {
-            acquire.session = Some(pb::SessionKey {
-                team_id: team_id.to_owned(),
-                key: Some(pb::session_key::Key::SessionId(session.clone())),
-                ..Default::default()
-            });
+            acquire.session = Some(hot_session(keys));
         }
         Self { fence: Some(fence), ..lease }
     }
+}
 
+/// The latest fencing token of a session that all callers share.
+#[derive(Clone, Default)]
+struct Fence(Arc<AtomicI64>);
+
+impl Fence {
     /// Whether a grant is a later one than all that any caller of the session has seen. Every
     /// caller sees its grant before it releases, so that two holders at once are noticed.
     fn rises(&self, token: i64) -> bool {
-        let last = self.fence.as_ref().map(|fence| fence.fetch_max(token, Ordering::Relaxed));
-        last.is_none_or(|last| last < token)
+        self.0.fetch_max(token, Ordering::Relaxed) < token
     }
+}
+
+fn hot_session(keys: &Keys) -> pb::SessionKey {
+    let (team_id, session) = keys.hot_session();
+    pb::SessionKey {
+        team_id: team_id.to_owned(),
+        key: Some(pb::session_key::Key::SessionId(session)),
+        ..Default::default()
+    }
+}
+
+/// Whether nothing shows that a grant is not later than all others.
+fn rises(fence: Option<&Fence>, token: i64) -> bool {
+    fence.is_none_or(|fence| fence.rises(token))
 }
 
 impl Script for Lease {
@@ -363,7 +375,7 @@ impl Script for Lease {
             return Ok(if answer.released { Step::Done(1) } else { Step::Wrong });
         }
         match pb::AcquireSessionLeaseResponse::decode(answer)?.outcome {
-            Some(Lease(lease)) if self.rises(lease.fencing_token) => {
+            Some(Lease(lease)) if rises(self.fence.as_ref(), lease.fencing_token) => {
                 self.held[caller] = Some(lease.lease_id);
                 Ok(Step::More)
             }

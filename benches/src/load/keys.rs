@@ -34,6 +34,11 @@ impl Keys {
         Self { team: team.unwrap_or(self.team), ..self }
     }
 
+    /// The same keys, of the team whose session all callers of a load share.
+    pub fn of_hot_session(self) -> Self {
+        self.of(Some(0))
+    }
+
     /// The team whose events these are.
     pub fn team(&self) -> &'static str {
         TEAMS[self.team % TEAMS.len()]

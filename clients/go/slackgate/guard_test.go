@@ -187,6 +187,32 @@ func TestABusyThreadQueues(t *testing.T) {
 	}
 }
 
+func TestWithoutAWaitABusyEventIsRefused(t *testing.T) {
+	_, server := oncegatetest.Start(t)
+	gate, log := logging(server)
+	turn, err := server.Gate().Begin(t.Context(), oncegate.Slack([]byte(mention("Ev1"))))
+	if err != nil {
+		t.Fatal(err)
+	}
+	b := newBot()
+	guard := slackgate.New(gate, slackgate.Wait(0))
+	handler := guard.Events(secret, b.handle)
+	busy := post(handler, mention("Ev2"))
+	status(t, "busy", busy, http.StatusServiceUnavailable)
+	if busy.Header().Get("Retry-After") == "" {
+		t.Error("no Retry-After")
+	}
+	last := post(handler, mention("Ev3"), "X-Slack-Retry-Num", "3") // there is no further delivery
+	status(t, "the last retry", last, http.StatusOK)
+	b.join(t, guard)
+	log.has(t, "a delivery that is not sent again was not handled")
+	b.ran(t, 0)
+	turn.Close()
+	b.leave <- nil
+	status(t, "free", post(handler, mention("Ev2"), "X-Slack-Retry-Num", "1"), http.StatusOK)
+	b.ran(t, 1)
+}
+
 func TestAClosedGateEndsTheQueue(t *testing.T) {
 	gate, server := oncegatetest.Start(t)
 	other := server.Gate(oncegate.WithHolder("other"))

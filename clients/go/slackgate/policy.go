@@ -20,16 +20,19 @@ const (
 	queue
 )
 
-func actionAfter(refusal error, d *delivered) action {
+func (g *Guard) actionAfter(refusal error, d *delivered) action {
 	switch {
 	case isFinal(refusal):
 		return acknowledge
 	case errors.Is(refusal, oncegate.ErrBusy):
+		if d.canRefuse && g.wait <= 0 {
+			return refuse
+		}
 		return queue
 	case d.canRefuse:
 		return refuse
 	case !isRefusal(refusal):
-		return refuse // asking again does not help
+		return refuse // a retry cannot succeed
 	case !d.SentOnce:
 		return queue
 	case errors.Is(refusal, oncegate.ErrInProgress):
@@ -38,7 +41,7 @@ func actionAfter(refusal error, d *delivered) action {
 	return refuse // which shows the user that it failed
 }
 
-// isFinal: nobody need handle the event any more.
+// isFinal: the event needs no further run.
 func isFinal(refusal error) bool {
 	return errors.Is(refusal, oncegate.ErrDuplicate) || errors.Is(refusal, oncegate.ErrGaveUp) ||
 		errors.Is(refusal, oncegate.ErrDropped)

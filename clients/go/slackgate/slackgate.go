@@ -57,7 +57,8 @@ type Guard struct {
 // An Option is an option of a guard.
 type Option func(*Guard)
 
-// Wait sets how long an acknowledged delivery waits for its turn. Default: 10 min.
+// Wait sets how long an acknowledged delivery waits for its turn. Default: 10 min. With 0, an event of a busy thread
+// is refused while Slack will deliver it again.
 func Wait(wait time.Duration) Option { return func(g *Guard) { g.wait = wait } }
 
 // AckFirst acknowledges when the turn has begun, and not after the handler: for handlers of interactions and
@@ -157,7 +158,7 @@ func (g *Guard) run(ctx context.Context, d *delivered) {
 }
 
 func (g *Guard) refused(ctx context.Context, d *delivered, refusal error) {
-	switch actionAfter(refusal, d) {
+	switch g.actionAfter(refusal, d) {
 	case acknowledge:
 		d.ack()
 	case refuse:

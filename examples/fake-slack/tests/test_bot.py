@@ -81,12 +81,11 @@ async def test_without_the_guard_a_busy_thread_has_two_runs(world: World) -> Non
 
 
 async def test_the_event_of_a_killed_bot_is_answered_by_another(world: World) -> None:
-    await world.start_bots(1)
+    await world.start_bots()  # before the event: its retries do not wait for the start of a bot
     with world.slack.web_api.holding(STATUS):
         delivery = world.slack.mention("hello")
         await world.slack.until(lambda: steps(world.slack) == [STATUS])
-        await world.start_bots(1)
-        await world.kill(world.bots[0])
+        await world.kill(world.caller(world.slack.calls(STATUS)[0]))
     await world.slack.until(lambda: world.slack.answers != [])
     await finish(world.slack, delivery)
     assert world.slack.answers == ["You said: hello"]

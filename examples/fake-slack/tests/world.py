@@ -7,7 +7,7 @@ from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Self
 
-from fake_slack import FakeSlack
+from fake_slack import Call, FakeSlack
 from fake_slack.processes import INHERITED, PORTS, is_listening
 
 TIME_SCALE = 0.1
@@ -53,7 +53,7 @@ class World:
             self.bots.append(await self._start_bot(len(self.bots), guarded))
 
     async def _start_bot(self, number: int, guarded: bool) -> Process:
-        environment = self.slack.environment | {
+        environment = self.slack.environment_of(f"bot-{number}") | {
             "ONCEGATE_SERVER": f"127.0.0.1:{self._oncegate_port}",
             "GUARD": "on" if guarded else "off",
             "THINK_SECONDS": "0",
@@ -67,6 +67,10 @@ class World:
             bot = await self._start(f"bot-{number}", self._bot, environment | {"PORT": str(port)})
             await self._ready(bot, lambda: is_listening(port))
         return bot
+
+    def caller(self, call: Call) -> Process:
+        """The bot that made a call."""
+        return self.bots[int(call.bot.removeprefix("bot-"))]
 
     async def kill(self, process: Process) -> None:
         """Ends a process by SIGKILL, so that it can clean up nothing."""

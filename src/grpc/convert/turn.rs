@@ -117,7 +117,7 @@ pub(in crate::grpc) fn finish(
     let turn = parse_id(teams, &request.turn_id)?;
     let pb::FinishTurnRequest { outcome, result, ttl, detail, result_type, .. } = request;
     let ending = ending_of(pb::TurnEnd { outcome, result, ttl, detail, result_type })?;
-    Ok(Finish { turn, ending, unless_resumed: None })
+    Ok(Finish::new(turn, ending, None))
 }
 
 pub(in crate::grpc) fn ending_of(end: pb::TurnEnd) -> Result<FinishAs, Invalid> {

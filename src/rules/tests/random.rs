@@ -85,6 +85,8 @@ impl Operation for Op {
             Self::Acquire(acquire) => acquire.spend(),
             Self::Enqueue(enqueue) => enqueue.spend(),
             Self::Begin(begin) => begin.spend(),
+            Self::Release(release) => release.spend(),
+            Self::Finish(finish) => finish.spend(),
             _ => {}
         }
     }

@@ -336,6 +336,25 @@ fn release_by_a_stream_spares_a_lease_that_another_call_carries_on() {
     assert_eq!(world.run(by(own)), ENDED);
 }
 
+/// The answer to the run that released it was lost, and another caller has the session since.
+#[test]
+fn release_that_is_run_again_is_answered_by_the_run_that_released() {
+    let (mut world, lease) = held();
+    let asked = release(lease);
+    let (plan, _) = world.decide(&asked);
+    assert!(world.apply(plan));
+    acquired(&mut world, &acquire(2));
+    assert_eq!(is_nothing(&mut world, &release(lease)), NOT_ENDED, "another call is not that one");
+    asked.spend();
+    assert_eq!(is_nothing(&mut world, &asked), ENDED);
+
+    // It had found nothing to release.
+    let late = release(lease);
+    assert_eq!(is_nothing(&mut world, &late), NOT_ENDED);
+    late.spend();
+    assert_eq!(is_nothing(&mut world, &late), NOT_ENDED);
+}
+
 // Fencing tokens.
 
 #[test]

@@ -5,7 +5,7 @@ use super::{
 use crate::domain::{
     EventRow, ProcessedBy, ResumedBy, StoredEvent, StreamId, TurnLost, limits::CLAIM_MEMORY,
 };
-use crate::rules::{event::ForgetEvent, session::ForceRelease};
+use crate::rules::{Operation as _, event::ForgetEvent, session::ForceRelease};
 
 fn running() -> (World, TurnId) {
     let mut world = World::new();
@@ -296,4 +296,29 @@ fn an_ended_claim_stays_ended_when_the_clock_steps_back() {
     world.step_back(10_000);
     assert!(!world.event("a").unwrap().is_live(world.now));
     begun(&mut world, &begin(2, &["a"]));
+}
+
+/// The answer to the run that ended it was lost, and another attempt has the event since.
+#[test]
+fn a_failure_that_is_run_again_is_answered_by_the_run_that_ended_the_turn() {
+    let (mut world, turn) = running();
+    let asked = finish(&turn, FAILED);
+    let (plan, _) = world.decide(&asked);
+    assert!(world.apply(plan));
+    begun(&mut world, &begin(2, &["a"]));
+    assert_eq!(kept(&mut world, &finish(&turn, FAILED)), Err(TurnLost::Claim));
+    asked.spend();
+    assert_eq!(by(kept(&mut world, &asked)), None);
+}
+
+/// Its record is gone: it is not known to have been written.
+#[test]
+fn a_success_that_is_run_again_without_its_record_is_not_claimed() {
+    let (mut world, turn) = running();
+    let asked = finish(&turn, succeeded("x"));
+    let _ = world.decide(&asked);
+    world.wait(120_000);
+    begun(&mut world, &begin(2, &["a"]));
+    asked.spend();
+    assert_eq!(kept(&mut world, &asked), Err(TurnLost::Claim));
 }

@@ -27,8 +27,13 @@ impl Operation for Finish {
         wants_turn(&self.turn, wanted);
     }
 
+    fn spend(&self) {
+        self.doubt.lose();
+    }
+
     fn decide(&self, draft: &mut Draft<'_>) -> Result<FinishAnswer, RuleError> {
         let (Self { turn, ending, .. }, now) = (self, draft.now());
+        self.doubt.decide(false);
         if matches!(ending, FinishAs::Unanswered) {
             return self.give_back(draft);
         }
@@ -49,6 +54,8 @@ impl Operation for Finish {
         }
         let ended = self.ending(&event, attempts, ending, now);
         let row = ended.row(now);
+        // An event that is handled keeps the record of it; another is left to the next attempt.
+        self.doubt.decide(matches!(row, EventRow::Claimed(_)));
         draft.update_event(&turn.event.team, &event, Some(ended));
         let mut handover = None;
         if let Some((key, mut session)) = session {
@@ -139,6 +146,7 @@ impl Finish {
         let row = row.map(|event| event.row(now));
         match row.filter(|row| row.is_of(self.turn.request)) {
             Some(row) if self.is_already_applied(&row) => Ok(handled(row)),
+            _ if self.doubt.may_be_done() => Ok(None),
             _ => Err(TurnLost::Claim),
         }
     }

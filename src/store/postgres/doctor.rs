@@ -11,7 +11,7 @@ use super::{
 };
 use crate::store::{
     StoreError,
-    doctor::{Check, Finding, Findings, Planned, Unanswered, schema},
+    doctor::{Check, Finding, Findings, Planned, Unanswered, fence, schema},
 };
 
 mod budget;
@@ -114,6 +114,10 @@ impl Postgres {
             findings.add("durability", state::durability(database, about)).await?;
         }
         findings.add("clock", state::clock(database)).await?;
+        if use_of_schema == Use::Serve {
+            let read = async { Ok(fence(self.read_fence(database).await?)) };
+            findings.add("fence", read).await?;
+        }
         findings.add("vacuum", state::vacuum(database)).await?;
         findings.add("transaction ids", state::transaction_ids(database)).await?;
         let _ = timeout(self.timeout, connection.close()).await;

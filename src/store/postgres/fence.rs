@@ -5,14 +5,14 @@ use sqlx::{Connection as _, PgConnection, Row as _};
 use super::{Postgres, classify, timed, timestamp::PgTimestamp};
 use crate::{
     domain::FencingToken,
-    store::{Fence, FenceStore, StoreError},
+    store::{Fence, FenceStore, StoreError, fence::no_row},
 };
 
 /// The token of a grant at `$at` in a session that has no row: `FencingToken::next` has
 /// the rule. `$at` is read after the session's lock was obtained. The floor is read as of
 /// the statement's snapshot, which is older than that lock: a row that was deleted in
-/// between is not in it. But its token is no higher than the clock was by then, as
-/// whatever deletes rows ensures, and so is below `$at`.
+/// between is not in it. But grants and closes need the lock, and a sweep leaves a row for
+/// a while after its token: so what was deleted is below `$at`, unless the clock was stepped back.
 macro_rules! new_token {
     ($at:expr) => {
         concat!("GREATEST((SELECT floor FROM oncegate_fence WHERE id) + 1, ", token_of!($at), ")")
@@ -20,7 +20,7 @@ macro_rules! new_token {
 }
 
 /// The token of the next grant in the session of `$row`, which the statement has locked, so
-/// that it rises even where advisory locks do nothing.
+/// that it rises whatever the clock and the session's lock do.
 macro_rules! next_token {
     ($row:literal, $new:expr) => {
         concat!("GREATEST(", $row, ".fencing_token + 1, ", $new, ")")
@@ -60,6 +60,9 @@ SELECT floor, COALESCE((SELECT max(fencing_token) FROM oncegate_sessions), 0) AS
 FROM oncegate_fence WHERE id
 ";
 
+/// Waits for the statements that write sessions: those after it read the raised floor.
+pub(super) const EXCLUDE_GRANTS: &str = "LOCK TABLE oncegate_sessions IN SHARE MODE";
+
 /// $1: what the floor is raised to, unless it is higher.
 pub(super) const RAISE: &str = "
 UPDATE oncegate_fence SET floor = $1::bigint WHERE id AND floor < $1
@@ -76,8 +79,11 @@ impl FenceStore for Postgres {
     async fn raise_fence(&self, floor: FencingToken) -> Result<Fence, StoreError> {
         let mut connection = self.connect().await?;
         let raise = async {
-            let raise = sqlx::query(RAISE).bind(floor.0).execute(&mut connection);
-            raise.await.map_err(classify)?;
+            let mut raising = connection.begin().await.map_err(classify)?;
+            for statement in [sqlx::query(EXCLUDE_GRANTS), sqlx::query(RAISE).bind(floor.0)] {
+                statement.execute(&mut *raising).await.map_err(classify)?;
+            }
+            raising.commit().await.map_err(classify)?;
             self.read_fence(&mut connection).await
         };
         let fence = timed(self.timeout, raise).await;
@@ -87,9 +93,13 @@ impl FenceStore for Postgres {
 }
 
 impl Postgres {
-    async fn read_fence(&self, connection: &mut PgConnection) -> Result<Fence, StoreError> {
+    pub(super) async fn read_fence(
+        &self,
+        connection: &mut PgConnection,
+    ) -> Result<Fence, StoreError> {
         let now = self.clock.now().map(PgTimestamp);
-        let row = sqlx::query(FENCE).bind(now).fetch_one(connection).await.map_err(classify)?;
+        let row = sqlx::query(FENCE).bind(now).persistent(false).fetch_optional(connection);
+        let row = row.await.map_err(classify)?.ok_or_else(no_row)?;
         let read = || {
             let token = |column| row.try_get(column).map(FencingToken);
             let PgTimestamp(now) = row.try_get("at")?;

@@ -2,8 +2,8 @@
 //! the rest to the rules.
 //!
 //! The short statement first tries the transaction-scoped advisory lock of each session, and skips
-//! those that another replica is deciding on, so that batches do not wait for each other. Safety
-//! does not rest on the lock: the write checks the row again.
+//! those that another replica is deciding on, so that batches do not wait for each other. With
+//! a row, safety does not rest on the lock: the write checks the row again.
 
 use sqlx::{Row as _, postgres::PgRow};
 use uuid::Uuid;

@@ -24,6 +24,7 @@ pub const STATEMENTS: &[&str] = &[
     turns::BEGIN_AND_SUCCEED,
     steps::SHORTEN_CLAIMS,
     fence::FENCE,
+    fence::EXCLUDE_GRANTS,
     fence::RAISE,
     admin::LIST_SESSIONS,
     admin::LIST_EVENTS,

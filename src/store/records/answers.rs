@@ -71,6 +71,7 @@ impl Operation for SessionOp<'_> {
         match self {
             Self::Acquire(acquire) => acquire.spend(),
             Self::Enqueue(enqueue) => enqueue.spend(),
+            Self::Release(release) => release.spend(),
             _ => {}
         }
     }
@@ -194,8 +195,9 @@ impl Operation for TurnChange<'_> {
     }
 
     fn spend(&self) {
-        if let Self::Begin(begin) = self {
-            begin.spend();
+        match self {
+            Self::Begin(begin) => begin.spend(),
+            Self::Finish(finish) => finish.spend(),
         }
     }
 

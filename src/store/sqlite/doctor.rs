@@ -14,8 +14,8 @@ use nix::{
 
 use super::{Sqlite, classify, file, lock, migrate};
 use crate::store::{
-    Clock, Store as _, StoreError, StoreInfo, Upkeep as _, Work,
-    doctor::{Check, Finding, Findings, Planned, Unanswered, schema},
+    Clock, FenceStore as _, Store as _, StoreError, StoreInfo, Upkeep as _, Work,
+    doctor::{Check, Finding, Findings, Planned, Unanswered, fence, schema},
     durability::Durability,
 };
 
@@ -89,6 +89,9 @@ async fn examine(url: &str, planned: Planned, findings: &mut Findings) -> Result
     let mut ended = findings.add("schema", read).await;
     if ended.is_ok() {
         ended = findings.add("writable", is_writable(&store, is_behind)).await;
+    }
+    if ended.is_ok() && !is_behind {
+        ended = findings.add("fence", async { Ok(fence(store.fence().await?)) }).await;
     }
     let closed = store.closed();
     drop(store);

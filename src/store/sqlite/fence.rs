@@ -5,7 +5,7 @@ use sqlx::SqliteConnection;
 use super::{Sqlite, classify, writer::begin};
 use crate::{
     domain::FencingToken,
-    store::{Fence, FenceStore, StoreError},
+    store::{Fence, FenceStore, StoreError, fence::no_row},
 };
 
 pub(super) const FLOOR: &str = "SELECT floor FROM oncegate_fence";
@@ -41,8 +41,8 @@ impl FenceStore for Sqlite {
 
 impl Sqlite {
     async fn read_fence(&self, writer: &mut SqliteConnection) -> Result<Fence, StoreError> {
-        let floor: i64 =
-            sqlx::query_scalar(FLOOR).fetch_one(&mut *writer).await.map_err(classify)?;
+        let floor = sqlx::query_scalar(FLOOR).fetch_optional(&mut *writer).await;
+        let floor: i64 = floor.map_err(classify)?.ok_or_else(no_row)?;
         let highest: i64 = sqlx::query_scalar(HIGHEST).fetch_one(writer).await.map_err(classify)?;
         let now = self.marks.clock.now();
         Ok(Fence { floor: FencingToken(floor), highest: FencingToken(highest), now })

@@ -271,7 +271,7 @@ async fn begin_and_end(
     let Some(Verdict::Decided(Begun::Granted { claim, .. })) = begun else { panic!("{begun:?}") };
     let turn = TurnId { event, request, attempt: claim.attempt, lease: None, max_attempts: 5 };
     let ending = ending(claim.claim_time);
-    store.change_turns(&[], &[&Finish { turn, ending, unless_resumed: None }]).await.unwrap();
+    store.change_turns(&[], &[&Finish::new(turn, ending, None)]).await.unwrap();
 }
 
 async fn what_nobody_was_told_of(store: &impl Store) {

@@ -166,7 +166,7 @@ impl Dice {
             }
         };
         let unless_resumed = self.stream().filter(|_| self.one_in(2));
-        Of(grant, Finish { turn, ending, unless_resumed })
+        Of(grant, Finish::new(turn, ending, unless_resumed))
     }
 
     pub(super) fn prolong(&mut self, granted: &Granted<'_>) -> Op {

@@ -22,9 +22,8 @@ impl<C: Connection> Side<C> {
         for acquire in acquires {
             self.names.is_chosen(&acquire.request.as_uuid());
         }
-        let own = |Of(grant, release): &Of<Release>| Release {
-            lease: self.lease(*grant),
-            ..release.clone()
+        let own = |Of(grant, release): &Of<Release>| {
+            Release::new(release.key.clone(), self.lease(*grant), release.unless_resumed)
         };
         let releases: Vec<Release> = releases.iter().map(own).collect();
         let releases = releases.iter().map(SessionOp::Release);

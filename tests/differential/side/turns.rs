@@ -27,7 +27,7 @@ impl<C: Connection> Side<C> {
         }
         let own = |Of(grant, finish): &Of<Finish>| {
             let turn = self.turn(*grant, &finish.turn)?;
-            Some(Finish { turn, ..finish.clone() })
+            Some(Finish::new(turn, finish.ending.clone(), finish.unless_resumed))
         };
         let finishes: Vec<Finish> = finishes.iter().filter_map(own).collect();
         let (wanted, ending): (Vec<&Begin>, Vec<&Finish>) =
@@ -66,7 +66,7 @@ impl<C: Connection> Side<C> {
         }
         // The service gives them back.
         for (key, lease) in orphans {
-            let release = Release { key, lease, unless_resumed: None };
+            let release = Release::new(key, lease, None);
             let batch = self.store().change_sessions(&[SessionOp::Release(&release)]).await?;
             text += &debug((&release, batch));
         }

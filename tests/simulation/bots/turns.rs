@@ -281,7 +281,7 @@ impl Bot {
             // It crashes.
             return self.gave_up(&grant);
         }
-        let finish = Finish { turn: turn.id, ending: self.ending(), unless_resumed: None };
+        let finish = Finish::new(turn.id, self.ending(), None);
         self.gave_up(&grant);
         self.finish(&subject, &finish, &grant, is_end_known).await;
     }

@@ -3,7 +3,7 @@
 use oncegate::grpc::pb;
 use prost::Message as _;
 
-use super::{Keys, Lease, Script, Step, encode};
+use super::{Fence, Keys, Lease, Script, Step, encode, hot_session, rises};
 
 /// A new event of the team.
 fn new_event(keys: &mut Keys) -> pb::EventKey {
@@ -18,6 +18,8 @@ pub(super) struct Turn {
     begins: Vec<pb::BeginTurnRequest>,
     /// The turn that each caller has.
     turns: Vec<Option<String>>,
+    /// That of the session, if all callers share one.
+    fence: Option<Fence>,
 }
 
 impl Turn {
@@ -32,7 +34,18 @@ impl Turn {
             ..Default::default()
         };
         let begins = (0..callers).map(begin).collect();
-        Self { keys, begins, turns: vec![None; callers] }
+        Self { keys, begins, turns: vec![None; callers], fence: None }
+    }
+
+    /// The same in one session that all callers share: each waits for it.
+    pub(super) fn hot(keys: Keys, callers: usize, fence: Fence) -> Self {
+        let session = hot_session(&keys);
+        let mut turn = Self::new(keys.of_hot_session(), callers);
+        for begin in &mut turn.begins {
+            begin.session = Some(session.clone());
+            begin.wait = Some(prost_types::Duration { seconds: 600, nanos: 0 });
+        }
+        Self { fence: Some(fence), ..turn }
     }
 }
 
@@ -67,7 +80,12 @@ impl Script for Turn {
             return Ok(if done { Step::Done(1) } else { Step::Wrong });
         }
         match pb::BeginTurnResponse::decode(answer)?.outcome {
-            Some(Granted(pb::TurnGranted { turn: Some(turn) })) => {
+            Some(Granted(pb::TurnGranted { turn: Some(turn) }))
+                if turn
+                    .lease
+                    .as_ref()
+                    .is_some_and(|lease| rises(self.fence.as_ref(), lease.fencing_token)) =>
+            {
                 self.turns[caller] = Some(turn.turn_id);
                 Ok(Step::More)
             }

@@ -91,6 +91,22 @@ async def test_a_busy_thread_queues_and_keeps_the_order(bot: Bot, server: Server
     assert bot.script.busy == []
 
 
+async def test_without_a_wait_a_busy_thread_refuses_until_the_last_delivery(
+    make_bot: MakeBot, server: Server
+) -> None:
+    bot = make_bot(wait=0)
+    bot.script.go.clear()
+    second = mention("Ev2", "1700000002.000100", "1700000001.000100")
+    assert await bot.deliver(mention()) == 200
+    await until(lambda: bot.script.began)
+    assert await bot.deliver(second) == 503
+    assert await bot.deliver(second, retry=2) == 503
+    assert await bot.deliver(second, retry=3) == 200
+    bot.script.go.set()
+    await until(lambda: not server.turns())
+    assert bot.script.began == ["Ev1"]
+
+
 async def test_a_busy_click_reports_and_queues(bot: Bot, server: Server) -> None:
     bot.script.go.clear()
     assert await bot.deliver(mention()) == 200

@@ -353,7 +353,7 @@ impl<'a> Succeeding<'a> {
     fn of(locks: Locks, finishes: &[&'a Finish]) -> Self {
         let (mut places, mut ended, mut rows) = (Vec::new(), Vec::new(), Vec::new());
         let (mut results, mut result_types, mut ttls) = (Vec::new(), Vec::new(), Vec::new());
-        for (place, Finish { turn, ending, unless_resumed }) in finishes.iter().enumerate() {
+        for (place, Finish { turn, ending, unless_resumed, .. }) in finishes.iter().enumerate() {
             if let (FinishAs::Succeeded(result, ttl), Some((key, lease)), None) =
                 (ending, &turn.lease, unless_resumed)
             {

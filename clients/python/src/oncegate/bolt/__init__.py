@@ -52,7 +52,8 @@ def guard(
     - another run has the interaction or command: acknowledged.
     - the thread is busy: acknowledged. The delivery waits in this process for at most `wait`
       (10 min). For interactions and commands `on_busy` is called first: it takes the arguments
-      of a listener. With an `App` at most 256 deliveries wait; more are refused.
+      of a listener. With an `App` at most 256 deliveries wait; more are refused. With a `wait`
+      of 0, an event is refused while Slack will deliver it again.
     - the server is unavailable: events are refused while Slack will deliver them again. For the
       rest, the gate's ``on_unavailable`` decides.
 

@@ -117,7 +117,7 @@ class _Guard:
         try:
             await turn
         except Refused as answer:
-            match incoming.action(answer.refusal):
+            match incoming.action(answer.refusal, self._wait):
                 case Action.ACKNOWLEDGE:
                     return acknowledged()
                 case Action.REFUSE:

@@ -54,12 +54,13 @@ class Incoming:
         """``None``: as the gate is set."""
         return "raise" if self.can_refuse else None
 
-    def action(self, refusal: Exception) -> Action:
-        """The action after a refusal of the first request for the turn."""
+    def action(self, refusal: Exception, wait: float) -> Action:
+        """The action after a refusal of the first request for the turn. `wait`: how long the delivery
+        may wait in this process."""
         match refusal:
             case Duplicate() | GaveUp() | Dropped():
                 return Action.ACKNOWLEDGE
-            case Busy():
+            case Busy() if wait > 0 or not self.can_refuse:
                 return Action.QUEUE
             case _ if self.can_refuse:
                 return Action.REFUSE

@@ -107,7 +107,7 @@ class _Guard:
         try:
             work = self._in_turn(call, incoming, 0, PATIENCE_BEFORE_ACK)
         except Refused as answer:
-            match incoming.action(answer.refusal):
+            match incoming.action(answer.refusal, self._wait):
                 case Action.ACKNOWLEDGE:
                     return acknowledged()
                 case Action.QUEUE if self._start_queue(call, incoming, answer.refusal):

@@ -41,8 +41,8 @@ const (
 type TurnServiceClient interface {
 	// Claims an event and acquires its session, or neither. One run at a time has the event.
 	// A run that crashes loses its claim when that lapses, and the next delivery starts
-	// another attempt. An answer other than `granted` leaves no trace: a busy session never
-	// loses an event.
+	// another attempt. After `duplicate`, `in_progress` and `busy` the event is as before: a
+	// busy session never loses an event. `gave_up` records that the event was given up.
 	BeginTurn(ctx context.Context, in *BeginTurnRequest, opts ...grpc.CallOption) (*BeginTurnResponse, error)
 	// Extends claim and lease together. FAILED_PRECONDITION with CLAIM_LOST, LEASE_LOST or
 	// MAX_HOLD if either has ended; then neither is extended.
@@ -140,8 +140,8 @@ type TurnService_RunTurnClient = grpc.BidiStreamingClient[RunTurnRequest, RunTur
 type TurnServiceServer interface {
 	// Claims an event and acquires its session, or neither. One run at a time has the event.
 	// A run that crashes loses its claim when that lapses, and the next delivery starts
-	// another attempt. An answer other than `granted` leaves no trace: a busy session never
-	// loses an event.
+	// another attempt. After `duplicate`, `in_progress` and `busy` the event is as before: a
+	// busy session never loses an event. `gave_up` records that the event was given up.
 	BeginTurn(context.Context, *BeginTurnRequest) (*BeginTurnResponse, error)
 	// Extends claim and lease together. FAILED_PRECONDITION with CLAIM_LOST, LEASE_LOST or
 	// MAX_HOLD if either has ended; then neither is extended.

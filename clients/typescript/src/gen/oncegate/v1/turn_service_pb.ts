@@ -771,8 +771,8 @@ export const TurnService: GenService<{
   /**
    * Claims an event and acquires its session, or neither. One run at a time has the event.
    * A run that crashes loses its claim when that lapses, and the next delivery starts
-   * another attempt. An answer other than `granted` leaves no trace: a busy session never
-   * loses an event.
+   * another attempt. After `duplicate`, `in_progress` and `busy` the event is as before: a
+   * busy session never loses an event. `gave_up` records that the event was given up.
    *
    * @generated from rpc oncegate.v1.TurnService.BeginTurn
    */

@@ -93,7 +93,7 @@ public final class Bot {
     if (turn != null) {
       turn.check();
     }
-    String question = event.getText().substring(event.getText().indexOf("> ") + 2);
+    String question = event.getText().replaceAll("<@[^>]*>", "").strip();
     check(ctx.say(message -> message.text("You said: " + question).threadTs(thread)));
     return ctx.ack();
   }
@@ -114,10 +114,10 @@ public final class Bot {
     }
   }
 
-  /** Also those that wait for their thread: Slack does not deliver them again. */
+  /** Takes no new events, and waits for those that run or wait for their thread: Slack does not deliver these again. */
   private static void drain(App app, Gate gate, long until) throws InterruptedException {
     Duration left = Duration.ofNanos(Math.max(0, until - System.nanoTime()));
-    boolean isIdle = !(app instanceof GuardedApp guarded) || guarded.join(left);
+    boolean isIdle = !(app instanceof GuardedApp guarded) || guarded.drain(left);
     if (!gate.drain(Duration.ZERO) || !isIdle) {
       System.err.println("some events have not ended");
     }

@@ -171,9 +171,17 @@ public final class Gate implements AutoCloseable {
     return new Seen(patiently(IdempotencyServiceGrpc.getIsProcessedMethod(), request), config.codec);
   }
 
-  /** Completes once the gate grants nothing any more, because it drains or is closed. */
+  /**
+   * Completes once the gate grants nothing any more, because it drains or is closed. Each call makes a future that the
+   * gate keeps until then: call it once.
+   */
   public CompletableFuture<Void> closing() {
     return closing.copy();
+  }
+
+  /** The logger of the gate, for middleware. What the author's own logger throws is ignored. */
+  public System.Logger logger() {
+    return config.log;
   }
 
   /**

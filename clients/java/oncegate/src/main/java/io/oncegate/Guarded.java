@@ -31,7 +31,11 @@ final class Guarded {
 
     @Override
     public boolean isLoggable(Level level) {
-      return log.isLoggable(level);
+      try {
+        return log.isLoggable(level);
+      } catch (RuntimeException | LinkageError e) {
+        return false;
+      }
     }
 
     @Override

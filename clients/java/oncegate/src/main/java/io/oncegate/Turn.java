@@ -261,18 +261,19 @@ public final class Turn extends Hold {
   }
 
   /** Ends the turn: the event is refused for good, and never delivered again. Throws as {@link #succeed}. */
-  public void reject(String detail) {
-    settle(TurnEnd.newBuilder().setOutcome(TurnOutcome.TURN_OUTCOME_REJECTED).setDetail(shortened(detail)), null);
+  public void reject(@Nullable String detail) {
+    String sent = detail == null ? "" : shortened(detail);
+    settle(TurnEnd.newBuilder().setOutcome(TurnOutcome.TURN_OUTCOME_REJECTED).setDetail(sent), null);
   }
 
   /**
    * Ends the turn: the next delivery gets the event. It does nothing if the turn is over. An end that does not reach the
-   * server within 2 s is made up for by the TTL.
+   * server within 2 s is made up for by the TTL. The detail may be null, as the message of an exception may be.
    */
-  public void fail(String detail) {
+  public void fail(@Nullable String detail) {
     leaveBody();
     if (isGuarded() && !isDetached() && finishByHolder()) {
-      duringEnd(() -> giveBack(detail));
+      duringEnd(() -> giveBack(detail == null ? "" : detail));
       config.hooks.onEnd("FAILED");
     }
   }

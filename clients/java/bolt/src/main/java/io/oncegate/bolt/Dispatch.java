@@ -1,7 +1,5 @@
 package io.oncegate.bolt;
 
-import static io.oncegate.bolt.Guard.LOG;
-
 import com.slack.api.bolt.context.Context;
 import com.slack.api.bolt.request.Request;
 import com.slack.api.bolt.response.Response;
@@ -25,40 +23,57 @@ import java.util.concurrent.Callable;
 import java.util.concurrent.CompletableFuture;
 import java.util.concurrent.CompletionException;
 import java.util.concurrent.ExecutionException;
-import java.util.concurrent.TimeUnit;
-import java.util.concurrent.TimeoutException;
+import java.util.regex.Matcher;
+import java.util.regex.Pattern;
 import org.jspecify.annotations.Nullable;
 
 /**
  * One request on its way through the app.
  *
- * <p>The turn begins when the first handler matches, and ends when the answer to Slack is known: what Slack takes for
- * handled is handled, and what it delivers again has failed.
+ * <p>The turn begins when the first handler matches, and ends when the response to Slack is known: a turn succeeds if
+ * Slack does not deliver the event again, and fails if it does.
+ *
+ * <p>If a request is acknowledged before its handlers run, they run in the background: a second dispatch, which has the
+ * turn from the start, goes through Bolt's own loop over the handlers. The middleware has run before, and does not run
+ * again: a signature is not accepted after 5 min.
  */
 final class Dispatch {
   /** Slack waits for 3 s. */
-  private static final Duration PATIENCE_BEFORE_ACK = Duration.ofMillis(2500);
+  static final Duration PATIENCE_BEFORE_ACK = Duration.ofMillis(2500);
 
   private static final Duration PATIENCE_AFTER_ACK = Duration.ofSeconds(30);
 
-  /** That the server accepts. */
+  /** The longest wait that the server accepts. */
   private static final Duration LONGEST_WAIT = Duration.ofMinutes(10);
 
   /** Slack delivers an event that is not acknowledged three more times. */
   private static final int LAST_RETRY = 3;
 
+  private static final Duration DEFAULT_RETRY_AFTER = Duration.ofSeconds(1);
+
+  /** Not inside of a text, where quotation marks are escaped. */
+  private static final Pattern EVENT_ID = Pattern.compile("\"event_id\"\\s*:\\s*\"([^\"]{1,64})\"");
+
   private static final ThreadLocal<Dispatch> CURRENT = new ThreadLocal<>();
 
   private final Guard guard;
   private final Request<?> request;
+
+  /** Calls the handlers that match, in their order, until one of them has handled the request. */
+  private final Callable<Response> handlers;
+
   private @Nullable Turn turn;
 
-  /** What the guard answers, whatever a middleware makes of it. */
+  /** The server has not answered the end of the turn: it may have stored it. */
+  private boolean isEndUnknown;
+
+  /** The guard's own response. It overrides the response of any middleware. */
   private @Nullable Answer answer;
 
-  Dispatch(Guard guard, Request<?> request) {
+  Dispatch(Guard guard, Request<?> request, Callable<Response> handlers) {
     this.guard = guard;
     this.request = request;
+    this.handlers = handlers;
   }
 
   /** A handler with its arguments. */
@@ -67,7 +82,7 @@ final class Dispatch {
     Response run() throws IOException, SlackApiException;
   }
 
-  /** Carries the guard's answer past the other handlers and the middleware. */
+  /** Carries the guard's response past the other handlers and the middleware. */
   private static final class Answer extends RuntimeException {
     private static final long serialVersionUID = 1;
     final transient Response response;
@@ -103,19 +118,16 @@ final class Dispatch {
       Response response;
       try {
         response = app.call();
-      } catch (Exception e) {
-        if (answer != null) {
-          return answer.response;
-        }
-        return afterException(e);
+      } catch (Throwable e) {
+        return answer == null ? afterFailure(e) : answer.response;
       }
       if (answer != null) {
         return answer.response;
       }
-      return turn == null ? response : finish(turn, response) ? response : refusal(Duration.ofSeconds(1));
+      return turn == null || finish(turn, response) ? response : refusal(DEFAULT_RETRY_AFTER);
     } finally {
       if (turn != null) {
-        turn.close(); // also after an error
+        turn.close(); // if it could not be ended otherwise
       }
       guard.ended();
       if (outer == null) {
@@ -126,23 +138,33 @@ final class Dispatch {
     }
   }
 
-  private Response afterException(Exception problem) throws Exception {
+  private Response afterFailure(Throwable problem) throws Exception {
     Turn begun = turn;
-    if (begun == null) {
-      throw problem;
+    if (begun != null && problem instanceof RejectException) {
+      return reject(begun, (RejectException) problem) ? Response.ok() : refusal(DEFAULT_RETRY_AFTER);
     }
-    if (problem instanceof RejectException) {
-      return reject(begun, (RejectException) problem) ? Response.ok() : refusal(Duration.ofSeconds(1));
+    if (begun != null) {
+      begun.fail(problem);
     }
-    begun.fail(problem);
-    throw problem; // which Bolt logs, and answers with status 500
+    // Bolt logs an exception, and answers with status 500. An error would end a thread of Socket Mode's client.
+    throw problem instanceof Exception ? (Exception) problem : new ExecutionException("a handler failed", problem);
   }
 
   /** Runs a handler that matches in the turn of the request, or not at all. */
   Response handle(Context context, Work handler) throws IOException, SlackApiException {
-    if (turn != null) { // another handler of the same event
-      Turns.put(context, turn);
-      return handler.run();
+    Turn granted = turn; // it is there if another handler of the same event has run, and in the background
+    if (granted == null) {
+      granted = begin();
+      turn = granted;
+    }
+    Turns.put(context, granted);
+    return handler.run();
+  }
+
+  /** Begins the turn. If this request does not get it, throws the guard's response. */
+  private Turn begin() {
+    if (guard.isDraining()) {
+      throw answer(refusal(DEFAULT_RETRY_AFTER)); // another process may take it
     }
     Delivery delivery = guard.options.delivery.apply(request);
     boolean canRefuse = !delivery.isSentOnce() && retries() < LAST_RETRY;
@@ -151,16 +173,14 @@ final class Dispatch {
       asked.onUnavailable(Unavailability.RAISE);
     }
     try {
-      if (guard.acksFirst(request)) {
-        beginElsewhere(asked, context, handler);
-        throw answer(Response.ok());
+      if (!guard.acksFirst(request)) {
+        return asked.begin();
       }
-      turn = asked.begin();
+      beginInBackground(asked);
+      throw answer(Response.ok());
     } catch (OncegateException refusal) {
-      throw refused(refusal, delivery, canRefuse, context, handler);
+      throw refused(refusal, delivery, canRefuse);
     }
-    Turns.put(context, turn);
-    return handler.run();
   }
 
   private int retries() {
@@ -172,8 +192,11 @@ final class Dispatch {
     }
   }
 
-  /** Begins the turn and runs the handler in another thread, which a loss interrupts. Throws if there is no turn. */
-  private void beginElsewhere(TurnRequest asked, Context context, Work handler) {
+  /**
+   * Begins the turn and runs the handlers in another thread, which a loss interrupts. Returns when the turn has begun;
+   * throws if there is no turn.
+   */
+  private void beginInBackground(TurnRequest asked) {
     CompletableFuture<@Nullable Void> begun = new CompletableFuture<>();
     boolean isStarted =
         guard.spawn(
@@ -181,15 +204,15 @@ final class Dispatch {
               Turn granted;
               try {
                 granted = asked.begin();
-              } catch (RuntimeException | Error refusal) {
+              } catch (Throwable refusal) {
                 begun.completeExceptionally(refusal);
                 return;
               }
               begun.complete(null);
-              runAcknowledged(granted, context, handler);
+              runAcknowledged(granted);
             });
     if (!isStarted) {
-      throw answer(refusal(Duration.ofSeconds(1)));
+      throw answer(refusal(DEFAULT_RETRY_AFTER));
     }
     try {
       begun.join();
@@ -201,13 +224,9 @@ final class Dispatch {
     }
   }
 
-  private RuntimeException refused(
-      OncegateException refusal,
-      Delivery delivery,
-      boolean canRefuse,
-      Context context,
-      Work handler) {
-    switch (Policy.after(refusal, delivery.isSentOnce(), canRefuse)) {
+  private RuntimeException refused(OncegateException refusal, Delivery delivery, boolean canRefuse) {
+    boolean canWait = !guard.options.wait.isZero();
+    switch (Policy.after(refusal, delivery.isSentOnce(), canRefuse, canWait)) {
       case ACKNOWLEDGE:
         return answer(Response.ok());
       case REFUSE:
@@ -219,7 +238,7 @@ final class Dispatch {
                   if (refusal instanceof BusyException && delivery.isSentOnce()) {
                     reportBusy((BusyException) refusal);
                   }
-                  keepAsking(delivery, refusal, context, handler);
+                  retryUntilGranted(delivery, refusal);
                 });
         return answer(waits ? Response.ok() : refusal(Policy.retryAfter(refusal)));
       default:
@@ -250,18 +269,17 @@ final class Dispatch {
     try {
       report.report(request, busy);
     } catch (Exception e) {
-      LOG.log(Level.ERROR, "onBusy failed; the delivery waits for its turn all the same", e);
+      guard.log(Level.ERROR, "onBusy failed; the delivery waits for its turn nevertheless: " + this, e);
     }
   }
 
-  /** Repeats the request for a turn until there is an answer, or the wait is over. */
-  private void keepAsking(
-      Delivery delivery, OncegateException refusal, Context context, Work handler) {
-    long until = System.nanoTime() + guard.options.wait.toNanos();
+  /** Repeats the request for a turn until it is granted, or the wait is over. */
+  private void retryUntilGranted(Delivery delivery, OncegateException refusal) {
+    long until = System.nanoTime() + Guard.nanos(guard.options.wait);
     // The queue of a busy conversation is joined at once.
     Duration pause = refusal instanceof BusyException ? Duration.ZERO : Policy.retryAfter(refusal);
     while (true) {
-      pause(pause);
+      guard.pause(pause);
       Turn granted;
       try {
         granted = guard.ask(delivery).waitFor(left(until)).patience(PATIENCE_AFTER_ACK).begin();
@@ -275,12 +293,12 @@ final class Dispatch {
           pause = left; // the last request is at the end of the wait
         }
         if (!Policy.isTemporary(next) || left.isZero() || pause.compareTo(left) > 0) {
-          LOG.log(Level.ERROR, "a delivery that is not sent again was not handled", next);
+          dropped("turn not granted", next);
           return;
         }
         continue;
       }
-      runAcknowledged(granted, context, handler);
+      runAcknowledged(granted);
       return;
     }
   }
@@ -290,37 +308,28 @@ final class Dispatch {
     return left.compareTo(LONGEST_WAIT) > 0 ? LONGEST_WAIT : left;
   }
 
-  /** Ends early if the gate closes. */
-  private void pause(Duration pause) {
+  /** Runs the handlers of a request that has been acknowledged. */
+  private void runAcknowledged(Turn granted) {
+    Dispatch background = new Dispatch(guard, request, handlers);
+    background.turn = granted;
     try {
-      guard.gate.closing().get(pause.toNanos(), TimeUnit.NANOSECONDS);
-    } catch (TimeoutException | ExecutionException e) {
-      // It is over.
-    } catch (InterruptedException e) {
-      Thread.currentThread().interrupt(); // which ends the next request
-    }
-  }
-
-  /** Runs a handler whose request has been acknowledged. */
-  private void runAcknowledged(Turn granted, Context context, Work handler) {
-    try (granted) { // also after an error
-      Turns.put(context, granted);
-      try {
-        Response response = handler.run();
-        finish(granted, response);
-        if (!isHandled(response)) {
-          LOG.log(Level.ERROR, "a handler of Slack did not handle a delivery that Slack does not send again");
-        }
-      } catch (RejectException rejection) {
-        reject(granted, rejection);
-      } catch (Exception e) {
-        granted.fail(e);
-        LOG.log(Level.ERROR, "a handler of Slack failed in its turn, after the acknowledgement", e);
+      Response response = background.answerBy(handlers);
+      if (granted.lostReason() != null) {
+        dropped("turn lost (" + granted.lostReason() + ")", null);
+      } else if (!isHandled(response) && !background.isEndUnknown) {
+        dropped("no handler returned a status of 2xx", null);
       }
+    } catch (Exception e) {
+      dropped("handler failed", e);
     }
   }
 
-  /** Ends the turn as the answer says. False: Slack has to deliver again, although the handler has succeeded. */
+  /** Logs that Slack does not deliver the event again, although it was not handled. */
+  private void dropped(String reason, @Nullable Throwable problem) {
+    guard.log(Level.ERROR, "acknowledged delivery dropped: " + reason + ": " + this, problem);
+  }
+
+  /** Ends the turn as the response says. False: Slack has to deliver again, although the handler has succeeded. */
   private boolean finish(Turn begun, @Nullable Response response) {
     if (!isHandled(response)) {
       begun.fail("the handler answered with status " + (response == null ? null : response.getStatusCode()));
@@ -334,12 +343,12 @@ final class Dispatch {
     return status != null && status >= 200 && status <= 299;
   }
 
-  private static boolean reject(Turn begun, RejectException rejection) {
+  private boolean reject(Turn begun, RejectException rejection) {
     return end(begun, () -> begun.reject(rejection.detail()));
   }
 
   /** A handler may have ended its turn itself. */
-  private static boolean end(Turn begun, Runnable end) {
+  private boolean end(Turn begun, Runnable end) {
     if (begun.attempt() > 0 && !begun.held() && begun.lostReason() == null) {
       return true;
     }
@@ -349,8 +358,17 @@ final class Dispatch {
     } catch (LostException e) {
       return false; // which the turn itself has logged
     } catch (OutcomeUnknownException e) {
-      LOG.log(Level.WARNING, "the end of a turn of Slack has no answer", e);
+      isEndUnknown = true;
+      guard.log(Level.WARNING, "the end of a turn has no answer: " + this, e);
       return false;
     }
+  }
+
+  /** The type of the request, and the id of an event, for the log. */
+  @Override
+  public String toString() {
+    String body = request.getRequestBodyAsString();
+    Matcher event = EVENT_ID.matcher(body == null ? "" : body);
+    return request.getRequestType() + (event.find() ? " " + event.group(1) : "");
   }
 }

@@ -7,43 +7,60 @@ import io.oncegate.TurnRequest;
 import java.lang.System.Logger;
 import java.lang.System.Logger.Level;
 import java.time.Duration;
+import java.util.concurrent.CompletableFuture;
+import java.util.concurrent.ExecutionException;
 import java.util.concurrent.RejectedExecutionException;
 import java.util.concurrent.SynchronousQueue;
+import java.util.concurrent.ThreadFactory;
 import java.util.concurrent.ThreadPoolExecutor;
 import java.util.concurrent.TimeUnit;
+import java.util.concurrent.TimeoutException;
 import java.util.concurrent.atomic.AtomicInteger;
+import org.jspecify.annotations.Nullable;
 
 /** What the deliveries of an app share. */
 final class Guard {
-  static final Logger LOG = System.getLogger("oncegate");
-
-  /** How many deliveries may run or wait after their acknowledgement; each is a thread. More are refused. */
-  private static final int MOST_ACKNOWLEDGED = 256;
+  /** Sums of nanoseconds must not overflow. */
+  private static final Duration LONGEST = Duration.ofDays(365);
 
   final Gate gate;
   final GuardOptions options;
+  private final Logger logger;
+
+  /** One for all deliveries: the gate keeps each future that it makes until it closes. */
+  private final CompletableFuture<Void> closing;
+
   private final ThreadPoolExecutor threads;
   private final Object lock = new Object();
 
-  /** Deliveries that run, those that wait included. Guarded by lock. */
+  // Guarded by lock.
+  /** Deliveries that run, those that wait included. */
   private int running;
 
+  private boolean draining;
+
   Guard(Gate gate, GuardOptions options) {
+    this(gate, options, daemons());
+  }
+
+  /** For tests. */
+  Guard(Gate gate, GuardOptions options, ThreadFactory factory) {
     this.gate = gate;
     this.options = options;
-    AtomicInteger count = new AtomicInteger();
+    logger = gate.logger();
+    closing = gate.closing();
     threads =
         new ThreadPoolExecutor(
-            0,
-            MOST_ACKNOWLEDGED,
-            5,
-            TimeUnit.SECONDS,
-            new SynchronousQueue<>(),
-            work -> {
-              Thread thread = new Thread(work, "oncegate-bolt-" + count.incrementAndGet());
-              thread.setDaemon(true);
-              return thread;
-            });
+            0, options.maxBackgroundDeliveries, 5, TimeUnit.SECONDS, new SynchronousQueue<>(), factory);
+  }
+
+  private static ThreadFactory daemons() {
+    AtomicInteger count = new AtomicInteger();
+    return work -> {
+      Thread thread = new Thread(work, "oncegate-bolt-" + count.incrementAndGet());
+      thread.setDaemon(true);
+      return thread;
+    };
   }
 
   TurnRequest ask(Delivery delivery) {
@@ -52,6 +69,10 @@ final class Guard {
 
   boolean acksFirst(Request<?> request) {
     return options.ackFirst.contains(request.getRequestType());
+  }
+
+  void log(Level level, String message, @Nullable Throwable problem) {
+    logger.log(level, message, problem);
   }
 
   void begun() {
@@ -67,7 +88,7 @@ final class Guard {
     }
   }
 
-  /** Runs something in a thread of its own. False: there are too many. */
+  /** Runs something in a thread of its own. False, and logged: no thread is left for it. */
   boolean spawn(Runnable work) {
     begun();
     try {
@@ -76,27 +97,54 @@ final class Guard {
             try {
               work.run();
             } catch (RuntimeException | Error e) {
-              LOG.log(Level.ERROR, "a delivery of Slack was acknowledged, but not handled", e);
+              log(Level.ERROR, "acknowledged delivery dropped: the guard failed", e);
             } finally {
               ended();
             }
           });
       return true;
-    } catch (Error e) { // such as no memory for a thread
-      ended();
-      throw e;
     } catch (RejectedExecutionException e) {
       ended();
-      LOG.log(
+      log(
           Level.ERROR,
-          MOST_ACKNOWLEDGED + " deliveries of Slack run or wait after their acknowledgement; another one was refused");
+          "delivery refused: maxBackgroundDeliveries (" + options.maxBackgroundDeliveries + ") reached",
+          null);
+      return false;
+    } catch (OutOfMemoryError e) {
+      ended();
+      log(Level.ERROR, "delivery refused: no thread can be made", e);
       return false;
     }
   }
 
+  /** Waits, and returns early if the gate closes. */
+  void pause(Duration pause) {
+    try {
+      closing.get(nanos(pause), TimeUnit.NANOSECONDS);
+    } catch (TimeoutException | ExecutionException e) {
+      // The pause is over.
+    } catch (InterruptedException e) {
+      Thread.currentThread().interrupt(); // which ends the next request
+    }
+  }
+
+  boolean isDraining() {
+    synchronized (lock) {
+      return draining;
+    }
+  }
+
+  /** Refuses new deliveries from now on, and joins. */
+  boolean drain(Duration atMost) throws InterruptedException {
+    synchronized (lock) {
+      draining = true;
+    }
+    return join(atMost);
+  }
+
   /** Waits for the deliveries that run or wait. False if some still do after that time. */
   boolean join(Duration atMost) throws InterruptedException {
-    long until = System.nanoTime() + atMost.toNanos();
+    long until = System.nanoTime() + nanos(atMost);
     synchronized (lock) {
       while (running > 0) {
         long left = until - System.nanoTime();
@@ -107,5 +155,13 @@ final class Guard {
       }
       return true;
     }
+  }
+
+  /** At least 0, and at most a year. */
+  static long nanos(Duration duration) {
+    if (duration.isNegative()) {
+      return 0;
+    }
+    return duration.compareTo(LONGEST) > 0 ? LONGEST.toNanos() : duration.toNanos();
   }
 }

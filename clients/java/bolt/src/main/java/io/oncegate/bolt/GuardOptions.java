@@ -16,6 +16,7 @@ import org.jspecify.annotations.Nullable;
 /** The options of a {@link GuardedApp}. */
 public final class GuardOptions {
   Duration wait = Duration.ofMinutes(10);
+  int maxBackgroundDeliveries = 256;
   Set<RequestType> ackFirst = EnumSet.noneOf(RequestType.class);
   @Nullable BusyReport onBusy;
   UnaryOperator<TurnRequest> turns = UnaryOperator.identity();
@@ -31,17 +32,37 @@ public final class GuardOptions {
     void report(Request<?> request, BusyException busy) throws Exception;
   }
 
-  /** Sets how long an acknowledged delivery waits for its turn. Default: 10 min. */
+  /**
+   * Sets how long an acknowledged delivery waits for its turn. Default: 10 min. With 0, an event of a busy thread is
+   * refused while Slack will deliver it again.
+   */
   public GuardOptions waitFor(Duration wait) {
+    if (wait.isNegative()) {
+      throw new IllegalArgumentException("a wait of " + wait + " is negative");
+    }
     this.wait = wait;
+    return this;
+  }
+
+  /**
+   * Sets how many acknowledged deliveries may run or wait in this process; each has a thread. Default: 256. Further
+   * ones are refused with status 503. That loses a command, an interaction and the last retry of an event. One busy
+   * thread of Slack can use up the number for all.
+   */
+  public GuardOptions maxBackgroundDeliveries(int number) {
+    if (number < 1) {
+      throw new IllegalArgumentException("maxBackgroundDeliveries is " + number + ", and must be at least 1");
+    }
+    maxBackgroundDeliveries = number;
     return this;
   }
 
   /**
    * Acknowledges such requests when their turn has begun, and not after their handler: for handlers of commands and
    * interactions that take longer than the 3 s of Slack, or of events that take longer than the 6 min in which Slack
-   * delivers again. The handler runs in another thread, and its response is not sent: it answers by {@code
-   * ctx.respond}. If the process dies in the middle, the event is lost.
+   * delivers again. The handlers run in another thread, after the middleware, and their responses are not sent: they
+   * answer by {@code ctx.respond}. A crash of the process, an exception of a handler or a loss of the turn loses the
+   * event.
    *
    * @param types the types of request; none: all
    */

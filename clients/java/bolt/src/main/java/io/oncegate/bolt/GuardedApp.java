@@ -56,33 +56,40 @@ import java.util.regex.Pattern;
  *   <li>granted: that of the handler, after it has returned. If it throws, or answers with a status other than 2xx, the
  *       turn fails. {@link RejectException} refuses the event for good, and is acknowledged.
  *   <li>handled before, or given up: acknowledged, without the handler.
- *   <li>another run has the event: refused with status 503 while Slack will deliver it again, so that a crash of that
- *       run loses nothing. The last delivery is acknowledged, and this process asks again for it.
- *   <li>another run has the interaction or command: acknowledged.
+ *   <li>another run handles the event: refused with status 503 while Slack will deliver it again, so that a crash of
+ *       that run loses nothing. The last delivery is acknowledged, and this process asks again for it.
+ *   <li>another run handles the interaction or command: acknowledged.
  *   <li>the thread is busy: acknowledged. The delivery waits in this process, which has the only copy then, for at most
- *       {@link GuardOptions#waitFor}.
+ *       {@link GuardOptions#waitFor}. A crash of the process, an exception of its handler or a loss of its turn then
+ *       loses it; all but the crash is logged.
+ *   <li>{@link GuardOptions#maxBackgroundDeliveries} acknowledged deliveries run or wait, or the app drains: refused
+ *       with status 503.
  *   <li>the server is unavailable: events are refused while Slack will deliver them again. For the rest, the gate's
  *       {@link Gate.Builder#onUnavailable} decides.
  * </ul>
  *
  * <p>Bolt for Java acknowledges when the handler returns. If the process is killed before, or if the handler needs more
- * than 3 s, Slack delivers an event again; the guard refuses what comes while the handler works. A handler of a command
- * or an interaction that takes longer needs {@link GuardOptions#ackFirst}. So does one that hands its work to {@code
- * app.executorService()}: its turn ends when it returns.
+ * than 3 s, Slack delivers an event again; the guard refuses these deliveries until the handler has returned. A handler
+ * of a command or an interaction that takes longer needs {@link GuardOptions#ackFirst}. So does one that hands its work
+ * to {@code app.executorService()}: its turn ends when it returns.
  *
- * <p>If the turn is lost, the handler's thread is interrupted. What it returns then is not stored, and Slack delivers
- * again. A handler may end its turn itself by {@link Turn#succeed} or {@link Turn#reject}; one that ends it by {@link
- * Turn#fail} must not answer with 2xx.
+ * <p>If a request is acknowledged first, Bolt calls its handlers in the background, without the middleware, which has
+ * run before.
+ *
+ * <p>If the turn is lost, the handler's thread is interrupted. What the handler then returns is not stored, and Slack
+ * delivers an event again that was not acknowledged. A handler may end its turn itself by {@link Turn#succeed} or
+ * {@link Turn#reject}; one that ends it by {@link Turn#fail} must not answer with 2xx. An {@link Error} of a handler
+ * fails the turn as well, and {@link #run} throws it as the cause of an exception.
  *
  * <p>Not guarded are suggestions, which only ask, and what a middleware does itself. {@link Assistant}, {@link
  * WorkflowStep} and the handlers of {@link #event(EventHandler)} do their work where the guard cannot see its end, and
  * are not accepted.
  */
 public class GuardedApp extends App {
-  private final Guard guard;
+  /** Whether the current thread registers a handler that Bolt itself puts around the author's. */
+  private static final ThreadLocal<Boolean> INNER = ThreadLocal.withInitial(() -> false);
 
-  /** A handler that Bolt itself puts around the author's. */
-  private boolean isInner;
+  private final Guard guard;
 
   /** An app with the settings of the environment. */
   public GuardedApp(Gate gate) {
@@ -101,17 +108,27 @@ public class GuardedApp extends App {
   }
 
   /**
-   * Waits for the deliveries that run or wait in this process. False if some still do after that time. At the end of
-   * the process, call it before the gate is drained: those that wait for their turn end without it when the gate is
-   * closed.
+   * Refuses new deliveries from now on, and waits for those that run or wait in this process. False if some still do
+   * after that time. At the end of the process, call it before the gate is drained: a delivery that waits for its turn
+   * ends without it when the gate is closed.
+   *
+   * <p>A delivery that matches a handler is refused with status 503, or not acknowledged over Socket Mode, so that
+   * Slack delivers an event to another process. Slack does not repeat a command, an interaction and the last retry of
+   * an event: they are refused as well, which the user of a command or an interaction sees.
    */
-  public boolean join(Duration atMost) throws InterruptedException {
+  public boolean drain(Duration atMost) throws InterruptedException {
+    return guard.drain(atMost);
+  }
+
+  /** Waits for the deliveries that run or wait in this process. For tests. */
+  boolean join(Duration atMost) throws InterruptedException {
     return guard.join(atMost);
   }
 
   /**
    * Starts the app, as Bolt's own servers do, and connects the gate: a process that has just started may need longer
-   * for that than the 3 s in which Slack expects its first answer. If the server is unavailable, that is logged.
+   * for that than the 3 s in which Slack expects its first answer. It takes up to 2.5 s if the server is unavailable.
+   * That is logged, and so is a server that does not accept the gate's token or certificate.
    */
   @Override
   public App start() {
@@ -125,11 +142,21 @@ public class GuardedApp extends App {
   /** Asks for the turn of no event. The server refuses it and stores nothing, and all that a turn needs is loaded. */
   private void connect() {
     try {
-      guard.gate.turn(Delivery.of("", "")).onUnavailable(Unavailability.RAISE).begin().close();
-    } catch (InvalidException | DeniedException e) {
-      // It is connected.
+      guard
+          .gate
+          .turn(Delivery.of("", ""))
+          .onUnavailable(Unavailability.RAISE)
+          .patience(Dispatch.PATIENCE_BEFORE_ACK)
+          .begin()
+          .close();
+    } catch (InvalidException e) {
+      // The gate is connected.
+    } catch (DeniedException e) {
+      if (!e.reason().equals("TEAM_DENIED")) { // no principal has the empty team
+        guard.log(Level.WARNING, "the server denies this app: " + e.reason() + "; its deliveries fail", e);
+      }
     } catch (OncegateException e) {
-      Guard.LOG.log(
+      guard.log(
           Level.WARNING, "the gate is not connected; deliveries are refused until its server is available", e);
     }
   }
@@ -137,7 +164,7 @@ public class GuardedApp extends App {
   @Override
   @SuppressWarnings("rawtypes")
   public Response run(Request request) throws Exception {
-    return new Dispatch(guard, request).answerBy(() -> super.run(request));
+    return new Dispatch(guard, request, () -> runHandler(request)).answerBy(() -> super.run(request));
   }
 
   @Override
@@ -162,20 +189,20 @@ public class GuardedApp extends App {
   @Override
   protected <E extends Event> App event(
       Class<E> eventClass, boolean allowMultipleEventHandlers, BoltEventHandler<E> handler) {
-    return super.event(eventClass, allowMultipleEventHandlers, isInner ? handler : guarded(handler));
+    return super.event(eventClass, allowMultipleEventHandlers, INNER.get() ? handler : guarded(handler));
   }
 
   private static <E extends Event> BoltEventHandler<E> guarded(BoltEventHandler<E> handler) {
     return (payload, context) -> Dispatch.current().handle(context, () -> handler.apply(payload, context));
   }
 
-  /** Registers a handler that Bolt calls only if it matches: only then has it a turn. */
+  /** Registers a handler that Bolt calls only if it matches, which is when its turn begins. */
   private App inner(Supplier<App> registration) {
-    isInner = true;
+    INNER.set(true);
     try {
       return registration.get();
     } finally {
-      isInner = false;
+      INNER.remove();
     }
   }
 

@@ -12,7 +12,7 @@ import io.oncegate.OverloadedException;
 import io.oncegate.UnavailableException;
 import java.time.Duration;
 
-/** What becomes of a delivery whose turn was not granted. */
+/** How a delivery is handled whose turn was not granted. */
 enum Policy {
   /** There is nothing left to do. */
   ACKNOWLEDGE,
@@ -20,21 +20,22 @@ enum Policy {
   REFUSE,
   /** Acknowledge; this process has the only copy now, and waits for the turn. */
   QUEUE,
-  /** Asking again does not help: Bolt logs the exception, and answers 500. */
+  /** A retry cannot succeed: Bolt logs the exception, and answers with status 500. */
   THROW;
 
   /**
    * What follows from a refusal.
    *
-   * @param canRefuse Slack delivers again what is refused now
+   * @param canRefuse Slack delivers the event again if this delivery is refused
+   * @param canWait acknowledged deliveries may wait for their turn
    */
-  static Policy after(OncegateException refusal, boolean isSentOnce, boolean canRefuse) {
+  static Policy after(OncegateException refusal, boolean isSentOnce, boolean canRefuse, boolean canWait) {
     if (isFinal(refusal)) {
       return ACKNOWLEDGE;
     } else if (refusal instanceof BusyException) {
-      return QUEUE;
+      return canRefuse && !canWait ? REFUSE : QUEUE;
     } else if (refusal instanceof GateClosedException) {
-      return REFUSE; // another process may do it
+      return REFUSE; // another process may take it
     } else if (!isTemporary(refusal)) {
       return THROW;
     } else if (canRefuse) {
@@ -45,14 +46,14 @@ enum Policy {
     return refusal instanceof InProgressException ? ACKNOWLEDGE : REFUSE; // the user sees that it failed
   }
 
-  /** No run need handle the event any more. */
+  /** The event needs no further run. */
   static boolean isFinal(OncegateException refusal) {
     return refusal instanceof DuplicateException
         || refusal instanceof GaveUpException
         || refusal instanceof DroppedException;
   }
 
-  /** There may be a turn later. */
+  /** A later request for the turn may be granted. */
   static boolean isTemporary(OncegateException refusal) {
     return refusal instanceof NotGrantedException
         || refusal instanceof OverloadedException

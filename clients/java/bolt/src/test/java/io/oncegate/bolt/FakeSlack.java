@@ -1,5 +1,6 @@
 package io.oncegate.bolt;
 
+import com.google.gson.JsonObject;
 import com.slack.api.Slack;
 import com.slack.api.SlackConfig;
 import com.slack.api.app_backend.SlackSignature;
@@ -10,36 +11,52 @@ import com.slack.api.bolt.request.RequestHeaders;
 import com.slack.api.bolt.response.Response;
 import com.slack.api.bolt.socket_mode.request.SocketModeRequestParser;
 import com.slack.api.bolt.util.SlackRequestParser;
+import com.sun.net.httpserver.HttpHandler;
 import com.sun.net.httpserver.HttpServer;
 import java.io.IOException;
 import java.net.InetAddress;
 import java.net.InetSocketAddress;
+import java.net.URLDecoder;
 import java.net.URLEncoder;
 import java.nio.charset.StandardCharsets;
 import java.util.List;
 import java.util.Map;
+import java.util.concurrent.BlockingQueue;
 import java.util.concurrent.CompletableFuture;
+import java.util.concurrent.ConcurrentHashMap;
 import java.util.concurrent.ExecutorService;
 import java.util.concurrent.Executors;
+import java.util.concurrent.LinkedBlockingQueue;
 
-/** Slack's side: its Web API knows auth.test, and its requests are those of a server or of Socket Mode. */
+/** Slack's side: its Web API, and its requests, which are those of a server or of Socket Mode. */
 final class FakeSlack implements AutoCloseable {
   private static final String SECRET = "a secret";
 
   private final HttpServer api;
+  private final Map<String, HttpHandler> methods = new ConcurrentHashMap<>();
   private final ExecutorService requests = Executors.newCachedThreadPool();
 
   FakeSlack() throws IOException {
     api = HttpServer.create(new InetSocketAddress(InetAddress.getLoopbackAddress(), 0), 0);
-    api.createContext(
-        "/api/auth.test",
-        exchange -> {
-          byte[] answer = "{\"ok\": true, \"team_id\": \"T1\", \"user_id\": \"U0\", \"bot_id\": \"B0\"}".getBytes();
-          exchange.sendResponseHeaders(200, answer.length);
-          exchange.getResponseBody().write(answer);
-          exchange.close();
-        });
+    answer("auth.test", "{\"ok\": true, \"team_id\": \"T1\", \"user_id\": \"U0\", \"bot_id\": \"B0\"}");
     api.start();
+  }
+
+  /** Answers a method of the Web API. Its calls come into the returned queue, as forms. */
+  BlockingQueue<String> answer(String method, String answer) {
+    BlockingQueue<String> calls = new LinkedBlockingQueue<>();
+    byte[] bytes = answer.getBytes(StandardCharsets.UTF_8);
+    HttpHandler handler =
+        exchange -> {
+          calls.add(new String(exchange.getRequestBody().readAllBytes(), StandardCharsets.UTF_8));
+          exchange.sendResponseHeaders(200, bytes.length);
+          exchange.getResponseBody().write(bytes);
+          exchange.close();
+        };
+    if (methods.put(method, handler) == null) {
+      api.createContext("/api/" + method, exchange -> methods.get(method).handle(exchange));
+    }
+    return calls;
   }
 
   /** The settings of an app in this Slack. */
@@ -88,14 +105,28 @@ final class FakeSlack implements AutoCloseable {
 
   static Request<?> over(boolean socketMode, App app, String body, int retry) {
     if (socketMode) {
-      String envelope =
-          "{\"envelope_id\": \"1\", \"type\": \"events_api\", \"accepts_response_payload\": false, \"payload\": "
-              + body + ", \"retry_attempt\": " + retry + ", \"retry_reason\": \"\"}";
-      return new SocketModeRequestParser(app.config()).parse(envelope).getBoltRequest();
+      return new SocketModeRequestParser(app.config()).parse(envelope(body, retry)).getBoltRequest();
     }
     String stamp = String.valueOf(System.currentTimeMillis() / 1000);
     String signature = new SlackSignature.Generator(SECRET).generate(stamp, body);
     return request(app, body, stamp, signature, retry);
+  }
+
+  /** What Socket Mode sends instead of a request with this body: its payload is always JSON. */
+  private static String envelope(String body, int retry) {
+    String envelope = "{\"envelope_id\": \"1\", \"accepts_response_payload\": ";
+    if (body.startsWith("{")) {
+      return envelope + "false, \"type\": \"events_api\", \"payload\": " + body + ", \"retry_attempt\": " + retry
+          + ", \"retry_reason\": \"\"}";
+    }
+    JsonObject form = new JsonObject();
+    for (String field : body.split("&", -1)) {
+      String[] parts = field.split("=", 2);
+      form.addProperty(parts[0], URLDecoder.decode(parts[1], StandardCharsets.UTF_8));
+    }
+    return form.has("payload")
+        ? envelope + "false, \"type\": \"interactive\", \"payload\": " + form.get("payload").getAsString() + "}"
+        : envelope + "true, \"type\": \"slash_commands\", \"payload\": " + form + "}";
   }
 
   static Request<?> request(App app, String body, String stamp, String signature, int retry) {
@@ -116,7 +147,11 @@ final class FakeSlack implements AutoCloseable {
   }
 
   static Response post(App app, String body, int retry) throws Exception {
-    return app.run(over(false, app, body, retry));
+    return send(false, app, body, retry);
+  }
+
+  static Response send(boolean socketMode, App app, String body, int retry) throws Exception {
+    return app.run(over(socketMode, app, body, retry));
   }
 
   static Response post(App app, String body) throws Exception {
@@ -125,11 +160,15 @@ final class FakeSlack implements AutoCloseable {
 
   /** The same from another thread, as a server does. */
   CompletableFuture<Response> begin(App app, String body) {
+    return begin(false, app, body);
+  }
+
+  CompletableFuture<Response> begin(boolean socketMode, App app, String body) {
     CompletableFuture<Response> answered = new CompletableFuture<>();
     requests.execute(
         () -> {
           try {
-            answered.complete(post(app, body));
+            answered.complete(send(socketMode, app, body, 0));
           } catch (Throwable e) {
             answered.completeExceptionally(e);
           }

@@ -7,6 +7,7 @@ import static io.oncegate.bolt.FakeSlack.mention;
 import static io.oncegate.bolt.FakeSlack.message;
 import static io.oncegate.bolt.FakeSlack.over;
 import static io.oncegate.bolt.FakeSlack.post;
+import static io.oncegate.bolt.FakeSlack.send;
 import static org.junit.jupiter.api.Assertions.assertEquals;
 import static org.junit.jupiter.api.Assertions.assertFalse;
 import static org.junit.jupiter.api.Assertions.assertInstanceOf;
@@ -16,16 +17,21 @@ import static org.junit.jupiter.api.Assertions.assertNull;
 import static org.junit.jupiter.api.Assertions.assertThrows;
 import static org.junit.jupiter.api.Assertions.assertTrue;
 
+import com.slack.api.app_backend.events.EventHandler;
 import com.slack.api.app_backend.events.handler.AppMentionHandler;
 import com.slack.api.app_backend.events.payload.AppMentionPayload;
+import com.slack.api.app_backend.events.payload.FunctionExecutedPayload;
+import com.slack.api.app_backend.events.payload.MessagePayload;
 import com.slack.api.bolt.App;
+import com.slack.api.bolt.WebEndpoint;
 import com.slack.api.bolt.context.Context;
-import com.slack.api.bolt.handler.Handler;
+import com.slack.api.bolt.handler.BoltEventHandler;
 import com.slack.api.bolt.middleware.builtin.Assistant;
-import com.slack.api.bolt.request.Request;
 import com.slack.api.bolt.request.RequestType;
 import com.slack.api.bolt.response.Response;
 import com.slack.api.model.event.AppMentionEvent;
+import com.slack.api.model.event.Event;
+import com.slack.api.model.event.FunctionExecutedEvent;
 import com.slack.api.model.event.MessageEvent;
 import io.oncegate.Delivery;
 import io.oncegate.Gate;
@@ -39,9 +45,16 @@ import io.oncegate.testing.OncegateServer;
 import java.io.IOException;
 import java.lang.reflect.Field;
 import java.lang.reflect.InvocationHandler;
+import java.lang.reflect.InvocationTargetException;
 import java.lang.reflect.Method;
 import java.lang.reflect.Proxy;
+import java.nio.charset.StandardCharsets;
+import java.nio.file.Files;
+import java.nio.file.Path;
 import java.time.Duration;
+import java.util.Collections;
+import java.util.IdentityHashMap;
+import java.util.List;
 import java.util.Map;
 import java.util.Set;
 import java.util.TreeSet;
@@ -50,13 +63,17 @@ import java.util.concurrent.CompletableFuture;
 import java.util.concurrent.ExecutionException;
 import java.util.concurrent.LinkedBlockingQueue;
 import java.util.concurrent.TimeUnit;
+import java.util.concurrent.atomic.AtomicInteger;
 import java.util.regex.Pattern;
+import java.util.stream.Stream;
 import org.junit.jupiter.api.AfterEach;
 import org.junit.jupiter.api.BeforeEach;
 import org.junit.jupiter.api.Test;
 import org.junit.jupiter.api.Timeout;
 import org.junit.jupiter.api.extension.RegisterExtension;
+import org.junit.jupiter.api.io.TempDir;
 import org.junit.jupiter.params.ParameterizedTest;
+import org.junit.jupiter.params.provider.CsvSource;
 import org.junit.jupiter.params.provider.ValueSource;
 
 /** An app of Bolt against the real server. */
@@ -64,6 +81,7 @@ import org.junit.jupiter.params.provider.ValueSource;
 final class GuardedAppTest {
   @RegisterExtension final OncegateServer server = OncegateServer.durable();
   private final Bot bot = new Bot();
+  private final Log log = new Log();
   private FakeSlack slack;
 
   @BeforeEach
@@ -92,6 +110,11 @@ final class GuardedAppTest {
 
   private GuardedApp app() {
     return app(server.gate(), new GuardOptions());
+  }
+
+  /** A gate that writes to the log. */
+  private Gate logging() {
+    return Gate.builder().server(server.address()).logger(log).build();
   }
 
   private static void refused(Response response) {
@@ -152,7 +175,9 @@ final class GuardedAppTest {
         context -> {
           throw new StackOverflowError();
         });
-    assertThrows(StackOverflowError.class, () -> post(app, mention("Ev1")));
+    // An error would end the client of Socket Mode.
+    ExecutionException failed = assertThrows(ExecutionException.class, () -> post(app, mention("Ev1")));
+    assertInstanceOf(StackOverflowError.class, failed.getCause());
     assertEquals("NOT_SEEN", state(gate, mention("Ev1")));
   }
 
@@ -200,25 +225,206 @@ final class GuardedAppTest {
 
   @Test
   void aWaitEnds() throws Exception {
-    GuardedApp app = app(server.gate(), new GuardOptions().waitFor(Duration.ofMillis(100)));
-    try (Turn other = server.gate().turn(Delivery.slack(mention("Ev1"))).begin()) {
+    try (Gate gate = logging();
+        Turn other = server.gate().turn(Delivery.slack(mention("Ev1"))).begin()) {
+      GuardedApp app = app(gate, new GuardOptions().waitFor(Duration.ofMillis(100)));
       assertTrue(other.held());
       accepted(post(app, mention("Ev2")));
       join(app);
+      bot.ran(0);
+      log.has("ERROR acknowledged delivery dropped: turn not granted: Event Ev2", "BusyException");
     }
-    bot.ran(0);
+  }
+
+  @Test
+  void withoutAWaitABusyEventIsRefused() throws Exception {
+    try (Gate gate = logging()) {
+      GuardedApp app = app(gate, new GuardOptions().waitFor(Duration.ZERO));
+      try (Turn other = server.gate().turn(Delivery.slack(mention("Ev1"))).begin()) {
+        assertTrue(other.held());
+        refused(post(app, mention("Ev2")));
+        accepted(post(app, mention("Ev3"), 3)); // there is no further delivery
+        join(app);
+        bot.ran(0);
+        log.has("acknowledged delivery dropped", "Ev3");
+      }
+      bot.leave();
+      accepted(post(app, mention("Ev2"), 1));
+      bot.ran(1);
+    }
+  }
+
+  @Test
+  void anyWaitIsAccepted() throws Exception {
+    GuardedApp app = app(server.gate(), new GuardOptions().waitFor(Duration.ofDays(365 * 300)));
+    try (Turn other = server.gate().turn(Delivery.slack(mention("Ev1"))).begin()) {
+      assertTrue(other.held());
+      accepted(post(app, mention("Ev2")));
+    }
+    bot.leave();
+    join(app);
+    bot.ran(1);
+    assertThrows(IllegalArgumentException.class, () -> new GuardOptions().waitFor(Duration.ofNanos(-1)));
+    assertThrows(NullPointerException.class, () -> new GuardOptions().waitFor(null));
+  }
+
+  /** Both match, and the first one passes it on. */
+  @ParameterizedTest
+  @ValueSource(booleans = {false, true})
+  void anAcknowledgedDeliveryComesToAllItsHandlers(boolean ackFirst) throws Exception {
+    Gate gate = server.gate();
+    GuardedApp app = app(gate, ackFirst ? new GuardOptions().ackFirst() : new GuardOptions());
+    AtomicInteger middleware = new AtomicInteger();
+    app.use(
+        (request, response, chain) -> {
+          middleware.incrementAndGet();
+          return chain.next(request);
+        });
+    app.message(Pattern.compile("deploy .*"), (payload, context) -> bot.handle(context));
+    app.message(Pattern.compile("nothing"), (payload, context) -> bot.handle(context));
+    app.message(Pattern.compile(".* now"), (payload, context) -> bot.handle(context));
+    String event = message("Ev2", "deploy now");
+    try (Turn other = ackFirst ? null : server.gate().turn(Delivery.slack(mention("Ev1"))).begin()) {
+      assertEquals(!ackFirst, other != null && other.held());
+      accepted(post(app, event));
+    }
+    bot.leave(context -> null);
+    bot.leave();
+    join(app);
+    bot.ran(2);
+    assertEquals(bot.entered().id(), bot.entered().id());
+    assertEquals(1, middleware.get());
+    assertEquals("SUCCEEDED", gate.seen(Delivery.slack(event)).outcome());
+  }
+
+  @Test
+  void anAcknowledgedDeliveryThatIsNotHandledIsLogged() throws Exception {
+    try (Gate gate = logging()) {
+      GuardedApp app = app(gate, new GuardOptions().ackFirst());
+      bot.leave(context -> Response.error(500));
+      accepted(post(app, mention("Ev1")));
+      join(app);
+      log.has("ERROR acknowledged delivery dropped: no handler returned a status of 2xx: Event Ev1");
+      bot.leave(
+          context -> {
+            throw new IOException("no disk");
+          });
+      accepted(post(app, mention("Ev2")));
+      join(app);
+      log.has("ERROR acknowledged delivery dropped: handler failed: Event Ev2", "no disk");
+      bot.leave(
+          context -> {
+            throw new StackOverflowError();
+          });
+      accepted(post(app, command("1")));
+      join(app);
+      log.has("ERROR acknowledged delivery dropped: handler failed: Command", "StackOverflowError");
+      bot.leave(
+          context -> {
+            throw new RejectException("no topic");
+          });
+      accepted(post(app, mention("Ev3")));
+      join(app);
+      log.hasNot("Ev3");
+      bot.ran(4);
+      for (String body : List.of(mention("Ev1"), mention("Ev2"), command("1"))) {
+        assertEquals("NOT_SEEN", state(gate, body));
+      }
+    }
+  }
+
+  @Test
+  void aDrainRefusesNewDeliveriesAndKeepsThoseThatWait() throws Exception {
+    GuardedApp app = app();
+    CompletableFuture<Response> first = slack.begin(app, mention("Ev1"));
+    bot.entered();
+    accepted(post(app, mention("Ev2"))); // it waits for the thread
+    assertFalse(app.drain(Duration.ZERO));
+    CompletableFuture<Boolean> drained = new CompletableFuture<>();
+    Thread draining =
+        new Thread(
+            () -> {
+              try {
+                drained.complete(app.drain(Duration.ofSeconds(60)));
+              } catch (InterruptedException e) {
+                drained.completeExceptionally(e);
+              }
+            });
+    draining.start();
+    refused(post(app, mention("Ev3")));
+    refused(post(app, mention("Ev3"), 3)); // also what Slack does not deliver again
+    refused(post(app, command("1")));
+    refused(app.run(over(true, app, click("1"), 0)));
+    assertEquals(404, post(app, message("Ev4", "no handler matches")).getStatusCode());
+    assertFalse(drained.isDone());
+    bot.leave();
+    accepted(first.get());
+    bot.entered();
+    assertFalse(drained.isDone());
+    bot.leave();
+    assertTrue(drained.get());
+    draining.join();
+    bot.ran(2);
+    refused(post(app, mention("Ev3")));
+  }
+
+  @Test
+  void moreBackgroundDeliveriesAreRefused() throws Exception {
+    try (Gate gate = logging()) {
+      GuardedApp app = app(gate, new GuardOptions().ackFirst().maxBackgroundDeliveries(1));
+      accepted(post(app, command("1")));
+      bot.entered();
+      refused(post(app, command("2")));
+      log.has("ERROR delivery refused: maxBackgroundDeliveries (1) reached");
+      bot.leave();
+      join(app);
+      bot.ran(1);
+    }
+    assertThrows(IllegalArgumentException.class, () -> new GuardOptions().maxBackgroundDeliveries(0));
+  }
+
+  @Test
+  void withoutAThreadADeliveryIsRefused() throws Exception {
+    try (Gate gate = logging()) {
+      Guard guard =
+          new Guard(
+              gate,
+              new GuardOptions(),
+              work -> {
+                throw new OutOfMemoryError("unable to create native thread");
+              });
+      assertFalse(guard.spawn(() -> {}));
+      assertTrue(guard.join(Duration.ZERO));
+      log.has("ERROR delivery refused: no thread can be made");
+    }
+  }
+
+  @Test
+  void aPauseKeepsNothing() throws Exception {
+    Gate gate = server.gate();
+    Guard guard = new Guard(gate, new GuardOptions());
+    Field field = Gate.class.getDeclaredField("closing");
+    field.setAccessible(true);
+    CompletableFuture<?> closing = (CompletableFuture<?>) field.get(gate);
+    int before = closing.getNumberOfDependents();
+    for (int i = 0; i < 3; i++) {
+      guard.pause(Duration.ofMillis(1));
+    }
+    assertEquals(before, closing.getNumberOfDependents());
+    gate.close();
+    guard.pause(Duration.ofDays(365)); // it ends with the gate
   }
 
   @ParameterizedTest
-  @ValueSource(booleans = {false, true})
-  void theLastRetryWaitsForTheRunBeforeIt(boolean fails) throws Exception {
+  @CsvSource({"false, false", "false, true", "true, false", "true, true"})
+  void theLastRetryWaitsForTheRunBeforeIt(boolean socketMode, boolean fails) throws Exception {
     GuardedApp app = app();
     String event = mention("Ev1");
-    CompletableFuture<Response> first = slack.begin(app, event);
+    CompletableFuture<Response> first = slack.begin(socketMode, app, event);
     bot.entered();
-    refused(post(app, event, 1));
-    refused(post(app, event, 2));
-    accepted(post(app, event, 3));
+    refused(send(socketMode, app, event, 1));
+    refused(send(socketMode, app, event, 2));
+    accepted(send(socketMode, app, event, 3));
     if (fails) {
       bot.leave(
           context -> {
@@ -345,20 +551,22 @@ final class GuardedAppTest {
     assertEquals(bot.entered().id(), bot.entered().id());
   }
 
-  @Test
-  void aCommandIsAnsweredByItsHandler() throws Exception {
+  @ParameterizedTest
+  @ValueSource(booleans = {false, true})
+  void aCommandIsAnsweredByItsHandler(boolean socketMode) throws Exception {
     GuardedApp app = app();
-    CompletableFuture<Response> first = slack.begin(app, command("1"));
+    CompletableFuture<Response> first = slack.begin(socketMode, app, command("1"));
     bot.entered();
-    accepted(post(app, command("1"))); // another run has it
+    accepted(send(socketMode, app, command("1"), 0)); // another run handles it
     bot.leave(context -> Response.ok("done"));
     assertEquals("done", first.get().getBody());
-    assertNull(post(app, command("1")).getBody());
+    assertNull(send(socketMode, app, command("1"), 0).getBody());
     bot.ran(1);
   }
 
-  @Test
-  void aBusyInteractionIsReported() throws Exception {
+  @ParameterizedTest
+  @ValueSource(booleans = {false, true})
+  void aBusyInteractionIsReported(boolean socketMode) throws Exception {
     BlockingQueue<RequestType> reported = new LinkedBlockingQueue<>();
     GuardOptions options =
         new GuardOptions()
@@ -370,7 +578,7 @@ final class GuardedAppTest {
     GuardedApp app = app(server.gate(), options);
     CompletableFuture<Response> first = slack.begin(app, mention("Ev1"));
     bot.entered();
-    accepted(post(app, click("1")));
+    accepted(send(socketMode, app, click("1"), 0));
     assertEquals(RequestType.BlockAction, reported.poll(60, TimeUnit.SECONDS));
     accepted(post(app, mention("Ev2"))); // an event is not reported
     bot.leave();
@@ -389,7 +597,7 @@ final class GuardedAppTest {
     accepted(post(app, command("1")));
     assertTrue(bot.entered().held());
     assertFalse(app.join(Duration.ofMillis(50)));
-    accepted(post(app, command("1"))); // another run has it
+    accepted(post(app, command("1"))); // another run handles it
     bot.leave(
         context -> {
           throw new IOException("no disk");
@@ -411,20 +619,25 @@ final class GuardedAppTest {
     accepted(event.get());
   }
 
-  @Test
-  void acknowledgedFirstAndRefused() throws Exception {
-    try (Gate gate = hasty()) {
-      GuardedApp app = app(gate, new GuardOptions().ackFirst());
+  @ParameterizedTest
+  @ValueSource(booleans = {false, true})
+  void acknowledgedFirstAndLost(boolean interrupts) throws Exception {
+    try (Gate gate = logging()) {
+      GuardedApp app = app(gate, new GuardOptions().ackFirst().turns(turn -> turn.interruptOnLoss(interrupts)));
       accepted(post(app, mention("Ev1")));
       Turn turn = bot.entered();
-      refused(post(app, mention("Ev1"), 1));
+      refused(post(app, mention("Ev1"), 1)); // the acknowledgement came late
       server.lose(Session.thread("T1", "C1", "17.5"));
       assertEquals(LostReason.LEASE_LOST, turn.lost().get());
-      join(app); // its thread is interrupted
-      bot.leave();
-      accepted(post(app, mention("Ev1"), 3));
-      join(app);
-      bot.ran(2);
+      if (interrupts) {
+        join(app);
+        log.has("ERROR acknowledged delivery dropped: handler failed: Event Ev1", "interrupted");
+      } else {
+        bot.leave();
+        join(app);
+        log.has("ERROR acknowledged delivery dropped: turn lost (LEASE_LOST): Event Ev1");
+      }
+      bot.ran(1);
     }
   }
 
@@ -492,6 +705,58 @@ final class GuardedAppTest {
   }
 
   @Test
+  void anAppIsStartedWithAWrongToken(@TempDir Path folder) throws Exception {
+    List<String> known = token();
+    Path auth =
+        Files.writeString(
+            folder.resolve("auth.toml"),
+            String.format("[[principal]]%nname = \"bot\"%nrole = \"bot\"%nteams = [\"T1\"]%n%s%n", known.get(1)));
+    try (OncegateServer secured = OncegateServer.create("--auth", auth.toString()).start();
+        Gate right = Gate.builder().server(secured.address()).token(known.get(0)).logger(log).build();
+        Gate wrong = Gate.builder().server(secured.address()).token(token().get(0)).logger(log).build()) {
+      GuardedApp app = app(right, new GuardOptions());
+      log.hasNot("denies");
+      bot.leave();
+      accepted(post(app, mention("Ev1")));
+      app(wrong, new GuardOptions());
+      log.has("WARNING the server denies this app: UNAUTHENTICATED");
+    }
+  }
+
+  /** A token, and the line by which a server knows it. */
+  private static List<String> token() throws IOException {
+    Process made = new ProcessBuilder(System.getenv("ONCEGATE_BINARY"), "token", "new").start();
+    return new String(made.getInputStream().readAllBytes(), StandardCharsets.UTF_8).strip().lines().toList();
+  }
+
+  @Test
+  void handlersAreRegisteredByTwoThreads() throws Exception {
+    CompletableFuture<Turn> turn = new CompletableFuture<>();
+    GuardedApp app =
+        new GuardedApp(slack.config(), server.gate()) {
+          @Override
+          protected <E extends Event> App event(Class<E> type, boolean allowMultiple, BoltEventHandler<E> handler) {
+            if (type.equals(MessageEvent.class)) { // it is called by message; another thread comes in between
+              CompletableFuture.runAsync(
+                      () ->
+                          super.event(
+                              AppMentionEvent.class,
+                              true,
+                              (payload, context) -> {
+                                turn.complete(Turns.of(context));
+                                return context.ack();
+                              }))
+                  .join();
+            }
+            return super.event(type, allowMultiple, handler);
+          }
+        };
+    app.message("hi", (payload, context) -> context.ack());
+    accepted(post(app, mention("Ev1")));
+    assertNotNull(turn.getNow(null), "the handler of the other thread is not guarded");
+  }
+
+  @Test
   void whatCannotBeGuardedIsNotAccepted() {
     GuardedApp app = app();
     assertThrows(UnsupportedOperationException.class, () -> app.assistant(new Assistant()));
@@ -506,38 +771,117 @@ final class GuardedAppTest {
   /** A new method of Bolt would have handlers that are not guarded. */
   @Test
   void allHandlersAreGuarded() throws Exception {
-    GuardedApp app = app();
+    Set<String> guarded = new TreeSet<>();
     Set<String> unguarded = new TreeSet<>();
-    for (Method method : App.class.getDeclaredMethods()) {
-      Class<?>[] types = method.getParameterTypes();
-      if (types.length == 2 && types[0] == Pattern.class && Handler.class.isAssignableFrom(types[1])) {
-        Pattern pattern = Pattern.compile(method.getName());
-        InvocationHandler call = (proxy, called, arguments) -> called.getName().equals("apply") ? Response.ok() : null;
-        method.invoke(app, pattern, Proxy.newProxyInstance(types[1].getClassLoader(), new Class<?>[] {types[1]}, call));
-        try {
-          registered(app, pattern).apply(null, null);
-          unguarded.add(method.getName());
-        } catch (IllegalStateException e) {
-          // It has no turn outside of a request.
-        }
+    Set<String> refused = new TreeSet<>();
+    Gate gate = server.gate();
+    for (Method method : App.class.getMethods()) {
+      if (Stream.of(method.getParameterTypes()).noneMatch(GuardedAppTest::isHandler)) {
+        continue;
+      }
+      GuardedApp app = new GuardedApp(slack.config(), gate);
+      Set<Object> before = registered(app);
+      Object[] arguments = Stream.of(method.getParameterTypes()).map(GuardedAppTest::argument).toArray();
+      try {
+        method.invoke(app, arguments);
+      } catch (InvocationTargetException e) {
+        assertInstanceOf(UnsupportedOperationException.class, e.getCause(), method + ": " + e.getCause());
+        refused.add(method.getName());
+        continue;
+      }
+      Set<Object> handlers = registered(app);
+      handlers.removeAll(before);
+      assertFalse(handlers.isEmpty(), method + " registers nothing");
+      for (Object handler : handlers) {
+        (hasTurn(handler, payload(method.getName(), NAME)) ? guarded : unguarded).add(method.getName());
+        Object other = payload(method.getName(), "another one");
+        assertFalse(other != null && hasTurn(handler, other), method + " begins a turn although it does not match");
       }
     }
-    assertEquals(Set.of("blockSuggestion", "dialogSuggestion"), unguarded);
+    assertEquals(Set.of("blockSuggestion", "dialogSuggestion", "endpoint"), unguarded);
+    assertEquals(Set.of("event"), refused);
+    assertTrue(guarded.containsAll(Set.of("event", "message", "function", "command", "blockAction")), "" + guarded);
   }
 
-  /** The handler that Bolt calls if the pattern matches. */
-  @SuppressWarnings({"rawtypes", "unchecked"})
-  private static Handler<Context, Request<Context>, Response> registered(App app, Pattern pattern) throws Exception {
+  private static boolean isHandler(Class<?> type) {
+    return type.getName().startsWith("com.slack.api.bolt.handler.") || type == EventHandler.class;
+  }
+
+  /** What handlers are registered for; also a method of HTTP. */
+  private static final String NAME = "GET";
+
+  private static Object argument(Class<?> type) {
+    if (type == Pattern.class) {
+      return Pattern.compile(NAME);
+    } else if (type == String.class) {
+      return NAME;
+    } else if (type == Class.class) {
+      return MessageEvent.class;
+    } else if (type == WebEndpoint.Method.class) {
+      return WebEndpoint.Method.GET;
+    } else if (type == EventHandler.class) {
+      return new AppMentionHandler() {
+        @Override
+        public void handle(AppMentionPayload payload) {}
+      };
+    }
+    assertTrue(isHandler(type), "a parameter of another kind: " + type);
+    InvocationHandler call = (proxy, called, arguments) -> called.getName().equals("apply") ? Response.ok() : null;
+    return Proxy.newProxyInstance(type.getClassLoader(), new Class<?>[] {type}, call);
+  }
+
+  /** The handlers that Bolt calls, whatever they are registered by. */
+  private static Set<Object> registered(App app) throws Exception {
+    Set<Object> handlers = Collections.newSetFromMap(new IdentityHashMap<>());
     for (Field field : App.class.getDeclaredFields()) {
       if (Map.class.isAssignableFrom(field.getType())) {
         field.setAccessible(true);
-        Object handler = ((Map) field.get(app)).get(pattern);
-        if (handler != null) {
-          return (Handler<Context, Request<Context>, Response>) handler;
+        for (Object value : ((Map<?, ?>) field.get(app)).values()) {
+          if (value instanceof List) {
+            handlers.addAll((List<?>) value);
+          } else {
+            handlers.add(value);
+          }
         }
       }
     }
-    throw new AssertionError(pattern + " is not registered");
+    return handlers;
+  }
+
+  /** Whether the turn begins before the author's handler. */
+  private static boolean hasTurn(Object handler, Object payload) throws Exception {
+    Method apply =
+        Stream.of(handler.getClass().getInterfaces())
+            .flatMap(type -> Stream.of(type.getMethods()))
+            .filter(method -> method.getName().equals("apply") && method.getParameterCount() == 2)
+            .findFirst()
+            .orElseThrow();
+    try {
+      apply.invoke(handler, payload, null);
+      return false;
+    } catch (InvocationTargetException e) {
+      assertTrue(e.getCause().toString().contains("it has no turn"), e.getCause().toString()); // outside of a request
+      return true;
+    }
+  }
+
+  /** Where Bolt looks at the payload itself: one with this name. */
+  private static Object payload(String registration, String name) {
+    switch (registration) {
+      case "message":
+        MessagePayload message = new MessagePayload();
+        message.setEvent(new MessageEvent());
+        message.getEvent().setText(name);
+        return message;
+      case "function":
+        FunctionExecutedPayload function = new FunctionExecutedPayload();
+        function.setEvent(new FunctionExecutedEvent());
+        function.getEvent().setFunction(new FunctionExecutedEvent.Function());
+        function.getEvent().getFunction().setCallbackId(name);
+        return function;
+      default:
+        return null;
+    }
   }
 
   @Test

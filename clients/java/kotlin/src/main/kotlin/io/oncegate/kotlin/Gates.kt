@@ -85,22 +85,25 @@ private suspend fun Gate.beginTurn(delivery: Delivery, wait: Duration, options: 
 }
 
 private suspend fun <T> handle(turn: Turn, handler: suspend CoroutineScope.(Turn) -> T): Outcome<T> =
-    when (val body = runIn(turn) { handler(turn) }) {
-        is Body.Returned -> {
-            end { turn.succeed(body.value.takeUnless { it is Unit }) }
-            Ran(body.value)
-        }
-        is Body.Failed -> {
-            val problem = body.problem
-            if (problem is RejectException) {
-                end { turn.reject(problem.detail()) }
-                Rejected(problem.detail())
-            } else {
-                end { turn.fail(problem) }
-                if (isByLoss(turn, problem)) turn.check() // throws the loss
-                throw problem
+    try {
+        when (val body = runIn(turn) { handler(turn) }) {
+            is Body.Returned -> {
+                end { turn.succeed(body.value.takeUnless { it is Unit }) }
+                Ran(body.value)
+            }
+            is Body.Failed -> {
+                val problem = body.problem
+                if (problem is RejectException) {
+                    end { turn.reject(problem.detail()) }
+                    Rejected(problem.detail())
+                } else {
+                    end { turn.fail(problem) }
+                    throw problemOf(turn, problem)
+                }
             }
         }
+    } finally {
+        closeIfHeld(turn)
     }
 
 /**
@@ -117,15 +120,18 @@ public suspend fun <R> Gate.lease(
 ): R {
     val request = lease(session).apply(options).waitFor(wait.toJavaDuration()).interruptOnLoss(false)
     val lease = begin { request.acquire() }
-    return when (val result = runIn(lease) { body(lease) }) {
-        is Body.Returned -> {
-            end { lease.release() }
-            result.value
+    return try {
+        when (val result = runIn(lease) { body(lease) }) {
+            is Body.Returned -> {
+                end { lease.release() }
+                result.value
+            }
+            is Body.Failed -> {
+                end { lease.close() }
+                throw problemOf(lease, result.problem)
+            }
         }
-        is Body.Failed -> {
-            end { lease.close() }
-            if (isByLoss(lease, result.problem)) lease.check() // throws the loss
-            throw result.problem
-        }
+    } finally {
+        closeIfHeld(lease)
     }
 }

@@ -16,26 +16,42 @@ import kotlinx.coroutines.runInterruptible
 import kotlinx.coroutines.withContext
 
 /**
- * Where the library's calls block. Each of them may wait in a queue for minutes, so they do not take the threads of
- * [Dispatchers.IO] from others; there are as many as turns begin or end at once.
+ * Where the library's calls block. A call may wait in a queue for minutes, so it does not take a thread of
+ * [Dispatchers.IO] from others. The limits are those of each view: [Dispatchers.IO] has more threads for its views.
  */
-private val blocking = Dispatchers.IO.limitedParallelism(4096, "oncegate")
+internal class BlockingCalls(parallelism: Int) {
+    private val beginnings = Dispatchers.IO.limitedParallelism(parallelism, "oncegate-begin")
 
-/** Begins a turn or lease. If the caller is cancelled meanwhile, it is not held. */
-internal suspend fun <H : Hold> begin(request: () -> H): H {
-    var begun: H? = null
-    try {
-        return runInterruptible(blocking) { request().also { begun = it } }
-    } catch (e: Throwable) {
-        // It was granted in the moment of the cancellation.
-        begun?.let { end { it.close() } }
-        if (e is CancelledException) currentCoroutineContext().ensureActive()
-        throw e
+    /** Not those of the beginnings: a caller may wait in a queue for the very turn that is to end. */
+    private val ends = Dispatchers.IO.limitedParallelism(parallelism, "oncegate-end")
+
+    /** Begins a turn or lease. If the caller is cancelled meanwhile, it is not held. */
+    suspend fun <H : Hold> begin(request: () -> H): H {
+        var begun: H? = null
+        try {
+            return runInterruptible(beginnings) { request().also { begun = it } }
+        } catch (e: Throwable) {
+            // It was granted in the moment of the cancellation.
+            begun?.let { end { it.close() } }
+            if (e is CancelledException) currentCoroutineContext().ensureActive()
+            throw e
+        }
     }
+
+    /** Ends a turn or lease, also for a caller that is cancelled. */
+    suspend fun <R> end(call: () -> R): R = withContext(NonCancellable + ends) { call() }
 }
 
-/** Ends a turn or lease, also for a caller that is cancelled. */
-internal suspend fun <R> end(call: () -> R): R = withContext(NonCancellable + blocking) { call() }
+private val calls = BlockingCalls(4096)
+
+internal suspend fun <H : Hold> begin(request: () -> H): H = calls.begin(request)
+
+internal suspend fun <R> end(call: () -> R): R = calls.end(call)
+
+/** Ends what is held, if an end of another kind has thrown before. */
+internal suspend fun closeIfHeld(held: Hold) {
+    if (held.held()) end { held.close() }
+}
 
 /** Cancels the body of a turn or lease that is lost. */
 private class LossCancellation : CancellationException("the turn or lease was lost; stop working")
@@ -72,3 +88,14 @@ internal suspend fun isByLoss(held: Hold, problem: Throwable): Boolean =
     currentCoroutineContext().isActive &&
         held.lostReason() != null &&
         (problem is CancellationException || problem is LostException)
+
+/** What a body's problem comes out as: a loss, which has the problem as suppressed, or the problem itself. */
+internal suspend fun problemOf(held: Hold, problem: Throwable): Throwable {
+    if (!isByLoss(held, problem)) return problem
+    return try {
+        held.check()
+        problem
+    } catch (lost: LostException) {
+        lost.apply { addSuppressed(problem) }
+    }
+}

@@ -1,6 +1,7 @@
 package io.oncegate.kotlin
 
 import io.oncegate.BusyException
+import io.oncegate.Codec
 import io.oncegate.Delivery
 import io.oncegate.Gate
 import io.oncegate.GateClosedException
@@ -10,11 +11,13 @@ import io.oncegate.LeaseLostException
 import io.oncegate.LostReason
 import io.oncegate.RejectException
 import io.oncegate.Session
+import io.oncegate.Turn
 import io.oncegate.TurnLostException
 import io.oncegate.TurnRequest
 import io.oncegate.Unavailability
 import io.oncegate.testing.OncegateServer
 import java.time.Duration as JavaDuration
+import java.util.concurrent.CountDownLatch
 import java.util.concurrent.Executors
 import java.util.concurrent.Semaphore
 import java.util.concurrent.TimeUnit
@@ -43,9 +46,11 @@ import org.junit.jupiter.api.Assertions.assertNull
 import org.junit.jupiter.api.Assertions.assertTrue
 import org.junit.jupiter.api.Assertions.fail
 import org.junit.jupiter.api.Test
+import org.junit.jupiter.api.Timeout
 import org.junit.jupiter.api.extension.RegisterExtension
 
 /** Coroutines against the real server. */
+@Timeout(value = 120, threadMode = Timeout.ThreadMode.SEPARATE_THREAD)
 class GatesTest {
     @JvmField @RegisterExtension val server: OncegateServer = OncegateServer.create()
 
@@ -57,7 +62,7 @@ class GatesTest {
     private val delivery = Delivery.of("T1", "E1").session("S1")
     private val session = Session.of("T1", "S1")
 
-    /** All on one thread: what blocks it hangs, and this ends it. */
+    /** All on one thread. The timeout of the class ends a call that blocks it; this one, a body that is suspended. */
     private fun test(body: suspend CoroutineScope.(Gate) -> Unit): Unit = runBlocking {
         val hooks =
             object : Hooks {
@@ -265,7 +270,7 @@ class GatesTest {
     }
 
     @Test
-    fun `a body that ignores its loss has returned in vain`() = test { gate ->
+    fun `the value of a body that ignores its loss is not stored`() = test { gate ->
         val lost =
             assertThrows<TurnLostException> {
                 gate.turn(delivery) { turn ->
@@ -288,6 +293,57 @@ class GatesTest {
                 }
             }
         assertEquals("no disk", thrown.message)
+    }
+
+    @Test
+    fun `what a cancelled body throws is suppressed`() = test { gate ->
+        val entered = CompletableDeferred<Unit>()
+        val lost = async {
+            assertThrows<TurnLostException> {
+                gate.turn(delivery) { turn ->
+                    try {
+                        entered.complete(Unit)
+                        awaitCancellation()
+                    } catch (_: CancellationException) {
+                        turn.check()
+                    }
+                }
+            }
+        }
+        entered.await()
+        server.lose(session)
+        assertEquals(listOf(TurnLostException::class), lost.await().suppressed.map { it::class })
+    }
+
+    @Test
+    fun `an end does not wait for callers that begin`() = test {
+        val calls = BlockingCalls(1)
+        val begun = CompletableDeferred<Unit>()
+        val mayBegin = CountDownLatch(1)
+        val caller = async {
+            assertThrows<IllegalStateException> {
+                calls.begin<Turn> {
+                    begun.complete(Unit)
+                    mayBegin.await()
+                    error("no turn")
+                }
+            }
+        }
+        begun.await()
+        assertEquals("ended", calls.end { "ended" })
+        mayBegin.countDown()
+        caller.await()
+    }
+
+    /** Such as a class that is missing where it is needed first. */
+    class BrokenCodec : Codec by Codec.json() {
+        override fun encode(value: Any): Codec.Encoded = throw NoClassDefFoundError("Reply")
+    }
+
+    @Test
+    fun `an error of the codec fails the turn`() = test { gate ->
+        assertThrows<NoClassDefFoundError> { gate.turn(delivery, options = { codec(BrokenCodec()) }) { "value" } }
+        assertEquals(Ran(2), gate.turn(delivery) { turn -> turn.attempt() })
     }
 
     class Mute : Exception() {

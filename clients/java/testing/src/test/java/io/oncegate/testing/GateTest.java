@@ -25,6 +25,7 @@ import java.time.Duration;
 import java.util.HashSet;
 import java.util.List;
 import java.util.Optional;
+import java.util.ResourceBundle;
 import java.util.Set;
 import java.util.concurrent.CompletableFuture;
 import java.util.concurrent.TimeUnit;
@@ -182,6 +183,53 @@ final class GateTest {
       TurnLostException ended = assertThrows(TurnLostException.class, () -> turn.succeed(1));
       assertEquals(LostReason.ENDED, ended.reason());
       assertFalse(ended.getMessage().contains("another run"), ended.getMessage());
+    }
+  }
+
+  @Test
+  void endWithoutADetailIsAnEnd() {
+    Gate gate = server.gate();
+    Delivery delivery = Delivery.of("T1", "E1");
+    String none = new IllegalStateException().getMessage();
+    try (Turn turn = gate.turn(delivery).begin()) {
+      turn.fail(none);
+    }
+    try (Turn turn = gate.turn(delivery).begin()) {
+      assertEquals(2, turn.attempt());
+      turn.reject(none);
+    }
+    assertEquals("REJECTED", gate.seen(delivery).outcome());
+  }
+
+  @Test
+  void loggerThatFailsChangesNothing() {
+    System.Logger failing =
+        new System.Logger() {
+          @Override
+          public String getName() {
+            return "failing";
+          }
+
+          @Override
+          public boolean isLoggable(Level level) {
+            throw new IllegalStateException("a fault of the logger");
+          }
+
+          @Override
+          public void log(Level level, ResourceBundle bundle, String text, Throwable thrown) {
+            throw new IllegalStateException("a fault of the logger");
+          }
+
+          @Override
+          public void log(Level level, ResourceBundle bundle, String format, Object... params) {
+            throw new IllegalStateException("a fault of the logger");
+          }
+        };
+    try (Gate gate = Gate.builder().server(server.address()).logger(failing).build()) {
+      gate.logger().log(System.Logger.Level.ERROR, "a problem");
+      gate.logger().log(System.Logger.Level.ERROR, "a problem", new IllegalStateException());
+      gate.logger().log(System.Logger.Level.ERROR, () -> "a problem");
+      assertEquals("failing", gate.logger().getName());
     }
   }
 
