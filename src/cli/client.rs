@@ -74,8 +74,8 @@ impl ClientArgs {
         let server = &self.server;
         let problem = match connecting.await {
             Ok(connection) => return Ok(connection),
-            Err(Error::Misconfigured { option, problem, .. }) => {
-                return Err(misconfigured(option, &problem).context(WrongArguments));
+            Err(Error::Misconfigured { option, problem, allowed_by, .. }) => {
+                return Err(misconfigured(option, &problem, allowed_by).context(WrongArguments));
             }
             Err(error) => root_cause(&error),
         };

@@ -19,10 +19,11 @@ use crate::{
     Error,
     address::{DEFAULT_SERVER, Target, host_of},
     clock::{Moment, now},
-    errors::{misconfigured, or_else},
+    errors::misconfigured,
     failure::Failure,
     locked,
-    rotation::{Certificates, File, LOOK_AGAIN, Outage, Rotation, is_usable},
+    rotation::{Certificates, File, LOOK_AGAIN, Rotation, is_usable},
+    token::Token,
 };
 
 /// How long files may take to be read.
@@ -53,12 +54,6 @@ pub(crate) struct Access {
     hung: Mutex<Option<Moment>>,
 }
 
-struct Token {
-    file: Option<File>,
-    current: Mutex<Option<Arc<str>>>,
-    outage: Mutex<Outage>,
-}
-
 /// What one call or stream proves itself by.
 #[derive(Clone)]
 pub(crate) struct Credentials {
@@ -66,7 +61,7 @@ pub(crate) struct Credentials {
     pub(crate) certificates: Option<Arc<Certificates>>,
 }
 
-type Environment<'a> = &'a dyn Fn(&str) -> Option<OsString>;
+pub(crate) type Environment<'a> = &'a dyn Fn(&str) -> Option<OsString>;
 
 #[expect(clippy::disallowed_methods, reason = "the settings of a client library")]
 pub(crate) fn environment(name: &str) -> Option<OsString> {
@@ -75,7 +70,7 @@ pub(crate) fn environment(name: &str) -> Option<OsString> {
 
 /// What the option says, else the environment, with what said it. An empty option is a mistake, such
 /// as a variable that is not set.
-fn setting(
+pub(crate) fn setting(
     environment: Environment<'_>,
     option: &'static str,
     given: Option<OsString>,
@@ -149,11 +144,12 @@ impl Access {
 
         let token = Token::new(options.token, options.token_file, env)?;
         if token.is_set() && !target.tls() && !target.is_local() && !options.insecure {
-            let problem = format!(
-                "a token must not be sent in plaintext to {}; use https://, or set insecure",
-                target.name()
-            );
-            return Err(misconfigured("server", problem));
+            let name = target.name();
+            return Err(Error::Misconfigured {
+                option: "server",
+                problem: format!("a token must not be sent in plaintext to {name}; use https://"),
+                allowed_by: Some("insecure"),
+            });
         }
         Ok(Self { target, endpoint, tls, token, hung: Mutex::default() })
     }
@@ -222,7 +218,7 @@ impl Access {
 
     /// What was read last, if all of it was.
     fn last(&self) -> Option<Credentials> {
-        let token = locked(&self.token.current).clone();
+        let token = self.token.last();
         let certificates = self.tls.as_ref().map(Rotation::last);
         if self.token.file.is_some() && token.is_none() {
             return None;
@@ -238,12 +234,19 @@ impl Access {
         credentials.certificates.as_ref().map_or(&self.endpoint, |found| &found.endpoint)
     }
 
+    /// Makes the next look at the files of the certificates come earlier.
+    pub(crate) fn look_soon(&self) {
+        if let Some(tls) = &self.tls {
+            tls.look_soon();
+        }
+    }
+
     /// Says what a failure means. UNAUTHENTICATED is final only with the newest token and client
     /// certificate: with older ones the call is worth another try.
     pub(crate) async fn judge(self: &Arc<Self>, used: &Credentials, failure: Failure) -> Failure {
         let is_outage = matches!(failure.code, Code::Unavailable | Code::DeadlineExceeded);
-        if let Some(tls) = self.tls.as_ref().filter(|_| failure.reason.is_empty() && is_outage) {
-            tls.look_soon(); // the server may not accept the old ones any more
+        if failure.reason.is_empty() && is_outage {
+            self.look_soon(); // the server may not accept the old ones any more
         }
         if failure.code != Code::Unauthenticated {
             return failure;
@@ -279,73 +282,8 @@ impl Credentials {
     }
 }
 
-impl Token {
-    fn new(
-        token: Option<String>,
-        file: Option<PathBuf>,
-        env: Environment<'_>,
-    ) -> Result<Self, Error> {
-        let mut made = Self {
-            file: None,
-            current: Mutex::default(),
-            outage: Mutex::new(Outage::new("the token that was read before stays in use")),
-        };
-        let Some(token) = token else {
-            let path = setting(env, "token_file", file.map(Into::into), "ONCEGATE_TOKEN_FILE")?;
-            made.file = path.map(|(path, _)| File { option: "token_file", path: path.into() });
-            return Ok(made);
-        };
-        if file.is_some() {
-            return Err(misconfigured("token", "set either token or token_file"));
-        }
-        if token.is_empty() {
-            return Err(misconfigured("token", "it is empty; set it, or leave it out"));
-        }
-        made.current = Mutex::new(Some(checked("token", token.trim())?));
-        Ok(made)
-    }
-
-    fn is_set(&self) -> bool {
-        locked(&self.current).is_some() || self.file.is_some()
-    }
-
-    /// The token for the next call. While its file cannot be used, the last one stays in use.
-    fn read(&self) -> Result<Option<Arc<str>>, Error> {
-        let Some(file) = &self.file else {
-            return Ok(locked(&self.current).clone());
-        };
-        let found = file
-            .read()
-            .and_then(|content| checked("token_file", &String::from_utf8_lossy(&content)));
-        match found {
-            Ok(token) => {
-                *locked(&self.current) = Some(token.clone());
-                locked(&self.outage).over();
-                Ok(Some(token))
-            }
-            Err(error) => match locked(&self.current).clone() {
-                Some(token) => {
-                    locked(&self.outage).warn(&error);
-                    Ok(Some(token))
-                }
-                None => Err(error),
-            },
-        }
-    }
-}
-
-fn checked(option: &'static str, token: &str) -> Result<Arc<str>, Error> {
-    let is_one = or_else(token, " ").bytes().all(|byte| byte.is_ascii_graphic());
-    if !is_one || token.len() > 8 * 1024 {
-        return Err(misconfigured(option, "this is not one token, of at most 8 KiB"));
-    }
-    Ok(token.into())
-}
-
 #[cfg(test)]
 mod tests {
-    use std::fs;
-
     use super::*;
 
     fn none(_: &str) -> Option<OsString> {
@@ -397,30 +335,13 @@ mod tests {
         ] {
             assert!(Access::new(options, &none).is_ok());
         }
+        let plain = options(|o| (o.server, o.token) = (remote(), planted()));
+        let Err(error) = Access::new(plain, &none) else { panic!("a token in plaintext is taken") };
+        assert!(error.to_string().contains("; use https://, or set insecure;"), "{error}");
         let of_pod = |name: &str| (name == "ONCEGATE_TLS_CA").then(|| "/ca.pem".into());
         let Err(error) = Access::new(AccessOptions::default(), &of_pod) else {
             panic!("a setting of the environment without effect is taken")
         };
         assert!(error.to_string().contains("ONCEGATE_TLS_CA"), "{error}");
-    }
-
-    #[test]
-    fn a_token_file_is_read_for_each_call() {
-        let folder = tempfile::tempdir().expect("a folder");
-        let path = folder.path().join("token");
-        let access = Access::new(options(|o| o.token_file = Some(path.clone())), &none)
-            .unwrap_or_else(|error| panic!("{error}"));
-        let token = || access.read(false).map(|found| found.token);
-        assert!(matches!(token(), Err(Error::Misconfigured { option: "token_file", .. })));
-        for (content, expected) in [
-            ("first\n", "first"),
-            ("second", "second"),
-            ("", "second"),
-            ("two words", "second"),
-            ("third", "third"),
-        ] {
-            fs::write(&path, content).expect("it is written");
-            assert_eq!(token().expect("a token").as_deref(), Some(expected), "{content:?}");
-        }
     }
 }

@@ -27,6 +27,7 @@ where
     let _awaited = hold.gate.calls.token(); // until its keeper runs
     let stream = begin.await?;
     entry.keep();
+    flow.begun(); // before its keeper can report its end
     if let Some(orders) = locked(&hold.orders).take() {
         hold.gate.tasks.spawn(keep(flow.clone(), stream, orders));
     }

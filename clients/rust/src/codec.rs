@@ -9,6 +9,7 @@ const BYTES_TYPE: &str = "application/octet-stream";
 
 /// A result as the server stores it. Empty if nothing was returned.
 #[derive(Clone, PartialEq, Eq, Default)]
+#[non_exhaustive]
 pub struct Stored {
     /// At most 64 KiB.
     pub data: Vec<u8>,
@@ -17,6 +18,12 @@ pub struct Stored {
 }
 
 impl Stored {
+    /// A result of a [`Codec`].
+    #[must_use]
+    pub fn new(data: impl Into<Vec<u8>>, result_type: impl Into<String>) -> Self {
+        Self { data: data.into(), result_type: result_type.into() }
+    }
+
     /// Whether nothing is stored.
     #[must_use]
     pub fn is_empty(&self) -> bool {
@@ -28,8 +35,8 @@ impl Stored {
     /// # Errors
     ///
     /// [`Error::Undecodable`]: it is not JSON of this type.
-    pub fn decode<T: Serialize + DeserializeOwned>(&self) -> Result<Option<T>, Error> {
-        self.decode_with(&Json)
+    pub fn decode<T: DeserializeOwned>(&self) -> Result<Option<T>, Error> {
+        self.decode_by(from_json)
     }
 
     /// The value, by a codec; `None` if nothing is stored.
@@ -38,10 +45,17 @@ impl Stored {
     ///
     /// [`Error::Undecodable`]: the codec cannot read it.
     pub fn decode_with<T>(&self, codec: &impl Codec<T>) -> Result<Option<T>, Error> {
+        self.decode_by(|stored| codec.decode(stored))
+    }
+
+    fn decode_by<T>(
+        &self,
+        decode: impl Fn(&Self) -> Result<T, BoxError>,
+    ) -> Result<Option<T>, Error> {
         if self.is_empty() {
             return Ok(None);
         }
-        codec.decode(self).map(Some).map_err(|problem| Error::Undecodable {
+        decode(self).map(Some).map_err(|problem| Error::Undecodable {
             result_type: self.result_type.clone(),
             problem,
         })
@@ -83,30 +97,37 @@ impl<T: Serialize + DeserializeOwned> Codec<T> for Json {
         if data == b"null" {
             return Ok(Stored::default());
         }
-        Ok(Stored { data, result_type: JSON_TYPE.to_owned() })
+        Ok(Stored::new(data, JSON_TYPE))
     }
 
     fn decode(&self, stored: &Stored) -> Result<T, BoxError> {
-        if stored.is_empty() {
-            return Ok(serde_json::from_str("null")?);
-        }
-        if stored.result_type != JSON_TYPE {
-            return Err(format!("it has the type {:?}, and not JSON", stored.result_type).into());
-        }
-        Ok(serde_json::from_slice(&stored.data)?)
+        from_json(stored)
     }
+}
+
+fn from_json<T: DeserializeOwned>(stored: &Stored) -> Result<T, BoxError> {
+    if stored.is_empty() {
+        return Ok(serde_json::from_str("null")?);
+    }
+    if stored.result_type != JSON_TYPE {
+        return Err(format!("it has the type {:?}, and not JSON", stored.result_type).into());
+    }
+    Ok(serde_json::from_slice(&stored.data)?)
 }
 
 /// A [`Codec`] that stores bytes as they are.
 #[derive(Debug, Clone, Copy, Default)]
-pub struct Bytes;
+pub struct RawBytes;
 
-impl Codec<Vec<u8>> for Bytes {
+impl Codec<Vec<u8>> for RawBytes {
     fn encode(&self, value: &Vec<u8>) -> Result<Stored, BoxError> {
-        Ok(Stored { data: value.clone(), result_type: BYTES_TYPE.to_owned() })
+        Ok(Stored::new(value.clone(), BYTES_TYPE))
     }
 
     fn decode(&self, stored: &Stored) -> Result<Vec<u8>, BoxError> {
+        if !stored.is_empty() && stored.result_type != BYTES_TYPE {
+            return Err(format!("it has the type {:?}, and not bytes", stored.result_type).into());
+        }
         Ok(stored.data.clone())
     }
 }

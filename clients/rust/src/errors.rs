@@ -6,140 +6,59 @@ use std::{
     time::Duration,
 };
 
-use crate::codec::Stored;
+use tonic::Status;
+
+use crate::{
+    codec::Stored,
+    not_granted::{Busy, InProgress, NotGranted},
+    outcome::named,
+};
 
 pub(crate) type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
-/// Why there is no turn or lease. A scope has it as [`Error::NotGranted`], and `run` returns the
-/// same as variants of [`Outcome`](crate::Outcome).
-#[derive(Debug, Clone, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum NotGranted {
-    /// The event has been handled; acknowledge it.
-    Duplicate(Duplicate),
-    /// All attempts failed, and no run has handled the event; acknowledge it, and alert a person.
-    GaveUp(GaveUp),
-    /// Another run handles the event; refuse the delivery if its sender redelivers.
-    InProgress(InProgress),
-    /// Another turn has the conversation, and the wait is over. The event is unchanged.
-    Busy(Busy),
-    /// The server is unavailable, and the gate is to drop events then.
-    Dropped,
-}
-
-/// The event has been handled. In an [`Outcome`](crate::Outcome), its result is decoded.
-#[derive(Debug, Clone, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct Duplicate<R = Stored> {
-    /// What the run returned that handled the event.
-    pub result: R,
-    /// Why its result cannot be decoded, such as after a change of its type; the result is then `None`.
-    pub undecodable: Option<String>,
-    /// How that run ended: `SUCCEEDED` or `REJECTED`; `None` if the event was only marked.
-    pub outcome: Option<String>,
-    /// Why it was rejected.
-    pub detail: String,
-}
-
-/// All attempts failed.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct GaveUp {
-    /// How many there were.
-    pub attempts: u32,
-    /// How the latest one failed.
-    pub detail: String,
-}
-
-/// Another run handles the event.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct InProgress {
-    /// Its name.
-    pub holder: String,
-    /// Its attempt.
-    pub attempt: u32,
-    /// When to ask again.
-    pub retry_after: Duration,
-}
-
-/// Another holder has the conversation.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct Busy {
-    /// Its name. Empty while the conversation passes to the first in the queue.
-    pub holder: String,
-    /// How many callers wait for it.
-    pub queue_length: u32,
-    /// When to ask again.
-    pub retry_after: Duration,
-}
-
-impl fmt::Display for NotGranted {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Duplicate(_) => write!(f, "the event has been handled; acknowledge it"),
-            Self::GaveUp(GaveUp { attempts, detail }) => {
-                let detail = or_else(detail, "no detail");
-                write!(f, "the event was given up after {attempts} attempts: {detail}")
-            }
-            Self::InProgress(InProgress { holder, retry_after, .. }) => {
-                write!(f, "{holder} handles the event; ask again in {retry_after:?}")
-            }
-            Self::Busy(Busy { holder, queue_length, retry_after }) => {
-                let holder = or_else(holder, "the next in the queue");
-                write!(f, "{holder} has the conversation, {queue_length} waiting; ")?;
-                write!(f, "ask again in {retry_after:?}")
-            }
-            Self::Dropped => {
-                write!(
-                    f,
-                    "the server is unavailable, and the event is dropped, as its author chose"
-                )
-            }
-        }
+named! {
+    /// Why a turn or lease ended without its holder.
+    LossReason {
+        /// `CLAIM_LOST`: the claim has lapsed, or the event was finished otherwise.
+        ClaimLost = "CLAIM_LOST",
+        /// `LEASE_LOST`: the lease has ended, or was taken away.
+        LeaseLost = "LEASE_LOST",
+        /// `MAX_HOLD`: the server's maximum lifetime was reached.
+        MaxHold = "MAX_HOLD",
+        /// `DENIED`: the server does not accept the caller any more.
+        Denied = "DENIED",
+        /// `EXPIRED`: the trusted end has passed.
+        Expired = "EXPIRED",
+        /// `CLOSED`: the gate was closed.
+        Closed = "CLOSED",
+        /// `ENDED`, from `check` and a second end alone: the holder has ended it.
+        Ended = "ENDED",
     }
 }
 
-/// Why a turn or lease ended without its holder.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-#[non_exhaustive]
-pub enum LossReason {
-    /// `CLAIM_LOST`: the claim has lapsed, or the event was finished otherwise.
-    ClaimLost,
-    /// `LEASE_LOST`: the lease has ended, or was taken away.
-    LeaseLost,
-    /// `MAX_HOLD`: the server's maximum lifetime was reached.
-    MaxHold,
-    /// `DENIED`: the server does not accept the caller any more.
-    Denied,
-    /// `EXPIRED`: the trusted end has passed.
-    Expired,
-    /// `CLOSED`: the gate was closed.
-    Closed,
-    /// `ENDED`, from `check` and a second end alone: the holder has ended it.
-    Ended,
-}
+/// What caused an error, which returns it as its [`source`](std::error::Error::source): what the server or the
+/// connection said. Its type is not part of this API.
+#[derive(Clone, Default)]
+pub struct Cause(Option<Box<Status>>);
 
-impl LossReason {
-    /// The name, as in the other languages.
-    #[must_use]
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::ClaimLost => "CLAIM_LOST",
-            Self::LeaseLost => "LEASE_LOST",
-            Self::MaxHold => "MAX_HOLD",
-            Self::Denied => "DENIED",
-            Self::Expired => "EXPIRED",
-            Self::Closed => "CLOSED",
-            Self::Ended => "ENDED",
-        }
+impl Cause {
+    pub(crate) fn new(status: Status) -> Self {
+        Self(Some(Box::new(status)))
+    }
+
+    /// As a log shows it.
+    pub(crate) fn text(&self) -> Option<String> {
+        self.0.as_ref().map(ToString::to_string)
+    }
+
+    fn error(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        self.0.as_deref().map(|status| status as _)
     }
 }
 
-impl fmt::Display for LossReason {
+impl fmt::Debug for Cause {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.as_str())
+        self.0.fmt(f)
     }
 }
 
@@ -190,7 +109,7 @@ pub enum Error {
         /// What the handler returned all the same. It was not stored.
         value: Option<Stored>,
         /// What the server said.
-        source: Option<tonic::Status>,
+        source: Cause,
     },
     /// The lease ended without its holder: stop working, another holder may have it.
     #[non_exhaustive]
@@ -198,7 +117,7 @@ pub enum Error {
         /// Why.
         reason: LossReason,
         /// What the server said.
-        source: Option<tonic::Status>,
+        source: Cause,
     },
     /// The end of a turn was sent, and no answer came. `Gate::seen` reports later.
     #[non_exhaustive]
@@ -208,7 +127,7 @@ pub enum Error {
         /// What the handler returned.
         value: Stored,
         /// The last failure.
-        source: Option<tonic::Status>,
+        source: Cause,
     },
     /// No server answered within the patience. Nothing is held, as far as is known.
     #[non_exhaustive]
@@ -218,7 +137,7 @@ pub enum Error {
         /// What happened.
         message: String,
         /// The last failure.
-        source: Option<tonic::Status>,
+        source: Cause,
     },
     /// The gate is closed. It is unavailable for good.
     Closed,
@@ -230,7 +149,7 @@ pub enum Error {
         /// Which limit.
         message: String,
         /// What the server said.
-        source: Option<tonic::Status>,
+        source: Cause,
     },
     /// The server does not know the caller, or the caller may not do this.
     #[non_exhaustive]
@@ -241,7 +160,7 @@ pub enum Error {
         /// What the server said.
         message: String,
         /// Its status.
-        source: Option<tonic::Status>,
+        source: Cause,
     },
     /// An option of the gate, or the file that it names, cannot be used.
     #[non_exhaustive]
@@ -250,6 +169,8 @@ pub enum Error {
         option: &'static str,
         /// Why.
         problem: String,
+        /// Another option that would allow it.
+        allowed_by: Option<&'static str>,
     },
     /// The session is bound to another epic.
     #[non_exhaustive]
@@ -257,13 +178,13 @@ pub enum Error {
         /// To this one.
         bound: String,
         /// What the server said.
-        source: Option<tonic::Status>,
+        source: Cause,
     },
     /// The event is on record with another digest.
     #[non_exhaustive]
     PayloadMismatch {
         /// What the server said.
-        source: Option<tonic::Status>,
+        source: Cause,
     },
     /// The request breaks a rule of the contract; fix the caller.
     #[non_exhaustive]
@@ -273,7 +194,7 @@ pub enum Error {
         /// Which rule.
         message: String,
         /// What the server said.
-        source: Option<tonic::Status>,
+        source: Cause,
     },
     /// The result of a duplicate is none of the handler's type.
     #[non_exhaustive]
@@ -303,7 +224,7 @@ pub enum Error {
         /// What happened.
         message: String,
         /// What the server said.
-        source: Option<tonic::Status>,
+        source: Cause,
     },
 }
 
@@ -381,8 +302,12 @@ impl fmt::Display for Error {
                 "the server denies the call ({reason}): {message}; check the gate's token or \
                  certificate, and its role and teams in the server's --auth file"
             ),
-            Self::Misconfigured { option, problem } => {
-                write!(f, "{option}: {problem}; fix the settings of the gate")
+            Self::Misconfigured { option, problem, allowed_by } => {
+                write!(f, "{option}: {problem}")?;
+                if let Some(other) = allowed_by {
+                    write!(f, ", or set {other}")?;
+                }
+                write!(f, "; fix the settings of the gate")
             }
             Self::EpicMismatch { bound, .. } => {
                 write!(f, "the session is bound to epic {bound}; use another session, or BindEpic")
@@ -420,7 +345,7 @@ impl std::error::Error for Error {
             | Self::EpicMismatch { source, .. }
             | Self::PayloadMismatch { source }
             | Self::Invalid { source, .. }
-            | Self::Internal { source, .. } => source.as_ref().map(|status| status as _),
+            | Self::Internal { source, .. } => source.error(),
             Self::Undecodable { problem, .. } | Self::Unencodable { problem } => {
                 Some(problem.as_ref())
             }
@@ -431,11 +356,11 @@ impl std::error::Error for Error {
 
 /// Says which option cannot be used. Such an error is not repeated.
 pub(crate) fn misconfigured(option: &'static str, problem: impl Into<String>) -> Error {
-    Error::Misconfigured { option, problem: problem.into() }
+    Error::Misconfigured { option, problem: problem.into(), allowed_by: None }
 }
 
 pub(crate) fn invalid(field: &str, message: impl Into<String>) -> Error {
-    Error::Invalid { field: field.to_owned(), message: message.into(), source: None }
+    Error::Invalid { field: field.to_owned(), message: message.into(), source: Cause::default() }
 }
 
 pub(crate) fn or_else<'a>(text: &'a str, other: &'a str) -> &'a str {

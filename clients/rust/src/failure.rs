@@ -5,7 +5,7 @@ use std::{collections::HashMap, time::Duration};
 use tonic::{Code, Status, TimeoutExpired};
 use tonic_types::StatusExt as _;
 
-use crate::errors::{Error, LossReason};
+use crate::errors::{Cause, Error, LossReason};
 
 /// A call that ended with an error.
 #[derive(Debug)]
@@ -18,8 +18,8 @@ pub(crate) struct Failure {
     pub(crate) retry_after: Option<Duration>,
     /// There is a newer token or client certificate: it is worth a try at once.
     pub(crate) outdated: bool,
-    /// `None` if the library found the failure itself.
-    pub(crate) source: Option<Status>,
+    /// Empty if the library found the failure itself.
+    pub(crate) source: Cause,
 }
 
 /// Why something internal has not worked.
@@ -74,7 +74,7 @@ impl Failure {
             metadata: HashMap::new(),
             retry_after: None,
             outdated: false,
-            source: None,
+            source: Cause::default(),
         }
     }
 
@@ -103,7 +103,7 @@ impl Failure {
         if failure.reason.is_empty() {
             failure.read_transport(&status);
         }
-        failure.source = Some(status);
+        failure.source = Cause::new(status);
         failure
     }
 

@@ -222,7 +222,8 @@ impl Gate {
     }
 
     /// Carries on a turn that another process began, and left by
-    /// [`Turn::detach`](crate::Turn::detach). It ends as any turn.
+    /// [`Turn::detach`](crate::Turn::detach). It ends as any turn. Its wait, epic, labels and attempts are those
+    /// that it began with.
     pub fn adopt(&self, turn_id: impl Into<String>) -> TurnRequest {
         TurnRequest::new(self.clone(), Delivery::default(), Some(turn_id.into()))
     }

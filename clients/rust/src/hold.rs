@@ -11,8 +11,9 @@ use tokio::{sync::oneshot, time::sleep};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    Error, LossReason,
+    EndOutcome, Error, LossReason,
     clock::{Moment, now, ring_at},
+    errors::Cause,
     failure::Problem,
     gate::GateInner,
     locked,
@@ -58,6 +59,8 @@ pub(crate) trait Flow: Send + Sync + Sized + 'static {
     ) -> impl Future<Output = ()> + Send;
     /// Makes the next request an attempt of its own.
     fn start_over(&self);
+    /// It is granted, and its body is about to run.
+    fn begun(&self) {}
 }
 
 /// How the holder, or the gate, ends it. The keeper gets one.
@@ -94,8 +97,10 @@ pub(crate) struct State {
     /// Ended or lost. The first of the two counts.
     pub(crate) over: bool,
     pub(crate) loss: Option<LossReason>,
-    /// The status that it was lost by.
-    loss_source: Option<tonic::Status>,
+    /// What it was lost by.
+    loss_source: Cause,
+    /// How it ended, once that has been reported.
+    pub(crate) ended: Option<EndOutcome>,
     /// Another process carries it on.
     pub(crate) detached: bool,
     pub(crate) sent: Moment,
@@ -163,36 +168,53 @@ impl Hold {
         }
     }
 
-    /// Makes it over, with the reason of its loss if it is one. False if it was over before.
-    pub(crate) fn finish(&self, loss: Option<LossReason>) -> bool {
+    /// Makes it over, with its loss if it is one. False if it was over before.
+    pub(crate) fn finish(&self, loss: Option<(LossReason, Cause)>) -> bool {
         let mut state = self.state();
         if state.over {
             return false;
         }
-        (state.over, state.loss) = (true, loss);
+        state.over = true;
+        if let Some((reason, source)) = loss {
+            (state.loss, state.loss_source) = (Some(reason), source);
+        }
         true
     }
 
     /// It ended without its holder, unless it was over before.
-    pub(crate) fn lose(&self, reason: LossReason, source: Option<tonic::Status>) -> bool {
-        let is_lost = self.finish(Some(reason));
+    pub(crate) fn lose(&self, reason: LossReason, source: Cause) -> bool {
+        let is_lost = self.finish(Some((reason, source)));
         if is_lost {
-            self.state().loss_source = source;
             self.report_loss(reason);
-            self.gate.forget(self);
+            self.has_ended(EndOutcome::Lost);
         }
         is_lost
+    }
+
+    /// It is not held any more, and the server has been told as well as it could be. The first outcome is
+    /// reported: also to a holder that does not wait for its end.
+    pub(crate) fn has_ended(&self, outcome: EndOutcome) {
+        let is_first = {
+            let mut state = self.state();
+            let is_first = state.ended.is_none();
+            state.ended.get_or_insert(outcome);
+            is_first
+        };
+        if is_first && !self.is_lease {
+            self.config.hooks.on_end(outcome);
+        }
+        self.gate.forget(self);
     }
 
     /// The gate ends it under its holder.
     pub(crate) fn close(&self) {
         let held = self.state().held;
-        if held && self.finish(Some(LossReason::Closed)) {
+        if held && self.finish(Some((LossReason::Closed, Cause::default()))) {
             self.report_loss(LossReason::Closed);
             let detail = "the gate was closed".to_owned();
-            // Its keeper forgets it once the server knows.
+            // Its keeper reports its end once the server knows.
             if !self.command(Command::GiveBack { detail, answer: None }) {
-                self.gate.forget(self);
+                self.has_ended(EndOutcome::Lost);
             }
         }
     }
@@ -200,12 +222,9 @@ impl Hold {
     fn report_loss(&self, reason: LossReason) {
         self.lost.cancel();
         let what = if self.is_lease { "lease" } else { "turn" };
-        let status = self.state().loss_source.as_ref().map(ToString::to_string);
+        let status = self.state().loss_source.text();
         tracing::warn!(%reason, status, "a {what} was lost");
         self.config.hooks.on_lost(reason);
-        if !self.is_lease {
-            self.config.hooks.on_end("LOST");
-        }
     }
 
     /// Only the call that ended it may send commands to its keeper. False if there is none.
@@ -214,7 +233,7 @@ impl Hold {
         keeper.is_some_and(|keeper| keeper.send(command).is_ok())
     }
 
-    pub(crate) fn lost_by(&self, reason: LossReason, source: Option<tonic::Status>) -> Error {
+    pub(crate) fn lost_by(&self, reason: LossReason, source: Cause) -> Error {
         if self.is_lease {
             Error::LeaseLost { reason, source }
         } else {
@@ -240,7 +259,7 @@ impl Hold {
         } else {
             return Ok(());
         };
-        Err(self.lost_by(reason, None))
+        Err(self.lost_by(reason, Cause::default()))
     }
 
     /// Moves the trusted end: the server said how long is left, and how long it took to say so.

@@ -3,13 +3,14 @@
 use std::sync::Arc;
 
 use tokio::sync::oneshot;
-use tonic::Status;
 
 use crate::{
-    Error, LossReason,
+    EndOutcome, Error, LossReason,
     clock::{now, sleep_until},
+    errors::Cause,
     failure::Problem,
     hold::{Command, Flow, Hold},
+    pb::TurnOutcome,
     stream::Stream,
 };
 
@@ -26,20 +27,22 @@ pub(crate) async fn keep<F: Flow>(
     let hold = flow.hold();
     match command {
         Command::End { end, until, answer } => {
-            let mut ended = flow.end(stream, end, until).await;
-            if let Err(Problem::Failed(failure)) = &mut ended
+            let wanted = end.outcome();
+            let ended = flow.end(stream, end, until).await;
+            if let Err(Problem::Failed(failure)) = &ended
                 && failure.lost().is_none()
                 && !failure.retryable()
             {
                 // The server refuses the end itself, such as a result that is too large.
                 flow.give_back(None, failure.message.clone()).await;
             }
-            hold.gate.forget(hold); // before what waits for the end goes on
+            hold.has_ended(came_of(wanted, &ended)); // before what waits for the end goes on
             let _ = answer.send(ended);
         }
         Command::GiveBack { detail, answer } => {
             flow.give_back(stream, detail).await;
-            hold.gate.forget(hold);
+            let is_lost = hold.state().loss.is_some();
+            hold.has_ended(if is_lost { EndOutcome::Lost } else { EndOutcome::Failed });
             if let Some(answer) = answer {
                 let _ = answer.send(());
             }
@@ -53,8 +56,22 @@ struct Kept(Arc<Hold>);
 
 impl Drop for Kept {
     fn drop(&mut self) {
-        self.0.lose(LossReason::Closed, None);
-        self.0.gate.forget(&self.0);
+        self.0.lose(LossReason::Closed, Cause::default());
+        if self.0.state().detached {
+            self.0.gate.forget(&self.0);
+        } else {
+            self.0.has_ended(EndOutcome::Unknown); // unless its end was reported
+        }
+    }
+}
+
+fn came_of(wanted: TurnOutcome, ended: &Result<(), Problem>) -> EndOutcome {
+    match ended {
+        Ok(()) if wanted == TurnOutcome::Rejected => EndOutcome::Rejected,
+        Ok(()) => EndOutcome::Succeeded,
+        Err(Problem::Failed(failure)) if failure.lost().is_some() => EndOutcome::Lost,
+        Err(Problem::Failed(failure)) if !failure.retryable() => EndOutcome::Failed,
+        Err(_) => EndOutcome::Unknown,
     }
 }
 
@@ -72,7 +89,9 @@ async fn keep_until_ended<F: Flow>(
             biased;
             command = &mut *commands => return Some((stream, command.ok()?)),
             read = open.read(hold.probe_at()) => read,
-            () = hold.expired() => return lost(flow, LossReason::Expired, None, commands).await,
+            () = hold.expired() => {
+                return lost(flow, LossReason::Expired, Cause::default(), commands).await;
+            }
         };
         match read {
             Ok(news) => flow.news(news),
@@ -95,20 +114,22 @@ async fn keep_until_ended<F: Flow>(
             biased;
             command = &mut *commands => return Some((None, command.ok()?)),
             renewed = flow.renew(hold.trusted_end()) => renewed,
-            () = hold.expired() => return lost(flow, LossReason::Expired, None, commands).await,
+            () = hold.expired() => {
+                return lost(flow, LossReason::Expired, Cause::default(), commands).await;
+            }
         };
         let left = hold.trusted_end().left();
         let loss = match renewed {
-            Err(Problem::Final(Error::Closed)) => Some((LossReason::Closed, None)),
+            Err(Problem::Final(Error::Closed)) => Some((LossReason::Closed, Cause::default())),
             Err(Problem::Failed(failure)) => {
                 Some((failure.loss().unwrap_or(LossReason::Expired), failure.source))
             }
             Err(Problem::Final(error)) => {
                 tracing::warn!(%error, "renewals are not possible");
-                Some((LossReason::Expired, None))
+                Some((LossReason::Expired, Cause::default()))
             }
             // Before max_hold, the server grants less than the margin.
-            Ok(()) => left.is_zero().then_some((LossReason::Expired, None)),
+            Ok(()) => left.is_zero().then(|| (LossReason::Expired, Cause::default())),
         };
         if let Some((reason, source)) = loss {
             return lost(flow, reason, source, commands).await;
@@ -127,7 +148,7 @@ async fn keep_until_ended<F: Flow>(
 async fn lost<F: Flow>(
     flow: &F,
     reason: LossReason,
-    source: Option<Status>,
+    source: Cause,
     commands: &mut oneshot::Receiver<Command>,
 ) -> Option<Ending<F>> {
     if flow.hold().lose(reason, source) {
@@ -219,5 +240,19 @@ mod tests {
         keeper.abort();
         hold.forgotten.cancelled().await;
         assert_eq!(hold.state().loss, Some(LossReason::Closed));
+        assert_eq!(hold.state().ended, Some(EndOutcome::Lost));
+    }
+
+    #[tokio::test]
+    async fn an_end_whose_keeper_vanishes_is_unknown() {
+        let gate = Gate::builder().server("127.0.0.1:1").build().expect("a gate");
+        let (hold, keeper) = held(&gate);
+        let keeper = tokio::spawn(keeper);
+        tokio::task::yield_now().await;
+        assert!(hold.finish(None));
+        keeper.abort();
+        hold.forgotten.cancelled().await;
+        assert_eq!(hold.state().ended, Some(EndOutcome::Unknown));
+        assert_eq!(hold.state().loss, None);
     }
 }

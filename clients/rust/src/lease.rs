@@ -123,10 +123,8 @@ impl Lease {
     pub async fn release(&self) -> Result<(), Error> {
         let hold = &self.flow.hold;
         if !hold.finish(None) {
-            return match hold.state().loss {
-                Some(reason) => Err(hold.lost_by(reason, None)),
-                None => Ok(()),
-            };
+            let is_lost = hold.state().loss.is_some();
+            return if is_lost { Err(hold.over_by()) } else { Ok(()) };
         }
         let (answer, answered) = oneshot::channel();
         hold.command(Command::GiveBack { detail: String::new(), answer: Some(answer) });

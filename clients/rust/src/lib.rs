@@ -31,9 +31,11 @@ compile_error!("oncegate-client is for Unix: its files and sockets are");
 mod access;
 mod address;
 mod begin;
+mod body;
 mod clock;
 mod codec;
 mod connection;
+mod connector;
 mod delivery;
 mod errors;
 mod failure;
@@ -43,6 +45,7 @@ mod keep;
 mod lease;
 mod link;
 mod marks;
+mod not_granted;
 mod options;
 mod outcome;
 #[allow(dead_code, missing_docs, clippy::all, clippy::pedantic, reason = "it is generated")]
@@ -58,23 +61,26 @@ pub mod slack;
 mod stream;
 #[cfg(feature = "testing")]
 pub mod testing;
+mod token;
 mod turn;
 mod turn_flow;
 mod view;
 #[cfg(feature = "webhook")]
 pub mod webhook;
 
-pub use codec::{Bytes, Codec, Json, Stored};
+pub use body::Body;
+pub use codec::{Codec, Json, RawBytes, Stored};
 pub use connection::Connection;
 pub use delivery::{Delivery, Scope, Session};
 #[doc(hidden)]
 pub use errors::Kept;
-pub use errors::{Busy, Duplicate, Error, GaveUp, InProgress, LossReason, NotGranted, Secret};
+pub use errors::{Cause, Error, LossReason, Secret};
 pub use gate::{Gate, GateBuilder};
 pub use lease::{Lease, LeaseRequest};
 pub use marks::{Mark, MarkAll, MarkItem, Seen};
+pub use not_granted::{Busy, Duplicate, GaveUp, InProgress, NotGranted};
 pub use options::{Hooks, OnUnavailable};
-pub use outcome::Outcome;
+pub use outcome::{EndOutcome, EventOutcome, EventState, Outcome};
 pub use platforms::{discord, github, slack, standard_webhooks, stripe, teams, telegram};
 pub use run::{OnceRequest, TurnRequest};
 pub use scope::TurnScope;

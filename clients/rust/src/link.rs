@@ -2,7 +2,6 @@
 
 use std::{
     future::Future,
-    io,
     pin::Pin,
     sync::{
         Arc, Mutex,
@@ -14,14 +13,8 @@ use std::{
 
 use bytes::Bytes;
 use h2::Reason;
-use http::{HeaderValue, Uri, header};
-use hyper_util::rt::TokioIo;
-use rand::seq::SliceRandom as _;
-use tokio::{
-    io::{AsyncRead, AsyncWrite},
-    net::{TcpStream, UnixStream},
-    time::{sleep, timeout},
-};
+use http::{HeaderValue, header};
+use tokio::time::{sleep, timeout};
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 use tonic::{Code, Status, body::Body, transport::Channel};
 use tower_service::Service;
@@ -29,8 +22,8 @@ use tower_service::Service;
 use crate::{
     Error,
     access::{Access, Credentials},
-    address::Target,
     clock::{Moment, Pauses, now},
+    connector::Connector,
     failure::{Failure, Problem},
     locked,
     rotation::Certificates,
@@ -42,9 +35,6 @@ const STREAMS_PER_CONNECTION: usize = 900;
 pub(crate) const CALL_TIMEOUT: Duration = Duration::from_secs(10);
 /// The least time for the last attempt of a call.
 pub(crate) const SHORTEST: Duration = Duration::from_millis(100);
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-/// For an address that is not the last one.
-const NEXT_ADDRESS: Duration = Duration::from_secs(1);
 
 /// A gate's connections: streams apart from calls, which must not wait behind them.
 pub(crate) struct Link {
@@ -58,13 +48,13 @@ pub(crate) struct Link {
 struct Connections {
     /// Of the connections that are open.
     certificates: Option<Arc<Certificates>>,
-    streams: Vec<Arc<Connection>>,
-    calls: Option<Arc<Connection>>,
+    streams: Vec<Arc<Pooled>>,
+    calls: Option<Arc<Pooled>>,
 }
 
 /// One channel of gRPC, with the number of its calls and streams. Once it is out of use, it closes with its
 /// last call.
-struct Connection {
+struct Pooled {
     channel: Channel,
     /// It was connected once.
     is_established: Arc<AtomicBool>,
@@ -73,7 +63,7 @@ struct Connection {
 
 /// One call or stream of a connection.
 pub(crate) struct Usage {
-    connection: Arc<Connection>,
+    connection: Arc<Pooled>,
     pub(crate) credentials: Credentials,
 }
 
@@ -149,7 +139,7 @@ impl Link {
 
     fn discard(&self, usage: &Usage) {
         let mut open = locked(&self.connections);
-        let is_other = |connection: &Arc<Connection>| !Arc::ptr_eq(connection, &usage.connection);
+        let is_other = |connection: &Arc<Pooled>| !Arc::ptr_eq(connection, &usage.connection);
         open.calls = open.calls.take().filter(is_other);
         open.streams.retain(is_other);
     }
@@ -169,12 +159,12 @@ impl Link {
         self.access.judge(&usage.credentials, failure).await
     }
 
-    fn dial(&self, credentials: &Credentials) -> Connection {
+    fn dial(&self, credentials: &Credentials) -> Pooled {
         let connector = Connector::new(self.access.target.clone());
         let is_established = connector.is_established.clone();
         let endpoint = self.access.endpoint(credentials);
         let channel = endpoint.connect_with_connector_lazy(connector);
-        Connection { channel, is_established, live: AtomicUsize::new(0) }
+        Pooled { channel, is_established, live: AtomicUsize::new(0) }
     }
 
     /// Makes one call.
@@ -245,11 +235,11 @@ impl Link {
 }
 
 impl Connections {
-    fn room_for(&self, for_stream: bool) -> Option<Arc<Connection>> {
+    fn room_for(&self, for_stream: bool) -> Option<Arc<Pooled>> {
         if !for_stream {
             return self.calls.clone();
         }
-        let has_room = |connection: &&Arc<Connection>| {
+        let has_room = |connection: &&Arc<Pooled>| {
             connection.live.load(Ordering::Relaxed) < STREAMS_PER_CONNECTION
         };
         self.streams.iter().find(has_room).cloned()
@@ -313,86 +303,4 @@ impl http_body::Body for CancellableBody {
         }
         Pin::new(&mut self.body).poll_frame(context).map_err(Into::into)
     }
-}
-
-/// Connects to the server: to any of its addresses that answers.
-#[derive(Clone)]
-pub(crate) struct Connector {
-    target: Target,
-    is_established: Arc<AtomicBool>,
-    time: Duration,
-}
-
-impl Connector {
-    pub(crate) fn new(target: Target) -> Self {
-        Self { target, is_established: Arc::default(), time: CONNECT_TIMEOUT }
-    }
-
-    /// With another time for the last address.
-    pub(crate) fn within(self, time: Duration) -> Self {
-        Self { time, ..self }
-    }
-}
-
-pub(crate) trait Io: AsyncRead + AsyncWrite + Send + Unpin {}
-
-impl<T: AsyncRead + AsyncWrite + Send + Unpin> Io for T {}
-
-impl Service<Uri> for Connector {
-    type Response = TokioIo<Box<dyn Io>>;
-    type Error = io::Error;
-    type Future = Pin<Box<dyn Future<Output = io::Result<Self::Response>> + Send>>;
-
-    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Poll::Ready(Ok(()))
-    }
-
-    fn call(&mut self, _: Uri) -> Self::Future {
-        let Self { target, is_established, time } = self.clone();
-        Box::pin(async move {
-            let connected = match &target {
-                Target::Socket(path) => timeout(time, UnixStream::connect(path))
-                    .await
-                    .unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
-                    .map(|stream| Box::new(stream) as Box<dyn Io>),
-                Target::Hosts { hosts, .. } => {
-                    connect_to_any(hosts, time).await.map(|stream| Box::new(stream) as _)
-                }
-            };
-            is_established.fetch_or(connected.is_ok(), Ordering::Relaxed);
-            connected.map(TokioIo::new).map_err(|error| {
-                io::Error::new(
-                    error.kind(),
-                    format!("cannot connect to {}: {error}", target.name()),
-                )
-            })
-        })
-    }
-}
-
-async fn connect_to_any(hosts: &[String], time: Duration) -> io::Result<TcpStream> {
-    let mut addresses = Vec::new();
-    let mut problem = io::Error::from(io::ErrorKind::AddrNotAvailable);
-    for host in hosts {
-        match timeout(time, tokio::net::lookup_host(host)).await {
-            Ok(Ok(found)) => addresses.extend(found),
-            Ok(Err(error)) => problem = error,
-            Err(_) => problem = io::ErrorKind::TimedOut.into(),
-        }
-    }
-    // Each connection takes another one, so that replicas share the load.
-    addresses.shuffle(&mut rand::rng());
-    let count = addresses.len();
-    for (index, address) in addresses.into_iter().enumerate() {
-        let time = if index + 1 < count { NEXT_ADDRESS } else { time };
-        match timeout(time, TcpStream::connect(address)).await {
-            Ok(Ok(stream)) => {
-                let _ = stream.set_nodelay(true); // it works without
-                return Ok(stream);
-            }
-            Ok(Err(error)) => problem = error,
-            Err(_) => problem = io::ErrorKind::TimedOut.into(),
-        }
-    }
-    Err(problem)
 }

@@ -9,11 +9,11 @@ use std::{
 };
 
 use prost::Message as _;
-use serde::{Serialize, de::DeserializeOwned};
+use serde::de::DeserializeOwned;
 use tonic::{Code, Response, Status};
 
 use crate::{
-    Delivery, Error, Gate, Stored,
+    Delivery, Error, EventOutcome, EventState, Gate, Stored,
     clock::now,
     errors::invalid,
     failure::{Failure, Problem},
@@ -23,7 +23,6 @@ use crate::{
         batch_mark_processed_result::Result as Answer,
         idempotency_service_client::IdempotencyServiceClient,
     },
-    turn_flow::outcome_name,
 };
 
 const MAX_ITEMS: usize = 1000;
@@ -57,15 +56,15 @@ pub struct MarkItem {
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Seen {
-    /// `NOT_SEEN`, `IN_PROGRESS` or `PROCESSED`.
-    pub state: String,
+    /// Whether it has been handled.
+    pub state: EventState,
     /// The event's id as stored.
     pub event_id: String,
-    /// `SUCCEEDED`, `REJECTED` or `GAVE_UP`; `None` for a mark, and unless `PROCESSED`.
-    pub outcome: Option<String>,
+    /// How it was processed; `None` for a mark, and unless it was.
+    pub outcome: Option<EventOutcome>,
     /// Why it was rejected, or how its latest attempt failed.
     pub detail: String,
-    /// The run that handles it; empty unless `IN_PROGRESS`.
+    /// The run that handles it; empty unless one does.
     pub holder: String,
     /// How many times it has been claimed.
     pub attempt: u32,
@@ -79,7 +78,7 @@ impl Seen {
     /// # Errors
     ///
     /// [`Error::Undecodable`]: it is not JSON of this type.
-    pub fn result<T: Serialize + DeserializeOwned>(&self) -> Result<Option<T>, Error> {
+    pub fn result<T: DeserializeOwned>(&self) -> Result<Option<T>, Error> {
         self.result.decode()
     }
 }
@@ -134,16 +133,19 @@ impl Gate {
                 async move { IdempotencyServiceClient::new(transport).is_processed(request).await }
             })
             .await?;
-        let state = response.state().as_str_name().trim_start_matches("EVENT_STATE_").to_owned();
+        let Some(state) = EventState::read(response.state()) else {
+            let message = format!("the event has the unknown state {}", response.state);
+            return Err(Failure::new(Code::DataLoss, message).public());
+        };
         let event = response.event.unwrap_or_default();
         Ok(Seen {
             state,
-            outcome: outcome_name(event.outcome()),
+            outcome: EventOutcome::read(event.outcome()),
             event_id: event.event_id,
             detail: event.detail,
             holder: event.holder,
             attempt: u32::try_from(event.attempt).unwrap_or_default(),
-            result: Stored { data: response.result, result_type: response.result_type },
+            result: Stored::new(response.result, response.result_type),
         })
     }
 

@@ -3,7 +3,7 @@
 use std::{collections::HashMap, env, fmt, path::Path, process, sync::Arc, time::Duration};
 
 use crate::{
-    Delivery, Error, LossReason, Session,
+    Delivery, EndOutcome, Error, LossReason, Session,
     errors::{invalid, or_else},
     pb,
 };
@@ -30,8 +30,8 @@ pub trait Hooks: Send + Sync {
     fn on_queued(&self, _position: u32) {}
     /// A turn or lease was lost.
     fn on_lost(&self, _reason: LossReason) {}
-    /// A turn ended: `SUCCEEDED`, `FAILED`, `REJECTED`, `LOST` or `UNKNOWN`.
-    fn on_end(&self, _outcome: &str) {}
+    /// A turn ended. It is called once the server has been told, or could not be.
+    fn on_end(&self, _outcome: EndOutcome) {}
 }
 
 /// Hooks whose panics stay theirs: they are called where a turn or the gate ends.
@@ -59,7 +59,7 @@ impl<H: Hooks> Hooks for Caught<H> {
         self.call(|hooks| hooks.on_lost(reason));
     }
 
-    fn on_end(&self, outcome: &str) {
+    fn on_end(&self, outcome: EndOutcome) {
         self.call(|hooks| hooks.on_end(outcome));
     }
 }

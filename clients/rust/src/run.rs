@@ -3,8 +3,9 @@
 use std::{collections::HashMap, fmt, future::Future, sync::Arc, time::Duration};
 
 use crate::{
-    Codec, Delivery, Duplicate, Error, Gate, Json, NotGranted, OnUnavailable, Outcome, Turn,
-    TurnScope, begin, failure::Problem, hold::Hold, options::Config, turn_flow::TurnFlow,
+    Codec, Delivery, Duplicate, Error, EventOutcome, Gate, Json, NotGranted, OnUnavailable,
+    Outcome, Turn, TurnScope, begin, failure::Problem, hold::Hold, options::Config,
+    turn_flow::TurnFlow,
 };
 
 /// A request for a turn; [`Gate::turn`] and [`Gate::adopt`] make one.
@@ -235,7 +236,7 @@ impl<C> OnceRequest<C> {
         match result.decode_with(&codec)? {
             Some(value) => Ok(value),
             // What returns nothing has nothing stored.
-            None if outcome.as_deref() == Some("SUCCEEDED") => {
+            None if *outcome == Some(EventOutcome::Succeeded) => {
                 codec.decode(result).map_err(|_| error.into())
             }
             None => Err(error.into()),
@@ -297,10 +298,7 @@ turn_options!(OnceRequest, turn);
 fn started(flow: &Arc<TurnFlow>, begun: Result<(), Problem>) -> Result<(), Error> {
     let config = &flow.hold.config;
     let problem = match begun {
-        Ok(()) => {
-            config.hooks.on_begin(&flow.delivery);
-            return Ok(());
-        }
+        Ok(()) => return Ok(()),
         Err(Problem::Failed(failure)) if failure.reason == "NO_KEY" => {
             flow.hold.gate.warn_unguarded(flow.delivery.kind());
             return Ok(());

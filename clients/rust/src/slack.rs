@@ -25,38 +25,34 @@
 //! refused, so that Slack tries again.
 //!
 //! A message of a busy thread is acknowledged, and waits in this process, which has the only copy then: a crash,
-//! or an error of its handler, loses it. At the end of the process, [`Guard::drain`] waits for those, too.
+//! or an error of its handler, loses it. If its turn is lost, the guard asks for another one within
+//! [`Guard::wait`]. At the end of the process, [`Guard::drain`] waits for those, too.
 //!
 //! All events of the app come to one handler. A payload that its type cannot decode is refused, and delivered
 //! three more times: an enum with `#[serde(other)]` decodes the types that are of no interest.
 
 use std::{
-    convert::Infallible,
     fmt,
     future::Future,
     pin::Pin,
-    sync::Arc,
-    task::{Context, Poll},
-    time::{Duration, SystemTime, UNIX_EPOCH},
+    sync::{Arc, Mutex},
+    time::Duration,
 };
 
-use bytes::Bytes;
-use hmac::{Hmac, KeyInit as _, Mac as _};
-use http::{HeaderMap, Request, Response, StatusCode};
-use http_body_util::Full;
 use serde::de::DeserializeOwned;
-use serde_json::{Value, json};
-use sha2::Sha256;
+use serde_json::Value;
 use tokio::time::{Instant, sleep, timeout};
 use tokio_util::task::TaskTracker;
-use tower_service::Service;
 
+pub use self::{events::Events, socket::Socket};
 use crate::{
-    Delivery, Error, Gate, NotGranted, OnUnavailable, Turn, TurnRequest, TurnScope,
-    errors::BoxError,
-    run::handle,
-    webhook::{Options, again, read, respond},
+    Delivery, Error, Gate, NotGranted, OnUnavailable, Turn, TurnRequest, TurnScope, locked,
+    run::handle, webhook::Options,
 };
+
+mod events;
+mod signature;
+mod socket;
 
 /// Slack wants its answer within 3 s.
 const PATIENCE_BEFORE_ACK: Duration = Duration::from_millis(2500);
@@ -67,10 +63,6 @@ const DEFAULT_RETRY_AFTER: Duration = Duration::from_secs(1);
 
 /// Slack delivers an event that is not acknowledged three more times.
 const LAST_RETRY: u64 = 3;
-
-/// More than Slack sends.
-const MAX_BODY: usize = 4 << 20;
-const OLDEST_SIGNATURE: u64 = 5 * 60;
 
 /// Runs handlers in turns. A clone is the same guard.
 #[derive(Clone)]
@@ -83,32 +75,25 @@ pub struct Guard {
     running: TaskTracker,
 }
 
-/// The request URL of the Events API: a [`Service`] for axum, hyper and the like. [`Guard::events`] makes it.
-#[derive(Clone)]
-pub struct Events {
-    guard: Guard,
-    secret: Arc<str>,
-    handler: Handler,
-}
-
-/// What handles the messages of Socket Mode. [`Guard::socket`] makes it.
-#[derive(Clone)]
-pub struct Socket {
-    guard: Guard,
-    handler: Handler,
-}
-
 /// Decodes a payload.
-type Handler = Arc<dyn Fn(Value) -> Result<Body, serde_json::Error> + Send + Sync>;
-/// Handles the payload in a turn, and ends the turn. Whether Slack is to acknowledge it.
-type Body = Box<dyn FnOnce(TurnScope) -> Handling + Send>;
-type Handling = Pin<Box<dyn Future<Output = bool> + Send>>;
+type Handler = Arc<dyn Fn(Value) -> Result<Run, serde_json::Error> + Send + Sync>;
+/// Handles the payload in a turn, and ends the turn.
+type Run = Box<dyn Fn(TurnScope) -> Handling + Send + Sync>;
+type Handling = Pin<Box<dyn Future<Output = Handled> + Send>>;
+
+/// What came of a run.
+enum Handled {
+    Done,
+    Failed,
+    /// Its turn was lost, or nobody knows how it ended: asking again finds out.
+    Uncertain,
+}
 
 /// One delivery.
 struct Delivered {
     delivery: Delivery,
     can_refuse: bool,
-    body: Body,
+    run: Run,
 }
 
 /// What Slack is answered.
@@ -131,7 +116,8 @@ impl Guard {
         }
     }
 
-    /// How long an acknowledged delivery waits for its turn. Default: 10 min.
+    /// How long an acknowledged delivery waits for its turn. Default: 10 min. Zero: a message of a busy thread
+    /// is refused, so that Slack delivers it again.
     #[must_use]
     pub fn wait(mut self, wait: Duration) -> Self {
         self.wait = wait;
@@ -214,52 +200,61 @@ impl Guard {
         if delivered.can_refuse {
             request = request.on_unavailable(OnUnavailable::Raise);
         }
-        match request.begin().await {
-            Ok(turn) if self.ack_first => {
-                self.running.spawn((delivered.body)(turn));
-                Answer::Acknowledge
+        let turn = match request.begin().await {
+            Ok(turn) => turn,
+            Err(refusal) => return self.refused(delivered, &refusal),
+        };
+        if self.ack_first {
+            let guard = self.clone();
+            self.running.spawn(async move {
+                if let Handled::Uncertain = (delivered.run)(turn).await {
+                    guard.keep_asking(delivered, DEFAULT_RETRY_AFTER).await;
+                }
+            });
+            return Answer::Acknowledge;
+        }
+        match (delivered.run)(turn).await {
+            Handled::Done => Answer::Acknowledge,
+            Handled::Uncertain if !delivered.can_refuse && !delivered.delivery.is_sent_once() => {
+                self.queue(delivered, DEFAULT_RETRY_AFTER)
             }
-            Ok(turn) => {
-                let is_handled = (delivered.body)(turn).await;
-                if is_handled { Answer::Acknowledge } else { Answer::Refuse(DEFAULT_RETRY_AFTER) }
-            }
-            Err(refusal) => self.refused(delivered, refusal),
+            Handled::Failed | Handled::Uncertain => Answer::Refuse(DEFAULT_RETRY_AFTER),
         }
     }
 
-    fn refused(self, delivered: Delivered, refusal: Error) -> Answer {
+    fn refused(self, delivered: Delivered, refusal: &Error) -> Answer {
         let after = refusal.retry_after();
-        let is_busy = matches!(refusal.not_granted(), Some(NotGranted::Busy(_)));
-        let is_running = matches!(refusal.not_granted(), Some(NotGranted::InProgress(_)));
-        let sent_once = delivered.delivery.is_sent_once();
-        if is_final(&refusal) {
+        if is_final(refusal) {
             return Answer::Acknowledge;
         }
-        if !is_busy {
-            if delivered.can_refuse || after.is_none() {
-                return Answer::Refuse(after.unwrap_or(DEFAULT_RETRY_AFTER)); // it may be in vain
+        if matches!(refusal.not_granted(), Some(NotGranted::Busy(_))) {
+            if delivered.can_refuse && self.wait.is_zero() {
+                return Answer::Refuse(after.unwrap_or(DEFAULT_RETRY_AFTER));
             }
-            if sent_once {
-                return if is_running {
-                    Answer::Acknowledge
-                } else {
-                    Answer::Refuse(DEFAULT_RETRY_AFTER)
-                };
-            }
+            return self.queue(delivered, Duration::ZERO); // its queue is joined at once
         }
-        // This process has the only copy now.
-        self.running.clone().spawn(self.keep_asking(delivered, refusal));
+        let Some(after) = after.filter(|_| !delivered.can_refuse) else {
+            return Answer::Refuse(after.unwrap_or(DEFAULT_RETRY_AFTER)); // it may be in vain
+        };
+        if !delivered.delivery.is_sent_once() {
+            return self.queue(delivered, after);
+        }
+        if matches!(refusal.not_granted(), Some(NotGranted::InProgress(_))) {
+            return Answer::Acknowledge;
+        }
+        Answer::Refuse(DEFAULT_RETRY_AFTER)
+    }
+
+    /// This process has the only copy from now on.
+    fn queue(self, delivered: Delivered, pause: Duration) -> Answer {
+        self.running.clone().spawn(self.keep_asking(delivered, pause));
         Answer::Acknowledge
     }
 
     /// Repeats the request for a turn until there is an answer, or the wait is over.
-    async fn keep_asking(self, delivered: Delivered, refusal: Error) {
+    async fn keep_asking(self, delivered: Delivered, mut pause: Duration) {
         let began = Instant::now();
         let left = || self.wait.saturating_sub(began.elapsed());
-        let mut pause = match refusal.not_granted() {
-            Some(NotGranted::Busy(_)) => Duration::ZERO, // its queue is joined at once
-            _ => refusal.retry_after().unwrap_or(DEFAULT_RETRY_AFTER),
-        };
         loop {
             tokio::select! {
                 () = sleep(pause) => {}
@@ -267,21 +262,25 @@ impl Guard {
             }
             let wait = left().min(LONGEST_WAIT);
             let request = (self.options)(self.gate.turn(delivered.delivery.clone()));
-            let error = match request.wait(wait).patience(PATIENCE_AFTER_ACK).begin().await {
+            let came = request.wait(wait).patience(PATIENCE_AFTER_ACK).begin().await;
+            let left = left();
+            let problem = match came {
                 Ok(turn) => {
-                    (delivered.body)(turn).await;
-                    return;
+                    let Handled::Uncertain = (delivered.run)(turn).await else { return };
+                    pause = DEFAULT_RETRY_AFTER.min(left);
+                    "its turn was lost".to_owned()
                 }
                 Err(error) if is_final(&error) => return,
-                Err(error) => error,
+                Err(error) => {
+                    pause = error.retry_after().unwrap_or(Duration::MAX);
+                    if error.retry_after().is_some() && !matches!(error, Error::Overloaded { .. }) {
+                        pause = pause.min(left); // the last request is at the end of the wait
+                    }
+                    error.to_string()
+                }
             };
-            let left = left();
-            pause = error.retry_after().unwrap_or(Duration::MAX);
-            if error.retry_after().is_some() && !matches!(error, Error::Overloaded { .. }) {
-                pause = pause.min(left); // the last request is at the end of the wait
-            }
             if left.is_zero() || pause > left {
-                tracing::error!(%error, "a delivery that is not sent again was not handled");
+                tracing::error!(problem, "a delivery that is not sent again was not handled");
                 return;
             }
         }
@@ -303,140 +302,36 @@ where
     Arc::new(move |payload| {
         let text = |value: &Value| value["type"].as_str().unwrap_or_default().to_owned();
         let (kind, event) = (text(&payload), text(&payload["event"]));
-        let payload: T = serde_json::from_value(payload).inspect_err(|error| {
+        let decoded = T::deserialize(&payload).inspect_err(|error| {
             // Not its text, which quotes what people write.
             let problem = error.classify();
             tracing::error!(kind, event, ?problem, "a payload of Slack cannot be decoded");
         })?;
-        let handler = handler.clone();
-        Ok(Box::new(move |turn| {
+        let (handler, decoded) = (handler.clone(), Mutex::new(Some(decoded)));
+        Ok(Box::new(move |scope| {
+            // A second run gets a payload of its own.
+            let decoded = locked(&decoded).take();
+            let decoded = decoded.map_or_else(|| T::deserialize(&payload), Ok);
+            let handler = handler.clone();
             Box::pin(async move {
-                let ended = handle(turn, |turn| handler(payload, turn)).await;
-                if let Err(error) = &ended {
-                    tracing::error!("a delivery of Slack failed in its turn: {error:#}");
+                let Ok(payload) = decoded else { return Handled::Failed };
+                let turn = scope.turn().clone();
+                let ended = handle(scope, |turn| handler(payload, turn)).await;
+                match ended {
+                    Ok(_) => Handled::Done,
+                    Err(_) if turn.is_uncertain() => Handled::Uncertain, // the gate has logged it
+                    Err(error) => {
+                        tracing::error!("a delivery of Slack failed in its turn: {error:#}");
+                        Handled::Failed
+                    }
                 }
-                ended.is_ok()
             })
         }))
     })
 }
 
-impl Events {
-    async fn answer<B>(self, request: Request<B>) -> Response<Full<Bytes>>
-    where
-        B: http_body::Body<Data = Bytes> + Send,
-        B::Error: Into<BoxError>,
-    {
-        let (parts, body) = request.into_parts();
-        let body = match read(body, MAX_BODY).await {
-            Ok(body) => body,
-            Err(response) => return response,
-        };
-        if !is_signed(&parts.headers, &body, &self.secret) {
-            return respond(StatusCode::UNAUTHORIZED, "the signature is not that of Slack");
-        }
-        let Ok(payload) = serde_json::from_slice::<Value>(&body) else {
-            // Such as a form of an interaction: what is not handled must not be acknowledged.
-            return respond(StatusCode::BAD_REQUEST, "this is no event of the Events API");
-        };
-        if payload["type"] == "url_verification" {
-            let challenge = payload["challenge"].as_str().unwrap_or_default().to_owned();
-            return respond(StatusCode::OK, challenge);
-        }
-        let delivery = crate::slack(&body);
-        let retry = number(&parts.headers, "x-slack-retry-num").unwrap_or_default();
-        let delivered = match (self.handler)(payload) {
-            Ok(body) => Delivered {
-                can_refuse: !delivery.is_sent_once() && retry < LAST_RETRY,
-                delivery,
-                body,
-            },
-            Err(_) => return respond(StatusCode::BAD_REQUEST, "the payload cannot be decoded"),
-        };
-        match self.guard.run(delivered).await {
-            Answer::Acknowledge => respond(StatusCode::OK, ""),
-            Answer::Refuse(after) => again(after),
-        }
-    }
-}
-
-impl<B> Service<Request<B>> for Events
-where
-    B: http_body::Body<Data = Bytes> + Send + 'static,
-    B::Error: Into<BoxError>,
-{
-    type Response = Response<Full<Bytes>>;
-    type Error = Infallible;
-    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Infallible>> + Send>>;
-
-    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
-        Poll::Ready(Ok(()))
-    }
-
-    fn call(&mut self, request: Request<B>) -> Self::Future {
-        let events = self.clone();
-        Box::pin(async move { Ok(events.answer(request).await) })
-    }
-}
-
-impl Socket {
-    /// Handles a text message of Socket Mode, and returns the acknowledgement, to be sent over any connection
-    /// of the app. There is none if Slack is to deliver again, or if the message is no envelope. Do not wait
-    /// for it before the next message is read: it takes as long as the handler.
-    pub async fn message(&self, text: &str) -> Option<String> {
-        let mut message: Value = serde_json::from_str(text).ok()?;
-        let envelope = message["envelope_id"].as_str()?.to_owned();
-        let retry = message["retry_attempt"].as_u64().unwrap_or_default();
-        let delivery = crate::slack(text.as_bytes());
-        let body = (self.handler)(message["payload"].take()).ok()?;
-        let can_refuse = !delivery.is_sent_once() && retry < LAST_RETRY;
-        let delivered = Delivered { can_refuse, delivery, body };
-        match self.guard.run(delivered).await {
-            Answer::Acknowledge => Some(json!({ "envelope_id": envelope }).to_string()),
-            Answer::Refuse(_) => None,
-        }
-    }
-}
-
-fn number(headers: &HeaderMap, name: &str) -> Option<u64> {
-    headers.get(name)?.to_str().ok()?.parse().ok()
-}
-
-/// <https://docs.slack.dev/authentication/verifying-requests-from-slack>
-fn is_signed(headers: &HeaderMap, body: &[u8], secret: &str) -> bool {
-    #[expect(clippy::disallowed_methods, reason = "the sender signs the time of its clock")]
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
-    let check = || {
-        let signed_at = number(headers, "x-slack-request-timestamp")?;
-        let signature = headers.get("x-slack-signature")?.to_str().ok()?.strip_prefix("v0=")?;
-        let mut mac = Hmac::<Sha256>::new_from_slice(secret.as_bytes()).ok()?;
-        mac.update(format!("v0:{signed_at}:").as_bytes());
-        mac.update(body);
-        mac.verify_slice(&from_hex(signature)?).ok()?;
-        Some(now.abs_diff(signed_at) <= OLDEST_SIGNATURE)
-    };
-    !secret.is_empty() && check() == Some(true)
-}
-
-fn from_hex(text: &str) -> Option<Vec<u8>> {
-    let digits: Option<Vec<_>> = text.chars().map(|digit| digit.to_digit(16)).collect();
-    digits?.chunks(2).map(|pair| u8::try_from(pair[0] * 16 + pair.get(1)?).ok()).collect()
-}
-
 impl fmt::Debug for Guard {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Guard").field("gate", &self.gate).finish_non_exhaustive()
-    }
-}
-
-impl fmt::Debug for Events {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Events").field("guard", &self.guard).finish_non_exhaustive()
-    }
-}
-
-impl fmt::Debug for Socket {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Socket").field("guard", &self.guard).finish_non_exhaustive()
     }
 }

@@ -78,6 +78,7 @@ impl Drop for Running {
 
 /// A turn in progress.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct RunningTurn {
     /// The event's id.
     pub event: String,

@@ -7,12 +7,12 @@ use tokio::sync::oneshot;
 use crate::{
     Delivery, Error, Stored,
     clock::now,
-    errors::{Kept, Secret},
+    errors::{Cause, Kept, Secret},
     failure::Problem,
     hold::{Command, Flow},
     options::duration,
     pb::TurnEnd,
-    turn_flow::{TurnFlow, outcome_name},
+    turn_flow::TurnFlow,
     view::view,
 };
 
@@ -81,41 +81,29 @@ impl Turn {
             return Err(hold.over_by().with_value(result));
         }
         end.ttl = hold.config.event_ttl.or(self.flow.delivery.ttl).and_then(duration);
-        let outcome = outcome_name(end.outcome()).unwrap_or_default();
         let until = hold.trusted_end().max(now() + FINISH_EFFORT);
         let (answer, answered) = oneshot::channel();
         hold.command(Command::End { end, until, answer });
         // Without an answer, its keeper has ended with its runtime.
         let ended = answered.await.unwrap_or_else(|_| Err(Error::Closed.into()));
-        let (outcome, ended) = match ended {
-            Ok(()) => (outcome, Ok(())),
-            Err(problem) => self.unsettled(problem, result),
-        };
-        hold.config.hooks.on_end(&outcome);
-        ended
+        ended.map_err(|problem| self.unsettled(problem, result))
     }
 
     /// Says what it means that an end has failed.
-    fn unsettled(&self, problem: Problem, result: &Stored) -> (String, Result<(), Error>) {
+    fn unsettled(&self, problem: Problem, result: &Stored) -> Error {
         let source = match problem {
             Problem::Failed(failure) => {
                 if let Some(reason) = failure.lost() {
-                    let lost = self.flow.hold.lost_by(reason, failure.source).with_value(result);
-                    return ("LOST".to_owned(), Err(lost));
+                    return self.flow.hold.lost_by(reason, failure.source).with_value(result);
                 }
                 if !failure.retryable() {
-                    return ("FAILED".to_owned(), Err(failure.public()));
+                    return failure.public();
                 }
                 failure.source
             }
-            Problem::Final(_) => None, // the gate was closed
+            Problem::Final(_) => Cause::default(), // the gate was closed
         };
-        let unknown = Error::OutcomeUnknown {
-            turn_id: Secret::new(self.id()),
-            value: result.clone(),
-            source,
-        };
-        ("UNKNOWN".to_owned(), Err(unknown))
+        Error::OutcomeUnknown { turn_id: Secret::new(self.id()), value: result.clone(), source }
     }
 
     /// Ends the turn FAILED. Returns what is to be awaited, if somebody waits; the keeper does it anyway.
@@ -126,21 +114,20 @@ impl Turn {
         }
         let (answer, answered) = oneshot::channel();
         hold.command(Command::GiveBack { detail: detail.into(), answer: Some(answer) });
-        hold.config.hooks.on_end("FAILED");
         Some(answered)
     }
 
     /// Leaves the turn to another process, which has the TTL to [`Gate::adopt`](crate::Gate::adopt) the
-    /// returned id; it is empty if the turn is not held. The turn is over here, and what its handler
+    /// returned id; `None` if the handler runs without a turn. The turn is over here, and what its handler
     /// returns does not end it.
     ///
     /// # Errors
     ///
     /// [`Error::TurnLost`]; or [`Error::Unavailable`] and the like, and the turn stays here.
-    pub async fn detach(&self) -> Result<String, Error> {
+    pub async fn detach(&self) -> Result<Option<String>, Error> {
         self.check()?;
         if !self.held() {
-            return Ok(String::new());
+            return Ok(None);
         }
         let hold = &self.flow.hold;
         let until = hold.trusted_end().min(now() + hold.config.patience);
@@ -158,7 +145,7 @@ impl Turn {
         }
         hold.state().detached = true;
         hold.command(Command::Leave);
-        Ok(self.id())
+        Ok(Some(self.id()))
     }
 
     fn is_guarded(&self) -> bool {
@@ -172,6 +159,14 @@ impl Turn {
         let is_it = kept.strong_count() > 0
             || format!("{error:#}").contains(&format!("rejected: {detail}"));
         is_it.then_some(detail)
+    }
+
+    /// Another run may have the event: it was lost, or nobody knows how it ended.
+    #[cfg(feature = "slack")]
+    pub(crate) fn is_uncertain(&self) -> bool {
+        use crate::EndOutcome::{Lost, Unknown};
+        let state = self.flow.hold.state();
+        state.loss.is_some() || matches!(state.ended, Some(Lost | Unknown))
     }
 
     /// The latest reason for which the handler refused the event.

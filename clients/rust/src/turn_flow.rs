@@ -9,10 +9,9 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 
 use crate::{
-    Delivery, Duplicate, Error, GaveUp, InProgress, NotGranted, Stored,
+    Busy, Delivery, Duplicate, Error, EventOutcome, GaveUp, InProgress, NotGranted, Stored,
     begin::carry_on,
     clock::{Moment, now},
-    errors::Busy,
     failure::{Failure, Problem},
     hold::{Flow, Hold},
     link::{CALL_TIMEOUT, SHORTEST},
@@ -152,9 +151,9 @@ impl Flow for TurnFlow {
             Some(News::Duplicate(duplicate)) => {
                 let event = duplicate.event.unwrap_or_default();
                 NotGranted::Duplicate(Duplicate {
-                    result: Stored { data: duplicate.result, result_type: duplicate.result_type },
+                    result: Stored::new(duplicate.result, duplicate.result_type),
                     undecodable: None,
-                    outcome: outcome_name(event.outcome()),
+                    outcome: EventOutcome::read(event.outcome()),
                     detail: event.detail,
                 })
             }
@@ -254,6 +253,10 @@ impl Flow for TurnFlow {
     fn start_over(&self) {
         locked(&self.request).request_id = new_request_id();
     }
+
+    fn begun(&self) {
+        self.hold.config.hooks.on_begin(&self.delivery);
+    }
 }
 
 pub(crate) fn busy(held: pb::LeaseHeld) -> NotGranted {
@@ -262,12 +265,6 @@ pub(crate) fn busy(held: pb::LeaseHeld) -> NotGranted {
         queue_length: u32::try_from(held.queue_length).unwrap_or_default(),
         holder: held.holder,
     })
-}
-
-/// The name without its prefix; `None` for a mark.
-pub(crate) fn outcome_name(outcome: TurnOutcome) -> Option<String> {
-    let name = outcome.as_str_name().trim_start_matches("TURN_OUTCOME_");
-    (outcome != TurnOutcome::Unspecified).then(|| name.to_owned())
 }
 
 /// A detail that the server takes.

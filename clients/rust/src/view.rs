@@ -38,12 +38,6 @@ macro_rules! view {
             self.$($hold)+.forgotten.cancelled().await;
         }
 
-        /// Is cancelled as soon as it is lost, for what takes a token.
-        #[must_use]
-        pub fn lost_token(&self) -> tokio_util::sync::CancellationToken {
-            self.$($hold)+.lost.child_token()
-        }
-
         /// The fencing token, to be sent with each write; `None` without a session.
         #[must_use]
         pub fn fence(&self) -> Option<i64> {

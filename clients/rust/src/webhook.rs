@@ -5,8 +5,8 @@
 //! # use tower::{Layer, service_fn};
 //! # fn example(gate: Gate) {
 //! let guard = Guard::new(gate, |request| github(&request.headers, &request.body));
-//! # let handler = service_fn(|_: http::Request<http_body_util::Full<bytes::Bytes>>| async {
-//! #     Ok::<_, std::convert::Infallible>(http::Response::new(http_body_util::Full::<bytes::Bytes>::default()))
+//! # let handler = service_fn(|_: http::Request<oncegate_client::Body>| async {
+//! #     Ok::<_, std::convert::Infallible>(http::Response::new(String::new()))
 //! # });
 //! let guarded = guard.layer(handler); // or .layer(guard), in axum
 //! # let _ = guarded; }
@@ -20,12 +20,14 @@
 //! an error of the handler or a panic fails the turn. While another run has the event or its conversation, or
 //! the server is unavailable, the sender gets 503 with `Retry-After`.
 //!
+//! The bodies of requests, of at most 32 MiB, and of guarded responses are read into memory: a route that streams
+//! is none for a guard.
+//!
 //! A response is sent once the turn has ended. If the sender's connection ends before, what serves it drops
 //! the handler, and the turn fails at once: the redelivery gets the event. If the turn is lost, the handler
 //! is dropped.
 
 use std::{
-    collections::BTreeMap,
     future::Future,
     pin::Pin,
     sync::Arc,
@@ -33,19 +35,17 @@ use std::{
     time::Duration,
 };
 
-use base64::{Engine as _, engine::general_purpose::STANDARD as BASE64};
 use bytes::Bytes;
-use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, header, request};
-use http_body_util::{BodyExt as _, Full, LengthLimitError, Limited};
-use serde_json::{Value, json};
+use http::{HeaderMap, Request, Response, StatusCode, request};
+use http_body_util::{BodyExt as _, Full};
 use sha2::{Digest as _, Sha256};
 use tower_layer::Layer;
 use tower_service::Service;
 
-use crate::{
-    Delivery, Duplicate, Error, Gate, NotGranted, Stored, Turn, TurnRequest, TurnScope,
-    errors::BoxError,
-};
+use self::answers::{instead, read, record_of, respond};
+use crate::{Body, Delivery, Gate, Turn, TurnRequest, TurnScope, errors::BoxError};
+
+pub(crate) mod answers;
 
 /// Senders wait 10 s and longer.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -53,19 +53,6 @@ const WAIT_WITHOUT_REDELIVERY: Duration = Duration::from_secs(5);
 
 /// More than GitHub sends.
 const MAX_BODY: usize = 32 << 20;
-
-/// Of a turn, in bytes.
-const LONGEST_RESULT: usize = 64 * 1024;
-
-/// What belongs to a response, and not to the exchange that it was made in.
-const RECORDED: [header::HeaderName; 6] = [
-    header::CONTENT_LANGUAGE,
-    header::CONTENT_LOCATION,
-    header::CONTENT_TYPE,
-    header::ETAG,
-    header::LAST_MODIFIED,
-    header::LOCATION,
-];
 
 /// A request, as what names its delivery sees it.
 #[derive(Clone)]
@@ -172,7 +159,7 @@ impl<S> Layer<S> for Guard {
 
 impl<S, B, R> Service<Request<B>> for Guarded<S>
 where
-    S: Service<Request<Full<Bytes>>, Response = Response<R>> + Clone + Send + 'static,
+    S: Service<Request<Body>, Response = Response<R>> + Clone + Send + 'static,
     S::Future: Send,
     S::Error: Send,
     B: http_body::Body<Data = Bytes> + Send + 'static,
@@ -180,7 +167,7 @@ where
     R: http_body::Body<Data = Bytes> + Send + 'static,
     R::Error: Into<BoxError>,
 {
-    type Response = Response<Full<Bytes>>;
+    type Response = Response<Body>;
     type Error = S::Error;
     type Future = Pin<Box<dyn Future<Output = Result<Self::Response, S::Error>> + Send>>;
 
@@ -201,28 +188,25 @@ async fn handle<S, B, R>(
     guard: Guard,
     mut inner: S,
     request: Request<B>,
-) -> Result<Response<Full<Bytes>>, S::Error>
+) -> Result<Response<Body>, S::Error>
 where
-    S: Service<Request<Full<Bytes>>, Response = Response<R>>,
+    S: Service<Request<Body>, Response = Response<R>>,
     B: http_body::Body<Data = Bytes> + Send + 'static,
     B::Error: Into<BoxError>,
-    R: http_body::Body<Data = Bytes>,
+    R: http_body::Body<Data = Bytes> + Send + 'static,
     R::Error: Into<BoxError>,
 {
     let (parts, body) = request.into_parts();
     let body = match read(body, MAX_BODY).await {
         Ok(body) => body,
-        Err(response) => return Ok(response),
+        Err(response) => return Ok(made(response)),
     };
     let received = received(&parts, body.clone());
-    let request = Request::from_parts(parts, Full::new(body));
+    let mut request = Request::from_parts(parts, Body::new(Full::new(body)));
     let delivery = match (guard.name)(&received) {
         Ok(Some(delivery)) => delivery,
-        Ok(None) => {
-            let response = inner.call(request).await?;
-            return Ok(whole(response).await.unwrap_or_else(|response| response));
-        }
-        Err(problem) => return Ok(respond(StatusCode::BAD_REQUEST, problem)),
+        Ok(None) => return Ok(inner.call(request).await?.map(Body::new)),
+        Err(problem) => return Ok(made(respond(StatusCode::BAD_REQUEST, problem))),
     };
     let sent_once = delivery.is_sent_once();
     let mut turn = guard.gate.turn(delivery).patience(PATIENCE);
@@ -231,27 +215,26 @@ where
     }
     let turn = match (guard.options)(turn).begin().await {
         Ok(turn) => turn,
-        Err(error) => return Ok(instead(&error)),
+        Err(error) => return Ok(made(instead(&error))),
     };
-    let mut request = request;
     request.extensions_mut().insert::<Turn>(turn.turn().clone());
     let handled = async {
-        match inner.call(request).await {
-            Ok(response) => Ok(whole(response).await),
-            Err(error) => Err(error),
-        }
+        let (parts, body) = inner.call(request).await?.into_parts();
+        let body = body.collect().await.map_err(Into::<BoxError>::into);
+        Ok(body.map(|body| Response::from_parts(parts, body.to_bytes())))
     };
     // A handler that is dropped, or panics, drops the turn, which fails it.
     let response = tokio::select! {
         biased;
         response = handled => response,
-        lost = turn.lost() => return Ok(instead(&lost)),
+        lost = turn.lost() => return Ok(made(instead(&lost))),
     };
     match response {
-        Ok(Ok(response)) => Ok(end(turn, response).await),
-        Ok(Err(response)) => {
+        Ok(Ok(response)) => Ok(made(end(turn, response).await)),
+        Ok(Err(error)) => {
+            tracing::error!(%error, "the body of a handler's response cannot be read");
             turn.fail("the handler's body cannot be read").await;
-            Ok(response)
+            Ok(made(respond(StatusCode::INTERNAL_SERVER_ERROR, "internal error")))
         }
         Err(error) => {
             turn.fail("the handler failed").await;
@@ -260,19 +243,8 @@ where
     }
 }
 
-/// The body of a request of at most so many bytes; or what is answered instead.
-pub(crate) async fn read<B>(body: B, limit: usize) -> Result<Bytes, Response<Full<Bytes>>>
-where
-    B: http_body::Body<Data = Bytes>,
-    B::Error: Into<BoxError>,
-{
-    match Limited::new(body, limit).collect().await {
-        Ok(body) => Ok(body.to_bytes()),
-        Err(error) if error.is::<LengthLimitError>() => {
-            Err(respond(StatusCode::PAYLOAD_TOO_LARGE, "the body is too large"))
-        }
-        Err(_) => Err(respond(StatusCode::BAD_REQUEST, "the body cannot be read")),
-    }
+pub(crate) fn made(response: Response<Bytes>) -> Response<Body> {
+    response.map(|body| Body::new(Full::new(body)))
 }
 
 fn received(parts: &request::Parts, body: Bytes) -> Received {
@@ -288,122 +260,19 @@ fn received(parts: &request::Parts, body: Bytes) -> Received {
     }
 }
 
-/// A response with all of its body; or what is sent instead.
-async fn whole<R>(response: Response<R>) -> Result<Response<Full<Bytes>>, Response<Full<Bytes>>>
-where
-    R: http_body::Body<Data = Bytes>,
-    R::Error: Into<BoxError>,
-{
-    let (parts, body) = response.into_parts();
-    match body.collect().await {
-        Ok(body) => Ok(Response::from_parts(parts, Full::new(body.to_bytes()))),
-        Err(error) => {
-            let error: BoxError = error.into();
-            tracing::error!(%error, "the body of a handler's response cannot be read");
-            Err(respond(StatusCode::INTERNAL_SERVER_ERROR, "internal error"))
-        }
-    }
-}
-
 /// Ends the turn by what was answered, and returns what to answer then.
-async fn end(turn: TurnScope, response: Response<Full<Bytes>>) -> Response<Full<Bytes>> {
+async fn end(turn: TurnScope, response: Response<Bytes>) -> Response<Bytes> {
     if response.status().is_server_error() {
         turn.fail(format!("the handler answered {}", response.status().as_u16())).await;
         return response;
     }
-    let (parts, body) = response.into_parts();
-    let Ok(body) = body.collect().await.map(http_body_util::Collected::to_bytes);
-    let record = record_of(parts.status, &parts.headers, &body);
+    let record = record_of(response.status(), response.headers(), response.body());
     let ended = match turn.latest_rejection() {
         Some(detail) => turn.reject(detail).await,
         None => turn.succeed(&record).await,
     };
     match ended {
-        Ok(()) => Response::from_parts(parts, Full::new(body)),
+        Ok(()) => response,
         Err(error) => instead(&error),
-    }
-}
-
-/// A response as the turn stores it, for duplicates: the same JSON in every language.
-fn record_of(status: StatusCode, headers: &HeaderMap, body: &[u8]) -> Value {
-    let recorded = RECORDED.iter().filter_map(|name| {
-        let value = headers.get(name)?.to_str().ok()?;
-        Some((name.as_str().to_owned(), value.to_owned()))
-    });
-    let headers: BTreeMap<_, _> = recorded.collect();
-    let record =
-        json!({"status": status.as_u16(), "headers": headers, "body": BASE64.encode(body)});
-    if record.to_string().len() > LONGEST_RESULT {
-        // A duplicate of a long response gets the status alone.
-        return json!({"status": status.as_u16(), "headers": {}, "body": ""});
-    }
-    record
-}
-
-/// What a duplicate gets: 200 if it was handled otherwise, such as by a mark.
-fn replayed(result: &Stored) -> Response<Full<Bytes>> {
-    let replay = || {
-        let record: Value = result.decode().ok()??;
-        let status = u16::try_from(record["status"].as_u64()?).ok()?;
-        let status = StatusCode::from_u16(status).ok().filter(|status| status.as_u16() >= 200)?;
-        let body = BASE64.decode(record["body"].as_str()?).ok()?;
-        let mut response = Response::new(Full::new(Bytes::from(body)));
-        *response.status_mut() = status;
-        for (name, value) in record["headers"].as_object().into_iter().flatten() {
-            let name = header::HeaderName::try_from(name.as_str()).ok()?;
-            let value = HeaderValue::from_str(value.as_str()?).ok()?;
-            response.headers_mut().insert(name, value);
-        }
-        Some(response)
-    };
-    replay().unwrap_or_else(|| respond(StatusCode::OK, ""))
-}
-
-pub(crate) fn respond(status: StatusCode, text: impl Into<Bytes>) -> Response<Full<Bytes>> {
-    let mut response = Response::new(Full::new(text.into()));
-    *response.status_mut() = status;
-    let plain = HeaderValue::from_static("text/plain; charset=utf-8");
-    response.headers_mut().insert(header::CONTENT_TYPE, plain);
-    response
-}
-
-pub(crate) fn again(after: Duration) -> Response<Full<Bytes>> {
-    let mut response = respond(StatusCode::SERVICE_UNAVAILABLE, "retry later");
-    let seconds = after.as_secs() + u64::from(after.subsec_nanos() > 0);
-    response.headers_mut().insert(header::RETRY_AFTER, seconds.max(1).into());
-    response
-}
-
-/// What a request is answered without its handler, or in place of what that has answered.
-fn instead(error: &Error) -> Response<Full<Bytes>> {
-    if let Some(why) = error.not_granted() {
-        match why {
-            NotGranted::Duplicate(Duplicate { result, .. }) => return replayed(result),
-            NotGranted::GaveUp(_) | NotGranted::Dropped => return respond(StatusCode::OK, ""),
-            NotGranted::InProgress(_) | NotGranted::Busy(_) => {}
-        }
-    }
-    if let Some(after) = error.retry_after() {
-        return again(after);
-    }
-    match error {
-        Error::PayloadMismatch { .. } => {
-            respond(StatusCode::UNPROCESSABLE_ENTITY, "the key was used with another payload")
-        }
-        Error::EpicMismatch { .. } => {
-            respond(StatusCode::CONFLICT, "the conversation belongs to other work")
-        }
-        Error::Invalid { .. } => {
-            tracing::warn!(%error, "a webhook's delivery is invalid");
-            respond(StatusCode::BAD_REQUEST, "the delivery is invalid")
-        }
-        // The redelivery finds out whether the event is handled.
-        Error::TurnLost { .. } | Error::OutcomeUnknown { .. } | Error::Closed => {
-            again(Duration::ZERO)
-        }
-        _ => {
-            tracing::error!(%error, "a webhook's turn failed");
-            respond(StatusCode::INTERNAL_SERVER_ERROR, "internal error")
-        }
     }
 }

@@ -91,8 +91,8 @@ async fn connect(slack: &WebApi, app_token: &str) -> Connection {
             let url = opened["url"].as_str().context("apps.connections.open: there is no url")?;
             anyhow::Ok(connect_async(url).await?.0)
         };
-        let connection = timeout(CONNECT_TIME, connection).await;
-        match connection.context("it takes too long").flatten() {
+        let connection = timeout(CONNECT_TIME, connection).await.context("it takes too long");
+        match connection.and_then(|connection| connection) {
             Ok(connection) => {
                 tracing::info!("connected to Slack");
                 return connection;

@@ -59,10 +59,15 @@ impl SecurityArgs {
     }
 }
 
-/// An option of the library under the name of its flag.
-pub(super) fn misconfigured(option: &str, problem: &str) -> anyhow::Error {
-    let flag = option.replace('_', "-");
-    anyhow::anyhow!("--{flag}: {}", problem.replace("set insecure", "set --insecure"))
+/// What is wrong with an option of the library, under the names of the flags.
+pub(super) fn misconfigured(
+    option: &str,
+    problem: &str,
+    allowed_by: Option<&str>,
+) -> anyhow::Error {
+    let flag = |option: &str| format!("--{}", option.replace('_', "-"));
+    let other = allowed_by.map(|other| format!(", or set {}", flag(other))).unwrap_or_default();
+    anyhow::anyhow!("{}: {problem}{other}", flag(option))
 }
 
 /// What to do about a connection that failed for `cause`, if that shows.

@@ -113,7 +113,7 @@ pub(crate) fn changes() -> Vec<(&'static [&'static str], &'static str, &'static 
             "keep.rs",
             "hold.state().renewing = true;",
             own(r#"if crate::planted("no-renewal-after-a-break") {
-                    return lost(flow, LossReason::Expired, None, commands).await;
+                    return lost(flow, LossReason::Expired, Cause::default(), commands).await;
                 }
                 hold.state().renewing = true;"#),
         ),
@@ -130,9 +130,9 @@ pub(crate) fn changes() -> Vec<(&'static [&'static str], &'static str, &'static 
         (
             &["loss-does-not-interrupt"],
             "hold.rs",
-            "let is_lost = self.finish(Some(reason));",
+            "let is_lost = self.finish(Some((reason, source)));",
             own(
-                r#"let is_lost = !crate::planted("loss-does-not-interrupt") && self.finish(Some(reason));"#,
+                r#"let is_lost = !crate::planted("loss-does-not-interrupt") && self.finish(Some((reason, source)));"#,
             ),
         ),
         (
@@ -148,10 +148,8 @@ pub(crate) fn changes() -> Vec<(&'static [&'static str], &'static str, &'static 
             "turn.rs",
             "return Err(hold.over_by().with_value(result));",
             own(r#"if crate::planted("end-after-loss") {
-                return match self.flow.end(None, end, now() + FINISH_EFFORT).await {
-                    Ok(()) => Ok(()),
-                    Err(problem) => self.unsettled(problem, result).1,
-                };
+                let ended = self.flow.end(None, end, now() + FINISH_EFFORT).await;
+                return ended.map_err(|problem| self.unsettled(problem, result));
             }
             return Err(hold.over_by().with_value(result));"#),
         ),
@@ -174,11 +172,12 @@ pub(crate) fn changes() -> Vec<(&'static [&'static str], &'static str, &'static 
         (
             &["unknown-is-success"],
             "turn.rs",
-            r#"("UNKNOWN".to_owned(), Err(unknown))"#,
-            own(r#"if crate::planted("unknown-is-success") {
-            return ("SUCCEEDED".to_owned(), Ok(()));
-        }
-        ("UNKNOWN".to_owned(), Err(unknown))"#),
+            ";\n        ended.map_err(|problem| self.unsettled(problem, result))",
+            own(r#";
+        match ended.map_err(|problem| self.unsettled(problem, result)) {
+            Err(Error::OutcomeUnknown { .. }) if crate::planted("unknown-is-success") => Ok(()),
+            ended => ended,
+        }"#),
         ),
         (
             &["success-is-failure"],

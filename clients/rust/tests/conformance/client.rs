@@ -85,9 +85,9 @@ impl Client {
                     Ok(Some(Ok(()))) => Ok(()),
                 }
             }
-            Self::Child { lines, .. } => {
-                lines.close().await;
-                Ok(())
+            Self::Child { lines, is_dead } => {
+                let has_failed = !lines.close().await && !*is_dead.borrow();
+                if has_failed { Err("a client's process failed".to_owned()) } else { Ok(()) }
             }
         }
     }
@@ -130,6 +130,5 @@ pub(crate) fn run_child(arguments: &str) -> ExitCode {
         });
     }
     drop(steps);
-    let _ = thread.join();
-    ExitCode::SUCCESS
+    if thread.join().is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }

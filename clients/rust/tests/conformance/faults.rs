@@ -1,6 +1,6 @@
 //! Random faults.
 
-use std::{process::Command, time::Duration};
+use std::{ops::Range, process::Command, time::Duration};
 
 use rand::{
     RngExt as _, SeedableRng as _, rngs::StdRng, seq::IndexedRandom as _, seq::SliceRandom as _,
@@ -10,7 +10,6 @@ use tokio::{sync::watch, task::JoinSet, time::sleep};
 
 use crate::{
     history::{Forced, History},
-    mapping::text,
     testbed::Testbed,
 };
 
@@ -35,20 +34,31 @@ struct Faulter {
     chance: StdRng,
     history: std::sync::Arc<History>,
     sessions: Vec<String>,
+    refusal: Range<u64>,
     stop: watch::Receiver<bool>,
 }
 
-/// Runs work under faults of these kinds, in so many replicas. Returns what was done.
+/// Which faults there are.
+pub(crate) struct Chosen {
+    pub(crate) seed: u64,
+    pub(crate) kinds: Vec<String>,
+    /// In so many replicas.
+    pub(crate) faulty: usize,
+    /// For how many milliseconds connections are refused.
+    pub(crate) refusal: Range<u64>,
+}
+
+/// Runs work under faults.
 pub(crate) async fn with_faults(
     testbed: &std::sync::Arc<Testbed>,
     history: &std::sync::Arc<History>,
-    (seed, kinds, faulty): (u64, &[String], usize),
+    Chosen { seed, kinds, faulty, refusal }: &Chosen,
     sessions: &[String],
     work: impl Future<Output = ()>,
-) -> Result<Vec<String>, String> {
+) -> Result<(), String> {
     let (stop, stopped) = watch::channel(false);
     let mut faulters = JoinSet::new();
-    let groups = (0..faulty).flat_map(|replica| [(replica, &NETWORK[..]), (replica, &SERVER[..])]);
+    let groups = (0..*faulty).flat_map(|replica| [(replica, &NETWORK[..]), (replica, &SERVER[..])]);
     for (replica, group) in groups.chain([(0, &CLIENT[..])]) {
         let chosen = group.iter().filter(|kind| kinds.iter().any(|wanted| wanted == *kind));
         let chosen: Vec<_> = chosen.map(|kind| (*kind).to_owned()).collect();
@@ -62,28 +72,28 @@ pub(crate) async fn with_faults(
             chance: StdRng::seed_from_u64(seed.wrapping_add(1 + faulters.len() as u64)),
             history: history.clone(),
             sessions: sessions.to_vec(),
+            refusal: refusal.clone(),
             stop: stopped.clone(),
         };
         faulters.spawn(faulter.run());
     }
     work.await;
     stop.send_replace(true);
-    let mut done = Vec::new();
-    for faults in faulters.join_all().await {
-        done.extend(faults?);
+    for faulted in faulters.join_all().await {
+        faulted?;
     }
-    for replica in 0..faulty {
+    for replica in 0..*faulty {
         // One may still be armed.
         testbed.ask("cut", &json!({"replica": replica})).await?;
     }
-    Ok(done)
+    Ok(())
 }
 
 impl Faulter {
-    async fn run(mut self) -> Result<Vec<String>, String> {
+    async fn run(mut self) -> Result<(), String> {
         let is_pause = self.kinds.iter().any(|kind| kind == "pause");
         let (least, most) = if is_pause { (2000, 5000) } else { (200, 2000) };
-        let (mut next, mut done) = (Vec::new(), Vec::new());
+        let mut next = Vec::new();
         while self.sleep(least, most).await {
             if next.is_empty() {
                 // So each of them happens.
@@ -92,10 +102,10 @@ impl Faulter {
             }
             if let Some(kind) = next.pop() {
                 self.fault(&kind).await.map_err(|problem| format!("{kind}: {problem}"))?;
-                done.push(kind);
+                self.history.events().faults.push(kind);
             }
         }
-        Ok(done)
+        Ok(())
     }
 
     /// False once the faults are to stop.
@@ -145,7 +155,7 @@ impl Faulter {
             "refuse" => {
                 self.ask("refuse", json!({})).await?;
                 self.ask("cut", json!({})).await?;
-                self.sleep(100, 2500).await;
+                self.sleep(self.refusal.start, self.refusal.end).await;
                 self.ask("accept", json!({})).await?;
             }
             _ => {
@@ -163,19 +173,18 @@ impl Faulter {
     }
 
     async fn lose(&mut self) {
-        let session = self.sessions.choose(&mut self.chance).expect("one").clone();
-        // A server that is down cannot release a session.
-        let Ok(answer) = self.ask("lose", json!({"team": TEAM, "session": session})).await else {
-            return;
-        };
-        if answer["released"] == true {
-            let fence = |key: &str| answer[key].as_i64().unwrap_or_default();
-            let (before, after) = (fence("fence_before"), fence("fence"));
-            self.history.events().forced.push(Forced {
-                session: text(&session.into()),
-                before,
-                after,
-            });
+        // One that is held: not each is.
+        self.sessions.shuffle(&mut self.chance);
+        for session in self.sessions.clone() {
+            // A server that is down cannot release a session.
+            let asked = self.ask("lose", json!({"team": TEAM, "session": session})).await;
+            let Ok(answer) = asked else { return };
+            if answer["released"] == true {
+                let fence = |key: &str| answer[key].as_i64().unwrap_or_default();
+                let (before, after) = (fence("fence_before"), fence("fence"));
+                self.history.events().forced.push(Forced { session, before, after });
+                return;
+            }
         }
     }
 }

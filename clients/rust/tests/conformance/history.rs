@@ -113,6 +113,8 @@ pub(crate) struct Events {
     pub(crate) bodies: Vec<Body>,
     pub(crate) answers: Vec<Answer>,
     pub(crate) forced: Vec<Forced>,
+    /// The kinds of those that were done.
+    pub(crate) faults: Vec<String>,
     /// When this process stood still, as one of the faults, or because other processes ran. They do not
     /// overlap: one pulse records them.
     pub(crate) pauses: Vec<(Instant, Instant)>,

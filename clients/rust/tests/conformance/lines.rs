@@ -20,7 +20,8 @@ pub(crate) struct LineProcess {
     pub(crate) greeting: Value,
     stdin: tokio::sync::Mutex<Option<ChildStdin>>,
     shared: Arc<Shared>,
-    ended: watch::Receiver<bool>,
+    /// Whether it was a success.
+    ended: watch::Receiver<Option<bool>>,
     pid: u32,
 }
 
@@ -60,7 +61,7 @@ impl LineProcess {
             return Err(format!("{program} ended before it was ready:\n{log}"));
         };
         let greeting = serde_json::from_str(&greeting).map_err(|error| error.to_string())?;
-        let (has_ended, ended) = watch::channel(false);
+        let (has_ended, ended) = watch::channel(None);
         let answered = shared.clone();
         tokio::spawn(async move {
             while let Ok(Some(line)) = lines.next_line().await {
@@ -71,8 +72,8 @@ impl LineProcess {
                     let _ = waiting.send(answer);
                 }
             }
-            let _ = process.wait().await;
-            let _ = has_ended.send(true);
+            let status = process.wait().await;
+            let _ = has_ended.send(Some(status.is_ok_and(|status| status.success())));
         });
         let stdin = tokio::sync::Mutex::new(stdin);
         Ok(Self { program, greeting, stdin, shared, ended, pid })
@@ -106,7 +107,7 @@ impl LineProcess {
         let answer = tokio::select! {
             biased;
             answer = answered => answer.map_err(|_| "no answer".to_owned())?,
-            _ = ended.wait_for(|ended| *ended) => return Err(format!("{} has ended", self.program)),
+            _ = ended.wait_for(Option::is_some) => return Err(format!("{} has ended", self.program)),
         };
         match answer["error"].as_str() {
             Some(problem) => Err(problem.to_owned()),
@@ -121,16 +122,20 @@ impl LineProcess {
         }
     }
 
-    pub(crate) async fn has_ended(&self) {
-        let _ = self.ended.clone().wait_for(|ended| *ended).await;
+    /// Waits for its end. Whether it was a success.
+    pub(crate) async fn has_ended(&self) -> bool {
+        let mut ended = self.ended.clone();
+        let ended = ended.wait_for(Option::is_some).await;
+        ended.is_ok_and(|ended| *ended == Some(true))
     }
 
-    /// Ends its input, upon which it exits.
-    pub(crate) async fn close(&self) {
+    /// Ends its input, upon which it exits. Whether that was a success.
+    pub(crate) async fn close(&self) -> bool {
         self.stdin.lock().await.take();
-        if timeout(Duration::from_secs(20), self.has_ended()).await.is_err() {
-            self.kill();
-            self.has_ended().await;
+        if let Ok(is_success) = timeout(Duration::from_secs(20), self.has_ended()).await {
+            return is_success;
         }
+        self.kill();
+        self.has_ended().await
     }
 }

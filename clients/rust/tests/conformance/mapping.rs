@@ -4,9 +4,9 @@ use std::{fmt, fmt::Write as _, time::Duration};
 
 use http::{HeaderMap, HeaderName, HeaderValue};
 use oncegate_client::{
-    Bytes, Codec, Delivery, Duplicate, Error, GateBuilder, Json, NotGranted, OnUnavailable,
-    Outcome, Session, Stored, Turn, TurnRequest, discord, github, slack, standard_webhooks, stripe,
-    teams, telegram,
+    Codec, Delivery, Duplicate, Error, EventOutcome, GateBuilder, Json, NotGranted, OnUnavailable,
+    Outcome, RawBytes, Session, Stored, Turn, TurnRequest, discord, github, slack,
+    standard_webhooks, stripe, teams, telegram,
 };
 use serde_json::{Value, json};
 
@@ -41,14 +41,14 @@ pub(crate) struct Written;
 impl Codec<Value> for Written {
     fn encode(&self, value: &Value) -> Result<Stored, BoxError> {
         match value.get("$hex").and_then(Value::as_str) {
-            Some(text) => Bytes.encode(&unhex(text)),
+            Some(text) => RawBytes.encode(&unhex(text)),
             None => Json.encode(value),
         }
     }
 
     fn decode(&self, stored: &Stored) -> Result<Value, BoxError> {
         if stored.result_type == "application/octet-stream" {
-            let bytes: Vec<u8> = Bytes.decode(stored)?;
+            let bytes: Vec<u8> = RawBytes.decode(stored)?;
             return Ok(json!({"$hex": hex(&bytes)}));
         }
         Json.decode(stored)
@@ -83,8 +83,7 @@ pub(crate) struct DateCodec;
 
 impl Codec<Date> for DateCodec {
     fn encode(&self, date: &Date) -> Result<Stored, BoxError> {
-        let text = date.to_string();
-        Ok(Stored { data: text.into_bytes(), result_type: "text/x-date".to_owned() })
+        Ok(Stored::new(date.to_string(), "text/x-date"))
     }
 
     fn decode(&self, stored: &Stored) -> Result<Date, BoxError> {
@@ -268,6 +267,7 @@ pub(crate) fn outcome(ran: Result<Outcome<Value>, Fault>) -> Value {
             json!({"error": {"kind": "unexpected", "message": problem}})
         }
         Outcome::Duplicate(Duplicate { result, outcome, detail, .. }) => {
+            let outcome = outcome.map(EventOutcome::as_str);
             json!({"duplicate": {"result": result, "outcome": outcome, "detail": detail}})
         }
         Outcome::GaveUp(why) => answer(&NotGranted::GaveUp(why)),
@@ -282,6 +282,7 @@ fn answer(why: &NotGranted) -> Value {
     match why {
         NotGranted::Duplicate(Duplicate { result, outcome, detail, .. }) => {
             let result = result.decode_with(&Written).expect("what a scenario has stored");
+            let outcome = outcome.map(EventOutcome::as_str);
             json!({"duplicate": {"result": result, "outcome": outcome, "detail": detail}})
         }
         NotGranted::GaveUp(why) => {

@@ -53,9 +53,25 @@ fn copy(from: &Path, to: &Path) -> io::Result<()> {
     Ok(())
 }
 
+/// The manifest of the copy, which is a workspace of its own: the folder may lie anywhere.
+///
+/// With a feature more, cargo gives it another name than this program's; and with the profiles of the
+/// workspace, the same dependencies.
+fn manifest(original: &str, workspace: &str) -> Result<String, String> {
+    let lints = "[lints]\nworkspace = true\n";
+    if !original.contains(lints) || !original.contains("[features]\n") {
+        return Err("the manifest has other sections, plant anew".to_owned());
+    }
+    let own = original.replacen("[features]\n", "[features]\nplanted = []\n", 1).replace(lints, "");
+    let sections = workspace.split("\n[").filter(|section| section.starts_with("profile."));
+    let profiles: Vec<_> = sections.map(|section| format!("[{section}\n")).collect();
+    Ok(format!("{own}\n[workspace]\n\n{}", profiles.concat()))
+}
+
 /// Makes a copy of this package with the bugs.
 fn plant(copied: &Path) -> Result<(), String> {
     let original = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let root = original.join("../..");
     let read = |path: PathBuf| {
         fs::read_to_string(&path).map_err(|error| format!("{}: {error}", path.display()))
     };
@@ -77,12 +93,12 @@ fn plant(copied: &Path) -> Result<(), String> {
         }
         sources.insert(path, source.replace(was, &now));
     }
-    // With a feature more, cargo gives it another name than this program's, and the same dependencies.
-    let manifest = copied.join("Cargo.toml");
     sources.insert(
-        manifest.clone(),
-        read(manifest)?.replacen("[features]\n", "[features]\nplanted = []\n", 1),
+        copied.join("Cargo.toml"),
+        manifest(&read(original.join("Cargo.toml"))?, &read(root.join("Cargo.toml"))?)?,
     );
+    fs::copy(root.join("Cargo.lock"), copied.join("Cargo.lock"))
+        .map_err(|error| error.to_string())?;
     let library = copied.join("src/lib.rs");
     sources.insert(library.clone(), read(library)? + IS_PLANTED);
     for (path, source) in sources {
@@ -105,7 +121,8 @@ async fn build(copied: &Path) -> Result<PathBuf, String> {
     }
     let output = command
         .current_dir(copied)
-        .args(["test", "--offline", "--locked", "--no-run", "--test", "conformance"])
+        // Not --locked: the lock has the whole workspace.
+        .args(["test", "--offline", "--no-run", "--test", "conformance"])
         .arg("--all-features")
         .args(["--message-format", "json-render-diagnostics"])
         .env("CARGO_TARGET_DIR", target)
@@ -152,9 +169,16 @@ async fn breaks(program: &Path, bug: &str, rule: &str, faults: &Value) -> Result
     let mut last = String::new();
     for seed in 0..SEEDS {
         // The replica without faults grants what the holders of the other one may have lost.
-        let options = json!({
+        let mut options = json!({
             "store": "postgres", "runs": RUN_SIZE, "seed": seed, "kinds": faults, "faulty": 1,
         });
+        if bug == "ignores-grace" {
+            // Its effect is between the grace, with the time until the next grant, and the TTL, unless the holder
+            // connects before. With a TTL of 2 s, and refusals that end before the grace does, it takes luck.
+            options["ttl_ms"] = 6000.into();
+            options["grace_ms"] = 1000.into();
+            options["refusal_ms"] = json!([1500, 2500]);
+        }
         let (is_done, report, said) =
             execute(program, bug, ["random-runs", &options.to_string()]).await?;
         if !is_done {

@@ -5,16 +5,15 @@ use std::{
     collections::HashMap,
     future::Future,
     rc::Rc,
-    sync::{Arc, Mutex, MutexGuard},
     thread,
     time::Duration,
 };
 
-use oncegate_client::{Delivery, Gate, Hooks, LossReason, Turn};
+use oncegate_client::{Delivery, EventOutcome, Gate, Turn};
 use serde_json::{Value, json};
 use tokio::{
-    sync::{oneshot, watch},
-    task::{JoinSet, spawn_local},
+    sync::watch,
+    task::JoinSet,
     time::{sleep, timeout},
 };
 
@@ -22,56 +21,20 @@ use crate::{
     client::unexpected,
     mapping::{
         Date, DateCodec, Fault, Written, body_of, cancelled, delivery, error_fields, failed,
-        labels, many_deliveries, millis, number, outcome, session, text, with_gate_options,
-        with_turn_options,
+        many_deliveries, millis, number, outcome, text, with_gate_options, with_turn_options,
     },
+    recorder::Recorder,
     scope::{Held, Scope, look, state},
 };
 
-/// What the hooks of a gate were called with.
-#[derive(Default)]
-struct Called {
-    begun: u32,
-    queued: Vec<u32>,
-    lost: Vec<&'static str>,
-    ended: Vec<String>,
-}
-
-#[derive(Clone, Default)]
-struct Recorder(Arc<Mutex<Called>>);
-
-impl Recorder {
-    fn called(&self) -> MutexGuard<'_, Called> {
-        self.0.lock().expect("it is not poisoned")
-    }
-}
-
-impl Hooks for Recorder {
-    fn on_begin(&self, _: &Delivery) {
-        self.called().begun += 1;
-    }
-
-    fn on_queued(&self, position: u32) {
-        self.called().queued.push(position);
-    }
-
-    fn on_lost(&self, reason: LossReason) {
-        self.called().lost.push(reason.as_str());
-    }
-
-    fn on_end(&self, outcome: &str) {
-        self.called().ended.push(outcome.to_owned());
-    }
-}
-
 pub(crate) struct Local {
-    gate: Gate,
+    pub(crate) gate: Gate,
     recorder: Recorder,
-    scopes: RefCell<HashMap<String, Rc<Scope>>>,
+    pub(crate) scopes: RefCell<HashMap<String, Rc<Scope>>>,
 }
 
 /// The caller cancels it after a time.
-async fn in_time(step: &Value, work: impl Future<Output = Value>) -> Value {
+pub(crate) async fn in_time(step: &Value, work: impl Future<Output = Value>) -> Value {
     match step["timeout_ms"].as_u64() {
         Some(time) => {
             timeout(Duration::from_millis(time), work).await.unwrap_or_else(|_| cancelled())
@@ -96,7 +59,7 @@ impl Local {
         self.gate.close().await;
     }
 
-    fn scope(&self, name: &Value) -> Rc<Scope> {
+    pub(crate) fn scope(&self, name: &Value) -> Rc<Scope> {
         self.scopes.borrow()[&text(name)].clone()
     }
 
@@ -144,13 +107,7 @@ impl Local {
             return self.many(&step).await;
         }
         if has("hooks") {
-            let called = self.recorder.called();
-            return json!({
-                "begun": called.begun,
-                "queued": called.queued,
-                "lost": called.lost,
-                "ended": called.ended,
-            });
+            return self.recorder.shown();
         }
         if has("close") {
             self.gate.close().await;
@@ -167,119 +124,6 @@ impl Local {
         let held = self.scope(&step["check"]).held();
         match look!(&held, it => it.check()) {
             Ok(()) => json!({"ok": true}),
-            Err(error) => failed(&error.into()),
-        }
-    }
-
-    async fn open(self: Rc<Self>, step: Value) -> Value {
-        let (ending, ended) = oneshot::channel();
-        let (entered, has_entered) = oneshot::channel();
-        let scope = Rc::new(Scope {
-            ending: RefCell::new(Some(ending)),
-            task: RefCell::default(),
-            left: RefCell::default(),
-            held: RefCell::default(),
-            interrupted: Cell::new(false),
-            goes_on: step["ignores_loss"] == true,
-        });
-        self.scopes.borrow_mut().insert(text(&step["as"]), scope.clone());
-        let local = self.clone();
-        let opened = scope.clone();
-        let task = spawn_local(async move {
-            let work = async {
-                if step["open"] == "lease" {
-                    local.lease(&step, &opened, entered, ended).await
-                } else {
-                    local.turn(&step, &opened, entered, ended).await
-                }
-            };
-            let left = in_time(&step, work).await;
-            if left == cancelled() {
-                opened.has_ended().await;
-            }
-            left
-        });
-        *scope.task.borrow_mut() = Some(task);
-        match has_entered.await {
-            Ok(granted) => granted,
-            Err(_) => scope.end(Value::Null).await, // it was not granted
-        }
-    }
-
-    async fn turn(
-        &self,
-        step: &Value,
-        scope: &Scope,
-        entered: oneshot::Sender<Value>,
-        ended: oneshot::Receiver<Value>,
-    ) -> Value {
-        let request = match step["adopt"].as_str() {
-            Some(id) => self.gate.adopt(id),
-            None => self.gate.turn(delivery(&step["delivery"])),
-        };
-        let request = with_turn_options(request, step).codec(Written);
-        if step["ignores_loss"] == true {
-            // Only a scope can go on: `run` drops its handler.
-            let turn = match request.begin().await {
-                Ok(turn) => turn,
-                Err(error) => return failed(&error.into()),
-            };
-            let held = Held::Turn(turn.turn().clone());
-            let result = scope.body(held, entered, ended).await;
-            let ended = match result {
-                Ok(value) => turn.succeed(&value).await.map(|()| json!({"ran": value})),
-                Err(fault) => {
-                    turn.fail(fault.to_string()).await;
-                    return failed(&fault);
-                }
-            };
-            return ended.unwrap_or_else(|error| failed(&error.into()));
-        }
-        outcome(request.run(|turn| scope.body(Held::Turn(turn), entered, ended)).await)
-    }
-
-    async fn lease(
-        &self,
-        step: &Value,
-        scope: &Scope,
-        entered: oneshot::Sender<Value>,
-        ended: oneshot::Receiver<Value>,
-    ) -> Value {
-        let mut request = self.gate.lease(session(&step["session"])).wait(millis(&step["wait_ms"]));
-        if let Some(ttl) = step.get("ttl_ms") {
-            request = request.ttl(millis(ttl));
-        }
-        request = request.epic(text(&step["epic"]));
-        request = labels(step).fold(request, |request, (name, value)| request.label(name, value));
-        let lease = match request.acquire().await {
-            Ok(lease) => lease,
-            Err(error) => return failed(&error.into()),
-        };
-        let lease = Rc::new(lease);
-        let returned = tokio::select! {
-            biased;
-            returned = scope.body(Held::Lease(lease.clone()), entered, ended) => Some(returned),
-            _ = lease.lost() => None,
-        };
-        if let Err(error) = lease.release().await {
-            return failed(&error.into());
-        }
-        match returned {
-            Some(Ok(value)) => json!({"ran": value}),
-            Some(Err(fault)) => failed(&fault),
-            None => unexpected("the lease is lost, and its release says nothing of it"),
-        }
-    }
-
-    async fn detach(&self, step: &Value) -> Value {
-        let scope = self.scope(&step["detach"]);
-        let Held::Turn(turn) = scope.held() else { return unexpected("a lease") };
-        match turn.detach().await {
-            Ok(id) => {
-                let mut left = scope.end(json!({})).await;
-                left["turn_id"] = id.into();
-                left
-            }
             Err(error) => failed(&error.into()),
         }
     }
@@ -335,9 +179,9 @@ impl Local {
         };
         match seen.result.decode_with(&Written) {
             Ok(result) => json!({
-                "state": seen.state,
+                "state": seen.state.as_str(),
                 "event_id": seen.event_id,
-                "outcome": seen.outcome,
+                "outcome": seen.outcome.map(EventOutcome::as_str),
                 "result": result,
             }),
             Err(error) => failed(&error.into()),

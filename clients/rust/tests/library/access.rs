@@ -1,10 +1,20 @@
 //! TLS, client certificates and tokens.
 
-use std::{fs, net::TcpListener, path::PathBuf, process::Command, time::Duration};
+use std::{fs, path::PathBuf, process::Command, time::Duration};
 
+use bytes::Bytes;
+use http::Request;
+use http_body_util::Full;
 use oncegate_client::{Delivery, Error, Gate, GateBuilder, testing::Server};
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair, SanType};
 use tempfile::TempDir;
+use tokio::{
+    io::copy,
+    net::{TcpListener, TcpStream},
+    sync::mpsc,
+    time::timeout,
+};
+use tower::{Service as _, ServiceExt};
 
 /// Issues certificates.
 struct Authority {
@@ -57,7 +67,9 @@ struct Secured {
     address: String,
     first: String,
     second: String,
-    _server: Server,
+    /// What the server trusts for clients.
+    client_ca: PathBuf,
+    server: Server,
 }
 
 impl Secured {
@@ -72,24 +84,59 @@ impl Secured {
         });
         let auth = ca.folder.path().join("auth.toml");
         fs::write(&auth, principals.concat()).expect("it is written");
-        let free = TcpListener::bind("127.0.0.1:0").expect("a free port");
+        let free = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
         let address = free.local_addr().expect("an address").to_string();
         drop(free);
         let (cert, key) = ca.issue("server");
         let text = |path: PathBuf| path.to_string_lossy().into_owned();
-        let (cert, key, auth, file) = (text(cert), text(key), text(auth), text(ca.file()));
+        let client_ca = ca.folder.path().join("client-ca.pem");
+        fs::copy(ca.file(), &client_ca).expect("it is copied");
+        let (cert, key, auth) = (text(cert), text(key), text(auth));
+        let file = text(client_ca.clone());
         let mut arguments = vec!["--listen", &address, "--tls-cert", &cert, "--tls-key", &key];
         arguments.extend(["--auth", &auth]);
         if asks_for_certificates {
             arguments.extend(["--tls-client-ca", &file]);
         }
         let server = Server::start(arguments).await;
-        Self { ca, address: format!("https://{address}"), first, second, _server: server }
+        Self { ca, address: format!("https://{address}"), first, second, client_ca, server }
     }
 
     fn builder(&self) -> GateBuilder {
         let builder = Gate::builder().server(&self.address).tls_ca(self.ca.file());
         builder.patience(Duration::from_secs(1))
+    }
+}
+
+/// Passes connections on to a server, and reports each one that the server has ended.
+struct Relay {
+    address: String,
+    has_closed: mpsc::Receiver<()>,
+}
+
+impl Relay {
+    async fn start(server: &str) -> Self {
+        let server = server.trim_start_matches("https://").to_owned();
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        let address = format!("https://{}", listener.local_addr().expect("an address"));
+        let (closed, has_closed) = mpsc::channel(1000);
+        tokio::spawn(async move {
+            while let Ok((client, _)) = listener.accept().await {
+                let onward = TcpStream::connect(&server).await.expect("the server listens");
+                let closed = closed.clone();
+                tokio::spawn(async move {
+                    let (mut from_client, mut to_client) = client.into_split();
+                    let (mut from_server, mut to_server) = onward.into_split();
+                    let asking = tokio::spawn(async move {
+                        let _ = copy(&mut from_client, &mut to_server).await; // or it is broken
+                    });
+                    let _ = copy(&mut from_server, &mut to_client).await;
+                    asking.abort();
+                    let _ = closed.send(()).await; // the test may be over
+                });
+            }
+        });
+        Self { address, has_closed }
     }
 }
 
@@ -155,16 +202,59 @@ async fn client_certificates() {
 #[tokio::test]
 async fn a_client_certificate_that_is_replaced() {
     let secured = Secured::start(true).await;
+    let mut relay = Relay::start(&secured.address).await;
     let strangers = Authority::new();
     let (cert, key) = strangers.issue("client"); // which the server does not trust
-    let builder = secured.builder().tls_cert(&cert, &key).token(&secured.first);
-    let gate = builder.patience(Duration::from_secs(20)).build().expect("a gate");
-    let marking = tokio::spawn(async move { gate.mark(delivery("T1")).await });
-    // The first attempts fail, and are repeated.
-    tokio::time::sleep(Duration::from_millis(500)).await;
-    assert!(!marking.is_finished(), "a certificate of another authority is taken, or is final");
+    let builder = secured.builder().server(&relay.address).tls_cert(&cert, &key);
+    let builder = builder.token(&secured.first).patience(Duration::from_secs(60));
+    let gate = builder.build().expect("a gate");
+    let mut marking = tokio::spawn(async move { gate.mark(delivery("T1")).await });
+    // The first attempt fails, and is repeated.
+    for _ in 0..2 {
+        tokio::select! {
+            _ = relay.has_closed.recv() => {}
+            marked = &mut marking => panic!("with a certificate of another authority: {marked:?}"),
+        }
+    }
     let (new_cert, new_key) = secured.ca.issue("client");
     fs::rename(new_cert, cert).expect("it is renamed");
     fs::rename(new_key, key).expect("it is renamed");
     assert!(marking.await.expect("no panic").expect("the new certificate is used").first);
+}
+
+#[tokio::test]
+async fn a_connection_uses_certificates_that_are_replaced() {
+    let secured = Secured::start(true).await;
+    let (cert, key) = secured.ca.issue("client");
+    let builder = secured.builder().tls_cert(&cert, &key).token(&secured.first);
+    let gate = builder.build().expect("a gate");
+    let mut connection = gate.connect(Duration::from_secs(10)).await.expect("a connection");
+    let mut call = async || {
+        let request = Request::post("http://server/oncegate.v1.IdempotencyService/Unknown");
+        let request = request.header("content-type", "application/grpc");
+        let request = request.body(Full::new(Bytes::from_static(&[0; 5]))).expect("a request");
+        let ready = ServiceExt::<Request<Full<Bytes>>>::ready(&mut connection).await?;
+        let answer = ready.call(request).await?;
+        Ok::<_, Box<dyn std::error::Error + Send + Sync>>(answer.headers().clone())
+    };
+    assert!(call().await.expect("an answer").contains_key("grpc-status"));
+
+    // From now on the server takes the clients of another authority.
+    let others = Authority::new();
+    fs::copy(others.file(), &secured.client_ca).expect("it is copied");
+    secured.server.restart().await;
+    call().await.expect_err("the certificate is not taken");
+    let (new_cert, new_key) = others.issue("client");
+    fs::rename(new_cert, cert).expect("it is renamed");
+    fs::rename(new_key, key).expect("it is renamed");
+    let answered = timeout(Duration::from_secs(60), async {
+        loop {
+            match call().await {
+                Ok(headers) => return headers,
+                Err(_) => tokio::task::yield_now().await, // the files are looked at after 1 s
+            }
+        }
+    });
+    let headers = answered.await.expect("the new certificate is used");
+    assert!(headers.contains_key("grpc-status"));
 }

@@ -1,198 +1,21 @@
 //! The guard of Slack.
 
-use std::{
-    fmt::Write as _,
-    sync::Arc,
-    time::{Duration, SystemTime, UNIX_EPOCH},
-};
+use std::time::Duration;
 
-use bytes::Bytes;
-use hmac::{Hmac, KeyInit as _, Mac as _};
-use http::{Request, StatusCode};
-use http_body_util::{BodyExt as _, Full};
+use http::StatusCode;
 use oncegate_client::{
-    Gate, Hooks, Turn,
-    slack::{Events, Guard, Socket},
+    EventState, Gate, Session,
+    slack::{Guard, Socket},
     testing::{self, Server},
 };
-use serde_json::{Value, json};
-use sha2::Sha256;
-use tokio::sync::{Mutex, mpsc};
-use tower::Service as _;
+use serde_json::Value;
 
-type BoxError = Box<dyn std::error::Error + Send + Sync>;
+use self::bot::{
+    Bot, BoxError, Leave, SECRET, answer, click, drained, envelope, mention, post, posting,
+    queueing, signed,
+};
 
-const SECRET: &str = "a secret";
-const RETRY: &str = "x-slack-retry-num";
-
-#[derive(serde::Deserialize)]
-struct Callback {
-    event: Event,
-}
-
-#[derive(serde::Deserialize)]
-struct Event {
-    text: String,
-}
-
-/// How a run of the handler ends.
-enum Leave {
-    Done,
-    Fail,
-    Reject,
-    Panic,
-}
-
-/// A bot whose handler reports each run, and ends it as the test says.
-struct Bot {
-    entered: mpsc::Sender<String>,
-    has_entered: mpsc::Receiver<String>,
-    leave: mpsc::Sender<Leave>,
-    may_leave: Arc<Mutex<mpsc::Receiver<Leave>>>,
-}
-
-impl Bot {
-    fn new() -> Self {
-        let ((entered, has_entered), (leave, may_leave)) = (mpsc::channel(10), mpsc::channel(10));
-        Self { entered, has_entered, leave, may_leave: Arc::new(Mutex::new(may_leave)) }
-    }
-
-    fn events(&self, guard: &Guard) -> Events {
-        let (entered, may_leave) = (self.entered.clone(), self.may_leave.clone());
-        guard.events(SECRET, move |callback: Callback, turn| {
-            handle(callback.event.text, turn, entered.clone(), may_leave.clone())
-        })
-    }
-
-    fn socket(&self, guard: &Guard) -> Socket {
-        let (entered, may_leave) = (self.entered.clone(), self.may_leave.clone());
-        guard.socket(move |payload: Value, turn| {
-            let text = payload["event"]["text"].as_str().unwrap_or("a click").to_owned();
-            handle(text, turn, entered.clone(), may_leave.clone())
-        })
-    }
-
-    /// The text of the event whose handler has begun.
-    async fn runs(&mut self) -> String {
-        self.has_entered.recv().await.expect("it runs")
-    }
-
-    async fn leaves(&self, by: Leave) {
-        self.leave.send(by).await.expect("there is a handler");
-    }
-
-    /// The text of an event whose handler has begun before.
-    fn ran(&mut self) -> String {
-        self.has_entered.try_recv().expect("it ran")
-    }
-
-    fn runs_no_more(&mut self) {
-        assert!(self.has_entered.try_recv().is_err(), "one more run");
-    }
-}
-
-async fn handle(
-    text: String,
-    turn: Turn,
-    entered: mpsc::Sender<String>,
-    may_leave: Arc<Mutex<mpsc::Receiver<Leave>>>,
-) -> Result<(), BoxError> {
-    entered.send(text).await?;
-    match may_leave.lock().await.recv().await {
-        Some(Leave::Done) => Ok(()),
-        Some(Leave::Reject) => Err(turn.reject("no topic").into()),
-        Some(Leave::Panic) => panic!("a bug of the handler"),
-        Some(Leave::Fail) | None => Err("no disk".into()),
-    }
-}
-
-/// A message in the thread of channel C1 that begins with 17.5. Its text is its event's id.
-fn mention(event: &str) -> String {
-    json!({"team_id": "T1", "api_app_id": "A1", "type": "event_callback", "event_id": event, "event": {
-        "type": "app_mention", "channel": "C1", "user": "U1", "text": event, "ts": format!("{event}.000100"),
-        "thread_ts": "17.5"}})
-    .to_string()
-}
-
-fn envelope(event: &str, retry: u32) -> String {
-    let payload: Value = serde_json::from_str(&mention(event)).expect("it is JSON");
-    json!({"type": "events_api", "envelope_id": format!("envelope of {event}"), "payload": payload,
-        "retry_attempt": retry})
-    .to_string()
-}
-
-/// A button of a message in the thread of [`mention`].
-fn click(envelope: &str) -> String {
-    json!({"type": "interactive", "envelope_id": envelope, "payload": {"type": "block_actions",
-        "team": {"id": "T1"}, "user": {"id": "U1", "team_id": "T1"}, "api_app_id": "A1", "trigger_id": "1.2.a",
-        "container": {"type": "message", "message_ts": "18.5", "channel_id": "C1"}, "channel": {"id": "C1"},
-        "message": {"ts": "18.5", "thread_ts": "17.5"}, "actions": [{"type": "button", "action_id": "approve",
-        "block_id": "b1", "value": "v", "action_ts": "19.5"}]}})
-    .to_string()
-}
-
-fn signed(body: &str, secret: &str, age: u64) -> Request<Full<Bytes>> {
-    #[expect(clippy::disallowed_methods, reason = "a sender signs its time")]
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).expect("a time").as_secs();
-    let time = now - age;
-    let mut mac = Hmac::<Sha256>::new_from_slice(secret.as_bytes()).expect("a key");
-    mac.update(format!("v0:{time}:{body}").as_bytes());
-    let mut signature = String::from("v0=");
-    for byte in mac.finalize().into_bytes() {
-        write!(signature, "{byte:02x}").expect("a string takes it");
-    }
-    Request::post("/slack/events")
-        .header("x-slack-request-timestamp", time)
-        .header("x-slack-signature", signature)
-        .body(Full::new(Bytes::from(body.to_owned())))
-        .expect("a request")
-}
-
-struct Reply {
-    status: StatusCode,
-    may_retry: bool,
-    body: String,
-}
-
-async fn answer(mut events: Events, request: Request<Full<Bytes>>) -> Reply {
-    let Ok(response) = events.call(request).await;
-    let (status, may_retry) = (response.status(), response.headers().contains_key("retry-after"));
-    let body = response.into_body().collect().await.expect("a body").to_bytes();
-    Reply { status, may_retry, body: String::from_utf8_lossy(&body).into_owned() }
-}
-
-async fn post(events: &Events, event: &str, retry: u32) -> Reply {
-    let mut request = signed(&mention(event), SECRET, 0);
-    if retry > 0 {
-        request.headers_mut().insert(RETRY, retry.into());
-    }
-    answer(events.clone(), request).await
-}
-
-/// Another task, as Slack's requests are.
-fn posting(events: &Events, event: &'static str) -> tokio::task::JoinHandle<Reply> {
-    let events = events.clone();
-    tokio::spawn(async move { post(&events, event, 0).await })
-}
-
-struct Queued(mpsc::Sender<()>);
-
-impl Hooks for Queued {
-    fn on_queued(&self, _: u32) {
-        let _ = self.0.try_send(()); // it has a place
-    }
-}
-
-/// A gate that reports when a turn is in a queue.
-fn queueing(server: &Server) -> (Gate, mpsc::Receiver<()>) {
-    let (queued, is_queued) = mpsc::channel(100);
-    (server.builder().hooks(Queued(queued)).build().expect("a gate"), is_queued)
-}
-
-/// Without a limit: a test that hangs has failed.
-async fn drained(guard: &Guard) {
-    assert!(guard.drain(Duration::MAX).await);
-}
+mod bot;
 
 #[tokio::test]
 async fn an_event_is_handled_once() {
@@ -262,6 +85,69 @@ async fn a_busy_thread_queues() {
     drained(&guard).await;
     assert_eq!((bot.ran(), bot.ran()), ("2".into(), "3".into()));
     assert_eq!(server.turns("T1").await, []);
+}
+
+#[tokio::test]
+async fn without_a_wait_a_busy_thread_is_delivered_again() {
+    let server = Server::start([]).await;
+    let mut bot = Bot::new();
+    let guard = Guard::new(server.gate()).wait(Duration::ZERO);
+    let events = bot.events(&guard);
+    let first = posting(&events, "1");
+    bot.runs().await;
+    let second = post(&events, "2", 0).await;
+    assert_eq!((second.status, second.may_retry), (StatusCode::SERVICE_UNAVAILABLE, true));
+    for _ in 0..2 {
+        bot.leaves(Leave::Done).await;
+    }
+    assert_eq!(first.await.expect("a reply").status, StatusCode::OK);
+    assert_eq!(post(&events, "2", 1).await.status, StatusCode::OK);
+    assert_eq!(bot.ran(), "2");
+    drained(&guard).await;
+    bot.runs_no_more();
+}
+
+/// After a loss by force, the event is free when its TTL has ended.
+fn with_short_turns(gate: Gate) -> Guard {
+    Guard::new(gate).with(|turn| turn.ttl(Duration::from_secs(5)))
+}
+
+#[tokio::test]
+async fn an_event_that_waited_is_asked_for_again_after_a_loss() {
+    let server = Server::start([]).await;
+    let (gate, mut is_queued) = queueing(&server);
+    let mut bot = Bot::new();
+    let guard = with_short_turns(gate);
+    let lease = server.gate().lease(thread()).acquire().await.expect("a lease");
+    assert_eq!(post(&bot.events(&guard), "1", 0).await.status, StatusCode::OK);
+    is_queued.recv().await;
+    lease.release().await.expect("it is released");
+    is_handled_after_a_loss(&mut bot, &guard, &server).await;
+}
+
+#[tokio::test]
+async fn an_event_that_was_acknowledged_first_is_asked_for_again_after_a_loss() {
+    let server = Server::start([]).await;
+    let mut bot = Bot::new();
+    let guard = with_short_turns(server.gate()).ack_first();
+    assert_eq!(post(&bot.events(&guard), "1", 0).await.status, StatusCode::OK);
+    is_handled_after_a_loss(&mut bot, &guard, &server).await;
+}
+
+async fn is_handled_after_a_loss(bot: &mut Bot, guard: &Guard, server: &Server) {
+    assert_eq!(bot.runs().await, "1");
+    server.lose(&thread()).await;
+    assert_eq!(bot.runs().await, "1");
+    bot.leaves(Leave::Done).await;
+    drained(guard).await;
+    let events = bot.events(&Guard::new(server.gate()));
+    assert_eq!(post(&events, "1", 1).await.status, StatusCode::OK, "a duplicate");
+    bot.runs_no_more();
+}
+
+/// That of [`mention`].
+fn thread() -> Session {
+    Session::thread("T1", "C1", "17.5")
 }
 
 #[tokio::test]
@@ -391,8 +277,8 @@ async fn a_form_is_not_acknowledged() {
                  %22team%22%3A%7B%22id%22%3A%22T1%22%7D%7D";
     let reply = answer(events, signed(click, SECRET, 0)).await;
     assert_eq!(reply.status, StatusCode::BAD_REQUEST);
-    let state = gate.seen(&oncegate_client::slack(click.as_bytes())).await.unwrap().state;
-    assert_eq!(state, "NOT_SEEN");
+    let seen = gate.seen(&oncegate_client::slack(click.as_bytes())).await.expect("an answer");
+    assert_eq!(seen.state, EventState::NotSeen);
 }
 
 #[tokio::test]

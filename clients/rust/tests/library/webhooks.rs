@@ -9,16 +9,29 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{Request, Response, StatusCode};
+use http::{HeaderMap, Request, Response, StatusCode};
 use http_body_util::{BodyExt as _, Full};
 use oncegate_client::{
-    Gate, Turn, github,
+    Body, Delivery, Gate, Session, Turn, github,
     testing::{self, Server},
     webhook::Guard,
 };
-use tower::{Layer as _, Service as _, ServiceExt, service_fn};
+use tower::{Layer as _, Service, ServiceExt as _, service_fn};
 
 type Reply = Response<Full<Bytes>>;
+
+/// A status, headers and a body.
+type Answer = (StatusCode, HeaderMap, String);
+
+async fn call<S, R>(service: S, request: Request<Full<Bytes>>) -> Result<Answer, S::Error>
+where
+    S: Service<Request<Full<Bytes>>, Response = Response<R>>,
+    R: http_body::Body<Error: std::fmt::Debug>,
+{
+    let (parts, body) = service.oneshot(request).await?.into_parts();
+    let body = body.collect().await.expect("a body").to_bytes();
+    Ok((parts.status, parts.headers, String::from_utf8_lossy(&body).into_owned()))
+}
 
 struct Site {
     server: Server,
@@ -36,18 +49,18 @@ impl Site {
         Guard::new(self.gate.clone(), |request| github(&request.headers, &request.body))
     }
 
-    /// What a delivery of GitHub is answered by a handler behind the guard.
+    /// What a request is answered by a handler behind the guard. The handler gets the number of its call.
     async fn deliver<F>(
         &self,
         guard: Guard,
         request: Request<Full<Bytes>>,
         handler: impl Fn(u32, Turn) -> F + Clone + Send + Sync + 'static,
-    ) -> (StatusCode, http::HeaderMap, String)
+    ) -> Answer
     where
         F: Future<Output = Reply> + Send,
     {
         let calls = self.calls.clone();
-        let service = service_fn(move |request: Request<Full<Bytes>>| {
+        let service = service_fn(move |request: Request<Body>| {
             let call = calls.fetch_add(1, Ordering::SeqCst) + 1;
             let turn = request.extensions().get::<Turn>().cloned();
             let handler = handler.clone();
@@ -57,12 +70,8 @@ impl Site {
                 Ok::<_, Infallible>(handler(call, turn.expect("a turn")).await)
             }
         });
-        let mut guarded = guard.layer(service);
-        let ready = ServiceExt::<Request<Full<Bytes>>>::ready(&mut guarded);
-        let ready = ready.await.expect("it is ready");
-        let (parts, body) = ready.call(request).await.expect("a response").into_parts();
-        let body = body.collect().await.expect("a body").to_bytes();
-        (parts.status, parts.headers, String::from_utf8_lossy(&body).into_owned())
+        let Ok(answer) = call(guard.layer(service), request).await;
+        answer
     }
 
     fn calls(&self) -> u32 {
@@ -70,11 +79,12 @@ impl Site {
     }
 }
 
+const ISSUE: &str = r#"{"action": "opened", "issue": {"number": 1},
+    "repository": {"full_name": "octo/repo", "owner": {"id": 7}}, "installation": {"id": 9}}"#;
+
 fn issue(delivery: &str) -> Request<Full<Bytes>> {
-    let body = r#"{"action": "opened", "issue": {"number": 1},
-        "repository": {"full_name": "octo/repo", "owner": {"id": 7}}, "installation": {"id": 9}}"#;
     let request = Request::post("/github").header("X-GitHub-Delivery", delivery);
-    request.body(Full::new(Bytes::from(body))).expect("a request")
+    request.body(Full::new(Bytes::from(ISSUE))).expect("a request")
 }
 
 fn reply(status: u16, body: impl Into<Bytes>) -> Reply {
@@ -224,4 +234,100 @@ async fn a_handler_that_panics_fails_the_turn() {
         status = site.deliver(site.by_github(), issue("d1"), panics).await.0;
     }
     assert_eq!((status, site.calls()), (StatusCode::OK, 2));
+}
+
+#[tokio::test]
+async fn an_error_of_the_handler_fails_the_turn() {
+    let site = Site::start().await;
+    let failing = |request: Request<Body>| async move {
+        let turn = request.extensions().get::<Turn>().expect("a turn");
+        if turn.attempt() == 1 { Err("no disk") } else { Ok(reply(200, "done")) }
+    };
+    let deliver = || call(site.by_github().layer(service_fn(failing)), issue("d1"));
+    assert_eq!(deliver().await.expect_err("it fails"), "no disk");
+    assert_eq!(deliver().await.expect("it is handled again").2, "done");
+}
+
+#[tokio::test]
+async fn a_turn_that_is_lost_drops_the_handler() {
+    let site = Arc::new(Site::start().await);
+    let guard = Guard::new(site.gate.clone(), |_| Delivery::new("T1", "E1").session("S1"));
+    let (entered, mut has_entered) = tokio::sync::mpsc::channel(1);
+    let waits = move |_, _| {
+        let entered = entered.clone();
+        async move {
+            let _ = entered.send(()).await;
+            std::future::pending::<Reply>().await
+        }
+    };
+    let first = site.clone();
+    let first = tokio::spawn(async move { first.deliver(guard, issue("d1"), waits).await });
+    has_entered.recv().await.expect("it is handled");
+    site.server.lose(&Session::new("T1", "S1")).await;
+    let (status, headers, _) = first.await.expect("an answer");
+    assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE);
+    assert!(headers.contains_key("retry-after"));
+}
+
+#[tokio::test]
+async fn a_request_without_a_key_is_not_guarded() {
+    let site = Site::start().await;
+    let guard = Guard::idempotency_key(site.gate.clone(), |_| "account".to_owned());
+    let unguarded = |request: Request<Body>| async move {
+        assert!(request.extensions().get::<Turn>().is_none());
+        Ok::<_, Infallible>(reply(500, request.into_body().collect().await.expect("it").to_bytes()))
+    };
+    for body in ["5", "6"] {
+        let request = Request::post("/pay").body(Full::new(Bytes::from(body))).expect("a request");
+        let Ok((status, _, answered)) = call(guard.layer(service_fn(unguarded)), request).await;
+        assert_eq!((status.as_u16(), answered.as_str()), (500, body));
+    }
+    site.server.kill().await; // nobody asks it
+    let Ok((status, ..)) = call(guard.layer(service_fn(unguarded)), issue("d1")).await;
+    assert_eq!(status.as_u16(), 500);
+}
+
+#[tokio::test]
+async fn a_body_over_the_limit_is_not_handled() {
+    let site = Site::start().await;
+    let unwanted = |_, _| async { reply(200, "it ran") };
+    let body = Bytes::from(vec![b' '; (32 << 20) + 1]);
+    let request = Request::post("/github").header("X-GitHub-Delivery", "d1");
+    let request = request.body(Full::new(body)).expect("a request");
+    let (status, ..) = site.deliver(site.by_github(), request, unwanted).await;
+    assert_eq!((status, site.calls()), (StatusCode::PAYLOAD_TOO_LARGE, 0));
+}
+
+#[tokio::test]
+async fn a_rejected_event_is_not_handled_again() {
+    let site = Site::start().await;
+    let rejecting = |_, turn: Turn| async move {
+        drop(turn.reject("it has no command"));
+        reply(422, "no command")
+    };
+    let (status, _, body) = site.deliver(site.by_github(), issue("d1"), rejecting).await;
+    assert_eq!((status.as_u16(), body.as_str()), (422, "no command"));
+    let (status, _, body) = site.deliver(site.by_github(), issue("d1"), rejecting).await;
+    assert_eq!((status.as_u16(), body.as_str(), site.calls()), (200, "", 1));
+    let seen = site.gate.seen(&github(issue("d1").headers(), ISSUE.as_bytes())).await;
+    let seen = seen.expect("an answer");
+    assert_eq!(seen.outcome, Some(oncegate_client::EventOutcome::Rejected));
+    assert_eq!(seen.detail, "it has no command");
+}
+
+#[tokio::test]
+async fn a_layer_of_axum() {
+    let site = Site::start().await;
+    let calls = site.calls.clone();
+    let handler = |axum::Extension(turn): axum::Extension<Turn>, body: String| async move {
+        let call = calls.fetch_add(1, Ordering::SeqCst) + 1;
+        assert_eq!((turn.attempt(), body.as_str()), (1, ISSUE));
+        (StatusCode::CREATED, format!("call {call}"))
+    };
+    let router = axum::Router::new().route("/github", axum::routing::post(handler));
+    let router = router.layer(site.by_github());
+    for _ in 0..2 {
+        let Ok((status, _, body)) = call(router.clone(), issue("d1")).await;
+        assert_eq!((status, body.as_str()), (StatusCode::CREATED, "call 1"));
+    }
 }
