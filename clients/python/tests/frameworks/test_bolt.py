@@ -101,10 +101,10 @@ async def test_without_a_wait_a_busy_thread_refuses_until_the_last_delivery(
     await until(lambda: bot.script.began)
     assert await bot.deliver(second) == 503
     assert await bot.deliver(second, retry=2) == 503
+    assert bot.script.began == ["Ev1"]
     assert await bot.deliver(second, retry=3) == 200
     bot.script.go.set()
     await until(lambda: not server.turns())
-    assert bot.script.began == ["Ev1"]
 
 
 async def test_a_busy_click_reports_and_queues(bot: Bot, server: Server) -> None:
