@@ -311,25 +311,28 @@ fn a_failure_that_is_run_again_is_answered_by_the_run_that_ended_the_turn() {
     assert_eq!(by(kept(&mut world, &asked)), None);
 }
 
+/// A turn whose end was decided, but not written, and which is in doubt.
+fn not_written(ending: FinishAs) -> (World, TurnId, Finish) {
+    let (mut world, turn) = running();
+    let asked = finish(&turn, ending);
+    let _ = world.decide(&asked);
+    asked.spend();
+    (world, turn, asked)
+}
+
 /// Its record is gone: it is not known to have been written.
 #[test]
 fn a_success_that_is_run_again_without_its_record_is_not_claimed() {
-    let (mut world, turn) = running();
-    let asked = finish(&turn, succeeded("x"));
-    let _ = world.decide(&asked);
+    let (mut world, _, asked) = not_written(succeeded("x"));
     world.wait(120_000);
     begun(&mut world, &begin(2, &["a"]));
-    asked.spend();
     assert_eq!(kept(&mut world, &asked), Err(TurnLost::Claim));
 }
 
 /// The run had not been written: the claim has lapsed, and no other run has the event.
 #[test]
 fn a_failure_that_was_not_written_is_not_claimed() {
-    let (mut world, turn) = running();
-    let asked = finish(&turn, FAILED);
-    let _ = world.decide(&asked);
-    asked.spend();
+    let (mut world, _, asked) = not_written(FAILED);
     world.wait(120_000);
     assert_eq!(kept(&mut world, &asked), Err(TurnLost::Claim));
 }
@@ -337,10 +340,7 @@ fn a_failure_that_was_not_written_is_not_claimed() {
 /// Nor had this one: another run has the event, and the turn still has its session.
 #[test]
 fn a_failure_that_left_its_session_was_not_written() {
-    let (mut world, turn) = running();
-    let asked = finish(&turn, FAILED);
-    let _ = world.decide(&asked);
-    asked.spend();
+    let (mut world, turn, asked) = not_written(FAILED);
     world.run(ForgetEvent(&turn.event));
     begun(&mut world, &begin(2, &["a"]));
     assert_eq!(kept(&mut world, &asked), Err(TurnLost::Claim));
