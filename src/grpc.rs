@@ -24,7 +24,7 @@ mod web;
 
 pub use admin::Administration;
 pub use arriving::HalfOpen;
-pub use door::Door;
+pub use door::{Door, Known};
 pub use idempotency::Idempotency;
 pub use middleware::{CallMetrics, Connection, GrpcService};
 pub use server_info::ServerInfo;

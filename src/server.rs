@@ -38,6 +38,7 @@ mod latest;
 mod open;
 mod probe;
 mod reload;
+mod strangers;
 mod traces;
 mod workers;
 

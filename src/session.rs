@@ -108,24 +108,26 @@ impl Sessions {
         let runtime = &runtimes[runtimes.len() - 1];
         let look = metrics.lane("look_session");
         let reads = Lane::start(runtime, store.connection(Work::Short), capacity, MAX_BATCH, look);
+        let grants = |lanes: &Lanes<SessionCall>| {
+            let lanes = lanes.clone();
+            Arc::new(Grants::new(move |key: &SessionKey, lease, stream| {
+                let release = Release::new(key.clone(), lease, Some(stream));
+                SessionCall::post_release(&lanes, release);
+            }))
+        };
         let beating = heartbeat(
             store.connection(Work::Short),
             Arc::downgrade(&queues),
             lanes.clone(),
+            grants(&lanes),
             stop.clone(),
         );
         runtime.spawn(beating);
         runtime.spawn(hear(store.hints(), Arc::downgrade(&queues), stop.clone()));
         let of = |worker| {
             let lanes = lanes.near(worker, runtimes.len());
-            let near = lanes.clone();
-            let give_back = move |key: &SessionKey, lease, stream| {
-                let unless_resumed = Some(stream);
-                let release = Release::new(key.clone(), lease, unless_resumed);
-                SessionCall::post_release(&near, release);
-            };
             Self {
-                grants: Arc::new(Grants::new(give_back)),
+                grants: grants(&lanes),
                 lanes,
                 max_hold,
                 reads: reads.clone(),
@@ -207,7 +209,11 @@ impl Sessions {
     /// # Errors
     /// [`SessionError::Call`]; then it is not known.
     pub async fn release(&self, key: SessionKey, lease: LeaseId) -> Result<bool, SessionError> {
-        let release = Release::new(key, lease, None);
+        self.end(Release::new(key, lease, None)).await
+    }
+
+    /// [`Sessions::release`], unless the lease was carried on.
+    pub(crate) async fn end(&self, release: Release) -> Result<bool, SessionError> {
         match self.call(SessionCall::Release(release)).await? {
             SessionReply::Released(released) => Ok(released),
             _ => Err(unexpected().into()),

@@ -27,7 +27,7 @@ pub use durability::DurabilityMetrics;
 pub use format::TextFormat;
 pub use lane::LaneMetrics;
 pub use logs::{LogFormat, LogThrottle, init_logs};
-pub use method::{MethodMetrics, UNARY};
+pub use method::{CodeName, MethodMetrics, UNARY};
 pub use metrics::{LimitMetrics, Metrics, ShedMetrics, TurnMetrics};
 pub use reload::{FileMetrics, ReloadMetrics};
 pub use slow::{Ended, SlowCalls};

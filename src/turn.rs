@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     domain::{
         Acquire, Begin, Begun, Claim, Decision, Delivered, EventRow, Finish, FinishAs, Held,
-        RenewTurn, StoredEvent, TurnLost, TurnResult,
+        Release, RenewTurn, StoredEvent, StreamId, TurnLost, TurnResult,
     },
     lane::{CallError, Lane, Lanes},
     session::{self, AcquireOutcome, Measured, SessionError, Sessions},
@@ -166,7 +166,10 @@ impl Turns {
         if lease.is_fresh() || !is_own {
             // Before it is answered: a crash in between would leave the session held.
             let id = lease.lease().value.id;
-            self.lanes.sessions.release(acquire.key.clone(), id).await?;
+            // No row has this stream, so a repetition that has carried the lease on keeps it.
+            let unless_resumed = lease.is_fresh().then(StreamId::random);
+            let release = Release::new(acquire.key.clone(), id, unless_resumed);
+            self.lanes.sessions.end(release).await?;
         }
         let _ = lease.accept();
         self.taken(instead, &begin.event)

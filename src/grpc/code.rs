@@ -2,6 +2,8 @@
 
 use tonic::Code;
 
+use crate::telemetry::CodeName;
+
 /// A status code as gRPC spells it: <https://grpc.io/docs/guides/status-codes/>.
 #[must_use]
 pub const fn name(code: Code) -> &'static str {
@@ -26,8 +28,21 @@ pub const fn name(code: Code) -> &'static str {
     }
 }
 
+/// The codes that alerts count: the service's faults, and what has been lost.
+pub(super) const ALERTED: [CodeName; 4] = [
+    metric(Code::DeadlineExceeded),
+    metric(Code::FailedPrecondition),
+    metric(Code::Internal),
+    metric(Code::Unavailable),
+];
+
+/// A status code as metrics have it.
+pub(super) const fn metric(code: Code) -> CodeName {
+    (code as usize, label(code))
+}
+
 /// A status code as the conventional metrics spell it.
-pub(super) const fn label(code: Code) -> &'static str {
+const fn label(code: Code) -> &'static str {
     match code {
         Code::Ok => "OK",
         Code::Cancelled => "Canceled",

@@ -6,7 +6,7 @@ use std::{
     fmt,
     sync::{
         Arc, Mutex, PoisonError,
-        atomic::{AtomicU32, AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering},
     },
     time::SystemTime,
 };
@@ -209,9 +209,22 @@ impl fmt::Display for Peer<'_> {
     }
 }
 
+/// Whether a caller was let in on a connection.
+#[derive(Default)]
+pub struct Known(AtomicBool);
+
+impl Known {
+    /// Whether one was.
+    #[must_use]
+    pub fn is_set(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
 /// The callers of one connection.
 #[derive(Default)]
 pub(super) struct Callers {
+    known: Arc<Known>,
     /// Of the latest call.
     latest: Mutex<Option<Arc<Caller>>>,
     /// How many calls in a row had no valid credential.
@@ -219,6 +232,11 @@ pub(super) struct Callers {
 }
 
 impl Callers {
+    /// Those of a connection that notes in `known` that one was let in.
+    pub(super) fn noting(known: Arc<Known>) -> Self {
+        Self { known, ..Self::default() }
+    }
+
     /// Who makes a call with these `headers`; none if the call's `access` does not need to know.
     pub(super) fn admit(
         &self,
@@ -258,6 +276,7 @@ impl Callers {
             None => Caller::unknown(peer.clone()),
             Some(door) => door.admit(authorization().cloned().collect(), peer)?,
         };
+        self.known.0.store(true, Ordering::Relaxed);
         let caller = Arc::new(caller);
         *latest = Some(Arc::clone(&caller));
         Ok(caller)

@@ -26,7 +26,8 @@ use super::{
     access::Access,
     arriving::{Arriving, HalfOpen, Reads},
     caller::Caller,
-    door::{Callers, Door},
+    code::ALERTED,
+    door::{Callers, Door, Known},
     pb::{self, idempotency_service_server::IdempotencyServiceServer},
     server_info::VERSION,
     status::Problem,
@@ -77,6 +78,10 @@ struct Shape {
     access: Access,
 }
 
+/// The most streams of one connection that are none of the contract's: anybody may open some of them. A client
+/// watches the health of each of its connections by one.
+const MAX_WATCHES: usize = 8;
+
 /// One connection, as its calls and its server know it.
 #[derive(Default)]
 pub struct Connection {
@@ -89,16 +94,18 @@ pub struct Connection {
     pub leaving: CancellationToken,
     /// Who calls.
     callers: Callers,
+    /// The streams that are none of the contract's.
+    watches: TaskTracker,
 }
 
 /// A call, the length of its metadata, and its caller.
 type Begun = (Call, usize, Option<Arc<Caller>>);
 
 impl Connection {
-    /// A connection of `peer`.
+    /// A connection of `peer`, which notes in `known` that a caller is let in.
     #[must_use]
-    pub fn of(peer: PeerIdentity) -> Self {
-        Self { peer, ..Self::default() }
+    pub fn of(peer: PeerIdentity, known: Arc<Known>) -> Self {
+        Self { peer, callers: Callers::noting(known), ..Self::default() }
     }
 }
 
@@ -139,6 +146,8 @@ impl CallMetrics {
             for file in FileDescriptorSet::decode(descriptors)?.file {
                 for service in &file.service {
                     let name = format!("{}.{}", file.package(), service.name());
+                    let is_work = name.starts_with("oncegate.");
+                    let alerted: &[_] = if is_work { &ALERTED } else { &[] };
                     for method in &service.method {
                         let (kind, reads) =
                             match (method.client_streaming(), method.server_streaming()) {
@@ -147,14 +156,14 @@ impl CallMetrics {
                                 (false, true) => ("server_stream", Reads::OnlyMessage),
                                 (true, true) => ("bidi_stream", Reads::FirstMessage),
                             };
-                        let metrics = Arc::new(metrics.method(kind, &name, method.name()));
+                        let metrics = Arc::new(metrics.method(kind, &name, method.name(), alerted));
                         let path = format!("/{name}/{}", method.name());
                         let access = Access::to(&name, method.name());
                         let access = access.with_context(|| format!("{path} has no role"))?;
                         let shape = Shape {
                             reads,
                             answers_once: !method.server_streaming(),
-                            is_work: name.starts_with("oncegate."),
+                            is_work,
                             is_idempotency: name == IdempotencyServiceServer::<Idempotency>::NAME,
                             access,
                         };
@@ -163,7 +172,7 @@ impl CallMetrics {
                 }
             }
         }
-        let unknown = Arc::new(metrics.method(UNARY, "unknown", "unknown"));
+        let unknown = Arc::new(metrics.method(UNARY, "unknown", "unknown", &[]));
         let shape = Shape {
             reads: Reads::Nothing,
             answers_once: true,
@@ -335,6 +344,13 @@ impl GrpcService {
     /// Gives a call whose message is whole a place among those under way.
     fn admit<B>(&self, mut request: Request<B>, call: &mut Call) -> Result<Request<B>, Problem> {
         if !call.method.shape.is_work {
+            if !call.method.shape.answers_once {
+                let watches = &self.connection.watches;
+                if watches.len() >= MAX_WATCHES {
+                    return Err(Problem::Watches);
+                }
+                call.place = Some(watches.token());
+            }
             return Ok(request);
         }
         if !self.takes_work {
@@ -349,7 +365,7 @@ impl GrpcService {
         }
         let place = Some(shared.under_way.token());
         if call.method.shape.answers_once {
-            call.under_way = place;
+            call.place = place;
         } else {
             // It is done when its stream is, read or not.
             let leaving = self.connection.leaving.clone();

@@ -35,6 +35,8 @@ pub(super) enum Problem {
     Shed,
     #[error("connection limit reached; this connection only serves health checks")]
     Connections,
+    #[error("too many streams of this method on this connection")]
+    Watches,
     #[error("too many half-sent requests; this one was rejected")]
     HalfOpen,
     #[error("request message not received within {0:?}")]
@@ -87,7 +89,7 @@ impl Problem {
                 Fault::TeamDenied(_) => Reason::TeamDenied,
             },
             Self::Deadline(_) | Self::Slow(_) => Reason::CallTimeout,
-            Self::Shed => Reason::TooManyCalls,
+            Self::Shed | Self::Watches => Reason::TooManyCalls,
             Self::Connections | Self::HalfOpen => Reason::TooManyConnections,
             Self::Cancelled => Reason::Cancelled,
             Self::Unreadable(_) => Reason::UnreadableRequest,

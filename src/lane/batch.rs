@@ -155,19 +155,27 @@ async fn isolate<O: Op, S: Executes<O>>(
         let asked: Vec<&O> = part.iter().map(|&place| ops[place]).collect();
         let (failed, failure) = match store.execute(&asked).await {
             Ok(rows) if rows.len() == part.len() => {
-                let (mut failed, mut failure) = (Vec::new(), None);
+                let (mut failed, mut failure, mut common) = (Vec::new(), None, None);
                 for (place, row) in part.iter().copied().zip(rows) {
                     answers[place] = Some(match row {
+                        // It may have been written. A second run, beside others that are tried again, would not
+                        // know that.
+                        Verdict::Failed(error) if is_common_to_all(&error) => {
+                            common = Some(error.clone());
+                            Err(error)
+                        }
                         Verdict::Failed(error) => {
                             failed.push(place);
                             failure = Some(error.clone());
                             Err(error)
                         }
-                        row => Ok(row),
+                        row => {
+                            succeeded = true;
+                            Ok(row)
+                        }
                     });
                 }
-                succeeded |= failed.len() < part.len();
-                let Some(failure) = failure else { continue };
+                let Some(failure) = failure.or(common) else { continue };
                 (failed, failure)
             }
             Err(StoreError::Conflict) => {
@@ -208,4 +216,73 @@ async fn isolate<O: Op, S: Executes<O>>(
     }
     let missing = || Err(StoreError::internal("the store returned no answer for an item"));
     answers.into_iter().map(|answer| answer.unwrap_or_else(missing)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::Reset;
+
+    /// What the store answers to an item.
+    #[derive(Clone, Copy, PartialEq)]
+    enum Item {
+        Fine,
+        AtFault,
+        Unknown,
+    }
+
+    impl Op for Item {
+        type Key<'a> = ();
+        type Row = ();
+        type Answer = ();
+
+        fn key(&self) {}
+
+        fn team(&self) -> &'static str {
+            ""
+        }
+
+        fn answer(&self, (): &()) -> Verdict<()> {
+            Verdict::Decided(())
+        }
+    }
+
+    /// How many unknown outcomes there were.
+    struct Answering(usize);
+
+    impl Reset for Answering {
+        fn reset(&mut self) {}
+    }
+
+    impl Executes<Item> for Answering {
+        async fn execute(&mut self, ops: &[&Item]) -> Result<Vec<Verdict<()>>, StoreError> {
+            self.0 += ops.iter().filter(|op| ***op == Item::Unknown).count();
+            let verdict = |op: &&Item| match op {
+                Item::Fine => Verdict::Decided(()),
+                Item::AtFault => Verdict::Failed(StoreError::Rejected("a rule".into())),
+                Item::Unknown => Verdict::Failed(StoreError::OutcomeUnknown("lost".into())),
+            };
+            Ok(ops.iter().map(verdict).collect())
+        }
+    }
+
+    /// A second run would not know that the first may have been written.
+    #[tokio::test]
+    async fn what_may_have_been_written_is_not_run_again_beside_an_item_at_fault() {
+        use Item::{AtFault, Fine, Unknown};
+        for items in [[Unknown, AtFault, Fine], [AtFault, Fine, Unknown], [Fine, Unknown, AtFault]]
+        {
+            let mut store = Answering(0);
+            let ops: Vec<&Item> = items.iter().collect();
+            let answers = isolate(&mut store, &ops).await;
+            assert_eq!(store.0, 1);
+            for (item, answer) in items.iter().zip(answers) {
+                assert!(match item {
+                    Fine => matches!(answer, Ok(Verdict::Decided(()))),
+                    AtFault => matches!(answer, Err(StoreError::Rejected(_))),
+                    Unknown => matches!(answer, Err(StoreError::OutcomeUnknown(_))),
+                });
+            }
+        }
+    }
 }

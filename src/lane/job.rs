@@ -87,7 +87,10 @@ impl<O: Op> Job<O> {
 
     /// Whether the work is still to be done: its caller is there, or never was.
     pub(super) fn is_wanted(&self) -> bool {
-        self.reply.is_none() || self.has_caller()
+        match self.reply {
+            Some(_) => self.has_caller(),
+            None => self.queued_at.elapsed() < MAX_PERSISTENCE,
+        }
     }
 
     /// Whether a caller waits for its answer.
@@ -117,7 +120,7 @@ impl<O: Op> Job<O> {
     /// not lost to a store that is away for a while.
     pub(super) fn persists(&self, error: &StoreError) -> bool {
         self.reply.is_none()
-            && self.queued_at.elapsed() < MAX_PERSISTENCE
+            && self.is_wanted()
             && !matches!(
                 error,
                 StoreError::InvalidData(_) | StoreError::Rejected(_) | StoreError::Internal(_)

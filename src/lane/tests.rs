@@ -318,6 +318,19 @@ async fn work_without_a_caller_is_not_evicted() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn work_without_a_caller_that_is_never_decided_is_given_up() {
+    let (lane, log, gate) = lane(1, 10, "stuck");
+    lane.post(Item("stuck", 0)).unwrap();
+    gate.add_permits(1_000_000);
+    tokio::time::sleep(Duration::from_mins(14)).await;
+    assert!(lane.post(Item("other", 1)).is_err(), "it is still tried");
+    tokio::time::sleep(Duration::from_mins(2)).await;
+    let tries = log.batches().len();
+    assert_eq!(lane.call(Item("other", 1)).await.unwrap(), 1);
+    assert_eq!(log.batches().len(), tries + 1);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_call_with_items_of_several_teams_is_charged_to_each() {
     let (lane, log, gate) = lane(16_384, 64, "");
     let noisy = calls(&lane, "noisy", 1, 64);

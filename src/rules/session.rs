@@ -285,10 +285,12 @@ pub(super) fn release(
     hand_on(draft, key, session)
 }
 
-/// Lets a lease run on for `ttl`, but no longer than `max_hold` in all.
+/// Lets a lease run on for `ttl`, but no longer than `max_hold` in all. It ends no earlier than before: its holder,
+/// or a stream that keeps it, may rely on that.
 pub(super) fn run_on(latest: &mut Latest, ttl: Ttl, max_hold: Duration, now: Timestamp) {
-    let last = latest.acquire_time.plus(max_hold).max(latest.expire_time);
-    (latest.ttl, latest.expire_time) = (Some(ttl.span()), now.after(ttl).min(last));
+    let last = latest.acquire_time.plus(max_hold);
+    let end = now.after(ttl).min(last).max(latest.expire_time);
+    (latest.ttl, latest.expire_time) = (Some(end.since(now)), end);
 }
 
 /// Ends a lease by force, and raises the fence of its session.

@@ -267,7 +267,10 @@ impl Operation for RenewTurnWithin<'_> {
             .zip(*stream)
             .is_some_and(|(why, stream)| why.is_noted(stream, event.resumed));
         let mut prolonged = event.clone();
-        prolonged.state = State::Claimed(now.after(*claim_ttl));
+        // It ends no earlier than before, as a lease.
+        if let State::Claimed(until) = &mut prolonged.state {
+            *until = now.after(*claim_ttl).max(*until);
+        }
         // The clock may have been stepped back: a claim that ends before it was made has ended.
         prolonged.time = event.time.min(now);
         prolonged.expire_time = event.expire_time.max(now.plus(CLAIM_MEMORY));

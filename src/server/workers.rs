@@ -18,14 +18,19 @@ use hyper_util::{
 use prometheus_client::metrics::gauge::Gauge;
 use tokio::{
     runtime::{self, Handle},
-    sync::{OwnedSemaphorePermit, Semaphore, mpsc},
+    sync::{Semaphore, mpsc},
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use super::{certificates::ListenerTls, drain::CLOSE_TIMEOUT, latest::EvictingConnections};
+use super::{
+    certificates::ListenerTls,
+    drain::CLOSE_TIMEOUT,
+    latest::EvictingConnections,
+    strangers::{Place, Strangers},
+};
 use crate::{
     config::LimitConfig,
-    grpc::{Connection, GrpcService},
+    grpc::{Connection, GrpcService, Known},
     sockets::{ClientTrust, Listener, Peer, Socket},
     telemetry::LogThrottle,
 };
@@ -88,23 +93,24 @@ impl Drop for Workers {
     }
 }
 
-/// One connection on its way to a worker, and its slot.
+/// One connection on its way to a worker.
 struct Accepted {
     socket: Socket,
     slot: ConnectionSlot,
+    place: Arc<Place>,
 }
 
 /// What a connection counts towards, until it is dropped with the connection.
 struct ConnectionSlot {
     open: Gauge,
-    /// Its worker's, and of `--max-connections`; none where only health is answered.
-    _taken: Option<(Arc<()>, OwnedSemaphorePermit)>,
+    /// Its worker's, if it has one.
+    _load: Option<Arc<()>>,
 }
 
 impl ConnectionSlot {
-    fn new(open: &Gauge, taken: Option<(Arc<()>, OwnedSemaphorePermit)>) -> Self {
+    fn new(open: &Gauge, load: Option<Arc<()>>) -> Self {
         open.inc();
-        Self { open: open.clone(), _taken: taken }
+        Self { open: open.clone(), _load: load }
     }
 }
 
@@ -196,6 +202,7 @@ impl Connections {
         mut over_limit: OverLimit,
     ) {
         let room = Arc::new(Semaphore::new(self.limits.max_connections));
+        let mut strangers = Strangers::default();
         let mut warnings = LogThrottle::default();
         loop {
             let accepting = select_all(listeners.iter().map(|from| Box::pin(from.accept())));
@@ -212,20 +219,19 @@ impl Connections {
                     continue;
                 }
             };
-            let Ok(room) = Arc::clone(&room).try_acquire_owned() else {
-                if warnings.now() {
-                    let most = self.limits.max_connections;
-                    tracing::warn!(
-                        most,
-                        "connection limit reached; further connections are served health checks \
-                         only"
-                    );
-                }
-                let connection = self.clone().answer(
-                    Accepted { socket, slot: ConnectionSlot::new(&self.open, None) },
-                    self.http(),
-                    over_limit.gate.clone(),
+            let free = Arc::clone(&room).try_acquire_owned().ok();
+            if free.is_none() && warnings.now() {
+                let most = self.limits.max_connections;
+                tracing::warn!(
+                    most,
+                    "connection limit reached; a further connection replaces the oldest one without \
+                     an accepted call, or is served health checks only"
                 );
+            }
+            let Some(permit) = free.or_else(|| strangers.evict()) else {
+                let slot = ConnectionSlot::new(&self.open, None);
+                let arrival = Accepted { socket, slot, place: Arc::default() };
+                let connection = self.clone().answer(arrival, self.http(), over_limit.gate.clone());
                 let serving = over_limit.runtime.spawn(self.served.track_future(connection));
                 over_limit.connections.add(serving.abort_handle());
                 continue;
@@ -233,8 +239,9 @@ impl Connections {
             let Some(desk) = desks.iter().min_by_key(|desk| Arc::strong_count(&desk.load)) else {
                 return;
             };
-            let slot = ConnectionSlot::new(&self.open, Some((Arc::clone(&desk.load), room)));
-            if desk.arrivals.send(Accepted { socket, slot }).await.is_err() {
+            let slot = ConnectionSlot::new(&self.open, Some(Arc::clone(&desk.load)));
+            let place = strangers.place(permit);
+            if desk.arrivals.send(Accepted { socket, slot, place }).await.is_err() {
                 return;
             }
         }
@@ -248,16 +255,28 @@ impl Connections {
         }
     }
 
+    /// Serves one connection, unless its place is given to another.
+    async fn answer(self, arrival: Accepted, http: Builder<TokioExecutor>, gate: GrpcService) {
+        let Accepted { socket, slot: _slot, place } = arrival;
+        let serving = self.serve_one(socket, Arc::clone(&place.known), http, gate);
+        place.evicted.run_until_cancelled(Box::pin(serving)).await;
+    }
+
     /// Serves one connection: to its end, or the server's, or that of its time; or
     /// until a call was refused on it only because it is over the limit, so that its
     /// caller connects again. A connection that outlives its grace is cut, after its
     /// streams were ended as in a drain: what they keep stays its holder's. One whose client is
     /// no longer trusted has no grace.
-    async fn answer(self, arrival: Accepted, http: Builder<TokioExecutor>, gate: GrpcService) {
-        let Accepted { socket, slot: _slot } = arrival;
+    async fn serve_one(
+        self,
+        socket: Socket,
+        known: Arc<Known>,
+        http: Builder<TokioExecutor>,
+        gate: GrpcService,
+    ) {
         let Some(mut peer) = self.peer(socket).await else { return };
         let trust = peer.take_trust();
-        let connection = Arc::new(Connection::of(peer.identity().clone()));
+        let connection = Arc::new(Connection::of(peer.identity().clone(), known));
         let gate = gate.on(Arc::clone(&connection));
         let answering = service_fn(move |request| gate.answer(request));
         let mut serving = pin!(http.serve_connection(TokioIo::new(peer), answering));

@@ -1,6 +1,7 @@
 //! The metrics of gRPC methods: the conventional ones of gRPC servers, and waits and streams.
 //!
-//! A series is made when a method is first called: a page then holds only what is used.
+//! A series is made when a method is first called: a page then holds only what is used. With it, those of the codes
+//! that alerts count begin at 0: Prometheus counts how much a series rises, and not with which value it appears.
 
 use std::{
     fmt,
@@ -106,6 +107,7 @@ impl MethodFamilies {
         grpc_type: &'static str,
         service: &str,
         method: &str,
+        alerted: &'static [CodeName],
         slow: Arc<SlowCalls>,
     ) -> MethodMetrics {
         let (grpc_service, grpc_method) = (service.to_owned(), method.to_owned());
@@ -117,10 +119,14 @@ impl MethodFamilies {
             waits: OnceLock::new(),
             open: OnceLock::new(),
             codes: [const { OnceLock::new() }; GRPC_CODES],
+            alerted,
             slow,
         }
     }
 }
+
+/// A status code: its number, and its name, such as `OK`.
+pub type CodeName = (usize, &'static str);
 
 /// The metrics of one gRPC method. Each series is looked up once.
 pub struct MethodMetrics {
@@ -132,6 +138,8 @@ pub struct MethodMetrics {
     open: OnceLock<Gauge>,
     /// By the number of the status code.
     codes: [OnceLock<Counter>; GRPC_CODES],
+    /// The codes that begin at 0.
+    alerted: &'static [CodeName],
     /// Where its slow calls are logged.
     pub slow: Arc<SlowCalls>,
 }
@@ -146,23 +154,22 @@ impl fmt::Display for MethodMetrics {
 impl MethodMetrics {
     /// A call began.
     pub fn started(&self) {
-        let started = || self.families.started.get_or_create_owned(&self.label);
+        let started = || {
+            for code in self.alerted {
+                self.ended_with(*code);
+            }
+            self.families.started.get_or_create_owned(&self.label)
+        };
         self.started.get_or_init(started).inc();
         if !self.is_unary() {
             self.open().inc();
         }
     }
 
-    /// A call ended with the status code number `code`, `label` by name, such as `OK`. `took` is
-    /// without its wait.
-    pub fn handled(&self, code: usize, label: &'static str, took: Duration) {
-        if let Some(counter) = self.codes.get(code) {
-            let made = || {
-                let MethodLabel { grpc_type, grpc_service, grpc_method } = self.label.clone();
-                let label = CodeLabel { grpc_type, grpc_service, grpc_method, grpc_code: label };
-                self.families.handled.get_or_create_owned(&label)
-            };
-            counter.get_or_init(made).inc();
+    /// A call ended with the status `code`. `took` is without its wait.
+    pub fn handled(&self, code: CodeName, took: Duration) {
+        if let Some(counter) = self.ended_with(code) {
+            counter.inc();
         }
         if self.is_unary() {
             let seconds = || self.families.handling.get_or_create_owned(&self.label);
@@ -182,6 +189,15 @@ impl MethodMetrics {
     #[must_use]
     pub fn is_unary(&self) -> bool {
         self.label.grpc_type == UNARY
+    }
+
+    fn ended_with(&self, (code, label): CodeName) -> Option<&Counter> {
+        let made = || {
+            let MethodLabel { grpc_type, grpc_service, grpc_method } = self.label.clone();
+            let label = CodeLabel { grpc_type, grpc_service, grpc_method, grpc_code: label };
+            self.families.handled.get_or_create_owned(&label)
+        };
+        Some(self.codes.get(code)?.get_or_init(made))
     }
 
     fn open(&self) -> &Gauge {

@@ -23,7 +23,7 @@ use super::{
     AuthMetrics, DurabilityMetrics, LaneMetrics, ReloadMetrics, SlowCalls, StoreMetrics,
     TextFormat, TlsMetrics, TraceMetrics, WriteHealth,
     lane::LaneFamilies,
-    method::{MethodFamilies, MethodMetrics},
+    method::{CodeName, MethodFamilies, MethodMetrics},
 };
 
 /// The commit that this binary was built from, where the build says so.
@@ -341,10 +341,16 @@ impl Metrics {
         self.swept.get_or_create(&KindLabel { kind }).inc_by(rows);
     }
 
-    /// Counts the calls of one gRPC method.
+    /// Counts the calls of one gRPC method. From its first call on, the counters of the codes `alerted` exist.
     #[must_use]
-    pub fn method(&self, grpc_type: &'static str, service: &str, method: &str) -> MethodMetrics {
-        self.methods.method(grpc_type, service, method, Arc::clone(&self.slow))
+    pub fn method(
+        &self,
+        grpc_type: &'static str,
+        service: &str,
+        method: &str,
+        alerted: &'static [CodeName],
+    ) -> MethodMetrics {
+        self.methods.method(grpc_type, service, method, alerted, Arc::clone(&self.slow))
     }
 
     /// All metrics.

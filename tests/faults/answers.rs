@@ -249,6 +249,22 @@ async fn a_lease_of_a_turn_that_has_ended_since_is_followed_by_another() {
     }
 }
 
+/// It may have ended the lease, or found it ended: the session of another caller shows neither.
+#[tokio::test]
+async fn a_release_is_in_doubt_if_another_caller_has_the_session_since() {
+    let mut lossy = lossy().await;
+    let asked = acquire("s", 1);
+    lossy.change(SessionOp::Acquire(&asked)).await;
+    let own = release("s", asked.lease.id());
+    let ending = async |to: &mut _| try_to(to, &[SessionOp::Release(&own)]).await;
+    let ended = lossy.lose_before(0, ending, async |_, other| {
+        run(other, SessionOp::Acquire(&acquire("s", 2))).await;
+    });
+    let ended = ended.await;
+    assert!(may_be_done(&ended[0]), "{ended:?}");
+    assert_eq!(lossy.change(SessionOp::Release(&own)).await.0, SessionAnswer::Released(false));
+}
+
 #[tokio::test]
 async fn a_place_whose_lease_has_ended_since_is_not_taken_again() {
     let mut lossy = lossy().await;

@@ -57,6 +57,59 @@ async fn a_full_server_still_answers_health() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_oldest_connection_without_a_call_gives_way_where_there_is_no_room() {
+    let mut f = Fixture::sqlite().await.restarted(&["--max-connections", "3"]).await;
+    assert!(f.client.mark_processed(mark("T1", "Ev1")).await.unwrap().into_inner().first);
+    let oncegate::config::Address::Tcp(address) = *f.replica.server.address() else { panic!() };
+    // One that says nothing, and one that asks for health, which takes no caller.
+    let mut silent = TcpStream::connect(address).await.unwrap();
+    let mut health = HealthClient::new(connect(f.replica.server.address()).await);
+    let asked = HealthCheckRequest { service: "readiness".into() };
+    let mut watched = health.watch(asked).await.unwrap().into_inner();
+    watched.message().await.unwrap().unwrap();
+
+    let mut second = f.replica.client().await;
+    assert!(second.mark_processed(mark("T1", "Ev2")).await.unwrap().into_inner().first);
+    let ended = async { while matches!(silent.read(&mut [0; 64]).await, Ok(1..)) {} };
+    timeout(Duration::from_secs(5), ended).await.expect("it is still open");
+    let mut third = f.replica.client().await;
+    assert!(third.mark_processed(mark("T1", "Ev3")).await.unwrap().into_inner().first);
+    assert_eq!(end(watched).await.code(), Code::Unknown);
+    // All that are left have made calls.
+    let refused = f.replica.client().await.mark_processed(mark("T1", "Ev4")).await.unwrap_err();
+    assert_eq!(refused.code(), Code::ResourceExhausted);
+    for client in [&mut f.client, &mut second, &mut third] {
+        assert!(!client.mark_processed(mark("T1", "Ev1")).await.unwrap().into_inner().first);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_connection_has_few_streams_that_need_no_credential() {
+    let f = Fixture::sqlite().await;
+    let health = HealthClient::new(connect(f.replica.server.address()).await);
+    let watch = || {
+        let mut health = health.clone();
+        async move { health.watch(HealthCheckRequest::default()).await }
+    };
+    let mut open = Vec::new();
+    let refused = loop {
+        match watch().await {
+            Ok(stream) => open.push(stream),
+            Err(status) => break status,
+        }
+        assert!(open.len() <= MANY, "there is no limit");
+    };
+    assert_eq!(refused.code(), Code::ResourceExhausted, "{refused:?}");
+    assert!(!open.is_empty());
+    let mut other = HealthClient::new(connect(f.replica.server.address()).await);
+    other.watch(HealthCheckRequest::default()).await.unwrap();
+    // One that ends makes room for another.
+    open.pop();
+    let watched = async { while watch().await.is_err() {} };
+    timeout(Duration::from_secs(10), watched).await.expect("it is still refused");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_refused_client_is_served_by_the_same_channel_once_there_is_room() {
     let mut f = Fixture::sqlite().await.restarted(&["--max-connections", "1"]).await;
     assert!(f.client.mark_processed(mark("T1", "Ev1")).await.unwrap().into_inner().first);

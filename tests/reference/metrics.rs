@@ -31,9 +31,9 @@ const REFUSALS: [&str; 11] = [
 fn rendered() -> String {
     let metrics = Metrics::new();
     for kind in [UNARY, "server_stream"] {
-        let method = metrics.method(kind, "service", "Method");
+        let method = metrics.method(kind, "service", "Method", &[]);
         method.started();
-        method.handled(0, "OK", Duration::ZERO);
+        method.handled((0, "OK"), Duration::ZERO);
         method.waited(Duration::ZERO);
     }
     let lane = metrics.lane("event");

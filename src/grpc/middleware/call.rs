@@ -21,7 +21,7 @@ use crate::{
     grpc::{
         arriving::Reads,
         caller::Caller,
-        code::{self, label},
+        code,
         status::{self, Problem},
     },
     lane::CallError,
@@ -42,8 +42,8 @@ pub(super) struct Call {
     code: Option<Code>,
     /// Why it failed, if it has a span.
     reason: Option<String>,
-    /// The place of a call that answers once.
-    pub(super) under_way: Option<TaskTrackerToken>,
+    /// Its place among those under way; a stream of the contract keeps its own.
+    pub(super) place: Option<TaskTrackerToken>,
     /// Its place among the calls of its principal.
     pub(super) quota: Option<UsageGuard>,
     /// Who made a call that answers once, for the log of slow ones.
@@ -55,8 +55,8 @@ impl Call {
         method.metrics.started();
         let trace = CallTrace::begin(&method.metrics, headers, traces);
         let (method, begun) = (method.clone(), Instant::now());
-        let (worked, code, reason, under_way, quota, caller) = Default::default();
-        Self { method, trace, begun, worked, code, reason, under_way, quota, caller }
+        let (worked, code, reason, place, quota, caller) = Default::default();
+        Self { method, trace, begun, worked, code, reason, place, quota, caller }
     }
 
     /// Notes the status, which is in the headers of an answer without a body
@@ -108,7 +108,7 @@ impl Drop for Call {
         let elapsed = self.worked.unwrap_or_else(|| self.begun.elapsed());
         let (metrics, wait) = (&self.method.metrics, self.trace.waited());
         let took = elapsed.saturating_sub(wait);
-        metrics.handled(code as usize, label(code), took);
+        metrics.handled(code::metric(code), took);
         if metrics.is_unary() && metrics.slow.includes(took) {
             let principal = self.caller.as_ref().and_then(|caller| caller.principal());
             let principal = principal.as_deref();
@@ -164,7 +164,7 @@ impl HttpBody for ObservedBody {
                 Some(trailers) => call.note(trailers),
                 // The work is done; a caller that does not read its answer keeps no place.
                 None if call.method.shape.answers_once => {
-                    (call.under_way, call.quota) = (None, None);
+                    (call.place, call.quota) = (None, None);
                 }
                 None => {}
             }

@@ -245,6 +245,20 @@ fn renew_is_bounded_by_max_hold_and_never_shortens_below_it() {
 }
 
 #[test]
+fn renew_with_a_shorter_ttl_takes_nothing_away() {
+    let (mut world, lease) = held();
+    let end = world.latest().expire_time;
+    world.wait(1_000);
+    renewed(&mut world, &Renew { ttl: ttl(3), ..renew(lease) });
+    assert_eq!(world.latest().expire_time, end);
+    assert_eq!(
+        world.latest().ttl,
+        Some(std::time::Duration::from_secs(29)),
+        "what is left is trusted"
+    );
+}
+
+#[test]
 fn renew_by_another_lease_is_gone() {
     let (mut world, _) = held();
     assert_eq!(renewed(&mut world, &renew(lease(9))), Renewed::Gone);

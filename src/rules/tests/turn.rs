@@ -263,6 +263,18 @@ fn renew_by_the_holder_runs_claim_and_lease_on() {
 }
 
 #[test]
+fn renew_with_shorter_ttls_takes_nothing_away() {
+    let (mut world, turn) = running();
+    let ends =
+        |world: &World| (world.event("a").unwrap().state.clone(), world.latest().expire_time);
+    let before = ends(&world);
+    world.wait(1_000);
+    let short = RenewTurn { claim_ttl: ttl(3), lease_ttl: ttl(3), ..prolong(&turn) };
+    renewed(&mut world, &short).unwrap();
+    assert_eq!(ends(&world), before);
+}
+
+#[test]
 fn renew_by_the_holder_takes_an_interruption_back() {
     let (mut world, turn) = running();
     let stream = Some(StreamId::random());

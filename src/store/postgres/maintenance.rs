@@ -5,6 +5,7 @@ use sqlx::Row as _;
 use super::{
     Handle,
     fence::{new_token, raise_floor, token_of},
+    line::{Fetched, Repeat},
 };
 use crate::{
     domain::{LeaseId, SessionKey},
@@ -332,8 +333,9 @@ impl Handle {
     ) -> Result<Swept, StoreError> {
         let now = self.now();
         let lock = sweep.scope.elected.then_some(self.locks.sweeper());
-        let rows = self
-            .fetch(|| {
+        // Another run would delete as many again.
+        let Fetched { rows, .. } = self
+            .run(Repeat::Never, || {
                 sqlx::query(statement)
                     .bind(now)
                     .bind(sweep.scope.age.as_micros())

@@ -160,7 +160,8 @@ impl Handle {
 }
 
 const fn may_be_written(applied: &Applied) -> bool {
-    matches!(applied, Applied::Written(_) | Applied::ConflictAfterLoss)
+    // What has failed by itself, beside others, has an unknown outcome.
+    matches!(applied, Applied::Written(_) | Applied::ConflictAfterLoss | Applied::Failed(_))
 }
 
 /// Parts plans that write the same rows, as two do that are about names of one event: a statement

@@ -82,6 +82,13 @@ impl SessionStore for Handle {
             // What is decided has been committed.
             Err(error) => fail(&mut batch.answers, &error),
         }
+        for &place in &unanswered {
+            // Another caller may have what the lost statement gave back.
+            let answer = &mut batch.answers[place];
+            if matches!(answer, Verdict::Decided(SessionAnswer::Released(false))) {
+                *answer = Verdict::Retry;
+            }
+        }
         doubt(&mut batch.answers, &unanswered);
         Ok(batch)
     }

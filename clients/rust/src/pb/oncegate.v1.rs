@@ -770,7 +770,7 @@ pub struct RenewSessionLeaseRequest {
     /// The lease, as returned with its grant. Required.
     #[prost(string, tag = "2")]
     pub lease_id: ::prost::alloc::string::String,
-    /// How long the lease runs from now. 1 s to 15 min; unset: 30 s.
+    /// How long the lease runs from now, unless it ends later already. 1 s to 15 min; unset: 30 s.
     #[prost(message, optional, tag = "3")]
     pub ttl: ::core::option::Option<::prost_types::Duration>,
 }
@@ -1409,11 +1409,11 @@ pub struct RenewTurnRequest {
     /// The turn. Required.
     #[prost(string, tag = "1")]
     pub turn_id: ::prost::alloc::string::String,
-    /// How long the claim runs from now. 1 s to 1 h; unset: 5 min.
+    /// How long the claim runs from now, unless it ends later already. 1 s to 1 h; unset: 5 min.
     #[prost(message, optional, tag = "2")]
     pub claim_ttl: ::core::option::Option<::prost_types::Duration>,
-    /// How long the lease runs from now. 1 s to 15 min; unset: as long as the claim, and at
-    /// most 15 min.
+    /// How long the lease runs from now, unless it ends later already. 1 s to 15 min; unset: as
+    /// long as the claim, and at most 15 min.
     #[prost(message, optional, tag = "3")]
     pub lease_ttl: ::core::option::Option<::prost_types::Duration>,
 }

@@ -1150,7 +1150,7 @@ type RenewSessionLeaseRequest struct {
 	Session *SessionKey `protobuf:"bytes,1,opt,name=session,proto3" json:"session,omitempty"`
 	// The lease, as returned with its grant. Required.
 	LeaseId string `protobuf:"bytes,2,opt,name=lease_id,json=leaseId,proto3" json:"lease_id,omitempty"`
-	// How long the lease runs from now. 1 s to 15 min; unset: 30 s.
+	// How long the lease runs from now, unless it ends later already. 1 s to 15 min; unset: 30 s.
 	Ttl           *durationpb.Duration `protobuf:"bytes,3,opt,name=ttl,proto3" json:"ttl,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache

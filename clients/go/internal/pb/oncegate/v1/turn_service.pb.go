@@ -666,10 +666,10 @@ type RenewTurnRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The turn. Required.
 	TurnId string `protobuf:"bytes,1,opt,name=turn_id,json=turnId,proto3" json:"turn_id,omitempty"`
-	// How long the claim runs from now. 1 s to 1 h; unset: 5 min.
+	// How long the claim runs from now, unless it ends later already. 1 s to 1 h; unset: 5 min.
 	ClaimTtl *durationpb.Duration `protobuf:"bytes,2,opt,name=claim_ttl,json=claimTtl,proto3" json:"claim_ttl,omitempty"`
-	// How long the lease runs from now. 1 s to 15 min; unset: as long as the claim, and at
-	// most 15 min.
+	// How long the lease runs from now, unless it ends later already. 1 s to 15 min; unset: as
+	// long as the claim, and at most 15 min.
 	LeaseTtl      *durationpb.Duration `protobuf:"bytes,3,opt,name=lease_ttl,json=leaseTtl,proto3" json:"lease_ttl,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache

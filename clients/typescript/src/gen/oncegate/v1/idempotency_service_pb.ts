@@ -626,7 +626,7 @@ export type RenewSessionLeaseRequest = Message<"oncegate.v1.RenewSessionLeaseReq
   leaseId: string;
 
   /**
-   * How long the lease runs from now. 1 s to 15 min; unset: 30 s.
+   * How long the lease runs from now, unless it ends later already. 1 s to 15 min; unset: 30 s.
    *
    * @generated from field: google.protobuf.Duration ttl = 3;
    */

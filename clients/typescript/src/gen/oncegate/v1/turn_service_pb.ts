@@ -401,15 +401,15 @@ export type RenewTurnRequest = Message<"oncegate.v1.RenewTurnRequest"> & {
   turnId: string;
 
   /**
-   * How long the claim runs from now. 1 s to 1 h; unset: 5 min.
+   * How long the claim runs from now, unless it ends later already. 1 s to 1 h; unset: 5 min.
    *
    * @generated from field: google.protobuf.Duration claim_ttl = 2;
    */
   claimTtl?: Duration | undefined;
 
   /**
-   * How long the lease runs from now. 1 s to 15 min; unset: as long as the claim, and at
-   * most 15 min.
+   * How long the lease runs from now, unless it ends later already. 1 s to 15 min; unset: as
+   * long as the claim, and at most 15 min.
    *
    * @generated from field: google.protobuf.Duration lease_ttl = 3;
    */
