@@ -212,7 +212,12 @@ impl Server {
             stop.clone(),
         ));
 
-        let mut probe = Probe::new(store.connection(Work::Short), health.clone(), metrics.clone());
+        let mut probe = Probe::new(
+            store.connection(Work::Short),
+            config.store.store_timeout,
+            health.clone(),
+            metrics.clone(),
+        );
         if let Err(error @ StoreError::Misconfigured(_)) = probe.look().await {
             return Err(error).context("cannot use the database");
         }

@@ -74,11 +74,19 @@ impl Health {
     }
 }
 
+/// How long a failed write counts, where a statement has `timeout`: until the next one has failed too, if
+/// commits hang.
+fn failures_count(timeout: Duration) -> Duration {
+    (timeout + Duration::from_secs(1)).max(Duration::from_secs(5))
+}
+
 /// Looks after the store.
 pub(super) struct Probe<C> {
     store: C,
     health: Health,
     metrics: Metrics,
+    /// How long a failed write counts while no other one shows that it is over.
+    window: Duration,
     /// What it found last; none before the first look.
     was_up: Option<bool>,
     /// Whether the last look failed.
@@ -86,9 +94,10 @@ pub(super) struct Probe<C> {
 }
 
 impl<C: Connection> Probe<C> {
-    /// Looks over `store`, and reports to `health`.
-    pub(super) fn new(store: C, health: Health, metrics: Metrics) -> Self {
-        Self { store, health, metrics, was_up: None, has_failed: false }
+    /// Looks over `store`, whose statements have `timeout`, and reports to `health`.
+    pub(super) fn new(store: C, timeout: Duration, health: Health, metrics: Metrics) -> Self {
+        let window = failures_count(timeout);
+        Self { store, health, metrics, window, was_up: None, has_failed: false }
     }
 
     /// Looks every `interval`, until `stop`.
@@ -110,11 +119,11 @@ impl<C: Connection> Probe<C> {
         }
         let up = match &answer {
             // As while a commit hangs, which a probe does not wait for.
-            Ok(()) => !writes.fails_for_all(),
+            Ok(()) => !writes.fails_for_all(self.window),
             // A rule that lets certain rows pass may not let this one: calls show it. What
             // one team's rows break must not make the others' replica unready.
             Err(StoreError::Rejected(_)) => {
-                !(writes.fails_for_all() || writes.rejects_several_teams())
+                !(writes.fails_for_all(self.window) || writes.rejects_several_teams(self.window))
             }
             Err(_) => false,
         };
@@ -139,6 +148,15 @@ impl<C: Connection> Probe<C> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_failed_write_counts_until_the_next_one_has_failed() {
+        for (timeout, counts) in [(1, 5), (5, 6), (10, 11)]
+            .map(|(a, b)| (Duration::from_secs(a), Duration::from_secs(b)))
+        {
+            assert_eq!(failures_count(timeout), counts);
+        }
+    }
 
     #[tokio::test]
     async fn readiness_stays_off_once_the_service_is_about_to_end() {

@@ -37,7 +37,7 @@ struct Spread {
 impl Spread {
     fn note(&mut self, subject: u64) {
         let now = Instant::now();
-        if self.latest.is_some_and(|(other, at)| other != subject && counts(Some(at))) {
+        if self.latest.is_some_and(|(other, at)| other != subject && counts(Some(at), RELATED)) {
             self.several = Some(now);
         }
         self.latest = Some((subject, now));
@@ -56,11 +56,11 @@ pub enum WriteFailure {
     Rejected(u64),
 }
 
-/// How long a failure counts while no other write shows that it is over.
-const FAILURE_COUNTS: Duration = Duration::from_secs(5);
+/// How soon failures that are about different rows follow one another to count as one of the store.
+const RELATED: Duration = Duration::from_secs(5);
 
-fn counts(failed: Option<Instant>) -> bool {
-    failed.is_some_and(|at| at.elapsed() < FAILURE_COUNTS)
+fn counts(failed: Option<Instant>, within: Duration) -> bool {
+    failed.is_some_and(|at| at.elapsed() < within)
 }
 
 impl WriteHealth {
@@ -90,19 +90,19 @@ impl WriteHealth {
         (failures.unusable, failures.rejected) = (Spread::default(), Spread::default());
     }
 
-    /// Whether writes failed not long ago, and none succeeded since, for a reason that is true
+    /// Whether writes failed `within` this time, and none succeeded since, for a reason that is true
     /// for every write; or for the store's state, and those of two different keys.
     #[must_use]
-    pub fn fails_for_all(&self) -> bool {
+    pub fn fails_for_all(&self, within: Duration) -> bool {
         let failures = self.failures();
-        counts(failures.of_all) || counts(failures.unusable.several)
+        counts(failures.of_all, within) || counts(failures.unusable.several, within)
     }
 
-    /// Whether rows of two different teams were rejected not long ago, and no write succeeded
+    /// Whether rows of two different teams were rejected `within` this time, and no write succeeded
     /// since. One team alone may have what the owner's rule is about.
     #[must_use]
-    pub fn rejects_several_teams(&self) -> bool {
-        counts(self.failures().rejected.several)
+    pub fn rejects_several_teams(&self, within: Duration) -> bool {
+        counts(self.failures().rejected.several, within)
     }
 
     fn failures(&self) -> MutexGuard<'_, Failures> {

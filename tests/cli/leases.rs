@@ -55,11 +55,14 @@ async fn a_lease_is_granted_held_renewed_and_released(fixture: Fixture) {
     });
     assert_eq!(ask(&fixture, &acquire).json(10), held);
 
+    // 30 s unless more are asked for, which takes nothing away.
     let renew = ["lease", "renew", "T1", "S1", id, "--output", "json"];
     expected["outcome"] = "renewed".into();
-    expected["expire_time"] = "2026-09-21T14:14:05Z".into();
-    expected["remaining_seconds"] = 30.0.into();
+    expected["remaining_seconds"] = 45.0.into();
     assert_eq!(ask(&fixture, &renew).json(0), expected);
+    expected["expire_time"] = "2026-09-21T14:14:35Z".into();
+    expected["remaining_seconds"] = 60.0.into();
+    assert_eq!(ask(&fixture, &[&renew[..], &["--ttl", "1m"]].concat()).json(0), expected);
 
     let release = ["lease", "release", "T1", "S1", id, "--output", "json"];
     for _ in 0..2 {

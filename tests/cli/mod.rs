@@ -10,7 +10,7 @@ use std::{
 
 use serde_json::Value;
 
-use crate::harness::Fixture;
+use crate::harness::{Fixture, secrets};
 
 mod admin;
 mod commands;
@@ -64,11 +64,14 @@ fn run(command: &mut Command, input: impl Into<Vec<u8>>) -> Ran {
     let writer = thread::spawn(move || drop(stdin.write_all(&input)));
     let ended = child.wait_with_output().unwrap();
     writer.join().unwrap();
-    Ran {
+    let ran = Ran {
         code: ended.status.code(),
         out: String::from_utf8(ended.stdout).unwrap(),
         err: String::from_utf8(ended.stderr).unwrap(),
-    }
+    };
+    secrets::check(&ran.out);
+    secrets::check(&ran.err);
+    ran
 }
 
 /// What a command said, and how it ended.

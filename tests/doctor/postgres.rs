@@ -56,6 +56,18 @@ async fn a_durable_database_is_well_and_what_makes_it_lose_is_named() {
     doctor(&url, &[]).await.has("durability", "failed", &["synchronous_commit is off", "= on"]);
     execute(&url, "ALTER DATABASE postgres RESET synchronous_commit").await;
 
+    // Statements that roll back do not show it.
+    let sets_standby = async |names: &str| {
+        execute(&url, &format!("ALTER SYSTEM SET synchronous_standby_names = '{names}'")).await;
+        execute(&url, "SELECT pg_reload_conf()").await;
+        let is_set = format!("SELECT current_setting('synchronous_standby_names') = '{names}'");
+        until(&url, &is_set).await;
+    };
+    sets_standby("elsewhere").await;
+    let waits = ["0 standbys", "every commit waits"];
+    doctor(&url, &[]).await.has("durability", "failed", &waits);
+    sets_standby("").await;
+
     // A backup that follows the log is no standby.
     let backup = tempfile::tempdir().unwrap();
     let mut follows = cluster.follow_log(backup.path());
@@ -71,9 +83,7 @@ async fn a_durable_database_is_well_and_what_makes_it_lose_is_named() {
     until(&url, "SELECT count(*) = 1 FROM pg_stat_replication WHERE state = 'streaming'").await;
     let lossy = ["1 standbys (walreceiver)", "a failover can lose"];
     doctor(&url, &[]).await.has("durability", "warning", &lossy);
-    execute(&url, "ALTER SYSTEM SET synchronous_standby_names = '*'").await;
-    execute(&url, "SELECT pg_reload_conf()").await;
-    until(&url, "SELECT current_setting('synchronous_standby_names') = '*'").await;
+    sets_standby("*").await;
     doctor(&url, &[]).await.has("durability", "ok", &["1 standbys", "'*'"]);
     execute(&url, "ALTER DATABASE postgres SET synchronous_commit = local").await;
     doctor(&url, &[]).await.has("durability", "warning", &lossy);

@@ -74,6 +74,12 @@ pub(super) async fn durability(
         standbys.len()
     );
     let is_synchronous = !names.is_empty() && commit != "local";
+    if standbys.is_empty() && is_synchronous {
+        return Ok(Finding::failed(found).advise(
+            "no standby is connected, so every commit waits: start one, or remove it from \
+             synchronous_standby_names",
+        ));
+    }
     if !standbys.is_empty() && !is_synchronous {
         return Ok(Finding::warning(found).advise(
             "a failover can lose marks and leases that were answered: set \
