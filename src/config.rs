@@ -166,7 +166,8 @@ pub struct DuplicateCacheConfig {
 #[derive(Debug, Clone, Args)]
 pub struct LimitConfig {
     /// Maximum number of connections; lowered if the limit on open files is too
-    /// low. On 32 further connections the server answers only health and reflection
+    /// low. A further connection replaces the oldest that has had --preface-timeout without an
+    /// accepted call; otherwise the server answers only health and reflection on it, and on 31 more
     #[arg(long, env = "ONCEGATE_MAX_CONNECTIONS", default_value_t = 10_000)]
     pub max_connections: usize,
     /// Maximum number of concurrent calls per connection

@@ -108,26 +108,24 @@ impl Sessions {
         let runtime = &runtimes[runtimes.len() - 1];
         let look = metrics.lane("look_session");
         let reads = Lane::start(runtime, store.connection(Work::Short), capacity, MAX_BATCH, look);
-        let grants = |lanes: &Lanes<SessionCall>| {
-            let lanes = lanes.clone();
-            Arc::new(Grants::new(move |key: &SessionKey, lease, stream| {
-                let release = Release::new(key.clone(), lease, Some(stream));
-                SessionCall::post_release(&lanes, release);
-            }))
-        };
         let beating = heartbeat(
             store.connection(Work::Short),
             Arc::downgrade(&queues),
             lanes.clone(),
-            grants(&lanes),
             stop.clone(),
         );
         runtime.spawn(beating);
         runtime.spawn(hear(store.hints(), Arc::downgrade(&queues), stop.clone()));
         let of = |worker| {
             let lanes = lanes.near(worker, runtimes.len());
+            let near = lanes.clone();
+            let give_back = move |key: &SessionKey, lease, stream| {
+                let unless_resumed = Some(stream);
+                let release = Release::new(key.clone(), lease, unless_resumed);
+                SessionCall::post_release(&near, release);
+            };
             Self {
-                grants: grants(&lanes),
+                grants: Arc::new(Grants::new(give_back)),
                 lanes,
                 max_hold,
                 reads: reads.clone(),
@@ -184,8 +182,8 @@ impl Sessions {
         }
     }
 
-    /// Lets a lease run on for its TTL from now, or until it has been held for as long
-    /// as any may be.
+    /// Lets a lease run on for its TTL from now, unless it ends later already, or until it has been
+    /// held for as long as any may be.
     ///
     /// # Errors
     /// [`SessionError::HeldTooLong`] when it has been, [`SessionError::StreamReplaced`]

@@ -132,7 +132,7 @@ pub(super) struct Renew {
     target: Target,
     /// Id of the lease, as printed by acquire
     lease_id: String,
-    /// TTL from now on, 1s to 15m; unset: 30s
+    /// TTL from now on unless the lease ends later already, 1s to 15m; unset: 30s
     #[arg(long, value_parser = within(LEASE_TTL))]
     ttl: Option<Duration>,
     #[command(flatten)]

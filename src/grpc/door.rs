@@ -5,8 +5,8 @@ use std::{
     collections::HashMap,
     fmt,
     sync::{
-        Arc, Mutex, PoisonError,
-        atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering},
+        Arc, Mutex, OnceLock, PoisonError,
+        atomic::{AtomicU32, AtomicU64, Ordering},
     },
     time::SystemTime,
 };
@@ -209,15 +209,25 @@ impl fmt::Display for Peer<'_> {
     }
 }
 
-/// Whether a caller was let in on a connection.
+/// Whether a caller was let in on a connection, or shut out since its place was given to another.
 #[derive(Default)]
-pub struct Known(AtomicBool);
+pub struct Known(OnceLock<bool>);
 
 impl Known {
-    /// Whether one was.
+    /// Whether one was let in.
     #[must_use]
     pub fn is_set(&self) -> bool {
-        self.0.load(Ordering::Relaxed)
+        self.0.get() == Some(&true)
+    }
+
+    /// Lets a caller in. Answers whether that is still possible.
+    fn let_in(&self) -> bool {
+        *self.0.get_or_init(|| true)
+    }
+
+    /// Shuts callers out, unless one was let in before. Answers whether that is so.
+    pub(crate) fn shut_out(&self) -> bool {
+        !*self.0.get_or_init(|| false)
     }
 }
 
@@ -235,6 +245,11 @@ impl Callers {
     /// Those of a connection that notes in `known` that one was let in.
     pub(super) fn noting(known: Arc<Known>) -> Self {
         Self { known, ..Self::default() }
+    }
+
+    /// Whether one was let in.
+    pub(super) fn are_known(&self) -> bool {
+        self.known.is_set()
     }
 
     /// Who makes a call with these `headers`; none if the call's `access` does not need to know.
@@ -258,6 +273,9 @@ impl Callers {
             Problem::Unauthenticated
         })?;
         self.refused.store(0, Ordering::Relaxed);
+        if !self.known.let_in() {
+            return Err(Problem::Connections);
+        }
         Ok(Some(caller))
     }
 
@@ -276,7 +294,6 @@ impl Callers {
             None => Caller::unknown(peer.clone()),
             Some(door) => door.admit(authorization().cloned().collect(), peer)?,
         };
-        self.known.0.store(true, Ordering::Relaxed);
         let caller = Arc::new(caller);
         *latest = Some(Arc::clone(&caller));
         Ok(caller)

@@ -78,9 +78,9 @@ struct Shape {
     access: Access,
 }
 
-/// The most streams of one connection that are none of the contract's: anybody may open some of them. A client
-/// watches the health of each of its connections by one.
-const MAX_WATCHES: usize = 8;
+/// The most streams of a connection on which no caller was let in: those of health. A client watches the health of
+/// each of its connections by one.
+const MAX_WATCHES: usize = 4;
 
 /// One connection, as its calls and its server know it.
 #[derive(Default)]
@@ -94,7 +94,7 @@ pub struct Connection {
     pub leaving: CancellationToken,
     /// Who calls.
     callers: Callers,
-    /// The streams that are none of the contract's.
+    /// The streams on it that are none of the contract's.
     watches: TaskTracker,
 }
 
@@ -346,7 +346,7 @@ impl GrpcService {
         if !call.method.shape.is_work {
             if !call.method.shape.answers_once {
                 let watches = &self.connection.watches;
-                if watches.len() >= MAX_WATCHES {
+                if watches.len() >= MAX_WATCHES && !self.connection.callers.are_known() {
                     return Err(Problem::Watches);
                 }
                 call.place = Some(watches.token());

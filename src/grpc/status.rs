@@ -35,7 +35,7 @@ pub(super) enum Problem {
     Shed,
     #[error("connection limit reached; this connection only serves health checks")]
     Connections,
-    #[error("too many streams of this method on this connection")]
+    #[error("too many streams on this connection before an accepted call")]
     Watches,
     #[error("too many half-sent requests; this one was rejected")]
     HalfOpen,

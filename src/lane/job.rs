@@ -85,7 +85,7 @@ impl<O: Op> Job<O> {
         self.span.as_deref_mut()
     }
 
-    /// Whether the work is still to be done: its caller is there, or never was.
+    /// Whether the work is still to be done: its caller is there; or it has none, and is not too old.
     pub(super) fn is_wanted(&self) -> bool {
         match self.reply {
             Some(_) => self.has_caller(),

@@ -1,4 +1,5 @@
-//! Connections on which no caller has been let in yet: where there is no room, the oldest gives way.
+//! Connections on which no caller has been let in yet: where there is no room, the oldest gives way, unless it has
+//! only just come.
 //!
 //! A connection that makes no call costs its peer next to nothing. Without this, one peer that nobody knows
 //! could keep all others out.
@@ -6,6 +7,7 @@
 use std::{
     collections::VecDeque,
     sync::{Arc, Mutex, PoisonError, Weak},
+    time::{Duration, Instant},
 };
 
 use tokio::sync::OwnedSemaphorePermit;
@@ -27,7 +29,7 @@ pub(super) struct Place {
 impl Place {
     /// Takes the place away, unless a caller has been let in.
     fn vacate(&self) -> Option<OwnedSemaphorePermit> {
-        if self.known.is_set() {
+        if !self.known.shut_out() {
             return None;
         }
         self.evicted.cancel();
@@ -35,29 +37,37 @@ impl Place {
     }
 }
 
-/// The places of connections that were not known when they were last looked at, the oldest first.
-#[derive(Default)]
+/// The places of connections that were not known when they were last looked at, the oldest first, and since when.
 pub(super) struct Strangers {
-    places: VecDeque<Weak<Place>>,
+    places: VecDeque<(Instant, Weak<Place>)>,
     /// How many there may be before those that are known or have ended are left out.
     most: usize,
+    /// How long each has to make a call: or connections that come fast would end each other's handshakes.
+    time: Duration,
 }
 
 impl Strangers {
+    /// None yet. Each is to have `time`.
+    pub(super) const fn new(time: Duration) -> Self {
+        Self { places: VecDeque::new(), most: 0, time }
+    }
+
     /// The place of a new connection.
     pub(super) fn place(&mut self, permit: OwnedSemaphorePermit) -> Arc<Place> {
         if self.places.len() >= self.most {
-            self.places.retain(|it| it.upgrade().is_some_and(|place| !place.known.is_set()));
+            let is_stranger = |place: Arc<Place>| !place.known.is_set();
+            self.places.retain(|(_, place)| place.upgrade().is_some_and(is_stranger));
             self.most = (2 * self.places.len()).max(64);
         }
         let place = Arc::new(Place { permit: Mutex::new(Some(permit)), ..Place::default() });
-        self.places.push_back(Arc::downgrade(&place));
+        self.places.push_back((Instant::now(), Arc::downgrade(&place)));
         place
     }
 
-    /// Ends the oldest connection that is not known, and takes its place.
+    /// Ends the oldest connection that is not known and has had its time, and takes its place.
     pub(super) fn evict(&mut self) -> Option<OwnedSemaphorePermit> {
-        while let Some(oldest) = self.places.pop_front() {
+        let has_had_time = |(since, _): &mut (Instant, _)| since.elapsed() >= self.time;
+        while let Some((_, oldest)) = self.places.pop_front_if(has_had_time) {
             if let Some(permit) = oldest.upgrade().and_then(|place| place.vacate()) {
                 return Some(permit);
             }

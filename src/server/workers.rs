@@ -202,7 +202,7 @@ impl Connections {
         mut over_limit: OverLimit,
     ) {
         let room = Arc::new(Semaphore::new(self.limits.max_connections));
-        let mut strangers = Strangers::default();
+        let mut strangers = Strangers::new(self.limits.preface_timeout);
         let mut warnings = LogThrottle::default();
         loop {
             let accepting = select_all(listeners.iter().map(|from| Box::pin(from.accept())));

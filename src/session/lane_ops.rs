@@ -84,8 +84,9 @@ pub(super) struct LeaveCall {
     /// Whether it is kept for a call that repeats the request.
     pub(super) keep: bool,
     pub(super) queues: Arc<Queues>,
-    /// Gives back the lease, if it had been given by then.
-    pub(super) grants: Arc<Grants>,
+    /// Gives back the lease, if it had been given by then; none for a place that was found without
+    /// a caller: by now it may have one that has accepted the lease.
+    pub(super) grants: Option<Arc<Grants>>,
 }
 
 impl Drop for LeaveCall {
@@ -281,7 +282,7 @@ impl EnqueueCall {
                 lease: own.id(),
                 keep: false,
                 queues: Arc::clone(&self.queues),
-                grants: Arc::clone(&self.grants),
+                grants: Some(Arc::clone(&self.grants)),
             };
             let _ = self.lanes.of(key.shard()).post(SessionCall::Leave(leave));
         }
@@ -291,8 +292,8 @@ impl EnqueueCall {
 impl LeaveCall {
     fn left(&self, was_there: bool) {
         self.queues.left(&self.key, self.lease);
-        if !was_there {
-            self.grants.give_back(&self.key, self.lease);
+        if !was_there && let Some(grants) = &self.grants {
+            grants.give_back(&self.key, self.lease);
         }
     }
 }

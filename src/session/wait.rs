@@ -14,7 +14,6 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     Measured, SessionError, Sessions,
-    grant::Grants,
     lane_ops::{EnqueueCall, LeaveCall, Outcome, SessionCall, SessionReply},
     queue::{QueueTicket, Queues, WaiterEvent},
     unexpected,
@@ -251,7 +250,6 @@ pub(super) async fn heartbeat(
     mut store: impl Connection,
     queues: Weak<Queues>,
     lanes: Lanes<SessionCall>,
-    grants: Arc<Grants>,
     stop: CancellationToken,
 ) {
     let mut idle = MAX_BEATS;
@@ -266,8 +264,7 @@ pub(super) async fn heartbeat(
             Ok(places) => {
                 for (key, lease) in queues.compare(places, asked) {
                     let (lane, queues) = (lanes.of(key.shard()), Arc::clone(&queues));
-                    let grants = Arc::clone(&grants);
-                    let leave = LeaveCall { key, lease, keep: false, queues, grants };
+                    let leave = LeaveCall { key, lease, keep: false, queues, grants: None };
                     // If the lane is full, the next heartbeat tries again.
                     let _ = lane.post(SessionCall::Leave(leave));
                 }

@@ -59,54 +59,6 @@ macro_rules! running {
     };
 }
 
-/// What is read of an event's row; but its result, which is long.
-macro_rules! event_columns {
-    ($row:literal) => {
-        concat!(
-            $row,
-            ".request_id, ",
-            $row,
-            ".processed_at, ",
-            $row,
-            ".expires_at, ",
-            $row,
-            ".claimed_until, ",
-            $row,
-            ".attempt, ",
-            $row,
-            ".holder, ",
-            $row,
-            ".digest, ",
-            $row,
-            ".detail, ",
-            $row,
-            ".result IS NOT NULL AS succeeded, ",
-            rejected!($row),
-            " AS rejected"
-        )
-    };
-}
-
-/// The waiters of the session of `$row`, first to last, except those of replicas whose heartbeat
-/// has expired by `$at`.
-macro_rules! queue {
-    ($row:literal, $at:literal) => {
-        concat!(
-            "CASE WHEN ",
-            $row,
-            ".waiting THEN ARRAY(
-            SELECT w.lease_id FROM oncegate_waiters w JOIN oncegate_replicas r USING (replica)
-            WHERE w.team_id = ",
-            $row,
-            ".team_id AND w.session_id = ",
-            $row,
-            ".session_id AND r.expires_at > ",
-            $at,
-            " ORDER BY w.ticket) END AS queue"
-        )
-    };
-}
-
 #[macro_use]
 mod ended;
 #[macro_use]

@@ -20,7 +20,7 @@ use tonic_health::pb::{
 use tonic_types::StatusExt as _;
 
 use crate::harness::{
-    Fixture, Replica, acquire, connect, event, held, mark,
+    Client, Fixture, Replica, acquire, connect, event, held, mark,
     metrics::page,
     raw::{Raw, framed},
     seconds, session,
@@ -58,27 +58,38 @@ async fn a_full_server_still_answers_health() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_oldest_connection_without_a_call_gives_way_where_there_is_no_room() {
-    let mut f = Fixture::sqlite().await.restarted(&["--max-connections", "3"]).await;
+    let flags = ["--max-connections", "3", "--preface-timeout", "1s"];
+    let mut f = Fixture::sqlite().await.restarted(&flags).await;
     assert!(f.client.mark_processed(mark("T1", "Ev1")).await.unwrap().into_inner().first);
-    let oncegate::config::Address::Tcp(address) = *f.replica.server.address() else { panic!() };
-    // One that says nothing, and one that asks for health, which takes no caller.
-    let mut silent = TcpStream::connect(address).await.unwrap();
-    let mut health = HealthClient::new(connect(f.replica.server.address()).await);
-    let asked = HealthCheckRequest { service: "readiness".into() };
-    let mut watched = health.watch(asked).await.unwrap().into_inner();
-    watched.message().await.unwrap().unwrap();
-
-    let mut second = f.replica.client().await;
-    assert!(second.mark_processed(mark("T1", "Ev2")).await.unwrap().into_inner().first);
-    let ended = async { while matches!(silent.read(&mut [0; 64]).await, Ok(1..)) {} };
-    timeout(Duration::from_secs(5), ended).await.expect("it is still open");
-    let mut third = f.replica.client().await;
-    assert!(third.mark_processed(mark("T1", "Ev3")).await.unwrap().into_inner().first);
-    assert_eq!(end(watched).await.code(), Code::Unknown);
+    // They ask for health, which takes no caller.
+    let watch = async || {
+        let mut health = HealthClient::new(connect(f.replica.server.address()).await);
+        let asked = HealthCheckRequest { service: "readiness".into() };
+        let mut watched = health.watch(asked).await.unwrap().into_inner();
+        watched.message().await.unwrap().unwrap();
+        watched
+    };
+    let watched = [watch().await, watch().await];
+    // Until one of them has had its time, there is no room.
+    let marked = async |event: &str| {
+        let mut client = f.replica.client().await;
+        let marking = async {
+            while client.mark_processed(mark("T1", event)).await.is_err() {
+                sleep(Duration::from_millis(20)).await;
+            }
+        };
+        timeout(Duration::from_secs(30), marking).await.expect("there is no room");
+        client
+    };
+    let mut clients = Vec::new();
+    for (watched, event) in watched.into_iter().zip(["Ev2", "Ev3"]) {
+        clients.push(marked(event).await);
+        assert_eq!(end(watched).await.code(), Code::Unknown);
+    }
     // All that are left have made calls.
     let refused = f.replica.client().await.mark_processed(mark("T1", "Ev4")).await.unwrap_err();
     assert_eq!(refused.code(), Code::ResourceExhausted);
-    for client in [&mut f.client, &mut second, &mut third] {
+    for client in clients.iter_mut().chain([&mut f.client]) {
         assert!(!client.mark_processed(mark("T1", "Ev1")).await.unwrap().into_inner().first);
     }
 }
@@ -107,6 +118,14 @@ async fn a_connection_has_few_streams_that_need_no_credential() {
     open.pop();
     let watched = async { while watch().await.is_err() {} };
     timeout(Duration::from_secs(10), watched).await.expect("it is still refused");
+    // A known caller's connection has as many as any call may have.
+    let channel = connect(f.replica.server.address()).await;
+    let asked = acquire("T1", "s", "a");
+    Client::new(channel.clone()).acquire_session_lease(asked).await.unwrap();
+    let mut known = HealthClient::new(channel);
+    for _ in 0..=open.len() {
+        open.push(known.watch(HealthCheckRequest::default()).await.unwrap());
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

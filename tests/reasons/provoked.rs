@@ -93,7 +93,8 @@ pub(super) async fn provoke(store: Store, wanted: Reason) -> Option<Status> {
             any_refusal(waits).await
         }
         Reason::TooManyConnections => {
-            let f = store.serve(&["--max-connections", "1"]).await;
+            let mut f = store.serve(&["--max-connections", "1"]).await;
+            f.client.mark_processed(mark("T1", "Ev0")).await.unwrap();
             let mut second = f.replica.client().await;
             second.mark_processed(mark("T1", "Ev1")).await.unwrap_err()
         }

@@ -156,7 +156,7 @@ impl Drop for QueueTicket {
         drop(queues);
         if self.may_be_stored {
             let (key, lease, queues) = (self.key.clone(), self.lease, Arc::clone(&self.queues));
-            let (keep, grants) = (self.is_kept, Arc::clone(&self.grants));
+            let (keep, grants) = (self.is_kept, Some(Arc::clone(&self.grants)));
             let lane = self.lanes.of(key.shard());
             let call = LeaveCall { key, lease, keep, queues, grants };
             if lane.post(SessionCall::Leave(call)).is_err() {

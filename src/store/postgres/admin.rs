@@ -4,76 +4,17 @@ use sqlx::{Row as _, postgres::PgRow};
 
 use super::{
     Handle,
-    events::{event_row, interval},
+    events::interval,
     handle::Statement,
-    sessions::session_row,
+    records::{self, LIST_EVENTS, LIST_SESSIONS},
     timestamp::PgTimestamp,
 };
 use crate::{
-    domain::{EventKey, SessionKey, SessionRow, Team},
+    domain::{EventKey, SessionKey, SessionRow, Team, Timestamp},
     store::{AdminStore, Counts, EventFilter, EventStatus, Events, Page, StoreError},
 };
 
-// $1: the moment, or null for the database's clock. What lists takes the page as $2 to $5: the
-// team, or null for all; the team and the id that it comes after; the most rows.
-
-pub(super) const LIST_SESSIONS: &str = concat!(
-    "
-SELECT s.team_id, s.session_id, clock.at, s.fencing_token, s.lease_id, s.request_id, s.holder,
-    s.labels, s.epic_id, s.acquired_at, s.expires_at,
-    NOT s.released AND s.expires_at > clock.at AS live, s.waiting, s.ttl_micros, ",
-    queue!("s", "clock.at"),
-    "
-FROM (SELECT COALESCE($1::timestamptz, clock_timestamp()) AS at OFFSET 0) AS clock, oncegate_sessions s
-WHERE ($2::text IS NULL OR s.team_id = $2)
-    AND (s.team_id, s.session_id) > ($3::text, $4::text)
-    AND ($6::boolean IS NULL OR (NOT s.released AND s.expires_at > clock.at) = $6)
-ORDER BY s.team_id, s.session_id LIMIT $5::bigint
-"
-);
-
-/// $6: how they stand, or null for all. $7, $8: less, and at least, how long ago. If
-/// there is none, one row still carries the time.
-///
-/// LIMIT within LATERAL: so the planner reads by the key, and stops when it has enough.
-/// A claim of attempt 0 was answered to nobody. An event of several names is listed once.
-pub(super) const LIST_EVENTS: &str = concat!(
-    "
-SELECT clock.at, e.*
-FROM (SELECT COALESCE($1::timestamptz, clock_timestamp()) AS at OFFSET 0) AS clock
-LEFT JOIN LATERAL (
-    SELECT p.team_id, p.event_id, ",
-    event_columns!("p"),
-    "
-    FROM processed_events p
-    WHERE ($2::text IS NULL OR p.team_id = $2)
-        AND (p.team_id, p.event_id) > ($3::text, $4::text)
-        AND p.expires_at > clock.at AND p.attempt IS DISTINCT FROM 0
-        AND (p.names IS NULL OR p.names[1] = p.event_id)
-        AND CASE $6::text
-            WHEN 'claimed' THEN ",
-    running!("p", "clock.at"),
-    "
-            WHEN 'free' THEN NOT ",
-    running!("p", "clock.at"),
-    "
-            WHEN 'processed' THEN p.claimed_until IS NULL
-            WHEN 'succeeded' THEN p.claimed_until IS NULL AND p.result IS NOT NULL
-            WHEN 'rejected' THEN p.claimed_until IS NULL AND p.result IS NULL AND ",
-    rejected!("p"),
-    "
-            WHEN 'gave_up' THEN p.claimed_until IS NULL AND p.result IS NULL
-                AND p.attempt IS NOT NULL AND NOT ",
-    rejected!("p"),
-    "
-            ELSE true END
-        AND ($7::interval IS NULL OR p.processed_at > clock.at - $7)
-        AND ($8::interval IS NULL OR p.processed_at <= clock.at - $8)
-    ORDER BY p.team_id, p.event_id LIMIT $5::bigint) AS e ON true
-ORDER BY e.team_id, e.event_id
-"
-);
-
+/// $1: the moment, or null for the database's clock. $2: the team, or null for all.
 pub(super) const COUNT: &str = "
 SELECT e.live AS events, e.all_rows - e.live AS expired_events,
     s.all_rows AS sessions, s.live AS held_sessions,
@@ -95,13 +36,15 @@ impl AdminStore for Handle {
         page: &Page,
         held: Option<bool>,
     ) -> Result<Vec<(SessionKey, SessionRow)>, StoreError> {
-        let now = self.now();
-        let rows = self.fetch(|| list(LIST_SESSIONS, now, page).bind(held)).await?;
+        let (now, replica) = (self.now(), self.replica);
+        let rows = self.fetch(|| list(LIST_SESSIONS, now, page).bind(held).bind(replica)).await?;
+        let (at, rows) = listed(&rows)?;
         let session = |row: &PgRow| {
-            let (team, session) = (text(row, "team_id")?, text(row, "session_id")?);
-            Ok((SessionKey { team: Team::stored(team), session }, session_row(row)?))
+            let (team, session) = key(row)?;
+            let (found, _) = records::session(row, at)?;
+            Ok(found.row(at).map(|found| (SessionKey { team, session }, found)))
         };
-        rows.iter().map(session).collect()
+        rows.iter().filter_map(|row| session(row).transpose()).collect()
     }
 
     async fn list_events(
@@ -118,17 +61,15 @@ impl AdminStore for Handle {
                     .bind(filter.older_than.map(interval))
             })
             .await?;
-        let first = rows
-            .first()
-            .ok_or_else(|| StoreError::internal("the list statement returned no row"))?;
-        let PgTimestamp(at) = first.try_get("at").map_err(StoreError::internal)?;
-        let there: Option<&str> = first.try_get("team_id").map_err(StoreError::internal)?;
+        let (at, rows) = listed(&rows)?;
         let event = |row: &PgRow| {
-            let (team, event) = (text(row, "team_id")?, text(row, "event_id")?);
-            Ok((EventKey { team: Team::stored(team), event }, event_row(row)?))
+            let (team, event) = key(row)?;
+            let key = EventKey { team, event };
+            let found = records::event(row, &key, at)?;
+            Ok(found.map(|(event, _)| (key, event.row(at))))
         };
-        let rows = if there.is_some() { &rows[..] } else { &[] };
-        Ok(Events { at, rows: rows.iter().map(event).collect::<Result<_, _>>()? })
+        let rows = rows.iter().filter_map(|row| event(row).transpose());
+        Ok(Events { at, rows: rows.collect::<Result<_, _>>()? })
     }
 
     async fn count(&mut self, team: Option<&str>) -> Result<Counts, StoreError> {
@@ -162,7 +103,17 @@ fn list<'q>(statement: &'static str, now: Option<PgTimestamp>, page: &'q Page) -
         .bind(i64::from(page.limit))
 }
 
-/// A text of a row that is listed.
-fn text(row: &PgRow, column: &str) -> Result<String, StoreError> {
-    row.try_get(column).map_err(StoreError::internal)
+/// The time of a list, and its rows. If there is none, one still carries the time.
+fn listed(rows: &[PgRow]) -> Result<(Timestamp, &[PgRow]), StoreError> {
+    let first =
+        rows.first().ok_or_else(|| StoreError::internal("the list statement returned no row"))?;
+    let PgTimestamp(at) = first.try_get("at").map_err(StoreError::internal)?;
+    let place: Option<i64> = first.try_get("place").map_err(StoreError::internal)?;
+    Ok((at, if place.is_some() { rows } else { &[] }))
+}
+
+/// The team and the id of a row that is listed.
+fn key(row: &PgRow) -> Result<(Team, String), StoreError> {
+    let text = |column| row.try_get::<String, _>(column).map_err(StoreError::internal);
+    Ok((Team::stored(text("team")?), text("id")?))
 }

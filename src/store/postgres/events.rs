@@ -12,11 +12,10 @@ use super::{
     Handle,
     handle::Statement,
     ordinality::{fail, fill, left},
-    steps::claim_end,
     timestamp::PgTimestamp,
 };
 use crate::{
-    domain::{Claim, Detail, EventRow, Mark, PayloadDigest, ProcessedBy, RequestId, StoredEvent},
+    domain::{EventRow, Mark, ProcessedBy, StoredEvent},
     store::{EventStore, Look, Looked, StoreError, Verdict, records},
 };
 
@@ -172,42 +171,4 @@ impl<'a> Asked<'a> {
             .bind(&self.requests)
             .bind(&self.ttls)
     }
-}
-
-/// A row's `event_columns` and, for a claim's rest, `at`.
-pub(super) fn event_row(row: &PgRow) -> Result<EventRow, StoreError> {
-    let read = || {
-        let time = |column| row.try_get::<PgTimestamp, _>(column).map(|time| time.0);
-        let request = row.try_get::<Option<Uuid>, _>("request_id")?.map(RequestId::from_uuid);
-        let attempt: Option<i32> = row.try_get("attempt")?;
-        let attempt = attempt.map(|attempt| u32::try_from(attempt).unwrap_or(0));
-        let digest = row.try_get::<Option<Uuid>, _>("digest")?.map(PayloadDigest::from_uuid);
-        let detail = row.try_get::<Option<String>, _>("detail")?.map(Detail::from_row);
-        let until: Option<PgTimestamp> = row.try_get("claimed_until")?;
-        if let (Some(PgTimestamp(until)), Some(request)) = (until, request) {
-            let (at, since) = (time("at")?, time("processed_at")?);
-            let lapse_time = claim_end(until, since, time("expires_at")?, at);
-            let has_ended = until <= since;
-            return Ok(EventRow::Claimed(Claim {
-                request,
-                holder: row.try_get::<Option<String>, _>("holder")?.unwrap_or_default(),
-                attempt: attempt.unwrap_or_default(),
-                claim_time: since,
-                lapse_time,
-                remaining: if has_ended { Duration::ZERO } else { lapse_time.since(at) },
-                digest,
-                detail,
-            }));
-        }
-        let by = ProcessedBy::of_row(attempt, row.try_get("succeeded")?, row.try_get("rejected")?);
-        Ok(EventRow::Processed(StoredEvent {
-            process_time: time("processed_at")?,
-            expire_time: time("expires_at")?,
-            request,
-            by,
-            detail: detail.filter(|_| by.has_detail()),
-            digest,
-        }))
-    };
-    read().map_err(|error: sqlx::Error| StoreError::internal(error))
 }

@@ -94,7 +94,7 @@ impl Line {
     /// it, its commit is part of it.
     ///
     /// A connection that turns out to be lost is replaced once, and the statement run again
-    /// if that is safe. A statement without an answer in time is given up together with its
+    /// if that is safe: in any case, if its first run did nothing. A statement without an answer in time is given up together with its
     /// connection.
     pub(super) async fn run<'q, S: Execute<'q, Postgres> + 'q>(
         &mut self,
@@ -103,7 +103,7 @@ impl Line {
         statement: impl Fn() -> S + Send,
     ) -> Result<Fetched, StoreError> {
         self.check(if repeat == Repeat::Never { Duration::ZERO } else { MAX_IDLE }).await;
-        let mut replaceable = repeat != Repeat::Never && self.connection.is_some();
+        let mut replaceable = self.connection.is_some();
         // Whether a run of the statement may have been committed without an answer.
         let mut is_unknown = false;
         loop {
@@ -142,7 +142,10 @@ impl Line {
             match failure.state {
                 ConnectionState::Away => return Err(failure.outcome(is_unknown)),
                 ConnectionState::Intact => {}
-                ConnectionState::Lost if std::mem::take(&mut replaceable) => {
+                ConnectionState::Lost
+                    if (repeat != Repeat::Never || !is_unknown)
+                        && std::mem::take(&mut replaceable) =>
+                {
                     self.disconnect();
                     if is_unknown && repeat == Repeat::NotIfLost {
                         let (rows, took) = Default::default();

@@ -318,6 +318,8 @@ impl Handle {
         let left = sweep.limit.saturating_sub(u32::try_from(found.rows).unwrap_or(u32::MAX));
         match self.sweep_by(DELETE_EXPIRED_EVENTS, sweep, left).await {
             Ok(others) => Ok(Swept { rows: found.rows + others.rows, ..others }),
+            // It may have deleted as many again as it was asked to.
+            Err(error @ StoreError::OutcomeUnknown(_)) => Err(error),
             // The rows that were found are deleted; the next batch meets the error again.
             Err(_) if found.rows > 0 => Ok(Swept { more: true, ..found }),
             Err(error) => Err(error),

@@ -23,7 +23,9 @@ mod json;
 mod read;
 
 pub(super) use apply::{APPLY, APPLY_SESSIONS};
-pub(super) use read::{READ, READ_EVENTS, READ_SESSIONS};
+pub(super) use read::{
+    LIST_EVENTS, LIST_SESSIONS, READ, READ_EVENTS, READ_SESSIONS, event, session,
+};
 
 /// The most sessions that are remembered to be waited for.
 const MAX_AWAITED: usize = 1_024;

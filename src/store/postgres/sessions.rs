@@ -6,7 +6,6 @@
 //! a row, safety does not rest on the lock: the write checks the row again.
 
 use sqlx::{Row as _, postgres::PgRow};
-use uuid::Uuid;
 
 use super::{
     Handle, Locks,
@@ -14,11 +13,9 @@ use super::{
     handle::Statement,
     line::{Fetched, Repeat},
     ordinality::{doubt, fail, fill, left, slot},
-    steps::lease_end,
-    timestamp::PgTimestamp,
 };
 use crate::{
-    domain::{FencingToken, Labels, Lease, LeaseId, RequestId, SessionKey, SessionRow, Team},
+    domain::{LeaseId, SessionKey, SessionRow, Team},
     rules::{Operation as _, queue::PLACE_KEPT},
     store::{
         PRESENCE, SessionAnswer, SessionBatch, SessionOp, SessionStore, StoreError, Verdict,
@@ -194,27 +191,4 @@ impl<'a> Keys<'a> {
     pub(super) fn bind<'q>(&'q self, statement: Statement<'q>) -> Statement<'q> {
         statement.bind(&self.teams).bind(&self.sessions).bind(&self.locks)
     }
-}
-
-pub(super) fn session_row(row: &PgRow) -> Result<SessionRow, StoreError> {
-    let read = || {
-        let at = row.try_get::<PgTimestamp, _>("at")?.0;
-        let expire_time = lease_end(row)?;
-        let lease = Lease {
-            id: LeaseId::from_uuid(row.try_get("lease_id")?),
-            token: FencingToken(row.try_get("fencing_token")?),
-            holder: row.try_get("holder")?,
-            acquire_time: row.try_get::<PgTimestamp, _>("acquired_at")?.0,
-            expire_time,
-            remaining: expire_time.since(at),
-            epic: row.try_get("epic_id")?,
-            labels: Labels::from_json(row.try_get("labels")?),
-        };
-        let request = RequestId::from_uuid(row.try_get("request_id")?);
-        let queue: Option<Vec<Uuid>> = row.try_get("queue")?;
-        let queue = queue.unwrap_or_default().into_iter().map(LeaseId::from_uuid).collect();
-        let (live, waiting) = (row.try_get("live")?, row.try_get("waiting")?);
-        Ok(SessionRow { lease, request, live, waiting, queue })
-    };
-    read().map_err(|error: sqlx::Error| StoreError::internal(error))
 }

@@ -2,12 +2,9 @@
 //! later than it should: it counts as ending at now + TTL ([`Timestamp::trusted`]), and the
 //! statements here write that back, so that it does from the first request for it on.
 
-use std::time::Duration;
-
-use sqlx::{Row as _, postgres::PgRow};
 use uuid::Uuid;
 
-use super::{Handle, events::interval, sessions::Keys, timestamp::PgTimestamp};
+use super::{Handle, events::interval, sessions::Keys};
 use crate::domain::{LeaseId, SessionKey, Timestamp, limits::CLAIM_MEMORY};
 
 /// How long the lease of `$row` ran when it was last written.
@@ -118,16 +115,6 @@ impl Handle {
             Err(error) => tracing::debug!(%error, "cannot shorten claims; retrying later"),
         }
     }
-}
-
-/// When a row's lease ends, as it counts: earlier than it is written after the clock was stepped
-/// back.
-pub(super) fn lease_end(row: &PgRow) -> Result<Timestamp, sqlx::Error> {
-    let time = |column| row.try_get::<PgTimestamp, _>(column).map(|time| time.0);
-    let (written, at, since) = (time("expires_at")?, time("at")?, time("acquired_at")?);
-    let ttl: Option<i64> = row.try_get("ttl_micros")?;
-    let ttl = ttl.map_or(written.since(since), |ttl| Duration::from_micros(ttl.unsigned_abs()));
-    Ok(written.trusted(ttl, at))
 }
 
 /// Claims that are written to end later than they count ([`claim_end`]), as a statement's

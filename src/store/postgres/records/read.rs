@@ -25,7 +25,9 @@ use crate::{
 mod statement;
 
 pub(super) use statement::Asked;
-pub(in super::super) use statement::{READ, READ_EVENTS, READ_SESSIONS};
+pub(in super::super) use statement::{
+    LIST_EVENTS, LIST_SESSIONS, READ, READ_EVENTS, READ_SESSIONS,
+};
 
 /// What was read.
 pub(super) struct Found<'a> {
@@ -68,27 +70,19 @@ pub(super) fn found<'a>(wanted: &'a Wanted, rows: &[PgRow]) -> Result<Found<'a>,
 impl<'a> Found<'a> {
     /// Adds the session of a row.
     fn session(&mut self, key: &'a SessionKey, row: &PgRow) -> Result<(), StoreError> {
-        let now = self.snapshot.now;
-        let latest: Option<SessionRecord> = record(row, "session_version")?;
-        let latest = latest.map(|record| {
-            let written = record.expires_at.0;
-            let latest = record.latest(now);
-            if latest.expire_time < written {
-                self.leases.push((key, latest.lease));
-            }
-            latest
-        });
-        let queue: Option<Vec<PlaceRecord>> = value(row, "queue")?;
-        let queue = queue.unwrap_or_default().into_iter().map(PlaceRecord::waiter).collect();
-        self.snapshot.sessions.insert(key.clone(), Session { latest, queue });
+        let (session, written) = session(row, self.snapshot.now)?;
+        if let (Some(latest), Some(written)) = (&session.latest, written)
+            && latest.expire_time < written
+        {
+            self.leases.push((key, latest.lease));
+        }
+        self.snapshot.sessions.insert(key.clone(), session);
         Ok(())
     }
 
     /// Adds the event of a row, if it has one.
     fn event(&mut self, key: &'a EventKey, row: &PgRow) -> Result<(), StoreError> {
-        let Some(record) = record::<EventRecord>(row, "event_version")? else { return Ok(()) };
-        let written = record.claimed_until.map(|until| until.0);
-        let event = record.event(key, self.snapshot.now);
+        let Some((event, written)) = event(row, key, self.snapshot.now)? else { return Ok(()) };
         if let (Some(written), Some(request)) = (written, event.request)
             && event.ends() < written
         {
@@ -97,6 +91,32 @@ impl<'a> Found<'a> {
         self.snapshot.events.insert(key.clone(), event);
         Ok(())
     }
+}
+
+/// The session of a row, and when its lease is written to end.
+pub(in super::super) fn session(
+    row: &PgRow,
+    now: Timestamp,
+) -> Result<(Session, Option<Timestamp>), StoreError> {
+    let record: Option<SessionRecord> = record(row, "session_version")?;
+    let written = record.as_ref().map(|record| record.expires_at.0);
+    let latest = record.map(|record| record.latest(now));
+    let queue: Option<Vec<PlaceRecord>> = value(row, "queue")?;
+    let queue = queue.unwrap_or_default().into_iter().map(PlaceRecord::waiter).collect();
+    Ok((Session { latest, queue }, written))
+}
+
+/// The event of a row, by this name, and when a claim to it is written to end.
+pub(in super::super) fn event(
+    row: &PgRow,
+    key: &EventKey,
+    now: Timestamp,
+) -> Result<Option<(Event, Option<Timestamp>)>, StoreError> {
+    let record: Option<EventRecord> = record(row, "event_version")?;
+    Ok(record.map(|record| {
+        let written = record.claimed_until.map(|until| until.0);
+        (record.event(key, now), written)
+    }))
 }
 
 /// A row's record, if there is one: then it has a `version`.

@@ -45,13 +45,17 @@ macro_rules! session_columns {
 
 macro_rules! event_columns {
     () => {
-        ", e.version AS event_version, e.processed_at, e.expires_at AS kept_until,
+        concat!(
+            ", e.version AS event_version, e.processed_at, e.expires_at AS kept_until,
     e.request_id AS claimed_by, e.claimed_until, e.attempt, e.holder AS claim_holder, e.names,
     e.digest, e.detail, e.uncounted, e.interrupted, e.repeated AS claim_repeated,
     e.resumed_by AS claim_resumed_by, e.result IS NOT NULL AS has_result,
-    e.rejected_at IS NOT DISTINCT FROM e.processed_at AS is_rejected,
+    ",
+            rejected!("e"),
+            " AS is_rejected,
     CASE WHEN a.result THEN e.result END AS result,
     CASE WHEN a.result THEN e.result_type END AS result_type"
+        )
     };
 }
 
@@ -107,6 +111,67 @@ FROM clock LEFT JOIN unnest($2::text[], $3::text[], $4::boolean[],
         AS a (team, session, queue, event_team, event, result, place) ON true",
     session_row!(),
     event_row!()
+);
+
+/// Lists sessions. $2 to $5, the page: the team, or null for all; the team and the id that it comes after; the most
+/// rows. $6: whether they are held, or null for all. $7: as $5 in [`READ_SESSIONS`].
+pub(in super::super::super) const LIST_SESSIONS: &str = concat!(
+    clock!(),
+    ", a.team, a.session AS id",
+    session_columns!("$7"),
+    "
+FROM clock LEFT JOIN LATERAL (
+    SELECT p.team_id AS team, p.session_id AS session, false AS queue, 1::bigint AS place
+    FROM oncegate_sessions p
+    WHERE ($2::text IS NULL OR p.team_id = $2)
+        AND (p.team_id, p.session_id) > ($3::text, $4::text)
+        AND ($6::boolean IS NULL OR (NOT p.released AND p.expires_at > clock.at) = $6)
+    ORDER BY p.team_id, p.session_id LIMIT $5::bigint) AS a ON true",
+    session_row!(),
+    "
+ORDER BY a.team, a.session"
+);
+
+/// Lists events. $2 to $5: as in [`LIST_SESSIONS`]. $6: how they stand, or null for all. $7, $8: less, and at least,
+/// how long ago.
+///
+/// LIMIT within LATERAL: so the planner reads by the key, and stops when it has enough. A claim of attempt 0 was
+/// answered to nobody. An event of several names is listed once.
+pub(in super::super::super) const LIST_EVENTS: &str = concat!(
+    clock!(),
+    ", a.event_team AS team, a.event AS id",
+    event_columns!(),
+    "
+FROM clock LEFT JOIN LATERAL (
+    SELECT p.team_id AS event_team, p.event_id AS event, false AS result, 1::bigint AS place
+    FROM processed_events p
+    WHERE ($2::text IS NULL OR p.team_id = $2)
+        AND (p.team_id, p.event_id) > ($3::text, $4::text)
+        AND p.expires_at > clock.at AND p.attempt IS DISTINCT FROM 0
+        AND (p.names IS NULL OR p.names[1] = p.event_id)
+        AND CASE $6::text
+            WHEN 'claimed' THEN ",
+    running!("p", "clock.at"),
+    "
+            WHEN 'free' THEN NOT ",
+    running!("p", "clock.at"),
+    "
+            WHEN 'processed' THEN p.claimed_until IS NULL
+            WHEN 'succeeded' THEN p.claimed_until IS NULL AND p.result IS NOT NULL
+            WHEN 'rejected' THEN p.claimed_until IS NULL AND p.result IS NULL AND ",
+    rejected!("p"),
+    "
+            WHEN 'gave_up' THEN p.claimed_until IS NULL AND p.result IS NULL
+                AND p.attempt IS NOT NULL AND NOT ",
+    rejected!("p"),
+    "
+            ELSE true END
+        AND ($7::interval IS NULL OR p.processed_at > clock.at - $7)
+        AND ($8::interval IS NULL OR p.processed_at <= clock.at - $8)
+    ORDER BY p.team_id, p.event_id LIMIT $5::bigint) AS a ON true",
+    event_row!(),
+    "
+ORDER BY a.event_team, a.event"
 );
 
 /// Records that are read together, as a statement's arrays.
