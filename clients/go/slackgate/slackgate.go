@@ -9,8 +9,10 @@
 // dies in the middle, or the handler returns an error, Slack delivers the event again. What comes meanwhile
 // is refused, so that Slack tries again.
 //
-// A message of a busy thread is acknowledged, and waits in this process, which has the only copy then. At the
-// end of the process, wait for those by Join before the gate is drained.
+// A message of a busy thread is acknowledged, and waits in this process, which has the only copy then: a crash, or
+// an error of its handler, loses it. If its turn is lost, or the end of its turn has no answer, the guard asks for
+// another turn within [Wait]. What is dropped is logged with its event. At the end of the process, wait for those by
+// Join before the gate is drained.
 //
 // A handler that panics fails its turn, as if it had returned an error; the panic is logged with its stack, and
 // the process lives on, as with net/http. A handler may end its turn itself, by Turn.Succeed or Turn.Reject, and
@@ -19,8 +21,10 @@ package slackgate
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
+	"log/slog"
 	"runtime/debug"
 	"sync"
 	"time"
@@ -127,10 +131,22 @@ func (g *Guard) spawn(work func()) {
 // A delivered is one delivery, and how to answer it.
 type delivered struct {
 	oncegate.Delivery
+	name      slog.Attr
 	canRefuse bool
 	handle    func(ctx context.Context) error
 	ack       func()
 	refuse    func(after time.Duration)
+}
+
+// nameOf names a delivery in the log: by the id of its event, or that of its envelope.
+func nameOf(payload []byte, envelope string) slog.Attr {
+	var read struct {
+		EventID string `json:"event_id"`
+	}
+	if json.Unmarshal(payload, &read) != nil || read.EventID == "" {
+		return slog.String("envelope", envelope)
+	}
+	return slog.String("event", read.EventID)
 }
 
 // run begins the turn before the answer to Slack, and answers.
@@ -143,23 +159,50 @@ func (g *Guard) run(ctx context.Context, d *delivered) {
 	}
 	turn, err := g.gate.Begin(ctx, d.Delivery, options...)
 	switch {
-	case err == nil && g.ackFirst:
-		d.ack()
-		g.spawn(func() { _ = g.handle(turn, d) })
-	case err == nil:
-		if g.handle(turn, d) == nil {
-			d.ack()
-		} else {
-			d.refuse(time.Second)
-		}
-	default:
+	case err != nil:
 		g.refused(ctx, d, err)
+	case g.ackFirst:
+		d.ack()
+		g.spawn(func() { g.handleAcknowledged(ctx, turn, d) })
+	default:
+		g.handleBeforeAck(ctx, turn, d)
+	}
+}
+
+func (g *Guard) handleBeforeAck(ctx context.Context, turn *oncegate.Turn, d *delivered) {
+	end, err := g.handle(turn, d)
+	switch {
+	case end == handled:
+		d.ack()
+	case d.canRefuse:
+		// The turn itself has logged its loss, and protect a panic.
+		var panicked *panicError
+		if !errors.Is(err, oncegate.ErrLost) && !errors.As(err, &panicked) {
+			g.gate.Logger().Error("a delivery of Slack failed in its turn", d.name, "error", err)
+		}
+		d.refuse(time.Second)
+	case end == uncertain && !d.SentOnce:
+		d.ack()
+		g.spawn(func() { g.keepAsking(ctx, d, time.Second) })
+	default:
+		g.dropped(d, err)
+		d.refuse(time.Second) // which shows the user that it failed
+	}
+}
+
+func (g *Guard) handleAcknowledged(ctx context.Context, turn *oncegate.Turn, d *delivered) {
+	switch end, err := g.handle(turn, d); end {
+	case uncertain:
+		g.keepAsking(ctx, d, time.Second)
+	case failed:
+		g.dropped(d, err)
 	}
 }
 
 func (g *Guard) refused(ctx context.Context, d *delivered, refusal error) {
 	switch g.actionAfter(refusal, d) {
 	case acknowledge:
+		g.final(d, refusal)
 		d.ack()
 	case refuse:
 		d.refuse(retryAfter(refusal))
@@ -167,34 +210,82 @@ func (g *Guard) refused(ctx context.Context, d *delivered, refusal error) {
 		d.ack()
 		g.spawn(func() {
 			if g.onBusy != nil && d.SentOnce && errors.Is(refusal, oncegate.ErrBusy) {
-				_ = g.protect(func() error { g.onBusy(ctx, d.Delivery); return nil })
+				_ = g.protect(d.name, func() error { g.onBusy(ctx, d.Delivery); return nil })
 			}
-			g.keepAsking(ctx, d, refusal)
+			pause := time.Duration(0) // the queue of a busy conversation is joined at once
+			if !errors.Is(refusal, oncegate.ErrBusy) {
+				pause = retryAfter(refusal)
+			}
+			g.keepAsking(ctx, d, pause)
 		})
 	}
 }
 
+// An ending is what came of a run.
+type ending int
+
+const (
+	handled ending = iota
+	failed
+	// uncertain: the turn was lost, or it is not known how it ended. Another turn finds out.
+	uncertain
+)
+
 // handle runs the handler, and ends the turn. Rejected is handled, and so is what the handler has ended itself.
-func (g *Guard) handle(turn *oncegate.Turn, d *delivered) error {
+func (g *Guard) handle(turn *oncegate.Turn, d *delivered) (ending, error) {
 	defer turn.Close() // also if the handler ends its goroutine
-	err := g.protect(func() error { return d.handle(turn.Context()) })
+	err := g.protect(d.name, func() error { return d.handle(turn.Context()) })
 	if detail, ok := oncegate.Rejected(err); ok {
 		err = turn.Reject(detail)
-	} else if err == nil {
-		err = turn.Succeed(nil)
-	} else {
+		return endingOf(err), err
+	}
+	if err != nil {
 		turn.Fail(err.Error())
+		if endingOf(turn.Succeed(nil)) == uncertain { // a second end says how the first one went
+			return uncertain, err
+		}
+		return failed, err
 	}
+	err = turn.Succeed(nil)
+	return endingOf(err), err
+}
+
+// endingOf reads what an end of the turn returns.
+func endingOf(err error) ending {
 	var lost *oncegate.LostError
-	if errors.As(err, &lost) && (lost.Outcome == "SUCCEEDED" || lost.Outcome == "REJECTED") {
-		return nil
+	switch {
+	case err == nil:
+		return handled
+	case !errors.As(err, &lost):
+		if errors.Is(err, oncegate.ErrOutcomeUnknown) {
+			return uncertain
+		}
+		return failed
 	}
-	// The turn itself has logged its loss, and protect a panic.
-	var panicked *panicError
-	if err != nil && !errors.Is(err, oncegate.ErrLost) && !errors.As(err, &panicked) {
-		g.gate.Logger().Error("a delivery of Slack failed in its turn", "error", err)
+	switch lost.Reason {
+	case "CLAIM_LOST", "LEASE_LOST", "EXPIRED":
+		return uncertain
+	case "ENDED": // by the handler
+		switch lost.Outcome {
+		case "SUCCEEDED", "REJECTED":
+			return handled
+		case "LOST", "UNKNOWN":
+			return uncertain
+		}
 	}
-	return err
+	return failed // after CLOSED and DENIED there is no turn, and after MAX_HOLD the handler would be too long again
+}
+
+// final logs a refusal after which no delivery of the event is handled.
+func (g *Guard) final(d *delivered, refusal error) {
+	if errors.Is(refusal, oncegate.ErrGaveUp) || errors.Is(refusal, oncegate.ErrDropped) {
+		g.dropped(d, refusal)
+	}
+}
+
+// dropped logs that no later delivery makes up for this one.
+func (g *Guard) dropped(d *delivered, err error) {
+	g.gate.Logger().Error("a delivery that is not sent again was not handled", d.name, "error", err)
 }
 
 type panicError struct{ value any }
@@ -202,10 +293,10 @@ type panicError struct{ value any }
 func (e *panicError) Error() string { return fmt.Sprintf("panic: %v", e.value) }
 
 // protect makes a panic of the author's code an error: it must not end the deliveries of other conversations.
-func (g *Guard) protect(call func() error) (err error) {
+func (g *Guard) protect(name slog.Attr, call func() error) (err error) {
 	defer func() {
 		if value := recover(); value != nil {
-			g.gate.Logger().Error("a handler of Slack panicked", "panic", value, "stack", string(debug.Stack()))
+			g.gate.Logger().Error("a handler of Slack panicked", name, "panic", value, "stack", string(debug.Stack()))
 			err = &panicError{value}
 		}
 	}()
