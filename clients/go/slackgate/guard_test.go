@@ -209,6 +209,7 @@ func TestWithoutAWaitABusyEventIsRefused(t *testing.T) {
 	b.ran(t, 0)
 	turn.Close()
 	b.leave <- nil
+	handler = slackgate.New(gate).Events(secret, b.handle)
 	status(t, "free", post(handler, mention("Ev2"), "X-Slack-Retry-Num", "1"), http.StatusOK)
 	b.ran(t, 1)
 }
@@ -227,19 +228,50 @@ func TestAClosedGateEndsTheQueue(t *testing.T) {
 	newBot().join(t, guard) // or the test hangs
 }
 
-func TestJoinIsLimited(t *testing.T) {
+func TestAJoinIsLimitedAndRefusesWhatComes(t *testing.T) {
 	gate, _ := oncegatetest.Start(t)
 	b := newBot()
 	guard := slackgate.New(gate, slackgate.AckFirst())
-	status(t, "acknowledged first", post(guard.Events(secret, b.handle), mention("Ev1")), http.StatusOK)
+	handler := guard.Events(secret, b.handle)
+	status(t, "acknowledged first", post(handler, mention("Ev1")), http.StatusOK)
 	<-b.entered
-	limited, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
-	defer cancel()
-	if err := guard.Join(limited); !errors.Is(err, context.DeadlineExceeded) {
+	limited, cancel := context.WithCancel(t.Context())
+	cancel()
+	if err := guard.Join(limited); !errors.Is(err, context.Canceled) {
 		t.Error(err)
 	}
+	refused := post(handler, mention("Ev2")) // its thread is busy
+	status(t, "after the join", refused, http.StatusServiceUnavailable)
+	if refused.Header().Get("Retry-After") == "" {
+		t.Error("no Retry-After")
+	}
+	last := post(handler, mention("Ev3"), "X-Slack-Retry-Num", "3") // it would be lost
+	status(t, "the last retry after the join", last, http.StatusOK)
+	b.leave <- nil
 	b.leave <- nil
 	b.join(t, guard)
+	b.ran(t, 2)
+}
+
+func TestTooManyThatAreAcknowledged(t *testing.T) {
+	_, server := oncegatetest.Start(t)
+	gate, log := logging(server)
+	b := newBot()
+	guard := slackgate.New(gate, slackgate.AckFirst(), slackgate.MaxBackground(1))
+	handler := guard.Events(secret, b.handle)
+	status(t, "the first", post(handler, mention("Ev1")), http.StatusOK)
+	<-b.entered
+	status(t, "of a busy thread", post(handler, mention("Ev2")), http.StatusServiceUnavailable)
+	log.has(t, "MaxBackground is reached", "event=Ev2")
+	other := strings.ReplaceAll(mention("Ev3"), "17.5", "18.5")
+	answered := make(chan *httptest.ResponseRecorder)
+	go func() { answered <- post(handler, other) }()
+	<-b.entered
+	b.leave <- errors.New("no disk") // of either
+	b.leave <- errors.New("no disk")
+	status(t, "of a free thread, after its handler", <-answered, http.StatusServiceUnavailable)
+	b.join(t, guard)
+	b.ran(t, 2)
 }
 
 func TestTheLastRetryWaitsForTheRunBeforeIt(t *testing.T) {
@@ -348,6 +380,7 @@ func TestAnAcknowledgedDeliveryIsAskedForAgainAfterALoss(t *testing.T) {
 			}
 			<-entered
 			newBot().join(t, guard)
+			handler = slackgate.New(gate).Events(secret, handle)
 			status(t, "a duplicate", post(handler, mention("Ev1"), "X-Slack-Retry-Num", "1"), http.StatusOK)
 			if len(entered) != 0 {
 				t.Error("a third run")

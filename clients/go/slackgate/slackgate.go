@@ -12,7 +12,7 @@
 // A message of a busy thread is acknowledged, and waits in this process, which has the only copy then: a crash, or
 // an error of its handler, loses it. If its turn is lost, or the end of its turn has no answer, the guard asks for
 // another turn within [Wait]. What is dropped is logged with its event. At the end of the process, wait for those by
-// Join before the gate is drained.
+// [Guard.Join] before the gate is drained.
 //
 // A handler that panics fails its turn, as if it had returned an error; the panic is logged with its stack, and
 // the process lives on, as with net/http. A handler may end its turn itself, by Turn.Succeed or Turn.Reject, and
@@ -42,20 +42,26 @@ const (
 	lastRetry = 3
 
 	longestWait = 10 * time.Minute // that the server accepts
+
+	usualBackground = 256
 )
 
 // A Guard runs handlers in turns.
 type Guard struct {
-	gate     *oncegate.Gate
-	wait     time.Duration
-	ackFirst bool
-	onBusy   func(ctx context.Context, d oncegate.Delivery)
-	options  []oncegate.TurnOption
+	gate          *oncegate.Gate
+	wait          time.Duration
+	maxBackground int
+	ackFirst      bool
+	onBusy        func(ctx context.Context, d oncegate.Delivery)
+	options       []oncegate.TurnOption
 
 	mu sync.Mutex
 	// running deliveries, those that wait included. A sync.WaitGroup would not allow new ones during Join.
-	running  int
-	hasEnded *sync.Cond
+	running int
+	// background: those that run or wait after they were acknowledged. Each of them was running before.
+	background int
+	joining    bool
+	hasEnded   *sync.Cond
 }
 
 // An Option is an option of a guard.
@@ -64,6 +70,11 @@ type Option func(*Guard)
 // Wait sets how long an acknowledged delivery waits for its turn. Default: 10 min. With 0, an event of a busy thread
 // is refused while Slack will deliver it again.
 func Wait(wait time.Duration) Option { return func(g *Guard) { g.wait = wait } }
+
+// MaxBackground sets how many acknowledged deliveries may run or wait in this process. Default: 256. Beyond it,
+// [AckFirst] has no effect, and a delivery that would wait is refused. That loses an interaction, a command and the
+// last retry of an event. One busy thread of Slack can use up the number for all.
+func MaxBackground(number int) Option { return func(g *Guard) { g.maxBackground = number } }
 
 // AckFirst acknowledges when the turn has begun, and not after the handler: for handlers of interactions and
 // commands that take longer than the 3 s of Slack. If the process dies in the middle, the event is lost.
@@ -80,7 +91,7 @@ func Turn(options ...oncegate.TurnOption) Option { return func(g *Guard) { g.opt
 
 // New makes a guard.
 func New(gate *oncegate.Gate, options ...Option) *Guard {
-	g := &Guard{gate: gate, wait: longestWait}
+	g := &Guard{gate: gate, wait: longestWait, maxBackground: usualBackground}
 	g.hasEnded = sync.NewCond(&g.mu)
 	for _, option := range options {
 		option(g)
@@ -90,6 +101,9 @@ func New(gate *oncegate.Gate, options ...Option) *Guard {
 
 // Join waits for the deliveries that run or wait in this process, or until ctx has ended, whose error it returns
 // then. Those that wait for their turn end without it if the gate is drained or closed before.
+//
+// From its call on, the guard refuses deliveries, so that Slack delivers them to another process. It still takes what
+// Slack would not deliver again.
 func (g *Guard) Join(ctx context.Context) error {
 	defer context.AfterFunc(ctx, func() {
 		g.mu.Lock()
@@ -98,7 +112,8 @@ func (g *Guard) Join(ctx context.Context) error {
 	})()
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	for g.running > 0 {
+	g.joining = true
+	for g.running+g.background > 0 {
 		if ctx.Err() != nil {
 			return ctx.Err()
 		}
@@ -107,25 +122,42 @@ func (g *Guard) Join(ctx context.Context) error {
 	return nil
 }
 
-// begun counts a delivery that runs, until the returned function is called.
-func (g *Guard) begun() (ended func()) {
+// begin counts a delivery until ended is called. False: it is to be refused.
+func (g *Guard) begin(d *delivered) (ended func(), ok bool) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	g.running++
-	return func() {
-		g.mu.Lock()
-		defer g.mu.Unlock()
-		g.running--
-		g.hasEnded.Broadcast()
+	if g.joining && d.canRefuse {
+		return nil, false
 	}
+	return g.count(&g.running), true
 }
 
-func (g *Guard) spawn(work func()) {
-	ended := g.begun()
+// acknowledged acknowledges a delivery, and calls work beside it. False: too many are acknowledged already.
+func (g *Guard) acknowledged(d *delivered, work func()) bool {
+	g.mu.Lock()
+	if g.background >= g.maxBackground {
+		g.mu.Unlock()
+		return false
+	}
+	ended := g.count(&g.background)
+	g.mu.Unlock()
+	d.ack()
 	go func() {
 		defer ended()
 		work()
 	}()
+	return true
+}
+
+// count is called with the lock.
+func (g *Guard) count(number *int) (ended func()) {
+	*number++
+	return func() {
+		g.mu.Lock()
+		defer g.mu.Unlock()
+		*number--
+		g.hasEnded.Broadcast()
+	}
 }
 
 // A delivered is one delivery, and how to answer it.
@@ -151,7 +183,12 @@ func nameOf(payload []byte, envelope string) slog.Attr {
 
 // run begins the turn before the answer to Slack, and answers.
 func (g *Guard) run(ctx context.Context, d *delivered) {
-	defer g.begun()()
+	ended, ok := g.begin(d)
+	if !ok {
+		d.refuse(time.Second)
+		return
+	}
+	defer ended()
 	options := append(g.options[:len(g.options):len(g.options)],
 		oncegate.Wait(0), oncegate.Patience(patienceBeforeAck))
 	if d.canRefuse {
@@ -161,9 +198,7 @@ func (g *Guard) run(ctx context.Context, d *delivered) {
 	switch {
 	case err != nil:
 		g.refused(ctx, d, err)
-	case g.ackFirst:
-		d.ack()
-		g.spawn(func() { g.handleAcknowledged(ctx, turn, d) })
+	case g.ackFirst && g.acknowledged(d, func() { g.handleAcknowledged(ctx, turn, d) }):
 	default:
 		g.handleBeforeAck(ctx, turn, d)
 	}
@@ -181,9 +216,7 @@ func (g *Guard) handleBeforeAck(ctx context.Context, turn *oncegate.Turn, d *del
 			g.gate.Logger().Error("a delivery of Slack failed in its turn", d.name, "error", err)
 		}
 		d.refuse(time.Second)
-	case end == uncertain && !d.SentOnce:
-		d.ack()
-		g.spawn(func() { g.keepAsking(ctx, d, time.Second) })
+	case end == uncertain && !d.SentOnce && g.acknowledged(d, func() { g.keepAsking(ctx, d, time.Second) }):
 	default:
 		g.dropped(d, err)
 		d.refuse(time.Second) // which shows the user that it failed
@@ -207,8 +240,7 @@ func (g *Guard) refused(ctx context.Context, d *delivered, refusal error) {
 	case refuse:
 		d.refuse(retryAfter(refusal))
 	case queue:
-		d.ack()
-		g.spawn(func() {
+		if !g.acknowledged(d, func() {
 			if g.onBusy != nil && d.SentOnce && errors.Is(refusal, oncegate.ErrBusy) {
 				_ = g.protect(d.name, func() error { g.onBusy(ctx, d.Delivery); return nil })
 			}
@@ -217,7 +249,10 @@ func (g *Guard) refused(ctx context.Context, d *delivered, refusal error) {
 				pause = retryAfter(refusal)
 			}
 			g.keepAsking(ctx, d, pause)
-		})
+		}) {
+			g.gate.Logger().Error("a delivery of Slack was refused: MaxBackground is reached", d.name)
+			d.refuse(retryAfter(refusal))
+		}
 	}
 }
 
