@@ -76,12 +76,13 @@ func Wait(wait time.Duration) Option { return func(g *Guard) { g.wait = wait } }
 // last retry of an event. One busy thread of Slack can use up the number for all.
 func MaxBackground(number int) Option { return func(g *Guard) { g.maxBackground = number } }
 
-// AckFirst acknowledges when the turn has begun, and not after the handler: for handlers of interactions and
-// commands that take longer than the 3 s of Slack. If the process dies in the middle, the event is lost.
+// AckFirst acknowledges when the turn has begun, and not after the handler: for events whose handler takes longer than
+// the 6 min for which Slack redelivers; and, over Socket Mode, for interactions and commands whose handler takes longer
+// than the 3 s of Slack. If the process dies in the middle, the event is lost.
 func AckFirst() Option { return func(g *Guard) { g.ackFirst = true } }
 
-// OnBusy is called if the conversation of an interaction or a command is busy, before it waits: for an
-// ephemeral message.
+// OnBusy is called if the conversation of an interaction or a command, which come over Socket Mode, is busy, before it
+// waits: for an ephemeral message.
 func OnBusy(report func(ctx context.Context, d oncegate.Delivery)) Option {
 	return func(g *Guard) { g.onBusy = report }
 }
