@@ -262,23 +262,24 @@ impl Guard {
             }
             let wait = left().min(LONGEST_WAIT);
             let request = (self.options)(self.gate.turn(delivered.delivery.clone()));
-            let came = request.wait(wait).patience(PATIENCE_AFTER_ACK).begin().await;
-            let left = left();
-            let problem = match came {
-                Ok(turn) => {
-                    let Handled::Uncertain = (delivered.run)(turn).await else { return };
-                    pause = DEFAULT_RETRY_AFTER.min(left);
-                    "its turn was lost".to_owned()
-                }
-                Err(error) if is_final(&error) => return,
-                Err(error) => {
-                    pause = error.retry_after().unwrap_or(Duration::MAX);
-                    if error.retry_after().is_some() && !matches!(error, Error::Overloaded { .. }) {
-                        pause = pause.min(left); // the last request is at the end of the wait
+            let (after, may_be_early, problem) =
+                match request.wait(wait).patience(PATIENCE_AFTER_ACK).begin().await {
+                    Ok(turn) => {
+                        let Handled::Uncertain = (delivered.run)(turn).await else { return };
+                        let problem = "its turn was lost, or its end has no answer";
+                        (Some(DEFAULT_RETRY_AFTER), true, problem.to_owned())
                     }
-                    error.to_string()
-                }
-            };
+                    Err(error) if is_final(&error) => return,
+                    Err(error) => {
+                        let may_be_early = !matches!(error, Error::Overloaded { .. });
+                        (error.retry_after(), may_be_early, error.to_string())
+                    }
+                };
+            let left = left(); // after the run, which may be longer than the wait
+            pause = after.unwrap_or(Duration::MAX);
+            if after.is_some() && may_be_early {
+                pause = pause.min(left); // the last request is at the end of the wait
+            }
             if left.is_zero() || pause > left {
                 tracing::error!(problem, "a delivery that is not sent again was not handled");
                 return;

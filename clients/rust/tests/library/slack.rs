@@ -9,6 +9,7 @@ use oncegate_client::{
     testing::{self, Server},
 };
 use serde_json::Value;
+use tokio::time::{Instant, sleep_until};
 
 use self::bot::{
     Bot, BoxError, Leave, SECRET, answer, click, drained, envelope, mention, post, posting,
@@ -142,6 +143,28 @@ async fn is_handled_after_a_loss(bot: &mut Bot, guard: &Guard, server: &Server) 
     drained(guard).await;
     let events = bot.events(&Guard::new(server.gate()));
     assert_eq!(post(&events, "1", 1).await.status, StatusCode::OK, "a duplicate");
+    bot.runs_no_more();
+}
+
+#[tokio::test]
+async fn an_event_is_not_asked_for_again_after_the_wait() {
+    let server = Server::start([]).await;
+    let (gate, mut is_queued) = queueing(&server);
+    let mut bot = Bot::new();
+    let wait = Duration::from_secs(3);
+    let guard = with_short_turns(gate).wait(wait);
+    let began = Instant::now();
+    let lease = server.gate().lease(thread()).acquire().await.expect("a lease");
+    assert_eq!(post(&bot.events(&guard), "1", 0).await.status, StatusCode::OK);
+    is_queued.recv().await;
+    lease.release().await.expect("it is released");
+    assert_eq!(bot.runs().await, "1");
+    sleep_until(began + wait * 2).await; // a long run
+    server.kill().await;
+    bot.is_idle().await;
+    server.restart().await;
+    bot.leaves(Leave::Done).await; // of a second run
+    drained(&guard).await;
     bot.runs_no_more();
 }
 
