@@ -156,8 +156,10 @@ impl Turn {
     /// Why the handler refused the event, if its error is that, or still has that within it, or says so.
     pub(crate) fn rejection(&self, error: &impl fmt::Display) -> Option<String> {
         let (detail, kept) = self.flow.hold.state().rejection.clone()?;
-        let is_it = kept.strong_count() > 0
-            || format!("{error:#}").contains(&format!("rejected: {detail}"));
+        // Without a detail, the text of any refusal would do, such as that of another server.
+        let is_said =
+            || !detail.is_empty() && format!("{error:#}").contains(&format!("rejected: {detail}"));
+        let is_it = kept.strong_count() > 0 || is_said();
         is_it.then_some(detail)
     }
 
