@@ -96,7 +96,7 @@ type Handling = Pin<Box<dyn Future<Output = Handled> + Send>>;
 enum Handled {
     Done,
     Failed,
-    /// Its turn was lost, or nobody knows how it ended: asking again finds out.
+    /// Its turn was lost, or it is not known how it ended. Another turn finds out.
     Uncertain,
 }
 
