@@ -8,6 +8,7 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/backoff"
 	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/connectivity"
 	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/keepalive"
@@ -141,8 +142,12 @@ func (l *link) replace() {
 	}
 }
 
-// suspect takes a connection that was silent out of use: it may be dead without a notice.
+// suspect takes a connection that was silent out of use: it may be dead without a notice. One that is still being
+// made stays, or none would be in time.
 func (l *link) suspect(conn *connection) {
+	if conn.GetState() != connectivity.Ready {
+		return // gRPC makes it anew by itself if it fails
+	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.calls == conn {

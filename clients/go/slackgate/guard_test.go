@@ -209,6 +209,7 @@ func TestWithoutAWaitABusyEventIsRefused(t *testing.T) {
 	b.ran(t, 0)
 	turn.Close()
 	b.leave <- nil
+	handler = slackgate.New(gate).Events(secret, b.handle)
 	status(t, "free", post(handler, mention("Ev2"), "X-Slack-Retry-Num", "1"), http.StatusOK)
 	b.ran(t, 1)
 }
@@ -227,19 +228,50 @@ func TestAClosedGateEndsTheQueue(t *testing.T) {
 	newBot().join(t, guard) // or the test hangs
 }
 
-func TestJoinIsLimited(t *testing.T) {
+func TestAJoinIsLimitedAndRefusesWhatComes(t *testing.T) {
 	gate, _ := oncegatetest.Start(t)
 	b := newBot()
 	guard := slackgate.New(gate, slackgate.AckFirst())
-	status(t, "acknowledged first", post(guard.Events(secret, b.handle), mention("Ev1")), http.StatusOK)
+	handler := guard.Events(secret, b.handle)
+	status(t, "acknowledged first", post(handler, mention("Ev1")), http.StatusOK)
 	<-b.entered
-	limited, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
-	defer cancel()
-	if err := guard.Join(limited); !errors.Is(err, context.DeadlineExceeded) {
+	limited, cancel := context.WithCancel(t.Context())
+	cancel()
+	if err := guard.Join(limited); !errors.Is(err, context.Canceled) {
 		t.Error(err)
 	}
+	refused := post(handler, mention("Ev2")) // its thread is busy
+	status(t, "after the join", refused, http.StatusServiceUnavailable)
+	if refused.Header().Get("Retry-After") == "" {
+		t.Error("no Retry-After")
+	}
+	last := post(handler, mention("Ev3"), "X-Slack-Retry-Num", "3") // it would be lost
+	status(t, "the last retry after the join", last, http.StatusOK)
+	b.leave <- nil
 	b.leave <- nil
 	b.join(t, guard)
+	b.ran(t, 2)
+}
+
+func TestTooManyThatAreAcknowledged(t *testing.T) {
+	_, server := oncegatetest.Start(t)
+	gate, log := logging(server)
+	b := newBot()
+	guard := slackgate.New(gate, slackgate.AckFirst(), slackgate.MaxBackground(1))
+	handler := guard.Events(secret, b.handle)
+	status(t, "the first", post(handler, mention("Ev1")), http.StatusOK)
+	<-b.entered
+	status(t, "of a busy thread", post(handler, mention("Ev2")), http.StatusServiceUnavailable)
+	log.has(t, "MaxBackground is reached", "event=Ev2")
+	other := strings.ReplaceAll(mention("Ev3"), "17.5", "18.5")
+	answered := make(chan *httptest.ResponseRecorder)
+	go func() { answered <- post(handler, other) }()
+	<-b.entered
+	b.leave <- errors.New("no disk") // of either
+	b.leave <- errors.New("no disk")
+	status(t, "of a free thread, after its handler", <-answered, http.StatusServiceUnavailable)
+	b.join(t, guard)
+	b.ran(t, 2)
 }
 
 func TestTheLastRetryWaitsForTheRunBeforeIt(t *testing.T) {
@@ -286,6 +318,117 @@ func TestTheLastRetryWaitsForTheServer(t *testing.T) {
 	b.leave <- nil
 	b.join(t, guard)
 	b.ran(t, 1)
+}
+
+// After a loss by force, the event is free when its TTL has ended.
+var shortTurns = slackgate.Turn(oncegate.TTL(5 * time.Second))
+
+// losing makes a handler whose first run ends by its loss. It reports the beginning of each run.
+func losing() (handle slackgate.EventHandler, entered <-chan int32) {
+	var runs atomic.Int32
+	begun := make(chan int32, 10)
+	return func(ctx context.Context, _ slackevents.EventsAPIEvent) error {
+		run := runs.Add(1)
+		begun <- run
+		if run > 1 {
+			return nil
+		}
+		<-ctx.Done()
+		return ctx.Err()
+	}, begun
+}
+
+func TestAnAcknowledgedDeliveryIsAskedForAgainAfterALoss(t *testing.T) {
+	thread := oncegate.Thread("T1", "C1", "17.5") // of mention
+	for name, test := range map[string]struct {
+		options []slackgate.Option
+		retry   string
+		isBusy  bool
+		waits   bool // the answer, for the handler
+	}{
+		"acknowledged first": {options: []slackgate.Option{slackgate.AckFirst()}},
+		"of a busy thread":   {isBusy: true},
+		"the last retry":     {retry: "3", waits: true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			_, server := oncegatetest.Start(t)
+			gate, queued := queueing(server)
+			guard := slackgate.New(gate, append(test.options, shortTurns)...)
+			handle, entered := losing()
+			handler := guard.Events(secret, handle)
+			lease, err := server.Gate().Lease(t.Context(), thread)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if !test.isBusy {
+				lease.Close()
+			}
+			answer := make(chan *httptest.ResponseRecorder, 1)
+			go func() { answer <- post(handler, mention("Ev1"), "X-Slack-Retry-Num", test.retry) }()
+			if test.isBusy {
+				<-queued
+				lease.Close()
+			}
+			<-entered
+			if !test.waits {
+				status(t, "before the loss", <-answer, http.StatusOK)
+			}
+			server.Lose(thread)
+			if test.waits {
+				status(t, "after the loss", <-answer, http.StatusOK)
+			}
+			<-entered
+			newBot().join(t, guard)
+			handler = slackgate.New(gate).Events(secret, handle)
+			status(t, "a duplicate", post(handler, mention("Ev1"), "X-Slack-Retry-Num", "1"), http.StatusOK)
+			if len(entered) != 0 {
+				t.Error("a third run")
+			}
+		})
+	}
+}
+
+func TestAnAcknowledgedDeliveryIsAskedForAgainIfItsEndHasNoAnswer(t *testing.T) {
+	t.Parallel()
+	_, server := oncegatetest.Start(t)
+	ended := make(chan string, 10)
+	gate := server.Gate(oncegate.WithHooks(oncegate.Hooks{OnEnd: func(outcome string) { ended <- outcome }}))
+	b := newBot()
+	guard := slackgate.New(gate, slackgate.AckFirst(), shortTurns)
+	status(t, "the first", post(guard.Events(secret, b.handle), mention("Ev1")), http.StatusOK)
+	<-b.entered
+	server.Kill()
+	b.leave <- nil
+	if outcome := <-ended; outcome != "UNKNOWN" {
+		t.Errorf("the first end is %s", outcome)
+	}
+	server.Start()
+	b.leave <- nil
+	b.join(t, guard)
+	b.ran(t, 2)
+	if outcome := <-ended; outcome != "SUCCEEDED" {
+		t.Errorf("the second end is %s", outcome)
+	}
+}
+
+func TestAnAcknowledgedDeliveryThatIsDropped(t *testing.T) {
+	_, server := oncegatetest.Start(t)
+	for name, end := range map[string]func(*oncegate.Gate, *bot){
+		"closed": func(gate *oncegate.Gate, b *bot) { gate.Close(); b.leave <- nil },
+		"failed": func(_ *oncegate.Gate, b *bot) { b.leave <- errors.New("no disk") },
+		"panic":  func(_ *oncegate.Gate, b *bot) { b.leave <- errPanic },
+	} {
+		gate, log := logging(server)
+		b := newBot()
+		guard := slackgate.New(gate, slackgate.AckFirst())
+		status(t, name, post(guard.Events(secret, b.handle), mention("Ev-"+name)), http.StatusOK)
+		<-b.entered
+		end(gate, b)
+		b.join(t, guard)
+		b.ran(t, 1)
+		log.has(t, "a delivery that is not sent again was not handled", "event=Ev-"+name)
+	}
 }
 
 func TestAPanicFailsTheTurn(t *testing.T) {

@@ -53,6 +53,7 @@ func (g *Guard) Events(signingSecret string, handler EventHandler) http.Handler 
 		retry, _ := strconv.Atoi(r.Header.Get("X-Slack-Retry-Num")) // 0 for the first delivery
 		g.run(context.WithoutCancel(r.Context()), &delivered{
 			Delivery:  d,
+			name:      nameOf(body, ""),
 			canRefuse: !d.SentOnce && retry < lastRetry,
 			handle:    func(ctx context.Context) error { return handler(ctx, event) },
 			ack:       func() { w.WriteHeader(http.StatusOK) },

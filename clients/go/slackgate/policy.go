@@ -65,13 +65,9 @@ func retryAfter(refusal error) time.Duration {
 	return time.Second
 }
 
-// keepAsking repeats the request for a turn until there is an answer, or the wait is over.
-func (g *Guard) keepAsking(ctx context.Context, d *delivered, refusal error) {
+// keepAsking repeats the request for a turn until the event is handled, or the wait is over.
+func (g *Guard) keepAsking(ctx context.Context, d *delivered, pause time.Duration) {
 	until := time.Now().Add(g.wait)
-	pause := time.Duration(0) // the queue of a busy conversation is joined at once
-	if !errors.Is(refusal, oncegate.ErrBusy) {
-		pause = retryAfter(refusal)
-	}
 	for {
 		select {
 		case <-time.After(pause):
@@ -80,20 +76,25 @@ func (g *Guard) keepAsking(ctx context.Context, d *delivered, refusal error) {
 		options := append(g.options[:len(g.options):len(g.options)],
 			oncegate.Wait(min(longestWait, max(0, time.Until(until)))), oncegate.Patience(patienceAfterAck))
 		turn, err := g.gate.Begin(ctx, d.Delivery, options...)
-		if err == nil {
-			_ = g.handle(turn, d)
-			return
-		}
-		if isFinal(err) {
+		mayRetry := isRefusal(err)
+		pause = retryAfter(err)
+		switch {
+		case err == nil:
+			var end ending
+			if end, err = g.handle(turn, d); end == handled {
+				return
+			}
+			mayRetry, pause = end == uncertain, time.Second
+		case isFinal(err):
+			g.final(d, err)
 			return
 		}
 		left := time.Until(until)
-		pause = retryAfter(err)
 		if !errors.Is(err, oncegate.ErrOverloaded) {
 			pause = min(pause, left) // the last request is at the end of the wait
 		}
-		if !isRefusal(err) || left <= 0 || pause > left {
-			g.gate.Logger().Error("a delivery that is not sent again was not handled", "error", err)
+		if !mayRetry || left <= 0 || pause > left {
+			g.dropped(d, err)
 			return
 		}
 	}

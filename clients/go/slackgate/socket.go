@@ -3,6 +3,7 @@ package slackgate
 import (
 	"context"
 	"errors"
+	"log/slog"
 	"time"
 
 	"github.com/slack-go/slack/socketmode"
@@ -20,7 +21,7 @@ func (g *Guard) Socket(handler SocketHandler) socketmode.SocketmodeHandlerFunc {
 	return func(event *socketmode.Event, client *socketmode.Client) {
 		request := event.Request
 		if request == nil || request.EnvelopeID == "" { // the client's own, such as that it has connected
-			err := g.protect(func() error { return handler(context.Background(), event, client) })
+			err := g.protect(slog.String("type", string(event.Type)), func() error { return handler(context.Background(), event, client) })
 			var panicked *panicError
 			if err != nil && !errors.As(err, &panicked) {
 				g.gate.Logger().Error("a handler of Socket Mode failed", "error", err)
@@ -30,6 +31,7 @@ func (g *Guard) Socket(handler SocketHandler) socketmode.SocketmodeHandlerFunc {
 		d := oncegate.Slack(request.Payload)
 		g.run(context.Background(), &delivered{
 			Delivery:  d,
+			name:      nameOf(request.Payload, request.EnvelopeID),
 			canRefuse: !d.SentOnce && request.RetryAttempt < lastRetry,
 			handle:    func(ctx context.Context) error { return handler(ctx, event, client) },
 			ack: func() {

@@ -2,6 +2,7 @@
 
 use std::{
     ffi::OsString,
+    io,
     path::PathBuf,
     sync::{Arc, Mutex},
     thread,
@@ -9,7 +10,10 @@ use std::{
 };
 
 use http::HeaderValue;
-use tokio::{sync::oneshot, time::timeout};
+use tokio::{
+    sync::oneshot,
+    time::{Instant, timeout_at},
+};
 use tonic::{
     Code,
     transport::{ClientTlsConfig, Endpoint},
@@ -52,7 +56,11 @@ pub(crate) struct Access {
     token: Token,
     /// Since when a file system has not answered: what was read last stays in use until it does.
     hung: Mutex<Option<Moment>>,
+    /// The thread that reads has it: each call would leave one behind while a file hangs.
+    reading: Mutex<Arc<Reading>>,
 }
+
+type Reading = tokio::sync::Mutex<()>;
 
 /// What one call or stream proves itself by.
 #[derive(Clone)]
@@ -151,7 +159,7 @@ impl Access {
                 allowed_by: Some("insecure"),
             });
         }
-        Ok(Self { target, endpoint, tls, token, hung: Mutex::default() })
+        Ok(Self { target, endpoint, tls, token, hung: Mutex::default(), reading: Mutex::default() })
     }
 
     /// What is for the next call or stream. `at_once`: after a look at the files of the certificates.
@@ -166,45 +174,65 @@ impl Access {
         {
             return Ok(last);
         }
-        if self.may_read()
-            && let Some(found) = self.read_in_time(at_once).await
-        {
-            return found;
+        let mut problem = "it cannot be read within 2 s".to_owned();
+        if let Some(reading) = self.may_read() {
+            match self.read_in_time(reading, at_once).await {
+                Ok(Some(found)) => return found,
+                Ok(None) => {}
+                Err(error) => problem = format!("no thread can read it: {error}"),
+            }
         }
         self.last().ok_or_else(|| {
             let option = if self.token.file.is_some() { "token_file" } else { "tls_ca" };
-            misconfigured(option, "cannot use its file: it cannot be read within 2 s")
+            misconfigured(option, format!("cannot use its file: {problem}"))
         })
     }
 
-    /// Whether the files may be read: one that hangs is tried again only now and then.
-    fn may_read(&self) -> bool {
+    /// What allows one thread to read the files; `None` while one hangs, which is tried again only now and then.
+    fn may_read(&self) -> Option<Arc<Reading>> {
         let mut hung = locked(&self.hung);
         if hung.is_some_and(|since| now() - since < LOOK_AGAIN) {
-            return false;
+            return None;
         }
+        let mut reading = locked(&self.reading);
         if hung.is_some() {
             *hung = Some(now());
+            *reading = Arc::default(); // the thread before may never end
         }
-        true
+        Some(reading.clone())
     }
 
-    /// Reads the files in a thread of its own, which keeps neither the runtime nor the process.
-    async fn read_in_time(self: &Arc<Self>, at_once: bool) -> Option<Result<Credentials, Error>> {
+    /// Reads the files in a thread of its own, which keeps neither the runtime nor the process. `None`: it takes
+    /// too long.
+    async fn read_in_time(
+        self: &Arc<Self>,
+        reading: Arc<Reading>,
+        at_once: bool,
+    ) -> io::Result<Option<Result<Credentials, Error>>> {
+        let until = Instant::now() + READ_TIME;
+        let Ok(place) = timeout_at(until, reading.clone().lock_owned()).await else {
+            let mut hung = locked(&self.hung);
+            let is_read = reading.try_lock().is_ok(); // in this moment
+            *hung = (!is_read).then(now);
+            return Ok(None);
+        };
         let (answer, mut answered) = oneshot::channel();
         let access = self.clone();
-        let reading = move || {
+        let read = move || {
             let _ = answer.send(access.read(at_once));
+            drop(place);
             *locked(&access.hung) = None; // last: then a caller that gave up has noted it
         };
-        thread::Builder::new().name("oncegate-files".to_owned()).spawn(reading).ok()?;
-        if let Ok(found) = timeout(READ_TIME, &mut answered).await {
-            return found.ok();
+        thread::Builder::new().name("oncegate-files".to_owned()).spawn(read)?;
+        if let Ok(found) = timeout_at(until, &mut answered).await {
+            return Ok(found.ok());
         }
         *locked(&self.hung) = Some(now());
-        let found = answered.try_recv().ok()?; // in this moment
-        *locked(&self.hung) = None;
-        Some(found)
+        let found = answered.try_recv().ok(); // in this moment
+        if found.is_some() {
+            *locked(&self.hung) = None;
+        }
+        Ok(found)
     }
 
     fn read(&self, at_once: bool) -> Result<Credentials, Error> {
@@ -284,6 +312,8 @@ impl Credentials {
 
 #[cfg(test)]
 mod tests {
+    use std::{fs, sync::mpsc};
+
     use super::*;
 
     fn none(_: &str) -> Option<OsString> {
@@ -343,5 +373,44 @@ mod tests {
             panic!("a setting of the environment without effect is taken")
         };
         assert!(error.to_string().contains("ONCEGATE_TLS_CA"), "{error}");
+    }
+
+    #[tokio::test]
+    async fn while_a_file_hangs_one_thread_reads() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let file = folder.path().join("token");
+        fs::write(&file, "first").expect("it is written");
+        let access = Access::new(options(|o| o.token_file = Some(file)), &none);
+        let access = Arc::new(access.unwrap_or_else(|error| panic!("{error}")));
+        let token = |access: Arc<Access>| async move {
+            let found = access.credentials(false).await;
+            found.map(|found| found.token.as_deref().map(str::to_owned))
+        };
+        let first = Some("first".to_owned());
+        assert_eq!(token(access.clone()).await.expect("it is read"), first);
+
+        // Each reading ends only once this is over.
+        let (over, is_over) = mpsc::channel::<()>();
+        let (begun, has_begun) = mpsc::channel();
+        let hanging = thread::spawn({
+            let access = access.clone();
+            move || {
+                let _outage = locked(&access.token.outage);
+                begun.send(()).expect("it is awaited");
+                is_over.recv().expect_err("nothing is sent");
+            }
+        });
+        has_begun.recv().expect("it hangs");
+        let calls: Vec<_> = (0..100).map(|_| tokio::spawn(token(access.clone()))).collect();
+        for call in calls {
+            assert_eq!(call.await.expect("no panic").expect("the last one is used"), first);
+        }
+        assert_eq!(
+            Arc::strong_count(&access),
+            3,
+            "one thread, that which makes it hang, and this one"
+        );
+        drop(over);
+        hanging.join().expect("no panic");
     }
 }

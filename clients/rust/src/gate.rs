@@ -240,8 +240,8 @@ impl Gate {
     /// Fails the turns that run, so that the next delivery gets their events at once. Their handlers
     /// are dropped, or told. It takes a few seconds if the server does not answer.
     pub async fn close(&self) {
-        let inner = &self.inner;
-        let closing = async {
+        let inner = self.inner.clone();
+        let closing = async move {
             for hold in inner.refuse() {
                 hold.close();
             }
@@ -256,7 +256,12 @@ impl Gate {
             inner.link.close();
             inner.tasks.wait().await;
         };
-        inner.closed.get_or_init(|| closing).await;
+        // A task of its own: a handler that closes its gate is dropped, and this with it. The task fails with
+        // its runtime, which ends the rest, too.
+        let closed = self.inner.closed.get_or_init(|| async {
+            let _ = tokio::spawn(closing).await;
+        });
+        closed.await;
     }
 
     /// Grants no new turns and leases, waits for those that run, and closes the gate. False if some
@@ -370,5 +375,31 @@ impl GateInner {
                 "a payload names no event; its handler runs without a turn (reported once)"
             );
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::pin::pin;
+
+    use tokio::sync::oneshot;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_close_that_is_dropped_ends_all_the_same() {
+        let gate = Gate::builder().server("127.0.0.1:1").build().expect("a gate");
+        let (end, ended) = oneshot::channel::<()>();
+        gate.inner.spawn(async {
+            let _ = ended.await;
+        });
+        tokio::select! {
+            biased;
+            () = pin!(gate.close()) => panic!("a task still runs"),
+            () = gate.done() => {}
+        }
+        drop(end);
+        let closed = gate.inner.link.closed.cancelled();
+        timeout(Duration::from_secs(10), closed).await.expect("the connections are closed");
     }
 }

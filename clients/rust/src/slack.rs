@@ -41,7 +41,10 @@ use std::{
 
 use serde::de::DeserializeOwned;
 use serde_json::Value;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::{
+    sync::{OwnedSemaphorePermit, Semaphore},
+    time::{Instant, sleep, timeout},
+};
 use tokio_util::task::TaskTracker;
 
 pub use self::{events::Events, socket::Socket};
@@ -61,6 +64,8 @@ const PATIENCE_AFTER_ACK: Duration = Duration::from_secs(30);
 const LONGEST_WAIT: Duration = Duration::from_secs(600);
 const DEFAULT_RETRY_AFTER: Duration = Duration::from_secs(1);
 
+const MAX_BACKGROUND: usize = 256;
+
 /// Slack delivers an event that is not acknowledged three more times.
 const LAST_RETRY: u64 = 3;
 
@@ -70,11 +75,17 @@ pub struct Guard {
     gate: Gate,
     wait: Duration,
     ack_first: bool,
+    on_busy: Option<BusyReport>,
     options: Arc<Options>,
+    /// A place for each acknowledged delivery that runs or waits.
+    background: Arc<Semaphore>,
     /// Deliveries that run, and those that wait for their turn.
     running: TaskTracker,
 }
 
+/// Reports that the conversation of a payload is busy.
+type BusyReport = Arc<dyn Fn(Value) -> Reporting + Send + Sync>;
+type Reporting = Pin<Box<dyn Future<Output = ()> + Send>>;
 /// Decodes a payload.
 type Handler = Arc<dyn Fn(Value) -> Result<Run, serde_json::Error> + Send + Sync>;
 /// Handles the payload in a turn, and ends the turn.
@@ -85,14 +96,18 @@ type Handling = Pin<Box<dyn Future<Output = Handled> + Send>>;
 enum Handled {
     Done,
     Failed,
-    /// Its turn was lost, or nobody knows how it ended: asking again finds out.
+    /// Its turn was lost, or it is not known how it ended. Another turn finds out.
     Uncertain,
 }
 
 /// One delivery.
 struct Delivered {
     delivery: Delivery,
+    /// Its name in the log.
+    event: String,
     can_refuse: bool,
+    /// What runs if its conversation is busy.
+    report: Option<Box<dyn FnOnce() -> Reporting + Send>>,
     run: Run,
 }
 
@@ -111,7 +126,9 @@ impl Guard {
             gate,
             wait: LONGEST_WAIT,
             ack_first: false,
+            on_busy: None,
             options: Arc::new(|turn| turn),
+            background: Arc::new(Semaphore::new(MAX_BACKGROUND)),
             running: TaskTracker::new(),
         }
     }
@@ -124,12 +141,40 @@ impl Guard {
         self
     }
 
-    /// Acknowledges when the turn has begun, and not after the handler: for handlers of interactions and
-    /// commands that take longer than the 3 s of Slack, and of events that take longer than the 6 min for
-    /// which Slack redelivers. If the process dies in the middle, the event is lost.
+    /// How many acknowledged deliveries may run or wait in this process. Default: 256. Beyond it,
+    /// [`Guard::ack_first`] has no effect, and a delivery that would wait is refused. That loses an interaction,
+    /// a command and the last retry of an event. One busy thread of Slack can use up the number for all.
+    #[must_use]
+    pub fn max_background(mut self, number: usize) -> Self {
+        self.background = Arc::new(Semaphore::new(number.min(Semaphore::MAX_PERMITS)));
+        self
+    }
+
+    /// Acknowledges when the turn has begun, and not after the handler: for events whose handler takes longer
+    /// than the 6 min for which Slack redelivers; and, over Socket Mode, for interactions and commands whose
+    /// handler takes longer than the 3 s of Slack. If the process dies in the middle, the event is lost.
     #[must_use]
     pub fn ack_first(mut self) -> Self {
         self.ack_first = true;
+        self
+    }
+
+    /// What is called with the payload of an interaction or a command, which come over Socket Mode, if its
+    /// conversation is busy, before it waits: for an ephemeral message.
+    #[must_use]
+    pub fn on_busy<T, F>(mut self, report: impl Fn(T) -> F + Send + Sync + 'static) -> Self
+    where
+        T: DeserializeOwned,
+        F: Future<Output = ()> + Send + 'static,
+    {
+        self.on_busy = Some(Arc::new(move |payload| match T::deserialize(payload) {
+            Ok(payload) => Box::pin(report(payload)),
+            Err(error) => {
+                let problem = error.classify();
+                tracing::error!(?problem, "a payload of Slack cannot be decoded for on_busy");
+                Box::pin(async {})
+            }
+        }));
         self
     }
 
@@ -193,7 +238,7 @@ impl Guard {
         running.await.unwrap_or(Answer::Refuse(DEFAULT_RETRY_AFTER))
     }
 
-    async fn begin(self, delivered: Delivered) -> Answer {
+    async fn begin(self, mut delivered: Delivered) -> Answer {
         let mut request = (self.options)(self.gate.turn(delivered.delivery.clone()))
             .wait(Duration::ZERO)
             .patience(PATIENCE_BEFORE_ACK);
@@ -204,11 +249,14 @@ impl Guard {
             Ok(turn) => turn,
             Err(refusal) => return self.refused(delivered, &refusal),
         };
-        if self.ack_first {
+        delivered.report = None;
+        if self.ack_first
+            && let Some(place) = self.place()
+        {
             let guard = self.clone();
             self.running.spawn(async move {
                 if let Handled::Uncertain = (delivered.run)(turn).await {
-                    guard.keep_asking(delivered, DEFAULT_RETRY_AFTER).await;
+                    guard.keep_asking(delivered, DEFAULT_RETRY_AFTER, place).await;
                 }
             });
             return Answer::Acknowledge;
@@ -222,7 +270,7 @@ impl Guard {
         }
     }
 
-    fn refused(self, delivered: Delivered, refusal: &Error) -> Answer {
+    fn refused(self, mut delivered: Delivered, refusal: &Error) -> Answer {
         let after = refusal.retry_after();
         if is_final(refusal) {
             return Answer::Acknowledge;
@@ -233,6 +281,7 @@ impl Guard {
             }
             return self.queue(delivered, Duration::ZERO); // its queue is joined at once
         }
+        delivered.report = None;
         let Some(after) = after.filter(|_| !delivered.can_refuse) else {
             return Answer::Refuse(after.unwrap_or(DEFAULT_RETRY_AFTER)); // it may be in vain
         };
@@ -246,13 +295,33 @@ impl Guard {
     }
 
     /// This process has the only copy from now on.
-    fn queue(self, delivered: Delivered, pause: Duration) -> Answer {
-        self.running.clone().spawn(self.keep_asking(delivered, pause));
+    fn queue(self, mut delivered: Delivered, pause: Duration) -> Answer {
+        let Some(place) = self.place() else {
+            let event = delivered.event;
+            tracing::error!(event, "a delivery of Slack was refused: max_background is reached");
+            return Answer::Refuse(DEFAULT_RETRY_AFTER);
+        };
+        self.running.clone().spawn(async move {
+            if let Some(report) = delivered.report.take() {
+                let _ = tokio::spawn(async { report().await }).await; // a panic ends the report alone
+            }
+            self.keep_asking(delivered, pause, place).await;
+        });
         Answer::Acknowledge
     }
 
+    /// A place for one more acknowledged delivery.
+    fn place(&self) -> Option<OwnedSemaphorePermit> {
+        self.background.clone().try_acquire_owned().ok()
+    }
+
     /// Repeats the request for a turn until there is an answer, or the wait is over.
-    async fn keep_asking(self, delivered: Delivered, mut pause: Duration) {
+    async fn keep_asking(
+        self,
+        delivered: Delivered,
+        mut pause: Duration,
+        _place: OwnedSemaphorePermit,
+    ) {
         let began = Instant::now();
         let left = || self.wait.saturating_sub(began.elapsed());
         loop {
@@ -262,29 +331,40 @@ impl Guard {
             }
             let wait = left().min(LONGEST_WAIT);
             let request = (self.options)(self.gate.turn(delivered.delivery.clone()));
-            let came = request.wait(wait).patience(PATIENCE_AFTER_ACK).begin().await;
-            let left = left();
-            let problem = match came {
-                Ok(turn) => {
-                    let Handled::Uncertain = (delivered.run)(turn).await else { return };
-                    pause = DEFAULT_RETRY_AFTER.min(left);
-                    "its turn was lost".to_owned()
-                }
-                Err(error) if is_final(&error) => return,
-                Err(error) => {
-                    pause = error.retry_after().unwrap_or(Duration::MAX);
-                    if error.retry_after().is_some() && !matches!(error, Error::Overloaded { .. }) {
-                        pause = pause.min(left); // the last request is at the end of the wait
+            let (after, may_be_early, problem) =
+                match request.wait(wait).patience(PATIENCE_AFTER_ACK).begin().await {
+                    Ok(turn) => {
+                        let Handled::Uncertain = (delivered.run)(turn).await else { return };
+                        let problem = "its turn was lost, or its end has no answer";
+                        (Some(DEFAULT_RETRY_AFTER), true, problem.to_owned())
                     }
-                    error.to_string()
-                }
-            };
+                    Err(error) if is_final(&error) => return,
+                    Err(error) => {
+                        let may_be_early = !matches!(error, Error::Overloaded { .. });
+                        (error.retry_after(), may_be_early, error.to_string())
+                    }
+                };
+            let left = left(); // after the run, which may be longer than the wait
+            pause = after.unwrap_or(Duration::MAX);
+            if after.is_some() && may_be_early {
+                pause = pause.min(left); // the last request is at the end of the wait
+            }
             if left.is_zero() || pause > left {
-                tracing::error!(problem, "a delivery that is not sent again was not handled");
+                let event = delivered.event;
+                tracing::error!(
+                    event,
+                    problem,
+                    "a delivery that is not sent again was not handled"
+                );
                 return;
             }
         }
     }
+}
+
+/// The id of an event; empty for an interaction or a command.
+fn name_of(payload: &Value) -> String {
+    payload["event_id"].as_str().unwrap_or_default().to_owned()
 }
 
 /// No run need handle the event any more.
@@ -308,11 +388,12 @@ where
             tracing::error!(kind, event, ?problem, "a payload of Slack cannot be decoded");
         })?;
         let (handler, decoded) = (handler.clone(), Mutex::new(Some(decoded)));
+        let event = name_of(&payload);
         Ok(Box::new(move |scope| {
             // A second run gets a payload of its own.
             let decoded = locked(&decoded).take();
             let decoded = decoded.map_or_else(|| T::deserialize(&payload), Ok);
-            let handler = handler.clone();
+            let (handler, event) = (handler.clone(), event.clone());
             Box::pin(async move {
                 let Ok(payload) = decoded else { return Handled::Failed };
                 let turn = scope.turn().clone();
@@ -321,7 +402,7 @@ where
                     Ok(_) => Handled::Done,
                     Err(_) if turn.is_uncertain() => Handled::Uncertain, // the gate has logged it
                     Err(error) => {
-                        tracing::error!("a delivery of Slack failed in its turn: {error:#}");
+                        tracing::error!(event, "a delivery of Slack failed in its turn: {error:#}");
                         Handled::Failed
                     }
                 }

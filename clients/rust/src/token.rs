@@ -17,7 +17,7 @@ use crate::{
 pub(crate) struct Token {
     pub(crate) file: Option<File>,
     current: Mutex<Option<Arc<str>>>,
-    outage: Mutex<Outage>,
+    pub(crate) outage: Mutex<Outage>,
 }
 
 impl Token {

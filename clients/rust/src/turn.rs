@@ -156,17 +156,26 @@ impl Turn {
     /// Why the handler refused the event, if its error is that, or still has that within it, or says so.
     pub(crate) fn rejection(&self, error: &impl fmt::Display) -> Option<String> {
         let (detail, kept) = self.flow.hold.state().rejection.clone()?;
-        let is_it = kept.strong_count() > 0
-            || format!("{error:#}").contains(&format!("rejected: {detail}"));
+        // Without a detail, the text of any refusal would do, such as that of another server.
+        let is_said =
+            || !detail.is_empty() && format!("{error:#}").contains(&format!("rejected: {detail}"));
+        let is_it = kept.strong_count() > 0 || is_said();
         is_it.then_some(detail)
     }
 
-    /// Another run may have the event: it was lost, or nobody knows how it ended.
+    /// Another run may have the event: it was lost, or it is not known how it ended. There is none while the
+    /// gate is closed or denied, and after `MaxHold` it would be as long again.
     #[cfg(feature = "slack")]
     pub(crate) fn is_uncertain(&self) -> bool {
-        use crate::EndOutcome::{Lost, Unknown};
+        use crate::{
+            EndOutcome::{Lost, Unknown},
+            LossReason::{Closed, Denied, MaxHold},
+        };
         let state = self.flow.hold.state();
-        state.loss.is_some() || matches!(state.ended, Some(Lost | Unknown))
+        match state.loss {
+            Some(reason) => !matches!(reason, MaxHold | Closed | Denied),
+            None => matches!(state.ended, Some(Lost | Unknown)),
+        }
     }
 
     /// The latest reason for which the handler refused the event.
@@ -181,5 +190,39 @@ impl std::fmt::Debug for Turn {
         let mut shown = f.debug_struct("Turn");
         shown.field("attempt", &self.attempt()).field("held", &self.held());
         shown.field("fence", &self.fence()).finish_non_exhaustive()
+    }
+}
+
+#[cfg(all(test, feature = "slack"))]
+mod tests {
+    use super::*;
+    use crate::{EndOutcome, Gate, LossReason, hold::Hold};
+
+    #[tokio::test]
+    async fn what_another_turn_finds_out() {
+        use LossReason::{ClaimLost, Closed, Denied, Expired, LeaseLost, MaxHold};
+        let gate = Gate::builder().server("127.0.0.1:1").build().expect("a gate");
+        let turn = || {
+            let hold = Hold::new(gate.inner.clone(), gate.inner.config.clone(), false);
+            Turn { flow: TurnFlow::new(hold, Delivery::default()) }
+        };
+        for reason in [ClaimLost, LeaseLost, Expired, MaxHold, Closed, Denied] {
+            let turn = turn();
+            assert!(turn.flow.hold.lose(reason, Cause::default()));
+            assert_eq!(
+                turn.is_uncertain(),
+                matches!(reason, ClaimLost | LeaseLost | Expired),
+                "{reason}"
+            );
+        }
+        for outcome in
+            [EndOutcome::Succeeded, EndOutcome::Failed, EndOutcome::Lost, EndOutcome::Unknown]
+        {
+            let turn = turn();
+            assert!(turn.flow.hold.finish(None));
+            turn.flow.hold.has_ended(outcome);
+            let is_uncertain = matches!(outcome, EndOutcome::Lost | EndOutcome::Unknown);
+            assert_eq!(turn.is_uncertain(), is_uncertain, "{outcome:?}");
+        }
     }
 }

@@ -15,7 +15,7 @@ use serde_json::Value;
 use tower_service::Service;
 
 use super::{
-    Answer, Delivered, Guard, Handler, LAST_RETRY,
+    Answer, Delivered, Guard, Handler, LAST_RETRY, name_of,
     signature::{is_signed, number},
 };
 use crate::{
@@ -62,10 +62,13 @@ impl Events {
         }
         let delivery = crate::slack(&body);
         let retry = number(&parts.headers, "x-slack-retry-num").unwrap_or_default();
+        let event = name_of(&payload);
         let delivered = match (self.handler)(payload) {
             Ok(run) => Delivered {
                 can_refuse: !delivery.is_sent_once() && retry < LAST_RETRY,
                 delivery,
+                event,
+                report: None, // events alone come here
                 run,
             },
             Err(_) => return respond(StatusCode::BAD_REQUEST, "the payload cannot be decoded"),

@@ -4,7 +4,7 @@ use std::fmt;
 
 use serde_json::{Value, json};
 
-use super::{Answer, Delivered, Guard, Handler, LAST_RETRY};
+use super::{Answer, Delivered, Guard, Handler, LAST_RETRY, name_of};
 
 /// What handles the messages of Socket Mode. [`Guard::socket`] makes it.
 #[derive(Clone)]
@@ -22,9 +22,16 @@ impl Socket {
         let envelope = message["envelope_id"].as_str()?.to_owned();
         let retry = message["retry_attempt"].as_u64().unwrap_or_default();
         let delivery = crate::slack(text.as_bytes());
-        let run = (self.handler)(message["payload"].take()).ok()?;
+        let payload = message["payload"].take();
+        let event = name_of(&payload);
+        let on_busy = self.guard.on_busy.clone().filter(|_| delivery.is_sent_once());
+        let report = on_busy.map(|report| {
+            let payload = payload.clone();
+            Box::new(move || report(payload)) as _
+        });
+        let run = (self.handler)(payload).ok()?;
         let can_refuse = !delivery.is_sent_once() && retry < LAST_RETRY;
-        let delivered = Delivered { delivery, can_refuse, run };
+        let delivered = Delivered { delivery, event, can_refuse, report, run };
         match self.guard.run(delivered).await {
             Answer::Acknowledge => Some(json!({ "envelope_id": envelope }).to_string()),
             Answer::Refuse(_) => None,

@@ -9,6 +9,10 @@ use oncegate_client::{
     testing::{self, Server},
 };
 use serde_json::Value;
+use tokio::{
+    sync::mpsc,
+    time::{Instant, sleep_until},
+};
 
 use self::bot::{
     Bot, BoxError, Leave, SECRET, answer, click, drained, envelope, mention, post, posting,
@@ -145,6 +149,28 @@ async fn is_handled_after_a_loss(bot: &mut Bot, guard: &Guard, server: &Server) 
     bot.runs_no_more();
 }
 
+#[tokio::test]
+async fn an_event_is_not_asked_for_again_after_the_wait() {
+    let server = Server::start([]).await;
+    let (gate, mut is_queued) = queueing(&server);
+    let mut bot = Bot::new();
+    let wait = Duration::from_secs(3);
+    let guard = with_short_turns(gate).wait(wait);
+    let began = Instant::now();
+    let lease = server.gate().lease(thread()).acquire().await.expect("a lease");
+    assert_eq!(post(&bot.events(&guard), "1", 0).await.status, StatusCode::OK);
+    is_queued.recv().await;
+    lease.release().await.expect("it is released");
+    assert_eq!(bot.runs().await, "1");
+    sleep_until(began + wait * 2).await; // a long run
+    server.kill().await;
+    bot.is_idle().await;
+    server.restart().await;
+    bot.leaves(Leave::Done).await; // of a second run
+    drained(&guard).await;
+    bot.runs_no_more();
+}
+
 /// That of [`mention`].
 fn thread() -> Session {
     Session::thread("T1", "C1", "17.5")
@@ -163,6 +189,62 @@ async fn a_drain_is_limited() {
     assert_eq!(server.turns("T1").await, [], "what has not ended has failed");
     assert_eq!(post(&events, "3", 0).await.status, StatusCode::SERVICE_UNAVAILABLE);
     bot.runs_no_more();
+}
+
+#[tokio::test]
+async fn too_many_that_are_acknowledged_are_refused() {
+    let server = Server::start([]).await;
+    let mut bot = Bot::new();
+    let guard = Guard::new(server.gate()).ack_first().max_background(1);
+    let events = bot.events(&guard);
+    assert_eq!(post(&events, "1", 0).await.status, StatusCode::OK);
+    assert_eq!(bot.runs().await, "1");
+    let second = post(&events, "2", 0).await; // its thread is busy
+    assert_eq!((second.status, second.may_retry), (StatusCode::SERVICE_UNAVAILABLE, true));
+    let other = signed(&mention("3").replace("17.5", "18.5"), SECRET, 0);
+    let third = tokio::spawn(answer(events.clone(), other));
+    assert_eq!(bot.runs().await, "3");
+    for _ in 0..2 {
+        bot.leaves(Leave::Fail).await;
+    }
+    let third = third.await.expect("a reply");
+    assert_eq!(
+        third.status,
+        StatusCode::SERVICE_UNAVAILABLE,
+        "it is acknowledged after its handler"
+    );
+    drained(&guard).await;
+    bot.runs_no_more();
+}
+
+#[tokio::test]
+async fn a_click_in_a_busy_thread_is_reported() {
+    let server = Server::start([]).await;
+    let (gate, mut is_queued) = queueing(&server);
+    let mut bot = Bot::new();
+    let (report, mut is_reported) = mpsc::channel(10);
+    let guard = Guard::new(gate).on_busy(move |payload: Value| {
+        let report = report.clone();
+        async move {
+            report.send(payload["type"].clone()).await.expect("it is awaited");
+            panic!("a bug of on_busy");
+        }
+    });
+    let socket: Socket = bot.socket(&guard);
+    let lease = server.gate().lease(thread()).acquire().await.expect("a lease");
+    let ack = |envelope| Some(format!(r#"{{"envelope_id":"{envelope}"}}"#));
+    assert_eq!(socket.message(&click("a click")).await, ack("a click"));
+    is_queued.recv().await;
+    assert_eq!(socket.message(&envelope("1", 0)).await, ack("envelope of 1"));
+    is_queued.recv().await;
+    lease.release().await.expect("it is released");
+    for _ in 0..2 {
+        bot.leaves(Leave::Done).await;
+    }
+    drained(&guard).await;
+    assert_eq!((bot.ran(), bot.ran()), ("a click".into(), "1".into()));
+    assert_eq!(is_reported.recv().await.expect("a report"), "block_actions");
+    assert!(is_reported.try_recv().is_err(), "an event is reported");
 }
 
 #[tokio::test]

@@ -142,6 +142,11 @@ async fn only_the_error_that_is_returned_counts() {
     };
     let failed = gate.turn(delivery()).run(fail).await;
     assert!(matches!(failed, Err(Own::Down)), "{failed:?}");
+    let relay = |turn: Turn| async move {
+        drop(turn.reject(""));
+        Err::<(), Box<dyn std::error::Error + Send + Sync>>("rejected: too many requests".into())
+    };
+    gate.turn(delivery()).run(relay).await.expect_err("it is another one's refusal");
     let wrap = |turn: Turn| async move { Err::<(), Own>(turn.reject("no command").into()) };
     let outcome = gate.turn(delivery()).run(wrap).await.expect("an outcome");
     assert!(matches!(&outcome, Outcome::Rejected { detail, .. } if detail == "no command"));

@@ -81,6 +81,11 @@ impl Bot {
         self.leave.send(by).await.expect("there is a handler");
     }
 
+    /// Waits until no handler runs.
+    pub(super) async fn is_idle(&self) {
+        drop(self.may_leave.lock().await); // a handler has the lock
+    }
+
     /// The text of an event whose handler has begun before.
     pub(super) fn ran(&mut self) -> String {
         self.has_entered.try_recv().expect("it ran")
