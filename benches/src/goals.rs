@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 
-use anyhow::{anyhow, bail, ensure};
+use anyhow::{Context as _, anyhow, bail, ensure};
 
 use crate::{bench::Bench, run::Run};
 
@@ -23,6 +23,7 @@ mod neighbour;
 mod security;
 mod sqlite;
 mod subjects;
+mod traces;
 mod turns;
 
 pub use callers::CURVE;
@@ -113,6 +114,7 @@ pub const GOALS: &[Goal] = &[
     neighbour::NEIGHBOUR,
     security::SECURITY,
     distance::DISTANCE,
+    traces::TRACES,
     CURVE,
     CHURN,
 ];
@@ -149,6 +151,17 @@ impl Round<'_> {
     /// How many times as many a second as another.
     pub fn rates(&self, id: &str, other: &str) -> anyhow::Result<f64> {
         Ok(self.rate(id)? / self.rate(other)?)
+    }
+
+    /// What an operation of `id` costs the server, divided by one of `other`, whatever the client does with the
+    /// processors.
+    pub fn server_cpus(&self, id: &str, other: &str) -> anyhow::Result<f64> {
+        let each = |id| {
+            let run = self.run(id)?;
+            let used = run.server_cpu.context("the server's CPU was not measured")?;
+            anyhow::Ok(used / run.load.done as f64)
+        };
+        Ok(each(id)? / each(other)?)
     }
 
     /// What else a subject measured.

@@ -7,7 +7,6 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use anyhow::Context as _;
 use oncegate::auth::token::{self, Digest};
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair, SanType};
 use tempfile::TempDir;
@@ -50,16 +49,16 @@ pub const SECURITY: Goal = Goal {
             p50s(round, "alone, mTLS", "alone, open")
         }),
         ratio("new events, server CPU per mark: token ÷ open", None, |round| {
-            server_cpus(round, "new, token", "new, open")
+            round.server_cpus("new, token", "new, open")
         }),
         ratio("new events, server CPU per mark: mTLS ÷ open", None, |round| {
-            server_cpus(round, "new, mTLS", "new, open")
+            round.server_cpus("new, mTLS", "new, open")
         }),
         ratio("known events, server CPU per mark: token ÷ open", None, |round| {
-            server_cpus(round, "known, token", "known, open")
+            round.server_cpus("known, token", "known, open")
         }),
         ratio("known events, server CPU per mark: mTLS ÷ open", None, |round| {
-            server_cpus(round, "known, mTLS", "known, open")
+            round.server_cpus("known, mTLS", "known, open")
         }),
     ],
     subjects: |bench| {
@@ -82,16 +81,6 @@ pub const SECURITY: Goal = Goal {
 
 fn p50s(round: &Round<'_>, id: &str, other: &str) -> anyhow::Result<f64> {
     Ok(round.run(id)?.load.p50_us / round.run(other)?.load.p50_us)
-}
-
-/// What a mark costs the server, whatever the client does with the processors.
-fn server_cpus(round: &Round<'_>, id: &str, other: &str) -> anyhow::Result<f64> {
-    let per_mark = |id| {
-        let run = round.run(id)?;
-        let used = run.server_cpu.context("the server's CPU was not measured")?;
-        anyhow::Ok(used / run.load.done as f64)
-    };
-    Ok(per_mark(id)? / per_mark(other)?)
 }
 
 /// How callers reach the server.
