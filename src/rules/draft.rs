@@ -163,8 +163,10 @@ impl<'a> Draft<'a> {
         }
         // It may have been changed under another of its names.
         let update = read.as_ref().and_then(|read| {
-            let updates = self.updates.iter().filter(|update| update.was == read.version);
-            updates.clone().find(|update| update.team == *team && update.names.contains(&key.event))
+            let of = |update: &&EventUpdate| {
+                update.team == *team && update.is_of(read) && update.names.contains(&key.event)
+            };
+            self.updates.iter().find(of)
         });
         let now = match (&read, update) {
             (Some(read), Some(update)) => update.event_under(read.digest),

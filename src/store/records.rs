@@ -10,6 +10,7 @@ use crate::{
 
 pub mod answers;
 pub(super) mod place;
+pub(super) mod state;
 
 /// A connection to a store of records.
 pub trait Records: Send {

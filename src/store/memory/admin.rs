@@ -93,8 +93,8 @@ impl EventFilter {
         let is_known = event.attempts.is_none_or(|attempts| attempts.claimed > 0);
         let stands = match (self.standing, &event.state) {
             (None, _) | (Some(EventStatus::Processed), State::Handled(..)) => true,
-            (Some(EventStatus::Claimed), State::Claimed(until)) => *until > now,
-            (Some(EventStatus::Free), State::Claimed(until)) => *until <= now,
+            (Some(EventStatus::Claimed), State::Claimed(_)) => event.is_live(now),
+            (Some(EventStatus::Free), State::Claimed(_)) => !event.is_live(now),
             (Some(EventStatus::Succeeded), State::Handled(by, _)) => {
                 matches!(by, ProcessedBy::Turn(_))
             }

@@ -16,7 +16,7 @@ use crate::{
         Attempts, Detail, EventKey, PayloadDigest, ProcessedBy, RequestId, Timestamp, TurnResult,
     },
     rules::{Event, EventUpdate, State, Version},
-    store::StoreError,
+    store::{StoreError, records::state::StateColumns},
 };
 
 /// What is read of an event; its result, which may be long, if `$result`.
@@ -168,38 +168,23 @@ fn row(key: &EventKey, event: &Event) -> Value {
 
 /// The columns that change with how an event stands.
 fn columns(event: &Event) -> Vec<Value> {
-    let (until, by, result) = match &event.state {
-        State::Claimed(until) => (Some(until.as_micros()), None, None),
-        State::Handled(by, result) => (None, Some(*by), result.as_deref()),
-    };
-    let attempts = event.attempts;
-    let uncounted = attempts.map(|attempts| attempts.uncounted).filter(|count| *count > 0);
-    let is_rejected = matches!(by, Some(ProcessedBy::Rejected(_)));
+    let state = StateColumns::of(event);
     vec![
         json!(event.version.0),
-        json!(event.time.as_micros()),
-        json!(event.expire_time.as_micros()),
-        json!(until),
-        json!(attempts.map(|attempts| attempts.claimed)),
-        json!(event.holder),
-        json!(result.map(|result| bytes(&result.bytes))),
-        json!(result.and_then(|result| result.type_name.as_deref())),
-        json!(event.resumed.is_repeated().then_some(1)),
-        json!(event.resumed.as_uuid().map(hex)),
-        json!(is_rejected.then_some(event.time.as_micros())),
-        json!(event.detail.as_ref().map(Detail::as_str)),
-        json!(uncounted),
-        json!(attempts.and_then(|attempts| attempts.interrupted)),
+        json!(state.time),
+        json!(state.expires),
+        json!(state.until),
+        json!(state.attempt),
+        json!(state.holder),
+        json!(state.result),
+        json!(state.result_type),
+        json!(state.repeated.map(u8::from)),
+        json!(state.resumed_by.map(hex)),
+        json!(state.rejected),
+        json!(state.detail),
+        json!(state.uncounted),
+        json!(state.interrupted),
     ]
-}
-
-/// Bytes as JSON can carry them.
-fn bytes(bytes: &[u8]) -> String {
-    use std::fmt::Write as _;
-    bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
 }
 
 /// The event of a row.

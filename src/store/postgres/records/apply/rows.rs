@@ -3,8 +3,9 @@
 use serde_json::{Value, json};
 
 use crate::{
-    domain::{Detail, ProcessedBy, SessionKey, Timestamp},
-    rules::{Change, Event, EventUpdate, Latest, Plan, State, Waiter, Writes},
+    domain::{SessionKey, Timestamp},
+    rules::{Change, Event, EventUpdate, Latest, Plan, Waiter, Writes},
+    store::records::state::StateColumns,
 };
 
 /// What plans write, row by row.
@@ -107,36 +108,7 @@ fn place(plan: usize, nth: usize, key: &SessionKey, waiter: &Waiter) -> Value {
 
 /// The columns that change with how an event stands.
 fn state(event: &Event) -> Value {
-    let (until, by, result) = match &event.state {
-        State::Claimed(until) => (Some(until.as_micros()), None, None),
-        State::Handled(by, result) => (None, Some(*by), result.as_deref()),
-    };
-    let attempts = event.attempts;
-    let is_rejected = matches!(by, Some(ProcessedBy::Rejected(_)));
-    let is_resumed = event.resumed.is_repeated();
-    json!({
-        "time": event.time.as_micros(),
-        "expires": event.expire_time.as_micros(),
-        "until": until,
-        "attempt": attempts.map(|attempts| attempts.claimed),
-        "holder": event.holder,
-        "result": result.map(|result| hex(&result.bytes)),
-        "result_type": result.and_then(|result| result.type_name.as_deref()),
-        "repeated": is_resumed.then_some(true),
-        "resumed_by": event.resumed.as_uuid().map(|stream| stream.to_string()),
-        "rejected": is_rejected.then_some(event.time.as_micros()),
-        "detail": event.detail.as_ref().map(Detail::as_str),
-        "uncounted": attempts.map(|own| own.uncounted).filter(|count| *count > 0),
-        "interrupted": attempts.and_then(|attempts| attempts.interrupted),
-    })
-}
-
-fn hex(bytes: &[u8]) -> String {
-    use std::fmt::Write as _;
-    bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
+    json!(StateColumns::of(event))
 }
 
 fn micros_of(span: std::time::Duration) -> i64 {
