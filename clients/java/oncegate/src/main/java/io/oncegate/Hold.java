@@ -271,6 +271,7 @@ public abstract class Hold implements AutoCloseable {
       try {
         renew(until, true);
       } catch (Failure failed) {
+        throwIfRefused(); // which has cancelled the renewal
         LostReason reason = failed.lost();
         if (reason != null) {
           throw lostBy(reason, failed);

@@ -2,6 +2,7 @@ package io.oncegate;
 
 import static org.junit.jupiter.api.Assertions.assertEquals;
 import static org.junit.jupiter.api.Assertions.assertFalse;
+import static org.junit.jupiter.api.Assertions.assertInstanceOf;
 import static org.junit.jupiter.api.Assertions.assertNull;
 import static org.junit.jupiter.api.Assertions.assertThrows;
 import static org.junit.jupiter.api.Assertions.assertTrue;
@@ -10,11 +11,14 @@ import static org.junit.jupiter.params.provider.Arguments.arguments;
 import io.grpc.Metadata;
 import io.grpc.Status;
 import io.oncegate.conformance.QuietLogger;
+import java.net.InetAddress;
+import java.net.ServerSocket;
 import java.time.Duration;
 import java.util.ArrayList;
 import java.util.List;
 import java.util.concurrent.CompletableFuture;
 import java.util.concurrent.CountDownLatch;
+import java.util.concurrent.ExecutionException;
 import java.util.concurrent.TimeUnit;
 import java.util.concurrent.TimeoutException;
 import org.jspecify.annotations.Nullable;
@@ -40,6 +44,15 @@ final class HoldTest {
     Gate gate = Gate.builder().environment(name -> null).server("127.0.0.1:1").hooks(hooks).logger(new QuietLogger()).build();
     gates.add(gate);
     return gate;
+  }
+
+  /** A gate of a server that does not answer. */
+  private static Gate gate(ServerSocket silent) {
+    return Gate.builder()
+        .environment(name -> null)
+        .server("127.0.0.1:" + silent.getLocalPort())
+        .logger(new QuietLogger())
+        .build();
   }
 
   private interface News {
@@ -279,6 +292,19 @@ final class HoldTest {
     assertEquals(LostReason.CLOSED, hold.lost().get(10, TimeUnit.SECONDS));
     assertEquals("the gate was closed", hold.givenBack.get(10, TimeUnit.SECONDS));
     assertTrue(gate.drain(Duration.ofSeconds(10)));
+  }
+
+  /** A gate that drains is not a server that is unavailable: the handler must not run without a turn. */
+  @Test
+  void drainEndsARenewalBeforeTheBody() throws Exception {
+    try (ServerSocket silent = new ServerSocket(0, 50, InetAddress.getLoopbackAddress());
+        Gate gate = gate(silent)) {
+      CompletableFuture<Turn> adopted = CompletableFuture.supplyAsync(() -> gate.adopt("turn"));
+      silent.accept(); // it is renewing
+      gate.drain(Duration.ZERO);
+      ExecutionException refused = assertThrows(ExecutionException.class, () -> adopted.get(60, TimeUnit.SECONDS));
+      assertInstanceOf(GateClosedException.class, refused.getCause());
+    }
   }
 
   /** What a call brings after its turn has ended does not matter any more. */
