@@ -14,7 +14,11 @@ import java.net.ServerSocket;
 import java.nio.file.Files;
 import java.nio.file.Path;
 import java.time.Duration;
+import java.util.ArrayDeque;
+import java.util.Deque;
+import java.util.List;
 import java.util.Map;
+import java.util.concurrent.CompletableFuture;
 import java.util.concurrent.CountDownLatch;
 import java.util.concurrent.TimeUnit;
 import java.util.concurrent.atomic.AtomicInteger;
@@ -169,6 +173,34 @@ final class SettingsTest {
                   .getMessage();
           assertTrue(said.contains(problem), said);
         });
+  }
+
+  /** A process may be out of threads or memory for a while. The next call reads the file again. */
+  @Test
+  void readThatFails() {
+    Deque<Error> problems =
+        new ArrayDeque<>(List.of(new InternalError("no thread"), new InternalError("no memory")));
+    WatchedFile file =
+        new WatchedFile(
+            "tokenFile",
+            "token",
+            path -> {
+              if (!problems.isEmpty()) {
+                throw problems.pop();
+              }
+              return "read".getBytes();
+            },
+            reading -> {
+              if (problems.size() == 2) {
+                throw problems.pop();
+              }
+              CompletableFuture.runAsync(reading);
+            });
+    for (String problem : List.of("no thread", "no memory")) {
+      String said = assertThrows(MisconfiguredException.class, file::readText).getMessage();
+      assertTrue(said.contains(problem), said);
+    }
+    assertEquals("read", file.readText());
   }
 
   /** A network file system that does not answer. Only the first call waits for it. */
