@@ -560,20 +560,23 @@ public abstract class Hold implements AutoCloseable {
   }
 
   private void reportLoss(LostReason reason) {
-    synchronized (lock) {
-      if (body != null) {
-        interruptedBody = true;
-        body.interrupt();
+    try {
+      synchronized (lock) {
+        if (body != null) {
+          interruptedBody = true;
+          body.interrupt();
+        }
       }
+      gate.forget(this);
+      config.log.log(Level.WARNING, "a " + (isLease() ? "lease" : "turn") + " was lost: " + reason);
+      config.hooks.onLost(reason);
+      if (!isLease()) {
+        config.hooks.onEnd("LOST");
+      }
+    } finally {
+      reported.countDown(); // its holder waits for it
+      lost.complete(reason);
     }
-    config.log.log(Level.WARNING, "a " + (isLease() ? "lease" : "turn") + " was lost: " + reason);
-    gate.forget(this);
-    config.hooks.onLost(reason);
-    if (!isLease()) {
-      config.hooks.onEnd("LOST");
-    }
-    reported.countDown();
-    lost.complete(reason);
   }
 
   /** From here on, a loss interrupts nobody. If it has interrupted this thread, that is taken back. */

@@ -16,6 +16,7 @@ import java.net.ServerSocket;
 import java.time.Duration;
 import java.util.ArrayList;
 import java.util.List;
+import java.util.ResourceBundle;
 import java.util.concurrent.CompletableFuture;
 import java.util.concurrent.CountDownLatch;
 import java.util.concurrent.ExecutionException;
@@ -291,6 +292,27 @@ final class HoldTest {
     hold.closeByGate();
     assertEquals(LostReason.CLOSED, hold.lost().get(10, TimeUnit.SECONDS));
     assertEquals("the gate was closed", hold.givenBack.get(10, TimeUnit.SECONDS));
+    assertTrue(gate.drain(Duration.ofSeconds(10)));
+  }
+
+  /** An end waits until the loss is reported, and must not wait for ever. */
+  @Test
+  void loggerThatFailsDoesNotKeepALossFromBeingReported() throws Exception {
+    System.Logger failing =
+        new QuietLogger() {
+          @Override
+          public void log(Level level, ResourceBundle bundle, String format, Object... params) {
+            throw new AssertionError("a fault of the logger");
+          }
+        };
+    Gate gate = Gate.builder().environment(name -> null).server("127.0.0.1:1").logger(failing).build();
+    gates.add(gate);
+    Scripted hold = new Scripted(gate);
+    gate.start(hold, () -> {});
+    CompletableFuture<Void> lost = CompletableFuture.runAsync(() -> hold.lose(LostReason.EXPIRED));
+    assertEquals(LostReason.EXPIRED, hold.lost().get(10, TimeUnit.SECONDS));
+    lost.get(10, TimeUnit.SECONDS);
+    assertFalse(CompletableFuture.supplyAsync(hold::finishByHolder).get(10, TimeUnit.SECONDS));
     assertTrue(gate.drain(Duration.ofSeconds(10)));
   }
 
