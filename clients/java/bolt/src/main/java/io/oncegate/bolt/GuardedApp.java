@@ -70,8 +70,9 @@ import java.util.regex.Pattern;
  *
  * <p>Bolt for Java acknowledges when the handler returns. If the process is killed before, or if the handler needs more
  * than 3 s, Slack delivers an event again; the guard refuses these deliveries until the handler has returned. A handler
- * of a command or an interaction that takes longer needs {@link GuardOptions#ackFirst}. So does one that hands its work
- * to {@code app.executorService()}: its turn ends when it returns.
+ * of a command or an interaction that takes longer needs {@link GuardOptions#ackFirst}. A turn ends when its handler
+ * returns: work that the handler hands to {@code app.executorService()} runs without a turn. Use {@code ackFirst}, and do
+ * that work in the handler.
  *
  * <p>If a request is acknowledged first, Bolt calls its handlers in the background, without the middleware, which has
  * run before.
