@@ -105,7 +105,7 @@ final class GuardedAppTest {
 
   /** A gate whose events are free soon after a loss: the claim outlives its session. */
   private Gate hasty() {
-    return Gate.builder().server(server.address()).ttl(Duration.ofSeconds(2)).build();
+    return Gate.builder().server(server.address()).ttl(Duration.ofSeconds(2)).logger(log).build();
   }
 
   private GuardedApp app() {
@@ -619,25 +619,114 @@ final class GuardedAppTest {
     accepted(event.get());
   }
 
+  /** Slack does not deliver the event again. */
   @ParameterizedTest
   @ValueSource(booleans = {false, true})
   void acknowledgedFirstAndLost(boolean interrupts) throws Exception {
-    try (Gate gate = logging()) {
+    try (Gate gate = hasty()) {
       GuardedApp app = app(gate, new GuardOptions().ackFirst().turns(turn -> turn.interruptOnLoss(interrupts)));
       accepted(post(app, mention("Ev1")));
       Turn turn = bot.entered();
       refused(post(app, mention("Ev1"), 1)); // the acknowledgement came late
-      server.lose(Session.thread("T1", "C1", "17.5"));
-      assertEquals(LostReason.LEASE_LOST, turn.lost().get());
-      if (interrupts) {
-        join(app);
-        log.has("ERROR acknowledged delivery dropped: handler failed: Event Ev1", "interrupted");
-      } else {
+      lose(turn);
+      if (!interrupts) {
         bot.leave();
-        join(app);
-        log.has("ERROR acknowledged delivery dropped: turn lost (LEASE_LOST): Event Ev1");
       }
+      lose(bot.entered()); // once more
+      if (!interrupts) {
+        bot.leave();
+      }
+      assertEquals(3, bot.entered().attempt());
+      bot.leave();
+      join(app);
+      bot.ran(3);
+      assertEquals("SUCCEEDED", gate.seen(Delivery.slack(mention("Ev1"))).outcome());
+      log.has("WARNING turn lost (LEASE_LOST); another turn is requested: Event Ev1");
+      log.hasNot("dropped");
+    }
+  }
+
+  private void lose(Turn turn) {
+    server.lose(Session.thread("T1", "C1", "17.5"));
+    assertEquals(LostReason.LEASE_LOST, turn.lost().join());
+  }
+
+  @ParameterizedTest
+  @ValueSource(booleans = {false, true})
+  void theLastRetryIsLost(boolean interrupts) throws Exception {
+    try (Gate gate = hasty()) {
+      GuardedApp app = app(gate, new GuardOptions().turns(turn -> turn.interruptOnLoss(interrupts)));
+      CompletableFuture<Response> last = slack.begin(app, mention("Ev1"), 3);
+      lose(bot.entered());
+      if (!interrupts) {
+        bot.leave();
+      }
+      accepted(last.get());
+      bot.leave();
+      join(app);
+      bot.ran(2);
+      log.has("WARNING turn lost (LEASE_LOST); another turn is requested: Event Ev1");
+      log.hasNot("dropped");
+    }
+  }
+
+  /** The event may be handled, or not. */
+  @ParameterizedTest
+  @ValueSource(booleans = {false, true})
+  void theEndOfTheLastRetryHasNoAnswer(boolean byHandler) throws Exception {
+    try (Gate gate = hasty()) {
+      GuardedApp app = app(gate, new GuardOptions());
+      CompletableFuture<Response> last = slack.begin(app, mention("Ev1"), 3);
+      bot.entered();
+      server.kill();
+      bot.leave(
+          context -> {
+            if (byHandler) {
+              turnOf(context).succeed(null);
+            }
+            return context.ack();
+          });
+      accepted(last.get());
+      server.start();
+      bot.leave();
+      join(app);
+      bot.ran(2);
+      log.has("WARNING end of the turn not answered; another turn is requested: Event Ev1");
+      log.hasNot("dropped");
+    }
+  }
+
+  @Test
+  void afterTheWaitALostDeliveryIsDropped() throws Exception {
+    try (Gate gate = hasty()) {
+      GuardedApp app = app(gate, new GuardOptions().ackFirst().waitFor(Duration.ofMillis(1)));
+      accepted(post(app, mention("Ev1")));
+      lose(bot.entered());
+      join(app);
       bot.ran(1);
+      log.has("ERROR acknowledged delivery dropped: turn not granted: Event Ev1", "InProgressException");
+    }
+  }
+
+  @Test
+  void whatIsLostWithItsGateIsDropped() throws Exception {
+    try (Gate gate = hasty()) {
+      GuardedApp app = app(gate, new GuardOptions().ackFirst());
+      accepted(post(app, mention("Ev1")));
+      bot.entered();
+      gate.close();
+      join(app);
+      bot.ran(1);
+      log.has("ERROR acknowledged delivery dropped: turn lost (CLOSED): Event Ev1", "interrupted");
+      log.hasNot("requested");
+    }
+  }
+
+  @Test
+  void lossesAfterWhichAnotherTurnMayBeGranted() {
+    for (LostReason loss : LostReason.values()) {
+      boolean expected = Set.of(LostReason.CLAIM_LOST, LostReason.LEASE_LOST, LostReason.EXPIRED).contains(loss);
+      assertEquals(expected, Policy.isTemporary(loss), loss.name());
     }
   }
 
