@@ -329,6 +329,25 @@ final class HoldTest {
     }
   }
 
+  /** A turn that is lost meanwhile must not be taken for one that is still held. */
+  @Test
+  void detachOfATurnThatIsLostReportsTheLoss() throws Exception {
+    try (ServerSocket silent = new ServerSocket(0, 50, InetAddress.getLoopbackAddress());
+        Gate gate = gate(silent)) {
+      Config options = gate.config.copy();
+      options.interrupts = false;
+      Turn turn = new Turn(gate, options, "turn");
+      turn.enter();
+      turn.trust(SECOND * 3600, 0, Clock.now(), 0);
+      CompletableFuture<String> detached = CompletableFuture.supplyAsync(turn::detach);
+      silent.accept(); // it is renewing
+      turn.lose(LostReason.LEASE_LOST);
+      ExecutionException refused = assertThrows(ExecutionException.class, () -> detached.get(60, TimeUnit.SECONDS));
+      TurnLostException lost = assertInstanceOf(TurnLostException.class, refused.getCause());
+      assertEquals(LostReason.LEASE_LOST, lost.reason());
+    }
+  }
+
   /** What a call brings after its turn has ended does not matter any more. */
   @Test
   void renewalEndsWithItsTurn() throws Exception {
