@@ -415,6 +415,32 @@ final class GuardedAppTest {
     guard.pause(Duration.ofDays(365)); // it ends with the gate
   }
 
+  /** Deliveries of others are handled in the same thread later. */
+  @Test
+  void aBackgroundThreadInheritsNothingOfItsFirstDelivery() throws Exception {
+    GuardedApp app = app(server.gate(), new GuardOptions().ackFirst());
+    InheritableThreadLocal<String> user = new InheritableThreadLocal<>();
+    CompletableFuture<String> userInside = new CompletableFuture<>();
+    CompletableFuture<ClassLoader> loaderInside = new CompletableFuture<>();
+    bot.leave(
+        context -> {
+          userInside.complete(user.get());
+          loaderInside.complete(Thread.currentThread().getContextClassLoader());
+          return context.ack();
+        });
+    ClassLoader ofApp = Thread.currentThread().getContextClassLoader();
+    user.set("U1");
+    Thread.currentThread().setContextClassLoader(new ClassLoader(ofApp) {});
+    try {
+      accepted(post(app, command("1")));
+    } finally {
+      Thread.currentThread().setContextClassLoader(ofApp);
+    }
+    join(app);
+    assertNull(userInside.get());
+    assertEquals(ofApp, loaderInside.get());
+  }
+
   @ParameterizedTest
   @CsvSource({"false, false", "false, true", "true, false", "true, true"})
   void theLastRetryWaitsForTheRunBeforeIt(boolean socketMode, boolean fails) throws Exception {
