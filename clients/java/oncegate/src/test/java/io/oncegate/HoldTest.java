@@ -211,6 +211,24 @@ final class HoldTest {
     hangs.countDown();
   }
 
+  /** Within the margin before the end at the server. */
+  @Test
+  void looksAtTheClockWhenTheTrustedEndComes() {
+    Scripted hold = new Scripted(gate(new Hooks() {}));
+    assertTrue(hold.lookAtClock() > 3000 * SECOND);
+    hold.trustFor(SECOND / 10);
+    long first = hold.lookAtClock();
+    assertTrue(first <= SECOND / 10, first + " ns");
+    hold.trustFor(0);
+    long second = hold.lookAtClock();
+    assertTrue(second > 0 && second <= Waiting.CATCH_UP, second + " ns");
+    assertTrue(hold.held());
+    hold.trustFor(3600 * SECOND);
+    assertTrue(hold.lookAtClock() > 3000 * SECOND);
+    hold.lose(LostReason.EXPIRED);
+    assertEquals(Long.MAX_VALUE, hold.lookAtClock());
+  }
+
   @Test
   void trustedEndMoves() throws Exception {
     Gate gate = gate(new Hooks() {});
