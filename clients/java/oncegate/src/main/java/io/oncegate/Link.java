@@ -224,7 +224,21 @@ final class Link {
   /** A call or stream has ended. */
   synchronized void release(Connection connection) {
     connection.live--;
+    closeIdle();
     closeUnused(connection);
+  }
+
+  /** Closes what a peak of streams has left, once there is plenty of room on another connection. */
+  private void closeIdle() {
+    for (Connection roomy : streams) {
+      if (roomy.live <= STREAMS_PER_CONNECTION / 2) {
+        List<Connection> idle = new ArrayList<>(streams);
+        idle.removeIf(other -> other == roomy || other.live > 0);
+        streams.removeAll(idle);
+        idle.forEach(this::closeUnused);
+        return;
+      }
+    }
   }
 
   /** How many connections there are, for tests. */

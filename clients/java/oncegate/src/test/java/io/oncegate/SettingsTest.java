@@ -18,6 +18,7 @@ import java.nio.file.Files;
 import java.nio.file.Path;
 import java.time.Duration;
 import java.util.ArrayDeque;
+import java.util.ArrayList;
 import java.util.Deque;
 import java.util.List;
 import java.util.Map;
@@ -248,6 +249,21 @@ final class SettingsTest {
         assertTrue(gate.link.size() <= 1, gate.link.size() + " connections");
         before = used;
       }
+    }
+  }
+
+  /** After many streams at once, their connections are closed again. */
+  @Test
+  void connectionsOfAPeakAreClosed() {
+    try (Gate gate = gate().server("127.0.0.1:1").build()) {
+      List<Link.Connection> used = new ArrayList<>();
+      for (int i = 0; i < 2000; i++) {
+        used.add(gate.link.acquire(true).connection);
+      }
+      assertEquals(3, gate.link.size());
+      used.forEach(gate.link::release);
+      assertEquals(1, gate.link.size());
+      assertEquals(2, used.stream().distinct().filter(connection -> connection.channel.isShutdown()).count());
     }
   }
 
