@@ -66,7 +66,8 @@ import java.util.regex.Pattern;
  *   <li>{@link GuardOptions#maxBackgroundDeliveries} acknowledged deliveries run or wait, or the app drains: refused
  *       with status 503.
  *   <li>the server is unavailable: events are refused while Slack will deliver them again. For the rest, the gate's
- *       {@link Gate.Builder#onUnavailable} decides.
+ *       {@link Gate.Builder#onUnavailable} decides. If it is {@link Unavailability#RAISE}, the default, the last
+ *       delivery of an event is acknowledged and waits in this process, and an interaction or command is refused.
  * </ul>
  *
  * <p>Bolt for Java acknowledges when the handler returns. If the process is killed before, or if the handler needs more
