@@ -186,7 +186,7 @@ final class Dispatch {
   }
 
   private void noteLoss(LostException lost) {
-    if (lost.reason() != LostReason.ENDED) { // by the handler
+    if (lost.reason() != LostReason.ENDED) { // the handler has ended it
       lostAtEnd = lost.reason();
     }
   }
@@ -213,12 +213,12 @@ final class Dispatch {
     if (reason == null || !guard.spawn(() -> retryUntilGranted(delivery, DEFAULT_RETRY_AFTER))) {
       return false;
     }
-    reportRequest(reason, problem);
+    reportNeed(reason, problem);
     return true;
   }
 
-  private void reportRequest(String reason, @Nullable Throwable problem) {
-    guard.log(Level.WARNING, reason + "; another turn is requested: " + this, problem);
+  private void reportNeed(String reason, @Nullable Throwable problem) {
+    guard.log(Level.WARNING, reason + "; the delivery needs another turn: " + this, problem);
   }
 
   /** Runs a handler that matches in the turn of the request, or not at all. */
@@ -406,7 +406,7 @@ final class Dispatch {
     }
     String again = background.uncertainty(granted);
     if (again != null) {
-      reportRequest(again, problem);
+      reportNeed(again, problem);
       return again;
     }
     LostReason loss = background.loss(granted);

@@ -667,7 +667,7 @@ final class GuardedAppTest {
       join(app);
       bot.ran(3);
       assertEquals("SUCCEEDED", gate.seen(Delivery.slack(mention("Ev1"))).outcome());
-      log.has("WARNING turn lost (LEASE_LOST); another turn is requested: Event Ev1");
+      log.has("WARNING turn lost (LEASE_LOST); the delivery needs another turn: Event Ev1");
       log.hasNot("dropped");
     }
   }
@@ -691,7 +691,7 @@ final class GuardedAppTest {
       bot.leave();
       join(app);
       bot.ran(2);
-      log.has("WARNING turn lost (LEASE_LOST); another turn is requested: Event Ev1");
+      log.has("WARNING turn lost (LEASE_LOST); the delivery needs another turn: Event Ev1");
       log.hasNot("dropped");
     }
   }
@@ -717,7 +717,7 @@ final class GuardedAppTest {
       bot.leave();
       join(app);
       bot.ran(2);
-      log.has("WARNING end of the turn not answered; another turn is requested: Event Ev1");
+      log.has("WARNING end of the turn not answered; the delivery needs another turn: Event Ev1");
       log.hasNot("dropped");
     }
   }
@@ -744,7 +744,7 @@ final class GuardedAppTest {
       join(app);
       bot.ran(1);
       log.has("ERROR acknowledged delivery dropped: turn lost (CLOSED): Event Ev1", "interrupted");
-      log.hasNot("requested");
+      log.hasNot("another turn");
     }
   }
 
