@@ -56,7 +56,7 @@ public final class Gate implements AutoCloseable {
   /** How long the threads may take to end afterwards: one may be in a look-up of names. */
   private static final long THREADS_TIME = TimeUnit.SECONDS.toNanos(10);
 
-  /** How often the trusted ends are looked at. */
+  /** How often the trusted ends are looked at, beside when they come: they may move. */
   private static final long WATCH_EVERY = TimeUnit.MILLISECONDS.toNanos(500);
 
   private static final long LEAST_PATIENCE = TimeUnit.MILLISECONDS.toNanos(500);
@@ -323,8 +323,11 @@ public final class Gate implements AutoCloseable {
         }
         present = new ArrayList<>(holds);
       }
-      present.forEach(Hold::lookAtClock);
-      Waiting.uninterruptibly(nanos -> unwatched.await(nanos, TimeUnit.NANOSECONDS), WATCH_EVERY);
+      long next = WATCH_EVERY;
+      for (Hold hold : present) {
+        next = Math.min(next, hold.lookAtClock());
+      }
+      Waiting.uninterruptibly(nanos -> unwatched.await(nanos, TimeUnit.NANOSECONDS), next);
     }
   }
 

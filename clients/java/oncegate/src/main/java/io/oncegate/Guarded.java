@@ -33,7 +33,7 @@ final class Guarded {
     public boolean isLoggable(Level level) {
       try {
         return log.isLoggable(level);
-      } catch (RuntimeException | LinkageError e) {
+      } catch (RuntimeException | Error e) {
         return false;
       }
     }
@@ -42,7 +42,7 @@ final class Guarded {
     public void log(Level level, @Nullable ResourceBundle bundle, @Nullable String text, @Nullable Throwable thrown) {
       try {
         log.log(level, bundle, text, thrown);
-      } catch (RuntimeException | LinkageError e) {
+      } catch (RuntimeException | Error e) {
         // There is no other place to report it.
       }
     }
@@ -52,7 +52,7 @@ final class Guarded {
         Level level, @Nullable ResourceBundle bundle, @Nullable String format, @Nullable Object... params) {
       try {
         log.log(level, bundle, format, params);
-      } catch (RuntimeException | LinkageError e) {
+      } catch (RuntimeException | Error e) {
         // There is no other place to report it.
       }
     }

@@ -69,7 +69,12 @@ public abstract class Hold implements AutoCloseable {
   private @Nullable Thread body;
 
   private boolean interruptedBody;
-  private boolean wasPast; // at the watcher's last look
+
+  /** Its trusted end had passed at the watcher's last look. */
+  private boolean isPast;
+
+  /** Since the first look at which it had. */
+  private long pastSince;
 
   Hold(Gate gate, Config config) {
     this.gate = gate;
@@ -271,6 +276,7 @@ public abstract class Hold implements AutoCloseable {
       try {
         renew(until, true);
       } catch (Failure failed) {
+        throwIfRefused(); // which has cancelled the renewal
         LostReason reason = failed.lost();
         if (reason != null) {
           throw lostBy(reason, failed);
@@ -347,17 +353,31 @@ public abstract class Hold implements AutoCloseable {
     }
   }
 
-  /** Loses it if its keeper has not, although its trusted end has passed at two looks. */
-  final void lookAtClock() {
+  /**
+   * Loses it if its keeper has not, although its trusted end has passed. After a standstill of the process its keeper
+   * first reads what came meanwhile: it is lost at a second look. Returns after how many nanoseconds to look again.
+   */
+  final long lookAtClock() {
     synchronized (lock) {
-      boolean isPast = granted && !over && trustedEnd <= Clock.now();
-      if (!isPast || !wasPast) {
-        // After a standstill of the process its keeper first reads what came meanwhile.
-        wasPast = isPast;
-        return;
+      if (!granted || over) {
+        return Long.MAX_VALUE;
+      }
+      long now = Clock.now();
+      if (trustedEnd > now) {
+        isPast = false;
+        return trustedEnd - now;
+      }
+      if (!isPast) {
+        isPast = true;
+        pastSince = now;
+      }
+      long left = pastSince + Waiting.CATCH_UP - now;
+      if (left > 0) {
+        return left;
       }
     }
     lose(LostReason.EXPIRED);
+    return Long.MAX_VALUE;
   }
 
   /** Reads the stream to its end. Returns whether there is something to carry on then. */
@@ -559,20 +579,23 @@ public abstract class Hold implements AutoCloseable {
   }
 
   private void reportLoss(LostReason reason) {
-    synchronized (lock) {
-      if (body != null) {
-        interruptedBody = true;
-        body.interrupt();
+    try {
+      synchronized (lock) {
+        if (body != null) {
+          interruptedBody = true;
+          body.interrupt();
+        }
       }
+      gate.forget(this);
+      config.log.log(Level.WARNING, "a " + (isLease() ? "lease" : "turn") + " was lost: " + reason);
+      config.hooks.onLost(reason);
+      if (!isLease()) {
+        config.hooks.onEnd("LOST");
+      }
+    } finally {
+      reported.countDown(); // its holder waits for it
+      lost.complete(reason);
     }
-    config.log.log(Level.WARNING, "a " + (isLease() ? "lease" : "turn") + " was lost: " + reason);
-    gate.forget(this);
-    config.hooks.onLost(reason);
-    if (!isLease()) {
-      config.hooks.onEnd("LOST");
-    }
-    reported.countDown();
-    lost.complete(reason);
   }
 
   /** From here on, a loss interrupts nobody. If it has interrupted this thread, that is taken back. */

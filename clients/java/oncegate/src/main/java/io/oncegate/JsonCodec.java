@@ -2,8 +2,6 @@ package io.oncegate;
 
 import com.google.gson.Gson;
 import com.google.gson.GsonBuilder;
-import com.google.gson.JsonIOException;
-import com.google.gson.JsonParseException;
 import com.google.gson.ToNumberPolicy;
 import java.lang.reflect.Type;
 import java.nio.charset.StandardCharsets;
@@ -32,7 +30,7 @@ final class JsonCodec implements Codec {
     }
     try {
       return new Encoded(gson.toJson(value).getBytes(StandardCharsets.UTF_8), JSON);
-    } catch (JsonIOException e) {
+    } catch (RuntimeException e) {
       throw new ResultException("a result of " + value.getClass().getName() + " needs a codec of its own", e);
     }
   }
@@ -42,7 +40,7 @@ final class JsonCodec implements Codec {
     if (resultType.equals(JSON)) {
       try {
         return gson.fromJson(new String(data, StandardCharsets.UTF_8), type);
-      } catch (JsonParseException e) {
+      } catch (RuntimeException e) {
         throw new ResultException("the result cannot be read as " + type.getTypeName(), e);
       }
     }

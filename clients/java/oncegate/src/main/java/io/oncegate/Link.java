@@ -2,6 +2,7 @@ package io.oncegate;
 
 import io.grpc.CallOptions;
 import io.grpc.ClientCall;
+import io.grpc.ConnectivityState;
 import io.grpc.EquivalentAddressGroup;
 import io.grpc.ManagedChannel;
 import io.grpc.Metadata;
@@ -42,6 +43,9 @@ final class Link {
 
   static final long CALL_TIMEOUT = TimeUnit.SECONDS.toNanos(10);
 
+  /** How long a connection may take to be made: name look-up, TCP and TLS. */
+  static final long CONNECT_TIME = TimeUnit.SECONDS.toNanos(10);
+
   /** The least time for the last attempt of a call. */
   static final long SHORTEST = TimeUnit.MILLISECONDS.toNanos(100);
 
@@ -76,6 +80,7 @@ final class Link {
   /** One channel of gRPC, with the number of its calls and streams. */
   static final class Connection {
     final ManagedChannel channel;
+    long made = Clock.now();
     private int live;
 
     Connection(ManagedChannel channel) {
@@ -200,8 +205,15 @@ final class Link {
     new ArrayList<>(all).forEach(this::closeUnused);
   }
 
-  /** Takes a connection that was silent out of use: it may be dead without a notice. */
+  /**
+   * Takes a connection that was silent out of use: it may be dead without a notice. One that is still being made stays
+   * for a while: calls may have less time than that needs, and none would ever be made.
+   */
   synchronized void suspect(Connection connection) {
+    boolean isMade = connection.channel.getState(false) == ConnectivityState.READY;
+    if (!isMade && Clock.now() - connection.made < CONNECT_TIME) {
+      return;
+    }
     if (calls == connection) {
       calls = null;
     }
@@ -212,7 +224,21 @@ final class Link {
   /** A call or stream has ended. */
   synchronized void release(Connection connection) {
     connection.live--;
+    closeIdle();
     closeUnused(connection);
+  }
+
+  /** Closes what a peak of streams has left, once there is plenty of room on another connection. */
+  private void closeIdle() {
+    for (Connection roomy : streams) {
+      if (roomy.live <= STREAMS_PER_CONNECTION / 2) {
+        List<Connection> idle = new ArrayList<>(streams);
+        idle.removeIf(other -> other == roomy || other.live > 0);
+        streams.removeAll(idle);
+        idle.forEach(this::closeUnused);
+        return;
+      }
+    }
   }
 
   /** How many connections there are, for tests. */

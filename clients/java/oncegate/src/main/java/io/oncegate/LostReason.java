@@ -14,6 +14,6 @@ public enum LostReason {
   EXPIRED,
   /** The gate was closed. */
   CLOSED,
-  /** From {@link Hold#check} alone: the holder has ended it. */
+  /** The holder has ended it: from {@link Hold#check}, and from a second end of a turn. */
   ENDED
 }

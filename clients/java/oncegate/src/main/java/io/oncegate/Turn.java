@@ -307,6 +307,9 @@ public final class Turn extends Hold {
       renew(Clock.now() + Math.min(trustedLeft(), config.patienceNanos()), false);
     } catch (Failure failed) {
       LostReason reason = failed.lost();
+      if (reason == null && !held()) { // which has cancelled the renewal
+        throw lostBy(reasonOfEnd(), null);
+      }
       throw reason == null ? failed.published() : lostBy(reason, failed);
     } catch (InterruptedException e) {
       throw new AssertionError(e); // it is not interruptible

@@ -10,7 +10,7 @@ final class Waiting {
    */
   private static final long LATE = TimeUnit.MILLISECONDS.toNanos(200);
 
-  private static final long CATCH_UP = TimeUnit.MILLISECONDS.toNanos(300);
+  static final long CATCH_UP = TimeUnit.MILLISECONDS.toNanos(300);
 
   private Waiting() {}
 

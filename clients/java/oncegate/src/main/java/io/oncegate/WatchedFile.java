@@ -37,6 +37,7 @@ final class WatchedFile {
   final String option;
   final String path;
   private final Load load;
+  private final Executor readers;
   private @Nullable CompletableFuture<byte[]> reading; // guarded by this
 
   /** How a file is read. */
@@ -45,14 +46,20 @@ final class WatchedFile {
   }
 
   WatchedFile(String option, String path) {
-    this(option, path, WatchedFile::readRegular);
+    this(option, path, WatchedFile::readRegular, READERS);
   }
 
   /** For tests. */
   WatchedFile(String option, String path, Load load) {
+    this(option, path, load, READERS);
+  }
+
+  /** For tests. */
+  WatchedFile(String option, String path, Load load, Executor readers) {
     this.option = option;
     this.path = path;
     this.load = load;
+    this.readers = readers;
   }
 
   /** What it holds, without white space around it. Never empty. */
@@ -77,14 +84,18 @@ final class WatchedFile {
     }
     CompletableFuture<byte[]> read = new CompletableFuture<>();
     reading = read;
-    READERS.execute(
-        () -> {
-          try {
-            read.complete(load.read(path));
-          } catch (IOException | RuntimeException e) {
-            read.completeExceptionally(e);
-          }
-        });
+    try {
+      readers.execute(
+          () -> {
+            try {
+              read.complete(load.read(path));
+            } catch (Throwable e) { // else later calls would take it for a read that hangs
+              read.completeExceptionally(e);
+            }
+          });
+    } catch (RuntimeException | Error e) { // no thread can be made
+      read.completeExceptionally(e);
+    }
     try {
       return Waiting.uninterruptibly(
           nanos -> {

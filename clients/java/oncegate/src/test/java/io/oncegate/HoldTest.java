@@ -2,6 +2,7 @@ package io.oncegate;
 
 import static org.junit.jupiter.api.Assertions.assertEquals;
 import static org.junit.jupiter.api.Assertions.assertFalse;
+import static org.junit.jupiter.api.Assertions.assertInstanceOf;
 import static org.junit.jupiter.api.Assertions.assertNull;
 import static org.junit.jupiter.api.Assertions.assertThrows;
 import static org.junit.jupiter.api.Assertions.assertTrue;
@@ -10,11 +11,15 @@ import static org.junit.jupiter.params.provider.Arguments.arguments;
 import io.grpc.Metadata;
 import io.grpc.Status;
 import io.oncegate.conformance.QuietLogger;
+import java.net.InetAddress;
+import java.net.ServerSocket;
 import java.time.Duration;
 import java.util.ArrayList;
 import java.util.List;
+import java.util.ResourceBundle;
 import java.util.concurrent.CompletableFuture;
 import java.util.concurrent.CountDownLatch;
+import java.util.concurrent.ExecutionException;
 import java.util.concurrent.TimeUnit;
 import java.util.concurrent.TimeoutException;
 import org.jspecify.annotations.Nullable;
@@ -40,6 +45,15 @@ final class HoldTest {
     Gate gate = Gate.builder().environment(name -> null).server("127.0.0.1:1").hooks(hooks).logger(new QuietLogger()).build();
     gates.add(gate);
     return gate;
+  }
+
+  /** A gate of a server that does not answer. */
+  private static Gate gate(ServerSocket silent) {
+    return Gate.builder()
+        .environment(name -> null)
+        .server("127.0.0.1:" + silent.getLocalPort())
+        .logger(new QuietLogger())
+        .build();
   }
 
   private interface News {
@@ -197,6 +211,24 @@ final class HoldTest {
     hangs.countDown();
   }
 
+  /** Within the margin before the end at the server. */
+  @Test
+  void looksAtTheClockWhenTheTrustedEndComes() {
+    Scripted hold = new Scripted(gate(new Hooks() {}));
+    assertTrue(hold.lookAtClock() > 3000 * SECOND);
+    hold.trustFor(SECOND / 10);
+    long first = hold.lookAtClock();
+    assertTrue(first <= SECOND / 10, first + " ns");
+    hold.trustFor(0);
+    long second = hold.lookAtClock();
+    assertTrue(second > 0 && second <= Waiting.CATCH_UP, second + " ns");
+    assertTrue(hold.held());
+    hold.trustFor(3600 * SECOND);
+    assertTrue(hold.lookAtClock() > 3000 * SECOND);
+    hold.lose(LostReason.EXPIRED);
+    assertEquals(Long.MAX_VALUE, hold.lookAtClock());
+  }
+
   @Test
   void trustedEndMoves() throws Exception {
     Gate gate = gate(new Hooks() {});
@@ -279,6 +311,59 @@ final class HoldTest {
     assertEquals(LostReason.CLOSED, hold.lost().get(10, TimeUnit.SECONDS));
     assertEquals("the gate was closed", hold.givenBack.get(10, TimeUnit.SECONDS));
     assertTrue(gate.drain(Duration.ofSeconds(10)));
+  }
+
+  /** An end waits until the loss is reported, and must not wait for ever. */
+  @Test
+  void loggerThatFailsDoesNotKeepALossFromBeingReported() throws Exception {
+    System.Logger failing =
+        new QuietLogger() {
+          @Override
+          public void log(Level level, ResourceBundle bundle, String format, Object... params) {
+            throw new AssertionError("a fault of the logger");
+          }
+        };
+    Gate gate = Gate.builder().environment(name -> null).server("127.0.0.1:1").logger(failing).build();
+    gates.add(gate);
+    Scripted hold = new Scripted(gate);
+    gate.start(hold, () -> {});
+    CompletableFuture<Void> lost = CompletableFuture.runAsync(() -> hold.lose(LostReason.EXPIRED));
+    assertEquals(LostReason.EXPIRED, hold.lost().get(10, TimeUnit.SECONDS));
+    lost.get(10, TimeUnit.SECONDS);
+    assertFalse(CompletableFuture.supplyAsync(hold::finishByHolder).get(10, TimeUnit.SECONDS));
+    assertTrue(gate.drain(Duration.ofSeconds(10)));
+  }
+
+  /** A gate that drains is not a server that is unavailable: the handler must not run without a turn. */
+  @Test
+  void drainEndsARenewalBeforeTheBody() throws Exception {
+    try (ServerSocket silent = new ServerSocket(0, 50, InetAddress.getLoopbackAddress());
+        Gate gate = gate(silent)) {
+      CompletableFuture<Turn> adopted = CompletableFuture.supplyAsync(() -> gate.adopt("turn"));
+      silent.accept(); // it is renewing
+      gate.drain(Duration.ZERO);
+      ExecutionException refused = assertThrows(ExecutionException.class, () -> adopted.get(60, TimeUnit.SECONDS));
+      assertInstanceOf(GateClosedException.class, refused.getCause());
+    }
+  }
+
+  /** A turn that is lost meanwhile must not be taken for one that is still held. */
+  @Test
+  void detachOfATurnThatIsLostReportsTheLoss() throws Exception {
+    try (ServerSocket silent = new ServerSocket(0, 50, InetAddress.getLoopbackAddress());
+        Gate gate = gate(silent)) {
+      Config options = gate.config.copy();
+      options.interrupts = false;
+      Turn turn = new Turn(gate, options, "turn");
+      turn.enter();
+      turn.trust(SECOND * 3600, 0, Clock.now(), 0);
+      CompletableFuture<String> detached = CompletableFuture.supplyAsync(turn::detach);
+      silent.accept(); // it is renewing
+      turn.lose(LostReason.LEASE_LOST);
+      ExecutionException refused = assertThrows(ExecutionException.class, () -> detached.get(60, TimeUnit.SECONDS));
+      TurnLostException lost = assertInstanceOf(TurnLostException.class, refused.getCause());
+      assertEquals(LostReason.LEASE_LOST, lost.reason());
+    }
   }
 
   /** What a call brings after its turn has ended does not matter any more. */

@@ -2,10 +2,13 @@ package io.oncegate;
 
 import static org.junit.jupiter.api.Assertions.assertEquals;
 import static org.junit.jupiter.api.Assertions.assertFalse;
+import static org.junit.jupiter.api.Assertions.assertNotSame;
+import static org.junit.jupiter.api.Assertions.assertSame;
 import static org.junit.jupiter.api.Assertions.assertThrows;
 import static org.junit.jupiter.api.Assertions.assertTrue;
 import static org.junit.jupiter.params.provider.Arguments.arguments;
 
+import io.grpc.ConnectivityState;
 import io.oncegate.v1.IdempotencyServiceGrpc;
 import io.oncegate.v1.IsProcessedRequest;
 import java.io.IOException;
@@ -14,7 +17,12 @@ import java.net.ServerSocket;
 import java.nio.file.Files;
 import java.nio.file.Path;
 import java.time.Duration;
+import java.util.ArrayDeque;
+import java.util.ArrayList;
+import java.util.Deque;
+import java.util.List;
 import java.util.Map;
+import java.util.concurrent.CompletableFuture;
 import java.util.concurrent.CountDownLatch;
 import java.util.concurrent.TimeUnit;
 import java.util.concurrent.atomic.AtomicInteger;
@@ -171,6 +179,34 @@ final class SettingsTest {
         });
   }
 
+  /** A process may be out of threads or memory for a while. The next call reads the file again. */
+  @Test
+  void readThatFails() {
+    Deque<Error> problems =
+        new ArrayDeque<>(List.of(new InternalError("no thread"), new InternalError("no memory")));
+    WatchedFile file =
+        new WatchedFile(
+            "tokenFile",
+            "token",
+            path -> {
+              if (!problems.isEmpty()) {
+                throw problems.pop();
+              }
+              return "read".getBytes();
+            },
+            reading -> {
+              if (problems.size() == 2) {
+                throw problems.pop();
+              }
+              CompletableFuture.runAsync(reading);
+            });
+    for (String problem : List.of("no thread", "no memory")) {
+      String said = assertThrows(MisconfiguredException.class, file::readText).getMessage();
+      assertTrue(said.contains(problem), said);
+    }
+    assertEquals("read", file.readText());
+  }
+
   /** A network file system that does not answer. Only the first call waits for it. */
   @Test
   void fileThatHangs() {
@@ -201,15 +237,79 @@ final class SettingsTest {
   void connectionsThatAreSilentAreClosed() throws Exception {
     try (ServerSocket silent = new ServerSocket(0, 50, InetAddress.getLoopbackAddress());
         Gate gate = gate().server("127.0.0.1:" + silent.getLocalPort()).build()) {
-      IsProcessedRequest request = IsProcessedRequest.getDefaultInstance();
+      Link.Connection before = null;
       for (int i = 0; i < 3; i++) {
-        long until = Clock.now() + TimeUnit.MILLISECONDS.toNanos(50);
-        assertThrows(
-            Failure.class,
-            () -> gate.link.callUntil(IdempotencyServiceGrpc.getIsProcessedMethod(), request, until, Link.SHORTEST));
+        Link.Connection used = connection(gate);
+        assertNotSame(before, used);
+        ask(gate);
+        silent.accept().getOutputStream().write(EMPTY_SETTINGS);
+        ready(used);
+        ask(gate);
+        assertTrue(used.channel.isShutdown());
+        assertTrue(gate.link.size() <= 1, gate.link.size() + " connections");
+        before = used;
       }
-      assertTrue(gate.link.size() <= 1, gate.link.size() + " connections");
     }
+  }
+
+  /** After many streams at once, their connections are closed again. */
+  @Test
+  void connectionsOfAPeakAreClosed() {
+    try (Gate gate = gate().server("127.0.0.1:1").build()) {
+      List<Link.Connection> used = new ArrayList<>();
+      for (int i = 0; i < 2000; i++) {
+        used.add(gate.link.acquire(true).connection);
+      }
+      assertEquals(3, gate.link.size());
+      used.forEach(gate.link::release);
+      assertEquals(1, gate.link.size());
+      assertEquals(2, used.stream().distinct().filter(connection -> connection.channel.isShutdown()).count());
+    }
+  }
+
+  /** A call has less time than a slow connection needs. */
+  @Test
+  void connectionThatIsBeingMadeStays() throws Exception {
+    try (ServerSocket silent = new ServerSocket(0, 50, InetAddress.getLoopbackAddress());
+        Gate gate = gate().server("127.0.0.1:" + silent.getLocalPort()).build()) {
+      Link.Connection used = connection(gate);
+      ask(gate);
+      ask(gate);
+      assertSame(used, connection(gate));
+      used.made -= Link.CONNECT_TIME;
+      ask(gate);
+      assertNotSame(used, connection(gate));
+      assertTrue(used.channel.isShutdown());
+    }
+  }
+
+  /** What a server of HTTP/2 sends first. */
+  private static final byte[] EMPTY_SETTINGS = {0, 0, 0, 4, 0, 0, 0, 0, 0};
+
+  /** The connection of the next call. */
+  private static Link.Connection connection(Gate gate) {
+    Link.Connection next = gate.link.acquire(false).connection;
+    gate.link.release(next);
+    return next;
+  }
+
+  private static void ready(Link.Connection connection) throws InterruptedException {
+    ConnectivityState state;
+    while ((state = connection.channel.getState(true)) != ConnectivityState.READY) {
+      CountDownLatch changed = new CountDownLatch(1);
+      connection.channel.notifyWhenStateChanged(state, changed::countDown);
+      assertTrue(changed.await(60, TimeUnit.SECONDS), state.name());
+    }
+  }
+
+  /** Makes a call that is not answered in time. */
+  private static void ask(Gate gate) {
+    IsProcessedRequest request = IsProcessedRequest.getDefaultInstance();
+    assertThrows(
+        Failure.class,
+        () ->
+            gate.link.callUntil(
+                IdempotencyServiceGrpc.getIsProcessedMethod(), request, Clock.now() + Link.SHORTEST, Link.SHORTEST));
   }
 
   @Test

@@ -7,11 +7,13 @@ import com.slack.api.methods.SlackApiException;
 import io.oncegate.BusyException;
 import io.oncegate.Delivery;
 import io.oncegate.LostException;
+import io.oncegate.LostReason;
 import io.oncegate.OncegateException;
 import io.oncegate.OutcomeUnknownException;
 import io.oncegate.OverloadedException;
 import io.oncegate.RejectException;
 import io.oncegate.Turn;
+import io.oncegate.TurnLostException;
 import io.oncegate.TurnRequest;
 import io.oncegate.Unavailability;
 import java.io.IOException;
@@ -64,6 +66,12 @@ final class Dispatch {
 
   private @Nullable Turn turn;
 
+  /** What is to be requested again if the turn is lost: an event that Slack does not deliver again. */
+  private @Nullable Delivery last;
+
+  /** The server has refused the end of the turn, because it was lost before. */
+  private @Nullable LostReason lostAtEnd;
+
   /** The server has not answered the end of the turn: it may have stored it. */
   private boolean isEndUnknown;
 
@@ -115,16 +123,13 @@ final class Dispatch {
     CURRENT.set(this);
     guard.begun();
     try {
-      Response response;
-      try {
-        response = app.call();
-      } catch (Throwable e) {
-        return answer == null ? afterFailure(e) : answer.response;
+      Response response = call(app);
+      return requestsAgain(null) ? Response.ok() : response;
+    } catch (Exception e) {
+      if (requestsAgain(e)) {
+        return Response.ok();
       }
-      if (answer != null) {
-        return answer.response;
-      }
-      return turn == null || finish(turn, response) ? response : refusal(DEFAULT_RETRY_AFTER);
+      throw e;
     } finally {
       if (turn != null) {
         turn.close(); // if it could not be ended otherwise
@@ -138,16 +143,82 @@ final class Dispatch {
     }
   }
 
+  private Response call(Callable<Response> app) throws Exception {
+    Response response;
+    try {
+      response = app.call();
+    } catch (Throwable e) {
+      return answer == null ? afterFailure(e) : answer.response;
+    }
+    if (answer != null) {
+      return answer.response;
+    }
+    return turn == null || finish(turn, response) ? response : refusal(DEFAULT_RETRY_AFTER);
+  }
+
   private Response afterFailure(Throwable problem) throws Exception {
     Turn begun = turn;
     if (begun != null && problem instanceof RejectException) {
       return reject(begun, (RejectException) problem) ? Response.ok() : refusal(DEFAULT_RETRY_AFTER);
     }
     if (begun != null) {
+      noteFailedEnd(begun, problem);
       begun.fail(problem);
     }
     // Bolt logs an exception, and answers with status 500. An error would end a thread of Socket Mode's client.
     throw problem instanceof Exception ? (Exception) problem : new ExecutionException("a handler failed", problem);
+  }
+
+  /** Remembers that a handler could not end its turn itself. */
+  private void noteFailedEnd(Turn begun, Throwable problem) {
+    if (begun.attempt() == 0 || begun.held()) {
+      return; // it has not ended it, and may have failed to end another one
+    }
+    Throwable cause = problem;
+    for (int depth = 0; cause != null && depth < 16; depth++) {
+      if (cause instanceof TurnLostException) {
+        noteLoss((TurnLostException) cause);
+      } else if (cause instanceof OutcomeUnknownException) {
+        isEndUnknown = true;
+      }
+      cause = cause.getCause();
+    }
+  }
+
+  private void noteLoss(LostException lost) {
+    if (lost.reason() != LostReason.ENDED) { // the handler has ended it
+      lostAtEnd = lost.reason();
+    }
+  }
+
+  private @Nullable LostReason loss(Turn begun) {
+    LostReason reason = begun.lostReason();
+    return reason == null ? lostAtEnd : reason;
+  }
+
+  /** Why the event may need a further run, and may get one; null: it does not. */
+  private @Nullable String uncertainty(Turn begun) {
+    LostReason loss = loss(begun);
+    if (loss != null) {
+      return Policy.isTemporary(loss) ? "turn lost (" + loss + ")" : null;
+    }
+    return isEndUnknown ? "end of the turn not answered" : null;
+  }
+
+  /** Whether another turn is requested for an event that Slack does not deliver again. */
+  private boolean requestsAgain(@Nullable Exception problem) {
+    Turn begun = turn;
+    Delivery delivery = last;
+    String reason = begun == null || delivery == null ? null : uncertainty(begun);
+    if (reason == null || !guard.spawn(() -> retryUntilGranted(delivery, DEFAULT_RETRY_AFTER))) {
+      return false;
+    }
+    reportNeed(reason, problem);
+    return true;
+  }
+
+  private void reportNeed(String reason, @Nullable Throwable problem) {
+    guard.log(Level.WARNING, reason + "; the delivery needs another turn: " + this, problem);
   }
 
   /** Runs a handler that matches in the turn of the request, or not at all. */
@@ -168,6 +239,9 @@ final class Dispatch {
     }
     Delivery delivery = guard.options.delivery.apply(request);
     boolean canRefuse = !delivery.isSentOnce() && retries() < LAST_RETRY;
+    if (!canRefuse && !delivery.isSentOnce()) {
+      last = delivery;
+    }
     TurnRequest asked = guard.ask(delivery).waitFor(Duration.ZERO).patience(PATIENCE_BEFORE_ACK);
     if (canRefuse) {
       asked.onUnavailable(Unavailability.RAISE);
@@ -176,7 +250,7 @@ final class Dispatch {
       if (!guard.acksFirst(request)) {
         return asked.begin();
       }
-      beginInBackground(asked);
+      beginInBackground(asked, delivery);
       throw answer(Response.ok());
     } catch (OncegateException refusal) {
       throw refused(refusal, delivery, canRefuse);
@@ -196,7 +270,7 @@ final class Dispatch {
    * Begins the turn and runs the handlers in another thread, which a loss interrupts. Returns when the turn has begun;
    * throws if there is no turn.
    */
-  private void beginInBackground(TurnRequest asked) {
+  private void beginInBackground(TurnRequest asked, Delivery delivery) {
     CompletableFuture<@Nullable Void> begun = new CompletableFuture<>();
     boolean isStarted =
         guard.spawn(
@@ -209,7 +283,9 @@ final class Dispatch {
                 return;
               }
               begun.complete(null);
-              runAcknowledged(granted);
+              if (runAcknowledged(granted) != null) {
+                retryUntilGranted(delivery, DEFAULT_RETRY_AFTER);
+              }
             });
     if (!isStarted) {
       throw answer(refusal(DEFAULT_RETRY_AFTER));
@@ -238,7 +314,9 @@ final class Dispatch {
                   if (refusal instanceof BusyException && delivery.isSentOnce()) {
                     reportBusy((BusyException) refusal);
                   }
-                  retryUntilGranted(delivery, refusal);
+                  // The queue of a busy conversation is joined at once.
+                  boolean isBusy = refusal instanceof BusyException;
+                  retryUntilGranted(delivery, isBusy ? Duration.ZERO : Policy.retryAfter(refusal));
                 });
         return answer(waits ? Response.ok() : refusal(Policy.retryAfter(refusal)));
       default:
@@ -273,11 +351,10 @@ final class Dispatch {
     }
   }
 
-  /** Repeats the request for a turn until it is granted, or the wait is over. */
-  private void retryUntilGranted(Delivery delivery, OncegateException refusal) {
+  /** Repeats the request for a turn until one is granted that is not lost, or the wait is over. */
+  private void retryUntilGranted(Delivery delivery, Duration firstPause) {
     long until = System.nanoTime() + Guard.nanos(guard.options.wait);
-    // The queue of a busy conversation is joined at once.
-    Duration pause = refusal instanceof BusyException ? Duration.ZERO : Policy.retryAfter(refusal);
+    Duration pause = firstPause;
     while (true) {
       guard.pause(pause);
       Turn granted;
@@ -298,8 +375,16 @@ final class Dispatch {
         }
         continue;
       }
-      runAcknowledged(granted);
-      return;
+      String again = runAcknowledged(granted);
+      if (again == null) {
+        return;
+      }
+      Duration left = left(until);
+      if (left.isZero()) {
+        dropped(again, null);
+        return;
+      }
+      pause = left.compareTo(DEFAULT_RETRY_AFTER) < 0 ? left : DEFAULT_RETRY_AFTER;
     }
   }
 
@@ -308,20 +393,31 @@ final class Dispatch {
     return left.compareTo(LONGEST_WAIT) > 0 ? LONGEST_WAIT : left;
   }
 
-  /** Runs the handlers of a request that has been acknowledged. */
-  private void runAcknowledged(Turn granted) {
+  /** Runs the handlers of a request that has been acknowledged. Returns why it needs another turn, or null. */
+  private @Nullable String runAcknowledged(Turn granted) {
     Dispatch background = new Dispatch(guard, request, handlers);
     background.turn = granted;
+    Response response = null;
+    Exception problem = null;
     try {
-      Response response = background.answerBy(handlers);
-      if (granted.lostReason() != null) {
-        dropped("turn lost (" + granted.lostReason() + ")", null);
-      } else if (!isHandled(response) && !background.isEndUnknown) {
-        dropped("no handler returned a status of 2xx", null);
-      }
+      response = background.answerBy(handlers);
     } catch (Exception e) {
-      dropped("handler failed", e);
+      problem = e;
     }
+    String again = background.uncertainty(granted);
+    if (again != null) {
+      reportNeed(again, problem);
+      return again;
+    }
+    LostReason loss = background.loss(granted);
+    if (loss != null) {
+      dropped("turn lost (" + loss + ")", problem);
+    } else if (problem != null) {
+      dropped("handler failed", problem);
+    } else if (!isHandled(response)) {
+      dropped("no handler returned a status of 2xx", null);
+    }
+    return null;
   }
 
   /** Logs that Slack does not deliver the event again, although it was not handled. */
@@ -356,6 +452,7 @@ final class Dispatch {
       end.run();
       return true;
     } catch (LostException e) {
+      noteLoss(e);
       return false; // which the turn itself has logged
     } catch (OutcomeUnknownException e) {
       isEndUnknown = true;

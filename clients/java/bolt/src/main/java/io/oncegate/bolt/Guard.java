@@ -54,11 +54,14 @@ final class Guard {
             0, options.maxBackgroundDeliveries, 5, TimeUnit.SECONDS, new SynchronousQueue<>(), factory);
   }
 
+  /** They inherit nothing of the delivery that happens to need one: others are handled in the same thread later. */
   private static ThreadFactory daemons() {
     AtomicInteger count = new AtomicInteger();
+    ClassLoader loader = Thread.currentThread().getContextClassLoader(); // of the thread that makes the app
     return work -> {
-      Thread thread = new Thread(work, "oncegate-bolt-" + count.incrementAndGet());
+      Thread thread = new Thread(null, work, "oncegate-bolt-" + count.incrementAndGet(), 0, false);
       thread.setDaemon(true);
+      thread.setContextClassLoader(loader);
       return thread;
     };
   }

@@ -61,8 +61,8 @@ public final class GuardOptions {
    * Acknowledges such requests when their turn has begun, and not after their handler: for handlers of commands and
    * interactions that take longer than the 3 s of Slack, or of events that take longer than the 6 min in which Slack
    * delivers again. The handlers run in another thread, after the middleware, and their responses are not sent: they
-   * answer by {@code ctx.respond}. A crash of the process, an exception of a handler or a loss of the turn loses the
-   * event.
+   * answer by {@code ctx.respond}. A crash of the process or an exception of a handler loses the event. If the turn is
+   * lost, another one is requested, until one is granted or {@link #waitFor} ends.
    *
    * @param types the types of request; none: all
    */

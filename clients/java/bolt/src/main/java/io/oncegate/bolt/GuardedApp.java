@@ -28,6 +28,7 @@ import io.oncegate.Delivery;
 import io.oncegate.DeniedException;
 import io.oncegate.Gate;
 import io.oncegate.InvalidException;
+import io.oncegate.LostReason;
 import io.oncegate.OncegateException;
 import io.oncegate.RejectException;
 import io.oncegate.Turn;
@@ -60,26 +61,33 @@ import java.util.regex.Pattern;
  *       that run loses nothing. The last delivery is acknowledged, and this process asks again for it.
  *   <li>another run handles the interaction or command: acknowledged.
  *   <li>the thread is busy: acknowledged. The delivery waits in this process, which has the only copy then, for at most
- *       {@link GuardOptions#waitFor}. A crash of the process, an exception of its handler or a loss of its turn then
- *       loses it; all but the crash is logged.
+ *       {@link GuardOptions#waitFor}. A crash of the process or an exception of its handler then loses it; the
+ *       exception is logged.
  *   <li>{@link GuardOptions#maxBackgroundDeliveries} acknowledged deliveries run or wait, or the app drains: refused
  *       with status 503.
  *   <li>the server is unavailable: events are refused while Slack will deliver them again. For the rest, the gate's
- *       {@link Gate.Builder#onUnavailable} decides.
+ *       {@link Gate.Builder#onUnavailable} decides. If it is {@link Unavailability#RAISE}, the default, the last
+ *       delivery of an event is acknowledged and waits in this process, and an interaction or command is refused.
  * </ul>
  *
  * <p>Bolt for Java acknowledges when the handler returns. If the process is killed before, or if the handler needs more
  * than 3 s, Slack delivers an event again; the guard refuses these deliveries until the handler has returned. A handler
- * of a command or an interaction that takes longer needs {@link GuardOptions#ackFirst}. So does one that hands its work
- * to {@code app.executorService()}: its turn ends when it returns.
+ * of a command or an interaction that takes longer needs {@link GuardOptions#ackFirst}. A turn ends when its handler
+ * returns: work that the handler hands to {@code app.executorService()} runs without a turn. Use {@code ackFirst}, and
+ * do that work in the handler.
  *
  * <p>If a request is acknowledged first, Bolt calls its handlers in the background, without the middleware, which has
  * run before.
  *
  * <p>If the turn is lost, the handler's thread is interrupted. What the handler then returns is not stored, and Slack
- * delivers an event again that was not acknowledged. A handler may end its turn itself by {@link Turn#succeed} or
- * {@link Turn#reject}; one that ends it by {@link Turn#fail} must not answer with 2xx. An {@link Error} of a handler
- * fails the turn as well, and {@link #run} throws it as the cause of an exception.
+ * delivers an event again, because the delivery is not acknowledged. For an acknowledged delivery and the last one of
+ * an event, this process requests another turn, until one is granted or {@link GuardOptions#waitFor} ends; also if the
+ * server does not answer the end of the turn. A loss by {@link LostReason#MAX_HOLD}, {@link LostReason#DENIED} or
+ * {@link LostReason#CLOSED} loses such a delivery, which is logged.
+ *
+ * <p>A handler may end its turn itself by {@link Turn#succeed} or {@link Turn#reject}; one that ends it by {@link
+ * Turn#fail} must not answer with 2xx. An {@link Error} of a handler fails the turn as well, and {@link #run} throws it
+ * as the cause of an exception.
  *
  * <p>Not guarded are suggestions, which only ask, and what a middleware does itself. {@link Assistant}, {@link
  * WorkflowStep} and the handlers of {@link #event(EventHandler)} do their work where the guard cannot see its end, and

@@ -6,6 +6,7 @@ import io.oncegate.DuplicateException;
 import io.oncegate.GateClosedException;
 import io.oncegate.GaveUpException;
 import io.oncegate.InProgressException;
+import io.oncegate.LostReason;
 import io.oncegate.NotGrantedException;
 import io.oncegate.OncegateException;
 import io.oncegate.OverloadedException;
@@ -58,6 +59,11 @@ enum Policy {
     return refusal instanceof NotGrantedException
         || refusal instanceof OverloadedException
         || (refusal instanceof UnavailableException && !(refusal instanceof GateClosedException));
+  }
+
+  /** Another turn of the event may be granted after such a loss, and end otherwise. */
+  static boolean isTemporary(LostReason loss) {
+    return loss == LostReason.CLAIM_LOST || loss == LostReason.LEASE_LOST || loss == LostReason.EXPIRED;
   }
 
   static Duration retryAfter(OncegateException refusal) {

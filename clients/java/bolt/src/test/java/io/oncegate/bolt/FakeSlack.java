@@ -164,11 +164,19 @@ final class FakeSlack implements AutoCloseable {
   }
 
   CompletableFuture<Response> begin(boolean socketMode, App app, String body) {
+    return begin(socketMode, app, body, 0);
+  }
+
+  CompletableFuture<Response> begin(App app, String body, int retry) {
+    return begin(false, app, body, retry);
+  }
+
+  private CompletableFuture<Response> begin(boolean socketMode, App app, String body, int retry) {
     CompletableFuture<Response> answered = new CompletableFuture<>();
     requests.execute(
         () -> {
           try {
-            answered.complete(send(socketMode, app, body, 0));
+            answered.complete(send(socketMode, app, body, retry));
           } catch (Throwable e) {
             answered.completeExceptionally(e);
           }

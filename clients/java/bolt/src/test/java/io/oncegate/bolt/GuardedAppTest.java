@@ -105,7 +105,7 @@ final class GuardedAppTest {
 
   /** A gate whose events are free soon after a loss: the claim outlives its session. */
   private Gate hasty() {
-    return Gate.builder().server(server.address()).ttl(Duration.ofSeconds(2)).build();
+    return Gate.builder().server(server.address()).ttl(Duration.ofSeconds(2)).logger(log).build();
   }
 
   private GuardedApp app() {
@@ -415,6 +415,32 @@ final class GuardedAppTest {
     guard.pause(Duration.ofDays(365)); // it ends with the gate
   }
 
+  /** Deliveries of others are handled in the same thread later. */
+  @Test
+  void aBackgroundThreadInheritsNothingOfItsFirstDelivery() throws Exception {
+    GuardedApp app = app(server.gate(), new GuardOptions().ackFirst());
+    InheritableThreadLocal<String> user = new InheritableThreadLocal<>();
+    CompletableFuture<String> userInside = new CompletableFuture<>();
+    CompletableFuture<ClassLoader> loaderInside = new CompletableFuture<>();
+    bot.leave(
+        context -> {
+          userInside.complete(user.get());
+          loaderInside.complete(Thread.currentThread().getContextClassLoader());
+          return context.ack();
+        });
+    ClassLoader ofApp = Thread.currentThread().getContextClassLoader();
+    user.set("U1");
+    Thread.currentThread().setContextClassLoader(new ClassLoader(ofApp) {});
+    try {
+      accepted(post(app, command("1")));
+    } finally {
+      Thread.currentThread().setContextClassLoader(ofApp);
+    }
+    join(app);
+    assertNull(userInside.get());
+    assertEquals(ofApp, loaderInside.get());
+  }
+
   @ParameterizedTest
   @CsvSource({"false, false", "false, true", "true, false", "true, true"})
   void theLastRetryWaitsForTheRunBeforeIt(boolean socketMode, boolean fails) throws Exception {
@@ -619,25 +645,114 @@ final class GuardedAppTest {
     accepted(event.get());
   }
 
+  /** Slack does not deliver the event again. */
   @ParameterizedTest
   @ValueSource(booleans = {false, true})
   void acknowledgedFirstAndLost(boolean interrupts) throws Exception {
-    try (Gate gate = logging()) {
+    try (Gate gate = hasty()) {
       GuardedApp app = app(gate, new GuardOptions().ackFirst().turns(turn -> turn.interruptOnLoss(interrupts)));
       accepted(post(app, mention("Ev1")));
       Turn turn = bot.entered();
       refused(post(app, mention("Ev1"), 1)); // the acknowledgement came late
-      server.lose(Session.thread("T1", "C1", "17.5"));
-      assertEquals(LostReason.LEASE_LOST, turn.lost().get());
-      if (interrupts) {
-        join(app);
-        log.has("ERROR acknowledged delivery dropped: handler failed: Event Ev1", "interrupted");
-      } else {
+      lose(turn);
+      if (!interrupts) {
         bot.leave();
-        join(app);
-        log.has("ERROR acknowledged delivery dropped: turn lost (LEASE_LOST): Event Ev1");
       }
+      lose(bot.entered()); // once more
+      if (!interrupts) {
+        bot.leave();
+      }
+      assertEquals(3, bot.entered().attempt());
+      bot.leave();
+      join(app);
+      bot.ran(3);
+      assertEquals("SUCCEEDED", gate.seen(Delivery.slack(mention("Ev1"))).outcome());
+      log.has("WARNING turn lost (LEASE_LOST); the delivery needs another turn: Event Ev1");
+      log.hasNot("dropped");
+    }
+  }
+
+  private void lose(Turn turn) {
+    server.lose(Session.thread("T1", "C1", "17.5"));
+    assertEquals(LostReason.LEASE_LOST, turn.lost().join());
+  }
+
+  @ParameterizedTest
+  @ValueSource(booleans = {false, true})
+  void theLastRetryIsLost(boolean interrupts) throws Exception {
+    try (Gate gate = hasty()) {
+      GuardedApp app = app(gate, new GuardOptions().turns(turn -> turn.interruptOnLoss(interrupts)));
+      CompletableFuture<Response> last = slack.begin(app, mention("Ev1"), 3);
+      lose(bot.entered());
+      if (!interrupts) {
+        bot.leave();
+      }
+      accepted(last.get());
+      bot.leave();
+      join(app);
+      bot.ran(2);
+      log.has("WARNING turn lost (LEASE_LOST); the delivery needs another turn: Event Ev1");
+      log.hasNot("dropped");
+    }
+  }
+
+  /** The event may be handled, or not. */
+  @ParameterizedTest
+  @ValueSource(booleans = {false, true})
+  void theEndOfTheLastRetryHasNoAnswer(boolean byHandler) throws Exception {
+    try (Gate gate = hasty()) {
+      GuardedApp app = app(gate, new GuardOptions());
+      CompletableFuture<Response> last = slack.begin(app, mention("Ev1"), 3);
+      bot.entered();
+      server.kill();
+      bot.leave(
+          context -> {
+            if (byHandler) {
+              turnOf(context).succeed(null);
+            }
+            return context.ack();
+          });
+      accepted(last.get());
+      server.start();
+      bot.leave();
+      join(app);
+      bot.ran(2);
+      log.has("WARNING end of the turn not answered; the delivery needs another turn: Event Ev1");
+      log.hasNot("dropped");
+    }
+  }
+
+  @Test
+  void afterTheWaitALostDeliveryIsDropped() throws Exception {
+    try (Gate gate = hasty()) {
+      GuardedApp app = app(gate, new GuardOptions().ackFirst().waitFor(Duration.ofMillis(1)));
+      accepted(post(app, mention("Ev1")));
+      lose(bot.entered());
+      join(app);
       bot.ran(1);
+      log.has("ERROR acknowledged delivery dropped: turn not granted: Event Ev1", "InProgressException");
+    }
+  }
+
+  @Test
+  void whatIsLostWithItsGateIsDropped() throws Exception {
+    try (Gate gate = hasty()) {
+      GuardedApp app = app(gate, new GuardOptions().ackFirst());
+      accepted(post(app, mention("Ev1")));
+      bot.entered();
+      gate.close();
+      join(app);
+      bot.ran(1);
+      log.has("ERROR acknowledged delivery dropped: turn lost (CLOSED): Event Ev1", "interrupted");
+      log.hasNot("another turn");
+    }
+  }
+
+  @Test
+  void lossesAfterWhichAnotherTurnMayBeGranted() {
+    for (LostReason loss : LostReason.values()) {
+      boolean expected = Set.of(LostReason.CLAIM_LOST, LostReason.LEASE_LOST, LostReason.EXPIRED).contains(loss);
+      assertEquals(expected, Policy.isTemporary(loss), loss.name());
     }
   }
 

@@ -29,7 +29,7 @@ import kotlinx.coroutines.CoroutineScope
  * Throws what [TurnRequest.begin] and [Turn.succeed] throw, except that what is not granted is returned.
  *
  * @param wait how long to queue while the conversation is busy
- * @param options the other options of the turn
+ * @param options the other options of the turn; its `waitFor` and `interruptOnLoss` are overridden
  */
 public suspend fun <T> Gate.turn(
     delivery: Delivery,
@@ -49,7 +49,7 @@ public suspend fun <T> Gate.turn(
 /**
  * Runs a handler once for the event, and returns its stored result to duplicates. The conversation is ignored. Null if
  * nothing was stored, or if the handler rejected the event. Throws [NotGrantedException] while another run has the
- * event; otherwise as [turn].
+ * event; otherwise as [turn]. The `waitFor` and `interruptOnLoss` of `options` are overridden.
  */
 @OptIn(ExperimentalStdlibApi::class)
 public suspend inline fun <reified T> Gate.once(
@@ -111,6 +111,8 @@ private suspend fun <T> handle(turn: Turn, handler: suspend CoroutineScope.(Turn
  * [io.oncegate.LeaseLostException] is thrown. The lease is released before this returns.
  *
  * Throws [io.oncegate.BusyException] if another holder has the conversation, and the wait is over.
+ *
+ * @param options the other options of the lease; its `waitFor` and `interruptOnLoss` are overridden
  */
 public suspend fun <R> Gate.lease(
     session: Session,

@@ -79,7 +79,7 @@ internal suspend fun <T> runIn(held: Hold, body: suspend CoroutineScope.() -> T)
     } catch (e: Throwable) {
         returned?.takeIf { isByLoss(held, e) } ?: Body.Failed(e)
     } finally {
-        lost.cancel(false) // a gate that outlives many turns keeps nothing of them
+        lost.cancel(false) // a hold that outlives its body keeps nothing of it
     }
 }
 

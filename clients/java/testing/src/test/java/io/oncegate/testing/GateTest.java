@@ -92,6 +92,8 @@ final class GateTest {
     Gate gate = server.gate();
     Delivery delivery = Delivery.of("T1", "E1");
     assertThrows(ResultException.class, () -> gate.once(delivery, Optional.class, turn -> Optional.of(1)));
+    assertThrows(ResultException.class, () -> gate.once(delivery, Double.class, turn -> Double.NaN));
+    assertThrows(ResultException.class, () -> gate.once(delivery, Class.class, turn -> Gate.class));
     assertEquals("NOT_SEEN", gate.seen(delivery).state());
   }
 

@@ -1,4 +1,4 @@
-package io.oncegate.testing;
+package io.oncegate.api;
 
 import java.lang.reflect.AnnotatedArrayType;
 import java.lang.reflect.AnnotatedElement;
@@ -54,11 +54,16 @@ final class Signatures {
                 .filter(c -> isVisible(c.getModifiers()))
                 .map(Signatures::constructor),
             Arrays.stream(type.getDeclaredMethods())
-                .filter(m -> isVisible(m.getModifiers()) && !m.isSynthetic())
+                .filter(m -> isVisible(m.getModifiers()) && (!m.isSynthetic() || isDefaults(m)))
                 .map(Signatures::method))
         .flatMap(members -> members.sorted())
         .forEach(member -> written.append("  ").append(member).append('\n'));
     return written.toString();
+  }
+
+  /** What callers in Kotlin call if they leave out arguments. */
+  private static boolean isDefaults(Method method) {
+    return method.getName().endsWith("$default");
   }
 
   private static String field(Field field) {

@@ -1,8 +1,11 @@
-package io.oncegate.testing;
+package io.oncegate.api;
 
 import static org.junit.jupiter.api.Assertions.assertEquals;
 
 import io.oncegate.Gate;
+import io.oncegate.bolt.GuardedApp;
+import io.oncegate.kotlin.Outcome;
+import io.oncegate.testing.OncegateServer;
 import java.io.IOException;
 import java.net.URISyntaxException;
 import java.nio.file.FileSystem;
@@ -19,13 +22,15 @@ import org.junit.jupiter.api.TestFactory;
  * UPDATE_API=1 it is written there instead.
  */
 final class ApiTest {
-  private static final Path FOLDER = Path.of("../api");
+  private static final Path FOLDER = Path.of(".");
 
   @TestFactory
   Stream<DynamicTest> isThatOfTheFile() {
     return Stream.of(
         DynamicTest.dynamicTest("oncegate", () -> compare("oncegate", Gate.class)),
-        DynamicTest.dynamicTest("oncegate-testing", () -> compare("oncegate-testing", OncegateServer.class)));
+        DynamicTest.dynamicTest("oncegate-testing", () -> compare("oncegate-testing", OncegateServer.class)),
+        DynamicTest.dynamicTest("oncegate-bolt", () -> compare("oncegate-bolt", GuardedApp.class)),
+        DynamicTest.dynamicTest("oncegate-kotlin", () -> compare("oncegate-kotlin", Outcome.class)));
   }
 
   private static void compare(String artifact, Class<?> one) throws Exception {
