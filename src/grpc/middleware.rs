@@ -305,7 +305,10 @@ impl GrpcService {
         }
         match self.authorize(&mut call, request.headers()) {
             Ok(caller) => Ok((call, metadata, caller)),
-            Err(problem) => Err(Box::new(call.refuse(problem))),
+            Err(problem) => {
+                self.count(&problem);
+                Err(Box::new(call.refuse(problem)))
+            }
         }
     }
 

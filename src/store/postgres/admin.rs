@@ -14,12 +14,12 @@ use crate::{
     store::{AdminStore, Counts, EventFilter, EventStatus, Events, Page, StoreError},
 };
 
-/// $1: the moment, or null for the database's clock. $2: the team, or null for all.
+/// $1: the moment, or null for the database's clock. $2: the team, or null for all. $3: this replica: it is there.
 pub(super) const COUNT: &str = "
 SELECT e.live AS events, e.all_rows - e.live AS expired_events,
     s.all_rows AS sessions, s.live AS held_sessions,
     (SELECT count(*) FROM oncegate_waiters w JOIN oncegate_replicas r USING (replica)
-        WHERE r.expires_at > at AND ($2::text IS NULL OR w.team_id = $2)) AS waiters
+        WHERE (r.expires_at > at OR w.replica = $3) AND ($2::text IS NULL OR w.team_id = $2)) AS waiters
 FROM (SELECT COALESCE($1::timestamptz, clock_timestamp()) AS at OFFSET 0) AS clock,
     LATERAL (SELECT count(*) AS all_rows, count(*) FILTER (WHERE expires_at > at) AS live
         FROM processed_events
@@ -73,8 +73,8 @@ impl AdminStore for Handle {
     }
 
     async fn count(&mut self, team: Option<&str>) -> Result<Counts, StoreError> {
-        let now = self.now();
-        let rows = self.fetch(|| sqlx::query(COUNT).bind(now).bind(team)).await?;
+        let (now, replica) = (self.now(), self.replica);
+        let rows = self.fetch(|| sqlx::query(COUNT).bind(now).bind(team).bind(replica)).await?;
         let row = rows
             .first()
             .ok_or_else(|| StoreError::internal("the count statement returned no row"))?;

@@ -335,9 +335,11 @@ impl Handle {
     ) -> Result<Swept, StoreError> {
         let now = self.now();
         let lock = sweep.scope.elected.then_some(self.locks.sweeper());
-        // Another run would delete as many again.
+        // Another run would delete as many again, which is meant where no number was asked for.
+        let is_safe = sweep.scope.dry_run || sweep.scope.elected;
+        let repeat = if is_safe { Repeat::Safe } else { Repeat::Never };
         let Fetched { rows, .. } = self
-            .run(Repeat::Never, || {
+            .run(repeat, || {
                 sqlx::query(statement)
                     .bind(now)
                     .bind(sweep.scope.age.as_micros())

@@ -121,14 +121,13 @@ pub(in super::super::super) const LIST_SESSIONS: &str = concat!(
     session_columns!("$7"),
     "
 FROM clock LEFT JOIN LATERAL (
-    SELECT p.team_id AS team, p.session_id AS session, false AS queue, 1::bigint AS place
-    FROM oncegate_sessions p
+    SELECT p.xmin::text::bigint AS version, p.* FROM oncegate_sessions p
     WHERE ($2::text IS NULL OR p.team_id = $2)
         AND (p.team_id, p.session_id) > ($3::text, $4::text)
         AND ($6::boolean IS NULL OR (NOT p.released AND p.expires_at > clock.at) = $6)
-    ORDER BY p.team_id, p.session_id LIMIT $5::bigint) AS a ON true",
-    session_row!(),
-    "
+    ORDER BY p.team_id, p.session_id LIMIT $5::bigint) AS s ON true
+CROSS JOIN LATERAL (SELECT s.team_id AS team, s.session_id AS session, false AS queue,
+    CASE WHEN s.version IS NOT NULL THEN 1::bigint END AS place) AS a
 ORDER BY a.team, a.session"
 );
 
@@ -143,8 +142,7 @@ pub(in super::super::super) const LIST_EVENTS: &str = concat!(
     event_columns!(),
     "
 FROM clock LEFT JOIN LATERAL (
-    SELECT p.team_id AS event_team, p.event_id AS event, false AS result, 1::bigint AS place
-    FROM processed_events p
+    SELECT p.xmin::text::bigint AS version, p.* FROM processed_events p
     WHERE ($2::text IS NULL OR p.team_id = $2)
         AND (p.team_id, p.event_id) > ($3::text, $4::text)
         AND p.expires_at > clock.at AND p.attempt IS DISTINCT FROM 0
@@ -168,9 +166,9 @@ FROM clock LEFT JOIN LATERAL (
             ELSE true END
         AND ($7::interval IS NULL OR p.processed_at > clock.at - $7)
         AND ($8::interval IS NULL OR p.processed_at <= clock.at - $8)
-    ORDER BY p.team_id, p.event_id LIMIT $5::bigint) AS a ON true",
-    event_row!(),
-    "
+    ORDER BY p.team_id, p.event_id LIMIT $5::bigint) AS e ON true
+CROSS JOIN LATERAL (SELECT e.team_id AS event_team, e.event_id AS event, false AS result,
+    CASE WHEN e.version IS NOT NULL THEN 1::bigint END AS place) AS a
 ORDER BY a.event_team, a.event"
 );
 
