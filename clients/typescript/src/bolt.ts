@@ -17,6 +17,7 @@ import {
   OncegateError,
   Overloaded,
   Reject,
+  TurnLost,
   Unavailable,
 } from "./errors.js";
 import { type Gate, run } from "./gate.js";
@@ -230,6 +231,7 @@ class Dispatch {
       this.#turn ??= this.#begin(args);
       const turn = await this.#turn;
       if (!turn) return;
+      if (turn.lostReason) throw new TurnLost(turn.lostReason);
       args.context.turn = turn;
       await listener(args);
     } catch (error) {
@@ -263,7 +265,10 @@ class Dispatch {
     const isLast = redelivers && Number(this.#event.retryNum ?? 0) >= lastRetry;
     const canRefuse = redelivers && !isLast;
     try {
-      return await this.#gate.begin(this.#delivery, { ...this.#options, patience: patienceBeforeAck });
+      // While Slack delivers it again, an event needs no answer of the gate's option.
+      const onUnavailable = canRefuse ? { onUnavailable: "raise" as const } : {};
+      const options = { ...this.#options, ...onUnavailable, patience: patienceBeforeAck };
+      return await this.#gate.begin(this.#delivery, options);
     } catch (error) {
       if (isSettled(error)) {
         await this.#acknowledge();

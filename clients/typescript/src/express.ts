@@ -175,13 +175,12 @@ function capture(response: Response, admitted: Admitted): Threw {
       const made = { status, headers: toText(headers), body: Buffer.concat(chunks) };
       admitted
         .end(() => made)
-        .then(
-          (reply) => {
-            Object.assign(response, { write, end: finish, writeHead });
-            send(response, reply === made ? { ...reply, headers } : reply);
-          },
-          (error) => response.destroy(error),
-        );
+        .then((reply) => {
+          Object.assign(response, { write, end: finish, writeHead });
+          send(response, reply === made ? { ...reply, headers } : reply);
+        })
+        // Also if Node refuses to send what the handler has set, such as a status of 0.
+        .catch((error) => response.destroy(error));
       return response;
     },
   };

@@ -48,7 +48,8 @@ export class Gate {
     const holder = options.holder ?? defaultHolder(consumer);
     this.#options = options;
     this.#core = new Core(transport ?? connect(), monotonic, options.hooks ?? {}, holder);
-    this.#consumers = { event: consumer, session: options.shareSessions ? "" : consumer };
+    const shareSessions = options.shareSessions ?? false;
+    this.#consumers = { event: consumer, session: shareSessions ? "" : consumer, shareSessions };
     this.#marks = new Marks(this.#core, consumer, toTurnSettings(options, {}).patienceMs);
   }
 

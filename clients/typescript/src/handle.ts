@@ -5,18 +5,24 @@ import type { Gate, Handler } from "./gate.js";
 import type { TurnOptions } from "./options.js";
 import { monotonic, sleep, type Time, toMs } from "./time.js";
 
+/** The longest wait that the server accepts. */
+const longestWaitMs = 600_000;
+/** Between two waits. */
+const pauseMs = 1000;
+
 /**
  * Makes an attempt, and another one while another run has the event: that run may fail, and nobody
- * may deliver the event again. Returns the last outcome, which is InProgress when `wait` is over.
- * @param attempt gets what is left of `wait`, in milliseconds
+ * may deliver the event again. Returns the last outcome, which is InProgress or Busy when `wait` is over.
+ * @param attempt gets what is left of `wait`, in milliseconds, and at most what the server accepts
  */
 export async function lookAgain<T>(wait: Time, attempt: (waitMs: number) => Promise<T>): Promise<T> {
   const end = monotonic.now() + toMs(wait, "wait");
   for (;;) {
     const left = Math.max(0, end - monotonic.now());
-    const outcome = await attempt(left);
-    if (!(outcome instanceof InProgress) || left === 0) return outcome;
-    await sleep(Math.min(outcome.retryAfterMs, left));
+    const outcome = await attempt(Math.min(longestWaitMs, left));
+    if (outcome instanceof InProgress && left > 0) await sleep(Math.min(outcome.retryAfterMs, left));
+    else if (outcome instanceof Busy && left > longestWaitMs) await sleep(pauseMs);
+    else return outcome;
   }
 }
 

@@ -35,10 +35,12 @@ import { cutLease, outcomeName } from "./wire.js";
 /** How long an abandoned request may still be answered. */
 const abandonMs = 250;
 
-/** The consumers of an event and of a session. */
+/** The gate's consumers of an event and of a session; a delivery may name its own. */
 export interface Consumers {
   readonly event: string;
   readonly session: string;
+  /** Whether all consumers have the same sessions. */
+  readonly shareSessions: boolean;
 }
 
 /** RunTurn, from its request to its grant. */
@@ -60,7 +62,8 @@ export class TurnRequest implements Request<RunTurnRequest, RunTurnResponse, Wir
     this.#delivery = delivery;
     this.#settings = settings;
     this.#scope = scope;
-    const session = delivery.toSessionKey(consumers.session);
+    const own = consumers.shareSessions ? undefined : delivery.consumer;
+    const session = delivery.toSessionKey(own ?? consumers.session);
     this.#begin = {
       event: delivery.toEventKey(consumers.event),
       ...(session && { session }),

@@ -185,7 +185,10 @@ interface Recorded {
 
 /** False for what was handled otherwise, such as by a mark. */
 function isRecorded(result: unknown): result is Recorded {
-  return typeof result === "object" && result !== null && "status" in result && "body" in result;
+  if (typeof result !== "object" || result === null) return false;
+  const { status, headers, body } = result as { [key: string]: unknown };
+  const isStatus = typeof status === "number" && status >= 100 && status <= 999;
+  return isStatus && typeof headers === "object" && headers !== null && typeof body === "string";
 }
 
 /** Headers that belong to a response, and not to the exchange that it was made in. */

@@ -222,3 +222,14 @@ test("a sender that hangs up gets the response by its next delivery", async () =
   await eventually(async () => expect(await post(hook, issue)).toMatchObject({ status: 201, text: "done" }));
   expect(handler).toHaveBeenCalledOnce();
 });
+
+test("a status that Node refuses ends the connection, and no promise is left unhandled", async () => {
+  await using started = await startServer();
+  const app = express();
+  app.post("/hook", webhook(started.gate, github.delivery), (_request, response) => {
+    response.statusCode = 0;
+    response.end();
+  });
+  await using hook = await listen(app);
+  await expect(post(hook, issue)).rejects.toThrow();
+});

@@ -4,7 +4,7 @@ import { afterEach, beforeEach, describe, expect, test, vi } from "vitest";
 import { CallError, Code } from "../../src/call-error.js";
 import { TurnOutcome } from "../../src/gen/oncegate/v1/event_pb.js";
 import type { RunTurnRequest } from "../../src/gen/oncegate/v1/turn_service_pb.js";
-import { type Gate, Invalid, Overloaded, TurnLost, Unavailable } from "../../src/index.js";
+import { type Gate, type GateOptions, Invalid, Overloaded, TurnLost, Unavailable } from "../../src/index.js";
 import { makeGate } from "./fake-transport.js";
 
 const delivery = { team: "T1", event: "E1" };
@@ -268,5 +268,24 @@ describe("the grace", () => {
 
   test("of a gate is checked at once", () => {
     expect(() => makeGate({ ttl: "5s", grace: "500ms" })).toThrow(Invalid);
+  });
+});
+
+describe("the consumer of a delivery", () => {
+  const ofHook = { ...delivery, session: "S1", consumer: "hook" };
+  const sessionOf = async (options: GateOptions) => {
+    const { gate, transport } = makeGate(options);
+    await gate.begin(ofHook);
+    const { step } = transport.requests[0] as RunTurnRequest;
+    await close(gate);
+    return step.case === "begin" ? step.value.session?.consumer : undefined;
+  };
+
+  test("names its session, too", async () => {
+    expect(await sessionOf({ consumer: "bot" })).toBe("hook");
+  });
+
+  test("names no session that all consumers share", async () => {
+    expect(await sessionOf({ consumer: "bot", shareSessions: true })).toBe("");
   });
 });
