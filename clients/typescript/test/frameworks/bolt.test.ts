@@ -208,19 +208,22 @@ test("while the server is away, Slack keeps the event", async () => {
   await eventually(() => expect(listener).toHaveBeenCalledOnce());
 });
 
-test.each(["run", "drop"] as const)("the gate's `onUnavailable: %s` is for what Slack does not send again", async (onUnavailable) => {
-  await using started = await startServer();
-  const { gate, server } = started;
-  await using bot = await startApp(gate, { onUnavailable });
-  const listener = vi.fn(async () => {});
-  bot.app.message(listener);
-  await server.kill();
-  expect(await bot.deliver(message)).toMatchObject({ status: 503 });
-  expect(listener).not.toHaveBeenCalled();
-  await server.restart();
-  expect(await bot.deliver(message, 1)).toMatchObject({ status: 200 });
-  await eventually(() => expect(listener).toHaveBeenCalledOnce());
-});
+test.each(["run", "drop"] as const)(
+  "the gate's `onUnavailable: %s` is for what Slack does not send again",
+  async (onUnavailable) => {
+    await using started = await startServer();
+    const { gate, server } = started;
+    await using bot = await startApp(gate, { onUnavailable });
+    const listener = vi.fn(async () => {});
+    bot.app.message(listener);
+    await server.kill();
+    expect(await bot.deliver(message)).toMatchObject({ status: 503 });
+    expect(listener).not.toHaveBeenCalled();
+    await server.restart();
+    expect(await bot.deliver(message, 1)).toMatchObject({ status: 200 });
+    await eventually(() => expect(listener).toHaveBeenCalledOnce());
+  },
+);
 
 test("a server that is killed under a listener costs nothing", async () => {
   await using started = await startServer();

@@ -263,13 +263,13 @@ describe.each(Object.entries(frameworks))("%s", (_, start) => {
   test.each([42, { status: "done", body: { a: 1 } }, { status: 0, headers: {}, body: "" }])(
     "what was handled otherwise is answered with 200: %j",
     async (result) => {
-    await using started = await startServer();
-    const { gate } = started;
-    const handler = vi.fn(created);
-    await using hook = await start(gate, github.delivery, handler);
-    await gate.turn(github.delivery(issue.headers, issue.body), () => result);
-    expect(await post(hook, issue)).toMatchObject({ status: 200, text: "" });
-    expect(handler).not.toHaveBeenCalled();
+      await using started = await startServer();
+      const { gate } = started;
+      const handler = vi.fn(created);
+      await using hook = await start(gate, github.delivery, handler);
+      await gate.turn(github.delivery(issue.headers, issue.body), () => result);
+      expect(await post(hook, issue)).toMatchObject({ status: 200, text: "" });
+      expect(handler).not.toHaveBeenCalled();
     },
   );
 
