@@ -267,7 +267,7 @@ class Dispatch {
     try {
       // While Slack delivers it again, an event needs no answer of the gate's option.
       const onUnavailable = canRefuse ? { onUnavailable: "raise" as const } : {};
-      const options = { ...this.#options, ...onUnavailable, patience: patienceBeforeAck };
+      const options: TurnOptions = { ...this.#options, ...onUnavailable, patience: patienceBeforeAck };
       return await this.#gate.begin(this.#delivery, options);
     } catch (error) {
       if (isSettled(error)) {
