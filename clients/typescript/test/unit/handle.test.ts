@@ -21,5 +21,7 @@ test("a wait that is longer than the server accepts is several", async () => {
   });
   await vi.advanceTimersByTimeAsync(25 * 60_000);
   expect(await asked).toBe(busy);
-  expect(waits).toEqual([600_000, 600_000, 298_000]);
+  expect(waits.slice(0, 2)).toEqual([600_000, 600_000]);
+  expect(waits[2]).toBeCloseTo(298_000, -2);
+  expect(waits).toHaveLength(3);
 });
